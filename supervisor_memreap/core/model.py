@@ -1,0 +1,69 @@
+"""The values that pass between the steps. All frozen; memory in bytes, time in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class ProcessId(NamedTuple):
+    """One process for good: a pid is used again, a pid with its time of birth is not."""
+
+    pid: int
+    born: float
+    """Seconds after the boot (Linux) or after the epoch (elsewhere): to compare, not to show."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A process that supervisord runs, as it said in this very look."""
+
+    group: str
+    name: str
+    state: str
+    """As supervisorctl shows it: RUNNING, STARTING, BACKOFF, STOPPING, STOPPED, EXITED, FATAL."""
+    pid: int
+    """0 where there is none."""
+
+    @property
+    def namespec(self) -> str:
+        return self.name if self.group == self.name else f"{self.group}:{self.name}"
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """What is read of a worker only when its bound is over the limit."""
+
+    used: int | None
+    """The metric, in bytes. None: it may not be read."""
+    caught: bool | None
+    """Whether the worker has a handler for the signal. None: this system does not tell."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    id: ProcessId
+    parent: ProcessId
+    """The manager; with depth=2 the process between."""
+    age: float
+    bound: int
+    """Resident and swapped memory: the metric is never more than this (with metric=vms it is the size)."""
+    suspect: Suspect | None = None
+
+    @property
+    def used(self) -> int | None:
+        return self.suspect.used if self.suspect else None
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One manager and its workers after a look; no manager where the program does not run."""
+
+    name: str
+    state: str
+    manager: ProcessId | None = None
+    manager_age: float = 0.0
+    workers: tuple[Worker, ...] = ()
+
+    def worker(self, id: ProcessId) -> Worker | None:
+        return next((worker for worker in self.workers if worker.id == id), None)

@@ -1,0 +1,287 @@
+"""Decides about one pool: values in, values out. All rules are here; the numbers are those of docs and tests.
+
+ 1. One worker at a time. The next is not chosen before the last has left, the manager has forked a replacement, and
+    that has lived for `settle`. (A replacement that dies at once, say of a broken deployment, never settles: then
+    the old workers are the only ones that serve, and stay.)
+ 2. The worker with the most memory to give back goes first.
+ 3. `checks` consecutive looks over the limit, not one.
+ 4. Never a newborn: FCGI::ProcManager's worker runs its manager's signal handlers until it has set its own; a HUP
+    in that gap TERMs its siblings.
+ 5. Never a worker that has no handler for the signal: it would die in mid-request.
+ 6. Idle first, and
+ 7. signalled once: the moment of the signal is `host.processes`' part.
+ 8. A worker that does not leave within `grace` is stuck: told, and the next may go.
+ 9. A limit that fresh workers already exceed is wrong: suspended, not recycled for ever.
+10. A manager that goes away right after a reap: suspended, since here a HUP to a worker ends the tree.
+11. Only where supervisord says RUNNING, only (pid, born): a pool comes here without a manager otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from supervisor_memreap.core.model import Pool, ProcessId, Worker
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.verdict import (
+    Event,
+    Fell,
+    Left,
+    NotCaught,
+    NotReplaced,
+    Replaced,
+    Resumed,
+    Stuck,
+    Unreadable,
+    Verdict,
+    WrongLimit,
+)
+
+# After so many reaps in succession of workers that went over the limit while fresh, the limit is wrong (rule 9).
+HASTY_REAPS = 3
+# How long the next manager must have stood before a fallen tree is trusted again; doubled with each fall (rule 10).
+STOOD = 600.0
+# A program that somebody stops is no falling tree.
+_STOPPED_BY_HAND = ("STOPPING", "STOPPED")
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """A worker that was signalled, until its replacement has settled."""
+
+    worker: ProcessId
+    signalled: float
+    before: frozenset[ProcessId]
+    """The pool's workers when it was signalled, itself among them."""
+    left: float | None = None
+    told: bool = False
+    replaced_by: ProcessId | None = None
+    overdue: bool = False
+    """NotReplaced has been told."""
+
+
+@dataclass(frozen=True)
+class Suspension:
+    word: str
+    manager: ProcessId
+    """The manager under which it came about."""
+    needs_age: float | None = None
+    """It ends under another manager, once that has stood for this long."""
+
+
+@dataclass(frozen=True)
+class PoolState:
+    """What the policy remembers of a pool from one look to the next."""
+
+    settings: PoolSettings | None = None
+    manager: ProcessId | None = None
+    looked: float | None = None
+    over: Mapping[ProcessId, int] = field(default_factory=dict)
+    """Consecutive looks over the limit, by worker."""
+    leaving: Leaving | None = None
+    stuck: tuple[Leaving, ...] = ()
+    hasty: tuple[int, ...] = ()
+    """What the last reaped workers used, as long as each went over the limit while fresh."""
+    suspended: Suspension | None = None
+    falls: int = 0
+    said: frozenset[str] = frozenset()
+    """What is said once for a manager."""
+
+
+def decide(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> tuple[Verdict, PoolState]:
+    """One look at one pool. The caller signals `verdict.reap`, if any, and says so with `signalled`."""
+    events: list[Event] = []
+    state = _heed_settings(settings, state, events)
+    state = _heed_manager(pool, state, events)
+    if pool.manager is None:
+        return Verdict(pool.state.lower(), None, tuple(events)), replace(state, looked=now)
+    state = _follow_stuck(pool, state, now, events)
+    state = _follow_leaving(pool, settings, state, now, events)
+    state = _count(pool, settings, state)
+    state = _suspend_at_birth(pool, settings, state, events)
+    worker, state = _choose(pool, settings, state, now, events)
+    return Verdict(_standing(state, worker), worker, tuple(events)), replace(state, looked=now)
+
+
+def signalled(pool: Pool, worker: Worker, settings: PoolSettings, state: PoolState, now: float) -> PoolState:
+    """The signal that `decide` asked for went out to `worker`."""
+    fresh = _is_fresh(worker, settings, state, now)
+    return replace(
+        state,
+        leaving=Leaving(worker.id, now, frozenset(other.id for other in pool.workers)),
+        hasty=(*state.hasty, worker.used or 0)[-HASTY_REAPS:] if fresh else (),
+    )
+
+
+def exited(worker: ProcessId, state: PoolState, at: float) -> PoolState:
+    """The kernel told, between two looks, that a signalled worker is gone."""
+
+    def mark(one: Leaving) -> Leaving:
+        return replace(one, left=at) if one.worker == worker and one.left is None else one
+
+    leaving = mark(state.leaving) if state.leaving else None
+    return replace(state, leaving=leaving, stuck=tuple(map(mark, state.stuck)))
+
+
+def _heed_settings(settings: PoolSettings, state: PoolState, events: list[Event]) -> PoolState:
+    if settings == state.settings:
+        return state
+    if state.suspended:
+        events.append(Resumed("its settings changed"))
+    # Whoever changed them has looked into it: suspensions and what led to them start anew.
+    return replace(state, settings=settings, suspended=None, over={}, hasty=(), falls=0, said=frozenset())
+
+
+def _heed_manager(pool: Pool, state: PoolState, events: list[Event]) -> PoolState:
+    if pool.manager is None or (state.manager and pool.manager != state.manager):
+        state = _forget_manager(pool, state, events)
+    if pool.manager is None:
+        return state
+    state = replace(state, manager=pool.manager)
+    suspended = state.suspended
+    if suspended and pool.manager != suspended.manager and pool.manager_age >= (suspended.needs_age or 0):
+        events.append(Resumed(f"its manager {pool.manager.pid} is a new one"))
+        state = replace(state, suspended=None)
+    return state
+
+
+def _forget_manager(pool: Pool, state: PoolState, events: list[Event]) -> PoolState:
+    leaving, manager = state.leaving, state.manager
+    forgotten = PoolState(settings=state.settings, suspended=state.suspended, falls=state.falls)
+    if not (leaving and manager) or pool.state in _STOPPED_BY_HAND:
+        return forgotten
+    needs_age = STOOD * 2**state.falls
+    events.append(Fell(leaving.worker, manager, needs_age))
+    return replace(
+        forgotten, suspended=Suspension("its manager went away", manager, needs_age), falls=state.falls + 1
+    )
+
+
+def _follow_stuck(pool: Pool, state: PoolState, now: float, events: list[Event]) -> PoolState:
+    still = []
+    for stuck in state.stuck:
+        if stuck.left is None and pool.worker(stuck.worker):
+            still.append(stuck)
+        else:
+            left = now if stuck.left is None else stuck.left
+            events.append(Left(stuck.worker, left - stuck.signalled, None))
+    return replace(state, stuck=tuple(still))
+
+
+def _follow_leaving(
+    pool: Pool, settings: PoolSettings, state: PoolState, now: float, events: list[Event]
+) -> PoolState:
+    leaving = state.leaving
+    if leaving is None:
+        return state
+    if leaving.left is None:
+        if pool.worker(leaving.worker) is None:
+            leaving = replace(leaving, left=now)
+        elif now - leaving.signalled >= settings.grace:
+            events.append(Stuck(leaving.worker, now - leaving.signalled))
+            return replace(state, leaving=None, stuck=(*state.stuck, leaving))
+    if leaving.left is None:
+        return replace(state, leaving=leaving)
+    gone_for = now - leaving.left
+    newcomers = [worker for worker in pool.workers if worker.id not in leaving.before]
+    if leaving.replaced_by is None and newcomers:
+        leaving = replace(leaving, replaced_by=newcomers[0].id)
+        if leaving.told:
+            events.append(Replaced(leaving.worker, gone_for, newcomers[0].id))
+    if not leaving.told:
+        events.append(Left(leaving.worker, (leaving.left or now) - leaving.signalled, leaving.replaced_by))
+        leaving = replace(leaving, told=True)
+    settled = any(worker.age >= settings.settle for worker in newcomers)
+    whole = len(pool.workers) >= len(leaving.before)
+    # A pool may be made smaller on purpose (FCGI::ProcManager::Dynamic): after `grace` a settled newcomer will do.
+    if settled and (whole or gone_for >= settings.grace):
+        return replace(state, leaving=None)
+    if gone_for >= settings.grace and not leaving.overdue:
+        events.append(NotReplaced(leaving.worker, gone_for, len(pool.workers), len(leaving.before)))
+        leaving = replace(leaving, overdue=True)
+    return replace(state, leaving=leaving)
+
+
+def _count(pool: Pool, settings: PoolSettings, state: PoolState) -> PoolState:
+    over = {
+        worker.id: state.over.get(worker.id, 0) + 1
+        for worker in pool.workers
+        if worker.used is not None and worker.used > settings.limit
+    }
+    return replace(state, over=over)
+
+
+def _suspend_at_birth(pool: Pool, settings: PoolSettings, state: PoolState, events: list[Event]) -> PoolState:
+    """Rule 9 at its plainest: every worker is a newborn, and every one is over. One alone may be a spike."""
+    born_over = [
+        worker.used
+        for worker in pool.workers
+        if worker.used is not None
+        and worker.age < settings.min_age
+        and state.over.get(worker.id, 0) >= settings.checks
+    ]
+    if state.suspended or len(born_over) < 2 or len(born_over) < len(pool.workers):
+        return state
+    return _suspend_limit(born_over, state, events)
+
+
+def _suspend_limit(used: list[int], state: PoolState, events: list[Event]) -> PoolState:
+    assert state.manager
+    events.append(WrongLimit(min(used), _usable_limit(used)))
+    return replace(state, suspended=Suspension("its limit is too low", state.manager), hasty=())
+
+
+def _usable_limit(used: list[int]) -> int:
+    """Twice what fresh workers use, in full steps of 10 MiB: room to serve for a while before they are reaped."""
+    step = 10 * 1024**2
+    return -(-2 * max(used) // step) * step
+
+
+def _choose(
+    pool: Pool, settings: PoolSettings, state: PoolState, now: float, events: list[Event]
+) -> tuple[Worker | None, PoolState]:
+    stuck = {one.worker for one in state.stuck}
+    ripe = []
+    for worker in pool.workers:
+        if worker.suspect is None or worker.id in stuck or worker.age < settings.min_age:
+            continue
+        if worker.suspect.used is None:
+            state = _say_once("unreadable", Unreadable(worker), state, events)
+        elif state.over.get(worker.id, 0) < settings.checks:
+            continue
+        elif worker.suspect.caught is False:
+            state = _say_once("not caught", NotCaught(worker), state, events)
+        else:
+            ripe.append(worker)
+    if state.suspended or state.leaving or not ripe:
+        return None, state
+    worker = max(ripe, key=lambda one: one.used or 0)
+    if len(state.hasty) >= HASTY_REAPS and _is_fresh(worker, settings, state, now):
+        return None, _suspend_limit([*state.hasty, worker.used or 0], state, events)
+    return worker, state
+
+
+def _is_fresh(worker: Worker, settings: PoolSettings, state: PoolState, now: float) -> bool:
+    """Whether a worker that is reaped now would have been over the limit nearly from birth.
+
+    It cannot be reaped before `min_age`, nor be seen between two looks, so that much is no merit of its own.
+    """
+    since_last_look = now - state.looked if state.looked is not None else 0.0
+    return worker.age < 2 * settings.min_age + since_last_look
+
+
+def _say_once(what: str, event: Event, state: PoolState, events: list[Event]) -> PoolState:
+    if what in state.said:
+        return state
+    events.append(event)
+    return replace(state, said=state.said | {what})
+
+
+def _standing(state: PoolState, reap: Worker | None) -> str:
+    if state.suspended:
+        return f"suspended: {state.suspended.word}"
+    if state.leaving:
+        return "settling" if state.leaving.left is not None else "leaving"
+    if reap or state.over:
+        return "over"
+    return "quiet"

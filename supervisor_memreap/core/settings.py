@@ -1,0 +1,192 @@
+"""What may stand in `[memreap]` and `[memreap:NAME]`, and which settings a program gets.
+
+A key is one line of the table at the end. Nothing is half applied: `resolve` raises SettingsError for the first
+thing that is wrong, and the caller keeps what it had.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from supervisor_memreap.core.model import Program
+
+METRICS = ("uss", "pss", "rss", "vms")
+# Signals on which some pre-forking server finishes its work; KILL and STOP never let it.
+SIGNALS = ("HUP", "TERM", "QUIT", "INT", "USR1", "USR2", "WINCH")
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_SIZE_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", re.IGNORECASE)
+_DURATION_UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_SECTION_NAME = re.compile(r"[^\s:/]+(?::[^\s:/]+)?")
+
+
+class SettingsError(ValueError):
+    """One line: where, what, and what is allowed."""
+
+
+class Given(NamedTuple):
+    """A value as the user wrote it."""
+
+    value: str
+    where: str
+    """Such as `/etc/supervisor/conf.d/myapp.conf [memreap:myapp]`."""
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    limit: int
+    """Bytes a worker may use before it is reaped."""
+    metric: str = "uss"
+    signal: str = "HUP"
+    checks: int = 1
+    """Consecutive looks over the limit."""
+    min_age: float = 30.0
+    settle: float = 10.0
+    grace: float = 300.0
+    depth: int = 1
+    """1: workers are children of what supervisord started; 2: a wrapper stands between."""
+
+
+def size(text: str) -> int:
+    """Bytes of `150MB`, `1.5G`, `100MiB`, `104857600`; as in Supervisor, a KB is 1024 bytes. Raises ValueError."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match or len(text) > 40:
+        raise ValueError("not a size, such as 150MB")
+    return int(Decimal(match[1]) * _SIZE_UNITS[match[2].lower()])
+
+
+def duration(text: str) -> float:
+    """Seconds of `30s`, `5min`, `2h`, `1.5`. Raises ValueError."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match or len(text) > 40 or match[2].lower() not in _DURATION_UNITS:
+        raise ValueError("not a duration, such as 30s, 5min or 2h")
+    return float(match[1]) * _DURATION_UNITS[match[2].lower()]
+
+
+def _limit(text: str) -> int:
+    limit = size(text)
+    if limit < 1024**2:  # no process fits in 1 MiB: the unit was forgotten
+        raise ValueError(f"that is {limit} bytes, and the least is 1MB; is a unit missing, as in 150MB?")
+    return limit
+
+
+def _min_age(text: str) -> float:
+    seconds = duration(text)
+    if seconds < 1:  # see the newborn hazard in core/policy.py, rule 4
+        raise ValueError("at least 1s, since a newborn worker still runs its manager's signal handlers")
+    return seconds
+
+
+def _grace(text: str) -> float:
+    seconds = duration(text)
+    if seconds < 1:
+        raise ValueError("at least 1s, the time in which a worker may finish its request")
+    return seconds
+
+
+def _metric(text: str) -> str:
+    if text.lower() not in METRICS:
+        raise ValueError(f"not a metric; there are {', '.join(METRICS)}")
+    return text.lower()
+
+
+def _signal(text: str) -> str:
+    name = text.upper()
+    name = name[3:] if name.startswith("SIG") else name
+    if name not in SIGNALS:
+        raise ValueError(f"not a signal that a worker can finish on; there are {', '.join(SIGNALS)}")
+    return name
+
+
+def _checks(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,4}", text) or int(text) < 1:
+        raise ValueError("not a number of looks from 1 to 9999")
+    return int(text)
+
+
+def _depth(text: str) -> int:
+    if text not in ("1", "2"):
+        raise ValueError("not 1 (workers are children of what supervisord started) or 2 (a wrapper between)")
+    return int(text)
+
+
+_KEYS = {
+    "limit": _limit,
+    "metric": _metric,
+    "signal": _signal,
+    "checks": _checks,
+    "min_age": _min_age,
+    "settle": duration,
+    "grace": _grace,
+    "depth": _depth,
+}
+assert list(_KEYS) == [field.name for field in fields(PoolSettings)]
+KEYS = tuple(_KEYS)
+
+
+def parse(key: str, given: Given) -> Any:
+    """The value of one key. Raises SettingsError."""
+    if key not in _KEYS:
+        near = difflib.get_close_matches(key, _KEYS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_KEYS)}"
+        raise SettingsError(f"{given.where} {key}={given.value}: unknown key; {hint}")
+    try:
+        return _KEYS[key](given.value.strip())
+    except ValueError as error:
+        raise SettingsError(f"{given.where} {key}={given.value}: {error}") from None
+
+
+class Settings:
+    """All that is configured: the values of each section, by its name; the name of `[memreap]` is ''."""
+
+    def __init__(self, values: Mapping[str, Mapping[str, Any]]):
+        self._values = values
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Settings) and self._values == other._values
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(name for name in self._values if name))
+
+    def of(self, program: Program) -> PoolSettings | None:
+        """The settings of a program, key by key from the most exact section that has it; None: not watched."""
+        chain = [name for name in reversed(_names_of(program)) if name in self._values]
+        if not chain:
+            return None
+        merged: dict[str, Any] = dict(self._values.get("", {}))
+        for name in chain:
+            merged.update(self._values[name])
+        return PoolSettings(**merged)
+
+    def unmatched(self, programs: Iterable[Program]) -> tuple[str, ...]:
+        """The section names that no program or group of supervisord answers to."""
+        known = {name for program in programs for name in _names_of(program)}
+        return tuple(name for name in self.names if name not in known)
+
+
+def _names_of(program: Program) -> tuple[str, ...]:
+    """The section names that a program answers to, the most exact first."""
+    return (f"{program.group}:{program.name}", program.name, program.group)
+
+
+def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
+    """Check every name, key and value. Raises SettingsError, one line for the first that is wrong."""
+    for name, given in sections.items():
+        if name and not _SECTION_NAME.fullmatch(name):
+            where = next(iter(given.values())).where if given else f"[memreap:{name}]"
+            raise SettingsError(f"{where}: '{name}' is not a program, a group, or group:name")
+    values = {name: {key: parse(key, value) for key, value in given.items()} for name, given in sections.items()}
+    for name in values:
+        lenders = ("", name, *name.split(":"))
+        if name and not any("limit" in values.get(lender, {}) for lender in lenders):
+            raise SettingsError(f"[memreap:{name}]: no limit, here or in [memreap]; write one, such as limit=150MB")
+    return Settings(values)

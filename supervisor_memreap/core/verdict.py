@@ -1,0 +1,93 @@
+"""What the policy says about one pool after a look: what to do, how the pool stands, and what is to be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Union
+
+from supervisor_memreap.core.model import ProcessId, Worker
+
+
+@dataclass(frozen=True)
+class Left:
+    """A worker that was signalled is gone."""
+
+    worker: ProcessId
+    after: float
+    """Seconds since the signal."""
+    replaced_by: ProcessId | None
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """The replacement came only after it had been told that the worker left."""
+
+    worker: ProcessId
+    after: float
+    replaced_by: ProcessId
+
+
+@dataclass(frozen=True)
+class NotReplaced:
+    """A worker left long ago and the pool is not whole and settled again."""
+
+    worker: ProcessId
+    after: float
+    workers: int
+    before: int
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """A worker was signalled and did not leave within `grace`."""
+
+    worker: ProcessId
+    after: float
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A worker's bound is over the limit and its metric may not be read."""
+
+    worker: Worker
+
+
+@dataclass(frozen=True)
+class NotCaught:
+    """A worker over its limit has no handler for the signal."""
+
+    worker: Worker
+
+
+@dataclass(frozen=True)
+class WrongLimit:
+    """Fresh workers already exceed the limit: suspended."""
+
+    baseline: int
+    usable: int
+    """A limit that would do, in bytes."""
+
+
+@dataclass(frozen=True)
+class Fell:
+    """The manager went away right after a reap: suspended."""
+
+    worker: ProcessId
+    manager: ProcessId
+    resumes_after: float
+
+
+@dataclass(frozen=True)
+class Resumed:
+    because: str
+
+
+Event = Union[Left, Replaced, NotReplaced, Stuck, Unreadable, NotCaught, WrongLimit, Fell, Resumed]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    standing: str
+    """In a word or two: quiet, over, leaving, settling, suspended, or supervisord's word for not RUNNING."""
+    reap: Worker | None = None
+    events: tuple[Event, ...] = ()

@@ -1,0 +1,1 @@
+"""What supervisord says: its answers and its configuration."""
