@@ -43,8 +43,6 @@ class Suspect:
 @dataclass(frozen=True)
 class Worker:
     id: ProcessId
-    parent: ProcessId
-    """The manager; with depth=2 the process between."""
     age: float
     bound: int
     """Resident and swapped memory: the metric is never more than this (with metric=vms it is the size)."""

@@ -123,6 +123,11 @@ def exited(worker: ProcessId, state: PoolState, at: float) -> PoolState:
     return replace(state, leaving=leaving, stuck=tuple(map(mark, state.stuck)))
 
 
+def say_once(what: str, state: PoolState) -> tuple[bool, PoolState]:
+    """Whether `what` is told for the first time under this manager and these settings."""
+    return what not in state.said, replace(state, said=state.said | {what})
+
+
 def _heed_settings(settings: PoolSettings, state: PoolState, events: list[Event]) -> PoolState:
     if settings == state.settings:
         return state
@@ -152,9 +157,7 @@ def _forget_manager(pool: Pool, state: PoolState, events: list[Event]) -> PoolSt
         return forgotten
     needs_age = STOOD * 2**state.falls
     events.append(Fell(leaving.worker, manager, needs_age))
-    return replace(
-        forgotten, suspended=Suspension("its manager went away", manager, needs_age), falls=state.falls + 1
-    )
+    return replace(forgotten, suspended=Suspension("its manager went away", manager, needs_age), falls=state.falls + 1)
 
 
 def _follow_stuck(pool: Pool, state: PoolState, now: float, events: list[Event]) -> PoolState:
@@ -168,9 +171,7 @@ def _follow_stuck(pool: Pool, state: PoolState, now: float, events: list[Event])
     return replace(state, stuck=tuple(still))
 
 
-def _follow_leaving(
-    pool: Pool, settings: PoolSettings, state: PoolState, now: float, events: list[Event]
-) -> PoolState:
+def _follow_leaving(pool: Pool, settings: PoolSettings, state: PoolState, now: float, events: list[Event]) -> PoolState:
     leaving = state.leaving
     if leaving is None:
         return state
@@ -216,9 +217,7 @@ def _suspend_at_birth(pool: Pool, settings: PoolSettings, state: PoolState, even
     born_over = [
         worker.used
         for worker in pool.workers
-        if worker.used is not None
-        and worker.age < settings.min_age
-        and state.over.get(worker.id, 0) >= settings.checks
+        if worker.used is not None and worker.age < settings.min_age and state.over.get(worker.id, 0) >= settings.checks
     ]
     if state.suspended or len(born_over) < 2 or len(born_over) < len(pool.workers):
         return state
@@ -246,11 +245,11 @@ def _choose(
         if worker.suspect is None or worker.id in stuck or worker.age < settings.min_age:
             continue
         if worker.suspect.used is None:
-            state = _say_once("unreadable", Unreadable(worker), state, events)
+            state = _tell_once("unreadable", Unreadable(worker), state, events)
         elif state.over.get(worker.id, 0) < settings.checks:
             continue
         elif worker.suspect.caught is False:
-            state = _say_once("not caught", NotCaught(worker), state, events)
+            state = _tell_once("not caught", NotCaught(worker), state, events)
         else:
             ripe.append(worker)
     if state.suspended or state.leaving or not ripe:
@@ -270,11 +269,11 @@ def _is_fresh(worker: Worker, settings: PoolSettings, state: PoolState, now: flo
     return worker.age < 2 * settings.min_age + since_last_look
 
 
-def _say_once(what: str, event: Event, state: PoolState, events: list[Event]) -> PoolState:
-    if what in state.said:
-        return state
-    events.append(event)
-    return replace(state, said=state.said | {what})
+def _tell_once(what: str, event: Event, state: PoolState, events: list[Event]) -> PoolState:
+    first, state = say_once(what, state)
+    if first:
+        events.append(event)
+    return state
 
 
 def _standing(state: PoolState, reap: Worker | None) -> str:

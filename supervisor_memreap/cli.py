@@ -1,0 +1,178 @@
+"""The `memreap` command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from supervisor_memreap import __version__, listener, once
+from supervisor_memreap.core.settings import KEYS, Given, SettingsError, resolve
+from supervisor_memreap.demo import run as demo
+from supervisor_memreap.record import log
+from supervisor_memreap.supervisord import configfile
+from supervisor_memreap.supervisord.client import Client, Unavailable
+
+COMMAND_LINE = "command line"
+
+_LISTEN = """\
+Watch the pools of the supervisord that started this, from a block such as
+
+    [eventlistener:memreap]
+    command=memreap listen
+    events=TICK_5
+
+Limits stand beside the programs, in supervisord.conf or a file that it includes:
+
+    [memreap:myapp]
+    limit=150MB
+
+or, in short, in the command: `command=memreap listen myapp=150MB web=200MB`. A changed
+file is read at the next tick. The log is this process's stderr (supervisorctl tail
+memreap stderr); stdout belongs to the event protocol.
+"""
+
+_ONCE = """\
+Reap every worker over its limit, one at a time: HUP it, wait until it has finished its
+request and left and another one has taken its place, then the next. For cron and by hand.
+
+    memreap once                              all pools that have a [memreap:…] section
+    memreap once myapp limit=150MB            one of them, with another limit
+    memreap once --pid 4242 limit=104857600   a manager that supervisord does not run
+    memreap once --pidfile /run/myapp.pid limit=100MB
+
+While a listener or another `once` is reaping in a pool, this one waits: one at a time.
+"""
+
+_SETTINGS = f"""\
+settings: {", ".join(KEYS)}
+
+exit status: 0 nothing is left over the limit; 1 something could not be reaped, the lines
+say why; 2 bad usage or configuration; 130 Ctrl-C.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One clear line, not a screen of usage."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        return int(args.run(args))
+    except (SettingsError, Unavailable) as error:
+        log.to(sys.stderr, stamped=False)(str(error))
+        return 2 if isinstance(error, SettingsError) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="memreap",
+        description="Keeps pools of pre-forked FastCGI workers under supervisord small, without cutting a request.",
+    )
+    parser.add_argument("--version", action="version", version=f"memreap {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, summary: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    listen = add("listen", "watch the pools; supervisord starts this", _LISTEN)
+    listen.add_argument("limits", nargs="*", metavar="NAME=SIZE", help="a program or group and its limit")
+    listen.set_defaults(run=_listen)
+
+    single = add("once", "reap what is over its limit now, and end", _ONCE, _SETTINGS)
+    which = single.add_mutually_exclusive_group()
+    which.add_argument("--pid", type=int, help="the manager of the pool")
+    which.add_argument("--pidfile", metavar="FILE", help="a file with the manager's pid")
+    single.add_argument("-n", "--dry-run", action="store_true", help="send nothing, say what would be done")
+    single.add_argument("words", nargs="*", metavar="NAME|KEY=VALUE", help="only these programs; settings for this run")
+    single.set_defaults(run=_once)
+
+    for command in (listen, single):
+        command.add_argument(
+            "-c", "--configuration", metavar="FILE", help="supervisord.conf (default: as supervisorctl)"
+        )
+
+    show = add("demo", "see it work, on a private supervisord in a temporary folder", demo.__doc__ or "")
+    demo.add_arguments(show)
+    show.set_defaults(run=demo.run)
+    return parser
+
+
+def _listen(args: argparse.Namespace) -> int:
+    sections: configfile.Sections = {}
+    for word in args.limits:
+        name, equals, limit = word.partition("=")
+        if not equals or not name:
+            raise SettingsError(f"{COMMAND_LINE} {word}: not NAME=SIZE, such as myapp=150MB")
+        if name in KEYS:
+            raise SettingsError(f"{COMMAND_LINE} {word}: settings stand in [memreap:PROGRAM]; here only NAME=SIZE")
+        sections[name] = {"limit": Given(limit, f"{COMMAND_LINE} {name}:")}
+    resolve(sections)
+    return listener.run(args.configuration, sections)
+
+
+def _once(args: argparse.Namespace) -> int:
+    names = [word for word in args.words if "=" not in word]
+    pairs = [word.partition("=") for word in args.words if "=" in word]
+    given = {key: Given(value, COMMAND_LINE) for key, _, value in pairs}
+    tell = log.to(sys.stdout, stamped=False)
+    if args.pid is not None or args.pidfile is not None:
+        if names or args.configuration:
+            raise SettingsError(f"{COMMAND_LINE}: --pid and --pidfile go with settings alone, such as limit=100MB")
+        if "limit" not in given:
+            raise SettingsError(f"{COMMAND_LINE}: no limit; write one, such as limit=100MB")
+        pid = args.pid if args.pid is not None else _pid_in(args.pidfile)
+        name = f"pid-{pid}"
+        settings = resolve({name: given})
+        try:
+            programs = once.of_pid(pid, name)
+        except ProcessLookupError:
+            log.to(sys.stderr, stamped=False)(f"there is no process {pid}")
+            return 1
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
+    else:
+        path = configfile.find(args.configuration)
+        contents = configfile.ConfigFile(path).read()
+        sections = configfile.merge(contents.sections, {name: {} for name in names})
+        chosen = {name: one for name, one in sections.items() if not names or name in ("", *names)}
+        settings = resolve({name: {**one, **given} for name, one in chosen.items()})
+        if not settings.names:
+            raise SettingsError(f"{path}: no [memreap:PROGRAM] section; add one with limit=, or name a program here")
+        programs = _client(contents.server).programs
+    return once.run(programs, settings, args.dry_run, tell)
+
+
+def _client(server: dict[str, str]) -> Client:
+    """As supervisorctl: [supervisorctl] of the configuration, unless supervisord's environment says it."""
+    return Client(
+        os.environ.get("SUPERVISOR_SERVER_URL") or server.get("serverurl", "http://localhost:9001"),
+        os.environ.get("SUPERVISOR_USERNAME", server.get("username")),
+        os.environ.get("SUPERVISOR_PASSWORD", server.get("password")),
+    )
+
+
+def _pid_in(path: str) -> int:
+    try:
+        text = Path(path).read_text(errors="replace").strip()
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    if not text.isascii() or not text.isdigit():
+        raise SettingsError(f"{path}: holds {text[:40]!r}, not a pid")
+    return int(text)

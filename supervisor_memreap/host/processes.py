@@ -1,0 +1,163 @@
+"""look() at pools, and reap() one worker: the only place that sends a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from supervisor_memreap.core.model import Pool, ProcessId, Program, Suspect, Worker
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.host import procfs
+from supervisor_memreap.host.source import Process, Psutil, Source
+
+_PROCFS = procfs.is_usable()
+
+
+def source() -> Source:
+    """A fresh view of the system, for one look."""
+    return procfs.Procfs() if _PROCFS else Psutil()
+
+
+class Watched(NamedTuple):
+    """A program to look at."""
+
+    program: Program
+    settings: PoolSettings
+    expected: tuple[ProcessId, ...] = ()
+    """Workers that count as there until they are seen to be gone, whatever the list of children says."""
+
+
+def look(watched: Iterable[Watched], view: Source) -> list[Pool]:
+    """One reading of all pools; exact figures only for workers whose bound is over their limit."""
+    return [_look_at(one, view) for one in watched]
+
+
+def _look_at(watched: Watched, view: Source) -> Pool:
+    program, settings = watched.program, watched.settings
+    if program.state != "RUNNING" or program.pid <= 0:
+        return Pool(program.namespec, program.state)
+    try:
+        manager = view.process(program.pid)
+        if settings.depth == 2:
+            manager = _below_wrapper(program.pid, view)
+        if manager.ended:
+            raise ProcessLookupError(manager.id.pid)
+        # The kernel's list may miss one while a sibling exits (proc_pid_children(5)): never take that for gone.
+        pids = {*view.children(manager.id.pid), *(one.pid for one in watched.expected)}
+    except ProcessLookupError:
+        return Pool(program.namespec, "gone")
+    workers = (_worker(pid, manager.id, settings, view) for pid in sorted(pids))
+    there = tuple(worker for worker in workers if worker)
+    return Pool(program.namespec, program.state, manager.id, manager.age, there)
+
+
+def _below_wrapper(pid: int, view: Source) -> Process:
+    """The one child of the wrapper that has children of its own. Raises ProcessLookupError if it is not one."""
+    managers = [child for child in view.children(pid) if view.children(child)]
+    if len(managers) != 1:
+        raise ProcessLookupError(pid)
+    return view.process(managers[0])
+
+
+def _worker(pid: int, manager: ProcessId, settings: PoolSettings, view: Source) -> Worker | None:
+    try:
+        process = view.process(pid)
+        if process.ended or process.parent != manager.pid:
+            return None
+        sizes = view.sizes(pid)
+        worker = Worker(process.id, process.age, sizes.size if settings.metric == "vms" else sizes.bound)
+        if worker.bound <= settings.limit:
+            return worker
+        caught = view.catches(pid, _signum(settings.signal))
+        return replace(worker, suspect=Suspect(_measure(worker, settings.metric, view), caught))
+    except ProcessLookupError:
+        return None
+
+
+def _measure(worker: Worker, metric: str, view: Source) -> int | None:
+    """The exact metric in bytes; None where it may not be read: a bound is never taken for it."""
+    try:
+        if metric == "uss":
+            return view.uss(worker.id.pid)
+        if metric == "pss":
+            return view.pss(worker.id.pid)
+    except PermissionError:
+        return None
+    return worker.bound
+
+
+def private_memory(process: ProcessId, view: Source) -> int | None:
+    """What comes back when this process leaves, in bytes; None if it is gone or may not be read."""
+    try:
+        return view.uss(process.pid) if view.process(process.pid).id == process else None
+    except (ProcessLookupError, PermissionError):
+        return None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a reap."""
+
+    word: str
+    """sent; or why nothing was sent: gone, changed, not permitted."""
+    private: int | None = None
+    """Bytes that were the worker's own when it was signalled; None if that may not be read."""
+    pidfd: int | None = None
+    """Readable as soon as the worker is gone; the caller closes it. None where the system has none."""
+
+
+def reap(pool: Pool, worker: Worker, settings: PoolSettings, view: Source) -> Outcome:
+    """Look again at exactly this worker, and signal it only if all is as it was seen. Never raises OSError."""
+    assert pool.manager
+    try:
+        pidfd = _open_pidfd(worker.id.pid)
+    except ProcessLookupError:
+        return Outcome("gone")
+    # From here on the pidfd, where there is one, means this process and no later one with its pid.
+    outcome = _signal(pool.manager, worker, settings, view, pidfd)
+    if outcome.word != "sent" and pidfd is not None:
+        os.close(pidfd)
+    return outcome
+
+
+def _signal(manager: ProcessId, worker: Worker, settings: PoolSettings, view: Source, pidfd: int | None) -> Outcome:
+    signum = _signum(settings.signal)
+    pid = worker.id.pid
+    try:
+        now = view.process(pid)
+        if now.id != worker.id or now.ended:
+            return Outcome("gone")
+        above = view.process(manager.pid)
+        if now.parent != manager.pid or above.id != manager or above.ended:
+            return Outcome("changed")
+        if view.catches(pid, signum) is False:
+            return Outcome("changed")
+        private = private_memory(worker.id, view)
+        if pidfd is not None:
+            signal.pidfd_send_signal(pidfd, signum)
+        else:
+            os.kill(pid, signum)
+    except ProcessLookupError:
+        return Outcome("gone")
+    except PermissionError:
+        return Outcome("not permitted")
+    return Outcome("sent", private, pidfd)
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """A descriptor of that process; None where the system has none (Linux before 5.3, seccomp, other UNIX)."""
+    if not hasattr(os, "pidfd_open") or not hasattr(signal, "pidfd_send_signal"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except OSError:
+        return None
+
+
+def _signum(name: str) -> int:
+    return int(getattr(signal, f"SIG{name}"))

@@ -1,0 +1,89 @@
+"""Reads Linux's /proc: who is whose child, how large, which signals are caught.
+
+Every function takes a pid and raises ProcessLookupError where that process is gone; a process that is gone is a
+normal thing here. A read of one file is one answer of the kernel; two files are two answers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.host.source import Process, Sizes
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def is_usable() -> bool:
+    """Whether this is Linux with a /proc that lists children (CONFIG_PROC_CHILDREN)."""
+    return sys.platform == "linux" and Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists()
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except FileNotFoundError:
+        raise ProcessLookupError(path) from None
+
+
+class Procfs:
+    """One look's view. Nothing is kept: each answer is the kernel's at that moment."""
+
+    def process(self, pid: int) -> Process:
+        # The name stands in brackets and may hold brackets, spaces and newlines: what counts is behind the last one.
+        stat = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+        # Since the boot, so it never jumps with the wall clock; 22nd field of proc_pid_stat(5), state is the 3rd.
+        born = int(stat[19]) / _TICKS
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - born
+        return Process(ProcessId(pid, born), int(stat[1]), max(0.0, age), stat[0] in (b"Z", b"X"))
+
+    def children(self, pid: int) -> list[int]:
+        try:
+            threads = os.listdir(f"/proc/{pid}/task")
+        except FileNotFoundError:
+            raise ProcessLookupError(pid) from None
+        pids: list[int] = []
+        for thread in threads:
+            try:
+                pids.extend(map(int, _read(f"/proc/{pid}/task/{thread}/children").split()))
+            except ProcessLookupError:
+                pass  # that thread has ended; its children went to another one of the same process
+        return pids
+
+    def sizes(self, pid: int) -> Sizes:
+        # statm is 3 times cheaper, but has no swap, and a worker in swap is not smaller.
+        values = self._status(pid, (b"VmSize", b"VmRSS", b"VmSwap"))
+        size, resident, swapped = (int(value.split()[0]) * 1024 if value else 0 for value in values)
+        return Sizes(size, resident + swapped)
+
+    def uss(self, pid: int) -> int:
+        private_clean, private_dirty, _pss, swap = self._rollup(pid)
+        return private_clean + private_dirty + swap
+
+    def pss(self, pid: int) -> int:
+        _private_clean, _private_dirty, pss, swap = self._rollup(pid)
+        return pss + swap
+
+    def catches(self, pid: int, signum: int) -> bool | None:
+        (mask,) = self._status(pid, (b"SigCgt",))
+        return bool(int(mask, 16) >> (signum - 1) & 1)
+
+    def _status(self, pid: int, keys: tuple[bytes, ...]) -> list[bytes]:
+        # The kernel escapes newlines in Name, so no name can forge a line.
+        lines = dict(line.split(b":", 1) for line in _read(f"/proc/{pid}/status").splitlines() if b":" in line)
+        return [lines.get(key, b"").strip() for key in keys]
+
+    def _rollup(self, pid: int) -> tuple[int, ...]:
+        """Private_Clean, Private_Dirty, Pss, SwapPss, in bytes. Raises PermissionError without ptrace read rights.
+
+        This walks the page tables under the process's mmap lock, about 0.1 ms at 20 MB.
+        """
+        found = {}
+        for line in _read(f"/proc/{pid}/smaps_rollup").splitlines()[1:]:
+            key, _, value = line.partition(b":")
+            found[key] = int(value.split()[0]) * 1024
+        return tuple(found.get(key, 0) for key in (b"Private_Clean", b"Private_Dirty", b"Pss", b"SwapPss"))

@@ -1,0 +1,96 @@
+"""What a look asks of the system, and the answer of psutil, which serves where /proc does not."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple, Protocol
+
+import psutil
+
+from supervisor_memreap.core.model import ProcessId
+
+
+class Process(NamedTuple):
+    id: ProcessId
+    parent: int
+    age: float
+    ended: bool
+    """A zombie: it serves nothing and holds nothing."""
+
+
+class Sizes(NamedTuple):
+    size: int
+    """The address space, in bytes."""
+    bound: int
+    """Resident and swapped memory, in bytes."""
+
+
+class Source(Protocol):
+    """All raise ProcessLookupError where the process is gone."""
+
+    def process(self, pid: int) -> Process: ...
+
+    def children(self, pid: int) -> list[int]: ...
+
+    def sizes(self, pid: int) -> Sizes: ...
+
+    def uss(self, pid: int) -> int:
+        """Bytes that come back when the process leaves, swap included. Raises PermissionError."""
+
+    def pss(self, pid: int) -> int:
+        """Bytes with shared ones divided by who shares them, swap included. Raises PermissionError."""
+
+    def catches(self, pid: int, signum: int) -> bool | None:
+        """Whether the process has a handler for the signal; None where the system does not tell."""
+
+
+class Psutil:
+    """One look's view through psutil: who is whose child is read once, at the first question."""
+
+    def __init__(self) -> None:
+        self._children: dict[int, list[int]] | None = None
+
+    def process(self, pid: int) -> Process:
+        try:
+            process = psutil.Process(pid)
+            with process.oneshot():
+                born = process.create_time()
+                age = max(0.0, time.time() - born)
+                return Process(ProcessId(pid, born), process.ppid(), age, process.status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            raise ProcessLookupError(pid) from None
+
+    def children(self, pid: int) -> list[int]:
+        if self._children is None:
+            self._children = {}
+            for process in psutil.process_iter(["ppid"]):
+                self._children.setdefault(process.info["ppid"], []).append(process.pid)
+        return self._children.get(pid, [])
+
+    def sizes(self, pid: int) -> Sizes:
+        info = self._memory(pid, full=False)
+        return Sizes(info.vms, info.rss)
+
+    def uss(self, pid: int) -> int:
+        return self._exact(pid, "uss")
+
+    def pss(self, pid: int) -> int:
+        return self._exact(pid, "pss")
+
+    def catches(self, pid: int, signum: int) -> bool | None:
+        return None
+
+    def _exact(self, pid: int, metric: str) -> int:
+        info = self._memory(pid, full=True)
+        if not hasattr(info, metric):  # the BSDs have neither, macOS has no pss
+            raise PermissionError(f"this system does not tell {metric}")
+        return int(getattr(info, metric)) + int(getattr(info, "swap", 0))
+
+    def _memory(self, pid: int, full: bool):  # type: ignore[no-untyped-def] # its fields differ by system
+        try:
+            process = psutil.Process(pid)
+            return process.memory_full_info() if full else process.memory_info()
+        except psutil.AccessDenied:
+            raise PermissionError(pid) from None
+        except psutil.NoSuchProcess:
+            raise ProcessLookupError(pid) from None

@@ -1,0 +1,243 @@
+"""Door 1, [eventlistener:memreap]: answers supervisord's events, and looks at the pools on each TICK.
+
+supervisord sends `header\\npayload`, the listener answers RESULT, and says READY for the next. OK is answered as soon
+as the event is read, before anything is done about it: whatever happens then, supervisord waits for nothing and
+delivers no event twice (FAIL is redelivered for ever, 283,242 times in 8 s).
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import select
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from supervisor.childutils import EventListenerProtocol
+
+from supervisor_memreap import __version__
+from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.settings import SettingsError, resolve
+from supervisor_memreap.host import lock, processes
+from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.record import log, report
+from supervisor_memreap.supervisord import configfile
+from supervisor_memreap.supervisord.client import Client, Unavailable
+
+# Event names of supervisord and the seconds between two of them.
+PERIODS = {"TICK_5": 5, "TICK_60": 60, "TICK_3600": 3600}
+# A listener that starts late gets up to 10 old ticks in a row: those are answered and not acted on.
+STALE = 30.0
+
+
+class Event(NamedTuple):
+    name: str
+    payload: str
+
+
+class Protocol:
+    """supervisord's event protocol on two descriptors; supervisor.childutils fails at EOF and at a torn header."""
+
+    def __init__(self, stdin: int, stdout: int):
+        self._stdin = stdin
+        self._stdout = os.fdopen(stdout, "w", encoding="ascii")
+        self._answers = EventListenerProtocol()
+        # `len` in the header counts characters, not bytes: supervisord takes the length before it encodes.
+        self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+        self._text = ""
+
+    def ready(self) -> None:
+        self._answers.ready(self._stdout)
+
+    def ok(self) -> None:
+        self._answers.ok(self._stdout)
+
+    def feed(self) -> Iterator[Event]:
+        """Read what is there, and yield the events that are whole. Raises EOFError."""
+        chunk = os.read(self._stdin, 65536)
+        if not chunk:
+            raise EOFError
+        self._text += self._decode(chunk)
+        while "\n" in self._text:
+            header, rest = self._text.split("\n", 1)
+            # Not by childutils.get_headers: the identifier in `server:` may hold spaces and colons.
+            length = re.search(r" len:([0-9]{1,9})$", header)
+            name = re.search(r".* eventname:(\S+)", header)
+            count = int(length[1]) if length else 0
+            if len(rest) < count:
+                return
+            self._text = rest[count:]
+            yield Event(name[1] if name else "", rest[:count])
+
+
+class Listener:
+    """What lives from one event to the next: the settings in force and the reaper."""
+
+    def __init__(
+        self,
+        file: configfile.ConfigFile | None,
+        command_line: configfile.Sections,
+        tell: Callable[[str], None],
+    ):
+        self._file = file
+        self._command_line = command_line
+        self._tell = tell
+        self._once = log.Once(tell)
+        # Should the file never be readable, what the command says is in force.
+        self._settings = resolve(command_line)
+        self._server: Mapping[str, str] = {}
+        self._stamp: object = None
+        self._last_tick: float | None = None
+        self.reaper = Reaper(tell)
+
+    def heed(self, event: Event) -> None:
+        """Act on one event, if it is a tick that is not long past. Never raises."""
+        period = PERIODS.get(event.name)
+        if period is None or self._is_past(event, period):
+            return
+        try:
+            self.tick()
+            self._once.clear("fault")
+        except Unavailable as error:
+            self._once("supervisord", f"{error}; trying again at every tick")
+        except Exception as error:
+            # A listener that exits with an event in hand gets it again about every 2 s, and nobody would look.
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{os.path.basename(at.filename)}:{at.lineno}"
+            self._once("fault", f"a fault of memreap itself, please report it: {error!r} at {place}")
+
+    def _is_past(self, event: Event, period: int) -> bool:
+        when = re.search(r"\bwhen:([0-9]{1,12})", event.payload)
+        if when and time.time() - int(when[1]) > max(STALE, 2 * period):
+            return True
+        now = time.monotonic()
+        if self._last_tick is not None and now - self._last_tick < min(PERIODS.values()) / 2:
+            return True  # one of several that had waited, or TICK_5 and TICK_60 together: the last look is not old
+        self._last_tick = now
+        return False
+
+    def tick(self) -> None:
+        """Read what changed, look, decide, act. Raises Unavailable."""
+        self._refresh_settings()
+        if not self._settings.names:
+            self._once("watching", report.watching([]))
+            return
+        programs = self._programs()
+        if self._once.clear("supervisord"):
+            self._tell("supervisord answers again")
+        there = ", ".join(sorted({program.namespec for program in programs}))
+        unmatched = [f"no program or group '{name}' in supervisord" for name in self._settings.unmatched(programs)]
+        self._once("unmatched", f"{'; '.join(unmatched)}; there are: {there}" if unmatched else "")
+        standings = self.reaper.tick(programs, self._settings, time.monotonic())
+        self._once("watching", report.watching([(one.pool.name, one.settings) for one in standings]))
+
+    def _refresh_settings(self) -> None:
+        """Take a changed file as a whole, or not at all."""
+        if self._file is None or self._file.stamp() == self._stamp:
+            return
+        self._stamp = self._file.stamp()
+        try:
+            contents = self._file.read()
+            self._settings = resolve(configfile.merge(contents.sections, self._command_line))
+        except SettingsError as error:
+            left = "what was in force stays" if self._settings.names else "nothing is watched until it is mended"
+            self._once("settings", f"{error} ({left})")
+            return
+        self._server = contents.server
+        self._once("settings", "; ".join(contents.warnings))
+
+    def _programs(self) -> list[Program]:
+        url = os.environ.get("SUPERVISOR_SERVER_URL")
+        if not url:
+            raise Unavailable("supervisord has no http server to ask: add [unix_http_server] to its configuration")
+        username = os.environ.get("SUPERVISOR_USERNAME", self._server.get("username"))
+        password = os.environ.get("SUPERVISOR_PASSWORD", self._server.get("password"))
+        return Client(url, username, password).programs()
+
+
+def run(config: str | None, command_line: configfile.Sections) -> int:
+    """Serve supervisord until it closes the pipe or sends TERM; then 0. 2 where this cannot be a listener."""
+    tell = log.to(sys.stderr, stamped=True)
+    if "SUPERVISOR_ENABLED" not in os.environ:
+        tell("listen is started by supervisord, from an [eventlistener:memreap] section; by hand there is memreap once")
+        return 2
+    if not _is_alone():
+        tell(
+            "another listener of this supervisord watches already, and two would not be one at a time:"
+            " this one ends; have one [eventlistener:memreap], with numprocs=1"
+        )
+        return 2
+    try:
+        file = configfile.ConfigFile(configfile.find(config))
+    except SettingsError as error:
+        tell(str(error))
+        file = None
+    try:
+        listener = Listener(file, command_line, tell)
+    except SettingsError as error:
+        tell(str(error))
+        return 2
+    tell(f"version {__version__}, configuration {file.path if file else 'from the command alone'}")
+    stdin, stdout = _keep_protocol_apart()
+    try:
+        _serve(Protocol(stdin, stdout), stdin, listener)
+    except (EOFError, BrokenPipeError):
+        pass  # supervisord has closed the pipe: that is how it says goodbye
+    listener.reaper.close()
+    return 0
+
+
+def _is_alone() -> bool:
+    """Take the lock of the supervisord that we run under, for as long as we live."""
+    above = configfile.supervisord()
+    try:
+        process = processes.source().process(above.pid if above else os.getppid())
+        return lock.take(process.id) is not None
+    except (OSError, ProcessLookupError):
+        return True  # a lock that cannot be had is no sign of another listener
+
+
+def _keep_protocol_apart() -> tuple[int, int]:
+    """Descriptors for supervisord alone; what anything prints to stdout goes to stderr from now on."""
+    stdin, stdout = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    try:
+        os.dup2(2, 1)
+    except OSError:
+        os.dup2(null, 1)  # stderr is closed
+    os.close(null)
+    sys.stdout = sys.stderr
+    return stdin, stdout
+
+
+def _serve(protocol: Protocol, stdin: int, listener: Listener) -> None:
+    """Until TERM. Raises EOFError, BrokenPipeError."""
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # The handler does nothing: a tick that is under way is finished, then the byte in the pipe is seen.
+        signal.signal(signum, lambda *_: None)
+    protocol.ready()
+    while True:
+        poll = select.poll()
+        for fd in (stdin, woken, *listener.reaper.pidfds()):
+            poll.register(fd, select.POLLIN)
+        readable = [fd for fd, _ in poll.poll()]
+        now = time.monotonic()
+        for fd in readable:
+            if fd == woken and set(os.read(woken, 512)) & {signal.SIGTERM, signal.SIGINT}:
+                return
+            if fd in listener.reaper.pidfds():
+                listener.reaper.exited(fd, now)
+        if stdin in readable:
+            for event in protocol.feed():
+                protocol.ok()
+                listener.heed(event)
+                protocol.ready()

@@ -1,0 +1,160 @@
+"""`memreap once`: reap every worker over the limit, one at a time, for cron and by hand."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+from collections.abc import Callable
+
+from supervisor_memreap.core.model import Program, Worker
+from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.core.verdict import Fell, NotCaught, NotReplaced, Stuck, Unreadable, WrongLimit
+from supervisor_memreap.host import processes
+from supervisor_memreap.reaper import Reaper, Standing
+from supervisor_memreap.record import report
+
+# Between two looks: short beside the second within which FCGI::ProcManager replaces a worker.
+INTERVAL = 0.2
+# A wait is told of when it has lasted so long, and again each time it has lasted so much longer.
+PATIENCE = 5.0
+_FAILURES = (Fell, NotCaught, NotReplaced, Stuck, Unreadable, WrongLimit)
+
+Tell = Callable[[str], None]
+Programs = Callable[[], list[Program]]
+
+
+def of_pid(pid: int, name: str) -> Programs:
+    """The manager with this pid, as long as it is that very process, as if supervisord ran it.
+
+    Raises ProcessLookupError if there is none, ValueError if memreap itself runs under it.
+    """
+    view = processes.source()
+    manager = view.process(pid).id
+    above = os.getpid()
+    while above > 1:
+        above = view.process(above).parent
+        if above == pid:
+            raise ValueError(f"memreap itself runs under process {pid}: that is not the manager of a pool")
+
+    def programs() -> list[Program]:
+        try:
+            process = processes.source().process(pid)
+            if process.id == manager and not process.ended:
+                return [Program(name, name, "RUNNING", pid)]
+        except ProcessLookupError:
+            pass  # it has ended, and that is what EXITED says
+        return [Program(name, name, "EXITED", 0)]
+
+    return programs
+
+
+def run(programs: Programs, settings: Settings, dry_run: bool, tell: Tell) -> int:
+    """0: nothing is left over the limit; 1: something could not be reaped; 130: Ctrl-C. Raises Unavailable."""
+    reaper = Reaper(tell, dry_run)
+    try:
+        standings = reaper.tick(programs(), settings, time.monotonic())
+        if not standings:
+            tell(f"supervisord runs none of {', '.join(settings.names)}")
+            return 1
+        failed = _has_failed(standings)
+        if dry_run:
+            for one in standings:
+                _tell_what_would_be(one, tell)
+            return 1 if failed else 0
+        waits = _Waits(tell)
+        while waits.has_any(standings):
+            _pause(reaper)
+            standings = reaper.tick(programs(), settings, time.monotonic())
+            failed = _has_failed(standings) or failed
+    except KeyboardInterrupt:
+        tell("stopped; a worker that has been signalled still finishes its request and leaves")
+        return 130
+    finally:
+        reaper.close()
+    for one in standings:
+        left = _over(one)
+        failed = failed or bool(left)
+        # Nothing to tell is nothing to mail, for cron.
+        if reaper.reaped[one.pool.name] or left or sys.stdout.isatty():
+            tell(f"{one.pool.name}: {report.summary(one.pool, one.settings, reaper.reaped[one.pool.name], len(left))}")
+    return 1 if failed else 0
+
+
+def _over(one: Standing) -> list[Worker]:
+    return [worker for worker in one.pool.workers if worker.used is not None and worker.used > one.settings.limit]
+
+
+def _has_failed(standings: list[Standing]) -> bool:
+    return any(
+        "not permitted" in one.state.said or any(isinstance(event, _FAILURES) for event in one.verdict.events)
+        for one in standings
+    )
+
+
+def _tell_what_would_be(one: Standing, tell: Tell) -> None:
+    over = _over(one)
+    for worker in sorted(over, key=lambda each: each.used or 0, reverse=True):
+        word = "young" if worker.age < one.settings.min_age else "would"
+        if worker.suspect and worker.suspect.caught is not False:
+            tell(f"{one.pool.name}: {report.outcome(word, worker, one.settings)}")
+    tell(f"{one.pool.name}: {report.summary(one.pool, one.settings, None, len(over))}")
+
+
+class _Waits:
+    """What is still waited for, told when it takes long."""
+
+    def __init__(self, tell: Tell):
+        self._tell = tell
+        self._what = ""
+        self._since = 0.0
+        self._told = 0.0
+
+    def has_any(self, standings: list[Standing]) -> bool:
+        waits = [f"{one.pool.name}: {what}" for one in standings for what in (_waits_for(one),) if what]
+        now = time.monotonic()
+        what = "; ".join(waits)
+        if what != self._what:
+            self._what, self._since, self._told = what, now, now
+        elif now - self._told >= PATIENCE:
+            self._told = now
+            self._tell(f"{what} ({report.seconds(now - self._since)})")
+        return bool(waits)
+
+
+def _waits_for(one: Standing) -> str:
+    """What `once` still has to wait for in this pool; empty if nothing."""
+    leaving, stuck = one.state.leaving, {each.worker for each in one.state.stuck}
+    if one.pool.manager is None or one.state.suspended or "not permitted" in one.state.said:
+        return ""
+    if leaving and leaving.overdue:
+        return ""
+    if leaving and leaving.left is None:
+        return f"waiting for worker {leaving.worker.pid} to finish its request"
+    if leaving and leaving.replaced_by is None:
+        return f"waiting for a worker in the place of {leaving.worker.pid}"
+    due = [
+        worker
+        for worker in _over(one)
+        if worker.id not in stuck and worker.suspect and worker.suspect.caught is not False
+    ]
+    if not due:
+        return ""
+    if leaving:
+        return f"waiting for the new worker to settle, {len(due)} more to reap"
+    if all(worker.age < one.settings.min_age for worker in due):
+        return f"waiting for {len(due)} over the limit to reach min_age={report.seconds(one.settings.min_age)}"
+    return f"{len(due)} to reap"
+
+
+def _pause(reaper: Reaper) -> None:
+    """Until the next look, or until a worker that was signalled is gone."""
+    poll = select.poll()
+    for fd in reaper.pidfds():
+        poll.register(fd, select.POLLIN)
+    gone = [fd for fd, _ in poll.poll(INTERVAL * 1000)]
+    for fd in gone:
+        reaper.exited(fd, time.monotonic())
+    if gone:
+        select.poll().poll(INTERVAL * 1000 / 4)  # the manager needs a moment to fork the replacement

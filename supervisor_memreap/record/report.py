@@ -1,0 +1,123 @@
+"""All wording: one line an event, with the numbers, the cause and the remedy. Pure."""
+
+from __future__ import annotations
+
+from supervisor_memreap.core.model import Pool, Worker
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.verdict import (
+    Event,
+    Fell,
+    Left,
+    NotCaught,
+    NotReplaced,
+    Replaced,
+    Resumed,
+    Stuck,
+    Unreadable,
+    WrongLimit,
+)
+
+
+def memory(bytes_: int) -> str:
+    """`312 MiB`, `5.3 MiB`, `1.4 GiB`."""
+    mib = bytes_ / 1024**2
+    if mib >= 1024:
+        return f"{mib / 1024:.1f} GiB"
+    return f"{mib:.0f} MiB" if mib >= 10 else f"{mib:.1f} MiB"
+
+
+def seconds(value: float) -> str:
+    """`12 ms`, `0.4 s`, `45 s`, `5 min`, `2.5 h`."""
+    if value < 0.1:
+        return f"{value * 1000:.0f} ms"
+    if value < 10:
+        return f"{value:.1f} s"
+    if value < 120:
+        return f"{value:.0f} s"
+    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def watching(names: list[tuple[str, PoolSettings]]) -> str:
+    """What the listener watches; said at the start and after each change."""
+    if not names:
+        return "watching nothing: no program has a [memreap:PROGRAM] section yet"
+    return "watching " + ", ".join(f"{name} (limit {memory(one.limit)} {one.metric})" for name, one in names)
+
+
+def holds(worker: Worker, settings: PoolSettings) -> str:
+    """The evidence that every line about a worker over its limit begins with."""
+    return (
+        f"worker {worker.id.pid} holds {memory(worker.used or 0)} ({settings.metric}), limit {memory(settings.limit)}"
+    )
+
+
+def outcome(word: str, worker: Worker, settings: PoolSettings) -> str:
+    """What came of a reap, in the words of host.processes.Outcome."""
+    return (
+        f"{holds(worker, settings)}: "
+        + {
+            "sent": f"{settings.signal} sent",
+            "would": f"{settings.signal} would be sent",
+            "young": f"it is {seconds(worker.age)} old, would be reaped from min_age={seconds(settings.min_age)} on",
+            "gone": "it left by itself, nothing sent",
+            "changed": "it is not as it was seen a moment ago, nothing sent",
+            "not permitted": "nothing sent, not permitted; run memreap as the worker's user or as root (user=)",
+            "locked": "nothing sent, another memreap is reaping in this pool; waiting until it has ended",
+        }[word]
+    )
+
+
+def summary(pool: Pool, settings: PoolSettings, reaped: int | None, over: int) -> str:
+    """How a pool stands at the end of a run."""
+    if pool.manager is None:
+        return f"does not run ({pool.state})"
+    done = "" if reaped is None else f", {reaped} reaped"
+    return f"{len(pool.workers)} workers{done}, {over or 'none'} over the limit of {memory(settings.limit)}"
+
+
+def line(event: Event, settings: PoolSettings, came_back: int | None = None) -> str:
+    """The line of an event of the policy; `came_back` is what a worker that left gave back, in bytes."""
+    if isinstance(event, Left):
+        gave = f", {memory(came_back)} came back" if came_back is not None else ""
+        place = f", {event.replaced_by.pid} took its place" if event.replaced_by else ""
+        return f"worker {event.worker.pid} left after {seconds(event.after)}{gave}{place}"
+    if isinstance(event, Replaced):
+        return f"worker {event.replaced_by.pid} took the place of {event.worker.pid} after {seconds(event.after)}"
+    if isinstance(event, NotReplaced):
+        return (
+            f"worker {event.worker.pid} left {seconds(event.after)} ago and the pool has not settled again"
+            f" ({event.workers} of {event.before} workers): nothing more is reaped until it has;"
+            " see the program's own log for what ends the new ones"
+        )
+    if isinstance(event, Stuck):
+        return (
+            f"worker {event.worker.pid} has not left {seconds(event.after)} after {settings.signal}: stuck, nothing"
+            " more is sent to it, the next one may go; see what it does"
+            f" (ps -o pid,stat,wchan:32,cmd -p {event.worker.pid}),"
+            " and raise grace= if requests may take that long"
+        )
+    if isinstance(event, Unreadable):
+        return (
+            f"worker {event.worker.id.pid} may hold up to {memory(event.worker.bound)}, limit {memory(settings.limit)},"
+            f" but its {settings.metric} may not be read: nothing sent; run memreap as the worker's user or as root"
+            " with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE), or set metric=rss"
+        )
+    if isinstance(event, NotCaught):
+        return (
+            f"worker {event.worker.id.pid} would die of {settings.signal} (it does not catch it): nothing sent;"
+            " set signal= to what this server finishes on"
+        )
+    if isinstance(event, WrongLimit):
+        return (
+            f"suspended: fresh workers already hold {memory(event.baseline)} ({settings.metric}), over the limit of"
+            f" {memory(settings.limit)}, and would be reaped for ever; set limit={event.usable // 1024**2}MB or more"
+        )
+    if isinstance(event, Fell):
+        return (
+            f"suspended: the manager {event.manager.pid} went away right after worker {event.worker.pid} was"
+            " signalled; the likely causes: the program was restarted by hand, it runs daemonized (-d), or"
+            " FCGI::ProcManager is 0.17 or older; resumes when the next manager has stood for"
+            f" {seconds(event.resumes_after)} or the settings change"
+        )
+    assert isinstance(event, Resumed)
+    return f"resumed: {event.because}"

@@ -1,0 +1,113 @@
+"""Talks to supervisord over XML-RPC, with a time-out, and never a traceback."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import xmlrpc.client
+from typing import Any
+from urllib.parse import urlsplit
+from xml.parsers.expat import ExpatError
+
+from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
+
+from supervisor_memreap.core.model import Program
+
+# supervisord answers for 200 programs in 25 ms; one that needs longer than this is stopped or hangs.
+TIMEOUT = 1.0
+
+
+class Unavailable(Exception):
+    """supervisord does not answer as it should; one line with the cause and the remedy."""
+
+
+class _UnixConnection(UnixStreamHTTPConnection):  # type: ignore[misc] # supervisor has no types
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.socketfile)
+
+
+class _Transport(SupervisorTransport):  # type: ignore[misc]
+    """supervisor's own transport has no time-out."""
+
+    def __init__(self, url: str, username: str | None, password: str | None):
+        super().__init__(username, password, url)
+        self._get_connection = self._open
+
+    def _open(self) -> http.client.HTTPConnection:
+        if self.serverurl.startswith("unix://"):
+            connection = _UnixConnection("localhost", timeout=TIMEOUT)
+            connection.socketfile = self.serverurl[len("unix://") :]
+            return connection
+        parts = urlsplit(self.serverurl)
+        return http.client.HTTPConnection(parts.hostname or "localhost", parts.port or 80, timeout=TIMEOUT)
+
+
+class Client:
+    """One supervisord. Raises Unavailable if the address is none.
+
+    Credentials are sent, and never part of a message.
+    """
+
+    def __init__(self, url: str, username: str | None = None, password: str | None = None):
+        self._url = url
+        if urlsplit(url).scheme not in ("unix", "http"):
+            raise Unavailable(f"{self._shown}: not an address of supervisord, such as unix:///run/supervisor.sock")
+        self._transport = _Transport(url, username, password)
+        self._proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=self._transport)
+
+    def programs(self) -> list[Program]:
+        """All that supervisord runs, in one call. Raises Unavailable."""
+        infos = self._call("supervisor.getAllProcessInfo")
+        try:
+            return [Program(one["group"], one["name"], one["statename"], one["pid"]) for one in infos]
+        except (KeyError, TypeError):
+            raise Unavailable(f"{self._shown} gave an answer that is not supervisord's") from None
+
+    def _call(self, method: str) -> Any:
+        try:
+            return getattr(self._proxy, method)()
+        except xmlrpc.client.Fault as fault:
+            raise Unavailable(self._explain_fault(fault)) from None
+        except xmlrpc.client.ProtocolError as error:
+            raise Unavailable(self._explain_status(error)) from None
+        except socket.timeout:
+            raise Unavailable(
+                f"supervisord did not answer within {TIMEOUT:.0f} s at {self._shown}: it is stopped or busy"
+            ) from None
+        except PermissionError:
+            raise Unavailable(
+                f"may not connect to supervisord at {self._shown}: run memreap as the user that owns the socket,"
+                " or set chmod= and chown= in [unix_http_server]"
+            ) from None
+        except OSError as error:
+            raise Unavailable(f"no supervisord answers at {self._shown}: {error.strerror or error}") from None
+        except (http.client.HTTPException, xmlrpc.client.Error, ExpatError, ValueError) as error:
+            raise Unavailable(f"{self._shown} does not speak as supervisord does: {type(error).__name__}") from None
+        finally:
+            # A kept connection would break when supervisord restarts; a new one costs 0.1 ms.
+            self._transport.close()
+
+    @property
+    def _shown(self) -> str:
+        scheme, _, rest = self._url.partition("://")
+        return f"{scheme}://{rest.rpartition('@')[2]}"
+
+    def _explain_fault(self, fault: xmlrpc.client.Fault) -> str:
+        if fault.faultCode == Faults.SHUTDOWN_STATE:
+            return "supervisord is shutting down or restarting"
+        if fault.faultCode == Faults.UNKNOWN_METHOD:
+            return (
+                "supervisord has no XML-RPC interface: add [rpcinterface:supervisor] with"
+                " supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface"
+            )
+        return f"supervisord refused: {fault.faultString}"
+
+    def _explain_status(self, error: xmlrpc.client.ProtocolError) -> str:
+        if error.errcode == 401:
+            return (
+                f"supervisord at {self._shown} wants a user name and password: set them in [supervisorctl],"
+                " or as SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD in the listener's environment="
+            )
+        return f"supervisord at {self._shown} answered with HTTP status {error.errcode} {error.errmsg}"

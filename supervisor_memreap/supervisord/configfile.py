@@ -1,0 +1,177 @@
+"""Finds supervisord.conf, follows [include] as supervisord does, and reads the [memreap…] sections out of it."""
+
+from __future__ import annotations
+
+import configparser
+import difflib
+import glob
+import os
+import platform
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from supervisor.options import ClientOptions, UnhosedConfigParser
+
+from supervisor_memreap.core.settings import Given, SettingsError
+
+Sections = dict[str, dict[str, Given]]
+
+
+@dataclass
+class Contents:
+    """What the file and its includes say that concerns us."""
+
+    sections: Sections = field(default_factory=dict)
+    """By name; that of `[memreap]` is ''."""
+    warnings: list[str] = field(default_factory=list)
+    server: dict[str, str] = field(default_factory=dict)
+    """Of `[supervisorctl]`: serverurl, username, password, as far as they are there."""
+
+
+def supervisord() -> psutil.Process | None:
+    """The supervisord that this process runs under: the nearest ancestor whose command says so."""
+    try:
+        for process in psutil.Process().parents():
+            if any("supervisord" in word for word in _command(process)):
+                return process
+    except psutil.Error:
+        pass  # an ancestor ended while we looked; then there is none
+    return None
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()[:4]
+    except psutil.Error:
+        return []
+
+
+def find(explicit: str | None) -> str:
+    """The path that was given, else the `-c` of the supervisord above us, else where supervisorctl looks.
+
+    Raises SettingsError if there is none.
+    """
+    if explicit:
+        return os.path.abspath(explicit)
+    above = supervisord()
+    if above:
+        path = _given_to(above)
+        if path:
+            return path
+    options = ClientOptions()
+    found = options.default_configfile()
+    if not found:
+        raise SettingsError(f"no supervisord.conf in {', '.join(options.searchpaths)}; name it with -c")
+    return str(os.path.abspath(found))
+
+
+def _given_to(process: psutil.Process) -> str | None:
+    """The argument of -c in that supervisord's command line, from where it was started."""
+    try:
+        words = process.cmdline()
+    except psutil.Error:
+        return None
+    start = next(i for i, word in enumerate(words) if "supervisord" in word)
+    value = None
+    for word, following in zip(words[start + 1 :], [*words[start + 2 :], None]):
+        # `-c FILE`, `-cFILE`, `-nc FILE`, `--configuration FILE`, `--conf=FILE`: what getopt(3) takes.
+        short = re.fullmatch(r"-[nstvhk]*c(.*)", word)
+        long = re.fullmatch(r"--(c[a-z]*)(?:=(.*))?", word)
+        if short:
+            value = short[1] or following
+        elif long and "configuration".startswith(long[1]):
+            value = long[2] or following
+    if not value:
+        return None
+    try:
+        return str(os.path.join(process.cwd(), value))
+    except psutil.Error:
+        return os.path.abspath(value)  # another user's: its folder is ours, unless the program has directory=
+
+
+class ConfigFile:
+    """One supervisord.conf with all that it includes."""
+
+    def __init__(self, path: str):
+        self.path = path
+        self._patterns: list[str] = []
+
+    def stamp(self) -> tuple[object, ...]:
+        """Changes when the file, an included one, or the list of included ones changes."""
+        return tuple((path, *_stat(path)) for path in (self.path, *self._included()))
+
+    def read(self) -> Contents:
+        """Raises SettingsError: one line with the file and the cause."""
+        contents = Contents()
+        self._patterns = []
+        main = _parse(self.path)
+        self._add(self.path, main, contents)
+        if main.has_section("include"):
+            files = _get(main, "include", "files", self.path) if main.has_option("include", "files") else ""
+            base = os.path.dirname(self.path)
+            self._patterns = [os.path.join(base, pattern) for pattern in files.split()]
+        for path in self._included():
+            self._add(path, _parse(path), contents)
+        return contents
+
+    def _included(self) -> Iterator[str]:
+        for pattern in self._patterns:
+            yield from sorted(glob.glob(pattern))
+
+    def _add(self, path: str, parser: UnhosedConfigParser, contents: Contents) -> None:
+        for section in parser.sections():
+            kind, _, name = section.partition(":")
+            if section == "supervisorctl":
+                for key in ("serverurl", "username", "password"):
+                    if parser.has_option(section, key):
+                        contents.server[key] = _get(parser, section, key, path)
+            elif section == "memreap" or kind == "memreap":
+                if section != "memreap" and not name:
+                    raise SettingsError(f"{path} [{section}]: no name; write [memreap] or [memreap:PROGRAM]")
+                given = contents.sections.setdefault(name, {})
+                for key in parser.options(section):
+                    if key not in parser.defaults():
+                        given[key] = Given(_get(parser, section, key, path), f"{path} [{section}]")
+            elif difflib.get_close_matches(re.split(r"[\s:.]", section)[0], ["memreap"], cutoff=0.8):
+                contents.warnings.append(f"{path} [{section}]: not read; write [memreap] or [memreap:PROGRAM]")
+
+
+def _stat(path: str) -> tuple[int, ...]:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return ()
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def _parse(path: str) -> UnhosedConfigParser:
+    parser = UnhosedConfigParser()
+    parser.expansions = {f"ENV_{key}": value for key, value in os.environ.items()}
+    parser.expansions["host_node_name"] = platform.node()
+    parser.expansions["here"] = os.path.dirname(path)
+    try:
+        parser.read_string(Path(path).read_text(encoding="utf-8", errors="surrogateescape"), path)
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    except configparser.Error as error:
+        raise SettingsError(f"{path}: {' '.join(str(error).split())}") from None
+    return parser
+
+
+def _get(parser: UnhosedConfigParser, section: str, key: str, path: str) -> str:
+    try:
+        return str(parser.saneget(section, key))
+    except ValueError as error:
+        raise SettingsError(f"{path} [{section}] {key}: {' '.join(str(error).split())}") from None
+
+
+def merge(*layers: Sections) -> Sections:
+    """Sections of several sources, key by key; a later source wins."""
+    merged: Sections = {}
+    for layer in layers:
+        for name, given in layer.items():
+            merged.setdefault(name, {}).update(given)
+    return merged
