@@ -1,0 +1,46 @@
+"""The core has no I/O: the rules that keep it so stand here."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import supervisor_memreap.core
+
+FORBIDDEN = {"os", "signal", "time", "socket", "psutil", "supervisor", "sys", "subprocess", "pathlib", "select", "io"}
+ALLOWED_OF_OURS = "supervisor_memreap.core"
+FILES = sorted(Path(supervisor_memreap.core.__file__).parent.glob("*.py"))
+
+
+def imported(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where they go"
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_nothing_in_the_core_knows_a_process_a_clock_or_a_file(file):
+    for name in imported(file):
+        assert name.split(".")[0] not in FORBIDDEN
+        assert not name.startswith("supervisor_memreap") or name.startswith(ALLOWED_OF_OURS)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_the_core_opens_and_prints_nothing(file):
+    called = {
+        node.func.id
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not called & {"open", "print", "input", "exec", "eval"}
+
+
+def test_there_is_a_core_to_check():
+    assert {"model.py", "policy.py", "settings.py", "verdict.py"} <= {file.name for file in FILES}

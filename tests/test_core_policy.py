@@ -1,0 +1,339 @@
+"""Film strips: frames of (now, pool) in, what the policy says out. No process, no clock."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from supervisor_memreap.core import policy
+from supervisor_memreap.core.model import Pool, ProcessId, Suspect, Worker
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.verdict import (
+    Fell,
+    Left,
+    NotCaught,
+    NotReplaced,
+    Replaced,
+    Resumed,
+    Stuck,
+    Unreadable,
+    WrongLimit,
+)
+
+MIB = 1024**2
+LIMIT = 150 * MIB
+SETTINGS = PoolSettings(limit=LIMIT, min_age=30, settle=10, grace=300)
+BOOT = 10_000.0
+"""The `now` at which the manager was born, in the tests that do not say otherwise."""
+
+
+class Film:
+    """Plays looks at one pool; workers are `pid: MiB`, `pid: (MiB, age)` or a Worker, born with the manager."""
+
+    def __init__(self, settings: PoolSettings = SETTINGS):
+        self.settings = settings
+        self.state = policy.PoolState()
+        self.now = BOOT + 3600
+        self.born: dict[int, float] = {}
+
+    def worker(self, pid: int, mib: float, caught: bool | None = True, readable: bool = True) -> Worker:
+        born = self.born.setdefault(pid, BOOT)
+        used = int(mib * MIB)
+        suspect = Suspect(used if readable else None, caught) if used > self.settings.limit else None
+        return Worker(ProcessId(pid, born), self.now - born, used, suspect)
+
+    def look(self, workers=None, *, after=5.0, manager=1, born=BOOT, state="RUNNING", signal=True):
+        """The verdict of the next look, `after` seconds later; the signal that it asks for goes out."""
+        self.now += after
+        if workers is None:
+            pool = Pool("myapp", state)
+        else:
+            there = tuple(
+                one if isinstance(one, Worker) else self.worker(pid, one) for pid, one in sorted(workers.items())
+            )
+            pool = Pool("myapp", state, ProcessId(manager, born), self.now - born, there)
+        verdict, self.state = policy.decide(pool, self.settings, self.state, self.now)
+        if verdict.reap and signal:
+            self.state = policy.signalled(pool, verdict.reap, self.settings, self.state, self.now)
+        return verdict
+
+    def fork(self, pid: int, ago: float = 0.0) -> None:
+        """From the next look on, `pid` is a process that was born `ago` seconds before now."""
+        self.born[pid] = self.now - ago
+
+
+def reaped(verdict):
+    return verdict.reap.id.pid if verdict.reap else None
+
+
+def events(verdict, kind):
+    return [event for event in verdict.events if isinstance(event, kind)]
+
+
+def test_a_pool_within_its_limit_is_left_alone():
+    film = Film()
+    for _ in range(3):
+        verdict = film.look({11: 40, 12: 150})
+        assert (reaped(verdict), verdict.standing, verdict.events) == (None, "quiet", ())
+
+
+def test_the_worker_over_the_limit_is_reaped_and_only_it():
+    assert reaped(Film().look({11: 40, 12: 151})) == 12
+
+
+def test_exactly_the_limit_is_not_over_it():
+    assert reaped(Film().look({11: 150})) is None
+
+
+def test_the_worker_with_the_most_to_give_back_goes_first():
+    assert reaped(Film().look({11: 200, 12: 300, 13: 250})) == 12
+
+
+def test_the_next_is_not_chosen_before_the_last_has_left_was_replaced_and_the_new_one_has_settled():
+    film = Film()
+    assert reaped(film.look({11: 200, 12: 300, 13: 250})) == 12
+    busy = film.look({11: 200, 12: 300, 13: 250})
+    assert (reaped(busy), busy.standing) == (None, "leaving")
+    gone = film.look({11: 200, 13: 250})
+    assert (reaped(gone), gone.standing) == (None, "settling")
+    film.fork(14)
+    new = film.look({11: 200, 13: 250, 14: 20}, after=5)
+    assert (reaped(new), new.standing) == (None, "settling")
+    assert reaped(film.look({11: 200, 13: 250, 14: 20}, after=4.9)) is None
+    assert reaped(film.look({11: 200, 13: 250, 14: 20}, after=0.1)) == 13
+
+
+def test_what_left_is_told_once_with_its_time_and_its_replacement():
+    film = Film()
+    film.look({11: 200, 12: 40})
+    film.fork(13, ago=-1)
+    verdict = film.look({12: 40, 13: 20})
+    assert verdict.events == (Left(ProcessId(11, BOOT), 5.0, ProcessId(13, film.born[13])),)
+    assert film.look({12: 40, 13: 20}).events == ()
+
+
+def test_the_moment_that_the_kernel_told_counts_not_the_look():
+    film = Film()
+    film.look({11: 200, 12: 40})
+    film.state = policy.exited(ProcessId(11, BOOT), film.state, film.now + 0.4)
+    (left,) = film.look({12: 40}).events
+    assert left.after == pytest.approx(0.4)
+
+
+def test_a_replacement_that_comes_late_is_told_when_it_comes():
+    film = Film()
+    film.look({11: 200, 12: 40})
+    (left,) = film.look({12: 40}).events
+    assert left.replaced_by is None
+    film.fork(13)
+    (replaced,) = film.look({12: 40, 13: 20}, after=3).events
+    assert replaced == Replaced(ProcessId(11, BOOT), 3.0, ProcessId(13, film.born[13]))
+
+
+def test_replacements_that_die_at_once_never_settle_and_the_old_workers_stay():
+    film = Film()
+    film.look({11: 200, 12: 300})
+    told = []
+    for pid in range(100, 180):  # a broken deployment: each look finds another newborn in the place of 12
+        film.fork(pid)
+        verdict = film.look({11: 200, pid: 20})
+        assert reaped(verdict) is None
+        told += events(verdict, NotReplaced)
+    assert len(told) == 1
+    assert told[0].after == pytest.approx(300)
+    film.fork(180)
+    film.look({11: 200, 180: 20}, after=9)
+    assert reaped(film.look({11: 200, 180: 20}, after=1)) == 11
+
+
+def test_a_pool_that_was_made_smaller_goes_on_after_grace():
+    film = Film()
+    film.look({11: 200, 12: 300, 13: 20, 14: 20})
+    film.fork(15)
+    assert reaped(film.look({11: 200, 13: 20, 15: 20}, after=60)) is None
+    assert reaped(film.look({11: 200, 13: 20, 15: 20}, after=239)) is None
+    assert reaped(film.look({11: 200, 13: 20, 15: 20}, after=61)) == 11
+
+
+def test_a_spike_is_not_a_leak():
+    film = Film(replace(SETTINGS, checks=3))
+    strip = [200, 200, 40, 200, 200]
+    assert [reaped(film.look({11: mib, 12: 20})) for mib in strip] == [None] * 5
+    assert reaped(film.look({11: 200, 12: 20})) == 11
+
+
+def test_checks_are_counted_for_each_worker_by_its_birth_not_by_its_pid():
+    film = Film(replace(SETTINGS, checks=2))
+    film.look({11: 200, 12: 20})
+    film.fork(11, ago=60)  # the pid came back for another process
+    assert reaped(film.look({11: 200, 12: 20})) is None
+    assert reaped(film.look({11: 200, 12: 20})) == 11
+
+
+def test_a_newborn_is_not_signalled():
+    film = Film()
+    film.fork(12)
+    assert reaped(film.look({11: 20, 12: 200}, after=29.9)) is None
+    assert reaped(film.look({11: 20, 12: 200}, after=0.1)) == 12
+
+
+def test_a_worker_that_would_die_of_the_signal_is_not_signalled_and_that_is_told_once():
+    film = Film()
+    deaf = film.worker(11, 300, caught=False)
+    verdict = film.look({11: deaf, 12: 20})
+    assert (reaped(verdict), verdict.events) == (None, (NotCaught(deaf),))
+    assert film.look({11: deaf, 12: 20}).events == ()
+
+
+def test_where_the_system_does_not_tell_what_is_caught_the_signal_goes_out():
+    film = Film()
+    assert reaped(film.look({11: film.worker(11, 300, caught=None), 12: 20})) == 11
+
+
+def test_a_bound_is_not_taken_for_a_metric_that_may_not_be_read():
+    film = Film()
+    hidden = film.worker(11, 300, readable=False)
+    verdict = film.look({11: hidden, 12: 20})
+    assert (reaped(verdict), verdict.events) == (None, (Unreadable(hidden),))
+    assert film.look({11: hidden, 12: 20}).events == ()
+
+
+def test_a_stuck_worker_is_told_once_signalled_once_and_the_next_may_go():
+    film = Film()
+    assert reaped(film.look({11: 300, 12: 200})) == 11
+    assert film.look({11: 300, 12: 200}, after=299).events == ()
+    verdict = film.look({11: 300, 12: 200}, after=1)
+    assert verdict.events == (Stuck(ProcessId(11, BOOT), 300.0),)
+    assert reaped(verdict) == 12
+    film.fork(13)
+    for _ in range(5):
+        assert reaped(film.look({11: 300, 13: 20})) is None
+    (left,) = film.look({13: 20}).events
+    assert left.worker.pid == 11
+
+
+def test_newborns_that_are_all_over_the_limit_suspend_the_pool_before_any_is_reaped():
+    film = Film()
+    film.now = BOOT
+    verdict = film.look({11: 160, 12: 170, 13: 165})
+    assert verdict.events == (WrongLimit(160 * MIB, 340 * MIB),)
+    assert verdict.standing == "suspended: its limit is too low"
+    for _ in range(20):
+        later = film.look({11: 160, 12: 170, 13: 165}, after=60)
+        assert (reaped(later), later.events) == (None, ())
+
+
+def test_one_newborn_over_the_limit_among_others_is_no_wrong_limit():
+    film = Film()
+    film.now = BOOT
+    assert film.look({11: 160, 12: 40}).events == ()
+
+
+def test_replacements_that_go_over_the_limit_at_once_are_not_recycled_for_ever():
+    film = Film()
+    pid, reaps, told = 11, 0, []
+    film.born[11] = film.now - 10
+    for _ in range(200):
+        verdict = film.look({pid: 160})
+        told += events(verdict, WrongLimit)
+        if verdict.reap:
+            reaps += 1
+            pid += 1
+            film.fork(pid)
+    assert reaps == policy.HASTY_REAPS
+    assert told == [WrongLimit(160 * MIB, 320 * MIB)]
+
+
+def test_workers_that_serve_for_a_while_before_they_are_over_are_recycled_for_good():
+    film = Film()
+    reaps, pid = 0, 11
+    for _ in range(20):
+        film.look({pid: 40}, after=600)
+        assert reaped(film.look({pid: 160})) == pid
+        pid += 1
+        film.fork(pid)
+        reaps += 1
+    assert reaps == 20
+
+
+@pytest.mark.parametrize("change", [{"limit": 200 * MIB}, {"checks": 2}])
+def test_a_suspension_ends_when_the_settings_change(change):
+    film = Film()
+    film.now = BOOT
+    film.look({11: 160, 12: 170})
+    film.settings = replace(SETTINGS, **change)
+    verdict = film.look({11: 160, 12: 170}, after=60)
+    assert verdict.events == (Resumed("its settings changed"),)
+
+
+def test_a_wrong_limit_is_forgotten_with_its_manager():
+    film = Film()
+    film.now = BOOT
+    film.look({11: 160, 12: 170})
+    film.fork(21)
+    verdict = film.look({21: 40}, manager=2, born=film.now)
+    assert [type(event) for event in verdict.events] == [Resumed]
+
+
+def test_a_tree_that_falls_right_after_a_reap_suspends_the_pool_until_the_next_manager_has_stood():
+    film = Film()
+    assert reaped(film.look({11: 300, 12: 20})) == 11
+    verdict = film.look(state="EXITED")
+    assert verdict.events == (Fell(ProcessId(11, BOOT), ProcessId(1, BOOT), policy.STOOD),)
+    born = film.now
+    film.fork(21)
+    assert reaped(film.look({21: 300}, manager=2, born=born, after=300)) is None
+    verdict = film.look({21: 300}, manager=2, born=born, after=300)
+    assert [type(event) for event in verdict.events] == [Resumed]
+    assert reaped(verdict) == 21
+
+
+def test_a_tree_that_falls_again_is_trusted_only_after_twice_the_time():
+    film = Film()
+    film.look({11: 300, 12: 20})
+    film.look(state="BACKOFF")
+    born = film.now
+    film.fork(21)
+    assert reaped(film.look({21: 300}, manager=2, born=born, after=policy.STOOD)) == 21
+    (fell,) = film.look({31: 20}, manager=3, born=film.now).events
+    assert fell.resumes_after == 2 * policy.STOOD
+
+
+def test_another_manager_right_after_a_reap_is_a_fallen_tree_too():
+    film = Film()
+    film.look({11: 300, 12: 20})
+    assert events(film.look({21: 20}, manager=2, born=film.now), Fell)
+
+
+def test_a_program_that_somebody_stops_is_no_fallen_tree():
+    film = Film()
+    film.look({11: 300, 12: 20})
+    verdict = film.look(state="STOPPING")
+    assert (verdict.events, verdict.standing) == ((), "stopping")
+    film.look(state="STOPPED")
+    film.fork(21, ago=60)
+    assert reaped(film.look({21: 300}, manager=2, born=film.now - 60)) == 21
+
+
+def test_a_manager_that_is_restarted_with_nothing_leaving_is_just_a_new_one():
+    film = Film()
+    film.look({11: 40})
+    film.look({21: 40}, manager=2, born=film.now)
+    assert film.look({21: 40}, manager=2, born=film.now - 5).events == ()
+
+
+def test_without_a_manager_nothing_is_signalled():
+    assert reaped(Film().look(state="STARTING")) is None
+
+
+def test_a_worker_that_leaves_by_itself_between_looks_is_no_event():
+    film = Film(replace(SETTINGS, checks=2))
+    film.look({11: 300, 12: 20})
+    assert film.look({12: 20}).events == ()
+
+
+def test_a_signal_that_did_not_go_out_leaves_nobody_leaving():
+    film = Film()
+    assert reaped(film.look({11: 300}, signal=False)) == 11
+    assert reaped(film.look({11: 300}, signal=False)) == 11

@@ -1,0 +1,161 @@
+"""Sizes, durations, names and keys: what is taken, and the one line for what is not."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given as for_any
+from hypothesis import strategies as st
+
+from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.settings import KEYS, Given, PoolSettings, SettingsError, duration, resolve, size
+
+MIB = 1024**2
+WHERE = "/etc/supervisor/conf.d/myapp.conf [memreap:myapp]"
+
+
+def section(**values: str) -> dict[str, Given]:
+    return {key: Given(value, WHERE) for key, value in values.items()}
+
+
+def program(name: str, group: str = "") -> Program:
+    return Program(group or name, name, "RUNNING", 42)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("150MB", 150 * MIB),
+        ("150 mb", 150 * MIB),
+        ("150M", 150 * MIB),
+        ("150MiB", 150 * MIB),
+        ("1.5GB", 1536 * MIB),
+        ("2G", 2048 * MIB),
+        ("102400K", 100 * MIB),
+        ("104857600", 100 * MIB),
+        ("104857600B", 100 * MIB),
+        ("0.5m", MIB // 2),
+    ],
+)
+def test_a_size_is_read_as_supervisor_writes_it_and_as_people_do(text, expected):
+    assert size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "MB", "150 monkeys", "-1MB", "1e9", "1,5GB", "150MBit", "0x10", "١٥٠MB", "nan"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(ValueError, match="not a size, such as 150MB"):
+        size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("30s", 30), ("5min", 300), ("5m", 300), ("2h", 7200), ("1.5", 1.5), ("1d", 86400), ("0", 0)]
+)
+def test_a_duration_is_read(text, expected):
+    assert duration(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "s", "5 years", "-5s", "inf", "5min30s"])
+def test_what_is_no_duration_is_refused(text):
+    with pytest.raises(ValueError, match="not a duration, such as 30s, 5min or 2h"):
+        duration(text)
+
+
+def test_the_defaults_are_those_of_the_documentation():
+    settings = resolve({"myapp": section(limit="150MB")}).of(program("myapp"))
+    assert settings == PoolSettings(
+        limit=150 * MIB, metric="uss", signal="HUP", checks=1, min_age=30, settle=10, grace=300, depth=1
+    )
+
+
+def test_every_key_can_be_set():
+    given = section(
+        limit="1GB", metric="PSS", signal="sigterm", checks="3", min_age="1min", settle="0s", grace="2h", depth="2"
+    )
+    assert set(given) == set(KEYS)
+    settings = resolve({"myapp": given}).of(program("myapp"))
+    assert settings == PoolSettings(1024 * MIB, "pss", "TERM", 3, 60, 0, 7200, 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("limit", "150 monkeys", "not a size, such as 150MB"),
+        ("limit", "150", "that is 150 bytes, and the least is 1MB; is a unit missing, as in 150MB?"),
+        ("limt", "150MB", "unknown key; did you mean limit?"),
+        ("colour", "red", f"unknown key; there are {', '.join(KEYS)}"),
+        ("metric", "heap", "not a metric; there are uss, pss, rss, vms"),
+        (
+            "signal",
+            "KILL",
+            "not a signal that a worker can finish on; there are HUP, TERM, QUIT, INT, USR1, USR2, WINCH",
+        ),
+        ("checks", "0", "not a number of looks from 1 to 9999"),
+        ("min_age", "0s", "at least 1s, since a newborn worker still runs its manager's signal handlers"),
+        ("settle", "soon", "not a duration, such as 30s, 5min or 2h"),
+        ("grace", "0", "at least 1s, the time in which a worker may finish its request"),
+        ("depth", "3", "not 1 (workers are children of what supervisord started) or 2 (a wrapper between)"),
+    ],
+)
+def test_a_bad_value_gets_one_line_with_file_section_key_value_and_what_is_allowed(key, value, message):
+    with pytest.raises(SettingsError) as caught:
+        resolve({"myapp": section(**{key: value})})
+    assert str(caught.value) == f"{WHERE} {key}={value}: {message}"
+
+
+def test_a_section_without_any_limit_is_refused():
+    with pytest.raises(SettingsError, match=r"\[memreap:myapp\]: no limit, here or in \[memreap\]"):
+        resolve({"myapp": section(settle="1s")})
+
+
+@pytest.mark.parametrize("name", ["my app", "a:b:c", ":a", "a:", "a/b"])
+def test_a_name_that_no_program_can_have_is_refused(name):
+    with pytest.raises(SettingsError, match="is not a program, a group, or group:name"):
+        resolve({name: section(limit="150MB")})
+
+
+def test_the_most_exact_section_wins_key_by_key():
+    settings = resolve(
+        {
+            "": section(limit="100MB", checks="2", settle="1s", grace="1min"),
+            "shop": section(limit="200MB", checks="3", settle="2s"),
+            "web": section(limit="300MB", checks="4"),
+            "shop:web": section(limit="400MB"),
+        }
+    )
+    web = settings.of(program("web", "shop"))
+    assert web
+    assert (web.limit // MIB, web.checks, web.settle, web.grace) == (400, 4, 2, 60)
+    assert settings.of(program("api", "shop")).limit == 200 * MIB
+    assert settings.of(program("web", "blog")).limit == 300 * MIB
+
+
+def test_defaults_alone_watch_nothing():
+    settings = resolve({"": section(limit="100MB")})
+    assert settings.names == ()
+    assert settings.of(program("postgres")) is None
+
+
+def test_names_that_supervisord_does_not_run_are_found():
+    settings = resolve({name: section(limit="100MB") for name in ("web", "shop", "shop:web", "shop:wbe", "wbe")})
+    assert settings.unmatched([program("web", "shop")]) == ("shop:wbe", "wbe")
+
+
+_KEY = st.one_of(st.sampled_from(KEYS), st.text(max_size=8))
+_VALUE = st.one_of(st.text(max_size=12), st.from_regex(r"[0-9]{1,20}(\.[0-9]+)?[a-zA-Z]{0,3}", fullmatch=True))
+
+
+@for_any(st.dictionaries(st.text(max_size=8), st.dictionaries(_KEY, _VALUE, max_size=4), max_size=3))
+def test_whatever_is_written_is_either_taken_whole_or_refused_with_one_error(sections):
+    given = {name: {key: Given(value, WHERE) for key, value in one.items()} for name, one in sections.items()}
+    try:
+        settings = resolve(given)
+    except SettingsError as error:
+        assert str(error)
+        return
+    for name in settings.names:
+        group, _, single = name.rpartition(":")
+        assert settings.of(program(single, group or single)).limit >= MIB
+
+
+@for_any(st.integers(min_value=1, max_value=1 << 60))
+def test_bytes_written_plainly_are_taken_to_the_byte(number):
+    assert size(str(number)) == number
