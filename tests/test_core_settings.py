@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given as for_any
 from hypothesis import strategies as st
@@ -40,7 +42,9 @@ def test_a_size_is_read_as_supervisor_writes_it_and_as_people_do(text, expected)
     assert size(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "MB", "150 monkeys", "-1MB", "1e9", "1,5GB", "150MBit", "0x10", "١٥٠MB", "nan"])
+@pytest.mark.parametrize(
+    "text", ["", "MB", "150 monkeys", "-1MB", "1e9", "1,5GB", "150MBit", "0x10", "\u0661\u0665MB", "nan"]
+)
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(ValueError, match="not a size, such as 150MB"):
         size(text)
@@ -146,12 +150,10 @@ _VALUE = st.one_of(st.text(max_size=12), st.from_regex(r"[0-9]{1,20}(\.[0-9]+)?[
 @for_any(st.dictionaries(st.text(max_size=8), st.dictionaries(_KEY, _VALUE, max_size=4), max_size=3))
 def test_whatever_is_written_is_either_taken_whole_or_refused_with_one_error(sections):
     given = {name: {key: Given(value, WHERE) for key, value in one.items()} for name, one in sections.items()}
-    try:
+    settings = None
+    with contextlib.suppress(SettingsError):
         settings = resolve(given)
-    except SettingsError as error:
-        assert str(error)
-        return
-    for name in settings.names:
+    for name in settings.names if settings else ():
         group, _, single = name.rpartition(":")
         assert settings.of(program(single, group or single)).limit >= MIB
 
