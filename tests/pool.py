@@ -1,0 +1,78 @@
+"""A pool whose only job is to be watched: python pool.py WORKERS MIB [word …]
+
+The manager forks workers that hold MIB each, announces `ready (pid: N)`, and replaces those that leave, with workers
+that hold nothing. The words make it behave badly:
+
+    deaf        workers have no handler for HUP
+    stuck       workers catch HUP and stay
+    once        workers that leave are not replaced
+    falls       the manager ends with the first worker that leaves, as FCGI::ProcManager 0.17 does with parent 1
+    wrapped     the manager runs below a wrapper, as a shell without exec makes one
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+
+def leave(_signum: int, _frame: object) -> None:
+    os._exit(0)
+
+
+def stay(_signum: int, _frame: object) -> None:
+    pass
+
+
+def fork_worker(mib: int, words: set[str], ready: int) -> int:
+    # Signals wait until the worker has handlers of its own, so that no newborn runs its manager's.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGTERM})
+    pid = os.fork()
+    if pid == 0:
+        if "deaf" not in words:
+            signal.signal(signal.SIGHUP, stay if "stuck" in words else leave)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        held = bytearray(mib * 1024 * 1024)  # bytes() of zeros would not be resident
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGTERM})
+        os.write(ready, b".")
+        while True:
+            signal.pause()
+            assert held is not None
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGTERM})
+    return pid
+
+
+def main() -> None:
+    count, mib, words = int(sys.argv[1]), int(sys.argv[2]), set(sys.argv[3:])
+    if "wrapped" in words and os.fork():
+        signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
+        os.wait()
+        return
+    starting, ready = os.pipe()
+    workers = {fork_worker(mib, words, ready) for _ in range(count)}
+
+    def end(_signum: int, _frame: object) -> None:
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    for _ in workers:
+        os.read(starting, 1)
+    print(f"ready (pid: {os.getpid()})", flush=True)
+    while True:
+        try:
+            gone, _ = os.wait()
+        except ChildProcessError:
+            signal.pause()
+            continue
+        workers.discard(gone)
+        if "falls" in words:
+            end(0, None)
+        if "once" not in words:
+            workers.add(fork_worker(0, words, ready))
+
+
+if __name__ == "__main__":
+    main()
