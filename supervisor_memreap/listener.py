@@ -33,6 +33,8 @@ from supervisor_memreap.supervisord.client import Client, Unavailable
 PERIODS = {"TICK_5": 5, "TICK_60": 60, "TICK_3600": 3600}
 # A listener that starts late gets up to 10 old ticks in a row: those are answered and not acted on.
 STALE = 30.0
+# Seconds: several ticks that come together, as after a wait or of TICK_5 with TICK_60, are one look.
+TOGETHER = 0.5
 
 
 class Event(NamedTuple):
@@ -116,8 +118,8 @@ class Listener:
         if when and time.time() - int(when[1]) > max(STALE, 2 * period):
             return True
         now = time.monotonic()
-        if self._last_tick is not None and now - self._last_tick < min(PERIODS.values()) / 2:
-            return True  # one of several that had waited, or TICK_5 and TICK_60 together: the last look is not old
+        if self._last_tick is not None and now - self._last_tick < TOGETHER:
+            return True
         self._last_tick = now
         return False
 
@@ -133,8 +135,9 @@ class Listener:
         there = ", ".join(sorted({program.namespec for program in programs}))
         unmatched = [f"no program or group '{name}' in supervisord" for name in self._settings.unmatched(programs)]
         self._once("unmatched", f"{'; '.join(unmatched)}; there are: {there}" if unmatched else "")
-        standings = self.reaper.tick(programs, self._settings, time.monotonic())
-        self._once("watching", report.watching([(one.pool.name, one.settings) for one in standings]))
+        watched = [(one.namespec, its) for one in programs for its in (self._settings.of(one),) if its]
+        self._once("watching", report.watching(watched))
+        self.reaper.tick(programs, self._settings, time.monotonic())
 
     def _refresh_settings(self) -> None:
         """Take a changed file as a whole, or not at all."""

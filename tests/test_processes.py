@@ -9,12 +9,12 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from driver import eventually
 
 from supervisor_memreap.core.model import ProcessId, Program
 from supervisor_memreap.core.settings import PoolSettings
@@ -48,18 +48,6 @@ def look(pid: int, settings: PoolSettings = SETTINGS, view=None, **options):
     watched = processes.Watched(Program("myapp", "myapp", "RUNNING", pid), settings, **options)
     (found,) = processes.look([watched], view or processes.source())
     return found
-
-
-def eventually(assertion, timeout: float = 10.0):
-    """The result of the assertion, tried again until it holds; at the end its own failure is what is reported."""
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            return assertion()
-        except AssertionError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
 
 
 @pytest.fixture(params=[Procfs, Psutil], ids=["procfs", "psutil"])

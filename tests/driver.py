@@ -1,0 +1,138 @@
+"""Stands where supervisord's event side stands, to say to a real `memreap listen` what a supervisord seldom says."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+
+READY = b"READY\n"
+OK = b"RESULT 2\nOK"
+
+
+class Driver:
+    def __init__(self, *args: str, env: dict[str, str], log):
+        self.log = log
+        self._heard = b""
+        self._serial = 0
+        self._ticked = 0.0
+        # A process between, named so that the listener finds "its supervisord": one of its own for every test.
+        between = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[2:]))"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", between, "supervisord", sys.executable, "-m", "supervisor_memreap", "listen", *args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log.open("wb"),
+            env={**os.environ, "SUPERVISOR_ENABLED": "1", **env},
+        )
+
+    def hears(self, expected: bytes, within: float = 10.0) -> float:
+        """The seconds until exactly this was said on stdout; fails on anything else."""
+        start = time.monotonic()
+        while not self._heard.startswith(expected):
+            assert expected.startswith(self._heard), f"{self._heard!r} on stdout, {expected!r} was due"
+            left = start + within - time.monotonic()
+            assert left > 0, f"only {self._heard!r} on stdout after {within} s, {expected!r} was due"
+            if select.select([self.process.stdout], [], [], left)[0]:
+                chunk = os.read(self.process.stdout.fileno(), 4096)
+                assert chunk, f"stdout was closed, {expected!r} was due; the log: {self.text()}"
+                self._heard += chunk
+        self._heard = self._heard[len(expected) :]
+        return time.monotonic() - start
+
+    def says(self, data: bytes) -> None:
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def event(self, name: str = "TICK_5", payload: str | None = None, server: str = "supervisor") -> None:
+        self._serial += 1
+        self._ticked = time.monotonic()
+        if payload is None:
+            payload = f"when:{int(time.time())}"
+        header = f"ver:3.0 server:{server} serial:{self._serial} pool:memreap poolserial:{self._serial}"
+        self.says(f"{header} eventname:{name} len:{len(payload)}\n{payload}".encode())
+
+    def tick(self, **options) -> float:
+        """One tick that is looked at; the seconds that it took until OK."""
+        time.sleep(max(0.0, self._ticked + 0.6 - time.monotonic()))  # ticks that come together are one look
+        self.event(**options)
+        took = self.hears(OK)
+        self.hears(READY)
+        return took
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def lines(self) -> list[str]:
+        """The log without its times."""
+        return [line.split(" memreap: ", 1)[1] for line in self.text().splitlines()]
+
+
+@contextlib.contextmanager
+def supervisord(folder, programs: str, http: str | None = None, rpc: bool = True, *args: str):
+    """A real supervisord without a listener; its process. Its socket is folder/s.sock unless `http` says otherwise."""
+    if http is None:
+        http = f"[unix_http_server]\nfile={folder}/s.sock\n"
+    interface = "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface"
+    (folder / "supervisord.conf").write_text(
+        f"[supervisord]\nlogfile={folder}/s.log\npidfile={folder}/s.pid\nchildlogdir={folder}\n"
+        f"{http}[supervisorctl]\nserverurl=unix://{folder}/s.sock\n"
+        + (f"[rpcinterface:supervisor]\n{interface}\n" if rpc else "")
+        + programs
+    )
+    command = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(folder / "supervisord.conf"), *args]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder)
+    try:
+        eventually(lambda: _assert_entered_running(folder / "s.log"))
+        yield process
+    finally:
+        tree = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        for one in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        process.kill()
+        process.wait()
+
+
+def _assert_entered_running(log) -> None:
+    text = log.read_text() if log.exists() else ""
+    programs = text.count("spawned: ")
+    assert programs
+    assert text.count("entered RUNNING state, process has stayed up") == programs
+
+
+def eventually(assertion, timeout: float = 10.0):
+    """The result of the assertion, tried again until it holds; at the end its own failure is what is reported."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return assertion()
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def listening(*args: str, log, **env: str):
+    driver = Driver(*args, env=env, log=log)
+    try:
+        driver.hears(READY)
+        yield driver
+    finally:
+        driver.process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            driver.process.wait(10)
+        driver.process.kill()
+        driver.process.stdout.close()
+        driver.process.wait()

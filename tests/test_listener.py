@@ -1,0 +1,397 @@
+"""The listener as supervisord sees it: the protocol, the faults of supervisord, and what it says about them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from driver import OK, READY, eventually, listening, supervisord
+
+POOL = Path(__file__).with_name("pool.py")
+QUICK = "min_age=1s\nsettle=1s\n"
+
+
+def program(workers: int = 2, mib: int = 40, *words: str, name: str = "myapp") -> str:
+    command = " ".join([sys.executable, str(POOL), str(workers), str(mib), *words])
+    return f"[program:{name}]\ncommand={command}\nautorestart=false\nstopasgroup=true\nkillasgroup=true\n"
+
+
+@pytest.fixture
+def log(tmp_path):
+    return tmp_path / "listener.log"
+
+
+def url(folder: Path) -> str:
+    return f"unix://{folder}/s.sock"
+
+
+def workers_of(folder: Path, name: str = "myapp") -> list[psutil.Process]:
+    (pid,) = re.findall(rf"spawned: '{name}' with pid ([0-9]+)", (folder / "s.log").read_text())
+    return psutil.Process(int(pid)).children()
+
+
+def test_every_kind_of_event_is_answered_with_ok_at_once(log):
+    with listening(log=log) as listener:
+        for name in ("TICK_5", "TICK_60", "TICK_3600", "PROCESS_STATE_EXITED", "REMOTE_COMMUNICATION", "NEW_IN_5_0"):
+            listener.event(name)
+            assert listener.hears(OK) < 1
+            listener.hears(READY)
+
+
+def test_an_event_is_read_by_its_characters_whatever_pieces_it_comes_in(log):
+    with listening(log=log) as listener:
+        payload = "type:n\u00e4chtlich\n\u4e16\u754c \U0001f600"
+        text = f"ver:3.0 server:my super:visor serial:1 pool:m poolserial:1 eventname:X len:{len(payload)}\n{payload}"
+        for byte in text.encode():
+            listener.says(bytes([byte]))
+        listener.hears(OK + READY)
+        listener.tick()
+
+
+def test_two_events_in_one_piece_are_two_answers(log):
+    with listening(log=log) as listener:
+        one = b"ver:3.0 server:s serial:1 pool:m poolserial:1 eventname:X len:2\nab"
+        listener.says(one + one)
+        listener.hears((OK + READY) * 2)
+
+
+def test_a_torn_header_is_answered_and_the_listener_goes_on(log):
+    with listening(log=log) as listener:
+        listener.says(b"len\n")
+        listener.hears(OK + READY)
+        listener.tick()
+
+
+@pytest.mark.parametrize("torn", [b"", b"ver:3.0 serv", b"ver:3.0 eventname:TICK_5 len:99\nwhen:"])
+def test_the_end_of_supervisord_ends_it_with_0(log, torn):
+    with listening(log=log) as listener:
+        listener.says(torn)
+        listener.process.stdin.close()
+        assert listener.process.wait(10) == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_term_ends_it_with_0(log, signum):
+    with listening(log=log) as listener:
+        (process,) = psutil.Process(listener.process.pid).children()
+        process.send_signal(signum)
+        assert listener.process.wait(10) == 0
+
+
+def test_hup_does_not_end_it(log):
+    with listening(log=log) as listener:
+        (process,) = psutil.Process(listener.process.pid).children()
+        process.send_signal(signal.SIGHUP)
+        listener.tick()
+
+
+def test_what_a_library_prints_does_not_reach_supervisord(log, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys, time\n"
+        "class Loud:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.startswith('supervisor_memreap.listener'): sys.meta_path.remove(self); hook()\n"
+        "def hook():\n"
+        "    import select\n"
+        "    quiet = select.poll\n"
+        "    def loud():\n"
+        "        print('printed'); os.write(1, b'written to 1\\n'); os.system('echo by a program'); return quiet()\n"
+        "    select.poll = loud\n"
+        "sys.meta_path.insert(0, Loud())\n"
+    )
+    with listening(log=log, PYTHONPATH=str(tmp_path)) as listener:
+        listener.tick()
+        listener.tick()
+    for text in ("printed", "written to 1", "by a program"):
+        assert text in listener.text()
+
+
+def test_without_supervisord_it_says_what_it_is_for():
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SUPERVISOR_")}
+    result = subprocess.run(
+        [sys.executable, "-m", "supervisor_memreap", "listen"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "listen is started by supervisord" in result.stderr
+
+
+def test_it_reaps_the_worker_over_the_limit_and_says_so(log, tmp_path):
+    with supervisord(tmp_path, program(1, 40) + f"[memreap:myapp]\nlimit=30MB\n{QUICK}"):
+        (before,) = workers_of(tmp_path)
+        with listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener:
+            listener.tick()
+            listener.tick()
+        (after,) = workers_of(tmp_path)
+    first, watching, sent, left = listener.lines()
+    assert re.fullmatch(r"version [0-9.]+, configuration .*supervisord\.conf", first)
+    assert watching == "watching myapp (limit 30 MiB uss)"
+    assert re.fullmatch(rf"myapp: worker {before.pid} holds 4\d MiB \(uss\), limit 30 MiB: HUP sent", sent)
+    took, back = r"[0-9.]+ m?s", r"\d+ MiB"
+    assert re.fullmatch(
+        rf"myapp: worker {before.pid} left after {took}, {back} came back, {after.pid} took its place", left
+    )
+
+
+def test_it_is_silent_while_nothing_changes(log, tmp_path):
+    with (
+        supervisord(tmp_path, program(2, 5) + "[memreap:myapp]\nlimit=100MB\n"),
+        listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
+    ):
+        for _ in range(4):
+            listener.tick()
+    assert len(listener.lines()) == 2
+
+
+def test_ticks_that_are_long_past_are_answered_and_not_acted_on(log, tmp_path):
+    with (
+        supervisord(tmp_path, program(1, 40) + f"[memreap:myapp]\nlimit=30MB\n{QUICK}"),
+        listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
+    ):
+        for age in range(90, 30, -6):
+            listener.event(payload=f"when:{int(time.time()) - age}")
+        listener.hears((OK + READY) * 10)
+        assert len(listener.lines()) == 1
+        listener.event("TICK_60", payload=f"when:{int(time.time()) - 60}")  # of TICK_60 the last one is 60 s old
+        listener.hears(OK + READY)
+        assert "HUP sent" in listener.text()
+
+
+def test_ticks_that_come_together_are_one_look(log, tmp_path):
+    with (
+        supervisord(tmp_path, program(1, 40) + f"[memreap:myapp]\nlimit=30MB\nchecks=3\n{QUICK}"),
+        listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
+    ):
+        for _ in range(10):
+            listener.event()
+        listener.hears((OK + READY) * 10)
+        assert "sent" not in listener.text()
+        listener.tick()
+        listener.tick()
+        assert "sent" in listener.text()
+
+
+def test_a_supervisord_that_hangs_gets_one_line_and_the_listener_stays_in_time(log, tmp_path):
+    with (
+        supervisord(tmp_path, program(1, 40) + f"[memreap:myapp]\nlimit=30MB\n{QUICK}") as process,
+        listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
+    ):
+        process.send_signal(signal.SIGSTOP)
+        for _ in range(2):
+            assert listener.tick() < 1
+        process.send_signal(signal.SIGCONT)
+        listener.tick()
+    _, hangs, again, *_ = listener.lines()
+    assert hangs.startswith("supervisord did not answer within 1 s at unix:///")
+    assert again == "supervisord answers again"
+
+
+def test_a_supervisord_that_shuts_down_gets_one_line(log, tmp_path):
+    (tmp_path / "slow.py").write_text("import signal, time\nsignal.signal(15, lambda *_: None)\nwhile 1: time.sleep(1)")
+    slow = f"[program:slow]\ncommand={sys.executable} {tmp_path}/slow.py\nstopwaitsecs=8\n"
+    with (
+        supervisord(tmp_path, slow + "[memreap:slow]\nlimit=300MB\n") as process,
+        listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
+    ):
+        listener.tick()
+        process.terminate()
+        eventually(lambda: _assert_in("received SIGTERM", tmp_path / "s.log"))
+        listener.tick()
+        listener.tick()
+    assert listener.lines()[2:] == ["supervisord is shutting down or restarting; trying again at every tick"]
+
+
+def _assert_in(text: str, file: Path) -> None:
+    assert text in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "supervisord has no http server to ask: add [unix_http_server]"),
+        (
+            {"SUPERVISOR_SERVER_URL": "unix:///nowhere/s.sock"},
+            "no supervisord answers at unix:///nowhere/s.sock: No such file",
+        ),
+        ({"SUPERVISOR_SERVER_URL": "gopher://x"}, "gopher://x: not an address of supervisord"),
+    ],
+)
+def test_where_nobody_can_be_asked_that_is_one_line(log, environment, expected):
+    with listening("myapp=50MB", log=log, **environment) as listener:
+        listener.tick()
+        listener.tick()
+    (line,) = (one for one in listener.lines() if "trying again" in one)
+    assert line.startswith(expected)
+
+
+def test_a_server_that_is_no_supervisord_gets_one_line(log):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with listening("myapp=50MB", log=log, SUPERVISOR_SERVER_URL=f"http://127.0.0.1:{port}") as listener:
+            listener.event()
+            connection, _ = server.accept()
+            connection.sendall(b"220 mail.example.com ESMTP\r\n")
+            connection.close()
+            listener.hears(OK + READY)
+    assert "does not speak as supervisord does" in listener.text()
+
+
+def test_a_supervisord_without_an_rpc_interface_gets_one_line(log, tmp_path):
+    with (
+        supervisord(tmp_path, program(1, 5), rpc=False),
+        listening("myapp=50MB", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
+    ):
+        listener.tick()
+    assert "supervisord has no XML-RPC interface: add [rpcinterface:supervisor]" in listener.text()
+
+
+@pytest.mark.parametrize(
+    ("ini", "environment", "works"),
+    [
+        ("", {}, False),
+        ("", {"SUPERVISOR_USERNAME": "admin", "SUPERVISOR_PASSWORD": "wr0ng"}, False),
+        ("", {"SUPERVISOR_USERNAME": "admin", "SUPERVISOR_PASSWORD": "s3cret"}, True),
+        ("username=admin\npassword=s3cret\n", {}, True),
+    ],
+)
+def test_credentials_are_used_and_never_logged(log, tmp_path, ini, environment, works):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    http = f"[inet_http_server]\nport=127.0.0.1:{port}\nusername=admin\npassword=s3cret\n"
+    (tmp_path / "client.conf").write_text(f"[supervisorctl]\n{ini}[memreap:myapp]\nlimit=50MB\n")
+    with (
+        supervisord(tmp_path, program(1, 5), http),
+        listening(
+            "-c",
+            f"{tmp_path}/client.conf",
+            log=log,
+            SUPERVISOR_SERVER_URL=f"http://127.0.0.1:{port}",
+            **environment,
+        ) as listener,
+    ):
+        listener.tick()
+    assert ("watching myapp" in listener.text()) is works
+    assert ("wants a user name and password" in listener.text()) is not works
+    assert not re.search("s3cret|wr0ng", listener.text())
+
+
+def test_a_second_listener_of_the_same_supervisord_is_refused(log, tmp_path):
+    block = (
+        f"[eventlistener:memreap]\ncommand={sys.executable} -m supervisor_memreap listen\nevents=TICK_5\n"
+        "numprocs=2\nprocess_name=%(program_name)s_%(process_num)02d\nstartretries=0\nautorestart=false\n"
+        f"stderr_logfile={tmp_path}/%(program_name)s_%(process_num)02d.log\n"
+    )
+    (tmp_path / "s.log").write_text("spawned: entered RUNNING state, process has stayed up")  # one will not
+    with supervisord(tmp_path, block):
+
+        def one_watches_and_one_has_ended():
+            texts = [log.read_text() for log in tmp_path.glob("memreap_0?.log")]
+            assert sorted("configuration" in text for text in texts) == [False, True]
+            (refused,) = (text for text in texts if "configuration" not in text)
+            assert "another listener of this supervisord watches already" in refused
+            assert "gave up" in (tmp_path / "s.log").read_text()
+
+        eventually(one_watches_and_one_has_ended)
+
+
+def test_a_changed_file_is_read_at_the_next_tick_and_a_bad_one_is_refused_whole(log, tmp_path):
+    section = tmp_path / "myapp.ini"
+    section.write_text("[memreap:myapp]\nlimit=100MB\n" + QUICK)
+    with (
+        supervisord(tmp_path, program(1, 40) + "[include]\nfiles=*.ini\n"),
+        listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
+    ):
+        listener.tick()
+        section.write_text("[memreap:myapp]\nlimit=30 monkeys\nsettle=1s\n")
+        listener.tick()
+        listener.tick()
+        assert "sent" not in listener.text()
+        section.write_text("[memreap:myapp]\nlimit=30MB\n" + QUICK)
+        listener.tick()
+    _, first, refused, second, sent = listener.lines()
+    assert first == "watching myapp (limit 100 MiB uss)"
+    assert refused == (
+        f"{section} [memreap:myapp] limit=30 monkeys: not a size, such as 150MB (what was in force stays)"
+    )
+    assert second == "watching myapp (limit 30 MiB uss)"
+    assert "sent" in sent
+
+
+def test_a_section_that_appears_in_a_new_file_of_an_include_counts(log, tmp_path):
+    with (
+        supervisord(tmp_path, program(1, 40) + "[include]\nfiles=*.ini\n"),
+        listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
+    ):
+        listener.tick()
+        (tmp_path / "later.ini").write_text("[memreap:myapp]\nlimit=100MB\n")
+        listener.tick()
+    assert listener.lines()[1].startswith("watching nothing: no program has a [memreap:PROGRAM] section")
+    assert listener.lines()[2:] == ["watching myapp (limit 100 MiB uss)"]
+
+
+def test_names_that_supervisord_does_not_run_are_named_with_those_that_it_does(log, tmp_path):
+    with (
+        supervisord(tmp_path, program(1, 5) + "[memreap:myap]\nlimit=50MB\n"),
+        listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
+    ):
+        listener.tick()
+        listener.tick()
+    (line,) = (one for one in listener.lines() if "myap'" in one)
+    assert line == "no program or group 'myap' in supervisord; there are: myapp"
+
+
+def test_limits_in_the_command_win_over_the_file(log, tmp_path):
+    with (
+        supervisord(tmp_path, program(1, 5) + "[memreap:myapp]\nlimit=50MB\n"),
+        listening(
+            "-c", f"{tmp_path}/supervisord.conf", "myapp=60MB", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)
+        ) as listener,
+    ):
+        listener.tick()
+    assert listener.lines()[1] == "watching myapp (limit 60 MiB uss)"
+
+
+def test_a_fault_of_our_own_is_one_line_and_the_listener_goes_on(log, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import supervisor_memreap.reaper as r\n"
+        "def tick(*_): raise RuntimeError('made for the test')\n"
+        "r.Reaper.tick = tick\n"
+    )
+    with supervisord(tmp_path, program(1, 5)):
+        environment = {"PYTHONPATH": str(tmp_path), "SUPERVISOR_SERVER_URL": url(tmp_path)}
+        with listening("myapp=50MB", log=log, **environment) as listener:
+            listener.tick()
+            listener.tick()
+    (line,) = (one for one in listener.lines() if "fault" in one)
+    assert line.startswith("a fault of memreap itself, please report it: RuntimeError('made for the test')")
+
+
+TROUBLES = {
+    "deaf": r"worker \d+ would die of HUP \(it does not catch it\): nothing sent; set signal= .*",
+    "stuck": r"worker \d+ has not left .* after HUP: stuck, nothing more is sent to it.*",
+    "once": r"worker \d+ left .* ago and the pool has not settled again \(0 of 1 workers\).*",
+    "falls": r"suspended: the manager \d+ went away right after worker \d+ was signalled; .*",
+}
+
+
+def test_each_trouble_has_its_own_line_and_is_told_once(log, tmp_path):
+    programs = "".join(program(1, 40, word, name=word) + f"[memreap:{word}]\n" for word in TROUBLES)
+    with (
+        supervisord(tmp_path, programs + f"[memreap]\nlimit=30MB\ngrace=2s\n{QUICK}"),
+        listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
+    ):
+        for _ in range(8):
+            listener.tick()
+    for word, line in TROUBLES.items():
+        assert len([one for one in listener.lines() if re.fullmatch(f"{word}: {line}", one)]) == 1
