@@ -117,7 +117,7 @@ class _Waits:
         what = "; ".join(waits)
         if what != self._what:
             self._what, self._since, self._told = what, now, now
-        elif now - self._told >= PATIENCE:
+        elif waits and now - self._told >= PATIENCE:
             self._told = now
             self._tell(f"{what} ({report.seconds(now - self._since)})")
         return bool(waits)
@@ -134,11 +134,7 @@ def _waits_for(one: Standing) -> str:
         return f"waiting for worker {leaving.worker.pid} to finish its request"
     if leaving and leaving.replaced_by is None:
         return f"waiting for a worker in the place of {leaving.worker.pid}"
-    due = [
-        worker
-        for worker in _over(one)
-        if worker.id not in stuck and worker.suspect and worker.suspect.caught is not False
-    ]
+    due = [worker for worker in one.pool.workers if worker.id not in stuck and _is_due(worker, one)]
     if not due:
         return ""
     if leaving:
@@ -146,6 +142,13 @@ def _waits_for(one: Standing) -> str:
     if all(worker.age < one.settings.min_age for worker in due):
         return f"waiting for {len(due)} over the limit to reach min_age={report.seconds(one.settings.min_age)}"
     return f"{len(due)} to reap"
+
+
+def _is_due(worker: Worker, one: Standing) -> bool:
+    """Whether this worker is, or may turn out to be, one to reap: a newborn has not set its handlers yet."""
+    if worker.suspect is None or (worker.used is not None and worker.used <= one.settings.limit):
+        return False
+    return worker.age < one.settings.min_age or (worker.used is not None and worker.suspect.caught is not False)
 
 
 def _pause(reaper: Reaper) -> None:

@@ -75,7 +75,7 @@ class Driver:
 
 
 @contextlib.contextmanager
-def supervisord(folder, programs: str, http: str | None = None, rpc: bool = True, *args: str):
+def supervisord(folder, programs: str, http: str | None = None, rpc: bool = True, python: str = sys.executable):
     """A real supervisord without a listener; its process. Its socket is folder/s.sock unless `http` says otherwise."""
     if http is None:
         http = f"[unix_http_server]\nfile={folder}/s.sock\n"
@@ -86,7 +86,7 @@ def supervisord(folder, programs: str, http: str | None = None, rpc: bool = True
         + (f"[rpcinterface:supervisor]\n{interface}\n" if rpc else "")
         + programs
     )
-    command = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(folder / "supervisord.conf"), *args]
+    command = [python, "-m", "supervisor.supervisord", "-n", "-c", str(folder / "supervisord.conf")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder)
     try:
         eventually(lambda: _assert_entered_running(folder / "s.log"))
@@ -121,6 +121,16 @@ def eventually(assertion, timeout: float = 10.0):
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
+
+
+def workers_below(manager: int) -> set[int]:
+    """The pids of the manager's workers; one that ends while it is looked at is none."""
+    pids = set()
+    for one in psutil.Process(manager).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if one.status() != psutil.STATUS_ZOMBIE:
+                pids.add(one.pid)
+    return pids
 
 
 @contextlib.contextmanager

@@ -50,26 +50,34 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def find(explicit: str | None) -> str:
-    """The path that was given, else the `-c` of the supervisord above us, else where supervisorctl looks.
+    """The path that was given, else that of the supervisord above us, else where supervisorctl looks.
 
     Raises SettingsError if there is none.
     """
     if explicit:
         return os.path.abspath(explicit)
     above = supervisord()
-    if above:
-        path = _given_to(above)
-        if path:
-            return path
-    options = ClientOptions()
-    found = options.default_configfile()
-    if not found:
-        raise SettingsError(f"no supervisord.conf in {', '.join(options.searchpaths)}; name it with -c")
-    return str(os.path.abspath(found))
+    start = _folder(above) if above else os.getcwd()
+    given = _given_to(above) if above else None
+    if given:
+        return os.path.join(start, given)
+    searched = ClientOptions().searchpaths
+    for path in searched:
+        if os.path.exists(os.path.join(start, path)):
+            return os.path.join(start, path)
+    raise SettingsError(f"no supervisord.conf in {', '.join(searched)}; name it with -c")
+
+
+def _folder(process: psutil.Process) -> str:
+    """Where it was started, which its relative paths refer to."""
+    try:
+        return str(process.cwd())
+    except psutil.Error:
+        return os.getcwd()  # another user's: a listener starts where its supervisord is, unless it has directory=
 
 
 def _given_to(process: psutil.Process) -> str | None:
-    """The argument of -c in that supervisord's command line, from where it was started."""
+    """The argument of -c in that supervisord's command line."""
     try:
         words = process.cmdline()
     except psutil.Error:
@@ -84,12 +92,7 @@ def _given_to(process: psutil.Process) -> str | None:
             value = short[1] or following
         elif long and "configuration".startswith(long[1]):
             value = long[2] or following
-    if not value:
-        return None
-    try:
-        return str(os.path.join(process.cwd(), value))
-    except psutil.Error:
-        return os.path.abspath(value)  # another user's: its folder is ours, unless the program has directory=
+    return value
 
 
 class ConfigFile:

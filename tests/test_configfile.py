@@ -1,0 +1,152 @@
+"""Where the configuration is found, and what of it is read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from driver import eventually
+
+from supervisor_memreap.core.settings import Given, SettingsError
+from supervisor_memreap.supervisord.configfile import ConfigFile, find, merge
+
+
+def written(tmp_path, text: str, name: str = "supervisord.conf") -> ConfigFile:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    return ConfigFile(str(tmp_path / name))
+
+
+def test_our_sections_are_read_and_no_others(tmp_path):
+    contents = written(
+        tmp_path, "[program:x]\ncommand=y\n[memreap]\nchecks=2\n[memreap:g:n]\nlimit = 1MB ; small\n"
+    ).read()
+    where = f"{tmp_path}/supervisord.conf"
+    assert contents.sections == {
+        "": {"checks": Given("2", f"{where} [memreap]")},
+        "g:n": {"limit": Given("1MB", f"{where} [memreap:g:n]")},
+    }
+    assert contents.warnings == []
+
+
+def test_includes_are_followed_as_supervisord_does(tmp_path):
+    written(tmp_path, "[memreap:a]\nlimit=1MB\n", "conf.d/a.conf")
+    written(tmp_path, "[memreap:a]\nlimit=2MB\n[memreap:b]\nlimit=%(here)s\n", "conf.d/b.conf")
+    sections = (
+        written(tmp_path, "[include]\nfiles=conf.d/*.conf nowhere/*.conf\n[memreap:a]\nchecks=2\n").read().sections
+    )
+    assert sections["a"]["limit"] == Given("2MB", f"{tmp_path}/conf.d/b.conf [memreap:a]")  # the later file wins
+    assert sections["a"]["checks"].value == "2"
+    assert sections["b"]["limit"].value == f"{tmp_path}/conf.d"
+
+
+def test_here_and_the_environment_are_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIMIT", "7MB")
+    written(tmp_path, "[memreap:a]\nlimit=%(ENV_LIMIT)s\n", "extra/a.ini")
+    assert written(tmp_path, "[include]\nfiles=%(here)s/extra/*.ini\n").read().sections["a"]["limit"].value == "7MB"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[memreap:a]\nlimit\n", "Source contains parsing errors"),
+        ("limit=1MB\n", "File contains no section headers."),
+        ("[memreap:a]\nlimit=%(ENV_NOWHERE_SET)s\n", "[memreap:a] limit: Format string"),
+        ("[memreap:a]\nlimit=50%\n", "is badly formatted"),
+        ("[memreap:]\nlimit=1MB\n", "[memreap:]: no name; write [memreap] or [memreap:PROGRAM]"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line_with_the_file(tmp_path, text, expected):
+    with pytest.raises(SettingsError) as caught:
+        written(tmp_path, text).read()
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_one_line():
+    with pytest.raises(SettingsError, match=r"^/nowhere/x\.conf: cannot be read: No such file or directory$"):
+        ConfigFile("/nowhere/x.conf").read()
+
+
+@pytest.mark.parametrize("section", ["memreep:myapp", "memreap myapp", "memreap.myapp", "mem_reap:myapp"])
+def test_a_section_that_was_meant_for_us_gets_a_warning(tmp_path, section):
+    contents = written(tmp_path, f"[{section}]\nlimit=1MB\n").read()
+    assert contents.sections == {}
+    (warning,) = contents.warnings
+    assert warning.endswith(f"[{section}]: not read; write [memreap] or [memreap:PROGRAM]")
+
+
+@pytest.mark.parametrize("section", ["eventlistener:memreap", "program:memreap", "supervisord", "rpcinterface:memreap"])
+def test_sections_of_supervisord_get_none(tmp_path, section):
+    assert written(tmp_path, f"[{section}]\nx=1\n").read().warnings == []
+
+
+def test_bytes_that_are_no_text_do_no_harm(tmp_path):
+    (tmp_path / "x.conf").write_bytes(b"; caf\xe9\n[memreap:a]\nlimit=1MB\n")
+    assert ConfigFile(str(tmp_path / "x.conf")).read().sections["a"]["limit"].value == "1MB"
+
+
+def test_the_stamp_changes_with_the_file_with_an_included_one_and_with_a_new_one(tmp_path):
+    file = written(tmp_path, "[include]\nfiles=*.ini\n")
+    file.read()
+    stamps = [file.stamp()]
+    assert file.stamp() == stamps[0]
+    for name in ("a.ini", "b.ini", "b.ini"):
+        written(tmp_path, f"[memreap:a]\nlimit={len(stamps)}MB\n" + "\n" * len(stamps), name)
+        stamps.append(file.stamp())
+    written(tmp_path, "[include]\nfiles=*.ini nothing\n")
+    stamps.append(file.stamp())
+    assert len(set(stamps)) == 5
+
+
+def test_the_last_source_wins_key_by_key():
+    file = {"a": {"limit": Given("1MB", "file"), "checks": Given("2", "file")}}
+    command = {"a": {"limit": Given("3MB", "command")}, "b": {"limit": Given("4MB", "command")}}
+    merged = merge(file, command)
+    assert merged["a"] == {"limit": Given("3MB", "command"), "checks": Given("2", "file")}
+    assert set(merged) == {"a", "b"}
+    assert file["a"]["limit"].value == "1MB"
+
+
+def test_a_path_that_is_given_is_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find("x.conf") == str(tmp_path / "x.conf")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["-c", "{}/my.conf"],
+        ["-c{}/my.conf"],
+        ["-nc", "{}/my.conf"],
+        ["--configuration", "{}/my.conf"],
+        ["--configuration={}/my.conf"],
+        ["--conf", "my.conf"],
+        ["-c", "my.conf"],
+        [],
+    ],
+    ids=" ".join,
+)
+def test_it_is_the_one_of_the_supervisord_that_started_the_listener(tmp_path, option):
+    name = "my.conf" if option else "supervisord.conf"
+    (tmp_path / name).write_text(
+        f"[supervisord]\nnodaemon=true\nlogfile={tmp_path}/s.log\npidfile={tmp_path}/s.pid\n"
+        f"[eventlistener:memreap]\ncommand={sys.executable} -m supervisor_memreap listen\nevents=TICK_5\n"
+        f"directory=/\nstdout_logfile=NONE\nstderr_logfile={tmp_path}/memreap.log\n"
+    )
+    command = [sys.executable, "-m", "supervisor.supervisord", *(word.format(tmp_path) for word in option)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            eventually(lambda: _assert_found(tmp_path, name))
+        finally:
+            process.terminate()
+
+
+def _assert_found(tmp_path, name) -> None:
+    log = tmp_path / "memreap.log"
+    text = log.read_text() if log.exists() else ""
+    assert f"configuration {tmp_path / name}" in text
+    assert os.path.basename(text.strip()) == name

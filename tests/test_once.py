@@ -1,0 +1,215 @@
+"""`memreap once`: kidreaper's successor, as cron and people call it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from driver import eventually, supervisord
+from driver import workers_below as pids
+from test_processes import look, pool
+
+from supervisor_memreap.host import lock
+
+QUICK = ("min_age=1s", "settle=0.1s")
+
+
+def command(*args: object) -> list[str]:
+    return [sys.executable, "-m", "supervisor_memreap", "once", *map(str, args)]
+
+
+def once(*args: object) -> subprocess.CompletedProcess:
+    return subprocess.run(command(*args), capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_every_worker_over_the_limit_is_reaped_one_at_a_time():
+    with pool(3, 40) as pid:
+        eventually(lambda: _assert_older(pid, 2.5))  # younger ones over the limit mean a wrong limit
+        before = pids(pid)
+        result = once("--pid", pid, "limit=31457280", *QUICK)
+        assert (result.returncode, result.stderr) == (0, "")
+        after = pids(pid)
+        assert not before & after
+        assert len(after) == 3
+    lines = result.stdout.splitlines()
+    assert [bool(re.search("HUP sent$", line)) for line in lines[:6]] == [True, False] * 3
+    assert {int(re.search(r"worker (\d+) left", line)[1]) for line in lines[1:6:2]} == before
+    assert lines[6:] == [f"memreap: pid-{pid}: 3 workers, 3 reaped, none over the limit of 30 MiB"]
+
+
+def test_the_manager_may_be_named_by_its_pidfile(tmp_path):
+    with pool(1, 40) as pid:
+        (tmp_path / "myapp.pid").write_text(f"{pid}\n")
+        assert once("--pidfile", tmp_path / "myapp.pid", "limit=30MB", *QUICK).returncode == 0
+        assert [worker.used for worker in look(pid).workers] == [None]
+
+
+def test_with_nothing_over_the_limit_cron_has_nothing_to_mail():
+    with pool(2, 5) as pid:
+        result = once("--pid", pid, "limit=300MB")
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing():
+    with pool(2, 40) as pid:
+        before = pids(pid)
+        eventually(lambda: _assert_older(pid, 1))
+        result = once("--pid", pid, "--dry-run", "limit=30MB", *QUICK)
+        assert result.returncode == 0
+        assert pids(pid) == before
+    *each, summary = result.stdout.splitlines()
+    for line in each:
+        assert re.search(r"worker \d+ holds 4\d MiB \(uss\), limit 30 MiB: HUP would be sent$", line)
+    assert {int(re.search(r"worker (\d+)", line)[1]) for line in each} == before
+    assert summary.endswith(": 2 workers, 2 over the limit of 30 MiB")
+
+
+def _assert_older(pid: int, seconds: float) -> None:
+    assert all(worker.age > seconds for worker in look(pid).workers)
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("deaf", "would die of HUP"),
+        ("stuck", "stuck, nothing more is sent to it"),
+        ("falls", "suspended: the manager"),
+        ("once", "the pool has not settled again"),
+    ],
+)
+def test_what_could_not_be_reaped_is_told_and_ends_with_1(word, line):
+    with pool(1, 40, word) as pid:
+        result = once("--pid", pid, "limit=30MB", "grace=1s", *QUICK)
+    assert (result.returncode, result.stdout.count(line)) == (1, 1)
+
+
+def test_a_limit_that_fresh_workers_exceed_ends_with_1_and_reaps_nobody():
+    with pool(2, 40) as pid:
+        before = pids(pid)
+        result = once("--pid", pid, "limit=30MB", "min_age=1h")
+        assert result.returncode == 1
+        assert pids(pid) == before
+    assert "suspended: fresh workers already hold 4" in result.stdout
+    assert "set limit=" in result.stdout
+
+
+def test_while_another_reaps_in_the_pool_it_waits():
+    with pool(1, 40) as pid:
+        held = lock.take(look(pid).manager)
+        with subprocess.Popen(
+            command("--pid", pid, "limit=30MB", *QUICK), stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert "another memreap is reaping in this pool" in process.stdout.readline()
+            assert process.poll() is None
+            os.close(held)
+            assert process.wait(20) == 0
+            assert "HUP sent" in process.stdout.read()
+
+
+def test_two_at_once_are_still_one_at_a_time():
+    with pool(4, 40) as pid:
+        eventually(lambda: _assert_older(pid, 2.5))
+        before = pids(pid)
+        both = [
+            subprocess.Popen(command("--pid", pid, "limit=30MB", *QUICK), stdout=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        fewest = 4
+        while any(process.poll() is None for process in both):
+            fewest = min(fewest, len(pids(pid)))
+        texts = [process.communicate()[0] for process in both]
+        assert [process.returncode for process in both] == [0, 0]
+        assert fewest >= 3
+        signalled = re.findall(r"worker (\d+) holds .*HUP sent", "".join(texts))
+        assert sorted(map(int, signalled)) == sorted(before)
+
+
+def test_ctrl_c_ends_it_and_leaves_no_worker_stopped():
+    with (
+        pool(1, 40, "stuck") as pid,
+        subprocess.Popen(command("--pid", pid, "limit=30MB", *QUICK), stdout=subprocess.PIPE, text=True) as process,
+    ):
+        assert "HUP sent" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert "stopped" in process.stdout.read()
+        assert process.wait() == 130
+        held = lock.take(look(pid).manager)
+        assert held is not None
+        os.close(held)
+
+
+def test_a_long_wait_is_told():
+    with (
+        pool(1, 40, "stuck") as pid,
+        subprocess.Popen(command("--pid", pid, "limit=30MB", *QUICK), stdout=subprocess.PIPE, text=True) as process,
+    ):
+        assert "HUP sent" in process.stdout.readline()
+        assert re.search(r"waiting for worker \d+ to finish its request \(5\.\d s\)", process.stdout.readline())
+        process.terminate()
+
+
+def test_all_pools_of_the_configuration_are_looked_at(tmp_path):
+    pool_py = Path(__file__).with_name("pool.py")
+    programs = "".join(
+        f"[program:{name}]\ncommand={sys.executable} {pool_py} 1 {mib}\nstopasgroup=true\nkillasgroup=true\n"
+        for name, mib in (("web", 40), ("api", 40), ("shop", 5), ("off", 5))
+    )
+    programs = programs.replace("[program:off]", "[program:off]\nautostart=false")
+    sections = "[memreap]\nlimit=30MB\nmin_age=1s\n[memreap:web]\n[memreap:api]\nlimit=100MB\n[memreap:off]\n"
+    conf = tmp_path / "supervisord.conf"
+    with supervisord(tmp_path, programs + sections):
+        result = once("-c", conf)
+        assert result.returncode == 0
+        sent = re.findall(r"(\w+): worker \d+ holds", result.stdout)
+        assert sent == ["web"]
+        with_one = once("-c", conf, "shop", "limit=3MB")
+        assert re.findall(r"(\w+): worker \d+ holds", with_one.stdout)[:1] == ["shop"]
+        nobody = once("-c", conf, "shpo", "limit=3MB")
+        assert (nobody.returncode, nobody.stdout) == (1, "memreap: supervisord runs none of shpo\n")
+    gone = once("-c", conf)
+    assert gone.returncode == 1
+    assert re.fullmatch(r"memreap: no supervisord answers at unix://.*\n", gone.stderr)
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["--pid", "1"], "command line: no limit; write one, such as limit=100MB"),
+        (["--pid", "x"], "memreap once: argument --pid: invalid int value: 'x' (see memreap once --help)"),
+        (["--pid", "1", "limit=1 monkey"], "command line limit=1 monkey: not a size, such as 150MB"),
+        (["--pid", "1", "limt=1MB", "limit=1MB"], "command line limt=1MB: unknown key; did you mean limit?"),
+        (["--pid", str(os.getpid()), "limit=10MB"], "memreap itself runs under process"),
+        (["--pid", "1", "myapp", "limit=10MB"], "command line: --pid and --pidfile go with settings alone"),
+        (["--pidfile", "/nowhere", "limit=10MB"], "/nowhere: cannot be read: No such file or directory"),
+        (["--pidfile", "/dev/null", "limit=10MB"], "/dev/null: holds '', not a pid"),
+        (["-c", "/nowhere"], "/nowhere: cannot be read: No such file or directory"),
+        (["-c", "/dev/null"], "/dev/null: no [memreap:PROGRAM] section; add one with limit="),
+        (["--colour"], "memreap: unrecognized arguments: --colour"),
+    ],
+)
+def test_bad_usage_is_one_clear_line_and_ends_with_2(args, line):
+    result = once(*args)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.count("\n") == 1
+    assert line in result.stderr
+
+
+def test_a_manager_that_is_not_there_ends_with_1():
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    result = once("--pid", process.pid, "limit=10MB")
+    assert (result.returncode, result.stderr) == (1, f"memreap: there is no process {process.pid}\n")
+
+
+def test_a_closed_stdout_does_not_end_a_reap():
+    with pool(1, 40) as pid:
+        before = pids(pid)
+        process = subprocess.Popen(command("--pid", pid, "limit=30MB", *QUICK), stdout=subprocess.PIPE)
+        process.stdout.close()
+        assert process.wait(20) == 0
+        assert not before & pids(pid)
