@@ -164,7 +164,7 @@ class Listener:
 
 
 def run(config: str | None, command_line: configfile.Sections) -> int:
-    """Serve supervisord until it closes the pipe or sends TERM; then 0. 2 where this cannot be a listener."""
+    """Serve supervisord until it closes the pipe or sends TERM. 0 then, and for a second listener; 2: bad usage."""
     tell = log.to(sys.stderr, stamped=True)
     if "SUPERVISOR_ENABLED" not in os.environ:
         tell("listen is started by supervisord, from an [eventlistener:memreap] section; by hand there is memreap once")
@@ -174,7 +174,7 @@ def run(config: str | None, command_line: configfile.Sections) -> int:
             "another listener of this supervisord watches already, and two would not be one at a time:"
             " this one ends; have one [eventlistener:memreap], with numprocs=1"
         )
-        return 2
+        return 0  # not a failure: after that supervisord would start it again and again
     try:
         file = configfile.ConfigFile(configfile.find(config))
     except SettingsError as error:

@@ -1,1 +1,1 @@
-"""`memreap demo`: the main job before your eyes, on a supervisord of its own. Nothing else imports this package."""
+"""The main job before your eyes: a private supervisord, a pool that leaks, load on it, and the real listener."""
