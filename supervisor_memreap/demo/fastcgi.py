@@ -8,6 +8,17 @@ import struct
 _BEGIN, _END, _PARAMS, _STDIN, _STDOUT = 1, 3, 4, 5, 6
 _HEADER = struct.Struct(">BBHHBx")  # version, type, request id, content length, padding length
 _PATIENCE = 20.0
+# What a server of CGI's kind expects of any request.
+_GET = {
+    b"REQUEST_METHOD": b"GET",
+    b"REQUEST_URI": b"/",
+    b"SCRIPT_NAME": b"",
+    b"PATH_INFO": b"/",
+    b"QUERY_STRING": b"",
+    b"SERVER_NAME": b"localhost",
+    b"SERVER_PORT": b"80",
+    b"SERVER_PROTOCOL": b"HTTP/1.0",
+}
 
 
 def get(path: str) -> bytes:
@@ -27,10 +38,7 @@ def get(path: str) -> bytes:
 
 def request() -> bytes:
     """A whole GET of /."""
-    params = b"".join(
-        bytes([len(name), len(value)]) + name + value
-        for name, value in ((b"REQUEST_METHOD", b"GET"), (b"REQUEST_URI", b"/"), (b"SCRIPT_NAME", b""))
-    )
+    params = b"".join(bytes([len(name), len(value)]) + name + value for name, value in _GET.items())
     begin = _record(_BEGIN, struct.pack(">HB5x", 1, 0))  # a responder, that closes when it has answered
     return begin + _record(_PARAMS, params) + _record(_PARAMS, b"") + _record(_STDIN, b"")
 

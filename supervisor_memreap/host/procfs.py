@@ -55,7 +55,7 @@ class Procfs:
         return pids
 
     def sizes(self, pid: int) -> Sizes:
-        # statm is 3 times cheaper, but has no swap, and a worker in swap is not smaller.
+        # Not statm: it has no swap, and a worker in swap is not smaller.
         values = self._status(pid, (b"VmSize", b"VmRSS", b"VmSwap"))
         size, resident, swapped = (int(value.split()[0]) * 1024 if value else 0 for value in values)
         return Sizes(size, resident + swapped)

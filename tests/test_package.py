@@ -1,0 +1,80 @@
+"""The built wheel is what users get: its files, its command, its metadata."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+import stack
+
+from supervisor_memreap import __version__
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    where = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(where), str(stack.ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (path,) = where.glob("*.whl")
+    return path
+
+
+def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel):
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    source = stack.ROOT / "supervisor_memreap"
+    wanted = {
+        str(path.relative_to(stack.ROOT)) for path in source.rglob("*") if path.suffix in (".py", ".pl", ".typed")
+    }
+    assert names == wanted
+    assert "supervisor_memreap/py.typed" in names
+
+
+def test_its_metadata_is_that_of_setup_cfg(wheel):
+    assert wheel.name == f"supervisor_memreap-{__version__}-py3-none-any.whl"
+    archive = zipfile.ZipFile(wheel)
+    (entry_points,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
+    parser = configparser.ConfigParser()
+    parser.read_string(archive.read(entry_points).decode())
+    assert dict(parser["console_scripts"]) == {"memreap": "supervisor_memreap.cli:main"}
+    metadata = archive.read(entry_points.replace("entry_points.txt", "METADATA")).decode()
+    for line in ("Requires-Dist: supervisor>=4.2.5", "Requires-Dist: psutil>=5.9", "Requires-Python: >=3.9"):
+        assert line in metadata
+
+
+def test_the_installed_wheel_runs_without_the_checkout(wheel, tmp_path):
+    target = tmp_path / "installed"
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    # Without -P the folder it starts in would come first on the path; that is an empty one.
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    shown = "import supervisor_memreap, sys; print(supervisor_memreap.__file__); import supervisor_memreap.cli as c;"
+    result = subprocess.run(
+        [sys.executable, "-c", shown + "sys.exit(c.main(['--version']))"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.splitlines() == [f"{target}/supervisor_memreap/__init__.py", f"memreap {__version__}"]
+
+
+def test_every_command_has_help_worth_reading_and_the_readme_names_it():
+    readme = (stack.ROOT / "README.md").read_text()
+    for command in ("listen", "once", "demo"):
+        result = subprocess.run(
+            [sys.executable, "-m", "supervisor_memreap", command, "--help"], capture_output=True, text=True, check=True
+        )
+        assert len(result.stdout.splitlines()) > 10
+        assert f"memreap {command}" in readme
+
+
+def test_the_two_commands_of_the_readme_are_those_that_ci_runs():
+    readme = (stack.ROOT / "README.md").read_text()
+    assert "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/memreap demo\n" in readme
+    assert "    sh tests/run\n" in readme
+    assert (stack.ROOT / ".ci/run").read_text().endswith("exec sh tests/run\n")
