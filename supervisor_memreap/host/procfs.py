@@ -73,9 +73,13 @@ class Procfs:
         return bool(int(mask, 16) >> (signum - 1) & 1)
 
     def _status(self, pid: int, keys: tuple[bytes, ...]) -> list[bytes]:
-        # The kernel escapes newlines in Name, so no name can forge a line.
-        lines = dict(line.split(b":", 1) for line in _read(f"/proc/{pid}/status").splitlines() if b":" in line)
-        return [lines.get(key, b"").strip() for key in keys]
+        text = _read(f"/proc/{pid}/status")
+        values = []
+        for key in keys:
+            # At the beginning of a line: the kernel escapes newlines in Name, so no name can forge one.
+            start = text.find(b"\n" + key + b":")
+            values.append(text[start + len(key) + 2 : text.find(b"\n", start + 1)] if start >= 0 else b"")
+        return values
 
     def _rollup(self, pid: int) -> tuple[int, ...]:
         """Private_Clean, Private_Dirty, Pss, SwapPss, in bytes. Raises PermissionError without ptrace read rights.
