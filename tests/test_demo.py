@@ -144,6 +144,7 @@ def test_an_idle_worker_of_the_small_pool_leaves_at_hup_and_is_replaced(pool):
 def test_a_busy_worker_of_the_small_pool_finishes_its_request_first(pool):
     process, path = pool
     before = workers_below(process.pid)
+    eventually(lambda: _all_in_accept(before))
     with socket.socket(socket.AF_UNIX) as half:
         half.connect(path)  # a request that is taken, and not there yet
         busy = eventually(lambda: _one_that_is_not_in_accept(before))
@@ -155,8 +156,16 @@ def test_a_busy_worker_of_the_small_pool_finishes_its_request_first(pool):
     eventually(lambda: _assert_workers(process, 2, without=[busy]))
 
 
+def _not_in_accept(workers) -> list[int]:
+    return [pid for pid in workers if not Path(f"/proc/{pid}/syscall").read_text().startswith(ACCEPT)]
+
+
+def _all_in_accept(workers) -> None:
+    assert _not_in_accept(workers) == []
+
+
 def _one_that_is_not_in_accept(workers) -> int:
-    busy = [pid for pid in workers if not Path(f"/proc/{pid}/syscall").read_text().startswith(ACCEPT)]
+    busy = _not_in_accept(workers)
     assert len(busy) == 1
     return busy[0]
 
