@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from supervisor_memreap.core import policy
-from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker
+from supervisor_memreap.core.model import Pool, ProcessId, Program
 from supervisor_memreap.core.settings import PoolSettings, Settings
 from supervisor_memreap.core.verdict import Event, Left, Verdict
 from supervisor_memreap.host import lock, processes
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.record import report
+
+# Seconds in which a tick watches for idle moments, over all pools: the listener must be back for the next event.
+WATCH = 0.3
 
 Tell = Callable[[str], None]
 
@@ -64,7 +67,12 @@ class Reaper:
                 watched.append(processes.Watched(program, its, _expected(state)))
         self._forget_others({one.program.namespec for one in watched})
         pools = processes.look(watched, view)
-        return [self._tend(pool, one.settings, view, now) for pool, one in zip(pools, watched)]
+        standings = [self._judge(pool, one.settings, view, now) for pool, one in zip(pools, watched)]
+        due = [one for one in standings if one.verdict.reap and not self._dry_run]
+        for one in due:
+            # Its share of the time: no pool that is never idle takes the others' moments.
+            one.state = self._states[one.pool.name] = self._reap(one, view, now, WATCH / len(due))
+        return standings
 
     def pidfds(self) -> dict[int, tuple[str, ProcessId]]:
         """Descriptors that become readable when a worker that was signalled is gone: its pool and itself."""
@@ -88,40 +96,44 @@ class Reaper:
         """Let go of everything that is held."""
         self._forget_others(set())
 
-    def _tend(self, pool: Pool, settings: PoolSettings, view: Source, now: float) -> Standing:
-        before = self._states[pool.name]
-        verdict, state = policy.decide(pool, settings, before, now)
+    def _judge(self, pool: Pool, settings: PoolSettings, view: Source, now: float) -> Standing:
+        verdict, state = policy.decide(pool, settings, self._states[pool.name], now)
         self._states[pool.name] = state
         for event in verdict.events:
             self._say(pool, event, settings, view)
         self._release(pool.name, state)
-        if verdict.reap and not self._dry_run:
-            state = self._states[pool.name] = self._reap(pool, verdict.reap, settings, state, view, now)
         return Standing(pool, settings, verdict, state)
 
-    def _reap(
-        self, pool: Pool, worker: Worker, settings: PoolSettings, state: policy.PoolState, view: Source, now: float
-    ) -> policy.PoolState:
+    def _reap(self, one: Standing, view: Source, now: float, watch: float) -> policy.PoolState:
+        pool, worker, settings, state = one.pool, one.verdict.reap, one.settings, one.state
         assert pool.manager
+        assert worker
         held = lock.take(pool.manager)
         if held is None:
-            return self._refused("locked", pool, worker, settings, state)
-        outcome = processes.reap(pool, worker, settings, view)
+            return self._refused("locked", one)
+        outcome = processes.reap(pool, worker, settings, view, watch, one.verdict.insist)
         if outcome.word != "sent":
             os.close(held)
-            return self._refused(outcome.word, pool, worker, settings, state)
+            return self._refused(outcome.word, one)
         # From here on nothing may fail before it is known that a worker is leaving.
         self._holds.setdefault(pool.name, []).append(Hold(worker.id, outcome.private, outcome.pidfd, held))
         state = self._states[pool.name] = policy.signalled(pool, worker, settings, state, now)
-        self._tell(f"{pool.name}: {report.outcome('sent', worker, settings)}")
+        self._tell(f"{pool.name}: {report.sent(worker, settings, outcome.moment)}")
+        for what, is_so in (("unheld", outcome.unheld), ("unknown", outcome.moment == "unknown")):
+            if is_so:
+                first, state = policy.say_once(what, state)
+                if first:
+                    self._tell(f"{pool.name}: {report.NEXT_BEST[what]}")
         return state
 
-    def _refused(
-        self, word: str, pool: Pool, worker: Worker, settings: PoolSettings, state: policy.PoolState
-    ) -> policy.PoolState:
-        first, state = policy.say_once(word, state)
+    def _refused(self, word: str, one: Standing) -> policy.PoolState:
+        """Nothing was sent; a busy worker is no news."""
+        assert one.verdict.reap
+        if word == "busy":
+            return one.state
+        first, state = policy.say_once(word, one.state)
         if first or word in ("gone", "changed"):
-            self._tell(f"{pool.name}: {report.outcome(word, worker, settings)}")
+            self._tell(f"{one.pool.name}: {report.outcome(word, one.verdict.reap, one.settings)}")
         return state
 
     def _say(self, pool: Pool, event: Event, settings: PoolSettings, view: Source) -> None:

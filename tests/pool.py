@@ -4,6 +4,7 @@ The manager forks workers that hold MIB each, announces `ready (pid: N)`, and re
 that hold nothing. The words make it behave badly:
 
     deaf        workers have no handler for HUP
+    busy        workers never wait in accept
     stuck       workers catch HUP and stay
     once        workers that leave are not replaced
     falls       the manager ends with the first worker that leaves, as FCGI::ProcManager 0.17 does with parent 1
@@ -14,7 +15,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
+
+LISTENING = socket.socket(socket.AF_UNIX)
 
 
 def leave(_signum: int, _frame: object) -> None:
@@ -36,9 +40,11 @@ def fork_worker(mib: int, words: set[str], ready: int) -> int:
         held = bytearray(mib * 1024 * 1024)  # bytes() of zeros would not be resident
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGTERM})
         os.write(ready, b".")
-        while True:
-            signal.pause()
-            assert held is not None
+        while held is not None:
+            if "busy" in words:
+                signal.pause()
+            else:
+                LISTENING.accept()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGTERM})
     return pid
 
@@ -49,6 +55,8 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
         os.wait()
         return
+    LISTENING.bind("")  # an abstract address of the kernel's choice: nobody will connect
+    LISTENING.listen()
     starting, ready = os.pipe()
     workers = {fork_worker(mib, words, ready) for _ in range(count)}
 

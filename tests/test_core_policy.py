@@ -333,6 +333,28 @@ def test_a_worker_that_leaves_by_itself_between_looks_is_no_event():
     assert film.look({12: 20}).events == ()
 
 
+def test_an_idle_moment_is_waited_for_so_long_and_not_longer():
+    film = Film(replace(SETTINGS, idle_wait=60))
+    insists = [film.look({11: 300, 12: 20}, after=after, signal=False).insist for after in (5, 59, 1, 5)]
+    assert insists == [False, False, True, True]
+
+
+def test_the_wait_for_an_idle_moment_begins_anew_with_each_reap_and_when_nothing_is_due():
+    film = Film(replace(SETTINGS, idle_wait=60))
+    film.look({11: 300, 12: 20}, signal=False)
+    assert film.look({11: 300, 12: 20}, after=60).insist
+    film.fork(13)
+    assert not film.look({12: 300, 13: 20}, after=60, signal=False).insist
+    film.look({12: 20, 13: 20}, after=60)
+    assert not film.look({12: 300, 13: 20}, after=60).insist
+
+
+def test_a_wait_that_never_ends_never_insists():
+    film = Film(replace(SETTINGS, idle_wait=float("inf")))
+    film.look({11: 300}, signal=False)
+    assert not film.look({11: 300}, after=1e9, signal=False).insist
+
+
 def test_a_signal_that_did_not_go_out_leaves_nobody_leaving():
     film = Film()
     assert reaped(film.look({11: 300}, signal=False)) == 11

@@ -66,17 +66,35 @@ def test_what_is_no_duration_is_refused(text):
 def test_the_defaults_are_those_of_the_documentation():
     settings = resolve({"myapp": section(limit="150MB")}).of(program("myapp"))
     assert settings == PoolSettings(
-        limit=150 * MIB, metric="uss", signal="HUP", checks=1, min_age=30, settle=10, grace=300, depth=1
+        limit=150 * MIB,
+        metric="uss",
+        signal="HUP",
+        checks=1,
+        min_age=30,
+        settle=10,
+        grace=300,
+        idle_wait=60,
+        hold=True,
+        depth=1,
     )
 
 
 def test_every_key_can_be_set():
     given = section(
-        limit="1GB", metric="PSS", signal="sigterm", checks="3", min_age="1min", settle="0s", grace="2h", depth="2"
+        limit="1GB",
+        metric="PSS",
+        signal="sigterm",
+        checks="3",
+        min_age="1min",
+        settle="0s",
+        grace="2h",
+        idle_wait="never",
+        hold="no",
+        depth="2",
     )
     assert set(given) == set(KEYS)
     settings = resolve({"myapp": given}).of(program("myapp"))
-    assert settings == PoolSettings(1024 * MIB, "pss", "TERM", 3, 60, 0, 7200, 2)
+    assert settings == PoolSettings(1024 * MIB, "pss", "TERM", 3, 60, 0, 7200, float("inf"), False, 2)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +114,8 @@ def test_every_key_can_be_set():
         ("min_age", "0s", "at least 1s, since a newborn worker still runs its manager's signal handlers"),
         ("settle", "soon", "not a duration, such as 30s, 5min or 2h"),
         ("grace", "0", "at least 1s, the time in which a worker may finish its request"),
+        ("idle_wait", "always", "not a duration, such as 60s, and not never"),
+        ("hold", "maybe", "not yes or no"),
         ("depth", "3", "not 1 (workers are children of what supervisord started) or 2 (a wrapper between)"),
     ],
 )

@@ -37,7 +37,7 @@ def test_every_worker_over_the_limit_is_reaped_one_at_a_time():
         assert not before & after
         assert len(after) == 3
     lines = result.stdout.splitlines()
-    assert [bool(re.search("HUP sent$", line)) for line in lines[:6]] == [True, False] * 3
+    assert [bool(re.search("HUP sent, it was idle", line)) for line in lines[:6]] == [True, False] * 3
     assert {int(re.search(r"worker (\d+) left", line)[1]) for line in lines[1:6:2]} == before
     assert lines[6:] == [f"memreap: pid-{pid}: 3 workers, 3 reaped, none over the limit of 30 MiB"]
 

@@ -185,8 +185,8 @@ def test_a_hostile_process_name_changes_no_reading(name):
         process.kill()
 
 
-def reap(found, worker, settings=SETTINGS, view=None):
-    outcome = processes.reap(found, worker, settings, view or processes.source())
+def reap(found, worker, settings=SETTINGS, view=None, watch=5.0, insist=False):
+    outcome = processes.reap(found, worker, settings, view or processes.source(), watch, insist)
     if outcome.pidfd is not None:
         os.close(outcome.pidfd)
     return outcome
@@ -220,7 +220,7 @@ def test_exactly_the_chosen_worker_leaves_and_is_replaced():
 def test_the_descriptor_of_the_outcome_tells_when_the_worker_is_gone():
     with pool(1, 40) as pid:
         found = look(pid)
-        outcome = processes.reap(found, found.workers[0], SETTINGS, processes.source())
+        outcome = processes.reap(found, found.workers[0], SETTINGS, processes.source(), 5.0)
         assert select.select([outcome.pidfd], [], [], 5)[0]
         os.close(outcome.pidfd)
 
@@ -256,6 +256,62 @@ def test_a_worker_that_lost_its_handler_since_the_look_is_not_signalled():
         found = look(pid)
         assert reap(found, found.workers[0]).word == "changed"
         assert look(pid).workers[0].id == found.workers[0].id
+
+
+@needs_linux
+@pytest.mark.parametrize(("hold", "moment"), [(True, "held"), (False, "idle")])
+def test_an_idle_worker_is_signalled_at_once_held_unless_that_is_turned_off(hold, moment):
+    with pool(1, 40) as pid:
+        found = look(pid)
+        outcome = reap(found, found.workers[0], replace(SETTINGS, hold=hold))
+        assert (outcome.word, outcome.moment, outcome.unheld) == ("sent", moment, False)
+
+
+@needs_linux
+def test_a_busy_worker_is_not_signalled_unless_it_has_been_waited_for_long_enough():
+    with pool(1, 40, "busy") as pid:
+        found = look(pid)
+        assert reap(found, found.workers[0], watch=0.1).word == "busy"
+        assert look(pid).workers[0].id == found.workers[0].id
+        outcome = reap(found, found.workers[0], watch=0.1, insist=True)
+        assert (outcome.word, outcome.moment) == ("sent", "busy")
+
+
+def test_where_idleness_cannot_be_read_the_signal_goes_out_and_that_is_told():
+    with pool(1, 40) as pid:
+        found = look(pid, view=Psutil())
+        assert reap(found, found.workers[0], view=Psutil()).moment == "unknown"
+
+
+@needs_linux
+def test_where_a_worker_may_not_be_held_the_signal_follows_the_reading():
+    with pool(1, 40) as pid:
+        found = look(pid)
+        (worker,) = found.workers
+        code = f"from supervisor_memreap.host import hold; hold._ptrace(hold._SEIZE, {worker.id.pid});"
+        with subprocess.Popen(
+            [sys.executable, "-c", code + "print('traced', flush=True); import time; time.sleep(60)"],
+            stdout=subprocess.PIPE,
+        ) as tracer:
+            assert tracer.stdout.readline() == b"traced\n"
+            outcome = reap(found, worker)
+            tracer.kill()
+        assert (outcome.word, outcome.moment, outcome.unheld) == ("sent", "idle", True)
+        eventually(lambda: _gone(worker.id.pid))
+
+
+@needs_linux
+@pytest.mark.parametrize("words", [[], ["busy"]])
+def test_wchan_tells_idleness_where_syscall_may_not_be_read(words):
+    with pool(1, 40, *words) as pid:
+        (worker,) = look(pid).workers
+        eventually(lambda: _assert_idle(Procfs(), worker.id.pid, "busy" not in words))
+        by_wchan = Procfs()._idle_by_wchan(worker.id.pid)
+        assert by_wchan in ("busy" not in words, None)  # None: this kernel hides it
+
+
+def _assert_idle(view, pid, expected) -> None:
+    assert view.idle(pid) is expected
 
 
 def as_nobody(function):

@@ -41,7 +41,9 @@ def test_time_is_written_with_its_unit(seconds, text):
 
 
 def test_the_lines_are_those_that_were_promised():
-    assert report.outcome("sent", WORKER, SETTINGS) == "worker 4242 holds 312 MiB (uss), limit 150 MiB: HUP sent"
+    assert (
+        report.sent(WORKER, SETTINGS, "idle") == "worker 4242 holds 312 MiB (uss), limit 150 MiB: HUP sent, it was idle"
+    )
     left = report.line(Left(WORKER.id, 0.4, NEW), SETTINGS, came_back=307 * MIB)
     assert left == "worker 4242 left after 0.4 s, 307 MiB came back, 4250 took its place"
     assert report.line(NotCaught(WORKER), SETTINGS) == (
@@ -70,10 +72,17 @@ def test_no_event_is_more_than_one_line(event):
     assert "\n" not in report.line(event, SETTINGS)
 
 
-@pytest.mark.parametrize("word", ["sent", "would", "young", "gone", "changed", "not permitted", "locked"])
+@pytest.mark.parametrize("word", ["would", "young", "gone", "changed", "not permitted", "locked"])
 def test_every_outcome_has_its_words_and_the_evidence(word):
     line = report.outcome(word, WORKER, SETTINGS)
     assert line.startswith("worker 4242 holds 312 MiB (uss), limit 150 MiB: ")
+
+
+@pytest.mark.parametrize("moment", ["held", "idle", "busy", "unknown"])
+def test_a_signal_says_at_what_moment_it_went_out(moment):
+    line = report.sent(WORKER, SETTINGS, moment)
+    assert line.startswith("worker 4242 holds 312 MiB (uss), limit 150 MiB: HUP sent, ")
+    assert moment in line
 
 
 def test_a_pool_that_does_not_run_is_told_as_that():

@@ -8,8 +8,8 @@
  4. Never a newborn: FCGI::ProcManager's worker runs its manager's signal handlers until it has set its own; a HUP
     in that gap TERMs its siblings.
  5. Never a worker that has no handler for the signal: it would die in mid-request.
- 6. Idle first, and
- 7. signalled once: the moment of the signal is `host.processes`' part.
+ 6. Idle first: the caller signals only a worker that waits in accept, and at any moment after `idle_wait` (`insist`).
+ 7. Signalled once.
  8. A worker that does not leave within `grace` is stuck: told, and the next may go.
  9. A limit that fresh workers already exceed is wrong: suspended, not recycled for ever.
 10. A manager that goes away right after a reap: suspended, since here a HUP to a worker ends the tree.
@@ -78,6 +78,8 @@ class PoolState:
     looked: float | None = None
     over: Mapping[ProcessId, int] = field(default_factory=dict)
     """Consecutive looks over the limit, by worker."""
+    ripe_since: float | None = None
+    """Since when a worker has been due, and waits for an idle moment."""
     leaving: Leaving | None = None
     stuck: tuple[Leaving, ...] = ()
     hasty: tuple[int, ...] = ()
@@ -94,13 +96,16 @@ def decide(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> 
     state = _heed_settings(settings, state, events)
     state = _heed_manager(pool, state, events)
     if pool.manager is None:
-        return Verdict(pool.state.lower(), None, tuple(events)), replace(state, looked=now)
+        return Verdict(pool.state.lower(), events=tuple(events)), replace(state, looked=now)
     state = _follow_stuck(pool, state, now, events)
     state = _follow_leaving(pool, settings, state, now, events)
     state = _count(pool, settings, state)
     state = _suspend_at_birth(pool, settings, state, events)
     worker, state = _choose(pool, settings, state, now, events)
-    return Verdict(_standing(state, worker), worker, tuple(events)), replace(state, looked=now)
+    since = None if worker is None else now if state.ripe_since is None else state.ripe_since
+    insist = since is not None and now - since >= settings.idle_wait
+    verdict = Verdict(_standing(state, worker), worker, insist, tuple(events))
+    return verdict, replace(state, looked=now, ripe_since=since)
 
 
 def signalled(pool: Pool, worker: Worker, settings: PoolSettings, state: PoolState, now: float) -> PoolState:
@@ -108,6 +113,7 @@ def signalled(pool: Pool, worker: Worker, settings: PoolSettings, state: PoolSta
     fresh = _is_fresh(worker, settings, state, now)
     return replace(
         state,
+        ripe_since=None,
         leaving=Leaving(worker.id, now, frozenset(other.id for other in pool.workers)),
         hasty=(*state.hasty, worker.used or 0)[-HASTY_REAPS:] if fresh else (),
     )

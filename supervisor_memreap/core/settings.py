@@ -49,6 +49,10 @@ class PoolSettings:
     min_age: float = 30.0
     settle: float = 10.0
     grace: float = 300.0
+    idle_wait: float = 60.0
+    """So long is an idle moment waited for; infinite: it never goes out at another one."""
+    hold: bool = True
+    """Whether a worker is held inside accept while it is signalled."""
     depth: int = 1
     """1: workers are children of what supervisord started; 2: a wrapper stands between."""
 
@@ -90,6 +94,21 @@ def _grace(text: str) -> float:
     return seconds
 
 
+def _idle_wait(text: str) -> float:
+    if text.lower() == "never":
+        return float("inf")
+    try:
+        return duration(text)
+    except ValueError:
+        raise ValueError("not a duration, such as 60s, and not never") from None
+
+
+def _hold(text: str) -> bool:
+    if text.lower() not in ("yes", "no", "true", "false", "on", "off"):
+        raise ValueError("not yes or no")
+    return text.lower() in ("yes", "true", "on")
+
+
 def _metric(text: str) -> str:
     if text.lower() not in METRICS:
         raise ValueError(f"not a metric; there are {', '.join(METRICS)}")
@@ -124,6 +143,8 @@ _KEYS = {
     "min_age": _min_age,
     "settle": duration,
     "grace": _grace,
+    "idle_wait": _idle_wait,
+    "hold": _hold,
     "depth": _depth,
 }
 assert list(_KEYS) == [field.name for field in fields(PoolSettings)]

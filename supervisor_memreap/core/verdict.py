@@ -90,4 +90,6 @@ class Verdict:
     standing: str
     """In a word or two: quiet, over, leaving, settling, suspended, or supervisord's word for not RUNNING."""
     reap: Worker | None = None
+    insist: bool = False
+    """The idle moment has been waited for long enough: signal it at another one."""
     events: tuple[Event, ...] = ()

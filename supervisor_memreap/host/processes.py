@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from supervisor_memreap.core.model import Pool, ProcessId, Program, Suspect, Worker
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.host import procfs
+from supervisor_memreap.host import hold, procfs
 from supervisor_memreap.host.source import Process, Psutil, Source
 
+# Seconds between two readings of whether a worker is idle: 0.3 s has a hundred of them, at a few % of one core.
+_BETWEEN_READS = 0.003
 _PROCFS = procfs.is_usable()
 
 
@@ -102,49 +105,91 @@ class Outcome:
     """What came of a reap."""
 
     word: str
-    """sent; or why nothing was sent: gone, changed, not permitted."""
+    """sent; or why nothing was sent: busy, gone, changed, not permitted."""
+    moment: str = ""
+    """When it was sent: held (inside accept), idle (seen in accept just before), busy, or unknown."""
+    unheld: bool = False
+    """It was to be held, and that was not permitted."""
     private: int | None = None
     """Bytes that were the worker's own when it was signalled; None if that may not be read."""
     pidfd: int | None = None
     """Readable as soon as the worker is gone; the caller closes it. None where the system has none."""
 
 
-def reap(pool: Pool, worker: Worker, settings: PoolSettings, view: Source) -> Outcome:
-    """Look again at exactly this worker, and signal it only if all is as it was seen. Never raises OSError."""
+def reap(
+    pool: Pool, worker: Worker, settings: PoolSettings, view: Source, watch: float, insist: bool = False
+) -> Outcome:
+    """Look again at exactly this worker, and signal it only if all is as it was seen. Never raises OSError.
+
+    For `watch` seconds an idle moment is waited for; without one it is `busy`, or signalled all the same (`insist`).
+    """
     assert pool.manager
     try:
         pidfd = _open_pidfd(worker.id.pid)
     except ProcessLookupError:
         return Outcome("gone")
     # From here on the pidfd, where there is one, means this process and no later one with its pid.
-    outcome = _signal(pool.manager, worker, settings, view, pidfd)
+    try:
+        outcome = _signal(pool.manager, worker, settings, view, pidfd, time.monotonic() + watch, insist)
+    except ProcessLookupError:
+        outcome = Outcome("gone")
+    except PermissionError:
+        outcome = Outcome("not permitted")
     if outcome.word != "sent" and pidfd is not None:
         os.close(pidfd)
     return outcome
 
 
-def _signal(manager: ProcessId, worker: Worker, settings: PoolSettings, view: Source, pidfd: int | None) -> Outcome:
+def _signal(
+    manager: ProcessId,
+    worker: Worker,
+    settings: PoolSettings,
+    view: Source,
+    pidfd: int | None,
+    deadline: float,
+    insist: bool,
+) -> Outcome:
+    """Raises ProcessLookupError, PermissionError."""
     signum = _signum(settings.signal)
     pid = worker.id.pid
-    try:
-        now = view.process(pid)
-        if now.id != worker.id or now.ended:
-            return Outcome("gone")
-        above = view.process(manager.pid)
-        if now.parent != manager.pid or above.id != manager or above.ended:
-            return Outcome("changed")
-        if view.catches(pid, signum) is False:
-            return Outcome("changed")
-        private = private_memory(worker.id, view)
+
+    def send() -> None:
         if pidfd is not None:
             signal.pidfd_send_signal(pidfd, signum)
         else:
             os.kill(pid, signum)
-    except ProcessLookupError:
-        return Outcome("gone")
-    except PermissionError:
-        return Outcome("not permitted")
-    return Outcome("sent", private, pidfd)
+
+    private = private_memory(worker.id, view)
+    unheld = False
+    while True:
+        now = view.process(pid)
+        if now.id != worker.id or now.ended:
+            return Outcome("gone")
+        above = view.process(manager.pid)
+        if now.parent != manager.pid or above.id != manager or above.ended or view.catches(pid, signum) is False:
+            return Outcome("changed")
+        idle = view.idle(pid)
+        late = time.monotonic() >= deadline
+        if idle and settings.hold and hold.is_usable() and not unheld:
+            word = hold.signal_in_accept(pid, send)
+            if word == "gone":
+                return Outcome("gone")
+            if word in ("held", "unknown"):
+                return Outcome("sent", "held", False, private, pidfd)
+            # Where it is not permitted, the next best is a signal right after it was seen idle: look once more.
+            unheld = word == "not permitted"
+            if unheld or not late:
+                continue
+            idle = False
+        if idle or idle is None:
+            send()
+            return Outcome("sent", "idle" if idle else "unknown", unheld, private, pidfd)
+        if late and insist:
+            send()
+            return Outcome("sent", "busy", unheld, private, pidfd)
+        if late:
+            return Outcome("busy")
+        time.sleep(_BETWEEN_READS)
 
 
 def _open_pidfd(pid: int) -> int | None:

@@ -12,8 +12,11 @@ import time
 from pathlib import Path
 
 from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.host.hold import ACCEPT
 from supervisor_memreap.host.source import Process, Sizes
 
+# Where the kernel lets a process wait in accept on a unix socket, and on one of TCP.
+_ACCEPT_PLACES = (b"__skb_wait_for_more_packets", b"inet_csk_accept")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -71,6 +74,21 @@ class Procfs:
     def catches(self, pid: int, signum: int) -> bool | None:
         (mask,) = self._status(pid, (b"SigCgt",))
         return bool(int(mask, 16) >> (signum - 1) & 1)
+
+    def idle(self, pid: int) -> bool | None:
+        try:
+            number = _read(f"/proc/{pid}/syscall").split()[0]
+            return number.isdigit() and int(number) in ACCEPT if ACCEPT else self._idle_by_wchan(pid)
+        except (PermissionError, IndexError):
+            return self._idle_by_wchan(pid)  # syscall needs ptrace attach rights, wchan only read rights
+
+    def _idle_by_wchan(self, pid: int) -> bool | None:
+        try:
+            place = _read(f"/proc/{pid}/wchan")
+        except PermissionError:
+            return None
+        # A process that runs has the place 0, and so has every one where the kernel hides it.
+        return None if place in (b"0", b"") else place in _ACCEPT_PLACES
 
     def _status(self, pid: int, keys: tuple[bytes, ...]) -> list[bytes]:
         text = _read(f"/proc/{pid}/status")

@@ -43,6 +43,9 @@ class Source(Protocol):
     def catches(self, pid: int, signum: int) -> bool | None:
         """Whether the process has a handler for the signal; None where the system does not tell."""
 
+    def idle(self, pid: int) -> bool | None:
+        """Whether the process waits in accept(2) at this moment; None where the system does not tell."""
+
 
 class Psutil:
     """One look's view through psutil: who is whose child is read once, at the first question."""
@@ -78,6 +81,9 @@ class Psutil:
         return self._exact(pid, "pss")
 
     def catches(self, pid: int, signum: int) -> bool | None:
+        return None
+
+    def idle(self, pid: int) -> bool | None:
         return None
 
     def _exact(self, pid: int, metric: str) -> int:

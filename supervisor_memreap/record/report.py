@@ -56,7 +56,6 @@ def outcome(word: str, worker: Worker, settings: PoolSettings) -> str:
     return (
         f"{holds(worker, settings)}: "
         + {
-            "sent": f"{settings.signal} sent",
             "would": f"{settings.signal} would be sent",
             "young": f"it is {seconds(worker.age)} old, would be reaped from min_age={seconds(settings.min_age)} on",
             "gone": "it left by itself, nothing sent",
@@ -65,6 +64,28 @@ def outcome(word: str, worker: Worker, settings: PoolSettings) -> str:
             "locked": "nothing sent, another memreap is reaping in this pool; waiting until it has ended",
         }[word]
     )
+
+
+def sent(worker: Worker, settings: PoolSettings, moment: str) -> str:
+    """The signal went out; `moment` is that of host.processes.Outcome."""
+    return (
+        f"{holds(worker, settings)}: {settings.signal} sent, "
+        + {
+            "held": "it was idle (held in accept)",
+            "idle": "it was idle",
+            "busy": f"it was busy, no idle moment in {seconds(settings.idle_wait)}",
+            "unknown": "whether it was idle is unknown",
+        }[moment]
+    )
+
+
+# Why a signal goes out at the next best moment; said once for each manager.
+NEXT_BEST = {
+    "unheld": "workers may not be held inside accept: signalled right after they were seen idle; for the safer way run"
+    " memreap as the workers' user or as root with CAP_SYS_PTRACE, with kernel.yama.ptrace_scope=0 or root",
+    "unknown": "whether workers are idle may not be read: signalled at any moment; for the safer way run memreap as the"
+    " workers' user or as root with CAP_SYS_PTRACE",
+}
 
 
 def summary(pool: Pool, settings: PoolSettings, reaped: int | None, over: int) -> str:
