@@ -36,8 +36,8 @@ memreap stderr); stdout belongs to the event protocol.
 """
 
 _ONCE = """\
-Reap every worker over its limit, one at a time: HUP it, wait until it has finished its
-request and left and another one has taken its place, then the next. For cron and by hand.
+Reap every worker over its limit, one at a time: HUP it at a moment when it serves no request,
+wait until it has left and another one has taken its place, then the next. For cron and by hand.
 
     memreap once                              all pools that have a [memreap:…] section
     memreap once myapp limit=150MB            one of them, with another limit

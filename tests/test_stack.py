@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -135,3 +136,15 @@ def test_of_three_over_the_limit_never_two_are_leaving_and_the_pool_ends_within_
         words = re.findall(r"worker (\d+) (?:.*(HUP sent)|(left))", running.log())
         assert [sent or left for _, sent, left in words] == ["HUP sent", "left"] * 3
         assert [pid for pid, *_ in words[0::2]] == [pid for pid, *_ in words[1::2]]
+
+
+def test_a_request_that_sleeps_is_neither_cut_nor_shortened(sock):
+    with stack.running(block(sock, plack(sock)), "myapp", sock) as running:
+        begun = time.monotonic()
+        busy = running.get(f"/grow?mb={LIMIT_MB + 50}&s=11")  # two ticks long
+        assert time.monotonic() - begun >= 11
+        assert running.lines("HUP sent") == []
+        eventually(lambda: assert_log(running, 1, 1), timeout=30)
+        (sent,) = running.lines("HUP sent")
+        assert f"worker {busy} " in sent
+        assert "it was idle (held in accept)" in sent
