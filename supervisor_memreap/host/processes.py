@@ -175,7 +175,7 @@ def _signal(
             if word == "gone":
                 return Outcome("gone")
             if word in ("held", "unknown"):
-                return Outcome("sent", "held", False, private, pidfd)
+                return Outcome("sent", "held" if word == "held" else "idle", False, private, pidfd)
             # Where it is not permitted, the next best is a signal right after it was seen idle: look once more.
             unheld = word == "not permitted"
             if unheld or not late:
