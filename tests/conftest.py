@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
+import psutil
 import pytest
 import stack
+from driver import eventually
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_is_left_behind():
+    """What a test starts carries this mark in its environment, whoever becomes its parent."""
+    mark = f"of-{os.getpid()}"
+    os.environ["MEMREAP_TESTS"] = mark
+    yield
+    eventually(lambda: _assert_none_is_left(mark))
+
+
+def _assert_none_is_left(mark: str) -> None:
+    left = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("MEMREAP_TESTS") == mark:
+                left.append(process.cmdline())
+        except psutil.Error:
+            pass  # it has just ended, or is another user's
+    assert left == []
 
 
 @pytest.fixture(scope="session")

@@ -69,6 +69,17 @@ def test_ctrl_c_ends_it_at_once_and_nothing_is_left(tmp_path, signum):
     assert_nothing_is_left(tmp_path)
 
 
+def test_a_temporary_folder_with_a_percent_sign_is_no_obstacle(tmp_path):
+    (tmp_path / "50%s").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "50%s")}
+    with subprocess.Popen([*DEMO, "--pool", "python"], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        while "workers hold" not in process.stdout.readline():
+            assert process.poll() is None
+        process.terminate()
+        assert "0 requests lost" in process.stdout.read()
+    assert_nothing_is_left(tmp_path / "50%s")
+
+
 def test_a_demo_that_is_killed_leaves_no_process(tmp_path):
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen([*DEMO, "--pool", "python"], env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -139,6 +150,26 @@ def test_an_idle_worker_of_the_small_pool_leaves_at_hup_and_is_replaced(pool):
     os.kill(worker, signal.SIGHUP)
     eventually(lambda: _assert_workers(process, 2, without=[worker]))
     assert fastcgi.get(path).endswith(b"ok")
+
+
+def test_no_worker_of_the_small_pool_outlives_its_manager(pool):
+    process, _path = pool
+    workers = workers_below(process.pid)
+    process.kill()
+    eventually(lambda: _all_gone(workers))
+
+
+def _all_gone(pids) -> None:
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+def test_a_worker_that_does_not_hear_the_end_of_the_pool_is_ended(pool):
+    process, _path = pool
+    workers = workers_below(process.pid)
+    os.kill(min(workers), signal.SIGSTOP)
+    process.terminate()
+    assert process.wait(20) == 0
+    eventually(lambda: _all_gone(workers))
 
 
 def test_a_busy_worker_of_the_small_pool_finishes_its_request_first(pool):

@@ -12,6 +12,7 @@ import random
 import signal
 import socket
 import sys
+import time
 
 from supervisor_memreap.demo import fastcgi
 
@@ -19,6 +20,8 @@ from supervisor_memreap.demo import fastcgi
 # 40 requests a second on 4 workers: 2 to 4 MB/s for each, so the first is over 40 MB after 10 s, the last after 23 s.
 LEAK = 250_000
 PACES = (0.7, 0.9, 1.2, 1.5)
+# Seconds that workers have to finish when the pool is ended; FCGI::ProcManager gives them 60.
+DIE_TIMEOUT = 5.0
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM)
 # socket.accept goes back to waiting after a signal (PEP 475), and a handler that raises instead may run when a
 # connection has just been taken, and lose it. The C function returns the one or the other.
@@ -29,16 +32,10 @@ def main(path: str, count: int) -> None:
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(path)
     listening.listen(100)
+    # Blocked for good, and taken by sigwait: so no newborn runs its manager's handlers, as FCGI::ProcManager's does.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*_SIGNALS, signal.SIGCHLD})
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # a signal that is ignored may not become pending
     workers: set[int] = set()
-
-    def end(*_: object) -> None:
-        for pid in workers:
-            os.kill(pid, signal.SIGTERM)
-        sys.exit()
-
-    # No signal may reach a newborn while it still has its manager's handlers: it would TERM its siblings.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    signal.signal(signal.SIGTERM, end)
     while True:
         while len(workers) < count:
             pid = os.fork()
@@ -46,14 +43,41 @@ def main(path: str, count: int) -> None:
                 work(listening)
                 os._exit(0)
             workers.add(pid)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        gone, _status = os.wait()
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        workers.discard(gone)
+        if signal.sigwait({signal.SIGCHLD, signal.SIGTERM}) == signal.SIGTERM:
+            end(workers)
+            return
+        collect(workers)
+
+
+def collect(workers: set[int]) -> None:
+    """Take the ended ones out; no pid of another process stays in."""
+    while workers:
+        pid, _status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
+        workers.discard(pid)
+
+
+def end(workers: set[int]) -> None:
+    """TERM, and KILL for those that do not leave: it fell into the gap before accept, or the request is a long one."""
+    for signum, patience in ((signal.SIGTERM, DIE_TIMEOUT), (signal.SIGKILL, DIE_TIMEOUT)):
+        for pid in workers:
+            os.kill(pid, signum)
+        deadline = time.monotonic() + patience
+        while workers and time.monotonic() < deadline:
+            collect(workers)
+            time.sleep(0.01)
+
+
+def end_with_parent(signum: int) -> None:
+    """On Linux: should the parent be KILLed, this process gets `signum`, so that a demo leaves nothing behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signum)  # PR_SET_PDEATHSIG
 
 
 def work(listening: socket.socket) -> None:
     """Serve until told to leave; a request that has been taken is always finished."""
+    end_with_parent(signal.SIGKILL)
     leave = False
 
     def hear(*_: object) -> None:
@@ -62,7 +86,7 @@ def work(listening: socket.socket) -> None:
 
     for signum in _SIGNALS:
         signal.signal(signum, hear)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     kept = []
     pace = PACES[os.getpid() % len(PACES)]
     while not leave:

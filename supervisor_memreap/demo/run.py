@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import os
 import re
 import shutil
@@ -29,6 +28,7 @@ import psutil
 from supervisor_memreap.core.model import Pool, Program
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.demo import fastcgi
+from supervisor_memreap.demo.pool import end_with_parent
 from supervisor_memreap.host import processes
 from supervisor_memreap.record import report
 from supervisor_memreap.supervisord.client import Client, Unavailable
@@ -123,8 +123,12 @@ def _has_perl() -> bool:
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
-    """A temporary folder, with a path that leaves room for a unix socket's 107 bytes."""
-    short = None if len(tempfile.gettempdir()) < 70 else "/tmp"
+    """A temporary folder, with a path that leaves room for a unix socket's 107 bytes.
+
+    And without a %: supervisor 4.3.0 expands the names of log files twice, so that no escape of it survives.
+    """
+    usual = tempfile.gettempdir()
+    short = None if len(usual) < 70 and "%" not in usual else "/tmp"
     with tempfile.TemporaryDirectory(prefix="memreap-demo-", dir=short) as name:
         yield Path(name)
 
@@ -170,7 +174,7 @@ stderr_logfile={folder}/memreap.log
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=_end_with_parent,
+        preexec_fn=lambda: end_with_parent(signal.SIGTERM),
         # From a checkout that is not installed it is the folder of the package that makes it importable.
         env={**os.environ, "PYTHONPATH": f"{here.parent.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
     )
@@ -191,12 +195,6 @@ stderr_logfile={folder}/memreap.log
 
 def _quoted(*words: str) -> str:
     return " ".join('"' + word.replace("%", "%%") + '"' for word in words)
-
-
-def _end_with_parent() -> None:
-    """Should the demo be KILLed, the kernel TERMs its supervisord, and that ends its programs."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _below(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
