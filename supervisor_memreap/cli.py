@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from supervisor_memreap import __version__, listener, once
-from supervisor_memreap.core.settings import KEYS, Given, SettingsError, resolve
+from supervisor_memreap.core.settings import KEYS, Given, SettingsError, names_of, resolve
 from supervisor_memreap.demo import run as demo
 from supervisor_memreap.record import log
 from supervisor_memreap.supervisord import configfile
@@ -138,10 +138,11 @@ def _once(args: argparse.Namespace) -> int:
         if "limit" not in given:
             raise SettingsError(f"{COMMAND_LINE}: no limit; write one, such as limit=100MB")
         pid = args.pid if args.pid is not None else _pid_in(args.pidfile)
+        since = None if args.pidfile is None else os.stat(args.pidfile).st_mtime
         name = f"pid-{pid}"
         settings = resolve({name: given})
         try:
-            programs = once.of_pid(pid, name)
+            programs = once.of_pid(pid, name, since)
         except ProcessLookupError:
             log.to(sys.stderr, stamped=False)(f"there is no process {pid}")
             return 1
@@ -150,13 +151,20 @@ def _once(args: argparse.Namespace) -> int:
     else:
         path = configfile.find(args.configuration)
         contents = configfile.ConfigFile(path).read()
-        sections = configfile.merge(contents.sections, {name: {} for name in names})
-        chosen = {name: one for name, one in sections.items() if not names or name in ("", *names)}
-        settings = resolve({name: {**one, **given} for name, one in chosen.items()})
+        named: configfile.Sections = {name: {} for name in names if "limit" in given}
+        sections = configfile.merge(contents.sections, named)
+        settings = resolve({name: {**one, **given} for name, one in sections.items()})
         if not settings.names:
             raise SettingsError(f"{path}: no [memreap:PROGRAM] section; add one with limit=, or name a program here")
-        programs = _client(contents.server).programs
-    return once.run(programs, settings, args.dry_run, tell)
+        programs = _only(names, _client(contents.server).programs)
+    return once.run(programs, settings, names or settings.names, args.dry_run, tell)
+
+
+def _only(names: Sequence[str], programs: once.Programs) -> once.Programs:
+    """The programs that answer to one of the names; all if there are none."""
+    if not names:
+        return programs
+    return lambda: [one for one in programs() if {one.namespec, *names_of(one)} & set(names)]
 
 
 def _client(server: dict[str, str]) -> Client:

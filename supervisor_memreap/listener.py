@@ -174,7 +174,9 @@ def run(config: str | None, command_line: configfile.Sections) -> int:
             "another listener of this supervisord watches already, and two would not be one at a time:"
             " this one ends; have one [eventlistener:memreap], with numprocs=1"
         )
-        return 0  # not a failure: after that supervisord would start it again and again
+        # Not a failure: where starting took longer than startsecs (1 s), supervisord would begin again, for ever. An
+        # exit before that is tried again startretries times, and is FATAL then, whatever its status.
+        return 0
     try:
         file = configfile.ConfigFile(configfile.find(config))
     except SettingsError as error:

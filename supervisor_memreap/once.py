@@ -6,11 +6,20 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from supervisor_memreap.core.model import Program, Worker
 from supervisor_memreap.core.settings import Settings
-from supervisor_memreap.core.verdict import Fell, NotCaught, NotReplaced, Stuck, Unreadable, WrongLimit
+from supervisor_memreap.core.verdict import (
+    Fell,
+    NeverIdle,
+    NotCaught,
+    NotReplaced,
+    Stuck,
+    Unreadable,
+    Wrapped,
+    WrongLimit,
+)
 from supervisor_memreap.host import processes
 from supervisor_memreap.reaper import Reaper, Standing
 from supervisor_memreap.record import report
@@ -19,19 +28,25 @@ from supervisor_memreap.record import report
 INTERVAL = 0.2
 # A wait is told of when it has lasted so long, and again each time it has lasted so much longer.
 PATIENCE = 5.0
-_FAILURES = (Fell, NotCaught, NotReplaced, Stuck, Unreadable, WrongLimit)
+_FAILURES = (Fell, NeverIdle, NotCaught, NotReplaced, Stuck, Unreadable, Wrapped, WrongLimit)
+# What has been said of a pool in which nothing more will come of waiting.
+_GIVEN_UP = {"not permitted", "never idle"}
 
 Tell = Callable[[str], None]
 Programs = Callable[[], list[Program]]
 
 
-def of_pid(pid: int, name: str) -> Programs:
+def of_pid(pid: int, name: str, written: float | None = None) -> Programs:
     """The manager with this pid, as long as it is that very process, as if supervisord ran it.
 
-    Raises ProcessLookupError if there is none, ValueError if memreap itself runs under it.
+    Raises ProcessLookupError if there is none, ValueError if memreap itself runs under it, or if it was born after
+    its pid was `written` down, in seconds since the epoch: then that pid was another process's.
     """
     view = processes.source()
-    manager = view.process(pid).id
+    process = view.process(pid)
+    manager = process.id
+    if written is not None and time.time() - process.age > written + 2:
+        raise ValueError(f"process {pid} is younger than the pidfile: that was left by another one")
     above = os.getpid()
     while above > 1:
         above = view.process(above).parent
@@ -50,13 +65,13 @@ def of_pid(pid: int, name: str) -> Programs:
     return programs
 
 
-def run(programs: Programs, settings: Settings, dry_run: bool, tell: Tell) -> int:
+def run(programs: Programs, settings: Settings, names: Sequence[str], dry_run: bool, tell: Tell) -> int:
     """0: nothing is left over the limit; 1: something could not be reaped; 130: Ctrl-C. Raises Unavailable."""
     reaper = Reaper(tell, dry_run)
     try:
         standings = reaper.tick(programs(), settings, time.monotonic())
         if not standings:
-            tell(f"supervisord runs none of {', '.join(settings.names)}")
+            tell(f"supervisord runs none of {', '.join(names)}")
             return 1
         failed = _has_failed(standings)
         if dry_run:
@@ -88,7 +103,7 @@ def _over(one: Standing) -> list[Worker]:
 
 def _has_failed(standings: list[Standing]) -> bool:
     return any(
-        "not permitted" in one.state.said or any(isinstance(event, _FAILURES) for event in one.verdict.events)
+        one.state.said & _GIVEN_UP or any(isinstance(event, _FAILURES) for event in one.verdict.events)
         for one in standings
     )
 
@@ -126,7 +141,7 @@ class _Waits:
 def _waits_for(one: Standing) -> str:
     """What `once` still has to wait for in this pool; empty if nothing."""
     leaving, stuck = one.state.leaving, {each.worker for each in one.state.stuck}
-    if one.pool.manager is None or one.state.suspended or "not permitted" in one.state.said:
+    if one.pool.manager is None or one.state.suspended or one.state.said & _GIVEN_UP:
         return ""
     if leaving and leaving.overdue:
         return ""
@@ -148,7 +163,10 @@ def _is_due(worker: Worker, one: Standing) -> bool:
     """Whether this worker is, or may turn out to be, one to reap: a newborn has not set its handlers yet."""
     if worker.suspect is None or (worker.used is not None and worker.used <= one.settings.limit):
         return False
-    return worker.age < one.settings.min_age or (worker.used is not None and worker.suspect.caught is not False)
+    if worker.age < one.settings.min_age:
+        return True
+    wrapped = worker.suspect.leads and len(one.pool.workers) == 1
+    return worker.used is not None and worker.suspect.caught is not False and not wrapped
 
 
 def _pause(reaper: Reaper) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from supervisor_memreap.core import policy
-from supervisor_memreap.core.model import Pool, ProcessId, Program
+from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker
 from supervisor_memreap.core.settings import PoolSettings, Settings
 from supervisor_memreap.core.verdict import Event, Left, Verdict
 from supervisor_memreap.host import lock, processes
@@ -22,7 +23,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass
-class Hold:
+class Departure:
     """What is kept open for one worker that is leaving."""
 
     worker: ProcessId
@@ -52,7 +53,7 @@ class Reaper:
         self._tell = tell
         self._dry_run = dry_run
         self._states: dict[str, policy.PoolState] = {}
-        self._holds: dict[str, list[Hold]] = {}
+        self._departures: dict[str, list[Departure]] = {}
         self.reaped: Counter[str] = Counter()
         """Workers that left after our signal, by pool."""
 
@@ -77,20 +78,20 @@ class Reaper:
     def pidfds(self) -> dict[int, tuple[str, ProcessId]]:
         """Descriptors that become readable when a worker that was signalled is gone: its pool and itself."""
         return {
-            hold.pidfd: (name, hold.worker)
-            for name, holds in self._holds.items()
-            for hold in holds
-            if hold.pidfd is not None
+            one.pidfd: (name, one.worker)
+            for name, holds in self._departures.items()
+            for one in holds
+            if one.pidfd is not None
         }
 
     def exited(self, pidfd: int, now: float) -> None:
         """The kernel told that this worker is gone."""
         name, worker = self.pidfds()[pidfd]
         self._states[name] = policy.exited(worker, self._states[name], now)
-        for hold in self._holds[name]:
-            if hold.pidfd == pidfd:
+        for one in self._departures[name]:
+            if one.pidfd == pidfd:
                 os.close(pidfd)
-                hold.pidfd = None
+                one.pidfd = None
 
     def close(self) -> None:
         """Let go of everything that is held."""
@@ -105,19 +106,30 @@ class Reaper:
         return Standing(pool, settings, verdict, state)
 
     def _reap(self, one: Standing, view: Source, now: float, watch: float) -> policy.PoolState:
-        pool, worker, settings, state = one.pool, one.verdict.reap, one.settings, one.state
+        pool, settings, state = one.pool, one.settings, one.state
         assert pool.manager
-        assert worker
+        began = time.monotonic()
         held = lock.take(pool.manager)
         if held is None:
-            return self._refused("locked", one)
-        outcome = processes.reap(pool, worker, settings, view, watch, one.verdict.insist)
-        if outcome.word != "sent":
+            return self._refused("locked", one.verdict.reap[0], one)
+        try:
+            for worker in one.verdict.reap:
+                outcome = processes.reap(pool, worker, settings, view, watch, worker.id in one.verdict.insist)
+                if outcome.word == "sent":
+                    break
+                state = one.state = self._refused(outcome.word, worker, one)
+                watch = 0.0  # the others are taken if they are idle just now
+            else:
+                os.close(held)
+                return state
+        except BaseException:
             os.close(held)
-            return self._refused(outcome.word, one)
+            raise
         # From here on nothing may fail before it is known that a worker is leaving.
-        self._holds.setdefault(pool.name, []).append(Hold(worker.id, outcome.private, outcome.pidfd, held))
-        state = self._states[pool.name] = policy.signalled(pool, worker, settings, state, now)
+        departure = Departure(worker.id, outcome.private, outcome.pidfd, held)
+        self._departures.setdefault(pool.name, []).append(departure)
+        at = now + time.monotonic() - began
+        state = self._states[pool.name] = policy.signalled(pool, worker, settings, state, at)
         self._tell(f"{pool.name}: {report.sent(worker, settings, outcome.moment)}")
         for what, is_so in (("unheld", outcome.unheld), ("unknown", outcome.moment == "unknown")):
             if is_so:
@@ -126,14 +138,13 @@ class Reaper:
                     self._tell(f"{pool.name}: {report.NEXT_BEST[what]}")
         return state
 
-    def _refused(self, word: str, one: Standing) -> policy.PoolState:
+    def _refused(self, word: str, worker: Worker, one: Standing) -> policy.PoolState:
         """Nothing was sent; a busy worker is no news."""
-        assert one.verdict.reap
         if word == "busy":
             return one.state
         first, state = policy.say_once(word, one.state)
         if first or word in ("gone", "changed"):
-            self._tell(f"{one.pool.name}: {report.outcome(word, one.verdict.reap, one.settings)}")
+            self._tell(f"{one.pool.name}: {report.outcome(word, worker, one.settings)}")
         return state
 
     def _say(self, pool: Pool, event: Event, settings: PoolSettings, view: Source) -> None:
@@ -145,35 +156,36 @@ class Reaper:
 
     def _came_back(self, name: str, left: Left, view: Source) -> int | None:
         """What was the worker's own, less what its replacement has made its own by now."""
-        private = next((hold.private for hold in self._holds.get(name, ()) if hold.worker == left.worker), None)
+        departures = self._departures.get(name, ())
+        private = next((one.private for one in departures if one.worker == left.worker), None)
         if private is None:
             return None
         taken = processes.private_memory(left.replaced_by, view) if left.replaced_by else None
         return max(0, private - (taken or 0))
 
     def _release(self, name: str, state: policy.PoolState) -> None:
-        """Close what is held for workers that the policy does not follow any more; a stuck one keeps no lock."""
+        """Close what is held for workers that are not followed any more; a stuck or an overdue one keeps no lock."""
         leaving = {state.leaving.worker} if state.leaving else set()
         stuck = {one.worker for one in state.stuck}
         kept = []
-        for hold in self._holds.pop(name, []):
-            if hold.worker in leaving:
-                kept.append(hold)
-            elif hold.worker in stuck:
-                if hold.lock is not None:
-                    os.close(hold.lock)
-                    hold.lock = None
-                kept.append(hold)
+        for one in self._departures.pop(name, []):
+            if one.worker in leaving and not (state.leaving and state.leaving.overdue):
+                kept.append(one)
+            elif one.worker in leaving | stuck:
+                if one.lock is not None:
+                    os.close(one.lock)
+                    one.lock = None
+                kept.append(one)
             else:
-                hold.release()
+                one.release()
         if kept:
-            self._holds[name] = kept
+            self._departures[name] = kept
 
     def _forget_others(self, names: set[str]) -> None:
         for name in set(self._states) - names:
             del self._states[name]
-            for hold in self._holds.pop(name, []):
-                hold.release()
+            for one in self._departures.pop(name, []):
+                one.release()
 
 
 def _expected(state: policy.PoolState) -> tuple[ProcessId, ...]:

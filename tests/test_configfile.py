@@ -150,3 +150,11 @@ def _assert_found(tmp_path, name) -> None:
     text = log.read_text() if log.exists() else ""
     assert f"configuration {tmp_path / name}" in text
     assert os.path.basename(text.strip()) == name
+
+
+def test_a_password_with_a_percent_sign_is_neither_told_nor_an_obstacle(tmp_path):
+    contents = written(tmp_path, "[supervisorctl]\npassword=s3cr%et\n[memreap:a]\nlimit=1MB\n").read()
+    assert set(contents.sections) == {"a"}
+    (warning,) = contents.warnings
+    assert "[supervisorctl] password: not read" in warning
+    assert "s3cr" not in warning

@@ -12,12 +12,14 @@ from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.verdict import (
     Fell,
     Left,
+    NeverIdle,
     NotCaught,
     NotReplaced,
     Replaced,
     Resumed,
     Stuck,
     Unreadable,
+    Wrapped,
     WrongLimit,
 )
 
@@ -55,7 +57,7 @@ class Film:
             pool = Pool("myapp", state, ProcessId(manager, born), self.now - born, there)
         verdict, self.state = policy.decide(pool, self.settings, self.state, self.now)
         if verdict.reap and signal:
-            self.state = policy.signalled(pool, verdict.reap, self.settings, self.state, self.now)
+            self.state = policy.signalled(pool, verdict.reap[0], self.settings, self.state, self.now)
         return verdict
 
     def fork(self, pid: int, ago: float = 0.0) -> None:
@@ -64,7 +66,7 @@ class Film:
 
 
 def reaped(verdict):
-    return verdict.reap.id.pid if verdict.reap else None
+    return verdict.reap[0].id.pid if verdict.reap else None
 
 
 def events(verdict, kind):
@@ -336,7 +338,7 @@ def test_a_worker_that_leaves_by_itself_between_looks_is_no_event():
 def test_an_idle_moment_is_waited_for_so_long_and_not_longer():
     film = Film(replace(SETTINGS, idle_wait=60))
     insists = [film.look({11: 300, 12: 20}, after=after, signal=False).insist for after in (5, 59, 1, 5)]
-    assert insists == [False, False, True, True]
+    assert [bool(each) for each in insists] == [False, False, True, True]
 
 
 def test_the_wait_for_an_idle_moment_begins_anew_with_each_reap_and_when_nothing_is_due():
@@ -359,3 +361,92 @@ def test_a_signal_that_did_not_go_out_leaves_nobody_leaving():
     film = Film()
     assert reaped(film.look({11: 300}, signal=False)) == 11
     assert reaped(film.look({11: 300}, signal=False)) == 11
+
+
+def test_all_that_are_due_are_offered_the_largest_first():
+    assert [worker.id.pid for worker in Film().look({11: 200, 12: 300, 13: 40, 14: 250}).reap] == [12, 14, 11]
+
+
+def test_the_wait_for_an_idle_moment_is_each_workers_own():
+    film = Film(replace(SETTINGS, idle_wait=60))
+    film.look({11: 200, 12: 20}, signal=False)
+    verdict = film.look({11: 200, 12: 300}, after=60, signal=False)
+    assert reaped(verdict) == 12
+    assert {id.pid for id in verdict.insist} == {11}
+
+
+@pytest.mark.parametrize(("count", "tick"), [(1, 5), (2, 5), (5, 5), (10, 5), (2, 60), (5, 60)])
+def test_a_limit_that_fresh_workers_exceed_is_found_also_when_the_first_workers_are_old(count, tick):
+    film = Film()
+    there = list(range(11, 11 + count))
+    reaps, told = 0, []
+    for _ in range(3600 // tick):
+        verdict = film.look(
+            {pid: 160 if film.now + tick - film.born.get(pid, BOOT) > 15 else 20 for pid in there}, after=tick
+        )
+        told += events(verdict, WrongLimit)
+        if verdict.reap:
+            reaps += 1
+            there.remove(reaped(verdict))
+            there.append(1000 + reaps)
+            film.fork(there[-1])
+    assert reaps == count + policy.HASTY_REAPS
+    assert len(told) == 1
+
+
+def test_a_worker_that_dies_by_itself_meanwhile_needs_a_settled_one_in_its_place_too():
+    film = Film()
+    assert reaped(film.look({11: 300, 12: 250, 13: 20})) == 11
+    film.fork(14)
+    film.look({11: 300, 12: 250, 14: 20}, after=30)  # 13 has died, and 14 is there for it
+    film.fork(15)
+    assert reaped(film.look({12: 250, 14: 20, 15: 20}, after=0.2)) is None
+    assert reaped(film.look({12: 250, 14: 20, 15: 20}, after=9.9)) == 12
+
+
+def test_the_one_that_took_its_place_is_the_youngest():
+    film = Film()
+    film.look({11: 300, 12: 20})
+    film.fork(13)
+    film.look({11: 300, 13: 20}, after=60)
+    film.fork(14)
+    (left,) = film.look({13: 20, 14: 20}).events
+    assert left.replaced_by.pid == 14
+
+
+def test_a_manager_that_stood_on_after_the_worker_left_did_not_fall():
+    film = Film()
+    film.look({11: 300, 12: 20})
+    for _ in range(20):
+        film.look({12: 20})
+    assert events(film.look(state="EXITED"), Fell) == []
+
+
+def test_a_reap_that_goes_well_restores_the_trust():
+    film = Film()
+    film.look({11: 300, 12: 20})
+    film.look(state="EXITED")
+    assert film.state.falls == 1
+    born = film.now
+    film.fork(21)
+    assert reaped(film.look({21: 300}, manager=2, born=born, after=policy.STOOD)) == 21
+    film.fork(22)
+    film.look({22: 20}, manager=2, born=born, after=5)
+    film.look({22: 20}, manager=2, born=born, after=5)
+    assert film.state.falls == 0
+
+
+def test_what_looks_like_a_manager_below_a_wrapper_is_not_signalled():
+    film = Film()
+    manager = replace(film.worker(11, 300), suspect=Suspect(300 * MIB, True, leads=True))
+    verdict = film.look({11: manager})
+    assert (reaped(verdict), verdict.events) == (None, (Wrapped(manager),))
+    assert reaped(film.look({11: manager, 12: 20})) == 11  # one of several workers may have a child for a moment
+
+
+def test_with_never_a_worker_that_is_never_idle_is_told_of_once():
+    film = Film(replace(SETTINGS, idle_wait=float("inf")))
+    told = [event for _ in range(40) for event in film.look({11: 300, 12: 20}, signal=False).events]
+    (event,) = told
+    assert isinstance(event, NeverIdle)
+    assert event.after >= policy.LONG_WAIT

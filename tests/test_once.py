@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,32 @@ def test_all_pools_of_the_configuration_are_looked_at(tmp_path):
     gone = once("-c", conf)
     assert gone.returncode == 1
     assert re.fullmatch(r"memreap: no supervisord answers at unix://.*\n", gone.stderr)
+
+
+def test_a_name_narrows_the_run_and_takes_nothing_from_the_settings(tmp_path):
+    pool_py = Path(__file__).with_name("pool.py")
+    programs = "".join(
+        f"[program:{name}]\ncommand={sys.executable} {pool_py} 1 40\nstopasgroup=true\nkillasgroup=true\n"
+        for name in ("web", "api")
+    )
+    sections = "[group:shop]\nprograms=web,api\n[memreap:shop]\nlimit=100MB\nsignal=USR1\nmin_age=1s\n"
+    conf = tmp_path / "supervisord.conf"
+    with supervisord(tmp_path, programs + sections):
+        for name in ("web", "shop:web"):
+            result = once("-c", conf, name, "limit=30MB")
+            assert result.returncode == 1
+            assert "shop:web: worker" in result.stdout
+            assert "would die of USR1" in result.stdout
+            assert "shop:api" not in result.stdout
+
+
+def test_a_pidfile_that_another_process_left_is_refused(tmp_path):
+    with pool(1, 40) as pid:
+        (tmp_path / "old.pid").write_text(str(pid))
+        os.utime(tmp_path / "old.pid", (time.time() - 3600, time.time() - 3600))
+        result = once("--pidfile", tmp_path / "old.pid", "limit=30MB", *QUICK)
+        assert result.returncode == 2
+        assert f"process {pid} is younger than the pidfile" in result.stderr
 
 
 @pytest.mark.parametrize(

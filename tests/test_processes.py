@@ -18,7 +18,7 @@ from driver import eventually
 
 from supervisor_memreap.core.model import ProcessId, Program
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.host import lock, processes
+from supervisor_memreap.host import lock, processes, procfs
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.host.source import Psutil
 
@@ -383,3 +383,59 @@ def test_where_proc_does_not_serve_the_lock_is_a_file(monkeypatch, tmp_path):
     held = lock.take(ProcessId(4242, 1.0))
     assert held is not None
     os.close(held)
+
+
+def test_a_manager_that_is_no_child_of_the_supervisord_that_named_it_is_none():
+    with pool(1, 40) as pid:
+        for above, there in ((os.getpid(), True), (1, False)):
+            program = Program("myapp", "myapp", "RUNNING", pid, above)
+            (found,) = processes.look([processes.Watched(program, SETTINGS)], processes.source())
+            assert (found.manager is not None) is there
+
+
+@needs_linux
+def test_where_no_process_can_be_forked_the_next_best_moment_is_taken(monkeypatch):
+    def fork():
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    with pool(1, 40) as pid:
+        found = look(pid)
+        monkeypatch.setattr(os, "fork", fork)
+        outcome = reap(found, found.workers[0])
+        assert (outcome.word, outcome.moment, outcome.unheld) == ("sent", "idle", True)
+
+
+def test_a_system_that_refuses_is_an_outcome_and_leaves_no_descriptor_open(monkeypatch):
+    def refuse(*_):
+        raise OSError("Cannot allocate memory")
+
+    with pool(1, 40) as pid:
+        found = look(pid)
+        before = len(os.listdir("/proc/self/fd"))
+        view = processes.source()
+        view.idle = refuse
+        assert reap(found, found.workers[0], view=view).word == "failed"
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_with_never_a_worker_of_which_nothing_is_known_is_not_signalled():
+    with pool(1, 40) as pid:
+        found = look(pid, view=Psutil())
+        assert reap(found, found.workers[0], replace(SETTINGS, idle_wait=float("inf")), Psutil()).word == "busy"
+
+
+@needs_linux
+def test_a_file_that_this_kernel_has_not_is_no_process_that_is_gone():
+    with pytest.raises(PermissionError):
+        procfs._read(f"/proc/{os.getpid()}/no_such_file")
+    with pytest.raises(ProcessLookupError):
+        procfs._read("/proc/99999999/stat")
+
+
+def test_a_worker_with_children_of_its_own_is_known_as_that(view):
+    with pool(1, 40, "wrapped") as pid:
+        wrapper = psutil.Process(pid).ppid()
+        (worker,) = look(wrapper, PoolSettings(limit=MIB), view).workers
+        assert worker.id.pid == pid
+        assert worker.suspect.leads
+        assert not look(pid, view=view).workers[0].suspect.leads

@@ -24,6 +24,8 @@ class Program:
     """As supervisorctl shows it: RUNNING, STARTING, BACKOFF, STOPPING, STOPPED, EXITED, FATAL."""
     pid: int
     """0 where there is none."""
+    supervisord: int = 0
+    """The pid of the supervisord that said so, which must be the manager's parent; 0: nobody's word but the user's."""
 
     @property
     def namespec(self) -> str:
@@ -38,6 +40,8 @@ class Suspect:
     """The metric, in bytes. None: it may not be read."""
     caught: bool | None
     """Whether the worker has a handler for the signal. None: this system does not tell."""
+    leads: bool = False
+    """Whether it has children of its own, as a manager below a wrapper has."""
 
 
 @dataclass(frozen=True)

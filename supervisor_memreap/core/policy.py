@@ -27,6 +27,7 @@ from supervisor_memreap.core.verdict import (
     Event,
     Fell,
     Left,
+    NeverIdle,
     NotCaught,
     NotReplaced,
     Replaced,
@@ -34,6 +35,7 @@ from supervisor_memreap.core.verdict import (
     Stuck,
     Unreadable,
     Verdict,
+    Wrapped,
     WrongLimit,
 )
 
@@ -41,6 +43,10 @@ from supervisor_memreap.core.verdict import (
 HASTY_REAPS = 3
 # How long the next manager must have stood before a fallen tree is trusted again; doubled with each fall (rule 10).
 STOOD = 600.0
+# A manager that ends so long after the worker left did not end of that.
+FALL = 10.0
+# With idle_wait=never, a worker that has waited so long for an idle moment is told of.
+LONG_WAIT = 60.0
 # A program that somebody stops is no falling tree.
 _STOPPED_BY_HAND = ("STOPPING", "STOPPED")
 
@@ -61,6 +67,15 @@ class Leaving:
 
 
 @dataclass(frozen=True)
+class Over:
+    """A worker over the limit, look after look."""
+
+    looks: int
+    fresh: bool
+    """It was seen over the limit nearly from its birth."""
+
+
+@dataclass(frozen=True)
 class Suspension:
     word: str
     manager: ProcessId
@@ -76,9 +91,8 @@ class PoolState:
     settings: PoolSettings | None = None
     manager: ProcessId | None = None
     looked: float | None = None
-    over: Mapping[ProcessId, int] = field(default_factory=dict)
-    """Consecutive looks over the limit, by worker."""
-    ripe_since: float | None = None
+    over: Mapping[ProcessId, Over] = field(default_factory=dict)
+    ripe: Mapping[ProcessId, float] = field(default_factory=dict)
     """Since when a worker has been due, and waits for an idle moment."""
     leaving: Leaving | None = None
     stuck: tuple[Leaving, ...] = ()
@@ -95,25 +109,27 @@ def decide(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> 
     events: list[Event] = []
     state = _heed_settings(settings, state, events)
     state = _heed_manager(pool, state, events)
+    gap = now - state.looked if state.looked is not None else 0.0
     if pool.manager is None:
         return Verdict(pool.state.lower(), events=tuple(events)), replace(state, looked=now)
     state = _follow_stuck(pool, state, now, events)
     state = _follow_leaving(pool, settings, state, now, events)
-    state = _count(pool, settings, state)
+    state = _count(pool, settings, state, gap)
     state = _suspend_at_birth(pool, settings, state, events)
-    worker, state = _choose(pool, settings, state, now, events)
-    since = None if worker is None else now if state.ripe_since is None else state.ripe_since
-    insist = since is not None and now - since >= settings.idle_wait
-    verdict = Verdict(_standing(state, worker), worker, insist, tuple(events))
-    return verdict, replace(state, looked=now, ripe_since=since)
+    workers, state = _choose(pool, settings, state, events)
+    since = {worker.id: state.ripe.get(worker.id, now) for worker in workers}
+    insist = frozenset(id for id, start in since.items() if now - start >= settings.idle_wait)
+    state = _tell_long_wait(workers, settings, replace(state, looked=now, ripe=since), now, events)
+    return Verdict(_standing(state, workers), workers, insist, tuple(events)), state
 
 
 def signalled(pool: Pool, worker: Worker, settings: PoolSettings, state: PoolState, now: float) -> PoolState:
     """The signal that `decide` asked for went out to `worker`."""
-    fresh = _is_fresh(worker, settings, state, now)
+    over = state.over.get(worker.id)
+    fresh = over is not None and over.fresh
     return replace(
         state,
-        ripe_since=None,
+        ripe={},
         leaving=Leaving(worker.id, now, frozenset(other.id for other in pool.workers)),
         hasty=(*state.hasty, worker.used or 0)[-HASTY_REAPS:] if fresh else (),
     )
@@ -161,6 +177,8 @@ def _forget_manager(pool: Pool, state: PoolState, events: list[Event]) -> PoolSt
     forgotten = PoolState(settings=state.settings, suspended=state.suspended, falls=state.falls)
     if not (leaving and manager) or pool.state in _STOPPED_BY_HAND:
         return forgotten
+    if leaving.left is not None and state.looked is not None and state.looked - leaving.left > FALL:
+        return forgotten  # it stood on after the worker had left
     needs_age = STOOD * 2**state.falls
     events.append(Fell(leaving.worker, manager, needs_age))
     return replace(forgotten, suspended=Suspension("its manager went away", manager, needs_age), falls=state.falls + 1)
@@ -192,38 +210,43 @@ def _follow_leaving(pool: Pool, settings: PoolSettings, state: PoolState, now: f
     gone_for = now - leaving.left
     newcomers = [worker for worker in pool.workers if worker.id not in leaving.before]
     if leaving.replaced_by is None and newcomers:
-        leaving = replace(leaving, replaced_by=newcomers[0].id)
+        youngest = min(newcomers, key=lambda worker: worker.age)
+        leaving = replace(leaving, replaced_by=youngest.id)
         if leaving.told:
-            events.append(Replaced(leaving.worker, gone_for, newcomers[0].id))
+            events.append(Replaced(leaving.worker, gone_for, youngest.id))
     if not leaving.told:
         events.append(Left(leaving.worker, (leaving.left or now) - leaving.signalled, leaving.replaced_by))
         leaving = replace(leaving, told=True)
-    settled = any(worker.age >= settings.settle for worker in newcomers)
-    whole = len(pool.workers) >= len(leaving.before)
-    # A pool may be made smaller on purpose (FCGI::ProcManager::Dynamic): after `grace` a settled newcomer will do.
-    if settled and (whole or gone_for >= settings.grace):
-        return replace(state, leaving=None)
+    settled = sum(worker.age >= settings.settle for worker in newcomers)
+    # Others may have left by themselves meanwhile: each of them needs a settled one in its place too.
+    gone = len(leaving.before - {worker.id for worker in pool.workers})
+    # A pool may be made smaller on purpose (FCGI::ProcManager::Dynamic): after `grace` one settled newcomer will do.
+    if settled >= gone or (settled and gone_for >= settings.grace):
+        return replace(state, leaving=None, falls=0)
     if gone_for >= settings.grace and not leaving.overdue:
         events.append(NotReplaced(leaving.worker, gone_for, len(pool.workers), len(leaving.before)))
         leaving = replace(leaving, overdue=True)
     return replace(state, leaving=leaving)
 
 
-def _count(pool: Pool, settings: PoolSettings, state: PoolState) -> PoolState:
-    over = {
-        worker.id: state.over.get(worker.id, 0) + 1
-        for worker in pool.workers
-        if worker.used is not None and worker.used > settings.limit
-    }
+def _count(pool: Pool, settings: PoolSettings, state: PoolState, gap: float) -> PoolState:
+    over = {}
+    for worker in pool.workers:
+        if worker.used is not None and worker.used > settings.limit:
+            before = state.over.get(worker.id)
+            # By what it was when it was first seen over the limit: it cannot be reaped before `min_age`, nor be seen
+            # between two looks, so that much is no merit of its own. How long it then waits for its turn is neither.
+            fresh = before.fresh if before else worker.age < 2 * settings.min_age + gap
+            over[worker.id] = Over(before.looks + 1 if before else 1, fresh)
     return replace(state, over=over)
 
 
 def _suspend_at_birth(pool: Pool, settings: PoolSettings, state: PoolState, events: list[Event]) -> PoolState:
     """Rule 9 at its plainest: every worker is a newborn, and every one is over. One alone may be a spike."""
     born_over = [
-        worker.used
+        worker.used or 0
         for worker in pool.workers
-        if worker.used is not None and worker.age < settings.min_age and state.over.get(worker.id, 0) >= settings.checks
+        if worker.age < settings.min_age and worker.id in state.over and state.over[worker.id].looks >= settings.checks
     ]
     if state.suspended or len(born_over) < 2 or len(born_over) < len(pool.workers):
         return state
@@ -243,36 +266,39 @@ def _usable_limit(used: list[int]) -> int:
 
 
 def _choose(
-    pool: Pool, settings: PoolSettings, state: PoolState, now: float, events: list[Event]
-) -> tuple[Worker | None, PoolState]:
+    pool: Pool, settings: PoolSettings, state: PoolState, events: list[Event]
+) -> tuple[tuple[Worker, ...], PoolState]:
     stuck = {one.worker for one in state.stuck}
-    ripe = []
+    due = []
     for worker in pool.workers:
         if worker.suspect is None or worker.id in stuck or worker.age < settings.min_age:
             continue
         if worker.suspect.used is None:
             state = _tell_once("unreadable", Unreadable(worker), state, events)
-        elif state.over.get(worker.id, 0) < settings.checks:
+        elif worker.id not in state.over or state.over[worker.id].looks < settings.checks:
             continue
+        elif worker.suspect.leads and len(pool.workers) == 1:
+            state = _tell_once("wrapped", Wrapped(worker), state, events)
         elif worker.suspect.caught is False:
             state = _tell_once("not caught", NotCaught(worker), state, events)
         else:
-            ripe.append(worker)
-    if state.suspended or state.leaving or not ripe:
-        return None, state
-    worker = max(ripe, key=lambda one: one.used or 0)
-    if len(state.hasty) >= HASTY_REAPS and _is_fresh(worker, settings, state, now):
-        return None, _suspend_limit([*state.hasty, worker.used or 0], state, events)
-    return worker, state
+            due.append(worker)
+    if state.suspended or state.leaving or not due:
+        return (), state
+    due.sort(key=lambda one: one.used or 0, reverse=True)
+    if len(state.hasty) >= HASTY_REAPS and state.over[due[0].id].fresh:
+        return (), _suspend_limit([*state.hasty, due[0].used or 0], state, events)
+    return tuple(due), state
 
 
-def _is_fresh(worker: Worker, settings: PoolSettings, state: PoolState, now: float) -> bool:
-    """Whether a worker that is reaped now would have been over the limit nearly from birth.
-
-    It cannot be reaped before `min_age`, nor be seen between two looks, so that much is no merit of its own.
-    """
-    since_last_look = now - state.looked if state.looked is not None else 0.0
-    return worker.age < 2 * settings.min_age + since_last_look
+def _tell_long_wait(
+    workers: tuple[Worker, ...], settings: PoolSettings, state: PoolState, now: float, events: list[Event]
+) -> PoolState:
+    for worker in workers:
+        waited = now - state.ripe[worker.id]
+        if settings.idle_wait == float("inf") and waited >= LONG_WAIT:
+            state = _tell_once("never idle", NeverIdle(worker, waited), state, events)
+    return state
 
 
 def _tell_once(what: str, event: Event, state: PoolState, events: list[Event]) -> PoolState:
@@ -282,7 +308,7 @@ def _tell_once(what: str, event: Event, state: PoolState, events: list[Event]) -
     return state
 
 
-def _standing(state: PoolState, reap: Worker | None) -> str:
+def _standing(state: PoolState, reap: tuple[Worker, ...]) -> str:
     if state.suspended:
         return f"suspended: {state.suspended.word}"
     if state.leaving:

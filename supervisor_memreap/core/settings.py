@@ -180,7 +180,7 @@ class Settings:
 
     def of(self, program: Program) -> PoolSettings | None:
         """The settings of a program, key by key from the most exact section that has it; None: not watched."""
-        chain = [name for name in reversed(_names_of(program)) if name in self._values]
+        chain = [name for name in reversed(names_of(program)) if name in self._values]
         if not chain:
             return None
         merged: dict[str, Any] = dict(self._values.get("", {}))
@@ -190,11 +190,11 @@ class Settings:
 
     def unmatched(self, programs: Iterable[Program]) -> tuple[str, ...]:
         """The section names that no program or group of supervisord answers to."""
-        known = {name for program in programs for name in _names_of(program)}
+        known = {name for program in programs for name in names_of(program)}
         return tuple(name for name in self.names if name not in known)
 
 
-def _names_of(program: Program) -> tuple[str, ...]:
+def names_of(program: Program) -> tuple[str, ...]:
     """The section names that a program answers to, the most exact first."""
     return (f"{program.group}:{program.name}", program.name, program.group)
 

@@ -60,6 +60,21 @@ class NotCaught:
 
 
 @dataclass(frozen=True)
+class Wrapped:
+    """The only worker has children of its own: it looks like the manager, and what it runs under like a wrapper."""
+
+    worker: Worker
+
+
+@dataclass(frozen=True)
+class NeverIdle:
+    """With idle_wait=never: a worker has been due for long and had no idle moment."""
+
+    worker: Worker
+    after: float
+
+
+@dataclass(frozen=True)
 class WrongLimit:
     """Fresh workers already exceed the limit: suspended."""
 
@@ -82,14 +97,15 @@ class Resumed:
     because: str
 
 
-Event = Union[Left, Replaced, NotReplaced, Stuck, Unreadable, NotCaught, WrongLimit, Fell, Resumed]
+Event = Union[Left, Replaced, NotReplaced, Stuck, Unreadable, NotCaught, Wrapped, NeverIdle, WrongLimit, Fell, Resumed]
 
 
 @dataclass(frozen=True)
 class Verdict:
     standing: str
     """In a word or two: quiet, over, leaving, settling, suspended, or supervisord's word for not RUNNING."""
-    reap: Worker | None = None
-    insist: bool = False
-    """The idle moment has been waited for long enough: signal it at another one."""
+    reap: tuple[Worker, ...] = ()
+    """One of these is to be reaped, the first that is idle; the one with the most to give back stands first."""
+    insist: frozenset[ProcessId] = frozenset()
+    """Those whose idle moment has been waited for long enough: signal them at another one."""
     events: tuple[Event, ...] = ()

@@ -44,6 +44,9 @@ def _look_at(watched: Watched, view: Source) -> Pool:
         return Pool(program.namespec, program.state)
     try:
         manager = view.process(program.pid)
+        if program.supervisord and manager.parent != program.supervisord:
+            # A supervisord of another machine or container: its pids mean other processes here.
+            return Pool(program.namespec, "not a child of its supervisord here")
         if settings.depth == 2:
             manager = _below_wrapper(program.pid, view)
         if manager.ended:
@@ -52,6 +55,8 @@ def _look_at(watched: Watched, view: Source) -> Pool:
         pids = {*view.children(manager.id.pid), *(one.pid for one in watched.expected)}
     except ProcessLookupError:
         return Pool(program.namespec, "gone")
+    except PermissionError:
+        return Pool(program.namespec, "hidden from this user")
     workers = (_worker(pid, manager.id, settings, view) for pid in sorted(pids))
     there = tuple(worker for worker in workers if worker)
     return Pool(program.namespec, program.state, manager.id, manager.age, there)
@@ -59,7 +64,8 @@ def _look_at(watched: Watched, view: Source) -> Pool:
 
 def _below_wrapper(pid: int, view: Source) -> Process:
     """The one child of the wrapper that has children of its own. Raises ProcessLookupError if it is not one."""
-    managers = [child for child in view.children(pid) if view.children(child)]
+    children = view.children(pid)
+    managers = [child for child in children if view.children(child)] if len(children) > 1 else children
     if len(managers) != 1:
         raise ProcessLookupError(pid)
     return view.process(managers[0])
@@ -75,8 +81,9 @@ def _worker(pid: int, manager: ProcessId, settings: PoolSettings, view: Source) 
         if worker.bound <= settings.limit:
             return worker
         caught = view.catches(pid, _signum(settings.signal))
-        return replace(worker, suspect=Suspect(_measure(worker, settings.metric, view), caught))
-    except ProcessLookupError:
+        used = _measure(worker, settings.metric, view)
+        return replace(worker, suspect=Suspect(used, caught, bool(view.children(pid))))
+    except (ProcessLookupError, PermissionError):
         return None
 
 
@@ -105,7 +112,7 @@ class Outcome:
     """What came of a reap."""
 
     word: str
-    """sent; or why nothing was sent: busy, gone, changed, not permitted."""
+    """sent; or why nothing was sent: busy, gone, changed, not permitted, failed."""
     moment: str = ""
     """When it was sent: held (inside accept), idle (seen in accept just before), busy, or unknown."""
     unheld: bool = False
@@ -135,6 +142,8 @@ def reap(
         outcome = Outcome("gone")
     except PermissionError:
         outcome = Outcome("not permitted")
+    except OSError:
+        outcome = Outcome("failed")
     if outcome.word != "sent" and pidfd is not None:
         os.close(pidfd)
     return outcome
@@ -181,6 +190,8 @@ def _signal(
             if unheld or not late:
                 continue
             idle = False
+        if idle is None and settings.idle_wait == float("inf"):
+            return Outcome("busy")  # it may be, and such a one is never to be signalled
         if idle or idle is None:
             send()
             return Outcome("sent", "idle" if idle else "unknown", unheld, private, pidfd)

@@ -30,6 +30,8 @@ def _read(path: str) -> bytes:
         with open(path, "rb", buffering=0) as file:
             return file.read()
     except FileNotFoundError:
+        if os.path.exists(path[: path.index("/", len("/proc/"))]):
+            raise PermissionError(f"{path}: this kernel has it not") from None
         raise ProcessLookupError(path) from None
 
 
@@ -53,7 +55,7 @@ class Procfs:
         for thread in threads:
             try:
                 pids.extend(map(int, _read(f"/proc/{pid}/task/{thread}/children").split()))
-            except ProcessLookupError:
+            except (ProcessLookupError, PermissionError):
                 pass  # that thread has ended; its children went to another one of the same process
         return pids
 
@@ -73,7 +75,7 @@ class Procfs:
 
     def catches(self, pid: int, signum: int) -> bool | None:
         (mask,) = self._status(pid, (b"SigCgt",))
-        return bool(int(mask, 16) >> (signum - 1) & 1)
+        return bool(int(mask, 16) >> (signum - 1) & 1) if mask.strip() else None
 
     def idle(self, pid: int) -> bool | None:
         try:

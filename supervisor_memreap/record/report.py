@@ -8,12 +8,14 @@ from supervisor_memreap.core.verdict import (
     Event,
     Fell,
     Left,
+    NeverIdle,
     NotCaught,
     NotReplaced,
     Replaced,
     Resumed,
     Stuck,
     Unreadable,
+    Wrapped,
     WrongLimit,
 )
 
@@ -59,6 +61,7 @@ def outcome(word: str, worker: Worker, settings: PoolSettings) -> str:
             "would": f"{settings.signal} would be sent",
             "young": f"it is {seconds(worker.age)} old, would be reaped from min_age={seconds(settings.min_age)} on",
             "gone": "it left by itself, nothing sent",
+            "failed": "nothing sent, the system is short of something; trying again",
             "changed": "it is not as it was seen a moment ago, nothing sent",
             "not permitted": "nothing sent, not permitted; run memreap as the worker's user or as root (user=)",
             "locked": "nothing sent, another memreap is reaping in this pool; waiting until it has ended",
@@ -127,6 +130,16 @@ def line(event: Event, settings: PoolSettings, came_back: int | None = None) -> 
         return (
             f"worker {event.worker.id.pid} would die of {settings.signal} (it does not catch it): nothing sent;"
             " set signal= to what this server finishes on"
+        )
+    if isinstance(event, Wrapped):
+        return (
+            f"worker {event.worker.id.pid} is the only one and has children of its own: it looks like the manager below"
+            " a wrapper: nothing sent; write exec in the program's command, or set depth=2"
+        )
+    if isinstance(event, NeverIdle):
+        return (
+            f"worker {event.worker.id.pid} is over its limit and had no idle moment in {seconds(event.after)}: nothing"
+            " sent, as idle_wait=never wants it"
         )
     if isinstance(event, WrongLimit):
         return (

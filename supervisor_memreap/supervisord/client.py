@@ -58,18 +58,23 @@ class Client:
         self._proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=self._transport)
 
     def programs(self) -> list[Program]:
-        """All that supervisord runs, in one call. Raises Unavailable."""
-        infos = self._call("supervisor.getAllProcessInfo")
+        """All that supervisord runs, and its own pid, in one call. Raises Unavailable."""
+        methods = ("supervisor.getPID", "supervisor.getAllProcessInfo")
+        answers = self._call("system.multicall", [{"methodName": name, "params": []} for name in methods])
         try:
-            return [Program(one["group"], one["name"], one["statename"], one["pid"]) for one in infos]
-        except (KeyError, TypeError):
+            for answer in answers:
+                if isinstance(answer, dict) and "faultCode" in answer:
+                    raise Unavailable(self._explain_fault(answer["faultCode"], answer["faultString"]))
+            pid, infos = answers
+            return [Program(one["group"], one["name"], one["statename"], one["pid"], pid) for one in infos]
+        except (KeyError, TypeError, ValueError):
             raise Unavailable(f"{self._shown} gave an answer that is not supervisord's") from None
 
-    def _call(self, method: str) -> Any:
+    def _call(self, method: str, *params: Any) -> Any:
         try:
-            return getattr(self._proxy, method)()
+            return getattr(self._proxy, method)(*params)
         except xmlrpc.client.Fault as fault:
-            raise Unavailable(self._explain_fault(fault)) from None
+            raise Unavailable(self._explain_fault(fault.faultCode, fault.faultString)) from None
         except xmlrpc.client.ProtocolError as error:
             raise Unavailable(self._explain_status(error)) from None
         except socket.timeout:
@@ -94,15 +99,15 @@ class Client:
         scheme, _, rest = self._url.partition("://")
         return f"{scheme}://{rest.rpartition('@')[2]}"
 
-    def _explain_fault(self, fault: xmlrpc.client.Fault) -> str:
-        if fault.faultCode == Faults.SHUTDOWN_STATE:
+    def _explain_fault(self, code: int, text: str) -> str:
+        if code == Faults.SHUTDOWN_STATE:
             return "supervisord is shutting down or restarting"
-        if fault.faultCode == Faults.UNKNOWN_METHOD:
+        if code == Faults.UNKNOWN_METHOD:
             return (
                 "supervisord has no XML-RPC interface: add [rpcinterface:supervisor] with"
                 " supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface"
             )
-        return f"supervisord refused: {fault.faultString}"
+        return f"supervisord refused: {text}"
 
     def _explain_status(self, error: xmlrpc.client.ProtocolError) -> str:
         if error.errcode == 401:

@@ -35,11 +35,15 @@ def supervisord() -> psutil.Process | None:
     """The supervisord that this process runs under: the nearest ancestor whose command says so."""
     try:
         for process in psutil.Process().parents():
-            if any("supervisord" in word for word in _command(process)):
+            if any(map(_is_supervisord, _command(process))):
                 return process
     except psutil.Error:
         pass  # an ancestor ended while we looked; then there is none
     return None
+
+
+def _is_supervisord(word: str) -> bool:
+    return os.path.basename(word) == "supervisord" or word == "supervisor.supervisord"
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -82,7 +86,7 @@ def _given_to(process: psutil.Process) -> str | None:
         words = process.cmdline()
     except psutil.Error:
         return None
-    start = next(i for i, word in enumerate(words) if "supervisord" in word)
+    start = next((i for i, word in enumerate(words) if _is_supervisord(word)), len(words))
     value = None
     for word, following in zip(words[start + 1 :], [*words[start + 2 :], None]):
         # `-c FILE`, `-cFILE`, `-nc FILE`, `--configuration FILE`, `--conf=FILE`: what getopt(3) takes.
@@ -130,7 +134,10 @@ class ConfigFile:
             if section == "supervisorctl":
                 for key in ("serverurl", "username", "password"):
                     if parser.has_option(section, key):
-                        contents.server[key] = _get(parser, section, key, path)
+                        try:
+                            contents.server[key] = str(parser.saneget(section, key))
+                        except ValueError:  # it names the value, which may be a password
+                            contents.warnings.append(f"{path} [{section}] {key}: not read, its % is no expansion")
             elif section == "memreap" or kind == "memreap":
                 if section != "memreap" and not name:
                     raise SettingsError(f"{path} [{section}]: no name; write [memreap] or [memreap:PROGRAM]")
