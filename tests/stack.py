@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import os
 import re
 import shutil
 import socket
@@ -15,15 +17,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pytest
 from driver import eventually, supervisord, workers_below
 
 APPS = Path(__file__).with_name("apps")
 ROOT = Path(__file__).parent.parent
+# Environments by the version of supervisor in them: ours, and the one that Debian 12 has.
+ENVIRONMENTS = {
+    importlib.metadata.version("supervisor"): Path(sys.prefix),
+    "4.2.5": Path(os.environ.get("MEMREAP_SUPERVISOR_425", ROOT / ".venv-supervisor-4.2.5")),
+}
+
+
+def python_with(version: str) -> str:
+    """A Python with this version of supervisor; skips where tests/run made none, fails where it does not work."""
+    if not ENVIRONMENTS[version].exists():
+        pytest.skip(f"no environment with supervisor {version}: tests/run makes it")
+    python = str(ENVIRONMENTS[version] / "bin/python")
+    command = [python, "-m", "supervisor.supervisord", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"{version}\n"
+    return python
 
 
 def folder() -> Path:
     """A folder that every user may enter, with a path short enough for a socket's."""
-    path = Path(tempfile.mkdtemp(prefix="memreap-"))
+    path = Path(tempfile.mkdtemp(prefix="memreap-")).resolve()
     path.chmod(0o755)
     return path
 
@@ -37,24 +55,29 @@ def catalyst(where: Path) -> Path:
     return where / "MyApp/script/myapp_fastcgi.pl"
 
 
-class Stack:
-    """One supervisord with one pool, one nginx and one listener."""
+class Pool:
+    """A pool that supervisord runs under this name, and nginx behind /name/."""
 
     def __init__(self, where: Path, port: int, name: str):
         self.folder = where
         self.port = port
         self.name = name
 
-    def get(self, path: str) -> int:
-        """The pid of the worker that answered."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
+    def another(self, name: str) -> Pool:
+        return Pool(self.folder, self.port, name)
+
+    def ask(self, query: str = "", body: bytes | None = None) -> tuple[int, bytes]:
+        """The pid of the worker that answered, and its answer; raises OSError for all but a whole 200."""
+        url = f"http://127.0.0.1:{self.port}/{self.name}/?{query}"
+        request = urllib.request.Request(url, body, {"Content-Type": "application/octet-stream"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
             assert answer.status == 200
-            return int(answer.headers["X-Worker"])
+            return int(answer.headers["X-Worker"]), answer.read()
 
     def grow(self, count: int, mb: int) -> set[int]:
         """The pids of `count` workers that grew by so many MB; each was busy while the others were asked."""
         grown: list[int] = []
-        threads = [threading.Thread(target=lambda: grown.append(self.get(f"/grow?mb={mb}&s=1"))) for _ in range(count)]
+        threads = [threading.Thread(target=lambda: grown.append(self.ask(f"mb={mb}&s=1")[0])) for _ in range(count)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -69,53 +92,95 @@ class Stack:
     def workers(self) -> set[int]:
         return workers_below(self.manager().pid)
 
+    def largest(self) -> float:
+        """What the largest worker holds of its own, in MiB, swapped memory included."""
+        infos = [psutil.Process(pid).memory_full_info() for pid in self.workers()]
+        return max(info.uss + info.swap for info in infos) / 1024**2
+
     def log(self, name: str = "memreap.log") -> str:
         path = self.folder / name
         return path.read_text() if path.exists() else ""
 
     def lines(self, word: str) -> list[str]:
-        return [line for line in self.log().splitlines() if word in line]
+        """What the listener said of this pool, where the word is in it."""
+        return [line for line in self.log().splitlines() if f" memreap: {self.name}: " in line and word in line]
 
 
 @contextlib.contextmanager
-def running(text: str, name: str, sock: Path, python: str = sys.executable, http: str | None = None) -> Iterator[Stack]:
-    """supervisord with the configuration `text`, in the folder of `sock`, and an nginx in front of that."""
-    where = sock.parent
+def running(text: str, name: str, where: Path, python: str = sys.executable, http: str | None = None) -> Iterator[Pool]:
+    """The pool `name` of a supervisord with the configuration `text`, whose pools listen on where/NAME.sock.
+
+    At the end supervisord is asked to end, as by an administrator. A process that is still there then is ended by
+    force, and the test fails.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    conf = (APPS / "nginx.conf").read_text()
-    for word, value in {"FOLDER": where, "PORT": port, "SOCKET": sock}.items():
-        conf = conf.replace(word, str(value))
+    conf = (APPS / "nginx.conf").read_text().replace("FOLDER", str(where)).replace("PORT", str(port))
     (where / "nginx.conf").write_text(conf)
-    nginx = f"[program:nginx]\ncommand=/usr/sbin/nginx -c {where}/nginx.conf -p {where}/\n"
-    with supervisord(where, text + nginx, http, python=python):
-        stack = Stack(where, port, name)
-        eventually(lambda: answers(stack), timeout=30)
-        yield stack
+    command = f"/usr/sbin/nginx -e {where}/nginx-error.log -c {where}/nginx.conf -p {where}/"
+    nginx = f"[program:nginx]\ncommand={command}\n"
+    with supervisord(where, text + nginx, http, python=python) as process:
+        pool = Pool(where, port, name)
+        try:
+            eventually(lambda: assert_answers(pool), timeout=30)
+            yield pool
+        finally:
+            # Not reaped here: driver.supervisord does that.
+            os.kill(process.pid, 15)
+            end(where)
 
 
-def answers(stack: Stack) -> None:
+def end(where: Path) -> None:
     try:
-        stack.get("/")
+        eventually(lambda: assert_none_left(where), timeout=20)
+    finally:
+        for process in left_in(where):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def assert_none_left(where: Path) -> None:
+    left = left_in(where)
+    assert not left, f"still there after supervisord's end: {left}"
+
+
+def left_in(where: Path) -> list[psutil.Process]:
+    """supervisord and all that it started, which run in its folder; perl and nginx write over their environment."""
+    return [one for one in psutil.process_iter(["cwd"]) if one.info["cwd"] == str(where)]
+
+
+def assert_answers(pool: Pool) -> None:
+    try:
+        pool.ask()
     except OSError as error:
-        raise AssertionError(f"{error}; {stack.log('nginx-error.log')}") from None
+        raise AssertionError(f"{error}; {pool.log('nginx-error.log')[-500:]}") from None
 
 
 class Watch:
     """Looks at the pool every 20 ms, for what no log would admit."""
 
-    def __init__(self, stack: Stack):
-        self._stack = stack
+    def __init__(self, pool: Pool):
+        self._pool = pool
         self._stop = threading.Event()
-        self.fewest = len(stack.workers())
-        self.managers = {stack.manager().pid}
+        self._last = pool.workers()
+        self.fewest = len(self._last)
+        self.most_gone_together = 0
+        self.managers = {pool.manager().pid}
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
         while not self._stop.wait(0.02):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                self.fewest = min(self.fewest, len(self._stack.workers()))
-                self.managers.add(self._stack.manager().pid)
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            self.managers.add(self._pool.manager().pid)
+            now = self._pool.workers()
+        except psutil.NoSuchProcess:
+            now = set()  # without a manager nobody replaces anybody
+        self.most_gone_together = max(self.most_gone_together, len(self._last - now))
+        self.fewest = min(self.fewest, len(now))
+        self._last = now
 
     def __enter__(self) -> Watch:
         self._thread.start()

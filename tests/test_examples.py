@@ -5,16 +5,26 @@ from __future__ import annotations
 import configparser
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import stack
-from driver import eventually, supervisord
+from driver import eventually
 
 EXAMPLES = stack.ROOT / "conf.d-examples"
 FILES = sorted(EXAMPLES.glob("*.conf"))
+
+
+class Expected(NamedTuple):
+    workers: int
+    limit_mb: int
+
+
+POOLS = {"myapi": Expected(4, 150), "myapp": Expected(5, 150), "shop": Expected(5, 100)}
 
 
 def test_the_examples_are_those_of_the_readme():
@@ -35,35 +45,72 @@ def test_each_program_may_finish_its_requests_and_stays_in_the_foreground(file):
             assert "without -d" in file.read_text().lower() or "without --daemonize" in file.read_text().lower()
 
 
-def test_all_of_them_together_run_and_are_watched(catalyst_script, sock):
-    where = sock.parent
+@pytest.fixture(scope="module")
+def together(catalyst_script):
+    """All examples in one supervisord, as they stand but for the paths, and with times in which a test can wait."""
+    where = stack.folder()
+    where.chmod(0o777)
+    shutil.copy(stack.APPS / "leaky.psgi", where / "app.psgi")
     replacements = {
         r"/srv/(myapp|myapi)/script/\w+_fastcgi\.pl": str(catalyst_script),
-        r"/srv/shop/app\.psgi": str(stack.APPS / "leaky.psgi"),
+        r"/srv/shop/app\.psgi": f"{where}/app.psgi",
         r"/(var/log/supervisor|run/myapp|run/shop|run)/": f"{where}/",
         r"command=memreap": f"command={Path(sys.executable).parent}/memreap",
+        r"(?m)^(min_age|settle)=.*$": r"\1=1s",
+        r"(?m)^checks=6$": "checks=2",
     }
-    replacements[r"(?m)^user=www-data$"] = ""  # the checkout may be one that only its owner may read
     if os.getuid() != 0:
-        replacements[r"(?m)^socket_owner=.*$"] = ""
+        replacements[r"(?m)^(user|socket_owner)=.*$"] = ""
     for file in FILES:
         text = file.read_text()
         for pattern, new in replacements.items():
-            text = re.sub(pattern, lambda _, new=new: new, text)
+            text = re.sub(pattern, new, text)
         (where / file.name).write_text(text)
-    with supervisord(where, "[include]\nfiles=catalyst.conf plack.conf fcgi-program.conf memreap.conf\n"):
+    include = "[include]\nfiles=catalyst.conf plack.conf fcgi-program.conf memreap.conf\n"
+    with stack.running(include, "myapp", where) as pool:
+        yield pool
+    shutil.rmtree(where)
 
-        def watched():
-            log = (where / "memreap.log").read_text()
-            assert "watching myapi (limit 150 MiB uss), myapp (limit 150 MiB uss), shop (limit 100 MiB uss)" in log
 
-        eventually(watched, timeout=20)
-        dry = subprocess.run(
-            [sys.executable, "-m", "supervisor_memreap", "once", "-n", "-c", str(where / "supervisord.conf")],
-            capture_output=True,
-            text=True,
-            check=False,
+def test_all_of_them_together_run_and_are_watched(together):
+    def assert_watched():
+        assert (
+            "watching myapi (limit 150 MiB uss), myapp (limit 150 MiB uss), shop (limit 100 MiB uss)" in together.log()
         )
+
+    eventually(assert_watched, timeout=20)
+    dry = subprocess.run(
+        [sys.executable, "-m", "supervisor_memreap", "once", "-n", "-c", str(together.folder / "supervisord.conf")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (dry.returncode, dry.stderr) == (0, "")
-    for name, count, limit in (("myapi", 4, 150), ("myapp", 5, 150), ("shop", 5, 100)):
+    for name, (count, limit) in POOLS.items():
         assert f"memreap: {name}: {count} workers, none over the limit of {limit} MiB" in dry.stdout
+
+
+def test_in_each_of_them_the_worker_that_grows_is_replaced_and_no_other(together):
+    pools = [together.another(name) for name in POOLS]
+    before = {pool.name: pool.workers() for pool in pools}
+    grown = {pool.name: pool.grow(1, POOLS[pool.name].limit_mb + 50) for pool in pools}
+
+    def assert_left():
+        assert {pool.name: len(pool.lines(" left after ")) for pool in pools} == dict.fromkeys(POOLS, 1)
+
+    eventually(assert_left, timeout=30)
+    for pool in pools:
+        assert before[pool.name] - pool.workers() == grown[pool.name]
+        assert len(pool.workers()) == POOLS[pool.name].workers
+        assert len(pool.lines("HUP sent")) == 1
+
+
+def test_a_listener_that_is_ended_by_hand_comes_back(together):
+    starts = together.log().count("memreap: version ")
+    (listener,) = (one for one in stack.left_in(together.folder) if one.cmdline()[-1:] == ["listen"])
+    listener.terminate()
+
+    def assert_started_again():
+        assert together.log().count("memreap: version ") == starts + 1
+
+    eventually(assert_started_again)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -21,16 +22,8 @@ import supervisor_memreap
 
 LIMIT_MB = 150
 README = (stack.ROOT / "README.md").read_text()
-OLD = stack.ROOT / ".venv-supervisor-4.2.5/bin/python"
-PYTHONS = {"4.3": sys.executable, "4.2.5": str(OLD)}
+VERSIONS = list(stack.ENVIRONMENTS)
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="runs a pool as another user")
-
-
-def python_of(version: str) -> str:
-    python = PYTHONS[version]
-    if not Path(python).exists():
-        pytest.skip(f"no environment with supervisor {version}: tests/run makes it")
-    return python
 
 
 def block(sock: Path, command: str, python: str = sys.executable) -> str:
@@ -52,47 +45,70 @@ def plack(sock: Path) -> str:
     return f"plackup -E deployment -s FCGI --listen {sock} --nproc 5 --keep-stderr 1 {app}"
 
 
-def assert_log(running: stack.Stack, sent: int, left: int) -> None:
-    assert len(running.lines("HUP sent")) == sent
-    assert len(running.lines(" left after ")) == left
+def assert_log(pool: stack.Pool, sent: int, left: int) -> None:
+    assert len(pool.lines("HUP sent")) == sent
+    assert len(pool.lines(" left after ")) == left
 
 
-def the_one_that_grows_is_replaced_and_no_other(running: stack.Stack) -> None:
-    before = running.workers()
-    with stack.Watch(running) as watch:
-        (grown,) = running.grow(1, LIMIT_MB + 50)
-        eventually(lambda: assert_log(running, 1, 1), timeout=30)
-    after = running.workers()
-    assert before - after == {grown}
+@contextlib.contextmanager
+def one_at_a_time(pool: stack.Pool) -> Iterator[set[int]]:
+    """What must be so for every pool while workers are reaped; the set is for those that grow and are to go."""
+    before = pool.workers()
+    grown: set[int] = set()
+    with stack.Watch(pool) as watch:
+        yield grown
+        eventually(lambda: assert_log(pool, len(grown), len(grown)), timeout=20 * len(grown))
+    after = pool.workers()
+    assert before - after == grown
     assert len(after) == len(before)
     assert watch.fewest >= len(before) - 1
+    assert watch.most_gone_together == 1
     assert len(watch.managers) == 1
-    (left,) = running.lines(" left after ")
-    assert re.search(
-        rf"worker {grown} left after .*, 2\d\d MiB came back, {(after - before).pop()} took its place", left
-    )
+    assert pool.largest() < LIMIT_MB
 
 
-@pytest.mark.parametrize("version", PYTHONS)
+def the_one_that_grows_is_replaced_and_no_other(pool: stack.Pool) -> None:
+    before = pool.workers()
+    with one_at_a_time(pool) as grown:
+        grown |= pool.grow(1, LIMIT_MB + 50)
+    (new,) = pool.workers() - before
+    (left,) = pool.lines(" left after ")
+    assert re.search(rf"worker {grown.pop()} left after .*, 2\d\d MiB came back, {new} took its place", left)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_plack_worker_that_grows_is_replaced_and_no_other(sock, version):
-    python = python_of(version)
-    with stack.running(block(sock, plack(sock), python), "myapp", sock, python) as running:
-        the_one_that_grows_is_replaced_and_no_other(running)
+    python = stack.python_with(version)
+    with stack.running(block(sock, plack(sock), python), "myapp", sock.parent, python) as pool:
+        the_one_that_grows_is_replaced_and_no_other(pool)
 
 
 def test_a_catalyst_worker_that_grows_is_replaced_and_no_other(sock, catalyst_script):
-    with stack.running(block(sock, f"{catalyst_script} -l {sock} -n 5 -e"), "myapp", sock) as running:
-        the_one_that_grows_is_replaced_and_no_other(running)
+    with stack.running(block(sock, f"{catalyst_script} -l {sock} -n 5 -e"), "myapp", sock.parent) as pool:
+        the_one_that_grows_is_replaced_and_no_other(pool)
 
 
-@pytest.mark.parametrize("version", PYTHONS)
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_worker_of_an_fcgi_program_that_grows_is_replaced_and_no_other(sock, catalyst_script, version):
-    python = python_of(version)
+    python = stack.python_with(version)
     text = block(sock, f"{catalyst_script} -l x -n 4 -e", python)
     text = text.replace("[program:myapp]", f"[fcgi-program:myapp]\nsocket=unix://{sock}\nsocket_mode=0777")
-    with stack.running(text, "myapp", sock, python) as running:
-        assert len(running.workers()) == 4
-        the_one_that_grows_is_replaced_and_no_other(running)
+    with stack.running(text, "myapp", sock.parent, python) as pool:
+        assert len(pool.workers()) == 4
+        the_one_that_grows_is_replaced_and_no_other(pool)
+
+
+def test_a_worker_that_is_signalled_in_the_middle_of_a_request_answers_whole(sock, catalyst_script):
+    body = os.urandom(300_000)
+    text = block(sock, f"{catalyst_script} -l {sock} -n 5 -e").replace("settle=1s", "settle=1s\nidle_wait=1s")
+    with stack.running(text, "myapp", sock.parent) as pool:
+        with one_at_a_time(pool) as grown:
+            # Two ticks long: at the first it is waited for, at the second it is time.
+            pid, answer = pool.ask(f"mb={LIMIT_MB + 50}&s=13", body)
+            grown.add(pid)
+        assert answer == body
+        (sent,) = pool.lines("HUP sent")
+        assert "it was busy, no idle moment" in sent
 
 
 def python_for(user: str, where: Path) -> str:
@@ -117,34 +133,27 @@ def test_a_listener_that_runs_as_the_pools_user_needs_no_more_rights(sock):
     text = text.replace(f"{Path(sys.executable).parent}/memreap", python_for("www-data", where))
     text = text.replace("[memreap:myapp]", "user=www-data\n[memreap:myapp]") + "user=www-data\n"
     http = f"[unix_http_server]\nfile={where}/s.sock\nchown=www-data\n"
-    with stack.running(text, "myapp", sock, http=http) as running:
-        assert running.manager().username() == "www-data"
-        the_one_that_grows_is_replaced_and_no_other(running)
+    with stack.running(text, "myapp", where, http=http) as pool:
+        assert pool.manager().username() == "www-data"
+        the_one_that_grows_is_replaced_and_no_other(pool)
 
 
 def test_of_three_over_the_limit_never_two_are_leaving_and_the_pool_ends_within_it(sock):
-    with stack.running(block(sock, plack(sock)), "myapp", sock) as running:
-        before = running.workers()
-        with stack.Watch(running) as watch:
-            grown = running.grow(3, LIMIT_MB + 50)
-            eventually(lambda: assert_log(running, 3, 3), timeout=60)
-        after = running.workers()
-        assert before - after == grown
-        assert len(after) == len(before)
-        assert watch.fewest >= len(before) - 1
-        assert len(watch.managers) == 1
-        words = re.findall(r"worker (\d+) (?:.*(HUP sent)|(left))", running.log())
+    with stack.running(block(sock, plack(sock)), "myapp", sock.parent) as pool:
+        with one_at_a_time(pool) as grown:
+            grown |= pool.grow(3, LIMIT_MB + 50)
+        words = re.findall(r"worker (\d+) (?:.*(HUP sent)|(left))", pool.log())
         assert [sent or left for _, sent, left in words] == ["HUP sent", "left"] * 3
         assert [pid for pid, *_ in words[0::2]] == [pid for pid, *_ in words[1::2]]
 
 
 def test_a_request_that_sleeps_is_neither_cut_nor_shortened(sock):
-    with stack.running(block(sock, plack(sock)), "myapp", sock) as running:
+    with stack.running(block(sock, plack(sock)), "myapp", sock.parent) as pool:
         begun = time.monotonic()
-        busy = running.get(f"/grow?mb={LIMIT_MB + 50}&s=11")  # two ticks long
+        busy, _ = pool.ask(f"mb={LIMIT_MB + 50}&s=11")  # two ticks long
         assert time.monotonic() - begun >= 11
-        assert running.lines("HUP sent") == []
-        eventually(lambda: assert_log(running, 1, 1), timeout=30)
-        (sent,) = running.lines("HUP sent")
+        assert pool.lines("HUP sent") == []
+        eventually(lambda: assert_log(pool, 1, 1), timeout=30)
+        (sent,) = pool.lines("HUP sent")
         assert f"worker {busy} " in sent
         assert "it was idle (held in accept)" in sent

@@ -14,8 +14,9 @@ sub grow : Path : Args {
     push @kept, 'x' x ($query->{mb} * 1024 * 1024) if $query->{mb};
     select undef, undef, undef, $query->{s} if $query->{s};
     $c->response->header('X-Worker' => $$);
-    $c->response->content_type('text/plain');
-    $c->response->body("worker $$\n");
+    $c->response->content_type('application/octet-stream'); # no text, which Catalyst would encode
+    my $got = $c->request->body; # Catalyst keeps what is no form in a file
+    $c->response->body($got ? do { local $/; <$got> } : '');
 }
 
 __PACKAGE__->meta->make_immutable;

@@ -1,4 +1,4 @@
-# A PSGI application that grows when it is asked to: /grow?mb=60 keeps 60 MB, s=0.5 takes its time.
+# A PSGI application that grows when it is asked to: mb=60 keeps 60 MB, s=0.5 takes its time. Answers with what it got.
 use strict;
 use warnings;
 
@@ -8,6 +8,8 @@ my $app = sub {
     my %query = map { split /=/, $_, 2 } split /&/, $env->{QUERY_STRING} // '';
     push @kept, 'x' x ($query{mb} * 1024 * 1024) if $query{mb};
     select undef, undef, undef, $query{s} if $query{s};
-    return [200, ['Content-Type' => 'text/plain', 'X-Worker' => $$], ["worker $$\n"]];
+    my $got = '';
+    $env->{'psgi.input'}->read($got, $env->{CONTENT_LENGTH}) if $env->{CONTENT_LENGTH};
+    return [200, ['Content-Type' => 'application/octet-stream', 'X-Worker' => $$], [$got]];
 };
 $app;
