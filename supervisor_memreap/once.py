@@ -17,6 +17,7 @@ from supervisor_memreap.core.verdict import (
     NotReplaced,
     Stuck,
     Unreadable,
+    Unseen,
     Wrapped,
     WrongLimit,
 )
@@ -28,7 +29,7 @@ from supervisor_memreap.record import report
 INTERVAL = 0.2
 # A wait is told of when it has lasted so long, and again each time it has lasted so much longer.
 PATIENCE = 5.0
-_FAILURES = (Fell, NeverIdle, NotCaught, NotReplaced, Stuck, Unreadable, Wrapped, WrongLimit)
+_FAILURES = (Fell, NeverIdle, NotCaught, NotReplaced, Stuck, Unreadable, Unseen, Wrapped, WrongLimit)
 # What has been said of a pool in which nothing more will come of waiting.
 _GIVEN_UP = {"not permitted", "never idle"}
 

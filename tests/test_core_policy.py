@@ -19,6 +19,7 @@ from supervisor_memreap.core.verdict import (
     Resumed,
     Stuck,
     Unreadable,
+    Unseen,
     Wrapped,
     WrongLimit,
 )
@@ -54,7 +55,7 @@ class Film:
             there = tuple(
                 one if isinstance(one, Worker) else self.worker(pid, one) for pid, one in sorted(workers.items())
             )
-            pool = Pool("myapp", state, ProcessId(manager, born), self.now - born, there)
+            pool = Pool("myapp", state, "", ProcessId(manager, born), self.now - born, there)
         verdict, self.state = policy.decide(pool, self.settings, self.state, self.now)
         if verdict.reap and signal:
             self.state = policy.signalled(pool, verdict.reap[0], self.settings, self.state, self.now)
@@ -450,3 +451,13 @@ def test_with_never_a_worker_that_is_never_idle_is_told_of_once():
     (event,) = told
     assert isinstance(event, NeverIdle)
     assert event.after >= policy.LONG_WAIT
+
+
+def test_a_program_that_runs_and_cannot_be_looked_at_is_told_of_once():
+    film = Film()
+    hidden = Pool("myapp", "RUNNING", "its processes are hidden from this user")
+    told = []
+    for now in range(3):
+        verdict, film.state = policy.decide(hidden, film.settings, film.state, now)
+        told += verdict.events
+    assert told == [Unseen("its processes are hidden from this user")]

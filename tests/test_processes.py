@@ -125,7 +125,8 @@ def test_with_depth_2_the_workers_below_the_wrapper_are_found(view):
 
 def test_with_depth_2_and_no_wrapper_nothing_is_taken_for_a_manager(view):
     with pool(2, 40) as pid:
-        assert look(pid, PoolSettings(limit=30 * MIB, depth=2), view).manager is None
+        found = look(pid, PoolSettings(limit=30 * MIB, depth=2), view)
+        assert (found.manager, found.unseen) == (None, "depth=2, and there is not one manager below the wrapper")
 
 
 def test_a_zombie_is_no_worker(view):
@@ -391,6 +392,7 @@ def test_a_manager_that_is_no_child_of_the_supervisord_that_named_it_is_none():
             program = Program("myapp", "myapp", "RUNNING", pid, above)
             (found,) = processes.look([processes.Watched(program, SETTINGS)], processes.source())
             assert (found.manager is not None) is there
+            assert bool(found.unseen) is not there
 
 
 @needs_linux

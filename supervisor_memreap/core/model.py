@@ -63,6 +63,9 @@ class Pool:
 
     name: str
     state: str
+    """As supervisord says, or `gone`."""
+    unseen: str = ""
+    """Why a program that runs has no manager that could be looked at."""
     manager: ProcessId | None = None
     manager_age: float = 0.0
     workers: tuple[Worker, ...] = ()

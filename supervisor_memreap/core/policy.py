@@ -34,6 +34,7 @@ from supervisor_memreap.core.verdict import (
     Resumed,
     Stuck,
     Unreadable,
+    Unseen,
     Verdict,
     Wrapped,
     WrongLimit,
@@ -108,10 +109,15 @@ def decide(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> 
     """One look at one pool. The caller signals `verdict.reap`, if any, and says so with `signalled`."""
     events: list[Event] = []
     state = _heed_settings(settings, state, events)
+    said = state.said
     state = _heed_manager(pool, state, events)
     gap = now - state.looked if state.looked is not None else 0.0
     if pool.manager is None:
-        return Verdict(pool.state.lower(), events=tuple(events)), replace(state, looked=now)
+        if pool.unseen and pool.unseen not in said:
+            events.append(Unseen(pool.unseen))
+        return Verdict(pool.state.lower(), events=tuple(events)), replace(
+            state, looked=now, said=frozenset([pool.unseen])
+        )
     state = _follow_stuck(pool, state, now, events)
     state = _follow_leaving(pool, settings, state, now, events)
     state = _count(pool, settings, state, gap)

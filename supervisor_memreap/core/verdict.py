@@ -53,6 +53,13 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
+class Unseen:
+    """The program runs, and no manager of it can be looked at."""
+
+    why: str
+
+
+@dataclass(frozen=True)
 class NotCaught:
     """A worker over its limit has no handler for the signal."""
 
@@ -97,7 +104,9 @@ class Resumed:
     because: str
 
 
-Event = Union[Left, Replaced, NotReplaced, Stuck, Unreadable, NotCaught, Wrapped, NeverIdle, WrongLimit, Fell, Resumed]
+Event = Union[
+    Left, Replaced, NotReplaced, Stuck, Unreadable, Unseen, NotCaught, Wrapped, NeverIdle, WrongLimit, Fell, Resumed
+]
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,12 @@ def _look_at(watched: Watched, view: Source) -> Pool:
         manager = view.process(program.pid)
         if program.supervisord and manager.parent != program.supervisord:
             # A supervisord of another machine or container: its pids mean other processes here.
-            return Pool(program.namespec, "not a child of its supervisord here")
+            return Pool(program.namespec, program.state, "its process here is no child of that supervisord")
         if settings.depth == 2:
-            manager = _below_wrapper(program.pid, view)
+            below = _below_wrapper(program.pid, view)
+            if below is None:
+                return Pool(program.namespec, program.state, "depth=2, and there is not one manager below the wrapper")
+            manager = below
         if manager.ended:
             raise ProcessLookupError(manager.id.pid)
         # The kernel's list may miss one while a sibling exits (proc_pid_children(5)): never take that for gone.
@@ -56,18 +59,18 @@ def _look_at(watched: Watched, view: Source) -> Pool:
     except ProcessLookupError:
         return Pool(program.namespec, "gone")
     except PermissionError:
-        return Pool(program.namespec, "hidden from this user")
+        return Pool(program.namespec, program.state, "its processes are hidden from this user")
     workers = (_worker(pid, manager.id, settings, view) for pid in sorted(pids))
     there = tuple(worker for worker in workers if worker)
-    return Pool(program.namespec, program.state, manager.id, manager.age, there)
+    return Pool(program.namespec, program.state, "", manager.id, manager.age, there)
 
 
-def _below_wrapper(pid: int, view: Source) -> Process:
-    """The one child of the wrapper that has children of its own. Raises ProcessLookupError if it is not one."""
+def _below_wrapper(pid: int, view: Source) -> Process | None:
+    """The wrapper's one child, or the one of several that has children of its own; None if it is not one."""
     children = view.children(pid)
     managers = [child for child in children if view.children(child)] if len(children) > 1 else children
     if len(managers) != 1:
-        raise ProcessLookupError(pid)
+        return None
     return view.process(managers[0])
 
 

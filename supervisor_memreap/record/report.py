@@ -15,6 +15,7 @@ from supervisor_memreap.core.verdict import (
     Resumed,
     Stuck,
     Unreadable,
+    Unseen,
     Wrapped,
     WrongLimit,
 )
@@ -94,7 +95,7 @@ NEXT_BEST = {
 def summary(pool: Pool, settings: PoolSettings, reaped: int | None, over: int) -> str:
     """How a pool stands at the end of a run."""
     if pool.manager is None:
-        return f"does not run ({pool.state})"
+        return f"not watched, {pool.unseen}" if pool.unseen else f"does not run ({pool.state})"
     done = "" if reaped is None else f", {reaped} reaped"
     return f"{len(pool.workers)} workers{done}, {over or 'none'} over the limit of {memory(settings.limit)}"
 
@@ -126,6 +127,8 @@ def line(event: Event, settings: PoolSettings, came_back: int | None = None) -> 
             f" but its {settings.metric} may not be read: nothing sent; run memreap as the worker's user or as root"
             " with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE), or set metric=rss"
         )
+    if isinstance(event, Unseen):
+        return f"it runs, but {event.why}: not watched"
     if isinstance(event, NotCaught):
         return (
             f"worker {event.worker.id.pid} would die of {settings.signal} (it does not catch it): nothing sent;"
