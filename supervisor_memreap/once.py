@@ -150,11 +150,11 @@ def _waits_for(one: Standing) -> str:
         return f"waiting for worker {leaving.worker.pid} to finish its request"
     if leaving and leaving.replaced_by is None:
         return f"waiting for a worker in the place of {leaving.worker.pid}"
+    if leaving:  # also after the last one: whoever reaps next in this pool must find it settled
+        return f"waiting for the worker in the place of {leaving.worker.pid} to settle"
     due = [worker for worker in one.pool.workers if worker.id not in stuck and _is_due(worker, one)]
     if not due:
         return ""
-    if leaving:
-        return f"waiting for the new worker to settle, {len(due)} more to reap"
     if all(worker.age < one.settings.min_age for worker in due):
         return f"waiting for {len(due)} over the limit to reach min_age={report.seconds(one.settings.min_age)}"
     return f"{len(due)} to reap"

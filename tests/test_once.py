@@ -161,7 +161,9 @@ def test_all_pools_of_the_configuration_are_looked_at(tmp_path):
         for name, mib in (("web", 40), ("api", 40), ("shop", 5), ("off", 5))
     )
     programs = programs.replace("[program:off]", "[program:off]\nautostart=false")
-    sections = "[memreap]\nlimit=30MB\nmin_age=1s\n[memreap:web]\n[memreap:api]\nlimit=100MB\n[memreap:off]\n"
+    sections = (
+        "[memreap]\nlimit=30MB\nmin_age=1s\nsettle=1s\n[memreap:web]\n[memreap:api]\nlimit=100MB\n[memreap:off]\n"
+    )
     conf = tmp_path / "supervisord.conf"
     with supervisord(tmp_path, programs + sections):
         result = once("-c", conf)
