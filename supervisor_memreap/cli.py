@@ -14,7 +14,7 @@ from supervisor_memreap.core.settings import KEYS, Given, SettingsError, names_o
 from supervisor_memreap.demo import run as demo
 from supervisor_memreap.record import log
 from supervisor_memreap.supervisord import configfile
-from supervisor_memreap.supervisord.client import Client, Unavailable
+from supervisor_memreap.supervisord.client import Client, Unavailable, connect
 
 COMMAND_LINE = "command line"
 
@@ -169,11 +169,8 @@ def _only(names: Sequence[str], programs: once.Programs) -> once.Programs:
 
 def _client(server: dict[str, str]) -> Client:
     """As supervisorctl: [supervisorctl] of the configuration, unless supervisord's environment says it."""
-    return Client(
-        os.environ.get("SUPERVISOR_SERVER_URL") or server.get("serverurl", "http://localhost:9001"),
-        os.environ.get("SUPERVISOR_USERNAME", server.get("username")),
-        os.environ.get("SUPERVISOR_PASSWORD", server.get("password")),
-    )
+    url = os.environ.get("SUPERVISOR_SERVER_URL") or server.get("serverurl", "http://localhost:9001")
+    return connect(url, server)
 
 
 def _pid_in(path: str) -> int:

@@ -27,7 +27,7 @@ from supervisor_memreap.host import lock, processes
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record import log, report
 from supervisor_memreap.supervisord import configfile
-from supervisor_memreap.supervisord.client import Client, Unavailable
+from supervisor_memreap.supervisord.client import Unavailable, connect
 
 # Event names of supervisord and the seconds between two of them.
 PERIODS = {"TICK_5": 5, "TICK_60": 60, "TICK_3600": 3600}
@@ -141,9 +141,10 @@ class Listener:
 
     def _refresh_settings(self) -> None:
         """Take a changed file as a whole, or not at all."""
-        if self._file is None or self._file.stamp() == self._stamp:
+        stamp = self._file.stamp() if self._file else None
+        if self._file is None or stamp == self._stamp:
             return
-        self._stamp = self._file.stamp()
+        self._stamp = stamp
         try:
             contents = self._file.read()
             self._settings = resolve(configfile.merge(contents.sections, self._command_line))
@@ -158,9 +159,7 @@ class Listener:
         url = os.environ.get("SUPERVISOR_SERVER_URL")
         if not url:
             raise Unavailable("supervisord has no http server to ask: add [unix_http_server] to its configuration")
-        username = os.environ.get("SUPERVISOR_USERNAME", self._server.get("username"))
-        password = os.environ.get("SUPERVISOR_PASSWORD", self._server.get("password"))
-        return Client(url, username, password).programs()
+        return connect(url, self._server).programs()
 
 
 def run(config: str | None, command_line: configfile.Sections) -> int:

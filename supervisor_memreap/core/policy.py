@@ -211,9 +211,10 @@ def _follow_leaving(pool: Pool, settings: PoolSettings, state: PoolState, now: f
         elif now - leaving.signalled >= settings.grace:
             events.append(Stuck(leaving.worker, now - leaving.signalled))
             return replace(state, leaving=None, stuck=(*state.stuck, leaving))
-    if leaving.left is None:
-        return replace(state, leaving=leaving)
-    gone_for = now - leaving.left
+    left = leaving.left
+    if left is None:
+        return state
+    gone_for = now - left
     newcomers = [worker for worker in pool.workers if worker.id not in leaving.before]
     if leaving.replaced_by is None and newcomers:
         youngest = min(newcomers, key=lambda worker: worker.age)
@@ -221,7 +222,7 @@ def _follow_leaving(pool: Pool, settings: PoolSettings, state: PoolState, now: f
         if leaving.told:
             events.append(Replaced(leaving.worker, gone_for, youngest.id))
     if not leaving.told:
-        events.append(Left(leaving.worker, (leaving.left or now) - leaving.signalled, leaving.replaced_by))
+        events.append(Left(leaving.worker, left - leaving.signalled, leaving.replaced_by))
         leaving = replace(leaving, told=True)
     settled = sum(worker.age >= settings.settle for worker in newcomers)
     # Others may have left by themselves meanwhile: each of them needs a settled one in its place too.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import xmlrpc.client
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 from xml.parsers.expat import ExpatError
@@ -116,3 +118,12 @@ class Client:
                 " or as SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD in the listener's environment="
             )
         return f"supervisord at {self._shown} answered with HTTP status {error.errcode} {error.errmsg}"
+
+
+def connect(url: str, server: Mapping[str, str]) -> Client:
+    """The supervisord at `url`, with the credentials of our environment, else of `server`, its [supervisorctl]."""
+    return Client(
+        url,
+        os.environ.get("SUPERVISOR_USERNAME", server.get("username")),
+        os.environ.get("SUPERVISOR_PASSWORD", server.get("password")),
+    )
