@@ -21,11 +21,12 @@ from typing import NamedTuple
 from supervisor.childutils import EventListenerProtocol
 
 from supervisor_memreap import __version__
-from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.model import ProcessId, Program
 from supervisor_memreap.core.settings import SettingsError, resolve
 from supervisor_memreap.host import lock, processes
-from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.reaper import Reaper, States
 from supervisor_memreap.record import log, report
+from supervisor_memreap.record.statefile import StateFile
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Unavailable, connect
 
@@ -85,6 +86,7 @@ class Listener:
         file: configfile.ConfigFile | None,
         command_line: configfile.Sections,
         tell: Callable[[str], None],
+        statefile: StateFile | None = None,
     ):
         self._file = file
         self._command_line = command_line
@@ -95,7 +97,8 @@ class Listener:
         self._server: Mapping[str, str] = {}
         self._stamp: object = None
         self._last_tick: float | None = None
-        self.reaper = Reaper(tell)
+        self._statefile = statefile
+        self.reaper = Reaper(tell, states=self._remember(), keep=self._keep)
 
     def heed(self, event: Event) -> None:
         """Act on one event, if it is a tick that is not long past. Never raises."""
@@ -122,6 +125,28 @@ class Listener:
             return True
         self._last_tick = now
         return False
+
+    def _remember(self) -> States:
+        """What the listener before this one knew: a worker that it signalled may still be leaving."""
+        if self._statefile is None:
+            return {}
+        now = time.monotonic()
+        states, trouble = self._statefile.read(now)
+        if trouble:
+            self._tell(report.forgotten(trouble))
+        for name, state in states.items():
+            if state.leaving:
+                self._tell(f"{name}: {report.remembered(state.leaving.worker, now - state.leaving.signalled)}")
+        return states
+
+    def forget(self) -> None:
+        """Remove what is kept for the next listener: there will be none."""
+        if self._statefile:
+            self._statefile.remove()
+
+    def _keep(self, states: States) -> None:
+        trouble = self._statefile.write(states, time.monotonic()) if self._statefile else ""
+        self._once("statefile", trouble and report.forgotten(trouble))
 
     def tick(self) -> None:
         """Read what changed, look, decide, act. Raises Unavailable."""
@@ -168,7 +193,8 @@ def run(config: str | None, command_line: configfile.Sections) -> int:
     if "SUPERVISOR_ENABLED" not in os.environ:
         tell("listen is started by supervisord, from an [eventlistener:memreap] section; by hand there is memreap once")
         return 2
-    if not _is_alone():
+    above = _supervisord()
+    if not _is_alone(above):
         tell(
             "another listener of this supervisord watches already, and two would not be one at a time:"
             " this one ends; have one [eventlistener:memreap], with numprocs=1"
@@ -182,7 +208,7 @@ def run(config: str | None, command_line: configfile.Sections) -> int:
         tell(str(error))
         file = None
     try:
-        listener = Listener(file, command_line, tell)
+        listener = Listener(file, command_line, tell, StateFile(above) if above else None)
     except SettingsError as error:
         tell(str(error))
         return 2
@@ -191,18 +217,26 @@ def run(config: str | None, command_line: configfile.Sections) -> int:
     try:
         _serve(Protocol(stdin, stdout), stdin, listener)
     except (EOFError, BrokenPipeError):
-        pass  # supervisord has closed the pipe: that is how it says goodbye
+        # supervisord has closed the pipe: that is how it says goodbye, and its pools are nobody's from now on.
+        listener.forget()
     listener.reaper.close()
     return 0
 
 
-def _is_alone() -> bool:
-    """Take the lock of the supervisord that we run under, for as long as we live."""
+def _supervisord() -> ProcessId | None:
+    """The supervisord that we run under; None if it cannot be seen."""
     above = configfile.supervisord()
     try:
-        process = processes.source().process(above.pid if above else os.getppid())
-        return lock.take(process.id) is not None
-    except (OSError, ProcessLookupError):
+        return processes.source().process(above.pid if above else os.getppid()).id
+    except OSError:
+        return None
+
+
+def _is_alone(above: ProcessId | None) -> bool:
+    """Take the lock of the supervisord that we run under, for as long as we live."""
+    try:
+        return above is None or lock.take(above) is not None
+    except OSError:
         return True  # a lock that cannot be had is no sign of another listener
 
 

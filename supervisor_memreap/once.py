@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from supervisor_memreap.core import policy
 from supervisor_memreap.core.model import Program, Worker
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.core.verdict import (
@@ -20,6 +21,7 @@ from supervisor_memreap.core.verdict import (
     Unseen,
     Wrapped,
     WrongLimit,
+    WrongSignal,
 )
 from supervisor_memreap.host import processes
 from supervisor_memreap.reaper import Reaper, Standing
@@ -29,7 +31,7 @@ from supervisor_memreap.record import report
 INTERVAL = 0.2
 # A wait is told of when it has lasted so long, and again each time it has lasted so much longer.
 PATIENCE = 5.0
-_FAILURES = (Fell, NeverIdle, NotCaught, NotReplaced, Stuck, Unreadable, Unseen, Wrapped, WrongLimit)
+_FAILURES = (Fell, NeverIdle, NotCaught, NotReplaced, Stuck, Unreadable, Unseen, Wrapped, WrongLimit, WrongSignal)
 # What has been said of a pool in which nothing more will come of waiting.
 _GIVEN_UP = {"not permitted", "never idle"}
 
@@ -113,7 +115,7 @@ def _tell_what_would_be(one: Standing, tell: Tell) -> None:
     over = _over(one)
     for worker in sorted(over, key=lambda each: each.used or 0, reverse=True):
         word = "young" if worker.age < one.settings.min_age else "would"
-        if worker.suspect and worker.suspect.caught is not False:
+        if worker.used is not None and policy.veto(one.pool, worker, one.settings) is None:
             tell(f"{one.pool.name}: {report.outcome(word, worker, one.settings)}")
     tell(f"{one.pool.name}: {report.summary(one.pool, one.settings, None, len(over))}")
 
@@ -166,8 +168,7 @@ def _is_due(worker: Worker, one: Standing) -> bool:
         return False
     if worker.age < one.settings.min_age:
         return True
-    wrapped = worker.suspect.leads and len(one.pool.workers) == 1
-    return worker.used is not None and worker.suspect.caught is not False and not wrapped
+    return worker.used is not None and policy.veto(one.pool, worker, one.settings) is None
 
 
 def _pause(reaper: Reaper) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker
 from supervisor_memreap.core.settings import PoolSettings, Settings
-from supervisor_memreap.core.verdict import Event, Left, Verdict
+from supervisor_memreap.core.verdict import Event, Left, Stuck, Verdict
 from supervisor_memreap.host import lock, processes
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.record import report
@@ -20,6 +20,7 @@ from supervisor_memreap.record import report
 WATCH = 0.3
 
 Tell = Callable[[str], None]
+States = Mapping[str, policy.PoolState]
 
 
 @dataclass
@@ -49,10 +50,19 @@ class Standing:
 
 
 class Reaper:
-    def __init__(self, tell: Tell, dry_run: bool = False):
+    """`states` are those of the reaper before this one; `keep` gets all of them before each signal and after a tick."""
+
+    def __init__(
+        self,
+        tell: Tell,
+        dry_run: bool = False,
+        states: States | None = None,
+        keep: Callable[[States], None] = lambda _: None,
+    ):
         self._tell = tell
         self._dry_run = dry_run
-        self._states: dict[str, policy.PoolState] = {}
+        self._keep = keep
+        self._states: dict[str, policy.PoolState] = dict(states or {})
         self._departures: dict[str, list[Departure]] = {}
         self.reaped: Counter[str] = Counter()
         """Workers that left after our signal, by pool."""
@@ -69,10 +79,13 @@ class Reaper:
         self._forget_others({one.program.namespec for one in watched})
         pools = processes.look(watched, view)
         standings = [self._judge(pool, one.settings, view, now) for pool, one in zip(pools, watched)]
+        for one in standings:
+            self._follow_up(one, view)
         due = [one for one in standings if one.verdict.reap and not self._dry_run]
         for one in due:
             # Its share of the time: no pool that is never idle takes the others' moments.
             one.state = self._states[one.pool.name] = self._reap(one, view, now, WATCH / len(due))
+        self._keep(self._states)
         return standings
 
     def pidfds(self) -> dict[int, tuple[str, ProcessId]]:
@@ -103,6 +116,7 @@ class Reaper:
         for event in verdict.events:
             self._say(pool, event, settings, view)
         self._release(pool.name, state)
+        self._follow_those_of_before(pool, state, view)
         return Standing(pool, settings, verdict, state)
 
     def _reap(self, one: Standing, view: Source, now: float, watch: float) -> policy.PoolState:
@@ -114,6 +128,8 @@ class Reaper:
             return self._refused("locked", one.verdict.reap[0], one)
         try:
             for worker in one.verdict.reap:
+                # Whoever is ended between the signal and the end of the tick must find it in the file.
+                self._keep({**self._states, pool.name: policy.signalled(pool, worker, settings, state, now)})
                 outcome = processes.reap(pool, worker, settings, view, watch, worker.id in one.verdict.insist)
                 if outcome.word == "sent":
                     break
@@ -138,6 +154,18 @@ class Reaper:
                     self._tell(f"{pool.name}: {report.NEXT_BEST[what]}")
         return state
 
+    def _follow_up(self, one: Standing, view: Source) -> None:
+        """What a worker gets that was signalled and is still there."""
+        pool, settings = one.pool, one.settings
+        if one.verdict.again:
+            outcome = processes.reap_again(pool, one.verdict.again, settings, view)
+            if outcome.word == "sent":
+                one.state = self._states[pool.name] = policy.signalled_again(one.state)
+                self._tell(f"{pool.name}: {report.sent_again(one.verdict.again, settings, outcome.moment)}")
+        if one.verdict.force:
+            outcome = processes.force(pool, one.verdict.force, settings.stuck, view)
+            self._tell(f"{pool.name}: {report.forced(outcome.word, one.verdict.force, settings)}")
+
     def _refused(self, word: str, worker: Worker, one: Standing) -> policy.PoolState:
         """Nothing was sent; a busy worker is no news."""
         if word == "busy":
@@ -152,7 +180,8 @@ class Reaper:
         if isinstance(event, Left):
             self.reaped[pool.name] += 1
             came_back = self._came_back(pool.name, event, view)
-        self._tell(f"{pool.name}: {report.line(event, settings, came_back)}")
+        doing = processes.doing(event.worker, view) if isinstance(event, Stuck) else ""
+        self._tell(f"{pool.name}: {report.line(event, settings, came_back, doing)}")
 
     def _came_back(self, name: str, left: Left, view: Source) -> int | None:
         """What was the worker's own, less what its replacement has made its own by now."""
@@ -180,6 +209,15 @@ class Reaper:
                 one.release()
         if kept:
             self._departures[name] = kept
+
+    def _follow_those_of_before(self, pool: Pool, state: policy.PoolState, view: Source) -> None:
+        """Hold what the reaper before this one held for workers that are still leaving."""
+        followed = {one.worker for one in self._departures.get(pool.name, ())}
+        for worker in set(_expected(state)) - followed:
+            assert pool.manager
+            held = lock.take(pool.manager) if state.leaving and state.leaving.worker == worker else None
+            departure = Departure(worker, None, processes.follow(worker, view), held)
+            self._departures.setdefault(pool.name, []).append(departure)
 
     def _forget_others(self, names: set[str]) -> None:
         for name in set(self._states) - names:

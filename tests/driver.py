@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
 READY = b"READY\n"
+POOL = Path(__file__).with_name("pool.py")
 OK = b"RESULT 2\nOK"
 
 
@@ -22,8 +25,14 @@ class Driver:
         self._heard = b""
         self._serial = 0
         self._ticked = 0.0
-        # A process between, named so that the listener finds "its supervisord": one of its own for every test.
-        between = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[2:]))"
+        # A process between, named so that the listener finds "its supervisord": one of its own for every test. Like
+        # supervisord it starts a listener again that was ended by force.
+        between = (
+            "import subprocess, sys\n"
+            "while True:\n"
+            "    code = subprocess.call(sys.argv[2:])\n"
+            "    if code != -9: sys.exit(code)\n"
+        )
         self.process = subprocess.Popen(
             [sys.executable, "-c", between, "supervisord", sys.executable, "-m", "supervisor_memreap", "listen", *args],
             stdin=subprocess.PIPE,
@@ -57,6 +66,10 @@ class Driver:
             payload = f"when:{int(time.time())}"
         header = f"ver:3.0 server:{server} serial:{self._serial} pool:memreap poolserial:{self._serial}"
         self.says(f"{header} eventname:{name} len:{len(payload)}\n{payload}".encode())
+
+    def listener(self) -> psutil.Process:
+        (process,) = psutil.Process(self.process.pid).children()
+        return process
 
     def tick(self, **options) -> float:
         """One tick that is looked at; the seconds that it took until OK."""
@@ -102,6 +115,20 @@ def supervisord(folder, programs: str, http: str | None = None, rpc: bool = True
                 one.kill()
         process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def pool(workers: int, mib: int, *words: str, **options):
+    """The pid of the running manager of a tests/pool.py; the whole group is ended afterwards."""
+    command = [sys.executable, str(POOL), str(workers), str(mib), *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, **options) as process:
+        try:
+            line = process.stdout.readline()
+            assert re.fullmatch(r"ready \(pid: [0-9]+\)\n", line)
+            yield int(line.split()[2][:-1])
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _assert_entered_running(log) -> None:

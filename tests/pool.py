@@ -6,6 +6,7 @@ that hold nothing. The words make it behave badly:
     deaf        workers have no handler for HUP
     busy        workers never wait in accept
     stuck       workers catch HUP and stay
+    gap         workers only note the first HUP, as Perl does with one that comes between a request and accept
     once        workers that leave are not replaced
     falls       the manager ends with the first worker that leaves, as FCGI::ProcManager 0.17 does with parent 1
     wrapped     the manager runs below a wrapper, as a shell without exec makes one
@@ -25,6 +26,10 @@ def leave(_signum: int, _frame: object) -> None:
     os._exit(0)
 
 
+def note(_signum: int, _frame: object) -> None:
+    signal.signal(signal.SIGHUP, leave)
+
+
 def stay(_signum: int, _frame: object) -> None:
     pass
 
@@ -35,7 +40,7 @@ def fork_worker(mib: int, words: set[str], ready: int) -> int:
     pid = os.fork()
     if pid == 0:
         if "deaf" not in words:
-            signal.signal(signal.SIGHUP, stay if "stuck" in words else leave)
+            signal.signal(signal.SIGHUP, stay if "stuck" in words else note if "gap" in words else leave)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         held = bytearray(mib * 1024 * 1024)  # bytes() of zeros would not be resident
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGTERM})

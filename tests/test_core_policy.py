@@ -22,6 +22,7 @@ from supervisor_memreap.core.verdict import (
     Unseen,
     Wrapped,
     WrongLimit,
+    WrongSignal,
 )
 
 MIB = 1024**2
@@ -40,10 +41,12 @@ class Film:
         self.now = BOOT + 3600
         self.born: dict[int, float] = {}
 
-    def worker(self, pid: int, mib: float, caught: bool | None = True, readable: bool = True) -> Worker:
+    def worker(
+        self, pid: int, mib: float, caught: bool | None = True, readable: bool = True, server: str = ""
+    ) -> Worker:
         born = self.born.setdefault(pid, BOOT)
         used = int(mib * MIB)
-        suspect = Suspect(used if readable else None, caught) if used > self.settings.limit else None
+        suspect = Suspect(used if readable else None, caught, server) if used > self.settings.limit else None
         return Worker(ProcessId(pid, born), self.now - born, used, suspect)
 
     def look(self, workers=None, *, after=5.0, manager=1, born=BOOT, state="RUNNING", signal=True):
@@ -189,6 +192,25 @@ def test_a_worker_that_would_die_of_the_signal_is_not_signalled_and_that_is_told
     assert film.look({11: deaf, 12: 20}).events == ()
 
 
+@pytest.mark.parametrize(
+    ("server", "signal", "goes"),
+    [
+        ("gunicorn", "QUIT", False),  # caught, and drops the request
+        ("gunicorn", "TERM", True),
+        ("uWSGI", "TERM", False),
+        ("fcgiwrap", "TERM", False),
+        ("FCGI::ProcManager", "HUP", True),
+    ],
+)
+def test_where_the_server_is_known_its_table_decides_not_the_handler(server, signal, goes):
+    film = Film(replace(SETTINGS, signal=signal))
+    worker = film.worker(11, 300, server=server)
+    verdict = film.look({11: worker, 12: 20})
+    assert reaped(verdict) == (11 if goes else None)
+    assert events(verdict, WrongSignal) == ([] if goes else [WrongSignal(worker)])
+    assert not events(film.look({11: worker, 12: 20}), WrongSignal)
+
+
 def test_where_the_system_does_not_tell_what_is_caught_the_signal_goes_out():
     film = Film()
     assert reaped(film.look({11: film.worker(11, 300, caught=None), 12: 20})) == 11
@@ -214,6 +236,55 @@ def test_a_stuck_worker_is_told_once_signalled_once_and_the_next_may_go():
         assert reaped(film.look({11: 300, 13: 20})) is None
     (left,) = film.look({13: 20}).events
     assert left.worker.pid == 11
+
+
+def again(verdict):
+    return verdict.again.id.pid if verdict.again else None
+
+
+def test_a_worker_that_is_there_well_after_the_signal_gets_a_second_one_and_no_third():
+    film = Film()
+    assert again(film.look({11: 300, 12: 20})) is None
+    assert again(film.look({11: 300, 12: 20}, after=9)) is None
+    assert again(film.look({11: 300, 12: 20}, after=1)) == 11
+    assert again(film.look({11: 300, 12: 20})) == 11  # it was busy, and the second one has not gone out
+    film.state = policy.signalled_again(film.state)
+    for _ in range(5):
+        assert again(film.look({11: 300, 12: 20})) is None
+
+
+def test_a_second_signal_never_comes_after_grace():
+    film = Film(replace(SETTINGS, grace=12))
+    film.look({11: 300, 12: 20})
+    assert again(film.look({11: 300, 12: 20}, after=6)) == 11
+    assert again(film.look({11: 300, 12: 20}, after=6)) is None
+
+
+def forced(verdict):
+    return verdict.force.id.pid if verdict.force else None
+
+
+@pytest.mark.parametrize("stuck", ["TERM", "KILL"])
+def test_a_stuck_worker_is_forced_once_where_that_is_asked_for_and_the_next_waits_for_it(stuck):
+    film = Film(replace(SETTINGS, stuck=stuck))
+    film.look({11: 300, 12: 200})
+    verdict = film.look({11: 300, 12: 200}, after=300)
+    assert (forced(verdict), reaped(verdict)) == (11, None)
+    assert verdict.events == (Stuck(ProcessId(11, BOOT), 300.0),)
+    verdict = film.look({11: 300, 12: 200}, after=299)
+    assert (forced(verdict), again(verdict), reaped(verdict), verdict.events) == (None, None, None, ())
+    verdict = film.look({11: 300, 12: 200}, after=1)
+    assert verdict.events == (Stuck(ProcessId(11, BOOT), 600.0, forced=True),)
+    assert (forced(verdict), reaped(verdict)) == (None, 12)
+
+
+def test_a_worker_that_leaves_when_it_is_forced_is_replaced_before_the_next_goes():
+    film = Film(replace(SETTINGS, stuck="KILL"))
+    film.look({11: 300, 12: 200})
+    film.look({11: 300, 12: 200}, after=300)
+    film.fork(13)
+    assert reaped(film.look({12: 200, 13: 20})) is None
+    assert reaped(film.look({12: 200, 13: 20})) == 12
 
 
 def test_newborns_that_are_all_over_the_limit_suspend_the_pool_before_any_is_reaped():
@@ -307,6 +378,13 @@ def test_another_manager_right_after_a_reap_is_a_fallen_tree_too():
     film = Film()
     film.look({11: 300, 12: 20})
     assert events(film.look({21: 20}, manager=2, born=film.now), Fell)
+
+
+def test_a_restart_of_ours_and_of_the_program_together_is_no_fallen_tree():
+    film = Film()
+    film.look({11: 300, 12: 20})
+    film.state = replace(film.state, looked=None)  # what is kept over a restart knows of no look
+    assert film.look({21: 20}, manager=2, born=film.now).events == ()
 
 
 def test_a_program_that_somebody_stops_is_no_fallen_tree():

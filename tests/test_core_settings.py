@@ -73,6 +73,7 @@ def test_the_defaults_are_those_of_the_documentation():
         min_age=30,
         settle=10,
         grace=300,
+        stuck="report",
         idle_wait=60,
         hold=True,
         depth=1,
@@ -88,13 +89,14 @@ def test_every_key_can_be_set():
         min_age="1min",
         settle="0s",
         grace="2h",
+        stuck="sigkill",
         idle_wait="never",
         hold="no",
         depth="2",
     )
     assert set(given) == set(KEYS)
     settings = resolve({"myapp": given}).of(program("myapp"))
-    assert settings == PoolSettings(1024 * MIB, "pss", "TERM", 3, 60, 0, 7200, float("inf"), False, 2)
+    assert settings == PoolSettings(1024 * MIB, "pss", "TERM", 3, 60, 0, 7200, "KILL", float("inf"), False, 2)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +106,7 @@ def test_every_key_can_be_set():
         ("limit", "150", "that is 150 bytes, and the least is 1MB; is a unit missing, as in 150MB?"),
         ("limt", "150MB", "unknown key; did you mean limit?"),
         ("colour", "red", f"unknown key; there are {', '.join(KEYS)}"),
+        ("stuck", "HUP", "not report (send nothing more), TERM or KILL"),
         ("metric", "heap", "not a metric; there are uss, pss, rss, vms"),
         (
             "signal",

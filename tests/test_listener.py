@@ -13,9 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from driver import OK, READY, eventually, listening, supervisord
+from driver import OK, POOL, READY, eventually, listening, supervisord
 
-POOL = Path(__file__).with_name("pool.py")
 QUICK = "min_age=1s\nsettle=1s\n"
 
 
@@ -367,6 +366,30 @@ def test_limits_in_the_command_win_over_the_file(log, tmp_path):
     assert listener.lines()[1] == "watching myapp (limit 60 MiB uss)"
 
 
+def test_a_listener_that_is_ended_by_force_in_the_middle_of_a_reap_goes_on_where_it_was(log, tmp_path):
+    with supervisord(tmp_path, program(2, 40, "stuck") + f"[memreap:myapp]\nlimit=30MB\n{QUICK}"):
+        workers = {one.pid: one for one in workers_of(tmp_path)}
+        environment = {"SUPERVISOR_SERVER_URL": url(tmp_path), "TMPDIR": str(tmp_path)}
+        with listening("-c", f"{tmp_path}/supervisord.conf", log=log, **environment) as listener:
+            eventually(lambda: _assert_after_a_tick(listener, "HUP sent"))
+            (first,) = map(int, re.findall(r"worker (\d+) .* HUP sent", listener.text()))
+            listener.listener().kill()
+            listener.hears(READY)
+            for _ in range(3):
+                listener.tick()
+            assert len(re.findall("HUP sent", listener.text())) == 1
+            assert re.search(rf"worker {first} was signalled .* ago, before memreap was restarted", listener.text())
+            workers[first].kill()
+            eventually(lambda: _assert_after_a_tick(listener, f"worker {first} left after .* took its place"))
+            eventually(lambda: _assert_after_a_tick(listener, "HUP sent(?s:.*)HUP sent"))
+        assert list(tmp_path.glob("memreap-*")) == []  # this supervisord has said goodbye
+
+
+def _assert_after_a_tick(listener, expression: str) -> None:
+    listener.tick()
+    assert re.search(expression, listener.text())
+
+
 def test_a_fault_of_our_own_is_one_line_and_the_listener_goes_on(log, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import supervisor_memreap.reaper as r\n"
@@ -384,7 +407,7 @@ def test_a_fault_of_our_own_is_one_line_and_the_listener_goes_on(log, tmp_path):
 
 TROUBLES = {
     "deaf": r"worker \d+ would die of HUP \(it does not catch it\): nothing sent; set signal= .*",
-    "stuck": r"worker \d+ has not left .* after HUP: stuck, nothing more is sent to it.*",
+    "stuck": r"worker \d+ has not left .* after HUP: stuck \(state S, in \w+\), nothing more is sent to it.*",
     "once": r"worker \d+ left .* ago and the pool has not settled again \(0 of 1 workers\).*",
     "falls": r"suspended: the manager \d+ went away right after worker \d+ was signalled; .*",
 }

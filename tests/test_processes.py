@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 import select
 import signal
 import subprocess
@@ -14,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from driver import eventually
+from driver import eventually, pool
 
 from supervisor_memreap.core.model import ProcessId, Program
 from supervisor_memreap.core.settings import PoolSettings
@@ -28,20 +26,6 @@ POOL = Path(__file__).with_name("pool.py")
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-
-
-@contextlib.contextmanager
-def pool(workers: int, mib: int, *words: str, **options):
-    """The pid of a running manager; the whole group is ended afterwards."""
-    command = [sys.executable, str(POOL), str(workers), str(mib), *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, **options) as process:
-        try:
-            line = process.stdout.readline()
-            assert re.fullmatch(r"ready \(pid: [0-9]+\)\n", line)
-            yield int(line.split()[2][:-1])
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
 
 
 def look(pid: int, settings: PoolSettings = SETTINGS, view=None, **options):

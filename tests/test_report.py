@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 
 from supervisor_memreap.core.model import Pool, ProcessId, Suspect, Worker
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.verdict import Fell, Left, NotCaught, Replaced, Resumed, Stuck, Unreadable, WrongLimit
+from supervisor_memreap.core.verdict import (
+    Fell,
+    Left,
+    NotCaught,
+    Replaced,
+    Resumed,
+    Stuck,
+    Unreadable,
+    WrongLimit,
+    WrongSignal,
+)
 from supervisor_memreap.record import log, report
 
 MIB = 1024**2
@@ -55,6 +66,9 @@ def test_the_lines_are_those_that_were_promised():
     ("event", "remedy"),
     [
         (Stuck(WORKER.id, 300.0), "raise grace="),
+        (Stuck(WORKER.id, 300.0, forced=True), "raise grace="),
+        (WrongSignal(replace(WORKER, suspect=Suspect(312 * MIB, True, "gunicorn"))), "set signal=TERM"),
+        (WrongSignal(replace(WORKER, suspect=Suspect(312 * MIB, True, "fcgiwrap"))), "remove this program's"),
         (Unreadable(WORKER), "set metric=rss"),
         (WrongLimit(160 * MIB, 330 * MIB), "set limit=330MB or more"),
         (Fell(WORKER.id, NEW, 600.0), "daemonized (-d)"),
@@ -62,6 +76,11 @@ def test_the_lines_are_those_that_were_promised():
 )
 def test_each_trouble_names_its_remedy(event, remedy):
     assert remedy in report.line(event, SETTINGS)
+
+
+def test_a_stuck_worker_is_shown_with_what_it_does():
+    line = report.line(Stuck(WORKER.id, 300.0), replace(SETTINGS, stuck="KILL"), doing="state D, in nfs_wait")
+    assert line == "worker 4242 has not left 5 min after HUP: stuck (state D, in nfs_wait)"
 
 
 @pytest.mark.parametrize(

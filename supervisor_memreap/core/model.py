@@ -40,6 +40,8 @@ class Suspect:
     """The metric, in bytes. None: it may not be read."""
     caught: bool | None
     """Whether the worker has a handler for the signal. None: this system does not tell."""
+    server: str = ""
+    """The pre-forking server that it is a worker of, as core.servers names it; empty: none of those."""
     leads: bool = False
     """Whether it has children of its own, as a manager below a wrapper has."""
 

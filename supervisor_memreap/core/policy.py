@@ -7,10 +7,12 @@
  3. `checks` consecutive looks over the limit, not one.
  4. Never a newborn: FCGI::ProcManager's worker runs its manager's signal handlers until it has set its own; a HUP
     in that gap TERMs its siblings.
- 5. Never a worker that has no handler for the signal: it would die in mid-request.
+ 5. Never a worker that has no handler for the signal, or that is known to drop its request on it (core.servers).
  6. Idle first: the caller signals only a worker that waits in accept, and at any moment after `idle_wait` (`insist`).
- 7. Signalled once.
- 8. A worker that does not leave within `grace` is stuck: told, and the next may go.
+ 7. Signalled once. A second time, once, only if it is idle `AGAIN` after the first: that one fell into the gap between
+    the last request and accept, where Perl only notes it.
+ 8. A worker that does not leave within `grace` is stuck: told, and the next may go. Only where `stuck` asks for it is
+    it sent something stronger, once, and then it has `grace` again.
  9. A limit that fresh workers already exceed is wrong: suspended, not recycled for ever.
 10. A manager that goes away right after a reap: suspended, since here a HUP to a worker ends the tree.
 11. Only where supervisord says RUNNING, only (pid, born): a pool comes here without a manager otherwise.
@@ -22,6 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from supervisor_memreap.core.model import Pool, ProcessId, Worker
+from supervisor_memreap.core.servers import graceful
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.verdict import (
     Event,
@@ -38,6 +41,7 @@ from supervisor_memreap.core.verdict import (
     Verdict,
     Wrapped,
     WrongLimit,
+    WrongSignal,
 )
 
 # After so many reaps in succession of workers that went over the limit while fresh, the limit is wrong (rule 9).
@@ -46,6 +50,9 @@ HASTY_REAPS = 3
 STOOD = 600.0
 # A manager that ends so long after the worker left did not end of that.
 FALL = 10.0
+# Seconds after the first signal, or half of `grace` where that is less: a worker that was in a request and got it is
+# gone as soon as that ends, so one that is idle so much later never got it.
+AGAIN = 10.0
 # With idle_wait=never, a worker that has waited so long for an idle moment is told of.
 LONG_WAIT = 60.0
 # A program that somebody stops is no falling tree.
@@ -60,6 +67,10 @@ class Leaving:
     signalled: float
     before: frozenset[ProcessId]
     """The pool's workers when it was signalled, itself among them."""
+    again: bool = False
+    """It was signalled a second time."""
+    forced: float | None = None
+    """When it was to be sent what `stuck` asks for."""
     left: float | None = None
     told: bool = False
     replaced_by: ProcessId | None = None
@@ -126,7 +137,8 @@ def decide(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> 
     since = {worker.id: state.ripe.get(worker.id, now) for worker in workers}
     insist = frozenset(id for id, start in since.items() if now - start >= settings.idle_wait)
     state = _tell_long_wait(workers, settings, replace(state, looked=now, ripe=since), now, events)
-    return Verdict(_standing(state, workers), workers, insist, tuple(events)), state
+    again, force = _due_again(pool, settings, state, now), _due_force(pool, state, now)
+    return Verdict(_standing(state, workers), workers, insist, again, force, tuple(events)), state
 
 
 def signalled(pool: Pool, worker: Worker, settings: PoolSettings, state: PoolState, now: float) -> PoolState:
@@ -141,6 +153,12 @@ def signalled(pool: Pool, worker: Worker, settings: PoolSettings, state: PoolSta
     )
 
 
+def signalled_again(state: PoolState) -> PoolState:
+    """The second signal that `decide` asked for went out."""
+    assert state.leaving
+    return replace(state, leaving=replace(state.leaving, again=True))
+
+
 def exited(worker: ProcessId, state: PoolState, at: float) -> PoolState:
     """The kernel told, between two looks, that a signalled worker is gone."""
 
@@ -149,6 +167,19 @@ def exited(worker: ProcessId, state: PoolState, at: float) -> PoolState:
 
     leaving = mark(state.leaving) if state.leaving else None
     return replace(state, leaving=leaving, stuck=tuple(map(mark, state.stuck)))
+
+
+def veto(pool: Pool, worker: Worker, settings: PoolSettings) -> Event | None:
+    """What speaks against signalling this worker, ever; None if nothing does (rule 5)."""
+    suspect = worker.suspect
+    if suspect is None:
+        return None
+    if suspect.leads and len(pool.workers) == 1:
+        return Wrapped(worker)
+    safe = graceful(suspect.server)
+    if safe is not None and settings.signal not in safe:
+        return WrongSignal(worker)
+    return NotCaught(worker) if suspect.caught is False else None
 
 
 def say_once(what: str, state: PoolState) -> tuple[bool, PoolState]:
@@ -183,7 +214,9 @@ def _forget_manager(pool: Pool, state: PoolState, events: list[Event]) -> PoolSt
     forgotten = PoolState(settings=state.settings, suspended=state.suspended, falls=state.falls)
     if not (leaving and manager) or pool.state in _STOPPED_BY_HAND:
         return forgotten
-    if leaving.left is not None and state.looked is not None and state.looked - leaving.left > FALL:
+    if state.looked is None:
+        return forgotten  # remembered from before a restart of ours, in which the program may have been restarted too
+    if leaving.left is not None and state.looked - leaving.left > FALL:
         return forgotten  # it stood on after the worker had left
     needs_age = STOOD * 2**state.falls
     events.append(Fell(leaving.worker, manager, needs_age))
@@ -208,12 +241,14 @@ def _follow_leaving(pool: Pool, settings: PoolSettings, state: PoolState, now: f
     if leaving.left is None:
         if pool.worker(leaving.worker) is None:
             leaving = replace(leaving, left=now)
-        elif now - leaving.signalled >= settings.grace:
-            events.append(Stuck(leaving.worker, now - leaving.signalled))
-            return replace(state, leaving=None, stuck=(*state.stuck, leaving))
+        elif now - (leaving.forced or leaving.signalled) >= settings.grace:
+            events.append(Stuck(leaving.worker, now - leaving.signalled, leaving.forced is not None))
+            if settings.stuck == "report" or leaving.forced is not None:
+                return replace(state, leaving=None, stuck=(*state.stuck, leaving))
+            leaving = replace(leaving, forced=now)
     left = leaving.left
     if left is None:
-        return state
+        return replace(state, leaving=leaving)
     gone_for = now - left
     newcomers = [worker for worker in pool.workers if worker.id not in leaving.before]
     if leaving.replaced_by is None and newcomers:
@@ -284,18 +319,33 @@ def _choose(
             state = _tell_once("unreadable", Unreadable(worker), state, events)
         elif worker.id not in state.over or state.over[worker.id].looks < settings.checks:
             continue
-        elif worker.suspect.leads and len(pool.workers) == 1:
-            state = _tell_once("wrapped", Wrapped(worker), state, events)
-        elif worker.suspect.caught is False:
-            state = _tell_once("not caught", NotCaught(worker), state, events)
         else:
-            due.append(worker)
+            against = veto(pool, worker, settings)
+            if against:
+                state = _tell_once(type(against).__name__, against, state, events)
+            else:
+                due.append(worker)
     if state.suspended or state.leaving or not due:
         return (), state
     due.sort(key=lambda one: one.used or 0, reverse=True)
     if len(state.hasty) >= HASTY_REAPS and state.over[due[0].id].fresh:
         return (), _suspend_limit([*state.hasty, due[0].used or 0], state, events)
     return tuple(due), state
+
+
+def _due_again(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> Worker | None:
+    leaving = state.leaving
+    if leaving is None or leaving.left is not None or leaving.again or leaving.forced is not None:
+        return None
+    if now - leaving.signalled < min(AGAIN, settings.grace / 2):
+        return None
+    return pool.worker(leaving.worker)
+
+
+def _due_force(pool: Pool, state: PoolState, now: float) -> Worker | None:
+    """Asked for at the one look that finds the worker stuck, whatever then comes of it."""
+    leaving = state.leaving
+    return pool.worker(leaving.worker) if leaving and leaving.left is None and leaving.forced == now else None
 
 
 def _tell_long_wait(

@@ -49,6 +49,8 @@ class PoolSettings:
     min_age: float = 30.0
     settle: float = 10.0
     grace: float = 300.0
+    stuck: str = "report"
+    """What is done about a worker that does not leave within `grace`: report, or send it TERM or KILL."""
     idle_wait: float = 60.0
     """So long is an idle moment waited for; infinite: it never goes out at another one."""
     hold: bool = True
@@ -94,6 +96,13 @@ def _grace(text: str) -> float:
     return seconds
 
 
+def _stuck(text: str) -> str:
+    word = text.upper().removeprefix("SIG")
+    if word not in ("REPORT", "TERM", "KILL"):
+        raise ValueError("not report (send nothing more), TERM or KILL")
+    return word.lower() if word == "REPORT" else word
+
+
 def _idle_wait(text: str) -> float:
     if text.lower() == "never":
         return float("inf")
@@ -116,8 +125,7 @@ def _metric(text: str) -> str:
 
 
 def _signal(text: str) -> str:
-    name = text.upper()
-    name = name[3:] if name.startswith("SIG") else name
+    name = text.upper().removeprefix("SIG")
     if name not in SIGNALS:
         raise ValueError(f"not a signal that a worker can finish on; there are {', '.join(SIGNALS)}")
     return name
@@ -143,6 +151,7 @@ _KEYS = {
     "min_age": _min_age,
     "settle": duration,
     "grace": _grace,
+    "stuck": _stuck,
     "idle_wait": _idle_wait,
     "hold": _hold,
     "depth": _depth,

@@ -43,6 +43,9 @@ class Stuck:
 
     worker: ProcessId
     after: float
+    """Seconds since the first signal."""
+    forced: bool = False
+    """It was sent what `stuck` asks for, `grace` ago, and did not leave of that either."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,13 @@ class Unseen:
 @dataclass(frozen=True)
 class NotCaught:
     """A worker over its limit has no handler for the signal."""
+
+    worker: Worker
+
+
+@dataclass(frozen=True)
+class WrongSignal:
+    """A worker over its limit is of a server that drops its request on this signal, handler or not."""
 
     worker: Worker
 
@@ -105,7 +115,19 @@ class Resumed:
 
 
 Event = Union[
-    Left, Replaced, NotReplaced, Stuck, Unreadable, Unseen, NotCaught, Wrapped, NeverIdle, WrongLimit, Fell, Resumed
+    Left,
+    Replaced,
+    NotReplaced,
+    Stuck,
+    Unreadable,
+    Unseen,
+    NotCaught,
+    WrongSignal,
+    Wrapped,
+    NeverIdle,
+    WrongLimit,
+    Fell,
+    Resumed,
 ]
 
 
@@ -117,4 +139,8 @@ class Verdict:
     """One of these is to be reaped, the first that is idle; the one with the most to give back stands first."""
     insist: frozenset[ProcessId] = frozenset()
     """Those whose idle moment has been waited for long enough: signal them at another one."""
+    again: Worker | None = None
+    """It was signalled long ago: signal it a second time, only if it is idle."""
+    force: Worker | None = None
+    """It is stuck: send it what the setting `stuck` asks for."""
     events: tuple[Event, ...] = ()

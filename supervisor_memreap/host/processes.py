@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from supervisor_memreap.core.model import Pool, ProcessId, Program, Suspect, Worker
+from supervisor_memreap.core.servers import recognise
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import hold, procfs
 from supervisor_memreap.host.source import Process, Psutil, Source
@@ -85,7 +86,8 @@ def _worker(pid: int, manager: ProcessId, settings: PoolSettings, view: Source) 
             return worker
         caught = view.catches(pid, _signum(settings.signal))
         used = _measure(worker, settings.metric, view)
-        return replace(worker, suspect=Suspect(used, caught, bool(view.children(pid))))
+        server = recognise(*view.called(pid))
+        return replace(worker, suspect=Suspect(used, caught, server, bool(view.children(pid))))
     except (ProcessLookupError, PermissionError):
         return None
 
@@ -108,6 +110,14 @@ def private_memory(process: ProcessId, view: Source) -> int | None:
         return view.uss(process.pid) if view.process(process.pid).id == process else None
     except (ProcessLookupError, PermissionError):
         return None
+
+
+def doing(process: ProcessId, view: Source) -> str:
+    """What this process does at this moment, for a reader; empty if it is gone."""
+    try:
+        return view.doing(process.pid) if view.process(process.pid).id == process else ""
+    except (ProcessLookupError, PermissionError):
+        return ""
 
 
 @dataclass(frozen=True)
@@ -133,14 +143,41 @@ def reap(
 
     For `watch` seconds an idle moment is waited for; without one it is `busy`, or signalled all the same (`insist`).
     """
-    assert pool.manager
+    deadline = time.monotonic() + watch
+    return _with_pidfd(worker, lambda pidfd: _signal(pool, worker, settings, view, pidfd, deadline, insist))
+
+
+def reap_again(pool: Pool, worker: Worker, settings: PoolSettings, view: Source) -> Outcome:
+    """As `reap`, at once, and only if it is seen that the worker is idle; no pidfd comes with the outcome."""
+    return _closed(reap(pool, worker, replace(settings, idle_wait=float("inf")), view, 0.0))
+
+
+def force(pool: Pool, worker: Worker, signal_name: str, view: Source) -> Outcome:
+    """Send a stuck worker this signal, whatever it does; `sent`, or why not."""
+
+    def send(pidfd: int | None) -> Outcome:
+        if _has_changed(pool, worker, view):
+            return Outcome("changed")
+        _send(worker.id.pid, pidfd, _signum(signal_name))
+        return Outcome("sent", "busy", pidfd=pidfd)
+
+    return _closed(_with_pidfd(worker, send))
+
+
+def _closed(outcome: Outcome) -> Outcome:
+    if outcome.pidfd is not None:
+        os.close(outcome.pidfd)
+    return replace(outcome, pidfd=None)
+
+
+def _with_pidfd(worker: Worker, act: Callable[[int | None], Outcome]) -> Outcome:
     try:
         pidfd = _open_pidfd(worker.id.pid)
     except ProcessLookupError:
         return Outcome("gone")
     # From here on the pidfd, where there is one, means this process and no later one with its pid.
     try:
-        outcome = _signal(pool.manager, worker, settings, view, pidfd, time.monotonic() + watch, insist)
+        outcome = act(pidfd)
     except ProcessLookupError:
         outcome = Outcome("gone")
     except PermissionError:
@@ -152,8 +189,25 @@ def reap(
     return outcome
 
 
+def _has_changed(pool: Pool, worker: Worker, view: Source) -> bool:
+    """Whether this is not the worker of that manager any more. Raises ProcessLookupError."""
+    assert pool.manager
+    now = view.process(worker.id.pid)
+    if now.id != worker.id or now.ended:
+        raise ProcessLookupError(worker.id.pid)
+    above = view.process(pool.manager.pid)
+    return now.parent != pool.manager.pid or above.id != pool.manager or above.ended
+
+
+def _send(pid: int, pidfd: int | None, signum: int) -> None:
+    if pidfd is not None:
+        signal.pidfd_send_signal(pidfd, signum)
+    else:
+        os.kill(pid, signum)
+
+
 def _signal(
-    manager: ProcessId,
+    pool: Pool,
     worker: Worker,
     settings: PoolSettings,
     view: Source,
@@ -166,19 +220,12 @@ def _signal(
     pid = worker.id.pid
 
     def send() -> None:
-        if pidfd is not None:
-            signal.pidfd_send_signal(pidfd, signum)
-        else:
-            os.kill(pid, signum)
+        _send(pid, pidfd, signum)
 
     private = private_memory(worker.id, view)
     unheld = False
     while True:
-        now = view.process(pid)
-        if now.id != worker.id or now.ended:
-            return Outcome("gone")
-        above = view.process(manager.pid)
-        if now.parent != manager.pid or above.id != manager or above.ended or view.catches(pid, signum) is False:
+        if _has_changed(pool, worker, view) or view.catches(pid, signum) is False:
             return Outcome("changed")
         idle = view.idle(pid)
         late = time.monotonic() >= deadline
@@ -216,6 +263,18 @@ def _open_pidfd(pid: int) -> int | None:
         raise
     except OSError:
         return None
+
+
+def follow(process: ProcessId, view: Source) -> int | None:
+    """A descriptor that is readable when this process is gone; None if it is, or where the system has none."""
+    try:
+        pidfd = _open_pidfd(process.pid)
+        if pidfd is None or view.process(process.pid).id == process:
+            return pidfd
+    except (ProcessLookupError, PermissionError):
+        return None
+    os.close(pidfd)
+    return None
 
 
 def _signum(name: str) -> int:

@@ -84,6 +84,18 @@ class Procfs:
         except (PermissionError, IndexError):
             return self._idle_by_wchan(pid)  # syscall needs ptrace attach rights, wchan only read rights
 
+    def called(self, pid: int) -> tuple[str, list[str]]:
+        comm = _read(f"/proc/{pid}/comm").decode(errors="replace").rstrip("\n")
+        return comm, _read(f"/proc/{pid}/cmdline").decode(errors="replace").split("\0")
+
+    def doing(self, pid: int) -> str:
+        state = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[0].decode()
+        try:
+            place = _read(f"/proc/{pid}/wchan").decode(errors="replace")
+        except PermissionError:
+            place = ""
+        return f"state {state}" + (f", in {place}" if place not in ("", "0") else "")
+
     def _idle_by_wchan(self, pid: int) -> bool | None:
         try:
             place = _read(f"/proc/{pid}/wchan")

@@ -46,6 +46,12 @@ class Source(Protocol):
     def idle(self, pid: int) -> bool | None:
         """Whether the process waits in accept(2) at this moment; None where the system does not tell."""
 
+    def called(self, pid: int) -> tuple[str, list[str]]:
+        """The system's name of the process, and its arguments, empty where they may not be read."""
+
+    def doing(self, pid: int) -> str:
+        """What the process does at this moment, for a reader, such as `state S, in futex_wait_queue`."""
+
 
 class Psutil:
     """One look's view through psutil: who is whose child is read once, at the first question."""
@@ -85,6 +91,22 @@ class Psutil:
 
     def idle(self, pid: int) -> bool | None:
         return None
+
+    def called(self, pid: int) -> tuple[str, list[str]]:
+        try:
+            process = psutil.Process(pid)
+            with process.oneshot():
+                return process.name(), process.cmdline()
+        except psutil.AccessDenied:
+            return "", []
+        except psutil.NoSuchProcess:
+            raise ProcessLookupError(pid) from None
+
+    def doing(self, pid: int) -> str:
+        try:
+            return f"state {psutil.Process(pid).status()}"
+        except psutil.NoSuchProcess:
+            raise ProcessLookupError(pid) from None
 
     def _exact(self, pid: int, metric: str) -> int:
         info = self._memory(pid, full=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from supervisor_memreap.core.model import Pool, Worker
+from supervisor_memreap.core.model import Pool, ProcessId, Worker
+from supervisor_memreap.core.servers import graceful
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.verdict import (
     Event,
@@ -18,6 +19,7 @@ from supervisor_memreap.core.verdict import (
     Unseen,
     Wrapped,
     WrongLimit,
+    WrongSignal,
 )
 
 
@@ -83,6 +85,35 @@ def sent(worker: Worker, settings: PoolSettings, moment: str) -> str:
     )
 
 
+def remembered(worker: ProcessId, after: float) -> str:
+    """Said by a listener that goes on where the last one was ended."""
+    return f"worker {worker.pid} was signalled {seconds(after)} ago, before memreap was restarted: it goes first"
+
+
+def forgotten(trouble: str) -> str:
+    """What is to be remembered over a restart could not be read or written."""
+    return (
+        f"{trouble}: if memreap is restarted while a worker is leaving, it will not know of that one; give its user a"
+        " temporary folder to write to (TMPDIR in the listener's environment=)"
+    )
+
+
+def sent_again(worker: Worker, settings: PoolSettings, moment: str) -> str:
+    """The second signal went out."""
+    held = " (held in accept)" if moment == "held" else ""
+    return (
+        f"worker {worker.id.pid} is idle and has not left: the first {settings.signal} came between a request and"
+        f" accept, where it is only noted; {settings.signal} sent a second time{held}"
+    )
+
+
+def forced(word: str, worker: Worker, settings: PoolSettings) -> str:
+    """What came of the signal that stuck= asks for, in the words of host.processes.Outcome."""
+    if word == "sent":
+        return f"worker {worker.id.pid}: {settings.stuck} sent, as stuck={settings.stuck} wants it"
+    return f"worker {worker.id.pid}: stuck={settings.stuck} could not be sent: {word}"
+
+
 # Why a signal goes out at the next best moment; said once for each manager.
 NEXT_BEST = {
     "unheld": "workers may not be held inside accept: signalled right after they were seen idle; for the safer way run"
@@ -100,8 +131,11 @@ def summary(pool: Pool, settings: PoolSettings, reaped: int | None, over: int) -
     return f"{len(pool.workers)} workers{done}, {over or 'none'} over the limit of {memory(settings.limit)}"
 
 
-def line(event: Event, settings: PoolSettings, came_back: int | None = None) -> str:
-    """The line of an event of the policy; `came_back` is what a worker that left gave back, in bytes."""
+def line(event: Event, settings: PoolSettings, came_back: int | None = None, doing: str = "") -> str:
+    """The line of an event of the policy.
+
+    `came_back` is what a worker that left gave back, in bytes; `doing` is what a stuck one does.
+    """
     if isinstance(event, Left):
         gave = f", {memory(came_back)} came back" if came_back is not None else ""
         place = f", {event.replaced_by.pid} took its place" if event.replaced_by else ""
@@ -115,10 +149,14 @@ def line(event: Event, settings: PoolSettings, came_back: int | None = None) -> 
             " see the program's own log for what ends the new ones"
         )
     if isinstance(event, Stuck):
+        has = f"worker {event.worker.pid} has not left {seconds(event.after)} after {settings.signal}"
+        state = f" ({doing})" if doing else ""
+        if settings.stuck != "report" and not event.forced:
+            return f"{has}: stuck{state}"
+        also = f" and not after {settings.stuck} either" if event.forced else ""
         return (
-            f"worker {event.worker.pid} has not left {seconds(event.after)} after {settings.signal}: stuck, nothing"
-            " more is sent to it, the next one may go; see what it does"
-            f" (ps -o pid,stat,wchan:32,cmd -p {event.worker.pid}),"
+            f"{has}{also}: stuck{state}, nothing more is sent to it, the next one may go; see what it does"
+            f" (cat /proc/{event.worker.pid}/stack, strace -p {event.worker.pid}),"
             " and raise grace= if requests may take that long"
         )
     if isinstance(event, Unreadable):
@@ -133,6 +171,18 @@ def line(event: Event, settings: PoolSettings, came_back: int | None = None) -> 
         return (
             f"worker {event.worker.id.pid} would die of {settings.signal} (it does not catch it): nothing sent;"
             " set signal= to what this server finishes on"
+        )
+    if isinstance(event, WrongSignal):
+        server = event.worker.suspect.server if event.worker.suspect else ""
+        safe = graceful(server)
+        if not safe:
+            return (
+                f"worker {event.worker.id.pid} is of {server}, which drops requests on every signal: nothing sent, and"
+                " no setting will do; remove this program's [memreap:…] section"
+            )
+        return (
+            f"worker {event.worker.id.pid} is of {server}, which drops its request on {settings.signal}: nothing sent;"
+            f" set signal={safe[0]}, on which it finishes"
         )
     if isinstance(event, Wrapped):
         return (

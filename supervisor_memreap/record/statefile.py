@@ -1,0 +1,178 @@
+"""What the listener must not forget when it is restarted: who is leaving, who is stuck, what is suspended.
+
+One small file in the temporary folder for each supervisord and user, there only while there is something to remember.
+Times in it are monotonic, the same for every process of this boot; a file of another boot is seen by that.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.core.policy import Leaving, PoolState, Suspension
+from supervisor_memreap.core.settings import PoolSettings
+
+# A thousand pools that each have a worker leaving from among a hundred take less than this.
+_MOST_BYTES = 16 * 1024**2
+
+
+class StateFile:
+    """`supervisord` is the process whose pools are remembered. Never raises: OSError and its like come as a text."""
+
+    def __init__(self, supervisord: ProcessId):
+        self._supervisord = supervisord
+        self._path = os.path.join(_folder(), f"memreap-{os.geteuid()}-{supervisord.pid}.json")
+        self._written: object = None
+
+    def read(self, now: float) -> tuple[dict[str, PoolState], str]:
+        """The states of the last listener, by pool; and why there are none although there is a file."""
+        _sweep()
+        try:
+            text = _read(self._path)
+        except FileNotFoundError:
+            return {}, ""
+        except OSError as error:
+            return {}, f"{self._path}: {error.strerror or error}"
+        try:
+            data = json.loads(text)
+            if _process(data["supervisord"]) != self._supervisord or data["written"] > now:
+                return {}, ""  # of another process with that pid, or of before the last boot
+            states = {str(name): _state(one) for name, one in data["pools"].items()}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return {}, f"{self._path}: not what a listener wrote"
+        self._written = _worth_keeping(states)
+        return states, ""
+
+    def write(self, states: Mapping[str, PoolState], now: float) -> str:
+        """Keep what is worth it, or remove the file if nothing is; why that was not possible, else empty."""
+        kept = _worth_keeping(states)
+        if kept == self._written:
+            return ""
+        try:
+            if kept:
+                data = {"supervisord": self._supervisord, "written": now, "pools": kept}
+                _replace(self._path, json.dumps(data))
+            else:
+                _remove(self._path)
+        except OSError as error:
+            return f"{self._path}: {error.strerror or error}"
+        self._written = kept
+        return ""
+
+    def remove(self) -> None:
+        """Forget all: this supervisord has ended."""
+        try:
+            _remove(self._path)
+        except OSError:
+            pass  # then it is swept by the next listener
+
+
+def _folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:  # no writable folder at all
+        return "/tmp"
+
+
+def _read(path: str) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, encoding="ascii", errors="replace") as file:
+        status = os.fstat(fd)
+        # The folder is everybody's: what another user wrote there says nothing to us.
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise OSError("not a file of this user alone")
+        return file.read(_MOST_BYTES)
+
+
+def _replace(path: str, text: str) -> None:
+    """A listener that is ended in the middle of this leaves the file as it was, or as it is to be."""
+    new = f"{path}.new"
+    _remove(new)  # of one that was ended in the middle
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(fd, "w", encoding="ascii") as file:
+        file.write(text)
+    os.replace(new, path)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _sweep() -> None:
+    """Remove what listeners of supervisords that are no more have left."""
+    prefix = os.path.join(_folder(), f"memreap-{os.geteuid()}-")
+    for path in glob.glob(f"{glob.escape(prefix)}*.json*"):
+        match = re.fullmatch(r"([0-9]+)\.json(\.new)?", path[len(prefix) :])
+        try:
+            if match and not _exists(int(match[1])):
+                _remove(path)
+        except OSError:
+            pass  # it is not in the way
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def _worth_keeping(states: Mapping[str, PoolState]) -> dict[str, Any]:
+    kept = {}
+    for name, state in states.items():
+        if state.leaving or state.stuck or state.hasty or state.suspended or state.falls:
+            keys = ("settings", "manager", "leaving", "stuck", "hasty", "suspended", "falls")
+            every = asdict(replace(state, over={}, ripe={}))
+            kept[name] = {key: every[key] for key in keys}
+            for leaving in filter(None, (every["leaving"], *every["stuck"])):
+                leaving["before"] = sorted(leaving["before"])
+    return kept
+
+
+def _state(data: dict[str, Any]) -> PoolState:
+    suspended = data["suspended"]
+    return PoolState(
+        settings=PoolSettings(**data["settings"]) if data["settings"] else None,
+        manager=_process(data["manager"]) if data["manager"] else None,
+        leaving=_leaving(data["leaving"]) if data["leaving"] else None,
+        stuck=tuple(map(_leaving, data["stuck"])),
+        hasty=tuple(map(int, data["hasty"])),
+        suspended=Suspension(**{**suspended, "manager": _process(suspended["manager"])}) if suspended else None,
+        falls=int(data["falls"]),
+    )
+
+
+def _leaving(data: dict[str, Any]) -> Leaving:
+    def maybe(key: str, of: Callable[[Any], Any]) -> Any:
+        return None if data[key] is None else of(data[key])
+
+    return Leaving(
+        worker=_process(data["worker"]),
+        signalled=float(data["signalled"]),
+        before=frozenset(map(_process, data["before"])),
+        again=bool(data["again"]),
+        forced=maybe("forced", float),
+        left=maybe("left", float),
+        told=bool(data["told"]),
+        replaced_by=maybe("replaced_by", _process),
+        overdue=bool(data["overdue"]),
+    )
+
+
+def _process(data: Any) -> ProcessId:
+    pid, born = data
+    return ProcessId(int(pid), float(born))

@@ -1,0 +1,43 @@
+"""Servers are recognised by the names that their workers really have; the pairs were read from running ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor_memreap.core.servers import SERVERS, graceful, recognise
+
+
+@pytest.mark.parametrize(
+    ("comm", "argv", "server"),
+    [
+        ("perl-fcgi", ["perl-fcgi"], "FCGI::ProcManager"),
+        ("perl-fcgi-pm [M", ["perl-fcgi-pm [MyApp]"], "FCGI::ProcManager"),
+        ("starman worker ", ["starman worker --workers 2 --listen :7001 app.psgi"], "Starman"),
+        ("uwsgi", ["uwsgi", "--ini", "app.ini"], "uWSGI"),
+        ("uwsgi_python3", ["uwsgi_python3", "--master"], "uWSGI"),
+        ("gunicorn", ["/srv/venv/bin/python3", "/srv/venv/bin/gunicorn", "-w", "2", "app:application"], "gunicorn"),
+        ("gunicorn: worke", ["gunicorn: worker [app]"], "gunicorn"),
+        ("python3", ["/usr/bin/python3", "/srv/venv/bin/gunicorn", "app:application"], "gunicorn"),
+        ("python3.11", ["python3.11", "-m", "gunicorn", "app:application"], "gunicorn"),
+        ("php-fpm8.2", ["php-fpm: pool www"], "php-fpm"),
+        ("unicorn", ["unicorn worker[0] -l 7003 config.ru"], "unicorn"),
+        ("ruby3.1", ["ruby3.1", "/usr/bin/unicorn_rails", "-p", "7003"], "unicorn"),
+        ("apache2", ["/usr/sbin/apache2", "-k", "start"], "Apache"),
+        ("httpd", ["/usr/sbin/httpd", "-DFOREGROUND"], "Apache"),
+        ("fcgiwrap", ["fcgiwrap", "-c", "2"], "fcgiwrap"),
+        ("perl", ["/usr/bin/perl", "/srv/myapp/script/myapp_fastcgi.pl"], ""),
+        ("python3", ["python3", "/srv/unicorns.py"], ""),
+        ("python3", ["python3", "-c", "import gunicorn"], ""),
+        ("python3", ["python3"], ""),
+        ("bash", ["bash", "gunicorn"], ""),
+        ("", [], ""),
+    ],
+)
+def test_a_server_is_recognised_by_its_own_name_or_the_script_of_its_interpreter(comm, argv, server):
+    assert recognise(comm, argv) == server
+
+
+def test_only_servers_of_the_table_are_known():
+    assert graceful("") is None
+    assert graceful("fcgiwrap") == ()
+    assert [server.name for server in SERVERS if graceful(server.name) != server.graceful] == []

@@ -1,0 +1,230 @@
+"""The reaper on real pools, without supervisord: what a worker gets that was signalled and is still there."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+
+import psutil
+import pytest
+from driver import eventually, pool
+
+from supervisor_memreap.core import policy
+from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.settings import Given, resolve
+from supervisor_memreap.host import processes
+from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.record.statefile import StateFile
+
+QUICK = {"limit": "30MB", "min_age": "1s", "settle": "0s"}
+
+
+class Reaping:
+    """A reaper, and a time that can be set forward."""
+
+    def __init__(self, manager: int, **settings: str):
+        self.programs = [Program("myapp", "myapp", "RUNNING", manager)]
+        given = {key: Given(value, "test") for key, value in {**QUICK, **settings}.items()}
+        self.settings = resolve({"myapp": given})
+        self.said: list[str] = []
+        self.reaper = Reaper(self.said.append)
+        self.later = 0.0
+        # Newborns that are all over the limit would be no pool to reap in.
+        eventually(lambda: _assert_grown_up(manager))
+
+    def tick(self):
+        (standing,) = self.reaper.tick(self.programs, self.settings, time.monotonic() + self.later)
+        return standing
+
+    def until(self, expression: str) -> str:
+        """Tick until a line says this; the line."""
+
+        def found() -> str:
+            self.tick()
+            lines = [line for line in self.said if re.search(expression, line)]
+            assert lines, self.said
+            return lines[-1]
+
+        return eventually(found)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.reaper.close()
+
+
+def _assert_grown_up(manager: int) -> None:
+    view = processes.source()
+    assert all(view.process(pid).age > 1 for pid in view.children(manager))
+
+
+def test_a_worker_that_got_the_signal_between_a_request_and_accept_gets_a_second_one_when_it_is_idle():
+    with pool(1, 40, "gap") as manager, Reaping(manager) as reaping:
+        reaping.until("HUP sent")
+        for _ in range(3):
+            assert reaping.tick().verdict.standing == "leaving"
+        reaping.later = policy.AGAIN
+        assert "between a request and accept" in reaping.until("HUP sent a second time")
+        reaping.until("left after")
+
+
+def test_a_worker_that_still_serves_gets_no_second_signal():
+    with pool(1, 40, "gap", "busy") as manager, Reaping(manager, idle_wait="0s") as reaping:
+        reaping.until("HUP sent")
+        reaping.later = policy.AGAIN
+        for _ in range(5):
+            assert reaping.tick().verdict.again
+        assert len(reaping.said) == 1
+
+
+@pytest.mark.parametrize("stuck", ["TERM", "KILL"])
+def test_a_stuck_worker_is_told_with_what_it_does_and_gets_what_was_asked_for(stuck):
+    with pool(2, 40, "stuck", "busy") as manager, Reaping(manager, idle_wait="0s", stuck=stuck) as reaping:
+        (pid,) = re.findall(r"worker (\d+)", reaping.until("HUP sent"))
+        reaping.later = 300.0
+        line = reaping.until(": stuck")
+        assert re.search(rf"worker {pid} has not left 5 min after HUP: stuck \(state S, in \w+\)$", line)
+        reaping.until(rf"worker {pid}: {stuck} sent, as stuck={stuck} wants it")
+        reaping.until(rf"worker {pid} left after 5 min")
+
+
+def test_by_default_a_stuck_worker_gets_nothing_more():
+    with pool(2, 40, "stuck") as manager, Reaping(manager) as reaping:
+        (pid,) = re.findall(r"worker (\d+)", reaping.until("HUP sent"))
+        reaping.later = 300.0
+        reaping.until("nothing more is sent to it, the next one may go")
+        reaping.until(rf"worker (?!{pid})\d+ .*HUP sent")
+        assert psutil.Process(int(pid)).status() == psutil.STATUS_SLEEPING
+
+
+@pytest.fixture
+def statefile(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    me = psutil.Process()
+    return StateFile(policy.ProcessId(me.pid, me.create_time()))
+
+
+@pytest.mark.parametrize("moment", ["before the signal", "right after it"])
+def test_whenever_it_is_ended_by_force_the_next_one_knows_who_may_be_leaving(statefile, moment):
+    with pool(2, 40, "stuck") as manager:
+        child = os.fork()
+        if child == 0:
+            _end_by_force(manager, statefile, moment)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        states, trouble = statefile.read(time.monotonic())
+        assert trouble == ""
+        leaving = states["myapp"].leaving
+        assert leaving.worker.pid in {one.pid for one in psutil.Process(manager).children()}
+        with Reaping(manager) as reaping:
+            reaping.reaper = Reaper(reaping.said.append, states=states)
+            for _ in range(3):
+                assert reaping.tick().verdict.standing == "leaving"
+            psutil.Process(leaving.worker.pid).kill()
+            reaping.until(f"worker {leaving.worker.pid} left after")
+
+
+def _end_by_force(manager: int, statefile: StateFile, moment: str) -> None:
+    """Never returns."""
+    try:
+        reaping = Reaping(manager)
+
+        def keep(states: dict) -> None:
+            statefile.write(states, time.monotonic())
+            if moment == "before the signal" and states["myapp"].leaving:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def tell(line: str) -> None:
+            if "HUP sent" in line:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        reaping.reaper = Reaper(tell, keep=keep)
+        reaping.until("never")
+    finally:
+        os._exit(1)
+
+
+def test_what_is_kept_is_what_was_there(statefile):
+    one, other = policy.ProcessId(11, 0.1), policy.ProcessId(12, 1 / 3)
+    leaving = policy.Leaving(one, 1.5, frozenset([one, other]), True, 2.5, 3.5, True, other, True)
+    section = {"limit": Given("30MB", ""), "idle_wait": Given("never", "")}
+    state = policy.PoolState(
+        settings=resolve({"myapp": section}).of(Program("myapp", "myapp", "RUNNING", 1)),
+        manager=policy.ProcessId(1, 0.05),
+        leaving=leaving,
+        stuck=(policy.Leaving(other, 1.5, frozenset([other])),),
+        hasty=(1, 2),
+        suspended=policy.Suspension("its manager went away", one, 600.0),
+        falls=2,
+    )
+    assert statefile.write({"myapp": state, "quiet": policy.PoolState()}, 10.0) == ""
+    assert statefile.read(11.0) == ({"myapp": state}, "")
+    assert statefile.read(9.0) == ({}, "")  # written later than now: before the last boot
+
+
+def test_nothing_to_keep_is_no_file(statefile, tmp_path):
+    statefile.write({"myapp": policy.PoolState(hasty=(1,))}, 1.0)
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
+    statefile.write({"myapp": policy.PoolState()}, 2.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", '{"pools": 1}', '{"supervisord": [1, 2], "written": 0}', "\0" * 99, "[" * 100_000, "\xff"],
+)
+def test_a_file_that_is_none_of_ours_is_told_of_and_not_believed(statefile, tmp_path, text):
+    statefile.write({"myapp": policy.PoolState(hasty=(1,))}, 1.0)
+    (path,) = tmp_path.iterdir()
+    path.write_text(text, encoding="latin-1")
+    states, trouble = statefile.read(2.0)
+    assert states == {}
+    assert trouble in ("", f"{path}: not what a listener wrote")
+
+
+def test_a_file_of_another_process_with_that_pid_is_not_believed(statefile):
+    statefile.write({"myapp": policy.PoolState(hasty=(1,))}, 1.0)
+    me = psutil.Process()
+    assert StateFile(policy.ProcessId(me.pid, me.create_time() - 1)).read(2.0) == ({}, "")
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe", "writable"])
+def test_what_another_user_could_have_put_there_is_not_believed(statefile, tmp_path, kind):
+    statefile.write({"myapp": policy.PoolState(hasty=(1,))}, 1.0)
+    (path,) = tmp_path.iterdir()
+    text = path.read_text()
+    path.unlink()
+    if kind == "link":
+        (tmp_path / "other").write_text(text)
+        path.symlink_to(tmp_path / "other")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_text(text)
+        path.chmod(0o666)
+    states, trouble = statefile.read(2.0)
+    assert states == {}
+    assert trouble.startswith(f"{path}: ")
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_of(statefile, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/proc")
+    me = psutil.Process()
+    other = StateFile(policy.ProcessId(me.pid, me.create_time()))
+    assert other.write({"myapp": policy.PoolState(hasty=(1,))}, 1.0).startswith("/proc/memreap-")
+
+
+def test_files_of_supervisords_that_are_no_more_are_swept(statefile, tmp_path):
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    StateFile(policy.ProcessId(child, 1.0)).write({"myapp": policy.PoolState(hasty=(1,))}, 1.0)
+    assert len(list(tmp_path.iterdir())) == 1
+    statefile.read(2.0)
+    assert list(tmp_path.iterdir()) == []
