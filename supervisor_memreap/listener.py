@@ -23,7 +23,7 @@ from supervisor.childutils import EventListenerProtocol
 from supervisor_memreap import __version__
 from supervisor_memreap.core.model import ProcessId, Program
 from supervisor_memreap.core.settings import SettingsError, resolve
-from supervisor_memreap.host import lock, processes
+from supervisor_memreap.host import lock, processes, strays
 from supervisor_memreap.reaper import Reaper, States
 from supervisor_memreap.record import log, report
 from supervisor_memreap.record.statefile import StateFile
@@ -95,6 +95,9 @@ class Listener:
         # Should the file never be readable, what the command says is in force.
         self._settings = resolve(command_line)
         self._server: Mapping[str, str] = {}
+        self._commands: Mapping[str, str] = {}
+        self._starts: dict[str, tuple[str, int]] = {}
+        """State and pid of each watched program when its strays were last looked for."""
         self._stamp: object = None
         self._last_tick: float | None = None
         self._statefile = statefile
@@ -163,6 +166,22 @@ class Listener:
         watched = [(one.namespec, its) for one in programs for its in (self._settings.of(one),) if its]
         self._once("watching", report.watching(watched))
         self.reaper.tick(programs, self._settings, time.monotonic())
+        self._look_for_strays([one for one in programs if self._settings.of(one)], programs)
+
+    def _look_for_strays(self, watched: list[Program], programs: list[Program]) -> None:
+        """Tell what a daemonized start of a program has left behind; looked for after each of its starts and ends."""
+        starts = {one.namespec: (one.state, one.pid) for one in watched}
+        changed = [one for one in watched if starts[one.namespec] != self._starts.get(one.namespec)]
+        self._starts = starts
+        if not changed:
+            return
+        sought = {one: self._commands.get(one.name, self._commands.get(one.group, "")) for one in changed}
+        found = strays.find(sought, programs, os.environ, processes.source())
+        for one in changed:
+            topic, its = f"strays of {one.namespec}", found.get(one)
+            # While supervisord tries again and again, one line will do; when it has given up, they are counted again.
+            if one.state not in ("STARTING", "BACKOFF") or not self._once.has_told(topic):
+                self._once(topic, f"{one.namespec}: {report.strays(its.roots, its.memory)}" if its else "")
 
     def _refresh_settings(self) -> None:
         """Take a changed file as a whole, or not at all."""
@@ -177,7 +196,7 @@ class Listener:
             left = "what was in force stays" if self._settings.names else "nothing is watched until it is mended"
             self._once("settings", f"{error} ({left})")
             return
-        self._server = contents.server
+        self._server, self._commands = contents.server, contents.commands
         self._once("settings", "; ".join(contents.warnings))
 
     def _programs(self) -> list[Program]:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -88,8 +89,19 @@ class Driver:
 
 
 @contextlib.contextmanager
-def supervisord(folder, programs: str, http: str | None = None, rpc: bool = True, python: str = sys.executable):
-    """A real supervisord without a listener; its process. Its socket is folder/s.sock unless `http` says otherwise."""
+def supervisord(
+    folder,
+    programs: str,
+    http: str | None = None,
+    rpc: bool = True,
+    python: str = sys.executable,
+    within: Sequence[str] = (),
+    gives_up: bool = False,
+):
+    """A real supervisord without a listener; its process. Its socket is folder/s.sock unless `http` says otherwise.
+
+    `within` is a command that it is started by; with `gives_up` its programs are to become FATAL, not RUNNING.
+    """
     if http is None:
         http = f"[unix_http_server]\nfile={folder}/s.sock\n"
     interface = "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface"
@@ -99,10 +111,12 @@ def supervisord(folder, programs: str, http: str | None = None, rpc: bool = True
         + (f"[rpcinterface:supervisor]\n{interface}\n" if rpc else "")
         + programs
     )
-    command = [python, "-m", "supervisor.supervisord", "-n", "-c", str(folder / "supervisord.conf")]
+    command = [*within, python, "-m", "supervisor.supervisord", "-n", "-c", str(folder / "supervisord.conf")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder)
     try:
-        eventually(lambda: _assert_entered_running(folder / "s.log"))
+        eventually(
+            lambda: _assert_gave_up(folder / "s.log") if gives_up else _assert_entered_running(folder / "s.log"), 20
+        )
         yield process
     finally:
         tree = psutil.Process(process.pid).children(recursive=True)
@@ -129,6 +143,11 @@ def pool(workers: int, mib: int, *words: str, **options):
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def _assert_gave_up(log) -> None:
+    assert log.exists()
+    assert "entered FATAL state" in log.read_text()
 
 
 def _assert_entered_running(log) -> None:

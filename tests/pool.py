@@ -9,6 +9,8 @@ that hold nothing. The words make it behave badly:
     gap         workers only note the first HUP, as Perl does with one that comes between a request and accept
     once        workers that leave are not replaced
     falls       the manager ends with the first worker that leaves, as FCGI::ProcManager 0.17 does with parent 1
+    oldest      the same, but only where its parent has the pid 1, as FCGI::ProcManager 0.17 really does
+    daemonized  it goes into the background first
     wrapped     the manager runs below a wrapper, as a shell without exec makes one
 """
 
@@ -60,6 +62,10 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
         os.wait()
         return
+    if "daemonized" in words:
+        if os.fork():
+            return
+        os.setsid()
     LISTENING.bind("")  # an abstract address of the kernel's choice: nobody will connect
     LISTENING.listen()
     starting, ready = os.pipe()
@@ -81,7 +87,7 @@ def main() -> None:
             signal.pause()
             continue
         workers.discard(gone)
-        if "falls" in words:
+        if "falls" in words or ("oldest" in words and os.getppid() == 1):
             end(0, None)
         if "once" not in words:
             workers.add(fork_worker(0, words, ready))

@@ -36,6 +36,9 @@ class Once:
             if text:
                 self._tell(text)
 
+    def has_told(self, topic: str) -> bool:
+        return bool(self._last.get(topic))
+
     def clear(self, topic: str) -> bool:
         """Forget what was told; whether there was anything."""
         return bool(self._last.pop(topic, None))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from supervisor_memreap.core.model import Pool, ProcessId, Worker
 from supervisor_memreap.core.servers import graceful
 from supervisor_memreap.core.settings import PoolSettings
@@ -121,6 +123,16 @@ NEXT_BEST = {
     "unknown": "whether workers are idle may not be read: signalled at any moment; for the safer way run memreap as the"
     " workers' user or as root with CAP_SYS_PTRACE",
 }
+
+
+def strays(roots: Sequence[int], held: int) -> str:
+    """What a program has left behind, and how to be rid of it; `held` in bytes."""
+    trees = "a process tree" if len(roots) == 1 else f"{len(roots)} process trees"
+    return (
+        f"{trees} of its earlier starts, of which supervisord knows nothing, still hold {memory(held)}: it daemonized"
+        " itself; remove -d (--daemonize) from its command, and end what is left:"
+        f" kill {' '.join(map(str, roots))}"
+    )
 
 
 def summary(pool: Pool, settings: PoolSettings, reaped: int | None, over: int) -> str:

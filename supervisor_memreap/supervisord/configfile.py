@@ -29,6 +29,8 @@ class Contents:
     warnings: list[str] = field(default_factory=list)
     server: dict[str, str] = field(default_factory=dict)
     """Of `[supervisorctl]`: serverurl, username, password, as far as they are there."""
+    commands: dict[str, str] = field(default_factory=dict)
+    """What supervisord runs, by the name of the program's section."""
 
 
 def supervisord() -> psutil.Process | None:
@@ -138,6 +140,11 @@ class ConfigFile:
                             contents.server[key] = str(parser.saneget(section, key))
                         except ValueError:  # it names the value, which may be a password
                             contents.warnings.append(f"{path} [{section}] {key}: not read, its % is no expansion")
+            elif kind in ("program", "fcgi-program") and parser.has_option(section, "command"):
+                try:
+                    contents.commands[name] = str(parser.saneget(section, "command"))
+                except ValueError:
+                    pass  # it has an expansion that only supervisord can do
             elif section == "memreap" or kind == "memreap":
                 if section != "memreap" and not name:
                     raise SettingsError(f"{path} [{section}]: no name; write [memreap] or [memreap:PROGRAM]")
