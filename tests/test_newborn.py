@@ -1,0 +1,123 @@
+"""The hazard of FCGI::ProcManager's newborns: between fork and its own handlers a worker runs those of its manager."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import pytest
+import stack
+from driver import eventually, workers_below
+
+from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.demo import fastcgi
+from supervisor_memreap.host import processes
+from supervisor_memreap.reaper import Reaper
+
+MIB = 1024**2
+WORKERS = 4
+APP = """
+my @kept;
+sub { push @kept, 'x' x (1024 * 1024); [200, ['Content-Type' => 'text/plain'], ["$$"]] }
+"""
+
+
+class Started(NamedTuple):
+    manager: int
+    socket: str
+    pidfile: Path
+
+    def workers(self) -> set[int]:
+        return workers_below(self.manager)
+
+
+@pytest.fixture
+def pool() -> Iterator[Started]:
+    """A real one, whose workers are newborns for half a second; each request makes one grow by 1 MiB."""
+    where = stack.folder()
+    (where / "app.psgi").write_text(APP)
+    command = ["plackup", "-s", "FCGI", "--listen", f"{where}/s", "--nproc", str(WORKERS), "--pid", f"{where}/pid"]
+    environment = {**os.environ, "PERL5LIB": str(stack.APPS), "PERL5OPT": "-MSlowNewborn"}
+    process = subprocess.Popen([*command, f"{where}/app.psgi"], env=environment, stderr=subprocess.DEVNULL)
+    started = Started(process.pid, f"{where}/s", where / "pid")
+    try:
+        eventually(lambda: _assert_whole(started), timeout=20)
+        yield started
+    finally:
+        tree = psutil.Process(process.pid).children()
+        process.kill()
+        for one in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        process.wait()
+        shutil.rmtree(where)
+
+
+def _assert_whole(pool: Started) -> None:
+    """All of them wait for a request; one that spins never does."""
+    workers = pool.workers()
+    view = processes.source()
+    assert len(workers) == WORKERS
+    assert all(view.idle(pid) for pid in workers)
+
+
+def test_the_hazard_is_there_a_newborn_that_gets_hup_ends_its_siblings(pool):
+    siblings = pool.workers()
+    os.kill(min(siblings), signal.SIGHUP)
+
+    def newborn() -> int:
+        (pid,) = pool.workers() - siblings
+        return pid
+
+    os.kill(_retried(newborn), signal.SIGHUP)
+    eventually(lambda: _assert_none_of(siblings, pool))
+
+
+def _retried(find):
+    def found():
+        try:
+            return find()
+        except ValueError:
+            raise AssertionError("no newborn yet") from None
+
+    return eventually(found)
+
+
+def _assert_none_of(siblings: set[int], pool: Started) -> None:
+    assert not siblings & pool.workers()
+
+
+def test_under_constant_recycling_nobody_leaves_but_who_was_signalled(pool):
+    view = processes.source()
+    limit = 40 * MIB + max(view.uss(pid) for pid in pool.workers())
+    settings = Settings({"myapp": {"limit": limit, "min_age": 1.0, "settle": 0.0}})
+    said: list[str] = []
+    reaper = Reaper(said.append)
+    ever: set[int] = set()
+
+    def signalled() -> list[int]:
+        return [int(pid) for line in said for pid in re.findall(r"worker (\d+) .* HUP sent", line)]
+
+    def recycle() -> None:
+        fastcgi.get(pool.socket)
+        reaper.tick([Program("myapp", "myapp", "RUNNING", pool.manager)], settings, time.monotonic())
+        assert pool.pidfile.read_text().strip() == str(pool.manager)
+        ever.update(pool.workers())
+
+    deadline = time.monotonic() + 60
+    while len(signalled()) < 12 and time.monotonic() < deadline:
+        recycle()
+    assert len(signalled()) == 12, said
+    eventually(lambda: _assert_whole(pool))
+    assert ever - pool.workers() <= set(signalled())
+    reaper.close()
