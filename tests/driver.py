@@ -21,7 +21,7 @@ OK = b"RESULT 2\nOK"
 
 
 class Driver:
-    def __init__(self, *args: str, env: dict[str, str], log):
+    def __init__(self, *args: str, env: dict[str, str], log, through: tuple[str, ...] = ()):
         self.log = log
         self._heard = b""
         self._serial = 0
@@ -35,7 +35,18 @@ class Driver:
             "    if code != -9: sys.exit(code)\n"
         )
         self.process = subprocess.Popen(
-            [sys.executable, "-c", between, "supervisord", sys.executable, "-m", "supervisor_memreap", "listen", *args],
+            [
+                sys.executable,
+                "-c",
+                between,
+                "supervisord",
+                *through,
+                sys.executable,
+                "-m",
+                "supervisor_memreap",
+                "listen",
+                *args,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log.open("wb"),
@@ -180,8 +191,9 @@ def workers_below(manager: int) -> set[int]:
 
 
 @contextlib.contextmanager
-def listening(*args: str, log, **env: str):
-    driver = Driver(*args, env=env, log=log)
+def listening(*args: str, log, through: tuple[str, ...] = (), **env: str):
+    """A real `memreap listen` that is ready; `through` is a command that runs the one behind it, such as setpriv."""
+    driver = Driver(*args, env=env, log=log, through=through)
     try:
         driver.hears(READY)
         yield driver
