@@ -208,6 +208,8 @@ class Listener:
 
 def run(config: str | None, command_line: configfile.Sections) -> int:
     """Serve supervisord until it closes the pipe or sends TERM. 0 then, and for a second listener; 2: bad usage."""
+    if sys.stderr is None:
+        os.open(os.devnull, os.O_WRONLY)  # is 2 then; else supervisord's pipe or our lock would be, open to any library
     tell = log.to(sys.stderr, stamped=True)
     if "SUPERVISOR_ENABLED" not in os.environ:
         tell("listen is started by supervisord, from an [eventlistener:memreap] section; by hand there is memreap once")
@@ -264,10 +266,7 @@ def _keep_protocol_apart() -> tuple[int, int]:
     stdin, stdout = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
-    try:
-        os.dup2(2, 1)
-    except OSError:
-        os.dup2(null, 1)  # stderr is closed
+    os.dup2(2, 1)
     os.close(null)
     sys.stdout = sys.stderr
     return stdin, stdout

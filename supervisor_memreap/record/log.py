@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+import os
+import select
 import time
 from collections.abc import Callable
 from typing import TextIO
 
 
 def to(stream: TextIO | None, stamped: bool) -> Callable[[str], None]:
-    """A function that writes one line; supervisord puts no time on a listener's lines, so `stamped` does."""
+    """A function that writes one line.
+
+    `stamped` is for the listener: supervisord puts no time on its lines, and nothing that reads them, or does not,
+    may hold it up. A line for which there is no room is left out, and the next one says so.
+    """
+    missing = 0
 
     def tell(text: str) -> None:
+        nonlocal missing
+        if missing and write(f"{missing} lines are missing here: nobody read the log, and there was no room for them"):
+            missing = 0
+        if missing or not write(text):
+            missing += 1
+
+    def write(text: str) -> bool:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S ") if stamped else ""
         # What comes from a configuration or a process may hold anything: one event stays one line.
-        line = "".join(char if char.isprintable() else "?" for char in text)
+        line = f"{stamp}memreap: {''.join(char if char.isprintable() else '?' for char in text)}"
         try:
-            if stream is not None:
-                print(f"{stamp}memreap: {line}", file=stream, flush=True)
+            if stream is None:
+                return True
+            if stamped:
+                return _write_at_once(stream, line)
+            print(line, file=stream, flush=True)
         except (OSError, ValueError):
             pass  # nobody reads any more; the work goes on
+        return True
 
     return tell
+
+
+def _write_at_once(stream: TextIO, line: str) -> bool:
+    """Whether there was room. Not by O_NONBLOCK: others write to this file too, and it would be set for them."""
+    if not select.select([], [stream], [], 0)[1]:
+        return False
+    # So much a pipe takes without a wait when it is writable; a character that is cut in two goes as well.
+    fits = line.encode()[: select.PIPE_BUF - 1].decode(errors="ignore")
+    os.write(stream.fileno(), f"{fits}\n".encode())
+    return True
 
 
 class Once:
