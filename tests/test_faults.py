@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 import select
+import signal
+import subprocess
 import sys
+import tempfile
+import xmlrpc.client
 from pathlib import Path
 
 import psutil
 import pytest
 from driver import eventually, listening, supervisord, workers_below
+from supervisor.xmlrpc import SupervisorTransport
+from test_processes import look, pool, reap
 
+from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record.log import to
 
 POOL = Path(__file__).with_name("pool.py")
@@ -158,3 +168,175 @@ def test_a_line_goes_into_the_log_whole_or_not_at_all():
     assert {len(line.encode()) for line in whole[1:]} <= {select.PIPE_BUF - 1, select.PIPE_BUF - 2}
     assert f" {101 - len(whole)} lines are missing here" in missing
     assert last.endswith(" memreap: room again")
+
+
+# The manager is restarted, and a pid is used again, between the look and the signal.
+
+
+def control(folder: Path):
+    """What supervisorctl speaks with."""
+    transport = SupervisorTransport(None, None, f"unix://{folder}/s.sock")
+    return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
+
+
+def test_a_manager_that_is_restarted_since_the_look_has_no_worker_signalled(tmp_path):
+    with among_bystanders(tmp_path, program(POOL, 2, 40)):
+        (manager,) = spawned(tmp_path, "myapp")
+        found = look(manager)
+        control(tmp_path).stopProcess("myapp")
+        control(tmp_path).startProcess("myapp")
+        eventually(lambda: assert_count(workers_of(tmp_path), 2))
+        after = workers_of(tmp_path)
+        assert [reap(found, worker, insist=True).word for worker in found.workers] == ["gone", "gone"]
+        assert workers_of(tmp_path) == after
+        assert not after & {worker.id.pid for worker in found.workers}
+
+
+def assert_count(pids: set[int], count: int) -> None:
+    assert len(pids) == count
+
+
+def test_workers_that_outlive_a_manager_that_is_replaced_are_not_signalled(tmp_path):
+    with among_bystanders(tmp_path, program(POOL, 2, 40).replace("autorestart=false", "autorestart=true")):
+        (manager,) = spawned(tmp_path, "myapp")
+        found = look(manager)
+        os.kill(manager, signal.SIGKILL)
+        eventually(lambda: assert_count(set(spawned(tmp_path, "myapp")), 2))
+        eventually(lambda: assert_count(workers_of(tmp_path), 2))
+        after, orphans = workers_of(tmp_path), {worker.id.pid for worker in found.workers}
+        words = [reap(found, worker, insist=True).word for worker in found.workers]
+        try:
+            assert set(words) <= {"gone", "changed"}  # gone: its manager's process, which has been waited for
+            assert all(psutil.Process(pid).is_running() for pid in orphans)
+            assert workers_of(tmp_path) == after
+        finally:
+            for pid in orphans:
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_a_manager_that_ends_in_the_middle_of_a_tick_has_no_worker_signalled():
+    told: list[str] = []
+    with pool(2, 40) as manager:
+
+        def tell(line: str) -> None:
+            told.append(line)
+            if " left after " in line:  # told just before the next one goes
+                os.kill(manager, signal.SIGKILL)
+                os.waitpid(manager, 0)
+
+        reaper = Reaper(tell)
+        programs = [Program("myapp", "myapp", "RUNNING", manager)]
+        settings = Settings({"myapp": {"limit": 30 * 1024**2, "min_age": 0.0, "settle": 0.0}})
+        reaper.tick(programs, settings, 0.0)
+        (first,) = sent(told)
+        eventually(lambda: assert_replaced(workers_below(manager), first))
+        before = workers_below(manager)
+        (other,) = (worker.id.pid for worker in look(manager).workers if worker.used)
+        reaper.tick(programs, settings, 1.0)
+        assert len(told) == 3
+        assert told[2].startswith(f"myapp: worker {other} holds ")
+        assert told[2].endswith("nothing sent")
+        assert all(psutil.Process(pid).is_running() for pid in before)
+        reaper.tick(programs, settings, 2.0)
+        reaper.close()
+        assert sent(told) == [first]
+    assert glob.glob(f"{tempfile.gettempdir()}/memreap-{manager}.lock") == []
+
+
+def assert_replaced(workers: set[int], pid: int) -> None:
+    assert len(workers) == 2
+    assert pid not in workers
+
+
+def make_next(pid: int) -> None:
+    """Whoever forks first in this namespace gets this pid."""
+    Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
+
+
+def in_a_pid_namespace(function) -> None:
+    """Run a function of this file where nobody else forks, so that a pid can be had again."""
+    enter = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    try:
+        subprocess.run([*enter, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no pid namespace may be made here: {error}")
+    code = f"import test_faults; test_faults.{function.__name__}()"
+    ended = subprocess.run(
+        [*enter, sys.executable, "-c", code], cwd=POOL.parent, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def a_strangers_pid() -> None:
+    with pool(2, 40) as manager:
+        found = look(manager)
+        worker = found.workers[0]
+        os.kill(manager, signal.SIGSTOP)  # so that it forks no other
+        os.kill(worker.id.pid, signal.SIGKILL)
+        os.kill(manager, signal.SIGKILL)
+        for pid in (manager, worker.id.pid):  # its orphans are ours, process 1; a pid is free when it was waited for
+            os.waitpid(pid, 0)
+        with tempfile.NamedTemporaryFile() as recorded:
+            make_next(worker.id.pid)
+            stranger = subprocess.Popen([sys.executable, BYSTANDER, recorded.name], stdout=subprocess.PIPE)
+            stranger.stdout.readline()
+            assert stranger.pid == worker.id.pid
+            assert reap(found, worker, insist=True).word == "gone"
+            assert stranger.poll() is None
+            assert recorded.read() == b""
+            stranger.terminate()
+            stranger.communicate()
+
+
+def a_siblings_pid() -> None:
+    with pool(2, 40) as manager:
+        found = look(manager)
+        worker, other = found.workers
+        os.kill(manager, signal.SIGSTOP)
+        os.kill(worker.id.pid, signal.SIGKILL)
+        make_next(worker.id.pid)
+        os.kill(manager, signal.SIGCONT)
+        eventually(lambda: assert_another(manager, found, worker))
+        again = next(one for one in look(manager).workers if one.id.pid == worker.id.pid)
+        assert reap(found, worker, insist=True).word == "gone"
+        assert {one.id for one in look(manager).workers} == {again.id, other.id}
+
+
+def assert_another(manager: int, found, worker) -> None:
+    now = {one.id for one in look(manager).workers}
+    assert len(now) == 2
+    assert worker.id not in now
+    assert {one.pid for one in now} == {one.id.pid for one in found.workers}
+
+
+def a_siblings_pid_between_two_looks() -> None:
+    told: list[str] = []
+    with pool(1, 40) as manager:
+        settings = Settings({"myapp": {"limit": 64 * 1024, "min_age": 0.0, "checks": 2}})
+        programs = [Program("myapp", "myapp", "RUNNING", manager)]
+        reaper = Reaper(told.append)
+        found = look(manager)
+        (worker,) = found.workers
+        reaper.tick(programs, settings, 0.0)
+        os.kill(manager, signal.SIGSTOP)
+        os.kill(worker.id.pid, signal.SIGKILL)
+        make_next(worker.id.pid)
+        os.kill(manager, signal.SIGCONT)
+        eventually(lambda: assert_only(manager, worker))
+        reaper.tick(programs, settings, 1.0)
+        assert told == []  # what was counted of the one is not the other's
+        reaper.tick(programs, settings, 2.0)
+        assert sent(told) == [worker.id.pid]
+        reaper.close()
+
+
+def assert_only(manager: int, worker) -> None:
+    (one,) = look(manager).workers
+    assert one.id != worker.id
+    assert one.id.pid == worker.id.pid
+
+
+@needs_linux
+@pytest.mark.parametrize("case", [a_strangers_pid, a_siblings_pid, a_siblings_pid_between_two_looks])
+def test_a_worker_whose_pid_is_used_again_means_nobody_else(case):
+    in_a_pid_namespace(case)
