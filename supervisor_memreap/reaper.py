@@ -123,7 +123,10 @@ class Reaper:
         pool, settings, state = one.pool, one.settings, one.state
         assert pool.manager
         began = time.monotonic()
-        held = lock.take(pool.manager)
+        try:
+            held = lock.take(pool.manager)
+        except ProcessLookupError:
+            return self._refused("changed", one.verdict.reap[0], one)
         if held is None:
             return self._refused("locked", one.verdict.reap[0], one)
         try:

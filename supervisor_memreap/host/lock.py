@@ -16,10 +16,15 @@ from supervisor_memreap.core.model import ProcessId
 
 
 def take(process: ProcessId) -> int | None:
-    """A descriptor that holds the lock until it is closed; None: another memreap holds it."""
+    """A descriptor that holds the lock until it is closed; None: another memreap holds it.
+
+    Raises ProcessLookupError where the process is gone.
+    """
     if sys.platform == "linux":
         try:
             return _flock(os.open(f"/proc/{process.pid}/stat", os.O_RDONLY | os.O_CLOEXEC))
+        except FileNotFoundError:
+            raise ProcessLookupError(process.pid) from None
         except OSError:
             pass  # hidden (hidepid), or a /proc that cannot lock (gVisor): a file then
     path = os.path.join(tempfile.gettempdir(), f"memreap-{process.pid}.lock")
