@@ -218,7 +218,12 @@ class Reaper:
         followed = {one.worker for one in self._departures.get(pool.name, ())}
         for worker in set(_expected(state)) - followed:
             assert pool.manager
-            held = lock.take(pool.manager) if state.leaving and state.leaving.worker == worker else None
+            held = None
+            if state.leaving and state.leaving.worker == worker:
+                try:
+                    held = lock.take(pool.manager)
+                except OSError:
+                    pass  # it has just ended, and so has what the lock is for
             departure = Departure(worker, None, processes.follow(worker, view), held)
             self._departures.setdefault(pool.name, []).append(departure)
 
