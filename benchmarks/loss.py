@@ -1,6 +1,6 @@
 """What each way of replacing grown workers costs: lost requests, shortened sleeps, lost cleanup handlers.
 
-    python benchmarks/loss.py                       everything; about an hour, Ctrl-C is allowed at any time
+    python benchmarks/loss.py                       everything; two hours; Ctrl-C at any time, and go on later
     python benchmarks/loss.py --strategy d,f --quick
     python benchmarks/loss.py --report              the tables and the picture again, from the results alone
 
@@ -16,7 +16,9 @@ lost: another status than 200, a reset, a cut, a wrong checksum of the body that
 request only where there is another server, or a GET on a kept connection: its defaults.) After a loss a client waits
 for 0.1 s, so that a time without any worker is not counted at the rate at which nginx refuses.
 
-The limit is what a worker holds that has served, measured first, and 8 MiB. The strategies:
+The limit is what a worker holds that has served, measured first, and 8 MiB: by memreap in memory of its own, by
+kidreaper and ulimit in address space, by memmon in resident memory of all together. Needs what tests/run installs, and
+superlance for b. The ways:
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ import contextlib
 import hashlib
 import http.client
 import importlib.metadata
+import importlib.util
 import itertools
 import json
-import math
 import multiprocessing
 import os
 import platform
@@ -38,10 +40,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,12 +53,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import stack
 from driver import eventually
+from loss_report import WAYS, Result, markdown, svg
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host import processes
-from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.reaper import WATCH, Reaper
 from supervisor_memreap.supervisord.client import Unavailable, connect
 
 APPS = Path(__file__).with_name("apps")
@@ -67,6 +70,9 @@ NEWBORN = 0.3
 """Seconds: until then a worker may still run its manager's signal handlers. No strategy here signals one, though only
 memreap takes care of that by itself: the others' losses are not to be those of an accident."""
 SLEEP = 0.2
+TICK = 0.05
+# TICK_5 has 12 ticks in the default idle_wait of 60 s, in each of which an idle moment is watched for.
+SAME_LOOKS = 60 / 5 * (WATCH + TICK)
 FORK = multiprocessing.get_context("fork")
 
 
@@ -120,6 +126,7 @@ def hup(pid: int) -> None:
         os.kill(pid, signal.SIGHUP)
 
 
+# Ways that supervisord's configuration brings about need nothing to be done; that is the control, too.
 def nothing(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
     while True:
         yield 1.0
@@ -140,7 +147,7 @@ def kidreaper(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
         yield 0.2
 
 
-def manager(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
+def the_manager(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
     while True:
         workers = [processes.source().process(pid) for pid in pool.workers()]
         if over(pool, limits) and len(workers) == WORKERS and all(one.age > NEWBORN for one in workers):
@@ -148,9 +155,18 @@ def manager(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
         yield 1.0
 
 
-def memreap(hold: bool) -> Act:
+def memreap(hold: bool = True, idle_wait: float = 60.0) -> Act:
+    """The listener's own code, with the settings of its default but for what must pass between two reaps."""
+
     def act(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
-        its = {"limit": limits.uss, "min_age": NEWBORN, "settle": 0.1, "checks": 1, "idle_wait": 60.0, "hold": hold}
+        its = {
+            "limit": limits.uss,
+            "min_age": NEWBORN,
+            "settle": 0.1,
+            "checks": 1,
+            "idle_wait": idle_wait,
+            "hold": hold,
+        }
         supervisord = connect(f"unix://{pool.folder}/s.sock", {})
         reaper = Reaper(tell)
         while True:
@@ -161,14 +177,14 @@ def memreap(hold: bool) -> Act:
                 standings = []
             if any(one.state.suspended for one in standings):
                 return  # it has told why
-            yield 0.05
+            yield TICK
 
     return act
 
 
 class Strategy(NamedTuple):
-    title: str
-    about: str
+    """How it is done; loss_report.WAYS says what it is."""
+
     act: Act = nothing
     wrap: str = "{command}"
     extra: str = ""
@@ -177,39 +193,17 @@ class Strategy(NamedTuple):
     """Whether it is to recycle as many workers as --reaps says; the others lose enough to be seen with fewer."""
 
 
+MEMMON = "command={python} -m superlance.memmon --cumulative -p myapp={cumulative_rss}\nevents=TICK_5\n"
 STRATEGIES = {
-    "n": Strategy("nothing", "control: nothing is limited, nothing grows, nothing is signalled"),
-    "a": Strategy(
-        "ulimit -v",
-        "the limit is one of address space, set in the program's command",
-        wrap="sh -c 'ulimit -v {kib}; exec {command}'",
-    ),
-    "b": Strategy(
-        "memmon",
-        "superlance's, with TICK_5 and --cumulative, restarts the program",
-        extra="[eventlistener:memmon]\ncommand={python} -m superlance.memmon --cumulative -p myapp={cumulative_rss}\n"
-        "events=TICK_5\n",
-    ),
-    "c": Strategy(
-        "HUP to all at once", "once a second, all workers over the limit are signalled together", all_at_once
-    ),
-    "d": Strategy(
-        "kidreaper",
-        "the script of 2007: all that are over the limit are listed, then signalled one after another, at any moment,"
-        " with a wait (0.1 s here, 10 s there)",
-        kidreaper,
-        patient=True,
-    ),
-    "e": Strategy("HUP to the manager", "as soon as a worker is over the limit, at most once a second", manager),
-    "f": Strategy(
-        "memreap",
-        "the default: signalled while held inside accept. supervisor_memreap.reaper.Reaper.tick is called 20 times a"
-        " second with what supervisord says at that moment: the listener's own code without its event protocol, which"
-        " takes ticks closer than 0.5 s for one. min_age=0.3s, settle=0.1s, so that many reaps fit in an hour",
-        memreap(hold=True),
-        patient=True,
-    ),
-    "g": Strategy("memreap, hold=no", "signalled right after it was seen in accept", memreap(hold=False), patient=True),
+    "a": Strategy(wrap="sh -c 'ulimit -v {kib}; exec {command}'"),
+    "b": Strategy(extra=f"[eventlistener:memmon]\n{MEMMON}"),
+    "c": Strategy(all_at_once),
+    "d": Strategy(kidreaper, patient=True),
+    "e": Strategy(the_manager),
+    "f": Strategy(memreap(), patient=True),
+    "g": Strategy(memreap(hold=False), patient=True),
+    "h": Strategy(memreap(idle_wait=SAME_LOOKS), patient=True),
+    "n": Strategy(),
 }
 
 
@@ -273,15 +267,12 @@ def client(stop: Any, pool: stack.Pool, condition: Condition, leak: int) -> None
             kind = dice.choices(("get", "post", "sleep"), (55, 35, 10))[0]
             promise = serial % 4 == 0
             word, slept = ask(pool.port, condition.path, f"{number}-{serial}", kind, leak, promise)
-            shortened = word == "ok" and kind == "sleep" and slept < SLEEP - 0.005
-            os.write(answers, f"{number}-{serial} {kind} {word} {int(shortened)} {int(promise)}\n".encode())
+            length = "shortened" if word == "ok" and kind == "sleep" and slept < SLEEP - 0.005 else "full"
+            os.write(answers, f"{number}-{serial} {kind} {word} {length} {int(promise)}\n".encode())
             time.sleep(0.1 if word != "ok" else dice.expovariate(1 / condition.pause) if condition.pause else 0)
 
-    threads = [threading.Thread(target=ask_on, args=(number,)) for number in range(condition.clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(condition.clients) as threads:
+        list(threads.map(ask_on, range(condition.clients)))  # raises what one of them raised
 
 
 def ask(port: int, path: str, id: str, kind: str, leak: int, promise: bool) -> tuple[str, float]:
@@ -321,11 +312,11 @@ def is_over(stop: Any) -> bool:
 
 @contextlib.contextmanager
 def beside(work: Callable[..., None], *args: object) -> Iterator[Any]:
-    """Runs work(stop, …) in a process of its own, which ends with the block: it answers for no signal of a terminal."""
+    """Runs work(stop, …) in a process of its own, which ends with the block and not with Ctrl-C."""
 
     def run() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # they reach us as well, and we end the block
         work(stop, *args)
 
     stop = FORK.Event()
@@ -388,7 +379,7 @@ def measure(script: Path) -> Limits:
 
 def run(
     key: str, condition: Condition, script: Path, limits: Limits, reaps: int, seconds: float, name: str = ""
-) -> dict[str, Any]:
+) -> Result:
     """One strategy under one condition until so many workers are recycled, or the time is up; what came of it.
 
     Ctrl-C ends it early: what came of it until then has `interrupted`.
@@ -399,17 +390,19 @@ def run(
         census = Census(pool)
         began = told = time.monotonic()
         leak = 0 if key == "n" else condition.leak
-        with beside(client, pool, condition, leak), beside(pursue, strategy, pool, limits) as pursuer:
+        with beside(client, pool, condition, leak) as asker, beside(pursue, strategy, pool, limits) as pursuer:
             try:
                 while census.recycled < reaps and time.monotonic() < began + seconds and pursuer.is_alive():
                     time.sleep(0.01)
                     census.look()
                     if time.monotonic() > told + 5:
                         told = time.monotonic()
-                        say_progress(name, census.recycled, reaps, told - began, seconds, tally(pool))
+                        say_progress(name, census.recycled, reaps, told - began, seconds, pool)
             except KeyboardInterrupt:
                 interrupted = True
             took = time.monotonic() - began
+        if asker.exitcode or pursuer.exitcode:
+            raise RuntimeError(f"{name}: the client or the strategy failed, see above; nothing of this is counted")
         with contextlib.suppress(AssertionError):  # those that are lost are counted
             eventually(lambda: _assert_cleaned_up(pool), timeout=2)
         result = {"strategy": key, "condition": condition.name, "recycled": census.recycled, "seconds": round(took, 1)}
@@ -422,7 +415,7 @@ def _assert_cleaned_up(pool: stack.Pool) -> None:
     assert not tally(pool)["cleanups_lost"]
 
 
-def tally(pool: stack.Pool) -> dict[str, Any]:
+def tally(pool: stack.Pool) -> Result:
     """What the client and the strategy wrote down, counted."""
     rows = [line.split(" ") for line in pool.log("answers").splitlines()]
     whole = [row for row in rows if row[2] == "ok"]
@@ -433,7 +426,7 @@ def tally(pool: stack.Pool) -> dict[str, Any]:
         "answered": len(whole),
         "lost": Counter(f"{row[1]} {row[2]}" for row in rows if row[2] != "ok"),
         "sleeps": sum(row[1] == "sleep" for row in whole),
-        "shortened": sum(row[3] == "1" for row in whole),
+        "shortened": sum(row[3] == "shortened" for row in whole),
         "promised": len(promised),
         "cleanups_lost": len(promised - set(pool.log("written").splitlines())),
         "moments": Counter({"idle (held": "held"}.get(found[1], found[1]) for found in moments if found),
@@ -441,153 +434,41 @@ def tally(pool: stack.Pool) -> dict[str, Any]:
     }
 
 
-def say_progress(name: str, recycled: int, reaps: int, since: float, seconds: float, sums: dict[str, Any]) -> None:
+def say_progress(name: str, recycled: int, reaps: int, since: float, seconds: float, pool: stack.Pool) -> None:
+    answers = pool.log("answers")
+    whole = answers.count(" ok ")
     left = min(seconds - since, since * (reaps - recycled) / recycled if recycled else seconds)
     print(
-        f"{name}: {recycled} of {reaps} recycled, {sums['answered']} answered, {sum(sums['lost'].values())} lost,"
-        f" {sums['shortened']} shortened, {sums['cleanups_lost']} cleanups due or lost;"
-        f" {since:.0f} s, {left:.0f} s to go",
+        f"{name}: {recycled} of {reaps} recycled, {whole} answered, {answers.count(chr(10)) - whole} lost,"
+        f" {answers.count(' shortened ')} shortened; {since:.0f} s, {left:.0f} s to go",
         file=sys.stderr,
     )
 
 
+def has_superlance() -> bool:
+    return importlib.util.find_spec("superlance") is not None
+
+
 def versions() -> dict[str, str]:
     """What it was measured with."""
-    perl = "print join ' ', $^V =~ s/v//r, map { eval qq{require $_} or die; $_->VERSION } @ARGV"
+    perl = "print join ' ', $^V =~ s/v//r, map { eval qq{require $_; 1} or die; $_->VERSION } @ARGV"
     modules = ("Catalyst", "FCGI::ProcManager", "FCGI", "Plack")
-    said = subprocess.run(
-        ["perl", "-e", perl.replace("eval qq{require $_}", "eval qq{require $_; 1}"), *modules],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
+    said = subprocess.run(["perl", "-e", perl, *modules], capture_output=True, text=True, check=True).stdout
     nginx = subprocess.run(["/usr/sbin/nginx", "-v"], capture_output=True, text=True, check=True).stderr
-    try:
-        superlance = importlib.metadata.version("superlance")
-    except importlib.metadata.PackageNotFoundError:
-        superlance = "none"
     model = re.search("model name\\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
         "memreap": __version__,
         "Python": platform.python_version(),
         "supervisor": importlib.metadata.version("supervisor"),
-        "superlance": superlance,
+        "superlance": importlib.metadata.version("superlance") if has_superlance() else "none",
         "nginx": nginx.strip().rpartition("/")[2],
-        **dict(zip(("Perl", *modules), said)),
+        **dict(zip(("Perl", *modules), said.split())),
         "Linux": f"{platform.release()} {platform.machine()}",
         "CPUs": f"{os.cpu_count()} of {model[1] if model else 'an unknown model'}",
     }
 
 
-def add_up(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Several results as one."""
-    total: dict[str, Any] = {"lost": Counter(), "moments": Counter(), "remarks": []}
-    for one in results:
-        for key in ("recycled", "seconds", "answered", "sleeps", "shortened", "promised", "cleanups_lost"):
-            total[key] = total.get(key, 0) + one[key]
-        total["lost"] += Counter(one["lost"])
-        total["moments"] += Counter(one["moments"])
-        total["remarks"] += one["remarks"]
-        total["longest_gap"] = max(total.get("longest_gap", 0.0), one["longest_gap"])
-    return total
-
-
-def grouped(results: list[dict[str, Any]], *keys: str) -> dict[tuple[str, ...], dict[str, Any]]:
-    """The sums of those that have these keys' values in common, in the order of STRATEGIES and CONDITIONS."""
-    order = [*STRATEGIES, *(one.name for one in CONDITIONS)]
-    found = sorted({tuple(one[key] for key in keys) for one in results}, key=lambda got: list(map(order.index, got)))
-    return {got: add_up([one for one in results if tuple(one[key] for key in keys) == got]) for got in found}
-
-
-def per_thousand(count: int, recycled: int) -> str:
-    """`3.4`; where there was none, what it is less than with 95 % certainty: `0 (< 1.5)`."""
-    if not recycled:
-        return "-"
-    return f"{1000 * count / recycled:.3g}" if count else f"0 (< {3000 / recycled:.2g})"
-
-
-def markdown(results: list[dict[str, Any]]) -> str:
-    """docs/loss.md."""
-    lines = [
-        "# What it costs to replace a grown worker",
-        "",
-        "Measured by `python benchmarks/loss.py`, which says in its head what was done; written by it too.",
-        "",
-        "![lost requests, shortened sleeps and lost cleanup handlers per 1,000 recycled workers](loss.svg)",
-        "",
-        "| | way | recycled workers | requests answered | lost | per 1,000 recycled | shortened sleeps"
-        " | lost cleanup handlers | longest time with fewer than all but one worker |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for (key,), one in grouped(results, "strategy").items():
-        lost = sum(one["lost"].values())
-        lines.append(
-            f"| {key} | {STRATEGIES[key].title} | {one['recycled']:,} | {one['answered']:,} | {lost:,}"
-            f" | {per_thousand(lost, one['recycled'])} | {one['shortened']:,} | {one['cleanups_lost']:,}"
-            f" | {one['longest_gap']:.2f} s |"
-        )
-    lines += ["", "In brackets: what the rate is less than with 95 % certainty, where nothing was seen.", ""]
-    lines += [f"- **{key}, {one.title}**: {one.about}." for key, one in STRATEGIES.items()]
-    lines += [
-        "",
-        "## Each condition",
-        "",
-        "| | load | recycled | seconds | answered | lost | shortened, of sleeps | cleanups lost, of promised"
-        " | longest gap | HUP sent while |",
-        "|---|---|--:|--:|--:|---|--:|--:|--:|---|",
-    ]
-    for (key, name), one in grouped(results, "strategy", "condition").items():
-        lost = ", ".join(f"{count} {what}" for what, count in one["lost"].most_common()) or "0"
-        moments = ", ".join(f"{count} {what}" for what, count in one["moments"].most_common())
-        lines.append(
-            f"| {key} | {name} | {one['recycled']:,} | {one['seconds']:.0f} | {one['answered']:,} | {lost}"
-            f" | {one['shortened']:,} of {one['sleeps']:,} | {one['cleanups_lost']:,} of {one['promised']:,}"
-            f" | {one['longest_gap']:.2f} s | {moments or '-'} |"
-        )
-    remarks = [f"- {one['strategy']}, {one['condition']}: {text}" for one in results for text in one["remarks"]]
-    dates = sorted(one["at"] for one in results)
-    used = {json.dumps(one["versions"]): one["versions"] for one in results}.values()
-    lines += ["", *remarks, *([""] if remarks else []), f"Measured from {dates[0]} to {dates[-1]}, with:", ""]
-    lines += ["- " + ", ".join(f"{what} {version}" for what, version in one.items()) for one in used]
-    return "\n".join(lines) + "\n"
-
-
-BARS = (("lost", "lost requests", "#d1495b"), ("shortened", "shortened sleeps", "#edae49"),
-        ("cleanups_lost", "lost cleanup handlers", "#3d85a8"))  # fmt: skip
-
-
-def svg(results: list[dict[str, Any]]) -> str:
-    """docs/loss.svg: bars by the logarithm, since 1 and 1,000 are both to be seen; the numbers stand beside them."""
-    sums = {key: one for (key,), one in grouped(results, "strategy").items() if one["recycled"] and key != "n"}
-    parts = []
-    for x, (_, label, colour) in zip((170, 330, 500), BARS):
-        parts.append(
-            f'<rect x="{x}" y="38" width="10" height="10" fill="{colour}"/><text x="{x + 15}" y="47">{label}</text>'
-        )
-    y = 64
-    for key, one in sums.items():
-        parts.append(f'<text x="160" y="{y + 24}" text-anchor="end" class="way">{STRATEGIES[key].title}</text>')
-        parts.append(f'<text x="160" y="{y + 38}" text-anchor="end" class="small">{one["recycled"]:,} recycled</text>')
-        for what, _, colour in BARS:
-            count = sum(one[what].values()) if what == "lost" else one[what]
-            rate = 1000 * count / one["recycled"]
-            width = 110 * math.log10(1 + rate)
-            parts.append(f'<rect x="170" y="{y}" width="{max(width, 1):.0f}" height="14" fill="{colour}"/>')
-            parts.append(
-                f'<text x="{176 + width:.0f}" y="{y + 11}">{f"{rate:,.3g}" if rate < 1000 else f"{rate:,.0f}"}</text>'
-            )
-            y += 17
-        y += 17
-    style = (
-        "text{font:12px system-ui,sans-serif;fill:#1f2328}.way,.title{font-weight:600}.small{font-size:11px;opacity:.7}"
-        "@media(prefers-color-scheme:dark){text{fill:#e6edf3}}"
-    )
-    title = '<text x="20" y="22" class="title">Per 1,000 recycled workers (bars: logarithmic)</text>'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {y}" width="720" height="{y}" role="img">'
-    return "\n".join([head, f"<style>{style}</style>", title, *parts, "</svg>"]) + "\n"
-
-
-def read(file: Path) -> list[dict[str, Any]]:
+def read(file: Path) -> list[Result]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
@@ -601,26 +482,46 @@ def write_report(file: Path, out: Path) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    about = "\n".join(f"  {key}  {one.title}: {one.about}" for key, one in STRATEGIES.items())
+    about = "\n".join(f"  {key}  {way.title}: {way.about}" for key, way in WAYS.items())
     parser = argparse.ArgumentParser(description=f"{__doc__}\n{about}", formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--strategy", default=",".join(STRATEGIES), help="letters, as d,f (default: all)")
-    parser.add_argument("--condition", help="a part of the names of the conditions, as kept (default: all)")
-    parser.add_argument(
-        "--reaps", type=int, default=500, help="workers to recycle in each condition by d, f and g (500); others: 40"
-    )
-    parser.add_argument(
-        "--minutes", type=float, default=10, help="at most for a condition of d, f and g (10); others: 1"
-    )
-    parser.add_argument("--quick", action="store_true", help="20 workers, half a minute at most")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of loss.md and loss.svg (docs)")
-    parser.add_argument(
-        "--results",
-        type=Path,
-        help="what was measured, a line of JSON each (OUT/loss.jsonl); what is"
-        "\nthere counts: only what is missing is measured",
-    )
-    parser.add_argument("--report", type=Path, nargs="?", const=True, help="only write the report, from this file")
-    return parser.parse_args()
+    add = parser.add_argument
+    add("--strategy", default=",".join(STRATEGIES), help="letters of the ways, as d,f (default: all)")
+    add("--condition", default="", help="a part of the names of the conditions, as kept (default: all)")
+    add("--reaps", type=int, default=500, help="workers to recycle under each condition by d, f, g, h (500); others 40")
+    add("--minutes", type=float, default=10, help="at most for each condition of d, f, g, h (10); others 1")
+    add("--quick", action="store_true", help="20 workers, half a minute at most")
+    add("--out", type=Path, default=Path("docs"), help="folder of loss.md and loss.svg (docs)")
+    add("--results", type=Path, help="a line of JSON for each that was measured (OUT/loss.jsonl); what is there counts")
+    add("--report", type=Path, nargs="?", const=True, help="only write the page and the picture, from this file")
+    options = parser.parse_args()
+    for key in options.strategy.split(","):
+        if key not in STRATEGIES:
+            parser.error(f"--strategy {key}: there are {','.join(STRATEGIES)}")
+        if key == "b" and not has_superlance():
+            parser.error("--strategy b needs superlance: pip install superlance")
+    return options
+
+
+def measure_all(plan: list[tuple[str, Condition]], script: Path, file: Path, options: argparse.Namespace) -> None:
+    """What is missing in the file, appended to it; Ctrl-C is raised when what was begun has been written."""
+    limits = measure(script)
+    for number, (key, condition) in enumerate(plan, 1):
+        patient = STRATEGIES[key].patient
+        reaps, seconds = (options.reaps, 60 * options.minutes) if patient else (min(40, options.reaps), 60.0)
+        if options.quick:
+            reaps, seconds = min(20, reaps), 30.0
+        for one in read(file):
+            if (one["strategy"], one["condition"]) == (key, condition.name):
+                reaps -= one["recycled"]
+                seconds -= one["seconds"]
+        if reaps <= 0 or seconds <= 0:
+            continue
+        name = f"[{number}/{len(plan)}] {key} ({WAYS[key].title}), {condition.name}"
+        result = run(key, condition, script, limits, reaps, seconds, name)
+        with file.open("a") as stream:
+            stream.write(json.dumps({**result, "versions": versions()}) + "\n")
+        if result["interrupted"]:
+            raise KeyboardInterrupt
 
 
 def main() -> None:
@@ -629,28 +530,15 @@ def main() -> None:
     if options.report:
         write_report(file if options.report is True else options.report, options.out)
         return
-    conditions = [one for one in CONDITIONS if (options.condition or "") in one.name]
+    conditions = [one for one in CONDITIONS if options.condition in one.name]
     plan = [(key, condition) for key in options.strategy.split(",") for condition in conditions]
     options.out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with application() as script:
-        limits = measure(script)
-        for number, (key, condition) in enumerate(plan, 1):
-            patient = STRATEGIES[key].patient
-            reaps, seconds = (options.reaps, 60 * options.minutes) if patient else (min(40, options.reaps), 60.0)
-            if options.quick:
-                reaps, seconds = min(20, reaps), 30.0
-            done = [one for one in read(file) if (one["strategy"], one["condition"]) == (key, condition.name)]
-            reaps -= sum(one["recycled"] for one in done)
-            seconds -= sum(one["seconds"] for one in done)
-            if reaps <= 0 or seconds <= 0:
-                continue
-            name = f"[{number}/{len(plan)}] {key} ({STRATEGIES[key].title}), {condition.name}"
-            result = run(key, condition, script, limits, reaps, seconds, name)
-            with file.open("a") as stream:
-                stream.write(json.dumps({**result, "versions": versions()}) + "\n")
-            if result["interrupted"]:
-                break
+    try:
+        with application() as script:
+            measure_all(plan, script, file, options)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
     write_report(file, options.out)
 
 

@@ -87,7 +87,8 @@ def supervisord(folder, programs: str, http: str | None = None, rpc: bool = True
         + programs
     )
     command = [python, "-m", "supervisor.supervisord", "-n", "-c", str(folder / "supervisord.conf")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder)
+    # A session of its own: Ctrl-C is for us, who end it when all else is over.
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder, start_new_session=True)
     try:
         eventually(lambda: _assert_entered_running(folder / "s.log"))
         yield process
