@@ -40,6 +40,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -53,35 +54,19 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import stack
 from driver import eventually
-from loss_report import WAYS, Result, markdown, svg
+from loss_report import Result, markdown, svg
+from loss_ways import WAYS, WORKERS, Limits, Way
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host import processes
-from supervisor_memreap.reaper import WATCH, Reaper
-from supervisor_memreap.supervisord.client import Unavailable, connect
 
 APPS = Path(__file__).with_name("apps")
-WORKERS = 4
 ROOM = 8 * 1024**2
 """Bytes from a worker that has served to one that is over the limit."""
-NEWBORN = 0.3
-"""Seconds: until then a worker may still run its manager's signal handlers. No strategy here signals one, though only
-memreap takes care of that by itself: the others' losses are not to be those of an accident."""
 SLEEP = 0.2
-TICK = 0.05
-# TICK_5 has 12 ticks in the default idle_wait of 60 s, in each of which an idle moment is watched for.
-SAME_LOOKS = 60 / 5 * (WATCH + TICK)
+NO_LIMITS = Limits(0, 0, 0)
 FORK = multiprocessing.get_context("fork")
-
-
-class Limits(NamedTuple):
-    """What a worker may hold, in bytes, by the measure of the strategy: memreap's, kidreaper's, memmon's (of all)."""
-
-    uss: int
-    vms: int
-    cumulative_rss: int
 
 
 class Condition(NamedTuple):
@@ -100,111 +85,6 @@ CONDITIONS = (
     Condition("moderate", "myapp", 2, 0.03, 400),
     Condition("moderate, kept", "kept", 2, 0.03, 400),
 )
-
-Tell = Callable[[str], None]
-# Looks, acts, yields the seconds until it wants to be called again; ends if it can do no more.
-Act = Callable[[stack.Pool, Limits, Tell], Iterator[float]]
-
-
-def over(pool: stack.Pool, limits: Limits) -> list[int]:
-    """The workers over the limit by their address space, as kidreaper's `ps -o pid=,vsz= --ppid` finds them."""
-    view = processes.source()
-    found = []
-    try:
-        for pid in view.children(pool.manager().pid):
-            with contextlib.suppress(ProcessLookupError):
-                one = view.process(pid)
-                if not one.ended and one.age > NEWBORN and view.sizes(pid).size >= limits.vms:
-                    found.append(pid)
-    except (ProcessLookupError, psutil.NoSuchProcess):
-        pass  # the manager is being replaced
-    return found
-
-
-def hup(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGHUP)
-
-
-# Ways that supervisord's configuration brings about need nothing to be done; that is the control, too.
-def nothing(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
-    while True:
-        yield 1.0
-
-
-def all_at_once(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
-    while True:
-        for pid in over(pool, limits):
-            hup(pid)
-        yield 1.0
-
-
-def kidreaper(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
-    while True:
-        for pid in over(pool, limits):
-            hup(pid)
-            yield 0.1
-        yield 0.2
-
-
-def the_manager(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
-    while True:
-        workers = [processes.source().process(pid) for pid in pool.workers()]
-        if over(pool, limits) and len(workers) == WORKERS and all(one.age > NEWBORN for one in workers):
-            hup(pool.manager().pid)
-        yield 1.0
-
-
-def memreap(hold: bool = True, idle_wait: float = 60.0) -> Act:
-    """The listener's own code, with the settings of its default but for what must pass between two reaps."""
-
-    def act(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
-        its = {
-            "limit": limits.uss,
-            "min_age": NEWBORN,
-            "settle": 0.1,
-            "checks": 1,
-            "idle_wait": idle_wait,
-            "hold": hold,
-        }
-        supervisord = connect(f"unix://{pool.folder}/s.sock", {})
-        reaper = Reaper(tell)
-        while True:
-            try:
-                standings = reaper.tick(supervisord.programs(), Settings({pool.name: its}), time.monotonic())
-            except Unavailable as error:
-                tell(f"{error}; trying again")
-                standings = []
-            if any(one.state.suspended for one in standings):
-                return  # it has told why
-            yield TICK
-
-    return act
-
-
-class Strategy(NamedTuple):
-    """How it is done; loss_report.WAYS says what it is."""
-
-    act: Act = nothing
-    wrap: str = "{command}"
-    extra: str = ""
-    """What is added to supervisord.conf."""
-    patient: bool = False
-    """Whether it is to recycle as many workers as --reaps says; the others lose enough to be seen with fewer."""
-
-
-MEMMON = "command={python} -m superlance.memmon --cumulative -p myapp={cumulative_rss}\nevents=TICK_5\n"
-STRATEGIES = {
-    "a": Strategy(wrap="sh -c 'ulimit -v {kib}; exec {command}'"),
-    "b": Strategy(extra=f"[eventlistener:memmon]\n{MEMMON}"),
-    "c": Strategy(all_at_once),
-    "d": Strategy(kidreaper, patient=True),
-    "e": Strategy(the_manager),
-    "f": Strategy(memreap(), patient=True),
-    "g": Strategy(memreap(hold=False), patient=True),
-    "h": Strategy(memreap(idle_wait=SAME_LOOKS), patient=True),
-    "n": Strategy(),
-}
 
 
 class Census:
@@ -296,10 +176,10 @@ def ask(port: int, path: str, id: str, kind: str, leak: int, promise: bool) -> t
     return ("ok", float(match[1])) if match else ("wrong", 0.0)
 
 
-def pursue(stop: Any, strategy: Strategy, pool: stack.Pool, limits: Limits) -> None:
+def pursue(stop: Any, way: Way, pool: stack.Pool, limits: Limits) -> None:
     """Do as the strategy does until it is to stop; what it tells is a line in the folder's `told`."""
     with (pool.folder / "told").open("a", buffering=1) as told:
-        for pause in strategy.act(pool, limits, lambda text: print(text, file=told)):
+        for pause in way.act(pool, limits, lambda text: print(text, file=told)):
             if is_over(stop):
                 return
             time.sleep(pause)
@@ -344,12 +224,12 @@ def application() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def served(script: Path, strategy: Strategy, limits: Limits) -> Iterator[stack.Pool]:
+def served(script: Path, way: Way, limits: Limits = NO_LIMITS) -> Iterator[stack.Pool]:
     """The pool under supervisord, with what the strategy adds to its configuration, and nginx in front."""
     where = stack.folder()
-    command = strategy.wrap.format(command=f"{script} -l {where}/myapp.sock -n {WORKERS} -e", kib=limits.vms // 1024)
+    command = way.wrap.format(command=f"{script} -l {where}/myapp.sock -n {WORKERS} -e", kib=limits.vms // 1024)
     text = f'[program:myapp]\ncommand={command}\nenvironment=LOSS_WRITTEN="{where}/written"\n'
-    text += strategy.extra.format(python=sys.executable, **limits._asdict())
+    text += way.extra.format(python=sys.executable, **limits._asdict())
     try:
         with stack.running(text, "myapp", where, nginx_conf=APPS / "nginx.conf") as pool:
             eventually(lambda: _assert_whole(pool))
@@ -362,14 +242,12 @@ def _assert_whole(pool: stack.Pool) -> None:
     assert len(pool.workers()) == WORKERS
 
 
-def measure(script: Path) -> Limits:
-    """The limits: what the largest worker holds that has served, or all together, and room for some growth."""
-    with served(script, STRATEGIES["n"], Limits(0, 0, 0)) as pool:
-        for serial in range(15 * WORKERS):
-            for kind in ("get", "post"):
-                assert ask(pool.port, "myapp", str(serial), kind, 0, True)[0] == "ok"
-        tree = [pool.manager(), *map(psutil.Process, pool.workers())]
-        infos = [one.memory_full_info() for one in tree]
+def limits_of(pool: stack.Pool) -> Limits:
+    """What the largest worker holds that has served, or all together, and room for some growth."""
+    for serial in range(15 * WORKERS):
+        for kind in ("get", "post"):
+            assert ask(pool.port, "myapp", str(serial), kind, 0, False)[0] == "ok"
+    infos = [psutil.Process(pid).memory_full_info() for pid in (pool.manager().pid, *pool.workers())]
     return Limits(
         max(one.uss + one.swap for one in infos[1:]) + ROOM,
         max(one.vms for one in infos[1:]) + ROOM,
@@ -377,38 +255,44 @@ def measure(script: Path) -> Limits:
     )
 
 
-def run(
-    key: str, condition: Condition, script: Path, limits: Limits, reaps: int, seconds: float, name: str = ""
+def observe(
+    pool: stack.Pool, key: str, condition: Condition, limits: Limits, reaps: int, seconds: float, name: str
 ) -> Result:
-    """One strategy under one condition until so many workers are recycled, or the time is up; what came of it.
+    """One way under one condition until so many workers are recycled, or the time is up; what came of it.
 
     Ctrl-C ends it early: what came of it until then has `interrupted`.
     """
-    strategy = STRATEGIES[key]
+    census = Census(pool)
     interrupted = False
-    with served(script, strategy, limits) as pool:
-        census = Census(pool)
-        began = told = time.monotonic()
-        leak = 0 if key == "n" else condition.leak
-        with beside(client, pool, condition, leak) as asker, beside(pursue, strategy, pool, limits) as pursuer:
-            try:
-                while census.recycled < reaps and time.monotonic() < began + seconds and pursuer.is_alive():
-                    time.sleep(0.01)
-                    census.look()
-                    if time.monotonic() > told + 5:
-                        told = time.monotonic()
-                        say_progress(name, census.recycled, reaps, told - began, seconds, pool)
-            except KeyboardInterrupt:
-                interrupted = True
-            took = time.monotonic() - began
-        if asker.exitcode or pursuer.exitcode:
-            raise RuntimeError(f"{name}: the client or the strategy failed, see above; nothing of this is counted")
-        with contextlib.suppress(AssertionError):  # those that are lost are counted
-            eventually(lambda: _assert_cleaned_up(pool), timeout=2)
-        result = {"strategy": key, "condition": condition.name, "recycled": census.recycled, "seconds": round(took, 1)}
-        result.update(tally(pool), longest_gap=round(census.longest_gap, 3), interrupted=interrupted)
-    result.update(at=time.strftime("%Y-%m-%d %H:%M:%S"), limits=limits._asdict())
-    return result
+    began = told = time.monotonic()
+    leak = 0 if key == "n" else condition.leak
+    with beside(client, pool, condition, leak) as asker, beside(pursue, WAYS[key], pool, limits) as pursuer:
+        try:
+            while census.recycled < reaps and time.monotonic() < began + seconds and pursuer.is_alive():
+                time.sleep(0.01)
+                census.look()
+                if time.monotonic() > told + 5:
+                    told = time.monotonic()
+                    say_progress(name, census.recycled, reaps, told - began, seconds, pool)
+        except KeyboardInterrupt:
+            interrupted = True
+        took = time.monotonic() - began
+    if asker.exitcode or pursuer.exitcode:
+        raise RuntimeError(f"{name}: the client or the strategy failed, see above; nothing of this is counted")
+    with contextlib.suppress(AssertionError):  # those that are lost are counted
+        eventually(lambda: _assert_cleaned_up(pool), timeout=2)
+    return {
+        "strategy": key,
+        "condition": condition.name,
+        "recycled": census.recycled,
+        "seconds": round(took, 1),
+        **tally(pool),
+        "longest_gap": round(census.longest_gap, 3),
+        "interrupted": interrupted,
+        "at": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "limits": limits._asdict(),
+        "versions": versions(),
+    }
 
 
 def _assert_cleaned_up(pool: stack.Pool) -> None:
@@ -482,10 +366,13 @@ def write_report(file: Path, out: Path) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    about = "\n".join(f"  {key}  {way.title}: {way.about}" for key, way in WAYS.items())
-    parser = argparse.ArgumentParser(description=f"{__doc__}\n{about}", formatter_class=argparse.RawTextHelpFormatter)
+    ways = "\n".join(
+        textwrap.fill(f"{key}  {way.title}: {way.about}", 118, initial_indent="  ", subsequent_indent="     ")
+        for key, way in WAYS.items()
+    )
+    parser = argparse.ArgumentParser(description=f"{__doc__}\n{ways}", formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
-    add("--strategy", default=",".join(STRATEGIES), help="letters of the ways, as d,f (default: all)")
+    add("--strategy", default=",".join(WAYS), help="letters of the ways, as d,f (default: all)")
     add("--condition", default="", help="a part of the names of the conditions, as kept (default: all)")
     add("--reaps", type=int, default=500, help="workers to recycle under each condition by d, f, g, h (500); others 40")
     add("--minutes", type=float, default=10, help="at most for each condition of d, f, g, h (10); others 1")
@@ -495,8 +382,8 @@ def arguments() -> argparse.Namespace:
     add("--report", type=Path, nargs="?", const=True, help="only write the page and the picture, from this file")
     options = parser.parse_args()
     for key in options.strategy.split(","):
-        if key not in STRATEGIES:
-            parser.error(f"--strategy {key}: there are {','.join(STRATEGIES)}")
+        if key not in WAYS:
+            parser.error(f"--strategy {key}: there are {','.join(WAYS)}")
         if key == "b" and not has_superlance():
             parser.error("--strategy b needs superlance: pip install superlance")
     return options
@@ -504,12 +391,13 @@ def arguments() -> argparse.Namespace:
 
 def measure_all(plan: list[tuple[str, Condition]], script: Path, file: Path, options: argparse.Namespace) -> None:
     """What is missing in the file, appended to it; Ctrl-C is raised when what was begun has been written."""
-    limits = measure(script)
+    with served(script, WAYS["n"]) as pool:
+        limits = limits_of(pool)
     for number, (key, condition) in enumerate(plan, 1):
-        patient = STRATEGIES[key].patient
+        patient = WAYS[key].patient
         reaps, seconds = (options.reaps, 60 * options.minutes) if patient else (min(40, options.reaps), 60.0)
         if options.quick:
-            reaps, seconds = min(20, reaps), 30.0
+            reaps, seconds = min(20, reaps), min(30.0, seconds)
         for one in read(file):
             if (one["strategy"], one["condition"]) == (key, condition.name):
                 reaps -= one["recycled"]
@@ -517,9 +405,10 @@ def measure_all(plan: list[tuple[str, Condition]], script: Path, file: Path, opt
         if reaps <= 0 or seconds <= 0:
             continue
         name = f"[{number}/{len(plan)}] {key} ({WAYS[key].title}), {condition.name}"
-        result = run(key, condition, script, limits, reaps, seconds, name)
+        with served(script, WAYS[key], limits) as pool:
+            result = observe(pool, key, condition, limits, reaps, seconds, name)
         with file.open("a") as stream:
-            stream.write(json.dumps({**result, "versions": versions()}) + "\n")
+            stream.write(json.dumps(result) + "\n")
         if result["interrupted"]:
             raise KeyboardInterrupt
 

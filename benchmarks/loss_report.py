@@ -5,43 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
+
+from loss_ways import WAYS
 
 # What loss.py writes down of one way under one condition; a line of JSON in its results.
 Result = dict[str, Any]
-
-
-class Way(NamedTuple):
-    title: str
-    about: str
-
-
-WAYS = {
-    "a": Way(
-        "ulimit -v", "the limit is one of address space, set in the program's command: the worker ends in mid-request"
-    ),
-    "b": Way("memmon", "superlance's, with TICK_5 and --cumulative: the whole program is restarted"),
-    "c": Way("HUP to all at once", "once a second all workers over the limit are signalled together"),
-    "d": Way(
-        "kidreaper",
-        "the script of 2007: all that are over the limit are listed, then signalled one after another, at any moment;"
-        " 0.1 s between two of them here, 10 s there",
-    ),
-    "e": Way("HUP to the manager", "as soon as a worker is over the limit, at most once a second"),
-    "f": Way(
-        "memreap",
-        "the default: a worker is signalled while it is held inside accept. Reaper.tick is called every 0.05 s with"
-        " what supervisord says at that moment: the listener's own code without its event protocol, in which ticks"
-        " closer than 0.5 s count as one. min_age=0.3s and settle=0.1s, so that many reaps fit in an hour",
-    ),
-    "g": Way("memreap, hold=no", "as f, but signalled right after it was seen in accept"),
-    "h": Way(
-        "memreap, seldom",
-        "as f, with idle_wait=4.2s: that has as many looks as 60 s, the default, have with TICK_5. Where no worker is"
-        " ever idle, it shows what the default does",
-    ),
-    "n": Way("nothing", "the control: nothing grows and nothing is signalled"),
-}
 
 
 def add_up(results: list[Result]) -> Result:
@@ -108,10 +77,11 @@ def markdown(results: list[Result]) -> str:
         "|---|---|--:|--:|--:|---|--:|--:|--:|---|",
     ]
     for (key, name), one in grouped(results, "strategy", "condition").items():
+        cleanups = f"{one['cleanups_lost']:,} of {one['promised']:,}"
         lines.append(
             f"| {key} | {name} | {one['recycled']:,} | {one['seconds']:,.0f} | {one['answered']:,}"
             f" | {_each(one['lost'])} | {one['shortened']:,} of {one['sleeps']:,}"
-            f" | {one['cleanups_lost']:,} of {one['promised']:,} | {one['longest_gap']:.2f} s | {_each(one['moments'])} |"
+            f" | {cleanups} | {one['longest_gap']:.2f} s | {_each(one['moments'])} |"
         )
     remarks = [f"- {one['strategy']}, {one['condition']}: {text}" for one in results for text in one["remarks"]]
     dates = sorted(one["at"] for one in results)
