@@ -244,7 +244,7 @@ def _assert_whole(pool: stack.Pool) -> None:
 
 def limits_of(pool: stack.Pool) -> Limits:
     """What the largest worker holds that has served, or all together, and room for some growth."""
-    for serial in range(15 * WORKERS):
+    for serial in range(8 * WORKERS):
         for kind in ("get", "post"):
             assert ask(pool.port, "myapp", str(serial), kind, 0, False)[0] == "ok"
     infos = [psutil.Process(pid).memory_full_info() for pid in (pool.manager().pid, *pool.workers())]

@@ -81,7 +81,7 @@ def markdown(results: list[Result]) -> str:
         lines.append(
             f"| {key} | {name} | {one['recycled']:,} | {one['seconds']:,.0f} | {one['answered']:,}"
             f" | {_each(one['lost'])} | {one['shortened']:,} of {one['sleeps']:,}"
-            f" | {cleanups} | {one['longest_gap']:.2f} s | {_each(one['moments'])} |"
+            f" | {cleanups} | {one['longest_gap']:.2f} s | {_each(one['moments'], '-')} |"
         )
     remarks = [f"- {one['strategy']}, {one['condition']}: {text}" for one in results for text in one["remarks"]]
     dates = sorted(one["at"] for one in results)
@@ -91,8 +91,8 @@ def markdown(results: list[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _each(counts: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {what}" for what, count in counts.most_common()) or "0"
+def _each(counts: Counter[str], none: str = "0") -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts.most_common()) or none
 
 
 _BARS = (("lost", "lost requests", "#d1495b"), ("shortened", "shortened sleeps", "#c98a1b"))
