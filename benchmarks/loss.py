@@ -427,8 +427,10 @@ def main() -> None:
         with application() as script:
             measure_all(plan, script, file, options)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-    write_report(file, options.out)
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        write_report(file, options.out)
 
 
 if __name__ == "__main__":

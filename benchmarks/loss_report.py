@@ -64,7 +64,12 @@ def markdown(results: list[Result]) -> str:
             f" | {rate(lost, one['recycled'])} | {one['shortened']:,} | {one['cleanups_lost']:,}"
             f" | {one['longest_gap']:.2f} s |"
         )
-    lines += ["", "In brackets, where nothing was lost: the rate is less than this, with 95 % certainty.", ""]
+    lines += [
+        "",
+        "In brackets, where nothing was lost: the rate is less than this, with 95 % certainty. Each condition counts as"
+        " often as workers were recycled under it: compare the ways under one condition, below.",
+        "",
+    ]
     lines += [f"- **{key}, {way.title}**: {way.about}." for key, way in WAYS.items()]
     lines += [
         "",
