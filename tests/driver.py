@@ -123,7 +123,8 @@ def supervisord(
         + programs
     )
     command = [*within, python, "-m", "supervisor.supervisord", "-n", "-c", str(folder / "supervisord.conf")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder)
+    # A session of its own: Ctrl-C is for us, who end it when all else is over.
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder, start_new_session=True)
     try:
         eventually(
             lambda: _assert_gave_up(folder / "s.log") if gives_up else _assert_entered_running(folder / "s.log"), 20

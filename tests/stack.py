@@ -107,7 +107,14 @@ class Pool:
 
 
 @contextlib.contextmanager
-def running(text: str, name: str, where: Path, python: str = sys.executable, http: str | None = None) -> Iterator[Pool]:
+def running(
+    text: str,
+    name: str,
+    where: Path,
+    python: str = sys.executable,
+    http: str | None = None,
+    nginx_conf: Path = APPS / "nginx.conf",
+) -> Iterator[Pool]:
     """The pool `name` of a supervisord with the configuration `text`, whose pools listen on where/NAME.sock.
 
     At the end supervisord is asked to end, as by an administrator. A process that is still there then is ended by
@@ -115,7 +122,7 @@ def running(text: str, name: str, where: Path, python: str = sys.executable, htt
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    conf = (APPS / "nginx.conf").read_text().replace("FOLDER", str(where)).replace("PORT", str(port))
+    conf = nginx_conf.read_text().replace("FOLDER", str(where)).replace("PORT", str(port))
     (where / "nginx.conf").write_text(conf)
     command = f"/usr/sbin/nginx -e {where}/nginx-error.log -c {where}/nginx.conf -p {where}/"
     nginx = f"[program:nginx]\ncommand={command}\n"

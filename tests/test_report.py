@@ -114,10 +114,10 @@ def test_a_line_of_the_log_is_one_line_whatever_stands_in_it():
     assert stream.getvalue() == "memreap: a?b?[31m?\n"
 
 
-def test_a_stamped_line_begins_with_the_time():
-    stream = io.StringIO()
-    log.to(stream, stamped=True)("x")
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d memreap: x\n", stream.getvalue())
+def test_a_stamped_line_begins_with_the_time(tmp_path):
+    with (tmp_path / "log").open("w") as stream:
+        log.to(stream, stamped=True)("x")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d memreap: x\n", (tmp_path / "log").read_text())
 
 
 @pytest.mark.parametrize("stream", [None, open("/dev/null")])  # noqa: SIM115 # one that cannot be written to

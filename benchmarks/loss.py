@@ -1,0 +1,437 @@
+"""What each way of replacing grown workers costs: lost requests, shortened sleeps, lost cleanup handlers.
+
+    python benchmarks/loss.py                       everything; two hours; Ctrl-C at any time, and go on later
+    python benchmarks/loss.py --strategy d,f --quick
+    python benchmarks/loss.py --report              the tables and the picture again, from the results alone
+
+All of it is real: an application made by catalyst.pl, started by its own script/myapp_fastcgi.pl under a supervisord,
+with FCGI::ProcManager and 4 workers, behind nginx. Each request makes its worker grow by some hundred KiB, so each
+worker is over the limit after some seconds, and the strategy has to do something about it.
+
+The client asks without pause (4 at a time: "full") or with a pause (2 at a time: "moderate"), each with a connection
+from nginx to the worker for every request, and with connections that are kept (fastcgi_keep_conn on). 55 % of the
+requests are quick GETs, 35 % POSTs of 2 KB, 10 % GETs whose action sleeps for 0.2 s; every fourth request promises in
+its answer that a handler in psgix.cleanup.handlers will run. Every answer is checked to be whole and right; all else is
+lost: another status than 200, a reset, a cut, a wrong checksum of the body that was posted. (nginx repeats a failed
+request only where there is another server, or a GET on a kept connection: its defaults.) After a loss a client waits
+for 0.1 s, so that a time without any worker is not counted at the rate at which nginx refuses.
+
+The limit is what a worker holds that has served, measured first, and 8 MiB: by memreap in memory of its own, by
+kidreaper and ulimit in address space, by memmon in resident memory of all together. Needs what tests/run installs, and
+superlance for b. The ways:
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import http.client
+import importlib.metadata
+import importlib.util
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+import stack
+from driver import eventually
+from loss_report import Result, markdown, svg
+from loss_ways import WAYS, WORKERS, Limits, Way
+
+from supervisor_memreap import __version__
+from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.host import processes
+
+APPS = Path(__file__).with_name("apps")
+ROOM = 8 * 1024**2
+"""Bytes from a worker that has served to one that is over the limit."""
+SLEEP = 0.2
+NO_LIMITS = Limits(0, 0, 0)
+FORK = multiprocessing.get_context("fork")
+
+
+class Condition(NamedTuple):
+    name: str
+    path: str
+    clients: int
+    pause: float
+    """Seconds of thinking after each answer, on average."""
+    leak: int
+    """KiB a request, so that a worker's life is a few seconds long."""
+
+
+CONDITIONS = (
+    Condition("full", "myapp", 4, 0.0, 160),
+    Condition("full, kept", "kept", 4, 0.0, 160),
+    Condition("moderate", "myapp", 2, 0.03, 500),
+    Condition("moderate, kept", "kept", 2, 0.03, 500),
+)
+
+
+class Census:
+    """Who works in the pool, look after look: how many were replaced, and how long it had less than all but one."""
+
+    def __init__(self, pool: stack.Pool):
+        self._pool = pool
+        self._manager = pool.manager().pid
+        self._last: set[ProcessId] = set()
+        self._ever: set[ProcessId] = set()
+        self._short_since: float | None = None
+        self.longest_gap = 0.0
+        self.look()
+
+    @property
+    def recycled(self) -> int:
+        """Workers that left and have one in their place."""
+        return max(0, min(len(self._ever) - WORKERS, len(self._ever - self._last)))
+
+    def look(self) -> None:
+        now = time.monotonic()
+        self._last = self._workers()
+        self._ever |= self._last
+        if len(self._last) >= WORKERS - 1:
+            self._short_since = None
+            return
+        if self._short_since is None:
+            self._short_since = now
+        self.longest_gap = max(self.longest_gap, now - self._short_since)
+
+    def _workers(self) -> set[ProcessId]:
+        view = processes.source()
+        try:
+            if view.process(self._manager).ended:
+                raise ProcessLookupError
+            # The kernel's list may miss one while a sibling exits.
+            pids = {*view.children(self._manager), *(one.pid for one in self._last)}
+        except ProcessLookupError:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._manager = self._pool.manager().pid
+            return set()
+        there = set()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                one = view.process(pid)
+                if one.parent == self._manager and not one.ended:
+                    there.add(one.id)
+        return there
+
+
+def client(stop: Any, pool: stack.Pool, condition: Condition, leak: int) -> None:
+    """Ask until it is to stop; a line for each request in the folder's `answers`."""
+    answers = os.open(pool.folder / "answers", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def ask_on(number: int) -> None:
+        dice = random.Random(number)
+        for serial in itertools.count():
+            if is_over(stop):
+                return
+            kind = dice.choices(("get", "post", "sleep"), (55, 35, 10))[0]
+            promise = serial % 4 == 0
+            word, slept = ask(pool.port, condition.path, f"{number}-{serial}", kind, leak, promise)
+            length = "shortened" if word == "ok" and kind == "sleep" and slept < SLEEP - 0.005 else "full"
+            os.write(answers, f"{number}-{serial} {kind} {word} {length} {int(promise)}\n".encode())
+            time.sleep(0.1 if word != "ok" else dice.expovariate(1 / condition.pause) if condition.pause else 0)
+
+    with ThreadPoolExecutor(condition.clients) as threads:
+        list(threads.map(ask_on, range(condition.clients)))  # raises what one of them raised
+
+
+def ask(port: int, path: str, id: str, kind: str, leak: int, promise: bool) -> tuple[str, float]:
+    """`ok`, or in a word how the request was lost; and how long its action slept, in seconds."""
+    body = random.Random(id).randbytes(2048) if kind == "post" else b""
+    query = f"id={id}&leak={leak}&cleanup={int(promise)}" + (f"&s={SLEEP}" if kind == "sleep" else "")
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        headers = {"Content-Type": "application/octet-stream"}
+        connection.request("POST" if body else "GET", f"/{path}/?{query}", body or None, headers)
+        answer = connection.getresponse()
+        text = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        return type(error).__name__, 0.0
+    finally:
+        connection.close()
+    if answer.status != 200:
+        return str(answer.status), 0.0
+    head = f"{id} {len(body)} {hashlib.md5(body).hexdigest()} ([0-9.]+) {int(promise)}\n"
+    match = re.fullmatch(head.encode() + rb"\.{4000}\nend\n", text)
+    return ("ok", float(match[1])) if match else ("wrong", 0.0)
+
+
+def pursue(stop: Any, way: Way, pool: stack.Pool, limits: Limits) -> None:
+    """Do as the strategy does until it is to stop; what it tells is a line in the folder's `told`."""
+    with (pool.folder / "told").open("a", buffering=1) as told:
+        for pause in way.act(pool, limits, lambda text: print(text, file=told)):
+            if is_over(stop):
+                return
+            time.sleep(pause)
+
+
+def is_over(stop: Any) -> bool:
+    parent = multiprocessing.parent_process()
+    return stop.is_set() or not (parent and parent.is_alive())
+
+
+@contextlib.contextmanager
+def beside(work: Callable[..., None], *args: object) -> Iterator[Any]:
+    """Runs work(stop, …) in a process of its own, which ends with the block and not with Ctrl-C."""
+
+    def run() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # they reach us as well, and we end the block
+        work(stop, *args)
+
+    stop = FORK.Event()
+    process = FORK.Process(target=run)
+    process.start()
+    try:
+        yield process
+    finally:
+        stop.set()
+        process.join(35)  # a request may take as long as its time-out
+        process.kill()
+        process.join()
+
+
+@contextlib.contextmanager
+def application() -> Iterator[Path]:
+    """The script of the Catalyst application."""
+    where = stack.folder()
+    try:
+        script = stack.catalyst(where)
+        shutil.copy(APPS / "Root.pm", script.parent.parent / "lib/MyApp/Controller/Root.pm")
+        yield script
+    finally:
+        shutil.rmtree(where)
+
+
+@contextlib.contextmanager
+def served(script: Path, way: Way, limits: Limits = NO_LIMITS) -> Iterator[stack.Pool]:
+    """The pool under supervisord, with what the strategy adds to its configuration, and nginx in front."""
+    where = stack.folder()
+    command = way.wrap.format(command=f"{script} -l {where}/myapp.sock -n {WORKERS} -e", kib=limits.vms // 1024)
+    text = f'[program:myapp]\ncommand={command}\nenvironment=LOSS_WRITTEN="{where}/written"\n'
+    text += way.extra.format(python=sys.executable, **limits._asdict())
+    try:
+        with stack.running(text, "myapp", where, nginx_conf=APPS / "nginx.conf") as pool:
+            eventually(lambda: _assert_whole(pool))
+            yield pool
+    finally:
+        shutil.rmtree(where)
+
+
+def _assert_whole(pool: stack.Pool) -> None:
+    assert len(pool.workers()) == WORKERS
+
+
+def limits_of(pool: stack.Pool) -> Limits:
+    """What the largest worker holds that has served, or all together, and room for some growth."""
+    for serial in range(8 * WORKERS):
+        for kind in ("get", "post"):
+            assert ask(pool.port, "myapp", str(serial), kind, 0, False)[0] == "ok"
+    infos = [psutil.Process(pid).memory_full_info() for pid in (pool.manager().pid, *pool.workers())]
+    return Limits(
+        max(one.uss + one.swap for one in infos[1:]) + ROOM,
+        max(one.vms for one in infos[1:]) + ROOM,
+        sum(one.rss for one in infos) + 3 * ROOM,
+    )
+
+
+def observe(
+    pool: stack.Pool, key: str, condition: Condition, limits: Limits, reaps: int, seconds: float, name: str
+) -> Result:
+    """One way under one condition until so many workers are recycled, or the time is up; what came of it.
+
+    Ctrl-C ends it early: what came of it until then has `interrupted`.
+    """
+    census = Census(pool)
+    interrupted = False
+    began = told = time.monotonic()
+    leak = 0 if key == "n" else condition.leak
+    with beside(client, pool, condition, leak) as asker, beside(pursue, WAYS[key], pool, limits) as pursuer:
+        try:
+            while census.recycled < reaps and time.monotonic() < began + seconds and pursuer.is_alive():
+                time.sleep(0.01)
+                census.look()
+                if time.monotonic() > told + 5:
+                    told = time.monotonic()
+                    say_progress(name, census.recycled, reaps, told - began, seconds, pool)
+        except KeyboardInterrupt:
+            interrupted = True
+        took = time.monotonic() - began
+    if asker.exitcode or pursuer.exitcode:
+        raise RuntimeError(f"{name}: the client or the strategy failed, see above; nothing of this is counted")
+    with contextlib.suppress(AssertionError):  # those that are lost are counted
+        eventually(lambda: _assert_cleaned_up(pool), timeout=2)
+    return {
+        "strategy": key,
+        "condition": condition.name,
+        "recycled": census.recycled,
+        "seconds": round(took, 1),
+        **tally(pool),
+        "longest_gap": round(census.longest_gap, 3),
+        "interrupted": interrupted,
+        "at": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "limits": limits._asdict(),
+        "versions": versions(),
+    }
+
+
+def _assert_cleaned_up(pool: stack.Pool) -> None:
+    assert not tally(pool)["cleanups_lost"]
+
+
+def tally(pool: stack.Pool) -> Result:
+    """What the client and the strategy wrote down, counted."""
+    rows = [line.split(" ") for line in pool.log("answers").splitlines()]
+    whole = [row for row in rows if row[2] == "ok"]
+    promised = {row[0] for row in whole if row[4] == "1"}
+    told = pool.log("told").splitlines()
+    moments = [re.search(r"HUP sent, it was (idle \(held|idle|busy)", line) for line in told]
+    return {
+        "answered": len(whole),
+        "lost": Counter(f"{row[1]} {row[2]}" for row in rows if row[2] != "ok"),
+        "sleeps": sum(row[1] == "sleep" for row in whole),
+        "shortened": sum(row[3] == "shortened" for row in whole),
+        "promised": len(promised),
+        "cleanups_lost": len(promised - set(pool.log("written").splitlines())),
+        "moments": Counter({"idle (held": "held"}.get(found[1], found[1]) for found in moments if found),
+        "remarks": [line for line in told if "suspended" in line or "stuck" in line][:3],
+    }
+
+
+def say_progress(name: str, recycled: int, reaps: int, since: float, seconds: float, pool: stack.Pool) -> None:
+    answers = pool.log("answers")
+    whole = answers.count(" ok ")
+    left = min(seconds - since, since * (reaps - recycled) / recycled if recycled else seconds)
+    print(
+        f"{name}: {recycled} of {reaps} recycled, {whole} answered, {answers.count(chr(10)) - whole} lost,"
+        f" {answers.count(' shortened ')} shortened; {since:.0f} s, {left:.0f} s to go",
+        file=sys.stderr,
+    )
+
+
+def has_superlance() -> bool:
+    return importlib.util.find_spec("superlance") is not None
+
+
+def versions() -> dict[str, str]:
+    """What it was measured with."""
+    perl = "print join ' ', $^V =~ s/v//r, map { eval qq{require $_; 1} or die; $_->VERSION } @ARGV"
+    modules = ("Catalyst", "FCGI::ProcManager", "FCGI", "Plack")
+    said = subprocess.run(["perl", "-e", perl, *modules], capture_output=True, text=True, check=True).stdout
+    nginx = subprocess.run(["/usr/sbin/nginx", "-v"], capture_output=True, text=True, check=True).stderr
+    model = re.search("model name\\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return {
+        "memreap": __version__,
+        "Python": platform.python_version(),
+        "supervisor": importlib.metadata.version("supervisor"),
+        "superlance": importlib.metadata.version("superlance") if has_superlance() else "none",
+        "nginx": nginx.strip().rpartition("/")[2],
+        **dict(zip(("Perl", *modules), said.split())),
+        "Linux": f"{platform.release()} {platform.machine()}",
+        "CPUs": f"{os.cpu_count()} of {model[1] if model else 'an unknown model'}",
+    }
+
+
+def read(file: Path) -> list[Result]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def write_report(file: Path, out: Path) -> None:
+    results = read(file)
+    if results:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "loss.md").write_text(markdown(results))
+        (out / "loss.svg").write_text(svg(results))
+        print(markdown(results))
+
+
+def arguments() -> argparse.Namespace:
+    ways = "\n".join(
+        textwrap.fill(f"{key}  {way.title}: {way.about}", 118, initial_indent="  ", subsequent_indent="     ")
+        for key, way in WAYS.items()
+    )
+    parser = argparse.ArgumentParser(description=f"{__doc__}\n{ways}", formatter_class=argparse.RawTextHelpFormatter)
+    add = parser.add_argument
+    add("--strategy", default=",".join(WAYS), help="letters of the ways, as d,f (default: all)")
+    add("--condition", default="", help="a part of the names of the conditions, as kept (default: all)")
+    add("--reaps", type=int, default=500, help="workers to recycle under each condition by d, f, g, h (500); others 40")
+    add("--minutes", type=float, default=10, help="at most for each condition of d, f, g, h (10); others 1")
+    add("--quick", action="store_true", help="20 workers, half a minute at most")
+    add("--out", type=Path, default=Path("docs"), help="folder of loss.md and loss.svg (docs)")
+    add("--results", type=Path, help="a line of JSON for each that was measured (OUT/loss.jsonl); what is there counts")
+    add("--report", type=Path, nargs="?", const=True, help="only write the page and the picture, from this file")
+    options = parser.parse_args()
+    for key in options.strategy.split(","):
+        if key not in WAYS:
+            parser.error(f"--strategy {key}: there are {','.join(WAYS)}")
+        if key == "b" and not has_superlance():
+            parser.error("--strategy b needs superlance: pip install superlance")
+    return options
+
+
+def measure_all(plan: list[tuple[str, Condition]], script: Path, file: Path, options: argparse.Namespace) -> None:
+    """What is missing in the file, appended to it; Ctrl-C is raised when what was begun has been written."""
+    with served(script, WAYS["n"]) as pool:
+        limits = limits_of(pool)
+    for number, (key, condition) in enumerate(plan, 1):
+        patient = WAYS[key].patient
+        reaps, seconds = (options.reaps, 60 * options.minutes) if patient else (min(40, options.reaps), 60.0)
+        if options.quick:
+            reaps, seconds = min(20, reaps), min(30.0, seconds)
+        for one in read(file):
+            if (one["strategy"], one["condition"]) == (key, condition.name):
+                reaps -= one["recycled"]
+                seconds -= one["seconds"]
+        if reaps <= 0 or seconds <= 0:
+            continue
+        name = f"[{number}/{len(plan)}] {key} ({WAYS[key].title}), {condition.name}"
+        with served(script, WAYS[key], limits) as pool:
+            result = observe(pool, key, condition, limits, reaps, seconds, name)
+        with file.open("a") as stream:
+            stream.write(json.dumps(result) + "\n")
+        if result["interrupted"]:
+            raise KeyboardInterrupt
+
+
+def main() -> None:
+    options = arguments()
+    file = options.results or options.out / "loss.jsonl"
+    if options.report:
+        write_report(file if options.report is True else options.report, options.out)
+        return
+    conditions = [one for one in CONDITIONS if options.condition in one.name]
+    plan = [(key, condition) for key in options.strategy.split(",") for condition in conditions]
+    options.out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with application() as script:
+            measure_all(plan, script, file, options)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        write_report(file, options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""What loss.py measured, as a page of tables and as a picture. Pure: results in, text out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from typing import Any
+
+from loss_ways import WAYS
+
+# What loss.py writes down of one way under one condition; a line of JSON in its results.
+Result = dict[str, Any]
+
+
+def add_up(results: list[Result]) -> Result:
+    """Several results as one."""
+    total: Result = {"lost": Counter(), "moments": Counter(), "longest_gap": 0.0}
+    for one in results:
+        for key in ("recycled", "seconds", "answered", "sleeps", "shortened", "promised", "cleanups_lost"):
+            total[key] = total.get(key, 0) + one[key]
+        total["lost"] += Counter(one["lost"])
+        total["moments"] += Counter(one["moments"])
+        total["longest_gap"] = max(total["longest_gap"], one["longest_gap"])
+    return total
+
+
+def grouped(results: list[Result], *keys: str) -> dict[tuple[str, ...], Result]:
+    """The sums of those that have the values of these keys in common."""
+    groups: dict[tuple[str, ...], list[Result]] = {}
+    for one in results:
+        groups.setdefault(tuple(one[key] for key in keys), []).append(one)
+    return {values: add_up(groups[values]) for values in sorted(groups)}
+
+
+def rate(count: int, recycled: int) -> str:
+    """So many for each 1,000 recycled; where there was none, what it is less than with 95 % certainty: `0 (< 1.5)`."""
+    if not recycled:
+        return "-"
+    return _number(1000 * count / recycled) if count else f"0 (< {_number(3000 / recycled)})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 or not value else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+
+
+def markdown(results: list[Result]) -> str:
+    """The page."""
+    lines = [
+        "# What it costs to replace a grown worker",
+        "",
+        "Measured by `python benchmarks/loss.py`, whose `--help` says what was done; this page is its output.",
+        "",
+        "![lost requests, shortened sleeps and lost cleanup handlers for each 1,000 recycled workers](loss.svg)",
+        "",
+        "| | way | recycled workers | requests answered | lost | lost for each 1,000 recycled | shortened sleeps"
+        " | lost cleanup handlers | longest time with fewer than all but one worker |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for (key,), one in grouped(results, "strategy").items():
+        lost = sum(one["lost"].values())
+        lines.append(
+            f"| {key} | {WAYS[key].title} | {one['recycled']:,} | {one['answered']:,} | {lost:,}"
+            f" | {rate(lost, one['recycled'])} | {one['shortened']:,} | {one['cleanups_lost']:,}"
+            f" | {one['longest_gap']:.2f} s |"
+        )
+    lines += [
+        "",
+        "In brackets, where nothing was lost: the rate is less than this, with 95 % certainty. Each condition counts as"
+        " often as workers were recycled under it: compare the ways under one condition, below.",
+        "",
+    ]
+    lines += [f"- **{key}, {way.title}**: {way.about}." for key, way in WAYS.items()]
+    lines += [
+        "",
+        "## Each condition",
+        "",
+        "full: 4 clients without a pause; moderate: 2 clients with one; kept: `fastcgi_keep_conn on`.",
+        "",
+        "| | load | recycled | seconds | answered | lost | shortened, of sleeps | cleanups lost, of promised"
+        " | longest gap | HUP sent while |",
+        "|---|---|--:|--:|--:|---|--:|--:|--:|---|",
+    ]
+    for (key, name), one in grouped(results, "strategy", "condition").items():
+        cleanups = f"{one['cleanups_lost']:,} of {one['promised']:,}"
+        lines.append(
+            f"| {key} | {name} | {one['recycled']:,} | {one['seconds']:,.0f} | {one['answered']:,}"
+            f" | {_each(one['lost'])} | {one['shortened']:,} of {one['sleeps']:,}"
+            f" | {cleanups} | {one['longest_gap']:.2f} s | {_each(one['moments'], '-')} |"
+        )
+    remarks = [f"- {one['strategy']}, {one['condition']}: {text}" for one in results for text in one["remarks"]]
+    dates = sorted(one["at"] for one in results)
+    used = {json.dumps(one["versions"]): one["versions"] for one in results}.values()
+    lines += ["", *remarks, *([""] if remarks else []), f"Measured from {dates[0]} to {dates[-1]}, with:", ""]
+    lines += ["- " + ", ".join(f"{what} {version}" for what, version in one.items()) for one in used]
+    return "\n".join(lines) + "\n"
+
+
+def _each(counts: Counter[str], none: str = "0") -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts.most_common()) or none
+
+
+_BARS = (("lost", "lost requests", "#d1495b"), ("shortened", "shortened sleeps", "#c98a1b"))
+_BARS += (("cleanups_lost", "lost cleanup handlers", "#3d85a8"),)
+_STYLE = (
+    "text{font:12px system-ui,sans-serif;fill:#1f2328}.bold{font-weight:600}.small{font-size:11px;opacity:.75}"
+    "@media(prefers-color-scheme:dark){text{fill:#e6edf3}}"
+)
+
+
+def svg(results: list[Result]) -> str:
+    """The picture: bars by the logarithm, since 1 and 1,000 are both to be seen, and the numbers beside them."""
+    sums = {key: one for (key,), one in grouped(results, "strategy").items() if one["recycled"]}
+    parts = ['<text x="20" y="22" class="bold">For each 1,000 recycled workers (length: logarithmic)</text>']
+    for x, (_, label, colour) in zip((170, 300, 440), _BARS):
+        parts.append(f'<rect x="{x}" y="36" width="10" height="10" fill="{colour}"/>')
+        parts.append(f'<text x="{x + 15}" y="45">{label}</text>')
+    y = 62
+    for key, one in sums.items():
+        parts.append(f'<text x="160" y="{y + 20}" text-anchor="end" class="bold">{WAYS[key].title}</text>')
+        parts.append(f'<text x="160" y="{y + 35}" text-anchor="end" class="small">{one["recycled"]:,} recycled</text>')
+        for what, _, colour in _BARS:
+            count = sum(one[what].values()) if what == "lost" else one[what]
+            value = 1000 * count / one["recycled"]
+            width = 110 * math.log10(1 + value)
+            parts.append(f'<rect x="170" y="{y}" width="{max(width, 1.5):.1f}" height="13" fill="{colour}"/>')
+            parts.append(f'<text x="{176 + width:.0f}" y="{y + 11}">{_number(value)}</text>')
+            y += 16
+        y += 16
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {y}" width="720" height="{y}" role="img">'
+    return "\n".join([head, f"<style>{_STYLE}</style>", *parts, "</svg>"]) + "\n"

@@ -1,0 +1,167 @@
+"""The ways of replacing workers that have grown, which loss.py compares: memreap's, and those that people use."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import psutil
+import stack
+
+from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.host import processes
+from supervisor_memreap.reaper import WATCH, Reaper
+from supervisor_memreap.supervisord.client import Unavailable, connect
+
+WORKERS = 4
+NEWBORN = 0.3
+"""Seconds: until then a worker may still run its manager's signal handlers. No strategy here signals one, though only
+memreap takes care of that by itself: the others' losses are not to be those of an accident."""
+TICK = 0.05
+# TICK_5 has 12 ticks in the default idle_wait of 60 s, in each of which an idle moment is watched for.
+SAME_LOOKS = 60 / 5 * (WATCH + TICK)
+
+
+class Limits(NamedTuple):
+    """What a worker may hold, in bytes, by the measure of the strategy: memreap's, kidreaper's, memmon's (of all)."""
+
+    uss: int
+    vms: int
+    cumulative_rss: int
+
+
+Tell = Callable[[str], None]
+# Looks, acts, yields the seconds until it is to be called again; ends if it can do no more.
+Act = Callable[[stack.Pool, Limits, Tell], Iterator[float]]
+
+
+def over(pool: stack.Pool, limits: Limits) -> list[int]:
+    """The workers over the limit by their address space, as kidreaper's `ps -o pid=,vsz= --ppid` finds them."""
+    view = processes.source()
+    found = []
+    try:
+        for pid in view.children(pool.manager().pid):
+            with contextlib.suppress(ProcessLookupError):
+                one = view.process(pid)
+                if not one.ended and one.age > NEWBORN and view.sizes(pid).size >= limits.vms:
+                    found.append(pid)
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        pass  # the manager is being replaced
+    return found
+
+
+def hup(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGHUP)
+
+
+# Ways that supervisord's configuration brings about need nothing to be done; that is the control, too.
+def nothing(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
+    while True:
+        yield 1.0
+
+
+def all_at_once(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
+    while True:
+        for pid in over(pool, limits):
+            hup(pid)
+        yield 1.0
+
+
+def kidreaper(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
+    while True:
+        for pid in over(pool, limits):
+            hup(pid)
+            yield 0.1
+        yield 0.2
+
+
+def the_manager(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
+    while True:
+        workers = [processes.source().process(pid) for pid in pool.workers()]
+        if over(pool, limits) and len(workers) == WORKERS and all(one.age > NEWBORN for one in workers):
+            hup(pool.manager().pid)
+        yield 1.0
+
+
+def memreap(hold: bool = True, idle_wait: float = 60.0) -> Act:
+    """The listener's own code, with the settings of its default but for what must pass between two reaps."""
+
+    def act(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
+        its = {
+            "limit": limits.uss,
+            "min_age": NEWBORN,
+            "settle": 0.1,
+            "checks": 1,
+            "idle_wait": idle_wait,
+            "hold": hold,
+        }
+        supervisord = connect(f"unix://{pool.folder}/s.sock", {})
+        reaper = Reaper(tell)
+        while True:
+            try:
+                standings = reaper.tick(supervisord.programs(), Settings({pool.name: its}), time.monotonic())
+            except Unavailable as error:
+                tell(f"{error}; trying again")
+                standings = []
+            if any(one.state.suspended for one in standings):
+                return  # it has told why
+            yield TICK
+
+    return act
+
+
+class Way(NamedTuple):
+    title: str
+    about: str
+    act: Act = nothing
+    wrap: str = "{command}"
+    extra: str = ""
+    """What is added to supervisord.conf."""
+    patient: bool = False
+    """Whether it is to recycle as many workers as --reaps says; the others lose enough to be seen with fewer."""
+
+
+MEMMON = "command={python} -m superlance.memmon --cumulative -p myapp={cumulative_rss}\nevents=TICK_5\n"
+WAYS = {
+    "a": Way(
+        "ulimit -v",
+        "the limit is one of address space, set in the program's command: the worker ends in mid-request",
+        wrap="sh -c 'ulimit -v {kib}; exec {command}'",
+    ),
+    "b": Way(
+        "memmon",
+        "superlance's, with TICK_5 and --cumulative: the whole program is restarted",
+        extra=f"[eventlistener:memmon]\n{MEMMON}",
+    ),
+    "c": Way("HUP to all at once", "once a second all workers over the limit are signalled together", all_at_once),
+    "d": Way(
+        "kidreaper",
+        "the script of 2007: all that are over the limit are listed, then signalled one after another, at any moment;"
+        " 0.1 s between two of them here, 10 s there",
+        kidreaper,
+        patient=True,
+    ),
+    "e": Way("HUP to the manager", "as soon as a worker is over the limit, at most once a second", the_manager),
+    "f": Way(
+        "memreap",
+        "the default: a worker is signalled while it is held inside accept. Reaper.tick is called every 0.05 s with"
+        " what supervisord says at that moment: the listener's own code without its event protocol, in which ticks"
+        " closer than 0.5 s count as one. min_age=0.3s and settle=0.1s, so that many reaps fit in an hour",
+        memreap(),
+        patient=True,
+    ),
+    "g": Way("memreap, hold=no", "as f, but signalled right after it was seen in accept", memreap(False), patient=True),
+    "h": Way(
+        "memreap, seldom",
+        "as f, with idle_wait=4.2s: that has as many looks as 60 s, the default, have with TICK_5. Where no worker is"
+        " ever idle, it shows what the default does",
+        memreap(idle_wait=SAME_LOOKS),
+        patient=True,
+    ),
+    "n": Way("nothing", "the control: nothing grows and nothing is signalled"),
+}
