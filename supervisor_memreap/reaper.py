@@ -75,7 +75,7 @@ class Reaper:
             its = settings.of(program)
             if its:
                 state = self._states.setdefault(program.namespec, policy.PoolState())
-                watched.append(processes.Watched(program, its, _expected(state)))
+                watched.append(processes.Watched(program, its, _expected(state), state.asked))
         self._forget_others({one.program.namespec for one in watched})
         pools = processes.look(watched, view)
         standings = [self._judge(pool, one.settings, view, now) for pool, one in zip(pools, watched)]

@@ -539,3 +539,82 @@ def test_a_program_that_runs_and_cannot_be_looked_at_is_told_of_once():
         verdict, film.state = policy.decide(hidden, film.settings, film.state, now)
         told += verdict.events
     assert told == [Unseen("its processes are hidden from this user")]
+
+
+def asking(film, *pids):
+    film.state = policy.ask([ProcessId(pid, film.born[pid]) for pid in pids], film.state)
+
+
+def test_a_worker_that_somebody_asked_for_goes_first_over_the_limit_or_not():
+    film = Film()
+    asked = replace(film.worker(12, 20), suspect=Suspect(20 * MIB, True))
+    assert reaped(film.look({11: 20, 12: asked})) is None
+    asking(film, 12)
+    assert film.look({11: 20, 12: asked}, signal=False).standing == "asked"
+    verdict = film.look({11: 300, 12: asked})
+    assert [worker.id.pid for worker in verdict.reap] == [12, 11]
+    assert film.state.asked == frozenset()
+
+
+def test_all_that_were_asked_for_go_one_at_a_time():
+    film = Film()
+    workers = {pid: replace(film.worker(pid, pid), suspect=Suspect(pid * MIB, True)) for pid in (11, 12, 13)}
+    film.look(workers)
+    asking(film, 11, 12, 13)
+    gone = []
+    for new in (21, 22, 23):
+        gone.append(reaped(film.look(workers)))
+        del workers[gone[-1]]
+        film.fork(new)
+        workers[new] = 20
+        assert reaped(film.look(workers)) is None
+    assert gone == [13, 12, 11]
+    assert film.look(workers, after=60).standing == "quiet"
+
+
+def test_who_was_asked_for_and_would_die_of_the_signal_does_not_go():
+    film = Film()
+    deaf = replace(film.worker(11, 20), suspect=Suspect(20 * MIB, False))
+    film.look({11: deaf, 12: 20})
+    asking(film, 11)
+    verdict = film.look({11: deaf, 12: 20})
+    assert (reaped(verdict), verdict.events) == (None, (NotCaught(deaf),))
+
+
+def test_a_newborn_that_was_asked_for_waits_until_it_is_none():
+    film = Film()
+    film.fork(11)
+    young = replace(film.worker(11, 20), suspect=Suspect(20 * MIB, True))
+    film.look({11: young, 12: 20})
+    asking(film, 11)
+    assert reaped(film.look({11: replace(young, age=29.0), 12: 20})) is None
+    assert reaped(film.look({11: replace(young, age=30.0), 12: 20})) == 11
+
+
+def test_in_a_paused_pool_nobody_goes_and_who_leaves_is_followed():
+    film = Film()
+    assert reaped(film.look({11: 300, 12: 200})) == 11
+    film.state = policy.pause(film.state)
+    film.fork(13)
+    assert events(film.look({12: 200, 13: 20}), Left)
+    verdict = film.look({12: 200, 13: 20}, after=60)
+    assert (reaped(verdict), verdict.standing) == (None, "paused")
+    film.state = policy.resume(film.state)
+    assert reaped(film.look({12: 200, 13: 20})) == 12
+
+
+def test_a_pause_stays_with_the_program_under_another_manager():
+    film = Film()
+    film.look({11: 300})
+    film.state = policy.pause(film.state)
+    film.look(state="STOPPED")
+    film.fork(21, ago=60)
+    assert film.look({21: 300}, manager=2, born=film.now - 60).standing == "paused"
+
+
+def test_a_suspension_ends_when_somebody_resumes_the_pool():
+    film = Film()
+    film.now = BOOT
+    film.look({11: 160, 12: 170})
+    film.state = policy.resume(film.state)
+    assert reaped(film.look({11: 160, 12: 170}, after=60)) == 12

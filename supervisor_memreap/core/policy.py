@@ -16,11 +16,13 @@
  9. A limit that fresh workers already exceed is wrong: suspended, not recycled for ever.
 10. A manager that goes away right after a reap: suspended, since here a HUP to a worker ends the tree.
 11. Only where supervisord says RUNNING, only (pid, born): a pool comes here without a manager otherwise.
+12. Somebody may ask for a worker (`ask`): it goes before all others, over the limit or not, by the same rules. In a
+    pool that somebody paused nobody goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from supervisor_memreap.core.model import Pool, ProcessId, Worker
@@ -112,6 +114,9 @@ class PoolState:
     """What the last reaped workers used, as long as each went over the limit while fresh."""
     suspended: Suspension | None = None
     falls: int = 0
+    paused: bool = False
+    asked: frozenset[ProcessId] = frozenset()
+    """Workers that somebody asked for, as long as they are there."""
     said: frozenset[str] = frozenset()
     """What is said once for a manager."""
 
@@ -148,6 +153,7 @@ def signalled(pool: Pool, worker: Worker, settings: PoolSettings, state: PoolSta
     return replace(
         state,
         ripe={},
+        asked=state.asked - {worker.id},
         leaving=Leaving(worker.id, now, frozenset(other.id for other in pool.workers)),
         hasty=(*state.hasty, worker.used or 0)[-HASTY_REAPS:] if fresh else (),
     )
@@ -167,6 +173,21 @@ def exited(worker: ProcessId, state: PoolState, at: float) -> PoolState:
 
     leaving = mark(state.leaving) if state.leaving else None
     return replace(state, leaving=leaving, stuck=tuple(map(mark, state.stuck)))
+
+
+def ask(workers: Iterable[ProcessId], state: PoolState) -> PoolState:
+    """These workers are to be reaped, over the limit or not."""
+    return replace(state, asked=state.asked | set(workers))
+
+
+def pause(state: PoolState) -> PoolState:
+    """Nobody is signalled any more; who has been is followed to the end."""
+    return replace(state, paused=True, asked=frozenset())
+
+
+def resume(state: PoolState) -> PoolState:
+    """Neither paused nor suspended any more: whoever says so has looked into it."""
+    return replace(state, paused=False, suspended=None, hasty=(), falls=0)
 
 
 def veto(pool: Pool, worker: Worker, settings: PoolSettings) -> Event | None:
@@ -211,7 +232,7 @@ def _heed_manager(pool: Pool, state: PoolState, events: list[Event]) -> PoolStat
 
 def _forget_manager(pool: Pool, state: PoolState, events: list[Event]) -> PoolState:
     leaving, manager = state.leaving, state.manager
-    forgotten = PoolState(settings=state.settings, suspended=state.suspended, falls=state.falls)
+    forgotten = PoolState(settings=state.settings, suspended=state.suspended, falls=state.falls, paused=state.paused)
     if not (leaving and manager) or pool.state in _STOPPED_BY_HAND:
         return forgotten
     if state.looked is None:
@@ -311,13 +332,15 @@ def _choose(
     pool: Pool, settings: PoolSettings, state: PoolState, events: list[Event]
 ) -> tuple[tuple[Worker, ...], PoolState]:
     stuck = {one.worker for one in state.stuck}
+    state = replace(state, asked=state.asked & {worker.id for worker in pool.workers} - stuck)
     due = []
     for worker in pool.workers:
         if worker.suspect is None or worker.id in stuck or worker.age < settings.min_age:
             continue
-        if worker.suspect.used is None:
+        asked = worker.id in state.asked
+        if worker.suspect.used is None and not asked:
             state = _tell_once("unreadable", Unreadable(worker), state, events)
-        elif worker.id not in state.over or state.over[worker.id].looks < settings.checks:
+        elif not asked and (worker.id not in state.over or state.over[worker.id].looks < settings.checks):
             continue
         else:
             against = veto(pool, worker, settings)
@@ -325,10 +348,10 @@ def _choose(
                 state = _tell_once(type(against).__name__, against, state, events)
             else:
                 due.append(worker)
-    if state.suspended or state.leaving or not due:
+    if state.suspended or state.paused or state.leaving or not due:
         return (), state
-    due.sort(key=lambda one: one.used or 0, reverse=True)
-    if len(state.hasty) >= HASTY_REAPS and state.over[due[0].id].fresh:
+    due.sort(key=lambda one: (one.id in state.asked, one.used or 0), reverse=True)
+    if len(state.hasty) >= HASTY_REAPS and not state.asked and state.over[due[0].id].fresh:
         return (), _suspend_limit([*state.hasty, due[0].used or 0], state, events)
     return tuple(due), state
 
@@ -370,6 +393,10 @@ def _standing(state: PoolState, reap: tuple[Worker, ...]) -> str:
         return f"suspended: {state.suspended.word}"
     if state.leaving:
         return "settling" if state.leaving.left is not None else "leaving"
+    if state.paused:
+        return "paused"
+    if state.asked:
+        return "asked"
     if reap or state.over:
         return "over"
     return "quiet"

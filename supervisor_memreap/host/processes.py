@@ -32,6 +32,8 @@ class Watched(NamedTuple):
     settings: PoolSettings
     expected: tuple[ProcessId, ...] = ()
     """Workers that count as there until they are seen to be gone, whatever the list of children says."""
+    asked: frozenset[ProcessId] = frozenset()
+    """Workers that are read in full, over the limit or not."""
 
 
 def look(watched: Iterable[Watched], view: Source) -> list[Pool]:
@@ -61,7 +63,7 @@ def _look_at(watched: Watched, view: Source) -> Pool:
         return Pool(program.namespec, "gone")
     except PermissionError:
         return Pool(program.namespec, program.state, "its processes are hidden from this user")
-    workers = (_worker(pid, manager.id, settings, view) for pid in sorted(pids))
+    workers = (_worker(pid, manager.id, watched, view) for pid in sorted(pids))
     there = tuple(worker for worker in workers if worker)
     return Pool(program.namespec, program.state, "", manager.id, manager.age, there)
 
@@ -75,14 +77,15 @@ def _below_wrapper(pid: int, view: Source) -> Process | None:
     return view.process(managers[0])
 
 
-def _worker(pid: int, manager: ProcessId, settings: PoolSettings, view: Source) -> Worker | None:
+def _worker(pid: int, manager: ProcessId, watched: Watched, view: Source) -> Worker | None:
+    settings = watched.settings
     try:
         process = view.process(pid)
         if process.ended or process.parent != manager.pid:
             return None
         sizes = view.sizes(pid)
         worker = Worker(process.id, process.age, sizes.size if settings.metric == "vms" else sizes.bound)
-        if worker.bound <= settings.limit:
+        if worker.bound <= settings.limit and worker.id not in watched.asked:
             return worker
         caught = view.catches(pid, _signum(settings.signal))
         used = _measure(worker, settings.metric, view)

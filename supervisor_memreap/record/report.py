@@ -53,9 +53,9 @@ def watching(names: list[tuple[str, PoolSettings]]) -> str:
 
 def holds(worker: Worker, settings: PoolSettings) -> str:
     """The evidence that every line about a worker over its limit begins with."""
-    return (
-        f"worker {worker.id.pid} holds {memory(worker.used or 0)} ({settings.metric}), limit {memory(settings.limit)}"
-    )
+    if worker.used is None:
+        return f"worker {worker.id.pid}, whose {settings.metric} may not be read"
+    return f"worker {worker.id.pid} holds {memory(worker.used)} ({settings.metric}), limit {memory(settings.limit)}"
 
 
 def outcome(word: str, worker: Worker, settings: PoolSettings) -> str:

@@ -134,8 +134,8 @@ def _exists(pid: int) -> bool:
 def _worth_keeping(states: Mapping[str, PoolState]) -> dict[str, Any]:
     kept = {}
     for name, state in states.items():
-        if state.leaving or state.stuck or state.hasty or state.suspended or state.falls:
-            keys = ("settings", "manager", "leaving", "stuck", "hasty", "suspended", "falls")
+        if state.leaving or state.stuck or state.hasty or state.suspended or state.falls or state.paused:
+            keys = ("settings", "manager", "leaving", "stuck", "hasty", "suspended", "falls", "paused")
             every = asdict(replace(state, over={}, ripe={}))
             kept[name] = {key: every[key] for key in keys}
             for leaving in filter(None, (every["leaving"], *every["stuck"])):
@@ -153,6 +153,7 @@ def _state(data: dict[str, Any]) -> PoolState:
         hasty=tuple(map(int, data["hasty"])),
         suspended=Suspension(**{**suspended, "manager": _process(suspended["manager"])}) if suspended else None,
         falls=int(data["falls"]),
+        paused=bool(data["paused"]),
     )
 
 
