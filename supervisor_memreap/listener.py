@@ -8,6 +8,7 @@ delivers no event twice (FAIL is redelivered for ever, 283,242 times in 8 s).
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import re
 import select
@@ -21,14 +22,16 @@ from typing import NamedTuple
 from supervisor.childutils import EventListenerProtocol
 
 from supervisor_memreap import __version__
+from supervisor_memreap.core.command import TYPE, CommandError, parse
 from supervisor_memreap.core.model import ProcessId, Program
 from supervisor_memreap.core.settings import SettingsError, resolve
 from supervisor_memreap.host import lock, processes, strays
 from supervisor_memreap.reaper import Reaper, States
 from supervisor_memreap.record import log, report
 from supervisor_memreap.record.statefile import StateFile
+from supervisor_memreap.record.status import VERSION
 from supervisor_memreap.supervisord import configfile
-from supervisor_memreap.supervisord.client import Unavailable, connect
+from supervisor_memreap.supervisord.client import Client, Unavailable, connect
 
 # Event names of supervisord and the seconds between two of them.
 PERIODS = {"TICK_5": 5, "TICK_60": 60, "TICK_3600": 3600}
@@ -36,6 +39,8 @@ PERIODS = {"TICK_5": 5, "TICK_60": 60, "TICK_3600": 3600}
 STALE = 30.0
 # Seconds: several ticks that come together, as after a wait or of TICK_5 with TICK_60, are one look.
 TOGETHER = 0.5
+# So many answers to commands are kept for those who ask for them.
+ANSWERS = 20
 
 
 class Event(NamedTuple):
@@ -100,16 +105,22 @@ class Listener:
         """State and pid of each watched program when its strays were last looked for."""
         self._stamp: object = None
         self._last_tick: float | None = None
+        self._answers: dict[str, dict[str, object]] = {}
         self._statefile = statefile
         self.reaper = Reaper(tell, states=self._remember(), keep=self._keep)
 
     def heed(self, event: Event) -> None:
-        """Act on one event, if it is a tick that is not long past. Never raises."""
+        """Act on one event: on a tick that is not long past, and on a command. Never raises."""
         period = PERIODS.get(event.name)
-        if period is None or self._is_past(event, period):
+        kind, _, data = event.payload.partition("\n")
+        is_command = event.name == "REMOTE_COMMUNICATION" and kind == f"type:{TYPE}"
+        if not is_command and (period is None or self._is_past(event, period)):
             return
         try:
-            self.tick()
+            if is_command:
+                self._obey(data)
+            else:
+                self.tick()
             self._once.clear("fault")
         except Unavailable as error:
             self._once("supervisord", f"{error}; trying again at every tick")
@@ -157,7 +168,8 @@ class Listener:
         if not self._settings.names:
             self._once("watching", report.watching([]))
             return
-        programs = self._programs()
+        client = self._client()
+        programs = client.programs()
         if self._once.clear("supervisord"):
             self._tell("supervisord answers again")
         there = ", ".join(sorted({program.namespec for program in programs}))
@@ -166,6 +178,7 @@ class Listener:
         watched = [(one.namespec, its) for one in programs for its in (self._settings.of(one),) if its]
         self._once("watching", report.watching(watched))
         self.reaper.tick(programs, self._settings, time.monotonic())
+        self._publish(client)
         self._look_for_strays([one for one in programs if self._settings.of(one)], programs)
 
     def _look_for_strays(self, watched: list[Program], programs: list[Program]) -> None:
@@ -183,6 +196,48 @@ class Listener:
             if one.state not in ("STARTING", "BACKOFF") or not self._once.has_told(topic):
                 self._once(topic, f"{one.namespec}: {report.strays(its.roots, its.memory)}" if its else "")
 
+    def _obey(self, data: str) -> None:
+        """Do what somebody asks for, at once, and keep the answer for whoever asked. Raises Unavailable."""
+        id = ""
+        try:
+            command = parse(data)
+            id = command.id
+            if self._last_tick is None:
+                self.tick()
+            lines = self.reaper.command(command)
+            self._answer(id, True, "\n".join(lines))
+        except CommandError as error:
+            found = re.search(r"\bid=([0-9a-zA-Z-]{1,64})\s*$", data[:1000])
+            id = id or (found[1] if found else "")
+            self._tell(f"a command was refused: {error}")
+            self._answer(id, False, str(error))
+        self.tick()
+
+    def _answer(self, id: str, ok: bool, text: str) -> None:
+        if id:
+            self._answers[id] = {"ok": ok, "text": text}
+        while len(self._answers) > ANSWERS:
+            del self._answers[next(iter(self._answers))]
+
+    def _publish(self, client: Client) -> None:
+        """Tell supervisord, and through it whoever wants to know; when all that is to be done has been done."""
+        happened = [
+            json.dumps({"version": VERSION, "event": one.kind, "pool": one.pool, "pid": one.pid, "message": one.text})
+            for one in self.reaper.happenings()
+            if one.announce
+        ]
+        status = {
+            "version": VERSION,
+            "memreap": __version__,
+            "pools": self.reaper.status(),
+            "answers": self._answers,
+        }
+        try:
+            client.publish(json.dumps(status), happened)
+            self._once.clear("publish")
+        except Unavailable as error:
+            self._once("publish", f"nobody was told how the pools stand: {error}")
+
     def _refresh_settings(self) -> None:
         """Take a changed file as a whole, or not at all."""
         stamp = self._file.stamp() if self._file else None
@@ -199,11 +254,11 @@ class Listener:
         self._server, self._commands = contents.server, contents.commands
         self._once("settings", "; ".join(contents.warnings))
 
-    def _programs(self) -> list[Program]:
+    def _client(self) -> Client:
         url = os.environ.get("SUPERVISOR_SERVER_URL")
         if not url:
             raise Unavailable("supervisord has no http server to ask: add [unix_http_server] to its configuration")
-        return connect(url, self._server).programs()
+        return connect(url, self._server)
 
 
 def run(config: str | None, command_line: configfile.Sections) -> int:

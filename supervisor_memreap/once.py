@@ -95,8 +95,8 @@ def run(programs: Programs, settings: Settings, names: Sequence[str], dry_run: b
         left = _over(one)
         failed = failed or bool(left)
         # Nothing to tell is nothing to mail, for cron.
-        if reaper.reaped[one.pool.name] or left or sys.stdout.isatty():
-            tell(f"{one.pool.name}: {report.summary(one.pool, one.settings, reaper.reaped[one.pool.name], len(left))}")
+        if reaper.reaped(one.pool.name) or left or sys.stdout.isatty():
+            tell(f"{one.pool.name}: {report.summary(one.pool, one.settings, reaper.reaped(one.pool.name), len(left))}")
     return 1 if failed else 0
 
 

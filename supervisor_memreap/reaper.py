@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from supervisor_memreap.core import policy
+from supervisor_memreap.core.command import Command, CommandError, carry_out
 from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker
 from supervisor_memreap.core.settings import PoolSettings, Settings
-from supervisor_memreap.core.verdict import Event, Left, Stuck, Verdict
+from supervisor_memreap.core.verdict import Event, Fell, Left, Resumed, Stuck, Verdict, WrongLimit
 from supervisor_memreap.host import lock, processes
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.record import report
+from supervisor_memreap.record.status import Tally, of_pool
 
 # Seconds in which a tick watches for idle moments, over all pools: the listener must be back for the next event.
 WATCH = 0.3
+
+# Seconds between two readings of all workers' metric for the status, and how long one may take: 36 ms for 500 workers
+# of 20 MiB, and more where they are larger.
+MEASURE = 30.0
+MEASURING = 0.1
 
 Tell = Callable[[str], None]
 States = Mapping[str, policy.PoolState]
@@ -37,6 +44,28 @@ class Departure:
             if fd is not None:
                 os.close(fd)
         self.pidfd = self.lock = None
+
+
+class Happening(NamedTuple):
+    """What others may want to know of at once."""
+
+    kind: str
+    """reap, left, stuck, suspended or resumed."""
+    pool: str
+    pid: int
+    """Of the worker; 0 where it is about the pool."""
+    text: str
+    announce: bool
+
+
+# The events of the policy that are happenings.
+_KINDS: Mapping[type, str] = {
+    Left: "left",
+    Stuck: "stuck",
+    WrongLimit: "suspended",
+    Fell: "suspended",
+    Resumed: "resumed",
+}
 
 
 @dataclass
@@ -64,8 +93,11 @@ class Reaper:
         self._keep = keep
         self._states: dict[str, policy.PoolState] = dict(states or {})
         self._departures: dict[str, list[Departure]] = {}
-        self.reaped: Counter[str] = Counter()
-        """Workers that left after our signal, by pool."""
+        self._standings: dict[str, Standing] = {}
+        self._tallies: dict[str, Tally] = {}
+        self._used: dict[str, dict[ProcessId, int]] = {}
+        self._measured = float("-inf")
+        self._happened: list[Happening] = []
 
     def tick(self, programs: Iterable[Program], settings: Settings, now: float) -> list[Standing]:
         """One look at all watched pools, at most one signal in each. `now` is monotonic, in seconds."""
@@ -86,7 +118,37 @@ class Reaper:
             # Its share of the time: no pool that is never idle takes the others' moments.
             one.state = self._states[one.pool.name] = self._reap(one, view, now, WATCH / len(due))
         self._keep(self._states)
+        self._record(standings, view, now)
         return standings
+
+    def reaped(self, name: str) -> int:
+        """Workers of this pool that left after our signal."""
+        return self._tally(name).reaps
+
+    def status(self) -> list[dict[str, Any]]:
+        """How the pools stood at the last tick, as record.status has it."""
+        return [
+            of_pool(one.pool, one.settings, self._states[name], self._tally(name), self._used.get(name, {}))
+            for name, one in sorted(self._standings.items())
+        ]
+
+    def happenings(self) -> list[Happening]:
+        """What has happened since this was asked last."""
+        happened, self._happened = self._happened, []
+        return happened
+
+    def command(self, command: Command) -> list[str]:
+        """Do what somebody asks for, in all pools that it names; a line for each. Raises CommandError."""
+        watched = sorted(self._standings)
+        names = watched if command.name == "all" else [command.name]
+        if not names or not set(names) <= set(watched):
+            raise CommandError(f"no pool '{command.name}' is watched; there are: {', '.join(watched) or 'none'}")
+        done = [(name, *carry_out(command, self._standings[name].pool, self._states[name])) for name in names]
+        for name, state, said in done:
+            self._states[name] = state
+            self._tell_of(name, said)
+        self._keep(self._states)
+        return [f"{name}: {said}" for name, _, said in done]
 
     def pidfds(self) -> dict[int, tuple[str, ProcessId]]:
         """Descriptors that become readable when a worker that was signalled is gone: its pool and itself."""
@@ -149,12 +211,14 @@ class Reaper:
         self._departures.setdefault(pool.name, []).append(departure)
         at = now + time.monotonic() - began
         state = self._states[pool.name] = policy.signalled(pool, worker, settings, state, at)
-        self._tell(f"{pool.name}: {report.sent(worker, settings, outcome.moment)}")
+        text = report.sent(worker, settings, outcome.moment)
+        self._tell_of(pool.name, text)
+        self._happened.append(Happening("reap", pool.name, worker.id.pid, text, settings.announce))
         for what, is_so in (("unheld", outcome.unheld), ("unknown", outcome.moment == "unknown")):
             if is_so:
                 first, state = policy.say_once(what, state)
                 if first:
-                    self._tell(f"{pool.name}: {report.NEXT_BEST[what]}")
+                    self._tell_of(pool.name, report.NEXT_BEST[what])
         return state
 
     def _follow_up(self, one: Standing, view: Source) -> None:
@@ -164,10 +228,10 @@ class Reaper:
             outcome = processes.reap_again(pool, one.verdict.again, settings, view)
             if outcome.word == "sent":
                 one.state = self._states[pool.name] = policy.signalled_again(one.state)
-                self._tell(f"{pool.name}: {report.sent_again(one.verdict.again, settings, outcome.moment)}")
+                self._tell_of(pool.name, report.sent_again(one.verdict.again, settings, outcome.moment))
         if one.verdict.force:
             outcome = processes.force(pool, one.verdict.force, settings.stuck, view)
-            self._tell(f"{pool.name}: {report.forced(outcome.word, one.verdict.force, settings)}")
+            self._tell_of(pool.name, report.forced(outcome.word, one.verdict.force, settings))
 
     def _refused(self, word: str, worker: Worker, one: Standing) -> policy.PoolState:
         """Nothing was sent; a busy worker is no news."""
@@ -175,16 +239,22 @@ class Reaper:
             return one.state
         first, state = policy.say_once(word, one.state)
         if first or word in ("gone", "changed"):
-            self._tell(f"{one.pool.name}: {report.outcome(word, worker, one.settings)}")
+            self._tell_of(one.pool.name, report.outcome(word, worker, one.settings))
         return state
 
     def _say(self, pool: Pool, event: Event, settings: PoolSettings, view: Source) -> None:
         came_back = None
         if isinstance(event, Left):
-            self.reaped[pool.name] += 1
             came_back = self._came_back(pool.name, event, view)
+            self._tallies[pool.name] = self._tally(pool.name).reaped(came_back)
         doing = processes.doing(event.worker, view) if isinstance(event, Stuck) else ""
-        self._tell(f"{pool.name}: {report.line(event, settings, came_back, doing)}")
+        text = report.line(event, settings, came_back, doing)
+        self._tell_of(pool.name, text)
+        kind = _KINDS.get(type(event))
+        if kind:
+            worker = getattr(event, "worker", None)
+            pid = worker.pid if isinstance(worker, ProcessId) else 0
+            self._happened.append(Happening(kind, pool.name, pid, text, settings.announce))
 
     def _came_back(self, name: str, left: Left, view: Source) -> int | None:
         """What was the worker's own, less what its replacement has made its own by now."""
@@ -194,6 +264,27 @@ class Reaper:
             return None
         taken = processes.private_memory(left.replaced_by, view) if left.replaced_by else None
         return max(0, private - (taken or 0))
+
+    def _tell_of(self, name: str, text: str) -> None:
+        self._tallies[name] = self._tally(name).says(text, time.time())
+        self._tell(f"{name}: {text}")
+
+    def _tally(self, name: str) -> Tally:
+        return self._tallies.get(name, Tally())
+
+    def _record(self, standings: list[Standing], view: Source, now: float) -> None:
+        self._standings = {one.pool.name: one for one in standings}
+        if now - self._measured >= MEASURE:
+            self._measured = now
+            deadline = time.monotonic() + MEASURING
+            self._used = {one.pool.name: processes.measure(one.pool, one.settings, view, deadline) for one in standings}
+        for one in standings:
+            name = one.pool.name
+            used = self._used.setdefault(name, {})
+            used.update({worker.id: worker.used for worker in one.pool.workers if worker.used is not None})
+            state = self._states[name]
+            standing = "leaving" if state.leaving and not one.state.leaving else one.verdict.standing
+            self._tallies[name] = self._tally(name).stands(standing, time.time())
 
     def _release(self, name: str, state: policy.PoolState) -> None:
         """Close what is held for workers that are not followed any more; a stuck or an overdue one keeps no lock."""
@@ -230,6 +321,7 @@ class Reaper:
     def _forget_others(self, names: set[str]) -> None:
         for name in set(self._states) - names:
             del self._states[name]
+            self._tallies.pop(name, None)
             for one in self._departures.pop(name, []):
                 one.release()
 

@@ -76,6 +76,7 @@ def test_the_defaults_are_those_of_the_documentation():
         stuck="report",
         idle_wait=60,
         hold=True,
+        announce=True,
         depth=1,
     )
 
@@ -92,11 +93,12 @@ def test_every_key_can_be_set():
         stuck="sigkill",
         idle_wait="never",
         hold="no",
+        announce="no",
         depth="2",
     )
     assert set(given) == set(KEYS)
     settings = resolve({"myapp": given}).of(program("myapp"))
-    assert settings == PoolSettings(1024 * MIB, "pss", "TERM", 3, 60, 0, 7200, "KILL", float("inf"), False, 2)
+    assert settings == PoolSettings(1024 * MIB, "pss", "TERM", 3, 60, 0, 7200, "KILL", float("inf"), False, False, 2)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,8 @@ class PoolSettings:
     """So long is an idle moment waited for; infinite: it never goes out at another one."""
     hold: bool = True
     """Whether a worker is held inside accept while it is signalled."""
+    announce: bool = True
+    """Whether what happens goes out as an event of supervisord."""
     depth: int = 1
     """1: workers are children of what supervisord started; 2: a wrapper stands between."""
 
@@ -112,7 +114,7 @@ def _idle_wait(text: str) -> float:
         raise ValueError("not a duration, such as 60s, and not never") from None
 
 
-def _hold(text: str) -> bool:
+def _yes(text: str) -> bool:
     if text.lower() not in ("yes", "no", "true", "false", "on", "off"):
         raise ValueError("not yes or no")
     return text.lower() in ("yes", "true", "on")
@@ -153,7 +155,8 @@ _KEYS = {
     "grace": _grace,
     "stuck": _stuck,
     "idle_wait": _idle_wait,
-    "hold": _hold,
+    "hold": _yes,
+    "announce": _yes,
     "depth": _depth,
 }
 assert list(_KEYS) == [field.name for field in fields(PoolSettings)]

@@ -107,6 +107,21 @@ def _measure(worker: Worker, metric: str, view: Source) -> int | None:
     return worker.bound
 
 
+def measure(pool: Pool, settings: PoolSettings, view: Source, deadline: float) -> dict[ProcessId, int]:
+    """The metric of each worker, in bytes, as far as it may be read, until `deadline` (monotonic)."""
+    used = {}
+    for worker in pool.workers:
+        try:
+            if time.monotonic() > deadline:
+                break
+            found = worker.used or _measure(worker, settings.metric, view)
+            if found is not None and view.process(worker.id.pid).id == worker.id:
+                used[worker.id] = found
+        except (ProcessLookupError, PermissionError):
+            pass  # it has just left
+    return used
+
+
 def private_memory(process: ProcessId, view: Source) -> int | None:
     """What comes back when this process leaves, in bytes; None if it is gone or may not be read."""
     try:

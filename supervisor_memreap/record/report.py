@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from supervisor_memreap.core.model import Pool, ProcessId, Worker
@@ -42,6 +43,12 @@ def seconds(value: float) -> str:
     if value < 120:
         return f"{value:.0f} s"
     return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def clock(moment: float) -> str:
+    """`07:30:06` of today, else `11-23 07:30`, of this machine's wall clock."""
+    then, today = time.localtime(moment), time.localtime()
+    return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%m-%d %H:%M", then)
 
 
 def watching(names: list[tuple[str, PoolSettings]]) -> str:

@@ -6,7 +6,7 @@ import http.client
 import os
 import socket
 import xmlrpc.client
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 from xml.parsers.expat import ExpatError
@@ -17,6 +17,8 @@ from supervisor_memreap.core.model import Program
 
 # supervisord answers for 200 programs in 25 ms; one that needs longer than this is stopped or hangs.
 TIMEOUT = 1.0
+# The type of the events that tell others what has happened.
+ANNOUNCEMENT = "memreap"
 
 
 class Unavailable(Exception):
@@ -71,6 +73,16 @@ class Client:
             return [Program(one["group"], one["name"], one["statename"], one["pid"], pid) for one in infos]
         except (KeyError, TypeError, ValueError):
             raise Unavailable(f"{self._shown} gave an answer that is not supervisord's") from None
+
+    def publish(self, status: str, announcements: Iterable[str]) -> None:
+        """Hand in the status, and send each announcement as an event, in one call. Raises Unavailable.
+
+        A supervisord without [rpcinterface:memreap] takes the announcements alone.
+        """
+        calls: list[dict[str, Any]] = [{"methodName": "memreap.publish", "params": [status]}]
+        for text in announcements:
+            calls.append({"methodName": "supervisor.sendRemoteCommEvent", "params": [ANNOUNCEMENT, text]})
+        self._call("system.multicall", calls)
 
     def _call(self, method: str, *params: Any) -> Any:
         try:

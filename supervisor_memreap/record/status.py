@@ -1,0 +1,121 @@
+"""How each pool stands, as plain values with their units in the names: for JSON, XML-RPC and tables. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from supervisor_memreap.core.model import Pool, ProcessId
+from supervisor_memreap.core.policy import PoolState
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.record import report
+
+VERSION = 1
+"""Of the form of these values; raised when a name goes or changes its meaning, not when one is added."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What has come together of one pool since the listener began. Times are those of the wall clock."""
+
+    standing: str = ""
+    since: float = 0.0
+    reaps: int = 0
+    given_back: int = 0
+    message: str = ""
+    message_at: float = 0.0
+
+    def stands(self, standing: str, at: float) -> Tally:
+        return self if standing == self.standing else replace(self, standing=standing, since=at)
+
+    def says(self, message: str, at: float) -> Tally:
+        return replace(self, message=message, message_at=at)
+
+    def reaped(self, given_back: int | None) -> Tally:
+        return replace(self, reaps=self.reaps + 1, given_back=self.given_back + (given_back or 0))
+
+
+def of_pool(
+    pool: Pool, settings: PoolSettings, state: PoolState, tally: Tally, used: Mapping[ProcessId, int]
+) -> dict[str, Any]:
+    """One pool; `used` has what is known of each worker's metric, in bytes. What is not known is left out."""
+    leaving, stuck = state.leaving, {one.worker for one in state.stuck}
+    workers = []
+    for worker in pool.workers:
+        row: dict[str, Any] = {"pid": worker.id.pid, "age_seconds": round(worker.age, 1)}
+        if worker.id in used:
+            row["used_bytes"] = used[worker.id]
+            row["over"] = used[worker.id] > settings.limit
+        if leaving and leaving.worker == worker.id:
+            row["note"] = "leaving"
+        elif worker.id in stuck:
+            row["note"] = "stuck"
+        elif worker.id in state.asked:
+            row["note"] = "asked"
+        workers.append(row)
+    known = [row["used_bytes"] for row in workers if "used_bytes" in row]
+    found = {
+        "name": pool.name,
+        "state": pool.state,
+        "standing": tally.standing,
+        "since": int(tally.since),
+        "metric": settings.metric,
+        "limit_bytes": settings.limit,
+        "signal": settings.signal,
+        "workers": workers,
+        "reaps": tally.reaps,
+        "given_back_bytes": tally.given_back,
+        "message": tally.message,
+    }
+    if pool.manager:
+        found["manager_pid"] = pool.manager.pid
+    if known:
+        found["largest_bytes"] = max(known)
+        found["total_bytes"] = sum(known)
+    if tally.message:
+        found["message_at"] = int(tally.message_at)
+    return found
+
+
+def table(pools: Iterable[Mapping[str, Any]], now: float) -> str:
+    """One line a pool, in the manner of supervisorctl status."""
+    rows = [("", "", "limit", "workers", "largest", "total", "reaps", "gave back", "since", "last message")]
+    for one in pools:
+        rows.append(
+            (
+                str(one["name"]),
+                str(one["standing"]).upper(),
+                f"{report.memory(one['limit_bytes'])} {one['metric']}",
+                str(len(one["workers"])),
+                _memory(one, "largest_bytes"),
+                _memory(one, "total_bytes"),
+                str(one["reaps"]),
+                _memory(one, "given_back_bytes"),
+                report.seconds(max(0.0, now - one["since"])),
+                f"{_clock(one)}{one['message']}",
+            )
+        )
+    return _aligned(rows)
+
+
+def workers_table(pool: Mapping[str, Any]) -> str:
+    """One line a worker of one pool, the largest first."""
+    rows = [("pid", "age", str(pool["metric"]), "")]
+    for one in sorted(pool["workers"], key=lambda each: each.get("used_bytes", 0), reverse=True):
+        note = one.get("note", "over the limit" if one.get("over") else "")
+        rows.append((str(one["pid"]), report.seconds(one["age_seconds"]), _memory(one, "used_bytes"), note))
+    return _aligned(rows)
+
+
+def _memory(values: Mapping[str, Any], key: str) -> str:
+    return report.memory(values[key]) if key in values else "-"
+
+
+def _clock(values: Mapping[str, Any]) -> str:
+    return f"{report.clock(values['message_at'])} " if "message_at" in values else ""
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

@@ -1,0 +1,154 @@
+"""Door 3, [rpcinterface:memreap]: XML-RPC methods inside supervisord, for whoever wants to know how the pools stand.
+
+    [rpcinterface:memreap]
+    supervisor.rpcinterface_factory = supervisor_memreap.rpcinterface:make_rpcinterface
+
+All of this runs in supervisord itself. So it imports next to nothing, opens nothing, waits for nothing, and fails with
+nothing but RPC faults: it hands on what the listener has handed in (`publish`) after its last tick.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import Any
+
+from supervisor.events import RemoteCommunicationEvent
+from supervisor.states import EventListenerStates, getEventListenerStateDescription, getProcessStateDescription
+from supervisor.xmlrpc import Faults, RPCError
+
+from supervisor_memreap import __version__
+
+# The status of ten thousand workers is 800 kB.
+_MOST_CHARACTERS = 4_000_000
+# XML-RPC has integers of 32 bits only; what is larger goes as a double, and so does every size.
+_INTEGER = 2**31
+
+
+class MemreapNamespaceRPCInterface:
+    def __init__(self, supervisord: Any):
+        self._supervisord = supervisord
+        self._published: dict[str, Any] = {}
+
+    def getVersion(self) -> str:
+        """Return the version of memreap that supervisord runs
+
+        @return string version
+        """
+        return __version__
+
+    def getPools(self) -> list[dict[str, Any]]:
+        """Get how each pool stood at the last tick
+
+        Sizes are in bytes, `since` and `message_at` in seconds of the clock of supervisord's machine; what is not
+        known is left out. An empty array if the listener has not looked yet.
+
+        @return array result  An array of structs, as of getPool
+        """
+        return [_marshalled(one) for one in self._published.get("pools", ())]
+
+    def getPool(self, name: str) -> dict[str, Any]:
+        """Get how one pool stood at the last tick
+
+        @param string name    The name of the pool, as of its program: group:name, or name
+        @return struct result A struct: name, state (of the program), standing, since, metric, limit_bytes, signal,
+                              workers (structs with pid, age_seconds, used_bytes, over, note), reaps, given_back_bytes,
+                              message, message_at, manager_pid, largest_bytes, total_bytes
+        """
+        for one in self._published.get("pools", ()):
+            if one.get("name") == name:
+                return _marshalled(one)  # type: ignore[no-any-return]
+        raise RPCError(Faults.BAD_NAME, str(name))
+
+    def getListener(self) -> dict[str, Any]:
+        """Get how the listener itself is
+
+        supervisord calls a listener RUNNING that has answered nothing for hours. `listener_state` is READY, BUSY,
+        ACKNOWLEDGED, UNKNOWN (it broke the protocol: no event reaches it any more) or NONE (there is none).
+
+        @return struct result A struct: name, state, listener_state, pid, count (of listeners), events_waiting,
+                              takes_commands, and of the last tick: age_seconds, version
+        """
+        found: dict[str, Any] = {"name": "", "state": "STOPPED", "listener_state": "NONE", "pid": 0, "count": 0}
+        found.update(events_waiting=0, takes_commands=False)
+        for group, process in self._listeners():
+            found["count"] += 1
+            if found["count"] > 1 and not process.pid:
+                continue
+            unknown = EventListenerStates.UNKNOWN
+            state = unknown if process.listener_state is None else process.listener_state
+            found.update(
+                name=f"{group.config.name}:{process.config.name}",
+                state=getProcessStateDescription(process.get_state()),
+                listener_state=getEventListenerStateDescription(state),
+                pid=process.pid,
+                events_waiting=len(getattr(group, "event_buffer", ())),
+                takes_commands=RemoteCommunicationEvent in getattr(group.config, "pool_events", ()),
+            )
+        if self._published:
+            found["age_seconds"] = round(time.time() - self._published["received"], 1)
+            found["version"] = str(self._published.get("memreap", ""))
+        return found
+
+    def getAnswer(self, id: str) -> dict[str, Any]:
+        """Get what the listener answered to a command
+
+        A command is sent with supervisor.sendRemoteCommEvent("memreap-command", "reap myapp id=1a2b3c"); whoever sends
+        it makes up the id.
+
+        @param string id      The id of the command
+        @return struct result A struct: ok (boolean), text; an empty one if there is no answer yet
+        """
+        answer = self._published.get("answers", {}).get(str(id), {})
+        return dict(answer)
+
+    def publish(self, text: str) -> bool:
+        """Hand in how the pools stand; for the listener alone
+
+        @param string text    JSON, as the listener writes it
+        @return boolean       True
+        """
+        try:
+            if len(text) > _MOST_CHARACTERS:
+                raise ValueError("too long")
+            values = json.loads(text)
+            for one in values["pools"]:
+                if not isinstance(one, dict) or not isinstance(one["name"], str):
+                    raise ValueError("not a pool")
+            for answer in values["answers"].values():
+                if set(answer) != {"ok", "text"}:
+                    raise ValueError("not an answer")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise RPCError(Faults.INCORRECT_PARAMETERS, "text") from None
+        self._published = {**values, "received": time.time()}
+        return True
+
+    def _listeners(self) -> list[tuple[Any, Any]]:
+        """The process groups and processes that run memreap's listener."""
+        return [
+            (group, process)
+            for _, group in sorted(self._supervisord.process_groups.items())
+            for _, process in sorted(group.processes.items())
+            if hasattr(group, "event_buffer") and re.search(r"memreap\S*\s+listen\b", str(process.config.command))
+        ]
+
+
+def _marshalled(value: Any) -> Any:
+    """As XML-RPC can carry it."""
+    if isinstance(value, dict):
+        return {
+            str(key): float(one) if str(key).endswith("_bytes") and isinstance(one, (int, float)) else _marshalled(one)
+            for key, one in value.items()
+            if one is not None
+        }
+    if isinstance(value, list):
+        return [_marshalled(one) for one in value if one is not None]
+    if isinstance(value, int) and not -_INTEGER <= value < _INTEGER:
+        return float(value)
+    return value
+
+
+def make_rpcinterface(supervisord: Any, **config: str) -> MemreapNamespaceRPCInterface:
+    """What supervisord calls for [rpcinterface:memreap]; it has no settings."""
+    return MemreapNamespaceRPCInterface(supervisord)
