@@ -14,16 +14,19 @@ import sys
 import tempfile
 import time
 import xmlrpc.client
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from driver import eventually, listening, supervisord, workers_below
 from supervisor.xmlrpc import SupervisorTransport
-from test_processes import look, pool, reap
+from test_processes import SETTINGS, look, pool, reap
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.host import hold
+from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record.log import to
 
@@ -460,3 +463,110 @@ def assert_only(manager: int, worker) -> None:
 @pytest.mark.parametrize("case", [a_strangers_pid, a_siblings_pid, a_siblings_pid_between_two_looks])
 def test_a_worker_whose_pid_is_used_again_means_nobody_else(case):
     in_a_pid_namespace(case)
+
+
+# A worker ends by itself in the middle of a reap.
+
+
+def end(worker: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(worker, signal.SIGKILL)
+
+
+class EndsAt(Procfs):
+    """What /proc says, and just before the answer with this number the worker ends."""
+
+    def __init__(self, worker: int, last: int):
+        self.left = last
+        self._worker = worker
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            end(self._worker)
+            eventually(lambda: assert_ended(self._worker))
+
+    def process(self, pid):
+        self._count()
+        return super().process(pid)
+
+    def uss(self, pid):
+        self._count()
+        return super().uss(pid)
+
+    def catches(self, pid, signum):
+        self._count()
+        return super().catches(pid, signum)
+
+    def idle(self, pid):
+        self._count()
+        return super().idle(pid)
+
+
+def assert_ended(pid: int) -> None:
+    try:
+        assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        pass
+
+
+@needs_linux
+@pytest.mark.parametrize("waited_for", [True, False], ids=["gone", "zombie"])
+@pytest.mark.parametrize("words", [(), ("busy",)], ids=["idle", "busy"])
+@pytest.mark.parametrize("last", range(1, 7))
+def test_a_worker_that_ends_before_any_reading_of_a_reap_is_gone(last, words, waited_for):
+    with pool(3, 40, *words) as manager:
+        found = look(manager)
+        worker, *others = found.workers
+        if not waited_for:
+            os.kill(manager, signal.SIGSTOP)
+        view = EndsAt(worker.id.pid, last)
+        outcome = reap(found, worker, replace(SETTINGS, hold=False), view, insist=True)
+        assert view.left <= 0
+        assert outcome.word in ("gone", "changed")  # a zombie has no handlers any more
+        os.kill(manager, signal.SIGCONT)
+        eventually(lambda: assert_count(workers_below(manager), 3))
+        assert {other.id for other in others} < {one.id for one in look(manager).workers}
+
+
+# There are six steps in an attempt that succeeds; the last is the end.
+@pytest.mark.skipif(not hold.is_usable(), reason="holds by ptrace")
+@pytest.mark.parametrize("last", range(6))
+def test_a_worker_that_ends_at_any_step_of_a_hold_is_gone_or_was_signalled(last):
+    with pool(3, 40) as manager:
+        worker, *others = (one.id.pid for one in look(manager).workers)
+        eventually(lambda: assert_idle(worker))
+        pidfd = os.pidfd_open(worker)
+        readable, writable = os.pipe()
+        if os.fork() == 0:
+            said = b""
+            try:
+                if last == 0:
+                    end(worker)
+                steps = hold.steps(worker, lambda: signal.pidfd_send_signal(pidfd, signal.SIGHUP))
+                for count, word in enumerate(steps, 1):
+                    said += word
+                    if count == last:
+                        end(worker)
+            except BaseException as error:
+                said = repr(error).encode()
+            finally:
+                os.write(writable, said)
+                os._exit(0)
+        os.close(writable)
+        os.wait()
+        assert os.read(readable, 100) in {0: (b"g",), 1: (b"g",), 2: (b"g",), 3: (b"g", b"t")}.get(last, (b"qg", b"qh"))
+        for fd in (readable, pidfd):
+            os.close(fd)
+        eventually(lambda: assert_replaced_by_one(manager, worker, others))
+
+
+def assert_idle(worker: int) -> None:
+    assert Procfs().idle(worker)
+
+
+def assert_replaced_by_one(manager: int, worker: int, others: list[int]) -> None:
+    now = workers_below(manager)
+    assert len(now) == 3
+    assert worker not in now
+    assert set(others) < now
