@@ -384,7 +384,7 @@ def arguments() -> argparse.Namespace:
     for key in options.strategy.split(","):
         if key not in WAYS:
             parser.error(f"--strategy {key}: there are {','.join(WAYS)}")
-        if key == "b" and not has_superlance():
+        if key == "b" and not has_superlance() and not options.report:
             parser.error("--strategy b needs superlance: pip install superlance")
     return options
 

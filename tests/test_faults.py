@@ -7,21 +7,26 @@ import glob
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 import xmlrpc.client
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from driver import eventually, listening, supervisord, workers_below
 from supervisor.xmlrpc import SupervisorTransport
-from test_processes import look, pool, reap
+from test_processes import SETTINGS, look, pool, reap
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.host import hold
+from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record.log import to
 
@@ -170,6 +175,124 @@ def test_a_line_goes_into_the_log_whole_or_not_at_all():
     assert last.endswith(" memreap: room again")
 
 
+# The listener has not the rights that it needs.
+
+
+# As root in a container: newer kernels let CAP_PERFMON and CAP_SYS_ADMIN read what once needed CAP_SYS_PTRACE.
+WITHOUT_PTRACE = ("setpriv", "--bounding-set=-sys_ptrace,-perfmon,-sys_admin")
+AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+
+
+def may_run(*through: str) -> None:
+    """Skip where a command cannot run memreap for us."""
+    try:
+        subprocess.run([*through, sys.executable, "-m", "supervisor_memreap", "--version"], check=True, cwd="/")
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"cannot be run here: {error}")
+
+
+def pool_of(user: str, workers: int, folder: Path) -> str:
+    """A pool that runs as this user, by a Python that every user may run."""
+    for python in (sys.executable, "/usr/bin/python3"):
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            subprocess.run(
+                [python, "-c", "import socket"], check=True, user=user, group=65534, extra_groups=[], cwd="/"
+            )
+            shutil.copy(POOL, folder)
+            return program(folder / POOL.name, workers, 40, more=f"user={user}\n").replace(sys.executable, python)
+    pytest.skip(f"no Python here that {user} may run")
+
+
+@needs_linux
+@needs_root
+@pytest.mark.parametrize(
+    ("through", "user", "metric"),
+    [(WITHOUT_PTRACE, "nobody", "uss"), (AS_NOBODY, "daemon", "pss"), (AS_NOBODY, "root", "uss")],
+    ids=["root without ptrace", "nobody for daemon", "nobody for root"],
+)
+def test_where_the_metric_may_not_be_read_nothing_is_signalled_and_the_remedy_is_told_once(sock, through, user, metric):
+    may_run(*through)
+    folder = sock.parent
+    programs = pool_of(user, 2, folder) + f"[memreap:myapp]\nmetric={metric}\n{QUICK}"
+    with among_bystanders(folder, programs, http=f"[unix_http_server]\nfile={folder}/s.sock\nchmod=0777\n"):
+        before = workers_of(folder)
+        with watching(folder, folder / "listener.log", through=through) as listener:
+            eventually(lambda: assert_told(listener, "may not be read"))
+            for _ in range(2):
+                listener.tick()
+        assert workers_of(folder) == before
+    _, _, line = listener.lines()
+    assert re.fullmatch(
+        rf"myapp: worker \d+ may hold up to \d+ MiB, limit 30 MiB, but its {metric} may not be read: nothing sent;"
+        r" run memreap as the worker's user or as root with CAP_SYS_PTRACE .*",
+        line,
+    )
+
+
+def assert_told(listener, text: str) -> None:
+    listener.tick()
+    assert text in listener.text()
+
+
+@needs_linux
+@needs_root
+def test_where_the_listener_may_not_signal_nothing_is_signalled_and_the_remedy_is_told_once(sock):
+    may_run(*AS_NOBODY)
+    folder = sock.parent
+    programs = pool_of("daemon", 2, folder) + f"[memreap:myapp]\nmetric=rss\nidle_wait=0s\n{QUICK}"
+    with among_bystanders(folder, programs, http=f"[unix_http_server]\nfile={folder}/s.sock\nchmod=0777\n"):
+        before = workers_of(folder)
+        with watching(folder, folder / "listener.log", through=AS_NOBODY) as listener:
+            eventually(lambda: assert_told(listener, "not permitted"))
+            for _ in range(2):
+                listener.tick()
+        assert workers_of(folder) == before
+    _, _, *lines = listener.lines()
+    remedy = "nothing sent, not permitted; run memreap as the worker's user or as root (user=)"
+    (line,) = lines
+    assert re.fullmatch(rf"myapp: worker \d+ holds \d+ MiB \(rss\), limit 30 MiB: {re.escape(remedy)}", line)
+
+
+@needs_linux
+@needs_root
+def test_root_without_ptrace_reaps_by_a_metric_that_it_may_read_and_says_that_it_cannot_be_sure(sock):
+    may_run(*WITHOUT_PTRACE)
+    folder = sock.parent
+    programs = pool_of("nobody", 1, folder) + f"[memreap:myapp]\nmetric=rss\n{QUICK}"
+    with among_bystanders(folder, programs):
+        before = workers_of(folder)
+        with watching(folder, folder / "listener.log", through=WITHOUT_PTRACE) as listener:
+            eventually(lambda: listener.tick() and replaced(folder, before))
+            listener.tick()
+    assert sent(listener.lines()) == list(before)
+    (line,) = (one for one in listener.lines() if "CAP_SYS_PTRACE" in one)
+    assert "whether workers are idle may not be read" in line
+
+
+# The wall clock jumps.
+
+
+def test_a_clock_that_jumps_an_hour_stops_nothing_for_good(log, tmp_path):
+    with among_bystanders(tmp_path, program(POOL, 3, 40) + f"[memreap:myapp]\n{QUICK}checks=2\n"):
+        before = workers_of(tmp_path)
+        with watching(tmp_path, log) as listener:
+            for _ in range(4):
+                listener.tick(payload=f"when:{int(time.time()) - 3600}")
+            assert len(listener.lines()) == 1  # not even what is watched: nothing was looked at
+            # Two looks are needed: one ahead of time and one after the jump back are two.
+            listener.tick(payload=f"when:{int(time.time()) + 3600}")
+            assert listener.lines()[1].startswith("watching myapp")
+            eventually(lambda: assert_told(listener, "HUP sent"))
+            (first,) = sent(listener.lines())
+            listener.tick(payload=f"when:{int(time.time()) + 3600}")
+            assert f"worker {first} left after" in listener.text()
+            for _ in range(2):
+                listener.tick(payload=f"when:{int(time.time()) - 3600}")
+            eventually(lambda: listener.tick() and assert_count(sent(listener.lines()), 2))
+            eventually(lambda: assert_count(workers_of(tmp_path), 3))
+        assert before - workers_of(tmp_path) <= set(sent(listener.lines()))
+
+
 # The manager is restarted, and a pid is used again, between the look and the signal.
 
 
@@ -192,7 +315,7 @@ def test_a_manager_that_is_restarted_since_the_look_has_no_worker_signalled(tmp_
         assert not after & {worker.id.pid for worker in found.workers}
 
 
-def assert_count(pids: set[int], count: int) -> None:
+def assert_count(pids, count: int) -> None:
     assert len(pids) == count
 
 
@@ -340,3 +463,110 @@ def assert_only(manager: int, worker) -> None:
 @pytest.mark.parametrize("case", [a_strangers_pid, a_siblings_pid, a_siblings_pid_between_two_looks])
 def test_a_worker_whose_pid_is_used_again_means_nobody_else(case):
     in_a_pid_namespace(case)
+
+
+# A worker ends by itself in the middle of a reap.
+
+
+def end(worker: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(worker, signal.SIGKILL)
+
+
+class EndsAt(Procfs):
+    """What /proc says, and just before the answer with this number the worker ends."""
+
+    def __init__(self, worker: int, last: int):
+        self.left = last
+        self._worker = worker
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            end(self._worker)
+            eventually(lambda: assert_ended(self._worker))
+
+    def process(self, pid):
+        self._count()
+        return super().process(pid)
+
+    def uss(self, pid):
+        self._count()
+        return super().uss(pid)
+
+    def catches(self, pid, signum):
+        self._count()
+        return super().catches(pid, signum)
+
+    def idle(self, pid):
+        self._count()
+        return super().idle(pid)
+
+
+def assert_ended(pid: int) -> None:
+    try:
+        assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        pass
+
+
+@needs_linux
+@pytest.mark.parametrize("waited_for", [True, False], ids=["gone", "zombie"])
+@pytest.mark.parametrize("words", [(), ("busy",)], ids=["idle", "busy"])
+@pytest.mark.parametrize("last", range(1, 7))
+def test_a_worker_that_ends_before_any_reading_of_a_reap_is_gone(last, words, waited_for):
+    with pool(3, 40, *words) as manager:
+        found = look(manager)
+        worker, *others = found.workers
+        if not waited_for:
+            os.kill(manager, signal.SIGSTOP)
+        view = EndsAt(worker.id.pid, last)
+        outcome = reap(found, worker, replace(SETTINGS, hold=False), view, insist=True)
+        assert view.left <= 0
+        assert outcome.word in ("gone", "changed")  # a zombie has no handlers any more
+        os.kill(manager, signal.SIGCONT)
+        eventually(lambda: assert_count(workers_below(manager), 3))
+        assert {other.id for other in others} < {one.id for one in look(manager).workers}
+
+
+# There are six steps in an attempt that succeeds; the last is the end.
+@pytest.mark.skipif(not hold.is_usable(), reason="holds by ptrace")
+@pytest.mark.parametrize("last", range(6))
+def test_a_worker_that_ends_at_any_step_of_a_hold_is_gone_or_was_signalled(last):
+    with pool(3, 40) as manager:
+        worker, *others = (one.id.pid for one in look(manager).workers)
+        eventually(lambda: assert_idle(worker))
+        pidfd = os.pidfd_open(worker)
+        readable, writable = os.pipe()
+        if os.fork() == 0:
+            said = b""
+            try:
+                if last == 0:
+                    end(worker)
+                steps = hold.steps(worker, lambda: signal.pidfd_send_signal(pidfd, signal.SIGHUP))
+                for count, word in enumerate(steps, 1):
+                    said += word
+                    if count == last:
+                        end(worker)
+            except BaseException as error:
+                said = repr(error).encode()
+            finally:
+                os.write(writable, said)
+                os._exit(0)
+        os.close(writable)
+        os.wait()
+        assert os.read(readable, 100) in {0: (b"g",), 1: (b"g",), 2: (b"g",), 3: (b"g", b"t")}.get(last, (b"qg", b"qh"))
+        for fd in (readable, pidfd):
+            os.close(fd)
+        eventually(lambda: assert_replaced_by_one(manager, worker, others))
+
+
+def assert_idle(worker: int) -> None:
+    assert Procfs().idle(worker)
+
+
+def assert_replaced_by_one(manager: int, worker: int, others: list[int]) -> None:
+    now = workers_below(manager)
+    assert len(now) == 3
+    assert worker not in now
+    assert set(others) < now

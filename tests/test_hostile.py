@@ -1,0 +1,252 @@
+"""Hostile input: names of processes, broken configurations; and supervisord that reloads or stops in the middle."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import stack
+from driver import POOL, eventually, listening, supervisord, workers_below
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.settings import Given, SettingsError, resolve
+from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.record import log
+from supervisor_memreap.supervisord import configfile
+
+FORGED = b"x) R 1 (\nSigCgt:\tffffffffffffffff\nPPid:\t1\n\x1b[31m\xff"
+
+
+def assert_grown_up(manager: int) -> None:
+    assert all(time.time() - one.create_time() > 2.2 for one in psutil.Process(manager).children())
+
+
+@contextlib.contextmanager
+def hostile_pool(name: bytes):
+    """The pid of the manager; it and its workers have this name, and forged arguments and environment."""
+    environment = {os.fsencode(key): os.fsencode(value) for key, value in os.environ.items()}
+    environment.update({b"SUPERVISOR_PROCESS_NAME": b"myapp\n", b"EVIL\x1b": FORGED})
+    code = (
+        f"import runpy, sys; open('/proc/self/comm', 'wb').write({name!r});"
+        f" sys.argv = ['pool.py', '2', '40']; runpy.run_path({str(POOL)!r}, run_name='__main__')"
+    )
+    command = [os.fsencode(sys.executable), b"-c", code.encode(), FORGED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, start_new_session=True) as process:
+        try:
+            assert process.stdout.readline().startswith(b"ready")
+            eventually(lambda: assert_grown_up(process.pid))
+            yield process.pid
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+class Reaping:
+    def __init__(self, manager: int):
+        self.said: list[str] = []
+        self._reaper = Reaper(self.said.append)
+        self._program = Program("myapp", "myapp", "RUNNING", manager)
+        given = {"limit": "30MB", "min_age": "1s", "settle": "0s"}
+        self._settings = resolve({"myapp": {key: Given(value, "") for key, value in given.items()}})
+
+    def tick(self) -> None:
+        self._reaper.tick([self._program], self._settings, time.monotonic())
+
+    def signalled(self) -> set[int]:
+        return {int(pid) for line in self.said for pid in re.findall(r"worker (\d+) .*HUP sent", line)}
+
+    def close(self) -> None:
+        self._reaper.close()
+
+
+def test_a_pool_with_a_hostile_name_arguments_and_environment_is_reaped_as_any_other():
+    bystander = subprocess.Popen(["sleep", "99"], env={"SUPERVISOR_PROCESS_NAME": "myapp"})
+    with hostile_pool(b"x) R 1 (\nSig") as manager:
+        before = workers_below(manager)
+        reaping = Reaping(manager)
+
+        def assert_both_left() -> None:
+            reaping.tick()
+            assert len([line for line in reaping.said if " left after " in line]) == 2
+
+        eventually(assert_both_left)
+        reaping.close()
+        assert reaping.signalled() == before
+        assert not before & workers_below(manager)
+    assert bystander.poll() is None
+    bystander.kill()
+    bystander.wait()
+
+
+def test_a_name_that_means_another_server_only_stops_the_signal():
+    with hostile_pool(b"gunicorn\nx)\xff") as manager:
+        workers = workers_below(manager)
+        reaping = Reaping(manager)
+        for _ in range(3):
+            reaping.tick()
+        reaping.close()
+        (line,) = reaping.said
+        assert re.search("worker [0-9]+ is of gunicorn, which drops its request on HUP: nothing sent", line)
+        assert workers_below(manager) == workers
+
+
+VALID = """\
+[supervisord]
+logfile=/dev/null
+[program:myapp]
+command=/srv/myapp_fastcgi.pl -l /run/myapp.sock -n 5
+[memreap]
+checks=2
+metric=uss
+[memreap:myapp]
+limit=150MB
+signal=HUP
+idle_wait=60s
+stuck=report
+[eventlistener:memreap]
+command=memreap listen
+events=TICK_5
+[include]
+files=conf.d/*.conf
+"""
+# What a hand or a disk does to a file: something cut out, something put in, a line twice.
+PIECES = st.one_of(
+    st.text(max_size=20),
+    st.binary(max_size=20).map(lambda data: data.decode("latin-1")),
+    st.sampled_from(["%", "%(here)s", "%(ENV_NONE)s", "[memreap:", "]", "[", "=", "\n", "\0", "9" * 400, "-1"]),
+    st.sampled_from(["nan", "inf", "[memreap:myapp]\nlimit=1\n", "limit=150 monkeys\n", "[include]\nfiles=*.conf\n"]),
+)
+EDITS = st.lists(st.tuples(st.integers(0, len(VALID)), st.integers(0, 30), PIECES), min_size=1, max_size=5)
+
+
+def broken(edits) -> bytes:
+    text = VALID
+    for at, cut, piece in edits:
+        text = text[:at] + piece + text[at + cut :]
+    return text.encode("utf-8", "surrogatepass")
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(EDITS)
+def test_a_broken_configuration_is_one_line_and_never_anything_else(edits):
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "supervisord.conf")
+        file.write_bytes(broken(edits))
+        try:
+            contents = configfile.ConfigFile(str(file)).read()
+            resolve(contents.sections)
+            said = contents.warnings
+        except SettingsError as error:
+            said = [str(error)]
+        stream = io.StringIO()
+        for line in said:
+            log.to(stream, stamped=False)(line)
+        lines = stream.getvalue().splitlines()
+        assert len(lines) == len(said)
+        assert all(line.isprintable() and line.startswith("memreap: ") for line in lines)
+
+
+def an_include_of_itself(file: Path) -> None:
+    file.write_text("[include]\nfiles=supervisord.conf\n")
+
+
+def a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def nothing(file: Path) -> None:
+    file.unlink()
+
+
+def a_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def twice(file: Path) -> None:
+    file.write_text(file.read_text() + "[memreap:myapp]\nlimit=1KB\n")
+
+
+def garbage(file: Path) -> None:
+    file.write_bytes(bytes(range(256)) * 100)
+
+
+def huge(file: Path) -> None:
+    file.write_text(file.read_text().replace("limit=30MB", f"limit={'9' * 5000}MB"))
+
+
+def a_typo(file: Path) -> None:
+    file.write_text(file.read_text().replace("limit=30MB", "limt=30MB"))
+
+
+def test_whatever_becomes_of_the_file_the_listener_answers_and_signals_nobody(tmp_path):
+    """One listener through all of them; what was in force before signals nobody: its limit is high."""
+    text = f"[program:myapp]\ncommand={sys.executable} {POOL} 2 40\n[memreap:myapp]\nlimit=30MB\nmin_age=1s\n"
+    file = tmp_path / "watched" / "supervisord.conf"
+    file.parent.mkdir()
+    with supervisord(tmp_path, text):
+        good = (tmp_path / "supervisord.conf").read_text()
+        file.write_text(good.replace("limit=30MB", "limit=1GB"))
+        written = tmp_path / "l.log"
+        environment = {"SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock"}
+        with listening("-c", str(file), log=written, **environment) as listener:
+            listener.tick()
+            for damage in (an_include_of_itself, twice, garbage, huge, a_typo, a_folder, nothing):
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(file)
+                file.write_text(good)
+                damage(file)
+                listener.tick()
+            lines = listener.lines()
+        assert "Traceback" not in written.read_text()
+        assert not [line for line in lines if "sent" in line or "fault" in line]
+        assert len([line for line in lines if "supervisord.conf" in line]) >= 6
+
+
+@pytest.mark.parametrize("word", ["reload", "stop"])
+def test_supervisord_that_is_reloaded_or_stopped_in_the_middle_of_a_reap_leaves_nothing_behind(word):
+    where = stack.folder()
+    memreap = f"{Path(sys.executable).parent}/memreap"
+    text = (
+        f"[program:myapp]\ncommand={sys.executable} {POOL} 2 40 stuck\n"
+        "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n"
+        f"[eventlistener:memreap]\ncommand={memreap} listen\nevents=TICK_5\nstderr_logfile={where}/memreap.log\n"
+        f'environment=TMPDIR="{where}"\n'
+    )
+
+    def logged(expression: str, times: int) -> None:
+        found = (where / "memreap.log").read_text()
+        assert len(re.findall(expression, found)) >= times, found
+
+    try:
+        with supervisord(where, text) as process:
+            bystander = subprocess.Popen(["sleep", "99"])
+            eventually(lambda: logged("HUP sent", 1), timeout=20)
+            if word == "reload":
+                process.send_signal(signal.SIGHUP)
+                # Its programs are new ones: the worker that was leaving is gone with its manager, and no fall is told.
+                eventually(lambda: logged("version", 2), timeout=20)
+                eventually(lambda: logged("HUP sent", 2), timeout=20)
+            os.kill(process.pid, signal.SIGTERM)  # and not waited for: that is the driver's
+            eventually(lambda: stack.assert_none_left(where), timeout=20)
+            text = (where / "memreap.log").read_text()
+            assert "suspended" not in text
+            assert "fault" not in text
+            assert bystander.poll() is None
+            bystander.kill()
+            bystander.wait()
+    finally:
+        shutil.rmtree(where)
