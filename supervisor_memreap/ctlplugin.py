@@ -72,9 +72,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             act = self._command
         else:
             what = f"no command '{verb}'" if verb else "no command given"
-            self._fail(
-                f"{what}; there are status, workers, reap, roll, pause, resume, doctor (help memreap)", usage=True
-            )
+            self._fail(f"{what}; there are status, workers, reap, roll, pause, resume, doctor", usage=True)
             return
         if not self.ctl.upcheck():
             return
@@ -83,8 +81,9 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         except xmlrpc.client.Fault as fault:
             if fault.faultCode == Faults.UNKNOWN_METHOD:
                 self._fail(
-                    "supervisord has no memreap interface: add [rpcinterface:memreap] with supervisor.rpcinterface_factory"
-                    " = supervisor_memreap.rpcinterface:make_rpcinterface, and restart supervisord"
+                    "supervisord has no memreap interface: add [rpcinterface:memreap] with"
+                    " supervisor.rpcinterface_factory = supervisor_memreap.rpcinterface:make_rpcinterface, and restart"
+                    " supervisord"
                 )
             elif fault.faultCode == Faults.SHUTDOWN_STATE:
                 self._fail("supervisord is shutting down or restarting")

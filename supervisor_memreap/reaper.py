@@ -275,13 +275,11 @@ class Reaper:
     def _record(self, standings: list[Standing], view: Source, now: float) -> None:
         self._standings = {one.pool.name: one for one in standings}
         if now - self._measured >= MEASURE:
-            self._measured = now
-            deadline = time.monotonic() + MEASURING
-            self._used = {one.pool.name: processes.measure(one.pool, one.settings, view, deadline) for one in standings}
+            self._measured, self._used = now, {}
+        deadline = time.monotonic() + MEASURING
         for one in standings:
             name = one.pool.name
-            used = self._used.setdefault(name, {})
-            used.update({worker.id: worker.used for worker in one.pool.workers if worker.used is not None})
+            self._used[name] = processes.measure(one.pool, one.settings, view, deadline, self._used.get(name, {}))
             state = self._states[name]
             standing = "leaving" if state.leaving and not one.state.leaving else one.verdict.standing
             self._tallies[name] = self._tally(name).stands(standing, time.time())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -107,14 +107,16 @@ def _measure(worker: Worker, metric: str, view: Source) -> int | None:
     return worker.bound
 
 
-def measure(pool: Pool, settings: PoolSettings, view: Source, deadline: float) -> dict[ProcessId, int]:
-    """The metric of each worker, in bytes, as far as it may be read, until `deadline` (monotonic)."""
+def measure(
+    pool: Pool, settings: PoolSettings, view: Source, deadline: float, known: Mapping[ProcessId, int]
+) -> dict[ProcessId, int]:
+    """The metric of each worker, in bytes, as far as it may be read; until `deadline` (monotonic) those not `known`."""
     used = {}
     for worker in pool.workers:
         try:
-            if time.monotonic() > deadline:
-                break
-            found = worker.used or _measure(worker, settings.metric, view)
+            found = worker.used if worker.used is not None else known.get(worker.id)
+            if found is None and time.monotonic() < deadline:
+                found = _measure(worker, settings.metric, view)
             if found is not None and view.process(worker.id.pid).id == worker.id:
                 used[worker.id] = found
         except (ProcessLookupError, PermissionError):

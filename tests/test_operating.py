@@ -1,0 +1,340 @@
+"""supervisorctl, XML-RPC and events against the real stack: seeing and steering memreap through supervisord."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import xmlrpc.client
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import pytest
+import stack
+from driver import POOL, eventually, supervisord, workers_below
+from supervisor.xmlrpc import SupervisorTransport
+
+RECORDER = Path(__file__).with_name("recorder.py")
+PASSWORD = "to%%pse:cret@"  # as it is written in the file: a % is doubled there
+
+
+class Operated(NamedTuple):
+    """A supervisord with all three doors of memreap, and a pool that is within its limit."""
+
+    folder: Path
+    python: str
+    url: str
+    username: str
+    password: str
+
+    def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
+        access = ["-u", self.username, "-p", self.password] if self.username else []
+        command = [self.python, "-m", "supervisor.supervisorctl", "-c", f"{self.folder}/supervisord.conf"]
+        return subprocess.run(
+            [*command, "-s", self.url, *access, *words], capture_output=True, text=True, cwd=self.folder, check=False
+        )
+
+    def rpc(self) -> xmlrpc.client.ServerProxy:
+        transport = SupervisorTransport(self.username, self.password, self.url)
+        return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+
+    def workers(self, name: str = "myapp") -> set[int]:
+        pids = re.findall(rf"spawned: '{name}' with pid ([0-9]+)", (self.folder / "s.log").read_text())
+        return workers_below(int(pids[-1]))
+
+    def log(self) -> str:
+        path = self.folder / "memreap.log"
+        return path.read_text() if path.exists() else ""
+
+    def announced(self) -> list[dict]:
+        path = self.folder / "announced"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def configuration(where: Path, python: str, sections: str = "") -> str:
+    bin = Path(python).parent
+    return (
+        f"[program:myapp]\ncommand={sys.executable} {POOL} 3 40\n"
+        f"[program:other]\ncommand={sys.executable} {POOL} 1 5\n"
+        "[memreap]\nlimit=1GB\nmin_age=1s\nsettle=1s\n[memreap:myapp]\n[memreap:other]\nannounce=no\n"
+        f"[eventlistener:memreap]\ncommand={bin}/memreap listen\nevents=TICK_5,REMOTE_COMMUNICATION\n"
+        f'stderr_logfile={where}/memreap.log\nenvironment=TMPDIR="{where}"\n{sections}'
+        f"[eventlistener:recorder]\ncommand={sys.executable} {RECORDER} {where}/announced\n"
+        "events=REMOTE_COMMUNICATION\n"
+        "[ctlplugin:memreap]\nsupervisor.ctl_factory=supervisor_memreap.ctlplugin:make_ctlplugin\n"
+        "[rpcinterface:memreap]\nsupervisor.rpcinterface_factory=supervisor_memreap.rpcinterface:make_rpcinterface\n"
+    )
+
+
+@pytest.fixture(
+    scope="module",
+    params=list(zip(stack.ENVIRONMENTS, ("unix", "http"))),
+    ids=lambda param: "-".join(param),
+)
+def operated(request) -> Iterator[Operated]:
+    version, kind = request.param
+    python = stack.python_with(version)
+    where = stack.folder()
+    if kind == "unix":
+        http, url, name, password, credentials = None, f"unix://{where}/s.sock", "", "", ""
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        url, name, password = f"http://127.0.0.1:{port}", "me", PASSWORD.replace("%%", "%")
+        http = f"[inet_http_server]\nport=127.0.0.1:{port}\nusername=me\npassword={PASSWORD}\n"
+        credentials = f'environment=SUPERVISOR_USERNAME="me",SUPERVISOR_PASSWORD="{PASSWORD}",TMPDIR="{where}"\n'
+    text = configuration(where, python)
+    if credentials:
+        text = text.replace(f'environment=TMPDIR="{where}"\n', credentials)
+    try:
+        with supervisord(where, text, http, python=python):
+            one = Operated(where, python, url, name, password)
+            eventually(lambda: assert_status(one, "myapp +QUIET"), timeout=30)
+            yield one
+    finally:
+        shutil.rmtree(where)
+
+
+def assert_status(one: Operated, expression: str) -> None:
+    result = one.ctl("memreap", "status")
+    assert re.search(expression, result.stdout), result.stdout + result.stderr + one.log()[-1000:]
+
+
+def assert_in(text: str, found: str) -> None:
+    assert text in found, found
+
+
+def test_status_is_a_table_with_all_pools(operated):
+    result = operated.ctl("memreap", "status")
+    assert result.returncode == 0
+    head, *lines = result.stdout.strip("\n").splitlines()
+    assert head.split() == ["limit", "workers", "largest", "total", "reaps", "gave", "back", "since", "last", "message"]
+    assert [line.split()[0] for line in lines] == ["myapp", "other"]
+    assert re.match(r"myapp +\w+ +1.0 GiB uss +3 +\d+ MiB +\d+ MiB +\d+ ", lines[0])
+    assert re.match(r"other +\w+ +1.0 GiB uss +1 +", lines[1])
+    only = operated.ctl("memreap", "status", "other")
+    assert "myapp" not in only.stdout
+
+
+def test_the_workers_of_a_pool_are_listed(operated):
+    result = operated.ctl("memreap", "workers", "myapp")
+    assert result.returncode == 0
+    eventually(lambda: assert_same_pids(operated))
+
+
+def assert_same_pids(operated) -> None:
+    rows = operated.ctl("memreap", "workers", "myapp").stdout.splitlines()[1:]
+    assert {int(row.split()[0]) for row in rows if row} == operated.workers()
+
+
+def test_a_worker_is_replaced_when_somebody_asks_for_it(operated):
+    before = operated.workers()
+    pid = max(before)
+    result = operated.ctl("memreap", "reap", "myapp", str(pid))
+    assert (result.returncode, result.stdout) == (0, f"myapp: worker {pid} is to be replaced\n")
+    eventually(lambda: assert_in(f"worker {pid} left after", operated.log()), timeout=20)
+    assert re.search(rf"worker {pid} holds .*limit 1.0 GiB: HUP sent, it was idle", operated.log())
+    after = operated.workers()
+    assert (len(after), before - after) == (3, {pid})
+
+
+def test_what_happens_is_announced_and_not_for_who_does_not_want_it(operated):
+    (pid,) = operated.workers("other")
+    assert operated.ctl("memreap", "reap", "other").returncode == 0
+    eventually(lambda: assert_in(f"other: worker {pid} left after", operated.log()), timeout=20)
+    one = min(operated.workers())
+    assert operated.ctl("memreap", "reap", "myapp", str(one)).returncode == 0
+
+    def announced() -> list[dict]:
+        said = [each for each in operated.announced() if each["pid"] == one]
+        assert [each["event"] for each in said] == ["reap", "left"]
+        return said
+
+    for each in eventually(announced, timeout=20):
+        assert set(each) == {"version", "event", "pool", "pid", "message"}
+        assert (each["version"], each["pool"]) == (1, "myapp")
+        assert f"worker {one}" in each["message"]
+    assert not [each for each in operated.announced() if each["pool"] == "other"]
+
+
+def test_a_roll_replaces_all_of_them_one_at_a_time(operated):
+    before = operated.workers()
+    assert operated.ctl("memreap", "roll", "myapp").stdout.startswith("myapp: all 3 workers are to be replaced")
+    fewest = 3
+
+    def assert_all_are_new() -> None:
+        nonlocal fewest
+        now = operated.workers()
+        fewest = min(fewest, len(now))
+        assert not before & now
+
+    eventually(assert_all_are_new, timeout=60)
+    assert fewest >= 2
+
+
+def test_a_pause_lasts_over_a_restart_of_the_listener_and_is_ended_by_resume(operated):
+    assert operated.ctl("memreap", "pause", "myapp").returncode == 0
+    eventually(lambda: assert_status(operated, "myapp +PAUSED"), timeout=20)  # who is leaving is followed first
+    assert not re.search("other +PAUSED", operated.ctl("memreap", "status").stdout)
+    refused = operated.ctl("memreap", "reap", "myapp")
+    assert refused.returncode == 1
+    assert "myapp is paused: memreap resume myapp first" in refused.stdout
+    pid = operated.rpc().memreap.getListener()["pid"]
+    psutil.Process(pid).kill()
+    eventually(lambda: assert_another_listener(operated, pid), timeout=20)
+    eventually(lambda: assert_status(operated, "myapp +PAUSED"), timeout=20)
+    assert operated.ctl("memreap", "resume", "all").returncode == 0
+    eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=20)
+
+
+def assert_another_listener(operated, pid: int) -> None:
+    its = operated.rpc().memreap.getListener()
+    assert its["pid"] not in (0, pid)
+    assert its["age_seconds"] < 3  # it is the new one that has looked
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["status", "nowhere"], 1, "no pool 'nowhere' is watched; there are: myapp, other"),
+        (["workers", "nowhere"], 1, "no pool 'nowhere' is watched; there are: myapp, other"),
+        (["workers"], 2, "write memreap workers NAME"),
+        (["reap", "nowhere"], 1, "no pool 'nowhere' is watched; there are: myapp, other"),
+        (["reap", "myapp", "1"], 1, "myapp has no worker 1; there are "),
+        (["reap", "myapp", "x"], 2, "'x' is no pid"),
+        (["reap", "all"], 2, "one pool, not all"),
+        (["reap"], 2, "no pool; write reap NAME"),
+        (["frobnicate"], 2, "no command 'frobnicate'; there are status,"),
+        ([], 2, "no command given"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_a_status_for_scripts(operated, words, status, said):
+    result = operated.ctl("memreap", *words)
+    assert said in result.stdout
+    assert result.returncode == status
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_help_is_there_and_no_help_of_others_suffers(operated):
+    assert "memreap roll NAME" in operated.ctl("help", "memreap").stdout
+    assert "No help on" not in operated.ctl("help", "memreap").stdout
+    assert "No help on" not in operated.ctl("help", "status").stdout
+    assert "memreap commands (type help <topic>):" in operated.ctl("help").stdout
+
+
+def test_at_a_terminal_it_works_as_well(operated):
+    pid, terminal = pty.fork()
+    if pid == 0:
+        access = ["-u", operated.username, "-p", operated.password] if operated.username else []
+        conf = f"{operated.folder}/supervisord.conf"
+        command = [operated.python, "-m", "supervisor.supervisorctl", "-i", "-c", conf, "-s", operated.url, *access]
+        os.chdir(operated.folder)
+        os.execv(operated.python, command)
+    try:
+        seen = heard_until(terminal, "supervisor> ")
+        os.write(terminal, b"memreap status\n")
+        seen = heard_until(terminal, "supervisor> ")
+        assert re.search("myapp +[A-Z]+ +1.0 GiB uss", seen)
+        os.write(terminal, b"help memreap\n")
+        seen = heard_until(terminal, "supervisor> ")
+        assert "memreap pause NAME|all" in seen
+        assert "No help on" not in seen
+    finally:
+        os.write(terminal, b"exit\n")
+        os.waitpid(pid, 0)
+        os.close(terminal)
+
+
+def heard_until(terminal: int, end: str) -> str:
+    seen = ""
+    deadline = time.monotonic() + 20
+    while not seen.endswith(end):
+        assert select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0], seen
+        seen += os.read(terminal, 4096).decode()
+    return seen
+
+
+def test_the_methods_are_documented_as_those_of_supervisor(operated):
+    rpc = operated.rpc()
+    names = [name for name in rpc.system.listMethods() if name.startswith("memreap.")]
+    assert names == sorted(f"memreap.{one}" for one in METHODS)
+    for name in names:
+        assert "@return" in rpc.system.methodHelp(name)
+        assert rpc.system.methodSignature(name)[0] in ("string", "array", "struct", "boolean")
+
+
+METHODS = ("getAnswer", "getListener", "getPool", "getPools", "getVersion", "publish")
+
+
+def test_pools_are_structs_with_units_in_the_names(operated):
+    rpc = operated.rpc()
+    (mine,) = [one for one in rpc.memreap.getPools() if one["name"] == "myapp"]
+    assert mine == {**rpc.memreap.getPool("myapp"), "message": mine["message"], "since": mine["since"]}
+    assert mine["limit_bytes"] == float(1024**3)
+    assert {one["pid"] for one in mine["workers"]} <= {*operated.workers(), *(one["pid"] for one in mine["workers"])}
+    with pytest.raises(xmlrpc.client.Fault, match="BAD_NAME: nowhere"):
+        rpc.memreap.getPool("nowhere")
+    its = rpc.memreap.getListener()
+    assert (its["name"], its["state"], its["count"], its["takes_commands"]) == ("memreap:memreap", "RUNNING", 1, True)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"pools": 1}', '{"pools": [1], "answers": {}}', "x" * 5_000_000])
+def test_what_no_listener_would_publish_is_refused(operated, text):
+    with pytest.raises(xmlrpc.client.Fault, match="INCORRECT_PARAMETERS"):
+        operated.rpc().memreap.publish(text)
+
+
+@pytest.mark.parametrize(
+    "data", ["", "kill -9 1", "reap myapp 1 2 3", "reap \u009b31m", "pause", "x" * 100_000, "reap 世"]
+)
+def test_a_command_that_is_none_is_one_line_and_changes_nothing(operated, data):
+    before = operated.workers()
+    lines = len(operated.log().splitlines())
+    operated.rpc().supervisor.sendRemoteCommEvent("memreap-command", data)
+    eventually(lambda: assert_more_lines(operated, lines))
+    (line,) = operated.log().splitlines()[lines:]
+    assert " memreap: a command was refused: " in line
+    assert operated.workers() == before
+
+
+def assert_more_lines(operated, lines: int) -> None:
+    assert len(operated.log().splitlines()) > lines
+
+
+def test_where_the_doors_are_missing_that_is_said(tmp_path):
+    python = sys.executable
+    where = stack.folder()
+    text = configuration(where, python).replace("REMOTE_COMMUNICATION\nstderr", "PROCESS_STATE\nstderr")
+    text = text.replace("TICK_5,REMOTE_COMMUNICATION", "TICK_5")
+    without = re.sub(r"\[rpcinterface:memreap\]\n.*\n", "", text)
+    try:
+        with supervisord(where, without):
+            result = Operated(where, python, f"unix://{where}/s.sock", "", "").ctl("memreap", "status")
+            assert result.returncode == 1
+            assert "supervisord has no memreap interface: add [rpcinterface:memreap]" in result.stdout
+        for path in where.iterdir():
+            path.unlink()
+        with supervisord(where, text):
+            one = Operated(where, python, f"unix://{where}/s.sock", "", "")
+            early = one.ctl("memreap", "pause", "all")
+            assert early.returncode == 1
+                assert "nothing was done: the listener " in early.stdout
+            eventually(lambda: assert_status(one, "myapp +QUIET"), timeout=20)
+            deaf = one.ctl("memreap", "pause", "all")
+            assert deaf.returncode == 1
+            assert "write events=TICK_5,REMOTE_COMMUNICATION" in deaf.stdout
+            one.ctl("stop", "memreap:*")
+            stopped = one.ctl("memreap", "status")
+            assert stopped.returncode == 1
+            assert "the listener memreap:memreap is STOPPED" in stopped.stdout
+    finally:
+        shutil.rmtree(where)
