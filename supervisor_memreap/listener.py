@@ -31,7 +31,7 @@ from supervisor_memreap.record import log, report
 from supervisor_memreap.record.statefile import StateFile
 from supervisor_memreap.record.status import VERSION
 from supervisor_memreap.supervisord import configfile
-from supervisor_memreap.supervisord.client import Client, Unavailable, connect
+from supervisor_memreap.supervisord.client import Client, ShuttingDown, Unavailable, connect
 
 # Event names of supervisord and the seconds between two of them.
 PERIODS = {"TICK_5": 5, "TICK_60": 60, "TICK_3600": 3600}
@@ -152,6 +152,16 @@ class Listener:
             if state.leaving:
                 self._tell(f"{name}: {report.remembered(state.leaving.worker, now - state.leaving.signalled)}")
         return states
+
+    def forget_if_all_ends(self) -> None:
+        """On TERM: it may be for this listener alone, or for supervisord with all its programs."""
+        try:
+            self._client().programs()
+        except ShuttingDown:
+            # It may be a reload: who was leaving is gone with its manager, and what somebody paused stays paused.
+            self._keep(self.reaper.paused())
+        except Unavailable:
+            pass  # who is leaving may be there tomorrow
 
     def forget(self) -> None:
         """Remove what is kept for the next listener: there will be none."""
@@ -292,6 +302,7 @@ def run(config: str | None, command_line: configfile.Sections) -> int:
     stdin, stdout = _keep_protocol_apart()
     try:
         _serve(Protocol(stdin, stdout), stdin, listener)
+        listener.forget_if_all_ends()
     except (EOFError, BrokenPipeError):
         # supervisord has closed the pipe: that is how it says goodbye, and its pools are nobody's from now on.
         listener.forget()

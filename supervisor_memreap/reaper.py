@@ -132,6 +132,10 @@ class Reaper:
             for name, one in sorted(self._standings.items())
         ]
 
+    def paused(self) -> States:
+        """The pools that somebody paused, and nothing else of them."""
+        return {name: policy.PoolState(paused=True) for name, state in self._states.items() if state.paused}
+
     def happenings(self) -> list[Happening]:
         """What has happened since this was asked last."""
         happened, self._happened = self._happened, []

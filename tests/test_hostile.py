@@ -245,6 +245,7 @@ def test_supervisord_that_is_reloaded_or_stopped_in_the_middle_of_a_reap_leaves_
             text = (where / "memreap.log").read_text()
             assert "suspended" not in text
             assert "fault" not in text
+            assert list(where.glob("memreap-*.json")) == []  # nobody will ask who was leaving
             assert bystander.poll() is None
             bystander.kill()
             bystander.wait()

@@ -78,7 +78,7 @@ def _assert_older(pid: int, seconds: float) -> None:
     ("word", "line"),
     [
         ("deaf", "would die of HUP"),
-        ("stuck", "stuck, nothing more is sent to it"),
+        ("stuck", "nothing more is sent to it"),
         ("falls", "suspended: the manager"),
         ("once", "the pool has not settled again"),
     ],

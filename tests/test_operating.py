@@ -327,7 +327,7 @@ def test_where_the_doors_are_missing_that_is_said(tmp_path):
             one = Operated(where, python, f"unix://{where}/s.sock", "", "")
             early = one.ctl("memreap", "pause", "all")
             assert early.returncode == 1
-                assert "nothing was done: the listener " in early.stdout
+            assert "nothing was done: the listener " in early.stdout
             eventually(lambda: assert_status(one, "myapp +QUIET"), timeout=20)
             deaf = one.ctl("memreap", "pause", "all")
             assert deaf.returncode == 1

@@ -25,6 +25,10 @@ class Unavailable(Exception):
     """supervisord does not answer as it should; one line with the cause and the remedy."""
 
 
+class ShuttingDown(Unavailable):
+    """supervisord is about to end, or to begin anew with all its programs."""
+
+
 class _UnixConnection(UnixStreamHTTPConnection):  # type: ignore[misc] # supervisor has no types
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -68,7 +72,7 @@ class Client:
         try:
             for answer in answers:
                 if isinstance(answer, dict) and "faultCode" in answer:
-                    raise Unavailable(self._explain_fault(answer["faultCode"], answer["faultString"]))
+                    raise self._explain_fault(answer["faultCode"], answer["faultString"])
             pid, infos = answers
             return [Program(one["group"], one["name"], one["statename"], one["pid"], pid) for one in infos]
         except (KeyError, TypeError, ValueError):
@@ -88,7 +92,7 @@ class Client:
         try:
             return getattr(self._proxy, method)(*params)
         except xmlrpc.client.Fault as fault:
-            raise Unavailable(self._explain_fault(fault.faultCode, fault.faultString)) from None
+            raise self._explain_fault(fault.faultCode, fault.faultString) from None
         except xmlrpc.client.ProtocolError as error:
             raise Unavailable(self._explain_status(error)) from None
         except socket.timeout:
@@ -113,15 +117,15 @@ class Client:
         scheme, _, rest = self._url.partition("://")
         return f"{scheme}://{rest.rpartition('@')[2]}"
 
-    def _explain_fault(self, code: int, text: str) -> str:
+    def _explain_fault(self, code: int, text: str) -> Unavailable:
         if code == Faults.SHUTDOWN_STATE:
-            return "supervisord is shutting down or restarting"
+            return ShuttingDown("supervisord is shutting down or restarting")
         if code == Faults.UNKNOWN_METHOD:
-            return (
+            return Unavailable(
                 "supervisord has no XML-RPC interface: add [rpcinterface:supervisor] with"
                 " supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface"
             )
-        return f"supervisord refused: {text}"
+        return Unavailable(f"supervisord refused: {text}")
 
     def _explain_status(self, error: xmlrpc.client.ProtocolError) -> str:
         if error.errcode == 401:
