@@ -338,3 +338,11 @@ def test_where_the_doors_are_missing_that_is_said(tmp_path):
             assert "the listener memreap:memreap is STOPPED" in stopped.stdout
     finally:
         shutil.rmtree(where)
+
+
+@pytest.mark.parametrize("module", ["rpcinterface", "ctlplugin"])
+def test_what_supervisor_itself_imports_brings_next_to_nothing(module):
+    listed = "[one for one in sys.modules if one.startswith(('supervisor_memreap', 'psutil'))]"
+    code = f"import sys, supervisor_memreap.{module}; print({listed})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == f"['supervisor_memreap', 'supervisor_memreap.{module}']\n"

@@ -164,6 +164,12 @@ def test_what_is_kept_is_what_was_there(statefile):
     assert statefile.read(9.0) == ({}, "")  # written later than now: before the last boot
 
 
+def test_a_pause_is_kept(statefile):
+    state = policy.PoolState(paused=True)
+    statefile.write({"myapp": state}, 1.0)
+    assert statefile.read(2.0) == ({"myapp": state}, "")
+
+
 def test_nothing_to_keep_is_no_file(statefile, tmp_path):
     statefile.write({"myapp": policy.PoolState(hasty=(1,))}, 1.0)
     (path,) = tmp_path.iterdir()
