@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from supervisor_memreap import __version__, listener, once
-from supervisor_memreap.core.settings import KEYS, Given, SettingsError, names_of, resolve
+from supervisor_memreap.core.settings import KEYS, Given, Settings, SettingsError, duration, names_of, resolve
 from supervisor_memreap.demo import run as demo
-from supervisor_memreap.record import log
+from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.record import log, status
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Client, Unavailable, connect
 
@@ -45,6 +48,20 @@ wait until it has left and another one has taken its place, then the next. For c
     memreap once --pidfile /run/myapp.pid limit=100MB
 
 While a listener or another `once` is reaping in a pool, this one waits: one at a time.
+"""
+
+_STATUS = """\
+Look at the pools once, now, and say how each stands against its limit. Signals nobody.
+
+    memreap status                   all pools that have a [memreap:…] section
+    memreap status myapp --watch     one of them, every 2 seconds, until Ctrl-C
+    memreap status --json            for programs
+
+This is a look of its own. What the listener knows besides (who is leaving, what is paused or
+suspended, what came back) is in supervisorctl memreap status.
+
+exit status: 0; 1 supervisord does not answer, or does not run what was named; 2 bad usage or
+configuration; 130 Ctrl-C.
 """
 
 _SETTINGS = f"""\
@@ -103,7 +120,13 @@ def _parser() -> argparse.ArgumentParser:
     single.add_argument("words", nargs="*", metavar="NAME|KEY=VALUE", help="only these programs; settings for this run")
     single.set_defaults(run=_once)
 
-    for command in (listen, single):
+    state = add("status", "one look at the pools, now", _STATUS)
+    state.add_argument("--json", action="store_true", help="for programs; docs/operating.md describes it")
+    state.add_argument("--watch", type=_interval, nargs="?", const=2.0, metavar="SECONDS", help="again and again (2)")
+    state.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
+    state.set_defaults(run=_status)
+
+    for command in (listen, single, state):
         command.add_argument(
             "-c", "--configuration", metavar="FILE", help="supervisord.conf (default: as supervisorctl)"
         )
@@ -112,6 +135,16 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_arguments(show)
     show.set_defaults(run=demo.run)
     return parser
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
+    if seconds < 0.5:
+        raise argparse.ArgumentTypeError(f"{text}: at least 0.5s")
+    return seconds
 
 
 def _listen(args: argparse.Namespace) -> int:
@@ -149,15 +182,45 @@ def _once(args: argparse.Namespace) -> int:
         except ValueError as error:
             raise SettingsError(str(error)) from None
     else:
-        path = configfile.find(args.configuration)
-        contents = configfile.ConfigFile(path).read()
-        named: configfile.Sections = {name: {} for name in names if "limit" in given}
-        sections = configfile.merge(contents.sections, named)
-        settings = resolve({name: {**one, **given} for name, one in sections.items()})
-        if not settings.names:
-            raise SettingsError(f"{path}: no [memreap:PROGRAM] section; add one with limit=, or name a program here")
-        programs = _only(names, _client(contents.server).programs)
+        settings, programs = _configured(args.configuration, names, given)
     return once.run(programs, settings, names or settings.names, args.dry_run, tell)
+
+
+def _configured(
+    configuration: str | None, names: Sequence[str], given: dict[str, Given]
+) -> tuple[Settings, once.Programs]:
+    """The settings in force, with those that are `given` above all, and the way to the programs of these names."""
+    path = configfile.find(configuration)
+    contents = configfile.ConfigFile(path).read()
+    named: configfile.Sections = {name: {} for name in names if "limit" in given}
+    sections = configfile.merge(contents.sections, named)
+    settings = resolve({name: {**one, **given} for name, one in sections.items()})
+    if not settings.names:
+        raise SettingsError(f"{path}: no [memreap:PROGRAM] section; add one with limit=, or name a program here")
+    return settings, _only(names, _client(contents.server).programs)
+
+
+def _status(args: argparse.Namespace) -> int:
+    settings, programs = _configured(args.configuration, args.names, {})
+    reaper = Reaper(lambda _: None, dry_run=True)
+    try:
+        while True:
+            reaper.tick(programs(), settings, time.monotonic())
+            found = reaper.status()
+            missing = set(args.names) - {one["name"] for one in found}
+            if missing:
+                log.to(sys.stderr, stamped=False)(f"supervisord runs no watched program '{min(missing)}'")
+                return 1
+            if args.json:
+                print(json.dumps({"version": status.VERSION, "pools": found}, indent=None if args.watch else 2))
+            else:
+                clear = "\x1b[H\x1b[J" if args.watch and sys.stdout.isatty() else ""
+                print(f"{clear}{status.look_table(found)}", flush=True)
+            if not args.watch:
+                return 0
+            time.sleep(args.watch)
+    finally:
+        reaper.close()
 
 
 def _only(names: Sequence[str], programs: once.Programs) -> once.Programs:

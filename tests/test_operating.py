@@ -346,3 +346,52 @@ def test_what_supervisor_itself_imports_brings_next_to_nothing(module):
     code = f"import sys, supervisor_memreap.{module}; print({listed})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == f"['supervisor_memreap', 'supervisor_memreap.{module}']\n"
+
+
+def look(operated, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "supervisor_memreap",
+        "status",
+        "-c",
+        f"{operated.folder}/supervisord.conf",
+        *words,
+    ]
+    environment = {**os.environ, "SUPERVISOR_SERVER_URL": operated.url}
+    if operated.username:
+        environment.update(SUPERVISOR_USERNAME=operated.username, SUPERVISOR_PASSWORD=operated.password)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_one_look_from_the_command_line_says_how_the_pools_stand(operated):
+    result = look(operated)
+    assert (result.returncode, result.stderr) == (0, "")
+    head, mine, other = result.stdout.rstrip().splitlines()
+    assert head.split() == ["limit", "workers", "over", "largest", "total"]
+    assert re.fullmatch(r"myapp  QUIET  1.0 GiB uss  3        0     [0-9.]+ MiB  +[0-9.]+ MiB", mine)
+    assert other.startswith("other  QUIET")
+
+
+def test_one_look_as_json_has_units_in_the_names(operated):
+    values = json.loads(look(operated, "--json", "myapp").stdout)
+    (one,) = values["pools"]
+    assert (values["version"], one["name"], one["standing"], one["limit_bytes"]) == (1, "myapp", "quiet", 1024**3)
+    assert {worker["pid"] for worker in one["workers"]} == operated.workers()
+    assert one["largest_bytes"] == max(worker["used_bytes"] for worker in one["workers"])
+    assert one["total_bytes"] == sum(worker["used_bytes"] for worker in one["workers"])
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["nowhere"], 1, "supervisord runs no watched program 'nowhere'"),
+        (["--watch", "often"], 2, "not a duration"),
+        (["--watch", "0.1"], 2, "at least 0.5s"),
+    ],
+)
+def test_a_look_that_cannot_be_is_one_line(operated, words, status, said):
+    result = look(operated, *words)
+    assert result.returncode == status
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1

@@ -99,6 +99,24 @@ def table(pools: Iterable[Mapping[str, Any]], now: float) -> str:
     return _aligned(rows)
 
 
+def look_table(pools: Iterable[Mapping[str, Any]]) -> str:
+    """One line a pool after a single look, which knows nothing of what was before."""
+    rows = [("", "", "limit", "workers", "over", "largest", "total")]
+    for one in pools:
+        rows.append(
+            (
+                str(one["name"]),
+                str(one["standing"]).upper(),
+                f"{report.memory(one['limit_bytes'])} {one['metric']}",
+                str(len(one["workers"])),
+                str(sum(bool(worker.get("over")) for worker in one["workers"])),
+                _memory(one, "largest_bytes"),
+                _memory(one, "total_bytes"),
+            )
+        )
+    return _aligned(rows)
+
+
 def workers_table(pool: Mapping[str, Any]) -> str:
     """One line a worker of one pool, the largest first."""
     rows = [("pid", "age", str(pool["metric"]), "")]
