@@ -26,6 +26,7 @@ from supervisor_memreap.reaper import Reaper
 
 MIB = 1024**2
 WORKERS = 4
+REAPS = 8
 APP = """
 my @kept;
 sub { push @kept, 'x' x (1024 * 1024); [200, ['Content-Type' => 'text/plain'], ["$$"]] }
@@ -114,10 +115,10 @@ def test_under_constant_recycling_nobody_leaves_but_who_was_signalled(pool):
         assert pool.pidfile.read_text().strip() == str(pool.manager)
         ever.update(pool.workers())
 
-    deadline = time.monotonic() + 60
-    while len(signalled()) < 12 and time.monotonic() < deadline:
+    deadline = time.monotonic() + 120
+    while len(signalled()) < REAPS and time.monotonic() < deadline:
         recycle()
-    assert len(signalled()) == 12, said
+    assert len(signalled()) == REAPS, said
     eventually(lambda: _assert_whole(pool))
     assert ever - pool.workers() <= set(signalled())
     reaper.close()
