@@ -31,7 +31,6 @@ memreap reap NAME [PID]     replace a worker now, over its limit or not: the lar
 memreap roll NAME           replace all workers of a pool, one at a time
 memreap pause NAME|all      signal nobody any more
 memreap resume NAME|all     go on, also where memreap has suspended a pool by itself
-memreap doctor              what would make it fail or do harm, on this machine
 
 All of it is done by the listener, at a moment when the worker serves no request; see the log
 (tail memreap stderr). Sizes are those of the pool's metric. Exit status: 0, or 1 if something
@@ -64,7 +63,6 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         known: dict[str, Callable[[list[str]], None]] = {
             "status": self._status,
             "workers": self._workers,
-            "doctor": self._doctor,
         }
         if verb in known:
             act = known[verb]
@@ -72,7 +70,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             act = self._command
         else:
             what = f"no command '{verb}'" if verb else "no command given"
-            self._fail(f"{what}; there are status, workers, reap, roll, pause, resume, doctor", usage=True)
+            self._fail(f"{what}; there are status, workers, reap, roll, pause, resume", usage=True)
             return
         if not self.ctl.upcheck():
             return
@@ -150,9 +148,6 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
                 return
             time.sleep(0.1)
         self._fail(f"the listener has not answered within {PATIENCE:.0f} s; see memreap status, and its log")
-
-    def _doctor(self, words: list[str]) -> None:
-        self._fail("doctor looks at processes: run `memreap doctor` on the machine of this supervisord")
 
     def _trouble(self) -> str:
         """What is wrong with the listener, in a line; empty if nothing is."""
