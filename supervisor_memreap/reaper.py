@@ -323,7 +323,6 @@ class Reaper:
     def _forget_others(self, names: set[str]) -> None:
         for name in set(self._states) - names:
             del self._states[name]
-            self._tallies.pop(name, None)
             for one in self._departures.pop(name, []):
                 one.release()
 
