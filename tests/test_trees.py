@@ -33,6 +33,7 @@ def test_an_old_procmanager_below_a_supervisord_that_is_pid_1_falls_once_and_is_
         f"[program:myapp]\ncommand={sys.executable} {POOL} 2 40 oldest\nstartsecs=0\nautorestart=true\n"
         "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n"
         f"[eventlistener:memreap]\ncommand={memreap} listen\nevents=TICK_5\nstderr_logfile={where}/memreap.log\n"
+        f'environment=TMPDIR="{where}"\n'
     )
     managers = r"spawned: 'myapp' with pid"
     try:

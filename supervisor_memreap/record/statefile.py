@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -22,6 +23,8 @@ from supervisor_memreap.core.settings import PoolSettings
 
 # A thousand pools that each have a worker leaving from among a hundred take less than this.
 _MOST_BYTES = 16 * 1024**2
+# Seconds since the last change after which a file that nobody seems to need is removed: a week.
+_OLD = 7 * 86400.0
 
 
 class StateFile:
@@ -29,7 +32,9 @@ class StateFile:
 
     def __init__(self, supervisord: ProcessId):
         self._supervisord = supervisord
-        self._path = os.path.join(_folder(), f"memreap-{os.geteuid()}-{supervisord.pid}.json")
+        # With its birth: containers that share a temporary folder may each have a supervisord with the pid 1.
+        name = f"memreap-{os.geteuid()}-{supervisord.pid}-{supervisord.born:.2f}.json"
+        self._path = os.path.join(_folder(), name)
         self._written: object = None
 
     def read(self, now: float) -> tuple[dict[str, PoolState], str]:
@@ -113,9 +118,10 @@ def _sweep() -> None:
     """Remove what listeners of supervisords that are no more have left."""
     prefix = os.path.join(_folder(), f"memreap-{os.geteuid()}-")
     for path in glob.glob(f"{glob.escape(prefix)}*.json*"):
-        match = re.fullmatch(r"([0-9]+)\.json(\.new)?", path[len(prefix) :])
+        match = re.fullmatch(r"([0-9]+)-[0-9.]+\.json(\.new)?", path[len(prefix) :])
         try:
-            if match and not _exists(int(match[1])):
+            # A fresh one may be of another container, whose processes cannot be seen from here.
+            if match and not _exists(int(match[1])) and time.time() - os.stat(path).st_mtime > _OLD:
                 _remove(path)
         except OSError:
             pass  # it is not in the way
