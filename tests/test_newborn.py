@@ -26,7 +26,7 @@ from supervisor_memreap.reaper import Reaper
 
 MIB = 1024**2
 WORKERS = 4
-REAPS = 8
+REAPS = 5
 APP = """
 my @kept;
 sub { push @kept, 'x' x (1024 * 1024); [200, ['Content-Type' => 'text/plain'], ["$$"]] }
@@ -100,8 +100,8 @@ def _assert_none_of(siblings: set[int], pool: Started) -> None:
 
 def test_under_constant_recycling_nobody_leaves_but_who_was_signalled(pool):
     view = processes.source()
-    limit = 40 * MIB + max(view.uss(pid) for pid in pool.workers())
-    settings = Settings({"myapp": {"limit": limit, "min_age": 1.0, "settle": 0.0}})
+    limit = 100 * MIB + max(view.uss(pid) for pid in pool.workers())
+    settings = Settings({"myapp": {"limit": limit, "min_age": 0.6, "settle": 0.0}})
     said: list[str] = []
     reaper = Reaper(said.append)
     ever: set[int] = set()
@@ -110,6 +110,9 @@ def test_under_constant_recycling_nobody_leaves_but_who_was_signalled(pool):
         return [int(pid) for line in said for pid in re.findall(r"worker (\d+) .* HUP sent", line)]
 
     def recycle() -> None:
+        # At most 50 MiB a second, should one worker get all of it: one that is over the limit sooner than 2 x min_age
+        # after its birth would be the sign of a wrong limit.
+        time.sleep(0.02)
         fastcgi.get(pool.socket)
         reaper.tick([Program("myapp", "myapp", "RUNNING", pool.manager)], settings, time.monotonic())
         assert pool.pidfile.read_text().strip() == str(pool.manager)

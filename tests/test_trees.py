@@ -106,17 +106,20 @@ def test_what_a_daemonized_program_leaves_behind_is_told_with_the_command_that_e
             for _ in range(3):
                 listener.tick()
             lines = [line for line in listener.lines() if "earlier starts" in line]
-            assert len(lines) == 1
+            assert len(lines) == 1, listener.text()
             found = re.fullmatch(
-                r"myapp: 3 process trees of its earlier starts, of which supervisord knows nothing, still hold"
-                r" [0-9.]+ MiB: .*remove -d .*: (kill( [0-9]+){3})",
+                r"myapp: ([0-9]+) process trees of its earlier starts, of which supervisord knows nothing, still hold"
+                r" [0-9.]+ MiB: .*remove -d .*: (kill( [0-9]+){3,})",
                 lines[0],
             )
-            pids = list(map(int, found[1].split()[1:]))
+            assert found, lines
+            pids = list(map(int, found[2].split()[1:]))
+            # On a loaded machine one may be seen in the middle of its start, in two pieces.
+            assert len(pids) == int(found[1])
             trees = [one for pid in pids for one in (psutil.Process(pid), *psutil.Process(pid).children())]
-            assert len(trees) == 9
+            assert len(set(trees)) >= 9
             assert "sent" not in listener.text()  # they are over the limit, and nobody of the pool
-            subprocess.run(found[1], shell=True, check=True)
+            subprocess.run(found[2], shell=True, check=True)
             _, there = psutil.wait_procs(trees, timeout=10)
             assert there == []
     finally:
