@@ -99,7 +99,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         shown = [one for one in found if not names or one["name"] in names]
         if shown:
             self.ctl.output(status.table(shown, time.time()))
-        trouble = self._trouble()
+        trouble = _trouble(self._memreap().getListener())
         if trouble:
             self._fail(trouble)
         elif not found:
@@ -128,11 +128,12 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         except CommandError as error:
             self._fail(str(error), usage=True)
             return
-        trouble = self._trouble()
+        listener = self._memreap().getListener()
+        trouble = _trouble(listener)
         if trouble:
             self._fail(f"nothing was done: {trouble}")
             return
-        if not self._memreap().getListener()["takes_commands"]:
+        if not listener["takes_commands"]:
             self._fail(
                 "nothing was done: the listener does not hear commands: write events=TICK_5,REMOTE_COMMUNICATION in its"
                 " [eventlistener:…] section, and supervisorctl update"
@@ -149,33 +150,31 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             time.sleep(0.1)
         self._fail(f"the listener has not answered within {PATIENCE:.0f} s; see memreap status, and its log")
 
-    def _trouble(self) -> str:
-        """What is wrong with the listener, in a line; empty if nothing is."""
-        its = self._memreap().getListener()
-        age = its.get("age_seconds")
-        if its["listener_state"] == "NONE":
-            return "supervisord has no listener of memreap: add [eventlistener:memreap] with command=memreap listen"
-        if its["state"] not in ("RUNNING", "STARTING"):
-            return f"the listener {its['name']} is {its['state']}: see its log, then start {its['name']}"
-        if its["listener_state"] == "UNKNOWN":
-            return (
-                f"the listener {its['name']} has broken the event protocol, and gets no events any more: restart"
-                f" {its['name']}; is redirect_stderr set in its section?"
-            )
-        if age is None:
-            return "the listener has not looked at the pools yet: wait for the next tick, or see its log"
-        if age > SILENCE:
-            return (
-                f"the listener looked at the pools {age:.0f} s ago, and not since: restart {its['name']}, see its log"
-            )
-        return ""
-
     def _memreap(self) -> Any:
         return self.ctl.get_server_proxy("memreap")
 
     def _fail(self, text: str, usage: bool = False) -> None:
         self.ctl.output(f"memreap: {text}")
         self.ctl.exitstatus = LSBInitExitStatuses.INVALID_ARGS if usage else LSBInitExitStatuses.GENERIC
+
+
+def _trouble(its: dict[str, Any]) -> str:
+    """What is wrong with the listener, of which getListener said this, in a line; empty if nothing is."""
+    age = its.get("age_seconds")
+    if its["listener_state"] == "NONE":
+        return "supervisord has no listener of memreap: add [eventlistener:memreap] with command=memreap listen"
+    if its["state"] not in ("RUNNING", "STARTING"):
+        return f"the listener {its['name']} is {its['state']}: see its log, then start {its['name']}"
+    if its["listener_state"] == "UNKNOWN":
+        return (
+            f"the listener {its['name']} has broken the event protocol, and gets no events any more: restart"
+            f" {its['name']}; is redirect_stderr set in its section?"
+        )
+    if age is None:
+        return "the listener has not looked at the pools yet: wait for the next tick, or see its log"
+    if age > SILENCE:
+        return f"the listener looked at the pools {age:.0f} s ago, and not since: restart {its['name']}, see its log"
+    return ""
 
 
 def _names(pools: list[dict[str, Any]]) -> str:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from supervisor.childutils import EventListenerProtocol
 
 from supervisor_memreap import __version__
-from supervisor_memreap.core.command import TYPE, CommandError, parse
+from supervisor_memreap.core.command import TYPE, CommandError, id_of, parse
 from supervisor_memreap.core.model import ProcessId, Program
 from supervisor_memreap.core.settings import SettingsError, resolve
 from supervisor_memreap.host import lock, processes, strays
@@ -106,6 +106,9 @@ class Listener:
         self._stamp: object = None
         self._last_tick: float | None = None
         self._answers: dict[str, dict[str, object]] = {}
+        # Until it is known that supervisord has no [rpcinterface:memreap]: it gets one only when it starts anew, and
+        # then so do we.
+        self._is_read = True
         self._statefile = statefile
         self.reaper = Reaper(tell, states=self._remember(), keep=self._keep)
 
@@ -185,11 +188,11 @@ class Listener:
         there = ", ".join(sorted({program.namespec for program in programs}))
         unmatched = [f"no program or group '{name}' in supervisord" for name in self._settings.unmatched(programs)]
         self._once("unmatched", f"{'; '.join(unmatched)}; there are: {there}" if unmatched else "")
-        watched = [(one.namespec, its) for one in programs for its in (self._settings.of(one),) if its]
-        self._once("watching", report.watching(watched))
+        watched = [(one, its) for one in programs for its in (self._settings.of(one),) if its]
+        self._once("watching", report.watching([(one.namespec, its) for one, its in watched]))
         self.reaper.tick(programs, self._settings, time.monotonic())
         self._publish(client)
-        self._look_for_strays([one for one in programs if self._settings.of(one)], programs)
+        self._look_for_strays([one for one, _ in watched], programs)
 
     def _look_for_strays(self, watched: list[Program], programs: list[Program]) -> None:
         """Tell what a daemonized start of a program has left behind; looked for after each of its starts and ends."""
@@ -208,17 +211,14 @@ class Listener:
 
     def _obey(self, data: str) -> None:
         """Do what somebody asks for, at once, and keep the answer for whoever asked. Raises Unavailable."""
-        id = ""
+        id = id_of(data)
         try:
             command = parse(data)
-            id = command.id
             if self._last_tick is None:
                 self.tick()
             lines = self.reaper.command(command)
             self._answer(id, True, "\n".join(lines))
         except CommandError as error:
-            found = re.search(r"\bid=([0-9a-zA-Z-]{1,64})\s*$", data[:1000])
-            id = id or (found[1] if found else "")
             self._tell(f"a command was refused: {error}")
             self._answer(id, False, str(error))
         self.tick()
@@ -236,14 +236,13 @@ class Listener:
             for one in self.reaper.happenings()
             if one.announce
         ]
-        status = {
-            "version": VERSION,
-            "memreap": __version__,
-            "pools": self.reaper.status(),
-            "answers": self._answers,
-        }
         try:
-            client.publish(json.dumps(status), happened)
+            if self._is_read:
+                pools = self.reaper.status()
+                status = {"version": VERSION, "memreap": __version__, "pools": pools, "answers": self._answers}
+                self._is_read = client.publish(json.dumps(status))
+            if happened:
+                client.announce(happened)
             self._once.clear("publish")
         except Unavailable as error:
             self._once("publish", f"nobody was told how the pools stand: {error}")

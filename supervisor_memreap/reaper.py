@@ -118,7 +118,7 @@ class Reaper:
             # Its share of the time: no pool that is never idle takes the others' moments.
             one.state = self._states[one.pool.name] = self._reap(one, view, now, WATCH / len(due))
         self._keep(self._states)
-        self._record(standings, view, now)
+        self._record(standings)
         return standings
 
     def reaped(self, name: str) -> int:
@@ -126,7 +126,14 @@ class Reaper:
         return self._tally(name).reaps
 
     def status(self) -> list[dict[str, Any]]:
-        """How the pools stood at the last tick, as record.status has it."""
+        """How the pools stood at the last tick, as record.status has it; measures workers, all of them now and then."""
+        now = time.monotonic()
+        if now - self._measured >= MEASURE:
+            self._measured, self._used = now, {}
+        view = processes.source()
+        for name, one in self._standings.items():
+            known = self._used.get(name, {})
+            self._used[name] = processes.measure(one.pool, one.settings, view, now + MEASURING, known)
         return [
             of_pool(one.pool, one.settings, self._states[name], self._tally(name), self._used.get(name, {}))
             for name, one in sorted(self._standings.items())
@@ -276,17 +283,10 @@ class Reaper:
     def _tally(self, name: str) -> Tally:
         return self._tallies.get(name, Tally())
 
-    def _record(self, standings: list[Standing], view: Source, now: float) -> None:
+    def _record(self, standings: list[Standing]) -> None:
         self._standings = {one.pool.name: one for one in standings}
-        if now - self._measured >= MEASURE:
-            self._measured, self._used = now, {}
-        deadline = time.monotonic() + MEASURING
-        for one in standings:
-            name = one.pool.name
-            self._used[name] = processes.measure(one.pool, one.settings, view, deadline, self._used.get(name, {}))
-            state = self._states[name]
-            standing = "leaving" if state.leaving and not one.state.leaving else one.verdict.standing
-            self._tallies[name] = self._tally(name).stands(standing, time.time())
+        for name, one in self._standings.items():
+            self._tallies[name] = self._tally(name).stands(one.verdict.standing, time.time())
 
     def _release(self, name: str, state: policy.PoolState) -> None:
         """Close what is held for workers that are not followed any more; a stuck or an overdue one keeps no lock."""

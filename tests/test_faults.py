@@ -19,9 +19,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from driver import eventually, listening, supervisord, workers_below
+from driver import POOL, eventually, listening, pool, supervisord, workers_below
 from supervisor.xmlrpc import SupervisorTransport
-from test_processes import SETTINGS, look, pool, reap
+from test_processes import SETTINGS, look, reap
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Settings
@@ -30,7 +30,6 @@ from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record.log import to
 
-POOL = Path(__file__).with_name("pool.py")
 BYSTANDER = Path(__file__).with_name("bystander.py")
 QUICK = "limit=30MB\nmin_age=1s\nsettle=1s\n"
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -214,19 +213,24 @@ def test_where_the_metric_may_not_be_read_nothing_is_signalled_and_the_remedy_is
     may_run(*through)
     folder = sock.parent
     programs = pool_of(user, 2, folder) + f"[memreap:myapp]\nmetric={metric}\n{QUICK}"
-    with among_bystanders(folder, programs, http=f"[unix_http_server]\nfile={folder}/s.sock\nchmod=0777\n"):
-        before = workers_of(folder)
-        with watching(folder, folder / "listener.log", through=through) as listener:
-            eventually(lambda: assert_told(listener, "may not be read"))
-            for _ in range(2):
-                listener.tick()
-        assert workers_of(folder) == before
-    _, _, line = listener.lines()
+    _, _, line = told_with_nobody_signalled(folder, programs, through, "may not be read")
     assert re.fullmatch(
         rf"myapp: worker \d+ may hold up to \d+ MiB, limit 30 MiB, but its {metric} may not be read: nothing sent;"
         r" run memreap as the worker's user or as root with CAP_SYS_PTRACE .*",
         line,
     )
+
+
+def told_with_nobody_signalled(folder: Path, programs: str, through: tuple[str, ...], text: str) -> list[str]:
+    """What a listener that is run `through` this says, two looks after it has said `text`."""
+    with among_bystanders(folder, programs, http=f"[unix_http_server]\nfile={folder}/s.sock\nchmod=0777\n"):
+        before = workers_of(folder)
+        with watching(folder, folder / "listener.log", through=through) as listener:
+            eventually(lambda: assert_told(listener, text))
+            for _ in range(2):
+                listener.tick()
+        assert workers_of(folder) == before
+    return listener.lines()
 
 
 def assert_told(listener, text: str) -> None:
@@ -240,16 +244,8 @@ def test_where_the_listener_may_not_signal_nothing_is_signalled_and_the_remedy_i
     may_run(*AS_NOBODY)
     folder = sock.parent
     programs = pool_of("daemon", 2, folder) + f"[memreap:myapp]\nmetric=rss\nidle_wait=0s\n{QUICK}"
-    with among_bystanders(folder, programs, http=f"[unix_http_server]\nfile={folder}/s.sock\nchmod=0777\n"):
-        before = workers_of(folder)
-        with watching(folder, folder / "listener.log", through=AS_NOBODY) as listener:
-            eventually(lambda: assert_told(listener, "not permitted"))
-            for _ in range(2):
-                listener.tick()
-        assert workers_of(folder) == before
-    _, _, *lines = listener.lines()
+    _, _, line = told_with_nobody_signalled(folder, programs, AS_NOBODY, "not permitted")
     remedy = "nothing sent, not permitted; run memreap as the worker's user or as root (user=)"
-    (line,) = lines
     assert re.fullmatch(rf"myapp: worker \d+ holds \d+ MiB \(rss\), limit 30 MiB: {re.escape(remedy)}", line)
 
 

@@ -11,27 +11,20 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 import stack
 from driver import POOL, eventually, listening, supervisord, workers_below
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reaping import Reaping
 
-from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.settings import Given, SettingsError, resolve
-from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.core.settings import SettingsError, resolve
 from supervisor_memreap.record import log
 from supervisor_memreap.supervisord import configfile
 
 FORGED = b"x) R 1 (\nSigCgt:\tffffffffffffffff\nPPid:\t1\n\x1b[31m\xff"
-
-
-def assert_grown_up(manager: int) -> None:
-    assert all(time.time() - one.create_time() > 2.2 for one in psutil.Process(manager).children())
 
 
 @contextlib.contextmanager
@@ -47,42 +40,22 @@ def hostile_pool(name: bytes):
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, start_new_session=True) as process:
         try:
             assert process.stdout.readline().startswith(b"ready")
-            eventually(lambda: assert_grown_up(process.pid))
             yield process.pid
         finally:
             os.killpg(process.pid, signal.SIGKILL)
-
-
-class Reaping:
-    def __init__(self, manager: int):
-        self.said: list[str] = []
-        self._reaper = Reaper(self.said.append)
-        self._program = Program("myapp", "myapp", "RUNNING", manager)
-        given = {"limit": "30MB", "min_age": "1s", "settle": "0s"}
-        self._settings = resolve({"myapp": {key: Given(value, "") for key, value in given.items()}})
-
-    def tick(self) -> None:
-        self._reaper.tick([self._program], self._settings, time.monotonic())
-
-    def signalled(self) -> set[int]:
-        return {int(pid) for line in self.said for pid in re.findall(r"worker (\d+) .*HUP sent", line)}
-
-    def close(self) -> None:
-        self._reaper.close()
 
 
 def test_a_pool_with_a_hostile_name_arguments_and_environment_is_reaped_as_any_other():
     bystander = subprocess.Popen(["sleep", "99"], env={"SUPERVISOR_PROCESS_NAME": "myapp"})
     with hostile_pool(b"x) R 1 (\nSig") as manager:
         before = workers_below(manager)
-        reaping = Reaping(manager)
+        with Reaping(manager) as reaping:
 
-        def assert_both_left() -> None:
-            reaping.tick()
-            assert len([line for line in reaping.said if " left after " in line]) == 2
+            def assert_both_left() -> None:
+                reaping.tick()
+                assert len([line for line in reaping.said if " left after " in line]) == 2
 
-        eventually(assert_both_left)
-        reaping.close()
+            eventually(assert_both_left)
         assert reaping.signalled() == before
         assert not before & workers_below(manager)
     assert bystander.poll() is None
@@ -93,10 +66,9 @@ def test_a_pool_with_a_hostile_name_arguments_and_environment_is_reaped_as_any_o
 def test_a_name_that_means_another_server_only_stops_the_signal():
     with hostile_pool(b"gunicorn\nx)\xff") as manager:
         workers = workers_below(manager)
-        reaping = Reaping(manager)
-        for _ in range(3):
-            reaping.tick()
-        reaping.close()
+        with Reaping(manager) as reaping:
+            for _ in range(3):
+                reaping.tick()
         (line,) = reaping.said
         assert re.search("worker [0-9]+ is of gunicorn, which drops its request on HUP: nothing sent", line)
         assert workers_below(manager) == workers

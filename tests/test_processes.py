@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import pytest
@@ -22,7 +21,6 @@ from supervisor_memreap.host.source import Psutil
 
 MIB = 1024**2
 SETTINGS = PoolSettings(limit=30 * MIB)
-POOL = Path(__file__).with_name("pool.py")
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

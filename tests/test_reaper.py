@@ -9,56 +9,14 @@ import time
 
 import psutil
 import pytest
-from driver import eventually, pool
+from driver import pool
+from reaping import Reaping
 
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, resolve
-from supervisor_memreap.host import processes
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record.statefile import StateFile
-
-QUICK = {"limit": "30MB", "min_age": "1s", "settle": "0s"}
-
-
-class Reaping:
-    """A reaper, and a time that can be set forward."""
-
-    def __init__(self, manager: int, **settings: str):
-        self.programs = [Program("myapp", "myapp", "RUNNING", manager)]
-        given = {key: Given(value, "test") for key, value in {**QUICK, **settings}.items()}
-        self.settings = resolve({"myapp": given})
-        self.said: list[str] = []
-        self.reaper = Reaper(self.said.append)
-        self.later = 0.0
-        # Newborns that are all over the limit would be no pool to reap in.
-        eventually(lambda: _assert_grown_up(manager))
-
-    def tick(self):
-        (standing,) = self.reaper.tick(self.programs, self.settings, time.monotonic() + self.later)
-        return standing
-
-    def until(self, expression: str) -> str:
-        """Tick until a line says this; the line."""
-
-        def found() -> str:
-            self.tick()
-            lines = [line for line in self.said if re.search(expression, line)]
-            assert lines, self.said
-            return lines[-1]
-
-        return eventually(found)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.reaper.close()
-
-
-def _assert_grown_up(manager: int) -> None:
-    view = processes.source()
-    assert all(view.process(pid).age > 1 for pid in view.children(manager))
 
 
 def test_a_worker_that_got_the_signal_between_a_request_and_accept_gets_a_second_one_when_it_is_idle():
@@ -82,7 +40,7 @@ def test_a_worker_that_still_serves_gets_no_second_signal():
 
 @pytest.mark.parametrize("stuck", ["TERM", "KILL"])
 def test_a_stuck_worker_is_told_with_what_it_does_and_gets_what_was_asked_for(stuck):
-    with pool(2, 40, "stuck", "busy") as manager, Reaping(manager, idle_wait="0s", stuck=stuck) as reaping:
+    with pool(2, 40, "stuck") as manager, Reaping(manager, stuck=stuck) as reaping:
         (pid,) = re.findall(r"worker (\d+)", reaping.until("HUP sent"))
         reaping.later = 300.0
         line = reaping.until(": stuck")
@@ -195,6 +153,17 @@ def test_a_file_of_another_process_with_that_pid_is_not_believed(statefile):
     statefile.write({"myapp": policy.PoolState(hasty=(1,))}, 1.0)
     me = psutil.Process()
     assert StateFile(policy.ProcessId(me.pid, me.create_time() - 1)).read(2.0) == ({}, "")
+
+
+def test_a_file_under_the_name_of_another_process_is_not_believed(statefile, tmp_path):
+    statefile.write({"myapp": policy.PoolState(hasty=(1,))}, 1.0)
+    (path,) = tmp_path.iterdir()
+    me = psutil.Process()
+    other = StateFile(policy.ProcessId(me.pid, me.create_time() - 1))
+    other.write({"myapp": policy.PoolState(hasty=(1,))}, 1.0)
+    (its,) = set(tmp_path.iterdir()) - {path}
+    path.replace(its)
+    assert other.read(2.0) == ({}, "")
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "pipe", "writable"])

@@ -146,6 +146,8 @@ def test_what_runs_below_a_program_that_supervisord_knows_is_no_stray(tmp_path):
             "SUPERVISOR_SERVER_URL": "unix:///o",
         }
         with subprocess.Popen(["sleep", "1000"], env={**os.environ, **other}) as sleeping:
-            listener.tick()
-            assert "earlier starts" not in listener.text()
-            sleeping.kill()
+            try:
+                listener.tick()
+                assert "earlier starts" not in listener.text()
+            finally:
+                sleeping.kill()

@@ -35,12 +35,21 @@ class Command:
     id: str = ""
 
 
+def id_of(text: str) -> str:
+    """By what whoever sent this finds the answer, be it a command or none; empty: nobody asks for one."""
+    words = _words(text)
+    found = _ID.fullmatch(words[-1]) if words else None
+    return found[1] if found else ""
+
+
+def _words(text: str) -> list[str]:
+    return text[:1000].split()
+
+
 def parse(text: str) -> Command:
     """Raises CommandError."""
-    words = text[:1000].split()
-    found = _ID.fullmatch(words[-1]) if words else None
-    id = found[1] if found else ""
-    words = words[:-1] if found else words
+    id = id_of(text)
+    words = _words(text)[:-1] if id else _words(text)
     verb = words[0] if words else ""
     if verb not in VERBS:
         raise CommandError(f"{verb[:40]!r} is no command; there are {', '.join(VERBS)}")
@@ -66,9 +75,10 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
         return policy.resume(state), "resumed"
     if pool.manager is None or not pool.workers:
         raise CommandError(f"{pool.name} has no workers: it is {pool.state}")
-    if state.paused or state.suspended:
-        why = "paused" if state.paused else f"suspended ({state.suspended.word})" if state.suspended else ""
-        raise CommandError(f"{pool.name} is {why}: memreap resume {pool.name} first")
+    if state.paused:
+        raise CommandError(f"{pool.name} is paused: memreap resume {pool.name} first")
+    if state.suspended:
+        raise CommandError(f"{pool.name} is suspended ({state.suspended.word}): memreap resume {pool.name} first")
     if command.verb == "roll":
         state = policy.ask((worker.id for worker in pool.workers), state)
         return state, f"all {len(pool.workers)} workers are to be replaced, one at a time"

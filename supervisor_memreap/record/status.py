@@ -84,10 +84,7 @@ def table(pools: Iterable[Mapping[str, Any]], now: float) -> str:
     for one in pools:
         rows.append(
             (
-                str(one["name"]),
-                str(one["standing"]).upper(),
-                f"{report.memory(one['limit_bytes'])} {one['metric']}",
-                str(len(one["workers"])),
+                *_head(one),
                 _memory(one, "largest_bytes"),
                 _memory(one, "total_bytes"),
                 str(one["reaps"]),
@@ -103,17 +100,8 @@ def look_table(pools: Iterable[Mapping[str, Any]]) -> str:
     """One line a pool after a single look, which knows nothing of what was before."""
     rows = [("", "", "limit", "workers", "over", "largest", "total")]
     for one in pools:
-        rows.append(
-            (
-                str(one["name"]),
-                str(one["standing"]).upper(),
-                f"{report.memory(one['limit_bytes'])} {one['metric']}",
-                str(len(one["workers"])),
-                str(sum(bool(worker.get("over")) for worker in one["workers"])),
-                _memory(one, "largest_bytes"),
-                _memory(one, "total_bytes"),
-            )
-        )
+        over = str(sum(bool(worker.get("over")) for worker in one["workers"]))
+        rows.append((*_head(one), over, _memory(one, "largest_bytes"), _memory(one, "total_bytes")))
     return _aligned(rows)
 
 
@@ -124,6 +112,12 @@ def workers_table(pool: Mapping[str, Any]) -> str:
         note = one.get("note", "over the limit" if one.get("over") else "")
         rows.append((str(one["pid"]), report.seconds(one["age_seconds"]), _memory(one, "used_bytes"), note))
     return _aligned(rows)
+
+
+def _head(pool: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """Name, standing, limit and number of workers: what every table of pools begins with."""
+    limit = f"{report.memory(pool['limit_bytes'])} {pool['metric']}"
+    return str(pool["name"]), str(pool["standing"]).upper(), limit, str(len(pool["workers"]))
 
 
 def _memory(values: Mapping[str, Any], key: str) -> str:

@@ -78,14 +78,15 @@ class Client:
         except (KeyError, TypeError, ValueError):
             raise Unavailable(f"{self._shown} gave an answer that is not supervisord's") from None
 
-    def publish(self, status: str, announcements: Iterable[str]) -> None:
-        """Hand in the status, and send each announcement as an event, in one call. Raises Unavailable.
+    def publish(self, status: str) -> bool:
+        """Hand in the status; False: this supervisord has no [rpcinterface:memreap]. Raises Unavailable."""
+        (answer,) = self._call("system.multicall", [{"methodName": "memreap.publish", "params": [status]}])
+        return not (isinstance(answer, dict) and answer.get("faultCode") == Faults.UNKNOWN_METHOD)
 
-        A supervisord without [rpcinterface:memreap] takes the announcements alone.
-        """
-        calls: list[dict[str, Any]] = [{"methodName": "memreap.publish", "params": [status]}]
-        for text in announcements:
-            calls.append({"methodName": "supervisor.sendRemoteCommEvent", "params": [ANNOUNCEMENT, text]})
+    def announce(self, announcements: Iterable[str]) -> None:
+        """Send each as an event, in one call. Raises Unavailable."""
+        method = "supervisor.sendRemoteCommEvent"
+        calls = [{"methodName": method, "params": [ANNOUNCEMENT, text]} for text in announcements]
         self._call("system.multicall", calls)
 
     def _call(self, method: str, *params: Any) -> Any:
