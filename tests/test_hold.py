@@ -162,3 +162,30 @@ def test_under_load_no_request_is_lost_whatever_the_attempts_say(tmp_path):
     assert lost == []
     assert answered[0] > 30
     assert set(words) <= {"held", "taken", "gone"}
+
+
+def test_a_child_that_sends_the_signal_after_its_time_was_up_is_not_taken_for_one_that_did_not(tmp_path, monkeypatch):
+    def hears_nothing(_readable: int) -> bytes:
+        time.sleep(0.5)  # this process did not run while the child did all of it
+        return b""
+
+    monkeypatch.setattr(hold, "_hear", hears_nothing)
+    with pool(tmp_path, 1) as (manager, _path):
+        (worker,) = workers_below(manager)
+        assert hold.signal_in_accept(worker, lambda: os.kill(worker, signal.SIGHUP)) == "held"
+        eventually(lambda: _replaced(manager, worker))
+
+
+def test_a_signal_that_was_sent_is_told_as_that_also_where_letting_go_fails(tmp_path, monkeypatch):
+    real = hold._ptrace
+
+    def fails(request: int, pid: int, *rest: int) -> None:
+        if request == hold._DETACH:
+            raise PermissionError
+        real(request, pid, *rest)
+
+    monkeypatch.setattr(hold, "_ptrace", fails)
+    with pool(tmp_path, 1) as (manager, _path):
+        (worker,) = workers_below(manager)
+        assert hold.signal_in_accept(worker, lambda: os.kill(worker, signal.SIGHUP)) == "held"
+        eventually(lambda: _replaced(manager, worker))

@@ -10,6 +10,7 @@ whatever happens to the child, the worker runs on.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -59,9 +60,11 @@ def signal_in_accept(pid: int, send: Callable[[], None]) -> str:
     os.close(writable)
     try:
         said = _hear(readable)
+        # Only of a child that has ended is it known what it did: one that was late may have gone on meanwhile.
+        _end(child)
+        said += _rest(readable)
     finally:
         os.close(readable)
-        _end(child)
     for byte, word in _WORDS.items():
         if said.endswith(byte):
             return word
@@ -100,7 +103,8 @@ def steps(pid: int, send: Callable[[], None]) -> Iterator[bytes]:
         yield _QUEUES
         send()
         yield b""
-        _ptrace(_DETACH, pid)
+        with contextlib.suppress(OSError):  # sent is sent; and when we end the kernel detaches
+            _ptrace(_DETACH, pid)
         yield b"h"
     except ProcessLookupError:
         yield b"g"
@@ -135,6 +139,13 @@ def _hear(readable: int) -> bytes:
         chunk = os.read(readable, 16)
         if not chunk:
             break
+        said += chunk
+    return said
+
+
+def _rest(readable: int) -> bytes:
+    said = b""
+    while chunk := os.read(readable, 16):
         said += chunk
     return said
 
