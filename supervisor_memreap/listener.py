@@ -192,9 +192,9 @@ class Listener:
         self._once("watching", report.watching([(one.namespec, its) for one, its in watched]))
         self.reaper.tick(programs, self._settings, time.monotonic())
         self._publish(client)
-        self._look_for_strays([one for one, _ in watched], programs)
+        self._look_for_strays([one for one, _ in watched], client.programs)
 
-    def _look_for_strays(self, watched: list[Program], programs: list[Program]) -> None:
+    def _look_for_strays(self, watched: list[Program], ask: Callable[[], list[Program]]) -> None:
         """Tell what a daemonized start of a program has left behind; looked for after each of its starts and ends."""
         starts = {one.namespec: (one.state, one.pid) for one in watched}
         changed = [one for one in watched if starts[one.namespec] != self._starts.get(one.namespec)]
@@ -202,12 +202,14 @@ class Listener:
         if not changed:
             return
         sought = {one: self._commands.get(one.name, self._commands.get(one.group, "")) for one in changed}
-        found = strays.find(sought, programs, os.environ, processes.source())
+        found = strays.find(sought, ask, os.environ, processes.source())
         for one in changed:
             topic, its = f"strays of {one.namespec}", found.get(one)
             # While supervisord tries again and again, one line will do; when it has given up, they are counted again.
             if one.state not in ("STARTING", "BACKOFF") or not self._once.has_told(topic):
-                self._once(topic, f"{one.namespec}: {report.strays(its.roots, its.memory)}" if its else "")
+                self._once(
+                    topic, f"{one.namespec}: {report.strays(its.roots, its.memory, its.daemonizes)}" if its else ""
+                )
 
     def _obey(self, data: str) -> None:
         """Do what somebody asks for, at once, and keep the answer for whoever asked. Raises Unavailable."""

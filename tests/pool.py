@@ -12,6 +12,8 @@ that hold nothing. The words make it behave badly:
     oldest      the same, but only where its parent has the pid 1, as FCGI::ProcManager 0.17 really does
     daemonized  it goes into the background first
     wrapped     the manager runs below a wrapper, as a shell without exec makes one
+    twice       two managers run below one wrapper
+    parent      the first worker has a child of its own, the second one has one that runs a command
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def stay(_signum: int, _frame: object) -> None:
     pass
 
 
-def fork_worker(mib: int, words: set[str], ready: int) -> int:
+def fork_worker(mib: int, words: set[str], ready: int, number: int = 0) -> int:
     # Signals wait until the worker has handlers of its own, so that no newborn runs its manager's.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGTERM})
     pid = os.fork()
@@ -45,6 +47,8 @@ def fork_worker(mib: int, words: set[str], ready: int) -> int:
         if "deaf" not in words:
             signal.signal(signal.SIGHUP, stay if "stuck" in words else note if "gap" in words else leave)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if "parent" in words and not (os.fork() if mib else 1):
+            signal.pause() if number else os.execlp("sleep", "sleep", "1000")
         held = bytearray(mib * 1024 * 1024)  # bytes() of zeros would not be resident
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGTERM})
         os.write(ready, b".")
@@ -59,6 +63,8 @@ def fork_worker(mib: int, words: set[str], ready: int) -> int:
 
 def main() -> None:
     count, mib, words = int(sys.argv[1]), int(sys.argv[2]), set(sys.argv[3:])
+    if "twice" in words and os.fork():
+        words.add("wrapped")
     if "wrapped" in words and os.fork():
         signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
         os.wait()
@@ -70,7 +76,7 @@ def main() -> None:
     LISTENING.bind("")  # an abstract address of the kernel's choice: nobody will connect
     LISTENING.listen()
     starting, ready = os.pipe()
-    workers = {fork_worker(mib, words, ready) for _ in range(count)}
+    workers = {fork_worker(mib, words, ready, number) for number in range(count)}
 
     def end(_signum: int, _frame: object) -> None:
         for pid in workers:
@@ -80,7 +86,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, end)
     for _ in workers:
         os.read(starting, 1)
-    print(f"ready (pid: {os.getpid()})", flush=True)
+    try:
+        print(f"ready (pid: {os.getpid()})", flush=True)
+    except BrokenPipeError:
+        pass  # a daemonized one may be so late that nobody listens any more
     while True:
         try:
             gone, _ = os.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor_memreap.core.servers import SERVERS, graceful, recognise
+from supervisor_memreap.core.servers import SERVERS, graceful, manages, recognise
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,23 @@ def test_only_servers_of_the_table_are_known():
     assert graceful("") is None
     assert graceful("fcgiwrap") == ()
     assert [server.name for server in SERVERS if graceful(server.name) != server.graceful] == []
+
+
+@pytest.mark.parametrize(
+    ("comm", "argv", "answer"),
+    [
+        ("perl-fcgi-pm", ["perl-fcgi-pm"], True),
+        ("perl-fcgi-pm [M", ["perl-fcgi-pm [MyApp]"], True),
+        ("perl-fcgi", ["perl-fcgi"], False),
+        ("starman master ", ["starman master --workers 2 app.psgi"], True),
+        ("starman worker ", ["starman worker --workers 2 app.psgi"], False),
+        ("gunicorn: maste", ["gunicorn: master [app]"], True),
+        ("php-fpm8.2", ["php-fpm: master process (/etc/php/8.2/fpm/php-fpm.conf)"], True),
+        ("php-fpm8.2", ["php-fpm: pool www"], False),
+        ("unicorn", ["unicorn master -l 7003 config.ru"], True),
+        ("cat", ["cat"], False),
+        ("", [], False),
+    ],
+)
+def test_a_manager_is_known_by_its_title_where_it_has_one(comm, argv, answer):
+    assert manages(comm, argv) is answer

@@ -31,6 +31,8 @@ SERVERS = (
     Server("Apache", ("USR1",), re.compile(r"(apache2|httpd)$")),
     Server("fcgiwrap", (), re.compile(r"fcgiwrap$")),
 )
+# A manager that says so in its title; FCGI::ProcManager's workers are called perl-fcgi. The kernel keeps 15 characters.
+_MANAGER = re.compile(r"perl-fcgi-pm\b|(starman|gunicorn:|php-fpm:|unicorn(_rails)?) maste")
 _INTERPRETER = re.compile(r"(perl|python|pypy|ruby)[0-9.]*$")
 
 
@@ -39,11 +41,19 @@ def recognise(comm: str, argv: Sequence[str]) -> str:
 
     `comm` is the kernel's name of the process. Where that is an interpreter's, the script in `argv` counts.
     """
-    called = [comm]
-    if _INTERPRETER.match(comm):
-        words = [word for word in argv[1:4] if word != "-m"]
-        called += [word.rpartition("/")[2] for word in words[:1]]
-    return next((server.name for server in SERVERS if any(map(server.called.match, called))), "")
+    called = script(comm, argv)
+    return next((server.name for server in SERVERS if server.called.match(called)), "")
+
+
+def script(comm: str, argv: Sequence[str]) -> str:
+    """What a process runs: its name; where that is an interpreter's, that of the script or module."""
+    words = [word for word in argv[1:4] if word != "-m"] if _INTERPRETER.match(comm) else []
+    return words[0].rpartition("/")[2] if words else comm
+
+
+def manages(comm: str, argv: Sequence[str]) -> bool:
+    """Whether a process calls itself the manager of one of these servers."""
+    return any(map(_MANAGER.match, (comm, *argv[:1])))
 
 
 def graceful(server: str) -> tuple[str, ...] | None:

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
 from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.servers import recognise, script
 from supervisor_memreap.host.source import Source
 
 # How Catalyst, Plack and their like are told where to listen.
 _LISTEN = re.compile(r"(?:^|\s)(?:-l|--listen|--socket|-s)[\s=]+(?:unix:)?(\S+)")
+# How Catalyst, Plack, Starman, gunicorn, uWSGI and unicorn are sent into the background; PHP's -d has KEY=VALUE behind.
+_DAEMON = re.compile(r"(?:^|\s)(?:-d|-D|--?daemon(?:ize)?)(?:[\s=]|$)(?!\s*[^\s=-]+=)")
 
 
 class Strays(NamedTuple):
@@ -28,44 +32,84 @@ class Strays(NamedTuple):
     """The pid at the top of each tree."""
     memory: int
     """What all of them hold, in bytes; shared memory counts once."""
+    daemonizes: bool
+    """Whether the program's command says so; else it was its manager that was ended too early."""
 
 
 def find(
-    sought: Mapping[Program, str], programs: Iterable[Program], environ: Mapping[str, str], view: Source
+    sought: Mapping[Program, str], ask: Callable[[], Iterable[Program]], environ: Mapping[str, str], view: Source
 ) -> dict[Program, Strays]:
     """The strays of each program in `sought`, with its command, among all processes of this machine.
 
-    `programs` is all that supervisord runs, `environ` that of a process of this supervisord. A stray is known by the
-    program's name in its environment. Perl overwrites the environment when it sets $0, as FCGI::ProcManager does: then
-    by the address in the program's command, on which it listens.
+    `ask` tells what supervisord runs, `environ` is that of a process of this supervisord. A stray is an orphan of the
+    control group that we are in (a service of systemd has another one), older than what supervisord runs now under its
+    name, and of the same kind: not what a healthy program has detached. It is known by the program's name in its
+    environment. Perl overwrites the environment when it sets $0, as FCGI::ProcManager does: then by the address in the
+    program's command, on which it listens. What `ask` raises, this raises.
     """
     parents = {one.pid: one.info["ppid"] for one in psutil.process_iter(["ppid"])}
-    known = {one.pid for one in programs if one.pid} | {os.getpid()}
-    above = set(_chain(os.getpid(), parents))
-    loose = {pid for pid in parents if pid not in above and not known & set(_chain(pid, parents))}
-    found: dict[Program, Strays] = {}
+    # Asked for after all processes were read: one that supervisord has just started is no stray.
+    known = {one.pid for one in ask() if one.pid} | {os.getpid()}
+    above = _chain(os.getpid(), parents)
+    orphans = [pid for pid, parent in parents.items() if parent in above and pid not in known and pid not in above]
     names = {(one.group, one.name): one for one in sought}
-    of: dict[int, Program] = {}
-    for pid in loose:
-        said = _environ(pid)
-        if said is None:
-            continue
-        program = names.get((said.get("SUPERVISOR_GROUP_NAME", ""), said.get("SUPERVISOR_PROCESS_NAME", "")))
-        if said:
-            url = said.get("SUPERVISOR_SERVER_URL")
-            if program and url == environ.get("SUPERVISOR_SERVER_URL", url):
-                of[pid] = program
-            continue
-        listening = _listening(pid)
-        owners = (one for one, command in sought.items() if _addresses(command) & listening)
-        of.update((pid, owner) for owner in owners)
-    for program in sought:
-        its = {pid for pid, one in of.items() if one == program}
-        roots = tuple(sorted(pid for pid in its if parents[pid] not in its))
-        if roots:
-            trees = {pid for pid in parents if set(roots) & set(_chain(pid, parents))}
-            found[program] = Strays(roots, sum(_memory(pid, view) for pid in trees))
+    addresses = {one: _addresses(command) for one, command in sought.items()}
+    roots: dict[Program, list[int]] = {}
+    for pid in sorted(orphans):
+        program = _owner(pid, names, addresses, environ)
+        if program and _cgroup(pid) == _cgroup(os.getpid()) and _is_left_over(pid, program, sought[program], view):
+            roots.setdefault(program, []).append(pid)
+    found = {}
+    for program, its in roots.items():
+        trees = {pid for pid in parents if set(its) & set(_chain(pid, parents))}
+        found[program] = Strays(tuple(its), sum(_memory(pid, view) for pid in trees), daemonizes(sought[program]))
     return found
+
+
+def daemonizes(command: str) -> bool:
+    """Whether this command tells the program to go into the background, as far as its words say."""
+    return bool(_DAEMON.search(command))
+
+
+def _owner(
+    pid: int,
+    names: Mapping[tuple[str, str], Program],
+    addresses: Mapping[Program, set[str]],
+    environ: Mapping[str, str],
+) -> Program | None:
+    said = _environ(pid)
+    if said is None:
+        return None
+    if said:
+        url = said.get("SUPERVISOR_SERVER_URL")
+        its = url == environ.get("SUPERVISOR_SERVER_URL", url)
+        name = said.get("SUPERVISOR_GROUP_NAME", ""), said.get("SUPERVISOR_PROCESS_NAME", "")
+        return names.get(name) if its else None
+    listening = _listening(pid) if any(addresses.values()) else set()
+    return next((one for one, its in addresses.items() if its & listening), None)
+
+
+def _is_left_over(pid: int, program: Program, command: str, view: Source) -> bool:
+    """Whether this process is there, is older than what supervisord runs under that name now, and runs the same."""
+    try:
+        process = view.process(pid)
+        if process.ended or (program.pid and view.process(program.pid).id.born <= process.id.born):
+            return False
+        called = view.called(pid)
+        # What a program starts besides itself may be meant to outlive it.
+        return bool(recognise(*called)) or script(*called) in map(os.path.basename, command.split())
+    except ProcessLookupError:
+        return False  # it has ended; or what supervisord ran has, and then there will be another look
+    except PermissionError:
+        return False
+
+
+def _cgroup(pid: int) -> str:
+    """The kernel's name of its control group; the same for all where there are none, or they may not be read."""
+    try:
+        return Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        return ""
 
 
 def _chain(pid: int, parents: Mapping[int, int]) -> list[int]:

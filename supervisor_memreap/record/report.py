@@ -107,11 +107,14 @@ def forgotten(trouble: str) -> str:
     )
 
 
-def sent_again(worker: Worker, settings: PoolSettings, moment: str) -> str:
-    """The second signal went out."""
+def sent_again(worker: Worker, settings: PoolSettings, moment: str, sent: bool = True) -> str:
+    """The second signal went out; not `sent`: it is not known that the first one had."""
     held = " (held in accept)" if moment == "held" else ""
+    has = f"worker {worker.id.pid} is idle and has not left: "
+    if not sent:
+        return f"{has}memreap was ended before it could signal it; {settings.signal} sent{held}"
     return (
-        f"worker {worker.id.pid} is idle and has not left: the first {settings.signal} came between a request and"
+        f"{has}the first {settings.signal} came between a request and"
         f" accept, where it is only noted; {settings.signal} sent a second time{held}"
     )
 
@@ -120,8 +123,10 @@ def forced(word: str, worker: Worker, settings: PoolSettings) -> str:
     """What came of the signal that stuck= asks for, in the words of host.processes.Outcome."""
     if word == "sent":
         return f"worker {worker.id.pid}: {settings.stuck} sent, as stuck={settings.stuck} wants it"
-    return f"worker {worker.id.pid}: stuck={settings.stuck} could not be sent: {word}"
+    return f"worker {worker.id.pid}: {settings.stuck}, as stuck={settings.stuck} wants it, could not be sent: {word}"
 
+
+PAUSED = "it is paused: nothing is sent until supervisorctl memreap resume"
 
 # Why a signal goes out at the next best moment; said once for each manager.
 NEXT_BEST = {
@@ -132,13 +137,18 @@ NEXT_BEST = {
 }
 
 
-def strays(roots: Sequence[int], held: int) -> str:
+def strays(roots: Sequence[int], held: int, daemonizes: bool) -> str:
     """What a program has left behind, and how to be rid of it; `held` in bytes."""
     trees = "a process tree" if len(roots) == 1 else f"{len(roots)} process trees"
+    cause = (
+        "it daemonized itself; remove -d (--daemonize) from its command"
+        if daemonizes
+        else "it daemonizes itself, or its manager was ended by force before its workers; keep it in the foreground,"
+        " and set stopwaitsecs= above the time in which they finish"
+    )
     return (
-        f"{trees} of its earlier starts, of which supervisord knows nothing, still hold {memory(held)}: it daemonized"
-        " itself; remove -d (--daemonize) from its command, and end what is left:"
-        f" kill {' '.join(map(str, roots))}"
+        f"{trees} of its earlier starts, of which supervisord knows nothing, still hold {memory(held)}: {cause}; and"
+        f" end what is left: kill {' '.join(map(str, roots))}"
     )
 
 
@@ -205,8 +215,8 @@ def line(event: Event, settings: PoolSettings, came_back: int | None = None, doi
         )
     if isinstance(event, Wrapped):
         return (
-            f"worker {event.worker.id.pid} is the only one and has children of its own: it looks like the manager below"
-            " a wrapper: nothing sent; write exec in the program's command, or set depth=2"
+            f"worker {event.worker.id.pid} has children of its own and looks like the manager below a wrapper: nothing"
+            " sent; write exec in the program's command, or set depth=2"
         )
     if isinstance(event, NeverIdle):
         return (
