@@ -7,6 +7,7 @@ import select
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.model import Program, Worker
@@ -24,8 +25,9 @@ from supervisor_memreap.core.verdict import (
     WrongSignal,
 )
 from supervisor_memreap.host import processes
-from supervisor_memreap.reaper import Reaper, Standing
+from supervisor_memreap.reaper import Reaper, Standing, States
 from supervisor_memreap.record import report
+from supervisor_memreap.record.statefile import StateFile
 
 # Between two looks: short beside the second within which FCGI::ProcManager replaces a worker.
 INTERVAL = 0.2
@@ -70,9 +72,14 @@ def of_pid(pid: int, name: str, written: float | None = None) -> Programs:
 
 def run(programs: Programs, settings: Settings, names: Sequence[str], dry_run: bool, tell: Tell) -> int:
     """0: nothing is left over the limit; 1: something could not be reaped; 130: Ctrl-C. Raises Unavailable."""
-    reaper = Reaper(tell, dry_run)
+    listed = programs()
+    states = _known_to_the_listener(listed)
+    reaper = Reaper(tell, dry_run, states=states)
     try:
-        standings = reaper.tick(programs(), settings, time.monotonic())
+        standings = reaper.tick(listed, settings, time.monotonic())
+        for one in standings:
+            if one.state.paused:
+                tell(f"{one.pool.name}: {report.PAUSED}")
         if not standings:
             tell(f"supervisord runs none of {', '.join(names)}")
             return 1
@@ -98,6 +105,23 @@ def run(programs: Programs, settings: Settings, names: Sequence[str], dry_run: b
         if reaper.reaped(one.pool.name) or left or sys.stdout.isatty():
             tell(f"{one.pool.name}: {report.summary(one.pool, one.settings, reaper.reaped(one.pool.name), len(left))}")
     return 1 if failed else 0
+
+
+def _known_to_the_listener(programs: Sequence[Program]) -> States:
+    """Who is leaving or stuck, and what is paused or suspended, as the listener of the same user wrote it down."""
+    above = next((one.supervisord for one in programs if one.supervisord), 0)
+    try:
+        supervisord = processes.source().process(above).id if above else None
+    except OSError:
+        supervisord = None
+    if supervisord is None:
+        return {}
+    states, _ = StateFile(supervisord).read(time.monotonic())
+    # A second signal is the listener's business: it may be at it.
+    return {
+        name: replace(state, leaving=replace(state.leaving, again=True)) if state.leaving else state
+        for name, state in states.items()
+    }
 
 
 def _over(one: Standing) -> list[Worker]:
@@ -144,7 +168,8 @@ class _Waits:
 def _waits_for(one: Standing) -> str:
     """What `once` still has to wait for in this pool; empty if nothing."""
     leaving, stuck = one.state.leaving, {each.worker for each in one.state.stuck}
-    if one.pool.manager is None or one.state.suspended or one.state.said & _GIVEN_UP:
+    state = one.state
+    if one.pool.manager is None or state.suspended or state.paused or state.said & _GIVEN_UP:
         return ""
     if leaving and leaving.overdue:
         return ""

@@ -10,12 +10,15 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
-from driver import eventually, supervisord
+from driver import POOL, eventually, supervisord
 from driver import workers_below as pids
 from test_processes import look, pool
 
-from supervisor_memreap.host import lock
+from supervisor_memreap.core import policy
+from supervisor_memreap.host import lock, processes
+from supervisor_memreap.record.statefile import StateFile
 
 QUICK = ("min_age=1s", "settle=0.1s")
 
@@ -194,6 +197,37 @@ def test_a_name_narrows_the_run_and_takes_nothing_from_the_settings(tmp_path):
             assert "shop:web: worker" in result.stdout
             assert "would die of USR1" in result.stdout
             assert "shop:api" not in result.stdout
+
+
+@pytest.mark.parametrize("what", ["stuck", "leaving", "paused"])
+def test_what_the_listener_has_written_down_counts(tmp_path, monkeypatch, what):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    conf = tmp_path / "supervisord.conf"
+    text = f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40 stuck\n[memreap:myapp]\nlimit=30MB\nmin_age=1s\n"
+    with supervisord(tmp_path, text) as process:
+        view = processes.source()
+        (manager,) = (one.pid for one in psutil.Process(process.pid).children() if one.children())
+        (worker,) = (view.process(pid).id for pid in view.children(manager))
+        signalled = policy.Leaving(worker, time.monotonic(), frozenset([worker]))
+        state = {
+            "stuck": policy.PoolState(stuck=(signalled,)),
+            "leaving": policy.PoolState(leaving=signalled),
+            "paused": policy.PoolState(paused=True),
+        }[what]
+        assert StateFile(view.process(process.pid).id).write({"myapp": state}, time.monotonic()) == ""
+        if what == "leaving":
+            with subprocess.Popen(command("-c", conf), stdout=subprocess.PIPE, text=True) as waiting:
+                assert f"waiting for worker {worker.pid} to finish its request" in waiting.stdout.readline()
+                psutil.Process(worker.pid).kill()
+                assert "HUP sent" not in waiting.stdout.read()
+                assert waiting.wait() == 0
+        else:
+            result = once("-c", conf)
+            assert result.returncode == 1
+            assert "HUP sent" not in result.stdout
+            assert "1 over the limit" in result.stdout
+            assert ("it is paused: nothing is sent" in result.stdout) == (what == "paused")
 
 
 def test_a_pidfile_that_another_process_left_is_refused(tmp_path):

@@ -25,6 +25,8 @@ from supervisor_memreap.core.settings import PoolSettings
 _MOST_BYTES = 16 * 1024**2
 # Seconds since the last change after which a file that nobody seems to need is removed: a week.
 _OLD = 7 * 86400.0
+# Seconds after which it is written anew though nothing has changed: whoever clears temporary folders goes by age.
+_RENEWED = 86400.0
 
 
 class StateFile:
@@ -36,6 +38,7 @@ class StateFile:
         name = f"memreap-{os.geteuid()}-{supervisord.pid}-{supervisord.born:.2f}.json"
         self._path = os.path.join(_folder(), name)
         self._written: object = None
+        self._when = 0.0
 
     def read(self, now: float) -> tuple[dict[str, PoolState], str]:
         """The states of the last listener, by pool; and why there are none although there is a file."""
@@ -53,13 +56,14 @@ class StateFile:
             states = {str(name): _state(one) for name, one in data["pools"].items()}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return {}, f"{self._path}: not what a listener wrote"
-        self._written = _worth_keeping(states)
+        self._written, self._when = _worth_keeping(states), data["written"]
         return states, ""
 
     def write(self, states: Mapping[str, PoolState], now: float) -> str:
         """Keep what is worth it, or remove the file if nothing is; why that was not possible, else empty."""
         kept = _worth_keeping(states)
-        if kept == self._written:
+        # Somebody may have removed it, and with it who is paused.
+        if kept == self._written and (not kept or (os.path.exists(self._path) and now - self._when < _RENEWED)):
             return ""
         try:
             if kept:
@@ -69,7 +73,7 @@ class StateFile:
                 _remove(self._path)
         except OSError as error:
             return f"{self._path}: {error.strerror or error}"
-        self._written = kept
+        self._written, self._when = kept, now
         return ""
 
     def remove(self) -> None:
@@ -171,6 +175,8 @@ def _leaving(data: dict[str, Any]) -> Leaving:
         worker=_process(data["worker"]),
         signalled=float(data["signalled"]),
         before=frozenset(map(_process, data["before"])),
+        born_after=float(data["born_after"]),
+        sent=bool(data["sent"]),
         again=bool(data["again"]),
         forced=maybe("forced", float),
         left=maybe("left", float),
