@@ -205,7 +205,8 @@ class Reaper:
         try:
             for worker in one.verdict.reap:
                 # Whoever is ended between the signal and the end of the tick must find it in the file.
-                self._keep({**self._states, pool.name: policy.signalled(pool, worker, settings, state, now)})
+                about = policy.signalled(pool, worker, settings, state, now, sent=False)
+                self._keep({**self._states, pool.name: about})
                 outcome = processes.reap(pool, worker, settings, view, watch, worker.id in one.verdict.insist)
                 if outcome.word == "sent":
                     break
@@ -236,13 +237,22 @@ class Reaper:
         """What a worker gets that was signalled and is still there."""
         pool, settings = one.pool, one.settings
         if one.verdict.again:
+            assert one.state.leaving
+            # Written down first, as the first one is: whoever is ended here must not have a third one sent.
+            state = policy.signalled_again(one.state)
+            self._keep({**self._states, pool.name: state})
             outcome = processes.reap_again(pool, one.verdict.again, settings, view)
             if outcome.word == "sent":
-                one.state = self._states[pool.name] = policy.signalled_again(one.state)
-                self._tell_of(pool.name, report.sent_again(one.verdict.again, settings, outcome.moment))
+                sent = one.state.leaving.sent
+                one.state = self._states[pool.name] = state
+                self._tell_of(pool.name, report.sent_again(one.verdict.again, settings, outcome.moment, sent))
         if one.verdict.force:
+            self._keep(self._states)
             outcome = processes.force(pool, one.verdict.force, settings.stuck, view)
             self._tell_of(pool.name, report.forced(outcome.word, one.verdict.force, settings))
+            if outcome.word in ("not permitted", "failed"):
+                one.state = self._states[pool.name] = policy.not_forced(one.state)
+                self._release(pool.name, one.state)
 
     def _refused(self, word: str, worker: Worker, one: Standing) -> policy.PoolState:
         """Nothing was sent; a busy worker is no news."""
@@ -308,9 +318,10 @@ class Reaper:
 
     def _follow_those_of_before(self, pool: Pool, state: policy.PoolState, view: Source) -> None:
         """Hold what the reaper before this one held for workers that are still leaving."""
+        if pool.manager is None:
+            return
         followed = {one.worker for one in self._departures.get(pool.name, ())}
         for worker in set(_expected(state)) - followed:
-            assert pool.manager
             held = None
             if state.leaving and state.leaving.worker == worker:
                 try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from supervisor_memreap.core.command import Command, CommandError, carry_out, parse
 from supervisor_memreap.core.model import Pool, ProcessId, Worker
-from supervisor_memreap.core.policy import PoolState, Suspension
+from supervisor_memreap.core.policy import Leaving, PoolState, Suspension
 
 MANAGER = ProcessId(1, 0.5)
 WORKERS = tuple(Worker(ProcessId(pid, 1.0), 60.0, pid * 1024**2) for pid in (11, 13, 12))
@@ -88,3 +90,12 @@ def test_where_nobody_may_go_that_is_said(pool, state, said, text):
 def test_a_worker_that_is_not_there_is_refused_with_those_that_are():
     with pytest.raises(CommandError, match="myapp has no worker 99; there are 11, 13, 12"):
         carry_out(parse("reap myapp 99"), POOL, PoolState())
+
+
+def test_reap_without_a_pid_never_means_one_that_was_signalled_already():
+    eleven, thirteen, twelve = (worker.id for worker in WORKERS)
+    state = PoolState(leaving=Leaving(thirteen, 0.0, frozenset()), stuck=(Leaving(twelve, 0.0, frozenset()),))
+    after, said = carry_out(parse("reap myapp"), POOL, state)
+    assert (said, after.asked) == ("worker 11 is to be replaced", {eleven})
+    with pytest.raises(CommandError, match="all of its workers have been signalled already"):
+        carry_out(parse("reap myapp"), replace(POOL, workers=WORKERS[1:]), state)

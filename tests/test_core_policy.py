@@ -520,7 +520,9 @@ def test_what_looks_like_a_manager_below_a_wrapper_is_not_signalled():
     manager = replace(film.worker(11, 300), suspect=Suspect(300 * MIB, True, leads=True))
     verdict = film.look({11: manager})
     assert (reaped(verdict), verdict.events) == (None, (Wrapped(manager),))
-    assert reaped(film.look({11: manager, 12: 20})) == 11  # one of several workers may have a child for a moment
+    assert reaped(film.look({11: manager, 12: 20})) is None
+    film.state = policy.ask([manager.id], film.state)
+    assert reaped(film.look({11: manager, 12: 20})) is None
 
 
 def test_with_never_a_worker_that_is_never_idle_is_told_of_once():
@@ -618,3 +620,83 @@ def test_a_suspension_ends_when_somebody_resumes_the_pool():
     film.look({11: 160, 12: 170})
     film.state = policy.resume(film.state)
     assert reaped(film.look({11: 160, 12: 170}, after=60)) == 12
+
+
+def unsent(film: Film, pool_of: dict) -> None:
+    """The look that chooses 11, by a listener that was ended before it could say that the signal went out."""
+    assert reaped(film.look(pool_of, signal=False)) == 11
+    worker = film.worker(11, pool_of[11])
+    pool = Pool("myapp", "RUNNING", "", ProcessId(1, BOOT), 60, (worker,))
+    film.state = policy.signalled(pool, worker, film.settings, film.state, film.now, sent=False)
+
+
+@pytest.mark.parametrize("stuck", ["report", "TERM", "KILL"])
+def test_a_worker_that_may_never_have_got_the_signal_is_neither_stuck_nor_forced_but_chosen_again(stuck):
+    film = Film(replace(SETTINGS, stuck=stuck))
+    unsent(film, {11: 300})
+    assert film.look({11: 300}).standing == "leaving"
+    verdict = film.look({11: 300}, after=300, signal=False)
+    assert (verdict.force, verdict.events) == (None, ())
+    assert reaped(verdict) == 11
+
+
+def test_a_worker_that_may_never_have_got_the_signal_gets_it_when_it_is_idle_and_counts_as_signalled_then():
+    film = Film()
+    unsent(film, {11: 300})
+    verdict = film.look({11: 300}, after=policy.AGAIN)
+    assert verdict.again.id.pid == 11
+    film.state = policy.signalled_again(film.state)
+    (event,) = film.look({11: 300}, after=300).events
+    assert isinstance(event, Stuck)
+
+
+def test_in_a_paused_pool_nobody_gets_a_second_signal_or_a_stronger_one():
+    film = Film(replace(SETTINGS, stuck="KILL"))
+    assert reaped(film.look({11: 300, 12: 20})) == 11
+    film.state = policy.pause(film.state)
+    for after in (policy.AGAIN, 300, 300):
+        verdict = film.look({11: 300, 12: 20}, after=after)
+        assert (verdict.again, verdict.force, verdict.events) == (None, None, ())
+    film.state = policy.resume(film.state)
+    assert film.look({11: 300, 12: 20}).force.id.pid == 11
+
+
+def test_where_the_stronger_signal_could_not_be_sent_it_is_not_claimed_and_the_next_may_go():
+    film = Film(replace(SETTINGS, stuck="KILL"))
+    assert reaped(film.look({11: 300, 12: 200})) == 11
+    assert film.look({11: 300, 12: 200}, after=300).force.id.pid == 11
+    film.state = policy.not_forced(film.state)
+    verdict = film.look({11: 300, 12: 200}, after=300)
+    assert (reaped(verdict), verdict.events) == (12, ())
+
+
+def test_a_manager_that_cannot_be_looked_at_for_a_while_has_not_fallen():
+    film = Film()
+    assert reaped(film.look({11: 300, 12: 200})) == 11
+    film.now += 5
+    hidden = Pool("myapp", "RUNNING", "depth=2, and there is not one manager below the wrapper")
+    verdict, film.state = policy.decide(hidden, film.settings, film.state, film.now)
+    assert [type(event) for event in verdict.events] == [Unseen]
+    assert film.look({11: 300, 12: 200}).standing == "leaving"
+    film.fork(13)
+    assert events(film.look({12: 200, 13: 20}), Left)
+
+
+def test_a_manager_that_is_there_after_all_has_not_fallen():
+    film = Film()
+    film.look({11: 300, 12: 20})
+    assert events(film.look(state="gone"), Fell)
+    assert film.look({11: 20, 12: 20}, born=BOOT).events == (Resumed("its manager 1 is there after all"),)
+    assert film.state.falls == 0
+    assert reaped(film.look({11: 20, 12: 300}, born=BOOT)) == 12
+
+
+def test_a_worker_that_the_list_of_children_had_missed_is_no_replacement():
+    film = Film()
+    film.look({11: 300, 12: 20})
+    missed = {12: 20, 13: 20}  # 13 is as old as its manager
+    (left,) = film.look(missed).events
+    assert left.replaced_by is None
+    assert film.look(missed, after=60).standing == "settling"
+    film.fork(14, ago=20)
+    assert film.look({**missed, 14: 20}, after=0).standing == "quiet"

@@ -423,3 +423,37 @@ def test_a_worker_with_children_of_its_own_is_known_as_that(view):
         assert worker.id.pid == pid
         assert worker.suspect.leads
         assert not look(pid, view=view).workers[0].suspect.leads
+
+
+def test_a_worker_with_a_child_is_no_manager_where_it_has_siblings_of_its_name(view, tmp_path):
+    """The child may be a command that it runs, or another one of the same name."""
+    with pool(2, 40, "parent") as pid:
+        found = look(pid, PoolSettings(limit=MIB), view)
+        assert [worker.suspect.leads for worker in found.workers] == [False, False]
+
+
+def test_two_managers_below_one_wrapper_are_known_as_that(view):
+    def leads() -> list[bool]:
+        found = look(psutil.Process(pid).ppid(), PoolSettings(limit=MIB), type(view)())
+        return [worker.suspect.leads for worker in found.workers]
+
+    with pool(2, 40, "twice") as pid:
+        eventually(lambda: _assert_equal(leads(), [True, True]))  # the second one is still about to fork
+
+
+def _assert_equal(one: object, other: object) -> None:
+    assert one == other
+
+
+@needs_linux
+def test_what_cannot_be_followed_leaves_no_descriptor_open(monkeypatch):
+    def fails(_self, _pid):
+        raise OSError("too many open files")
+
+    with subprocess.Popen(["sleep", "100"]) as process:
+        before = os.listdir("/proc/self/fd")
+        monkeypatch.setattr(Procfs, "process", fails)
+        for _ in range(5):
+            assert processes.follow(ProcessId(process.pid, 1.0), Procfs()) is None
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+        process.kill()

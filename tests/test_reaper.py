@@ -9,12 +9,13 @@ import time
 
 import psutil
 import pytest
-from driver import pool
+from driver import pool, workers_below
 from reaping import Reaping
 
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, resolve
+from supervisor_memreap.host import processes
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record.statefile import StateFile
 
@@ -106,7 +107,7 @@ def _end_by_force(manager: int, statefile: StateFile, moment: str) -> None:
 
 def test_what_is_kept_is_what_was_there(statefile):
     one, other = policy.ProcessId(11, 0.1), policy.ProcessId(12, 1 / 3)
-    leaving = policy.Leaving(one, 1.5, frozenset([one, other]), True, 2.5, 3.5, True, other, True)
+    leaving = policy.Leaving(one, 1.5, frozenset([one, other]), 0.5, False, True, 2.5, 3.5, True, other, True)
     section = {"limit": Given("30MB", ""), "idle_wait": Given("never", "")}
     state = policy.PoolState(
         settings=resolve({"myapp": section}).of(Program("myapp", "myapp", "RUNNING", 1)),
@@ -206,3 +207,57 @@ def test_files_of_supervisords_that_are_no_more_are_swept(statefile, tmp_path):
     os.utime(path, (0, 0))
     statefile.read(2.0)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("stuck", "line"), [("report", "HUP sent a second time"), ("KILL", "KILL sent")])
+def test_a_second_signal_and_a_stronger_one_are_written_down_before_they_are_sent(monkeypatch, stuck, line):
+    kept: list[dict] = []
+
+    def keeping(real):
+        def act(*args):
+            before = kept[-1]["myapp"].leaving
+            assert before.again if stuck == "report" else before.forced
+            return real(*args)
+
+        return act
+
+    monkeypatch.setattr(processes, "reap_again", keeping(processes.reap_again))
+    monkeypatch.setattr(processes, "force", keeping(processes.force))
+    words = ("gap",) if stuck == "report" else ("stuck", "busy")
+    with pool(1, 40, *words) as manager, Reaping(manager, stuck=stuck, idle_wait="0s") as reaping:
+        reaping.reaper = Reaper(reaping.said.append, keep=lambda states: kept.append(dict(states)))
+        reaping.until("HUP sent")
+        reaping.later = policy.AGAIN if stuck == "report" else 300.0
+        reaping.until(line)
+
+
+def test_a_worker_that_is_ended_before_its_signal_gets_it_from_the_next_listener(statefile):
+    with pool(1, 40) as manager, Reaping(manager) as reaping:
+        (worker,) = workers_below(manager)
+        before = reaping.reaper
+        before._keep = lambda states: statefile.write(states, time.monotonic())
+        monkey = pytest.MonkeyPatch()
+        monkey.setattr(processes, "reap", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            reaping.tick()
+        monkey.undo()
+        before.close()
+        states, _ = statefile.read(time.monotonic())
+        assert (states["myapp"].leaving.worker.pid, states["myapp"].leaving.sent) == (worker, False)
+        reaping.reaper = Reaper(reaping.said.append, states=states)
+        assert reaping.tick().verdict.standing == "leaving"
+        reaping.later = policy.AGAIN
+        assert "memreap was ended before it could signal it" in reaping.until(f"worker {worker} is idle")
+        reaping.until(f"worker {worker} left")
+
+
+def test_a_file_that_somebody_removed_is_written_again_and_a_week_old_one_is_renewed(statefile, tmp_path):
+    states = {"myapp": policy.PoolState(paused=True)}
+    statefile.write(states, 1.0)
+    (path,) = tmp_path.iterdir()
+    path.unlink()
+    statefile.write(states, 2.0)
+    assert statefile.read(3.0) == (states, "")
+    os.utime(path, (0, 0))
+    statefile.write(states, 2.0 + 7 * 86400)
+    assert path.stat().st_mtime > 0

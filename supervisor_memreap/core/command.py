@@ -88,5 +88,9 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
             pids = ", ".join(str(one.id.pid) for one in pool.workers)
             raise CommandError(f"{pool.name} has no worker {command.pid}; there are {pids}")
     else:
-        worker = max(pool.workers, key=lambda one: (one.used or 0, one.bound))
+        gone = {one.worker for one in (state.leaving, *state.stuck) if one}
+        there = [one for one in pool.workers if one.id not in gone]
+        if not there:
+            raise CommandError(f"{pool.name}: all of its workers have been signalled already")
+        worker = max(there, key=lambda one: (one.used or 0, one.bound))
     return policy.ask([worker.id], state), f"worker {worker.id.pid} is to be replaced"

@@ -43,7 +43,7 @@ class Suspect:
     server: str = ""
     """The pre-forking server that it is a worker of, as core.servers names it; empty: none of those."""
     leads: bool = False
-    """Whether it has children of its own, as a manager below a wrapper has."""
+    """Whether it looks like a manager itself, below a wrapper: by its name, or by children and no sibling like it."""
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,10 @@ class Leaving:
     signalled: float
     before: frozenset[ProcessId]
     """The pool's workers when it was signalled, itself among them."""
+    born_after: float = 0.0
+    """Who came for it was born after this, on the scale of ProcessId.born: a list of children may have missed one."""
+    sent: bool = True
+    """False: this was written down before the signal, and nobody came back to say that it went out."""
     again: bool = False
     """It was signalled a second time."""
     forced: float | None = None
@@ -131,8 +135,9 @@ def decide(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> 
     if pool.manager is None:
         if pool.unseen and pool.unseen not in said:
             events.append(Unseen(pool.unseen))
+        looked = state.looked if pool.unseen else now
         return Verdict(pool.state.lower(), events=tuple(events)), replace(
-            state, looked=now, said=frozenset([pool.unseen])
+            state, looked=looked, said=frozenset([pool.unseen])
         )
     state = _follow_stuck(pool, state, now, events)
     state = _follow_leaving(pool, settings, state, now, events)
@@ -146,15 +151,23 @@ def decide(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> 
     return Verdict(_standing(state, workers), workers, insist, again, force, tuple(events)), state
 
 
-def signalled(pool: Pool, worker: Worker, settings: PoolSettings, state: PoolState, now: float) -> PoolState:
-    """The signal that `decide` asked for went out to `worker`."""
+def signalled(
+    pool: Pool, worker: Worker, settings: PoolSettings, state: PoolState, now: float, sent: bool = True
+) -> PoolState:
+    """The signal that `decide` asked for went out to `worker`; or, not `sent`, it is about to."""
     over = state.over.get(worker.id)
     fresh = over is not None and over.fresh
     return replace(
         state,
         ripe={},
         asked=state.asked - {worker.id},
-        leaving=Leaving(worker.id, now, frozenset(other.id for other in pool.workers)),
+        leaving=Leaving(
+            worker.id,
+            now,
+            frozenset(other.id for other in pool.workers),
+            worker.id.born + worker.age,
+            sent,
+        ),
         hasty=(*state.hasty, worker.used or 0)[-HASTY_REAPS:] if fresh else (),
     )
 
@@ -162,7 +175,13 @@ def signalled(pool: Pool, worker: Worker, settings: PoolSettings, state: PoolSta
 def signalled_again(state: PoolState) -> PoolState:
     """The second signal that `decide` asked for went out."""
     assert state.leaving
-    return replace(state, leaving=replace(state.leaving, again=True))
+    return replace(state, leaving=replace(state.leaving, again=True, sent=True))
+
+
+def not_forced(state: PoolState) -> PoolState:
+    """What `stuck` asks for could not be sent: the worker stays as it is, and the next one may go."""
+    assert state.leaving
+    return replace(state, leaving=None, stuck=(*state.stuck, replace(state.leaving, forced=None)))
 
 
 def exited(worker: ProcessId, state: PoolState, at: float) -> PoolState:
@@ -181,7 +200,7 @@ def ask(workers: Iterable[ProcessId], state: PoolState) -> PoolState:
 
 
 def pause(state: PoolState) -> PoolState:
-    """Nobody is signalled any more; who has been is followed to the end."""
+    """Nobody is signalled any more, not a second time either; who has been is followed to the end."""
     return replace(state, paused=True, asked=frozenset())
 
 
@@ -195,7 +214,7 @@ def veto(pool: Pool, worker: Worker, settings: PoolSettings) -> Event | None:
     suspect = worker.suspect
     if suspect is None:
         return None
-    if suspect.leads and len(pool.workers) == 1:
+    if suspect.leads:
         return Wrapped(worker)
     safe = graceful(suspect.server)
     if safe is not None and settings.signal not in safe:
@@ -218,6 +237,8 @@ def _heed_settings(settings: PoolSettings, state: PoolState, events: list[Event]
 
 
 def _heed_manager(pool: Pool, state: PoolState, events: list[Event]) -> PoolState:
+    if pool.unseen:
+        return state  # it may be there, and so may who is leaving
     if pool.manager is None or (state.manager and pool.manager != state.manager):
         state = _forget_manager(pool, state, events)
     if pool.manager is None:
@@ -227,6 +248,9 @@ def _heed_manager(pool: Pool, state: PoolState, events: list[Event]) -> PoolStat
     if suspended and pool.manager != suspended.manager and pool.manager_age >= (suspended.needs_age or 0):
         events.append(Resumed(f"its manager {pool.manager.pid} is a new one"))
         state = replace(state, suspended=None)
+    elif suspended and pool.manager == suspended.manager and suspended.needs_age is not None:
+        events.append(Resumed(f"its manager {pool.manager.pid} is there after all"))
+        state = replace(state, suspended=None, falls=max(0, state.falls - 1))
     return state
 
 
@@ -262,7 +286,11 @@ def _follow_leaving(pool: Pool, settings: PoolSettings, state: PoolState, now: f
     if leaving.left is None:
         if pool.worker(leaving.worker) is None:
             leaving = replace(leaving, left=now)
-        elif now - (leaving.forced or leaving.signalled) >= settings.grace:
+        elif now - (leaving.forced or leaving.signalled) < settings.grace:
+            pass
+        elif not leaving.sent:
+            return replace(state, leaving=None)  # it never got the signal, as far as anybody knows
+        elif not state.paused or settings.stuck == "report":
             events.append(Stuck(leaving.worker, now - leaving.signalled, leaving.forced is not None))
             if settings.stuck == "report" or leaving.forced is not None:
                 return replace(state, leaving=None, stuck=(*state.stuck, leaving))
@@ -271,7 +299,7 @@ def _follow_leaving(pool: Pool, settings: PoolSettings, state: PoolState, now: f
     if left is None:
         return replace(state, leaving=leaving)
     gone_for = now - left
-    newcomers = [worker for worker in pool.workers if worker.id not in leaving.before]
+    newcomers = [one for one in pool.workers if one.id not in leaving.before and one.id.born >= leaving.born_after]
     if leaving.replaced_by is None and newcomers:
         youngest = min(newcomers, key=lambda worker: worker.age)
         leaving = replace(leaving, replaced_by=youngest.id)
@@ -358,7 +386,7 @@ def _choose(
 
 def _due_again(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> Worker | None:
     leaving = state.leaving
-    if leaving is None or leaving.left is not None or leaving.again or leaving.forced is not None:
+    if leaving is None or leaving.left is not None or leaving.again or leaving.forced is not None or state.paused:
         return None
     if now - leaving.signalled < min(AGAIN, settings.grace / 2):
         return None
@@ -368,7 +396,9 @@ def _due_again(pool: Pool, settings: PoolSettings, state: PoolState, now: float)
 def _due_force(pool: Pool, state: PoolState, now: float) -> Worker | None:
     """Asked for at the one look that finds the worker stuck, whatever then comes of it."""
     leaving = state.leaving
-    return pool.worker(leaving.worker) if leaving and leaving.left is None and leaving.forced == now else None
+    if leaving is None or leaving.left is not None or leaving.forced != now or state.paused:
+        return None
+    return pool.worker(leaving.worker)
 
 
 def _tell_long_wait(

@@ -78,7 +78,7 @@ class WrongSignal:
 
 @dataclass(frozen=True)
 class Wrapped:
-    """The only worker has children of its own: it looks like the manager, and what it runs under like a wrapper."""
+    """It looks like the manager itself, and what it runs under like a wrapper."""
 
     worker: Worker
 

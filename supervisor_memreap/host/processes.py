@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from supervisor_memreap.core.model import Pool, ProcessId, Program, Suspect, Worker
-from supervisor_memreap.core.servers import recognise
+from supervisor_memreap.core.servers import manages, recognise
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import hold, procfs
 from supervisor_memreap.host.source import Process, Psutil, Source
@@ -90,9 +90,33 @@ def _worker(pid: int, manager: ProcessId, watched: Watched, view: Source) -> Wor
         caught = view.catches(pid, _signum(settings.signal))
         used = _measure(worker, settings.metric, view)
         server = recognise(*view.called(pid))
-        return replace(worker, suspect=Suspect(used, caught, server, bool(view.children(pid))))
+        return replace(worker, suspect=Suspect(used, caught, server, _leads(pid, manager.pid, view)))
     except (ProcessLookupError, PermissionError):
         return None
+
+
+def _leads(pid: int, above: int, view: Source) -> bool:
+    """Whether this child of `above` looks like a manager itself: then `above` is a wrapper.
+
+    A worker may have children too, of a command that it runs; but then it has siblings of its own name.
+    """
+    comm, argv = view.called(pid)
+    if manages(comm, argv):
+        return True
+    if not view.children(pid):
+        return False
+    siblings = [one for one in view.children(above) if one != pid and _name(one, view) == comm]
+    # Or they are managers below one wrapper: each has workers that are called as itself.
+    return not siblings or all(
+        any(_name(child, view) == comm for child in view.children(one)) for one in (pid, *siblings)
+    )
+
+
+def _name(pid: int, view: Source) -> str:
+    try:
+        return view.called(pid)[0]
+    except (ProcessLookupError, PermissionError):
+        return ""
 
 
 def _measure(worker: Worker, metric: str, view: Source) -> int | None:
@@ -289,10 +313,15 @@ def follow(process: ProcessId, view: Source) -> int | None:
     """A descriptor that is readable when this process is gone; None if it is, or where the system has none."""
     try:
         pidfd = _open_pidfd(process.pid)
-        if pidfd is None or view.process(process.pid).id == process:
-            return pidfd
-    except (ProcessLookupError, PermissionError):
+    except ProcessLookupError:
         return None
+    if pidfd is None:
+        return None
+    try:
+        if view.process(process.pid).id == process:
+            return pidfd
+    except OSError:
+        pass  # gone, or not to be read; or this machine is short of something
     os.close(pidfd)
     return None
 
