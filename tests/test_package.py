@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import os
 import subprocess
@@ -78,3 +79,24 @@ def test_the_two_commands_of_the_readme_are_those_that_ci_runs():
     assert "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/memreap demo\n" in readme
     assert "    sh tests/run\n" in readme
     assert (stack.ROOT / ".ci/run").read_text().endswith("exec sh tests/run\n")
+
+
+def test_signals_are_sent_from_one_place_to_one_process_at_a_time():
+    """Besides that one there is the end of hold.py's own child; the signal 0 of statefile.py only asks."""
+    package = stack.ROOT / "supervisor_memreap"
+    names = {"kill", "killpg", "pidfd_send_signal", "send_signal", "terminate", "sigqueue", "pthread_kill", "tgkill"}
+    senders = [
+        (path.name, function.name, call.func.attr)
+        for path in sorted(package.rglob("*.py"))
+        if "demo" not in path.parts  # it ends what it has started itself
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef)
+        for call in ast.walk(function)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in names
+    ]
+    assert senders == [
+        ("hold.py", "_end", "kill"),
+        ("processes.py", "_send", "pidfd_send_signal"),
+        ("processes.py", "_send", "kill"),
+        ("statefile.py", "_exists", "kill"),
+    ]

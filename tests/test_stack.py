@@ -19,6 +19,9 @@ import supervisor
 from driver import eventually
 
 import supervisor_memreap
+from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.host import processes
 
 LIMIT_MB = 150
 README = (stack.ROOT / "README.md").read_text()
@@ -157,3 +160,33 @@ def test_a_request_that_sleeps_is_neither_cut_nor_shortened(sock):
         (sent,) = pool.lines("HUP sent")
         assert f"worker {busy} " in sent
         assert "it was idle (held in accept)" in sent
+
+
+def test_a_worker_on_a_connection_that_nginx_keeps_is_not_idle_until_that_ends(sock):
+    """With the block of docs/safety.md, but that connections are kept for 3 s."""
+    where = sock.parent
+    safety = (stack.ROOT / "docs/safety.md").read_text()
+    (upstream,) = re.findall(r"^    upstream myapp \{\n.*?\n    \}$", safety, re.DOTALL | re.MULTILINE)
+    for old, new in {"/run/myapp.sock": str(sock), "keepalive_timeout 10s": "keepalive_timeout 3s"}.items():
+        assert upstream.count(old) == 1
+        upstream = upstream.replace(old, new)
+    conf = (stack.APPS / "nginx.conf").read_text().replace("    server {", f"{upstream}\n    server {{", 1)
+    conf = conf.replace("fastcgi_pass unix:FOLDER/$pool.sock;", "fastcgi_pass myapp; fastcgi_keep_conn on;")
+    (where / "kept.conf").write_text(conf)
+    text = f"[program:myapp]\ncommand={plack(sock)}\n"
+    with stack.running(text, "myapp", where, nginx_conf=where / "kept.conf") as pool:
+        view = processes.source()
+        busy, _ = pool.ask()
+        program = Program("myapp", "myapp", "RUNNING", pool.manager().pid)
+        settings = PoolSettings(limit=1024**2)
+        (found,) = processes.look([processes.Watched(program, settings)], view)
+        worker = found.worker(view.process(busy).id)
+        assert processes.reap(found, worker, settings, view, 0.3).word == "busy"
+        eventually(lambda: assert_idle(view, busy), timeout=10)
+        outcome = processes.reap(found, worker, settings, view, 0.3)
+        assert (outcome.word, outcome.moment) == ("sent", "held")
+        os.close(outcome.pidfd)
+
+
+def assert_idle(view: processes.Source, pid: int) -> None:
+    assert view.idle(pid)
