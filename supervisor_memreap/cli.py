@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import NoReturn
 
 from supervisor_memreap import __version__, listener, once
-from supervisor_memreap.core.settings import KEYS, Given, Settings, SettingsError, duration, names_of, resolve
+from supervisor_memreap.core.settings import (
+    KEYS,
+    Given,
+    Sections,
+    Settings,
+    SettingsError,
+    duration,
+    names_of,
+    resolve,
+    short,
+)
 from supervisor_memreap.demo import run as demo
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record import log, status
@@ -62,6 +72,19 @@ suspended, what came back) is in supervisorctl memreap status.
 
 exit status: 0; 1 supervisord does not answer, or does not run what was named; 2 bad usage or
 configuration; 130 Ctrl-C.
+"""
+
+_EFFECTIVE = """\
+Show the settings in force of each pool, and where each value was written: the file and its
+section, the listener's command, or nowhere (default). Key by key the most exact section wins:
+[memreap:group:name], [memreap:name], [memreap:group], then [memreap] for all.
+
+    memreap settings
+    memreap settings myapp
+
+Where supervisord does not answer, the programs are those of the configuration.
+
+exit status: 0; 1 nothing of what was named is watched; 2 bad usage or configuration.
 """
 
 _SETTINGS = f"""\
@@ -126,7 +149,11 @@ def _parser() -> argparse.ArgumentParser:
     state.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
     state.set_defaults(run=_status)
 
-    for command in (listen, single, state):
+    effective = add("settings", "the settings in force, and where each value comes from", _EFFECTIVE)
+    effective.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
+    effective.set_defaults(run=_settings)
+
+    for command in (listen, single, state, effective):
         command.add_argument(
             "-c", "--configuration", metavar="FILE", help="supervisord.conf (default: as supervisorctl)"
         )
@@ -148,14 +175,7 @@ def _interval(text: str) -> float:
 
 
 def _listen(args: argparse.Namespace) -> int:
-    sections: configfile.Sections = {}
-    for word in args.limits:
-        name, equals, limit = word.partition("=")
-        if not equals or not name:
-            raise SettingsError(f"{COMMAND_LINE} {word}: not NAME=SIZE, such as myapp=150MB")
-        if name in KEYS:
-            raise SettingsError(f"{COMMAND_LINE} {word}: settings stand in [memreap:PROGRAM]; here only NAME=SIZE")
-        sections[name] = {"limit": Given(limit, f"{COMMAND_LINE} {name}:")}
+    sections = short(args.limits, COMMAND_LINE)
     resolve(sections)
     return listener.run(args.configuration, sections)
 
@@ -170,6 +190,8 @@ def _once(args: argparse.Namespace) -> int:
             raise SettingsError(f"{COMMAND_LINE}: --pid and --pidfile go with settings alone, such as limit=100MB")
         if "limit" not in given:
             raise SettingsError(f"{COMMAND_LINE}: no limit; write one, such as limit=100MB")
+        if given.get("target", Given("", "")).value.lower() == "self":
+            raise SettingsError(f"{COMMAND_LINE} target=self: not with --pid, which names a manager")
         pid = args.pid if args.pid is not None else _pid_in(args.pidfile)
         since = None if args.pidfile is None else os.stat(args.pidfile).st_mtime
         name = f"pid-{pid}"
@@ -192,12 +214,13 @@ def _configured(
     """The settings in force, with those that are `given` above all, and the way to the programs of these names."""
     path = configfile.find(configuration)
     contents = configfile.ConfigFile(path).read()
-    named: configfile.Sections = {name: {} for name in names if "limit" in given}
-    sections = configfile.merge(contents.sections, named)
+    named: Sections = {name: {} for name in names if "limit" in given}
+    sections = configfile.merge(contents.sections, contents.limits(), named)
     settings = resolve({name: {**one, **given} for name, one in sections.items()})
     if not settings.names:
         raise SettingsError(f"{path}: no [memreap:PROGRAM] section; add one with limit=, or name a program here")
-    return settings, _only(names, _client(contents.server).programs)
+    client = _client(contents.server)
+    return settings, _only(names, lambda: contents.complete(client.programs()))
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -221,6 +244,37 @@ def _status(args: argparse.Namespace) -> int:
             time.sleep(args.watch)
     finally:
         reaper.close()
+
+
+def _settings(args: argparse.Namespace) -> int:
+    path = configfile.find(args.configuration)
+    contents = configfile.ConfigFile(path).read()
+    settings = resolve(configfile.merge(contents.sections, contents.limits()))
+    tell = log.to(sys.stderr, stamped=False)
+    for warning in contents.warnings:
+        tell(warning)
+    try:
+        programs = contents.complete(_client(contents.server).programs())
+        for name in settings.unmatched(programs):
+            tell(f"no program or group '{name}' in supervisord")
+    except Unavailable as error:
+        programs = contents.programs()
+        tell(f"{error}: these are the programs of {path}")
+    pools = settings.pools(programs)
+    # By a process of it, as its sections may be named after that.
+    shown = [
+        (one.program.namespec, one.settings, settings.origins(one.members[0] if one.members else one.program))
+        for one in pools
+        if not args.names or {one.program.namespec, *names_of(one.program)} & set(args.names)
+    ]
+    missing = set(args.names) - {word for one in pools for word in (one.program.namespec, *names_of(one.program))}
+    if missing or not shown:
+        tell(
+            f"no pool '{min(missing)}' is watched" if missing else f"{path}: no program has a [memreap:PROGRAM] section"
+        )
+        return 1
+    print(status.settings_table(shown))
+    return 0
 
 
 def _only(names: Sequence[str], programs: once.Programs) -> once.Programs:

@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from supervisor.childutils import EventListenerProtocol
@@ -24,7 +24,7 @@ from supervisor.childutils import EventListenerProtocol
 from supervisor_memreap import __version__
 from supervisor_memreap.core.command import TYPE, CommandError, id_of, parse
 from supervisor_memreap.core.model import ProcessId, Program
-from supervisor_memreap.core.settings import SettingsError, resolve
+from supervisor_memreap.core.settings import Sections, SettingsError, resolve
 from supervisor_memreap.host import lock, processes, strays
 from supervisor_memreap.reaper import Reaper, States
 from supervisor_memreap.record import log, report
@@ -89,7 +89,7 @@ class Listener:
     def __init__(
         self,
         file: configfile.ConfigFile | None,
-        command_line: configfile.Sections,
+        command_line: Sections,
         tell: Callable[[str], None],
         statefile: StateFile | None = None,
     ):
@@ -99,8 +99,7 @@ class Listener:
         self._once = log.Once(tell)
         # Should the file never be readable, what the command says is in force.
         self._settings = resolve(command_line)
-        self._server: Mapping[str, str] = {}
-        self._commands: Mapping[str, str] = {}
+        self._contents = configfile.Contents()
         self._starts: dict[str, tuple[str, int]] = {}
         """State and pid of each watched program when its strays were last looked for."""
         self._stamp: object = None
@@ -182,14 +181,15 @@ class Listener:
             self._once("watching", report.watching([]))
             return
         client = self._client()
-        programs = client.programs()
+        programs = self._contents.complete(client.programs())
         if self._once.clear("supervisord"):
             self._tell("supervisord answers again")
         there = ", ".join(sorted({program.namespec for program in programs}))
         unmatched = [f"no program or group '{name}' in supervisord" for name in self._settings.unmatched(programs)]
         self._once("unmatched", f"{'; '.join(unmatched)}; there are: {there}" if unmatched else "")
         watched = [(one, its) for one in programs for its in (self._settings.of(one),) if its]
-        self._once("watching", report.watching([(one.namespec, its) for one, its in watched]))
+        pools = [(one.program.namespec, one.settings) for one in self._settings.pools(programs)]
+        self._once("watching", report.watching(pools))
         self.reaper.tick(programs, self._settings, time.monotonic())
         self._publish(client)
         self._look_for_strays([one for one, _ in watched], client.programs)
@@ -201,7 +201,7 @@ class Listener:
         self._starts = starts
         if not changed:
             return
-        sought = {one: self._commands.get(one.name, self._commands.get(one.group, "")) for one in changed}
+        sought = {one: self._command_of(one) for one in changed}
         found = strays.find(sought, ask, os.environ, processes.source())
         for one in changed:
             topic, its = f"strays of {one.namespec}", found.get(one)
@@ -210,6 +210,10 @@ class Listener:
                 self._once(
                     topic, f"{one.namespec}: {report.strays(its.roots, its.memory, its.daemonizes)}" if its else ""
                 )
+
+    def _command_of(self, program: Program) -> str:
+        section = self._contents.section_of(program)
+        return section.options.get("command", "") if section else ""
 
     def _obey(self, data: str) -> None:
         """Do what somebody asks for, at once, and keep the answer for whoever asked. Raises Unavailable."""
@@ -262,17 +266,17 @@ class Listener:
             left = "what was in force stays" if self._settings.names else "nothing is watched until it is mended"
             self._once("settings", f"{error} ({left})")
             return
-        self._server, self._commands = contents.server, contents.commands
+        self._contents = contents
         self._once("settings", "; ".join(contents.warnings))
 
     def _client(self) -> Client:
         url = os.environ.get("SUPERVISOR_SERVER_URL")
         if not url:
             raise Unavailable("supervisord has no http server to ask: add [unix_http_server] to its configuration")
-        return connect(url, self._server)
+        return connect(url, self._contents.server)
 
 
-def run(config: str | None, command_line: configfile.Sections) -> int:
+def run(config: str | None, command_line: Sections) -> int:
     """Serve supervisord until it closes the pipe or sends TERM. 0 then, and for a second listener; 2: bad usage."""
     if sys.stderr is None:
         os.open(os.devnull, os.O_WRONLY)  # is 2 then; else supervisord's pipe or our lock would be, open to any library

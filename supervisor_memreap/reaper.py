@@ -35,6 +35,9 @@ class Departure:
     """What is kept open for one worker that is leaving."""
 
     worker: ProcessId
+    manager: ProcessId
+    shared: bool
+    """The lock is that of supervisord, for all pools with target=self."""
     private: int | None
     pidfd: int | None
     lock: int | None
@@ -103,14 +106,12 @@ class Reaper:
         """One look at all watched pools, at most one signal in each. `now` is monotonic, in seconds."""
         view = processes.source()
         watched = []
-        for program in programs:
-            its = settings.of(program)
-            if its:
-                state = self._states.setdefault(program.namespec, policy.PoolState())
-                watched.append(processes.Watched(program, its, _expected(state), state.asked))
-        self._forget_others({one.program.namespec for one in watched})
+        for pool in settings.pools(programs):
+            state = self._states.setdefault(pool.program.namespec, policy.PoolState())
+            watched.append(processes.Watched(*pool, _expected(state), state.asked))
+        self._forget_others({its.program.namespec for its in watched})
         pools = processes.look(watched, view)
-        standings = [self._judge(pool, one.settings, view, now) for pool, one in zip(pools, watched)]
+        standings = [self._judge(pool, its.settings, view, now) for pool, its in zip(pools, watched)]
         for one in standings:
             self._follow_up(one, view)
         due = [one for one in standings if one.verdict.reap and not self._dry_run]
@@ -189,7 +190,7 @@ class Reaper:
         for event in verdict.events:
             self._say(pool, event, settings, view)
         self._release(pool.name, state)
-        self._follow_those_of_before(pool, state, view)
+        self._follow_those_of_before(pool, settings, state, view)
         return Standing(pool, settings, verdict, state)
 
     def _reap(self, one: Standing, view: Source, now: float, watch: float) -> policy.PoolState:
@@ -197,7 +198,7 @@ class Reaper:
         assert pool.manager
         began = time.monotonic()
         try:
-            held = lock.take(pool.manager)
+            held = self._lock(pool.manager, settings)
         except ProcessLookupError:
             return self._refused("changed", one.verdict.reap[0], one)
         if held is None:
@@ -219,7 +220,8 @@ class Reaper:
             os.close(held)
             raise
         # From here on nothing may fail before it is known that a worker is leaving.
-        departure = Departure(worker.id, outcome.private, outcome.pidfd, held)
+        shared = settings.target == "self"
+        departure = Departure(worker.id, pool.manager, shared, outcome.private, outcome.pidfd, held)
         self._departures.setdefault(pool.name, []).append(departure)
         at = now + time.monotonic() - began
         state = self._states[pool.name] = policy.signalled(pool, worker, settings, state, at)
@@ -316,7 +318,20 @@ class Reaper:
         if kept:
             self._departures[name] = kept
 
-    def _follow_those_of_before(self, pool: Pool, state: policy.PoolState, view: Source) -> None:
+    def _lock(self, manager: ProcessId, settings: PoolSettings) -> int | None:
+        """A descriptor with the lock of this manager, or None. Raises OSError."""
+        if settings.target == "workers":
+            return lock.take(manager)
+        # All pools with target=self have one manager, supervisord, and so one lock; those of this reaper share it.
+        for departures in self._departures.values():
+            for one in departures:
+                if one.shared and one.manager == manager and one.lock is not None:
+                    return os.dup(one.lock)
+        return lock.take(manager, "status")  # on its other one a listener has its own
+
+    def _follow_those_of_before(
+        self, pool: Pool, settings: PoolSettings, state: policy.PoolState, view: Source
+    ) -> None:
         """Hold what the reaper before this one held for workers that are still leaving."""
         if pool.manager is None:
             return
@@ -325,10 +340,11 @@ class Reaper:
             held = None
             if state.leaving and state.leaving.worker == worker:
                 try:
-                    held = lock.take(pool.manager)
+                    held = self._lock(pool.manager, settings)
                 except OSError:
                     pass  # it has just ended, and so has what the lock is for
-            departure = Departure(worker, None, processes.follow(worker, view), held)
+            pidfd = processes.follow(worker, view)
+            departure = Departure(worker, pool.manager, settings.target == "self", None, pidfd, held)
             self._departures.setdefault(pool.name, []).append(departure)
 
     def _forget_others(self, names: set[str]) -> None:

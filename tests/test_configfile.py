@@ -9,6 +9,7 @@ import sys
 import pytest
 from driver import eventually
 
+from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, SettingsError
 from supervisor_memreap.supervisord.configfile import ConfigFile, find, merge
 
@@ -158,3 +159,38 @@ def test_a_password_with_a_percent_sign_is_neither_told_nor_an_obstacle(tmp_path
     (warning,) = contents.warnings
     assert "[supervisorctl] password: not read" in warning
     assert "s3cr" not in warning
+
+
+def test_the_section_of_a_process_is_found_by_its_name_and_its_group(tmp_path):
+    path = tmp_path / "supervisord.conf"
+    path.write_text(
+        "[program:a]\ncommand=run %(program_name)s %(process_num)d\nnumprocs=2\nnumprocs_start=5\n"
+        "process_name=%(program_name)s_%(process_num)02d\nautorestart=true\n"
+        "[fcgi-program:b]\ncommand=b\n[program:c]\ncommand=c %(nothing)s\nexitcodes=0,1\n[group:g]\nprograms=b, c\n"
+    )
+    contents = ConfigFile(str(path)).read()
+    programs = [
+        Program(*name, "RUNNING", 1) for name in (("a", "a_05"), ("a", "a_06"), ("g", "b"), ("g", "c"), ("b", "b"))
+    ]
+    found = [contents.section_of(one) for one in programs]
+    assert [one and one.name for one in found] == ["a", "a", "b", "c", None]
+    assert found[0].options["command"] == "run a 0"
+    assert "command" not in found[3].options  # only supervisord could expand it
+    assert [one.restarts for one in contents.complete(programs)] == [True, True, False, False, None]
+    assert [one.namespec for one in contents.programs()] == ["a:a_05", "a:a_06", "g:b", "g:c"]
+
+
+@pytest.mark.parametrize(
+    ("command", "limits"),
+    [
+        ("memreap listen", {}),
+        ("/srv/venv/bin/memreap listen -c x.conf myapp=1MB web=2GB", {"myapp": "1MB", "web": "2GB"}),
+        ("python3 -m supervisor_memreap listen a:b=3MB --configuration y.conf", {"a:b": "3MB"}),
+        ("memmon -p listen=1MB", {}),
+    ],
+)
+def test_limits_in_the_listeners_command_are_found(tmp_path, command, limits):
+    path = tmp_path / "supervisord.conf"
+    path.write_text(f"[eventlistener:x]\ncommand={command}\nevents=TICK_5\n")
+    found = ConfigFile(str(path)).read().limits()
+    assert {name: given["limit"].value for name, given in found.items()} == limits

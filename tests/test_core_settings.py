@@ -9,7 +9,17 @@ from hypothesis import given as for_any
 from hypothesis import strategies as st
 
 from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.settings import KEYS, Given, PoolSettings, SettingsError, duration, resolve, size
+from supervisor_memreap.core.settings import (
+    KEYS,
+    Given,
+    PoolSettings,
+    SettingsError,
+    duration,
+    resolve,
+    short,
+    shown,
+    size,
+)
 
 MIB = 1024**2
 WHERE = "/etc/supervisor/conf.d/myapp.conf [memreap:myapp]"
@@ -95,6 +105,7 @@ def test_every_key_can_be_set():
         hold="no",
         announce="no",
         depth="2",
+        target="self",
     )
     assert set(given) == set(KEYS)
     settings = resolve({"myapp": given}).of(program("myapp"))
@@ -186,3 +197,75 @@ def test_whatever_is_written_is_either_taken_whole_or_refused_with_one_error(sec
 @for_any(st.integers(min_value=1, max_value=1 << 60))
 def test_bytes_written_plainly_are_taken_to_the_byte(number):
     assert size(str(number)) == number
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("limit", "150MB"),
+        ("limit", "3GB"),
+        ("limit", "1048577"),
+        ("min_age", "30s"),
+        ("settle", "0s"),
+        ("settle", "1.5s"),
+        ("grace", "5min"),
+        ("grace", "3h"),
+        ("idle_wait", "never"),
+        ("idle_wait", "60s"),
+        ("hold", "no"),
+        ("target", "self"),
+        ("metric", "rss"),
+    ],
+)
+def test_a_value_is_shown_as_it_may_be_written(key, text):
+    given = {"limit": Given("1MB", "here"), key: Given(text, "there")}
+    its = resolve({"myapp": given}).of(Program("myapp", "myapp", "RUNNING", 1))
+    assert shown(its, key) == text
+
+
+def test_where_a_value_comes_from_is_that_of_the_most_exact_section():
+    settings = resolve(
+        {
+            "": {"limit": Given("1MB", "all"), "grace": Given("1h", "all")},
+            "g": {"limit": Given("2MB", "group")},
+            "a": {"checks": Given("2", "name")},
+        }
+    )
+    origins = settings.origins(Program("g", "a", "RUNNING", 1))
+    assert {key: one.where for key, one in origins.items()} == {"limit": "group", "grace": "all", "checks": "name"}
+
+
+def group(*states: str) -> list[Program]:
+    return [Program("g", f"a{number}", state, number, 77, True) for number, state in enumerate(states, 1)]
+
+
+def test_with_target_self_the_processes_of_a_group_are_one_pool_below_supervisord():
+    settings = resolve({"g": {"limit": Given("1MB", ""), "target": Given("self", "")}})
+    programs = group("RUNNING", "BACKOFF")
+    (pool,) = settings.pools([Program("other", "other", "RUNNING", 9, 77), *programs])
+    assert pool.program == Program("g", "g", "RUNNING", 77)
+    assert pool.members == tuple(programs)
+
+
+def test_a_process_with_settings_of_its_own_is_a_pool_of_its_own():
+    own = {"target": Given("self", ""), "limit": Given("1MB", "")}
+    settings = resolve({"g": own, "a2": {"limit": Given("2MB", "")}})
+    pools = settings.pools(group("STOPPED", "STOPPED", "FATAL"))
+    assert [(one.program.namespec, one.program.state, len(one.members)) for one in pools] == [
+        ("g", "FATAL", 2),
+        ("g:a2", "STOPPED", 1),
+    ]
+
+
+def test_without_target_self_each_program_is_a_pool():
+    settings = resolve({"g": {"limit": Given("1MB", "")}})
+    assert [one.program.namespec for one in settings.pools(group("RUNNING", "STOPPED"))] == ["g:a1", "g:a2"]
+
+
+def test_limits_in_a_command_are_sections():
+    assert short(["a=1MB", "g:b=2MB"], "there") == {
+        "a": {"limit": Given("1MB", "there a:")},
+        "g:b": {"limit": Given("2MB", "there g:b:")},
+    }
+    with pytest.raises(SettingsError, match="there a: not NAME=SIZE"):
+        short(["a"], "there")

@@ -26,6 +26,8 @@ class Program:
     """0 where there is none."""
     supervisord: int = 0
     """The pid of the supervisord that said so, which must be the manager's parent; 0: nobody's word but the user's."""
+    restarts: bool | None = None
+    """Whether supervisord starts it again when it ends with 0; None: nobody has looked."""
 
     @property
     def namespec(self) -> str:

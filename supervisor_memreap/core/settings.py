@@ -38,6 +38,10 @@ class Given(NamedTuple):
     """Such as `/etc/supervisor/conf.d/myapp.conf [memreap:myapp]`."""
 
 
+Sections = dict[str, dict[str, Given]]
+"""What was given, by the name of its section; that of `[memreap]` is ''."""
+
+
 @dataclass(frozen=True)
 class PoolSettings:
     limit: int
@@ -59,6 +63,8 @@ class PoolSettings:
     """Whether what happens goes out as an event of supervisord."""
     depth: int = 1
     """1: workers are children of what supervisord started; 2: a wrapper stands between."""
+    target: str = "workers"
+    """workers: of a manager that supervisord started; self: what supervisord started is itself the worker."""
 
 
 def size(text: str) -> int:
@@ -145,6 +151,30 @@ def _depth(text: str) -> int:
     return int(text)
 
 
+def _target(text: str) -> str:
+    if text.lower() not in ("workers", "self"):
+        raise ValueError("not workers (of a manager that supervisord runs) or self (what it runs is the worker)")
+    return text.lower()
+
+
+def shown(settings: PoolSettings, key: str) -> str:
+    """The value of a key as it may be written, such as `150MB` or `5min`."""
+    value = getattr(settings, key)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if key == "limit":
+        unit, divisor = next((one for one in _SHOWN_SIZES if value % one[1] == 0), ("", 1))
+        return f"{value // divisor}{unit}"
+    if isinstance(value, float):
+        if value == float("inf"):
+            return "never"
+        unit, seconds = next((one for one in _SHOWN_DURATIONS if value > one[1] and value % one[1] == 0), ("s", 1))
+        return f"{value / seconds:g}{unit}"
+    return str(value)
+
+
+_SHOWN_SIZES = (("GB", 1024**3), ("MB", 1024**2), ("KB", 1024))
+_SHOWN_DURATIONS = (("d", 86400), ("h", 3600), ("min", 60))
 _KEYS = {
     "limit": _limit,
     "metric": _metric,
@@ -158,6 +188,7 @@ _KEYS = {
     "hold": _yes,
     "announce": _yes,
     "depth": _depth,
+    "target": _target,
 }
 assert list(_KEYS) == [field.name for field in fields(PoolSettings)]
 KEYS = tuple(_KEYS)
@@ -175,11 +206,21 @@ def parse(key: str, given: Given) -> Any:
         raise SettingsError(f"{given.where} {key}={given.value}: {error}") from None
 
 
+class Watch(NamedTuple):
+    """A pool that is to be looked at."""
+
+    program: Program
+    settings: PoolSettings
+    members: tuple[Program, ...] = ()
+    """With target=self: the processes that are the workers; `program` then stands for all, with supervisord's pid."""
+
+
 class Settings:
     """All that is configured: the values of each section, by its name; the name of `[memreap]` is ''."""
 
-    def __init__(self, values: Mapping[str, Mapping[str, Any]]):
+    def __init__(self, values: Mapping[str, Mapping[str, Any]], given: Mapping[str, Mapping[str, Given]] | None = None):
         self._values = values
+        self._given = given or {}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Settings) and self._values == other._values
@@ -192,18 +233,50 @@ class Settings:
 
     def of(self, program: Program) -> PoolSettings | None:
         """The settings of a program, key by key from the most exact section that has it; None: not watched."""
-        chain = [name for name in reversed(names_of(program)) if name in self._values]
-        if not chain:
+        if not any(name in self._values for name in names_of(program)):
             return None
-        merged: dict[str, Any] = dict(self._values.get("", {}))
-        for name in chain:
-            merged.update(self._values[name])
+        merged: dict[str, Any] = {}
+        for name in ("", *reversed(names_of(program))):
+            merged.update(self._values.get(name, {}))
         return PoolSettings(**merged)
+
+    def pools(self, programs: Iterable[Program]) -> list[Watch]:
+        """What is to be watched: a program, or with target=self the processes of a group, or some of them, together."""
+        watched: list[Watch] = []
+        groups: dict[tuple[str, PoolSettings], list[Program]] = {}
+        for program in programs:
+            its = self.of(program)
+            if its and its.target == "self":
+                groups.setdefault((program.group, its), []).append(program)
+            elif its:
+                watched.append(Watch(program, its))
+        for (group, its), members in groups.items():
+            # By the group's own name, unless a section of one of its processes says otherwise for that one.
+            whole = its == self.of(Program(group, group, "", 0))
+            named = [members] if whole else [[member] for member in members]
+            for some in named:
+                name = group if whole else some[0].name
+                state = next((one.state for one in sorted(some, key=_liveliest)), "")
+                # supervisord stands where a manager stands elsewhere: it is the parent, and starts them again.
+                watched.append(Watch(Program(group, name, state, some[0].supervisord), its, tuple(some)))
+        return watched
+
+    def origins(self, program: Program) -> dict[str, Given]:
+        """What was written for this program, by key; a key that is not here has its default."""
+        merged: dict[str, Given] = {}
+        for name in ("", *reversed(names_of(program))):
+            merged.update(self._given.get(name, {}))
+        return merged
 
     def unmatched(self, programs: Iterable[Program]) -> tuple[str, ...]:
         """The section names that no program or group of supervisord answers to."""
         known = {name for program in programs for name in names_of(program)}
         return tuple(name for name in self.names if name not in known)
+
+
+def _liveliest(program: Program) -> int:
+    order = ("RUNNING", "STARTING", "BACKOFF", "EXITED", "FATAL", "STOPPING", "STOPPED")
+    return order.index(program.state) if program.state in order else len(order)
 
 
 def names_of(program: Program) -> tuple[str, ...]:
@@ -222,4 +295,17 @@ def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
         lenders = ("", name, *name.split(":"))
         if name and not any("limit" in values.get(lender, {}) for lender in lenders):
             raise SettingsError(f"[memreap:{name}]: no limit, here or in [memreap]; write one, such as limit=150MB")
-    return Settings(values)
+    return Settings(values, sections)
+
+
+def short(words: Iterable[str], where: str) -> Sections:
+    """The sections of `NAME=SIZE` words, as in `memreap listen myapp=150MB`. Raises SettingsError."""
+    sections: Sections = {}
+    for word in words:
+        name, equals, limit = word.partition("=")
+        if not equals or not name:
+            raise SettingsError(f"{where} {word}: not NAME=SIZE, such as myapp=150MB")
+        if name in KEYS:
+            raise SettingsError(f"{where} {word}: settings stand in [memreap:PROGRAM]; here only NAME=SIZE")
+        sections[name] = {"limit": Given(limit, f"{where} {name}:")}
+    return sections

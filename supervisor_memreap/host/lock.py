@@ -15,19 +15,21 @@ import tempfile
 from supervisor_memreap.core.model import ProcessId
 
 
-def take(process: ProcessId) -> int | None:
+def take(process: ProcessId, file: str = "stat") -> int | None:
     """A descriptor that holds the lock until it is closed; None: another memreap holds it.
+
+    A process has as many locks as files in its folder of /proc; `file` names one of them.
 
     Raises ProcessLookupError where the process is gone.
     """
     if sys.platform == "linux":
         try:
-            return _flock(os.open(f"/proc/{process.pid}/stat", os.O_RDONLY | os.O_CLOEXEC))
+            return _flock(os.open(f"/proc/{process.pid}/{file}", os.O_RDONLY | os.O_CLOEXEC))
         except FileNotFoundError:
             raise ProcessLookupError(process.pid) from None
         except OSError:
             pass  # hidden (hidepid), or a /proc that cannot lock (gVisor): a file then
-    path = os.path.join(tempfile.gettempdir(), f"memreap-{process.pid}.lock")
+    path = os.path.join(tempfile.gettempdir(), f"memreap-{process.pid}-{file}.lock")
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         return _flock(os.open(path, flags))

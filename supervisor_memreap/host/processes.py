@@ -18,6 +18,9 @@ from supervisor_memreap.host.source import Process, Psutil, Source
 # Seconds between two readings of whether a worker is idle: 0.3 s has a hundred of them, at a few % of one core.
 _BETWEEN_READS = 0.003
 _PROCFS = procfs.is_usable()
+NOT_RESTARTED = (
+    "with target=self supervisord must start it again when it ends with 0: set autorestart=true in its section"
+)
 
 
 def source() -> Source:
@@ -26,10 +29,12 @@ def source() -> Source:
 
 
 class Watched(NamedTuple):
-    """A program to look at."""
+    """A pool to look at."""
 
     program: Program
     settings: PoolSettings
+    members: tuple[Program, ...] = ()
+    """With target=self: the processes that are the workers, of the supervisord whose pid `program` has."""
     expected: tuple[ProcessId, ...] = ()
     """Workers that count as there until they are seen to be gone, whatever the list of children says."""
     asked: frozenset[ProcessId] = frozenset()
@@ -43,6 +48,8 @@ def look(watched: Iterable[Watched], view: Source) -> list[Pool]:
 
 def _look_at(watched: Watched, view: Source) -> Pool:
     program, settings = watched.program, watched.settings
+    if settings.target == "self":
+        return _look_at_group(watched, view)
     if program.state != "RUNNING" or program.pid <= 0:
         return Pool(program.namespec, program.state)
     try:
@@ -63,9 +70,30 @@ def _look_at(watched: Watched, view: Source) -> Pool:
         return Pool(program.namespec, "gone")
     except PermissionError:
         return Pool(program.namespec, program.state, "its processes are hidden from this user")
+    return _pool(manager, pids, watched, view)
+
+
+def _look_at_group(watched: Watched, view: Source) -> Pool:
+    """Processes that are workers themselves, with supervisord in the place of their manager."""
+    program = watched.program
+    if program.state in ("STOPPING", "STOPPED") or program.pid <= 0:
+        return Pool(program.namespec, program.state)
+    if not all(one.restarts for one in watched.members):
+        return Pool(program.namespec, program.state, NOT_RESTARTED)
+    try:
+        supervisord = view.process(program.pid)
+    except ProcessLookupError:
+        return Pool(program.namespec, "gone")
+    except PermissionError:
+        return Pool(program.namespec, program.state, "supervisord is hidden from this user")
+    running = {one.pid for one in watched.members if one.state == "RUNNING" and one.pid > 0} - {os.getpid()}
+    return _pool(supervisord, running | {one.pid for one in watched.expected}, watched, view)
+
+
+def _pool(manager: Process, pids: Iterable[int], watched: Watched, view: Source) -> Pool:
     workers = (_worker(pid, manager.id, watched, view) for pid in sorted(pids))
     there = tuple(worker for worker in workers if worker)
-    return Pool(program.namespec, program.state, "", manager.id, manager.age, there)
+    return Pool(watched.program.namespec, watched.program.state, "", manager.id, manager.age, there)
 
 
 def _below_wrapper(pid: int, view: Source) -> Process | None:
@@ -90,7 +118,9 @@ def _worker(pid: int, manager: ProcessId, watched: Watched, view: Source) -> Wor
         caught = view.catches(pid, _signum(settings.signal))
         used = _measure(worker, settings.metric, view)
         server = recognise(*view.called(pid))
-        return replace(worker, suspect=Suspect(used, caught, server, _leads(pid, manager.pid, view)))
+        # One that supervisord runs, and that has children, may be anything: a manager, a shell.
+        leads = bool(view.children(pid)) if settings.target == "self" else _leads(pid, manager.pid, view)
+        return replace(worker, suspect=Suspect(used, caught, server, leads))
     except (ProcessLookupError, PermissionError):
         return None
 

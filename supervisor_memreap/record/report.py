@@ -214,6 +214,11 @@ def line(event: Event, settings: PoolSettings, came_back: int | None = None, doi
             f" set signal={safe[0]}, on which it finishes"
         )
     if isinstance(event, Wrapped):
+        if settings.target == "self":
+            return (
+                f"worker {event.worker.id.pid} has children of its own and may be a manager: nothing sent;"
+                " target=self is for programs that serve in one process"
+            )
         return (
             f"worker {event.worker.id.pid} has children of its own and looks like the manager below a wrapper: nothing"
             " sent; write exec in the program's command, or set depth=2"

@@ -8,7 +8,7 @@ from typing import Any
 
 from supervisor_memreap.core.model import Pool, ProcessId
 from supervisor_memreap.core.policy import PoolState
-from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.settings import KEYS, Given, PoolSettings, shown
 from supervisor_memreap.record import report
 
 VERSION = 1
@@ -111,6 +111,17 @@ def workers_table(pool: Mapping[str, Any]) -> str:
     for one in sorted(pool["workers"], key=lambda each: each.get("used_bytes", 0), reverse=True):
         note = one.get("note", "over the limit" if one.get("over") else "")
         rows.append((str(one["pid"]), report.seconds(one["age_seconds"]), _memory(one, "used_bytes"), note))
+    return _aligned(rows)
+
+
+def settings_table(pools: Iterable[tuple[str, PoolSettings, Mapping[str, Given]]]) -> str:
+    """The settings in force of each pool, by its name, and where each value was written."""
+    rows: list[tuple[str, ...]] = []
+    for name, settings, origins in pools:
+        rows.append((f"[{name}]", "", ""))
+        for key in KEYS:
+            where = origins[key].where.rstrip(":") if key in origins else "default"
+            rows.append((f"  {key}", shown(settings, key), where))
     return _aligned(rows)
 
 

@@ -8,16 +8,45 @@ import glob
 import os
 import platform
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
 from supervisor.options import ClientOptions, UnhosedConfigParser
 
-from supervisor_memreap.core.settings import Given, SettingsError
+from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.settings import Given, Sections, SettingsError, short
 
-Sections = dict[str, dict[str, Given]]
+_KINDS = ("program", "fcgi-program", "eventlistener", "group", "ctlplugin", "rpcinterface")
+# So many processes of one program have their names worked out.
+_MOST_PROCESSES = 10_000
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section that is supervisor's own."""
+
+    kind: str
+    """program, fcgi-program, eventlistener, group, ctlplugin or rpcinterface."""
+    name: str
+    path: str
+    options: Mapping[str, str]
+    """Expanded as for the first process of a program; without those that only supervisord can expand."""
+    processes: tuple[str, ...] = ()
+    """The names of the processes of a program or listener."""
+
+    @property
+    def where(self) -> str:
+        return f"{self.path} [{self.kind}:{self.name}]"
+
+    @property
+    def listens(self) -> bool:
+        """Whether this is a listener of memreap."""
+        return self.kind == "eventlistener" and bool(_LISTENER.search(self.options.get("command", "")))
+
+    def is_on(self, key: str) -> bool:
+        return self.options.get(key, "").lower() in ("true", "yes", "on", "t", "y", "1")
 
 
 @dataclass
@@ -29,8 +58,71 @@ class Contents:
     warnings: list[str] = field(default_factory=list)
     server: dict[str, str] = field(default_factory=dict)
     """Of `[supervisorctl]`: serverurl, username, password, as far as they are there."""
-    commands: dict[str, str] = field(default_factory=dict)
-    """What supervisord runs, by the name of the program's section."""
+    others: list[Section] = field(default_factory=list)
+    """The sections of supervisor that doctor and target=self must know of, in their order."""
+
+    def section_of(self, program: Program) -> Section | None:
+        """The section that this process comes from; None if there is none, as after a change without an update."""
+        for one in self.others:
+            is_program = one.kind in ("program", "fcgi-program")
+            if is_program and program.name in one.processes and program.group in self._groups_of(one):
+                return one
+        return None
+
+    def programs(self) -> list[Program]:
+        """What supervisord would run, of which nothing else is known."""
+        return [
+            Program(group, name, "", 0)
+            for one in self.others
+            if one.kind in ("program", "fcgi-program")
+            for group in self._groups_of(one)
+            for name in one.processes
+        ]
+
+    def _groups_of(self, section: Section) -> list[str]:
+        groups = [
+            one.name
+            for one in self.others
+            if one.kind == "group" and section.name in _words(one.options.get("programs", ""))
+        ]
+        return groups or [section.name]
+
+    def complete(self, programs: Iterable[Program]) -> list[Program]:
+        """With what supervisord does not say of them: whether it starts them again."""
+        return [replace(one, restarts=_restarts(self.section_of(one))) for one in programs]
+
+    def limits(self) -> Sections:
+        """What stands in the command of the listener, as in `memreap listen myapp=150MB`. Raises SettingsError."""
+        sections: Sections = {}
+        for one in self.others:
+            if one.listens:
+                words = _LISTENER.split(one.options["command"], maxsplit=1)[1].split()
+                sections.update(short(_without_options(words), f"{one.where} command"))
+        return sections
+
+
+_LISTENER = re.compile(r"memreap\S*\s+listen(?:\s|$)")
+
+
+def _restarts(section: Section | None) -> bool | None:
+    if section is None:
+        return None
+    if section.is_on("autorestart"):
+        return True
+    # `unexpected`, the default, is another exit status than those of exitcodes.
+    return section.options.get("autorestart", "unexpected").lower() == "unexpected" and "0" not in _words(
+        section.options.get("exitcodes", "0")
+    )
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def _without_options(words: list[str]) -> list[str]:
+    return [
+        word for before, word in zip(["", *words], words) if word[0] != "-" and before not in ("-c", "--configuration")
+    ]
 
 
 def supervisord() -> psutil.Process | None:
@@ -140,11 +232,8 @@ class ConfigFile:
                             contents.server[key] = str(parser.saneget(section, key))
                         except ValueError:  # it names the value, which may be a password
                             contents.warnings.append(f"{path} [{section}] {key}: not read, its % is no expansion")
-            elif kind in ("program", "fcgi-program") and parser.has_option(section, "command"):
-                try:
-                    contents.commands[name] = str(parser.saneget(section, "command"))
-                except ValueError:
-                    pass  # it has an expansion that only supervisord can do
+            elif kind in _KINDS:
+                contents.others.append(_section(parser, section, path))
             elif section == "memreap" or kind == "memreap":
                 if section != "memreap" and not name:
                     raise SettingsError(f"{path} [{section}]: no name; write [memreap] or [memreap:PROGRAM]")
@@ -154,6 +243,33 @@ class ConfigFile:
                         given[key] = Given(_get(parser, section, key, path), f"{path} [{section}]")
             elif difflib.get_close_matches(re.split(r"[\s:.]", section)[0], ["memreap"], cutoff=0.8):
                 contents.warnings.append(f"{path} [{section}]: not read; write [memreap] or [memreap:PROGRAM]")
+
+
+def _section(parser: UnhosedConfigParser, section: str, path: str) -> Section:
+    kind, _, name = section.partition(":")
+
+    def get(key: str, number: int) -> str:
+        expansions = {"program_name": name, "group_name": name, "process_num": number}
+        # supervisord itself checks this; what it would refuse is nothing that runs.
+        return str(parser.saneget(section, key, default="", expansions=expansions))
+
+    options = {}
+    for key in parser.options(section):
+        if key not in parser.defaults():
+            try:
+                options[key] = get(key, 0)
+            except ValueError:
+                pass  # an expansion that only supervisord can do
+    processes: tuple[str, ...] = (name,)
+    if "process_name" in options:
+        try:
+            first, count = int(options.get("numprocs_start", "0")), int(options.get("numprocs", "1"))
+            processes = tuple(
+                get("process_name", number) for number in range(first, first + min(count, _MOST_PROCESSES))
+            )
+        except ValueError:
+            pass
+    return Section(kind, name, path, options, processes)
 
 
 def _stat(path: str) -> tuple[int, ...]:

@@ -1,0 +1,151 @@
+"""target=self: what supervisord runs is itself the worker, and its group is the pool."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+import stack
+from driver import POOL, eventually, listening, supervisord
+
+LIMIT_MB = 100
+LISTENER = f"[eventlistener:memreap]\ncommand={Path(sys.executable).parent}/memreap listen\nevents=TICK_5\n"
+
+
+def bare(where: Path, section: str) -> str:
+    """A bare libfcgi worker in each of three processes: without a manager Plack serves what descriptor 0 is."""
+    return (
+        f"[fcgi-program:myapp]\nsocket=unix://{where}/myapp.sock\nsocket_mode=0777\n"
+        f"command=plackup -E deployment -s FCGI --manager '' --keep-stderr 1 {stack.APPS}/leaky.psgi\n"
+        f"numprocs=3\nprocess_name=%(program_name)s_%(process_num)02d\nautorestart=true\nstopwaitsecs=70\n"
+        f"[memreap:myapp]\nlimit={LIMIT_MB}MB\nmin_age=1s\nsettle=1s\ntarget=self\n{section}"
+        f'{LISTENER}stderr_logfile={where}/memreap.log\nenvironment=TMPDIR="{where}"\n'
+    )
+
+
+def processes(where: Path) -> set[int]:
+    return {one.pid for one in stack.left_in(where) if "plackup" in " ".join(one.cmdline())}
+
+
+def assert_in(expression: str, text: str) -> None:
+    assert re.search(expression, text), text
+
+
+def test_of_a_group_the_process_that_grows_is_replaced_and_no_other_and_no_request_is_lost(sock):
+    where = sock.parent
+    with stack.running(bare(where, "signal=TERM\n"), "myapp", where) as pool:
+        lost, answered, stop = [], [], threading.Event()
+
+        def ask() -> None:
+            while not stop.wait(0.01):
+                try:
+                    answered.append(pool.ask()[0])
+                except OSError as error:
+                    lost.append(str(error))
+
+        before = processes(where)
+        assert len(before) == 3
+        (grown,) = pool.grow(1, LIMIT_MB + 50)
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            eventually(lambda: assert_in(rf"myapp: worker {grown} left after", pool.log()), timeout=30)
+            eventually(lambda: assert_in("3", str(len(processes(where)))), timeout=10)
+        finally:
+            stop.set()
+            thread.join()
+        (line,) = pool.lines("TERM sent")
+        assert "it was idle (held in accept)" in line
+        assert "watching myapp (limit 100 MiB uss)" in pool.log()
+        assert (before - processes(where), lost) == ({grown}, [])
+        assert len(answered) > 10
+
+
+def test_of_two_that_grow_one_goes_after_the_other_and_the_pool_is_one(sock):
+    where = sock.parent
+    with stack.running(bare(where, "signal=TERM\n"), "myapp", where) as pool:
+        grown = pool.grow(2, LIMIT_MB + 50)
+        eventually(lambda: assert_in("(left after(?s:.*)){2}", pool.log()), timeout=40)
+        words = re.findall(r"worker (\d+) (?:.*(TERM sent)|(left))", pool.log())
+        assert [sent or left for _, sent, left in words] == ["TERM sent", "left"] * 2
+        assert {int(pid) for pid, *_ in words} == grown
+        # A worker that is stopped by hand is nobody's fall.
+        control = [sys.executable, "-m", "supervisor.supervisorctl", "-c", f"{where}/supervisord.conf"]
+        assert os.spawnv(os.P_WAIT, sys.executable, [*control, "stop", "myapp:*"]) == 0
+        assert "suspended" not in pool.log()
+
+
+@pytest.mark.parametrize(
+    ("section", "old", "new", "line"),
+    [
+        ("", "", "", r"worker \d+ would die of HUP \(it does not catch it\): nothing sent"),
+        ("signal=TERM\n", "autorestart=true\n", "", "supervisord must start it again .* set autorestart=true"),
+        ("signal=TERM\n", "autorestart=true", "autorestart=unexpected\nexitcodes=0,2", "set autorestart=true"),
+    ],
+    ids=["the signal is not caught", "not started again, by default", "not started again after 0"],
+)
+def test_where_it_would_end_a_request_or_the_program_nothing_is_sent(sock, section, old, new, line):
+    where = sock.parent
+    text = bare(where, section)
+    assert old in text
+    text = text.replace(old, new, 1) if old else text
+    with stack.running(text, "myapp", where) as pool:
+        before = processes(where)
+        pool.grow(1, LIMIT_MB + 50)
+        eventually(lambda: assert_in(line, pool.log()), timeout=20)
+        assert "TERM sent" not in pool.log()
+        assert processes(where) == before
+
+
+def test_an_exit_status_that_counts_as_unexpected_is_as_good_as_autorestart(tmp_path):
+    with watched(tmp_path, "autorestart=unexpected\nexitcodes=2\n") as listener:
+        assert "watching" in listener.text()
+        assert "not watched" not in listener.text()
+
+
+def test_a_manager_is_not_taken_for_a_worker_because_somebody_wrote_target_self(tmp_path):
+    with watched(tmp_path, "autorestart=true\n") as listener:
+        (manager,) = (one for one in stack.left_in(tmp_path) if one.children() and "pool.py" in " ".join(one.cmdline()))
+        eventually(lambda: assert_told(listener, f"worker {manager.pid} has children of its own and may be a manager"))
+        assert "sent" not in listener.text().replace("nothing sent", "")
+        assert len(manager.children()) == 2
+        assert psutil.pid_exists(manager.pid)
+
+
+def assert_told(listener, text: str) -> None:
+    listener.tick()
+    assert text in listener.text()
+
+
+class watched:
+    """A listener of a supervisord that runs a pool with a manager, and calls that a worker."""
+
+    def __init__(self, where: Path, options: str):
+        text = (
+            f"[program:myapp]\ncommand={sys.executable} {POOL} 2 5\n{options}"
+            "[memreap:myapp]\nlimit=1MB\nmetric=rss\nmin_age=1s\ntarget=self\n"
+        )
+        environment = {"SUPERVISOR_SERVER_URL": f"unix://{where}/s.sock"}
+        self._supervisord = supervisord(where, text)
+        self._listening = listening("-c", f"{where}/supervisord.conf", log=where / "l.log", **environment)
+
+    def __enter__(self):
+        self._supervisord.__enter__()
+        try:
+            listener = self._listening.__enter__()
+            listener.tick()
+        except BaseException:
+            self._supervisord.__exit__(*sys.exc_info())
+            raise
+        return listener
+
+    def __exit__(self, *error):
+        try:
+            self._listening.__exit__(*error)
+        finally:
+            self._supervisord.__exit__(*error)
