@@ -7,11 +7,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from supervisor_memreap import __version__, listener, once
+from supervisor_memreap import __version__, doctor, listener, once
 from supervisor_memreap.core.settings import (
     KEYS,
     Given,
@@ -72,6 +72,19 @@ suspended, what came back) is in supervisorctl memreap status.
 
 exit status: 0; 1 supervisord does not answer, or does not run what was named; 2 bad usage or
 configuration; 130 Ctrl-C.
+"""
+
+_DOCTOR = """\
+Look for all that would make memreap fail or do harm on this machine, and say what to do about it:
+the configuration, the listener and its rights, the programs that are to be watched and their
+workers. Signals nobody, changes nothing; asks the managers' own Perl which FCGI::ProcManager it has.
+
+    memreap doctor
+    supervisorctl memreap doctor       the same by the listener, also of another machine
+
+A line with "note:" is about something that works, and could work better.
+
+exit status: 0 nothing to mend; 1 something is.
 """
 
 _EFFECTIVE = """\
@@ -149,11 +162,14 @@ def _parser() -> argparse.ArgumentParser:
     state.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
     state.set_defaults(run=_status)
 
+    check = add("doctor", "what would make it fail or do harm here, with the remedies", _DOCTOR)
+    check.set_defaults(run=_doctor)
+
     effective = add("settings", "the settings in force, and where each value comes from", _EFFECTIVE)
     effective.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
     effective.set_defaults(run=_settings)
 
-    for command in (listen, single, state, effective):
+    for command in (listen, single, state, effective, check):
         command.add_argument(
             "-c", "--configuration", metavar="FILE", help="supervisord.conf (default: as supervisorctl)"
         )
@@ -277,6 +293,10 @@ def _settings(args: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(args: argparse.Namespace) -> int:
+    return doctor.run(configfile.find(args.configuration), _client, log.to(sys.stdout, stamped=False))
+
+
 def _only(names: Sequence[str], programs: once.Programs) -> once.Programs:
     """The programs that answer to one of the names; all if there are none."""
     if not names:
@@ -284,7 +304,7 @@ def _only(names: Sequence[str], programs: once.Programs) -> once.Programs:
     return lambda: [one for one in programs() if {one.namespec, *names_of(one)} & set(names)]
 
 
-def _client(server: dict[str, str]) -> Client:
+def _client(server: Mapping[str, str]) -> Client:
     """As supervisorctl: [supervisorctl] of the configuration, unless supervisord's environment says it."""
     url = os.environ.get("SUPERVISOR_SERVER_URL") or server.get("serverurl", "http://localhost:9001")
     return connect(url, server)

@@ -21,8 +21,8 @@ from supervisor.xmlrpc import Faults
 
 # The listener answers when the tick that it is at is over: within a second, but a busy machine may need longer.
 PATIENCE = 10.0
-# Seconds since the listener's last look after which something is wrong; TICK_60 comes every 60 s, and 2 s late.
-SILENCE = 150.0
+# And this much longer for doctor, of which it has a part of its own at work.
+CONSULTATION = 30.0
 
 HELP = """\
 memreap status [NAME …]     how the pools stand, and what was said last
@@ -31,6 +31,7 @@ memreap reap NAME [PID]     replace a worker now, over its limit or not: the lar
 memreap roll NAME           replace all workers of a pool, one at a time
 memreap pause NAME|all      signal nobody any more
 memreap resume NAME|all     go on, also where memreap has suspended a pool by itself
+memreap doctor              all that would make it fail or do harm there, and what to do about it
 
 All of it is done by the listener, at a moment when the worker serves no request; see the log
 (tail memreap stderr). Sizes are those of the pool's metric. Exit status: 0, or 1 if something
@@ -66,11 +67,11 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         }
         if verb in known:
             act = known[verb]
-        elif verb in ("reap", "roll", "pause", "resume"):
+        elif verb in ("reap", "roll", "pause", "resume", "doctor"):
             act = self._command
         else:
             what = f"no command '{verb}'" if verb else "no command given"
-            self._fail(f"{what}; there are status, workers, reap, roll, pause, resume", usage=True)
+            self._fail(f"{what}; there are status, workers, reap, roll, pause, resume, doctor", usage=True)
             return
         if not self.ctl.upcheck():
             return
@@ -99,7 +100,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         shown = [one for one in found if not names or one["name"] in names]
         if shown:
             self.ctl.output(status.table(shown, time.time()))
-        trouble = _trouble(self._memreap().getListener())
+        trouble = status.trouble_of_listener(self._memreap().getListener())
         if trouble:
             self._fail(trouble)
         elif not found:
@@ -120,6 +121,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
 
     def _command(self, words: list[str]) -> None:
         from supervisor_memreap.core.command import TYPE, CommandError, parse
+        from supervisor_memreap.record.status import trouble_of_listener
 
         id = uuid.uuid4().hex
         text = f"{' '.join(words)} id={id}"
@@ -129,9 +131,10 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             self._fail(str(error), usage=True)
             return
         listener = self._memreap().getListener()
-        trouble = _trouble(listener)
+        trouble = trouble_of_listener(listener)
         if trouble:
-            self._fail(f"nothing was done: {trouble}")
+            here = "; memreap doctor on that machine says more" if words[0] == "doctor" else ""
+            self._fail(f"nothing was done: {trouble}{here}")
             return
         if not listener["takes_commands"]:
             self._fail(
@@ -140,15 +143,22 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             )
             return
         self.ctl.get_supervisor().sendRemoteCommEvent(TYPE, text)
-        deadline = time.monotonic() + PATIENCE
+        patience = PATIENCE + (CONSULTATION if words[0] == "doctor" else 0.0)
+        deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             answer = self._memreap().getAnswer(id)
             if answer:
-                say = self.ctl.output if answer["ok"] else self._fail
-                say(answer["text"])
+                if words[0] == "doctor":
+                    self.ctl.output(answer["text"])
+                    if not answer["ok"]:
+                        self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
+                elif answer["ok"]:
+                    self.ctl.output(answer["text"])
+                else:
+                    self._fail(answer["text"])
                 return
             time.sleep(0.1)
-        self._fail(f"the listener has not answered within {PATIENCE:.0f} s; see memreap status, and its log")
+        self._fail(f"the listener has not answered within {patience:.0f} s; see memreap status, and its log")
 
     def _memreap(self) -> Any:
         return self.ctl.get_server_proxy("memreap")
@@ -156,25 +166,6 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
     def _fail(self, text: str, usage: bool = False) -> None:
         self.ctl.output(f"memreap: {text}")
         self.ctl.exitstatus = LSBInitExitStatuses.INVALID_ARGS if usage else LSBInitExitStatuses.GENERIC
-
-
-def _trouble(its: dict[str, Any]) -> str:
-    """What is wrong with the listener, of which getListener said this, in a line; empty if nothing is."""
-    age = its.get("age_seconds")
-    if its["listener_state"] == "NONE":
-        return "supervisord has no listener of memreap: add [eventlistener:memreap] with command=memreap listen"
-    if its["state"] not in ("RUNNING", "STARTING"):
-        return f"the listener {its['name']} is {its['state']}: see its log, then start {its['name']}"
-    if its["listener_state"] == "UNKNOWN":
-        return (
-            f"the listener {its['name']} has broken the event protocol, and gets no events any more: restart"
-            f" {its['name']}; is redirect_stderr set in its section?"
-        )
-    if age is None:
-        return "the listener has not looked at the pools yet: wait for the next tick, or see its log"
-    if age > SILENCE:
-        return f"the listener looked at the pools {age:.0f} s ago, and not since: restart {its['name']}, see its log"
-    return ""
 
 
 def _names(pools: list[dict[str, Any]]) -> str:

@@ -13,6 +13,7 @@ import os
 import re
 import select
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -39,6 +40,8 @@ PERIODS = {"TICK_5": 5, "TICK_60": 60, "TICK_3600": 3600}
 STALE = 30.0
 # Seconds: several ticks that come together, as after a wait or of TICK_5 with TICK_60, are one look.
 TOGETHER = 0.5
+# Seconds that doctor may take: it needs one or two, and more where Perl is slow to start.
+CONSULTATION = 30.0
 # So many answers to commands are kept for those who ask for them.
 ANSWERS = 20
 
@@ -83,6 +86,47 @@ class Protocol:
             yield Event(name[1] if name else "", rest[:count])
 
 
+class Consultation:
+    """A `memreap doctor` at work. Raises OSError."""
+
+    def __init__(self, command: list[str], id: str):
+        self.id = id
+        self.deadline = time.monotonic() + CONSULTATION
+        self._said = b""
+        null = subprocess.DEVNULL
+        self._process = subprocess.Popen(command, stdin=null, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert self._process.stdout
+        self.fd = self._process.stdout.fileno()
+        os.set_blocking(self.fd, False)
+
+    def has_ended(self) -> bool:
+        """Whether it has said all, or has had its time."""
+        try:
+            chunk = os.read(self.fd, 65536)
+        except BlockingIOError:
+            return time.monotonic() > self.deadline
+        self._said += chunk
+        return not chunk
+
+    def result(self) -> tuple[bool, str]:
+        """Whether there is nothing to mend, and what it said."""
+        text = self._said.decode(errors="replace").replace("memreap: ", "").strip()
+        status = self.end()
+        if status not in (0, 1):
+            return False, f"{text}\ndoctor did not come to an end".strip()
+        return status == 0, text
+
+    def end(self) -> int:
+        """Its exit status; by force where it has not ended."""
+        assert self._process.stdout
+        self._process.stdout.close()
+        try:
+            return self._process.wait(0.1 if time.monotonic() < self.deadline else 0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+
 class Listener:
     """What lives from one event to the next: the settings in force and the reaper."""
 
@@ -105,6 +149,7 @@ class Listener:
         self._stamp: object = None
         self._last_tick: float | None = None
         self._answers: dict[str, dict[str, object]] = {}
+        self._consultation: Consultation | None = None
         # Until it is known that supervisord has no [rpcinterface:memreap]: it gets one only when it starts anew, and
         # then so do we.
         self._is_read = True
@@ -220,6 +265,9 @@ class Listener:
         id = id_of(data)
         try:
             command = parse(data)
+            if command.verb == "doctor":
+                self._consult(id)
+                return
             if self._last_tick is None:
                 self.tick()
             lines = self.reaper.command(command)
@@ -228,6 +276,39 @@ class Listener:
             self._tell(f"a command was refused: {error}")
             self._answer(id, False, str(error))
         self.tick()
+
+    def _consult(self, id: str) -> None:
+        """Have `memreap doctor` look, with our rights, in a process of its own: it may ask Perl, and we do not wait."""
+        if self._consultation:
+            raise CommandError("doctor is at work already")
+        # By the script that we were started by: with -m Python would take modules from the folder that it is in.
+        command = [sys.executable, sys.argv[0], "doctor", *(("-c", self._file.path) if self._file else ())]
+        try:
+            self._consultation = Consultation(command, id)
+        except OSError as error:
+            raise CommandError(f"doctor could not be started: {error.strerror}") from None
+
+    def consultation(self) -> Consultation | None:
+        """The one that is under way."""
+        return self._consultation
+
+    def hear_doctor(self) -> None:
+        """Some of what it says is there, or its time is up. Never raises."""
+        done = self._consultation
+        if done is None or not done.has_ended():
+            return
+        self._consultation = None
+        self._answer(done.id, *done.result())
+        try:
+            self._publish(self._client())
+        except Unavailable as error:
+            self._once("publish", f"nobody was told what doctor found: {error}")
+
+    def close(self) -> None:
+        """Let go of everything, and leave no process behind."""
+        if self._consultation:
+            self._consultation.end()
+        self.reaper.close()
 
     def _answer(self, id: str, ok: bool, text: str) -> None:
         if id:
@@ -311,7 +392,7 @@ def run(config: str | None, command_line: Sections) -> int:
     except (EOFError, BrokenPipeError):
         # supervisord has closed the pipe: that is how it says goodbye, and its pools are nobody's from now on.
         listener.forget()
-    listener.reaper.close()
+    listener.close()
     return 0
 
 
@@ -354,15 +435,19 @@ def _serve(protocol: Protocol, stdin: int, listener: Listener) -> None:
     protocol.ready()
     while True:
         poll = select.poll()
-        for fd in (stdin, woken, *listener.reaper.pidfds()):
+        doctor = listener.consultation()
+        for fd in (stdin, woken, *listener.reaper.pidfds(), *((doctor.fd,) if doctor else ())):
             poll.register(fd, select.POLLIN)
-        readable = [fd for fd, _ in poll.poll()]
+        patience = max(0.0, doctor.deadline - time.monotonic()) * 1000 + 1 if doctor else None
+        readable = [fd for fd, _ in poll.poll(patience)]
         now = time.monotonic()
         for fd in readable:
             if fd == woken and set(os.read(woken, 512)) & {signal.SIGTERM, signal.SIGINT}:
                 return
             if fd in listener.reaper.pidfds():
                 listener.reaper.exited(fd, now)
+        if doctor and (doctor.fd in readable or not readable):
+            listener.hear_doctor()
         if stdin in readable:
             for event in protocol.feed():
                 protocol.ok()

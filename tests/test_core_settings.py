@@ -109,7 +109,9 @@ def test_every_key_can_be_set():
     )
     assert set(given) == set(KEYS)
     settings = resolve({"myapp": given}).of(program("myapp"))
-    assert settings == PoolSettings(1024 * MIB, "pss", "TERM", 3, 60, 0, 7200, "KILL", float("inf"), False, False, 2)
+    assert settings == PoolSettings(
+        1024 * MIB, "pss", "TERM", 3, 60, 0, 7200, "KILL", float("inf"), False, False, 2, "self"
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -37,11 +38,12 @@ class Operated(NamedTuple):
     password: str
 
     def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*words), capture_output=True, text=True, cwd=self.folder, check=False)
+
+    def command(self, *words: str) -> list[str]:
         access = ["-u", self.username, "-p", self.password] if self.username else []
         command = [self.python, "-m", "supervisor.supervisorctl", "-c", f"{self.folder}/supervisord.conf"]
-        return subprocess.run(
-            [*command, "-s", self.url, *access, *words], capture_output=True, text=True, cwd=self.folder, check=False
-        )
+        return [*command, "-s", self.url, *access, *words]
 
     def rpc(self) -> xmlrpc.client.ServerProxy:
         transport = SupervisorTransport(self.username, self.password, self.url)
@@ -75,13 +77,22 @@ def configuration(where: Path, python: str, sections: str = "") -> str:
     )
 
 
-@pytest.fixture(
-    scope="module",
-    params=list(zip(stack.ENVIRONMENTS, ("unix", "http"))),
-    ids=lambda param: "-".join(param),
-)
+PAIRS = list(zip(stack.ENVIRONMENTS, ("unix", "http")))
+OTHER_PAIRS = list(zip(stack.ENVIRONMENTS, ("http", "unix")))
+
+
+def pair_name(param: tuple[str, str]) -> str:
+    return "-".join(param)
+
+
+@pytest.fixture(scope="module", params=PAIRS, ids=pair_name)
 def operated(request) -> Iterator[Operated]:
-    version, kind = request.param
+    with operating(*request.param) as one:
+        yield one
+
+
+@contextlib.contextmanager
+def operating(version: str, kind: str) -> Iterator[Operated]:
     python = stack.python_with(version)
     where = stack.folder()
     if kind == "unix":
@@ -102,6 +113,19 @@ def operated(request) -> Iterator[Operated]:
             yield one
     finally:
         shutil.rmtree(where)
+
+
+@pytest.mark.parametrize("pair", OTHER_PAIRS, ids=pair_name)
+def test_each_version_is_seen_and_steered_over_each_transport(pair):
+    """The other half of what all tests of `operated` are run with: one walk through all doors."""
+    with operating(*pair) as one:
+        test_a_worker_is_replaced_when_somebody_asks_for_it(one)
+        test_pools_are_structs_with_units_in_the_names(one)
+        test_the_doctor_of_the_listener_has_nothing_to_mend(one)
+        assert one.ctl("memreap", "pause", "all").returncode == 0
+        eventually(lambda: assert_status(one, "myapp +PAUSED"), timeout=20)
+        assert one.ctl("memreap", "resume", "all").returncode == 0
+        assert one.ctl("memreap", "frobnicate").returncode == 2
 
 
 def assert_status(one: Operated, expression: str) -> None:
@@ -280,11 +304,60 @@ def test_pools_are_structs_with_units_in_the_names(operated):
     (mine,) = [one for one in rpc.memreap.getPools() if one["name"] == "myapp"]
     assert mine == {**rpc.memreap.getPool("myapp"), "message": mine["message"], "since": mine["since"]}
     assert mine["limit_bytes"] == float(1024**3)
-    assert {one["pid"] for one in mine["workers"]} <= {*operated.workers(), *(one["pid"] for one in mine["workers"])}
+    eventually(lambda: assert_same_workers(operated), timeout=20)  # one may just have been replaced
     with pytest.raises(xmlrpc.client.Fault, match="BAD_NAME: nowhere"):
         rpc.memreap.getPool("nowhere")
     its = rpc.memreap.getListener()
     assert (its["name"], its["state"], its["count"], its["takes_commands"]) == ("memreap:memreap", "RUNNING", 1, True)
+
+
+def assert_same_workers(operated) -> None:
+    (mine,) = [one for one in operated.rpc().memreap.getPools() if one["name"] == "myapp"]
+    assert {one["pid"] for one in mine["workers"]} == operated.workers()
+
+
+def test_the_doctor_of_the_listener_has_nothing_to_mend(operated):
+    result = operated.ctl("memreap", "doctor")
+    assert (result.returncode, result.stdout) == (0, "nothing to mend\n")
+    too_much = operated.ctl("memreap", "doctor", "myapp")
+    assert (too_much.returncode, too_much.stdout) == (2, "memreap: doctor: 'myapp' is too much\n")
+
+
+def test_what_the_doctor_of_the_listener_finds_comes_back_and_the_listener_works_on(tmp_path):
+    where = stack.folder()
+    text = configuration(where, sys.executable).replace("[memreap:other]", "[memreap:other]\nlimit=1MB\nmetric=rss")
+    try:
+        with supervisord(where, text):
+            one = Operated(where, sys.executable, f"unix://{where}/s.sock", "", "")
+            eventually(lambda: assert_status(one, "myapp +QUIET"), timeout=30)
+            asked = [
+                subprocess.Popen(one.command("memreap", "doctor"), stdout=subprocess.PIPE, text=True) for _ in "ab"
+            ]
+            said = [each.communicate()[0] for each in asked]
+            assert [each.returncode for each in asked] == [1, 1]
+            assert any("other: a fresh worker holds" in each for each in said), said
+            assert all("other: " in each or "doctor is at work already" in each for each in said), said
+            result = one.ctl("memreap", "pause", "all")
+            assert result.returncode == 0
+            (listener,) = (each for each in stack.left_in(where) if each.cmdline()[-1:] == ["listen"])
+            assert listener.children() == []
+    finally:
+        shutil.rmtree(where)
+
+
+def test_settings_are_shown_with_where_each_comes_from(operated):
+    result = look(operated, "myapp", command="settings")
+    assert result.returncode == 0
+    assert re.search(rf"^  limit +1GB +{operated.folder}/supervisord.conf \[memreap\]$", result.stdout, re.MULTILINE)
+    assert re.search(r"^  signal +HUP +default$", result.stdout, re.MULTILINE)
+    assert "[other]" not in result.stdout
+    both = look(operated, command="settings")
+    assert re.search(
+        rf"\[other\](?s:.*)announce +no +{operated.folder}/supervisord.conf \[memreap:other\]\n", both.stdout
+    )
+    missing = look(operated, "nowhere", command="settings")
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert missing.stderr == "memreap: no pool 'nowhere' is watched\n"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"pools": 1}', '{"pools": [1], "answers": {}}', "x" * 5_000_000])
@@ -348,20 +421,13 @@ def test_what_supervisor_itself_imports_brings_next_to_nothing(module):
     assert result.stdout == f"['supervisor_memreap', 'supervisor_memreap.{module}']\n"
 
 
-def look(operated, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "supervisor_memreap",
-        "status",
-        "-c",
-        f"{operated.folder}/supervisord.conf",
-        *words,
-    ]
+def look(operated, *words: str, command: str = "status") -> subprocess.CompletedProcess[str]:
+    conf = f"{operated.folder}/supervisord.conf"
+    whole = [sys.executable, "-m", "supervisor_memreap", command, "-c", conf, *words]
     environment = {**os.environ, "SUPERVISOR_SERVER_URL": operated.url}
     if operated.username:
         environment.update(SUPERVISOR_USERNAME=operated.username, SUPERVISOR_PASSWORD=operated.password)
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(whole, capture_output=True, text=True, env=environment, check=False)
 
 
 def test_one_look_from_the_command_line_says_how_the_pools_stand(operated):

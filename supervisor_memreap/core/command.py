@@ -1,8 +1,8 @@
 """What somebody may ask of a listener: words in, a new state of the pool out. Pure.
 
 The words travel as the data of a REMOTE_COMMUNICATION event, so whoever may control supervisord may send them, and
-nobody else: `pause myapp`, `resume all`, `reap myapp`, `reap myapp 4242`, `roll myapp`; behind them `id=…`, by which
-the one who sent them finds the answer.
+nobody else: `pause myapp`, `resume all`, `reap myapp`, `reap myapp 4242`, `roll myapp`, `doctor`; behind them `id=…`,
+by which the one who sent them finds the answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from supervisor_memreap.core.policy import PoolState
 
 TYPE = "memreap-command"
 """The type of the events that bring commands."""
-VERBS = ("pause", "resume", "reap", "roll")
+VERBS = ("pause", "resume", "reap", "roll", "doctor")
 _NAME = re.compile(r"[^\s:=]+(?::[^\s:=]+)?")
 _ID = re.compile(r"id=([0-9a-zA-Z-]{1,64})")
 
@@ -53,6 +53,10 @@ def parse(text: str) -> Command:
     verb = words[0] if words else ""
     if verb not in VERBS:
         raise CommandError(f"{verb[:40]!r} is no command; there are {', '.join(VERBS)}")
+    if verb == "doctor":
+        if len(words) > 1:
+            raise CommandError(f"{verb}: {words[1][:40]!r} is too much")
+        return Command(verb, "all", 0, id)
     if len(words) < 2 or not _NAME.fullmatch(words[1]):
         raise CommandError(f"{verb}: no pool; write {verb} NAME" + (" or all" if verb in ("pause", "resume") else ""))
     if verb in ("reap", "roll") and words[1] == "all":

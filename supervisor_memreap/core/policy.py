@@ -346,11 +346,11 @@ def _suspend_at_birth(pool: Pool, settings: PoolSettings, state: PoolState, even
 
 def _suspend_limit(used: list[int], state: PoolState, events: list[Event]) -> PoolState:
     assert state.manager
-    events.append(WrongLimit(min(used), _usable_limit(used)))
+    events.append(WrongLimit(min(used), usable_limit(used)))
     return replace(state, suspended=Suspension("its limit is too low", state.manager), hasty=())
 
 
-def _usable_limit(used: list[int]) -> int:
+def usable_limit(used: list[int]) -> int:
     """Twice what fresh workers use, in full steps of 10 MiB: room to serve for a while before they are reaped."""
     step = 10 * 1024**2
     return -(-2 * max(used) // step) * step

@@ -14,6 +14,9 @@ from supervisor_memreap.record import report
 VERSION = 1
 """Of the form of these values; raised when a name goes or changes its meaning, not when one is added."""
 
+# Seconds since the listener's last look after which something is wrong; TICK_60 comes every 60 s, and 2 s late.
+SILENCE = 150.0
+
 
 @dataclass(frozen=True)
 class Tally:
@@ -76,6 +79,25 @@ def of_pool(
     if tally.message:
         found["message_at"] = int(tally.message_at)
     return found
+
+
+def trouble_of_listener(its: Mapping[str, Any]) -> str:
+    """What is wrong with the listener, of which getListener said this, in a line; empty if nothing is."""
+    age = its.get("age_seconds")
+    if its["listener_state"] == "NONE":
+        return "supervisord has no listener of memreap: add [eventlistener:memreap] with command=memreap listen"
+    if its["state"] not in ("RUNNING", "STARTING"):
+        return f"the listener {its['name']} is {its['state']}: see its log, then start {its['name']}"
+    if its["listener_state"] == "UNKNOWN":
+        return (
+            f"the listener {its['name']} has broken the event protocol, and gets no events any more: restart"
+            f" {its['name']}; does anything in its command print to stdout?"
+        )
+    if age is None:
+        return "the listener has not looked at the pools yet: wait for the next tick, or see its log"
+    if age > SILENCE:
+        return f"the listener looked at the pools {age:.0f} s ago, and not since: restart {its['name']}, see its log"
+    return ""
 
 
 def table(pools: Iterable[Mapping[str, Any]], now: float) -> str:

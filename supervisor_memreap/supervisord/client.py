@@ -83,6 +83,11 @@ class Client:
         (answer,) = self._call("system.multicall", [{"methodName": "memreap.publish", "params": [status]}])
         return not (isinstance(answer, dict) and answer.get("faultCode") == Faults.UNKNOWN_METHOD)
 
+    def listener(self) -> dict[str, Any] | None:
+        """What memreap.getListener says; None: there is no [rpcinterface:memreap]. Raises Unavailable."""
+        (answer,) = self._call("system.multicall", [{"methodName": "memreap.getListener", "params": []}])
+        return dict(answer) if isinstance(answer, dict) and "faultCode" not in answer else None
+
     def announce(self, announcements: Iterable[str]) -> None:
         """Send each as an event, in one call. Raises Unavailable."""
         method = "supervisor.sendRemoteCommEvent"

@@ -1,0 +1,45 @@
+"""Asks the Perl of a running manager which FCGI::ProcManager it has; for `memreap doctor` alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+
+from supervisor_memreap.host.rights import of
+
+# Perl needs 20 ms to start; a module on a network's disk may need longer.
+TIMEOUT = 10.0
+_ASK = ("-MFCGI::ProcManager", "-e", "print FCGI::ProcManager->VERSION")
+
+
+def procmanager_version(pid: int, command: str, environment: Mapping[str, str]) -> tuple[int, ...] | None:
+    """(0, 28) of 0.28; None where this process is no Perl, or does not tell. `command` and `environment` are its own.
+
+    Run as the manager's user, never as ours: the modules are that user's.
+    """
+    try:
+        perl, folder, rights = os.readlink(f"/proc/{pid}/exe"), os.readlink(f"/proc/{pid}/cwd"), of(pid)
+        if not re.match(r"perl[0-9.]*$", os.path.basename(perl)):
+            return None
+        include = [word for word in command.split() if re.match(r"-I.", word)]
+        user, group = rights.users[1], rights.groups[1]
+        is_root = os.geteuid() == 0
+        answer = subprocess.run(
+            [perl, *include, *_ASK],
+            cwd=folder,
+            env={"PATH": os.environ.get("PATH", os.defpath), **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=True,
+            user=user if is_root else None,
+            group=group if is_root else None,
+            extra_groups=() if is_root else None,
+        ).stdout
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    found = re.fullmatch(r"v?([0-9]+)\.([0-9]+)\S*", answer)
+    return (int(found[1]), int(found[2])) if found else None

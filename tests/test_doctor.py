@@ -1,0 +1,274 @@
+"""`memreap doctor`: each thing that it finds is made so, on the real stack."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import stack
+from driver import POOL, eventually, supervisord
+from test_stack import python_for
+from test_trees import NAMESPACE, _may_unshare
+
+BIN = Path(sys.executable).parent
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="runs processes as another user")
+INTERFACE = (
+    "[rpcinterface:memreap]\nsupervisor.rpcinterface_factory=supervisor_memreap.rpcinterface:make_rpcinterface\n"
+)
+PLUGIN = "[ctlplugin:memreap]\nsupervisor.ctl_factory=supervisor_memreap.ctlplugin:make_ctlplugin\n"
+PLACK = f"plackup -E deployment -s FCGI --listen WHERE/myapp.sock --nproc 2 --keep-stderr 1 {stack.APPS}/leaky.psgi"
+SOUND = f"""\
+[program:myapp]
+command={PLACK}
+stopwaitsecs=70
+[memreap:myapp]
+limit=150MB
+min_age=1s
+[eventlistener:memreap]
+command={BIN}/memreap listen
+events=TICK_5,REMOTE_COMMUNICATION
+stderr_logfile=WHERE/memreap.log
+environment=TMPDIR="WHERE"
+"""
+SECOND = f"[eventlistener:b]\ncommand={BIN}/memreap listen\nevents=TICK_5\nautostart=false\n"
+
+
+def doctor(where: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "supervisor_memreap", "doctor", "-c", f"{where}/supervisord.conf", *more]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.fixture
+def where():
+    path = stack.folder()
+    yield path
+    shutil.rmtree(path)
+
+
+def changed(*changes: tuple[str, str]) -> str:
+    text = SOUND
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text
+
+
+@contextlib.contextmanager
+def running(where: Path, text: str, **options):
+    with supervisord(where, text.replace("WHERE", str(where)), **options) as process:
+        try:
+            yield process
+        finally:
+            # As an administrator ends it, so that the pool ends too. Not reaped here: driver.supervisord does that.
+            os.kill(process.pid, 15)
+            stack.end(where)
+
+
+def assert_found(where: Path, expression: str, status: int = 1) -> None:
+    result = doctor(where)
+    assert re.search(expression, result.stdout), result.stdout + result.stderr
+    assert result.returncode == status, result.stdout
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_where_all_is_as_it_should_be_there_is_nothing_to_mend(where):
+    with running(where, SOUND + INTERFACE + PLUGIN):
+        eventually(lambda: assert_found(where, r"^memreap: nothing to mend\n$", 0), timeout=20)
+
+
+FOUND = {
+    "a value": ([("limit=150MB", "limit=150 monkeys")], r"limit=150 monkeys: not a size, .* what was in force stays"),
+    "a misspelt section": ([("[eventlistener", "[memreep:x]\n[eventlistener")], r"\[memreep:x\]: not read"),
+    "a name that is not there": ([("[memreap:myapp]", "[memreap:myap]")], r"\[memreap:myap\]: no program or group of"),
+    "no pool": ([("[memreap:myapp]\nlimit=150MB\nmin_age=1s\n", "")], r"no program has a \[memreap:PROGRAM\] section"),
+    "no listener": (
+        [("/memreap listen", "/memreap --help")],
+        r"listener: there is none: add \[eventlistener:memreap\]",
+    ),
+    "two listeners": (
+        [("[eventlistener:memreap]\n", f"{SECOND}[eventlistener:memreap]\n")],
+        r"listener: there is more than one \(.*\[eventlistener:b\], .*\[eventlistener:memreap\]\): have one",
+    ),
+    "no ticks": ([("TICK_5,REMOTE", "REMOTE")], r"events=REMOTE_COMMUNICATION: no TICK, so it never looks: add TICK_5"),
+    "a listener that does not run": (
+        [("events=", "autostart=false\nevents=")],
+        r"listener: memreap is STOPPED: see its log, then start memreap",
+    ),
+    "a plugin without its interface": (
+        [("[eventlistener", f"{PLUGIN}[eventlistener")],
+        r"needs \[rpcinterface:memreap\]",
+    ),
+    "a wrapper without exec": (
+        [(PLACK, f"sh -c '{PLACK}; true'\nstopasgroup=true")],
+        r"myapp: worker \d+ has children of its own and looks like the manager below a wrapper.*exec",
+    ),
+    "too little time to finish": ([("stopwaitsecs=70\n", "")], r"stopwaitsecs=10: FCGI::ProcManager gives .* 60 s"),
+    "no manager": (
+        [
+            ("[program:myapp]", "[fcgi-program:myapp]\nsocket=unix://WHERE/myapp.sock"),
+            ("--listen WHERE/myapp.sock --nproc 2", "--manager ''"),
+        ],
+        r"myapp: process \d+ has no workers: it is no manager.*set target=self",
+    ),
+    "a manager that is not started again": (
+        [("stopwaitsecs=70", "stopwaitsecs=70\nautorestart=false")],
+        r"autorestart=false: a manager that ends is not started again: set it to true",
+    ),
+    "a worker that is not started again": (
+        [("limit=150MB", "limit=150MB\ntarget=self")],
+        r"with target=self supervisord must start it again when it ends with 0: set autorestart=true",
+    ),
+    "a signal that is not caught": (
+        [(PLACK, f"{sys.executable} {POOL} 2 5 deaf")],
+        r"myapp: worker \d+ would die of HUP \(it does not catch it\)",
+    ),
+    "a signal that drops requests": (
+        [("limit=150MB", "limit=150MB\nsignal=QUIT")],
+        r"is of FCGI::ProcManager, which drops",
+    ),
+    "a limit that is too low": (
+        [("limit=150MB", "limit=4MB\nmetric=rss")],
+        r"a fresh worker holds [0-9.]+ MiB \(rss\) already, over the limit of 4.0 MiB.* set limit=\d0MB or more",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_would_make_it_fail_or_do_harm_is_found_with_its_remedy(where, name):
+    changes, expression = FOUND[name]
+    with running(where, changed(*changes)):
+        eventually(lambda: assert_found(where, expression))
+
+
+def test_a_listener_that_broke_the_protocol_is_found_though_supervisord_calls_it_running(where):
+    text = changed((f"{BIN}/memreap listen", f"sh -c 'echo hello; exec {BIN}/memreap listen'"))
+    with running(where, text + INTERFACE):
+        eventually(
+            lambda: assert_found(where, "has broken the event protocol, and gets no events any more"), timeout=20
+        )
+
+
+def test_a_log_in_the_event_protocol_is_found_before_supervisord_refuses_to_start_with_it(where):
+    with running(where, SOUND):
+        conf = where / "supervisord.conf"
+        conf.write_text(conf.read_text().replace("events=TICK_5", "redirect_stderr=true\nevents=TICK_5"))
+        assert_found(where, r"redirect_stderr=true: its log would go where the event protocol goes.*: remove that line")
+
+
+def test_without_the_interface_it_says_what_it_cannot_know_and_ends_with_0(where):
+    with running(where, SOUND):
+        eventually(lambda: assert_found(where, r"listener: note: whether it still looks cannot be known", 0))
+        with (where / "supervisord.conf").open("a") as conf:
+            conf.write(INTERFACE)
+        assert_found(where, r"supervisord: it has not read \[rpcinterface:memreap\] yet: restart it, once")
+
+
+def test_a_plugin_in_an_included_file_is_found(where):
+    (where / "more.conf").write_text(PLUGIN)
+    with running(where, f"{SOUND}{INTERFACE}[include]\nfiles=more.conf\n"):
+        expression = r"more.conf \[ctlplugin:memreap\]: supervisorctl reads no included file: put this section into "
+        eventually(lambda: assert_found(where, expression))
+
+
+def test_a_program_that_daemonizes_is_found_and_what_it_has_left_behind(where):
+    text = changed((PLACK, f"{PLACK} --daemonize\nstartretries=1"))
+    try:
+        with running(where, text, gives_up=True):
+            result = doctor(where)
+            assert result.returncode == 1
+            assert "--daemonize: it daemonizes itself, and supervisord starts another one: remove -d" in result.stdout
+            assert "myapp: it does not run (FATAL): see its log" in result.stdout
+            (found,) = re.findall(r"2 process trees of its earlier starts, .*: kill ([0-9 ]+)", result.stdout)
+            pids = found.split()
+            assert len(pids) == 2
+            subprocess.run(["kill", *pids], check=True)
+    finally:
+        for one in stack.left_in(where):  # where the test failed
+            one.kill()
+
+
+def old_procmanager(where: Path) -> None:
+    """A copy of the real one that says it is 0.17."""
+    ask = ["perl", "-MFCGI::ProcManager", "-e", "print $INC{'FCGI/ProcManager.pm'}"]
+    path = Path(subprocess.run(ask, capture_output=True, text=True, check=True).stdout)
+    (where / "FCGI").mkdir()
+    text, count = re.subn(r"(VERSION\s*=\s*')[0-9.]+'", r"\g<1>0.17'", path.read_text())
+    assert count >= 1
+    (where / "FCGI/ProcManager.pm").write_text(text)
+
+
+OLD = ("stopwaitsecs=70", 'stopwaitsecs=70\nenvironment=PERL5LIB="WHERE"')
+
+
+def test_an_old_procmanager_is_found_by_the_managers_own_perl(where):
+    old_procmanager(where)
+    with running(where, changed(OLD)):
+        eventually(
+            lambda: assert_found(where, r"myapp: FCGI::ProcManager 0.17 is older than 0.18: .* \(daemonized, or")
+        )
+
+
+@pytest.mark.skipif(not _may_unshare(), reason="may not make a namespace of pids")
+def test_a_supervisord_that_is_process_1_is_found_where_it_matters(where):
+    old_procmanager(where)
+    script = where / "doctor.sh"
+    script.write_text(f"while sleep 1; do {BIN}/memreap doctor -c {where}/supervisord.conf >{where}/out; done\n")
+    text = changed(OLD) + f"[program:doctor]\ncommand=sh {script}\nstopasgroup=true\n"
+    with supervisord(where, text.replace("WHERE", str(where)), within=NAMESPACE):
+        expression = r"FCGI::ProcManager 0.17 is older than 0.18: .* \(as here: supervisord is process 1\)"
+        eventually(lambda: assert_in(expression, where / "out"), timeout=20)
+
+
+def assert_in(expression: str, path: Path) -> None:
+    text = path.read_text() if path.exists() else ""
+    assert re.search(expression, text), text
+
+
+@needs_root
+def test_a_listener_that_may_not_signal_the_workers_is_found(where):
+    where.chmod(0o777)
+    command = python_for("www-data", where)
+    http = f"[unix_http_server]\nfile={where}/s.sock\nchown=www-data\n"
+    with running(where, changed((f"{BIN}/memreap listen", f"{command} listen\nuser=www-data")), http=http):
+        expression = r"the listener \(user 33\) may not signal worker \d+ \(user 0\): run it as the pool's user"
+        eventually(lambda: assert_found(where, expression))
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("metric", "expression", "status"),
+    [
+        ("uss", r"myapp: worker \d+ may hold up to .* but its uss may not be read: .*CAP_SYS_PTRACE", 1),
+        ("rss", r"myapp: note: workers may not be held inside accept", 0),
+    ],
+)
+def test_a_listener_that_may_not_read_the_workers_is_found(where, metric, expression, status):
+    where.chmod(0o777)
+    shutil.copy(stack.APPS / "leaky.psgi", where)
+    text = changed(
+        (f"command={PLACK}", f"command={PLACK.replace(str(stack.APPS), str(where))}\nuser=www-data"),
+        (f"command={BIN}", f"command=setpriv --bounding-set -sys_ptrace {BIN}"),
+        ("limit=150MB", f"limit=150MB\nmetric={metric}"),
+    )
+    with running(where, text):
+        eventually(lambda: assert_found(where, expression, status))
+
+
+def test_a_supervisord_that_does_not_answer_is_found(where):
+    (where / "supervisord.conf").write_text(
+        SOUND.replace("WHERE", str(where)) + f"[supervisorctl]\nserverurl=unix://{where}/none.sock\n"
+    )
+    assert_found(where, r"supervisord: no supervisord answers at unix://")
+
+
+def test_a_configuration_that_is_none_is_one_line(where):
+    (where / "supervisord.conf").write_text("[supervisord\n")
+    assert_found(where, r"configuration: .*supervisord.conf: File contains no section headers")
+    result = doctor(where, "nonsense")
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
