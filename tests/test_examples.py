@@ -25,12 +25,16 @@ class Expected(NamedTuple):
 
 
 POOLS = {"myapi": Expected(4, 150), "myapp": Expected(5, 150), "shop": Expected(5, 100)}
+# Of single.conf, in which there is no manager.
+SINGLE = {"single": Expected(4, 150)}
 
 
 def test_the_examples_are_those_of_the_readme():
     named = set(re.findall(r"conf\.d-examples/([a-z-]+\.conf)", (stack.ROOT / "README.md").read_text()))
     assert (
-        {file.name for file in FILES} == named == {"memreap.conf", "catalyst.conf", "plack.conf", "fcgi-program.conf"}
+        {file.name for file in FILES}
+        == named
+        == {"memreap.conf", "catalyst.conf", "plack.conf", "fcgi-program.conf", "single.conf", "notify.conf"}
     )
 
 
@@ -52,13 +56,15 @@ def together(catalyst_script):
     where.chmod(0o777)
     shutil.copy(stack.APPS / "leaky.psgi", where / "app.psgi")
     replacements = {
-        r"/srv/(myapp|myapi)/script/\w+_fastcgi\.pl": str(catalyst_script),
+        r"/srv/(myapp|myapi|single)/script/\w+_fastcgi\.pl": str(catalyst_script),
         r"/srv/shop/app\.psgi": f"{where}/app.psgi",
         r"/(var/log/supervisor|run/myapp|run/shop|run)/": f"{where}/",
         r"command=memreap": f"command={Path(sys.executable).parent}/memreap",
         r"(?m)^(min_age|settle)=.*$": r"\1=1s",
         r"(?m)^checks=6$": "checks=2",
     }
+    replacements[r"/usr/bin/python3 /etc/supervisor/"] = f"{sys.executable} {EXAMPLES}/"
+    replacements["logger -t memreap"] = f"tee -a {where}/notified"
     if os.getuid() != 0:
         replacements[r"(?m)^(user|socket_owner)=.*$"] = ""
     for file in FILES:
@@ -66,16 +72,23 @@ def together(catalyst_script):
         for pattern, new in replacements.items():
             text = re.sub(pattern, new, text)
         (where / file.name).write_text(text)
-    include = "[include]\nfiles=catalyst.conf plack.conf fcgi-program.conf memreap.conf\n"
+    include = "[include]\nfiles=catalyst.conf plack.conf fcgi-program.conf single.conf memreap.conf notify.conf\n"
     with stack.running(include, "myapp", where) as pool:
+        eventually(lambda: assert_all_are_there(pool), timeout=30)
         yield pool
     shutil.rmtree(where)
+
+
+def assert_all_are_there(pool: stack.Pool) -> None:
+    for name, (count, _limit) in POOLS.items():
+        assert len(pool.another(name).workers()) == count
 
 
 def test_all_of_them_together_run_and_are_watched(together):
     def assert_watched():
         assert (
-            "watching myapi (limit 150 MiB uss), myapp (limit 150 MiB uss), shop (limit 100 MiB uss)" in together.log()
+            "watching myapi (limit 150 MiB uss), myapp (limit 150 MiB uss), shop (limit 100 MiB uss),"
+            " single (limit 150 MiB uss)" in together.log()
         )
 
     eventually(assert_watched, timeout=20)
@@ -86,7 +99,7 @@ def test_all_of_them_together_run_and_are_watched(together):
         check=False,
     )
     assert (dry.returncode, dry.stderr) == (0, "")
-    for name, (count, limit) in POOLS.items():
+    for name, (count, limit) in {**POOLS, **SINGLE}.items():
         assert f"memreap: {name}: {count} workers, none over the limit of {limit} MiB" in dry.stdout
 
 
@@ -99,10 +112,35 @@ def test_in_each_of_them_the_worker_that_grows_is_replaced_and_no_other(together
         assert {pool.name: len(pool.lines(" left after ")) for pool in pools} == dict.fromkeys(POOLS, 1)
 
     eventually(assert_left, timeout=30)
+    assert_notified(together.folder / "notified", grown)
     for pool in pools:
         assert before[pool.name] - pool.workers() == grown[pool.name]
         assert len(pool.workers()) == POOLS[pool.name].workers
         assert len(pool.lines("HUP sent")) == 1
+
+
+def assert_notified(path: Path, grown: dict[str, set[int]]) -> None:
+    """By the listener of notify.conf."""
+
+    def all_are_there() -> None:
+        text = path.read_text()
+        for name, pids in grown.items():
+            for pid in pids:
+                assert f"reap: {name}: worker {pid} holds " in text
+                assert f"left: {name}: worker {pid} left after " in text
+
+    eventually(all_are_there)
+
+
+def test_a_process_without_a_manager_that_grows_is_replaced(together):
+    single = together.another("single")
+    grown = single.grow(1, 200)
+
+    def assert_replaced() -> None:
+        assert [f"worker {min(grown)} left" in line for line in single.lines(" left after ")] == [True]
+        assert len(single.lines("TERM sent")) == 1
+
+    eventually(assert_replaced, timeout=30)
 
 
 def test_a_listener_that_is_ended_by_hand_comes_back(together):

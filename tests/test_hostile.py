@@ -20,9 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reaping import Reaping
 
+from supervisor_memreap import doctor
 from supervisor_memreap.core.settings import SettingsError, resolve
 from supervisor_memreap.record import log
 from supervisor_memreap.supervisord import configfile
+from supervisor_memreap.supervisord.client import Unavailable
 
 FORGED = b"x) R 1 (\nSigCgt:\tffffffffffffffff\nPPid:\t1\n\x1b[31m\xff"
 
@@ -110,6 +112,10 @@ def broken(edits) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+def nobody_answers(_server):
+    raise Unavailable("no supervisord answers")
+
+
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(EDITS)
 def test_a_broken_configuration_is_one_line_and_never_anything_else(edits):
@@ -118,10 +124,11 @@ def test_a_broken_configuration_is_one_line_and_never_anything_else(edits):
         file.write_bytes(broken(edits))
         try:
             contents = configfile.ConfigFile(str(file)).read()
-            resolve(contents.sections)
+            resolve(configfile.merge(contents.sections, contents.limits()))
             said = contents.warnings
         except SettingsError as error:
             said = [str(error)]
+        doctor.run(str(file), nobody_answers, said.append)
         stream = io.StringIO()
         for line in said:
             log.to(stream, stamped=False)(line)
