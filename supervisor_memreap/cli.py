@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ configuration; 130 Ctrl-C.
 _DOCTOR = """\
 Look for all that would make memreap fail or do harm on this machine, and say what to do about it:
 the configuration, the listener and its rights, the programs that are to be watched and their
-workers. Signals nobody, changes nothing; asks the managers' own Perl which FCGI::ProcManager it has.
+workers. Signals nobody, changes nothing; asks the managers' own Perl for its FCGI::ProcManager.
 
     memreap doctor
     supervisorctl memreap doctor       the same by the listener, also of another machine
@@ -101,7 +102,7 @@ exit status: 0; 1 nothing of what was named is watched; 2 bad usage or configura
 """
 
 _SETTINGS = f"""\
-settings: {", ".join(KEYS)}
+settings: {textwrap.fill(", ".join(KEYS), 85)}
 
 exit status: 0 nothing is left over the limit; 1 something could not be reaped, the lines
 say why; 2 bad usage or configuration; 130 Ctrl-C.
@@ -116,8 +117,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    parser = _parser()
-    args = parser.parse_args(argv)
+    whole = parser()
+    args = whole.parse_args(argv)
     try:
         return int(args.run(args))
     except (SettingsError, Unavailable) as error:
@@ -127,13 +128,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    whole = _Parser(
         prog="memreap",
         description="Keeps pools of pre-forked FastCGI workers under supervisord small, without cutting a request.",
     )
-    parser.add_argument("--version", action="version", version=f"memreap {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    whole.add_argument("--version", action="version", version=f"memreap {__version__}")
+    commands = whole.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, summary: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
         return commands.add_parser(
@@ -177,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     show = add("demo", "see it work, on a private supervisord in a temporary folder", demo.__doc__ or "")
     demo.add_arguments(show)
     show.set_defaults(run=demo.run)
-    return parser
+    return whole
 
 
 def _interval(text: str) -> float:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 import stack
+
+from supervisor_memreap.core.settings import KEYS
 
 DOCUMENTS = [stack.ROOT / "README.md", *sorted((stack.ROOT / "docs").glob("*.md"))]
 
@@ -28,3 +35,43 @@ def test_the_page_on_safety_names_tests_at_all():
 def test_every_link_within_leads_somewhere(document):
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def man_page():
+    spec = importlib.util.spec_from_file_location("manpage", stack.ROOT / "docs/manpage.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_man_page_is_what_help_and_readme_say():
+    assert (stack.ROOT / "docs/memreap.1").read_text() == man_page().page(), "run python docs/manpage.py"
+
+
+def test_the_man_page_has_every_command_and_every_setting():
+    page = (stack.ROOT / "docs/memreap.1").read_text().replace("\\-", "-")
+    commands = re.findall(r"^\.SS memreap (\w+)$", page, re.MULTILINE)
+    assert set(commands) == {"listen", "once", "status", "settings", "doctor", "demo"}
+    assert [key for key in KEYS if f"\\fB{key}\\fR (default " not in page] == []
+
+
+@pytest.mark.skipif(not shutil.which("groff"), reason="groff would say what is wrong with it")
+def test_the_man_page_is_without_warnings():
+    command = ["groff", "-man", "-Tutf8", "-ww", "-z", str(stack.ROOT / "docs/memreap.1")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "words", [[], *([name] for name in ("listen", "once", "status", "settings", "doctor", "demo"))]
+)
+def test_help_is_a_page_that_fits_a_terminal(words):
+    command = [sys.executable, "-m", "supervisor_memreap", *words, "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "100"})
+    assert result.stdout.startswith("usage: memreap")
+    assert max(map(len, result.stdout.splitlines())) <= 100
+
+
+def test_the_readme_has_every_setting():
+    table = (stack.ROOT / "README.md").read_text().partition("| key | default | meaning |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(KEYS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,7 +19,13 @@ from supervisor_memreap import __version__
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     where = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(where), str(stack.ROOT)]
+    # Of a copy: building leaves files in the folder, in which other tests may be building as well.
+    source = tmp_path_factory.mktemp("source")
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(stack.ROOT / name, source)
+    for name in ("supervisor_memreap", "docs"):
+        shutil.copytree(stack.ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(where), str(source)]
     subprocess.run(command, check=True, capture_output=True)
     (path,) = where.glob("*.whl")
     return path
@@ -26,6 +33,9 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    page = f"supervisor_memreap-{__version__}.data/data/share/man/man1/memreap.1"
+    assert page in names  # pip puts it where man looks, beside the command
+    names.remove(page)
     source = stack.ROOT / "supervisor_memreap"
     wanted = {
         str(path.relative_to(stack.ROOT)) for path in source.rglob("*") if path.suffix in (".py", ".pl", ".typed")
