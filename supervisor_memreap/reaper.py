@@ -241,12 +241,11 @@ class Reaper:
         if one.verdict.again:
             assert one.state.leaving
             # Written down first, as the first one is: whoever is ended here must not have a third one sent.
-            state = policy.signalled_again(one.state)
-            self._keep({**self._states, pool.name: state})
+            self._keep({**self._states, pool.name: policy.signalled_again(one.state, sent=False)})
             outcome = processes.reap_again(pool, one.verdict.again, settings, view)
             if outcome.word == "sent":
                 sent = one.state.leaving.sent
-                one.state = self._states[pool.name] = state
+                one.state = self._states[pool.name] = policy.signalled_again(one.state)
                 self._tell_of(pool.name, report.sent_again(one.verdict.again, settings, outcome.moment, sent))
         if one.verdict.force:
             self._keep(self._states)

@@ -645,6 +645,8 @@ def test_a_worker_that_may_never_have_got_the_signal_gets_it_when_it_is_idle_and
     unsent(film, {11: 300})
     verdict = film.look({11: 300}, after=policy.AGAIN)
     assert verdict.again.id.pid == 11
+    film.state = policy.signalled_again(film.state, sent=False)
+    assert not film.state.leaving.sent  # it is about to be sent, and who writes that down may be ended before
     film.state = policy.signalled_again(film.state)
     (event,) = film.look({11: 300}, after=300).events
     assert isinstance(event, Stuck)

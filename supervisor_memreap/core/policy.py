@@ -172,10 +172,10 @@ def signalled(
     )
 
 
-def signalled_again(state: PoolState) -> PoolState:
-    """The second signal that `decide` asked for went out."""
+def signalled_again(state: PoolState, sent: bool = True) -> PoolState:
+    """The second signal that `decide` asked for went out; or, not `sent`, it is about to."""
     assert state.leaving
-    return replace(state, leaving=replace(state.leaving, again=True, sent=True))
+    return replace(state, leaving=replace(state.leaving, again=True, sent=state.leaving.sent or sent))
 
 
 def not_forced(state: PoolState) -> PoolState:
