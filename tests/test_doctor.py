@@ -88,7 +88,7 @@ FOUND = {
     "a name that is not there": ([("[memreap:myapp]", "[memreap:myap]")], r"\[memreap:myap\]: no program or group of"),
     "no pool": ([("[memreap:myapp]\nlimit=150MB\nmin_age=1s\n", "")], r"no program has a \[memreap:PROGRAM\] section"),
     "no listener": (
-        [("/memreap listen", "/memreap --help")],
+        [("/memreap listen", "/memreap --help\nautostart=false")],
         r"listener: there is none: add \[eventlistener:memreap\]",
     ),
     "two listeners": (

@@ -325,7 +325,9 @@ def test_the_doctor_of_the_listener_has_nothing_to_mend(operated):
 
 def test_what_the_doctor_of_the_listener_finds_comes_back_and_the_listener_works_on(tmp_path):
     where = stack.folder()
-    text = configuration(where, sys.executable).replace("[memreap:other]", "[memreap:other]\nlimit=1MB\nmetric=rss")
+    text = configuration(where, sys.executable).replace(
+        "[memreap:other]", "[memreap:other]\nlimit=1MB\nmetric=rss\nchecks=9999"
+    )
     try:
         with supervisord(where, text):
             one = Operated(where, sys.executable, f"unix://{where}/s.sock", "", "")
