@@ -337,7 +337,7 @@ def test_what_the_doctor_of_the_listener_finds_comes_back_and_the_listener_works
             ]
             said = [each.communicate()[0] for each in asked]
             assert [each.returncode for each in asked] == [1, 1]
-            assert any("other: a fresh worker holds" in each for each in said), said
+            assert any("over the limit of 1.0 MiB" in each for each in said), said
             assert all("other: " in each or "doctor is at work already" in each for each in said), said
             result = one.ctl("memreap", "pause", "all")
             assert result.returncode == 0
