@@ -19,6 +19,8 @@ from typing import Any
 from supervisor.supervisorctl import ControllerPluginBase, LSBInitExitStatuses
 from supervisor.xmlrpc import Faults
 
+from supervisor_memreap import __version__
+
 # The listener answers when the tick that it is at is over: within a second, but a busy machine may need longer.
 PATIENCE = 10.0
 # And this much longer for doctor, of which it has a part of its own at work.
@@ -100,7 +102,8 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         shown = [one for one in found if not names or one["name"] in names]
         if shown:
             self.ctl.output(status.table(shown, time.time()))
-        trouble = status.trouble_of_listener(self._memreap().getListener())
+        listener = self._memreap().getListener()
+        trouble = status.trouble_of_listener(listener) or status.age_of_listener(listener, __version__)
         if trouble:
             self._fail(trouble)
         elif not found:

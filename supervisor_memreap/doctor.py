@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from supervisor.datatypes import dict_of_key_value_pairs
 
+from supervisor_memreap import __version__
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.model import Pool, Program, Worker
 from supervisor_memreap.core.settings import PoolSettings, Settings, SettingsError, Watch, resolve
@@ -17,7 +18,7 @@ from supervisor_memreap.core.verdict import Unreadable, Unseen
 from supervisor_memreap.host import perl, processes, rights, strays
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.record import report
-from supervisor_memreap.record.status import trouble_of_listener
+from supervisor_memreap.record.status import age_of_listener, trouble_of_listener
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
@@ -137,7 +138,7 @@ def _supervisord(case: Case, programs: list[Program]) -> Iterator[Finding]:
         yield Finding("configuration", f"[memreap:{name}]: no program or group of supervisord; there are: {there}")
     its = case.client.listener()
     if its is not None:
-        trouble = trouble_of_listener(its)
+        trouble = trouble_of_listener(its) or age_of_listener(its, __version__)
         if trouble:
             yield Finding("listener", trouble)
         return

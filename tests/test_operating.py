@@ -347,6 +347,20 @@ def test_what_the_doctor_of_the_listener_finds_comes_back_and_the_listener_works
         shutil.rmtree(where)
 
 
+def test_a_listener_that_is_older_than_supervisorctl_is_told_of():
+    with operating(*PAIRS[0]) as one:
+        its = one.rpc().memreap
+
+        def assert_told() -> None:
+            # As that listener would; the real one hands in its own after each tick.
+            its.publish(json.dumps({"version": 1, "memreap": "0.0.9", "pools": [], "answers": {}}))
+            result = one.ctl("memreap", "status")
+            assert "memreap: the listener memreap:memreap is memreap 0.0.9, older than " in result.stdout
+            assert result.returncode == 1
+
+        eventually(assert_told)
+
+
 def test_settings_are_shown_with_where_each_comes_from(operated):
     result = look(operated, "myapp", command="settings")
     assert result.returncode == 0

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 # Bits of CapEff, of <linux/capability.h>.
 _KILL, _SYS_PTRACE = 1 << 5, 1 << 19
+YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 
 
 class Rights(NamedTuple):
@@ -44,7 +45,7 @@ def may_hold(actor: Rights, target: Rights) -> bool:
     """ptrace(2), of attaching: as reading, and as Yama lets it."""
     has = bool(actor.capabilities & _SYS_PTRACE)
     try:
-        scope = int(Path("/proc/sys/kernel/yama/ptrace_scope").read_text())
+        scope = int(YAMA.read_text())
     except (OSError, ValueError):
         scope = 0
     return may_read(actor, target) and (scope == 0 or (scope in (1, 2) and has))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -98,6 +99,18 @@ def trouble_of_listener(its: Mapping[str, Any]) -> str:
     if age > SILENCE:
         return f"the listener looked at the pools {age:.0f} s ago, and not since: restart {its['name']}, see its log"
     return ""
+
+
+def age_of_listener(its: Mapping[str, Any], version: str) -> str:
+    """What is to be done about a listener that is older than we are, in a line; empty if it is not."""
+    its_own = str(its.get("version", ""))
+    if not its_own or _numbers(its_own) >= _numbers(version):
+        return ""
+    return f"the listener {its['name']} is memreap {its_own}, older than {version} here: restart {its['name']}"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(one) for one in re.findall("[0-9]+", version))
 
 
 def table(pools: Iterable[Mapping[str, Any]], now: float) -> str:
