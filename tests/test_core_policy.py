@@ -702,3 +702,12 @@ def test_a_worker_that_the_list_of_children_had_missed_is_no_replacement():
     assert film.look(missed, after=60).standing == "settling"
     film.fork(14, ago=20)
     assert film.look({**missed, 14: 20}, after=0).standing == "quiet"
+
+
+def test_a_replacement_that_is_born_within_the_step_of_the_kernels_clock_counts():
+    film = Film()
+    film.look({11: 300, 12: 20})
+    film.fork(13, ago=0.009)  # forked 1 ms after the signal, and told as born 9 ms before it
+    (left,) = film.look({12: 20, 13: 20}).events
+    assert left.replaced_by.pid == 13
+    assert film.look({12: 20, 13: 20}, after=5).standing == "quiet"

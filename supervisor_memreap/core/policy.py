@@ -55,6 +55,8 @@ FALL = 10.0
 # Seconds after the first signal, or half of `grace` where that is less: a worker that was in a request and got it is
 # gone as soon as that ends, so one that is idle so much later never got it.
 AGAIN = 10.0
+# Times of birth are told in full steps, of 10 ms on Linux: one that is born right after a signal may seem older than it.
+BIRTH = 1.0
 # With idle_wait=never, a worker that has waited so long for an idle moment is told of.
 LONG_WAIT = 60.0
 # A program that somebody stops is no falling tree.
@@ -165,7 +167,7 @@ def signalled(
             worker.id,
             now,
             frozenset(other.id for other in pool.workers),
-            worker.id.born + worker.age,
+            worker.id.born + worker.age - BIRTH,
             sent,
         ),
         hasty=(*state.hasty, worker.used or 0)[-HASTY_REAPS:] if fresh else (),
