@@ -55,10 +55,11 @@ FALL = 10.0
 # Seconds after the first signal, or half of `grace` where that is less: a worker that was in a request and got it is
 # gone as soon as that ends, so one that is idle so much later never got it.
 AGAIN = 10.0
-# Times of birth are told in full steps, of 10 ms on Linux: one that is born right after a signal may seem older than it.
+# Times of birth are told in full steps, 10 ms on Linux: one that is born right after a signal may seem older than it.
 BIRTH = 1.0
 # With idle_wait=never, a worker that has waited so long for an idle moment is told of.
 LONG_WAIT = 60.0
+_VETOES = (Wrapped, WrongSignal, NotCaught)
 # A program that somebody stops is no falling tree.
 _STOPPED_BY_HAND = ("STOPPING", "STOPPED")
 
@@ -198,7 +199,7 @@ def exited(worker: ProcessId, state: PoolState, at: float) -> PoolState:
 
 def ask(workers: Iterable[ProcessId], state: PoolState) -> PoolState:
     """These workers are to be reaped, over the limit or not."""
-    return replace(state, asked=state.asked | set(workers))
+    return replace(state, asked=state.asked | set(workers), said=state.said - {one.__name__ for one in _VETOES})
 
 
 def pause(state: PoolState) -> PoolState:
@@ -375,6 +376,7 @@ def _choose(
         else:
             against = veto(pool, worker, settings)
             if against:
+                state = replace(state, asked=state.asked - {worker.id})
                 state = _tell_once(type(against).__name__, against, state, events)
             else:
                 due.append(worker)
