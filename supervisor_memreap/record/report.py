@@ -200,6 +200,7 @@ def line(event: Event, settings: PoolSettings, came_back: int | None = None, doi
         return (
             f"worker {event.worker.id.pid} would die of {settings.signal} (it does not catch it): nothing sent;"
             " set signal= to what this server finishes on"
+            + (" (FastCGI without a manager: TERM)" if settings.target == "self" else "")
         )
     if isinstance(event, WrongSignal):
         server = event.worker.suspect.server if event.worker.suspect else ""
