@@ -87,7 +87,7 @@ def test_of_two_that_grow_one_goes_after_the_other_and_the_pool_is_one(sock):
             "",
             "",
             "",
-            r"worker \d+ would die of HUP \(it does not catch it\): nothing sent; .* \(FastCGI without a manager: TERM\)",
+            r"worker \d+ would die of HUP \(it does not catch it\): .* \(FastCGI without a manager: TERM\)",
         ),
         ("signal=TERM\n", "autorestart=true\n", "", "supervisord must start it again .* set autorestart=true"),
         ("signal=TERM\n", "autorestart=true", "autorestart=unexpected\nexitcodes=0,2", "set autorestart=true"),
