@@ -243,11 +243,11 @@ class Listener:
         """Tell what a daemonized start of a program has left behind; looked for after each of its starts and ends."""
         starts = {one.namespec: (one.state, one.pid) for one in watched}
         changed = [one for one in watched if starts[one.namespec] != self._starts.get(one.namespec)]
-        self._starts = starts
         if not changed:
             return
         sought = {one: self._command_of(one) for one in changed}
         found = strays.find(sought, ask, os.environ, processes.source())
+        self._starts = starts
         for one in changed:
             topic, its = f"strays of {one.namespec}", found.get(one)
             # While supervisord tries again and again, one line will do; when it has given up, they are counted again.

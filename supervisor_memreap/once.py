@@ -78,8 +78,8 @@ def run(programs: Programs, settings: Settings, names: Sequence[str], dry_run: b
     try:
         standings = reaper.tick(listed, settings, time.monotonic())
         for one in standings:
-            if one.state.paused:
-                tell(f"{one.pool.name}: {report.PAUSED}")
+            if one.state.paused or one.state.suspended:
+                tell(f"{one.pool.name}: {_held_back(one)}")
         if not standings:
             tell(f"supervisord runs none of {', '.join(names)}")
             return 1
@@ -117,11 +117,15 @@ def _known_to_the_listener(programs: Sequence[Program]) -> States:
     if supervisord is None:
         return {}
     states, _ = StateFile(supervisord).read(time.monotonic())
-    # A second signal is the listener's business: it may be at it.
+    # One that is only about to be signalled is nobody that leaves: a listener that does it has the pool's lock.
     return {
-        name: replace(state, leaving=replace(state.leaving, again=True)) if state.leaving else state
+        name: replace(state, leaving=None) if state.leaving and not state.leaving.sent else state
         for name, state in states.items()
     }
+
+
+def _held_back(one: Standing) -> str:
+    return report.PAUSED if one.state.paused else f"{one.verdict.standing}; {report.SUSPENDED}"
 
 
 def _over(one: Standing) -> list[Worker]:
@@ -137,7 +141,9 @@ def _has_failed(standings: list[Standing]) -> bool:
 
 def _tell_what_would_be(one: Standing, tell: Tell) -> None:
     over = _over(one)
-    for worker in sorted(over, key=lambda each: each.used or 0, reverse=True):
+    leaving = {each.worker for each in (one.state.leaving, *one.state.stuck) if each}
+    due = [] if one.state.paused or one.state.suspended else [each for each in over if each.id not in leaving]
+    for worker in sorted(due, key=lambda each: each.used or 0, reverse=True):
         word = "young" if worker.age < one.settings.min_age else "would"
         if worker.used is not None and policy.veto(one.pool, worker, one.settings) is None:
             tell(f"{one.pool.name}: {report.outcome(word, worker, one.settings)}")

@@ -225,6 +225,7 @@ class Reaper:
         self._departures.setdefault(pool.name, []).append(departure)
         at = now + time.monotonic() - began
         state = self._states[pool.name] = policy.signalled(pool, worker, settings, state, at)
+        self._keep(self._states)
         text = report.sent(worker, settings, outcome.moment)
         self._tell_of(pool.name, text)
         self._happened.append(Happening("reap", pool.name, worker.id.pid, text, settings.announce))
@@ -238,6 +239,9 @@ class Reaper:
     def _follow_up(self, one: Standing, view: Source) -> None:
         """What a worker gets that was signalled and is still there."""
         pool, settings = one.pool, one.settings
+        worker = one.verdict.again or one.verdict.force
+        if worker is None or not self._is_ours(pool, worker.id, settings):
+            return
         if one.verdict.again:
             assert one.state.leaving
             # Written down first, as the first one is: whoever is ended here must not have a third one sent.
@@ -327,6 +331,19 @@ class Reaper:
                 if one.shared and one.manager == manager and one.lock is not None:
                     return os.dup(one.lock)
         return lock.take(manager, "status")  # on its other one a listener has its own
+
+    def _is_ours(self, pool: Pool, worker: ProcessId, settings: PoolSettings) -> bool:
+        """Whether it is we who follow this worker: another memreap that does will do what is to be done."""
+        assert pool.manager
+        for one in self._departures.get(pool.name, ()):
+            if one.worker == worker and one.lock is None:
+                try:
+                    one.lock = self._lock(pool.manager, settings)
+                except OSError:
+                    return False  # the manager has just ended
+            if one.worker == worker:
+                return one.lock is not None
+        return False
 
     def _follow_those_of_before(
         self, pool: Pool, settings: PoolSettings, state: policy.PoolState, view: Source

@@ -99,3 +99,13 @@ def test_reap_without_a_pid_never_means_one_that_was_signalled_already():
     assert (said, after.asked) == ("worker 11 is to be replaced", {eleven})
     with pytest.raises(CommandError, match="all of its workers have been signalled already"):
         carry_out(parse("reap myapp"), replace(POOL, workers=WORKERS[1:]), state)
+
+
+def test_a_worker_that_was_signalled_already_is_not_asked_for_again_by_its_pid_nor_by_roll():
+    thirteen = WORKERS[1].id
+    state = PoolState(stuck=(Leaving(thirteen, 0.0, frozenset()),))
+    with pytest.raises(CommandError, match="worker 13 has been signalled already"):
+        carry_out(parse("reap myapp 13"), POOL, state)
+    after, said = carry_out(parse("roll myapp"), POOL, state)
+    assert said == "all 2 workers are to be replaced, one at a time"
+    assert {one.pid for one in after.asked} == {11, 12}

@@ -691,9 +691,13 @@ def test_a_manager_that_is_there_after_all_has_not_fallen():
     film = Film()
     film.look({11: 300, 12: 20})
     assert events(film.look(state="gone"), Fell)
-    assert film.look({11: 20, 12: 20}, born=BOOT).events == (Resumed("its manager 1 is there after all"),)
+    back = film.look({11: 300, 12: 200})
+    assert (back.events, back.standing) == ((Resumed("its manager 1 is there after all"),), "leaving")
     assert film.state.falls == 0
-    assert reaped(film.look({11: 20, 12: 300}, born=BOOT)) == 12
+    assert reaped(film.look({11: 300, 12: 200})) is None  # 11 is still leaving
+    film.fork(13)
+    film.look({12: 200, 13: 20})
+    assert reaped(film.look({12: 200, 13: 20}, after=10)) == 12
 
 
 def test_a_worker_that_the_list_of_children_had_missed_is_no_replacement():
@@ -714,3 +718,30 @@ def test_a_replacement_that_is_born_within_the_step_of_the_kernels_clock_counts(
     (left,) = film.look({12: 20, 13: 20}).events
     assert left.replaced_by.pid == 13
     assert film.look({12: 20, 13: 20}, after=5).standing == "quiet"
+
+
+def test_workers_that_grew_old_while_nobody_saw_them_are_not_fresh():
+    film = Film()
+    film.look({11: 20, 12: 20, 13: 20, 14: 20})
+    hidden = Pool("myapp", "RUNNING", "its processes are hidden from this user")
+    for _ in range(720):
+        film.now += 5
+        _, film.state = policy.decide(hidden, film.settings, film.state, film.now)
+    for pid in (11, 12, 13, 14):
+        film.fork(pid, ago=3000)  # all were replaced meanwhile
+    verdict = film.look({11: 300, 12: 300, 13: 300, 14: 300})
+    assert reaped(verdict)
+    assert not any(over.fresh for over in film.state.over.values())
+
+
+def test_a_manager_that_is_another_one_long_after_the_worker_left_did_not_fall_even_if_nobody_saw_it_stand():
+    film = Film()
+    film.look({11: 300, 12: 20})
+    film.fork(13)
+    assert events(film.look({12: 20, 13: 20}), Left)
+    hidden = Pool("myapp", "RUNNING", "its processes are hidden from this user")
+    for _ in range(10):
+        film.now += 5
+        _, film.state = policy.decide(hidden, film.settings, film.state, film.now)
+    film.fork(21)
+    assert events(film.look({21: 20}, manager=2, born=film.now), Fell) == []

@@ -17,8 +17,11 @@ from driver import workers_below as pids
 from test_processes import look, pool
 
 from supervisor_memreap.core import policy
+from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.settings import resolve
 from supervisor_memreap.host import lock, processes
 from supervisor_memreap.record.statefile import StateFile
+from supervisor_memreap.supervisord.configfile import ConfigFile
 
 QUICK = ("min_age=1s", "settle=0.1s")
 
@@ -199,7 +202,7 @@ def test_a_name_narrows_the_run_and_takes_nothing_from_the_settings(tmp_path):
             assert "shop:api" not in result.stdout
 
 
-@pytest.mark.parametrize("what", ["stuck", "leaving", "paused"])
+@pytest.mark.parametrize("what", ["stuck", "leaving", "paused", "suspended"])
 def test_what_the_listener_has_written_down_counts(tmp_path, monkeypatch, what):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -214,6 +217,10 @@ def test_what_the_listener_has_written_down_counts(tmp_path, monkeypatch, what):
             "stuck": policy.PoolState(stuck=(signalled,)),
             "leaving": policy.PoolState(leaving=signalled),
             "paused": policy.PoolState(paused=True),
+            "suspended": policy.PoolState(
+                settings=the_settings(conf),
+                suspended=policy.Suspension("its limit is too low", view.process(manager).id),
+            ),
         }[what]
         assert StateFile(view.process(process.pid).id).write({"myapp": state}, time.monotonic()) == ""
         if what == "leaving":
@@ -228,6 +235,31 @@ def test_what_the_listener_has_written_down_counts(tmp_path, monkeypatch, what):
             assert "HUP sent" not in result.stdout
             assert "1 over the limit" in result.stdout
             assert ("it is paused: nothing is sent" in result.stdout) == (what == "paused")
+            assert ("suspended: its limit is too low; nothing is sent" in result.stdout) == (what == "suspended")
+            dry = once("-n", "-c", conf)
+            assert dry.returncode == 0
+            assert "would be sent" not in dry.stdout
+
+
+def the_settings(conf: Path):
+    return resolve(ConfigFile(str(conf)).read().sections).of(Program("myapp", "myapp", "RUNNING", 1))
+
+
+def test_a_worker_that_a_listener_was_only_about_to_signal_is_no_reason_to_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    text = (
+        f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40\n[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n"
+    )
+    with supervisord(tmp_path, text) as process:
+        view = processes.source()
+        (manager,) = (one.pid for one in psutil.Process(process.pid).children() if one.children())
+        (worker,) = (view.process(pid).id for pid in view.children(manager))
+        about = policy.Leaving(worker, time.monotonic(), frozenset([worker]), sent=False)
+        file = StateFile(view.process(process.pid).id)
+        assert file.write({"myapp": policy.PoolState(leaving=about)}, time.monotonic()) == ""
+        result = once("-c", tmp_path / "supervisord.conf")
+        assert (result.returncode, result.stdout.count("HUP sent")) == (0, 1)
 
 
 def test_a_pidfile_that_another_process_left_is_refused(tmp_path):

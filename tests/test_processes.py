@@ -457,3 +457,43 @@ def test_what_cannot_be_followed_leaves_no_descriptor_open(monkeypatch):
             assert processes.follow(ProcessId(process.pid, 1.0), Procfs()) is None
         assert len(os.listdir("/proc/self/fd")) == len(before)
         process.kill()
+
+
+class Vanishing(Procfs):
+    """What one process has for children can never be read: it has just ended."""
+
+    def __init__(self, pid: int):
+        self._pid = pid
+
+    def children(self, pid: int) -> list[int]:
+        if pid == self._pid:
+            raise ProcessLookupError(pid)
+        return super().children(pid)
+
+
+@needs_linux
+def test_a_sibling_that_ends_during_the_look_makes_nobody_else_gone():
+    with pool(2, 40, "parent") as pid:
+        first, second = sorted(eventually(lambda: _two(pid)))
+        for gone in (first, second):
+            found = look(pid, PoolSettings(limit=MIB), Vanishing(gone))
+            assert {worker.id.pid for worker in found.workers} == {first, second}
+
+
+def _two(manager: int) -> list[int]:
+    pids = processes.source().children(manager)
+    assert len(pids) == 2
+    return pids
+
+
+@needs_linux
+def test_with_depth_2_a_child_of_the_wrapper_that_ends_during_the_look_is_no_fall():
+    with pool(2, 40, "wrapped") as pid:
+        wrapper = psutil.Process(pid).ppid()
+
+        class WithOneThatEnds(Vanishing):
+            def children(self, pid: int) -> list[int]:
+                return [*super().children(pid), 99999999] if pid == wrapper else super().children(pid)
+
+        found = look(wrapper, PoolSettings(limit=30 * MIB, depth=2), WithOneThatEnds(99999999))
+        assert (found.manager.pid, len(found.workers)) == (pid, 2)

@@ -115,7 +115,7 @@ def test_what_is_kept_is_what_was_there(statefile):
         leaving=leaving,
         stuck=(policy.Leaving(other, 1.5, frozenset([other])),),
         hasty=(1, 2),
-        suspended=policy.Suspension("its manager went away", one, 600.0),
+        suspended=policy.Suspension("its manager went away", one, 600.0, leaving),
         falls=2,
     )
     assert statefile.write({"myapp": state, "quiet": policy.PoolState()}, 10.0) == ""
@@ -261,3 +261,36 @@ def test_a_file_that_somebody_removed_is_written_again_and_a_week_old_one_is_ren
     os.utime(path, (0, 0))
     statefile.write(states, 2.0 + 7 * 86400)
     assert path.stat().st_mtime > 0
+
+
+def test_what_another_memreap_follows_gets_nothing_from_us(statefile):
+    """`once` beside a listener: both know who is stuck, and one of them sends what stuck= asks for."""
+    with pool(1, 40, "stuck") as manager, Reaping(manager, stuck="TERM") as first:
+        first.until("HUP sent")
+        states = dict(first.reaper._states)
+        second: list[str] = []
+        other = Reaper(second.append, states=states)
+        try:
+            for _ in range(3):
+                other.tick(first.programs, first.settings, time.monotonic() + 300)
+            assert [line for line in second if "TERM" in line] == []
+            first.later = 300.0
+            first.until("TERM sent")
+        finally:
+            other.close()
+
+
+def test_that_the_signal_went_out_is_written_down_before_anything_else_is_done():
+    kept: list[dict] = []
+    with pool(1, 40) as manager, Reaping(manager) as reaping:
+        sent: list[bool] = []
+
+        def tell(line: str) -> None:
+            if "HUP sent" in line:
+                sent.append(kept[-1]["myapp"].leaving.sent)
+            reaping.said.append(line)
+
+        reaping.reaper = Reaper(tell, keep=lambda states: kept.append(dict(states)))
+        reaping.until("HUP sent")
+    assert sent == [True]
+    assert any(one["myapp"].leaving and not one["myapp"].leaving.sent for one in kept)

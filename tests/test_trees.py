@@ -263,3 +263,29 @@ def _assert_one(where: Path, name: str) -> list[psutil.Process]:
     found = [one for one in stack.left_in(where) if one.name().startswith(name) and len(one.children()) == 2]
     assert len(found) == 1
     return found
+
+
+def test_two_real_managers_with_titles_of_their_own_below_one_shell_are_never_signalled(tmp_path):
+    script = stack.APPS / "titled.pl"
+    text = (
+        f"[program:myapp]\ncommand=sh -c 'perl {script} & perl {script} & wait'\nstopasgroup=true\nkillasgroup=true\n"
+        "[memreap:myapp]\nlimit=1MB\nmetric=rss\nmin_age=1s\nidle_wait=0s\n"
+    )
+    environment = {"SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock"}
+    with (
+        supervisord(tmp_path, text),
+        listening("-c", f"{tmp_path}/supervisord.conf", log=tmp_path / "l.log", **environment) as listener,
+    ):
+        managers = eventually(lambda: _assert_two(tmp_path))
+        workers = [one.children() for one in managers]
+        eventually(lambda: _assert_told(listener, "has children of its own and looks like the manager"), timeout=20)
+        for _ in range(3):
+            listener.tick()
+        assert "sent" not in listener.text().replace("nothing sent", "")
+        assert [one.children() for one in managers] == workers
+
+
+def _assert_two(where: Path) -> list[psutil.Process]:
+    found = [one for one in stack.left_in(where) if one.name() == "myapp" and len(one.children()) == 2]
+    assert len(found) == 2
+    return found

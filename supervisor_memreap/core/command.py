@@ -83,18 +83,20 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
         raise CommandError(f"{pool.name} is paused: memreap resume {pool.name} first")
     if state.suspended:
         raise CommandError(f"{pool.name} is suspended ({state.suspended.word}): memreap resume {pool.name} first")
-    if command.verb == "roll":
-        state = policy.ask((worker.id for worker in pool.workers), state)
-        return state, f"all {len(pool.workers)} workers are to be replaced, one at a time"
+    gone = {one.worker for one in (state.leaving, *state.stuck) if one}
+    there = [one for one in pool.workers if one.id not in gone]
     if command.pid:
         worker = next((one for one in pool.workers if one.id.pid == command.pid), None)
         if worker is None:
             pids = ", ".join(str(one.id.pid) for one in pool.workers)
             raise CommandError(f"{pool.name} has no worker {command.pid}; there are {pids}")
+        if worker.id in gone:
+            raise CommandError(f"{pool.name}: worker {command.pid} has been signalled already")
+    elif not there:
+        raise CommandError(f"{pool.name}: all of its workers have been signalled already")
+    elif command.verb == "roll":
+        state = policy.ask((worker.id for worker in there), state)
+        return state, f"all {len(there)} workers are to be replaced, one at a time"
     else:
-        gone = {one.worker for one in (state.leaving, *state.stuck) if one}
-        there = [one for one in pool.workers if one.id not in gone]
-        if not there:
-            raise CommandError(f"{pool.name}: all of its workers have been signalled already")
         worker = max(there, key=lambda one: (one.used or 0, one.bound))
     return policy.ask([worker.id], state), f"worker {worker.id.pid} is to be replaced"

@@ -103,6 +103,8 @@ class Suspension:
     """The manager under which it came about."""
     needs_age: float | None = None
     """It ends under another manager, once that has stood for this long."""
+    leaving: Leaving | None = None
+    """Who was leaving when that manager went away, for the case that it is there after all."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class PoolState:
     settings: PoolSettings | None = None
     manager: ProcessId | None = None
     looked: float | None = None
+    met: bool = False
+    """Its manager was seen since this was begun, or remembered from before a restart."""
     over: Mapping[ProcessId, Over] = field(default_factory=dict)
     ripe: Mapping[ProcessId, float] = field(default_factory=dict)
     """Since when a worker has been due, and waits for an idle moment."""
@@ -138,9 +142,8 @@ def decide(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> 
     if pool.manager is None:
         if pool.unseen and pool.unseen not in said:
             events.append(Unseen(pool.unseen))
-        looked = state.looked if pool.unseen else now
         return Verdict(pool.state.lower(), events=tuple(events)), replace(
-            state, looked=looked, said=frozenset([pool.unseen])
+            state, looked=now, said=frozenset([pool.unseen])
         )
     state = _follow_stuck(pool, state, now, events)
     state = _follow_leaving(pool, settings, state, now, events)
@@ -246,14 +249,14 @@ def _heed_manager(pool: Pool, state: PoolState, events: list[Event]) -> PoolStat
         state = _forget_manager(pool, state, events)
     if pool.manager is None:
         return state
-    state = replace(state, manager=pool.manager)
+    state = replace(state, manager=pool.manager, met=True)
     suspended = state.suspended
     if suspended and pool.manager != suspended.manager and pool.manager_age >= (suspended.needs_age or 0):
         events.append(Resumed(f"its manager {pool.manager.pid} is a new one"))
         state = replace(state, suspended=None)
     elif suspended and pool.manager == suspended.manager and suspended.needs_age is not None:
         events.append(Resumed(f"its manager {pool.manager.pid} is there after all"))
-        state = replace(state, suspended=None, falls=max(0, state.falls - 1))
+        state = replace(state, suspended=None, leaving=suspended.leaving, falls=max(0, state.falls - 1))
     return state
 
 
@@ -262,13 +265,14 @@ def _forget_manager(pool: Pool, state: PoolState, events: list[Event]) -> PoolSt
     forgotten = PoolState(settings=state.settings, suspended=state.suspended, falls=state.falls, paused=state.paused)
     if not (leaving and manager) or pool.state in _STOPPED_BY_HAND:
         return forgotten
-    if state.looked is None:
+    if state.looked is None or not state.met:
         return forgotten  # remembered from before a restart of ours, in which the program may have been restarted too
     if leaving.left is not None and state.looked - leaving.left > FALL:
         return forgotten  # it stood on after the worker had left
     needs_age = STOOD * 2**state.falls
     events.append(Fell(leaving.worker, manager, needs_age))
-    return replace(forgotten, suspended=Suspension("its manager went away", manager, needs_age), falls=state.falls + 1)
+    suspended = Suspension("its manager went away", manager, needs_age, leaving)
+    return replace(forgotten, suspended=suspended, falls=state.falls + 1)
 
 
 def _follow_stuck(pool: Pool, state: PoolState, now: float, events: list[Event]) -> PoolState:

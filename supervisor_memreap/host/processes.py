@@ -99,7 +99,7 @@ def _pool(manager: Process, pids: Iterable[int], watched: Watched, view: Source)
 def _below_wrapper(pid: int, view: Source) -> Process | None:
     """The wrapper's one child, or the one of several that has children of its own; None if it is not one."""
     children = view.children(pid)
-    managers = [child for child in children if view.children(child)] if len(children) > 1 else children
+    managers = [child for child in children if _children(child, view)] if len(children) > 1 else children
     if len(managers) != 1:
         return None
     return view.process(managers[0])
@@ -133,20 +133,31 @@ def _leads(pid: int, above: int, view: Source) -> bool:
     comm, argv = view.called(pid)
     if manages(comm, argv):
         return True
-    if not view.children(pid):
+    children = [_called(one, view) for one in _children(pid, view)]
+    if not children:
         return False
-    siblings = [one for one in view.children(above) if one != pid and _name(one, view) == comm]
+    if any(name != comm and recognise(name, words) for name, words in children):
+        return True  # whatever it calls itself: they are workers
+    siblings = [one for one in _children(above, view) if one != pid and _called(one, view)[0] == comm]
     # Or they are managers below one wrapper: each has workers that are called as itself.
     return not siblings or all(
-        any(_name(child, view) == comm for child in view.children(one)) for one in (pid, *siblings)
+        any(_called(child, view)[0] == comm for child in _children(one, view)) for one in (pid, *siblings)
     )
 
 
-def _name(pid: int, view: Source) -> str:
+def _children(pid: int, view: Source) -> list[int]:
+    """None of one that has just ended: that says nothing about the one for whose sake it is asked."""
     try:
-        return view.called(pid)[0]
+        return view.children(pid)
     except (ProcessLookupError, PermissionError):
-        return ""
+        return []
+
+
+def _called(pid: int, view: Source) -> tuple[str, list[str]]:
+    try:
+        return view.called(pid)
+    except (ProcessLookupError, PermissionError):
+        return "", []
 
 
 def _measure(worker: Worker, metric: str, view: Source) -> int | None:

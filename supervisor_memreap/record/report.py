@@ -127,6 +127,7 @@ def forced(word: str, worker: Worker, settings: PoolSettings) -> str:
 
 
 PAUSED = "it is paused: nothing is sent until supervisorctl memreap resume"
+SUSPENDED = "nothing is sent; the listener's log has the figures, supervisorctl memreap resume ends it"
 
 # Why a signal goes out at the next best moment; said once for each manager.
 NEXT_BEST = {
@@ -222,7 +223,7 @@ def line(event: Event, settings: PoolSettings, came_back: int | None = None, doi
             )
         return (
             f"worker {event.worker.id.pid} has children of its own and looks like the manager below a wrapper: nothing"
-            " sent; write exec in the program's command, or set depth=2"
+            " sent; if it is, write exec in the program's command, or set depth=2"
         )
     if isinstance(event, NeverIdle):
         return (

@@ -148,7 +148,8 @@ def _worth_keeping(states: Mapping[str, PoolState]) -> dict[str, Any]:
             keys = ("settings", "manager", "leaving", "stuck", "hasty", "suspended", "falls", "paused")
             every = asdict(replace(state, over={}, ripe={}))
             kept[name] = {key: every[key] for key in keys}
-            for leaving in filter(None, (every["leaving"], *every["stuck"])):
+            fallen = every["suspended"] and every["suspended"]["leaving"]
+            for leaving in filter(None, (every["leaving"], *every["stuck"], fallen)):
                 leaving["before"] = sorted(leaving["before"])
     return kept
 
@@ -161,10 +162,15 @@ def _state(data: dict[str, Any]) -> PoolState:
         leaving=_leaving(data["leaving"]) if data["leaving"] else None,
         stuck=tuple(map(_leaving, data["stuck"])),
         hasty=tuple(map(int, data["hasty"])),
-        suspended=Suspension(**{**suspended, "manager": _process(suspended["manager"])}) if suspended else None,
+        suspended=_suspension(suspended) if suspended else None,
         falls=int(data["falls"]),
         paused=bool(data["paused"]),
     )
+
+
+def _suspension(data: dict[str, Any]) -> Suspension:
+    leaving = _leaving(data["leaving"]) if data["leaving"] else None
+    return Suspension(**{**data, "manager": _process(data["manager"]), "leaving": leaving})
 
 
 def _leaving(data: dict[str, Any]) -> Leaving:
