@@ -240,7 +240,11 @@ class Reaper:
         """What a worker gets that was signalled and is still there."""
         pool, settings = one.pool, one.settings
         worker = one.verdict.again or one.verdict.force
-        if worker is None or not self._is_ours(pool, worker.id, settings):
+        if worker is None:
+            return
+        if not self._is_ours(pool, worker.id, settings):
+            if one.verdict.force:
+                self._give_up(one)
             return
         if one.verdict.again:
             assert one.state.leaving
@@ -256,8 +260,12 @@ class Reaper:
             outcome = processes.force(pool, one.verdict.force, settings.stuck, view)
             self._tell_of(pool.name, report.forced(outcome.word, one.verdict.force, settings))
             if outcome.word in ("not permitted", "failed"):
-                one.state = self._states[pool.name] = policy.not_forced(one.state)
-                self._release(pool.name, one.state)
+                self._give_up(one)
+
+    def _give_up(self, one: Standing) -> None:
+        """A stuck worker gets nothing from us; the next one may go, as soon as the pool's lock is free."""
+        one.state = self._states[one.pool.name] = policy.not_forced(one.state)
+        self._release(one.pool.name, one.state)
 
     def _refused(self, word: str, worker: Worker, one: Standing) -> policy.PoolState:
         """Nothing was sent; a busy worker is no news."""
