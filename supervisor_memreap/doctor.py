@@ -172,7 +172,7 @@ def _pool(case: Case, watch: Watch, programs: list[Program]) -> Iterator[Finding
     if pool.manager is None:
         if pool.unseen:
             yield Finding("", report.line(Unseen(pool.unseen), settings))
-        elif pool.state != "STOPPED":
+        elif pool.state not in ("STOPPED", "STARTING"):
             yield Finding("", f"it does not run ({pool.state}): see its log")
         return
     grown_up = [one for one in pool.workers if one.suspect and one.age >= min(settings.min_age, _STARTING)]
