@@ -175,7 +175,7 @@ def eventually(assertion, timeout: float = 10.0):
     while True:
         try:
             return assertion()
-        except AssertionError:
+        except (AssertionError, ValueError):  # ValueError: `(one,) = …` asserts how many there are
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
