@@ -238,7 +238,7 @@ def _configured(
     if not settings.names:
         raise SettingsError(f"{path}: no [memreap:PROGRAM] section; add one with limit=, or name a program here")
     client = _client(contents.server)
-    return settings, _only(names, lambda: contents.complete(client.programs()))
+    return settings, _only(names, client.programs)
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -272,7 +272,7 @@ def _settings(args: argparse.Namespace) -> int:
     for warning in contents.warnings:
         tell(warning)
     try:
-        programs = contents.complete(_client(contents.server).programs())
+        programs = _client(contents.server).programs()
         for name in settings.unmatched(programs):
             tell(f"no program or group '{name}' in supervisord")
     except Unavailable as error:

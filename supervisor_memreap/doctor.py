@@ -82,7 +82,7 @@ def _all(path: str, connect: Callable[[Mapping[str, str]], Client]) -> Iterator[
     try:
         client = connect(contents.server)
         case = Case(contents, path, settings, client, os.environ, processes.source())
-        programs = contents.complete(client.programs())
+        programs = client.programs()
         yield from _supervisord(case, programs)
         for watch in settings.pools(programs):
             for finding in _pool(case, watch, programs):

@@ -226,7 +226,7 @@ class Listener:
             self._once("watching", report.watching([]))
             return
         client = self._client()
-        programs = self._contents.complete(client.programs())
+        programs = client.programs()
         if self._once.clear("supervisord"):
             self._tell("supervisord answers again")
         there = ", ".join(sorted({program.namespec for program in programs}))

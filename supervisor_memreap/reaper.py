@@ -116,6 +116,8 @@ class Reaper:
             self._follow_up(one, view)
         due = [one for one in standings if one.verdict.reap and not self._dry_run]
         for one in due:
+            if self._waits_for_its_group(one):
+                continue
             # Its share of the time: no pool that is never idle takes the others' moments.
             one.state = self._states[one.pool.name] = self._reap(one, view, now, WATCH / len(due))
         self._keep(self._states)
@@ -328,6 +330,16 @@ class Reaper:
                 one.release()
         if kept:
             self._departures[name] = kept
+
+    def _waits_for_its_group(self, one: Standing) -> bool:
+        """Whether a worker of another pool of this group is leaving: with target=self some may have their own."""
+        group = one.pool.name.partition(":")[0]
+        return one.settings.target == "self" and any(
+            departure.shared and departure.lock is not None
+            for name, departures in self._departures.items()
+            for departure in departures
+            if name.partition(":")[0] == group
+        )
 
     def _lock(self, manager: ProcessId, settings: PoolSettings) -> int | None:
         """A descriptor with the lock of this manager, or None. Raises OSError."""

@@ -14,6 +14,7 @@ import re
 import time
 from typing import Any
 
+from supervisor.datatypes import RestartUnconditionally, RestartWhenExitUnexpected
 from supervisor.events import RemoteCommunicationEvent
 from supervisor.states import EventListenerStates, getEventListenerStateDescription, getProcessStateDescription
 from supervisor.xmlrpc import Faults, RPCError
@@ -91,6 +92,20 @@ class MemreapNamespaceRPCInterface:
             found["version"] = str(self._published.get("memreap", ""))
         return found
 
+    def getRestarted(self) -> list[str]:
+        """Get the processes that supervisord starts again when they end with 0
+
+        As supervisord runs them, whatever their file says by now. With target=self the listener signals no others.
+
+        @return array result  An array of strings, group:name
+        """
+        return [
+            f"{group.config.name}:{process.config.name}"
+            for _, group in sorted(self._supervisord.process_groups.items())
+            for _, process in sorted(group.processes.items())
+            if _is_restarted(process.config)
+        ]
+
     def getAnswer(self, id: str) -> dict[str, Any]:
         """Get what the listener answered to a command
 
@@ -132,6 +147,12 @@ class MemreapNamespaceRPCInterface:
             for _, process in sorted(group.processes.items())
             if hasattr(group, "event_buffer") and re.search(r"memreap\S*\s+listen\b", str(process.config.command))
         ]
+
+
+def _is_restarted(config: Any) -> bool:
+    if config.autorestart is RestartWhenExitUnexpected:
+        return 0 not in config.exitcodes
+    return config.autorestart is RestartUnconditionally
 
 
 def _marshalled(value: Any) -> Any:

@@ -176,7 +176,6 @@ def test_the_section_of_a_process_is_found_by_its_name_and_its_group(tmp_path):
     assert [one and one.name for one in found] == ["a", "a", "b", "c", None]
     assert found[0].options["command"] == "run a 0"
     assert "command" not in found[3].options  # only supervisord could expand it
-    assert [one.restarts for one in contents.complete(programs)] == [True, True, False, False, None]
     assert [one.namespec for one in contents.programs()] == ["a:a_05", "a:a_06", "g:b", "g:c"]
 
 

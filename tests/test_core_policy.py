@@ -40,6 +40,7 @@ class Film:
         self.state = policy.PoolState()
         self.now = BOOT + 3600
         self.born: dict[int, float] = {}
+        self.slots: dict[int, str] = {}
 
     def worker(
         self, pid: int, mib: float, caught: bool | None = True, readable: bool = True, server: str = ""
@@ -47,9 +48,9 @@ class Film:
         born = self.born.setdefault(pid, BOOT)
         used = int(mib * MIB)
         suspect = Suspect(used if readable else None, caught, server) if used > self.settings.limit else None
-        return Worker(ProcessId(pid, born), self.now - born, used, suspect)
+        return Worker(ProcessId(pid, born), self.now - born, used, suspect, self.slots.get(pid, ""))
 
-    def look(self, workers=None, *, after=5.0, manager=1, born=BOOT, state="RUNNING", signal=True):
+    def look(self, workers=None, *, after=5.0, manager=1, born=BOOT, state="RUNNING", signal=True, stopped=()):
         """The verdict of the next look, `after` seconds later; the signal that it asks for goes out."""
         self.now += after
         if workers is None:
@@ -58,7 +59,7 @@ class Film:
             there = tuple(
                 one if isinstance(one, Worker) else self.worker(pid, one) for pid, one in sorted(workers.items())
             )
-            pool = Pool("myapp", state, "", ProcessId(manager, born), self.now - born, there)
+            pool = Pool("myapp", state, "", ProcessId(manager, born), self.now - born, there, frozenset(stopped))
         verdict, self.state = policy.decide(pool, self.settings, self.state, self.now)
         if verdict.reap and signal:
             self.state = policy.signalled(pool, verdict.reap[0], self.settings, self.state, self.now)
@@ -745,3 +746,83 @@ def test_a_manager_that_is_another_one_long_after_the_worker_left_did_not_fall_e
         _, film.state = policy.decide(hidden, film.settings, film.state, film.now)
     film.fork(21)
     assert events(film.look({21: 20}, manager=2, born=film.now), Fell) == []
+
+
+SELF = replace(SETTINGS, target="self", signal="TERM")
+
+
+def single(settings: PoolSettings = SELF) -> Film:
+    """Two processes of a group, each a worker of its own."""
+    film = Film(settings)
+    film.slots = {11: "a", 12: "b", 13: "a", 14: "b"}
+    return film
+
+
+def test_who_leaves_a_slot_that_somebody_stopped_is_not_waited_for():
+    film = single()
+    assert reaped(film.look({11: 300, 12: 200})) == 11
+    assert reaped(film.look({12: 200}, stopped=["a"])) is None  # it may be a restart
+    verdict = film.look({12: 200}, after=SELF.settle, stopped=["a"])
+    assert (reaped(verdict), verdict.standing) == (12, "over")
+
+
+def test_who_leaves_a_slot_that_runs_again_is_waited_for_though_another_slot_is_stopped():
+    film = single()
+    film.look({11: 300, 12: 200})
+    for _ in range(3):
+        verdict = film.look({12: 200}, after=SELF.settle, stopped=["c"])
+        assert (reaped(verdict), verdict.standing) == (None, "settling")
+
+
+@pytest.mark.parametrize("stuck", ["report", "KILL"])
+def test_who_is_being_stopped_gets_no_second_signal_and_no_stronger_one(stuck):
+    film = single(replace(SELF, stuck=stuck))
+    assert reaped(film.look({11: 300, 12: 40})) == 11
+    for _ in range(70):
+        verdict = film.look({11: 300, 12: 40}, stopped=["a"])
+        assert (verdict.again, verdict.force) == (None, None)
+    assert film.state.stuck or film.state.leaving
+
+
+def test_a_suspension_and_what_was_said_once_end_when_a_group_is_restarted_as_a_whole():
+    film = single()
+    film.fork(11)
+    film.fork(12)
+    (suspended,) = events(film.look({11: 200, 12: 200}), WrongLimit)
+    assert suspended.usable
+    assert film.look({11: 200, 12: 200}).standing.startswith("suspended")
+    film.fork(13)
+    film.look({11: 200, 13: 40})  # one of them is no restart
+    assert film.state.suspended
+    film.fork(14)
+    film.look({13: 40})
+    film.slots[15] = film.slots[16] = "a"
+    film.fork(15)
+    film.fork(16)
+    verdict = film.look({15: 40, 16: 40})
+    assert (verdict.events, verdict.standing) == ((Resumed("all of its processes are new ones"),), "quiet")
+
+
+def test_the_replacement_of_a_single_worker_is_no_restart_of_its_group():
+    film = single(replace(SELF, min_age=1))
+    pid, told = 11, []
+    film.fork(pid)
+    for _ in range(40):
+        verdict = film.look({pid: 200})
+        told += events(verdict, WrongLimit)
+        if reaped(verdict):
+            pid += 1
+            film.look({})
+            film.fork(pid)
+    assert len(told) == 1
+
+
+def test_resume_ends_the_wait_for_a_replacement_that_is_overdue_and_no_other():
+    film = Film()
+    film.look({11: 300, 12: 200})
+    film.look({12: 200})
+    assert policy.resume(film.state).leaving
+    film.look({12: 200}, after=SETTINGS.grace)
+    assert film.state.leaving.overdue
+    film.state = policy.resume(film.state)
+    assert reaped(film.look({12: 200})) == 12

@@ -127,7 +127,7 @@ FOUND = {
         r"autorestart=false: a manager that ends is not started again: set it to true",
     ),
     "a worker that is not started again": (
-        [("limit=150MB", "limit=150MB\ntarget=self")],
+        [("limit=150MB", "limit=150MB\ntarget=self"), ("[eventlistener", f"{INTERFACE}[eventlistener")],
         r"with target=self supervisord must start it again when it ends with 0: set autorestart=true",
     ),
     "a signal that is not caught": (

@@ -66,7 +66,7 @@ def configuration(where: Path, python: str, sections: str = "") -> str:
     bin = Path(python).parent
     return (
         f"[program:myapp]\ncommand={sys.executable} {POOL} 3 40\n"
-        f"[program:other]\ncommand={sys.executable} {POOL} 1 5\n"
+        f"[program:other]\ncommand={sys.executable} {POOL} 1 5\nautorestart=true\n"
         "[memreap]\nlimit=1GB\nmin_age=1s\nsettle=1s\n[memreap:myapp]\n[memreap:other]\nannounce=no\n"
         f"[eventlistener:memreap]\ncommand={bin}/memreap listen\nevents=TICK_5,REMOTE_COMMUNICATION\n"
         f'stderr_logfile={where}/memreap.log\nenvironment=TMPDIR="{where}"\n{sections}'
@@ -296,7 +296,7 @@ def test_the_methods_are_documented_as_those_of_supervisor(operated):
         assert rpc.system.methodSignature(name)[0] in ("string", "array", "struct", "boolean")
 
 
-METHODS = ("getAnswer", "getListener", "getPool", "getPools", "getVersion", "publish")
+METHODS = ("getAnswer", "getListener", "getPool", "getPools", "getRestarted", "getVersion", "publish")
 
 
 def test_pools_are_structs_with_units_in_the_names(operated):
@@ -314,6 +314,10 @@ def test_pools_are_structs_with_units_in_the_names(operated):
 def assert_same_workers(operated) -> None:
     (mine,) = [one for one in operated.rpc().memreap.getPools() if one["name"] == "myapp"]
     assert {one["pid"] for one in mine["workers"]} == operated.workers()
+
+
+def test_what_supervisord_starts_again_is_what_it_says(operated):
+    assert operated.rpc().memreap.getRestarted() == ["other:other"]
 
 
 def test_the_doctor_of_the_listener_has_nothing_to_mend(operated):

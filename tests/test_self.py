@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -14,17 +14,25 @@ import stack
 from driver import POOL, eventually, listening, supervisord
 
 LIMIT_MB = 100
-LISTENER = f"[eventlistener:memreap]\ncommand={Path(sys.executable).parent}/memreap listen\nevents=TICK_5\n"
+INTERFACE = (
+    "[rpcinterface:memreap]\nsupervisor.rpcinterface_factory=supervisor_memreap.rpcinterface:make_rpcinterface\n"
+)
+PLUGIN = "[ctlplugin:memreap]\nsupervisor.ctl_factory=supervisor_memreap.ctlplugin:make_ctlplugin\n"
+LISTENER = (
+    f"{INTERFACE}{PLUGIN}[eventlistener:memreap]\ncommand={Path(sys.executable).parent}/memreap listen\nevents=TICK_5\n"
+)
 
 
-def bare(where: Path, section: str) -> str:
+def bare(where: Path, section: str, names: tuple[str, ...] = ("myapp",)) -> str:
     """A bare libfcgi worker in each of three processes: without a manager Plack serves what descriptor 0 is."""
+    pools = "".join(
+        f"[memreap:{name}]\nlimit={LIMIT_MB}MB\nmin_age=1s\nsettle=1s\ntarget=self\n{section}" for name in names
+    )
     return (
         f"[fcgi-program:myapp]\nsocket=unix://{where}/myapp.sock\nsocket_mode=0777\n"
         f"command=plackup -E deployment -s FCGI --manager '' --keep-stderr 1 {stack.APPS}/leaky.psgi\n"
         f"numprocs=3\nprocess_name=%(program_name)s_%(process_num)02d\nautorestart=true\nstopwaitsecs=70\n"
-        f"[memreap:myapp]\nlimit={LIMIT_MB}MB\nmin_age=1s\nsettle=1s\ntarget=self\n{section}"
-        f'{LISTENER}stderr_logfile={where}/memreap.log\nenvironment=TMPDIR="{where}"\n'
+        f'{pools}{LISTENER}stderr_logfile={where}/memreap.log\nenvironment=TMPDIR="{where}"\n'
     )
 
 
@@ -66,18 +74,38 @@ def test_of_a_group_the_process_that_grows_is_replaced_and_no_other_and_no_reque
         assert len(answered) > 10
 
 
-def test_of_two_that_grow_one_goes_after_the_other_and_the_pool_is_one(sock):
+@pytest.mark.parametrize(
+    "names", [("myapp",), ("myapp_00", "myapp_01", "myapp_02")], ids=["one section", "a section for each"]
+)
+def test_of_two_that_grow_one_goes_after_the_other(sock, names):
     where = sock.parent
-    with stack.running(bare(where, "signal=TERM\n"), "myapp", where) as pool:
+    with stack.running(bare(where, "signal=TERM\n", names), "myapp", where) as pool:
         grown = pool.grow(2, LIMIT_MB + 50)
         eventually(lambda: assert_in("(left after(?s:.*)){2}", pool.log()), timeout=40)
         words = re.findall(r"worker (\d+) (?:.*(TERM sent)|(left))", pool.log())
         assert [sent or left for _, sent, left in words] == ["TERM sent", "left"] * 2
         assert {int(pid) for pid, *_ in words} == grown
-        # A worker that is stopped by hand is nobody's fall.
-        control = [sys.executable, "-m", "supervisor.supervisorctl", "-c", f"{where}/supervisord.conf"]
-        assert os.spawnv(os.P_WAIT, sys.executable, [*control, "stop", "myapp:*"]) == 0
+
+
+def test_a_group_that_is_stopped_by_hand_while_one_is_leaving_is_nobodys_fall(sock):
+    where = sock.parent
+    with stack.running(bare(where, "signal=TERM\nsettle=1h\n"), "myapp", where) as pool:
+        pool.grow(1, LIMIT_MB + 50)
+        eventually(lambda: assert_in("left after", pool.log()), timeout=40)
+        assert control(where, "stop", "myapp:*") == 0
+        # The listener has looked since: it takes commands for a pool that it watches, and says how that stands.
+        eventually(lambda: assert_in("myapp +STOPPED", asked(where, "status")), timeout=20)
         assert "suspended" not in pool.log()
+
+
+def control(where: Path, *words: str) -> int:
+    command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", f"{where}/supervisord.conf"]
+    return subprocess.run([*command, *words], capture_output=True, check=False).returncode
+
+
+def asked(where: Path, *words: str) -> str:
+    command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", f"{where}/supervisord.conf", "memreap"]
+    return subprocess.run([*command, *words], capture_output=True, text=True, check=False).stdout
 
 
 @pytest.mark.parametrize(
@@ -91,8 +119,9 @@ def test_of_two_that_grow_one_goes_after_the_other_and_the_pool_is_one(sock):
         ),
         ("signal=TERM\n", "autorestart=true\n", "", "supervisord must start it again .* set autorestart=true"),
         ("signal=TERM\n", "autorestart=true", "autorestart=unexpected\nexitcodes=0,2", "set autorestart=true"),
+        ("signal=TERM\n", INTERFACE, "", r"must say whether it starts it again .* add \[rpcinterface:memreap\]"),
     ],
-    ids=["the signal is not caught", "not started again, by default", "not started again after 0"],
+    ids=["the signal is not caught", "not started again, by default", "not started again after 0", "unknown"],
 )
 def test_where_it_would_end_a_request_or_the_program_nothing_is_sent(sock, section, old, new, line):
     where = sock.parent
@@ -103,8 +132,27 @@ def test_where_it_would_end_a_request_or_the_program_nothing_is_sent(sock, secti
         before = processes(where)
         pool.grow(1, LIMIT_MB + 50)
         eventually(lambda: assert_in(line, pool.log()), timeout=20)
-        assert "TERM sent" not in pool.log()
+        assert not re.search("(?<!nothing) sent", pool.log())
         assert processes(where) == before
+
+
+def test_what_counts_is_how_supervisord_runs_it_and_not_what_the_file_says_by_now(sock):
+    where = sock.parent
+    text = bare(where, "signal=TERM\n").replace("autorestart=true\n", "")
+    with stack.running(text, "myapp", where) as pool:
+        before = processes(where)
+        pool.grow(1, LIMIT_MB + 50)
+        eventually(lambda: assert_in("set autorestart=true in its section, then supervisorctl update", pool.log()))
+        conf = where / "supervisord.conf"
+        conf.write_text(conf.read_text().replace("numprocs=3\n", "numprocs=3\nautorestart=true\n"))
+        # A change of settings is taken, and what was told once is told again.
+        conf.write_text(conf.read_text().replace("settle=1s", "settle=2s"))
+        eventually(lambda: assert_in("(supervisord must start it again(?s:.*)){2}", pool.log()), timeout=20)
+        assert processes(where) == before
+        assert control(where, "update", "myapp") == 0
+        eventually(lambda: assert_in(r"3", str(len(processes(where) - before))), timeout=20)
+        (grown,) = pool.grow(1, LIMIT_MB + 50)
+        eventually(lambda: assert_in(rf"worker {grown} left after", pool.log()), timeout=30)
 
 
 def test_an_exit_status_that_counts_as_unexpected_is_as_good_as_autorestart(tmp_path):
@@ -132,7 +180,7 @@ class watched:
 
     def __init__(self, where: Path, options: str):
         text = (
-            f"[program:myapp]\ncommand={sys.executable} {POOL} 2 5\n{options}"
+            f"{INTERFACE}[program:myapp]\ncommand={sys.executable} {POOL} 2 5\n{options}"
             "[memreap:myapp]\nlimit=1MB\nmetric=rss\nmin_age=1s\ntarget=self\n"
         )
         environment = {"SUPERVISOR_SERVER_URL": f"unix://{where}/s.sock"}

@@ -14,6 +14,10 @@ class ProcessId(NamedTuple):
     """Seconds after the boot (Linux) or after the epoch (elsewhere): to compare, not to show."""
 
 
+STOPPED_BY_HAND = ("STOPPING", "STOPPED")
+"""States of a program that somebody stops."""
+
+
 @dataclass(frozen=True)
 class Program:
     """A process that supervisord runs, as it said in this very look."""
@@ -27,7 +31,7 @@ class Program:
     supervisord: int = 0
     """The pid of the supervisord that said so, which must be the manager's parent; 0: nobody's word but the user's."""
     restarts: bool | None = None
-    """Whether supervisord starts it again when it ends with 0; None: nobody has looked."""
+    """Whether supervisord starts it again when it ends with 0; None: it did not say."""
 
     @property
     def namespec(self) -> str:
@@ -55,6 +59,8 @@ class Worker:
     bound: int
     """Resident and swapped memory: the metric is never more than this (with metric=vms it is the size)."""
     suspect: Suspect | None = None
+    slot: str = ""
+    """With target=self: the name that supervisord has for this process, and for the next in its place."""
 
     @property
     def used(self) -> int | None:
@@ -73,6 +79,8 @@ class Pool:
     manager: ProcessId | None = None
     manager_age: float = 0.0
     workers: tuple[Worker, ...] = ()
+    stopped: frozenset[str] = frozenset()
+    """With target=self: the slots that supervisord stops or has stopped."""
 
     def worker(self, id: ProcessId) -> Worker | None:
         return next((worker for worker in self.workers if worker.id == id), None)

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from supervisor_memreap.core.model import Pool, ProcessId, Worker
+from supervisor_memreap.core.model import STOPPED_BY_HAND, Pool, ProcessId, Worker
 from supervisor_memreap.core.servers import graceful
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.verdict import (
@@ -60,8 +60,6 @@ BIRTH = 1.0
 # With idle_wait=never, a worker that has waited so long for an idle moment is told of.
 LONG_WAIT = 60.0
 _VETOES = (Wrapped, WrongSignal, NotCaught)
-# A program that somebody stops is no falling tree.
-_STOPPED_BY_HAND = ("STOPPING", "STOPPED")
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,8 @@ class Leaving:
     replaced_by: ProcessId | None = None
     overdue: bool = False
     """NotReplaced has been told."""
+    slot: str = ""
+    """Of the worker, as in core.model."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,8 @@ class PoolState:
     """Workers that somebody asked for, as long as they are there."""
     said: frozenset[str] = frozenset()
     """What is said once for a manager."""
+    there: frozenset[ProcessId] = frozenset()
+    """The workers of the last look that found any."""
 
 
 def decide(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> tuple[Verdict, PoolState]:
@@ -145,6 +147,8 @@ def decide(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> 
         return Verdict(pool.state.lower(), events=tuple(events)), replace(
             state, looked=now, said=frozenset([pool.unseen])
         )
+    if settings.target == "self":
+        state = _heed_restart(pool, state, events)
     state = _follow_stuck(pool, state, now, events)
     state = _follow_leaving(pool, settings, state, now, events)
     state = _count(pool, settings, state, gap)
@@ -173,6 +177,7 @@ def signalled(
             frozenset(other.id for other in pool.workers),
             worker.id.born + worker.age - BIRTH,
             sent,
+            slot=worker.slot,
         ),
         hasty=(*state.hasty, worker.used or 0)[-HASTY_REAPS:] if fresh else (),
     )
@@ -211,8 +216,9 @@ def pause(state: PoolState) -> PoolState:
 
 
 def resume(state: PoolState) -> PoolState:
-    """Neither paused nor suspended any more: whoever says so has looked into it."""
-    return replace(state, paused=False, suspended=None, hasty=(), falls=0)
+    """Nothing is in the way any more: whoever says so has looked into it."""
+    leaving = None if state.leaving and state.leaving.overdue else state.leaving
+    return replace(state, paused=False, suspended=None, leaving=leaving, hasty=(), falls=0)
 
 
 def veto(pool: Pool, worker: Worker, settings: PoolSettings) -> Event | None:
@@ -260,11 +266,21 @@ def _heed_manager(pool: Pool, state: PoolState, events: list[Event]) -> PoolStat
     return state
 
 
+def _heed_restart(pool: Pool, state: PoolState, events: list[Event]) -> PoolState:
+    """With target=self the manager is supervisord, and stays: all workers are new ones where a group was restarted."""
+    there = frozenset(worker.id for worker in pool.workers)
+    if there and state.there and not there & state.there and not state.leaving:
+        if state.suspended:
+            events.append(Resumed("all of its processes are new ones"))
+        state = replace(state, suspended=None, hasty=(), said=frozenset())
+    return replace(state, there=there or state.there)
+
+
 def _forget_manager(pool: Pool, state: PoolState, events: list[Event]) -> PoolState:
     leaving, manager = state.leaving, state.manager
     forgotten = PoolState(settings=state.settings, suspended=state.suspended, falls=state.falls, paused=state.paused)
-    if not (leaving and manager) or pool.state in _STOPPED_BY_HAND:
-        return forgotten
+    if not (leaving and manager) or pool.state in STOPPED_BY_HAND:
+        return forgotten  # a program that somebody stops is no falling tree
     if state.looked is None or not state.met:
         return forgotten  # remembered from before a restart of ours, in which the program may have been restarted too
     if leaving.left is not None and state.looked - leaving.left > FALL:
@@ -315,6 +331,8 @@ def _follow_leaving(pool: Pool, settings: PoolSettings, state: PoolState, now: f
     if not leaving.told:
         events.append(Left(leaving.worker, left - leaving.signalled, leaving.replaced_by))
         leaving = replace(leaving, told=True)
+    if leaving.slot in pool.stopped and gone_for >= settings.settle:
+        return replace(state, leaving=None)  # somebody wants none in its place, and does not just restart it
     settled = sum(worker.age >= settings.settle for worker in newcomers)
     # Others may have left by themselves meanwhile: each of them needs a settled one in its place too.
     gone = len(leaving.before - {worker.id for worker in pool.workers})
@@ -396,6 +414,8 @@ def _due_again(pool: Pool, settings: PoolSettings, state: PoolState, now: float)
     leaving = state.leaving
     if leaving is None or leaving.left is not None or leaving.again or leaving.forced is not None or state.paused:
         return None
+    if leaving.slot in pool.stopped:
+        return None  # supervisord is ending it
     if now - leaving.signalled < min(AGAIN, settings.grace / 2):
         return None
     return pool.worker(leaving.worker)
@@ -405,6 +425,8 @@ def _due_force(pool: Pool, state: PoolState, now: float) -> Worker | None:
     """Asked for at the one look that finds the worker stuck, whatever then comes of it."""
     leaving = state.leaving
     if leaving is None or leaving.left is not None or leaving.forced != now or state.paused:
+        return None
+    if leaving.slot in pool.stopped:
         return None
     return pool.worker(leaving.worker)
 

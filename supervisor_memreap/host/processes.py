@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from supervisor_memreap.core.model import Pool, ProcessId, Program, Suspect, Worker
+from supervisor_memreap.core.model import STOPPED_BY_HAND, Pool, ProcessId, Program, Suspect, Worker
 from supervisor_memreap.core.servers import manages, recognise
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import hold, procfs
@@ -19,7 +19,12 @@ from supervisor_memreap.host.source import Process, Psutil, Source
 _BETWEEN_READS = 0.003
 _PROCFS = procfs.is_usable()
 NOT_RESTARTED = (
-    "with target=self supervisord must start it again when it ends with 0: set autorestart=true in its section"
+    "with target=self supervisord must start it again when it ends with 0: set autorestart=true in its section, then"
+    " supervisorctl update"
+)
+RESTART_UNKNOWN = (
+    "with target=self supervisord must say whether it starts it again when it ends with 0: add [rpcinterface:memreap]"
+    " and restart supervisord, once"
 )
 
 
@@ -76,18 +81,25 @@ def _look_at(watched: Watched, view: Source) -> Pool:
 def _look_at_group(watched: Watched, view: Source) -> Pool:
     """Processes that are workers themselves, with supervisord in the place of their manager."""
     program = watched.program
-    if program.state in ("STOPPING", "STOPPED") or program.pid <= 0:
+    if program.state in STOPPED_BY_HAND or program.pid <= 0:
         return Pool(program.namespec, program.state)
     if not all(one.restarts for one in watched.members):
-        return Pool(program.namespec, program.state, NOT_RESTARTED)
+        unknown = any(one.restarts is None for one in watched.members)
+        return Pool(program.namespec, program.state, RESTART_UNKNOWN if unknown else NOT_RESTARTED)
     try:
         supervisord = view.process(program.pid)
     except ProcessLookupError:
         return Pool(program.namespec, "gone")
     except PermissionError:
         return Pool(program.namespec, program.state, "supervisord is hidden from this user")
-    running = {one.pid for one in watched.members if one.state == "RUNNING" and one.pid > 0} - {os.getpid()}
-    return _pool(supervisord, running | {one.pid for one in watched.expected}, watched, view)
+    running = {one.pid: one.name for one in watched.members if one.state == "RUNNING" and one.pid > 0}
+    running.pop(os.getpid(), None)
+    pool = _pool(supervisord, {*running, *(one.pid for one in watched.expected)}, watched, view)
+    return replace(
+        pool,
+        workers=tuple(replace(one, slot=running.get(one.id.pid, "")) for one in pool.workers),
+        stopped=frozenset(one.name for one in watched.members if one.state in STOPPED_BY_HAND),
+    )
 
 
 def _pool(manager: Process, pids: Iterable[int], watched: Watched, view: Source) -> Pool:

@@ -189,6 +189,7 @@ def _leaving(data: dict[str, Any]) -> Leaving:
         told=bool(data["told"]),
         replaced_by=maybe("replaced_by", _process),
         overdue=bool(data["overdue"]),
+        slot=str(data["slot"]),
     )
 
 

@@ -67,14 +67,26 @@ class Client:
 
     def programs(self) -> list[Program]:
         """All that supervisord runs, and its own pid, in one call. Raises Unavailable."""
-        methods = ("supervisor.getPID", "supervisor.getAllProcessInfo")
+        methods = ("supervisor.getPID", "supervisor.getAllProcessInfo", "memreap.getRestarted")
         answers = self._call("system.multicall", [{"methodName": name, "params": []} for name in methods])
         try:
-            for answer in answers:
+            pid, infos, restarted = answers
+            for answer in (pid, infos):
                 if isinstance(answer, dict) and "faultCode" in answer:
                     raise self._explain_fault(answer["faultCode"], answer["faultString"])
-            pid, infos = answers
-            return [Program(one["group"], one["name"], one["statename"], one["pid"], pid) for one in infos]
+            # A struct is a fault: it has no [rpcinterface:memreap], or that of an older memreap.
+            known = set(restarted) if isinstance(restarted, list) else None
+            return [
+                Program(
+                    one["group"],
+                    one["name"],
+                    one["statename"],
+                    one["pid"],
+                    pid,
+                    f"{one['group']}:{one['name']}" in known if known is not None else None,
+                )
+                for one in infos
+            ]
         except (KeyError, TypeError, ValueError):
             raise Unavailable(f"{self._shown} gave an answer that is not supervisord's") from None
 

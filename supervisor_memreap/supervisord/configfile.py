@@ -8,8 +8,8 @@ import glob
 import os
 import platform
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -59,7 +59,7 @@ class Contents:
     server: dict[str, str] = field(default_factory=dict)
     """Of `[supervisorctl]`: serverurl, username, password, as far as they are there."""
     others: list[Section] = field(default_factory=list)
-    """The sections of supervisor that doctor and target=self must know of, in their order."""
+    """The sections of supervisor that doctor must know of, in their order."""
 
     def section_of(self, program: Program) -> Section | None:
         """The section that this process comes from; None if there is none, as after a change without an update."""
@@ -87,10 +87,6 @@ class Contents:
         ]
         return groups or [section.name]
 
-    def complete(self, programs: Iterable[Program]) -> list[Program]:
-        """With what supervisord does not say of them: whether it starts them again."""
-        return [replace(one, restarts=_restarts(self.section_of(one))) for one in programs]
-
     def limits(self) -> Sections:
         """What stands in the command of the listener, as in `memreap listen myapp=150MB`. Raises SettingsError."""
         sections: Sections = {}
@@ -102,17 +98,6 @@ class Contents:
 
 
 _LISTENER = re.compile(r"memreap\S*\s+listen(?:\s|$)")
-
-
-def _restarts(section: Section | None) -> bool | None:
-    if section is None:
-        return None
-    if section.is_on("autorestart"):
-        return True
-    # `unexpected`, the default, is another exit status than those of exitcodes.
-    return section.options.get("autorestart", "unexpected").lower() == "unexpected" and "0" not in _words(
-        section.options.get("exitcodes", "0")
-    )
 
 
 def _words(text: str) -> list[str]:
