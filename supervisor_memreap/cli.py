@@ -8,6 +8,7 @@ import os
 import sys
 import textwrap
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -85,7 +86,7 @@ workers. Signals nobody, changes nothing; asks the managers' own Perl for its FC
 
 A line with "note:" is about something that works, and could work better.
 
-exit status: 0 nothing to mend; 1 something is.
+exit status: 0 nothing to mend; 1 something is; 2 no configuration, or bad usage; 70 doctor itself failed.
 """
 
 _EFFECTIVE = """\
@@ -296,7 +297,13 @@ def _settings(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    return doctor.run(configfile.find(args.configuration), _client, log.to(sys.stdout, stamped=False))
+    path = configfile.find(args.configuration)
+    try:
+        return doctor.run(path, _client, log.to(sys.stdout, stamped=False))
+    except Exception:
+        # 1 would say that something was found.
+        traceback.print_exc()
+        return os.EX_SOFTWARE
 
 
 def _only(names: Sequence[str], programs: once.Programs) -> once.Programs:

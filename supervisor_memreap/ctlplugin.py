@@ -46,12 +46,17 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
 
     def __init__(self, controller: Any):
         super().__init__(controller)
-        # `help memreap` asks every plugin, and those that have no such topic would say so.
-        for plugin in controller.options.plugins:
-            plugin.help_memreap = lambda: None
+        self._answer_for_others()
+
+    def _answer_for_others(self) -> None:
+        """`help memreap` asks every plugin, and those that have no such topic would say so."""
+        for plugin in self.ctl.options.plugins:
+            if plugin is not self:
+                plugin.help_memreap = lambda: None
 
     def do_help(self, arg: str) -> None:
         """Only of what is ours: other topics have been answered by others."""
+        self._answer_for_others()  # also for those that came after us
         if arg.strip() == "memreap":
             self.help_memreap()
         elif not arg:
@@ -102,11 +107,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         shown = [one for one in found if not names or one["name"] in names]
         if shown:
             self.ctl.output(status.table(shown, time.time()))
-        listener = self._memreap().getListener()
-        trouble = status.trouble_of_listener(listener) or status.age_of_listener(listener, __version__)
-        if trouble:
-            self._fail(trouble)
-        elif not found:
+        if not self._tell_of_the_listener(self._memreap().getListener()) and not found:
             self.ctl.output("no pool is watched: no program has a [memreap:PROGRAM] section, or none was looked at yet")
 
     def _workers(self, words: list[str]) -> None:
@@ -116,11 +117,21 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             self._fail("workers: one pool; write memreap workers NAME", usage=True)
             return
         found = self._memreap().getPools()
-        for one in found:
-            if one["name"] == words[1]:
-                self.ctl.output(status.workers_table(one))
-                return
-        self._fail(f"no pool '{words[1]}' is watched; there are: {_names(found)}")
+        shown = [one for one in found if one["name"] == words[1]]
+        if shown:
+            self.ctl.output(status.workers_table(shown[0]))
+        else:
+            self._fail(f"no pool '{words[1]}' is watched; there are: {_names(found)}")
+        self._tell_of_the_listener(self._memreap().getListener())
+
+    def _tell_of_the_listener(self, its: dict[str, Any]) -> bool:
+        """Whether something is wrong with it, so that what is shown may be old."""
+        from supervisor_memreap.record import status
+
+        trouble = status.trouble_of_listener(its) or status.age_of_listener(its, __version__)
+        if trouble:
+            self._fail(trouble)
+        return bool(trouble)
 
     def _command(self, words: list[str]) -> None:
         from supervisor_memreap.core.command import TYPE, CommandError, parse
@@ -134,7 +145,8 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             self._fail(str(error), usage=True)
             return
         listener = self._memreap().getListener()
-        trouble = trouble_of_listener(listener)
+        # One that has not looked yet, as with TICK_3600, looks when it gets a command.
+        trouble = trouble_of_listener({"age_seconds": 0.0, **listener})
         if trouble:
             here = "; memreap doctor on that machine says more" if words[0] == "doctor" else ""
             self._fail(f"nothing was done: {trouble}{here}")

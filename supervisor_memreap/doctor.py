@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -30,6 +31,12 @@ _SOUND_PROCMANAGER = (0, 18)
 _STARTING = 5.0
 
 
+# Seconds in which a worker has served too little to have grown.
+_FRESH = 60.0
+# Seconds for all questions to Perl together: it needs 20 ms to start, and longer with modules on a network's disk.
+_ASKING = 10.0
+
+
 class Finding(NamedTuple):
     subject: str
     """A pool, a section or supervisord."""
@@ -50,14 +57,16 @@ class Case:
     client: Client
     environ: Mapping[str, str]
     view: Source
+    ask_until: float
+    """When Perl is asked no more (monotonic)."""
 
 
 def run(path: str, connect: Callable[[Mapping[str, str]], Client], tell: Callable[[str], None]) -> int:
     """0: nothing to mend; 1: something is. `connect` makes a client of what [supervisorctl] says."""
-    found = list(_all(path, connect))
-    for one in found:
+    harms = 0
+    for one in _all(path, connect):
         tell(f"{one.subject}: {'' if one.harms else 'note: '}{one.text}")
-    harms = sum(one.harms for one in found)
+        harms += one.harms
     tell("nothing to mend" if not harms else f"{harms} to mend" if harms > 1 else "one thing to mend")
     return 1 if harms else 0
 
@@ -71,7 +80,7 @@ def _all(path: str, connect: Callable[[Mapping[str, str]], Client]) -> Iterator[
     try:
         settings = resolve(configfile.merge(contents.sections, contents.limits()))
     except SettingsError as error:
-        yield Finding("configuration", f"{error}; until it is mended what was in force stays")
+        yield Finding("configuration", f"{error}; none of the file is taken until that is mended")
         settings = Settings({})
     else:
         if not settings.names:
@@ -81,7 +90,7 @@ def _all(path: str, connect: Callable[[Mapping[str, str]], Client]) -> Iterator[
     yield from _sections(contents, path)
     try:
         client = connect(contents.server)
-        case = Case(contents, path, settings, client, os.environ, processes.source())
+        case = Case(contents, path, settings, client, os.environ, processes.source(), time.monotonic() + _ASKING)
         programs = client.programs()
         yield from _supervisord(case, programs)
         for watch in settings.pools(programs):
@@ -108,6 +117,9 @@ def _sections(contents: configfile.Contents, main: str) -> Iterator[Finding]:
         if not re.search(r"\b(REMOTE_COMMUNICATION|EVENT)\b", events):
             text = "it does not hear supervisorctl memreap reap, roll, pause and resume: add REMOTE_COMMUNICATION"
             yield Finding("listener", f"{one.where} events={events}: {text}", False)
+        if one.options.get("autorestart", "").lower() in _NO:
+            text = "autorestart=false: a listener that ends is not started again: remove that line"
+            yield Finding("listener", f"{one.where} {text}")
         if one.is_on("redirect_stderr"):
             yield Finding(
                 "listener",
@@ -141,6 +153,9 @@ def _supervisord(case: Case, programs: list[Program]) -> Iterator[Finding]:
         trouble = trouble_of_listener(its) or age_of_listener(its, __version__)
         if trouble:
             yield Finding("listener", trouble)
+        elif its["count"] > 1:
+            text = f"supervisord has {its['count']} of them: have one, with numprocs=1, then supervisorctl update"
+            yield Finding("listener", text)
         return
     if any(one.kind == "rpcinterface" and _is_ours(one) for one in case.contents.others):
         yield Finding("supervisord", "it has not read [rpcinterface:memreap] yet: restart it, once")
@@ -149,7 +164,8 @@ def _supervisord(case: Case, programs: list[Program]) -> Iterator[Finding]:
         yield Finding("listener", f"{text} [rpcinterface:memreap] with {_INTERFACE}", False)
     for one in _listeners(case, programs):
         if one.state not in ("RUNNING", "STARTING"):
-            yield Finding("listener", f"{one.namespec} is {one.state}: see its log, then start {one.namespec}")
+            text = f"{one.namespec} is {one.state}: {one.spawnerr or 'see its log'}, then start {one.namespec}"
+            yield Finding("listener", text)
 
 
 def _listeners(case: Case, programs: list[Program]) -> list[Program]:
@@ -161,7 +177,6 @@ def _pool(case: Case, watch: Watch, programs: list[Program]) -> Iterator[Finding
     program, settings = watch.program, watch.settings
     section = case.contents.section_of(watch.members[0] if watch.members else program)
     command = section.options.get("command", "") if section else ""
-    yield from _daemonizing(case, watch, command)
     if section and settings.target == "workers" and section.options.get("autorestart", "").lower() in _NO:
         yield Finding(
             "", f"{section.where} autorestart=false: a manager that ends is not started again: set it to true"
@@ -169,11 +184,14 @@ def _pool(case: Case, watch: Watch, programs: list[Program]) -> Iterator[Finding
     # As if all were over the limit, so that each is read in full.
     everything = replace(settings, limit=0)
     (pool,) = processes.look([processes.Watched(program, everything, watch.members)], case.view)
+    yield from _daemonizing(case, watch, command, pool)
+    for one in watch.members or (program,):
+        if one.state in ("BACKOFF", "FATAL", "EXITED"):
+            which = f"{one.namespec} " if watch.members else "it "
+            yield Finding("", f"{which}does not run ({one.state}): {one.spawnerr or 'see its log'}")
     if pool.manager is None:
         if pool.unseen:
             yield Finding("", report.line(Unseen(pool.unseen), settings))
-        elif pool.state not in ("STOPPED", "STARTING"):
-            yield Finding("", f"it does not run ({pool.state}): see its log")
         return
     grown_up = [one for one in pool.workers if one.suspect and one.age >= min(settings.min_age, _STARTING)]
     if not pool.workers and settings.target == "workers" and pool.manager_age > _STARTING:
@@ -193,8 +211,9 @@ def _pool(case: Case, watch: Watch, programs: list[Program]) -> Iterator[Finding
 _NO = ("false", "no", "off", "f", "n", "0")
 
 
-def _daemonizing(case: Case, watch: Watch, command: str) -> Iterator[Finding]:
-    if strays.daemonizes(command):
+def _daemonizing(case: Case, watch: Watch, command: str, pool: Pool) -> Iterator[Finding]:
+    # Of a manager that is there its -d means something else.
+    if strays.daemonizes(command) and pool.manager is None:
         yield Finding("", f"command={command}: it daemonizes itself, and supervisord starts another one: remove -d")
     sought = dict.fromkeys(watch.members or (watch.program,), command)
     for its in strays.find(sought, case.client.programs, case.environ, case.view).values():
@@ -239,20 +258,18 @@ def _rights(
 
 
 def _limit(workers: list[Worker], settings: PoolSettings) -> Iterator[Finding]:
-    """A limit that fresh workers exceed, or that no worker keeps."""
+    """A limit that fresh workers exceed."""
     measured = [one for one in workers if one.used is not None]
     if workers and not measured:
         text = f"the {settings.metric} of its workers may not be read from here, so its limit was not checked"
         yield Finding("", f"{text}: run doctor as root or as the pool's user", False)
-    over = [one.used or 0 for one in measured if (one.used or 0) > settings.limit]
-    fresh = [one for one in measured if one.age < 2 * settings.min_age and (one.used or 0) > settings.limit]
-    if over and (fresh or len(over) == len(measured)):
-        what = "a fresh worker" if fresh else "each worker"
-        least = min(fresh[0].used or 0, *over) if fresh else min(over)
-        usable = policy.usable_limit([least]) // 1024**2
+    fresh = [one.used or 0 for one in measured if one.age < _FRESH]
+    # One alone may be a spike.
+    if fresh and min(fresh) > settings.limit:
+        usable = policy.usable_limit(fresh) // 1024**2
         yield Finding(
             "",
-            f"{what} holds {report.memory(least)} ({settings.metric}) already, over the limit of"
+            f"a fresh worker holds {report.memory(min(fresh))} ({settings.metric}) already, over the limit of"
             f" {report.memory(settings.limit)}: all would be reaped for ever; set limit={usable}MB or more",
         )
 
@@ -269,7 +286,8 @@ def _procmanager(
             f"{section.where} stopwaitsecs={wait}: FCGI::ProcManager gives its workers {_PROCMANAGER_PATIENCE} s to"
             " finish, and supervisord would end them by force before: set stopwaitsecs=70",
         )
-    version = perl.procmanager_version(pool.manager.pid, command, _environment(options))
+    left = max(0.0, case.ask_until - time.monotonic())
+    version = perl.procmanager_version(pool.manager.pid, command, _environment(options), left)
     is_first = watch.program.supervisord == 1
     if version is not None and version < _SOUND_PROCMANAGER:
         text = f"FCGI::ProcManager {version[0]}.{version[1]:02} is older than 0.18: where its parent has the pid 1"
@@ -279,9 +297,10 @@ def _procmanager(
             else " (daemonized, or below a supervisord that is process 1)"
         )
         yield Finding("", f"{text}{now}, a worker that leaves ends all of them: install a later one", True)
-    elif version is None and is_first:
-        text = "supervisord is process 1, and which FCGI::ProcManager this is could not be found out"
-        yield Finding("", f"{text}: with 0.17 or older a worker that leaves would end all of them", False)
+    elif version is None:
+        text = "which FCGI::ProcManager this is could not be found out (as root or as its user it can)"
+        where = "supervisord is process 1, and " if is_first else "where its parent has the pid 1, "
+        yield Finding("", f"{text}: {where}with 0.17 or older a worker that leaves ends all of them", False)
 
 
 def _environment(options: Mapping[str, str]) -> dict[str, str]:

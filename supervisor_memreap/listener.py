@@ -94,7 +94,9 @@ class Consultation:
         self.deadline = time.monotonic() + CONSULTATION
         self._said = b""
         null = subprocess.DEVNULL
-        self._process = subprocess.Popen(command, stdin=null, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self._process = subprocess.Popen(
+            command, stdin=null, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
         assert self._process.stdout
         self.fd = self._process.stdout.fileno()
         os.set_blocking(self.fd, False)
@@ -123,7 +125,8 @@ class Consultation:
         try:
             return self._process.wait(0.1 if time.monotonic() < self.deadline else 0)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            # Not waited for yet, so that its pid is its own; and whatever it has started goes with it.
+            os.killpg(self._process.pid, signal.SIGKILL)
             return self._process.wait()
 
 
@@ -163,11 +166,12 @@ class Listener:
         is_command = event.name == "REMOTE_COMMUNICATION" and kind == f"type:{TYPE}"
         if not is_command and (period is None or self._is_past(event, period)):
             return
+        self._guard(lambda: self._obey(data) if is_command else self.tick())
+
+    def _guard(self, act: Callable[[], None]) -> None:
+        """Whatever happens is a line in the log, and the listener goes on."""
         try:
-            if is_command:
-                self._obey(data)
-            else:
-                self.tick()
+            act()
             self._once.clear("fault")
         except Unavailable as error:
             self._once("supervisord", f"{error}; trying again at every tick")
@@ -294,15 +298,15 @@ class Listener:
 
     def hear_doctor(self) -> None:
         """Some of what it says is there, or its time is up. Never raises."""
+        self._guard(self._hear_doctor)
+
+    def _hear_doctor(self) -> None:
         done = self._consultation
         if done is None or not done.has_ended():
             return
         self._consultation = None
         self._answer(done.id, *done.result())
-        try:
-            self._publish(self._client())
-        except Unavailable as error:
-            self._once("publish", f"nobody was told what doctor found: {error}")
+        self._publish(self._client())
 
     def close(self) -> None:
         """Let go of everything, and leave no process behind."""

@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from supervisor.datatypes import RestartUnconditionally, RestartWhenExitUnexpected
-from supervisor.events import RemoteCommunicationEvent
+from supervisor.events import RemoteCommunicationEvent, Tick5Event, Tick60Event, Tick3600Event
 from supervisor.states import EventListenerStates, getEventListenerStateDescription, getProcessStateDescription
 from supervisor.xmlrpc import Faults, RPCError
 
@@ -25,6 +25,9 @@ from supervisor_memreap import __version__
 _MOST_CHARACTERS = 4_000_000
 # XML-RPC has integers of 32 bits only; what is larger goes as a double, and so does every size.
 _INTEGER = 2**31
+# A pool, its workers, one of them, a value of that one.
+_DEEPEST = 4
+_TICKS = (Tick5Event, Tick60Event, Tick3600Event)
 
 
 class MemreapNamespaceRPCInterface:
@@ -47,7 +50,7 @@ class MemreapNamespaceRPCInterface:
 
         @return array result  An array of structs, as of getPool
         """
-        return [_marshalled(one) for one in self._published.get("pools", ())]
+        return list(self._published.get("pools", ()))
 
     def getPool(self, name: str) -> dict[str, Any]:
         """Get how one pool stood at the last tick
@@ -59,7 +62,7 @@ class MemreapNamespaceRPCInterface:
         """
         for one in self._published.get("pools", ()):
             if one.get("name") == name:
-                return _marshalled(one)  # type: ignore[no-any-return]
+                return dict(one)
         raise RPCError(Faults.BAD_NAME, str(name))
 
     def getListener(self) -> dict[str, Any]:
@@ -69,7 +72,8 @@ class MemreapNamespaceRPCInterface:
         ACKNOWLEDGED, UNKNOWN (it broke the protocol: no event reaches it any more) or NONE (there is none).
 
         @return struct result A struct: name, state, listener_state, pid, count (of listeners), events_waiting,
-                              takes_commands, and of the last tick: age_seconds, version
+                              takes_commands, period_seconds (of its ticks), and of the last tick: age_seconds,
+                              version
         """
         found: dict[str, Any] = {"name": "", "state": "STOPPED", "listener_state": "NONE", "pid": 0, "count": 0}
         found.update(events_waiting=0, takes_commands=False)
@@ -77,6 +81,10 @@ class MemreapNamespaceRPCInterface:
             found["count"] += 1
             if found["count"] > 1 and not process.pid:
                 continue
+            wanted = tuple(getattr(group.config, "pool_events", ()))
+            periods = [tick.period for tick in _TICKS if issubclass(tick, wanted)]
+            if periods:
+                found["period_seconds"] = min(periods)
             unknown = EventListenerStates.UNKNOWN
             state = unknown if process.listener_state is None else process.listener_state
             found.update(
@@ -85,7 +93,7 @@ class MemreapNamespaceRPCInterface:
                 listener_state=getEventListenerStateDescription(state),
                 pid=process.pid,
                 events_waiting=len(getattr(group, "event_buffer", ())),
-                takes_commands=RemoteCommunicationEvent in getattr(group.config, "pool_events", ()),
+                takes_commands=issubclass(RemoteCommunicationEvent, wanted),
             )
         if self._published:
             found["age_seconds"] = round(time.time() - self._published["received"], 1)
@@ -132,11 +140,13 @@ class MemreapNamespaceRPCInterface:
                 if not isinstance(one, dict) or not isinstance(one["name"], str):
                     raise ValueError("not a pool")
             for answer in values["answers"].values():
-                if set(answer) != {"ok", "text"}:
+                if {key: type(one) for key, one in answer.items()} != {"ok": bool, "text": str}:
                     raise ValueError("not an answer")
+            json.dumps(values, ensure_ascii=False).encode()  # half a character could not be handed on
+            pools = [_marshalled(one) for one in values["pools"]]
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise RPCError(Faults.INCORRECT_PARAMETERS, "text") from None
-        self._published = {**values, "received": time.time()}
+        self._published = {**values, "pools": pools, "received": time.time()}
         return True
 
     def _listeners(self) -> list[tuple[Any, Any]]:
@@ -155,16 +165,18 @@ def _is_restarted(config: Any) -> bool:
     return config.autorestart is RestartUnconditionally
 
 
-def _marshalled(value: Any) -> Any:
-    """As XML-RPC can carry it."""
+def _marshalled(value: Any, depth: int = 0) -> Any:
+    """As XML-RPC can carry it. Raises ValueError where it is nested deeper than anything of ours."""
+    if depth > _DEEPEST:
+        raise ValueError("too deep")
     if isinstance(value, dict):
         return {
-            str(key): float(one) if str(key).endswith("_bytes") and isinstance(one, (int, float)) else _marshalled(one)
+            key: float(one) if key.endswith("_bytes") and isinstance(one, int) else _marshalled(one, depth + 1)
             for key, one in value.items()
             if one is not None
         }
     if isinstance(value, list):
-        return [_marshalled(one) for one in value if one is not None]
+        return [_marshalled(one, depth + 1) for one in value if one is not None]
     if isinstance(value, int) and not -_INTEGER <= value < _INTEGER:
         return float(value)
     return value

@@ -17,6 +17,12 @@ from driver import POOL, eventually, supervisord
 from test_stack import python_for
 from test_trees import NAMESPACE, _may_unshare
 
+from supervisor_memreap import cli
+from supervisor_memreap import doctor as memreap_doctor
+from supervisor_memreap.core.model import ProcessId, Suspect, Worker
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.host import perl, strays
+
 BIN = Path(sys.executable).parent
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="runs processes as another user")
 INTERFACE = (
@@ -89,7 +95,10 @@ def test_where_all_is_as_it_should_be_there_is_nothing_to_mend(where):
 
 
 FOUND = {
-    "a value": ([("limit=150MB", "limit=150 monkeys")], r"limit=150 monkeys: not a size, .* what was in force stays"),
+    "a value": (
+        [("limit=150MB", "limit=150 monkeys")],
+        r"limit=150 monkeys: not a size, .* none of the file is taken until",
+    ),
     "a misspelt section": ([("[eventlistener", "[memreep:x]\n[eventlistener")], r"\[memreep:x\]: not read"),
     "a name that is not there": ([("[memreap:myapp]", "[memreap:myap]")], r"\[memreap:myap\]: no program or group of"),
     "no pool": ([("[memreap:myapp]\nlimit=150MB\nmin_age=1s\n", "")], r"no program has a \[memreap:PROGRAM\] section"),
@@ -105,6 +114,18 @@ FOUND = {
     "a listener that does not run": (
         [("events=", "autostart=false\nevents=")],
         r"listener: memreap is STOPPED: see its log, then start memreap",
+    ),
+    "a listener in numbers": (
+        [("events=", "numprocs=2\nprocess_name=%(program_name)s_%(process_num)s\nevents=")],
+        r"listener: there is more than one \(.*\[eventlistener:memreap\]\): have one, with numprocs=1",
+    ),
+    "a listener that is not started again": (
+        [("events=", "autorestart=false\nevents=")],
+        r"listener: .*\[eventlistener:memreap\] autorestart=false: a listener that ends is not started again",
+    ),
+    "a program that cannot be started": (
+        [("[event", "[program:none]\ncommand=/none\nstartretries=0\n[memreap:none]\nlimit=1GB\n[event")],
+        r"none: it does not run \((BACKOFF|FATAL)\): can't find command '/none'",
     ),
     "a plugin without its interface": (
         [("[eventlistener", f"{PLUGIN}[eventlistener")],
@@ -182,17 +203,28 @@ def test_a_plugin_in_an_included_file_is_found(where):
         eventually(lambda: assert_found(where, expression))
 
 
-def test_a_program_that_daemonizes_is_found_and_what_it_has_left_behind(where):
+def of_another_cgroup(where: Path, monkeypatch) -> str:
+    """What doctor says in a shell of a host where systemd has each service, and each login, in a group of its own."""
+    told: list[str] = []
+    real = strays._cgroup
+    monkeypatch.setattr(strays, "_cgroup", lambda pid: "a shell" if pid == os.getpid() else real(pid))
+    monkeypatch.setenv("SUPERVISOR_SERVER_URL", f"unix://{where}/s.sock")
+    assert memreap_doctor.run(f"{where}/supervisord.conf", cli._client, told.append) == 1
+    return "\n".join(told)
+
+
+def test_a_program_that_daemonizes_is_found_and_what_it_has_left_behind(where, monkeypatch):
     text = changed((PLACK, f"{PLACK} --daemonize\nstartretries=1"))
     try:
         with running(where, text, gives_up=True):
             result = doctor(where)
             assert result.returncode == 1
             assert "--daemonize: it daemonizes itself, and supervisord starts another one: remove -d" in result.stdout
-            assert "myapp: it does not run (FATAL): see its log" in result.stdout
+            assert "myapp: it does not run (FATAL): Exited too quickly" in result.stdout
             (found,) = re.findall(r"2 process trees of its earlier starts, .*: kill ([0-9 ]+)", result.stdout)
             pids = found.split()
             assert len(pids) == 2
+            assert found in of_another_cgroup(where, monkeypatch)
             subprocess.run(["kill", *pids], check=True)
     finally:
         for one in stack.left_in(where):  # where the test failed
@@ -278,3 +310,69 @@ def test_a_configuration_that_is_none_is_one_line(where):
     assert_found(where, r"configuration: .*supervisord.conf: File contains no section headers")
     result = doctor(where, "nonsense")
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+
+
+def test_a_listener_that_hears_no_commands_is_a_note(where):
+    with running(where, changed(("TICK_5,REMOTE_COMMUNICATION", "TICK_5"))):
+        expression = r"listener: note: .*it does not hear supervisorctl memreap reap.*: add REMOTE_COMMUNICATION"
+        eventually(lambda: assert_found(where, expression, 0))
+
+
+def test_of_a_group_each_process_that_does_not_run_is_named(where):
+    text = changed(
+        (PLACK, f"sh -c 'test %(process_num)s = 0 || exit 1; exec {sys.executable} {POOL} 1 5'"),
+        ("stopwaitsecs=70", "numprocs=2\nprocess_name=%(process_num)s\nautorestart=true\nstartretries=0"),
+        ("limit=150MB", "limit=150MB\ntarget=self"),
+    )
+    with running(where, text + INTERFACE, gives_up=True):
+        eventually(lambda: assert_found(where, r"myapp: myapp:1 does not run \(FATAL\): Exited too quickly"))
+        assert "myapp:0 does not run" not in doctor(where).stdout
+
+
+def test_the_d_of_a_manager_that_is_there_means_something_else(where):
+    with running(where, changed((PLACK, f"{sys.executable} {POOL} 2 5 -d"))):
+        eventually(lambda: assert_found(where, r"nothing to mend\n$", 0))
+        assert "daemonizes" not in doctor(where).stdout
+
+
+def grown(pid: int, age: float, mb: int) -> Worker:
+    used = mb * 1024**2
+    return Worker(ProcessId(pid, 1.0), age, used, Suspect(used, True))
+
+
+@pytest.mark.parametrize(
+    ("workers", "found"),
+    [
+        ([grown(1, 59, 200)], True),
+        ([grown(1, 59, 200), grown(2, 59, 40)], False),
+        ([grown(1, 61, 200), grown(2, 3600, 200)], False),
+        ([grown(1, 59, 40), grown(2, 3600, 200)], False),
+    ],
+    ids=["fresh", "one of the fresh", "all are old", "the old ones"],
+)
+def test_a_limit_is_too_low_if_all_fresh_workers_are_over_it_however_large_old_ones_are(workers, found):
+    settings = PoolSettings(limit=150 * 1024**2, min_age=3600)
+    said = [one.text for one in memreap_doctor._limit(workers, settings)]
+    assert bool(said) is found
+    assert all("set limit=400MB or more" in one for one in said)
+
+
+def test_another_users_perl_is_not_asked_by_who_cannot_become_that_user(monkeypatch):
+    with subprocess.Popen(["perl", "-e", "$| = 1; print 1; sleep 1000"], stdout=subprocess.PIPE) as asked:
+        try:
+            assert asked.stdout.read(1)
+            assert perl.procmanager_version(asked.pid, "", {}, 10.0) >= (0, 18)
+            monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+            assert perl.procmanager_version(asked.pid, "", {}, 10.0) is None
+        finally:
+            asked.kill()
+
+
+def test_that_doctor_itself_failed_is_no_finding(where, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("a fault")
+
+    (where / "supervisord.conf").write_text("[supervisord]\n")
+    monkeypatch.setattr(memreap_doctor, "run", fail)
+    assert cli.main(["doctor", "-c", f"{where}/supervisord.conf"]) == 70
+    assert "RuntimeError: a fault" in capsys.readouterr().err

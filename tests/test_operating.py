@@ -24,6 +24,9 @@ import stack
 from driver import POOL, eventually, supervisord, workers_below
 from supervisor.xmlrpc import SupervisorTransport
 
+from supervisor_memreap import listener
+from supervisor_memreap.supervisord.client import Client, Unavailable
+
 RECORDER = Path(__file__).with_name("recorder.py")
 PASSWORD = "to%%pse:cret@"  # as it is written in the file: a % is doubled there
 
@@ -357,12 +360,44 @@ def test_a_listener_that_is_older_than_supervisorctl_is_told_of():
 
         def assert_told() -> None:
             # As that listener would; the real one hands in its own after each tick.
-            its.publish(json.dumps({"version": 1, "memreap": "0.0.9", "pools": [], "answers": {}}))
-            result = one.ctl("memreap", "status")
-            assert "memreap: the listener memreap:memreap is memreap 0.0.9, older than " in result.stdout
-            assert result.returncode == 1
+            old = {"version": 1, "memreap": "0.0.9", "pools": its.getPools(), "answers": {}}
+            for words in (["status"], ["workers", "myapp"]):
+                its.publish(json.dumps(old))
+                result = one.ctl("memreap", *words)
+                assert "memreap: the listener memreap:memreap is memreap 0.0.9, older than " in result.stdout
+                assert result.returncode == 1
 
         eventually(assert_told)
+
+
+def test_a_listener_that_ticks_once_an_hour_is_known_as_that_and_takes_commands_before_its_first_tick():
+    where = stack.folder()
+    text = configuration(where, sys.executable).replace("events=TICK_5,", "events=TICK_3600,")
+    try:
+        with supervisord(where, text):
+            one = Operated(where, sys.executable, f"unix://{where}/s.sock", "", "")
+            eventually(lambda: assert_in("has not looked at the pools yet", one.ctl("memreap", "status").stdout))
+            its = one.rpc().memreap.getListener()
+            assert (its["period_seconds"], its["takes_commands"]) == (3600, True)
+            result = one.ctl("memreap", "pause", "all")
+            assert (result.returncode, len(result.stdout.splitlines())) == (0, 2)
+            assert_status(one, "myapp +PAUSED")
+    finally:
+        shutil.rmtree(where)
+
+
+def test_a_doctor_that_does_not_end_is_ended_with_all_that_it_has_started(monkeypatch):
+    monkeypatch.setattr(listener, "CONSULTATION", 0.3)
+    consultation = listener.Consultation(["sh", "-c", "sleep 1000 & echo $!; wait"], "1")
+    eventually(lambda: assert_true(consultation.has_ended()))
+    ok, text = consultation.result()
+    pid, said = text.splitlines()
+    assert (ok, said) == (False, "doctor did not come to an end")
+    eventually(lambda: assert_true(not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == "zombie"))
+
+
+def assert_true(value: bool) -> None:
+    assert value
 
 
 def test_settings_are_shown_with_where_each_comes_from(operated):
@@ -380,10 +415,32 @@ def test_settings_are_shown_with_where_each_comes_from(operated):
     assert missing.stderr == "memreap: no pool 'nowhere' is watched\n"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"pools": 1}', '{"pools": [1], "answers": {}}', "x" * 5_000_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"pools": 1}',
+        '{"pools": [1], "answers": {}}',
+        '{"pools": [], "answers": {"a": {"ok": 1, "text": "x"}}}',
+        '{"pools": [], "answers": {"a": {"ok": true, "text": ["x"]}}}',
+        '{"pools": [{"name": "a\\ud800"}], "answers": {}}',
+        f'{{"pools": [{{"name": "a", "x": {"[" * 500}{"]" * 500}}}], "answers": {{}}}}',
+        "x" * 5_000_000,
+    ],
+    ids=range(10),
+)
 def test_what_no_listener_would_publish_is_refused(operated, text):
     with pytest.raises(xmlrpc.client.Fault, match="INCORRECT_PARAMETERS"):
         operated.rpc().memreap.publish(text)
+    assert [one["name"] for one in operated.rpc().memreap.getPools()] == ["myapp", "other"]
+
+
+def test_a_status_that_is_refused_is_not_taken_for_handed_in(operated):
+    client = Client(operated.url, operated.username, operated.password)
+    with pytest.raises(Unavailable, match="INCORRECT_PARAMETERS"):
+        client.publish("none")
 
 
 @pytest.mark.parametrize(

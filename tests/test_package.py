@@ -108,6 +108,6 @@ def test_signals_are_sent_from_one_place_to_one_process_at_a_time():
         ("hold.py", "_end", "kill"),
         ("processes.py", "_send", "pidfd_send_signal"),
         ("processes.py", "_send", "kill"),
-        ("listener.py", "end", "kill"),
+        ("listener.py", "end", "killpg"),
         ("statefile.py", "_exists", "kill"),
     ]

@@ -28,11 +28,20 @@ def test_of_a_listener_that_is_well_nothing_is_said():
         ({"state": "FATAL"}, "the listener memreap:memreap is FATAL: see its log, then start memreap:memreap"),
         ({"listener_state": "UNKNOWN"}, "has broken the event protocol, and gets no events any more: restart"),
         ({"age_seconds": None}, "has not looked at the pools yet: wait for the next tick"),
-        ({"age_seconds": 151.0}, "looked at the pools 151 s ago, and not since: restart memreap:memreap, see its log"),
+        (
+            {"age_seconds": 151.0, "period_seconds": 60},
+            "looked at the pools 151 s ago, and not since: restart memreap:memreap, see its log",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_listener_is_said_with_the_remedy(change, said):
     assert said in trouble_of_listener({**WELL, **change})
+
+
+def test_a_listener_of_rare_ticks_is_not_called_silent_between_two_of_them():
+    rare = {**WELL, "period_seconds": 3600}
+    assert trouble_of_listener({**rare, "age_seconds": 7000.0}) == ""
+    assert "looked at the pools 9001 s ago" in trouble_of_listener({**rare, "age_seconds": 9001.0})
 
 
 def test_a_listener_that_is_older_than_we_are_is_told():

@@ -32,6 +32,8 @@ class Program:
     """The pid of the supervisord that said so, which must be the manager's parent; 0: nobody's word but the user's."""
     restarts: bool | None = None
     """Whether supervisord starts it again when it ends with 0; None: it did not say."""
+    spawnerr: str = ""
+    """What supervisord says of a start that failed."""
 
     @property
     def namespec(self) -> str:

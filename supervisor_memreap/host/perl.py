@@ -9,15 +9,15 @@ from collections.abc import Mapping
 
 from supervisor_memreap.host.rights import of
 
-# Perl needs 20 ms to start; a module on a network's disk may need longer.
-TIMEOUT = 10.0
 _ASK = ("-MFCGI::ProcManager", "-e", "print FCGI::ProcManager->VERSION")
 
 
-def procmanager_version(pid: int, command: str, environment: Mapping[str, str]) -> tuple[int, ...] | None:
-    """(0, 28) of 0.28; None where this process is no Perl, or does not tell. `command` and `environment` are its own.
+def procmanager_version(
+    pid: int, command: str, environment: Mapping[str, str], timeout: float
+) -> tuple[int, ...] | None:
+    """(0, 28) of 0.28; None where this process is no Perl, or does not tell within `timeout` seconds.
 
-    Run as the manager's user, never as ours: the modules are that user's.
+    `command` and `environment` are its own. Run as the manager's user, never as ours: the modules are that user's.
     """
     try:
         perl, folder, rights = os.readlink(f"/proc/{pid}/exe"), os.readlink(f"/proc/{pid}/cwd"), of(pid)
@@ -26,6 +26,8 @@ def procmanager_version(pid: int, command: str, environment: Mapping[str, str]) 
         include = [word for word in command.split() if re.match(r"-I.", word)]
         user, group = rights.users[1], rights.groups[1]
         is_root = os.geteuid() == 0
+        if not is_root and os.geteuid() != user:
+            return None
         answer = subprocess.run(
             [perl, *include, *_ASK],
             cwd=folder,
@@ -33,7 +35,7 @@ def procmanager_version(pid: int, command: str, environment: Mapping[str, str]) 
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT,
+            timeout=timeout,
             check=True,
             user=user if is_root else None,
             group=group if is_root else None,

@@ -42,22 +42,24 @@ def find(
     """The strays of each program in `sought`, with its command, among all processes of this machine.
 
     `ask` tells what supervisord runs, `environ` is that of a process of this supervisord. A stray is an orphan of the
-    control group that we are in (a service of systemd has another one), older than what supervisord runs now under its
-    name, and of the same kind: not what a healthy program has detached. It is known by the program's name in its
-    environment. Perl overwrites the environment when it sets $0, as FCGI::ProcManager does: then by the address in the
-    program's command, on which it listens. What `ask` raises, this raises.
+    control group that supervisord is in (a service of systemd has another one), older than what supervisord runs now
+    under its name, and of the same kind: not what a healthy program has detached. It is known by the program's name in
+    its environment. Perl overwrites the environment when it sets $0, as FCGI::ProcManager does: then by the address in
+    the program's command, on which it listens. What `ask` raises, this raises.
     """
     parents = {one.pid: one.info["ppid"] for one in psutil.process_iter(["ppid"])}
     # Asked for after all processes were read: one that supervisord has just started is no stray.
     known = {one.pid for one in ask() if one.pid} | {os.getpid()}
-    above = _chain(os.getpid(), parents)
+    # Whoever looks may be in another place than they are, as doctor is in a shell: supervisord never is.
+    supervisord = next((one.supervisord for one in sought if one.supervisord), os.getpid())
+    above = _chain(supervisord, parents)
     orphans = [pid for pid, parent in parents.items() if parent in above and pid not in known and pid not in above]
     names = {(one.group, one.name): one for one in sought}
     addresses = {one: _addresses(command) for one, command in sought.items()}
     roots: dict[Program, list[int]] = {}
     for pid in sorted(orphans):
         program = _owner(pid, names, addresses, environ)
-        if program and _cgroup(pid) == _cgroup(os.getpid()) and _is_left_over(pid, program, sought[program], view):
+        if program and _cgroup(pid) == _cgroup(supervisord) and _is_left_over(pid, program, sought[program], view):
             roots.setdefault(program, []).append(pid)
     found = {}
     for program, its in roots.items():

@@ -15,8 +15,10 @@ from supervisor_memreap.record import report
 VERSION = 1
 """Of the form of these values; raised when a name goes or changes its meaning, not when one is added."""
 
-# Seconds since the listener's last look after which something is wrong; TICK_60 comes every 60 s, and 2 s late.
+# Seconds since the listener's last look after which something is wrong, and how many of its periods, if that is more: a
+# tick comes up to 2 s late, and one may be missed.
 SILENCE = 150.0
+_PERIODS = 2.5
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def trouble_of_listener(its: Mapping[str, Any]) -> str:
         )
     if age is None:
         return "the listener has not looked at the pools yet: wait for the next tick, or see its log"
-    if age > SILENCE:
+    if age > max(SILENCE, _PERIODS * its.get("period_seconds", 0)):
         return f"the listener looked at the pools {age:.0f} s ago, and not since: restart {its['name']}, see its log"
     return ""
 

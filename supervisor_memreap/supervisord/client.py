@@ -84,6 +84,7 @@ class Client:
                     one["pid"],
                     pid,
                     f"{one['group']}:{one['name']}" in known if known is not None else None,
+                    str(one["spawnerr"]),
                 )
                 for one in infos
             ]
@@ -93,7 +94,11 @@ class Client:
     def publish(self, status: str) -> bool:
         """Hand in the status; False: this supervisord has no [rpcinterface:memreap]. Raises Unavailable."""
         (answer,) = self._call("system.multicall", [{"methodName": "memreap.publish", "params": [status]}])
-        return not (isinstance(answer, dict) and answer.get("faultCode") == Faults.UNKNOWN_METHOD)
+        if not isinstance(answer, dict) or "faultCode" not in answer:
+            return True
+        if answer["faultCode"] != Faults.UNKNOWN_METHOD:
+            raise self._explain_fault(answer["faultCode"], answer["faultString"])
+        return False
 
     def listener(self) -> dict[str, Any] | None:
         """What memreap.getListener says; None: there is no [rpcinterface:memreap]. Raises Unavailable."""
