@@ -86,7 +86,8 @@ workers. Signals nobody, changes nothing; asks the managers' own Perl for its FC
 
 A line with "note:" is about something that works, and could work better.
 
-exit status: 0 nothing to mend; 1 something is; 2 no configuration, or bad usage; 70 doctor itself failed.
+exit status: 0 nothing to mend; 1 something is; 2 no configuration, or bad usage; 70 doctor
+itself failed.
 """
 
 _EFFECTIVE = """\
@@ -251,7 +252,10 @@ def _status(args: argparse.Namespace) -> int:
             found = reaper.status()
             missing = set(args.names) - {one["name"] for one in found}
             if missing:
-                log.to(sys.stderr, stamped=False)(f"supervisord runs no watched program '{min(missing)}'")
+                there = ", ".join(one["name"] for one in found) or "none"
+                log.to(sys.stderr, stamped=False)(
+                    f"supervisord runs no watched program '{min(missing)}'; there are: {there}"
+                )
                 return 1
             if args.json:
                 print(json.dumps({"version": status.VERSION, "pools": found}, indent=None if args.watch else 2))

@@ -226,9 +226,6 @@ class Listener:
     def tick(self) -> None:
         """Read what changed, look, decide, act. Raises Unavailable."""
         self._refresh_settings()
-        if not self._settings.names:
-            self._once("watching", report.watching([]))
-            return
         client = self._client()
         programs = client.programs()
         if self._once.clear("supervisord"):

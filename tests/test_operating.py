@@ -386,6 +386,22 @@ def test_a_listener_that_ticks_once_an_hour_is_known_as_that_and_takes_commands_
         shutil.rmtree(where)
 
 
+def test_a_pool_whose_section_was_removed_is_watched_no_more_and_takes_no_commands():
+    with operating(*PAIRS[0]) as one:
+        conf = one.folder / "supervisord.conf"
+        text = conf.read_text()
+        start, end = text.index("[memreap]"), text.index("[eventlistener:memreap]")
+        conf.write_text(text[:start] + text[end:])
+        eventually(lambda: assert_in("no pool is watched", one.ctl("memreap", "status").stdout), timeout=20)
+        assert "watching nothing" in one.log()
+        before = one.workers()
+        refused = one.ctl("memreap", "roll", "myapp")
+        assert (refused.returncode, refused.stdout) == (1, "memreap: no pool 'myapp' is watched; there are: none\n")
+        conf.write_text(text)
+        eventually(lambda: assert_status(one, "myapp +QUIET"), timeout=20)
+        assert one.workers() == before
+
+
 def test_a_doctor_that_does_not_end_is_ended_with_all_that_it_has_started(monkeypatch):
     monkeypatch.setattr(listener, "CONSULTATION", 0.3)
     consultation = listener.Consultation(["sh", "-c", "sleep 1000 & echo $!; wait"], "1")

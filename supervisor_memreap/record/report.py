@@ -54,7 +54,7 @@ def clock(moment: float) -> str:
 def watching(names: list[tuple[str, PoolSettings]]) -> str:
     """What the listener watches; said at the start and after each change."""
     if not names:
-        return "watching nothing: no program has a [memreap:PROGRAM] section yet"
+        return "watching nothing: no program has a [memreap:PROGRAM] section"
     return "watching " + ", ".join(f"{name} (limit {memory(one.limit)} {one.metric})" for name, one in names)
 
 
