@@ -165,18 +165,19 @@ def test_the_section_of_a_process_is_found_by_its_name_and_its_group(tmp_path):
     path = tmp_path / "supervisord.conf"
     path.write_text(
         "[program:a]\ncommand=run %(program_name)s %(process_num)d\nnumprocs=2\nnumprocs_start=5\n"
-        "process_name=%(program_name)s_%(process_num)02d\nautorestart=true\n"
+        "process_name=%(program_name)s_%(process_num)02d_of_%(numprocs)s\nautorestart=true\n"
         "[fcgi-program:b]\ncommand=b\n[program:c]\ncommand=c %(nothing)s\nexitcodes=0,1\n[group:g]\nprograms=b, c\n"
     )
     contents = ConfigFile(str(path)).read()
     programs = [
-        Program(*name, "RUNNING", 1) for name in (("a", "a_05"), ("a", "a_06"), ("g", "b"), ("g", "c"), ("b", "b"))
+        Program(*name, "RUNNING", 1)
+        for name in (("a", "a_05_of_2"), ("a", "a_06_of_2"), ("g", "b"), ("g", "c"), ("b", "b"))
     ]
     found = [contents.section_of(one) for one in programs]
     assert [one and one.name for one in found] == ["a", "a", "b", "c", None]
     assert found[0].options["command"] == "run a 0"
     assert "command" not in found[3].options  # only supervisord could expand it
-    assert [one.namespec for one in contents.programs()] == ["a:a_05", "a:a_06", "g:b", "g:c"]
+    assert [one.namespec for one in contents.programs()] == ["a:a_05_of_2", "a:a_06_of_2", "g:b", "g:c"]
 
 
 @pytest.mark.parametrize(

@@ -817,6 +817,17 @@ def test_the_replacement_of_a_single_worker_is_no_restart_of_its_group():
     assert len(told) == 1
 
 
+def test_a_pool_that_is_paused_and_suspended_says_both_and_resume_ends_both():
+    film = Film()
+    film.fork(11)
+    film.fork(12)
+    film.look({11: 200, 12: 200})
+    film.state = policy.pause(film.state)
+    assert film.look({11: 200, 12: 200}).standing == "paused, suspended: its limit is too low"
+    film.state = policy.resume(film.state)
+    assert (film.state.paused, film.state.suspended) == (False, None)
+
+
 def test_resume_ends_the_wait_for_a_replacement_that_is_overdue_and_no_other():
     film = Film()
     film.look({11: 300, 12: 200})

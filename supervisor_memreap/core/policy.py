@@ -450,7 +450,7 @@ def _tell_once(what: str, event: Event, state: PoolState, events: list[Event]) -
 
 def _standing(state: PoolState, reap: tuple[Worker, ...]) -> str:
     if state.suspended:
-        return f"suspended: {state.suspended.word}"
+        return f"{'paused, ' if state.paused else ''}suspended: {state.suspended.word}"
     if state.leaving:
         return "settling" if state.leaving.left is not None else "leaving"
     if state.paused:

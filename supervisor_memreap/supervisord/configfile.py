@@ -232,9 +232,11 @@ class ConfigFile:
 
 def _section(parser: UnhosedConfigParser, section: str, path: str) -> Section:
     kind, _, name = section.partition(":")
+    written = parser.get(section, "numprocs", raw=True, fallback="1")
+    numprocs = int(written) if written.isascii() and written.isdigit() else 1
 
     def get(key: str, number: int) -> str:
-        expansions = {"program_name": name, "group_name": name, "process_num": number}
+        expansions = {"program_name": name, "group_name": name, "process_num": number, "numprocs": numprocs}
         # supervisord itself checks this; what it would refuse is nothing that runs.
         return str(parser.saneget(section, key, default="", expansions=expansions))
 
