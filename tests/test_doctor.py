@@ -116,7 +116,7 @@ FOUND = {
         r"listener: memreap is STOPPED: see its log, then start memreap",
     ),
     "a listener in numbers": (
-        [("events=", "numprocs=2\nprocess_name=%(program_name)s_%(process_num)s\nevents=")],
+        [("events=", "numprocs=2\nprocess_name=%(program_name)s_%(process_num)s\nautostart=false\nevents=")],
         r"listener: there is more than one \(.*\[eventlistener:memreap\]\): have one, with numprocs=1",
     ),
     "a listener that is not started again": (
