@@ -180,6 +180,14 @@ def test_the_section_of_a_process_is_found_by_its_name_and_its_group(tmp_path):
     assert [one.namespec for one in contents.programs()] == ["a:a_05_of_2", "a:a_06_of_2", "g:b", "g:c"]
 
 
+def test_a_listener_whose_command_only_supervisord_can_expand_is_one(tmp_path):
+    path = tmp_path / "supervisord.conf"
+    path.write_text("[eventlistener:x]\ncommand=%(ENV_NOT_HERE)s/memreap listen a=1MB\nevents=TICK_5\n")
+    contents = ConfigFile(str(path)).read()
+    assert [one.listens for one in contents.others] == [True]
+    assert contents.limits() == {}
+
+
 @pytest.mark.parametrize(
     ("command", "limits"),
     [

@@ -35,6 +35,8 @@ class Section:
     """Expanded as for the first process of a program; without those that only supervisord can expand."""
     processes: tuple[str, ...] = ()
     """The names of the processes of a program or listener."""
+    written: str = ""
+    """Its command, nothing expanded."""
 
     @property
     def where(self) -> str:
@@ -43,7 +45,7 @@ class Section:
     @property
     def listens(self) -> bool:
         """Whether this is a listener of memreap."""
-        return self.kind == "eventlistener" and bool(_LISTENER.search(self.options.get("command", "")))
+        return self.kind == "eventlistener" and bool(_LISTENER.search(self.written))
 
     def is_on(self, key: str) -> bool:
         return self.options.get(key, "").lower() in ("true", "yes", "on", "t", "y", "1")
@@ -91,7 +93,7 @@ class Contents:
         """What stands in the command of the listener, as in `memreap listen myapp=150MB`. Raises SettingsError."""
         sections: Sections = {}
         for one in self.others:
-            if one.listens:
+            if one.listens and "command" in one.options:
                 words = _LISTENER.split(one.options["command"], maxsplit=1)[1].split()
                 sections.update(short(_without_options(words), f"{one.where} command"))
         return sections
@@ -256,7 +258,7 @@ def _section(parser: UnhosedConfigParser, section: str, path: str) -> Section:
             )
         except ValueError:
             pass
-    return Section(kind, name, path, options, processes)
+    return Section(kind, name, path, options, processes, parser.get(section, "command", raw=True, fallback=""))
 
 
 def _stat(path: str) -> tuple[int, ...]:
