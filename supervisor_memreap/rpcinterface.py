@@ -109,8 +109,7 @@ class MemreapNamespaceRPCInterface:
         """
         return [
             f"{group.config.name}:{process.config.name}"
-            for _, group in sorted(self._supervisord.process_groups.items())
-            for _, process in sorted(group.processes.items())
+            for group, process in self._processes()
             if _is_restarted(process.config)
         ]
 
@@ -149,12 +148,19 @@ class MemreapNamespaceRPCInterface:
         self._published = {**values, "pools": pools, "received": time.time()}
         return True
 
-    def _listeners(self) -> list[tuple[Any, Any]]:
-        """The process groups and processes that run memreap's listener."""
+    def _processes(self) -> list[tuple[Any, Any]]:
+        """All processes of supervisord, each with its group."""
         return [
             (group, process)
             for _, group in sorted(self._supervisord.process_groups.items())
             for _, process in sorted(group.processes.items())
+        ]
+
+    def _listeners(self) -> list[tuple[Any, Any]]:
+        """The process groups and processes that run memreap's listener."""
+        return [
+            (group, process)
+            for group, process in self._processes()
             if hasattr(group, "event_buffer") and re.search(r"memreap\S*\s+listen\b", str(process.config.command))
         ]
 

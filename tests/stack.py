@@ -20,6 +20,10 @@ import psutil
 import pytest
 from driver import eventually, supervisord, workers_below
 
+INTERFACE = (
+    "[rpcinterface:memreap]\nsupervisor.rpcinterface_factory=supervisor_memreap.rpcinterface:make_rpcinterface\n"
+)
+PLUGIN = "[ctlplugin:memreap]\nsupervisor.ctl_factory=supervisor_memreap.ctlplugin:make_ctlplugin\n"
 APPS = Path(__file__).with_name("apps")
 ROOT = Path(__file__).parent.parent
 # Environments by the version of supervisor in them: ours, and the one that Debian 12 has.

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import stack
 from driver import POOL, eventually, supervisord
+from stack import INTERFACE, PLUGIN
 from test_stack import python_for
 from test_trees import NAMESPACE, _may_unshare
 
@@ -25,10 +26,6 @@ from supervisor_memreap.host import perl, strays
 
 BIN = Path(sys.executable).parent
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="runs processes as another user")
-INTERFACE = (
-    "[rpcinterface:memreap]\nsupervisor.rpcinterface_factory=supervisor_memreap.rpcinterface:make_rpcinterface\n"
-)
-PLUGIN = "[ctlplugin:memreap]\nsupervisor.ctl_factory=supervisor_memreap.ctlplugin:make_ctlplugin\n"
 PLACK = f"plackup -E deployment -s FCGI --listen WHERE/myapp.sock --nproc 2 --keep-stderr 1 {stack.APPS}/leaky.psgi"
 SOUND = f"""\
 [program:myapp]

@@ -75,8 +75,7 @@ def configuration(where: Path, python: str, sections: str = "") -> str:
         f'stderr_logfile={where}/memreap.log\nenvironment=TMPDIR="{where}"\n{sections}'
         f"[eventlistener:recorder]\ncommand={sys.executable} {RECORDER} {where}/announced\n"
         "events=REMOTE_COMMUNICATION\n"
-        "[ctlplugin:memreap]\nsupervisor.ctl_factory=supervisor_memreap.ctlplugin:make_ctlplugin\n"
-        "[rpcinterface:memreap]\nsupervisor.rpcinterface_factory=supervisor_memreap.rpcinterface:make_rpcinterface\n"
+        f"{stack.PLUGIN}{stack.INTERFACE}"
     )
 
 

@@ -12,12 +12,9 @@ import psutil
 import pytest
 import stack
 from driver import POOL, eventually, listening, supervisord
+from stack import INTERFACE, PLUGIN
 
 LIMIT_MB = 100
-INTERFACE = (
-    "[rpcinterface:memreap]\nsupervisor.rpcinterface_factory=supervisor_memreap.rpcinterface:make_rpcinterface\n"
-)
-PLUGIN = "[ctlplugin:memreap]\nsupervisor.ctl_factory=supervisor_memreap.ctlplugin:make_ctlplugin\n"
 LISTENER = (
     f"{INTERFACE}{PLUGIN}[eventlistener:memreap]\ncommand={Path(sys.executable).parent}/memreap listen\nevents=TICK_5\n"
 )
