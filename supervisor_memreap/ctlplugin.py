@@ -87,9 +87,8 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         except xmlrpc.client.Fault as fault:
             if fault.faultCode == Faults.UNKNOWN_METHOD:
                 self._fail(
-                    "supervisord has no memreap interface: add [rpcinterface:memreap] with"
-                    " supervisor.rpcinterface_factory = supervisor_memreap.rpcinterface:make_rpcinterface, and restart"
-                    " supervisord"
+                    "supervisord has no memreap interface ([rpcinterface:memreap]): run memreap doctor on its machine,"
+                    " which says how to add it safely"
                 )
             elif fault.faultCode == Faults.SHUTDOWN_STATE:
                 self._fail("supervisord is shutting down or restarting")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 
 import psutil
 import pytest
@@ -16,6 +17,8 @@ def _no_process_is_left_behind():
     """What a test starts carries this mark in its environment, whoever becomes its parent."""
     mark = f"of-{os.getpid()}"
     os.environ["MEMREAP_TESTS"] = mark
+    # As in a shell in which this environment is activated: another supervisorctl need not have memreap.
+    os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', os.defpath)}"
     yield
     eventually(lambda: _assert_none_is_left(mark))
 

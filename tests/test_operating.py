@@ -123,7 +123,7 @@ def test_each_version_is_seen_and_steered_over_each_transport(pair):
     with operating(*pair) as one:
         test_a_worker_is_replaced_when_somebody_asks_for_it(one)
         test_pools_are_structs_with_units_in_the_names(one)
-        test_the_doctor_of_the_listener_has_nothing_to_mend(one)
+        test_the_doctor_of_the_listener_finds_no_problems(one)
         assert one.ctl("memreap", "pause", "all").returncode == 0
         eventually(lambda: assert_status(one, "myapp +PAUSED"), timeout=20)
         assert one.ctl("memreap", "resume", "all").returncode == 0
@@ -322,9 +322,9 @@ def test_what_supervisord_starts_again_is_what_it_says(operated):
     assert operated.rpc().memreap.getRestarted() == ["other:other"]
 
 
-def test_the_doctor_of_the_listener_has_nothing_to_mend(operated):
+def test_the_doctor_of_the_listener_finds_no_problems(operated):
     result = operated.ctl("memreap", "doctor")
-    assert (result.returncode, result.stdout) == (0, "nothing to mend\n")
+    assert (result.returncode, result.stdout) == (0, "no problems found\n")
     too_much = operated.ctl("memreap", "doctor", "myapp")
     assert (too_much.returncode, too_much.stdout) == (2, "memreap: doctor: 'myapp' is too much\n")
 
@@ -485,7 +485,7 @@ def test_where_the_doors_are_missing_that_is_said(tmp_path):
         with supervisord(where, without):
             result = Operated(where, python, f"unix://{where}/s.sock", "", "").ctl("memreap", "status")
             assert result.returncode == 1
-            assert "supervisord has no memreap interface: add [rpcinterface:memreap]" in result.stdout
+            assert "supervisord has no memreap interface ([rpcinterface:memreap]): run memreap doctor" in result.stdout
         for path in where.iterdir():
             path.unlink()
         with supervisord(where, text):

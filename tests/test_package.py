@@ -92,7 +92,7 @@ def test_the_two_commands_of_the_readme_are_those_that_ci_runs():
 
 
 def test_signals_are_sent_from_one_place_to_one_process_at_a_time():
-    """Besides that one there are the ends of our own children; the signal 0 of statefile.py only asks."""
+    """Besides that one there are the ends of our own children; the signal 0 of rights.py and statefile.py only asks."""
     package = stack.ROOT / "supervisor_memreap"
     names = {"kill", "killpg", "pidfd_send_signal", "send_signal", "terminate", "sigqueue", "pthread_kill", "tgkill"}
     senders = [
@@ -108,6 +108,7 @@ def test_signals_are_sent_from_one_place_to_one_process_at_a_time():
         ("hold.py", "_end", "kill"),
         ("processes.py", "_send", "pidfd_send_signal"),
         ("processes.py", "_send", "kill"),
+        ("rights.py", "_signal", "kill"),
         ("listener.py", "end", "killpg"),
         ("statefile.py", "_exists", "kill"),
     ]

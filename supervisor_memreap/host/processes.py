@@ -23,8 +23,8 @@ NOT_RESTARTED = (
     " supervisorctl update"
 )
 RESTART_UNKNOWN = (
-    "with target=self supervisord must say whether it starts it again when it ends with 0: add [rpcinterface:memreap]"
-    " and restart supervisord, once"
+    "with target=self supervisord must say whether it starts it again when it ends with 0, and it has no"
+    " [rpcinterface:memreap]: run memreap doctor, which says how to add it safely"
 )
 
 

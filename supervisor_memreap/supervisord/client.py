@@ -105,6 +105,16 @@ class Client:
         (answer,) = self._call("system.multicall", [{"methodName": "memreap.getListener", "params": []}])
         return dict(answer) if isinstance(answer, dict) and "faultCode" not in answer else None
 
+    def pools(self) -> list[dict[str, Any]] | None:
+        """What memreap.getPools says; None: there is no [rpcinterface:memreap]. Raises Unavailable."""
+        (answer,) = self._call("system.multicall", [{"methodName": "memreap.getPools", "params": []}])
+        return list(answer) if isinstance(answer, list) else None
+
+    def configuration(self) -> list[dict[str, Any]]:
+        """What supervisord has read of each process, as supervisor.getAllConfigInfo says. Raises Unavailable."""
+        answer = self._call("supervisor.getAllConfigInfo")
+        return [dict(one) for one in answer if isinstance(one, dict)] if isinstance(answer, list) else []
+
     def announce(self, announcements: Iterable[str]) -> None:
         """Send each as an event, in one call. Raises Unavailable."""
         method = "supervisor.sendRemoteCommEvent"
