@@ -43,9 +43,9 @@ environment=TMPDIR="WHERE"
 SECOND = f"[eventlistener:b]\ncommand={BIN}/memreap listen\nevents=TICK_5\nautostart=false\n"
 
 
-def doctor(where: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def doctor(where: Path, *more: str, **options) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "supervisor_memreap", "doctor", "-c", f"{where}/supervisord.conf", *more]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **options)
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def running(where: Path, text: str, **options):
                     one.kill()
 
 
-def assert_found(where: Path, expression: str, status: int = 1) -> None:
-    result = doctor(where)
+def assert_found(where: Path, expression: str, status: int = 1, **options) -> None:
+    result = doctor(where, **options)
     assert re.search(expression, result.stdout), result.stdout + result.stderr
     assert result.returncode == status, result.stdout
     assert "Traceback" not in result.stdout + result.stderr
@@ -191,7 +191,7 @@ def test_without_the_interface_it_says_what_it_cannot_know_and_ends_with_0(where
         eventually(lambda: assert_found(where, expression, 0))
         with (where / "supervisord.conf").open("a") as conf:
             conf.write(INTERFACE)
-        assert_found(where, r"supervisord: it has not read \[rpcinterface:memreap\] yet: restart it, once")
+        assert_found(where, r"supervisord: it has not read \[rpcinterface:memreap\] yet: restart supervisord, once\n")
 
 
 def test_a_plugin_in_an_included_file_is_found(where):

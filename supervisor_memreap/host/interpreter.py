@@ -65,11 +65,13 @@ class Answer:
     @property
     def remedy(self) -> str:
         """What makes `can_import` true."""
-        if self.managed or not self.pip:
+        if self.managed:
             return (
-                f"install the Debian package supervisor-memreap for {self.python}, or run supervisor from a venv that"
-                f" holds both (pip install supervisor supervisor-memreap=={__version__})"
+                "install the Debian package supervisor-memreap, or run supervisor itself from a venv that holds both"
+                f" (pip install supervisor supervisor-memreap=={__version__})"
             )
+        if not self.pip:
+            return f"install supervisor-memreap=={__version__} for {self.python}, which has no pip of its own"
         return f"{shlex.quote(self.python)} -m pip install supervisor-memreap=={__version__}"
 
     @property
