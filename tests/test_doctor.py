@@ -374,7 +374,7 @@ def grown(pid: int, age: float, mb: int) -> Worker:
 )
 def test_a_limit_is_too_low_if_all_fresh_workers_are_over_it_however_large_old_ones_are(workers, found):
     settings = PoolSettings(limit=150 * 1024**2, min_age=3600)
-    said = [one.text for one in memreap_doctor.pool.check_limit(workers, settings)]
+    said = [one.text for one in memreap_doctor.workers.check_limit(workers, settings)]
     assert bool(said) is found
     assert all("set limit=400MB or more" in one for one in said)
 

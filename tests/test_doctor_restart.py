@@ -143,13 +143,35 @@ def test_a_supervisorctl_that_cannot_import_memreap_is_found_before_and_after_it
 @needs_root
 def test_where_supervisords_python_may_not_be_asked_the_section_is_not_advised(where):
     where.chmod(0o777)
-    python_for("www-data", where)
-    with running(where, TEXT, http=f"[unix_http_server]\nfile={where}/s.sock\nchmod=0777\n"):
+    command = [*python_for("www-data", where).split(), "doctor", "-c", f"{where}/supervisord.conf"]
+
+    def assert_unknown() -> None:
+        result = subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd="/", user="www-data", timeout=60
+        )
         expression = (
             r"supervisord: note: whether supervisord will start again, .* is unknown: it is another user's process"
             r"(.*\n)*.*listener: note: .*; do not add \[rpcinterface:memreap\] before it is known"
         )
-        eventually(lambda: assert_found(where, expression, 0, user="www-data", group="www-data", extra_groups=()))
+        assert re.search(expression, result.stdout), result.stdout + result.stderr
+
+    with running(where, TEXT, http=f"[unix_http_server]\nfile={where}/s.sock\nchmod=0777\n"):
+        eventually(assert_unknown)
+
+
+@needs_root
+def test_a_file_that_only_root_may_read_is_unknown_where_supervisord_has_become_another_user(where, monkeypatch):
+    where.chmod(0o777)
+    python = python_for("www-data", where).split()[2]
+    monkeypatch.setenv("PYTHONPATH", f"{where}/lib")
+    (where / "secret.conf").write_text("[program:secret]\ncommand=sleep 1000\n")
+    (where / "secret.conf").chmod(0o600)
+    http = f"user=www-data\n[unix_http_server]\nfile={where}/s.sock\n"
+    with running(where, "[include]\nfiles=secret.conf\n", http=http, python=python):
+        expression = (
+            rf"note: whether supervisord will start again, .* unknown: .* {where}/secret.conf may not be read by"
+        )
+        assert_found(where, expression)
 
 
 def test_what_supervisords_own_parser_refuses_is_found_whatever_it_is(where):
@@ -166,11 +188,12 @@ def test_the_question_changes_nothing_and_a_python_that_hangs_is_given_up(where,
     )
     before = sorted(where.rglob("*"))
     script = f"{theirs.folder}/bin/supervisord"
-    answer = interpreter.of_script("supervisord", script, str(conf), os.environ, 30.0)
+    answer = interpreter.of_script("supervisord", script, [str(conf)], os.environ, 30.0)
     assert (answer.unknown, answer.refused, answer.processes, answer.serverurl) == ("", "", [], f"unix://{where}/x")
     assert sorted(where.rglob("*")) == before
     assert (
-        "did not answer within 0 s" in interpreter.of_script("supervisord", script, str(conf), os.environ, 0.0).unknown
+        "did not answer within 0 s"
+        in interpreter.of_script("supervisord", script, [str(conf)], os.environ, 0.0).unknown
     )
 
 
@@ -204,6 +227,6 @@ def test_the_python_of_a_script_is_that_of_its_first_line(tmp_path, head, words)
 def test_a_script_of_something_else_is_not_asked(tmp_path):
     for text in ("", "\x7fELF", "#!\n", "#!/bin/sh\necho\n"):
         (tmp_path / "supervisorctl").write_text(text)
-        answer = interpreter.of_script("supervisorctl", f"{tmp_path}/supervisorctl", "/none", os.environ, 10.0)
+        answer = interpreter.of_script("supervisorctl", f"{tmp_path}/supervisorctl", ["/none"], os.environ, 10.0)
         assert re.search("is no script of Python|is no Python", answer.unknown), text
         assert not answer.can_import

@@ -298,7 +298,7 @@ def test_the_methods_are_documented_as_those_of_supervisor(operated):
         assert rpc.system.methodSignature(name)[0] in ("string", "array", "struct", "boolean")
 
 
-METHODS = ("getAnswer", "getListener", "getPool", "getPools", "getRestarted", "getVersion", "publish")
+METHODS = ("getAnswer", "getListener", "getPending", "getPool", "getPools", "getRestarted", "getVersion", "publish")
 
 
 def test_pools_are_structs_with_units_in_the_names(operated):

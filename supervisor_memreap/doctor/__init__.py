@@ -33,12 +33,13 @@ def run(path: str, connect: Callable[[Mapping[str, str]], Client], say: Callable
 
 def _findings(path: str, connect: Callable[[Mapping[str, str]], Client]) -> Iterator[Finding]:
     try:
-        contents = configfile.ConfigFile(path).read()
+        file = configfile.ConfigFile(path)
+        contents = file.read()
     except SettingsError as error:
         yield Finding("configuration", str(error))
         return
     deadline = time.monotonic() + _ASKING
-    case = Case(contents, path, Settings({}), os.environ, processes.source(), deadline)
+    case = Case(contents, file.files(), Settings({}), os.environ, processes.source(), deadline)
     unavailable = None
     try:
         case.client = connect(contents.server)

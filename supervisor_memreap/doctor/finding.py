@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -31,8 +31,8 @@ class Case:
     """What is looked at."""
 
     contents: Contents
-    main: str
-    """The path of the main file."""
+    files: Sequence[str]
+    """The paths of the main file, and of those that it includes."""
     settings: Settings
     environ: Mapping[str, str]
     view: Source
@@ -44,6 +44,11 @@ class Case:
     supervisorctl: Answer = _NOT_ASKED
     """What the Python of the supervisorctl on the PATH says."""
     _client: Client | None = None
+
+    @property
+    def main(self) -> str:
+        """The path of the main file."""
+        return self.files[0]
 
     @property
     def client(self) -> Client:

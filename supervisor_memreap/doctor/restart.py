@@ -22,7 +22,7 @@ def ask(case: Case) -> None:
     """Have the Pythons of supervisord and of supervisorctl say what they can import."""
     pid = next((program.supervisord for program in case.programs if program.supervisord), 0)
     if pid:
-        case.supervisord = interpreter.of_supervisord(pid, case.main, case.time_left)
+        case.supervisord = interpreter.of_supervisord(pid, case.files, case.time_left)
     elif case.own_sections("rpcinterface"):
         case.supervisord = _on_path(case, "supervisord")
     if pid or case.own_sections("ctlplugin"):
@@ -33,7 +33,7 @@ def _on_path(case: Case, name: str) -> Answer:
     script = interpreter.script_on_path(name, case.environ)
     if script is None:
         return Answer(name, unknown=f"there is no {name} on the PATH")
-    return interpreter.of_script(name, script, case.main, case.environ, case.time_left)
+    return interpreter.of_script(name, script, case.files, case.environ, case.time_left)
 
 
 def check(case: Case) -> Iterator[Finding]:

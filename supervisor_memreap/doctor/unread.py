@@ -2,7 +2,8 @@
 
 supervisor.reloadConfig would say what has changed, and makes supervisord take it over: it is never called here. The
 file is read by supervisor's own parser in a process of its own (host.interpreter), and compared with
-supervisor.getAllConfigInfo, value by value. That has no environment, autorestart, stopasgroup, umask and events.
+supervisor.getAllConfigInfo, value by value. That has no environment, autorestart, stopasgroup, umask and events; and
+after `supervisorctl reread` it has what was read, not what runs: that difference only [rpcinterface:memreap] knows.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ def check(case: Case) -> Iterator[Finding]:
         for group in sorted(written.keys() & runs.keys())
         if (why := _difference(written[group], known.get(group, {}), runs[group]))
     }
+    for group in case.client.pending().get("changed", ()):
+        changed.setdefault(group, "read, and not applied")
     actions = [
         *([f"start: {', '.join(added)}"] if added else []),
         *([f"restart: {', '.join(f'{group} ({why})' for group, why in changed.items())}"] if changed else []),

@@ -95,16 +95,16 @@ class _Start:
     """None: ours."""
 
 
-def of_supervisord(pid: int, path: str, timeout: float) -> Answer:
-    """Ask the Python of the supervisord with this pid, about the configuration at `path`."""
+def of_supervisord(pid: int, files: Sequence[str], timeout: float) -> Answer:
+    """Ask the Python of the supervisord with this pid about a configuration: its main file, then the included ones."""
     try:
         start = _start_of(pid)
     except (Unknown, OSError, ValueError) as error:
         return Answer("supervisord", unknown=_reason(error))
-    return _ask(start, "supervisord", "supervisord", path, timeout)
+    return _ask(start, "supervisord", "supervisord", files, timeout)
 
 
-def of_script(kind: str, script: str, path: str, environ: Mapping[str, str], timeout: float) -> Answer:
+def of_script(kind: str, script: str, files: Sequence[str], environ: Mapping[str, str], timeout: float) -> Answer:
     """Ask the Python of the script supervisord or supervisorctl (`kind`), started by us in this environment."""
     try:
         words = _shebang(script)
@@ -113,7 +113,7 @@ def of_script(kind: str, script: str, path: str, environ: Mapping[str, str], tim
         start = _Start(python, tuple(_flags(words[1:])), first, os.getcwd(), environ)
     except (Unknown, OSError, ValueError) as error:
         return Answer(script, unknown=_reason(error))
-    return _ask(start, kind, script, path, timeout)
+    return _ask(start, kind, script, files, timeout)
 
 
 def script_on_path(name: str, environ: Mapping[str, str]) -> str | None:
@@ -190,9 +190,9 @@ def _shebang(script: str) -> list[str]:
     return words
 
 
-def _ask(start: _Start, kind: str, program: str, path: str, timeout: float) -> Answer:
+def _ask(start: _Start, kind: str, program: str, files: Sequence[str], timeout: float) -> Answer:
     # -B: nothing is to be written, no compiled module either.
-    arguments = [kind, _MODULES[kind], os.path.abspath(path), start.first]
+    arguments = [kind, _MODULES[kind], start.first, *map(os.path.abspath, files)]
     user = start.user
     try:
         done = subprocess.run(

@@ -43,7 +43,7 @@ def read_configuration(kind: str, path: str) -> Dict[str, Any]:  # noqa: UP006
     return {"processes": processes, "serverurl": whole.serverurl}
 
 
-def answer(kind: str, module: str, path: str, first: str) -> Dict[str, Any]:  # noqa: UP006
+def answer(kind: str, module: str, first: str, path: str, *included: str) -> Dict[str, Any]:  # noqa: UP006
     if sys.path[:1] == [""]:  # not with -I or -P, which leave it out for a script as well
         sys.path[:1] = [first]
     marker = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
@@ -52,6 +52,11 @@ def answer(kind: str, module: str, path: str, first: str) -> Dict[str, Any]:  # 
         "pip": importlib.util.find_spec("pip") is not None,
     }
     found.update(import_ours(module))
+    for file in (path, *included):
+        # supervisord may have read it before it became this user; its parser leaves out what it may not read.
+        if os.path.exists(file) and not os.access(file, os.R_OK):
+            found["unread"] = file + " may not be read by its user"
+            return found
     try:
         found.update(read_configuration(kind, path))
     except BaseException as error:

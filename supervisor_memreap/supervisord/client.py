@@ -115,6 +115,11 @@ class Client:
         answer = self._call("supervisor.getAllConfigInfo")
         return [dict(one) for one in answer if isinstance(one, dict)] if isinstance(answer, list) else []
 
+    def pending(self) -> dict[str, list[str]]:
+        """What memreap.getPending says; empty where there is no such method. Raises Unavailable."""
+        (answer,) = self._call("system.multicall", [{"methodName": "memreap.getPending", "params": []}])
+        return dict(answer) if isinstance(answer, dict) and "faultCode" not in answer else {}
+
     def announce(self, announcements: Iterable[str]) -> None:
         """Send each as an event, in one call. Raises Unavailable."""
         method = "supervisor.sendRemoteCommEvent"

@@ -189,7 +189,11 @@ class ConfigFile:
 
     def stamp(self) -> tuple[object, ...]:
         """Changes when the file, an included one, or the list of included ones changes."""
-        return tuple((path, *_stat(path)) for path in (self.path, *self._included()))
+        return tuple((path, *_stat(path)) for path in self.files())
+
+    def files(self) -> tuple[str, ...]:
+        """Its own path, and those of what it includes."""
+        return (self.path, *self._included())
 
     def read(self) -> Contents:
         """Raises SettingsError: one line with the file and the cause."""
