@@ -33,7 +33,7 @@ memreap reap NAME [PID]     replace a worker now, over its limit or not: the lar
 memreap roll NAME           replace all workers of a pool, one at a time
 memreap pause NAME|all      signal nobody any more
 memreap resume NAME|all     go on, also where memreap has suspended a pool by itself
-memreap doctor              all that would make it fail or do harm there, and what to do about it
+memreap doctor              what would stop memreap there or make it unsafe, and what to do
 
 All of it is done by the listener, at a moment when the worker serves no request; see the log
 (tail memreap stderr). Sizes are those of the pool's metric. Exit status: 0, or 1 if something

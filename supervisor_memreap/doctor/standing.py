@@ -54,7 +54,7 @@ def _remembered(case: Case, watch: Watch) -> dict[str, Any]:
         return {}
 
     def read() -> bytes:
-        tempfile.tempdir = _temporary_directory(pid)
+        _use_temporary_directory_of(pid)
         states, _ = StateFile(supervisord).read(time.monotonic())
         state = states.get(watch.program.namespec)
         if state is None:
@@ -71,9 +71,17 @@ def _remembered(case: Case, watch: Watch) -> dict[str, Any]:
     return dict(json.loads(rights.run_as(actor, read) or b"{}"))
 
 
-def _temporary_directory(pid: int) -> str | None:
+def _use_temporary_directory_of(pid: int) -> None:
+    """The one that process `pid` has: its file of states is there."""
+    if not pid:
+        return
     try:
         words = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="surrogateescape").split("\0")
     except OSError:
-        return None
-    return next((word[len("TMPDIR=") :] for word in words if word.startswith("TMPDIR=")), None)
+        return
+    environ = dict(word.partition("=")[::2] for word in words)
+    for key in ("TMPDIR", "TEMP", "TMP"):
+        os.environ.pop(key, None)
+        if key in environ:
+            os.environ[key] = environ[key]
+    tempfile.tempdir = None
