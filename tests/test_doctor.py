@@ -148,6 +148,10 @@ FOUND = {
         [("limit=150MB", "limit=150MB\ntarget=self"), ("[eventlistener", f"{INTERFACE}[eventlistener")],
         r"with target=self supervisord must start it again when it ends with 0: set autorestart=true",
     ),
+    "a supervisord that does not say whether it starts a worker again": (
+        [("limit=150MB", "limit=150MB\ntarget=self")],
+        r"myapp: with target=self supervisord must say .*: not watched; add \[rpcinterface:memreap\] with .*, then restart",
+    ),
     "a signal that is not caught": (
         [(PLACK, f"{sys.executable} {POOL} 2 5 deaf")],
         r"myapp: worker \d+ would die of HUP \(it does not catch it\)",

@@ -97,7 +97,7 @@ def test_a_supervisord_that_cannot_import_memreap_is_found_before_its_section_is
 def test_a_section_that_keeps_supervisord_from_starting_is_the_first_thing_that_is_said(where, theirs):
     with running(where, TEXT, python=theirs.python):
         add(where, INTERFACE)
-        remedy = rf"remove that section, or first '{theirs.python}' -m pip install supervisor-memreap=="
+        remedy = rf"remove that section, or '{theirs.python}' -m pip install supervisor-memreap=="
         expression = rf"\Amemreap: supervisord: supervisord will not start again: {RESOLVED}: .*; {remedy}"
         eventually(lambda: assert_found(where, expression))
         assert "restart supervisord, but only when memreap doctor says no more that it will not" in doctor(where).stdout
@@ -126,7 +126,7 @@ def test_a_supervisord_that_is_down_because_of_the_section_is_found(where, their
 def test_a_supervisorctl_that_cannot_import_memreap_is_found_before_and_after_its_section_is_added(where, theirs):
     with running(where, TEXT + INTERFACE):
         before = (
-            r"supervisorctl: note: do not add \[ctlplugin:memreap\]: .*, and every call of .*/supervisorctl would fail"
+            r"supervisorctl: note: do not add \[ctlplugin:memreap\] yet: .*, and every call of .*ctl would fail; first"
         )
         eventually(lambda: assert_found(where, before, 0, env=theirs.environ), timeout=20)
         advice = r"supervisorctl: note: for supervisorctl memreap status, add \[ctlplugin:memreap\] with "

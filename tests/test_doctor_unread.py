@@ -16,7 +16,7 @@ from test_doctor import BIN, assert_found, doctor, needs_root, running
 from test_stack import python_for
 
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.doctor import workers
+from supervisor_memreap.doctor import standing, workers
 from supervisor_memreap.host import memory
 
 TEXT = f"""\
@@ -169,6 +169,13 @@ def test_a_suspended_pool_is_a_problem_with_its_reason(where, sections):
     with running(where, text + sections):
         expression = r"myapp: suspended: its limit is too low.*; nothing is sent: see the listener's log"
         eventually(lambda: assert_found(where, expression), timeout=60)
+
+
+def test_a_suspension_is_shown_with_since_when_and_until_when():
+    suspension = {"reason": "the manager went away", "since": 1700000000, "until": 1700000600.5}
+    text = standing._suspended(suspension)
+    assert re.fullmatch(r"suspended: the manager went away, since [-0-9 :]+, until [-0-9 :]+", text)
+    assert "until" not in standing._suspended({"reason": "x", "since": 1700000000})
 
 
 @pytest.mark.parametrize("remembered", [False, True], ids=["with the interface", "from what is written down"])

@@ -45,7 +45,8 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
     yield from standing.check(case, watch)
     if pool.manager is None:
         if pool.unseen == processes.RESTART_UNKNOWN:
-            yield Finding("", f"{pool.unseen.partition(':')[0]}: {advise_interface(case)}")
+            text = "with target=self supervisord must say whether it starts it again when it ends with 0"
+            yield Finding("", f"{text}: not watched; {advise_interface(case)}")
         elif pool.unseen:
             yield Finding("", report.line(Unseen(pool.unseen), settings))
         return

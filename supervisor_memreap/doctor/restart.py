@@ -45,10 +45,7 @@ def _supervisord(case: Case) -> Iterator[Finding]:
     answer, sections = case.supervisord, case.own_sections("rpcinterface")
     again = "again" if case.programs else f"as {answer.program}"
     if answer.refused:
-        cause = answer.refused
-        if "supervisor_memreap" in cause:
-            cause += f": {answer.lacks}; remove that section, or first {answer.remedy}"
-        yield Finding("supervisord", f"supervisord will not start {again}: {cause}")
+        yield Finding("supervisord", f"supervisord will not start {again}: {_refusal(answer)}")
     elif answer.unknown:
         # Without a supervisord that runs, and without such a section, nothing depends on it.
         if case.programs or sections:
@@ -63,21 +60,28 @@ def _supervisorctl(case: Case) -> Iterator[Finding]:
     answer = case.supervisorctl
     sections = [one for one in case.own_sections("ctlplugin") if os.path.realpath(one.path) == _main(case)]
     if sections and answer.refused:
-        cause = answer.refused
-        if "supervisor_memreap" in cause:
-            cause += f": {answer.lacks}; remove that section, or {answer.remedy}"
-        yield Finding("supervisorctl", f"every call of {answer.program} fails: {cause}")
+        yield Finding("supervisorctl", f"every call of {answer.program} fails: {_refusal(answer)}")
     elif sections and answer.unknown:
         text = f"whether it can load [ctlplugin:memreap] is unknown: {answer.unknown}"
         yield Finding("supervisorctl", text, False)
+    elif sections and not answer.can_import:
+        yield Finding("supervisorctl", f"{answer.lacks}, which is what runs here: {answer.remedy}", False)
     elif sections or case.own_sections("ctlplugin") or answer.unknown or answer.refused:
         return
     elif not answer.can_import:
-        text = f"do not add [ctlplugin:memreap]: {answer.lacks}, and every call of {answer.program} would fail"
+        fails = "" if answer.version else f", and every call of {answer.program} would fail"
+        text = f"do not add [ctlplugin:memreap] yet: {answer.lacks}{fails}"
         yield Finding("supervisorctl", f"{text}; first {answer.remedy}", False)
     elif case.own_sections("rpcinterface"):
         text = f"for supervisorctl memreap status, add [ctlplugin:memreap] with {PLUGIN} to {case.main}"
         yield Finding("supervisorctl", text, False)
+
+
+def _refusal(answer: Answer) -> str:
+    """What the parser says, and the remedy where it is that memreap cannot be imported."""
+    if "supervisor_memreap" not in answer.refused or answer.version:
+        return answer.refused
+    return f"{answer.refused}: {answer.lacks}; remove that section, or {answer.remedy}"
 
 
 def _main(case: Case) -> str:
@@ -96,6 +100,8 @@ def advise_interface(case: Case) -> str:
     add = f"add [rpcinterface:memreap] with {INTERFACE}, then {advise_restart(case)}"
     if answer.can_import:
         return add
+    if answer.version:
+        return f"{answer.lacks}: first {answer.remedy}, then {add}"
     return (
         f"{answer.lacks}: with [rpcinterface:memreap] supervisord would not start again; first {answer.remedy}; when"
         f" memreap doctor says no more that it cannot, {add}"
