@@ -150,7 +150,7 @@ FOUND = {
     ),
     "a supervisord that does not say whether it starts a worker again": (
         [("limit=150MB", "limit=150MB\ntarget=self")],
-        r"myapp: with target=self supervisord must say .*: not watched; add \[rpcinterface:memreap\] with .*, then restart",
+        r"myapp: with target=self supervisord must say .*: not watched; add \[rpcinterface:memreap\] with .*, then ",
     ),
     "a signal that is not caught": (
         [(PLACK, f"{sys.executable} {POOL} 2 5 deaf")],

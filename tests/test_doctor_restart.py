@@ -89,7 +89,7 @@ def test_a_supervisord_that_cannot_import_memreap_is_found_before_its_section_is
         remedy = rf"first '{theirs.python}' -m pip install supervisor-memreap=={re.escape(__version__)}"
         expression = (
             r"listener: note: .*python cannot import supervisor_memreap \(ModuleNotFoundError: .*\): with"
-            rf" \[rpcinterface:memreap\] supervisord would not start again; {remedy}; when memreap doctor says no more"
+            rf" \[rpcinterface:memreap\] supervisord would not start again; {remedy}; then run memreap doctor once more"
         )
         eventually(lambda: assert_found(where, expression, 0))
 
@@ -100,7 +100,7 @@ def test_a_section_that_keeps_supervisord_from_starting_is_the_first_thing_that_
         remedy = rf"remove that section, or '{theirs.python}' -m pip install supervisor-memreap=="
         expression = rf"\Amemreap: supervisord: supervisord will not start again: {RESOLVED}: .*; {remedy}"
         eventually(lambda: assert_found(where, expression))
-        assert "restart supervisord, but only when memreap doctor says no more that it will not" in doctor(where).stdout
+        assert "restart supervisord, but not before that is solved because of which it will not" in doctor(where).stdout
         # And so it is.
         start = [theirs.python, "-m", "supervisor.supervisord", "-n", "-c", f"{where}/supervisord.conf"]
         result = subprocess.run(start, capture_output=True, text=True, check=False, cwd=where, timeout=30)

@@ -66,7 +66,8 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
 def _daemonizing(case: Case, watch: Watch, command: str, pool: Pool) -> Iterator[Finding]:
     # Of a manager that is there its -d means something else.
     if strays.daemonizes(command) and pool.manager is None:
-        yield Finding("", f"command={command}: it daemonizes itself, and supervisord starts another one: remove -d")
+        text = "its command has -d, -D or --daemonize: it daemonizes itself, and supervisord starts another one"
+        yield Finding("", f"{text}: remove -d")
     sought = dict.fromkeys(watch.members or (watch.program,), command)
     for left in strays.find(sought, case.client.programs, case.environ, case.view).values():
         yield Finding("", report.strays(left.roots, left.memory, left.daemonizes))

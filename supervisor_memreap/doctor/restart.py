@@ -52,7 +52,7 @@ def _supervisord(case: Case) -> Iterator[Finding]:
             text = f"whether supervisord will start {again}, and has read all of its configuration, is unknown"
             yield Finding("supervisord", f"{text}: {answer.unknown}", False)
     elif sections and not answer.can_import:
-        text = f"{answer.lacks}, which is what runs here: first {answer.remedy}, then restart supervisord"
+        text = f"{answer.lacks}, which is what runs here: first {answer.remedy}, then {advise_restart(case)}"
         yield Finding("supervisord", text, False)
 
 
@@ -103,8 +103,8 @@ def advise_interface(case: Case) -> str:
     if answer.version:
         return f"{answer.lacks}: first {answer.remedy}, then {add}"
     return (
-        f"{answer.lacks}: with [rpcinterface:memreap] supervisord would not start again; first {answer.remedy}; when"
-        f" memreap doctor says no more that it cannot, {add}"
+        f"{answer.lacks}: with [rpcinterface:memreap] supervisord would not start again; first {answer.remedy}; then"
+        f" run memreap doctor once more, and {add}"
     )
 
 
@@ -112,7 +112,7 @@ def advise_restart(case: Case) -> str:
     """`restart supervisord`, and what must be known before."""
     answer = case.supervisord
     if answer.refused:
-        return "restart supervisord, but only when memreap doctor says no more that it will not start again"
+        return "restart supervisord, but not before that is solved because of which it will not start again"
     if answer.unknown:
         return "restart supervisord, but first run memreap doctor as root: whether it will start again is unknown"
     return "restart supervisord, once"

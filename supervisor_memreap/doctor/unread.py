@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor.finding import Case, Finding, short
 
 Values = Mapping[str, Any]
 _LISTENS = re.compile(r"memreap\S*\s+listen(?:\s|$)")
@@ -63,13 +63,8 @@ def _difference(written: Mapping[str, Values], known: Mapping[str, Values], runn
             before = known.get(name, {}).get(key, value)
             # An automatic log has a path while it runs, and supervisor takes it for equal to any.
             if key != "inuse" and "auto" not in (value, before) and value != before:
-                return f"{key}: {_short(before)}, now {_short(value)}"
+                return f"{key}: {short(before)}, now {short(value)}"
     return ""
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _named(case: Case) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 
@@ -56,23 +55,26 @@ def _rights(case: Case, workers: list[Worker], settings: PoolSettings) -> Iterat
         actor = rights.of(pid)
     except OSError:
         return  # it has just ended, or this system does not tell
+    access = rights.access(actor, [worker.id.pid for worker in workers])
+    if access is None:
+        text = f"what the listener (user {actor.users[1]}) may do to its workers could not be tried from here"
+        yield Finding("", f"{text}: run doctor as root, or supervisorctl memreap doctor", False)
+        return
+    # The first that shows something: the others are as it is.
     for worker in workers:
-        access = rights.access(actor, worker.id.pid)
-        if access is None:
-            if os.path.exists(f"/proc/{worker.id.pid}"):
-                text = f"what the listener (user {actor.users[1]}) may do to its workers could not be tried from here"
-                yield Finding("", f"{text}: run doctor as root, or supervisorctl memreap doctor", False)
-                return
-        elif not access.signals:
+        may = access.get(worker.id.pid)
+        if may is None:
+            continue
+        if not may.signals:
             text = f"the listener (user {actor.users[1]}) may not signal worker {worker.id.pid}{_user_of(worker)}"
             yield Finding("", f"{text}: run it as the pool's user (user= in its section) or as root")
-            return
-        elif settings.metric in ("uss", "pss") and not access.reads:
+        elif settings.metric in ("uss", "pss") and not may.reads:
             yield Finding("", report.line(Unreadable(worker), settings))
-            return
-        elif settings.hold and not access.holds:
+        elif settings.hold and not may.holds:
             yield Finding("", report.NEXT_BEST["unheld"], False)
-            return
+        else:
+            continue
+        return
 
 
 def _user_of(worker: Worker) -> str:

@@ -27,6 +27,8 @@ _MODULES = {"supervisord": "supervisor_memreap.rpcinterface", "supervisorctl": "
 # Flags of Python that take no value, and those that do.
 _FLAG = re.compile(r"-[bBdEhiIOPqRsSuvVx?]+$")
 _FLAG_WITH_VALUE = re.compile(r"-[bBdEiIOPqRsSuvx]*[WX](.*)$")
+# Characters of a message, which may quote a value of any length.
+_LONGEST = 500
 _PYTHON = re.compile(r"(python|pypy)[0-9.]*$")
 
 
@@ -122,9 +124,9 @@ def script_on_path(name: str, environ: Mapping[str, str]) -> str | None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, PermissionError):
-        return "it is another user's process: ask as root, or as its user"
+        return "it is another user's process: run memreap doctor as root"
     if isinstance(error, (FileNotFoundError, ProcessLookupError)):
-        return "it is not to be seen from here"
+        return "its process cannot be seen from here"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
@@ -228,4 +230,5 @@ def _ask(start: _Start, kind: str, program: str, files: Sequence[str], timeout: 
 
 
 def _line(text: object) -> str:
-    return " ".join(str(text).split())
+    line = " ".join(str(text).split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."

@@ -10,7 +10,7 @@ import ctypes
 import os
 import signal
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from typing import NamedTuple
 _KEEPCAPS, _CAPABILITIES_3 = 8, 0x20080522
 # Seconds for a child that tries: /proc answers at once, and a socket or a file of a network's disk may hang.
 _TIMEOUT = 2
+_UNKNOWN = 2
 
 
 class Rights(NamedTuple):
@@ -52,16 +53,25 @@ def of(pid: int) -> Rights:
     return Rights(users, groups, others, int(fields["CapEff"], 16), int(fields["CapPrm"], 16))
 
 
-def access(actor: Rights, pid: int) -> Access | None:
-    """What `actor` may do to process `pid`; None: it could not be tried, or the process is gone."""
-    said = run_as(actor, lambda: bytes(map(_may, (_signal, _read, _attach), (pid,) * 3)))
-    return Access(*(byte == 1 for byte in said)) if said and len(said) == 3 and 2 not in said else None
+def access(actor: Rights, pids: Sequence[int]) -> dict[int, Access] | None:
+    """What `actor` may do to each process, without those that are gone; None: it could not be tried."""
+    attempts = (_signal, _read, _attach)
+    answers = run_as(actor, lambda: bytes(_may(attempt, pid) for pid in pids for attempt in attempts))
+    if answers is None:
+        return None
+    found = {pid: answers[3 * number : 3 * number + 3] for number, pid in enumerate(pids)}
+    return {pid: Access(*map(bool, one)) for pid, one in found.items() if _UNKNOWN not in one}
 
 
 def run_as(actor: Rights, work: Callable[[], bytes]) -> bytes | None:
     """What `work` returns in a child with these rights; None: it cannot have them from here, or it failed."""
     readable, writable = os.pipe()
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:
+        os.close(readable)
+        os.close(writable)
+        return None
     if child == 0:
         try:
             os.close(readable)
@@ -75,9 +85,9 @@ def run_as(actor: Rights, work: Callable[[], bytes]) -> bytes | None:
         os._exit(0)
     os.close(writable)
     with open(readable, "rb") as file:
-        said = file.read()
+        answer = file.read()
     _, status = os.waitpid(child, 0)
-    return said if status == 0 else None
+    return answer if status == 0 else None
 
 
 def _become(actor: Rights) -> None:
@@ -100,13 +110,13 @@ def _become(actor: Rights) -> None:
 
 
 def _may(attempt: Callable[[int], None], pid: int) -> int:
-    """1: yes; 0: no; 2: that is not known."""
+    """1: yes; 0: no; _UNKNOWN."""
     try:
         attempt(pid)
     except PermissionError:
         return 0
     except OSError:
-        return 2
+        return _UNKNOWN
     return 1
 
 
