@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import textwrap
 import time
@@ -119,6 +120,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
+    # Inherited as ignored, as from a shell with `trap '' CHLD`, it would make every wait for a child of ours fail.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     whole = parser()
     args = whole.parse_args(argv)
     try:

@@ -92,22 +92,31 @@ def test_the_two_commands_of_the_readme_are_those_that_ci_runs():
 
 
 def test_signals_are_sent_from_one_place_to_one_process_at_a_time():
-    """Besides that one there are the ends of our own children; the signal 0 of statefile.py only asks."""
+    """Besides that one there are the ends of our own children; signal 0 only asks whether a process is there."""
     package = stack.ROOT / "supervisor_memreap"
     names = {"kill", "killpg", "pidfd_send_signal", "send_signal", "terminate", "sigqueue", "pthread_kill", "tgkill"}
     senders = [
-        (path.name, function.name, call.func.attr)
+        (path.name, function.name, name)
         for path in sorted(package.rglob("*.py"))
         if "demo" not in path.parts  # it ends what it has started itself
         for function in ast.walk(ast.parse(path.read_text()))
         if isinstance(function, ast.FunctionDef)
         for call in ast.walk(function)
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in names
+        if isinstance(call, ast.Call) and (name := _called(call)) in names | {"syscall"}
     ]
     assert senders == [
         ("hold.py", "_end", "kill"),
         ("processes.py", "_send", "pidfd_send_signal"),
         ("processes.py", "_send", "kill"),
+        ("processes.py", "_send_to_main_thread", "tgkill"),
+        ("processes.py", "_send_to_main_thread", "pidfd_send_signal"),
+        ("processes.py", "tgkill", "syscall"),
+        ("procfile.py", "missing", "kill"),
+        ("reader.py", "end", "kill"),
         ("listener.py", "end", "killpg"),
         ("statefile.py", "_exists", "kill"),
     ]
+
+
+def _called(call: ast.Call) -> str:
+    return getattr(call.func, "attr", "") or getattr(call.func, "id", "")
