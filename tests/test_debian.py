@@ -170,7 +170,7 @@ def go_through(where: Path, new: Path) -> None:
     main = where / "supervisord.conf"
     main.write_text(plain)
     program = where / "conf.d/myapp.conf"
-    program.write_text(f"[program:myapp]\ncommand=/usr/bin/python3 {POOL} 2 40\n")
+    program.write_text(f"[program:myapp]\ncommand=/usr/bin/python3 {POOL} 1 40\n")
     with supervisord(where):
         manager = pid_of(where, "myapp")
         with program.open("a") as file:
