@@ -174,6 +174,10 @@ def block_of_check() -> str:
     return PAGE.partition("```sh\n")[2].partition("```")[0]
 
 
+def test_the_page_names_files_of_this_version():
+    assert set(re.findall(r"supervisor[-_]memreap[-_]([0-9.]+[0-9])", PAGE)) == {__version__}
+
+
 def test_a_listener_in_an_environment_of_its_own_reaps_and_supervisord_is_not_touched(where, environment):
     supervisors = environment_without_memreap(where / "supervisor", environment)
     section = changed(
@@ -272,9 +276,10 @@ class Container(NamedTuple):
 
 
 HELD = "HUP sent, it was idle (held in accept)"
-# As the page has it; and as its table says of the others.
+OF_THE_SAME_USER = HELD if yama_scope() == 0 else "HUP sent"
+# The lines of the page's table.
 CONTAINERS = [
-    Container("www-data", "", HELD if yama_scope() == 0 else "HUP sent", HELD if yama_scope() == 0 else "HUP sent"),
+    Container("www-data", "", OF_THE_SAME_USER, OF_THE_SAME_USER),
     Container("root", "", "its uss may not be read: nothing sent", "HUP sent"),
     Container("root", ",+sys_ptrace", HELD, HELD),
 ]
@@ -296,17 +301,25 @@ def skip_where_there_can_be_no_container() -> None:
 
 def test_in_a_container_the_pools_user_may_do_all_that_root_may_not(where, environment):
     skip_where_there_can_be_no_container()
-    with contextlib.ExitStack() as stack_of_all:
-        all_of_them = [stack_of_all.enter_context(contained(where, environment, one)) for one in CONTAINERS]
-        for container, installed in zip(CONTAINERS, all_of_them):
-            assert installed.control("pid") == "1\n"
-            eventually(lambda: installed.assert_logged(container.with_rss, "web: "), timeout=30)  # noqa: B023
-            eventually(lambda: installed.assert_logged(container.with_uss, "myapp: "), timeout=30)  # noqa: B023
-            eventually(lambda: installed.assert_says("30 MiB uss", "memreap", "status"))  # noqa: B023
-            installed.control("memreap", "pause", "all")
-            eventually(lambda: installed.assert_says("PAUSED", "memreap", "status"))  # noqa: B023
-            sent = [line for line in installed.log().splitlines() if "myapp: " in line and "HUP sent" in line]
-            assert bool(sent) == ("HUP sent" in container.with_uss)
+    with contextlib.ExitStack() as containers:
+        running = [(one, containers.enter_context(contained(where, environment, one))) for one in CONTAINERS]
+        for container, installed in running:
+            assert_is_as_the_page_says(container, installed)
+
+
+def assert_is_as_the_page_says(container: Container, installed: Installed) -> None:
+    assert installed.control("pid") == "1\n"
+    for name, expected in (("myapp", container.with_uss), ("web", container.with_rss)):
+        # What is left after a signal is said a tick later, and what is not sent is never sent.
+        last = "left after" if "HUP sent" in expected else expected
+        eventually(lambda: installed.assert_logged(last, f"{name}: "), timeout=30)  # noqa: B023
+        lines = [line for line in installed.log().splitlines() if f" {name}: " in line]
+        (line,) = [line for line in lines if expected in line]
+        assert ("(held in accept)" in line) == ("held" in expected)
+        assert len([line for line in lines if "HUP sent" in line]) == ("HUP sent" in expected)
+    eventually(lambda: installed.assert_says("30 MiB uss", "memreap", "status"))
+    installed.control("memreap", "pause", "all")
+    eventually(lambda: installed.assert_says("PAUSED", "memreap", "status"))
 
 
 @contextlib.contextmanager
