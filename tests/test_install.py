@@ -113,7 +113,9 @@ def packages_of(environment: Path) -> Path:
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     """Without what the tests' own environment has on its path, and in no folder in which Python would find memreap."""
-    return subprocess.run(command, env=plain_environment(), cwd="/", capture_output=True, text=True, check=False)
+    environment = plain_environment()
+    environment["PATH"] = f"{Path(command[0]).parent}:{environment['PATH']}"  # as with that environment activated
+    return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=False)
 
 
 def plain_environment(**more: str) -> dict[str, str]:
