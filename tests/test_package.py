@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import configparser
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,17 +17,7 @@ from supervisor_memreap import __version__
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    where = tmp_path_factory.mktemp("wheel")
-    # Of a copy: building leaves files in the folder, in which other tests may be building as well.
-    source = tmp_path_factory.mktemp("source")
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(stack.ROOT / name, source)
-    for name in ("supervisor_memreap", "docs"):
-        shutil.copytree(stack.ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(where), str(source)]
-    subprocess.run(command, check=True, capture_output=True)
-    (path,) = where.glob("*.whl")
-    return path
+    return stack.wheel(tmp_path_factory.mktemp("wheel"))
 
 
 def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel):
