@@ -12,9 +12,13 @@ import psutil
 import pytest
 from driver import eventually, pool, workers_below
 
+from supervisor_memreap.core.model import ProcessId, Suspect, Worker
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.verdict import Unreadable
 from supervisor_memreap.host import procfile, reader
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.host.reader import Blocked
+from supervisor_memreap.record.report import line
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -65,6 +69,18 @@ def test_a_worker_whose_lock_is_held_is_one_that_may_not_be_read(monkeypatch):
     monkeypatch.setattr(reader, "read", blocked)
     with pytest.raises(PermissionError):
         Procfs().uss(os.getpid())
+
+
+def test_the_line_on_such_a_worker_says_so():
+    reader._avoided[f"/proc/{os.getpid()}"] = float("inf")
+    try:
+        assert reader.is_blocked(os.getpid())
+        with pytest.raises(Blocked):
+            Procfs().uss(os.getpid())
+    finally:
+        reader._avoided.clear()
+    worker = Worker(ProcessId(11, 1.0), 60.0, 200 << 20, Suspect(None, True, blocked=True))
+    assert "since it holds the lock of its own memory map" in line(Unreadable(worker), PoolSettings(limit=150 << 20))
 
 
 def test_a_child_that_was_ended_is_replaced():

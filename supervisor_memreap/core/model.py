@@ -65,6 +65,8 @@ class Suspect:
     """The pre-forking server that it is a worker of, as core.servers names it; empty: none of those."""
     leads: bool = False
     """Whether it looks like a manager itself, below a wrapper: by its name, or by children and no sibling like it."""
+    blocked: bool = False
+    """Whether the metric could not be read since the worker holds the lock of its own memory map."""
 
 
 @dataclass(frozen=True)

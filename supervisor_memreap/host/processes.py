@@ -16,6 +16,7 @@ from supervisor_memreap.core.servers import Moment, manages, moment_of, recognis
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import hold, procfs
 from supervisor_memreap.host.hold import Attempt
+from supervisor_memreap.host.reader import is_blocked
 from supervisor_memreap.host.source import Process, Psutil, Source
 
 # Seconds between two readings of whether a worker is idle: 0.3 s has a hundred of them, at a few % of one core.
@@ -164,7 +165,7 @@ def _worker(pid: int, manager: ProcessId, watched: Watched, view: Source) -> Wor
         server = recognise(*view.called(pid))
         # One that supervisord runs, and that has children, may be anything: a manager, a shell.
         leads = bool(view.children(pid)) if settings.target == "self" else _leads(pid, manager.pid, view)
-        return replace(worker, suspect=Suspect(used, caught, server, leads))
+        return replace(worker, suspect=Suspect(used, caught, server, leads, used is None and is_blocked(pid)))
     except (ProcessLookupError, PermissionError):
         return None
 

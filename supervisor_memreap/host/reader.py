@@ -107,6 +107,11 @@ def read(path: str) -> bytes:
         raise PermissionError(errno.EACCES, "the process that reads it has ended", path) from None
 
 
+def is_blocked(pid: int) -> bool:
+    """Whether this process held the lock of its memory map when it was last asked about."""
+    return _avoided.get(f"/proc/{pid}", 0.0) > time.monotonic()
+
+
 def _end_child() -> None:
     global _child
     assert _child
