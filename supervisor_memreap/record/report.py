@@ -206,8 +206,8 @@ def line(event: Event, settings: PoolSettings, came_back: int | None = None, doi
     if isinstance(event, Unreadable) and event.worker.suspect and event.worker.suspect.blocked:
         return (
             f"worker {event.worker.id.pid} may hold up to {memory(event.worker.bound)}, limit {memory(settings.limit)},"
-            f" but its {settings.metric} cannot be read, since it holds the lock of its own memory map: nothing sent; see"
-            f" what it does (cat /proc/{event.worker.id.pid}/stack)"
+            f" but its {settings.metric} cannot be read, since it holds the lock of its own memory map: nothing sent;"
+            f" see what it does (cat /proc/{event.worker.id.pid}/stack)"
         )
     if isinstance(event, Unreadable):
         return (
