@@ -6,7 +6,7 @@ import http.client
 import os
 import socket
 import xmlrpc.client
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 from xml.parsers.expat import ExpatError
@@ -105,11 +105,9 @@ class Client:
         (answer,) = self._call("system.multicall", [{"methodName": "memreap.getListener", "params": []}])
         return dict(answer) if isinstance(answer, dict) and "faultCode" not in answer else None
 
-    def announce(self, announcements: Iterable[str]) -> None:
-        """Send each as an event, in one call. Raises Unavailable."""
-        method = "supervisor.sendRemoteCommEvent"
-        calls = [{"methodName": method, "params": [ANNOUNCEMENT, text]} for text in announcements]
-        self._call("system.multicall", calls)
+    def announce(self, announcements: Sequence[str]) -> None:
+        """Send all of them, a line each, as one event. Raises Unavailable."""
+        self._call("supervisor.sendRemoteCommEvent", ANNOUNCEMENT, "\n".join(announcements))
 
     def _call(self, method: str, *params: Any) -> Any:
         try:
