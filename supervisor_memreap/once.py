@@ -73,7 +73,7 @@ def of_pid(pid: int, name: str, written: float | None = None) -> Programs:
 def run(programs: Programs, settings: Settings, names: Sequence[str], dry_run: bool, tell: Tell) -> int:
     """0: nothing is left over the limit; 1: something could not be reaped; 130: Ctrl-C. Raises Unavailable."""
     listed = programs()
-    states = _known_to_the_listener(listed)
+    states = known_to_the_listener(listed)
     reaper = Reaper(tell, dry_run, states=states)
     try:
         standings = reaper.tick(listed, settings, time.monotonic())
@@ -107,7 +107,7 @@ def run(programs: Programs, settings: Settings, names: Sequence[str], dry_run: b
     return 1 if failed else 0
 
 
-def _known_to_the_listener(programs: Sequence[Program]) -> States:
+def known_to_the_listener(programs: Sequence[Program]) -> States:
     """Who is leaving or stuck, and what is paused or suspended, as the listener of the same user wrote it down."""
     above = next((one.supervisord for one in programs if one.supervisord), 0)
     try:
@@ -144,9 +144,10 @@ def _tell_what_would_be(one: Standing, tell: Tell) -> None:
     leaving = {each.worker for each in (one.state.leaving, *one.state.stuck) if each}
     due = [] if one.state.paused or one.state.suspended else [each for each in over if each.id not in leaving]
     for worker in sorted(due, key=lambda each: each.used or 0, reverse=True):
-        word = "young" if worker.age < one.settings.min_age else "would"
-        if worker.used is not None and policy.veto(one.pool, worker, one.settings) is None:
-            tell(f"{one.pool.name}: {report.outcome(word, worker, one.settings)}")
+        # A newborn has not set its handlers yet, so its veto says nothing.
+        is_young = worker.age < one.settings.min_age
+        if is_young or policy.veto(one.pool, worker, one.settings) is None:
+            tell(f"{one.pool.name}: {report.outcome('young' if is_young else 'would', worker, one.settings)}")
     tell(f"{one.pool.name}: {report.summary(one.pool, one.settings, None, len(over))}")
 
 

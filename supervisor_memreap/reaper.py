@@ -197,7 +197,7 @@ class Reaper:
         self._forget_others(set())
 
     def _judge(self, pool: Pool, settings: PoolSettings, view: Source, now: float) -> Standing:
-        verdict, state = policy.decide(pool, settings, self._states[pool.name], now)
+        verdict, state = policy.decide(pool, settings, self._states[pool.name], now, not self._dry_run)
         self._states[pool.name] = state
         for event in verdict.events:
             self._say(pool, event, settings, view)

@@ -100,7 +100,7 @@ class Contents:
         return sections
 
 
-_LISTENER = re.compile(r"memreap\S*\s+listen(?:\s|$)")
+_LISTENER = re.compile(r"memreap\S*(?:\s+(?:-c|--conf[a-z]*)[\s=]*\S+)?\s+listen(?:\s|$)")
 
 
 def _words(text: str) -> list[str]:
