@@ -169,10 +169,12 @@ def table(pools: Sequence[Mapping[str, Any]], now: float) -> str:
 
 
 def _within(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Aligned; where that is too wide, the names stand on lines of their own."""
-    lines = _aligned(rows).split("\n")
-    if max(map(len, lines)) <= _WIDTH:
-        return lines
+    """Aligned; where that is too wide, without `freed`, else with the names on lines of their own."""
+    freed = rows[0].index("freed") if "freed" in rows[0] else len(rows[0])
+    for some in (rows, [(*row[:freed], *row[freed + 1 :]) for row in rows]):
+        lines = _aligned(some).split("\n")
+        if max(map(len, lines)) <= _WIDTH:
+            return lines
     head, *rest = _aligned([row[1:] for row in rows]).split("\n")
     return [f"  {head}", *(f"{row[0]}\n  {line}" for row, line in zip(rows[1:], rest))]
 
