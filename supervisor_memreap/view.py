@@ -31,13 +31,19 @@ class View(NamedTuple):
     """Whose view this is, for a reader."""
     trouble: str = ""
     """What is wrong with the listener, and the remedy; empty: nothing that is known."""
-    age: float = 0.0
-    """Seconds since the look."""
+    age: float | None = None
+    """Seconds since the listener looked; None: this is a look of our own."""
 
     def values(self) -> dict[str, Any]:
         """For JSON."""
-        values = {"version": status.VERSION, "view": self.whose, "age_seconds": self.age, "note": self.note}
-        return {**values, **({"trouble": self.trouble} if self.trouble else {}), "pools": self.pools}
+        known = {"age_seconds": self.age, "trouble": self.trouble or None}
+        return {
+            "version": status.VERSION,
+            "view": self.whose,
+            "note": self.note,
+            **{key: value for key, value in known.items() if value is not None},
+            "pools": self.pools,
+        }
 
     def text(self, now: float) -> str:
         return "\n".join([*([status.table(self.pools, now)] if self.pools else []), self.note])

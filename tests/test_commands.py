@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -23,12 +24,13 @@ from test_operating import RECORDER, Operated, assert_in, assert_status, look
 
 from supervisor_memreap.record.announcements import Announcements
 
+LISTEN = f"{Path(sys.executable).parent}/memreap listen"
 POOLS = [f"p{number:02}" for number in range(12)]
 
 
 def listener(where: Path, events: str = "TICK_5,REMOTE_COMMUNICATION") -> str:
     return (
-        f"[eventlistener:memreap]\ncommand={Path(sys.executable).parent}/memreap listen\nevents={events}\n"
+        f"[eventlistener:memreap]\ncommand={LISTEN}\nevents={events}\n"
         f'stderr_logfile={where}/memreap.log\nenvironment=TMPDIR="{where}"\n{stack.PLUGIN}{stack.INTERFACE}'
     )
 
@@ -208,6 +210,67 @@ def test_a_group_or_a_program_with_numprocs_is_a_name_everywhere():
         assert operated.ctl("memreap", "resume", "all").returncode == 0
         rolled = operated.ctl("memreap", "roll", "all")
         assert (rolled.returncode, rolled.stdout.count("to be replaced")) == (0, 3)
+
+
+@pytest.fixture
+def shown_to_all() -> Iterator[Path]:
+    where = stack.folder()
+    yield where
+    shutil.rmtree(where)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can take a right away from itself")
+def test_where_sizes_may_not_be_read_the_status_is_blind_and_the_exit_status_1(monkeypatch, shown_to_all):
+    # What matters here of the rights that root has in a container of Docker's.
+    blindfold = "setpriv --bounding-set=-all,+kill,+dac_override,+setuid,+setgid"
+    monkeypatch.setattr(f"{__name__}.LISTEN", f"{blindfold} {LISTEN}")
+    pool = shutil.copy(POOL, shown_to_all)  # our own Python and checkout may be hidden from other users
+    text = f"[program:myapp]\ncommand=/usr/bin/python3 {pool} 1 40\nuser=nobody\n[memreap:myapp]\nlimit=30MB\n"
+    with operating(text) as operated:
+        eventually(lambda: assert_status(operated, "myapp +BLIND"), timeout=30)
+        result = operated.ctl("memreap", "status")
+        assert result.returncode == 1
+        assert "1 of 1 workers: uss may not be read; run memreap as their user" in result.stdout
+        assert look(operated).returncode == 1
+        values = json.loads(look(operated, "--json").stdout)
+        assert values["pools"][0]["standing"] == "blind"
+
+
+@pytest.mark.parametrize("what", ["paused", "suspended"])
+def test_without_an_interface_status_is_one_look_with_what_the_listener_wrote_down(monkeypatch, what):
+    monkeypatch.setattr(stack, "INTERFACE", "")
+    mib = 40 if what == "suspended" else 5
+    with operating(program("myapp", 2, mib) + "[memreap:myapp]\nlimit=30MB\nmin_age=1h\n") as operated:
+        monkeypatch.setenv("TMPDIR", str(operated.folder))
+        if what == "paused":
+            operated.rpc().supervisor.sendRemoteCommEvent("memreap-command", "pause all")
+            eventually(lambda: assert_in("paused: no worker", operated.log()))
+        else:
+            eventually(lambda: assert_in("suspended: fresh workers", operated.log()), timeout=20)
+        result = look(operated)
+        assert re.search(rf"myapp +{what.upper()}  30 MiB uss  2        {2 if mib == 40 else 0}     ", result.stdout)
+        assert result.stdout.splitlines()[-1] == (
+            "This is one look of this command's own: supervisord has no [rpcinterface:memreap] to ask the listener"
+            " through; who is paused, suspended or leaving is as a listener of this user wrote it down."
+        )
+        assert result.returncode == (1 if what == "suspended" else 0)
+        values = json.loads(look(operated, "--json").stdout)
+        assert (values["view"], "age_seconds" in values) == ("look", False)
+        assert not {"reaps", "given_back_bytes", "since"} & set(values["pools"][0])
+        operated.ctl("stop", "memreap:*")
+        stopped = look(operated)
+        assert (stopped.returncode, stopped.stderr) == (
+            1,
+            "memreap: the listener memreap is STOPPED: see its log, then start memreap\n",
+        )
+
+
+def test_newborn_workers_over_the_limit_do_not_make_one_look_call_the_pool_suspended(tmp_path):
+    with supervisord(tmp_path, program("myapp", 2, 40) + "[memreap:myapp]\nlimit=30MB\nmin_age=1h\n"):
+        result = look(Operated(tmp_path, sys.executable, f"unix://{tmp_path}/s.sock", "", ""))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.search("myapp +OVER  30 MiB uss  2        2     ", result.stdout)
+    assert "there is no listener: only memreap once reaps here" in result.stdout
 
 
 def test_what_supervisord_does_not_take_waits_for_the_next_tick():

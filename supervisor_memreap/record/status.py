@@ -188,8 +188,8 @@ def _details(pool: Mapping[str, Any]) -> Iterator[str]:
         yield from _wrapped(f"not watched: {pool['unseen']}")
     if pool.get("unreadable_workers"):
         yield from _wrapped(
-            f"the {pool['metric']} of {pool['unreadable_workers']} workers may not be read: run memreap as their user"
-            " or as root with CAP_SYS_PTRACE, or set metric=rss"
+            f"{pool['unreadable_workers']} of {len(pool['workers'])} workers: {pool['metric']} may not be read; run"
+            " memreap as their user or as root with CAP_SYS_PTRACE, or set metric=rss"
         )
     if pool.get("message"):
         yield from _wrapped(f"{_clock(pool)}{pool['message']}")
