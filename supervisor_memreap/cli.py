@@ -41,6 +41,7 @@ Watch the pools of the supervisord that started this, from a block such as
     [eventlistener:memreap]
     command=memreap listen
     events=TICK_5
+    buffer_size=100
 
 Limits stand beside the programs, in supervisord.conf or a file that it includes:
 
