@@ -23,7 +23,6 @@ from supervisor_memreap.core.settings import (
     Settings,
     SettingsError,
     duration,
-    names_of,
     resolve,
     short,
 )
@@ -252,7 +251,7 @@ class _Configured(NamedTuple):
 def _configured(configuration: str | None, names: Sequence[str], given: dict[str, Given]) -> _Configured:
     path = configfile.find(configuration)
     contents = configfile.ConfigFile(path).read()
-    added: Sections = {name: {} for name in names if "limit" in given}
+    added: Sections = {name.removesuffix(":*"): {} for name in names if "limit" in given}
     sections = configfile.merge(contents.sections, contents.limits(), added)
     settings = resolve({name: {**one, **given} for name, one in sections.items()})
     if not settings.names:
@@ -299,22 +298,22 @@ def _settings(args: argparse.Namespace) -> int:
     try:
         programs = _client(contents.server).programs()
         for name in settings.unmatched(programs):
-            tell(f"no program or group '{name}' in supervisord")
+            tell(f"no program or group '{quote(name)}' in supervisord")
     except Unavailable as error:
         programs = contents.programs()
         tell(f"{error}: these are the programs of {path}")
     pools = settings.pools(programs)
+    there = [one.program.namespec for one in pools]
+    chosen = {pool for name in args.names or ["all"] for pool in named(name, there)}
     # By a process of it, as its sections may be named after that.
     shown = [
         (one.program.namespec, one.settings, settings.origins(one.members[0] if one.members else one.program))
         for one in pools
-        if not args.names or {one.program.namespec, *names_of(one.program)} & set(args.names)
+        if one.program.namespec in chosen
     ]
-    missing = set(args.names) - {word for one in pools for word in (one.program.namespec, *names_of(one.program))}
+    missing = [name for name in args.names if not named(name, there)]
     if missing or not shown:
-        tell(
-            f"no pool '{min(missing)}' is watched" if missing else f"{path}: no program has a [memreap:PROGRAM] section"
-        )
+        tell(unknown(missing[0], there) if missing else f"{path}: no program has a [memreap:PROGRAM] section")
         return 1
     print(status.settings_table(shown))
     return 0
@@ -334,7 +333,7 @@ def _only(names: Sequence[str], programs: once.Programs) -> once.Programs:
     """The programs that answer to one of the names; all if there are none."""
     if not names:
         return programs
-    return lambda: [one for one in programs() if {one.namespec, *names_of(one)} & set(names)]
+    return lambda: [one for one in programs() if any(named(name, [one.namespec]) for name in names)]
 
 
 def _client(server: Mapping[str, str]) -> Client:

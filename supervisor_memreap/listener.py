@@ -21,6 +21,7 @@ from collections.abc import Callable
 from supervisor_memreap import __version__
 from supervisor_memreap.core.command import TYPE, Command, CommandError, id_of, named, parse
 from supervisor_memreap.core.model import ProcessId, Program
+from supervisor_memreap.core.quote import quote
 from supervisor_memreap.core.settings import Sections, SettingsError, resolve
 from supervisor_memreap.host import lock, processes, strays
 from supervisor_memreap.reaper import Reaper, States
@@ -191,7 +192,7 @@ class Listener:
         if self._once.clear("supervisord"):
             self._tell("supervisord answers again")
         there = ", ".join(sorted({program.namespec for program in programs}))
-        unmatched = [f"no program or group '{name}' in supervisord" for name in self._settings.unmatched(programs)]
+        unmatched = [f"no program or group '{quote(name)}' in supervisord" for name in self._settings.unmatched(programs)]
         self._once("unmatched", f"{'; '.join(unmatched)}; there are: {there}" if unmatched else "")
         watched = [(one, its) for one in programs for its in (self._settings.of(one),) if its]
         pools = [(one.program.namespec, one.settings) for one in self._settings.pools(programs)]

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.model import Program, Worker
+from supervisor_memreap.core.quote import quote
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.core.verdict import (
     Fell,
@@ -81,7 +82,7 @@ def run(programs: Programs, settings: Settings, names: Sequence[str], dry_run: b
             if one.state.paused or one.state.suspended:
                 tell(f"{one.pool.name}: {_held_back(one)}")
         if not standings:
-            tell(f"supervisord runs none of {', '.join(names)}")
+            tell(f"supervisord runs none of {', '.join(map(quote, names))}")
             return 1
         failed = _has_failed(standings)
         if dry_run:

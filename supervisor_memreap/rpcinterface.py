@@ -32,8 +32,7 @@ _DEEPEST = 5
 _MOST_DIGITS = 40
 # What XML 1.0 cannot carry: a client would find the whole answer broken.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-# As in supervisord.configfile, which is not imported here.
-_LISTENER = re.compile(r"memreap\S*(?:\s+(?:-c|--conf[a-z]*)[\s=]*\S+)?\s+listen(?:\s|$)")
+_LISTENER = re.compile(r"memreap\S*(?:\s+(?:-c|--conf[a-z]*)[\s=]*\S+)?\s+listen\b")
 _TICKS = (Tick5Event, Tick60Event, Tick3600Event)
 
 

@@ -212,6 +212,16 @@ def test_a_group_or_a_program_with_numprocs_is_a_name_everywhere():
         assert (rolled.returncode, rolled.stdout.count("to be replaced")) == (0, 3)
 
 
+def test_a_listener_whose_configuration_is_named_before_its_command_is_one(monkeypatch):
+    monkeypatch.setattr(
+        f"{__name__}.LISTEN", f"{Path(sys.executable).parent}/memreap -c %(here)s/supervisord.conf listen"
+    )
+    with operating(program("myapp", 1, 5) + "[memreap:myapp]\nlimit=1GB\n") as operated:
+        eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)
+        assert operated.rpc().memreap.getListener()["name"] == "memreap:memreap"
+        assert "there is none: add [eventlistener:memreap]" not in look(operated, command="doctor").stdout
+
+
 @pytest.fixture
 def shown_to_all() -> Iterator[Path]:
     where = stack.folder()

@@ -433,7 +433,7 @@ def test_settings_are_shown_with_where_each_comes_from(operated):
     )
     missing = look(operated, "nowhere", command="settings")
     assert (missing.returncode, missing.stdout) == (1, "")
-    assert missing.stderr == "memreap: no pool 'nowhere' is watched\n"
+    assert missing.stderr == "memreap: no pool 'nowhere' is watched; there are: myapp, other\n"
 
 
 # What XML-RPC has no form for; the last would keep Python busy for minutes.
