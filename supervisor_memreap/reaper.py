@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from supervisor_memreap.core import policy
-from supervisor_memreap.core.command import Command, CommandError, carry_out
+from supervisor_memreap.core.command import Command, CommandError, Result, carry_out_in_all, named, unknown
 from supervisor_memreap.core.model import Ending, Pool, ProcessId, Program, Worker
 from supervisor_memreap.core.settings import PoolSettings, Settings
 from supervisor_memreap.core.verdict import Event, Fell, Left, Resumed, Stuck, Verdict, WrongLimit
@@ -201,18 +201,28 @@ class Reaper:
         happened, self._happened = self._happened, []
         return happened
 
-    def command(self, command: Command) -> list[str]:
-        """Do what somebody asks for, in all pools that it names; a line for each. Raises CommandError."""
-        watched = sorted(self._standings)
-        names = watched if command.name == "all" else [command.name]
-        if not names or not set(names) <= set(watched):
-            raise CommandError(f"no pool '{command.name}' is watched; there are: {', '.join(watched) or 'none'}")
-        done = [(name, *carry_out(command, self._standings[name].pool, self._states[name])) for name in names]
-        for name, state, said in done:
-            self._states[name] = state
-            self._tell_of(name, said)
+    def command(self, command: Command, watched: Sequence[str]) -> list[Result]:
+        """Do what a user asks for, in all of the `watched` pools that the command names. Raises CommandError."""
+        names = named(command.name, watched)
+        if not names:
+            raise CommandError(unknown(command.name, watched))
+        pools = {
+            # One that was not looked at yet can be paused: before it is looked at, and a worker signalled.
+            name: (self._standings[name].pool if name in self._standings else Pool(name, "not looked at yet"), state)
+            for name in names
+            for state in (self._states.get(name, policy.PoolState()),)
+        }
+        results = carry_out_in_all(command, pools)
+        for one in results:
+            if one.state:
+                self._states[one.pool] = one.state
+                self._tell_of(one.pool, one.text)
         self._keep(self._states)
-        return [f"{name}: {said}" for name, _, said in done]
+        return results
+
+    def has_seen(self, names: Iterable[str]) -> bool:
+        """Whether all of these pools were there at the last tick."""
+        return set(names) <= set(self._standings)
 
     def pidfds(self) -> dict[int, tuple[str, ProcessId]]:
         """Descriptors that become readable when a worker that was signalled is gone: its pool and itself."""
@@ -240,7 +250,7 @@ class Reaper:
         self._departures.clear()
 
     def _judge(self, pool: Pool, settings: PoolSettings, view: Source, now: float) -> Standing:
-        verdict, state = policy.decide(pool, settings, self._states[pool.name], now)
+        verdict, state = policy.decide(pool, settings, self._states[pool.name], now, not self._dry_run)
         self._states[pool.name] = state
         for event in verdict.events:
             self._say(pool, event, settings, view)

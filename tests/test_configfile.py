@@ -54,8 +54,8 @@ def test_here_and_the_environment_are_expanded(tmp_path, monkeypatch):
     [
         ("[memreap:a]\nlimit\n", "Source contains parsing errors"),
         ("limit=1MB\n", "File contains no section headers."),
-        ("[memreap:a]\nlimit=%(ENV_NOWHERE_SET)s\n", "[memreap:a] limit: Format string"),
-        ("[memreap:a]\nlimit=50%\n", "is badly formatted"),
+        ("[memreap:a]\nlimit=%(ENV_NOWHERE_SET)s\n", "[memreap:a] limit=%(ENV_NOWHERE_SET)s: unknown expansion"),
+        ("[memreap:a]\nlimit=50%\n", "[memreap:a] limit=50%: unknown expansion"),
         ("[memreap:]\nlimit=1MB\n", "[memreap:]: no name; write [memreap] or [memreap:PROGRAM]"),
     ],
 )
@@ -65,6 +65,23 @@ def test_what_cannot_be_read_is_one_line_with_the_file(tmp_path, text, expected)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[memreap:a]\nlimit=%(x)sVALUE\n",
+        "[memreap:a]\nVALUE\n",
+        "VALUE\n",
+        "[memreap:a]\nVALUE=%(x)s\n",
+        "[memreap:a VALUE\n",
+    ],
+)
+def test_a_line_about_a_long_value_quotes_at_most_100_characters_of_it(tmp_path, text):
+    with pytest.raises(SettingsError) as caught:
+        written(tmp_path, text.replace("VALUE", "v" * 100_000)).read()
+    assert "v" * 101 not in str(caught.value)
+    assert len(str(caught.value)) < 600
 
 
 def test_a_file_that_is_not_there_is_one_line():

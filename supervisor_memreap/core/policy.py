@@ -164,8 +164,13 @@ class PoolState:
     """Since when too few workers have been old enough to serve."""
 
 
-def decide(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> tuple[Verdict, PoolState]:
-    """One look at one pool. The caller signals `verdict.reap`, if any, and says so with `signalled`."""
+def decide(
+    pool: Pool, settings: PoolSettings, state: PoolState, now: float, may_suspend: bool = True
+) -> tuple[Verdict, PoolState]:
+    """One look at one pool. The caller signals `verdict.reap`, if any, and says so with `signalled`.
+
+    Not `may_suspend`: a single look at newborn workers is not enough to call the limit wrong.
+    """
     events: list[Event] = []
     state = _heed_settings(settings, state, events)
     said = state.said
@@ -174,7 +179,8 @@ def decide(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> 
     if pool.manager is None:
         if pool.unseen and pool.unseen not in said:
             events.append(Unseen(pool.unseen))
-        return Verdict(pool.state.lower(), events=tuple(events)), replace(
+        is_blind = pool.unseen and pool.state == "RUNNING"
+        return Verdict("blind" if is_blind else pool.state.lower(), events=tuple(events)), replace(
             state, looked=now, said=frozenset([pool.unseen])
         )
     if settings.target == "self":
@@ -184,13 +190,14 @@ def decide(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> 
     state = _follow_leaving(pool, settings, state, now, events)
     state = _count(pool, settings, state, gap)
     state = _end_suspension(state, now, events)
-    state = _suspend_at_birth(pool, settings, state, now, events)
+    if may_suspend:
+        state = _suspend_at_birth(pool, settings, state, now, events)
     workers, state = _choose(pool, settings, state, now, events)
     since = {worker.id: state.ripe.get(worker.id, now) for worker in workers}
     insist = frozenset(id for id, start in since.items() if now - start >= settings.idle_wait)
     state = _tell_long_wait(workers, settings, replace(state, looked=now, ripe=since), now, events)
     again, force = _due_again(pool, settings, state, now), _due_force(pool, state, now)
-    return Verdict(_standing(state, workers), workers, insist, again, force, tuple(events)), state
+    return Verdict(_standing(pool, state, workers), workers, insist, again, force, tuple(events)), state
 
 
 def signalled(
@@ -266,6 +273,11 @@ def veto(pool: Pool, worker: Worker, settings: PoolSettings) -> Event | None:
     if safe is not None and settings.signal not in safe:
         return WrongSignal(worker)
     return NotCaught(worker) if suspect.caught is False else None
+
+
+def unreadable(pool: Pool) -> int:
+    """How many workers may be over the limit without anybody knowing: their size may not be read."""
+    return sum(worker.suspect is not None and worker.suspect.used is None for worker in pool.workers)
 
 
 def say_once(what: str, state: PoolState) -> tuple[bool, PoolState]:
@@ -563,7 +575,7 @@ def is_worth_keeping(state: PoolState) -> bool:
     )
 
 
-def _standing(state: PoolState, reap: tuple[Worker, ...]) -> str:
+def _standing(pool: Pool, state: PoolState, reap: tuple[Worker, ...]) -> str:
     if state.suspended:
         return f"{'paused, ' if state.paused else ''}suspended: {state.suspended.word}"
     if state.leaving:
@@ -572,6 +584,8 @@ def _standing(state: PoolState, reap: tuple[Worker, ...]) -> str:
         return "paused"
     if state.asked:
         return "asked"
+    if unreadable(pool):
+        return "blind"
     if reap or state.over:
         return "over"
     return "quiet"

@@ -160,7 +160,7 @@ Event = Union[
 @dataclass(frozen=True)
 class Verdict:
     standing: str
-    """In a word or two: quiet, over, asked, leaving, settling, paused, suspended: …; or supervisord's word for a
+    """In a word or two: quiet, over, blind, asked, leaving, settling, paused, suspended: …; or supervisord's word for a
     program that is not RUNNING."""
     reap: tuple[Worker, ...] = ()
     """One of these is to be reaped, the first that is idle; the one with the most to give back stands first."""

@@ -9,7 +9,7 @@ import socket
 import struct
 import time
 import xmlrpc.client
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 from xml.parsers.expat import ExpatError
@@ -144,11 +144,23 @@ class Client:
         (answer,) = self._call("system.multicall", [{"methodName": "memreap.getListener", "params": []}])
         return dict(answer) if isinstance(answer, dict) and "faultCode" not in answer else None
 
-    def announce(self, announcements: Iterable[str]) -> None:
-        """Send each as an event, in one call. Raises Unavailable."""
-        method = "supervisor.sendRemoteCommEvent"
-        calls = [{"methodName": method, "params": [ANNOUNCEMENT, text]} for text in announcements]
-        self._call("system.multicall", calls)
+    def seen_by_listener(self) -> tuple[list[dict[str, Any]], dict[str, Any]] | None:
+        """What memreap.getPools and getListener say; None: there is no [rpcinterface:memreap]. Raises Unavailable."""
+        methods = ("memreap.getPools", "memreap.getListener")
+        answers = self._call("system.multicall", [{"methodName": name, "params": []} for name in methods])
+        try:
+            pools, listener = answers
+            if isinstance(pools, dict):
+                if pools["faultCode"] == Faults.UNKNOWN_METHOD:
+                    return None
+                raise self._explain_fault(pools["faultCode"], pools["faultString"])
+            return [dict(one) for one in pools], dict(listener)
+        except (KeyError, TypeError, ValueError):
+            raise Unavailable(f"{self._shown} gave an answer that is not supervisord's") from None
+
+    def announce(self, announcements: Sequence[str]) -> None:
+        """Send all of them, a line each, as one event. Raises Unavailable."""
+        self._call("supervisor.sendRemoteCommEvent", ANNOUNCEMENT, "\n".join(announcements))
 
     def _call(self, method: str, *params: Any) -> Any:
         try:
