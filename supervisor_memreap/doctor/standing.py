@@ -20,16 +20,16 @@ from supervisor_memreap.record.statefile import StateFile
 def check(case: Case, watch: Watch) -> Iterator[Finding]:
     """Asks the listener, through [rpcinterface:memreap]; without that, reads what it has written down."""
     name = watch.program.namespec
-    published = case.client.pools()
-    if published is None:
+    seen = case.client.seen_by_listener()
+    if seen is None:
         values = _remembered(case, watch)
     else:
-        values = next((one for one in published if one.get("name") == name), {})
+        values = next((pool for pool in seen[0] if pool.get("name") == name), {})
     standing = str(values.get("standing", ""))
     suspension = values.get("suspension")
     if suspension or "suspended" in standing:
         text = _suspended(suspension or {"reason": standing.partition("suspended: ")[2]})
-        ends = f"; supervisorctl memreap resume {name} ends it" if published is not None else ""
+        ends = f"; supervisorctl memreap resume {name} ends it" if seen is not None else ""
         yield Finding("", f"{text}; nothing is sent: see the listener's log{ends}")
     if "paused" in standing:
         yield Finding("", report.PAUSED, False)
@@ -62,8 +62,7 @@ def _remembered(case: Case, watch: Watch) -> dict[str, Any]:
         values: dict[str, Any] = {"standing": "paused" if state.paused else ""}
         if state.suspended:
             values["suspension"] = {"reason": state.suspended.word}
-            for key in ("since", "until"):
-                at = getattr(state.suspended, key, None)
+            for key, at in (("since", state.suspended.since), ("until", state.suspended.until)):
                 if at is not None:
                     values["suspension"][key] = time.time() + at - time.monotonic()
         return json.dumps(values).encode()
