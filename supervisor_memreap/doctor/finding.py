@@ -26,12 +26,6 @@ class Finding(NamedTuple):
     """False: memreap does its work, and could do it better."""
 
 
-def short(value: object) -> str:
-    """A value as a message quotes it: it may be of any length."""
-    text = str(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
-
-
 @dataclass
 class Case:
     """What is looked at."""

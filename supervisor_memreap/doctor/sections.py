@@ -6,7 +6,8 @@ import os
 import re
 from collections.abc import Iterator
 
-from supervisor_memreap.doctor.finding import Case, Finding, short
+from supervisor_memreap.core.quote import quote
+from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.restart import advise_interface
 from supervisor_memreap.supervisord.configfile import Section
 
@@ -30,11 +31,11 @@ def _listener(section: Section) -> Iterator[Finding]:
     events = section.options.get("events", "").upper()
     if not re.search(r"\b(TICK(_5|_60|_3600)?|EVENT)\b", events):
         yield Finding(
-            "listener", f"{section.where} events={short(events) or 'none'}: no TICK, so it never looks: add TICK_5"
+            "listener", f"{section.where} events={quote(events) or 'none'}: no TICK, so it never looks: add TICK_5"
         )
     if not re.search(r"\b(REMOTE_COMMUNICATION|EVENT)\b", events):
         text = "it does not hear supervisorctl memreap reap, roll, pause and resume: add REMOTE_COMMUNICATION"
-        yield Finding("listener", f"{section.where} events={short(events)}: {text}", False)
+        yield Finding("listener", f"{section.where} events={quote(events)}: {text}", False)
     if section.options.get("autorestart", "").lower() in NO:
         text = "autorestart=false: a listener that ends is not started again: remove that line"
         yield Finding("listener", f"{section.where} {text}")

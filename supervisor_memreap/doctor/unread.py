@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from supervisor_memreap.doctor.finding import Case, Finding, short
+from supervisor_memreap.core.quote import quote
+from supervisor_memreap.doctor.finding import Case, Finding
 
 Values = Mapping[str, Any]
 _LISTENS = re.compile(r"memreap\S*\s+listen(?:\s|$)")
@@ -63,7 +64,7 @@ def _difference(written: Mapping[str, Values], known: Mapping[str, Values], runn
             before = known.get(name, {}).get(key, value)
             # An automatic log has a path while it runs, and supervisor takes it for equal to any.
             if key != "inuse" and "auto" not in (value, before) and value != before:
-                return f"{key}: {short(before)}, now {short(value)}"
+                return f"{key}: {quote(str(before))}, now {quote(str(value))}"
     return ""
 
 
