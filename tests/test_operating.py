@@ -21,8 +21,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 import stack
-from driver import POOL, eventually, supervisord, workers_below
-from supervisor.xmlrpc import SupervisorTransport
+from driver import POOL, Transport, eventually, supervisord, workers_below
 
 from supervisor_memreap import listener
 from supervisor_memreap.supervisord.client import Client, Unavailable
@@ -49,7 +48,7 @@ class Operated(NamedTuple):
         return [*command, "-s", self.url, *access, *words]
 
     def rpc(self) -> xmlrpc.client.ServerProxy:
-        transport = SupervisorTransport(self.username, self.password, self.url)
+        transport = Transport(self.username, self.password, self.url)
         return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
 
     def workers(self, name: str = "myapp") -> set[int]:
