@@ -38,7 +38,7 @@ def pytest_configure(config):
         root = Path(usual)
     else:
         # A path of a unix socket has room for 107 bytes.
-        root = Path(tempfile.mkdtemp(prefix="memreap-tests-", dir=usual if len(usual) < 40 else "/tmp")).resolve()
+        root = Path(tempfile.mkdtemp(prefix="memreap-tests-", dir=usual if len(usual) < 25 else "/tmp")).resolve()
         root.chmod(0o755)
         config.option.basetemp = config.option.basetemp or root / "t"
         _use(root)
