@@ -96,11 +96,10 @@ def _nothing_is_left_behind(pytestconfig):
 
 
 def _assert_nothing_is_left(mark: str, folder: Path) -> None:
-    left = [
-        f"{process.pid} {process.status()} {' '.join(process.cmdline())[:100]}"
-        for process in _left_running(mark, folder)
-    ]
-    assert (left, sorted(folder.rglob("*"))) == ([], []), "left behind: processes, files"
+    processes = _left_running(mark, folder)
+    left = [f"process {process.pid}, {process.status()}: {' '.join(process.cmdline())[:100]}" for process in processes]
+    left += map(str, sorted(folder.rglob("*")))
+    assert not left, "left behind:\n" + "\n".join(left)
 
 
 def _left_running(mark: str, folder: Path) -> list[psutil.Process]:
