@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import textwrap
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from supervisor_memreap import __version__, doctor, listener, once
+from supervisor_memreap.core.command import named, unknown
+from supervisor_memreap.core.quote import quote
 from supervisor_memreap.core.settings import (
     KEYS,
     Given,
@@ -21,15 +24,15 @@ from supervisor_memreap.core.settings import (
     Settings,
     SettingsError,
     duration,
-    names_of,
     resolve,
     short,
 )
 from supervisor_memreap.demo import run as demo
-from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.reaper import HowEnded
 from supervisor_memreap.record import log, status
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Client, Unavailable, connect
+from supervisor_memreap.view import Viewer
 
 COMMAND_LINE = "command line"
 
@@ -39,6 +42,7 @@ Watch the pools of the supervisord that started this, from a block such as
     [eventlistener:memreap]
     command=memreap listen
     events=TICK_5
+    buffer_size=100
 
 Limits stand beside the programs, in supervisord.conf or a file that it includes:
 
@@ -63,17 +67,18 @@ While a listener or another `once` is reaping in a pool, this one waits: one at 
 """
 
 _STATUS = """\
-Look at the pools once, now, and say how each stands against its limit. Signals nobody.
+Show how the pools stand. Signals no worker.
 
-    memreap status                   all pools that have a [memreap:…] section
+    memreap status                   all pools that have a [memreap:...] section
     memreap status myapp --watch     one of them, every 2 seconds, until Ctrl-C
     memreap status --json            for programs
 
-This is a look of its own. What the listener knows besides (who is leaving, what is paused or
-suspended, what came back) is in supervisorctl memreap status.
+The listener is asked, through [rpcinterface:memreap], and its view is shown. Where it cannot be
+asked, this command takes one look of its own. The last line says which of the two it is.
 
-exit status: 0; 1 supervisord does not answer, or does not run what was named; 2 bad usage or
-configuration; 130 Ctrl-C.
+exit status: 0; 1 a pool is suspended or not watched (BLIND), the listener does not look,
+supervisord does not answer, or it does not run what was named; 2 bad usage or configuration;
+130 Ctrl-C.
 """
 
 _DOCTOR = """\
@@ -114,13 +119,20 @@ say why; 2 bad usage or configuration; 130 Ctrl-C.
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One clear line, not a screen of usage."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {' '.join(map(quote, message.split()))} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
+    # Inherited as ignored, as from a shell with `trap '' CHLD`, it would make every wait for a child of ours fail.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     whole = parser()
     args = whole.parse_args(argv)
+    if not hasattr(args, "run"):
+        whole.print_help()
+        return 2
+    if args.configuration and args.run is demo.run:
+        whole.error("unexpected argument -c: demo has a configuration of its own")
     try:
         return int(args.run(args))
     except (SettingsError, Unavailable) as error:
@@ -137,7 +149,9 @@ def parser() -> argparse.ArgumentParser:
         description="Keeps pools of pre-forked FastCGI workers under supervisord small, without cutting a request.",
     )
     whole.add_argument("--version", action="version", version=f"memreap {__version__}")
-    commands = whole.add_subparsers(metavar="COMMAND", required=True)
+    conf = "supervisord.conf (default: as supervisorctl); also behind the command"
+    whole.add_argument("-c", "--configuration", metavar="FILE", help=conf)
+    commands = whole.add_subparsers(metavar="COMMAND")
 
     def add(name: str, summary: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
         return commands.add_parser(
@@ -160,7 +174,7 @@ def parser() -> argparse.ArgumentParser:
     single.add_argument("words", nargs="*", metavar="NAME|KEY=VALUE", help="only these programs; settings for this run")
     single.set_defaults(run=_once)
 
-    state = add("status", "one look at the pools, now", _STATUS)
+    state = add("status", "how the pools stand", _STATUS)
     state.add_argument("--json", action="store_true", help="for programs; docs/operating.md describes it")
     state.add_argument("--watch", type=_interval, nargs="?", const=2.0, metavar="SECONDS", help="again and again (2)")
     state.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
@@ -174,9 +188,9 @@ def parser() -> argparse.ArgumentParser:
     effective.set_defaults(run=_settings)
 
     for command in (listen, single, state, effective, check):
-        command.add_argument(
-            "-c", "--configuration", metavar="FILE", help="supervisord.conf (default: as supervisorctl)"
-        )
+        # Without a default, which would undo the one before the command.
+        conf = "supervisord.conf (default: as supervisorctl)"
+        command.add_argument("-c", "--configuration", metavar="FILE", default=argparse.SUPPRESS, help=conf)
 
     show = add("demo", "see it work, on a private supervisord in a temporary folder", demo.__doc__ or "")
     demo.add_arguments(show)
@@ -188,7 +202,7 @@ def _interval(text: str) -> float:
     try:
         seconds = duration(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
+        raise argparse.ArgumentTypeError(f"{quote(text)}: {error}") from None
     if seconds < 0.5:
         raise argparse.ArgumentTypeError(f"{text}: at least 0.5s")
     return seconds
@@ -205,6 +219,7 @@ def _once(args: argparse.Namespace) -> int:
     pairs = [word.partition("=") for word in args.words if "=" in word]
     given = {key: Given(value, COMMAND_LINE) for key, _, value in pairs}
     tell = log.to(sys.stdout, stamped=False)
+    how_ended: HowEnded = once.ended_by_itself
     if args.pid is not None or args.pidfile is not None:
         if names or args.configuration:
             raise SettingsError(f"{COMMAND_LINE}: --pid and --pidfile go with settings alone, such as limit=100MB")
@@ -224,49 +239,59 @@ def _once(args: argparse.Namespace) -> int:
         except ValueError as error:
             raise SettingsError(str(error)) from None
     else:
-        settings, programs = _configured(args.configuration, names, given)
-    return once.run(programs, settings, names or settings.names, args.dry_run, tell)
+        configured = _configured(args.configuration, names, given)
+        settings, programs = configured.settings, configured.programs
+        how_ended = configured.client.how_ended
+    return once.run(programs, settings, names or settings.names, args.dry_run, tell, how_ended)
 
 
-def _configured(
-    configuration: str | None, names: Sequence[str], given: dict[str, Given]
-) -> tuple[Settings, once.Programs]:
-    """The settings in force, with those that are `given` above all, and the way to the programs of these names."""
+class _Configured(NamedTuple):
+    contents: configfile.Contents
+    settings: Settings
+    """What is in force, with what was given on the command line above all."""
+    client: Client
+    programs: once.Programs
+    """Those that were named; all if none was."""
+
+
+def _configured(configuration: str | None, names: Sequence[str], given: dict[str, Given]) -> _Configured:
     path = configfile.find(configuration)
     contents = configfile.ConfigFile(path).read()
-    named: Sections = {name: {} for name in names if "limit" in given}
-    sections = configfile.merge(contents.sections, contents.limits(), named)
+    added: Sections = {name.removesuffix(":*"): {} for name in names if "limit" in given}
+    sections = configfile.merge(contents.sections, contents.limits(), added)
     settings = resolve({name: {**one, **given} for name, one in sections.items()})
     if not settings.names:
         raise SettingsError(f"{path}: no [memreap:PROGRAM] section; add one with limit=, or name a program here")
     client = _client(contents.server)
-    return settings, _only(names, client.programs)
+    return _Configured(contents, settings, client, _only(names, client.programs))
 
 
 def _status(args: argparse.Namespace) -> int:
-    settings, programs = _configured(args.configuration, args.names, {})
-    reaper = Reaper(lambda _: None, dry_run=True)
+    configured = _configured(args.configuration, args.names, {})
+    listeners = [name for one in configured.contents.others if one.listens for name in one.processes]
+    viewer = Viewer(configured.client, configured.settings, listeners)
+    tell = log.to(sys.stderr, stamped=False)
     try:
         while True:
-            reaper.tick(programs(), settings, time.monotonic())
-            found = reaper.status()
-            missing = set(args.names) - {one["name"] for one in found}
+            whole = viewer.look()
+            there = [one["name"] for one in whole.pools]
+            missing = [name for name in args.names if not named(name, there)]
             if missing:
-                there = ", ".join(one["name"] for one in found) or "none"
-                log.to(sys.stderr, stamped=False)(
-                    f"supervisord runs no watched program '{min(missing)}'; there are: {there}"
-                )
+                tell(unknown(missing[0], there))
                 return 1
+            view = whole.only(args.names)
             if args.json:
-                print(json.dumps({"version": status.VERSION, "pools": found}, indent=None if args.watch else 2))
+                print(json.dumps(view.values(), indent=None if args.watch else 2), flush=True)
             else:
                 clear = "\x1b[H\x1b[J" if args.watch and sys.stdout.isatty() else ""
-                print(f"{clear}{status.look_table(found)}", flush=True)
+                print(f"{clear}{view.text(time.time())}", flush=True)
+            if view.trouble:
+                tell(view.trouble)
             if not args.watch:
-                return 0
+                return 0 if view.is_well() else 1
             time.sleep(args.watch)
     finally:
-        reaper.close()
+        viewer.close()
 
 
 def _settings(args: argparse.Namespace) -> int:
@@ -279,22 +304,22 @@ def _settings(args: argparse.Namespace) -> int:
     try:
         programs = _client(contents.server).programs()
         for name in settings.unmatched(programs):
-            tell(f"no program or group '{name}' in supervisord")
+            tell(f"no program or group '{quote(name)}' in supervisord")
     except Unavailable as error:
         programs = contents.programs()
         tell(f"{error}: these are the programs of {path}")
     pools = settings.pools(programs)
+    there = [one.program.namespec for one in pools]
+    chosen = {pool for name in args.names or ["all"] for pool in named(name, there)}
     # By a process of it, as its sections may be named after that.
     shown = [
         (one.program.namespec, one.settings, settings.origins(one.members[0] if one.members else one.program))
         for one in pools
-        if not args.names or {one.program.namespec, *names_of(one.program)} & set(args.names)
+        if one.program.namespec in chosen
     ]
-    missing = set(args.names) - {word for one in pools for word in (one.program.namespec, *names_of(one.program))}
+    missing = [name for name in args.names if not named(name, there)]
     if missing or not shown:
-        tell(
-            f"no pool '{min(missing)}' is watched" if missing else f"{path}: no program has a [memreap:PROGRAM] section"
-        )
+        tell(unknown(missing[0], there) if missing else f"{path}: no program has a [memreap:PROGRAM] section")
         return 1
     print(status.settings_table(shown))
     return 0
@@ -314,7 +339,7 @@ def _only(names: Sequence[str], programs: once.Programs) -> once.Programs:
     """The programs that answer to one of the names; all if there are none."""
     if not names:
         return programs
-    return lambda: [one for one in programs() if {one.namespec, *names_of(one)} & set(names)]
+    return lambda: [one for one in programs() if any(named(name, [one.namespec]) for name in names)]
 
 
 def _client(server: Mapping[str, str]) -> Client:

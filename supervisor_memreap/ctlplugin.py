@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 import uuid
 import xmlrpc.client
-from collections.abc import Callable
 from typing import Any
 
 from supervisor.supervisorctl import ControllerPluginBase, LSBInitExitStatuses
@@ -21,23 +20,33 @@ from supervisor.xmlrpc import Faults
 
 from supervisor_memreap import __version__
 
-# The listener answers when the tick that it is at is over: within a second, but a busy machine may need longer.
+# Seconds in which a command must be begun; then it is void. The listener begins it when the tick that it is at is over:
+# within a second, but a busy machine may need longer.
 PATIENCE = 10.0
-# And this much longer for doctor, of which it has a part of its own at work.
+# Seconds after that in which the answer to a command that was begun in time may still come.
+LATE = 3.0
+# And this much longer for doctor, which is a process of its own.
 CONSULTATION = 30.0
+# Seconds between two questions whether supervisord has lost the command.
+ASK_AGAIN = 1.0
 
 HELP = """\
-memreap status [NAME …]     how the pools stand, and what was said last
+memreap status [NAME ...]   how the pools stand, and the last message of each
 memreap workers NAME        the workers of a pool, the largest first
-memreap reap NAME [PID]     replace a worker now, over its limit or not: the largest, or this one
-memreap roll NAME           replace all workers of a pool, one at a time
-memreap pause NAME|all      signal nobody any more
-memreap resume NAME|all     go on, also where memreap has suspended a pool by itself
-memreap doctor              all that would make it fail or do harm there, and what to do about it
+memreap reap NAME [PID]     replace a worker now, over its limit or not: the
+                            largest one, or this one
+memreap roll NAME|all       replace all workers of a pool, one at a time
+memreap pause NAME|all      signal no worker any more
+memreap resume NAME|all     go on, also where memreap has suspended a pool
+memreap doctor              check for anything that would stop memreap or make
+                            it unsafe, and say what to do about it
+memreap help                show this
 
-All of it is done by the listener, at a moment when the worker serves no request; see the log
-(tail memreap stderr). Sizes are those of the pool's metric. Exit status: 0, or 1 if something
-is wrong or was refused, 2 for bad usage.
+NAME is a pool, or a program with numprocs or a group: then all of its pools.
+The listener does it, at a moment when the worker serves no request; see its
+log (tail memreap stderr). Sizes are those of the pool's metric.
+Exit status: 0; 1 something is wrong, a pool is suspended or not watched, or
+the command was refused; 2 bad usage.
 """
 
 
@@ -68,17 +77,15 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
     def do_memreap(self, arg: str) -> None:
         words = arg.split()
         verb = words[0] if words else ""
-        known: dict[str, Callable[[list[str]], None]] = {
-            "status": self._status,
-            "workers": self._workers,
-        }
-        if verb in known:
-            act = known[verb]
-        elif verb in ("reap", "roll", "pause", "resume", "doctor"):
+        if verb in ("help", "-h", "--help"):
+            self.help_memreap()
+            return
+        act = {"status": self._status, "workers": self._workers}.get(verb)
+        if act is None and verb in ("reap", "roll", "pause", "resume", "doctor"):
             act = self._command
-        else:
-            what = f"no command '{verb}'" if verb else "no command given"
-            self._fail(f"{what}; there are status, workers, reap, roll, pause, resume, doctor", usage=True)
+        if act is None:
+            what = f"unknown command {verb[:100]!r}" if verb else "no command given"
+            self._fail(f"{what}; there are status, workers, reap, roll, pause, resume, doctor, help", usage=True)
             return
         if not self.ctl.upcheck():
             return
@@ -86,10 +93,10 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             act(words)
         except xmlrpc.client.Fault as fault:
             if fault.faultCode == Faults.UNKNOWN_METHOD:
+                # Not: add it and restart supervisord. One that cannot import it would not start again.
                 self._fail(
-                    "supervisord has no memreap interface: add [rpcinterface:memreap] with"
-                    " supervisor.rpcinterface_factory = supervisor_memreap.rpcinterface:make_rpcinterface, and restart"
-                    " supervisord"
+                    "supervisord has no [rpcinterface:memreap]: run memreap doctor on its machine, which says whether"
+                    " supervisord can load it, and how"
                 )
             elif fault.faultCode == Faults.SHUTDOWN_STATE:
                 self._fail("supervisord is shutting down or restarting")
@@ -99,16 +106,17 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
     def _status(self, words: list[str]) -> None:
         from supervisor_memreap.record import status
 
-        found = self._memreap().getPools()
-        names = words[1:]
-        unknown = [name for name in names if name not in {one["name"] for one in found}]
-        if unknown:
-            self._fail(f"no pool '{unknown[0]}' is watched; there are: {_names(found)}")
-        shown = [one for one in found if not names or one["name"] in names]
+        pools, trouble = self._look()
+        shown = self._chosen(words[1:], pools) if len(words) > 1 else pools
         if shown:
             self.ctl.output(status.table(shown, time.time()))
-        if not self._tell_of_the_listener(self._memreap().getListener()) and not found:
-            self.ctl.output("no pool is watched: no program has a [memreap:PROGRAM] section, or none was looked at yet")
+        if not all(map(status.is_well, shown)):
+            self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
+        if trouble:
+            self._fail(trouble)
+        elif not pools:
+            # Where nothing is watched, nothing is well.
+            self._fail("no pool is watched: no program has a [memreap:PROGRAM] section, or none was looked at yet")
 
     def _workers(self, words: list[str]) -> None:
         from supervisor_memreap.record import status
@@ -116,31 +124,43 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         if len(words) != 2:
             self._fail("workers: one pool; write memreap workers NAME", usage=True)
             return
-        found = self._memreap().getPools()
-        shown = [one for one in found if one["name"] == words[1]]
-        if shown:
-            self.ctl.output(status.workers_table(shown[0]))
-        else:
-            self._fail(f"no pool '{words[1]}' is watched; there are: {_names(found)}")
-        self._tell_of_the_listener(self._memreap().getListener())
-
-    def _tell_of_the_listener(self, its: dict[str, Any]) -> bool:
-        """Whether something is wrong with it, so that what is shown may be old."""
-        from supervisor_memreap.record import status
-
-        trouble = status.trouble_of_listener(its) or status.age_of_listener(its, __version__)
+        pools, trouble = self._look()
+        shown = self._chosen(words[1:], pools)
+        for pool in shown:
+            if len(shown) > 1:
+                self.ctl.output(f"{pool['name']}:")
+            self.ctl.output(status.workers_table(pool))
         if trouble:
             self._fail(trouble)
-        return bool(trouble)
+
+    def _look(self) -> tuple[list[dict[str, Any]], str]:
+        """How the pools stand, and what is wrong with the listener, so that this may be old."""
+        from supervisor_memreap.record import status
+
+        pools = self._memreap().getPools()
+        listener = self._memreap().getListener()
+        trouble = status.trouble_of_listener(listener)
+        if trouble:
+            return status.unwatched(pools), trouble
+        return pools, status.age_of_listener(listener, __version__)
+
+    def _chosen(self, names: list[str], pools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The pools of these names; says so where a name is that of none."""
+        from supervisor_memreap.core.command import named, unknown
+
+        there = [one["name"] for one in pools]
+        chosen = {pool for name in names for pool in named(name, there)}
+        missing = [name for name in names if not named(name, there)]
+        if missing:
+            self._fail(unknown(missing[0], there))
+        return [one for one in pools if one["name"] in chosen]
 
     def _command(self, words: list[str]) -> None:
-        from supervisor_memreap.core.command import TYPE, CommandError, parse
+        from supervisor_memreap.core.command import CommandError, parse
         from supervisor_memreap.record.status import trouble_of_listener
 
-        id = uuid.uuid4().hex
-        text = f"{' '.join(words)} id={id}"
         try:
-            parse(text)
+            parse(" ".join(words))
         except CommandError as error:
             self._fail(str(error), usage=True)
             return
@@ -154,26 +174,47 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         if not listener["takes_commands"]:
             self._fail(
                 "nothing was done: the listener does not hear commands: write events=TICK_5,REMOTE_COMMUNICATION in its"
-                " [eventlistener:…] section, and supervisorctl update"
+                " [eventlistener:...] section, and supervisorctl update"
             )
             return
+        answer = self._answer(words, listener)
+        if answer is None:
+            self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
+        elif answer["ok"] or words[0] == "doctor" or "\n" in answer["text"]:
+            # What could be done in some pools only is a line for each.
+            self.ctl.output(answer["text"])
+            if not answer["ok"]:
+                self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
+        else:
+            self._fail(answer["text"])
+
+    def _answer(self, words: list[str], listener: dict[str, Any]) -> dict[str, Any] | None:
+        """What the listener answers; None if it does not, which has been said then."""
+        from supervisor_memreap.core.command import TYPE
+
+        id = uuid.uuid4().hex
+        # By the clock of supervisord's machine, which is the listener's too.
+        until = listener.get("time", time.time()) + PATIENCE
+        text = f"{' '.join(words)} id={id} until={until:.3f}"
+        patience = PATIENCE + LATE + (CONSULTATION if words[0] == "doctor" else 0.0)
+        start = asked = time.monotonic()
         self.ctl.get_supervisor().sendRemoteCommEvent(TYPE, text)
-        patience = PATIENCE + (CONSULTATION if words[0] == "doctor" else 0.0)
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
+        while time.monotonic() - start < patience:
+            is_due = time.monotonic() - asked > ASK_AGAIN
+            now = self._memreap().getListener() if is_due else listener
             answer = self._memreap().getAnswer(id)
             if answer:
-                if words[0] == "doctor":
-                    self.ctl.output(answer["text"])
-                    if not answer["ok"]:
-                        self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
-                elif answer["ok"]:
-                    self.ctl.output(answer["text"])
-                else:
-                    self._fail(answer["text"])
-                return
+                return dict(answer)
+            if is_due:
+                asked = time.monotonic()
+                # In this order: what it had in hand when it was ready has been answered by now.
+                if asked - start < PATIENCE and _is_ready(now) and now["pid"] == listener["pid"]:
+                    # Discarded by supervisord, whose buffer holds 10 events by default. With the same id and time:
+                    # the listener carries it out once, however often it comes.
+                    self.ctl.get_supervisor().sendRemoteCommEvent(TYPE, text)
             time.sleep(0.1)
-        self._fail(f"the listener has not answered within {patience:.0f} s; see memreap status, and its log")
+        self._fail(_without_answer(self._memreap().getListener(), listener["pid"], until))
+        return None
 
     def _memreap(self) -> Any:
         return self.ctl.get_server_proxy("memreap")
@@ -183,8 +224,27 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         self.ctl.exitstatus = LSBInitExitStatuses.INVALID_ARGS if usage else LSBInitExitStatuses.GENERIC
 
 
-def _names(pools: list[dict[str, Any]]) -> str:
-    return ", ".join(one["name"] for one in pools) or "none"
+def _is_ready(listener: dict[str, Any]) -> bool:
+    """Whether it has nothing in hand, and nothing waits for it."""
+    return bool(listener["listener_state"] == "READY" and not listener["events_waiting"])
+
+
+def _without_answer(listener: dict[str, Any], pid: int, until: float) -> str:
+    """What is known of a command that got no answer in its time."""
+    if listener["pid"] != pid:
+        return "no answer: the listener was restarted; see memreap status for what was done"
+    # It handles events in order: a look later than the command's time would have brought the answer. (Ages are
+    # rounded to 0.1 s.)
+    if listener.get("time", 0.0) - listener.get("age_seconds", float("inf")) > until + 0.1:
+        return (
+            "nothing was done: the command did not reach the listener in time. supervisord discards events when many"
+            " wait: set buffer_size=100 in the listener's [eventlistener:...] section"
+        )
+    return (
+        f"no answer within {PATIENCE:.0f} s: the listener hangs ({listener['listener_state']},"
+        f" {listener['events_waiting']} events wait for it). The command is void now: if it was not begun before, it"
+        " will not be carried out; see memreap status, and the listener's log"
+    )
 
 
 def make_ctlplugin(controller: Any, **config: str) -> MemreapControllerPlugin:

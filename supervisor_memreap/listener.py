@@ -7,7 +7,6 @@ delivers no event twice (FAIL is redelivered for ever, 283,242 times in 8 s).
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
 import re
@@ -17,22 +16,23 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
-
-from supervisor.childutils import EventListenerProtocol
+from collections.abc import Callable
 
 from supervisor_memreap import __version__
-from supervisor_memreap.core.command import TYPE, CommandError, id_of, parse
-from supervisor_memreap.core.model import ProcessId, Program
+from supervisor_memreap.core.command import TYPE, Command, CommandError, id_of, named, parse
+from supervisor_memreap.core.model import Ending, ProcessId, Program
+from supervisor_memreap.core.quote import quote
 from supervisor_memreap.core.settings import Sections, SettingsError, resolve
 from supervisor_memreap.host import lock, processes, strays
 from supervisor_memreap.reaper import Reaper, States
 from supervisor_memreap.record import log, report
+from supervisor_memreap.record.announcements import Announcements
+from supervisor_memreap.record.answers import Answers
 from supervisor_memreap.record.statefile import StateFile
 from supervisor_memreap.record.status import VERSION
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Client, ShuttingDown, Unavailable, connect
+from supervisor_memreap.supervisord.protocol import Event, Protocol
 
 # Event names of supervisord and the seconds between two of them.
 PERIODS = {"TICK_5": 5, "TICK_60": 60, "TICK_3600": 3600}
@@ -42,48 +42,13 @@ STALE = 30.0
 TOGETHER = 0.5
 # Seconds that doctor may take: it needs one or two, and more where Perl is slow to start.
 CONSULTATION = 30.0
-# So many answers to commands are kept for those who ask for them.
-ANSWERS = 20
-
-
-class Event(NamedTuple):
-    name: str
-    payload: str
-
-
-class Protocol:
-    """supervisord's event protocol on two descriptors; supervisor.childutils fails at EOF and at a torn header."""
-
-    def __init__(self, stdin: int, stdout: int):
-        self._stdin = stdin
-        self._stdout = os.fdopen(stdout, "w", encoding="ascii")
-        self._answers = EventListenerProtocol()
-        # `len` in the header counts characters, not bytes: supervisord takes the length before it encodes.
-        self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
-        self._text = ""
-
-    def ready(self) -> None:
-        self._answers.ready(self._stdout)
-
-    def ok(self) -> None:
-        self._answers.ok(self._stdout)
-
-    def feed(self) -> Iterator[Event]:
-        """Read what is there, and yield the events that are whole. Raises EOFError."""
-        chunk = os.read(self._stdin, 65536)
-        if not chunk:
-            raise EOFError
-        self._text += self._decode(chunk)
-        while "\n" in self._text:
-            header, rest = self._text.split("\n", 1)
-            # Not by childutils.get_headers: the identifier in `server:` may hold spaces and colons.
-            length = re.search(r" len:([0-9]{1,9})$", header)
-            name = re.search(r".* eventname:(\S+)", header)
-            count = int(length[1]) if length else 0
-            if len(rest) < count:
-                return
-            self._text = rest[count:]
-            yield Event(name[1] if name else "", rest[:count])
+# What supervisord's events say of how a program ended.
+_ENDINGS = {
+    "PROCESS_STATE_STOPPING": Ending.STOPPED,
+    "PROCESS_STATE_STOPPED": Ending.STOPPED,
+    "PROCESS_STATE_EXITED": Ending.EXITED,
+    "PROCESS_STATE_BACKOFF": Ending.EXITED,
+}
 
 
 class Consultation:
@@ -149,24 +114,49 @@ class Listener:
         self._contents = configfile.Contents()
         self._starts: dict[str, tuple[str, int]] = {}
         """State and pid of each watched program when its strays were last looked for."""
-        self._stamp: object = None
+        self._has_settings = file is None
+        """Whether the file was ever read whole: before that no pool is looked at."""
+        self._endings: dict[tuple[str, str], tuple[float, Ending]] = {}
+        """By group and name: when (wall clock) and how a program ended last, as far as it was told."""
         self._last_tick: float | None = None
-        self._answers: dict[str, dict[str, object]] = {}
+        self._looked: float | None = None
+        """When the pools were last looked at, in seconds since 1970: an answer that is published is not a look."""
+        self._answers = Answers()
+        self._announcements = Announcements()
         self._consultation: Consultation | None = None
         # Until it is known that supervisord has no [rpcinterface:memreap]: it gets one only when it starts anew, and
         # then so do we.
         self._is_read = True
         self._statefile = statefile
-        self.reaper = Reaper(tell, states=self._remember(), keep=self._keep)
+        self.reaper = Reaper(tell, states=self._remember(), keep=self._keep, how_ended=self._how_ended)
 
     def heed(self, event: Event) -> None:
         """Act on one event: on a tick that is not long past, and on a command. Never raises."""
+        if event.name.startswith("PROCESS_STATE_"):
+            self._note_ending(event)
+            return
         period = PERIODS.get(event.name)
         kind, _, data = event.payload.partition("\n")
         is_command = event.name == "REMOTE_COMMUNICATION" and kind == f"type:{TYPE}"
         if not is_command and (period is None or self._is_past(event, period)):
             return
         self._guard(lambda: self._obey(data) if is_command else self.tick())
+
+    def _note_ending(self, event: Event) -> None:
+        """Remember how a program ended, from an event of supervisord, for those who subscribe to them."""
+        ending = _ENDINGS.get(event.name)
+        match = re.match(r"processname:(\S+) groupname:(\S+) ", event.payload)
+        if ending and match:
+            self._endings[match[2], match[1]] = (time.time(), ending)
+
+    def _how_ended(self, program: Program, since: float) -> Ending:
+        at, ending = self._endings.get((program.group, program.name), (0.0, Ending.UNKNOWN))
+        if at >= since:
+            return ending
+        try:
+            return self._client().how_ended(program, since)
+        except Unavailable:
+            return Ending.UNKNOWN
 
     def _guard(self, act: Callable[[], None]) -> None:
         """Whatever happens is a line in the log, and the listener goes on."""
@@ -226,17 +216,22 @@ class Listener:
     def tick(self) -> None:
         """Read what changed, look, decide, act. Raises Unavailable."""
         self._refresh_settings()
+        if not self._has_settings:
+            return  # half of the settings may be in a file with a mistake; and what is remembered stays remembered
         client = self._client()
         programs = client.programs()
         if self._once.clear("supervisord"):
             self._tell("supervisord answers again")
         there = ", ".join(sorted({program.namespec for program in programs}))
-        unmatched = [f"no program or group '{name}' in supervisord" for name in self._settings.unmatched(programs)]
+        unmatched = [
+            f"no program or group '{quote(name)}' in supervisord" for name in self._settings.unmatched(programs)
+        ]
         self._once("unmatched", f"{'; '.join(unmatched)}; there are: {there}" if unmatched else "")
         watched = [(one, its) for one in programs for its in (self._settings.of(one),) if its]
         pools = [(one.program.namespec, one.settings) for one in self._settings.pools(programs)]
         self._once("watching", report.watching(pools))
         self.reaper.tick(programs, self._settings, time.monotonic())
+        self._looked = time.time()
         self._publish(client)
         self._look_for_strays([one for one, _ in watched], client.programs)
 
@@ -262,21 +257,41 @@ class Listener:
         return section.options.get("command", "") if section else ""
 
     def _obey(self, data: str) -> None:
-        """Do what somebody asks for, at once, and keep the answer for whoever asked. Raises Unavailable."""
+        """Do what a user asks for, at once, and keep the answer for the sender. Raises Unavailable."""
         id = id_of(data)
         try:
             command = parse(data)
+            if not self._answers.begin(command):
+                self._publish(self._client())  # its answer may not have reached supervisord
+                return
+            if command.until is not None and time.time() > command.until:
+                late = report.seconds(time.time() - command.until)
+                raise CommandError(f"{command.verb} {command.name} came {late} after its time and was not carried out")
             if command.verb == "doctor":
                 self._consult(id)
                 return
-            if self._last_tick is None:
-                self.tick()
-            lines = self.reaper.command(command)
-            self._answer(id, True, "\n".join(lines))
+            self._carry_out(command)
         except CommandError as error:
+            # Not a look: `checks` counts looks, and a refused command changes nothing.
             self._tell(f"a command was refused: {error}")
-            self._answer(id, False, str(error))
-        self.tick()
+            self._answers.give(id, False, str(error))
+            self._publish(self._client())
+        except Unavailable as error:
+            self._answers.give(id, False, f"{error}; nothing was done")
+            raise
+        else:
+            self.tick()
+
+    def _carry_out(self, command: Command) -> None:
+        """In the pools that are watched by now. Raises CommandError and Unavailable, and then nothing was done."""
+        self._refresh_settings()
+        watched = sorted(one.program.namespec for one in self._settings.pools(self._client().programs()))
+        # Which workers there are says a look. A pause needs none, and one before it would be too late.
+        if command.verb in ("reap", "roll") and not self.reaper.has_seen(named(command.name, watched)):
+            self.tick()
+        results = self.reaper.command(command, watched)
+        done = not any(one.refused for one in results)
+        self._answers.give(command.id, done, "\n".join(one.line for one in results))
 
     def _consult(self, id: str) -> None:
         """Have `memreap doctor` look, with our rights, in a process of its own: it may ask Perl, and we do not wait."""
@@ -302,7 +317,7 @@ class Listener:
         if done is None or not done.has_ended():
             return
         self._consultation = None
-        self._answer(done.id, *done.result())
+        self._answers.give(done.id, *done.result())
         self._publish(self._client())
 
     def close(self) -> None:
@@ -311,44 +326,46 @@ class Listener:
             self._consultation.end()
         self.reaper.close()
 
-    def _answer(self, id: str, ok: bool, text: str) -> None:
-        if id:
-            self._answers[id] = {"ok": ok, "text": text}
-        while len(self._answers) > ANSWERS:
-            del self._answers[next(iter(self._answers))]
-
     def _publish(self, client: Client) -> None:
-        """Tell supervisord, and through it whoever wants to know; when all that is to be done has been done."""
-        happened = [
-            json.dumps({"version": VERSION, "event": one.kind, "pool": one.pool, "pid": one.pid, "message": one.text})
-            for one in self.reaper.happenings()
-            if one.announce
-        ]
-        try:
-            if self._is_read:
-                pools = self.reaper.status()
-                status = {"version": VERSION, "memreap": __version__, "pools": pools, "answers": self._answers}
-                self._is_read = client.publish(json.dumps(status))
-            if happened:
-                client.announce(happened)
-            self._once.clear("publish")
-        except Unavailable as error:
-            self._once("publish", f"nobody was told how the pools stand: {error}")
+        """Tell supervisord how the pools stand and what happened; when all that is to be done has been done."""
+        for one in self.reaper.happenings():
+            if one.announce:
+                self._announcements.add(*one[:4], time.time())
+        trouble = ""
+        for step in (self._publish_status, self._announce):
+            try:
+                step(client)
+            except Unavailable as error:
+                trouble = f"could not publish the status: {error}"
+        self._once("publish", trouble)
+
+    def _publish_status(self, client: Client) -> None:
+        if self._is_read:
+            status = {
+                "version": VERSION,
+                "memreap": __version__,
+                "looked": self._looked,
+                "pools": self.reaper.status(),
+                "answers": self._answers.values(),
+            }
+            self._is_read = client.publish(json.dumps(status))
+
+    def _announce(self, client: Client) -> None:
+        self._announcements.send(client.announce)
 
     def _refresh_settings(self) -> None:
         """Take a changed file as a whole, or not at all."""
-        stamp = self._file.stamp() if self._file else None
-        if self._file is None or stamp == self._stamp:
+        if self._file is None or not self._file.has_changed():
             return
-        self._stamp = stamp
         try:
             contents = self._file.read()
             self._settings = resolve(configfile.merge(contents.sections, self._command_line))
         except SettingsError as error:
-            left = "what was in force stays" if self._settings.names else "nothing is watched until it is mended"
+            left = "what was in force stays" if self._has_settings else "nothing is watched until it is corrected"
             self._once("settings", f"{error} ({left})")
             return
         self._contents = contents
+        self._has_settings = True
         self._once("settings", "; ".join(contents.warnings))
 
     def _client(self) -> Client:
@@ -366,8 +383,8 @@ def run(config: str | None, command_line: Sections) -> int:
     if "SUPERVISOR_ENABLED" not in os.environ:
         tell("listen is started by supervisord, from an [eventlistener:memreap] section; by hand there is memreap once")
         return 2
-    above = _supervisord()
-    if not _is_alone(above):
+    above = _supervisord(tell)
+    if not _is_alone(above, tell):
         tell(
             "another listener of this supervisord watches already, and two would not be one at a time:"
             " this one ends; have one [eventlistener:memreap], with numprocs=1"
@@ -381,7 +398,7 @@ def run(config: str | None, command_line: Sections) -> int:
         tell(str(error))
         file = None
     try:
-        listener = Listener(file, command_line, tell, StateFile(above) if above else None)
+        listener = Listener(file, command_line, tell, StateFile(above))
     except SettingsError as error:
         tell(str(error))
         return 2
@@ -397,21 +414,33 @@ def run(config: str | None, command_line: Sections) -> int:
     return 0
 
 
-def _supervisord() -> ProcessId | None:
-    """The supervisord that we run under; None if it cannot be seen."""
+def _supervisord(tell: Callable[[str], None]) -> ProcessId:
+    """The supervisord that we run under."""
     above = configfile.supervisord()
+    pid = above.pid if above else os.getppid()
     try:
-        return processes.source().process(above.pid if above else os.getppid()).id
+        return processes.source().process(pid).id
     except OSError:
-        return None
+        tell(
+            f"supervisord (process {pid}) is hidden from this user, as by hidepid= of /proc: pools of other users are"
+            " not seen, and what is remembered over a restart may be of an earlier supervisord; run the listener as"
+            " root, or mount /proc with the gid= of a group that it is in"
+        )
+        return ProcessId(pid, 0.0)
 
 
-def _is_alone(above: ProcessId | None) -> bool:
+def _is_alone(above: ProcessId, tell: Callable[[str], None]) -> bool:
     """Take the lock of the supervisord that we run under, for as long as we live."""
     try:
-        return above is None or lock.take(above) is not None
-    except OSError:
-        return True  # a lock that cannot be had is no sign of another listener
+        try:
+            lock.take(above)
+        except lock.Unlockable:
+            lock.take_file(above, "listener")  # we are not of supervisord's user
+    except lock.Unlockable as trouble:
+        tell(f"{trouble}: whether another listener of this supervisord watches is not known; have only one")
+    except (lock.Locked, ProcessLookupError) as trouble:
+        return isinstance(trouble, ProcessLookupError)
+    return True
 
 
 def _keep_protocol_apart() -> tuple[int, int]:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from supervisor_memreap.core import policy
-from supervisor_memreap.core.model import Program, Worker
+from supervisor_memreap.core.model import Ending, Program, Worker
+from supervisor_memreap.core.quote import quote
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.core.verdict import (
     Fell,
@@ -18,6 +19,7 @@ from supervisor_memreap.core.verdict import (
     NotCaught,
     NotReplaced,
     Stuck,
+    TooFewWorkers,
     Unreadable,
     Unseen,
     Wrapped,
@@ -25,7 +27,7 @@ from supervisor_memreap.core.verdict import (
     WrongSignal,
 )
 from supervisor_memreap.host import processes
-from supervisor_memreap.reaper import Reaper, Standing, States
+from supervisor_memreap.reaper import HowEnded, Reaper, Standing, States
 from supervisor_memreap.record import report
 from supervisor_memreap.record.statefile import StateFile
 
@@ -33,9 +35,21 @@ from supervisor_memreap.record.statefile import StateFile
 INTERVAL = 0.2
 # A wait is told of when it has lasted so long, and again each time it has lasted so much longer.
 PATIENCE = 5.0
-_FAILURES = (Fell, NeverIdle, NotCaught, NotReplaced, Stuck, Unreadable, Unseen, Wrapped, WrongLimit, WrongSignal)
+_FAILURES = (
+    Fell,
+    NeverIdle,
+    NotCaught,
+    NotReplaced,
+    Stuck,
+    TooFewWorkers,
+    Unreadable,
+    Unseen,
+    Wrapped,
+    WrongLimit,
+    WrongSignal,
+)
 # What has been said of a pool in which nothing more will come of waiting.
-_GIVEN_UP = {"not permitted", "never idle"}
+_GIVEN_UP = {"not permitted", "never idle", "too few"}
 
 Tell = Callable[[str], None]
 Programs = Callable[[], list[Program]]
@@ -70,18 +84,30 @@ def of_pid(pid: int, name: str, written: float | None = None) -> Programs:
     return programs
 
 
-def run(programs: Programs, settings: Settings, names: Sequence[str], dry_run: bool, tell: Tell) -> int:
+def ended_by_itself(_program: Program, _since: float) -> Ending:
+    """A manager that supervisord does not run is not stopped through it either."""
+    return Ending.EXITED
+
+
+def run(
+    programs: Programs,
+    settings: Settings,
+    names: Sequence[str],
+    dry_run: bool,
+    tell: Tell,
+    how_ended: HowEnded,
+) -> int:
     """0: nothing is left over the limit; 1: something could not be reaped; 130: Ctrl-C. Raises Unavailable."""
     listed = programs()
-    states = _known_to_the_listener(listed)
-    reaper = Reaper(tell, dry_run, states=states)
+    states = known_to_the_listener(listed)
+    reaper = Reaper(tell, dry_run, states=states, how_ended=how_ended)
     try:
         standings = reaper.tick(listed, settings, time.monotonic())
         for one in standings:
             if one.state.paused or one.state.suspended:
                 tell(f"{one.pool.name}: {_held_back(one)}")
         if not standings:
-            tell(f"supervisord runs none of {', '.join(names)}")
+            tell(f"supervisord runs none of {', '.join(map(quote, names))}")
             return 1
         failed = _has_failed(standings)
         if dry_run:
@@ -107,7 +133,7 @@ def run(programs: Programs, settings: Settings, names: Sequence[str], dry_run: b
     return 1 if failed else 0
 
 
-def _known_to_the_listener(programs: Sequence[Program]) -> States:
+def known_to_the_listener(programs: Sequence[Program]) -> States:
     """Who is leaving or stuck, and what is paused or suspended, as the listener of the same user wrote it down."""
     above = next((one.supervisord for one in programs if one.supervisord), 0)
     try:
@@ -144,9 +170,10 @@ def _tell_what_would_be(one: Standing, tell: Tell) -> None:
     leaving = {each.worker for each in (one.state.leaving, *one.state.stuck) if each}
     due = [] if one.state.paused or one.state.suspended else [each for each in over if each.id not in leaving]
     for worker in sorted(due, key=lambda each: each.used or 0, reverse=True):
-        word = "young" if worker.age < one.settings.min_age else "would"
-        if worker.used is not None and policy.veto(one.pool, worker, one.settings) is None:
-            tell(f"{one.pool.name}: {report.outcome(word, worker, one.settings)}")
+        # A newborn has not set its handlers yet, so its veto says nothing.
+        is_young = worker.age < one.settings.min_age
+        if is_young or policy.veto(one.pool, worker, one.settings) is None:
+            tell(f"{one.pool.name}: {report.outcome('young' if is_young else 'would', worker, one.settings)}")
     tell(f"{one.pool.name}: {report.summary(one.pool, one.settings, None, len(over))}")
 
 

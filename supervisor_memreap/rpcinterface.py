@@ -10,6 +10,7 @@ nothing but RPC faults: it hands on what the listener has handed in (`publish`) 
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from typing import Any
@@ -25,8 +26,13 @@ from supervisor_memreap import __version__
 _MOST_CHARACTERS = 4_000_000
 # XML-RPC has integers of 32 bits only; what is larger goes as a double, and so does every size.
 _INTEGER = 2**31
-# A pool, its workers, one of them, a value of that one.
-_DEEPEST = 4
+# The pools, one of them, its workers, one of them, a value of that one.
+_DEEPEST = 5
+# No number of ours has more, and Python's int() needs minutes for a million.
+_MOST_DIGITS = 40
+# What XML 1.0 cannot carry: a client would find the whole answer broken.
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_LISTENER = re.compile(r"memreap\S*(?:\s+(?:-c|--conf[a-z]*)[\s=]*\S+)?\s+listen\b")
 _TICKS = (Tick5Event, Tick60Event, Tick3600Event)
 
 
@@ -72,11 +78,12 @@ class MemreapNamespaceRPCInterface:
         ACKNOWLEDGED, UNKNOWN (it broke the protocol: no event reaches it any more) or NONE (there is none).
 
         @return struct result A struct: name, state, listener_state, pid, count (of listeners), events_waiting,
-                              takes_commands, period_seconds (of its ticks), and of the last tick: age_seconds,
-                              version
+                              takes_commands, period_seconds (of its ticks), time (now, in seconds since 1970),
+                              and of its last look: age_seconds, version
         """
+        now = time.time()
         found: dict[str, Any] = {"name": "", "state": "STOPPED", "listener_state": "NONE", "pid": 0, "count": 0}
-        found.update(events_waiting=0, takes_commands=False)
+        found.update(events_waiting=0, takes_commands=False, time=now)
         for group, process in self._listeners():
             found["count"] += 1
             if found["count"] > 1 and not process.pid:
@@ -96,7 +103,9 @@ class MemreapNamespaceRPCInterface:
                 takes_commands=issubclass(RemoteCommunicationEvent, wanted),
             )
         if self._published:
-            found["age_seconds"] = round(time.time() - self._published["received"], 1)
+            looked = self._published.get("looked", self._published["received"])
+            if looked is not None:
+                found["age_seconds"] = round(max(0.0, now - looked), 1)
             found["version"] = str(self._published.get("memreap", ""))
         return found
 
@@ -134,18 +143,20 @@ class MemreapNamespaceRPCInterface:
         try:
             if len(text) > _MOST_CHARACTERS:
                 raise ValueError("too long")
-            values = json.loads(text)
+            values = _loads(text)
             for one in values["pools"]:
                 if not isinstance(one, dict) or not isinstance(one["name"], str):
                     raise ValueError("not a pool")
             for answer in values["answers"].values():
                 if {key: type(one) for key, one in answer.items()} != {"ok": bool, "text": str}:
                     raise ValueError("not an answer")
+            if not isinstance(values.get("looked", 0.0), (int, float, type(None))):
+                raise ValueError("not a time")
             json.dumps(values, ensure_ascii=False).encode()  # half a character could not be handed on
-            pools = [_marshalled(one) for one in values["pools"]]
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            handed_on = {key: _marshalled(values[key]) for key in ("pools", "answers")}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             raise RPCError(Faults.INCORRECT_PARAMETERS, "text") from None
-        self._published = {**values, "pools": pools, "received": time.time()}
+        self._published = {**values, **handed_on, "received": time.time()}
         return True
 
     def _processes(self) -> list[tuple[Any, Any]]:
@@ -161,7 +172,7 @@ class MemreapNamespaceRPCInterface:
         return [
             (group, process)
             for group, process in self._processes()
-            if hasattr(group, "event_buffer") and re.search(r"memreap\S*\s+listen\b", str(process.config.command))
+            if hasattr(group, "event_buffer") and _LISTENER.search(str(process.config.command))
         ]
 
 
@@ -169,6 +180,21 @@ def _is_restarted(config: Any) -> bool:
     if config.autorestart is RestartWhenExitUnexpected:
         return 0 not in config.exitcodes
     return config.autorestart is RestartUnconditionally
+
+
+def _loads(text: str) -> Any:
+    """JSON with numbers that XML-RPC can carry. Raises ValueError, RecursionError."""
+
+    def number(digits: str) -> float:
+        value = float(digits) if len(digits) <= _MOST_DIGITS else math.inf
+        if not math.isfinite(value):
+            raise ValueError("no number of ours")
+        return value
+
+    def integer(digits: str) -> int:
+        return int(digits) if number(digits) else 0
+
+    return json.loads(text, parse_int=integer, parse_float=number, parse_constant=number)
 
 
 def _marshalled(value: Any, depth: int = 0) -> Any:
@@ -185,6 +211,8 @@ def _marshalled(value: Any, depth: int = 0) -> Any:
         return [_marshalled(one, depth + 1) for one in value if one is not None]
     if isinstance(value, int) and not -_INTEGER <= value < _INTEGER:
         return float(value)
+    if isinstance(value, str):
+        return _NOT_XML.sub("?", value)
     return value
 
 

@@ -122,8 +122,15 @@ def supervisord(
         + programs
     )
     command = [*within, python, "-m", "supervisor.supervisord", "-n", "-c", str(folder / "supervisord.conf")]
+    with started(command, folder, gives_up) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], folder: Path, gives_up: bool = False, **options):
+    """The process of a supervisord that this command starts, in the foreground, with folder/s.log as its log."""
     # A session of its own: Ctrl-C is for us, who end it when all else is over.
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder, start_new_session=True)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder, start_new_session=True, **options)
     try:
         eventually(
             lambda: _assert_gave_up(folder / "s.log") if gives_up else _assert_entered_running(folder / "s.log"), 20
@@ -133,6 +140,9 @@ def supervisord(
         tree = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGCONT)
         process.terminate()
+        if command[0] == "unshare":  # which ignores that; its child is supervisord
+            for one in psutil.Process(process.pid).children():
+                one.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(10)
         for one in tree:

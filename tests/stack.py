@@ -51,6 +51,29 @@ def folder() -> Path:
     return path
 
 
+def wheel(where: Path, version: str = "") -> Path:
+    """The wheel of this checkout, built in the folder `where`; with `version`, as if it were of that version."""
+    # Of a copy: building leaves files in the folder, in which other tests may be building as well.
+    source = where / "source"
+    source.mkdir()
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("supervisor_memreap", "docs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    if version:
+        set_version(source, version)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(where), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    shutil.rmtree(source)
+    (path,) = where.glob(f"*-{version or '*'}-*.whl")
+    return path
+
+
+def set_version(source: Path, version: str) -> None:
+    path = source / "supervisor_memreap/__init__.py"
+    path.write_text(re.sub(r'(?m)^__version__ = ".*"$', f'__version__ = "{version}"', path.read_text()))
+
+
 def catalyst(where: Path) -> Path:
     """The script of an application as catalyst.pl makes it, less the plugins of other packages, with our controller."""
     subprocess.run(["catalyst.pl", "MyApp"], cwd=where, check=True, stdout=subprocess.DEVNULL)

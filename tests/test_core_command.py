@@ -6,7 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor_memreap.core.command import Command, CommandError, carry_out, parse
+from supervisor_memreap.core.command import (
+    Command,
+    CommandError,
+    carry_out,
+    carry_out_in_all,
+    id_of,
+    named,
+    parse,
+    unknown,
+)
 from supervisor_memreap.core.model import Pool, ProcessId, Worker
 from supervisor_memreap.core.policy import Leaving, PoolState, Suspension
 
@@ -22,6 +31,11 @@ POOL = Pool("myapp", "RUNNING", "", MANAGER, 60.0, WORKERS)
         ("resume all id=1a-2B", Command("resume", "all", 0, "1a-2B")),
         ("reap group:name 4242", Command("reap", "group:name", 4242)),
         ("  roll\tmyapp\n", Command("roll", "myapp")),
+        ("roll all", Command("roll", "all")),
+        ("pause many:*", Command("pause", "many:*")),
+        ("pause all id=1 until=1700000000.5", Command("pause", "all", 0, "1", 1700000000.5)),
+        ("pause all until=1700000000 id=1", Command("pause", "all", 0, "1", 1700000000.0)),
+        ("doctor until=1", Command("doctor", "all", 0, "", 1.0)),
     ],
 )
 def test_what_is_a_command(text, command):
@@ -31,27 +45,102 @@ def test_what_is_a_command(text, command):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "'' is no command; there are pause, resume, reap, roll"),
-        ("id=1", "'' is no command"),
-        ("Pause myapp", "'Pause' is no command"),
+        ("", "unknown command ''; there are pause, resume, reap, roll"),
+        ("id=1", "unknown command ''"),
+        ("Pause myapp", "unknown command 'Pause'"),
         ("pause", "no pool; write pause NAME or all"),
-        ("reap", "no pool; write reap NAME"),
-        ("reap all", "one pool, not all"),
-        ("roll all", "one pool, not all"),
-        ("reap myapp 0", "'0' is no pid"),
-        ("reap myapp 99999999999", "is no pid"),
-        ("reap myapp 1 2", "'1' is too much"),
-        ("pause myapp now", "'now' is too much"),
+        ("roll", "no pool; write roll NAME or all"),
+        ("reap", "no pool; write reap NAME [PID]"),
+        ("reap all", "one pool, not all; there is roll all"),
+        ("reap myapp 0", "'0' is not a pid"),
+        ("reap myapp 99999999999", "is not a pid"),
+        ("reap myapp 1 2", "unexpected argument '2'"),
+        ("pause myapp now", "unexpected argument 'now'"),
+        ("doctor myapp", "doctor: unexpected argument 'myapp'"),
         ("pause a=b", "no pool"),
         ("pause :", "no pool"),
-        ("x" * 100_000, "is no command"),
+        ("pause a until=soon", "'until=soon': not id=LETTERS-AND-DIGITS or until=SECONDS-SINCE-1970"),
+        ("pause a id=<1>", "'id=<1>': not id="),
+        ("x" * 100_000, "a command has at most 1000 characters, this one has 100000"),
+        ("x" * 900, "unknown command"),
+        (f"pause {'x' * 2000} id=1", "a command has at most 1000 characters, this one has 2011"),
     ],
 )
 def test_what_is_none_is_one_line(text, said):
     with pytest.raises(CommandError) as caught:
         parse(text)
     assert said in str(caught.value)
-    assert len(str(caught.value)) < 200
+    assert len(str(caught.value)) < 300
+    assert "x" * 101 not in str(caught.value)
+
+
+def test_the_sender_of_what_is_no_command_finds_the_answer_too():
+    assert id_of("frobnicate id=1a") == "1a"
+    assert id_of(f"pause {'x' * 100_000} id=1a until=1700000000") == "1a"
+    assert id_of("pause myapp") == id_of("") == id_of("id=1 pause myapp all") == ""
+
+
+POOLS = ["many:many_00", "many:many_01", "web", "web:api"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("all", POOLS),
+        ("many", POOLS[:2]),
+        ("many:*", POOLS[:2]),
+        ("many_01", POOLS[1:2]),
+        ("many:many_01", POOLS[1:2]),
+        ("web", POOLS[2:]),
+        ("web:*", POOLS[2:]),
+        ("web:web", POOLS[2:3]),
+        ("api", POOLS[3:]),
+        ("man", []),
+        ("", []),
+    ],
+)
+def test_a_name_means_a_pool_a_process_or_all_of_a_group(name, expected):
+    assert named(name, POOLS) == expected
+
+
+def test_a_name_that_means_no_pool_is_answered_with_those_that_there_are():
+    assert unknown("x", ["a", "b"]) == "no pool 'x' is watched; there are: a, b"
+    assert unknown("x", []) == "no pool 'x' is watched; there are: none"
+    assert len(unknown("x" * 1000, [f"a{number}" for number in range(1000)])) < 300
+
+
+def pools(**states: PoolState) -> dict[str, tuple[Pool, PoolState]]:
+    return {name: (replace(POOL, name=name), state) for name, state in states.items()}
+
+
+def test_roll_all_rolls_those_that_it_can_and_says_what_it_cannot():
+    both = pools(a=PoolState(), b=PoolState(paused=True))
+    first, second, third = carry_out_in_all(parse("roll all"), {**both, "c": (Pool("c", "STOPPED"), PoolState())})
+    assert first.state.asked == {worker.id for worker in WORKERS}
+    assert first.line == "a: all 3 workers are to be replaced, one at a time"
+    assert (second.state, second.refused, second.line) == (None, True, "b is paused: memreap resume b first")
+    assert (third.state, third.refused, third.line) == (None, False, "c: no workers to replace: it is STOPPED")
+
+
+def test_a_command_that_can_be_done_in_no_pool_is_refused():
+    with pytest.raises(CommandError, match="a is paused: memreap resume a first; b is paused"):
+        carry_out_in_all(parse("roll all"), pools(a=PoolState(paused=True), b=PoolState(paused=True)))
+
+
+def test_reap_of_a_group_wants_one_pool_or_a_pid():
+    both = pools(**{"g:a": PoolState(), "g:b": PoolState()})
+    with pytest.raises(CommandError, match="reap: 'g' is 2 pools; name one of them: g:a, g:b"):
+        carry_out_in_all(parse("reap g"), both)
+    with pytest.raises(CommandError, match="'g' has no worker 99"):
+        carry_out_in_all(parse("reap g 99"), both)
+    other = {"g:c": (replace(POOL, name="g:c", workers=(Worker(ProcessId(21, 1.0), 60.0, 1),)), PoolState())}
+    (only,) = carry_out_in_all(parse("reap g 21"), {**both, **other})
+    assert only.line == "g:c: worker 21 is to be replaced"
+
+
+def test_reap_of_a_pool_that_has_the_name_of_its_group_means_that_one():
+    (only,) = carry_out_in_all(parse("reap web"), pools(**{"web": PoolState(), "web:api": PoolState()}))
+    assert only.pool == "web"
 
 
 def test_reap_asks_for_the_largest_or_the_one_that_is_named():

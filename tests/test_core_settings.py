@@ -132,7 +132,13 @@ def test_every_key_can_be_set():
         ("min_age", "0s", "at least 1s, since a newborn worker still runs its manager's signal handlers"),
         ("settle", "soon", "not a duration, such as 30s, 5min or 2h"),
         ("grace", "0", "at least 1s, the time in which a worker may finish its request"),
-        ("idle_wait", "always", "not a duration, such as 60s, and not never"),
+        ("idle_wait", "always", "not a duration, such as 30s, 5min or 2h, or never"),
+        ("idle_wait", "366d", "longer than a year; the most is 365d, or never"),
+        ("limit", "9" * 30 + "TB", "more memory than any machine has; the most is 1024TB"),
+        ("limit", "1025TB", "more memory than any machine has; the most is 1024TB"),
+        ("grace", "9" * 38 + "s", "longer than a year; the most is 365d"),
+        ("min_age", "366d", "longer than a year; the most is 365d"),
+        ("settle", "8761h", "longer than a year; the most is 365d"),
         ("hold", "maybe", "not yes or no"),
         ("depth", "3", "not 1 (workers are children of what supervisord started) or 2 (a wrapper between)"),
     ],
@@ -141,6 +147,45 @@ def test_a_bad_value_gets_one_line_with_file_section_key_value_and_what_is_allow
     with pytest.raises(SettingsError) as caught:
         resolve({"myapp": section(**{key: value})})
     assert str(caught.value) == f"{WHERE} {key}={value}: {message}"
+
+
+def test_the_largest_values_that_make_sense_are_taken():
+    given = section(limit="1024TB", min_age="365d", settle="8760h", grace="31536000", idle_wait="365d")
+    settings = resolve({"myapp": given}).of(program("myapp"))
+    assert (settings.limit, settings.min_age, settings.idle_wait) == (1024**5, 365 * 86400, 365 * 86400)
+
+
+LONG = "v" * 100_000
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"myapp": section(limit=LONG)},
+        {"myapp": section(limit="9" * 100_000)},
+        {"myapp": section(signal=LONG)},
+        {"myapp": section(idle_wait=LONG)},
+        {"myapp": section(**{LONG: "1MB"})},
+        {"myapp": section(limt=LONG)},
+        {LONG: section(checks="1")},
+        {f"{LONG} /": section(limit="1MB")},
+        {f"{LONG} /": {}},
+    ],
+    ids=range(9),
+)
+def test_an_error_quotes_at_most_100_characters_of_what_was_written(sections):
+    with pytest.raises(SettingsError) as caught:
+        resolve(sections)
+    assert len(str(caught.value)) < 400
+    assert "v" * 101 not in str(caught.value)
+    assert "..." in str(caught.value)
+
+
+@pytest.mark.parametrize("word", [LONG, f"limit={LONG}", f"={LONG}"])
+def test_an_error_in_the_command_quotes_at_most_100_characters_of_it(word):
+    with pytest.raises(SettingsError) as caught:
+        short([word], "there")
+    assert len(str(caught.value)) < 300
 
 
 def test_a_section_without_any_limit_is_refused():

@@ -62,6 +62,7 @@ def together(catalyst_script):
         r"command=memreap": f"command={Path(sys.executable).parent}/memreap",
         r"(?m)^(min_age|settle)=.*$": r"\1=1s",
         r"(?m)^checks=6$": "checks=2",
+        r"(?m)^;(?=\[rpcinterface:|supervisor\.rpc)": "",  # for single.conf
     }
     replacements[r"/usr/bin/python3 /etc/supervisor/"] = f"{sys.executable} {EXAMPLES}/"
     replacements["logger -t memreap"] = f"tee -a {where}/notified"

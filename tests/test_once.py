@@ -76,6 +76,19 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing():
     assert summary.endswith(": 2 workers, 2 over the limit of 30 MiB")
 
 
+def test_a_dry_run_among_workers_younger_than_min_age_says_so_and_ends_with_0():
+    with pool(2, 40) as pid:
+        before = pids(pid)
+        result = once("--pid", pid, "-n", "limit=30MB", "min_age=1h")
+        assert (result.returncode, result.stderr) == (0, "")
+    *each, summary = result.stdout.splitlines()
+    for line in each:
+        assert re.search(r"worker \d+ holds 4\d MiB \(uss\), limit 30 MiB: it is .* old, would be reaped from", line)
+    assert {int(re.search(r"worker (\d+)", line)[1]) for line in each} == before
+    assert summary.endswith(": 2 workers, 2 over the limit of 30 MiB")
+    assert "suspend" not in result.stdout
+
+
 def _assert_older(pid: int, seconds: float) -> None:
     assert all(worker.age > seconds for worker in look(pid).workers)
 
@@ -111,7 +124,7 @@ def test_while_another_reaps_in_the_pool_it_waits():
         with subprocess.Popen(
             command("--pid", pid, "limit=30MB", *QUICK), stdout=subprocess.PIPE, text=True
         ) as process:
-            assert "another memreap is reaping in this pool" in process.stdout.readline()
+            assert "another memreap may be at work in this pool" in process.stdout.readline()
             assert process.poll() is None
             os.close(held)
             assert process.wait(20) == 0
@@ -134,6 +147,24 @@ def test_two_at_once_are_still_one_at_a_time():
         assert fewest >= 3
         signalled = re.findall(r"worker (\d+) holds .*HUP sent", "".join(texts))
         assert sorted(map(int, signalled)) == sorted(before)
+
+
+def test_where_sigchld_is_ignored_it_is_still_one_at_a_time():
+    """As inherited from `trap '' CHLD`, or from a job runner in Perl."""
+    with pool(5, 40) as pid:
+        eventually(lambda: _assert_older(pid, 2.5))
+        before = pids(pid)
+        shell = ["sh", "-c", "trap '' CHLD; exec \"$@\"", "sh", *command("--pid", pid, "limit=30MB", *QUICK)]
+        fewest = 5
+        with subprocess.Popen(shell, stdout=subprocess.PIPE, text=True) as process:
+            while process.poll() is None:
+                fewest = min(fewest, len(pids(pid)))
+            text = process.stdout.read()
+        assert process.returncode == 0
+        assert fewest >= 4
+        assert "failed" not in text
+        assert sorted(map(int, re.findall(r"worker (\d+) holds .*HUP sent", text))) == sorted(before)
+        assert len(re.findall(r"worker \d+ left", text)) == 5
 
 
 def test_ctrl_c_ends_it_and_leaves_no_worker_stopped():

@@ -1,12 +1,21 @@
-"""What is said of a listener, and what one process may do to another: values in, values out."""
+"""What status shows of pools and of a listener, and what one process may do to another: values in, values out."""
 
 from __future__ import annotations
 
+import json
+import time
+
 import pytest
 
+from supervisor_memreap.core import policy
+from supervisor_memreap.core.model import Pool, ProcessId, Suspect, Worker
+from supervisor_memreap.core.policy import PoolState
+from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import rights
 from supervisor_memreap.host.rights import Rights
-from supervisor_memreap.record.status import age_of_listener, trouble_of_listener
+from supervisor_memreap.record import status
+from supervisor_memreap.record.status import Tally, age_of_listener, trouble_of_listener
+from supervisor_memreap.view import View
 
 WELL = {
     "name": "memreap:memreap",
@@ -29,8 +38,12 @@ def test_of_a_listener_that_is_well_nothing_is_said():
         ({"listener_state": "UNKNOWN"}, "has broken the event protocol, and gets no events any more: restart"),
         ({"age_seconds": None}, "has not looked at the pools yet: wait for the next tick"),
         (
-            {"age_seconds": 151.0, "period_seconds": 60},
-            "looked at the pools 151 s ago, and not since: restart memreap:memreap, see its log",
+            {"age_seconds": 126.0, "period_seconds": 60},
+            "looked at the pools 126 s ago, and not since: restart memreap:memreap, see its log",
+        ),
+        (
+            {"age_seconds": 16.0, "period_seconds": 5},
+            "looked at the pools 16 s ago, and not since: restart memreap:memreap, see its log",
         ),
     ],
 )
@@ -40,14 +53,148 @@ def test_what_is_wrong_with_a_listener_is_said_with_the_remedy(change, said):
 
 def test_a_listener_of_rare_ticks_is_not_called_silent_between_two_of_them():
     rare = {**WELL, "period_seconds": 3600}
-    assert trouble_of_listener({**rare, "age_seconds": 7000.0}) == ""
-    assert "looked at the pools 9001 s ago" in trouble_of_listener({**rare, "age_seconds": 9001.0})
+    assert trouble_of_listener({**rare, "age_seconds": 7200.0}) == ""
+    assert "looked at the pools 7206 s ago" in trouble_of_listener({**rare, "age_seconds": 7206.0})
 
 
 def test_a_listener_that_is_older_than_we_are_is_told():
     assert age_of_listener(WELL, "0.11.0") == (
         "the listener memreap:memreap is memreap 0.10.0, older than 0.11.0 here: restart memreap:memreap"
     )
+
+
+MIB = 1024**2
+MANAGER = ProcessId(1, 0.5)
+SETTINGS = PoolSettings(100 * MIB)
+NOW = int(time.time())
+
+
+def worker(pid: int, bound: int, used: int | None = None) -> Worker:
+    """In MiB; its size is asked for where its bound is over the limit."""
+    suspect = Suspect(None if used is None else used * MIB, True) if bound > 100 else None
+    return Worker(ProcessId(pid, 1.0), 60.0, bound * MIB, suspect)
+
+
+def shown(*workers: Worker, **more) -> dict:
+    """A pool after a look, as the listener publishes it."""
+    pool = Pool("myapp", "RUNNING", "", MANAGER, 60.0, workers)
+    verdict, state = policy.decide(pool, SETTINGS, PoolState(), 100.0)
+    tally = Tally().stands(verdict.standing, NOW - 34).says("worker 12 left after 0.4 s, 301 MiB came back", NOW)
+    used = {one.id: one.used for one in workers if one.used is not None}
+    return {**status.of_pool(pool, SETTINGS, state, tally, used), **more}
+
+
+def below(table: str) -> list[str]:
+    """The lines below the first pool, without their indent."""
+    return [line.strip() for line in table.splitlines()[2:] if line.startswith(" ")]
+
+
+def test_a_pool_is_a_line_and_its_last_message_one_below_it():
+    head, line, message = status.table([shown(worker(11, 50), worker(12, 60))], NOW).splitlines()
+    assert head.split() == ["limit", "workers", "largest", "total", "reaps", "freed", "since"]
+    assert line.split() == ["myapp", "QUIET", "100", "MiB", "uss", "2", "-", "-", "0", "0.0", "MiB", "34", "s"]
+    assert message.endswith(" worker 12 left after 0.4 s, 301 MiB came back")
+    assert message.startswith("  ")
+
+
+LONG_NAME = "a-group-of-shops:shop_of_the_north_west_00"
+
+
+@pytest.mark.parametrize("name", ["myapp", "group:process_00", LONG_NAME])
+@pytest.mark.parametrize("standing", ["quiet", "settling", "suspended: its limit is too low"])
+def test_a_table_is_80_columns_wide_whatever_is_in_it(name, standing):
+    largest = shown(
+        name=name,
+        standing=standing,
+        limit_bytes=1023 * MIB,
+        workers=[{"pid": 1, "age_seconds": 1.0}] * 1000,
+        largest_bytes=1023 * MIB,
+        total_bytes=1023 * MIB,
+        reaps=99_999,
+        given_back_bytes=1023 * MIB,
+        since=NOW - 86399 * 2,
+        message="worker 4242 may hold up to 176 MiB, limit 150 MiB, but its uss may not be read: nothing sent; run it"
+        * 3,
+        suspension={"reason": "its manager went away", "since": NOW - 60, "until": NOW + 540},
+    )
+    table = status.table([shown(worker(11, 50)), largest], NOW)
+    assert max(map(len, table.splitlines())) <= 80
+    assert name in table
+
+
+def test_a_worker_whose_size_may_not_be_read_makes_its_pool_blind():
+    one = shown(worker(11, 150), worker(12, 50), worker(13, 150, 120))
+    assert (one["standing"], one["unreadable_workers"]) == ("blind", 1)
+    table = status.table([one], NOW)
+    assert "myapp  BLIND  " in table
+    assert "1 of 3 workers: uss may not be read" in " ".join(below(table))
+    assert not status.is_well(one)
+    assert status.is_well(shown(worker(12, 50), worker(13, 150, 120)))
+
+
+def test_a_worker_whose_bound_is_within_the_limit_is_not_blind_even_if_its_size_is_unknown():
+    assert shown(worker(11, 50))["standing"] == "quiet"
+
+
+def test_a_program_that_runs_and_cannot_be_looked_at_is_blind():
+    pool = Pool("myapp", "RUNNING", "its processes are hidden from this user")
+    verdict, state = policy.decide(pool, SETTINGS, PoolState(), 100.0)
+    assert verdict.standing == "blind"
+    table = status.table([status.of_pool(pool, SETTINGS, state, Tally().stands("blind", NOW), {})], NOW)
+    assert below(table) == ["not watched: its processes are hidden from this user"]
+    assert policy.decide(Pool("myapp", "STOPPED"), SETTINGS, PoolState(), 100.0)[0].standing == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (
+            {"suspension": {"reason": "its manager went away", "since": NOW - 60, "until": NOW + 540}},
+            "suspended since CLOCK until CLOCK or memreap resume myapp: its manager went away",
+        ),
+        (
+            {"suspension": {"reason": "its limit is too low", "since": NOW - 60}},
+            "suspended since CLOCK until its settings change or memreap resume myapp: its limit is too low",
+        ),
+        ({}, "suspended until its settings change or memreap resume myapp: its limit is too low"),
+    ],
+)
+@pytest.mark.parametrize("paused", ["", "paused, "])
+def test_a_suspended_pool_is_shown_with_reason_since_and_until_and_is_not_well(paused, more, expected):
+    one = shown(worker(11, 50), standing=f"{paused}suspended: its limit is too low", **more)
+    table = status.table([one], NOW)
+    text = " ".join(below(table))
+    for clock in ({"since": one["since"]}, more.get("suspension", {})):
+        for key in ("since", "until"):
+            if key in clock:
+                text = text.replace(status.report.clock(clock[key]), "CLOCK")
+    assert text.startswith(expected)
+    assert ("PAUSED" if paused else "SUSPENDED") in table
+    assert not status.is_well(one)
+
+
+def test_what_a_listener_saw_that_looks_no_more_is_not_called_quiet():
+    (one,) = status.unwatched([shown(worker(11, 50))])
+    assert not status.is_well(one)
+    assert "BLIND" in status.table([one], NOW)
+
+
+def test_a_look_leaves_out_what_it_does_not_know():
+    (one,) = status.of_look([shown(worker(11, 50), worker(12, 150, 120), worker(13, 150))])
+    values = json.loads(json.dumps(View([one], "look", "one look").values()))
+    assert set(values) == {"version", "view", "note", "pools"}
+    assert not {"reaps", "given_back_bytes", "since", "message", "message_at"} & set(values["pools"][0])
+    assert ["over" in row for row in one["workers"]] == [True, True, False]
+    head, line, *_ = status.table([one], NOW).splitlines()
+    assert head.split() == ["limit", "workers", "over", "largest", "total"]
+    assert line.split() == ["myapp", "BLIND", "100", "MiB", "uss", "3", "-", "120", "MiB", "120", "MiB"]
+
+
+def test_a_view_is_narrowed_to_a_group():
+    pools = [shown(name=name) for name in ("g:a", "g:b", "web")]
+    view = View(pools, "listener", "")
+    assert [one["name"] for one in view.only(["g"]).pools] == ["g:a", "g:b"]
+    assert view.only([]) == view
 
 
 ROOT, PTRACE, KILL = 0, 1 << 19, 1 << 5

@@ -1,24 +1,33 @@
-"""What somebody may ask of a listener: words in, a new state of the pool out. Pure.
+"""What a user may ask of a listener: words in, new states of the pools out. Pure.
 
 The words travel as the data of a REMOTE_COMMUNICATION event, so whoever may control supervisord may send them, and
-nobody else: `pause myapp`, `resume all`, `reap myapp`, `reap myapp 4242`, `roll myapp`, `doctor`; behind them `id=…`,
-by which the one who sent them finds the answer.
+nobody else: `pause myapp`, `resume all`, `reap myapp`, `reap myapp 4242`, `roll myapp`, `doctor`. Two options may
+follow. `id=1a2b3c`: by it the sender finds the answer. `until=SECONDS`, of the clock since 1970: then the command is
+void, since supervisord keeps events for a listener that hangs, and a `reap` that was given up long ago must not be done
+when it wakes. A command with both is carried out once, however often it is sent.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.model import Pool
 from supervisor_memreap.core.policy import PoolState
+from supervisor_memreap.core.quote import quote
 
 TYPE = "memreap-command"
 """The type of the events that bring commands."""
 VERBS = ("pause", "resume", "reap", "roll", "doctor")
+# Several times the longest that makes sense.
+_MOST_CHARACTERS = 1000
 _NAME = re.compile(r"[^\s:=]+(?::[^\s:=]+)?")
 _ID = re.compile(r"id=([0-9a-zA-Z-]{1,64})")
+_UNTIL = re.compile(r"until=([0-9]{1,12}(?:\.[0-9]{1,6})?)")
+# So many names are listed in a message.
+_MOST_NAMES = 20
 
 
 class CommandError(ValueError):
@@ -29,52 +38,130 @@ class CommandError(ValueError):
 class Command:
     verb: str
     name: str
-    """Of a pool, or `all`."""
+    """Of a pool, a program or a group; or `all`."""
     pid: int = 0
     """0: none was named."""
     id: str = ""
+    until: float | None = None
+    """When it becomes void, in seconds since 1970; None: never."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command comes to in one pool."""
+
+    pool: str
+    state: PoolState | None
+    """None: unchanged."""
+    text: str
+    refused: bool = False
+
+    @property
+    def line(self) -> str:
+        return self.text if self.refused else f"{self.pool}: {self.text}"
 
 
 def id_of(text: str) -> str:
-    """By what whoever sent this finds the answer, be it a command or none; empty: nobody asks for one."""
-    words = _words(text)
-    found = _ID.fullmatch(words[-1]) if words else None
-    return found[1] if found else ""
-
-
-def _words(text: str) -> list[str]:
-    return text[:1000].split()
+    """By what the sender finds the answer, whether this is a command or not; empty: no answer is wanted."""
+    found = (_ID.fullmatch(word) for word in text[-_MOST_CHARACTERS:].split()[-2:])
+    return next((match[1] for match in found if match), "")
 
 
 def parse(text: str) -> Command:
     """Raises CommandError."""
-    id = id_of(text)
-    words = _words(text)[:-1] if id else _words(text)
-    verb = words[0] if words else ""
+    if len(text) > _MOST_CHARACTERS:
+        raise CommandError(f"a command has at most {_MOST_CHARACTERS} characters, this one has {len(text)}")
+    words = text.split()
+    until = None
+    while words and words[-1].startswith(("id=", "until=")):
+        option = words.pop()
+        match = _UNTIL.fullmatch(option)
+        if match:
+            until = float(match[1])
+        elif not _ID.fullmatch(option):
+            raise CommandError(f"{quote(option)!r}: not id=LETTERS-AND-DIGITS or until=SECONDS-SINCE-1970")
+    verb, *rest = words or [""]
     if verb not in VERBS:
-        raise CommandError(f"{verb[:40]!r} is no command; there are {', '.join(VERBS)}")
+        raise CommandError(f"unknown command {quote(verb)!r}; there are {', '.join(VERBS)}")
     if verb == "doctor":
-        if len(words) > 1:
-            raise CommandError(f"{verb}: {words[1][:40]!r} is too much")
-        return Command(verb, "all", 0, id)
-    if len(words) < 2 or not _NAME.fullmatch(words[1]):
-        raise CommandError(f"{verb}: no pool; write {verb} NAME" + (" or all" if verb in ("pause", "resume") else ""))
-    if verb in ("reap", "roll") and words[1] == "all":
-        raise CommandError(f"{verb}: one pool, not all")
+        name, rest = "all", ["", *rest]
+    elif not rest or not _NAME.fullmatch(rest[0]):
+        usage = "NAME [PID]" if verb == "reap" else "NAME or all"
+        raise CommandError(f"{verb}: no pool; write {verb} {usage}")
+    else:
+        name = rest[0]
+    if (verb, name) == ("reap", "all"):
+        raise CommandError("reap: one pool, not all; there is roll all")
     pid = 0
-    if verb == "reap" and len(words) == 3:
-        if not re.fullmatch("[1-9][0-9]{0,9}", words[2]):
-            raise CommandError(f"{verb}: {words[2][:40]!r} is no pid")
-        pid = int(words[2])
-    elif len(words) > 2:
-        raise CommandError(f"{verb}: {words[2][:40]!r} is too much")
-    return Command(verb, words[1], pid, id)
+    if verb == "reap" and len(rest) > 1:
+        if not re.fullmatch("[1-9][0-9]{0,9}", rest[1]):
+            raise CommandError(f"{verb}: {quote(rest[1])!r} is not a pid")
+        pid, rest = int(rest[1]), rest[1:]
+    if len(rest) > 1:
+        raise CommandError(f"{verb}: unexpected argument {quote(rest[1])!r}")
+    return Command(verb, name, pid, id_of(text), until)
+
+
+def named(name: str, pools: Iterable[str]) -> list[str]:
+    """The pools that a user means by `all`, or by the name of a pool, a process, a program with numprocs or a group."""
+    return [pool for pool in pools if name == "all" or name in _names_of(pool)]
+
+
+def _names_of(pool: str) -> tuple[str, ...]:
+    group, _, name = pool.rpartition(":")
+    return (pool, name, group, f"{group}:*") if group else (pool, f"{pool}:{pool}", f"{pool}:*")
+
+
+def unknown(name: str, pools: Sequence[str]) -> str:
+    """The line for a name by which no pool is meant."""
+    more = f", and {len(pools) - _MOST_NAMES} more" if len(pools) > _MOST_NAMES else ""
+    there = ", ".join(pools[:_MOST_NAMES]) or "none"
+    return f"no pool '{quote(name)}' is watched; there are: {there}{more}"
+
+
+def carry_out_in_all(command: Command, pools: Mapping[str, tuple[Pool, PoolState]]) -> list[Result]:
+    """A result for each of these pools, which `command` names.
+
+    Raises CommandError if it can be done in none of them, and then nothing has changed.
+    """
+    if command.verb == "reap":
+        pools = _pool_to_reap(command, pools)
+    results = [_result(command, name, pool, state, len(pools) > 1) for name, (pool, state) in pools.items()]
+    if not any(one.state for one in results):
+        raise CommandError("; ".join(one.line for one in results))
+    return results
+
+
+def _pool_to_reap(
+    command: Command, pools: Mapping[str, tuple[Pool, PoolState]]
+) -> Mapping[str, tuple[Pool, PoolState]]:
+    """One worker of one pool: that with this name, or with a worker of this pid."""
+    found = {
+        name: both
+        for name, both in pools.items()
+        if (any(one.id.pid == command.pid for one in both[0].workers) if command.pid else name == command.name)
+    }
+    if len(pools) == 1 or len(found) == 1:
+        return found or pools
+    if command.pid:
+        raise CommandError(f"'{quote(command.name)}' has no worker {command.pid}")
+    there = ", ".join([*pools][:_MOST_NAMES])
+    raise CommandError(f"reap: '{quote(command.name)}' is {len(pools)} pools; name one of them: {there}")
+
+
+def _result(command: Command, name: str, pool: Pool, state: PoolState, is_one_of_many: bool) -> Result:
+    if command.verb == "roll" and is_one_of_many and not pool.workers:
+        return Result(name, None, f"no workers to replace: it is {pool.state}")
+    try:
+        return Result(name, *carry_out(command, pool, state))
+    except CommandError as error:
+        return Result(name, None, str(error), refused=True)
 
 
 def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState, str]:
     """The new state of one pool, and a line. Raises CommandError, and then nothing has changed."""
     if command.verb == "pause":
-        return policy.pause(state), "paused: nobody is signalled until memreap resume"
+        return policy.pause(state), "paused: no worker is signalled until memreap resume"
     if command.verb == "resume":
         return policy.resume(state), "resumed"
     if pool.manager is None or not pool.workers:

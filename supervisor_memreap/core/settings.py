@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.quote import quote
 
 METRICS = ("uss", "pss", "rss", "vms")
 # Signals on which some pre-forking server finishes its work; KILL and STOP never let it.
@@ -24,6 +25,9 @@ _SIZE_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", re.IGNORECASE)
 _DURATION_UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _SECTION_NAME = re.compile(r"[^\s:/]+(?::[^\s:/]+)?")
+# No machine has more memory, and nobody waits longer: what is beyond is a mistake, and would come back as 1e+39.
+_MOST_BYTES = 1024 * 1024**4
+_MOST_SECONDS = 365 * 86400
 
 
 class SettingsError(ValueError):
@@ -76,17 +80,22 @@ def size(text: str) -> int:
 
 
 def duration(text: str) -> float:
-    """Seconds of `30s`, `5min`, `2h`, `1.5`. Raises ValueError."""
+    """Seconds of `30s`, `5min`, `2h`, `1.5`, at most a year. Raises ValueError."""
     match = _DURATION.fullmatch(text.strip())
     if not match or len(text) > 40 or match[2].lower() not in _DURATION_UNITS:
         raise ValueError("not a duration, such as 30s, 5min or 2h")
-    return float(match[1]) * _DURATION_UNITS[match[2].lower()]
+    seconds = float(match[1]) * _DURATION_UNITS[match[2].lower()]
+    if seconds > _MOST_SECONDS:
+        raise ValueError("longer than a year; the most is 365d")
+    return seconds
 
 
 def _limit(text: str) -> int:
     limit = size(text)
     if limit < 1024**2:  # no process fits in 1 MiB: the unit was forgotten
         raise ValueError(f"that is {limit} bytes, and the least is 1MB; is a unit missing, as in 150MB?")
+    if limit > _MOST_BYTES:
+        raise ValueError("more memory than any machine has; the most is 1024TB")
     return limit
 
 
@@ -116,8 +125,8 @@ def _idle_wait(text: str) -> float:
         return float("inf")
     try:
         return duration(text)
-    except ValueError:
-        raise ValueError("not a duration, such as 60s, and not never") from None
+    except ValueError as error:
+        raise ValueError(f"{error}, or never") from None
 
 
 def _yes(text: str) -> bool:
@@ -197,13 +206,13 @@ KEYS = tuple(_KEYS)
 def parse(key: str, given: Given) -> Any:
     """The value of one key. Raises SettingsError."""
     if key not in _KEYS:
-        near = difflib.get_close_matches(key, _KEYS, 1)
+        near = difflib.get_close_matches(quote(key), _KEYS, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_KEYS)}"
-        raise SettingsError(f"{given.where} {key}={given.value}: unknown key; {hint}")
+        raise SettingsError(f"{given.where} {quote(key)}={quote(given.value)}: unknown key; {hint}")
     try:
         return _KEYS[key](given.value.strip())
     except ValueError as error:
-        raise SettingsError(f"{given.where} {key}={given.value}: {error}") from None
+        raise SettingsError(f"{given.where} {key}={quote(given.value)}: {error}") from None
 
 
 class Watch(NamedTuple):
@@ -288,13 +297,14 @@ def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
     """Check every name, key and value. Raises SettingsError, one line for the first that is wrong."""
     for name, given in sections.items():
         if name and not _SECTION_NAME.fullmatch(name):
-            where = next(iter(given.values())).where if given else f"[memreap:{name}]"
-            raise SettingsError(f"{where}: '{name}' is not a program, a group, or group:name")
+            where = next(iter(given.values())).where if given else f"[memreap:{quote(name)}]"
+            raise SettingsError(f"{where}: '{quote(name)}' is not a program, a group, or group:name")
     values = {name: {key: parse(key, value) for key, value in given.items()} for name, given in sections.items()}
     for name in values:
         lenders = ("", name, *name.split(":"))
         if name and not any("limit" in values.get(lender, {}) for lender in lenders):
-            raise SettingsError(f"[memreap:{name}]: no limit, here or in [memreap]; write one, such as limit=150MB")
+            where = f"[memreap:{quote(name)}]"
+            raise SettingsError(f"{where}: no limit, here or in [memreap]; write one, such as limit=150MB")
     return Settings(values, sections)
 
 
@@ -304,8 +314,8 @@ def short(words: Iterable[str], where: str) -> Sections:
     for word in words:
         name, equals, limit = word.partition("=")
         if not equals or not name:
-            raise SettingsError(f"{where} {word}: not NAME=SIZE, such as myapp=150MB")
+            raise SettingsError(f"{where} {quote(word)}: not NAME=SIZE, such as myapp=150MB")
         if name in KEYS:
-            raise SettingsError(f"{where} {word}: settings stand in [memreap:PROGRAM]; here only NAME=SIZE")
-        sections[name] = {"limit": Given(limit, f"{where} {name}:")}
+            raise SettingsError(f"{where} {quote(word)}: settings stand in [memreap:PROGRAM]; here only NAME=SIZE")
+        sections[name] = {"limit": Given(limit, f"{where} {quote(name)}:")}
     return sections

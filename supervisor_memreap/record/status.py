@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from supervisor_memreap.core.model import Pool, ProcessId
-from supervisor_memreap.core.policy import PoolState
+from supervisor_memreap.core.policy import PoolState, Suspension, unreadable
 from supervisor_memreap.core.settings import KEYS, Given, PoolSettings, shown
 from supervisor_memreap.record import report
 
 VERSION = 1
 """Of the form of these values; raised when a name goes or changes its meaning, not when one is added."""
 
-# Seconds since the listener's last look after which something is wrong, and how many of its periods, if that is more: a
-# tick comes up to 2 s late, and one may be missed.
-SILENCE = 150.0
-_PERIODS = 2.5
+# A listener that has not looked for two of its periods is silent. A tick comes up to 2 s late, and the look takes time.
+_PERIODS = 2
+_LATE = 5.0
+# Columns of a terminal.
+_WIDTH = 80
+# What only a listener knows, which was there before: after a single look it is unknown, not 0.
+_OF_A_LISTENER = ("reaps", "given_back_bytes", "since", "message", "message_at")
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,17 @@ class Tally:
 
 
 def of_pool(
-    pool: Pool, settings: PoolSettings, state: PoolState, tally: Tally, used: Mapping[ProcessId, int]
+    pool: Pool,
+    settings: PoolSettings,
+    state: PoolState,
+    tally: Tally,
+    used: Mapping[ProcessId, int],
+    boot: float = 0.0,
 ) -> dict[str, Any]:
-    """One pool; `used` has what is known of each worker's metric, in bytes. What is not known is left out."""
+    """One pool; `used` has what is known of each worker's metric, in bytes. What is not known is left out.
+
+    `boot` is what is to be added to the times in `state` for seconds since the epoch.
+    """
     leaving, stuck = state.leaving, {one.worker for one in state.stuck}
     workers = []
     for worker in pool.workers:
@@ -53,6 +65,8 @@ def of_pool(
         if worker.id in used:
             row["used_bytes"] = used[worker.id]
             row["over"] = used[worker.id] > settings.limit
+        elif worker.suspect is None:
+            row["over"] = False  # its bound is within the limit
         if leaving and leaving.worker == worker.id:
             row["note"] = "leaving"
         elif worker.id in stuck:
@@ -60,6 +74,7 @@ def of_pool(
         elif worker.id in state.asked:
             row["note"] = "asked"
         workers.append(row)
+    hidden = unreadable(pool)
     known = [row["used_bytes"] for row in workers if "used_bytes" in row]
     found = {
         "name": pool.name,
@@ -74,14 +89,31 @@ def of_pool(
         "given_back_bytes": tally.given_back,
         "message": tally.message,
     }
+    if state.suspended:
+        found["suspension"] = _suspension(pool, state, state.suspended, boot)
     if pool.manager:
         found["manager_pid"] = pool.manager.pid
+    if hidden:
+        found["unreadable_workers"] = hidden
+    if pool.unseen:
+        found["unseen"] = pool.unseen
     if known:
         found["largest_bytes"] = max(known)
         found["total_bytes"] = sum(known)
     if tally.message:
         found["message_at"] = int(tally.message_at)
     return found
+
+
+def _suspension(pool: Pool, state: PoolState, suspended: Suspension, boot: float) -> dict[str, Any]:
+    values: dict[str, Any] = {"reason": suspended.word, "since": int(suspended.since + boot)}
+    until = suspended.until
+    needs_age, looked = suspended.needs_age, state.looked
+    if needs_age is not None and looked is not None and pool.manager and pool.manager != suspended.manager:
+        until = looked + needs_age - pool.manager_age
+    if until is not None:
+        values["until"] = int(until + boot)
+    return values
 
 
 def trouble_of_listener(its: Mapping[str, Any]) -> str:
@@ -98,7 +130,7 @@ def trouble_of_listener(its: Mapping[str, Any]) -> str:
         )
     if age is None:
         return "the listener has not looked at the pools yet: wait for the next tick, or see its log"
-    if age > max(SILENCE, _PERIODS * its.get("period_seconds", 0)):
+    if age > _PERIODS * its.get("period_seconds", 5) + _LATE:
         return f"the listener looked at the pools {age:.0f} s ago, and not since: restart {its['name']}, see its log"
     return ""
 
@@ -115,31 +147,103 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(one) for one in re.findall("[0-9]+", version))
 
 
-def table(pools: Iterable[Mapping[str, Any]], now: float) -> str:
-    """One line a pool, in the manner of supervisorctl status."""
-    rows = [("", "", "limit", "workers", "largest", "total", "reaps", "gave back", "since", "last message")]
+def of_look(pools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The pools after a look of our own, without what only a listener knows."""
+    return [{key: value for key, value in one.items() if key not in _OF_A_LISTENER} for one in pools]
+
+
+def unwatched(pools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The pools of a listener that looks no more: how they stood says nothing about now."""
+    return [{**one, "standing": "blind"} for one in pools]
+
+
+def is_well(pool: Mapping[str, Any]) -> bool:
+    """Whether memreap does its work in this pool, as far as this is known: not suspended by itself, and not blind."""
+    return not _suspended(pool) and pool["standing"] != "blind"
+
+
+def table(pools: Sequence[Mapping[str, Any]], now: float) -> str:
+    """One line a pool, in the manner of supervisorctl status, and below it what there is to say; 80 columns wide.
+
+    `now` is in seconds since 1970. What a look does not know has no column.
+    """
+    of_listener = any("reaps" in one for one in pools)
+    history = ("reaps", "freed", "since") if of_listener else ()
+    rows = [("", "", "limit", "workers", *(() if of_listener else ("over",)), "largest", "total", *history)]
     for one in pools:
         rows.append(
             (
-                *_head(one),
+                str(one["name"]),
+                _word(one),
+                f"{report.memory(one['limit_bytes'])} {one['metric']}",
+                str(len(one["workers"])),
+                *(() if of_listener else (_over(one),)),
                 _memory(one, "largest_bytes"),
                 _memory(one, "total_bytes"),
-                str(one["reaps"]),
-                _memory(one, "given_back_bytes"),
-                report.seconds(max(0.0, now - one["since"])),
-                f"{_clock(one)}{one['message']}",
+                *((str(one["reaps"]), _memory(one, "given_back_bytes"), _age(now - one["since"])) if history else ()),
             )
         )
-    return _aligned(rows)
+    head, *lines = _within(rows)
+    for number, one in enumerate(pools):
+        lines[number] = "\n".join([lines[number], *_details(one)])
+    return "\n".join([head, *lines])
 
 
-def look_table(pools: Iterable[Mapping[str, Any]]) -> str:
-    """One line a pool after a single look, which knows nothing of what was before."""
-    rows = [("", "", "limit", "workers", "over", "largest", "total")]
-    for one in pools:
-        over = str(sum(bool(worker.get("over")) for worker in one["workers"]))
-        rows.append((*_head(one), over, _memory(one, "largest_bytes"), _memory(one, "total_bytes")))
-    return _aligned(rows)
+def _within(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Aligned; where that is too wide, without `freed`, else with the names on lines of their own."""
+    freed = rows[0].index("freed") if "freed" in rows[0] else len(rows[0])
+    for some in (rows, [(*row[:freed], *row[freed + 1 :]) for row in rows]):
+        lines = _aligned(some).split("\n")
+        if max(map(len, lines)) <= _WIDTH:
+            return lines
+    head, *rest = _aligned([row[1:] for row in rows]).split("\n")
+    return [f"  {head}", *(f"{row[0]}\n  {line}" for row, line in zip(rows[1:], rest))]
+
+
+def _details(pool: Mapping[str, Any]) -> Iterator[str]:
+    """Lines below a pool."""
+    suspended = _suspended(pool)
+    if suspended:
+        yield from _wrapped(suspended)
+    if pool.get("unseen"):
+        yield from _wrapped(f"not watched: {pool['unseen']}")
+    if pool.get("unreadable_workers"):
+        yield from _wrapped(
+            f"{pool['unreadable_workers']} of {len(pool['workers'])} workers: {pool['metric']} may not be read; run"
+            " memreap as their user or as root with CAP_SYS_PTRACE, or set metric=rss"
+        )
+    if pool.get("message"):
+        yield from _wrapped(f"{_clock(pool)}{pool['message']}")
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _suspended(pool: Mapping[str, Any]) -> str:
+    """The line about a suspension; empty if there is none."""
+    suspension = pool.get("suspension")
+    resume = f"memreap resume {pool['name']}"
+    if suspension:
+        until = f"until {report.clock(suspension['until'])}" if "until" in suspension else "until its settings change"
+        since = report.clock(suspension["since"])
+        return f"suspended since {since} {until} or {resume}: {suspension['reason']}"
+    _, is_suspended, reason = str(pool["standing"]).partition("suspended: ")
+    return f"suspended until its settings change or {resume}: {reason}" if is_suspended else ""
+
+
+def _word(pool: Mapping[str, Any]) -> str:
+    """How a pool stands, in one word; the rest stands below it."""
+    return re.split("[:,]", str(pool["standing"]))[0].upper()
+
+
+def _over(pool: Mapping[str, Any]) -> str:
+    known = [worker["over"] for worker in pool["workers"] if "over" in worker]
+    return str(sum(known)) if len(known) == len(pool["workers"]) else "-"
+
+
+def _age(value: float) -> str:
+    return report.seconds(max(0.0, value)) if value < 2 * 86400 else f"{value / 86400:.0f} d"
 
 
 def workers_table(pool: Mapping[str, Any]) -> str:
@@ -160,12 +264,6 @@ def settings_table(pools: Iterable[tuple[str, PoolSettings, Mapping[str, Given]]
             where = origins[key].where.rstrip(":") if key in origins else "default"
             rows.append((f"  {key}", shown(settings, key), where))
     return _aligned(rows)
-
-
-def _head(pool: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """Name, standing, limit and number of workers: what every table of pools begins with."""
-    limit = f"{report.memory(pool['limit_bytes'])} {pool['metric']}"
-    return str(pool["name"]), str(pool["standing"]).upper(), limit, str(len(pool["workers"]))
 
 
 def _memory(values: Mapping[str, Any], key: str) -> str:

@@ -16,6 +16,7 @@ import psutil
 from supervisor.options import ClientOptions, UnhosedConfigParser
 
 from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.quote import quote
 from supervisor_memreap.core.settings import Given, Sections, SettingsError, short
 
 _KINDS = ("program", "fcgi-program", "eventlistener", "group", "ctlplugin", "rpcinterface")
@@ -40,7 +41,7 @@ class Section:
 
     @property
     def where(self) -> str:
-        return f"{self.path} [{self.kind}:{self.name}]"
+        return f"{self.path} [{self.kind}:{quote(self.name)}]"
 
     @property
     def listens(self) -> bool:
@@ -99,7 +100,7 @@ class Contents:
         return sections
 
 
-_LISTENER = re.compile(r"memreap\S*\s+listen(?:\s|$)")
+_LISTENER = re.compile(r"memreap\S*(?:\s+(?:-c|--conf[a-z]*)[\s=]*\S+)?\s+listen(?:\s|$)")
 
 
 def _words(text: str) -> list[str]:
@@ -186,15 +187,19 @@ class ConfigFile:
     def __init__(self, path: str):
         self.path = path
         self._patterns: list[str] = []
+        self._read: dict[str, tuple[int, ...]] | None = None
+        """What was last read whole: each file as it was right before it was read."""
 
-    def stamp(self) -> tuple[object, ...]:
-        """Changes when the file, an included one, or the list of included ones changes."""
-        return tuple((path, *_stat(path)) for path in (self.path, *self._included()))
+    def has_changed(self) -> bool:
+        """Whether the file, an included one, or the list of included ones is not as it was last read whole."""
+        return self._read != {path: _stat(path) for path in (self.path, *self._included())}
 
     def read(self) -> Contents:
-        """Raises SettingsError: one line with the file and the cause."""
+        """Raises SettingsError: one line with the file and the cause; then `has_changed` stays true."""
         contents = Contents()
         self._patterns = []
+        self._read = None
+        seen = {self.path: _stat(self.path)}
         main = _parse(self.path)
         self._add(self.path, main, contents)
         if main.has_section("include"):
@@ -202,7 +207,9 @@ class ConfigFile:
             base = os.path.dirname(self.path)
             self._patterns = [os.path.join(base, pattern) for pattern in files.split()]
         for path in self._included():
+            seen[path] = _stat(path)
             self._add(path, _parse(path), contents)
+        self._read = seen
         return contents
 
     def _included(self) -> Iterator[str]:
@@ -227,9 +234,9 @@ class ConfigFile:
                 given = contents.sections.setdefault(name, {})
                 for key in parser.options(section):
                     if key not in parser.defaults():
-                        given[key] = Given(_get(parser, section, key, path), f"{path} [{section}]")
+                        given[key] = Given(_get(parser, section, key, path), f"{path} [{quote(section)}]")
             elif difflib.get_close_matches(re.split(r"[\s:.]", section)[0], ["memreap"], cutoff=0.8):
-                contents.warnings.append(f"{path} [{section}]: not read; write [memreap] or [memreap:PROGRAM]")
+                contents.warnings.append(f"{path} [{quote(section)}]: not read; write [memreap] or [memreap:PROGRAM]")
 
 
 def _section(parser: UnhosedConfigParser, section: str, path: str) -> Section:
@@ -266,7 +273,7 @@ def _stat(path: str) -> tuple[int, ...]:
         stat = os.stat(path)
     except OSError:
         return ()
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
 
 
 def _parse(path: str) -> UnhosedConfigParser:
@@ -279,15 +286,25 @@ def _parse(path: str) -> UnhosedConfigParser:
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     except configparser.Error as error:
-        raise SettingsError(f"{path}: {' '.join(str(error).split())}") from None
+        raise SettingsError(f"{path}: {_one_line(error)}") from None
     return parser
 
 
 def _get(parser: UnhosedConfigParser, section: str, key: str, path: str) -> str:
     try:
         return str(parser.saneget(section, key))
-    except ValueError as error:
-        raise SettingsError(f"{path} [{section}] {key}: {' '.join(str(error).split())}") from None
+    except ValueError:
+        value = quote(str(parser.get(section, key, raw=True)))
+        raise SettingsError(
+            f"{path} [{quote(section)}] {quote(key)}={value}: unknown expansion; there are %(here)s, %(host_node_name)s"
+            " and %(ENV_X)s for each X in the environment; a percent sign is written %%"
+        ) from None
+
+
+def _one_line(error: configparser.Error) -> str:
+    """What the parser says, without the whole of what stands in the file: its third line quotes that."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines()[:3]]
+    return " ".join(lines[:1] + [line if line.startswith("file:") else quote(line) for line in lines[1:]])
 
 
 def merge(*layers: Sections) -> Sections:

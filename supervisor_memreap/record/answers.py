@@ -1,0 +1,42 @@
+"""What commands came to, for those who sent them."""
+
+from __future__ import annotations
+
+from supervisor_memreap.core.command import Command
+
+# Kept for the senders, who ask within seconds.
+_MOST_ANSWERS = 20
+# A sender that waits for its answer sends the command again; it is void after some seconds.
+_MOST_KNOWN = 1000
+
+
+class Answers:
+    """By the ids of the commands; one without an id gets no answer."""
+
+    def __init__(self) -> None:
+        self._answers: dict[str, dict[str, object]] = {}
+        self._begun: dict[Command, None] = {}
+
+    def begin(self, command: Command) -> bool:
+        """Whether this command is to be carried out: False if it was, and has been sent again.
+
+        By its time as well: a script may send the same words with the same id every day.
+        """
+        if not command.id or command.until is None:
+            return True
+        if command in self._begun:
+            return False
+        self._begun[command] = None
+        while len(self._begun) > _MOST_KNOWN:
+            del self._begun[next(iter(self._begun))]
+        return True
+
+    def give(self, id: str, ok: bool, text: str) -> None:
+        if id:
+            self._answers[id] = {"ok": ok, "text": text}
+        while len(self._answers) > _MOST_ANSWERS:
+            del self._answers[next(iter(self._answers))]
+
+    def values(self) -> dict[str, dict[str, object]]:
+        """As memreap.getAnswer hands them on."""
+        return dict(self._answers)

@@ -1,0 +1,104 @@
+"""What `memreap status` shows: the listener's view of the pools; where it cannot be asked, one look of our own.
+
+Two answers to one question would contradict each other: a look knows nothing of a pause or of who is leaving, and a
+listener has looked some seconds ago. So it is one of the two, and is said to be that one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from supervisor_memreap import __version__, once
+from supervisor_memreap.core.command import named
+from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.record import report, status
+from supervisor_memreap.supervisord.client import Client
+
+_NO_INTERFACE = "supervisord has no [rpcinterface:memreap] to ask the listener through"
+_NO_LISTENER = "there is no listener: only memreap once reaps here"
+_WRITTEN = "who is paused, suspended or leaving is as a listener of this user wrote it down"
+
+
+class View(NamedTuple):
+    pools: list[dict[str, Any]]
+    """As status.of_pool makes them."""
+    whose: str
+    """`listener` or `look`."""
+    note: str
+    """Whose view this is, for a reader."""
+    trouble: str = ""
+    """What is wrong with the listener, and the remedy; empty: nothing that is known."""
+    age: float | None = None
+    """Seconds since the listener looked; None: this is a look of our own."""
+
+    def values(self) -> dict[str, Any]:
+        """For JSON."""
+        known = {"age_seconds": self.age, "trouble": self.trouble or None}
+        return {
+            "version": status.VERSION,
+            "view": self.whose,
+            "note": self.note,
+            **{key: value for key, value in known.items() if value is not None},
+            "pools": self.pools,
+        }
+
+    def text(self, now: float) -> str:
+        return "\n".join([*([status.table(self.pools, now)] if self.pools else []), self.note])
+
+    def is_well(self) -> bool:
+        return not self.trouble and all(map(status.is_well, self.pools))
+
+    def only(self, names: Sequence[str]) -> View:
+        """The pools of these names; all if there are none."""
+        there = [one["name"] for one in self.pools]
+        chosen = {pool for name in names for pool in named(name, there)}
+        return self._replace(pools=[one for one in self.pools if one["name"] in chosen]) if names else self
+
+
+class Viewer:
+    """Looks again and again. `listeners` are the names of the processes that the configuration has as listeners."""
+
+    def __init__(self, client: Client, settings: Settings, listeners: Sequence[str]):
+        self._client = client
+        self._settings = settings
+        self._listeners = listeners
+        self._reaper: Reaper | None = None
+
+    def look(self) -> View:
+        """Raises Unavailable."""
+        said = self._client.seen_by_listener()
+        if said is None:
+            return self._own_look(_NO_INTERFACE if self._listeners else _NO_LISTENER, self._state_of_listener())
+        pools, listener = said
+        if listener["listener_state"] == "NONE" and not self._listeners:
+            return self._own_look(_NO_LISTENER, "")
+        trouble = status.trouble_of_listener(listener)
+        if trouble:
+            return self._own_look("the listener does not look", trouble)
+        age = float(listener["age_seconds"])
+        note = f"This is what the listener saw {report.seconds(age)} ago."
+        return View(pools, "listener", note, status.age_of_listener(listener, __version__), age)
+
+    def _own_look(self, why: str, trouble: str) -> View:
+        programs = self._client.programs()
+        if self._reaper is None:
+            self._reaper = Reaper(lambda _: None, dry_run=True, states=once.known_to_the_listener(programs))
+        self._reaper.tick(programs, self._settings, time.monotonic())
+        pools = status.of_look(self._reaper.status())
+        return View(pools, "look", f"This is one look of this command's own: {why}; {_WRITTEN}.", trouble)
+
+    def _state_of_listener(self) -> str:
+        """What is wrong with the listener, as far as supervisord says it of a process that it knows nothing of."""
+        for one in self._client.programs():
+            if one.name in self._listeners and one.state not in ("RUNNING", "STARTING"):
+                return status.trouble_of_listener(
+                    {"name": one.namespec, "state": one.state, "listener_state": "", "age_seconds": 0.0}
+                )
+        return ""
+
+    def close(self) -> None:
+        if self._reaper:
+            self._reaper.close()

@@ -1,0 +1,59 @@
+"""The command line itself: what is printed where, and with which exit status."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def memreap(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "supervisor_memreap", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_without_a_command_it_prints_its_help_and_ends_with_2():
+    result = memreap()
+    assert (result.returncode, result.stderr) == (2, "")
+    assert result.stdout == memreap("--help").stdout
+
+
+@pytest.mark.parametrize("command", ["status", "settings", "doctor", "once"])
+def test_the_configuration_is_named_before_or_behind_the_command(tmp_path, command):
+    conf = tmp_path / "supervisord.conf"
+    conf.write_text("[memreap:myapp]\nlimit=150 monkeys\n")
+    before, behind = memreap("-c", str(conf), command), memreap(command, "-c", str(conf))
+    assert "limit=150 monkeys: not a size" in before.stdout + before.stderr
+    assert (before.stdout, before.stderr, before.returncode) == (behind.stdout, behind.stderr, behind.returncode)
+
+
+def test_the_configuration_behind_the_command_wins(tmp_path):
+    conf = tmp_path / "supervisord.conf"
+    conf.write_text("[memreap:myapp]\nlimit=150 monkeys\n")
+    assert "monkeys" in memreap("-c", "/nowhere", "settings", "-c", str(conf)).stderr
+
+
+def test_demo_takes_no_configuration():
+    result = memreap("-c", "/nowhere", "demo")
+    assert result.returncode == 2
+    assert "unexpected argument -c: demo has a configuration of its own" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["x" * 100_000], ["status", "--" + "x" * 100_000], ["status", "--watch", "x" * 100_000]]
+)
+def test_bad_usage_quotes_at_most_100_characters(words):
+    result = memreap(*words)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert len(result.stderr) < 400
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["settings", "doctor"])
+def test_a_value_of_100_kb_does_not_come_back_whole(tmp_path, command):
+    conf = tmp_path / "supervisord.conf"
+    conf.write_text(f"[memreap:myapp]\nlimit={'v' * 100_000}\n")
+    result = memreap(command, "-c", str(conf))
+    assert "limit=vvv" in result.stdout + result.stderr
+    assert "v" * 101 not in result.stdout + result.stderr

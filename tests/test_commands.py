@@ -1,0 +1,369 @@
+"""Commands and announcements where supervisord discards events, the listener hangs, or there are many pools."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import stack
+from driver import POOL, eventually, listening, supervisord
+from test_operating import RECORDER, Operated, assert_in, assert_status, look
+
+from supervisor_memreap.record.announcements import Announcements
+
+LISTEN = f"{Path(sys.executable).parent}/memreap listen"
+POOLS = [f"p{number:02}" for number in range(12)]
+
+
+def listener(where: Path, events: str = "TICK_5,REMOTE_COMMUNICATION") -> str:
+    return (
+        f"[eventlistener:memreap]\ncommand={LISTEN}\nevents={events}\n"
+        f'stderr_logfile={where}/memreap.log\nenvironment=TMPDIR="{where}"\n{stack.PLUGIN}{stack.INTERFACE}'
+    )
+
+
+def program(name: str, workers: int, mib: int, more: str = "") -> str:
+    return f"[program:{name}]\ncommand={sys.executable} {POOL} {workers} {mib}\n{more}"
+
+
+def recorder(where: Path) -> str:
+    return (
+        f"[eventlistener:recorder]\ncommand={sys.executable} {RECORDER} {where}/announced\n"
+        "events=REMOTE_COMMUNICATION\nbuffer_size=100\n"
+    )
+
+
+@contextlib.contextmanager
+def operating(text: str, events: str = "TICK_5,REMOTE_COMMUNICATION") -> Iterator[Operated]:
+    where = stack.folder()
+    try:
+        with supervisord(where, text + listener(where, events) + recorder(where)):
+            yield Operated(where, sys.executable, f"unix://{where}/s.sock", "", "")
+    finally:
+        shutil.rmtree(where)
+
+
+def process_of(operated: Operated) -> psutil.Process:
+    return psutil.Process(operated.rpc().memreap.getListener()["pid"])
+
+
+def assert_waiting(operated: Operated, count: int) -> None:
+    assert operated.rpc().memreap.getListener()["events_waiting"] >= count
+
+
+def test_no_event_is_discarded_where_many_pools_reap_at_once():
+    """With supervisord's default buffer of 10 events, and 12 workers signalled in one tick."""
+    sections = "".join(program(name, 1, 25) + f"[memreap:{name}]\n" for name in POOLS)
+    with operating(sections + "[memreap]\nlimit=20MB\nmin_age=1s\nsettle=1s\n") as operated:
+
+        def all_have_left() -> None:
+            left = {one["pool"] for one in operated.announced() if one["event"] == "left"}
+            assert left == set(POOLS), operated.log()[-1000:]
+
+        eventually(all_have_left, timeout=40)
+        assert operated.ctl("memreap", "pause", "all").returncode == 0
+        assert "overflowed" not in (operated.folder / "s.log").read_text()
+        ticks = (operated.folder / "announced").read_text().count('"event": "reap"')
+        assert ticks == len(POOLS)
+
+
+def test_a_command_that_supervisord_discards_is_sent_again_and_carried_out_once():
+    with operating(program("myapp", 2, 5) + "[memreap:myapp]\nlimit=1GB\nmin_age=1s\n") as operated:
+        eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)
+        process = process_of(operated)
+        process.send_signal(signal.SIGSTOP)
+        try:
+            command = subprocess.Popen(operated.command("memreap", "roll", "all"), stdout=subprocess.PIPE, text=True)
+            eventually(lambda: assert_waiting(operated, 1))
+            for _ in range(12):
+                operated.rpc().supervisor.sendRemoteCommEvent("noise", "")
+            assert "overflowed" in (operated.folder / "s.log").read_text()
+        finally:
+            process.send_signal(signal.SIGCONT)
+        said, _ = command.communicate()
+        assert (command.returncode, said) == (0, "myapp: all 2 workers are to be replaced, one at a time\n")
+        assert operated.log().count("are to be replaced") == 1
+
+
+def test_a_command_that_comes_twice_is_carried_out_once_and_one_without_a_time_each_time():
+    with operating(program("myapp", 2, 5) + "[memreap:myapp]\nlimit=1GB\nmin_age=1h\n") as operated:
+        eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)
+        send = operated.rpc().supervisor.sendRemoteCommEvent
+        for _ in range(3):
+            send("memreap-command", f"roll myapp id=1 until={time.time() + 600:.0f}")
+            send("memreap-command", "pause myapp id=2")
+        send("memreap-command", "resume all id=3")
+        eventually(lambda: assert_in("resumed", operated.log()))
+        assert operated.log().count("are to be replaced") == 1
+        assert operated.log().count("paused: no worker") == 3
+
+
+def test_a_command_that_comes_after_its_time_is_not_carried_out():
+    with operating(program("myapp", 2, 5) + "[memreap:myapp]\nlimit=1GB\nmin_age=1s\n") as operated:
+        eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)
+        before = operated.workers()
+        process = process_of(operated)
+        process.send_signal(signal.SIGSTOP)
+        try:
+            both = [
+                subprocess.Popen(operated.command("memreap", verb, "myapp"), stdout=subprocess.PIPE, text=True)
+                for verb in ("reap", "pause")
+            ]
+            for one in both:
+                said, _ = one.communicate()
+                assert one.returncode == 1
+                assert re.match(r"memreap: no answer within 10 s: the listener hangs \(BUSY, \d+ events wait", said)
+                assert "it will not be carried out" in said
+            eventually(lambda: assert_blind(operated))
+            own = look(operated)
+            assert own.returncode == 1
+            assert "the listener looked at the pools" in own.stderr
+            assert "This is one look of this command's own: the listener does not look" in own.stdout
+            assert re.search("myapp +QUIET", own.stdout)
+        finally:
+            process.send_signal(signal.SIGCONT)
+        eventually(lambda: assert_in("reap myapp came ", operated.log()))
+        eventually(lambda: assert_in("pause myapp came ", operated.log()))
+        assert "after its time and was not carried out" in operated.log()
+        eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=20)
+        assert operated.workers() == before
+
+
+def assert_blind(operated: Operated) -> None:
+    result = operated.ctl("memreap", "status")
+    assert re.search(r"(?s)myapp +BLIND.*memreap: the listener looked at the pools \d+ s ago", result.stdout)
+    assert result.returncode == 1
+
+
+def test_a_refused_command_is_not_a_look_and_a_pause_before_the_first_look_comes_first():
+    text = program("myapp", 1, 40) + "[memreap:myapp]\nlimit=30MB\nmin_age=1s\n"
+    with operating(text, "TICK_3600,REMOTE_COMMUNICATION") as operated:
+        eventually(lambda: assert_in("READY", operated.rpc().memreap.getListener()["listener_state"]))
+        for words in (("pause", "nowhere"), ("reap", "nowhere")):
+            refused = operated.ctl("memreap", *words)
+            assert (refused.returncode, refused.stdout) == (
+                1,
+                "memreap: no pool 'nowhere' is watched; there are: myapp\n",
+            )
+        its = operated.rpc().memreap.getListener()
+        assert "age_seconds" not in its
+        assert operated.rpc().memreap.getPools() == []
+        assert operated.ctl("memreap", "pause", "all").returncode == 0
+        assert_status(operated, "myapp +PAUSED")
+        assert "HUP sent" not in operated.log()
+
+
+def test_a_refused_command_does_not_count_as_one_of_checks():
+    text = program("myapp", 1, 40) + "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nchecks=3\n"
+    with operating(text, "TICK_3600,REMOTE_COMMUNICATION") as operated:
+        eventually(lambda: assert_in("READY", operated.rpc().memreap.getListener()["listener_state"]))
+        assert operated.ctl("memreap", "resume", "all").returncode == 0  # one look
+        age = operated.rpc().memreap.getListener()["age_seconds"]
+        for _ in range(4):
+            assert operated.ctl("memreap", "reap", "myapp", "1").returncode == 1
+        assert operated.rpc().memreap.getListener()["age_seconds"] > age
+        assert "HUP sent" not in operated.log()
+
+
+def test_a_group_or_a_program_with_numprocs_is_a_name_everywhere():
+    many = program("many", 1, 5, "numprocs=2\nprocess_name=%(program_name)s_%(process_num)02d\n")
+    sections = "[memreap:many]\n[memreap:myapp]\n[memreap]\nlimit=1GB\n"
+    with operating(many + program("myapp", 1, 5) + sections) as operated:
+        eventually(lambda: assert_status(operated, "many:many_01 +QUIET"), timeout=30)
+        for name in ("many", "many:*"):
+            shown = operated.ctl("memreap", "status", name)
+            assert (shown.returncode, re.findall(r"^(?! )\S+", shown.stdout, re.MULTILINE)) == (
+                0,
+                ["many:many_00", "many:many_01"],
+            )
+            assert re.findall(r"^many\S+", look(operated, name).stdout, re.MULTILINE) == [
+                "many:many_00",
+                "many:many_01",
+            ]
+        assert operated.ctl("memreap", "workers", "many").stdout.count("many:many_0") == 2
+        paused = operated.ctl("memreap", "pause", "many")
+        assert (paused.returncode, paused.stdout.count("paused: no worker")) == (0, 2)
+        assert_status(operated, "many:many_00 +PAUSED(?s:.*)many:many_01 +PAUSED(?s:.*)myapp +[^P]")
+        reap = operated.ctl("memreap", "reap", "many")
+        assert (reap.returncode, reap.stdout) == (
+            1,
+            "memreap: reap: 'many' is 2 pools; name one of them: many:many_00, many:many_01\n",
+        )
+        partly = operated.ctl("memreap", "roll", "all")
+        assert partly.returncode == 1
+        assert "myapp: all 1 workers are to be replaced" in partly.stdout
+        assert "many:many_00 is paused: memreap resume many:many_00 first" in partly.stdout
+        assert operated.ctl("memreap", "resume", "many_00").stdout == "many:many_00: resumed\n"
+        assert operated.ctl("memreap", "resume", "all").returncode == 0
+        rolled = operated.ctl("memreap", "roll", "all")
+        assert (rolled.returncode, rolled.stdout.count("to be replaced")) == (0, 3)
+
+
+def test_a_listener_whose_configuration_is_named_before_its_command_is_one(monkeypatch):
+    monkeypatch.setattr(
+        f"{__name__}.LISTEN", f"{Path(sys.executable).parent}/memreap -c %(here)s/supervisord.conf listen"
+    )
+    with operating(program("myapp", 1, 5) + "[memreap:myapp]\nlimit=1GB\n") as operated:
+        eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)
+        assert operated.rpc().memreap.getListener()["name"] == "memreap:memreap"
+        assert "there is none: add [eventlistener:memreap]" not in look(operated, command="doctor").stdout
+
+
+@pytest.fixture
+def shown_to_all() -> Iterator[Path]:
+    where = stack.folder()
+    yield where
+    shutil.rmtree(where)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can take a right away from itself")
+def test_where_sizes_may_not_be_read_the_status_is_blind_and_the_exit_status_1(monkeypatch, shown_to_all):
+    # What matters here of the rights that root has in a container of Docker's.
+    blindfold = "setpriv --bounding-set=-all,+kill,+dac_override,+setuid,+setgid"
+    monkeypatch.setattr(f"{__name__}.LISTEN", f"{blindfold} {LISTEN}")
+    pool = shutil.copy(POOL, shown_to_all)  # our own Python and checkout may be hidden from other users
+    text = f"[program:myapp]\ncommand=/usr/bin/python3 {pool} 1 40\nuser=nobody\n[memreap:myapp]\nlimit=30MB\n"
+    with operating(text) as operated:
+        eventually(lambda: assert_status(operated, "myapp +BLIND"), timeout=30)
+        result = operated.ctl("memreap", "status")
+        assert result.returncode == 1
+        assert "1 of 1 workers: uss may not be read; run memreap as their user" in result.stdout
+        assert look(operated).returncode == 1
+        values = json.loads(look(operated, "--json").stdout)
+        assert values["pools"][0]["standing"] == "blind"
+
+
+@pytest.mark.parametrize("what", ["paused", "suspended"])
+def test_without_an_interface_status_is_one_look_with_what_the_listener_wrote_down(monkeypatch, what):
+    monkeypatch.setattr(stack, "INTERFACE", "")
+    mib = 40 if what == "suspended" else 5
+    with operating(program("myapp", 2, mib) + "[memreap:myapp]\nlimit=30MB\nmin_age=1h\n") as operated:
+        monkeypatch.setenv("TMPDIR", str(operated.folder))
+        if what == "paused":
+            operated.rpc().supervisor.sendRemoteCommEvent("memreap-command", "pause all")
+            eventually(lambda: assert_in("paused: no worker", operated.log()))
+        else:
+            eventually(lambda: assert_in("suspended: fresh workers", operated.log()), timeout=20)
+        result = look(operated)
+        assert re.search(rf"myapp +{what.upper()}  30 MiB uss  2        {2 if mib == 40 else 0}     ", result.stdout)
+        assert result.stdout.splitlines()[-1] == (
+            "This is one look of this command's own: supervisord has no [rpcinterface:memreap] to ask the listener"
+            " through; who is paused, suspended or leaving is as a listener of this user wrote it down."
+        )
+        assert result.returncode == (1 if what == "suspended" else 0)
+        values = json.loads(look(operated, "--json").stdout)
+        assert (values["view"], "age_seconds" in values) == ("look", False)
+        assert not {"reaps", "given_back_bytes", "since"} & set(values["pools"][0])
+        operated.ctl("stop", "memreap:*")
+        stopped = look(operated)
+        assert (stopped.returncode, stopped.stderr) == (
+            1,
+            "memreap: the listener memreap is STOPPED: see its log, then start memreap\n",
+        )
+
+
+def test_newborn_workers_over_the_limit_do_not_make_one_look_call_the_pool_suspended(tmp_path):
+    with supervisord(tmp_path, program("myapp", 2, 40) + "[memreap:myapp]\nlimit=30MB\nmin_age=1h\n"):
+        result = look(Operated(tmp_path, sys.executable, f"unix://{tmp_path}/s.sock", "", ""))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.search("myapp +OVER  30 MiB uss  2        2     ", result.stdout)
+    assert "there is no listener: only memreap once reaps here" in result.stdout
+
+
+def test_what_supervisord_does_not_take_waits_for_the_next_tick():
+    waiting, sent = Announcements(), []
+
+    def fails(lines) -> None:
+        raise TimeoutError
+
+    waiting.add("reap", "myapp", 1, "first", 1.0)
+    with pytest.raises(TimeoutError):
+        waiting.send(fails)
+    waiting.add("left", "myapp", 1, "second", 2.0)
+    waiting.send(sent.extend)
+    assert [json.loads(line)["message"] for line in sent] == ["first", "second"]
+    waiting.send(fails)  # nothing waits any more
+
+
+def test_what_waits_has_an_end():
+    waiting, sent = Announcements(), []
+    for number in range(5000):
+        waiting.add("left", "myapp", number, "", 0.0)
+    waiting.send(sent.extend)
+    assert [json.loads(line)["pid"] for line in sent] == [*range(4000, 5000)]
+
+
+class Deaf:
+    """Stands before a supervisord, and does not answer the first call with this in it."""
+
+    def __init__(self, to: Path, word: bytes):
+        self._to = str(to)
+        self._word = word
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        self.swallowed = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._server.accept()
+                with connection:
+                    self._handle(connection)
+
+    def _handle(self, connection: socket.socket) -> None:
+        request = b""
+        while b"</methodCall>" not in request:
+            request += connection.recv(65536)
+        if self._word in request and not self.swallowed.is_set():
+            self.swallowed.set()
+            connection.recv(1)  # until the caller has given up
+            return
+        with socket.socket(socket.AF_UNIX) as real:
+            real.connect(self._to)
+            real.sendall(request)
+            while b"</methodResponse>" not in (chunk := real.recv(65536)):
+                connection.sendall(chunk)
+            connection.sendall(chunk)
+
+    def __enter__(self) -> Deaf:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self._thread.join()
+
+
+@pytest.mark.parametrize("word", [b"memreap.publish", b"sendRemoteCommEvent"])
+def test_an_announcement_outlives_a_call_that_times_out(tmp_path, word):
+    text = program("myapp", 1, 40) + "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n"
+    announced = tmp_path / "announced"
+    with (
+        supervisord(tmp_path, text + stack.INTERFACE + recorder(tmp_path)),
+        Deaf(tmp_path / "s.sock", word) as deaf,
+        listening("-c", f"{tmp_path}/supervisord.conf", log=tmp_path / "log", SUPERVISOR_SERVER_URL=deaf.url) as driver,
+    ):
+        eventually(lambda: assert_reaped(driver), timeout=20)
+        assert deaf.swallowed.is_set()
+        driver.tick()
+        eventually(lambda: assert_in('"event": "reap"', announced.read_text() if announced.exists() else ""))
+
+
+def assert_reaped(driver) -> None:
+    driver.tick()
+    assert "HUP sent" in driver.text()
