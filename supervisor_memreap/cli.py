@@ -82,17 +82,19 @@ supervisord does not answer, or it does not run what was named; 2 bad usage or c
 """
 
 _DOCTOR = """\
-Look for all that would make memreap fail or do harm on this machine, and say what to do about it:
-the configuration, the listener and its rights, the programs that are to be watched and their
-workers. Signals nobody, changes nothing; asks the managers' own Perl for its FCGI::ProcManager.
+Check for anything that would stop memreap on this machine or make it unsafe, and say what to do
+about it: the configuration, and whether supervisord and supervisorctl can load what it names; the
+listener and its rights; the watched programs and their workers. Signals no process, changes
+nothing. Asks the Python of supervisord and of supervisorctl what they can import, and the
+managers' own Perl for its FCGI::ProcManager.
 
-    memreap doctor
+    memreap doctor                     as root it can ask more
     supervisorctl memreap doctor       the same by the listener, also of another machine
 
-A line with "note:" is about something that works, and could work better.
+A line with "note:" is about something that works, and could work better, or is not known.
 
-exit status: 0 nothing to mend; 1 something is; 2 no configuration, or bad usage; 70 doctor
-itself failed.
+exit status: 0 no problems found; 1 problems found; 2 no configuration, or bad usage; 70 internal
+error.
 """
 
 _EFFECTIVE = """\
@@ -180,7 +182,7 @@ def parser() -> argparse.ArgumentParser:
     state.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
     state.set_defaults(run=_status)
 
-    check = add("doctor", "what would make it fail or do harm here, with the remedies", _DOCTOR)
+    check = add("doctor", "check for what would stop memreap or make it unsafe, with remedies", _DOCTOR)
     check.set_defaults(run=_doctor)
 
     effective = add("settings", "the settings in force, and where each value comes from", _EFFECTIVE)
@@ -330,7 +332,7 @@ def _doctor(args: argparse.Namespace) -> int:
     try:
         return doctor.run(path, _client, log.to(sys.stdout, stamped=False))
     except Exception:
-        # 1 would say that something was found.
+        # 1 would say that problems were found.
         traceback.print_exc()
         return os.EX_SOFTWARE
 

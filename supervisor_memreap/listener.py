@@ -76,7 +76,7 @@ class Consultation:
         return not chunk
 
     def result(self) -> tuple[bool, str]:
-        """Whether there is nothing to mend, and what it said."""
+        """Whether it found no problems, and what it said."""
         text = self._said.decode(errors="replace").replace("memreap: ", "").strip()
         status = self.end()
         if status not in (0, 1):

@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import stat
+import sys
 import tempfile
 from pathlib import Path
 
@@ -81,6 +82,8 @@ def _nothing_is_left_behind(pytestconfig):
     ours.chmod(0o777 | stat.S_ISVTX)  # as /tmp
     mark = f"of-{os.getpid()}"
     os.environ["MEMREAP_TESTS"] = mark
+    # As in a shell in which this environment is activated: another supervisorctl need not have memreap.
+    os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', os.defpath)}"
     before = os.getcwd()
     _use(ours)
     os.chdir(ours)

@@ -102,6 +102,7 @@ def test_signals_are_sent_from_one_place_to_one_process_at_a_time():
         ("processes.py", "tgkill", "syscall"),
         ("procfile.py", "missing", "kill"),
         ("reader.py", "end", "kill"),
+        ("rights.py", "_signal", "kill"),
         ("listener.py", "end", "killpg"),
         ("statefile.py", "_exists", "kill"),
     ]

@@ -35,8 +35,8 @@ _ANOTHER_START = (
     " set since then; run memreap where supervisord runs, or restart the program"
 )
 RESTART_UNKNOWN = (
-    "with target=self supervisord must say whether it starts it again when it ends with 0: add [rpcinterface:memreap]"
-    " and restart supervisord, once"
+    "with target=self supervisord must say whether it starts it again when it ends with 0, and it has no"
+    " [rpcinterface:memreap]: run memreap doctor, which says how to add it safely"
 )
 
 

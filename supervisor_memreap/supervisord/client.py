@@ -144,6 +144,16 @@ class Client:
         (answer,) = self._call("system.multicall", [{"methodName": "memreap.getListener", "params": []}])
         return dict(answer) if isinstance(answer, dict) and "faultCode" not in answer else None
 
+    def configuration(self) -> list[dict[str, Any]]:
+        """What supervisord has read of each process, as supervisor.getAllConfigInfo says. Raises Unavailable."""
+        answer = self._call("supervisor.getAllConfigInfo")
+        return [dict(one) for one in answer if isinstance(one, dict)] if isinstance(answer, list) else []
+
+    def pending(self) -> dict[str, list[str]]:
+        """What memreap.getPending says; empty where there is no such method. Raises Unavailable."""
+        (answer,) = self._call("system.multicall", [{"methodName": "memreap.getPending", "params": []}])
+        return dict(answer) if isinstance(answer, dict) and "faultCode" not in answer else {}
+
     def seen_by_listener(self) -> tuple[list[dict[str, Any]], dict[str, Any]] | None:
         """What memreap.getPools and getListener say; None: there is no [rpcinterface:memreap]. Raises Unavailable."""
         methods = ("memreap.getPools", "memreap.getListener")

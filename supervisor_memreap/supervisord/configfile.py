@@ -192,7 +192,11 @@ class ConfigFile:
 
     def has_changed(self) -> bool:
         """Whether the file, an included one, or the list of included ones is not as it was last read whole."""
-        return self._read != {path: _stat(path) for path in (self.path, *self._included())}
+        return self._read != {path: _stat(path) for path in self.files()}
+
+    def files(self) -> tuple[str, ...]:
+        """Its own path, and those of what it includes."""
+        return (self.path, *self._included())
 
     def read(self) -> Contents:
         """Raises SettingsError: one line with the file and the cause; then `has_changed` stays true."""
