@@ -566,6 +566,8 @@ def test_status_as_json_has_units_in_the_names(operated):
     (one,) = values["pools"]
     assert (values["version"], values["view"], one["name"]) == (1, "listener", "myapp")
     assert (one["standing"], one["limit_bytes"]) == ("quiet", 1024**3)
+    assert isinstance(one["limit_bytes"], int)
+    assert isinstance(one["workers"][0]["used_bytes"], int)
     assert {worker["pid"] for worker in one["workers"]} == operated.workers()
     assert one["largest_bytes"] == max(worker["used_bytes"] for worker in one["workers"])
     assert one["total_bytes"] == sum(worker["used_bytes"] for worker in one["workers"])
