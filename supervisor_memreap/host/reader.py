@@ -113,6 +113,12 @@ def is_blocked(pid: int) -> bool:
     return _avoided.get(f"/proc/{pid}", 0.0) > time.monotonic()
 
 
+def close() -> None:
+    """End the child, if there is one; the next question starts another one."""
+    if _child is not None and _child.owner == os.getpid():
+        _end_child()
+
+
 def _end_child() -> None:
     global _child
     assert _child
