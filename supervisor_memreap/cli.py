@@ -270,16 +270,16 @@ def _configured(configuration: str | None, names: Sequence[str], given: dict[str
 
 def _status(args: argparse.Namespace) -> int:
     configured = _configured(args.configuration, args.names, {})
-    listeners = [name for one in configured.contents.others if one.listens for name in one.processes]
+    listeners = [name for section in configured.contents.others if section.listens for name in section.processes]
     viewer = Viewer(configured.client, configured.settings, listeners)
     tell = log.to(sys.stderr, stamped=False)
     try:
         while True:
             whole = viewer.look()
-            there = [one["name"] for one in whole.pools]
-            missing = [name for name in args.names if not named(name, there)]
+            pools = [pool["name"] for pool in whole.pools]
+            missing = [name for name in args.names if not named(name, pools)]
             if missing:
-                tell(unknown(missing[0], there))
+                tell(unknown(missing[0], pools))
                 return 1
             view = whole.only(args.names)
             if args.json:
@@ -311,17 +311,17 @@ def _settings(args: argparse.Namespace) -> int:
         programs = contents.programs()
         tell(f"{error}: these are the programs of {path}")
     pools = settings.pools(programs)
-    there = [one.program.namespec for one in pools]
-    chosen = {pool for name in args.names or ["all"] for pool in named(name, there)}
+    watched = [pool.program.namespec for pool in pools]
+    chosen = {pool for name in args.names or ["all"] for pool in named(name, watched)}
     # By a process of it, as its sections may be named after that.
     shown = [
         (one.program.namespec, one.settings, settings.origins(one.members[0] if one.members else one.program))
         for one in pools
         if one.program.namespec in chosen
     ]
-    missing = [name for name in args.names if not named(name, there)]
+    missing = [name for name in args.names if not named(name, watched)]
     if missing or not shown:
-        tell(unknown(missing[0], there) if missing else f"{path}: no program has a [memreap:PROGRAM] section")
+        tell(unknown(missing[0], watched) if missing else f"{path}: no program has a [memreap:PROGRAM] section")
         return 1
     print(status.settings_table(shown))
     return 0
@@ -341,7 +341,7 @@ def _only(names: Sequence[str], programs: once.Programs) -> once.Programs:
     """The programs that answer to one of the names; all if there are none."""
     if not names:
         return programs
-    return lambda: [one for one in programs() if any(named(name, [one.namespec]) for name in names)]
+    return lambda: [program for program in programs() if any(named(name, [program.namespec]) for name in names)]
 
 
 def _client(server: Mapping[str, str]) -> Client:

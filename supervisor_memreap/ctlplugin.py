@@ -72,7 +72,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             super().do_help(arg)
 
     def help_memreap(self) -> None:
-        self.ctl.output(HELP)
+        self.ctl.output(HELP.rstrip())
 
     def do_memreap(self, arg: str) -> None:
         words = arg.split()
@@ -148,12 +148,12 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         """The pools of these names; says so where a name is that of none."""
         from supervisor_memreap.core.command import named, unknown
 
-        there = [one["name"] for one in pools]
-        chosen = {pool for name in names for pool in named(name, there)}
-        missing = [name for name in names if not named(name, there)]
+        watched = [pool["name"] for pool in pools]
+        chosen = {pool for name in names for pool in named(name, watched)}
+        missing = [name for name in names if not named(name, watched)]
         if missing:
-            self._fail(unknown(missing[0], there))
-        return [one for one in pools if one["name"] in chosen]
+            self._fail(unknown(missing[0], watched))
+        return [pool for pool in pools if pool["name"] in chosen]
 
     def _command(self, words: list[str]) -> None:
         from supervisor_memreap.core.command import CommandError, parse

@@ -285,13 +285,13 @@ class Listener:
     def _carry_out(self, command: Command) -> None:
         """In the pools that are watched by now. Raises CommandError and Unavailable, and then nothing was done."""
         self._refresh_settings()
-        watched = sorted(one.program.namespec for one in self._settings.pools(self._client().programs()))
+        watched = sorted(pool.program.namespec for pool in self._settings.pools(self._client().programs()))
         # Which workers there are says a look. A pause needs none, and one before it would be too late.
         if command.verb in ("reap", "roll") and not self.reaper.has_seen(named(command.name, watched)):
             self.tick()
         results = self.reaper.command(command, watched)
-        done = not any(one.refused for one in results)
-        self._answers.give(command.id, done, "\n".join(one.line for one in results))
+        done = not any(result.refused for result in results)
+        self._answers.give(command.id, done, "\n".join(result.line for result in results))
 
     def _consult(self, id: str) -> None:
         """Have `memreap doctor` look, with our rights, in a process of its own: it may ask Perl, and we do not wait."""
@@ -328,9 +328,9 @@ class Listener:
 
     def _publish(self, client: Client) -> None:
         """Tell supervisord how the pools stand and what happened; when all that is to be done has been done."""
-        for one in self.reaper.happenings():
-            if one.announce:
-                self._announcements.add(*one[:4], time.time())
+        for happening in self.reaper.happenings():
+            if happening.announce:
+                self._announcements.add(*happening[:4], time.time())
         trouble = ""
         for step in (self._publish_status, self._announce):
             try:

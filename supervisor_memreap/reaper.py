@@ -213,10 +213,10 @@ class Reaper:
             for state in (self._states.get(name, policy.PoolState()),)
         }
         results = carry_out_in_all(command, pools)
-        for one in results:
-            if one.state:
-                self._states[one.pool] = one.state
-                self._tell_of(one.pool, one.text)
+        for result in results:
+            if result.state:
+                self._states[result.pool] = result.state
+                self._tell_of(result.pool, result.text)
         self._keep(self._states)
         return results
 

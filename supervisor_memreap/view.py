@@ -1,11 +1,12 @@
 """What `memreap status` shows: the listener's view of the pools; where it cannot be asked, one look of our own.
 
 Two answers to one question would contradict each other: a look knows nothing of a pause or of who is leaving, and a
-listener has looked some seconds ago. So it is one of the two, and is said to be that one.
+listener has looked some seconds ago. So the command shows one of the two, and says which.
 """
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -46,16 +47,16 @@ class View(NamedTuple):
         }
 
     def text(self, now: float) -> str:
-        return "\n".join([*([status.table(self.pools, now)] if self.pools else []), self.note])
+        note = textwrap.fill(self.note, status.WIDTH)
+        return "\n".join([*([status.table(self.pools, now)] if self.pools else []), note])
 
     def is_well(self) -> bool:
         return not self.trouble and all(map(status.is_well, self.pools))
 
     def only(self, names: Sequence[str]) -> View:
         """The pools of these names; all if there are none."""
-        there = [one["name"] for one in self.pools]
-        chosen = {pool for name in names for pool in named(name, there)}
-        return self._replace(pools=[one for one in self.pools if one["name"] in chosen]) if names else self
+        chosen = {pool for name in names for pool in named(name, [pool["name"] for pool in self.pools])}
+        return self._replace(pools=[pool for pool in self.pools if pool["name"] in chosen]) if names else self
 
 
 class Viewer:
@@ -69,10 +70,10 @@ class Viewer:
 
     def look(self) -> View:
         """Raises Unavailable."""
-        said = self._client.seen_by_listener()
-        if said is None:
+        seen = self._client.seen_by_listener()
+        if seen is None:
             return self._own_look(_NO_INTERFACE if self._listeners else _NO_LISTENER, self._state_of_listener())
-        pools, listener = said
+        pools, listener = seen
         if listener["listener_state"] == "NONE" and not self._listeners:
             return self._own_look(_NO_LISTENER, "")
         trouble = status.trouble_of_listener(listener)
@@ -80,7 +81,7 @@ class Viewer:
             return self._own_look("the listener does not look", trouble)
         age = float(listener["age_seconds"])
         note = f"This is what the listener saw {report.seconds(age)} ago."
-        return View(pools, "listener", note, status.age_of_listener(listener, __version__), age)
+        return View(status.of_listener(pools), "listener", note, status.age_of_listener(listener, __version__), age)
 
     def _own_look(self, why: str, trouble: str) -> View:
         programs = self._client.programs()
@@ -92,10 +93,10 @@ class Viewer:
 
     def _state_of_listener(self) -> str:
         """What is wrong with the listener, as far as supervisord says it of a process that it knows nothing of."""
-        for one in self._client.programs():
-            if one.name in self._listeners and one.state not in ("RUNNING", "STARTING"):
+        for program in self._client.programs():
+            if program.name in self._listeners and program.state not in ("RUNNING", "STARTING"):
                 return status.trouble_of_listener(
-                    {"name": one.namespec, "state": one.state, "listener_state": "", "age_seconds": 0.0}
+                    {"name": program.namespec, "state": program.state, "listener_state": "", "age_seconds": 0.0}
                 )
         return ""
 

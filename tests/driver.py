@@ -14,10 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
+from supervisor.xmlrpc import SupervisorTransport
 
 READY = b"READY\n"
 POOL = Path(__file__).with_name("pool.py")
 OK = b"RESULT 2\nOK"
+
+
+class Transport(SupervisorTransport):
+    """What supervisorctl speaks through, which leaves its connection open. This one closes it when it is not needed."""
+
+    def __del__(self):
+        self.close()
 
 
 class Driver:
@@ -34,24 +42,15 @@ class Driver:
             "    code = subprocess.call(sys.argv[2:])\n"
             "    if code != -9: sys.exit(code)\n"
         )
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                between,
-                "supervisord",
-                *through,
-                sys.executable,
-                "-m",
-                "supervisor_memreap",
-                "listen",
-                *args,
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("wb"),
-            env={**os.environ, "SUPERVISOR_ENABLED": "1", **env},
-        )
+        listen = [*through, sys.executable, "-m", "supervisor_memreap", "listen", *args]
+        with log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", between, "supervisord", *listen],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env={**os.environ, "SUPERVISOR_ENABLED": "1", **env},
+            )
 
     def hears(self, expected: bytes, within: float = 10.0) -> float:
         """The seconds until exactly this was said on stdout; fails on anything else."""

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,9 +160,17 @@ def running(
             eventually(lambda: assert_answers(pool), timeout=30)
             yield pool
         finally:
+            with contextlib.suppress(AssertionError):
+                eventually(lambda: assert_grown_up(process.pid), timeout=5)
             # Not reaped here: driver.supervisord does that.
             os.kill(process.pid, 15)
             end(where)
+
+
+def assert_grown_up(supervisord: int) -> None:
+    """A newborn of FCGI::ProcManager that gets TERM before it has handlers of its own spins for a minute."""
+    below = psutil.Process(supervisord).children(recursive=True)
+    assert time.time() - max((process.create_time() for process in below), default=0.0) > 0.5
 
 
 def end(where: Path) -> None:

@@ -125,13 +125,14 @@ def test_a_command_that_comes_after_its_time_is_not_carried_out():
             for one in both:
                 said, _ = one.communicate()
                 assert one.returncode == 1
-                assert re.match(r"memreap: no answer within 10 s: the listener hangs \(BUSY, \d+ events wait", said)
+                assert re.match(r"memreap: no answer within 10 s: the listener hangs \([A-Z]+, \d+ events wait", said)
                 assert "it will not be carried out" in said
             eventually(lambda: assert_blind(operated))
             own = look(operated)
             assert own.returncode == 1
             assert "the listener looked at the pools" in own.stderr
             assert "This is one look of this command's own: the listener does not look" in own.stdout
+            assert max(map(len, own.stdout.splitlines())) <= 80
             assert re.search("myapp +QUIET", own.stdout)
         finally:
             process.send_signal(signal.SIGCONT)
@@ -204,7 +205,7 @@ def test_a_group_or_a_program_with_numprocs_is_a_name_everywhere():
         )
         partly = operated.ctl("memreap", "roll", "all")
         assert partly.returncode == 1
-        assert "myapp: all 1 workers are to be replaced" in partly.stdout
+        assert re.search(r"myapp: worker \d+ is to be replaced\n", partly.stdout)
         assert "many:many_00 is paused: memreap resume many:many_00 first" in partly.stdout
         assert operated.ctl("memreap", "resume", "many_00").stdout == "many:many_00: resumed\n"
         assert operated.ctl("memreap", "resume", "all").returncode == 0
@@ -259,7 +260,7 @@ def test_without_an_interface_status_is_one_look_with_what_the_listener_wrote_do
             eventually(lambda: assert_in("suspended: fresh workers", operated.log()), timeout=20)
         result = look(operated)
         assert re.search(rf"myapp +{what.upper()}  30 MiB uss  2        {2 if mib == 40 else 0}     ", result.stdout)
-        assert result.stdout.splitlines()[-1] == (
+        assert " ".join(result.stdout.split()).endswith(
             "This is one look of this command's own: supervisord has no [rpcinterface:memreap] to ask the listener"
             " through; who is paused, suspended or leaving is as a listener of this user wrote it down."
         )
@@ -280,7 +281,7 @@ def test_newborn_workers_over_the_limit_do_not_make_one_look_call_the_pool_suspe
         result = look(Operated(tmp_path, sys.executable, f"unix://{tmp_path}/s.sock", "", ""))
     assert (result.returncode, result.stderr) == (0, "")
     assert re.search("myapp +OVER  30 MiB uss  2        2     ", result.stdout)
-    assert "there is no listener: only memreap once reaps here" in result.stdout
+    assert "there is no listener: only memreap once reaps here" in " ".join(result.stdout.split())
 
 
 def test_what_supervisord_does_not_take_waits_for_the_next_tick():

@@ -19,8 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from driver import POOL, eventually, listening, pool, supervisord, workers_below
-from supervisor.xmlrpc import SupervisorTransport
+from driver import POOL, Transport, eventually, listening, pool, supervisord, workers_below
 from test_processes import SETTINGS, look, reap
 
 from supervisor_memreap.core.model import Program
@@ -306,7 +305,7 @@ def test_a_clock_that_jumps_an_hour_stops_nothing_for_good(log, tmp_path):
 
 def control(folder: Path):
     """What supervisorctl speaks with."""
-    transport = SupervisorTransport(None, None, f"unix://{folder}/s.sock")
+    transport = Transport(None, None, f"unix://{folder}/s.sock")
     return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
 
 

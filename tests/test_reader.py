@@ -41,6 +41,7 @@ def test_a_process_that_is_gone_and_a_file_that_may_not_be_read_are_told_apart()
     with pool(1, 1) as pid:
         (worker,) = workers_below(pid)
         assert b"Pss:" in reader.read(f"/proc/{worker}/smaps_rollup")
+    eventually(lambda: _assert_gone(worker))
     with pytest.raises(ProcessLookupError):
         reader.read(f"/proc/{worker}/smaps_rollup")
     with pytest.raises(PermissionError):

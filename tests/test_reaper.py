@@ -335,7 +335,7 @@ def test_a_pool_that_is_out_of_sight_is_let_go_when_its_worker_has_left():
 def test_a_pause_outlives_a_time_out_of_sight_while_the_manager_lives_and_a_day_beyond(days):
     with pool(1, 40) as manager, Reaping(manager) as reaping:
         reaping.tick()
-        reaping.reaper.command(Command("pause", "myapp"))
+        reaping.reaper.command(Command("pause", "myapp"), ["myapp"])
         reaping.reaper.tick([], NOTHING, time.monotonic() + days * 86400)
         assert reaping.reaper.paused()
     eventually(lambda: _assert_manager_is_gone(manager))
@@ -406,6 +406,6 @@ def test_where_the_lock_cannot_be_had_nothing_is_sent_and_the_line_says_why(monk
 def test_who_was_asked_for_is_not_forgotten_by_one_incomplete_list_of_children(monkeypatch):
     with pool(3, 5, "busy") as manager, Reaping(manager, min_age="1h") as reaping:
         reaping.tick()
-        reaping.reaper.command(Command("roll", "myapp"))
+        reaping.reaper.command(Command("roll", "myapp"), ["myapp"])
         monkeypatch.setattr(procfs.Procfs, "children", lambda *_: [])
         assert len(reaping.tick().state.asked) == 3

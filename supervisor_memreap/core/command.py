@@ -63,8 +63,8 @@ class Result:
 
 def id_of(text: str) -> str:
     """By what the sender finds the answer, whether this is a command or not; empty: no answer is wanted."""
-    found = (_ID.fullmatch(word) for word in text[-_MOST_CHARACTERS:].split()[-2:])
-    return next((match[1] for match in found if match), "")
+    matches = (_ID.fullmatch(word) for word in text[-_MOST_CHARACTERS:].split()[-2:])
+    return next((match[1] for match in matches if match), "")
 
 
 def parse(text: str) -> Command:
@@ -115,8 +115,8 @@ def _names_of(pool: str) -> tuple[str, ...]:
 def unknown(name: str, pools: Sequence[str]) -> str:
     """The line for a name by which no pool is meant."""
     more = f", and {len(pools) - _MOST_NAMES} more" if len(pools) > _MOST_NAMES else ""
-    there = ", ".join(pools[:_MOST_NAMES]) or "none"
-    return f"no pool '{quote(name)}' is watched; there are: {there}{more}"
+    names = ", ".join(pools[:_MOST_NAMES]) or "none"
+    return f"no pool '{quote(name)}' is watched; there are: {names}{more}"
 
 
 def carry_out_in_all(command: Command, pools: Mapping[str, tuple[Pool, PoolState]]) -> list[Result]:
@@ -127,8 +127,8 @@ def carry_out_in_all(command: Command, pools: Mapping[str, tuple[Pool, PoolState
     if command.verb == "reap":
         pools = _pool_to_reap(command, pools)
     results = [_result(command, name, pool, state, len(pools) > 1) for name, (pool, state) in pools.items()]
-    if not any(one.state for one in results):
-        raise CommandError("; ".join(one.line for one in results))
+    if not any(result.state for result in results):
+        raise CommandError("; ".join(result.line for result in results))
     return results
 
 
@@ -136,17 +136,17 @@ def _pool_to_reap(
     command: Command, pools: Mapping[str, tuple[Pool, PoolState]]
 ) -> Mapping[str, tuple[Pool, PoolState]]:
     """One worker of one pool: that with this name, or with a worker of this pid."""
-    found = {
-        name: both
-        for name, both in pools.items()
-        if (any(one.id.pid == command.pid for one in both[0].workers) if command.pid else name == command.name)
+    meant = {
+        name: (pool, state)
+        for name, (pool, state) in pools.items()
+        if (any(worker.id.pid == command.pid for worker in pool.workers) if command.pid else name == command.name)
     }
-    if len(pools) == 1 or len(found) == 1:
-        return found or pools
+    if len(pools) == 1 or len(meant) == 1:
+        return meant or pools
     if command.pid:
         raise CommandError(f"'{quote(command.name)}' has no worker {command.pid}")
-    there = ", ".join([*pools][:_MOST_NAMES])
-    raise CommandError(f"reap: '{quote(command.name)}' is {len(pools)} pools; name one of them: {there}")
+    names = ", ".join([*pools][:_MOST_NAMES])
+    raise CommandError(f"reap: '{quote(command.name)}' is {len(pools)} pools; name one of them: {names}")
 
 
 def _result(command: Command, name: str, pool: Pool, state: PoolState, is_one_of_many: bool) -> Result:
@@ -183,7 +183,8 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
         raise CommandError(f"{pool.name}: all of its workers have been signalled already")
     elif command.verb == "roll":
         state = policy.ask((worker.id for worker in there), state)
-        return state, f"all {len(there)} workers are to be replaced, one at a time"
+        all_ = f"all {len(there)} workers are" if len(there) > 1 else f"worker {there[0].id.pid} is"
+        return state, f"{all_} to be replaced{', one at a time' if len(there) > 1 else ''}"
     else:
         worker = max(there, key=lambda one: (one.used or 0, one.bound))
     return policy.ask([worker.id], state), f"worker {worker.id.pid} is to be replaced"

@@ -24,7 +24,8 @@ AVOIDED = 60.0
 # Of each file: a command line may have 2 MB, and its beginning is all that is needed.
 _MOST_BYTES = 65536
 _LENGTH = struct.Struct("=ii")
-_PR_SET_PDEATHSIG = 1
+# prctl(2): end with the parent; and the name that ps(1) shows.
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 
 class Blocked(PermissionError):
@@ -112,6 +113,12 @@ def is_blocked(pid: int) -> bool:
     return _avoided.get(f"/proc/{pid}", 0.0) > time.monotonic()
 
 
+def close() -> None:
+    """End the child, if there is one; the next question starts another one."""
+    if _child is not None and _child.owner == os.getpid():
+        _end_child()
+
+
 def _end_child() -> None:
     global _child
     assert _child
@@ -128,7 +135,9 @@ def _serve(asked: int, answered: int, parent: int) -> None:
         signal.set_wakeup_fd(-1)
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(signum, signal.SIG_IGN if signum == signal.SIGINT else signal.SIG_DFL)
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        libc = ctypes.CDLL(None)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        libc.prctl(_PR_SET_NAME, b"memreap reader", 0, 0, 0)
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)

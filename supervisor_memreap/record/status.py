@@ -20,7 +20,7 @@ VERSION = 1
 _PERIODS = 2
 _LATE = 5.0
 # Columns of a terminal.
-_WIDTH = 80
+WIDTH = 80
 # What only a listener knows, which was there before: after a single look it is unknown, not 0.
 _OF_A_LISTENER = ("reaps", "given_back_bytes", "since", "message", "message_at")
 
@@ -149,12 +149,21 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def of_look(pools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The pools after a look of our own, without what only a listener knows."""
-    return [{key: value for key, value in one.items() if key not in _OF_A_LISTENER} for one in pools]
+    return [{key: value for key, value in pool.items() if key not in _OF_A_LISTENER} for pool in pools]
+
+
+def of_listener(value: Any, key: str = "") -> Any:
+    """The pools as memreap.getPools has them: sizes are doubles in XML-RPC, whose integers end at 2 GiB."""
+    if isinstance(value, dict):
+        return {name: of_listener(part, name) for name, part in value.items()}
+    if isinstance(value, list):
+        return [of_listener(part) for part in value]
+    return int(value) if key.endswith("_bytes") else value
 
 
 def unwatched(pools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The pools of a listener that looks no more: how they stood says nothing about now."""
-    return [{**one, "standing": "blind"} for one in pools]
+    return [{**pool, "standing": "blind"} for pool in pools]
 
 
 def is_well(pool: Mapping[str, Any]) -> bool:
@@ -167,25 +176,29 @@ def table(pools: Sequence[Mapping[str, Any]], now: float) -> str:
 
     `now` is in seconds since 1970. What a look does not know has no column.
     """
-    of_listener = any("reaps" in one for one in pools)
-    history = ("reaps", "freed", "since") if of_listener else ()
-    rows = [("", "", "limit", "workers", *(() if of_listener else ("over",)), "largest", "total", *history)]
-    for one in pools:
+    has_history = any("reaps" in pool for pool in pools)
+    history = ("reaps", "freed", "since") if has_history else ()
+    rows = [("", "", "limit", "workers", *(() if has_history else ("over",)), "largest", "total", *history)]
+    for pool in pools:
         rows.append(
             (
-                str(one["name"]),
-                _word(one),
-                f"{report.memory(one['limit_bytes'])} {one['metric']}",
-                str(len(one["workers"])),
-                *(() if of_listener else (_over(one),)),
-                _memory(one, "largest_bytes"),
-                _memory(one, "total_bytes"),
-                *((str(one["reaps"]), _memory(one, "given_back_bytes"), _age(now - one["since"])) if history else ()),
+                str(pool["name"]),
+                _word(pool),
+                f"{report.memory(pool['limit_bytes'])} {pool['metric']}",
+                str(len(pool["workers"])),
+                *(() if has_history else (_over(pool),)),
+                _memory(pool, "largest_bytes"),
+                _memory(pool, "total_bytes"),
+                *(
+                    (str(pool["reaps"]), _memory(pool, "given_back_bytes"), _age(now - pool["since"]))
+                    if history
+                    else ()
+                ),
             )
         )
     head, *lines = _within(rows)
-    for number, one in enumerate(pools):
-        lines[number] = "\n".join([lines[number], *_details(one)])
+    for number, pool in enumerate(pools):
+        lines[number] = "\n".join([lines[number], *_details(pool)])
     return "\n".join([head, *lines])
 
 
@@ -194,7 +207,7 @@ def _within(rows: Sequence[tuple[str, ...]]) -> list[str]:
     freed = rows[0].index("freed") if "freed" in rows[0] else len(rows[0])
     for some in (rows, [(*row[:freed], *row[freed + 1 :]) for row in rows]):
         lines = _aligned(some).split("\n")
-        if max(map(len, lines)) <= _WIDTH:
+        if max(map(len, lines)) <= WIDTH:
             return lines
     head, *rest = _aligned([row[1:] for row in rows]).split("\n")
     return [f"  {head}", *(f"{row[0]}\n  {line}" for row, line in zip(rows[1:], rest))]
@@ -217,7 +230,7 @@ def _details(pool: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _suspended(pool: Mapping[str, Any]) -> str:

@@ -164,7 +164,7 @@ class Client:
                 if pools["faultCode"] == Faults.UNKNOWN_METHOD:
                     return None
                 raise self._explain_fault(pools["faultCode"], pools["faultString"])
-            return [dict(one) for one in pools], dict(listener)
+            return [dict(pool) for pool in pools], dict(listener)
         except (KeyError, TypeError, ValueError):
             raise Unavailable(f"{self._shown} gave an answer that is not supervisord's") from None
 
