@@ -20,6 +20,8 @@ import pytest
 import stack
 from driver import eventually
 
+from supervisor_memreap.host import reader
+
 # What CI may skip: a pattern of the reason, and why it is right there. All else that is skipped fails a run under CI.
 EXPECTED_SKIPS: dict[str, str] = {}
 
@@ -86,6 +88,7 @@ def _nothing_is_left_behind(pytestconfig):
     os.chdir(ours)
     try:
         yield
+        reader.end()  # a child of this process as long as that lives
         eventually(lambda: _assert_nothing_is_left(mark, ours))
     finally:
         os.chdir(before)

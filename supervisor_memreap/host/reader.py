@@ -112,6 +112,12 @@ def is_blocked(pid: int) -> bool:
     return _avoided.get(f"/proc/{pid}", 0.0) > time.monotonic()
 
 
+def end() -> None:
+    """End the child of this process, which ends by itself only a moment after this process."""
+    if _child and _child.owner == os.getpid():
+        _end_child()
+
+
 def _end_child() -> None:
     global _child
     assert _child
