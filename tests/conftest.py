@@ -91,7 +91,7 @@ def _nothing_is_left_behind(pytestconfig):
     os.chdir(ours)
     try:
         yield
-        reader.close()  # of this process itself
+        reader.end()  # a child of this process as long as that lives
         eventually(lambda: _assert_nothing_is_left(mark, ours))
     finally:
         os.chdir(before)
@@ -102,10 +102,16 @@ def _nothing_is_left_behind(pytestconfig):
 
 
 def _assert_nothing_is_left(mark: str, folder: Path) -> None:
-    processes = _left_running(mark, folder)
-    left = [f"process {process.pid}, {process.status()}: {' '.join(process.cmdline())[:100]}" for process in processes]
+    left = [f"process {process.pid}: {_words(process)}" for process in _left_running(mark, folder)]
     left += map(str, sorted(folder.rglob("*")))
     assert not left, "left behind:\n" + "\n".join(left)
+
+
+def _words(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())[:100]
+    except psutil.Error:
+        return "it has just ended"
 
 
 def _left_running(mark: str, folder: Path) -> list[psutil.Process]:

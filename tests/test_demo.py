@@ -195,7 +195,8 @@ def test_a_demo_that_is_killed_leaves_no_process_and_the_next_one_removes_its_di
 def test_a_demo_whose_supervisord_is_ended_by_another_says_so_and_leaves_nothing(place):
     demo = Demo(place / "tmp", "--pool", "perl")
     demo.until("workers hold")
-    (supervisord,) = psutil.Process(demo.process.pid).children()
+    below = psutil.Process(demo.process.pid).children()
+    (supervisord,) = (process for process in below if os.getsid(process.pid) == process.pid)
     supervisord.kill()
     with demo.process:
         said, errors = demo.process.communicate(timeout=30)

@@ -63,6 +63,23 @@ def _replaced(manager: int, worker: int) -> None:
     assert worker not in workers
 
 
+def test_a_worker_that_has_ended_and_is_not_collected_yet_is_gone(tmp_path):
+    with pool(tmp_path, 1) as (manager, _path):
+        (worker,) = workers_below(manager)
+        os.kill(manager, signal.SIGSTOP)
+        try:
+            eventually(lambda: _assert_status(manager, psutil.STATUS_STOPPED))
+            os.kill(worker, signal.SIGKILL)
+            eventually(lambda: _assert_status(worker, psutil.STATUS_ZOMBIE))
+            assert hold.signal_in_accept(worker, lambda: tgkill(worker, worker, signal.SIGHUP)) == "gone"
+        finally:
+            os.kill(manager, signal.SIGCONT)
+
+
+def _assert_status(pid: int, status: str) -> None:
+    assert psutil.Process(pid).status() == status
+
+
 def test_a_worker_that_serves_gets_no_signal(tmp_path):
     sent = []
     with pool(tmp_path, 1) as (manager, path), socket.socket(socket.AF_UNIX) as half:

@@ -27,7 +27,7 @@ from supervisor_memreap.demo.pool import LEAK
 from supervisor_memreap.demo.screen import Screen
 from supervisor_memreap.demo.stop import Stop
 from supervisor_memreap.demo.tally import Tally
-from supervisor_memreap.host import processes
+from supervisor_memreap.host import processes, reader
 from supervisor_memreap.record import report
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _demonstrate(args, args.seconds or max(_DEFAULT, shortest), stop)
     finally:
+        reader.end()
         stop.ignore_signals()
 
 

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from supervisor_memreap.host.procfile import read
 from supervisor_memreap.host.waiting import ACCEPT, other_threads_sleep
 
 # ptrace(2) of <sys/ptrace.h>; SEIZE, unlike ATTACH, sends no SIGSTOP that could outlive us.
@@ -136,7 +137,17 @@ def steps(pid: int, send: Callable[[], None]) -> Iterator[bytes]:
     except ProcessLookupError:
         yield b"g"
     except OSError:
-        yield b"p"
+        yield b"g" if _is_zombie(pid) else b"p"  # the kernel refuses a zombie as it refuses what is not permitted
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether it has ended, collected by its parent or not."""
+    try:
+        return read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[0] in b"ZX"
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
 
 
 def _is_inside_accept(pid: int) -> bool:

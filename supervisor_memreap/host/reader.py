@@ -113,9 +113,9 @@ def is_blocked(pid: int) -> bool:
     return _avoided.get(f"/proc/{pid}", 0.0) > time.monotonic()
 
 
-def close() -> None:
-    """End the child, if there is one; the next question starts another one."""
-    if _child is not None and _child.owner == os.getpid():
+def end() -> None:
+    """End the child of this process, which ends by itself only a moment after this process."""
+    if _child and _child.owner == os.getpid():
         _end_child()
 
 
