@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import textwrap
 import time
@@ -27,6 +28,7 @@ from supervisor_memreap.core.settings import (
     short,
 )
 from supervisor_memreap.demo import run as demo
+from supervisor_memreap.reaper import HowEnded
 from supervisor_memreap.record import log, status
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Client, Unavailable, connect
@@ -80,17 +82,19 @@ supervisord does not answer, or it does not run what was named; 2 bad usage or c
 """
 
 _DOCTOR = """\
-Look for all that would make memreap fail or do harm on this machine, and say what to do about it:
-the configuration, the listener and its rights, the programs that are to be watched and their
-workers. Signals nobody, changes nothing; asks the managers' own Perl for its FCGI::ProcManager.
+Check for anything that would stop memreap on this machine or make it unsafe, and say what to do
+about it: the configuration, and whether supervisord and supervisorctl can load what it names; the
+listener and its rights; the watched programs and their workers. Signals no process, changes
+nothing. Asks the Python of supervisord and of supervisorctl what they can import, and the
+managers' own Perl for its FCGI::ProcManager.
 
-    memreap doctor
+    memreap doctor                     as root it can ask more
     supervisorctl memreap doctor       the same by the listener, also of another machine
 
-A line with "note:" is about something that works, and could work better.
+A line with "note:" is about something that works, and could work better, or is not known.
 
-exit status: 0 nothing to mend; 1 something is; 2 no configuration, or bad usage; 70 doctor
-itself failed.
+exit status: 0 no problems found; 1 problems found; 2 no configuration, or bad usage; 70 internal
+error.
 """
 
 _EFFECTIVE = """\
@@ -122,6 +126,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
+    # Inherited as ignored, as from a shell with `trap '' CHLD`, it would make every wait for a child of ours fail.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     whole = parser()
     args = whole.parse_args(argv)
     if not hasattr(args, "run"):
@@ -176,7 +182,7 @@ def parser() -> argparse.ArgumentParser:
     state.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
     state.set_defaults(run=_status)
 
-    check = add("doctor", "what would make it fail or do harm here, with the remedies", _DOCTOR)
+    check = add("doctor", "check for what would stop memreap or make it unsafe, with remedies", _DOCTOR)
     check.set_defaults(run=_doctor)
 
     effective = add("settings", "the settings in force, and where each value comes from", _EFFECTIVE)
@@ -215,6 +221,7 @@ def _once(args: argparse.Namespace) -> int:
     pairs = [word.partition("=") for word in args.words if "=" in word]
     given = {key: Given(value, COMMAND_LINE) for key, _, value in pairs}
     tell = log.to(sys.stdout, stamped=False)
+    how_ended: HowEnded = once.ended_by_itself
     if args.pid is not None or args.pidfile is not None:
         if names or args.configuration:
             raise SettingsError(f"{COMMAND_LINE}: --pid and --pidfile go with settings alone, such as limit=100MB")
@@ -236,7 +243,8 @@ def _once(args: argparse.Namespace) -> int:
     else:
         configured = _configured(args.configuration, names, given)
         settings, programs = configured.settings, configured.programs
-    return once.run(programs, settings, names or settings.names, args.dry_run, tell)
+        how_ended = configured.client.how_ended
+    return once.run(programs, settings, names or settings.names, args.dry_run, tell, how_ended)
 
 
 class _Configured(NamedTuple):
@@ -324,7 +332,7 @@ def _doctor(args: argparse.Namespace) -> int:
     try:
         return doctor.run(path, _client, log.to(sys.stdout, stamped=False))
     except Exception:
-        # 1 would say that something was found.
+        # 1 would say that problems were found.
         traceback.print_exc()
         return os.EX_SOFTWARE
 

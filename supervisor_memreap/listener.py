@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core.command import TYPE, Command, CommandError, id_of, named, parse
-from supervisor_memreap.core.model import ProcessId, Program
+from supervisor_memreap.core.model import Ending, ProcessId, Program
 from supervisor_memreap.core.quote import quote
 from supervisor_memreap.core.settings import Sections, SettingsError, resolve
 from supervisor_memreap.host import lock, processes, strays
@@ -42,6 +42,13 @@ STALE = 30.0
 TOGETHER = 0.5
 # Seconds that doctor may take: it needs one or two, and more where Perl is slow to start.
 CONSULTATION = 30.0
+# What supervisord's events say of how a program ended.
+_ENDINGS = {
+    "PROCESS_STATE_STOPPING": Ending.STOPPED,
+    "PROCESS_STATE_STOPPED": Ending.STOPPED,
+    "PROCESS_STATE_EXITED": Ending.EXITED,
+    "PROCESS_STATE_BACKOFF": Ending.EXITED,
+}
 
 
 class Consultation:
@@ -69,7 +76,7 @@ class Consultation:
         return not chunk
 
     def result(self) -> tuple[bool, str]:
-        """Whether there is nothing to mend, and what it said."""
+        """Whether it found no problems, and what it said."""
         text = self._said.decode(errors="replace").replace("memreap: ", "").strip()
         status = self.end()
         if status not in (0, 1):
@@ -107,7 +114,10 @@ class Listener:
         self._contents = configfile.Contents()
         self._starts: dict[str, tuple[str, int]] = {}
         """State and pid of each watched program when its strays were last looked for."""
-        self._stamp: object = None
+        self._has_settings = file is None
+        """Whether the file was ever read whole: before that no pool is looked at."""
+        self._endings: dict[tuple[str, str], tuple[float, Ending]] = {}
+        """By group and name: when (wall clock) and how a program ended last, as far as it was told."""
         self._last_tick: float | None = None
         self._looked: float | None = None
         """When the pools were last looked at, in seconds since 1970: an answer that is published is not a look."""
@@ -118,16 +128,35 @@ class Listener:
         # then so do we.
         self._is_read = True
         self._statefile = statefile
-        self.reaper = Reaper(tell, states=self._remember(), keep=self._keep)
+        self.reaper = Reaper(tell, states=self._remember(), keep=self._keep, how_ended=self._how_ended)
 
     def heed(self, event: Event) -> None:
         """Act on one event: on a tick that is not long past, and on a command. Never raises."""
+        if event.name.startswith("PROCESS_STATE_"):
+            self._note_ending(event)
+            return
         period = PERIODS.get(event.name)
         kind, _, data = event.payload.partition("\n")
         is_command = event.name == "REMOTE_COMMUNICATION" and kind == f"type:{TYPE}"
         if not is_command and (period is None or self._is_past(event, period)):
             return
         self._guard(lambda: self._obey(data) if is_command else self.tick())
+
+    def _note_ending(self, event: Event) -> None:
+        """Remember how a program ended, from an event of supervisord, for those who subscribe to them."""
+        ending = _ENDINGS.get(event.name)
+        match = re.match(r"processname:(\S+) groupname:(\S+) ", event.payload)
+        if ending and match:
+            self._endings[match[2], match[1]] = (time.time(), ending)
+
+    def _how_ended(self, program: Program, since: float) -> Ending:
+        at, ending = self._endings.get((program.group, program.name), (0.0, Ending.UNKNOWN))
+        if at >= since:
+            return ending
+        try:
+            return self._client().how_ended(program, since)
+        except Unavailable:
+            return Ending.UNKNOWN
 
     def _guard(self, act: Callable[[], None]) -> None:
         """Whatever happens is a line in the log, and the listener goes on."""
@@ -187,6 +216,8 @@ class Listener:
     def tick(self) -> None:
         """Read what changed, look, decide, act. Raises Unavailable."""
         self._refresh_settings()
+        if not self._has_settings:
+            return  # half of the settings may be in a file with a mistake; and what is remembered stays remembered
         client = self._client()
         programs = client.programs()
         if self._once.clear("supervisord"):
@@ -327,18 +358,17 @@ class Listener:
 
     def _refresh_settings(self) -> None:
         """Take a changed file as a whole, or not at all."""
-        stamp = self._file.stamp() if self._file else None
-        if self._file is None or stamp == self._stamp:
+        if self._file is None or not self._file.has_changed():
             return
-        self._stamp = stamp
         try:
             contents = self._file.read()
             self._settings = resolve(configfile.merge(contents.sections, self._command_line))
         except SettingsError as error:
-            left = "what was in force stays" if self._settings.names else "nothing is watched until it is mended"
+            left = "what was in force stays" if self._has_settings else "nothing is watched until it is corrected"
             self._once("settings", f"{error} ({left})")
             return
         self._contents = contents
+        self._has_settings = True
         self._once("settings", "; ".join(contents.warnings))
 
     def _client(self) -> Client:
@@ -356,8 +386,8 @@ def run(config: str | None, command_line: Sections) -> int:
     if "SUPERVISOR_ENABLED" not in os.environ:
         tell("listen is started by supervisord, from an [eventlistener:memreap] section; by hand there is memreap once")
         return 2
-    above = _supervisord()
-    if not _is_alone(above):
+    above = _supervisord(tell)
+    if not _is_alone(above, tell):
         tell(
             "another listener of this supervisord watches already, and two would not be one at a time:"
             " this one ends; have one [eventlistener:memreap], with numprocs=1"
@@ -371,7 +401,7 @@ def run(config: str | None, command_line: Sections) -> int:
         tell(str(error))
         file = None
     try:
-        listener = Listener(file, command_line, tell, StateFile(above) if above else None)
+        listener = Listener(file, command_line, tell, StateFile(above))
     except SettingsError as error:
         tell(str(error))
         return 2
@@ -387,21 +417,33 @@ def run(config: str | None, command_line: Sections) -> int:
     return 0
 
 
-def _supervisord() -> ProcessId | None:
-    """The supervisord that we run under; None if it cannot be seen."""
+def _supervisord(tell: Callable[[str], None]) -> ProcessId:
+    """The supervisord that we run under."""
     above = configfile.supervisord()
+    pid = above.pid if above else os.getppid()
     try:
-        return processes.source().process(above.pid if above else os.getppid()).id
+        return processes.source().process(pid).id
     except OSError:
-        return None
+        tell(
+            f"supervisord (process {pid}) is hidden from this user, as by hidepid= of /proc: pools of other users are"
+            " not seen, and what is remembered over a restart may be of an earlier supervisord; run the listener as"
+            " root, or mount /proc with the gid= of a group that it is in"
+        )
+        return ProcessId(pid, 0.0)
 
 
-def _is_alone(above: ProcessId | None) -> bool:
+def _is_alone(above: ProcessId, tell: Callable[[str], None]) -> bool:
     """Take the lock of the supervisord that we run under, for as long as we live."""
     try:
-        return above is None or lock.take(above) is not None
-    except OSError:
-        return True  # a lock that cannot be had is no sign of another listener
+        try:
+            lock.take(above)
+        except lock.Unlockable:
+            lock.take_file(above, "listener")  # we are not of supervisord's user
+    except lock.Unlockable as trouble:
+        tell(f"{trouble}: whether another listener of this supervisord watches is not known; have only one")
+    except (lock.Locked, ProcessLookupError) as trouble:
+        return isinstance(trouble, ProcessLookupError)
+    return True
 
 
 def _keep_protocol_apart() -> tuple[int, int]:

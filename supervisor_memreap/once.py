@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from supervisor_memreap.core import policy
-from supervisor_memreap.core.model import Program, Worker
+from supervisor_memreap.core.model import Ending, Program, Worker
 from supervisor_memreap.core.quote import quote
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.core.verdict import (
@@ -19,6 +19,7 @@ from supervisor_memreap.core.verdict import (
     NotCaught,
     NotReplaced,
     Stuck,
+    TooFewWorkers,
     Unreadable,
     Unseen,
     Wrapped,
@@ -26,7 +27,7 @@ from supervisor_memreap.core.verdict import (
     WrongSignal,
 )
 from supervisor_memreap.host import processes
-from supervisor_memreap.reaper import Reaper, Standing, States
+from supervisor_memreap.reaper import HowEnded, Reaper, Standing, States
 from supervisor_memreap.record import report
 from supervisor_memreap.record.statefile import StateFile
 
@@ -34,9 +35,21 @@ from supervisor_memreap.record.statefile import StateFile
 INTERVAL = 0.2
 # A wait is told of when it has lasted so long, and again each time it has lasted so much longer.
 PATIENCE = 5.0
-_FAILURES = (Fell, NeverIdle, NotCaught, NotReplaced, Stuck, Unreadable, Unseen, Wrapped, WrongLimit, WrongSignal)
+_FAILURES = (
+    Fell,
+    NeverIdle,
+    NotCaught,
+    NotReplaced,
+    Stuck,
+    TooFewWorkers,
+    Unreadable,
+    Unseen,
+    Wrapped,
+    WrongLimit,
+    WrongSignal,
+)
 # What has been said of a pool in which nothing more will come of waiting.
-_GIVEN_UP = {"not permitted", "never idle"}
+_GIVEN_UP = {"not permitted", "never idle", "too few"}
 
 Tell = Callable[[str], None]
 Programs = Callable[[], list[Program]]
@@ -71,11 +84,23 @@ def of_pid(pid: int, name: str, written: float | None = None) -> Programs:
     return programs
 
 
-def run(programs: Programs, settings: Settings, names: Sequence[str], dry_run: bool, tell: Tell) -> int:
+def ended_by_itself(_program: Program, _since: float) -> Ending:
+    """A manager that supervisord does not run is not stopped through it either."""
+    return Ending.EXITED
+
+
+def run(
+    programs: Programs,
+    settings: Settings,
+    names: Sequence[str],
+    dry_run: bool,
+    tell: Tell,
+    how_ended: HowEnded,
+) -> int:
     """0: nothing is left over the limit; 1: something could not be reaped; 130: Ctrl-C. Raises Unavailable."""
     listed = programs()
     states = known_to_the_listener(listed)
-    reaper = Reaper(tell, dry_run, states=states)
+    reaper = Reaper(tell, dry_run, states=states, how_ended=how_ended)
     try:
         standings = reaper.tick(listed, settings, time.monotonic())
         for one in standings:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.command import Command, CommandError, Result, carry_out_in_all, named, unknown
-from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker
+from supervisor_memreap.core.model import Ending, Pool, ProcessId, Program, Worker
 from supervisor_memreap.core.settings import PoolSettings, Settings
 from supervisor_memreap.core.verdict import Event, Fell, Left, Resumed, Stuck, Verdict, WrongLimit
 from supervisor_memreap.host import lock, processes
+from supervisor_memreap.host.lock import Locked
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.record import report
 from supervisor_memreap.record.status import Tally, of_pool
@@ -26,8 +29,14 @@ WATCH = 0.3
 MEASURE = 30.0
 MEASURING = 0.1
 
+# Seconds for which a pool that is not watched any more is remembered although its manager has ended: its section, its
+# program or its group may come back, and with it a pause that a user set.
+REMEMBERED = 24 * 3600.0
+
 Tell = Callable[[str], None]
 States = Mapping[str, policy.PoolState]
+# Asks supervisord how the last process of a program ended, after this time of the wall clock.
+HowEnded = Callable[[Program, float], Ending]
 
 
 @dataclass
@@ -90,10 +99,12 @@ class Reaper:
         dry_run: bool = False,
         states: States | None = None,
         keep: Callable[[States], None] = lambda _: None,
+        how_ended: HowEnded = lambda _program, _since: Ending.UNKNOWN,
     ):
         self._tell = tell
         self._dry_run = dry_run
         self._keep = keep
+        self._how_ended = how_ended
         self._states: dict[str, policy.PoolState] = dict(states or {})
         self._departures: dict[str, list[Departure]] = {}
         self._standings: dict[str, Standing] = {}
@@ -105,24 +116,62 @@ class Reaper:
     def tick(self, programs: Iterable[Program], settings: Settings, now: float) -> list[Standing]:
         """One look at all watched pools, at most one signal in each. `now` is monotonic, in seconds."""
         view = processes.source()
+        programs = list(programs)
         watched = []
         for pool in settings.pools(programs):
             state = self._states.setdefault(pool.program.namespec, policy.PoolState())
             watched.append(processes.Watched(*pool, _expected(state), state.asked))
-        self._forget_others({its.program.namespec for its in watched})
-        pools = processes.look(watched, view)
-        standings = [self._judge(pool, its.settings, view, now) for pool, its in zip(pools, watched)]
-        for one in standings:
-            self._follow_up(one, view)
+        self._set_aside({its.program.namespec for its in watched}, now, view)
+        standings = [one for its in watched if (one := self._look_and_judge(its, programs, view, now))]
         due = [one for one in standings if one.verdict.reap and not self._dry_run]
         for one in due:
             if self._waits_for_its_group(one):
                 continue
             # Its share of the time: no pool that is never idle takes the others' moments.
-            one.state = self._states[one.pool.name] = self._reap(one, view, now, WATCH / len(due))
+            self._guard(one.pool.name, functools.partial(self._act, one, view, now, WATCH / len(due)))
         self._keep(self._states)
         self._record(standings)
         return standings
+
+    def _look_and_judge(
+        self, its: processes.Watched, programs: Sequence[Program], view: Source, now: float
+    ) -> Standing | None:
+        """How one pool stands, and what its signalled worker gets; None after a fault."""
+        standings: list[Standing] = []
+
+        def act() -> None:
+            (pool,) = processes.look([its], view)
+            pool = self._with_ending(pool, its.program, programs, now)
+            standings.append(self._judge(pool, its.settings, view, now))
+            self._follow_up(standings[0], view)
+
+        self._guard(its.program.namespec, act)
+        return standings[0] if standings else None
+
+    def _guard(self, name: str, act: Callable[[], None]) -> None:
+        """A fault in one pool is a line in the log, and the others are looked at all the same."""
+        try:
+            act()
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            text = f"internal error, please report it: {error!r} at {os.path.basename(place.filename)}:{place.lineno}"
+            first, self._states[name] = policy.say_once(text, self._states.get(name, policy.PoolState()))
+            if first:
+                self._tell_of(name, text)
+
+    def _with_ending(self, pool: Pool, program: Program, programs: Sequence[Program], now: float) -> Pool:
+        """The pool, and how its last manager ended, where that makes a difference."""
+        state = self._states[pool.name]
+        if not policy.asks_how_it_ended(pool, state):
+            return pool
+        # supervisord's log has the name without the group.
+        if sum(one.name == program.name for one in programs) > 1:
+            return pool
+        assert state.looked is not None
+        return replace(pool, ending=self._how_ended(program, time.time() - (now - state.looked)))
+
+    def _act(self, one: Standing, view: Source, now: float, watch: float) -> None:
+        one.state = self._states[one.pool.name] = self._reap(one, view, now, watch)
 
     def reaped(self, name: str) -> int:
         """Workers of this pool that left after our signal."""
@@ -137,8 +186,9 @@ class Reaper:
         for name, one in self._standings.items():
             known = self._used.get(name, {})
             self._used[name] = processes.measure(one.pool, one.settings, view, now + MEASURING, known)
+        boot = time.time() - now
         return [
-            of_pool(one.pool, one.settings, self._states[name], self._tally(name), self._used.get(name, {}))
+            of_pool(one.pool, one.settings, self._states[name], self._tally(name), self._used.get(name, {}), boot)
             for name, one in sorted(self._standings.items())
         ]
 
@@ -194,7 +244,10 @@ class Reaper:
 
     def close(self) -> None:
         """Let go of everything that is held."""
-        self._forget_others(set())
+        for departures in self._departures.values():
+            for one in departures:
+                one.release()
+        self._departures.clear()
 
     def _judge(self, pool: Pool, settings: PoolSettings, view: Source, now: float) -> Standing:
         verdict, state = policy.decide(pool, settings, self._states[pool.name], now, not self._dry_run)
@@ -213,24 +266,29 @@ class Reaper:
             held = self._lock(pool.manager, settings)
         except ProcessLookupError:
             return self._refused("changed", one.verdict.reap[0], one)
-        if held is None:
-            return self._refused("locked", one.verdict.reap[0], one)
-        try:
-            for worker in one.verdict.reap:
-                # Whoever is ended between the signal and the end of the tick must find it in the file.
-                about = policy.signalled(pool, worker, settings, state, now, sent=False)
-                self._keep({**self._states, pool.name: about})
+        except Locked as trouble:
+            worker = one.verdict.reap[0]
+            word = "locked" if processes.may_signal(worker.id) else "not permitted"
+            return self._refused(word, worker, one, str(trouble))
+        for worker in one.verdict.reap:
+            # Whoever is ended between the signal and the end of the tick must find it in the file.
+            about = policy.signalled(pool, worker, settings, state, now, sent=False)
+            self._keep({**self._states, pool.name: about})
+            try:
                 outcome = processes.reap(pool, worker, settings, view, watch, worker.id in one.verdict.insist)
-                if outcome.word == "sent":
-                    break
-                state = one.state = self._refused(outcome.word, worker, one)
-                watch = 0.0  # the others are taken if they are idle just now
-            else:
+            except BaseException:
+                # It is not known whether the signal went out, so it counts as sent.
                 os.close(held)
-                return state
-        except BaseException:
+                self._states[pool.name] = policy.signalled(pool, worker, settings, state, now)
+                raise
+            if outcome.word == "sent":
+                break
+            state = one.state = self._refused(outcome.word, worker, one)
+            state = one.state = self._tell_next_best(one, outcome)
+            watch = 0.0  # the others are taken if they are idle just now
+        else:
             os.close(held)
-            raise
+            return state
         # From here on nothing may fail before it is known that a worker is leaving.
         shared = settings.target == "self"
         departure = Departure(worker.id, pool.manager, shared, outcome.private, outcome.pidfd, held)
@@ -241,11 +299,17 @@ class Reaper:
         text = report.sent(worker, settings, outcome.moment)
         self._tell_of(pool.name, text)
         self._happened.append(Happening("reap", pool.name, worker.id.pid, text, settings.announce))
-        for what, is_so in (("unheld", outcome.unheld), ("unknown", outcome.moment == "unknown")):
+        one.state = state
+        return self._tell_next_best(one, outcome)
+
+    def _tell_next_best(self, one: Standing, outcome: processes.Outcome) -> policy.PoolState:
+        """Why the surest moment is not to be had here, once."""
+        state = one.state
+        for what, is_so in (("unheld", outcome.unheld), ("unknown", outcome.unreadable)):
             if is_so:
                 first, state = policy.say_once(what, state)
                 if first:
-                    self._tell_of(pool.name, report.NEXT_BEST[what])
+                    self._tell_of(one.pool.name, report.NEXT_BEST[what])
         return state
 
     def _follow_up(self, one: Standing, view: Source) -> None:
@@ -279,13 +343,13 @@ class Reaper:
         one.state = self._states[one.pool.name] = policy.not_forced(one.state)
         self._release(one.pool.name, one.state)
 
-    def _refused(self, word: str, worker: Worker, one: Standing) -> policy.PoolState:
+    def _refused(self, word: str, worker: Worker, one: Standing, trouble: str = "") -> policy.PoolState:
         """Nothing was sent; a busy worker is no news."""
         if word == "busy":
             return one.state
         first, state = policy.say_once(word, one.state)
         if first or word in ("gone", "changed"):
-            self._tell_of(one.pool.name, report.outcome(word, worker, one.settings))
+            self._tell_of(one.pool.name, report.outcome(word, worker, one.settings, trouble))
         return state
 
     def _say(self, pool: Pool, event: Event, settings: PoolSettings, view: Source) -> None:
@@ -351,8 +415,8 @@ class Reaper:
             if name.partition(":")[0] == group
         )
 
-    def _lock(self, manager: ProcessId, settings: PoolSettings) -> int | None:
-        """A descriptor with the lock of this manager, or None. Raises OSError."""
+    def _lock(self, manager: ProcessId, settings: PoolSettings) -> int:
+        """A descriptor with the lock of this manager. Raises Locked, ProcessLookupError."""
         if settings.target == "workers":
             return lock.take(manager)
         # All pools with target=self have one manager, supervisord, and so one lock; those of this reaper share it.
@@ -360,7 +424,7 @@ class Reaper:
             for one in departures:
                 if one.shared and one.manager == manager and one.lock is not None:
                     return os.dup(one.lock)
-        return lock.take(manager, "status")  # on its other one a listener has its own
+        return lock.take_file(manager)  # a user that runs the pool may not open the files of root's supervisord
 
     def _is_ours(self, pool: Pool, worker: ProcessId, settings: PoolSettings) -> bool:
         """Whether it is we who follow this worker: another memreap that does will do what is to be done."""
@@ -369,8 +433,8 @@ class Reaper:
             if one.worker == worker and one.lock is None:
                 try:
                     one.lock = self._lock(pool.manager, settings)
-                except OSError:
-                    return False  # the manager has just ended
+                except (Locked, OSError):
+                    return False  # another memreap follows it; or the manager has just ended
             if one.worker == worker:
                 return one.lock is not None
         return False
@@ -382,24 +446,50 @@ class Reaper:
         if pool.manager is None:
             return
         followed = {one.worker for one in self._departures.get(pool.name, ())}
-        for worker in set(_expected(state)) - followed:
+        for worker in set(_signalled(state)) - followed:
             held = None
             if state.leaving and state.leaving.worker == worker:
                 try:
                     held = self._lock(pool.manager, settings)
-                except OSError:
-                    pass  # it has just ended, and so has what the lock is for
+                except (Locked, OSError):
+                    pass  # another memreap follows it; or it has just ended, and so has what the lock is for
             pidfd = processes.follow(worker, view)
             departure = Departure(worker, pool.manager, settings.target == "self", None, pidfd, held)
             self._departures.setdefault(pool.name, []).append(departure)
 
-    def _forget_others(self, names: set[str]) -> None:
-        for name in set(self._states) - names:
+    def _set_aside(self, watched: set[str], now: float, view: Source) -> None:
+        """Keep what is known of pools that are not watched now: a section may be gone for one look only."""
+        for name in set(self._states) - watched:
+            state = self._states[name]
+            if policy.is_worth_keeping(state) and not self._is_outdated(state, now, view):
+                if state.leaving is None or state.leaving.left is not None:
+                    self._release_locks(name)
+                continue
             del self._states[name]
             for one in self._departures.pop(name, []):
                 one.release()
 
+    def _is_outdated(self, state: policy.PoolState, now: float, view: Source) -> bool:
+        if state.looked is None or now - state.looked < REMEMBERED:
+            return False
+        try:
+            return state.manager is None or view.process(state.manager.pid).id != state.manager
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False  # it may be there
 
-def _expected(state: policy.PoolState) -> tuple[ProcessId, ...]:
+    def _release_locks(self, name: str) -> None:
+        for one in self._departures.get(name, ()):
+            if one.lock is not None:
+                os.close(one.lock)
+                one.lock = None
+
+
+def _signalled(state: policy.PoolState) -> tuple[ProcessId, ...]:
     leaving = (state.leaving,) if state.leaving else ()
     return tuple(one.worker for one in (*leaving, *state.stuck) if one.left is None)
+
+
+def _expected(state: policy.PoolState) -> tuple[ProcessId, ...]:
+    return (*_signalled(state), *state.asked)

@@ -122,6 +122,16 @@ class MemreapNamespaceRPCInterface:
             if _is_restarted(process.config)
         ]
 
+    def getPending(self) -> dict[str, list[str]]:
+        """Get the process groups that supervisord has read anew, and does not run so yet
+
+        As after `supervisorctl reread` without `update`. It reads no file, and changes nothing.
+
+        @return struct result A struct: added, changed, removed (arrays of names of groups)
+        """
+        names = [[group.name for group in groups] for groups in self._supervisord.diff_to_active()]
+        return dict(zip(("added", "changed", "removed"), names))
+
     def getAnswer(self, id: str) -> dict[str, Any]:
         """Get what the listener answered to a command
 

@@ -1,34 +1,150 @@
-"""What several files of tests share."""
+"""What holds for every run of the tests, and fixtures that several files share.
+
+A run has a temporary directory of its own, and what is still in it, or still running, at the end is an error. What a
+limit of time, a warning and a thread that dies do to a test stands in pyproject.toml.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
+import signal
+import stat
+import sys
+import tempfile
+from pathlib import Path
 
 import psutil
 import pytest
 import stack
 from driver import eventually
 
+from supervisor_memreap.host import reader
+
+# What CI may skip: a pattern of the reason, and why it is right there. All else that is skipped fails a run under CI.
+EXPECTED_SKIPS: dict[str, str] = {}
+
+_root = pytest.StashKey[Path]()
+_skipped: list[tuple[str, str]] = []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    # A shell's job in the background has them ignored, and so would all that the tests start, nginx and perl included.
+    for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(signum) == signal.SIG_IGN:
+            signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+    usual = tempfile.gettempdir()
+    if _is_worker(config):
+        root = Path(usual)
+    else:
+        # A path of a unix socket has room for 107 bytes.
+        root = Path(tempfile.mkdtemp(prefix="memreap-tests-", dir=usual if len(usual) < 25 else "/tmp")).resolve()
+        root.chmod(0o755)
+        config.option.basetemp = config.option.basetemp or root / "t"
+        _use(root)
+    config.stash[_root] = root
+
+
+def pytest_unconfigure(config):
+    root = config.stash.get(_root, None)
+    if root and not _is_worker(config):
+        if _failed_tests_left(root):
+            print(f"the files of the tests that failed are in {root}")
+        else:
+            shutil.rmtree(root)
+
+
+def _failed_tests_left(root: Path) -> bool:
+    """pytest keeps the directory of a test that failed, and removes the others."""
+    return any(path.is_dir() and any(path.iterdir()) for path in (root / "t").rglob("test_*"))
+
+
+def _is_worker(config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+def _use(folder: Path) -> None:
+    os.environ["TMPDIR"] = str(folder)
+    tempfile.tempdir = None
+
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_process_is_left_behind():
-    """What a test starts carries this mark in its environment, whoever becomes its parent."""
+def _nothing_is_left_behind(pytestconfig):
+    """Neither a file in the temporary directory nor a process.
+
+    What a test starts has a mark in its environment, whatever becomes its parent. Perl writes over its environment when
+    it sets $0; but it stands in a directory below ours, unless its parent chose another one.
+    """
+    worker = getattr(pytestconfig, "workerinput", {"workerid": "main"})["workerid"]
+    ours = pytestconfig.stash[_root] / worker
+    ours.mkdir()
+    ours.chmod(0o777 | stat.S_ISVTX)  # as /tmp
     mark = f"of-{os.getpid()}"
     os.environ["MEMREAP_TESTS"] = mark
-    yield
-    eventually(lambda: _assert_none_is_left(mark))
+    # As in a shell in which this environment is activated: another supervisorctl need not have memreap.
+    os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', os.defpath)}"
+    before = os.getcwd()
+    _use(ours)
+    os.chdir(ours)
+    try:
+        yield
+        reader.close()  # of this process itself
+        eventually(lambda: _assert_nothing_is_left(mark, ours))
+    finally:
+        os.chdir(before)
+        for process in _left_running(mark, ours):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        shutil.rmtree(ours)
 
 
-def _assert_none_is_left(mark: str) -> None:
+def _assert_nothing_is_left(mark: str, folder: Path) -> None:
+    processes = _left_running(mark, folder)
+    left = [f"process {process.pid}, {process.status()}: {' '.join(process.cmdline())[:100]}" for process in processes]
+    left += map(str, sorted(folder.rglob("*")))
+    assert not left, "left behind:\n" + "\n".join(left)
+
+
+def _left_running(mark: str, folder: Path) -> list[psutil.Process]:
     left = []
     for process in psutil.process_iter():
-        try:
-            if process.environ().get("MEMREAP_TESTS") == mark:
-                left.append(process.cmdline())
-        except psutil.Error:
-            pass  # it has just ended, or is another user's
-    assert left == []
+        with contextlib.suppress(psutil.Error):  # it has just ended, or is another user's
+            stands_in = Path(process.cwd())
+            if process.pid != os.getpid() and (
+                process.environ().get("MEMREAP_TESTS") == mark or folder in (stands_in, *stands_in.parents)
+            ):
+                left.append(process)
+    return left
+
+
+def pytest_runtest_logreport(report):
+    _note_skip(report)
+
+
+def pytest_collectreport(report):
+    _note_skip(report)
+
+
+def _note_skip(report) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _skipped.append((report.nodeid, str(report.longrepr[2]).removeprefix("Skipped: ")))
+
+
+def _unexpected() -> list[tuple[str, str]]:
+    return [(test, why) for test, why in _skipped if not any(re.search(known, why) for known in EXPECTED_SKIPS)]
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if os.environ.get("CI") and _unexpected() and exitstatus == pytest.ExitCode.OK and not _is_worker(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter):
+    for test, why in _unexpected() if os.environ.get("CI") else []:
+        terminalreporter.write_line(f"FAILED {test}: skipped, which CI does not expect: {why}", red=True)
 
 
 @pytest.fixture(scope="session")

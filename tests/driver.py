@@ -14,10 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
+from supervisor.xmlrpc import SupervisorTransport
 
 READY = b"READY\n"
 POOL = Path(__file__).with_name("pool.py")
 OK = b"RESULT 2\nOK"
+
+
+class Transport(SupervisorTransport):
+    """What supervisorctl speaks through, which leaves its connection open. This one closes it when it is not needed."""
+
+    def __del__(self):
+        self.close()
 
 
 class Driver:
@@ -34,24 +42,15 @@ class Driver:
             "    code = subprocess.call(sys.argv[2:])\n"
             "    if code != -9: sys.exit(code)\n"
         )
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                between,
-                "supervisord",
-                *through,
-                sys.executable,
-                "-m",
-                "supervisor_memreap",
-                "listen",
-                *args,
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("wb"),
-            env={**os.environ, "SUPERVISOR_ENABLED": "1", **env},
-        )
+        listen = [*through, sys.executable, "-m", "supervisor_memreap", "listen", *args]
+        with log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", between, "supervisord", *listen],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env={**os.environ, "SUPERVISOR_ENABLED": "1", **env},
+            )
 
     def hears(self, expected: bytes, within: float = 10.0) -> float:
         """The seconds until exactly this was said on stdout; fails on anything else."""
@@ -123,8 +122,15 @@ def supervisord(
         + programs
     )
     command = [*within, python, "-m", "supervisor.supervisord", "-n", "-c", str(folder / "supervisord.conf")]
+    with started(command, folder, gives_up) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], folder: Path, gives_up: bool = False, **options):
+    """The process of a supervisord that this command starts, in the foreground, with folder/s.log as its log."""
     # A session of its own: Ctrl-C is for us, who end it when all else is over.
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder, start_new_session=True)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder, start_new_session=True, **options)
     try:
         eventually(
             lambda: _assert_gave_up(folder / "s.log") if gives_up else _assert_entered_running(folder / "s.log"), 20
@@ -134,6 +140,9 @@ def supervisord(
         tree = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGCONT)
         process.terminate()
+        if command[0] == "unshare":  # which ignores that; its child is supervisord
+            for one in psutil.Process(process.pid).children():
+                one.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(10)
         for one in tree:

@@ -13,6 +13,9 @@ that hold nothing. The words make it behave badly:
     daemonized  it goes into the background first
     wrapped     the manager runs below a wrapper, as a shell without exec makes one
     twice       two managers run below one wrapper
+    thread      each worker has a second thread, which sleeps
+    serving     each worker has a second thread, which waits for data as one that serves a client does
+    datagram    each worker has a datagram socket too
     parent      the first worker has a child of its own, the second one has one that runs a command
 """
 
@@ -22,6 +25,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 
 LISTENING = socket.socket(socket.AF_UNIX)
@@ -49,10 +53,14 @@ def fork_worker(mib: int, words: set[str], ready: int, number: int = 0) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if "parent" in words and not (os.fork() if mib else 1):
             signal.pause() if number else os.execlp("sleep", "sleep", "1000")
+        if words & {"thread", "serving"}:
+            wait = threading.Event().wait if "thread" in words else lambda: os.read(os.pipe()[0], 1)
+            threading.Thread(target=wait, daemon=True).start()
+        other = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if "datagram" in words else None
         held = bytearray(mib * 1024 * 1024)  # bytes() of zeros would not be resident
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGTERM})
         os.write(ready, b".")
-        while held is not None:
+        while held is not None or other:
             if "busy" in words:
                 time.sleep(0.1)  # not pause(): a signal that comes just before it would be noted, and slept over
             else:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,29 @@ def folder() -> Path:
     path = Path(tempfile.mkdtemp(prefix="memreap-")).resolve()
     path.chmod(0o755)
     return path
+
+
+def wheel(where: Path, version: str = "") -> Path:
+    """The wheel of this checkout, built in the folder `where`; with `version`, as if it were of that version."""
+    # Of a copy: building leaves files in the folder, in which other tests may be building as well.
+    source = where / "source"
+    source.mkdir()
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("supervisor_memreap", "docs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    if version:
+        set_version(source, version)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(where), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    shutil.rmtree(source)
+    (path,) = where.glob(f"*-{version or '*'}-*.whl")
+    return path
+
+
+def set_version(source: Path, version: str) -> None:
+    path = source / "supervisor_memreap/__init__.py"
+    path.write_text(re.sub(r'(?m)^__version__ = ".*"$', f'__version__ = "{version}"', path.read_text()))
 
 
 def catalyst(where: Path) -> Path:
@@ -136,9 +160,17 @@ def running(
             eventually(lambda: assert_answers(pool), timeout=30)
             yield pool
         finally:
+            with contextlib.suppress(AssertionError):
+                eventually(lambda: assert_grown_up(process.pid), timeout=5)
             # Not reaped here: driver.supervisord does that.
             os.kill(process.pid, 15)
             end(where)
+
+
+def assert_grown_up(supervisord: int) -> None:
+    """A newborn of FCGI::ProcManager that gets TERM before it has handlers of its own spins for a minute."""
+    below = psutil.Process(supervisord).children(recursive=True)
+    assert time.time() - max((process.create_time() for process in below), default=0.0) > 0.5
 
 
 def end(where: Path) -> None:

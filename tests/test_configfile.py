@@ -107,17 +107,44 @@ def test_bytes_that_are_no_text_do_no_harm(tmp_path):
     assert ConfigFile(str(tmp_path / "x.conf")).read().sections["a"]["limit"].value == "1MB"
 
 
-def test_the_stamp_changes_with_the_file_with_an_included_one_and_with_a_new_one(tmp_path):
+def has_changed(file: ConfigFile) -> bool:
+    """Whether it has; it is read then, and has not changed any more."""
+    changed = file.has_changed()
+    file.read()
+    assert not file.has_changed()
+    return changed
+
+
+def test_a_file_has_changed_with_an_included_one_a_new_one_and_one_that_is_gone(tmp_path):
+    file = written(tmp_path, "[include]\nfiles=*.ini\n")
+    assert has_changed(file)
+    for count, name in enumerate(("a.ini", "b.ini", "b.ini")):
+        written(tmp_path, f"[memreap:a]\nlimit={count}MB\n" + "\n" * count, name)
+        assert has_changed(file)
+    (tmp_path / "b.ini").unlink()
+    assert has_changed(file)
+    (tmp_path / "a.ini").chmod(0o600)
+    assert has_changed(file)
+    written(tmp_path, "[include]\nfiles=*.ini nothing\n")
+    assert has_changed(file)
+    assert not has_changed(file)
+
+
+def test_a_removal_of_the_only_included_file_right_after_the_first_read_is_a_change(tmp_path):
+    written(tmp_path, "[memreap:a]\nlimit=1MB\n", "a.ini")
     file = written(tmp_path, "[include]\nfiles=*.ini\n")
     file.read()
-    stamps = [file.stamp()]
-    assert file.stamp() == stamps[0]
-    for name in ("a.ini", "b.ini", "b.ini"):
-        written(tmp_path, f"[memreap:a]\nlimit={len(stamps)}MB\n" + "\n" * len(stamps), name)
-        stamps.append(file.stamp())
-    written(tmp_path, "[include]\nfiles=*.ini nothing\n")
-    stamps.append(file.stamp())
-    assert len(set(stamps)) == 5
+    (tmp_path / "a.ini").unlink()
+    assert file.has_changed()
+
+
+def test_a_file_that_could_not_be_read_is_read_again(tmp_path):
+    file = written(tmp_path, "[memreap:a]\nlimit=1MB\n")
+    file.read()
+    written(tmp_path, "[memreap:a\n")
+    with pytest.raises(SettingsError):
+        file.read()
+    assert file.has_changed()
 
 
 def test_the_last_source_wins_key_by_key():

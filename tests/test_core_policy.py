@@ -7,17 +7,19 @@ from dataclasses import replace
 import pytest
 
 from supervisor_memreap.core import policy
-from supervisor_memreap.core.model import Pool, ProcessId, Suspect, Worker
+from supervisor_memreap.core.model import Ending, Pool, ProcessId, Suspect, Worker
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.verdict import (
     Fell,
     Left,
     NeverIdle,
+    NoReplacement,
     NotCaught,
     NotReplaced,
     Replaced,
     Resumed,
     Stuck,
+    TooFewWorkers,
     Unreadable,
     Unseen,
     Wrapped,
@@ -50,7 +52,19 @@ class Film:
         suspect = Suspect(used if readable else None, caught, server) if used > self.settings.limit else None
         return Worker(ProcessId(pid, born), self.now - born, used, suspect, self.slots.get(pid, ""))
 
-    def look(self, workers=None, *, after=5.0, manager=1, born=BOOT, state="RUNNING", signal=True, stopped=()):
+    def look(
+        self,
+        workers=None,
+        *,
+        after=5.0,
+        manager=1,
+        born=BOOT,
+        state="RUNNING",
+        signal=True,
+        stopped=(),
+        ending=Ending.EXITED,
+        child_faults=0,
+    ):
         """The verdict of the next look, `after` seconds later; the signal that it asks for goes out."""
         self.now += after
         if workers is None:
@@ -60,6 +74,7 @@ class Film:
                 one if isinstance(one, Worker) else self.worker(pid, one) for pid, one in sorted(workers.items())
             )
             pool = Pool("myapp", state, "", ProcessId(manager, born), self.now - born, there, frozenset(stopped))
+        pool = replace(pool, ending=ending, child_faults=child_faults)
         verdict, self.state = policy.decide(pool, self.settings, self.state, self.now)
         if verdict.reap and signal:
             self.state = policy.signalled(pool, verdict.reap[0], self.settings, self.state, self.now)
@@ -355,7 +370,7 @@ def test_a_tree_that_falls_right_after_a_reap_suspends_the_pool_until_the_next_m
     film = Film()
     assert reaped(film.look({11: 300, 12: 20})) == 11
     verdict = film.look(state="EXITED")
-    assert verdict.events == (Fell(ProcessId(11, BOOT), ProcessId(1, BOOT), policy.STOOD),)
+    assert verdict.events == (Fell(ProcessId(11, BOOT), ProcessId(1, BOOT), policy.STOOD, 5.0),)
     born = film.now
     film.fork(21)
     assert reaped(film.look({21: 300}, manager=2, born=born, after=300)) is None
@@ -569,7 +584,7 @@ def test_all_that_were_asked_for_go_one_at_a_time():
     asking(film, 11, 12, 13)
     gone = []
     for new in (21, 22, 23):
-        gone.append(reaped(film.look(workers)))
+        gone.append(reaped(film.look(workers, after=30)))
         del workers[gone[-1]]
         film.fork(new)
         workers[new] = 20
@@ -833,7 +848,148 @@ def test_resume_ends_the_wait_for_a_replacement_that_is_overdue_and_no_other():
     film.look({11: 300, 12: 200})
     film.look({12: 200})
     assert policy.resume(film.state).leaving
-    film.look({12: 200}, after=SETTINGS.grace)
+    film.look({12: 200}, after=SETTINGS.grace, child_faults=1)
     assert film.state.leaving.overdue
     film.state = policy.resume(film.state)
     assert reaped(film.look({12: 200})) == 12
+
+
+def after_a_reap() -> Film:
+    film = Film()
+    assert reaped(film.look({11: 300, 12: 20})) == 11
+    return film
+
+
+@pytest.mark.parametrize("then", [{"workers": None, "state": "STARTING"}, {"workers": {21: 20}, "manager": 2}])
+def test_a_manager_that_a_user_stopped_or_restarted_right_after_a_reap_suspends_nothing(then):
+    film = after_a_reap()
+    film.fork(21)
+    verdict = film.look(**then, ending=Ending.STOPPED)
+    assert (events(verdict, Fell), film.state.suspended) == ([], None)
+
+
+def test_a_manager_whose_end_nobody_explains_suspends_the_pool_for_a_shorter_time():
+    film = after_a_reap()
+    (fell,) = film.look(state="STARTING", ending=Ending.UNKNOWN).events
+    assert (fell.certain, fell.resumes_after) == (False, policy.STOOD_UNKNOWN)
+    born = film.now
+    film.fork(21, ago=-1)
+    assert film.state.suspended.since == film.now
+    assert film.look({21: 20}, manager=2, born=born, after=policy.STOOD_UNKNOWN).standing == "quiet"
+
+
+def test_how_the_manager_ended_is_asked_only_where_it_matters():
+    film = after_a_reap()
+    gone = Pool("myapp", "STARTING")
+    assert policy.asks_how_it_ended(gone, film.state)
+    assert not policy.asks_how_it_ended(Pool("myapp", "STOPPED"), film.state)
+    assert not policy.asks_how_it_ended(Pool("myapp", "RUNNING", "hidden"), film.state)
+    assert not policy.asks_how_it_ended(gone, replace(film.state, leaving=None))
+    assert not policy.asks_how_it_ended(gone, replace(film.state, looked=None))
+
+
+def test_the_line_on_a_lost_manager_has_the_seconds_since_the_signal():
+    film = after_a_reap()
+    film.look({11: 300, 12: 20}, after=230)
+    (fell,) = film.look(state="STARTING").events
+    assert fell.after == 235
+
+
+def test_where_no_worker_comes_in_its_place_and_the_others_are_stable_the_next_may_go_after_grace():
+    film = Film()
+    assert reaped(film.look({11: 400, 12: 300, 13: 250, 14: 20})) == 11
+    told, gone = [], None
+    for _ in range(70):
+        verdict = film.look({12: 300, 13: 250, 14: 20})
+        told += events(verdict, NotReplaced) + events(verdict, NoReplacement)
+        gone = gone or (film.now, reaped(verdict)) if reaped(verdict) else gone
+        if gone:
+            break
+    assert [type(event) for event in told] == [NoReplacement]
+    assert gone[1] == 12
+    assert told[0].after == pytest.approx(SETTINGS.grace, abs=5)
+
+
+def test_where_workers_come_and_die_between_two_looks_the_pool_is_not_stable():
+    film = Film()
+    assert reaped(film.look({11: 400, 12: 300, 13: 20})) == 11
+    for count in range(200):
+        verdict = film.look({12: 300, 13: 20}, child_faults=count)
+        assert reaped(verdict) is None
+        assert events(verdict, NoReplacement) == []
+
+
+@pytest.mark.parametrize("usual", [2, 3, 4, 5])
+def test_where_all_but_one_die_at_every_look_the_last_one_that_serves_is_never_taken(usual):
+    film = Film()
+    film.look(dict.fromkeys(range(11, 11 + usual), 20))
+    told = []
+    for count in range(500):
+        newborns = range(1000 + count * usual, 1000 + count * usual + usual - 1)
+        for pid in newborns:
+            film.fork(pid)
+        verdict = film.look({11: 300, **dict.fromkeys(newborns, 20)})
+        assert reaped(verdict) is None
+        told += events(verdict, TooFewWorkers)
+    assert told == [TooFewWorkers(1, usual)]
+
+
+def test_half_of_the_usual_workers_must_be_old_enough():
+    film = Film()
+    film.look(dict.fromkeys(range(11, 17), 20))
+    for pid in (13, 14, 15, 16):
+        film.fork(pid + 100)
+    few = {11: 300, 12: 20, 113: 20, 114: 20, 115: 20, 116: 20}
+    assert reaped(film.look(few, after=15)) is None
+    assert reaped(film.look(few, after=20)) == 11
+
+
+def test_a_pool_that_was_made_smaller_counts_as_that_after_an_hour():
+    film = Film()
+    film.look(dict.fromkeys(range(11, 31), 20))
+    assert reaped(film.look({11: 300, 12: 20}, after=600)) is None
+    for _ in range(12):
+        film.look({11: 20, 12: 20}, after=300)
+    assert reaped(film.look({11: 300, 12: 20})) == 11
+
+
+def test_a_single_worker_is_reaped_all_the_same():
+    assert reaped(Film().look({11: 300})) == 11
+
+
+def test_with_long_ticks_a_limit_that_workers_reach_after_a_while_is_not_wrong():
+    film = Film()
+    for hour in range(24):
+        film.fork(100 + hour, ago=2700)
+        verdict = film.look({11: 20, 12: 20, 100 + hour: 653}, after=3600)
+        film.born[100 + hour] = film.now - 2700
+        assert events(verdict, WrongLimit) == []
+    assert film.state.suspended is None
+
+
+def test_a_limit_that_was_found_to_be_wrong_is_tried_again_after_some_hours():
+    film = Film()
+    for pid in (11, 12):
+        film.fork(pid)
+    assert events(film.look({11: 300, 12: 300}), WrongLimit)
+    assert film.look({11: 20, 12: 300}, after=policy.RETRY_LIMIT - 1).standing == "suspended: its limit is too low"
+    verdict = film.look({11: 20, 12: 300}, after=1)
+    assert events(verdict, Resumed)
+    assert reaped(verdict) == 12
+
+
+@pytest.mark.parametrize(("server", "signal"), [("Starman", "HUP"), ("uWSGI", "HUP"), ("Apache", "USR1")])
+def test_a_server_that_loses_requests_at_any_moment_is_waited_for_and_that_is_told_once(server, signal):
+    film = Film(replace(SETTINGS, signal=signal))
+    told = []
+    for _ in range(40):
+        told += events(film.look({11: film.worker(11, 300, server=server), 12: 20}, signal=False), NeverIdle)
+    assert [event.server for event in told] == [server]
+
+
+def test_who_was_asked_for_is_not_forgotten_by_a_look_that_finds_nobody():
+    film = Film()
+    film.look({11: 20, 12: 20})
+    asking(film, 11, 12)
+    film.look(state="RUNNING", manager=1)
+    assert film.state.asked == frozenset()

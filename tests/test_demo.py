@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import pty
+import random
 import re
 import select
+import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
+import stack
 from driver import eventually, workers_below
 
 from supervisor_memreap.demo import fastcgi
@@ -23,99 +30,323 @@ from supervisor_memreap.demo import fastcgi
 # The number of accept(2), as /proc/PID/syscall tells it.
 ACCEPT = "202 " if platform.machine() == "aarch64" else "43 "
 DEMO = [sys.executable, "-m", "supervisor_memreap", "demo"]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
+KINDS = ["python", "perl"]
 
 
-def left_of(folder) -> list[str]:
-    """What still runs of a demo in that folder."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("TMPDIR") == str(folder):
-                found.append(" ".join(process.cmdline()))
-        except psutil.Error:
-            pass  # it has ended, or is another user's
-    return found
+@pytest.fixture
+def place():
+    """A directory with a short path: for a long one, the demo would use /tmp itself."""
+    path = stack.folder()
+    yield path
+    shutil.rmtree(path)
 
 
-def assert_nothing_is_left(folder) -> None:
-    assert left_of(folder) == []
-    assert list(folder.iterdir()) == []
+class Demo:
+    """A demo that runs, with a temporary directory of its own; `words` are its arguments."""
 
+    def __init__(self, folder: Path, *words: str, stdout=subprocess.PIPE, preexec_fn=None, **environment: str):
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self.process = subprocess.Popen(
+            [*DEMO, *words],
+            env={**os.environ, "TMPDIR": str(folder), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=preexec_fn,
+        )
 
-@pytest.mark.parametrize("kind", ["python", "perl"])
-def test_workers_are_reaped_no_request_is_lost_and_nothing_is_left(tmp_path, kind):
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    result = subprocess.run(
-        [*DEMO, "--seconds", "30", "--pool", kind], env=environment, capture_output=True, text=True, check=False
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    closing = result.stdout.splitlines()[-1]
-    numbers = re.fullmatch(r"(\d+) workers? reaped, ([\d,]+) requests answered, 0 requests lost", closing)
-    assert int(numbers[1]) >= 1
-    assert int(numbers[2].replace(",", "")) > 800
-    assert result.stdout.count("HUP sent") >= int(numbers[1])
-    assert_nothing_is_left(tmp_path)
+    def until(self, text: str) -> None:
+        for line in self.process.stdout:
+            if text in line:
+                return
+        pytest.fail(f"it ended without {text!r}: {self.process.stderr.read()}")
 
+    def closes(self) -> list[str]:
+        """What it says from now on; afterwards nothing of it is there."""
+        with self.process:
+            said, errors = self.process.communicate(timeout=30)
+        assert errors == ""
+        self.assert_nothing_is_left()
+        return said.splitlines()
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_it_at_once_and_nothing_is_left(tmp_path, signum):
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen([*DEMO, "--pool", "python"], env=environment, stdout=subprocess.PIPE, text=True) as process:
-        while "workers hold" not in process.stdout.readline():
-            assert process.poll() is None
-        process.send_signal(signum)
-        assert "0 requests lost" in process.stdout.read()
-        assert process.wait(20) == 0
-    assert_nothing_is_left(tmp_path)
+    def assert_nothing_is_left(self) -> None:
+        # At once: what is there for a moment after its end is left.
+        assert (self.running(), list(self.folder.iterdir())) == ([], [])
 
-
-def test_a_temporary_folder_with_a_percent_sign_is_no_obstacle(tmp_path):
-    (tmp_path / "50%s").mkdir()
-    environment = {**os.environ, "TMPDIR": str(tmp_path / "50%s")}
-    with subprocess.Popen([*DEMO, "--pool", "python"], env=environment, stdout=subprocess.PIPE, text=True) as process:
-        while "workers hold" not in process.stdout.readline():
-            assert process.poll() is None
-        process.terminate()
-        assert "0 requests lost" in process.stdout.read()
-    assert_nothing_is_left(tmp_path / "50%s")
-
-
-def test_a_demo_that_is_killed_leaves_no_process(tmp_path):
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen([*DEMO, "--pool", "python"], env=environment, stdout=subprocess.PIPE, text=True) as process:
-        while "workers hold" not in process.stdout.readline():
-            assert process.poll() is None
-        process.kill()
-
-    def gone():
-        assert left_of(tmp_path) == []
-
-    eventually(gone, timeout=20)
-
-
-def test_a_terminal_gets_a_table_that_is_drawn_over_itself(tmp_path):
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "80", "LINES": "24", "PYTHONIOENCODING": "utf-8"}
-    with subprocess.Popen([*DEMO, "--pool", "python", "--seconds", "10"], env=environment, stdout=theirs) as process:
-        os.close(theirs)
-        text, deadline = "", time.monotonic() + 40
-        while select.select([ours], [], [], max(0, deadline - time.monotonic()))[0]:
+    def running(self) -> list[tuple[int, str]]:
+        """Its processes: each has its directory as its own, or in its environment, which Perl writes over."""
+        found = []
+        for process in psutil.process_iter():
             try:
-                text += os.read(ours, 65536).decode()
-            except OSError:
-                break  # the other end is closed
-        assert process.wait(20) == 0
-    os.close(ours)
-    assert "limit 40 MB" in text
-    assert "░" in text
-    assert len(re.findall(r"\033\[\d+A\033\[J", text)) > 5
-    assert_nothing_is_left(tmp_path)
+                place = f"{process.cwd()}/"
+                its = process.environ().get("TMPDIR", "") + "/"
+                if place.startswith(f"{self.folder}/") or its.startswith(f"{self.folder}/"):
+                    found.append((process.pid, f"{process.status()} {process.cmdline()}"))
+            except psutil.Error:
+                pass  # it has ended, or is another user's
+        return found
+
+
+def assert_ended(demo: Demo) -> None:
+    assert demo.running() == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_workers_are_reaped_no_request_is_lost_and_nothing_is_left(place, kind):
+    demo = Demo(place / "tmp", "--seconds", "30", "--pool", kind)
+    demo.until("Ends in 30 s")
+    with demo.process:
+        said, errors = demo.process.communicate(timeout=60)
+    assert (demo.process.returncode, errors) == (0, "")
+    demo.assert_nothing_is_left()
+    *_, numbers, closing = said.splitlines()
+    pattern = r"(\d+) workers? reaped, ([\d,]+) requests answered, 0 requests lost"
+    reaped, answered = re.fullmatch(pattern, numbers).groups()
+    assert int(reaped) >= 1
+    assert int(answered.replace(",", "")) > 800
+    *_, last = re.findall(r"^workers hold .*; (\d+) reaped(?:, (\d+) leaving)?, .* lost$", said, re.MULTILINE)
+    assert last[0] == reaped
+    assert said.count("HUP sent") == int(reaped) + int(last[1] or 0)
+    amount = r"(\d+(?:\.\d)?) MiB"
+    pattern = rf"The pool holds {amount}\. Without memreap it would hold {amount}: .* held {amount}, .* with {amount}\."
+    now, without, came_back, fresh = map(float, re.fullmatch(pattern, closing).groups())
+    assert without == pytest.approx(now + came_back - int(reaped) * fresh, abs=3)
+    assert came_back >= 40 * int(reaped)
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_a_signal_ends_it_at_once_and_nothing_is_left(place, signum):
+    demo = Demo(place / "tmp", "--pool", "python")
+    demo.until("workers hold")
+    demo.process.send_signal(signum)
+    said = demo.closes()
+    assert demo.process.returncode == 0
+    assert "stopping" in said
+    assert "0 requests lost" in said[-2]
+    assert re.fullmatch(r"The pool holds .* MiB, as it would without memreap\.", said[-1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_left_whatever_the_moment_of_a_signal_or_of_two(place, kind):
+    """From 0.3 s on, when Python has begun, to 3 s; side by side, so that they meet a busy machine as well."""
+    with ThreadPoolExecutor(7) as at_a_time:
+        tries = [
+            at_a_time.submit(
+                _signal_after, place / str(number), kind, 0.3 + number * 0.05, [None, 0.0, 0.05, 0.3][number % 4]
+            )
+            for number in range(54)
+        ]
+        for one in tries:
+            one.result()
+
+
+def _signal_after(folder: Path, kind: str, delay: float, gap: float | None) -> None:
+    demo = Demo(folder, "--pool", kind)
+    time.sleep(delay)
+    signums = random.sample(SIGNALS, 2)  # which, at which moment, is not the same in every run of the tests
+    demo.process.send_signal(signums[0])
+    if gap is not None:
+        time.sleep(gap)
+        demo.process.send_signal(signums[1])
+    with demo.process:
+        said, errors = demo.process.communicate(timeout=30)
+    demo.assert_nothing_is_left()
+    # On a busy machine Python is still beginning: then the signal ends it, and it has not said a word.
+    begun = said.count("stopping") == 1 and errors == ""
+    assert begun or said == "", (delay, signums, said, errors)
+
+
+def test_a_signal_that_was_ignored_before_stays_ignored(place):
+    demo = Demo(place / "tmp", "--pool", "python", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    demo.until("workers hold")
+    demo.process.send_signal(signal.SIGHUP)  # as to one that nohup started
+    demo.until("workers hold")
+    demo.process.terminate()
+    assert demo.closes().count("stopping") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_demo_that_is_killed_leaves_no_process_and_the_next_one_removes_its_directory(place, kind):
+    demo = Demo(place / "tmp", "--pool", kind)
+    demo.until("Ends in")
+    with demo.process:
+        demo.process.kill()
+    eventually(lambda: assert_ended(demo), timeout=20)
+    (left,) = demo.folder.iterdir()
+    (demo.folder / "memreap-demo-but-a-file").touch()
+    after = Demo(demo.folder, "--pool", "python")
+    another = Demo(demo.folder, "--pool", "python")
+    for running in (after, another):
+        running.until("workers hold")
+    assert not left.exists()
+    assert len([path for path in demo.folder.iterdir() if path.is_dir()]) == 2
+    for running in (after, another):
+        running.process.terminate()
+        with running.process:
+            running.process.communicate(timeout=30)
+    (demo.folder / "memreap-demo-but-a-file").unlink()
+    demo.assert_nothing_is_left()
+
+
+def test_a_demo_whose_supervisord_is_ended_by_another_says_so_and_leaves_nothing(place):
+    demo = Demo(place / "tmp", "--pool", "perl")
+    demo.until("workers hold")
+    (supervisord,) = psutil.Process(demo.process.pid).children()
+    supervisord.kill()
+    with demo.process:
+        said, errors = demo.process.communicate(timeout=30)
+    assert (demo.process.returncode, errors) == (1, "memreap demo: its supervisord was ended by somebody else\n")
+    assert "reaped" in said
+    demo.assert_nothing_is_left()
+
+
+def test_a_demo_whose_output_is_read_no_more_ends_and_leaves_nothing(place):
+    demo = Demo(place / "tmp", "--pool", "python")
+    demo.until("Ends in")
+    demo.process.stdout.close()
+    with demo.process:
+        assert demo.process.stderr.read() == ""
+    demo.assert_nothing_is_left()
+
+
+def test_a_temporary_folder_with_a_percent_sign_is_no_obstacle(place):
+    demo = Demo(place / "50%s", "--pool", "python")
+    demo.until("workers hold")
+    demo.process.terminate()
+    assert "0 requests lost" in demo.closes()[-2]
+
+
+class Terminal:
+    """A demo in a terminal of 80 columns and 24 rows, as a shell would start it, and what is to be seen there."""
+
+    def __init__(self, folder: Path, *words: str, **environment: str):
+        self.text = ""
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        environment = {"TERM": "xterm", "PYTHONIOENCODING": "utf-8", "NO_COLOR": "", **environment}
+        size = {"COLUMNS": "", "LINES": ""}  # those of whoever runs the tests
+        path = os.ttyname(slave)
+
+        def open_it() -> None:
+            os.close(os.open(path, os.O_RDWR))  # so it belongs to this session
+
+        self.demo = Demo(folder, *words, stdout=slave, preexec_fn=open_it, **size, **environment)
+        os.close(slave)
+
+    def until(self, *texts: str, seconds: float = 60) -> None:
+        """Until all of these stood there, in this order."""
+        deadline = time.monotonic() + seconds
+        expression = re.compile(".*".join(map(re.escape, texts)), re.DOTALL)
+        while not expression.search(self.text):
+            assert self._read(deadline), f"no {texts!r} in {self.text!r}"
+
+    def closes(self) -> None:
+        while self._read(time.monotonic() + 60):
+            pass
+        with self.demo.process:
+            assert self.demo.process.stderr.read() == ""
+        self.demo.assert_nothing_is_left()
+        os.close(self._master)
+
+    def types(self, keys: bytes) -> None:
+        os.write(self._master, keys)
+
+    def is_closed(self) -> None:
+        os.close(self._master)
+
+    def rows(self) -> list[str]:
+        """All that is to be seen, and what has moved out at the top."""
+        rows, row = [""], 0
+        for part in re.split(r"(\033\[\d*[A-Za-z]|\r|\n)", self.text):
+            if match := re.fullmatch(r"\033\[(\d+)A", part):
+                row -= int(match[1])
+            elif part == "\033[J":
+                del rows[row + 1 :]
+                rows[row] = ""
+            elif part == "\n":
+                row += 1
+                rows += [""] * (row + 1 - len(rows))
+            elif part == "\r":
+                pass  # a line is always written from its start
+            elif part and not re.fullmatch(r"\033\[\d+m", part):
+                rows[row] += part
+        return rows
+
+    def _read(self, deadline: float) -> bool:
+        if not select.select([self._master], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            return False
+        try:
+            self.text += os.read(self._master, 65536).decode()
+        except OSError:
+            return False  # the other end is closed
+        return True
+
+
+def test_at_80_columns_and_24_rows_all_is_whole_and_the_counter_agrees_with_it(place):
+    terminal = Terminal(place / "tmp", "--seconds", "25")
+    terminal.until("Without memreap")
+    terminal.closes()
+    rows = terminal.rows()
+    assert max(map(len, rows)) < 80
+    table = next(number for number, row in enumerate(rows) if row.startswith(" worker "))
+    assert rows[table].endswith("limit 40 MiB    age")
+    workers = rows[table + 1 : table + 5]
+    assert all(re.fullmatch(r" *\d+ +[\d.]+ MiB  [█░]{36} +\d+ s(  over|  leaving)?", row) for row in workers)
+    _, counter, _, *rest = rows[table + 5 :]
+    log = rest[: rest.index("")]
+    assert 1 + len(workers) + 3 + len(log) <= 23
+    # Each line of the log has the time of day; what is too long goes on below it.
+    lines = re.split(r"\n(?=\d\d:)", "\n".join(log))
+    sent = [" ".join(line.split()) for line in lines if "HUP" in line]
+    assert all(re.fullmatch(r"[\d:]{8} worker \d+ holds .* it was idle \(held in accept\)", line) for line in sent)
+    leaving = sum(row.endswith("leaving") for row in workers)
+    assert counter.startswith(f"{len(sent) - leaving} reaped, ")
+    assert terminal.text.count("\033[J") > 20
+
+
+def test_ctrl_c_in_a_terminal_is_answered_below_the_table_which_stands_as_it_was_at_the_end(place):
+    terminal = Terminal(place / "tmp", "--pool", "python", NO_COLOR="1")
+    terminal.until("to go", "to go")
+    terminal.types(b"\x03")
+    terminal.until("stopping")
+    terminal.closes()
+    assert not re.search(r"\033\[\d+m", terminal.text)
+    text = "\n".join(terminal.rows())
+    assert text.count("stopping") == 1
+    assert text.count(" worker ") == 1
+    assert re.search(r"\n0 reaped, .* 0 lost\n(.*\n)*\nstopping\n\n0 workers reaped, .*\nThe pool holds .*\n", text)
+
+
+def test_a_terminal_that_is_closed_ends_it_and_nothing_is_left(place):
+    terminal = Terminal(place / "tmp", "--pool", "perl")
+    terminal.until("to go")
+    terminal.is_closed()
+    with terminal.demo.process:
+        assert terminal.demo.process.stderr.read() == ""
+    terminal.demo.assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("term", ["dumb", ""])
+def test_a_terminal_that_can_do_nothing_gets_plain_lines(place, term):
+    terminal = Terminal(place / "tmp", "--pool", "python", TERM=term)
+    terminal.until("workers hold")
+    terminal.types(b"\x03")
+    terminal.closes()
+    assert "\033" not in terminal.text
+    assert max(map(len, terminal.rows())) < 80
 
 
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["--seconds", "1"], "argument --seconds: 1: not a number of seconds from 10 to 86400"),
+        (["--seconds", "x"], "argument --seconds: x: not a number of seconds up to 86400"),
+        (["--seconds", "24"], "--seconds 24 is too short to see a worker reaped: with 4 workers, at least 25"),
+        (["--seconds", "1", "--workers", "1"], "with a single worker, at least 15"),
+        (["--seconds", "60", "--workers", "20"], "with 20 workers, at least 95"),
         (["--workers", "x"], "argument --workers: x: not a number of workers from 1 to 20"),
         (["--pool", "ruby"], "argument --pool: invalid choice: 'ruby'"),
     ],

@@ -39,6 +39,13 @@ def test_the_examples_are_those_of_the_readme():
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_none_of_them_makes_supervisord_or_supervisorctl_import_memreap_before_it_was_turned_on(file):
+    parser = configparser.RawConfigParser(inline_comment_prefixes=(";",))
+    parser.read(file)
+    assert not [section for section in parser.sections() if section.startswith(("rpcinterface:", "ctlplugin:"))]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_each_program_may_finish_its_requests_and_stays_in_the_foreground(file):
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";",))
     parser.read(file)
@@ -62,6 +69,7 @@ def together(catalyst_script):
         r"command=memreap": f"command={Path(sys.executable).parent}/memreap",
         r"(?m)^(min_age|settle)=.*$": r"\1=1s",
         r"(?m)^checks=6$": "checks=2",
+        r"(?m)^;(?=\[rpcinterface:|supervisor\.rpc)": "",  # for single.conf
     }
     replacements[r"/usr/bin/python3 /etc/supervisor/"] = f"{sys.executable} {EXAMPLES}/"
     replacements["logger -t memreap"] = f"tee -a {where}/notified"

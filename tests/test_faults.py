@@ -19,8 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from driver import POOL, eventually, listening, pool, supervisord, workers_below
-from supervisor.xmlrpc import SupervisorTransport
+from driver import POOL, Transport, eventually, listening, pool, supervisord, workers_below
 from test_processes import SETTINGS, look, reap
 
 from supervisor_memreap.core.model import Program
@@ -251,10 +250,22 @@ def test_where_the_listener_may_not_signal_nothing_is_signalled_and_the_remedy_i
 
 @needs_linux
 @needs_root
+def test_a_listener_from_which_supervisord_and_the_pool_are_hidden_says_so(sock):
+    through = ("unshare", "--mount", "sh", "-c", 'mount -t proc -o hidepid=2 proc /proc && exec "$@"', "sh", *AS_NOBODY)
+    may_run(*through)
+    folder = sock.parent
+    programs = pool_of("daemon", 2, folder) + f"[memreap:myapp]\n{QUICK}"
+    lines = told_with_nobody_signalled(folder, programs, through, "hidden from this user: not watched")
+    assert re.match(r"supervisord \(process \d+\) is hidden from this user, as by hidepid= of /proc: ", lines[0])
+    assert "myapp: it runs, but its processes are hidden from this user: not watched" in lines
+
+
+@needs_linux
+@needs_root
 def test_root_without_ptrace_reaps_by_a_metric_that_it_may_read_and_says_that_it_cannot_be_sure(sock):
     may_run(*WITHOUT_PTRACE)
     folder = sock.parent
-    programs = pool_of("nobody", 1, folder) + f"[memreap:myapp]\nmetric=rss\n{QUICK}"
+    programs = pool_of("nobody", 1, folder) + f"[memreap:myapp]\nmetric=rss\nidle_wait=0s\n{QUICK}"
     with among_bystanders(folder, programs):
         before = workers_of(folder)
         with watching(folder, folder / "listener.log", through=WITHOUT_PTRACE) as listener:
@@ -262,7 +273,7 @@ def test_root_without_ptrace_reaps_by_a_metric_that_it_may_read_and_says_that_it
             listener.tick()
     assert sent(listener.lines()) == list(before)
     (line,) = (one for one in listener.lines() if "CAP_SYS_PTRACE" in one)
-    assert "whether workers are idle may not be read" in line
+    assert "whether workers are idle cannot be read" in line
 
 
 # The wall clock jumps.
@@ -294,7 +305,7 @@ def test_a_clock_that_jumps_an_hour_stops_nothing_for_good(log, tmp_path):
 
 def control(folder: Path):
     """What supervisorctl speaks with."""
-    transport = SupervisorTransport(None, None, f"unix://{folder}/s.sock")
+    transport = Transport(None, None, f"unix://{folder}/s.sock")
     return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
 
 

@@ -13,12 +13,14 @@ import threading
 import time
 from pathlib import Path
 
+import driver
 import psutil
 import pytest
 from driver import eventually, workers_below
 
 from supervisor_memreap.demo import fastcgi
 from supervisor_memreap.host import hold
+from supervisor_memreap.host.processes import tgkill
 
 pytestmark = pytest.mark.skipif(not hold.is_usable(), reason=f"not on {sys.platform} {platform.machine()}")
 
@@ -50,7 +52,7 @@ def _all_in_accept(manager: int, count: int) -> None:
 def test_a_worker_in_accept_gets_the_signal_there_and_leaves(tmp_path):
     with pool(tmp_path, 1) as (manager, path):
         (worker,) = workers_below(manager)
-        assert hold.signal_in_accept(worker, lambda: os.kill(worker, signal.SIGHUP)) == "held"
+        assert hold.signal_in_accept(worker, lambda: tgkill(worker, worker, signal.SIGHUP)) == "held"
         eventually(lambda: _replaced(manager, worker))
         assert fastcgi.get(path).endswith(b"ok")
 
@@ -67,7 +69,7 @@ def test_a_worker_that_serves_gets_no_signal(tmp_path):
         (worker,) = workers_below(manager)
         half.connect(path)
         eventually(lambda: _busy(worker))
-        assert hold.signal_in_accept(worker, lambda: sent.append(1)) == "taken"
+        assert hold.signal_in_accept(worker, lambda: sent.append(1)) == "left accept"
         half.sendall(fastcgi.request())
         assert half.recv(4096)
         assert workers_below(manager) == {worker}
@@ -96,7 +98,7 @@ def test_where_it_is_traced_already_that_is_not_permitted(tmp_path):
             stdout=subprocess.PIPE,
         )
         assert tracer.stdout.readline() == b"traced\n"
-        assert hold.signal_in_accept(worker, lambda: os.kill(worker, signal.SIGHUP)) == "not permitted"
+        assert hold.signal_in_accept(worker, lambda: tgkill(worker, worker, signal.SIGHUP)) == "not permitted"
         tracer.kill()
         tracer.communicate()
         assert workers_below(manager) == {worker}
@@ -155,24 +157,26 @@ def test_under_load_no_request_is_lost_whatever_the_attempts_say(tmp_path):
         while words.count("held") < 30:
             for worker in workers_below(manager):
                 if psutil.pid_exists(worker) and in_accept(worker):
-                    words.append(hold.signal_in_accept(worker, lambda worker=worker: os.kill(worker, signal.SIGHUP)))
+                    words.append(
+                        hold.signal_in_accept(worker, lambda worker=worker: tgkill(worker, worker, signal.SIGHUP))
+                    )
         stop.set()
         for thread in threads:
             thread.join()
     assert lost == []
     assert answered[0] > 30
-    assert set(words) <= {"held", "taken", "gone"}
+    assert set(words) <= {"held", "left accept", "gone"}
 
 
 def test_a_child_that_sends_the_signal_after_its_time_was_up_is_not_taken_for_one_that_did_not(tmp_path, monkeypatch):
-    def hears_nothing(_readable: int) -> bytes:
+    def reads_nothing(_readable: int) -> tuple[bytes, bool]:
         time.sleep(0.5)  # this process did not run while the child did all of it
-        return b""
+        return b"", False
 
-    monkeypatch.setattr(hold, "_hear", hears_nothing)
+    monkeypatch.setattr(hold, "_read_in_time", reads_nothing)
     with pool(tmp_path, 1) as (manager, _path):
         (worker,) = workers_below(manager)
-        assert hold.signal_in_accept(worker, lambda: os.kill(worker, signal.SIGHUP)) == "held"
+        assert hold.signal_in_accept(worker, lambda: tgkill(worker, worker, signal.SIGHUP)) == "held"
         eventually(lambda: _replaced(manager, worker))
 
 
@@ -187,5 +191,127 @@ def test_a_signal_that_was_sent_is_told_as_that_also_where_letting_go_fails(tmp_
     monkeypatch.setattr(hold, "_ptrace", fails)
     with pool(tmp_path, 1) as (manager, _path):
         (worker,) = workers_below(manager)
-        assert hold.signal_in_accept(worker, lambda: os.kill(worker, signal.SIGHUP)) == "held"
+        assert hold.signal_in_accept(worker, lambda: tgkill(worker, worker, signal.SIGHUP)) == "held"
         eventually(lambda: _replaced(manager, worker))
+
+
+def hup(worker: int) -> None:
+    tgkill(worker, worker, signal.SIGHUP)
+
+
+@pytest.fixture
+def _children_are_not_waited_for():
+    """As inherited from a shell with `trap '' CHLD`, or from a job runner in Perl."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.usefixtures("_children_are_not_waited_for")
+def test_where_sigchld_is_ignored_a_signal_that_was_sent_is_told_as_that(tmp_path):
+    with pool(tmp_path, 1) as (manager, _path):
+        (worker,) = workers_below(manager)
+        assert hold.signal_in_accept(worker, lambda: hup(worker)) == "held"
+        eventually(lambda: _replaced(manager, worker))
+
+
+@pytest.mark.parametrize("function", ["_read_in_time", "_end", "_rest"])
+def test_after_the_fork_no_error_means_that_nothing_was_sent(tmp_path, monkeypatch, function):
+    real = getattr(hold, function)
+
+    def fails(*args, **options):
+        real(*args, **options)
+        raise OSError(24, "no descriptor is left")
+
+    monkeypatch.setattr(hold, function, fails)
+    with pool(tmp_path, 1) as (manager, _path):
+        (worker,) = workers_below(manager)
+        assert hold.signal_in_accept(worker, lambda: hup(worker)) == "unknown"
+        eventually(lambda: _replaced(manager, worker))
+
+
+def test_a_child_that_is_ended_at_once_means_that_holding_is_not_permitted(tmp_path, monkeypatch):
+    # As a seccomp filter does that kills who calls ptrace.
+    monkeypatch.setattr(hold, "steps", lambda *_: os.kill(os.getpid(), signal.SIGSYS))
+    with pool(tmp_path, 1) as (manager, _path):
+        (worker,) = workers_below(manager)
+        assert hold.signal_in_accept(worker, lambda: hup(worker)) == "not permitted"
+        assert workers_below(manager) == {worker}
+
+
+def test_a_child_that_had_no_time_is_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(hold, "steps", lambda *_: time.sleep(60))
+    with pool(tmp_path, 1) as (manager, _path):
+        (worker,) = workers_below(manager)
+        assert hold.signal_in_accept(worker, lambda: hup(worker)) == "left accept"
+        assert workers_below(manager) == {worker}
+
+
+@contextlib.contextmanager
+def forked_worker(*words: str):
+    """The pid of a worker of tests/pool.py, which waits in accept."""
+    with driver.pool(1, 1, *words) as manager:
+        (worker,) = workers_below(manager)
+        eventually(lambda: _in_accept(worker))
+        yield worker
+
+
+def _in_accept(worker: int) -> None:
+    assert in_accept(worker)
+
+
+def test_a_worker_with_a_second_thread_runs_the_handler_in_the_main_one_and_leaves():
+    with forked_worker("thread") as worker:
+        assert len(os.listdir(f"/proc/{worker}/task")) == 2
+        assert hold.signal_in_accept(worker, lambda: hup(worker)) == "held"
+        eventually(lambda: _gone(worker))
+
+
+def _gone(pid: int) -> None:
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_worker_whose_second_thread_may_serve_is_not_signalled():
+    with forked_worker("serving") as worker:
+        eventually(lambda: _has_threads(worker, 2))
+        assert hold.signal_in_accept(worker, lambda: hup(worker)) == "left accept"
+        assert psutil.pid_exists(worker)
+
+
+def _has_threads(pid: int, count: int) -> None:
+    assert len(os.listdir(f"/proc/{pid}/task")) == count
+
+
+@pytest.mark.parametrize("moment", [1, 2])
+def test_another_signal_on_its_way_is_delivered_and_not_lost(moment):
+    """After SEIZE, and after INTERRUPT: where the stop is that of the signal itself."""
+    for _ in range(10):
+        with forked_worker() as worker:
+            child = os.fork()
+            if child == 0:
+                for count, _ in enumerate(hold.steps(worker, lambda: None), 1):
+                    if count == moment:
+                        os.kill(worker, signal.SIGTERM)
+                os._exit(0)
+            os.waitpid(child, 0)
+            eventually(lambda worker=worker: _gone(worker))
+
+
+@pytest.mark.parametrize(
+    ("x8", "x0", "instruction", "inside"),
+    [
+        (202, 5, b"\x01\x00\x00\xd4", True),  # interrupted: the kernel has prepared the restart
+        (242, 5, b"\x01\x00\x00\xd4", True),
+        (202, -4, b"\x1f\x20\x03\xd5", True),  # it returned EINTR
+        (202, 7, b"\x1f\x20\x03\xd5", False),  # it returned a connection
+        (63, 5, b"\x01\x00\x00\xd4", False),  # read
+    ],
+)
+def test_on_aarch64_a_call_that_will_be_restarted_counts_as_inside(monkeypatch, x8, x0, instruction, inside):
+    """From the kernel's source; the registers are set by hand."""
+    registers = [0] * 34
+    registers[8], registers[0], registers[32] = x8, x0, 4096
+    monkeypatch.setattr(hold, "ACCEPT", (202, 242))
+    monkeypatch.setattr(hold, "_registers", lambda _pid, count: registers[:count])
+    monkeypatch.setattr(hold, "_instruction", lambda _pid, address: instruction if address == 4096 else b"")
+    assert hold._is_inside_aarch64(1) is inside

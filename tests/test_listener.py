@@ -442,7 +442,7 @@ TROUBLES = {
     "deaf": r"worker \d+ would die of HUP \(it does not catch it\): nothing sent; set signal= .*",
     "stuck": r"worker \d+ has not left .* after HUP: stuck \(state S, in \w+\), nothing more is sent to it.*",
     "once": r"worker \d+ left .* ago and the pool has not settled again \(0 of 1 workers\).*",
-    "falls": r"suspended: the manager \d+ went away right after worker \d+ was signalled; .*",
+    "falls": r"suspended: the manager \d+ ended .* after worker \d+ was signalled: it ended by itself; .*",
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import configparser
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,17 +17,7 @@ from supervisor_memreap import __version__
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    where = tmp_path_factory.mktemp("wheel")
-    # Of a copy: building leaves files in the folder, in which other tests may be building as well.
-    source = tmp_path_factory.mktemp("source")
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(stack.ROOT / name, source)
-    for name in ("supervisor_memreap", "docs"):
-        shutil.copytree(stack.ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(where), str(source)]
-    subprocess.run(command, check=True, capture_output=True)
-    (path,) = where.glob("*.whl")
-    return path
+    return stack.wheel(tmp_path_factory.mktemp("wheel"))
 
 
 def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel):
@@ -92,22 +81,32 @@ def test_the_two_commands_of_the_readme_are_those_that_ci_runs():
 
 
 def test_signals_are_sent_from_one_place_to_one_process_at_a_time():
-    """Besides that one there are the ends of our own children; the signal 0 of statefile.py only asks."""
+    """Besides that one there are the ends of our own children; signal 0 only asks whether a process is there."""
     package = stack.ROOT / "supervisor_memreap"
     names = {"kill", "killpg", "pidfd_send_signal", "send_signal", "terminate", "sigqueue", "pthread_kill", "tgkill"}
     senders = [
-        (path.name, function.name, call.func.attr)
+        (path.name, function.name, name)
         for path in sorted(package.rglob("*.py"))
         if "demo" not in path.parts  # it ends what it has started itself
         for function in ast.walk(ast.parse(path.read_text()))
         if isinstance(function, ast.FunctionDef)
         for call in ast.walk(function)
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in names
+        if isinstance(call, ast.Call) and (name := _called(call)) in names | {"syscall"}
     ]
     assert senders == [
         ("hold.py", "_end", "kill"),
         ("processes.py", "_send", "pidfd_send_signal"),
         ("processes.py", "_send", "kill"),
+        ("processes.py", "_send_to_main_thread", "tgkill"),
+        ("processes.py", "_send_to_main_thread", "pidfd_send_signal"),
+        ("processes.py", "tgkill", "syscall"),
+        ("procfile.py", "missing", "kill"),
+        ("reader.py", "end", "kill"),
+        ("rights.py", "_signal", "kill"),
         ("listener.py", "end", "killpg"),
         ("statefile.py", "_exists", "kill"),
     ]
+
+
+def _called(call: ast.Call) -> str:
+    return getattr(call.func, "attr", "") or getattr(call.func, "id", "")

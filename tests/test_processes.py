@@ -12,10 +12,11 @@ from dataclasses import replace
 import psutil
 import pytest
 from driver import eventually, pool
+from stack import ROOT
 
 from supervisor_memreap.core.model import ProcessId, Program
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.host import lock, processes, procfs
+from supervisor_memreap.host import lock, processes, procfile, waiting
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.host.source import Psutil
 
@@ -260,10 +261,12 @@ def test_a_busy_worker_is_not_signalled_unless_it_has_been_waited_for_long_enoug
         assert (outcome.word, outcome.moment) == ("sent", "busy")
 
 
-def test_where_idleness_cannot_be_read_the_signal_goes_out_and_that_is_told():
+def test_where_idleness_cannot_be_read_idle_wait_is_waited_for_and_then_the_signal_goes_out():
     with pool(1, 40) as pid:
         found = look(pid, view=Psutil())
-        assert reap(found, found.workers[0], view=Psutil()).moment == "unknown"
+        waits = reap(found, found.workers[0], view=Psutil(), watch=0.1)
+        assert (waits.word, waits.unreadable) == ("busy", True)
+        assert reap(found, found.workers[0], view=Psutil(), watch=0.1, insist=True).moment == "unknown"
 
 
 @needs_linux
@@ -283,14 +286,65 @@ def test_where_a_worker_may_not_be_held_the_signal_follows_the_reading():
         eventually(lambda: _gone(worker.id.pid))
 
 
+@pytest.fixture
+def _yama(monkeypatch):
+    """As under kernel.yama.ptrace_scope=1: syscall may not be read, wchan may. This kernel has no Yama to turn on."""
+    monkeypatch.setattr(waiting, "_system_call", lambda _task: None)
+
+
 @needs_linux
-@pytest.mark.parametrize("words", [[], ["busy"]])
-def test_wchan_tells_idleness_where_syscall_may_not_be_read(words):
+@pytest.mark.usefixtures("_yama")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [([], True), (["busy"], False), (["datagram"], None), (["thread"], True), (["serving"], None)],
+)
+def test_wchan_tells_idleness_where_syscall_may_not_be_read(words, expected):
     with pool(1, 40, *words) as pid:
         (worker,) = look(pid).workers
-        eventually(lambda: _assert_idle(Procfs(), worker.id.pid, "busy" not in words))
-        by_wchan = Procfs()._idle_by_wchan(worker.id.pid)
-        assert by_wchan in ("busy" not in words, None)  # None: this kernel hides it
+        eventually(lambda: _assert_idle(Procfs(), worker.id.pid, expected))
+
+
+@needs_linux
+@pytest.mark.usefixtures("_yama")
+def test_where_syscall_may_not_be_read_a_worker_that_computes_is_busy():
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        eventually(lambda: _assert_idle(Procfs(), process.pid, False))
+        for _ in range(200):
+            assert Procfs().idle(process.pid) is not True
+        process.kill()
+
+
+@needs_linux
+def test_where_only_an_unknown_moment_is_seen_the_worker_is_not_signalled_before_idle_wait():
+    with pool(1, 40, "serving") as pid:
+        found = look(pid)
+        (worker,) = found.workers
+        eventually(lambda: _assert_idle(Procfs(), worker.id.pid, None))
+        outcome = reap(found, worker, watch=0.1)
+        assert (outcome.word, outcome.unreadable) == ("busy", True)
+        assert look(pid).workers[0].id == worker.id
+
+
+@needs_linux
+@pytest.mark.parametrize(
+    ("server", "hold", "words", "sent"),
+    [
+        ("Starman", True, (), "held"),
+        ("Starman", False, (), ""),
+        ("Starman", True, ("busy",), ""),
+        ("uWSGI", True, ("busy",), ""),
+        ("Apache", False, (), "idle"),
+        ("Apache", True, ("busy",), ""),
+        ("gunicorn", True, ("busy",), "busy"),
+    ],
+)
+def test_a_server_that_loses_requests_at_other_moments_is_signalled_at_none_of_them(server, hold, words, sent):
+    with pool(1, 40, *words) as pid:
+        found = look(pid)
+        (worker,) = found.workers
+        worker = replace(worker, suspect=replace(worker.suspect, server=server))
+        outcome = reap(found, worker, replace(SETTINGS, hold=hold), watch=0.1, insist=True)
+        assert (outcome.word, outcome.moment) == (("sent", sent) if sent else ("busy", ""))
 
 
 def _assert_idle(view, pid, expected) -> None:
@@ -333,39 +387,122 @@ def test_where_the_metric_may_not_be_read_no_bound_is_taken_for_it(metric, reada
         assert used != "None" if readable else used == "None"
 
 
+def _assert_locked(process: ProcessId) -> None:
+    with pytest.raises(lock.Locked):
+        os.close(lock.take(process))
+
+
 def test_the_lock_of_a_process_is_held_once_until_it_is_let_go():
     mine = processes.source().process(os.getpid()).id
     held = lock.take(mine)
-    assert held is not None
-    assert lock.take(mine) is None
+    with pytest.raises(lock.Locked, match=rf"process {os.getpid()} \(.*python.*\) holds its lock"):
+        lock.take(mine)
     os.close(held)
-    again = lock.take(mine)
-    assert again is not None
-    os.close(again)
+    os.close(lock.take(mine))
 
 
 @needs_root
-def test_the_lock_holds_against_another_user_and_ends_with_its_holder():
+@needs_linux
+def test_no_other_user_can_take_the_lock_of_a_process_and_that_counts_as_locked():
     with pool(1, 1) as pid:
         manager = look(pid).manager
+
+        def attempt() -> str:
+            try:
+                return f"taken {lock.take(manager)}"
+            except lock.Unlockable as trouble:
+                return str(trouble)
+
+        assert as_nobody(attempt) == f"the lock /proc/{pid}/personality may not be opened (Permission denied)"
+        os.close(lock.take(manager))
+
+
+@needs_root
+@needs_linux
+def test_the_lock_counts_for_a_user_and_root_alike_and_ends_with_its_holder():
+    with subprocess.Popen(["sleep", "60"], user=NOBODY, group=NOBODY) as process:
+        manager = processes.source().process(process.pid).id
         held = lock.take(manager)
-        assert as_nobody(lambda: lock.take(manager) is None) == "True"
+        assert as_nobody(lambda: _assert_locked(manager)) == "None"
         os.close(held)
-        assert as_nobody(lambda: lock.take(manager) is not None) == "True"
-        held = lock.take(manager)  # nobody's process has ended, and its lock with it
-        assert held is not None
+        assert as_nobody(lambda: lock.take(manager)).isdigit()
+        os.close(lock.take(manager))  # that process has ended, and its lock with it
+        process.kill()
+
+
+@needs_root
+@needs_linux
+def test_the_lock_counts_over_two_mounts_of_proc():
+    code = (
+        "import sys; from supervisor_memreap.host import lock, processes;"
+        "process = processes.source().process(int(sys.argv[1])).id\n"
+        "try: lock.take(process); print('taken')\n"
+        "except lock.Locked as trouble: print(trouble)"
+    )
+    with pool(1, 1) as pid:
+        another = ["unshare", "--mount", "sh", "-c", 'mount -t proc proc /proc && exec "$@"', "sh"]
+        command = [*another, sys.executable, "-c", code, str(pid)]
+        held = lock.take(look(pid).manager)
+        assert "holds its lock" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
         os.close(held)
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "taken\n"
 
 
 def test_where_proc_does_not_serve_the_lock_is_a_file(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "freebsd14")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     held = lock.take(ProcessId(4242, 1.0))
-    assert lock.take(ProcessId(4242, 1.0)) is None
+    _assert_locked(ProcessId(4242, 1.0))
     os.close(held)
-    held = lock.take(ProcessId(4242, 1.0))
-    assert held is not None
-    os.close(held)
+    os.close(lock.take(ProcessId(4242, 1.0)))
+
+
+@needs_root
+def test_a_lock_file_that_may_not_be_opened_counts_as_locked_and_the_line_names_it(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    tmp_path.chmod(0o755)
+    os.close(lock.take_file(ProcessId(4242, 1.0)))
+    (path,) = tmp_path.iterdir()
+    path.chmod(0o600)
+
+    def attempt() -> str:
+        try:
+            return f"taken {lock.take_file(ProcessId(4242, 1.0))}"
+        except lock.Unlockable as trouble:
+            return str(trouble)
+
+    for above in tmp_path.parents[:3]:
+        above.chmod(0o755)
+    assert as_nobody(attempt) == f"the lock {path} cannot be taken (Permission denied)"
+
+
+def test_a_process_of_another_start_than_supervisord_says_is_none():
+    with pool(1, 40) as pid:
+        age = processes.source().process(pid).age
+        for said, there in ((None, True), (age, True), (age + 60, False)):
+            program = Program("myapp", "myapp", "RUNNING", pid, os.getpid(), age=said)
+            (found,) = processes.look([processes.Watched(program, SETTINGS)], processes.source())
+            assert bool(found.manager) is there
+            assert ("not started when supervisord says" in found.unseen) is not there
+
+
+@needs_root
+@needs_linux
+def test_a_process_that_hidepid_hides_is_hidden_and_not_gone():
+    code = (
+        "import sys; from supervisor_memreap.host.procfs import Procfs\n"
+        "for pid in map(int, sys.argv[1:]):\n"
+        "    try: Procfs().process(pid); print('seen')\n"
+        "    except ProcessLookupError: print('gone')\n"
+        "    except PermissionError: print('hidden')"
+    )
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    hidden = ["unshare", "--mount", "sh", "-c", 'mount -t proc -o hidepid=2 proc /proc && exec "$@"', "sh"]
+    nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    command = [*hidden, *nobody, sys.executable, "-c", code, str(os.getpid()), str(gone.pid)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(ROOT)})
+    assert result.stdout.split() == ["hidden", "gone"]
 
 
 def test_a_manager_that_is_no_child_of_the_supervisord_that_named_it_is_none():
@@ -411,9 +548,9 @@ def test_with_never_a_worker_of_which_nothing_is_known_is_not_signalled():
 @needs_linux
 def test_a_file_that_this_kernel_has_not_is_no_process_that_is_gone():
     with pytest.raises(PermissionError):
-        procfs._read(f"/proc/{os.getpid()}/no_such_file")
+        procfile.read(f"/proc/{os.getpid()}/no_such_file")
     with pytest.raises(ProcessLookupError):
-        procfs._read("/proc/99999999/stat")
+        procfile.read("/proc/99999999/stat")
 
 
 def test_a_worker_with_children_of_its_own_is_known_as_that(view):

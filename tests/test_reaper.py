@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import time
 
 import psutil
 import pytest
-from driver import pool, workers_below
-from reaping import Reaping
+from driver import eventually, pool, workers_below
+from reaping import QUICK, Reaping
 
 from supervisor_memreap.core import policy
+from supervisor_memreap.core.command import Command
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, resolve
-from supervisor_memreap.host import processes
+from supervisor_memreap.host import lock, processes, procfs
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record.statefile import StateFile
 
@@ -56,7 +58,11 @@ def test_by_default_a_stuck_worker_gets_nothing_more():
         reaping.later = 300.0
         reaping.until("nothing more is sent to it, the next one may go")
         reaping.until(rf"worker (?!{pid})\d+ .*HUP sent")
-        assert psutil.Process(int(pid)).status() == psutil.STATUS_SLEEPING
+        eventually(lambda: _assert_sleeps(int(pid)))
+
+
+def _assert_sleeps(pid: int) -> None:
+    assert psutil.Process(pid).status() == psutil.STATUS_SLEEPING
 
 
 @pytest.fixture
@@ -115,8 +121,10 @@ def test_what_is_kept_is_what_was_there(statefile):
         leaving=leaving,
         stuck=(policy.Leaving(other, 1.5, frozenset([other])),),
         hasty=(1, 2),
-        suspended=policy.Suspension("its manager went away", one, 600.0, leaving),
+        suspended=policy.Suspension("its manager went away", one, 600.0, leaving, 1.0, 2.0),
         falls=2,
+        asked=frozenset([other]),
+        looked=10.0,
     )
     assert statefile.write({"myapp": state, "quiet": policy.PoolState()}, 10.0) == ""
     assert statefile.read(11.0) == ({"myapp": state}, "")
@@ -124,7 +132,7 @@ def test_what_is_kept_is_what_was_there(statefile):
 
 
 def test_a_pause_is_kept(statefile):
-    state = policy.PoolState(paused=True)
+    state = policy.PoolState(paused=True, looked=1.0)
     statefile.write({"myapp": state}, 1.0)
     assert statefile.read(2.0) == ({"myapp": state}, "")
 
@@ -252,7 +260,7 @@ def test_a_worker_that_is_ended_before_its_signal_gets_it_from_the_next_listener
 
 
 def test_a_file_that_somebody_removed_is_written_again_and_a_week_old_one_is_renewed(statefile, tmp_path):
-    states = {"myapp": policy.PoolState(paused=True)}
+    states = {"myapp": policy.PoolState(paused=True, looked=2.0)}
     statefile.write(states, 1.0)
     (path,) = tmp_path.iterdir()
     path.unlink()
@@ -294,3 +302,110 @@ def test_that_the_signal_went_out_is_written_down_before_anything_else_is_done()
         reaping.until("HUP sent")
     assert sent == [True]
     assert any(one["myapp"].leaving and not one["myapp"].leaving.sent for one in kept)
+
+
+NOTHING = resolve({})
+
+
+def test_a_pool_that_is_out_of_sight_keeps_who_is_leaving_and_its_lock():
+    with pool(3, 40, "stuck") as manager, Reaping(manager) as reaping:
+        (pid,) = re.findall(r"worker (\d+)", reaping.until("HUP sent"))
+        assert reaping.reaper.tick(reaping.programs, NOTHING, time.monotonic()) == []
+        assert reaping.reaper.tick([], reaping.settings, time.monotonic()) == []
+        with pytest.raises(lock.Locked):
+            lock.take(processes.source().process(manager).id)
+        reaping.later = 60.0
+        for _ in range(3):
+            reaping.tick()
+        assert reaping.signalled() == {int(pid)}
+
+
+def test_a_pool_that_is_out_of_sight_is_let_go_when_its_worker_has_left():
+    with pool(2, 40, "stuck") as manager, Reaping(manager) as reaping:
+        (pid,) = re.findall(r"worker (\d+)", reaping.until("HUP sent"))
+        os.kill(int(pid), signal.SIGKILL)
+        (fd,) = reaping.reaper.pidfds()
+        assert select.select([fd], [], [], 5)[0]
+        reaping.reaper.exited(fd, time.monotonic())
+        reaping.reaper.tick([], reaping.settings, time.monotonic())
+        os.close(lock.take(processes.source().process(manager).id))
+
+
+@pytest.mark.parametrize("days", [0.5, 3])
+def test_a_pause_outlives_a_time_out_of_sight_while_the_manager_lives_and_a_day_beyond(days):
+    with pool(1, 40) as manager, Reaping(manager) as reaping:
+        reaping.tick()
+        reaping.reaper.command(Command("pause", "myapp"), ["myapp"])
+        reaping.reaper.tick([], NOTHING, time.monotonic() + days * 86400)
+        assert reaping.reaper.paused()
+    eventually(lambda: _assert_manager_is_gone(manager))
+    reaping.reaper.tick([], NOTHING, time.monotonic() + days * 86400)
+    assert bool(reaping.reaper.paused()) is (days < 1)
+
+
+def _assert_manager_is_gone(manager: int) -> None:
+    assert not psutil.pid_exists(manager)
+
+
+def test_a_fault_in_one_pool_is_a_line_and_the_others_are_reaped(monkeypatch):
+    real = processes.look
+
+    def fails(watched, view):
+        if watched[0].program.name == "broken":
+            raise RuntimeError("made for the test")
+        return real(watched, view)
+
+    monkeypatch.setattr(processes, "look", fails)
+    with pool(1, 40) as manager, pool(1, 40) as other, Reaping(manager) as reaping:
+        reaping.settings = resolve({name: {**_given(QUICK)} for name in ("broken", "myapp")})
+        reaping.programs.insert(0, Program("broken", "broken", "RUNNING", other))
+        eventually(lambda: _assert_said(reaping, "myapp: worker .* HUP sent"))
+        for _ in range(3):
+            reaping.reaper.tick(reaping.programs, reaping.settings, time.monotonic())
+    assert [line for line in reaping.said if line.startswith("broken")] == [
+        line for line in reaping.said if "internal error, please report it: RuntimeError('made for the test')" in line
+    ]
+
+
+def _given(values: dict[str, str]) -> dict[str, Given]:
+    return {key: Given(value, "test") for key, value in values.items()}
+
+
+def _assert_said(reaping: Reaping, expression: str) -> None:
+    reaping.reaper.tick(reaping.programs, reaping.settings, time.monotonic())
+    assert any(re.search(expression, line) for line in reaping.said)
+
+
+def test_a_fault_after_the_signal_may_have_gone_out_counts_as_sent(monkeypatch):
+    real = processes.reap
+
+    def fails(*args):
+        os.close(real(*args).pidfd)
+        raise RuntimeError("made for the test")
+
+    monkeypatch.setattr(processes, "reap", fails)
+    with pool(3, 40, "stuck") as manager, Reaping(manager) as reaping:
+        eventually(lambda: _assert_said(reaping, "internal error"))
+        monkeypatch.setattr(processes, "reap", lambda *_: pytest.fail("a second worker was asked for"))
+        for _ in range(3):
+            assert reaping.tick().state.leaving.sent
+
+
+def test_where_the_lock_cannot_be_had_nothing_is_sent_and_the_line_says_why(monkeypatch):
+    def fails(_process):
+        raise lock.Unlockable("the lock /proc/1/personality may not be opened (Permission denied)")
+
+    monkeypatch.setattr(lock, "take", fails)
+    with pool(1, 40) as manager, Reaping(manager) as reaping:
+        for _ in range(3):
+            reaping.tick()
+    (line,) = reaping.said
+    assert re.search(r"nothing sent, the lock /proc/1/personality may not be opened \(Permission denied\): ", line)
+
+
+def test_who_was_asked_for_is_not_forgotten_by_one_incomplete_list_of_children(monkeypatch):
+    with pool(3, 5, "busy") as manager, Reaping(manager, min_age="1h") as reaping:
+        reaping.tick()
+        reaping.reaper.command(Command("roll", "myapp"), ["myapp"])
+        monkeypatch.setattr(procfs.Procfs, "children", lambda *_: [])
+        assert len(reaping.tick().state.asked) == 3

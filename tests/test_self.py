@@ -116,7 +116,7 @@ def asked(where: Path, *words: str) -> str:
         ),
         ("signal=TERM\n", "autorestart=true\n", "", "supervisord must start it again .* set autorestart=true"),
         ("signal=TERM\n", "autorestart=true", "autorestart=unexpected\nexitcodes=0,2", "set autorestart=true"),
-        ("signal=TERM\n", INTERFACE, "", r"must say whether it starts it again .* add \[rpcinterface:memreap\]"),
+        ("signal=TERM\n", INTERFACE, "", r"must say whether it starts it again .* run memreap doctor"),
     ],
     ids=["the signal is not caught", "not started again, by default", "not started again after 0", "unknown"],
 )

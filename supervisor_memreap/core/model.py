@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,10 +35,22 @@ class Program:
     """Whether supervisord starts it again when it ends with 0; None: it did not say."""
     spawnerr: str = ""
     """What supervisord says of a start that failed."""
+    age: float | None = None
+    """Seconds since supervisord started it, by its own clock; None: its pid is known to mean the same process here."""
 
     @property
     def namespec(self) -> str:
         return self.name if self.group == self.name else f"{self.group}:{self.name}"
+
+
+class Ending(enum.Enum):
+    """How a manager came to its end, as supervisord says."""
+
+    STOPPED = "stopped"
+    """A user asked supervisord to stop or restart it."""
+    EXITED = "exited"
+    """It ended by itself."""
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,8 @@ class Suspect:
     """The pre-forking server that it is a worker of, as core.servers names it; empty: none of those."""
     leads: bool = False
     """Whether it looks like a manager itself, below a wrapper: by its name, or by children and no sibling like it."""
+    blocked: bool = False
+    """Whether the metric could not be read since the worker holds the lock of its own memory map."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,10 @@ class Pool:
     workers: tuple[Worker, ...] = ()
     stopped: frozenset[str] = frozenset()
     """With target=self: the slots that supervisord stops or has stopped."""
+    child_faults: int | None = None
+    """Page faults of all children of the manager that have ended: it grows with each that does. None: not known."""
+    ending: Ending = Ending.UNKNOWN
+    """Where the manager of the last look is gone: how it ended. Asked for only where the policy needs it."""
 
     def worker(self, id: ProcessId) -> Worker | None:
         return next((worker for worker in self.workers if worker.id == id), None)

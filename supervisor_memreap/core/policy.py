@@ -2,19 +2,23 @@
 
  1. One worker at a time. The next is not chosen before the last has left, the manager has forked a replacement, and
     that has lived for `settle`. (A replacement that dies at once, say of a broken deployment, never settles: then
-    the old workers are the only ones that serve, and stay.)
+    the old workers are the only ones that serve, and stay.) A pool that is made smaller on purpose forks none: there
+    the next may go after `grace`, if nothing comes or leaves. Half of the usual number must be older than `min_age`,
+    and the last one that serves never goes.
  2. The worker with the most memory to give back goes first.
  3. `checks` consecutive looks over the limit, not one.
  4. Never a newborn: FCGI::ProcManager's worker runs its manager's signal handlers until it has set its own; a HUP
     in that gap TERMs its siblings.
  5. Never a worker that has no handler for the signal, or that is known to drop its request on it (core.servers).
- 6. Idle first: the caller signals only a worker that waits in accept, and at any moment after `idle_wait` (`insist`).
+ 6. Idle first: the caller signals only a worker that waits in accept, and at any moment after `idle_wait` (`insist`),
+    unless its server is known to lose requests then (core.servers).
  7. Signalled once. A second time, once, only if it is idle `AGAIN` after the first: that one fell into the gap between
     the last request and accept, where Perl only notes it.
  8. A worker that does not leave within `grace` is stuck: told, and the next may go. Only where `stuck` asks for it is
     it sent something stronger, once, and then it has `grace` again.
- 9. A limit that fresh workers already exceed is wrong: suspended, not recycled for ever.
-10. A manager that goes away right after a reap: suspended, since here a HUP to a worker ends the tree.
+ 9. A limit that fresh workers already exceed is wrong: suspended, not recycled for ever; tried again after 6 h.
+10. A manager that ends by itself right after a reap: suspended, since here a HUP to a worker ends the tree. Not one
+    that a user stopped or restarted; where that is not known, suspended for a shorter time.
 11. Only where supervisord says RUNNING, only (pid, born): a pool comes here without a manager otherwise.
 12. Somebody may ask for a worker (`ask`): it goes before all others, over the limit or not, by the same rules. In a
     pool that somebody paused nobody goes.
@@ -25,19 +29,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from supervisor_memreap.core.model import STOPPED_BY_HAND, Pool, ProcessId, Worker
-from supervisor_memreap.core.servers import graceful
+from supervisor_memreap.core.model import STOPPED_BY_HAND, Ending, Pool, ProcessId, Worker
+from supervisor_memreap.core.servers import Moment, graceful, moment_of
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.verdict import (
     Event,
     Fell,
     Left,
     NeverIdle,
+    NoReplacement,
     NotCaught,
     NotReplaced,
     Replaced,
     Resumed,
     Stuck,
+    TooFewWorkers,
     Unreadable,
     Unseen,
     Verdict,
@@ -50,6 +56,8 @@ from supervisor_memreap.core.verdict import (
 HASTY_REAPS = 3
 # How long the next manager must have stood before a fallen tree is trusted again; doubled with each fall (rule 10).
 STOOD = 600.0
+# The same where it is not known whether a user stopped the manager or it ended by itself.
+STOOD_UNKNOWN = 60.0
 # A manager that ends so long after the worker left did not end of that.
 FALL = 10.0
 # Seconds after the first signal, or half of `grace` where that is less: a worker that was in a request and got it is
@@ -57,8 +65,16 @@ FALL = 10.0
 AGAIN = 10.0
 # Times of birth are told in full steps, 10 ms on Linux: one that is born right after a signal may seem older than it.
 BIRTH = 1.0
-# With idle_wait=never, a worker that has waited so long for an idle moment is told of.
+# Seconds after which it is logged that a worker that is due waits for something that may never come.
 LONG_WAIT = 60.0
+# The most that the time between two looks counts for whether a worker went over its limit while fresh (rule 9).
+LONGEST_GAP = 60.0
+# Seconds after which a limit that was found to be wrong is tried again: what fresh workers hold may have changed.
+RETRY_LIMIT = 6 * 3600.0
+# Seconds without any change after which a pool that was not made whole again counts as stable.
+CALM = 10.0
+# The usual number of workers is the largest of this many seconds, and of as many before.
+USUAL = 1800.0
 _VETOES = (Wrapped, WrongSignal, NotCaught)
 
 
@@ -105,6 +121,9 @@ class Suspension:
     """It ends under another manager, once that has stood for this long."""
     leaving: Leaving | None = None
     """Who was leaving when that manager went away, for the case that it is there after all."""
+    since: float = 0.0
+    until: float | None = None
+    """When it ends by itself; None: not by the clock."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +151,17 @@ class PoolState:
     """What is said once for a manager."""
     there: frozenset[ProcessId] = frozenset()
     """The workers of the last look that found any."""
+    members: frozenset[ProcessId] = frozenset()
+    """The workers of the last look."""
+    child_faults: int | None = None
+    """Of the last look, as in core.model."""
+    calm_since: float | None = None
+    """Since when no worker has come or left."""
+    peaks: tuple[int, int] = (0, 0)
+    """The largest number of workers since `peak_since`, and in the `USUAL` seconds before."""
+    peak_since: float | None = None
+    thin_since: float | None = None
+    """Since when too few workers have been old enough to serve."""
 
 
 def decide(
@@ -144,8 +174,8 @@ def decide(
     events: list[Event] = []
     state = _heed_settings(settings, state, events)
     said = state.said
-    state = _heed_manager(pool, state, events)
-    gap = now - state.looked if state.looked is not None else 0.0
+    state = _heed_manager(pool, state, now, events)
+    gap = min(LONGEST_GAP, now - state.looked) if state.looked is not None else 0.0
     if pool.manager is None:
         if pool.unseen and pool.unseen not in said:
             events.append(Unseen(pool.unseen))
@@ -155,12 +185,14 @@ def decide(
         )
     if settings.target == "self":
         state = _heed_restart(pool, state, events)
+    state = _note_changes(pool, state, now)
     state = _follow_stuck(pool, state, now, events)
     state = _follow_leaving(pool, settings, state, now, events)
     state = _count(pool, settings, state, gap)
+    state = _end_suspension(state, now, events)
     if may_suspend:
-        state = _suspend_at_birth(pool, settings, state, events)
-    workers, state = _choose(pool, settings, state, events)
+        state = _suspend_at_birth(pool, settings, state, now, events)
+    workers, state = _choose(pool, settings, state, now, events)
     since = {worker.id: state.ripe.get(worker.id, now) for worker in workers}
     insist = frozenset(id for id, start in since.items() if now - start >= settings.idle_wait)
     state = _tell_long_wait(workers, settings, replace(state, looked=now, ripe=since), now, events)
@@ -225,7 +257,9 @@ def pause(state: PoolState) -> PoolState:
 def resume(state: PoolState) -> PoolState:
     """Nothing is in the way any more: whoever says so has looked into it."""
     leaving = None if state.leaving and state.leaving.overdue else state.leaving
-    return replace(state, paused=False, suspended=None, leaving=leaving, hasty=(), falls=0)
+    return replace(
+        state, paused=False, suspended=None, leaving=leaving, hasty=(), falls=0, peaks=(0, 0), peak_since=None
+    )
 
 
 def veto(pool: Pool, worker: Worker, settings: PoolSettings) -> Event | None:
@@ -260,11 +294,11 @@ def _heed_settings(settings: PoolSettings, state: PoolState, events: list[Event]
     return replace(state, settings=settings, suspended=None, over={}, hasty=(), falls=0, said=frozenset())
 
 
-def _heed_manager(pool: Pool, state: PoolState, events: list[Event]) -> PoolState:
+def _heed_manager(pool: Pool, state: PoolState, now: float, events: list[Event]) -> PoolState:
     if pool.unseen:
         return state  # it may be there, and so may who is leaving
     if pool.manager is None or (state.manager and pool.manager != state.manager):
-        state = _forget_manager(pool, state, events)
+        state = _forget_manager(pool, state, now, events)
     if pool.manager is None:
         return state
     state = replace(state, manager=pool.manager, met=True)
@@ -288,19 +322,56 @@ def _heed_restart(pool: Pool, state: PoolState, events: list[Event]) -> PoolStat
     return replace(state, there=there or state.there)
 
 
-def _forget_manager(pool: Pool, state: PoolState, events: list[Event]) -> PoolState:
+def asks_how_it_ended(pool: Pool, state: PoolState) -> bool:
+    """Whether `decide` needs to know how the manager of the last look ended: stopped by a user, or by itself."""
+    leaving = state.leaving
+    if pool.unseen or leaving is None or state.manager is None or pool.manager == state.manager:
+        return False
+    if pool.state in STOPPED_BY_HAND:
+        return False  # a user is stopping it
+    if state.looked is None or not state.met:
+        return False  # remembered from before a restart of ours, in which the program may have been restarted too
+    return leaving.left is None or state.looked - leaving.left <= FALL  # else it stood on after the worker had left
+
+
+def _forget_manager(pool: Pool, state: PoolState, now: float, events: list[Event]) -> PoolState:
     leaving, manager = state.leaving, state.manager
     forgotten = PoolState(settings=state.settings, suspended=state.suspended, falls=state.falls, paused=state.paused)
-    if not (leaving and manager) or pool.state in STOPPED_BY_HAND:
-        return forgotten  # a program that somebody stops is no falling tree
-    if state.looked is None or not state.met:
-        return forgotten  # remembered from before a restart of ours, in which the program may have been restarted too
-    if leaving.left is not None and state.looked - leaving.left > FALL:
-        return forgotten  # it stood on after the worker had left
-    needs_age = STOOD * 2**state.falls
-    events.append(Fell(leaving.worker, manager, needs_age))
-    suspended = Suspension("its manager went away", manager, needs_age, leaving)
+    if not asks_how_it_ended(pool, state) or pool.ending is Ending.STOPPED:
+        return forgotten
+    assert leaving
+    assert manager
+    certain = pool.ending is Ending.EXITED
+    needs_age = (STOOD if certain else STOOD_UNKNOWN) * 2**state.falls
+    events.append(Fell(leaving.worker, manager, needs_age, now - leaving.signalled, certain))
+    suspended = Suspension("its manager went away", manager, needs_age, leaving, now)
     return replace(forgotten, suspended=suspended, falls=state.falls + 1)
+
+
+def _end_suspension(state: PoolState, now: float, events: list[Event]) -> PoolState:
+    suspended = state.suspended
+    if suspended is None or suspended.until is None or now < suspended.until:
+        return state
+    events.append(Resumed("its limit is tried again"))
+    return replace(state, suspended=None, hasty=(), said=frozenset())
+
+
+def _note_changes(pool: Pool, state: PoolState, now: float) -> PoolState:
+    """How many workers this pool usually has, and since when none has come or left."""
+    members = frozenset(worker.id for worker in pool.workers)
+    # A child that came and left between two looks shows in the page faults alone.
+    is_calm = members == state.members and pool.child_faults == state.child_faults
+    peaks, since = state.peaks, state.peak_since
+    if since is None or now - since >= USUAL:
+        peaks, since = (len(members), peaks[0]), now
+    return replace(
+        state,
+        members=members,
+        child_faults=pool.child_faults,
+        calm_since=state.calm_since if is_calm and state.calm_since is not None else now,
+        peaks=(max(peaks[0], len(members)), peaks[1]),
+        peak_since=since,
+    )
 
 
 def _follow_stuck(pool: Pool, state: PoolState, now: float, events: list[Event]) -> PoolState:
@@ -351,10 +422,19 @@ def _follow_leaving(pool: Pool, settings: PoolSettings, state: PoolState, now: f
     # A pool may be made smaller on purpose (FCGI::ProcManager::Dynamic): after `grace` one settled newcomer will do.
     if settled >= gone or (settled and gone_for >= settings.grace):
         return replace(state, leaving=None, falls=0)
+    if gone_for >= settings.grace and _is_stable(pool, settings, state, now):
+        # The server makes its pool smaller by itself (FCGI::ProcManager::Dynamic, uWSGI's cheaper, Apache).
+        events.append(NoReplacement(leaving.worker, gone_for, len(pool.workers), len(leaving.before)))
+        return replace(state, leaving=None, falls=0)
     if gone_for >= settings.grace and not leaving.overdue:
         events.append(NotReplaced(leaving.worker, gone_for, len(pool.workers), len(leaving.before)))
         leaving = replace(leaving, overdue=True)
     return replace(state, leaving=leaving)
+
+
+def _is_stable(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> bool:
+    calm = now - state.calm_since if state.calm_since is not None else 0.0
+    return bool(pool.workers) and calm >= max(CALM, settings.settle)
 
 
 def _count(pool: Pool, settings: PoolSettings, state: PoolState, gap: float) -> PoolState:
@@ -369,7 +449,9 @@ def _count(pool: Pool, settings: PoolSettings, state: PoolState, gap: float) -> 
     return replace(state, over=over)
 
 
-def _suspend_at_birth(pool: Pool, settings: PoolSettings, state: PoolState, events: list[Event]) -> PoolState:
+def _suspend_at_birth(
+    pool: Pool, settings: PoolSettings, state: PoolState, now: float, events: list[Event]
+) -> PoolState:
     """Rule 9 at its plainest: every worker is a newborn, and every one is over. One alone may be a spike."""
     born_over = [
         worker.used or 0
@@ -378,13 +460,14 @@ def _suspend_at_birth(pool: Pool, settings: PoolSettings, state: PoolState, even
     ]
     if state.suspended or len(born_over) < 2 or len(born_over) < len(pool.workers):
         return state
-    return _suspend_limit(born_over, state, events)
+    return _suspend_limit(born_over, state, now, events)
 
 
-def _suspend_limit(used: list[int], state: PoolState, events: list[Event]) -> PoolState:
+def _suspend_limit(used: list[int], state: PoolState, now: float, events: list[Event]) -> PoolState:
     assert state.manager
     events.append(WrongLimit(min(used), usable_limit(used)))
-    return replace(state, suspended=Suspension("its limit is too low", state.manager), hasty=())
+    suspended = Suspension("its limit is too low", state.manager, since=now, until=now + RETRY_LIMIT)
+    return replace(state, suspended=suspended, hasty=())
 
 
 def usable_limit(used: list[int]) -> int:
@@ -394,7 +477,7 @@ def usable_limit(used: list[int]) -> int:
 
 
 def _choose(
-    pool: Pool, settings: PoolSettings, state: PoolState, events: list[Event]
+    pool: Pool, settings: PoolSettings, state: PoolState, now: float, events: list[Event]
 ) -> tuple[tuple[Worker, ...], PoolState]:
     stuck = {one.worker for one in state.stuck}
     state = replace(state, asked=state.asked & {worker.id for worker in pool.workers} - stuck)
@@ -418,8 +501,30 @@ def _choose(
         return (), state
     due.sort(key=lambda one: (one.id in state.asked, one.used or 0), reverse=True)
     if len(state.hasty) >= HASTY_REAPS and not state.asked and state.over[due[0].id].fresh:
-        return (), _suspend_limit([*state.hasty, due[0].used or 0], state, events)
-    return tuple(due), state
+        return (), _suspend_limit([*state.hasty, due[0].used or 0], state, now, events)
+    few, state = _are_too_few(pool, settings, state, now, events)
+    return () if few else tuple(due), state
+
+
+def _are_too_few(
+    pool: Pool, settings: PoolSettings, state: PoolState, now: float, events: list[Event]
+) -> tuple[bool, PoolState]:
+    """Whether less than half of the usual workers, or only one of several, are old enough to serve.
+
+    New ones may be dying all the time, as after a broken deployment: then the old ones are the pool.
+    """
+    ages = [worker.age for worker in pool.workers]
+    old_enough = sum(age >= settings.min_age for age in ages)
+    # Besides the one that goes there must be another one that serves.
+    serving = sum(age >= min(settings.min_age, max(settings.settle, CALM)) for age in ages)
+    usual = max(state.peaks) - len(pool.stopped)
+    if 2 * old_enough >= usual and serving >= min(usual, 2):
+        return False, replace(state, thin_since=None)
+    since = now if state.thin_since is None else state.thin_since
+    state = replace(state, thin_since=since)
+    if now - since >= LONG_WAIT:
+        state = _tell_once("too few", TooFewWorkers(old_enough, usual), state, events)
+    return True, state
 
 
 def _due_again(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> Worker | None:
@@ -447,9 +552,12 @@ def _tell_long_wait(
     workers: tuple[Worker, ...], settings: PoolSettings, state: PoolState, now: float, events: list[Event]
 ) -> PoolState:
     for worker in workers:
+        server = worker.suspect.server if worker.suspect else ""
+        never = settings.idle_wait == float("inf")
+        patience = LONG_WAIT if never else max(LONG_WAIT, settings.idle_wait)
         waited = now - state.ripe[worker.id]
-        if settings.idle_wait == float("inf") and waited >= LONG_WAIT:
-            state = _tell_once("never idle", NeverIdle(worker, waited), state, events)
+        if waited >= patience and (never or moment_of(server) is not Moment.ANY):
+            state = _tell_once("never idle", NeverIdle(worker, waited, "" if never else server), state, events)
     return state
 
 
@@ -458,6 +566,13 @@ def _tell_once(what: str, event: Event, state: PoolState, events: list[Event]) -
     if first:
         events.append(event)
     return state
+
+
+def is_worth_keeping(state: PoolState) -> bool:
+    """Whether anything in it must outlive the listener, or a time in which the pool is not watched."""
+    return bool(
+        state.leaving or state.stuck or state.hasty or state.suspended or state.falls or state.paused or state.asked
+    )
 
 
 def _standing(pool: Pool, state: PoolState, reap: tuple[Worker, ...]) -> str:

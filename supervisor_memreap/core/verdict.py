@@ -38,6 +38,24 @@ class NotReplaced:
 
 
 @dataclass(frozen=True)
+class NoReplacement:
+    """No worker came in the place of one that left, and the others are stable: the next may go."""
+
+    worker: ProcessId
+    after: float
+    workers: int
+    before: int
+
+
+@dataclass(frozen=True)
+class TooFewWorkers:
+    """Too few workers are old enough to serve: none of them is signalled."""
+
+    old_enough: int
+    usual: int
+
+
+@dataclass(frozen=True)
 class Stuck:
     """A worker was signalled and did not leave within `grace`."""
 
@@ -85,10 +103,12 @@ class Wrapped:
 
 @dataclass(frozen=True)
 class NeverIdle:
-    """With idle_wait=never: a worker has been due for long and had no idle moment."""
+    """A worker has been due for long, had no idle moment, and may not be signalled at another one."""
 
     worker: Worker
     after: float
+    server: str = ""
+    """The server that loses requests then; empty: idle_wait=never says so."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +122,15 @@ class WrongLimit:
 
 @dataclass(frozen=True)
 class Fell:
-    """The manager went away right after a reap: suspended."""
+    """The manager ended after a reap, and not because a user asked for it: suspended."""
 
     worker: ProcessId
     manager: ProcessId
     resumes_after: float
+    after: float = 0.0
+    """Seconds since the signal."""
+    certain: bool = True
+    """Whether supervisord said that it ended by itself; else it did not say how it ended."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +142,8 @@ Event = Union[
     Left,
     Replaced,
     NotReplaced,
+    NoReplacement,
+    TooFewWorkers,
     Stuck,
     Unreadable,
     Unseen,

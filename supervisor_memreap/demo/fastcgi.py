@@ -21,10 +21,13 @@ _GET = {
 }
 
 
-def get(path: str) -> bytes:
-    """What the worker behind the socket at `path` answers to a GET. Raises OSError if that is cut short."""
+def get(path: str, patience: float = _PATIENCE) -> bytes:
+    """What the worker behind the socket at `path` answers to a GET.
+
+    Raises OSError if that is cut short, or nothing comes for so many seconds.
+    """
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(_PATIENCE)
+        connection.settimeout(patience)
         connection.connect(path)
         connection.sendall(request())
         answer = b""

@@ -1,50 +1,57 @@
 """\
 See the main job on this machine, without root, Perl or a web server: a private supervisord in
-a temporary folder, a pool of workers that leak, load on it, and the real listener, which reaps
+a temporary directory, a pool of workers that leak, load on it, and the real listener, which reaps
 each one that is over its limit. The table shows what each worker holds against the limit.
 
-It ends by itself, or with Ctrl-C, and leaves no process and no file behind. The exit status is
-0 if workers were reaped and no request was lost.
+It ends by itself, or with Ctrl-C, and leaves no process and no file behind. (Ended by SIGKILL, it
+leaves its directory, which the next demo removes.)
+
+exit status: 0 if workers were reaped and no request was lost, or if you ended it before; 1 if not;
+2 bad usage; 128 and the signal's number if you ended it before the pool ran.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import os
-import re
-import shutil
-import signal
+import math
 import subprocess
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-
-import psutil
 
 from supervisor_memreap.core.model import Pool, Program
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.demo import fastcgi
-from supervisor_memreap.demo.pool import end_with_parent
+from supervisor_memreap.demo import fastcgi, load, private
+from supervisor_memreap.demo.pool import LEAK
+from supervisor_memreap.demo.screen import Screen
+from supervisor_memreap.demo.stop import Stop
+from supervisor_memreap.demo.tally import Tally
 from supervisor_memreap.host import processes
 from supervisor_memreap.record import report
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
-LIMIT_MB = 40
-# Each of two threads asks so often: 40 requests a second together, a fraction of what two cores can serve.
-_LOADERS, _BETWEEN = 2, 0.05
+_LIMIT_MB = 40
+_LIMIT = _LIMIT_MB * 1024**2
 _START = 20.0
-# In a run of this length workers reach the limit; in a shorter one they may not.
-_LONG_ENOUGH = 30
-_SENT = re.compile(r"worker (\d+) .* sent")
-_LEFT = re.compile(r"worker (\d+) left after")
+_DEFAULT = 60
+# Seconds from the moment when a worker is over its limit until it has left: ticks come every 5 s, up to 2 s late.
+_REAP = 8
+
+
+def least(workers: int) -> int:
+    """The seconds after which the average worker has reached its limit and was reaped, and a bit more."""
+    growing = _LIMIT / (load.PER_SECOND / workers * LEAK)
+    return math.ceil((growing + _REAP) / 5) * 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seconds", type=_seconds, default=60, metavar="N", help="end after so long (default: 60)")
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        metavar="N",
+        help=f"end after N seconds (default: {_DEFAULT}, or more where many workers grow more slowly)",
+    )
     parser.add_argument("--workers", type=_workers, default=4, metavar="N", help="workers of the pool (default: 4)")
     parser.add_argument(
         "--pool",
@@ -55,249 +62,152 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> int:
-    if not text.isdigit() or not 10 <= int(text) <= 86400:
-        raise argparse.ArgumentTypeError(f"{text}: not a number of seconds from 10 to 86400")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= 86400):
+        raise argparse.ArgumentTypeError(f"{text[:100]}: not a number of seconds up to 86400")
     return int(text)
 
 
 def _workers(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 20:
-        raise argparse.ArgumentTypeError(f"{text}: not a number of workers from 1 to 20")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= 20):
+        raise argparse.ArgumentTypeError(f"{text[:100]}: not a number of workers from 1 to 20")
     return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
-    """0: workers were reaped and no request was lost."""
-    perl = _has_perl()
+    """The exit status, as above."""
+    shortest = least(args.workers)
+    if args.seconds is not None and args.seconds < shortest:
+        count = f"{args.workers} workers" if args.workers > 1 else "a single worker"
+        print(
+            f"memreap demo: --seconds {args.seconds} is too short to see a worker reaped: with {count}, at least"
+            f" {shortest}",
+            file=sys.stderr,
+        )
+        return 2
+    stop = Stop()
+    stop.catch_signals()
+    try:
+        return _demonstrate(args, args.seconds or max(_DEFAULT, shortest), stop)
+    finally:
+        stop.ignore_signals()
+
+
+def _demonstrate(args: argparse.Namespace, seconds: int, stop: Stop) -> int:
+    perl = args.pool != "python" and _has_perl()
     if args.pool == "perl" and not perl:
         print("memreap demo: no perl with FCGI and FCGI::ProcManager here; try --pool python", file=sys.stderr)
         return 2
-    kind = "perl" if perl and args.pool != "python" else "python"
-    signal.signal(signal.SIGTERM, _interrupt)
-    load = Load()
-    log = Log()
-    started = ended = 0.0
-    try:
-        with _folder() as folder, _supervisord(folder, kind, args.workers) as process:
-            log.path = folder / "memreap.log"
-            load.path = str(folder / "pool.sock")
-            name = "FCGI::ProcManager" if kind == "perl" else "a small manager like FCGI::ProcManager"
-            print(f"A pool of {args.workers} leaking workers under {name}, limit {LIMIT_MB} MB each, under load,")
-            print(
-                f"and the real listener on a private supervisord in {folder}. Ends in {args.seconds} s, or with Ctrl-C."
+    screen = Screen(stop, _LIMIT)
+    with private.directory() as directory:
+        conf = _configuration(directory, perl, args.workers)
+        with private.Supervisord(directory, conf) as supervisord:
+            name = "FCGI::ProcManager" if perl else "a small manager like FCGI::ProcManager"
+            screen.say(
+                f"A pool of {args.workers} leaking workers under {name}, limit {report.memory(_LIMIT)} each, under"
+                f" load, and the real listener on a private supervisord in {directory}."
+                f" Ends in {seconds} s, or with Ctrl-C.\n"
             )
-            print(flush=True)
-            if not _starts(folder, process):
-                return 1
-            started = time.monotonic()
-            try:
-                with load:
-                    _show(folder, load, log, started + args.seconds)
-            except KeyboardInterrupt:
-                print("\nstopping …", flush=True)
-            ended = time.monotonic()
-            log.read()
-    except KeyboardInterrupt:
-        return 130  # before anything ran, or a second time while it was ending
-    print(
-        f"\n{log.reaped} {'worker' if log.reaped == 1 else 'workers'} reaped, {load.answered:,} requests answered,"
-        f" {load.lost} requests lost{'' if not load.lost else f' ({load.why})'}"
-    )
-    none_though_long = not log.reaped and ended - started >= _LONG_ENOUGH
-    if none_though_long:
-        print("No worker was reaped, which should not be. The end of the listener's log:", *log.last(5), sep="\n")
-    return 1 if load.lost or none_though_long else 0
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+            if not _starts(directory, supervisord, stop):
+                return 128 + stop.signum if stop.signum else 1
+            requests, tally = load.Load(f"{directory}/pool.sock"), Tally(directory / "memreap.log")
+            _show(directory, supervisord, requests, tally, screen, stop, seconds)
+            ended_early = supervisord.has_ended()
+    _sum_up(requests, tally, screen)
+    if ended_early:
+        print("memreap demo: its supervisord was ended by somebody else", file=sys.stderr)
+    elif not tally.reaped and not stop.signum:
+        print("No worker was reaped, which should not be. The end of the listener's log:", *tally.lines[-5:], sep="\n")
+    return 1 if ended_early or requests.lost or not (tally.reaped or stop.signum) else 0
 
 
 def _has_perl() -> bool:
+    command = ["perl", "-MFCGI", "-MFCGI::ProcManager", "-e1"]
     try:
-        command = ["perl", "-MFCGI", "-MFCGI::ProcManager", "-e1"]
         return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
     except OSError:
         return False
 
 
-@contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    """A temporary folder, with a path that leaves room for a unix socket's 107 bytes.
-
-    And without a %: supervisor 4.3.0 expands the names of log files twice, so that no escape of it survives.
-    """
-    usual = tempfile.gettempdir()
-    short = None if len(usual) < 70 and "%" not in usual else "/tmp"
-    with tempfile.TemporaryDirectory(prefix="memreap-demo-", dir=short) as name:
-        yield Path(name)
-
-
-@contextlib.contextmanager
-def _supervisord(folder: Path, kind: str, workers: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The private supervisord; at the end it and all below it are gone."""
+def _configuration(directory: Path, perl: bool, workers: int) -> str:
     here = Path(__file__).parent
-    pool = ["perl", str(here / "pool.pl")] if kind == "perl" else [sys.executable, "-m", "supervisor_memreap.demo.pool"]
-    interface = "supervisor.rpcinterface:make_main_rpcinterface"
-    conf = f"""\
+    pool = ["perl", str(here / "pool.pl")] if perl else [sys.executable, "-m", "supervisor_memreap.demo.pool"]
+    # The last two of the program: should the demo be ended by SIGKILL, its supervisord ends all soon, and whole.
+    return f"""\
 [supervisord]
-logfile={folder}/supervisord.log
-pidfile={folder}/supervisord.pid
-childlogdir={folder}
+logfile={directory}/supervisord.log
+pidfile={directory}/supervisord.pid
+childlogdir={directory}
 [unix_http_server]
-file={folder}/s.sock
+file={directory}/s.sock
 [rpcinterface:supervisor]
-supervisor.rpcinterface_factory={interface}
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 [program:demo]
-command={_quoted(*pool, f"{folder}/pool.sock", str(workers))}
+command={_quoted(*pool, f"{directory}/pool.sock", str(workers))}
 startsecs=0
-stopwaitsecs=10
 stdout_logfile=NONE
-stderr_logfile={folder}/pool.log
+stderr_logfile={directory}/pool.log
+stopwaitsecs=2
+killasgroup=true
 [memreap:demo]
-limit={LIMIT_MB}MB
+limit={_LIMIT_MB}MB
 min_age=1s
 settle=1s
 [eventlistener:memreap]
 command={_quoted(sys.executable, "-m", "supervisor_memreap", "listen")}
 events=TICK_5
 stdout_logfile=NONE
-stderr_logfile={folder}/memreap.log
+stderr_logfile={directory}/memreap.log
 """
-    (folder / "supervisord.conf").write_text(conf)
-    command = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(folder / "supervisord.conf")]
-    # A session of its own: Ctrl-C in the terminal is for us alone, and we end the rest in order.
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        preexec_fn=lambda: end_with_parent(signal.SIGTERM),
-        # From a checkout that is not installed it is the folder of the package that makes it importable.
-        env={**os.environ, "PYTHONPATH": f"{here.parent.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
-    )
-    try:
-        yield process
-    finally:
-        below = _below(process)
-        process.terminate()
-        try:
-            process.wait(15)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            process.kill()
-            process.wait()
-        for one in below:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()  # psutil looks at its birth first: no other process with that pid
 
 
 def _quoted(*words: str) -> str:
     return " ".join('"' + word.replace("%", "%%") + '"' for word in words)
 
 
-def _below(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    try:
-        return psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _starts(folder: Path, process: subprocess.Popen[bytes]) -> bool:
-    """Whether the pool answers and the listener has begun; if not, say what the logs say."""
+def _starts(directory: Path, supervisord: private.Supervisord, stop: Stop) -> bool:
+    """Whether the pool answers and the listener has begun; if not, and nobody wanted that, say what the logs say."""
     deadline = time.monotonic() + _START
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and not supervisord.has_ended():
         with contextlib.suppress(OSError):
-            if (folder / "memreap.log").read_text() and fastcgi.get(str(folder / "pool.sock")).endswith(b"ok"):
+            started = (directory / "memreap.log").read_text()
+            if started and fastcgi.get(f"{directory}/pool.sock", patience=1.0).endswith(b"ok"):
                 return True
-        time.sleep(0.1)
+        if stop.wait(0.1):
+            return False
     print(f"memreap demo: the pool or the listener did not start within {_START:.0f} s:", file=sys.stderr)
     for log in ("supervisord.log", "pool.log", "memreap.log"):
         with contextlib.suppress(OSError):
-            print(*(folder / log).read_text().splitlines()[-5:], sep="\n", file=sys.stderr)
+            print(*(directory / log).read_text().splitlines()[-5:], sep="\n", file=sys.stderr)
     return False
 
 
-class Load:
-    """Requests, one after the other in each of a few threads; counts what came of them."""
+def _show(
+    directory: Path,
+    supervisord: private.Supervisord,
+    requests: load.Load,
+    tally: Tally,
+    screen: Screen,
+    stop: Stop,
+    seconds: int,
+) -> None:
+    """Show the pool under load until the time is over or the end is asked for, and how it stands then."""
+    client = Client(f"unix://{directory}/s.sock")
+    deadline = time.monotonic() + seconds
 
-    def __init__(self) -> None:
-        self.path = ""
-        self.answered = 0
-        self.lost = 0
-        self.why = ""
-        self._stop = threading.Event()
-        self._count = threading.Lock()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(_LOADERS)]
-
-    def _ask(self) -> None:
-        while not self._stop.wait(_BETWEEN):
-            try:
-                answer = fastcgi.get(self.path)
-                why = "" if answer.endswith(b"\r\n\r\nok") else f"a wrong answer: {answer[:80]!r}"
-            except OSError as error:
-                why = str(error)
-            with self._count:
-                self.lost += bool(why)
-                self.answered += not why
-                self.why = why or self.why
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-
-class Log:
-    """The listener's log, as far as it has been read."""
-
-    def __init__(self) -> None:
-        self.path: Path | None = None
-        self.reaped = 0
-        self.leaving: set[int] = set()
-        self._lines: list[str] = []
-
-    def read(self) -> list[str]:
-        """The lines that are new."""
-        text = self.path.read_text() if self.path else ""
-        new = text.splitlines()[len(self._lines) :] if text.endswith("\n") else []
-        self._lines += new
-        for line in new:
-            sent, left = _SENT.search(line), _LEFT.search(line)
-            if sent:
-                self.leaving.add(int(sent[1]))
-            if left:
-                self.leaving.discard(int(left[1]))
-                self.reaped += 1
-        return new
-
-    def last(self, count: int) -> list[str]:
-        return self._lines[-count:]
-
-
-def _show(folder: Path, load: Load, log: Log, deadline: float) -> None:
-    """Draw the pool until the deadline: a table in a terminal, else a line every 5 s and the log as it comes."""
-    client = Client(f"unix://{folder}/s.sock")
-    drawn, spoken = 0, 0.0
-    while (left := deadline - time.monotonic()) > 0:
-        new = log.read()
+    def show(last: bool) -> None:
         pool = _look(client)
-        numbers = f"{log.reaped} reaped, {load.answered:,} requests answered, {load.lost} lost, {left:.0f} s to go"
-        if sys.stdout.isatty():
-            drawn = _draw([*_table(pool, log), "", numbers, "", *log.last(4)], drawn)
-        else:
-            print(*new, sep="\n", end="\n" if new else "")
-            if time.monotonic() - spoken >= 5:
-                spoken = time.monotonic()
-                holds = ", ".join(report.memory(worker.used or 0) for worker in pool.workers)
-                print(f"workers hold {holds}; {numbers}", flush=True)
-        time.sleep(min(0.5, left))
+        new = tally.update(pool)
+        leaving = f", {len(tally.leaving)} leaving" if tally.leaving else ""
+        numbers = f"{tally.reaped} reaped{leaving}, {requests.answered:,} requests answered, {requests.lost} lost"
+        left = max(0.0, deadline - time.monotonic())
+        screen.show(pool, tally, new, numbers + ("" if last else f", {left:.0f} s to go"), last)
+
+    with requests:
+        while (left := deadline - time.monotonic()) > 0 and not supervisord.has_ended():
+            show(last=False)
+            if stop.wait(min(0.5, left)):
+                break
+    show(last=True)
 
 
 def _look(client: Client) -> Pool:
@@ -310,29 +220,17 @@ def _look(client: Client) -> Pool:
     return pool
 
 
-def _table(pool: Pool, log: Log) -> list[str]:
-    width = max(10, min(60, shutil.get_terminal_size().columns - 44))
-    full, empty = ("█", "░") if "utf" in (sys.stdout.encoding or "").lower() else ("#", ".")
-    lines = [f"worker      holds  {'limit ' + str(LIMIT_MB) + ' MB':>{width}}    age"]
-    for worker in pool.workers:
-        used = worker.used or 0
-        filled = min(width, round(width * used / (LIMIT_MB * 1024**2)))
-        word = "leaving" if worker.id.pid in log.leaving else "over" if used > LIMIT_MB * 1024**2 else ""
-        bar = _coloured(full * filled, word) + empty * (width - filled)
-        lines.append(f"{worker.id.pid:>6} {report.memory(used):>10}  {bar}  {worker.age:>3.0f} s  {word}")
-    return lines
-
-
-def _coloured(bar: str, word: str) -> str:
-    if "NO_COLOR" in os.environ:
-        return bar
-    return f"\033[{ {'': 32, 'over': 31, 'leaving': 33}[word] }m{bar}\033[0m"
-
-
-def _draw(lines: list[str], drawn: int) -> int:
-    """Write over what was drawn before; how many lines there are now."""
-    columns = shutil.get_terminal_size().columns
-    up = f"\033[{drawn}A" if drawn else ""
-    cut = [line if "\033" in line else line[: columns - 1] for line in lines]
-    print(up + "\033[J" + "\n".join(cut), flush=True)
-    return len(lines)
+def _sum_up(requests: load.Load, tally: Tally, screen: Screen) -> None:
+    workers = "1 worker" if tally.reaped == 1 else f"{tally.reaped} workers"
+    why = f" ({requests.why})" if requests.lost else ""
+    screen.say(f"\n{workers} reaped, {requests.answered:,} requests answered, {requests.lost} requests lost{why}")
+    now = report.memory(tally.held)
+    if not tally.reaped:
+        screen.say(f"The pool holds {now}, as it would without memreap.")
+        return
+    # A worker that took the place of another one began anew: without memreap that start had not been.
+    without = tally.held + tally.came_back - tally.reaped * tally.fresh
+    screen.say(
+        f"The pool holds {now}. Without memreap it would hold {report.memory(without)}: the {workers} held"
+        f" {report.memory(tally.came_back)}, and a fresh one begins with {report.memory(tally.fresh)}."
+    )

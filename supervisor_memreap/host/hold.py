@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import enum
 import os
 import platform
 import select
@@ -20,33 +21,55 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from supervisor_memreap.host.waiting import ACCEPT, other_threads_sleep
+
 # ptrace(2) of <sys/ptrace.h>; SEIZE, unlike ATTACH, sends no SIGSTOP that could outlive us.
 _SEIZE, _INTERRUPT, _DETACH, _GETREGSET = 0x4206, 0x4207, 17, 0x4204
 _NT_PRSTATUS, _EVENT_STOP = 1, 128
 _WALL = 0x40000000
-# Of user_regs: how many 8-byte words, which one has the system call's number, and which its return value.
-_REGISTERS = {"x86_64": (27, 15, 10), "aarch64": (34, 8, 0)}
-# accept, accept4.
-ACCEPT = {"x86_64": (43, 288), "aarch64": (202, 242)}.get(platform.machine(), ())
 # A wait that was interrupted, and has not returned: EINTR and the kernel's ERESTART… codes.
 _INTERRUPTED = (-4, -512, -513, -514, -516)
+# The instruction `svc #0` of aarch64, as it lies in memory.
+_SVC = b"\x01\x00\x00\xd4"
 # Attempts took 4 ms at the 99th percentile on a loaded machine.
 TIMEOUT = 0.25
 
-# What the child says, a byte each: it is about to queue the signal; and what came of the attempt.
+
+class Attempt(str, enum.Enum):
+    """What came of one attempt to signal a worker inside accept."""
+
+    HELD = "held"
+    """Sent, inside accept."""
+    LEFT_ACCEPT = "left accept"
+    """Nothing was sent: it is not inside accept any more, or something else is happening to it. Try again later."""
+    GONE = "gone"
+    """Nothing was sent: the process has ended."""
+    NOT_PERMITTED = "not permitted"
+    """Nothing was sent: this worker may not be held, now or later."""
+    UNKNOWN = "unknown"
+    """It is not known whether the signal was sent, so it counts as sent."""
+
+
+# What the child writes, a byte each: it is about to queue the signal; and what came of the attempt.
 _QUEUES = b"q"
-_WORDS = {b"h": "held", b"t": "taken", b"p": "not permitted", b"g": "gone"}
+_WRITTEN = {
+    b"h": Attempt.HELD,
+    b"l": Attempt.LEFT_ACCEPT,
+    b"p": Attempt.NOT_PERMITTED,
+    b"g": Attempt.GONE,
+    _QUEUES: Attempt.UNKNOWN,
+}
 
 
 def is_usable() -> bool:
-    return sys.platform == "linux" and platform.machine() in _REGISTERS and sys.maxsize > 2**32
+    return sys.platform == "linux" and platform.machine() in _IS_INSIDE and sys.maxsize > 2**32
 
 
-def signal_in_accept(pid: int, send: Callable[[], None]) -> str:
+def signal_in_accept(pid: int, send: Callable[[], None]) -> Attempt:
     """Hold `pid`, and `send` the signal if it is inside accept and has taken no connection.
 
-    held: sent. taken: nothing sent, it has left accept. gone, not permitted: nothing sent. unknown: the time was up
-    when the signal was being sent; it must be taken for sent.
+    `send` is called in a child process while the main thread of `pid` is stopped. It must direct the signal at that
+    thread: one for the whole process goes to another thread where there is one.
     """
     readable, writable = os.pipe()
     try:
@@ -54,21 +77,24 @@ def signal_in_accept(pid: int, send: Callable[[], None]) -> str:
     except OSError:  # no memory, no process left: that must not stand in the way of the next best
         os.close(readable)
         os.close(writable)
-        return "not permitted"
+        return Attempt.NOT_PERMITTED
     if child == 0:
         _run_child(pid, send, writable)
-    os.close(writable)
     try:
-        said = _hear(readable)
+        os.close(writable)
+        written, ended = _read_in_time(readable)
         # Only of a child that has ended is it known what it did: one that was late may have gone on meanwhile.
-        _end(child)
-        said += _rest(readable)
+        _end(child, by_force=not ended)
+        written += _rest(readable)
+    except OSError:
+        return Attempt.UNKNOWN  # from the fork on, no error of ours means that nothing was sent
     finally:
         os.close(readable)
-    for byte, word in _WORDS.items():
-        if said.endswith(byte):
-            return word
-    return "unknown" if said == _QUEUES else "taken"
+    if written:
+        return _WRITTEN[written[-1:]]
+    # It had no time to get as far as the signal; or something ended it at once, such as a seccomp filter, and would
+    # end the next one too.
+    return Attempt.NOT_PERMITTED if ended else Attempt.LEFT_ACCEPT
 
 
 def _run_child(pid: int, send: Callable[[], None], writable: int) -> None:
@@ -77,28 +103,29 @@ def _run_child(pid: int, send: Callable[[], None], writable: int) -> None:
         signal.set_wakeup_fd(-1)
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(signum, signal.SIG_DFL)
-        for said in steps(pid, send):
-            if said:
-                os.write(writable, said)
+        for written in steps(pid, send):
+            if written:
+                os.write(writable, written)
     finally:
         os._exit(0)
 
 
 def steps(pid: int, send: Callable[[], None]) -> Iterator[bytes]:
-    """One attempt, a step at a time; what is to be said after each. The tracer is the process that runs this."""
+    """One attempt, a step at a time; what is to be written after each. The tracer is the process that runs this."""
     try:
         _ptrace(_SEIZE, pid)
         yield b""
         _ptrace(_INTERRUPT, pid)
         yield b""
-        _, status = os.waitpid(pid, _WALL)
-        if not os.WIFSTOPPED(status):
+        # WNOWAIT leaves the kernel's note of the stop in place. If it is the stop of another signal on its way, such as
+        # TERM from the manager, that signal is then delivered when we end; taking the note would lose it.
+        stop = os.waitid(os.P_PID, pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT | _WALL)
+        if stop is None or stop.si_code not in (os.CLD_TRAPPED, os.CLD_STOPPED):
             yield b"g"
             return
         yield b""
-        # Another stop is that of a signal on its way, which must not be lost: the kernel delivers it when we end.
-        if status >> 16 != _EVENT_STOP or not _is_inside_accept(pid):
-            yield b"t"
+        if stop.si_status >> 8 != _EVENT_STOP or not _is_inside_accept(pid) or not other_threads_sleep(pid):
+            yield b"l"
             return  # the kernel detaches when we end
         yield _QUEUES
         send()
@@ -113,11 +140,42 @@ def steps(pid: int, send: Callable[[], None]) -> Iterator[bytes]:
 
 
 def _is_inside_accept(pid: int) -> bool:
-    count, number, result = _REGISTERS[platform.machine()]
+    return _IS_INSIDE[platform.machine()](pid)
+
+
+def _is_inside_x86_64(pid: int) -> bool:
+    """orig_rax has the number of the system call, rax what it returned. The kernel restarts it after this stop."""
+    registers = _registers(pid, 27)
+    return registers[15] in ACCEPT and registers[10] in _INTERRUPTED
+
+
+def _is_inside_aarch64(pid: int) -> bool:
+    """x8 has the number of the system call.
+
+    The kernel prepares the restart *before* this stop (do_signal in arch/arm64/kernel/signal.c): x0 is the first
+    argument again, and pc points to the `svc` that it will run again. Behind a call that returned there is other code.
+    """
+    registers = _registers(pid, 34)
+    if registers[8] not in ACCEPT:
+        return False
+    return registers[0] in _INTERRUPTED or _instruction(pid, registers[32]) == _SVC
+
+
+_IS_INSIDE = {"x86_64": _is_inside_x86_64, "aarch64": _is_inside_aarch64}
+
+
+def _registers(pid: int, count: int) -> ctypes.Array[ctypes.c_int64]:
+    """The first `count` of the stopped thread's registers, in the order of struct user_regs."""
     registers = (ctypes.c_int64 * count)()
     vector = (ctypes.c_void_p * 2)(ctypes.addressof(registers), ctypes.sizeof(registers))
     _ptrace(_GETREGSET, pid, _NT_PRSTATUS, ctypes.addressof(vector))
-    return registers[number] in ACCEPT and registers[result] in _INTERRUPTED
+    return registers
+
+
+def _instruction(pid: int, address: int) -> bytes:
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        memory.seek(address)
+        return memory.read(len(_SVC))
 
 
 def _ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:
@@ -129,30 +187,32 @@ def _ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:
         raise OSError(error, os.strerror(error))
 
 
-def _hear(readable: int) -> bytes:
-    """All that the child says within the time limit."""
-    said = b""
+def _read_in_time(readable: int) -> tuple[bytes, bool]:
+    """What the child wrote within the time limit, and whether it ended by itself."""
+    written = b""
     poll = select.poll()
     poll.register(readable, select.POLLIN)
     deadline = time.monotonic() + TIMEOUT
     while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
         chunk = os.read(readable, 16)
         if not chunk:
-            break
-        said += chunk
-    return said
+            return written, True
+        written += chunk
+    return written, False
 
 
 def _rest(readable: int) -> bytes:
-    said = b""
+    written = b""
     while chunk := os.read(readable, 16):
-        said += chunk
-    return said
+        written += chunk
+    return written
 
 
-def _end(child: int) -> None:
+def _end(child: int, by_force: bool) -> None:
+    """Wait for the child, and end it first where it has not ended by itself."""
     try:
-        os.kill(child, signal.SIGKILL)  # ours, and not waited for yet: no other process can have its pid
-    except ProcessLookupError:
-        pass
-    os.waitpid(child, 0)
+        if by_force:
+            os.kill(child, signal.SIGKILL)  # ours, and not waited for yet: no other process can have its pid
+        os.waitpid(child, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass  # somebody ignores SIGCHLD in this process: then the kernel has waited for it

@@ -1,48 +1,129 @@
-"""One reaper at a time for a process: a lock that every memreap on this machine sees, of whatever user.
+"""One reaper at a time for a process: a lock that every memreap on this machine sees.
 
-On Linux it is a flock(2) on a file of the process in /proc: readable by all, gone with the process, released by the
-kernel when the holder ends, and no file of ours is left anywhere.
+On Linux it is a flock(2) on /proc/PID/personality: only the process's own user and root may open that file, it is gone
+with the process, the kernel releases the lock when the holder ends, and no file of ours is left anywhere.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
+import re
 import sys
 import tempfile
 
 from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.host.procfile import missing, read
+
+_FILE = "personality"
 
 
-def take(process: ProcessId, file: str = "stat") -> int | None:
-    """A descriptor that holds the lock until it is closed; None: another memreap holds it.
+class Locked(Exception):
+    """Another process holds the lock; the text says which."""
 
-    A process has as many locks as files in its folder of /proc; `file` names one of them.
 
-    Raises ProcessLookupError where the process is gone.
+class Unlockable(Locked):
+    """The lock cannot be had, so whether another process holds it is unknown; the text says why."""
+
+
+def take(process: ProcessId) -> int:
+    """A descriptor that holds the lock of this process until it is closed.
+
+    Raises Locked, Unlockable; ProcessLookupError where the process is gone.
     """
     if sys.platform == "linux":
+        fd = _open(process)
         try:
-            return _flock(os.open(f"/proc/{process.pid}/{file}", os.O_RDONLY | os.O_CLOEXEC))
-        except FileNotFoundError:
-            raise ProcessLookupError(process.pid) from None
+            return _flock(fd)
         except OSError:
-            pass  # hidden (hidepid), or a /proc that cannot lock (gVisor): a file then
-    path = os.path.join(tempfile.gettempdir(), f"memreap-{process.pid}-{file}.lock")
+            pass  # a /proc that cannot lock (gVisor): a file then
+    return take_file(process)
+
+
+def take_file(process: ProcessId, purpose: str = "reaper") -> int:
+    """As `take`, by a file in the temporary directory, which every user may read and so lock.
+
+    For a process whose files in /proc not all that have to be kept apart may open. Raises Locked, Unlockable.
+    """
+    path = os.path.join(_temporary_directory(), f"memreap-{process.pid}-{process.born:.2f}-{purpose}.lock")
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        return _flock(os.open(path, flags))
+        try:
+            fd = os.open(path, flags)
+        except FileNotFoundError:
+            fd = os.open(path, flags | os.O_CREAT, 0o644)
+            os.fchmod(fd, 0o644)  # whatever the umask is: another user's memreap must be able to open it
+        return _flock(fd)
+    except OSError as error:
+        raise Unlockable(f"the lock {path} cannot be taken ({error.strerror or error})") from None
+
+
+def _open(process: ProcessId) -> int:
+    path = f"/proc/{process.pid}/{_FILE}"
+    try:
+        path = f"{_seen_by_itself(process)}/{_FILE}"
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return _flock(os.open(path, flags | os.O_CREAT, 0o644))
+        trouble = missing(process.pid, path)
+    except OSError as error:
+        trouble = error
+    if isinstance(trouble, ProcessLookupError):
+        raise trouble
+    raise Unlockable(f"the lock {path} may not be opened ({trouble.strerror or trouble})")
 
 
-def _flock(fd: int) -> int | None:
+def _seen_by_itself(process: ProcessId) -> str:
+    """The directory of this process in the /proc that it sees itself.
+
+    Two mounts of proc, such as that of a container and that of its host, have files of their own, and locks on one do
+    not count on the other. So all use the mount that the process sees; ours where that may not be entered.
+    """
+    own = f"/proc/{process.pid}"
+    try:
+        # The last number is the pid in the innermost namespace of the process.
+        match = re.search(rb"^NSpid:.*?(\d+)$", read(f"{own}/status"), re.MULTILINE)
+        inner = f"{own}/root/proc/{int(match[1])}" if match else own
+        return inner if _start(inner) == _start(own) else own
+    except ProcessLookupError:
+        raise
+    except OSError:
+        return own
+
+
+def _start(directory: str) -> bytes:
+    with open(f"{directory}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].split()[19]
+
+
+def _flock(fd: int) -> int:
+    """Raises Locked, OSError; the descriptor is closed then."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError:
+        holder = _holder(fd)
         os.close(fd)
-        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
-            return None
+        raise Locked(holder) from None
+    except OSError:
+        os.close(fd)
         raise
     return fd
+
+
+def _holder(fd: int) -> str:
+    """Who holds a lock on this file, for a reader."""
+    try:
+        status = os.fstat(fd)
+        file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+        with open("/proc/locks", encoding="ascii", errors="replace") as locks:
+            pid = next((line.split()[4] for line in locks if file in line.split() and "->" not in line), "")
+        words = read(f"/proc/{int(pid)}/cmdline").decode(errors="replace").split("\0")
+        return f"process {pid} ({' '.join(words).strip()[:100]}) holds its lock"
+    except (OSError, ValueError):
+        return "another memreap holds its lock"
+
+
+def _temporary_directory() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:  # there is none that can be written to
+        return "/tmp"

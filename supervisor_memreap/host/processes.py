@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -10,21 +12,31 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from supervisor_memreap.core.model import STOPPED_BY_HAND, Pool, ProcessId, Program, Suspect, Worker
-from supervisor_memreap.core.servers import manages, recognise
+from supervisor_memreap.core.servers import Moment, manages, moment_of, recognise
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import hold, procfs
+from supervisor_memreap.host.hold import Attempt
+from supervisor_memreap.host.reader import is_blocked
 from supervisor_memreap.host.source import Process, Psutil, Source
 
 # Seconds between two readings of whether a worker is idle: 0.3 s has a hundred of them, at a few % of one core.
 _BETWEEN_READS = 0.003
 _PROCFS = procfs.is_usable()
+# Of asm/unistd.h, where a worker can be held.
+_TGKILL = {"x86_64": 234, "aarch64": 131}
 NOT_RESTARTED = (
     "with target=self supervisord must start it again when it ends with 0: set autorestart=true in its section, then"
     " supervisorctl update"
 )
+# Seconds by which two statements of when a process was started may differ.
+_SAME_START = 5.0
+_ANOTHER_START = (
+    "its process here was not started when supervisord says: supervisord runs in another container, or the clock was"
+    " set since then; run memreap where supervisord runs, or restart the program"
+)
 RESTART_UNKNOWN = (
-    "with target=self supervisord must say whether it starts it again when it ends with 0: add [rpcinterface:memreap]"
-    " and restart supervisord, once"
+    "with target=self supervisord must say whether it starts it again when it ends with 0, and it has no"
+    " [rpcinterface:memreap]: run memreap doctor, which says how to add it safely"
 )
 
 
@@ -59,9 +71,11 @@ def _look_at(watched: Watched, view: Source) -> Pool:
         return Pool(program.namespec, program.state)
     try:
         manager = view.process(program.pid)
+        # A supervisord of another machine or container: its pids mean other processes here.
         if program.supervisord and manager.parent != program.supervisord:
-            # A supervisord of another machine or container: its pids mean other processes here.
             return Pool(program.namespec, program.state, "its process here is no child of that supervisord")
+        if not _has_started_when_supervisord_says(program, manager):
+            return Pool(program.namespec, program.state, _ANOTHER_START)
         if settings.depth == 2:
             below = _below_wrapper(program.pid, view)
             if below is None:
@@ -76,6 +90,11 @@ def _look_at(watched: Watched, view: Source) -> Pool:
     except PermissionError:
         return Pool(program.namespec, program.state, "its processes are hidden from this user")
     return _pool(manager, pids, watched, view)
+
+
+def _has_started_when_supervisord_says(program: Program, process: Process) -> bool:
+    # supervisord gives whole seconds, and may be asked a second before the process is looked at.
+    return program.age is None or abs(program.age - process.age) < _SAME_START
 
 
 def _look_at_group(watched: Watched, view: Source) -> Pool:
@@ -94,6 +113,12 @@ def _look_at_group(watched: Watched, view: Source) -> Pool:
         return Pool(program.namespec, program.state, "supervisord is hidden from this user")
     running = {one.pid: one.name for one in watched.members if one.state == "RUNNING" and one.pid > 0}
     running.pop(os.getpid(), None)
+    for member in watched.members:
+        try:
+            if member.pid in running and not _has_started_when_supervisord_says(member, view.process(member.pid)):
+                return Pool(program.namespec, program.state, _ANOTHER_START)
+        except OSError:
+            running.pop(member.pid)  # it has just ended, or is hidden
     pool = _pool(supervisord, {*running, *(one.pid for one in watched.expected)}, watched, view)
     return replace(
         pool,
@@ -105,7 +130,15 @@ def _look_at_group(watched: Watched, view: Source) -> Pool:
 def _pool(manager: Process, pids: Iterable[int], watched: Watched, view: Source) -> Pool:
     workers = (_worker(pid, manager.id, watched, view) for pid in sorted(pids))
     there = tuple(worker for worker in workers if worker)
-    return Pool(watched.program.namespec, watched.program.state, "", manager.id, manager.age, there)
+    return Pool(
+        watched.program.namespec,
+        watched.program.state,
+        "",
+        manager.id,
+        manager.age,
+        there,
+        child_faults=manager.child_faults,
+    )
 
 
 def _below_wrapper(pid: int, view: Source) -> Process | None:
@@ -132,7 +165,7 @@ def _worker(pid: int, manager: ProcessId, watched: Watched, view: Source) -> Wor
         server = recognise(*view.called(pid))
         # One that supervisord runs, and that has children, may be anything: a manager, a shell.
         leads = bool(view.children(pid)) if settings.target == "self" else _leads(pid, manager.pid, view)
-        return replace(worker, suspect=Suspect(used, caught, server, leads))
+        return replace(worker, suspect=Suspect(used, caught, server, leads, used is None and is_blocked(pid)))
     except (ProcessLookupError, PermissionError):
         return None
 
@@ -217,6 +250,17 @@ def doing(process: ProcessId, view: Source) -> str:
         return ""
 
 
+def may_signal(process: ProcessId) -> bool:
+    """Whether this user may signal that process; asked with the signal 0, which is never delivered."""
+    try:
+        _send(process.pid, None, 0)
+    except PermissionError:
+        return False
+    except OSError:
+        pass  # it is gone
+    return True
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of a reap."""
@@ -227,6 +271,8 @@ class Outcome:
     """When it was sent: held (inside accept), idle (seen in accept just before), busy, or unknown."""
     unheld: bool = False
     """It was to be held, and that was not permitted."""
+    unreadable: bool = False
+    """Whether it was idle could not be read."""
     private: int | None = None
     """Bytes that were the worker's own when it was signalled; None if that may not be read."""
     pidfd: int | None = None
@@ -238,7 +284,8 @@ def reap(
 ) -> Outcome:
     """Look again at exactly this worker, and signal it only if all is as it was seen. Never raises OSError.
 
-    For `watch` seconds an idle moment is waited for; without one it is `busy`, or signalled all the same (`insist`).
+    For `watch` seconds an idle moment is waited for. Without one it is `busy`; or, where idle_wait is over (`insist`)
+    and the server finishes its request at any moment, signalled all the same.
     """
     deadline = time.monotonic() + watch
     return _with_pidfd(worker, lambda pidfd: _signal(pool, worker, settings, view, pidfd, deadline, insist))
@@ -246,7 +293,7 @@ def reap(
 
 def reap_again(pool: Pool, worker: Worker, settings: PoolSettings, view: Source) -> Outcome:
     """As `reap`, at once, and only if it is seen that the worker is idle; no pidfd comes with the outcome."""
-    return _closed(reap(pool, worker, replace(settings, idle_wait=float("inf")), view, 0.0))
+    return _closed(reap(pool, worker, settings, view, 0.0))
 
 
 def force(pool: Pool, worker: Worker, signal_name: str, view: Source) -> Outcome:
@@ -303,6 +350,18 @@ def _send(pid: int, pidfd: int | None, signum: int) -> None:
         os.kill(pid, signum)
 
 
+def _send_to_main_thread(worker: ProcessId, pidfd: int | None, signum: int, view: Source) -> None:
+    """Signal the main thread while it is held: a signal for the whole process would go to another thread.
+
+    A held process keeps its pid, so what is verified here stays true until it is let go. Raises ProcessLookupError.
+    """
+    if pidfd is not None:
+        signal.pidfd_send_signal(pidfd, 0)  # so the pid that is held has been this process's all the time
+    elif view.process(worker.pid).id != worker:
+        raise ProcessLookupError(worker.pid)
+    tgkill(worker.pid, worker.pid, signum)
+
+
 def _signal(
     pool: Pool,
     worker: Worker,
@@ -315,38 +374,37 @@ def _signal(
     """Raises ProcessLookupError, PermissionError."""
     signum = _signum(settings.signal)
     pid = worker.id.pid
-
-    def send() -> None:
-        _send(pid, pidfd, signum)
-
+    needs = moment_of(worker.suspect.server if worker.suspect else "")
+    _send(pid, pidfd, 0)  # asks whether it may be signalled, before an idle moment is waited for in vain
     private = private_memory(worker.id, view)
-    unheld = False
+    holds = settings.hold and hold.is_usable()
+    unheld = unreadable = False
     while True:
         if _has_changed(pool, worker, view) or view.catches(pid, signum) is False:
             return Outcome("changed")
         idle = view.idle(pid)
         late = time.monotonic() >= deadline
-        if idle and settings.hold and hold.is_usable() and not unheld:
-            word = hold.signal_in_accept(pid, send)
-            if word == "gone":
+        if idle and holds and not unheld:
+            attempt = hold.signal_in_accept(pid, lambda: _send_to_main_thread(worker.id, pidfd, signum, view))
+            if attempt is Attempt.GONE:
                 return Outcome("gone")
-            if word in ("held", "unknown"):
-                return Outcome("sent", "held" if word == "held" else "idle", False, private, pidfd)
+            if attempt in (Attempt.HELD, Attempt.UNKNOWN):
+                return Outcome("sent", "held" if attempt is Attempt.HELD else "idle", private=private, pidfd=pidfd)
             # Where it is not permitted, the next best is a signal right after it was seen idle: look once more.
-            unheld = word == "not permitted"
+            unheld = attempt is Attempt.NOT_PERMITTED
             if unheld or not late:
                 continue
             idle = False
-        if idle is None and settings.idle_wait == float("inf"):
-            return Outcome("busy")  # it may be, and such a one is never to be signalled
-        if idle or idle is None:
-            send()
-            return Outcome("sent", "idle" if idle else "unknown", unheld, private, pidfd)
-        if late and insist:
-            send()
-            return Outcome("sent", "busy", unheld, private, pidfd)
+        unreadable = unreadable or idle is None
+        if idle and needs is not Moment.HELD:
+            _send(pid, pidfd, signum)
+            return Outcome("sent", "idle", unheld, private=private, pidfd=pidfd)
+        if late and insist and needs is Moment.ANY and settings.idle_wait != float("inf"):
+            _send(pid, pidfd, signum)
+            moment = "unknown" if idle is None else "busy"
+            return Outcome("sent", moment, unheld, unreadable, private, pidfd)
         if late:
-            return Outcome("busy")
+            return Outcome("busy", unheld=unheld, unreadable=unreadable)
         time.sleep(_BETWEEN_READS)
 
 
@@ -377,6 +435,14 @@ def follow(process: ProcessId, view: Source) -> int | None:
         pass  # gone, or not to be read; or this machine is short of something
     os.close(pidfd)
     return None
+
+
+def tgkill(group: int, thread: int, signum: int) -> None:
+    """tgkill(2), which Python does not have and glibc only from 2.30 on. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(_TGKILL[platform.machine()], group, thread, signum) == -1:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
 
 
 def _signum(name: str) -> int:

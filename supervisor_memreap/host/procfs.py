@@ -12,11 +12,10 @@ import time
 from pathlib import Path
 
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.host.hold import ACCEPT
+from supervisor_memreap.host import reader, waiting
+from supervisor_memreap.host.procfile import missing, read
 from supervisor_memreap.host.source import Process, Sizes
 
-# Where the kernel lets a process wait in accept on a unix socket, and on one of TCP.
-_ACCEPT_PLACES = (b"__skb_wait_for_more_packets", b"inet_csk_accept")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -25,36 +24,27 @@ def is_usable() -> bool:
     return sys.platform == "linux" and Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists()
 
 
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
-    except FileNotFoundError:
-        if os.path.exists(path[: path.index("/", len("/proc/"))]):
-            raise PermissionError(f"{path}: this kernel has it not") from None
-        raise ProcessLookupError(path) from None
-
-
 class Procfs:
     """One look's view. Nothing is kept: each answer is the kernel's at that moment."""
 
     def process(self, pid: int) -> Process:
         # The name stands in brackets and may hold brackets, spaces and newlines: what counts is behind the last one.
-        stat = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-        # Since the boot, so it never jumps with the wall clock; 22nd field of proc_pid_stat(5), state is the 3rd.
+        stat = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+        # Fields of proc_pid_stat(5), where state is the 3rd: 4 parent, 11 cminflt, 22 start time. That one counts from
+        # the boot, so it never jumps with the wall clock.
         born = int(stat[19]) / _TICKS
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - born
-        return Process(ProcessId(pid, born), int(stat[1]), max(0.0, age), stat[0] in (b"Z", b"X"))
+        return Process(ProcessId(pid, born), int(stat[1]), max(0.0, age), stat[0] in (b"Z", b"X"), int(stat[8]))
 
     def children(self, pid: int) -> list[int]:
         try:
             threads = os.listdir(f"/proc/{pid}/task")
         except FileNotFoundError:
-            raise ProcessLookupError(pid) from None
+            raise missing(pid, f"/proc/{pid}/task") from None
         pids: list[int] = []
         for thread in threads:
             try:
-                pids.extend(map(int, _read(f"/proc/{pid}/task/{thread}/children").split()))
+                pids.extend(map(int, read(f"/proc/{pid}/task/{thread}/children").split()))
             except (ProcessLookupError, PermissionError):
                 pass  # that thread has ended; its children went to another one of the same process
         return pids
@@ -78,34 +68,22 @@ class Procfs:
         return bool(int(mask, 16) >> (signum - 1) & 1) if mask.strip() else None
 
     def idle(self, pid: int) -> bool | None:
-        try:
-            number = _read(f"/proc/{pid}/syscall").split()[0]
-            return number.isdigit() and int(number) in ACCEPT if ACCEPT else self._idle_by_wchan(pid)
-        except (PermissionError, IndexError):
-            return self._idle_by_wchan(pid)  # syscall needs ptrace attach rights, wchan only read rights
+        return waiting.idle(pid)
 
     def called(self, pid: int) -> tuple[str, list[str]]:
-        comm = _read(f"/proc/{pid}/comm").decode(errors="replace").rstrip("\n")
-        return comm, _read(f"/proc/{pid}/cmdline").decode(errors="replace").split("\0")
+        comm = read(f"/proc/{pid}/comm").decode(errors="replace").rstrip("\n")
+        return comm, reader.read(f"/proc/{pid}/cmdline").decode(errors="replace").split("\0")
 
     def doing(self, pid: int) -> str:
-        state = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[0].decode()
+        state = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[0].decode()
         try:
-            place = _read(f"/proc/{pid}/wchan").decode(errors="replace")
+            place = read(f"/proc/{pid}/wchan").decode(errors="replace")
         except PermissionError:
             place = ""
         return f"state {state}" + (f", in {place}" if place not in ("", "0") else "")
 
-    def _idle_by_wchan(self, pid: int) -> bool | None:
-        try:
-            place = _read(f"/proc/{pid}/wchan")
-        except PermissionError:
-            return None
-        # A process that runs has the place 0, and so has every one where the kernel hides it.
-        return None if place in (b"0", b"") else place in _ACCEPT_PLACES
-
     def _status(self, pid: int, keys: tuple[bytes, ...]) -> list[bytes]:
-        text = _read(f"/proc/{pid}/status")
+        text = read(f"/proc/{pid}/status")
         values = []
         for key in keys:
             # At the beginning of a line: the kernel escapes newlines in Name, so no name can forge one.
@@ -119,7 +97,7 @@ class Procfs:
         This walks the page tables under the process's mmap lock, about 0.1 ms at 20 MB.
         """
         found = {}
-        for line in _read(f"/proc/{pid}/smaps_rollup").splitlines()[1:]:
+        for line in reader.read(f"/proc/{pid}/smaps_rollup").splitlines()[1:]:
             key, _, value = line.partition(b":")
             found[key] = int(value.split()[0]) * 1024
         return tuple(found.get(key, 0) for key in (b"Private_Clean", b"Private_Dirty", b"Pss", b"SwapPss"))

@@ -16,6 +16,8 @@ class Process(NamedTuple):
     age: float
     ended: bool
     """A zombie: it serves nothing and holds nothing."""
+    child_faults: int | None = None
+    """Page faults of its children that have ended and were waited for; None where the system does not tell."""
 
 
 class Sizes(NamedTuple):

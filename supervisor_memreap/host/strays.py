@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ import psutil
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.servers import recognise, script
+from supervisor_memreap.host import reader
 from supervisor_memreap.host.source import Source
 
 # How Catalyst, Plack and their like are told where to listen.
@@ -126,9 +128,12 @@ def _chain(pid: int, parents: Mapping[int, int]) -> list[int]:
 def _environ(pid: int) -> dict[str, str] | None:
     """Empty where the process has overwritten it; None where it may not be read."""
     try:
-        return psutil.Process(pid).environ()
+        if sys.platform != "linux":
+            return psutil.Process(pid).environ()
+        text = os.fsdecode(reader.read(f"/proc/{pid}/environ"))
     except (psutil.Error, OSError, ValueError):
         return None
+    return {name: value for name, equals, value in (word.partition("=") for word in text.split("\0")) if equals}
 
 
 def _listening(pid: int) -> set[str]:

@@ -13,11 +13,13 @@ from supervisor_memreap.core.verdict import (
     Fell,
     Left,
     NeverIdle,
+    NoReplacement,
     NotCaught,
     NotReplaced,
     Replaced,
     Resumed,
     Stuck,
+    TooFewWorkers,
     Unreadable,
     Unseen,
     Wrapped,
@@ -65,8 +67,8 @@ def holds(worker: Worker, settings: PoolSettings) -> str:
     return f"worker {worker.id.pid} holds {memory(worker.used)} ({settings.metric}), limit {memory(settings.limit)}"
 
 
-def outcome(word: str, worker: Worker, settings: PoolSettings) -> str:
-    """What came of a reap, in the words of host.processes.Outcome."""
+def outcome(word: str, worker: Worker, settings: PoolSettings, trouble: str = "") -> str:
+    """What came of a reap, in the words of host.processes.Outcome; `trouble` is why the lock could not be had."""
     return (
         f"{holds(worker, settings)}: "
         + {
@@ -76,7 +78,7 @@ def outcome(word: str, worker: Worker, settings: PoolSettings) -> str:
             "failed": "nothing sent, the system is short of something; trying again",
             "changed": "it is not as it was seen a moment ago, nothing sent",
             "not permitted": "nothing sent, not permitted; run memreap as the worker's user or as root (user=)",
-            "locked": "nothing sent, another memreap is reaping in this pool; waiting until it has ended",
+            "locked": f"nothing sent, {trouble}: another memreap may be at work in this pool; it is tried again",
         }[word]
     )
 
@@ -131,10 +133,12 @@ SUSPENDED = "nothing is sent; the listener's log has the figures, supervisorctl 
 
 # Why a signal goes out at the next best moment; said once for each manager.
 NEXT_BEST = {
-    "unheld": "workers may not be held inside accept: signalled right after they were seen idle; for the safer way run"
-    " memreap as the workers' user or as root with CAP_SYS_PTRACE, with kernel.yama.ptrace_scope=0 or root",
-    "unknown": "whether workers are idle may not be read: signalled at any moment; for the safer way run memreap as the"
-    " workers' user or as root with CAP_SYS_PTRACE",
+    "unheld": "workers may not be held inside accept: each is signalled right after it was seen idle, if its server"
+    " permits that; for the safer way run memreap as the workers' user or as root with CAP_SYS_PTRACE, with"
+    " kernel.yama.ptrace_scope=0 or root",
+    "unknown": "whether workers are idle cannot be read: each is signalled only after idle_wait, then at any moment;"
+    " for the safer way run memreap as the workers' user or as root with CAP_SYS_PTRACE, with"
+    " kernel.yama.ptrace_scope=0 or root",
 }
 
 
@@ -178,6 +182,16 @@ def line(event: Event, settings: PoolSettings, came_back: int | None = None, doi
             f" ({event.workers} of {event.before} workers): nothing more is reaped until it has;"
             " see the program's own log for what ends the new ones"
         )
+    if isinstance(event, NoReplacement):
+        return (
+            f"worker {event.worker.pid} left {seconds(event.after)} ago and none came in its place ({event.workers} of"
+            f" {event.before} workers); the others are stable, so the next one may go"
+        )
+    if isinstance(event, TooFewWorkers):
+        return (
+            f"only {event.old_enough} of usually {event.usual} workers are older than"
+            f" min_age={seconds(settings.min_age)}: nothing is sent; see the program's own log for what ends the others"
+        )
     if isinstance(event, Stuck):
         has = f"worker {event.worker.pid} has not left {seconds(event.after)} after {settings.signal}"
         state = f" ({doing})" if doing else ""
@@ -188,6 +202,12 @@ def line(event: Event, settings: PoolSettings, came_back: int | None = None, doi
             f"{has}{also}: stuck{state}, nothing more is sent to it, the next one may go; see what it does"
             f" (cat /proc/{event.worker.pid}/stack, strace -p {event.worker.pid}),"
             " and raise grace= if requests may take that long"
+        )
+    if isinstance(event, Unreadable) and event.worker.suspect and event.worker.suspect.blocked:
+        return (
+            f"worker {event.worker.id.pid} may hold up to {memory(event.worker.bound)}, limit {memory(settings.limit)},"
+            f" but its {settings.metric} cannot be read, since it holds the lock of its own memory map: nothing sent;"
+            f" see what it does (cat /proc/{event.worker.id.pid}/stack)"
         )
     if isinstance(event, Unreadable):
         return (
@@ -228,7 +248,11 @@ def line(event: Event, settings: PoolSettings, came_back: int | None = None, doi
     if isinstance(event, NeverIdle):
         return (
             f"worker {event.worker.id.pid} is over its limit and had no idle moment in {seconds(event.after)}: nothing"
-            " sent, as idle_wait=never wants it"
+            + (
+                f" sent, since {event.server} loses requests on {settings.signal} at any other moment"
+                if event.server
+                else " sent, as idle_wait=never wants it"
+            )
         )
     if isinstance(event, WrongLimit):
         return (
@@ -236,11 +260,15 @@ def line(event: Event, settings: PoolSettings, came_back: int | None = None, doi
             f" {memory(settings.limit)}, and would be reaped for ever; set limit={event.usable // 1024**2}MB or more"
         )
     if isinstance(event, Fell):
+        causes = (
+            "it ended by itself; the likely causes: it runs daemonized (-d), or FCGI::ProcManager is 0.17 or older"
+            if event.certain
+            else "supervisord did not say whether it was stopped or ended by itself"
+        )
         return (
-            f"suspended: the manager {event.manager.pid} went away right after worker {event.worker.pid} was"
-            " signalled; the likely causes: the program was restarted by hand, it runs daemonized (-d), or"
-            " FCGI::ProcManager is 0.17 or older; resumes when the next manager has stood for"
-            f" {seconds(event.resumes_after)} or the settings change"
+            f"suspended: the manager {event.manager.pid} ended {seconds(event.after)} after worker {event.worker.pid}"
+            f" was signalled: {causes}; resumes when the next manager has stood for {seconds(event.resumes_after)} or"
+            " the settings change"
         )
     assert isinstance(event, Resumed)
     return f"resumed: {event.because}"

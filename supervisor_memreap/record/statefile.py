@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.core.policy import Leaving, PoolState, Suspension
+from supervisor_memreap.core.policy import Leaving, PoolState, Suspension, is_worth_keeping
 from supervisor_memreap.core.settings import PoolSettings
 
 # A thousand pools that each have a worker leaving from among a hundred take less than this.
@@ -27,6 +27,7 @@ _MOST_BYTES = 16 * 1024**2
 _OLD = 7 * 86400.0
 # Seconds after which it is written anew though nothing has changed: whoever clears temporary folders goes by age.
 _RENEWED = 86400.0
+_KEPT = ("settings", "manager", "leaving", "stuck", "hasty", "suspended", "falls", "paused")
 
 
 class StateFile:
@@ -53,7 +54,7 @@ class StateFile:
             data = json.loads(text)
             if _process(data["supervisord"]) != self._supervisord or data["written"] > now:
                 return {}, ""  # of another process with that pid, or of before the last boot
-            states = {str(name): _state(one) for name, one in data["pools"].items()}
+            states = {str(name): _state(one, data["written"]) for name, one in data["pools"].items()}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return {}, f"{self._path}: not what a listener wrote"
         self._written, self._when = _worth_keeping(states), data["written"]
@@ -144,17 +145,17 @@ def _exists(pid: int) -> bool:
 def _worth_keeping(states: Mapping[str, PoolState]) -> dict[str, Any]:
     kept = {}
     for name, state in states.items():
-        if state.leaving or state.stuck or state.hasty or state.suspended or state.falls or state.paused:
-            keys = ("settings", "manager", "leaving", "stuck", "hasty", "suspended", "falls", "paused")
-            every = asdict(replace(state, over={}, ripe={}))
-            kept[name] = {key: every[key] for key in keys}
+        if is_worth_keeping(state):
+            every = asdict(replace(state, over={}, ripe={}, asked=frozenset()))
+            kept[name] = {key: every[key] for key in _KEPT}
+            kept[name]["asked"] = sorted(state.asked)
             fallen = every["suspended"] and every["suspended"]["leaving"]
             for leaving in filter(None, (every["leaving"], *every["stuck"], fallen)):
                 leaving["before"] = sorted(leaving["before"])
     return kept
 
 
-def _state(data: dict[str, Any]) -> PoolState:
+def _state(data: dict[str, Any], written: float) -> PoolState:
     suspended = data["suspended"]
     return PoolState(
         settings=PoolSettings(**data["settings"]) if data["settings"] else None,
@@ -165,6 +166,8 @@ def _state(data: dict[str, Any]) -> PoolState:
         suspended=_suspension(suspended) if suspended else None,
         falls=int(data["falls"]),
         paused=bool(data["paused"]),
+        asked=frozenset(map(_process, data["asked"])),
+        looked=float(written),
     )
 
 

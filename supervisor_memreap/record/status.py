@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from supervisor_memreap.core.model import Pool, ProcessId
-from supervisor_memreap.core.policy import PoolState, unreadable
+from supervisor_memreap.core.policy import PoolState, Suspension, unreadable
 from supervisor_memreap.core.settings import KEYS, Given, PoolSettings, shown
 from supervisor_memreap.record import report
 
@@ -47,9 +47,17 @@ class Tally:
 
 
 def of_pool(
-    pool: Pool, settings: PoolSettings, state: PoolState, tally: Tally, used: Mapping[ProcessId, int]
+    pool: Pool,
+    settings: PoolSettings,
+    state: PoolState,
+    tally: Tally,
+    used: Mapping[ProcessId, int],
+    boot: float = 0.0,
 ) -> dict[str, Any]:
-    """One pool; `used` has what is known of each worker's metric, in bytes. What is not known is left out."""
+    """One pool; `used` has what is known of each worker's metric, in bytes. What is not known is left out.
+
+    `boot` is what is to be added to the times in `state` for seconds since the epoch.
+    """
     leaving, stuck = state.leaving, {one.worker for one in state.stuck}
     workers = []
     for worker in pool.workers:
@@ -81,6 +89,8 @@ def of_pool(
         "given_back_bytes": tally.given_back,
         "message": tally.message,
     }
+    if state.suspended:
+        found["suspension"] = _suspension(pool, state, state.suspended, boot)
     if pool.manager:
         found["manager_pid"] = pool.manager.pid
     if hidden:
@@ -93,6 +103,17 @@ def of_pool(
     if tally.message:
         found["message_at"] = int(tally.message_at)
     return found
+
+
+def _suspension(pool: Pool, state: PoolState, suspended: Suspension, boot: float) -> dict[str, Any]:
+    values: dict[str, Any] = {"reason": suspended.word, "since": int(suspended.since + boot)}
+    until = suspended.until
+    needs_age, looked = suspended.needs_age, state.looked
+    if needs_age is not None and looked is not None and pool.manager and pool.manager != suspended.manager:
+        until = looked + needs_age - pool.manager_age
+    if until is not None:
+        values["until"] = int(until + boot)
+    return values
 
 
 def trouble_of_listener(its: Mapping[str, Any]) -> str:

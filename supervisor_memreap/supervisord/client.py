@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import socket
+import struct
+import time
 import xmlrpc.client
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,12 +16,16 @@ from xml.parsers.expat import ExpatError
 
 from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
 
-from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.model import Ending, Program
 
 # supervisord answers for 200 programs in 25 ms; one that needs longer than this is stopped or hangs.
 TIMEOUT = 1.0
 # The type of the events that tell others what has happened.
 ANNOUNCEMENT = "memreap"
+# Bytes of supervisord's log that are read to find out how a program ended: about 600 lines.
+_LOG_TAIL = 65536
+# Its lines have the local time, cut to milliseconds.
+_ENDED = re.compile(r"^([0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}),[0-9]{3} [A-Z]+ (stopped|exited): (.*) \(", re.MULTILINE)
 
 
 class Unavailable(Exception):
@@ -30,10 +37,15 @@ class ShuttingDown(Unavailable):
 
 
 class _UnixConnection(UnixStreamHTTPConnection):  # type: ignore[misc] # supervisor has no types
+    peer: int | None = None
+    """The pid, in our own namespace, of the process that listens; 0: it has none there. None: not known."""
+
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self.socketfile)
+        if hasattr(socket, "SO_PEERCRED"):
+            (self.peer,) = struct.unpack_from("i", self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
 
 
 class _Transport(SupervisorTransport):  # type: ignore[misc]
@@ -42,14 +54,20 @@ class _Transport(SupervisorTransport):  # type: ignore[misc]
     def __init__(self, url: str, username: str | None, password: str | None):
         super().__init__(username, password, url)
         self._get_connection = self._open
+        self._unix: _UnixConnection | None = None
 
     def _open(self) -> http.client.HTTPConnection:
         if self.serverurl.startswith("unix://"):
             connection = _UnixConnection("localhost", timeout=TIMEOUT)
             connection.socketfile = self.serverurl[len("unix://") :]
+            self._unix = connection
             return connection
         parts = urlsplit(self.serverurl)
         return http.client.HTTPConnection(parts.hostname or "localhost", parts.port or 80, timeout=TIMEOUT)
+
+    def peer(self) -> int | None:
+        """As in _UnixConnection, of the last call."""
+        return self._unix.peer if self._unix else None
 
 
 class Client:
@@ -76,6 +94,7 @@ class Client:
                     raise self._explain_fault(answer["faultCode"], answer["faultString"])
             # A struct is a fault: it has no [rpcinterface:memreap], or that of an older memreap.
             known = set(restarted) if isinstance(restarted, list) else None
+            is_proven = self._runs_here(pid)
             return [
                 Program(
                     one["group"],
@@ -85,11 +104,31 @@ class Client:
                     pid,
                     f"{one['group']}:{one['name']}" in known if known is not None else None,
                     str(one["spawnerr"]),
+                    None if is_proven else float(one["now"] - one["start"]),
                 )
                 for one in infos
             ]
         except (KeyError, TypeError, ValueError):
             raise Unavailable(f"{self._shown} gave an answer that is not supervisord's") from None
+
+    def _runs_here(self, pid: int) -> bool:
+        """Whether this pid of supervisord is certain to mean the same process here as it does there.
+
+        It may run in a container, and be asked from the host, where its pids mean other processes.
+        """
+        return pid == self._transport.peer() or (pid == os.getppid() and pid != 1)
+
+    def how_ended(self, program: Program, since: float) -> Ending:
+        """How this program first ended after `since`, in seconds since the epoch, by supervisord's own log."""
+        try:
+            log = str(self._call("supervisor.readLog", -_LOG_TAIL, 0))
+        except Unavailable:
+            return Ending.UNKNOWN  # it has no log that can be read, such as /dev/stdout
+        for at, word, name in _ENDED.findall(log):
+            # Both are cut to seconds, and supervisord writes the line a moment after the process has ended.
+            if name == program.name and _epoch(at) >= since - 1:
+                return Ending(word)
+        return Ending.UNKNOWN
 
     def publish(self, status: str) -> bool:
         """Hand in the status; False: this supervisord has no [rpcinterface:memreap]. Raises Unavailable."""
@@ -104,6 +143,16 @@ class Client:
         """What memreap.getListener says; None: there is no [rpcinterface:memreap]. Raises Unavailable."""
         (answer,) = self._call("system.multicall", [{"methodName": "memreap.getListener", "params": []}])
         return dict(answer) if isinstance(answer, dict) and "faultCode" not in answer else None
+
+    def configuration(self) -> list[dict[str, Any]]:
+        """What supervisord has read of each process, as supervisor.getAllConfigInfo says. Raises Unavailable."""
+        answer = self._call("supervisor.getAllConfigInfo")
+        return [dict(one) for one in answer if isinstance(one, dict)] if isinstance(answer, list) else []
+
+    def pending(self) -> dict[str, list[str]]:
+        """What memreap.getPending says; empty where there is no such method. Raises Unavailable."""
+        (answer,) = self._call("system.multicall", [{"methodName": "memreap.getPending", "params": []}])
+        return dict(answer) if isinstance(answer, dict) and "faultCode" not in answer else {}
 
     def seen_by_listener(self) -> tuple[list[dict[str, Any]], dict[str, Any]] | None:
         """What memreap.getPools and getListener say; None: there is no [rpcinterface:memreap]. Raises Unavailable."""
@@ -169,6 +218,13 @@ class Client:
                 " or as SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD in the listener's environment="
             )
         return f"supervisord at {self._shown} answered with HTTP status {error.errcode} {error.errmsg}"
+
+
+def _epoch(local_time: str) -> float:
+    try:
+        return time.mktime(time.strptime(local_time, "%Y-%m-%d %H:%M:%S"))
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def connect(url: str, server: Mapping[str, str]) -> Client:

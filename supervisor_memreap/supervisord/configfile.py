@@ -187,15 +187,23 @@ class ConfigFile:
     def __init__(self, path: str):
         self.path = path
         self._patterns: list[str] = []
+        self._read: dict[str, tuple[int, ...]] | None = None
+        """What was last read whole: each file as it was right before it was read."""
 
-    def stamp(self) -> tuple[object, ...]:
-        """Changes when the file, an included one, or the list of included ones changes."""
-        return tuple((path, *_stat(path)) for path in (self.path, *self._included()))
+    def has_changed(self) -> bool:
+        """Whether the file, an included one, or the list of included ones is not as it was last read whole."""
+        return self._read != {path: _stat(path) for path in self.files()}
+
+    def files(self) -> tuple[str, ...]:
+        """Its own path, and those of what it includes."""
+        return (self.path, *self._included())
 
     def read(self) -> Contents:
-        """Raises SettingsError: one line with the file and the cause."""
+        """Raises SettingsError: one line with the file and the cause; then `has_changed` stays true."""
         contents = Contents()
         self._patterns = []
+        self._read = None
+        seen = {self.path: _stat(self.path)}
         main = _parse(self.path)
         self._add(self.path, main, contents)
         if main.has_section("include"):
@@ -203,7 +211,9 @@ class ConfigFile:
             base = os.path.dirname(self.path)
             self._patterns = [os.path.join(base, pattern) for pattern in files.split()]
         for path in self._included():
+            seen[path] = _stat(path)
             self._add(path, _parse(path), contents)
+        self._read = seen
         return contents
 
     def _included(self) -> Iterator[str]:
@@ -267,7 +277,7 @@ def _stat(path: str) -> tuple[int, ...]:
         stat = os.stat(path)
     except OSError:
         return ()
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
 
 
 def _parse(path: str) -> UnhosedConfigParser:

@@ -1,0 +1,82 @@
+"""`memreap doctor`: checks for anything that would stop memreap or make it unsafe, each with its remedy.
+
+It signals no process and changes nothing. A check is a function of a Case that yields Findings.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from supervisor_memreap.core.settings import Settings, SettingsError, resolve
+from supervisor_memreap.doctor import listener, pool, restart, sections, unread
+from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.host import processes
+from supervisor_memreap.supervisord import configfile
+from supervisor_memreap.supervisord.client import Client, Unavailable
+
+# Seconds for all questions to Perl and Python together: each needs 0.02 to 0.3 s, and longer with modules on a
+# network's disk.
+_ASKING = 10.0
+
+
+def run(path: str, connect: Callable[[Mapping[str, str]], Client], say: Callable[[str], None]) -> int:
+    """0: no problems; 1: some. `connect` makes a client of what [supervisorctl] says."""
+    problems = 0
+    for finding in _findings(path, connect):
+        say(f"{finding.subject}: {'' if finding.harms else 'note: '}{finding.text}")
+        problems += finding.harms
+    say("no problems found" if not problems else f"{problems} problem{'s' if problems > 1 else ''} found")
+    return 1 if problems else 0
+
+
+def _findings(path: str, connect: Callable[[Mapping[str, str]], Client]) -> Iterator[Finding]:
+    try:
+        file = configfile.ConfigFile(path)
+        contents = file.read()
+    except SettingsError as error:
+        yield Finding("configuration", str(error))
+        return
+    deadline = time.monotonic() + _ASKING
+    case = Case(contents, file.files(), Settings({}), os.environ, processes.source(), deadline)
+    unavailable = None
+    try:
+        case.client = connect(contents.server)
+        case.programs = case.client.programs()
+    except Unavailable as error:
+        unavailable = Finding("supervisord", str(error))
+    restart.ask(case)
+    # First what would take supervisord itself down.
+    yield from restart.check(case)
+    yield from _settings(case)
+    yield from sections.check(case)
+    if unavailable:
+        yield unavailable
+        return
+    try:
+        yield from listener.check(case)
+        yield from unread.check(case)
+        yield from _pools(case)
+    except Unavailable as error:
+        yield Finding("supervisord", str(error))
+
+
+def _settings(case: Case) -> Iterator[Finding]:
+    contents = case.contents
+    try:
+        case.settings = resolve(configfile.merge(contents.sections, contents.limits()))
+    except SettingsError as error:
+        yield Finding("configuration", f"{error}; no setting of the file is used until that is corrected")
+    else:
+        if not case.settings.names:
+            text = f"{case.main}: no program has a [memreap:PROGRAM] section: add one with limit="
+            yield Finding("configuration", text)
+    for warning in contents.warnings:
+        yield Finding("configuration", warning)
+
+
+def _pools(case: Case) -> Iterator[Finding]:
+    for watch in case.settings.pools(case.programs):
+        for finding in pool.check(case, watch):
+            yield finding._replace(subject=watch.program.namespec)

@@ -1,0 +1,86 @@
+"""What a check gets, and what it gives."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.host.interpreter import Answer
+from supervisor_memreap.host.source import Source
+from supervisor_memreap.supervisord.client import Client, Unavailable
+from supervisor_memreap.supervisord.configfile import Contents, Section
+
+_NOT_ASKED = Answer("", unknown="it was not asked")
+
+
+class Finding(NamedTuple):
+    subject: str
+    """A pool, a section or supervisord."""
+    text: str
+    """What is wrong, and the remedy."""
+    harms: bool = True
+    """False: memreap does its work, and could do it better."""
+
+
+def short(value: object) -> str:
+    """A value as a message quotes it: it may be of any length."""
+    text = str(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+@dataclass
+class Case:
+    """What is looked at."""
+
+    contents: Contents
+    files: Sequence[str]
+    """The paths of the main file, and of those that it includes."""
+    settings: Settings
+    environ: Mapping[str, str]
+    view: Source
+    ask_until: float
+    """When no interpreter is asked any more (monotonic)."""
+    programs: list[Program] = field(default_factory=list)
+    supervisord: Answer = _NOT_ASKED
+    """What the Python of the running supervisord says."""
+    supervisorctl: Answer = _NOT_ASKED
+    """What the Python of the supervisorctl on the PATH says."""
+    _client: Client | None = None
+
+    @property
+    def main(self) -> str:
+        """The path of the main file."""
+        return self.files[0]
+
+    @property
+    def client(self) -> Client:
+        """Raises Unavailable."""
+        if self._client is None:
+            raise Unavailable("there is no supervisord to ask")
+        return self._client
+
+    @client.setter
+    def client(self, client: Client) -> None:
+        self._client = client
+
+    @property
+    def time_left(self) -> float:
+        """Seconds in which an interpreter may still be asked."""
+        return max(0.0, self.ask_until - time.monotonic())
+
+    def own_sections(self, kind: str) -> list[Section]:
+        """The sections of this kind, ctlplugin or rpcinterface, that name memreap."""
+        return [
+            section
+            for section in self.contents.others
+            if section.kind == kind and any("supervisor_memreap" in value for value in section.options.values())
+        ]
+
+    def listeners(self) -> list[Program]:
+        """What supervisord runs of the listeners of memreap in the configuration."""
+        names = {name for section in self.contents.others if section.listens for name in section.processes}
+        return [program for program in self.programs if program.name in names]

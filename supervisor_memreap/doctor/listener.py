@@ -1,0 +1,90 @@
+"""The listener as it runs: its state, its version, and whether it can reach supervisord."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+from collections.abc import Iterator
+
+from supervisor_memreap import __version__
+from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor.restart import advise_interface, advise_restart
+from supervisor_memreap.host import rights
+from supervisor_memreap.record.status import age_of_listener, trouble_of_listener
+
+
+def check(case: Case) -> Iterator[Finding]:
+    running = ", ".join(sorted({program.namespec for program in case.programs}))
+    for name in case.settings.unmatched(case.programs):
+        yield Finding("configuration", f"[memreap:{name}]: no program or group of supervisord; there are: {running}")
+    yield from _socket(case)
+    values = case.client.listener()
+    if values is None:
+        yield from _without_interface(case)
+        return
+    trouble = trouble_of_listener(values) or age_of_listener(values, __version__)
+    if trouble:
+        yield Finding("listener", trouble)
+    elif values["count"] > 1:
+        text = f"supervisord has {values['count']} of them: have one, with numprocs=1, then supervisorctl update"
+        yield Finding("listener", text)
+
+
+def _without_interface(case: Case) -> Iterator[Finding]:
+    if case.own_sections("rpcinterface"):
+        yield Finding("supervisord", f"it has not read [rpcinterface:memreap] yet: {advise_restart(case)}")
+    else:
+        text = "whether it still looks cannot be known: supervisord calls a dead listener RUNNING"
+        yield Finding("listener", f"{text}; {advise_interface(case)}", False)
+    for program in case.listeners():
+        if program.state not in ("RUNNING", "STARTING"):
+            text = f"{program.namespec} is {program.state}: {program.spawnerr or 'see its log'}"
+            yield Finding("listener", f"{text}, then start {program.namespec}")
+
+
+def _socket(case: Case) -> Iterator[Finding]:
+    url = case.supervisord.serverurl or case.contents.server.get("serverurl", "")
+    actor = _user(case)
+    if actor is None or not url.startswith("unix://"):
+        return
+    path = url[len("unix://") :]
+    if rights.run_as(actor, lambda: _connect(path)) == b"refused":
+        name = _name(actor.users[1])
+        text = f"its user {name} may not open supervisord's socket {path}, and it sees no program"
+        yield Finding("listener", f"{text}: set chown={name} in [unix_http_server], then {advise_restart(case)}")
+
+
+def _connect(path: str) -> bytes:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(1.0)
+            connection.connect(path)
+    except PermissionError:
+        return b"refused"
+    except OSError:
+        return b"unknown"
+    return b"open"
+
+
+def _user(case: Case) -> rights.Rights | None:
+    """The rights of the listener: of its process, or of the user that its section names."""
+    try:
+        pid = next((program.pid for program in case.listeners() if program.pid), 0)
+        if pid:
+            return rights.of(pid)
+        names = [section.options.get("user", "") for section in case.contents.others if section.listens]
+        if os.geteuid() != 0 or len(names) != 1 or not names[0]:
+            return None
+        entry = pwd.getpwuid(int(names[0])) if names[0].isdigit() else pwd.getpwnam(names[0])
+        groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
+        return rights.Rights((entry.pw_uid,) * 4, (entry.pw_gid,) * 4, groups, 0, 0)
+    except (OSError, KeyError, ValueError):
+        return None  # it has just ended, or there is no such user: supervisord says so itself
+
+
+def _name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)

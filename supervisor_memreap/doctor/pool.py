@@ -1,0 +1,107 @@
+"""One pool: its section, its program, its manager and its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from supervisor.datatypes import dict_of_key_value_pairs
+
+from supervisor_memreap.core.model import Pool
+from supervisor_memreap.core.settings import Watch
+from supervisor_memreap.core.verdict import Unseen
+from supervisor_memreap.doctor import standing, workers
+from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor.restart import advise_interface
+from supervisor_memreap.doctor.sections import NO
+from supervisor_memreap.host import perl, processes, strays
+from supervisor_memreap.record import report
+from supervisor_memreap.supervisord.configfile import Section
+
+# Seconds that FCGI::ProcManager gives its workers to finish when it is stopped (die_timeout).
+_PROCMANAGER_PATIENCE = 60
+# Since 0.18 a manager whose parent has the pid 1 stands.
+_SOUND_PROCMANAGER = (0, 18)
+# Seconds in which a program that has just been started may still be forking its workers.
+_STARTING = 5.0
+
+
+def check(case: Case, watch: Watch) -> Iterator[Finding]:
+    program, settings = watch.program, watch.settings
+    section = case.contents.section_of(watch.members[0] if watch.members else program)
+    command = section.options.get("command", "") if section else ""
+    if section and settings.target == "workers" and section.options.get("autorestart", "").lower() in NO:
+        text = "autorestart=false: a manager that ends is not started again: set it to true"
+        yield Finding("", f"{section.where} {text}")
+    # As if all were over the limit, so that each is read in full.
+    everything = replace(settings, limit=0)
+    (pool,) = processes.look([processes.Watched(program, everything, watch.members)], case.view)
+    yield from _daemonizing(case, watch, command, pool)
+    for member in watch.members or (program,):
+        if member.state in ("BACKOFF", "FATAL", "EXITED"):
+            which = f"{member.namespec} " if watch.members else "it "
+            yield Finding("", f"{which}does not run ({member.state}): {member.spawnerr or 'see its log'}")
+    yield from standing.check(case, watch)
+    if pool.manager is None:
+        if pool.unseen == processes.RESTART_UNKNOWN:
+            text = "with target=self supervisord must say whether it starts it again when it ends with 0"
+            yield Finding("", f"{text}: not watched; {advise_interface(case)}")
+        elif pool.unseen:
+            yield Finding("", report.line(Unseen(pool.unseen), settings))
+        return
+    grown_up = [one for one in pool.workers if one.suspect and one.age >= min(settings.min_age, _STARTING)]
+    if not pool.workers and settings.target == "workers" and pool.manager_age > _STARTING:
+        yield Finding(
+            "",
+            f"process {pool.manager.pid} has no workers: it is no manager, and memreap finds none to reap. Is -l"
+            " missing in the command of an [fcgi-program], or the manager turned off (--manager '')? If it serves by"
+            " itself, set target=self",
+        )
+    yield from workers.check(case, pool, grown_up, settings, command)
+    if any(one.suspect and one.suspect.server == "FCGI::ProcManager" for one in grown_up):
+        yield from _procmanager(case, pool, section, command, watch)
+
+
+def _daemonizing(case: Case, watch: Watch, command: str, pool: Pool) -> Iterator[Finding]:
+    # Of a manager that is there its -d means something else.
+    if strays.daemonizes(command) and pool.manager is None:
+        text = "its command has -d, -D or --daemonize: it daemonizes itself, and supervisord starts another one"
+        yield Finding("", f"{text}: remove -d")
+    sought = dict.fromkeys(watch.members or (watch.program,), command)
+    for left in strays.find(sought, case.client.programs, case.environ, case.view).values():
+        yield Finding("", report.strays(left.roots, left.memory, left.daemonizes))
+
+
+def _procmanager(case: Case, pool: Pool, section: Section | None, command: str, watch: Watch) -> Iterator[Finding]:
+    assert pool.manager
+    options = section.options if section else {}
+    wait = options.get("stopwaitsecs", "10")
+    if section and wait.isdigit() and int(wait) < _PROCMANAGER_PATIENCE:
+        yield Finding(
+            "",
+            f"{section.where} stopwaitsecs={wait}: FCGI::ProcManager gives its workers {_PROCMANAGER_PATIENCE} s to"
+            " finish, and supervisord would end them by force before: set stopwaitsecs=70",
+        )
+    version = perl.procmanager_version(pool.manager.pid, command, _environment(options), case.time_left)
+    is_first = watch.program.supervisord == 1
+    if version is not None and version < _SOUND_PROCMANAGER:
+        text = f"FCGI::ProcManager {version[0]}.{version[1]:02} is older than 0.18: where its parent has the pid 1"
+        now = (
+            " (as here: supervisord is process 1)"
+            if is_first
+            else " (daemonized, or below a supervisord that is process 1)"
+        )
+        yield Finding("", f"{text}{now}, a worker that leaves ends all of them: install a later one", True)
+    elif version is None:
+        text = "which FCGI::ProcManager this is could not be found out (as root or as its user it can)"
+        where = "supervisord is process 1, and " if is_first else "where its parent has the pid 1, "
+        yield Finding("", f"{text}: {where}with 0.17 or older a worker that leaves ends all of them", False)
+
+
+def _environment(options: Mapping[str, str]) -> dict[str, str]:
+    try:
+        found: dict[str, Any] = dict_of_key_value_pairs(options.get("environment", ""))
+    except ValueError:
+        return {}
+    return {str(key): str(value) for key, value in found.items()}

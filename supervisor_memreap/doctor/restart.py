@@ -1,0 +1,118 @@
+"""Would supervisord start again, and would supervisorctl, with the configuration as it is now and as it is advised?
+
+supervisord imports what an [rpcinterface:…] section names, and does not start where it cannot; supervisorctl does so
+with [ctlplugin:…]. Both may run in another Python than memreap: so each is asked before a section or a restart is
+advised.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.host import interpreter
+from supervisor_memreap.host.interpreter import Answer
+
+INTERFACE = "supervisor.rpcinterface_factory=supervisor_memreap.rpcinterface:make_rpcinterface"
+PLUGIN = "supervisor.ctl_factory=supervisor_memreap.ctlplugin:make_ctlplugin"
+
+
+def ask(case: Case) -> None:
+    """Have the Pythons of supervisord and of supervisorctl say what they can import."""
+    pid = next((program.supervisord for program in case.programs if program.supervisord), 0)
+    if pid:
+        case.supervisord = interpreter.of_supervisord(pid, case.files, case.time_left)
+    elif case.own_sections("rpcinterface"):
+        case.supervisord = _on_path(case, "supervisord")
+    if pid or case.own_sections("ctlplugin"):
+        case.supervisorctl = _on_path(case, "supervisorctl")
+
+
+def _on_path(case: Case, name: str) -> Answer:
+    script = interpreter.script_on_path(name, case.environ)
+    if script is None:
+        return Answer(name, unknown=f"there is no {name} on the PATH")
+    return interpreter.of_script(name, script, case.files, case.environ, case.time_left)
+
+
+def check(case: Case) -> Iterator[Finding]:
+    yield from _supervisord(case)
+    yield from _supervisorctl(case)
+
+
+def _supervisord(case: Case) -> Iterator[Finding]:
+    answer, sections = case.supervisord, case.own_sections("rpcinterface")
+    again = "again" if case.programs else f"as {answer.program}"
+    if answer.refused:
+        yield Finding("supervisord", f"supervisord will not start {again}: {_refusal(answer)}")
+    elif answer.unknown:
+        # Without a supervisord that runs, and without such a section, nothing depends on it.
+        if case.programs or sections:
+            text = f"whether supervisord will start {again}, and has read all of its configuration, is unknown"
+            yield Finding("supervisord", f"{text}: {answer.unknown}", False)
+    elif sections and not answer.can_import:
+        text = f"{answer.lacks}, which is what runs here: first {answer.remedy}, then {advise_restart(case)}"
+        yield Finding("supervisord", text, False)
+
+
+def _supervisorctl(case: Case) -> Iterator[Finding]:
+    answer = case.supervisorctl
+    sections = [one for one in case.own_sections("ctlplugin") if os.path.realpath(one.path) == _main(case)]
+    if sections and answer.refused:
+        yield Finding("supervisorctl", f"every call of {answer.program} fails: {_refusal(answer)}")
+    elif sections and answer.unknown:
+        text = f"whether it can load [ctlplugin:memreap] is unknown: {answer.unknown}"
+        yield Finding("supervisorctl", text, False)
+    elif sections and not answer.can_import:
+        yield Finding("supervisorctl", f"{answer.lacks}, which is what runs here: {answer.remedy}", False)
+    elif sections or case.own_sections("ctlplugin") or answer.unknown or answer.refused:
+        return
+    elif not answer.can_import:
+        fails = "" if answer.version else f", and every call of {answer.program} would fail"
+        text = f"do not add [ctlplugin:memreap] yet: {answer.lacks}{fails}"
+        yield Finding("supervisorctl", f"{text}; first {answer.remedy}", False)
+    elif case.own_sections("rpcinterface"):
+        text = f"for supervisorctl memreap status, add [ctlplugin:memreap] with {PLUGIN} to {case.main}"
+        yield Finding("supervisorctl", text, False)
+
+
+def _refusal(answer: Answer) -> str:
+    """What the parser says, and the remedy where it is that memreap cannot be imported."""
+    if "supervisor_memreap" not in answer.refused or answer.version:
+        return answer.refused
+    return f"{answer.refused}: {answer.lacks}; remove that section, or {answer.remedy}"
+
+
+def _main(case: Case) -> str:
+    return os.path.realpath(case.main)
+
+
+def advise_interface(case: Case) -> str:
+    """How to get [rpcinterface:memreap], or why not to add it."""
+    answer = case.supervisord
+    if answer.unknown:
+        return (
+            "do not add [rpcinterface:memreap] before it is known that supervisord's Python can import"
+            f" supervisor_memreap ({answer.unknown}): else supervisord would not start again; run memreap doctor as"
+            " root on its machine"
+        )
+    add = f"add [rpcinterface:memreap] with {INTERFACE}, then {advise_restart(case)}"
+    if answer.can_import:
+        return add
+    if answer.version:
+        return f"{answer.lacks}: first {answer.remedy}, then {add}"
+    return (
+        f"{answer.lacks}: with [rpcinterface:memreap] supervisord would not start again; first {answer.remedy}; then"
+        f" run memreap doctor once more, and {add}"
+    )
+
+
+def advise_restart(case: Case) -> str:
+    """`restart supervisord`, and what must be known before."""
+    answer = case.supervisord
+    if answer.refused:
+        return "restart supervisord, but not before that is solved because of which it will not start again"
+    if answer.unknown:
+        return "restart supervisord, but first run memreap doctor as root: whether it will start again is unknown"
+    return "restart supervisord, once"

@@ -1,0 +1,53 @@
+"""What the sections of supervisor's own say of the listener and of the ways in."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+from supervisor_memreap.doctor.finding import Case, Finding, short
+from supervisor_memreap.doctor.restart import advise_interface
+from supervisor_memreap.supervisord.configfile import Section
+
+NO = ("false", "no", "off", "f", "n", "0")
+
+
+def check(case: Case) -> Iterator[Finding]:
+    listeners = [section for section in case.contents.others if section.listens]
+    if not listeners:
+        text = "there is none: add [eventlistener:memreap] with command=memreap listen, events=TICK_5"
+        yield Finding("listener", text)
+    if len(listeners) > 1 or any(section.options.get("numprocs", "1") != "1" for section in listeners):
+        where = ", ".join(section.where for section in listeners)
+        yield Finding("listener", f"there is more than one ({where}): have one, with numprocs=1")
+    for section in listeners:
+        yield from _listener(section)
+    yield from _plugin(case)
+
+
+def _listener(section: Section) -> Iterator[Finding]:
+    events = section.options.get("events", "").upper()
+    if not re.search(r"\b(TICK(_5|_60|_3600)?|EVENT)\b", events):
+        yield Finding(
+            "listener", f"{section.where} events={short(events) or 'none'}: no TICK, so it never looks: add TICK_5"
+        )
+    if not re.search(r"\b(REMOTE_COMMUNICATION|EVENT)\b", events):
+        text = "it does not hear supervisorctl memreap reap, roll, pause and resume: add REMOTE_COMMUNICATION"
+        yield Finding("listener", f"{section.where} events={short(events)}: {text}", False)
+    if section.options.get("autorestart", "").lower() in NO:
+        text = "autorestart=false: a listener that ends is not started again: remove that line"
+        yield Finding("listener", f"{section.where} {text}")
+    if section.is_on("redirect_stderr"):
+        text = "redirect_stderr=true: its log would go where the event protocol goes, and supervisord does not start"
+        yield Finding("listener", f"{section.where} {text} with it: remove that line")
+
+
+def _plugin(case: Case) -> Iterator[Finding]:
+    plugins = case.own_sections("ctlplugin")
+    for section in plugins:
+        if os.path.realpath(section.path) != os.path.realpath(case.main):
+            text = f"supervisorctl reads no included file: put this section into {case.main}"
+            yield Finding("supervisorctl", f"{section.where}: {text}")
+    if plugins and not case.own_sections("rpcinterface"):
+        yield Finding("supervisorctl", f"memreap needs [rpcinterface:memreap] too: {advise_interface(case)}")

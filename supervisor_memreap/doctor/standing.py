@@ -1,0 +1,86 @@
+"""A pool in which the listener sends nothing: paused by a user, or suspended by the listener itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from supervisor_memreap.core.settings import Watch
+from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.host import rights
+from supervisor_memreap.record import report
+from supervisor_memreap.record.statefile import StateFile
+
+
+def check(case: Case, watch: Watch) -> Iterator[Finding]:
+    """Asks the listener, through [rpcinterface:memreap]; without that, reads what it has written down."""
+    name = watch.program.namespec
+    seen = case.client.seen_by_listener()
+    if seen is None:
+        values = _remembered(case, watch)
+    else:
+        values = next((pool for pool in seen[0] if pool.get("name") == name), {})
+    standing = str(values.get("standing", ""))
+    suspension = values.get("suspension")
+    if suspension or "suspended" in standing:
+        text = _suspended(suspension or {"reason": standing.partition("suspended: ")[2]})
+        ends = f"; supervisorctl memreap resume {name} ends it" if seen is not None else ""
+        yield Finding("", f"{text}; nothing is sent: see the listener's log{ends}")
+    if "paused" in standing:
+        yield Finding("", report.PAUSED, False)
+
+
+def _suspended(suspension: Mapping[str, Any]) -> str:
+    text = f"suspended: {suspension.get('reason') or 'for a reason that the log has'}"
+    if "since" in suspension:
+        text += f", since {report.clock(suspension['since'])}"
+    if "until" in suspension:
+        text += f", until {report.clock(suspension['until'])}"
+    return text
+
+
+def _remembered(case: Case, watch: Watch) -> dict[str, Any]:
+    """What the listener has written down, read as its user and with its temporary directory."""
+    pid = next((program.pid for program in case.listeners() if program.pid), 0)
+    try:
+        supervisord = case.view.process(watch.program.supervisord).id
+        actor = rights.of(pid) if pid else rights.of(os.getpid())
+    except (OSError, ValueError):
+        return {}
+
+    def read() -> bytes:
+        _use_temporary_directory_of(pid)
+        states, _ = StateFile(supervisord).read(time.monotonic())
+        state = states.get(watch.program.namespec)
+        if state is None:
+            return b"{}"
+        values: dict[str, Any] = {"standing": "paused" if state.paused else ""}
+        if state.suspended:
+            values["suspension"] = {"reason": state.suspended.word}
+            for key, at in (("since", state.suspended.since), ("until", state.suspended.until)):
+                if at is not None:
+                    values["suspension"][key] = time.time() + at - time.monotonic()
+        return json.dumps(values).encode()
+
+    return dict(json.loads(rights.run_as(actor, read) or b"{}"))
+
+
+def _use_temporary_directory_of(pid: int) -> None:
+    """The one that process `pid` has: its file of states is there."""
+    if not pid:
+        return
+    try:
+        words = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="surrogateescape").split("\0")
+    except OSError:
+        return
+    environ = dict(word.partition("=")[::2] for word in words)
+    for key in ("TMPDIR", "TEMP", "TMP"):
+        os.environ.pop(key, None)
+        if key in environ:
+            os.environ[key] = environ[key]
+    tempfile.tempdir = None

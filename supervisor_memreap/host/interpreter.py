@@ -1,0 +1,234 @@
+"""Asks the Python of the running supervisord, or of supervisorctl, what it can import and how it reads a configuration.
+
+A section such as [rpcinterface:memreap] makes supervisord import supervisor_memreap. It often runs in another
+environment than we do: Debian's packaged supervisor beside memreap in a venv. Where that import fails, supervisord does
+not start. So that very interpreter is asked: as the same user, with its flags, its environment and its folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supervisor_memreap import __version__
+from supervisor_memreap.host import rights
+
+_QUESTION = Path(__file__).with_name("question.py")
+_MODULES = {"supervisord": "supervisor_memreap.rpcinterface", "supervisorctl": "supervisor_memreap.ctlplugin"}
+# Flags of Python that take no value, and those that do.
+_FLAG = re.compile(r"-[bBdEhiIOPqRsSuvVx?]+$")
+_FLAG_WITH_VALUE = re.compile(r"-[bBdEiIOPqRsSuvx]*[WX](.*)$")
+# Characters of a message, which may quote a value of any length.
+_LONGEST = 500
+_PYTHON = re.compile(r"(python|pypy)[0-9.]*$")
+
+
+class Unknown(Exception):
+    """It could not be asked; why."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an interpreter says. With `unknown` nothing else is known."""
+
+    program: str
+    """supervisord or supervisorctl, with its path where that is known."""
+    python: str = ""
+    unknown: str = ""
+    """Why it could not be asked."""
+    version: str = ""
+    """Of the supervisor_memreap that it imports; empty where it cannot."""
+    error: str = ""
+    """Of that import."""
+    managed: bool = False
+    """pip refuses to install into it (PEP 668)."""
+    pip: bool = True
+    refused: str = ""
+    """Why supervisor's own parser does not take the configuration."""
+    processes: Sequence[Mapping[str, Any]] | None = None
+    """What the configuration says, as supervisor.getAllConfigInfo would; None where that is not known."""
+    serverurl: str = ""
+    """Where supervisord's programs find it, as the configuration says."""
+
+    @property
+    def can_import(self) -> bool:
+        """Whether it has a supervisor_memreap of this version."""
+        return self.version == __version__
+
+    @property
+    def remedy(self) -> str:
+        """What makes `can_import` true."""
+        if self.managed:
+            return (
+                "install the Debian package supervisor-memreap, or run supervisor itself from a venv that holds both"
+                f" (pip install supervisor supervisor-memreap=={__version__})"
+            )
+        if not self.pip:
+            return f"install supervisor-memreap=={__version__} for {self.python}, which has no pip of its own"
+        return f"{shlex.quote(self.python)} -m pip install supervisor-memreap=={__version__}"
+
+    @property
+    def lacks(self) -> str:
+        """What stands in the way, in a clause."""
+        has = f"has supervisor_memreap {self.version}, not {__version__}"
+        return f"{self.python} {has if self.version else f'cannot import supervisor_memreap ({self.error})'}"
+
+
+@dataclass(frozen=True)
+class _Start:
+    """How an interpreter is started."""
+
+    python: str
+    flags: tuple[str, ...]
+    first: str
+    """The first folder of its sys.path."""
+    folder: str
+    environ: Mapping[str, str]
+    user: rights.Rights | None = None
+    """None: ours."""
+
+
+def of_supervisord(pid: int, files: Sequence[str], timeout: float) -> Answer:
+    """Ask the Python of the supervisord with this pid about a configuration: its main file, then the included ones."""
+    try:
+        start = _start_of(pid)
+    except (Unknown, OSError, ValueError) as error:
+        return Answer("supervisord", unknown=_reason(error))
+    return _ask(start, "supervisord", "supervisord", files, timeout)
+
+
+def of_script(kind: str, script: str, files: Sequence[str], environ: Mapping[str, str], timeout: float) -> Answer:
+    """Ask the Python of the script supervisord or supervisorctl (`kind`), started by us in this environment."""
+    try:
+        words = _shebang(script)
+        python = _resolve(words[0], os.getcwd(), environ)
+        first = os.path.dirname(os.path.realpath(script))
+        start = _Start(python, tuple(_flags(words[1:])), first, os.getcwd(), environ)
+    except (Unknown, OSError, ValueError) as error:
+        return Answer(script, unknown=_reason(error))
+    return _ask(start, kind, script, files, timeout)
+
+
+def script_on_path(name: str, environ: Mapping[str, str]) -> str | None:
+    return shutil.which(name, path=environ.get("PATH", os.defpath))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return "it is another user's process: run memreap doctor as root"
+    if isinstance(error, (FileNotFoundError, ProcessLookupError)):
+        return "its process cannot be seen from here"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _start_of(pid: int) -> _Start:
+    if not sys.platform.startswith("linux"):
+        raise Unknown("this system does not tell how it was started")
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="surrogateescape").split("\0")[:-1]
+    if not any("supervisord" in word for word in words[:8]):
+        raise Unknown(f"process {pid} here is no supervisord: it runs in another container or on another machine")
+    user = rights.of(pid)
+    if os.geteuid() not in (0, user.users[1]):
+        raise PermissionError(pid)
+    folder, executable = os.readlink(f"/proc/{pid}/cwd"), os.readlink(f"/proc/{pid}/exe")
+    raw = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="surrogateescape")
+    environ = dict(pair.partition("=")[::2] for pair in raw.split("\0") if pair.find("=") > 0)
+    python = _resolve(words[0], folder, environ)
+    # After an upgrade it runs a file that is gone: what counts is the one that the next start finds there.
+    if os.path.realpath(python) != executable.replace(" (deleted)", ""):
+        raise Unknown(f"it runs {executable}, and was started as {words[0]}")
+    flags = list(_flags(words[1:]))
+    rest = words[1 + len(flags) :]
+    is_script = bool(rest) and not rest[0].startswith("-")
+    first = os.path.dirname(os.path.realpath(os.path.join(folder, rest[0]))) if is_script else folder
+    return _Start(python, tuple(flags), first, folder, environ, None if os.geteuid() == user.users[1] else user)
+
+
+def _resolve(word: str, folder: str, environ: Mapping[str, str]) -> str:
+    """The path of an interpreter as it was started: not that of the file behind it, which knows no venv."""
+    if not _PYTHON.match(os.path.basename(word)):
+        raise Unknown(f"{word} is no Python")
+    if "/" in word:
+        return os.path.join(folder, word)
+    found = shutil.which(word, path=environ.get("PATH", os.defpath))
+    if found is None:
+        raise Unknown(f"there is no {word} on its PATH")
+    return found
+
+
+def _flags(words: Sequence[str]) -> Iterator[str]:
+    """Those of Python itself, in front of the script."""
+    takes = False
+    for word in words:
+        value = _FLAG_WITH_VALUE.match(word)
+        if not takes and not _FLAG.match(word) and not value:
+            return
+        takes = not takes and value is not None and not value[1]
+        yield word
+
+
+def _shebang(script: str) -> list[str]:
+    with open(script, "rb") as file:
+        lines = file.read(1024).decode(errors="replace").splitlines()
+    if not lines or not lines[0].startswith("#!"):
+        raise Unknown(f"{script} is no script of Python")
+    words = shlex.split(lines[0][2:])
+    # pip writes this where the path is long or has a space: #!/bin/sh, then '''exec' "/path/python" "$0" "$@".
+    if words[:1] == ["/bin/sh"] and len(lines) > 1 and lines[1].startswith("'''exec' "):
+        words = shlex.split(lines[1][len("'''exec' ") :])[:1]
+    if words and os.path.basename(words[0]) == "env":
+        words = [word for word in words[1:] if word not in ("-S", "--split-string")]
+    if not words:
+        raise Unknown(f"{script} is no script of Python")
+    return words
+
+
+def _ask(start: _Start, kind: str, program: str, files: Sequence[str], timeout: float) -> Answer:
+    # -B: nothing is to be written, no compiled module either.
+    arguments = [kind, _MODULES[kind], start.first, *map(os.path.abspath, files)]
+    user = start.user
+    try:
+        done = subprocess.run(
+            [start.python, *start.flags, "-B", "-c", _QUESTION.read_text(), *arguments],
+            cwd=start.folder,
+            env=start.environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            user=user.users[1] if user else None,
+            group=user.groups[1] if user else None,
+            extra_groups=user.others if user else None,
+        )
+        found = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        return Answer(program, start.python, unknown=f"{start.python} did not answer within {timeout:.0f} s")
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return Answer(program, start.python, unknown=f"{start.python}: {_reason(error)}")
+    if "unread" in found:
+        return Answer(program, start.python, unknown=f"{start.python}: {_line(found['unread'])}")
+    return Answer(
+        program,
+        start.python,
+        version=str(found.get("version", "")),
+        error=_line(found.get("error", "")),
+        managed=bool(found["managed"]),
+        pip=bool(found["pip"]),
+        refused=_line(found.get("refused", "")),
+        processes=found.get("processes"),
+        serverurl=str(found.get("serverurl") or ""),
+    )
+
+
+def _line(text: object) -> str:
+    line = " ".join(str(text).split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."

@@ -1,0 +1,31 @@
+"""Reads a file of /proc/PID, and tells a process that is gone from one that is hidden."""
+
+from __future__ import annotations
+
+import os
+
+
+def read(path: str) -> bytes:
+    """Return the whole file.
+
+    Raises ProcessLookupError where the process is gone; PermissionError where the file may not be read, the kernel does
+    not have it, or the process is hidden from this user (hidepid of proc(5)).
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except FileNotFoundError:
+        raise missing(int(path.split("/")[2]), path) from None
+
+
+def missing(pid: int, path: str) -> OSError:
+    """Why this path of /proc/PID is not there: the error to raise."""
+    if os.path.exists(f"/proc/{pid}"):
+        return PermissionError(f"{path}: this kernel does not have it")
+    try:
+        os.kill(pid, 0)  # signal 0 asks whether the process is there, and sends nothing
+    except ProcessLookupError:
+        return ProcessLookupError(path)
+    except OSError:
+        pass
+    return PermissionError(f"{path}: the process is hidden from this user")

@@ -1,0 +1,165 @@
+"""Reads the files of /proc whose reading takes the process's mmap lock, in a child process. Linux only.
+
+A process can hold that lock for ever, for example with a thread that maps a file of a file server that hangs. Whoever
+reads its smaps_rollup, cmdline or environ then waits as long. So a child reads, and is ended where it does not answer:
+the wait for the lock can be interrupted by KILL. One child serves until this process ends; a question costs 0.05 ms.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import select
+import signal
+import struct
+import time
+
+from supervisor_memreap.host.procfile import read as read_here
+
+# Seconds that an answer may take. A rollup of 20 GB takes 0.1 s.
+PATIENCE = 0.5
+# Seconds for which a process whose lock was held is not asked about again.
+AVOIDED = 60.0
+# Of each file: a command line may have 2 MB, and its beginning is all that is needed.
+_MOST_BYTES = 65536
+_LENGTH = struct.Struct("=ii")
+# prctl(2): end with the parent; and the name that ps(1) shows.
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+
+
+class Blocked(PermissionError):
+    """The process holds the lock of its own memory map, so this cannot be read now."""
+
+
+class _Child:
+    """Answers one question after another."""
+
+    def __init__(self) -> None:
+        asked, self._asks = os.pipe()
+        self._answers, answered = os.pipe()
+        self.owner = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            _serve(asked, answered, self.owner)
+        os.close(asked)
+        os.close(answered)
+
+    def ask(self, path: str) -> bytes:
+        """The file. Raises OSError as open and read do; TimeoutError; EOFError where the child has ended."""
+        deadline = time.monotonic() + PATIENCE
+        try:
+            os.write(self._asks, path.encode() + b"\n")
+        except BrokenPipeError:
+            raise EOFError from None
+        number, length = _LENGTH.unpack(self._take(_LENGTH.size, deadline))
+        data = self._take(length, deadline)
+        if number:
+            raise OSError(number, os.strerror(number), path)
+        return data
+
+    def end(self) -> None:
+        os.close(self._asks)
+        os.close(self._answers)
+        try:
+            os.kill(self._pid, signal.SIGKILL)  # ours, and not waited for yet: no other process can have its pid
+            os.waitpid(self._pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass  # somebody ignores SIGCHLD in this process: then the kernel has waited for it
+
+    def _take(self, count: int, deadline: float) -> bytes:
+        data = b""
+        poll = select.poll()
+        poll.register(self._answers, select.POLLIN)
+        while len(data) < count:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise TimeoutError
+            chunk = os.read(self._answers, count - len(data))
+            if not chunk:
+                raise EOFError
+            data += chunk
+        return data
+
+
+_child: _Child | None = None
+_avoided: dict[str, float] = {}
+"""Until when (monotonic) nothing is read of a process whose lock was held, by its directory."""
+
+
+def read(path: str) -> bytes:
+    """The beginning of a file of /proc/PID. Raises as host.procfile.read does, and Blocked."""
+    global _child
+    directory = path[: path.index("/", len("/proc/"))]
+    if _avoided.get(directory, 0.0) > time.monotonic():
+        raise Blocked(errno.EACCES, "its memory map is locked", path)
+    if _child is None or _child.owner != os.getpid():
+        try:
+            _child = _Child()
+        except OSError as error:  # no memory, no process, no descriptor left
+            raise PermissionError(errno.EACCES, f"cannot be read: {error.strerror}", path) from None
+    try:
+        return _child.ask(path)
+    except TimeoutError:
+        _end_child()
+        _avoided[directory] = time.monotonic() + AVOIDED
+        raise Blocked(errno.EACCES, "its memory map is locked", path) from None
+    except EOFError:
+        _end_child()
+        raise PermissionError(errno.EACCES, "the process that reads it has ended", path) from None
+
+
+def is_blocked(pid: int) -> bool:
+    """Whether this process held the lock of its memory map when it was last asked about."""
+    return _avoided.get(f"/proc/{pid}", 0.0) > time.monotonic()
+
+
+def close() -> None:
+    """End the child, if there is one; the next question starts another one."""
+    if _child is not None and _child.owner == os.getpid():
+        _end_child()
+
+
+def _end_child() -> None:
+    global _child
+    assert _child
+    _child.end()
+    _child = None
+    now = time.monotonic()
+    for directory in [directory for directory, until in _avoided.items() if until < now]:
+        del _avoided[directory]
+
+
+def _serve(asked: int, answered: int, parent: int) -> None:
+    """Never returns. Keeps nothing of its parent open, above all no lock, and ends with it."""
+    try:
+        signal.set_wakeup_fd(-1)
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(signum, signal.SIG_IGN if signum == signal.SIGINT else signal.SIG_DFL)
+        libc = ctypes.CDLL(None)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        libc.prctl(_PR_SET_NAME, b"memreap reader", 0, 0, 0)
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > 2 and int(name) not in (asked, answered):
+                try:
+                    os.close(int(name))
+                except OSError:
+                    pass  # that of the list itself
+        with open(asked, encoding="utf-8", errors="surrogateescape") as questions:
+            if os.getppid() == parent:
+                for path in questions:
+                    os.write(answered, _answer(path.rstrip("\n")))
+    finally:
+        os._exit(0)
+
+
+def _answer(path: str) -> bytes:
+    try:
+        data, number = read_here(path)[:_MOST_BYTES], 0
+    except ProcessLookupError:
+        data, number = b"", errno.ESRCH
+    except OSError as error:
+        data, number = b"", error.errno or errno.EACCES
+    return _LENGTH.pack(number, len(data)) + data

@@ -1,0 +1,126 @@
+"""A deployment right after a reap: a manager that a user stops or restarts is no manager that ends by itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+import xmlrpc.client
+
+import pytest
+from driver import POOL, eventually, listening, supervisord, workers_below
+from supervisor.xmlrpc import SupervisorTransport
+
+from supervisor_memreap.core.model import Ending, Program
+from supervisor_memreap.supervisord.client import Client
+
+PROGRAM = f"[program:myapp]\ncommand={sys.executable} {POOL} 3 40 stuck\nstopwaitsecs=5\nautorestart=true\n"
+# With checks=3 the new workers, which are all over the limit, are older than min_age when they are.
+QUICK = "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=0s\nchecks=3\n"
+
+
+def control(folder):
+    transport = SupervisorTransport(None, None, f"unix://{folder}/s.sock")
+    return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
+
+
+@pytest.fixture
+def listener(tmp_path):
+    """A listener that hears ticks only, of a supervisord whose pool has a worker that is leaving."""
+    url = f"unix://{tmp_path}/s.sock"
+    with supervisord(tmp_path, PROGRAM + QUICK):
+        options = {"log": tmp_path / "listener.log", "SUPERVISOR_SERVER_URL": url, "TMPDIR": str(tmp_path)}
+        with listening("-c", f"{tmp_path}/supervisord.conf", **options) as listener:
+            eventually(lambda: _assert_said(listener, "HUP sent"))
+            yield listener
+
+
+def _assert_said(listener, expression: str) -> None:
+    listener.tick()
+    assert re.search(expression, listener.text())
+
+
+def _assert_runs(folder) -> int:
+    info = control(folder).getProcessInfo("myapp")
+    assert info["statename"] == "RUNNING"
+    return info["pid"]
+
+
+def restart(folder) -> None:
+    control(folder).stopProcess("myapp")
+    control(folder).startProcess("myapp")
+
+
+def remove_and_add(folder) -> None:
+    control(folder).stopProcess("myapp")
+    control(folder).removeProcessGroup("myapp")
+    control(folder).addProcessGroup("myapp")
+
+
+def stop_and_start_later(folder) -> None:
+    control(folder).stopProcess("myapp")
+    time.sleep(1.1)  # supervisord's log has whole seconds
+    control(folder).startProcess("myapp")
+
+
+@pytest.mark.parametrize("deploy", [restart, remove_and_add, stop_and_start_later])
+def test_what_a_user_restarts_right_after_a_reap_is_never_suspended(listener, tmp_path, deploy):
+    before = _assert_runs(tmp_path)
+    deploy(tmp_path)
+    assert eventually(lambda: _assert_runs(tmp_path)) != before
+    for _ in range(3):
+        listener.tick()
+    assert "suspended" not in listener.text()
+    eventually(lambda: _assert_said(listener, "HUP sent(?s:.*)HUP sent"))
+
+
+def test_a_manager_that_ends_by_itself_right_after_a_reap_suspends_the_pool(listener, tmp_path):
+    manager = _assert_runs(tmp_path)
+    workers = workers_below(manager)
+    os.kill(manager, signal.SIGKILL)
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)  # they would stay as orphans
+    eventually(lambda: _assert_said(listener, r"suspended: the manager \d+ ended .* it ended by itself"))
+
+
+def test_where_the_log_does_not_say_it_the_events_that_are_subscribed_to_do(listener, tmp_path):
+    log = tmp_path / "s.log"
+    pid = _assert_runs(tmp_path)
+    control(tmp_path).stopProcess("myapp")
+    log.write_text("")
+    listener.tick(
+        name="PROCESS_STATE_STOPPING", payload=f"processname:myapp groupname:myapp from_state:RUNNING pid:{pid}"
+    )
+    control(tmp_path).startProcess("myapp")
+    eventually(lambda: _assert_runs(tmp_path))
+    for _ in range(3):
+        listener.tick()
+    assert "suspended" not in listener.text()
+
+
+def test_where_nothing_says_how_it_ended_the_pool_is_suspended_for_a_minute(listener, tmp_path):
+    control(tmp_path).stopProcess("myapp")
+    (tmp_path / "s.log").write_text("")
+    control(tmp_path).startProcess("myapp", False)
+    eventually(lambda: _assert_said(listener, r"supervisord did not say .*; resumes when .* has stood for 60 s"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "ending"),
+    [
+        (["INFO stopped: myapp (exit status 0)"], Ending.STOPPED),
+        (["WARN exited: myapp (terminated by SIGKILL; not expected)"], Ending.EXITED),
+        (["INFO exited: other (exit status 0; expected)"], Ending.UNKNOWN),
+        (["INFO stopped: myapp (exit status 0)", "INFO exited: myapp (exit status 0; expected)"], Ending.STOPPED),
+        ([], Ending.UNKNOWN),
+    ],
+)
+def test_what_supervisords_log_says_first_counts(tmp_path, lines, ending):
+    with supervisord(tmp_path, PROGRAM):
+        old = "2001-01-01 00:00:00,000 INFO exited: myapp (exit status 0; expected)\n"
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S,000")
+        (tmp_path / "s.log").write_text(old + "".join(f"{stamp} {line}\n" for line in lines))
+        client = Client(f"unix://{tmp_path}/s.sock")
+        assert client.how_ended(Program("myapp", "myapp", "RUNNING", 1), time.time() - 60) is ending

@@ -1,0 +1,208 @@
+"""`memreap doctor`: what is written compared with what supervisord runs, and what machine and listener allow."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import stack
+from driver import POOL, eventually
+from stack import INTERFACE, PLUGIN
+from test_doctor import BIN, assert_found, doctor, needs_root, running
+from test_stack import python_for
+
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.doctor import standing, workers
+from supervisor_memreap.host import memory
+
+TEXT = f"""\
+[program:myapp]
+command={sys.executable} {POOL} 2 5
+stopwaitsecs=70
+environment=A="%(ENV_HOME)s"
+[memreap:myapp]
+limit=1GB
+min_age=1s
+[eventlistener:memreap]
+command={BIN}/memreap listen
+events=TICK_5,REMOTE_COMMUNICATION
+environment=TMPDIR="WHERE"
+"""
+
+
+@pytest.fixture
+def where():
+    path = stack.folder()
+    yield path
+    shutil.rmtree(path)
+
+
+def change(where: Path, old: str, new: str) -> None:
+    conf = where / "supervisord.conf"
+    text = conf.read_text()
+    assert text.count(old) == 1, old
+    conf.write_text(text.replace(old, new))
+
+
+def supervisorctl(where: Path, *words: str, python: str = sys.executable) -> str:
+    command = [python, "-m", "supervisor.supervisorctl", "-c", f"{where}/supervisord.conf", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
+
+
+def assert_read(where: Path) -> None:
+    assert_found(where, r"no problems found\n\Z", 0)
+    assert "has not read" not in doctor(where).stdout
+
+
+@pytest.mark.parametrize("version", stack.ENVIRONMENTS)
+def test_what_supervisord_has_not_read_yet_is_found_with_what_update_will_restart(where, version):
+    python = stack.python_with(version)
+    with running(where, f"{TEXT}[program:old]\ncommand=sleep 1000\n", python=python):
+        eventually(lambda: assert_read(where))
+        change(where, "stopwaitsecs=70", "stopwaitsecs=80")
+        change(where, "[program:old]", "[program:new]")
+        expression = (
+            r"supervisord: it has not read all of its configuration: run supervisorctl update; it will start: new;"
+            r" restart: myapp \(stopwaitsecs: 70, now 80\); stop and remove: old\n"
+        )
+        assert_found(where, expression)
+        # doctor has changed nothing, or supervisord would have taken the file over.
+        assert_found(where, expression)
+        said = supervisorctl(where, "update", python=python)
+        assert {"myapp: updated process group", "new: added process group", "old: removed process group"} <= {
+            *said.splitlines()
+        }
+        eventually(lambda: assert_read(where))
+
+
+def test_what_supervisord_has_read_and_not_applied_is_found_through_the_interface(where):
+    with running(where, TEXT + INTERFACE + PLUGIN):
+        eventually(lambda: assert_read(where), timeout=20)
+        change(where, "stopwaitsecs=70", "stopwaitsecs=80")
+        assert supervisorctl(where, "reread") == "myapp: changed\n"
+        assert_found(where, r"run supervisorctl update; it will restart: myapp \(read, and not applied\)\n")
+
+
+def test_a_listener_that_supervisord_has_not_read_yet_is_found_and_one_that_is_gone_from_the_file(where):
+    pool_alone, listener = TEXT.split("[eventlistener")
+    with running(where, pool_alone):
+        conf = where / "supervisord.conf"
+        before = conf.read_text()
+        conf.write_text(f"{before}[eventlistener{listener.replace('WHERE', str(where))}")
+        assert_found(where, r"supervisord: it has not read all of .*; it will start: memreap\n")
+        supervisorctl(where, "update")
+        eventually(lambda: assert_read(where))
+        conf.write_text(before)
+        assert_found(where, r"supervisord: it has not read all of .*; it will stop and remove: memreap\n")
+
+
+def test_what_update_does_to_others_is_a_note(where):
+    with running(where, TEXT):
+        eventually(lambda: assert_read(where))
+        with (where / "supervisord.conf").open("a") as conf:
+            conf.write("[program:other]\ncommand=sleep 1000\n")
+        assert_found(where, r"supervisord: note: it has not read all of .*; it will start: other\n", 0)
+
+
+@needs_root
+def test_a_socket_that_the_listeners_user_may_not_open_is_found(where):
+    where.chmod(0o777)
+    command = python_for("www-data", where)
+    text = TEXT.replace(f"{BIN}/memreap listen", f"{command} listen\nuser=www-data")
+    text = text.replace(f"command={sys.executable} {POOL}", f"user=www-data\ncommand=/usr/bin/python3 {where}/pool.py")
+    shutil.copy(POOL, where)
+    expression = (
+        rf"listener: its user www-data may not open supervisord's socket {where}/s.sock, .*: set chown=www-data"
+    )
+    with running(where, text):
+        eventually(lambda: assert_found(where, expression))
+    with running(where, text, http=f"[unix_http_server]\nfile={where}/s.sock\nchown=www-data\n"):
+        eventually(lambda: assert_found(where, r"no problems found\n\Z", 0))
+
+
+def test_a_limit_above_the_memory_of_the_machine_is_found(where):
+    with running(where, TEXT.replace("limit=1GB", "limit=999TB")):
+        expression = (
+            r"myapp: its limit of .* is above the memory of this (machine|container) \(.*\): memory runs out before"
+        )
+        eventually(lambda: assert_found(where, expression))
+
+
+def test_a_limit_that_all_workers_together_cannot_reach_is_a_note():
+    settings = PoolSettings(limit=1024**3)
+    (finding,) = workers.check_memory(settings, 10, (8 * 1024**3, "container"))
+    assert not finding.harms
+    expression = (
+        r"10 workers of up to 1.0 GiB each are together above the memory of this container .*; a limit= of 819MB"
+    )
+    assert re.match(expression, finding.text), finding.text
+    assert not list(workers.check_memory(settings, 8, (8 * 1024**3, "machine")))
+    assert not list(workers.check_memory(PoolSettings(limit=1024**4, metric="vms"), 8, (8 * 1024**3, "machine")))
+    assert not list(workers.check_memory(settings, 99, None))
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limits"),
+    [
+        ("0::/a/b", {"a/memory.max": "5", "a/b/memory.max": "max"}, [5]),
+        ("0::/not/here", {"memory.max": "7"}, [7]),
+        ("4:memory:/a\n3:cpu:/b", {"memory/a/memory.limit_in_bytes": "9", "memory/memory.limit_in_bytes": "8"}, [9, 8]),
+        ("5:cpu,memory:/../a", {"memory/memory.limit_in_bytes": "6"}, [6]),
+        ("0::/", {}, []),
+    ],
+    ids=["version 2, above it", "its own group is the top", "version 1", "outside of the container", "none"],
+)
+def test_the_limits_of_control_groups_are_those_of_all_above_too(tmp_path, groups, files, limits):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert memory._limits(groups, tmp_path) == limits
+
+
+@pytest.mark.parametrize("sections", [INTERFACE + PLUGIN, ""], ids=["with the interface", "from what is written down"])
+def test_a_suspended_pool_is_a_problem_with_its_reason(where, sections):
+    text = TEXT.replace("limit=1GB", "limit=1MB\nmetric=rss\nsettle=1s")
+    with running(where, text + sections):
+        expression = r"myapp: suspended: its limit is too low.*; nothing is sent: see the listener's log"
+        eventually(lambda: assert_found(where, expression), timeout=60)
+
+
+def test_a_suspension_is_shown_with_since_when_and_until_when():
+    suspension = {"reason": "the manager went away", "since": 1700000000, "until": 1700000600.5}
+    text = standing._suspended(suspension)
+    assert re.fullmatch(r"suspended: the manager went away, since [-0-9 :]+, until [-0-9 :]+", text)
+    assert "until" not in standing._suspended({"reason": "x", "since": 1700000000})
+
+
+@pytest.mark.parametrize("remembered", [False, True], ids=["with the interface", "from what is written down"])
+def test_a_paused_pool_is_a_note(where, remembered):
+    with running(where, TEXT + INTERFACE + PLUGIN):
+
+        def pause() -> None:
+            assert "paused" in supervisorctl(where, "memreap", "pause", "myapp")
+
+        eventually(pause, timeout=20)
+        eventually(lambda: assert_found(where, r"myapp: note: it is paused: nothing is sent until", 0), timeout=20)
+        if remembered:
+            # As where supervisord is started anew without the interface, and the listener reads what it wrote.
+            change(where, INTERFACE, "")
+            supervisorctl(where, "reload")
+            expression = r"cannot be known(.*\n)*.*myapp: note: it is paused: nothing is sent until"
+            eventually(lambda: assert_found(where, expression), timeout=30)
+
+
+def test_starman_with_two_addresses_is_found_and_with_one_it_is_not(where):
+    shutil.copy(POOL, where / "starman")
+    one = TEXT.replace(str(POOL), f"{where}/starman").replace(" 2 5\n", " 2 5 --listen :5001\n")
+    expression = (
+        r"myapp: Starman with more than one --listen: .* sees no idle moment and sends nothing; use one --listen\n"
+    )
+    with running(where, one.replace(":5001", ":5001 -l :5002")):
+        eventually(lambda: assert_found(where, expression))
+    with running(where, one):
+        eventually(lambda: assert_read(where))
+        assert "Starman" not in doctor(where).stdout

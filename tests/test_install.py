@@ -1,0 +1,353 @@
+"""The ways of docs/install.md that need no Debian package, with its sections, on a real supervisord."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import sys
+import xmlrpc.client
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import stack
+from driver import POOL, eventually, started
+from supervisor.xmlrpc import SupervisorTransport
+
+from supervisor_memreap import __version__
+
+PAGE = (stack.ROOT / "docs/install.md").read_text()
+# The supervisord of a test: what it has without memreap.
+PLAIN = """\
+[unix_http_server]
+file=WHERE/s.sock
+[supervisord]
+logfile=WHERE/s.log
+pidfile=WHERE/s.pid
+childlogdir=WHERE
+[supervisorctl]
+serverurl=unix://WHERE/s.sock
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+[program:myapp]
+command=PYTHON WHERE/pool.py 1 40
+"""
+# So that a test need not wait for long. Pools have one worker: several that are all new and over the limit suspend it.
+QUICK = "min_age=1s\nsettle=1s\n"
+NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+# What Docker gives to a container.
+CAPABILITIES = (
+    "chown,dac_override,fowner,fsetid,kill,setgid,setuid,setpcap,net_bind_service,net_raw,sys_chroot,mknod,"
+    "audit_write,setfcap"
+)
+
+
+def block(heading: str, kind: str = "ini") -> str:
+    """The first block of this kind below this heading of the page."""
+    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    found = re.search(rf"^( *)```{kind}\n(.*?)^\1```$", section, re.MULTILINE | re.DOTALL)
+    assert found, heading
+    return re.sub(rf"(?m)^{found[1]}", "", found[2])
+
+
+def changed(text: str, *replacements: tuple[str, str]) -> str:
+    for old, new in replacements:
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
+@pytest.fixture
+def where():
+    path = stack.folder()
+    path.chmod(0o1777)
+    shutil.copy(POOL, path)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def environment(where):
+    """A virtual environment with memreap in it, made as the page says; of a Python that every user may run."""
+    path = where / "memreap"
+    subprocess.run([base_python(), "-m", "venv", str(path)], check=True)
+    pip_install(path, stack.wheel(where))
+    return path
+
+
+def base_python() -> str:
+    check = "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 9))"
+    for python in ("/usr/bin/python3", sys.executable):
+        with contextlib.suppress(OSError):
+            if subprocess.run([python, "-c", check], capture_output=True, check=False).returncode == 0:
+                return python
+    raise AssertionError(f"{sys.executable} has no venv")
+
+
+def pip_install(environment: Path, package: Path) -> None:
+    subprocess.run([f"{environment}/bin/pip", "install", "-q", str(package)], check=True, capture_output=True)
+
+
+def environment_without_memreap(path: Path, other: Path) -> Path:
+    """A virtual environment with the supervisor of the other one alone."""
+    subprocess.run([base_python(), "-m", "venv", "--without-pip", str(path)], check=True)
+    for package in packages_of(other).iterdir():
+        if package.name == "supervisor" or re.match("supervisor-[0-9]", package.name):
+            shutil.copytree(package, packages_of(path) / package.name)
+    for name in ("supervisord", "supervisorctl"):
+        script = path / "bin" / name
+        script.write_text(f"#!{path}/bin/python\nfrom supervisor.{name} import main\nmain()\n")
+        script.chmod(0o755)
+    return path
+
+
+def packages_of(environment: Path) -> Path:
+    (path,) = environment.glob("lib/python3*/site-packages")
+    return path
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Without what the tests' own environment has on its path, and in no folder in which Python would find memreap."""
+    environment = plain_environment()
+    environment["PATH"] = f"{Path(command[0]).parent}:{environment['PATH']}"  # as with that environment activated
+    return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=False)
+
+
+def plain_environment(**more: str) -> dict[str, str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    return {**environment, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **more}
+
+
+class Installed:
+    """A supervisord of the environment `python`, with this configuration in `folder`."""
+
+    def __init__(self, folder: Path, environment: Path, text: str):
+        self.folder = folder
+        self.bin = environment / "bin"
+        self.conf = folder / "supervisord.conf"
+        self.conf.write_text(text.replace("WHERE", str(folder)).replace("PYTHON", f"{self.bin}/python"))
+
+    @contextlib.contextmanager
+    def running(self, within: tuple[str, ...] = (), **options) -> Iterator[None]:
+        (self.folder / "s.log").unlink(missing_ok=True)
+        command = [*within, *self.command("supervisord"), "-n"]
+        with started(command, self.folder, env=plain_environment(TMPDIR=str(self.folder)), **options):
+            yield
+
+    def command(self, name: str) -> list[str]:
+        return [f"{self.bin}/{name}", "-c", str(self.conf)]
+
+    def control(self, *words: str, status: int = 0) -> str:
+        result = run(*self.command("supervisorctl"), *words)
+        assert result.returncode == status, result
+        return result.stdout + result.stderr
+
+    def edit(self, *replacements: tuple[str, str]) -> None:
+        self.conf.write_text(changed(self.conf.read_text(), *replacements))
+
+    def log(self) -> str:
+        path = self.folder / "memreap.log"
+        return path.read_text() if path.exists() else ""
+
+    def assert_logged(self, text: str, of: str = "") -> None:
+        assert any(text in line and of in line for line in self.log().splitlines()), self.log()
+
+    def assert_says(self, text: str, *words: str) -> None:
+        assert text in self.control(*words)
+
+    def assert_does_not_start(self, section: str) -> None:
+        result = run(*self.command("supervisord"), "-n")
+        assert result.returncode != 0
+        assert f"cannot be resolved within [{section}]" in result.stderr
+
+    def sees_memreap(self) -> str:
+        """What the check of the page prints for this supervisord."""
+        check = changed(block_of_check(), ("$(command -v supervisord)", f"{self.bin}/supervisord"))
+        result = run("sh", "-c", check)
+        return (result.stdout + result.stderr).strip().splitlines()[-1]
+
+
+def block_of_check() -> str:
+    return PAGE.partition("```sh\n")[2].partition("```")[0]
+
+
+def test_the_page_names_files_of_this_version():
+    assert set(re.findall(r"supervisor[-_]memreap[-_]([0-9.]+[0-9])", PAGE)) == {__version__}
+
+
+def test_a_listener_in_an_environment_of_its_own_reaps_and_supervisord_is_not_touched(where, environment):
+    supervisors = environment_without_memreap(where / "supervisor", environment)
+    section = changed(
+        block("A virtual environment for the listener alone"),
+        ("/opt/memreap", str(environment)),
+        ("events=TICK_5\n", f"events=TICK_5,REMOTE_COMMUNICATION\nstderr_logfile={where}/memreap.log\n"),
+        ("limit=150MB\n", f"limit=30MB\n{QUICK}"),
+    )
+    installed = Installed(where, supervisors, PLAIN + section)
+    assert "No module named 'supervisor_memreap'" in installed.sees_memreap()
+    with installed.running():
+        eventually(lambda: installed.assert_logged("left after"), timeout=30)
+        for name in ("status", "settings", "doctor"):
+            result = run(f"{environment}/bin/memreap", name, "-c", str(installed.conf))
+            assert result.returncode == 0, result
+        assert "memreap status" in installed.control("memreap", "status", status=1)
+        transport = SupervisorTransport("", "", f"unix://{where}/s.sock")
+        proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+        proxy.supervisor.sendRemoteCommEvent("memreap-command", "pause myapp id=1")
+        eventually(lambda: installed.assert_logged("myapp: paused"))
+        text = installed.conf.read_text()
+        installed.conf.write_text(text + stack.PLUGIN)
+        assert "cannot be resolved within [ctlplugin:memreap]" in installed.control("status", status=2)
+    installed.conf.write_text(text + stack.INTERFACE)
+    installed.assert_does_not_start("rpcinterface:memreap")
+
+
+def test_in_supervisords_environment_all_works_through_upgrade_and_uninstall(where, environment):
+    section = changed(
+        block("The virtual environment of supervisord"),
+        ("/opt/supervisor", str(environment)),
+        ("autorestart=true\n", f"autorestart=true\nstderr_logfile={where}/memreap.log\n"),
+        ("limit=150MB\n", f"limit=30MB\n{QUICK}"),
+    )
+    installed = Installed(where, environment, PLAIN + section + stack.INTERFACE + stack.PLUGIN)
+    assert installed.sees_memreap() == __version__
+    with installed.running():
+        manager = installed.control("pid", "myapp")
+        eventually(lambda: installed.assert_logged("left after"), timeout=30)
+        eventually(lambda: installed.assert_says("30 MiB uss", "memreap", "status"))
+        assert run(f"{environment}/bin/memreap", "doctor", "-c", str(installed.conf)).returncode == 0
+        upgrade(installed, environment)
+        uninstall_in_the_wrong_order(installed, environment)
+        uninstall(installed, section)
+        assert installed.control("pid", "myapp") == manager
+    with installed.running():
+        assert "RUNNING" in installed.control("status", "myapp")
+
+
+def upgrade(installed: Installed, environment: Path) -> None:
+    listener = installed.control("pid", "memreap")
+    pip_install(environment, stack.wheel(installed.folder, "9.9.9"))
+    assert installed.control("pid", "memreap") == listener
+    installed.control("restart", "memreap")
+    eventually(lambda: installed.assert_logged("memreap: version 9.9.9"))
+    eventually(lambda: installed.assert_says("30 MiB uss", "memreap", "status"))
+    installed.control("memreap", "pause", "myapp")
+    eventually(lambda: installed.assert_says("PAUSED", "memreap", "status"))
+    installed.control("memreap", "resume", "myapp")
+    assert version_in_supervisord(installed) == __version__
+
+
+def version_in_supervisord(installed: Installed) -> str:
+    transport = SupervisorTransport("", "", f"unix://{installed.folder}/s.sock")
+    return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).memreap.getVersion()
+
+
+def uninstall_in_the_wrong_order(installed: Installed, environment: Path) -> None:
+    subprocess.run([f"{environment}/bin/pip", "uninstall", "-q", "-y", "supervisor-memreap"], check=True)
+    assert "cannot be resolved within [ctlplugin:memreap]" in installed.control("status", status=2)
+    installed.assert_does_not_start("rpcinterface:memreap")
+
+
+def uninstall(installed: Installed, section: str) -> None:
+    installed.edit((section, ""), (stack.INTERFACE, ""), (stack.PLUGIN, ""))
+    assert "memreap: stopped" in installed.control("update")
+    assert installed.control("status").split()[:2] == ["myapp", "RUNNING"]
+
+
+def yama_scope() -> int:
+    try:
+        return int(Path("/proc/sys/kernel/yama/ptrace_scope").read_text())
+    except FileNotFoundError:
+        return 0
+
+
+class Container(NamedTuple):
+    """Where supervisord is process 1, and what the log says there of a pool of www-data's."""
+
+    user: str
+    """Of the listener."""
+    added: str
+    """Capabilities beside Docker's own."""
+    with_uss: str
+    with_rss: str
+
+
+HELD = "HUP sent, it was idle (held in accept)"
+OF_THE_SAME_USER = HELD if yama_scope() == 0 else "HUP sent"
+# The lines of the page's table.
+CONTAINERS = [
+    Container("www-data", "", OF_THE_SAME_USER, OF_THE_SAME_USER),
+    Container("root", "", "its uss may not be read: nothing sent", "HUP sent"),
+    Container("root", ",+sys_ptrace", HELD, HELD),
+]
+
+
+def skip_where_there_can_be_no_container() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a namespace of pids")
+    absent = [tool for tool in ("unshare", "setpriv") if not shutil.which(tool)]
+    if absent:
+        pytest.skip(f"not here: {', '.join(absent)}")
+    if subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("may not make a namespace of pids")
+    with contextlib.suppress(KeyError):
+        pwd.getpwnam("www-data")
+        return
+    pytest.skip("there is no user www-data")
+
+
+def test_in_a_container_the_pools_user_may_do_all_that_root_may_not(where, environment):
+    skip_where_there_can_be_no_container()
+    with contextlib.ExitStack() as containers:
+        running = [(one, containers.enter_context(contained(where, environment, one))) for one in CONTAINERS]
+        for container, installed in running:
+            assert_is_as_the_page_says(container, installed)
+
+
+def assert_is_as_the_page_says(container: Container, installed: Installed) -> None:
+    assert installed.control("pid") == "1\n"
+    for name, expected in (("myapp", container.with_uss), ("web", container.with_rss)):
+        # What is left after a signal is said a tick later, and what is not sent is never sent.
+        last = "left after" if "HUP sent" in expected else expected
+        eventually(lambda: installed.assert_logged(last, f"{name}: "), timeout=30)  # noqa: B023
+        lines = [line for line in installed.log().splitlines() if f" {name}: " in line]
+        (line,) = [line for line in lines if expected in line]
+        assert ("(held in accept)" in line) == ("held" in expected)
+        assert len([line for line in lines if "HUP sent" in line]) == ("HUP sent" in expected)
+    eventually(lambda: installed.assert_says("30 MiB uss", "memreap", "status"))
+    installed.control("memreap", "pause", "all")
+    eventually(lambda: installed.assert_says("PAUSED", "memreap", "status"))
+
+
+@contextlib.contextmanager
+def contained(where: Path, environment: Path, container: Container) -> Iterator[Installed]:
+    """The page's supervisord.conf, but for paths, with two pools of www-data's: myapp as it has it, web with rss."""
+    folder = where / str(CONTAINERS.index(container))
+    folder.mkdir()
+    folder.chmod(0o1777)
+    text = changed(
+        block("Docker"),
+        ("logfile=/dev/null\nlogfile_maxbytes=0\n", "logfile=WHERE/s.log\n"),
+        ("/run/", "WHERE/"),
+        ("/opt/supervisor", str(environment)),
+        ("/srv/myapp/script/myapp_fastcgi.pl -l /tmp/myapp.sock -n 5", f"PYTHON {where}/pool.py 1 40"),
+        ("limit=150MB\n", f"limit=30MB\n{QUICK}"),
+    )
+    if container.user == "root":
+        text = changed(text, ("chown=root:www-data\nchmod=0770\n", ""))
+        listener = text[text.index("[eventlistener:") :]
+        text = changed(text, (listener, changed(listener, ("user=www-data\n", ""))))
+    text += (
+        f"[program:web]\ncommand=PYTHON {where}/pool.py 1 40\nuser=www-data\n"
+        f"[memreap:web]\nlimit=30MB\nmetric=rss\n{QUICK}"
+    )
+    installed = Installed(folder, environment, text)
+    capabilities = "-all," + ",".join(f"+{name}" for name in CAPABILITIES.split(",")) + container.added
+    within = (*NAMESPACE, "setpriv", "--bounding-set", capabilities, "--")
+    with (folder / "memreap.log").open("ab") as log, installed.running(within, stderr=log):
+        yield installed

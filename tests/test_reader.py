@@ -1,0 +1,138 @@
+"""Reading files of /proc in a child, so that no process can stop a tick by holding its own lock."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import sys
+
+import psutil
+import pytest
+from driver import eventually, pool, workers_below
+
+from supervisor_memreap.core.model import ProcessId, Suspect, Worker
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.verdict import Unreadable
+from supervisor_memreap.host import procfile, reader
+from supervisor_memreap.host.procfs import Procfs
+from supervisor_memreap.host.reader import Blocked
+from supervisor_memreap.record.report import line
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@pytest.fixture
+def endless(tmp_path, monkeypatch):
+    """A file that takes for ever to open, as smaps_rollup does while its process holds the mmap lock."""
+    reader._avoided.clear()
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    return str(path)
+
+
+def test_what_is_read_is_what_the_file_holds():
+    path = f"/proc/{os.getpid()}/cmdline"
+    assert reader.read(path) == procfile.read(path)
+
+
+def test_a_process_that_is_gone_and_a_file_that_may_not_be_read_are_told_apart():
+    with pool(1, 1) as pid:
+        (worker,) = workers_below(pid)
+        assert b"Pss:" in reader.read(f"/proc/{worker}/smaps_rollup")
+    eventually(lambda: _assert_gone(worker))
+    with pytest.raises(ProcessLookupError):
+        reader.read(f"/proc/{worker}/smaps_rollup")
+    with pytest.raises(PermissionError):
+        reader.read(f"/proc/{os.getpid()}/no_such_file")
+
+
+def test_a_file_that_never_opens_is_given_up_and_others_are_read_on(endless):
+    with pytest.raises(Blocked):
+        reader.read(endless)
+    assert reader.read(f"/proc/{os.getpid()}/cmdline")
+
+
+def test_after_that_the_same_process_is_not_asked_about_for_a_while(endless, monkeypatch):
+    with pytest.raises(Blocked):
+        reader.read(endless)
+    monkeypatch.setattr(reader, "_child", None)
+    monkeypatch.setattr(reader, "_Child", lambda: pytest.fail("it was asked about"))
+    with pytest.raises(Blocked):
+        reader.read(endless)
+
+
+def test_a_worker_whose_lock_is_held_is_one_that_may_not_be_read(monkeypatch):
+    def blocked(path: str) -> bytes:
+        raise Blocked(errno.EACCES, "its memory map is locked", path)
+
+    monkeypatch.setattr(reader, "read", blocked)
+    with pytest.raises(PermissionError):
+        Procfs().uss(os.getpid())
+
+
+def test_the_line_on_such_a_worker_says_so():
+    reader._avoided[f"/proc/{os.getpid()}"] = float("inf")
+    try:
+        assert reader.is_blocked(os.getpid())
+        with pytest.raises(Blocked):
+            Procfs().uss(os.getpid())
+    finally:
+        reader._avoided.clear()
+    worker = Worker(ProcessId(11, 1.0), 60.0, 200 << 20, Suspect(None, True, blocked=True))
+    assert "since it holds the lock of its own memory map" in line(Unreadable(worker), PoolSettings(limit=150 << 20))
+
+
+def test_a_child_that_was_ended_is_replaced():
+    reader.read(f"/proc/{os.getpid()}/cmdline")
+    os.kill(reader._child._pid, signal.SIGKILL)
+    with pytest.raises(PermissionError):
+        eventually(lambda: _assert_read())
+    _assert_read()
+
+
+def _assert_read() -> None:
+    assert reader.read(f"/proc/{os.getpid()}/cmdline")
+
+
+def test_where_no_process_can_be_forked_nothing_is_read(monkeypatch):
+    def fails() -> int:
+        raise BlockingIOError(errno.EAGAIN, "no process is left")
+
+    monkeypatch.setattr(reader, "_child", None)
+    monkeypatch.setattr(os, "fork", fails)
+    with pytest.raises(PermissionError):
+        reader.read(f"/proc/{os.getpid()}/cmdline")
+
+
+def test_the_child_holds_no_lock_and_no_descriptor_of_its_parent(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "_child", None)
+    held = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    reader.read(f"/proc/{os.getpid()}/cmdline")
+    child = psutil.Process(reader._child._pid)
+    assert child.num_fds() == 5
+    os.close(held)
+    again = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(again)
+    reader._child.end()
+
+
+def test_the_child_ends_with_its_parent():
+    readable, writable = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        reader.read(f"/proc/{os.getpid()}/cmdline")
+        os.write(writable, str(reader._child._pid).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    child = int(os.read(readable, 20))
+    os.waitpid(parent, 0)
+    os.close(readable)
+    os.close(writable)
+    eventually(lambda: _assert_gone(child))
+
+
+def _assert_gone(pid: int) -> None:
+    assert not psutil.pid_exists(pid)

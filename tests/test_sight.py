@@ -1,0 +1,146 @@
+"""A pool that goes out of sight, for whatever reason, is not forgotten; over a restart of the listener either."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+
+import pytest
+from driver import POOL, eventually, listening, supervisord
+
+PROGRAM = (
+    f"[program:myapp]\ncommand={sys.executable} {POOL} 3 40 stuck\nstopwaitsecs=5\n[include]\nfiles=pools/*.conf\n"
+)
+# With checks=4 nothing is signalled before the pause is said.
+SECTION = "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=0s\nchecks=4\n"
+
+
+@pytest.fixture
+def section(tmp_path):
+    """The included file with the pool's section."""
+    (tmp_path / "pools").mkdir()
+    path = tmp_path / "pools/myapp.conf"
+    path.write_text(SECTION)
+    return path
+
+
+@pytest.fixture
+def listener(tmp_path, section):
+    options = {
+        "log": tmp_path / "listener.log",
+        "SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock",
+        "TMPDIR": str(tmp_path),
+    }
+    with (
+        supervisord(tmp_path, PROGRAM),
+        listening("-c", f"{tmp_path}/supervisord.conf", **options) as listener,
+    ):
+        yield listener
+
+
+def command(listener, text: str) -> None:
+    listener.event("REMOTE_COMMUNICATION", f"type:memreap-command\n{text}")
+    listener.hears(b"RESULT 2\nOK")
+    listener.hears(b"READY\n")
+
+
+def _assert_said(listener, expression: str) -> None:
+    listener.tick()
+    assert re.search(expression, listener.text())
+
+
+def comment_out(path) -> None:
+    path.write_text("".join(f";{line}\n" for line in SECTION.splitlines()))
+
+
+def remove(path) -> None:
+    path.unlink()
+
+
+def truncate(path) -> None:
+    path.write_text("")
+
+
+def mistype(path) -> None:
+    path.write_text("[memreap:myapp\n")
+
+
+WAYS = [comment_out, remove, truncate, mistype]
+
+
+@pytest.mark.parametrize("out_of_sight", WAYS)
+def test_a_pause_outlives_that_its_section_is_gone_for_a_look(listener, section, out_of_sight):
+    command(listener, "pause myapp")
+    out_of_sight(section)
+    listener.tick()
+    section.write_text(SECTION)
+    for _ in range(4):
+        listener.tick()
+    assert "HUP sent" not in listener.text()
+    command(listener, "resume myapp")
+    eventually(lambda: _assert_said(listener, "HUP sent"))
+
+
+@pytest.mark.parametrize("out_of_sight", WAYS)
+def test_a_pause_outlives_a_listener_that_is_started_while_its_section_is_gone(listener, section, out_of_sight):
+    command(listener, "pause myapp")
+    out_of_sight(section)
+    before = listener.listener()
+    before.kill()
+    listener.hears(b"READY\n")
+    listener.tick()
+    section.write_text(SECTION)
+    for _ in range(4):
+        listener.tick()
+    assert "HUP sent" not in listener.text()
+    command(listener, "resume myapp")
+    eventually(lambda: _assert_said(listener, "HUP sent"))
+
+
+def test_a_worker_that_is_leaving_gets_no_second_signal_after_that(listener, section):
+    eventually(lambda: _assert_said(listener, "HUP sent"))
+    remove(section)
+    listener.tick()
+    section.write_text(SECTION)
+    for _ in range(4):
+        listener.tick()
+    assert len(re.findall("HUP sent", listener.text())) == 1
+
+
+def test_a_removal_of_the_only_included_file_before_the_second_tick_is_noticed(listener, section):
+    listener.tick()
+    remove(section)
+    listener.tick()
+    assert "watching nothing" in listener.text()
+
+
+@contextlib.contextmanager
+def mistyped(path):
+    mistype(path)  # supervisord itself would not start with it
+    yield
+
+
+def test_before_the_file_was_ever_read_whole_no_pool_is_looked_at(tmp_path, section):
+    options = {
+        "log": tmp_path / "listener.log",
+        "SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock",
+        "TMPDIR": str(tmp_path),
+    }
+    arguments = ("-c", f"{tmp_path}/supervisord.conf", "myapp=30MB")
+    with supervisord(tmp_path, PROGRAM), mistyped(section), listening(*arguments, **options) as listener:
+        for _ in range(6):
+            listener.tick()
+        assert "nothing is watched until it is corrected" in listener.text()
+        assert "HUP sent" not in listener.text()
+        section.write_text(SECTION)
+        eventually(lambda: _assert_said(listener, "HUP sent"))
+
+
+def test_a_file_that_was_made_readable_again_is_read(listener, section):
+    listener.tick()
+    mistype(section)
+    listener.tick()
+    section.write_text(SECTION.replace("30MB", "31MB"))
+    section.chmod(0o600)
+    eventually(lambda: _assert_said(listener, "limit 31 MiB"))
