@@ -287,6 +287,8 @@ class Listener:
             self._consult(command.id)
             return False
         self._refresh_settings()
+        if not self._has_settings:
+            raise CommandError("no pool is watched, since the configuration has a mistake: see the listener's log")
         watched = sorted(pool.program.namespec for pool in self._settings.pools(self._client().programs()))
         # Which workers there are says a look. A pause needs none, and one before it would be too late.
         if command.verb in ("reap", "roll") and not self.reaper.has_seen(named(command.name, watched)):

@@ -179,6 +179,16 @@ def test_a_refused_command_does_not_count_as_one_of_checks():
         assert "HUP sent" not in operated.log()
 
 
+def test_a_command_is_refused_while_the_configuration_was_never_read_whole():
+    with operating(program("myapp", 1, 5) + "[memreap:myapp]\nlimit=1 monkey\n") as operated:
+        eventually(lambda: assert_in("not a size", operated.log()), timeout=20)
+        refused = operated.ctl("memreap", "pause", "all")
+        assert (refused.returncode, refused.stdout) == (
+            1,
+            "memreap: no pool is watched, since the configuration has a mistake: see the listener's log\n",
+        )
+
+
 def test_a_group_or_a_program_with_numprocs_is_a_name_everywhere():
     many = program("many", 1, 5, "numprocs=2\nprocess_name=%(program_name)s_%(process_num)02d\n")
     sections = "[memreap:many]\n[memreap:myapp]\n[memreap]\nlimit=1GB\n"
