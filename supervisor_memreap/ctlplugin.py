@@ -241,8 +241,8 @@ def _without_answer(listener: dict[str, Any], pid: int, until: float) -> str:
             " wait: set buffer_size=100 in the listener's [eventlistener:...] section"
         )
     return (
-        f"no answer within {PATIENCE:.0f} s: the listener hangs ({listener['listener_state']},"
-        f" {listener['events_waiting']} events wait for it). The command is void now: if it was not begun before, it"
+        f"no answer within {PATIENCE:.0f} s, the listener is {listener['listener_state']} and"
+        f" {listener['events_waiting']} events wait for it. The command is void now: if it was not begun before, it"
         " will not be carried out; see memreap status, and the listener's log"
     )
 

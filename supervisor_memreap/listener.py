@@ -258,33 +258,37 @@ class Listener:
 
     def _obey(self, data: str) -> None:
         """Do what a user asks for, at once, and keep the answer for the sender. Raises Unavailable."""
-        id = id_of(data)
+        id, is_done = id_of(data), False
         try:
             command = parse(data)
-            if not self._answers.begin(command):
-                self._publish(self._client())  # its answer may not have reached supervisord
-                return
-            if command.until is not None and time.time() > command.until:
-                late = report.seconds(time.time() - command.until)
-                raise CommandError(f"{command.verb} {command.name} came {late} after its time and was not carried out")
-            if command.verb == "doctor":
-                self._consult(id)
-                return
-            self._carry_out(command)
+            # One that comes again was sent again, since its answer had not reached supervisord.
+            is_done = self._answers.begin(command) and self._carry_out(command)
         except CommandError as error:
-            # Not a look: `checks` counts looks, and a refused command changes nothing.
             self._tell(f"a command was refused: {error}")
             self._answers.give(id, False, str(error))
-            self._publish(self._client())
         except Unavailable as error:
             self._answers.give(id, False, f"{error}; nothing was done")
             raise
-        else:
+        if is_done:
             self.tick()
+        else:
+            # Not a look: `checks` counts looks, and a refused command changes nothing.
+            self._publish(self._client())
 
-    def _carry_out(self, command: Command) -> None:
-        """In the pools that are watched by now. Raises CommandError and Unavailable, and then nothing was done."""
+    def _carry_out(self, command: Command) -> bool:
+        """Whether something was done in a pool that is watched by now.
+
+        Raises CommandError and Unavailable, and then nothing was.
+        """
+        if command.until is not None and time.time() > command.until:
+            late = report.seconds(time.time() - command.until)
+            raise CommandError(f"{command.verb} {command.name} came {late} after its time and was not carried out")
+        if command.verb == "doctor":
+            self._consult(command.id)
+            return False
         self._refresh_settings()
+        if not self._has_settings:
+            raise CommandError("no pool is watched, since the configuration has a mistake: see the listener's log")
         watched = sorted(pool.program.namespec for pool in self._settings.pools(self._client().programs()))
         # Which workers there are says a look. A pause needs none, and one before it would be too late.
         if command.verb in ("reap", "roll") and not self.reaper.has_seen(named(command.name, watched)):
@@ -292,6 +296,7 @@ class Listener:
         results = self.reaper.command(command, watched)
         done = not any(result.refused for result in results)
         self._answers.give(command.id, done, "\n".join(result.line for result in results))
+        return True
 
     def _consult(self, id: str) -> None:
         """Have `memreap doctor` look, with our rights, in a process of its own: it may ask Perl, and we do not wait."""

@@ -125,7 +125,7 @@ def test_a_command_that_comes_after_its_time_is_not_carried_out():
             for one in both:
                 said, _ = one.communicate()
                 assert one.returncode == 1
-                assert re.match(r"memreap: no answer within 10 s: the listener hangs \([A-Z]+, \d+ events wait", said)
+                assert re.match(r"memreap: no answer within 10 s, the listener is [A-Z]+ and \d+ events wait", said)
                 assert "it will not be carried out" in said
             eventually(lambda: assert_blind(operated))
             own = look(operated)
@@ -177,6 +177,16 @@ def test_a_refused_command_does_not_count_as_one_of_checks():
             assert operated.ctl("memreap", "reap", "myapp", "1").returncode == 1
         assert operated.rpc().memreap.getListener()["age_seconds"] > age
         assert "HUP sent" not in operated.log()
+
+
+def test_a_command_is_refused_while_the_configuration_was_never_read_whole():
+    with operating(program("myapp", 1, 5) + "[memreap:myapp]\nlimit=1 monkey\n") as operated:
+        eventually(lambda: assert_in("not a size", operated.log()), timeout=20)
+        refused = operated.ctl("memreap", "pause", "all")
+        assert (refused.returncode, refused.stdout) == (
+            1,
+            "memreap: no pool is watched, since the configuration has a mistake: see the listener's log\n",
+        )
 
 
 def test_a_group_or_a_program_with_numprocs_is_a_name_everywhere():
