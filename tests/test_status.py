@@ -11,8 +11,6 @@ from supervisor_memreap.core import policy
 from supervisor_memreap.core.model import Pool, ProcessId, Suspect, Worker
 from supervisor_memreap.core.policy import PoolState
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.host import rights
-from supervisor_memreap.host.rights import Rights
 from supervisor_memreap.record import status
 from supervisor_memreap.record.status import Tally, age_of_listener, trouble_of_listener
 from supervisor_memreap.view import View
@@ -195,42 +193,3 @@ def test_a_view_is_narrowed_to_a_group():
     view = View(pools, "listener", "")
     assert [one["name"] for one in view.only(["g"]).pools] == ["g:a", "g:b"]
     assert view.only([]) == view
-
-
-ROOT, PTRACE, KILL = 0, 1 << 19, 1 << 5
-
-
-def one(user: int, capabilities: int = 0, group: int | None = None) -> Rights:
-    return Rights((user,) * 4, ((user if group is None else group),) * 4, capabilities)
-
-
-@pytest.mark.parametrize(
-    ("actor", "target", "signal", "read"),
-    [
-        (one(33), one(33), True, True),
-        (one(33), one(0, KILL | PTRACE), False, False),
-        (one(33), one(33, KILL), True, False),  # the target may do what we may not
-        (one(33), one(33, group=7), True, False),
-        (one(ROOT, KILL | PTRACE), one(33), True, True),
-        (one(ROOT, KILL), one(33), True, False),
-        (one(ROOT, PTRACE), one(33), False, True),
-    ],
-)
-def test_who_may_signal_and_read_whom_is_what_the_kernel_says(actor, target, signal, read):
-    assert (rights.may_signal(actor, target), rights.may_read(actor, target)) == (signal, read)
-
-
-@pytest.mark.parametrize(
-    ("scope", "same_user", "with_capability"),
-    [("0", True, True), ("1", False, True), ("2", False, True), ("3", False, False), ("", True, True)],
-)
-def test_who_may_hold_whom_is_what_yama_says(tmp_path, monkeypatch, scope, same_user, with_capability):
-    (tmp_path / "scope").write_text(scope)
-    monkeypatch.setattr(rights, "YAMA", tmp_path / "scope")
-    assert rights.may_hold(one(33), one(33)) is same_user
-    assert rights.may_hold(one(ROOT, PTRACE), one(33)) is with_capability
-
-
-def test_where_there_is_no_yama_reading_is_enough(tmp_path, monkeypatch):
-    monkeypatch.setattr(rights, "YAMA", tmp_path / "none")
-    assert rights.may_hold(one(33), one(33))
