@@ -76,12 +76,12 @@ def test_whatever_pieces_events_come_in_they_are_the_same(size):
     events = [("A", ""), ("B", "n\u00e4chtlich\n" * 20), ("C", "x"), ("D", "\U0001f600" * 30)]
     data = b"torn\n" + b"".join(event(*one) for one in events) + b"ver:3.0 serv"
     reading, writing = os.pipe()
-    protocol = Protocol(reading, os.open(os.devnull, os.O_WRONLY))
+    protocol = Protocol(reading, writing)  # nothing is answered here; it closes that one
     found = []
     for start in range(0, len(data), size):
         os.write(writing, data[start : start + size])
         found += protocol.feed()
-    os.close(writing)
+    protocol._stdout.close()
     with pytest.raises(EOFError):
         next(protocol.feed())
     os.close(reading)
