@@ -103,7 +103,8 @@ def _nothing_is_left_behind(pytestconfig):
 
 def _assert_nothing_is_left(mark: str, folder: Path) -> None:
     left = [f"process {process.pid}: {_words(process)}" for process in _left_running(mark, folder)]
-    left += map(str, sorted(folder.rglob("*")))
+    # A lock that is a file stays: were it removed while another process takes it, there would be two.
+    left += [str(path) for path in sorted(folder.rglob("*")) if not path.match("memreap-*.lock")]
     assert not left, "left behind:\n" + "\n".join(left)
 
 

@@ -18,6 +18,9 @@ from driver import POOL, eventually, started
 
 from supervisor_memreap import __version__
 
+# Building, installing and upgrading take their time, on a busy machine above all.
+pytestmark = pytest.mark.timeout(300)
+
 NAME = "supervisor-memreap"
 TOOLS = ("git", "dpkg-buildpackage", "dh_python3", "apt-get", "man", "/usr/bin/supervisord", "/usr/bin/python3")
 SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -10,8 +10,7 @@ import time
 import xmlrpc.client
 
 import pytest
-from driver import POOL, eventually, listening, supervisord, workers_below
-from supervisor.xmlrpc import SupervisorTransport
+from driver import POOL, Transport, eventually, listening, supervisord, workers_below
 
 from supervisor_memreap.core.model import Ending, Program
 from supervisor_memreap.supervisord.client import Client
@@ -22,7 +21,7 @@ QUICK = "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=0s\nchecks=3\n"
 
 
 def control(folder):
-    transport = SupervisorTransport(None, None, f"unix://{folder}/s.sock")
+    transport = Transport(None, None, f"unix://{folder}/s.sock")
     return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
 
 

@@ -16,10 +16,12 @@ from typing import NamedTuple
 
 import pytest
 import stack
-from driver import POOL, eventually, started
-from supervisor.xmlrpc import SupervisorTransport
+from driver import POOL, Transport, eventually, started
 
 from supervisor_memreap import __version__
+
+# Building, installing and upgrading take their time, on a busy machine above all.
+pytestmark = pytest.mark.timeout(300)
 
 PAGE = (stack.ROOT / "docs/install.md").read_text()
 # The supervisord of a test: what it has without memreap.
@@ -196,7 +198,7 @@ def test_a_listener_in_an_environment_of_its_own_reaps_and_supervisord_is_not_to
             result = run(f"{environment}/bin/memreap", name, "-c", str(installed.conf))
             assert result.returncode == 0, result
         assert "memreap status" in installed.control("memreap", "status", status=1)
-        transport = SupervisorTransport("", "", f"unix://{where}/s.sock")
+        transport = Transport("", "", f"unix://{where}/s.sock")
         proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
         proxy.supervisor.sendRemoteCommEvent("memreap-command", "pause myapp id=1")
         eventually(lambda: installed.assert_logged("myapp: paused"))
@@ -243,7 +245,7 @@ def upgrade(installed: Installed, environment: Path) -> None:
 
 
 def version_in_supervisord(installed: Installed) -> str:
-    transport = SupervisorTransport("", "", f"unix://{installed.folder}/s.sock")
+    transport = Transport("", "", f"unix://{installed.folder}/s.sock")
     return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).memreap.getVersion()
 
 
