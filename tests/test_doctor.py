@@ -402,3 +402,22 @@ def test_that_doctor_itself_failed_is_no_finding(where, monkeypatch, capsys):
     monkeypatch.setattr(memreap_doctor, "run", fail)
     assert cli.main(["doctor", "-c", f"{where}/supervisord.conf"]) == 70
     assert "RuntimeError: a fault" in capsys.readouterr().err
+
+
+def test_what_a_program_of_another_supervisord_left_behind_is_none_of_this_ones(where, tmp_path):
+    pool = f"{sys.executable} {POOL} 2 5"
+    with supervisord(tmp_path, f"[program:myapp]\ncommand={pool}\nautorestart=false\n[memreap:myapp]\nlimit=1GB\n"):
+        (manager,) = (
+            one for one in stack.left_in(tmp_path) if "pool.py" in str(one.cmdline()) and len(one.children()) == 2
+        )
+        workers = manager.children()
+        try:
+            manager.kill()
+            psutil.wait_procs([manager], timeout=10)
+            with running(where, SOUND):
+                result = doctor(where)
+            assert "earlier starts" not in result.stdout
+            assert "earlier starts" in doctor(tmp_path).stdout
+        finally:
+            for one in workers:
+                one.kill()

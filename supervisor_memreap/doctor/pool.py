@@ -69,7 +69,9 @@ def _daemonizing(case: Case, watch: Watch, command: str, pool: Pool) -> Iterator
         text = "its command has -d, -D or --daemonize: it daemonizes itself, and supervisord starts another one"
         yield Finding("", f"{text}: remove -d")
     sought = dict.fromkeys(watch.members or (watch.program,), command)
-    for left in strays.find(sought, case.client.programs, case.environ, case.view).values():
+    # A shell knows no supervisord; and the orphans of another one are none of this one's programs.
+    environ = {"SUPERVISOR_SERVER_URL": case.client.url, **case.environ} if case.client.is_local else case.environ
+    for left in strays.find(sought, case.client.programs, environ, case.view).values():
         yield Finding("", report.strays(left.roots, left.memory, left.daemonizes))
 
 

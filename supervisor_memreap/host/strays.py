@@ -85,12 +85,18 @@ def _owner(
     if said is None:
         return None
     if said:
-        url = said.get("SUPERVISOR_SERVER_URL")
-        its = url == environ.get("SUPERVISOR_SERVER_URL", url)
+        url = said.get("SUPERVISOR_SERVER_URL", "")
+        its = _same_address(url, environ.get("SUPERVISOR_SERVER_URL", url))
         name = said.get("SUPERVISOR_GROUP_NAME", ""), said.get("SUPERVISOR_PROCESS_NAME", "")
         return names.get(name) if its else None
     listening = _listening(pid) if any(addresses.values()) else set()
     return next((one for one, its in addresses.items() if its & listening), None)
+
+
+def _same_address(url: str, other: str) -> bool:
+    """Whether two addresses are of one supervisord; a socket may have several paths, such as /run and /var/run."""
+    paths = [os.path.realpath(one[len("unix://") :]) if one.startswith("unix://") else one for one in (url, other)]
+    return paths[0] == paths[1]
 
 
 def _is_left_over(pid: int, program: Program, command: str, view: Source) -> bool:

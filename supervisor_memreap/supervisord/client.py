@@ -197,6 +197,15 @@ class Client:
             self._transport.close()
 
     @property
+    def url(self) -> str:
+        return self._url
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the address is a unix socket, which has the same name for supervisord."""
+        return self._url.startswith("unix://")
+
+    @property
     def _shown(self) -> str:
         scheme, _, rest = self._url.partition("://")
         return f"{scheme}://{rest.rpartition('@')[2]}"
