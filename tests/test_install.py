@@ -346,7 +346,7 @@ def contained(where: Path, environment: Path, container: Container) -> Iterator[
         text = changed(text, (listener, changed(listener, ("user=www-data\n", ""))))
     text += (
         f"[program:web]\ncommand=PYTHON {where}/pool.py 1 40\nuser=www-data\n"
-        f"[memreap:web]\nlimit=30MB\nmetric=rss\n{QUICK}"
+        f"[memreap:web]\nlimit=30MB\nmetric=rss\nidle_wait=0s\n{QUICK}"
     )
     installed = Installed(folder, environment, text)
     capabilities = "-all," + ",".join(f"+{name}" for name in CAPABILITIES.split(",")) + container.added
