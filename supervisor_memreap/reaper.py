@@ -305,11 +305,7 @@ class Reaper:
     def _tell_next_best(self, one: Standing, outcome: processes.Outcome) -> policy.PoolState:
         """Why the surest moment is not to be had here, once."""
         state = one.state
-        for what, is_so in (
-            ("unheld", outcome.unheld),
-            ("unknown", outcome.unreadable),
-            ("receiving", outcome.receiving),
-        ):
+        for what, is_so in (("unheld", outcome.unheld), ("unknown", outcome.unreadable)):
             if is_so:
                 first, state = policy.say_once(what, state)
                 if first:

@@ -15,7 +15,6 @@ that hold nothing. The words make it behave badly:
     twice       two managers run below one wrapper
     thread      each worker has a second thread, which sleeps
     serving     each worker has a second thread, which waits for data as one that serves a client does
-    kept        each worker waits for data on a connection that it has accepted
     datagram    each worker has a datagram socket too
     parent      the first worker has a child of its own, the second one has one that runs a command
 """
@@ -61,11 +60,6 @@ def fork_worker(mib: int, words: set[str], ready: int, number: int = 0) -> int:
         held = bytearray(mib * 1024 * 1024)  # bytes() of zeros would not be resident
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGTERM})
         os.write(ready, b".")
-        if "kept" in words:
-            client = socket.socket(socket.AF_UNIX)
-            client.connect(LISTENING.getsockname())
-            while LISTENING.accept()[0].recv(1) is not None:
-                pass
         while held is not None or other:
             if "busy" in words:
                 time.sleep(0.1)  # not pause(): a signal that comes just before it would be noted, and slept over

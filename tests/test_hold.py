@@ -19,7 +19,7 @@ import pytest
 from driver import eventually, workers_below
 
 from supervisor_memreap.demo import fastcgi
-from supervisor_memreap.host import hold, waiting
+from supervisor_memreap.host import hold
 from supervisor_memreap.host.processes import tgkill
 
 pytestmark = pytest.mark.skipif(not hold.is_usable(), reason=f"not on {sys.platform} {platform.machine()}")
@@ -332,16 +332,3 @@ def test_on_aarch64_a_call_that_will_be_restarted_counts_as_inside(monkeypatch, 
     monkeypatch.setattr(hold, "_registers", lambda _pid, count: registers[:count])
     monkeypatch.setattr(hold, "_instruction", lambda _pid, address: instruction if address == 4096 else b"")
     assert hold._is_inside_aarch64(1) is inside
-
-
-def test_a_worker_that_waits_for_data_of_another_kind_is_at_work():
-    """Such as for the answer of a database: that is no connection that it has accepted."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs, subprocess.Popen(["cat"], stdin=theirs) as process:
-        eventually(lambda: _reads(process.pid))
-        assert waiting.receives(process.pid) is False
-        process.kill()
-
-
-def _reads(pid: int) -> None:
-    assert Path(f"/proc/{pid}/syscall").read_text().split()[0] in ("0", "63")

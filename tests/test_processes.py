@@ -351,21 +351,6 @@ def _assert_idle(view, pid, expected) -> None:
     assert view.idle(pid) is expected
 
 
-@needs_linux
-def test_a_worker_that_waits_for_data_on_a_connection_is_not_signalled_after_idle_wait_either():
-    with pool(1, 40, "kept") as pid:
-        found = look(pid)
-        (worker,) = found.workers
-        eventually(lambda: _assert_receives(worker.id.pid))
-        outcome = reap(found, worker, watch=0.1, insist=True)
-        assert (outcome.word, outcome.receiving) == ("busy", True)
-        assert look(pid).workers[0].id == worker.id
-
-
-def _assert_receives(pid: int) -> None:
-    assert waiting.receives(pid)
-
-
 def as_nobody(function):
     """What the function returns, as text, when it runs as a user without any rights."""
     readable, writable = os.pipe()

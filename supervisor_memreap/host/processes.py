@@ -273,8 +273,6 @@ class Outcome:
     """It was to be held, and that was not permitted."""
     unreadable: bool = False
     """Whether it was idle could not be read."""
-    receiving: bool = False
-    """idle_wait was over, and nothing was sent since it waited for data on a connection."""
     private: int | None = None
     """Bytes that were the worker's own when it was signalled; None if that may not be read."""
     pidfd: int | None = None
@@ -401,15 +399,12 @@ def _signal(
         if idle and needs is not Moment.HELD:
             _send(pid, pidfd, signum)
             return Outcome("sent", "idle", unheld, private=private, pidfd=pidfd)
-        # A worker in mid-request finishes it; one that waits for data would close the connection that the data is on.
-        may_insist = insist and needs is Moment.ANY and settings.idle_wait != float("inf")
-        receiving = bool(may_insist and late and view.receives(pid))
-        if may_insist and late and not receiving:
+        if late and insist and needs is Moment.ANY and settings.idle_wait != float("inf"):
             _send(pid, pidfd, signum)
             moment = "unknown" if idle is None else "busy"
-            return Outcome("sent", moment, unheld, unreadable, private=private, pidfd=pidfd)
+            return Outcome("sent", moment, unheld, unreadable, private, pidfd)
         if late:
-            return Outcome("busy", unheld=unheld, unreadable=unreadable, receiving=receiving)
+            return Outcome("busy", unheld=unheld, unreadable=unreadable)
         time.sleep(_BETWEEN_READS)
 
 

@@ -70,9 +70,6 @@ class Procfs:
     def idle(self, pid: int) -> bool | None:
         return waiting.idle(pid)
 
-    def receives(self, pid: int) -> bool | None:
-        return waiting.receives(pid)
-
     def called(self, pid: int) -> tuple[str, list[str]]:
         comm = read(f"/proc/{pid}/comm").decode(errors="replace").rstrip("\n")
         return comm, reader.read(f"/proc/{pid}/cmdline").decode(errors="replace").split("\0")

@@ -48,9 +48,6 @@ class Source(Protocol):
     def idle(self, pid: int) -> bool | None:
         """Whether the process waits in accept(2) at this moment; None where the system does not tell."""
 
-    def receives(self, pid: int) -> bool | None:
-        """Whether the process waits for data on a connection that it has accepted; None where that is not told."""
-
     def called(self, pid: int) -> tuple[str, list[str]]:
         """The system's name of the process, and its arguments, empty where they may not be read."""
 
@@ -95,9 +92,6 @@ class Psutil:
         return None
 
     def idle(self, pid: int) -> bool | None:
-        return None
-
-    def receives(self, pid: int) -> bool | None:
         return None
 
     def called(self, pid: int) -> tuple[str, list[str]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-from typing import NamedTuple
 
 from supervisor_memreap.host.procfile import missing, read
 
@@ -22,11 +21,6 @@ _FUTEX = {"x86_64": (202, 449), "aarch64": (98, 449)}.get(_MACHINE, ())
 _TCP_ACCEPT = b"inet_csk_accept"
 # And on a unix socket; but recv on a datagram or netlink socket waits there too.
 _UNIX_ACCEPT = b"__skb_wait_for_more_packets"
-# Numbers of read, readv, recvfrom and recvmsg.
-_RECEIVE = {"x86_64": (0, 19, 45, 47), "aarch64": (63, 65, 207, 212)}.get(_MACHINE, ())
-_SOCKET = re.compile(r"socket:\[([0-9]+)\]")
-# Of /proc/net/tcp: the state of a socket that listens.
-_TCP_LISTENS = "0A"
 # Of /proc/net/unix: the flag of a socket that listens (__SO_ACCEPTCON), and the type of a stream socket.
 _LISTENS, _STREAM = 0x10000, 1
 
@@ -90,68 +84,18 @@ def by_wchan(pid: int) -> bool | None:
     return False
 
 
-class _Socket(NamedTuple):
-    inode: str
-    is_stream: bool
-    address: str
-    """Of this side: a path or a TCP port. An accepted connection has that of its listening socket."""
-    listens: bool
-
-
-def receives(pid: int) -> bool | None:
-    """Whether the main thread waits for data on a connection that it has accepted; None: that may not be read.
-
-    It may be reading a request, or wait for the next one on a connection that is kept: a signal then closes the
-    connection, and loses a request that is on its way. Raises ProcessLookupError where the process is gone.
-    """
-    try:
-        fields = read(f"/proc/{pid}/syscall").split()
-        if not _RECEIVE or not fields[0].isdigit() or int(fields[0]) not in _RECEIVE:
-            return False if _RECEIVE else None
-        match = _SOCKET.fullmatch(os.readlink(f"/proc/{pid}/fd/{int(fields[1], 16)}"))
-        sockets = _sockets(pid) if match else []
-    except ProcessLookupError:
-        raise
-    except (OSError, IndexError):
-        return None
-    addresses = {socket.address for socket in sockets if socket.listens}
-    return any(match and socket.inode == match[1] and socket.address in addresses for socket in sockets)
-
-
 def _has_only_streams(pid: int) -> bool:
     """Whether this process listens on a unix socket, and no other socket of it could wait in the same place."""
     try:
-        known = {socket.inode: socket for socket in _sockets(pid)}
-        mine = _inodes(pid)
-    except OSError:
+        links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        mine = {match[1] for link in links if (match := re.fullmatch(r"socket:\[([0-9]+)\]", link))}
+        unix = [line.split() for line in read(f"/proc/{pid}/net/unix").decode("latin-1").splitlines()[1:]]
+        tcp = [
+            line.split()[9]
+            for name in ("tcp", "tcp6")
+            for line in read(f"/proc/{pid}/net/{name}").decode("latin-1").splitlines()[1:]
+        ]
+    except (OSError, IndexError):
         return False
-    listens = any(known[inode].listens for inode in mine & set(known))
-    return listens and all(inode in known and known[inode].is_stream for inode in mine)
-
-
-def _sockets(pid: int) -> list[_Socket]:
-    """The unix and TCP sockets of this process, as its network namespace lists them. Raises OSError."""
-    mine = _inodes(pid)
-    found = []
-    for line in read(f"/proc/{pid}/net/unix").decode("latin-1").splitlines()[1:]:
-        row = line.split(None, 7)
-        if len(row) > 6 and row[6] in mine:
-            path = row[7] if len(row) > 7 else ""
-            found.append(_Socket(row[6], int(row[4], 16) == _STREAM, path, bool(int(row[3], 16) & _LISTENS)))
-    for name in ("tcp", "tcp6"):
-        for line in read(f"/proc/{pid}/net/{name}").decode("latin-1").splitlines()[1:]:
-            row = line.split()
-            if len(row) > 9 and row[9] in mine:
-                found.append(_Socket(row[9], True, row[1].rpartition(":")[2], row[3] == _TCP_LISTENS))
-    return found
-
-
-def _inodes(pid: int) -> set[str]:
-    """Of all sockets of this process. Raises OSError."""
-    links = set()
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            links.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
-        except FileNotFoundError:
-            pass  # it has been closed
-    return {match[1] for match in map(_SOCKET.fullmatch, links) if match}
+    streams = {row[6]: int(row[3], 16) for row in unix if row[6] in mine and int(row[4], 16) == _STREAM}
+    return mine <= {*streams, *tcp} and any(flags & _LISTENS for flags in streams.values())

@@ -131,11 +131,8 @@ def forced(word: str, worker: Worker, settings: PoolSettings) -> str:
 PAUSED = "it is paused: nothing is sent until supervisorctl memreap resume"
 SUSPENDED = "nothing is sent; the listener's log has the figures, supervisorctl memreap resume ends it"
 
-# Why a signal goes out at the next best moment, or is waited for; said once for each manager.
+# Why a signal goes out at the next best moment; said once for each manager.
 NEXT_BEST = {
-    "receiving": "a worker over its limit had no idle moment within idle_wait, and waits for data on a connection: a"
-    " signal now could lose a request that is on its way, so it is signalled when it works on one, or is idle; let"
-    " nginx end kept connections sooner (keepalive_requests, keepalive_timeout)",
     "unheld": "workers may not be held inside accept: each is signalled right after it was seen idle, if its server"
     " permits that; for the safer way run memreap as the workers' user or as root with CAP_SYS_PTRACE, with"
     " kernel.yama.ptrace_scope=0 or root",
