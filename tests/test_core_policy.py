@@ -978,7 +978,10 @@ def test_a_limit_that_was_found_to_be_wrong_is_tried_again_after_some_hours():
     assert reaped(verdict) == 12
 
 
-@pytest.mark.parametrize(("server", "signal"), [("Starman", "HUP"), ("uWSGI", "HUP"), ("Apache", "USR1")])
+@pytest.mark.parametrize(
+    ("server", "signal"),
+    [("FCGI::ProcManager", "HUP"), ("Starman", "HUP"), ("uWSGI", "HUP"), ("Apache", "USR1")],
+)
 def test_a_server_that_loses_requests_at_any_moment_is_waited_for_and_that_is_told_once(server, signal):
     film = Film(replace(SETTINGS, signal=signal))
     told = []
@@ -993,3 +996,13 @@ def test_who_was_asked_for_is_not_forgotten_by_a_look_that_finds_nobody():
     asking(film, 11, 12)
     film.look(state="RUNNING", manager=1)
     assert film.state.asked == frozenset()
+
+
+def test_where_it_cannot_be_seen_whether_a_worker_is_idle_nobody_says_that_it_never_was():
+    film = Film()
+    film.state = policy.say_once("unknown", film.state)[1]
+    film.look({11: film.worker(11, 300, server="FCGI::ProcManager"), 12: 20}, signal=False)
+    film.state = policy.say_once("unknown", film.state)[1]
+    for _ in range(40):
+        verdict = film.look({11: film.worker(11, 300, server="FCGI::ProcManager"), 12: 20}, signal=False)
+        assert events(verdict, NeverIdle) == []

@@ -329,6 +329,10 @@ def test_where_only_an_unknown_moment_is_seen_the_worker_is_not_signalled_before
 @pytest.mark.parametrize(
     ("server", "hold", "words", "sent"),
     [
+        ("FCGI::ProcManager", True, (), "held"),
+        ("FCGI::ProcManager", False, (), "idle"),
+        ("FCGI::ProcManager", True, ("busy",), ""),
+        ("FCGI::ProcManager", True, ("serving",), "unknown"),
         ("Starman", True, (), "held"),
         ("Starman", False, (), ""),
         ("Starman", True, ("busy",), ""),

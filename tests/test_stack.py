@@ -101,17 +101,17 @@ def test_a_worker_of_an_fcgi_program_that_grows_is_replaced_and_no_other(sock, c
         the_one_that_grows_is_replaced_and_no_other(pool)
 
 
-def test_a_worker_that_is_signalled_in_the_middle_of_a_request_answers_whole(sock, catalyst_script):
+def test_a_worker_in_a_long_request_answers_whole_and_is_signalled_when_it_is_idle_again(sock, catalyst_script):
     body = os.urandom(300_000)
     text = block(sock, f"{catalyst_script} -l {sock} -n 5 -e").replace("settle=1s", "settle=1s\nidle_wait=1s")
     with stack.running(text, "myapp", sock.parent) as pool:
         with one_at_a_time(pool) as grown:
-            # Two ticks long: at the first it is waited for, at the second it is time.
+            # Two ticks and more than idle_wait long.
             pid, answer = pool.ask(f"mb={LIMIT_MB + 50}&s=13", body)
             grown.add(pid)
         assert answer == body
         (sent,) = pool.lines("HUP sent")
-        assert "it was busy, no idle moment" in sent
+        assert "it was idle (held in accept)" in sent
 
 
 def python_for(user: str, where: Path) -> str:

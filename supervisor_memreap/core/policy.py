@@ -556,7 +556,13 @@ def _tell_long_wait(
         never = settings.idle_wait == float("inf")
         patience = LONG_WAIT if never else max(LONG_WAIT, settings.idle_wait)
         waited = now - state.ripe[worker.id]
-        if waited >= patience and (never or moment_of(server) is not Moment.ANY):
+        moment = moment_of(server)
+        waits = (
+            never
+            or moment in (Moment.IDLE, Moment.HELD)
+            or (moment is Moment.IDLE_IF_SEEN and "unknown" not in state.said)
+        )
+        if waited >= patience and waits:
             state = _tell_once("never idle", NeverIdle(worker, waited, "" if never else server), state, events)
     return state
 

@@ -114,8 +114,9 @@ def _holder(fd: int) -> str:
     try:
         status = os.fstat(fd)
         file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-        with open("/proc/locks", encoding="ascii", errors="replace") as locks:
-            pid = next((line.split()[4] for line in locks if file in line.split() and "->" not in line), "")
+        with open("/proc/locks", "rb") as locks:
+            lines = [line.split() for line in locks.read().decode().splitlines()]
+        pid = next((line[4] for line in lines if file in line and "->" not in line), "")
         words = read(f"/proc/{int(pid)}/cmdline").decode(errors="replace").split("\0")
         return f"process {pid} ({' '.join(words).strip()[:100]}) holds its lock"
     except (OSError, ValueError):

@@ -399,13 +399,19 @@ def _signal(
         if idle and needs is not Moment.HELD:
             _send(pid, pidfd, signum)
             return Outcome("sent", "idle", unheld, private=private, pidfd=pidfd)
-        if late and insist and needs is Moment.ANY and settings.idle_wait != float("inf"):
+        permitted = needs is Moment.ANY or (needs is Moment.IDLE_IF_SEEN and late and _is_never_seen(pid, view))
+        if late and insist and permitted and settings.idle_wait != float("inf"):
             _send(pid, pidfd, signum)
             moment = "unknown" if idle is None else "busy"
             return Outcome("sent", moment, unheld, unreadable, private, pidfd)
         if late:
             return Outcome("busy", unheld=unheld, unreadable=unreadable)
         time.sleep(_BETWEEN_READS)
+
+
+def _is_never_seen(pid: int, view: Source) -> bool:
+    """Whether this system does not tell if the worker is idle. One reading may fall between two states of it."""
+    return all(view.idle(pid) is None for _ in range(5))
 
 
 def _open_pidfd(pid: int) -> int | None:

@@ -249,7 +249,8 @@ def line(event: Event, settings: PoolSettings, came_back: int | None = None, doi
         return (
             f"worker {event.worker.id.pid} is over its limit and had no idle moment in {seconds(event.after)}: nothing"
             + (
-                f" sent, since {event.server} loses requests on {settings.signal} at any other moment"
+                f" sent yet, since {event.server} can lose requests on {settings.signal} at any other moment; if nginx"
+                " keeps connections to it, let them end sooner (keepalive_requests=, keepalive_timeout=)"
                 if event.server
                 else " sent, as idle_wait=never wants it"
             )
