@@ -23,7 +23,7 @@ from supervisor_memreap.core.command import TYPE, Command, CommandError, id_of, 
 from supervisor_memreap.core.model import Ending, ProcessId, Program
 from supervisor_memreap.core.quote import quote
 from supervisor_memreap.core.settings import Sections, SettingsError, resolve
-from supervisor_memreap.host import lock, processes, strays
+from supervisor_memreap.host import lock, orphans, processes
 from supervisor_memreap.reaper import Reaper, States
 from supervisor_memreap.record import log, report
 from supervisor_memreap.record.announcements import Announcements
@@ -113,7 +113,7 @@ class Listener:
         self._settings = resolve(command_line)
         self._contents = configfile.Contents()
         self._starts: dict[str, tuple[str, int]] = {}
-        """State and pid of each watched program when its strays were last looked for."""
+        """State and pid of each watched program when its orphans were last looked for."""
         self._has_settings = file is None
         """Whether the file was ever read whole: before that no pool is looked at."""
         self._endings: dict[tuple[str, str], tuple[float, Ending]] = {}
@@ -233,23 +233,23 @@ class Listener:
         self.reaper.tick(programs, self._settings, time.monotonic())
         self._looked = time.time()
         self._publish(client)
-        self._look_for_strays([one for one, _ in watched], client.programs)
+        self._look_for_orphans([one for one, _ in watched], client.programs)
 
-    def _look_for_strays(self, watched: list[Program], ask: Callable[[], list[Program]]) -> None:
+    def _look_for_orphans(self, watched: list[Program], ask: Callable[[], list[Program]]) -> None:
         """Tell what a daemonized start of a program has left behind; looked for after each of its starts and ends."""
         starts = {one.namespec: (one.state, one.pid) for one in watched}
         changed = [one for one in watched if starts[one.namespec] != self._starts.get(one.namespec)]
         if not changed:
             return
         sought = {one: self._command_of(one) for one in changed}
-        found = strays.find(sought, ask, os.environ, processes.source())
+        found = orphans.find(sought, ask, os.environ, processes.source())
         self._starts = starts
         for one in changed:
-            topic, its = f"strays of {one.namespec}", found.get(one)
+            topic, its = f"orphans of {one.namespec}", found.get(one)
             # While supervisord tries again and again, one line will do; when it has given up, they are counted again.
             if one.state not in ("STARTING", "BACKOFF") or not self._once.has_told(topic):
                 self._once(
-                    topic, f"{one.namespec}: {report.strays(its.roots, its.memory, its.daemonizes)}" if its else ""
+                    topic, f"{one.namespec}: {report.orphans(its.roots, its.memory, its.daemonizes)}" if its else ""
                 )
 
     def _command_of(self, program: Program) -> str:

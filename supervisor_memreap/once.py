@@ -222,7 +222,7 @@ def _waits_for(one: Standing) -> str:
 
 def _is_due(worker: Worker, one: Standing) -> bool:
     """Whether this worker is, or may turn out to be, one to reap: a newborn has not set its handlers yet."""
-    if worker.suspect is None or (worker.used is not None and worker.used <= one.settings.limit):
+    if worker.detail is None or (worker.used is not None and worker.used <= one.settings.limit):
         return False
     if worker.age < one.settings.min_age:
         return True

@@ -357,8 +357,8 @@ class Reaper:
         if isinstance(event, Left):
             came_back = self._came_back(pool.name, event, view)
             self._tallies[pool.name] = self._tally(pool.name).reaped(came_back)
-        doing = processes.doing(event.worker, view) if isinstance(event, Stuck) else ""
-        text = report.line(event, settings, came_back, doing)
+        activity = processes.activity(event.worker, view) if isinstance(event, Stuck) else ""
+        text = report.line(event, settings, came_back, activity)
         self._tell_of(pool.name, text)
         kind = _KINDS.get(type(event))
         if kind:

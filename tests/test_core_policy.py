@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from supervisor_memreap.core import policy
-from supervisor_memreap.core.model import Ending, Pool, ProcessId, Suspect, Worker
+from supervisor_memreap.core.model import Ending, Pool, ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.verdict import (
     Fell,
@@ -31,7 +31,7 @@ MIB = 1024**2
 LIMIT = 150 * MIB
 SETTINGS = PoolSettings(limit=LIMIT, min_age=30, settle=10, grace=300)
 BOOT = 10_000.0
-"""The `now` at which the manager was born, in the tests that do not say otherwise."""
+"""The `now` at which the manager was start_time, in the tests that do not say otherwise."""
 
 
 class Film:
@@ -41,16 +41,16 @@ class Film:
         self.settings = settings
         self.state = policy.PoolState()
         self.now = BOOT + 3600
-        self.born: dict[int, float] = {}
+        self.started: dict[int, float] = {}
         self.slots: dict[int, str] = {}
 
     def worker(
         self, pid: int, mib: float, caught: bool | None = True, readable: bool = True, server: str = ""
     ) -> Worker:
-        born = self.born.setdefault(pid, BOOT)
+        start_time = self.started.setdefault(pid, BOOT)
         used = int(mib * MIB)
-        suspect = Suspect(used if readable else None, caught, server) if used > self.settings.limit else None
-        return Worker(ProcessId(pid, born), self.now - born, used, suspect, self.slots.get(pid, ""))
+        detail = WorkerDetail(used if readable else None, caught, server) if used > self.settings.limit else None
+        return Worker(ProcessId(pid, start_time), self.now - start_time, used, detail, self.slots.get(pid, ""))
 
     def look(
         self,
@@ -58,7 +58,7 @@ class Film:
         *,
         after=5.0,
         manager=1,
-        born=BOOT,
+        start_time=BOOT,
         state="RUNNING",
         signal=True,
         stopped=(),
@@ -73,7 +73,9 @@ class Film:
             there = tuple(
                 one if isinstance(one, Worker) else self.worker(pid, one) for pid, one in sorted(workers.items())
             )
-            pool = Pool("myapp", state, "", ProcessId(manager, born), self.now - born, there, frozenset(stopped))
+            pool = Pool(
+                "myapp", state, "", ProcessId(manager, start_time), self.now - start_time, there, frozenset(stopped)
+            )
         pool = replace(pool, ending=ending, child_faults=child_faults)
         verdict, self.state = policy.decide(pool, self.settings, self.state, self.now)
         if verdict.reap and signal:
@@ -82,7 +84,7 @@ class Film:
 
     def fork(self, pid: int, ago: float = 0.0) -> None:
         """From the next look on, `pid` is a process that was born `ago` seconds before now."""
-        self.born[pid] = self.now - ago
+        self.started[pid] = self.now - ago
 
 
 def reaped(verdict):
@@ -131,7 +133,7 @@ def test_what_left_is_told_once_with_its_time_and_its_replacement():
     film.look({11: 200, 12: 40})
     film.fork(13, ago=-1)
     verdict = film.look({12: 40, 13: 20})
-    assert verdict.events == (Left(ProcessId(11, BOOT), 5.0, ProcessId(13, film.born[13])),)
+    assert verdict.events == (Left(ProcessId(11, BOOT), 5.0, ProcessId(13, film.started[13])),)
     assert film.look({12: 40, 13: 20}).events == ()
 
 
@@ -150,7 +152,7 @@ def test_a_replacement_that_comes_late_is_told_when_it_comes():
     assert left.replaced_by is None
     film.fork(13)
     (replaced,) = film.look({12: 40, 13: 20}, after=3).events
-    assert replaced == Replaced(ProcessId(11, BOOT), 3.0, ProcessId(13, film.born[13]))
+    assert replaced == Replaced(ProcessId(11, BOOT), 3.0, ProcessId(13, film.started[13]))
 
 
 def test_replacements_that_die_at_once_never_settle_and_the_old_workers_stay():
@@ -323,7 +325,7 @@ def test_one_newborn_over_the_limit_among_others_is_no_wrong_limit():
 def test_replacements_that_go_over_the_limit_at_once_are_not_recycled_for_ever():
     film = Film()
     pid, reaps, told = 11, 0, []
-    film.born[11] = film.now - 10
+    film.started[11] = film.now - 10
     for _ in range(200):
         verdict = film.look({pid: 160})
         told += events(verdict, WrongLimit)
@@ -362,7 +364,7 @@ def test_a_wrong_limit_is_forgotten_with_its_manager():
     film.now = BOOT
     film.look({11: 160, 12: 170})
     film.fork(21)
-    verdict = film.look({21: 40}, manager=2, born=film.now)
+    verdict = film.look({21: 40}, manager=2, start_time=film.now)
     assert [type(event) for event in verdict.events] == [Resumed]
 
 
@@ -371,10 +373,10 @@ def test_a_tree_that_falls_right_after_a_reap_suspends_the_pool_until_the_next_m
     assert reaped(film.look({11: 300, 12: 20})) == 11
     verdict = film.look(state="EXITED")
     assert verdict.events == (Fell(ProcessId(11, BOOT), ProcessId(1, BOOT), policy.STOOD, 5.0),)
-    born = film.now
+    start_time = film.now
     film.fork(21)
-    assert reaped(film.look({21: 300}, manager=2, born=born, after=300)) is None
-    verdict = film.look({21: 300}, manager=2, born=born, after=300)
+    assert reaped(film.look({21: 300}, manager=2, start_time=start_time, after=300)) is None
+    verdict = film.look({21: 300}, manager=2, start_time=start_time, after=300)
     assert [type(event) for event in verdict.events] == [Resumed]
     assert reaped(verdict) == 21
 
@@ -383,24 +385,24 @@ def test_a_tree_that_falls_again_is_trusted_only_after_twice_the_time():
     film = Film()
     film.look({11: 300, 12: 20})
     film.look(state="BACKOFF")
-    born = film.now
+    start_time = film.now
     film.fork(21)
-    assert reaped(film.look({21: 300}, manager=2, born=born, after=policy.STOOD)) == 21
-    (fell,) = film.look({31: 20}, manager=3, born=film.now).events
+    assert reaped(film.look({21: 300}, manager=2, start_time=start_time, after=policy.STOOD)) == 21
+    (fell,) = film.look({31: 20}, manager=3, start_time=film.now).events
     assert fell.resumes_after == 2 * policy.STOOD
 
 
 def test_another_manager_right_after_a_reap_is_a_fallen_tree_too():
     film = Film()
     film.look({11: 300, 12: 20})
-    assert events(film.look({21: 20}, manager=2, born=film.now), Fell)
+    assert events(film.look({21: 20}, manager=2, start_time=film.now), Fell)
 
 
 def test_a_restart_of_ours_and_of_the_program_together_is_no_fallen_tree():
     film = Film()
     film.look({11: 300, 12: 20})
     film.state = replace(film.state, looked=None)  # what is kept over a restart knows of no look
-    assert film.look({21: 20}, manager=2, born=film.now).events == ()
+    assert film.look({21: 20}, manager=2, start_time=film.now).events == ()
 
 
 def test_a_program_that_somebody_stops_is_no_fallen_tree():
@@ -410,14 +412,14 @@ def test_a_program_that_somebody_stops_is_no_fallen_tree():
     assert (verdict.events, verdict.standing) == ((), "stopping")
     film.look(state="STOPPED")
     film.fork(21, ago=60)
-    assert reaped(film.look({21: 300}, manager=2, born=film.now - 60)) == 21
+    assert reaped(film.look({21: 300}, manager=2, start_time=film.now - 60)) == 21
 
 
 def test_a_manager_that_is_restarted_with_nothing_leaving_is_just_a_new_one():
     film = Film()
     film.look({11: 40})
-    film.look({21: 40}, manager=2, born=film.now)
-    assert film.look({21: 40}, manager=2, born=film.now - 5).events == ()
+    film.look({21: 40}, manager=2, start_time=film.now)
+    assert film.look({21: 40}, manager=2, start_time=film.now - 5).events == ()
 
 
 def test_without_a_manager_nothing_is_signalled():
@@ -477,7 +479,7 @@ def test_a_limit_that_fresh_workers_exceed_is_found_also_when_the_first_workers_
     reaps, told = 0, []
     for _ in range(3600 // tick):
         verdict = film.look(
-            {pid: 160 if film.now + tick - film.born.get(pid, BOOT) > 15 else 20 for pid in there}, after=tick
+            {pid: 160 if film.now + tick - film.started.get(pid, BOOT) > 15 else 20 for pid in there}, after=tick
         )
         told += events(verdict, WrongLimit)
         if verdict.reap:
@@ -522,18 +524,18 @@ def test_a_reap_that_goes_well_restores_the_trust():
     film.look({11: 300, 12: 20})
     film.look(state="EXITED")
     assert film.state.falls == 1
-    born = film.now
+    start_time = film.now
     film.fork(21)
-    assert reaped(film.look({21: 300}, manager=2, born=born, after=policy.STOOD)) == 21
+    assert reaped(film.look({21: 300}, manager=2, start_time=start_time, after=policy.STOOD)) == 21
     film.fork(22)
-    film.look({22: 20}, manager=2, born=born, after=5)
-    film.look({22: 20}, manager=2, born=born, after=5)
+    film.look({22: 20}, manager=2, start_time=start_time, after=5)
+    film.look({22: 20}, manager=2, start_time=start_time, after=5)
     assert film.state.falls == 0
 
 
 def test_what_looks_like_a_manager_below_a_wrapper_is_not_signalled():
     film = Film()
-    manager = replace(film.worker(11, 300), suspect=Suspect(300 * MIB, True, leads=True))
+    manager = replace(film.worker(11, 300), detail=WorkerDetail(300 * MIB, True, looks_like_manager=True))
     verdict = film.look({11: manager})
     assert (reaped(verdict), verdict.events) == (None, (Wrapped(manager),))
     assert reaped(film.look({11: manager, 12: 20})) is None
@@ -563,12 +565,12 @@ def test_a_program_that_runs_and_cannot_be_looked_at_is_told_of_once():
 
 
 def asking(film, *pids):
-    film.state = policy.ask([ProcessId(pid, film.born[pid]) for pid in pids], film.state)
+    film.state = policy.ask([ProcessId(pid, film.started[pid]) for pid in pids], film.state)
 
 
 def test_a_worker_that_somebody_asked_for_goes_first_over_the_limit_or_not():
     film = Film()
-    asked = replace(film.worker(12, 20), suspect=Suspect(20 * MIB, True))
+    asked = replace(film.worker(12, 20), detail=WorkerDetail(20 * MIB, True))
     assert reaped(film.look({11: 20, 12: asked})) is None
     asking(film, 12)
     assert film.look({11: 20, 12: asked}, signal=False).standing == "asked"
@@ -579,7 +581,7 @@ def test_a_worker_that_somebody_asked_for_goes_first_over_the_limit_or_not():
 
 def test_all_that_were_asked_for_go_one_at_a_time():
     film = Film()
-    workers = {pid: replace(film.worker(pid, pid), suspect=Suspect(pid * MIB, True)) for pid in (11, 12, 13)}
+    workers = {pid: replace(film.worker(pid, pid), detail=WorkerDetail(pid * MIB, True)) for pid in (11, 12, 13)}
     film.look(workers)
     asking(film, 11, 12, 13)
     gone = []
@@ -595,7 +597,7 @@ def test_all_that_were_asked_for_go_one_at_a_time():
 
 def test_who_was_asked_for_and_would_die_of_the_signal_does_not_go():
     film = Film()
-    deaf = replace(film.worker(11, 20), suspect=Suspect(20 * MIB, False))
+    deaf = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB, False))
     film.look({11: deaf, 12: 20})
     asking(film, 11)
     verdict = film.look({11: deaf, 12: 20})
@@ -605,7 +607,7 @@ def test_who_was_asked_for_and_would_die_of_the_signal_does_not_go():
 def test_a_newborn_that_was_asked_for_waits_until_it_is_none():
     film = Film()
     film.fork(11)
-    young = replace(film.worker(11, 20), suspect=Suspect(20 * MIB, True))
+    young = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB, True))
     film.look({11: young, 12: 20})
     asking(film, 11)
     assert reaped(film.look({11: replace(young, age=29.0), 12: 20})) is None
@@ -630,7 +632,7 @@ def test_a_pause_stays_with_the_program_under_another_manager():
     film.state = policy.pause(film.state)
     film.look(state="STOPPED")
     film.fork(21, ago=60)
-    assert film.look({21: 300}, manager=2, born=film.now - 60).standing == "paused"
+    assert film.look({21: 300}, manager=2, start_time=film.now - 60).standing == "paused"
 
 
 def test_a_suspension_ends_when_somebody_resumes_the_pool():
@@ -760,7 +762,7 @@ def test_a_manager_that_is_another_one_long_after_the_worker_left_did_not_fall_e
         film.now += 5
         _, film.state = policy.decide(hidden, film.settings, film.state, film.now)
     film.fork(21)
-    assert events(film.look({21: 20}, manager=2, born=film.now), Fell) == []
+    assert events(film.look({21: 20}, manager=2, start_time=film.now), Fell) == []
 
 
 SELF = replace(SETTINGS, target="self", signal="TERM")
@@ -872,10 +874,10 @@ def test_a_manager_whose_end_nobody_explains_suspends_the_pool_for_a_shorter_tim
     film = after_a_reap()
     (fell,) = film.look(state="STARTING", ending=Ending.UNKNOWN).events
     assert (fell.certain, fell.resumes_after) == (False, policy.STOOD_UNKNOWN)
-    born = film.now
+    start_time = film.now
     film.fork(21, ago=-1)
     assert film.state.suspended.since == film.now
-    assert film.look({21: 20}, manager=2, born=born, after=policy.STOOD_UNKNOWN).standing == "quiet"
+    assert film.look({21: 20}, manager=2, start_time=start_time, after=policy.STOOD_UNKNOWN).standing == "quiet"
 
 
 def test_how_the_manager_ended_is_asked_only_where_it_matters():
@@ -962,7 +964,7 @@ def test_with_long_ticks_a_limit_that_workers_reach_after_a_while_is_not_wrong()
     for hour in range(24):
         film.fork(100 + hour, ago=2700)
         verdict = film.look({11: 20, 12: 20, 100 + hour: 653}, after=3600)
-        film.born[100 + hour] = film.now - 2700
+        film.started[100 + hour] = film.now - 2700
         assert events(verdict, WrongLimit) == []
     assert film.state.suspended is None
 

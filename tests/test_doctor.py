@@ -20,9 +20,9 @@ from test_trees import NAMESPACE, _may_unshare
 
 from supervisor_memreap import cli
 from supervisor_memreap import doctor as memreap_doctor
-from supervisor_memreap.core.model import ProcessId, Suspect, Worker
+from supervisor_memreap.core.model import ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.host import perl, strays
+from supervisor_memreap.host import orphans, perl
 
 BIN = Path(sys.executable).parent
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="runs processes as another user")
@@ -208,8 +208,8 @@ def test_a_plugin_in_an_included_file_is_found(where):
 def of_another_cgroup(where: Path, monkeypatch) -> str:
     """What doctor says in a shell of a host where systemd has each service, and each login, in a group of its own."""
     told: list[str] = []
-    real = strays._cgroup
-    monkeypatch.setattr(strays, "_cgroup", lambda pid: "a shell" if pid == os.getpid() else real(pid))
+    real = orphans._cgroup
+    monkeypatch.setattr(orphans, "_cgroup", lambda pid: "a shell" if pid == os.getpid() else real(pid))
     monkeypatch.setenv("SUPERVISOR_SERVER_URL", f"unix://{where}/s.sock")
     assert memreap_doctor.run(f"{where}/supervisord.conf", cli._client, told.append) == 1
     return "\n".join(told)
@@ -363,7 +363,7 @@ def test_the_d_of_a_manager_that_is_there_means_something_else(where):
 
 def grown(pid: int, age: float, mb: int) -> Worker:
     used = mb * 1024**2
-    return Worker(ProcessId(pid, 1.0), age, used, Suspect(used, True))
+    return Worker(ProcessId(pid, 1.0), age, used, WorkerDetail(used, True))
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_signals_are_sent_from_one_place_to_one_process_at_a_time():
         for function in ast.walk(ast.parse(path.read_text()))
         if isinstance(function, ast.FunctionDef)
         for call in ast.walk(function)
-        if isinstance(call, ast.Call) and (name := _called(call)) in names | {"syscall"}
+        if isinstance(call, ast.Call) and (name := _name_and_argv(call)) in names | {"syscall"}
     ]
     assert senders == [
         ("hold.py", "_end", "kill"),
@@ -108,5 +108,5 @@ def test_signals_are_sent_from_one_place_to_one_process_at_a_time():
     ]
 
 
-def _called(call: ast.Call) -> str:
+def _name_and_argv(call: ast.Call) -> str:
     return getattr(call.func, "attr", "") or getattr(call.func, "id", "")

@@ -53,7 +53,7 @@ def test_a_look_finds_the_manager_its_workers_and_what_they_hold(view):
 
 def test_a_worker_whose_bound_is_within_the_limit_is_not_measured(view):
     with pool(2, 5) as pid:
-        assert [worker.suspect for worker in look(pid, PoolSettings(limit=500 * MIB), view).workers] == [None, None]
+        assert [worker.detail for worker in look(pid, PoolSettings(limit=500 * MIB), view).workers] == [None, None]
 
 
 @needs_linux
@@ -81,7 +81,7 @@ def test_each_metric_is_what_psutil_says(metric):
 def test_whether_the_signal_is_caught_is_read_from_the_kernel(words, caught):
     with pool(1, 40, *words) as pid:
         (worker,) = look(pid).workers
-        assert worker.suspect.caught is caught
+        assert worker.detail.caught is caught
 
 
 def test_a_program_that_does_not_run_has_no_manager():
@@ -221,7 +221,7 @@ def test_another_process_with_the_workers_pid_is_not_signalled():
     with pool(1, 40) as pid:
         found = look(pid)
         (worker,) = found.workers
-        earlier = replace(worker, id=ProcessId(worker.id.pid, worker.id.born - 1))
+        earlier = replace(worker, id=ProcessId(worker.id.pid, worker.id.start_time - 1))
         assert reap(found, earlier).word == "gone"
         assert look(pid).workers[0].id == worker.id
 
@@ -346,7 +346,7 @@ def test_a_server_that_loses_requests_at_other_moments_is_signalled_at_none_of_t
     with pool(1, 40, *words) as pid:
         found = look(pid)
         (worker,) = found.workers
-        worker = replace(worker, suspect=replace(worker.suspect, server=server))
+        worker = replace(worker, detail=replace(worker.detail, server=server))
         outcome = reap(found, worker, replace(SETTINGS, hold=hold), watch=0.1, insist=True)
         assert (outcome.word, outcome.moment) == (("sent", sent) if sent else ("busy", ""))
 
@@ -562,24 +562,24 @@ def test_a_worker_with_children_of_its_own_is_known_as_that(view):
         wrapper = psutil.Process(pid).ppid()
         (worker,) = look(wrapper, PoolSettings(limit=MIB), view).workers
         assert worker.id.pid == pid
-        assert worker.suspect.leads
-        assert not look(pid, view=view).workers[0].suspect.leads
+        assert worker.detail.looks_like_manager
+        assert not look(pid, view=view).workers[0].detail.looks_like_manager
 
 
 def test_a_worker_with_a_child_is_no_manager_where_it_has_siblings_of_its_name(view, tmp_path):
     """The child may be a command that it runs, or another one of the same name."""
     with pool(2, 40, "parent") as pid:
         found = look(pid, PoolSettings(limit=MIB), view)
-        assert [worker.suspect.leads for worker in found.workers] == [False, False]
+        assert [worker.detail.looks_like_manager for worker in found.workers] == [False, False]
 
 
 def test_two_managers_below_one_wrapper_are_known_as_that(view):
-    def leads() -> list[bool]:
+    def look_like_managers() -> list[bool]:
         found = look(psutil.Process(pid).ppid(), PoolSettings(limit=MIB), type(view)())
-        return [worker.suspect.leads for worker in found.workers]
+        return [worker.detail.looks_like_manager for worker in found.workers]
 
     with pool(2, 40, "twice") as pid:
-        eventually(lambda: _assert_equal(leads(), [True, True]))  # the second one is still about to fork
+        eventually(lambda: _assert_equal(look_like_managers(), [True, True]))  # the second one is still about to fork
 
 
 def _assert_equal(one: object, other: object) -> None:

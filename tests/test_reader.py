@@ -12,7 +12,7 @@ import psutil
 import pytest
 from driver import eventually, pool, workers_below
 
-from supervisor_memreap.core.model import ProcessId, Suspect, Worker
+from supervisor_memreap.core.model import ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.verdict import Unreadable
 from supervisor_memreap.host import procfile, reader
@@ -80,7 +80,7 @@ def test_the_line_on_such_a_worker_says_so():
             Procfs().uss(os.getpid())
     finally:
         reader._avoided.clear()
-    worker = Worker(ProcessId(11, 1.0), 60.0, 200 << 20, Suspect(None, True, blocked=True))
+    worker = Worker(ProcessId(11, 1.0), 60.0, 200 << 20, WorkerDetail(None, True, is_locked=True))
     assert "since it holds the lock of its own memory map" in line(Unreadable(worker), PoolSettings(limit=150 << 20))
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor_memreap.core.model import Pool, ProcessId, Suspect, Worker
+from supervisor_memreap.core.model import Pool, ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.verdict import (
     Fell,
@@ -25,7 +25,7 @@ from supervisor_memreap.record import log, report
 
 MIB = 1024**2
 SETTINGS = PoolSettings(limit=150 * MIB)
-WORKER = Worker(ProcessId(4242, 1.0), 99.0, 330 * MIB, Suspect(312 * MIB, True))
+WORKER = Worker(ProcessId(4242, 1.0), 99.0, 330 * MIB, WorkerDetail(312 * MIB, True))
 NEW = ProcessId(4250, 2.0)
 
 
@@ -67,8 +67,8 @@ def test_the_lines_are_those_that_were_promised():
     [
         (Stuck(WORKER.id, 300.0), "raise grace="),
         (Stuck(WORKER.id, 300.0, forced=True), "raise grace="),
-        (WrongSignal(replace(WORKER, suspect=Suspect(312 * MIB, True, "gunicorn"))), "set signal=TERM"),
-        (WrongSignal(replace(WORKER, suspect=Suspect(312 * MIB, True, "fcgiwrap"))), "remove this program's"),
+        (WrongSignal(replace(WORKER, detail=WorkerDetail(312 * MIB, True, "gunicorn"))), "set signal=TERM"),
+        (WrongSignal(replace(WORKER, detail=WorkerDetail(312 * MIB, True, "fcgiwrap"))), "remove this program's"),
         (Unreadable(WORKER), "set metric=rss"),
         (WrongLimit(160 * MIB, 330 * MIB), "set limit=330MB or more"),
         (Fell(WORKER.id, NEW, 600.0), "daemonized (-d)"),
@@ -79,7 +79,7 @@ def test_each_trouble_names_its_remedy(event, remedy):
 
 
 def test_a_stuck_worker_is_shown_with_what_it_does():
-    line = report.line(Stuck(WORKER.id, 300.0), replace(SETTINGS, stuck="KILL"), doing="state D, in nfs_wait")
+    line = report.line(Stuck(WORKER.id, 300.0), replace(SETTINGS, stuck="KILL"), activity="state D, in nfs_wait")
     assert line == "worker 4242 has not left 5 min after HUP: stuck (state D, in nfs_wait)"
 
 

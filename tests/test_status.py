@@ -8,7 +8,7 @@ import time
 import pytest
 
 from supervisor_memreap.core import policy
-from supervisor_memreap.core.model import Pool, ProcessId, Suspect, Worker
+from supervisor_memreap.core.model import Pool, ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.policy import PoolState
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.record import status
@@ -69,8 +69,8 @@ NOW = int(time.time())
 
 def worker(pid: int, bound: int, used: int | None = None) -> Worker:
     """In MiB; its size is asked for where its bound is over the limit."""
-    suspect = Suspect(None if used is None else used * MIB, True) if bound > 100 else None
-    return Worker(ProcessId(pid, 1.0), 60.0, bound * MIB, suspect)
+    detail = WorkerDetail(None if used is None else used * MIB, True) if bound > 100 else None
+    return Worker(ProcessId(pid, 1.0), 60.0, bound * MIB, detail)
 
 
 def shown(*workers: Worker, **more) -> dict:

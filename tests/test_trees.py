@@ -152,7 +152,7 @@ def restart(where, control: str = "restart") -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def test_what_a_healthy_program_has_detached_is_no_stray_and_none_after_its_restart(tmp_path):
+def test_what_a_healthy_program_has_detached_is_no_orphan_and_none_after_its_restart(tmp_path):
     script = tmp_path / "start.sh"
     script.write_text(f"setsid -f sleep 1000\nexec {sys.executable} {POOL} 2 5\n")
     with watched(tmp_path, f"sh {script}") as listener:
@@ -191,7 +191,7 @@ def _assert_told(listener, text: str) -> None:
     assert text in listener.text()
 
 
-def test_a_tree_whose_parent_lives_is_no_stray(tmp_path):
+def test_a_tree_whose_parent_lives_is_no_orphan(tmp_path):
     """Somebody has started a second one by hand, from a shell of the first one's environment."""
     with watched(tmp_path, f"{sys.executable} {POOL} 2 5") as listener:
         shell = f"import subprocess; subprocess.call([{sys.executable!r}, {str(POOL)!r}, '2', '5'])"
@@ -213,7 +213,7 @@ def _assert_has_grandchildren(pid: int) -> None:
     assert len(psutil.Process(pid).children(recursive=True)) == 3
 
 
-def test_what_runs_below_a_program_that_supervisord_knows_is_no_stray(tmp_path):
+def test_what_runs_below_a_program_that_supervisord_knows_is_no_orphan(tmp_path):
     """Its own workers have its name in their environment too, and so has what another program started by hand."""
     text = f"[program:myapp]\ncommand={sys.executable} {POOL} 2 5\n[memreap:myapp]\nlimit=100MB\n"
     environment = {"SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock"}

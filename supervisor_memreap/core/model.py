@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 
 class ProcessId(NamedTuple):
-    """One process for good: a pid is used again, a pid with its time of birth is not."""
+    """One process for good: a pid is used again, a pid with its start time is not."""
 
     pid: int
-    born: float
+    start_time: float
     """Seconds after the boot (Linux) or after the epoch (elsewhere): to compare, not to show."""
 
 
@@ -54,7 +54,7 @@ class Ending(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Suspect:
+class WorkerDetail:
     """What is read of a worker only when its bound is over the limit."""
 
     used: int | None
@@ -63,9 +63,9 @@ class Suspect:
     """Whether the worker has a handler for the signal. None: this system does not tell."""
     server: str = ""
     """The pre-forking server that it is a worker of, as core.servers names it; empty: none of those."""
-    leads: bool = False
+    looks_like_manager: bool = False
     """Whether it looks like a manager itself, below a wrapper: by its name, or by children and no sibling like it."""
-    blocked: bool = False
+    is_locked: bool = False
     """Whether the metric could not be read since the worker holds the lock of its own memory map."""
 
 
@@ -75,13 +75,13 @@ class Worker:
     age: float
     bound: int
     """Resident and swapped memory: the metric is never more than this (with metric=vms it is the size)."""
-    suspect: Suspect | None = None
+    detail: WorkerDetail | None = None
     slot: str = ""
     """With target=self: the name that supervisord has for this process, and for the next in its place."""
 
     @property
     def used(self) -> int | None:
-        return self.suspect.used if self.suspect else None
+        return self.detail.used if self.detail else None
 
 
 @dataclass(frozen=True)

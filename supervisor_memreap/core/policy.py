@@ -19,7 +19,7 @@
  9. A limit that fresh workers already exceed is wrong: suspended, not recycled for ever; tried again after 6 h.
 10. A manager that ends by itself right after a reap: suspended, since here a HUP to a worker ends the tree. Not one
     that a user stopped or restarted; where that is not known, suspended for a shorter time.
-11. Only where supervisord says RUNNING, only (pid, born): a pool comes here without a manager otherwise.
+11. Only where supervisord says RUNNING, only (pid, start_time): a pool comes here without a manager otherwise.
 12. Somebody may ask for a worker (`ask`): it goes before all others, over the limit or not, by the same rules. In a
     pool that somebody paused nobody goes.
 """
@@ -63,8 +63,8 @@ FALL = 10.0
 # Seconds after the first signal, or half of `grace` where that is less: a worker that was in a request and got it is
 # gone as soon as that ends, so one that is idle so much later never got it.
 AGAIN = 10.0
-# Times of birth are told in full steps, 10 ms on Linux: one that is born right after a signal may seem older than it.
-BIRTH = 1.0
+# Start times come in steps, 10 ms on Linux: a process that starts right after a signal may seem to be older than it.
+START_STEP = 1.0
 # Seconds after which it is logged that a worker that is due waits for something that may never come.
 LONG_WAIT = 60.0
 # The most that the time between two looks counts for whether a worker went over its limit while fresh (rule 9).
@@ -86,8 +86,8 @@ class Leaving:
     signalled: float
     before: frozenset[ProcessId]
     """The pool's workers when it was signalled, itself among them."""
-    born_after: float = 0.0
-    """Who came for it was born after this, on the scale of ProcessId.born: a list of children may have missed one."""
+    started_after: float = 0.0
+    """Its replacement was started after this, on the scale of ProcessId.start_time: a list of children may miss one."""
     sent: bool = True
     """False: this was written down before the signal, and nobody came back to say that it went out."""
     again: bool = False
@@ -214,7 +214,7 @@ def signalled(
             worker.id,
             now,
             frozenset(other.id for other in pool.workers),
-            worker.id.born + worker.age - BIRTH,
+            worker.id.start_time + worker.age - START_STEP,
             sent,
             slot=worker.slot,
         ),
@@ -264,20 +264,20 @@ def resume(state: PoolState) -> PoolState:
 
 def veto(pool: Pool, worker: Worker, settings: PoolSettings) -> Event | None:
     """What speaks against signalling this worker, ever; None if nothing does (rule 5)."""
-    suspect = worker.suspect
-    if suspect is None:
+    detail = worker.detail
+    if detail is None:
         return None
-    if suspect.leads:
+    if detail.looks_like_manager:
         return Wrapped(worker)
-    safe = graceful(suspect.server)
+    safe = graceful(detail.server)
     if safe is not None and settings.signal not in safe:
         return WrongSignal(worker)
-    return NotCaught(worker) if suspect.caught is False else None
+    return NotCaught(worker) if detail.caught is False else None
 
 
 def unreadable(pool: Pool) -> int:
     """How many workers may be over the limit without anybody knowing: their size may not be read."""
-    return sum(worker.suspect is not None and worker.suspect.used is None for worker in pool.workers)
+    return sum(worker.detail is not None and worker.detail.used is None for worker in pool.workers)
 
 
 def say_once(what: str, state: PoolState) -> tuple[bool, PoolState]:
@@ -405,7 +405,9 @@ def _follow_leaving(pool: Pool, settings: PoolSettings, state: PoolState, now: f
     if left is None:
         return replace(state, leaving=leaving)
     gone_for = now - left
-    newcomers = [one for one in pool.workers if one.id not in leaving.before and one.id.born >= leaving.born_after]
+    newcomers = [
+        one for one in pool.workers if one.id not in leaving.before and one.id.start_time >= leaving.started_after
+    ]
     if leaving.replaced_by is None and newcomers:
         youngest = min(newcomers, key=lambda worker: worker.age)
         leaving = replace(leaving, replaced_by=youngest.id)
@@ -453,14 +455,14 @@ def _suspend_at_birth(
     pool: Pool, settings: PoolSettings, state: PoolState, now: float, events: list[Event]
 ) -> PoolState:
     """Rule 9 at its plainest: every worker is a newborn, and every one is over. One alone may be a spike."""
-    born_over = [
+    young_over = [
         worker.used or 0
         for worker in pool.workers
         if worker.age < settings.min_age and worker.id in state.over and state.over[worker.id].looks >= settings.checks
     ]
-    if state.suspended or len(born_over) < 2 or len(born_over) < len(pool.workers):
+    if state.suspended or len(young_over) < 2 or len(young_over) < len(pool.workers):
         return state
-    return _suspend_limit(born_over, state, now, events)
+    return _suspend_limit(young_over, state, now, events)
 
 
 def _suspend_limit(used: list[int], state: PoolState, now: float, events: list[Event]) -> PoolState:
@@ -483,10 +485,10 @@ def _choose(
     state = replace(state, asked=state.asked & {worker.id for worker in pool.workers} - stuck)
     due = []
     for worker in pool.workers:
-        if worker.suspect is None or worker.id in stuck or worker.age < settings.min_age:
+        if worker.detail is None or worker.id in stuck or worker.age < settings.min_age:
             continue
         asked = worker.id in state.asked
-        if worker.suspect.used is None and not asked:
+        if worker.detail.used is None and not asked:
             state = _tell_once("unreadable", Unreadable(worker), state, events)
         elif not asked and (worker.id not in state.over or state.over[worker.id].looks < settings.checks):
             continue
@@ -552,7 +554,7 @@ def _tell_long_wait(
     workers: tuple[Worker, ...], settings: PoolSettings, state: PoolState, now: float, events: list[Event]
 ) -> PoolState:
     for worker in workers:
-        server = worker.suspect.server if worker.suspect else ""
+        server = worker.detail.server if worker.detail else ""
         never = settings.idle_wait == float("inf")
         patience = LONG_WAIT if never else max(LONG_WAIT, settings.idle_wait)
         waited = now - state.ripe[worker.id]

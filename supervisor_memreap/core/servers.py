@@ -30,7 +30,7 @@ class Server(NamedTuple):
     """The one to recommend first; none where every signal drops requests."""
     moment: Moment
     """What it takes that a graceful signal loses no request."""
-    called: re.Pattern[str]
+    process_name: re.Pattern[str]
     """The name of a process of it, or the script that its interpreter runs."""
 
 
@@ -59,8 +59,8 @@ def recognise(comm: str, argv: Sequence[str]) -> str:
 
     `comm` is the kernel's name of the process. Where that is an interpreter's, the script in `argv` counts.
     """
-    called = script(comm, argv)
-    return next((server.name for server in SERVERS if server.called.match(called)), "")
+    program = script(comm, argv)
+    return next((server.name for server in SERVERS if server.process_name.match(program)), "")
 
 
 def script(comm: str, argv: Sequence[str]) -> str:

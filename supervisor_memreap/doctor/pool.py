@@ -15,7 +15,7 @@ from supervisor_memreap.doctor import standing, workers
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.restart import advise_interface
 from supervisor_memreap.doctor.sections import NO
-from supervisor_memreap.host import perl, processes, strays
+from supervisor_memreap.host import orphans, perl, processes
 from supervisor_memreap.record import report
 from supervisor_memreap.supervisord.configfile import Section
 
@@ -50,7 +50,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
         elif pool.unseen:
             yield Finding("", report.line(Unseen(pool.unseen), settings))
         return
-    grown_up = [one for one in pool.workers if one.suspect and one.age >= min(settings.min_age, _STARTING)]
+    grown_up = [one for one in pool.workers if one.detail and one.age >= min(settings.min_age, _STARTING)]
     if not pool.workers and settings.target == "workers" and pool.manager_age > _STARTING:
         yield Finding(
             "",
@@ -59,20 +59,20 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
             " itself, set target=self",
         )
     yield from workers.check(case, pool, grown_up, settings, command)
-    if any(one.suspect and one.suspect.server == "FCGI::ProcManager" for one in grown_up):
+    if any(one.detail and one.detail.server == "FCGI::ProcManager" for one in grown_up):
         yield from _procmanager(case, pool, section, command, watch)
 
 
 def _daemonizing(case: Case, watch: Watch, command: str, pool: Pool) -> Iterator[Finding]:
     # Of a manager that is there its -d means something else.
-    if strays.daemonizes(command) and pool.manager is None:
+    if orphans.daemonizes(command) and pool.manager is None:
         text = "its command has -d, -D or --daemonize: it daemonizes itself, and supervisord starts another one"
         yield Finding("", f"{text}: remove -d")
     sought = dict.fromkeys(watch.members or (watch.program,), command)
     # A shell knows no supervisord; and the orphans of another one are none of this one's programs.
     environ = {"SUPERVISOR_SERVER_URL": case.client.url, **case.environ} if case.client.is_local else case.environ
-    for left in strays.find(sought, case.client.programs, environ, case.view).values():
-        yield Finding("", report.strays(left.roots, left.memory, left.daemonizes))
+    for left in orphans.find(sought, case.client.programs, environ, case.view).values():
+        yield Finding("", report.orphans(left.roots, left.memory, left.daemonizes))
 
 
 def _procmanager(case: Case, pool: Pool, section: Section | None, command: str, watch: Watch) -> Iterator[Finding]:

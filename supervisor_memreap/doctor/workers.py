@@ -40,7 +40,7 @@ def _vetoes(pool: Pool, workers: list[Worker], settings: PoolSettings) -> Iterat
 
 def _starman(workers: list[Worker], command: str) -> Iterator[Finding]:
     # Measured with 0.4016: HUP at any moment lost 43 of 248 requests, and held inside accept none of 113.
-    is_starman = any(worker.suspect and worker.suspect.server == "Starman" for worker in workers)
+    is_starman = any(worker.detail and worker.detail.server == "Starman" for worker in workers)
     if is_starman and len(_LISTEN.findall(command)) > 1:
         text = "its workers wait in flock and select, so memreap sees no idle moment and sends nothing"
         yield Finding("", f"Starman with more than one --listen: {text}; use one --listen")

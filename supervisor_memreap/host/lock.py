@@ -45,7 +45,7 @@ def take_file(process: ProcessId, purpose: str = "reaper") -> int:
 
     For a process whose files in /proc not all that have to be kept apart may open. Raises Locked, Unlockable.
     """
-    path = os.path.join(_temporary_directory(), f"memreap-{process.pid}-{process.born:.2f}-{purpose}.lock")
+    path = os.path.join(_temporary_directory(), f"memreap-{process.pid}-{process.start_time:.2f}-{purpose}.lock")
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         try:

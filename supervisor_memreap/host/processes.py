@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from supervisor_memreap.core.model import STOPPED_BY_HAND, Pool, ProcessId, Program, Suspect, Worker
+from supervisor_memreap.core.model import STOPPED_BY_HAND, Pool, ProcessId, Program, Worker, WorkerDetail
 from supervisor_memreap.core.servers import Moment, manages, moment_of, recognise
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import hold, procfs
@@ -162,31 +162,35 @@ def _worker(pid: int, manager: ProcessId, watched: Watched, view: Source) -> Wor
             return worker
         caught = view.catches(pid, _signum(settings.signal))
         used = _measure(worker, settings.metric, view)
-        server = recognise(*view.called(pid))
+        server = recognise(*view.name_and_argv(pid))
         # One that supervisord runs, and that has children, may be anything: a manager, a shell.
-        leads = bool(view.children(pid)) if settings.target == "self" else _leads(pid, manager.pid, view)
-        return replace(worker, suspect=Suspect(used, caught, server, leads, used is None and is_blocked(pid)))
+        looks_like_manager = (
+            bool(view.children(pid)) if settings.target == "self" else _looks_like_manager(pid, manager.pid, view)
+        )
+        return replace(
+            worker, detail=WorkerDetail(used, caught, server, looks_like_manager, used is None and is_blocked(pid))
+        )
     except (ProcessLookupError, PermissionError):
         return None
 
 
-def _leads(pid: int, above: int, view: Source) -> bool:
+def _looks_like_manager(pid: int, above: int, view: Source) -> bool:
     """Whether this child of `above` looks like a manager itself: then `above` is a wrapper.
 
     A worker may have children too, of a command that it runs; but then it has siblings of its own name.
     """
-    comm, argv = view.called(pid)
+    comm, argv = view.name_and_argv(pid)
     if manages(comm, argv):
         return True
-    children = [_called(one, view) for one in _children(pid, view)]
+    children = [_name_and_argv(one, view) for one in _children(pid, view)]
     if not children:
         return False
     if any(name != comm and recognise(name, words) for name, words in children):
         return True  # whatever it calls itself: they are workers
-    siblings = [one for one in _children(above, view) if one != pid and _called(one, view)[0] == comm]
+    siblings = [one for one in _children(above, view) if one != pid and _name_and_argv(one, view)[0] == comm]
     # Or they are managers below one wrapper: each has workers that are called as itself.
     return not siblings or all(
-        any(_called(child, view)[0] == comm for child in _children(one, view)) for one in (pid, *siblings)
+        any(_name_and_argv(child, view)[0] == comm for child in _children(one, view)) for one in (pid, *siblings)
     )
 
 
@@ -198,9 +202,9 @@ def _children(pid: int, view: Source) -> list[int]:
         return []
 
 
-def _called(pid: int, view: Source) -> tuple[str, list[str]]:
+def _name_and_argv(pid: int, view: Source) -> tuple[str, list[str]]:
     try:
-        return view.called(pid)
+        return view.name_and_argv(pid)
     except (ProcessLookupError, PermissionError):
         return "", []
 
@@ -242,10 +246,10 @@ def private_memory(process: ProcessId, view: Source) -> int | None:
         return None
 
 
-def doing(process: ProcessId, view: Source) -> str:
+def activity(process: ProcessId, view: Source) -> str:
     """What this process does at this moment, for a reader; empty if it is gone."""
     try:
-        return view.doing(process.pid) if view.process(process.pid).id == process else ""
+        return view.activity(process.pid) if view.process(process.pid).id == process else ""
     except (ProcessLookupError, PermissionError):
         return ""
 
@@ -374,7 +378,7 @@ def _signal(
     """Raises ProcessLookupError, PermissionError."""
     signum = _signum(settings.signal)
     pid = worker.id.pid
-    needs = moment_of(worker.suspect.server if worker.suspect else "")
+    needs = moment_of(worker.detail.server if worker.detail else "")
     _send(pid, pidfd, 0)  # asks whether it may be signalled, before an idle moment is waited for in vain
     private = private_memory(worker.id, view)
     holds = settings.hold and hold.is_usable()

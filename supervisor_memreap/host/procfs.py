@@ -32,9 +32,9 @@ class Procfs:
         stat = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
         # Fields of proc_pid_stat(5), where state is the 3rd: 4 parent, 11 cminflt, 22 start time. That one counts from
         # the boot, so it never jumps with the wall clock.
-        born = int(stat[19]) / _TICKS
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - born
-        return Process(ProcessId(pid, born), int(stat[1]), max(0.0, age), stat[0] in (b"Z", b"X"), int(stat[8]))
+        start_time = int(stat[19]) / _TICKS
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - start_time
+        return Process(ProcessId(pid, start_time), int(stat[1]), max(0.0, age), stat[0] in (b"Z", b"X"), int(stat[8]))
 
     def children(self, pid: int) -> list[int]:
         try:
@@ -70,11 +70,11 @@ class Procfs:
     def idle(self, pid: int) -> bool | None:
         return waiting.idle(pid)
 
-    def called(self, pid: int) -> tuple[str, list[str]]:
+    def name_and_argv(self, pid: int) -> tuple[str, list[str]]:
         comm = read(f"/proc/{pid}/comm").decode(errors="replace").rstrip("\n")
         return comm, reader.read(f"/proc/{pid}/cmdline").decode(errors="replace").split("\0")
 
-    def doing(self, pid: int) -> str:
+    def activity(self, pid: int) -> str:
         state = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[0].decode()
         try:
             place = read(f"/proc/{pid}/wchan").decode(errors="replace")

@@ -48,10 +48,10 @@ class Source(Protocol):
     def idle(self, pid: int) -> bool | None:
         """Whether the process waits in accept(2) at this moment; None where the system does not tell."""
 
-    def called(self, pid: int) -> tuple[str, list[str]]:
+    def name_and_argv(self, pid: int) -> tuple[str, list[str]]:
         """The system's name of the process, and its arguments, empty where they may not be read."""
 
-    def doing(self, pid: int) -> str:
+    def activity(self, pid: int) -> str:
         """What the process does at this moment, for a reader, such as `state S, in futex_wait_queue`."""
 
 
@@ -65,9 +65,11 @@ class Psutil:
         try:
             process = psutil.Process(pid)
             with process.oneshot():
-                born = process.create_time()
-                age = max(0.0, time.time() - born)
-                return Process(ProcessId(pid, born), process.ppid(), age, process.status() == psutil.STATUS_ZOMBIE)
+                start_time = process.create_time()
+                age = max(0.0, time.time() - start_time)
+                return Process(
+                    ProcessId(pid, start_time), process.ppid(), age, process.status() == psutil.STATUS_ZOMBIE
+                )
         except psutil.NoSuchProcess:
             raise ProcessLookupError(pid) from None
 
@@ -94,7 +96,7 @@ class Psutil:
     def idle(self, pid: int) -> bool | None:
         return None
 
-    def called(self, pid: int) -> tuple[str, list[str]]:
+    def name_and_argv(self, pid: int) -> tuple[str, list[str]]:
         try:
             process = psutil.Process(pid)
             with process.oneshot():
@@ -104,7 +106,7 @@ class Psutil:
         except psutil.NoSuchProcess:
             raise ProcessLookupError(pid) from None
 
-    def doing(self, pid: int) -> str:
+    def activity(self, pid: int) -> str:
         try:
             return f"state {psutil.Process(pid).status()}"
         except psutil.NoSuchProcess:

@@ -142,7 +142,7 @@ NEXT_BEST = {
 }
 
 
-def strays(roots: Sequence[int], held: int, daemonizes: bool) -> str:
+def orphans(roots: Sequence[int], held: int, daemonizes: bool) -> str:
     """What a program has left behind, and how to be rid of it; `held` in bytes."""
     trees = "a process tree" if len(roots) == 1 else f"{len(roots)} process trees"
     cause = (
@@ -165,10 +165,10 @@ def summary(pool: Pool, settings: PoolSettings, reaped: int | None, over: int) -
     return f"{len(pool.workers)} workers{done}, {over or 'none'} over the limit of {memory(settings.limit)}"
 
 
-def line(event: Event, settings: PoolSettings, came_back: int | None = None, doing: str = "") -> str:
+def line(event: Event, settings: PoolSettings, came_back: int | None = None, activity: str = "") -> str:
     """The line of an event of the policy.
 
-    `came_back` is what a worker that left gave back, in bytes; `doing` is what a stuck one does.
+    `came_back` is what a worker that left gave back, in bytes; `activity` is what a stuck one does.
     """
     if isinstance(event, Left):
         gave = f", {memory(came_back)} came back" if came_back is not None else ""
@@ -194,7 +194,7 @@ def line(event: Event, settings: PoolSettings, came_back: int | None = None, doi
         )
     if isinstance(event, Stuck):
         has = f"worker {event.worker.pid} has not left {seconds(event.after)} after {settings.signal}"
-        state = f" ({doing})" if doing else ""
+        state = f" ({activity})" if activity else ""
         if settings.stuck != "report" and not event.forced:
             return f"{has}: stuck{state}"
         also = f" and not after {settings.stuck} either" if event.forced else ""
@@ -203,7 +203,7 @@ def line(event: Event, settings: PoolSettings, came_back: int | None = None, doi
             f" (cat /proc/{event.worker.pid}/stack, strace -p {event.worker.pid}),"
             " and raise grace= if requests may take that long"
         )
-    if isinstance(event, Unreadable) and event.worker.suspect and event.worker.suspect.blocked:
+    if isinstance(event, Unreadable) and event.worker.detail and event.worker.detail.is_locked:
         return (
             f"worker {event.worker.id.pid} may hold up to {memory(event.worker.bound)}, limit {memory(settings.limit)},"
             f" but its {settings.metric} cannot be read, since it holds the lock of its own memory map: nothing sent;"
@@ -224,7 +224,7 @@ def line(event: Event, settings: PoolSettings, came_back: int | None = None, doi
             + (" (FastCGI without a manager: TERM)" if settings.target == "self" else "")
         )
     if isinstance(event, WrongSignal):
-        server = event.worker.suspect.server if event.worker.suspect else ""
+        server = event.worker.detail.server if event.worker.detail else ""
         safe = graceful(server)
         if not safe:
             return (

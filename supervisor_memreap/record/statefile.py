@@ -36,7 +36,7 @@ class StateFile:
     def __init__(self, supervisord: ProcessId):
         self._supervisord = supervisord
         # With its birth: containers that share a temporary folder may each have a supervisord with the pid 1.
-        name = f"memreap-{os.geteuid()}-{supervisord.pid}-{supervisord.born:.2f}.json"
+        name = f"memreap-{os.geteuid()}-{supervisord.pid}-{supervisord.start_time:.2f}.json"
         self._path = os.path.join(_folder(), name)
         self._written: object = None
         self._when = 0.0
@@ -184,7 +184,7 @@ def _leaving(data: dict[str, Any]) -> Leaving:
         worker=_process(data["worker"]),
         signalled=float(data["signalled"]),
         before=frozenset(map(_process, data["before"])),
-        born_after=float(data["born_after"]),
+        started_after=float(data["started_after"]),
         sent=bool(data["sent"]),
         again=bool(data["again"]),
         forced=maybe("forced", float),
@@ -197,5 +197,5 @@ def _leaving(data: dict[str, Any]) -> Leaving:
 
 
 def _process(data: Any) -> ProcessId:
-    pid, born = data
-    return ProcessId(int(pid), float(born))
+    pid, start_time = data
+    return ProcessId(int(pid), float(start_time))

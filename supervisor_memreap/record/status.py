@@ -65,7 +65,7 @@ def of_pool(
         if worker.id in used:
             row["used_bytes"] = used[worker.id]
             row["over"] = used[worker.id] > settings.limit
-        elif worker.suspect is None:
+        elif worker.detail is None:
             row["over"] = False  # its bound is within the limit
         if leaving and leaving.worker == worker.id:
             row["note"] = "leaving"

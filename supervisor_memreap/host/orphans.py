@@ -27,7 +27,7 @@ _LISTEN = re.compile(r"(?:^|\s)(?:-l|--listen|--socket|-s)[\s=]+(?:unix:)?(\S+)"
 _DAEMON = re.compile(r"(?:^|\s)(?:-d|-D|--?daemon(?:ize)?)(?:[\s=]|$)(?!\s*[^\s=-]+=)")
 
 
-class Strays(NamedTuple):
+class Orphans(NamedTuple):
     """What a program has left behind."""
 
     roots: tuple[int, ...]
@@ -40,17 +40,17 @@ class Strays(NamedTuple):
 
 def find(
     sought: Mapping[Program, str], ask: Callable[[], Iterable[Program]], environ: Mapping[str, str], view: Source
-) -> dict[Program, Strays]:
-    """The strays of each program in `sought`, with its command, among all processes of this machine.
+) -> dict[Program, Orphans]:
+    """The orphans of each program in `sought`, with its command, among all processes of this machine.
 
-    `ask` tells what supervisord runs, `environ` is that of a process of this supervisord. A stray is an orphan of the
+    `ask` tells what supervisord runs, `environ` is that of a process of this supervisord. An orphan is an orphan of the
     control group that supervisord is in (a service of systemd has another one), older than what supervisord runs now
     under its name, and of the same kind: not what a healthy program has detached. It is known by the program's name in
     its environment. Perl overwrites the environment when it sets $0, as FCGI::ProcManager does: then by the address in
     the program's command, on which it listens. What `ask` raises, this raises.
     """
     parents = {one.pid: one.info["ppid"] for one in psutil.process_iter(["ppid"])}
-    # Asked for after all processes were read: one that supervisord has just started is no stray.
+    # Asked for after all processes were read: one that supervisord has just started is no orphan.
     known = {one.pid for one in ask() if one.pid} | {os.getpid()}
     # Whoever looks may be in another place than they are, as doctor is in a shell: supervisord never is.
     supervisord = next((one.supervisord for one in sought if one.supervisord), os.getpid())
@@ -66,7 +66,7 @@ def find(
     found = {}
     for program, its in roots.items():
         trees = {pid for pid in parents if set(its) & set(_chain(pid, parents))}
-        found[program] = Strays(tuple(its), sum(_memory(pid, view) for pid in trees), daemonizes(sought[program]))
+        found[program] = Orphans(tuple(its), sum(_memory(pid, view) for pid in trees), daemonizes(sought[program]))
     return found
 
 
@@ -103,11 +103,11 @@ def _is_left_over(pid: int, program: Program, command: str, view: Source) -> boo
     """Whether this process is there, is older than what supervisord runs under that name now, and runs the same."""
     try:
         process = view.process(pid)
-        if process.ended or (program.pid and view.process(program.pid).id.born <= process.id.born):
+        if process.ended or (program.pid and view.process(program.pid).id.start_time <= process.id.start_time):
             return False
-        called = view.called(pid)
+        name_and_argv = view.name_and_argv(pid)
         # What a program starts besides itself may be meant to outlive it.
-        return bool(recognise(*called)) or script(*called) in map(os.path.basename, command.split())
+        return bool(recognise(*name_and_argv)) or script(*name_and_argv) in map(os.path.basename, command.split())
     except ProcessLookupError:
         return False  # it has ended; or what supervisord ran has, and then there will be another look
     except PermissionError:
