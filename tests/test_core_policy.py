@@ -7,26 +7,33 @@ from dataclasses import replace
 import pytest
 
 from supervisor_memreap.core import policy
-from supervisor_memreap.core.model import Ending, Pool, ProcessId, Worker, WorkerDetail
-from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.verdict import (
-    Fell,
+from supervisor_memreap.core.events import (
+    IdlenessUnknown,
     Left,
+    LooksLikeManager,
+    ManagerLost,
     NeverIdle,
     NoReplacement,
     NotCaught,
     NotReplaced,
+    NotVisible,
     Replaced,
     Resumed,
     Stuck,
     TooFewWorkers,
     Unreadable,
-    Unseen,
-    Wrapped,
-    WrongLimit,
+    WrongSetting,
     WrongSignal,
 )
+from supervisor_memreap.core.model import Ending, Pool, ProcessId, Worker, WorkerDetail
+from supervisor_memreap.core.policy import Candidate, Look
+from supervisor_memreap.core.reasons import OverLimit, Requested
+from supervisor_memreap.core.servers import graceful
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.state import PoolState
 
+STAMP = ("myapp", 0.0)
+"""The pool and the time of all events here."""
 MIB = 1024**2
 LIMIT = 150 * MIB
 SETTINGS = PoolSettings(limit=LIMIT, min_age=30, settle=10, grace=300)
@@ -39,10 +46,11 @@ class Film:
 
     def __init__(self, settings: PoolSettings = SETTINGS):
         self.settings = settings
-        self.state = policy.PoolState()
+        self.state = PoolState()
         self.now = BOOT + 3600
         self.started: dict[int, float] = {}
         self.slots: dict[int, str] = {}
+        self.is_group = False
 
     def worker(
         self, pid: int, mib: float, caught: bool | None = True, readable: bool = True, server: str = ""
@@ -76,11 +84,18 @@ class Film:
             pool = Pool(
                 "myapp", state, "", ProcessId(manager, start_time), self.now - start_time, there, frozenset(stopped)
             )
-        pool = replace(pool, ending=ending, child_faults=child_faults)
-        verdict, self.state = policy.decide(pool, self.settings, self.state, self.now)
-        if verdict.reap and signal:
-            self.state = policy.signalled(pool, verdict.reap[0], self.settings, self.state, self.now)
+        pool = replace(pool, ending=ending, child_faults=child_faults, is_group=self.is_group)
+        verdict = self.decide(pool, self.now)
+        if verdict.candidates and signal:
+            self.state = policy.signalled(pool, verdict.candidates[0], self.settings, self.state, self.now)
         return verdict
+
+    def decide(self, pool: Pool, now: float):
+        """What `follow` and `choose` say together: a Choice with the events of both."""
+        self.state, followed = policy.follow(pool, self.settings, self.state, now)
+        (choice,) = policy.choose([Look(pool, self.settings, self.state)], now)
+        self.state = choice.state
+        return replace(choice, events=(*followed, *choice.events))
 
     def fork(self, pid: int, ago: float = 0.0) -> None:
         """From the next look on, `pid` is a process that was born `ago` seconds before now."""
@@ -88,7 +103,11 @@ class Film:
 
 
 def reaped(verdict):
-    return verdict.reap[0].id.pid if verdict.reap else None
+    return verdict.candidates[0].worker.id.pid if verdict.candidates else None
+
+
+def expired(verdict):
+    return {each.worker.id.pid for each in verdict.candidates if each.idle_wait_expired}
 
 
 def events(verdict, kind):
@@ -133,7 +152,7 @@ def test_what_left_is_told_once_with_its_time_and_its_replacement():
     film.look({11: 200, 12: 40})
     film.fork(13, ago=-1)
     verdict = film.look({12: 40, 13: 20})
-    assert verdict.events == (Left(ProcessId(11, BOOT), 5.0, ProcessId(13, film.started[13])),)
+    assert verdict.events == (Left(*STAMP, ProcessId(11, BOOT), 5.0, ProcessId(13, film.started[13])),)
     assert film.look({12: 40, 13: 20}).events == ()
 
 
@@ -152,7 +171,7 @@ def test_a_replacement_that_comes_late_is_told_when_it_comes():
     assert left.replaced_by is None
     film.fork(13)
     (replaced,) = film.look({12: 40, 13: 20}, after=3).events
-    assert replaced == Replaced(ProcessId(11, BOOT), 3.0, ProcessId(13, film.started[13]))
+    assert replaced == Replaced(*STAMP, ProcessId(11, BOOT), 3.0, ProcessId(13, film.started[13]))
 
 
 def test_replacements_that_die_at_once_never_settle_and_the_old_workers_stay():
@@ -206,7 +225,7 @@ def test_a_worker_that_would_die_of_the_signal_is_not_signalled_and_that_is_told
     film = Film()
     deaf = film.worker(11, 300, caught=False)
     verdict = film.look({11: deaf, 12: 20})
-    assert (reaped(verdict), verdict.events) == (None, (NotCaught(deaf),))
+    assert (reaped(verdict), verdict.events) == (None, (NotCaught(*STAMP, deaf.id, "HUP", False),))
     assert film.look({11: deaf, 12: 20}).events == ()
 
 
@@ -225,7 +244,9 @@ def test_where_the_server_is_known_its_table_decides_not_the_handler(server, sig
     worker = film.worker(11, 300, server=server)
     verdict = film.look({11: worker, 12: 20})
     assert reaped(verdict) == (11 if goes else None)
-    assert events(verdict, WrongSignal) == ([] if goes else [WrongSignal(worker)])
+    assert events(verdict, WrongSignal) == (
+        [] if goes else [WrongSignal(*STAMP, worker.id, server, signal, graceful(server))]
+    )
     assert not events(film.look({11: worker, 12: 20}), WrongSignal)
 
 
@@ -238,7 +259,7 @@ def test_a_bound_is_not_taken_for_a_metric_that_may_not_be_read():
     film = Film()
     hidden = film.worker(11, 300, readable=False)
     verdict = film.look({11: hidden, 12: 20})
-    assert (reaped(verdict), verdict.events) == (None, (Unreadable(hidden),))
+    assert (reaped(verdict), verdict.events) == (None, (Unreadable(*STAMP, hidden.id, 300 * MIB, LIMIT, "uss", False),))
     assert film.look({11: hidden, 12: 20}).events == ()
 
 
@@ -247,7 +268,7 @@ def test_a_stuck_worker_is_told_once_signalled_once_and_the_next_may_go():
     assert reaped(film.look({11: 300, 12: 200})) == 11
     assert film.look({11: 300, 12: 200}, after=299).events == ()
     verdict = film.look({11: 300, 12: 200}, after=1)
-    assert verdict.events == (Stuck(ProcessId(11, BOOT), 300.0),)
+    assert verdict.events == (Stuck(*STAMP, ProcessId(11, BOOT), 300.0, "HUP"),)
     assert reaped(verdict) == 12
     film.fork(13)
     for _ in range(5):
@@ -288,11 +309,11 @@ def test_a_stuck_worker_is_forced_once_where_that_is_asked_for_and_the_next_wait
     film.look({11: 300, 12: 200})
     verdict = film.look({11: 300, 12: 200}, after=300)
     assert (forced(verdict), reaped(verdict)) == (11, None)
-    assert verdict.events == (Stuck(ProcessId(11, BOOT), 300.0),)
+    assert verdict.events == (Stuck(*STAMP, ProcessId(11, BOOT), 300.0, "HUP", next=stuck),)
     verdict = film.look({11: 300, 12: 200}, after=299)
     assert (forced(verdict), again(verdict), reaped(verdict), verdict.events) == (None, None, None, ())
     verdict = film.look({11: 300, 12: 200}, after=1)
-    assert verdict.events == (Stuck(ProcessId(11, BOOT), 600.0, forced=True),)
+    assert verdict.events == (Stuck(*STAMP, ProcessId(11, BOOT), 600.0, "HUP", forced=stuck),)
     assert (forced(verdict), reaped(verdict)) == (None, 12)
 
 
@@ -309,8 +330,8 @@ def test_newborns_that_are_all_over_the_limit_suspend_the_pool_before_any_is_rea
     film = Film()
     film.now = BOOT
     verdict = film.look({11: 160, 12: 170, 13: 165})
-    assert verdict.events == (WrongLimit(160 * MIB, 340 * MIB),)
-    assert verdict.standing == "suspended: its limit is too low"
+    assert verdict.events == (WrongSetting(*STAMP, OverLimit(160 * MIB, LIMIT, "uss"), "limit=340MB"),)
+    assert verdict.standing == "suspended"
     for _ in range(20):
         later = film.look({11: 160, 12: 170, 13: 165}, after=60)
         assert (reaped(later), later.events) == (None, ())
@@ -328,13 +349,13 @@ def test_replacements_that_go_over_the_limit_at_once_are_not_recycled_for_ever()
     film.started[11] = film.now - 10
     for _ in range(200):
         verdict = film.look({pid: 160})
-        told += events(verdict, WrongLimit)
-        if verdict.reap:
+        told += events(verdict, WrongSetting)
+        if verdict.candidates:
             reaps += 1
             pid += 1
             film.fork(pid)
-    assert reaps == policy.HASTY_REAPS
-    assert told == [WrongLimit(160 * MIB, 320 * MIB)]
+    assert reaps == policy.EARLY_REAPS
+    assert told == [WrongSetting(*STAMP, OverLimit(160 * MIB, LIMIT, "uss"), "limit=320MB")]
 
 
 def test_workers_that_serve_for_a_while_before_they_are_over_are_recycled_for_good():
@@ -356,7 +377,7 @@ def test_a_suspension_ends_when_the_settings_change(change):
     film.look({11: 160, 12: 170})
     film.settings = replace(SETTINGS, **change)
     verdict = film.look({11: 160, 12: 170}, after=60)
-    assert verdict.events == (Resumed("its settings changed"),)
+    assert verdict.events == (Resumed(*STAMP, "its settings changed"),)
 
 
 def test_a_wrong_limit_is_forgotten_with_its_manager():
@@ -372,7 +393,7 @@ def test_a_tree_that_falls_right_after_a_reap_suspends_the_pool_until_the_next_m
     film = Film()
     assert reaped(film.look({11: 300, 12: 20})) == 11
     verdict = film.look(state="EXITED")
-    assert verdict.events == (Fell(ProcessId(11, BOOT), ProcessId(1, BOOT), policy.STOOD, 5.0),)
+    assert verdict.events == (ManagerLost(*STAMP, ProcessId(11, BOOT), ProcessId(1, BOOT), policy.STOOD, 5.0, True),)
     start_time = film.now
     film.fork(21)
     assert reaped(film.look({21: 300}, manager=2, start_time=start_time, after=300)) is None
@@ -388,14 +409,14 @@ def test_a_tree_that_falls_again_is_trusted_only_after_twice_the_time():
     start_time = film.now
     film.fork(21)
     assert reaped(film.look({21: 300}, manager=2, start_time=start_time, after=policy.STOOD)) == 21
-    (fell,) = film.look({31: 20}, manager=3, start_time=film.now).events
-    assert fell.resumes_after == 2 * policy.STOOD
+    (lost,) = film.look({31: 20}, manager=3, start_time=film.now).events
+    assert lost.resumes_after == 2 * policy.STOOD
 
 
 def test_another_manager_right_after_a_reap_is_a_fallen_tree_too():
     film = Film()
     film.look({11: 300, 12: 20})
-    assert events(film.look({21: 20}, manager=2, start_time=film.now), Fell)
+    assert events(film.look({21: 20}, manager=2, start_time=film.now), ManagerLost)
 
 
 def test_a_restart_of_ours_and_of_the_program_together_is_no_fallen_tree():
@@ -409,7 +430,7 @@ def test_a_program_that_somebody_stops_is_no_fallen_tree():
     film = Film()
     film.look({11: 300, 12: 20})
     verdict = film.look(state="STOPPING")
-    assert (verdict.events, verdict.standing) == ((), "stopping")
+    assert (verdict.events, verdict.standing) == ((), "not running")
     film.look(state="STOPPED")
     film.fork(21, ago=60)
     assert reaped(film.look({21: 300}, manager=2, start_time=film.now - 60)) == 21
@@ -434,24 +455,24 @@ def test_a_worker_that_leaves_by_itself_between_looks_is_no_event():
 
 def test_an_idle_moment_is_waited_for_so_long_and_not_longer():
     film = Film(replace(SETTINGS, idle_wait=60))
-    insists = [film.look({11: 300, 12: 20}, after=after, signal=False).insist for after in (5, 59, 1, 5)]
-    assert [bool(each) for each in insists] == [False, False, True, True]
+    looks = [film.look({11: 300, 12: 20}, after=after, signal=False) for after in (5, 59, 1, 5)]
+    assert [expired(look) for look in looks] == [set(), set(), {11}, {11}]
 
 
 def test_the_wait_for_an_idle_moment_begins_anew_with_each_reap_and_when_nothing_is_due():
     film = Film(replace(SETTINGS, idle_wait=60))
     film.look({11: 300, 12: 20}, signal=False)
-    assert film.look({11: 300, 12: 20}, after=60).insist
+    assert expired(film.look({11: 300, 12: 20}, after=60))
     film.fork(13)
-    assert not film.look({12: 300, 13: 20}, after=60, signal=False).insist
+    assert not expired(film.look({12: 300, 13: 20}, after=60, signal=False))
     film.look({12: 20, 13: 20}, after=60)
-    assert not film.look({12: 300, 13: 20}, after=60).insist
+    assert not expired(film.look({12: 300, 13: 20}, after=60))
 
 
-def test_a_wait_that_never_ends_never_insists():
+def test_a_wait_that_never_ends_never_expires():
     film = Film(replace(SETTINGS, idle_wait=float("inf")))
     film.look({11: 300}, signal=False)
-    assert not film.look({11: 300}, after=1e9, signal=False).insist
+    assert not expired(film.look({11: 300}, after=1e9, signal=False))
 
 
 def test_a_signal_that_did_not_go_out_leaves_nobody_leaving():
@@ -461,7 +482,7 @@ def test_a_signal_that_did_not_go_out_leaves_nobody_leaving():
 
 
 def test_all_that_are_due_are_offered_the_largest_first():
-    assert [worker.id.pid for worker in Film().look({11: 200, 12: 300, 13: 40, 14: 250}).reap] == [12, 14, 11]
+    assert [each.worker.id.pid for each in Film().look({11: 200, 12: 300, 13: 40, 14: 250}).candidates] == [12, 14, 11]
 
 
 def test_the_wait_for_an_idle_moment_is_each_workers_own():
@@ -469,7 +490,7 @@ def test_the_wait_for_an_idle_moment_is_each_workers_own():
     film.look({11: 200, 12: 20}, signal=False)
     verdict = film.look({11: 200, 12: 300}, after=60, signal=False)
     assert reaped(verdict) == 12
-    assert {id.pid for id in verdict.insist} == {11}
+    assert expired(verdict) == {11}
 
 
 @pytest.mark.parametrize(("count", "tick"), [(1, 5), (2, 5), (5, 5), (10, 5), (2, 60), (5, 60)])
@@ -481,13 +502,13 @@ def test_a_limit_that_fresh_workers_exceed_is_found_also_when_the_first_workers_
         verdict = film.look(
             {pid: 160 if film.now + tick - film.started.get(pid, BOOT) > 15 else 20 for pid in there}, after=tick
         )
-        told += events(verdict, WrongLimit)
-        if verdict.reap:
+        told += events(verdict, WrongSetting)
+        if verdict.candidates:
             reaps += 1
             there.remove(reaped(verdict))
             there.append(1000 + reaps)
             film.fork(there[-1])
-    assert reaps == count + policy.HASTY_REAPS
+    assert reaps == count + policy.EARLY_REAPS
     assert len(told) == 1
 
 
@@ -516,34 +537,34 @@ def test_a_manager_that_stood_on_after_the_worker_left_did_not_fall():
     film.look({11: 300, 12: 20})
     for _ in range(20):
         film.look({12: 20})
-    assert events(film.look(state="EXITED"), Fell) == []
+    assert events(film.look(state="EXITED"), ManagerLost) == []
 
 
 def test_a_reap_that_goes_well_restores_the_trust():
     film = Film()
     film.look({11: 300, 12: 20})
     film.look(state="EXITED")
-    assert film.state.falls == 1
+    assert film.state.manager_losses == 1
     start_time = film.now
     film.fork(21)
     assert reaped(film.look({21: 300}, manager=2, start_time=start_time, after=policy.STOOD)) == 21
     film.fork(22)
     film.look({22: 20}, manager=2, start_time=start_time, after=5)
     film.look({22: 20}, manager=2, start_time=start_time, after=5)
-    assert film.state.falls == 0
+    assert film.state.manager_losses == 0
 
 
 def test_what_looks_like_a_manager_below_a_wrapper_is_not_signalled():
     film = Film()
     manager = replace(film.worker(11, 300), detail=WorkerDetail(300 * MIB, True, looks_like_manager=True))
     verdict = film.look({11: manager})
-    assert (reaped(verdict), verdict.events) == (None, (Wrapped(manager),))
+    assert (reaped(verdict), verdict.events) == (None, (LooksLikeManager(*STAMP, manager.id, False),))
     assert reaped(film.look({11: manager, 12: 20})) is None
     for _ in range(2):  # whoever asks for it is told each time, and it is not asked for any more
-        film.state = policy.ask([manager.id], film.state)
+        film.state = policy.request([manager.id], film.state)
         verdict = film.look({11: manager, 12: 20})
-        assert (reaped(verdict), verdict.events) == (None, (Wrapped(manager),))
-        assert film.state.asked == frozenset()
+        assert (reaped(verdict), verdict.events) == (None, (LooksLikeManager(*STAMP, manager.id, False),))
+        assert film.state.requested == frozenset()
 
 
 def test_with_never_a_worker_that_is_never_idle_is_told_of_once():
@@ -559,13 +580,13 @@ def test_a_program_that_runs_and_cannot_be_looked_at_is_told_of_once():
     hidden = Pool("myapp", "RUNNING", "its processes are hidden from this user")
     told = []
     for now in range(3):
-        verdict, film.state = policy.decide(hidden, film.settings, film.state, now)
+        verdict = film.decide(hidden, now)
         told += verdict.events
-    assert told == [Unseen("its processes are hidden from this user")]
+    assert told == [NotVisible(*STAMP, "its processes are hidden from this user")]
 
 
 def asking(film, *pids):
-    film.state = policy.ask([ProcessId(pid, film.started[pid]) for pid in pids], film.state)
+    film.state = policy.request([ProcessId(pid, film.started[pid]) for pid in pids], film.state)
 
 
 def test_a_worker_that_somebody_asked_for_goes_first_over_the_limit_or_not():
@@ -573,10 +594,10 @@ def test_a_worker_that_somebody_asked_for_goes_first_over_the_limit_or_not():
     asked = replace(film.worker(12, 20), detail=WorkerDetail(20 * MIB, True))
     assert reaped(film.look({11: 20, 12: asked})) is None
     asking(film, 12)
-    assert film.look({11: 20, 12: asked}, signal=False).standing == "asked"
+    assert film.look({11: 20, 12: asked}, signal=False).standing == "requested"
     verdict = film.look({11: 300, 12: asked})
-    assert [worker.id.pid for worker in verdict.reap] == [12, 11]
-    assert film.state.asked == frozenset()
+    assert [each.worker.id.pid for each in verdict.candidates] == [12, 11]
+    assert film.state.requested == frozenset()
 
 
 def test_all_that_were_asked_for_go_one_at_a_time():
@@ -601,7 +622,7 @@ def test_who_was_asked_for_and_would_die_of_the_signal_does_not_go():
     film.look({11: deaf, 12: 20})
     asking(film, 11)
     verdict = film.look({11: deaf, 12: 20})
-    assert (reaped(verdict), verdict.events) == (None, (NotCaught(deaf),))
+    assert (reaped(verdict), verdict.events) == (None, (NotCaught(*STAMP, deaf.id, "HUP", False),))
 
 
 def test_a_newborn_that_was_asked_for_waits_until_it_is_none():
@@ -648,7 +669,9 @@ def unsent(film: Film, pool_of: dict) -> None:
     assert reaped(film.look(pool_of, signal=False)) == 11
     worker = film.worker(11, pool_of[11])
     pool = Pool("myapp", "RUNNING", "", ProcessId(1, BOOT), 60, (worker,))
-    film.state = policy.signalled(pool, worker, film.settings, film.state, film.now, sent=False)
+    film.state = policy.signalled(
+        pool, Candidate(worker, Requested(None, "uss")), film.settings, film.state, film.now, sent=False
+    )
 
 
 @pytest.mark.parametrize("stuck", ["report", "TERM", "KILL"])
@@ -698,8 +721,8 @@ def test_a_manager_that_cannot_be_looked_at_for_a_while_has_not_fallen():
     assert reaped(film.look({11: 300, 12: 200})) == 11
     film.now += 5
     hidden = Pool("myapp", "RUNNING", "depth=2, and there is not one manager below the wrapper")
-    verdict, film.state = policy.decide(hidden, film.settings, film.state, film.now)
-    assert [type(event) for event in verdict.events] == [Unseen]
+    verdict = film.decide(hidden, film.now)
+    assert [type(event) for event in verdict.events] == [NotVisible]
     assert film.look({11: 300, 12: 200}).standing == "leaving"
     film.fork(13)
     assert events(film.look({12: 200, 13: 20}), Left)
@@ -708,10 +731,10 @@ def test_a_manager_that_cannot_be_looked_at_for_a_while_has_not_fallen():
 def test_a_manager_that_is_there_after_all_has_not_fallen():
     film = Film()
     film.look({11: 300, 12: 20})
-    assert events(film.look(state="gone"), Fell)
+    assert events(film.look(state="gone"), ManagerLost)
     back = film.look({11: 300, 12: 200})
-    assert (back.events, back.standing) == ((Resumed("its manager 1 is there after all"),), "leaving")
-    assert film.state.falls == 0
+    assert (back.events, back.standing) == ((Resumed(*STAMP, "its manager 1 is there after all"),), "leaving")
+    assert film.state.manager_losses == 0
     assert reaped(film.look({11: 300, 12: 200})) is None  # 11 is still leaving
     film.fork(13)
     film.look({12: 200, 13: 20})
@@ -744,12 +767,12 @@ def test_workers_that_grew_old_while_nobody_saw_them_are_not_fresh():
     hidden = Pool("myapp", "RUNNING", "its processes are hidden from this user")
     for _ in range(720):
         film.now += 5
-        _, film.state = policy.decide(hidden, film.settings, film.state, film.now)
+        verdict = film.decide(hidden, film.now)
     for pid in (11, 12, 13, 14):
         film.fork(pid, ago=3000)  # all were replaced meanwhile
     verdict = film.look({11: 300, 12: 300, 13: 300, 14: 300})
     assert reaped(verdict)
-    assert not any(over.fresh for over in film.state.over.values())
+    assert not any(seen.early for seen in film.state.seen.values())
 
 
 def test_a_manager_that_is_another_one_long_after_the_worker_left_did_not_fall_even_if_nobody_saw_it_stand():
@@ -760,9 +783,9 @@ def test_a_manager_that_is_another_one_long_after_the_worker_left_did_not_fall_e
     hidden = Pool("myapp", "RUNNING", "its processes are hidden from this user")
     for _ in range(10):
         film.now += 5
-        _, film.state = policy.decide(hidden, film.settings, film.state, film.now)
+        film.decide(hidden, film.now)
     film.fork(21)
-    assert events(film.look({21: 20}, manager=2, start_time=film.now), Fell) == []
+    assert events(film.look({21: 20}, manager=2, start_time=film.now), ManagerLost) == []
 
 
 SELF = replace(SETTINGS, target="self", signal="TERM")
@@ -772,6 +795,7 @@ def single(settings: PoolSettings = SELF) -> Film:
     """Two processes of a group, each a worker of its own."""
     film = Film(settings)
     film.slots = {11: "a", 12: "b", 13: "a", 14: "b"}
+    film.is_group = True
     return film
 
 
@@ -780,7 +804,7 @@ def test_who_leaves_a_slot_that_somebody_stopped_is_not_waited_for():
     assert reaped(film.look({11: 300, 12: 200})) == 11
     assert reaped(film.look({12: 200}, stopped=["a"])) is None  # it may be a restart
     verdict = film.look({12: 200}, after=SELF.settle, stopped=["a"])
-    assert (reaped(verdict), verdict.standing) == (12, "over")
+    assert (reaped(verdict), verdict.standing) == (12, "due")
 
 
 def test_who_leaves_a_slot_that_runs_again_is_waited_for_though_another_slot_is_stopped():
@@ -805,9 +829,9 @@ def test_a_suspension_and_what_was_said_once_end_when_a_group_is_restarted_as_a_
     film = single()
     film.fork(11)
     film.fork(12)
-    (suspended,) = events(film.look({11: 200, 12: 200}), WrongLimit)
+    (suspended,) = events(film.look({11: 200, 12: 200}), WrongSetting)
     assert suspended.usable
-    assert film.look({11: 200, 12: 200}).standing.startswith("suspended")
+    assert film.look({11: 200, 12: 200}).standing == "suspended"
     film.fork(13)
     film.look({11: 200, 13: 40})  # one of them is no restart
     assert film.state.suspended
@@ -817,7 +841,7 @@ def test_a_suspension_and_what_was_said_once_end_when_a_group_is_restarted_as_a_
     film.fork(15)
     film.fork(16)
     verdict = film.look({15: 40, 16: 40})
-    assert (verdict.events, verdict.standing) == ((Resumed("all of its processes are new ones"),), "quiet")
+    assert (verdict.events, verdict.standing) == ((Resumed(*STAMP, "all of its processes are new ones"),), "quiet")
 
 
 def test_the_replacement_of_a_single_worker_is_no_restart_of_its_group():
@@ -826,7 +850,7 @@ def test_the_replacement_of_a_single_worker_is_no_restart_of_its_group():
     film.fork(pid)
     for _ in range(40):
         verdict = film.look({pid: 200})
-        told += events(verdict, WrongLimit)
+        told += events(verdict, WrongSetting)
         if reaped(verdict):
             pid += 1
             film.look({})
@@ -840,7 +864,7 @@ def test_a_pool_that_is_paused_and_suspended_says_both_and_resume_ends_both():
     film.fork(12)
     film.look({11: 200, 12: 200})
     film.state = policy.pause(film.state)
-    assert film.look({11: 200, 12: 200}).standing == "paused, suspended: its limit is too low"
+    assert film.look({11: 200, 12: 200}).standing == "suspended"
     film.state = policy.resume(film.state)
     assert (film.state.paused, film.state.suspended) == (False, None)
 
@@ -867,13 +891,13 @@ def test_a_manager_that_a_user_stopped_or_restarted_right_after_a_reap_suspends_
     film = after_a_reap()
     film.fork(21)
     verdict = film.look(**then, ending=Ending.STOPPED)
-    assert (events(verdict, Fell), film.state.suspended) == ([], None)
+    assert (events(verdict, ManagerLost), film.state.suspended) == ([], None)
 
 
 def test_a_manager_whose_end_nobody_explains_suspends_the_pool_for_a_shorter_time():
     film = after_a_reap()
-    (fell,) = film.look(state="STARTING", ending=Ending.UNKNOWN).events
-    assert (fell.certain, fell.resumes_after) == (False, policy.STOOD_UNKNOWN)
+    (lost,) = film.look(state="STARTING", ending=Ending.UNKNOWN).events
+    assert (lost.is_certain, lost.resumes_after) == (False, policy.STOOD_UNKNOWN)
     start_time = film.now
     film.fork(21, ago=-1)
     assert film.state.suspended.since == film.now
@@ -893,8 +917,8 @@ def test_how_the_manager_ended_is_asked_only_where_it_matters():
 def test_the_line_on_a_lost_manager_has_the_seconds_since_the_signal():
     film = after_a_reap()
     film.look({11: 300, 12: 20}, after=230)
-    (fell,) = film.look(state="STARTING").events
-    assert fell.after == 235
+    (lost,) = film.look(state="STARTING").events
+    assert lost.after == 235
 
 
 def test_where_no_worker_comes_in_its_place_and_the_others_are_stable_the_next_may_go_after_grace():
@@ -933,7 +957,7 @@ def test_where_all_but_one_die_at_every_look_the_last_one_that_serves_is_never_t
         verdict = film.look({11: 300, **dict.fromkeys(newborns, 20)})
         assert reaped(verdict) is None
         told += events(verdict, TooFewWorkers)
-    assert told == [TooFewWorkers(1, usual)]
+    assert told == [TooFewWorkers(*STAMP, 1, usual, 30)]
 
 
 def test_half_of_the_usual_workers_must_be_old_enough():
@@ -965,7 +989,7 @@ def test_with_long_ticks_a_limit_that_workers_reach_after_a_while_is_not_wrong()
         film.fork(100 + hour, ago=2700)
         verdict = film.look({11: 20, 12: 20, 100 + hour: 653}, after=3600)
         film.started[100 + hour] = film.now - 2700
-        assert events(verdict, WrongLimit) == []
+        assert events(verdict, WrongSetting) == []
     assert film.state.suspended is None
 
 
@@ -973,8 +997,8 @@ def test_a_limit_that_was_found_to_be_wrong_is_tried_again_after_some_hours():
     film = Film()
     for pid in (11, 12):
         film.fork(pid)
-    assert events(film.look({11: 300, 12: 300}), WrongLimit)
-    assert film.look({11: 20, 12: 300}, after=policy.RETRY_LIMIT - 1).standing == "suspended: its limit is too low"
+    assert events(film.look({11: 300, 12: 300}), WrongSetting)
+    assert film.look({11: 20, 12: 300}, after=policy.RETRY_SETTING - 1).standing == "suspended"
     verdict = film.look({11: 20, 12: 300}, after=1)
     assert events(verdict, Resumed)
     assert reaped(verdict) == 12
@@ -997,14 +1021,14 @@ def test_who_was_asked_for_is_not_forgotten_by_a_look_that_finds_nobody():
     film.look({11: 20, 12: 20})
     asking(film, 11, 12)
     film.look(state="RUNNING", manager=1)
-    assert film.state.asked == frozenset()
+    assert film.state.requested == frozenset()
 
 
 def test_where_it_cannot_be_seen_whether_a_worker_is_idle_nobody_says_that_it_never_was():
     film = Film()
-    film.state = policy.say_once("unknown", film.state)[1]
+    film.state = policy.is_new(IdlenessUnknown(*STAMP), film.state)[1]
     film.look({11: film.worker(11, 300, server="FCGI::ProcManager"), 12: 20}, signal=False)
-    film.state = policy.say_once("unknown", film.state)[1]
+    film.state = policy.is_new(IdlenessUnknown(*STAMP), film.state)[1]
     for _ in range(40):
         verdict = film.look({11: film.worker(11, 300, server="FCGI::ProcManager"), 12: 20}, signal=False)
         assert events(verdict, NeverIdle) == []

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.model import Pool
-from supervisor_memreap.core.policy import PoolState
-from supervisor_memreap.core.quote import quote
+from supervisor_memreap.core.state import PoolState
+from supervisor_memreap.core.text import quote
 
 TYPE = "memreap-command"
 """The type of the events that bring commands."""
@@ -169,22 +169,22 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
     if state.paused:
         raise CommandError(f"{pool.name} is paused: memreap resume {pool.name} first")
     if state.suspended:
-        raise CommandError(f"{pool.name} is suspended ({state.suspended.word}): memreap resume {pool.name} first")
-    gone = {one.worker for one in (state.leaving, *state.stuck) if one}
-    there = [one for one in pool.workers if one.id not in gone]
+        raise CommandError(f"{pool.name} is suspended ({state.suspended.text}): memreap resume {pool.name} first")
+    signalled = {leaving.worker for leaving in (state.leaving, *state.stuck) if leaving}
+    present = [worker for worker in pool.workers if worker.id not in signalled]
     if command.pid:
-        worker = next((one for one in pool.workers if one.id.pid == command.pid), None)
+        worker = next((worker for worker in pool.workers if worker.id.pid == command.pid), None)
         if worker is None:
-            pids = ", ".join(str(one.id.pid) for one in pool.workers)
+            pids = ", ".join(str(worker.id.pid) for worker in pool.workers)
             raise CommandError(f"{pool.name} has no worker {command.pid}; there are {pids}")
-        if worker.id in gone:
+        if worker.id in signalled:
             raise CommandError(f"{pool.name}: worker {command.pid} has been signalled already")
-    elif not there:
+    elif not present:
         raise CommandError(f"{pool.name}: all of its workers have been signalled already")
     elif command.verb == "roll":
-        state = policy.ask((worker.id for worker in there), state)
-        all_ = f"all {len(there)} workers are" if len(there) > 1 else f"worker {there[0].id.pid} is"
-        return state, f"{all_} to be replaced{', one at a time' if len(there) > 1 else ''}"
+        state = policy.request((worker.id for worker in present), state)
+        all_ = f"all {len(present)} workers are" if len(present) > 1 else f"worker {present[0].id.pid} is"
+        return state, f"{all_} to be replaced{', one at a time' if len(present) > 1 else ''}"
     else:
-        worker = max(there, key=lambda one: (one.used or 0, one.bound))
-    return policy.ask([worker.id], state), f"worker {worker.id.pid} is to be replaced"
+        worker = max(present, key=lambda worker: (worker.used or 0, worker.bound))
+    return policy.request([worker.id], state), f"worker {worker.id.pid} is to be replaced"

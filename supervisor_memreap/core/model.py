@@ -53,9 +53,32 @@ class Ending(enum.Enum):
     UNKNOWN = "unknown"
 
 
+class Result(enum.Enum):
+    """What came of an attempt to signal a worker."""
+
+    SENT = "sent"
+    BUSY = "busy"
+    """It had no idle moment."""
+    GONE = "gone"
+    CHANGED = "changed"
+    NOT_PERMITTED = "not permitted"
+    FAILED = "the system is short of something"
+
+
+class SentMoment(enum.Enum):
+    """What the worker did when the signal was sent."""
+
+    HELD = "held"
+    """It was held inside accept."""
+    IDLE = "idle"
+    """It was seen in accept just before."""
+    BUSY = "busy"
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True)
 class WorkerDetail:
-    """What is read of a worker only when its bound is over the limit."""
+    """What is read of a worker only where a reason may apply to it."""
 
     used: int | None
     """The metric, in bytes. None: it may not be read."""
@@ -91,7 +114,7 @@ class Pool:
     name: str
     state: str
     """As supervisord says, or `gone`."""
-    unseen: str = ""
+    not_visible: str = ""
     """Why a program that runs has no manager that could be looked at."""
     manager: ProcessId | None = None
     manager_age: float = 0.0
@@ -102,6 +125,15 @@ class Pool:
     """Page faults of all children of the manager that have ended: it grows with each that does. None: not known."""
     ending: Ending = Ending.UNKNOWN
     """Where the manager of the last look is gone: how it ended. Asked for only where the policy needs it."""
+    is_group: bool = False
+    """With target=self: supervisord itself is the manager, of the workers of other pools too."""
+    at: float = 0.0
+    """When it was looked at, in seconds since 1970."""
+
+    @property
+    def stamp(self) -> tuple[str, float]:
+        """The pool and the time of its events."""
+        return self.name, self.at
 
     def worker(self, id: ProcessId) -> Worker | None:
         return next((worker for worker in self.workers if worker.id == id), None)

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.quote import quote
+from supervisor_memreap.core.text import quote
 
 METRICS = ("uss", "pss", "rss", "vms")
 # Signals on which some pre-forking server finishes its work; KILL and STOP never let it.
@@ -48,8 +48,8 @@ Sections = dict[str, dict[str, Given]]
 
 @dataclass(frozen=True)
 class PoolSettings:
-    limit: int
-    """Bytes a worker may use before it is reaped."""
+    limit: int | None = None
+    """Bytes a worker may use before it is reaped; None: as much as it likes."""
     metric: str = "uss"
     signal: str = "HUP"
     checks: int = 1
@@ -169,6 +169,8 @@ def _target(text: str) -> str:
 def shown(settings: PoolSettings, key: str) -> str:
     """The value of a key as it may be written, such as `150MB` or `5min`."""
     value = getattr(settings, key)
+    if value is None:
+        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if key == "limit":
@@ -199,6 +201,8 @@ _KEYS = {
     "depth": _depth,
     "target": _target,
 }
+# Without one of these no worker would ever have to go.
+_REASON_KEYS = ("limit",)
 assert list(_KEYS) == [field.name for field in fields(PoolSettings)]
 KEYS = tuple(_KEYS)
 
@@ -301,8 +305,8 @@ def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
             raise SettingsError(f"{where}: '{quote(name)}' is not a program, a group, or group:name")
     values = {name: {key: parse(key, value) for key, value in given.items()} for name, given in sections.items()}
     for name in values:
-        lenders = ("", name, *name.split(":"))
-        if name and not any("limit" in values.get(lender, {}) for lender in lenders):
+        set_here = {key for lender in ("", name, *name.split(":")) for key in values.get(lender, {})}
+        if name and not set_here & set(_REASON_KEYS):
             where = f"[memreap:{quote(name)}]"
             raise SettingsError(f"{where}: no limit, here or in [memreap]; write one, such as limit=150MB")
     return Settings(values, sections)

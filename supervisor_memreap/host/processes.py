@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from supervisor_memreap.core.model import STOPPED_BY_HAND, Pool, ProcessId, Program, Worker, WorkerDetail
+from supervisor_memreap.core.model import STOPPED_BY_HAND, Pool, ProcessId, Program, Result, SentMoment, Worker, WorkerDetail
 from supervisor_memreap.core.servers import Moment, manages, moment_of, recognise
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import hold, procfs
@@ -45,6 +45,14 @@ def source() -> Source:
     return procfs.Procfs() if _PROCFS else Psutil()
 
 
+NeedsDetail = Callable[[Worker], bool]
+
+
+def always(_worker: Worker) -> bool:
+    """Exact figures of each worker, whatever it holds."""
+    return True
+
+
 class Watched(NamedTuple):
     """A pool to look at."""
 
@@ -54,12 +62,12 @@ class Watched(NamedTuple):
     """With target=self: the processes that are the workers, of the supervisord whose pid `program` has."""
     expected: tuple[ProcessId, ...] = ()
     """Workers that count as there until they are seen to be gone, whatever the list of children says."""
-    asked: frozenset[ProcessId] = frozenset()
-    """Workers that are read in full, over the limit or not."""
+    needs_detail: NeedsDetail = always
+    """For which workers exact figures are read."""
 
 
 def look(watched: Iterable[Watched], view: Source) -> list[Pool]:
-    """One reading of all pools; exact figures only for workers whose bound is over their limit."""
+    """One reading of all pools; exact figures only for workers that need them."""
     return [_look_at(one, view) for one in watched]
 
 
@@ -138,6 +146,8 @@ def _pool(manager: Process, pids: Iterable[int], watched: Watched, view: Source)
         manager.age,
         there,
         child_faults=manager.child_faults,
+        is_group=bool(watched.members),
+        at=time.time(),
     )
 
 
@@ -158,7 +168,7 @@ def _worker(pid: int, manager: ProcessId, watched: Watched, view: Source) -> Wor
             return None
         sizes = view.sizes(pid)
         worker = Worker(process.id, process.age, sizes.size if settings.metric == "vms" else sizes.bound)
-        if worker.bound <= settings.limit and worker.id not in watched.asked:
+        if not watched.needs_detail(worker):
             return worker
         caught = view.catches(pid, _signum(settings.signal))
         used = _measure(worker, settings.metric, view)
@@ -269,10 +279,9 @@ def may_signal(process: ProcessId) -> bool:
 class Outcome:
     """What came of a reap."""
 
-    word: str
-    """sent; or why nothing was sent: busy, gone, changed, not permitted, failed."""
-    moment: str = ""
-    """When it was sent: held (inside accept), idle (seen in accept just before), busy, or unknown."""
+    result: Result
+    moment: SentMoment | None = None
+    """When it was sent; None: it was not."""
     unheld: bool = False
     """It was to be held, and that was not permitted."""
     unreadable: bool = False
@@ -284,15 +293,15 @@ class Outcome:
 
 
 def reap(
-    pool: Pool, worker: Worker, settings: PoolSettings, view: Source, watch: float, insist: bool = False
+    pool: Pool, worker: Worker, settings: PoolSettings, view: Source, watch: float, idle_wait_expired: bool = False
 ) -> Outcome:
     """Look again at exactly this worker, and signal it only if all is as it was seen. Never raises OSError.
 
-    For `watch` seconds an idle moment is waited for. Without one it is `busy`; or, where idle_wait is over (`insist`)
+    For `watch` seconds an idle moment is waited for. Without one it is BUSY; or, where idle_wait has expired
     and the server finishes its request at any moment, signalled all the same.
     """
     deadline = time.monotonic() + watch
-    return _with_pidfd(worker, lambda pidfd: _signal(pool, worker, settings, view, pidfd, deadline, insist))
+    return _with_pidfd(worker, lambda pidfd: _signal(pool, worker, settings, view, pidfd, deadline, idle_wait_expired))
 
 
 def reap_again(pool: Pool, worker: Worker, settings: PoolSettings, view: Source) -> Outcome:
@@ -301,13 +310,13 @@ def reap_again(pool: Pool, worker: Worker, settings: PoolSettings, view: Source)
 
 
 def force(pool: Pool, worker: Worker, signal_name: str, view: Source) -> Outcome:
-    """Send a stuck worker this signal, whatever it does; `sent`, or why not."""
+    """Send a stuck worker this signal, whatever it does."""
 
     def send(pidfd: int | None) -> Outcome:
         if _has_changed(pool, worker, view):
-            return Outcome("changed")
+            return Outcome(Result.CHANGED)
         _send(worker.id.pid, pidfd, _signum(signal_name))
-        return Outcome("sent", "busy", pidfd=pidfd)
+        return Outcome(Result.SENT, SentMoment.BUSY, pidfd=pidfd)
 
     return _closed(_with_pidfd(worker, send))
 
@@ -322,17 +331,17 @@ def _with_pidfd(worker: Worker, act: Callable[[int | None], Outcome]) -> Outcome
     try:
         pidfd = _open_pidfd(worker.id.pid)
     except ProcessLookupError:
-        return Outcome("gone")
+        return Outcome(Result.GONE)
     # From here on the pidfd, where there is one, means this process and no later one with its pid.
     try:
         outcome = act(pidfd)
     except ProcessLookupError:
-        outcome = Outcome("gone")
+        outcome = Outcome(Result.GONE)
     except PermissionError:
-        outcome = Outcome("not permitted")
+        outcome = Outcome(Result.NOT_PERMITTED)
     except OSError:
-        outcome = Outcome("failed")
-    if outcome.word != "sent" and pidfd is not None:
+        outcome = Outcome(Result.FAILED)
+    if outcome.result is not Result.SENT and pidfd is not None:
         os.close(pidfd)
     return outcome
 
@@ -373,7 +382,7 @@ def _signal(
     view: Source,
     pidfd: int | None,
     deadline: float,
-    insist: bool,
+    idle_wait_expired: bool,
 ) -> Outcome:
     """Raises ProcessLookupError, PermissionError."""
     signum = _signum(settings.signal)
@@ -385,15 +394,16 @@ def _signal(
     unheld = unreadable = False
     while True:
         if _has_changed(pool, worker, view) or view.catches(pid, signum) is False:
-            return Outcome("changed")
+            return Outcome(Result.CHANGED)
         idle = view.idle(pid)
         late = time.monotonic() >= deadline
         if idle and holds and not unheld:
             attempt = hold.signal_in_accept(pid, lambda: _send_to_main_thread(worker.id, pidfd, signum, view))
             if attempt is Attempt.GONE:
-                return Outcome("gone")
+                return Outcome(Result.GONE)
             if attempt in (Attempt.HELD, Attempt.UNKNOWN):
-                return Outcome("sent", "held" if attempt is Attempt.HELD else "idle", private=private, pidfd=pidfd)
+                moment = SentMoment.HELD if attempt is Attempt.HELD else SentMoment.IDLE
+                return Outcome(Result.SENT, moment, private=private, pidfd=pidfd)
             # Where it is not permitted, the next best is a signal right after it was seen idle: look once more.
             unheld = attempt is Attempt.NOT_PERMITTED
             if unheld or not late:
@@ -402,14 +412,14 @@ def _signal(
         unreadable = unreadable or idle is None
         if idle and needs is not Moment.HELD:
             _send(pid, pidfd, signum)
-            return Outcome("sent", "idle", unheld, private=private, pidfd=pidfd)
+            return Outcome(Result.SENT, SentMoment.IDLE, unheld, private=private, pidfd=pidfd)
         permitted = needs is Moment.ANY or (needs is Moment.IDLE_IF_SEEN and late and _is_never_seen(pid, view))
-        if late and insist and permitted and settings.idle_wait != float("inf"):
+        if late and idle_wait_expired and permitted and settings.idle_wait != float("inf"):
             _send(pid, pidfd, signum)
-            moment = "unknown" if idle is None else "busy"
-            return Outcome("sent", moment, unheld, unreadable, private, pidfd)
+            moment = SentMoment.UNKNOWN if idle is None else SentMoment.BUSY
+            return Outcome(Result.SENT, moment, unheld, unreadable, private, pidfd)
         if late:
-            return Outcome("busy", unheld=unheld, unreadable=unreadable)
+            return Outcome(Result.BUSY, unheld=unheld, unreadable=unreadable)
         time.sleep(_BETWEEN_READS)
 
 

@@ -1,0 +1,636 @@
+"""Everything that can happen, as values: one frozen class each, and `Event` is any of them. Pure.
+
+An event has its pool, its time and all its numbers before it is emitted: the log line, the announcement, the counters
+and the exit status of `memreap once` are made of it alone. What it means for them stands with its class. A class
+without wording is an error of mypy, since `text` is abstract; so is one that `Event` lacks, where it is emitted.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Union
+
+from supervisor_memreap.core.model import ProcessId, SentMoment
+from supervisor_memreap.core.reasons import Reason
+from supervisor_memreap.core.text import memory, seconds
+
+Kind = Literal["", "reap", "left", "stuck", "suspended", "resumed"]
+_SAFER_WAY = (
+    "for the safer way run memreap as the workers' user or as root with CAP_SYS_PTRACE, with"
+    " kernel.yama.ptrace_scope=0 or root"
+)
+
+
+@dataclass(frozen=True)
+class _Base(abc.ABC):
+    pool: str
+    """Its name; empty where the event is about memreap itself."""
+    at: float
+    """Seconds since 1970."""
+
+    announced_as: ClassVar[Kind] = ""
+    """The name under which it goes out as an event of supervisord; empty: it does not."""
+    is_reported_once: ClassVar[bool] = False
+    """Once for the same manager under the same settings."""
+    fails: ClassVar[bool] = False
+    """`memreap once` ends with 1."""
+    ends_wait: ClassVar[bool] = False
+    """`memreap once` waits no longer for this pool."""
+
+    @property
+    @abc.abstractmethod
+    def text(self) -> str:
+        """One line for a reader: the numbers, the cause and the remedy."""
+
+    @property
+    def key(self) -> str:
+        """What makes two events the same, where one is reported once."""
+        return type(self).__name__
+
+    @property
+    def pid(self) -> int:
+        """Of the worker; 0 where the event is about the pool."""
+        worker = getattr(self, "worker", None)
+        return worker.pid if isinstance(worker, ProcessId) else 0
+
+
+# What was sent, and what not.
+
+
+@dataclass(frozen=True)
+class Signalled(_Base):
+    """A worker was sent the signal."""
+
+    announced_as = "reap"
+    worker: ProcessId
+    reason: Reason
+    signal: str
+    moment: SentMoment
+    idle_wait: float
+
+    @property
+    def text(self) -> str:
+        moment = {
+            SentMoment.HELD: "while idle (held in accept)",
+            SentMoment.IDLE: "while idle",
+            SentMoment.BUSY: f"while busy, after {seconds(self.idle_wait)} without an idle moment",
+            SentMoment.UNKNOWN: "; whether it was idle is not known",
+        }[self.moment]
+        return f"worker {self.worker.pid} {self.reason.text}: {self.signal} sent {moment}".replace(" ;", ";")
+
+
+@dataclass(frozen=True)
+class SignalledAgain(_Base):
+    """A worker that is idle long after the first signal was sent a second one."""
+
+    worker: ProcessId
+    signal: str
+    moment: SentMoment
+    first_was_sent: bool
+    """False: it is not known that the first one had gone out."""
+
+    @property
+    def text(self) -> str:
+        held = " (held in accept)" if self.moment is SentMoment.HELD else ""
+        start = f"worker {self.worker.pid} is idle and has not left: "
+        if not self.first_was_sent:
+            return f"{start}memreap was ended before it could signal it; {self.signal} sent{held}"
+        return (
+            f"{start}the first {self.signal} came between a request and accept, where it is only noted;"
+            f" {self.signal} sent a second time{held}"
+        )
+
+
+@dataclass(frozen=True)
+class Forced(_Base):
+    """A stuck worker was sent what `stuck` asks for."""
+
+    worker: ProcessId
+    signal: str
+
+    @property
+    def text(self) -> str:
+        return f"worker {self.worker.pid}: {self.signal} sent, as stuck={self.signal} asks for"
+
+
+@dataclass(frozen=True)
+class NotForced(_Base):
+    """What `stuck` asks for could not be sent."""
+
+    worker: ProcessId
+    signal: str
+    why: str
+
+    @property
+    def text(self) -> str:
+        signal = f"{self.signal}, as stuck={self.signal} asks for,"
+        return f"worker {self.worker.pid}: {signal} could not be sent: {self.why}"
+
+
+@dataclass(frozen=True)
+class _Refused(_Base):
+    """A worker was to be signalled, and nothing was sent."""
+
+    worker: ProcessId
+    reason: Reason
+
+    @property
+    @abc.abstractmethod
+    def why(self) -> str: ...
+
+    @property
+    def text(self) -> str:
+        return f"worker {self.worker.pid} {self.reason.text}: {self.why}"
+
+
+@dataclass(frozen=True)
+class LeftByItself(_Refused):
+    @property
+    def why(self) -> str:
+        return "it left by itself, nothing sent"
+
+
+@dataclass(frozen=True)
+class Changed(_Refused):
+    @property
+    def why(self) -> str:
+        return "it is not as it was seen a moment ago, nothing sent"
+
+
+@dataclass(frozen=True)
+class OutOfResources(_Refused):
+    is_reported_once = True
+
+    @property
+    def why(self) -> str:
+        return "nothing sent, the system is short of something; trying again"
+
+
+@dataclass(frozen=True)
+class NotPermitted(_Refused):
+    is_reported_once = fails = ends_wait = True
+
+    @property
+    def why(self) -> str:
+        return "nothing sent, not permitted; run memreap as the worker's user or as root (user=)"
+
+
+@dataclass(frozen=True)
+class Locked(_Refused):
+    """Another memreap, or whoever else, holds the lock of this pool."""
+
+    is_reported_once = True
+    holder: str
+
+    @property
+    def why(self) -> str:
+        return f"nothing sent, {self.holder}: another memreap may be at work in this pool; trying again"
+
+
+@dataclass(frozen=True)
+class CannotHold(_Base):
+    """Workers may not be held inside accept."""
+
+    is_reported_once = True
+
+    @property
+    def text(self) -> str:
+        return (
+            "workers may not be held inside accept: each is signalled right after it was seen idle, if its server"
+            f" permits that; {_SAFER_WAY}"
+        )
+
+
+@dataclass(frozen=True)
+class IdlenessUnknown(_Base):
+    """Whether workers are idle cannot be read."""
+
+    is_reported_once = True
+
+    @property
+    def text(self) -> str:
+        return (
+            "whether workers are idle cannot be read: each is signalled only after idle_wait, then at any moment;"
+            f" {_SAFER_WAY}"
+        )
+
+
+@dataclass(frozen=True)
+class NeverIdle(_Base):
+    """A worker has been due for long, had no idle moment, and may not be signalled at another one."""
+
+    is_reported_once = fails = ends_wait = True
+    worker: ProcessId
+    reason: Reason
+    after: float
+    server: str
+    """The server that loses requests then; empty: idle_wait=never says so."""
+    signal: str
+
+    @property
+    def text(self) -> str:
+        start = f"worker {self.worker.pid} {self.reason.text} and had no idle moment in {seconds(self.after)}: nothing"
+        if not self.server:
+            return f"{start} sent, as idle_wait=never asks for"
+        return (
+            f"{start} sent yet, since {self.server} can lose requests on {self.signal} at any other moment; if nginx"
+            " keeps connections to it, let them end sooner (keepalive_requests=, keepalive_timeout=)"
+        )
+
+
+# What speaks against ever signalling a worker, or a pool's workers now.
+
+
+@dataclass(frozen=True)
+class NotCaught(_Base):
+    """A worker has no handler for the signal."""
+
+    is_reported_once = fails = True
+    worker: ProcessId
+    signal: str
+    serves_alone: bool
+    """With target=self."""
+
+    @property
+    def text(self) -> str:
+        hint = " (FastCGI without a manager: TERM)" if self.serves_alone else ""
+        return (
+            f"worker {self.worker.pid} would die of {self.signal} (it does not catch it): nothing sent;"
+            f" set signal= to what this server finishes on{hint}"
+        )
+
+
+@dataclass(frozen=True)
+class WrongSignal(_Base):
+    """The worker belongs to a server that drops its request on this signal, handler or not."""
+
+    is_reported_once = fails = True
+    worker: ProcessId
+    server: str
+    signal: str
+    graceful: tuple[str, ...]
+    """The signals on which this server finishes."""
+
+    @property
+    def text(self) -> str:
+        start = f"worker {self.worker.pid} belongs to {self.server}, which drops"
+        if not self.graceful:
+            return (
+                f"{start} requests on every signal: nothing sent, and no setting helps; remove this program's"
+                " [memreap:...] section"
+            )
+        remedy = f"set signal={self.graceful[0]}, on which it finishes"
+        return f"{start} its request on {self.signal}: nothing sent; {remedy}"
+
+
+@dataclass(frozen=True)
+class LooksLikeManager(_Base):
+    """The worker looks like a manager itself."""
+
+    is_reported_once = fails = True
+    worker: ProcessId
+    serves_alone: bool
+    """With target=self."""
+
+    @property
+    def text(self) -> str:
+        start = f"worker {self.worker.pid} has children of its own and"
+        if self.serves_alone:
+            return f"{start} may be a manager: nothing sent; target=self is for programs that serve in one process"
+        return (
+            f"{start} looks like the manager below a wrapper: nothing sent; if it is, write exec in the program's"
+            " command, or set depth=2"
+        )
+
+
+@dataclass(frozen=True)
+class Unreadable(_Base):
+    """A worker's bound is over the limit and its metric may not be read."""
+
+    is_reported_once = fails = True
+    worker: ProcessId
+    bound: int
+    limit: int
+    metric: str
+    is_locked: bool
+    """It holds the lock of its own memory map."""
+
+    @property
+    def text(self) -> str:
+        start = (
+            f"worker {self.worker.pid} may hold up to {memory(self.bound)}, limit {memory(self.limit)}, but its"
+            f" {self.metric}"
+        )
+        if self.is_locked:
+            return (
+                f"{start} cannot be read, since it holds the lock of its own memory map: nothing sent; see what it"
+                f" does (cat /proc/{self.worker.pid}/stack)"
+            )
+        return (
+            f"{start} may not be read: nothing sent; run memreap as the worker's user or as root with CAP_SYS_PTRACE"
+            " (in Docker: --cap-add SYS_PTRACE), or set metric=rss"
+        )
+
+
+@dataclass(frozen=True)
+class NotVisible(_Base):
+    """The program runs, and its manager cannot be looked at."""
+
+    is_reported_once = fails = True
+    why: str
+
+    @property
+    def text(self) -> str:
+        return f"it runs, but {self.why}: not watched"
+
+    @property
+    def key(self) -> str:
+        return f"NotVisible: {self.why}"
+
+
+@dataclass(frozen=True)
+class TooFewWorkers(_Base):
+    """Too few workers are old enough to serve: none of them is signalled."""
+
+    is_reported_once = fails = ends_wait = True
+    old_enough: int
+    usual: int
+    min_age: float
+
+    @property
+    def text(self) -> str:
+        return (
+            f"only {self.old_enough} of usually {self.usual} workers are older than min_age={seconds(self.min_age)}:"
+            " nothing is sent; see the program's own log for what ends the others"
+        )
+
+
+# What became of a worker that was signalled.
+
+
+@dataclass(frozen=True)
+class Left(_Base):
+    """A worker that was signalled is gone."""
+
+    announced_as = "left"
+    worker: ProcessId
+    after: float
+    """Seconds since the signal."""
+    replaced_by: ProcessId | None
+    came_back: int | None = None
+    """Bytes that were the worker's own, less what its replacement has made its own by now; None: not known."""
+
+    @property
+    def text(self) -> str:
+        memory_ = f", {memory(self.came_back)} came back" if self.came_back is not None else ""
+        place = f", {self.replaced_by.pid} took its place" if self.replaced_by else ""
+        return f"worker {self.worker.pid} left after {seconds(self.after)}{memory_}{place}"
+
+
+@dataclass(frozen=True)
+class Replaced(_Base):
+    """The replacement came only after it had been reported that the worker left."""
+
+    worker: ProcessId
+    after: float
+    replaced_by: ProcessId
+
+    @property
+    def text(self) -> str:
+        return f"worker {self.replaced_by.pid} took the place of {self.worker.pid} after {seconds(self.after)}"
+
+
+@dataclass(frozen=True)
+class NotReplaced(_Base):
+    """A worker left long ago and the pool is not whole and settled again."""
+
+    fails = True
+    worker: ProcessId
+    after: float
+    workers: int
+    before: int
+
+    @property
+    def text(self) -> str:
+        return (
+            f"worker {self.worker.pid} left {seconds(self.after)} ago and the pool has not settled again"
+            f" ({self.workers} of {self.before} workers): nothing more is reaped until it has;"
+            " see the program's own log for what ends the new ones"
+        )
+
+
+@dataclass(frozen=True)
+class NoReplacement(_Base):
+    """No worker came in the place of one that left, and the others are stable: the next may go."""
+
+    worker: ProcessId
+    after: float
+    workers: int
+    before: int
+
+    @property
+    def text(self) -> str:
+        return (
+            f"worker {self.worker.pid} left {seconds(self.after)} ago and none came in its place ({self.workers} of"
+            f" {self.before} workers); the others are stable, so the next one may go"
+        )
+
+
+@dataclass(frozen=True)
+class Stuck(_Base):
+    """A worker was signalled and did not leave within `grace`."""
+
+    announced_as = "stuck"
+    fails = True
+    worker: ProcessId
+    after: float
+    """Seconds since the first signal."""
+    signal: str
+    forced: str = ""
+    """The signal that `stuck` asks for, which it was sent `grace` ago and did not leave on either."""
+    next: str = ""
+    """The signal that it is sent now; empty: nothing more."""
+    activity: str = ""
+    """What it does at this moment."""
+
+    @property
+    def text(self) -> str:
+        also = f" and not after {self.forced} either" if self.forced else ""
+        state = f" ({self.activity})" if self.activity else ""
+        start = f"worker {self.worker.pid} has not left {seconds(self.after)} after {self.signal}{also}: stuck{state}"
+        if self.next:
+            return start
+        return (
+            f"{start}, nothing more is sent to it, the next one may go; see what it does"
+            f" (cat /proc/{self.worker.pid}/stack, strace -p {self.worker.pid}),"
+            " and raise grace= if requests may take that long"
+        )
+
+
+@dataclass(frozen=True)
+class Remembered(_Base):
+    """A worker was signalled before memreap was restarted, and is followed."""
+
+    worker: ProcessId
+    after: float
+
+    @property
+    def text(self) -> str:
+        return (
+            f"worker {self.worker.pid} was signalled {seconds(self.after)} ago, before memreap was restarted: it goes"
+            " first"
+        )
+
+
+# What happens to a pool.
+
+
+@dataclass(frozen=True)
+class WrongSetting(_Base):
+    """Fresh workers already meet a reason: the pool is suspended."""
+
+    announced_as = "suspended"
+    fails = True
+    baseline: Reason
+    """Of the fresh worker that meets it least."""
+    usable: str
+    """The setting that would do, as a user writes it."""
+
+    @property
+    def text(self) -> str:
+        return (
+            f"suspended: a fresh worker already {self.baseline.text}, so all would be reaped for ever; set"
+            f" {self.usable} or more"
+        )
+
+
+@dataclass(frozen=True)
+class ManagerLost(_Base):
+    """The manager ended after a reap, and not because a user asked for it: the pool is suspended."""
+
+    announced_as = "suspended"
+    fails = True
+    worker: ProcessId
+    manager: ProcessId
+    resumes_after: float
+    after: float
+    """Seconds since the signal."""
+    is_certain: bool
+    """Whether supervisord said that it ended by itself; else it did not say how it ended."""
+
+    @property
+    def text(self) -> str:
+        causes = (
+            "it ended by itself; the likely causes: it runs daemonized (-d), or FCGI::ProcManager is 0.17 or older"
+            if self.is_certain
+            else "supervisord did not say whether it was stopped or ended by itself"
+        )
+        return (
+            f"suspended: the manager {self.manager.pid} ended {seconds(self.after)} after worker {self.worker.pid}"
+            f" was signalled: {causes}; resumes when the next manager has stood for {seconds(self.resumes_after)} or"
+            " the settings change"
+        )
+
+
+@dataclass(frozen=True)
+class Resumed(_Base):
+    announced_as = "resumed"
+    because: str
+
+    @property
+    def text(self) -> str:
+        return f"resumed: {self.because}"
+
+
+@dataclass(frozen=True)
+class CommandDone(_Base):
+    """A user's command was carried out in this pool."""
+
+    result: str
+
+    @property
+    def text(self) -> str:
+        return self.result
+
+
+@dataclass(frozen=True)
+class OrphansFound(_Base):
+    """Earlier starts of a program have left processes behind, of which supervisord knows nothing."""
+
+    roots: tuple[int, ...]
+    memory: int
+    """Bytes that they hold together."""
+    daemonizes: bool
+    """Whether the program's command says that it daemonizes itself."""
+
+    @property
+    def text(self) -> str:
+        trees = "a process tree" if len(self.roots) == 1 else f"{len(self.roots)} process trees"
+        cause = (
+            "it daemonized itself; remove -d (--daemonize) from its command"
+            if self.daemonizes
+            else "it daemonizes itself, or its manager was ended by force before its workers; keep it in the"
+            " foreground, and set stopwaitsecs= above the time in which they finish"
+        )
+        return (
+            f"{trees} of its earlier starts, of which supervisord knows nothing, still hold {memory(self.memory)}:"
+            f" {cause}; and end what is left: kill {' '.join(map(str, self.roots))}"
+        )
+
+
+@dataclass(frozen=True)
+class InternalError(_Base):
+    """A defect of memreap itself; the other pools are looked at all the same."""
+
+    is_reported_once = True
+    error: str
+    place: str
+
+    @property
+    def text(self) -> str:
+        return f"internal error, please report it: {self.error} at {self.place}"
+
+    @property
+    def key(self) -> str:
+        return f"InternalError: {self.error} at {self.place}"
+
+
+Event = Union[
+    Signalled,
+    SignalledAgain,
+    Forced,
+    NotForced,
+    LeftByItself,
+    Changed,
+    OutOfResources,
+    NotPermitted,
+    Locked,
+    CannotHold,
+    IdlenessUnknown,
+    NeverIdle,
+    NotCaught,
+    WrongSignal,
+    LooksLikeManager,
+    Unreadable,
+    NotVisible,
+    TooFewWorkers,
+    Left,
+    Replaced,
+    NotReplaced,
+    NoReplacement,
+    Stuck,
+    Remembered,
+    WrongSetting,
+    ManagerLost,
+    Resumed,
+    CommandDone,
+    OrphansFound,
+    InternalError,
+]
+VETOES = (LooksLikeManager, WrongSignal, NotCaught)
+"""Those that speak against ever signalling a worker."""
+
+Sink = Callable[[Event], None]
+"""What consumes events: the log, the counters, announcements."""

@@ -1,0 +1,135 @@
+"""Why a worker has to go: when each reason applies, what must be read to know it, and its evidence. Pure.
+
+A reason is one class here and one key of core.settings. The tuple at the end is their order, the most urgent first.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from supervisor_memreap.core.model import ProcessId, Worker
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.text import memory
+
+
+@dataclass(frozen=True)
+class Reason(abc.ABC):
+    """One reason, with the evidence that it applies to one worker."""
+
+    setting: ClassVar[str] = ""
+    """The key that asks for it; empty: a user asked for this worker."""
+    is_counted: ClassVar[bool] = False
+    """Whether it must apply at `checks` consecutive looks."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def may_apply(worker: Worker, settings: PoolSettings, requested: bool) -> bool:
+        """Whether the worker's detail must be read to know: by its age and its bound."""
+
+    @classmethod
+    @abc.abstractmethod
+    def of(cls, worker: Worker, settings: PoolSettings, requested: bool) -> Reason | None:
+        """The reason, if it applies to this worker whose detail was read."""
+
+    @property
+    @abc.abstractmethod
+    def measure(self) -> float:
+        """What is compared with the setting, in bytes or seconds."""
+
+    @property
+    @abc.abstractmethod
+    def text(self) -> str:
+        """The evidence, behind `worker 4242`."""
+
+    @classmethod
+    def usable(cls, measures: Collection[float]) -> str:
+        """The setting that would do for workers with these measures, as a user writes it."""
+        return ""
+
+
+@dataclass(frozen=True)
+class Requested(Reason):
+    """A user asked for this worker."""
+
+    used: int | None
+    """In bytes; None: it may not be read."""
+    metric: str
+
+    @staticmethod
+    def may_apply(worker: Worker, settings: PoolSettings, requested: bool) -> bool:
+        return requested
+
+    @classmethod
+    def of(cls, worker: Worker, settings: PoolSettings, requested: bool) -> Reason | None:
+        return cls(worker.used, settings.metric) if requested else None
+
+    @property
+    def measure(self) -> float:
+        return self.used or 0
+
+    @property
+    def text(self) -> str:
+        size = "" if self.used is None else f", holds {memory(self.used)} ({self.metric})"
+        return f"was requested by a user{size}"
+
+
+@dataclass(frozen=True)
+class OverLimit(Reason):
+    """The worker uses more memory than `limit`."""
+
+    setting = "limit"
+    is_counted = True
+    used: int
+    limit: int
+    metric: str
+
+    @staticmethod
+    def may_apply(worker: Worker, settings: PoolSettings, requested: bool) -> bool:
+        return settings.limit is not None and worker.bound > settings.limit
+
+    @classmethod
+    def of(cls, worker: Worker, settings: PoolSettings, requested: bool) -> Reason | None:
+        if settings.limit is None or worker.used is None or worker.used <= settings.limit:
+            return None
+        return cls(worker.used, settings.limit, settings.metric)
+
+    @property
+    def measure(self) -> float:
+        return self.used
+
+    @property
+    def text(self) -> str:
+        return f"holds {memory(self.used)} ({self.metric}), limit {memory(self.limit)}"
+
+    @classmethod
+    def usable(cls, measures: Collection[float]) -> str:
+        """Twice what fresh workers use, in full steps of 10 MiB: room to serve for a while before they are reaped."""
+        step = 10 * 1024**2
+        size = -(-2 * int(max(measures)) // step) * step
+        return f"limit={size // 1024**2}MB"
+
+
+REASONS: tuple[type[Reason], ...] = (Requested, OverLimit)
+
+
+def need_detail(worker: Worker, settings: PoolSettings, requested: Collection[ProcessId]) -> bool:
+    """Whether a reason may apply to this worker, so that its detail must be read."""
+    return any(reason.may_apply(worker, settings, worker.id in requested) for reason in REASONS)
+
+
+def applying(worker: Worker, settings: PoolSettings, requested: Collection[ProcessId]) -> Iterator[Reason]:
+    """The reasons for which this worker has to go, the most urgent first."""
+    if worker.detail is None:
+        return
+    for kind in REASONS:
+        reason = kind.of(worker, settings, worker.id in requested)
+        if reason:
+            yield reason
+
+
+def is_hidden(worker: Worker, settings: PoolSettings) -> bool:
+    """Whether the worker may be over its limit, and its size may not be read."""
+    return worker.detail is not None and worker.used is None and OverLimit.may_apply(worker, settings, False)

@@ -1,0 +1,30 @@
+"""How values are written for a reader: sizes, durations, and what a user wrote. Pure."""
+
+from __future__ import annotations
+
+# A value may be of any length; a line in a log or on a terminal shows enough of it to find it.
+_MOST_CHARACTERS = 100
+
+
+def quote(text: str) -> str:
+    """At most 100 characters of the text."""
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 3]}..."
+
+
+def memory(size: int) -> str:
+    """`312 MiB`, `5.3 MiB`, `1.4 GiB` of bytes."""
+    mib = size / 1024**2
+    if mib >= 1024:
+        return f"{mib / 1024:.1f} GiB"
+    return f"{mib:.0f} MiB" if mib >= 10 else f"{mib:.1f} MiB"
+
+
+def seconds(duration: float) -> str:
+    """`12 ms`, `0.4 s`, `45 s`, `5 min`, `2.5 h` of seconds."""
+    if duration < 0.1:
+        return f"{duration * 1000:.0f} ms"
+    if duration < 10:
+        return f"{duration:.1f} s"
+    if duration < 120:
+        return f"{duration:.0f} s"
+    return f"{duration / 60:.0f} min" if duration < 7200 else f"{duration / 3600:.1f} h"
