@@ -16,7 +16,6 @@ from typing import NamedTuple, NoReturn
 
 from supervisor_memreap import __version__, doctor, listener, once
 from supervisor_memreap.core.command import named, unknown
-from supervisor_memreap.core.quote import quote
 from supervisor_memreap.core.settings import (
     KEYS,
     Given,
@@ -27,6 +26,7 @@ from supervisor_memreap.core.settings import (
     resolve,
     short,
 )
+from supervisor_memreap.core.text import quote
 from supervisor_memreap.demo import run as demo
 from supervisor_memreap.reaper import HowEnded
 from supervisor_memreap.record import log, status

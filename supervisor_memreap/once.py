@@ -1,4 +1,4 @@
-"""`memreap once`: reap every worker over the limit, one at a time, for cron and by hand."""
+"""`memreap once`: reap every worker that has to go, one at a time, for cron and by hand."""
 
 from __future__ import annotations
 
@@ -9,56 +9,30 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from supervisor_memreap.core import policy
-from supervisor_memreap.core.model import Ending, Program, Worker
-from supervisor_memreap.core.quote import quote
+from supervisor_memreap.core import reasons
+from supervisor_memreap.core.events import Event
+from supervisor_memreap.core.model import Ending, Program
 from supervisor_memreap.core.settings import Settings
-from supervisor_memreap.core.verdict import (
-    Fell,
-    NeverIdle,
-    NotCaught,
-    NotReplaced,
-    Stuck,
-    TooFewWorkers,
-    Unreadable,
-    Unseen,
-    Wrapped,
-    WrongLimit,
-    WrongSignal,
-)
+from supervisor_memreap.core.text import quote, seconds
 from supervisor_memreap.host import processes
-from supervisor_memreap.reaper import HowEnded, Reaper, Standing, States
-from supervisor_memreap.record import report
+from supervisor_memreap.pool import WatchedPool
+from supervisor_memreap.reaper import HowEnded, Reaper, States
+from supervisor_memreap.record import log, words
 from supervisor_memreap.record.statefile import StateFile
 
 # Between two looks: short beside the second within which FCGI::ProcManager replaces a worker.
 INTERVAL = 0.2
-# A wait is told of when it has lasted so long, and again each time it has lasted so much longer.
+# A wait is reported when it has lasted so long, and again each time it has lasted so much longer.
 PATIENCE = 5.0
-_FAILURES = (
-    Fell,
-    NeverIdle,
-    NotCaught,
-    NotReplaced,
-    Stuck,
-    TooFewWorkers,
-    Unreadable,
-    Unseen,
-    Wrapped,
-    WrongLimit,
-    WrongSignal,
-)
-# What has been said of a pool in which nothing more will come of waiting.
-_GIVEN_UP = {"not permitted", "never idle", "too few"}
 
 Tell = Callable[[str], None]
 Programs = Callable[[], list[Program]]
 
 
 def of_pid(pid: int, name: str, written: float | None = None) -> Programs:
-    """The manager with this pid, as long as it is that very process, as if supervisord ran it.
+    """The manager with this pid, while it is that very process, as if supervisord ran it.
 
-    Raises ProcessLookupError if there is none, ValueError if memreap itself runs under it, or if it was born after
+    Raises ProcessLookupError if there is none, ValueError if memreap itself runs under it, or if it was started after
     its pid was `written` down, in seconds since the epoch: then that pid was another process's.
     """
     view = processes.source()
@@ -89,6 +63,20 @@ def ended_by_itself(_program: Program, _since: float) -> Ending:
     return Ending.EXITED
 
 
+class _Verdicts:
+    """A sink: what events mean for this run."""
+
+    def __init__(self) -> None:
+        self.has_failed = False
+        self.given_up: set[str] = set()
+        """Pools in which waiting longer brings nothing."""
+
+    def __call__(self, event: Event) -> None:
+        self.has_failed = self.has_failed or event.fails
+        if event.ends_wait:
+            self.given_up.add(event.pool)
+
+
 def run(
     programs: Programs,
     settings: Settings,
@@ -97,45 +85,45 @@ def run(
     tell: Tell,
     how_ended: HowEnded,
 ) -> int:
-    """0: nothing is left over the limit; 1: something could not be reaped; 130: Ctrl-C. Raises Unavailable."""
+    """0: no worker is left that has to go; 1: one could not be reaped; 130: Ctrl-C. Raises Unavailable."""
     listed = programs()
     states = known_to_the_listener(listed)
-    reaper = Reaper(tell, dry_run, states=states, how_ended=how_ended)
+    verdicts = _Verdicts()
+    reaper = Reaper((log.sink(tell), verdicts), dry_run, states=states, how_ended=how_ended)
     try:
-        standings = reaper.tick(listed, settings, time.monotonic())
-        for one in standings:
-            if one.state.paused or one.state.suspended:
-                tell(f"{one.pool.name}: {_held_back(one)}")
-        if not standings:
+        pools = reaper.tick(listed, settings, time.monotonic())
+        for pool in pools:
+            if pool.state.paused or pool.state.suspended:
+                tell(f"{pool.name}: {_held_back(pool)}")
+        if not pools:
             tell(f"supervisord runs none of {', '.join(map(quote, names))}")
             return 1
-        failed = _has_failed(standings)
         if dry_run:
-            for one in standings:
-                _tell_what_would_be(one, tell)
-            return 1 if failed else 0
-        waits = _Waits(tell)
-        while waits.has_any(standings):
+            for pool in pools:
+                _tell_what_would_be(pool, tell)
+            return 1 if verdicts.has_failed else 0
+        waits = _Waits(tell, verdicts)
+        while waits.has_any(pools):
             _pause(reaper)
-            standings = reaper.tick(programs(), settings, time.monotonic())
-            failed = _has_failed(standings) or failed
+            pools = reaper.tick(programs(), settings, time.monotonic())
     except KeyboardInterrupt:
         tell("stopped; a worker that has been signalled still finishes its request and leaves")
         return 130
     finally:
         reaper.close()
-    for one in standings:
-        left = _over(one)
-        failed = failed or bool(left)
-        # Nothing to tell is nothing to mail, for cron.
-        if reaper.reaped(one.pool.name) or left or sys.stdout.isatty():
-            tell(f"{one.pool.name}: {report.summary(one.pool, one.settings, reaper.reaped(one.pool.name), len(left))}")
-    return 1 if failed else 0
+    is_left = False
+    for pool in pools:
+        left = bool(pool.choice and pool.choice.pending)
+        is_left = is_left or left
+        # Nothing to report is nothing to mail, for cron.
+        if pool.choice and (pool.counters.reaps or left or sys.stdout.isatty()):
+            tell(f"{pool.name}: {words.summary(pool.choice, pool.settings, pool.counters.reaps)}")
+    return 1 if verdicts.has_failed or is_left else 0
 
 
 def known_to_the_listener(programs: Sequence[Program]) -> States:
     """Who is leaving or stuck, and what is paused or suspended, as the listener of the same user wrote it down."""
-    above = next((one.supervisord for one in programs if one.supervisord), 0)
+    above = next((program.supervisord for program in programs if program.supervisord), 0)
     try:
         supervisord = processes.source().process(above).id if above else None
     except OSError:
@@ -143,90 +131,71 @@ def known_to_the_listener(programs: Sequence[Program]) -> States:
     if supervisord is None:
         return {}
     states, _ = StateFile(supervisord).read(time.monotonic())
-    # One that is only about to be signalled is nobody that leaves: a listener that does it has the pool's lock.
+    # A worker that is only about to be signalled is none that leaves: a listener that does it has the pool's lock.
     return {
         name: replace(state, leaving=None) if state.leaving and not state.leaving.sent else state
         for name, state in states.items()
     }
 
 
-def _held_back(one: Standing) -> str:
-    return report.PAUSED if one.state.paused else f"{one.verdict.standing}; {report.SUSPENDED}"
+def _held_back(pool: WatchedPool) -> str:
+    if pool.state.paused or not pool.state.suspended:
+        return words.PAUSED
+    return f"suspended: {pool.state.suspended.text}; {words.SUSPENDED}"
 
 
-def _over(one: Standing) -> list[Worker]:
-    return [worker for worker in one.pool.workers if worker.used is not None and worker.used > one.settings.limit]
-
-
-def _has_failed(standings: list[Standing]) -> bool:
-    return any(
-        one.state.said & _GIVEN_UP or any(isinstance(event, _FAILURES) for event in one.verdict.events)
-        for one in standings
-    )
-
-
-def _tell_what_would_be(one: Standing, tell: Tell) -> None:
-    over = _over(one)
-    leaving = {each.worker for each in (one.state.leaving, *one.state.stuck) if each}
-    due = [] if one.state.paused or one.state.suspended else [each for each in over if each.id not in leaving]
-    for worker in sorted(due, key=lambda each: each.used or 0, reverse=True):
-        # A newborn has not set its handlers yet, so its veto says nothing.
-        is_young = worker.age < one.settings.min_age
-        if is_young or policy.veto(one.pool, worker, one.settings) is None:
-            tell(f"{one.pool.name}: {report.outcome('young' if is_young else 'would', worker, one.settings)}")
-    tell(f"{one.pool.name}: {report.summary(one.pool, one.settings, None, len(over))}")
+def _tell_what_would_be(pool: WatchedPool, tell: Tell) -> None:
+    assert pool.choice
+    if not (pool.state.paused or pool.state.suspended):
+        for candidate in pool.choice.pending:
+            tell(f"{pool.name}: {words.would(candidate, pool.settings)}")
+    tell(f"{pool.name}: {words.summary(pool.choice, pool.settings, None)}")
 
 
 class _Waits:
-    """What is still waited for, told when it takes long."""
+    """What is still waited for, reported when it takes long."""
 
-    def __init__(self, tell: Tell):
+    def __init__(self, tell: Tell, verdicts: _Verdicts):
         self._tell = tell
+        self._verdicts = verdicts
         self._what = ""
         self._since = 0.0
         self._told = 0.0
 
-    def has_any(self, standings: list[Standing]) -> bool:
-        waits = [f"{one.pool.name}: {what}" for one in standings for what in (_waits_for(one),) if what]
+    def has_any(self, pools: Sequence[WatchedPool]) -> bool:
+        waits = [f"{pool.name}: {what}" for pool in pools for what in (self._of(pool),) if what]
         now = time.monotonic()
         what = "; ".join(waits)
         if what != self._what:
             self._what, self._since, self._told = what, now, now
         elif waits and now - self._told >= PATIENCE:
             self._told = now
-            self._tell(f"{what} ({report.seconds(now - self._since)})")
+            self._tell(f"{what} ({seconds(now - self._since)})")
         return bool(waits)
 
-
-def _waits_for(one: Standing) -> str:
-    """What `once` still has to wait for in this pool; empty if nothing."""
-    leaving, stuck = one.state.leaving, {each.worker for each in one.state.stuck}
-    state = one.state
-    if one.pool.manager is None or state.suspended or state.paused or state.said & _GIVEN_UP:
-        return ""
-    if leaving and leaving.overdue:
-        return ""
-    if leaving and leaving.left is None:
-        return f"waiting for worker {leaving.worker.pid} to finish its request"
-    if leaving and leaving.replaced_by is None:
-        return f"waiting for a worker in the place of {leaving.worker.pid}"
-    if leaving:  # also after the last one: whoever reaps next in this pool must find it settled
-        return f"waiting for the worker in the place of {leaving.worker.pid} to settle"
-    due = [worker for worker in one.pool.workers if worker.id not in stuck and _is_due(worker, one)]
-    if not due:
-        return ""
-    if all(worker.age < one.settings.min_age for worker in due):
-        return f"waiting for {len(due)} over the limit to reach min_age={report.seconds(one.settings.min_age)}"
-    return f"{len(due)} to reap"
-
-
-def _is_due(worker: Worker, one: Standing) -> bool:
-    """Whether this worker is, or may turn out to be, one to reap: a newborn has not set its handlers yet."""
-    if worker.detail is None or (worker.used is not None and worker.used <= one.settings.limit):
-        return False
-    if worker.age < one.settings.min_age:
-        return True
-    return worker.used is not None and policy.veto(one.pool, worker, one.settings) is None
+    def _of(self, pool: WatchedPool) -> str:
+        """What `once` still has to wait for in this pool; empty if nothing."""
+        state, leaving = pool.state, pool.state.leaving
+        if pool.choice is None or pool.pool.manager is None or state.suspended or state.paused:
+            return ""
+        if pool.name in self._verdicts.given_up or (leaving and leaving.overdue):
+            return ""
+        if leaving and leaving.left is None:
+            return f"waiting for worker {leaving.worker.pid} to finish its request"
+        if leaving and leaving.replaced_by is None:
+            return f"waiting for a worker in the place of {leaving.worker.pid}"
+        if leaving:  # also after the last one: whoever reaps next in this pool must find it settled
+            return f"waiting for the worker in the place of {leaving.worker.pid} to settle"
+        min_age = pool.settings.min_age
+        # A worker whose size may not be read is reported when it is old enough; before, it may still change its user.
+        hidden = [worker for worker in pool.pool.workers if reasons.is_hidden(worker, pool.settings)]
+        ages = [worker.age for worker in (*(each.worker for each in pool.choice.pending), *hidden)]
+        ages = ages if pool.choice.pending else [age for age in ages if age < min_age]
+        if not ages:
+            return ""
+        if max(ages) < min_age:
+            return f"waiting for {len(ages)} to reach min_age={seconds(min_age)}"
+        return f"{len(ages)} to reap"
 
 
 def _pause(reaper: Reaper) -> None:

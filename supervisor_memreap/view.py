@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 from supervisor_memreap import __version__, once
 from supervisor_memreap.core.command import named
 from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.core.text import seconds
 from supervisor_memreap.reaper import Reaper
-from supervisor_memreap.record import report, status
+from supervisor_memreap.record import status
 from supervisor_memreap.supervisord.client import Client
 
 _NO_INTERFACE = "supervisord has no [rpcinterface:memreap] to ask the listener through"
@@ -80,13 +81,13 @@ class Viewer:
         if trouble:
             return self._own_look("the listener does not look", trouble)
         age = float(listener["age_seconds"])
-        note = f"This is what the listener saw {report.seconds(age)} ago."
+        note = f"This is what the listener saw {seconds(age)} ago."
         return View(status.of_listener(pools), "listener", note, status.age_of_listener(listener, __version__), age)
 
     def _own_look(self, why: str, trouble: str) -> View:
         programs = self._client.programs()
         if self._reaper is None:
-            self._reaper = Reaper(lambda _: None, dry_run=True, states=once.known_to_the_listener(programs))
+            self._reaper = Reaper(dry_run=True, states=once.known_to_the_listener(programs))
         self._reaper.tick(programs, self._settings, time.monotonic())
         pools = status.of_look(self._reaper.status())
         return View(pools, "look", f"This is one look of this command's own: {why}; {_WRITTEN}.", trouble)

@@ -22,13 +22,13 @@ from pathlib import Path
 
 from supervisor_memreap.core.model import Pool, Program
 from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.text import memory
 from supervisor_memreap.demo import fastcgi, load, private
 from supervisor_memreap.demo.pool import LEAK
 from supervisor_memreap.demo.screen import Screen
 from supervisor_memreap.demo.stop import Stop
 from supervisor_memreap.demo.tally import Tally
 from supervisor_memreap.host import processes, reader
-from supervisor_memreap.record import report
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
 _LIMIT_MB = 40
@@ -104,20 +104,21 @@ def _demonstrate(args: argparse.Namespace, seconds: int, stop: Stop) -> int:
         with private.Supervisord(directory, conf) as supervisord:
             name = "FCGI::ProcManager" if perl else "a small manager like FCGI::ProcManager"
             screen.say(
-                f"A pool of {args.workers} leaking workers under {name}, limit {report.memory(_LIMIT)} each, under"
+                f"A pool of {args.workers} leaking workers under {name}, limit {memory(_LIMIT)} each, under"
                 f" load, and the real listener on a private supervisord in {directory}."
                 f" Ends in {seconds} s, or with Ctrl-C.\n"
             )
             if not _starts(directory, supervisord, stop):
                 return 128 + stop.signum if stop.signum else 1
-            requests, tally = load.Load(f"{directory}/pool.sock"), Tally(directory / "memreap.log")
+            requests, tally = load.Load(f"{directory}/pool.sock"), Tally(directory / "announced")
             _show(directory, supervisord, requests, tally, screen, stop, seconds)
             ended_early = supervisord.has_ended()
+            log = (directory / "memreap.log").read_text().splitlines()
     _sum_up(requests, tally, screen)
     if ended_early:
         print("memreap demo: its supervisord was ended by somebody else", file=sys.stderr)
     elif not tally.reaped and not stop.signum:
-        print("No worker was reaped, which should not be. The end of the listener's log:", *tally.lines[-5:], sep="\n")
+        print("No worker was reaped, which should not be. The end of the listener's log:", *log[-5:], sep="\n")
     return 1 if ended_early or requests.lost or not (tally.reaped or stop.signum) else 0
 
 
@@ -158,6 +159,11 @@ command={_quoted(sys.executable, "-m", "supervisor_memreap", "listen")}
 events=TICK_5
 stdout_logfile=NONE
 stderr_logfile={directory}/memreap.log
+[eventlistener:recorder]
+command={_quoted(sys.executable, "-m", "supervisor_memreap.demo.recorder", f"{directory}/announced")}
+events=REMOTE_COMMUNICATION
+stdout_logfile=NONE
+stderr_logfile={directory}/recorder.log
 """
 
 
@@ -216,8 +222,7 @@ def _look(client: Client) -> Pool:
         programs = [one for one in client.programs() if one.name == "demo"]
     except Unavailable:
         programs = [Program("demo", "demo", "unknown", 0)]
-    # A limit of nothing: here the exact figure of every worker is wanted.
-    (pool,) = processes.look([processes.Watched(programs[0], PoolSettings(limit=0))], processes.source())
+    (pool,) = processes.look([processes.Watched(programs[0], PoolSettings())], processes.source())
     return pool
 
 
@@ -225,13 +230,13 @@ def _sum_up(requests: load.Load, tally: Tally, screen: Screen) -> None:
     workers = "1 worker" if tally.reaped == 1 else f"{tally.reaped} workers"
     why = f" ({requests.why})" if requests.lost else ""
     screen.say(f"\n{workers} reaped, {requests.answered:,} requests answered, {requests.lost} requests lost{why}")
-    now = report.memory(tally.held)
+    now = memory(tally.held)
     if not tally.reaped:
         screen.say(f"The pool holds {now}, as it would without memreap.")
         return
     # A worker that took the place of another one began anew: without memreap that start had not been.
     without = tally.held + tally.came_back - tally.reaped * tally.fresh
     screen.say(
-        f"The pool holds {now}. Without memreap it would hold {report.memory(without)}: the {workers} held"
-        f" {report.memory(tally.came_back)}, and a fresh one begins with {report.memory(tally.fresh)}."
+        f"The pool holds {now}. Without memreap it would hold {memory(without)}: the {workers} held"
+        f" {memory(tally.came_back)}, and a fresh one begins with {memory(tally.fresh)}."
     )

@@ -10,9 +10,9 @@ import textwrap
 import time
 
 from supervisor_memreap.core.model import Pool
+from supervisor_memreap.core.text import memory
 from supervisor_memreap.demo.stop import Stop
 from supervisor_memreap.demo.tally import Tally
-from supervisor_memreap.record import report
 
 # Seconds between two lines about the workers, where there is no table.
 _EVERY = 5.0
@@ -44,7 +44,7 @@ class Screen:
             self.say(line)
         if last or time.monotonic() - self._shown >= _EVERY:
             self._shown = time.monotonic()
-            self.say(f"workers hold {', '.join(report.memory(one.used or 0) for one in pool.workers)}; {numbers}")
+            self.say(f"workers hold {', '.join(memory(one.used or 0) for one in pool.workers)}; {numbers}")
 
     def _draw(self, pool: Pool, tally: Tally, numbers: str, last: bool) -> None:
         columns, rows = shutil.get_terminal_size()
@@ -62,13 +62,13 @@ class Screen:
     def _table(self, pool: Pool, leaving: set[int], columns: int) -> list[str]:
         width = min(60, columns - 44)
         full, empty = ("█", "░") if "utf" in (sys.stdout.encoding or "").lower() else ("#", ".")
-        lines = [f" worker      holds  {'limit ' + report.memory(self._limit):>{width}}    age"]
+        lines = [f" worker      holds  {'limit ' + memory(self._limit):>{width}}    age"]
         for worker in pool.workers:
             used = worker.used or 0
             filled = min(width, round(width * used / self._limit))
             state = "leaving" if worker.id.pid in leaving else "over" if used > self._limit else ""
             bar = _coloured(full * filled, state) + empty * (width - filled)
-            lines.append(f"{worker.id.pid:>7} {report.memory(used):>10}  {bar}  {worker.age:>3.0f} s  {state}".rstrip())
+            lines.append(f"{worker.id.pid:>7} {memory(used):>10}  {bar}  {worker.age:>3.0f} s  {state}".rstrip())
         return lines
 
     def _print(self, text: str) -> None:

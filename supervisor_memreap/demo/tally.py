@@ -1,20 +1,17 @@
-"""What the demo counts: whom the listener signalled, by its log, and who of them is gone, by the demo's own looks."""
+"""What the demo counts: who was signalled, as the listener announced it, and who of them is gone, by its own looks."""
 
 from __future__ import annotations
 
-import re
+import json
+import time
 from pathlib import Path
 
 from supervisor_memreap.core.model import Pool
 
-# The only place that reads the listener's log.
-_STAMP = re.compile(r"^\d+-\d+-\d+ ([\d:]+) memreap: (demo: )?")
-_SENT = re.compile(r"worker (\d+) .* sent")
-
 
 class Tally:
-    def __init__(self, log: Path) -> None:
-        self._log = log
+    def __init__(self, announced: Path) -> None:
+        self._announced = announced
         self._read = 0
         self._signalled: set[int] = set()
         self._held: dict[int, int] = {}
@@ -23,7 +20,7 @@ class Tally:
         self.pool: Pool | None = None
 
     def update(self, pool: Pool) -> list[str]:
-        """Take in what was seen just now; the lines of the log that are new, with the time of day in front."""
+        """Take in what was seen just now; what is new of what happened, with the time of day in front."""
         if pool.manager is not None:  # else supervisord did not answer
             self.pool = pool
             for worker in pool.workers:
@@ -31,10 +28,14 @@ class Tally:
                 if used and worker.id.pid not in self._held:
                     self._fresh.append(used)
                 self._held[worker.id.pid] = used
-        whole = self._log.read_text().rpartition("\n")[0].splitlines()
-        new = [_STAMP.sub(r"\1 ", line) for line in whole[self._read :]]
+        try:
+            whole = self._announced.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+        except FileNotFoundError:
+            whole = []  # nothing has happened yet
+        events = [json.loads(line) for line in whole[self._read :]]
         self._read = len(whole)
-        self._signalled.update(int(sent[1]) for sent in map(_SENT.search, new) if sent)
+        self._signalled.update(event["pid"] for event in events if event["event"] == "reap")
+        new = [f"{time.strftime('%H:%M:%S', time.localtime(event['at']))} {event['message']}" for event in events]
         self.lines += new
         return new
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from supervisor.datatypes import dict_of_key_value_pairs
 
+from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Pool
 from supervisor_memreap.core.settings import Watch
-from supervisor_memreap.core.verdict import Unseen
 from supervisor_memreap.doctor import standing, workers
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.restart import advise_interface
 from supervisor_memreap.doctor.sections import NO
 from supervisor_memreap.host import orphans, perl, processes
-from supervisor_memreap.record import report
 from supervisor_memreap.supervisord.configfile import Section
 
 # Seconds that FCGI::ProcManager gives its workers to finish when it is stopped (die_timeout).
@@ -34,9 +32,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
     if section and settings.target == "workers" and section.options.get("autorestart", "").lower() in NO:
         text = "autorestart=false: a manager that ends is not started again: set it to true"
         yield Finding("", f"{section.where} {text}")
-    # As if all were over the limit, so that each is read in full.
-    everything = replace(settings, limit=0)
-    (pool,) = processes.look([processes.Watched(program, everything, watch.members)], case.view)
+    (pool,) = processes.look([processes.Watched(*watch)], case.view)
     yield from _daemonizing(case, watch, command, pool)
     for member in watch.members or (program,):
         if member.state in ("BACKOFF", "FATAL", "EXITED"):
@@ -44,13 +40,14 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
             yield Finding("", f"{which}does not run ({member.state}): {member.spawnerr or 'see its log'}")
     yield from standing.check(case, watch)
     if pool.manager is None:
-        if pool.unseen == processes.RESTART_UNKNOWN:
+        if pool.not_visible == processes.RESTART_UNKNOWN:
             text = "with target=self supervisord must say whether it starts it again when it ends with 0"
             yield Finding("", f"{text}: not watched; {advise_interface(case)}")
-        elif pool.unseen:
-            yield Finding("", report.line(Unseen(pool.unseen), settings))
+        elif pool.not_visible:
+            yield Finding("", events.NotVisible(*pool.stamp, pool.not_visible).text)
         return
-    grown_up = [one for one in pool.workers if one.detail and one.age >= min(settings.min_age, _STARTING)]
+    old_enough = min(settings.min_age, _STARTING)
+    grown_up = [worker for worker in pool.workers if worker.detail and worker.age >= old_enough]
     if not pool.workers and settings.target == "workers" and pool.manager_age > _STARTING:
         yield Finding(
             "",
@@ -59,7 +56,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
             " itself, set target=self",
         )
     yield from workers.check(case, pool, grown_up, settings, command)
-    if any(one.detail and one.detail.server == "FCGI::ProcManager" for one in grown_up):
+    if any(worker.detail and worker.detail.server == "FCGI::ProcManager" for worker in grown_up):
         yield from _procmanager(case, pool, section, command, watch)
 
 
@@ -72,7 +69,7 @@ def _daemonizing(case: Case, watch: Watch, command: str, pool: Pool) -> Iterator
     # A shell knows no supervisord; and the orphans of another one are none of this one's programs.
     environ = {"SUPERVISOR_SERVER_URL": case.client.url, **case.environ} if case.client.is_local else case.environ
     for left in orphans.find(sought, case.client.programs, environ, case.view).values():
-        yield Finding("", report.orphans(left.roots, left.memory, left.daemonizes))
+        yield Finding("", left.text)
 
 
 def _procmanager(case: Case, pool: Pool, section: Section | None, command: str, watch: Watch) -> Iterator[Finding]:

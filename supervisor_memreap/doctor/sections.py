@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from supervisor_memreap.core.quote import quote
+from supervisor_memreap.core.text import quote
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.restart import advise_interface
 from supervisor_memreap.supervisord.configfile import Section

@@ -13,7 +13,7 @@ from typing import Any
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.host import rights
-from supervisor_memreap.record import report
+from supervisor_memreap.record import words
 from supervisor_memreap.record.statefile import StateFile
 
 
@@ -25,22 +25,21 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
         values = _remembered(case, watch)
     else:
         values = next((pool for pool in seen[0] if pool.get("name") == name), {})
-    standing = str(values.get("standing", ""))
     suspension = values.get("suspension")
-    if suspension or "suspended" in standing:
-        text = _suspended(suspension or {"reason": standing.partition("suspended: ")[2]})
+    if suspension:
+        text = _suspended(suspension)
         ends = f"; supervisorctl memreap resume {name} ends it" if seen is not None else ""
         yield Finding("", f"{text}; nothing is sent: see the listener's log{ends}")
-    if "paused" in standing:
-        yield Finding("", report.PAUSED, False)
+    if values.get("paused"):
+        yield Finding("", words.PAUSED, False)
 
 
 def _suspended(suspension: Mapping[str, Any]) -> str:
     text = f"suspended: {suspension.get('reason') or 'for a reason that the log has'}"
     if "since" in suspension:
-        text += f", since {report.clock(suspension['since'])}"
+        text += f", since {words.clock(suspension['since'])}"
     if "until" in suspension:
-        text += f", until {report.clock(suspension['until'])}"
+        text += f", until {words.clock(suspension['until'])}"
     return text
 
 
@@ -59,9 +58,9 @@ def _remembered(case: Case, watch: Watch) -> dict[str, Any]:
         state = states.get(watch.program.namespec)
         if state is None:
             return b"{}"
-        values: dict[str, Any] = {"standing": "paused" if state.paused else ""}
+        values: dict[str, Any] = {"paused": state.paused}
         if state.suspended:
-            values["suspension"] = {"reason": state.suspended.word}
+            values["suspension"] = {"reason": state.suspended.text}
             for key, at in (("since", state.suspended.since), ("until", state.suspended.until)):
                 if at is not None:
                     values["suspension"][key] = time.time() + at - time.monotonic()

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from supervisor_memreap.core.quote import quote
+from supervisor_memreap.core.text import quote
 from supervisor_memreap.doctor.finding import Case, Finding
 
 Values = Mapping[str, Any]

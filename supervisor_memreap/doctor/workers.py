@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from supervisor_memreap.core import policy
+from supervisor_memreap.core import events, policy
 from supervisor_memreap.core.model import Pool, Worker
+from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.verdict import Unreadable
+from supervisor_memreap.core.text import memory as shown
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.host import memory, rights
-from supervisor_memreap.record import report
 
 # Seconds in which a worker has served too little to have grown.
 _FRESH = 60.0
@@ -24,7 +24,7 @@ def check(case: Case, pool: Pool, workers: list[Worker], settings: PoolSettings,
     assert pool.manager
     yield from _vetoes(pool, workers, settings)
     yield from _starman(workers, command)
-    yield from _rights(case, workers, settings)
+    yield from _rights(case, pool, workers, settings)
     yield from check_limit(workers, settings)
     yield from check_memory(settings, len(pool.workers), memory.available_to(pool.manager.pid))
 
@@ -35,7 +35,7 @@ def _vetoes(pool: Pool, workers: list[Worker], settings: PoolSettings) -> Iterat
         veto = policy.veto(pool, worker, settings)
         if veto and type(veto) not in reported:
             reported.add(type(veto))
-            yield Finding("", report.line(veto, settings))
+            yield Finding("", veto.text)
 
 
 def _starman(workers: list[Worker], command: str) -> Iterator[Finding]:
@@ -46,7 +46,7 @@ def _starman(workers: list[Worker], command: str) -> Iterator[Finding]:
         yield Finding("", f"Starman with more than one --listen: {text}; use one --listen")
 
 
-def _rights(case: Case, workers: list[Worker], settings: PoolSettings) -> Iterator[Finding]:
+def _rights(case: Case, pool: Pool, workers: list[Worker], settings: PoolSettings) -> Iterator[Finding]:
     """What the listener may do to a worker: it is tried with its rights, not with ours."""
     pid = next((program.pid for program in case.listeners() if program.pid), 0)
     if not pid or not workers:
@@ -69,12 +69,17 @@ def _rights(case: Case, workers: list[Worker], settings: PoolSettings) -> Iterat
             text = f"the listener (user {actor.users[1]}) may not signal worker {worker.id.pid}{_user_of(worker)}"
             yield Finding("", f"{text}: run it as the pool's user (user= in its section) or as root")
         elif settings.metric in ("uss", "pss") and not may.reads:
-            yield Finding("", report.line(Unreadable(worker), settings))
+            yield Finding("", _unreadable(pool, worker, settings).text)
         elif settings.hold and not may.holds:
-            yield Finding("", report.NEXT_BEST["unheld"], False)
+            yield Finding("", events.CannotHold(*pool.stamp).text, False)
         else:
             continue
         return
+
+
+def _unreadable(pool: Pool, worker: Worker, settings: PoolSettings) -> events.Unreadable:
+    limit = settings.limit or 0
+    return events.Unreadable(*pool.stamp, worker.id, worker.bound, limit, settings.metric, is_locked=False)
 
 
 def _user_of(worker: Worker) -> str:
@@ -86,28 +91,29 @@ def _user_of(worker: Worker) -> str:
 
 def check_limit(workers: Sequence[Worker], settings: PoolSettings) -> Iterator[Finding]:
     """A limit that fresh workers exceed."""
-    measured = [one for one in workers if one.used is not None]
+    if settings.limit is None:
+        return
+    measured = [worker for worker in workers if worker.used is not None]
     if workers and not measured:
         text = f"the {settings.metric} of its workers may not be read from here, so its limit was not checked"
         yield Finding("", f"{text}: run doctor as root or as the pool's user", False)
-    fresh = [one.used or 0 for one in measured if one.age < _FRESH]
+    fresh = [worker.used or 0 for worker in measured if worker.age < _FRESH]
     # One alone may be a spike.
     if fresh and min(fresh) > settings.limit:
-        usable = policy.usable_limit(fresh) // 1024**2
         yield Finding(
             "",
-            f"a fresh worker holds {report.memory(min(fresh))} ({settings.metric}) already, over the limit of"
-            f" {report.memory(settings.limit)}: all would be reaped for ever; set limit={usable}MB or more",
+            f"a fresh worker holds {shown(min(fresh))} ({settings.metric}) already, over the limit of"
+            f" {shown(settings.limit)}: all would be reaped for ever; set {OverLimit.usable(fresh)} or more",
         )
 
 
 def check_memory(settings: PoolSettings, workers: int, available: tuple[int, str] | None) -> Iterator[Finding]:
     """A limit that can never be reached, or that all workers together cannot."""
-    if available is None or settings.metric == "vms":
+    if available is None or settings.limit is None or settings.metric == "vms":
         return
     size, owner = available
-    has = f"the memory of this {owner} ({report.memory(size)})"
-    limit = report.memory(settings.limit)
+    has = f"the memory of this {owner} ({shown(size)})"
+    limit = shown(settings.limit)
     if settings.limit > size:
         text = f"its limit of {limit} is above {has}: memory runs out before any worker is reaped"
         yield Finding("", f"{text}; set a limit= that all workers together leave room for")

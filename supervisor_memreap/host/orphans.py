@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 
+from supervisor_memreap.core.events import OrphansFound
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.servers import recognise, script
 from supervisor_memreap.host import reader
@@ -27,20 +28,9 @@ _LISTEN = re.compile(r"(?:^|\s)(?:-l|--listen|--socket|-s)[\s=]+(?:unix:)?(\S+)"
 _DAEMON = re.compile(r"(?:^|\s)(?:-d|-D|--?daemon(?:ize)?)(?:[\s=]|$)(?!\s*[^\s=-]+=)")
 
 
-class Orphans(NamedTuple):
-    """What a program has left behind."""
-
-    roots: tuple[int, ...]
-    """The pid at the top of each tree."""
-    memory: int
-    """What all of them hold, in bytes; shared memory counts once."""
-    daemonizes: bool
-    """Whether the program's command says so; else it was its manager that was ended too early."""
-
-
 def find(
     sought: Mapping[Program, str], ask: Callable[[], Iterable[Program]], environ: Mapping[str, str], view: Source
-) -> dict[Program, Orphans]:
+) -> dict[Program, OrphansFound]:
     """The orphans of each program in `sought`, with its command, among all processes of this machine.
 
     `ask` tells what supervisord runs, `environ` is that of a process of this supervisord. An orphan is an orphan of the
@@ -64,9 +54,11 @@ def find(
         if program and _cgroup(pid) == _cgroup(supervisord) and _is_left_over(pid, program, sought[program], view):
             roots.setdefault(program, []).append(pid)
     found = {}
-    for program, its in roots.items():
-        trees = {pid for pid in parents if set(its) & set(_chain(pid, parents))}
-        found[program] = Orphans(tuple(its), sum(_memory(pid, view) for pid in trees), daemonizes(sought[program]))
+    for program, tops in roots.items():
+        trees = {pid for pid in parents if set(tops) & set(_chain(pid, parents))}
+        held = sum(_memory(pid, view) for pid in trees)
+        is_daemonized = daemonizes(sought[program])
+        found[program] = OrphansFound(program.namespec, time.time(), tuple(tops), held, is_daemonized)
     return found
 
 

@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from supervisor_memreap.core.model import STOPPED_BY_HAND, Pool, ProcessId, Program, Result, SentMoment, Worker, WorkerDetail
+from supervisor_memreap.core.model import (
+    STOPPED_BY_HAND,
+    Pool,
+    ProcessId,
+    Program,
+    Result,
+    SentMoment,
+    Worker,
+    WorkerDetail,
+)
 from supervisor_memreap.core.servers import Moment, manages, moment_of, recognise
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import hold, procfs
@@ -68,7 +77,7 @@ class Watched(NamedTuple):
 
 def look(watched: Iterable[Watched], view: Source) -> list[Pool]:
     """One reading of all pools; exact figures only for workers that need them."""
-    return [_look_at(one, view) for one in watched]
+    return [replace(_look_at(each, view), at=time.time(), is_group=bool(each.members)) for each in watched]
 
 
 def _look_at(watched: Watched, view: Source) -> Pool:
@@ -146,8 +155,6 @@ def _pool(manager: Process, pids: Iterable[int], watched: Watched, view: Source)
         manager.age,
         there,
         child_faults=manager.child_faults,
-        is_group=bool(watched.members),
-        at=time.time(),
     )
 
 
@@ -175,7 +182,7 @@ def _worker(pid: int, manager: ProcessId, watched: Watched, view: Source) -> Wor
         server = recognise(*view.name_and_argv(pid))
         # One that supervisord runs, and that has children, may be anything: a manager, a shell.
         looks_like_manager = (
-            bool(view.children(pid)) if settings.target == "self" else _looks_like_manager(pid, manager.pid, view)
+            bool(view.children(pid)) if watched.members else _looks_like_manager(pid, manager.pid, view)
         )
         return replace(
             worker, detail=WorkerDetail(used, caught, server, looks_like_manager, used is None and is_blocked(pid))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
+from supervisor_memreap.core.events import Event
+
 # The form of an announcement; raised when a name goes or changes its meaning, not when one is added.
 VERSION = 1
 # So many wait while supervisord takes none; the oldest are lost then.
@@ -21,9 +23,15 @@ class Announcements:
     def __init__(self) -> None:
         self._waiting: list[str] = []
 
-    def add(self, kind: str, pool: str, pid: int, text: str, at: float) -> None:
-        """`pid` is the worker's, or 0; `at` is when it happened, in seconds since 1970."""
-        values = {"version": VERSION, "event": kind, "pool": pool, "pid": pid, "message": text, "at": round(at, 3)}
+    def add(self, event: Event) -> None:
+        values = {
+            "version": VERSION,
+            "event": event.announced_as,
+            "pool": event.pool,
+            "pid": event.pid,
+            "message": event.text,
+            "at": round(event.at, 3),
+        }
         self._waiting = [*self._waiting, json.dumps(values)][-_MOST:]
 
     def send(self, send: Callable[[Sequence[str]], None]) -> None:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from supervisor_memreap.core.events import Sink
+
 
 def to(stream: TextIO | None, stamped: bool) -> Callable[[str], None]:
     """A function that writes one line.
@@ -49,6 +51,11 @@ def _write_at_once(stream: TextIO, line: str) -> bool:
     fits = line.encode()[: select.PIPE_BUF - 1].decode(errors="ignore")
     os.write(stream.fileno(), f"{fits}\n".encode())
     return True
+
+
+def sink(tell: Callable[[str], None]) -> Sink:
+    """The log of events: a line each."""
+    return lambda event: tell(f"{event.pool}: {event.text}")
 
 
 class Once:

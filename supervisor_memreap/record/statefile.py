@@ -13,13 +13,11 @@ import re
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping
 from typing import Any
 
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.core.policy import Leaving, PoolState, Suspension, is_worth_keeping
-from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.state import PoolState, decode, encode, is_worth_keeping, restored
 
 # A thousand pools that each have a worker leaving from among a hundred take less than this.
 _MOST_BYTES = 16 * 1024**2
@@ -27,7 +25,6 @@ _MOST_BYTES = 16 * 1024**2
 _OLD = 7 * 86400.0
 # Seconds after which it is written anew though nothing has changed: whoever clears temporary folders goes by age.
 _RENEWED = 86400.0
-_KEPT = ("settings", "manager", "leaving", "stuck", "hasty", "suspended", "falls", "paused")
 
 
 class StateFile:
@@ -35,7 +32,7 @@ class StateFile:
 
     def __init__(self, supervisord: ProcessId):
         self._supervisord = supervisord
-        # With its birth: containers that share a temporary folder may each have a supervisord with the pid 1.
+        # With its start time: containers that share a temporary folder may each have a supervisord with the pid 1.
         name = f"memreap-{os.geteuid()}-{supervisord.pid}-{supervisord.start_time:.2f}.json"
         self._path = os.path.join(_folder(), name)
         self._written: object = None
@@ -54,7 +51,7 @@ class StateFile:
             data = json.loads(text)
             if _process(data["supervisord"]) != self._supervisord or data["written"] > now:
                 return {}, ""  # of another process with that pid, or of before the last boot
-            states = {str(name): _state(one, data["written"]) for name, one in data["pools"].items()}
+            states = {str(name): restored(decode(kept), data["written"]) for name, kept in data["pools"].items()}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return {}, f"{self._path}: not what a listener wrote"
         self._written, self._when = _worth_keeping(states), data["written"]
@@ -143,59 +140,9 @@ def _exists(pid: int) -> bool:
 
 
 def _worth_keeping(states: Mapping[str, PoolState]) -> dict[str, Any]:
-    kept = {}
-    for name, state in states.items():
-        if is_worth_keeping(state):
-            every = asdict(replace(state, over={}, ripe={}, asked=frozenset()))
-            kept[name] = {key: every[key] for key in _KEPT}
-            kept[name]["asked"] = sorted(state.asked)
-            fallen = every["suspended"] and every["suspended"]["leaving"]
-            for leaving in filter(None, (every["leaving"], *every["stuck"], fallen)):
-                leaving["before"] = sorted(leaving["before"])
-    return kept
+    return {name: encode(state) for name, state in states.items() if is_worth_keeping(state)}
 
 
-def _state(data: dict[str, Any], written: float) -> PoolState:
-    suspended = data["suspended"]
-    return PoolState(
-        settings=PoolSettings(**data["settings"]) if data["settings"] else None,
-        manager=_process(data["manager"]) if data["manager"] else None,
-        leaving=_leaving(data["leaving"]) if data["leaving"] else None,
-        stuck=tuple(map(_leaving, data["stuck"])),
-        hasty=tuple(map(int, data["hasty"])),
-        suspended=_suspension(suspended) if suspended else None,
-        falls=int(data["falls"]),
-        paused=bool(data["paused"]),
-        asked=frozenset(map(_process, data["asked"])),
-        looked=float(written),
-    )
-
-
-def _suspension(data: dict[str, Any]) -> Suspension:
-    leaving = _leaving(data["leaving"]) if data["leaving"] else None
-    return Suspension(**{**data, "manager": _process(data["manager"]), "leaving": leaving})
-
-
-def _leaving(data: dict[str, Any]) -> Leaving:
-    def maybe(key: str, of: Callable[[Any], Any]) -> Any:
-        return None if data[key] is None else of(data[key])
-
-    return Leaving(
-        worker=_process(data["worker"]),
-        signalled=float(data["signalled"]),
-        before=frozenset(map(_process, data["before"])),
-        started_after=float(data["started_after"]),
-        sent=bool(data["sent"]),
-        again=bool(data["again"]),
-        forced=maybe("forced", float),
-        left=maybe("left", float),
-        told=bool(data["told"]),
-        replaced_by=maybe("replaced_by", _process),
-        overdue=bool(data["overdue"]),
-        slot=str(data["slot"]),
-    )
-
-
-def _process(data: Any) -> ProcessId:
-    pid, start_time = data
+def _process(value: Any) -> ProcessId:
+    pid, start_time = value
     return ProcessId(int(pid), float(start_time))

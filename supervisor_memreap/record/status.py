@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
-from supervisor_memreap.core.model import Pool, ProcessId
-from supervisor_memreap.core.policy import PoolState, Suspension, unreadable
+from supervisor_memreap.core.model import Pool, ProcessId, Worker
+from supervisor_memreap.core.policy import Choice, Standing
 from supervisor_memreap.core.settings import KEYS, Given, PoolSettings, shown
-from supervisor_memreap.record import report
+from supervisor_memreap.core.state import PoolState, Suspension
+from supervisor_memreap.core.text import memory, seconds
+from supervisor_memreap.record import words
+from supervisor_memreap.record.counters import Counters
 
 VERSION = 1
 """Of the form of these values; raised when a name goes or changes its meaning, not when one is added."""
@@ -25,32 +27,11 @@ WIDTH = 80
 _OF_A_LISTENER = ("reaps", "given_back_bytes", "since", "message", "message_at")
 
 
-@dataclass(frozen=True)
-class Tally:
-    """What has come together of one pool since the listener began. Times are those of the wall clock."""
-
-    standing: str = ""
-    since: float = 0.0
-    reaps: int = 0
-    given_back: int = 0
-    message: str = ""
-    message_at: float = 0.0
-
-    def stands(self, standing: str, at: float) -> Tally:
-        return self if standing == self.standing else replace(self, standing=standing, since=at)
-
-    def says(self, message: str, at: float) -> Tally:
-        return replace(self, message=message, message_at=at)
-
-    def reaped(self, given_back: int | None) -> Tally:
-        return replace(self, reaps=self.reaps + 1, given_back=self.given_back + (given_back or 0))
-
-
 def of_pool(
-    pool: Pool,
+    choice: Choice,
     settings: PoolSettings,
     state: PoolState,
-    tally: Tally,
+    counters: Counters,
     used: Mapping[ProcessId, int],
     boot: float = 0.0,
 ) -> dict[str, Any]:
@@ -58,55 +39,56 @@ def of_pool(
 
     `boot` is what is to be added to the times in `state` for seconds since the epoch.
     """
-    leaving, stuck = state.leaving, {one.worker for one in state.stuck}
-    workers = []
-    for worker in pool.workers:
-        row: dict[str, Any] = {"pid": worker.id.pid, "age_seconds": round(worker.age, 1)}
-        if worker.id in used:
-            row["used_bytes"] = used[worker.id]
-            row["over"] = used[worker.id] > settings.limit
-        elif worker.detail is None:
-            row["over"] = False  # its bound is within the limit
-        if leaving and leaving.worker == worker.id:
-            row["note"] = "leaving"
-        elif worker.id in stuck:
-            row["note"] = "stuck"
-        elif worker.id in state.asked:
-            row["note"] = "asked"
-        workers.append(row)
-    hidden = unreadable(pool)
-    known = [row["used_bytes"] for row in workers if "used_bytes" in row]
-    found = {
+    pool = choice.pool
+    workers = [_worker(worker, settings, state, used) for worker in pool.workers]
+    known = [worker["used_bytes"] for worker in workers if "used_bytes" in worker]
+    values: dict[str, Any] = {
         "name": pool.name,
         "state": pool.state,
-        "standing": tally.standing,
-        "since": int(tally.since),
+        "standing": counters.standing,
+        "paused": state.paused,
+        "since": int(counters.since),
         "metric": settings.metric,
         "limit_bytes": settings.limit,
         "signal": settings.signal,
         "workers": workers,
-        "reaps": tally.reaps,
-        "given_back_bytes": tally.given_back,
-        "message": tally.message,
+        "due": len(choice.pending),
+        "reaps": counters.reaps,
+        "given_back_bytes": counters.given_back,
+        "message": counters.message,
+        "manager_pid": pool.manager.pid if pool.manager else None,
+        "unreadable_workers": choice.unreadable or None,
+        "not_visible": pool.not_visible or None,
+        "suspension": _suspension(pool, state, state.suspended, boot) if state.suspended else None,
+        "largest_bytes": max(known, default=None),
+        "total_bytes": sum(known) if known else None,
+        "message_at": int(counters.message_at) if counters.message else None,
     }
-    if state.suspended:
-        found["suspension"] = _suspension(pool, state, state.suspended, boot)
-    if pool.manager:
-        found["manager_pid"] = pool.manager.pid
-    if hidden:
-        found["unreadable_workers"] = hidden
-    if pool.unseen:
-        found["unseen"] = pool.unseen
-    if known:
-        found["largest_bytes"] = max(known)
-        found["total_bytes"] = sum(known)
-    if tally.message:
-        found["message_at"] = int(tally.message_at)
-    return found
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _worker(worker: Worker, settings: PoolSettings, state: PoolState, used: Mapping[ProcessId, int]) -> dict[str, Any]:
+    row: dict[str, Any] = {"pid": worker.id.pid, "age_seconds": round(worker.age, 1)}
+    if worker.id in used:
+        row["used_bytes"] = used[worker.id]
+        row["over"] = settings.limit is not None and used[worker.id] > settings.limit
+    elif worker.detail is None:
+        row["over"] = False  # its bound is within the limit
+    if state.leaving and state.leaving.worker == worker.id:
+        row["note"] = "leaving"
+    elif worker.id in {leaving.worker for leaving in state.stuck}:
+        row["note"] = "stuck"
+    elif worker.id in state.requested:
+        row["note"] = "requested"
+    return row
 
 
 def _suspension(pool: Pool, state: PoolState, suspended: Suspension, boot: float) -> dict[str, Any]:
-    values: dict[str, Any] = {"reason": suspended.word, "since": int(suspended.since + boot)}
+    values: dict[str, Any] = {
+        "cause": suspended.cause.value,
+        "reason": suspended.text,
+        "since": int(suspended.since + boot),
+    }
     until = suspended.until
     needs_age, looked = suspended.needs_age, state.looked
     if needs_age is not None and looked is not None and pool.manager and pool.manager != suspended.manager:
@@ -163,12 +145,12 @@ def of_listener(value: Any, key: str = "") -> Any:
 
 def unwatched(pools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The pools of a listener that looks no more: how they stood says nothing about now."""
-    return [{**pool, "standing": "blind"} for pool in pools]
+    return [{**pool, "standing": Standing.BLIND.value} for pool in pools]
 
 
 def is_well(pool: Mapping[str, Any]) -> bool:
     """Whether memreap does its work in this pool, as far as this is known: not suspended by itself, and not blind."""
-    return not _suspended(pool) and pool["standing"] != "blind"
+    return not _suspended(pool) and pool["standing"] != Standing.BLIND
 
 
 def table(pools: Sequence[Mapping[str, Any]], now: float) -> str:
@@ -184,7 +166,7 @@ def table(pools: Sequence[Mapping[str, Any]], now: float) -> str:
             (
                 str(pool["name"]),
                 _word(pool),
-                f"{report.memory(pool['limit_bytes'])} {pool['metric']}",
+                f"{_memory(pool, 'limit_bytes')} {pool['metric']}",
                 str(len(pool["workers"])),
                 *(() if has_history else (_over(pool),)),
                 _memory(pool, "largest_bytes"),
@@ -218,8 +200,10 @@ def _details(pool: Mapping[str, Any]) -> Iterator[str]:
     suspended = _suspended(pool)
     if suspended:
         yield from _wrapped(suspended)
-    if pool.get("unseen"):
-        yield from _wrapped(f"not watched: {pool['unseen']}")
+    if suspended and pool.get("paused"):
+        yield from _wrapped(f"paused until memreap resume {pool['name']}")
+    if pool.get("not_visible"):
+        yield from _wrapped(f"not watched: {pool['not_visible']}")
     if pool.get("unreadable_workers"):
         yield from _wrapped(
             f"{pool['unreadable_workers']} of {len(pool['workers'])} workers: {pool['metric']} may not be read; run"
@@ -238,16 +222,16 @@ def _suspended(pool: Mapping[str, Any]) -> str:
     suspension = pool.get("suspension")
     resume = f"memreap resume {pool['name']}"
     if suspension:
-        until = f"until {report.clock(suspension['until'])}" if "until" in suspension else "until its settings change"
-        since = report.clock(suspension["since"])
+        until = f"until {words.clock(suspension['until'])}" if "until" in suspension else "until its settings change"
+        since = words.clock(suspension["since"])
         return f"suspended since {since} {until} or {resume}: {suspension['reason']}"
-    _, is_suspended, reason = str(pool["standing"]).partition("suspended: ")
-    return f"suspended until its settings change or {resume}: {reason}" if is_suspended else ""
+    return ""
 
 
 def _word(pool: Mapping[str, Any]) -> str:
-    """How a pool stands, in one word; the rest stands below it."""
-    return re.split("[:,]", str(pool["standing"]))[0].upper()
+    """How a pool stands, in one word; the rest is below it."""
+    standing = pool["standing"]
+    return str(pool["state"] if standing == Standing.NOT_RUNNING else standing).upper()
 
 
 def _over(pool: Mapping[str, Any]) -> str:
@@ -256,7 +240,7 @@ def _over(pool: Mapping[str, Any]) -> str:
 
 
 def _age(value: float) -> str:
-    return report.seconds(max(0.0, value)) if value < 2 * 86400 else f"{value / 86400:.0f} d"
+    return seconds(max(0.0, value)) if value < 2 * 86400 else f"{value / 86400:.0f} d"
 
 
 def workers_table(pool: Mapping[str, Any]) -> str:
@@ -264,7 +248,7 @@ def workers_table(pool: Mapping[str, Any]) -> str:
     rows = [("pid", "age", str(pool["metric"]), "")]
     for one in sorted(pool["workers"], key=lambda each: each.get("used_bytes", 0), reverse=True):
         note = one.get("note", "over the limit" if one.get("over") else "")
-        rows.append((str(one["pid"]), report.seconds(one["age_seconds"]), _memory(one, "used_bytes"), note))
+        rows.append((str(one["pid"]), seconds(one["age_seconds"]), _memory(one, "used_bytes"), note))
     return _aligned(rows)
 
 
@@ -280,11 +264,11 @@ def settings_table(pools: Iterable[tuple[str, PoolSettings, Mapping[str, Given]]
 
 
 def _memory(values: Mapping[str, Any], key: str) -> str:
-    return report.memory(values[key]) if key in values else "-"
+    return memory(values[key]) if key in values else "-"
 
 
 def _clock(values: Mapping[str, Any]) -> str:
-    return f"{report.clock(values['message_at'])} " if "message_at" in values else ""
+    return f"{words.clock(values['message_at'])} " if "message_at" in values else ""
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:

@@ -16,8 +16,8 @@ import psutil
 from supervisor.options import ClientOptions, UnhosedConfigParser
 
 from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.quote import quote
 from supervisor_memreap.core.settings import Given, Sections, SettingsError, short
+from supervisor_memreap.core.text import quote
 
 _KINDS = ("program", "fcgi-program", "eventlistener", "group", "ctlplugin", "rpcinterface")
 # So many processes of one program have their names worked out.
@@ -71,6 +71,11 @@ class Contents:
             if is_program and program.name in one.processes and program.group in self._groups_of(one):
                 return one
         return None
+
+    def command_of(self, program: Program) -> str:
+        """The command of this process; empty where its section is not known."""
+        section = self.section_of(program)
+        return section.options.get("command", "") if section else ""
 
     def programs(self) -> list[Program]:
         """What supervisord would run, of which nothing else is known."""

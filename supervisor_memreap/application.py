@@ -1,0 +1,252 @@
+"""The listener's work: it handles the events of supervisord. The protocol and the waiting are in listener.py."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import traceback
+from collections.abc import Callable
+
+from supervisor_memreap.core import events
+from supervisor_memreap.core.command import TYPE, Command, CommandError, id_of, named, parse
+from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.settings import Sections
+from supervisor_memreap.core.text import quote, seconds
+from supervisor_memreap.doctor.process import DoctorProcess
+from supervisor_memreap.host import orphans, processes
+from supervisor_memreap.livesettings import LiveSettings
+from supervisor_memreap.reaper import Reaper, States
+from supervisor_memreap.record import log, words
+from supervisor_memreap.record.publisher import Publisher
+from supervisor_memreap.record.statefile import StateFile
+from supervisor_memreap.supervisord.client import Client, ShuttingDown, Unavailable, connect
+from supervisor_memreap.supervisord.configfile import ConfigFile
+from supervisor_memreap.supervisord.endings import Endings
+from supervisor_memreap.supervisord.protocol import Event
+
+# Event names of supervisord and the seconds between two of them.
+PERIODS = {"TICK_5": 5, "TICK_60": 60, "TICK_3600": 3600}
+# A listener that starts late gets up to 10 old ticks in a row: those are answered and not acted on.
+STALE = 30.0
+# Seconds: several ticks that come together, as after a wait or of TICK_5 with TICK_60, are one look.
+TOGETHER = 0.5
+
+
+class Application:
+    """What lives from one event to the next."""
+
+    def __init__(
+        self,
+        file: ConfigFile | None,
+        command_line: Sections,
+        tell: Callable[[str], None],
+        statefile: StateFile | None = None,
+    ):
+        self._tell = tell
+        self._once = log.Once(tell)
+        self._live = LiveSettings(file, command_line, self._once)
+        self._starts: dict[str, tuple[str, int]] = {}
+        """State and pid of each watched program when its orphans were last looked for."""
+        self._endings = Endings(self._client)
+        self._last_tick: float | None = None
+        self._statefile = statefile
+        self._log = log.sink(tell)
+        sinks = (self._log, self._announce)
+        self.reaper = Reaper(sinks, states=self._remember(), keep=self._keep, how_ended=self._endings.of)
+        self._publisher = Publisher(self.reaper.status, self._once)
+        self.doctor: DoctorProcess | None = None
+        """The one at work."""
+
+    def handle(self, event: Event) -> None:
+        """Act on one event: on a tick that is not long past, and on a command. Never raises."""
+        if event.name.startswith("PROCESS_STATE_"):
+            self._endings.note(event)
+            return
+        period = PERIODS.get(event.name)
+        kind, _, data = event.payload.partition("\n")
+        is_command = event.name == "REMOTE_COMMUNICATION" and kind == f"type:{TYPE}"
+        if not is_command and (period is None or self._is_past(event, period)):
+            return
+        self._guard(lambda: self._obey(data) if is_command else self.tick())
+
+    def _announce(self, event: events.Event) -> None:
+        if event.announced_as and self.reaper.announces(event.pool):
+            self._publisher.announcements.add(event)
+
+    def _guard(self, act: Callable[[], None]) -> None:
+        """Whatever happens is a line in the log, and the listener goes on."""
+        try:
+            act()
+            self._once.clear("error")
+        except Unavailable as error:
+            self._once("supervisord", f"{error}; trying again at every tick")
+        except Exception as error:
+            # A listener that exits with an event in hand gets it again about every 2 s, and none would look.
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{os.path.basename(at.filename)}:{at.lineno}"
+            self._once("error", f"internal error, please report it: {error!r} at {place}")
+
+    def _is_past(self, event: Event, period: int) -> bool:
+        when = re.search(r"\bwhen:([0-9]{1,12})", event.payload)
+        if when and time.time() - int(when[1]) > max(STALE, 2 * period):
+            return True
+        now = time.monotonic()
+        if self._last_tick is not None and now - self._last_tick < TOGETHER:
+            return True
+        self._last_tick = now
+        return False
+
+    # What outlives a restart.
+
+    def _remember(self) -> States:
+        """What the listener before this one knew: a worker that it signalled may still be leaving."""
+        if self._statefile is None:
+            return {}
+        now = time.monotonic()
+        states, trouble = self._statefile.read(now)
+        if trouble:
+            self._tell(words.not_remembered(trouble))
+        for name, state in states.items():
+            if state.leaving:
+                after = now - state.leaving.signalled
+                self._log(events.Remembered(name, time.time(), state.leaving.worker, after))
+        return states
+
+    def _keep(self, states: States) -> None:
+        trouble = self._statefile.write(states, time.monotonic()) if self._statefile else ""
+        self._once("statefile", trouble and words.not_remembered(trouble))
+
+    def forget_if_all_ends(self) -> None:
+        """On TERM: it may be for this listener alone, or for supervisord with all its programs."""
+        try:
+            self._client().programs()
+        except ShuttingDown:
+            # It may be a reload: who was leaving is gone with its manager, and what a user paused stays paused.
+            self._keep(self.reaper.paused())
+        except Unavailable:
+            pass  # who is leaving may be there tomorrow
+
+    def forget(self) -> None:
+        """Remove what is kept for the next listener: there will be none."""
+        if self._statefile:
+            self._statefile.remove()
+
+    # Ticks.
+
+    def tick(self) -> None:
+        """Read what changed, look, decide, act. Raises Unavailable."""
+        self._live.refresh()
+        if not self._live.are_known:
+            return  # half of the settings may be in a file with a mistake; and what is remembered stays remembered
+        client, settings = self._client(), self._live.settings
+        programs = client.programs()
+        if self._once.clear("supervisord"):
+            self._tell("supervisord answers again")
+        self._report_names(programs)
+        self.reaper.tick(programs, settings, time.monotonic())
+        self._publisher.note_look()
+        self._publisher.publish(client)
+        self._look_for_orphans([program for program in programs if settings.of(program)], client.programs)
+
+    def _report_names(self, programs: list[Program]) -> None:
+        """What is watched, and what is not there to be watched."""
+        settings = self._live.settings
+        existing = ", ".join(sorted({program.namespec for program in programs}))
+        unmatched = [f"no program or group '{quote(name)}' in supervisord" for name in settings.unmatched(programs)]
+        self._once("unmatched", f"{'; '.join(unmatched)}; there are: {existing}" if unmatched else "")
+        pools = [(watch.program.namespec, watch.settings) for watch in settings.pools(programs)]
+        self._once("watching", words.watching(pools))
+
+    def _look_for_orphans(self, watched: list[Program], ask: Callable[[], list[Program]]) -> None:
+        """Report what a daemonized start of a program has left behind; looked for after each of its starts and ends."""
+        starts = {program.namespec: (program.state, program.pid) for program in watched}
+        changed = [each for each in watched if starts[each.namespec] != self._starts.get(each.namespec)]
+        if not changed:
+            return
+        sought = {program: self._live.contents.command_of(program) for program in changed}
+        found = orphans.find(sought, ask, os.environ, processes.source())
+        self._starts = starts
+        for program in changed:
+            topic, event = f"orphans of {program.namespec}", found.get(program)
+            # While supervisord tries again and again, one line will do; when it has given up, they are counted again.
+            if program.state not in ("STARTING", "BACKOFF") or not self._once.has_told(topic):
+                self._once(topic, f"{event.pool}: {event.text}" if event else "")
+
+    # Commands.
+
+    def _obey(self, data: str) -> None:
+        """Do what a user asks for, at once, and keep the answer for the sender. Raises Unavailable."""
+        answers = self._publisher.answers
+        id, is_done = id_of(data), False
+        try:
+            command = parse(data)
+            # One that comes again was sent again, since its answer had not reached supervisord.
+            is_done = answers.begin(command) and self._carry_out(command)
+        except CommandError as error:
+            self._tell(f"a command was refused: {error}")
+            answers.give(id, False, str(error))
+        except Unavailable as error:
+            answers.give(id, False, f"{error}; nothing was done")
+            raise
+        if is_done:
+            self.tick()
+        else:
+            # Not a look: `checks` counts looks, and a refused command changes nothing.
+            self._publisher.publish(self._client())
+
+    def _carry_out(self, command: Command) -> bool:
+        """Whether something was done in a pool that is watched by now.
+
+        Raises CommandError and Unavailable, and then nothing was.
+        """
+        if command.until is not None and time.time() > command.until:
+            late = seconds(time.time() - command.until)
+            raise CommandError(f"{command.verb} {command.name} came {late} after its time and was not carried out")
+        if command.verb == "doctor":
+            self._start_doctor(command.id)
+            return False
+        self._live.refresh()
+        if not self._live.are_known:
+            raise CommandError("no pool is watched, since the configuration has a mistake: see the listener's log")
+        programs = self._client().programs()
+        watched = sorted(watch.program.namespec for watch in self._live.settings.pools(programs))
+        # Which workers there are says a look. A pause needs none, and one before it would be too late.
+        if command.verb in ("reap", "roll") and not self.reaper.has_seen(named(command.name, watched)):
+            self.tick()
+        results = self.reaper.command(command, watched)
+        done = not any(result.refused for result in results)
+        self._publisher.answers.give(command.id, done, "\n".join(result.line for result in results))
+        return True
+
+    def _start_doctor(self, id: str) -> None:
+        if self.doctor:
+            raise CommandError("doctor is at work already")
+        try:
+            self.doctor = DoctorProcess(self._live.path, id)
+        except OSError as error:
+            raise CommandError(f"doctor could not be started: {error.strerror}") from None
+
+    def hear_doctor(self) -> None:
+        """Some of what it writes is there, or its time is up. Never raises."""
+        self._guard(self._hear_doctor)
+
+    def _hear_doctor(self) -> None:
+        doctor = self.doctor
+        if doctor is None or not doctor.has_ended():
+            return
+        self.doctor = None
+        self._publisher.answers.give(doctor.id, *doctor.result())
+        self._publisher.publish(self._client())
+
+    def close(self) -> None:
+        """Let go of everything, and leave no process behind."""
+        if self.doctor:
+            self.doctor.end()
+        self.reaper.close()
+
+    def _client(self) -> Client:
+        url = os.environ.get("SUPERVISOR_SERVER_URL")
+        if not url:
+            raise Unavailable("supervisord has no http server to ask: add [unix_http_server] to its configuration")
+        return connect(url, self._live.contents.server)

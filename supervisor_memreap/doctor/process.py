@@ -1,0 +1,61 @@
+"""A `memreap doctor` at work, in a process of its own: it may ask Perl, and the listener does not wait for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+# Seconds that it may take: it needs one or two, and more where Perl is slow to start.
+PATIENCE = 30.0
+
+
+class DoctorProcess:
+    """`id` is that of the command that asked for it. Raises OSError."""
+
+    def __init__(self, configuration: str, id: str):
+        # By the script that we were started by: with -m Python would take modules from the directory that it is in.
+        command = [sys.executable, sys.argv[0], "doctor", *(("-c", configuration) if configuration else ())]
+        self.id = id
+        self.deadline = time.monotonic() + PATIENCE
+        self._output = b""
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert self._process.stdout
+        self.fd = self._process.stdout.fileno()
+        os.set_blocking(self.fd, False)
+
+    def has_ended(self) -> bool:
+        """Whether it has written all, or has had its time."""
+        try:
+            chunk = os.read(self.fd, 65536)
+        except BlockingIOError:
+            return time.monotonic() > self.deadline
+        self._output += chunk
+        return not chunk
+
+    def result(self) -> tuple[bool, str]:
+        """Whether it found no problems, and what it wrote."""
+        text = self._output.decode(errors="replace").replace("memreap: ", "").strip()
+        status = self.end()
+        if status not in (0, 1):
+            return False, f"{text}\ndoctor did not come to an end".strip()
+        return status == 0, text
+
+    def end(self) -> int:
+        """Its exit status; by force where it has not ended."""
+        assert self._process.stdout
+        self._process.stdout.close()
+        try:
+            return self._process.wait(0.1 if time.monotonic() < self.deadline else 0)
+        except subprocess.TimeoutExpired:
+            # Not waited for yet, so that its pid is its own; and whatever it has started goes with it.
+            os.killpg(self._process.pid, signal.SIGKILL)
+            return self._process.wait()

@@ -1,0 +1,42 @@
+"""The settings in force, which follow the file."""
+
+from __future__ import annotations
+
+from supervisor_memreap.core.settings import Sections, SettingsError, resolve
+from supervisor_memreap.record.log import Once
+from supervisor_memreap.supervisord import configfile
+from supervisor_memreap.supervisord.configfile import ConfigFile, Contents
+
+
+class LiveSettings:
+    """`command_line` wins over the file. Raises SettingsError for what it says."""
+
+    def __init__(self, file: ConfigFile | None, command_line: Sections, once: Once):
+        self._file = file
+        self._command_line = command_line
+        self._once = once
+        # Should the file never be readable, what the command says is in force.
+        self.settings = resolve(command_line)
+        self.contents = Contents()
+        self.are_known = file is None
+        """Whether the file was ever read whole: before that no pool is looked at."""
+
+    @property
+    def path(self) -> str:
+        """Of the file; empty where there is none."""
+        return self._file.path if self._file else ""
+
+    def refresh(self) -> None:
+        """Take a changed file as a whole, or not at all."""
+        if self._file is None or not self._file.has_changed():
+            return
+        try:
+            contents = self._file.read()
+            self.settings = resolve(configfile.merge(contents.sections, self._command_line))
+        except SettingsError as error:
+            left = "what was in force stays" if self.are_known else "nothing is watched until it is corrected"
+            self._once("settings", f"{error} ({left})")
+            return
+        self.contents = contents
+        self.are_known = True
+        self._once("settings", "; ".join(contents.warnings))

@@ -1,0 +1,343 @@
+"""One pool at run time: the only owner of its state, its lock, its descriptors and its counters."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from supervisor_memreap.core import events, policy
+from supervisor_memreap.core.events import Event, Sink
+from supervisor_memreap.core.model import Pool, ProcessId, Result, Worker
+from supervisor_memreap.core.policy import Candidate, Choice, Look
+from supervisor_memreap.core.reasons import Reason
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.state import PoolState, lasting
+from supervisor_memreap.host import processes
+from supervisor_memreap.host.lock import Locked
+from supervisor_memreap.host.source import Source
+from supervisor_memreap.record.counters import Counters
+
+# Takes the lock of a manager. Raises Locked, ProcessLookupError.
+TakeLock = Callable[[ProcessId, bool], int]
+
+
+@dataclass
+class Followed:
+    """What is kept open for one worker that was signalled."""
+
+    worker: ProcessId
+    manager: ProcessId
+    is_group: bool
+    """The lock is that of supervisord, for all pools with target=self."""
+    private: int | None
+    """Bytes that were its own when it was signalled; None: not known."""
+    pidfd: int | None
+    lock: int | None
+
+    def unlock(self) -> None:
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
+
+    def close(self) -> None:
+        self.unlock()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
+
+
+class WatchedPool:
+    """`write_down` is called after each change of what outlives a restart."""
+
+    def __init__(
+        self,
+        name: str,
+        state: PoolState,
+        sinks: Iterable[Sink],
+        write_down: Callable[[], None],
+        take_lock: TakeLock,
+    ):
+        self.name = name
+        self.counters = Counters()
+        self.choice: Choice | None = None
+        """Of the last look; None: not looked at."""
+        self.settings = PoolSettings()
+        """Of the last look."""
+        self.followed: list[Followed] = []
+        self._state = state
+        self._sinks = (self._count, *sinks)
+        self._write_down = write_down
+        self._take_lock = take_lock
+
+    @property
+    def state(self) -> PoolState:
+        return self._state
+
+    @property
+    def pool(self) -> Pool:
+        """As the kernel said at the last look."""
+        return self.choice.pool if self.choice else Pool(self.name, "not looked at yet")
+
+    def update(self, state: PoolState) -> None:
+        """The only place where the state changes; what outlives a restart is written down before this returns."""
+        before, self._state = self._state, state
+        if lasting(before) != lasting(state):
+            self._write_down()
+
+    def emit(self, event: Event) -> None:
+        """Hand it to each sink; what is reported once, once."""
+        new, state = policy.is_new(event, self._state)
+        self.update(state)
+        if new:
+            self._hand_on([event])
+
+    def _hand_on(self, emitted: Iterable[Event]) -> None:
+        for event in emitted:
+            for sink in self._sinks:
+                sink(event)
+
+    def _count(self, event: Event) -> None:
+        self.counters = self.counters.after(event)
+
+    def follow(self, pool: Pool, settings: PoolSettings, view: Source, now: float, may_suspend: bool) -> Look:
+        """What became of it since the last look."""
+        self.choice = None
+        state, followed = policy.follow(pool, settings, self._state, now, may_suspend)
+        self.settings = settings
+        self.update(state)
+        self._hand_on(self._complete(event, view) for event in followed)
+        self._release()
+        self._follow_remembered(pool, view)
+        return Look(pool, settings, self._state)
+
+    def take(self, choice: Choice) -> None:
+        """What is to be done in it."""
+        self.choice = choice
+        self.update(choice.state)
+        self._hand_on(choice.events)
+        self.counters = self.counters.stands(choice.standing, time.time())
+
+    def _complete(self, event: Event, view: Source) -> Event:
+        """An event of the policy, with what only the system knows filled in."""
+        if isinstance(event, events.Left):
+            return replace(event, came_back=self._came_back(event, view))
+        if isinstance(event, events.Stuck):
+            return replace(event, activity=processes.activity(event.worker, view))
+        return event
+
+    def _came_back(self, left: events.Left, view: Source) -> int | None:
+        """What was the worker's own, less what its replacement has made its own by now."""
+        private = next((each.private for each in self.followed if each.worker == left.worker), None)
+        if private is None:
+            return None
+        taken = processes.private_memory(left.replaced_by, view) if left.replaced_by else None
+        return max(0, private - (taken or 0))
+
+    # Signals.
+
+    def signal_next(self, view: Source, now: float, watch: float) -> None:
+        """Signal the first candidate that is idle within `watch` seconds, if any is."""
+        assert self.choice
+        assert self.pool.manager
+        candidates = self.choice.candidates
+        began = time.monotonic()
+        lock: int | None
+        try:
+            lock = self._take_lock(self.pool.manager, self.pool.is_group)
+        except ProcessLookupError:
+            self._refuse(candidates[0], Result.CHANGED)
+            return
+        except Locked as trouble:
+            if processes.may_signal(candidates[0].worker.id):
+                self.emit(events.Locked(*self._refused(candidates[0]), str(trouble)))
+            else:
+                self._refuse(candidates[0], Result.NOT_PERMITTED)
+            return
+        try:
+            for candidate in candidates:
+                outcome = self._signal(candidate, view, now, watch)
+                if outcome.result is Result.SENT:
+                    kept, lock = lock, None
+                    self._follow_signalled(candidate, outcome, kept, now + time.monotonic() - began)
+                    break
+                watch = 0.0  # the others are taken if they are idle just now
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+    def _signal(self, candidate: Candidate, view: Source, now: float, watch: float) -> processes.Outcome:
+        before = self._state
+        worker, expired = candidate.worker, candidate.idle_wait_expired
+        try:
+            # Whoever is ended between the signal and the end of the tick must find it written down.
+            self.update(policy.signalled(self.pool, candidate, self.settings, before, now, sent=False))
+            outcome = processes.reap(self.pool, worker, self.settings, view, watch, expired)
+        except BaseException:
+            # It is not known whether the signal went out, so it counts as sent.
+            self.update(policy.signalled(self.pool, candidate, self.settings, before, now))
+            raise
+        if outcome.result is not Result.SENT:
+            self.update(before)
+            self._refuse(candidate, outcome.result)
+            self._report_next_best(outcome)
+        return outcome
+
+    def _follow_signalled(self, candidate: Candidate, outcome: processes.Outcome, lock: int | None, at: float) -> None:
+        assert self.pool.manager
+        assert outcome.moment
+        # From here on nothing may fail before it is known that a worker is leaving.
+        worker = candidate.worker.id
+        self.followed.append(
+            Followed(worker, self.pool.manager, self.pool.is_group, outcome.private, outcome.pidfd, lock)
+        )
+        self.update(policy.signalled(self.pool, candidate, self.settings, self._state, at))
+        settings = self.settings
+        moment = outcome.moment, settings.idle_wait
+        self.emit(events.Signalled(self.name, time.time(), worker, candidate.reason, settings.signal, *moment))
+        self._report_next_best(outcome)
+
+    def _report_next_best(self, outcome: processes.Outcome) -> None:
+        """Why the surest moment is not to be had here."""
+        if outcome.unheld:
+            self.emit(events.CannotHold(self.name, time.time()))
+        if outcome.unreadable:
+            self.emit(events.IdlenessUnknown(self.name, time.time()))
+
+    def follow_up(self, view: Source) -> None:
+        """What a worker gets that was signalled and is still there."""
+        assert self.choice
+        again, force = self.choice.again, self.choice.force
+        worker = again or force
+        if worker is None:
+            return
+        if not self._is_ours(worker.id):
+            if force:
+                self._give_up()
+            return
+        if again:
+            self._signal_again(again, view)
+        if force:
+            self._force(force, view)
+
+    def _signal_again(self, worker: Worker, view: Source) -> None:
+        before = self._state
+        assert before.leaving
+        try:
+            # Written down first, as the first one is: whoever is ended here must not have a third one sent.
+            self.update(policy.signalled_again(before, sent=False))
+            outcome = processes.reap_again(self.pool, worker, self.settings, view)
+        except BaseException:
+            # It is not known whether the signal went out, so it counts as sent: there is no third one.
+            self.update(policy.signalled_again(before))
+            raise
+        if outcome.result is not Result.SENT:
+            self.update(before)
+            return
+        assert outcome.moment
+        self.update(policy.signalled_again(before))
+        signal = self.settings.signal
+        sent = before.leaving.sent
+        self.emit(events.SignalledAgain(self.name, time.time(), worker.id, signal, outcome.moment, sent))
+
+    def _force(self, worker: Worker, view: Source) -> None:
+        signal = self.settings.stuck
+        outcome = processes.force(self.pool, worker, signal, view)
+        if outcome.result is Result.SENT:
+            self.emit(events.Forced(self.name, time.time(), worker.id, signal))
+            return
+        self.emit(events.NotForced(self.name, time.time(), worker.id, signal, outcome.result.value))
+        if outcome.result in (Result.NOT_PERMITTED, Result.FAILED):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """A stuck worker gets nothing from us; the next one may go, as soon as the pool's lock is free."""
+        self.update(policy.not_forced(self._state))
+        self._release()
+
+    def _refuse(self, candidate: Candidate, result: Result) -> None:
+        """Nothing was sent; a busy worker is no news."""
+        kinds: dict[Result, Callable[..., Event]] = {
+            Result.GONE: events.LeftByItself,
+            Result.CHANGED: events.Changed,
+            Result.NOT_PERMITTED: events.NotPermitted,
+            Result.FAILED: events.OutOfResources,
+        }
+        if result in kinds:
+            self.emit(kinds[result](*self._refused(candidate)))
+
+    def _refused(self, candidate: Candidate) -> tuple[str, float, ProcessId, Reason]:
+        return self.name, time.time(), candidate.worker.id, candidate.reason
+
+    # Locks and descriptors.
+
+    def exited(self, pidfd: int, now: float) -> None:
+        """The kernel said that the worker of this descriptor is gone."""
+        for each in self.followed:
+            if each.pidfd == pidfd:
+                self.update(policy.exited(each.worker, self._state, now))
+                os.close(pidfd)
+                each.pidfd = None
+
+    def holds_group_lock(self) -> bool:
+        """Whether a worker is leaving under the lock that all pools with target=self share."""
+        return any(each.is_group and each.lock is not None for each in self.followed)
+
+    def unlock(self) -> None:
+        for each in self.followed:
+            each.unlock()
+
+    def close(self) -> None:
+        """Let go of everything that is held."""
+        for each in self.followed:
+            each.close()
+        self.followed = []
+
+    def _release(self) -> None:
+        """Close what is held for workers that are not followed any more; a stuck or an overdue one keeps no lock."""
+        leaving = self._state.leaving
+        stuck = {each.worker for each in self._state.stuck}
+        kept = []
+        for each in self.followed:
+            is_leaving = leaving is not None and each.worker == leaving.worker
+            if not is_leaving and each.worker not in stuck:
+                each.close()
+                continue
+            if not is_leaving or (leaving and leaving.overdue):
+                each.unlock()
+            kept.append(each)
+        self.followed = kept
+
+    def _is_ours(self, worker: ProcessId) -> bool:
+        """Whether it is we who follow this worker: another memreap that does will do what is to be done."""
+        for each in self.followed:
+            if each.worker == worker and each.lock is None:
+                try:
+                    each.lock = self._take_lock(each.manager, each.is_group)
+                except (Locked, OSError):
+                    return False  # another memreap follows it; or the manager has just ended
+            if each.worker == worker:
+                return each.lock is not None
+        return False
+
+    def _follow_remembered(self, pool: Pool, view: Source) -> None:
+        """Hold what the memreap before this one held for workers that are still leaving."""
+        if pool.manager is None:
+            return
+        known = {each.worker for each in self.followed}
+        for worker in set(signalled(self._state)) - known:
+            lock = None
+            if self._state.leaving and self._state.leaving.worker == worker:
+                try:
+                    lock = self._take_lock(pool.manager, pool.is_group)
+                except (Locked, OSError):
+                    pass  # another memreap follows it; or it has just ended, and so has what the lock is for
+            pidfd = processes.follow(worker, view)
+            self.followed.append(Followed(worker, pool.manager, pool.is_group, None, pidfd, lock))
+
+
+def signalled(state: PoolState) -> tuple[ProcessId, ...]:
+    """The workers that were signalled and have not left, as far as is known."""
+    leaving = (state.leaving,) if state.leaving else ()
+    return tuple(each.worker for each in (*leaving, *state.stuck) if each.left is None)

@@ -1,0 +1,31 @@
+"""What has come together of one pool since the listener began. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from supervisor_memreap.core.events import Event, Left
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Times are in seconds since 1970, sizes in bytes."""
+
+    standing: str = ""
+    since: float = 0.0
+    """Since when it stands so."""
+    reaps: int = 0
+    given_back: int = 0
+    message: str = ""
+    """The last event, for a reader."""
+    message_at: float = 0.0
+
+    def after(self, event: Event) -> Counters:
+        counters = replace(self, message=event.text, message_at=event.at)
+        if isinstance(event, Left):
+            given_back = self.given_back + (event.came_back or 0)
+            counters = replace(counters, reaps=self.reaps + 1, given_back=given_back)
+        return counters
+
+    def stands(self, standing: str, at: float) -> Counters:
+        return self if standing == self.standing else replace(self, standing=standing, since=at)

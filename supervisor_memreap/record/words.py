@@ -1,0 +1,59 @@
+"""The wording of what is not an event: how pools stand, and the listener's own state. An event words itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from supervisor_memreap.core.policy import Candidate, Choice
+from supervisor_memreap.core.settings import PoolSettings, shown
+from supervisor_memreap.core.text import memory, seconds
+
+PAUSED = "it is paused: nothing is sent until supervisorctl memreap resume"
+SUSPENDED = "nothing is sent; the listener's log has the figures, supervisorctl memreap resume ends it"
+
+
+def clock(moment: float) -> str:
+    """`07:30:06` of today, else `11-23 07:30`, of this machine's wall clock."""
+    then, today = time.localtime(moment), time.localtime()
+    return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%m-%d %H:%M", then)
+
+
+def watching(pools: Iterable[tuple[str, PoolSettings]]) -> str:
+    """What the listener watches; logged at the start and after each change."""
+    names = [f"{name} ({_reasons(settings)})" for name, settings in pools]
+    if not names:
+        return "watching nothing: no program has a [memreap:PROGRAM] section"
+    return f"watching {', '.join(names)}"
+
+
+def _reasons(settings: PoolSettings) -> str:
+    limit = "" if settings.limit is None else f"limit {memory(settings.limit)} {settings.metric}"
+    return limit or "no limit"
+
+
+def not_remembered(trouble: str) -> str:
+    """What must outlive a restart could not be read or written."""
+    return (
+        f"{trouble}: if memreap is restarted while a worker is leaving, it will not know of that one; give its user a"
+        " temporary directory to write to (TMPDIR in the listener's environment=)"
+    )
+
+
+def would(candidate: Candidate, settings: PoolSettings) -> str:
+    """What a run that sends something would do with this worker."""
+    worker = candidate.worker
+    start = f"worker {worker.id.pid} {candidate.reason.text}: "
+    if worker.age < settings.min_age:
+        return f"{start}it is {seconds(worker.age)} old, would be reaped from min_age={seconds(settings.min_age)} on"
+    return f"{start}{settings.signal} would be sent"
+
+
+def summary(choice: Choice, settings: PoolSettings, reaped: int | None) -> str:
+    """How a pool stands at the end of a run."""
+    pool = choice.pool
+    if pool.manager is None:
+        return f"not watched, {pool.not_visible}" if pool.not_visible else f"does not run ({pool.state})"
+    done = "" if reaped is None else f", {reaped} reaped"
+    over = sum(candidate.reason.setting == "limit" for candidate in choice.pending) or "none"
+    return f"{len(pool.workers)} workers{done}, {over} over the limit of {shown(settings, 'limit')}"
