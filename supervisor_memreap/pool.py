@@ -117,7 +117,7 @@ class WatchedPool:
         self.choice = choice
         self.update(choice.state)
         self._hand_on(choice.events)
-        self.counters = self.counters.stands(choice.standing, time.time())
+        self.counters = self.counters.stands(choice.standing.value, time.time())
 
     def _complete(self, event: Event, view: Source) -> Event:
         """An event of the policy, with what only the system knows filled in."""

@@ -7,10 +7,12 @@ import time
 
 from driver import eventually
 
+from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, resolve
 from supervisor_memreap.host import processes
 from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.record import log
 
 QUICK = {"limit": "30MB", "min_age": "1s", "settle": "0s"}
 
@@ -23,14 +25,16 @@ class Reaping:
         given = {key: Given(value, "test") for key, value in {**QUICK, **settings}.items()}
         self.settings = resolve({"myapp": given})
         self.said: list[str] = []
-        self.reaper = Reaper(self.said.append)
+        self.events: list[events.Event] = []
+        self.sinks = (log.sink(self.said.append), self.events.append)
+        self.reaper = Reaper(self.sinks)
         self.later = 0.0
         # Newborns that are all over the limit would be no pool to reap in.
         eventually(lambda: _assert_grown_up(manager))
 
     def tick(self):
-        (standing,) = self.reaper.tick(self.programs, self.settings, time.monotonic() + self.later)
-        return standing
+        (pool,) = self.reaper.tick(self.programs, self.settings, time.monotonic() + self.later)
+        return pool
 
     def until(self, expression: str) -> str:
         """Tick until a line says this; the line."""
@@ -44,7 +48,7 @@ class Reaping:
         return eventually(found)
 
     def signalled(self) -> set[int]:
-        return {int(pid) for line in self.said for pid in re.findall(r"worker (\d+) .*HUP sent", line)}
+        return {event.pid for event in self.events if isinstance(event, events.Signalled)}
 
     def __enter__(self):
         return self

@@ -17,7 +17,7 @@ from supervisor_memreap.core.command import (
     unknown,
 )
 from supervisor_memreap.core.model import Pool, ProcessId, Worker
-from supervisor_memreap.core.policy import Leaving, PoolState, Suspension
+from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
 
 MANAGER = ProcessId(1, 0.5)
 WORKERS = tuple(Worker(ProcessId(pid, 1.0), 60.0, pid * 1024**2) for pid in (11, 13, 12))
@@ -116,7 +116,7 @@ def pools(**states: PoolState) -> dict[str, tuple[Pool, PoolState]]:
 def test_roll_all_rolls_those_that_it_can_and_says_what_it_cannot():
     both = pools(a=PoolState(), b=PoolState(paused=True))
     first, second, third = carry_out_in_all(parse("roll all"), {**both, "c": (Pool("c", "STOPPED"), PoolState())})
-    assert first.state.asked == {worker.id for worker in WORKERS}
+    assert first.state.requested == {worker.id for worker in WORKERS}
     assert first.line == "a: all 3 workers are to be replaced, one at a time"
     assert (second.state, second.refused, second.line) == (None, True, "b is paused: memreap resume b first")
     assert (third.state, third.refused, third.line) == (None, False, "c: no workers to replace: it is STOPPED")
@@ -144,20 +144,20 @@ def test_reap_of_a_pool_that_has_the_name_of_its_group_means_that_one():
 
 
 def test_reap_asks_for_the_largest_or_the_one_that_is_named():
-    assert carry_out(parse("reap myapp"), POOL, PoolState())[0].asked == {ProcessId(13, 1.0)}
-    assert carry_out(parse("reap myapp 11"), POOL, PoolState())[0].asked == {ProcessId(11, 1.0)}
+    assert carry_out(parse("reap myapp"), POOL, PoolState())[0].requested == {ProcessId(13, 1.0)}
+    assert carry_out(parse("reap myapp 11"), POOL, PoolState())[0].requested == {ProcessId(11, 1.0)}
 
 
 def test_roll_asks_for_all():
     state, said = carry_out(parse("roll myapp"), POOL, PoolState())
-    assert state.asked == {worker.id for worker in WORKERS}
+    assert state.requested == {worker.id for worker in WORKERS}
     assert said == "all 3 workers are to be replaced, one at a time"
 
 
 def test_a_pause_takes_back_what_was_asked_for():
     state, _ = carry_out(parse("roll myapp"), POOL, PoolState())
     state, _ = carry_out(parse("pause myapp"), POOL, state)
-    assert (state.paused, state.asked) == (True, frozenset())
+    assert (state.paused, state.requested) == (True, frozenset())
     assert not carry_out(parse("resume myapp"), POOL, state)[0].paused
 
 
@@ -165,7 +165,11 @@ def test_a_pause_takes_back_what_was_asked_for():
     ("pool", "state", "said"),
     [
         (POOL, PoolState(paused=True), "myapp is paused: memreap resume myapp first"),
-        (POOL, PoolState(suspended=Suspension("its limit is too low", MANAGER)), "suspended (its limit is too low)"),
+        (
+            POOL,
+            PoolState(suspended=Suspension(Cause.WRONG_SETTING, MANAGER, setting="limit")),
+            "suspended (its limit is too low)",
+        ),
         (Pool("myapp", "STOPPED"), PoolState(), "myapp has no workers: it is STOPPED"),
     ],
 )
@@ -185,7 +189,7 @@ def test_reap_without_a_pid_never_means_one_that_was_signalled_already():
     eleven, thirteen, twelve = (worker.id for worker in WORKERS)
     state = PoolState(leaving=Leaving(thirteen, 0.0, frozenset()), stuck=(Leaving(twelve, 0.0, frozenset()),))
     after, said = carry_out(parse("reap myapp"), POOL, state)
-    assert (said, after.asked) == ("worker 11 is to be replaced", {eleven})
+    assert (said, after.requested) == ("worker 11 is to be replaced", {eleven})
     with pytest.raises(CommandError, match="all of its workers have been signalled already"):
         carry_out(parse("reap myapp"), replace(POOL, workers=WORKERS[1:]), state)
 
@@ -197,4 +201,4 @@ def test_a_worker_that_was_signalled_already_is_not_asked_for_again_by_its_pid_n
         carry_out(parse("reap myapp 13"), POOL, state)
     after, said = carry_out(parse("roll myapp"), POOL, state)
     assert said == "all 2 workers are to be replaced, one at a time"
-    assert {one.pid for one in after.asked} == {11, 12}
+    assert {one.pid for one in after.requested} == {11, 12}

@@ -317,7 +317,7 @@ def test_a_manager_that_is_restarted_since_the_look_has_no_worker_signalled(tmp_
         control(tmp_path).startProcess("myapp")
         eventually(lambda: assert_count(workers_of(tmp_path), 2))
         after = workers_of(tmp_path)
-        assert [reap(found, worker, insist=True).word for worker in found.workers] == ["gone", "gone"]
+        assert [reap(found, worker, idle_wait_expired=True).result for worker in found.workers] == ["gone", "gone"]
         assert workers_of(tmp_path) == after
         assert not after & {worker.id.pid for worker in found.workers}
 
@@ -334,7 +334,7 @@ def test_workers_that_outlive_a_manager_that_is_replaced_are_not_signalled(tmp_p
         eventually(lambda: assert_count(set(spawned(tmp_path, "myapp")), 2))
         eventually(lambda: assert_count(workers_of(tmp_path), 2))
         after, orphans = workers_of(tmp_path), {worker.id.pid for worker in found.workers}
-        words = [reap(found, worker, insist=True).word for worker in found.workers]
+        words = [reap(found, worker, idle_wait_expired=True).result for worker in found.workers]
         try:
             assert set(words) <= {"gone", "changed"}  # gone: its manager's process, which has been waited for
             assert all(psutil.Process(pid).is_running() for pid in orphans)
@@ -411,7 +411,7 @@ def a_strangers_pid() -> None:
             stranger = subprocess.Popen([sys.executable, BYSTANDER, recorded.name], stdout=subprocess.PIPE)
             stranger.stdout.readline()
             assert stranger.pid == worker.id.pid
-            assert reap(found, worker, insist=True).word == "gone"
+            assert reap(found, worker, idle_wait_expired=True).result == "gone"
             assert stranger.poll() is None
             assert recorded.read() == b""
             stranger.terminate()
@@ -428,7 +428,7 @@ def a_siblings_pid() -> None:
         os.kill(manager, signal.SIGCONT)
         eventually(lambda: assert_another(manager, found, worker))
         again = next(one for one in look(manager).workers if one.id.pid == worker.id.pid)
-        assert reap(found, worker, insist=True).word == "gone"
+        assert reap(found, worker, idle_wait_expired=True).result == "gone"
         assert {one.id for one in look(manager).workers} == {again.id, other.id}
 
 
@@ -528,9 +528,9 @@ def test_a_worker_that_ends_before_any_reading_of_a_reap_is_gone(last, words, wa
         if not waited_for:
             os.kill(manager, signal.SIGSTOP)
         view = EndsAt(worker.id.pid, last)
-        outcome = reap(found, worker, replace(SETTINGS, hold=False), view, insist=True)
+        outcome = reap(found, worker, replace(SETTINGS, hold=False), view, idle_wait_expired=True)
         assert view.left <= 0
-        assert outcome.word in ("gone", "changed")  # a zombie has no handlers any more
+        assert outcome.result in ("gone", "changed")  # a zombie has no handlers any more
         os.kill(manager, signal.SIGCONT)
         eventually(lambda: assert_count(workers_below(manager), 3))
         assert {other.id for other in others} < {one.id for one in look(manager).workers}

@@ -279,7 +279,7 @@ class Container(NamedTuple):
     with_rss: str
 
 
-HELD = "HUP sent, it was idle (held in accept)"
+HELD = "HUP sent while idle (held in accept)"
 OF_THE_SAME_USER = HELD if yama_scope() == 0 else "HUP sent"
 # The lines of the page's table.
 CONTAINERS = [

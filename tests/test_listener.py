@@ -170,7 +170,7 @@ def test_it_reaps_the_worker_over_the_limit_and_says_so(log, tmp_path):
     assert re.fullmatch(r"version [0-9.]+, configuration .*supervisord\.conf", first)
     assert watching == "watching myapp (limit 30 MiB uss)"
     assert re.fullmatch(
-        rf"myapp: worker {before.pid} holds 4\d MiB \(uss\), limit 30 MiB: HUP sent, it was idle \(held in accept\)",
+        rf"myapp: worker {before.pid} holds 4\d MiB \(uss\), limit 30 MiB: HUP sent while idle \(held in accept\)",
         sent,
     )
     took, back = r"[0-9.]+ m?s", r"\d+ MiB"
@@ -435,7 +435,7 @@ def test_a_fault_of_our_own_is_one_line_and_the_listener_goes_on(log, tmp_path):
             listener.tick()
             listener.tick()
     (line,) = (one for one in listener.lines() if "fault" in one)
-    assert line.startswith("a fault of memreap itself, please report it: RuntimeError('made for the test')")
+    assert line.startswith("internal error, please report it: RuntimeError('made for the test')")
 
 
 TROUBLES = {

@@ -16,9 +16,9 @@ from driver import POOL, eventually, supervisord
 from driver import workers_below as pids
 from test_processes import look, pool
 
-from supervisor_memreap.core import policy
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import resolve
+from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
 from supervisor_memreap.host import lock, processes
 from supervisor_memreap.record.statefile import StateFile
 from supervisor_memreap.supervisord.configfile import ConfigFile
@@ -44,7 +44,7 @@ def test_every_worker_over_the_limit_is_reaped_one_at_a_time():
         assert not before & after
         assert len(after) == 3
     lines = result.stdout.splitlines()
-    assert [bool(re.search("HUP sent, it was idle", line)) for line in lines[:6]] == [True, False] * 3
+    assert [bool(re.search("HUP sent while idle", line)) for line in lines[:6]] == [True, False] * 3
     assert {int(re.search(r"worker (\d+) left", line)[1]) for line in lines[1:6:2]} == before
     assert lines[6:] == [f"memreap: pid-{pid}: 3 workers, 3 reaped, none over the limit of 30 MiB"]
 
@@ -243,14 +243,14 @@ def test_what_the_listener_has_written_down_counts(tmp_path, monkeypatch, what):
         view = processes.source()
         (manager,) = (one.pid for one in psutil.Process(process.pid).children() if one.children())
         (worker,) = (view.process(pid).id for pid in view.children(manager))
-        signalled = policy.Leaving(worker, time.monotonic(), frozenset([worker]))
+        signalled = Leaving(worker, time.monotonic(), frozenset([worker]))
         state = {
-            "stuck": policy.PoolState(stuck=(signalled,)),
-            "leaving": policy.PoolState(leaving=signalled),
-            "paused": policy.PoolState(paused=True),
-            "suspended": policy.PoolState(
+            "stuck": PoolState(stuck=(signalled,)),
+            "leaving": PoolState(leaving=signalled),
+            "paused": PoolState(paused=True),
+            "suspended": PoolState(
                 settings=the_settings(conf),
-                suspended=policy.Suspension("its limit is too low", view.process(manager).id),
+                suspended=Suspension(Cause.WRONG_SETTING, view.process(manager).id, setting="limit"),
             ),
         }[what]
         assert StateFile(view.process(process.pid).id).write({"myapp": state}, time.monotonic()) == ""
@@ -286,9 +286,9 @@ def test_a_worker_that_a_listener_was_only_about_to_signal_is_no_reason_to_wait(
         view = processes.source()
         (manager,) = (one.pid for one in psutil.Process(process.pid).children() if one.children())
         (worker,) = (view.process(pid).id for pid in view.children(manager))
-        about = policy.Leaving(worker, time.monotonic(), frozenset([worker]), sent=False)
+        about = Leaving(worker, time.monotonic(), frozenset([worker]), sent=False)
         file = StateFile(view.process(process.pid).id)
-        assert file.write({"myapp": policy.PoolState(leaving=about)}, time.monotonic()) == ""
+        assert file.write({"myapp": PoolState(leaving=about)}, time.monotonic()) == ""
         result = once("-c", tmp_path / "supervisord.conf")
         assert (result.returncode, result.stdout.count("HUP sent")) == (0, 1)
 

@@ -168,7 +168,7 @@ def test_a_worker_is_replaced_when_somebody_asks_for_it(operated):
     result = operated.ctl("memreap", "reap", "myapp", str(pid))
     assert (result.returncode, result.stdout) == (0, f"myapp: worker {pid} is to be replaced\n")
     eventually(lambda: assert_in(f"worker {pid} left after", operated.log()), timeout=20)
-    assert re.search(rf"worker {pid} holds .*limit 1.0 GiB: HUP sent, it was idle", operated.log())
+    assert re.search(rf"worker {pid} holds .*limit 1.0 GiB: HUP sent while idle", operated.log())
     after = operated.workers()
     assert (len(after), before - after) == (3, {pid})
 

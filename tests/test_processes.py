@@ -14,7 +14,8 @@ import pytest
 from driver import eventually, pool
 from stack import ROOT
 
-from supervisor_memreap.core.model import ProcessId, Program
+from supervisor_memreap.core import reasons
+from supervisor_memreap.core.model import ProcessId, Program, Worker
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import lock, processes, procfile, waiting
 from supervisor_memreap.host.procfs import Procfs
@@ -28,7 +29,12 @@ needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def look(pid: int, settings: PoolSettings = SETTINGS, view=None, **options):
-    watched = processes.Watched(Program("myapp", "myapp", "RUNNING", pid), settings, **options)
+    def needs_detail(worker: Worker) -> bool:
+        return reasons.need_detail(worker, settings, ())
+
+    watched = processes.Watched(
+        Program("myapp", "myapp", "RUNNING", pid), settings, needs_detail=needs_detail, **options
+    )
     (found,) = processes.look([watched], view or processes.source())
     return found
 
@@ -109,7 +115,7 @@ def test_with_depth_2_the_workers_below_the_wrapper_are_found(view):
 def test_with_depth_2_and_no_wrapper_nothing_is_taken_for_a_manager(view):
     with pool(2, 40) as pid:
         found = look(pid, PoolSettings(limit=30 * MIB, depth=2), view)
-        assert (found.manager, found.unseen) == (None, "depth=2, and there is not one manager below the wrapper")
+        assert (found.manager, found.not_visible) == (None, "depth=2, and there is not one manager below the wrapper")
 
 
 def test_a_zombie_is_no_worker(view):
@@ -169,8 +175,8 @@ def test_a_hostile_process_name_changes_no_reading(name):
         process.kill()
 
 
-def reap(found, worker, settings=SETTINGS, view=None, watch=5.0, insist=False):
-    outcome = processes.reap(found, worker, settings, view or processes.source(), watch, insist)
+def reap(found, worker, settings=SETTINGS, view=None, watch=5.0, idle_wait_expired=False):
+    outcome = processes.reap(found, worker, settings, view or processes.source(), watch, idle_wait_expired)
     if outcome.pidfd is not None:
         os.close(outcome.pidfd)
     return outcome
@@ -188,7 +194,7 @@ def test_exactly_the_chosen_worker_leaves_and_is_replaced():
         found = look(pid)
         chosen, *others = found.workers
         outcome = reap(found, chosen)
-        assert outcome.word == "sent"
+        assert outcome.result == "sent"
         assert outcome.private == pytest.approx(chosen.used, abs=MIB)
 
         def replaced():
@@ -214,7 +220,7 @@ def test_a_worker_that_left_by_itself_is_not_signalled():
         found = look(pid)
         os.kill(found.workers[0].id.pid, signal.SIGKILL)
         eventually(lambda: _gone(found.workers[0].id.pid))
-        assert reap(found, found.workers[0]).word == "gone"
+        assert reap(found, found.workers[0]).result == "gone"
 
 
 def test_another_process_with_the_workers_pid_is_not_signalled():
@@ -222,7 +228,7 @@ def test_another_process_with_the_workers_pid_is_not_signalled():
         found = look(pid)
         (worker,) = found.workers
         earlier = replace(worker, id=ProcessId(worker.id.pid, worker.id.start_time - 1))
-        assert reap(found, earlier).word == "gone"
+        assert reap(found, earlier).result == "gone"
         assert look(pid).workers[0].id == worker.id
 
 
@@ -231,14 +237,14 @@ def test_an_orphan_of_a_manager_that_died_is_not_signalled():
         found = look(pid)
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: _orphaned(found.workers[0].id.pid, pid))
-        assert reap(found, found.workers[0]).word == "changed"
+        assert reap(found, found.workers[0]).result == "changed"
         assert psutil.pid_exists(found.workers[0].id.pid)
 
 
 def test_a_worker_that_lost_its_handler_since_the_look_is_not_signalled():
     with pool(1, 40, "deaf") as pid:
         found = look(pid)
-        assert reap(found, found.workers[0]).word == "changed"
+        assert reap(found, found.workers[0]).result == "changed"
         assert look(pid).workers[0].id == found.workers[0].id
 
 
@@ -248,25 +254,25 @@ def test_an_idle_worker_is_signalled_at_once_held_unless_that_is_turned_off(hold
     with pool(1, 40) as pid:
         found = look(pid)
         outcome = reap(found, found.workers[0], replace(SETTINGS, hold=hold))
-        assert (outcome.word, outcome.moment, outcome.unheld) == ("sent", moment, False)
+        assert (outcome.result, outcome.moment, outcome.unheld) == ("sent", moment, False)
 
 
 @needs_linux
 def test_a_busy_worker_is_not_signalled_unless_it_has_been_waited_for_long_enough():
     with pool(1, 40, "busy") as pid:
         found = look(pid)
-        assert reap(found, found.workers[0], watch=0.1).word == "busy"
+        assert reap(found, found.workers[0], watch=0.1).result == "busy"
         assert look(pid).workers[0].id == found.workers[0].id
-        outcome = reap(found, found.workers[0], watch=0.1, insist=True)
-        assert (outcome.word, outcome.moment) == ("sent", "busy")
+        outcome = reap(found, found.workers[0], watch=0.1, idle_wait_expired=True)
+        assert (outcome.result, outcome.moment) == ("sent", "busy")
 
 
 def test_where_idleness_cannot_be_read_idle_wait_is_waited_for_and_then_the_signal_goes_out():
     with pool(1, 40) as pid:
         found = look(pid, view=Psutil())
         waits = reap(found, found.workers[0], view=Psutil(), watch=0.1)
-        assert (waits.word, waits.unreadable) == ("busy", True)
-        assert reap(found, found.workers[0], view=Psutil(), watch=0.1, insist=True).moment == "unknown"
+        assert (waits.result, waits.unreadable) == ("busy", True)
+        assert reap(found, found.workers[0], view=Psutil(), watch=0.1, idle_wait_expired=True).moment == "unknown"
 
 
 @needs_linux
@@ -282,7 +288,7 @@ def test_where_a_worker_may_not_be_held_the_signal_follows_the_reading():
             assert tracer.stdout.readline() == b"traced\n"
             outcome = reap(found, worker)
             tracer.kill()
-        assert (outcome.word, outcome.moment, outcome.unheld) == ("sent", "idle", True)
+        assert (outcome.result, outcome.moment, outcome.unheld) == ("sent", "idle", True)
         eventually(lambda: _gone(worker.id.pid))
 
 
@@ -321,7 +327,7 @@ def test_where_only_an_unknown_moment_is_seen_the_worker_is_not_signalled_before
         (worker,) = found.workers
         eventually(lambda: _assert_idle(Procfs(), worker.id.pid, None))
         outcome = reap(found, worker, watch=0.1)
-        assert (outcome.word, outcome.unreadable) == ("busy", True)
+        assert (outcome.result, outcome.unreadable) == ("busy", True)
         assert look(pid).workers[0].id == worker.id
 
 
@@ -347,8 +353,8 @@ def test_a_server_that_loses_requests_at_other_moments_is_signalled_at_none_of_t
         found = look(pid)
         (worker,) = found.workers
         worker = replace(worker, detail=replace(worker.detail, server=server))
-        outcome = reap(found, worker, replace(SETTINGS, hold=hold), watch=0.1, insist=True)
-        assert (outcome.word, outcome.moment) == (("sent", sent) if sent else ("busy", ""))
+        outcome = reap(found, worker, replace(SETTINGS, hold=hold), watch=0.1, idle_wait_expired=True)
+        assert (outcome.result, outcome.moment) == (("sent", sent) if sent else ("busy", None))
 
 
 def _assert_idle(view, pid, expected) -> None:
@@ -378,7 +384,7 @@ def as_nobody(function):
 def test_where_signalling_is_not_permitted_that_is_the_outcome():
     with pool(1, 40) as pid:
         found = look(pid)
-        assert as_nobody(lambda: reap(found, found.workers[0]).word) == "not permitted"
+        assert as_nobody(lambda: reap(found, found.workers[0]).result.value) == "not permitted"
         assert look(pid).workers[0].id == found.workers[0].id
 
 
@@ -487,7 +493,7 @@ def test_a_process_of_another_start_than_supervisord_says_is_none():
             program = Program("myapp", "myapp", "RUNNING", pid, os.getpid(), age=said)
             (found,) = processes.look([processes.Watched(program, SETTINGS)], processes.source())
             assert bool(found.manager) is there
-            assert ("not started when supervisord says" in found.unseen) is not there
+            assert ("not started when supervisord says" in found.not_visible) is not there
 
 
 @needs_root
@@ -515,7 +521,7 @@ def test_a_manager_that_is_no_child_of_the_supervisord_that_named_it_is_none():
             program = Program("myapp", "myapp", "RUNNING", pid, above)
             (found,) = processes.look([processes.Watched(program, SETTINGS)], processes.source())
             assert (found.manager is not None) is there
-            assert bool(found.unseen) is not there
+            assert bool(found.not_visible) is not there
 
 
 @needs_linux
@@ -527,7 +533,7 @@ def test_where_no_process_can_be_forked_the_next_best_moment_is_taken(monkeypatc
         found = look(pid)
         monkeypatch.setattr(os, "fork", fork)
         outcome = reap(found, found.workers[0])
-        assert (outcome.word, outcome.moment, outcome.unheld) == ("sent", "idle", True)
+        assert (outcome.result, outcome.moment, outcome.unheld) == ("sent", "idle", True)
 
 
 def test_a_system_that_refuses_is_an_outcome_and_leaves_no_descriptor_open(monkeypatch):
@@ -539,14 +545,14 @@ def test_a_system_that_refuses_is_an_outcome_and_leaves_no_descriptor_open(monke
         before = len(os.listdir("/proc/self/fd"))
         view = processes.source()
         view.idle = refuse
-        assert reap(found, found.workers[0], view=view).word == "failed"
+        assert reap(found, found.workers[0], view=view).result == "failed"
         assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_with_never_a_worker_of_which_nothing_is_known_is_not_signalled():
     with pool(1, 40) as pid:
         found = look(pid, view=Psutil())
-        assert reap(found, found.workers[0], replace(SETTINGS, idle_wait=float("inf")), Psutil()).word == "busy"
+        assert reap(found, found.workers[0], replace(SETTINGS, idle_wait=float("inf")), Psutil()).result == "busy"
 
 
 @needs_linux

@@ -12,13 +12,13 @@ import psutil
 import pytest
 from driver import eventually, pool, workers_below
 
-from supervisor_memreap.core.model import ProcessId, Worker, WorkerDetail
+from supervisor_memreap.core import policy
+from supervisor_memreap.core.model import Pool, ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.verdict import Unreadable
+from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.host import procfile, reader
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.host.reader import Blocked
-from supervisor_memreap.record.report import line
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -81,7 +81,11 @@ def test_the_line_on_such_a_worker_says_so():
     finally:
         reader._avoided.clear()
     worker = Worker(ProcessId(11, 1.0), 60.0, 200 << 20, WorkerDetail(None, True, is_locked=True))
-    assert "since it holds the lock of its own memory map" in line(Unreadable(worker), PoolSettings(limit=150 << 20))
+    settings = PoolSettings(limit=150 << 20, min_age=1.0)
+    pool_ = Pool("myapp", "RUNNING", "", ProcessId(1, 0.5), 60.0, (worker,))
+    state, _ = policy.follow(pool_, settings, PoolState(), 100.0)
+    (choice,) = policy.choose([policy.Look(pool_, settings, state)], 100.0)
+    assert [event.is_locked for event in choice.events] == [True]
 
 
 def test_a_child_that_was_ended_is_replaced():

@@ -15,10 +15,12 @@ from reaping import QUICK, Reaping
 
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.command import Command
-from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.model import ProcessId, Program
 from supervisor_memreap.core.settings import Given, resolve
+from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
 from supervisor_memreap.host import lock, processes, procfs
 from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.record import log
 from supervisor_memreap.record.statefile import StateFile
 
 
@@ -26,7 +28,7 @@ def test_a_worker_that_got_the_signal_between_a_request_and_accept_gets_a_second
     with pool(1, 40, "gap") as manager, Reaping(manager) as reaping:
         reaping.until("HUP sent")
         for _ in range(3):
-            assert reaping.tick().verdict.standing == "leaving"
+            assert reaping.tick().choice.standing == "leaving"
         reaping.later = policy.AGAIN
         assert "between a request and accept" in reaping.until("HUP sent a second time")
         reaping.until("left after")
@@ -37,7 +39,7 @@ def test_a_worker_that_still_serves_gets_no_second_signal():
         reaping.until("HUP sent")
         reaping.later = policy.AGAIN
         for _ in range(5):
-            assert reaping.tick().verdict.again
+            assert reaping.tick().choice.again
         assert len(reaping.said) == 1
 
 
@@ -48,7 +50,7 @@ def test_a_stuck_worker_is_told_with_what_it_does_and_gets_what_was_asked_for(st
         reaping.later = 300.0
         line = reaping.until(": stuck")
         assert re.search(rf"worker {pid} has not left 5 min after HUP: stuck \(state S, in \w+\)$", line)
-        reaping.until(rf"worker {pid}: {stuck} sent, as stuck={stuck} wants it")
+        reaping.until(rf"worker {pid}: {stuck} sent, as stuck={stuck} asks for")
         reaping.until(rf"worker {pid} left after 5 min")
 
 
@@ -69,7 +71,7 @@ def _assert_sleeps(pid: int) -> None:
 def statefile(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     me = psutil.Process()
-    return StateFile(policy.ProcessId(me.pid, me.create_time()))
+    return StateFile(ProcessId(me.pid, me.create_time()))
 
 
 @pytest.mark.parametrize("moment", ["before the signal", "right after it"])
@@ -84,9 +86,9 @@ def test_whenever_it_is_ended_by_force_the_next_one_knows_who_may_be_leaving(sta
         leaving = states["myapp"].leaving
         assert leaving.worker.pid in {one.pid for one in psutil.Process(manager).children()}
         with Reaping(manager) as reaping:
-            reaping.reaper = Reaper(reaping.said.append, states=states)
+            reaping.reaper = Reaper(reaping.sinks, states=states)
             for _ in range(3):
-                assert reaping.tick().verdict.standing == "leaving"
+                assert reaping.tick().choice.standing == "leaving"
             psutil.Process(leaving.worker.pid).kill()
             reaping.until(f"worker {leaving.worker.pid} left after")
 
@@ -105,43 +107,43 @@ def _end_by_force(manager: int, statefile: StateFile, moment: str) -> None:
             if "HUP sent" in line:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        reaping.reaper = Reaper(tell, keep=keep)
+        reaping.reaper = Reaper((log.sink(tell),), keep=keep)
         reaping.until("never")
     finally:
         os._exit(1)
 
 
 def test_what_is_kept_is_what_was_there(statefile):
-    one, other = policy.ProcessId(11, 0.1), policy.ProcessId(12, 1 / 3)
-    leaving = policy.Leaving(one, 1.5, frozenset([one, other]), 0.5, False, True, 2.5, 3.5, True, other, True)
+    one, other = ProcessId(11, 0.1), ProcessId(12, 1 / 3)
+    leaving = Leaving(one, 1.5, frozenset([one, other]), 0.5, False, True, 2.5, 3.5, True, other, True)
     section = {"limit": Given("30MB", ""), "idle_wait": Given("never", "")}
-    state = policy.PoolState(
+    state = PoolState(
         settings=resolve({"myapp": section}).of(Program("myapp", "myapp", "RUNNING", 1)),
-        manager=policy.ProcessId(1, 0.05),
+        manager=ProcessId(1, 0.05),
         leaving=leaving,
-        stuck=(policy.Leaving(other, 1.5, frozenset([other])),),
-        hasty=(1, 2),
-        suspended=policy.Suspension("its manager went away", one, 600.0, leaving, 1.0, 2.0),
-        falls=2,
-        asked=frozenset([other]),
+        stuck=(Leaving(other, 1.5, frozenset([other])),),
+        early_reaps=(("limit", 1.0), ("limit", 2.0)),
+        suspended=Suspension(Cause.MANAGER_LOST, one, 600.0, leaving, 1.0, 2.0),
+        manager_losses=2,
+        requested=frozenset([other]),
         looked=10.0,
     )
-    assert statefile.write({"myapp": state, "quiet": policy.PoolState()}, 10.0) == ""
+    assert statefile.write({"myapp": state, "quiet": PoolState()}, 10.0) == ""
     assert statefile.read(11.0) == ({"myapp": state}, "")
     assert statefile.read(9.0) == ({}, "")  # written later than now: before the last boot
 
 
 def test_a_pause_is_kept(statefile):
-    state = policy.PoolState(paused=True, looked=1.0)
+    state = PoolState(paused=True, looked=1.0)
     statefile.write({"myapp": state}, 1.0)
     assert statefile.read(2.0) == ({"myapp": state}, "")
 
 
 def test_nothing_to_keep_is_no_file(statefile, tmp_path):
-    statefile.write({"myapp": policy.PoolState(hasty=(1,))}, 1.0)
+    statefile.write({"myapp": PoolState(early_reaps=(("limit", 1.0),))}, 1.0)
     (path,) = tmp_path.iterdir()
     assert path.stat().st_mode & 0o777 == 0o600
-    statefile.write({"myapp": policy.PoolState()}, 2.0)
+    statefile.write({"myapp": PoolState()}, 2.0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -150,7 +152,7 @@ def test_nothing_to_keep_is_no_file(statefile, tmp_path):
     ["", "{", "[]", "null", '{"pools": 1}', '{"supervisord": [1, 2], "written": 0}', "\0" * 99, "[" * 100_000, "\xff"],
 )
 def test_a_file_that_is_none_of_ours_is_told_of_and_not_believed(statefile, tmp_path, text):
-    statefile.write({"myapp": policy.PoolState(hasty=(1,))}, 1.0)
+    statefile.write({"myapp": PoolState(early_reaps=(("limit", 1.0),))}, 1.0)
     (path,) = tmp_path.iterdir()
     path.write_text(text, encoding="latin-1")
     states, trouble = statefile.read(2.0)
@@ -159,17 +161,17 @@ def test_a_file_that_is_none_of_ours_is_told_of_and_not_believed(statefile, tmp_
 
 
 def test_a_file_of_another_process_with_that_pid_is_not_believed(statefile):
-    statefile.write({"myapp": policy.PoolState(hasty=(1,))}, 1.0)
+    statefile.write({"myapp": PoolState(early_reaps=(("limit", 1.0),))}, 1.0)
     me = psutil.Process()
-    assert StateFile(policy.ProcessId(me.pid, me.create_time() - 1)).read(2.0) == ({}, "")
+    assert StateFile(ProcessId(me.pid, me.create_time() - 1)).read(2.0) == ({}, "")
 
 
 def test_a_file_under_the_name_of_another_process_is_not_believed(statefile, tmp_path):
-    statefile.write({"myapp": policy.PoolState(hasty=(1,))}, 1.0)
+    statefile.write({"myapp": PoolState(early_reaps=(("limit", 1.0),))}, 1.0)
     (path,) = tmp_path.iterdir()
     me = psutil.Process()
-    other = StateFile(policy.ProcessId(me.pid, me.create_time() - 1))
-    other.write({"myapp": policy.PoolState(hasty=(1,))}, 1.0)
+    other = StateFile(ProcessId(me.pid, me.create_time() - 1))
+    other.write({"myapp": PoolState(early_reaps=(("limit", 1.0),))}, 1.0)
     (its,) = set(tmp_path.iterdir()) - {path}
     path.replace(its)
     assert other.read(2.0) == ({}, "")
@@ -177,7 +179,7 @@ def test_a_file_under_the_name_of_another_process_is_not_believed(statefile, tmp
 
 @pytest.mark.parametrize("kind", ["link", "folder", "pipe", "writable"])
 def test_what_another_user_could_have_put_there_is_not_believed(statefile, tmp_path, kind):
-    statefile.write({"myapp": policy.PoolState(hasty=(1,))}, 1.0)
+    statefile.write({"myapp": PoolState(early_reaps=(("limit", 1.0),))}, 1.0)
     (path,) = tmp_path.iterdir()
     text = path.read_text()
     path.unlink()
@@ -199,8 +201,8 @@ def test_what_another_user_could_have_put_there_is_not_believed(statefile, tmp_p
 def test_a_folder_that_cannot_be_written_to_is_told_of(statefile, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", "/proc")
     me = psutil.Process()
-    other = StateFile(policy.ProcessId(me.pid, me.create_time()))
-    assert other.write({"myapp": policy.PoolState(hasty=(1,))}, 1.0).startswith("/proc/memreap-")
+    other = StateFile(ProcessId(me.pid, me.create_time()))
+    assert other.write({"myapp": PoolState(early_reaps=(("limit", 1.0),))}, 1.0).startswith("/proc/memreap-")
 
 
 def test_files_of_supervisords_that_are_no_more_are_swept(statefile, tmp_path):
@@ -208,7 +210,7 @@ def test_files_of_supervisords_that_are_no_more_are_swept(statefile, tmp_path):
     if child == 0:
         os._exit(0)
     os.waitpid(child, 0)
-    StateFile(policy.ProcessId(child, 1.0)).write({"myapp": policy.PoolState(hasty=(1,))}, 1.0)
+    StateFile(ProcessId(child, 1.0)).write({"myapp": PoolState(early_reaps=(("limit", 1.0),))}, 1.0)
     (path,) = tmp_path.iterdir()
     statefile.read(2.0)
     assert path.exists()  # it may be of another container
@@ -233,34 +235,38 @@ def test_a_second_signal_and_a_stronger_one_are_written_down_before_they_are_sen
     monkeypatch.setattr(processes, "force", keeping(processes.force))
     words = ("gap",) if stuck == "report" else ("stuck", "busy")
     with pool(1, 40, *words) as manager, Reaping(manager, stuck=stuck, idle_wait="0s") as reaping:
-        reaping.reaper = Reaper(reaping.said.append, keep=lambda states: kept.append(dict(states)))
+        reaping.reaper = Reaper(reaping.sinks, keep=lambda states: kept.append(dict(states)))
         reaping.until("HUP sent")
         reaping.later = policy.AGAIN if stuck == "report" else 300.0
         reaping.until(line)
 
 
-def test_a_worker_that_is_ended_before_its_signal_gets_it_from_the_next_listener(statefile):
+def test_a_worker_that_is_ended_before_its_signal_gets_it_from_the_next_listener(statefile, monkeypatch):
     with pool(1, 40) as manager, Reaping(manager) as reaping:
         (worker,) = workers_below(manager)
         before = reaping.reaper
-        before._keep = lambda states: statefile.write(states, time.monotonic())
-        monkey = pytest.MonkeyPatch()
-        monkey.setattr(processes, "reap", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        monkeypatch.setattr(before, "_keep", lambda states: statefile.write(states, time.monotonic()))
+
+        def end_it(*_):
+            monkeypatch.setattr(before, "_keep", lambda _: None)  # one that is ended by force writes nothing more
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(processes, "reap", end_it)
         with pytest.raises(KeyboardInterrupt):
             reaping.tick()
-        monkey.undo()
+        monkeypatch.undo()
         before.close()
         states, _ = statefile.read(time.monotonic())
         assert (states["myapp"].leaving.worker.pid, states["myapp"].leaving.sent) == (worker, False)
-        reaping.reaper = Reaper(reaping.said.append, states=states)
-        assert reaping.tick().verdict.standing == "leaving"
+        reaping.reaper = Reaper(reaping.sinks, states=states)
+        assert reaping.tick().choice.standing == "leaving"
         reaping.later = policy.AGAIN
         assert "memreap was ended before it could signal it" in reaping.until(f"worker {worker} is idle")
         reaping.until(f"worker {worker} left")
 
 
 def test_a_file_that_somebody_removed_is_written_again_and_a_week_old_one_is_renewed(statefile, tmp_path):
-    states = {"myapp": policy.PoolState(paused=True, looked=2.0)}
+    states = {"myapp": PoolState(paused=True, looked=2.0)}
     statefile.write(states, 1.0)
     (path,) = tmp_path.iterdir()
     path.unlink()
@@ -275,9 +281,9 @@ def test_what_another_memreap_follows_gets_nothing_from_us(statefile):
     """`once` beside a listener: both know who is stuck, and one of them sends what stuck= asks for."""
     with pool(1, 40, "stuck") as manager, Reaping(manager, stuck="TERM") as first:
         first.until("HUP sent")
-        states = dict(first.reaper._states)
+        states = {name: pool.state for name, pool in first.reaper._pools.items()}
         second: list[str] = []
-        other = Reaper(second.append, states=states)
+        other = Reaper((log.sink(second.append),), states=states)
         try:
             for _ in range(3):
                 other.tick(first.programs, first.settings, time.monotonic() + 300)
@@ -298,7 +304,7 @@ def test_that_the_signal_went_out_is_written_down_before_anything_else_is_done()
                 sent.append(kept[-1]["myapp"].leaving.sent)
             reaping.said.append(line)
 
-        reaping.reaper = Reaper(tell, keep=lambda states: kept.append(dict(states)))
+        reaping.reaper = Reaper((log.sink(tell),), keep=lambda states: kept.append(dict(states)))
         reaping.until("HUP sent")
     assert sent == [True]
     assert any(one["myapp"].leaving and not one["myapp"].leaving.sent for one in kept)
@@ -408,4 +414,4 @@ def test_who_was_asked_for_is_not_forgotten_by_one_incomplete_list_of_children(m
         reaping.tick()
         reaping.reaper.command(Command("roll", "myapp"), ["myapp"])
         monkeypatch.setattr(procfs.Procfs, "children", lambda *_: [])
-        assert len(reaping.tick().state.asked) == 3
+        assert len(reaping.tick().state.requested) == 3

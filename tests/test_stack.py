@@ -181,10 +181,10 @@ def test_a_worker_on_a_connection_that_nginx_keeps_is_not_idle_until_that_ends(s
         settings = PoolSettings(limit=1024**2)
         (found,) = processes.look([processes.Watched(program, settings)], view)
         worker = found.worker(view.process(busy).id)
-        assert processes.reap(found, worker, settings, view, 0.3).word == "busy"
+        assert processes.reap(found, worker, settings, view, 0.3).result == "busy"
         eventually(lambda: assert_idle(view, busy), timeout=10)
         outcome = processes.reap(found, worker, settings, view, 0.3)
-        assert (outcome.word, outcome.moment) == ("sent", "held")
+        assert (outcome.result, outcome.moment) == ("sent", "held")
         os.close(outcome.pidfd)
 
 

@@ -53,7 +53,7 @@ class Ending(enum.Enum):
     UNKNOWN = "unknown"
 
 
-class Result(enum.Enum):
+class Result(str, enum.Enum):
     """What came of an attempt to signal a worker."""
 
     SENT = "sent"
@@ -62,10 +62,10 @@ class Result(enum.Enum):
     GONE = "gone"
     CHANGED = "changed"
     NOT_PERMITTED = "not permitted"
-    FAILED = "the system is short of something"
+    FAILED = "failed"
 
 
-class SentMoment(enum.Enum):
+class SentMoment(str, enum.Enum):
     """What the worker did when the signal was sent."""
 
     HELD = "held"

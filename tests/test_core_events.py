@@ -1,0 +1,152 @@
+"""The wording of events: figures with units, one line each, with the cause and the remedy."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+
+import pytest
+
+from supervisor_memreap.core import events
+from supervisor_memreap.core.model import ProcessId, SentMoment
+from supervisor_memreap.core.reasons import OverLimit, Requested
+from supervisor_memreap.core.text import memory, quote, seconds
+
+MIB = 1024**2
+STAMP = ("myapp", 1_700_000_000.0)
+WORKER, NEW = ProcessId(4242, 1.0), ProcessId(4250, 2.0)
+OVER = OverLimit(312 * MIB, 150 * MIB, "uss")
+
+# One of each class at least; with what a line of it must have.
+EXAMPLES = [
+    (
+        events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.IDLE, 60.0),
+        "worker 4242 holds 312 MiB (uss), limit 150 MiB: HUP sent while idle",
+    ),
+    (events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.HELD, 60.0), ": HUP sent while idle (held in accept)"),
+    (
+        events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.BUSY, 60.0),
+        ": HUP sent while busy, after 60 s without an idle moment",
+    ),
+    (
+        events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.UNKNOWN, 60.0),
+        ": HUP sent; whether it was idle is not known",
+    ),
+    (
+        events.Signalled(*STAMP, WORKER, Requested(20 * MIB, "uss"), "HUP", SentMoment.IDLE, 60.0),
+        "worker 4242 was requested by a user, holds 20 MiB (uss): HUP sent while idle",
+    ),
+    (events.SignalledAgain(*STAMP, WORKER, "HUP", SentMoment.HELD, True), "HUP sent a second time (held in accept)"),
+    (events.SignalledAgain(*STAMP, WORKER, "HUP", SentMoment.IDLE, False), "ended before it could signal it; HUP sent"),
+    (events.Forced(*STAMP, WORKER, "TERM"), "worker 4242: TERM sent, as stuck=TERM asks for"),
+    (events.NotForced(*STAMP, WORKER, "KILL", "gone"), "KILL, as stuck=KILL asks for, could not be sent: gone"),
+    (events.LeftByItself(*STAMP, WORKER, OVER), "limit 150 MiB: it left by itself, nothing sent"),
+    (events.Changed(*STAMP, WORKER, OVER), "nothing sent"),
+    (events.OutOfResources(*STAMP, WORKER, OVER), "trying again"),
+    (events.NotPermitted(*STAMP, WORKER, OVER), "run memreap as the worker's user or as root"),
+    (events.Locked(*STAMP, WORKER, OVER, "process 1 (x) holds its lock"), "nothing sent, process 1 (x) holds its lock"),
+    (events.CannotHold(*STAMP), "CAP_SYS_PTRACE"),
+    (events.IdlenessUnknown(*STAMP), "CAP_SYS_PTRACE"),
+    (events.NeverIdle(*STAMP, WORKER, OVER, 90.0, "Starman", "HUP"), "since Starman can lose requests on HUP"),
+    (events.NeverIdle(*STAMP, WORKER, OVER, 90.0, "", "HUP"), "as idle_wait=never asks for"),
+    (
+        events.NotCaught(*STAMP, WORKER, "HUP", False),
+        "worker 4242 would die of HUP (it does not catch it): nothing sent; set signal= to what",
+    ),
+    (events.NotCaught(*STAMP, WORKER, "HUP", True), "(FastCGI without a manager: TERM)"),
+    (events.WrongSignal(*STAMP, WORKER, "gunicorn", "HUP", ("TERM",)), "set signal=TERM"),
+    (events.WrongSignal(*STAMP, WORKER, "fcgiwrap", "HUP", ()), "remove this program's"),
+    (events.LooksLikeManager(*STAMP, WORKER, False), "set depth=2"),
+    (events.LooksLikeManager(*STAMP, WORKER, True), "target=self is for programs that serve in one process"),
+    (events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", False), "set metric=rss"),
+    (events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", True), "it holds the lock of its own memory map"),
+    (events.NotVisible(*STAMP, "its processes are hidden"), "it runs, but its processes are hidden: not watched"),
+    (events.TooFewWorkers(*STAMP, 1, 5, 30.0), "only 1 of usually 5 workers are older than min_age=30 s"),
+    (
+        events.Left(*STAMP, WORKER, 0.4, NEW, 307 * MIB),
+        "worker 4242 left after 0.4 s, 307 MiB came back, 4250 took its place",
+    ),
+    (events.Left(*STAMP, WORKER, 0.4, None), "worker 4242 left after 0.4 s"),
+    (events.Replaced(*STAMP, WORKER, 3.0, NEW), "worker 4250 took the place of 4242 after 3.0 s"),
+    (events.NotReplaced(*STAMP, WORKER, 300.0, 3, 4), "(3 of 4 workers): nothing more is reaped until it has"),
+    (events.NoReplacement(*STAMP, WORKER, 300.0, 3, 4), "so the next one may go"),
+    (events.Stuck(*STAMP, WORKER, 300.0, "HUP"), "raise grace="),
+    (events.Stuck(*STAMP, WORKER, 300.0, "HUP", forced="KILL"), "and not after KILL either"),
+    (
+        events.Stuck(*STAMP, WORKER, 300.0, "HUP", next="KILL", activity="state D, in nfs_wait"),
+        "worker 4242 has not left 5 min after HUP: stuck (state D, in nfs_wait)",
+    ),
+    (events.Remembered(*STAMP, WORKER, 9.0), "was signalled 9.0 s ago, before memreap was restarted: it goes first"),
+    (events.WrongSetting(*STAMP, OVER, "limit=330MB"), "set limit=330MB or more"),
+    (events.ManagerLost(*STAMP, WORKER, NEW, 600.0, 5.0, True), "daemonized (-d)"),
+    (events.ManagerLost(*STAMP, WORKER, NEW, 60.0, 5.0, False), "did not say whether it was stopped"),
+    (events.Resumed(*STAMP, "its settings changed"), "resumed: its settings changed"),
+    (events.CommandDone(*STAMP, "resumed"), "resumed"),
+    (events.OrphansFound(*STAMP, (11, 12), 80 * MIB, True), "kill 11 12"),
+    (events.OrphansFound(*STAMP, (11,), 80 * MIB, False), "stopwaitsecs="),
+    (events.InternalError(*STAMP, "ValueError()", "pool.py:1"), "please report it: ValueError() at pool.py:1"),
+]
+
+
+@pytest.mark.parametrize(("event", "text"), EXAMPLES, ids=[type(event).__name__ for event, _ in EXAMPLES])
+def test_each_event_is_one_line_with_its_figures_and_remedy(event, text):
+    assert text in event.text
+    assert "\n" not in event.text
+    assert event.text.split() == event.text.split(" ")
+
+
+def test_every_class_of_event_is_in_the_union_and_has_an_example():
+    classes = {
+        kind
+        for _, kind in inspect.getmembers(events, inspect.isclass)
+        if issubclass(kind, events._Base) and not kind.__name__.startswith("_")
+    }
+    assert classes == set(typing.get_args(events.Event))
+    assert classes == {type(event) for event, _ in EXAMPLES}
+
+
+def test_what_is_announced_and_what_fails_a_single_run_stands_with_the_class():
+    announced = {kind.__name__: kind.announced_as for kind in typing.get_args(events.Event) if kind.announced_as}
+    assert announced == {
+        "Signalled": "reap",
+        "Left": "left",
+        "Stuck": "stuck",
+        "WrongSetting": "suspended",
+        "ManagerLost": "suspended",
+        "Resumed": "resumed",
+    }
+    ends_wait = {kind.__name__ for kind in typing.get_args(events.Event) if kind.ends_wait}
+    assert ends_wait == {"NotPermitted", "NeverIdle", "TooFewWorkers"}
+    assert all(kind.fails for kind in typing.get_args(events.Event) if kind.ends_wait)
+
+
+def test_the_pid_of_an_event_is_that_of_its_worker():
+    assert events.Left(*STAMP, WORKER, 0.4, NEW).pid == 4242
+    assert events.Resumed(*STAMP, "because").pid == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0.0 MiB"),
+        (5.3 * MIB, "5.3 MiB"),
+        (312.4 * MIB, "312 MiB"),
+        (1023 * MIB, "1023 MiB"),
+        (1434 * MIB, "1.4 GiB"),
+    ],
+)
+def test_memory_is_written_with_its_unit(size, text):
+    assert memory(int(size)) == text
+
+
+@pytest.mark.parametrize(
+    ("duration", "text"),
+    [(0.012, "12 ms"), (0.4, "0.4 s"), (45, "45 s"), (300, "5 min"), (9000, "2.5 h")],
+)
+def test_time_is_written_with_its_unit(duration, text):
+    assert seconds(duration) == text
+
+
+def test_a_quotation_has_at_most_100_characters():
+    assert quote("x" * 100) == "x" * 100
+    assert quote("x" * 101) == "x" * 97 + "..."
