@@ -55,11 +55,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import stack
 from driver import eventually
 from loss_report import Result, markdown, svg
-from loss_ways import WAYS, WORKERS, Limits, Way
+from loss_ways import MOMENT, WAYS, WORKERS, Limits, Way
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.host import processes
+from supervisor_memreap.host import procfs
 
 APPS = Path(__file__).with_name("apps")
 ROOM = 8 * 1024**2
@@ -116,7 +116,7 @@ class Census:
         self.longest_gap = max(self.longest_gap, now - self._short_since)
 
     def _workers(self) -> set[ProcessId]:
-        view = processes.source()
+        view = procfs.source()
         try:
             if view.process(self._manager).ended:
                 raise ProcessLookupError
@@ -305,7 +305,7 @@ def tally(pool: stack.Pool) -> Result:
     whole = [row for row in rows if row[2] == "ok"]
     promised = {row[0] for row in whole if row[4] == "1"}
     told = pool.log("told").splitlines()
-    moments = [re.search(r"HUP sent, it was (idle \(held|idle|busy)", line) for line in told]
+    moments = [line[len(MOMENT) :] for line in told if line.startswith(MOMENT)]
     return {
         "answered": len(whole),
         "lost": Counter(f"{row[1]} {row[2]}" for row in rows if row[2] != "ok"),
@@ -313,7 +313,7 @@ def tally(pool: stack.Pool) -> Result:
         "shortened": sum(row[3] == "shortened" for row in whole),
         "promised": len(promised),
         "cleanups_lost": len(promised - set(pool.log("written").splitlines())),
-        "moments": Counter({"idle (held": "held"}.get(found[1], found[1]) for found in moments if found),
+        "moments": Counter(moments),
         "remarks": [line for line in told if "suspended" in line or "stuck" in line][:3],
     }
 

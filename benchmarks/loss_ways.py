@@ -12,9 +12,11 @@ from typing import NamedTuple
 import psutil
 import stack
 
+from supervisor_memreap.core.events import Event, Signalled, Sink
 from supervisor_memreap.core.settings import Settings
-from supervisor_memreap.host import processes
+from supervisor_memreap.host import procfs
 from supervisor_memreap.reaper import WATCH, Reaper
+from supervisor_memreap.record import log
 from supervisor_memreap.supervisord.client import Unavailable, connect
 
 WORKERS = 4
@@ -35,13 +37,15 @@ class Limits(NamedTuple):
 
 
 Tell = Callable[[str], None]
+# Begins the line that says at which moment a worker was signalled.
+MOMENT = "moment: "
 # Looks, acts, yields the seconds until it is to be called again; ends if it can do no more.
 Act = Callable[[stack.Pool, Limits, Tell], Iterator[float]]
 
 
 def over(pool: stack.Pool, limits: Limits) -> list[int]:
     """The workers over the limit by their address space, as kidreaper's `ps -o pid=,vsz= --ppid` finds them."""
-    view = processes.source()
+    view = procfs.source()
     found = []
     try:
         for pid in view.children(pool.manager().pid):
@@ -82,10 +86,20 @@ def kidreaper(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
 
 def the_manager(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
     while True:
-        workers = [processes.source().process(pid) for pid in pool.workers()]
+        workers = [procfs.source().process(pid) for pid in pool.workers()]
         if over(pool, limits) and len(workers) == WORKERS and all(one.age > NEWBORN for one in workers):
             hup(pool.manager().pid)
         yield 1.0
+
+
+def _moments(tell: Tell) -> Sink:
+    """A line for each signal, for the benchmark's count of moments."""
+
+    def note(event: Event) -> None:
+        if isinstance(event, Signalled):
+            tell(f"{MOMENT}{event.moment.value}")
+
+    return note
 
 
 def memreap(hold: bool = True, idle_wait: float = 60.0) -> Act:
@@ -101,14 +115,14 @@ def memreap(hold: bool = True, idle_wait: float = 60.0) -> Act:
             "hold": hold,
         }
         supervisord = connect(f"unix://{pool.folder}/s.sock", {})
-        reaper = Reaper(tell)
+        reaper = Reaper((log.sink(tell), _moments(tell)))
         while True:
             try:
-                standings = reaper.tick(supervisord.programs(), Settings({pool.name: its}), time.monotonic())
+                pools = reaper.tick(supervisord.programs(), Settings({pool.name: its}), time.monotonic())
             except Unavailable as error:
                 tell(f"{error}; trying again")
-                standings = []
-            if any(one.state.suspended for one in standings):
+                pools = []
+            if any(watched.state.suspended for watched in pools):
                 return  # it has told why
             yield TICK
 

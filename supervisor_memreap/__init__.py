@@ -5,9 +5,9 @@ One way, on each TICK that supervisord sends to the listener:
     listener            answers OK at once, then asks for one
     reaper.Reaper.tick  the only place where the steps meet:
       client.programs()     what supervisord runs     one XML-RPC call  -> Program
-      processes.look()      what the kernel says      one scan          -> Pool, Worker
+      look.look()      what the kernel says      one scan          -> Pool, Worker
       policy.decide()       pure: values in and out                     -> Verdict, PoolState
-      processes.reap()      looks again, then signals                   -> Outcome
+      signalling.reap()      looks again, then signals                   -> Outcome
       report.line()         what is told
 
 Nothing in `core` knows a process, a clock or a file; nothing below imports anything above it.

@@ -14,7 +14,7 @@ from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Sections
 from supervisor_memreap.core.text import quote, seconds
 from supervisor_memreap.doctor.process import DoctorProcess
-from supervisor_memreap.host import orphans, processes
+from supervisor_memreap.host import orphans, procfs
 from supervisor_memreap.livesettings import LiveSettings
 from supervisor_memreap.reaper import Reaper, States
 from supervisor_memreap.record import log, words
@@ -165,7 +165,7 @@ class Application:
         if not changed:
             return
         sought = {program: self._live.contents.command_of(program) for program in changed}
-        found = orphans.find(sought, ask, os.environ, processes.source())
+        found = orphans.find(sought, ask, os.environ, procfs.source())
         self._starts = starts
         for program in changed:
             topic, event = f"orphans of {program.namespec}", found.get(program)

@@ -18,7 +18,7 @@ from supervisor_memreap import __version__
 from supervisor_memreap.application import Application
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.settings import Sections, SettingsError
-from supervisor_memreap.host import lock, processes
+from supervisor_memreap.host import lock, procfs
 from supervisor_memreap.record import log
 from supervisor_memreap.record.statefile import StateFile
 from supervisor_memreap.supervisord import configfile
@@ -69,7 +69,7 @@ def _supervisord(tell: Callable[[str], None]) -> ProcessId:
     above = configfile.supervisord()
     pid = above.pid if above else os.getppid()
     try:
-        return processes.source().process(pid).id
+        return procfs.source().process(pid).id
     except OSError:
         tell(
             f"supervisord (process {pid}) is hidden from this user, as by hidepid= of /proc: pools of other users are"

@@ -14,7 +14,7 @@ from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import Ending, Program
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.core.text import quote, seconds
-from supervisor_memreap.host import processes
+from supervisor_memreap.host import procfs
 from supervisor_memreap.pool import WatchedPool
 from supervisor_memreap.reaper import HowEnded, Reaper, States
 from supervisor_memreap.record import log, words
@@ -35,7 +35,7 @@ def of_pid(pid: int, name: str, written: float | None = None) -> Programs:
     Raises ProcessLookupError if there is none, ValueError if memreap itself runs under it, or if it was started after
     its pid was `written` down, in seconds since the epoch: then that pid was another process's.
     """
-    view = processes.source()
+    view = procfs.source()
     process = view.process(pid)
     manager = process.id
     if written is not None and time.time() - process.age > written + 2:
@@ -48,7 +48,7 @@ def of_pid(pid: int, name: str, written: float | None = None) -> Programs:
 
     def programs() -> list[Program]:
         try:
-            process = processes.source().process(pid)
+            process = procfs.source().process(pid)
             if process.id == manager and not process.ended:
                 return [Program(name, name, "RUNNING", pid)]
         except ProcessLookupError:
@@ -113,7 +113,7 @@ def run(
         reaper.close()
     is_left = False
     for pool in pools:
-        left = bool(pool.choice and pool.choice.pending)
+        left = bool(pool.choice and pool.choice.to_go)
         is_left = is_left or left
         # Nothing to report is nothing to mail, for cron.
         if pool.choice and (pool.counters.reaps or left or sys.stdout.isatty()):
@@ -125,7 +125,7 @@ def known_to_the_listener(programs: Sequence[Program]) -> States:
     """Who is leaving or stuck, and what is paused or suspended, as the listener of the same user wrote it down."""
     above = next((program.supervisord for program in programs if program.supervisord), 0)
     try:
-        supervisord = processes.source().process(above).id if above else None
+        supervisord = procfs.source().process(above).id if above else None
     except OSError:
         supervisord = None
     if supervisord is None:

@@ -14,7 +14,7 @@ from supervisor_memreap.core.policy import Candidate, Choice, Look
 from supervisor_memreap.core.reasons import Reason
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState, lasting
-from supervisor_memreap.host import processes
+from supervisor_memreap.host import look, signalling
 from supervisor_memreap.host.lock import Locked
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.record.counters import Counters
@@ -124,7 +124,7 @@ class WatchedPool:
         if isinstance(event, events.Left):
             return replace(event, came_back=self._came_back(event, view))
         if isinstance(event, events.Stuck):
-            return replace(event, activity=processes.activity(event.worker, view))
+            return replace(event, activity=look.activity(event.worker, view))
         return event
 
     def _came_back(self, left: events.Left, view: Source) -> int | None:
@@ -132,7 +132,7 @@ class WatchedPool:
         private = next((each.private for each in self.followed if each.worker == left.worker), None)
         if private is None:
             return None
-        taken = processes.private_memory(left.replaced_by, view) if left.replaced_by else None
+        taken = look.private_memory(left.replaced_by, view) if left.replaced_by else None
         return max(0, private - (taken or 0))
 
     # Signals.
@@ -150,7 +150,7 @@ class WatchedPool:
             self._refuse(candidates[0], Result.CHANGED)
             return
         except Locked as trouble:
-            if processes.may_signal(candidates[0].worker.id):
+            if signalling.may_signal(candidates[0].worker.id):
                 self.emit(events.Locked(*self._refused(candidates[0]), str(trouble)))
             else:
                 self._refuse(candidates[0], Result.NOT_PERMITTED)
@@ -167,13 +167,13 @@ class WatchedPool:
             if lock is not None:
                 os.close(lock)
 
-    def _signal(self, candidate: Candidate, view: Source, now: float, watch: float) -> processes.Outcome:
+    def _signal(self, candidate: Candidate, view: Source, now: float, watch: float) -> signalling.Outcome:
         before = self._state
         worker, expired = candidate.worker, candidate.idle_wait_expired
         try:
             # Whoever is ended between the signal and the end of the tick must find it written down.
             self.update(policy.signalled(self.pool, candidate, self.settings, before, now, sent=False))
-            outcome = processes.reap(self.pool, worker, self.settings, view, watch, expired)
+            outcome = signalling.reap(self.pool, worker, self.settings, view, watch, expired)
         except BaseException:
             # It is not known whether the signal went out, so it counts as sent.
             self.update(policy.signalled(self.pool, candidate, self.settings, before, now))
@@ -184,7 +184,7 @@ class WatchedPool:
             self._report_next_best(outcome)
         return outcome
 
-    def _follow_signalled(self, candidate: Candidate, outcome: processes.Outcome, lock: int | None, at: float) -> None:
+    def _follow_signalled(self, candidate: Candidate, outcome: signalling.Outcome, lock: int | None, at: float) -> None:
         assert self.pool.manager
         assert outcome.moment
         # From here on nothing may fail before it is known that a worker is leaving.
@@ -198,7 +198,7 @@ class WatchedPool:
         self.emit(events.Signalled(self.name, time.time(), worker, candidate.reason, settings.signal, *moment))
         self._report_next_best(outcome)
 
-    def _report_next_best(self, outcome: processes.Outcome) -> None:
+    def _report_next_best(self, outcome: signalling.Outcome) -> None:
         """Why the surest moment is not to be had here."""
         if outcome.unheld:
             self.emit(events.CannotHold(self.name, time.time()))
@@ -227,7 +227,7 @@ class WatchedPool:
         try:
             # Written down first, as the first one is: whoever is ended here must not have a third one sent.
             self.update(policy.signalled_again(before, sent=False))
-            outcome = processes.reap_again(self.pool, worker, self.settings, view)
+            outcome = signalling.reap_again(self.pool, worker, self.settings, view)
         except BaseException:
             # It is not known whether the signal went out, so it counts as sent: there is no third one.
             self.update(policy.signalled_again(before))
@@ -243,7 +243,7 @@ class WatchedPool:
 
     def _force(self, worker: Worker, view: Source) -> None:
         signal = self.settings.stuck
-        outcome = processes.force(self.pool, worker, signal, view)
+        outcome = signalling.force(self.pool, worker, signal, view)
         if outcome.result is Result.SENT:
             self.emit(events.Forced(self.name, time.time(), worker.id, signal))
             return
@@ -333,7 +333,7 @@ class WatchedPool:
                     lock = self._take_lock(pool.manager, pool.is_group)
                 except (Locked, OSError):
                     pass  # another memreap follows it; or it has just ended, and so has what the lock is for
-            pidfd = processes.follow(worker, view)
+            pidfd = signalling.follow(worker, view)
             self.followed.append(Followed(worker, pool.manager, pool.is_group, None, pidfd, lock))
 
 

@@ -17,7 +17,7 @@ from supervisor_memreap.core.model import Ending, Pool, ProcessId, Program, Work
 from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.settings import Settings, Watch
 from supervisor_memreap.core.state import PoolState, is_worth_keeping
-from supervisor_memreap.host import lock, processes
+from supervisor_memreap.host import lock, look, procfs
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.pool import WatchedPool, signalled
 from supervisor_memreap.record.status import of_pool
@@ -64,7 +64,7 @@ class Reaper:
 
     def tick(self, programs: Iterable[Program], settings: Settings, now: float) -> list[WatchedPool]:
         """One look at all watched pools, at most one signal in each. `now` is monotonic, in seconds."""
-        view = processes.source()
+        view = procfs.source()
         programs = list(programs)
         watches = settings.pools(programs)
         self._set_aside({watch.program.namespec for watch in watches}, now, view)
@@ -94,7 +94,7 @@ class Reaper:
             return reasons.need_detail(worker, settings, requested)
 
         expected = (*signalled(pool.state), *requested)
-        (seen,) = processes.look([processes.Watched(*watch, expected, needs_detail)], view)
+        seen = look.look(watch, view, needs_detail, expected)
         seen = self._with_ending(seen, watch.program, programs, now)
         looks[pool.name] = pool.follow(seen, settings, view, now, not self._dry_run)
 
@@ -145,10 +145,10 @@ class Reaper:
         now = time.monotonic()
         if now - self._measured >= MEASURE:
             self._measured, self._used = now, {}
-        view = processes.source()
+        view = procfs.source()
         for pool in self._watched:
             known = self._used.get(pool.name, {})
-            self._used[pool.name] = processes.measure(pool.pool, pool.settings, view, now + MEASURING, known)
+            self._used[pool.name] = look.measure(pool.pool, pool.settings, view, now + MEASURING, known)
         boot = time.time() - now
         return [
             of_pool(pool.choice, pool.settings, pool.state, pool.counters, self._used.get(pool.name, {}), boot)

@@ -10,7 +10,7 @@ from driver import eventually
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, resolve
-from supervisor_memreap.host import processes
+from supervisor_memreap.host import procfs
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record import log
 
@@ -58,5 +58,5 @@ class Reaping:
 
 
 def _assert_grown_up(manager: int) -> None:
-    view = processes.source()
+    view = procfs.source()
     assert all(view.process(pid).age > 1 for pid in view.children(manager))

@@ -303,7 +303,9 @@ def test_at_80_columns_and_24_rows_all_is_whole_and_the_counter_agrees_with_it(p
     # Each line of the log has the time of day; what is too long goes on below it.
     lines = re.split(r"\n(?=\d\d:)", "\n".join(log))
     sent = [" ".join(line.split()) for line in lines if "HUP" in line]
-    assert all(re.fullmatch(r"[\d:]{8} worker \d+ holds .* it was idle \(held in accept\)", line) for line in sent)
+    assert all(
+        re.fullmatch(r"[\d:]{8} worker \d+ holds .* HUP sent while idle \(held in accept\)", line) for line in sent
+    )
     leaving = sum(row.endswith("leaving") for row in workers)
     assert counter.startswith(f"{len(sent) - leaving} reaped, ")
     assert terminal.text.count("\033[J") > 20

@@ -158,7 +158,7 @@ FOUND = {
     ),
     "a signal that drops requests": (
         [("limit=150MB", "limit=150MB\nsignal=QUIT")],
-        r"is of FCGI::ProcManager, which drops",
+        r"belongs to FCGI::ProcManager, which drops",
     ),
     "a limit that is too low": (
         [("limit=150MB", "limit=4MB\nmetric=rss")],

@@ -27,7 +27,7 @@ from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host import hold
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.reaper import Reaper
-from supervisor_memreap.record.log import to
+from supervisor_memreap.record.log import sink, to
 
 BYSTANDER = Path(__file__).with_name("bystander.py")
 QUICK = "limit=30MB\nmin_age=1s\nsettle=1s\n"
@@ -354,7 +354,7 @@ def test_a_manager_that_ends_in_the_middle_of_a_tick_has_no_worker_signalled():
                 os.kill(manager, signal.SIGKILL)
                 os.waitpid(manager, 0)
 
-        reaper = Reaper(tell)
+        reaper = Reaper((sink(tell),))
         programs = [Program("myapp", "myapp", "RUNNING", manager)]
         settings = Settings({"myapp": {"limit": 30 * 1024**2, "min_age": 0.0, "settle": 0.0}})
         reaper.tick(programs, settings, 0.0)
@@ -444,7 +444,7 @@ def a_siblings_pid_between_two_looks() -> None:
     with pool(1, 40) as manager:
         settings = Settings({"myapp": {"limit": 64 * 1024, "min_age": 0.0, "checks": 2}})
         programs = [Program("myapp", "myapp", "RUNNING", manager)]
-        reaper = Reaper(told.append)
+        reaper = Reaper((sink(told.append),))
         found = look(manager)
         (worker,) = found.workers
         reaper.tick(programs, settings, 0.0)

@@ -20,7 +20,7 @@ from driver import eventually, workers_below
 
 from supervisor_memreap.demo import fastcgi
 from supervisor_memreap.host import hold
-from supervisor_memreap.host.processes import tgkill
+from supervisor_memreap.host.signalling import tgkill
 
 pytestmark = pytest.mark.skipif(not hold.is_usable(), reason=f"not on {sys.platform} {platform.machine()}")
 

@@ -72,7 +72,7 @@ def test_a_name_that_means_another_server_only_stops_the_signal():
             for _ in range(3):
                 reaping.tick()
         (line,) = reaping.said
-        assert re.search("worker [0-9]+ is of gunicorn, which drops its request on HUP: nothing sent", line)
+        assert re.search("worker [0-9]+ belongs to gunicorn, which drops its request on HUP: nothing sent", line)
         assert workers_below(manager) == workers
 
 

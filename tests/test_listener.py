@@ -434,7 +434,7 @@ def test_a_fault_of_our_own_is_one_line_and_the_listener_goes_on(log, tmp_path):
         with listening("myapp=50MB", log=log, **environment) as listener:
             listener.tick()
             listener.tick()
-    (line,) = (one for one in listener.lines() if "fault" in one)
+    (line,) = (one for one in listener.lines() if "internal error" in one)
     assert line.startswith("internal error, please report it: RuntimeError('made for the test')")
 
 

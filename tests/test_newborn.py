@@ -21,8 +21,9 @@ from driver import eventually, workers_below
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.demo import fastcgi
-from supervisor_memreap.host import processes
+from supervisor_memreap.host import procfs
 from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.record import log
 
 MIB = 1024**2
 WORKERS = 4
@@ -67,7 +68,7 @@ def pool() -> Iterator[Started]:
 def _assert_whole(pool: Started) -> None:
     """All of them wait for a request; one that spins never does."""
     workers = pool.workers()
-    view = processes.source()
+    view = procfs.source()
     assert len(workers) == WORKERS
     assert all(view.idle(pid) for pid in workers)
 
@@ -99,11 +100,11 @@ def _assert_none_of(siblings: set[int], pool: Started) -> None:
 
 
 def test_under_constant_recycling_nobody_leaves_but_who_was_signalled(pool):
-    view = processes.source()
+    view = procfs.source()
     limit = 100 * MIB + max(view.uss(pid) for pid in pool.workers())
     settings = Settings({"myapp": {"limit": limit, "min_age": 0.6, "settle": 0.0}})
     said: list[str] = []
-    reaper = Reaper(said.append)
+    reaper = Reaper((log.sink(said.append),))
     ever: set[int] = set()
 
     def signalled() -> list[int]:

@@ -19,7 +19,7 @@ from test_processes import look, pool
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import resolve
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
-from supervisor_memreap.host import lock, processes
+from supervisor_memreap.host import lock, procfs
 from supervisor_memreap.record.statefile import StateFile
 from supervisor_memreap.supervisord.configfile import ConfigFile
 
@@ -114,7 +114,7 @@ def test_a_limit_that_fresh_workers_exceed_ends_with_1_and_reaps_nobody():
         result = once("--pid", pid, "limit=30MB", "min_age=1h")
         assert result.returncode == 1
         assert pids(pid) == before
-    assert "suspended: fresh workers already hold 4" in result.stdout
+    assert "suspended: a fresh worker already holds 4" in result.stdout
     assert "set limit=" in result.stdout
 
 
@@ -240,7 +240,7 @@ def test_what_the_listener_has_written_down_counts(tmp_path, monkeypatch, what):
     conf = tmp_path / "supervisord.conf"
     text = f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40 stuck\n[memreap:myapp]\nlimit=30MB\nmin_age=1s\n"
     with supervisord(tmp_path, text) as process:
-        view = processes.source()
+        view = procfs.source()
         (manager,) = (one.pid for one in psutil.Process(process.pid).children() if one.children())
         (worker,) = (view.process(pid).id for pid in view.children(manager))
         signalled = Leaving(worker, time.monotonic(), frozenset([worker]))
@@ -283,7 +283,7 @@ def test_a_worker_that_a_listener_was_only_about_to_signal_is_no_reason_to_wait(
         f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40\n[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n"
     )
     with supervisord(tmp_path, text) as process:
-        view = processes.source()
+        view = procfs.source()
         (manager,) = (one.pid for one in psutil.Process(process.pid).children() if one.children())
         (worker,) = (view.process(pid).id for pid in view.children(manager))
         about = Leaving(worker, time.monotonic(), frozenset([worker]), sent=False)

@@ -91,22 +91,22 @@ def test_signals_are_sent_from_one_place_to_one_process_at_a_time():
         for function in ast.walk(ast.parse(path.read_text()))
         if isinstance(function, ast.FunctionDef)
         for call in ast.walk(function)
-        if isinstance(call, ast.Call) and (name := _name_and_argv(call)) in names | {"syscall"}
+        if isinstance(call, ast.Call) and (name := _name_of(call)) in names | {"syscall"}
     ]
     assert senders == [
+        ("process.py", "end", "killpg"),
         ("hold.py", "_end", "kill"),
-        ("processes.py", "_send", "pidfd_send_signal"),
-        ("processes.py", "_send", "kill"),
-        ("processes.py", "_send_to_main_thread", "tgkill"),
-        ("processes.py", "_send_to_main_thread", "pidfd_send_signal"),
-        ("processes.py", "tgkill", "syscall"),
         ("procfile.py", "missing", "kill"),
         ("reader.py", "end", "kill"),
         ("rights.py", "_signal", "kill"),
-        ("listener.py", "end", "killpg"),
+        ("signalling.py", "_send", "pidfd_send_signal"),
+        ("signalling.py", "_send", "kill"),
+        ("signalling.py", "_send_to_main_thread", "tgkill"),
+        ("signalling.py", "_send_to_main_thread", "pidfd_send_signal"),
+        ("signalling.py", "tgkill", "syscall"),
         ("statefile.py", "_exists", "kill"),
     ]
 
 
-def _name_and_argv(call: ast.Call) -> str:
+def _name_of(call: ast.Call) -> str:
     return getattr(call.func, "attr", "") or getattr(call.func, "id", "")

@@ -16,8 +16,9 @@ from stack import ROOT
 
 from supervisor_memreap.core import reasons
 from supervisor_memreap.core.model import ProcessId, Program, Worker
-from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.host import lock, processes, procfile, waiting
+from supervisor_memreap.core.settings import PoolSettings, Watch
+from supervisor_memreap.host import lock, procfile, procfs, signalling, waiting
+from supervisor_memreap.host import look as host_look
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.host.source import Psutil
 
@@ -32,11 +33,8 @@ def look(pid: int, settings: PoolSettings = SETTINGS, view=None, **options):
     def needs_detail(worker: Worker) -> bool:
         return reasons.need_detail(worker, settings, ())
 
-    watched = processes.Watched(
-        Program("myapp", "myapp", "RUNNING", pid), settings, needs_detail=needs_detail, **options
-    )
-    (found,) = processes.look([watched], view or processes.source())
-    return found
+    watch = Watch(Program("myapp", "myapp", "RUNNING", pid), settings)
+    return host_look.look(watch, view or procfs.source(), needs_detail, **options)
 
 
 @pytest.fixture(params=[Procfs, Psutil], ids=["procfs", "psutil"])
@@ -91,9 +89,7 @@ def test_whether_the_signal_is_caught_is_read_from_the_kernel(words, caught):
 
 
 def test_a_program_that_does_not_run_has_no_manager():
-    (found,) = processes.look(
-        [processes.Watched(Program("myapp", "myapp", "STOPPED", 0), SETTINGS)], processes.source()
-    )
+    found = host_look.look(Watch(Program("myapp", "myapp", "STOPPED", 0), SETTINGS), procfs.source())
     assert (found.manager, found.workers, found.state) == (None, (), "STOPPED")
 
 
@@ -141,7 +137,7 @@ def _only(workers):
 
 
 def test_an_expected_worker_counts_as_there_until_it_is_gone():
-    class Forgetful(type(processes.source())):
+    class Forgetful(type(procfs.source())):
         def children(self, pid):
             return []  # what the kernel's list may do for a moment while a sibling exits
 
@@ -176,7 +172,7 @@ def test_a_hostile_process_name_changes_no_reading(name):
 
 
 def reap(found, worker, settings=SETTINGS, view=None, watch=5.0, idle_wait_expired=False):
-    outcome = processes.reap(found, worker, settings, view or processes.source(), watch, idle_wait_expired)
+    outcome = signalling.reap(found, worker, settings, view or procfs.source(), watch, idle_wait_expired)
     if outcome.pidfd is not None:
         os.close(outcome.pidfd)
     return outcome
@@ -210,7 +206,7 @@ def test_exactly_the_chosen_worker_leaves_and_is_replaced():
 def test_the_descriptor_of_the_outcome_tells_when_the_worker_is_gone():
     with pool(1, 40) as pid:
         found = look(pid)
-        outcome = processes.reap(found, found.workers[0], SETTINGS, processes.source(), 5.0)
+        outcome = signalling.reap(found, found.workers[0], SETTINGS, procfs.source(), 5.0)
         assert select.select([outcome.pidfd], [], [], 5)[0]
         os.close(outcome.pidfd)
 
@@ -403,7 +399,7 @@ def _assert_locked(process: ProcessId) -> None:
 
 
 def test_the_lock_of_a_process_is_held_once_until_it_is_let_go():
-    mine = processes.source().process(os.getpid()).id
+    mine = procfs.source().process(os.getpid()).id
     held = lock.take(mine)
     with pytest.raises(lock.Locked, match=rf"process {os.getpid()} \(.*python.*\) holds its lock"):
         lock.take(mine)
@@ -431,7 +427,7 @@ def test_no_other_user_can_take_the_lock_of_a_process_and_that_counts_as_locked(
 @needs_linux
 def test_the_lock_counts_for_a_user_and_root_alike_and_ends_with_its_holder():
     with subprocess.Popen(["sleep", "60"], user=NOBODY, group=NOBODY) as process:
-        manager = processes.source().process(process.pid).id
+        manager = procfs.source().process(process.pid).id
         held = lock.take(manager)
         assert as_nobody(lambda: _assert_locked(manager)) == "None"
         os.close(held)
@@ -444,8 +440,8 @@ def test_the_lock_counts_for_a_user_and_root_alike_and_ends_with_its_holder():
 @needs_linux
 def test_the_lock_counts_over_two_mounts_of_proc():
     code = (
-        "import sys; from supervisor_memreap.host import lock, processes;"
-        "process = processes.source().process(int(sys.argv[1])).id\n"
+        "import sys; from supervisor_memreap.host import lock, look, procfs, signalling;"
+        "process = procfs.source().process(int(sys.argv[1])).id\n"
         "try: lock.take(process); print('taken')\n"
         "except lock.Locked as trouble: print(trouble)"
     )
@@ -488,10 +484,10 @@ def test_a_lock_file_that_may_not_be_opened_counts_as_locked_and_the_line_names_
 
 def test_a_process_of_another_start_than_supervisord_says_is_none():
     with pool(1, 40) as pid:
-        age = processes.source().process(pid).age
+        age = procfs.source().process(pid).age
         for said, there in ((None, True), (age, True), (age + 60, False)):
             program = Program("myapp", "myapp", "RUNNING", pid, os.getpid(), age=said)
-            (found,) = processes.look([processes.Watched(program, SETTINGS)], processes.source())
+            found = host_look.look(Watch(program, SETTINGS), procfs.source())
             assert bool(found.manager) is there
             assert ("not started when supervisord says" in found.not_visible) is not there
 
@@ -519,7 +515,7 @@ def test_a_manager_that_is_no_child_of_the_supervisord_that_named_it_is_none():
     with pool(1, 40) as pid:
         for above, there in ((os.getpid(), True), (1, False)):
             program = Program("myapp", "myapp", "RUNNING", pid, above)
-            (found,) = processes.look([processes.Watched(program, SETTINGS)], processes.source())
+            found = host_look.look(Watch(program, SETTINGS), procfs.source())
             assert (found.manager is not None) is there
             assert bool(found.not_visible) is not there
 
@@ -543,7 +539,7 @@ def test_a_system_that_refuses_is_an_outcome_and_leaves_no_descriptor_open(monke
     with pool(1, 40) as pid:
         found = look(pid)
         before = len(os.listdir("/proc/self/fd"))
-        view = processes.source()
+        view = procfs.source()
         view.idle = refuse
         assert reap(found, found.workers[0], view=view).result == "failed"
         assert len(os.listdir("/proc/self/fd")) == before
@@ -601,7 +597,7 @@ def test_what_cannot_be_followed_leaves_no_descriptor_open(monkeypatch):
         before = os.listdir("/proc/self/fd")
         monkeypatch.setattr(Procfs, "process", fails)
         for _ in range(5):
-            assert processes.follow(ProcessId(process.pid, 1.0), Procfs()) is None
+            assert signalling.follow(ProcessId(process.pid, 1.0), Procfs()) is None
         assert len(os.listdir("/proc/self/fd")) == len(before)
         process.kill()
 
@@ -628,7 +624,7 @@ def test_a_sibling_that_ends_during_the_look_makes_nobody_else_gone():
 
 
 def _two(manager: int) -> list[int]:
-    pids = processes.source().children(manager)
+    pids = procfs.source().children(manager)
     assert len(pids) == 2
     return pids
 

@@ -18,7 +18,8 @@ from supervisor_memreap.core.command import Command
 from supervisor_memreap.core.model import ProcessId, Program
 from supervisor_memreap.core.settings import Given, resolve
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
-from supervisor_memreap.host import lock, processes, procfs
+from supervisor_memreap.host import lock, procfs, signalling
+from supervisor_memreap.host import look as host_look
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record import log
 from supervisor_memreap.record.statefile import StateFile
@@ -49,7 +50,7 @@ def test_a_stuck_worker_is_told_with_what_it_does_and_gets_what_was_asked_for(st
         (pid,) = re.findall(r"worker (\d+)", reaping.until("HUP sent"))
         reaping.later = 300.0
         line = reaping.until(": stuck")
-        assert re.search(rf"worker {pid} has not left 5 min after HUP: stuck \(state S, in \w+\)$", line)
+        assert re.search(rf"worker {pid} has not left 5 min after HUP: stuck \(state [SR](, in \w+)?\)$", line)
         reaping.until(rf"worker {pid}: {stuck} sent, as stuck={stuck} asks for")
         reaping.until(rf"worker {pid} left after 5 min")
 
@@ -231,8 +232,8 @@ def test_a_second_signal_and_a_stronger_one_are_written_down_before_they_are_sen
 
         return act
 
-    monkeypatch.setattr(processes, "reap_again", keeping(processes.reap_again))
-    monkeypatch.setattr(processes, "force", keeping(processes.force))
+    monkeypatch.setattr(signalling, "reap_again", keeping(signalling.reap_again))
+    monkeypatch.setattr(signalling, "force", keeping(signalling.force))
     words = ("gap",) if stuck == "report" else ("stuck", "busy")
     with pool(1, 40, *words) as manager, Reaping(manager, stuck=stuck, idle_wait="0s") as reaping:
         reaping.reaper = Reaper(reaping.sinks, keep=lambda states: kept.append(dict(states)))
@@ -251,7 +252,7 @@ def test_a_worker_that_is_ended_before_its_signal_gets_it_from_the_next_listener
             monkeypatch.setattr(before, "_keep", lambda _: None)  # one that is ended by force writes nothing more
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(processes, "reap", end_it)
+        monkeypatch.setattr(signalling, "reap", end_it)
         with pytest.raises(KeyboardInterrupt):
             reaping.tick()
         monkeypatch.undo()
@@ -319,7 +320,7 @@ def test_a_pool_that_is_out_of_sight_keeps_who_is_leaving_and_its_lock():
         assert reaping.reaper.tick(reaping.programs, NOTHING, time.monotonic()) == []
         assert reaping.reaper.tick([], reaping.settings, time.monotonic()) == []
         with pytest.raises(lock.Locked):
-            lock.take(processes.source().process(manager).id)
+            lock.take(procfs.source().process(manager).id)
         reaping.later = 60.0
         for _ in range(3):
             reaping.tick()
@@ -334,7 +335,7 @@ def test_a_pool_that_is_out_of_sight_is_let_go_when_its_worker_has_left():
         assert select.select([fd], [], [], 5)[0]
         reaping.reaper.exited(fd, time.monotonic())
         reaping.reaper.tick([], reaping.settings, time.monotonic())
-        os.close(lock.take(processes.source().process(manager).id))
+        os.close(lock.take(procfs.source().process(manager).id))
 
 
 @pytest.mark.parametrize("days", [0.5, 3])
@@ -354,14 +355,14 @@ def _assert_manager_is_gone(manager: int) -> None:
 
 
 def test_a_fault_in_one_pool_is_a_line_and_the_others_are_reaped(monkeypatch):
-    real = processes.look
+    real = host_look.look
 
-    def fails(watched, view):
-        if watched[0].program.name == "broken":
+    def fails(watch, *args):
+        if watch.program.name == "broken":
             raise RuntimeError("made for the test")
-        return real(watched, view)
+        return real(watch, *args)
 
-    monkeypatch.setattr(processes, "look", fails)
+    monkeypatch.setattr(host_look, "look", fails)
     with pool(1, 40) as manager, pool(1, 40) as other, Reaping(manager) as reaping:
         reaping.settings = resolve({name: {**_given(QUICK)} for name in ("broken", "myapp")})
         reaping.programs.insert(0, Program("broken", "broken", "RUNNING", other))
@@ -383,16 +384,16 @@ def _assert_said(reaping: Reaping, expression: str) -> None:
 
 
 def test_a_fault_after_the_signal_may_have_gone_out_counts_as_sent(monkeypatch):
-    real = processes.reap
+    real = signalling.reap
 
     def fails(*args):
         os.close(real(*args).pidfd)
         raise RuntimeError("made for the test")
 
-    monkeypatch.setattr(processes, "reap", fails)
+    monkeypatch.setattr(signalling, "reap", fails)
     with pool(3, 40, "stuck") as manager, Reaping(manager) as reaping:
         eventually(lambda: _assert_said(reaping, "internal error"))
-        monkeypatch.setattr(processes, "reap", lambda *_: pytest.fail("a second worker was asked for"))
+        monkeypatch.setattr(signalling, "reap", lambda *_: pytest.fail("a second worker was asked for"))
         for _ in range(3):
             assert reaping.tick().state.leaving.sent
 

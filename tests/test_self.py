@@ -65,7 +65,7 @@ def test_of_a_group_the_process_that_grows_is_replaced_and_no_other_and_no_reque
             stop.set()
             thread.join()
         (line,) = pool.lines("TERM sent")
-        assert "it was idle (held in accept)" in line
+        assert "while idle (held in accept)" in line
         assert "watching myapp (limit 100 MiB uss)" in pool.log()
         assert (before - processes(where), lost) == ({grown}, [])
         assert len(answered) > 10

@@ -20,8 +20,10 @@ from driver import eventually
 
 import supervisor_memreap
 from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.host import processes
+from supervisor_memreap.core.settings import PoolSettings, Watch
+from supervisor_memreap.host import look as host_look
+from supervisor_memreap.host import procfs, signalling
+from supervisor_memreap.host.source import Source
 
 LIMIT_MB = 150
 README = (stack.ROOT / "README.md").read_text()
@@ -111,7 +113,7 @@ def test_a_worker_in_a_long_request_answers_whole_and_is_signalled_when_it_is_id
             grown.add(pid)
         assert answer == body
         (sent,) = pool.lines("HUP sent")
-        assert "it was idle (held in accept)" in sent
+        assert "while idle (held in accept)" in sent
 
 
 def python_for(user: str, where: Path) -> str:
@@ -159,7 +161,7 @@ def test_a_request_that_sleeps_is_neither_cut_nor_shortened(sock):
         eventually(lambda: assert_log(pool, 1, 1), timeout=30)
         (sent,) = pool.lines("HUP sent")
         assert f"worker {busy} " in sent
-        assert "it was idle (held in accept)" in sent
+        assert "while idle (held in accept)" in sent
 
 
 def test_a_worker_on_a_connection_that_nginx_keeps_is_not_idle_until_that_ends(sock):
@@ -175,18 +177,18 @@ def test_a_worker_on_a_connection_that_nginx_keeps_is_not_idle_until_that_ends(s
     (where / "kept.conf").write_text(conf)
     text = f"[program:myapp]\ncommand={plack(sock)}\n"
     with stack.running(text, "myapp", where, nginx_conf=where / "kept.conf") as pool:
-        view = processes.source()
+        view = procfs.source()
         busy, _ = pool.ask()
         program = Program("myapp", "myapp", "RUNNING", pool.manager().pid)
         settings = PoolSettings(limit=1024**2)
-        (found,) = processes.look([processes.Watched(program, settings)], view)
+        found = host_look.look(Watch(program, settings), view)
         worker = found.worker(view.process(busy).id)
-        assert processes.reap(found, worker, settings, view, 0.3).result == "busy"
+        assert signalling.reap(found, worker, settings, view, 0.3).result == "busy"
         eventually(lambda: assert_idle(view, busy), timeout=10)
-        outcome = processes.reap(found, worker, settings, view, 0.3)
+        outcome = signalling.reap(found, worker, settings, view, 0.3)
         assert (outcome.result, outcome.moment) == ("sent", "held")
         os.close(outcome.pidfd)
 
 
-def assert_idle(view: processes.Source, pid: int) -> None:
+def assert_idle(view: Source, pid: int) -> None:
     assert view.idle(pid)

@@ -112,6 +112,8 @@ class Choice:
     """One of these is to be signalled, the first that is idle."""
     pending: tuple[Candidate, ...] = ()
     """All that have to go, whatever they wait for: their turn, `min_age`, `checks`, the end of a pause."""
+    to_go: int = 0
+    """Workers that have to go, also those that are stuck or that may never be signalled."""
     unreadable: int = 0
     """Workers that may be over the limit and whose size may not be read."""
     again: Worker | None = None
@@ -174,6 +176,7 @@ def _choose_in(look: Look, now: float) -> Choice:
         tuple(log),
         candidates,
         pending,
+        sum(any(reasons.applying(worker, settings, state.requested)) for worker in pool.workers),
         unreadable(pool, settings),
         _due_again(pool, settings, state, now),
         _due_force(pool, state, now),

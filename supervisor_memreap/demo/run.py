@@ -21,14 +21,14 @@ import time
 from pathlib import Path
 
 from supervisor_memreap.core.model import Pool, Program
-from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.core.text import memory
 from supervisor_memreap.demo import fastcgi, load, private
 from supervisor_memreap.demo.pool import LEAK
 from supervisor_memreap.demo.screen import Screen
 from supervisor_memreap.demo.stop import Stop
 from supervisor_memreap.demo.tally import Tally
-from supervisor_memreap.host import processes, reader
+from supervisor_memreap.host import look, procfs, reader
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
 _LIMIT_MB = 40
@@ -222,8 +222,7 @@ def _look(client: Client) -> Pool:
         programs = [one for one in client.programs() if one.name == "demo"]
     except Unavailable:
         programs = [Program("demo", "demo", "unknown", 0)]
-    (pool,) = processes.look([processes.Watched(programs[0], PoolSettings())], processes.source())
-    return pool
+    return look.look(Watch(programs[0], PoolSettings()), procfs.source())
 
 
 def _sum_up(requests: load.Load, tally: Tally, screen: Screen) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from supervisor_memreap.core.settings import Settings, SettingsError, resolve
 from supervisor_memreap.doctor import listener, pool, restart, sections, unread
 from supervisor_memreap.doctor.finding import Case, Finding
-from supervisor_memreap.host import processes
+from supervisor_memreap.host import procfs
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
@@ -39,7 +39,7 @@ def _findings(path: str, connect: Callable[[Mapping[str, str]], Client]) -> Iter
         yield Finding("configuration", str(error))
         return
     deadline = time.monotonic() + _ASKING
-    case = Case(contents, file.files(), Settings({}), os.environ, processes.source(), deadline)
+    case = Case(contents, file.files(), Settings({}), os.environ, procfs.source(), deadline)
     unavailable = None
     try:
         case.client = connect(contents.server)

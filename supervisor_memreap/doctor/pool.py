@@ -14,7 +14,7 @@ from supervisor_memreap.doctor import standing, workers
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.restart import advise_interface
 from supervisor_memreap.doctor.sections import NO
-from supervisor_memreap.host import orphans, perl, processes
+from supervisor_memreap.host import look, orphans, perl, roster
 from supervisor_memreap.supervisord.configfile import Section
 
 # Seconds that FCGI::ProcManager gives its workers to finish when it is stopped (die_timeout).
@@ -32,7 +32,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
     if section and settings.target == "workers" and section.options.get("autorestart", "").lower() in NO:
         text = "autorestart=false: a manager that ends is not started again: set it to true"
         yield Finding("", f"{section.where} {text}")
-    (pool,) = processes.look([processes.Watched(*watch)], case.view)
+    pool = look.look(watch, case.view)
     yield from _daemonizing(case, watch, command, pool)
     for member in watch.members or (program,):
         if member.state in ("BACKOFF", "FATAL", "EXITED"):
@@ -40,7 +40,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
             yield Finding("", f"{which}does not run ({member.state}): {member.spawnerr or 'see its log'}")
     yield from standing.check(case, watch)
     if pool.manager is None:
-        if pool.not_visible == processes.RESTART_UNKNOWN:
+        if pool.not_visible == roster.RESTART_UNKNOWN:
             text = "with target=self supervisord must say whether it starts it again when it ends with 0"
             yield Finding("", f"{text}: not watched; {advise_interface(case)}")
         elif pool.not_visible:

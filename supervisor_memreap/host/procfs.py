@@ -14,7 +14,7 @@ from pathlib import Path
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.host import reader, waiting
 from supervisor_memreap.host.procfile import missing, read
-from supervisor_memreap.host.source import Process, Sizes
+from supervisor_memreap.host.source import Process, Psutil, Sizes, Source
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -101,3 +101,11 @@ class Procfs:
             key, _, value = line.partition(b":")
             found[key] = int(value.split()[0]) * 1024
         return tuple(found.get(key, 0) for key in (b"Private_Clean", b"Private_Dirty", b"Pss", b"SwapPss"))
+
+
+_IS_USABLE = is_usable()
+
+
+def source() -> Source:
+    """A fresh view of this system, for one look."""
+    return Procfs() if _IS_USABLE else Psutil()

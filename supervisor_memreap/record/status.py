@@ -52,7 +52,7 @@ def of_pool(
         "limit_bytes": settings.limit,
         "signal": settings.signal,
         "workers": workers,
-        "due": len(choice.pending),
+        "due": choice.to_go,
         "reaps": counters.reaps,
         "given_back_bytes": counters.given_back,
         "message": counters.message,

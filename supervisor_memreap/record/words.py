@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 
 from supervisor_memreap.core.policy import Candidate, Choice
-from supervisor_memreap.core.settings import PoolSettings, shown
+from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import memory, seconds
 
 PAUSED = "it is paused: nothing is sent until supervisorctl memreap resume"
@@ -55,5 +55,5 @@ def summary(choice: Choice, settings: PoolSettings, reaped: int | None) -> str:
     if pool.manager is None:
         return f"not watched, {pool.not_visible}" if pool.not_visible else f"does not run ({pool.state})"
     done = "" if reaped is None else f", {reaped} reaped"
-    over = sum(candidate.reason.setting == "limit" for candidate in choice.pending) or "none"
-    return f"{len(pool.workers)} workers{done}, {over} over the limit of {shown(settings, 'limit')}"
+    what = "left to reap" if settings.limit is None else f"over the limit of {memory(settings.limit)}"
+    return f"{len(pool.workers)} workers{done}, {choice.to_go or 'none'} {what}"

@@ -1,0 +1,158 @@
+"""Which processes make up a pool, before anything is measured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+from supervisor_memreap.core.model import STOPPED_BY_HAND, ProcessId, Program
+from supervisor_memreap.core.servers import manages, recognise
+from supervisor_memreap.core.settings import Watch
+from supervisor_memreap.host.source import Process, Source
+
+NOT_RESTARTED = (
+    "with target=self supervisord must start it again when it ends with 0: set autorestart=true in its section, then"
+    " supervisorctl update"
+)
+# Seconds by which two statements of when a process was started may differ.
+_SAME_START = 5.0
+_ANOTHER_START = (
+    "its process here was not started when supervisord says: supervisord runs in another container, or the clock was"
+    " set since then; run memreap where supervisord runs, or restart the program"
+)
+RESTART_UNKNOWN = (
+    "with target=self supervisord must say whether it starts it again when it ends with 0, and it has no"
+    " [rpcinterface:memreap]: run memreap doctor, which says how to add it safely"
+)
+
+
+@dataclass(frozen=True)
+class Roster:
+    """One manager and the pids of those that may be its workers; no manager where there is none to look at."""
+
+    name: str
+    state: str
+    """As supervisord says, or `gone`."""
+    not_visible: str = ""
+    """Why a program that runs has no manager that could be looked at."""
+    manager: Process | None = None
+    pids: Collection[int] = ()
+    is_group: bool = False
+    """With target=self: supervisord is the manager."""
+    slots: Mapping[int, str] = field(default_factory=dict)
+    """With target=self: the name that supervisord has for each process."""
+    stopped: frozenset[str] = frozenset()
+    """With target=self: the slots that supervisord stops or has stopped."""
+
+
+def of(watch: Watch, expected: Collection[ProcessId], view: Source) -> Roster:
+    """`expected` are workers that count as there until they are seen to be gone, whatever the list of children says."""
+    if watch.members:
+        return replace(_of_group(watch, expected, view), is_group=True)
+    return _of_manager(watch, expected, view)
+
+
+def _of_manager(watch: Watch, expected: Collection[ProcessId], view: Source) -> Roster:
+    program = watch.program
+    name, state = program.namespec, program.state
+    if state != "RUNNING" or program.pid <= 0:
+        return Roster(name, state)
+    try:
+        manager = view.process(program.pid)
+        # A supervisord of another machine or container: its pids mean other processes here.
+        if program.supervisord and manager.parent != program.supervisord:
+            return Roster(name, state, "its process here is no child of that supervisord")
+        if not _has_started_when_supervisord_says(program, manager):
+            return Roster(name, state, _ANOTHER_START)
+        if watch.settings.depth == 2:
+            below = _below_wrapper(program.pid, view)
+            if below is None:
+                return Roster(name, state, "depth=2, and there is not one manager below the wrapper")
+            manager = below
+        if manager.ended:
+            return Roster(name, "gone")
+        # The kernel's list may miss one while a sibling exits (proc_pid_children(5)): never take that for gone.
+        pids = {*view.children(manager.id.pid), *(worker.pid for worker in expected)}
+    except ProcessLookupError:
+        return Roster(name, "gone")
+    except PermissionError:
+        return Roster(name, state, "its processes are hidden from this user")
+    return Roster(name, state, "", manager, pids)
+
+
+def _of_group(watch: Watch, expected: Collection[ProcessId], view: Source) -> Roster:
+    """Processes that are workers themselves, with supervisord in the place of their manager."""
+    program, members = watch.program, watch.members
+    name, state = program.namespec, program.state
+    if state in STOPPED_BY_HAND or program.pid <= 0:
+        return Roster(name, state)
+    if not all(member.restarts for member in members):
+        unknown = any(member.restarts is None for member in members)
+        return Roster(name, state, RESTART_UNKNOWN if unknown else NOT_RESTARTED)
+    try:
+        supervisord = view.process(program.pid)
+    except ProcessLookupError:
+        return Roster(name, "gone")
+    except PermissionError:
+        return Roster(name, state, "supervisord is hidden from this user")
+    running = {member.pid: member.name for member in members if member.state == "RUNNING" and member.pid > 0}
+    running.pop(os.getpid(), None)
+    for member in members:
+        try:
+            if member.pid in running and not _has_started_when_supervisord_says(member, view.process(member.pid)):
+                return Roster(name, state, _ANOTHER_START)
+        except OSError:
+            running.pop(member.pid)  # it has just ended, or is hidden
+    pids = {*running, *(worker.pid for worker in expected)}
+    stopped = frozenset(member.name for member in members if member.state in STOPPED_BY_HAND)
+    return Roster(name, state, "", supervisord, pids, slots=running, stopped=stopped)
+
+
+def _has_started_when_supervisord_says(program: Program, process: Process) -> bool:
+    # supervisord gives whole seconds, and may be asked a second before the process is looked at.
+    return program.age is None or abs(program.age - process.age) < _SAME_START
+
+
+def _below_wrapper(pid: int, view: Source) -> Process | None:
+    """The wrapper's one child, or the one of several that has children of its own; None if it is not one."""
+    children = view.children(pid)
+    managers = [child for child in children if _children(child, view)] if len(children) > 1 else children
+    if len(managers) != 1:
+        return None
+    return view.process(managers[0])
+
+
+def looks_like_manager(pid: int, above: int, view: Source) -> bool:
+    """Whether this child of `above` looks like a manager itself: then `above` is a wrapper.
+
+    A worker may have children too, of a command that it runs; but then it has siblings of its own name.
+    """
+    comm, argv = view.name_and_argv(pid)
+    if manages(comm, argv):
+        return True
+    children = [_name_and_argv(child, view) for child in _children(pid, view)]
+    if not children:
+        return False
+    if any(name != comm and recognise(name, words) for name, words in children):
+        return True  # whatever it calls itself: they are workers
+    siblings = [each for each in _children(above, view) if each != pid and _name_and_argv(each, view)[0] == comm]
+    # Or they are managers below one wrapper: each has workers that are called as itself.
+    return not siblings or all(
+        any(_name_and_argv(child, view)[0] == comm for child in _children(each, view)) for each in (pid, *siblings)
+    )
+
+
+def _children(pid: int, view: Source) -> list[int]:
+    """None of one that has just ended: that says nothing about the one for whose sake it is asked."""
+    try:
+        return view.children(pid)
+    except (ProcessLookupError, PermissionError):
+        return []
+
+
+def _name_and_argv(pid: int, view: Source) -> tuple[str, list[str]]:
+    try:
+        return view.name_and_argv(pid)
+    except (ProcessLookupError, PermissionError):
+        return "", []

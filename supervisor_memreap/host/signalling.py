@@ -1,0 +1,226 @@
+"""Signals one worker: looks again, waits for an idle moment, holds, sends. The only place that sends a signal."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from supervisor_memreap.core.model import Pool, ProcessId, Result, SentMoment, Worker
+from supervisor_memreap.core.servers import Moment, moment_of
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.host import hold
+from supervisor_memreap.host.hold import Attempt
+from supervisor_memreap.host.look import private_memory
+from supervisor_memreap.host.signals import number
+from supervisor_memreap.host.source import Source
+
+# Seconds between two readings of whether a worker is idle: 0.3 s has a hundred of them, at a few % of one core.
+_BETWEEN_READS = 0.003
+# Of asm/unistd.h, where a worker can be held.
+_TGKILL = {"x86_64": 234, "aarch64": 131}
+
+
+def may_signal(process: ProcessId) -> bool:
+    """Whether this user may signal that process; asked with the signal 0, which is never delivered."""
+    try:
+        _send(process.pid, None, 0)
+    except PermissionError:
+        return False
+    except OSError:
+        pass  # it is gone
+    return True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a reap."""
+
+    result: Result
+    moment: SentMoment | None = None
+    """When it was sent; None: it was not."""
+    unheld: bool = False
+    """It was to be held, and that was not permitted."""
+    unreadable: bool = False
+    """Whether it was idle could not be read."""
+    private: int | None = None
+    """Bytes that were the worker's own when it was signalled; None if that may not be read."""
+    pidfd: int | None = None
+    """Readable as soon as the worker is gone; the caller closes it. None where the system has none."""
+
+
+def reap(
+    pool: Pool, worker: Worker, settings: PoolSettings, view: Source, watch: float, idle_wait_expired: bool = False
+) -> Outcome:
+    """Look again at exactly this worker, and signal it only if all is as it was seen. Never raises OSError.
+
+    For `watch` seconds an idle moment is waited for. Without one it is BUSY; or, where idle_wait has expired
+    and the server finishes its request at any moment, signalled all the same.
+    """
+    deadline = time.monotonic() + watch
+    return _with_pidfd(worker, lambda pidfd: _signal(pool, worker, settings, view, pidfd, deadline, idle_wait_expired))
+
+
+def reap_again(pool: Pool, worker: Worker, settings: PoolSettings, view: Source) -> Outcome:
+    """As `reap`, at once, and only if it is seen that the worker is idle; no pidfd comes with the outcome."""
+    return _closed(reap(pool, worker, settings, view, 0.0))
+
+
+def force(pool: Pool, worker: Worker, signal_name: str, view: Source) -> Outcome:
+    """Send a stuck worker this signal, whatever it does."""
+
+    def send(pidfd: int | None) -> Outcome:
+        if _has_changed(pool, worker, view):
+            return Outcome(Result.CHANGED)
+        _send(worker.id.pid, pidfd, number(signal_name))
+        return Outcome(Result.SENT, SentMoment.BUSY, pidfd=pidfd)
+
+    return _closed(_with_pidfd(worker, send))
+
+
+def _closed(outcome: Outcome) -> Outcome:
+    if outcome.pidfd is not None:
+        os.close(outcome.pidfd)
+    return replace(outcome, pidfd=None)
+
+
+def _with_pidfd(worker: Worker, act: Callable[[int | None], Outcome]) -> Outcome:
+    try:
+        pidfd = _open_pidfd(worker.id.pid)
+    except ProcessLookupError:
+        return Outcome(Result.GONE)
+    # From here on the pidfd, where there is one, means this process and no later one with its pid.
+    try:
+        outcome = act(pidfd)
+    except ProcessLookupError:
+        outcome = Outcome(Result.GONE)
+    except PermissionError:
+        outcome = Outcome(Result.NOT_PERMITTED)
+    except OSError:
+        outcome = Outcome(Result.FAILED)
+    if outcome.result is not Result.SENT and pidfd is not None:
+        os.close(pidfd)
+    return outcome
+
+
+def _has_changed(pool: Pool, worker: Worker, view: Source) -> bool:
+    """Whether this is not the worker of that manager any more. Raises ProcessLookupError."""
+    assert pool.manager
+    now = view.process(worker.id.pid)
+    if now.id != worker.id or now.ended:
+        raise ProcessLookupError(worker.id.pid)
+    above = view.process(pool.manager.pid)
+    return now.parent != pool.manager.pid or above.id != pool.manager or above.ended
+
+
+def _send(pid: int, pidfd: int | None, signum: int) -> None:
+    if pidfd is not None:
+        signal.pidfd_send_signal(pidfd, signum)
+    else:
+        os.kill(pid, signum)
+
+
+def _send_to_main_thread(worker: ProcessId, pidfd: int | None, signum: int, view: Source) -> None:
+    """Signal the main thread while it is held: a signal for the whole process would go to another thread.
+
+    A held process keeps its pid, so what is verified here stays true until it is let go. Raises ProcessLookupError.
+    """
+    if pidfd is not None:
+        signal.pidfd_send_signal(pidfd, 0)  # so the pid that is held has been this process's all the time
+    elif view.process(worker.pid).id != worker:
+        raise ProcessLookupError(worker.pid)
+    tgkill(worker.pid, worker.pid, signum)
+
+
+def _signal(
+    pool: Pool,
+    worker: Worker,
+    settings: PoolSettings,
+    view: Source,
+    pidfd: int | None,
+    deadline: float,
+    idle_wait_expired: bool,
+) -> Outcome:
+    """Raises ProcessLookupError, PermissionError."""
+    signum = number(settings.signal)
+    pid = worker.id.pid
+    needs = moment_of(worker.detail.server if worker.detail else "")
+    _send(pid, pidfd, 0)  # asks whether it may be signalled, before an idle moment is waited for in vain
+    private = private_memory(worker.id, view)
+    holds = settings.hold and hold.is_usable()
+    unheld = unreadable = False
+    while True:
+        if _has_changed(pool, worker, view) or view.catches(pid, signum) is False:
+            return Outcome(Result.CHANGED)
+        idle = view.idle(pid)
+        late = time.monotonic() >= deadline
+        if idle and holds and not unheld:
+            attempt = hold.signal_in_accept(pid, lambda: _send_to_main_thread(worker.id, pidfd, signum, view))
+            if attempt is Attempt.GONE:
+                return Outcome(Result.GONE)
+            if attempt in (Attempt.HELD, Attempt.UNKNOWN):
+                moment = SentMoment.HELD if attempt is Attempt.HELD else SentMoment.IDLE
+                return Outcome(Result.SENT, moment, private=private, pidfd=pidfd)
+            # Where it is not permitted, the next best is a signal right after it was seen idle: look once more.
+            unheld = attempt is Attempt.NOT_PERMITTED
+            if unheld or not late:
+                continue
+            idle = False
+        unreadable = unreadable or idle is None
+        if idle and needs is not Moment.HELD:
+            _send(pid, pidfd, signum)
+            return Outcome(Result.SENT, SentMoment.IDLE, unheld, private=private, pidfd=pidfd)
+        permitted = needs is Moment.ANY or (needs is Moment.IDLE_IF_SEEN and late and _is_never_seen(pid, view))
+        if late and idle_wait_expired and permitted and settings.idle_wait != float("inf"):
+            _send(pid, pidfd, signum)
+            moment = SentMoment.UNKNOWN if idle is None else SentMoment.BUSY
+            return Outcome(Result.SENT, moment, unheld, unreadable, private, pidfd)
+        if late:
+            return Outcome(Result.BUSY, unheld=unheld, unreadable=unreadable)
+        time.sleep(_BETWEEN_READS)
+
+
+def _is_never_seen(pid: int, view: Source) -> bool:
+    """Whether this system does not tell if the worker is idle. One reading may fall between two states of it."""
+    return all(view.idle(pid) is None for _ in range(5))
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """A descriptor of that process; None where the system has none (Linux before 5.3, seccomp, other UNIX)."""
+    if not hasattr(os, "pidfd_open") or not hasattr(signal, "pidfd_send_signal"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except OSError:
+        return None
+
+
+def follow(process: ProcessId, view: Source) -> int | None:
+    """A descriptor that is readable when this process is gone; None if it is, or where the system has none."""
+    try:
+        pidfd = _open_pidfd(process.pid)
+    except ProcessLookupError:
+        return None
+    if pidfd is None:
+        return None
+    try:
+        if view.process(process.pid).id == process:
+            return pidfd
+    except OSError:
+        pass  # gone, or not to be read; or this machine is short of something
+    os.close(pidfd)
+    return None
+
+
+def tgkill(group: int, thread: int, signum: int) -> None:
+    """tgkill(2), which Python does not have and glibc only from 2.30 on. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(_TGKILL[platform.machine()], group, thread, signum) == -1:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
