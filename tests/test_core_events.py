@@ -9,7 +9,7 @@ import pytest
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId, SentMoment
-from supervisor_memreap.core.reasons import OverLimit, Requested
+from supervisor_memreap.core.reasons import OverLimit, Requested, TooOld
 from supervisor_memreap.core.text import memory, quote, seconds
 
 MIB = 1024**2
@@ -35,6 +35,10 @@ EXAMPLES = [
     (
         events.Signalled(*STAMP, WORKER, Requested(20 * MIB, "uss"), "HUP", SentMoment.IDLE, 60.0),
         "worker 4242 was requested by a user, holds 20 MiB (uss): HUP sent while idle",
+    ),
+    (
+        events.Signalled(*STAMP, WORKER, TooOld(21_700.0, 21_600.0), "HUP", SentMoment.IDLE, 60.0),
+        "worker 4242 is 6.0 h old, max_age 6.0 h: HUP sent while idle",
     ),
     (events.SignalledAgain(*STAMP, WORKER, "HUP", SentMoment.HELD, True), "HUP sent a second time (held in accept)"),
     (events.SignalledAgain(*STAMP, WORKER, "HUP", SentMoment.IDLE, False), "ended before it could signal it; HUP sent"),

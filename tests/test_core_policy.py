@@ -27,7 +27,7 @@ from supervisor_memreap.core.events import (
 )
 from supervisor_memreap.core.model import Ending, Pool, ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Candidate, Look
-from supervisor_memreap.core.reasons import OverLimit, Requested
+from supervisor_memreap.core.reasons import OverLimit, Requested, TooOld
 from supervisor_memreap.core.servers import graceful
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
@@ -57,7 +57,8 @@ class Film:
     ) -> Worker:
         start_time = self.started.setdefault(pid, BOOT)
         used = int(mib * MIB)
-        detail = WorkerDetail(used if readable else None, caught, server) if used > self.settings.limit else None
+        is_over = self.settings.limit is not None and used > self.settings.limit
+        detail = WorkerDetail(used if readable else None, caught, server) if is_over else None
         return Worker(ProcessId(pid, start_time), self.now - start_time, used, detail, self.slots.get(pid, ""))
 
     def look(
@@ -197,6 +198,49 @@ def test_a_pool_that_was_made_smaller_goes_on_after_grace():
     assert reaped(film.look({11: 200, 13: 20, 15: 20}, after=60)) is None
     assert reaped(film.look({11: 200, 13: 20, 15: 20}, after=239)) is None
     assert reaped(film.look({11: 200, 13: 20, 15: 20}, after=61)) == 11
+
+
+AGED = PoolSettings(max_age=6 * 3600.0, min_age=30, settle=10, grace=300)
+
+
+def of_age(film: Film, *pids: int) -> dict[int, Worker]:
+    """Workers within any limit, read in full, as a worker is that may be too old."""
+    return {pid: replace(film.worker(pid, 40), detail=WorkerDetail(40 * MIB, True)) for pid in pids}
+
+
+def test_a_worker_that_is_too_old_is_reaped_without_any_limit_and_says_so():
+    film = Film(AGED)
+    film.fork(11, ago=5 * 3600)
+    film.fork(12, ago=6 * 3600 + 1)
+    verdict = film.look(of_age(film, 11, 12))
+    assert reaped(verdict) == 12
+    assert verdict.candidates[0].reason == TooOld(6 * 3600 + 1.0, 6 * 3600.0)
+
+
+def test_workers_that_were_forked_together_do_not_become_too_old_together():
+    film = Film(AGED)
+    pids = range(1000, 1020)
+    for pid in pids:
+        film.fork(pid)
+    due_at = {}
+    for minutes in range(5 * 60, 6 * 60 + 1):
+        film.now = film.started[1000] + minutes * 60 - 5
+        for each in film.look(of_age(film, *pids), signal=False).candidates:
+            due_at.setdefault(each.worker.id.pid, minutes)
+    assert set(due_at) == set(pids)  # none is older than max_age
+    assert min(due_at.values()) >= 0.9 * 360
+    assert len(set(due_at.values())) > 15
+
+
+def test_the_limit_is_more_urgent_than_age_and_of_two_reasons_one_is_told():
+    film = Film(replace(AGED, limit=LIMIT))
+    film.fork(11, ago=7 * 3600)
+    film.fork(12, ago=7 * 3600)
+    film.fork(13, ago=60)
+    workers = {**of_age(film, 11), 12: film.worker(12, 200), 13: film.worker(13, 160)}
+    verdict = film.look(workers)
+    reasons_ = [(each.worker.id.pid, type(each.reason)) for each in verdict.candidates]
+    assert reasons_ == [(12, OverLimit), (13, OverLimit), (11, TooOld)]
 
 
 def test_a_spike_is_not_a_leak():

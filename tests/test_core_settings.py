@@ -94,6 +94,7 @@ def test_the_defaults_are_those_of_the_documentation():
 def test_every_key_can_be_set():
     given = section(
         limit="1GB",
+        max_age="6h",
         metric="PSS",
         signal="sigterm",
         checks="3",
@@ -110,7 +111,7 @@ def test_every_key_can_be_set():
     assert set(given) == set(KEYS)
     settings = resolve({"myapp": given}).of(program("myapp"))
     assert settings == PoolSettings(
-        1024 * MIB, "pss", "TERM", 3, 60, 0, 7200, "KILL", float("inf"), False, False, 2, "self"
+        1024 * MIB, 6 * 3600, "pss", "TERM", 3, 60, 0, 7200, "KILL", float("inf"), False, False, 2, "self"
     )
 
 
@@ -129,6 +130,7 @@ def test_every_key_can_be_set():
             "not a signal that a worker can finish on; there are HUP, TERM, QUIT, INT, USR1, USR2, WINCH",
         ),
         ("checks", "0", "not a number of looks from 1 to 9999"),
+        ("max_age", "30s", "at least 1min, the age at which a worker is replaced"),
         ("min_age", "0s", "at least 1s, since a newborn worker still runs its manager's signal handlers"),
         ("settle", "soon", "not a duration, such as 30s, 5min or 2h"),
         ("grace", "0", "at least 1s, the time in which a worker may finish its request"),
@@ -188,8 +190,8 @@ def test_an_error_in_the_command_quotes_at_most_100_characters_of_it(word):
     assert len(str(caught.value)) < 300
 
 
-def test_a_section_without_any_limit_is_refused():
-    with pytest.raises(SettingsError, match=r"\[memreap:myapp\]: no limit, here or in \[memreap\]"):
+def test_a_section_without_any_reason_to_reap_is_refused():
+    with pytest.raises(SettingsError, match=r"\[memreap:myapp\]: no limit= or max_age=, here or in \[memreap\]"):
         resolve({"myapp": section(settle="1s")})
 
 

@@ -15,8 +15,10 @@ from reaping import QUICK, Reaping
 
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.command import Command
+from supervisor_memreap.core.events import Signalled
 from supervisor_memreap.core.model import ProcessId, Program
-from supervisor_memreap.core.settings import Given, resolve
+from supervisor_memreap.core.reasons import TooOld
+from supervisor_memreap.core.settings import Given, Settings, resolve
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
 from supervisor_memreap.host import lock, procfs, signalling
 from supervisor_memreap.host import look as host_look
@@ -33,6 +35,17 @@ def test_a_worker_that_got_the_signal_between_a_request_and_accept_gets_a_second
         reaping.later = policy.AGAIN
         assert "between a request and accept" in reaping.until("HUP sent a second time")
         reaping.until("left after")
+
+
+def test_a_worker_that_is_too_old_is_replaced_whatever_it_holds():
+    with pool(2, 5) as manager, Reaping(manager) as reaping:
+        # What may be written is a minute at least.
+        reaping.settings = Settings({"myapp": {"max_age": 2.0, "min_age": 1.0, "settle": 0.0}})
+        before = workers_below(manager)
+        reaping.until("left after")
+        (first, *_) = (event for event in reaping.events if isinstance(event, Signalled))
+        assert isinstance(first.reason, TooOld)
+        assert first.pid in before
 
 
 def test_a_worker_that_still_serves_gets_no_second_signal():

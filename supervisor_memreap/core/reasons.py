@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from supervisor_memreap.core.model import ProcessId, Worker
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.text import memory
+from supervisor_memreap.core.text import memory, seconds
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,46 @@ class OverLimit(Reason):
         return f"limit={size // 1024**2}MB"
 
 
-REASONS: tuple[type[Reason], ...] = (Requested, OverLimit)
+@dataclass(frozen=True)
+class TooOld(Reason):
+    """The worker is older than `max_age` allows."""
+
+    setting = "max_age"
+    age: float
+    max_age: float
+
+    @staticmethod
+    def may_apply(worker: Worker, settings: PoolSettings, requested: bool) -> bool:
+        return settings.max_age is not None and worker.age > settings.max_age * _share_of_age(worker.id)
+
+    @classmethod
+    def of(cls, worker: Worker, settings: PoolSettings, requested: bool) -> Reason | None:
+        if settings.max_age is None or not cls.may_apply(worker, settings, requested):
+            return None
+        return cls(worker.age, settings.max_age)
+
+    @property
+    def measure(self) -> float:
+        return self.age
+
+    @property
+    def text(self) -> str:
+        return f"is {seconds(self.age)} old, max_age {seconds(self.max_age)}"
+
+    @classmethod
+    def usable(cls, measures: Collection[float]) -> str:
+        return f"max_age={-(-2 * int(max(measures)) // 60)}min"
+
+
+def _share_of_age(id: ProcessId) -> float:
+    """From 0.9 to 1, the same for a worker at each look: those that were forked together do not go together.
+
+    Knuth's multiplicative hash: it puts consecutive pids far apart.
+    """
+    return 0.9 + 0.1 * (id.pid * 2654435761 % 2**32) / 2**32
+
+
+REASONS: tuple[type[Reason], ...] = (Requested, OverLimit, TooOld)
 
 
 def need_detail(worker: Worker, settings: PoolSettings, requested: Collection[ProcessId]) -> bool:

@@ -50,6 +50,8 @@ Sections = dict[str, dict[str, Given]]
 class PoolSettings:
     limit: int | None = None
     """Bytes a worker may use before it is reaped; None: as much as it likes."""
+    max_age: float | None = None
+    """Seconds a worker may live before it is reaped; None: as long as it likes."""
     metric: str = "uss"
     signal: str = "HUP"
     checks: int = 1
@@ -97,6 +99,13 @@ def _limit(text: str) -> int:
     if limit > _MOST_BYTES:
         raise ValueError("more memory than any machine has; the most is 1024TB")
     return limit
+
+
+def _max_age(text: str) -> float:
+    seconds = duration(text)
+    if seconds < 60:  # shorter than a start of many applications: the pool would do nothing but start
+        raise ValueError("at least 1min, the age at which a worker is replaced")
+    return seconds
 
 
 def _min_age(text: str) -> float:
@@ -188,6 +197,7 @@ _SHOWN_SIZES = (("GB", 1024**3), ("MB", 1024**2), ("KB", 1024))
 _SHOWN_DURATIONS = (("d", 86400), ("h", 3600), ("min", 60))
 _KEYS = {
     "limit": _limit,
+    "max_age": _max_age,
     "metric": _metric,
     "signal": _signal,
     "checks": _checks,
@@ -202,7 +212,7 @@ _KEYS = {
     "target": _target,
 }
 # Without one of these no worker would ever have to go.
-_REASON_KEYS = ("limit",)
+_REASON_KEYS = ("limit", "max_age")
 assert list(_KEYS) == [field.name for field in fields(PoolSettings)]
 KEYS = tuple(_KEYS)
 
@@ -308,7 +318,7 @@ def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
         set_here = {key for lender in ("", name, *name.split(":")) for key in values.get(lender, {})}
         if name and not set_here & set(_REASON_KEYS):
             where = f"[memreap:{quote(name)}]"
-            raise SettingsError(f"{where}: no limit, here or in [memreap]; write one, such as limit=150MB")
+            raise SettingsError(f"{where}: no limit= or max_age=, here or in [memreap]; write one, such as limit=150MB")
     return Settings(values, sections)
 
 

@@ -29,7 +29,8 @@ def watching(pools: Iterable[tuple[str, PoolSettings]]) -> str:
 
 def _reasons(settings: PoolSettings) -> str:
     limit = "" if settings.limit is None else f"limit {memory(settings.limit)} {settings.metric}"
-    return limit or "no limit"
+    max_age = "" if settings.max_age is None else f"max_age {seconds(settings.max_age)}"
+    return ", ".join(filter(None, (limit, max_age)))
 
 
 def not_remembered(trouble: str) -> str:
