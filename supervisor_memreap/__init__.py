@@ -2,15 +2,17 @@
 
 One way, on each TICK that supervisord sends to the listener:
 
-    listener            answers OK at once, then asks for one
-    reaper.Reaper.tick  the only place where the steps meet:
-      client.programs()     what supervisord runs     one XML-RPC call  -> Program
-      look.look()      what the kernel says      one scan          -> Pool, Worker
-      policy.decide()       pure: values in and out                     -> Verdict, PoolState
-      signalling.reap()      looks again, then signals                   -> Outcome
-      report.line()         what is told
+    listener               answers OK at once
+    application            asks what supervisord runs, in one XML-RPC call            -> Program
+    reaper.Reaper.tick     the only place where the steps meet:
+      host.roster            which processes make up each pool                        -> Roster
+      host.look              their sizes; exact figures where a reason needs them     -> Pool
+      policy.follow          what became of those signalled before (pure)             -> Event, PoolState
+      policy.choose          who goes next, over all pools (pure)                     -> Candidate
+      host.signalling        looks again, waits for an idle moment, holds, signals    -> Outcome
+    sinks                  the log, the counters and announcements get each Event
 
-Nothing in `core` knows a process, a clock or a file; nothing below imports anything above it.
+Nothing in `core` knows a process, a clock or a file.
 """
 
 __version__ = "0.1.0"

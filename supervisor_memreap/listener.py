@@ -21,7 +21,7 @@ from supervisor_memreap.core.settings import Sections, SettingsError
 from supervisor_memreap.host import lock, procfs
 from supervisor_memreap.record import log
 from supervisor_memreap.record.statefile import StateFile
-from supervisor_memreap.supervisord import configfile
+from supervisor_memreap.supervisord import ancestor, configfile
 from supervisor_memreap.supervisord.protocol import Protocol
 
 
@@ -66,8 +66,7 @@ def run(config: str | None, command_line: Sections) -> int:
 
 def _supervisord(tell: Callable[[str], None]) -> ProcessId:
     """The supervisord that we run under."""
-    above = configfile.supervisord()
-    pid = above.pid if above else os.getppid()
+    pid = ancestor.pid()
     try:
         return procfs.source().process(pid).id
     except OSError:

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 from supervisor.options import ClientOptions, UnhosedConfigParser
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, Sections, SettingsError, short
 from supervisor_memreap.core.text import quote
+from supervisor_memreap.supervisord import ancestor
 
 _KINDS = ("program", "fcgi-program", "eventlistener", "group", "ctlplugin", "rpcinterface")
 # So many processes of one program have their names worked out.
@@ -118,28 +118,6 @@ def _without_options(words: list[str]) -> list[str]:
     ]
 
 
-def supervisord() -> psutil.Process | None:
-    """The supervisord that this process runs under: the nearest ancestor whose command says so."""
-    try:
-        for process in psutil.Process().parents():
-            if any(map(_is_supervisord, _command(process))):
-                return process
-    except psutil.Error:
-        pass  # an ancestor ended while we looked; then there is none
-    return None
-
-
-def _is_supervisord(word: str) -> bool:
-    return os.path.basename(word) == "supervisord" or word == "supervisor.supervisord"
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()[:4]
-    except psutil.Error:
-        return []
-
-
 def find(explicit: str | None) -> str:
     """The path that was given, else that of the supervisord above us, else where supervisorctl looks.
 
@@ -147,9 +125,9 @@ def find(explicit: str | None) -> str:
     """
     if explicit:
         return os.path.abspath(explicit)
-    above = supervisord()
-    start = _folder(above) if above else os.getcwd()
-    given = _given_to(above) if above else None
+    supervisord = ancestor.find()
+    start = ancestor.directory(supervisord) if supervisord else os.getcwd()
+    given = ancestor.configuration(supervisord) if supervisord else None
     if given:
         return os.path.join(start, given)
     searched = ClientOptions().searchpaths
@@ -157,33 +135,6 @@ def find(explicit: str | None) -> str:
         if os.path.exists(os.path.join(start, path)):
             return os.path.join(start, path)
     raise SettingsError(f"no supervisord.conf in {', '.join(searched)}; name it with -c")
-
-
-def _folder(process: psutil.Process) -> str:
-    """Where it was started, which its relative paths refer to."""
-    try:
-        return str(process.cwd())
-    except psutil.Error:
-        return os.getcwd()  # another user's: a listener starts where its supervisord is, unless it has directory=
-
-
-def _given_to(process: psutil.Process) -> str | None:
-    """The argument of -c in that supervisord's command line."""
-    try:
-        words = process.cmdline()
-    except psutil.Error:
-        return None
-    start = next((i for i, word in enumerate(words) if _is_supervisord(word)), len(words))
-    value = None
-    for word, following in zip(words[start + 1 :], [*words[start + 2 :], None]):
-        # `-c FILE`, `-cFILE`, `-nc FILE`, `--configuration FILE`, `--conf=FILE`: what getopt(3) takes.
-        short = re.fullmatch(r"-[nstvhk]*c(.*)", word)
-        long = re.fullmatch(r"--(c[a-z]*)(?:=(.*))?", word)
-        if short:
-            value = short[1] or following
-        elif long and "configuration".startswith(long[1]):
-            value = long[2] or following
-    return value
 
 
 class ConfigFile:
