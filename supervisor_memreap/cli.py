@@ -261,7 +261,7 @@ def _configured(configuration: str | None, names: Sequence[str], given: dict[str
     contents = configfile.ConfigFile(path).read()
     added: Sections = {name.removesuffix(":*"): {} for name in names if "limit" in given}
     sections = configfile.merge(contents.sections, contents.limits(), added)
-    settings = resolve({name: {**one, **given} for name, one in sections.items()})
+    settings = resolve({name: {**section, **given} for name, section in sections.items()})
     if not settings.names:
         raise SettingsError(f"{path}: no [memreap:PROGRAM] section; add one with limit=, or name a program here")
     client = _client(contents.server)
@@ -315,9 +315,9 @@ def _settings(args: argparse.Namespace) -> int:
     chosen = {pool for name in args.names or ["all"] for pool in named(name, watched)}
     # By a process of it, as its sections may be named after that.
     shown = [
-        (one.program.namespec, one.settings, settings.origins(one.members[0] if one.members else one.program))
-        for one in pools
-        if one.program.namespec in chosen
+        (watch.program.namespec, watch.settings, settings.origins(watch.members[0] if watch.members else watch.program))
+        for watch in pools
+        if watch.program.namespec in chosen
     ]
     missing = [name for name in args.names if not named(name, watched)]
     if missing or not shown:

@@ -106,7 +106,7 @@ class Reaper:
             choices = []
             for look in looks:
                 pool = self._pools[look.pool.name]
-                self._guard(pool, functools.partial(lambda one: choices.extend(policy.choose([one], now)), look))
+                self._guard(pool, functools.partial(lambda only: choices.extend(policy.choose([only], now)), look))
         for choice in choices:
             self._pools[choice.pool.name].take(choice)
 

@@ -66,9 +66,9 @@ class MemreapNamespaceRPCInterface:
                               workers (structs with pid, age_seconds, used_bytes, over, note), reaps, given_back_bytes,
                               message, message_at, manager_pid, largest_bytes, total_bytes
         """
-        for one in self._published.get("pools", ()):
-            if one.get("name") == name:
-                return dict(one)
+        for pool in self._published.get("pools", ()):
+            if pool.get("name") == name:
+                return dict(pool)
         raise RPCError(Faults.BAD_NAME, str(name))
 
     def getListener(self) -> dict[str, Any]:
@@ -82,19 +82,19 @@ class MemreapNamespaceRPCInterface:
                               and of its last look: age_seconds, version
         """
         now = time.time()
-        found: dict[str, Any] = {"name": "", "state": "STOPPED", "listener_state": "NONE", "pid": 0, "count": 0}
-        found.update(events_waiting=0, takes_commands=False, time=now)
+        listener: dict[str, Any] = {"name": "", "state": "STOPPED", "listener_state": "NONE", "pid": 0, "count": 0}
+        listener.update(events_waiting=0, takes_commands=False, time=now)
         for group, process in self._listeners():
-            found["count"] += 1
-            if found["count"] > 1 and not process.pid:
+            listener["count"] += 1
+            if listener["count"] > 1 and not process.pid:
                 continue
             wanted = tuple(getattr(group.config, "pool_events", ()))
             periods = [tick.period for tick in _TICKS if issubclass(tick, wanted)]
             if periods:
-                found["period_seconds"] = min(periods)
+                listener["period_seconds"] = min(periods)
             unknown = EventListenerStates.UNKNOWN
             state = unknown if process.listener_state is None else process.listener_state
-            found.update(
+            listener.update(
                 name=f"{group.config.name}:{process.config.name}",
                 state=getProcessStateDescription(process.get_state()),
                 listener_state=getEventListenerStateDescription(state),
@@ -105,9 +105,9 @@ class MemreapNamespaceRPCInterface:
         if self._published:
             looked = self._published.get("looked", self._published["received"])
             if looked is not None:
-                found["age_seconds"] = round(max(0.0, now - looked), 1)
-            found["version"] = str(self._published.get("memreap", ""))
-        return found
+                listener["age_seconds"] = round(max(0.0, now - looked), 1)
+            listener["version"] = str(self._published.get("memreap", ""))
+        return listener
 
     def getRestarted(self) -> list[str]:
         """Get the processes that supervisord starts again when they end with 0
@@ -154,11 +154,11 @@ class MemreapNamespaceRPCInterface:
             if len(text) > _MOST_CHARACTERS:
                 raise ValueError("too long")
             values = _loads(text)
-            for one in values["pools"]:
-                if not isinstance(one, dict) or not isinstance(one["name"], str):
+            for pool in values["pools"]:
+                if not isinstance(pool, dict) or not isinstance(pool["name"], str):
                     raise ValueError("not a pool")
             for answer in values["answers"].values():
-                if {key: type(one) for key, one in answer.items()} != {"ok": bool, "text": str}:
+                if {key: type(value) for key, value in answer.items()} != {"ok": bool, "text": str}:
                     raise ValueError("not an answer")
             if not isinstance(values.get("looked", 0.0), (int, float, type(None))):
                 raise ValueError("not a time")
@@ -213,12 +213,12 @@ def _marshalled(value: Any, depth: int = 0) -> Any:
         raise ValueError("too deep")
     if isinstance(value, dict):
         return {
-            key: float(one) if key.endswith("_bytes") and isinstance(one, int) else _marshalled(one, depth + 1)
-            for key, one in value.items()
-            if one is not None
+            key: float(part) if key.endswith("_bytes") and isinstance(part, int) else _marshalled(part, depth + 1)
+            for key, part in value.items()
+            if part is not None
         }
     if isinstance(value, list):
-        return [_marshalled(one, depth + 1) for one in value if one is not None]
+        return [_marshalled(part, depth + 1) for part in value if part is not None]
     if isinstance(value, int) and not -_INTEGER <= value < _INTEGER:
         return float(value)
     if isinstance(value, str):

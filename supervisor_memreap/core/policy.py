@@ -500,10 +500,10 @@ def _suspend_fresh(pool: Pool, settings: PoolSettings, state: PoolState, now: fl
         for reason in reasons.applying(worker, settings, ()):
             if worker.age < settings.min_age and _is_ready(worker, reason, settings, state):
                 by_setting.setdefault(reason.setting, []).append(reason)
-    for found in by_setting.values():
-        if not state.suspended and len(found) == len(pool.workers) > 1:
-            measures = [reason.measure for reason in found]
-            baseline = min(found, key=lambda reason: reason.measure)
+    for applying in by_setting.values():
+        if not state.suspended and len(applying) == len(pool.workers) > 1:
+            measures = [reason.measure for reason in applying]
+            baseline = min(applying, key=lambda reason: reason.measure)
             state = _suspend_setting(pool, baseline, measures, state, now, log)
     return state
 

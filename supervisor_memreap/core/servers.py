@@ -76,9 +76,9 @@ def manages(comm: str, argv: Sequence[str]) -> bool:
 
 def graceful(server: str) -> tuple[str, ...] | None:
     """The signals on which this server finishes its work; None where the table does not have it."""
-    return next((one.graceful for one in SERVERS if one.name == server), None)
+    return next((known.graceful for known in SERVERS if known.name == server), None)
 
 
 def moment_of(server: str) -> Moment:
-    """At which moment a worker of this server may be signalled; one that the table does not have, at any."""
-    return next((one.moment for one in SERVERS if one.name == server), Moment.ANY)
+    """At which moment a worker of this server may be signalled; a server that is not in the table, at any."""
+    return next((known.moment for known in SERVERS if known.name == server), Moment.ANY)

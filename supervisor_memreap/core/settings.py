@@ -183,12 +183,14 @@ def shown(settings: PoolSettings, key: str) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if key == "limit":
-        unit, divisor = next((one for one in _SHOWN_SIZES if value % one[1] == 0), ("", 1))
+        unit, divisor = next((each for each in _SHOWN_SIZES if value % each[1] == 0), ("", 1))
         return f"{value // divisor}{unit}"
     if isinstance(value, float):
         if value == float("inf"):
             return "never"
-        unit, seconds = next((one for one in _SHOWN_DURATIONS if value > one[1] and value % one[1] == 0), ("s", 1))
+        # 60s, not 1min, as the documents have it.
+        fitting = (each for each in _SHOWN_DURATIONS if value > each[1] and value % each[1] == 0)
+        unit, seconds = next(fitting, ("s", 1))
         return f"{value / seconds:g}{unit}"
     return str(value)
 
@@ -268,20 +270,20 @@ class Settings:
         watched: list[Watch] = []
         groups: dict[tuple[str, PoolSettings], list[Program]] = {}
         for program in programs:
-            its = self.of(program)
-            if its and its.target == "self":
-                groups.setdefault((program.group, its), []).append(program)
-            elif its:
-                watched.append(Watch(program, its))
-        for (group, its), members in groups.items():
+            settings = self.of(program)
+            if settings and settings.target == "self":
+                groups.setdefault((program.group, settings), []).append(program)
+            elif settings:
+                watched.append(Watch(program, settings))
+        for (group, settings), members in groups.items():
             # By the group's own name, unless a section of one of its processes says otherwise for that one.
-            whole = its == self.of(Program(group, group, "", 0))
+            whole = settings == self.of(Program(group, group, "", 0))
             named = [members] if whole else [[member] for member in members]
             for some in named:
                 name = group if whole else some[0].name
-                state = next((one.state for one in sorted(some, key=_liveliest)), "")
+                state = next((member.state for member in sorted(some, key=_liveliest)), "")
                 # supervisord stands where a manager stands elsewhere: it is the parent, and starts them again.
-                watched.append(Watch(Program(group, name, state, some[0].supervisord), its, tuple(some)))
+                watched.append(Watch(Program(group, name, state, some[0].supervisord), settings, tuple(some)))
         return watched
 
     def origins(self, program: Program) -> dict[str, Given]:

@@ -219,7 +219,7 @@ def _show(
 
 def _look(client: Client) -> Pool:
     try:
-        programs = [one for one in client.programs() if one.name == "demo"]
+        programs = [program for program in client.programs() if program.name == "demo"]
     except Unavailable:
         programs = [Program("demo", "demo", "unknown", 0)]
     return look.look(Watch(programs[0], PoolSettings()), procfs.source())

@@ -44,7 +44,7 @@ class Screen:
             self.say(line)
         if last or time.monotonic() - self._shown >= _EVERY:
             self._shown = time.monotonic()
-            self.say(f"workers hold {', '.join(memory(one.used or 0) for one in pool.workers)}; {numbers}")
+            self.say(f"workers hold {', '.join(memory(worker.used or 0) for worker in pool.workers)}; {numbers}")
 
     def _draw(self, pool: Pool, tally: Tally, numbers: str, last: bool) -> None:
         columns, rows = shutil.get_terminal_size()

@@ -100,7 +100,7 @@ def _procmanager(case: Case, pool: Pool, section: Section | None, command: str, 
 
 def _environment(options: Mapping[str, str]) -> dict[str, str]:
     try:
-        found: dict[str, Any] = dict_of_key_value_pairs(options.get("environment", ""))
+        environment: dict[str, Any] = dict_of_key_value_pairs(options.get("environment", ""))
     except ValueError:
         return {}
-    return {str(key): str(value) for key, value in found.items()}
+    return {str(key): str(value) for key, value in environment.items()}

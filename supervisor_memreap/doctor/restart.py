@@ -58,7 +58,7 @@ def _supervisord(case: Case) -> Iterator[Finding]:
 
 def _supervisorctl(case: Case) -> Iterator[Finding]:
     answer = case.supervisorctl
-    sections = [one for one in case.own_sections("ctlplugin") if os.path.realpath(one.path) == _main(case)]
+    sections = [section for section in case.own_sections("ctlplugin") if os.path.realpath(section.path) == _main(case)]
     if sections and answer.refused:
         yield Finding("supervisorctl", f"every call of {answer.program} fails: {_refusal(answer)}")
     elif sections and answer.unknown:

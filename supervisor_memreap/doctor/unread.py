@@ -41,7 +41,7 @@ def check(case: Case) -> Iterator[Finding]:
         *([f"stop and remove: {', '.join(removed)}"] if removed else []),
     ]
     if actions:
-        watched = {one.program.group for one in case.settings.pools(case.programs)} | _named(case)
+        watched = {watch.program.group for watch in case.settings.pools(case.programs)} | _named(case)
         groups = {*added, *removed, *changed}
         matters = any(group in watched or _listens(written, known, group) for group in groups)
         text = f"it has not read all of its configuration: run supervisorctl update; it will {'; '.join(actions)}"

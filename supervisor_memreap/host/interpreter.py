@@ -159,10 +159,10 @@ def _resolve(word: str, folder: str, environ: Mapping[str, str]) -> str:
         raise Unknown(f"{word} is no Python")
     if "/" in word:
         return os.path.join(folder, word)
-    found = shutil.which(word, path=environ.get("PATH", os.defpath))
-    if found is None:
+    path = shutil.which(word, path=environ.get("PATH", os.defpath))
+    if path is None:
         raise Unknown(f"there is no {word} on its PATH")
-    return found
+    return path
 
 
 def _flags(words: Sequence[str]) -> Iterator[str]:
@@ -209,23 +209,23 @@ def _ask(start: _Start, kind: str, program: str, files: Sequence[str], timeout: 
             group=user.groups[1] if user else None,
             extra_groups=user.others if user else None,
         )
-        found = json.loads(done.stdout)
+        answer = json.loads(done.stdout)
     except subprocess.TimeoutExpired:
         return Answer(program, start.python, unknown=f"{start.python} did not answer within {timeout:.0f} s")
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         return Answer(program, start.python, unknown=f"{start.python}: {_reason(error)}")
-    if "unread" in found:
-        return Answer(program, start.python, unknown=f"{start.python}: {_line(found['unread'])}")
+    if "unread" in answer:
+        return Answer(program, start.python, unknown=f"{start.python}: {_line(answer['unread'])}")
     return Answer(
         program,
         start.python,
-        version=str(found.get("version", "")),
-        error=_line(found.get("error", "")),
-        managed=bool(found["managed"]),
-        pip=bool(found["pip"]),
-        refused=_line(found.get("refused", "")),
-        processes=found.get("processes"),
-        serverurl=str(found.get("serverurl") or ""),
+        version=str(answer.get("version", "")),
+        error=_line(answer.get("error", "")),
+        managed=bool(answer["managed"]),
+        pip=bool(answer["pip"]),
+        refused=_line(answer.get("refused", "")),
+        processes=answer.get("processes"),
+        serverurl=str(answer.get("serverurl") or ""),
     )
 
 

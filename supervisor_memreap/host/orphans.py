@@ -39,15 +39,15 @@ def find(
     its environment. Perl overwrites the environment when it sets $0, as FCGI::ProcManager does: then by the address in
     the program's command, on which it listens. What `ask` raises, this raises.
     """
-    parents = {one.pid: one.info["ppid"] for one in psutil.process_iter(["ppid"])}
+    parents = {process.pid: process.info["ppid"] for process in psutil.process_iter(["ppid"])}
     # Asked for after all processes were read: one that supervisord has just started is no orphan.
-    known = {one.pid for one in ask() if one.pid} | {os.getpid()}
+    known = {program.pid for program in ask() if program.pid} | {os.getpid()}
     # Whoever looks may be in another place than they are, as doctor is in a shell: supervisord never is.
-    supervisord = next((one.supervisord for one in sought if one.supervisord), os.getpid())
+    supervisord = next((program.supervisord for program in sought if program.supervisord), os.getpid())
     above = _chain(supervisord, parents)
     orphans = [pid for pid, parent in parents.items() if parent in above and pid not in known and pid not in above]
-    names = {(one.group, one.name): one for one in sought}
-    addresses = {one: _addresses(command) for one, command in sought.items()}
+    names = {(program.group, program.name): program for program in sought}
+    addresses = {program: _addresses(command) for program, command in sought.items()}
     roots: dict[Program, list[int]] = {}
     for pid in sorted(orphans):
         program = _owner(pid, names, addresses, environ)
@@ -73,22 +73,26 @@ def _owner(
     addresses: Mapping[Program, set[str]],
     environ: Mapping[str, str],
 ) -> Program | None:
-    said = _environ(pid)
-    if said is None:
+    variables = _environ(pid)
+    if variables is None:
         return None
-    if said:
-        url = said.get("SUPERVISOR_SERVER_URL", "")
-        its = _same_address(url, environ.get("SUPERVISOR_SERVER_URL", url))
-        name = said.get("SUPERVISOR_GROUP_NAME", ""), said.get("SUPERVISOR_PROCESS_NAME", "")
-        return names.get(name) if its else None
+    if variables:
+        url = variables.get("SUPERVISOR_SERVER_URL", "")
+        is_ours = _same_address(url, environ.get("SUPERVISOR_SERVER_URL", url))
+        name = variables.get("SUPERVISOR_GROUP_NAME", ""), variables.get("SUPERVISOR_PROCESS_NAME", "")
+        return names.get(name) if is_ours else None
     listening = _listening(pid) if any(addresses.values()) else set()
-    return next((one for one, its in addresses.items() if its & listening), None)
+    return next((program for program, where in addresses.items() if where & listening), None)
 
 
 def _same_address(url: str, other: str) -> bool:
     """Whether two addresses are of one supervisord; a socket may have several paths, such as /run and /var/run."""
-    paths = [os.path.realpath(one[len("unix://") :]) if one.startswith("unix://") else one for one in (url, other)]
-    return paths[0] == paths[1]
+    return _resolved(url) == _resolved(other)
+
+
+def _resolved(url: str) -> str:
+    scheme = "unix://"
+    return os.path.realpath(url[len(scheme) :]) if url.startswith(scheme) else url
 
 
 def _is_left_over(pid: int, program: Program, command: str, view: Source) -> bool:
@@ -141,11 +145,11 @@ def _listening(pid: int) -> set[str]:
         process = psutil.Process(pid)
         # Its name before psutil 6.
         ask = process.net_connections if hasattr(process, "net_connections") else process.connections
-        for one in ask("all"):
-            if isinstance(one.laddr, str):
-                addresses.add(one.laddr)
-            elif one.laddr and one.status == psutil.CONN_LISTEN:
-                addresses.add(str(one.laddr[1]))
+        for connection in ask("all"):
+            if isinstance(connection.laddr, str):
+                addresses.add(connection.laddr)
+            elif connection.laddr and connection.status == psutil.CONN_LISTEN:
+                addresses.add(str(connection.laddr[1]))
     except (psutil.Error, OSError):
         pass  # what may not be seen is not said of anybody
     return addresses - {""}

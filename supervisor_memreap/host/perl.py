@@ -43,5 +43,5 @@ def procmanager_version(
         ).stdout
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    found = re.fullmatch(r"v?([0-9]+)\.([0-9]+)\S*", answer)
-    return (int(found[1]), int(found[2])) if found else None
+    version = re.fullmatch(r"v?([0-9]+)\.([0-9]+)\S*", answer)
+    return (int(version[1]), int(version[2])) if version else None

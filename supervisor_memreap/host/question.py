@@ -47,27 +47,27 @@ def answer(kind: str, module: str, first: str, path: str, *included: str) -> Dic
     if sys.path[:1] == [""]:  # not with -I or -P, which leave it out for a script as well
         sys.path[:1] = [first]
     marker = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
-    found: Dict[str, Any] = {  # noqa: UP006
+    answer: Dict[str, Any] = {  # noqa: UP006
         "managed": os.path.exists(marker) and sys.prefix == sys.base_prefix,
         "pip": importlib.util.find_spec("pip") is not None,
     }
-    found.update(import_ours(module))
+    answer.update(import_ours(module))
     for file in (path, *included):
         # supervisord may have read it before it became this user; its parser leaves out what it may not read.
         if os.path.exists(file) and not os.access(file, os.R_OK):
-            found["unread"] = file + " may not be read by its user"
-            return found
+            answer["unread"] = file + " may not be read by its user"
+            return answer
     try:
-        found.update(read_configuration(kind, path))
+        answer.update(read_configuration(kind, path))
     except BaseException as error:
-        found["unread"] = type(error).__name__ + ": " + str(error)
-    return found
+        answer["unread"] = type(error).__name__ + ": " + str(error)
+    return answer
 
 
 if __name__ == "__main__":
     # Whatever a module prints when it is imported must not be taken for the answer.
-    said = os.fdopen(os.dup(1), "w")
+    output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    said.write(json.dumps(answer(*sys.argv[1:])))
-    said.flush()
+    output.write(json.dumps(answer(*sys.argv[1:])))
+    output.flush()
     os._exit(0)

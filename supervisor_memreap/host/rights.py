@@ -59,8 +59,8 @@ def access(actor: Rights, pids: Sequence[int]) -> dict[int, Access] | None:
     answers = run_as(actor, lambda: bytes(_may(attempt, pid) for pid in pids for attempt in attempts))
     if answers is None:
         return None
-    found = {pid: answers[3 * number : 3 * number + 3] for number, pid in enumerate(pids)}
-    return {pid: Access(*map(bool, one)) for pid, one in found.items() if _UNKNOWN not in one}
+    by_pid = {pid: answers[3 * number : 3 * number + 3] for number, pid in enumerate(pids)}
+    return {pid: Access(*map(bool, answer)) for pid, answer in by_pid.items() if _UNKNOWN not in answer}
 
 
 def run_as(actor: Rights, work: Callable[[], bytes]) -> bytes | None:

@@ -98,35 +98,37 @@ def _suspension(pool: Pool, state: PoolState, suspended: Suspension, boot: float
     return values
 
 
-def trouble_of_listener(its: Mapping[str, Any]) -> str:
+def trouble_of_listener(listener: Mapping[str, Any]) -> str:
     """What is wrong with the listener, of which getListener said this, in a line; empty if nothing is."""
-    age = its.get("age_seconds")
-    if its["listener_state"] == "NONE":
+    age = listener.get("age_seconds")
+    if listener["listener_state"] == "NONE":
         return "supervisord has no listener of memreap: add [eventlistener:memreap] with command=memreap listen"
-    if its["state"] not in ("RUNNING", "STARTING"):
-        return f"the listener {its['name']} is {its['state']}: see its log, then start {its['name']}"
-    if its["listener_state"] == "UNKNOWN":
+    if listener["state"] not in ("RUNNING", "STARTING"):
+        return f"the listener {listener['name']} is {listener['state']}: see its log, then start {listener['name']}"
+    if listener["listener_state"] == "UNKNOWN":
         return (
-            f"the listener {its['name']} has broken the event protocol, and gets no events any more: restart"
-            f" {its['name']}; does anything in its command print to stdout?"
+            f"the listener {listener['name']} has broken the event protocol, and gets no events any more: restart"
+            f" {listener['name']}; does anything in its command print to stdout?"
         )
     if age is None:
         return "the listener has not looked at the pools yet: wait for the next tick, or see its log"
-    if age > _PERIODS * its.get("period_seconds", 5) + _LATE:
-        return f"the listener looked at the pools {age:.0f} s ago, and not since: restart {its['name']}, see its log"
+    if age > _PERIODS * listener.get("period_seconds", 5) + _LATE:
+        return (
+            f"the listener looked at the pools {age:.0f} s ago, and not since: restart {listener['name']}, see its log"
+        )
     return ""
 
 
-def age_of_listener(its: Mapping[str, Any], version: str) -> str:
+def age_of_listener(listener: Mapping[str, Any], version: str) -> str:
     """What is to be done about a listener that is older than we are, in a line; empty if it is not."""
-    its_own = str(its.get("version", ""))
-    if not its_own or _numbers(its_own) >= _numbers(version):
+    theirs = str(listener.get("version", ""))
+    if not theirs or _numbers(theirs) >= _numbers(version):
         return ""
-    return f"the listener {its['name']} is memreap {its_own}, older than {version} here: restart {its['name']}"
+    return f"the listener {listener['name']} is memreap {theirs}, older than {version} here: restart {listener['name']}"
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(one) for one in re.findall("[0-9]+", version))
+    return tuple(int(part) for part in re.findall("[0-9]+", version))
 
 
 def of_look(pools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -246,9 +248,9 @@ def _age(value: float) -> str:
 def workers_table(pool: Mapping[str, Any]) -> str:
     """One line a worker of one pool, the largest first."""
     rows = [("pid", "age", str(pool["metric"]), "")]
-    for one in sorted(pool["workers"], key=lambda each: each.get("used_bytes", 0), reverse=True):
-        note = one.get("note", "over the limit" if one.get("over") else "")
-        rows.append((str(one["pid"]), seconds(one["age_seconds"]), _memory(one, "used_bytes"), note))
+    for worker in sorted(pool["workers"], key=lambda each: each.get("used_bytes", 0), reverse=True):
+        note = worker.get("note", "over the limit" if worker.get("over") else "")
+        rows.append((str(worker["pid"]), seconds(worker["age_seconds"]), _memory(worker, "used_bytes"), note))
     return _aligned(rows)
 
 

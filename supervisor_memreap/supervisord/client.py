@@ -97,16 +97,16 @@ class Client:
             is_proven = self._runs_here(pid)
             return [
                 Program(
-                    one["group"],
-                    one["name"],
-                    one["statename"],
-                    one["pid"],
+                    info["group"],
+                    info["name"],
+                    info["statename"],
+                    info["pid"],
                     pid,
-                    f"{one['group']}:{one['name']}" in known if known is not None else None,
-                    str(one["spawnerr"]),
-                    None if is_proven else float(one["now"] - one["start"]),
+                    f"{info['group']}:{info['name']}" in known if known is not None else None,
+                    str(info["spawnerr"]),
+                    None if is_proven else float(info["now"] - info["start"]),
                 )
-                for one in infos
+                for info in infos
             ]
         except (KeyError, TypeError, ValueError):
             raise Unavailable(f"{self._shown} gave an answer that is not supervisord's") from None
@@ -147,7 +147,7 @@ class Client:
     def configuration(self) -> list[dict[str, Any]]:
         """What supervisord has read of each process, as supervisor.getAllConfigInfo says. Raises Unavailable."""
         answer = self._call("supervisor.getAllConfigInfo")
-        return [dict(one) for one in answer if isinstance(one, dict)] if isinstance(answer, list) else []
+        return [dict(info) for info in answer if isinstance(info, dict)] if isinstance(answer, list) else []
 
     def pending(self) -> dict[str, list[str]]:
         """What memreap.getPending says; empty where there is no such method. Raises Unavailable."""

@@ -66,10 +66,10 @@ class Contents:
 
     def section_of(self, program: Program) -> Section | None:
         """The section that this process comes from; None if there is none, as after a change without an update."""
-        for one in self.others:
-            is_program = one.kind in ("program", "fcgi-program")
-            if is_program and program.name in one.processes and program.group in self._groups_of(one):
-                return one
+        for section in self.others:
+            is_program = section.kind in ("program", "fcgi-program")
+            if is_program and program.name in section.processes and program.group in self._groups_of(section):
+                return section
         return None
 
     def command_of(self, program: Program) -> str:
@@ -81,27 +81,27 @@ class Contents:
         """What supervisord would run, of which nothing else is known."""
         return [
             Program(group, name, "", 0)
-            for one in self.others
-            if one.kind in ("program", "fcgi-program")
-            for group in self._groups_of(one)
-            for name in one.processes
+            for section in self.others
+            if section.kind in ("program", "fcgi-program")
+            for group in self._groups_of(section)
+            for name in section.processes
         ]
 
     def _groups_of(self, section: Section) -> list[str]:
         groups = [
-            one.name
-            for one in self.others
-            if one.kind == "group" and section.name in _words(one.options.get("programs", ""))
+            group.name
+            for group in self.others
+            if group.kind == "group" and section.name in _words(group.options.get("programs", ""))
         ]
         return groups or [section.name]
 
     def limits(self) -> Sections:
         """What stands in the command of the listener, as in `memreap listen myapp=150MB`. Raises SettingsError."""
         sections: Sections = {}
-        for one in self.others:
-            if one.listens and "command" in one.options:
-                words = _LISTENER.split(one.options["command"], maxsplit=1)[1].split()
-                sections.update(short(_without_options(words), f"{one.where} command"))
+        for section in self.others:
+            if section.listens and "command" in section.options:
+                words = _LISTENER.split(section.options["command"], maxsplit=1)[1].split()
+                sections.update(short(_without_options(words), f"{section.where} command"))
         return sections
 
 
