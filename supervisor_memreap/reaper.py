@@ -271,10 +271,10 @@ class Reaper:
             word = "locked" if processes.may_signal(worker.id) else "not permitted"
             return self._refused(word, worker, one, str(trouble))
         for worker in one.verdict.reap:
-            # Whoever is ended between the signal and the end of the tick must find it in the file.
             about = policy.signalled(pool, worker, settings, state, now, sent=False)
-            self._keep({**self._states, pool.name: about})
             try:
+                # Whoever is ended between the signal and the end of the tick must find it in the file.
+                self._keep({**self._states, pool.name: about})
                 outcome = processes.reap(pool, worker, settings, view, watch, worker.id in one.verdict.insist)
             except BaseException:
                 # It is not known whether the signal went out, so it counts as sent.
@@ -326,7 +326,12 @@ class Reaper:
             assert one.state.leaving
             # Written down first, as the first one is: whoever is ended here must not have a third one sent.
             self._keep({**self._states, pool.name: policy.signalled_again(one.state, sent=False)})
-            outcome = processes.reap_again(pool, one.verdict.again, settings, view)
+            try:
+                outcome = processes.reap_again(pool, one.verdict.again, settings, view)
+            except BaseException:
+                # It is not known whether the signal went out, so it counts as sent: there is no third one.
+                one.state = self._states[pool.name] = policy.signalled_again(one.state)
+                raise
             if outcome.word == "sent":
                 sent = one.state.leaving.sent
                 one.state = self._states[pool.name] = policy.signalled_again(one.state)
