@@ -99,7 +99,7 @@ def _not_in_accept() -> bool:
                 assert child.stdout.readline() == "ready\n"
                 time.sleep(1)
                 for _ in range(20):
-                    attempt = hold.signal_in_accept(child.pid, lambda: os.kill(child.pid, signal.SIGHUP))  # noqa: B023
+                    attempt = hold.signal_in_accept(child.pid, lambda: os.kill(child.pid, signal.SIGHUP))
                     outcomes[f"{what}: {attempt.value}"] += 1
                 readable, _, _ = select.select([child.stdout], [], [], 2.0)
                 signalled += bool(readable)
