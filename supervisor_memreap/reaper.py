@@ -324,6 +324,7 @@ class Reaper:
             return
         if one.verdict.again:
             assert one.state.leaving
+            sent = one.state.leaving.sent
             # Written down first, as the first one is: whoever is ended here must not have a third one sent.
             self._keep({**self._states, pool.name: policy.signalled_again(one.state, sent=False)})
             try:
@@ -333,7 +334,6 @@ class Reaper:
                 one.state = self._states[pool.name] = policy.signalled_again(one.state)
                 raise
             if outcome.word == "sent":
-                sent = one.state.leaving.sent
                 one.state = self._states[pool.name] = policy.signalled_again(one.state)
                 self._tell_of(pool.name, report.sent_again(one.verdict.again, settings, outcome.moment, sent))
         if one.verdict.force:
