@@ -172,8 +172,7 @@ WAYS = {
     "g": Way("memreap, hold=no", "as f, but signalled right after it was seen in accept", memreap(False), patient=True),
     "h": Way(
         "memreap, seldom",
-        "as f, with idle_wait=4.2s: that has as many looks as 60 s, the default, have with TICK_5. Signals to busy"
-        " workers are from before FCGI::ProcManager was excepted: today they would not be sent",
+        "as f, with idle_wait=4.2s: that has as many looks as 60 s, the default, have with TICK_5",
         memreap(idle_wait=SAME_LOOKS),
         patient=True,
     ),

@@ -95,7 +95,8 @@ def main() -> None:
     for _ in workers:
         os.read(starting, 1)
     try:
-        print(f"ready (pid: {os.getpid()})", flush=True)
+        # In one write: with PYTHONUNBUFFERED print() makes two, and two managers would write into each other's line.
+        os.write(1, f"ready (pid: {os.getpid()})\n".encode())
     except BrokenPipeError:
         pass  # a daemonized one may be so late that nobody listens any more
     while True:

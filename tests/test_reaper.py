@@ -411,6 +411,23 @@ def test_a_fault_after_the_signal_may_have_gone_out_counts_as_sent(monkeypatch):
             assert reaping.tick().state.leaving.sent
 
 
+def test_a_fault_after_the_second_signal_may_have_gone_out_counts_as_sent(monkeypatch):
+    sent = []
+
+    def fails(_pool, worker, *_):
+        sent.append(worker.id.pid)
+        raise RuntimeError("made for the test")
+
+    monkeypatch.setattr(processes, "reap_again", fails)
+    with pool(2, 40, "stuck") as manager, Reaping(manager) as reaping:
+        reaping.until("HUP sent")
+        reaping.later = policy.AGAIN
+        reaping.until("internal error")
+        for _ in range(3):
+            assert reaping.tick().state.leaving.again
+    assert len(sent) == 1
+
+
 def test_where_the_lock_cannot_be_had_nothing_is_sent_and_the_line_says_why(monkeypatch):
     def fails(_process):
         raise lock.Unlockable("the lock /proc/1/personality may not be opened (Permission denied)")

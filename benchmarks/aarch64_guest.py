@@ -1,0 +1,125 @@
+"""What benchmarks/aarch64.sh runs on an aarch64 kernel: the hold on real processes there, counted.
+
+Each worker of the real FCGI::ProcManager is signalled by host.processes.reap while two threads ask it for answers; then
+processes that are not in accept, which must get no signal.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from supervisor_memreap import demo
+from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.demo import fastcgi, load
+from supervisor_memreap.host import hold, processes, reader
+
+REAPS = 60
+SOCKET = "/tmp/pool.sock"
+# Everything is some thirty times slower in the emulator.
+PATIENCE = 120.0
+
+
+def main() -> int:
+    print(f"{platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}")
+    assert hold.is_usable()
+    results = [_pool_under_load(), _not_in_accept()]
+    reader.end()
+    return 0 if all(results) else 1
+
+
+def _pool_under_load() -> bool:
+    script = str(Path(demo.__file__).parent / "pool.pl")
+    with subprocess.Popen(["perl", script, SOCKET, "3"], stderr=subprocess.DEVNULL) as manager:
+        try:
+            _wait_until(lambda: fastcgi.get(SOCKET, PATIENCE).endswith(b"ok"))
+            with load.Load(SOCKET) as requests:
+                outcomes, left = _reap_again_and_again(manager.pid)
+            print(
+                f"FCGI::ProcManager, {sum(outcomes.values())} attempts: {dict(outcomes)}; {left} workers left;"
+                f" {requests.answered} requests answered, {requests.lost} lost {requests.why}"
+            )
+            return left >= REAPS and not requests.lost and set(outcomes) <= {"sent held", "busy"}
+        finally:
+            manager.kill()
+
+
+def _reap_again_and_again(manager: int) -> tuple[Counter[str], int]:
+    outcomes: Counter[str] = Counter()
+    left = 0
+    program = Program("pool", "pool", "RUNNING", manager)
+    settings = PoolSettings(limit=0, min_age=1)
+    while left < REAPS:
+        view = processes.source()
+        (pool,) = processes.look([processes.Watched(program, settings)], view)
+        worker = max(pool.workers, key=lambda worker: worker.age, default=None)
+        if len(pool.workers) < 3 or worker is None or worker.age < 5:  # slow, so a newborn is one for longer
+            time.sleep(0.2)
+            continue
+        outcome = processes.reap(pool, worker, settings, view, watch=2.0)
+        outcomes[f"{outcome.word} {outcome.moment}".strip()] += 1
+        if outcome.pidfd is not None:
+            os.close(outcome.pidfd)
+        if outcome.word == "sent":
+            _wait_until(lambda: not os.path.exists(f"/proc/{worker.id.pid}"))  # noqa: B023
+            left += 1
+    return outcomes, left
+
+
+# Each says when it is where it stays, catches HUP, and notes it.
+_CHILD = """
+import signal, socket, sys, time
+signal.signal(signal.SIGHUP, lambda *_: print("HUP", flush=True))
+signal.siginterrupt(signal.SIGHUP, False)
+print("ready", flush=True)
+"""
+_BUSY = {
+    "sleeps": "time.sleep(3600)",
+    "reads": "ours, theirs = socket.socketpair(); ours.recv(1)",
+    "runs": "while True: pass",
+}
+
+
+def _not_in_accept() -> bool:
+    outcomes: Counter[str] = Counter()
+    signalled = 0
+    for what, code in _BUSY.items():
+        with subprocess.Popen([sys.executable, "-c", _CHILD + code], stdout=subprocess.PIPE, text=True) as child:
+            try:
+                assert child.stdout
+                assert child.stdout.readline() == "ready\n"
+                time.sleep(1)
+                for _ in range(20):
+                    attempt = hold.signal_in_accept(child.pid, lambda: os.kill(child.pid, signal.SIGHUP))
+                    outcomes[f"{what}: {attempt.value}"] += 1
+                readable, _, _ = select.select([child.stdout], [], [], 2.0)
+                signalled += bool(readable)
+            finally:
+                child.kill()
+    print(f"processes that are not in accept: {dict(outcomes)}; {signalled} of {len(_BUSY)} got the signal")
+    return not signalled and all(outcome.endswith("left accept") for outcome in outcomes)
+
+
+def _wait_until(holds) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            if holds():
+                return
+        except (OSError, socket.timeout):
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
