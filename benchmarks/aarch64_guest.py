@@ -1,7 +1,7 @@
 """What benchmarks/aarch64.sh runs on an aarch64 kernel: the hold on real processes there, counted.
 
-Each worker of the real FCGI::ProcManager is signalled by host.processes.reap while two threads ask it for answers; then
-processes that are not in accept, which must get no signal.
+Each worker of the real FCGI::ProcManager is signalled by host.signalling.reap while two threads ask it for answers;
+then processes that are not in accept, which must get no signal.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from collections import Counter
 from pathlib import Path
 
 from supervisor_memreap import demo
-from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.model import Program, Result
+from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.demo import fastcgi, load
-from supervisor_memreap.host import hold, processes, reader
+from supervisor_memreap.host import hold, look, procfs, reader, signalling
 
 REAPS = 60
 SOCKET = "/tmp/pool.sock"
@@ -56,20 +56,19 @@ def _pool_under_load() -> bool:
 def _reap_again_and_again(manager: int) -> tuple[Counter[str], int]:
     outcomes: Counter[str] = Counter()
     left = 0
-    program = Program("pool", "pool", "RUNNING", manager)
-    settings = PoolSettings(limit=0, min_age=1)
+    watch = Watch(Program("pool", "pool", "RUNNING", manager), PoolSettings(min_age=1))
     while left < REAPS:
-        view = processes.source()
-        (pool,) = processes.look([processes.Watched(program, settings)], view)
+        view = procfs.source()
+        pool = look.look(watch, view)
         worker = max(pool.workers, key=lambda worker: worker.age, default=None)
         if len(pool.workers) < 3 or worker is None or worker.age < 5:  # slow, so a newborn is one for longer
             time.sleep(0.2)
             continue
-        outcome = processes.reap(pool, worker, settings, view, watch=2.0)
-        outcomes[f"{outcome.word} {outcome.moment}".strip()] += 1
+        outcome = signalling.reap(pool, worker, watch.settings, view, watch=2.0)
+        outcomes[f"{outcome.result.value} {outcome.moment.value if outcome.moment else ''}".strip()] += 1
         if outcome.pidfd is not None:
             os.close(outcome.pidfd)
-        if outcome.word == "sent":
+        if outcome.result is Result.SENT:
             _wait_until(lambda: not os.path.exists(f"/proc/{worker.id.pid}"))  # noqa: B023
             left += 1
     return outcomes, left

@@ -418,7 +418,7 @@ def test_a_fault_after_the_second_signal_may_have_gone_out_counts_as_sent(monkey
         sent.append(worker.id.pid)
         raise RuntimeError("made for the test")
 
-    monkeypatch.setattr(processes, "reap_again", fails)
+    monkeypatch.setattr(signalling, "reap_again", fails)
     with pool(2, 40, "stuck") as manager, Reaping(manager) as reaping:
         reaping.until("HUP sent")
         reaping.later = policy.AGAIN
