@@ -11,7 +11,7 @@ from collections.abc import Callable
 from supervisor_memreap.core import events
 from supervisor_memreap.core.command import TYPE, Command, CommandError, id_of, named, parse
 from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.settings import Sections
+from supervisor_memreap.core.settings import Sections, Settings
 from supervisor_memreap.core.text import quote, seconds
 from supervisor_memreap.doctor.process import DoctorProcess
 from supervisor_memreap.host import orphans, procfs
@@ -46,8 +46,7 @@ class Application:
         self._tell = tell
         self._once = log.Once(tell)
         self._live = LiveSettings(file, command_line, self._once)
-        self._starts: dict[str, tuple[str, int]] = {}
-        """State and pid of each watched program when its orphans were last looked for."""
+        self._orphans = OrphanWatch(self._once)
         self._endings = Endings(self._client)
         self._last_tick: float | None = None
         self._statefile = statefile
@@ -143,35 +142,12 @@ class Application:
         programs = client.programs()
         if self._once.clear("supervisord"):
             self._tell("supervisord answers again")
-        self._report_names(programs)
+        _report_names(settings, programs, self._once)
         self.reaper.tick(programs, settings, time.monotonic())
         self._publisher.note_look()
         self._publisher.publish(client)
-        self._look_for_orphans([program for program in programs if settings.of(program)], client.programs)
-
-    def _report_names(self, programs: list[Program]) -> None:
-        """What is watched, and what is not there to be watched."""
-        settings = self._live.settings
-        existing = ", ".join(sorted({program.namespec for program in programs}))
-        unmatched = [f"no program or group '{quote(name)}' in supervisord" for name in settings.unmatched(programs)]
-        self._once("unmatched", f"{'; '.join(unmatched)}; there are: {existing}" if unmatched else "")
-        pools = [(watch.program.namespec, watch.settings) for watch in settings.pools(programs)]
-        self._once("watching", words.watching(pools))
-
-    def _look_for_orphans(self, watched: list[Program], ask: Callable[[], list[Program]]) -> None:
-        """Report what a daemonized start of a program has left behind; looked for after each of its starts and ends."""
-        starts = {program.namespec: (program.state, program.pid) for program in watched}
-        changed = [each for each in watched if starts[each.namespec] != self._starts.get(each.namespec)]
-        if not changed:
-            return
-        sought = {program: self._live.contents.command_of(program) for program in changed}
-        found = orphans.find(sought, ask, os.environ, procfs.source())
-        self._starts = starts
-        for program in changed:
-            topic, event = f"orphans of {program.namespec}", found.get(program)
-            # While supervisord tries again and again, one line will do; when it has given up, they are counted again.
-            if program.state not in ("STARTING", "BACKOFF") or not self._once.has_told(topic):
-                self._once(topic, f"{event.pool}: {event.text}" if event else "")
+        watched = [program for program in programs if settings.of(program)]
+        self._orphans.look(watched, client.programs, self._live.contents.command_of)
 
     # Commands.
 
@@ -250,3 +226,38 @@ class Application:
         if not url:
             raise Unavailable("supervisord has no http server to ask: add [unix_http_server] to its configuration")
         return connect(url, self._live.contents.server)
+
+
+def _report_names(settings: Settings, programs: list[Program], once: log.Once) -> None:
+    """What is watched, and what is not there to be watched."""
+    existing = ", ".join(sorted({program.namespec for program in programs}))
+    unmatched = [f"no program or group '{quote(name)}' in supervisord" for name in settings.unmatched(programs)]
+    once("unmatched", f"{'; '.join(unmatched)}; there are: {existing}" if unmatched else "")
+    pools = [(watch.program.namespec, watch.settings) for watch in settings.pools(programs)]
+    once("watching", words.watching(pools))
+
+
+class OrphanWatch:
+    """Reports what a daemonized start of a program has left behind."""
+
+    def __init__(self, once: log.Once):
+        self._once = once
+        self._starts: dict[str, tuple[str, int]] = {}
+        """State and pid of each watched program when its orphans were last looked for."""
+
+    def look(
+        self, watched: list[Program], ask: Callable[[], list[Program]], command_of: Callable[[Program], str]
+    ) -> None:
+        """After each start and end of a program. `ask` says what supervisord runs, and what it raises, this raises."""
+        starts = {program.namespec: (program.state, program.pid) for program in watched}
+        changed = [each for each in watched if starts[each.namespec] != self._starts.get(each.namespec)]
+        if not changed:
+            return
+        sought = {program: command_of(program) for program in changed}
+        left_behind = orphans.find(sought, ask, os.environ, procfs.source())
+        self._starts = starts
+        for program in changed:
+            topic, event = f"orphans of {program.namespec}", left_behind.get(program)
+            # While supervisord tries again and again, one line will do; when it has given up, they are counted again.
+            if program.state not in ("STARTING", "BACKOFF") or not self._once.has_told(topic):
+                self._once(topic, f"{event.pool}: {event.text}" if event else "")

@@ -118,6 +118,9 @@ say why; 2 bad usage or configuration; 130 Ctrl-C.
 """
 
 
+_CONFIGURATION = "supervisord.conf (default: as supervisorctl)"
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One clear line, not a screen of usage."""
@@ -151,8 +154,7 @@ def parser() -> argparse.ArgumentParser:
         description="Keeps pools of pre-forked FastCGI workers under supervisord small, without cutting a request.",
     )
     whole.add_argument("--version", action="version", version=f"memreap {__version__}")
-    conf = "supervisord.conf (default: as supervisorctl); also behind the command"
-    whole.add_argument("-c", "--configuration", metavar="FILE", help=conf)
+    whole.add_argument("-c", "--configuration", metavar="FILE", help=f"{_CONFIGURATION}; also behind the command")
     commands = whole.add_subparsers(metavar="COMMAND")
 
     def add(name: str, summary: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -190,14 +192,16 @@ def parser() -> argparse.ArgumentParser:
     effective.set_defaults(run=_settings)
 
     for command in (listen, single, state, effective, check):
-        # Without a default, which would undo the one before the command.
-        conf = "supervisord.conf (default: as supervisorctl)"
-        command.add_argument("-c", "--configuration", metavar="FILE", default=argparse.SUPPRESS, help=conf)
-
+        _add_configuration(command)
     show = add("demo", "see it work, on a private supervisord in a temporary folder", demo.__doc__ or "")
     demo.add_arguments(show)
     show.set_defaults(run=demo.run)
     return whole
+
+
+def _add_configuration(command: argparse.ArgumentParser) -> None:
+    # Without a default, which would undo the one before the command.
+    command.add_argument("-c", "--configuration", metavar="FILE", default=argparse.SUPPRESS, help=_CONFIGURATION)
 
 
 def _interval(text: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from supervisor_memreap.core import events, policy
 from supervisor_memreap.core.events import Event, Sink
@@ -14,38 +14,19 @@ from supervisor_memreap.core.policy import Candidate, Choice, Look
 from supervisor_memreap.core.reasons import Reason
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState, lasting
+from supervisor_memreap.followed import Followed, FollowedWorkers, TakeLock
 from supervisor_memreap.host import look, signalling
 from supervisor_memreap.host.lock import Locked
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.record.counters import Counters
 
-# Takes the lock of a manager. Raises Locked, ProcessLookupError.
-TakeLock = Callable[[ProcessId, bool], int]
-
-
-@dataclass
-class Followed:
-    """What is kept open for one worker that was signalled."""
-
-    worker: ProcessId
-    manager: ProcessId
-    is_group: bool
-    """The lock is that of supervisord, for all pools with target=self."""
-    private: int | None
-    """Bytes that were its own when it was signalled; None: not known."""
-    pidfd: int | None
-    lock: int | None
-
-    def unlock(self) -> None:
-        if self.lock is not None:
-            os.close(self.lock)
-            self.lock = None
-
-    def close(self) -> None:
-        self.unlock()
-        if self.pidfd is not None:
-            os.close(self.pidfd)
-            self.pidfd = None
+# What is reported where nothing was sent; a busy worker is no news.
+_REFUSALS: dict[Result, Callable[..., Event]] = {
+    Result.GONE: events.LeftByItself,
+    Result.CHANGED: events.Changed,
+    Result.NOT_PERMITTED: events.NotPermitted,
+    Result.FAILED: events.OutOfResources,
+}
 
 
 class WatchedPool:
@@ -62,10 +43,9 @@ class WatchedPool:
         self.name = name
         self.counters = Counters()
         self.choice: Choice | None = None
-        """Of the last look; None: not looked at."""
+        """Of the last look, as the settings are; None: not looked at."""
         self.settings = PoolSettings()
-        """Of the last look."""
-        self.followed: list[Followed] = []
+        self.followed = FollowedWorkers(take_lock)
         self._state = state
         self._sinks = (self._count, *sinks)
         self._write_down = write_down
@@ -107,9 +87,9 @@ class WatchedPool:
         state, followed = policy.follow(pool, settings, self._state, now, may_suspend)
         self.settings = settings
         self.update(state)
-        self._hand_on(self._complete(event, view) for event in followed)
-        self._release()
-        self._follow_remembered(pool, view)
+        self._hand_on(_complete(event, self.followed, view) for event in followed)
+        self.followed.release(state)
+        self.followed.take_over(pool, state, view)
         return Look(pool, settings, self._state)
 
     def take(self, choice: Choice) -> None:
@@ -118,22 +98,6 @@ class WatchedPool:
         self.update(choice.state)
         self._hand_on(choice.events)
         self.counters = self.counters.stands(choice.standing.value, time.time())
-
-    def _complete(self, event: Event, view: Source) -> Event:
-        """An event of the policy, with what only the system knows filled in."""
-        if isinstance(event, events.Left):
-            return replace(event, came_back=self._came_back(event, view))
-        if isinstance(event, events.Stuck):
-            return replace(event, activity=look.activity(event.worker, view))
-        return event
-
-    def _came_back(self, left: events.Left, view: Source) -> int | None:
-        """What was the worker's own, less what its replacement has made its own by now."""
-        private = next((each.private for each in self.followed if each.worker == left.worker), None)
-        if private is None:
-            return None
-        taken = look.private_memory(left.replaced_by, view) if left.replaced_by else None
-        return max(0, private - (taken or 0))
 
     # Signals.
 
@@ -185,13 +149,10 @@ class WatchedPool:
         return outcome
 
     def _follow_signalled(self, candidate: Candidate, outcome: signalling.Outcome, lock: int | None, at: float) -> None:
-        assert self.pool.manager
         assert outcome.moment
         # From here on nothing may fail before it is known that a worker is leaving.
         worker = candidate.worker.id
-        self.followed.append(
-            Followed(worker, self.pool.manager, self.pool.is_group, outcome.private, outcome.pidfd, lock)
-        )
+        self.followed.add(Followed(worker, self.pool, outcome.private, outcome.pidfd, lock))
         self.update(policy.signalled(self.pool, candidate, self.settings, self._state, at))
         settings = self.settings
         moment = outcome.moment, settings.idle_wait
@@ -212,7 +173,7 @@ class WatchedPool:
         worker = again or force
         if worker is None:
             return
-        if not self._is_ours(worker.id):
+        if not self.followed.is_ours(worker.id):
             if force:
                 self._give_up()
             return
@@ -254,90 +215,35 @@ class WatchedPool:
     def _give_up(self) -> None:
         """A stuck worker gets nothing from us; the next one may go, as soon as the pool's lock is free."""
         self.update(policy.not_forced(self._state))
-        self._release()
+        self.followed.release(self._state)
 
     def _refuse(self, candidate: Candidate, result: Result) -> None:
-        """Nothing was sent; a busy worker is no news."""
-        kinds: dict[Result, Callable[..., Event]] = {
-            Result.GONE: events.LeftByItself,
-            Result.CHANGED: events.Changed,
-            Result.NOT_PERMITTED: events.NotPermitted,
-            Result.FAILED: events.OutOfResources,
-        }
-        if result in kinds:
-            self.emit(kinds[result](*self._refused(candidate)))
+        if result in _REFUSALS:
+            self.emit(_REFUSALS[result](*self._refused(candidate)))
 
     def _refused(self, candidate: Candidate) -> tuple[str, float, ProcessId, Reason]:
         return self.name, time.time(), candidate.worker.id, candidate.reason
 
-    # Locks and descriptors.
-
     def exited(self, pidfd: int, now: float) -> None:
         """The kernel said that the worker of this descriptor is gone."""
-        for each in self.followed:
-            if each.pidfd == pidfd:
-                self.update(policy.exited(each.worker, self._state, now))
-                os.close(pidfd)
-                each.pidfd = None
-
-    def holds_group_lock(self) -> bool:
-        """Whether a worker is leaving under the lock that all pools with target=self share."""
-        return any(each.is_group and each.lock is not None for each in self.followed)
-
-    def unlock(self) -> None:
-        for each in self.followed:
-            each.unlock()
-
-    def close(self) -> None:
-        """Let go of everything that is held."""
-        for each in self.followed:
-            each.close()
-        self.followed = []
-
-    def _release(self) -> None:
-        """Close what is held for workers that are not followed any more; a stuck or an overdue one keeps no lock."""
-        leaving = self._state.leaving
-        stuck = {each.worker for each in self._state.stuck}
-        kept = []
-        for each in self.followed:
-            is_leaving = leaving is not None and each.worker == leaving.worker
-            if not is_leaving and each.worker not in stuck:
-                each.close()
-                continue
-            if not is_leaving or (leaving and leaving.overdue):
-                each.unlock()
-            kept.append(each)
-        self.followed = kept
-
-    def _is_ours(self, worker: ProcessId) -> bool:
-        """Whether it is we who follow this worker: another memreap that does will do what is to be done."""
-        for each in self.followed:
-            if each.worker == worker and each.lock is None:
-                try:
-                    each.lock = self._take_lock(each.manager, each.is_group)
-                except (Locked, OSError):
-                    return False  # another memreap follows it; or the manager has just ended
-            if each.worker == worker:
-                return each.lock is not None
-        return False
-
-    def _follow_remembered(self, pool: Pool, view: Source) -> None:
-        """Hold what the memreap before this one held for workers that are still leaving."""
-        if pool.manager is None:
-            return
-        known = {each.worker for each in self.followed}
-        for worker in set(signalled(self._state)) - known:
-            lock = None
-            if self._state.leaving and self._state.leaving.worker == worker:
-                try:
-                    lock = self._take_lock(pool.manager, pool.is_group)
-                except (Locked, OSError):
-                    pass  # another memreap follows it; or it has just ended, and so has what the lock is for
-            pidfd = signalling.follow(worker, view)
-            self.followed.append(Followed(worker, pool.manager, pool.is_group, None, pidfd, lock))
+        worker = self.followed.forget_pidfd(pidfd)
+        if worker:
+            self.update(policy.exited(worker, self._state, now))
 
 
-def signalled(state: PoolState) -> tuple[ProcessId, ...]:
-    """The workers that were signalled and have not left, as far as is known."""
-    leaving = (state.leaving,) if state.leaving else ()
-    return tuple(each.worker for each in (*leaving, *state.stuck) if each.left is None)
+def _complete(event: Event, followed: FollowedWorkers, view: Source) -> Event:
+    """An event of the policy, with what only the system knows filled in."""
+    if isinstance(event, events.Left):
+        return replace(event, came_back=_came_back(event, followed, view))
+    if isinstance(event, events.Stuck):
+        return replace(event, activity=look.activity(event.worker, view))
+    return event
+
+
+def _came_back(left: events.Left, followed: FollowedWorkers, view: Source) -> int | None:
+    """What was the worker's own, less what its replacement has made its own by now."""
+    private = followed.private_of(left.worker)
+    if private is None:
+        return None
+    taken = look.private_memory(left.replaced_by, view) if left.replaced_by else None
+    return max(0, private - (taken or 0))

@@ -17,9 +17,10 @@ from supervisor_memreap.core.model import Ending, Pool, ProcessId, Program, Work
 from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.settings import Settings, Watch
 from supervisor_memreap.core.state import PoolState, is_worth_keeping
+from supervisor_memreap.followed import signalled
 from supervisor_memreap.host import lock, look, procfs
 from supervisor_memreap.host.source import Source
-from supervisor_memreap.pool import WatchedPool, signalled
+from supervisor_memreap.pool import WatchedPool
 from supervisor_memreap.record.status import of_pool
 
 # Seconds in which a tick watches for idle moments, over all pools: the listener must be back for the next event.
@@ -185,7 +186,7 @@ class Reaper:
 
     def pidfds(self) -> dict[int, WatchedPool]:
         """Descriptors that become readable when a worker that was signalled is gone, each with its pool."""
-        return {each.pidfd: pool for pool in self._pools.values() for each in pool.followed if each.pidfd is not None}
+        return {pidfd: pool for pool in self._pools.values() for pidfd in pool.followed.pidfds()}
 
     def exited(self, pidfd: int, now: float) -> None:
         """The kernel said that the worker of this descriptor is gone."""
@@ -194,7 +195,7 @@ class Reaper:
     def close(self) -> None:
         """Let go of everything that is held."""
         for pool in self._pools.values():
-            pool.close()
+            pool.followed.close()
 
     # Locks, and pools out of sight.
 
@@ -202,7 +203,7 @@ class Reaper:
         """Whether a worker of another pool of this group is leaving: with target=self some may have their own."""
         group = pool.name.partition(":")[0]
         return pool.pool.is_group and any(
-            other.holds_group_lock() for other in self._pools.values() if other.name.partition(":")[0] == group
+            other.followed.holds_group_lock() for other in self._pools.values() if other.name.partition(":")[0] == group
         )
 
     def _take_lock(self, manager: ProcessId, is_group: bool) -> int:
@@ -211,9 +212,9 @@ class Reaper:
             return lock.take(manager)
         # All pools with target=self have one manager, supervisord, and so one lock; those of this reaper share it.
         for pool in self._pools.values():
-            for each in pool.followed:
-                if each.is_group and each.manager == manager and each.lock is not None:
-                    return os.dup(each.lock)
+            held = pool.followed.group_lock(manager)
+            if held is not None:
+                return os.dup(held)
         return lock.take_file(manager)  # a user that runs the pool may not open the files of root's supervisord
 
     def _set_aside(self, watched: set[str], now: float, view: Source) -> None:
@@ -223,9 +224,9 @@ class Reaper:
             pool.choice = None
             if is_worth_keeping(pool.state) and not self._is_outdated(pool.state, now, view):
                 if pool.state.leaving is None or pool.state.leaving.left is not None:
-                    pool.unlock()
+                    pool.followed.unlock()
                 continue
-            pool.close()
+            pool.followed.close()
             del self._pools[name]
 
     def _is_outdated(self, state: PoolState, now: float, view: Source) -> bool:

@@ -1,0 +1,133 @@
+"""What is kept open for workers that were signalled: the pool's lock, and a descriptor that says when one is gone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+from supervisor_memreap.core.model import Pool, ProcessId
+from supervisor_memreap.core.state import PoolState
+from supervisor_memreap.host import signalling
+from supervisor_memreap.host.lock import Locked
+from supervisor_memreap.host.source import Source
+
+# Takes the lock of a manager, with target=self that of supervisord. Raises Locked, ProcessLookupError.
+TakeLock = Callable[[ProcessId, bool], int]
+
+
+class Followed:
+    """One worker; `pool` is its pool at the look at which it was signalled, or at the first look after a restart."""
+
+    def __init__(self, worker: ProcessId, pool: Pool, private: int | None, pidfd: int | None, lock: int | None):
+        assert pool.manager
+        self.worker = worker
+        self.manager = pool.manager
+        self.is_group = pool.is_group
+        """The lock is that of supervisord, for all pools with target=self."""
+        self.private = private
+        """Bytes that were its own when it was signalled; None: not known."""
+        self.pidfd = pidfd
+        self.lock = lock
+
+    def unlock(self) -> None:
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
+
+    def close(self) -> None:
+        self.unlock()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
+
+
+class FollowedWorkers:
+    """Those of one pool."""
+
+    def __init__(self, take_lock: TakeLock):
+        self._take_lock = take_lock
+        self._all: list[Followed] = []
+
+    def add(self, followed: Followed) -> None:
+        self._all.append(followed)
+
+    def pidfds(self) -> Iterator[int]:
+        return (each.pidfd for each in self._all if each.pidfd is not None)
+
+    def forget_pidfd(self, pidfd: int) -> ProcessId | None:
+        """Close it; the worker that it meant."""
+        for each in self._all:
+            if each.pidfd == pidfd:
+                os.close(pidfd)
+                each.pidfd = None
+                return each.worker
+        return None
+
+    def private_of(self, worker: ProcessId) -> int | None:
+        """Bytes that were its own when it was signalled; None: not known."""
+        return next((each.private for each in self._all if each.worker == worker), None)
+
+    def group_lock(self, manager: ProcessId) -> int | None:
+        """The lock that all pools with target=self share, where it is held here."""
+        held = (each.lock for each in self._all if each.is_group and each.manager == manager)
+        return next((lock for lock in held if lock is not None), None)
+
+    def holds_group_lock(self) -> bool:
+        return any(each.is_group and each.lock is not None for each in self._all)
+
+    def unlock(self) -> None:
+        for each in self._all:
+            each.unlock()
+
+    def close(self) -> None:
+        """Let go of everything that is held."""
+        for each in self._all:
+            each.close()
+        self._all = []
+
+    def release(self, state: PoolState) -> None:
+        """Close what is held for workers that are not followed any more; a stuck or an overdue one keeps no lock."""
+        leaving = state.leaving
+        stuck = {each.worker for each in state.stuck}
+        kept = []
+        for each in self._all:
+            is_leaving = leaving is not None and each.worker == leaving.worker
+            if not is_leaving and each.worker not in stuck:
+                each.close()
+                continue
+            if not is_leaving or (leaving and leaving.overdue):
+                each.unlock()
+            kept.append(each)
+        self._all = kept
+
+    def is_ours(self, worker: ProcessId) -> bool:
+        """Whether it is we who follow this worker: another memreap that does will do what is to be done."""
+        for each in self._all:
+            if each.worker == worker and each.lock is None:
+                try:
+                    each.lock = self._take_lock(each.manager, each.is_group)
+                except (Locked, OSError):
+                    return False  # another memreap follows it; or the manager has just ended
+            if each.worker == worker:
+                return each.lock is not None
+        return False
+
+    def take_over(self, pool: Pool, state: PoolState, view: Source) -> None:
+        """Hold what the memreap before this one held for workers that are still leaving."""
+        if pool.manager is None:
+            return
+        known = {each.worker for each in self._all}
+        for worker in set(signalled(state)) - known:
+            lock = None
+            if state.leaving and state.leaving.worker == worker:
+                try:
+                    lock = self._take_lock(pool.manager, pool.is_group)
+                except (Locked, OSError):
+                    pass  # another memreap follows it; or it has just ended, and so has what the lock is for
+            self.add(Followed(worker, pool, None, signalling.follow(worker, view), lock))
+
+
+def signalled(state: PoolState) -> tuple[ProcessId, ...]:
+    """The workers that were signalled and have not left, as far as is known."""
+    leaving = (state.leaving,) if state.leaving else ()
+    return tuple(each.worker for each in (*leaving, *state.stuck) if each.left is None)
