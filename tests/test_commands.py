@@ -22,6 +22,8 @@ import stack
 from driver import POOL, eventually, listening, supervisord
 from test_operating import RECORDER, Operated, assert_in, assert_status, look
 
+from supervisor_memreap.core.events import Left, Resumed
+from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.record.announcements import Announcements
 
 LISTEN = f"{Path(sys.executable).parent}/memreap listen"
@@ -267,7 +269,7 @@ def test_without_an_interface_status_is_one_look_with_what_the_listener_wrote_do
             operated.rpc().supervisor.sendRemoteCommEvent("memreap-command", "pause all")
             eventually(lambda: assert_in("paused: no worker", operated.log()))
         else:
-            eventually(lambda: assert_in("suspended: fresh workers", operated.log()), timeout=20)
+            eventually(lambda: assert_in("suspended: a fresh worker", operated.log()), timeout=20)
         result = look(operated)
         assert re.search(rf"myapp +{what.upper()}  30 MiB uss  2        {2 if mib == 40 else 0}     ", result.stdout)
         assert " ".join(result.stdout.split()).endswith(
@@ -290,7 +292,7 @@ def test_newborn_workers_over_the_limit_do_not_make_one_look_call_the_pool_suspe
     with supervisord(tmp_path, program("myapp", 2, 40) + "[memreap:myapp]\nlimit=30MB\nmin_age=1h\n"):
         result = look(Operated(tmp_path, sys.executable, f"unix://{tmp_path}/s.sock", "", ""))
     assert (result.returncode, result.stderr) == (0, "")
-    assert re.search("myapp +OVER  30 MiB uss  2        2     ", result.stdout)
+    assert re.search("myapp +DUE  30 MiB uss  2        2     ", result.stdout)
     assert "there is no listener: only memreap once reaps here" in " ".join(result.stdout.split())
 
 
@@ -300,19 +302,19 @@ def test_what_supervisord_does_not_take_waits_for_the_next_tick():
     def fails(lines) -> None:
         raise TimeoutError
 
-    waiting.add("reap", "myapp", 1, "first", 1.0)
+    waiting.add(Resumed("myapp", 1.0, "first"))
     with pytest.raises(TimeoutError):
         waiting.send(fails)
-    waiting.add("left", "myapp", 1, "second", 2.0)
+    waiting.add(Resumed("myapp", 2.0, "second"))
     waiting.send(sent.extend)
-    assert [json.loads(line)["message"] for line in sent] == ["first", "second"]
+    assert [json.loads(line)["message"] for line in sent] == ["resumed: first", "resumed: second"]
     waiting.send(fails)  # nothing waits any more
 
 
 def test_what_waits_has_an_end():
     waiting, sent = Announcements(), []
     for number in range(5000):
-        waiting.add("left", "myapp", number, "", 0.0)
+        waiting.add(Left("myapp", 0.0, ProcessId(number, 1.0), 0.0, None))
     waiting.send(sent.extend)
     assert [json.loads(line)["pid"] for line in sent] == [*range(4000, 5000)]
 

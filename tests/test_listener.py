@@ -132,7 +132,7 @@ def test_what_a_library_prints_does_not_reach_supervisord(log, tmp_path):
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.startswith('supervisor_memreap.listener'): sys.meta_path.remove(self); hook()\n"
         "def hook():\n"
-        "    import select\n"
+        "    import select, selectors\n"  # which tries poll() when it is imported
         "    quiet = select.poll\n"
         "    def loud():\n"
         "        print('printed'); os.write(1, b'written to 1\\n'); os.system('echo by a program'); return quiet()\n"
