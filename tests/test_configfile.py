@@ -8,9 +8,11 @@ import sys
 
 import pytest
 from driver import eventually
+from supervisor.options import ServerOptions
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, SettingsError
+from supervisor_memreap.supervisord import ancestor
 from supervisor_memreap.supervisord.configfile import ConfigFile, find, merge
 
 
@@ -246,3 +248,9 @@ def test_limits_in_the_listeners_command_are_found(tmp_path, command, limits):
     path.write_text(f"[eventlistener:x]\ncommand={command}\nevents=TICK_5\n")
     found = ConfigFile(str(path)).read().limits()
     assert {name: given["limit"].value for name, given in found.items()} == limits
+
+
+def test_the_options_of_supervisord_are_those_of_the_supervisor_that_is_installed():
+    options = ServerOptions()
+    assert sorted("".join(options.short_options)) == sorted(ancestor.SHORT_OPTIONS)
+    assert options.long_options == ancestor.LONG_OPTIONS

@@ -6,7 +6,14 @@ import getopt
 import os
 
 import psutil
-from supervisor.options import ServerOptions
+
+# Those of supervisord 4. Not asked of supervisor's own ServerOptions, which opens a poller when it is made.
+SHORT_OPTIONS = "h?c:vnu:m:d:l:y:z:e:j:i:q:a:kts"
+LONG_OPTIONS = [
+    *("help", "configuration=", "version", "nodaemon", "user=", "umask=", "directory=", "logfile="),
+    *("logfile_maxbytes=", "logfile_backups=", "loglevel=", "pidfile=", "identifier=", "childlogdir=", "minfds="),
+    *("minprocs=", "nocleanup", "strip_ansi", "profile_options=", "silent"),
+]
 
 
 def find() -> psutil.Process | None:
@@ -38,9 +45,8 @@ def configuration(supervisord: psutil.Process) -> str | None:
     """The file that its command line names; None: it names none."""
     words = _command(supervisord)
     start = next((number for number, word in enumerate(words) if _is_supervisord(word)), len(words))
-    options = ServerOptions()
     try:
-        given, _ = getopt.getopt(words[start + 1 :], "".join(options.short_options), options.long_options)
+        given, _ = getopt.getopt(words[start + 1 :], SHORT_OPTIONS, LONG_OPTIONS)
     except getopt.GetoptError:
         return None
     return next((value for name, value in reversed(given) if name in ("-c", "--configuration")), None)
