@@ -26,6 +26,9 @@ from supervisor_memreap.host import reader
 # What CI may skip: a pattern of the reason, and why it is right there. All else that is skipped fails a run under CI.
 EXPECTED_SKIPS: dict[str, str] = {}
 
+# Files of tests that are not `stack`; those of the pure core are known by their names.
+PROCESS = {"cli", "hold", "layers", "log", "processes", "reader", "reaper", "status"}
+
 _root = pytest.StashKey[Path]()
 _skipped: list[tuple[str, str]] = []
 
@@ -46,6 +49,12 @@ def pytest_configure(config):
         config.option.basetemp = config.option.basetemp or root / "t"
         _use(root)
     config.stash[_root] = root
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        name = item.path.stem.removeprefix("test_")
+        item.add_marker("core" if name.startswith("core_") else "process" if name in PROCESS else "stack")
 
 
 def pytest_unconfigure(config):
