@@ -193,7 +193,7 @@ def parser() -> argparse.ArgumentParser:
 
     for command in (listen, single, state, effective, check):
         _add_configuration(command)
-    show = add("demo", "see it work, on a private supervisord in a temporary folder", demo.__doc__ or "")
+    show = add("demo", "see it work, on a private supervisord in a temporary directory", demo.__doc__ or "")
     demo.add_arguments(show)
     show.set_defaults(run=demo.run)
     return whole

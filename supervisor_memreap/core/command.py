@@ -1,7 +1,7 @@
 """What a user may ask of a listener: words in, new states of the pools out. Pure.
 
-The words travel as the data of a REMOTE_COMMUNICATION event, so whoever may control supervisord may send them, and
-nobody else: `pause myapp`, `resume all`, `reap myapp`, `reap myapp 4242`, `roll myapp`, `doctor`. Two options may
+The words travel as the data of a REMOTE_COMMUNICATION event, so users who may control supervisord may send them, and
+no others: `pause myapp`, `resume all`, `reap myapp`, `reap myapp 4242`, `roll myapp`, `doctor`. Two options may
 follow. `id=1a2b3c`: by it the sender finds the answer. `until=SECONDS`, of the clock since 1970: then the command is
 void, since supervisord keeps events for a listener that hangs, and a `reap` that was given up long ago must not be done
 when it wakes. A command with both is carried out once, however often it is sent.

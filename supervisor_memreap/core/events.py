@@ -179,7 +179,7 @@ class NotPermitted(_Refused):
 
 @dataclass(frozen=True)
 class Locked(_Refused):
-    """Another memreap, or whoever else, holds the lock of this pool."""
+    """Another process, such as a second memreap, holds the lock of this pool."""
 
     is_reported_once = True
     holder: str

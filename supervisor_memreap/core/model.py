@@ -16,7 +16,7 @@ class ProcessId(NamedTuple):
 
 
 STOPPED_BY_HAND = ("STOPPING", "STOPPED")
-"""States of a program that somebody stops."""
+"""States of a program that a user stops."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Program:
     pid: int
     """0 where there is none."""
     supervisord: int = 0
-    """The pid of the supervisord that said so, which must be the manager's parent; 0: nobody's word but the user's."""
+    """The pid of the supervisord that said so, which must be the manager's parent; 0: only the user said so, by --pid."""
     restarts: bool | None = None
     """Whether supervisord starts it again when it ends with 0; None: it did not say."""
     spawnerr: str = ""

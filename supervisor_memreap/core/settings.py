@@ -25,7 +25,7 @@ _SIZE_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", re.IGNORECASE)
 _DURATION_UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _SECTION_NAME = re.compile(r"[^\s:/]+(?::[^\s:/]+)?")
-# No machine has more memory, and nobody waits longer: what is beyond is a mistake, and would come back as 1e+39.
+# No machine has more memory, and no user waits longer: what is beyond is a mistake, and would come back as 1e+39.
 _MOST_BYTES = 1024 * 1024**4
 _MOST_SECONDS = 365 * 86400
 

@@ -116,7 +116,7 @@ def _demonstrate(args: argparse.Namespace, seconds: int, stop: Stop) -> int:
             log = (directory / "memreap.log").read_text().splitlines()
     _sum_up(requests, tally, screen)
     if ended_early:
-        print("memreap demo: its supervisord was ended by somebody else", file=sys.stderr)
+        print("memreap demo: its supervisord was ended by another process", file=sys.stderr)
     elif not tally.reaped and not stop.signum:
         print("No worker was reaped, which should not be. The end of the listener's log:", *log[-5:], sep="\n")
     return 1 if ended_early or requests.lost or not (tally.reaped or stop.signum) else 0

@@ -15,7 +15,7 @@ from supervisor_memreap.host import memory, rights
 
 # Seconds in which a worker has served too little to have grown.
 _FRESH = 60.0
-# How Starman and Plack are told where to listen.
+# How the address is written in the commands of Starman and Plack.
 _LISTEN = re.compile(r"(?:^|\s)(?:-l|--listen)[\s=]")
 
 

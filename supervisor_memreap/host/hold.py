@@ -226,4 +226,4 @@ def _end(child: int, by_force: bool) -> None:
             os.kill(child, signal.SIGKILL)  # ours, and not waited for yet: no other process can have its pid
         os.waitpid(child, 0)
     except (ProcessLookupError, ChildProcessError):
-        pass  # somebody ignores SIGCHLD in this process: then the kernel has waited for it
+        pass  # a library ignores SIGCHLD in this process: then the kernel has waited for it

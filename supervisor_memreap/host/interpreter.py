@@ -2,7 +2,7 @@
 
 A section such as [rpcinterface:memreap] makes supervisord import supervisor_memreap. It often runs in another
 environment than we do: Debian's packaged supervisor beside memreap in a venv. Where that import fails, supervisord does
-not start. So that very interpreter is asked: as the same user, with its flags, its environment and its folder.
+not start. So that very interpreter is asked: as the same user, with its flags, its environment and its directory.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class _Start:
     python: str
     flags: tuple[str, ...]
     first: str
-    """The first folder of its sys.path."""
-    folder: str
+    """The first directory of its sys.path."""
+    directory: str
     environ: Mapping[str, str]
     user: rights.Rights | None = None
     """None: ours."""
@@ -139,26 +139,26 @@ def _start_of(pid: int) -> _Start:
     user = rights.of(pid)
     if os.geteuid() not in (0, user.users[1]):
         raise PermissionError(pid)
-    folder, executable = os.readlink(f"/proc/{pid}/cwd"), os.readlink(f"/proc/{pid}/exe")
+    directory, executable = os.readlink(f"/proc/{pid}/cwd"), os.readlink(f"/proc/{pid}/exe")
     raw = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="surrogateescape")
     environ = dict(pair.partition("=")[::2] for pair in raw.split("\0") if pair.find("=") > 0)
-    python = _resolve(words[0], folder, environ)
+    python = _resolve(words[0], directory, environ)
     # After an upgrade it runs a file that is gone: what counts is the one that the next start finds there.
     if os.path.realpath(python) != executable.replace(" (deleted)", ""):
         raise Unknown(f"it runs {executable}, and was started as {words[0]}")
     flags = list(_flags(words[1:]))
     rest = words[1 + len(flags) :]
     is_script = bool(rest) and not rest[0].startswith("-")
-    first = os.path.dirname(os.path.realpath(os.path.join(folder, rest[0]))) if is_script else folder
-    return _Start(python, tuple(flags), first, folder, environ, None if os.geteuid() == user.users[1] else user)
+    first = os.path.dirname(os.path.realpath(os.path.join(directory, rest[0]))) if is_script else directory
+    return _Start(python, tuple(flags), first, directory, environ, None if os.geteuid() == user.users[1] else user)
 
 
-def _resolve(word: str, folder: str, environ: Mapping[str, str]) -> str:
+def _resolve(word: str, directory: str, environ: Mapping[str, str]) -> str:
     """The path of an interpreter as it was started: not that of the file behind it, which knows no venv."""
     if not _PYTHON.match(os.path.basename(word)):
         raise Unknown(f"{word} is no Python")
     if "/" in word:
-        return os.path.join(folder, word)
+        return os.path.join(directory, word)
     path = shutil.which(word, path=environ.get("PATH", os.defpath))
     if path is None:
         raise Unknown(f"there is no {word} on its PATH")
@@ -199,7 +199,7 @@ def _ask(start: _Start, kind: str, program: str, files: Sequence[str], timeout: 
     try:
         done = subprocess.run(
             [start.python, *start.flags, "-B", "-c", _QUESTION.read_text(), *arguments],
-            cwd=start.folder,
+            cwd=start.directory,
             env=start.environ,
             stdin=subprocess.DEVNULL,
             capture_output=True,

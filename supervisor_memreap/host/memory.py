@@ -31,13 +31,13 @@ def _limits(groups: str, root: Path) -> list[int]:
         else:
             continue
         group = base / path.lstrip("/")
-        for folder in (group, *group.parents):
+        for directory in (group, *group.parents):
             try:
-                text = (folder / name).read_text().strip()
+                text = (directory / name).read_text().strip()
             except OSError:
                 text = "max"
             if text.isdigit():
                 limits.append(int(text))
-            if folder == base:
+            if directory == base:
                 break
     return limits

@@ -22,7 +22,7 @@ from supervisor_memreap.core.servers import recognise, script
 from supervisor_memreap.host import reader
 from supervisor_memreap.host.source import Source
 
-# How Catalyst, Plack and their like are told where to listen.
+# How the address is written in the commands of Catalyst, Plack and their like.
 _LISTEN = re.compile(r"(?:^|\s)(?:-l|--listen|--socket|-s)[\s=]+(?:unix:)?(\S+)")
 # How Catalyst, Plack, Starman, gunicorn, uWSGI and unicorn are sent into the background; PHP's -d has KEY=VALUE behind.
 _DAEMON = re.compile(r"(?:^|\s)(?:-d|-D|--?daemon(?:ize)?)(?:[\s=]|$)(?!\s*[^\s=-]+=)")

@@ -20,7 +20,7 @@ def procmanager_version(
     `command` and `environment` are its own. Run as the manager's user, never as ours: the modules are that user's.
     """
     try:
-        perl, folder, rights = os.readlink(f"/proc/{pid}/exe"), os.readlink(f"/proc/{pid}/cwd"), of(pid)
+        perl, directory, rights = os.readlink(f"/proc/{pid}/exe"), os.readlink(f"/proc/{pid}/cwd"), of(pid)
         if not re.match(r"perl[0-9.]*$", os.path.basename(perl)):
             return None
         include = [word for word in command.split() if re.match(r"-I.", word)]
@@ -30,7 +30,7 @@ def procmanager_version(
             return None
         answer = subprocess.run(
             [perl, *include, *_ASK],
-            cwd=folder,
+            cwd=directory,
             env={"PATH": os.environ.get("PATH", os.defpath), **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,

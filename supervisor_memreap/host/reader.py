@@ -65,7 +65,7 @@ class _Child:
             os.kill(self._pid, signal.SIGKILL)  # ours, and not waited for yet: no other process can have its pid
             os.waitpid(self._pid, 0)
         except (ProcessLookupError, ChildProcessError):
-            pass  # somebody ignores SIGCHLD in this process: then the kernel has waited for it
+            pass  # a library ignores SIGCHLD in this process: then the kernel has waited for it
 
     def _take(self, count: int, deadline: float) -> bytes:
         data = b""

@@ -1,1 +1,1 @@
-"""What is told and kept."""
+"""What is logged, published and kept."""

@@ -21,7 +21,7 @@ def to(stream: TextIO | None, stamped: bool) -> Callable[[str], None]:
 
     def tell(text: str) -> None:
         nonlocal missing
-        if missing and write(f"{missing} lines are missing here: nobody read the log, and there was no room for them"):
+        if missing and write(f"{missing} lines are missing here: the log was not read, and there was no room for them"):
             missing = 0
         if missing or not write(text):
             missing += 1

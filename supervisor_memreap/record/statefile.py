@@ -1,6 +1,6 @@
 """What the listener must not forget when it is restarted: who is leaving, who is stuck, what is suspended.
 
-One small file in the temporary folder for each supervisord and user, there only while there is something to remember.
+One small file in the temporary directory for each supervisord and user, there only while there is something to remember.
 Times in it are monotonic, the same for every process of this boot; a file of another boot is seen by that.
 """
 
@@ -23,7 +23,7 @@ from supervisor_memreap.core.state import PoolState, decode, encode, is_worth_ke
 _MOST_BYTES = 16 * 1024**2
 # Seconds since the last change after which a file that nobody seems to need is removed: a week.
 _OLD = 7 * 86400.0
-# Seconds after which it is written anew though nothing has changed: whoever clears temporary folders goes by age.
+# Seconds after which it is written anew though nothing has changed: whoever clears temporary directories goes by age.
 _RENEWED = 86400.0
 
 
@@ -32,9 +32,9 @@ class StateFile:
 
     def __init__(self, supervisord: ProcessId):
         self._supervisord = supervisord
-        # With its start time: containers that share a temporary folder may each have a supervisord with the pid 1.
+        # With its start time: containers that share a temporary directory may each have a supervisord with the pid 1.
         name = f"memreap-{os.geteuid()}-{supervisord.pid}-{supervisord.start_time:.2f}.json"
-        self._path = os.path.join(_folder(), name)
+        self._path = os.path.join(_directory(), name)
         self._written: object = None
         self._when = 0.0
 
@@ -82,10 +82,10 @@ class StateFile:
             pass  # then it is swept by the next listener
 
 
-def _folder() -> str:
+def _directory() -> str:
     try:
         return tempfile.gettempdir()
-    except FileNotFoundError:  # no writable folder at all
+    except FileNotFoundError:  # no writable directory at all
         return "/tmp"
 
 
@@ -93,7 +93,7 @@ def _read(path: str) -> str:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(fd, encoding="ascii", errors="replace") as file:
         status = os.fstat(fd)
-        # The folder is everybody's: what another user wrote there says nothing to us.
+        # The directory is everybody's: what another user wrote there says nothing to us.
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise OSError("not a file of this user alone")
         return file.read(_MOST_BYTES)
@@ -118,7 +118,7 @@ def _remove(path: str) -> None:
 
 def _sweep() -> None:
     """Remove what listeners of supervisords that are no more have left."""
-    prefix = os.path.join(_folder(), f"memreap-{os.geteuid()}-")
+    prefix = os.path.join(_directory(), f"memreap-{os.geteuid()}-")
     for path in glob.glob(f"{glob.escape(prefix)}*.json*"):
         match = re.fullmatch(r"([0-9]+)-[0-9.]+\.json(\.new)?", path[len(prefix) :])
         try:
