@@ -30,7 +30,7 @@ class Program:
     pid: int
     """0 where there is none."""
     supervisord: int = 0
-    """The pid of the supervisord that said so, which must be the manager's parent; 0: only the user said so, by --pid."""
+    """The pid of the supervisord that said so, which must be the manager's parent; 0: the user gave --pid."""
     restarts: bool | None = None
     """Whether supervisord starts it again when it ends with 0; None: it did not say."""
     spawnerr: str = ""

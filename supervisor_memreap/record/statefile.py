@@ -1,6 +1,6 @@
 """What the listener must not forget when it is restarted: who is leaving, who is stuck, what is suspended.
 
-One small file in the temporary directory for each supervisord and user, there only while there is something to remember.
+One small file in the temporary directory for each supervisord and user, only while there is something to remember.
 Times in it are monotonic, the same for every process of this boot; a file of another boot is seen by that.
 """
 
