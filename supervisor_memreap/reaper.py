@@ -74,7 +74,7 @@ class Reaper:
             name = watch.program.namespec
             self._guard(self._pool(name), functools.partial(self._look, watch, programs, looks, view, now))
         self._choose(list(looks.values()), now)
-        self._watched = [self._pools[name] for name in looks]
+        self._watched = [pool for name in looks for pool in (self._pools[name],) if pool.choice]
         for pool in self._watched:
             self._guard(pool, functools.partial(pool.follow_up, view))
         due = [pool for pool in self._watched if pool.choice and pool.choice.candidates and not self._dry_run]
