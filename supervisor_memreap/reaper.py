@@ -20,6 +20,7 @@ from supervisor_memreap.core.state import PoolState, is_worth_keeping
 from supervisor_memreap.followed import signalled
 from supervisor_memreap.host import lock, look, procfs
 from supervisor_memreap.host.source import Source
+from supervisor_memreap.host.statm import Statm
 from supervisor_memreap.pool import WatchedPool
 from supervisor_memreap.record.status import of_pool
 
@@ -58,6 +59,7 @@ class Reaper:
         self._pools: dict[str, WatchedPool] = {}
         self._watched: list[WatchedPool] = []
         """Those of the last tick."""
+        self._statm = Statm() if procfs.is_usable() else None
         self._used: dict[str, dict[ProcessId, int]] = {}
         self._measured = float("-inf")
         for name, state in (states or {}).items():
@@ -70,9 +72,13 @@ class Reaper:
         watches = settings.pools(programs)
         self._set_aside({watch.program.namespec for watch in watches}, now, view)
         looks: dict[str, Look] = {}
+        if self._statm:
+            self._statm.begin()
         for watch in watches:
             name = watch.program.namespec
             self._guard(self._pool(name), functools.partial(self._look, watch, programs, looks, view, now))
+        if self._statm:
+            self._statm.end()
         self._choose(list(looks.values()), now)
         self._watched = [pool for name in looks for pool in (self._pools[name],) if pool.choice]
         for pool in self._watched:
@@ -95,7 +101,7 @@ class Reaper:
             return reasons.need_detail(worker, settings, requested)
 
         expected = (*signalled(pool.state), *requested)
-        seen = look.look(watch, view, needs_detail, expected)
+        seen = look.look(watch, view, needs_detail, expected, self._statm)
         seen = self._with_ending(seen, watch.program, programs, now)
         looks[pool.name] = pool.follow(seen, settings, view, now, not self._dry_run)
 
@@ -196,6 +202,8 @@ class Reaper:
         """Let go of everything that is held."""
         for pool in self._pools.values():
             pool.followed.close()
+        if self._statm:
+            self._statm.close()
 
     # Locks, and pools out of sight.
 

@@ -14,6 +14,7 @@ from supervisor_memreap.host.reader import is_blocked
 from supervisor_memreap.host.roster import Roster
 from supervisor_memreap.host.signals import number
 from supervisor_memreap.host.source import Source
+from supervisor_memreap.host.statm import Statm
 
 NeedsDetail = Callable[[Worker], bool]
 
@@ -23,16 +24,27 @@ def always(_worker: Worker) -> bool:
     return True
 
 
-def look(watch: Watch, view: Source, needs_detail: NeedsDetail = always, expected: Collection[ProcessId] = ()) -> Pool:
-    """One reading of a pool; `expected` is as in host.roster."""
+def look(
+    watch: Watch,
+    view: Source,
+    needs_detail: NeedsDetail = always,
+    expected: Collection[ProcessId] = (),
+    statm: Statm | None = None,
+) -> Pool:
+    """One reading of a pool; `expected` is as in host.roster. `statm` knows quiet workers from the last look."""
     members = roster.of(watch, expected, view)
     pool = Pool(members.name, members.state, members.not_visible, is_group=members.is_group, at=time.time())
     if members.manager is None:
         return pool
-    workers = (_worker(pid, members, watch.settings, view, needs_detail) for pid in sorted(members.pids))
+    manager, settings = members.manager.id, watch.settings
+    workers = [
+        (statm and _quiet_worker(pid, members, settings, statm, needs_detail))
+        or _worker(pid, members, settings, view, needs_detail, statm)
+        for pid in sorted(members.pids)
+    ]
     return replace(
         pool,
-        manager=members.manager.id,
+        manager=manager,
         manager_age=members.manager.age,
         workers=tuple(worker for worker in workers if worker),
         stopped=members.stopped,
@@ -40,14 +52,32 @@ def look(watch: Watch, view: Source, needs_detail: NeedsDetail = always, expecte
     )
 
 
+def _quiet_worker(
+    pid: int, members: Roster, settings: PoolSettings, statm: Statm, needs_detail: NeedsDetail
+) -> Worker | None:
+    """A worker for which no reason can apply, even if all the swap in use were its own; None: it must be read."""
+    assert members.manager
+    known = statm.known(pid, members.manager.id)
+    if known is None:
+        return None
+    bound = known.size if settings.metric == "vms" else known.resident + statm.swap_in_use
+    worker = Worker(known.id, known.age, bound, None, members.slots.get(pid, ""))
+    return None if needs_detail(worker) else worker
+
+
 def _worker(
-    pid: int, members: Roster, settings: PoolSettings, view: Source, needs_detail: NeedsDetail
+    pid: int,
+    members: Roster,
+    settings: PoolSettings,
+    view: Source,
+    needs_detail: NeedsDetail,
+    statm: Statm | None,
 ) -> Worker | None:
     """None: it is gone, or none of this pool."""
     assert members.manager
     manager = members.manager.id.pid
     try:
-        process = view.process(pid)
+        process = statm.keep(pid, members.manager.id, view) if statm else view.process(pid)
         if process.ended or process.parent != manager:
             return None
         sizes = view.sizes(pid)

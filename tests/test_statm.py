@@ -1,0 +1,144 @@
+"""Descriptors of statm that are kept from look to look: they mean one process for ever, and none is left over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import psutil
+import pytest
+from driver import eventually, pool, workers_below
+from reaping import Reaping
+
+from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.settings import PoolSettings, Settings, Watch
+from supervisor_memreap.host import look as host_look
+from supervisor_memreap.host import procfs, statm
+from supervisor_memreap.reaper import Reaper
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+MIB = 1024**2
+SETTINGS = PoolSettings(limit=500 * MIB)
+
+
+def never(_worker) -> bool:
+    return False
+
+
+def look(manager: int, table: statm.Statm | None, needs_detail=never, settings=SETTINGS):
+    watch = Watch(Program("myapp", "myapp", "RUNNING", manager), settings)
+    if table:
+        table.begin()
+    try:
+        return host_look.look(watch, procfs.source(), needs_detail, statm=table)
+    finally:
+        if table:
+            table.end()
+
+
+@pytest.fixture
+def table():
+    table = statm.Statm()
+    yield table
+    table.close()
+
+
+def open_descriptors() -> int:
+    return sum("/statm" in os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if is_open(fd))
+
+
+def is_open(fd: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{fd}")
+
+
+@pytest.mark.parametrize("metric", ["uss", "vms"])
+def test_a_look_with_kept_descriptors_says_what_one_without_says(table, metric):
+    settings = PoolSettings(limit=500 * MIB, metric=metric)
+    with pool(3, 40) as manager:
+        for _ in range(3):
+            kept, plain = (look(manager, each, settings=settings) for each in (table, None))
+            assert [worker.id for worker in kept.workers] == [worker.id for worker in plain.workers]
+            for one, other in zip(kept.workers, plain.workers):
+                assert one.bound == pytest.approx(other.bound + (0 if metric == "vms" else table.swap_in_use), abs=MIB)
+                assert one.age == pytest.approx(other.age, abs=1)
+        assert open_descriptors() == 3
+
+
+def test_a_worker_that_is_gone_is_not_known_by_its_descriptor_and_one_that_came_is_seen(table):
+    with pool(2, 5) as manager:
+        (first, second) = sorted(worker.id.pid for worker in look(manager, table).workers)
+        os.kill(first, signal.SIGKILL)
+
+        def assert_replaced() -> None:
+            pids = {worker.id.pid for worker in look(manager, table).workers}
+            assert second in pids
+            assert len(pids - {first}) == 2
+
+        eventually(assert_replaced)
+        assert open_descriptors() == 2
+
+
+def test_a_zombie_is_no_worker(table):
+    with pool(2, 5) as manager:
+        look(manager, table)
+        victim = min(workers_below(manager))
+        os.kill(manager, signal.SIGSTOP)
+        try:
+            os.kill(victim, signal.SIGKILL)
+            eventually(lambda: assert_zombie(victim))
+            assert victim not in {worker.id.pid for worker in look(manager, table).workers}
+        finally:
+            os.kill(manager, signal.SIGCONT)
+
+
+def assert_zombie(pid: int) -> None:
+    assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_pid_below_another_manager_is_read_anew(table):
+    with pool(1, 5) as manager:
+        (worker,) = look(manager, table).workers
+        other = worker.id._replace(pid=manager + 1)
+        assert table.known(worker.id.pid, other) is None
+
+
+def test_pools_that_come_and_go_leave_no_descriptor_open():
+    reaper = Reaper()
+    settings = Settings({"myapp": {"limit": 500 * MIB}})
+    for _ in range(3):
+        with pool(2, 5) as manager:
+            reaper.tick([Program("myapp", "myapp", "RUNNING", manager)], settings, time.monotonic())
+            assert open_descriptors() == 2
+        reaper.tick([], settings, time.monotonic())
+        assert open_descriptors() == 0
+    reaper.close()
+
+
+def test_where_no_descriptor_is_left_all_is_read_anew(table):
+    table._most = 1
+    with pool(3, 5) as manager:
+        for _ in range(2):
+            assert len(look(manager, table).workers) == 3
+        assert open_descriptors() == 1
+
+
+def test_swap_that_could_be_a_workers_own_is_looked_up(table, monkeypatch):
+    monkeypatch.setattr(statm, "_swap_in_use", lambda: 450 * MIB)
+
+    def over(worker) -> bool:
+        return worker.bound > SETTINGS.limit
+
+    with pool(1, 60) as manager:
+        for _ in range(3):
+            (worker,) = look(manager, table, over).workers
+            assert (worker.detail, worker.bound < 100 * MIB) == (None, True)  # 60 MiB, read with its own swap: none
+
+
+def test_a_worker_that_grows_between_two_looks_is_reaped():
+    with pool(2, 5) as manager, Reaping(manager, limit="500MB") as reaping:
+        reaping.tick()
+        assert open_descriptors() == 2
+        reaping.settings = Settings({"myapp": {"limit": 4 * MIB, "min_age": 1.0, "settle": 0.0}})
+        reaping.until("left after")
