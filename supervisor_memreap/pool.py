@@ -13,7 +13,7 @@ from supervisor_memreap.core.model import Pool, ProcessId, Result, Worker
 from supervisor_memreap.core.policy import Candidate, Choice, Look
 from supervisor_memreap.core.reasons import Reason
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.state import PoolState, lasting
+from supervisor_memreap.core.state import PoolState, outlives_differently
 from supervisor_memreap.followed import Followed, FollowedWorkers, TakeLock
 from supervisor_memreap.host import look, signalling
 from supervisor_memreap.host.lock import Locked
@@ -63,7 +63,7 @@ class WatchedPool:
     def update(self, state: PoolState) -> None:
         """The only place where the state changes; what outlives a restart is written down before this returns."""
         before, self._state = self._state, state
-        if lasting(before) != lasting(state):
+        if outlives_differently(before, state):
             self._write_down()
 
     def emit(self, event: Event) -> None:

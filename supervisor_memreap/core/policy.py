@@ -164,7 +164,8 @@ def _choose_in(look: Look, now: float) -> Choice:
     log: list[Event] = []
     pending, candidates, state = _candidates(look, now, log)
     due_since = {each.worker.id: state.due_since.get(each.worker.id, now) for each in candidates}
-    state = replace(state, due_since=due_since)
+    if due_since or state.due_since:
+        state = replace(state, due_since=due_since)
     candidates = tuple(
         replace(each, idle_wait_expired=now - due_since[each.worker.id] >= settings.idle_wait) for each in candidates
     )
@@ -176,7 +177,10 @@ def _choose_in(look: Look, now: float) -> Choice:
         tuple(log),
         candidates,
         pending,
-        sum(any(reasons.applying(worker, settings, state.requested)) for worker in pool.workers),
+        sum(
+            worker.detail is not None and any(reasons.applying(worker, settings, state.requested))
+            for worker in pool.workers
+        ),
         unreadable(pool, settings),
         _due_again(pool, settings, state, now),
         _due_force(pool, state, now),
@@ -271,7 +275,7 @@ def veto(pool: Pool, worker: Worker, settings: PoolSettings) -> Event | None:
 
 def unreadable(pool: Pool, settings: PoolSettings) -> int:
     """How many workers may be over the limit and nothing shows it: their size may not be read."""
-    return sum(reasons.is_hidden(worker, settings) for worker in pool.workers)
+    return sum(worker.detail is not None and reasons.is_hidden(worker, settings) for worker in pool.workers)
 
 
 def is_new(event: Event, state: PoolState) -> tuple[bool, PoolState]:
@@ -306,7 +310,8 @@ def _apply_manager(pool: Pool, state: PoolState, now: float, log: list[Event]) -
         state = _forget_manager(pool, state, now, log)
     if pool.manager is None:
         return state
-    state = replace(state, manager=pool.manager, manager_seen=True)
+    if state.manager != pool.manager or not state.manager_seen:
+        state = replace(state, manager=pool.manager, manager_seen=True)
     suspended = state.suspended
     if suspended and pool.manager != suspended.manager and pool.manager_age >= (suspended.needs_age or 0):
         log.append(events.Resumed(*pool.stamp, f"its manager {pool.manager.pid} is a new one"))
@@ -394,7 +399,7 @@ def _follow_stuck(pool: Pool, state: PoolState, now: float, log: list[Event]) ->
         else:
             left = now if stuck.left is None else stuck.left
             log.append(events.Left(*pool.stamp, stuck.worker, left - stuck.signalled, None))
-    return replace(state, stuck=tuple(still))
+    return replace(state, stuck=tuple(still)) if state.stuck else state
 
 
 def _follow_leaving(pool: Pool, settings: PoolSettings, state: PoolState, now: float, log: list[Event]) -> PoolState:
@@ -475,6 +480,8 @@ def _is_stable(pool: Pool, settings: PoolSettings, state: PoolState, now: float)
 def _count(pool: Pool, settings: PoolSettings, state: PoolState, gap: float) -> PoolState:
     seen = {}
     for worker in pool.workers:
+        if worker.detail is None:
+            continue
         for reason in reasons.applying(worker, settings, ()):
             key = worker.id, reason.setting
             before = state.seen.get(key)
@@ -482,7 +489,7 @@ def _count(pool: Pool, settings: PoolSettings, state: PoolState, gap: float) -> 
             # between two looks, so that much is no merit of its own. How long it then waits for its turn is neither.
             early = before.early if before else worker.age < 2 * settings.min_age + gap
             seen[key] = Seen(before.looks + 1 if before else 1, early)
-    return replace(state, seen=seen)
+    return replace(state, seen=seen) if seen or state.seen else state
 
 
 def _is_ready(worker: Worker, reason: Reason, settings: PoolSettings, state: PoolState) -> bool:
@@ -496,7 +503,7 @@ def _is_ready(worker: Worker, reason: Reason, settings: PoolSettings, state: Poo
 def _suspend_fresh(pool: Pool, settings: PoolSettings, state: PoolState, now: float, log: list[Event]) -> PoolState:
     """Rule 9 at its plainest: every worker is a newborn, and one reason applies to all. One alone may be a spike."""
     by_setting: dict[str, list[Reason]] = {}
-    for worker in pool.workers:
+    for worker in pool.workers if state.seen else ():
         for reason in reasons.applying(worker, settings, ()):
             if worker.age < settings.min_age and _is_ready(worker, reason, settings, state):
                 by_setting.setdefault(reason.setting, []).append(reason)
@@ -525,12 +532,13 @@ def _candidates(
     pool, settings, state = look
     signalled_ = {leaving.worker for leaving in (*state.stuck, state.leaving) if leaving}
     stuck = {leaving.worker for leaving in state.stuck}
-    state = replace(state, requested=state.requested & {worker.id for worker in pool.workers} - stuck)
+    if state.requested:
+        state = replace(state, requested=state.requested & {worker.id for worker in pool.workers} - stuck)
     pending, due = [], []
     for worker in pool.workers:
-        applying = list(reasons.applying(worker, settings, state.requested))
-        if worker.id in stuck:
+        if worker.detail is None or worker.id in stuck:
             continue
+        applying = list(reasons.applying(worker, settings, state.requested))
         ready = [reason for reason in applying if _is_ready(worker, reason, settings, state)]
         against = veto(pool, worker, settings) if ready and worker.age >= settings.min_age else None
         if against:

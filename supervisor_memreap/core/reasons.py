@@ -156,7 +156,11 @@ REASONS: tuple[type[Reason], ...] = (Requested, OverLimit, TooOld)
 
 def need_detail(worker: Worker, settings: PoolSettings, requested: Collection[ProcessId]) -> bool:
     """Whether a reason may apply to this worker, so that its detail must be read."""
-    return any(reason.may_apply(worker, settings, worker.id in requested) for reason in REASONS)
+    is_requested = worker.id in requested
+    for kind in REASONS:  # noqa: SIM110 # for each worker at each look: half the time of any() over a generator
+        if kind.may_apply(worker, settings, is_requested):
+            return True
+    return False
 
 
 def applying(worker: Worker, settings: PoolSettings, requested: Collection[ProcessId]) -> Iterator[Reason]:

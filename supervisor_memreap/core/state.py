@@ -130,6 +130,13 @@ def lasting(state: Lasting) -> Lasting:
     return Lasting(**{name: getattr(state, name) for name in _LASTING})
 
 
+def outlives_differently(state: Lasting, other: Lasting) -> bool:
+    """Whether the parts that outlive a restart differ."""
+    if state is other:
+        return False
+    return any(getattr(state, name) != getattr(other, name) for name in _LASTING)
+
+
 def restored(kept: Lasting, looked: float | None = None) -> PoolState:
     """The state of a listener that goes on where the last one was ended; `looked` is when that wrote it down."""
     return PoolState(**{name: getattr(kept, name) for name in _LASTING}, looked=looked)
