@@ -230,19 +230,21 @@ class Reaper:
         for name in set(self._pools) - watched:
             pool = self._pools[name]
             pool.choice = None
-            if is_worth_keeping(pool.state) and not self._is_outdated(pool.state, now, view):
+            if is_worth_keeping(pool.state) and not _is_outdated(pool.state, now, view):
                 if pool.state.leaving is None or pool.state.leaving.left is not None:
                     pool.followed.unlock()
                 continue
             pool.followed.close()
             del self._pools[name]
 
-    def _is_outdated(self, state: PoolState, now: float, view: Source) -> bool:
-        if state.looked is None or now - state.looked < REMEMBERED:
-            return False
-        try:
-            return state.manager is None or view.process(state.manager.pid).id != state.manager
-        except ProcessLookupError:
-            return True
-        except OSError:
-            return False  # it may be there
+
+def _is_outdated(state: PoolState, now: float, view: Source) -> bool:
+    """Whether nothing in it can count any more: the pool was out of sight for long, and its manager has ended."""
+    if state.looked is None or now - state.looked < REMEMBERED:
+        return False
+    try:
+        return state.manager is None or view.process(state.manager.pid).id != state.manager
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # it may be there
