@@ -13,7 +13,7 @@ from supervisor_memreap.core.command import TYPE, Command, CommandError, id_of, 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Sections, Settings
 from supervisor_memreap.core.text import quote, seconds
-from supervisor_memreap.doctor.process import DoctorProcess
+from supervisor_memreap.doctorprocess import DoctorProcess
 from supervisor_memreap.host import orphans, procfs
 from supervisor_memreap.livesettings import LiveSettings
 from supervisor_memreap.reaper import Reaper, States

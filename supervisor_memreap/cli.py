@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from supervisor_memreap import __version__, doctor, listener, once
+from supervisor_memreap import __version__, listener, once
 from supervisor_memreap.core.command import named, unknown
 from supervisor_memreap.core.settings import (
     KEYS,
@@ -332,6 +332,8 @@ def _settings(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
+    from supervisor_memreap import doctor  # 2 MB, which the listener never needs
+
     path = configfile.find(args.configuration)
     try:
         return doctor.run(path, _client, log.to(sys.stdout, stamped=False))

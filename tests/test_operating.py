@@ -23,7 +23,7 @@ import pytest
 import stack
 from driver import POOL, Transport, eventually, supervisord, workers_below
 
-from supervisor_memreap.doctor import process
+from supervisor_memreap import doctorprocess as process
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
 RECORDER = Path(__file__).with_name("recorder.py")

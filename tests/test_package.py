@@ -94,7 +94,7 @@ def test_signals_are_sent_from_one_place_to_one_process_at_a_time():
         if isinstance(call, ast.Call) and (name := _name_of(call)) in names | {"syscall"}
     ]
     assert senders == [
-        ("process.py", "end", "killpg"),
+        ("doctorprocess.py", "end", "killpg"),
         ("hold.py", "_end", "kill"),
         ("procfile.py", "missing", "kill"),
         ("reader.py", "end", "kill"),
