@@ -131,6 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     # Inherited as ignored, as from a shell with `trap '' CHLD`, it would make every wait for a child of ours fail.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _open_standard_descriptors()
     whole = parser()
     args = whole.parse_args(argv)
     if not hasattr(args, "run"):
@@ -145,6 +146,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, SettingsError) else 1
     except KeyboardInterrupt:
         return 130
+
+
+def _open_standard_descriptors() -> None:
+    """Where a shell has closed 0, 1 or 2 (`<&-`), a pipe of ours would get that number."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
 
 
 def parser() -> argparse.ArgumentParser:

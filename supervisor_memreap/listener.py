@@ -87,8 +87,11 @@ def _is_alone(above: ProcessId, tell: Callable[[str], None]) -> bool:
             lock.take_file(above, "listener")  # we are not of supervisord's user
     except lock.Unlockable as trouble:
         tell(f"{trouble}: whether another listener of this supervisord watches is not known; have only one")
-    except (lock.Locked, ProcessLookupError) as trouble:
-        return isinstance(trouble, ProcessLookupError)
+    except lock.Locked as trouble:
+        tell(str(trouble))
+        return False
+    except ProcessLookupError:
+        pass  # supervisord has just ended
     return True
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from supervisor_memreap.core import reasons
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.model import Ending, Program
+from supervisor_memreap.core.model import Ending, ProcessId, Program
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.core.text import quote, seconds
 from supervisor_memreap.host import procfs
@@ -126,6 +126,8 @@ def known_to_the_listener(programs: Sequence[Program]) -> States:
     above = next((program.supervisord for program in programs if program.supervisord), 0)
     try:
         supervisord = procfs.source().process(above).id if above else None
+    except PermissionError:
+        supervisord = ProcessId(above, 0.0)  # hidden from this user, and so from its listener
     except OSError:
         supervisord = None
     if supervisord is None:

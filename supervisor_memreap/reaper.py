@@ -81,7 +81,8 @@ class Reaper:
             self._statm.end()
         self._choose(list(looks.values()), now)
         self._watched = [pool for name in looks for pool in (self._pools[name],) if pool.choice]
-        for pool in self._watched:
+        # A dry run sends nothing, neither a first signal nor another one.
+        for pool in () if self._dry_run else self._watched:
             self._guard(pool, functools.partial(pool.follow_up, view))
         due = [pool for pool in self._watched if pool.choice and pool.choice.candidates and not self._dry_run]
         for pool in due:
@@ -216,6 +217,8 @@ class Reaper:
 
     def _take_lock(self, manager: ProcessId, is_group: bool) -> int:
         """A descriptor with the lock of this manager. Raises Locked, ProcessLookupError."""
+        if self._dry_run:
+            raise lock.Locked("a dry run takes no lock")
         if not is_group:
             return lock.take(manager)
         # All pools with target=self have one manager, supervisord, and so one lock; those of this reaper share it.

@@ -1076,3 +1076,13 @@ def test_where_it_cannot_be_seen_whether_a_worker_is_idle_nobody_says_that_it_ne
     for _ in range(40):
         verdict = film.look({11: film.worker(11, 300, server="FCGI::ProcManager"), 12: 20}, signal=False)
         assert events(verdict, NeverIdle) == []
+
+
+def test_a_worker_that_could_not_be_seen_for_one_look_is_still_leaving():
+    film = Film()
+    assert reaped(film.look({11: 300, 12: 250, 13: 20})) == 11
+    film.look({12: 250, 13: 20})
+    film.fork(14)
+    for _ in range(5):
+        verdict = film.look({11: 300, 12: 250, 13: 20, 14: 20}, after=30)
+        assert (reaped(verdict), verdict.standing) == (None, "leaving")

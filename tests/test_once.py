@@ -339,3 +339,10 @@ def test_a_closed_stdout_does_not_end_a_reap():
         process.stdout.close()
         assert process.wait(20) == 0
         assert not before & pids(pid)
+
+
+def test_with_standard_input_closed_workers_are_measured_all_the_same():
+    with pool(2, 40) as manager:
+        words = [sys.executable, "-m", "supervisor_memreap", "once", "-n", "--pid", str(manager), "limit=30MB"]
+        result = subprocess.run(["sh", "-c", '"$@" <&-', "sh", *words], capture_output=True, text=True, check=False)
+        assert "2 over the limit of 30 MiB" in result.stdout

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import select
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -317,13 +321,14 @@ def test_where_syscall_may_not_be_read_a_worker_that_computes_is_busy():
 
 
 @needs_linux
-def test_where_only_an_unknown_moment_is_seen_the_worker_is_not_signalled_before_idle_wait():
+def test_where_only_uncertain_moments_are_seen_the_worker_is_not_signalled():
     with pool(1, 40, "serving") as pid:
         found = look(pid)
         (worker,) = found.workers
         eventually(lambda: _assert_idle(Procfs(), worker.id.pid, None))
-        outcome = reap(found, worker, watch=0.1)
-        assert (outcome.result, outcome.unreadable) == ("busy", True)
+        for expired in (False, True):  # this system tells idleness, so a moment of which it is certain is waited for
+            outcome = reap(found, worker, watch=0.1, idle_wait_expired=expired)
+            assert (outcome.result, outcome.unreadable) == ("busy", False)
         assert look(pid).workers[0].id == worker.id
 
 
@@ -334,7 +339,7 @@ def test_where_only_an_unknown_moment_is_seen_the_worker_is_not_signalled_before
         ("FCGI::ProcManager", True, (), "held"),
         ("FCGI::ProcManager", False, (), "idle"),
         ("FCGI::ProcManager", True, ("busy",), ""),
-        ("FCGI::ProcManager", True, ("serving",), "unknown"),
+        ("FCGI::ProcManager", True, ("serving",), ""),
         ("Starman", True, (), "held"),
         ("Starman", False, (), ""),
         ("Starman", True, ("busy",), ""),
@@ -640,3 +645,42 @@ def test_with_depth_2_a_child_of_the_wrapper_that_ends_during_the_look_is_no_fal
 
         found = look(wrapper, PoolSettings(limit=30 * MIB, depth=2), WithOneThatEnds(99999999))
         assert (found.manager.pid, len(found.workers)) == (pid, 2)
+
+
+@needs_root
+@needs_linux
+def test_a_file_that_another_user_locked_says_nothing_about_who_is_alone():
+    process = procfs.source().process(os.getpid()).id
+    path = Path(tempfile.gettempdir()) / f"memreap-{process.pid}-{process.start_time:.2f}-listener.lock"
+    path.touch(mode=0o644)
+    os.chown(path, NOBODY, NOBODY)
+    with path.open() as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        with pytest.raises(lock.Unlockable, match=f"by a file of user {NOBODY}"):
+            lock.take_file(process, "listener")
+
+
+@needs_linux
+def test_whether_idleness_is_told_is_not_judged_by_one_moment(monkeypatch):
+    with pool(1, 1) as pid:
+        (worker,) = psutil.Process(pid).children()
+        eventually(lambda: _assert_idle(Procfs(), worker.pid, True))
+        assert waiting.is_told(worker.pid)
+        # As under Yama: the place in the kernel is told, and for datagrams it is that of accept on a unix socket.
+        monkeypatch.setattr(waiting, "_system_call", lambda _: None)
+        assert waiting.is_told(worker.pid)
+        real = waiting.read
+        monkeypatch.setattr(waiting, "read", lambda path: b"0" if path.endswith("wchan") else real(path))
+        assert not waiting.is_told(worker.pid)
+
+
+@needs_linux
+def test_a_pidfd_that_cannot_be_opened_for_want_of_descriptors_is_no_reason_to_use_the_pid(monkeypatch):
+    def fails(_pid):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with pool(1, 40) as pid:
+        found = look(pid)
+        monkeypatch.setattr(os, "pidfd_open", fails)
+        assert reap(found, found.workers[0]).result == "failed"
+        assert psutil.pid_exists(found.workers[0].id.pid)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import re
 import select
@@ -20,7 +22,7 @@ from supervisor_memreap.core.model import ProcessId, Program
 from supervisor_memreap.core.reasons import TooOld
 from supervisor_memreap.core.settings import Given, Settings, resolve
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
-from supervisor_memreap.host import lock, procfs, signalling
+from supervisor_memreap.host import lock, procfs, reader, signalling
 from supervisor_memreap.host import look as host_look
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record import log
@@ -446,3 +448,54 @@ def test_who_was_asked_for_is_not_forgotten_by_one_incomplete_list_of_children(m
         reaping.reaper.command(Command("roll", "myapp"), ["myapp"])
         monkeypatch.setattr(procfs.Procfs, "children", lambda *_: [])
         assert len(reaping.tick().state.requested) == 3
+
+
+def test_a_worker_whose_files_cannot_be_read_for_a_moment_has_not_left(monkeypatch):
+    with pool(3, 40, "stuck", "busy") as manager, Reaping(manager, idle_wait="0s") as reaping:
+        (pid,) = re.findall(r"worker (\d+)", reaping.until("HUP sent"))
+        real = reader.read
+
+        def blocked(path: str) -> bytes:
+            if path.startswith(f"/proc/{pid}/"):
+                raise reader.Blocked(errno.EACCES, "its memory map is locked", path)
+            return real(path)
+
+        monkeypatch.setattr(reader, "read", blocked)
+        for _ in range(3):
+            assert int(pid) in {worker.id.pid for worker in reaping.tick().pool.workers}
+        monkeypatch.undo()
+        for _ in range(3):
+            assert reaping.tick().choice.standing == "leaving"
+        assert reaping.signalled() == {int(pid)}
+
+
+@pytest.mark.parametrize("stuck", ["report", "KILL"])
+def test_a_dry_run_sends_no_second_signal_and_no_stronger_one(monkeypatch, stuck):
+    for name in ("reap", "reap_again", "force"):
+        monkeypatch.setattr(signalling, name, lambda *_: pytest.fail("a dry run has sent something"))
+    with pool(2, 40, "stuck") as manager, Reaping(manager, stuck=stuck) as reaping:
+        worker = procfs.source().process(min(workers_below(manager))).id
+        signalled = Leaving(worker, time.monotonic() - 1000, frozenset([worker]))
+        state = PoolState(
+            settings=reaping.settings.of(reaping.programs[0]),
+            manager=procfs.source().process(manager).id,
+            leaving=signalled,
+        )
+        reaping.reaper = Reaper(reaping.sinks, dry_run=True, states={"myapp": state})
+        for later in (0.0, 1000.0, 2000.0):
+            reaping.later = later
+            reaping.tick()
+
+
+def test_what_another_version_wrote_of_one_pool_does_not_lose_the_others_nor_a_pause(statefile, tmp_path):
+    leaving = Leaving(ProcessId(11, 0.1), 1.5, frozenset([ProcessId(11, 0.1)]))
+    statefile.write({"old": PoolState(paused=True), "new": PoolState(leaving=leaving)}, 1.0)
+    (path,) = tmp_path.glob("memreap-*.json")
+    data = json.loads(path.read_text())
+    data["pools"]["old"] = {"paused": True, "falls": 2}
+    data["pools"]["new"]["settings"] = {"limit": 1, "colour": "red"}
+    del data["pools"]["new"]["requested"]
+    path.write_text(json.dumps(data))
+    states, trouble = statefile.read(2.0)
+    assert (states["old"].paused, states["new"].leaving, states["new"].settings) == (True, leaving, None)
+    assert "not all of it was written by this version" in trouble

@@ -406,9 +406,10 @@ def _follow_leaving(pool: Pool, settings: PoolSettings, state: PoolState, now: f
     leaving = state.leaving
     if leaving is None:
         return state
+    if pool.worker(leaving.worker):
+        # Also one that seemed to have left, since it could not be seen for a moment.
+        return _follow_present(pool, settings, replace(leaving, left=None), state, now, log)
     if leaving.left is None:
-        if pool.worker(leaving.worker):
-            return _follow_present(pool, settings, leaving, state, now, log)
         leaving = replace(leaving, left=now)
     return _follow_gone(pool, settings, leaving, state, now, log)
 
@@ -417,6 +418,7 @@ def _follow_present(
     pool: Pool, settings: PoolSettings, leaving: Leaving, state: PoolState, now: float, log: list[Event]
 ) -> PoolState:
     """It was signalled, and has not left."""
+    state = replace(state, leaving=leaving)
     if now - (leaving.forced or leaving.signalled) < settings.grace:
         return state
     if not leaving.sent:

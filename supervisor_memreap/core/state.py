@@ -168,7 +168,7 @@ def encode(state: Lasting) -> dict[str, Any]:
 def decode(values: Mapping[str, Any]) -> Lasting:
     """What `encode` made. Raises ValueError, TypeError, KeyError or AttributeError where it did not make this."""
     return Lasting(
-        settings=_optional(values["settings"], lambda settings: PoolSettings(**settings)),
+        settings=_settings(values.get("settings")),
         manager=_optional(values["manager"], _process),
         leaving=_optional(values["leaving"], _leaving),
         stuck=tuple(map(_leaving, values["stuck"])),
@@ -176,8 +176,15 @@ def decode(values: Mapping[str, Any]) -> Lasting:
         suspended=_optional(values["suspended"], _suspension),
         manager_losses=int(values["manager_losses"]),
         paused=bool(values["paused"]),
-        requested=frozenset(map(_process, values["requested"])),
+        requested=frozenset(map(_process, values.get("requested", ()))),
     )
+
+
+def _settings(values: Any) -> PoolSettings | None:
+    try:
+        return None if values is None else PoolSettings(**values)
+    except TypeError:
+        return None  # of another version: they count as changed, which ends a suspension
 
 
 def _optional(value: Any, of: Callable[[Any], Any]) -> Any:

@@ -89,6 +89,9 @@ def signal_in_accept(pid: int, send: Callable[[], None]) -> Attempt:
         written += _rest(readable)
     except OSError:
         return Attempt.UNKNOWN  # from the fork on, no error of ours means that nothing was sent
+    except BaseException:
+        _end(child, by_force=True)  # Ctrl-C: it must not go on without us
+        raise
     finally:
         os.close(readable)
     if written:
@@ -102,8 +105,9 @@ def _run_child(pid: int, send: Callable[[], None], writable: int) -> None:
     """Never returns. A child of the listener has its handlers and descriptors, and must use none of them."""
     try:
         signal.set_wakeup_fd(-1)
+        # It has a time limit of its own; ended by a signal for the listener's group it would seem to be refused.
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(signum, signal.SIG_DFL)
+            signal.signal(signum, signal.SIG_IGN)
         for written in steps(pid, send):
             if written:
                 os.write(writable, written)

@@ -16,6 +16,8 @@ from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.host.procfile import missing, read
 
 _FILE = "personality"
+# A process in a mount namespace of its own may have put anything in the place of its /proc: a fifo must not block us.
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 
 
 class Locked(Exception):
@@ -53,7 +55,14 @@ def take_file(process: ProcessId, purpose: str = "reaper") -> int:
         except FileNotFoundError:
             fd = os.open(path, flags | os.O_CREAT, 0o644)
             os.fchmod(fd, 0o644)  # whatever the umask is: another user's memreap must be able to open it
-        return _flock(fd)
+        owner = os.fstat(fd).st_uid
+        try:
+            return _flock(fd)
+        except Locked as trouble:
+            if owner in (os.geteuid(), 0):
+                raise
+            # Any local user may have made the file, to keep us away.
+            raise Unlockable(f"{trouble}, by a file of user {owner}: {path}") from None
     except OSError as error:
         raise Unlockable(f"the lock {path} cannot be taken ({error.strerror or error})") from None
 
@@ -62,7 +71,7 @@ def _open(process: ProcessId) -> int:
     path = f"/proc/{process.pid}/{_FILE}"
     try:
         path = f"{_seen_by_itself(process)}/{_FILE}"
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, _FLAGS)
     except FileNotFoundError:
         trouble = missing(process.pid, path)
     except OSError as error:
@@ -91,7 +100,7 @@ def _seen_by_itself(process: ProcessId) -> str:
 
 
 def _start(directory: str) -> bytes:
-    with open(f"{directory}/stat", "rb") as file:
+    with open(os.open(f"{directory}/stat", _FLAGS), "rb") as file:
         return file.read().rpartition(b")")[2].split()[19]
 
 

@@ -83,16 +83,26 @@ def _worker(
         sizes = view.sizes(pid)
         bound = sizes.size if settings.metric == "vms" else sizes.bound
         worker = Worker(process.id, process.age, bound, slot=members.slots.get(pid, ""))
-        if not needs_detail(worker):
-            return worker
-        caught = view.catches(pid, number(settings.signal))
-        used = _measure(worker, settings.metric, view)
-        server = recognise(*view.name_and_argv(pid))
-        # One that supervisord runs, and that has children, may be anything: a manager, a shell.
-        is_manager = bool(view.children(pid)) if members.is_group else roster.looks_like_manager(pid, manager, view)
-        return replace(worker, detail=WorkerDetail(used, caught, server, is_manager, used is None and is_blocked(pid)))
+        return replace(worker, detail=_detail(worker, members, settings, view)) if needs_detail(worker) else worker
     except (ProcessLookupError, PermissionError):
         return None
+
+
+def _detail(worker: Worker, members: Roster, settings: PoolSettings, view: Source) -> WorkerDetail:
+    """Raises ProcessLookupError. What may not be read is unknown: the worker is there all the same."""
+    assert members.manager
+    pid = worker.id.pid
+    used = _measure(worker, settings.metric, view)
+    is_locked = used is None and is_blocked(pid)
+    try:
+        caught = view.catches(pid, number(settings.signal))
+        server = recognise(*view.name_and_argv(pid))
+        # One that supervisord runs, and that has children, may be anything: a manager, a shell.
+        manager = members.manager.id.pid
+        is_manager = bool(view.children(pid)) if members.is_group else roster.looks_like_manager(pid, manager, view)
+    except PermissionError:
+        return WorkerDetail(None, None, is_locked=is_locked)
+    return WorkerDetail(used, caught, server, is_manager, is_locked)
 
 
 def _measure(worker: Worker, metric: str, view: Source) -> int | None:

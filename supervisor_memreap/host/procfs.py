@@ -70,9 +70,15 @@ class Procfs:
     def idle(self, pid: int) -> bool | None:
         return waiting.idle(pid)
 
+    def tells_idleness(self, pid: int) -> bool:
+        return waiting.is_told(pid)
+
     def name_and_argv(self, pid: int) -> tuple[str, list[str]]:
         comm = read(f"/proc/{pid}/comm").decode(errors="replace").rstrip("\n")
-        return comm, reader.read(f"/proc/{pid}/cmdline").decode(errors="replace").split("\0")
+        try:
+            return comm, reader.read(f"/proc/{pid}/cmdline").decode(errors="replace").split("\0")
+        except PermissionError:
+            return comm, []
 
     def activity(self, pid: int) -> str:
         state = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[0].decode()

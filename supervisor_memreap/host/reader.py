@@ -63,7 +63,10 @@ class _Child:
         os.close(self._answers)
         try:
             os.kill(self._pid, signal.SIGKILL)  # ours, and not waited for yet: no other process can have its pid
-            os.waitpid(self._pid, 0)
+            # Where KILL does not interrupt its wait for the lock (before Linux 5.3), it ends when it gets it.
+            deadline = time.monotonic() + PATIENCE
+            while os.waitpid(self._pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
+                time.sleep(0.001)
         except (ProcessLookupError, ChildProcessError):
             pass  # a library ignores SIGCHLD in this process: then the kernel has waited for it
 

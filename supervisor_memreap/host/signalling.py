@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import signal
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from supervisor_memreap.core.model import Pool, ProcessId, Result, SentMoment, Worker
-from supervisor_memreap.core.servers import Moment, moment_of
+from supervisor_memreap.core.servers import Moment, moment_of, recognise
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import hold
 from supervisor_memreap.host.hold import Attempt
@@ -93,6 +94,8 @@ def _with_pidfd(worker: Worker, act: Callable[[int | None], Outcome]) -> Outcome
         pidfd = _open_pidfd(worker.id.pid)
     except ProcessLookupError:
         return Outcome(Result.GONE)
+    except OSError:
+        return Outcome(Result.FAILED)
     # From here on the pidfd, where there is one, means this process and no later one with its pid.
     try:
         outcome = act(pidfd)
@@ -148,7 +151,8 @@ def _signal(
     """Raises ProcessLookupError, PermissionError."""
     signum = number(settings.signal)
     pid = worker.id.pid
-    needs = moment_of(worker.detail.server if worker.detail else "")
+    # A worker that has left the reasons behind, as one that is signalled again, was not read in full.
+    needs = moment_of(worker.detail.server if worker.detail else recognise(*view.name_and_argv(pid)))
     _send(pid, pidfd, 0)  # asks whether it may be signalled, before an idle moment is waited for in vain
     private = private_memory(worker.id, view)
     holds = settings.hold and hold.is_usable()
@@ -170,11 +174,11 @@ def _signal(
             if unheld or not late:
                 continue
             idle = False
-        unreadable = unreadable or idle is None
+        unreadable = unreadable or (idle is None and not view.tells_idleness(pid))
         if idle and needs is not Moment.HELD:
             _send(pid, pidfd, signum)
             return Outcome(Result.SENT, SentMoment.IDLE, unheld, private=private, pidfd=pidfd)
-        permitted = needs is Moment.ANY or (needs is Moment.IDLE_IF_SEEN and late and _is_never_seen(pid, view))
+        permitted = needs is Moment.ANY or (needs is Moment.IDLE_IF_SEEN and not view.tells_idleness(pid))
         if late and idle_wait_expired and permitted and settings.idle_wait != float("inf"):
             _send(pid, pidfd, signum)
             moment = SentMoment.UNKNOWN if idle is None else SentMoment.BUSY
@@ -184,28 +188,23 @@ def _signal(
         time.sleep(_BETWEEN_READS)
 
 
-def _is_never_seen(pid: int, view: Source) -> bool:
-    """Whether this system does not tell if the worker is idle. One reading may fall between two states of it."""
-    return all(view.idle(pid) is None for _ in range(5))
-
-
 def _open_pidfd(pid: int) -> int | None:
     """A descriptor of that process; None where the system has none (Linux before 5.3, seccomp, other UNIX)."""
     if not hasattr(os, "pidfd_open") or not hasattr(signal, "pidfd_send_signal"):
         return None
     try:
         return os.pidfd_open(pid)
-    except ProcessLookupError:
-        raise
-    except OSError:
-        return None
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EPERM, errno.EINVAL):
+            return None
+        raise  # gone; or this machine is short of something, and a pid alone could mean a later process
 
 
 def follow(process: ProcessId, view: Source) -> int | None:
     """A descriptor that is readable when this process is gone; None if it is, or where the system has none."""
     try:
         pidfd = _open_pidfd(process.pid)
-    except ProcessLookupError:
+    except OSError:
         return None
     if pidfd is None:
         return None

@@ -36,6 +36,22 @@ def idle(pid: int) -> bool | None:
     return main
 
 
+def is_told(pid: int) -> bool:
+    """Whether the kernel says where this process waits, be it unclear at this moment. Raises ProcessLookupError."""
+    if _system_call(f"/proc/{pid}") is not None:
+        return True
+    try:
+        place = read(f"/proc/{pid}/wchan")
+    except PermissionError:
+        return False
+    # It hides the place of a process that sleeps; one that runs is in none.
+    return place not in (b"0", b"") or _state(pid) == b"R"
+
+
+def _state(pid: int) -> bytes:
+    return read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[0]
+
+
 def other_threads_sleep(pid: int) -> bool:
     """Whether all threads but the main one sleep in a futex. Raises ProcessLookupError."""
     try:
@@ -79,8 +95,7 @@ def by_wchan(pid: int) -> bool | None:
         return True if _has_only_streams(pid) else None
     if place in (b"0", b""):
         # Either it runs, or the kernel hides the place. The state is readable for all.
-        state = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[0]
-        return False if state == b"R" else None
+        return False if _state(pid) == b"R" else None
     return False
 
 

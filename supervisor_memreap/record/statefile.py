@@ -51,11 +51,21 @@ class StateFile:
             data = json.loads(text)
             if _process(data["supervisord"]) != self._supervisord or data["written"] > now:
                 return {}, ""  # of another process with that pid, or of before the last boot
-            states = {str(name): restored(decode(kept), data["written"]) for name, kept in data["pools"].items()}
+            kept = {str(name): dict(values) for name, values in data["pools"].items()}
+            written = float(data["written"])
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return {}, f"{self._path}: not what a listener wrote"
-        self._written, self._when = _worth_keeping(states), data["written"]
-        return states, ""
+        states = {}
+        unreadable = []
+        for name, values in kept.items():
+            try:
+                states[name] = restored(decode(values), written)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                # Of another version, say. A pause of all things must not be lost.
+                states[name] = PoolState(paused=values.get("paused") is True, looked=written)
+                unreadable.append(name)
+        self._written, self._when = None if unreadable else _worth_keeping(states), written
+        return states, f"{self._path}: not all of it was written by this version" if unreadable else ""
 
     def write(self, states: Mapping[str, PoolState], now: float) -> str:
         """Keep what is worth it, or remove the file if nothing is; why that was not possible, else empty."""
