@@ -321,14 +321,13 @@ def test_where_syscall_may_not_be_read_a_worker_that_computes_is_busy():
 
 
 @needs_linux
-def test_where_only_uncertain_moments_are_seen_the_worker_is_not_signalled():
+def test_where_only_an_unknown_moment_is_seen_the_worker_is_not_signalled_before_idle_wait():
     with pool(1, 40, "serving") as pid:
         found = look(pid)
         (worker,) = found.workers
         eventually(lambda: _assert_idle(Procfs(), worker.id.pid, None))
-        for expired in (False, True):  # this system tells idleness, so a moment of which it is certain is waited for
-            outcome = reap(found, worker, watch=0.1, idle_wait_expired=expired)
-            assert (outcome.result, outcome.unreadable) == ("busy", False)
+        outcome = reap(found, worker, watch=0.1)
+        assert (outcome.result, outcome.unreadable) == ("busy", False)
         assert look(pid).workers[0].id == worker.id
 
 
