@@ -21,7 +21,7 @@ from stack import ROOT
 from supervisor_memreap.core import reasons
 from supervisor_memreap.core.model import ProcessId, Program, Worker
 from supervisor_memreap.core.settings import PoolSettings, Watch
-from supervisor_memreap.host import lock, procfile, procfs, signalling, waiting
+from supervisor_memreap.host import hold, lock, procfile, procfs, signalling, waiting
 from supervisor_memreap.host import look as host_look
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.host.source import Psutil
@@ -683,3 +683,19 @@ def test_a_pidfd_that_cannot_be_opened_for_want_of_descriptors_is_no_reason_to_u
         monkeypatch.setattr(os, "pidfd_open", fails)
         assert reap(found, found.workers[0]).result == "failed"
         assert psutil.pid_exists(found.workers[0].id.pid)
+
+
+@needs_linux
+def test_a_hold_that_was_refused_is_not_tried_again_at_each_look(monkeypatch):
+    attempts = []
+    monkeypatch.setattr(hold, "signal_in_accept", lambda pid, _: attempts.append(pid) or hold.Attempt.NOT_PERMITTED)
+    with pool(2, 40) as pid:
+        found = look(pid)
+        starman = [replace(worker, detail=replace(worker.detail, server="Starman")) for worker in found.workers]
+        for worker in [*starman, *starman]:
+            outcome = reap(found, worker, watch=0.1)
+            assert (outcome.result, outcome.unheld) == ("busy", True)
+        assert len(attempts) == 1
+        monkeypatch.setattr(signalling, "_refused_until", {})
+        reap(found, starman[0], watch=0.1)
+        assert len(attempts) == 2

@@ -24,6 +24,11 @@ from supervisor_memreap.host.source import Source
 _BETWEEN_READS = 0.003
 # Of asm/unistd.h, where a worker can be held.
 _TGKILL = {"x86_64": 234, "aarch64": 131}
+# Seconds for which the workers of a manager are not held after that was refused: each attempt is a process, and where a
+# seccomp filter ends it, a line in the kernel's log.
+REFUSED = 300.0
+_refused_until: dict[ProcessId, float] = {}
+"""By manager, on the monotonic clock."""
 
 
 def may_signal(process: ProcessId) -> bool:
@@ -156,7 +161,7 @@ def _signal(
     _send(pid, pidfd, 0)  # asks whether it may be signalled, before an idle moment is waited for in vain
     private = private_memory(worker.id, view)
     holds = settings.hold and hold.is_usable()
-    unheld = unreadable = False
+    unheld, unreadable = holds and _is_refused(pool), False
     while True:
         if _has_changed(pool, worker, view) or view.catches(pid, signum) is False:
             return Outcome(Result.CHANGED)
@@ -171,6 +176,8 @@ def _signal(
                 return Outcome(Result.SENT, moment, private=private, pidfd=pidfd)
             # Where it is not permitted, the next best is a signal right after it was seen idle: look once more.
             unheld = attempt is Attempt.NOT_PERMITTED
+            if unheld:
+                _note_refusal(pool)
             if unheld or not late:
                 continue
             idle = False
@@ -186,6 +193,18 @@ def _signal(
         if late:
             return Outcome(Result.BUSY, unheld=unheld, unreadable=unreadable)
         time.sleep(_BETWEEN_READS)
+
+
+def _is_refused(pool: Pool) -> bool:
+    return pool.manager is not None and _refused_until.get(pool.manager, 0.0) > time.monotonic()
+
+
+def _note_refusal(pool: Pool) -> None:
+    assert pool.manager
+    now = time.monotonic()
+    for manager in [manager for manager, until in _refused_until.items() if until < now]:
+        del _refused_until[manager]
+    _refused_until[pool.manager] = now + REFUSED
 
 
 def _open_pidfd(pid: int) -> int | None:
