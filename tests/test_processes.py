@@ -699,3 +699,20 @@ def test_a_hold_that_was_refused_is_not_tried_again_at_each_look(monkeypatch):
         monkeypatch.setattr(signalling, "_refused_until", {})
         reap(found, starman[0], watch=0.1)
         assert len(attempts) == 2
+
+
+@pytest.mark.parametrize(
+    ("mounts", "expected"),
+    [
+        (["proc /proc proc"], True),
+        (["proc /proc proc", "tmpfs /proc/7 tmpfs"], True),
+        (["proc /proc proc", "x /proc/42 fuse.x"], False),
+        (["proc /proc proc", "x /proc/42/personality fuse.x"], False),
+        (["proc /proc proc", "x /proc fuse.x"], False),
+        (["ext4 / ext4"], False),
+        ([], False),
+    ],
+)
+def test_a_lock_is_taken_in_the_proc_that_a_process_sees_only_if_that_is_the_kernels(mounts, expected):
+    lines = [f"1 2 0:3 / {point} rw - {kind} {source} rw" for source, point, kind in map(str.split, mounts)]
+    assert lock._is_of_the_kernel("/proc/42", "\n".join(lines).encode()) is expected

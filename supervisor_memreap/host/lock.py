@@ -91,12 +91,21 @@ def _seen_by_itself(process: ProcessId) -> str:
     try:
         # The last number is the pid in the innermost namespace of the process.
         match = re.search(rb"^NSpid:.*?(\d+)$", read(f"{own}/status"), re.MULTILINE)
-        inner = f"{own}/root/proc/{int(match[1])}" if match else own
+        pid = int(match[1]) if match else 0
+        inner = f"{own}/root/proc/{pid}" if pid and _is_of_the_kernel(f"/proc/{pid}", read(f"{own}/mountinfo")) else own
         return inner if _start(inner) == _start(own) else own
     except ProcessLookupError:
         raise
     except OSError:
         return own
+
+
+def _is_of_the_kernel(directory: str, mountinfo: bytes) -> bool:
+    """Whether what a process sees there is a proc of the kernel's: a file system of its own making could block us."""
+    mounts = [line.split() for line in mountinfo.decode(errors="replace").splitlines()]
+    types = [mount[mount.index("-") + 1] for mount in mounts if mount[4] == "/proc"]
+    on_top = any(f"{mount[4]}/".startswith(f"{directory}/") for mount in mounts)
+    return types[-1:] == ["proc"] and not on_top
 
 
 def _start(directory: str) -> bytes:
