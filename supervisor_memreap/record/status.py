@@ -202,7 +202,7 @@ def _details(pool: Mapping[str, Any]) -> Iterator[str]:
     suspended = _suspended(pool)
     if suspended:
         yield from _wrapped(suspended)
-    if suspended and pool.get("paused"):
+    if pool.get("paused") and pool["standing"] != Standing.PAUSED:
         yield from _wrapped(f"paused until memreap resume {pool['name']}")
     if pool.get("not_visible"):
         yield from _wrapped(f"not watched: {pool['not_visible']}")
