@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from supervisor_memreap.host.procfile import read
+from supervisor_memreap.host.procfile import stat
 from supervisor_memreap.host.waiting import ACCEPT, other_threads_sleep
 
 # ptrace(2) of <sys/ptrace.h>; SEIZE, unlike ATTACH, sends no SIGSTOP that could outlive us.
@@ -147,7 +147,7 @@ def steps(pid: int, send: Callable[[], None]) -> Iterator[bytes]:
 def _is_zombie(pid: int) -> bool:
     """Whether it has ended, collected by its parent or not."""
     try:
-        return read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[0] in b"ZX"
+        return stat(pid)[0] in b"ZX"
     except ProcessLookupError:
         return True
     except OSError:

@@ -18,6 +18,12 @@ def read(path: str) -> bytes:
         raise missing(int(path.split("/")[2]), path) from None
 
 
+def stat(pid: int) -> list[bytes]:
+    """The fields of proc_pid_stat(5) from the state on, which is the 3rd there. Raises as `read` does."""
+    # The name stands in brackets and may hold brackets, spaces and newlines: what counts is behind the last one.
+    return read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+
+
 def missing(pid: int, path: str) -> OSError:
     """Why this path of /proc/PID is not there: the error to raise."""
     if os.path.exists(f"/proc/{pid}"):

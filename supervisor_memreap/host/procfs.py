@@ -13,7 +13,7 @@ from pathlib import Path
 
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.host import reader, waiting
-from supervisor_memreap.host.procfile import missing, read
+from supervisor_memreap.host.procfile import missing, read, stat
 from supervisor_memreap.host.source import Process, Psutil, Sizes, Source
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -28,13 +28,14 @@ class Procfs:
     """One look's view. Nothing is kept: each answer is the kernel's at that moment."""
 
     def process(self, pid: int) -> Process:
-        # The name stands in brackets and may hold brackets, spaces and newlines: what counts is behind the last one.
-        stat = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-        # Fields of proc_pid_stat(5), where state is the 3rd: 4 parent, 11 cminflt, 22 start time. That one counts from
-        # the boot, so it never jumps with the wall clock.
-        start_time = int(stat[19]) / _TICKS
+        fields = stat(pid)
+        # Of proc_pid_stat(5): 4 parent, 11 cminflt, 22 start time. That one counts from the boot, so it never jumps
+        # with the wall clock.
+        start_time = int(fields[19]) / _TICKS
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - start_time
-        return Process(ProcessId(pid, start_time), int(stat[1]), max(0.0, age), stat[0] in (b"Z", b"X"), int(stat[8]))
+        return Process(
+            ProcessId(pid, start_time), int(fields[1]), max(0.0, age), fields[0] in (b"Z", b"X"), int(fields[8])
+        )
 
     def children(self, pid: int) -> list[int]:
         try:
@@ -81,7 +82,7 @@ class Procfs:
             return comm, []
 
     def activity(self, pid: int) -> str:
-        state = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[0].decode()
+        state = stat(pid)[0].decode()
         try:
             place = read(f"/proc/{pid}/wchan").decode(errors="replace")
         except PermissionError:

@@ -11,7 +11,7 @@ import os
 import platform
 import re
 
-from supervisor_memreap.host.procfile import missing, read
+from supervisor_memreap.host.procfile import missing, read, stat
 
 _MACHINE = platform.machine()
 # Numbers of accept and accept4, and of futex and futex_waitv, of asm/unistd.h.
@@ -45,11 +45,7 @@ def is_told(pid: int) -> bool:
     except PermissionError:
         return False
     # It hides the place of a process that sleeps; one that runs is in none.
-    return place not in (b"0", b"") or _state(pid) == b"R"
-
-
-def _state(pid: int) -> bytes:
-    return read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[0]
+    return place not in (b"0", b"") or stat(pid)[0] == b"R"
 
 
 def other_threads_sleep(pid: int) -> bool:
@@ -95,7 +91,7 @@ def by_wchan(pid: int) -> bool | None:
         return True if _has_only_streams(pid) else None
     if place in (b"0", b""):
         # Either it runs, or the kernel hides the place. The state is readable for all.
-        return False if _state(pid) == b"R" else None
+        return False if stat(pid)[0] == b"R" else None
     return False
 
 
