@@ -145,48 +145,37 @@ class _Refused(_Base):
         return f"worker {self.worker.pid} {self.reason.text}: {self.why}"
 
 
-@dataclass(frozen=True)
 class LeftByItself(_Refused):
-    @property
-    def why(self) -> str:
-        return "it left by itself, nothing sent"
+    why = "it left by itself, nothing sent"
 
 
-@dataclass(frozen=True)
 class Changed(_Refused):
-    @property
-    def why(self) -> str:
-        return "it is not as it was seen a moment ago, nothing sent"
+    why = "it is not as it was seen a moment ago, nothing sent"
 
 
-@dataclass(frozen=True)
 class OutOfResources(_Refused):
     is_reported_once = True
-
-    @property
-    def why(self) -> str:
-        return "nothing sent, the system is short of something; trying again"
+    why = "nothing sent, the system is short of something; trying again"
 
 
-@dataclass(frozen=True)
 class NotPermitted(_Refused):
     is_reported_once = fails = ends_wait = True
-
-    @property
-    def why(self) -> str:
-        return "nothing sent, not permitted; run memreap as the worker's user or as root (user=)"
+    why = "nothing sent, not permitted; run memreap as the worker's user or as root (user=)"
 
 
 @dataclass(frozen=True)
-class Locked(_Refused):
+class Locked(_Base):
     """Another process, such as a second memreap, holds the lock of this pool."""
 
     is_reported_once = True
+    worker: ProcessId
+    reason: Reason
     holder: str
 
     @property
-    def why(self) -> str:
-        return f"nothing sent, {self.holder}: another memreap may be at work in this pool; trying again"
+    def text(self) -> str:
+        start = f"worker {self.worker.pid} {self.reason.text}: nothing sent, {self.holder}"
+        return f"{start}: another memreap may be at work in this pool; trying again"
 
 
 @dataclass(frozen=True)
