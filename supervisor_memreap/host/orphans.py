@@ -33,11 +33,11 @@ def find(
 ) -> dict[Program, OrphansFound]:
     """The orphans of each program in `sought`, with its command, among all processes of this machine.
 
-    `ask` tells what supervisord runs, `environ` is that of a process of this supervisord. An orphan is an orphan of the
-    control group that supervisord is in (a service of systemd has another one), older than what supervisord runs now
-    under its name, and of the same kind: not what a healthy program has detached. It is known by the program's name in
-    its environment. Perl overwrites the environment when it sets $0, as FCGI::ProcManager does: then by the address in
-    the program's command, on which it listens. What `ask` raises, this raises.
+    `ask` tells what supervisord runs, `environ` is that of a process of this supervisord. An orphan is a process whose
+    parent has ended, in the control group of supervisord (a service of systemd has another one), older than what
+    supervisord runs now under its name, and of the same kind: not what a healthy program has detached. It is known by
+    the program's name in its environment. Perl overwrites the environment when it sets $0, as FCGI::ProcManager does:
+    then by the address in the program's command, on which it listens. What `ask` raises, this raises.
     """
     parents = {process.pid: process.info["ppid"] for process in psutil.process_iter(["ppid"])}
     # Asked for after all processes were read: one that supervisord has just started is no orphan.

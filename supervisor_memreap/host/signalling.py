@@ -181,11 +181,12 @@ def _signal(
             if unheld or not late:
                 continue
             idle = False
-        unreadable = unreadable or (idle is None and not view.tells_idleness(pid))
+        is_hidden = idle is None and not view.tells_idleness(pid)
+        unreadable = unreadable or is_hidden
         if idle and needs is not Moment.HELD:
             _send(pid, pidfd, signum)
             return Outcome(Result.SENT, SentMoment.IDLE, unheld, private=private, pidfd=pidfd)
-        permitted = needs is Moment.ANY or (needs is Moment.IDLE_IF_SEEN and not view.tells_idleness(pid))
+        permitted = needs is Moment.ANY or (needs is Moment.IDLE_IF_SEEN and is_hidden)
         if late and idle_wait_expired and permitted and settings.idle_wait != float("inf"):
             _send(pid, pidfd, signum)
             moment = SentMoment.UNKNOWN if idle is None else SentMoment.BUSY
