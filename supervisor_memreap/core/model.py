@@ -135,5 +135,10 @@ class Pool:
         """The pool and the time of its events."""
         return self.name, self.at
 
+    @property
+    def detailed(self) -> tuple[Worker, ...]:
+        """The workers to which a reason may apply: only they were read in full."""
+        return tuple(worker for worker in self.workers if worker.detail)
+
     def worker(self, id: ProcessId) -> Worker | None:
         return next((worker for worker in self.workers if worker.id == id), None)

@@ -135,10 +135,9 @@ def follow(
     state = _apply_manager(pool, state, now, log)
     gap = min(LONGEST_GAP, now - state.looked) if state.looked is not None else 0.0
     if pool.manager is None:
-        state = replace(state, looked=now, reported=reported & {events.NotVisible(*pool.stamp, pool.not_visible).key})
-        if pool.not_visible:
-            state = _report(events.NotVisible(*pool.stamp, pool.not_visible), state, log)
-        return state, tuple(log)
+        not_visible = events.NotVisible(*pool.stamp, pool.not_visible)
+        state = replace(state, looked=now, reported=reported & {not_visible.key})
+        return _report(not_visible, state, log) if pool.not_visible else state, tuple(log)
     if pool.is_group:
         state = _apply_group_restart(pool, state, log)
     state = _note_changes(pool, state, now)
@@ -170,18 +169,16 @@ def _choose_in(look: Look, now: float) -> Choice:
         replace(each, idle_wait_expired=now - due_since[each.worker.id] >= settings.idle_wait) for each in candidates
     )
     state = _report_long_waits(pool, candidates, settings, state, now, log)
+    unreadable = sum(reasons.is_hidden(worker, settings) for worker in pool.detailed)
     return Choice(
         pool,
-        _standing(pool, settings, state, candidates),
+        _standing(state, candidates, unreadable),
         state,
         tuple(log),
         candidates,
         pending,
-        sum(
-            worker.detail is not None and any(reasons.applying(worker, settings, state.requested))
-            for worker in pool.workers
-        ),
-        unreadable(pool, settings),
+        sum(any(reasons.applying(worker, settings, state.requested)) for worker in pool.detailed),
+        unreadable,
         _due_again(pool, settings, state, now),
         _due_force(pool, state, now),
     )
@@ -273,9 +270,10 @@ def veto(pool: Pool, worker: Worker, settings: PoolSettings) -> Event | None:
     return events.NotCaught(*pool.stamp, worker.id, settings.signal, pool.is_group) if detail.caught is False else None
 
 
-def unreadable(pool: Pool, settings: PoolSettings) -> int:
-    """How many workers may be over the limit and nothing shows it: their size may not be read."""
-    return sum(worker.detail is not None and reasons.is_hidden(worker, settings) for worker in pool.workers)
+def unreadable_worker(pool: Pool, worker: Worker, settings: PoolSettings) -> events.Unreadable:
+    """This worker may be over the limit, and its size may not be read."""
+    is_locked = worker.detail is not None and worker.detail.is_locked
+    return events.Unreadable(*pool.stamp, worker.id, worker.bound, settings.limit or 0, settings.metric, is_locked)
 
 
 def is_new(event: Event, state: PoolState) -> tuple[bool, PoolState]:
@@ -440,7 +438,7 @@ def _follow_gone(
 ) -> PoolState:
     """It has left: is the pool whole again, and settled?"""
     assert leaving.left is not None
-    gone_for = now - leaving.left
+    after, gone_for = leaving.left - leaving.signalled, now - leaving.left
     newcomers = [
         worker
         for worker in pool.workers
@@ -452,7 +450,6 @@ def _follow_gone(
         if leaving.reported:
             log.append(events.Replaced(*pool.stamp, leaving.worker, gone_for, youngest.id))
     if not leaving.reported:
-        after = leaving.left - leaving.signalled if leaving.left is not None else 0.0
         log.append(events.Left(*pool.stamp, leaving.worker, after, leaving.replaced_by))
         leaving = replace(leaving, reported=True)
     if leaving.slot in pool.stopped and gone_for >= settings.settle:
@@ -481,9 +478,7 @@ def _is_stable(pool: Pool, settings: PoolSettings, state: PoolState, now: float)
 
 def _count(pool: Pool, settings: PoolSettings, state: PoolState, gap: float) -> PoolState:
     seen = {}
-    for worker in pool.workers:
-        if worker.detail is None:
-            continue
+    for worker in pool.detailed:
         for reason in reasons.applying(worker, settings, ()):
             key = worker.id, reason.setting
             before = state.seen.get(key)
@@ -505,7 +500,7 @@ def _is_ready(worker: Worker, reason: Reason, settings: PoolSettings, state: Poo
 def _suspend_fresh(pool: Pool, settings: PoolSettings, state: PoolState, now: float, log: list[Event]) -> PoolState:
     """Rule 9 at its plainest: every worker is a newborn, and one reason applies to all. One alone may be a spike."""
     by_setting: dict[str, list[Reason]] = {}
-    for worker in pool.workers if state.seen else ():
+    for worker in pool.detailed:
         for reason in reasons.applying(worker, settings, ()):
             if worker.age < settings.min_age and _is_ready(worker, reason, settings, state):
                 by_setting.setdefault(reason.setting, []).append(reason)
@@ -532,13 +527,12 @@ def _candidates(
 ) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...], PoolState]:
     """Those that have to go at some time, and those of them that may go now, the first one first."""
     pool, settings, state = look
-    signalled_ = {leaving.worker for leaving in (*state.stuck, state.leaving) if leaving}
     stuck = {leaving.worker for leaving in state.stuck}
     if state.requested:
         state = replace(state, requested=state.requested & {worker.id for worker in pool.workers} - stuck)
     pending, due = [], []
-    for worker in pool.workers:
-        if worker.detail is None or worker.id in stuck:
+    for worker in pool.detailed:
+        if worker.id in stuck:
             continue
         applying = list(reasons.applying(worker, settings, state.requested))
         ready = [reason for reason in applying if _is_ready(worker, reason, settings, state)]
@@ -547,7 +541,7 @@ def _candidates(
             state = _report(against, replace(state, requested=state.requested - {worker.id}), log)
         elif not applying:
             state = _report_unreadable(pool, worker, settings, state, log)
-        elif worker.id not in signalled_:
+        elif state.leaving is None or worker.id != state.leaving.worker:
             pending.append(Candidate(worker, (ready or applying)[0]))
             if ready and worker.age >= settings.min_age:
                 due.append(pending[-1])
@@ -570,12 +564,7 @@ def _report_unreadable(
     # A newborn may still be of another user.
     if worker.age < settings.min_age or not reasons.is_hidden(worker, settings):
         return state
-    assert worker.detail
-    assert settings.limit is not None
-    event = events.Unreadable(
-        *pool.stamp, worker.id, worker.bound, settings.limit, settings.metric, worker.detail.is_locked
-    )
-    return _report(event, state, log)
+    return _report(unreadable_worker(pool, worker, settings), state, log)
 
 
 def _suspend_early(pool: Pool, first: Candidate, state: PoolState, now: float, log: list[Event]) -> PoolState:
@@ -654,7 +643,7 @@ def _report_long_waits(
     return state
 
 
-def _standing(pool: Pool, settings: PoolSettings, state: PoolState, candidates: tuple[Candidate, ...]) -> Standing:
+def _standing(state: PoolState, candidates: tuple[Candidate, ...], unreadable: int) -> Standing:
     if state.suspended:
         return Standing.SUSPENDED
     if state.leaving:
@@ -663,6 +652,6 @@ def _standing(pool: Pool, settings: PoolSettings, state: PoolState, candidates: 
         return Standing.PAUSED
     if state.requested:
         return Standing.REQUESTED
-    if unreadable(pool, settings):
+    if unreadable:
         return Standing.BLIND
     return Standing.DUE if candidates or state.seen else Standing.QUIET

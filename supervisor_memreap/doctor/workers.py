@@ -69,17 +69,12 @@ def _rights(case: Case, pool: Pool, workers: list[Worker], settings: PoolSetting
             text = f"the listener (user {actor.users[1]}) may not signal worker {worker.id.pid}{_user_of(worker)}"
             yield Finding("", f"{text}: run it as the pool's user (user= in its section) or as root")
         elif settings.metric in ("uss", "pss") and not may.reads:
-            yield Finding("", _unreadable(pool, worker, settings).text)
+            yield Finding("", policy.unreadable_worker(pool, worker, settings).text)
         elif settings.hold and not may.holds:
             yield Finding("", events.CannotHold(*pool.stamp).text, False)
         else:
             continue
         return
-
-
-def _unreadable(pool: Pool, worker: Worker, settings: PoolSettings) -> events.Unreadable:
-    limit = settings.limit or 0
-    return events.Unreadable(*pool.stamp, worker.id, worker.bound, limit, settings.metric, is_locked=False)
 
 
 def _user_of(worker: Worker) -> str:
