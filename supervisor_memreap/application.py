@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import time
-import traceback
 from collections.abc import Callable
 
 from supervisor_memreap.core import events
@@ -82,9 +81,7 @@ class Application:
             self._once("supervisord", f"{error}; trying again at every tick")
         except Exception as error:
             # A listener that exits with an event in hand gets it again about every 2 s, and none would look.
-            at = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{os.path.basename(at.filename)}:{at.lineno}"
-            self._once("error", f"internal error, please report it: {error!r} at {place}")
+            self._once("error", log.internal_error("", error).text)
 
     def _is_past(self, event: Event, period: int) -> bool:
         when = re.search(r"\bwhen:([0-9]{1,12})", event.payload)
@@ -260,4 +257,4 @@ class OrphanWatch:
             topic, event = f"orphans of {program.namespec}", left_behind.get(program)
             # While supervisord tries again and again, one line will do; when it has given up, they are counted again.
             if program.state not in ("STARTING", "BACKOFF") or not self._once.has_told(topic):
-                self._once(topic, f"{event.pool}: {event.text}" if event else "")
+                self._once(topic, log.line(event) if event else "")

@@ -27,8 +27,6 @@ from supervisor_memreap.supervisord.protocol import Protocol
 
 def run(config: str | None, command_line: Sections) -> int:
     """Serve supervisord until it closes the pipe or sends TERM. 0 then, and for a second listener; 2: bad usage."""
-    if sys.stderr is None:
-        os.open(os.devnull, os.O_WRONLY)  # is 2 then; else supervisord's pipe or our lock would be, open to any library
     tell = log.to(sys.stderr, stamped=True)
     if "SUPERVISOR_ENABLED" not in os.environ:
         tell("listen is started by supervisord, from an [eventlistener:memreap] section; by hand there is memreap once")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +21,7 @@ from supervisor_memreap.host import lock, look, procfs
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.host.statm import Statm
 from supervisor_memreap.pool import WatchedPool
+from supervisor_memreap.record import log
 from supervisor_memreap.record.status import of_pool
 
 # Seconds in which a tick watches for idle moments, over all pools: the listener must be back for the next event.
@@ -123,9 +123,7 @@ class Reaper:
         try:
             act()
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{os.path.basename(place.filename)}:{place.lineno}"
-            pool.emit(events.InternalError(pool.name, time.time(), repr(error), where))
+            pool.emit(log.internal_error(pool.name, error))
 
     def _pool(self, name: str, state: PoolState | None = None) -> WatchedPool:
         if name not in self._pools:

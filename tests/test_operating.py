@@ -26,7 +26,7 @@ from driver import POOL, Transport, eventually, supervisord, workers_below
 from supervisor_memreap import doctorprocess as process
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
-RECORDER = Path(__file__).with_name("recorder.py")
+RECORDER = "-m supervisor_memreap.demo.recorder"
 PASSWORD = "to%%pse:cret@"  # as it is written in the file: a % is doubled there
 
 

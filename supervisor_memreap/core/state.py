@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from supervisor_memreap.core.model import ProcessId
@@ -157,8 +157,8 @@ def is_worth_keeping(state: Lasting) -> bool:
 
 def encode(state: Lasting) -> dict[str, Any]:
     """As JSON can hold it."""
-    values = asdict(replace(lasting(state), requested=frozenset()))
-    values["requested"] = sorted(state.requested)
+    values = asdict(lasting(state))
+    values["requested"] = sorted(values["requested"])
     suspended = values["suspended"]
     for leaving in filter(None, (values["leaving"], *values["stuck"], suspended and suspended["leaving"])):
         leaving["before"] = sorted(leaving["before"])
@@ -169,14 +169,14 @@ def decode(values: Mapping[str, Any]) -> Lasting:
     """What `encode` made. Raises ValueError, TypeError, KeyError or AttributeError where it did not make this."""
     return Lasting(
         settings=_settings(values.get("settings")),
-        manager=_optional(values["manager"], _process),
+        manager=_optional(values["manager"], process_id),
         leaving=_optional(values["leaving"], _leaving),
         stuck=tuple(map(_leaving, values["stuck"])),
         early_reaps=tuple((str(setting), float(measure)) for setting, measure in values["early_reaps"]),
         suspended=_optional(values["suspended"], _suspension),
         manager_losses=int(values["manager_losses"]),
         paused=bool(values["paused"]),
-        requested=frozenset(map(_process, values.get("requested", ()))),
+        requested=frozenset(map(process_id, values.get("requested", ()))),
     )
 
 
@@ -191,7 +191,8 @@ def _optional(value: Any, of: Callable[[Any], Any]) -> Any:
     return None if value is None else of(value)
 
 
-def _process(value: Any) -> ProcessId:
+def process_id(value: Any) -> ProcessId:
+    """Of JSON. Raises ValueError, TypeError."""
     pid, start_time = value
     return ProcessId(int(pid), float(start_time))
 
@@ -199,7 +200,7 @@ def _process(value: Any) -> ProcessId:
 def _suspension(values: dict[str, Any]) -> Suspension:
     return Suspension(
         cause=Cause(values["cause"]),
-        manager=_process(values["manager"]),
+        manager=process_id(values["manager"]),
         needs_age=_optional(values["needs_age"], float),
         leaving=_optional(values["leaving"], _leaving),
         since=float(values["since"]),
@@ -210,16 +211,16 @@ def _suspension(values: dict[str, Any]) -> Suspension:
 
 def _leaving(values: dict[str, Any]) -> Leaving:
     return Leaving(
-        worker=_process(values["worker"]),
+        worker=process_id(values["worker"]),
         signalled=float(values["signalled"]),
-        before=frozenset(map(_process, values["before"])),
+        before=frozenset(map(process_id, values["before"])),
         started_after=float(values["started_after"]),
         sent=bool(values["sent"]),
         again=bool(values["again"]),
         forced=_optional(values["forced"], float),
         left=_optional(values["left"], float),
         reported=bool(values["reported"]),
-        replaced_by=_optional(values["replaced_by"], _process),
+        replaced_by=_optional(values["replaced_by"], process_id),
         overdue=bool(values["overdue"]),
         slot=str(values["slot"]),
     )

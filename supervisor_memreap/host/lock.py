@@ -47,7 +47,7 @@ def take_file(process: ProcessId, purpose: str = "reaper") -> int:
 
     For a process whose files in /proc not all that have to be kept apart may open. Raises Locked, Unlockable.
     """
-    path = os.path.join(_temporary_directory(), f"memreap-{process.pid}-{process.start_time:.2f}-{purpose}.lock")
+    path = os.path.join(temporary_directory(), f"memreap-{process.pid}-{process.start_time:.2f}-{purpose}.lock")
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         try:
@@ -141,7 +141,8 @@ def _holder(fd: int) -> str:
         return "another memreap holds its lock"
 
 
-def _temporary_directory() -> str:
+def temporary_directory() -> str:
+    """Where files of ours are that are not supervisord's."""
     try:
         return tempfile.gettempdir()
     except FileNotFoundError:  # there is none that can be written to

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import select
 import time
+import traceback
 from collections.abc import Callable
 from typing import TextIO
 
-from supervisor_memreap.core.events import Sink
+from supervisor_memreap.core.events import Event, InternalError, Sink
 
 
 def to(stream: TextIO | None, stamped: bool) -> Callable[[str], None]:
@@ -55,7 +56,17 @@ def _write_at_once(stream: TextIO, line: str) -> bool:
 
 def sink(tell: Callable[[str], None]) -> Sink:
     """The log of events: a line each."""
-    return lambda event: tell(f"{event.pool}: {event.text}")
+    return lambda event: tell(line(event))
+
+
+def line(event: Event) -> str:
+    return f"{event.pool}: {event.text}"
+
+
+def internal_error(pool: str, error: Exception) -> InternalError:
+    """With the place where it was raised."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return InternalError(pool, time.time(), repr(error), f"{os.path.basename(place.filename)}:{place.lineno}")
 
 
 class Once:

@@ -11,13 +11,13 @@ import json
 import os
 import re
 import stat
-import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.core.state import PoolState, decode, encode, is_worth_keeping, restored
+from supervisor_memreap.core.state import PoolState, decode, encode, is_worth_keeping, process_id, restored
+from supervisor_memreap.host.lock import temporary_directory
 
 # A thousand pools that each have a worker leaving from among a hundred take less than this.
 _MOST_BYTES = 16 * 1024**2
@@ -34,7 +34,7 @@ class StateFile:
         self._supervisord = supervisord
         # With its start time: containers that share a temporary directory may each have a supervisord with the pid 1.
         name = f"memreap-{os.geteuid()}-{supervisord.pid}-{supervisord.start_time:.2f}.json"
-        self._path = os.path.join(_directory(), name)
+        self._path = os.path.join(temporary_directory(), name)
         self._written: object = None
         self._when = 0.0
 
@@ -49,7 +49,7 @@ class StateFile:
             return {}, f"{self._path}: {error.strerror or error}"
         try:
             data = json.loads(text)
-            if _process(data["supervisord"]) != self._supervisord or data["written"] > now:
+            if process_id(data["supervisord"]) != self._supervisord or data["written"] > now:
                 return {}, ""  # of another process with that pid, or of before the last boot
             kept = {str(name): dict(values) for name, values in data["pools"].items()}
             written = float(data["written"])
@@ -92,13 +92,6 @@ class StateFile:
             pass  # then it is swept by the next listener
 
 
-def _directory() -> str:
-    try:
-        return tempfile.gettempdir()
-    except FileNotFoundError:  # no writable directory at all
-        return "/tmp"
-
-
 def _read(path: str) -> str:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(fd, encoding="ascii", errors="replace") as file:
@@ -128,7 +121,7 @@ def _remove(path: str) -> None:
 
 def _sweep() -> None:
     """Remove what listeners of supervisords that are no more have left."""
-    prefix = os.path.join(_directory(), f"memreap-{os.geteuid()}-")
+    prefix = os.path.join(temporary_directory(), f"memreap-{os.geteuid()}-")
     for path in glob.glob(f"{glob.escape(prefix)}*.json*"):
         match = re.fullmatch(r"([0-9]+)-[0-9.]+\.json(\.new)?", path[len(prefix) :])
         try:
@@ -151,8 +144,3 @@ def _exists(pid: int) -> bool:
 
 def _worth_keeping(states: Mapping[str, PoolState]) -> dict[str, Any]:
     return {name: encode(state) for name, state in states.items() if is_worth_keeping(state)}
-
-
-def _process(value: Any) -> ProcessId:
-    pid, start_time = value
-    return ProcessId(int(pid), float(start_time))
