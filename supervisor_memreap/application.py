@@ -11,12 +11,12 @@ from supervisor_memreap.core import events
 from supervisor_memreap.core.command import TYPE, Command, CommandError, id_of, named, parse
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Sections, Settings
-from supervisor_memreap.core.text import quote, seconds
+from supervisor_memreap.core.text import seconds
 from supervisor_memreap.doctorprocess import DoctorProcess
 from supervisor_memreap.host import orphans, procfs
 from supervisor_memreap.livesettings import LiveSettings
 from supervisor_memreap.reaper import Reaper, States
-from supervisor_memreap.record import log, words
+from supervisor_memreap.record import log
 from supervisor_memreap.record.publisher import Publisher
 from supervisor_memreap.record.statefile import StateFile
 from supervisor_memreap.supervisord.client import Client, ShuttingDown, Unavailable, connect
@@ -39,18 +39,17 @@ class Application:
         self,
         file: ConfigFile | None,
         command_line: Sections,
-        tell: Callable[[str], None],
+        emit: events.Sink,
         statefile: StateFile | None = None,
     ):
-        self._tell = tell
-        self._once = log.Once(tell)
+        self._emit = emit
+        self._once = log.Once(emit)
         self._live = LiveSettings(file, command_line, self._once)
         self._orphans = OrphanWatch(self._once)
         self._endings = Endings(self._client)
         self._last_tick: float | None = None
         self._statefile = statefile
-        self._log = log.sink(tell)
-        sinks = (self._log, self._announce)
+        sinks = (emit, self._announce)
         self.reaper = Reaper(sinks, states=self._remember(), keep=self._keep, how_ended=self._endings.of)
         self._publisher = Publisher(self.reaper.status, self._once)
         self.doctor: DoctorProcess | None = None
@@ -76,12 +75,12 @@ class Application:
         """Whatever happens is a line in the log, and the listener goes on."""
         try:
             act()
-            self._once.clear("error")
+            self._once.clear(events.InternalError)
         except Unavailable as error:
-            self._once("supervisord", f"{error}; trying again at every tick")
+            self._once(events.SupervisordUnavailable("", time.time(), str(error)))
         except Exception as error:
             # A listener that exits with an event in hand gets it again about every 2 s, and none would look.
-            self._once("error", log.internal_error("", error).text)
+            self._once(log.internal_error("", error))
 
     def _is_past(self, event: Event, period: int) -> bool:
         when = re.search(r"\bwhen:([0-9]{1,12})", event.payload)
@@ -102,16 +101,19 @@ class Application:
         now = time.monotonic()
         states, trouble = self._statefile.read(now)
         if trouble:
-            self._tell(words.not_remembered(trouble))
+            self._emit(events.NotRemembered("", time.time(), trouble))
         for name, state in states.items():
             if state.leaving:
                 after = now - state.leaving.signalled
-                self._log(events.Remembered(name, time.time(), state.leaving.worker, after))
+                self._emit(events.Remembered(name, time.time(), state.leaving.worker, after))
         return states
 
     def _keep(self, states: States) -> None:
         trouble = self._statefile.write(states, time.monotonic()) if self._statefile else ""
-        self._once("statefile", trouble and words.not_remembered(trouble))
+        if trouble:
+            self._once(events.NotRemembered("", time.time(), trouble))
+        else:
+            self._once.clear(events.NotRemembered)
 
     def forget_if_all_ends(self) -> None:
         """On TERM: it may be for this listener alone, or for supervisord with all its programs."""
@@ -137,8 +139,8 @@ class Application:
             return  # half of the settings may be in a file with a mistake; and what is remembered stays remembered
         client, settings = self._client(), self._live.settings
         programs = client.programs()
-        if self._once.clear("supervisord"):
-            self._tell("supervisord answers again")
+        if self._once.clear(events.SupervisordUnavailable):
+            self._emit(events.SupervisordAvailable("", time.time()))
         _report_names(settings, programs, self._once)
         self.reaper.tick(programs, settings, time.monotonic())
         self._publisher.note_look()
@@ -157,7 +159,7 @@ class Application:
             # One that comes again was sent again, since its answer had not reached supervisord.
             is_done = answers.begin(command) and self._carry_out(command)
         except CommandError as error:
-            self._tell(f"a command was refused: {error}")
+            self._emit(events.CommandRefused("", time.time(), str(error)))
             answers.give(id, False, str(error))
         except Unavailable as error:
             answers.give(id, False, f"{error}; nothing was done")
@@ -227,11 +229,14 @@ class Application:
 
 def _report_names(settings: Settings, programs: list[Program], once: log.Once) -> None:
     """What is watched, and what is not there to be watched."""
-    existing = ", ".join(sorted({program.namespec for program in programs}))
-    unmatched = [f"no program or group '{quote(name)}' in supervisord" for name in settings.unmatched(programs)]
-    once("unmatched", f"{'; '.join(unmatched)}; there are: {existing}" if unmatched else "")
-    pools = [(watch.program.namespec, watch.settings) for watch in settings.pools(programs)]
-    once("watching", words.watching(pools))
+    missing = tuple(settings.unmatched(programs))
+    if missing:
+        existing = tuple(sorted({program.namespec for program in programs}))
+        once(events.ProgramsMissing("", time.time(), missing, existing))
+    else:
+        once.clear(events.ProgramsMissing)
+    pools = tuple((watch.program.namespec, watch.settings) for watch in settings.pools(programs))
+    once(events.Watching("", time.time(), pools))
 
 
 class OrphanWatch:
@@ -254,7 +259,12 @@ class OrphanWatch:
         left_behind = orphans.find(sought, ask, os.environ, procfs.source())
         self._starts = starts
         for program in changed:
-            topic, event = f"orphans of {program.namespec}", left_behind.get(program)
+            event = left_behind.get(program)
             # While supervisord tries again and again, one line will do; when it has given up, they are counted again.
-            if program.state not in ("STARTING", "BACKOFF") or not self._once.has_told(topic):
-                self._once(topic, log.line(event) if event else "")
+            is_trying = program.state in ("STARTING", "BACKOFF")
+            if is_trying and self._once.has_passed(events.OrphansFound, program.namespec):
+                continue
+            if event:
+                self._once(event)
+            else:
+                self._once.clear(events.OrphansFound, program.namespec)

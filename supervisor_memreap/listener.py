@@ -12,10 +12,10 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
 
 from supervisor_memreap import __version__
 from supervisor_memreap.application import Application
+from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.settings import Sections, SettingsError
 from supervisor_memreap.host import lock, procfs
@@ -27,30 +27,26 @@ from supervisor_memreap.supervisord.protocol import Protocol
 
 def run(config: str | None, command_line: Sections) -> int:
     """Serve supervisord until it closes the pipe or sends TERM. 0 then, and for a second listener; 2: bad usage."""
-    tell = log.to(sys.stderr, stamped=True)
+    emit = log.sink(log.to(sys.stderr, stamped=True))
     if "SUPERVISOR_ENABLED" not in os.environ:
-        tell("listen is started by supervisord, from an [eventlistener:memreap] section; by hand there is memreap once")
+        emit(events.NotUnderSupervisord("", time.time()))
         return 2
-    above = _supervisord(tell)
-    if not _is_alone(above, tell):
-        tell(
-            "another listener of this supervisord watches already, and two would not be one at a time:"
-            " this one ends; have one [eventlistener:memreap], with numprocs=1"
-        )
+    above = _supervisord(emit)
+    if not _is_alone(above, emit):
         # Not a failure: where starting took longer than startsecs (1 s), supervisord would begin again, for ever. An
         # exit before that is tried again startretries times, and is FATAL then, whatever its status.
         return 0
     try:
         file = configfile.ConfigFile(configfile.find(config))
     except SettingsError as error:
-        tell(str(error))
+        emit(events.SettingsRefused("", time.time(), str(error), None))
         file = None
     try:
-        application = Application(file, command_line, tell, StateFile(above))
+        application = Application(file, command_line, emit, StateFile(above))
     except SettingsError as error:
-        tell(str(error))
+        emit(events.SettingsRefused("", time.time(), str(error), None))
         return 2
-    tell(f"version {__version__}, configuration {file.path if file else 'from the command alone'}")
+    emit(events.Started("", time.time(), __version__, file.path if file else ""))
     stdin, stdout = _keep_protocol_apart()
     try:
         _serve(Protocol(stdin, stdout), stdin, application)
@@ -62,21 +58,17 @@ def run(config: str | None, command_line: Sections) -> int:
     return 0
 
 
-def _supervisord(tell: Callable[[str], None]) -> ProcessId:
+def _supervisord(emit: events.Sink) -> ProcessId:
     """The supervisord that we run under."""
     pid = ancestor.pid()
     try:
         return procfs.source().process(pid).id
     except OSError:
-        tell(
-            f"supervisord (process {pid}) is hidden from this user, as by hidepid= of /proc: pools of other users are"
-            " not seen, and what is remembered over a restart may be of an earlier supervisord; run the listener as"
-            " root, or mount /proc with the gid= of a group that it is in"
-        )
+        emit(events.SupervisordHidden("", time.time(), pid))
         return ProcessId(pid, 0.0)
 
 
-def _is_alone(above: ProcessId, tell: Callable[[str], None]) -> bool:
+def _is_alone(above: ProcessId, emit: events.Sink) -> bool:
     """Take the lock of the supervisord that we run under, for as long as we live."""
     try:
         try:
@@ -84,9 +76,9 @@ def _is_alone(above: ProcessId, tell: Callable[[str], None]) -> bool:
         except lock.Unlockable:
             lock.take_file(above, "listener")  # we are not of supervisord's user
     except lock.Unlockable as trouble:
-        tell(f"{trouble}: whether another listener of this supervisord watches is not known; have only one")
+        emit(events.OtherListenersUnknown("", time.time(), str(trouble)))
     except lock.Locked as trouble:
-        tell(str(trouble))
+        emit(events.AnotherListener("", time.time(), str(trouble)))
         return False
     except ProcessLookupError:
         pass  # supervisord has just ended

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+from supervisor_memreap.core import events
 from supervisor_memreap.core.settings import Sections, SettingsError, resolve
 from supervisor_memreap.record.log import Once
 from supervisor_memreap.supervisord import configfile
@@ -34,9 +37,12 @@ class LiveSettings:
             contents = self._file.read()
             self.settings = resolve(configfile.merge(contents.sections, self._command_line))
         except SettingsError as error:
-            left = "what was in force stays" if self.are_known else "nothing is watched until it is corrected"
-            self._once("settings", f"{error} ({left})")
+            self._once(events.SettingsRefused("", time.time(), str(error), self.are_known))
             return
+        self._once.clear(events.SettingsRefused)
         self.contents = contents
         self.are_known = True
-        self._once("settings", "; ".join(contents.warnings))
+        if contents.warnings:
+            self._once(events.SettingsWarned("", time.time(), tuple(contents.warnings)))
+        else:
+            self._once.clear(events.SettingsWarned)

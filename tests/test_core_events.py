@@ -10,10 +10,12 @@ import pytest
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId, SentMoment
 from supervisor_memreap.core.reasons import OverLimit, Requested, TooOld
+from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import memory, quote, seconds
 
 MIB = 1024**2
 STAMP = ("myapp", 1_700_000_000.0)
+LISTENER = ("", 1_700_000_000.0)
 WORKER, NEW = ProcessId(4242, 1.0), ProcessId(4250, 2.0)
 OVER = OverLimit(312 * MIB, 150 * MIB, "uss")
 
@@ -88,6 +90,27 @@ EXAMPLES = [
     (events.CommandDone(*STAMP, "resumed"), "resumed"),
     (events.OrphansFound(*STAMP, (11, 12), 80 * MIB, True), "kill 11 12"),
     (events.OrphansFound(*STAMP, (11,), 80 * MIB, False), "stopwaitsecs="),
+    (events.NotUnderSupervisord(*LISTENER), "by hand there is memreap once"),
+    (events.AnotherListener(*LISTENER, "process 7 holds its lock"), "already (process 7 holds its lock)"),
+    (events.OtherListenersUnknown(*LISTENER, "the lock cannot be taken"), "the lock cannot be taken: whether"),
+    (events.SupervisordHidden(*LISTENER, 7), "supervisord (process 7) is hidden from this user"),
+    (events.Started(*LISTENER, "0.1.0", "/etc/supervisord.conf"), "version 0.1.0, configuration /etc/supervisord.conf"),
+    (events.Started(*LISTENER, "0.1.0", ""), "from the command alone"),
+    (events.SettingsRefused(*LISTENER, "limit=x: not a size", True), "(the earlier settings stay in force)"),
+    (events.SettingsRefused(*LISTENER, "limit=x: not a size", False), "(nothing is watched until it is corrected)"),
+    (events.SettingsRefused(*LISTENER, "limit=x: not a size", None), "limit=x: not a size"),
+    (events.SettingsWarned(*LISTENER, ("a", "b")), "a; b"),
+    (events.Watching(*LISTENER, (("myapp", PoolSettings(150 * MIB, 21_600.0)),)), "(limit 150 MiB uss, max_age 6.0 h)"),
+    (events.Watching(*LISTENER, ()), "watching nothing"),
+    (
+        events.ProgramsMissing(*LISTENER, ("myap", "x"), ("cat", "myapp")),
+        "group 'myap' in supervisord; no program or group 'x' in supervisord; there are: cat, myapp",
+    ),
+    (events.SupervisordUnavailable(*LISTENER, "refused"), "refused; trying again at every tick"),
+    (events.SupervisordAvailable(*LISTENER), "answers again"),
+    (events.NotRemembered(*LISTENER, "/tmp/x: full"), "/tmp/x: full: if memreap is restarted"),
+    (events.NotPublished(*LISTENER, "refused"), "could not publish the status: refused"),
+    (events.CommandRefused(*LISTENER, "no pool 'x'"), "a command was refused: no pool 'x'"),
     (events.InternalError(*STAMP, "ValueError()", "pool.py:1"), "please report it: ValueError() at pool.py:1"),
 ]
 

@@ -359,7 +359,7 @@ def test_a_changed_file_is_read_at_the_next_tick_and_a_bad_one_is_refused_whole(
     _, first, refused, second, sent = listener.lines()
     assert first == "watching myapp (limit 100 MiB uss)"
     assert refused == (
-        f"{section} [memreap:myapp] limit=30 monkeys: not a size, such as 150MB (what was in force stays)"
+        f"{section} [memreap:myapp] limit=30 monkeys: not a size, such as 150MB (the earlier settings stay in force)"
     )
     assert second == "watching myapp (limit 30 MiB uss)"
     assert "sent" in sent

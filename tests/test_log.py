@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Pool
 from supervisor_memreap.core.policy import Choice, Standing
 from supervisor_memreap.core.settings import PoolSettings
@@ -36,11 +37,14 @@ def test_a_stream_that_takes_nothing_is_no_error(stream):
     log.to(stream, stamped=False)("x")
 
 
-def test_a_line_is_told_again_only_after_another_one():
-    told = []
-    once = log.Once(told.append)
-    for text in ("a", "a", "b", "a", "", "a"):
-        once("topic", text)
-    assert told == ["a", "b", "a", "a"]
-    assert once.clear("topic")
-    assert not once.clear("topic")
+def test_a_lasting_state_is_logged_again_only_when_its_text_changes():
+    logged = []
+    once = log.Once(logged.append)
+    for at, error in enumerate(("a", "a", "b", "a")):
+        once(events.NotPublished("", at, error))
+    assert [event.error for event in logged] == ["a", "b", "a"]
+    once(events.SupervisordUnavailable("", 5, "a"))
+    assert once.clear(events.NotPublished)
+    assert not once.clear(events.NotPublished)
+    once(events.NotPublished("", 6, "a"))
+    assert len(logged) == 5

@@ -14,7 +14,8 @@ from typing import ClassVar, Literal, Union
 
 from supervisor_memreap.core.model import ProcessId, SentMoment
 from supervisor_memreap.core.reasons import Reason
-from supervisor_memreap.core.text import memory, seconds
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.text import memory, quote, seconds
 
 Kind = Literal["", "reap", "left", "stuck", "suspended", "resumed"]
 _SAFER_WAY = (
@@ -569,9 +570,185 @@ class OrphansFound(_Base):
         )
 
 
+# The listener itself: `pool` is empty.
+
+
+@dataclass(frozen=True)
+class NotUnderSupervisord(_Base):
+    """Somebody runs the listener by hand."""
+
+    fails = True
+
+    @property
+    def text(self) -> str:
+        return (
+            "listen is started by supervisord, from an [eventlistener:memreap] section; by hand there is memreap once"
+        )
+
+
+@dataclass(frozen=True)
+class AnotherListener(_Base):
+    """Another listener of the same supervisord is at work: this one ends."""
+
+    holder: str
+
+    @property
+    def text(self) -> str:
+        return (
+            f"another listener of this supervisord watches already ({self.holder}), and the two would reap more than"
+            " one worker at a time: this one ends; keep one [eventlistener:memreap], with numprocs=1"
+        )
+
+
+@dataclass(frozen=True)
+class OtherListenersUnknown(_Base):
+    """Whether another listener of the same supervisord is at work cannot be found out."""
+
+    why: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.why}: whether another listener of this supervisord watches is not known; have only one"
+
+
+@dataclass(frozen=True)
+class SupervisordHidden(_Base):
+    """The supervisord that started the listener is hidden from the listener's user."""
+
+    supervisord: int
+
+    @property
+    def text(self) -> str:
+        return (
+            f"supervisord (process {self.supervisord}) is hidden from this user, as by hidepid= of /proc: pools of"
+            " other users are not seen, and what is remembered over a restart may be of an earlier supervisord; run"
+            " the listener as root, or mount /proc with the gid= of a group that it is in"
+        )
+
+
+@dataclass(frozen=True)
+class Started(_Base):
+    version: str
+    configuration: str
+    """Path of the file; empty where there is none."""
+
+    @property
+    def text(self) -> str:
+        return f"version {self.version}, configuration {self.configuration or 'from the command alone'}"
+
+
+@dataclass(frozen=True)
+class SettingsRefused(_Base):
+    """The settings have a mistake, and none of them is applied."""
+
+    error: str
+    are_known: bool | None
+    """Whether earlier settings are in force; None: the listener ends, or has only those of its command."""
+
+    @property
+    def text(self) -> str:
+        if self.are_known is None:
+            return self.error
+        consequence = (
+            "the earlier settings stay in force" if self.are_known else "nothing is watched until it is corrected"
+        )
+        return f"{self.error} ({consequence})"
+
+
+@dataclass(frozen=True)
+class SettingsWarned(_Base):
+    warnings: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return "; ".join(self.warnings)
+
+
+@dataclass(frozen=True)
+class Watching(_Base):
+    """What the listener watches, at its start and after each change."""
+
+    pools: tuple[tuple[str, PoolSettings], ...]
+
+    @property
+    def text(self) -> str:
+        if not self.pools:
+            return "watching nothing: no program has a [memreap:PROGRAM] section"
+        return f"watching {', '.join(f'{name} ({_bounds(settings)})' for name, settings in self.pools)}"
+
+
+def _bounds(settings: PoolSettings) -> str:
+    limit = "" if settings.limit is None else f"limit {memory(settings.limit)} {settings.metric}"
+    max_age = "" if settings.max_age is None else f"max_age {seconds(settings.max_age)}"
+    return ", ".join(filter(None, (limit, max_age)))
+
+
+@dataclass(frozen=True)
+class ProgramsMissing(_Base):
+    """Settings name programs that supervisord does not have."""
+
+    names: tuple[str, ...]
+    existing: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        missing = "; ".join(f"no program or group '{quote(name)}' in supervisord" for name in self.names)
+        return f"{missing}; there are: {', '.join(self.existing)}"
+
+
+@dataclass(frozen=True)
+class SupervisordUnavailable(_Base):
+    error: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.error}; trying again at every tick"
+
+
+@dataclass(frozen=True)
+class SupervisordAvailable(_Base):
+    @property
+    def text(self) -> str:
+        return "supervisord answers again"
+
+
+@dataclass(frozen=True)
+class NotRemembered(_Base):
+    """What must outlive a restart of the listener could not be read or written."""
+
+    why: str
+
+    @property
+    def text(self) -> str:
+        return (
+            f"{self.why}: if memreap is restarted while a worker is leaving, it will not know about that worker; give"
+            " the listener's user a temporary directory to write to (TMPDIR in the listener's environment=)"
+        )
+
+
+@dataclass(frozen=True)
+class NotPublished(_Base):
+    """supervisord did not take the status."""
+
+    error: str
+
+    @property
+    def text(self) -> str:
+        return f"could not publish the status: {self.error}"
+
+
+@dataclass(frozen=True)
+class CommandRefused(_Base):
+    error: str
+
+    @property
+    def text(self) -> str:
+        return f"a command was refused: {self.error}"
+
+
 @dataclass(frozen=True)
 class InternalError(_Base):
-    """A defect of memreap itself; the other pools are looked at all the same."""
+    """A defect of memreap itself, in this pool or in the listener; the other pools are looked at all the same."""
 
     is_reported_once = True
     error: str
@@ -616,6 +793,20 @@ Event = Union[
     Resumed,
     CommandDone,
     OrphansFound,
+    NotUnderSupervisord,
+    AnotherListener,
+    OtherListenersUnknown,
+    SupervisordHidden,
+    Started,
+    SettingsRefused,
+    SettingsWarned,
+    Watching,
+    ProgramsMissing,
+    SupervisordUnavailable,
+    SupervisordAvailable,
+    NotRemembered,
+    NotPublished,
+    CommandRefused,
     InternalError,
 ]
 VETOES = (LooksLikeManager, WrongSignal, NotCaught)

@@ -56,11 +56,7 @@ def _write_at_once(stream: TextIO, line: str) -> bool:
 
 def sink(tell: Callable[[str], None]) -> Sink:
     """The log of events: a line each."""
-    return lambda event: tell(line(event))
-
-
-def line(event: Event) -> str:
-    return f"{event.pool}: {event.text}"
+    return lambda event: tell(f"{event.pool}: {event.text}" if event.pool else event.text)
 
 
 def internal_error(pool: str, error: Exception) -> InternalError:
@@ -70,21 +66,21 @@ def internal_error(pool: str, error: Exception) -> InternalError:
 
 
 class Once:
-    """Tells a line again only after another one has been told under the same topic."""
+    """A sink that passes on an event of a lasting state: again only if its text has changed since."""
 
-    def __init__(self, tell: Callable[[str], None]):
-        self._tell = tell
-        self._last: dict[str, str] = {}
+    def __init__(self, emit: Sink):
+        self._emit = emit
+        self._last: dict[tuple[type[Event], str], str] = {}
 
-    def __call__(self, topic: str, text: str) -> None:
-        if self._last.get(topic) != text:
-            self._last[topic] = text
-            if text:
-                self._tell(text)
+    def __call__(self, event: Event) -> None:
+        key = type(event), event.pool
+        if self._last.get(key) != event.text:
+            self._last[key] = event.text
+            self._emit(event)
 
-    def has_told(self, topic: str) -> bool:
-        return bool(self._last.get(topic))
+    def has_passed(self, kind: type[Event], pool: str = "") -> bool:
+        return (kind, pool) in self._last
 
-    def clear(self, topic: str) -> bool:
-        """Forget what was told; whether there was anything."""
-        return bool(self._last.pop(topic, None))
+    def clear(self, kind: type[Event], pool: str = "") -> bool:
+        """That state is over; whether there was any."""
+        return self._last.pop((kind, pool), None) is not None

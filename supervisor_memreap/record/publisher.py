@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from supervisor_memreap import __version__
+from supervisor_memreap.core import events
 from supervisor_memreap.record.announcements import Announcements
 from supervisor_memreap.record.answers import Answers
 from supervisor_memreap.record.log import Once
@@ -35,13 +36,15 @@ class Publisher:
 
     def publish(self, client: Client) -> None:
         """When all that is to be done has been done."""
-        trouble = ""
+        failed = False
         for step in (self._publish_status, self._announce):
             try:
                 step(client)
             except Unavailable as error:
-                trouble = f"could not publish the status: {error}"
-        self._once("publish", trouble)
+                failed = True
+                self._once(events.NotPublished("", time.time(), str(error)))
+        if not failed:
+            self._once.clear(events.NotPublished)
 
     def _publish_status(self, client: Client) -> None:
         if self._is_read:

@@ -1,9 +1,8 @@
-"""The wording of what is not an event: how pools stand, and the listener's own state. An event words itself."""
+"""The wording of how pools stand. An event words itself."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 
 from supervisor_memreap.core.policy import Candidate, Choice
 from supervisor_memreap.core.settings import PoolSettings
@@ -17,28 +16,6 @@ def clock(moment: float) -> str:
     """`07:30:06` of today, else `11-23 07:30`, of this machine's wall clock."""
     then, today = time.localtime(moment), time.localtime()
     return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%m-%d %H:%M", then)
-
-
-def watching(pools: Iterable[tuple[str, PoolSettings]]) -> str:
-    """What the listener watches; logged at the start and after each change."""
-    names = [f"{name} ({_reasons(settings)})" for name, settings in pools]
-    if not names:
-        return "watching nothing: no program has a [memreap:PROGRAM] section"
-    return f"watching {', '.join(names)}"
-
-
-def _reasons(settings: PoolSettings) -> str:
-    limit = "" if settings.limit is None else f"limit {memory(settings.limit)} {settings.metric}"
-    max_age = "" if settings.max_age is None else f"max_age {seconds(settings.max_age)}"
-    return ", ".join(filter(None, (limit, max_age)))
-
-
-def not_remembered(trouble: str) -> str:
-    """What must outlive a restart could not be read or written."""
-    return (
-        f"{trouble}: if memreap is restarted while a worker is leaving, it will not know of that one; give its user a"
-        " temporary directory to write to (TMPDIR in the listener's environment=)"
-    )
 
 
 def would(candidate: Candidate, settings: PoolSettings) -> str:
