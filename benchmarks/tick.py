@@ -7,16 +7,19 @@ median counts. All run on the same workers in the same run:
     memreap     Reaper.tick, with a limit that none is over
     psutil      children() and memory_info() of each manager's workers
     kidreaper   ps -o pid=,vsz= --ppid, for each manager
+    memmon      superlance's: ps -orss= -p, for each manager; it does not see the workers
+    memmon -c   superlance's with --cumulative: the list of all processes, for each manager
 
-Needs a C compiler, and ps for the last one. Writes the table to performance.md in the folder (docs). Linux only.
+Needs a C compiler, ps, and superlance for the last two. Writes performance.md and performance.svg to the folder (docs).
+Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import os
-import platform
+import functools
+import io
 import resource
 import statistics
 import subprocess
@@ -25,12 +28,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import psutil
+import tick_report
+from superlance.memmon import Memmon
 
-from supervisor_memreap import __version__
+from supervisor_memreap.core import policy
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.host import look, roster
 from supervisor_memreap.reaper import Reaper
 
 HERE = Path(__file__).resolve().parent
@@ -50,11 +57,12 @@ def main() -> int:
             floor = build(Path(folder))
             for programs, workers in SIZES:
                 with sleepers(floor, programs, workers) as managers:
-                    rows.append((programs, workers, measure_all(floor, managers)))
+                    rows.append(tick_report.Row(programs, workers, *measure_all(floor, managers)))
     except KeyboardInterrupt:
         return 130
-    page = markdown(rows)
+    page = tick_report.markdown(rows)
     (options.out / "performance.md").write_text(page)
+    (options.out / "performance.svg").write_text(tick_report.svg(rows))
     print(page)
     return 0
 
@@ -74,8 +82,11 @@ def sleepers(floor: str, programs: int, workers: int) -> Iterator[list[int]]:
         yield [int(process.stdout.readline()) for _ in range(programs)]
 
 
-def measure_all(floor: str, managers: list[int]) -> dict[str, float]:
-    """ms of CPU for one tick, by way. In turn, so that what else the machine does hits all of them."""
+def measure_all(floor: str, managers: list[int]) -> tuple[dict[str, float], dict[str, float]]:
+    """ms of CPU for one tick, by way, and those of memreap by step.
+
+    The ways take turns, so that what else the machine does hits all of them.
+    """
     programs = [Program(f"p{pid}", f"p{pid}", "RUNNING", pid) for pid in managers]
     settings = Settings({program.name: {"limit": 1 << 40} for program in programs})
     reaper = Reaper()
@@ -84,7 +95,9 @@ def measure_all(floor: str, managers: list[int]) -> dict[str, float]:
         "C floor": lambda: by_floor(floor, managers),
         "memreap": lambda: by_cpu(lambda: reaper.tick(programs, settings, time.monotonic())),
         "psutil": lambda: by_cpu(lambda: by_psutil(managers)),
-        "kidreaper": lambda: by_ps(managers),
+        "kidreaper": lambda: by_children(lambda: by_ps(managers)),
+        "memmon": lambda: by_children(lambda: by_memmon(managers, cumulative=False)),
+        "memmon -c": lambda: by_children(lambda: by_memmon(managers, cumulative=True)),
     }
     measured: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(TIMES):
@@ -94,8 +107,42 @@ def measure_all(floor: str, managers: list[int]) -> dict[str, float]:
                 print(
                     f"{len(managers)} programs: {way} {measured[way][-1]:.1f} ms ({number + 1} of {TIMES})", flush=True
                 )
+    steps = [by_step(reaper, programs, settings) for _ in range(TIMES)]
     reaper.close()
-    return {way: statistics.median(values) for way, values in measured.items()}
+    return (
+        {way: statistics.median(values) for way, values in measured.items()},
+        {step: statistics.median(values[step] for values in steps) for step in steps[0]},
+    )
+
+
+def by_step(reaper: Reaper, programs: list[Program], settings: Settings) -> dict[str, float]:
+    """Where the time of one tick goes. Each step is called once a program, so that measuring it costs little."""
+    spent = {"list": 0.0, "look": 0.0, "policy": 0.0}
+
+    def timed(owner: object, name: str, step: str) -> contextlib.AbstractContextManager[object]:
+        act = getattr(owner, name)
+
+        @functools.wraps(act)
+        def measured(*args: object) -> object:
+            start = time.process_time()
+            try:
+                return act(*args)
+            finally:
+                spent[step] += (time.process_time() - start) * 1000
+
+        return mock.patch.object(owner, name, measured)
+
+    steps = ((roster, "of", "list"), (look, "look", "look"), (policy, "follow", "policy"), (policy, "choose", "policy"))
+    with contextlib.ExitStack() as stack:
+        for step in steps:
+            stack.enter_context(timed(*step))
+        total = by_cpu(lambda: reaper.tick(programs, settings, time.monotonic()))
+    return {
+        "the list of each manager's children": spent["list"],
+        "the size of each worker": spent["look"] - spent["list"],
+        "what became of each pool, and what is to be done": spent["policy"],
+        "all else": total - spent["look"] - spent["policy"],
+    }
 
 
 def by_floor(floor: str, managers: list[int]) -> float:
@@ -115,37 +162,28 @@ def by_psutil(managers: list[int]) -> None:
             worker.memory_info()
 
 
-def by_ps(managers: list[int]) -> float:
+def by_children(act: Callable[[], None]) -> float:
+    """ms of CPU, with that of the processes which it starts."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    own = by_cpu(act)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own + (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) * 1000
+
+
+def by_ps(managers: list[int]) -> None:
     for pid in managers:
         subprocess.run(["ps", "-o", "pid=,vsz=", "--ppid", str(pid)], stdout=subprocess.DEVNULL, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) * 1000
 
 
-def markdown(rows: list[tuple[int, int, dict[str, float]]]) -> str:
-    ways = list(rows[0][2])
-    lines = [
-        "# What a tick costs",
-        "",
-        "Measured by `python benchmarks/tick.py`; its `--help` says what each column does. This page is its output.",
-        "ms of CPU for one tick in which nothing has to be done, the median of up to five.",
-        "",
-        f"| programs | workers | {' | '.join(ways)} | memreap / C floor |",
-        f"|--:|--:|{'--:|' * (len(ways) + 1)}",
-    ]
-    for programs, workers, values in rows:
-        cells = " | ".join(f"{values[way]:,.1f}" for way in ways)
-        lines.append(f"| {programs} | {workers:,} | {cells} | {values['memreap'] / values['C floor']:.1f} |")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    lines += [
-        "",
-        f"memreap {__version__}, Python {platform.python_version()}, psutil {psutil.__version__},"
-        f" Linux {platform.release()} {platform.machine()}, {os.cpu_count()} CPUs."
-        f" The benchmark's own process held {peak} MB at most.",
-        "",
-    ]
-    return "\n".join(lines)
+def by_memmon(managers: list[int], cumulative: bool) -> None:
+    """One tick of superlance's listener, told by a supervisord of ours what runs."""
+    infos = [{"pid": pid, "name": f"p{pid}", "group": f"p{pid}"} for pid in managers]
+    rpc = mock.Mock(**{"supervisor.getAllProcessInfo.return_value": infos})
+    memmon = Memmon(cumulative, {}, {}, 1 << 50, None, None, 0, None, rpc)
+    memmon.stdin = io.StringIO("ver:3.0 server:s serial:1 pool:m poolserial:1 eventname:TICK_5 len:0\n")
+    memmon.stdout, memmon.stderr = io.StringIO(), io.StringIO()
+    memmon.runforever(test=True)
+    assert memmon.stderr.getvalue().count("RSS of") == len(managers)
 
 
 if __name__ == "__main__":
