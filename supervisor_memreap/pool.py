@@ -136,11 +136,11 @@ class WatchedPool:
         worker, expired = candidate.worker, candidate.idle_wait_expired
         try:
             # Whoever is ended between the signal and the end of the tick must find it written down.
-            self.update(policy.signalled(self.pool, candidate, self.settings, before, now, sent=False))
+            self.update(policy.signalled(self.pool, candidate, before, now, sent=False))
             outcome = signalling.reap(self.pool, worker, self.settings, view, watch, expired)
         except BaseException:
             # It is not known whether the signal went out, so it counts as sent.
-            self.update(policy.signalled(self.pool, candidate, self.settings, before, now))
+            self.update(policy.signalled(self.pool, candidate, before, now))
             raise
         if outcome.result is not Result.SENT:
             self.update(before)
@@ -153,7 +153,7 @@ class WatchedPool:
         # From here on nothing may fail before it is known that a worker is leaving.
         worker = candidate.worker.id
         self.followed.add(Followed(worker, self.pool, outcome.private, outcome.pidfd, lock))
-        self.update(policy.signalled(self.pool, candidate, self.settings, self._state, at))
+        self.update(policy.signalled(self.pool, candidate, self._state, at))
         settings = self.settings
         moment = outcome.moment, settings.idle_wait
         self.emit(events.Signalled(self.name, time.time(), worker, candidate.reason, settings.signal, *moment))

@@ -88,7 +88,7 @@ class Film:
         pool = replace(pool, ending=ending, child_faults=child_faults, is_group=self.is_group)
         verdict = self.decide(pool, self.now)
         if verdict.candidates and signal:
-            self.state = policy.signalled(pool, verdict.candidates[0], self.settings, self.state, self.now)
+            self.state = policy.signalled(pool, verdict.candidates[0], self.state, self.now)
         return verdict
 
     def decide(self, pool: Pool, now: float):
@@ -713,9 +713,7 @@ def unsent(film: Film, pool_of: dict) -> None:
     assert reaped(film.look(pool_of, signal=False)) == 11
     worker = film.worker(11, pool_of[11])
     pool = Pool("myapp", "RUNNING", "", ProcessId(1, BOOT), 60, (worker,))
-    film.state = policy.signalled(
-        pool, Candidate(worker, Requested(None, "uss")), film.settings, film.state, film.now, sent=False
-    )
+    film.state = policy.signalled(pool, Candidate(worker, Requested(None, "uss")), film.state, film.now, sent=False)
 
 
 @pytest.mark.parametrize("stuck", ["report", "TERM", "KILL"])

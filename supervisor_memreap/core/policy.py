@@ -184,9 +184,7 @@ def _choose_in(look: Look, now: float) -> Choice:
     )
 
 
-def signalled(
-    pool: Pool, candidate: Candidate, settings: PoolSettings, state: PoolState, now: float, sent: bool = True
-) -> PoolState:
+def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float, sent: bool = True) -> PoolState:
     """The signal went out to this candidate of `choose`; or, not `sent`, it is about to."""
     worker, reason = candidate.worker, candidate.reason
     early_reaps = state.early_reaps

@@ -163,27 +163,20 @@ def table(pools: Sequence[Mapping[str, Any]], now: float) -> str:
     has_history = any("reaps" in pool for pool in pools)
     history = ("reaps", "freed", "since") if has_history else ()
     rows = [("", "", "limit", "workers", *(() if has_history else ("over",)), "largest", "total", *history)]
-    for pool in pools:
-        rows.append(
-            (
-                str(pool["name"]),
-                _word(pool),
-                f"{_memory(pool, 'limit_bytes')} {pool['metric']}",
-                str(len(pool["workers"])),
-                *(() if has_history else (_over(pool),)),
-                _memory(pool, "largest_bytes"),
-                _memory(pool, "total_bytes"),
-                *(
-                    (str(pool["reaps"]), _memory(pool, "given_back_bytes"), _age(now - pool["since"]))
-                    if history
-                    else ()
-                ),
-            )
-        )
+    rows += [_row(pool, has_history, now) for pool in pools]
     head, *lines = _within(rows)
     for number, pool in enumerate(pools):
         lines[number] = "\n".join([lines[number], *_details(pool)])
     return "\n".join([head, *lines])
+
+
+def _row(pool: Mapping[str, Any], has_history: bool, now: float) -> tuple[str, ...]:
+    limit, largest, total = (_memory(pool, key) for key in ("limit_bytes", "largest_bytes", "total_bytes"))
+    start = str(pool["name"]), _word(pool), f"{limit} {pool['metric']}", str(len(pool["workers"]))
+    if not has_history:
+        return (*start, _over(pool), largest, total)
+    history = str(pool["reaps"]), _memory(pool, "given_back_bytes"), _age(now - pool["since"])
+    return (*start, largest, total, *history)
 
 
 def _within(rows: Sequence[tuple[str, ...]]) -> list[str]:
