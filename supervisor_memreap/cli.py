@@ -58,7 +58,7 @@ _ONCE = """\
 Reap every worker over its limit, one at a time: HUP it at a moment when it serves no request,
 wait until it has left and another one has taken its place, then the next. For cron and by hand.
 
-    memreap once                              all pools that have a [memreap:…] section
+    memreap once                              all pools that have a [memreap:NAME] section
     memreap once myapp limit=150MB            one of them, with another limit
     memreap once --pid 4242 limit=104857600   a manager that supervisord does not run
     memreap once --pidfile /run/myapp.pid limit=100MB
@@ -69,7 +69,7 @@ While a listener or another `once` is reaping in a pool, this one waits: one at 
 _STATUS = """\
 Show how the pools stand. Signals no worker.
 
-    memreap status                   all pools that have a [memreap:...] section
+    memreap status                   all pools that have a [memreap:NAME] section
     memreap status myapp --watch     one of them, every 2 seconds, until Ctrl-C
     memreap status --json            for programs
 
@@ -165,7 +165,7 @@ def parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"memreap {__version__}")
     whole.add_argument("-c", "--configuration", metavar="FILE", help=f"{_CONFIGURATION}; also behind the command")
-    commands = whole.add_subparsers(metavar="COMMAND")
+    commands = whole.add_subparsers(title="commands", metavar="COMMAND")
 
     def add(name: str, summary: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
         return commands.add_parser(

@@ -50,7 +50,7 @@ def test_the_man_page_is_what_help_and_readme_say():
 
 def test_the_man_page_has_every_command_and_every_setting():
     page = (stack.ROOT / "docs/memreap.1").read_text().replace("\\-", "-")
-    commands = re.findall(r"^\.SS memreap (\w+)$", page, re.MULTILINE)
+    commands = re.findall(r"^\.SS \\fBmemreap (\w+)\\fR$", page, re.MULTILINE)
     assert set(commands) == {"listen", "once", "status", "settings", "doctor", "demo"}
     assert [key for key in KEYS if f"\\fB{key}\\fR (default " not in page] == []
 

@@ -269,7 +269,7 @@ class WrongSignal(_Base):
         if not self.graceful:
             return (
                 f"{start} requests on every signal: nothing sent, and no setting helps; remove this program's"
-                " [memreap:...] section"
+                " [memreap:NAME] section"
             )
         remedy = f"set signal={self.graceful[0]}, on which it finishes"
         return f"{start} its request on {self.signal}: nothing sent; {remedy}"
