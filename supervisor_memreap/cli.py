@@ -76,9 +76,9 @@ Show how the pools stand. Signals no worker.
 The listener is asked, through [rpcinterface:memreap], and its view is shown. Where it cannot be
 asked, this command takes one look of its own. The last line says which of the two it is.
 
-exit status: 0; 1 a pool is suspended or not watched (BLIND), the listener does not look,
-supervisord does not answer, or it does not run what was named; 2 bad usage or configuration;
-130 Ctrl-C.
+exit status: 0 all is watched; 1 a pool is suspended or not watched (BLIND), there is no
+listener or it does not look, a section names no program, supervisord does not answer, or it does
+not run what was named; 2 bad usage or configuration; 130 Ctrl-C.
 """
 
 _DOCTOR = """\
@@ -301,8 +301,8 @@ def _status(args: argparse.Namespace) -> int:
             else:
                 clear = "\x1b[H\x1b[J" if args.watch and sys.stdout.isatty() else ""
                 print(f"{clear}{view.text(time.time())}", flush=True)
-            if view.trouble:
-                tell(view.trouble)
+            for line in view.troubles():
+                tell(line)
             if not args.watch:
                 return 0 if view.is_well() else 1
             time.sleep(args.watch)

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from supervisor_memreap import __version__, once
+from supervisor_memreap.core import events
 from supervisor_memreap.core.command import named
+from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.reaper import Reaper
@@ -20,7 +22,8 @@ from supervisor_memreap.record import status
 from supervisor_memreap.supervisord.client import Client
 
 _NO_INTERFACE = "supervisord has no [rpcinterface:memreap] to ask the listener through"
-_NO_LISTENER = "there is no listener: only memreap once reaps here"
+_NO_LISTENER = "there is no listener"
+_NOBODY = "there is no listener, so no pool is watched, and only memreap once reaps: run memreap doctor"
 _WRITTEN = "who is paused, suspended or leaving is as a listener of this user wrote it down"
 
 
@@ -32,13 +35,15 @@ class View(NamedTuple):
     note: str
     """Whose view this is, for a reader."""
     trouble: str = ""
-    """What is wrong with the listener, and the remedy; empty: nothing that is known."""
+    """Why nothing is watched, or a listener is not to be relied on, and the remedy; empty: nothing that is known."""
+    missing: str = ""
+    """Which of the pools that were asked for supervisord does not have; empty: none."""
     age: float | None = None
     """Seconds since the listener looked; None: this is a look of our own."""
 
     def values(self) -> dict[str, Any]:
         """For JSON."""
-        known = {"age_seconds": self.age, "trouble": self.trouble or None}
+        known = {"age_seconds": self.age, "trouble": "; ".join(self.troubles()) or None}
         return {
             "version": status.VERSION,
             "view": self.whose,
@@ -51,13 +56,19 @@ class View(NamedTuple):
         note = textwrap.fill(self.note, status.WIDTH)
         return "\n".join([*([status.table(self.pools, now)] if self.pools else []), note])
 
+    def troubles(self) -> list[str]:
+        """A line each; none: all that should be watched is."""
+        return [line for line in (self.trouble, self.missing) if line]
+
     def is_well(self) -> bool:
-        return not self.trouble and all(map(status.is_well, self.pools))
+        return not self.troubles() and all(map(status.is_well, self.pools))
 
     def only(self, names: Sequence[str]) -> View:
         """The pools of these names; all if there are none."""
+        if not names:
+            return self
         chosen = {pool for name in names for pool in named(name, [pool["name"] for pool in self.pools])}
-        return self._replace(pools=[pool for pool in self.pools if pool["name"] in chosen]) if names else self
+        return self._replace(pools=[pool for pool in self.pools if pool["name"] in chosen], missing="")
 
 
 class Viewer:
@@ -73,16 +84,25 @@ class Viewer:
         """Raises Unavailable."""
         seen = self._client.seen_by_listener()
         if seen is None:
-            return self._own_look(_NO_INTERFACE if self._listeners else _NO_LISTENER, self._state_of_listener())
+            if self._listeners:
+                return self._own_look(_NO_INTERFACE, self._state_of_listener())
+            return self._own_look(_NO_LISTENER, _NOBODY)
         pools, listener = seen
         if listener["listener_state"] == "NONE" and not self._listeners:
-            return self._own_look(_NO_LISTENER, "")
+            return self._own_look(_NO_LISTENER, _NOBODY)
         trouble = status.trouble_of_listener(listener)
         if trouble:
             return self._own_look("the listener does not look", trouble)
         age = float(listener["age_seconds"])
         note = f"This is what the listener saw {seconds(age)} ago."
-        return View(status.of_listener(pools), "listener", note, status.age_of_listener(listener, __version__), age)
+        return View(
+            status.of_listener(pools),
+            "listener",
+            note,
+            status.age_of_listener(listener, __version__),
+            self._missing(self._client.programs()),
+            age,
+        )
 
     def _own_look(self, why: str, trouble: str) -> View:
         programs = self._client.programs()
@@ -90,7 +110,14 @@ class Viewer:
             self._reaper = Reaper(dry_run=True, states=once.known_to_the_listener(programs))
         self._reaper.tick(programs, self._settings, time.monotonic())
         pools = status.of_look(self._reaper.status())
-        return View(pools, "look", f"This is one look of this command's own: {why}; {_WRITTEN}.", trouble)
+        note = f"This is one look of this command's own: {why}; {_WRITTEN}."
+        return View(pools, "look", note, trouble, self._missing(programs))
+
+    def _missing(self, programs: Sequence[Program]) -> str:
+        """A misspelt section watches nothing, and all else may look well."""
+        names = tuple(self._settings.unmatched(programs))
+        existing = tuple(sorted({program.namespec for program in programs}))
+        return events.ProgramsMissing("", time.time(), names, existing).text if names else ""
 
     def _state_of_listener(self) -> str:
         """What is wrong with the listener, as far as supervisord says it of a process that it knows nothing of."""

@@ -284,16 +284,41 @@ def test_without_an_interface_status_is_one_look_with_what_the_listener_wrote_do
         stopped = look(operated)
         assert (stopped.returncode, stopped.stderr) == (
             1,
-            "memreap: the listener memreap is STOPPED: see its log, then start memreap\n",
+            "memreap: the listener memreap is STOPPED: see its log, then supervisorctl start memreap\n",
         )
 
 
 def test_newborn_workers_over_the_limit_do_not_make_one_look_call_the_pool_suspended(tmp_path):
     with supervisord(tmp_path, program("myapp", 2, 40) + "[memreap:myapp]\nlimit=30MB\nmin_age=1h\n"):
         result = look(Operated(tmp_path, sys.executable, f"unix://{tmp_path}/s.sock", "", ""))
-    assert (result.returncode, result.stderr) == (0, "")
     assert re.search("myapp +DUE  30 MiB uss  2        2     ", result.stdout)
-    assert "there is no listener: only memreap once reaps here" in " ".join(result.stdout.split())
+    assert "own: there is no listener; who is" in " ".join(result.stdout.split())
+
+
+def test_without_a_listener_no_pool_is_watched_and_the_status_says_so(tmp_path):
+    with supervisord(tmp_path, program("myapp", 1, 1) + "[memreap:myapp]\nlimit=30MB\n"):
+        result = look(Operated(tmp_path, sys.executable, f"unix://{tmp_path}/s.sock", "", ""))
+    assert (result.returncode, result.stderr) == (
+        1,
+        "memreap: there is no listener, so no pool is watched, and only memreap once reaps: run memreap doctor\n",
+    )
+
+
+@pytest.mark.parametrize("interface", ["", stack.INTERFACE], ids=["look", "listener"])
+def test_a_section_of_no_program_is_not_well_whatever_the_others_are(monkeypatch, interface):
+    monkeypatch.setattr(stack, "INTERFACE", interface)
+    text = program("myapp", 1, 1) + program("web", 1, 1) + "[memreap:myapp]\nlimit=30MB\n[memreap:wbe]\nlimit=30MB\n"
+    with operating(text) as operated:
+        if interface:
+            eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)
+        result = look(operated)
+        assert "myapp  QUIET" in result.stdout
+        assert re.fullmatch(
+            r"memreap: no program or group 'wbe' in supervisord; there are: .*myapp, .*web\n", result.stderr
+        )
+        assert result.returncode == 1
+        assert "wbe" in json.loads(look(operated, "--json").stdout)["trouble"]
+        assert look(operated, "myapp").returncode == 0
 
 
 def test_what_supervisord_does_not_take_waits_for_the_next_tick():

@@ -110,7 +110,7 @@ FOUND = {
     "no ticks": ([("TICK_5,REMOTE", "REMOTE")], r"events=REMOTE_COMMUNICATION: no TICK, so it never looks: add TICK_5"),
     "a listener that does not run": (
         [("events=", "autostart=false\nevents=")],
-        r"listener: memreap is STOPPED: see its log, then start memreap",
+        r"listener: memreap is STOPPED: see its log, then supervisorctl start memreap",
     ),
     "a listener in numbers": (
         [("events=", "numprocs=2\nprocess_name=%(program_name)s_%(process_num)s\nautostart=false\nevents=")],

@@ -36,7 +36,10 @@ def test_of_a_listener_that_is_well_nothing_is_said():
     ("change", "said"),
     [
         ({"listener_state": "NONE"}, "supervisord has no listener of memreap: add [eventlistener:memreap]"),
-        ({"state": "FATAL"}, "the listener memreap:memreap is FATAL: see its log, then start memreap:memreap"),
+        (
+            {"state": "FATAL"},
+            "the listener memreap:memreap is FATAL: see its log, then supervisorctl start memreap:memreap",
+        ),
         ({"listener_state": "UNKNOWN"}, "has broken the event protocol, and gets no events any more: restart"),
         ({"age_seconds": None}, "has not looked at the pools yet: wait for the next tick"),
         (

@@ -104,7 +104,8 @@ def trouble_of_listener(listener: Mapping[str, Any]) -> str:
     if listener["listener_state"] == "NONE":
         return "supervisord has no listener of memreap: add [eventlistener:memreap] with command=memreap listen"
     if listener["state"] not in ("RUNNING", "STARTING"):
-        return f"the listener {listener['name']} is {listener['state']}: see its log, then start {listener['name']}"
+        name = listener["name"]
+        return f"the listener {name} is {listener['state']}: see its log, then supervisorctl start {name}"
     if listener["listener_state"] == "UNKNOWN":
         return (
             f"the listener {listener['name']} has broken the event protocol, and gets no events any more: restart"
