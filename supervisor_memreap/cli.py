@@ -256,9 +256,9 @@ def _once(args: argparse.Namespace) -> int:
             raise SettingsError(str(error)) from None
     else:
         configured = _configured(args.configuration, names, given)
-        settings, programs = configured.settings, configured.programs
+        settings, programs = configured.settings, configured.client.programs
         how_ended = configured.client.how_ended
-    return once.run(programs, settings, names or settings.names, args.dry_run, tell, how_ended)
+    return once.run(programs, settings, names, args.dry_run, tell, how_ended)
 
 
 class _Configured(NamedTuple):
@@ -266,8 +266,6 @@ class _Configured(NamedTuple):
     settings: Settings
     """What is in force, with what was given on the command line above all."""
     client: Client
-    programs: once.Programs
-    """Those that were named; all if none was."""
 
 
 def _configured(configuration: str | None, names: Sequence[str], given: dict[str, Given]) -> _Configured:
@@ -279,7 +277,7 @@ def _configured(configuration: str | None, names: Sequence[str], given: dict[str
     if not settings.names:
         raise SettingsError(f"{path}: no [memreap:PROGRAM] section; add one with limit=, or name a program here")
     client = _client(contents.server)
-    return _Configured(contents, settings, client, _only(names, client.programs))
+    return _Configured(contents, settings, client)
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -301,7 +299,7 @@ def _status(args: argparse.Namespace) -> int:
             else:
                 clear = "\x1b[H\x1b[J" if args.watch and sys.stdout.isatty() else ""
                 print(f"{clear}{view.text(time.time())}", flush=True)
-            for line in view.troubles():
+            for line in view.troubles:
                 tell(line)
             if not args.watch:
                 return 0 if view.is_well() else 1
@@ -351,13 +349,6 @@ def _doctor(args: argparse.Namespace) -> int:
         # 1 would say that problems were found.
         traceback.print_exc()
         return os.EX_SOFTWARE
-
-
-def _only(names: Sequence[str], programs: once.Programs) -> once.Programs:
-    """The programs that answer to one of the names; all if there are none."""
-    if not names:
-        return programs
-    return lambda: [program for program in programs() if any(named(name, [program.namespec]) for name in names)]
 
 
 def _client(server: Mapping[str, str]) -> Client:

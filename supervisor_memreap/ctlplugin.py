@@ -106,15 +106,15 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
     def _status(self, words: list[str]) -> None:
         from supervisor_memreap.record import status
 
-        pools, trouble = self._look()
+        pools, troubles = self._look()
         shown = self._chosen(words[1:], pools) if len(words) > 1 else pools
         if shown:
             self.ctl.output(status.table(shown, time.time()))
         if not all(map(status.is_well, shown)):
             self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
-        if trouble:
+        for trouble in troubles:
             self._fail(trouble)
-        elif not pools:
+        if not pools and not troubles:
             # Where nothing is watched, nothing is well.
             self._fail("no pool is watched: no program has a [memreap:PROGRAM] section, or none was looked at yet")
 
@@ -124,25 +124,25 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         if len(words) != 2:
             self._fail("workers: one pool; write memreap workers NAME", usage=True)
             return
-        pools, trouble = self._look()
+        pools, troubles = self._look()
         shown = self._chosen(words[1:], pools)
         for pool in shown:
             if len(shown) > 1:
                 self.ctl.output(f"{pool['name']}:")
             self.ctl.output(status.workers_table(pool))
-        if trouble:
+        for trouble in troubles:
             self._fail(trouble)
 
-    def _look(self) -> tuple[list[dict[str, Any]], str]:
-        """How the pools stand, and what is wrong with the listener, so that this may be old."""
+    def _look(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """How the pools stand, and what is wrong with the listener or its settings, a line each."""
         from supervisor_memreap.record import status
 
         pools = self._memreap().getPools()
         listener = self._memreap().getListener()
         trouble = status.trouble_of_listener(listener)
         if trouble:
-            return status.unwatched(pools), trouble
-        return pools, status.age_of_listener(listener, __version__)
+            return status.unwatched(pools), [trouble]
+        return pools, status.troubles_beside(listener, __version__)
 
     def _chosen(self, names: list[str], pools: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The pools of these names; says so where a name is that of none."""

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from supervisor_memreap.core import reasons
+from supervisor_memreap.core import events, reasons
+from supervisor_memreap.core.command import named
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import Ending, ProcessId, Program
 from supervisor_memreap.core.settings import Settings
-from supervisor_memreap.core.text import quote, seconds
+from supervisor_memreap.core.text import seconds
 from supervisor_memreap.host import procfs
 from supervisor_memreap.pool import WatchedPool
 from supervisor_memreap.reaper import HowEnded, Reaper, States
@@ -85,7 +86,24 @@ def run(
     tell: Tell,
     how_ended: HowEnded,
 ) -> int:
-    """0: no worker is left that has to go; 1: one could not be reaped; 130: Ctrl-C. Raises Unavailable."""
+    """Reap in the programs with these names; in all that have settings if there are none.
+
+    0: no worker is left that has to go; 1: one could not be reaped, or a name or a section is that of no program;
+    130: Ctrl-C. Raises Unavailable.
+    """
+    listed = programs()
+    missing = _missing(names, settings, listed)
+    if missing:
+        existing = tuple(sorted({program.namespec for program in listed}))
+        tell(events.ProgramsMissing("", time.time(), missing, existing).text)
+        if names:
+            return 1  # a typo in a command: nothing of it is done
+    chosen = _only(names, programs) if names else programs
+    status = _run(chosen, settings, dry_run, tell, how_ended)
+    return status or (1 if missing else 0)
+
+
+def _run(programs: Programs, settings: Settings, dry_run: bool, tell: Tell, how_ended: HowEnded) -> int:
     listed = programs()
     states = known_to_the_listener(listed)
     verdicts = _Verdicts()
@@ -96,7 +114,7 @@ def run(
             if pool.state.paused or pool.state.suspended:
                 tell(f"{pool.name}: {_held_back(pool)}")
         if not pools:
-            tell(f"supervisord runs none of {', '.join(map(quote, names))}")
+            tell("none of the programs has a [memreap:NAME] section; name one, and write limit= behind it")
             return 1
         if dry_run:
             for pool in pools:
@@ -119,6 +137,18 @@ def run(
         if pool.choice and (pool.counters.reaps or left or sys.stdout.isatty()):
             tell(f"{pool.name}: {words.summary(pool.choice, pool.settings, pool.counters.reaps)}")
     return 1 if verdicts.has_failed or is_left else 0
+
+
+def _missing(names: Sequence[str], settings: Settings, programs: Sequence[Program]) -> tuple[str, ...]:
+    """Which of the names, or of the sections if there are none, are those of no program."""
+    if not names:
+        return tuple(settings.unmatched(programs))
+    return tuple(name for name in names if not named(name, [program.namespec for program in programs]))
+
+
+def _only(names: Sequence[str], programs: Programs) -> Programs:
+    """The programs that answer to one of the names."""
+    return lambda: [program for program in programs() if any(named(name, [program.namespec]) for name in names)]
 
 
 def known_to_the_listener(programs: Sequence[Program]) -> States:

@@ -79,7 +79,8 @@ class MemreapNamespaceRPCInterface:
 
         @return struct result A struct: name, state, listener_state, pid, count (of listeners), events_waiting,
                               takes_commands, period_seconds (of its ticks), time (now, in seconds since 1970),
-                              and of its last look: age_seconds, version
+                              and of its last look: age_seconds, version, troubles (strings: settings that it does
+                              not apply)
         """
         now = time.time()
         listener: dict[str, Any] = {"name": "", "state": "STOPPED", "listener_state": "NONE", "pid": 0, "count": 0}
@@ -107,6 +108,7 @@ class MemreapNamespaceRPCInterface:
             if looked is not None:
                 listener["age_seconds"] = round(max(0.0, now - looked), 1)
             listener["version"] = str(self._published.get("memreap", ""))
+            listener["troubles"] = self._published.get("troubles", [])
         return listener
 
     def getRestarted(self) -> list[str]:
@@ -160,10 +162,12 @@ class MemreapNamespaceRPCInterface:
             for answer in values["answers"].values():
                 if {key: type(value) for key, value in answer.items()} != {"ok": bool, "text": str}:
                     raise ValueError("not an answer")
+            if any(type(line) is not str for line in values.get("troubles", ())):
+                raise ValueError("not a line")
             if not isinstance(values.get("looked", 0.0), (int, float, type(None))):
                 raise ValueError("not a time")
             json.dumps(values, ensure_ascii=False).encode()  # half a character could not be handed on
-            handed_on = {key: _marshalled(values[key]) for key in ("pools", "answers")}
+            handed_on = {key: _marshalled(values[key]) for key in ("pools", "answers", "troubles") if key in values}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             raise RPCError(Faults.INCORRECT_PARAMETERS, "text") from None
         self._published = {**values, **handed_on, "received": time.time()}

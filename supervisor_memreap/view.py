@@ -34,16 +34,14 @@ class View(NamedTuple):
     """`listener` or `look`."""
     note: str
     """Whose view this is, for a reader."""
-    trouble: str = ""
-    """Why nothing is watched, or a listener is not to be relied on, and the remedy; empty: nothing that is known."""
-    missing: str = ""
-    """Which of the pools that were asked for supervisord does not have; empty: none."""
+    troubles: tuple[str, ...] = ()
+    """Why something is not watched, and the remedy, a line each; empty: nothing that is known."""
     age: float | None = None
     """Seconds since the listener looked; None: this is a look of our own."""
 
     def values(self) -> dict[str, Any]:
         """For JSON."""
-        known = {"age_seconds": self.age, "trouble": "; ".join(self.troubles()) or None}
+        known = {"age_seconds": self.age, "trouble": "; ".join(self.troubles) or None}
         return {
             "version": status.VERSION,
             "view": self.whose,
@@ -56,19 +54,13 @@ class View(NamedTuple):
         note = textwrap.fill(self.note, status.WIDTH)
         return "\n".join([*([status.table(self.pools, now)] if self.pools else []), note])
 
-    def troubles(self) -> list[str]:
-        """A line each; none: all that should be watched is."""
-        return [line for line in (self.trouble, self.missing) if line]
-
     def is_well(self) -> bool:
-        return not self.troubles() and all(map(status.is_well, self.pools))
+        return not self.troubles and all(map(status.is_well, self.pools))
 
     def only(self, names: Sequence[str]) -> View:
         """The pools of these names; all if there are none."""
-        if not names:
-            return self
         chosen = {pool for name in names for pool in named(name, [pool["name"] for pool in self.pools])}
-        return self._replace(pools=[pool for pool in self.pools if pool["name"] in chosen], missing="")
+        return self._replace(pools=[pool for pool in self.pools if pool["name"] in chosen]) if names else self
 
 
 class Viewer:
@@ -95,14 +87,8 @@ class Viewer:
             return self._own_look("the listener does not look", trouble)
         age = float(listener["age_seconds"])
         note = f"This is what the listener saw {seconds(age)} ago."
-        return View(
-            status.of_listener(pools),
-            "listener",
-            note,
-            status.age_of_listener(listener, __version__),
-            self._missing(self._client.programs()),
-            age,
-        )
+        troubles = status.troubles_beside(listener, __version__)
+        return View(status.of_listener(pools), "listener", note, tuple(troubles), age)
 
     def _own_look(self, why: str, trouble: str) -> View:
         programs = self._client.programs()
@@ -111,7 +97,7 @@ class Viewer:
         self._reaper.tick(programs, self._settings, time.monotonic())
         pools = status.of_look(self._reaper.status())
         note = f"This is one look of this command's own: {why}; {_WRITTEN}."
-        return View(pools, "look", note, trouble, self._missing(programs))
+        return View(pools, "look", note, tuple(filter(None, (trouble, self._missing(programs)))))
 
     def _missing(self, programs: Sequence[Program]) -> str:
         """A misspelt section watches nothing, and all else may look well."""

@@ -318,7 +318,20 @@ def test_a_section_of_no_program_is_not_well_whatever_the_others_are(monkeypatch
         )
         assert result.returncode == 1
         assert "wbe" in json.loads(look(operated, "--json").stdout)["trouble"]
-        assert look(operated, "myapp").returncode == 0
+        if interface:
+            shown = operated.ctl("memreap", "status")
+            assert (shown.returncode, shown.stdout.splitlines()[-1]) == (1, result.stderr.strip())
+
+
+def test_settings_that_the_listener_does_not_apply_are_shown_to_supervisorctl():
+    with operating(program("myapp", 1, 1) + "[memreap:myapp]\nlimit=30MB\n") as operated:
+        eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)
+        path = operated.folder / "supervisord.conf"
+        path.write_text(path.read_text().replace("limit=30MB", "limit=30 monkeys"))
+        line = r"memreap: .* limit=30 monkeys: not a size, such as 150MB \(the earlier settings stay in force\)"
+        eventually(lambda: assert_status(operated, line), timeout=30)
+        assert operated.ctl("memreap", "status").returncode == 1
+        assert operated.ctl("memreap", "pause", "myapp").returncode == 0
 
 
 def test_what_supervisord_does_not_take_waits_for_the_next_tick():

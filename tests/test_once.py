@@ -210,7 +210,15 @@ def test_all_pools_of_the_configuration_are_looked_at(tmp_path):
         with_one = once("-c", conf, "shop", "limit=3MB")
         assert re.findall(r"(\w+): worker \d+ holds", with_one.stdout)[:1] == ["shop"]
         nobody = once("-c", conf, "shpo", "limit=3MB")
-        assert (nobody.returncode, nobody.stdout) == (1, "memreap: supervisord runs none of shpo\n")
+        missing = "in supervisord; there are: api, off, shop, web\n"
+        assert (nobody.returncode, nobody.stdout) == (1, f"memreap: no program or group 'shpo' {missing}")
+        both = once("-c", conf, "-n", "web", "shpo", "limit=3MB")
+        assert (both.returncode, both.stdout) == (1, nobody.stdout), "with a typo nothing is done"
+        bare = once("-c", conf, "-n", "shop")
+        assert (bare.returncode, "has a [memreap:NAME] section" in bare.stdout) == (1, True)
+        conf.write_text(conf.read_text() + "[memreap:wbe]\n")
+        section = once("-c", conf)
+        assert (section.returncode, section.stdout) == (1, f"memreap: no program or group 'wbe' {missing}")
     gone = once("-c", conf)
     assert gone.returncode == 1
     assert re.fullmatch(r"memreap: no supervisord answers at unix://.*\n", gone.stderr)

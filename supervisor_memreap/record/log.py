@@ -81,6 +81,10 @@ class Once:
     def has_passed(self, kind: type[Event], pool: str = "") -> bool:
         return (kind, pool) in self._last
 
+    def lasting(self, *kinds: type[Event]) -> list[str]:
+        """The texts of the states of these kinds that last."""
+        return [text for (kind, _), text in self._last.items() if kind in kinds]
+
     def clear(self, kind: type[Event], pool: str = "") -> bool:
         """That state is over; whether there was any."""
         return self._last.pop((kind, pool), None) is not None

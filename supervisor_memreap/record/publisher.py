@@ -52,6 +52,7 @@ class Publisher:
                 "version": VERSION,
                 "memreap": __version__,
                 "looked": self._looked,
+                "troubles": self._once.lasting(events.SettingsRefused, events.ProgramsMissing),
                 "pools": self._pools(),
                 "answers": self.answers.values(),
             }

@@ -128,6 +128,11 @@ def age_of_listener(listener: Mapping[str, Any], version: str) -> str:
     return f"the listener {listener['name']} is memreap {theirs}, older than {version} here: restart {listener['name']}"
 
 
+def troubles_beside(listener: Mapping[str, Any], version: str) -> list[str]:
+    """What is wrong although the listener does its work, a line each."""
+    return [*filter(None, [age_of_listener(listener, version)]), *listener.get("troubles", ())]
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall("[0-9]+", version))
 
