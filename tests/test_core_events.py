@@ -96,7 +96,7 @@ EXAMPLES = [
     (events.SupervisordHidden(*LISTENER, 7), "supervisord (process 7) is hidden from this user"),
     (events.Started(*LISTENER, "0.1.0", "/etc/supervisord.conf"), "version 0.1.0, configuration /etc/supervisord.conf"),
     (events.Started(*LISTENER, "0.1.0", ""), "from the command alone"),
-    (events.SettingsRefused(*LISTENER, "limit=x: not a size", True), "(the earlier settings stay in force)"),
+    (events.SettingsRefused(*LISTENER, "limit=150 monkeys: not a size", True), "(the earlier settings stay in force)"),
     (events.SettingsRefused(*LISTENER, "limit=x: not a size", False), "(nothing is watched until it is corrected)"),
     (events.SettingsRefused(*LISTENER, "limit=x: not a size", None), "limit=x: not a size"),
     (events.SettingsWarned(*LISTENER, ("a", "b")), "a; b"),

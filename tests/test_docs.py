@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 
 import pytest
 import stack
+from test_core_events import EXAMPLES
 
 from supervisor_memreap.core.settings import KEYS
 
@@ -70,6 +72,23 @@ def test_help_is_a_page_that_fits_a_terminal(words):
     result = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "100"})
     assert result.stdout.startswith("usage: memreap")
     assert max(map(len, result.stdout.splitlines())) <= 100
+
+
+def test_every_line_that_the_readme_explains_is_one_that_memreap_writes():
+    table = (stack.ROOT / "README.md").read_text().partition("| the log says |")[2].partition("\n\n")[0]
+    explained = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    sources = (path.read_text() for path in (stack.ROOT / "supervisor_memreap").rglob("*.py"))
+    texts = [
+        *(event.text for event, _ in EXAMPLES),
+        *(node.value for source in sources for node in ast.walk(ast.parse(source)) if is_text(node)),
+    ]
+    patterns = {line: re.compile(re.sub("[0-9]+", r"[0-9]+", re.escape(line))) for line in explained}
+    assert len(explained) > 25
+    assert [line for line, pattern in patterns.items() if not any(map(pattern.search, texts))] == []
+
+
+def is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def test_the_readme_has_every_setting():
