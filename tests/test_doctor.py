@@ -229,8 +229,8 @@ def test_a_program_that_daemonizes_is_found_and_what_it_has_left_behind(where, m
             assert found in of_another_cgroup(where, monkeypatch)
             subprocess.run(["kill", *pids], check=True)
     finally:
-        for one in stack.left_in(where):  # where the test failed
-            one.kill()
+        for process in stack.left_in(where):  # where the test failed
+            process.kill()
 
 
 def old_procmanager(where: Path) -> None:
@@ -407,9 +407,7 @@ def test_that_doctor_itself_failed_is_no_finding(where, monkeypatch, capsys):
 def test_what_a_program_of_another_supervisord_left_behind_is_none_of_this_ones(where, tmp_path):
     pool = f"{sys.executable} {POOL} 2 5"
     with supervisord(tmp_path, f"[program:myapp]\ncommand={pool}\nautorestart=false\n[memreap:myapp]\nlimit=1GB\n"):
-        (manager,) = (
-            one for one in stack.left_in(tmp_path) if "pool.py" in str(one.cmdline()) and len(one.children()) == 2
-        )
+        (manager,) = stack.left_in(tmp_path, words="pool.py", children=2)
         workers = manager.children()
         try:
             manager.kill()

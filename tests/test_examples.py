@@ -153,9 +153,7 @@ def test_a_process_without_a_manager_that_grows_is_replaced(together):
 
 def test_a_listener_that_is_ended_by_hand_comes_back(together):
     starts = together.log().count("memreap: version ")
-    listening = [one for one in stack.left_in(together.folder) if one.cmdline()[-1:] == ["listen"]]
-    (listener,) = (one for one in listening if one.name() != "memreap reader")
-    listener.terminate()
+    stack.listener_in(together.folder).terminate()
 
     def assert_started_again():
         assert together.log().count("memreap: version ") == starts + 1

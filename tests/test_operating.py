@@ -352,8 +352,7 @@ def test_what_the_doctor_of_the_listener_finds_comes_back_and_the_listener_works
             assert all("other: " in each or "doctor is at work already" in each for each in said), said
             result = one.ctl("memreap", "pause", "all")
             assert result.returncode == 0
-            listening = [each for each in stack.left_in(where) if each.cmdline()[-1:] == ["listen"]]
-            (listener,) = (each for each in listening if each.name() != "memreap reader")
+            listener = stack.listener_in(where)
             assert [each.name() for each in listener.children()] in ([], ["memreap reader"])
     finally:
         shutil.rmtree(where)

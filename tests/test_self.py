@@ -34,7 +34,7 @@ def bare(where: Path, section: str, names: tuple[str, ...] = ("myapp",)) -> str:
 
 
 def processes(where: Path) -> set[int]:
-    return {one.pid for one in stack.left_in(where) if "plackup" in " ".join(one.cmdline())}
+    return {process.pid for process in stack.left_in(where, words="plackup")}
 
 
 def assert_in(expression: str, text: str) -> None:
@@ -160,7 +160,7 @@ def test_an_exit_status_that_counts_as_unexpected_is_as_good_as_autorestart(tmp_
 
 def test_a_manager_is_not_taken_for_a_worker_because_somebody_wrote_target_self(tmp_path):
     with watched(tmp_path, "autorestart=true\n") as listener:
-        (manager,) = (one for one in stack.left_in(tmp_path) if one.children() and "pool.py" in " ".join(one.cmdline()))
+        (manager,) = stack.left_in(tmp_path, words="pool.py", children=2)
         eventually(lambda: assert_told(listener, f"worker {manager.pid} has children of its own and may be a manager"))
         assert "sent" not in listener.text().replace("nothing sent", "")
         assert len(manager.children()) == 2

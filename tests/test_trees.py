@@ -159,18 +159,17 @@ def test_what_a_healthy_program_has_detached_is_no_orphan_and_none_after_its_res
         try:
             restart(tmp_path)
             listener.tick()
-            helpers = [one for one in stack.left_in(tmp_path) if one.name() == "sleep"]
+            helpers = stack.left_in(tmp_path, name="sleep")
             assert len(helpers) == 2
             assert "earlier starts" not in listener.text()
         finally:
-            for one in stack.left_in(tmp_path):
-                if one.name() == "sleep":
-                    one.kill()
+            for helper in stack.left_in(tmp_path, name="sleep"):
+                helper.kill()
 
 
 def test_workers_whose_manager_was_ended_by_force_are_told_and_not_as_daemonized(tmp_path):
     with watched(tmp_path, f"{sys.executable} {POOL} 2 5", "autorestart=false\n") as listener:
-        manager = next(one for one in stack.left_in(tmp_path) if "pool.py" in str(one.cmdline()) and one.children())
+        (manager,) = stack.left_in(tmp_path, words="pool.py", children=2)
         workers = manager.children()
         try:
             manager.kill()
@@ -262,9 +261,9 @@ def test_a_real_manager_below_a_shell_and_beside_another_process_is_never_signal
 
 
 def _assert_one(where: Path, name: str) -> list[psutil.Process]:
-    found = [one for one in stack.left_in(where) if one.name().startswith(name) and len(one.children()) == 2]
-    assert len(found) == 1
-    return found
+    managers = stack.left_in(where, name=name, children=2)
+    assert len(managers) == 1
+    return managers
 
 
 def test_two_real_managers_with_titles_of_their_own_below_one_shell_are_never_signalled(tmp_path):
@@ -288,6 +287,6 @@ def test_two_real_managers_with_titles_of_their_own_below_one_shell_are_never_si
 
 
 def _assert_two(where: Path) -> list[psutil.Process]:
-    found = [one for one in stack.left_in(where) if one.name() == "myapp" and len(one.children()) == 2]
-    assert len(found) == 2
-    return found
+    managers = stack.left_in(where, name="myapp", children=2)
+    assert len(managers) == 2
+    return managers
