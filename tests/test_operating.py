@@ -564,6 +564,7 @@ def test_status_from_the_command_line_is_the_view_of_the_listener(operated):
 
 
 def test_status_as_json_has_units_in_the_names(operated):
+    eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)
     values = json.loads(look(operated, "--json", "myapp").stdout)
     (one,) = values["pools"]
     assert (values["version"], values["view"], one["name"]) == (1, "listener", "myapp")
