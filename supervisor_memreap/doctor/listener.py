@@ -40,7 +40,7 @@ def _without_interface(case: Case) -> Iterator[Finding]:
     for program in case.listeners():
         if program.state not in ("RUNNING", "STARTING"):
             text = f"{program.namespec} is {program.state}: {program.spawnerr or 'see its log'}"
-            yield Finding("listener", f"{text}, then start {program.namespec}")
+            yield Finding("listener", f"{text}, then supervisorctl start {program.namespec}")
 
 
 def _socket(case: Case) -> Iterator[Finding]:
