@@ -287,6 +287,7 @@ def observe(
     return {
         "strategy": key,
         "condition": condition.name,
+        "leak": leak,
         "recycled": census.recycled,
         "seconds": round(took, 1),
         **tally(pool),

@@ -15,10 +15,11 @@ Result = dict[str, Any]
 
 def add_up(results: list[Result]) -> Result:
     """Several results as one."""
-    total: Result = {"lost": Counter(), "moments": Counter(), "longest_gap": 0.0}
+    total: Result = {"lost": Counter(), "moments": Counter(), "longest_gap": 0.0, "leaks": set()}
     for one in results:
         for key in ("recycled", "seconds", "answered", "sleeps", "shortened", "promised", "cleanups_lost"):
             total[key] = total.get(key, 0) + one[key]
+        total["leaks"].add(one["leak"])
         total["lost"] += Counter(one["lost"])
         total["moments"] += Counter(one["moments"])
         total["longest_gap"] = max(total["longest_gap"], one["longest_gap"])
@@ -66,8 +67,8 @@ def markdown(results: list[Result]) -> str:
         )
     lines += [
         "",
-        "In brackets, where nothing was lost: the rate is less than this, with 95 % certainty. Each condition counts as"
-        " often as workers were recycled under it: compare the ways under one condition, below.",
+        "In brackets, where nothing was lost: with 95 % certainty the rate is below this. The sums are of all"
+        " conditions, and not every way recycled as many workers under each: compare two ways by the second table.",
         "",
     ]
     lines += [f"- **{key}, {way.title}**: {way.about}." for key, way in WAYS.items()]
@@ -75,16 +76,18 @@ def markdown(results: list[Result]) -> str:
         "",
         "## Each condition",
         "",
-        "full: 4 clients without a pause; moderate: 2 clients with one; kept: `fastcgi_keep_conn on`.",
+        "full: 4 clients without a pause; moderate: 2 clients with one; kept: `fastcgi_keep_conn on`. KiB a request: by"
+        " how much each request makes its worker grow.",
         "",
-        "| | load | recycled | seconds | answered | lost | shortened, of sleeps | cleanups lost, of promised"
-        " | longest gap | HUP sent while |",
-        "|---|---|--:|--:|--:|---|--:|--:|--:|---|",
+        "| | load | KiB a request | recycled | seconds | answered | lost | shortened, of sleeps"
+        " | cleanups lost, of promised | longest gap | HUP sent while |",
+        "|---|---|--:|--:|--:|--:|---|--:|--:|--:|---|",
     ]
     for (key, name), one in grouped(results, "strategy", "condition").items():
+        leaks = ", ".join(map(str, sorted(one["leaks"])))
         cleanups = f"{one['cleanups_lost']:,} of {one['promised']:,}"
         lines.append(
-            f"| {key} | {name} | {one['recycled']:,} | {one['seconds']:,.0f} | {one['answered']:,}"
+            f"| {key} | {name} | {leaks} | {one['recycled']:,} | {one['seconds']:,.0f} | {one['answered']:,}"
             f" | {_each(one['lost'])} | {one['shortened']:,} of {one['sleeps']:,}"
             f" | {cleanups} | {one['longest_gap']:.2f} s | {_each(one['moments'], '-')} |"
         )
