@@ -54,7 +54,7 @@ def test_the_page_and_the_picture_have_the_figures(measured):
     rate = loss_report.rate(lost, limited["recycled"])
     assert f"| a | ulimit -v | {limited['recycled']} | {limited['answered']:,} | {lost} | {rate} |" in page
     assert f"| f | memreap | {held['recycled']} | {held['answered']:,} | 0 | 0 (< " in page
-    assert f"| f | moderate, kept | 500 | {held['recycled']} |" in page
+    assert f"| f | moderate, kept | {held['leak']} | {held['recycled']} |" in page
     assert f"FCGI::ProcManager {held['versions']['FCGI::ProcManager']}" in page
     picture = xml.etree.ElementTree.fromstring(loss_report.svg(measured))
     texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
