@@ -52,10 +52,10 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-import stack
-from driver import eventually
 from loss_report import Result, markdown, svg
 from loss_ways import MOMENT, WAYS, WORKERS, Limits, Way
+from support import stack
+from support.driver import eventually
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core.model import ProcessId

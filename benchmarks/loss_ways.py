@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import psutil
-import stack
+from support import stack
 
 from supervisor_memreap.core.events import Event, Signalled, Sink
 from supervisor_memreap.core.settings import Settings

@@ -17,7 +17,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-import stack
+from support import stack
 
 from supervisor_memreap.demo import fastcgi
 

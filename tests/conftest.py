@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-import stack
-from driver import eventually
+from support import stack
+from support.driver import eventually
 
 from supervisor_memreap.host import reader
 

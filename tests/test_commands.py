@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-import stack
-from driver import POOL, eventually, listening, supervisord
+from support import stack
+from support.driver import POOL, eventually, listening, supervisord
 from test_operating import RECORDER, Operated, assert_in, assert_status, look
 
 from supervisor_memreap.core.events import Left, Resumed

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from driver import eventually
 from supervisor.options import ServerOptions
+from support.driver import eventually
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, SettingsError

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-import stack
-from driver import POOL, eventually, started
+from support import stack
+from support.driver import POOL, eventually, started
 
 from supervisor_memreap import __version__
 

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-import stack
-from driver import eventually, workers_below
+from support import stack
+from support.driver import eventually, workers_below
 
 from supervisor_memreap.demo import fastcgi
 

@@ -10,7 +10,7 @@ import time
 import xmlrpc.client
 
 import pytest
-from driver import POOL, Transport, eventually, listening, supervisord, workers_below
+from support.driver import POOL, Transport, eventually, listening, supervisord, workers_below
 
 from supervisor_memreap.core.model import Ending, Program
 from supervisor_memreap.supervisord.client import Client

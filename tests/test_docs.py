@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 import pytest
-import stack
+from support import stack
 from test_core_events import EXAMPLES
 
 from supervisor_memreap.core.settings import KEYS

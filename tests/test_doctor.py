@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-import stack
-from driver import POOL, eventually, supervisord
-from stack import INTERFACE, PLUGIN
+from support import stack
+from support.driver import POOL, eventually, supervisord
+from support.stack import INTERFACE, PLUGIN
 from test_stack import python_for
 from test_trees import NAMESPACE, _may_unshare
 

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import stack
-from driver import POOL, eventually
-from stack import INTERFACE, PLUGIN
+from support import stack
+from support.driver import POOL, eventually
+from support.stack import INTERFACE, PLUGIN
 from test_doctor import BIN, assert_found, doctor, needs_root, running
 from test_stack import python_for
 

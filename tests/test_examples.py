@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import stack
-from driver import eventually
+from support import stack
+from support.driver import eventually
 
 EXAMPLES = stack.ROOT / "conf.d-examples"
 FILES = sorted(EXAMPLES.glob("*.conf"))

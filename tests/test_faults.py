@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from driver import POOL, Transport, eventually, listening, pool, supervisord, workers_below
+from support.driver import POOL, Transport, eventually, listening, pool, supervisord, workers_below
 from test_processes import SETTINGS, look, reap
 
 from supervisor_memreap.core.model import Program
@@ -29,7 +29,7 @@ from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record.log import sink, to
 
-BYSTANDER = Path(__file__).with_name("bystander.py")
+BYSTANDER = POOL.with_name("bystander.py")
 QUICK = "limit=30MB\nmin_age=1s\nsettle=1s\n"
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
@@ -392,7 +392,7 @@ def in_a_pid_namespace(function) -> None:
         pytest.skip(f"no pid namespace may be made here: {error}")
     code = f"import test_faults; test_faults.{function.__name__}()"
     ended = subprocess.run(
-        [*enter, sys.executable, "-c", code], cwd=POOL.parent, capture_output=True, text=True, timeout=60, check=False
+        [*enter, sys.executable, "-c", code], cwd=POOL.parent.parent, capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode == 0, ended.stderr
 

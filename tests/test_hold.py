@@ -13,10 +13,10 @@ import threading
 import time
 from pathlib import Path
 
-import driver
 import psutil
 import pytest
-from driver import eventually, workers_below
+from support import driver
+from support.driver import eventually, workers_below
 
 from supervisor_memreap.demo import fastcgi
 from supervisor_memreap.host import hold
@@ -266,7 +266,7 @@ def test_a_child_that_had_no_time_is_tried_again(tmp_path, monkeypatch):
 
 @contextlib.contextmanager
 def forked_worker(*words: str):
-    """The pid of a worker of tests/pool.py, which waits in accept."""
+    """The pid of a worker of tests/support/pool.py, which waits in accept."""
     with driver.pool(1, 1, *words) as manager:
         (worker,) = workers_below(manager)
         eventually(lambda: _in_accept(worker))

@@ -14,11 +14,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import stack
-from driver import POOL, eventually, listening, supervisord, workers_below
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reaping import Reaping
+from support import stack
+from support.driver import POOL, eventually, listening, supervisord, workers_below
+from support.reaping import Reaping
 
 from supervisor_memreap import doctor
 from supervisor_memreap.core.settings import SettingsError, resolve

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import stack
-from driver import POOL, Transport, eventually, started
+from support import stack
+from support.driver import POOL, Transport, eventually, started
 
 from supervisor_memreap import __version__
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from driver import OK, POOL, READY, eventually, listening, supervisord
+from support.driver import OK, POOL, READY, eventually, listening, supervisord
 
 from supervisor_memreap.supervisord.protocol import Protocol
 

@@ -7,7 +7,7 @@ import sys
 import xml.etree.ElementTree
 
 import pytest
-import stack
+from support import stack
 
 sys.path.insert(0, str(stack.ROOT / "benchmarks"))
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import psutil
 import pytest
-import stack
-from driver import eventually, workers_below
+from support import stack
+from support.driver import eventually, workers_below
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Settings

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from driver import POOL, eventually, supervisord
-from driver import workers_below as pids
+from support.driver import POOL, eventually, supervisord
+from support.driver import workers_below as pids
 from test_processes import look, pool
 
 from supervisor_memreap.core.model import Program
@@ -192,9 +192,8 @@ def test_a_long_wait_is_told():
 
 
 def test_all_pools_of_the_configuration_are_looked_at(tmp_path):
-    pool_py = Path(__file__).with_name("pool.py")
     programs = "".join(
-        f"[program:{name}]\ncommand={sys.executable} {pool_py} 1 {mib}\nstopasgroup=true\nkillasgroup=true\n"
+        f"[program:{name}]\ncommand={sys.executable} {POOL} 1 {mib}\nstopasgroup=true\nkillasgroup=true\n"
         for name, mib in (("web", 40), ("api", 40), ("shop", 5), ("off", 5))
     )
     programs = programs.replace("[program:off]", "[program:off]\nautostart=false")
@@ -225,9 +224,8 @@ def test_all_pools_of_the_configuration_are_looked_at(tmp_path):
 
 
 def test_a_name_narrows_the_run_and_takes_nothing_from_the_settings(tmp_path):
-    pool_py = Path(__file__).with_name("pool.py")
     programs = "".join(
-        f"[program:{name}]\ncommand={sys.executable} {pool_py} 1 40\nstopasgroup=true\nkillasgroup=true\n"
+        f"[program:{name}]\ncommand={sys.executable} {POOL} 1 40\nstopasgroup=true\nkillasgroup=true\n"
         for name in ("web", "api")
     )
     sections = "[group:shop]\nprograms=web,api\n[memreap:shop]\nlimit=100MB\nsignal=USR1\nmin_age=1s\n"

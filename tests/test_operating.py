@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import psutil
 import pytest
-import stack
-from driver import POOL, Transport, eventually, supervisord, workers_below
+from support import stack
+from support.driver import POOL, Transport, eventually, supervisord, workers_below
 
 from supervisor_memreap import doctorprocess as process
 from supervisor_memreap.supervisord.client import Client, Unavailable

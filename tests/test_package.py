@@ -10,7 +10,7 @@ import sys
 import zipfile
 
 import pytest
-import stack
+from support import stack
 
 from supervisor_memreap import __version__
 

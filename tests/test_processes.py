@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from driver import eventually, pool
-from stack import ROOT
+from support.driver import eventually, pool
+from support.stack import ROOT
 
 from supervisor_memreap.core import reasons
 from supervisor_memreap.core.model import ProcessId, Program, Worker

@@ -10,7 +10,7 @@ import sys
 
 import psutil
 import pytest
-from driver import eventually, pool, workers_below
+from support.driver import eventually, pool, workers_below
 
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.model import Pool, ProcessId, Worker, WorkerDetail

@@ -12,8 +12,8 @@ import time
 
 import psutil
 import pytest
-from driver import eventually, pool, workers_below
-from reaping import QUICK, Reaping
+from support.driver import eventually, pool, workers_below
+from support.reaping import QUICK, Reaping
 
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.command import Command

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-import stack
-from driver import POOL, eventually, listening, supervisord
-from stack import INTERFACE, PLUGIN
+from support import stack
+from support.driver import POOL, eventually, listening, supervisord
+from support.stack import INTERFACE, PLUGIN
 
 LIMIT_MB = 100
 LISTENER = (

@@ -7,7 +7,7 @@ import re
 import sys
 
 import pytest
-from driver import POOL, eventually, listening, supervisord
+from support.driver import POOL, eventually, listening, supervisord
 
 PROGRAM = (
     f"[program:myapp]\ncommand={sys.executable} {POOL} 3 40 stuck\nstopwaitsecs=5\n[include]\nfiles=pools/*.conf\n"

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-import stack
 import supervisor
-from driver import eventually
+from support import stack
+from support.driver import eventually
 
 import supervisor_memreap
 from supervisor_memreap.core.model import Program

@@ -9,8 +9,8 @@ import time
 
 import psutil
 import pytest
-from driver import eventually, pool, workers_below
-from reaping import Reaping
+from support.driver import eventually, pool, workers_below
+from support.reaping import Reaping
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import PoolSettings, Settings, Watch

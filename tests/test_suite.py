@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-import stack
+from support import stack
 
 TESTS = Path(__file__).parent
 

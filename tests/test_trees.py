@@ -14,8 +14,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-import stack
-from driver import POOL, eventually, listening, supervisord
+from support import stack
+from support.driver import POOL, eventually, listening, supervisord
 
 from supervisor_memreap import once
 from supervisor_memreap.core.settings import Given, resolve

@@ -154,7 +154,7 @@ def started(command: Sequence[str], folder: Path, gives_up: bool = False, **opti
 
 @contextlib.contextmanager
 def pool(workers: int, mib: int, *words: str, **options):
-    """The pid of the running manager of a tests/pool.py; the whole group is ended afterwards."""
+    """The pid of the running manager of a tests/support/pool.py; the whole group is ended afterwards."""
     command = [sys.executable, str(POOL), str(workers), str(mib), *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, **options) as process:
         try:

@@ -19,14 +19,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from driver import eventually, supervisord, workers_below
+
+from support.driver import eventually, supervisord, workers_below
 
 INTERFACE = (
     "[rpcinterface:memreap]\nsupervisor.rpcinterface_factory=supervisor_memreap.rpcinterface:make_rpcinterface\n"
 )
 PLUGIN = "[ctlplugin:memreap]\nsupervisor.ctl_factory=supervisor_memreap.ctlplugin:make_ctlplugin\n"
-APPS = Path(__file__).with_name("apps")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
+APPS = ROOT / "tests/apps"
 # Environments by the version of supervisor in them: ours, and the one that Debian 12 has.
 ENVIRONMENTS = {
     importlib.metadata.version("supervisor"): Path(sys.prefix),

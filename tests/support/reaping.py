@@ -1,11 +1,9 @@
-"""A reaper on a pool of tests/pool.py, without supervisord."""
+"""A reaper on a pool of tests/support/pool.py, without supervisord."""
 
 from __future__ import annotations
 
 import re
 import time
-
-from driver import eventually
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Program
@@ -13,6 +11,7 @@ from supervisor_memreap.core.settings import Given, resolve
 from supervisor_memreap.host import procfs
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record import log
+from support.driver import eventually
 
 QUICK = {"limit": "30MB", "min_age": "1s", "settle": "0s"}
 
