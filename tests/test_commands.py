@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 from support import stack
-from support.driver import POOL, eventually, listening, supervisord
-from test_operating import RECORDER, Operated, assert_in, assert_status, look
+from support.driver import POOL, assert_in, eventually, listening, supervisord
+from support.operated import RECORDER, Operated, assert_status, look
 
 from supervisor_memreap.core.events import Left, Resumed
 from supervisor_memreap.core.model import ProcessId

@@ -13,10 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 from support import stack
+from support.doctor import BIN, assert_found, doctor, needs_root, running
 from support.driver import POOL, eventually, supervisord
-from support.stack import INTERFACE, PLUGIN
-from test_stack import python_for
-from test_trees import NAMESPACE, _may_unshare
+from support.stack import INTERFACE, NAMESPACE, PLUGIN, may_unshare, python_for
 
 from supervisor_memreap import cli
 from supervisor_memreap import doctor as memreap_doctor
@@ -24,8 +23,6 @@ from supervisor_memreap.core.model import ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import orphans, perl
 
-BIN = Path(sys.executable).parent
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="runs processes as another user")
 PLACK = f"plackup -E deployment -s FCGI --listen WHERE/myapp.sock --nproc 2 --keep-stderr 1 {stack.APPS}/leaky.psgi"
 SOUND = f"""\
 [program:myapp]
@@ -43,11 +40,6 @@ environment=TMPDIR="WHERE"
 SECOND = f"[eventlistener:b]\ncommand={BIN}/memreap listen\nevents=TICK_5\nautostart=false\n"
 
 
-def doctor(where: Path, *more: str, **options) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "supervisor_memreap", "doctor", "-c", f"{where}/supervisord.conf", *more]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **options)
-
-
 @pytest.fixture
 def where():
     path = stack.folder()
@@ -61,29 +53,6 @@ def changed(*changes: tuple[str, str]) -> str:
         assert text.count(old) == 1, old
         text = text.replace(old, new)
     return text
-
-
-@contextlib.contextmanager
-def running(where: Path, text: str, **options):
-    with supervisord(where, text.replace("WHERE", str(where)), **options) as process:
-        try:
-            yield process
-        finally:
-            # As an administrator ends it, so that the pool ends too. Not reaped here: driver.supervisord does that.
-            os.kill(process.pid, 15)
-            with contextlib.suppress(AssertionError):
-                eventually(lambda: stack.assert_none_left(where), timeout=5)
-            # FCGI::ProcManager spins for a minute where its whole group got TERM, as below a shell.
-            for one in stack.left_in(where):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    one.kill()
-
-
-def assert_found(where: Path, expression: str, status: int = 1, **options) -> None:
-    result = doctor(where, **options)
-    assert re.search(expression, result.stdout), result.stdout + result.stderr
-    assert result.returncode == status, result.stdout
-    assert "Traceback" not in result.stdout + result.stderr
 
 
 def test_where_all_is_as_it_should_be_no_problems_are_found(where):
@@ -254,7 +223,7 @@ def test_an_old_procmanager_is_found_by_the_managers_own_perl(where):
         )
 
 
-@pytest.mark.skipif(not _may_unshare(), reason="may not make a namespace of pids")
+@pytest.mark.skipif(not may_unshare(), reason="may not make a namespace of pids")
 def test_a_supervisord_that_is_process_1_is_found_where_it_matters(where):
     old_procmanager(where)
     script = where / "doctor.sh"

@@ -14,10 +14,9 @@ import psutil
 import pytest
 import supervisor
 from support import stack
+from support.doctor import BIN, assert_found, doctor, needs_root, running
 from support.driver import POOL, eventually
-from support.stack import INTERFACE, PLUGIN
-from test_doctor import BIN, assert_found, doctor, needs_root, running
-from test_stack import python_for
+from support.stack import INTERFACE, PLUGIN, python_for
 
 import supervisor_memreap
 from supervisor_memreap import __version__

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 from support import stack
+from support.doctor import BIN, assert_found, doctor, needs_root, running
 from support.driver import POOL, eventually
-from support.stack import INTERFACE, PLUGIN
-from test_doctor import BIN, assert_found, doctor, needs_root, running
-from test_stack import python_for
+from support.stack import INTERFACE, PLUGIN, python_for
 
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.doctor import standing, workers

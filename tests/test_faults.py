@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.driver import POOL, Transport, eventually, listening, pool, supervisord, workers_below
-from test_processes import SETTINGS, look, reap
+from support.looking import SETTINGS, look, reap
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Settings
@@ -392,7 +392,12 @@ def in_a_pid_namespace(function) -> None:
         pytest.skip(f"no pid namespace may be made here: {error}")
     code = f"import test_faults; test_faults.{function.__name__}()"
     ended = subprocess.run(
-        [*enter, sys.executable, "-c", code], cwd=POOL.parent.parent, capture_output=True, text=True, timeout=60, check=False
+        [*enter, sys.executable, "-c", code],
+        cwd=POOL.parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert ended.returncode == 0, ended.stderr
 

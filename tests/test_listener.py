@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.driver import OK, POOL, READY, eventually, listening, supervisord
+from support.driver import OK, POOL, READY, assert_in, eventually, listening, supervisord
 
 from supervisor_memreap.supervisord.protocol import Protocol
 
@@ -241,14 +241,10 @@ def test_a_supervisord_that_shuts_down_gets_one_line(log, tmp_path):
     ):
         listener.tick()
         process.terminate()
-        eventually(lambda: _assert_in("received SIGTERM", tmp_path / "s.log"))
+        eventually(lambda: assert_in("received SIGTERM", (tmp_path / "s.log").read_text()))
         listener.tick()
         listener.tick()
     assert listener.lines()[2:] == ["supervisord is shutting down or restarting; trying again at every tick"]
-
-
-def _assert_in(text: str, file: Path) -> None:
-    assert text in file.read_text()
 
 
 @pytest.mark.parametrize(

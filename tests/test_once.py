@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.driver import POOL, eventually, supervisord
+from support.driver import POOL, eventually, pool, supervisord
 from support.driver import workers_below as pids
-from test_processes import look, pool
+from support.looking import look
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import resolve

@@ -16,52 +16,17 @@ import time
 import xmlrpc.client
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 import pytest
 from support import stack
-from support.driver import POOL, Transport, eventually, supervisord, workers_below
+from support.driver import POOL, assert_in, eventually, supervisord
+from support.operated import RECORDER, Operated, assert_status, look
 
 from supervisor_memreap import doctorprocess as process
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
-RECORDER = "-m supervisor_memreap.demo.recorder"
 PASSWORD = "to%%pse:cret@"  # as it is written in the file: a % is doubled there
-
-
-class Operated(NamedTuple):
-    """A supervisord with all three doors of memreap, and a pool that is within its limit."""
-
-    folder: Path
-    python: str
-    url: str
-    username: str
-    password: str
-
-    def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command(*words), capture_output=True, text=True, cwd=self.folder, check=False)
-
-    def command(self, *words: str) -> list[str]:
-        access = ["-u", self.username, "-p", self.password] if self.username else []
-        command = [self.python, "-m", "supervisor.supervisorctl", "-c", f"{self.folder}/supervisord.conf"]
-        return [*command, "-s", self.url, *access, *words]
-
-    def rpc(self) -> xmlrpc.client.ServerProxy:
-        transport = Transport(self.username, self.password, self.url)
-        return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
-
-    def workers(self, name: str = "myapp") -> set[int]:
-        pids = re.findall(rf"spawned: '{name}' with pid ([0-9]+)", (self.folder / "s.log").read_text())
-        return workers_below(int(pids[-1]))
-
-    def log(self) -> str:
-        path = self.folder / "memreap.log"
-        return path.read_text() if path.exists() else ""
-
-    def announced(self) -> list[dict]:
-        path = self.folder / "announced"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def configuration(where: Path, python: str, sections: str = "") -> str:
@@ -127,15 +92,6 @@ def test_each_version_is_seen_and_steered_over_each_transport(pair):
         eventually(lambda: assert_status(one, "myapp +PAUSED"), timeout=20)
         assert one.ctl("memreap", "resume", "all").returncode == 0
         assert one.ctl("memreap", "frobnicate").returncode == 2
-
-
-def assert_status(one: Operated, expression: str) -> None:
-    result = one.ctl("memreap", "status")
-    assert re.search(expression, result.stdout), result.stdout + result.stderr + one.log()[-1000:]
-
-
-def assert_in(text: str, found: str) -> None:
-    assert text in found, found
 
 
 def test_status_is_a_table_with_all_pools(operated):
@@ -540,15 +496,6 @@ def test_characters_that_xml_cannot_carry_do_not_break_the_answer():
             assert (memreap.getPools(), memreap.getAnswer("1")) == ([{"name": "a??"}], {"ok": True, "text": "?"})
 
         eventually(assert_replaced)
-
-
-def look(operated, *words: str, command: str = "status") -> subprocess.CompletedProcess[str]:
-    conf = f"{operated.folder}/supervisord.conf"
-    whole = [sys.executable, "-m", "supervisor_memreap", command, "-c", conf, *words]
-    environment = {**os.environ, "SUPERVISOR_SERVER_URL": operated.url}
-    if operated.username:
-        environment.update(SUPERVISOR_USERNAME=operated.username, SUPERVISOR_PASSWORD=operated.password)
-    return subprocess.run(whole, capture_output=True, text=True, env=environment, check=False)
 
 
 def test_status_from_the_command_line_is_the_view_of_the_listener(operated):

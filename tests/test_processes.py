@@ -16,10 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 from support.driver import eventually, pool
+from support.looking import SETTINGS, look, reap
 from support.stack import ROOT
 
-from supervisor_memreap.core import reasons
-from supervisor_memreap.core.model import ProcessId, Program, Worker
+from supervisor_memreap.core.model import ProcessId, Program
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import hold, lock, procfile, procfs, signalling, waiting
 from supervisor_memreap.host import look as host_look
@@ -27,18 +27,9 @@ from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.host.source import Psutil
 
 MIB = 1024**2
-SETTINGS = PoolSettings(limit=30 * MIB)
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-
-
-def look(pid: int, settings: PoolSettings = SETTINGS, view=None, **options):
-    def needs_detail(worker: Worker) -> bool:
-        return reasons.need_detail(worker, settings, ())
-
-    watch = Watch(Program("myapp", "myapp", "RUNNING", pid), settings)
-    return host_look.look(watch, view or procfs.source(), needs_detail, **options)
 
 
 @pytest.fixture(params=[Procfs, Psutil], ids=["procfs", "psutil"])
@@ -173,13 +164,6 @@ def test_a_hostile_process_name_changes_no_reading(name):
         assert (seen.parent, seen.ended) == (os.getpid(), False)
         assert 40 * MIB < Procfs().sizes(process.pid).bound < 80 * MIB
         process.kill()
-
-
-def reap(found, worker, settings=SETTINGS, view=None, watch=5.0, idle_wait_expired=False):
-    outcome = signalling.reap(found, worker, settings, view or procfs.source(), watch, idle_wait_expired)
-    if outcome.pidfd is not None:
-        os.close(outcome.pidfd)
-    return outcome
 
 
 @pytest.fixture(params=[True, False], ids=["pidfd", "kill"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support import stack
-from support.driver import POOL, eventually, listening, supervisord
+from support.driver import POOL, assert_matches, eventually, listening, supervisord
 from support.stack import INTERFACE, PLUGIN
 
 LIMIT_MB = 100
@@ -37,10 +37,6 @@ def processes(where: Path) -> set[int]:
     return {process.pid for process in stack.left_in(where, words="plackup")}
 
 
-def assert_in(expression: str, text: str) -> None:
-    assert re.search(expression, text), text
-
-
 def test_of_a_group_the_process_that_grows_is_replaced_and_no_other_and_no_request_is_lost(sock):
     where = sock.parent
     with stack.running(bare(where, "signal=TERM\n"), "myapp", where) as pool:
@@ -59,8 +55,8 @@ def test_of_a_group_the_process_that_grows_is_replaced_and_no_other_and_no_reque
         thread = threading.Thread(target=ask)
         thread.start()
         try:
-            eventually(lambda: assert_in(rf"myapp: worker {grown} left after", pool.log()), timeout=30)
-            eventually(lambda: assert_in("3", str(len(processes(where)))), timeout=10)
+            eventually(lambda: assert_matches(rf"myapp: worker {grown} left after", pool.log()), timeout=30)
+            eventually(lambda: assert_matches("3", str(len(processes(where)))), timeout=10)
         finally:
             stop.set()
             thread.join()
@@ -78,7 +74,7 @@ def test_of_two_that_grow_one_goes_after_the_other(sock, names):
     where = sock.parent
     with stack.running(bare(where, "signal=TERM\n", names), "myapp", where) as pool:
         grown = pool.grow(2, LIMIT_MB + 50)
-        eventually(lambda: assert_in("(left after(?s:.*)){2}", pool.log()), timeout=40)
+        eventually(lambda: assert_matches("(left after(?s:.*)){2}", pool.log()), timeout=40)
         words = re.findall(r"worker (\d+) (?:.*(TERM sent)|(left))", pool.log())
         assert [sent or left for _, sent, left in words] == ["TERM sent", "left"] * 2
         assert {int(pid) for pid, *_ in words} == grown
@@ -88,10 +84,10 @@ def test_a_group_that_is_stopped_by_hand_while_one_is_leaving_is_nobodys_fall(so
     where = sock.parent
     with stack.running(bare(where, "signal=TERM\nsettle=1h\n"), "myapp", where) as pool:
         pool.grow(1, LIMIT_MB + 50)
-        eventually(lambda: assert_in("left after", pool.log()), timeout=40)
+        eventually(lambda: assert_matches("left after", pool.log()), timeout=40)
         assert control(where, "stop", "myapp:*") == 0
         # The listener has looked since: it takes commands for a pool that it watches, and says how that stands.
-        eventually(lambda: assert_in("myapp +STOPPED", asked(where, "status")), timeout=20)
+        eventually(lambda: assert_matches("myapp +STOPPED", asked(where, "status")), timeout=20)
         assert "suspended" not in pool.log()
 
 
@@ -128,7 +124,7 @@ def test_where_it_would_end_a_request_or_the_program_nothing_is_sent(sock, secti
     with stack.running(text, "myapp", where) as pool:
         before = processes(where)
         pool.grow(1, LIMIT_MB + 50)
-        eventually(lambda: assert_in(line, pool.log()), timeout=20)
+        eventually(lambda: assert_matches(line, pool.log()), timeout=20)
         assert not re.search("(?<!nothing) sent", pool.log())
         assert processes(where) == before
 
@@ -139,17 +135,17 @@ def test_what_counts_is_how_supervisord_runs_it_and_not_what_the_file_says_by_no
     with stack.running(text, "myapp", where) as pool:
         before = processes(where)
         pool.grow(1, LIMIT_MB + 50)
-        eventually(lambda: assert_in("set autorestart=true in its section, then supervisorctl update", pool.log()))
+        eventually(lambda: assert_matches("set autorestart=true in its section, then supervisorctl update", pool.log()))
         conf = where / "supervisord.conf"
         conf.write_text(conf.read_text().replace("numprocs=3\n", "numprocs=3\nautorestart=true\n"))
         # A change of settings is taken, and what was told once is told again.
         conf.write_text(conf.read_text().replace("settle=1s", "settle=2s"))
-        eventually(lambda: assert_in("(supervisord must start it again(?s:.*)){2}", pool.log()), timeout=20)
+        eventually(lambda: assert_matches("(supervisord must start it again(?s:.*)){2}", pool.log()), timeout=20)
         assert processes(where) == before
         assert control(where, "update", "myapp") == 0
-        eventually(lambda: assert_in(r"3", str(len(processes(where) - before))), timeout=20)
+        eventually(lambda: assert_matches(r"3", str(len(processes(where) - before))), timeout=20)
         (grown,) = pool.grow(1, LIMIT_MB + 50)
-        eventually(lambda: assert_in(rf"worker {grown} left after", pool.log()), timeout=30)
+        eventually(lambda: assert_matches(rf"worker {grown} left after", pool.log()), timeout=30)
 
 
 def test_an_exit_status_that_counts_as_unexpected_is_as_good_as_autorestart(tmp_path):

@@ -6,19 +6,16 @@ import contextlib
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
-import supervisor
 from support import stack
 from support.driver import eventually
+from support.stack import python_for
 
-import supervisor_memreap
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import look as host_look
@@ -114,19 +111,6 @@ def test_a_worker_in_a_long_request_answers_whole_and_is_signalled_when_it_is_id
         assert answer == body
         (sent,) = pool.lines("HUP sent")
         assert "while idle (held in accept)" in sent
-
-
-def python_for(user: str, where: Path) -> str:
-    """The command of a Python that this user may run, with copies of the packages that this user may read."""
-    for package in (supervisor_memreap, supervisor, psutil):
-        source = Path(package.__file__).parent
-        shutil.copytree(source, where / "lib" / source.name, ignore=shutil.ignore_patterns("__pycache__", "tests"))
-    for python in (sys.executable, "/usr/bin/python3"):
-        command = ["/usr/bin/env", f"PYTHONPATH={where}/lib", python, "-m", "supervisor_memreap"]
-        with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            subprocess.run([*command, "--version"], user=user, cwd="/", check=True, capture_output=True)
-            return " ".join(command)
-    pytest.skip(f"no Python here that {user} may run")
 
 
 @needs_root

@@ -16,18 +16,13 @@ import psutil
 import pytest
 from support import stack
 from support.driver import POOL, eventually, listening, supervisord
+from support.stack import NAMESPACE, may_unshare
 
 from supervisor_memreap import once
 from supervisor_memreap.core.settings import Given, resolve
 
-NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
-
-def _may_unshare() -> bool:
-    return bool(shutil.which("unshare")) and not subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode
-
-
-@pytest.mark.skipif(not _may_unshare(), reason="may not make a namespace of pids")
+@pytest.mark.skipif(not may_unshare(), reason="may not make a namespace of pids")
 def test_an_old_procmanager_below_a_supervisord_that_is_pid_1_falls_once_and_is_left_alone_from_then_on():
     where = stack.folder()
     memreap = f"{Path(sys.executable).parent}/memreap"

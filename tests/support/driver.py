@@ -178,6 +178,14 @@ def _assert_entered_running(log) -> None:
     assert text.count("entered RUNNING state, process has stayed up") == programs
 
 
+def assert_in(text: str, whole: str) -> None:
+    assert text in whole, whole
+
+
+def assert_matches(expression: str, whole: str) -> None:
+    assert re.search(expression, whole), whole
+
+
 def eventually(assertion, timeout: float = 10.0):
     """The result of the assertion, tried again until it holds; at the end its own failure is what is reported."""
     deadline = time.monotonic() + timeout

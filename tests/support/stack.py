@@ -19,7 +19,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import supervisor
 
+import supervisor_memreap
 from support.driver import eventually, supervisord, workers_below
 
 INTERFACE = (
@@ -254,3 +256,23 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+
+
+def python_for(user: str, where: Path) -> str:
+    """The command of a Python that this user may run, with copies of the packages that this user may read."""
+    for package in (supervisor_memreap, supervisor, psutil):
+        source = Path(package.__file__).parent
+        shutil.copytree(source, where / "lib" / source.name, ignore=shutil.ignore_patterns("__pycache__", "tests"))
+    for python in (sys.executable, "/usr/bin/python3"):
+        command = ["/usr/bin/env", f"PYTHONPATH={where}/lib", python, "-m", "supervisor_memreap"]
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            subprocess.run([*command, "--version"], user=user, cwd="/", check=True, capture_output=True)
+            return " ".join(command)
+    pytest.skip(f"no Python here that {user} may run")
+
+
+NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+
+
+def may_unshare() -> bool:
+    return bool(shutil.which("unshare")) and not subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode

@@ -1,0 +1,29 @@
+"""One look at a pool of support/pool.py, and one signal."""
+
+from __future__ import annotations
+
+import os
+
+from supervisor_memreap.core import reasons
+from supervisor_memreap.core.model import Program, Worker
+from supervisor_memreap.core.settings import PoolSettings, Watch
+from supervisor_memreap.host import look as host_look
+from supervisor_memreap.host import procfs, signalling
+
+MIB = 1024**2
+SETTINGS = PoolSettings(limit=30 * MIB)
+
+
+def look(pid: int, settings: PoolSettings = SETTINGS, view=None, **options):
+    def needs_detail(worker: Worker) -> bool:
+        return reasons.need_detail(worker, settings, ())
+
+    watch = Watch(Program("myapp", "myapp", "RUNNING", pid), settings)
+    return host_look.look(watch, view or procfs.source(), needs_detail, **options)
+
+
+def reap(found, worker, settings=SETTINGS, view=None, watch=5.0, idle_wait_expired=False):
+    outcome = signalling.reap(found, worker, settings, view or procfs.source(), watch, idle_wait_expired)
+    if outcome.pidfd is not None:
+        os.close(outcome.pidfd)
+    return outcome

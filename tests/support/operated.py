@@ -1,0 +1,64 @@
+"""A supervisord with all three doors of memreap."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import xmlrpc.client
+from pathlib import Path
+from typing import NamedTuple
+
+from support.driver import Transport, workers_below
+
+RECORDER = "-m supervisor_memreap.demo.recorder"
+
+
+class Operated(NamedTuple):
+    """A supervisord with all three doors of memreap, and a pool that is within its limit."""
+
+    folder: Path
+    python: str
+    url: str
+    username: str
+    password: str
+
+    def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*words), capture_output=True, text=True, cwd=self.folder, check=False)
+
+    def command(self, *words: str) -> list[str]:
+        access = ["-u", self.username, "-p", self.password] if self.username else []
+        command = [self.python, "-m", "supervisor.supervisorctl", "-c", f"{self.folder}/supervisord.conf"]
+        return [*command, "-s", self.url, *access, *words]
+
+    def rpc(self) -> xmlrpc.client.ServerProxy:
+        transport = Transport(self.username, self.password, self.url)
+        return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+
+    def workers(self, name: str = "myapp") -> set[int]:
+        pids = re.findall(rf"spawned: '{name}' with pid ([0-9]+)", (self.folder / "s.log").read_text())
+        return workers_below(int(pids[-1]))
+
+    def log(self) -> str:
+        path = self.folder / "memreap.log"
+        return path.read_text() if path.exists() else ""
+
+    def announced(self) -> list[dict]:
+        path = self.folder / "announced"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def assert_status(one: Operated, expression: str) -> None:
+    result = one.ctl("memreap", "status")
+    assert re.search(expression, result.stdout), result.stdout + result.stderr + one.log()[-1000:]
+
+
+def look(operated, *words: str, command: str = "status") -> subprocess.CompletedProcess[str]:
+    conf = f"{operated.folder}/supervisord.conf"
+    whole = [sys.executable, "-m", "supervisor_memreap", command, "-c", conf, *words]
+    environment = {**os.environ, "SUPERVISOR_SERVER_URL": operated.url}
+    if operated.username:
+        environment.update(SUPERVISOR_USERNAME=operated.username, SUPERVISOR_PASSWORD=operated.password)
+    return subprocess.run(whole, capture_output=True, text=True, env=environment, check=False)
