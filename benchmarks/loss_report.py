@@ -103,8 +103,11 @@ def _each(counts: Counter[str], none: str = "0") -> str:
     return ", ".join(f"{count:,} {what}" for what, count in counts.most_common()) or none
 
 
-_BARS = (("lost", "lost requests", "#d1495b"), ("shortened", "shortened sleeps", "#c98a1b"))
-_BARS += (("cleanups_lost", "lost cleanup handlers", "#3d85a8"),)
+_BARS = (
+    ("lost", "lost requests", "#d1495b"),
+    ("shortened", "shortened sleeps", "#c98a1b"),
+    ("cleanups_lost", "lost cleanup handlers", "#3d85a8"),
+)
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#1f2328}.bold{font-weight:600}.small{font-size:11px;opacity:.75}"
     "@media(prefers-color-scheme:dark){text{fill:#e6edf3}}"

@@ -646,7 +646,8 @@ def test_a_worker_that_somebody_asked_for_goes_first_over_the_limit_or_not():
 
 def test_all_that_were_asked_for_go_one_at_a_time():
     film = Film()
-    workers = {pid: replace(film.worker(pid, pid), detail=WorkerDetail(pid * MIB, True)) for pid in (11, 12, 13)}
+    asked = {pid: replace(film.worker(pid, pid), detail=WorkerDetail(pid * MIB, True)) for pid in (11, 12, 13)}
+    workers: dict[int, Worker | int] = {**asked}
     film.look(workers)
     asking(film, 11, 12, 13)
     gone = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import signal
@@ -156,7 +157,8 @@ def test_a_child_that_hangs_is_ended_in_time_and_the_worker_runs_on(tmp_path):
 
 
 def test_under_load_no_request_is_lost_whatever_the_attempts_say(tmp_path):
-    words, lost, answered, stop = [], [], [0], threading.Event()
+    attempts: list[str] = []
+    lost, answered, stop = [], [0], threading.Event()
 
     def ask(path: str) -> None:
         while not stop.is_set():
@@ -171,18 +173,17 @@ def test_under_load_no_request_is_lost_whatever_the_attempts_say(tmp_path):
         threads = [threading.Thread(target=ask, args=(path,)) for _ in range(2)]
         for thread in threads:
             thread.start()
-        while words.count("held") < 30:
+        while attempts.count("held") < 30:
             for worker in workers_below(manager):
                 if psutil.pid_exists(worker) and in_accept(worker):
-                    words.append(
-                        hold.signal_in_accept(worker, lambda worker=worker: tgkill(worker, worker, signal.SIGHUP))
-                    )
+                    send = functools.partial(tgkill, worker, worker, signal.SIGHUP)
+                    attempts.append(hold.signal_in_accept(worker, send))
         stop.set()
         for thread in threads:
             thread.join()
     assert lost == []
     assert answered[0] > 30
-    assert set(words) <= {"held", "left accept", "gone"}
+    assert set(attempts) <= {"held", "left accept", "gone"}
 
 
 def test_a_child_that_sends_the_signal_after_its_time_was_up_is_not_taken_for_one_that_did_not(tmp_path, monkeypatch):

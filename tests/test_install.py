@@ -246,7 +246,7 @@ def upgrade(installed: Installed, environment: Path) -> None:
 
 def version_in_supervisord(installed: Installed) -> str:
     transport = Transport("", "", f"unix://{installed.folder}/s.sock")
-    return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).memreap.getVersion()
+    return str(xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).memreap.getVersion())
 
 
 def uninstall_in_the_wrong_order(installed: Installed, environment: Path) -> None:

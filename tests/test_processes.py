@@ -132,7 +132,7 @@ def _only(workers):
 
 
 def test_an_expected_worker_counts_as_there_until_it_is_gone():
-    class Forgetful(type(procfs.source())):
+    class Forgetful(type(procfs.source())):  # type: ignore[misc]
         def children(self, pid):
             return []  # what the kernel's list may do for a moment while a sibling exits
 

@@ -24,7 +24,7 @@ from supervisor_memreap.core.settings import Given, Settings, resolve
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
 from supervisor_memreap.host import lock, procfs, reader, signalling
 from supervisor_memreap.host import look as host_look
-from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.reaper import Reaper, States
 from supervisor_memreap.record import log
 from supervisor_memreap.record.statefile import StateFile
 
@@ -114,7 +114,7 @@ def _end_by_force(manager: int, statefile: StateFile, moment: str) -> None:
     try:
         reaping = Reaping(manager)
 
-        def keep(states: dict) -> None:
+        def keep(states: States) -> None:
             statefile.write(states, time.monotonic())
             if moment == "before the signal" and states["myapp"].leaving:
                 os.kill(os.getpid(), signal.SIGKILL)

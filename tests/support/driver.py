@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
@@ -29,7 +30,7 @@ class Transport(SupervisorTransport):
 
 
 class Driver:
-    def __init__(self, *args: str, env: dict[str, str], log, through: tuple[str, ...] = ()):
+    def __init__(self, *args: str, env: dict[str, str], log, through: Sequence[str] = ()):
         self.log = log
         self._heard = b""
         self._serial = 0
@@ -209,7 +210,7 @@ def workers_below(manager: int) -> set[int]:
 
 
 @contextlib.contextmanager
-def listening(*args: str, log, through: tuple[str, ...] = (), **env: str):
+def listening(*args: str, log, through: Sequence[str] = (), **env: Any):
     """A real `memreap listen` that is ready; `through` is a command that runs the one behind it, such as setpriv."""
     driver = Driver(*args, env=env, log=log, through=through)
     try:

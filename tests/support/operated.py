@@ -9,7 +9,7 @@ import subprocess
 import sys
 import xmlrpc.client
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from support.driver import Transport, workers_below
 
@@ -33,7 +33,7 @@ class Operated(NamedTuple):
         command = [self.python, "-m", "supervisor.supervisorctl", "-c", f"{self.folder}/supervisord.conf"]
         return [*command, "-s", self.url, *access, *words]
 
-    def rpc(self) -> xmlrpc.client.ServerProxy:
+    def rpc(self) -> Any:
         transport = Transport(self.username, self.password, self.url)
         return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
 
