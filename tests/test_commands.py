@@ -20,7 +20,7 @@ import psutil
 import pytest
 from support import stack
 from support.driver import POOL, assert_in, eventually, listening, supervisord
-from support.operated import RECORDER, Operated, assert_status, look
+from support.operated import Operated, assert_status, look
 
 from supervisor_memreap.core.events import Left, Resumed
 from supervisor_memreap.core.model import ProcessId
@@ -41,18 +41,11 @@ def program(name: str, workers: int, mib: int, more: str = "") -> str:
     return f"[program:{name}]\ncommand={sys.executable} {POOL} {workers} {mib}\n{more}"
 
 
-def recorder(where: Path) -> str:
-    return (
-        f"[eventlistener:recorder]\ncommand={sys.executable} {RECORDER} {where}/announced\n"
-        "events=REMOTE_COMMUNICATION\nbuffer_size=100\n"
-    )
-
-
 @contextlib.contextmanager
 def operating(text: str, events: str = "TICK_5,REMOTE_COMMUNICATION") -> Iterator[Operated]:
     where = stack.folder()
     try:
-        with supervisord(where, text + listener(where, events) + recorder(where)):
+        with supervisord(where, text + listener(where, events) + stack.recorder(where)):
             yield Operated(where, sys.executable, f"unix://{where}/s.sock", "", "")
     finally:
         shutil.rmtree(where)
@@ -405,7 +398,7 @@ def test_an_announcement_outlives_a_call_that_times_out(tmp_path, word):
     text = program("myapp", 1, 40) + "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n"
     announced = tmp_path / "announced"
     with (
-        supervisord(tmp_path, text + stack.INTERFACE + recorder(tmp_path)),
+        supervisord(tmp_path, text + stack.INTERFACE + stack.recorder(tmp_path)),
         Deaf(tmp_path / "s.sock", word) as deaf,
         listening("-c", f"{tmp_path}/supervisord.conf", log=tmp_path / "log", SUPERVISOR_SERVER_URL=deaf.url) as driver,
     ):

@@ -22,12 +22,13 @@ import pytest
 from support.driver import POOL, Transport, eventually, listening, pool, supervisord, workers_below
 from support.looking import SETTINGS, look, reap
 
+from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host import hold
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.reaper import Reaper
-from supervisor_memreap.record.log import sink, to
+from supervisor_memreap.record.log import to
 
 BYSTANDER = POOL.with_name("bystander.py")
 QUICK = "limit=30MB\nmin_age=1s\nsettle=1s\n"
@@ -84,9 +85,8 @@ def watching(folder: Path, log: Path, *args: str, **options):
         yield one
 
 
-def sent(lines: list[str]) -> list[int]:
-    """The workers that were signalled, by what the log says."""
-    return [int(pid) for line in lines for pid in re.findall(r"worker ([0-9]+) holds .* HUP sent", line)]
+def signalled(emitted: list[events.Event]) -> list[int]:
+    return [event.pid for event in emitted if isinstance(event, events.Signalled)]
 
 
 # The log: nobody reads it, or it is closed.
@@ -271,7 +271,7 @@ def test_root_without_ptrace_reaps_by_a_metric_that_it_may_read_and_says_that_it
         with watching(folder, folder / "listener.log", through=WITHOUT_PTRACE) as listener:
             eventually(lambda: listener.tick() and replaced(folder, before))
             listener.tick()
-    assert sent(listener.lines()) == list(before)
+    assert listener.text().count("HUP sent") == len(before) == 1
     (line,) = (one for one in listener.lines() if "CAP_SYS_PTRACE" in one)
     assert "whether workers are idle cannot be read" in line
 
@@ -290,14 +290,14 @@ def test_a_clock_that_jumps_an_hour_stops_nothing_for_good(log, tmp_path):
             listener.tick(payload=f"when:{int(time.time()) + 3600}")
             assert listener.lines()[1].startswith("watching myapp")
             eventually(lambda: assert_told(listener, "HUP sent"))
-            (first,) = sent(listener.lines())
             listener.tick(payload=f"when:{int(time.time()) + 3600}")
+            (first,) = before - workers_of(tmp_path)
             assert f"worker {first} left after" in listener.text()
             for _ in range(2):
                 listener.tick(payload=f"when:{int(time.time()) - 3600}")
-            eventually(lambda: listener.tick() and assert_count(sent(listener.lines()), 2))
+            eventually(lambda: listener.tick() and assert_count(re.findall("HUP sent", listener.text()), 2))
             eventually(lambda: assert_count(workers_of(tmp_path), 3))
-        assert before - workers_of(tmp_path) <= set(sent(listener.lines()))
+        assert len(before - workers_of(tmp_path)) <= listener.text().count("HUP sent") == 2
 
 
 # The manager is restarted, and a pid is used again, between the look and the signal.
@@ -345,31 +345,32 @@ def test_workers_that_outlive_a_manager_that_is_replaced_are_not_signalled(tmp_p
 
 
 def test_a_manager_that_ends_in_the_middle_of_a_tick_has_no_worker_signalled():
-    told: list[str] = []
+    emitted: list[events.Event] = []
     with pool(2, 40) as manager:
 
-        def tell(line: str) -> None:
-            told.append(line)
-            if " left after " in line:  # told just before the next one goes
+        def emit(event: events.Event) -> None:
+            emitted.append(event)
+            if isinstance(event, events.Left):  # emitted just before the next one goes
                 os.kill(manager, signal.SIGKILL)
                 os.waitpid(manager, 0)
 
-        reaper = Reaper((sink(tell),))
+        reaper = Reaper((emit,))
         programs = [Program("myapp", "myapp", "RUNNING", manager)]
         settings = Settings({"myapp": {"limit": 30 * 1024**2, "min_age": 0.0, "settle": 0.0}})
         reaper.tick(programs, settings, 0.0)
-        (first,) = sent(told)
+        (first,) = signalled(emitted)
         eventually(lambda: assert_replaced(workers_below(manager), first))
         before = workers_below(manager)
         (other,) = (worker.id.pid for worker in look(manager).workers if worker.used)
         reaper.tick(programs, settings, 1.0)
-        assert len(told) == 3
-        assert told[2].startswith(f"myapp: worker {other} holds ")
-        assert told[2].endswith("nothing sent")
+        assert len(emitted) == 3
+        assert emitted[2].pid == other
+        assert emitted[2].text.startswith(f"worker {other} holds ")
+        assert emitted[2].text.endswith("nothing sent")
         assert all(psutil.Process(pid).is_running() for pid in before)
         reaper.tick(programs, settings, 2.0)
         reaper.close()
-        assert sent(told) == [first]
+        assert signalled(emitted) == [first]
     assert glob.glob(f"{tempfile.gettempdir()}/memreap-{manager}.lock") == []
 
 
@@ -445,11 +446,11 @@ def assert_another(manager: int, found, worker) -> None:
 
 
 def a_siblings_pid_between_two_looks() -> None:
-    told: list[str] = []
+    emitted: list[events.Event] = []
     with pool(1, 40) as manager:
         settings = Settings({"myapp": {"limit": 64 * 1024, "min_age": 0.0, "checks": 2}})
         programs = [Program("myapp", "myapp", "RUNNING", manager)]
-        reaper = Reaper((sink(told.append),))
+        reaper = Reaper((emitted.append,))
         found = look(manager)
         (worker,) = found.workers
         reaper.tick(programs, settings, 0.0)
@@ -459,9 +460,9 @@ def a_siblings_pid_between_two_looks() -> None:
         os.kill(manager, signal.SIGCONT)
         eventually(lambda: assert_only(manager, worker))
         reaper.tick(programs, settings, 1.0)
-        assert told == []  # what was counted of the one is not the other's
+        assert emitted == []  # what was counted of the one is not the other's
         reaper.tick(programs, settings, 2.0)
-        assert sent(told) == [worker.id.pid]
+        assert signalled(emitted) == [worker.id.pid]
         reaper.close()
 
 

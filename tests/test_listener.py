@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -401,7 +402,8 @@ def test_a_listener_that_is_ended_by_force_in_the_middle_of_a_reap_goes_on_where
         environment = {"SUPERVISOR_SERVER_URL": url(tmp_path), "TMPDIR": str(tmp_path)}
         with listening("-c", f"{tmp_path}/supervisord.conf", log=log, **environment) as listener:
             eventually(lambda: _assert_after_a_tick(listener, "HUP sent"))
-            (first,) = map(int, re.findall(r"worker (\d+) .* HUP sent", listener.text()))
+            (statefile,) = tmp_path.glob("memreap-*.json")
+            first, _ = json.loads(statefile.read_text())["pools"]["myapp"]["leaving"]["worker"]
             listener.listener().kill()
             listener.hears(READY)
             for _ in range(3):

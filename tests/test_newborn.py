@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -18,12 +17,12 @@ import pytest
 from support import stack
 from support.driver import eventually, workers_below
 
+from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.demo import fastcgi
 from supervisor_memreap.host import procfs
 from supervisor_memreap.reaper import Reaper
-from supervisor_memreap.record import log
 
 MIB = 1024**2
 WORKERS = 4
@@ -103,12 +102,12 @@ def test_under_constant_recycling_nobody_leaves_but_who_was_signalled(pool):
     view = procfs.source()
     limit = 100 * MIB + max(view.uss(pid) for pid in pool.workers())
     settings = Settings({"myapp": {"limit": limit, "min_age": 0.6, "settle": 0.0}})
-    said: list[str] = []
-    reaper = Reaper((log.sink(said.append),))
+    emitted: list[events.Event] = []
+    reaper = Reaper((emitted.append,))
     ever: set[int] = set()
 
     def signalled() -> list[int]:
-        return [int(pid) for line in said for pid in re.findall(r"worker (\d+) .* HUP sent", line)]
+        return [event.pid for event in emitted if isinstance(event, events.Signalled)]
 
     def recycle() -> None:
         # At most 50 MiB a second, should one worker get all of it: one that is over the limit sooner than 2 x min_age
@@ -122,7 +121,7 @@ def test_under_constant_recycling_nobody_leaves_but_who_was_signalled(pool):
     deadline = time.monotonic() + 120
     while len(signalled()) < REAPS and time.monotonic() < deadline:
         recycle()
-    assert len(signalled()) == REAPS, said
+    assert len(signalled()) == REAPS, emitted
     eventually(lambda: _assert_whole(pool))
     assert ever - pool.workers() <= set(signalled())
     reaper.close()

@@ -21,7 +21,7 @@ import psutil
 import pytest
 from support import stack
 from support.driver import POOL, assert_in, eventually, supervisord
-from support.operated import RECORDER, Operated, assert_status, look
+from support.operated import Operated, assert_status, look
 
 from supervisor_memreap import doctorprocess as process
 from supervisor_memreap.supervisord.client import Client, Unavailable
@@ -37,9 +37,7 @@ def configuration(where: Path, python: str, sections: str = "") -> str:
         "[memreap]\nlimit=1GB\nmin_age=1s\nsettle=1s\n[memreap:myapp]\n[memreap:other]\nannounce=no\n"
         f"[eventlistener:memreap]\ncommand={bin}/memreap listen\nevents=TICK_5,REMOTE_COMMUNICATION\n"
         f'stderr_logfile={where}/memreap.log\nenvironment=TMPDIR="{where}"\n{sections}'
-        f"[eventlistener:recorder]\ncommand={sys.executable} {RECORDER} {where}/announced\n"
-        "events=REMOTE_COMMUNICATION\n"
-        f"{stack.PLUGIN}{stack.INTERFACE}"
+        f"{stack.recorder(where)}{stack.PLUGIN}{stack.INTERFACE}"
     )
 
 

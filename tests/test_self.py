@@ -72,12 +72,11 @@ def test_of_a_group_the_process_that_grows_is_replaced_and_no_other_and_no_reque
 )
 def test_of_two_that_grow_one_goes_after_the_other(sock, names):
     where = sock.parent
-    with stack.running(bare(where, "signal=TERM\n", names), "myapp", where) as pool:
+    text = bare(where, "signal=TERM\n", names) + stack.recorder(where)
+    with stack.running(text, "myapp", where) as pool:
         grown = pool.grow(2, LIMIT_MB + 50)
-        eventually(lambda: assert_matches("(left after(?s:.*)){2}", pool.log()), timeout=40)
-        words = re.findall(r"worker (\d+) (?:.*(TERM sent)|(left))", pool.log())
-        assert [sent or left for _, sent, left in words] == ["TERM sent", "left"] * 2
-        assert {int(pid) for pid, *_ in words} == grown
+        eventually(lambda: stack.assert_in_turn(where, 2), timeout=40)
+        assert {event["pid"] for event in stack.announced(where)} == grown
 
 
 def test_a_group_that_is_stopped_by_hand_while_one_is_leaving_is_nobodys_fall(sock):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -11,9 +10,8 @@ import xmlrpc.client
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from support import stack
 from support.driver import Transport, workers_below
-
-RECORDER = "-m supervisor_memreap.demo.recorder"
 
 
 class Operated(NamedTuple):
@@ -46,8 +44,7 @@ class Operated(NamedTuple):
         return path.read_text() if path.exists() else ""
 
     def announced(self) -> list[dict]:
-        path = self.folder / "announced"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return stack.announced(self.folder)
 
 
 def assert_status(one: Operated, expression: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -221,6 +223,27 @@ def assert_answers(pool: Pool) -> None:
         pool.ask()
     except OSError as error:
         raise AssertionError(f"{error}; {pool.log('nginx-error.log')[-500:]}") from None
+
+
+def recorder(where: Path) -> str:
+    """The section of a listener that writes down what memreap announces."""
+    return (
+        f"[eventlistener:recorder]\ncommand={sys.executable} -m supervisor_memreap.demo.recorder {where}/announced\n"
+        "events=REMOTE_COMMUNICATION\nbuffer_size=100\n"
+    )
+
+
+def announced(where: Path) -> list[dict[str, Any]]:
+    """What it has written down."""
+    path = where / "announced"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def assert_in_turn(where: Path, count: int) -> None:
+    """So many workers were signalled, each after the one before had left."""
+    happened = [(event["event"], event["pid"]) for event in announced(where)]
+    assert [event for event, _ in happened] == ["reap", "left"] * count
+    assert [pid for _, pid in happened[0::2]] == [pid for _, pid in happened[1::2]]
 
 
 class Watch:
