@@ -107,8 +107,13 @@ class Viewer:
 
     def _state_of_listener(self) -> str:
         """What is wrong with the listener, as far as supervisord says it of a process that it knows nothing of."""
-        for program in self._client.programs():
-            if program.name in self._listeners and program.state not in ("RUNNING", "STARTING"):
+        known = [program for program in self._client.programs() if program.name in self._listeners]
+        if not known:
+            return (
+                "supervisord has not read the listener's section yet, so no pool is watched: run supervisorctl update"
+            )
+        for program in known:
+            if program.state not in ("RUNNING", "STARTING"):
                 return status.trouble_of_listener(
                     {"name": program.namespec, "state": program.state, "listener_state": "", "age_seconds": 0.0}
                 )

@@ -297,6 +297,18 @@ def test_without_a_listener_no_pool_is_watched_and_the_status_says_so(tmp_path):
     )
 
 
+def test_a_listener_that_supervisord_has_not_read_yet_watches_nothing_and_the_status_says_so(tmp_path):
+    with supervisord(tmp_path, program("myapp", 1, 1) + "[memreap:myapp]\nlimit=30MB\n"):
+        path = tmp_path / "supervisord.conf"
+        path.write_text(f"{path.read_text()}[eventlistener:memreap]\ncommand=memreap listen\nevents=TICK_5\n")
+        result = look(Operated(tmp_path, sys.executable, f"unix://{tmp_path}/s.sock", "", ""))
+    assert (result.returncode, result.stderr) == (
+        1,
+        "memreap: supervisord has not read the listener's section yet, so no pool is watched: run"
+        " supervisorctl update\n",
+    )
+
+
 @pytest.mark.parametrize("interface", ["", stack.INTERFACE], ids=["look", "listener"])
 def test_a_section_of_no_program_is_not_well_whatever_the_others_are(monkeypatch, interface):
     monkeypatch.setattr(stack, "INTERFACE", interface)
