@@ -124,18 +124,18 @@ class Census:
             if view.process(self._manager).ended:
                 raise ProcessLookupError
             # The kernel's list may miss one while a sibling exits.
-            pids = {*view.children(self._manager), *(one.pid for one in self._last)}
+            pids = {*view.children(self._manager), *(process.pid for process in self._last)}
         except ProcessLookupError:
             with contextlib.suppress(psutil.NoSuchProcess):
                 self._manager = self._pool.manager().pid
             return set()
-        there = set()
+        present = set()
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
-                one = view.process(pid)
-                if one.parent == self._manager and not one.ended:
-                    there.add(one.id)
-        return there
+                process = view.process(pid)
+                if process.parent == self._manager and not process.ended:
+                    present.add(process.id)
+        return present
 
 
 def client(stop: Any, pool: stack.Pool, condition: Condition, leak: int) -> None:
@@ -252,9 +252,9 @@ def limits_of(pool: stack.Pool) -> Limits:
             assert ask(pool.port, "myapp", str(serial), kind, 0, False)[0] == "ok"
     infos = [psutil.Process(pid).memory_full_info() for pid in (pool.manager().pid, *pool.workers())]
     return Limits(
-        max(one.uss + one.swap for one in infos[1:]) + ROOM,
-        max(one.vms for one in infos[1:]) + ROOM,
-        sum(one.rss for one in infos) + 3 * ROOM,
+        max(info.uss + info.swap for info in infos[1:]) + ROOM,
+        max(info.vms for info in infos[1:]) + ROOM,
+        sum(info.rss for info in infos) + 3 * ROOM,
     )
 
 
@@ -341,7 +341,7 @@ def versions() -> dict[str, str]:
     """What it was measured with."""
     perl = "print join ' ', $^V =~ s/v//r, map { eval qq{require $_; 1} or die; $_->VERSION } @ARGV"
     modules = ("Catalyst", "FCGI::ProcManager", "FCGI", "Plack")
-    said = subprocess.run(["perl", "-e", perl, *modules], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(["perl", "-e", perl, *modules], capture_output=True, text=True, check=True).stdout
     nginx = subprocess.run(["/usr/sbin/nginx", "-v"], capture_output=True, text=True, check=True).stderr
     model = re.search("model name\\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
@@ -350,7 +350,7 @@ def versions() -> dict[str, str]:
         "supervisor": importlib.metadata.version("supervisor"),
         "superlance": importlib.metadata.version("superlance") if has_superlance() else "none",
         "nginx": nginx.strip().rpartition("/")[2],
-        **dict(zip(("Perl", *modules), said.split())),
+        **dict(zip(("Perl", *modules), output.split())),
         "Linux": f"{platform.release()} {platform.machine()}",
         "CPUs": f"{os.cpu_count()} of {model[1] if model else 'an unknown model'}",
     }
@@ -402,10 +402,10 @@ def measure_all(plan: list[tuple[str, Condition]], script: Path, file: Path, opt
         reaps, seconds = (options.reaps, 60 * options.minutes) if patient else (min(40, options.reaps), 60.0)
         if options.quick:
             reaps, seconds = min(20, reaps), min(30.0, seconds)
-        for one in read(file):
-            if (one["strategy"], one["condition"]) == (key, condition.name):
-                reaps -= one["recycled"]
-                seconds -= one["seconds"]
+        for row in read(file):
+            if (row["strategy"], row["condition"]) == (key, condition.name):
+                reaps -= row["recycled"]
+                seconds -= row["seconds"]
         if reaps <= 0 or seconds <= 0:
             continue
         name = f"[{number}/{len(plan)}] {key} ({WAYS[key].title}), {condition.name}"
@@ -423,7 +423,7 @@ def main() -> None:
     if options.report:
         write_report(file if options.report is True else options.report, options.out)
         return
-    conditions = [one for one in CONDITIONS if options.condition in one.name]
+    conditions = [condition for condition in CONDITIONS if options.condition in condition.name]
     plan = [(key, condition) for key in options.strategy.split(",") for condition in conditions]
     options.out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

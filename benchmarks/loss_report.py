@@ -16,21 +16,21 @@ Result = dict[str, Any]
 def add_up(results: list[Result]) -> Result:
     """Several results as one."""
     total: Result = {"lost": Counter(), "moments": Counter(), "longest_gap": 0.0, "leaks": set()}
-    for one in results:
+    for result in results:
         for key in ("recycled", "seconds", "answered", "sleeps", "shortened", "promised", "cleanups_lost"):
-            total[key] = total.get(key, 0) + one[key]
-        total["leaks"].add(one["leak"])
-        total["lost"] += Counter(one["lost"])
-        total["moments"] += Counter(one["moments"])
-        total["longest_gap"] = max(total["longest_gap"], one["longest_gap"])
+            total[key] = total.get(key, 0) + result[key]
+        total["leaks"].add(result["leak"])
+        total["lost"] += Counter(result["lost"])
+        total["moments"] += Counter(result["moments"])
+        total["longest_gap"] = max(total["longest_gap"], result["longest_gap"])
     return total
 
 
 def grouped(results: list[Result], *keys: str) -> dict[tuple[str, ...], Result]:
     """The sums of those that have the values of these keys in common."""
     groups: dict[tuple[str, ...], list[Result]] = {}
-    for one in results:
-        groups.setdefault(tuple(one[key] for key in keys), []).append(one)
+    for result in results:
+        groups.setdefault(tuple(result[key] for key in keys), []).append(result)
     return {values: add_up(groups[values]) for values in sorted(groups)}
 
 
@@ -58,12 +58,12 @@ def markdown(results: list[Result]) -> str:
         " | lost cleanup handlers | longest time with fewer than all but one worker |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for (key,), one in grouped(results, "strategy").items():
-        lost = sum(one["lost"].values())
+    for (key,), result in grouped(results, "strategy").items():
+        lost = sum(result["lost"].values())
         lines.append(
-            f"| {key} | {WAYS[key].title} | {one['recycled']:,} | {one['answered']:,} | {lost:,}"
-            f" | {rate(lost, one['recycled'])} | {one['shortened']:,} | {one['cleanups_lost']:,}"
-            f" | {one['longest_gap']:.2f} s |"
+            f"| {key} | {WAYS[key].title} | {result['recycled']:,} | {result['answered']:,} | {lost:,}"
+            f" | {rate(lost, result['recycled'])} | {result['shortened']:,} | {result['cleanups_lost']:,}"
+            f" | {result['longest_gap']:.2f} s |"
         )
     lines += [
         "",
@@ -83,19 +83,21 @@ def markdown(results: list[Result]) -> str:
         " | cleanups lost, of promised | longest gap | HUP sent while |",
         "|---|---|--:|--:|--:|--:|---|--:|--:|--:|---|",
     ]
-    for (key, name), one in grouped(results, "strategy", "condition").items():
-        leaks = ", ".join(map(str, sorted(one["leaks"])))
-        cleanups = f"{one['cleanups_lost']:,} of {one['promised']:,}"
+    for (key, name), result in grouped(results, "strategy", "condition").items():
+        leaks = ", ".join(map(str, sorted(result["leaks"])))
+        cleanups = f"{result['cleanups_lost']:,} of {result['promised']:,}"
         lines.append(
-            f"| {key} | {name} | {leaks} | {one['recycled']:,} | {one['seconds']:,.0f} | {one['answered']:,}"
-            f" | {_each(one['lost'])} | {one['shortened']:,} of {one['sleeps']:,}"
-            f" | {cleanups} | {one['longest_gap']:.2f} s | {_each(one['moments'], '-')} |"
+            f"| {key} | {name} | {leaks} | {result['recycled']:,} | {result['seconds']:,.0f} | {result['answered']:,}"
+            f" | {_each(result['lost'])} | {result['shortened']:,} of {result['sleeps']:,}"
+            f" | {cleanups} | {result['longest_gap']:.2f} s | {_each(result['moments'], '-')} |"
         )
-    remarks = [f"- {one['strategy']}, {one['condition']}: {text}" for one in results for text in one["remarks"]]
-    dates = sorted(one["at"] for one in results)
-    used = {json.dumps(one["versions"]): one["versions"] for one in results}.values()
+    remarks = [
+        f"- {result['strategy']}, {result['condition']}: {text}" for result in results for text in result["remarks"]
+    ]
+    dates = sorted(result["at"] for result in results)
+    used = {json.dumps(result["versions"]): result["versions"] for result in results}.values()
     lines += ["", *remarks, *([""] if remarks else []), f"Measured from {dates[0]} to {dates[-1]}, with:", ""]
-    lines += ["- " + ", ".join(f"{what} {version}" for what, version in one.items()) for one in used]
+    lines += ["- " + ", ".join(f"{what} {version}" for what, version in result.items()) for result in used]
     return "\n".join(lines) + "\n"
 
 
@@ -116,18 +118,20 @@ _STYLE = (
 
 def svg(results: list[Result]) -> str:
     """The picture: bars by the logarithm, since 1 and 1,000 are both to be seen, and the numbers beside them."""
-    sums = {key: one for (key,), one in grouped(results, "strategy").items() if one["recycled"]}
+    sums = {key: result for (key,), result in grouped(results, "strategy").items() if result["recycled"]}
     parts = ['<text x="20" y="22" class="bold">For each 1,000 recycled workers (length: logarithmic)</text>']
     for x, (_, label, colour) in zip((170, 300, 440), _BARS):
         parts.append(f'<rect x="{x}" y="36" width="10" height="10" fill="{colour}"/>')
         parts.append(f'<text x="{x + 15}" y="45">{label}</text>')
     y = 62
-    for key, one in sums.items():
+    for key, result in sums.items():
         parts.append(f'<text x="160" y="{y + 20}" text-anchor="end" class="bold">{WAYS[key].title}</text>')
-        parts.append(f'<text x="160" y="{y + 35}" text-anchor="end" class="small">{one["recycled"]:,} recycled</text>')
+        parts.append(
+            f'<text x="160" y="{y + 35}" text-anchor="end" class="small">{result["recycled"]:,} recycled</text>'
+        )
         for what, _, colour in _BARS:
-            count = sum(one[what].values()) if what == "lost" else one[what]
-            value = 1000 * count / one["recycled"]
+            count = sum(result[what].values()) if what == "lost" else result[what]
+            value = 1000 * count / result["recycled"]
             width = 110 * math.log10(1 + value)
             parts.append(f'<rect x="170" y="{y}" width="{max(width, 1.5):.1f}" height="13" fill="{colour}"/>')
             parts.append(f'<text x="{176 + width:.0f}" y="{y + 11}">{_number(value)}</text>')

@@ -50,8 +50,8 @@ def over(pool: stack.Pool, limits: Limits) -> list[int]:
     try:
         for pid in view.children(pool.manager().pid):
             with contextlib.suppress(ProcessLookupError):
-                one = view.process(pid)
-                if not one.ended and one.age > NEWBORN and view.sizes(pid).size >= limits.vms:
+                process = view.process(pid)
+                if not process.ended and process.age > NEWBORN and view.sizes(pid).size >= limits.vms:
                     found.append(pid)
     except (ProcessLookupError, psutil.NoSuchProcess):
         pass  # the manager is being replaced
@@ -87,7 +87,7 @@ def kidreaper(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
 def the_manager(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
     while True:
         workers = [procfs.source().process(pid) for pid in pool.workers()]
-        if over(pool, limits) and len(workers) == WORKERS and all(one.age > NEWBORN for one in workers):
+        if over(pool, limits) and len(workers) == WORKERS and all(process.age > NEWBORN for process in workers):
             hup(pool.manager().pid)
         yield 1.0
 
@@ -106,7 +106,7 @@ def memreap(hold: bool = True, idle_wait: float = 60.0) -> Act:
     """The listener's own code, with the settings of its default but for what must pass between two reaps."""
 
     def act(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
-        its = {
+        settings = {
             "limit": limits.uss,
             "min_age": NEWBORN,
             "settle": 0.1,
@@ -118,7 +118,7 @@ def memreap(hold: bool = True, idle_wait: float = 60.0) -> Act:
         reaper = Reaper((log.sink(tell), _moments(tell)))
         while True:
             try:
-                pools = reaper.tick(supervisord.programs(), Settings({pool.name: its}), time.monotonic())
+                pools = reaper.tick(supervisord.programs(), Settings({pool.name: settings}), time.monotonic())
             except Unavailable as error:
                 tell(f"{error}; trying again")
                 pools = []

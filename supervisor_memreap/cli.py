@@ -231,8 +231,8 @@ def _listen(args: argparse.Namespace) -> int:
 
 
 def _once(args: argparse.Namespace) -> int:
-    names = [word for word in args.words if "=" not in word]
-    pairs = [word.partition("=") for word in args.words if "=" in word]
+    names = [argument for argument in args.words if "=" not in argument]
+    pairs = [argument.partition("=") for argument in args.words if "=" in argument]
     given = {key: Given(value, COMMAND_LINE) for key, _, value in pairs}
     tell = log.to(sys.stdout, stamped=False)
     how_ended: HowEnded = once.ended_by_itself

@@ -63,7 +63,7 @@ class Result:
 
 def id_of(text: str) -> str:
     """By what the sender finds the answer, whether this is a command or not; empty: no answer is wanted."""
-    matches = (_ID.fullmatch(word) for word in text[-_MOST_CHARACTERS:].split()[-2:])
+    matches = (_ID.fullmatch(part) for part in text[-_MOST_CHARACTERS:].split()[-2:])
     return next((match[1] for match in matches if match), "")
 
 

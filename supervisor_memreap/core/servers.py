@@ -65,7 +65,7 @@ def recognise(comm: str, argv: Sequence[str]) -> str:
 
 def script(comm: str, argv: Sequence[str]) -> str:
     """What a process runs: its name; where that is an interpreter's, that of the script or module."""
-    words = [word for word in argv[1:4] if word != "-m"] if _INTERPRETER.match(comm) else []
+    words = [argument for argument in argv[1:4] if argument != "-m"] if _INTERPRETER.match(comm) else []
     return words[0].rpartition("/")[2] if words else comm
 
 

@@ -123,10 +123,10 @@ def _grace(text: str) -> float:
 
 
 def _stuck(text: str) -> str:
-    word = text.upper().removeprefix("SIG")
-    if word not in ("REPORT", "TERM", "KILL"):
+    name = text.upper().removeprefix("SIG")
+    if name not in ("REPORT", "TERM", "KILL"):
         raise ValueError("not report (send nothing more), TERM or KILL")
-    return word.lower() if word == "REPORT" else word
+    return name.lower() if name == "REPORT" else name
 
 
 def _idle_wait(text: str) -> float:
@@ -327,11 +327,11 @@ def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
 def short(words: Iterable[str], where: str) -> Sections:
     """The sections of `NAME=SIZE` words, as in `memreap listen myapp=150MB`. Raises SettingsError."""
     sections: Sections = {}
-    for word in words:
-        name, equals, limit = word.partition("=")
+    for pair in words:
+        name, equals, limit = pair.partition("=")
         if not equals or not name:
-            raise SettingsError(f"{where} {quote(word)}: not NAME=SIZE, such as myapp=150MB")
+            raise SettingsError(f"{where} {quote(pair)}: not NAME=SIZE, such as myapp=150MB")
         if name in KEYS:
-            raise SettingsError(f"{where} {quote(word)}: settings stand in [memreap:PROGRAM]; here only NAME=SIZE")
+            raise SettingsError(f"{where} {quote(pair)}: settings stand in [memreap:PROGRAM]; here only NAME=SIZE")
         sections[name] = {"limit": Given(limit, f"{where} {quote(name)}:")}
     return sections

@@ -168,7 +168,7 @@ stderr_logfile={directory}/recorder.log
 
 
 def _quoted(*words: str) -> str:
-    return " ".join('"' + word.replace("%", "%%") + '"' for word in words)
+    return " ".join('"' + argument.replace("%", "%%") + '"' for argument in words)
 
 
 def _starts(directory: Path, supervisord: private.Supervisord, stop: Stop) -> bool:

@@ -77,7 +77,7 @@ def _use_temporary_directory_of(pid: int) -> None:
         words = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="surrogateescape").split("\0")
     except OSError:
         return
-    environ = dict(word.partition("=")[::2] for word in words)
+    environ = dict(entry.partition("=")[::2] for entry in words)
     for key in ("TMPDIR", "TEMP", "TMP"):
         os.environ.pop(key, None)
         if key in environ:

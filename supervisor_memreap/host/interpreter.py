@@ -134,7 +134,7 @@ def _start_of(pid: int) -> _Start:
     if not sys.platform.startswith("linux"):
         raise Unknown("this system does not tell how it was started")
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="surrogateescape").split("\0")[:-1]
-    if not any("supervisord" in word for word in words[:8]):
+    if not any("supervisord" in argument for argument in words[:8]):
         raise Unknown(f"process {pid} here is no supervisord: it runs in another container or on another machine")
     user = rights.of(pid)
     if os.geteuid() not in (0, user.users[1]):
@@ -153,27 +153,27 @@ def _start_of(pid: int) -> _Start:
     return _Start(python, tuple(flags), first, directory, environ, None if os.geteuid() == user.users[1] else user)
 
 
-def _resolve(word: str, directory: str, environ: Mapping[str, str]) -> str:
+def _resolve(argument: str, directory: str, environ: Mapping[str, str]) -> str:
     """The path of an interpreter as it was started: not that of the file behind it, which knows no venv."""
-    if not _PYTHON.match(os.path.basename(word)):
-        raise Unknown(f"{word} is no Python")
-    if "/" in word:
-        return os.path.join(directory, word)
-    path = shutil.which(word, path=environ.get("PATH", os.defpath))
+    if not _PYTHON.match(os.path.basename(argument)):
+        raise Unknown(f"{argument} is no Python")
+    if "/" in argument:
+        return os.path.join(directory, argument)
+    path = shutil.which(argument, path=environ.get("PATH", os.defpath))
     if path is None:
-        raise Unknown(f"there is no {word} on its PATH")
+        raise Unknown(f"there is no {argument} on its PATH")
     return path
 
 
 def _flags(words: Sequence[str]) -> Iterator[str]:
     """Those of Python itself, in front of the script."""
     takes = False
-    for word in words:
-        value = _FLAG_WITH_VALUE.match(word)
-        if not takes and not _FLAG.match(word) and not value:
+    for argument in words:
+        value = _FLAG_WITH_VALUE.match(argument)
+        if not takes and not _FLAG.match(argument) and not value:
             return
         takes = not takes and value is not None and not value[1]
-        yield word
+        yield argument
 
 
 def _shebang(script: str) -> list[str]:
@@ -186,7 +186,7 @@ def _shebang(script: str) -> list[str]:
     if words[:1] == ["/bin/sh"] and len(lines) > 1 and lines[1].startswith("'''exec' "):
         words = shlex.split(lines[1][len("'''exec' ") :])[:1]
     if words and os.path.basename(words[0]) == "env":
-        words = [word for word in words[1:] if word not in ("-S", "--split-string")]
+        words = [argument for argument in words[1:] if argument not in ("-S", "--split-string")]
     if not words:
         raise Unknown(f"{script} is no script of Python")
     return words

@@ -53,13 +53,13 @@ def find(
         program = _owner(pid, names, addresses, environ)
         if program and _cgroup(pid) == _cgroup(supervisord) and _is_left_over(pid, program, sought[program], view):
             roots.setdefault(program, []).append(pid)
-    found = {}
+    left_behind = {}
     for program, tops in roots.items():
         trees = {pid for pid in parents if set(tops) & set(_chain(pid, parents))}
         held = sum(_memory(pid, view) for pid in trees)
         is_daemonized = daemonizes(sought[program])
-        found[program] = OrphansFound(program.namespec, time.time(), tuple(tops), held, is_daemonized)
-    return found
+        left_behind[program] = OrphansFound(program.namespec, time.time(), tuple(tops), held, is_daemonized)
+    return left_behind
 
 
 def daemonizes(command: str) -> bool:
@@ -135,7 +135,7 @@ def _environ(pid: int) -> dict[str, str] | None:
         text = os.fsdecode(reader.read(f"/proc/{pid}/environ"))
     except (psutil.Error, OSError, ValueError):
         return None
-    return {name: value for name, equals, value in (word.partition("=") for word in text.split("\0")) if equals}
+    return {name: value for name, equals, value in (entry.partition("=") for entry in text.split("\0")) if equals}
 
 
 def _listening(pid: int) -> set[str]:
@@ -158,7 +158,7 @@ def _listening(pid: int) -> set[str]:
 def _addresses(command: str) -> set[str]:
     """Where the program is to listen, as `_listening` writes it."""
     words = _LISTEN.findall(command)
-    return {word if "/" in word else word.rpartition(":")[2] for word in words}
+    return {argument if "/" in argument else argument.rpartition(":")[2] for argument in words}
 
 
 def _memory(pid: int, view: Source) -> int:

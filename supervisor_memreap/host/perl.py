@@ -23,7 +23,7 @@ def procmanager_version(
         perl, directory, rights = os.readlink(f"/proc/{pid}/exe"), os.readlink(f"/proc/{pid}/cwd"), of(pid)
         if not re.match(r"perl[0-9.]*$", os.path.basename(perl)):
             return None
-        include = [word for word in command.split() if re.match(r"-I.", word)]
+        include = [argument for argument in command.split() if re.match(r"-I.", argument)]
         user, group = rights.users[1], rights.groups[1]
         is_root = os.geteuid() == 0
         if not is_root and os.geteuid() != user:

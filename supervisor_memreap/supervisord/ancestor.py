@@ -44,7 +44,7 @@ def directory(supervisord: psutil.Process) -> str:
 def configuration(supervisord: psutil.Process) -> str | None:
     """The file that its command line names; None: it names none."""
     words = _command(supervisord)
-    start = next((number for number, word in enumerate(words) if _is_supervisord(word)), len(words))
+    start = next((number for number, argument in enumerate(words) if _is_supervisord(argument)), len(words))
     try:
         given, _ = getopt.getopt(words[start + 1 :], SHORT_OPTIONS, LONG_OPTIONS)
     except getopt.GetoptError:
@@ -52,8 +52,8 @@ def configuration(supervisord: psutil.Process) -> str | None:
     return next((value for name, value in reversed(given) if name in ("-c", "--configuration")), None)
 
 
-def _is_supervisord(word: str) -> bool:
-    return os.path.basename(word) == "supervisord" or word == "supervisor.supervisord"
+def _is_supervisord(argument: str) -> bool:
+    return os.path.basename(argument) == "supervisord" or argument == "supervisor.supervisord"
 
 
 def _command(process: psutil.Process) -> list[str]:

@@ -124,10 +124,10 @@ class Client:
             log = str(self._call("supervisor.readLog", -_LOG_TAIL, 0))
         except Unavailable:
             return Ending.UNKNOWN  # it has no log that can be read, such as /dev/stdout
-        for at, word, name in _ENDED.findall(log):
+        for at, ending, name in _ENDED.findall(log):
             # Both are cut to seconds, and supervisord writes the line a moment after the process has ended.
             if name == program.name and _epoch(at) >= since - 1:
-                return Ending(word)
+                return Ending(ending)
         return Ending.UNKNOWN
 
     def publish(self, status: str) -> bool:

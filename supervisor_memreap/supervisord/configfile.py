@@ -114,7 +114,9 @@ def _words(text: str) -> list[str]:
 
 def _without_options(words: list[str]) -> list[str]:
     return [
-        word for before, word in zip(["", *words], words) if word[0] != "-" and before not in ("-c", "--configuration")
+        argument
+        for before, argument in zip(["", *words], words)
+        if argument[0] != "-" and before not in ("-c", "--configuration")
     ]
 
 
