@@ -262,7 +262,8 @@ METHODS = ("getAnswer", "getListener", "getPending", "getPool", "getPools", "get
 
 def test_pools_are_structs_with_units_in_the_names(operated):
     rpc = operated.rpc()
-    (mine,) = [one for one in rpc.memreap.getPools() if one["name"] == "myapp"]
+    eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)  # a worker may just be being replaced
+    (mine,) = [pool for pool in rpc.memreap.getPools() if pool["name"] == "myapp"]
     assert mine == {**rpc.memreap.getPool("myapp"), "message": mine["message"], "since": mine["since"]}
     assert mine["limit_bytes"] == float(1024**3)
     eventually(lambda: assert_same_workers(operated), timeout=20)  # one may just have been replaced

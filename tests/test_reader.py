@@ -7,6 +7,7 @@ import fcntl
 import os
 import signal
 import sys
+import time
 
 import psutil
 import pytest
@@ -64,6 +65,28 @@ def test_after_that_the_same_process_is_not_asked_about_for_a_while(endless, mon
         reader.read(endless)
 
 
+def test_each_time_it_is_longer_until_a_process_is_asked_about_again_and_an_answer_ends_that(monkeypatch):
+    """A busy machine may be late once; a lock may be held for ever."""
+    reader._avoided.clear()
+    path = f"/proc/{os.getpid()}/cmdline"
+    now, pauses = time.monotonic(), []
+    monkeypatch.setattr(reader, "PATIENCE", 0.0)
+    monkeypatch.setattr(reader.time, "monotonic", lambda: now)
+    for _ in range(6):
+        with pytest.raises(Blocked):
+            reader.read(path)
+        assert reader.is_blocked(os.getpid())
+        until, _ = reader._avoided[f"/proc/{os.getpid()}"]
+        pauses.append(until - now)
+        now = until
+        assert not reader.is_blocked(os.getpid())
+    assert pauses == pytest.approx([4, 8, 16, 32, 60, 60])
+    monkeypatch.undo()
+    reader._avoided[f"/proc/{os.getpid()}"] = time.monotonic(), 60.0
+    assert reader.read(path)
+    assert not reader._avoided
+
+
 def test_a_worker_whose_lock_is_held_is_one_that_may_not_be_read(monkeypatch):
     def blocked(path: str) -> bytes:
         raise Blocked(errno.EACCES, "its memory map is locked", path)
@@ -74,7 +97,7 @@ def test_a_worker_whose_lock_is_held_is_one_that_may_not_be_read(monkeypatch):
 
 
 def test_the_line_on_such_a_worker_says_so():
-    reader._avoided[f"/proc/{os.getpid()}"] = float("inf")
+    reader._avoided[f"/proc/{os.getpid()}"] = float("inf"), reader.AVOIDED
     try:
         assert reader.is_blocked(os.getpid())
         with pytest.raises(Blocked):

@@ -48,8 +48,8 @@ def plack(sock: Path) -> str:
 
 
 def assert_log(pool: stack.Pool, sent: int, left: int) -> None:
-    assert len(pool.lines("HUP sent")) == sent
-    assert len(pool.lines(" left after ")) == left
+    assert len(pool.lines("HUP sent")) == sent, pool.log()
+    assert len(pool.lines(" left after ")) == left, pool.log()
 
 
 @contextlib.contextmanager

@@ -19,8 +19,9 @@ from supervisor_memreap.host.procfile import read as read_here
 
 # Seconds that an answer may take. A rollup of 20 GB takes 0.1 s.
 PATIENCE = 0.5
-# Seconds for which a process whose lock was held is not asked about again.
-AVOIDED = 60.0
+# Seconds for which a process is not asked about again where the answer took too long: at first, since the reason may be
+# a busy machine and not a lock; twice as long each time; and at most.
+AVOIDED, AVOIDED_LONGEST = 4.0, 60.0
 # Of each file: a command line may have 2 MB, and its beginning is all that is needed.
 _MOST_BYTES = 65536
 _LENGTH = struct.Struct("=ii")
@@ -85,15 +86,15 @@ class _Child:
 
 
 _child: _Child | None = None
-_avoided: dict[str, float] = {}
-"""Until when (monotonic) nothing is read of a process whose lock was held, by its directory."""
+_avoided: dict[str, tuple[float, float]] = {}
+"""By its directory: until when (monotonic) nothing is read of a process, and for how long that is."""
 
 
 def read(path: str) -> bytes:
     """The beginning of a file of /proc/PID. Raises as host.procfile.read does, and Blocked."""
     global _child
     directory = path[: path.index("/", len("/proc/"))]
-    if _avoided.get(directory, 0.0) > time.monotonic():
+    if _is_avoided(directory):
         raise Blocked(errno.EACCES, "its memory map is locked", path)
     if _child is None or _child.owner != os.getpid():
         try:
@@ -101,19 +102,28 @@ def read(path: str) -> bytes:
         except OSError as error:  # no memory, no process, no descriptor left
             raise PermissionError(errno.EACCES, f"cannot be read: {error.strerror}", path) from None
     try:
-        return _child.ask(path)
+        data = _child.ask(path)
     except TimeoutError:
         _end_child()
-        _avoided[directory] = time.monotonic() + AVOIDED
+        _, before = _avoided.get(directory, (0.0, AVOIDED / 2))
+        pause = min(2 * before, AVOIDED_LONGEST)
+        _avoided[directory] = time.monotonic() + pause, pause
         raise Blocked(errno.EACCES, "its memory map is locked", path) from None
     except EOFError:
         _end_child()
         raise PermissionError(errno.EACCES, "the process that reads it has ended", path) from None
+    _avoided.pop(directory, None)
+    return data
 
 
 def is_blocked(pid: int) -> bool:
     """Whether this process held the lock of its memory map when it was last asked about."""
-    return _avoided.get(f"/proc/{pid}", 0.0) > time.monotonic()
+    return _is_avoided(f"/proc/{pid}")
+
+
+def _is_avoided(directory: str) -> bool:
+    until, _ = _avoided.get(directory, (0.0, 0.0))
+    return until > time.monotonic()
 
 
 def end() -> None:
@@ -128,7 +138,7 @@ def _end_child() -> None:
     _child.end()
     _child = None
     now = time.monotonic()
-    for directory in [directory for directory, until in _avoided.items() if until < now]:
+    for directory in [directory for directory, (until, _) in _avoided.items() if until + AVOIDED_LONGEST < now]:
         del _avoided[directory]
 
 
