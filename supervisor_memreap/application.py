@@ -110,10 +110,7 @@ class Application:
 
     def _keep(self, states: States) -> None:
         trouble = self._statefile.write(states, time.monotonic()) if self._statefile else ""
-        if trouble:
-            self._once(events.NotRemembered("", time.time(), trouble))
-        else:
-            self._once.clear(events.NotRemembered)
+        self._once.follow(events.NotRemembered, events.NotRemembered("", time.time(), trouble) if trouble else None)
 
     def forget_if_all_ends(self) -> None:
         """On TERM: it may be for this listener alone, or for supervisord with all its programs."""
@@ -229,12 +226,7 @@ class Application:
 
 def _report_names(settings: Settings, programs: list[Program], once: log.Once) -> None:
     """What is watched, and what is not there to be watched."""
-    missing = tuple(settings.unmatched(programs))
-    if missing:
-        existing = tuple(sorted({program.namespec for program in programs}))
-        once(events.ProgramsMissing("", time.time(), missing, existing))
-    else:
-        once.clear(events.ProgramsMissing)
+    once.follow(events.ProgramsMissing, events.ProgramsMissing.of(settings.unmatched(programs), programs, time.time()))
     pools = tuple((watch.program.namespec, watch.settings) for watch in settings.pools(programs))
     once(events.Watching("", time.time(), pools))
 
@@ -259,12 +251,7 @@ class OrphanWatch:
         left_behind = orphans.find(sought, ask, os.environ, procfs.source())
         self._starts = starts
         for program in changed:
-            event = left_behind.get(program)
             # While supervisord tries again and again, one line will do; when it has given up, they are counted again.
             is_trying = program.state in ("STARTING", "BACKOFF")
-            if is_trying and self._once.has_passed(events.OrphansFound, program.namespec):
-                continue
-            if event:
-                self._once(event)
-            else:
-                self._once.clear(events.OrphansFound, program.namespec)
+            if not (is_trying and self._once.has_passed(events.OrphansFound, program.namespec)):
+                self._once.follow(events.OrphansFound, left_behind.get(program), program.namespec)

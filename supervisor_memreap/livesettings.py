@@ -42,7 +42,5 @@ class LiveSettings:
         self._once.clear(events.SettingsRefused)
         self.contents = contents
         self.are_known = True
-        if contents.warnings:
-            self._once(events.SettingsWarned("", time.time(), tuple(contents.warnings)))
-        else:
-            self._once.clear(events.SettingsWarned)
+        warned = events.SettingsWarned("", time.time(), tuple(contents.warnings)) if contents.warnings else None
+        self._once.follow(events.SettingsWarned, warned)

@@ -92,19 +92,19 @@ def run(
     130: Ctrl-C. Raises Unavailable.
     """
     listed = programs()
-    missing = _missing(names, settings, listed)
+    missing = events.ProgramsMissing.of(_missing(names, settings, listed), listed, time.time())
     if missing:
-        existing = tuple(sorted({program.namespec for program in listed}))
-        tell(events.ProgramsMissing("", time.time(), missing, existing).text)
+        tell(missing.text)
         if names:
             return 1  # a typo in a command: nothing of it is done
-    chosen = _only(names, programs) if names else programs
-    status = _run(chosen, settings, dry_run, tell, how_ended)
+    status = _run(_chosen(names, listed), lambda: _chosen(names, programs()), settings, dry_run, tell, how_ended)
     return status or (1 if missing else 0)
 
 
-def _run(programs: Programs, settings: Settings, dry_run: bool, tell: Tell, how_ended: HowEnded) -> int:
-    listed = programs()
+def _run(
+    listed: list[Program], programs: Programs, settings: Settings, dry_run: bool, tell: Tell, how_ended: HowEnded
+) -> int:
+    """`listed` is what `programs` has just said."""
     states = known_to_the_listener(listed)
     verdicts = _Verdicts()
     reaper = Reaper((log.sink(tell), verdicts), dry_run, states=states, how_ended=how_ended)
@@ -146,9 +146,11 @@ def _missing(names: Sequence[str], settings: Settings, programs: Sequence[Progra
     return tuple(name for name in names if not named(name, [program.namespec for program in programs]))
 
 
-def _only(names: Sequence[str], programs: Programs) -> Programs:
-    """The programs that answer to one of the names."""
-    return lambda: [program for program in programs() if any(named(name, [program.namespec]) for name in names)]
+def _chosen(names: Sequence[str], programs: list[Program]) -> list[Program]:
+    """The programs that answer to one of the names; all if there are none."""
+    if not names:
+        return programs
+    return [program for program in programs if any(named(name, [program.namespec]) for name in names)]
 
 
 def known_to_the_listener(programs: Sequence[Program]) -> States:

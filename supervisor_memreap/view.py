@@ -75,13 +75,11 @@ class Viewer:
     def look(self) -> View:
         """Raises Unavailable."""
         seen = self._client.seen_by_listener()
+        if not self._listeners and (seen is None or seen[1]["listener_state"] == "NONE"):
+            return self._own_look(_NO_LISTENER, _NOBODY)
         if seen is None:
-            if self._listeners:
-                return self._own_look(_NO_INTERFACE, self._state_of_listener())
-            return self._own_look(_NO_LISTENER, _NOBODY)
+            return self._own_look(_NO_INTERFACE)
         pools, listener = seen
-        if listener["listener_state"] == "NONE" and not self._listeners:
-            return self._own_look(_NO_LISTENER, _NOBODY)
         trouble = status.trouble_of_listener(listener)
         if trouble:
             return self._own_look("the listener does not look", trouble)
@@ -90,24 +88,22 @@ class Viewer:
         troubles = status.troubles_beside(listener, __version__)
         return View(status.of_listener(pools), "listener", note, tuple(troubles), age)
 
-    def _own_look(self, why: str, trouble: str) -> View:
+    def _own_look(self, why: str, trouble: str | None = None) -> View:
+        """`trouble` is what is wrong with the listener, in a line; None: only supervisord can say that."""
         programs = self._client.programs()
         if self._reaper is None:
             self._reaper = Reaper(dry_run=True, states=once.known_to_the_listener(programs))
         self._reaper.tick(programs, self._settings, time.monotonic())
         pools = status.of_look(self._reaper.status())
         note = f"This is one look of this command's own: {why}; {_WRITTEN}."
-        return View(pools, "look", note, tuple(filter(None, (trouble, self._missing(programs)))))
+        trouble = self._trouble_of_listener(programs) if trouble is None else trouble
+        # A misspelt section watches nothing, and all else may look well.
+        missing = events.ProgramsMissing.of(self._settings.unmatched(programs), programs, time.time())
+        return View(pools, "look", note, tuple(filter(None, (trouble, missing.text if missing else ""))))
 
-    def _missing(self, programs: Sequence[Program]) -> str:
-        """A misspelt section watches nothing, and all else may look well."""
-        names = tuple(self._settings.unmatched(programs))
-        existing = tuple(sorted({program.namespec for program in programs}))
-        return events.ProgramsMissing("", time.time(), names, existing).text if names else ""
-
-    def _state_of_listener(self) -> str:
+    def _trouble_of_listener(self, programs: Sequence[Program]) -> str:
         """What is wrong with the listener, as far as supervisord says it of a process that it knows nothing of."""
-        known = [program for program in self._client.programs() if program.name in self._listeners]
+        known = [program for program in programs if program.name in self._listeners]
         if not known:
             return (
                 "supervisord has not read the listener's section yet, so no pool is watched: run supervisorctl update"

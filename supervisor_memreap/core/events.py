@@ -8,11 +8,11 @@ without wording is an error of mypy, since `text` is abstract; so is one that `E
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Union
 
-from supervisor_memreap.core.model import ProcessId, SentMoment
+from supervisor_memreap.core.model import ProcessId, Program, SentMoment
 from supervisor_memreap.core.reasons import Reason
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import memory, quote, seconds
@@ -577,8 +577,6 @@ class OrphansFound(_Base):
 class NotUnderSupervisord(_Base):
     """Somebody runs the listener by hand."""
 
-    fails = True
-
     @property
     def text(self) -> str:
         return (
@@ -685,10 +683,16 @@ def _bounds(settings: PoolSettings) -> str:
 
 @dataclass(frozen=True)
 class ProgramsMissing(_Base):
-    """Settings name programs that supervisord does not have."""
+    """Settings or a command name programs that supervisord does not have."""
 
     names: tuple[str, ...]
     existing: tuple[str, ...]
+
+    @classmethod
+    def of(cls, names: Iterable[str], programs: Iterable[Program], at: float) -> ProgramsMissing | None:
+        """None: no name is missing."""
+        missing = tuple(names)
+        return cls("", at, missing, tuple(sorted({program.namespec for program in programs}))) if missing else None
 
     @property
     def text(self) -> str:

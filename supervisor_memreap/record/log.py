@@ -78,6 +78,13 @@ class Once:
             self._last[key] = event.text
             self._emit(event)
 
+    def follow(self, kind: type[Event], event: Event | None, pool: str = "") -> None:
+        """The state of this kind, or that there is none."""
+        if event:
+            self(event)
+        else:
+            self.clear(kind, pool)
+
     def has_passed(self, kind: type[Event], pool: str = "") -> bool:
         return (kind, pool) in self._last
 

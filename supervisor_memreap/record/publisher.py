@@ -36,15 +36,13 @@ class Publisher:
 
     def publish(self, client: Client) -> None:
         """When all that is to be done has been done."""
-        failed = False
+        trouble = None
         for step in (self._publish_status, self._announce):
             try:
                 step(client)
             except Unavailable as error:
-                failed = True
-                self._once(events.NotPublished("", time.time(), str(error)))
-        if not failed:
-            self._once.clear(events.NotPublished)
+                trouble = events.NotPublished("", time.time(), str(error))
+        self._once.follow(events.NotPublished, trouble)
 
     def _publish_status(self, client: Client) -> None:
         if self._is_read:
