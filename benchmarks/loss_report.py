@@ -1,4 +1,4 @@
-"""What loss.py measured, as a page of tables and as a picture. Pure: results in, text out."""
+"""The results of loss.py as a page of tables and a picture. Pure: results in, text out."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def markdown(results: list[Result]) -> str:
     lines = [
         "# What it costs to replace a grown worker",
         "",
-        "Measured by `python benchmarks/loss.py`, whose `--help` says what was done; this page is its output.",
+        "This page is the output of `python benchmarks/loss.py`; its `--help` describes the method.",
         "",
-        "![lost requests, shortened sleeps and lost cleanup handlers for each 1,000 recycled workers](loss.svg)",
+        "![Lost requests, shortened sleeps and lost cleanup handlers per 1,000 replaced workers](loss.svg)",
         "",
-        "| | way | recycled workers | requests answered | lost | lost for each 1,000 recycled | shortened sleeps"
-        " | lost cleanup handlers | longest time with fewer than all but one worker |",
+        "| | method | workers replaced | requests answered | requests lost | lost per 1,000 replaced | shortened sleeps"
+        " | lost cleanup handlers | longest time with two or more workers missing |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for (key,), result in grouped(results, "strategy").items():
@@ -67,20 +67,27 @@ def markdown(results: list[Result]) -> str:
         )
     lines += [
         "",
-        "In brackets, where nothing was lost: with 95 % certainty the rate is below this. The sums are of all"
-        " conditions, and not every way recycled as many workers under each: compare two ways by the second table.",
+        "- *requests lost*: any answer that was not complete and correct.",
+        "- *lost per 1,000 replaced*: if nothing was lost, the bound in brackets is the rate's upper limit at 95 %"
+        " confidence.",
+        "- *shortened sleeps*: a signal ended a `sleep` in the application early.",
+        "- *lost cleanup handlers*: the answer promised a handler (`psgix.cleanup.handlers`) that never ran.",
+        "",
+        "These are sums over all load conditions, and not every method replaced the same number of workers in each. To"
+        " compare two methods, use the second table.",
         "",
     ]
     lines += [f"- **{key}, {way.title}**: {way.about}." for key, way in WAYS.items()]
     lines += [
         "",
-        "## Each condition",
+        "## By load condition",
         "",
-        "full: 4 clients without a pause; moderate: 2 clients with one; kept: `fastcgi_keep_conn on`. KiB a request: by"
-        " how much each request makes its worker grow.",
+        "*full*: 4 clients without a pause. *moderate*: 2 clients with pauses. *kept*: `fastcgi_keep_conn on`. *KiB per"
+        " request*: how much each request makes its worker grow. *longest gap*: as in the last column above. *HUP sent"
+        " while*: what the worker was doing when memreap signalled it.",
         "",
-        "| | load | KiB a request | recycled | seconds | answered | lost | shortened, of sleeps"
-        " | cleanups lost, of promised | longest gap | HUP sent while |",
+        "| | load | KiB per request | replaced | seconds | answered | lost | sleeps shortened"
+        " | cleanup handlers lost | longest gap | HUP sent while |",
         "|---|---|--:|--:|--:|--:|---|--:|--:|--:|---|",
     ]
     for (key, name), result in grouped(results, "strategy", "condition").items():
@@ -96,7 +103,7 @@ def markdown(results: list[Result]) -> str:
     ]
     dates = sorted(result["at"] for result in results)
     used = {json.dumps(result["versions"]): result["versions"] for result in results}.values()
-    lines += ["", *remarks, *([""] if remarks else []), f"Measured from {dates[0]} to {dates[-1]}, with:", ""]
+    lines += ["", *remarks, *([""] if remarks else []), f"Measured from {dates[0]} to {dates[-1]} with:", ""]
     lines += ["- " + ", ".join(f"{what} {version}" for what, version in result.items()) for result in used]
     return "\n".join(lines) + "\n"
 
@@ -119,7 +126,7 @@ _STYLE = (
 def svg(results: list[Result]) -> str:
     """The picture: bars by the logarithm, since 1 and 1,000 are both to be seen, and the numbers beside them."""
     sums = {key: result for (key,), result in grouped(results, "strategy").items() if result["recycled"]}
-    parts = ['<text x="20" y="22" class="bold">For each 1,000 recycled workers (length: logarithmic)</text>']
+    parts = ['<text x="20" y="22" class="bold">Per 1,000 replaced workers (logarithmic scale)</text>']
     for x, (_, label, colour) in zip((170, 300, 440), _BARS):
         parts.append(f'<rect x="{x}" y="36" width="10" height="10" fill="{colour}"/>')
         parts.append(f'<text x="{x + 15}" y="45">{label}</text>')
@@ -127,7 +134,7 @@ def svg(results: list[Result]) -> str:
     for key, result in sums.items():
         parts.append(f'<text x="160" y="{y + 20}" text-anchor="end" class="bold">{WAYS[key].title}</text>')
         parts.append(
-            f'<text x="160" y="{y + 35}" text-anchor="end" class="small">{result["recycled"]:,} recycled</text>'
+            f'<text x="160" y="{y + 35}" text-anchor="end" class="small">{result["recycled"]:,} replaced</text>'
         )
         for what, _, colour in _BARS:
             count = sum(result[what].values()) if what == "lost" else result[what]

@@ -144,37 +144,44 @@ MEMMON = "command={python} -m superlance.memmon --cumulative -p myapp={cumulativ
 WAYS = {
     "a": Way(
         "ulimit -v",
-        "the limit is one of address space, set in the program's command: the worker ends in mid-request",
+        "limits the worker's address space; the worker dies in the middle of a request",
         wrap="sh -c 'ulimit -v {kib}; exec {command}'",
     ),
     "b": Way(
         "memmon",
-        "superlance's, with TICK_5 and --cumulative: the whole program is restarted",
+        "superlance's memmon, with TICK_5 and --cumulative; it restarts the whole program",
         extra=f"[eventlistener:memmon]\n{MEMMON}",
     ),
-    "c": Way("HUP to all at once", "once a second all workers over the limit are signalled together", all_at_once),
+    "c": Way("HUP to all at once", "signals all workers over the limit together, once a second", all_at_once),
     "d": Way(
         "kidreaper",
-        "the script of 2007: all that are over the limit are listed, then signalled one after another, at any moment;"
-        " 0.1 s between two of them here, 10 s there",
+        "the script from 2007: lists the workers over the limit and signals them one by one, busy or not,"
+        " 0.1 s apart here, 10 s apart in the original",
         kidreaper,
         patient=True,
     ),
-    "e": Way("HUP to the manager", "as soon as a worker is over the limit, at most once a second", the_manager),
+    "e": Way(
+        "HUP to the manager", "signals the manager when a worker is over the limit, at most once a second", the_manager
+    ),
     "f": Way(
         "memreap",
-        "the default: a worker is signalled while it is held inside accept. Reaper.tick is called every 0.05 s with"
-        " what supervisord says at that moment: the listener's own code without its event protocol, in which ticks"
-        " closer than 0.5 s count as one. min_age=0.3s and settle=0.1s, so that many reaps fit in an hour",
+        "the default: signals a worker while it is held inside accept. This calls Reaper.tick every 0.05 s with"
+        " supervisord's current answer. That is the listener's own code without the event protocol, in which ticks less"
+        " than 0.5 s apart count as one. min_age=0.3s and settle=0.1s, so that many reaps fit in an hour",
         memreap(),
         patient=True,
     ),
-    "g": Way("memreap, hold=no", "as f, but signalled right after it was seen in accept", memreap(False), patient=True),
+    "g": Way(
+        "memreap, hold=no",
+        "as f, but signals the worker right after it was seen in accept, without holding it",
+        memreap(False),
+        patient=True,
+    ),
     "h": Way(
         "memreap, seldom",
-        "as f, with idle_wait=4.2s: that has as many looks as 60 s, the default, have with TICK_5",
+        "as f, with idle_wait=4.2s, which allows as many looks as the default of 60 s does with TICK_5",
         memreap(idle_wait=SAME_LOOKS),
         patient=True,
     ),
-    "n": Way("nothing", "the control: nothing grows and nothing is signalled"),
+    "n": Way("nothing", "control: no worker grows, and none is signalled"),
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Hands the announcements of memreap to a command, on its standard input: memreap_notify.py COMMAND [ARGUMENT …]
+"""Pass memreap's announcements to a command on its standard input: memreap_notify.py COMMAND [ARGUMENT …]
 
-It needs nothing but supervisor itself. docs/operating.md says what is in an announcement.
+Needs only supervisor. docs/operating.md describes an announcement.
 """
 
 import json
@@ -15,12 +15,13 @@ while True:
     kind, _, data = payload.partition("\n")
     if kind == "type:memreap":
         # A line of JSON for each thing that happened in a tick.
-        happened = map(json.loads, data.splitlines())
-        text = "".join(f"{one['event']}: {one['pool']}: {one['message']}\n" for one in happened)
+        announcements = map(json.loads, data.splitlines())
+        text = "".join(f"{item['event']}: {item['pool']}: {item['message']}\n" for item in announcements)
         try:
-            # Its output must not get into ours, which is the event protocol; and it must not keep supervisord waiting.
+            # Our stdout carries the event protocol, so the command must not write to it. Events wait while it runs,
+            # so its time is limited.
             subprocess.run(sys.argv[1:], input=text, text=True, stdout=sys.stderr, timeout=10, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
-            sys.stderr.write(f"{text}not handed on: {error}\n")
+            sys.stderr.write(f"{text}not passed on: {error}\n")
             sys.stderr.flush()
     childutils.listener.ok(sys.stdout)

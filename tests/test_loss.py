@@ -59,7 +59,7 @@ def test_the_page_and_the_picture_have_the_figures(measured):
     picture = xml.etree.ElementTree.fromstring(loss_report.svg(measured))
     texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
     at = texts.index("memreap")
-    assert texts[at + 1 : at + 5] == [f"{held['recycled']} recycled", "0", "0", "0"]
+    assert texts[at + 1 : at + 5] == [f"{held['recycled']} replaced", "0", "0", "0"]
 
 
 @pytest.mark.parametrize(
