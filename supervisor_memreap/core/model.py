@@ -76,6 +76,16 @@ class SentMoment(str, enum.Enum):
     UNKNOWN = "unknown"
 
 
+class ProcessMemory(NamedTuple):
+    """What a process holds, by its page tables, in bytes."""
+
+    private: int
+    """Resident and mapped by no other process: what the host gets back when this one exits."""
+    swapped: int
+    pss: int | None
+    """Resident, with each shared page divided by the number of processes that map it. None: this system has none."""
+
+
 @dataclass(frozen=True)
 class WorkerDetail:
     """What is read of a worker only where a reason may apply to it."""
@@ -90,6 +100,8 @@ class WorkerDetail:
     """Whether it looks like a manager itself, below a wrapper: by its name, or by children and no sibling like it."""
     is_locked: bool = False
     """Whether the metric could not be read since the worker holds the lock of its own memory map."""
+    memory: ProcessMemory | None = None
+    """None: it may not be read."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,37 @@ class Worker:
     @property
     def used(self) -> int | None:
         return self.detail.used if self.detail else None
+
+    @property
+    def private(self) -> int | None:
+        """Bytes that the host gets back when it exits; None: not known."""
+        return self.detail.memory.private if self.detail and self.detail.memory else None
+
+
+HOST = "this host"
+"""The name of the memory scope that is the whole machine."""
+
+
+@dataclass(frozen=True)
+class MemoryScope:
+    """What limits the memory of processes: the host, a control group (such as a container), or a pool's `total`."""
+
+    name: str
+    size: int | None
+    """Bytes that it has in all; None: it has no limit of its own."""
+    available: int | None
+    """Bytes of that which are not in use; negative where it is over its size."""
+    pressure: float | None = None
+    """% of the last 10 s in which some process waited for memory; None: the kernel does not tell."""
+
+
+class Holder(NamedTuple):
+    """A process that holds memory."""
+
+    pid: int
+    name: str
+    resident: int
+    """In bytes."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +172,10 @@ class Pool:
     """With target=self: supervisord itself is the manager, of the workers of other pools too."""
     at: float = 0.0
     """When it was looked at, in seconds since 1970."""
+    scopes: tuple[MemoryScope, ...] = ()
+    """What limits its memory; read only where a setting asks for it. The one with the pool's name is its `total`."""
+    is_total_unreadable: bool = False
+    """Whether `total` is set, and what its processes hold may not be read."""
 
     @property
     def stamp(self) -> tuple[str, float]:

@@ -24,21 +24,24 @@
 11. Only where supervisord says RUNNING, only (pid, start time): a pool comes here without a manager otherwise.
 12. A user may request a worker: it goes before all others, over the limit or not, by the same rules. In a pool that a
     user paused none goes.
+13. Where memory is short (core.shortage), on the host or in a control group, one worker goes at each look over all pools:
+    the one that gives back most. None goes while what others give back may be enough, and none where it does not help.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from supervisor_memreap.core import events, reasons
+from supervisor_memreap.core import events, reasons, shortage
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import STOPPED_BY_HAND, Ending, Pool, ProcessId, Worker
-from supervisor_memreap.core.reasons import Reason
+from supervisor_memreap.core.reasons import Circumstances, Reason
 from supervisor_memreap.core.servers import Moment, graceful, moment_of
 from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.shortage import Episode, Episodes, Kind
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Seen, Suspension
 
 # After so many consecutive reaps of workers that met a reason while fresh, its setting is wrong (rule 9).
@@ -89,6 +92,11 @@ class Look(NamedTuple):
     settings: PoolSettings
     state: PoolState
 
+    def circumstances(self, episodes: Episodes, now: float) -> Circumstances:
+        """What its workers are judged by."""
+        relieved = shortage.to_relieve(self.pool, self.settings, episodes)
+        return Circumstances(self.settings, self.state.requested, relieved, self.state.baseline, now)
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -109,17 +117,27 @@ class Choice:
     state: PoolState
     events: tuple[Event, ...] = ()
     candidates: tuple[Candidate, ...] = ()
-    """One of these is to be signalled, the first that is idle."""
+    """One of these is to be signalled, the first that is idle; a worker is here once for each of its reasons."""
     pending: tuple[Candidate, ...] = ()
     """All that have to go, whatever they wait for: their turn, `min_age`, `checks`, the end of a pause."""
+    individually_due: int = 0
+    """Workers that have to go for what they are, also those that are stuck or that may never be signalled."""
     to_go: int = 0
-    """Workers that have to go, also those that are stuck or that may never be signalled."""
+    """The same, and one more where memory is short."""
     unreadable: int = 0
     """Workers that may be over the limit and whose size may not be read."""
     again: Worker | None = None
     """It was signalled long ago: signal it a second time, only if it is idle."""
     force: Worker | None = None
     """It is stuck: send it what the setting `stuck` asks for."""
+
+
+class Decision(NamedTuple):
+    """What is to be done in all pools, the most urgent first, and about memory that is short."""
+
+    choices: list[Choice]
+    episodes: Episodes = {}
+    events: tuple[Event, ...] = ()
 
 
 def follow(
@@ -150,18 +168,137 @@ def follow(
     return replace(state, looked=now), tuple(log)
 
 
-def choose(looks: Iterable[Look], now: float) -> list[Choice]:
-    """Who goes next, over all pools. The caller signals one candidate of a pool, and says so with `signalled`."""
-    return [_choose_in(look, now) for look in looks]
+def follow_memory(
+    looks: Sequence[Look], episodes: Episodes, now: float, at: float
+) -> tuple[dict[tuple[Kind, str], Episode], tuple[Event, ...]]:
+    """What became of the memory that was short at the last look. `at` is in seconds since 1970."""
+    pools = [(look.pool, look.settings) for look in looks if look.pool.manager]
+    after = shortage.follow(pools, episodes, now)
+    ended = [episodes[key] for key in episodes if key not in after and (episodes[key].last is not None)]
+    scopes = {scope.name: scope for pool, _ in pools for scope in pool.scopes}
+    return after, tuple(
+        events.Relieved(
+            _pool_of(episode), at, episode.shortage, scopes.get(episode.shortage.scope), now - episode.since, episode.freed
+        )
+        for episode in ended
+    )
 
 
-def _choose_in(look: Look, now: float) -> Choice:
+def _pool_of(episode: Episode) -> str:
+    """The pool that an event about this shortage is about; empty: it is about more than one."""
+    return episode.shortage.scope if episode.shortage.kind is Kind.TOTAL else ""
+
+
+def detail_needed(look: Look, episodes: Episodes, now: float) -> Callable[[Worker], bool]:
+    """Says of a worker whether its detail must be read to decide about it; `look` has no workers yet."""
+    after = shortage.follow([(look.pool, look.settings)], episodes, now)
+    needed = reasons.detail_needed(look.circumstances(after, now))
+    leaving = look.state.leaving
+    if leaving is None or not leaving.private:
+        return needed
+    # What fresh workers hold of their own is learned from those that take the place of another one.
+    return lambda worker: worker.id not in leaving.before or needed(worker)
+
+
+def choose(looks: Iterable[Look], now: float, episodes: Episodes | None = None, at: float = 0.0) -> Decision:
+    """Who goes next, over all pools. The caller signals one candidate of a pool, and says so with `signalled`.
+
+    Of candidates that go for memory that is short, other than the pool's own `total`, it signals one at a look.
+    """
+    looks, episodes = list(looks), episodes or {}
+    choices = [_choose_in(look, episodes, now) for look in looks]
+    episodes, log = _give_up(looks, choices, episodes, now, at)
+    enough = {
+        key
+        for key, episode in episodes.items()
+        if episode.given_up is not None or shortage.is_expected(episode, _coming(looks, episode, now), now)
+    }
+    choices = [_without(choice, enough) for choice in choices]
+    choices.sort(key=lambda choice: min(map(_urgency, choice.candidates), default=_LAST))
+    return Decision(_only_first_pending(choices), episodes, log)
+
+
+def _coming(looks: Sequence[Look], episode: Episode, now: float) -> int:
+    """Bytes in its scope that signalled workers still hold."""
+    return sum(
+        look.state.leaving.private
+        for look in looks
+        if look.state.leaving
+        and look.state.leaving.left is None
+        and now - look.state.leaving.signalled < shortage.COMING
+        and _is_in(look.pool, episode)
+    )
+
+
+def _is_in(pool: Pool, episode: Episode) -> bool:
+    return any(scope.name == episode.shortage.scope for scope in pool.scopes)
+
+
+def _give_up(
+    looks: Sequence[Look], choices: Sequence[Choice], episodes: Episodes, now: float, at: float
+) -> tuple[Episodes, tuple[Event, ...]]:
+    """Stop where reaping does not help: no worker is worth it, or each has gone twice."""
+    log: list[Event] = []
+    after = dict(episodes)
+    for key, episode in episodes.items():
+        members = [
+            (look, choice)
+            for look, choice in zip(looks, choices)
+            if _is_in(look.pool, episode) and (look.settings.yields or episode.shortage.kind is Kind.TOTAL)
+        ]
+        if episode.given_up is not None or not members:
+            continue
+        most = shortage.REAPS_PER_WORKER * sum(len(look.pool.workers) for look, _ in members)
+        is_open = any(look.state.leaving or _has_pending(choice, key) for look, choice in members)
+        if is_open and episode.reaps < most:
+            continue
+        after[key] = replace(episode, given_up=now, is_reported=True)
+        if episode.reaps or not episode.is_reported:
+            workers = tuple(worker.id.pid for look, _ in members for worker in look.pool.workers)
+            log.append(events.NotRelieved(_pool_of(episode), at, episode.shortage, episode.reaps, episode.freed, workers))
+    return after, tuple(log)
+
+
+def _has_pending(choice: Choice, key: tuple[Kind, str]) -> bool:
+    return any(reasons.shortage_of(candidate.reason) == key for candidate in choice.pending)
+
+
+def _without(choice: Choice, keys: set[tuple[Kind, str]]) -> Choice:
+    """Without candidates for these shortages."""
+    if not keys:
+        return choice
+    candidates, pending = (
+        tuple(each for each in some if reasons.shortage_of(each.reason) not in keys)
+        for some in (choice.candidates, choice.pending)
+    )
+    return replace(choice, candidates=candidates, pending=pending)
+
+
+def _only_first_pending(choices: list[Choice]) -> list[Choice]:
+    """Of those that go for one shortage, the first: whether another one has to go is known after that."""
+    seen: set[tuple[Kind, str]] = set()
+    shown = []
+    for choice in choices:
+        pending = []
+        for candidate in choice.pending:
+            key = reasons.shortage_of(candidate.reason)
+            if key is None or key not in seen:
+                pending.append(candidate)
+            if key:
+                seen.add(key)
+        to_go = choice.individually_due + sum(reasons.shortage_of(each.reason) is not None for each in pending)
+        shown.append(replace(choice, pending=tuple(pending), to_go=to_go))
+    return shown
+
+
+def _choose_in(look: Look, episodes: Episodes, now: float) -> Choice:
     pool, settings, state = look
     if pool.manager is None:
         is_blind = pool.not_visible and pool.state == "RUNNING"
         return Choice(pool, Standing.BLIND if is_blind else Standing.NOT_RUNNING, state)
     log: list[Event] = []
-    pending, candidates, state = _candidates(look, now, log)
+    circumstances = look.circumstances(episodes, now)
+    pending, candidates, state = _candidates(look, circumstances, now, log)
     due_since = {each.worker.id: state.due_since.get(each.worker.id, now) for each in candidates}
     if due_since or state.due_since:
         state = replace(state, due_since=due_since)
@@ -170,17 +307,18 @@ def _choose_in(look: Look, now: float) -> Choice:
     )
     state = _report_long_waits(pool, candidates, settings, state, now, log)
     unreadable = sum(reasons.is_hidden(worker, settings) for worker in pool.detailed)
+    alone = replace(circumstances, requested=state.requested, episodes=())
     return Choice(
         pool,
-        _standing(state, candidates, unreadable),
+        _standing(state, candidates, unreadable or pool.is_total_unreadable),
         state,
         tuple(log),
         candidates,
         pending,
-        sum(any(reasons.applying(worker, settings, state.requested)) for worker in pool.detailed),
-        unreadable,
-        _due_again(pool, settings, state, now),
-        _due_force(pool, state, now),
+        unreadable=unreadable,
+        again=_due_again(pool, settings, state, now),
+        force=_due_force(pool, state, now),
+        individually_due=sum(any(reasons.applying(worker, alone)) for worker in pool.detailed),
     )
 
 
@@ -188,7 +326,7 @@ def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float, se
     """The signal went out to this candidate of `choose`; or, not `sent`, it is about to."""
     worker, reason = candidate.worker, candidate.reason
     early_reaps = state.early_reaps
-    if reason.setting:
+    if reason.may_be_wrong:
         seen = state.seen.get((worker.id, reason.setting))
         early_reaps = (*early_reaps, (reason.setting, reason.measure))[-EARLY_REAPS:] if seen and seen.early else ()
     return replace(
@@ -202,6 +340,7 @@ def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float, se
             worker.id.start_time + worker.age - START_STEP,
             sent,
             slot=worker.slot,
+            private=worker.private or 0,
         ),
         early_reaps=early_reaps,
     )
@@ -457,7 +596,8 @@ def _follow_gone(
     gone = len(leaving.before - {worker.id for worker in pool.workers})
     # A pool may be made smaller on purpose (FCGI::ProcManager::Dynamic): after `grace` one settled newcomer will do.
     if settled >= gone or (settled and gone_for >= settings.grace):
-        return replace(state, leaving=None, manager_losses=0)
+        fresh = [worker.private for worker in newcomers if worker.private is not None]
+        return replace(state, leaving=None, manager_losses=0, baseline=min(fresh, default=state.baseline))
     present, before = len(pool.workers), len(leaving.before)
     if gone_for >= settings.grace and _is_stable(pool, settings, state, now):
         # The server makes its pool smaller by itself (FCGI::ProcManager::Dynamic, uWSGI's cheaper, Apache).
@@ -477,11 +617,11 @@ def _is_stable(pool: Pool, settings: PoolSettings, state: PoolState, now: float)
 def _count(pool: Pool, settings: PoolSettings, state: PoolState, gap: float) -> PoolState:
     seen = {}
     for worker in pool.detailed:
-        for reason in reasons.applying(worker, settings, ()):
+        for reason in reasons.applying(worker, Circumstances(settings)):
             key = worker.id, reason.setting
             before = state.seen.get(key)
-            # By what it was when the reason was first seen to apply: it cannot be reaped before `min_age`, nor be seen
-            # between two looks, so that much is no merit of its own. How long it then waits for its turn is neither.
+            # By its age when the reason was first seen to apply: it cannot be reaped before `min_age`, nor be seen
+            # between two looks. How long it then waits for its turn does not count.
             early = before.early if before else worker.age < 2 * settings.min_age + gap
             seen[key] = Seen(before.looks + 1 if before else 1, early)
     return replace(state, seen=seen) if seen or state.seen else state
@@ -499,8 +639,9 @@ def _suspend_fresh(pool: Pool, settings: PoolSettings, state: PoolState, now: fl
     """Rule 9 at its plainest: every worker is a newborn, and one reason applies to all. One alone may be a spike."""
     by_setting: dict[str, list[Reason]] = {}
     for worker in pool.detailed:
-        for reason in reasons.applying(worker, settings, ()):
-            if worker.age < settings.min_age and _is_ready(worker, reason, settings, state):
+        for reason in reasons.applying(worker, Circumstances(settings)):
+            is_early = reason.may_be_wrong and worker.age < settings.min_age
+            if is_early and _is_ready(worker, reason, settings, state):
                 by_setting.setdefault(reason.setting, []).append(reason)
     for applying in by_setting.values():
         if not state.suspended and len(applying) == len(pool.workers) > 1:
@@ -521,18 +662,21 @@ def _suspend_setting(
 
 
 def _candidates(
-    look: Look, now: float, log: list[Event]
+    look: Look, circumstances: Circumstances, now: float, log: list[Event]
 ) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...], PoolState]:
     """Those that have to go at some time, and those of them that may go now, the first one first."""
     pool, settings, state = look
     stuck = {leaving.worker for leaving in state.stuck}
     if state.requested:
         state = replace(state, requested=state.requested & {worker.id for worker in pool.workers} - stuck)
+        circumstances = replace(circumstances, requested=state.requested)
+    if pool.is_total_unreadable:
+        state = _report(events.TotalUnreadable(*pool.stamp), state, log)
     pending, due = [], []
     for worker in pool.detailed:
         if worker.id in stuck:
             continue
-        applying = list(reasons.applying(worker, settings, state.requested))
+        applying = list(reasons.applying(worker, circumstances))
         ready = [reason for reason in applying if _is_ready(worker, reason, settings, state)]
         against = veto(pool, worker, settings) if ready and worker.age >= settings.min_age else None
         if against:
@@ -541,8 +685,8 @@ def _candidates(
             state = _report_unreadable(pool, worker, settings, state, log)
         elif state.leaving is None or worker.id != state.leaving.worker:
             pending.append(Candidate(worker, (ready or applying)[0]))
-            if ready and worker.age >= settings.min_age:
-                due.append(pending[-1])
+            if worker.age >= settings.min_age:
+                due += [Candidate(worker, reason) for reason in ready]
     due.sort(key=_urgency)
     pending.sort(key=_urgency)
     if state.suspended or state.paused or state.leaving or not due:
@@ -552,8 +696,14 @@ def _candidates(
     return tuple(pending), () if few else tuple(due), state
 
 
+# Behind every candidate.
+_LAST = (len(reasons.REASONS), 0)
+
+
 def _urgency(candidate: Candidate) -> tuple[int, int]:
-    return reasons.REASONS.index(type(candidate.reason)), -(candidate.worker.used or 0)
+    worker, reason = candidate.worker, candidate.reason
+    held = worker.used if reason.is_about_worker else worker.private
+    return reasons.REASONS.index(type(reason)), -(held or 0)
 
 
 def _report_unreadable(

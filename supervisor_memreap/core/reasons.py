@@ -6,13 +6,30 @@ A reason is one class here and one key of core.settings. The tuple at the end is
 from __future__ import annotations
 
 import abc
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from supervisor_memreap.core import shortage
 from supervisor_memreap.core.model import ProcessId, Worker
 from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.shortage import Episode, Kind
 from supervisor_memreap.core.text import memory, seconds
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a worker is judged by, besides itself."""
+
+    settings: PoolSettings
+    requested: Collection[ProcessId] = ()
+    """Workers that a user asked for."""
+    episodes: tuple[Episode, ...] = ()
+    """Shortages of memory that this pool may relieve."""
+    baseline: int | None = None
+    """Bytes that a fresh worker of this pool holds of its own; None: not known."""
+    now: float = 0.0
+    """Monotonic, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -21,23 +38,29 @@ class Reason(abc.ABC):
 
     setting: ClassVar[str] = ""
     """The key that asks for it; empty: a user asked for this worker."""
+    label: ClassVar[str]
+    """In a word or two, for a table."""
     is_counted: ClassVar[bool] = False
     """Whether it must apply at `checks` consecutive looks."""
+    is_about_worker: ClassVar[bool] = True
+    """False: memory is short, and any worker that gives some back will do."""
+    may_be_wrong: ClassVar[bool] = False
+    """Whether fresh workers may meet it, so that its setting is wrong (rule 9)."""
 
     @staticmethod
     @abc.abstractmethod
-    def may_apply(worker: Worker, settings: PoolSettings, requested: bool) -> bool:
+    def may_apply(worker: Worker, circumstances: Circumstances) -> bool:
         """Whether the worker's detail must be read to know: by its age and its bound."""
 
     @classmethod
     @abc.abstractmethod
-    def of(cls, worker: Worker, settings: PoolSettings, requested: bool) -> Reason | None:
+    def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Reason | None:
         """The reason, if it applies to this worker whose detail was read."""
 
     @property
     @abc.abstractmethod
     def measure(self) -> float:
-        """What is compared with the setting, in bytes or seconds."""
+        """What is compared with the setting, in bytes, seconds or %."""
 
     @property
     @abc.abstractmethod
@@ -54,17 +77,18 @@ class Reason(abc.ABC):
 class Requested(Reason):
     """A user asked for this worker."""
 
+    label = "requested"
     used: int | None
     """In bytes; None: it may not be read."""
     metric: str
 
     @staticmethod
-    def may_apply(worker: Worker, settings: PoolSettings, requested: bool) -> bool:
-        return requested
+    def may_apply(worker: Worker, circumstances: Circumstances) -> bool:
+        return worker.id in circumstances.requested
 
     @classmethod
-    def of(cls, worker: Worker, settings: PoolSettings, requested: bool) -> Reason | None:
-        return cls(worker.used, settings.metric) if requested else None
+    def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Reason | None:
+        return cls(worker.used, circumstances.settings.metric) if worker.id in circumstances.requested else None
 
     @property
     def measure(self) -> float:
@@ -81,17 +105,20 @@ class OverLimit(Reason):
     """The worker uses more memory than `limit`."""
 
     setting = "limit"
+    label = "over its limit"
     is_counted = True
+    may_be_wrong = True
     used: int
     limit: int
     metric: str
 
     @staticmethod
-    def may_apply(worker: Worker, settings: PoolSettings, requested: bool) -> bool:
-        return settings.limit is not None and worker.bound > settings.limit
+    def may_apply(worker: Worker, circumstances: Circumstances) -> bool:
+        return circumstances.settings.limit is not None and worker.bound > circumstances.settings.limit
 
     @classmethod
-    def of(cls, worker: Worker, settings: PoolSettings, requested: bool) -> Reason | None:
+    def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Reason | None:
+        settings = circumstances.settings
         if settings.limit is None or worker.used is None or worker.used <= settings.limit:
             return None
         return cls(worker.used, settings.limit, settings.metric)
@@ -117,18 +144,21 @@ class TooOld(Reason):
     """The worker is older than `max_age` allows."""
 
     setting = "max_age"
+    label = "too old"
     age: float
     max_age: float
 
     @staticmethod
-    def may_apply(worker: Worker, settings: PoolSettings, requested: bool) -> bool:
-        return settings.max_age is not None and worker.age > settings.max_age * _share_of_age(worker.id)
+    def may_apply(worker: Worker, circumstances: Circumstances) -> bool:
+        max_age = circumstances.settings.max_age
+        return max_age is not None and worker.age > max_age * _age_factor(worker.id)
 
     @classmethod
-    def of(cls, worker: Worker, settings: PoolSettings, requested: bool) -> Reason | None:
-        if settings.max_age is None or not cls.may_apply(worker, settings, requested):
+    def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Reason | None:
+        max_age = circumstances.settings.max_age
+        if max_age is None or not cls.may_apply(worker, circumstances):
             return None
-        return cls(worker.age, settings.max_age)
+        return cls(worker.age, max_age)
 
     @property
     def measure(self) -> float:
@@ -138,12 +168,8 @@ class TooOld(Reason):
     def text(self) -> str:
         return f"is {seconds(self.age)} old, max_age {seconds(self.max_age)}"
 
-    @classmethod
-    def usable(cls, measures: Collection[float]) -> str:
-        return f"max_age={-(-2 * int(max(measures)) // 60)}min"
 
-
-def _share_of_age(id: ProcessId) -> float:
+def _age_factor(id: ProcessId) -> float:
     """From 0.9 to 1, the same for a worker at each look: those that were forked together do not go together.
 
     Knuth's multiplicative hash: it puts consecutive pids far apart.
@@ -151,28 +177,126 @@ def _share_of_age(id: ProcessId) -> float:
     return 0.9 + 0.1 * (id.pid * 2654435761 % 2**32) / 2**32
 
 
-REASONS: tuple[type[Reason], ...] = (Requested, OverLimit, TooOld)
+@dataclass(frozen=True)
+class _Shared(Reason):
+    """Memory is short, and this worker gives some back."""
+
+    is_about_worker = False
+    kind: ClassVar[Kind]
+    scope: str
+    measured: float
+    """Bytes that the pool holds, or that are available; with `pressure` a percentage."""
+    wanted: float
+    """What the setting says, in the same unit."""
+    private: int
+    """Bytes that the host gets back when the worker exits."""
+
+    @classmethod
+    def may_apply(cls, worker: Worker, circumstances: Circumstances) -> bool:
+        return any(episode.shortage.kind is cls.kind for episode in circumstances.episodes)
+
+    @classmethod
+    def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Reason | None:
+        for episode in circumstances.episodes:
+            short, lasts = episode.shortage, circumstances.now - episode.since
+            if short.kind is cls.kind and shortage.is_worth_reaping(worker, circumstances.baseline, lasts):
+                return cls(short.scope, short.measured, short.wanted, worker.private or 0)
+        return None
+
+    @property
+    def key(self) -> tuple[Kind, str]:
+        """Of the shortage."""
+        return self.kind, self.scope
+
+    @property
+    def measure(self) -> float:
+        return self.measured
+
+    @property
+    def text(self) -> str:
+        return f"holds {memory(self.private)} of its own, and {self._shortage}"
+
+    @property
+    @abc.abstractmethod
+    def _shortage(self) -> str: ...
 
 
-def need_detail(worker: Worker, settings: PoolSettings, requested: Collection[ProcessId]) -> bool:
-    """Whether a reason may apply to this worker, so that its detail must be read."""
-    is_requested = worker.id in requested
-    for kind in REASONS:  # noqa: SIM110 # for each worker at each look: half the time of any() over a generator
-        if kind.may_apply(worker, settings, is_requested):
-            return True
-    return False
+@dataclass(frozen=True)
+class OverTotal(_Shared):
+    """The pool uses more memory than `total`."""
+
+    setting = "total"
+    label = "pool over its total"
+    kind = Kind.TOTAL
+
+    @property
+    def _shortage(self) -> str:
+        return f"the pool holds {memory(int(self.measured))}, total {memory(int(self.wanted))}"
 
 
-def applying(worker: Worker, settings: PoolSettings, requested: Collection[ProcessId]) -> Iterator[Reason]:
+@dataclass(frozen=True)
+class ShortOfHeadroom(_Shared):
+    """Less memory than `headroom` is available on the host or in a control group."""
+
+    setting = "headroom"
+    label = "short of headroom"
+    kind = Kind.HEADROOM
+
+    @property
+    def _shortage(self) -> str:
+        return f"{self.scope} has {memory(int(self.measured))} available, headroom {memory(int(self.wanted))}"
+
+
+@dataclass(frozen=True)
+class UnderPressure(_Shared):
+    """Processes wait for memory for longer than `pressure` allows."""
+
+    setting = "pressure"
+    label = "under pressure"
+    kind = Kind.PRESSURE
+
+    @property
+    def _shortage(self) -> str:
+        return f"{self.scope} has a memory pressure of {self.measured:.0f} %, pressure {self.wanted:g} %"
+
+
+def shortage_of(reason: Reason) -> tuple[Kind, str] | None:
+    """The key of the shortage for which a worker goes; None: it goes for what it is itself."""
+    return reason.key if isinstance(reason, _Shared) else None
+
+
+REASONS: tuple[type[Reason], ...] = (Requested, ShortOfHeadroom, UnderPressure, OverTotal, OverLimit, TooOld)
+
+
+def detail_needed(circumstances: Circumstances) -> Callable[[Worker], bool]:
+    """Says of a worker whether a reason may apply to it, so that its detail must be read."""
+    settings = circumstances.settings
+    kinds = [
+        kind
+        for kind in REASONS
+        if (not kind.setting and circumstances.requested) or (kind.setting and getattr(settings, kind.setting) is not None)
+    ]
+
+    def is_needed(worker: Worker) -> bool:
+        for kind in kinds:  # noqa: SIM110 # for each worker at each look: half the time of any() over a generator
+            if kind.may_apply(worker, circumstances):
+                return True
+        return False
+
+    return is_needed
+
+
+def applying(worker: Worker, circumstances: Circumstances) -> Iterator[Reason]:
     """The reasons for which this worker has to go, the most urgent first."""
     if worker.detail is None:
         return
     for kind in REASONS:
-        reason = kind.of(worker, settings, worker.id in requested)
+        reason = kind.applying_to(worker, circumstances)
         if reason:
             yield reason
 
 
 def is_hidden(worker: Worker, settings: PoolSettings) -> bool:
     """Whether the worker may be over its limit, and its size may not be read."""
-    return worker.detail is not None and worker.used is None and OverLimit.may_apply(worker, settings, False)
+    is_unknown = worker.detail is not None and worker.used is None
+    return is_unknown and OverLimit.may_apply(worker, Circumstances(settings))

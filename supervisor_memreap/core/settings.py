@@ -24,6 +24,7 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _SIZE_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", re.IGNORECASE)
 _DURATION_UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)\s*%")
 _SECTION_NAME = re.compile(r"[^\s:/]+(?::[^\s:/]+)?")
 # No machine has more memory, and no user waits longer: what is beyond is a mistake, and would come back as 1e+39.
 _MOST_BYTES = 1024 * 1024**4
@@ -52,6 +53,14 @@ class PoolSettings:
     """Bytes a worker may use before it is reaped; None: as much as it likes."""
     max_age: float | None = None
     """Seconds a worker may live before it is reaped; None: as long as it likes."""
+    total: int | None = None
+    """Bytes that the manager and its workers may use together (PSS) before a worker is reaped; None: no limit."""
+    headroom: float | None = None
+    """What must stay available on the host and in each control group: bytes, or below 1 a share of its memory."""
+    pressure: float | None = None
+    """% of the last 10 s in which some process may wait for memory before a worker is reaped; None: any."""
+    yields: bool = True
+    """Whether workers of this pool are reaped where `headroom` or `pressure` ask for memory."""
     metric: str = "uss"
     signal: str = "HUP"
     checks: int = 1
@@ -99,6 +108,25 @@ def _limit(text: str) -> int:
     if limit > _MOST_BYTES:
         raise ValueError("more memory than any machine has; the most is 1024TB")
     return limit
+
+
+def _headroom(text: str) -> float:
+    match = _PERCENT.fullmatch(text.strip())
+    if match:
+        if not 0 < float(match[1]) <= 90:
+            raise ValueError("at most 90%, and more than 0%")
+        return float(match[1]) / 100
+    try:
+        return _limit(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or 10%") from None
+
+
+def _pressure(text: str) -> float:
+    match = _PERCENT.fullmatch(text.strip())
+    if not match or not 1 <= float(match[1]) <= 100:
+        raise ValueError("not a percentage from 1% to 100%, such as 20%")
+    return float(match[1])
 
 
 def _max_age(text: str) -> float:
@@ -177,12 +205,14 @@ def _target(text: str) -> str:
 
 def shown(settings: PoolSettings, key: str) -> str:
     """The value of a key as it may be written, such as `150MB` or `5min`."""
-    value = getattr(settings, key)
+    value = getattr(settings, _field_of(key))
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if key == "limit":
+    if key == "pressure" or (key == "headroom" and value < 1):
+        return f"{value * (1 if key == 'pressure' else 100):g}%"
+    if key in ("limit", "total", "headroom"):
         unit, divisor = next((each for each in _SHOWN_SIZES if value % each[1] == 0), ("", 1))
         return f"{value // divisor}{unit}"
     if isinstance(value, float):
@@ -200,6 +230,10 @@ _SHOWN_DURATIONS = (("d", 86400), ("h", 3600), ("min", 60))
 _KEYS = {
     "limit": _limit,
     "max_age": _max_age,
+    "total": _limit,
+    "headroom": _headroom,
+    "pressure": _pressure,
+    "yield": _yes,
     "metric": _metric,
     "signal": _signal,
     "checks": _checks,
@@ -214,9 +248,18 @@ _KEYS = {
     "target": _target,
 }
 # Without one of these no worker would ever have to go.
-_REASON_KEYS = ("limit", "max_age")
-assert list(_KEYS) == [field.name for field in fields(PoolSettings)]
+_REASON_KEYS = ("limit", "max_age", "total", "headroom", "pressure")
+# They are about all pools of a host or container, so they stand in [memreap] alone.
+_FOR_ALL = ("headroom", "pressure")
 KEYS = tuple(_KEYS)
+
+
+def _field_of(key: str) -> str:
+    """`yield` is a keyword of Python, so its field has another name."""
+    return "yields" if key == "yield" else key
+
+
+assert list(map(_field_of, _KEYS)) == [field.name for field in fields(PoolSettings)]
 
 
 def parse(key: str, given: Given) -> Any:
@@ -315,12 +358,23 @@ def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
         if name and not _SECTION_NAME.fullmatch(name):
             where = next(iter(given.values())).where if given else f"[memreap:{quote(name)}]"
             raise SettingsError(f"{where}: '{quote(name)}' is not a program, a group, or group:name")
-    values = {name: {key: parse(key, value) for key, value in given.items()} for name, given in sections.items()}
+    values = {
+        name: {_field_of(key): parse(key, value) for key, value in given.items()} for name, given in sections.items()
+    }
     for name in values:
+        for key in set(values[name]) & set(_FOR_ALL) if name else ():
+            given = sections[name][key]
+            raise SettingsError(
+                f"{given.where} {key}={quote(given.value)}: belongs in [memreap], since it is about all pools of the"
+                " host or container; yield=no keeps this pool out"
+            )
         set_here = {key for lender in ("", name, *name.split(":")) for key in values.get(lender, {})}
         if name and not set_here & set(_REASON_KEYS):
             where = f"[memreap:{quote(name)}]"
-            raise SettingsError(f"{where}: no limit= or max_age=, here or in [memreap]; write one, such as limit=150MB")
+            raise SettingsError(
+                f"{where}: no {', '.join(f'{key}=' for key in _REASON_KEYS[:-1])} or {_REASON_KEYS[-1]}=, here or in"
+                " [memreap]; write one, such as limit=150MB"
+            )
     return Settings(values, sections)
 
 

@@ -38,6 +38,8 @@ class Leaving:
     """NotReplaced has been emitted."""
     slot: str = ""
     """Of the worker, as in core.model."""
+    private: int = 0
+    """Bytes that it held of its own when it was signalled, which are to come back; 0: not known."""
 
 
 class Cause(str, enum.Enum):
@@ -120,6 +122,8 @@ class PoolState(Lasting):
     peak_since: float | None = None
     too_few_since: float | None = None
     """Since when too few workers have been old enough to serve."""
+    baseline: int | None = None
+    """Bytes that the last worker which took the place of another one held of its own when it had settled."""
 
 
 _LASTING = tuple(each.name for each in fields(Lasting))
@@ -223,4 +227,5 @@ def _leaving(values: dict[str, Any]) -> Leaving:
         replaced_by=_optional(values["replaced_by"], process_id),
         overdue=bool(values["overdue"]),
         slot=str(values["slot"]),
+        private=int(values.get("private", 0)),
     )
