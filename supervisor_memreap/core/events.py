@@ -14,6 +14,7 @@ from typing import ClassVar, Literal, Union
 
 from supervisor_memreap.core.model import ProcessId, Program, SentMoment
 from supervisor_memreap.core.reasons import Reason
+from supervisor_memreap.core.servers import UNRECOGNISABLE
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import memory, quote, seconds
 
@@ -224,6 +225,11 @@ class NeverIdle(_Base):
         start = f"worker {self.worker.pid} {self.reason.text} and had no idle moment in {seconds(self.after)}: nothing"
         if not self.server:
             return f"{start} sent, as idle_wait=never asks for"
+        if self.server == UNRECOGNISABLE:
+            return (
+                f"{start} sent yet, since its command line may not be read, so which server it is, and whether that"
+                " loses requests at any other moment, is unknown"
+            )
         return (
             f"{start} sent yet, since {self.server} can lose requests on {self.signal} at any other moment; if nginx"
             " keeps connections to it, let them end sooner (keepalive_requests=, keepalive_timeout=)"
