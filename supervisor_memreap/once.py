@@ -14,8 +14,9 @@ from supervisor_memreap.core.command import named
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import Ending, ProcessId, Program
 from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.core.text import seconds
-from supervisor_memreap.host import procfs
+from supervisor_memreap.host import lock, procfs
 from supervisor_memreap.pool import WatchedPool
 from supervisor_memreap.reaper import HowEnded, Reaper, States
 from supervisor_memreap.record import log, words
@@ -165,11 +166,27 @@ def known_to_the_listener(programs: Sequence[Program]) -> States:
     if supervisord is None:
         return {}
     states, _ = StateFile(supervisord).read(time.monotonic())
-    # A worker that is only about to be signalled is none that leaves: a listener that does it has the pool's lock.
     return {
-        name: replace(state, leaving=None) if state.leaving and not state.leaving.sent else state
-        for name, state in states.items()
+        name: replace(state, leaving=None) if _is_being_signalled(state) else state for name, state in states.items()
     }
+
+
+def _is_being_signalled(state: PoolState) -> bool:
+    """Whether a listener is about to signal this worker: it holds the pool's lock then.
+
+    Where that is free, the listener has ended in between, and the signal may have gone out: the worker is leaving.
+    """
+    if state.leaving is None or state.leaving.sent or state.manager is None:
+        return False
+    try:
+        os.close(lock.take(state.manager))
+    except lock.Unlockable:
+        return False  # not known
+    except lock.Locked:
+        return True
+    except ProcessLookupError:
+        pass
+    return False
 
 
 def _held_back(pool: WatchedPool) -> str:

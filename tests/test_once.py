@@ -20,6 +20,7 @@ from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import resolve
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
 from supervisor_memreap.host import lock, procfs
+from supervisor_memreap.once import known_to_the_listener
 from supervisor_memreap.record.statefile import StateFile
 from supervisor_memreap.supervisord.configfile import ConfigFile
 
@@ -282,21 +283,26 @@ def the_settings(conf: Path):
     return resolve(ConfigFile(str(conf)).read().sections).of(Program("myapp", "myapp", "RUNNING", 1))
 
 
-def test_a_worker_that_a_listener_was_only_about_to_signal_is_no_reason_to_wait(tmp_path, monkeypatch):
+def test_a_worker_that_a_listener_may_have_signalled_before_it_ended_is_leaving(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    text = (
-        f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40\n[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n"
-    )
+    settings = "limit=30MB\nmin_age=1s\nsettle=1s\ngrace=4s\n"
+    text = f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40\n[memreap:myapp]\n{settings}"
     with supervisord(tmp_path, text) as process:
         view = procfs.source()
         (manager,) = (one.pid for one in psutil.Process(process.pid).children() if one.children())
         (worker,) = (view.process(pid).id for pid in view.children(manager))
         about = Leaving(worker, time.monotonic(), frozenset([worker]), sent=False)
-        file = StateFile(view.process(process.pid).id)
-        assert file.write({"myapp": PoolState(leaving=about)}, time.monotonic()) == ""
+        file, above = StateFile(view.process(process.pid).id), view.process(manager).id
+        assert file.write({"myapp": PoolState(manager=above, leaving=about)}, time.monotonic()) == ""
+        programs = [Program("myapp", "myapp", "RUNNING", manager, process.pid)]
+        assert known_to_the_listener(programs)["myapp"].leaving == about
+        held = lock.take(above)  # a listener that is at it
+        assert known_to_the_listener(programs)["myapp"].leaving is None
+        os.close(held)
         result = once("-c", tmp_path / "supervisord.conf")
         assert (result.returncode, result.stdout.count("HUP sent")) == (0, 1)
+        assert "memreap was ended before it could signal it; HUP sent" in result.stdout
 
 
 def test_a_pidfile_that_another_process_left_is_refused(tmp_path):
