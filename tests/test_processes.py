@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -19,7 +20,7 @@ from support.driver import eventually, pool
 from support.looking import SETTINGS, look, reap
 from support.stack import ROOT
 
-from supervisor_memreap.core.model import ProcessId, Program
+from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import hold, lock, procfile, procfs, signalling, waiting
 from supervisor_memreap.host import look as host_look
@@ -643,18 +644,37 @@ def test_a_file_that_another_user_locked_says_nothing_about_who_is_alone():
             lock.take_file(process, "listener")
 
 
+@needs_root
+@needs_linux
+def test_no_other_user_can_keep_a_listener_from_starting_by_its_file():
+    process = procfs.source().process(os.getpid()).id
+    path = Path(tempfile.gettempdir()) / f"memreap-{process.pid}-{process.start_time:.2f}-alone.lock"
+    assert as_nobody(lambda: lock.take_file(process, "alone", 0o600) > 0) == "True"
+    assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (NOBODY, 0o600)
+    path.chmod(0o600)
+    os.chown(path, 0, 0)  # to the stranger it is another user's file
+    assert as_nobody(lambda: _opens(path)) == "False"
+
+
+def _opens(path: Path) -> bool:
+    try:
+        return path.open().readable()
+    except PermissionError:
+        return False
+
+
 @needs_linux
 def test_whether_idleness_is_told_is_not_judged_by_one_moment(monkeypatch):
     with pool(1, 1) as pid:
         (worker,) = psutil.Process(pid).children()
         eventually(lambda: _assert_idle(Procfs(), worker.pid, True))
-        assert waiting.is_told(worker.pid)
+        assert waiting.is_told(worker.pid) is True
         # As under Yama: the place in the kernel is told, and for datagrams it is that of accept on a unix socket.
         monkeypatch.setattr(waiting, "_system_call", lambda _: None)
-        assert waiting.is_told(worker.pid)
+        assert waiting.is_told(worker.pid) is True
         real = waiting.read
         monkeypatch.setattr(waiting, "read", lambda path: b"0" if path.endswith("wchan") else real(path))
-        assert not waiting.is_told(worker.pid)
+        assert waiting.is_told(worker.pid) is False
 
 
 @needs_linux
@@ -676,11 +696,11 @@ def test_a_hold_that_was_refused_is_not_tried_again_at_each_look(monkeypatch):
     with pool(2, 40) as pid:
         found = look(pid)
         starman = [replace(worker, detail=replace(worker.detail, server="Starman")) for worker in found.workers]
+        experience = signalling.Experience()
         for worker in [*starman, *starman]:
-            outcome = reap(found, worker, watch=0.1)
+            outcome = reap(found, worker, watch=0.1, experience=experience)
             assert (outcome.result, outcome.unheld) == ("busy", True)
         assert len(attempts) == 1
-        monkeypatch.setattr(signalling, "_refused_until", {})
         reap(found, starman[0], watch=0.1)
         assert len(attempts) == 2
 
@@ -700,3 +720,64 @@ def test_a_hold_that_was_refused_is_not_tried_again_at_each_look(monkeypatch):
 def test_a_lock_is_taken_in_the_proc_that_a_process_sees_only_if_that_is_the_kernels(mounts, expected):
     lines = [f"1 2 0:3 / {point} rw - {kind} {source} rw" for source, point, kind in map(str.split, mounts)]
     assert lock._is_of_the_kernel("/proc/42", "\n".join(lines).encode()) is expected
+
+
+TALKATIVE = """
+import ctypes, os, signal, socket
+signal.signal(signal.SIGHUP, lambda *_: os._exit(7))
+ctypes.CDLL(None).prctl(15, b"perl-fcgi", 0, 0, 0)
+ours, theirs = socket.socketpair()
+if os.fork() == 0:
+    ours.close()
+    while data := theirs.recv(100):
+        theirs.send(data)
+    os._exit(0)
+theirs.close()
+print("ready", flush=True)
+while True:
+    ours.send(b"x")
+    ours.recv(100)
+    for _ in range(3000):
+        pass
+"""
+"""A busy worker that waits for very short times: it may run when its place is read, and sleep when its state is."""
+
+
+@needs_linux
+@pytest.mark.usefixtures("_yama")
+def test_that_idleness_is_never_told_is_not_concluded_from_readings_of_a_busy_worker_that_missed_it():
+    with subprocess.Popen([sys.executable, "-c", TALKATIVE], stdout=subprocess.PIPE) as process, _killed(process):
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        view, experience = Procfs(), signalling.Experience()
+        me, worker = view.process(os.getpid()), view.process(process.pid)
+        detail = WorkerDetail(40 * MIB, True, "FCGI::ProcManager")
+        found = Pool("myapp", "RUNNING", "", me.id, workers=(Worker(worker.id, 60.0, 40 * MIB, detail),))
+        for _ in range(30):
+            outcome = reap(found, found.workers[0], view=view, watch=0.1, idle_wait_expired=True, experience=experience)
+            assert (outcome.result, outcome.unreadable) == ("busy", False)
+
+
+@contextlib.contextmanager
+def _killed(process):
+    try:
+        yield
+    finally:
+        process.kill()
+
+
+@needs_linux
+@pytest.mark.usefixtures("_yama")
+def test_that_idleness_is_never_told_takes_many_readings_to_conclude(monkeypatch):
+    real = waiting.read
+    monkeypatch.setattr(waiting, "read", lambda path: b"0" if path.endswith("wchan") else real(path))
+    with pool(1, 40) as pid:
+        found = look(pid)
+        worker = replace(found.workers[0], detail=replace(found.workers[0].detail, server="FCGI::ProcManager"))
+        experience = signalling.Experience()
+        for _ in range(signalling.UNSEEN_PROVES - 1):
+            outcome = reap(found, worker, watch=0.0, idle_wait_expired=True, experience=experience)
+            assert (outcome.result, outcome.unreadable) == ("busy", False)
+        # One reading may have come while it still ran.
+        outcome = reap(found, worker, watch=0.1, idle_wait_expired=True, experience=experience)
+        assert (outcome.result, outcome.moment) == ("sent", "unknown")

@@ -17,13 +17,14 @@ from support.reaping import QUICK, Reaping
 
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.command import Command
-from supervisor_memreap.core.events import Signalled
+from supervisor_memreap.core.events import InternalError, Signalled
 from supervisor_memreap.core.model import ProcessId, Program
 from supervisor_memreap.core.reasons import TooOld
 from supervisor_memreap.core.settings import Given, Settings, resolve
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
 from supervisor_memreap.host import lock, procfs, reader, signalling
 from supervisor_memreap.host import look as host_look
+from supervisor_memreap.pool import WatchedPool
 from supervisor_memreap.reaper import Reaper, States
 from supervisor_memreap.record import log
 from supervisor_memreap.record.statefile import StateFile
@@ -261,6 +262,7 @@ def test_a_worker_that_is_ended_before_its_signal_gets_it_from_the_next_listener
     with pool(1, 40) as manager, Reaping(manager) as reaping:
         (worker,) = workers_below(manager)
         before = reaping.reaper
+        assert not reaping.tick().choice.candidates  # whether it is the only one is known at the next look
         monkeypatch.setattr(before, "_keep", lambda states: statefile.write(states, time.monotonic()))
 
         def end_it(*_):
@@ -279,6 +281,13 @@ def test_a_worker_that_is_ended_before_its_signal_gets_it_from_the_next_listener
         reaping.later = policy.AGAIN
         assert "memreap was ended before it could signal it" in reaping.until(f"worker {worker} is idle")
         reaping.until(f"worker {worker} left")
+
+
+def test_each_reap_counts_once_for_whether_the_limit_is_wrong():
+    with pool(3, 40) as manager, Reaping(manager) as reaping:
+        reaping.until("HUP sent")
+        assert [setting for setting, _ in reaping.reaper._pools["myapp"].state.early_reaps] == ["limit"]
+        reaping.until("left after")
 
 
 def test_a_file_that_somebody_removed_is_written_again_and_a_week_old_one_is_renewed(statefile, tmp_path):
@@ -387,6 +396,26 @@ def test_a_fault_in_one_pool_is_a_line_and_the_others_are_reaped(monkeypatch):
     assert [line for line in reaping.said if line.startswith("broken")] == [
         line for line in reaping.said if "internal error, please report it: RuntimeError('made for the test')" in line
     ]
+
+
+@pytest.mark.parametrize("step", ["take", "_add_status"])
+def test_a_fault_in_any_step_of_one_pool_leaves_the_others_as_they_are(monkeypatch, step):
+    owner = WatchedPool if step == "take" else Reaper
+    real = getattr(owner, step)
+
+    def fails(self, *args):
+        about = self if step == "take" else args[1]
+        if about.name == "broken":
+            raise RuntimeError("made for the test")
+        return real(self, *args)
+
+    monkeypatch.setattr(owner, step, fails)
+    with pool(2, 40) as manager, pool(2, 40) as other, Reaping(manager) as reaping:
+        reaping.settings = resolve({name: {**_given(QUICK)} for name in ("broken", "myapp")})
+        reaping.programs.insert(0, Program("broken", "broken", "RUNNING", other))
+        eventually(lambda: _assert_said(reaping, "myapp: worker .* HUP sent"))
+        assert [row["name"] for row in reaping.reaper.status()] == ["myapp"]
+    assert [event.pool for event in reaping.events if isinstance(event, InternalError)] == ["broken"]
 
 
 def _given(values: dict[str, str]) -> dict[str, Given]:
