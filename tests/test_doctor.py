@@ -192,7 +192,7 @@ def test_a_program_that_daemonizes_is_found_and_what_it_has_left_behind(where, m
             assert result.returncode == 1
             assert "--daemonize: it daemonizes itself, and supervisord starts another one: remove -d" in result.stdout
             assert "myapp: it does not run (FATAL): Exited too quickly" in result.stdout
-            (found,) = re.findall(r"2 process trees of its earlier starts, .*: kill ([0-9 ]+)", result.stdout)
+            (found,) = re.findall(r"2 process trees from its earlier starts, .*: kill ([0-9 ]+)", result.stdout)
             pids = found.split()
             assert len(pids) == 2
             assert found in of_another_cgroup(where, monkeypatch)

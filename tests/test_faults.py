@@ -273,7 +273,7 @@ def test_root_without_ptrace_reaps_by_a_metric_that_it_may_read_and_says_that_it
             listener.tick()
     assert listener.text().count("HUP sent") == len(before) == 1
     (line,) = (one for one in listener.lines() if "CAP_SYS_PTRACE" in one)
-    assert "whether workers are idle cannot be read" in line
+    assert "cannot read whether workers are idle" in line
 
 
 # The wall clock jumps.

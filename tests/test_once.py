@@ -99,7 +99,7 @@ def _assert_older(pid: int, seconds: float) -> None:
         ("deaf", "would die of HUP"),
         ("stuck", "nothing more is sent to it"),
         ("falls", "suspended: the manager"),
-        ("once", "the pool has not settled again"),
+        ("once", "the pool has not settled since"),
     ],
 )
 def test_what_could_not_be_reaped_is_told_and_ends_with_1(word, line):
@@ -124,7 +124,7 @@ def test_while_another_reaps_in_the_pool_it_waits():
         with subprocess.Popen(
             command("--pid", pid, "limit=30MB", *QUICK), stdout=subprocess.PIPE, text=True
         ) as process:
-            assert "another memreap may be at work in this pool" in process.stdout.readline()
+            assert "another memreap may be reaping in this pool" in process.stdout.readline()
             assert process.poll() is None
             os.close(held)
             assert process.wait(20) == 0

@@ -66,7 +66,7 @@ def test_a_stuck_worker_is_told_with_what_it_does_and_gets_what_was_asked_for(st
         reaping.later = 300.0
         line = reaping.until(": stuck")
         assert re.search(rf"worker {pid} has not left 5 min after HUP: stuck \(state [SR](, in \w+)?\)$", line)
-        reaping.until(rf"worker {pid}: {stuck} sent, as stuck={stuck} asks for")
+        reaping.until(rf"worker {pid}: {stuck} sent \(stuck={stuck}\)")
         reaping.until(rf"worker {pid} left after 5 min")
 
 
@@ -74,7 +74,7 @@ def test_by_default_a_stuck_worker_gets_nothing_more():
     with pool(2, 40, "stuck") as manager, Reaping(manager) as reaping:
         (pid,) = re.findall(r"worker (\d+)", reaping.until("HUP sent"))
         reaping.later = 300.0
-        reaping.until("nothing more is sent to it, the next one may go")
+        reaping.until("nothing more is sent to it, the next one may be signalled")
         reaping.until(rf"worker (?!{pid})\d+ .*HUP sent")
         eventually(lambda: _assert_sleeps(int(pid)))
 
@@ -277,7 +277,7 @@ def test_a_worker_that_is_ended_before_its_signal_gets_it_from_the_next_listener
         reaping.reaper = Reaper(reaping.sinks, states=states)
         assert reaping.tick().choice.standing == "leaving"
         reaping.later = policy.AGAIN
-        assert "memreap was ended before it could signal it" in reaping.until(f"worker {worker} is idle")
+        assert "memreap was killed before it could signal it" in reaping.until(f"worker {worker} is idle")
         reaping.until(f"worker {worker} left")
 
 
