@@ -311,14 +311,14 @@ def test_a_pidfile_that_another_process_left_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["--pid", "1"], "command line: no limit; write one, such as limit=100MB"),
+        (["--pid", "1"], "command line: no limit; add one, such as limit=100MB"),
         (["--pid", "x"], "memreap once: argument --pid: invalid int value: 'x' (see memreap once --help)"),
         (["--pid", "1", "limit=1 monkey"], "command line limit=1 monkey: not a size, such as 150MB"),
         (["--pid", "1", "limt=1MB", "limit=1MB"], "command line limt=1MB: unknown key; did you mean limit?"),
         (["--pid", str(os.getpid()), "limit=10MB"], "memreap itself runs under process"),
-        (["--pid", "1", "myapp", "limit=10MB"], "command line: --pid and --pidfile go with settings alone"),
+        (["--pid", "1", "myapp", "limit=10MB"], "command line: --pid and --pidfile take only settings"),
         (["--pidfile", "/nowhere", "limit=10MB"], "/nowhere: cannot be read: No such file or directory"),
-        (["--pidfile", "/dev/null", "limit=10MB"], "/dev/null: holds '', not a pid"),
+        (["--pidfile", "/dev/null", "limit=10MB"], "/dev/null: contains '', not a pid"),
         (["-c", "/nowhere"], "/nowhere: cannot be read: No such file or directory"),
         (["-c", "/dev/null"], "/dev/null: no [memreap:PROGRAM] section; add one with limit="),
         (["--colour"], "memreap: unrecognized arguments: --colour"),
