@@ -83,7 +83,7 @@ def test_a_dry_run_among_workers_younger_than_min_age_says_so_and_ends_with_0():
         assert (result.returncode, result.stderr) == (0, "")
     *each, summary = result.stdout.splitlines()
     for line in each:
-        assert re.search(r"worker \d+ holds 4\d MiB \(uss\), limit 30 MiB: it is .* old, would be reaped from", line)
+        assert re.search(r"worker \d+ holds 4\d MiB \(uss\), limit 30 MiB: it is .* old, would be reaped at", line)
     assert {int(re.search(r"worker (\d+)", line)[1]) for line in each} == before
     assert summary.endswith(": 2 workers, 2 over the limit of 30 MiB")
     assert "suspend" not in result.stdout
