@@ -146,9 +146,7 @@ def test_what_would_make_it_fail_or_do_harm_is_found_with_its_remedy(where, name
 def test_a_listener_that_broke_the_protocol_is_found_though_supervisord_calls_it_running(where):
     text = changed((f"{BIN}/memreap listen", f"sh -c 'echo hello; exec {BIN}/memreap listen'"))
     with running(where, text + INTERFACE):
-        eventually(
-            lambda: assert_found(where, "has broken the event protocol, and gets no events any more"), timeout=20
-        )
+        eventually(lambda: assert_found(where, "broke the event protocol and gets no more events"), timeout=20)
 
 
 def test_a_log_in_the_event_protocol_is_found_before_supervisord_refuses_to_start_with_it(where):

@@ -173,7 +173,7 @@ def test_a_file_that_is_none_of_ours_is_told_of_and_not_believed(statefile, tmp_
     path.write_text(text, encoding="latin-1")
     states, trouble = statefile.read(2.0)
     assert states == {}
-    assert trouble in ("", f"{path}: not what a listener wrote")
+    assert trouble in ("", f"{path}: not written by a listener")
 
 
 def test_a_file_of_another_process_with_that_pid_is_not_believed(statefile):
@@ -498,4 +498,4 @@ def test_what_another_version_wrote_of_one_pool_does_not_lose_the_others_nor_a_p
     path.write_text(json.dumps(data))
     states, trouble = statefile.read(2.0)
     assert (states["old"].paused, states["new"].leaving, states["new"].settings) == (True, leaving, None)
-    assert "not all of it was written by this version" in trouble
+    assert "parts of it were not written by this version" in trouble
