@@ -140,8 +140,8 @@ def by_step(reaper: Reaper, programs: list[Program], settings: Settings) -> dict
     return {
         "the list of each manager's children": spent["list"],
         "the size of each worker": spent["look"] - spent["list"],
-        "what became of each pool, and what is to be done": spent["policy"],
-        "all else": total - spent["look"] - spent["policy"],
+        "the decisions for each pool": spent["policy"],
+        "the rest": total - spent["look"] - spent["policy"],
     }
 
 

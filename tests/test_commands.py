@@ -125,22 +125,22 @@ def test_a_command_that_comes_after_its_time_is_not_carried_out():
             eventually(lambda: assert_blind(operated))
             own = look(operated)
             assert own.returncode == 1
-            assert "the listener looked at the pools" in own.stderr
-            assert "This is one look of this command's own: the listener does not look" in own.stdout
+            assert "the listener last looked at the pools" in own.stderr
+            assert "This command read the pools itself, once: the listener does not look" in own.stdout
             assert max(map(len, own.stdout.splitlines())) <= 80
             assert re.search("myapp +QUIET", own.stdout)
         finally:
             process.send_signal(signal.SIGCONT)
         eventually(lambda: assert_in("reap myapp came ", operated.log()))
         eventually(lambda: assert_in("pause myapp came ", operated.log()))
-        assert "after its time and was not carried out" in operated.log()
+        assert "after it had expired and was not carried out" in operated.log()
         eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=20)
         assert operated.workers() == before
 
 
 def assert_blind(operated: Operated) -> None:
     result = operated.ctl("memreap", "status")
-    assert re.search(r"(?s)myapp +BLIND.*memreap: the listener looked at the pools \d+ s ago", result.stdout)
+    assert re.search(r"(?s)myapp +BLIND.*memreap: the listener last looked at the pools \d+ s ago", result.stdout)
     assert result.returncode == 1
 
 
@@ -180,7 +180,7 @@ def test_a_command_is_refused_while_the_configuration_was_never_read_whole():
         refused = operated.ctl("memreap", "pause", "all")
         assert (refused.returncode, refused.stdout) == (
             1,
-            "memreap: no pool is watched, since the configuration has a mistake: see the listener's log\n",
+            "memreap: no pool is watched, since the configuration has an error: see the listener's log\n",
         )
 
 
@@ -266,8 +266,8 @@ def test_without_an_interface_status_is_one_look_with_what_the_listener_wrote_do
         result = look(operated)
         assert re.search(rf"myapp +{what.upper()}  30 MiB uss  2        {2 if mib == 40 else 0}     ", result.stdout)
         assert " ".join(result.stdout.split()).endswith(
-            "This is one look of this command's own: supervisord has no [rpcinterface:memreap] to ask the listener"
-            " through; who is paused, suspended or leaving is as a listener of this user wrote it down."
+            "This command read the pools itself, once: supervisord has no [rpcinterface:memreap] to ask the listener"
+            " through; pauses, suspensions and leaving workers are those that a listener of this user has saved."
         )
         assert result.returncode == (1 if what == "suspended" else 0)
         values = json.loads(look(operated, "--json").stdout)
@@ -285,7 +285,7 @@ def test_newborn_workers_over_the_limit_do_not_make_one_look_call_the_pool_suspe
     with supervisord(tmp_path, program("myapp", 2, 40) + "[memreap:myapp]\nlimit=30MB\nmin_age=1h\n"):
         result = look(Operated(tmp_path, sys.executable, f"unix://{tmp_path}/s.sock", "", ""))
     assert re.search("myapp +DUE  30 MiB uss  2        2     ", result.stdout)
-    assert "own: there is no listener; who is" in " ".join(result.stdout.split())
+    assert "itself, once: there is no listener; pauses" in " ".join(result.stdout.split())
 
 
 def test_without_a_listener_no_pool_is_watched_and_the_status_says_so(tmp_path):

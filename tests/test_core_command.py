@@ -48,10 +48,10 @@ def test_what_is_a_command(text, command):
         ("", "unknown command ''; there are pause, resume, reap, roll"),
         ("id=1", "unknown command ''"),
         ("Pause myapp", "unknown command 'Pause'"),
-        ("pause", "no pool; write pause NAME or all"),
-        ("roll", "no pool; write roll NAME or all"),
-        ("reap", "no pool; write reap NAME [PID]"),
-        ("reap all", "one pool, not all; there is roll all"),
+        ("pause", "no pool given; write pause NAME or all"),
+        ("roll", "no pool given; write roll NAME or all"),
+        ("reap", "no pool given; write reap NAME [PID]"),
+        ("reap all", "name one pool; for all workers of all pools, there is roll all"),
         ("reap myapp 0", "'0' is not a pid"),
         ("reap myapp 99999999999", "is not a pid"),
         ("reap myapp 1 2", "unexpected argument '2'"),
@@ -190,14 +190,14 @@ def test_reap_without_a_pid_never_means_one_that_was_signalled_already():
     state = PoolState(leaving=Leaving(thirteen, 0.0, frozenset()), stuck=(Leaving(twelve, 0.0, frozenset()),))
     after, said = carry_out(parse("reap myapp"), POOL, state)
     assert (said, after.requested) == ("worker 11 is to be replaced", {eleven})
-    with pytest.raises(CommandError, match="all of its workers have been signalled already"):
+    with pytest.raises(CommandError, match="all of its workers have already been signalled"):
         carry_out(parse("reap myapp"), replace(POOL, workers=WORKERS[1:]), state)
 
 
 def test_a_worker_that_was_signalled_already_is_not_asked_for_again_by_its_pid_nor_by_roll():
     thirteen = WORKERS[1].id
     state = PoolState(stuck=(Leaving(thirteen, 0.0, frozenset()),))
-    with pytest.raises(CommandError, match="worker 13 has been signalled already"):
+    with pytest.raises(CommandError, match="worker 13 has already been signalled"):
         carry_out(parse("reap myapp 13"), POOL, state)
     after, said = carry_out(parse("roll myapp"), POOL, state)
     assert said == "all 2 workers are to be replaced, one at a time"

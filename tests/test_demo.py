@@ -200,7 +200,7 @@ def test_a_demo_whose_supervisord_is_ended_by_another_says_so_and_leaves_nothing
     supervisord.kill()
     with demo.process:
         said, errors = demo.process.communicate(timeout=30)
-    assert (demo.process.returncode, errors) == (1, "memreap demo: its supervisord was ended by another process\n")
+    assert (demo.process.returncode, errors) == (1, "memreap demo: another process ended its supervisord\n")
     assert "reaped" in said
     demo.assert_nothing_is_left()
 

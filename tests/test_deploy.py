@@ -103,7 +103,7 @@ def test_where_nothing_says_how_it_ended_the_pool_is_suspended_for_a_minute(list
     control(tmp_path).stopProcess("myapp")
     (tmp_path / "s.log").write_text("")
     control(tmp_path).startProcess("myapp", False)
-    eventually(lambda: _assert_said(listener, r"supervisord did not say .*; resumes when .* has stood for 60 s"))
+    eventually(lambda: _assert_said(listener, r"supervisord did not say .*; resumes when .* has run for 60 s"))
 
 
 @pytest.mark.parametrize(

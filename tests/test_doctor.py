@@ -146,9 +146,7 @@ def test_what_would_make_it_fail_or_do_harm_is_found_with_its_remedy(where, name
 def test_a_listener_that_broke_the_protocol_is_found_though_supervisord_calls_it_running(where):
     text = changed((f"{BIN}/memreap listen", f"sh -c 'echo hello; exec {BIN}/memreap listen'"))
     with running(where, text + INTERFACE):
-        eventually(
-            lambda: assert_found(where, "has broken the event protocol, and gets no events any more"), timeout=20
-        )
+        eventually(lambda: assert_found(where, "broke the event protocol and gets no more events"), timeout=20)
 
 
 def test_a_log_in_the_event_protocol_is_found_before_supervisord_refuses_to_start_with_it(where):
@@ -192,7 +190,7 @@ def test_a_program_that_daemonizes_is_found_and_what_it_has_left_behind(where, m
             assert result.returncode == 1
             assert "--daemonize: it daemonizes itself, and supervisord starts another one: remove -d" in result.stdout
             assert "myapp: it does not run (FATAL): Exited too quickly" in result.stdout
-            (found,) = re.findall(r"2 process trees of its earlier starts, .*: kill ([0-9 ]+)", result.stdout)
+            (found,) = re.findall(r"2 process trees from its earlier starts, .*: kill ([0-9 ]+)", result.stdout)
             pids = found.split()
             assert len(pids) == 2
             assert found in of_another_cgroup(where, monkeypatch)

@@ -176,7 +176,7 @@ def test_it_reaps_the_worker_over_the_limit_and_says_so(log, tmp_path):
     )
     took, back = r"[0-9.]+ m?s", r"\d+ MiB"
     assert re.fullmatch(
-        rf"myapp: worker {before.pid} left after {took}, {back} came back, {after.pid} took its place", left
+        rf"myapp: worker {before.pid} left after {took}, {back} freed, {after.pid} took its place", left
     )
 
 
@@ -332,7 +332,7 @@ def test_a_second_listener_of_the_same_supervisord_is_refused(log, tmp_path):
             texts = [log.read_text() for log in tmp_path.glob("memreap_0?.log")]
             assert sorted("configuration" in text for text in texts) == [False, True]
             (refused,) = (text for text in texts if "configuration" not in text)
-            assert "another listener of this supervisord watches already" in refused
+            assert "another listener of this supervisord is running already" in refused
             # The first where it ended within startsecs (1 s), the second where it took longer to start.
             assert re.search(r"gave up|exit status 0; expected", (tmp_path / "s.log").read_text())
 
@@ -439,7 +439,7 @@ def test_a_fault_of_our_own_is_one_line_and_the_listener_goes_on(log, tmp_path):
 TROUBLES = {
     "deaf": r"worker \d+ would die of HUP \(it does not catch it\): nothing sent; set signal= .*",
     "stuck": r"worker \d+ has not left .* after HUP: stuck \(state S, in \w+\), nothing more is sent to it.*",
-    "once": r"worker \d+ left .* ago and the pool has not settled again \(0 of 1 workers\).*",
+    "once": r"worker \d+ left .* ago and the pool has not settled since \(0 of 1 workers\).*",
     "falls": r"suspended: the manager \d+ ended .* after worker \d+ was signalled: it ended by itself; .*",
 }
 

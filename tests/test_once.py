@@ -84,7 +84,7 @@ def test_a_dry_run_among_workers_younger_than_min_age_says_so_and_ends_with_0():
         assert (result.returncode, result.stderr) == (0, "")
     *each, summary = result.stdout.splitlines()
     for line in each:
-        assert re.search(r"worker \d+ holds 4\d MiB \(uss\), limit 30 MiB: it is .* old, would be reaped from", line)
+        assert re.search(r"worker \d+ holds 4\d MiB \(uss\), limit 30 MiB: it is .* old, would be reaped at", line)
     assert {int(re.search(r"worker (\d+)", line)[1]) for line in each} == before
     assert summary.endswith(": 2 workers, 2 over the limit of 30 MiB")
     assert "suspend" not in result.stdout
@@ -100,7 +100,7 @@ def _assert_older(pid: int, seconds: float) -> None:
         ("deaf", "would die of HUP"),
         ("stuck", "nothing more is sent to it"),
         ("falls", "suspended: the manager"),
-        ("once", "the pool has not settled again"),
+        ("once", "the pool has not settled since"),
     ],
 )
 def test_what_could_not_be_reaped_is_told_and_ends_with_1(word, line):
@@ -125,7 +125,7 @@ def test_while_another_reaps_in_the_pool_it_waits():
         with subprocess.Popen(
             command("--pid", pid, "limit=30MB", *QUICK), stdout=subprocess.PIPE, text=True
         ) as process:
-            assert "another memreap may be at work in this pool" in process.stdout.readline()
+            assert "another memreap may be reaping in this pool" in process.stdout.readline()
             assert process.poll() is None
             os.close(held)
             assert process.wait(20) == 0
@@ -317,14 +317,14 @@ def test_a_pidfile_that_another_process_left_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["--pid", "1"], "command line: no limit; write one, such as limit=100MB"),
+        (["--pid", "1"], "command line: no limit; add one, such as limit=100MB"),
         (["--pid", "x"], "memreap once: argument --pid: invalid int value: 'x' (see memreap once --help)"),
         (["--pid", "1", "limit=1 monkey"], "command line limit=1 monkey: not a size, such as 150MB"),
         (["--pid", "1", "limt=1MB", "limit=1MB"], "command line limt=1MB: unknown key; did you mean limit?"),
         (["--pid", str(os.getpid()), "limit=10MB"], "memreap itself runs under process"),
-        (["--pid", "1", "myapp", "limit=10MB"], "command line: --pid and --pidfile go with settings alone"),
+        (["--pid", "1", "myapp", "limit=10MB"], "command line: --pid and --pidfile take only settings"),
         (["--pidfile", "/nowhere", "limit=10MB"], "/nowhere: cannot be read: No such file or directory"),
-        (["--pidfile", "/dev/null", "limit=10MB"], "/dev/null: holds '', not a pid"),
+        (["--pidfile", "/dev/null", "limit=10MB"], "/dev/null: contains '', not a pid"),
         (["-c", "/nowhere"], "/nowhere: cannot be read: No such file or directory"),
         (["-c", "/dev/null"], "/dev/null: no [memreap:PROGRAM] section; add one with limit="),
         (["--colour"], "memreap: unrecognized arguments: --colour"),

@@ -191,8 +191,8 @@ def assert_another_listener(operated, pid: int) -> None:
         (["reap", "nowhere"], 1, "no pool 'nowhere' is watched; there are: myapp, other"),
         (["reap", "myapp", "1"], 1, "myapp has no worker 1; there are "),
         (["reap", "myapp", "x"], 2, "'x' is not a pid"),
-        (["reap", "all"], 2, "one pool, not all"),
-        (["reap"], 2, "no pool; write reap NAME"),
+        (["reap", "all"], 2, "reap: name one pool"),
+        (["reap"], 2, "no pool given; write reap NAME"),
         (["pause", "x" * 2000], 2, "a command has at most 1000 characters, this one has 2006"),
         (["frobnicate"], 2, "unknown command 'frobnicate'; there are status,"),
         ([], 2, "no command given"),
@@ -304,7 +304,7 @@ def test_what_the_doctor_of_the_listener_finds_comes_back_and_the_listener_works
             said = [each.communicate()[0] for each in asked]
             assert [each.returncode for each in asked] == [1, 1]
             assert any("over the limit of 1.0 MiB" in each for each in said), said
-            assert all("other: " in each or "doctor is at work already" in each for each in said), said
+            assert all("other: " in each or "doctor is already running" in each for each in said), said
             result = one.ctl("memreap", "pause", "all")
             assert result.returncode == 0
             listener = stack.listener_in(where)
@@ -370,7 +370,7 @@ def test_a_doctor_that_does_not_end_is_ended_with_all_that_it_has_started(monkey
     eventually(lambda: assert_true(doctor.has_ended()))
     ok, text = doctor.result()
     pid, reason = text.splitlines()
-    assert (ok, reason) == (False, "doctor did not come to an end")
+    assert (ok, reason) == (False, "doctor did not finish")
     eventually(lambda: assert_true(not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == "zombie"))
 
 

@@ -67,7 +67,7 @@ def test_a_stuck_worker_is_told_with_what_it_does_and_gets_what_was_asked_for(st
         reaping.later = 300.0
         line = reaping.until(": stuck")
         assert re.search(rf"worker {pid} has not left 5 min after HUP: stuck \(state [SR](, in \w+)?\)$", line)
-        reaping.until(rf"worker {pid}: {stuck} sent, as stuck={stuck} asks for")
+        reaping.until(rf"worker {pid}: {stuck} sent \(stuck={stuck}\)")
         reaping.until(rf"worker {pid} left after 5 min")
 
 
@@ -75,7 +75,7 @@ def test_by_default_a_stuck_worker_gets_nothing_more():
     with pool(2, 40, "stuck") as manager, Reaping(manager) as reaping:
         (pid,) = re.findall(r"worker (\d+)", reaping.until("HUP sent"))
         reaping.later = 300.0
-        reaping.until("nothing more is sent to it, the next one may go")
+        reaping.until("nothing more is sent to it, the next one may be signalled")
         reaping.until(rf"worker (?!{pid})\d+ .*HUP sent")
         eventually(lambda: _assert_sleeps(int(pid)))
 
@@ -174,7 +174,7 @@ def test_a_file_that_is_none_of_ours_is_told_of_and_not_believed(statefile, tmp_
     path.write_text(text, encoding="latin-1")
     states, trouble = statefile.read(2.0)
     assert states == {}
-    assert trouble in ("", f"{path}: not what a listener wrote")
+    assert trouble in ("", f"{path}: not written by a listener")
 
 
 def test_a_file_of_another_process_with_that_pid_is_not_believed(statefile):
@@ -279,7 +279,7 @@ def test_a_worker_that_is_ended_before_its_signal_gets_it_from_the_next_listener
         reaping.reaper = Reaper(reaping.sinks, states=states)
         assert reaping.tick().choice.standing == "leaving"
         reaping.later = policy.AGAIN
-        assert "memreap was ended before it could signal it" in reaping.until(f"worker {worker} is idle")
+        assert "memreap was killed before it could signal it" in reaping.until(f"worker {worker} is idle")
         reaping.until(f"worker {worker} left")
 
 
@@ -527,4 +527,4 @@ def test_what_another_version_wrote_of_one_pool_does_not_lose_the_others_nor_a_p
     path.write_text(json.dumps(data))
     states, trouble = statefile.read(2.0)
     assert (states["old"].paused, states["new"].leaving, states["new"].settings) == (True, leaving, None)
-    assert "not all of it was written by this version" in trouble
+    assert "parts of it were not written by this version" in trouble

@@ -75,7 +75,7 @@ def the_one_that_grows_is_replaced_and_no_other(pool: stack.Pool) -> None:
         grown |= pool.grow(1, LIMIT_MB + 50)
     (new,) = pool.workers() - before
     (left,) = pool.lines(" left after ")
-    assert re.search(rf"worker {grown.pop()} left after .*, 2\d\d MiB came back, {new} took its place", left)
+    assert re.search(rf"worker {grown.pop()} left after .*, 2\d\d MiB freed, {new} took its place", left)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -40,15 +40,15 @@ def test_of_a_listener_that_is_well_nothing_is_said():
             {"state": "FATAL"},
             "the listener memreap:memreap is FATAL: see its log, then supervisorctl start memreap:memreap",
         ),
-        ({"listener_state": "UNKNOWN"}, "has broken the event protocol, and gets no events any more: restart"),
+        ({"listener_state": "UNKNOWN"}, "broke the event protocol and gets no more events: restart"),
         ({"age_seconds": None}, "has not looked at the pools yet: wait for the next tick"),
         (
             {"age_seconds": 126.0, "period_seconds": 60},
-            "looked at the pools 126 s ago, and not since: restart memreap:memreap, see its log",
+            "last looked at the pools 126 s ago: restart memreap:memreap, and see its log",
         ),
         (
             {"age_seconds": 16.0, "period_seconds": 5},
-            "looked at the pools 16 s ago, and not since: restart memreap:memreap, see its log",
+            "last looked at the pools 16 s ago: restart memreap:memreap, and see its log",
         ),
     ],
 )
@@ -64,7 +64,7 @@ def test_a_listener_of_rare_ticks_is_not_called_silent_between_two_of_them():
 
 def test_a_listener_that_is_older_than_we_are_is_told():
     assert age_of_listener(WELL, "0.11.0") == (
-        "the listener memreap:memreap is memreap 0.10.0, older than 0.11.0 here: restart memreap:memreap"
+        "the listener memreap:memreap is memreap 0.10.0, older than this memreap 0.11.0: restart memreap:memreap"
     )
 
 
@@ -105,7 +105,7 @@ def test_a_pool_is_a_line_and_its_last_message_one_below_it():
     head, line, message = status.table([shown(worker(11, 50), worker(12, 60))], NOW).splitlines()
     assert head.split() == ["limit", "workers", "largest", "total", "reaps", "freed", "since"]
     assert line.split() == ["myapp", "QUIET", "100", "MiB", "uss", "2", "-", "-", "0", "0.0", "MiB", "34", "s"]
-    assert message.endswith(" worker 12 left after 0.4 s, 301 MiB came back")
+    assert message.endswith(" worker 12 left after 0.4 s, 301 MiB freed")
     assert message.startswith("  ")
 
 

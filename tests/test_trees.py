@@ -35,7 +35,7 @@ def test_an_old_procmanager_below_a_supervisord_that_is_pid_1_falls_once_and_is_
     managers = r"spawned: 'myapp' with pid"
     try:
         with supervisord(where, text, within=NAMESPACE):
-            eventually(lambda: _assert_in("resumes when the next manager has stood for 10 min", where), timeout=30)
+            eventually(lambda: _assert_in("resumes when the next manager has run for 10 min", where), timeout=30)
             assert len(re.findall(managers, (where / "s.log").read_text())) == 2
             line = next(one for one in (where / "memreap.log").read_text().splitlines() if "suspended" in one)
             assert "daemonized (-d)" in line
@@ -107,7 +107,7 @@ def test_what_a_daemonized_program_leaves_behind_is_told_with_the_command_that_e
             lines = [line for line in listener.lines() if "earlier starts" in line]
             assert len(lines) == 1, listener.text()
             found = re.fullmatch(
-                r"myapp: ([0-9]+) process trees of its earlier starts, of which supervisord knows nothing, still hold"
+                r"myapp: ([0-9]+) process trees from its earlier starts, unknown to supervisord, still hold"
                 r" [0-9.]+ MiB: .*remove -d .*: (kill( [0-9]+){3,})",
                 lines[0],
             )
@@ -169,7 +169,7 @@ def test_workers_whose_manager_was_ended_by_force_are_told_and_not_as_daemonized
         try:
             manager.kill()
             psutil.wait_procs([manager], timeout=10)
-            eventually(lambda: _assert_told(listener, "2 process trees of its earlier starts"))
+            eventually(lambda: _assert_told(listener, "2 process trees from its earlier starts"))
             line = next(line for line in listener.lines() if "earlier starts" in line)
             assert "set stopwaitsecs= above" in line
             assert "remove -d" not in line

@@ -1,6 +1,6 @@
-"""Why a worker has to go: when each reason applies, what must be read to know it, and its evidence. Pure.
+"""Why a worker has to be replaced: when each reason applies, what must be read to know it, and its evidence. Pure.
 
-A reason is one class here and one key of core.settings. The tuple at the end is their order, the most urgent first.
+A reason is one class here and one key of core.settings. The tuple at the end has their order, the most urgent first.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ class Reason(abc.ABC):
     """One reason, with the evidence that it applies to one worker."""
 
     setting: ClassVar[str] = ""
-    """The key that asks for it; empty: a user asked for this worker."""
+    """The key that sets it; empty: a user requested this worker."""
     is_counted: ClassVar[bool] = False
-    """Whether it must apply at `checks` consecutive looks."""
+    """Whether it must apply in `checks` consecutive looks."""
 
     @staticmethod
     @abc.abstractmethod
     def may_apply(worker: Worker, settings: PoolSettings, requested: bool) -> bool:
-        """Whether the worker's detail must be read to know: by its age and its bound."""
+        """Whether it may apply, judging by the worker's age and bound: then the worker's detail must be read."""
 
     @classmethod
     @abc.abstractmethod
     def of(cls, worker: Worker, settings: PoolSettings, requested: bool) -> Reason | None:
-        """The reason, if it applies to this worker whose detail was read."""
+        """The reason, if it applies to this worker, whose detail was read."""
 
     @property
     @abc.abstractmethod
     def measure(self) -> float:
-        """What is compared with the setting, in bytes or seconds."""
+        """The value that is compared with the setting, in bytes or seconds."""
 
     @property
     @abc.abstractmethod
     def text(self) -> str:
-        """The evidence, behind `worker 4242`."""
+        """The evidence, to follow `worker 4242`."""
 
     @classmethod
     def usable(cls, measures: Collection[float]) -> str:
-        """The setting that would do for workers with these measures, as a user writes it."""
+        """A usable setting for workers with these measures, as a user writes it."""
         return ""
 
 
 @dataclass(frozen=True)
 class Requested(Reason):
-    """A user asked for this worker."""
+    """A user requested this worker."""
 
     used: int | None
     """In bytes; None: it may not be read."""
@@ -106,7 +106,7 @@ class OverLimit(Reason):
 
     @classmethod
     def usable(cls, measures: Collection[float]) -> str:
-        """Twice what fresh workers use, in full steps of 10 MiB: room to serve for a while before they are reaped."""
+        """Twice what fresh workers use, rounded up to 10 MiB: they can serve for a while before they are reaped."""
         step = 10 * 1024**2
         size = -(-2 * int(max(measures)) // step) * step
         return f"limit={size // 1024**2}MB"
@@ -144,9 +144,9 @@ class TooOld(Reason):
 
 
 def _share_of_age(id: ProcessId) -> float:
-    """From 0.9 to 1, the same for a worker at each look: those that were forked together do not go together.
+    """From 0.9 to 1, the same for a worker in each look, so that workers forked together are not replaced together.
 
-    Knuth's multiplicative hash: it puts consecutive pids far apart.
+    Knuth's multiplicative hash puts consecutive pids far apart.
     """
     return 0.9 + 0.1 * (id.pid * 2654435761 % 2**32) / 2**32
 
@@ -157,14 +157,14 @@ REASONS: tuple[type[Reason], ...] = (Requested, OverLimit, TooOld)
 def need_detail(worker: Worker, settings: PoolSettings, requested: Collection[ProcessId]) -> bool:
     """Whether a reason may apply to this worker, so that its detail must be read."""
     is_requested = worker.id in requested
-    for kind in REASONS:  # noqa: SIM110 # for each worker at each look: half the time of any() over a generator
+    for kind in REASONS:  # noqa: SIM110 # called for each worker in each look; takes half the time of any() over a generator
         if kind.may_apply(worker, settings, is_requested):
             return True
     return False
 
 
 def applying(worker: Worker, settings: PoolSettings, requested: Collection[ProcessId]) -> Iterator[Reason]:
-    """The reasons for which this worker has to go, the most urgent first."""
+    """The reasons to replace this worker, the most urgent first."""
     if worker.detail is None:
         return
     for kind in REASONS:
