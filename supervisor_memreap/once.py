@@ -13,7 +13,7 @@ from supervisor_memreap.core import events, reasons
 from supervisor_memreap.core.command import named
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import Ending, ProcessId, Program
-from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.host import procfs
 from supervisor_memreap.pool import WatchedPool
@@ -114,7 +114,8 @@ def _run(
             if pool.state.paused or pool.state.suspended:
                 tell(f"{pool.name}: {_held_back(pool)}")
         if not pools:
-            tell("none of the programs has a [memreap:NAME] section; name one, and write limit= behind it")
+            remedy = f"name one, and write {REASON_KEYS_TEXT} behind it"
+            tell(f"none of the programs has a [memreap:NAME] section; {remedy}")
             return 1
         if dry_run:
             for pool in pools:
