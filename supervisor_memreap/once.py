@@ -7,19 +7,18 @@ import select
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from supervisor_memreap.core import events, reasons
 from supervisor_memreap.core.command import named
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.model import Ending, ProcessId, Program
+from supervisor_memreap.core.model import Ending, Program
 from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.host import procfs
 from supervisor_memreap.pool import WatchedPool
-from supervisor_memreap.reaper import HowEnded, Reaper, States
+from supervisor_memreap.reaper import HowEnded, Reaper
 from supervisor_memreap.record import log, words
-from supervisor_memreap.record.statefile import StateFile
+from supervisor_memreap.record.statefile import known_to_the_listener
 
 # Between two looks: short beside the second within which FCGI::ProcManager replaces a worker.
 INTERVAL = 0.2
@@ -152,25 +151,6 @@ def _chosen(names: Sequence[str], programs: list[Program]) -> list[Program]:
     if not names:
         return programs
     return [program for program in programs if any(named(name, [program.namespec]) for name in names)]
-
-
-def known_to_the_listener(programs: Sequence[Program]) -> States:
-    """Who is leaving or stuck, and what is paused or suspended, as the listener of the same user wrote it down."""
-    above = next((program.supervisord for program in programs if program.supervisord), 0)
-    try:
-        supervisord = procfs.source().process(above).id if above else None
-    except PermissionError:
-        supervisord = ProcessId(above, 0.0)  # hidden from this user, and so from its listener
-    except OSError:
-        supervisord = None
-    if supervisord is None:
-        return {}
-    states, _ = StateFile(supervisord).read(time.monotonic())
-    # A worker that is only about to be signalled is none that leaves: a listener that does it has the pool's lock.
-    return {
-        name: replace(state, leaving=None) if state.leaving and not state.leaving.sent else state
-        for name, state in states.items()
-    }
 
 
 def _held_back(pool: WatchedPool) -> str:

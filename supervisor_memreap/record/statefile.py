@@ -12,11 +12,13 @@ import os
 import re
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.core.model import ProcessId, Program
 from supervisor_memreap.core.state import PoolState, decode, encode, is_worth_keeping, process_id, restored
+from supervisor_memreap.host import procfs
 from supervisor_memreap.host.lock import temporary_directory
 
 # A thousand pools that each have a worker leaving from among a hundred take less than this.
@@ -90,6 +92,25 @@ class StateFile:
             _remove(self._path)
         except OSError:
             pass  # then it is swept by the next listener
+
+
+def known_to_the_listener(programs: Iterable[Program]) -> dict[str, PoolState]:
+    """Who is leaving or stuck, and what is paused or suspended, as the listener of the same user wrote it down."""
+    above = next((program.supervisord for program in programs if program.supervisord), 0)
+    try:
+        supervisord = procfs.source().process(above).id if above else None
+    except PermissionError:
+        supervisord = ProcessId(above, 0.0)  # hidden from this user, and so from its listener
+    except OSError:
+        supervisord = None
+    if supervisord is None:
+        return {}
+    states, _ = StateFile(supervisord).read(time.monotonic())
+    # A worker that is only about to be signalled is none that leaves: a listener that does it has the pool's lock.
+    return {
+        name: replace(state, leaving=None) if state.leaving and not state.leaving.sent else state
+        for name, state in states.items()
+    }
 
 
 def _read(path: str) -> str:
