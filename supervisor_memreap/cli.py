@@ -18,11 +18,14 @@ from supervisor_memreap import __version__, listener, once
 from supervisor_memreap.core.command import named, unknown
 from supervisor_memreap.core.settings import (
     KEYS,
+    REASON_KEYS_TEXT,
     Given,
     Sections,
     Settings,
     SettingsError,
     duration,
+    has_reason,
+    no_reason,
     resolve,
     short,
 )
@@ -239,8 +242,8 @@ def _once(args: argparse.Namespace) -> int:
     if args.pid is not None or args.pidfile is not None:
         if names or args.configuration:
             raise SettingsError(f"{COMMAND_LINE}: --pid and --pidfile take only settings, such as limit=100MB")
-        if "limit" not in given:
-            raise SettingsError(f"{COMMAND_LINE}: no limit; add one, such as limit=100MB")
+        if not has_reason(given):
+            raise no_reason(COMMAND_LINE)
         if given.get("target", Given("", "")).value.lower() == "self":
             raise SettingsError(f"{COMMAND_LINE} target=self: not allowed with --pid, which names a manager")
         pid = args.pid if args.pid is not None else _pid_in(args.pidfile)
@@ -271,11 +274,12 @@ class _Configured(NamedTuple):
 def _configured(configuration: str | None, names: Sequence[str], given: dict[str, Given]) -> _Configured:
     path = configfile.find(configuration)
     contents = configfile.ConfigFile(path).read()
-    added: Sections = {name.removesuffix(":*"): {} for name in names if "limit" in given}
+    added: Sections = {name.removesuffix(":*"): {} for name in names if has_reason(given)}
     sections = configfile.merge(contents.sections, contents.limits(), added)
     settings = resolve({name: {**section, **given} for name, section in sections.items()})
     if not settings.names:
-        raise SettingsError(f"{path}: no [memreap:PROGRAM] section; add one with limit=, or name a program here")
+        text = f"add one with {REASON_KEYS_TEXT}, or name a program here"
+        raise SettingsError(f"{path}: no [memreap:PROGRAM] section; {text}")
     client = _client(contents.server)
     return _Configured(contents, settings, client)
 

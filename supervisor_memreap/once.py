@@ -7,20 +7,18 @@ import select
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from supervisor_memreap.core import events, reasons
 from supervisor_memreap.core.command import named
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.model import Ending, ProcessId, Program
-from supervisor_memreap.core.settings import Settings
-from supervisor_memreap.core.state import PoolState
+from supervisor_memreap.core.model import Ending, Program
+from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings
 from supervisor_memreap.core.text import seconds
-from supervisor_memreap.host import lock, procfs
+from supervisor_memreap.host import procfs
 from supervisor_memreap.pool import WatchedPool
-from supervisor_memreap.reaper import HowEnded, Reaper, States
+from supervisor_memreap.reaper import HowEnded, Reaper
 from supervisor_memreap.record import log, words
-from supervisor_memreap.record.statefile import StateFile
+from supervisor_memreap.record.statefile import known_to_the_listener
 
 # Seconds between two looks: short compared with the second in which FCGI::ProcManager replaces a worker.
 INTERVAL = 0.2
@@ -115,7 +113,7 @@ def _run(
             if pool.state.paused or pool.state.suspended:
                 tell(f"{pool.name}: {_held_back(pool)}")
         if not pools:
-            tell("none of the programs has a [memreap:NAME] section; name a program, followed by limit=")
+            tell(f"none of the programs has a [memreap:NAME] section; name a program, followed by {REASON_KEYS_TEXT}")
             return 1
         if dry_run:
             for pool in pools:
@@ -152,41 +150,6 @@ def _chosen(names: Sequence[str], programs: list[Program]) -> list[Program]:
     if not names:
         return programs
     return [program for program in programs if any(named(name, [program.namespec]) for name in names)]
-
-
-def known_to_the_listener(programs: Sequence[Program]) -> States:
-    """Which workers are leaving or stuck, and which pools paused or suspended, as saved by a listener of this user."""
-    above = next((program.supervisord for program in programs if program.supervisord), 0)
-    try:
-        supervisord = procfs.source().process(above).id if above else None
-    except PermissionError:
-        supervisord = ProcessId(above, 0.0)  # hidden from this user, and so from its listener
-    except OSError:
-        supervisord = None
-    if supervisord is None:
-        return {}
-    states, _ = StateFile(supervisord).read(time.monotonic())
-    return {
-        name: replace(state, leaving=None) if _is_being_signalled(state) else state for name, state in states.items()
-    }
-
-
-def _is_being_signalled(state: PoolState) -> bool:
-    """Whether a listener is about to signal this worker: it holds the pool's lock then.
-
-    Where that is free, the listener has ended in between, and the signal may have gone out: the worker is leaving.
-    """
-    if state.leaving is None or state.leaving.sent or state.manager is None:
-        return False
-    try:
-        os.close(lock.take(state.manager))
-    except lock.Unlockable:
-        return False  # not known
-    except lock.Locked:
-        return True
-    except ProcessLookupError:
-        pass
-    return False
 
 
 def _held_back(pool: WatchedPool) -> str:

@@ -106,8 +106,7 @@ class WatchedPool:
         """Signal the first candidate that is idle within `watch` seconds, if any is."""
         assert self.choice
         assert self.pool.manager
-        candidates = self.choice.candidates
-        began = time.monotonic()
+        candidates, began = self.choice.candidates, time.monotonic()
         lock: int | None
         try:
             lock = self._take_lock(self.pool.manager, self.pool.is_group)
@@ -133,8 +132,7 @@ class WatchedPool:
                 os.close(lock)
 
     def _signal(self, candidate: Candidate, view: Source, now: float, watch: float) -> signalling.Outcome:
-        before = self._state
-        worker, expired = candidate.worker, candidate.idle_wait_expired
+        before, worker, expired = self._state, candidate.worker, candidate.idle_wait_expired
         try:
             # Whoever is ended between the signal and the end of the tick must find it written down.
             self.update(policy.signalled(self.pool, candidate, before, now, sent=False))
@@ -144,8 +142,7 @@ class WatchedPool:
             self.update(policy.signalled(self.pool, candidate, before, now))
             raise
         if outcome.result is not Result.SENT:
-            watched = outcome.result is Result.BUSY
-            self.update(policy.watched(before, worker.id, now) if watched else before)
+            self.update(policy.watched(before, worker.id, now) if outcome.result is Result.BUSY else before)
             self._refuse(candidate, outcome.result)
             self._report_next_best(outcome)
         return outcome
@@ -156,9 +153,9 @@ class WatchedPool:
         worker = candidate.worker.id
         self.followed.add(Followed(worker, self.pool, outcome.private, outcome.pidfd, lock))
         self.update(policy.sent(self._state, at))
-        settings = self.settings
-        moment = outcome.moment, settings.idle_wait
-        self.emit(events.Signalled(self.name, time.time(), worker, candidate.reason, settings.signal, *moment))
+        signal, idle_wait = self.settings.signal, self.settings.idle_wait
+        event = events.Signalled(self.name, time.time(), worker, candidate.reason, signal, outcome.moment, idle_wait)
+        self.emit(event)
         self._report_next_best(outcome)
 
     def _report_next_best(self, outcome: signalling.Outcome) -> None:

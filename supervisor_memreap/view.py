@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from supervisor_memreap import __version__, once
+from supervisor_memreap import __version__
 from supervisor_memreap.core import events
 from supervisor_memreap.core.command import named
 from supervisor_memreap.core.model import Program
@@ -19,6 +19,7 @@ from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record import status
+from supervisor_memreap.record.statefile import known_to_the_listener
 from supervisor_memreap.supervisord.client import Client
 
 _NO_INTERFACE = "supervisord has no [rpcinterface:memreap] to ask the listener through"
@@ -92,7 +93,7 @@ class Viewer:
         """`trouble` is what is wrong with the listener, in a line; None: ask supervisord for its state."""
         programs = self._client.programs()
         if self._reaper is None:
-            self._reaper = Reaper(dry_run=True, states=once.known_to_the_listener(programs))
+            self._reaper = Reaper(dry_run=True, states=known_to_the_listener(programs))
         self._reaper.tick(programs, self._settings, time.monotonic())
         pools = status.of_look(self._reaper.status())
         note = f"This command read the pools itself, once: {why}; {_WRITTEN}."

@@ -15,6 +15,7 @@ from supervisor_memreap.core.settings import (
     PoolSettings,
     SettingsError,
     duration,
+    has_reason,
     resolve,
     short,
     shown,
@@ -193,6 +194,17 @@ def test_an_error_in_the_command_quotes_at_most_100_characters_of_it(word):
 def test_a_section_without_any_reason_to_reap_is_refused():
     with pytest.raises(SettingsError, match=r"\[memreap:myapp\]: no limit= or max_age=, here or in \[memreap\]"):
         resolve({"myapp": section(settle="1s")})
+
+
+@pytest.mark.parametrize("keys", [["limit"], ["settle", "max_age"]])
+def test_a_limit_and_an_age_are_reasons_to_reap(keys):
+    assert has_reason(keys)
+    resolve({"myapp": section(**dict.fromkeys(keys, "1h" if "max_age" in keys else "1GB"))})
+
+
+@pytest.mark.parametrize("keys", [[], ["settle", "metric"]])
+def test_other_settings_are_no_reason_to_reap(keys):
+    assert not has_reason(keys)
 
 
 @pytest.mark.parametrize("name", ["my app", "a:b:c", ":a", "a:", "a/b"])

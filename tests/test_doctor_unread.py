@@ -14,9 +14,10 @@ from support.doctor import BIN, assert_found, doctor, needs_root, running
 from support.driver import POOL, eventually
 from support.stack import INTERFACE, PLUGIN, python_for
 
+from supervisor_memreap.core.model import Pool, ProcessId, Worker
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.doctor import standing, workers
-from supervisor_memreap.host import memory
+from supervisor_memreap.host import memory, rights
 
 TEXT = f"""\
 [program:myapp]
@@ -142,6 +143,33 @@ def test_a_limit_that_all_workers_together_cannot_reach_is_a_note():
     assert not list(workers.check_memory(settings, 8, (8 * 1024**3, "machine")))
     assert not list(workers.check_memory(PoolSettings(limit=1024**4, metric="vms"), 8, (8 * 1024**3, "machine")))
     assert not list(workers.check_memory(settings, 99, None))
+
+
+def refused(settings: PoolSettings, **may: bool):
+    """What doctor finds where the listener may not do all to a worker of 20 MiB."""
+    worker = Worker(ProcessId(2**22 + 1, 0.0), age=60.0, bound=20 * 1024**2)
+    access = rights.Access(**{"signals": True, "reads": True, "holds": True, **may})
+    return workers.check_access(Pool("myapp", "RUNNING"), worker, settings, 33, access)
+
+
+def test_a_size_that_may_not_be_read_is_a_problem_only_where_there_is_a_limit():
+    finding = refused(PoolSettings(limit=150 * 1024**2), reads=False)
+    assert finding.harms
+    assert re.match(r"the listener \(user 33\) may not read the uss of worker \d+, and sends nothing", finding.text)
+    assert refused(PoolSettings(limit=150 * 1024**2, metric="rss"), reads=False) is None
+    assert refused(PoolSettings(max_age=3600.0), reads=False) is None
+
+
+def test_with_an_age_alone_that_workers_may_not_be_held_is_still_a_note():
+    finding = refused(PoolSettings(max_age=3600.0), reads=False, holds=False)
+    assert not finding.harms
+    assert "may not be held" in finding.text
+
+
+def test_with_an_age_alone_that_workers_may_not_be_signalled_is_still_a_problem():
+    finding = refused(PoolSettings(max_age=3600.0), signals=False)
+    assert finding.harms
+    assert "may not signal worker" in finding.text
 
 
 @pytest.mark.parametrize(

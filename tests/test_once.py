@@ -20,8 +20,7 @@ from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import resolve
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
 from supervisor_memreap.host import lock, procfs
-from supervisor_memreap.once import known_to_the_listener
-from supervisor_memreap.record.statefile import StateFile
+from supervisor_memreap.record.statefile import StateFile, known_to_the_listener
 from supervisor_memreap.supervisord.configfile import ConfigFile
 
 QUICK = ("min_age=1s", "settle=0.1s")
@@ -55,6 +54,13 @@ def test_the_manager_may_be_named_by_its_pidfile(tmp_path):
         (tmp_path / "myapp.pid").write_text(f"{pid}\n")
         assert once("--pidfile", tmp_path / "myapp.pid", "limit=30MB", *QUICK).returncode == 0
         assert [worker.used for worker in look(pid).workers] == [None]
+
+
+def test_an_age_alone_is_reason_enough_for_a_manager_that_is_named_by_its_pid():
+    with pool(1, 5) as pid:
+        result = once("--pid", pid, "--dry-run", "max_age=6h")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.endswith(": 1 workers, none left to reap\n")
 
 
 def test_with_nothing_over_the_limit_cron_has_nothing_to_mail():
@@ -214,8 +220,10 @@ def test_all_pools_of_the_configuration_are_looked_at(tmp_path):
         assert (nobody.returncode, nobody.stdout) == (1, f"memreap: no program or group 'shpo' {missing}")
         both = once("-c", conf, "-n", "web", "shpo", "limit=3MB")
         assert (both.returncode, both.stdout) == (1, nobody.stdout), "with a typo nothing is done"
+        by_age = once("-c", conf, "-n", "shop", "max_age=6h")
+        assert (by_age.returncode, by_age.stdout) == (0, "memreap: shop: 1 workers, none over the limit of 30 MiB\n")
         bare = once("-c", conf, "-n", "shop")
-        assert (bare.returncode, "has a [memreap:NAME] section" in bare.stdout) == (1, True)
+        assert (bare.returncode, "name a program, followed by limit= or max_age=" in bare.stdout) == (1, True)
         conf.write_text(conf.read_text() + "[memreap:wbe]\n")
         section = once("-c", conf)
         assert (section.returncode, section.stdout) == (1, f"memreap: no program or group 'wbe' {missing}")
@@ -302,7 +310,7 @@ def test_a_worker_that_a_listener_may_have_signalled_before_it_ended_is_leaving(
         os.close(held)
         result = once("-c", tmp_path / "supervisord.conf")
         assert (result.returncode, result.stdout.count("HUP sent")) == (0, 1)
-        assert "memreap was ended before it could signal it; HUP sent" in result.stdout
+        assert "memreap was killed before it could signal it; HUP sent" in result.stdout
 
 
 def test_a_pidfile_that_another_process_left_is_refused(tmp_path):
@@ -317,7 +325,7 @@ def test_a_pidfile_that_another_process_left_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["--pid", "1"], "command line: no limit; add one, such as limit=100MB"),
+        (["--pid", "1"], "command line: no limit= or max_age=; add one, such as limit=100MB"),
         (["--pid", "x"], "memreap once: argument --pid: invalid int value: 'x' (see memreap once --help)"),
         (["--pid", "1", "limit=1 monkey"], "command line limit=1 monkey: not a size, such as 150MB"),
         (["--pid", "1", "limt=1MB", "limit=1MB"], "command line limt=1MB: unknown key; did you mean limit?"),
@@ -326,7 +334,7 @@ def test_a_pidfile_that_another_process_left_is_refused(tmp_path):
         (["--pidfile", "/nowhere", "limit=10MB"], "/nowhere: cannot be read: No such file or directory"),
         (["--pidfile", "/dev/null", "limit=10MB"], "/dev/null: contains '', not a pid"),
         (["-c", "/nowhere"], "/nowhere: cannot be read: No such file or directory"),
-        (["-c", "/dev/null"], "/dev/null: no [memreap:PROGRAM] section; add one with limit="),
+        (["-c", "/dev/null"], "/dev/null: no [memreap:PROGRAM] section; add one with limit= or max_age="),
         (["--colour"], "memreap: unrecognized arguments: --colour"),
     ],
 )

@@ -215,8 +215,19 @@ _KEYS = {
 }
 # Without one of these no worker would ever be due.
 _REASON_KEYS = ("limit", "max_age")
+REASON_KEYS_TEXT = " or ".join(f"{key}=" for key in _REASON_KEYS)
 assert list(_KEYS) == [field.name for field in fields(PoolSettings)]
 KEYS = tuple(_KEYS)
+
+
+def has_reason(keys: Iterable[str]) -> bool:
+    """Whether one of these keys is a reason for which a worker has to go."""
+    return not set(_REASON_KEYS).isdisjoint(keys)
+
+
+def no_reason(where: str, places: str = "") -> SettingsError:
+    """The error for settings without a reason; `places` says where one may be written."""
+    return SettingsError(f"{where}: no {REASON_KEYS_TEXT}{places}; add one, such as limit=100MB")
 
 
 def parse(key: str, given: Given) -> Any:
@@ -318,9 +329,8 @@ def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
     values = {name: {key: parse(key, value) for key, value in given.items()} for name, given in sections.items()}
     for name in values:
         set_here = {key for lender in ("", name, *name.split(":")) for key in values.get(lender, {})}
-        if name and not set_here & set(_REASON_KEYS):
-            where = f"[memreap:{quote(name)}]"
-            raise SettingsError(f"{where}: no limit= or max_age=, here or in [memreap]; add one, such as limit=150MB")
+        if name and not has_reason(set_here):
+            raise no_reason(f"[memreap:{quote(name)}]", ", here or in [memreap]")
     return Settings(values, sections)
 
 

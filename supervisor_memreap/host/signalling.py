@@ -202,8 +202,7 @@ def _signal(
     idle_wait_expired: bool,
 ) -> Outcome:
     """Raises ProcessLookupError, PermissionError."""
-    signum = number(settings.signal)
-    pid = worker.id.pid
+    signum, pid = number(settings.signal), worker.id.pid
     # A worker that has left the reasons behind, as one that is signalled again, was not read in full.
     needs = moment_of(worker.detail.server if worker.detail else recognise(*view.name_and_argv(pid)))
     _send(pid, pidfd, 0)  # asks whether it may be signalled, before an idle moment is waited for in vain
@@ -235,7 +234,7 @@ def _signal(
             _send(pid, pidfd, signum)
             return Outcome(Result.SENT, SentMoment.IDLE, unheld, private=private, pidfd=pidfd)
         permitted = needs is Moment.ANY or (needs is Moment.IDLE_IF_SEEN and unreadable)
-        if late and idle_wait_expired and permitted and settings.idle_wait != float("inf"):
+        if late and idle_wait_expired and permitted:
             _send(pid, pidfd, signum)
             moment = SentMoment.UNKNOWN if idle is None else SentMoment.BUSY
             return Outcome(Result.SENT, moment, unheld, unreadable, private, pidfd)

@@ -12,11 +12,13 @@ import os
 import re
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.core.model import ProcessId, Program
 from supervisor_memreap.core.state import PoolState, decode, encode, is_worth_keeping, process_id, restored
+from supervisor_memreap.host import lock, procfs
 from supervisor_memreap.host.lock import temporary_directory
 
 # A thousand pools of a hundred workers, each with one leaving, take less than this.
@@ -90,6 +92,41 @@ class StateFile:
             _remove(self._path)
         except OSError:
             pass  # then the next listener removes it
+
+
+def known_to_the_listener(programs: Iterable[Program]) -> dict[str, PoolState]:
+    """Which workers are leaving or stuck, and which pools paused or suspended, as saved by a listener of this user."""
+    above = next((program.supervisord for program in programs if program.supervisord), 0)
+    try:
+        supervisord = procfs.source().process(above).id if above else None
+    except PermissionError:
+        supervisord = ProcessId(above, 0.0)  # hidden from this user, and so from its listener
+    except OSError:
+        supervisord = None
+    if supervisord is None:
+        return {}
+    states, _ = StateFile(supervisord).read(time.monotonic())
+    return {
+        name: replace(state, leaving=None) if _is_being_signalled(state) else state for name, state in states.items()
+    }
+
+
+def _is_being_signalled(state: PoolState) -> bool:
+    """Whether a listener is about to signal this worker: it holds the pool's lock then.
+
+    Where that is free, the listener has ended in between, and the signal may have gone out: the worker is leaving.
+    """
+    if state.leaving is None or state.leaving.sent or state.manager is None:
+        return False
+    try:
+        os.close(lock.take(state.manager))
+    except lock.Unlockable:
+        return False  # not known
+    except lock.Locked:
+        return True
+    except ProcessLookupError:
+        pass
+    return False
 
 
 def _read(path: str) -> str:
