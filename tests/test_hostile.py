@@ -199,7 +199,7 @@ def test_whatever_becomes_of_the_file_the_listener_answers_and_signals_nobody(tm
 
 @pytest.mark.parametrize("action", ["reload", "stop"])
 def test_supervisord_that_is_reloaded_or_stopped_in_the_middle_of_a_reap_leaves_nothing_behind(action):
-    where = stack.folder()
+    where = stack.directory()
     memreap = f"{Path(sys.executable).parent}/memreap"
     text = (
         f"[program:myapp]\ncommand={sys.executable} {POOL} 2 40 stuck\n"

@@ -198,7 +198,7 @@ def test_a_file_under_the_name_of_another_process_is_not_believed(statefile, tmp
     assert other.read(2.0) == ({}, "")
 
 
-@pytest.mark.parametrize("kind", ["link", "folder", "pipe", "writable"])
+@pytest.mark.parametrize("kind", ["link", "directory", "pipe", "writable"])
 def test_what_another_user_could_have_put_there_is_not_believed(statefile, tmp_path, kind):
     statefile.write({"myapp": PoolState(early_reaps=(("limit", 1.0),))}, 1.0)
     (path,) = tmp_path.iterdir()
@@ -207,7 +207,7 @@ def test_what_another_user_could_have_put_there_is_not_believed(statefile, tmp_p
     if kind == "link":
         (tmp_path / "other").write_text(text)
         path.symlink_to(tmp_path / "other")
-    elif kind == "folder":
+    elif kind == "directory":
         path.mkdir()
     elif kind == "pipe":
         os.mkfifo(path)
