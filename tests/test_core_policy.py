@@ -84,7 +84,8 @@ class Film:
             pool = Pool("myapp", state)
         else:
             there = tuple(
-                one if isinstance(one, Worker) else self.worker(pid, one) for pid, one in sorted(workers.items())
+                worker_or_size if isinstance(worker_or_size, Worker) else self.worker(pid, worker_or_size)
+                for pid, worker_or_size in sorted(workers.items())
             )
             pool = Pool(
                 "myapp", state, "", ProcessId(manager, start_time), self.now - start_time, there, frozenset(stopped)

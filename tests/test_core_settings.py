@@ -184,10 +184,10 @@ def test_an_error_quotes_at_most_100_characters_of_what_was_written(sections):
     assert "..." in str(caught.value)
 
 
-@pytest.mark.parametrize("word", [LONG, f"limit={LONG}", f"={LONG}"])
-def test_an_error_in_the_command_quotes_at_most_100_characters_of_it(word):
+@pytest.mark.parametrize("argument", [LONG, f"limit={LONG}", f"={LONG}"])
+def test_an_error_in_the_command_quotes_at_most_100_characters_of_it(argument):
     with pytest.raises(SettingsError) as caught:
-        short([word], "there")
+        short([argument], "there")
     assert len(str(caught.value)) < 300
 
 
@@ -246,7 +246,7 @@ _VALUE = st.one_of(st.text(max_size=12), st.from_regex(r"[0-9]{1,20}(\.[0-9]+)?[
 
 @for_any(st.dictionaries(st.text(max_size=8), st.dictionaries(_KEY, _VALUE, max_size=4), max_size=3))
 def test_whatever_is_written_is_either_taken_whole_or_refused_with_one_error(sections):
-    given = {name: {key: Given(value, WHERE) for key, value in one.items()} for name, one in sections.items()}
+    given = {name: {key: Given(value, WHERE) for key, value in section.items()} for name, section in sections.items()}
     settings = None
     with contextlib.suppress(SettingsError):
         settings = resolve(given)
@@ -281,8 +281,8 @@ def test_bytes_written_plainly_are_taken_to_the_byte(number):
 )
 def test_a_value_is_shown_as_it_may_be_written(key, text):
     given = {"limit": Given("1MB", "here"), key: Given(text, "there")}
-    its = resolve({"myapp": given}).of(Program("myapp", "myapp", "RUNNING", 1))
-    assert shown(its, key) == text
+    pool_settings = resolve({"myapp": given}).of(Program("myapp", "myapp", "RUNNING", 1))
+    assert shown(pool_settings, key) == text
 
 
 def test_where_a_value_comes_from_is_that_of_the_most_exact_section():
@@ -294,7 +294,11 @@ def test_where_a_value_comes_from_is_that_of_the_most_exact_section():
         }
     )
     origins = settings.origins(Program("g", "a", "RUNNING", 1))
-    assert {key: one.where for key, one in origins.items()} == {"limit": "group", "grace": "all", "checks": "name"}
+    assert {key: origin.where for key, origin in origins.items()} == {
+        "limit": "group",
+        "grace": "all",
+        "checks": "name",
+    }
 
 
 def group(*states: str) -> list[Program]:
@@ -313,7 +317,7 @@ def test_a_process_with_settings_of_its_own_is_a_pool_of_its_own():
     own = {"target": Given("self", ""), "limit": Given("1MB", "")}
     settings = resolve({"g": own, "a2": {"limit": Given("2MB", "")}})
     pools = settings.pools(group("STOPPED", "STOPPED", "FATAL"))
-    assert [(one.program.namespec, one.program.state, len(one.members)) for one in pools] == [
+    assert [(watch.program.namespec, watch.program.state, len(watch.members)) for watch in pools] == [
         ("g", "FATAL", 2),
         ("g:a2", "STOPPED", 1),
     ]
@@ -321,7 +325,7 @@ def test_a_process_with_settings_of_its_own_is_a_pool_of_its_own():
 
 def test_without_target_self_each_program_is_a_pool():
     settings = resolve({"g": {"limit": Given("1MB", "")}})
-    assert [one.program.namespec for one in settings.pools(group("RUNNING", "STOPPED"))] == ["g:a1", "g:a2"]
+    assert [watch.program.namespec for watch in settings.pools(group("RUNNING", "STOPPED"))] == ["g:a1", "g:a2"]
 
 
 def test_limits_in_a_command_are_sections():

@@ -36,7 +36,7 @@ environment=TMPDIR="WHERE"
 
 @pytest.fixture
 def where():
-    path = stack.folder()
+    path = stack.directory()
     yield path
     shutil.rmtree(path)
 
@@ -72,9 +72,9 @@ def test_what_supervisord_has_not_read_yet_is_found_with_what_update_will_restar
         assert_found(where, expression)
         # doctor has changed nothing, or supervisord would have taken the file over.
         assert_found(where, expression)
-        said = supervisorctl(where, "update", python=python)
+        output = supervisorctl(where, "update", python=python)
         assert {"myapp: updated process group", "new: added process group", "old: removed process group"} <= {
-            *said.splitlines()
+            *output.splitlines()
         }
         eventually(lambda: assert_read(where))
 
@@ -224,12 +224,12 @@ def test_a_paused_pool_is_a_note(where, remembered):
 
 def test_starman_with_two_addresses_is_found_and_with_one_it_is_not(where):
     shutil.copy(POOL, where / "starman")
-    one = TEXT.replace(str(POOL), f"{where}/starman").replace(" 2 5\n", " 2 5 --listen :5001\n")
+    text = TEXT.replace(str(POOL), f"{where}/starman").replace(" 2 5\n", " 2 5 --listen :5001\n")
     expression = (
         r"myapp: Starman with more than one --listen: .* sees no idle moment and sends nothing; use one --listen\n"
     )
-    with running(where, one.replace(":5001", ":5001 -l :5002")):
+    with running(where, text.replace(":5001", ":5001 -l :5002")):
         eventually(lambda: assert_found(where, expression))
-    with running(where, one):
+    with running(where, text):
         eventually(lambda: assert_read(where))
         assert "Starman" not in doctor(where).stdout

@@ -101,7 +101,7 @@ def _assert_older(pid: int, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "line"),
+    ("behaviour", "line"),
     [
         ("deaf", "would die of HUP"),
         ("stuck", "nothing more is sent to it"),
@@ -109,8 +109,8 @@ def _assert_older(pid: int, seconds: float) -> None:
         ("once", "the pool has not settled since"),
     ],
 )
-def test_what_could_not_be_reaped_is_told_and_ends_with_1(word, line):
-    with pool(1, 40, word) as pid:
+def test_what_could_not_be_reaped_is_told_and_ends_with_1(behaviour, line):
+    with pool(1, 40, behaviour) as pid:
         result = once("--pid", pid, "limit=30MB", "grace=1s", *QUICK)
     assert (result.returncode, result.stdout.count(line)) == (1, 1)
 
@@ -256,7 +256,7 @@ def test_what_the_listener_has_written_down_counts(tmp_path, monkeypatch, what):
     text = f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40 stuck\n[memreap:myapp]\nlimit=30MB\nmin_age=1s\n"
     with supervisord(tmp_path, text) as process:
         view = procfs.source()
-        (manager,) = (one.pid for one in psutil.Process(process.pid).children() if one.children())
+        (manager,) = (child.pid for child in psutil.Process(process.pid).children() if child.children())
         (worker,) = (view.process(pid).id for pid in view.children(manager))
         signalled = Leaving(worker, time.monotonic(), frozenset([worker]))
         state = {
@@ -298,7 +298,7 @@ def test_a_worker_that_a_listener_may_have_signalled_before_it_ended_is_leaving(
     text = f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40\n[memreap:myapp]\n{settings}"
     with supervisord(tmp_path, text) as process:
         view = procfs.source()
-        (manager,) = (one.pid for one in psutil.Process(process.pid).children() if one.children())
+        (manager,) = (child.pid for child in psutil.Process(process.pid).children() if child.children())
         (worker,) = (view.process(pid).id for pid in view.children(manager))
         about = Leaving(worker, time.monotonic(), frozenset([worker]), sent=False)
         file, above = StateFile(view.process(process.pid).id), view.process(manager).id
