@@ -139,8 +139,8 @@ class Census:
 
 
 def client(stop: Any, pool: stack.Pool, condition: Condition, leak: int) -> None:
-    """Ask until it is to stop; a line for each request in the folder's `answers`."""
-    answers = os.open(pool.folder / "answers", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    """Ask until it is to stop; a line for each request in the directory's `answers`."""
+    answers = os.open(pool.directory / "answers", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def ask_on(number: int) -> None:
         dice = random.Random(number)
@@ -149,10 +149,10 @@ def client(stop: Any, pool: stack.Pool, condition: Condition, leak: int) -> None
                 return
             kind = dice.choices(("get", "post", "sleep"), (55, 35, 10))[0]
             promise = serial % 4 == 0
-            word, slept = ask(pool.port, condition.path, f"{number}-{serial}", kind, leak, promise)
-            length = "shortened" if word == "ok" and kind == "sleep" and slept < SLEEP - 0.005 else "full"
-            os.write(answers, f"{number}-{serial} {kind} {word} {length} {int(promise)}\n".encode())
-            time.sleep(0.1 if word != "ok" else dice.expovariate(1 / condition.pause) if condition.pause else 0)
+            outcome, slept = ask(pool.port, condition.path, f"{number}-{serial}", kind, leak, promise)
+            length = "shortened" if outcome == "ok" and kind == "sleep" and slept < SLEEP - 0.005 else "full"
+            os.write(answers, f"{number}-{serial} {kind} {outcome} {length} {int(promise)}\n".encode())
+            time.sleep(0.1 if outcome != "ok" else dice.expovariate(1 / condition.pause) if condition.pause else 0)
 
     with ThreadPoolExecutor(condition.clients) as threads:
         list(threads.map(ask_on, range(condition.clients)))  # raises what one of them raised
@@ -180,8 +180,8 @@ def ask(port: int, path: str, id: str, kind: str, leak: int, promise: bool) -> t
 
 
 def pursue(stop: Any, way: Way, pool: stack.Pool, limits: Limits) -> None:
-    """Do as the strategy does until it is to stop; what it tells is a line in the folder's `told`."""
-    with (pool.folder / "told").open("a", buffering=1) as told:
+    """Do as the strategy does until it is to stop; what it tells is a line in the directory's `told`."""
+    with (pool.directory / "told").open("a", buffering=1) as told:
         for pause in way.act(pool, limits, lambda text: print(text, file=told)):
             if is_over(stop):
                 return
@@ -217,7 +217,7 @@ def beside(work: Callable[..., None], *args: object) -> Iterator[Any]:
 @contextlib.contextmanager
 def application() -> Iterator[Path]:
     """The script of the Catalyst application."""
-    where = stack.folder()
+    where = stack.directory()
     try:
         script = stack.catalyst(where)
         shutil.copy(APPS / "Root.pm", script.parent.parent / "lib/MyApp/Controller/Root.pm")
@@ -229,7 +229,7 @@ def application() -> Iterator[Path]:
 @contextlib.contextmanager
 def served(script: Path, way: Way, limits: Limits = NO_LIMITS) -> Iterator[stack.Pool]:
     """The pool under supervisord, with what the strategy adds to its configuration, and nginx in front."""
-    where = stack.folder()
+    where = stack.directory()
     command = way.wrap.format(command=f"{script} -l {where}/myapp.sock -n {WORKERS} -e", kib=limits.vms // 1024)
     text = f'[program:myapp]\ncommand={command}\nenvironment=LOSS_WRITTEN="{where}/written"\n'
     text += way.extra.format(python=sys.executable, **limits._asdict())
@@ -381,7 +381,7 @@ def arguments() -> argparse.Namespace:
     add("--reaps", type=int, default=500, help="workers to recycle under each condition by d, f, g, h (500); others 40")
     add("--minutes", type=float, default=10, help="at most for each condition of d, f, g, h (10); others 1")
     add("--quick", action="store_true", help="20 workers, half a minute at most")
-    add("--out", type=Path, default=Path("docs"), help="folder of loss.md and loss.svg (docs)")
+    add("--out", type=Path, default=Path("docs"), help="directory of loss.md and loss.svg (docs)")
     add("--results", type=Path, help="a line of JSON for each that was measured (OUT/loss.jsonl); what is there counts")
     add("--report", type=Path, nargs="?", const=True, help="only write the page and the picture, from this file")
     options = parser.parse_args()

@@ -36,26 +36,26 @@ class Limits(NamedTuple):
     cumulative_rss: int
 
 
-Tell = Callable[[str], None]
+Write = Callable[[str], None]
 # Begins the line that says at which moment a worker was signalled.
 MOMENT = "moment: "
 # Looks, acts, yields the seconds until it is to be called again; ends if it can do no more.
-Act = Callable[[stack.Pool, Limits, Tell], Iterator[float]]
+Act = Callable[[stack.Pool, Limits, Write], Iterator[float]]
 
 
 def over(pool: stack.Pool, limits: Limits) -> list[int]:
     """The workers over the limit by their address space, as kidreaper's `ps -o pid=,vsz= --ppid` finds them."""
     view = procfs.source()
-    found = []
+    pids = []
     try:
         for pid in view.children(pool.manager().pid):
             with contextlib.suppress(ProcessLookupError):
                 process = view.process(pid)
                 if not process.ended and process.age > NEWBORN and view.sizes(pid).size >= limits.vms:
-                    found.append(pid)
+                    pids.append(pid)
     except (ProcessLookupError, psutil.NoSuchProcess):
         pass  # the manager is being replaced
-    return found
+    return pids
 
 
 def hup(pid: int) -> None:
@@ -64,19 +64,19 @@ def hup(pid: int) -> None:
 
 
 # Ways that supervisord's configuration brings about need nothing to be done; that is the control, too.
-def nothing(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
+def nothing(pool: stack.Pool, limits: Limits, write: Write) -> Iterator[float]:
     while True:
         yield 1.0
 
 
-def all_at_once(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
+def all_at_once(pool: stack.Pool, limits: Limits, write: Write) -> Iterator[float]:
     while True:
         for pid in over(pool, limits):
             hup(pid)
         yield 1.0
 
 
-def kidreaper(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
+def kidreaper(pool: stack.Pool, limits: Limits, write: Write) -> Iterator[float]:
     while True:
         for pid in over(pool, limits):
             hup(pid)
@@ -84,7 +84,7 @@ def kidreaper(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
         yield 0.2
 
 
-def the_manager(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
+def the_manager(pool: stack.Pool, limits: Limits, write: Write) -> Iterator[float]:
     while True:
         workers = [procfs.source().process(pid) for pid in pool.workers()]
         if over(pool, limits) and len(workers) == WORKERS and all(process.age > NEWBORN for process in workers):
@@ -92,12 +92,12 @@ def the_manager(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]
         yield 1.0
 
 
-def _moments(tell: Tell) -> Sink:
+def _moments(write: Write) -> Sink:
     """A line for each signal, for the benchmark's count of moments."""
 
     def note(event: Event) -> None:
         if isinstance(event, Signalled):
-            tell(f"{MOMENT}{event.moment.value}")
+            write(f"{MOMENT}{event.moment.value}")
 
     return note
 
@@ -105,7 +105,7 @@ def _moments(tell: Tell) -> Sink:
 def memreap(hold: bool = True, idle_wait: float = 60.0) -> Act:
     """The listener's own code, with the settings of its default but for what must pass between two reaps."""
 
-    def act(pool: stack.Pool, limits: Limits, tell: Tell) -> Iterator[float]:
+    def act(pool: stack.Pool, limits: Limits, write: Write) -> Iterator[float]:
         settings = {
             "limit": limits.uss,
             "min_age": NEWBORN,
@@ -114,13 +114,13 @@ def memreap(hold: bool = True, idle_wait: float = 60.0) -> Act:
             "idle_wait": idle_wait,
             "hold": hold,
         }
-        supervisord = connect(f"unix://{pool.folder}/s.sock", {})
-        reaper = Reaper((log.sink(tell), _moments(tell)))
+        supervisord = connect(f"unix://{pool.directory}/s.sock", {})
+        reaper = Reaper((log.sink(write), _moments(write)))
         while True:
             try:
                 pools = reaper.tick(supervisord.programs(), Settings({pool.name: settings}), time.monotonic())
             except Unavailable as error:
-                tell(f"{error}; trying again")
+                write(f"{error}; trying again")
                 pools = []
             if any(watched.state.suspended for watched in pools):
                 return  # it has told why

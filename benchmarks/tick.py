@@ -10,7 +10,7 @@ median counts. All run on the same workers in the same run:
     memmon      superlance's: ps -orss= -p, for each manager; it does not see the workers
     memmon -c   superlance's with --cumulative: the list of all processes, for each manager
 
-Needs a C compiler, ps, and superlance for the last two. Writes performance.md and performance.svg to the folder (docs).
+Needs a C compiler, ps, and superlance for the last two. Writes performance.md and performance.svg to docs.
 Linux only.
 """
 
@@ -49,12 +49,12 @@ SLOW = 2000.0
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE.parent / "docs", help="folder of performance.md (docs)")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs", help="directory of performance.md (docs)")
     options = parser.parse_args()
     rows = []
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            floor = build(Path(folder))
+        with tempfile.TemporaryDirectory() as directory:
+            floor = build(Path(directory))
             for programs, workers in SIZES:
                 with sleepers(floor, programs, workers) as managers:
                     rows.append(tick_report.Row(programs, workers, *measure_all(floor, managers)))
@@ -67,8 +67,8 @@ def main() -> int:
     return 0
 
 
-def build(folder: Path) -> str:
-    floor = folder / "tick_floor"
+def build(directory: Path) -> str:
+    floor = directory / "tick_floor"
     subprocess.run(["cc", "-O2", "-o", floor, HERE / "tick_floor.c"], check=True)
     return str(floor)
 
@@ -140,8 +140,8 @@ def by_step(reaper: Reaper, programs: list[Program], settings: Settings) -> dict
     return {
         "the list of each manager's children": spent["list"],
         "the size of each worker": spent["look"] - spent["list"],
-        "what became of each pool, and what is to be done": spent["policy"],
-        "all else": total - spent["look"] - spent["policy"],
+        "the decisions for each pool": spent["policy"],
+        "the rest": total - spent["look"] - spent["policy"],
     }
 
 

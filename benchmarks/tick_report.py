@@ -25,9 +25,9 @@ def markdown(rows: list[Row]) -> str:
     lines = [
         "# What a tick costs",
         "",
-        "Milliseconds of CPU for one tick in which nothing has to be done: the median of up to five. Everything was",
-        "measured in the same run of `python benchmarks/tick.py`, which wrote this page. Its `--help` says what each",
-        "column does.",
+        "Milliseconds of CPU for one tick in which there is nothing to do: the median of up to five. Everything was",
+        "measured in the same run of `python benchmarks/tick.py`, which wrote this page. Its `--help` describes each",
+        "column.",
         "",
         "![Milliseconds of CPU for a tick, by the number of workers](performance.svg)",
         "",

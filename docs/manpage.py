@@ -1,6 +1,6 @@
-"""Makes memreap.1 of what `memreap --help` says and of the README's table of settings: python docs/manpage.py
+"""Makes memreap.1 from `memreap --help` and the README's table of settings: python docs/manpage.py
 
-A test holds that memreap.1 is what this makes.
+A test checks that memreap.1 is up to date.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 PAGE = HERE / "memreap.1"
 SETTINGS = (
     "In supervisord's configuration: in [memreap] for all pools, in [memreap:NAME] for a program, a group or"
-    " group:name. Key by key, the most exact section wins."
+    " group:name. For each setting, the most specific section wins."
 )
 
 

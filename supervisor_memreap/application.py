@@ -26,14 +26,14 @@ from supervisor_memreap.supervisord.protocol import Event
 
 # Event names of supervisord and the seconds between two of them.
 PERIODS = {"TICK_5": 5, "TICK_60": 60, "TICK_3600": 3600}
-# A listener that starts late gets up to 10 old ticks in a row: those are answered and not acted on.
+# A listener that starts late gets up to 10 old ticks in a row: they are answered and otherwise ignored.
 STALE = 30.0
-# Seconds: several ticks that come together, as after a wait or of TICK_5 with TICK_60, are one look.
+# Seconds: ticks that come together, as after a wait, or of TICK_5 and TICK_60, cause one look.
 TOGETHER = 0.5
 
 
 class Application:
-    """What lives from one event to the next."""
+    """The state that is kept from one event to the next."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Application:
         self.reaper = Reaper(sinks, states=self._remember(), keep=self._keep, how_ended=self._endings.of)
         self._publisher = Publisher(self.reaper.status, self._once)
         self.doctor: DoctorProcess | None = None
-        """The one at work."""
+        """The one that runs; None: none does."""
 
     def handle(self, event: Event) -> None:
         """Act on one event: on a tick that is not long past, and on a command. Never raises."""
@@ -72,14 +72,14 @@ class Application:
             self._publisher.announcements.add(event)
 
     def _guard(self, act: Callable[[], None]) -> None:
-        """Whatever happens is a line in the log, and the listener goes on."""
+        """Any error becomes a line in the log, and the listener continues."""
         try:
             act()
             self._once.clear(events.InternalError)
         except Unavailable as error:
             self._once(events.SupervisordUnavailable("", time.time(), str(error)))
         except Exception as error:
-            # A listener that exits with an event in hand gets it again about every 2 s, and none would look.
+            # A listener that exits while it handles an event gets it again about every 2 s, and none would look.
             self._once(log.internal_error("", error))
 
     def _is_past(self, event: Event, period: int) -> bool:
@@ -92,10 +92,10 @@ class Application:
         self._last_tick = now
         return False
 
-    # What outlives a restart.
+    # What survives a restart.
 
     def _remember(self) -> States:
-        """What the listener before this one knew: a worker that it signalled may still be leaving."""
+        """What the previous listener knew: a worker that it signalled may still be leaving."""
         if self._statefile is None:
             return {}
         now = time.monotonic()
@@ -113,17 +113,17 @@ class Application:
         self._once.follow(events.NotRemembered, events.NotRemembered("", time.time(), trouble) if trouble else None)
 
     def forget_if_all_ends(self) -> None:
-        """On TERM: it may be for this listener alone, or for supervisord with all its programs."""
+        """On TERM, which may end only this listener, or supervisord with all its programs."""
         try:
             self._client().programs()
         except ShuttingDown:
-            # It may be a reload: who was leaving is gone with its manager, and what a user paused stays paused.
+            # It may be a reload: leaving workers are gone with their managers, and what a user paused stays paused.
             self._keep(self.reaper.paused())
         except Unavailable:
-            pass  # who is leaving may be there tomorrow
+            pass  # a leaving worker may outlive this listener
 
     def forget(self) -> None:
-        """Remove what is kept for the next listener: there will be none."""
+        """Remove what is saved for the next listener: there will be none."""
         if self._statefile:
             self._statefile.remove()
 
@@ -148,12 +148,12 @@ class Application:
     # Commands.
 
     def _obey(self, data: str) -> None:
-        """Do what a user asks for, at once, and keep the answer for the sender. Raises Unavailable."""
+        """Carry out a user's command at once, and keep the answer for the sender. Raises Unavailable."""
         answers = self._publisher.answers
         id, is_done = id_of(data), False
         try:
             command = parse(data)
-            # One that comes again was sent again, since its answer had not reached supervisord.
+            # A sender repeats a command whose answer has not reached supervisord.
             is_done = answers.begin(command) and self._carry_out(command)
         except CommandError as error:
             self._emit(events.CommandRefused("", time.time(), str(error)))
@@ -168,22 +168,24 @@ class Application:
             self._publisher.publish(self._client())
 
     def _carry_out(self, command: Command) -> bool:
-        """Whether something was done in a pool that is watched by now.
+        """Whether anything was done in a pool that is watched now.
 
-        Raises CommandError and Unavailable, and then nothing was.
+        Raises CommandError and Unavailable if nothing was done.
         """
         if command.until is not None and time.time() > command.until:
             late = seconds(time.time() - command.until)
-            raise CommandError(f"{command.verb} {command.name} came {late} after its time and was not carried out")
+            raise CommandError(
+                f"{command.verb} {command.name} came {late} after it had expired and was not carried out"
+            )
         if command.verb == "doctor":
             self._start_doctor(command.id)
             return False
         self._live.refresh()
         if not self._live.are_known:
-            raise CommandError("no pool is watched, since the configuration has a mistake: see the listener's log")
+            raise CommandError("no pool is watched, since the configuration has an error: see the listener's log")
         programs = self._client().programs()
         watched = sorted(watch.program.namespec for watch in self._live.settings.pools(programs))
-        # Which workers there are says a look. A pause needs none, and one before it would be too late.
+        # These need a look, to know the workers. A pause needs none, and must come before the next look.
         if command.verb in ("reap", "roll") and not self.reaper.has_seen(named(command.name, watched)):
             self.tick()
         results = self.reaper.command(command, watched)
@@ -193,14 +195,14 @@ class Application:
 
     def _start_doctor(self, id: str) -> None:
         if self.doctor:
-            raise CommandError("doctor is at work already")
+            raise CommandError("doctor is already running")
         try:
             self.doctor = DoctorProcess(self._live.path, id)
         except OSError as error:
             raise CommandError(f"doctor could not be started: {error.strerror}") from None
 
     def hear_doctor(self) -> None:
-        """Some of what it writes is there, or its time is up. Never raises."""
+        """doctor has written something, or its time is up. Never raises."""
         self._guard(self._hear_doctor)
 
     def _hear_doctor(self) -> None:
@@ -212,7 +214,7 @@ class Application:
         self._publisher.publish(self._client())
 
     def close(self) -> None:
-        """Let go of everything, and leave no process behind."""
+        """Release everything, and leave no process behind."""
         if self.doctor:
             self.doctor.end()
         self.reaper.close()
@@ -225,7 +227,7 @@ class Application:
 
 
 def _report_names(settings: Settings, programs: list[Program], once: log.Once) -> None:
-    """What is watched, and what is not there to be watched."""
+    """Report what is watched, and which names do not exist."""
     once.follow(events.ProgramsMissing, events.ProgramsMissing.of(settings.unmatched(programs), programs, time.time()))
     pools = tuple((watch.program.namespec, watch.settings) for watch in settings.pools(programs))
     once(events.Watching("", time.time(), pools))
@@ -237,12 +239,15 @@ class OrphanWatch:
     def __init__(self, once: log.Once):
         self._once = once
         self._starts: dict[str, tuple[str, int]] = {}
-        """State and pid of each watched program when its orphans were last looked for."""
+        """State and pid of each watched program in the last search for orphans."""
 
     def look(
         self, watched: list[Program], ask: Callable[[], list[Program]], command_of: Callable[[Program], str]
     ) -> None:
-        """After each start and end of a program. `ask` says what supervisord runs, and what it raises, this raises."""
+        """To be called after each tick; searches after each start or end of a program.
+
+        `ask` returns what supervisord runs; raises what `ask` raises.
+        """
         starts = {program.namespec: (program.state, program.pid) for program in watched}
         changed = [each for each in watched if starts[each.namespec] != self._starts.get(each.namespec)]
         if not changed:
@@ -251,7 +256,7 @@ class OrphanWatch:
         left_behind = orphans.find(sought, ask, os.environ, procfs.source())
         self._starts = starts
         for program in changed:
-            # While supervisord tries again and again, one line will do; when it has given up, they are counted again.
+            # While supervisord keeps restarting the program, one line is enough; when it gives up, count them again.
             is_trying = program.state in ("STARTING", "BACKOFF")
             if not (is_trying and self._once.has_passed(events.OrphansFound, program.namespec)):
                 self._once.follow(events.OrphansFound, left_behind.get(program), program.namespec)

@@ -18,11 +18,14 @@ from supervisor_memreap import __version__, listener, once
 from supervisor_memreap.core.command import named, unknown
 from supervisor_memreap.core.settings import (
     KEYS,
+    REASON_KEYS_TEXT,
     Given,
     Sections,
     Settings,
     SettingsError,
     duration,
+    has_reason,
+    no_reason,
     resolve,
     short,
 )
@@ -37,84 +40,84 @@ from supervisor_memreap.view import Viewer
 COMMAND_LINE = "command line"
 
 _LISTEN = """\
-Watch the pools of the supervisord that started this, from a block such as
+Watch the pools of the supervisord that started this command, from a section such as
 
     [eventlistener:memreap]
     command=memreap listen
     events=TICK_5
     buffer_size=100
 
-Limits stand beside the programs, in supervisord.conf or a file that it includes:
+Set limits beside the programs, in supervisord.conf or a file that it includes:
 
     [memreap:myapp]
     limit=150MB
 
-or, in short, in the command: `command=memreap listen myapp=150MB web=200MB`. A changed
-file is read at the next tick. The log is this process's stderr (supervisorctl tail
-memreap stderr); stdout belongs to the event protocol.
+or in the command: `command=memreap listen myapp=150MB web=200MB`. A changed file is read
+at the next tick. The log is this process's stderr (supervisorctl tail memreap stderr);
+stdout carries the event protocol.
 """
 
 _ONCE = """\
-Reap every worker over its limit, one at a time: HUP it at a moment when it serves no request,
-wait until it has left and another one has taken its place, then the next. For cron and by hand.
+Reap every worker that is over its limit, one at a time: signal it while it serves no request, wait
+until it has left and another one has taken its place, then reap the next. For cron and by hand.
 
     memreap once                              all pools that have a [memreap:NAME] section
-    memreap once myapp limit=150MB            one of them, with another limit
+    memreap once myapp limit=150MB            one pool, with another limit
     memreap once --pid 4242 limit=104857600   a manager that supervisord does not run
     memreap once --pidfile /run/myapp.pid limit=100MB
 
-While a listener or another `once` is reaping in a pool, this one waits: one at a time.
+If a listener or another `once` is reaping in a pool, this one waits: one at a time.
 """
 
 _STATUS = """\
-Show how the pools stand. Signals no worker.
+Show the state of the pools. Signals no worker.
 
     memreap status                   all pools that have a [memreap:NAME] section
-    memreap status myapp --watch     one of them, every 2 seconds, until Ctrl-C
+    memreap status myapp --watch     one pool, every 2 seconds, until Ctrl-C
     memreap status --json            for programs
 
-The listener is asked, through [rpcinterface:memreap], and its view is shown. Where it cannot be
-asked, this command takes one look of its own. The last line says which of the two it is.
+Shows the listener's view, read through [rpcinterface:memreap]. If the listener cannot be asked, the
+command reads the pools itself, once. The last line says which of the two it shows.
 
-exit status: 0 all is watched; 1 a pool is suspended or not watched (BLIND), there is no
-listener or it does not look, a section names no program, supervisord does not answer, or it does
-not run what was named; 2 bad usage or configuration; 130 Ctrl-C.
+exit status: 0 all pools are watched; 1 a pool is suspended or not watched (BLIND), there is no
+listener or it does not look, a section names no program, supervisord does not answer, or NAME is
+not watched; 2 bad usage or configuration; 130 Ctrl-C.
 """
 
 _DOCTOR = """\
 Check for anything that would stop memreap on this machine or make it unsafe, and say what to do
 about it: the configuration, and whether supervisord and supervisorctl can load what it names; the
-listener and its rights; the watched programs and their workers. Signals no process, changes
-nothing. Asks the Python of supervisord and of supervisorctl what they can import, and the
-managers' own Perl for its FCGI::ProcManager.
+listener and its rights; the watched programs and their workers. Signals no process and changes
+nothing. Asks the Pythons of supervisord and supervisorctl what they can import, and the managers'
+Perl which FCGI::ProcManager it has.
 
-    memreap doctor                     as root it can ask more
-    supervisorctl memreap doctor       the same by the listener, also of another machine
+    memreap doctor                     as root it can check more
+    supervisorctl memreap doctor       the same, run by the listener, also from another machine
 
-A line with "note:" is about something that works, and could work better, or is not known.
+A line with "note:" is about something that works but could work better, or that is unknown.
 
 exit status: 0 no problems found; 1 problems found; 2 no configuration, or bad usage; 70 internal
 error.
 """
 
 _EFFECTIVE = """\
-Show the settings in force of each pool, and where each value was written: the file and its
-section, the listener's command, or nowhere (default). Key by key the most exact section wins:
-[memreap:group:name], [memreap:name], [memreap:group], then [memreap] for all.
+Show the settings in force for each pool, and where each value was set: the file and its section,
+the listener's command, or nowhere (default). For each setting, the most specific section wins:
+[memreap:group:name], [memreap:name], [memreap:group], then [memreap] for all pools.
 
     memreap settings
     memreap settings myapp
 
-Where supervisord does not answer, the programs are those of the configuration.
+If supervisord does not answer, the programs in the configuration are shown.
 
-exit status: 0; 1 nothing of what was named is watched; 2 bad usage or configuration.
+exit status: 0; 1 NAME is not watched, or nothing is; 2 bad usage or configuration.
 """
 
 _SETTINGS = f"""\
 settings: {textwrap.fill(", ".join(KEYS), 85)}
 
-exit status: 0 nothing is left over the limit; 1 something could not be reaped, the lines
-say why; 2 bad usage or configuration; 130 Ctrl-C.
+exit status: 0 no worker is left over the limit; 1 a worker could not be reaped, and the output
+says why; 2 bad usage or configuration; 130 Ctrl-C.
 """
 
 
@@ -129,7 +132,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    # Inherited as ignored, as from a shell with `trap '' CHLD`, it would make every wait for a child of ours fail.
+    # If it was inherited as ignored, as from a shell with `trap '' CHLD`, every wait for our own children would fail.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _open_standard_descriptors()
     whole = parser()
@@ -138,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         whole.print_help()
         return 2
     if args.configuration and args.run is demo.run:
-        whole.error("unexpected argument -c: demo has a configuration of its own")
+        whole.error("unexpected argument -c: demo has its own configuration")
     try:
         return int(args.run(args))
     except (SettingsError, Unavailable) as error:
@@ -149,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_standard_descriptors() -> None:
-    """Where a shell has closed 0, 1 or 2 (`<&-`), a pipe of ours would get that number."""
+    """If a shell has closed 0, 1 or 2 (`<&-`), one of our pipes would get that number."""
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
@@ -164,7 +167,7 @@ def parser() -> argparse.ArgumentParser:
         description="Keeps pools of pre-forked FastCGI workers under supervisord small, without cutting a request.",
     )
     whole.add_argument("--version", action="version", version=f"memreap {__version__}")
-    whole.add_argument("-c", "--configuration", metavar="FILE", help=f"{_CONFIGURATION}; also behind the command")
+    whole.add_argument("-c", "--configuration", metavar="FILE", help=f"{_CONFIGURATION}; also after the command")
     commands = whole.add_subparsers(title="commands", metavar="COMMAND")
 
     def add(name: str, summary: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -180,7 +183,7 @@ def parser() -> argparse.ArgumentParser:
     listen.add_argument("limits", nargs="*", metavar="NAME=SIZE", help="a program or group and its limit")
     listen.set_defaults(run=_listen)
 
-    single = add("once", "reap what is over its limit now, and end", _ONCE, _SETTINGS)
+    single = add("once", "reap workers that are over their limit now, then exit", _ONCE, _SETTINGS)
     which = single.add_mutually_exclusive_group()
     which.add_argument("--pid", type=int, help="the manager of the pool")
     which.add_argument("--pidfile", metavar="FILE", help="a file with the manager's pid")
@@ -188,16 +191,16 @@ def parser() -> argparse.ArgumentParser:
     single.add_argument("words", nargs="*", metavar="NAME|KEY=VALUE", help="only these programs; settings for this run")
     single.set_defaults(run=_once)
 
-    state = add("status", "how the pools stand", _STATUS)
+    state = add("status", "the state of the pools", _STATUS)
     state.add_argument("--json", action="store_true", help="for programs; docs/operating.md describes it")
-    state.add_argument("--watch", type=_interval, nargs="?", const=2.0, metavar="SECONDS", help="again and again (2)")
+    state.add_argument("--watch", type=_interval, nargs="?", const=2.0, metavar="SECONDS", help="repeat it (every 2 s)")
     state.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
     state.set_defaults(run=_status)
 
-    check = add("doctor", "check for what would stop memreap or make it unsafe, with remedies", _DOCTOR)
+    check = add("doctor", "check for anything that would stop memreap or make it unsafe", _DOCTOR)
     check.set_defaults(run=_doctor)
 
-    effective = add("settings", "the settings in force, and where each value comes from", _EFFECTIVE)
+    effective = add("settings", "the settings in force, and where each was set", _EFFECTIVE)
     effective.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
     effective.set_defaults(run=_settings)
 
@@ -210,7 +213,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_configuration(command: argparse.ArgumentParser) -> None:
-    # Without a default, which would undo the one before the command.
+    # Without a default, which would override a -c before the command.
     command.add_argument("-c", "--configuration", metavar="FILE", default=argparse.SUPPRESS, help=_CONFIGURATION)
 
 
@@ -238,11 +241,11 @@ def _once(args: argparse.Namespace) -> int:
     how_ended: HowEnded = once.ended_by_itself
     if args.pid is not None or args.pidfile is not None:
         if names or args.configuration:
-            raise SettingsError(f"{COMMAND_LINE}: --pid and --pidfile go with settings alone, such as limit=100MB")
-        if "limit" not in given:
-            raise SettingsError(f"{COMMAND_LINE}: no limit; write one, such as limit=100MB")
+            raise SettingsError(f"{COMMAND_LINE}: --pid and --pidfile take only settings, such as limit=100MB")
+        if not has_reason(given):
+            raise no_reason(COMMAND_LINE)
         if given.get("target", Given("", "")).value.lower() == "self":
-            raise SettingsError(f"{COMMAND_LINE} target=self: not with --pid, which names a manager")
+            raise SettingsError(f"{COMMAND_LINE} target=self: not allowed with --pid, which names a manager")
         pid = args.pid if args.pid is not None else _pid_in(args.pidfile)
         since = None if args.pidfile is None else os.stat(args.pidfile).st_mtime
         name = f"pid-{pid}"
@@ -264,18 +267,19 @@ def _once(args: argparse.Namespace) -> int:
 class _Configured(NamedTuple):
     contents: configfile.Contents
     settings: Settings
-    """What is in force, with what was given on the command line above all."""
+    """The settings in force; those of the command line override all others."""
     client: Client
 
 
 def _configured(configuration: str | None, names: Sequence[str], given: dict[str, Given]) -> _Configured:
     path = configfile.find(configuration)
     contents = configfile.ConfigFile(path).read()
-    added: Sections = {name.removesuffix(":*"): {} for name in names if "limit" in given}
+    added: Sections = {name.removesuffix(":*"): {} for name in names if has_reason(given)}
     sections = configfile.merge(contents.sections, contents.limits(), added)
     settings = resolve({name: {**section, **given} for name, section in sections.items()})
     if not settings.names:
-        raise SettingsError(f"{path}: no [memreap:PROGRAM] section; add one with limit=, or name a program here")
+        text = f"add one with {REASON_KEYS_TEXT}, or name a program here"
+        raise SettingsError(f"{path}: no [memreap:PROGRAM] section; {text}")
     client = _client(contents.server)
     return _Configured(contents, settings, client)
 
@@ -321,11 +325,11 @@ def _settings(args: argparse.Namespace) -> int:
             tell(f"no program or group '{quote(name)}' in supervisord")
     except Unavailable as error:
         programs = contents.programs()
-        tell(f"{error}: these are the programs of {path}")
+        tell(f"{error}: these are the programs in {path}")
     pools = settings.pools(programs)
     watched = [pool.program.namespec for pool in pools]
     chosen = {pool for name in args.names or ["all"] for pool in named(name, watched)}
-    # By a process of it, as its sections may be named after that.
+    # By one of its processes, since its sections may be named after that.
     shown = [
         (watch.program.namespec, watch.settings, settings.origins(watch.members[0] if watch.members else watch.program))
         for watch in pools
@@ -340,19 +344,19 @@ def _settings(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from supervisor_memreap import doctor  # 2 MB, which the listener never needs
+    from supervisor_memreap import doctor  # 2 MB that the listener never needs
 
     path = configfile.find(args.configuration)
     try:
         return doctor.run(path, _client, log.to(sys.stdout, stamped=False))
     except Exception:
-        # 1 would say that problems were found.
+        # 1 would mean that problems were found.
         traceback.print_exc()
         return os.EX_SOFTWARE
 
 
 def _client(server: Mapping[str, str]) -> Client:
-    """As supervisorctl: [supervisorctl] of the configuration, unless supervisord's environment says it."""
+    """As supervisorctl does: from [supervisorctl], unless supervisord's environment has the URL."""
     url = os.environ.get("SUPERVISOR_SERVER_URL") or server.get("serverurl", "http://localhost:9001")
     return connect(url, server)
 
@@ -363,5 +367,5 @@ def _pid_in(path: str) -> int:
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     if not text.isascii() or not text.isdigit():
-        raise SettingsError(f"{path}: holds {text[:40]!r}, not a pid")
+        raise SettingsError(f"{path}: contains {text[:40]!r}, not a pid")
     return int(text)

@@ -1,11 +1,11 @@
-"""Door 2, [ctlplugin:memreap]: `supervisorctl memreap …`, also against a supervisord on another machine.
+"""Entry point 2, [ctlplugin:memreap]: `supervisorctl memreap …`, also for a supervisord on another machine.
 
     [ctlplugin:memreap]
     supervisor.ctl_factory = supervisor_memreap.ctlplugin:make_ctlplugin
 
-It must stand in the main file: supervisorctl does not read included ones. It shows what [rpcinterface:memreap] has, and
-sends commands to the listener through supervisord; it signals nobody itself. A plugin that cannot be imported would
-break every call of supervisorctl, so all but this file is imported when it is used.
+The section must be in the main file: supervisorctl does not read included ones. The plugin shows what
+[rpcinterface:memreap] has, and sends commands to the listener through supervisord; it signals no process itself. A
+plugin that cannot be imported would break every call of supervisorctl, so all other modules are imported when used.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from supervisor.xmlrpc import Faults
 
 from supervisor_memreap import __version__
 
-# Seconds in which a command must be begun; then it is void. The listener begins it when the tick that it is at is over:
+# Seconds in which the listener must start a command; then it expires. The listener starts it after the current tick:
 # within a second, but a busy machine may need longer.
 PATIENCE = 10.0
-# Seconds after that in which the answer to a command that was begun in time may still come.
+# Seconds after that in which the answer to a command that was started in time may still arrive.
 LATE = 3.0
-# And this much longer for doctor, which is a process of its own.
+# And this much longer for doctor, which is a separate process.
 CONSULTATION = 30.0
-# Seconds between two questions whether supervisord has lost the command.
+# Seconds between two checks whether supervisord has discarded the command.
 ASK_AGAIN = 1.0
 
 HELP = """\
-memreap status [NAME ...]   how the pools stand, and the last message of each
-memreap workers NAME        the workers of a pool, the largest first
+memreap status [NAME ...]   show the state and the last message of each pool
+memreap workers NAME        list the workers of a pool, the largest first
 memreap reap NAME [PID]     replace a worker now, over its limit or not: the
-                            largest one, or this one
+                            one with this pid, or the largest
 memreap roll NAME|all       replace all workers of a pool, one at a time
-memreap pause NAME|all      signal no worker any more
-memreap resume NAME|all     go on, also where memreap has suspended a pool
+memreap pause NAME|all      stop signalling workers
+memreap resume NAME|all     end a pause, or a suspension by memreap itself
 memreap doctor              check for anything that would stop memreap or make
                             it unsafe, and say what to do about it
 memreap help                show this
 
-NAME is a pool, or a program with numprocs or a group: then all of its pools.
-The listener does it, at a moment when the worker serves no request; see its
-log (tail memreap stderr). Sizes are those of the pool's metric.
+NAME is a pool, or a group or a program with numprocs: then all of its pools.
+The listener carries commands out, and signals a worker while it serves no
+request; see its log (tail memreap stderr). Sizes are in the pool's metric.
 Exit status: 0; 1 something is wrong, a pool is suspended or not watched, or
 the command was refused; 2 bad usage.
 """
@@ -58,14 +58,14 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         self._answer_for_others()
 
     def _answer_for_others(self) -> None:
-        """`help memreap` asks every plugin, and those that have no such topic would say so."""
+        """`help memreap` asks every plugin, and each one without this topic would print an error."""
         for plugin in self.ctl.options.plugins:
             if plugin is not self:
                 plugin.help_memreap = lambda: None
 
     def do_help(self, arg: str) -> None:
-        """Only of what is ours: other topics have been answered by others."""
-        self._answer_for_others()  # also for those that came after us
+        """Only for our topic: other plugins have answered the others."""
+        self._answer_for_others()  # also for plugins that were loaded after this one
         if arg.strip() == "memreap":
             self.help_memreap()
         elif not arg:
@@ -93,7 +93,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             act(words)
         except xmlrpc.client.Fault as fault:
             if fault.faultCode == Faults.UNKNOWN_METHOD:
-                # Not: add it and restart supervisord. One that cannot import it would not start again.
+                # Do not recommend adding it: a supervisord that cannot import it would not start again.
                 self._fail(
                     "supervisord has no [rpcinterface:memreap]: run memreap doctor on its machine, which says whether"
                     " supervisord can load it, and how"
@@ -115,14 +115,16 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         for trouble in troubles:
             self._fail(trouble)
         if not pools and not troubles:
-            # Where nothing is watched, nothing is well.
-            self._fail("no pool is watched: no program has a [memreap:PROGRAM] section, or none was looked at yet")
+            # If no pool is watched, that is a problem.
+            self._fail(
+                "no pool is watched: no program has a [memreap:PROGRAM] section, or the listener has not looked yet"
+            )
 
     def _workers(self, words: list[str]) -> None:
         from supervisor_memreap.record import status
 
         if len(words) != 2:
-            self._fail("workers: one pool; write memreap workers NAME", usage=True)
+            self._fail("workers: name one pool; write memreap workers NAME", usage=True)
             return
         pools, troubles = self._look()
         shown = self._chosen(words[1:], pools)
@@ -134,7 +136,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             self._fail(trouble)
 
     def _look(self) -> tuple[list[dict[str, Any]], list[str]]:
-        """How the pools stand, and what is wrong with the listener or its settings, a line each."""
+        """The state of the pools, and what is wrong with the listener or its settings, a line each."""
         from supervisor_memreap.record import status
 
         pools = self._memreap().getPools()
@@ -145,7 +147,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         return pools, status.troubles_beside(listener, __version__)
 
     def _chosen(self, names: list[str], pools: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The pools of these names; says so where a name is that of none."""
+        """The pools with these names; fails if a name matches none."""
         from supervisor_memreap.core.command import named, unknown
 
         watched = [pool["name"] for pool in pools]
@@ -165,23 +167,23 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             self._fail(str(error), usage=True)
             return
         listener = self._memreap().getListener()
-        # One that has not looked yet, as with TICK_3600, looks when it gets a command.
+        # A listener that has not looked yet, as with TICK_3600, looks when it gets a command.
         trouble = trouble_of_listener({"age_seconds": 0.0, **listener})
         if trouble:
-            here = "; memreap doctor on that machine says more" if words[0] == "doctor" else ""
+            here = "; run memreap doctor on that machine" if words[0] == "doctor" else ""
             self._fail(f"nothing was done: {trouble}{here}")
             return
         if not listener["takes_commands"]:
             self._fail(
-                "nothing was done: the listener does not hear commands: write events=TICK_5,REMOTE_COMMUNICATION in its"
-                " [eventlistener:...] section, and supervisorctl update"
+                "nothing was done: the listener does not get commands: set events=TICK_5,REMOTE_COMMUNICATION in its"
+                " [eventlistener:...] section, then run supervisorctl update"
             )
             return
         answer = self._answer(words, listener)
         if answer is None:
             self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
         elif answer["ok"] or words[0] == "doctor" or "\n" in answer["text"]:
-            # What could be done in some pools only is a line for each.
+            # A command that was carried out in only some pools has a line for each.
             self.ctl.output(answer["text"])
             if not answer["ok"]:
                 self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
@@ -189,11 +191,11 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             self._fail(answer["text"])
 
     def _answer(self, words: list[str], listener: dict[str, Any]) -> dict[str, Any] | None:
-        """What the listener answers; None if it does not, which has been said then."""
+        """The listener's answer; None if there is none, which has then been reported."""
         from supervisor_memreap.core.command import TYPE
 
         id = uuid.uuid4().hex
-        # By the clock of supervisord's machine, which is the listener's too.
+        # By the clock of supervisord's machine, which is also the listener's.
         until = listener.get("time", time.time()) + PATIENCE
         text = f"{' '.join(words)} id={id} until={until:.3f}"
         patience = PATIENCE + LATE + (CONSULTATION if words[0] == "doctor" else 0.0)
@@ -207,10 +209,10 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
                 return dict(answer)
             if is_due:
                 asked = time.monotonic()
-                # In this order: what it had in hand when it was ready has been answered by now.
+                # In this order: if the listener was ready, it has answered all earlier commands by now.
                 if asked - start < PATIENCE and _is_ready(now) and now["pid"] == listener["pid"]:
-                    # Discarded by supervisord, whose buffer holds 10 events by default. With the same id and time:
-                    # the listener carries it out once, however often it comes.
+                    # supervisord has discarded it: its buffer holds 10 events by default. Send it with the same id and
+                    # time: the listener carries it out once, however often it arrives.
                     self.ctl.get_supervisor().sendRemoteCommEvent(TYPE, text)
             time.sleep(0.1)
         self._fail(_without_answer(self._memreap().getListener(), listener["pid"], until))
@@ -225,15 +227,15 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
 
 
 def _is_ready(listener: dict[str, Any]) -> bool:
-    """Whether it has nothing in hand, and nothing waits for it."""
+    """Whether it handles no event, and none waits for it."""
     return bool(listener["listener_state"] == "READY" and not listener["events_waiting"])
 
 
 def _without_answer(listener: dict[str, Any], pid: int, until: float) -> str:
-    """What is known of a command that got no answer in its time."""
+    """What is known about a command that got no answer in time."""
     if listener["pid"] != pid:
         return "no answer: the listener was restarted; see memreap status for what was done"
-    # It handles events in order: a look later than the command's time would have brought the answer. (Ages are
+    # It handles events in order: if it has looked after the command expired, it would have answered. (Ages are
     # rounded to 0.1 s.)
     if listener.get("time", 0.0) - listener.get("age_seconds", float("inf")) > until + 0.1:
         return (
@@ -242,11 +244,11 @@ def _without_answer(listener: dict[str, Any], pid: int, until: float) -> str:
         )
     return (
         f"no answer within {PATIENCE:.0f} s, the listener is {listener['listener_state']} and"
-        f" {listener['events_waiting']} events wait for it. The command is void now: if it was not begun before, it"
+        f" {listener['events_waiting']} events wait for it. The command has expired: if it was not started before, it"
         " will not be carried out; see memreap status, and the listener's log"
     )
 
 
 def make_ctlplugin(controller: Any, **config: str) -> MemreapControllerPlugin:
-    """What supervisorctl calls for [ctlplugin:memreap]; it has no settings."""
+    """The function that supervisorctl calls for [ctlplugin:memreap]; it has no settings."""
     return MemreapControllerPlugin(controller)

@@ -1,4 +1,4 @@
-"""A `memreap doctor` at work, in a process of its own: it may ask Perl, and the listener does not wait for it."""
+"""`memreap doctor` in its own process: it may ask Perl, and the listener must not wait for it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import subprocess
 import sys
 import time
 
-# Seconds that it may take: it needs one or two, and more where Perl is slow to start.
+# Seconds that it may take: it needs one or two, and more if Perl is slow to start.
 PATIENCE = 30.0
 
 
 class DoctorProcess:
-    """`id` is that of the command that asked for it. Raises OSError."""
+    """`id` is that of the command that started it. Raises OSError."""
 
     def __init__(self, configuration: str, id: str):
-        # By the script that we were started by: with -m Python would take modules from the directory that it is in.
+        # With the script that started us: with -m, Python would import modules from the current directory.
         command = [sys.executable, sys.argv[0], "doctor", *(("-c", configuration) if configuration else ())]
         self.id = id
         self.deadline = time.monotonic() + PATIENCE
@@ -33,7 +33,7 @@ class DoctorProcess:
         os.set_blocking(self.fd, False)
 
     def has_ended(self) -> bool:
-        """Whether it has written all, or has had its time."""
+        """Whether it has written everything, or its time is up."""
         try:
             chunk = os.read(self.fd, 65536)
         except BlockingIOError:
@@ -46,16 +46,16 @@ class DoctorProcess:
         text = self._output.decode(errors="replace").replace("memreap: ", "").strip()
         status = self.end()
         if status not in (0, 1):
-            return False, f"{text}\ndoctor did not come to an end".strip()
+            return False, f"{text}\ndoctor did not finish".strip()
         return status == 0, text
 
     def end(self) -> int:
-        """Its exit status; by force where it has not ended."""
+        """Its exit status. Kills it if it has not ended."""
         assert self._process.stdout
         self._process.stdout.close()
         try:
             return self._process.wait(0.1 if time.monotonic() < self.deadline else 0)
         except subprocess.TimeoutExpired:
-            # Not waited for yet, so that its pid is its own; and whatever it has started goes with it.
+            # It was not waited for yet, so its pid is still its own. This also ends all that it has started.
             os.killpg(self._process.pid, signal.SIGKILL)
             return self._process.wait()

@@ -74,7 +74,8 @@ def _is_alone(above: ProcessId, emit: events.Sink) -> bool:
         try:
             lock.take(above)
         except lock.Unlockable:
-            lock.take_file(above, "listener")  # we are not of supervisord's user
+            # We are not of supervisord's user. A file that others may open would let any of them keep us from starting.
+            lock.take_file(above, "listener", 0o600)
     except lock.Unlockable as trouble:
         emit(events.OtherListenersUnknown("", time.time(), str(trouble)))
     except lock.Locked as trouble:

@@ -12,21 +12,21 @@ from supervisor_memreap.supervisord.configfile import ConfigFile, Contents
 
 
 class LiveSettings:
-    """`command_line` wins over the file. Raises SettingsError for what it says."""
+    """`command_line` overrides the file. Raises SettingsError if it has an error."""
 
     def __init__(self, file: ConfigFile | None, command_line: Sections, once: Once):
         self._file = file
         self._command_line = command_line
         self._once = once
-        # Should the file never be readable, what the command says is in force.
+        # If the file can never be read, the settings of the command are in force.
         self.settings = resolve(command_line)
         self.contents = Contents()
         self.are_known = file is None
-        """Whether the file was ever read whole: before that no pool is looked at."""
+        """Whether the file was ever read without error: before that no pool is looked at."""
 
     @property
     def path(self) -> str:
-        """Of the file; empty where there is none."""
+        """Of the file; empty if there is none."""
         return self._file.path if self._file else ""
 
     def refresh(self) -> None:

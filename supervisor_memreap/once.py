@@ -1,4 +1,4 @@
-"""`memreap once`: reap every worker that has to go, one at a time, for cron and by hand."""
+"""`memreap once`: reap every worker that is due, one at a time, for cron and by hand."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ import select
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from supervisor_memreap.core import events, reasons
 from supervisor_memreap.core.command import named
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.model import Ending, ProcessId, Program
-from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.core.model import Ending, Program
+from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.host import procfs
 from supervisor_memreap.pool import WatchedPool
-from supervisor_memreap.reaper import HowEnded, Reaper, States
+from supervisor_memreap.reaper import HowEnded, Reaper
 from supervisor_memreap.record import log, words
-from supervisor_memreap.record.statefile import StateFile
+from supervisor_memreap.record.statefile import known_to_the_listener
 
-# Between two looks: short beside the second within which FCGI::ProcManager replaces a worker.
+# Seconds between two looks: short compared with the second in which FCGI::ProcManager replaces a worker.
 INTERVAL = 0.2
-# A wait is reported when it has lasted so long, and again each time it has lasted so much longer.
+# Seconds after which a wait is reported, and reported again.
 PATIENCE = 5.0
 
 Tell = Callable[[str], None]
@@ -31,21 +30,21 @@ Programs = Callable[[], list[Program]]
 
 
 def of_pid(pid: int, name: str, written: float | None = None) -> Programs:
-    """The manager with this pid, while it is that very process, as if supervisord ran it.
+    """The manager with this pid, while it is the same process, as if supervisord ran it.
 
     Raises ProcessLookupError if there is none, ValueError if memreap itself runs under it, or if it was started after
-    its pid was `written` down, in seconds since the epoch: then that pid was another process's.
+    its pid was `written` to the file, in seconds since the epoch: then the pid was that of another process.
     """
     view = procfs.source()
     process = view.process(pid)
     manager = process.id
     if written is not None and time.time() - process.age > written + 2:
-        raise ValueError(f"process {pid} is younger than the pidfile: that was left by another one")
+        raise ValueError(f"process {pid} is younger than the pidfile, which another process left behind")
     above = os.getpid()
     while above > 1:
         above = view.process(above).parent
         if above == pid:
-            raise ValueError(f"memreap itself runs under process {pid}: that is not the manager of a pool")
+            raise ValueError(f"memreap itself runs under process {pid}, so that is not the manager of a pool")
 
     def programs() -> list[Program]:
         try:
@@ -53,24 +52,24 @@ def of_pid(pid: int, name: str, written: float | None = None) -> Programs:
             if process.id == manager and not process.ended:
                 return [Program(name, name, "RUNNING", pid)]
         except ProcessLookupError:
-            pass  # it has ended, and that is what EXITED says
+            pass  # it has ended: EXITED
         return [Program(name, name, "EXITED", 0)]
 
     return programs
 
 
 def ended_by_itself(_program: Program, _since: float) -> Ending:
-    """A manager that supervisord does not run is not stopped through it either."""
+    """A manager that supervisord does not run cannot be stopped through supervisord either."""
     return Ending.EXITED
 
 
 class _Verdicts:
-    """A sink: what events mean for this run."""
+    """A sink: notes what events mean for this run."""
 
     def __init__(self) -> None:
         self.has_failed = False
         self.given_up: set[str] = set()
-        """Pools in which waiting longer brings nothing."""
+        """Pools in which waiting longer is useless."""
 
     def __call__(self, event: Event) -> None:
         self.has_failed = self.has_failed or event.fails
@@ -86,9 +85,9 @@ def run(
     tell: Tell,
     how_ended: HowEnded,
 ) -> int:
-    """Reap in the programs with these names; in all that have settings if there are none.
+    """Reap in the programs with these names; without names, in all that have settings.
 
-    0: no worker is left that has to go; 1: one could not be reaped, or a name or a section is that of no program;
+    0: no worker is left that is due; 1: one could not be reaped, or a name or a section matches no program;
     130: Ctrl-C. Raises Unavailable.
     """
     listed = programs()
@@ -96,7 +95,7 @@ def run(
     if missing:
         tell(missing.text)
         if names:
-            return 1  # a typo in a command: nothing of it is done
+            return 1  # a typo in a command: do nothing
     status = _run(_chosen(names, listed), lambda: _chosen(names, programs()), settings, dry_run, tell, how_ended)
     return status or (1 if missing else 0)
 
@@ -114,7 +113,7 @@ def _run(
             if pool.state.paused or pool.state.suspended:
                 tell(f"{pool.name}: {_held_back(pool)}")
         if not pools:
-            tell("none of the programs has a [memreap:NAME] section; name one, and write limit= behind it")
+            tell(f"none of the programs has a [memreap:NAME] section; name a program, followed by {REASON_KEYS_TEXT}")
             return 1
         if dry_run:
             for pool in pools:
@@ -125,7 +124,7 @@ def _run(
             _pause(reaper)
             pools = reaper.tick(programs(), settings, time.monotonic())
     except KeyboardInterrupt:
-        tell("stopped; a worker that has been signalled still finishes its request and leaves")
+        tell("stopped; a worker that was already signalled still finishes its request and leaves")
         return 130
     finally:
         reaper.close()
@@ -133,43 +132,24 @@ def _run(
     for pool in pools:
         left = bool(pool.choice and pool.choice.to_go)
         is_left = is_left or left
-        # Nothing to report is nothing to mail, for cron.
+        # cron mails every output, so print nothing if nothing happened.
         if pool.choice and (pool.counters.reaps or left or sys.stdout.isatty()):
             tell(f"{pool.name}: {words.summary(pool.choice, pool.settings, pool.counters.reaps)}")
     return 1 if verdicts.has_failed or is_left else 0
 
 
 def _missing(names: Sequence[str], settings: Settings, programs: Sequence[Program]) -> tuple[str, ...]:
-    """Which of the names, or of the sections if there are none, are those of no program."""
+    """The names, or without names the sections, that match no program."""
     if not names:
         return tuple(settings.unmatched(programs))
     return tuple(name for name in names if not named(name, [program.namespec for program in programs]))
 
 
 def _chosen(names: Sequence[str], programs: list[Program]) -> list[Program]:
-    """The programs that answer to one of the names; all if there are none."""
+    """The programs that match one of the names; without names, all."""
     if not names:
         return programs
     return [program for program in programs if any(named(name, [program.namespec]) for name in names)]
-
-
-def known_to_the_listener(programs: Sequence[Program]) -> States:
-    """Who is leaving or stuck, and what is paused or suspended, as the listener of the same user wrote it down."""
-    above = next((program.supervisord for program in programs if program.supervisord), 0)
-    try:
-        supervisord = procfs.source().process(above).id if above else None
-    except PermissionError:
-        supervisord = ProcessId(above, 0.0)  # hidden from this user, and so from its listener
-    except OSError:
-        supervisord = None
-    if supervisord is None:
-        return {}
-    states, _ = StateFile(supervisord).read(time.monotonic())
-    # A worker that is only about to be signalled is none that leaves: a listener that does it has the pool's lock.
-    return {
-        name: replace(state, leaving=None) if state.leaving and not state.leaving.sent else state
-        for name, state in states.items()
-    }
 
 
 def _held_back(pool: WatchedPool) -> str:
@@ -187,7 +167,7 @@ def _tell_what_would_be(pool: WatchedPool, tell: Tell) -> None:
 
 
 class _Waits:
-    """What is still waited for, reported when it takes long."""
+    """What `once` waits for, reported if it takes long."""
 
     def __init__(self, tell: Tell, verdicts: _Verdicts):
         self._tell = tell
@@ -208,7 +188,7 @@ class _Waits:
         return bool(waits)
 
     def _of(self, pool: WatchedPool) -> str:
-        """What `once` still has to wait for in this pool; empty if nothing."""
+        """What `once` still waits for in this pool; empty if nothing."""
         state, leaving = pool.state, pool.state.leaving
         if pool.choice is None or pool.pool.manager is None or state.suspended or state.paused:
             return ""
@@ -217,11 +197,11 @@ class _Waits:
         if leaving and leaving.left is None:
             return f"waiting for worker {leaving.worker.pid} to finish its request"
         if leaving and leaving.replaced_by is None:
-            return f"waiting for a worker in the place of {leaving.worker.pid}"
-        if leaving:  # also after the last one: whoever reaps next in this pool must find it settled
-            return f"waiting for the worker in the place of {leaving.worker.pid} to settle"
+            return f"waiting for a worker to take the place of {leaving.worker.pid}"
+        if leaving:  # also after the last one: the next to reap in this pool must find it settled
+            return f"waiting for the replacement of {leaving.worker.pid} to settle"
         min_age = pool.settings.min_age
-        # A worker whose size may not be read is reported when it is old enough; before, it may still change its user.
+        # A worker whose size may not be read is reported when it is old enough: a new one may still change its user.
         hidden = [worker for worker in pool.pool.workers if reasons.is_hidden(worker, pool.settings)]
         ages = [worker.age for worker in (*(each.worker for each in pool.choice.pending), *hidden)]
         ages = ages if pool.choice.pending else [age for age in ages if age < min_age]
@@ -233,7 +213,7 @@ class _Waits:
 
 
 def _pause(reaper: Reaper) -> None:
-    """Until the next look, or until a worker that was signalled is gone."""
+    """Wait until the next look, or until a signalled worker is gone."""
     poll = select.poll()
     for fd in reaper.pidfds():
         poll.register(fd, select.POLLIN)

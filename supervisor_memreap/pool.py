@@ -46,6 +46,7 @@ class WatchedPool:
         """Of the last look, as the settings are; None: not looked at."""
         self.settings = PoolSettings()
         self.followed = FollowedWorkers(take_lock)
+        self._experience = signalling.Experience()
         self._state = state
         self._sinks = (self._count, *sinks)
         self._write_down = write_down
@@ -94,10 +95,10 @@ class WatchedPool:
 
     def take(self, choice: Choice) -> None:
         """What is to be done in it."""
-        self.choice = choice
         self.update(choice.state)
         self._hand_on(choice.events)
         self.counters = self.counters.stands(choice.standing.value, time.time())
+        self.choice = choice  # last: a pool in which any of this fails is not acted on
 
     # Signals.
 
@@ -105,8 +106,7 @@ class WatchedPool:
         """Signal the first candidate that is idle within `watch` seconds, if any is."""
         assert self.choice
         assert self.pool.manager
-        candidates = self.choice.candidates
-        began = time.monotonic()
+        candidates, began = self.choice.candidates, time.monotonic()
         lock: int | None
         try:
             lock = self._take_lock(self.pool.manager, self.pool.is_group)
@@ -132,18 +132,17 @@ class WatchedPool:
                 os.close(lock)
 
     def _signal(self, candidate: Candidate, view: Source, now: float, watch: float) -> signalling.Outcome:
-        before = self._state
-        worker, expired = candidate.worker, candidate.idle_wait_expired
+        before, worker, expired = self._state, candidate.worker, candidate.idle_wait_expired
         try:
             # Whoever is ended between the signal and the end of the tick must find it written down.
             self.update(policy.signalled(self.pool, candidate, before, now, sent=False))
-            outcome = signalling.reap(self.pool, worker, self.settings, view, watch, expired)
+            outcome = signalling.reap(self.pool, worker, self.settings, view, watch, self._experience, expired)
         except BaseException:
             # It is not known whether the signal went out, so it counts as sent.
             self.update(policy.signalled(self.pool, candidate, before, now))
             raise
         if outcome.result is not Result.SENT:
-            self.update(before)
+            self.update(policy.watched(before, worker.id, now) if outcome.result is Result.BUSY else before)
             self._refuse(candidate, outcome.result)
             self._report_next_best(outcome)
         return outcome
@@ -153,10 +152,10 @@ class WatchedPool:
         # From here on nothing may fail before it is known that a worker is leaving.
         worker = candidate.worker.id
         self.followed.add(Followed(worker, self.pool, outcome.private, outcome.pidfd, lock))
-        self.update(policy.signalled(self.pool, candidate, self._state, at))
-        settings = self.settings
-        moment = outcome.moment, settings.idle_wait
-        self.emit(events.Signalled(self.name, time.time(), worker, candidate.reason, settings.signal, *moment))
+        self.update(policy.sent(self._state, at))
+        signal, idle_wait = self.settings.signal, self.settings.idle_wait
+        event = events.Signalled(self.name, time.time(), worker, candidate.reason, signal, outcome.moment, idle_wait)
+        self.emit(event)
         self._report_next_best(outcome)
 
     def _report_next_best(self, outcome: signalling.Outcome) -> None:
@@ -188,7 +187,7 @@ class WatchedPool:
         try:
             # Written down first, as the first one is: whoever is ended here must not have a third one sent.
             self.update(policy.signalled_again(before, sent=False))
-            outcome = signalling.reap_again(self.pool, worker, self.settings, view)
+            outcome = signalling.reap_again(self.pool, worker, self.settings, view, self._experience)
         except BaseException:
             # It is not known whether the signal went out, so it counts as sent: there is no third one.
             self.update(policy.signalled_again(before))

@@ -116,7 +116,8 @@ class Reaper:
                 pool = self._pools[look.pool.name]
                 self._guard(pool, functools.partial(lambda only: choices.extend(policy.choose([only], now)), look))
         for choice in choices:
-            self._pools[choice.pool.name].take(choice)
+            pool = self._pools[choice.pool.name]
+            self._guard(pool, functools.partial(pool.take, choice))
 
     def _guard(self, pool: WatchedPool, act: Callable[[], None]) -> None:
         """An error in one pool is a line in the log, and the others are looked at all the same."""
@@ -152,15 +153,17 @@ class Reaper:
         if now - self._measured >= MEASURE:
             self._measured, self._used = now, {}
         view = procfs.source()
-        for pool in self._watched:
-            known = self._used.get(pool.name, {})
-            self._used[pool.name] = look.measure(pool.pool, pool.settings, view, now + MEASURING, known)
-        boot = time.time() - now
-        return [
-            of_pool(pool.choice, pool.settings, pool.state, pool.counters, self._used.get(pool.name, {}), boot)
-            for pool in sorted(self._watched, key=lambda pool: pool.name)
-            if pool.choice
-        ]
+        rows: list[dict[str, Any]] = []
+        for pool in sorted(self._watched, key=lambda pool: pool.name):
+            self._guard(pool, functools.partial(self._add_status, rows, pool, view, now))
+        return rows
+
+    def _add_status(self, rows: list[dict[str, Any]], pool: WatchedPool, view: Source, now: float) -> None:
+        if pool.choice is None:
+            return
+        known = self._used.get(pool.name, {})
+        used = self._used[pool.name] = look.measure(pool.pool, pool.settings, view, now + MEASURING, known)
+        rows.append(of_pool(pool.choice, pool.settings, pool.state, pool.counters, used, time.time() - now))
 
     def paused(self) -> States:
         """The pools that a user paused, and nothing else of them."""

@@ -21,6 +21,7 @@ from supervisor.states import EventListenerStates, getEventListenerStateDescript
 from supervisor.xmlrpc import Faults, RPCError
 
 from supervisor_memreap import __version__
+from supervisor_memreap.core.listeners import is_listener
 
 # The status of ten thousand workers is 800 kB.
 _MOST_CHARACTERS = 4_000_000
@@ -32,7 +33,6 @@ _DEEPEST = 5
 _MOST_DIGITS = 40
 # What XML 1.0 cannot carry: a client would find the whole answer broken.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_LISTENER = re.compile(r"memreap\S*(?:\s+(?:-c|--conf[a-z]*)[\s=]*\S+)?\s+listen\b")
 _TICKS = (Tick5Event, Tick60Event, Tick3600Event)
 
 
@@ -186,7 +186,7 @@ class MemreapNamespaceRPCInterface:
         return [
             (group, process)
             for group, process in self._processes()
-            if hasattr(group, "event_buffer") and _LISTENER.search(str(process.config.command))
+            if hasattr(group, "event_buffer") and is_listener(str(process.config.command))
         ]
 
 

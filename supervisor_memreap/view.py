@@ -1,7 +1,7 @@
-"""What `memreap status` shows: the listener's view of the pools; where it cannot be asked, one look of our own.
+"""What `memreap status` shows: the listener's view of the pools; if it cannot be asked, one look of our own.
 
-Two answers to one question would contradict each other: a look knows nothing of a pause or of who is leaving, and a
-listener has looked some seconds ago. So the command shows one of the two, and says which.
+The two would contradict each other: a look does not know of a pause or of leaving workers, and a listener's look is
+some seconds old. So the command shows one of the two, and says which.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from supervisor_memreap import __version__, once
+from supervisor_memreap import __version__
 from supervisor_memreap.core import events
 from supervisor_memreap.core.command import named
 from supervisor_memreap.core.model import Program
@@ -19,23 +19,24 @@ from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record import status
+from supervisor_memreap.record.statefile import known_to_the_listener
 from supervisor_memreap.supervisord.client import Client
 
 _NO_INTERFACE = "supervisord has no [rpcinterface:memreap] to ask the listener through"
 _NO_LISTENER = "there is no listener"
 _NOBODY = "there is no listener, so no pool is watched, and only memreap once reaps: run memreap doctor"
-_WRITTEN = "who is paused, suspended or leaving is as a listener of this user wrote it down"
+_WRITTEN = "pauses, suspensions and leaving workers are those that a listener of this user has saved"
 
 
 class View(NamedTuple):
     pools: list[dict[str, Any]]
-    """As status.of_pool makes them."""
+    """As status.of_pool returns them."""
     whose: str
     """`listener` or `look`."""
     note: str
-    """Whose view this is, for a reader."""
+    """Whose view this is, in a sentence."""
     troubles: tuple[str, ...] = ()
-    """Why something is not watched, and the remedy, a line each; empty: nothing that is known."""
+    """Why something is not watched, and the remedy, a line each; empty: no trouble is known."""
     age: float | None = None
     """Seconds since the listener looked; None: this is a look of our own."""
 
@@ -64,7 +65,7 @@ class View(NamedTuple):
 
 
 class Viewer:
-    """Looks again and again. `listeners` are the names of the processes that the configuration has as listeners."""
+    """Looks as often as asked. `listeners` are the names of the listener processes in the configuration."""
 
     def __init__(self, client: Client, settings: Settings, listeners: Sequence[str]):
         self._client = client
@@ -89,20 +90,20 @@ class Viewer:
         return View(status.of_listener(pools), "listener", note, tuple(troubles), age)
 
     def _own_look(self, why: str, trouble: str | None = None) -> View:
-        """`trouble` is what is wrong with the listener, in a line; None: only supervisord can say that."""
+        """`trouble` is what is wrong with the listener, in a line; None: ask supervisord for its state."""
         programs = self._client.programs()
         if self._reaper is None:
-            self._reaper = Reaper(dry_run=True, states=once.known_to_the_listener(programs))
+            self._reaper = Reaper(dry_run=True, states=known_to_the_listener(programs))
         self._reaper.tick(programs, self._settings, time.monotonic())
         pools = status.of_look(self._reaper.status())
-        note = f"This is one look of this command's own: {why}; {_WRITTEN}."
+        note = f"This command read the pools itself, once: {why}; {_WRITTEN}."
         trouble = self._trouble_of_listener(programs) if trouble is None else trouble
-        # A misspelt section watches nothing, and all else may look well.
+        # A misspelt section watches nothing, while everything else may look well.
         missing = events.ProgramsMissing.of(self._settings.unmatched(programs), programs, time.time())
         return View(pools, "look", note, tuple(filter(None, (trouble, missing.text if missing else ""))))
 
     def _trouble_of_listener(self, programs: Sequence[Program]) -> str:
-        """What is wrong with the listener, as far as supervisord says it of a process that it knows nothing of."""
+        """What is wrong with the listener, judging only by its process state in supervisord."""
         known = [program for program in programs if program.name in self._listeners]
         if not known:
             return (

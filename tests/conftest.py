@@ -75,8 +75,8 @@ def _is_worker(config) -> bool:
     return hasattr(config, "workerinput")
 
 
-def _use(folder: Path) -> None:
-    os.environ["TMPDIR"] = str(folder)
+def _use(directory: Path) -> None:
+    os.environ["TMPDIR"] = str(directory)
     tempfile.tempdir = None
 
 
@@ -110,10 +110,10 @@ def _nothing_is_left_behind(pytestconfig):
         shutil.rmtree(ours)
 
 
-def _assert_nothing_is_left(mark: str, folder: Path) -> None:
-    left = [f"process {process.pid}: {_words(process)}" for process in _left_running(mark, folder)]
+def _assert_nothing_is_left(mark: str, directory: Path) -> None:
+    left = [f"process {process.pid}: {_words(process)}" for process in _left_running(mark, directory)]
     # A lock that is a file stays: were it removed while another process takes it, there would be two.
-    left += [str(path) for path in sorted(folder.rglob("*")) if not path.match("memreap-*.lock")]
+    left += [str(path) for path in sorted(directory.rglob("*")) if not path.match("memreap-*.lock")]
     assert not left, "left behind:\n" + "\n".join(left)
 
 
@@ -124,13 +124,13 @@ def _words(process: psutil.Process) -> str:
         return "it has just ended"
 
 
-def _left_running(mark: str, folder: Path) -> list[psutil.Process]:
+def _left_running(mark: str, directory: Path) -> list[psutil.Process]:
     left = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # it has just ended, or is another user's
             stands_in = Path(process.cwd())
             if process.pid != os.getpid() and (
-                process.environ().get("MEMREAP_TESTS") == mark or folder in (stands_in, *stands_in.parents)
+                process.environ().get("MEMREAP_TESTS") == mark or directory in (stands_in, *stands_in.parents)
             ):
                 left.append(process)
     return left
@@ -166,14 +166,14 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture(scope="session")
 def catalyst_script():
     """The script of a real Catalyst application, made once."""
-    where = stack.folder()
+    where = stack.directory()
     yield stack.catalyst(where)
     shutil.rmtree(where)
 
 
 @pytest.fixture
 def sock():
-    """A path for a pool's socket, in a folder of its own that every user may enter."""
-    where = stack.folder()
+    """A path for a pool's socket, in a directory of its own that every user may enter."""
+    where = stack.directory()
     yield where / "myapp.sock"
     shutil.rmtree(where)

@@ -37,7 +37,7 @@ def test_the_configuration_behind_the_command_wins(tmp_path):
 def test_demo_takes_no_configuration():
     result = memreap("-c", "/nowhere", "demo")
     assert result.returncode == 2
-    assert "unexpected argument -c: demo has a configuration of its own" in result.stderr
+    assert "unexpected argument -c: demo has its own configuration" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def program(name: str, workers: int, mib: int, more: str = "") -> str:
 
 @contextlib.contextmanager
 def operating(text: str, events: str = "TICK_5,REMOTE_COMMUNICATION") -> Iterator[Operated]:
-    where = stack.folder()
+    where = stack.directory()
     try:
         with supervisord(where, text + listener(where, events) + stack.recorder(where)):
             yield Operated(where, sys.executable, f"unix://{where}/s.sock", "", "")
@@ -65,13 +65,13 @@ def test_no_event_is_discarded_where_many_pools_reap_at_once():
     with operating(sections + "[memreap]\nlimit=20MB\nmin_age=1s\nsettle=1s\n") as operated:
 
         def all_have_left() -> None:
-            left = {one["pool"] for one in operated.announced() if one["event"] == "left"}
+            left = {event["pool"] for event in operated.announced() if event["event"] == "left"}
             assert left == set(POOLS), operated.log()[-1000:]
 
         eventually(all_have_left, timeout=40)
         assert operated.ctl("memreap", "pause", "all").returncode == 0
-        assert "overflowed" not in (operated.folder / "s.log").read_text()
-        ticks = (operated.folder / "announced").read_text().count('"event": "reap"')
+        assert "overflowed" not in (operated.directory / "s.log").read_text()
+        ticks = (operated.directory / "announced").read_text().count('"event": "reap"')
         assert ticks == len(POOLS)
 
 
@@ -85,11 +85,11 @@ def test_a_command_that_supervisord_discards_is_sent_again_and_carried_out_once(
             eventually(lambda: assert_waiting(operated, 1))
             for _ in range(12):
                 operated.rpc().supervisor.sendRemoteCommEvent("noise", "")
-            assert "overflowed" in (operated.folder / "s.log").read_text()
+            assert "overflowed" in (operated.directory / "s.log").read_text()
         finally:
             process.send_signal(signal.SIGCONT)
-        said, _ = command.communicate()
-        assert (command.returncode, said) == (0, "myapp: all 2 workers are to be replaced, one at a time\n")
+        output, _ = command.communicate()
+        assert (command.returncode, output) == (0, "myapp: all 2 workers are to be replaced, one at a time\n")
         assert operated.log().count("are to be replaced") == 1
 
 
@@ -117,30 +117,30 @@ def test_a_command_that_comes_after_its_time_is_not_carried_out():
                 subprocess.Popen(operated.command("memreap", verb, "myapp"), stdout=subprocess.PIPE, text=True)
                 for verb in ("reap", "pause")
             ]
-            for one in both:
-                said, _ = one.communicate()
-                assert one.returncode == 1
-                assert re.match(r"memreap: no answer within 10 s, the listener is [A-Z]+ and \d+ events wait", said)
-                assert "it will not be carried out" in said
+            for command in both:
+                output, _ = command.communicate()
+                assert command.returncode == 1
+                assert re.match(r"memreap: no answer within 10 s, the listener is [A-Z]+ and \d+ events wait", output)
+                assert "it will not be carried out" in output
             eventually(lambda: assert_blind(operated))
             own = look(operated)
             assert own.returncode == 1
-            assert "the listener looked at the pools" in own.stderr
-            assert "This is one look of this command's own: the listener does not look" in own.stdout
+            assert "the listener last looked at the pools" in own.stderr
+            assert "This command read the pools itself, once: the listener does not look" in own.stdout
             assert max(map(len, own.stdout.splitlines())) <= 80
             assert re.search("myapp +QUIET", own.stdout)
         finally:
             process.send_signal(signal.SIGCONT)
         eventually(lambda: assert_in("reap myapp came ", operated.log()))
         eventually(lambda: assert_in("pause myapp came ", operated.log()))
-        assert "after its time and was not carried out" in operated.log()
+        assert "after it had expired and was not carried out" in operated.log()
         eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=20)
         assert operated.workers() == before
 
 
 def assert_blind(operated: Operated) -> None:
     result = operated.ctl("memreap", "status")
-    assert re.search(r"(?s)myapp +BLIND.*memreap: the listener looked at the pools \d+ s ago", result.stdout)
+    assert re.search(r"(?s)myapp +BLIND.*memreap: the listener last looked at the pools \d+ s ago", result.stdout)
     assert result.returncode == 1
 
 
@@ -154,8 +154,8 @@ def test_a_refused_command_is_not_a_look_and_a_pause_before_the_first_look_comes
                 1,
                 "memreap: no pool 'nowhere' is watched; there are: myapp\n",
             )
-        its = operated.rpc().memreap.getListener()
-        assert "age_seconds" not in its
+        listener = operated.rpc().memreap.getListener()
+        assert "age_seconds" not in listener
         assert operated.rpc().memreap.getPools() == []
         assert operated.ctl("memreap", "pause", "all").returncode == 0
         assert_status(operated, "myapp +PAUSED")
@@ -180,7 +180,7 @@ def test_a_command_is_refused_while_the_configuration_was_never_read_whole():
         refused = operated.ctl("memreap", "pause", "all")
         assert (refused.returncode, refused.stdout) == (
             1,
-            "memreap: no pool is watched, since the configuration has a mistake: see the listener's log\n",
+            "memreap: no pool is watched, since the configuration has an error: see the listener's log\n",
         )
 
 
@@ -230,7 +230,7 @@ def test_a_listener_whose_configuration_is_named_before_its_command_is_one(monke
 
 @pytest.fixture
 def shown_to_all() -> Iterator[Path]:
-    where = stack.folder()
+    where = stack.directory()
     yield where
     shutil.rmtree(where)
 
@@ -257,7 +257,7 @@ def test_without_an_interface_status_is_one_look_with_what_the_listener_wrote_do
     monkeypatch.setattr(stack, "INTERFACE", "")
     mib = 40 if what == "suspended" else 5
     with operating(program("myapp", 2, mib) + "[memreap:myapp]\nlimit=30MB\nmin_age=1h\n") as operated:
-        monkeypatch.setenv("TMPDIR", str(operated.folder))
+        monkeypatch.setenv("TMPDIR", str(operated.directory))
         if what == "paused":
             operated.rpc().supervisor.sendRemoteCommEvent("memreap-command", "pause all")
             eventually(lambda: assert_in("paused: no worker", operated.log()))
@@ -266,8 +266,8 @@ def test_without_an_interface_status_is_one_look_with_what_the_listener_wrote_do
         result = look(operated)
         assert re.search(rf"myapp +{what.upper()}  30 MiB uss  2        {2 if mib == 40 else 0}     ", result.stdout)
         assert " ".join(result.stdout.split()).endswith(
-            "This is one look of this command's own: supervisord has no [rpcinterface:memreap] to ask the listener"
-            " through; who is paused, suspended or leaving is as a listener of this user wrote it down."
+            "This command read the pools itself, once: supervisord has no [rpcinterface:memreap] to ask the listener"
+            " through; pauses, suspensions and leaving workers are those that a listener of this user has saved."
         )
         assert result.returncode == (1 if what == "suspended" else 0)
         values = json.loads(look(operated, "--json").stdout)
@@ -285,7 +285,7 @@ def test_newborn_workers_over_the_limit_do_not_make_one_look_call_the_pool_suspe
     with supervisord(tmp_path, program("myapp", 2, 40) + "[memreap:myapp]\nlimit=30MB\nmin_age=1h\n"):
         result = look(Operated(tmp_path, sys.executable, f"unix://{tmp_path}/s.sock", "", ""))
     assert re.search("myapp +DUE  30 MiB uss  2        2     ", result.stdout)
-    assert "own: there is no listener; who is" in " ".join(result.stdout.split())
+    assert "itself, once: there is no listener; pauses" in " ".join(result.stdout.split())
 
 
 def test_without_a_listener_no_pool_is_watched_and_the_status_says_so(tmp_path):
@@ -331,7 +331,7 @@ def test_a_section_of_no_program_is_not_well_whatever_the_others_are(monkeypatch
 def test_settings_that_the_listener_does_not_apply_are_shown_to_supervisorctl():
     with operating(program("myapp", 1, 1) + "[memreap:myapp]\nlimit=30MB\n") as operated:
         eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)
-        path = operated.folder / "supervisord.conf"
+        path = operated.directory / "supervisord.conf"
         path.write_text(path.read_text().replace("limit=30MB", "limit=30 monkeys"))
         line = r"memreap: .* limit=30 monkeys: not a size, such as 150MB \(the earlier settings stay in force\)"
         eventually(lambda: assert_status(operated, line), timeout=30)
@@ -363,11 +363,11 @@ def test_what_waits_has_an_end():
 
 
 class Deaf:
-    """Stands before a supervisord, and does not answer the first call with this in it."""
+    """Stands before a supervisord, and does not answer the first call with `marker` in it."""
 
-    def __init__(self, to: Path, word: bytes):
+    def __init__(self, to: Path, marker: bytes):
         self._to = str(to)
-        self._word = word
+        self._marker = marker
         self._server = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
         self.swallowed = threading.Event()
@@ -385,7 +385,7 @@ class Deaf:
         request = b""
         while b"</methodCall>" not in request:
             request += connection.recv(65536)
-        if self._word in request and not self.swallowed.is_set():
+        if self._marker in request and not self.swallowed.is_set():
             self.swallowed.set()
             connection.recv(1)  # until the caller has given up
             return
@@ -405,13 +405,13 @@ class Deaf:
         self._thread.join()
 
 
-@pytest.mark.parametrize("word", [b"memreap.publish", b"sendRemoteCommEvent"])
-def test_an_announcement_outlives_a_call_that_times_out(tmp_path, word):
+@pytest.mark.parametrize("marker", [b"memreap.publish", b"sendRemoteCommEvent"])
+def test_an_announcement_outlives_a_call_that_times_out(tmp_path, marker):
     text = program("myapp", 1, 40) + "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n"
     announced = tmp_path / "announced"
     with (
         supervisord(tmp_path, text + stack.INTERFACE + stack.recorder(tmp_path)),
-        Deaf(tmp_path / "s.sock", word) as deaf,
+        Deaf(tmp_path / "s.sock", marker) as deaf,
         listening("-c", f"{tmp_path}/supervisord.conf", log=tmp_path / "log", SUPERVISOR_SERVER_URL=deaf.url) as driver,
     ):
         eventually(lambda: assert_reaped(driver), timeout=20)

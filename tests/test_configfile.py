@@ -184,7 +184,7 @@ def test_it_is_the_one_of_the_supervisord_that_started_the_listener(tmp_path, op
         f"[eventlistener:memreap]\ncommand={sys.executable} -m supervisor_memreap listen\nevents=TICK_5\n"
         f"directory=/\nstdout_logfile=NONE\nstderr_logfile={tmp_path}/memreap.log\n"
     )
-    command = [sys.executable, "-m", "supervisor.supervisord", *(word.format(tmp_path) for word in option)]
+    command = [sys.executable, "-m", "supervisor.supervisord", *(argument.format(tmp_path) for argument in option)]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             eventually(lambda: _assert_found(tmp_path, name))
@@ -219,18 +219,18 @@ def test_the_section_of_a_process_is_found_by_its_name_and_its_group(tmp_path):
         Program(*name, "RUNNING", 1)
         for name in (("a", "a_05_of_2"), ("a", "a_06_of_2"), ("g", "b"), ("g", "c"), ("b", "b"))
     ]
-    found = [contents.section_of(one) for one in programs]
-    assert [one and one.name for one in found] == ["a", "a", "b", "c", None]
-    assert found[0].options["command"] == "run a 0"
-    assert "command" not in found[3].options  # only supervisord could expand it
-    assert [one.namespec for one in contents.programs()] == ["a:a_05_of_2", "a:a_06_of_2", "g:b", "g:c"]
+    sections = [contents.section_of(program) for program in programs]
+    assert [section and section.name for section in sections] == ["a", "a", "b", "c", None]
+    assert sections[0].options["command"] == "run a 0"
+    assert "command" not in sections[3].options  # only supervisord could expand it
+    assert [program.namespec for program in contents.programs()] == ["a:a_05_of_2", "a:a_06_of_2", "g:b", "g:c"]
 
 
 def test_a_listener_whose_command_only_supervisord_can_expand_is_one(tmp_path):
     path = tmp_path / "supervisord.conf"
     path.write_text("[eventlistener:x]\ncommand=%(ENV_NOT_HERE)s/memreap listen a=1MB\nevents=TICK_5\n")
     contents = ConfigFile(str(path)).read()
-    assert [one.listens for one in contents.others] == [True]
+    assert [section.listens for section in contents.others] == [True]
     assert contents.limits() == {}
 
 
@@ -246,8 +246,8 @@ def test_a_listener_whose_command_only_supervisord_can_expand_is_one(tmp_path):
 def test_limits_in_the_listeners_command_are_found(tmp_path, command, limits):
     path = tmp_path / "supervisord.conf"
     path.write_text(f"[eventlistener:x]\ncommand={command}\nevents=TICK_5\n")
-    found = ConfigFile(str(path)).read().limits()
-    assert {name: given["limit"].value for name, given in found.items()} == limits
+    given_limits = ConfigFile(str(path)).read().limits()
+    assert {name: given["limit"].value for name, given in given_limits.items()} == limits
 
 
 def test_the_options_of_supervisord_are_those_of_the_supervisor_that_is_installed():

@@ -43,15 +43,15 @@ def test_what_is_a_command(text, command):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("", "unknown command ''; there are pause, resume, reap, roll"),
         ("id=1", "unknown command ''"),
         ("Pause myapp", "unknown command 'Pause'"),
-        ("pause", "no pool; write pause NAME or all"),
-        ("roll", "no pool; write roll NAME or all"),
-        ("reap", "no pool; write reap NAME [PID]"),
-        ("reap all", "one pool, not all; there is roll all"),
+        ("pause", "no pool given; write pause NAME or all"),
+        ("roll", "no pool given; write roll NAME or all"),
+        ("reap", "no pool given; write reap NAME [PID]"),
+        ("reap all", "name one pool; for all workers of all pools, there is roll all"),
         ("reap myapp 0", "'0' is not a pid"),
         ("reap myapp 99999999999", "is not a pid"),
         ("reap myapp 1 2", "unexpected argument '2'"),
@@ -66,10 +66,10 @@ def test_what_is_a_command(text, command):
         (f"pause {'x' * 2000} id=1", "a command has at most 1000 characters, this one has 2011"),
     ],
 )
-def test_what_is_none_is_one_line(text, said):
+def test_what_is_none_is_one_line(text, expected):
     with pytest.raises(CommandError) as caught:
         parse(text)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
     assert len(str(caught.value)) < 300
     assert "x" * 101 not in str(caught.value)
 
@@ -149,9 +149,9 @@ def test_reap_asks_for_the_largest_or_the_one_that_is_named():
 
 
 def test_roll_asks_for_all():
-    state, said = carry_out(parse("roll myapp"), POOL, PoolState())
+    state, answer = carry_out(parse("roll myapp"), POOL, PoolState())
     assert state.requested == {worker.id for worker in WORKERS}
-    assert said == "all 3 workers are to be replaced, one at a time"
+    assert answer == "all 3 workers are to be replaced, one at a time"
 
 
 def test_a_pause_takes_back_what_was_asked_for():
@@ -162,7 +162,7 @@ def test_a_pause_takes_back_what_was_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("pool", "state", "said"),
+    ("pool", "state", "expected"),
     [
         (POOL, PoolState(paused=True), "myapp is paused: memreap resume myapp first"),
         (
@@ -174,10 +174,10 @@ def test_a_pause_takes_back_what_was_asked_for():
     ],
 )
 @pytest.mark.parametrize("text", ["reap myapp", "roll myapp"])
-def test_where_nobody_may_go_that_is_said(pool, state, said, text):
+def test_where_nobody_may_go_that_is_said(pool, state, expected, text):
     with pytest.raises(CommandError) as caught:
         carry_out(parse(text), pool, state)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def test_a_worker_that_is_not_there_is_refused_with_those_that_are():
@@ -188,17 +188,17 @@ def test_a_worker_that_is_not_there_is_refused_with_those_that_are():
 def test_reap_without_a_pid_never_means_one_that_was_signalled_already():
     eleven, thirteen, twelve = (worker.id for worker in WORKERS)
     state = PoolState(leaving=Leaving(thirteen, 0.0, frozenset()), stuck=(Leaving(twelve, 0.0, frozenset()),))
-    after, said = carry_out(parse("reap myapp"), POOL, state)
-    assert (said, after.requested) == ("worker 11 is to be replaced", {eleven})
-    with pytest.raises(CommandError, match="all of its workers have been signalled already"):
+    after, answer = carry_out(parse("reap myapp"), POOL, state)
+    assert (answer, after.requested) == ("worker 11 is to be replaced", {eleven})
+    with pytest.raises(CommandError, match="all of its workers have already been signalled"):
         carry_out(parse("reap myapp"), replace(POOL, workers=WORKERS[1:]), state)
 
 
 def test_a_worker_that_was_signalled_already_is_not_asked_for_again_by_its_pid_nor_by_roll():
     thirteen = WORKERS[1].id
     state = PoolState(stuck=(Leaving(thirteen, 0.0, frozenset()),))
-    with pytest.raises(CommandError, match="worker 13 has been signalled already"):
+    with pytest.raises(CommandError, match="worker 13 has already been signalled"):
         carry_out(parse("reap myapp 13"), POOL, state)
-    after, said = carry_out(parse("roll myapp"), POOL, state)
-    assert said == "all 2 workers are to be replaced, one at a time"
-    assert {one.pid for one in after.requested} == {11, 12}
+    after, answer = carry_out(parse("roll myapp"), POOL, state)
+    assert answer == "all 2 workers are to be replaced, one at a time"
+    assert {worker.pid for worker in after.requested} == {11, 12}

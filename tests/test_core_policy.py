@@ -30,7 +30,7 @@ from supervisor_memreap.core.policy import Candidate, Look
 from supervisor_memreap.core.reasons import OverLimit, Requested, TooOld
 from supervisor_memreap.core.servers import graceful
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.state import PoolState
+from supervisor_memreap.core.state import PoolState, decode, encode, restored
 
 STAMP = ("myapp", 0.0)
 """The pool and the time of all events here."""
@@ -73,14 +73,19 @@ class Film:
         stopped=(),
         ending=Ending.EXITED,
         child_faults=0,
+        watch=True,
     ):
-        """The verdict of the next look, `after` seconds later; the signal that it asks for goes out."""
+        """The verdict of the next look, `after` seconds later; the signal that it asks for goes out.
+
+        Not `signal`: the workers are busy; and not `watch` either: that was not looked at.
+        """
         self.now += after
         if workers is None:
             pool = Pool("myapp", state)
         else:
             there = tuple(
-                one if isinstance(one, Worker) else self.worker(pid, one) for pid, one in sorted(workers.items())
+                worker_or_size if isinstance(worker_or_size, Worker) else self.worker(pid, worker_or_size)
+                for pid, worker_or_size in sorted(workers.items())
             )
             pool = Pool(
                 "myapp", state, "", ProcessId(manager, start_time), self.now - start_time, there, frozenset(stopped)
@@ -89,6 +94,9 @@ class Film:
         verdict = self.decide(pool, self.now)
         if verdict.candidates and signal:
             self.state = policy.signalled(pool, verdict.candidates[0], self.state, self.now)
+        elif watch:
+            for candidate in verdict.candidates:
+                self.state = policy.watched(self.state, candidate.worker.id, self.now)
         return verdict
 
     def decide(self, pool: Pool, now: float):
@@ -420,8 +428,31 @@ def test_a_suspension_ends_when_the_settings_change(change):
     film.now = BOOT
     film.look({11: 160, 12: 170})
     film.settings = replace(SETTINGS, **change)
-    verdict = film.look({11: 160, 12: 170}, after=60)
+    assert film.look({11: 160, 12: 170}, after=60).events == ()
+    verdict = film.look({11: 160, 12: 170}, after=policy.STABLE_SETTINGS)
     assert verdict.events == (Resumed(*STAMP, "its settings changed"),)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_file_that_is_half_written_at_one_look_ends_no_suspension(lost):
+    film = Film()
+    film.look({11: 300, 12: 20})
+    if lost:
+        film.look(state="BACKOFF")
+        film.fork(21)
+        film.fork(22)
+        film.look({21: 20, 22: 20}, manager=2, start_time=film.now)
+    else:
+        film.now, film.started = BOOT, {}
+        film.state = PoolState()
+        film.look({11: 160, 12: 170})
+    manager = {"manager": 2, "start_time": film.now} if lost else {}
+    before = film.state
+    assert before.suspended
+    for settings in (replace(SETTINGS, settle=11), SETTINGS, replace(SETTINGS, limit=15 * MIB), SETTINGS):
+        film.settings = settings
+        assert film.look({21: 20, 22: 20} if lost else {11: 160, 12: 170}, **manager).events == ()
+    assert (film.state.suspended, film.state.manager_losses) == (before.suspended, before.manager_losses)
 
 
 def test_a_wrong_limit_is_forgotten_with_its_manager():
@@ -452,7 +483,7 @@ def test_a_tree_that_falls_again_is_trusted_only_after_twice_the_time():
     film.look(state="BACKOFF")
     start_time = film.now
     film.fork(21)
-    assert reaped(film.look({21: 300}, manager=2, start_time=start_time, after=policy.STOOD)) == 21
+    assert reaped(film.look({21: 300, 22: 20}, manager=2, start_time=start_time, after=policy.STOOD)) == 21
     (lost,) = film.look({31: 20}, manager=3, start_time=film.now).events
     assert lost.resumes_after == 2 * policy.STOOD
 
@@ -477,7 +508,7 @@ def test_a_program_that_somebody_stops_is_no_fallen_tree():
     assert (verdict.events, verdict.standing) == ((), "not running")
     film.look(state="STOPPED")
     film.fork(21, ago=60)
-    assert reaped(film.look({21: 300}, manager=2, start_time=film.now - 60)) == 21
+    assert reaped(film.look({21: 300, 22: 20}, manager=2, start_time=film.now - 60)) == 21
 
 
 def test_a_manager_that_is_restarted_with_nothing_leaving_is_just_a_new_one():
@@ -498,15 +529,30 @@ def test_a_worker_that_leaves_by_itself_between_looks_is_no_event():
 
 
 def test_an_idle_moment_is_waited_for_so_long_and_not_longer():
+    film = Film(replace(SETTINGS, idle_wait=20))
+    looks = [film.look({11: 300, 12: 20}, after=after, signal=False) for after in (5, 10, 9, 1, 5, 5)]
+    assert [expired(look) for look in looks] == [set(), set(), set(), set(), {11}, {11}]
+
+
+@pytest.mark.parametrize("watch", [True, False])
+def test_idle_wait_is_time_in_which_an_idle_moment_was_looked_for(watch):
     film = Film(replace(SETTINGS, idle_wait=60))
-    looks = [film.look({11: 300, 12: 20}, after=after, signal=False) for after in (5, 59, 1, 5)]
-    assert [expired(look) for look in looks] == [set(), set(), {11}, {11}]
+    verdicts = [film.look({11: 300, 12: 20}, after=5, signal=False, watch=watch) for _ in range(14)]
+    assert expired(verdicts[-1]) == ({11} if watch else set())
+
+
+@pytest.mark.parametrize("after", [120, 3600])
+def test_of_a_long_time_between_two_looks_only_a_little_counts_for_idle_wait(after):
+    film = Film(replace(SETTINGS, idle_wait=60))
+    looks = [film.look({11: 300, 12: 20}, after=after, signal=False) for _ in range(8)]
+    assert [expired(look) for look in looks] == [set()] * 7 + [{11}]
 
 
 def test_the_wait_for_an_idle_moment_begins_anew_with_each_reap_and_when_nothing_is_due():
-    film = Film(replace(SETTINGS, idle_wait=60))
+    film = Film(replace(SETTINGS, idle_wait=10))
     film.look({11: 300, 12: 20}, signal=False)
-    assert expired(film.look({11: 300, 12: 20}, after=60))
+    film.look({11: 300, 12: 20}, after=10, signal=False)
+    assert expired(film.look({11: 300, 12: 20}, after=10))
     film.fork(13)
     assert not expired(film.look({12: 300, 13: 20}, after=60, signal=False))
     film.look({12: 20, 13: 20}, after=60)
@@ -515,14 +561,14 @@ def test_the_wait_for_an_idle_moment_begins_anew_with_each_reap_and_when_nothing
 
 def test_a_wait_that_never_ends_never_expires():
     film = Film(replace(SETTINGS, idle_wait=float("inf")))
-    film.look({11: 300}, signal=False)
-    assert not expired(film.look({11: 300}, after=1e9, signal=False))
+    for _ in range(100):
+        assert not expired(film.look({11: 300}, after=1e6, signal=False))
 
 
 def test_a_signal_that_did_not_go_out_leaves_nobody_leaving():
     film = Film()
-    assert reaped(film.look({11: 300}, signal=False)) == 11
-    assert reaped(film.look({11: 300}, signal=False)) == 11
+    assert reaped(film.look({11: 300, 12: 20}, signal=False)) == 11
+    assert reaped(film.look({11: 300, 12: 20}, signal=False)) == 11
 
 
 def test_all_that_are_due_are_offered_the_largest_first():
@@ -530,9 +576,10 @@ def test_all_that_are_due_are_offered_the_largest_first():
 
 
 def test_the_wait_for_an_idle_moment_is_each_workers_own():
-    film = Film(replace(SETTINGS, idle_wait=60))
+    film = Film(replace(SETTINGS, idle_wait=10))
     film.look({11: 200, 12: 20}, signal=False)
-    verdict = film.look({11: 200, 12: 300}, after=60, signal=False)
+    film.look({11: 200, 12: 20}, after=10, signal=False)
+    verdict = film.look({11: 200, 12: 300}, after=10, signal=False)
     assert reaped(verdict) == 12
     assert expired(verdict) == {11}
 
@@ -591,10 +638,10 @@ def test_a_reap_that_goes_well_restores_the_trust():
     assert film.state.manager_losses == 1
     start_time = film.now
     film.fork(21)
-    assert reaped(film.look({21: 300}, manager=2, start_time=start_time, after=policy.STOOD)) == 21
+    assert reaped(film.look({21: 300, 23: 20}, manager=2, start_time=start_time, after=policy.STOOD)) == 21
     film.fork(22)
-    film.look({22: 20}, manager=2, start_time=start_time, after=5)
-    film.look({22: 20}, manager=2, start_time=start_time, after=5)
+    film.look({22: 20, 23: 20}, manager=2, start_time=start_time, after=5)
+    film.look({22: 20, 23: 20}, manager=2, start_time=start_time, after=5)
     assert film.state.manager_losses == 0
 
 
@@ -720,22 +767,22 @@ def unsent(film: Film, pool_of: dict) -> None:
 @pytest.mark.parametrize("stuck", ["report", "TERM", "KILL"])
 def test_a_worker_that_may_never_have_got_the_signal_is_neither_stuck_nor_forced_but_chosen_again(stuck):
     film = Film(replace(SETTINGS, stuck=stuck))
-    unsent(film, {11: 300})
-    assert film.look({11: 300}).standing == "leaving"
-    verdict = film.look({11: 300}, after=300, signal=False)
+    unsent(film, {11: 300, 12: 20})
+    assert film.look({11: 300, 12: 20}).standing == "leaving"
+    verdict = film.look({11: 300, 12: 20}, after=300, signal=False)
     assert (verdict.force, verdict.events) == (None, ())
     assert reaped(verdict) == 11
 
 
 def test_a_worker_that_may_never_have_got_the_signal_gets_it_when_it_is_idle_and_counts_as_signalled_then():
     film = Film()
-    unsent(film, {11: 300})
-    verdict = film.look({11: 300}, after=policy.AGAIN)
+    unsent(film, {11: 300, 12: 20})
+    verdict = film.look({11: 300, 12: 20}, after=policy.AGAIN)
     assert verdict.again.id.pid == 11
     film.state = policy.signalled_again(film.state, sent=False)
     assert not film.state.leaving.sent  # it is about to be sent, and who writes that down may be ended before
     film.state = policy.signalled_again(film.state)
-    (event,) = film.look({11: 300}, after=300).events
+    (event,) = film.look({11: 300, 12: 20}, after=300).events
     assert isinstance(event, Stuck)
 
 
@@ -920,7 +967,7 @@ def test_resume_ends_the_wait_for_a_replacement_that_is_overdue_and_no_other():
     film.look({12: 200}, after=SETTINGS.grace, child_faults=1)
     assert film.state.leaving.overdue
     film.state = policy.resume(film.state)
-    assert reaped(film.look({12: 200})) == 12
+    assert reaped(film.look({12: 200}, child_faults=1)) == 12
 
 
 def after_a_reap() -> Film:
@@ -1022,8 +1069,46 @@ def test_a_pool_that_was_made_smaller_counts_as_that_after_an_hour():
     assert reaped(film.look({11: 300, 12: 20})) == 11
 
 
-def test_a_single_worker_is_reaped_all_the_same():
-    assert reaped(Film().look({11: 300})) == 11
+def test_a_single_worker_is_reaped_all_the_same_once_it_is_known_that_no_others_come_and_go():
+    film = Film()
+    assert reaped(film.look({11: 300})) is None
+    assert reaped(film.look({11: 300})) == 11
+
+
+def test_a_manager_that_never_replaces_a_worker_keeps_its_last_one():
+    film = Film()
+    there = {11: 300, 12: 300, 13: 300, 14: 300}
+    told = []
+    for _ in range(4 * 720):
+        verdict = film.look(dict(there))
+        told += events(verdict, TooFewWorkers)
+        there.pop(reaped(verdict) or 0, None)
+    assert len(there) == 1
+    assert told
+    film.state = restored(decode(encode(film.state)), film.now)
+    assert [reaped(film.look(dict(there))) for _ in range(100)] == [None] * 100
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_the_only_worker_that_is_left_is_not_taken_while_others_come_and_die_between_two_looks(restarts):
+    film = Film()
+    for _ in range(120):
+        film.look(dict.fromkeys(range(11, 15), 20))
+    for count in range(1440):
+        if restarts and count == 20:
+            film.state = restored(decode(encode(film.state)), film.now)
+        assert reaped(film.look({11: 300}, child_faults=count + 1)) is None
+
+
+def test_a_pool_that_was_made_smaller_is_reaped_to_its_last_worker_where_each_is_replaced():
+    film = Film()
+    film.look({11: 300, 12: 20})
+    for _ in range(3):
+        film.fork(13)
+        film.look({12: 20, 13: 20}, after=60)
+    for _ in range(12):
+        film.look({12: 20}, after=600)
+    assert reaped(film.look({12: 300})) == 12
 
 
 def test_with_long_ticks_a_limit_that_workers_reach_after_a_while_is_not_wrong():

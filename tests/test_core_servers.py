@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor_memreap.core.servers import SERVERS, graceful, manages, recognise
+from supervisor_memreap.core.servers import SERVERS, UNRECOGNISABLE, Moment, graceful, manages, moment_of, recognise
 
 
 @pytest.mark.parametrize(
@@ -29,12 +29,28 @@ from supervisor_memreap.core.servers import SERVERS, graceful, manages, recognis
         ("python3", ["python3", "/srv/unicorns.py"], ""),
         ("python3", ["python3", "-c", "import gunicorn"], ""),
         ("python3", ["python3"], ""),
+        ("perl", ["perl", "-Ilib", "/usr/bin/starman", "--disable-proctitle"], "Starman"),
+        ("perl", ["perl", "-I", "lib", "-w", "/usr/bin/starman"], "Starman"),
+        ("python3", ["python3", "-u", "-X", "dev", "-m", "gunicorn", "app:application"], "gunicorn"),
+        ("ruby3.1", ["ruby3.1", "-Ilib", "unicorn", "-p", "7003"], "unicorn"),
+        ("plackup", ["/usr/bin/perl", "/usr/bin/plackup", "-s", "Starman", "--disable-proctitle"], "Starman"),
+        ("perl", ["/usr/bin/perl", "/usr/bin/plackup", "--server=Starman", "app.psgi"], "Starman"),
+        ("perl", ["/usr/bin/perl", "/usr/bin/plackup", "-s", "FCGI", "app.psgi"], ""),
+        ("perl", ["perl", "-e", "gunicorn"], ""),
+        # What an interpreter runs may not be read: it may be any of them.
+        ("perl", [], UNRECOGNISABLE),
+        ("python3", ["", ""], UNRECOGNISABLE),
         ("bash", ["bash", "gunicorn"], ""),
         ("", [], ""),
     ],
 )
 def test_a_server_is_recognised_by_its_own_name_or_the_script_of_its_interpreter(comm, argv, server):
     assert recognise(comm, argv) == server
+
+
+def test_what_may_be_any_server_is_signalled_only_at_the_moment_that_is_safe_for_all():
+    assert moment_of(UNRECOGNISABLE) is Moment.HELD
+    assert moment_of("") is Moment.ANY
 
 
 def test_only_servers_of_the_table_are_known():

@@ -15,6 +15,7 @@ from supervisor_memreap.core.settings import (
     PoolSettings,
     SettingsError,
     duration,
+    has_reason,
     resolve,
     short,
     shown,
@@ -119,30 +120,30 @@ def test_every_key_can_be_set():
     ("key", "value", "message"),
     [
         ("limit", "150 monkeys", "not a size, such as 150MB"),
-        ("limit", "150", "that is 150 bytes, and the least is 1MB; is a unit missing, as in 150MB?"),
+        ("limit", "150", "that is 150 bytes, and the minimum is 1MB; is a unit missing, as in 150MB?"),
         ("limt", "150MB", "unknown key; did you mean limit?"),
-        ("colour", "red", f"unknown key; there are {', '.join(KEYS)}"),
-        ("stuck", "HUP", "not report (send nothing more), TERM or KILL"),
-        ("metric", "heap", "not a metric; there are uss, pss, rss, vms"),
+        ("colour", "red", f"unknown key; the keys are {', '.join(KEYS)}"),
+        ("stuck", "HUP", "must be report (send nothing more), TERM or KILL"),
+        ("metric", "heap", "not a metric; must be one of uss, pss, rss, vms"),
         (
             "signal",
             "KILL",
-            "not a signal that a worker can finish on; there are HUP, TERM, QUIT, INT, USR1, USR2, WINCH",
+            "not a signal on which a worker can finish; must be one of HUP, TERM, QUIT, INT, USR1, USR2, WINCH",
         ),
-        ("checks", "0", "not a number of looks from 1 to 9999"),
-        ("max_age", "30s", "at least 1min, the age at which a worker is replaced"),
-        ("min_age", "0s", "at least 1s, since a newborn worker still runs its manager's signal handlers"),
+        ("checks", "0", "must be a number from 1 to 9999"),
+        ("max_age", "30s", "must be at least 1min, since it is the age at which a worker is replaced"),
+        ("min_age", "0s", "must be at least 1s, since a new worker still runs its manager's signal handlers"),
         ("settle", "soon", "not a duration, such as 30s, 5min or 2h"),
-        ("grace", "0", "at least 1s, the time in which a worker may finish its request"),
+        ("grace", "0", "must be at least 1s, since it is the time that a worker has to finish its request"),
         ("idle_wait", "always", "not a duration, such as 30s, 5min or 2h, or never"),
-        ("idle_wait", "366d", "longer than a year; the most is 365d, or never"),
-        ("limit", "9" * 30 + "TB", "more memory than any machine has; the most is 1024TB"),
-        ("limit", "1025TB", "more memory than any machine has; the most is 1024TB"),
-        ("grace", "9" * 38 + "s", "longer than a year; the most is 365d"),
-        ("min_age", "366d", "longer than a year; the most is 365d"),
-        ("settle", "8761h", "longer than a year; the most is 365d"),
-        ("hold", "maybe", "not yes or no"),
-        ("depth", "3", "not 1 (workers are children of what supervisord started) or 2 (a wrapper between)"),
+        ("idle_wait", "366d", "longer than a year; the maximum is 365d, or never"),
+        ("limit", "9" * 30 + "TB", "more memory than any machine has; the maximum is 1024TB"),
+        ("limit", "1025TB", "more memory than any machine has; the maximum is 1024TB"),
+        ("grace", "9" * 38 + "s", "longer than a year; the maximum is 365d"),
+        ("min_age", "366d", "longer than a year; the maximum is 365d"),
+        ("settle", "8761h", "longer than a year; the maximum is 365d"),
+        ("hold", "maybe", "must be yes or no"),
+        ("depth", "3", "must be 1 (workers are children of what supervisord started) or 2 (a wrapper is between)"),
     ],
 )
 def test_a_bad_value_gets_one_line_with_file_section_key_value_and_what_is_allowed(key, value, message):
@@ -183,16 +184,27 @@ def test_an_error_quotes_at_most_100_characters_of_what_was_written(sections):
     assert "..." in str(caught.value)
 
 
-@pytest.mark.parametrize("word", [LONG, f"limit={LONG}", f"={LONG}"])
-def test_an_error_in_the_command_quotes_at_most_100_characters_of_it(word):
+@pytest.mark.parametrize("argument", [LONG, f"limit={LONG}", f"={LONG}"])
+def test_an_error_in_the_command_quotes_at_most_100_characters_of_it(argument):
     with pytest.raises(SettingsError) as caught:
-        short([word], "there")
+        short([argument], "there")
     assert len(str(caught.value)) < 300
 
 
 def test_a_section_without_any_reason_to_reap_is_refused():
     with pytest.raises(SettingsError, match=r"\[memreap:myapp\]: no limit= or max_age=, here or in \[memreap\]"):
         resolve({"myapp": section(settle="1s")})
+
+
+@pytest.mark.parametrize("keys", [["limit"], ["settle", "max_age"]])
+def test_a_limit_and_an_age_are_reasons_to_reap(keys):
+    assert has_reason(keys)
+    resolve({"myapp": section(**dict.fromkeys(keys, "1h" if "max_age" in keys else "1GB"))})
+
+
+@pytest.mark.parametrize("keys", [[], ["settle", "metric"]])
+def test_other_settings_are_no_reason_to_reap(keys):
+    assert not has_reason(keys)
 
 
 @pytest.mark.parametrize("name", ["my app", "a:b:c", ":a", "a:", "a/b"])
@@ -234,7 +246,7 @@ _VALUE = st.one_of(st.text(max_size=12), st.from_regex(r"[0-9]{1,20}(\.[0-9]+)?[
 
 @for_any(st.dictionaries(st.text(max_size=8), st.dictionaries(_KEY, _VALUE, max_size=4), max_size=3))
 def test_whatever_is_written_is_either_taken_whole_or_refused_with_one_error(sections):
-    given = {name: {key: Given(value, WHERE) for key, value in one.items()} for name, one in sections.items()}
+    given = {name: {key: Given(value, WHERE) for key, value in section.items()} for name, section in sections.items()}
     settings = None
     with contextlib.suppress(SettingsError):
         settings = resolve(given)
@@ -269,8 +281,8 @@ def test_bytes_written_plainly_are_taken_to_the_byte(number):
 )
 def test_a_value_is_shown_as_it_may_be_written(key, text):
     given = {"limit": Given("1MB", "here"), key: Given(text, "there")}
-    its = resolve({"myapp": given}).of(Program("myapp", "myapp", "RUNNING", 1))
-    assert shown(its, key) == text
+    pool_settings = resolve({"myapp": given}).of(Program("myapp", "myapp", "RUNNING", 1))
+    assert shown(pool_settings, key) == text
 
 
 def test_where_a_value_comes_from_is_that_of_the_most_exact_section():
@@ -282,7 +294,11 @@ def test_where_a_value_comes_from_is_that_of_the_most_exact_section():
         }
     )
     origins = settings.origins(Program("g", "a", "RUNNING", 1))
-    assert {key: one.where for key, one in origins.items()} == {"limit": "group", "grace": "all", "checks": "name"}
+    assert {key: origin.where for key, origin in origins.items()} == {
+        "limit": "group",
+        "grace": "all",
+        "checks": "name",
+    }
 
 
 def group(*states: str) -> list[Program]:
@@ -301,7 +317,7 @@ def test_a_process_with_settings_of_its_own_is_a_pool_of_its_own():
     own = {"target": Given("self", ""), "limit": Given("1MB", "")}
     settings = resolve({"g": own, "a2": {"limit": Given("2MB", "")}})
     pools = settings.pools(group("STOPPED", "STOPPED", "FATAL"))
-    assert [(one.program.namespec, one.program.state, len(one.members)) for one in pools] == [
+    assert [(watch.program.namespec, watch.program.state, len(watch.members)) for watch in pools] == [
         ("g", "FATAL", 2),
         ("g:a2", "STOPPED", 1),
     ]
@@ -309,7 +325,7 @@ def test_a_process_with_settings_of_its_own_is_a_pool_of_its_own():
 
 def test_without_target_self_each_program_is_a_pool():
     settings = resolve({"g": {"limit": Given("1MB", "")}})
-    assert [one.program.namespec for one in settings.pools(group("RUNNING", "STOPPED"))] == ["g:a1", "g:a2"]
+    assert [watch.program.namespec for watch in settings.pools(group("RUNNING", "STOPPED"))] == ["g:a1", "g:a2"]
 
 
 def test_limits_in_a_command_are_sections():

@@ -34,7 +34,7 @@ def test_the_version_of_the_debian_package_is_ours():
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can install a Debian package")
 def test_the_debian_package_is_built_installed_run_and_purged():
     skip_where_it_cannot_be()
-    where = stack.folder()
+    where = stack.directory()
     try:
         old = build(where / "old")
         new = build(where / "new", "9.9.9")
@@ -61,11 +61,11 @@ def skip_where_it_cannot_be() -> None:
         pytest.skip(f"{NAME} is installed on this machine, and this test would remove it")
 
 
-def system(*command: str, folder: Path = Path("/"), check: bool = True) -> subprocess.CompletedProcess[str]:
+def system(*command: str, directory: Path = Path("/"), check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run it as on a plain Debian: no virtual environment, no other Python."""
     environment = {"PATH": SYSTEM, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
     result = subprocess.run(
-        command, cwd=folder, env={**environment, **mark()}, capture_output=True, text=True, check=False
+        command, cwd=directory, env={**environment, **mark()}, capture_output=True, text=True, check=False
     )
     assert not check or result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
     return result
@@ -84,7 +84,7 @@ def is_installed() -> bool:
 def build(where: Path, version: str = "") -> Path:
     """The package of this checkout, as in docs/install.md."""
     source = where / "source"
-    names = system("git", "-c", "safe.directory=*", "ls-files", "-z", folder=stack.ROOT).stdout.split("\0")
+    names = system("git", "-c", "safe.directory=*", "ls-files", "-z", directory=stack.ROOT).stdout.split("\0")
     for name in filter(None, names):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(stack.ROOT / name, source / name)
@@ -92,7 +92,7 @@ def build(where: Path, version: str = "") -> Path:
         stack.set_version(source, version)
         changelog = source / "debian/changelog"
         changelog.write_text(changelog.read_text().replace(f"({__version__})", f"({version})", 1))
-    system("dpkg-buildpackage", "-b", "-us", "-uc", folder=source)
+    system("dpkg-buildpackage", "-b", "-us", "-uc", directory=source)
     package = where / f"{NAME}_{version or __version__}_all.deb"
     assert package.exists()
     return package
@@ -147,7 +147,9 @@ def install(package: Path) -> None:
 def running_services() -> set[int]:
     """The supervisords of the packaged service."""
     service = ["/usr/bin/python3", "/usr/bin/supervisord"]
-    return {one.pid for one in psutil.process_iter(["cmdline"]) if (one.info["cmdline"] or [])[:2] == service}
+    return {
+        process.pid for process in psutil.process_iter(["cmdline"]) if (process.info["cmdline"] or [])[:2] == service
+    }
 
 
 def assert_it_may_be_used_at_once() -> None:

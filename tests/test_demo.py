@@ -37,7 +37,7 @@ KINDS = ["python", "perl"]
 @pytest.fixture
 def place():
     """A directory with a short path: for a long one, the demo would use /tmp itself."""
-    path = stack.folder()
+    path = stack.directory()
     yield path
     shutil.rmtree(path)
 
@@ -45,12 +45,12 @@ def place():
 class Demo:
     """A demo that runs, with a temporary directory of its own; `words` are its arguments."""
 
-    def __init__(self, folder: Path, *words: str, stdout=subprocess.PIPE, preexec_fn=None, **environment: str):
-        self.folder = folder
-        folder.mkdir(exist_ok=True)
+    def __init__(self, directory: Path, *words: str, stdout=subprocess.PIPE, preexec_fn=None, **environment: str):
+        self.directory = directory
+        directory.mkdir(exist_ok=True)
         self.process = subprocess.Popen(
             [*DEMO, *words],
-            env={**os.environ, "TMPDIR": str(folder), **environment},
+            env={**os.environ, "TMPDIR": str(directory), **environment},
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.PIPE,
@@ -68,27 +68,27 @@ class Demo:
     def closes(self) -> list[str]:
         """What it says from now on; afterwards nothing of it is there."""
         with self.process:
-            said, errors = self.process.communicate(timeout=30)
+            output, errors = self.process.communicate(timeout=30)
         assert errors == ""
         self.assert_nothing_is_left()
-        return said.splitlines()
+        return output.splitlines()
 
     def assert_nothing_is_left(self) -> None:
         # At once: what is there for a moment after its end is left.
-        assert (self.running(), list(self.folder.iterdir())) == ([], [])
+        assert (self.running(), list(self.directory.iterdir())) == ([], [])
 
     def running(self) -> list[tuple[int, str]]:
         """Its processes: each has its directory as its own, or in its environment, which Perl writes over."""
-        found = []
+        running = []
         for process in psutil.process_iter():
             try:
                 place = f"{process.cwd()}/"
-                its = process.environ().get("TMPDIR", "") + "/"
-                if place.startswith(f"{self.folder}/") or its.startswith(f"{self.folder}/"):
-                    found.append((process.pid, f"{process.status()} {process.cmdline()}"))
+                temporary = process.environ().get("TMPDIR", "") + "/"
+                if place.startswith(f"{self.directory}/") or temporary.startswith(f"{self.directory}/"):
+                    running.append((process.pid, f"{process.status()} {process.cmdline()}"))
             except psutil.Error:
                 pass  # it has ended, or is another user's
-        return found
+        return running
 
 
 def assert_ended(demo: Demo) -> None:
@@ -100,17 +100,17 @@ def test_workers_are_reaped_no_request_is_lost_and_nothing_is_left(place, kind):
     demo = Demo(place / "tmp", "--seconds", "30", "--pool", kind)
     demo.until("Ends in 30 s")
     with demo.process:
-        said, errors = demo.process.communicate(timeout=60)
+        output, errors = demo.process.communicate(timeout=60)
     assert (demo.process.returncode, errors) == (0, "")
     demo.assert_nothing_is_left()
-    *_, numbers, closing = said.splitlines()
+    *_, numbers, closing = output.splitlines()
     pattern = r"(\d+) workers? reaped, ([\d,]+) requests answered, 0 requests lost"
     reaped, answered = re.fullmatch(pattern, numbers).groups()
     assert int(reaped) >= 1
     assert int(answered.replace(",", "")) > 800
-    *_, last = re.findall(r"^workers hold .*; (\d+) reaped(?:, (\d+) leaving)?, .* lost$", said, re.MULTILINE)
+    *_, last = re.findall(r"^workers hold .*; (\d+) reaped(?:, (\d+) leaving)?, .* lost$", output, re.MULTILINE)
     assert last[0] == reaped
-    assert said.count("HUP sent") == int(reaped) + int(last[1] or 0)
+    assert output.count("HUP sent") == int(reaped) + int(last[1] or 0)
     amount = r"(\d+(?:\.\d)?) MiB"
     pattern = rf"The pool holds {amount}\. Without memreap it would hold {amount}: .* held {amount}, .* with {amount}\."
     now, without, came_back, fresh = map(float, re.fullmatch(pattern, closing).groups())
@@ -123,11 +123,11 @@ def test_a_signal_ends_it_at_once_and_nothing_is_left(place, signum):
     demo = Demo(place / "tmp", "--pool", "python")
     demo.until("workers hold")
     demo.process.send_signal(signum)
-    said = demo.closes()
+    output = demo.closes()
     assert demo.process.returncode == 0
-    assert "stopping" in said
-    assert "0 requests lost" in said[-2]
-    assert re.fullmatch(r"The pool holds .* MiB, as it would without memreap\.", said[-1])
+    assert "stopping" in output
+    assert "0 requests lost" in output[-2]
+    assert re.fullmatch(r"The pool holds .* MiB, as it would without memreap\.", output[-1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -140,12 +140,12 @@ def test_nothing_is_left_whatever_the_moment_of_a_signal_or_of_two(place, kind):
             )
             for number in range(54)
         ]
-        for one in tries:
-            one.result()
+        for attempt in tries:
+            attempt.result()
 
 
-def _signal_after(folder: Path, kind: str, delay: float, gap: float | None) -> None:
-    demo = Demo(folder, "--pool", kind)
+def _signal_after(directory: Path, kind: str, delay: float, gap: float | None) -> None:
+    demo = Demo(directory, "--pool", kind)
     time.sleep(delay)
     signums = random.sample(SIGNALS, 2)  # which, at which moment, is not the same in every run of the tests
     demo.process.send_signal(signums[0])
@@ -153,11 +153,11 @@ def _signal_after(folder: Path, kind: str, delay: float, gap: float | None) -> N
         time.sleep(gap)
         demo.process.send_signal(signums[1])
     with demo.process:
-        said, errors = demo.process.communicate(timeout=30)
+        output, errors = demo.process.communicate(timeout=30)
     demo.assert_nothing_is_left()
     # On a busy machine Python is still beginning: then the signal ends it, and it has not said a word.
-    begun = said.count("stopping") == 1 and errors == ""
-    assert begun or said == "", (delay, signums, said, errors)
+    begun = output.count("stopping") == 1 and errors == ""
+    assert begun or output == "", (delay, signums, output, errors)
 
 
 def test_a_signal_that_was_ignored_before_stays_ignored(place):
@@ -176,19 +176,19 @@ def test_a_demo_that_is_killed_leaves_no_process_and_the_next_one_removes_its_di
     with demo.process:
         demo.process.kill()
     eventually(lambda: assert_ended(demo), timeout=20)
-    (left,) = demo.folder.iterdir()
-    (demo.folder / "memreap-demo-but-a-file").touch()
-    after = Demo(demo.folder, "--pool", "python")
-    another = Demo(demo.folder, "--pool", "python")
+    (left,) = demo.directory.iterdir()
+    (demo.directory / "memreap-demo-but-a-file").touch()
+    after = Demo(demo.directory, "--pool", "python")
+    another = Demo(demo.directory, "--pool", "python")
     for running in (after, another):
         running.until("workers hold")
     assert not left.exists()
-    assert len([path for path in demo.folder.iterdir() if path.is_dir()]) == 2
+    assert len([path for path in demo.directory.iterdir() if path.is_dir()]) == 2
     for running in (after, another):
         running.process.terminate()
         with running.process:
             running.process.communicate(timeout=30)
-    (demo.folder / "memreap-demo-but-a-file").unlink()
+    (demo.directory / "memreap-demo-but-a-file").unlink()
     demo.assert_nothing_is_left()
 
 
@@ -199,9 +199,9 @@ def test_a_demo_whose_supervisord_is_ended_by_another_says_so_and_leaves_nothing
     (supervisord,) = (process for process in below if os.getsid(process.pid) == process.pid)
     supervisord.kill()
     with demo.process:
-        said, errors = demo.process.communicate(timeout=30)
-    assert (demo.process.returncode, errors) == (1, "memreap demo: its supervisord was ended by another process\n")
-    assert "reaped" in said
+        output, errors = demo.process.communicate(timeout=30)
+    assert (demo.process.returncode, errors) == (1, "memreap demo: another process ended its supervisord\n")
+    assert "reaped" in output
     demo.assert_nothing_is_left()
 
 
@@ -224,7 +224,7 @@ def test_a_temporary_folder_with_a_percent_sign_is_no_obstacle(place):
 class Terminal:
     """A demo in a terminal of 80 columns and 24 rows, as a shell would start it, and what is to be seen there."""
 
-    def __init__(self, folder: Path, *words: str, **environment: str):
+    def __init__(self, directory: Path, *words: str, **environment: str):
         self.text = ""
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
@@ -235,7 +235,7 @@ class Terminal:
         def open_it() -> None:
             os.close(os.open(path, os.O_RDWR))  # so it belongs to this session
 
-        self.demo = Demo(folder, *words, stdout=slave, preexec_fn=open_it, **size, **environment)
+        self.demo = Demo(directory, *words, stdout=slave, preexec_fn=open_it, **size, **environment)
         os.close(slave)
 
     def until(self, *texts: str, seconds: float = 60) -> None:

@@ -20,8 +20,8 @@ PROGRAM = f"[program:myapp]\ncommand={sys.executable} {POOL} 3 40 stuck\nstopwai
 QUICK = "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=0s\nchecks=3\n"
 
 
-def control(folder):
-    transport = Transport(None, None, f"unix://{folder}/s.sock")
+def control(directory):
+    transport = Transport(None, None, f"unix://{directory}/s.sock")
     return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
 
 
@@ -41,27 +41,27 @@ def _assert_said(listener, expression: str) -> None:
     assert re.search(expression, listener.text())
 
 
-def _assert_runs(folder) -> int:
-    info = control(folder).getProcessInfo("myapp")
+def _assert_runs(directory) -> int:
+    info = control(directory).getProcessInfo("myapp")
     assert info["statename"] == "RUNNING"
     return info["pid"]
 
 
-def restart(folder) -> None:
-    control(folder).stopProcess("myapp")
-    control(folder).startProcess("myapp")
+def restart(directory) -> None:
+    control(directory).stopProcess("myapp")
+    control(directory).startProcess("myapp")
 
 
-def remove_and_add(folder) -> None:
-    control(folder).stopProcess("myapp")
-    control(folder).removeProcessGroup("myapp")
-    control(folder).addProcessGroup("myapp")
+def remove_and_add(directory) -> None:
+    control(directory).stopProcess("myapp")
+    control(directory).removeProcessGroup("myapp")
+    control(directory).addProcessGroup("myapp")
 
 
-def stop_and_start_later(folder) -> None:
-    control(folder).stopProcess("myapp")
+def stop_and_start_later(directory) -> None:
+    control(directory).stopProcess("myapp")
     time.sleep(1.1)  # supervisord's log has whole seconds
-    control(folder).startProcess("myapp")
+    control(directory).startProcess("myapp")
 
 
 @pytest.mark.parametrize("deploy", [restart, remove_and_add, stop_and_start_later])
@@ -103,7 +103,7 @@ def test_where_nothing_says_how_it_ended_the_pool_is_suspended_for_a_minute(list
     control(tmp_path).stopProcess("myapp")
     (tmp_path / "s.log").write_text("")
     control(tmp_path).startProcess("myapp", False)
-    eventually(lambda: _assert_said(listener, r"supervisord did not say .*; resumes when .* has stood for 60 s"))
+    eventually(lambda: _assert_said(listener, r"supervisord did not say .*; resumes when .* has run for 60 s"))
 
 
 @pytest.mark.parametrize(

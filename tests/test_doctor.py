@@ -42,7 +42,7 @@ SECOND = f"[eventlistener:b]\ncommand={BIN}/memreap listen\nevents=TICK_5\nautos
 
 @pytest.fixture
 def where():
-    path = stack.folder()
+    path = stack.directory()
     yield path
     shutil.rmtree(path)
 
@@ -60,7 +60,7 @@ def test_where_all_is_as_it_should_be_no_problems_are_found(where):
         eventually(lambda: assert_found(where, r"^memreap: no problems found\n$", 0), timeout=20)
 
 
-FOUND = {
+FINDINGS = {
     "a value": (
         [("limit=150MB", "limit=150 monkeys")],
         r"limit=150 monkeys: not a size, .* no setting of the file is used until",
@@ -136,9 +136,9 @@ FOUND = {
 }
 
 
-@pytest.mark.parametrize("name", FOUND)
+@pytest.mark.parametrize("name", FINDINGS)
 def test_what_would_make_it_fail_or_do_harm_is_found_with_its_remedy(where, name):
-    changes, expression = FOUND[name]
+    changes, expression = FINDINGS[name]
     with running(where, changed(*changes)):
         eventually(lambda: assert_found(where, expression))
 
@@ -146,9 +146,7 @@ def test_what_would_make_it_fail_or_do_harm_is_found_with_its_remedy(where, name
 def test_a_listener_that_broke_the_protocol_is_found_though_supervisord_calls_it_running(where):
     text = changed((f"{BIN}/memreap listen", f"sh -c 'echo hello; exec {BIN}/memreap listen'"))
     with running(where, text + INTERFACE):
-        eventually(
-            lambda: assert_found(where, "has broken the event protocol, and gets no events any more"), timeout=20
-        )
+        eventually(lambda: assert_found(where, "broke the event protocol and gets no more events"), timeout=20)
 
 
 def test_a_log_in_the_event_protocol_is_found_before_supervisord_refuses_to_start_with_it(where):
@@ -192,10 +190,10 @@ def test_a_program_that_daemonizes_is_found_and_what_it_has_left_behind(where, m
             assert result.returncode == 1
             assert "--daemonize: it daemonizes itself, and supervisord starts another one: remove -d" in result.stdout
             assert "myapp: it does not run (FATAL): Exited too quickly" in result.stdout
-            (found,) = re.findall(r"2 process trees of its earlier starts, .*: kill ([0-9 ]+)", result.stdout)
-            pids = found.split()
+            (roots,) = re.findall(r"2 process trees from its earlier starts, .*: kill ([0-9 ]+)", result.stdout)
+            pids = roots.split()
             assert len(pids) == 2
-            assert found in of_another_cgroup(where, monkeypatch)
+            assert roots in of_another_cgroup(where, monkeypatch)
             subprocess.run(["kill", *pids], check=True)
     finally:
         for process in stack.left_in(where):  # where the test failed
@@ -253,7 +251,7 @@ def test_a_listener_that_may_not_signal_the_workers_is_found(where):
 @pytest.mark.parametrize(
     ("metric", "expression", "status"),
     [
-        ("uss", r"myapp: worker \d+ may hold up to .* but its uss may not be read: .*CAP_SYS_PTRACE", 1),
+        ("uss", r"myapp: the listener \(user 0\) may not read the uss of worker \d+ \(user 33\).*CAP_SYS_PTRACE", 1),
         ("rss", r"myapp: note: workers may not be held inside accept", 0),
     ],
 )
@@ -268,7 +266,7 @@ def test_what_the_listener_may_do_is_tried_not_computed(where):
     with sleeping_as_www_data(where) as pid:
         read = ["setpriv", "--bounding-set", "-sys_ptrace", "head", "-c", "1", f"/proc/{pid}/smaps_rollup"]
         may_read = subprocess.run(read, capture_output=True, check=False).returncode == 0
-    expression = r"myapp: note: workers may not be held" if may_read else "its uss may not be read"
+    expression = r"myapp: note: workers may not be held" if may_read else "may not read the uss"
     assert_found_of(where, "-sys_ptrace", "uss", expression, 0 if may_read else 1)
 
 
@@ -336,7 +334,7 @@ def grown(pid: int, age: float, mb: int) -> Worker:
 
 
 @pytest.mark.parametrize(
-    ("workers", "found"),
+    ("workers", "is_reported"),
     [
         ([grown(1, 59, 200)], True),
         ([grown(1, 59, 200), grown(2, 59, 40)], False),
@@ -345,11 +343,11 @@ def grown(pid: int, age: float, mb: int) -> Worker:
     ],
     ids=["fresh", "one of the fresh", "all are old", "the old ones"],
 )
-def test_a_limit_is_too_low_if_all_fresh_workers_are_over_it_however_large_old_ones_are(workers, found):
+def test_a_limit_is_too_low_if_all_fresh_workers_are_over_it_however_large_old_ones_are(workers, is_reported):
     settings = PoolSettings(limit=150 * 1024**2, min_age=3600)
-    said = [one.text for one in memreap_doctor.workers.check_limit(workers, settings)]
-    assert bool(said) is found
-    assert all("set limit=400MB or more" in one for one in said)
+    texts = [finding.text for finding in memreap_doctor.workers.check_limit(workers, settings)]
+    assert bool(texts) is is_reported
+    assert all("set limit=400MB or more" in text for text in texts)
 
 
 def test_another_users_perl_is_not_asked_by_who_cannot_become_that_user(monkeypatch):
@@ -386,5 +384,5 @@ def test_what_a_program_of_another_supervisord_left_behind_is_none_of_this_ones(
             assert "earlier starts" not in result.stdout
             assert "earlier starts" in doctor(tmp_path).stdout
         finally:
-            for one in workers:
-                one.kill()
+            for worker in workers:
+                worker.kill()

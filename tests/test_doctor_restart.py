@@ -38,7 +38,7 @@ RESOLVED = r"supervisor_memreap.rpcinterface:make_rpcinterface cannot be resolve
 
 @pytest.fixture
 def where():
-    path = stack.folder()
+    path = stack.directory()
     yield path
     shutil.rmtree(path)
 
@@ -47,14 +47,14 @@ class Environment:
     """A venv that has supervisor and pip, and no memreap."""
 
     def __init__(self, where: Path):
-        self.folder = where / "their venv"  # with a space, as a path may have one
-        venv.create(self.folder, symlinks=True)
-        self.python = str(self.folder / "bin/python")
-        (self._packages,) = self.folder.glob("lib/python*/site-packages")
+        self.directory = where / "their venv"  # with a space, as a path may have one
+        venv.create(self.directory, symlinks=True)
+        self.python = str(self.directory / "bin/python")
+        (self._packages,) = self.directory.glob("lib/python*/site-packages")
         for name in ("supervisor", "pip"):
             self._add(Path(supervisor.__file__).parent.parent / name)
         for name in ("supervisord", "supervisorctl"):
-            script = self.folder / "bin" / name
+            script = self.directory / "bin" / name
             # As pip writes it where the path has a space.
             head = f"#!/bin/sh\n'''exec' \"{self.python}\" \"$0\" \"$@\"\n' '''\n"
             script.write_text(f"{head}import sys\nfrom supervisor.{name} import main\nsys.exit(main())\n")
@@ -70,7 +70,7 @@ class Environment:
 
     @property
     def environ(self) -> dict[str, str]:
-        return {**os.environ, "PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
+        return {**os.environ, "PATH": f"{self.directory}/bin:{os.environ['PATH']}"}
 
 
 @pytest.fixture
@@ -118,7 +118,9 @@ def test_a_supervisord_that_is_down_because_of_the_section_is_found(where, their
             "WHERE", str(where)
         )
     )
-    expression = rf"\Amemreap: supervisord: supervisord will not start as {theirs.folder}/bin/supervisord: {RESOLVED}"
+    expression = (
+        rf"\Amemreap: supervisord: supervisord will not start as {theirs.directory}/bin/supervisord: {RESOLVED}"
+    )
     assert_found(where, expression, env=theirs.environ)
 
 
@@ -133,7 +135,7 @@ def test_a_supervisorctl_that_cannot_import_memreap_is_found_before_and_after_it
         add(where, PLUGIN)
         after = r"supervisorctl: every call of .*/their venv/bin/supervisorctl fails: .*; remove that section, or '"
         assert_found(where, after, env=theirs.environ)
-        call = [f"{theirs.folder}/bin/supervisorctl", "-c", f"{where}/supervisord.conf", "status"]
+        call = [f"{theirs.directory}/bin/supervisorctl", "-c", f"{where}/supervisord.conf", "status"]
         result = subprocess.run(call, capture_output=True, text=True, check=False, timeout=30)
         assert (result.returncode, "cannot be resolved" in result.stderr) == (2, True)
         assert "fails" not in doctor(where).stdout
@@ -186,7 +188,7 @@ def test_the_question_changes_nothing_and_a_python_that_hangs_is_given_up(where,
         f"[supervisord]\nlogfile={where}/x.log\npidfile={where}/x.pid\n[unix_http_server]\nfile={where}/x\n"
     )
     before = sorted(where.rglob("*"))
-    script = f"{theirs.folder}/bin/supervisord"
+    script = f"{theirs.directory}/bin/supervisord"
     answer = interpreter.of_script("supervisord", script, [str(conf)], os.environ, 30.0)
     assert (answer.unknown, answer.refused, answer.processes, answer.serverurl) == ("", "", [], f"unix://{where}/x")
     assert sorted(where.rglob("*")) == before

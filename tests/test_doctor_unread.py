@@ -14,9 +14,10 @@ from support.doctor import BIN, assert_found, doctor, needs_root, running
 from support.driver import POOL, eventually
 from support.stack import INTERFACE, PLUGIN, python_for
 
+from supervisor_memreap.core.model import Pool, ProcessId, Worker
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.doctor import standing, workers
-from supervisor_memreap.host import memory
+from supervisor_memreap.host import memory, rights
 
 TEXT = f"""\
 [program:myapp]
@@ -35,7 +36,7 @@ environment=TMPDIR="WHERE"
 
 @pytest.fixture
 def where():
-    path = stack.folder()
+    path = stack.directory()
     yield path
     shutil.rmtree(path)
 
@@ -71,9 +72,9 @@ def test_what_supervisord_has_not_read_yet_is_found_with_what_update_will_restar
         assert_found(where, expression)
         # doctor has changed nothing, or supervisord would have taken the file over.
         assert_found(where, expression)
-        said = supervisorctl(where, "update", python=python)
+        output = supervisorctl(where, "update", python=python)
         assert {"myapp: updated process group", "new: added process group", "old: removed process group"} <= {
-            *said.splitlines()
+            *output.splitlines()
         }
         eventually(lambda: assert_read(where))
 
@@ -144,6 +145,33 @@ def test_a_limit_that_all_workers_together_cannot_reach_is_a_note():
     assert not list(workers.check_memory(settings, 99, None))
 
 
+def refused(settings: PoolSettings, **may: bool):
+    """What doctor finds where the listener may not do all to a worker of 20 MiB."""
+    worker = Worker(ProcessId(2**22 + 1, 0.0), age=60.0, bound=20 * 1024**2)
+    access = rights.Access(**{"signals": True, "reads": True, "holds": True, **may})
+    return workers.check_access(Pool("myapp", "RUNNING"), worker, settings, 33, access)
+
+
+def test_a_size_that_may_not_be_read_is_a_problem_only_where_there_is_a_limit():
+    finding = refused(PoolSettings(limit=150 * 1024**2), reads=False)
+    assert finding.harms
+    assert re.match(r"the listener \(user 33\) may not read the uss of worker \d+, and sends nothing", finding.text)
+    assert refused(PoolSettings(limit=150 * 1024**2, metric="rss"), reads=False) is None
+    assert refused(PoolSettings(max_age=3600.0), reads=False) is None
+
+
+def test_with_an_age_alone_that_workers_may_not_be_held_is_still_a_note():
+    finding = refused(PoolSettings(max_age=3600.0), reads=False, holds=False)
+    assert not finding.harms
+    assert "may not be held" in finding.text
+
+
+def test_with_an_age_alone_that_workers_may_not_be_signalled_is_still_a_problem():
+    finding = refused(PoolSettings(max_age=3600.0), signals=False)
+    assert finding.harms
+    assert "may not signal worker" in finding.text
+
+
 @pytest.mark.parametrize(
     ("groups", "files", "limits"),
     [
@@ -196,12 +224,12 @@ def test_a_paused_pool_is_a_note(where, remembered):
 
 def test_starman_with_two_addresses_is_found_and_with_one_it_is_not(where):
     shutil.copy(POOL, where / "starman")
-    one = TEXT.replace(str(POOL), f"{where}/starman").replace(" 2 5\n", " 2 5 --listen :5001\n")
+    text = TEXT.replace(str(POOL), f"{where}/starman").replace(" 2 5\n", " 2 5 --listen :5001\n")
     expression = (
         r"myapp: Starman with more than one --listen: .* sees no idle moment and sends nothing; use one --listen\n"
     )
-    with running(where, one.replace(":5001", ":5001 -l :5002")):
+    with running(where, text.replace(":5001", ":5001 -l :5002")):
         eventually(lambda: assert_found(where, expression))
-    with running(where, one):
+    with running(where, text):
         eventually(lambda: assert_read(where))
         assert "Starman" not in doctor(where).stdout

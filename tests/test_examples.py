@@ -59,7 +59,7 @@ def test_each_program_may_finish_its_requests_and_stays_in_the_foreground(file):
 @pytest.fixture(scope="module")
 def together(catalyst_script):
     """All examples in one supervisord, as they stand but for the paths, and with times in which a test can wait."""
-    where = stack.folder()
+    where = stack.directory()
     where.chmod(0o777)
     shutil.copy(stack.APPS / "leaky.psgi", where / "app.psgi")
     replacements = {
@@ -101,7 +101,7 @@ def test_all_of_them_together_run_and_are_watched(together):
 
     eventually(assert_watched, timeout=20)
     dry = subprocess.run(
-        [sys.executable, "-m", "supervisor_memreap", "once", "-n", "-c", str(together.folder / "supervisord.conf")],
+        [sys.executable, "-m", "supervisor_memreap", "once", "-n", "-c", str(together.directory / "supervisord.conf")],
         capture_output=True,
         text=True,
         check=False,
@@ -120,7 +120,7 @@ def test_in_each_of_them_the_worker_that_grows_is_replaced_and_no_other(together
         assert {pool.name: len(pool.lines(" left after ")) for pool in pools} == dict.fromkeys(POOLS, 1)
 
     eventually(assert_left, timeout=30)
-    assert_notified(together.folder / "notified", grown)
+    assert_notified(together.directory / "notified", grown)
     for pool in pools:
         assert before[pool.name] - pool.workers() == grown[pool.name]
         assert len(pool.workers()) == POOLS[pool.name].workers
@@ -153,7 +153,7 @@ def test_a_process_without_a_manager_that_grows_is_replaced(together):
 
 def test_a_listener_that_is_ended_by_hand_comes_back(together):
     starts = together.log().count("memreap: version ")
-    stack.listener_in(together.folder).terminate()
+    stack.listener_in(together.directory).terminate()
 
     def assert_started_again():
         assert together.log().count("memreap: version ") == starts + 1

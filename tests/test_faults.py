@@ -46,30 +46,30 @@ def program(*command: object, name: str = "myapp", more: str = "") -> str:
     return f"[program:{name}]\ncommand={words}\nautorestart=false\nstopasgroup=true\nkillasgroup=true\n{more}"
 
 
-def spawned(folder: Path, name: str) -> list[int]:
+def spawned(directory: Path, name: str) -> list[int]:
     """The pids that supervisord gave to this program, the last one last."""
-    return [int(pid) for pid in re.findall(rf"spawned: '{name}' with pid ([0-9]+)", (folder / "s.log").read_text())]
+    return [int(pid) for pid in re.findall(rf"spawned: '{name}' with pid ([0-9]+)", (directory / "s.log").read_text())]
 
 
-def workers_of(folder: Path, name: str = "myapp") -> set[int]:
-    return workers_below(spawned(folder, name)[-1])
+def workers_of(directory: Path, name: str = "myapp") -> set[int]:
+    return workers_below(spawned(directory, name)[-1])
 
 
 @contextlib.contextmanager
-def among_bystanders(folder: Path, programs: str, **options):
+def among_bystanders(directory: Path, programs: str, **options):
     """A real supervisord with these programs, and with others that are not configured for memreap: those stay.
 
     `aside` is a pool of the same kind, `recorder` a manager with a worker that write down every signal.
     """
-    recorded = folder / "signals"
+    recorded = directory / "signals"
     others = program(POOL, 1, 40, name="aside") + program(BYSTANDER, recorded, name="recorder")
-    with supervisord(folder, programs + others, **options) as process:
+    with supervisord(directory, programs + others, **options) as process:
         names = ("aside", "recorder")
-        before = {name: eventually(lambda name=name: _one_of(workers_of(folder, name))) for name in names}
+        before = {name: eventually(lambda name=name: _one_of(workers_of(directory, name))) for name in names}
         yield process
         assert recorded.read_text() == ""
-        assert {name: workers_of(folder, name) for name in names} == before
-        assert all(len(spawned(folder, name)) == 1 for name in names)
+        assert {name: workers_of(directory, name) for name in names} == before
+        assert all(len(spawned(directory, name)) == 1 for name in names)
 
 
 def _one_of(pids: set[int]) -> set[int]:
@@ -78,11 +78,13 @@ def _one_of(pids: set[int]) -> set[int]:
 
 
 @contextlib.contextmanager
-def watching(folder: Path, log: Path, *args: str, **options):
-    """A real listener of the supervisord in this folder."""
-    address = f"unix://{folder}/s.sock"
-    with listening(*args, "-c", f"{folder}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=address, **options) as one:
-        yield one
+def watching(directory: Path, log: Path, *args: str, **options):
+    """A real listener of the supervisord in this directory."""
+    address = f"unix://{directory}/s.sock"
+    with listening(
+        *args, "-c", f"{directory}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=address, **options
+    ) as listener:
+        yield listener
 
 
 def signalled(emitted: list[events.Event]) -> list[int]:
@@ -92,8 +94,8 @@ def signalled(emitted: list[events.Event]) -> list[int]:
 # The log: nobody reads it, or it is closed.
 
 
-def replaced(folder: Path, before: set[int]) -> None:
-    now = workers_of(folder)
+def replaced(directory: Path, before: set[int]) -> None:
+    now = workers_of(directory)
     assert len(now) == len(before)
     assert not now & before
 
@@ -150,7 +152,7 @@ def test_with_a_log_that_nobody_reads_it_answers_and_reaps_and_tells_what_was_lo
             listener.tick()
         lost, line = all_of(reader).decode().splitlines()
     # Version, watching, sent and left were told while there was no room.
-    assert lost.endswith(" memreap: 4 lines are missing here: the log was not read, and there was no room for them")
+    assert lost.endswith(" memreap: 4 lines are missing here: nothing read the log, and there was no room for them")
     assert line.endswith(" memreap: watching myapp (limit 77 MiB uss)")
 
 
@@ -158,13 +160,13 @@ def test_a_line_goes_into_the_log_whole_or_not_at_all():
     readable, writable = os.pipe()
     os.set_blocking(readable, False)
     with os.fdopen(writable, "w") as stream:
-        tell = to(stream, stamped=True)
+        write = to(stream, stamped=True)
         for _ in range(100):  # more than there is room for
-            tell("\u00e4" * 3000)
+            write("\u00e4" * 3000)
         os.read(readable, 1)
-        tell("one byte of room is none")
+        write("one byte of room is none")
         whole = all_of(readable).decode().splitlines()
-        tell("room again")
+        write("room again")
         missing, last = all_of(readable).decode().splitlines()
     os.close(readable)
     assert len(whole) == 65536 // select.PIPE_BUF
@@ -189,15 +191,15 @@ def may_run(*through: str) -> None:
         pytest.skip(f"cannot be run here: {error}")
 
 
-def pool_of(user: str, workers: int, folder: Path) -> str:
+def pool_of(user: str, workers: int, directory: Path) -> str:
     """A pool that runs as this user, by a Python that every user may run."""
     for python in (sys.executable, "/usr/bin/python3"):
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
             subprocess.run(
                 [python, "-c", "import socket"], check=True, user=user, group=65534, extra_groups=[], cwd="/"
             )
-            shutil.copy(POOL, folder)
-            return program(folder / POOL.name, workers, 40, more=f"user={user}\n").replace(sys.executable, python)
+            shutil.copy(POOL, directory)
+            return program(directory / POOL.name, workers, 40, more=f"user={user}\n").replace(sys.executable, python)
     pytest.skip(f"no Python here that {user} may run")
 
 
@@ -210,9 +212,9 @@ def pool_of(user: str, workers: int, folder: Path) -> str:
 )
 def test_where_the_metric_may_not_be_read_nothing_is_signalled_and_the_remedy_is_told_once(sock, through, user, metric):
     may_run(*through)
-    folder = sock.parent
-    programs = pool_of(user, 2, folder) + f"[memreap:myapp]\nmetric={metric}\n{QUICK}"
-    _, _, line = told_with_nobody_signalled(folder, programs, through, "may not be read")
+    directory = sock.parent
+    programs = pool_of(user, 2, directory) + f"[memreap:myapp]\nmetric={metric}\n{QUICK}"
+    _, _, line = told_with_nobody_signalled(directory, programs, through, "may not be read")
     assert re.fullmatch(
         rf"myapp: worker \d+ may hold up to \d+ MiB, limit 30 MiB, but its {metric} may not be read: nothing sent;"
         r" run memreap as the worker's user or as root with CAP_SYS_PTRACE .*",
@@ -220,15 +222,15 @@ def test_where_the_metric_may_not_be_read_nothing_is_signalled_and_the_remedy_is
     )
 
 
-def told_with_nobody_signalled(folder: Path, programs: str, through: tuple[str, ...], text: str) -> list[str]:
+def told_with_nobody_signalled(directory: Path, programs: str, through: tuple[str, ...], text: str) -> list[str]:
     """What a listener that is run `through` this says, two looks after it has said `text`."""
-    with among_bystanders(folder, programs, http=f"[unix_http_server]\nfile={folder}/s.sock\nchmod=0777\n"):
-        before = workers_of(folder)
-        with watching(folder, folder / "listener.log", through=through) as listener:
+    with among_bystanders(directory, programs, http=f"[unix_http_server]\nfile={directory}/s.sock\nchmod=0777\n"):
+        before = workers_of(directory)
+        with watching(directory, directory / "listener.log", through=through) as listener:
             eventually(lambda: assert_told(listener, text))
             for _ in range(2):
                 listener.tick()
-        assert workers_of(folder) == before
+        assert workers_of(directory) == before
     return listener.lines()
 
 
@@ -241,9 +243,9 @@ def assert_told(listener, text: str) -> None:
 @needs_root
 def test_where_the_listener_may_not_signal_nothing_is_signalled_and_the_remedy_is_told_once(sock):
     may_run(*AS_NOBODY)
-    folder = sock.parent
-    programs = pool_of("daemon", 2, folder) + f"[memreap:myapp]\nmetric=rss\nidle_wait=0s\n{QUICK}"
-    _, _, line = told_with_nobody_signalled(folder, programs, AS_NOBODY, "not permitted")
+    directory = sock.parent
+    programs = pool_of("daemon", 2, directory) + f"[memreap:myapp]\nmetric=rss\nidle_wait=0s\n{QUICK}"
+    _, _, line = told_with_nobody_signalled(directory, programs, AS_NOBODY, "not permitted")
     remedy = "nothing sent, not permitted; run memreap as the worker's user or as root (user=)"
     assert re.fullmatch(rf"myapp: worker \d+ holds \d+ MiB \(rss\), limit 30 MiB: {re.escape(remedy)}", line)
 
@@ -253,9 +255,9 @@ def test_where_the_listener_may_not_signal_nothing_is_signalled_and_the_remedy_i
 def test_a_listener_from_which_supervisord_and_the_pool_are_hidden_says_so(sock):
     through = ("unshare", "--mount", "sh", "-c", 'mount -t proc -o hidepid=2 proc /proc && exec "$@"', "sh", *AS_NOBODY)
     may_run(*through)
-    folder = sock.parent
-    programs = pool_of("daemon", 2, folder) + f"[memreap:myapp]\n{QUICK}"
-    lines = told_with_nobody_signalled(folder, programs, through, "hidden from this user: not watched")
+    directory = sock.parent
+    programs = pool_of("daemon", 2, directory) + f"[memreap:myapp]\n{QUICK}"
+    lines = told_with_nobody_signalled(directory, programs, through, "hidden from this user: not watched")
     assert re.match(r"supervisord \(process \d+\) is hidden from this user, as by hidepid= of /proc: ", lines[0])
     assert "myapp: it runs, but its processes are hidden from this user: not watched" in lines
 
@@ -264,16 +266,16 @@ def test_a_listener_from_which_supervisord_and_the_pool_are_hidden_says_so(sock)
 @needs_root
 def test_root_without_ptrace_reaps_by_a_metric_that_it_may_read_and_says_that_it_cannot_be_sure(sock):
     may_run(*WITHOUT_PTRACE)
-    folder = sock.parent
-    programs = pool_of("nobody", 1, folder) + f"[memreap:myapp]\nmetric=rss\nidle_wait=0s\n{QUICK}"
-    with among_bystanders(folder, programs):
-        before = workers_of(folder)
-        with watching(folder, folder / "listener.log", through=WITHOUT_PTRACE) as listener:
-            eventually(lambda: listener.tick() and replaced(folder, before))
+    directory = sock.parent
+    programs = pool_of("nobody", 1, directory) + f"[memreap:myapp]\nmetric=rss\nidle_wait=0s\n{QUICK}"
+    with among_bystanders(directory, programs):
+        before = workers_of(directory)
+        with watching(directory, directory / "listener.log", through=WITHOUT_PTRACE) as listener:
+            eventually(lambda: listener.tick() and replaced(directory, before))
             listener.tick()
     assert listener.text().count("HUP sent") == len(before) == 1
-    (line,) = (one for one in listener.lines() if "CAP_SYS_PTRACE" in one)
-    assert "whether workers are idle cannot be read" in line
+    (line,) = (line for line in listener.lines() if "CAP_SYS_PTRACE" in line)
+    assert "cannot read whether workers are idle" in line
 
 
 # The wall clock jumps.
@@ -303,23 +305,23 @@ def test_a_clock_that_jumps_an_hour_stops_nothing_for_good(log, tmp_path):
 # The manager is restarted, and a pid is used again, between the look and the signal.
 
 
-def control(folder: Path):
+def control(directory: Path):
     """What supervisorctl speaks with."""
-    transport = Transport(None, None, f"unix://{folder}/s.sock")
+    transport = Transport(None, None, f"unix://{directory}/s.sock")
     return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
 
 
 def test_a_manager_that_is_restarted_since_the_look_has_no_worker_signalled(tmp_path):
     with among_bystanders(tmp_path, program(POOL, 2, 40)):
         (manager,) = spawned(tmp_path, "myapp")
-        found = look(manager)
+        seen = look(manager)
         control(tmp_path).stopProcess("myapp")
         control(tmp_path).startProcess("myapp")
         eventually(lambda: assert_count(workers_of(tmp_path), 2))
         after = workers_of(tmp_path)
-        assert [reap(found, worker, idle_wait_expired=True).result for worker in found.workers] == ["gone", "gone"]
+        assert [reap(seen, worker, idle_wait_expired=True).result for worker in seen.workers] == ["gone", "gone"]
         assert workers_of(tmp_path) == after
-        assert not after & {worker.id.pid for worker in found.workers}
+        assert not after & {worker.id.pid for worker in seen.workers}
 
 
 def assert_count(pids, count: int) -> None:
@@ -329,14 +331,14 @@ def assert_count(pids, count: int) -> None:
 def test_workers_that_outlive_a_manager_that_is_replaced_are_not_signalled(tmp_path):
     with among_bystanders(tmp_path, program(POOL, 2, 40).replace("autorestart=false", "autorestart=true")):
         (manager,) = spawned(tmp_path, "myapp")
-        found = look(manager)
+        seen = look(manager)
         os.kill(manager, signal.SIGKILL)
         eventually(lambda: assert_count(set(spawned(tmp_path, "myapp")), 2))
         eventually(lambda: assert_count(workers_of(tmp_path), 2))
-        after, orphans = workers_of(tmp_path), {worker.id.pid for worker in found.workers}
-        words = [reap(found, worker, idle_wait_expired=True).result for worker in found.workers]
+        after, orphans = workers_of(tmp_path), {worker.id.pid for worker in seen.workers}
+        results = [reap(seen, worker, idle_wait_expired=True).result for worker in seen.workers]
         try:
-            assert set(words) <= {"gone", "changed"}  # gone: its manager's process, which has been waited for
+            assert set(results) <= {"gone", "changed"}  # gone: its manager's process, which has been waited for
             assert all(psutil.Process(pid).is_running() for pid in orphans)
             assert workers_of(tmp_path) == after
         finally:
@@ -405,8 +407,8 @@ def in_a_pid_namespace(function) -> None:
 
 def a_strangers_pid() -> None:
     with pool(2, 40) as manager:
-        found = look(manager)
-        worker = found.workers[0]
+        seen = look(manager)
+        worker = seen.workers[0]
         os.kill(manager, signal.SIGSTOP)  # so that it forks no other
         os.kill(worker.id.pid, signal.SIGKILL)
         os.kill(manager, signal.SIGKILL)
@@ -418,7 +420,7 @@ def a_strangers_pid() -> None:
             stranger = subprocess.Popen([sys.executable, BYSTANDER, recorded.name], stdout=subprocess.PIPE)
             stranger.stdout.readline()
             assert stranger.pid == worker.id.pid
-            assert reap(found, worker, idle_wait_expired=True).result == "gone"
+            assert reap(seen, worker, idle_wait_expired=True).result == "gone"
             assert stranger.poll() is None
             assert recorded.read() == b""
             stranger.terminate()
@@ -427,23 +429,23 @@ def a_strangers_pid() -> None:
 
 def a_siblings_pid() -> None:
     with pool(2, 40) as manager:
-        found = look(manager)
-        worker, other = found.workers
+        seen = look(manager)
+        worker, other = seen.workers
         os.kill(manager, signal.SIGSTOP)
         os.kill(worker.id.pid, signal.SIGKILL)
         make_next(worker.id.pid)
         os.kill(manager, signal.SIGCONT)
-        eventually(lambda: assert_another(manager, found, worker))
-        again = next(one for one in look(manager).workers if one.id.pid == worker.id.pid)
-        assert reap(found, worker, idle_wait_expired=True).result == "gone"
-        assert {one.id for one in look(manager).workers} == {again.id, other.id}
+        eventually(lambda: assert_another(manager, seen, worker))
+        again = next(sibling for sibling in look(manager).workers if sibling.id.pid == worker.id.pid)
+        assert reap(seen, worker, idle_wait_expired=True).result == "gone"
+        assert {sibling.id for sibling in look(manager).workers} == {again.id, other.id}
 
 
-def assert_another(manager: int, found, worker) -> None:
-    now = {one.id for one in look(manager).workers}
+def assert_another(manager: int, seen, worker) -> None:
+    now = {sibling.id for sibling in look(manager).workers}
     assert len(now) == 2
     assert worker.id not in now
-    assert {one.pid for one in now} == {one.id.pid for one in found.workers}
+    assert {sibling.pid for sibling in now} == {sibling.id.pid for sibling in seen.workers}
 
 
 def a_siblings_pid_between_two_looks() -> None:
@@ -452,8 +454,8 @@ def a_siblings_pid_between_two_looks() -> None:
         settings = Settings({"myapp": {"limit": 64 * 1024, "min_age": 0.0, "checks": 2}})
         programs = [Program("myapp", "myapp", "RUNNING", manager)]
         reaper = Reaper((emitted.append,))
-        found = look(manager)
-        (worker,) = found.workers
+        seen = look(manager)
+        (worker,) = seen.workers
         reaper.tick(programs, settings, 0.0)
         os.kill(manager, signal.SIGSTOP)
         os.kill(worker.id.pid, signal.SIGKILL)
@@ -468,9 +470,9 @@ def a_siblings_pid_between_two_looks() -> None:
 
 
 def assert_only(manager: int, worker) -> None:
-    (one,) = look(manager).workers
-    assert one.id != worker.id
-    assert one.id.pid == worker.id.pid
+    (successor,) = look(manager).workers
+    assert successor.id != worker.id
+    assert successor.id.pid == worker.id.pid
 
 
 @needs_linux
@@ -530,17 +532,17 @@ def assert_ended(pid: int) -> None:
 @pytest.mark.parametrize("last", range(1, 7))
 def test_a_worker_that_ends_before_any_reading_of_a_reap_is_gone(last, words, waited_for):
     with pool(3, 40, *words) as manager:
-        found = look(manager)
-        worker, *others = found.workers
+        seen = look(manager)
+        worker, *others = seen.workers
         if not waited_for:
             os.kill(manager, signal.SIGSTOP)
         view = EndsAt(worker.id.pid, last)
-        outcome = reap(found, worker, replace(SETTINGS, hold=False), view, idle_wait_expired=True)
+        outcome = reap(seen, worker, replace(SETTINGS, hold=False), view, idle_wait_expired=True)
         assert view.left <= 0
         assert outcome.result in ("gone", "changed")  # a zombie has no handlers any more
         os.kill(manager, signal.SIGCONT)
         eventually(lambda: assert_count(workers_below(manager), 3))
-        assert {other.id for other in others} < {one.id for one in look(manager).workers}
+        assert {other.id for other in others} < {sibling.id for sibling in look(manager).workers}
 
 
 # There are six steps in an attempt that succeeds; the last is the end.
@@ -548,24 +550,24 @@ def test_a_worker_that_ends_before_any_reading_of_a_reap_is_gone(last, words, wa
 @pytest.mark.parametrize("last", range(6))
 def test_a_worker_that_ends_at_any_step_of_a_hold_is_gone_or_was_signalled(last):
     with pool(3, 40) as manager:
-        worker, *others = (one.id.pid for one in look(manager).workers)
+        worker, *others = (sibling.id.pid for sibling in look(manager).workers)
         eventually(lambda: assert_idle(worker))
         pidfd = os.pidfd_open(worker)
         readable, writable = os.pipe()
         if os.fork() == 0:
-            said = b""
+            written = b""
             try:
                 if last == 0:
                     end(worker)
                 steps = hold.steps(worker, lambda: signal.pidfd_send_signal(pidfd, signal.SIGHUP))
-                for count, word in enumerate(steps, 1):
-                    said += word
+                for count, output in enumerate(steps, 1):
+                    written += output
                     if count == last:
                         end(worker)
             except BaseException as error:
-                said = repr(error).encode()
+                written = repr(error).encode()
             finally:
-                os.write(writable, said)
+                os.write(writable, written)
                 os._exit(0)
         os.close(writable)
         os.wait()

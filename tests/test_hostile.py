@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from support.driver import POOL, eventually, listening, supervisord, workers_bel
 from support.reaping import Reaping
 
 from supervisor_memreap import doctor
+from supervisor_memreap.core import events
 from supervisor_memreap.core.settings import SettingsError, resolve
 from supervisor_memreap.record import log
 from supervisor_memreap.supervisord import configfile
@@ -55,7 +55,7 @@ def test_a_pool_with_a_hostile_name_arguments_and_environment_is_reaped_as_any_o
 
             def assert_both_left() -> None:
                 reaping.tick()
-                assert len([line for line in reaping.said if " left after " in line]) == 2
+                assert len(reaping.all_of(events.Left)) == 2
 
             eventually(assert_both_left)
         assert reaping.signalled() == before
@@ -71,8 +71,10 @@ def test_a_name_that_means_another_server_only_stops_the_signal():
         with Reaping(manager) as reaping:
             for _ in range(3):
                 reaping.tick()
-        (line,) = reaping.said
-        assert re.search("worker [0-9]+ belongs to gunicorn, which drops its request on HUP: nothing sent", line)
+        (event,) = reaping.events
+        assert isinstance(event, events.WrongSignal)
+        assert event.pid in workers
+        assert (event.server, event.signal) == ("gunicorn", "HUP")
         assert workers_below(manager) == workers
 
 
@@ -119,21 +121,21 @@ def nobody_answers(_server):
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(EDITS)
 def test_a_broken_configuration_is_one_line_and_never_anything_else(edits):
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "supervisord.conf")
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "supervisord.conf")
         file.write_bytes(broken(edits))
         try:
             contents = configfile.ConfigFile(str(file)).read()
             resolve(configfile.merge(contents.sections, contents.limits()))
-            said = contents.warnings
+            texts = contents.warnings
         except SettingsError as error:
-            said = [str(error)]
-        doctor.run(str(file), nobody_answers, said.append)
+            texts = [str(error)]
+        doctor.run(str(file), nobody_answers, texts.append)
         stream = io.StringIO()
-        for line in said:
-            log.to(stream, stamped=False)(line)
+        for text in texts:
+            log.to(stream, stamped=False)(text)
         lines = stream.getvalue().splitlines()
-        assert len(lines) == len(said)
+        assert len(lines) == len(texts)
         assert all(line.isprintable() and line.startswith("memreap: ") for line in lines)
 
 
@@ -141,7 +143,7 @@ def an_include_of_itself(file: Path) -> None:
     file.write_text("[include]\nfiles=supervisord.conf\n")
 
 
-def a_folder(file: Path) -> None:
+def a_directory(file: Path) -> None:
     file.unlink()
     file.mkdir()
 
@@ -183,7 +185,7 @@ def test_whatever_becomes_of_the_file_the_listener_answers_and_signals_nobody(tm
         environment = {"SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock"}
         with listening("-c", str(file), log=written, **environment) as listener:
             listener.tick()
-            for damage in (an_include_of_itself, twice, garbage, huge, a_typo, a_folder, nothing):
+            for damage in (an_include_of_itself, twice, garbage, huge, a_typo, a_directory, nothing):
                 with contextlib.suppress(OSError):
                     shutil.rmtree(file)
                 file.write_text(good)
@@ -191,39 +193,38 @@ def test_whatever_becomes_of_the_file_the_listener_answers_and_signals_nobody(tm
                 listener.tick()
             lines = listener.lines()
         assert "Traceback" not in written.read_text()
-        assert not [line for line in lines if "sent" in line or "fault" in line]
+        assert not [line for line in lines if "sent" in line or "internal error" in line]
         assert len([line for line in lines if "supervisord.conf" in line]) >= 6
 
 
-@pytest.mark.parametrize("word", ["reload", "stop"])
-def test_supervisord_that_is_reloaded_or_stopped_in_the_middle_of_a_reap_leaves_nothing_behind(word):
-    where = stack.folder()
+@pytest.mark.parametrize("action", ["reload", "stop"])
+def test_supervisord_that_is_reloaded_or_stopped_in_the_middle_of_a_reap_leaves_nothing_behind(action):
+    where = stack.directory()
     memreap = f"{Path(sys.executable).parent}/memreap"
     text = (
         f"[program:myapp]\ncommand={sys.executable} {POOL} 2 40 stuck\n"
         "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n"
         f"[eventlistener:memreap]\ncommand={memreap} listen\nevents=TICK_5\nstderr_logfile={where}/memreap.log\n"
         f'environment=TMPDIR="{where}"\n'
-    )
+    ) + stack.recorder(where)
 
-    def logged(expression: str, times: int) -> None:
-        found = (where / "memreap.log").read_text()
-        assert len(re.findall(expression, found)) >= times, found
+    def assert_announced(*kinds: str) -> None:
+        assert [event["event"] for event in stack.announced(where)] == list(kinds)
 
     try:
         with supervisord(where, text) as process:
             bystander = subprocess.Popen(["sleep", "99"])
-            eventually(lambda: logged("HUP sent", 1), timeout=20)
-            if word == "reload":
+            eventually(lambda: assert_announced("reap"), timeout=20)
+            if action == "reload":
                 process.send_signal(signal.SIGHUP)
                 # Its programs are new ones: the worker that was leaving is gone with its manager, and no fall is told.
-                eventually(lambda: logged("version", 2), timeout=20)
-                eventually(lambda: logged("HUP sent", 2), timeout=20)
+                eventually(lambda: assert_announced("reap", "reap"), timeout=20)
             os.kill(process.pid, signal.SIGTERM)  # and not waited for: that is the driver's
             eventually(lambda: stack.assert_none_left(where), timeout=20)
             text = (where / "memreap.log").read_text()
             assert "suspended" not in text
-            assert "fault" not in text
+            assert "internal error" not in text
+            assert {event["event"] for event in stack.announced(where)} == {"reap"}
             assert list(where.glob("memreap-*.json")) == []  # nobody will ask who was leaving
             assert bystander.poll() is None
             bystander.kill()

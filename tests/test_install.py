@@ -52,9 +52,9 @@ CAPABILITIES = (
 def block(heading: str, kind: str = "ini") -> str:
     """The first block of this kind below this heading of the page."""
     section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    found = re.search(rf"^( *)```{kind}\n(.*?)^\1```$", section, re.MULTILINE | re.DOTALL)
-    assert found, heading
-    return re.sub(rf"(?m)^{found[1]}", "", found[2])
+    match = re.search(rf"^( *)```{kind}\n(.*?)^\1```$", section, re.MULTILINE | re.DOTALL)
+    assert match, heading
+    return re.sub(rf"(?m)^{match[1]}", "", match[2])
 
 
 def changed(text: str, *replacements: tuple[str, str]) -> str:
@@ -66,7 +66,7 @@ def changed(text: str, *replacements: tuple[str, str]) -> str:
 
 @pytest.fixture
 def where():
-    path = stack.folder()
+    path = stack.directory()
     path.chmod(0o1777)
     shutil.copy(POOL, path)
     yield path
@@ -114,7 +114,7 @@ def packages_of(environment: Path) -> Path:
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Without what the tests' own environment has on its path, and in no folder in which Python would find memreap."""
+    """Without what is on the path of the tests, and in no directory in which Python would find memreap."""
     environment = plain_environment()
     environment["PATH"] = f"{Path(command[0]).parent}:{environment['PATH']}"  # as with that environment activated
     return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=False)
@@ -126,19 +126,19 @@ def plain_environment(**more: str) -> dict[str, str]:
 
 
 class Installed:
-    """A supervisord of the environment `python`, with this configuration in `folder`."""
+    """A supervisord of the environment `python`, with this configuration in `directory`."""
 
-    def __init__(self, folder: Path, environment: Path, text: str):
-        self.folder = folder
+    def __init__(self, directory: Path, environment: Path, text: str):
+        self.directory = directory
         self.bin = environment / "bin"
-        self.conf = folder / "supervisord.conf"
-        self.conf.write_text(text.replace("WHERE", str(folder)).replace("PYTHON", f"{self.bin}/python"))
+        self.conf = directory / "supervisord.conf"
+        self.conf.write_text(text.replace("WHERE", str(directory)).replace("PYTHON", f"{self.bin}/python"))
 
     @contextlib.contextmanager
     def running(self, within: tuple[str, ...] = (), **options) -> Iterator[None]:
-        (self.folder / "s.log").unlink(missing_ok=True)
+        (self.directory / "s.log").unlink(missing_ok=True)
         command = [*within, *self.command("supervisord"), "-n"]
-        with started(command, self.folder, env=plain_environment(TMPDIR=str(self.folder)), **options):
+        with started(command, self.directory, env=plain_environment(TMPDIR=str(self.directory)), **options):
             yield
 
     def command(self, name: str) -> list[str]:
@@ -153,7 +153,7 @@ class Installed:
         self.conf.write_text(changed(self.conf.read_text(), *replacements))
 
     def log(self) -> str:
-        path = self.folder / "memreap.log"
+        path = self.directory / "memreap.log"
         return path.read_text() if path.exists() else ""
 
     def assert_logged(self, text: str, of: str = "") -> None:
@@ -233,7 +233,7 @@ def test_in_supervisords_environment_all_works_through_upgrade_and_uninstall(whe
 
 def upgrade(installed: Installed, environment: Path) -> None:
     listener = installed.control("pid", "memreap")
-    pip_install(environment, stack.wheel(installed.folder, "9.9.9"))
+    pip_install(environment, stack.wheel(installed.directory, "9.9.9"))
     assert installed.control("pid", "memreap") == listener
     installed.control("restart", "memreap")
     eventually(lambda: installed.assert_logged("memreap: version 9.9.9"))
@@ -245,7 +245,7 @@ def upgrade(installed: Installed, environment: Path) -> None:
 
 
 def version_in_supervisord(installed: Installed) -> str:
-    transport = Transport("", "", f"unix://{installed.folder}/s.sock")
+    transport = Transport("", "", f"unix://{installed.directory}/s.sock")
     return str(xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).memreap.getVersion())
 
 
@@ -306,7 +306,9 @@ def skip_where_there_can_be_no_container() -> None:
 def test_in_a_container_the_pools_user_may_do_all_that_root_may_not(where, environment):
     skip_where_there_can_be_no_container()
     with contextlib.ExitStack() as containers:
-        running = [(one, containers.enter_context(contained(where, environment, one))) for one in CONTAINERS]
+        running = [
+            (container, containers.enter_context(contained(where, environment, container))) for container in CONTAINERS
+        ]
         for container, installed in running:
             assert_is_as_the_page_says(container, installed)
 
@@ -322,8 +324,8 @@ def assert_is_as_the_page_says(container: Container, installed: Installed) -> No
         assert ("(held in accept)" in line) == ("held" in expected)
         assert len([line for line in lines if "HUP sent" in line]) == ("HUP sent" in expected)
     # A pool whose memory may not be read is not shown as well.
-    word, status = ("BLIND", 1) if "may not be read" in container.with_uss else ("30 MiB uss", 0)
-    eventually(lambda: installed.assert_says(word, "memreap", "status", status=status))
+    text, status = ("BLIND", 1) if "may not be read" in container.with_uss else ("30 MiB uss", 0)
+    eventually(lambda: installed.assert_says(text, "memreap", "status", status=status))
     installed.control("memreap", "pause", "all")
     eventually(lambda: installed.assert_says("PAUSED", "memreap", "status"))
 
@@ -331,9 +333,9 @@ def assert_is_as_the_page_says(container: Container, installed: Installed) -> No
 @contextlib.contextmanager
 def contained(where: Path, environment: Path, container: Container) -> Iterator[Installed]:
     """The page's supervisord.conf, but for paths, with two pools of www-data's: myapp as it has it, web with rss."""
-    folder = where / str(CONTAINERS.index(container))
-    folder.mkdir()
-    folder.chmod(0o1777)
+    directory = where / str(CONTAINERS.index(container))
+    directory.mkdir()
+    directory.chmod(0o1777)
     text = changed(
         block("Docker"),
         ("logfile=/dev/null\nlogfile_maxbytes=0\n", "logfile=WHERE/s.log\n"),
@@ -350,8 +352,8 @@ def contained(where: Path, environment: Path, container: Container) -> Iterator[
         f"[program:web]\ncommand=PYTHON {where}/pool.py 1 40\nuser=www-data\n"
         f"[memreap:web]\nlimit=30MB\nmetric=rss\nidle_wait=0s\n{QUICK}"
     )
-    installed = Installed(folder, environment, text)
+    installed = Installed(directory, environment, text)
     capabilities = "-all," + ",".join(f"+{name}" for name in CAPABILITIES.split(",")) + container.added
     within = (*NAMESPACE, "setpriv", "--bounding-set", capabilities, "--")
-    with (folder / "memreap.log").open("ab") as log, installed.running(within, stderr=log):
+    with (directory / "memreap.log").open("ab") as log, installed.running(within, stderr=log):
         yield installed

@@ -31,12 +31,12 @@ def log(tmp_path):
     return tmp_path / "listener.log"
 
 
-def url(folder: Path) -> str:
-    return f"unix://{folder}/s.sock"
+def url(directory: Path) -> str:
+    return f"unix://{directory}/s.sock"
 
 
-def workers_of(folder: Path, name: str = "myapp") -> list[psutil.Process]:
-    (pid,) = re.findall(rf"spawned: '{name}' with pid ([0-9]+)", (folder / "s.log").read_text())
+def workers_of(directory: Path, name: str = "myapp") -> list[psutil.Process]:
+    (pid,) = re.findall(rf"spawned: '{name}' with pid ([0-9]+)", (directory / "s.log").read_text())
     return psutil.Process(int(pid)).children()
 
 
@@ -75,24 +75,24 @@ def test_an_event_of_10_mb_is_read_and_the_next_one_too(log):
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100, 65536])
 def test_whatever_pieces_events_come_in_they_are_the_same(size):
     events = [("A", ""), ("B", "n\u00e4chtlich\n" * 20), ("C", "x"), ("D", "\U0001f600" * 30)]
-    data = b"torn\n" + b"".join(event(*one) for one in events) + b"ver:3.0 serv"
+    data = b"torn\n" + b"".join(event(*values) for values in events) + b"ver:3.0 serv"
     reading, writing = os.pipe()
     protocol = Protocol(reading, writing)  # nothing is answered here; it closes that one
-    found = []
+    received = []
     for start in range(0, len(data), size):
         os.write(writing, data[start : start + size])
-        found += protocol.feed()
+        received += protocol.feed()
     protocol._stdout.close()
     with pytest.raises(EOFError):
         next(protocol.feed())
     os.close(reading)
-    assert found == [("", ""), *events]
+    assert received == [("", ""), *events]
 
 
 def test_two_events_in_one_piece_are_two_answers(log):
     with listening(log=log) as listener:
-        one = b"ver:3.0 server:s serial:1 pool:m poolserial:1 eventname:X len:2\nab"
-        listener.says(one + one)
+        message = b"ver:3.0 server:s serial:1 pool:m poolserial:1 eventname:X len:2\nab"
+        listener.says(message + message)
         listener.hears((OK + READY) * 2)
 
 
@@ -176,7 +176,7 @@ def test_it_reaps_the_worker_over_the_limit_and_says_so(log, tmp_path):
     )
     took, back = r"[0-9.]+ m?s", r"\d+ MiB"
     assert re.fullmatch(
-        rf"myapp: worker {before.pid} left after {took}, {back} came back, {after.pid} took its place", left
+        rf"myapp: worker {before.pid} left after {took}, {back} freed, {after.pid} took its place", left
     )
 
 
@@ -263,7 +263,7 @@ def test_where_nobody_can_be_asked_that_is_one_line(log, environment, expected):
     with listening("myapp=50MB", log=log, **environment) as listener:
         listener.tick()
         listener.tick()
-    (line,) = (one for one in listener.lines() if "trying again" in one)
+    (line,) = (line for line in listener.lines() if "trying again" in line)
     assert line.startswith(expected)
 
 
@@ -332,7 +332,7 @@ def test_a_second_listener_of_the_same_supervisord_is_refused(log, tmp_path):
             texts = [log.read_text() for log in tmp_path.glob("memreap_0?.log")]
             assert sorted("configuration" in text for text in texts) == [False, True]
             (refused,) = (text for text in texts if "configuration" not in text)
-            assert "another listener of this supervisord watches already" in refused
+            assert "another listener of this supervisord is running already" in refused
             # The first where it ended within startsecs (1 s), the second where it took longer to start.
             assert re.search(r"gave up|exit status 0; expected", (tmp_path / "s.log").read_text())
 
@@ -381,7 +381,7 @@ def test_names_that_supervisord_does_not_run_are_named_with_those_that_it_does(l
     ):
         listener.tick()
         listener.tick()
-    (line,) = (one for one in listener.lines() if "myap'" in one)
+    (line,) = (line for line in listener.lines() if "myap'" in line)
     assert line == "no program or group 'myap' in supervisord; there are: myapp"
 
 
@@ -398,7 +398,7 @@ def test_limits_in_the_command_win_over_the_file(log, tmp_path):
 
 def test_a_listener_that_is_ended_by_force_in_the_middle_of_a_reap_goes_on_where_it_was(log, tmp_path):
     with supervisord(tmp_path, program(2, 40, "stuck") + f"[memreap:myapp]\nlimit=30MB\n{QUICK}"):
-        workers = {one.pid: one for one in workers_of(tmp_path)}
+        workers = {worker.pid: worker for worker in workers_of(tmp_path)}
         environment = {"SUPERVISOR_SERVER_URL": url(tmp_path), "TMPDIR": str(tmp_path)}
         with listening("-c", f"{tmp_path}/supervisord.conf", log=log, **environment) as listener:
             eventually(lambda: _assert_after_a_tick(listener, "HUP sent"))
@@ -432,25 +432,25 @@ def test_a_fault_of_our_own_is_one_line_and_the_listener_goes_on(log, tmp_path):
         with listening("myapp=50MB", log=log, **environment) as listener:
             listener.tick()
             listener.tick()
-    (line,) = (one for one in listener.lines() if "internal error" in one)
+    (line,) = (line for line in listener.lines() if "internal error" in line)
     assert line.startswith("internal error, please report it: RuntimeError('made for the test')")
 
 
 TROUBLES = {
     "deaf": r"worker \d+ would die of HUP \(it does not catch it\): nothing sent; set signal= .*",
     "stuck": r"worker \d+ has not left .* after HUP: stuck \(state S, in \w+\), nothing more is sent to it.*",
-    "once": r"worker \d+ left .* ago and the pool has not settled again \(0 of 1 workers\).*",
+    "once": r"worker \d+ left .* ago and the pool has not settled since \(0 of 1 workers\).*",
     "falls": r"suspended: the manager \d+ ended .* after worker \d+ was signalled: it ended by itself; .*",
 }
 
 
 def test_each_trouble_has_its_own_line_and_is_told_once(log, tmp_path):
-    programs = "".join(program(1, 40, word, name=word) + f"[memreap:{word}]\n" for word in TROUBLES)
+    programs = "".join(program(1, 40, behaviour, name=behaviour) + f"[memreap:{behaviour}]\n" for behaviour in TROUBLES)
     with (
         supervisord(tmp_path, programs + f"[memreap]\nlimit=30MB\ngrace=2s\n{QUICK}"),
         listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
     ):
         for _ in range(8):
             listener.tick()
-    for word, line in TROUBLES.items():
-        assert len([one for one in listener.lines() if re.fullmatch(f"{word}: {line}", one)]) == 1
+    for behaviour, expression in TROUBLES.items():
+        assert len([line for line in listener.lines() if re.fullmatch(f"{behaviour}: {expression}", line)]) == 1

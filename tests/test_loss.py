@@ -27,7 +27,7 @@ def measured():
             held = loss.observe(pool, "f", KEPT, limits, REAPS, 60, "f")
         with loss.served(script, loss.WAYS["a"], limits) as pool:
             limited = loss.observe(pool, "a", KEPT, limits, 4, 60, "a")
-    return [json.loads(json.dumps(one)) for one in (limited, held)]
+    return [json.loads(json.dumps(result)) for result in (limited, held)]
 
 
 def test_a_worker_that_is_held_in_accept_loses_nothing_when_it_is_reaped(measured):
@@ -63,8 +63,8 @@ def test_the_page_and_the_picture_have_the_figures(measured):
 
 
 @pytest.mark.parametrize(
-    ("count", "recycled", "said"),
+    ("count", "recycled", "expected"),
     [(0, 0, "-"), (0, 2000, "0 (< 1.5)"), (0, 20, "0 (< 150)"), (7, 2000, "3.5"), (1, 2000, "0.5"), (90, 40, "2,250")],
 )
-def test_a_rate_of_none_is_given_with_its_bound(count, recycled, said):
-    assert loss_report.rate(count, recycled) == said
+def test_a_rate_of_none_is_given_with_its_bound(count, recycled, expected):
+    assert loss_report.rate(count, recycled) == expected

@@ -45,7 +45,7 @@ class Started(NamedTuple):
 @pytest.fixture
 def pool() -> Iterator[Started]:
     """A real one, whose workers are newborns for half a second; each request makes one grow by 1 MiB."""
-    where = stack.folder()
+    where = stack.directory()
     (where / "app.psgi").write_text(APP)
     command = ["plackup", "-s", "FCGI", "--listen", f"{where}/s", "--nproc", str(WORKERS), "--pid", f"{where}/pid"]
     environment = {**os.environ, "PERL5LIB": str(stack.APPS), "PERL5OPT": "-MSlowNewborn"}
@@ -57,9 +57,9 @@ def pool() -> Iterator[Started]:
     finally:
         tree = psutil.Process(process.pid).children()
         process.kill()
-        for one in tree:
+        for worker in tree:
             with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
+                worker.kill()
         process.wait()
         shutil.rmtree(where)
 
@@ -85,13 +85,13 @@ def test_the_hazard_is_there_a_newborn_that_gets_hup_ends_its_siblings(pool):
 
 
 def _retried(find):
-    def found():
+    def assertion():
         try:
             return find()
         except ValueError:
             raise AssertionError("no newborn yet") from None
 
-    return eventually(found)
+    return eventually(assertion)
 
 
 def _assert_none_of(siblings: set[int], pool: Started) -> None:

@@ -20,7 +20,7 @@ from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import resolve
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
 from supervisor_memreap.host import lock, procfs
-from supervisor_memreap.record.statefile import StateFile
+from supervisor_memreap.record.statefile import StateFile, known_to_the_listener
 from supervisor_memreap.supervisord.configfile import ConfigFile
 
 QUICK = ("min_age=1s", "settle=0.1s")
@@ -56,6 +56,13 @@ def test_the_manager_may_be_named_by_its_pidfile(tmp_path):
         assert [worker.used for worker in look(pid).workers] == [None]
 
 
+def test_an_age_alone_is_reason_enough_for_a_manager_that_is_named_by_its_pid():
+    with pool(1, 5) as pid:
+        result = once("--pid", pid, "--dry-run", "max_age=6h")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.endswith(": 1 workers, none left to reap\n")
+
+
 def test_with_nothing_over_the_limit_cron_has_nothing_to_mail():
     with pool(2, 5) as pid:
         result = once("--pid", pid, "limit=300MB")
@@ -83,7 +90,7 @@ def test_a_dry_run_among_workers_younger_than_min_age_says_so_and_ends_with_0():
         assert (result.returncode, result.stderr) == (0, "")
     *each, summary = result.stdout.splitlines()
     for line in each:
-        assert re.search(r"worker \d+ holds 4\d MiB \(uss\), limit 30 MiB: it is .* old, would be reaped from", line)
+        assert re.search(r"worker \d+ holds 4\d MiB \(uss\), limit 30 MiB: it is .* old, would be reaped at", line)
     assert {int(re.search(r"worker (\d+)", line)[1]) for line in each} == before
     assert summary.endswith(": 2 workers, 2 over the limit of 30 MiB")
     assert "suspend" not in result.stdout
@@ -94,16 +101,16 @@ def _assert_older(pid: int, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "line"),
+    ("behaviour", "line"),
     [
         ("deaf", "would die of HUP"),
         ("stuck", "nothing more is sent to it"),
         ("falls", "suspended: the manager"),
-        ("once", "the pool has not settled again"),
+        ("once", "the pool has not settled since"),
     ],
 )
-def test_what_could_not_be_reaped_is_told_and_ends_with_1(word, line):
-    with pool(1, 40, word) as pid:
+def test_what_could_not_be_reaped_is_told_and_ends_with_1(behaviour, line):
+    with pool(1, 40, behaviour) as pid:
         result = once("--pid", pid, "limit=30MB", "grace=1s", *QUICK)
     assert (result.returncode, result.stdout.count(line)) == (1, 1)
 
@@ -124,7 +131,7 @@ def test_while_another_reaps_in_the_pool_it_waits():
         with subprocess.Popen(
             command("--pid", pid, "limit=30MB", *QUICK), stdout=subprocess.PIPE, text=True
         ) as process:
-            assert "another memreap may be at work in this pool" in process.stdout.readline()
+            assert "another memreap may be reaping in this pool" in process.stdout.readline()
             assert process.poll() is None
             os.close(held)
             assert process.wait(20) == 0
@@ -213,8 +220,10 @@ def test_all_pools_of_the_configuration_are_looked_at(tmp_path):
         assert (nobody.returncode, nobody.stdout) == (1, f"memreap: no program or group 'shpo' {missing}")
         both = once("-c", conf, "-n", "web", "shpo", "limit=3MB")
         assert (both.returncode, both.stdout) == (1, nobody.stdout), "with a typo nothing is done"
+        by_age = once("-c", conf, "-n", "shop", "max_age=6h")
+        assert (by_age.returncode, by_age.stdout) == (0, "memreap: shop: 1 workers, none over the limit of 30 MiB\n")
         bare = once("-c", conf, "-n", "shop")
-        assert (bare.returncode, "has a [memreap:NAME] section" in bare.stdout) == (1, True)
+        assert (bare.returncode, "name a program, followed by limit= or max_age=" in bare.stdout) == (1, True)
         conf.write_text(conf.read_text() + "[memreap:wbe]\n")
         section = once("-c", conf)
         assert (section.returncode, section.stdout) == (1, f"memreap: no program or group 'wbe' {missing}")
@@ -247,7 +256,7 @@ def test_what_the_listener_has_written_down_counts(tmp_path, monkeypatch, what):
     text = f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40 stuck\n[memreap:myapp]\nlimit=30MB\nmin_age=1s\n"
     with supervisord(tmp_path, text) as process:
         view = procfs.source()
-        (manager,) = (one.pid for one in psutil.Process(process.pid).children() if one.children())
+        (manager,) = (child.pid for child in psutil.Process(process.pid).children() if child.children())
         (worker,) = (view.process(pid).id for pid in view.children(manager))
         signalled = Leaving(worker, time.monotonic(), frozenset([worker]))
         state = {
@@ -282,21 +291,26 @@ def the_settings(conf: Path):
     return resolve(ConfigFile(str(conf)).read().sections).of(Program("myapp", "myapp", "RUNNING", 1))
 
 
-def test_a_worker_that_a_listener_was_only_about_to_signal_is_no_reason_to_wait(tmp_path, monkeypatch):
+def test_a_worker_that_a_listener_may_have_signalled_before_it_ended_is_leaving(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    text = (
-        f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40\n[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n"
-    )
+    settings = "limit=30MB\nmin_age=1s\nsettle=1s\ngrace=4s\n"
+    text = f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40\n[memreap:myapp]\n{settings}"
     with supervisord(tmp_path, text) as process:
         view = procfs.source()
-        (manager,) = (one.pid for one in psutil.Process(process.pid).children() if one.children())
+        (manager,) = (child.pid for child in psutil.Process(process.pid).children() if child.children())
         (worker,) = (view.process(pid).id for pid in view.children(manager))
         about = Leaving(worker, time.monotonic(), frozenset([worker]), sent=False)
-        file = StateFile(view.process(process.pid).id)
-        assert file.write({"myapp": PoolState(leaving=about)}, time.monotonic()) == ""
+        file, above = StateFile(view.process(process.pid).id), view.process(manager).id
+        assert file.write({"myapp": PoolState(manager=above, leaving=about)}, time.monotonic()) == ""
+        programs = [Program("myapp", "myapp", "RUNNING", manager, process.pid)]
+        assert known_to_the_listener(programs)["myapp"].leaving == about
+        held = lock.take(above)  # a listener that is at it
+        assert known_to_the_listener(programs)["myapp"].leaving is None
+        os.close(held)
         result = once("-c", tmp_path / "supervisord.conf")
         assert (result.returncode, result.stdout.count("HUP sent")) == (0, 1)
+        assert "memreap was killed before it could signal it; HUP sent" in result.stdout
 
 
 def test_a_pidfile_that_another_process_left_is_refused(tmp_path):
@@ -311,16 +325,16 @@ def test_a_pidfile_that_another_process_left_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["--pid", "1"], "command line: no limit; write one, such as limit=100MB"),
+        (["--pid", "1"], "command line: no limit= or max_age=; add one, such as limit=100MB"),
         (["--pid", "x"], "memreap once: argument --pid: invalid int value: 'x' (see memreap once --help)"),
         (["--pid", "1", "limit=1 monkey"], "command line limit=1 monkey: not a size, such as 150MB"),
         (["--pid", "1", "limt=1MB", "limit=1MB"], "command line limt=1MB: unknown key; did you mean limit?"),
         (["--pid", str(os.getpid()), "limit=10MB"], "memreap itself runs under process"),
-        (["--pid", "1", "myapp", "limit=10MB"], "command line: --pid and --pidfile go with settings alone"),
+        (["--pid", "1", "myapp", "limit=10MB"], "command line: --pid and --pidfile take only settings"),
         (["--pidfile", "/nowhere", "limit=10MB"], "/nowhere: cannot be read: No such file or directory"),
-        (["--pidfile", "/dev/null", "limit=10MB"], "/dev/null: holds '', not a pid"),
+        (["--pidfile", "/dev/null", "limit=10MB"], "/dev/null: contains '', not a pid"),
         (["-c", "/nowhere"], "/nowhere: cannot be read: No such file or directory"),
-        (["-c", "/dev/null"], "/dev/null: no [memreap:PROGRAM] section; add one with limit="),
+        (["-c", "/dev/null"], "/dev/null: no [memreap:PROGRAM] section; add one with limit= or max_age="),
         (["--colour"], "memreap: unrecognized arguments: --colour"),
     ],
 )

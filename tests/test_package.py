@@ -49,7 +49,7 @@ def test_the_installed_wheel_runs_without_the_checkout(wheel, tmp_path):
     target = tmp_path / "installed"
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
-    # Without -P the folder it starts in would come first on the path; that is an empty one.
+    # Without -P the directory it starts in would come first on the path; that is an empty one.
     environment = {**os.environ, "PYTHONPATH": str(target)}
     shown = "import supervisor_memreap, sys; print(supervisor_memreap.__file__); import supervisor_memreap.cli as c;"
     result = subprocess.run(

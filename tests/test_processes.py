@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -19,7 +20,7 @@ from support.driver import eventually, pool
 from support.looking import SETTINGS, look, reap
 from support.stack import ROOT
 
-from supervisor_memreap.core.model import ProcessId, Program
+from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import hold, lock, procfile, procfs, signalling, waiting
 from supervisor_memreap.host import look as host_look
@@ -41,10 +42,10 @@ def view(request):
 
 def test_a_look_finds_the_manager_its_workers_and_what_they_hold(view):
     with pool(3, 40) as pid:
-        found = look(pid, view=view)
-        assert found.manager.pid == pid
-        assert {worker.id.pid for worker in found.workers} == {one.pid for one in psutil.Process(pid).children()}
-        for worker in found.workers:
+        seen = look(pid, view=view)
+        assert seen.manager.pid == pid
+        assert {worker.id.pid for worker in seen.workers} == {process.pid for process in psutil.Process(pid).children()}
+        for worker in seen.workers:
             assert 40 * MIB <= worker.used < 60 * MIB
             assert worker.used <= worker.bound
             assert 0 <= worker.age < 30
@@ -58,12 +59,12 @@ def test_a_worker_whose_bound_is_within_the_limit_is_not_measured(view):
 @needs_linux
 def test_procfs_and_psutil_agree():
     with pool(1, 40) as pid:
-        (one,) = look(pid, view=Procfs()).workers
-        (other,) = look(pid, view=Psutil()).workers
-        assert one.id.pid == other.id.pid
-        assert abs(one.used - other.used) < MIB
-        assert abs(one.bound - other.bound) < 2 * MIB
-        assert abs(one.age - other.age) < 2
+        (worker,) = look(pid, view=Procfs()).workers
+        (reference,) = look(pid, view=Psutil()).workers
+        assert worker.id.pid == reference.id.pid
+        assert abs(worker.used - reference.used) < MIB
+        assert abs(worker.bound - reference.bound) < 2 * MIB
+        assert abs(worker.age - reference.age) < 2
 
 
 @needs_linux
@@ -84,8 +85,8 @@ def test_whether_the_signal_is_caught_is_read_from_the_kernel(words, caught):
 
 
 def test_a_program_that_does_not_run_has_no_manager():
-    found = host_look.look(Watch(Program("myapp", "myapp", "STOPPED", 0), SETTINGS), procfs.source())
-    assert (found.manager, found.workers, found.state) == (None, (), "STOPPED")
+    seen = host_look.look(Watch(Program("myapp", "myapp", "STOPPED", 0), SETTINGS), procfs.source())
+    assert (seen.manager, seen.workers, seen.state) == (None, (), "STOPPED")
 
 
 def test_a_manager_that_is_gone_is_a_normal_answer(view):
@@ -99,14 +100,14 @@ def test_with_depth_2_the_workers_below_the_wrapper_are_found(view):
     with pool(2, 40, "wrapped") as pid:
         wrapper = psutil.Process(pid).ppid()
         assert look(wrapper, view=view).manager.pid == wrapper
-        found = look(wrapper, PoolSettings(limit=30 * MIB, depth=2), view)
-        assert (found.manager.pid, len(found.workers)) == (pid, 2)
+        seen = look(wrapper, PoolSettings(limit=30 * MIB, depth=2), view)
+        assert (seen.manager.pid, len(seen.workers)) == (pid, 2)
 
 
 def test_with_depth_2_and_no_wrapper_nothing_is_taken_for_a_manager(view):
     with pool(2, 40) as pid:
-        found = look(pid, PoolSettings(limit=30 * MIB, depth=2), view)
-        assert (found.manager, found.not_visible) == (None, "depth=2, and there is not one manager below the wrapper")
+        seen = look(pid, PoolSettings(limit=30 * MIB, depth=2), view)
+        assert (seen.manager, seen.not_visible) == (None, "depth=2, and there is not one manager below the wrapper")
 
 
 def test_a_zombie_is_no_worker(view):
@@ -175,9 +176,9 @@ def _with_and_without_pidfd(request, monkeypatch):
 @pytest.mark.usefixtures("_with_and_without_pidfd")
 def test_exactly_the_chosen_worker_leaves_and_is_replaced():
     with pool(3, 40) as pid:
-        found = look(pid)
-        chosen, *others = found.workers
-        outcome = reap(found, chosen)
+        seen = look(pid)
+        chosen, *others = seen.workers
+        outcome = reap(seen, chosen)
         assert outcome.result == "sent"
         assert outcome.private == pytest.approx(chosen.used, abs=MIB)
 
@@ -193,84 +194,84 @@ def test_exactly_the_chosen_worker_leaves_and_is_replaced():
 @needs_linux
 def test_the_descriptor_of_the_outcome_tells_when_the_worker_is_gone():
     with pool(1, 40) as pid:
-        found = look(pid)
-        outcome = signalling.reap(found, found.workers[0], SETTINGS, procfs.source(), 5.0)
+        seen = look(pid)
+        outcome = signalling.reap(seen, seen.workers[0], SETTINGS, procfs.source(), 5.0)
         assert select.select([outcome.pidfd], [], [], 5)[0]
         os.close(outcome.pidfd)
 
 
 def test_a_worker_that_left_by_itself_is_not_signalled():
     with pool(2, 40) as pid:
-        found = look(pid)
-        os.kill(found.workers[0].id.pid, signal.SIGKILL)
-        eventually(lambda: _gone(found.workers[0].id.pid))
-        assert reap(found, found.workers[0]).result == "gone"
+        seen = look(pid)
+        os.kill(seen.workers[0].id.pid, signal.SIGKILL)
+        eventually(lambda: _gone(seen.workers[0].id.pid))
+        assert reap(seen, seen.workers[0]).result == "gone"
 
 
 def test_another_process_with_the_workers_pid_is_not_signalled():
     with pool(1, 40) as pid:
-        found = look(pid)
-        (worker,) = found.workers
+        seen = look(pid)
+        (worker,) = seen.workers
         earlier = replace(worker, id=ProcessId(worker.id.pid, worker.id.start_time - 1))
-        assert reap(found, earlier).result == "gone"
+        assert reap(seen, earlier).result == "gone"
         assert look(pid).workers[0].id == worker.id
 
 
 def test_an_orphan_of_a_manager_that_died_is_not_signalled():
     with pool(1, 40) as pid:
-        found = look(pid)
+        seen = look(pid)
         os.kill(pid, signal.SIGKILL)
-        eventually(lambda: _orphaned(found.workers[0].id.pid, pid))
-        assert reap(found, found.workers[0]).result == "changed"
-        assert psutil.pid_exists(found.workers[0].id.pid)
+        eventually(lambda: _orphaned(seen.workers[0].id.pid, pid))
+        assert reap(seen, seen.workers[0]).result == "changed"
+        assert psutil.pid_exists(seen.workers[0].id.pid)
 
 
 def test_a_worker_that_lost_its_handler_since_the_look_is_not_signalled():
     with pool(1, 40, "deaf") as pid:
-        found = look(pid)
-        assert reap(found, found.workers[0]).result == "changed"
-        assert look(pid).workers[0].id == found.workers[0].id
+        seen = look(pid)
+        assert reap(seen, seen.workers[0]).result == "changed"
+        assert look(pid).workers[0].id == seen.workers[0].id
 
 
 @needs_linux
 @pytest.mark.parametrize(("hold", "moment"), [(True, "held"), (False, "idle")])
 def test_an_idle_worker_is_signalled_at_once_held_unless_that_is_turned_off(hold, moment):
     with pool(1, 40) as pid:
-        found = look(pid)
-        outcome = reap(found, found.workers[0], replace(SETTINGS, hold=hold))
+        seen = look(pid)
+        outcome = reap(seen, seen.workers[0], replace(SETTINGS, hold=hold))
         assert (outcome.result, outcome.moment, outcome.unheld) == ("sent", moment, False)
 
 
 @needs_linux
 def test_a_busy_worker_is_not_signalled_unless_it_has_been_waited_for_long_enough():
     with pool(1, 40, "busy") as pid:
-        found = look(pid)
-        assert reap(found, found.workers[0], watch=0.1).result == "busy"
-        assert look(pid).workers[0].id == found.workers[0].id
-        outcome = reap(found, found.workers[0], watch=0.1, idle_wait_expired=True)
+        seen = look(pid)
+        assert reap(seen, seen.workers[0], watch=0.1).result == "busy"
+        assert look(pid).workers[0].id == seen.workers[0].id
+        outcome = reap(seen, seen.workers[0], watch=0.1, idle_wait_expired=True)
         assert (outcome.result, outcome.moment) == ("sent", "busy")
 
 
 def test_where_idleness_cannot_be_read_idle_wait_is_waited_for_and_then_the_signal_goes_out():
     with pool(1, 40) as pid:
-        found = look(pid, view=Psutil())
-        waits = reap(found, found.workers[0], view=Psutil(), watch=0.1)
+        seen = look(pid, view=Psutil())
+        waits = reap(seen, seen.workers[0], view=Psutil(), watch=0.1)
         assert (waits.result, waits.unreadable) == ("busy", True)
-        assert reap(found, found.workers[0], view=Psutil(), watch=0.1, idle_wait_expired=True).moment == "unknown"
+        assert reap(seen, seen.workers[0], view=Psutil(), watch=0.1, idle_wait_expired=True).moment == "unknown"
 
 
 @needs_linux
 def test_where_a_worker_may_not_be_held_the_signal_follows_the_reading():
     with pool(1, 40) as pid:
-        found = look(pid)
-        (worker,) = found.workers
+        seen = look(pid)
+        (worker,) = seen.workers
         code = f"from supervisor_memreap.host import hold; hold._ptrace(hold._SEIZE, {worker.id.pid});"
         with subprocess.Popen(
             [sys.executable, "-c", code + "print('traced', flush=True); import time; time.sleep(60)"],
             stdout=subprocess.PIPE,
         ) as tracer:
             assert tracer.stdout.readline() == b"traced\n"
-            outcome = reap(found, worker)
+            outcome = reap(seen, worker)
             tracer.kill()
         assert (outcome.result, outcome.moment, outcome.unheld) == ("sent", "idle", True)
         eventually(lambda: _gone(worker.id.pid))
@@ -307,10 +308,10 @@ def test_where_syscall_may_not_be_read_a_worker_that_computes_is_busy():
 @needs_linux
 def test_where_only_an_unknown_moment_is_seen_the_worker_is_not_signalled_before_idle_wait():
     with pool(1, 40, "serving") as pid:
-        found = look(pid)
-        (worker,) = found.workers
+        seen = look(pid)
+        (worker,) = seen.workers
         eventually(lambda: _assert_idle(Procfs(), worker.id.pid, None))
-        outcome = reap(found, worker, watch=0.1)
+        outcome = reap(seen, worker, watch=0.1)
         assert (outcome.result, outcome.unreadable) == ("busy", False)
         assert look(pid).workers[0].id == worker.id
 
@@ -334,10 +335,10 @@ def test_where_only_an_unknown_moment_is_seen_the_worker_is_not_signalled_before
 )
 def test_a_server_that_loses_requests_at_other_moments_is_signalled_at_none_of_them(server, hold, words, sent):
     with pool(1, 40, *words) as pid:
-        found = look(pid)
-        (worker,) = found.workers
+        seen = look(pid)
+        (worker,) = seen.workers
         worker = replace(worker, detail=replace(worker.detail, server=server))
-        outcome = reap(found, worker, replace(SETTINGS, hold=hold), watch=0.1, idle_wait_expired=True)
+        outcome = reap(seen, worker, replace(SETTINGS, hold=hold), watch=0.1, idle_wait_expired=True)
         assert (outcome.result, outcome.moment) == (("sent", sent) if sent else ("busy", None))
 
 
@@ -367,9 +368,9 @@ def as_nobody(function):
 @needs_root
 def test_where_signalling_is_not_permitted_that_is_the_outcome():
     with pool(1, 40) as pid:
-        found = look(pid)
-        assert as_nobody(lambda: reap(found, found.workers[0]).result.value) == "not permitted"
-        assert look(pid).workers[0].id == found.workers[0].id
+        seen = look(pid)
+        assert as_nobody(lambda: reap(seen, seen.workers[0]).result.value) == "not permitted"
+        assert look(pid).workers[0].id == seen.workers[0].id
 
 
 @needs_root
@@ -473,11 +474,11 @@ def test_a_lock_file_that_may_not_be_opened_counts_as_locked_and_the_line_names_
 def test_a_process_of_another_start_than_supervisord_says_is_none():
     with pool(1, 40) as pid:
         age = procfs.source().process(pid).age
-        for said, there in ((None, True), (age, True), (age + 60, False)):
-            program = Program("myapp", "myapp", "RUNNING", pid, os.getpid(), age=said)
-            found = host_look.look(Watch(program, SETTINGS), procfs.source())
-            assert bool(found.manager) is there
-            assert ("not started when supervisord says" in found.not_visible) is not there
+        for reported_age, there in ((None, True), (age, True), (age + 60, False)):
+            program = Program("myapp", "myapp", "RUNNING", pid, os.getpid(), age=reported_age)
+            seen = host_look.look(Watch(program, SETTINGS), procfs.source())
+            assert bool(seen.manager) is there
+            assert ("not started when supervisord says" in seen.not_visible) is not there
 
 
 @needs_root
@@ -503,9 +504,9 @@ def test_a_manager_that_is_no_child_of_the_supervisord_that_named_it_is_none():
     with pool(1, 40) as pid:
         for above, there in ((os.getpid(), True), (1, False)):
             program = Program("myapp", "myapp", "RUNNING", pid, above)
-            found = host_look.look(Watch(program, SETTINGS), procfs.source())
-            assert (found.manager is not None) is there
-            assert bool(found.not_visible) is not there
+            seen = host_look.look(Watch(program, SETTINGS), procfs.source())
+            assert (seen.manager is not None) is there
+            assert bool(seen.not_visible) is not there
 
 
 @needs_linux
@@ -514,9 +515,9 @@ def test_where_no_process_can_be_forked_the_next_best_moment_is_taken(monkeypatc
         raise BlockingIOError("Resource temporarily unavailable")
 
     with pool(1, 40) as pid:
-        found = look(pid)
+        seen = look(pid)
         monkeypatch.setattr(os, "fork", fork)
-        outcome = reap(found, found.workers[0])
+        outcome = reap(seen, seen.workers[0])
         assert (outcome.result, outcome.moment, outcome.unheld) == ("sent", "idle", True)
 
 
@@ -525,18 +526,18 @@ def test_a_system_that_refuses_is_an_outcome_and_leaves_no_descriptor_open(monke
         raise OSError("Cannot allocate memory")
 
     with pool(1, 40) as pid:
-        found = look(pid)
+        seen = look(pid)
         before = len(os.listdir("/proc/self/fd"))
         view = procfs.source()
         view.idle = refuse
-        assert reap(found, found.workers[0], view=view).result == "failed"
+        assert reap(seen, seen.workers[0], view=view).result == "failed"
         assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_with_never_a_worker_of_which_nothing_is_known_is_not_signalled():
     with pool(1, 40) as pid:
-        found = look(pid, view=Psutil())
-        assert reap(found, found.workers[0], replace(SETTINGS, idle_wait=float("inf")), Psutil()).result == "busy"
+        seen = look(pid, view=Psutil())
+        assert reap(seen, seen.workers[0], replace(SETTINGS, idle_wait=float("inf")), Psutil()).result == "busy"
 
 
 @needs_linux
@@ -559,21 +560,21 @@ def test_a_worker_with_children_of_its_own_is_known_as_that(view):
 def test_a_worker_with_a_child_is_no_manager_where_it_has_siblings_of_its_name(view, tmp_path):
     """The child may be a command that it runs, or another one of the same name."""
     with pool(2, 40, "parent") as pid:
-        found = look(pid, PoolSettings(limit=MIB), view)
-        assert [worker.detail.looks_like_manager for worker in found.workers] == [False, False]
+        seen = look(pid, PoolSettings(limit=MIB), view)
+        assert [worker.detail.looks_like_manager for worker in seen.workers] == [False, False]
 
 
 def test_two_managers_below_one_wrapper_are_known_as_that(view):
     def look_like_managers() -> list[bool]:
-        found = look(psutil.Process(pid).ppid(), PoolSettings(limit=MIB), type(view)())
-        return [worker.detail.looks_like_manager for worker in found.workers]
+        seen = look(psutil.Process(pid).ppid(), PoolSettings(limit=MIB), type(view)())
+        return [worker.detail.looks_like_manager for worker in seen.workers]
 
     with pool(2, 40, "twice") as pid:
         eventually(lambda: _assert_equal(look_like_managers(), [True, True]))  # the second one is still about to fork
 
 
-def _assert_equal(one: object, other: object) -> None:
-    assert one == other
+def _assert_equal(value: object, expected: object) -> None:
+    assert value == expected
 
 
 @needs_linux
@@ -607,8 +608,8 @@ def test_a_sibling_that_ends_during_the_look_makes_nobody_else_gone():
     with pool(2, 40, "parent") as pid:
         first, second = sorted(eventually(lambda: _two(pid)))
         for gone in (first, second):
-            found = look(pid, PoolSettings(limit=MIB), Vanishing(gone))
-            assert {worker.id.pid for worker in found.workers} == {first, second}
+            seen = look(pid, PoolSettings(limit=MIB), Vanishing(gone))
+            assert {worker.id.pid for worker in seen.workers} == {first, second}
 
 
 def _two(manager: int) -> list[int]:
@@ -626,8 +627,8 @@ def test_with_depth_2_a_child_of_the_wrapper_that_ends_during_the_look_is_no_fal
             def children(self, pid: int) -> list[int]:
                 return [*super().children(pid), 99999999] if pid == wrapper else super().children(pid)
 
-        found = look(wrapper, PoolSettings(limit=30 * MIB, depth=2), WithOneThatEnds(99999999))
-        assert (found.manager.pid, len(found.workers)) == (pid, 2)
+        seen = look(wrapper, PoolSettings(limit=30 * MIB, depth=2), WithOneThatEnds(99999999))
+        assert (seen.manager.pid, len(seen.workers)) == (pid, 2)
 
 
 @needs_root
@@ -643,18 +644,37 @@ def test_a_file_that_another_user_locked_says_nothing_about_who_is_alone():
             lock.take_file(process, "listener")
 
 
+@needs_root
+@needs_linux
+def test_no_other_user_can_keep_a_listener_from_starting_by_its_file():
+    process = procfs.source().process(os.getpid()).id
+    path = Path(tempfile.gettempdir()) / f"memreap-{process.pid}-{process.start_time:.2f}-alone.lock"
+    assert as_nobody(lambda: lock.take_file(process, "alone", 0o600) > 0) == "True"
+    assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (NOBODY, 0o600)
+    path.chmod(0o600)
+    os.chown(path, 0, 0)  # to the stranger it is another user's file
+    assert as_nobody(lambda: _opens(path)) == "False"
+
+
+def _opens(path: Path) -> bool:
+    try:
+        return path.open().readable()
+    except PermissionError:
+        return False
+
+
 @needs_linux
 def test_whether_idleness_is_told_is_not_judged_by_one_moment(monkeypatch):
     with pool(1, 1) as pid:
         (worker,) = psutil.Process(pid).children()
         eventually(lambda: _assert_idle(Procfs(), worker.pid, True))
-        assert waiting.is_told(worker.pid)
+        assert waiting.is_told(worker.pid) is True
         # As under Yama: the place in the kernel is told, and for datagrams it is that of accept on a unix socket.
         monkeypatch.setattr(waiting, "_system_call", lambda _: None)
-        assert waiting.is_told(worker.pid)
+        assert waiting.is_told(worker.pid) is True
         real = waiting.read
         monkeypatch.setattr(waiting, "read", lambda path: b"0" if path.endswith("wchan") else real(path))
-        assert not waiting.is_told(worker.pid)
+        assert waiting.is_told(worker.pid) is False
 
 
 @needs_linux
@@ -663,10 +683,10 @@ def test_a_pidfd_that_cannot_be_opened_for_want_of_descriptors_is_no_reason_to_u
         raise OSError(errno.EMFILE, "Too many open files")
 
     with pool(1, 40) as pid:
-        found = look(pid)
+        seen = look(pid)
         monkeypatch.setattr(os, "pidfd_open", fails)
-        assert reap(found, found.workers[0]).result == "failed"
-        assert psutil.pid_exists(found.workers[0].id.pid)
+        assert reap(seen, seen.workers[0]).result == "failed"
+        assert psutil.pid_exists(seen.workers[0].id.pid)
 
 
 @needs_linux
@@ -674,14 +694,14 @@ def test_a_hold_that_was_refused_is_not_tried_again_at_each_look(monkeypatch):
     attempts = []
     monkeypatch.setattr(hold, "signal_in_accept", lambda pid, _: attempts.append(pid) or hold.Attempt.NOT_PERMITTED)
     with pool(2, 40) as pid:
-        found = look(pid)
-        starman = [replace(worker, detail=replace(worker.detail, server="Starman")) for worker in found.workers]
+        seen = look(pid)
+        starman = [replace(worker, detail=replace(worker.detail, server="Starman")) for worker in seen.workers]
+        experience = signalling.Experience()
         for worker in [*starman, *starman]:
-            outcome = reap(found, worker, watch=0.1)
+            outcome = reap(seen, worker, watch=0.1, experience=experience)
             assert (outcome.result, outcome.unheld) == ("busy", True)
         assert len(attempts) == 1
-        monkeypatch.setattr(signalling, "_refused_until", {})
-        reap(found, starman[0], watch=0.1)
+        reap(seen, starman[0], watch=0.1)
         assert len(attempts) == 2
 
 
@@ -700,3 +720,64 @@ def test_a_hold_that_was_refused_is_not_tried_again_at_each_look(monkeypatch):
 def test_a_lock_is_taken_in_the_proc_that_a_process_sees_only_if_that_is_the_kernels(mounts, expected):
     lines = [f"1 2 0:3 / {point} rw - {kind} {source} rw" for source, point, kind in map(str.split, mounts)]
     assert lock._is_of_the_kernel("/proc/42", "\n".join(lines).encode()) is expected
+
+
+TALKATIVE = """
+import ctypes, os, signal, socket
+signal.signal(signal.SIGHUP, lambda *_: os._exit(7))
+ctypes.CDLL(None).prctl(15, b"perl-fcgi", 0, 0, 0)
+ours, theirs = socket.socketpair()
+if os.fork() == 0:
+    ours.close()
+    while data := theirs.recv(100):
+        theirs.send(data)
+    os._exit(0)
+theirs.close()
+print("ready", flush=True)
+while True:
+    ours.send(b"x")
+    ours.recv(100)
+    for _ in range(3000):
+        pass
+"""
+"""A busy worker that waits for very short times: it may run when its place is read, and sleep when its state is."""
+
+
+@needs_linux
+@pytest.mark.usefixtures("_yama")
+def test_that_idleness_is_never_told_is_not_concluded_from_readings_of_a_busy_worker_that_missed_it():
+    with subprocess.Popen([sys.executable, "-c", TALKATIVE], stdout=subprocess.PIPE) as process, _killed(process):
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        view, experience = Procfs(), signalling.Experience()
+        me, worker = view.process(os.getpid()), view.process(process.pid)
+        detail = WorkerDetail(40 * MIB, True, "FCGI::ProcManager")
+        found = Pool("myapp", "RUNNING", "", me.id, workers=(Worker(worker.id, 60.0, 40 * MIB, detail),))
+        for _ in range(30):
+            outcome = reap(found, found.workers[0], view=view, watch=0.1, idle_wait_expired=True, experience=experience)
+            assert (outcome.result, outcome.unreadable) == ("busy", False)
+
+
+@contextlib.contextmanager
+def _killed(process):
+    try:
+        yield
+    finally:
+        process.kill()
+
+
+@needs_linux
+@pytest.mark.usefixtures("_yama")
+def test_that_idleness_is_never_told_takes_many_readings_to_conclude(monkeypatch):
+    real = waiting.read
+    monkeypatch.setattr(waiting, "read", lambda path: b"0" if path.endswith("wchan") else real(path))
+    with pool(1, 40) as pid:
+        found = look(pid)
+        worker = replace(found.workers[0], detail=replace(found.workers[0].detail, server="FCGI::ProcManager"))
+        experience = signalling.Experience()
+        for _ in range(signalling.UNSEEN_PROVES - 1):
+            outcome = reap(found, worker, watch=0.0, idle_wait_expired=True, experience=experience)
+            assert (outcome.result, outcome.unreadable) == ("busy", False)
+        # One reading may have come while it still ran.
+        outcome = reap(found, worker, watch=0.1, idle_wait_expired=True, experience=experience)
+        assert (outcome.result, outcome.moment) == ("sent", "unknown")

@@ -71,6 +71,7 @@ def test_each_time_it_is_longer_until_a_process_is_asked_about_again_and_an_answ
     path = f"/proc/{os.getpid()}/cmdline"
     now, pauses = time.monotonic(), []
     monkeypatch.setattr(reader, "PATIENCE", 0.0)
+    monkeypatch.setattr(reader, "IMPATIENCE", 0.0)
     monkeypatch.setattr(reader.time, "monotonic", lambda: now)
     for _ in range(6):
         with pytest.raises(Blocked):
@@ -166,3 +167,22 @@ def test_the_child_ends_with_its_parent():
 
 def _assert_gone(pid: int) -> None:
     assert not psutil.pid_exists(pid)
+
+
+def test_many_processes_that_do_not_answer_take_little_more_time_than_one(monkeypatch):
+    patience = []
+
+    def hangs(_self, _path, seconds):
+        patience.append(seconds)
+        raise TimeoutError
+
+    monkeypatch.setattr(reader._Child, "ask", hangs)
+    monkeypatch.setattr(reader, "_lost_at", float("-inf"))
+    try:
+        for pid in range(40):
+            with pytest.raises(Blocked):
+                reader.read(f"/proc/{10_000_000 + pid}/smaps_rollup")
+    finally:
+        reader._avoided.clear()
+    assert patience == [reader.PATIENCE] + [reader.IMPATIENCE] * 39
+    assert reader._lost_at > 0

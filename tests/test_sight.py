@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import re
+import json
 import sys
 
 import pytest
-from support.driver import POOL, eventually, listening, supervisord
+from support import stack
+from support.driver import POOL, assert_in, eventually, listening, supervisord
 
 PROGRAM = (
     f"[program:myapp]\ncommand={sys.executable} {POOL} 3 40 stuck\nstopwaitsecs=5\n[include]\nfiles=pools/*.conf\n"
@@ -33,7 +34,7 @@ def listener(tmp_path, section):
         "TMPDIR": str(tmp_path),
     }
     with (
-        supervisord(tmp_path, PROGRAM),
+        supervisord(tmp_path, PROGRAM + stack.recorder(tmp_path)),
         listening("-c", f"{tmp_path}/supervisord.conf", **options) as listener,
     ):
         yield listener
@@ -45,9 +46,11 @@ def command(listener, text: str) -> None:
     listener.hears(b"READY\n")
 
 
-def _assert_said(listener, expression: str) -> None:
-    listener.tick()
-    assert re.search(expression, listener.text())
+def _assert_one_is_reaped(directory) -> int:
+    """The pid of the worker that was signalled."""
+    (event,) = stack.announced(directory)
+    assert event["event"] == "reap"
+    return event["pid"]
 
 
 def comment_out(path) -> None:
@@ -70,7 +73,7 @@ WAYS = [comment_out, remove, truncate, mistype]
 
 
 @pytest.mark.parametrize("out_of_sight", WAYS)
-def test_a_pause_outlives_that_its_section_is_gone_for_a_look(listener, section, out_of_sight):
+def test_a_pause_outlives_that_its_section_is_gone_for_a_look(listener, section, tmp_path, out_of_sight):
     command(listener, "pause myapp")
     out_of_sight(section)
     listener.tick()
@@ -79,11 +82,13 @@ def test_a_pause_outlives_that_its_section_is_gone_for_a_look(listener, section,
         listener.tick()
     assert "HUP sent" not in listener.text()
     command(listener, "resume myapp")
-    eventually(lambda: _assert_said(listener, "HUP sent"))
+    eventually(lambda: listener.tick() and _assert_one_is_reaped(tmp_path))
 
 
 @pytest.mark.parametrize("out_of_sight", WAYS)
-def test_a_pause_outlives_a_listener_that_is_started_while_its_section_is_gone(listener, section, out_of_sight):
+def test_a_pause_outlives_a_listener_that_is_started_while_its_section_is_gone(
+    listener, section, tmp_path, out_of_sight
+):
     command(listener, "pause myapp")
     out_of_sight(section)
     before = listener.listener()
@@ -95,17 +100,20 @@ def test_a_pause_outlives_a_listener_that_is_started_while_its_section_is_gone(l
         listener.tick()
     assert "HUP sent" not in listener.text()
     command(listener, "resume myapp")
-    eventually(lambda: _assert_said(listener, "HUP sent"))
+    eventually(lambda: listener.tick() and _assert_one_is_reaped(tmp_path))
 
 
-def test_a_worker_that_is_leaving_gets_no_second_signal_after_that(listener, section):
-    eventually(lambda: _assert_said(listener, "HUP sent"))
+def test_a_worker_that_is_leaving_gets_no_second_signal_after_that(listener, section, tmp_path):
+    pid = eventually(lambda: listener.tick() and _assert_one_is_reaped(tmp_path))
     remove(section)
     listener.tick()
     section.write_text(SECTION)
     for _ in range(4):
         listener.tick()
-    assert len(re.findall("HUP sent", listener.text())) == 1
+    assert _assert_one_is_reaped(tmp_path) == pid
+    (statefile,) = tmp_path.glob("memreap-*.json")
+    leaving = json.loads(statefile.read_text())["pools"]["myapp"]["leaving"]
+    assert (leaving["worker"][0], leaving["again"]) == (pid, False)
 
 
 def test_a_removal_of_the_only_included_file_before_the_second_tick_is_noticed(listener, section):
@@ -128,13 +136,14 @@ def test_before_the_file_was_ever_read_whole_no_pool_is_looked_at(tmp_path, sect
         "TMPDIR": str(tmp_path),
     }
     arguments = ("-c", f"{tmp_path}/supervisord.conf", "myapp=30MB")
-    with supervisord(tmp_path, PROGRAM), mistyped(section), listening(*arguments, **options) as listener:
+    programs = PROGRAM + stack.recorder(tmp_path)
+    with supervisord(tmp_path, programs), mistyped(section), listening(*arguments, **options) as listener:
         for _ in range(6):
             listener.tick()
         assert "nothing is watched until it is corrected" in listener.text()
         assert "HUP sent" not in listener.text()
         section.write_text(SECTION)
-        eventually(lambda: _assert_said(listener, "HUP sent"))
+        eventually(lambda: listener.tick() and _assert_one_is_reaped(tmp_path))
 
 
 def test_a_file_that_was_made_readable_again_is_read(listener, section):
@@ -143,4 +152,4 @@ def test_a_file_that_was_made_readable_again_is_read(listener, section):
     listener.tick()
     section.write_text(SECTION.replace("30MB", "31MB"))
     section.chmod(0o600)
-    eventually(lambda: _assert_said(listener, "limit 31 MiB"))
+    eventually(lambda: listener.tick() and assert_in("limit 31 MiB", listener.text()))

@@ -30,7 +30,7 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="runs a pool as another
 
 def block(sock: Path, command: str, python: str = sys.executable) -> str:
     """The block of the README, as it stands there but for the paths, and with times in which a test can wait."""
-    (text,) = (one for one in re.findall(r"```ini\n(.*?)```", README, re.DOTALL) if "eventlistener" in one)
+    (text,) = (section for section in re.findall(r"```ini\n(.*?)```", README, re.DOTALL) if "eventlistener" in section)
     replacements = {
         "/srv/myapp/script/myapp_fastcgi.pl -l /run/myapp.sock -n 5 -e": command,
         "command=memreap ": f"stderr_logfile={sock.parent}/memreap.log\ncommand={Path(python).parent}/memreap ",
@@ -75,7 +75,7 @@ def the_one_that_grows_is_replaced_and_no_other(pool: stack.Pool) -> None:
         grown |= pool.grow(1, LIMIT_MB + 50)
     (new,) = pool.workers() - before
     (left,) = pool.lines(" left after ")
-    assert re.search(rf"worker {grown.pop()} left after .*, 2\d\d MiB came back, {new} took its place", left)
+    assert re.search(rf"worker {grown.pop()} left after .*, 2\d\d MiB freed, {new} took its place", left)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -132,7 +132,7 @@ def test_of_three_over_the_limit_never_two_are_leaving_and_the_pool_ends_within_
     with stack.running(text, "myapp", sock.parent) as pool:
         with one_at_a_time(pool) as grown:
             grown |= pool.grow(3, LIMIT_MB + 50)
-        eventually(lambda: stack.assert_in_turn(pool.folder, 3))
+        eventually(lambda: stack.assert_in_turn(pool.directory, 3))
 
 
 def test_a_request_that_sleeps_is_neither_cut_nor_shortened(sock):
@@ -164,11 +164,11 @@ def test_a_worker_on_a_connection_that_nginx_keeps_is_not_idle_until_that_ends(s
         busy, _ = pool.ask()
         program = Program("myapp", "myapp", "RUNNING", pool.manager().pid)
         settings = PoolSettings(limit=1024**2)
-        found = host_look.look(Watch(program, settings), view)
-        worker = found.worker(view.process(busy).id)
-        assert signalling.reap(found, worker, settings, view, 0.3).result == "busy"
+        seen = host_look.look(Watch(program, settings), view)
+        worker = seen.worker(view.process(busy).id)
+        assert signalling.reap(seen, worker, settings, view, 0.3).result == "busy"
         eventually(lambda: assert_idle(view, busy), timeout=10)
-        outcome = signalling.reap(found, worker, settings, view, 0.3)
+        outcome = signalling.reap(seen, worker, settings, view, 0.3)
         assert (outcome.result, outcome.moment) == ("sent", "held")
         os.close(outcome.pidfd)
 

@@ -12,6 +12,7 @@ import pytest
 from support.driver import eventually, pool, workers_below
 from support.reaping import Reaping
 
+from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import PoolSettings, Settings, Watch
 from supervisor_memreap.host import look as host_look
@@ -58,11 +59,12 @@ def test_a_look_with_kept_descriptors_says_what_one_without_says(table, metric):
     settings = PoolSettings(limit=500 * MIB, metric=metric)
     with pool(3, 40) as manager:
         for _ in range(3):
-            kept, plain = (look(manager, each, settings=settings) for each in (table, None))
-            assert [worker.id for worker in kept.workers] == [worker.id for worker in plain.workers]
-            for one, other in zip(kept.workers, plain.workers):
-                assert one.bound == pytest.approx(other.bound + (0 if metric == "vms" else table.swap_in_use), abs=MIB)
-                assert one.age == pytest.approx(other.age, abs=1)
+            kept, plain = (look(manager, each, settings=settings).workers for each in (table, None))
+            assert [worker.id for worker in kept] == [worker.id for worker in plain]
+            swap = 0 if metric == "vms" else table.swap_in_use
+            for worker, expected in zip(kept, plain):
+                assert worker.bound == pytest.approx(expected.bound + swap, abs=MIB)
+                assert worker.age == pytest.approx(expected.age, abs=1)
         assert open_descriptors() == 3
 
 
@@ -141,4 +143,4 @@ def test_a_worker_that_grows_between_two_looks_is_reaped():
         reaping.tick()
         assert open_descriptors() == 2
         reaping.settings = Settings({"myapp": {"limit": 4 * MIB, "min_age": 1.0, "settle": 0.0}})
-        reaping.until("left after")
+        reaping.until(events.Left)

@@ -33,27 +33,27 @@ def test_of_a_listener_that_is_well_nothing_is_said():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ({"listener_state": "NONE"}, "supervisord has no listener of memreap: add [eventlistener:memreap]"),
         (
             {"state": "FATAL"},
             "the listener memreap:memreap is FATAL: see its log, then supervisorctl start memreap:memreap",
         ),
-        ({"listener_state": "UNKNOWN"}, "has broken the event protocol, and gets no events any more: restart"),
+        ({"listener_state": "UNKNOWN"}, "broke the event protocol and gets no more events: restart"),
         ({"age_seconds": None}, "has not looked at the pools yet: wait for the next tick"),
         (
             {"age_seconds": 126.0, "period_seconds": 60},
-            "looked at the pools 126 s ago, and not since: restart memreap:memreap, see its log",
+            "last looked at the pools 126 s ago: restart memreap:memreap, and see its log",
         ),
         (
             {"age_seconds": 16.0, "period_seconds": 5},
-            "looked at the pools 16 s ago, and not since: restart memreap:memreap, see its log",
+            "last looked at the pools 16 s ago: restart memreap:memreap, and see its log",
         ),
     ],
 )
-def test_what_is_wrong_with_a_listener_is_said_with_the_remedy(change, said):
-    assert said in trouble_of_listener({**WELL, **change})
+def test_what_is_wrong_with_a_listener_is_said_with_the_remedy(change, expected):
+    assert expected in trouble_of_listener({**WELL, **change})
 
 
 def test_a_listener_of_rare_ticks_is_not_called_silent_between_two_of_them():
@@ -64,7 +64,7 @@ def test_a_listener_of_rare_ticks_is_not_called_silent_between_two_of_them():
 
 def test_a_listener_that_is_older_than_we_are_is_told():
     assert age_of_listener(WELL, "0.11.0") == (
-        "the listener memreap:memreap is memreap 0.10.0, older than 0.11.0 here: restart memreap:memreap"
+        "the listener memreap:memreap is memreap 0.10.0, older than this memreap 0.11.0: restart memreap:memreap"
     )
 
 
@@ -105,7 +105,7 @@ def test_a_pool_is_a_line_and_its_last_message_one_below_it():
     head, line, message = status.table([shown(worker(11, 50), worker(12, 60))], NOW).splitlines()
     assert head.split() == ["limit", "workers", "largest", "total", "reaps", "freed", "since"]
     assert line.split() == ["myapp", "QUIET", "100", "MiB", "uss", "2", "-", "-", "0", "0.0", "MiB", "34", "s"]
-    assert message.endswith(" worker 12 left after 0.4 s, 301 MiB came back")
+    assert message.endswith(" worker 12 left after 0.4 s, 301 MiB freed")
     assert message.startswith("  ")
 
 
@@ -135,12 +135,12 @@ def test_a_table_is_80_columns_wide_whatever_is_in_it(name, standing):
 
 
 def test_a_worker_whose_size_may_not_be_read_makes_its_pool_blind():
-    one = shown(worker(11, 150), worker(12, 50), worker(13, 150, 120))
-    assert (one["standing"], one["unreadable_workers"]) == ("blind", 1)
-    table = status.table([one], NOW)
+    pool = shown(worker(11, 150), worker(12, 50), worker(13, 150, 120))
+    assert (pool["standing"], pool["unreadable_workers"]) == ("blind", 1)
+    table = status.table([pool], NOW)
     assert "myapp  BLIND  " in table
     assert "1 of 3 workers: uss may not be read" in " ".join(below(table))
-    assert not status.is_well(one)
+    assert not status.is_well(pool)
     assert status.is_well(shown(worker(12, 50), worker(13, 150, 120)))
 
 
@@ -175,32 +175,32 @@ def test_a_program_that_runs_and_cannot_be_looked_at_is_blind():
 )
 @pytest.mark.parametrize("paused", [False, True])
 def test_a_suspended_pool_is_shown_with_reason_since_and_until_and_is_not_well(paused, more, expected):
-    one = shown(worker(11, 50), standing="suspended", paused=paused, **more)
-    table = status.table([one], NOW)
+    pool = shown(worker(11, 50), standing="suspended", paused=paused, **more)
+    table = status.table([pool], NOW)
     text = " ".join(below(table))
-    for clock in ({"since": one["since"]}, more.get("suspension", {})):
+    for clock in ({"since": pool["since"]}, more.get("suspension", {})):
         for key in ("since", "until"):
             if key in clock:
                 text = text.replace(words.clock(clock[key]), "CLOCK")
     assert text.startswith(expected)
     assert "SUSPENDED" in table
     assert ("paused until memreap resume myapp" in text) is paused
-    assert not status.is_well(one)
+    assert not status.is_well(pool)
 
 
 def test_what_a_listener_saw_that_looks_no_more_is_not_called_quiet():
-    (one,) = status.unwatched([shown(worker(11, 50))])
-    assert not status.is_well(one)
-    assert "BLIND" in status.table([one], NOW)
+    (pool,) = status.unwatched([shown(worker(11, 50))])
+    assert not status.is_well(pool)
+    assert "BLIND" in status.table([pool], NOW)
 
 
 def test_a_look_leaves_out_what_it_does_not_know():
-    (one,) = status.of_look([shown(worker(11, 50), worker(12, 150, 120), worker(13, 150))])
-    values = json.loads(json.dumps(View([one], "look", "one look").values()))
+    (pool,) = status.of_look([shown(worker(11, 50), worker(12, 150, 120), worker(13, 150))])
+    values = json.loads(json.dumps(View([pool], "look", "one look").values()))
     assert set(values) == {"version", "view", "note", "pools"}
     assert not {"reaps", "given_back_bytes", "since", "message", "message_at"} & set(values["pools"][0])
-    assert ["over" in row for row in one["workers"]] == [True, True, False]
-    head, line, *_ = status.table([one], NOW).splitlines()
+    assert ["over" in row for row in pool["workers"]] == [True, True, False]
+    head, line, *_ = status.table([pool], NOW).splitlines()
     assert head.split() == ["limit", "workers", "over", "largest", "total"]
     assert line.split() == ["myapp", "BLIND", "100", "MiB", "uss", "3", "-", "120", "MiB", "120", "MiB"]
 
@@ -208,5 +208,5 @@ def test_a_look_leaves_out_what_it_does_not_know():
 def test_a_view_is_narrowed_to_a_group():
     pools = [shown(name=name) for name in ("g:a", "g:b", "web")]
     view = View(pools, "listener", "")
-    assert [one["name"] for one in view.only(["g"]).pools] == ["g:a", "g:b"]
+    assert [pool["name"] for pool in view.only(["g"]).pools] == ["g:a", "g:b"]
     assert view.only([]) == view

@@ -24,7 +24,7 @@ from supervisor_memreap.core.settings import Given, resolve
 
 @pytest.mark.skipif(not may_unshare(), reason="may not make a namespace of pids")
 def test_an_old_procmanager_below_a_supervisord_that_is_pid_1_falls_once_and_is_left_alone_from_then_on():
-    where = stack.folder()
+    where = stack.directory()
     memreap = f"{Path(sys.executable).parent}/memreap"
     text = (
         f"[program:myapp]\ncommand={sys.executable} {POOL} 2 40 oldest\nstartsecs=0\nautorestart=true\n"
@@ -35,9 +35,9 @@ def test_an_old_procmanager_below_a_supervisord_that_is_pid_1_falls_once_and_is_
     managers = r"spawned: 'myapp' with pid"
     try:
         with supervisord(where, text, within=NAMESPACE):
-            eventually(lambda: _assert_in("resumes when the next manager has stood for 10 min", where), timeout=30)
+            eventually(lambda: _assert_in("resumes when the next manager has run for 10 min", where), timeout=30)
             assert len(re.findall(managers, (where / "s.log").read_text())) == 2
-            line = next(one for one in (where / "memreap.log").read_text().splitlines() if "suspended" in one)
+            line = next(line for line in (where / "memreap.log").read_text().splitlines() if "suspended" in line)
             assert "daemonized (-d)" in line
             assert "FCGI::ProcManager is 0.17 or older" in line
             told = (where / "memreap.log").read_text()
@@ -65,20 +65,20 @@ def test_a_daemonized_old_procmanager_falls_with_the_first_worker_and_that_is_to
         line = process.stdout.readline()
     manager = psutil.Process(int(re.fullmatch(r"ready \(pid: ([0-9]+)\)\n", line)[1]))
     tree = [manager, *manager.children()]
-    said: list[str] = []
+    lines: list[str] = []
     section = {key: Given(value, "") for key, value in {"limit": "30MB", "min_age": "1s", "settle": "0s"}.items()}
     try:
         eventually(lambda: _assert_later(manager.create_time() + 3))
         programs = once.of_pid(manager.pid, "old")
-        assert once.run(programs, resolve({"old": section}), ["old"], False, said.append, once.ended_by_itself) == 1
+        assert once.run(programs, resolve({"old": section}), ["old"], False, lines.append, once.ended_by_itself) == 1
     finally:
         _, there = psutil.wait_procs(tree, timeout=5)
-        for one in there:
-            one.kill()
+        for remaining in there:
+            remaining.kill()
     assert there == []  # the tree fell
-    assert len([line for line in said if "HUP sent" in line]) == 1
+    assert len([line for line in lines if "HUP sent" in line]) == 1
     assert any(
-        re.search(r"suspended: the manager \d+ ended .* after worker \d+ was signalled: it", line) for line in said
+        re.search(r"suspended: the manager \d+ ended .* after worker \d+ was signalled: it", line) for line in lines
     )
 
 
@@ -91,7 +91,7 @@ PLACKUP = "plackup -s FCGI --listen {where}/myapp.sock --nproc 2 --daemonize {ap
     ids=["known by its environment", "known by its socket, since Perl has overwritten its environment"],
 )
 def test_what_a_daemonized_program_leaves_behind_is_told_with_the_command_that_ends_it(command):
-    where = stack.folder()
+    where = stack.directory()
     command = command.format(where=where, apps=stack.APPS)
     text = f"[program:myapp]\ncommand={command}\nstartretries=2\nstartsecs=5\n[memreap:myapp]\nlimit=1MB\nmin_age=1s\n"
     log = where / "memreap.log"
@@ -106,24 +106,25 @@ def test_what_a_daemonized_program_leaves_behind_is_told_with_the_command_that_e
                 listener.tick()
             lines = [line for line in listener.lines() if "earlier starts" in line]
             assert len(lines) == 1, listener.text()
-            found = re.fullmatch(
-                r"myapp: ([0-9]+) process trees of its earlier starts, of which supervisord knows nothing, still hold"
+            match = re.fullmatch(
+                r"myapp: ([0-9]+) process trees from its earlier starts, unknown to supervisord, still hold"
                 r" [0-9.]+ MiB: .*remove -d .*: (kill( [0-9]+){3,})",
                 lines[0],
             )
-            assert found, lines
-            pids = list(map(int, found[2].split()[1:]))
-            assert len(pids) == int(found[1]) == 3
-            trees = [one for pid in pids for one in (psutil.Process(pid), *psutil.Process(pid).children())]
+            assert match, lines
+            pids = list(map(int, match[2].split()[1:]))
+            assert len(pids) == int(match[1]) == 3
+            trees = [process for pid in pids for process in (psutil.Process(pid), *psutil.Process(pid).children())]
             assert len(set(trees)) == 9
             assert "sent" not in listener.text()  # they are over the limit, and nobody of the pool
-            subprocess.run(found[2], shell=True, check=True)
+            subprocess.run(match[2], shell=True, check=True)
             _, there = psutil.wait_procs(trees, timeout=10)
             assert there == []
     finally:
-        for one in psutil.process_iter(["cmdline", "cwd"]):  # where the test failed
-            if "pool.py 2 5 daemonized" in " ".join(one.info["cmdline"] or ()) and one.info["cwd"] == str(where):
-                one.kill()
+        for process in psutil.process_iter(["cmdline", "cwd"]):  # where the test failed
+            command = " ".join(process.info["cmdline"] or ())
+            if "pool.py 2 5 daemonized" in command and process.info["cwd"] == str(where):
+                process.kill()
         bystander.kill()
         assert bystander.wait() == -9
         shutil.rmtree(where)
@@ -169,15 +170,15 @@ def test_workers_whose_manager_was_ended_by_force_are_told_and_not_as_daemonized
         try:
             manager.kill()
             psutil.wait_procs([manager], timeout=10)
-            eventually(lambda: _assert_told(listener, "2 process trees of its earlier starts"))
+            eventually(lambda: _assert_told(listener, "2 process trees from its earlier starts"))
             line = next(line for line in listener.lines() if "earlier starts" in line)
             assert "set stopwaitsecs= above" in line
             assert "remove -d" not in line
-            assert line.endswith(f"kill {' '.join(str(one.pid) for one in workers)}")
-            assert all(one.is_running() for one in workers)
+            assert line.endswith(f"kill {' '.join(str(worker.pid) for worker in workers)}")
+            assert all(worker.is_running() for worker in workers)
         finally:
-            for one in workers:
-                one.kill()
+            for worker in workers:
+                worker.kill()
 
 
 def _assert_told(listener, text: str) -> None:
@@ -189,9 +190,9 @@ def test_a_tree_whose_parent_lives_is_no_orphan(tmp_path):
     """Somebody has started a second one by hand, from a shell of the first one's environment."""
     with watched(tmp_path, f"{sys.executable} {POOL} 2 5") as listener:
         shell = f"import subprocess; subprocess.call([{sys.executable!r}, {str(POOL)!r}, '2', '5'])"
-        its = {"SUPERVISOR_PROCESS_NAME": "myapp", "SUPERVISOR_GROUP_NAME": "myapp"}
+        environment = {"SUPERVISOR_PROCESS_NAME": "myapp", "SUPERVISOR_GROUP_NAME": "myapp"}
         # The name of a process counts, not that of the shell.
-        wrapper = f"import os, sys; os.environ.update({its}); "
+        wrapper = f"import os, sys; os.environ.update({environment}); "
         command = [sys.executable, "-c", wrapper + shell]
         with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
             try:
@@ -231,7 +232,7 @@ def test_what_runs_below_a_program_that_supervisord_knows_is_no_orphan(tmp_path)
 
 def test_a_real_manager_below_a_shell_and_beside_another_process_is_never_signalled():
     """HUP to it would end all of its workers together."""
-    where = stack.folder()
+    where = stack.directory()
     command = f"plackup -s FCGI --listen {where}/myapp.sock --nproc 2 {stack.APPS}/leaky.psgi"
     text = (
         f'[program:myapp]\ncommand=sh -c "{command} | cat"\nstopasgroup=true\nkillasgroup=true\n'
@@ -273,12 +274,12 @@ def test_two_real_managers_with_titles_of_their_own_below_one_shell_are_never_si
         listening("-c", f"{tmp_path}/supervisord.conf", log=tmp_path / "l.log", **environment) as listener,
     ):
         managers = eventually(lambda: _assert_two(tmp_path))
-        workers = [one.children() for one in managers]
+        workers = [manager.children() for manager in managers]
         eventually(lambda: _assert_told(listener, "has children of its own and looks like the manager"), timeout=20)
         for _ in range(3):
             listener.tick()
         assert "sent" not in listener.text().replace("nothing sent", "")
-        assert [one.children() for one in managers] == workers
+        assert [manager.children() for manager in managers] == workers
 
 
 def _assert_two(where: Path) -> list[psutil.Process]:

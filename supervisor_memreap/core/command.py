@@ -1,10 +1,10 @@
-"""What a user may ask of a listener: words in, new states of the pools out. Pure.
+"""The commands that a user may send to a listener: text in, new states of the pools out. Pure.
 
-The words travel as the data of a REMOTE_COMMUNICATION event, so users who may control supervisord may send them, and
-no others: `pause myapp`, `resume all`, `reap myapp`, `reap myapp 4242`, `roll myapp`, `doctor`. Two options may
-follow. `id=1a2b3c`: by it the sender finds the answer. `until=SECONDS`, of the clock since 1970: then the command is
-void, since supervisord keeps events for a listener that hangs, and a `reap` that was given up long ago must not be done
-when it wakes. A command with both is carried out once, however often it is sent.
+The text is the data of a REMOTE_COMMUNICATION event, so only users who may control supervisord can send it:
+`pause myapp`, `resume all`, `reap myapp`, `reap myapp 4242`, `roll myapp`, `doctor`. Two options may follow.
+`id=1a2b3c`: the sender fetches the answer by it. `until=SECONDS`, in seconds since 1970: when the command expires.
+supervisord keeps events for a listener that hangs, and a `reap` that was given up long ago must not be carried out
+when the listener recovers. A command with both is carried out once, however often it is sent.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.core.text import quote
 
 TYPE = "memreap-command"
-"""The type of the events that bring commands."""
+"""The type of the events that carry commands."""
 VERBS = ("pause", "resume", "reap", "roll", "doctor")
-# Several times the longest that makes sense.
+# Several times the length of the longest sensible command.
 _MOST_CHARACTERS = 1000
 _NAME = re.compile(r"[^\s:=]+(?::[^\s:=]+)?")
 _ID = re.compile(r"id=([0-9a-zA-Z-]{1,64})")
 _UNTIL = re.compile(r"until=([0-9]{1,12}(?:\.[0-9]{1,6})?)")
-# So many names are listed in a message.
+# At most this many names are listed in a message.
 _MOST_NAMES = 20
 
 
 class CommandError(ValueError):
-    """One line: what is wrong with it, and what is allowed."""
+    """One line: what is wrong with the command, and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class Command:
     name: str
     """Of a pool, a program or a group; or `all`."""
     pid: int = 0
-    """0: none was named."""
+    """0: none was given."""
     id: str = ""
     until: float | None = None
-    """When it becomes void, in seconds since 1970; None: never."""
+    """When it expires, in seconds since 1970; None: never."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a command comes to in one pool."""
+    """The outcome of a command in one pool."""
 
     pool: str
     state: PoolState | None
@@ -62,7 +62,7 @@ class Result:
 
 
 def id_of(text: str) -> str:
-    """By what the sender finds the answer, whether this is a command or not; empty: no answer is wanted."""
+    """The id by which the sender fetches the answer, also of an invalid command; empty: no answer is wanted."""
     matches = (_ID.fullmatch(part) for part in text[-_MOST_CHARACTERS:].split()[-2:])
     return next((match[1] for match in matches if match), "")
 
@@ -87,11 +87,11 @@ def parse(text: str) -> Command:
         name, rest = "all", ["", *rest]
     elif not rest or not _NAME.fullmatch(rest[0]):
         usage = "NAME [PID]" if verb == "reap" else "NAME or all"
-        raise CommandError(f"{verb}: no pool; write {verb} {usage}")
+        raise CommandError(f"{verb}: no pool given; write {verb} {usage}")
     else:
         name = rest[0]
     if (verb, name) == ("reap", "all"):
-        raise CommandError("reap: one pool, not all; there is roll all")
+        raise CommandError("reap: name one pool; for all workers of all pools, there is roll all")
     pid = 0
     if verb == "reap" and len(rest) > 1:
         if not re.fullmatch("[1-9][0-9]{0,9}", rest[1]):
@@ -113,7 +113,7 @@ def _names_of(pool: str) -> tuple[str, ...]:
 
 
 def unknown(name: str, pools: Sequence[str]) -> str:
-    """The line for a name by which no pool is meant."""
+    """The line for a name that matches no pool."""
     more = f", and {len(pools) - _MOST_NAMES} more" if len(pools) > _MOST_NAMES else ""
     names = ", ".join(pools[:_MOST_NAMES]) or "none"
     return f"no pool '{quote(name)}' is watched; there are: {names}{more}"
@@ -122,7 +122,7 @@ def unknown(name: str, pools: Sequence[str]) -> str:
 def carry_out_in_all(command: Command, pools: Mapping[str, tuple[Pool, PoolState]]) -> list[Result]:
     """A result for each of these pools, which `command` names.
 
-    Raises CommandError if it can be done in none of them, and then nothing has changed.
+    Raises CommandError if it can be carried out in none of them; then nothing has changed.
     """
     if command.verb == "reap":
         pools = _pool_to_reap(command, pools)
@@ -135,7 +135,7 @@ def carry_out_in_all(command: Command, pools: Mapping[str, tuple[Pool, PoolState
 def _pool_to_reap(
     command: Command, pools: Mapping[str, tuple[Pool, PoolState]]
 ) -> Mapping[str, tuple[Pool, PoolState]]:
-    """One worker of one pool: that with this name, or with a worker of this pid."""
+    """The pool with this name, or with a worker of this pid."""
     meant = {
         name: (pool, state)
         for name, (pool, state) in pools.items()
@@ -159,7 +159,7 @@ def _result(command: Command, name: str, pool: Pool, state: PoolState, is_one_of
 
 
 def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState, str]:
-    """The new state of one pool, and a line. Raises CommandError, and then nothing has changed."""
+    """The new state of one pool, and a line about it. Raises CommandError if nothing has changed."""
     if command.verb == "pause":
         return policy.pause(state), "paused: no worker is signalled until memreap resume"
     if command.verb == "resume":
@@ -178,9 +178,9 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
             pids = ", ".join(str(worker.id.pid) for worker in pool.workers)
             raise CommandError(f"{pool.name} has no worker {command.pid}; there are {pids}")
         if worker.id in signalled:
-            raise CommandError(f"{pool.name}: worker {command.pid} has been signalled already")
+            raise CommandError(f"{pool.name}: worker {command.pid} has already been signalled")
     elif not present:
-        raise CommandError(f"{pool.name}: all of its workers have been signalled already")
+        raise CommandError(f"{pool.name}: all of its workers have already been signalled")
     elif command.verb == "roll":
         state = policy.request((worker.id for worker in present), state)
         all_ = f"all {len(present)} workers are" if len(present) > 1 else f"worker {present[0].id.pid} is"

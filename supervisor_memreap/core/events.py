@@ -1,8 +1,8 @@
-"""Everything that can happen, as values: one frozen class each, and `Event` is any of them. Pure.
+"""Everything that can happen, as values: one frozen class each; `Event` is their union. Pure.
 
-An event has its pool, its time and all its numbers before it is emitted: the log line, the announcement, the counters
-and the exit status of `memreap once` are made of it alone. What it means for them stands with its class. A class
-without wording is an error of mypy, since `text` is abstract; so is one that `Event` lacks, where it is emitted.
+An event has its pool, its time and all its numbers before it is emitted. The log line, the announcement, the counters
+and the exit status of `memreap once` are made from it alone; its class says what it means for them. mypy rejects a
+class without wording, since `text` is abstract, and emitting a class that is missing from `Event`.
 """
 
 from __future__ import annotations
@@ -14,50 +14,51 @@ from typing import ClassVar, Literal, Union
 
 from supervisor_memreap.core.model import ProcessId, Program, SentMoment
 from supervisor_memreap.core.reasons import Reason
+from supervisor_memreap.core.servers import UNRECOGNISABLE
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import memory, quote, seconds
 
 Kind = Literal["", "reap", "left", "stuck", "suspended", "resumed"]
 _SAFER_WAY = (
-    "for the safer way run memreap as the workers' user or as root with CAP_SYS_PTRACE, with"
-    " kernel.yama.ptrace_scope=0 or root"
+    "to make this safer, run memreap as the workers' user with kernel.yama.ptrace_scope=0, or as root with"
+    " CAP_SYS_PTRACE"
 )
 
 
 @dataclass(frozen=True)
 class _Base(abc.ABC):
     pool: str
-    """Its name; empty where the event is about memreap itself."""
+    """Its name; empty if the event is about memreap itself."""
     at: float
     """Seconds since 1970."""
 
     announced_as: ClassVar[Kind] = ""
-    """The name under which it goes out as an event of supervisord; empty: it does not."""
+    """Its name as a supervisord event; empty: it is not announced."""
     is_reported_once: ClassVar[bool] = False
-    """Once for the same manager under the same settings."""
+    """It is reported only once for the same manager and settings."""
     fails: ClassVar[bool] = False
-    """`memreap once` ends with 1."""
+    """It makes `memreap once` exit with 1."""
     ends_wait: ClassVar[bool] = False
-    """`memreap once` waits no longer for this pool."""
+    """It makes `memreap once` stop waiting for this pool."""
 
     @property
     @abc.abstractmethod
     def text(self) -> str:
-        """One line for a reader: the numbers, the cause and the remedy."""
+        """One line for the log: the numbers, the cause and the remedy."""
 
     @property
     def key(self) -> str:
-        """What makes two events the same, where one is reported once."""
+        """Of two events with the same key, only one is reported, if `is_reported_once`."""
         return type(self).__name__
 
     @property
     def pid(self) -> int:
-        """Of the worker; 0 where the event is about the pool."""
+        """Of the worker; 0 if the event is about the pool."""
         worker = getattr(self, "worker", None)
         return worker.pid if isinstance(worker, ProcessId) else 0
 
 
-# What was sent, and what not.
+# What was sent, or could not be sent.
 
 
 @dataclass(frozen=True)
@@ -90,35 +91,35 @@ class SignalledAgain(_Base):
     signal: str
     moment: SentMoment
     first_was_sent: bool
-    """False: it is not known that the first one had gone out."""
+    """False: it is unknown whether the first one was sent."""
 
     @property
     def text(self) -> str:
         held = " (held in accept)" if self.moment is SentMoment.HELD else ""
         start = f"worker {self.worker.pid} is idle and has not left: "
         if not self.first_was_sent:
-            return f"{start}memreap was ended before it could signal it; {self.signal} sent{held}"
+            return f"{start}memreap was killed before it could signal it; {self.signal} sent{held}"
         return (
-            f"{start}the first {self.signal} came between a request and accept, where it is only noted;"
+            f"{start}the first {self.signal} came between a request and accept, where it is only recorded;"
             f" {self.signal} sent a second time{held}"
         )
 
 
 @dataclass(frozen=True)
 class Forced(_Base):
-    """A stuck worker was sent what `stuck` asks for."""
+    """A stuck worker was sent the signal that `stuck` sets."""
 
     worker: ProcessId
     signal: str
 
     @property
     def text(self) -> str:
-        return f"worker {self.worker.pid}: {self.signal} sent, as stuck={self.signal} asks for"
+        return f"worker {self.worker.pid}: {self.signal} sent (stuck={self.signal})"
 
 
 @dataclass(frozen=True)
 class NotForced(_Base):
-    """What `stuck` asks for could not be sent."""
+    """The signal that `stuck` sets could not be sent."""
 
     worker: ProcessId
     signal: str
@@ -126,13 +127,12 @@ class NotForced(_Base):
 
     @property
     def text(self) -> str:
-        signal = f"{self.signal}, as stuck={self.signal} asks for,"
-        return f"worker {self.worker.pid}: {signal} could not be sent: {self.why}"
+        return f"worker {self.worker.pid}: {self.signal} (stuck={self.signal}) could not be sent: {self.why}"
 
 
 @dataclass(frozen=True)
 class _Refused(_Base):
-    """A worker was to be signalled, and nothing was sent."""
+    """A worker was chosen, but nothing was sent."""
 
     worker: ProcessId
     reason: Reason
@@ -151,12 +151,12 @@ class LeftByItself(_Refused):
 
 
 class Changed(_Refused):
-    why = "it is not as it was seen a moment ago, nothing sent"
+    why = "it has changed since it was measured, nothing sent"
 
 
 class OutOfResources(_Refused):
     is_reported_once = True
-    why = "nothing sent, the system is short of something; trying again"
+    why = "nothing sent, the system is out of resources; trying again"
 
 
 class NotPermitted(_Refused):
@@ -176,7 +176,7 @@ class Locked(_Base):
     @property
     def text(self) -> str:
         start = f"worker {self.worker.pid} {self.reason.text}: nothing sent, {self.holder}"
-        return f"{start}: another memreap may be at work in this pool; trying again"
+        return f"{start}: another memreap may be reaping in this pool; trying again"
 
 
 @dataclass(frozen=True)
@@ -188,49 +188,54 @@ class CannotHold(_Base):
     @property
     def text(self) -> str:
         return (
-            "workers may not be held inside accept: each is signalled right after it was seen idle, if its server"
+            "workers may not be held inside accept: each is signalled right after it is seen idle, if its server"
             f" permits that; {_SAFER_WAY}"
         )
 
 
 @dataclass(frozen=True)
 class IdlenessUnknown(_Base):
-    """Whether workers are idle cannot be read."""
+    """memreap cannot read whether workers are idle."""
 
     is_reported_once = True
 
     @property
     def text(self) -> str:
         return (
-            "whether workers are idle cannot be read: each is signalled only after idle_wait, then at any moment;"
+            "cannot read whether workers are idle: each is signalled only after idle_wait, then at any moment;"
             f" {_SAFER_WAY}"
         )
 
 
 @dataclass(frozen=True)
 class NeverIdle(_Base):
-    """A worker has been due for long, had no idle moment, and may not be signalled at another one."""
+    """A worker has long been due, had no idle moment, and may not be signalled while busy."""
 
     is_reported_once = fails = ends_wait = True
     worker: ProcessId
     reason: Reason
     after: float
     server: str
-    """The server that loses requests then; empty: idle_wait=never says so."""
+    """The server that would lose requests; empty: idle_wait=never forbids it."""
     signal: str
 
     @property
     def text(self) -> str:
         start = f"worker {self.worker.pid} {self.reason.text} and had no idle moment in {seconds(self.after)}: nothing"
         if not self.server:
-            return f"{start} sent, as idle_wait=never asks for"
+            return f"{start} sent (idle_wait=never)"
+        if self.server == UNRECOGNISABLE:
+            return (
+                f"{start} sent yet, since its command line cannot be read, and so it is unknown which server it is and"
+                " whether that loses requests at any other moment"
+            )
         return (
             f"{start} sent yet, since {self.server} can lose requests on {self.signal} at any other moment; if nginx"
-            " keeps connections to it, let them end sooner (keepalive_requests=, keepalive_timeout=)"
+            " keeps connections to it, shorten their life (keepalive_requests, keepalive_timeout)"
         )
 
 
-# What speaks against ever signalling a worker, or a pool's workers now.
+# Why a worker must never be signalled, or a pool's workers not now.
 
 
 @dataclass(frozen=True)
@@ -248,20 +253,20 @@ class NotCaught(_Base):
         hint = " (FastCGI without a manager: TERM)" if self.serves_alone else ""
         return (
             f"worker {self.worker.pid} would die of {self.signal} (it does not catch it): nothing sent;"
-            f" set signal= to what this server finishes on{hint}"
+            f" set signal= to one on which this server finishes its request{hint}"
         )
 
 
 @dataclass(frozen=True)
 class WrongSignal(_Base):
-    """The worker belongs to a server that drops its request on this signal, handler or not."""
+    """The worker belongs to a server that drops its request on this signal, even with a handler."""
 
     is_reported_once = fails = True
     worker: ProcessId
     server: str
     signal: str
     graceful: tuple[str, ...]
-    """The signals on which this server finishes."""
+    """The signals on which this server finishes its request."""
 
     @property
     def text(self) -> str:
@@ -271,7 +276,7 @@ class WrongSignal(_Base):
                 f"{start} requests on every signal: nothing sent, and no setting helps; remove this program's"
                 " [memreap:NAME] section"
             )
-        remedy = f"set signal={self.graceful[0]}, on which it finishes"
+        remedy = f"set signal={self.graceful[0]}, on which it finishes its request"
         return f"{start} its request on {self.signal}: nothing sent; {remedy}"
 
 
@@ -297,7 +302,7 @@ class LooksLikeManager(_Base):
 
 @dataclass(frozen=True)
 class Unreadable(_Base):
-    """A worker's bound is over the limit and its metric may not be read."""
+    """A worker's bound is over the limit and its metric cannot be read."""
 
     is_reported_once = fails = True
     worker: ProcessId
@@ -326,7 +331,7 @@ class Unreadable(_Base):
 
 @dataclass(frozen=True)
 class NotVisible(_Base):
-    """The program runs, and its manager cannot be looked at."""
+    """The program runs, but its manager cannot be seen."""
 
     is_reported_once = fails = True
     why: str
@@ -352,12 +357,12 @@ class TooFewWorkers(_Base):
     @property
     def text(self) -> str:
         return (
-            f"only {self.old_enough} of usually {self.usual} workers are older than min_age={seconds(self.min_age)}:"
-            " nothing is sent; see the program's own log for what ends the others"
+            f"only {self.old_enough} of the usual {self.usual} workers are older than min_age={seconds(self.min_age)}:"
+            " nothing is sent; see the program's own log for why the others exit"
         )
 
 
-# What became of a worker that was signalled.
+# What happened to a worker that was signalled.
 
 
 @dataclass(frozen=True)
@@ -370,18 +375,18 @@ class Left(_Base):
     """Seconds since the signal."""
     replaced_by: ProcessId | None
     came_back: int | None = None
-    """Bytes that were the worker's own, less what its replacement has made its own by now; None: not known."""
+    """Bytes that the worker had for itself, less those that its replacement has for itself by now; None: unknown."""
 
     @property
     def text(self) -> str:
-        memory_ = f", {memory(self.came_back)} came back" if self.came_back is not None else ""
+        memory_ = f", {memory(self.came_back)} freed" if self.came_back is not None else ""
         place = f", {self.replaced_by.pid} took its place" if self.replaced_by else ""
         return f"worker {self.worker.pid} left after {seconds(self.after)}{memory_}{place}"
 
 
 @dataclass(frozen=True)
 class Replaced(_Base):
-    """The replacement came only after it had been reported that the worker left."""
+    """The replacement came after the worker was reported as having left."""
 
     worker: ProcessId
     after: float
@@ -394,7 +399,7 @@ class Replaced(_Base):
 
 @dataclass(frozen=True)
 class NotReplaced(_Base):
-    """A worker left long ago and the pool is not whole and settled again."""
+    """A worker left long ago, and the pool is still not complete and settled."""
 
     fails = True
     worker: ProcessId
@@ -405,15 +410,15 @@ class NotReplaced(_Base):
     @property
     def text(self) -> str:
         return (
-            f"worker {self.worker.pid} left {seconds(self.after)} ago and the pool has not settled again"
+            f"worker {self.worker.pid} left {seconds(self.after)} ago and the pool has not settled since"
             f" ({self.workers} of {self.before} workers): nothing more is reaped until it has;"
-            " see the program's own log for what ends the new ones"
+            " see the program's own log for why the new ones exit"
         )
 
 
 @dataclass(frozen=True)
 class NoReplacement(_Base):
-    """No worker came in the place of one that left, and the others are stable: the next may go."""
+    """No worker took the place of one that left, and the others are stable: the next may be signalled."""
 
     worker: ProcessId
     after: float
@@ -423,8 +428,8 @@ class NoReplacement(_Base):
     @property
     def text(self) -> str:
         return (
-            f"worker {self.worker.pid} left {seconds(self.after)} ago and none came in its place ({self.workers} of"
-            f" {self.before} workers); the others are stable, so the next one may go"
+            f"worker {self.worker.pid} left {seconds(self.after)} ago and none took its place ({self.workers} of"
+            f" {self.before} workers); the others are stable, so the next one may be signalled"
         )
 
 
@@ -439,21 +444,21 @@ class Stuck(_Base):
     """Seconds since the first signal."""
     signal: str
     forced: str = ""
-    """The signal that `stuck` asks for, which it was sent `grace` ago and did not leave on either."""
+    """The signal that `stuck` sets, sent `grace` ago without effect; empty: none was sent."""
     next: str = ""
-    """The signal that it is sent now; empty: nothing more."""
+    """The signal that it is sent now; empty: none."""
     activity: str = ""
-    """What it does at this moment."""
+    """What it is doing now."""
 
     @property
     def text(self) -> str:
-        also = f" and not after {self.forced} either" if self.forced else ""
+        also = f" and {self.forced}" if self.forced else ""
         state = f" ({self.activity})" if self.activity else ""
         start = f"worker {self.worker.pid} has not left {seconds(self.after)} after {self.signal}{also}: stuck{state}"
         if self.next:
             return start
         return (
-            f"{start}, nothing more is sent to it, the next one may go; see what it does"
+            f"{start}, nothing more is sent to it, the next one may be signalled; see what it does"
             f" (cat /proc/{self.worker.pid}/stack, strace -p {self.worker.pid}),"
             " and raise grace= if requests may take that long"
         )
@@ -461,7 +466,7 @@ class Stuck(_Base):
 
 @dataclass(frozen=True)
 class Remembered(_Base):
-    """A worker was signalled before memreap was restarted, and is followed."""
+    """A worker was signalled before memreap was restarted, and has not left yet."""
 
     worker: ProcessId
     after: float
@@ -469,8 +474,8 @@ class Remembered(_Base):
     @property
     def text(self) -> str:
         return (
-            f"worker {self.worker.pid} was signalled {seconds(self.after)} ago, before memreap was restarted: it goes"
-            " first"
+            f"worker {self.worker.pid} was signalled {seconds(self.after)} ago, before memreap was restarted:"
+            " waiting for it first"
         )
 
 
@@ -479,26 +484,26 @@ class Remembered(_Base):
 
 @dataclass(frozen=True)
 class WrongSetting(_Base):
-    """Fresh workers already meet a reason: the pool is suspended."""
+    """A reason applies even to fresh workers: the pool is suspended."""
 
     announced_as = "suspended"
     fails = True
     baseline: Reason
-    """Of the fresh worker that meets it least."""
+    """The reason as it applies to the fresh worker that exceeds the setting least."""
     usable: str
-    """The setting that would do, as a user writes it."""
+    """A usable setting, as a user writes it."""
 
     @property
     def text(self) -> str:
         return (
-            f"suspended: a fresh worker already {self.baseline.text}, so all would be reaped for ever; set"
+            f"suspended: a fresh worker already {self.baseline.text}, so all would be reaped endlessly; set"
             f" {self.usable} or more"
         )
 
 
 @dataclass(frozen=True)
 class ManagerLost(_Base):
-    """The manager ended after a reap, and not because a user asked for it: the pool is suspended."""
+    """The manager ended after a reap, and no user asked for that: the pool is suspended."""
 
     announced_as = "suspended"
     fails = True
@@ -508,7 +513,7 @@ class ManagerLost(_Base):
     after: float
     """Seconds since the signal."""
     is_certain: bool
-    """Whether supervisord said that it ended by itself; else it did not say how it ended."""
+    """Whether supervisord said that it ended by itself; False: it did not say how it ended."""
 
     @property
     def text(self) -> str:
@@ -519,7 +524,7 @@ class ManagerLost(_Base):
         )
         return (
             f"suspended: the manager {self.manager.pid} ended {seconds(self.after)} after worker {self.worker.pid}"
-            f" was signalled: {causes}; resumes when the next manager has stood for {seconds(self.resumes_after)} or"
+            f" was signalled: {causes}; resumes when the next manager has run for {seconds(self.resumes_after)} or"
             " the settings change"
         )
 
@@ -547,7 +552,7 @@ class CommandDone(_Base):
 
 @dataclass(frozen=True)
 class OrphansFound(_Base):
-    """Earlier starts of a program have left processes behind, of which supervisord knows nothing."""
+    """Earlier starts of a program have left processes behind that supervisord does not know."""
 
     roots: tuple[int, ...]
     memory: int
@@ -561,12 +566,12 @@ class OrphansFound(_Base):
         cause = (
             "it daemonized itself; remove -d (--daemonize) from its command"
             if self.daemonizes
-            else "it daemonizes itself, or its manager was ended by force before its workers; keep it in the"
-            " foreground, and set stopwaitsecs= above the time in which they finish"
+            else "it daemonizes itself, or its manager was killed before its workers; keep it in the"
+            " foreground, and set stopwaitsecs= above the time that they need to finish"
         )
         return (
-            f"{trees} of its earlier starts, of which supervisord knows nothing, still hold {memory(self.memory)}:"
-            f" {cause}; and end what is left: kill {' '.join(map(str, self.roots))}"
+            f"{trees} from its earlier starts, unknown to supervisord, still hold {memory(self.memory)}:"
+            f" {cause}; then end them: kill {' '.join(map(str, self.roots))}"
         )
 
 
@@ -575,38 +580,36 @@ class OrphansFound(_Base):
 
 @dataclass(frozen=True)
 class NotUnderSupervisord(_Base):
-    """Somebody runs the listener by hand."""
+    """A user runs the listener by hand."""
 
     @property
     def text(self) -> str:
-        return (
-            "listen is started by supervisord, from an [eventlistener:memreap] section; by hand there is memreap once"
-        )
+        return "supervisord starts listen, from an [eventlistener:memreap] section; by hand, use memreap once"
 
 
 @dataclass(frozen=True)
 class AnotherListener(_Base):
-    """Another listener of the same supervisord is at work: this one ends."""
+    """Another listener of the same supervisord is running: this one exits."""
 
     holder: str
 
     @property
     def text(self) -> str:
         return (
-            f"another listener of this supervisord watches already ({self.holder}), and the two would reap more than"
-            " one worker at a time: this one ends; keep one [eventlistener:memreap], with numprocs=1"
+            f"another listener of this supervisord is running already ({self.holder}): this one exits; keep one"
+            " [eventlistener:memreap], with numprocs=1"
         )
 
 
 @dataclass(frozen=True)
 class OtherListenersUnknown(_Base):
-    """Whether another listener of the same supervisord is at work cannot be found out."""
+    """memreap cannot find out whether another listener of the same supervisord is running."""
 
     why: str
 
     @property
     def text(self) -> str:
-        return f"{self.why}: whether another listener of this supervisord watches is not known; have only one"
+        return f"{self.why}: cannot tell whether another listener of this supervisord is running; keep only one"
 
 
 @dataclass(frozen=True)
@@ -619,8 +622,8 @@ class SupervisordHidden(_Base):
     def text(self) -> str:
         return (
             f"supervisord (process {self.supervisord}) is hidden from this user, as by hidepid= of /proc: pools of"
-            " other users are not seen, and what is remembered over a restart may be of an earlier supervisord; run"
-            " the listener as root, or mount /proc with the gid= of a group that it is in"
+            " other users cannot be seen, and the saved state may be that of an earlier supervisord; run the listener"
+            " as root, or mount /proc with the gid= of a group that it is in"
         )
 
 
@@ -628,20 +631,20 @@ class SupervisordHidden(_Base):
 class Started(_Base):
     version: str
     configuration: str
-    """Path of the file; empty where there is none."""
+    """Path of the file; empty if there is none."""
 
     @property
     def text(self) -> str:
-        return f"version {self.version}, configuration {self.configuration or 'from the command alone'}"
+        return f"version {self.version}, configuration {self.configuration or 'from the command only'}"
 
 
 @dataclass(frozen=True)
 class SettingsRefused(_Base):
-    """The settings have a mistake, and none of them is applied."""
+    """The settings have an error, and none of them is applied."""
 
     error: str
     are_known: bool | None
-    """Whether earlier settings are in force; None: the listener ends, or has only those of its command."""
+    """Whether earlier settings are in force; None: the listener exits, or has only those of its command."""
 
     @property
     def text(self) -> str:
@@ -718,7 +721,7 @@ class SupervisordAvailable(_Base):
 
 @dataclass(frozen=True)
 class NotRemembered(_Base):
-    """What must outlive a restart of the listener could not be read or written."""
+    """What must survive a restart of the listener could not be read or saved."""
 
     why: str
 
@@ -726,13 +729,13 @@ class NotRemembered(_Base):
     def text(self) -> str:
         return (
             f"{self.why}: if memreap is restarted while a worker is leaving, it will not know about that worker; give"
-            " the listener's user a temporary directory to write to (TMPDIR in the listener's environment=)"
+            " the listener's user a temporary directory that it may write to (TMPDIR in the listener's environment=)"
         )
 
 
 @dataclass(frozen=True)
 class NotPublished(_Base):
-    """supervisord did not take the status."""
+    """supervisord did not accept the status."""
 
     error: str
 
@@ -752,7 +755,7 @@ class CommandRefused(_Base):
 
 @dataclass(frozen=True)
 class InternalError(_Base):
-    """A defect of memreap itself, in this pool or in the listener; the other pools are looked at all the same."""
+    """A bug in memreap, in this pool or in the listener; the other pools are handled as usual."""
 
     is_reported_once = True
     error: str
@@ -814,7 +817,7 @@ Event = Union[
     InternalError,
 ]
 VETOES = (LooksLikeManager, WrongSignal, NotCaught)
-"""Those that speak against ever signalling a worker."""
+"""The events that say that a worker must never be signalled."""
 
 Sink = Callable[[Event], None]
-"""What consumes events: the log, the counters, announcements."""
+"""A consumer of events: the log, the counters, announcements."""

@@ -42,7 +42,7 @@ from supervisor_memreap.core.reasons import Circumstances, Reason
 from supervisor_memreap.core.servers import Moment, graceful, moment_of
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episode, Episodes, Kind
-from supervisor_memreap.core.state import Cause, Leaving, PoolState, Seen, Suspension
+from supervisor_memreap.core.state import Cause, Leaving, PoolState, Seen, Suspension, Wait
 
 # After so many consecutive reaps of workers that met a reason while fresh, its setting is wrong (rule 9).
 EARLY_REAPS = 3
@@ -61,6 +61,12 @@ START_STEP = 1.0
 LONG_WAIT = 60.0
 # The most that the time between two looks counts for whether a worker met a reason while fresh (rule 9).
 LONGEST_GAP = 60.0
+# The most that the time between two looks counts for how long an idle moment was waited for: two ticks of TICK_5. With
+# longer ones, or where supervisord does not answer, far less than that time was watched.
+LONGEST_WATCH = 10.0
+# Seconds for which other settings must have been in force before they end a suspension: a look may find a file that is
+# half written, without its last lines.
+STABLE_SETTINGS = 10.0
 # Seconds after which a setting that was found to be wrong is tried again: what fresh workers hold may have changed.
 RETRY_SETTING = 6 * 3600.0
 # Seconds without any change after which a pool that was not made whole again counts as stable.
@@ -148,7 +154,7 @@ def follow(
     Not `may_suspend`: a single look at newborn workers is not enough to call a setting wrong.
     """
     log: list[Event] = []
-    state = _apply_settings(pool, settings, state, log)
+    state = _apply_settings(pool, settings, state, now, log)
     reported = state.reported
     state = _apply_manager(pool, state, now, log)
     gap = min(LONGEST_GAP, now - state.looked) if state.looked is not None else 0.0
@@ -299,13 +305,13 @@ def _choose_in(look: Look, episodes: Episodes, now: float) -> Choice:
     log: list[Event] = []
     circumstances = look.circumstances(episodes, now)
     pending, candidates, state = _candidates(look, circumstances, now, log)
-    due_since = {each.worker.id: state.due_since.get(each.worker.id, now) for each in candidates}
-    if due_since or state.due_since:
-        state = replace(state, due_since=due_since)
+    waits = {each.worker.id: state.waits.get(each.worker.id, Wait()) for each in candidates}
+    if waits or state.waits:
+        state = replace(state, waits=waits)
     candidates = tuple(
-        replace(each, idle_wait_expired=now - due_since[each.worker.id] >= settings.idle_wait) for each in candidates
+        replace(each, idle_wait_expired=waits[each.worker.id].seconds >= settings.idle_wait) for each in candidates
     )
-    state = _report_long_waits(pool, candidates, settings, state, now, log)
+    state = _report_long_waits(pool, candidates, settings, state, log)
     unreadable = sum(reasons.is_hidden(worker, settings) for worker in pool.detailed)
     alone = replace(circumstances, requested=state.requested, episodes=())
     return Choice(
@@ -331,7 +337,7 @@ def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float, se
         early_reaps = (*early_reaps, (reason.setting, reason.measure))[-EARLY_REAPS:] if seen and seen.early else ()
     return replace(
         state,
-        due_since={},
+        waits={},
         requested=state.requested - {worker.id},
         leaving=Leaving(
             worker.id,
@@ -344,6 +350,19 @@ def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float, se
         ),
         early_reaps=early_reaps,
     )
+
+
+def sent(state: PoolState, now: float) -> PoolState:
+    """The signal that was about to be sent went out."""
+    assert state.leaving
+    return replace(state, leaving=replace(state.leaving, signalled=now, sent=True))
+
+
+def watched(state: PoolState, worker: ProcessId, now: float) -> PoolState:
+    """The caller looked for an idle moment of this candidate, and there was none."""
+    wait = state.waits.get(worker, Wait())
+    gap = 0.0 if wait.watched is None else min(LONGEST_WATCH, now - wait.watched)
+    return replace(state, waits={**state.waits, worker: Wait(wait.seconds + gap, now)})
 
 
 def signalled_again(state: PoolState, sent: bool = True) -> PoolState:
@@ -391,6 +410,8 @@ def resume(state: PoolState) -> PoolState:
         manager_losses=0,
         peaks=(0, 0),
         peak_since=None,
+        had_more=False,
+        replaces=None,
     )
 
 
@@ -427,14 +448,22 @@ def _report(event: Event, state: PoolState, log: list[Event]) -> PoolState:
     return state
 
 
-def _apply_settings(pool: Pool, settings: PoolSettings, state: PoolState, log: list[Event]) -> PoolState:
+def _apply_settings(pool: Pool, settings: PoolSettings, state: PoolState, now: float, log: list[Event]) -> PoolState:
     if settings == state.settings:
+        return replace(state, changed_settings=None) if state.changed_settings else state
+    is_new = state.changed_settings is None or state.changed_settings[0] != settings
+    if is_new:
+        # What was counted under other settings does not count under these.
+        state = replace(state, changed_settings=(settings, now), seen={}, early_reaps=())
+    assert state.changed_settings
+    since = state.changed_settings[1]
+    if state.settings is not None and now - since < STABLE_SETTINGS:
         return state
     if state.suspended:
         log.append(events.Resumed(*pool.stamp, "its settings changed"))
     # The user who changed them has looked into it: suspensions and what led to them start anew.
     return replace(
-        state, settings=settings, suspended=None, seen={}, early_reaps=(), manager_losses=0, reported=frozenset()
+        state, settings=settings, changed_settings=None, suspended=None, manager_losses=0, reported=frozenset()
     )
 
 
@@ -523,6 +552,7 @@ def _note_changes(pool: Pool, state: PoolState, now: float) -> PoolState:
         calm_since=state.calm_since if is_calm and state.calm_since is not None else now,
         peaks=(max(peaks[0], len(workers)), peaks[1]),
         peak_since=since,
+        had_more=state.had_more or len(workers) > 1,
     )
 
 
@@ -597,12 +627,12 @@ def _follow_gone(
     # A pool may be made smaller on purpose (FCGI::ProcManager::Dynamic): after `grace` one settled newcomer will do.
     if settled >= gone or (settled and gone_for >= settings.grace):
         fresh = [worker.private for worker in newcomers if worker.private is not None]
-        return replace(state, leaving=None, manager_losses=0, baseline=min(fresh, default=state.baseline))
+        return replace(state, leaving=None, manager_losses=0, replaces=True, baseline=min(fresh, default=state.baseline))
     present, before = len(pool.workers), len(leaving.before)
     if gone_for >= settings.grace and _is_stable(pool, settings, state, now):
         # The server makes its pool smaller by itself (FCGI::ProcManager::Dynamic, uWSGI's cheaper, Apache).
         log.append(events.NoReplacement(*pool.stamp, leaving.worker, gone_for, present, before))
-        return replace(state, leaving=None, manager_losses=0)
+        return replace(state, leaving=None, manager_losses=0, replaces=False)
     if gone_for >= settings.grace and not leaving.overdue:
         log.append(events.NotReplaced(*pool.stamp, leaving.worker, gone_for, present, before))
         leaving = replace(leaving, overdue=True)
@@ -737,13 +767,28 @@ def _are_too_few(
     # Besides the one that goes there must be another one that serves.
     serving = sum(age >= min(settings.min_age, max(settings.settle, CALM)) for age in ages)
     usual = max(state.peaks) - len(pool.stopped)
-    if 2 * old_enough >= usual and serving >= min(usual, 2):
+    enough_serve = serving >= 2 or (usual <= 1 and len(ages) == 1 and _may_take_single(pool, state, now))
+    if 2 * old_enough >= usual and enough_serve:
         return False, replace(state, too_few_since=None)
     since = now if state.too_few_since is None else state.too_few_since
     state = replace(state, too_few_since=since)
     if now - since >= LONG_WAIT:
         state = _report(events.TooFewWorkers(*pool.stamp, old_enough, usual, settings.min_age), state, log)
     return True, state
+
+
+def _may_take_single(pool: Pool, state: PoolState, now: float) -> bool:
+    """Whether the only worker of a pool may go: another one must come in its place.
+
+    One that is left of several is the last that serves, unless the manager has replaced the last one that was reaped.
+    Children that come and go all the time may be workers that end at once, which are in no look.
+    """
+    if pool.is_group:
+        return True  # supervisord has said that it starts it again
+    if state.replaces is not None:
+        return state.replaces
+    is_calm = state.calm_since is not None and state.calm_since < now  # since the look before this one
+    return not state.had_more and is_calm
 
 
 def _due_again(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> Worker | None:
@@ -772,7 +817,6 @@ def _report_long_waits(
     candidates: tuple[Candidate, ...],
     settings: PoolSettings,
     state: PoolState,
-    now: float,
     log: list[Event],
 ) -> PoolState:
     never = settings.idle_wait == float("inf")
@@ -782,7 +826,7 @@ def _report_long_waits(
         worker = candidate.worker
         server = worker.detail.server if worker.detail else ""
         moment = moment_of(server)
-        waited = now - state.due_since[worker.id]
+        waited = state.waits[worker.id].seconds
         waits = never or moment in (Moment.IDLE, Moment.HELD) or (moment is Moment.IDLE_IF_SEEN and may_be_seen)
         if waited >= patience and waits:
             server = "" if never else server

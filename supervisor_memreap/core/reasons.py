@@ -1,6 +1,6 @@
-"""Why a worker has to go: when each reason applies, what must be read to know it, and its evidence. Pure.
+"""Why a worker has to be replaced: when each reason applies, what must be read to know it, and its evidence. Pure.
 
-A reason is one class here and one key of core.settings. The tuple at the end is their order, the most urgent first.
+A reason is one class here and one key of core.settings. The tuple at the end has their order, the most urgent first.
 """
 
 from __future__ import annotations
@@ -65,17 +65,17 @@ class Reason(abc.ABC):
     @property
     @abc.abstractmethod
     def text(self) -> str:
-        """The evidence, behind `worker 4242`."""
+        """The evidence, to follow `worker 4242`."""
 
     @classmethod
     def usable(cls, measures: Collection[float]) -> str:
-        """The setting that would do for workers with these measures, as a user writes it."""
+        """A usable setting for workers with these measures, as a user writes it."""
         return ""
 
 
 @dataclass(frozen=True)
 class Requested(Reason):
-    """A user asked for this worker."""
+    """A user requested this worker."""
 
     label = "requested"
     used: int | None
@@ -133,7 +133,7 @@ class OverLimit(Reason):
 
     @classmethod
     def usable(cls, measures: Collection[float]) -> str:
-        """Twice what fresh workers use, in full steps of 10 MiB: room to serve for a while before they are reaped."""
+        """Twice what fresh workers use, rounded up to 10 MiB: they can serve for a while before they are reaped."""
         step = 10 * 1024**2
         size = -(-2 * int(max(measures)) // step) * step
         return f"limit={size // 1024**2}MB"
@@ -172,7 +172,7 @@ class TooOld(Reason):
 def _age_factor(id: ProcessId) -> float:
     """From 0.9 to 1, the same for a worker at each look: those that were forked together do not go together.
 
-    Knuth's multiplicative hash: it puts consecutive pids far apart.
+    Knuth's multiplicative hash puts consecutive pids far apart.
     """
     return 0.9 + 0.1 * (id.pid * 2654435761 % 2**32) / 2**32
 

@@ -52,6 +52,14 @@ SERVERS = (
 # A manager that says so in its title; FCGI::ProcManager's workers are called perl-fcgi. The kernel keeps 15 characters.
 _MANAGER = re.compile(r"perl-fcgi-pm\b|(starman|gunicorn:|php-fpm:|unicorn(_rails)?) maste")
 _INTERPRETER = re.compile(r"(perl|python|pypy|ruby)[0-9.]*$")
+# Options of these interpreters whose value is an argument of its own: it is no script.
+_OPTIONS_WITH_VALUE = frozenset(("-I", "-M", "-X", "-W", "-C", "-r", "--check-hash-based-pycs"))
+# And those whose value is the program itself.
+_OPTIONS_WITH_PROGRAM = frozenset(("-e", "-E", "-c"))
+# plackup runs one of several servers.
+_PLACKUP = re.compile(r"plackup$")
+UNRECOGNISABLE = "unknown"
+"""The server of a process of an interpreter whose script may not be read: it may be any of the table."""
 
 
 def recognise(comm: str, argv: Sequence[str]) -> str:
@@ -59,14 +67,32 @@ def recognise(comm: str, argv: Sequence[str]) -> str:
 
     `comm` is the kernel's name of the process. Where that is an interpreter's, the script in `argv` counts.
     """
+    if _INTERPRETER.match(comm) and not any(argv):
+        return UNRECOGNISABLE
     program = script(comm, argv)
-    return next((server.name for server in SERVERS if server.process_name.match(program)), "")
+    names = [program, *(_server_of_plackup(argv) if _PLACKUP.match(program) else ())]
+    return next((server.name for name in names for server in SERVERS if server.process_name.match(name)), "")
 
 
 def script(comm: str, argv: Sequence[str]) -> str:
     """What a process runs: its name; where that is an interpreter's, that of the script or module."""
-    words = [argument for argument in argv[1:4] if argument != "-m"] if _INTERPRETER.match(comm) else []
-    return words[0].rpartition("/")[2] if words else comm
+    if not _INTERPRETER.match(comm):
+        return comm
+    arguments = iter(argv[1:])
+    for argument in arguments:
+        if argument in _OPTIONS_WITH_PROGRAM:
+            break
+        if argument in _OPTIONS_WITH_VALUE:
+            next(arguments, "")
+        elif argument and not argument.startswith("-"):
+            return argument.rpartition("/")[2]
+    return comm
+
+
+def _server_of_plackup(argv: Sequence[str]) -> list[str]:
+    """What `-s Starman`, `--server=Starman` names, as the processes are called."""
+    words = [part for argument in argv for part in argument.split("=", 1)]
+    return [name.lower() for option, name in zip(words, words[1:]) if option in ("-s", "--server")]
 
 
 def manages(comm: str, argv: Sequence[str]) -> bool:
@@ -81,4 +107,6 @@ def graceful(server: str) -> tuple[str, ...] | None:
 
 def moment_of(server: str) -> Moment:
     """At which moment a worker of this server may be signalled; a server that is not in the table, at any."""
+    if server == UNRECOGNISABLE:
+        return Moment.HELD
     return next((known.moment for known in SERVERS if known.name == server), Moment.ANY)

@@ -1,7 +1,7 @@
-"""What may stand in `[memreap]` and `[memreap:NAME]`, and which settings a program gets.
+"""The keys of `[memreap]` and `[memreap:NAME]`, and which settings a program gets.
 
 A key is one line of the table at the end. Nothing is half applied: `resolve` raises SettingsError for the first
-thing that is wrong, and the caller keeps what it had.
+error, and the caller keeps the earlier settings.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.text import quote
 
 METRICS = ("uss", "pss", "rss", "vms")
-# Signals on which some pre-forking server finishes its work; KILL and STOP never let it.
+# Signals on which some pre-forking server finishes its work; on KILL and STOP none can.
 SIGNALS = ("HUP", "TERM", "QUIT", "INT", "USR1", "USR2", "WINCH")
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
@@ -26,7 +26,7 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", re.IGNORECASE)
 _DURATION_UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)\s*%")
 _SECTION_NAME = re.compile(r"[^\s:/]+(?::[^\s:/]+)?")
-# No machine has more memory, and no user waits longer: what is beyond is a mistake, and would come back as 1e+39.
+# No machine has more memory, and no user waits longer: a larger value is a mistake, and would be shown as 1e+39.
 _MOST_BYTES = 1024 * 1024**4
 _MOST_SECONDS = 365 * 86400
 
@@ -44,15 +44,15 @@ class Given(NamedTuple):
 
 
 Sections = dict[str, dict[str, Given]]
-"""What was given, by the name of its section; that of `[memreap]` is ''."""
+"""The values as written, by the name of the section; the name of `[memreap]` is ''."""
 
 
 @dataclass(frozen=True)
 class PoolSettings:
     limit: int | None = None
-    """Bytes a worker may use before it is reaped; None: as much as it likes."""
+    """Bytes a worker may use before it is reaped; None: no limit."""
     max_age: float | None = None
-    """Seconds a worker may live before it is reaped; None: as long as it likes."""
+    """Seconds a worker may live before it is reaped; None: no limit."""
     total: int | None = None
     """Bytes that the manager and its workers may use together (PSS) before a worker is reaped; None: no limit."""
     headroom: float | None = None
@@ -69,17 +69,17 @@ class PoolSettings:
     settle: float = 10.0
     grace: float = 300.0
     stuck: str = "report"
-    """What is done about a worker that does not leave within `grace`: report, or send it TERM or KILL."""
+    """What to do about a worker that does not leave within `grace`: report it, or send it TERM or KILL."""
     idle_wait: float = 60.0
-    """So long is an idle moment waited for; infinite: it never goes out at another one."""
+    """Seconds to wait for an idle moment before a busy worker is signalled; infinite: a busy worker never is."""
     hold: bool = True
     """Whether a worker is held inside accept while it is signalled."""
     announce: bool = True
-    """Whether what happens goes out as an event of supervisord."""
+    """Whether events are announced to other listeners of supervisord."""
     depth: int = 1
-    """1: workers are children of what supervisord started; 2: a wrapper stands between."""
+    """1: workers are children of what supervisord started; 2: there is a wrapper between."""
     target: str = "workers"
-    """workers: of a manager that supervisord started; self: what supervisord started is itself the worker."""
+    """workers: of a manager that supervisord started; self: the process that supervisord started is the worker."""
 
 
 def size(text: str) -> int:
@@ -97,16 +97,16 @@ def duration(text: str) -> float:
         raise ValueError("not a duration, such as 30s, 5min or 2h")
     seconds = float(match[1]) * _DURATION_UNITS[match[2].lower()]
     if seconds > _MOST_SECONDS:
-        raise ValueError("longer than a year; the most is 365d")
+        raise ValueError("longer than a year; the maximum is 365d")
     return seconds
 
 
 def _limit(text: str) -> int:
     limit = size(text)
-    if limit < 1024**2:  # no process fits in 1 MiB: the unit was forgotten
-        raise ValueError(f"that is {limit} bytes, and the least is 1MB; is a unit missing, as in 150MB?")
+    if limit < 1024**2:  # no process fits in 1 MiB: the unit is missing
+        raise ValueError(f"that is {limit} bytes, and the minimum is 1MB; is a unit missing, as in 150MB?")
     if limit > _MOST_BYTES:
-        raise ValueError("more memory than any machine has; the most is 1024TB")
+        raise ValueError("more memory than any machine has; the maximum is 1024TB")
     return limit
 
 
@@ -131,29 +131,29 @@ def _pressure(text: str) -> float:
 
 def _max_age(text: str) -> float:
     seconds = duration(text)
-    if seconds < 60:  # shorter than a start of many applications: the pool would do nothing but start
-        raise ValueError("at least 1min, the age at which a worker is replaced")
+    if seconds < 60:  # many applications take longer to start: the pool would do nothing but start
+        raise ValueError("must be at least 1min, since it is the age at which a worker is replaced")
     return seconds
 
 
 def _min_age(text: str) -> float:
     seconds = duration(text)
     if seconds < 1:  # see the newborn hazard in core/policy.py, rule 4
-        raise ValueError("at least 1s, since a newborn worker still runs its manager's signal handlers")
+        raise ValueError("must be at least 1s, since a new worker still runs its manager's signal handlers")
     return seconds
 
 
 def _grace(text: str) -> float:
     seconds = duration(text)
     if seconds < 1:
-        raise ValueError("at least 1s, the time in which a worker may finish its request")
+        raise ValueError("must be at least 1s, since it is the time that a worker has to finish its request")
     return seconds
 
 
 def _stuck(text: str) -> str:
     name = text.upper().removeprefix("SIG")
     if name not in ("REPORT", "TERM", "KILL"):
-        raise ValueError("not report (send nothing more), TERM or KILL")
+        raise ValueError("must be report (send nothing more), TERM or KILL")
     return name.lower() if name == "REPORT" else name
 
 
@@ -168,43 +168,43 @@ def _idle_wait(text: str) -> float:
 
 def _yes(text: str) -> bool:
     if text.lower() not in ("yes", "no", "true", "false", "on", "off"):
-        raise ValueError("not yes or no")
+        raise ValueError("must be yes or no")
     return text.lower() in ("yes", "true", "on")
 
 
 def _metric(text: str) -> str:
     if text.lower() not in METRICS:
-        raise ValueError(f"not a metric; there are {', '.join(METRICS)}")
+        raise ValueError(f"not a metric; must be one of {', '.join(METRICS)}")
     return text.lower()
 
 
 def _signal(text: str) -> str:
     name = text.upper().removeprefix("SIG")
     if name not in SIGNALS:
-        raise ValueError(f"not a signal that a worker can finish on; there are {', '.join(SIGNALS)}")
+        raise ValueError(f"not a signal on which a worker can finish; must be one of {', '.join(SIGNALS)}")
     return name
 
 
 def _checks(text: str) -> int:
     if not re.fullmatch("[0-9]{1,4}", text) or int(text) < 1:
-        raise ValueError("not a number of looks from 1 to 9999")
+        raise ValueError("must be a number from 1 to 9999")
     return int(text)
 
 
 def _depth(text: str) -> int:
     if text not in ("1", "2"):
-        raise ValueError("not 1 (workers are children of what supervisord started) or 2 (a wrapper between)")
+        raise ValueError("must be 1 (workers are children of what supervisord started) or 2 (a wrapper is between)")
     return int(text)
 
 
 def _target(text: str) -> str:
     if text.lower() not in ("workers", "self"):
-        raise ValueError("not workers (of a manager that supervisord runs) or self (what it runs is the worker)")
+        raise ValueError("must be workers (of a manager that supervisord runs) or self (what it runs is the worker)")
     return text.lower()
 
 
 def shown(settings: PoolSettings, key: str) -> str:
-    """The value of a key as it may be written, such as `150MB` or `5min`."""
+    """The value of a key as a user may write it, such as `150MB` or `5min`."""
     value = getattr(settings, _field_of(key))
     if value is None:
         return "-"
@@ -218,7 +218,7 @@ def shown(settings: PoolSettings, key: str) -> str:
     if isinstance(value, float):
         if value == float("inf"):
             return "never"
-        # 60s, not 1min, as the documents have it.
+        # 60s, not 1min, as in the documentation.
         fitting = (each for each in _SHOWN_DURATIONS if value > each[1] and value % each[1] == 0)
         unit, seconds = next(fitting, ("s", 1))
         return f"{value / seconds:g}{unit}"
@@ -247,7 +247,7 @@ _KEYS = {
     "depth": _depth,
     "target": _target,
 }
-# Without one of these no worker would ever have to go.
+# Without one of these no worker would ever be due.
 _REASON_KEYS = ("limit", "max_age", "total", "headroom", "pressure")
 # They are about all pools of a host or container, so they stand in [memreap] alone.
 _FOR_ALL = ("headroom", "pressure")
@@ -260,13 +260,24 @@ def _field_of(key: str) -> str:
 
 
 assert list(map(_field_of, _KEYS)) == [field.name for field in fields(PoolSettings)]
+REASON_KEYS_TEXT = f"{', '.join(f'{key}=' for key in _REASON_KEYS[:-1])} or {_REASON_KEYS[-1]}="
+
+
+def has_reason(keys: Iterable[str]) -> bool:
+    """Whether one of these keys is a reason for which a worker has to go."""
+    return not set(_REASON_KEYS).isdisjoint(keys)
+
+
+def no_reason(where: str, places: str = "") -> SettingsError:
+    """The error for settings without a reason; `places` says where one may be written."""
+    return SettingsError(f"{where}: no {REASON_KEYS_TEXT}{places}; add one, such as limit=100MB")
 
 
 def parse(key: str, given: Given) -> Any:
     """The value of one key. Raises SettingsError."""
     if key not in _KEYS:
         near = difflib.get_close_matches(quote(key), _KEYS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_KEYS)}"
+        hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(_KEYS)}"
         raise SettingsError(f"{given.where} {quote(key)}={quote(given.value)}: unknown key; {hint}")
     try:
         return _KEYS[key](given.value.strip())
@@ -275,16 +286,16 @@ def parse(key: str, given: Given) -> Any:
 
 
 class Watch(NamedTuple):
-    """A pool that is to be looked at."""
+    """A pool to watch."""
 
     program: Program
     settings: PoolSettings
     members: tuple[Program, ...] = ()
-    """With target=self: the processes that are the workers; `program` then stands for all, with supervisord's pid."""
+    """With target=self: the processes that are the workers; `program` stands for them all, with supervisord's pid."""
 
 
 class Settings:
-    """All that is configured: the values of each section, by its name; the name of `[memreap]` is ''."""
+    """All settings: the values of each section, by its name; the name of `[memreap]` is ''."""
 
     def __init__(self, values: Mapping[str, Mapping[str, Any]], given: Mapping[str, Mapping[str, Given]] | None = None):
         self._values = values
@@ -300,7 +311,7 @@ class Settings:
         return tuple(sorted(name for name in self._values if name))
 
     def of(self, program: Program) -> PoolSettings | None:
-        """The settings of a program, key by key from the most exact section that has it; None: not watched."""
+        """The settings of a program, each from the most specific section that has it; None: not watched."""
         if not any(name in self._values for name in names_of(program)):
             return None
         merged: dict[str, Any] = {}
@@ -309,7 +320,7 @@ class Settings:
         return PoolSettings(**merged)
 
     def pools(self, programs: Iterable[Program]) -> list[Watch]:
-        """What is to be watched: a program, or with target=self the processes of a group, or some of them, together."""
+        """The pools to watch: each a program, or with target=self the processes of a group, or some of them."""
         watched: list[Watch] = []
         groups: dict[tuple[str, PoolSettings], list[Program]] = {}
         for program in programs:
@@ -319,25 +330,25 @@ class Settings:
             elif settings:
                 watched.append(Watch(program, settings))
         for (group, settings), members in groups.items():
-            # By the group's own name, unless a section of one of its processes says otherwise for that one.
+            # Under the group's name, unless a process has a section of its own with other settings.
             whole = settings == self.of(Program(group, group, "", 0))
             named = [members] if whole else [[member] for member in members]
             for some in named:
                 name = group if whole else some[0].name
                 state = next((member.state for member in sorted(some, key=_liveliest)), "")
-                # supervisord stands where a manager stands elsewhere: it is the parent, and starts them again.
+                # supervisord has the manager's role: it is the parent, and restarts them.
                 watched.append(Watch(Program(group, name, state, some[0].supervisord), settings, tuple(some)))
         return watched
 
     def origins(self, program: Program) -> dict[str, Given]:
-        """What was written for this program, by key; a key that is not here has its default."""
+        """The values written for this program, by key; a missing key has its default."""
         merged: dict[str, Given] = {}
         for name in ("", *reversed(names_of(program))):
             merged.update(self._given.get(name, {}))
         return merged
 
     def unmatched(self, programs: Iterable[Program]) -> tuple[str, ...]:
-        """The section names that no program or group of supervisord answers to."""
+        """The section names that match no program or group of supervisord."""
         known = {name for program in programs for name in names_of(program)}
         return tuple(name for name in self.names if name not in known)
 
@@ -348,12 +359,12 @@ def _liveliest(program: Program) -> int:
 
 
 def names_of(program: Program) -> tuple[str, ...]:
-    """The section names that a program answers to, the most exact first."""
+    """The section names that match a program, the most specific first."""
     return (f"{program.group}:{program.name}", program.name, program.group)
 
 
 def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
-    """Check every name, key and value. Raises SettingsError, one line for the first that is wrong."""
+    """Check every name, key and value. Raises SettingsError, one line about the first error."""
     for name, given in sections.items():
         if name and not _SECTION_NAME.fullmatch(name):
             where = next(iter(given.values())).where if given else f"[memreap:{quote(name)}]"
@@ -369,12 +380,8 @@ def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
                 " host or container; yield=no keeps this pool out"
             )
         set_here = {key for lender in ("", name, *name.split(":")) for key in values.get(lender, {})}
-        if name and not set_here & set(_REASON_KEYS):
-            where = f"[memreap:{quote(name)}]"
-            raise SettingsError(
-                f"{where}: no {', '.join(f'{key}=' for key in _REASON_KEYS[:-1])} or {_REASON_KEYS[-1]}=, here or in"
-                " [memreap]; write one, such as limit=150MB"
-            )
+        if name and not has_reason(set_here):
+            raise no_reason(f"[memreap:{quote(name)}]", ", here or in [memreap]")
     return Settings(values, sections)
 
 
@@ -386,6 +393,8 @@ def short(words: Iterable[str], where: str) -> Sections:
         if not equals or not name:
             raise SettingsError(f"{where} {quote(pair)}: not NAME=SIZE, such as myapp=150MB")
         if name in KEYS:
-            raise SettingsError(f"{where} {quote(pair)}: settings stand in [memreap:PROGRAM]; here only NAME=SIZE")
+            raise SettingsError(
+                f"{where} {quote(pair)}: only NAME=SIZE is allowed here; write settings in [memreap:PROGRAM]"
+            )
         sections[name] = {"limit": Given(limit, f"{where} {quote(name)}:")}
     return sections

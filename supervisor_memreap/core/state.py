@@ -85,6 +85,8 @@ class Lasting:
     paused: bool = False
     requested: frozenset[ProcessId] = frozenset()
     """Workers that a user asked for, while they are there."""
+    replaces: bool | None = None
+    """Whether the manager forked another worker in the place of the last one that was reaped; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,16 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class Wait:
+    """For an idle moment of a worker that is due."""
+
+    seconds: float = 0.0
+    """Only looks count in which its idleness was read."""
+    watched: float | None = None
+    """When it was read last."""
+
+
+@dataclass(frozen=True)
 class PoolState(Lasting):
     """All that the policy remembers of a pool."""
 
@@ -105,8 +117,8 @@ class PoolState(Lasting):
     """Its manager was seen since this was begun: it is not only remembered from before a restart."""
     seen: Mapping[tuple[ProcessId, str], Seen] = field(default_factory=dict)
     """By worker and the setting of a reason."""
-    due_since: Mapping[ProcessId, float] = field(default_factory=dict)
-    """Since when a worker has been due, and waits for an idle moment."""
+    waits: Mapping[ProcessId, Wait] = field(default_factory=dict)
+    """Of the workers that are due, how long an idle moment has been waited for."""
     reported: frozenset[str] = frozenset()
     """The keys of events that are reported once."""
     last_workers: frozenset[ProcessId] = frozenset()
@@ -120,6 +132,10 @@ class PoolState(Lasting):
     peaks: tuple[int, int] = (0, 0)
     """The largest number of workers since `peak_since`, and in the period before."""
     peak_since: float | None = None
+    had_more: bool = False
+    """It was seen to have more than one worker, under this manager."""
+    changed_settings: tuple[PoolSettings, float] | None = None
+    """Other settings than those in `settings`, and since when: they may be those of a file that is half written."""
     too_few_since: float | None = None
     """Since when too few workers have been old enough to serve."""
     baseline: int | None = None
@@ -156,6 +172,7 @@ def is_worth_keeping(state: Lasting) -> bool:
         or state.manager_losses
         or state.paused
         or state.requested
+        or state.replaces is False
     )
 
 
@@ -181,6 +198,7 @@ def decode(values: Mapping[str, Any]) -> Lasting:
         manager_losses=int(values["manager_losses"]),
         paused=bool(values["paused"]),
         requested=frozenset(map(process_id, values.get("requested", ()))),
+        replaces=_optional(values.get("replaces"), bool),
     )
 
 

@@ -1,13 +1,13 @@
 """\
-See the main job on this machine, without root, Perl or a web server: a private supervisord in
-a temporary directory, a pool of workers that leak, load on it, and the real listener, which reaps
-each one that is over its limit. The table shows what each worker holds against the limit.
+Show memreap at work on this machine, without root, Perl or a web server: a private supervisord in
+a temporary directory, a pool of leaking workers under load, and the real listener, which reaps
+each worker that is over its limit. The table shows each worker's size against the limit.
 
-It ends by itself, or with Ctrl-C, and leaves no process and no file behind. (Ended by SIGKILL, it
-leaves its directory, which the next demo removes.)
+It ends by itself, or with Ctrl-C, and leaves no process and no file behind. (If it is killed by
+SIGKILL, its directory stays, and the next demo removes it.)
 
-exit status: 0 if workers were reaped and no request was lost, or if you ended it before; 1 if not;
-2 bad usage; 128 and the signal's number if you ended it before the pool ran.
+exit status: 0 if workers were reaped and no request was lost, or if you stopped it before; 1 if
+not; 2 bad usage; 128 plus the signal's number if you stopped it before the pool ran.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _REAP = 8
 
 
 def least(workers: int) -> int:
-    """The seconds after which the average worker has reached its limit and was reaped, and a bit more."""
+    """The seconds after which the average worker has reached its limit and was reaped, plus a margin."""
     growing = _LIMIT / (load.PER_SECOND / workers * LEAK)
     return math.ceil((growing + _REAP) / 5) * 5
 
@@ -50,14 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds",
         type=_seconds,
         metavar="N",
-        help=f"end after N seconds (default: {_DEFAULT}, or more where many workers grow more slowly)",
+        help=f"end after N seconds (default: {_DEFAULT}, or more if many workers grow more slowly)",
     )
-    parser.add_argument("--workers", type=_workers, default=4, metavar="N", help="workers of the pool (default: 4)")
+    parser.add_argument("--workers", type=_workers, default=4, metavar="N", help="number of workers (default: 4)")
     parser.add_argument(
         "--pool",
         choices=("auto", "perl", "python"),
         default="auto",
-        help="perl: the real FCGI::ProcManager; python: a small manager like it (default: perl where it is installed)",
+        help="perl: the real FCGI::ProcManager; python: a small manager like it (default: perl if it is installed)",
     )
 
 
@@ -116,9 +116,9 @@ def _demonstrate(args: argparse.Namespace, seconds: int, stop: Stop) -> int:
             log = (directory / "memreap.log").read_text().splitlines()
     _sum_up(requests, tally, screen)
     if ended_early:
-        print("memreap demo: its supervisord was ended by another process", file=sys.stderr)
+        print("memreap demo: another process ended its supervisord", file=sys.stderr)
     elif not tally.reaped and not stop.signum:
-        print("No worker was reaped, which should not be. The end of the listener's log:", *log[-5:], sep="\n")
+        print("No worker was reaped, which should not happen. The end of the listener's log:", *log[-5:], sep="\n")
     return 1 if ended_early or requests.lost or not (tally.reaped or stop.signum) else 0
 
 
@@ -133,7 +133,7 @@ def _has_perl() -> bool:
 def _configuration(directory: Path, perl: bool, workers: int) -> str:
     here = Path(__file__).parent
     pool = ["perl", str(here / "pool.pl")] if perl else [sys.executable, "-m", "supervisor_memreap.demo.pool"]
-    # The last two of the program: should the demo be ended by SIGKILL, its supervisord ends all soon, and whole.
+    # The last two lines of the program: if the demo is killed by SIGKILL, its supervisord ends all processes soon.
     return f"""\
 [supervisord]
 logfile={directory}/supervisord.log
@@ -172,7 +172,7 @@ def _quoted(*words: str) -> str:
 
 
 def _starts(directory: Path, supervisord: private.Supervisord, stop: Stop) -> bool:
-    """Whether the pool answers and the listener has begun; if not, and nobody wanted that, say what the logs say."""
+    """Whether the pool answers and the listener has started; if not, and no user stopped it, print the logs."""
     deadline = time.monotonic() + _START
     while time.monotonic() < deadline and not supervisord.has_ended():
         with contextlib.suppress(OSError):
@@ -197,7 +197,7 @@ def _show(
     stop: Stop,
     seconds: int,
 ) -> None:
-    """Show the pool under load until the time is over or the end is asked for, and how it stands then."""
+    """Show the pool under load until the time is over or a signal arrives, and its final state."""
     client = Client(f"unix://{directory}/s.sock")
     deadline = time.monotonic() + seconds
 
@@ -233,9 +233,9 @@ def _sum_up(requests: load.Load, tally: Tally, screen: Screen) -> None:
     if not tally.reaped:
         screen.say(f"The pool holds {now}, as it would without memreap.")
         return
-    # A worker that took the place of another one began anew: without memreap that start had not been.
+    # Each replacement started small; without memreap it would not have been started.
     without = tally.held + tally.came_back - tally.reaped * tally.fresh
     screen.say(
         f"The pool holds {now}. Without memreap it would hold {memory(without)}: the {workers} held"
-        f" {memory(tally.came_back)}, and a fresh one begins with {memory(tally.fresh)}."
+        f" {memory(tally.came_back)}, and a fresh one starts with {memory(tally.fresh)}."
     )

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from supervisor_memreap.core.settings import Settings, SettingsError, resolve
+from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings, SettingsError, resolve
 from supervisor_memreap.doctor import listener, pool, restart, sections, unread
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.host import procfs
@@ -70,7 +70,7 @@ def _settings(case: Case) -> Iterator[Finding]:
         yield Finding("configuration", f"{error}; no setting of the file is used until that is corrected")
     else:
         if not case.settings.names:
-            text = f"{case.main}: no program has a [memreap:PROGRAM] section: add one with limit="
+            text = f"{case.main}: no program has a [memreap:PROGRAM] section: add one with {REASON_KEYS_TEXT}"
             yield Finding("configuration", text)
     for warning in contents.warnings:
         yield Finding("configuration", warning)

@@ -8,15 +8,14 @@ after `supervisorctl reread` it has what was read, not what runs: that differenc
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from supervisor_memreap.core.listeners import is_listener
 from supervisor_memreap.core.text import quote
 from supervisor_memreap.doctor.finding import Case, Finding
 
 Values = Mapping[str, Any]
-_LISTENS = re.compile(r"memreap\S*\s+listen(?:\s|$)")
 
 
 def check(case: Case) -> Iterator[Finding]:
@@ -76,4 +75,4 @@ def _listens(
     written: Mapping[str, Mapping[str, Values]], known: Mapping[str, Mapping[str, Values]], group: str
 ) -> bool:
     infos = [*written.get(group, {}).values(), *known.get(group, {}).values()]
-    return any(_LISTENS.search(str(info["command"])) for info in infos)
+    return any(is_listener(str(info["command"])) for info in infos)

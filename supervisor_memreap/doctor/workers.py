@@ -63,18 +63,25 @@ def _rights(case: Case, pool: Pool, workers: list[Worker], settings: PoolSetting
     # The first that shows something: the others are as it is.
     for worker in workers:
         may = access.get(worker.id.pid)
-        if may is None:
-            continue
-        if not may.signals:
-            text = f"the listener (user {actor.users[1]}) may not signal worker {worker.id.pid}{_user_of(worker)}"
-            yield Finding("", f"{text}: run it as the pool's user (user= in its section) or as root")
-        elif settings.metric in ("uss", "pss") and not may.reads:
-            yield Finding("", policy.unreadable_worker(pool, worker, settings).text)
-        elif settings.hold and not may.holds:
-            yield Finding("", events.CannotHold(*pool.stamp).text, False)
-        else:
-            continue
-        return
+        finding = check_access(pool, worker, settings, actor.users[1], may) if may else None
+        if finding:
+            yield finding
+            return
+
+
+def check_access(pool: Pool, worker: Worker, settings: PoolSettings, user: int, may: rights.Access) -> Finding | None:
+    """What the listener, which runs as `user`, needs to do to this worker and may not."""
+    who, which = f"the listener (user {user})", f"worker {worker.id.pid}{_user_of(worker)}"
+    if not may.signals:
+        return Finding("", f"{who} may not signal {which}: run it as the pool's user (user= in its section) or as root")
+    # The size counts for the limit alone; and a worker that is below it now may exceed it later.
+    if settings.limit is not None and settings.metric in ("uss", "pss") and not may.reads:
+        text = f"{who} may not read the {settings.metric} of {which}, and sends nothing where it may be over the limit"
+        remedy = "run it as the pool's user, or as root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE)"
+        return Finding("", f"{text}: {remedy}, or set metric=rss")
+    if settings.hold and not may.holds:
+        return Finding("", events.CannotHold(*pool.stamp).text, False)
+    return None
 
 
 def _user_of(worker: Worker) -> str:

@@ -42,10 +42,11 @@ def take(process: ProcessId) -> int:
     return take_file(process)
 
 
-def take_file(process: ProcessId, purpose: str = "reaper") -> int:
-    """As `take`, by a file in the temporary directory, which every user may read and so lock.
+def take_file(process: ProcessId, purpose: str = "reaper", mode: int = 0o644) -> int:
+    """As `take`, by a file in the temporary directory. Raises Locked, Unlockable.
 
-    For a process whose files in /proc not all that have to be kept apart may open. Raises Locked, Unlockable.
+    For a process whose files in /proc not all that have to be kept apart may open. By default every user may read the
+    file, and so lock it; with mode=0o600 only one user and root may.
     """
     path = os.path.join(temporary_directory(), f"memreap-{process.pid}-{process.start_time:.2f}-{purpose}.lock")
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -53,8 +54,8 @@ def take_file(process: ProcessId, purpose: str = "reaper") -> int:
         try:
             fd = os.open(path, flags)
         except FileNotFoundError:
-            fd = os.open(path, flags | os.O_CREAT, 0o644)
-            os.fchmod(fd, 0o644)  # whatever the umask is: another user's memreap must be able to open it
+            fd = os.open(path, flags | os.O_CREAT, mode)
+            os.fchmod(fd, mode)  # whatever the umask is: another user's memreap must be able to open it
         owner = os.fstat(fd).st_uid
         try:
             return _flock(fd)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from supervisor_memreap.core.model import Pool, ProcessId, Worker, WorkerDetail
-from supervisor_memreap.core.servers import recognise
+from supervisor_memreap.core.servers import UNRECOGNISABLE, recognise
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import roster
 from supervisor_memreap.host.reader import is_blocked
@@ -101,7 +101,7 @@ def _detail(worker: Worker, members: Roster, settings: PoolSettings, view: Sourc
         manager = members.manager.id.pid
         is_manager = bool(view.children(pid)) if members.is_group else roster.looks_like_manager(pid, manager, view)
     except PermissionError:
-        return WorkerDetail(None, None, is_locked=is_locked)
+        return WorkerDetail(None, None, UNRECOGNISABLE, is_locked=is_locked)
     return WorkerDetail(used, caught, server, is_manager, is_locked)
 
 

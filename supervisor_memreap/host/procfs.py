@@ -71,7 +71,7 @@ class Procfs:
     def idle(self, pid: int) -> bool | None:
         return waiting.idle(pid)
 
-    def tells_idleness(self, pid: int) -> bool:
+    def tells_idleness(self, pid: int) -> bool | None:
         return waiting.is_told(pid)
 
     def name_and_argv(self, pid: int) -> tuple[str, list[str]]:

@@ -19,6 +19,9 @@ from supervisor_memreap.host.procfile import read as read_here
 
 # Seconds that an answer may take. A rollup of 20 GB takes 0.1 s.
 PATIENCE = 0.5
+# Of so many seconds no more than PATIENCE is lost with processes that do not answer: where a file server hangs, all
+# workers of a pool may. Then each of the others has only this long.
+LOST_WITHIN, IMPATIENCE = 4.0, 0.02
 # Seconds for which a process is not asked about again where the answer took too long: at first, since the reason may be
 # a busy machine and not a lock; twice as long each time; and at most.
 AVOIDED, AVOIDED_LONGEST = 4.0, 60.0
@@ -46,9 +49,9 @@ class _Child:
         os.close(asked)
         os.close(answered)
 
-    def ask(self, path: str) -> bytes:
+    def ask(self, path: str, patience: float) -> bytes:
         """The file. Raises OSError as open and read do; TimeoutError; EOFError where the child has ended."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         try:
             os.write(self._asks, path.encode() + b"\n")
         except BrokenPipeError:
@@ -86,13 +89,15 @@ class _Child:
 
 
 _child: _Child | None = None
+_lost_at = float("-inf")
+"""When a process did not answer within PATIENCE (monotonic)."""
 _avoided: dict[str, tuple[float, float]] = {}
 """By its directory: until when (monotonic) nothing is read of a process, and for how long that is."""
 
 
 def read(path: str) -> bytes:
     """The beginning of a file of /proc/PID. Raises as host.procfile.read does, and Blocked."""
-    global _child
+    global _child, _lost_at
     directory = path[: path.index("/", len("/proc/"))]
     if _is_avoided(directory):
         raise Blocked(errno.EACCES, "its memory map is locked", path)
@@ -101,10 +106,13 @@ def read(path: str) -> bytes:
             _child = _Child()
         except OSError as error:  # no memory, no process, no descriptor left
             raise PermissionError(errno.EACCES, f"cannot be read: {error.strerror}", path) from None
+    asked = time.monotonic()
+    is_short = asked - _lost_at < LOST_WITHIN
     try:
-        data = _child.ask(path)
+        data = _child.ask(path, IMPATIENCE if is_short else PATIENCE)
     except TimeoutError:
         _end_child()
+        _lost_at = _lost_at if is_short else asked
         _, before = _avoided.get(directory, (0.0, AVOIDED / 2))
         pause = min(2 * before, AVOIDED_LONGEST)
         _avoided[directory] = time.monotonic() + pause, pause

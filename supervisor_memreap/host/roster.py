@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from supervisor_memreap.core.model import STOPPED_BY_HAND, ProcessId, Program
-from supervisor_memreap.core.servers import manages, recognise
+from supervisor_memreap.core.servers import UNRECOGNISABLE, manages, recognise
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.host.source import Process, Source
 
@@ -134,7 +134,7 @@ def looks_like_manager(pid: int, above: int, view: Source) -> bool:
     children = [_name_and_argv(child, view) for child in _children(pid, view)]
     if not children:
         return False
-    if any(name != comm and recognise(name, words) for name, words in children):
+    if any(name != comm and recognise(name, words) not in ("", UNRECOGNISABLE) for name, words in children):
         return True  # whatever it calls itself: they are workers
     siblings = [each for each in _children(above, view) if each != pid and _name_and_argv(each, view)[0] == comm]
     # Or they are managers below one wrapper: each has workers that are called as itself.

@@ -27,8 +27,45 @@ _TGKILL = {"x86_64": 234, "aarch64": 131}
 # Seconds for which the workers of a manager are not held after that was refused: each attempt is a process, and where a
 # seccomp filter ends it, a line in the kernel's log.
 REFUSED = 300.0
-_refused_until: dict[ProcessId, float] = {}
-"""By manager, on the monotonic clock."""
+# Readings of a sleeping worker that must all lack the place where it waits, before it counts as proven that the system
+# never tells it: of a busy worker 2 to 6 % of the readings lack it by chance.
+UNSEEN_PROVES = 20
+
+
+class Experience:
+    """What attempts to signal the workers of one manager have shown."""
+
+    def __init__(self) -> None:
+        self._manager: ProcessId | None = None
+        self._refused_until = 0.0
+        self._unseen = 0
+        self._was_seen = False
+
+    def begin(self, pool: Pool) -> None:
+        """What was learned of another manager does not count."""
+        if pool.manager != self._manager:
+            self.__init__()  # type: ignore[misc]
+            self._manager = pool.manager
+
+    def note_reading(self, idle: bool | None, pid: int, view: Source) -> None:
+        """After a worker was read as idle, busy or unknown. Raises ProcessLookupError."""
+        if not self._was_seen:
+            tells = True if idle else view.tells_idleness(pid)
+            self._was_seen = tells is True
+            self._unseen += tells is False
+
+    @property
+    def never_tells_idleness(self) -> bool:
+        """Whether it is proven that this system does not say if workers are idle."""
+        return self._unseen >= UNSEEN_PROVES and not self._was_seen
+
+    @property
+    def may_hold(self) -> bool:
+        """Whether holding a worker was not refused lately."""
+        return self._refused_until <= time.monotonic()
+
+    def note_refused_hold(self) -> None:
+        self._refused_until = time.monotonic() + REFUSED
 
 
 def may_signal(process: ProcessId) -> bool:
@@ -60,7 +97,13 @@ class Outcome:
 
 
 def reap(
-    pool: Pool, worker: Worker, settings: PoolSettings, view: Source, watch: float, idle_wait_expired: bool = False
+    pool: Pool,
+    worker: Worker,
+    settings: PoolSettings,
+    view: Source,
+    watch: float,
+    experience: Experience | None = None,
+    idle_wait_expired: bool = False,
 ) -> Outcome:
     """Look again at exactly this worker, and signal it only if all is as it was seen. Never raises OSError.
 
@@ -68,12 +111,16 @@ def reap(
     and the server finishes its request at any moment, signalled all the same.
     """
     deadline = time.monotonic() + watch
-    return _with_pidfd(worker, lambda pidfd: _signal(pool, worker, settings, view, pidfd, deadline, idle_wait_expired))
+    experience = experience or Experience()
+    experience.begin(pool)
+    return _with_pidfd(
+        worker, lambda pidfd: _signal(pool, worker, settings, view, pidfd, deadline, experience, idle_wait_expired)
+    )
 
 
-def reap_again(pool: Pool, worker: Worker, settings: PoolSettings, view: Source) -> Outcome:
+def reap_again(pool: Pool, worker: Worker, settings: PoolSettings, view: Source, experience: Experience) -> Outcome:
     """As `reap`, at once, and only if it is seen that the worker is idle; no pidfd comes with the outcome."""
-    return _closed(reap(pool, worker, settings, view, 0.0))
+    return _closed(reap(pool, worker, settings, view, 0.0, experience))
 
 
 def force(pool: Pool, worker: Worker, signal_name: str, view: Source) -> Outcome:
@@ -151,17 +198,17 @@ def _signal(
     view: Source,
     pidfd: int | None,
     deadline: float,
+    experience: Experience,
     idle_wait_expired: bool,
 ) -> Outcome:
     """Raises ProcessLookupError, PermissionError."""
-    signum = number(settings.signal)
-    pid = worker.id.pid
+    signum, pid = number(settings.signal), worker.id.pid
     # A worker that has left the reasons behind, as one that is signalled again, was not read in full.
     needs = moment_of(worker.detail.server if worker.detail else recognise(*view.name_and_argv(pid)))
     _send(pid, pidfd, 0)  # asks whether it may be signalled, before an idle moment is waited for in vain
     private = private_memory(worker.id, view)
     holds = settings.hold and hold.is_usable()
-    unheld, unreadable = holds and _is_refused(pool), False
+    unheld = holds and not experience.may_hold
     while True:
         if _has_changed(pool, worker, view) or view.catches(pid, signum) is False:
             return Outcome(Result.CHANGED)
@@ -177,35 +224,23 @@ def _signal(
             # Where it is not permitted, the next best is a signal right after it was seen idle: look once more.
             unheld = attempt is Attempt.NOT_PERMITTED
             if unheld:
-                _note_refusal(pool)
+                experience.note_refused_hold()
             if unheld or not late:
                 continue
             idle = False
-        is_hidden = idle is None and not view.tells_idleness(pid)
-        unreadable = unreadable or is_hidden
+        experience.note_reading(idle, pid, view)
+        unreadable = experience.never_tells_idleness
         if idle and needs is not Moment.HELD:
             _send(pid, pidfd, signum)
             return Outcome(Result.SENT, SentMoment.IDLE, unheld, private=private, pidfd=pidfd)
-        permitted = needs is Moment.ANY or (needs is Moment.IDLE_IF_SEEN and is_hidden)
-        if late and idle_wait_expired and permitted and settings.idle_wait != float("inf"):
+        permitted = needs is Moment.ANY or (needs is Moment.IDLE_IF_SEEN and unreadable)
+        if late and idle_wait_expired and permitted:
             _send(pid, pidfd, signum)
             moment = SentMoment.UNKNOWN if idle is None else SentMoment.BUSY
             return Outcome(Result.SENT, moment, unheld, unreadable, private, pidfd)
         if late:
             return Outcome(Result.BUSY, unheld=unheld, unreadable=unreadable)
         time.sleep(_BETWEEN_READS)
-
-
-def _is_refused(pool: Pool) -> bool:
-    return pool.manager is not None and _refused_until.get(pool.manager, 0.0) > time.monotonic()
-
-
-def _note_refusal(pool: Pool) -> None:
-    assert pool.manager
-    now = time.monotonic()
-    for manager in [manager for manager, until in _refused_until.items() if until < now]:
-        del _refused_until[manager]
-    _refused_until[pool.manager] = now + REFUSED
 
 
 def _open_pidfd(pid: int) -> int | None:

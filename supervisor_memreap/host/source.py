@@ -48,8 +48,8 @@ class Source(Protocol):
     def idle(self, pid: int) -> bool | None:
         """Whether the process waits in accept(2) at this moment; None where the system does not tell."""
 
-    def tells_idleness(self, pid: int) -> bool:
-        """Whether this system says at all if the process is idle, be it at another moment."""
+    def tells_idleness(self, pid: int) -> bool | None:
+        """Whether this system says if the process is idle, be it at another moment; None: not known by this reading."""
 
     def name_and_argv(self, pid: int) -> tuple[str, list[str]]:
         """The system's name of the process, and its arguments, empty where they may not be read."""
@@ -99,7 +99,7 @@ class Psutil:
     def idle(self, pid: int) -> bool | None:
         return None
 
-    def tells_idleness(self, pid: int) -> bool:
+    def tells_idleness(self, pid: int) -> bool | None:
         return False
 
     def name_and_argv(self, pid: int) -> tuple[str, list[str]]:

@@ -36,16 +36,20 @@ def idle(pid: int) -> bool | None:
     return main
 
 
-def is_told(pid: int) -> bool:
-    """Whether the kernel says where this process waits, be it unclear at this moment. Raises ProcessLookupError."""
+def is_told(pid: int) -> bool | None:
+    """Whether the kernel says where this process waits; None: at this moment it runs, and waits nowhere.
+
+    False is no proof: a process that waits for very short times may run when its place is read, and sleep when its
+    state is. Raises ProcessLookupError.
+    """
     if _system_call(f"/proc/{pid}") is not None:
         return True
     try:
-        place = read(f"/proc/{pid}/wchan")
+        if read(f"/proc/{pid}/wchan") not in (b"0", b""):
+            return True
     except PermissionError:
-        return False
-    # It hides the place of a process that sleeps; one that runs is in none.
-    return place not in (b"0", b"") or stat(pid)[0] == b"R"
+        pass
+    return None if stat(pid)[0] == b"R" else False
 
 
 def other_threads_sleep(pid: int) -> bool:

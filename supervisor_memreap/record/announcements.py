@@ -1,4 +1,4 @@
-"""What happened, for other listeners of supervisord, until it has taken it."""
+"""Announcements for other listeners of supervisord, kept until it has accepted them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 
 from supervisor_memreap.core.events import Event
 
-# The form of an announcement; raised when a name goes or changes its meaning, not when one is added.
+# The version of an announcement; increased when a key is removed or changes its meaning, not when one is added.
 VERSION = 1
-# So many wait while supervisord takes none; the oldest are lost then.
+# At most this many wait while supervisord accepts none; then the oldest are lost.
 _MOST = 1000
 
 
 class Announcements:
-    """All that happened in a tick goes out as one event.
+    """Everything that happened in a tick is sent as one event.
 
-    supervisord keeps only `buffer_size` events, 10 by default, for a listener that is at work, and drops the oldest.
-    With an event for each worker, those of 14 pools pushed out the commands that waited.
+    supervisord keeps only `buffer_size` events, 10 by default, for a busy listener, and discards the oldest. With an
+    event for each worker, those of 14 pools pushed out the commands that waited.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Announcements:
         self._waiting = [*self._waiting, json.dumps(values)][-_MOST:]
 
     def send(self, send: Callable[[Sequence[str]], None]) -> None:
-        """Those that `send` raises for stay, and go out with the next: one may come twice, none is lost."""
+        """If `send` raises, the announcements stay and are sent with the next: one may arrive twice, none is lost."""
         if self._waiting:
             send(self._waiting)
             self._waiting = []

@@ -1,4 +1,4 @@
-"""What commands came to, for those who sent them."""
+"""The answers to commands, for their senders."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from supervisor_memreap.core.command import Command
 
 # Kept for the senders, who ask within seconds.
 _MOST_ANSWERS = 20
-# A sender that waits for its answer sends the command again; it is void after some seconds.
+# A sender that waits for its answer sends the command again; it expires after some seconds.
 _MOST_KNOWN = 1000
 
 
@@ -18,9 +18,9 @@ class Answers:
         self._begun: dict[Command, None] = {}
 
     def begin(self, command: Command) -> bool:
-        """Whether this command is to be carried out: False if it was, and has been sent again.
+        """Whether to carry this command out: False if it was carried out before, and has been sent again.
 
-        By its time as well: a script may send the same words with the same id every day.
+        Its time counts too: a script may send the same command with the same id every day.
         """
         if not command.id or command.until is None:
             return True
@@ -38,5 +38,5 @@ class Answers:
             del self._answers[next(iter(self._answers))]
 
     def values(self) -> dict[str, dict[str, object]]:
-        """As memreap.getAnswer hands them on."""
+        """The answers that memreap.getAnswer returns."""
         return dict(self._answers)

@@ -1,4 +1,4 @@
-"""What has come together of one pool since the listener began. Pure."""
+"""Totals for one pool since the listener started. Pure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Counters:
 
     standing: str = ""
     since: float = 0.0
-    """Since when it stands so."""
+    """When `standing` last changed."""
     reaps: int = 0
     given_back: int = 0
     message: str = ""
-    """The last event, for a reader."""
+    """The text of the last event."""
     message_at: float = 0.0
 
     def after(self, event: Event) -> Counters:

@@ -1,4 +1,4 @@
-"""Hands supervisord what others may ask it for: how the pools stand, what happened, and answers to commands."""
+"""Gives supervisord what others may ask it for: the state of the pools, announcements, and answers to commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from supervisor_memreap.supervisord.client import Client, Unavailable
 
 
 class Publisher:
-    """`pools` says how they stand, as record.status has it."""
+    """`pools` returns the state of the pools, in the form of record.status."""
 
     def __init__(self, pools: Callable[[], Sequence[dict[str, Any]]], once: Once):
         self._pools = pools
@@ -25,9 +25,9 @@ class Publisher:
         self.answers = Answers()
         self.announcements = Announcements()
         self._looked: float | None = None
-        """When the pools were last looked at, in seconds since 1970: an answer that is published is not a look."""
-        # Until it is known that supervisord has no [rpcinterface:memreap]: it gets one only when it starts anew, and
-        # then so do we.
+        """When the pools were last looked at, in seconds since 1970: publishing an answer is not a look."""
+        # False once supervisord turns out to have no [rpcinterface:memreap]: it loads one only when it restarts, and
+        # then so does the listener.
         self._is_read = True
 
     def note_look(self) -> None:
@@ -35,7 +35,7 @@ class Publisher:
         self._looked = time.time()
 
     def publish(self, client: Client) -> None:
-        """When all that is to be done has been done."""
+        """Publish everything, at the end of a tick."""
         trouble = None
         for step in (self._publish_status, self._announce):
             try:

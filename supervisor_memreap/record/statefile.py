@@ -1,7 +1,7 @@
-"""What the listener must not forget when it is restarted: who is leaving, who is stuck, what is suspended.
+"""The state that must survive a restart of the listener: leaving and stuck workers, pauses, suspensions.
 
 One small file in the temporary directory for each supervisord and user, only while there is something to remember.
-Times in it are monotonic, the same for every process of this boot; a file of another boot is seen by that.
+Its times are monotonic, the same for every process of this boot; they also show if the file is from another boot.
 """
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ import os
 import re
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.core.model import ProcessId, Program
 from supervisor_memreap.core.state import PoolState, decode, encode, is_worth_keeping, process_id, restored
+from supervisor_memreap.host import lock, procfs
 from supervisor_memreap.host.lock import temporary_directory
 
-# A thousand pools that each have a worker leaving from among a hundred take less than this.
+# A thousand pools of a hundred workers, each with one leaving, take less than this.
 _MOST_BYTES = 16 * 1024**2
-# Seconds since the last change after which a file that nobody seems to need is removed: a week.
+# Seconds since the last change after which an unused file is removed: a week.
 _OLD = 7 * 86400.0
-# Seconds after which it is written anew though nothing has changed: whoever clears temporary directories goes by age.
+# Seconds after which the file is rewritten even if nothing changed: temporary directories are cleared by age.
 _RENEWED = 86400.0
 
 
 class StateFile:
-    """`supervisord` is the process whose pools are remembered. Never raises: OSError and its like come as a text."""
+    """`supervisord` is the process whose pools are remembered. Never raises: errors are returned as text."""
 
     def __init__(self, supervisord: ProcessId):
         self._supervisord = supervisord
@@ -39,7 +41,7 @@ class StateFile:
         self._when = 0.0
 
     def read(self, now: float) -> tuple[dict[str, PoolState], str]:
-        """The states of the last listener, by pool; and why there are none although there is a file."""
+        """The states of the last listener, by pool; and an error if the file could not be read, else empty."""
         _sweep()
         try:
             text = _read(self._path)
@@ -50,27 +52,27 @@ class StateFile:
         try:
             data = json.loads(text)
             if process_id(data["supervisord"]) != self._supervisord or data["written"] > now:
-                return {}, ""  # of another process with that pid, or of before the last boot
+                return {}, ""  # of another process with that pid, or from before the last boot
             kept = {str(name): dict(values) for name, values in data["pools"].items()}
             written = float(data["written"])
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return {}, f"{self._path}: not what a listener wrote"
+            return {}, f"{self._path}: not written by a listener"
         states = {}
         unreadable = []
         for name, values in kept.items():
             try:
                 states[name] = restored(decode(values), written)
             except (ValueError, TypeError, KeyError, AttributeError):
-                # Of another version, say. A pause of all things must not be lost.
+                # Perhaps from another version. A pause must not be lost.
                 states[name] = PoolState(paused=values.get("paused") is True, looked=written)
                 unreadable.append(name)
         self._written, self._when = None if unreadable else _worth_keeping(states), written
-        return states, f"{self._path}: not all of it was written by this version" if unreadable else ""
+        return states, f"{self._path}: parts of it were not written by this version" if unreadable else ""
 
     def write(self, states: Mapping[str, PoolState], now: float) -> str:
-        """Keep what is worth it, or remove the file if nothing is; why that was not possible, else empty."""
+        """Save what is worth keeping, or remove the file if nothing is. Returns an error, or an empty text."""
         kept = _worth_keeping(states)
-        # Somebody may have removed it, and with it who is paused.
+        # A user may have removed the file, and the pauses with it.
         if kept == self._written and (not kept or (os.path.exists(self._path) and now - self._when < _RENEWED)):
             return ""
         try:
@@ -85,27 +87,62 @@ class StateFile:
         return ""
 
     def remove(self) -> None:
-        """Forget all: this supervisord has ended."""
+        """Forget everything: this supervisord has ended."""
         try:
             _remove(self._path)
         except OSError:
-            pass  # then it is swept by the next listener
+            pass  # then the next listener removes it
+
+
+def known_to_the_listener(programs: Iterable[Program]) -> dict[str, PoolState]:
+    """Which workers are leaving or stuck, and which pools paused or suspended, as saved by a listener of this user."""
+    above = next((program.supervisord for program in programs if program.supervisord), 0)
+    try:
+        supervisord = procfs.source().process(above).id if above else None
+    except PermissionError:
+        supervisord = ProcessId(above, 0.0)  # hidden from this user, and so from its listener
+    except OSError:
+        supervisord = None
+    if supervisord is None:
+        return {}
+    states, _ = StateFile(supervisord).read(time.monotonic())
+    return {
+        name: replace(state, leaving=None) if _is_being_signalled(state) else state for name, state in states.items()
+    }
+
+
+def _is_being_signalled(state: PoolState) -> bool:
+    """Whether a listener is about to signal this worker: it holds the pool's lock then.
+
+    Where that is free, the listener has ended in between, and the signal may have gone out: the worker is leaving.
+    """
+    if state.leaving is None or state.leaving.sent or state.manager is None:
+        return False
+    try:
+        os.close(lock.take(state.manager))
+    except lock.Unlockable:
+        return False  # not known
+    except lock.Locked:
+        return True
+    except ProcessLookupError:
+        pass
+    return False
 
 
 def _read(path: str) -> str:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(fd, encoding="ascii", errors="replace") as file:
         status = os.fstat(fd)
-        # The directory is everybody's: what another user wrote there says nothing to us.
+        # Every user may write to the directory: ignore what another user wrote.
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-            raise OSError("not a file of this user alone")
+            raise OSError("not a file that only this user may write")
         return file.read(_MOST_BYTES)
 
 
 def _replace(path: str, text: str) -> None:
-    """A listener that is ended in the middle of this leaves the file as it was, or as it is to be."""
+    """Atomic: a listener that is killed in the middle leaves either the old file or the new one."""
     new = f"{path}.new"
-    _remove(new)  # of one that was ended in the middle
+    _remove(new)  # left by a listener that was killed in the middle
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(fd, "w", encoding="ascii") as file:
         file.write(text)
@@ -120,16 +157,16 @@ def _remove(path: str) -> None:
 
 
 def _sweep() -> None:
-    """Remove what listeners of supervisords that are no more have left."""
+    """Remove the files of supervisords that no longer exist."""
     prefix = os.path.join(temporary_directory(), f"memreap-{os.geteuid()}-")
     for path in glob.glob(f"{glob.escape(prefix)}*.json*"):
         match = re.fullmatch(r"([0-9]+)-[0-9.]+\.json(\.new)?", path[len(prefix) :])
         try:
-            # A fresh one may be of another container, whose processes cannot be seen from here.
+            # A fresh file may belong to another container, whose processes cannot be seen from here.
             if match and not _exists(int(match[1])) and time.time() - os.stat(path).st_mtime > _OLD:
                 _remove(path)
         except OSError:
-            pass  # it is not in the way
+            pass  # it does no harm
 
 
 def _exists(pid: int) -> bool:

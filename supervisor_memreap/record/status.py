@@ -1,4 +1,4 @@
-"""How each pool stands, as plain values with their units in the names: for JSON, XML-RPC and tables. Pure."""
+"""The state of each pool, as plain values with their units in the names: for JSON, XML-RPC and tables. Pure."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from supervisor_memreap.record import words
 from supervisor_memreap.record.counters import Counters
 
 VERSION = 1
-"""Of the form of these values; raised when a name goes or changes its meaning, not when one is added."""
+"""The version of these values; increased when a key is removed or changes its meaning, not when one is added."""
 
-# A listener that has not looked for two of its periods is silent. A tick comes up to 2 s late, and the look takes time.
+# A listener that has not looked for two periods does not look. A tick comes up to 2 s late, and the look takes time.
 _PERIODS = 2
 _LATE = 5.0
 # Columns of a terminal.
 WIDTH = 80
-# What only a listener knows, which was there before: after a single look it is unknown, not 0.
+# What only a listener knows, since it was there before: after a single look it is unknown, not 0.
 _OF_A_LISTENER = ("reaps", "given_back_bytes", "since", "message", "message_at")
 
 
@@ -35,9 +35,9 @@ def of_pool(
     used: Mapping[ProcessId, int],
     boot: float = 0.0,
 ) -> dict[str, Any]:
-    """One pool; `used` has what is known of each worker's metric, in bytes. What is not known is left out.
+    """One pool; `used` has the known metric of each worker, in bytes. Unknown values are left out.
 
-    `boot` is what is to be added to the times in `state` for seconds since the epoch.
+    `boot` is added to the times in `state`, for seconds since the epoch.
     """
     pool = choice.pool
     workers = [_worker(worker, settings, state, used) for worker in pool.workers]
@@ -99,7 +99,7 @@ def _suspension(pool: Pool, state: PoolState, suspended: Suspension, boot: float
 
 
 def trouble_of_listener(listener: Mapping[str, Any]) -> str:
-    """What is wrong with the listener, of which getListener said this, in a line; empty if nothing is."""
+    """What is wrong with the listener, judging by getListener, in a line; empty if nothing is."""
     age = listener.get("age_seconds")
     if listener["listener_state"] == "NONE":
         return "supervisord has no listener of memreap: add [eventlistener:memreap] with command=memreap listen"
@@ -108,28 +108,27 @@ def trouble_of_listener(listener: Mapping[str, Any]) -> str:
         return f"the listener {name} is {listener['state']}: see its log, then supervisorctl start {name}"
     if listener["listener_state"] == "UNKNOWN":
         return (
-            f"the listener {listener['name']} has broken the event protocol, and gets no events any more: restart"
+            f"the listener {listener['name']} broke the event protocol and gets no more events: restart"
             f" {listener['name']}; does anything in its command print to stdout?"
         )
     if age is None:
         return "the listener has not looked at the pools yet: wait for the next tick, or see its log"
     if age > _PERIODS * listener.get("period_seconds", 5) + _LATE:
-        return (
-            f"the listener looked at the pools {age:.0f} s ago, and not since: restart {listener['name']}, see its log"
-        )
+        return f"the listener last looked at the pools {age:.0f} s ago: restart {listener['name']}, and see its log"
     return ""
 
 
 def age_of_listener(listener: Mapping[str, Any], version: str) -> str:
-    """What is to be done about a listener that is older than we are, in a line; empty if it is not."""
+    """What to do about a listener that is older than this memreap, in a line; empty if it is not older."""
     theirs = str(listener.get("version", ""))
     if not theirs or _numbers(theirs) >= _numbers(version):
         return ""
-    return f"the listener {listener['name']} is memreap {theirs}, older than {version} here: restart {listener['name']}"
+    name = listener["name"]
+    return f"the listener {name} is memreap {theirs}, older than this memreap {version}: restart {name}"
 
 
 def troubles_beside(listener: Mapping[str, Any], version: str) -> list[str]:
-    """What is wrong although the listener does its work, a line each."""
+    """What is wrong although the listener works, a line each."""
     return [*filter(None, [age_of_listener(listener, version)]), *listener.get("troubles", ())]
 
 
@@ -138,7 +137,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def of_look(pools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The pools after a look of our own, without what only a listener knows."""
+    """The pools after our own look, without what only a listener knows."""
     return [{key: value for key, value in pool.items() if key not in _OF_A_LISTENER} for pool in pools]
 
 
@@ -152,17 +151,17 @@ def of_listener(value: Any, key: str = "") -> Any:
 
 
 def unwatched(pools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The pools of a listener that looks no more: how they stood says nothing about now."""
+    """The pools of a listener that no longer looks: their present state is unknown."""
     return [{**pool, "standing": Standing.BLIND.value} for pool in pools]
 
 
 def is_well(pool: Mapping[str, Any]) -> bool:
-    """Whether memreap does its work in this pool, as far as this is known: not suspended by itself, and not blind."""
+    """Whether memreap works in this pool, as far as known: it is neither suspended nor blind."""
     return not _suspended(pool) and pool["standing"] != Standing.BLIND
 
 
 def table(pools: Sequence[Mapping[str, Any]], now: float) -> str:
-    """One line a pool, in the manner of supervisorctl status, and below it what there is to say; 80 columns wide.
+    """One line for each pool, as in supervisorctl status, and its messages below; 80 columns wide.
 
     `now` is in seconds since 1970. What a look does not know has no column.
     """
@@ -186,7 +185,7 @@ def _row(pool: Mapping[str, Any], has_history: bool, now: float) -> tuple[str, .
 
 
 def _within(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Aligned; where that is too wide, without `freed`, else with the names on lines of their own."""
+    """Aligned; if that is too wide, without `freed`, or else with each name on its own line."""
     freed = rows[0].index("freed") if "freed" in rows[0] else len(rows[0])
     for some in (rows, [(*row[:freed], *row[freed + 1 :]) for row in rows]):
         lines = _aligned(some).split("\n")
@@ -230,7 +229,7 @@ def _suspended(pool: Mapping[str, Any]) -> str:
 
 
 def _word(pool: Mapping[str, Any]) -> str:
-    """How a pool stands, in one word; the rest is below it."""
+    """The state of a pool, in one word; details are below it."""
     standing = pool["standing"]
     return str(pool["state"] if standing == Standing.NOT_RUNNING else standing).upper()
 
@@ -245,7 +244,7 @@ def _age(value: float) -> str:
 
 
 def workers_table(pool: Mapping[str, Any]) -> str:
-    """One line a worker of one pool, the largest first."""
+    """One line for each worker of a pool, the largest first."""
     rows = [("pid", "age", str(pool["metric"]), "")]
     for worker in sorted(pool["workers"], key=lambda each: each.get("used_bytes", 0), reverse=True):
         note = worker.get("note", "over the limit" if worker.get("over") else "")
@@ -254,7 +253,7 @@ def workers_table(pool: Mapping[str, Any]) -> str:
 
 
 def settings_table(pools: Iterable[tuple[str, PoolSettings, Mapping[str, Given]]]) -> str:
-    """The settings in force of each pool, by its name, and where each value was written."""
+    """The settings in force for each pool, by its name, and where each value was set."""
     rows: list[tuple[str, ...]] = []
     for name, settings, origins in pools:
         rows.append((f"[{name}]", "", ""))

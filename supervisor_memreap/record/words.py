@@ -1,4 +1,4 @@
-"""The wording of how pools stand. An event words itself."""
+"""The wording of the state of pools. Events have their own wording."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import memory, seconds
 
 PAUSED = "it is paused: nothing is sent until supervisorctl memreap resume"
-SUSPENDED = "nothing is sent; the listener's log has the figures, supervisorctl memreap resume ends it"
+SUSPENDED = "nothing is sent; see the listener's log; supervisorctl memreap resume ends it"
 
 
 def clock(moment: float) -> str:
-    """`07:30:06` of today, else `11-23 07:30`, of this machine's wall clock."""
+    """`07:30:06` if it was today, else `11-23 07:30`, by this machine's wall clock."""
     then, today = time.localtime(moment), time.localtime()
     return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%m-%d %H:%M", then)
 
 
 def would(candidate: Candidate, settings: PoolSettings) -> str:
-    """What a run that sends something would do with this worker."""
+    """What a run without --dry-run would do with this worker."""
     worker = candidate.worker
     start = f"worker {worker.id.pid} {candidate.reason.text}: "
     if worker.age < settings.min_age:
-        return f"{start}it is {seconds(worker.age)} old, would be reaped from min_age={seconds(settings.min_age)} on"
+        return f"{start}it is {seconds(worker.age)} old, would be reaped at min_age={seconds(settings.min_age)}"
     return f"{start}{settings.signal} would be sent"
 
 
 def summary(choice: Choice, settings: PoolSettings, reaped: int | None) -> str:
-    """How a pool stands at the end of a run."""
+    """The state of a pool at the end of a run."""
     pool = choice.pool
     if pool.manager is None:
         return f"not watched, {pool.not_visible}" if pool.not_visible else f"does not run ({pool.state})"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from supervisor.options import ClientOptions, UnhosedConfigParser
 
+from supervisor_memreap.core.listeners import is_listener, words_of_listener
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, Sections, SettingsError, short
 from supervisor_memreap.core.text import quote
@@ -46,7 +47,7 @@ class Section:
     @property
     def listens(self) -> bool:
         """Whether this is a listener of memreap."""
-        return self.kind == "eventlistener" and bool(_LISTENER.search(self.written))
+        return self.kind == "eventlistener" and is_listener(self.written)
 
     def is_on(self, key: str) -> bool:
         return self.options.get(key, "").lower() in ("true", "yes", "on", "t", "y", "1")
@@ -100,12 +101,9 @@ class Contents:
         sections: Sections = {}
         for section in self.others:
             if section.listens and "command" in section.options:
-                words = _LISTENER.split(section.options["command"], maxsplit=1)[1].split()
+                words = words_of_listener(section.options["command"])
                 sections.update(short(_without_options(words), f"{section.where} command"))
         return sections
-
-
-_LISTENER = re.compile(r"memreap\S*(?:\s+(?:-c|--conf[a-z]*)[\s=]*\S+)?\s+listen(?:\s|$)")
 
 
 def _words(text: str) -> list[str]:

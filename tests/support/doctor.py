@@ -37,9 +37,9 @@ def running(where: Path, text: str, **options):
             with contextlib.suppress(AssertionError):
                 eventually(lambda: stack.assert_none_left(where), timeout=5)
             # FCGI::ProcManager spins for a minute where its whole group got TERM, as below a shell.
-            for one in stack.left_in(where):
+            for process in stack.left_in(where):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    one.kill()
+                    process.kill()
 
 
 def assert_found(where: Path, expression: str, status: int = 1, **options) -> None:

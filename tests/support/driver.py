@@ -101,7 +101,7 @@ class Driver:
 
 @contextlib.contextmanager
 def supervisord(
-    folder,
+    directory,
     programs: str,
     http: str | None = None,
     rpc: bool = True,
@@ -109,32 +109,33 @@ def supervisord(
     within: Sequence[str] = (),
     gives_up: bool = False,
 ):
-    """A real supervisord without a listener; its process. Its socket is folder/s.sock unless `http` says otherwise.
+    """A real supervisord without a listener; its process. Its socket is directory/s.sock unless `http` says otherwise.
 
     `within` is a command that it is started by; with `gives_up` its programs are to become FATAL, not RUNNING.
     """
     if http is None:
-        http = f"[unix_http_server]\nfile={folder}/s.sock\n"
+        http = f"[unix_http_server]\nfile={directory}/s.sock\n"
     interface = "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface"
-    (folder / "supervisord.conf").write_text(
-        f"[supervisord]\nlogfile={folder}/s.log\npidfile={folder}/s.pid\nchildlogdir={folder}\n"
-        f"{http}[supervisorctl]\nserverurl=unix://{folder}/s.sock\n"
+    (directory / "supervisord.conf").write_text(
+        f"[supervisord]\nlogfile={directory}/s.log\npidfile={directory}/s.pid\nchildlogdir={directory}\n"
+        f"{http}[supervisorctl]\nserverurl=unix://{directory}/s.sock\n"
         + (f"[rpcinterface:supervisor]\n{interface}\n" if rpc else "")
         + programs
     )
-    command = [*within, python, "-m", "supervisor.supervisord", "-n", "-c", str(folder / "supervisord.conf")]
-    with started(command, folder, gives_up) as process:
+    command = [*within, python, "-m", "supervisor.supervisord", "-n", "-c", str(directory / "supervisord.conf")]
+    with started(command, directory, gives_up) as process:
         yield process
 
 
 @contextlib.contextmanager
-def started(command: Sequence[str], folder: Path, gives_up: bool = False, **options):
-    """The process of a supervisord that this command starts, in the foreground, with folder/s.log as its log."""
+def started(command: Sequence[str], directory: Path, gives_up: bool = False, **options):
+    """The process of a supervisord that this command starts, in the foreground, with directory/s.log as its log."""
     # A session of its own: Ctrl-C is for us, who end it when all else is over.
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder, start_new_session=True, **options)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=directory, start_new_session=True, **options)
     try:
         eventually(
-            lambda: _assert_gave_up(folder / "s.log") if gives_up else _assert_entered_running(folder / "s.log"), 20
+            lambda: _assert_gave_up(directory / "s.log") if gives_up else _assert_entered_running(directory / "s.log"),
+            20,
         )
         yield process
     finally:
@@ -142,13 +143,13 @@ def started(command: Sequence[str], folder: Path, gives_up: bool = False, **opti
         process.send_signal(signal.SIGCONT)
         process.terminate()
         if command[0] == "unshare":  # which ignores that; its child is supervisord
-            for one in psutil.Process(process.pid).children():
-                one.terminate()
+            for child in psutil.Process(process.pid).children():
+                child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(10)
-        for one in tree:
+        for descendant in tree:
             with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
+                descendant.kill()
         process.kill()
         process.wait()
 
@@ -193,7 +194,7 @@ def eventually(assertion, timeout: float = 10.0):
     while True:
         try:
             return assertion()
-        except (AssertionError, ValueError):  # ValueError: `(one,) = …` asserts how many there are
+        except (AssertionError, ValueError):  # ValueError: `(worker,) = …` asserts how many there are
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
@@ -202,10 +203,10 @@ def eventually(assertion, timeout: float = 10.0):
 def workers_below(manager: int) -> set[int]:
     """The pids of the manager's workers; one that ends while it is looked at is none."""
     pids = set()
-    for one in psutil.Process(manager).children():
+    for worker in psutil.Process(manager).children():
         with contextlib.suppress(psutil.NoSuchProcess):
-            if one.status() != psutil.STATUS_ZOMBIE:
-                pids.add(one.pid)
+            if worker.status() != psutil.STATUS_ZOMBIE:
+                pids.add(worker.pid)
     return pids
 
 

@@ -22,8 +22,8 @@ def look(pid: int, settings: PoolSettings = SETTINGS, view=None, **options):
     return host_look.look(watch, view or procfs.source(), needs_detail, **options)
 
 
-def reap(found, worker, settings=SETTINGS, view=None, watch=5.0, idle_wait_expired=False):
-    outcome = signalling.reap(found, worker, settings, view or procfs.source(), watch, idle_wait_expired)
+def reap(seen, worker, settings=SETTINGS, view=None, watch=5.0, idle_wait_expired=False, experience=None):
+    outcome = signalling.reap(seen, worker, settings, view or procfs.source(), watch, experience, idle_wait_expired)
     if outcome.pidfd is not None:
         os.close(outcome.pidfd)
     return outcome

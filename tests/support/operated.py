@@ -17,18 +17,18 @@ from support.driver import Transport, workers_below
 class Operated(NamedTuple):
     """A supervisord with all three doors of memreap, and a pool that is within its limit."""
 
-    folder: Path
+    directory: Path
     python: str
     url: str
     username: str
     password: str
 
     def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command(*words), capture_output=True, text=True, cwd=self.folder, check=False)
+        return subprocess.run(self.command(*words), capture_output=True, text=True, cwd=self.directory, check=False)
 
     def command(self, *words: str) -> list[str]:
         access = ["-u", self.username, "-p", self.password] if self.username else []
-        command = [self.python, "-m", "supervisor.supervisorctl", "-c", f"{self.folder}/supervisord.conf"]
+        command = [self.python, "-m", "supervisor.supervisorctl", "-c", f"{self.directory}/supervisord.conf"]
         return [*command, "-s", self.url, *access, *words]
 
     def rpc(self) -> Any:
@@ -36,24 +36,24 @@ class Operated(NamedTuple):
         return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
 
     def workers(self, name: str = "myapp") -> set[int]:
-        pids = re.findall(rf"spawned: '{name}' with pid ([0-9]+)", (self.folder / "s.log").read_text())
+        pids = re.findall(rf"spawned: '{name}' with pid ([0-9]+)", (self.directory / "s.log").read_text())
         return workers_below(int(pids[-1]))
 
     def log(self) -> str:
-        path = self.folder / "memreap.log"
+        path = self.directory / "memreap.log"
         return path.read_text() if path.exists() else ""
 
     def announced(self) -> list[dict]:
-        return stack.announced(self.folder)
+        return stack.announced(self.directory)
 
 
-def assert_status(one: Operated, expression: str) -> None:
-    result = one.ctl("memreap", "status")
-    assert re.search(expression, result.stdout), result.stdout + result.stderr + one.log()[-1000:]
+def assert_status(operated: Operated, expression: str) -> None:
+    result = operated.ctl("memreap", "status")
+    assert re.search(expression, result.stdout), result.stdout + result.stderr + operated.log()[-1000:]
 
 
 def look(operated, *words: str, command: str = "status") -> subprocess.CompletedProcess[str]:
-    conf = f"{operated.folder}/supervisord.conf"
+    conf = f"{operated.directory}/supervisord.conf"
     whole = [sys.executable, "-m", "supervisor_memreap", command, "-c", conf, *words]
     environment = {**os.environ, "SUPERVISOR_SERVER_URL": operated.url}
     if operated.username:

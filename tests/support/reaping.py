@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, resolve
 from supervisor_memreap.host import procfs
 from supervisor_memreap.reaper import Reaper
-from supervisor_memreap.record import log
 from support.driver import eventually
 
 QUICK = {"limit": "30MB", "min_age": "1s", "settle": "0s"}
+
+EventT = TypeVar("EventT")
 
 
 class Reaping:
@@ -23,10 +25,8 @@ class Reaping:
         self.programs = [Program("myapp", "myapp", "RUNNING", manager)]
         given = {key: Given(value, "test") for key, value in {**QUICK, **settings}.items()}
         self.settings = resolve({"myapp": given})
-        self.said: list[str] = []
         self.events: list[events.Event] = []
-        self.sinks = (log.sink(self.said.append), self.events.append)
-        self.reaper = Reaper(self.sinks)
+        self.reaper = Reaper((self.events.append,))
         self.later = 0.0
         # Newborns that are all over the limit would be no pool to reap in.
         eventually(lambda: _assert_grown_up(manager))
@@ -35,19 +35,23 @@ class Reaping:
         (pool,) = self.reaper.tick(self.programs, self.settings, time.monotonic() + self.later)
         return pool
 
-    def until(self, expression: str) -> str:
-        """Tick until a line says this; the line."""
+    def until(self, kind: type[EventT], condition: Callable[[EventT], bool] = lambda _: True) -> EventT:
+        """Tick until there is an event of this class for which the condition holds; the last one."""
 
-        def found() -> str:
+        def last() -> EventT:
             self.tick()
-            lines = [line for line in self.said if re.search(expression, line)]
-            assert lines, self.said
-            return lines[-1]
+            matching = [event for event in self.all_of(kind) if condition(event)]
+            assert matching, self.events
+            return matching[-1]
 
-        return eventually(found)
+        return eventually(last)
+
+    def all_of(self, kind: type[EventT]) -> list[EventT]:
+        """The events of this class."""
+        return [event for event in self.events if isinstance(event, kind)]
 
     def signalled(self) -> set[int]:
-        return {event.pid for event in self.events if isinstance(event, events.Signalled)}
+        return {event.pid for event in self.all_of(events.Signalled)}
 
     def __enter__(self):
         return self

@@ -1,4 +1,4 @@
-"""The real thing in a folder of its own: supervisord, FCGI::ProcManager under Plack or Catalyst, nginx in front."""
+"""The real thing in a directory of its own: supervisord, FCGI::ProcManager under Plack or Catalyst, nginx in front."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def python_with(version: str) -> str:
     return python
 
 
-def folder() -> Path:
-    """A folder that every user may enter, with a path short enough for a socket's."""
+def directory() -> Path:
+    """A directory that every user may enter, with a path short enough for a socket's."""
     path = Path(tempfile.mkdtemp(prefix="memreap-")).resolve()
     path.chmod(0o755)
     return path
 
 
 def wheel(where: Path, version: str = "") -> Path:
-    """The wheel of this checkout, built in the folder `where`; with `version`, as if it were of that version."""
-    # Of a copy: building leaves files in the folder, in which other tests may be building as well.
+    """The wheel of this checkout, built in the directory `where`; with `version`, as if it were of that version."""
+    # Of a copy: building leaves files in the directory, in which other tests may be building as well.
     source = where / "source"
     source.mkdir()
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
@@ -92,12 +92,12 @@ class Pool:
     """A pool that supervisord runs under this name, and nginx behind /name/."""
 
     def __init__(self, where: Path, port: int, name: str):
-        self.folder = where
+        self.directory = where
         self.port = port
         self.name = name
 
     def another(self, name: str) -> Pool:
-        return Pool(self.folder, self.port, name)
+        return Pool(self.directory, self.port, name)
 
     def ask(self, query: str = "", body: bytes | None = None) -> tuple[int, bytes]:
         """The pid of the worker that answered, and its answer; raises OSError for all but a whole 200."""
@@ -131,12 +131,12 @@ class Pool:
         return max(info.uss + info.swap for info in infos) / 1024**2
 
     def log(self, name: str = "memreap.log") -> str:
-        path = self.folder / name
+        path = self.directory / name
         return path.read_text() if path.exists() else ""
 
-    def lines(self, word: str) -> list[str]:
-        """What the listener said of this pool, where the word is in it."""
-        return [line for line in self.log().splitlines() if f" memreap: {self.name}: " in line and word in line]
+    def lines(self, text: str) -> list[str]:
+        """What the listener said of this pool, where the text is in it."""
+        return [line for line in self.log().splitlines() if f" memreap: {self.name}: " in line and text in line]
 
 
 @contextlib.contextmanager
@@ -197,7 +197,7 @@ def assert_none_left(where: Path) -> None:
 
 
 def left_in(where: Path, name: str = "", words: str = "", children: int | None = None) -> list[psutil.Process]:
-    """supervisord and what it started, which run in its folder; perl and nginx write over their environment.
+    """supervisord and what it started, which run in its directory; perl and nginx write over their environment.
 
     Those whose name begins with `name`, with `words` in their command line, and with so many children. All of it is of
     one reading: a process that ends meanwhile is no error.

@@ -1,0 +1,19 @@
+"""How a command that runs memreap's listener is recognised. Pure, and small: supervisord itself imports it."""
+
+from __future__ import annotations
+
+import re
+
+# A shell that runs it, or that names more commands behind it, may stand around it.
+_COMMAND = re.compile(r"memreap\S*(?:\s+(?:-c|--conf[a-z]*)[\s=]*\S+)?\s+listen(?![\w-])(?P<words>[^;&|]*)")
+
+
+def is_listener(command: str) -> bool:
+    """Whether this is a command of memreap's listener."""
+    return bool(_COMMAND.search(command))
+
+
+def words_of_listener(command: str) -> list[str]:
+    """What stands behind `listen` in the command, without quotation marks; none where it is another command."""
+    match = _COMMAND.search(command)
+    return [word for part in match["words"].split() if (word := part.strip("\"'"))] if match else []
