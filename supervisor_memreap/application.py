@@ -15,7 +15,8 @@ from supervisor_memreap.core.text import seconds
 from supervisor_memreap.doctorprocess import DoctorProcess
 from supervisor_memreap.host import orphans, procfs
 from supervisor_memreap.livesettings import LiveSettings
-from supervisor_memreap.reaper import Reaper, States
+from supervisor_memreap.pools import States
+from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record import log
 from supervisor_memreap.record.publisher import Publisher
 from supervisor_memreap.record.statefile import StateFile
@@ -118,7 +119,7 @@ class Application:
             self._client().programs()
         except ShuttingDown:
             # It may be a reload: leaving workers are gone with their managers, and what a user paused stays paused.
-            self._keep(self.reaper.paused())
+            self._keep(self.reaper.pools.paused())
         except Unavailable:
             pass  # a leaving worker may outlive this listener
 

@@ -18,14 +18,26 @@ TakeLock = Callable[[ProcessId, bool], int]
 class Followed:
     """One worker; `pool` is its pool at the look at which it was signalled, or at the first look after a restart."""
 
-    def __init__(self, worker: ProcessId, pool: Pool, private: int | None, pidfd: int | None, lock: int | None):
+    def __init__(
+        self,
+        worker: ProcessId,
+        pool: Pool,
+        pidfd: int | None,
+        lock: int | None,
+        private: int | None = None,
+        used: int | None = None,
+        metric: str = "",
+    ):
         assert pool.manager
         self.worker = worker
         self.manager = pool.manager
         self.is_group = pool.is_group
         """The lock is that of supervisord, for all pools with target=self."""
         self.private = private
-        """Bytes that were its own when it was signalled; None: not known."""
+        """Bytes that it had for itself when it was signalled; None: unknown."""
+        self.used = used
+        """The metric at that time, in bytes; None: unknown."""
+        self.metric = metric
         self.pidfd = pidfd
         self.lock = lock
 
@@ -63,9 +75,9 @@ class FollowedWorkers:
                 return each.worker
         return None
 
-    def private_of(self, worker: ProcessId) -> int | None:
-        """Bytes that were its own when it was signalled; None: not known."""
-        return next((each.private for each in self._all if each.worker == worker), None)
+    def of(self, worker: ProcessId) -> Followed | None:
+        """What is known of this worker; None: nothing."""
+        return next((each for each in self._all if each.worker == worker), None)
 
     def group_lock(self, manager: ProcessId) -> int | None:
         """The lock that all pools with target=self share, where it is held here."""
@@ -124,7 +136,7 @@ class FollowedWorkers:
                     lock = self._take_lock(pool.manager, pool.is_group)
                 except (Locked, OSError):
                     pass  # another memreap follows it; or it has just ended, and so has what the lock is for
-            self.add(Followed(worker, pool, None, signalling.follow(worker, view), lock))
+            self.add(Followed(worker, pool, signalling.follow(worker, view), lock))
 
 
 def signalled(state: PoolState) -> tuple[ProcessId, ...]:

@@ -109,7 +109,7 @@ def _serve(protocol: Protocol, stdin: int, application: Application) -> None:
     while True:
         poll = select.poll()
         doctor = application.doctor
-        for fd in (stdin, woken, *application.reaper.pidfds(), *((doctor.fd,) if doctor else ())):
+        for fd in (stdin, woken, *application.reaper.pools.pidfds(), *((doctor.fd,) if doctor else ())):
             poll.register(fd, select.POLLIN)
         patience = max(0.0, doctor.deadline - time.monotonic()) * 1000 + 1 if doctor else None
         readable = [fd for fd, _ in poll.poll(patience)]
@@ -117,7 +117,7 @@ def _serve(protocol: Protocol, stdin: int, application: Application) -> None:
         for fd in readable:
             if fd == woken and set(os.read(woken, 512)) & {signal.SIGTERM, signal.SIGINT}:
                 return
-            if fd in application.reaper.pidfds():
+            if fd in application.reaper.pools.pidfds():
                 application.reaper.exited(fd, now)
         if doctor and (doctor.fd in readable or not readable):
             application.hear_doctor()

@@ -215,7 +215,7 @@ class _Waits:
 def _pause(reaper: Reaper) -> None:
     """Wait until the next look, or until a signalled worker is gone."""
     poll = select.poll()
-    for fd in reaper.pidfds():
+    for fd in reaper.pools.pidfds():
         poll.register(fd, select.POLLIN)
     gone = [fd for fd, _ in poll.poll(INTERVAL * 1000)]
     for fd in gone:

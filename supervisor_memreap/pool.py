@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from supervisor_memreap.core import events, policy
 from supervisor_memreap.core.events import Event, Sink
 from supervisor_memreap.core.model import Pool, ProcessId, Result, Worker
 from supervisor_memreap.core.policy import Candidate, Choice, Look
-from supervisor_memreap.core.reasons import Reason
+from supervisor_memreap.core.reasons import Reason, is_host_wide
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState, outlives_differently
 from supervisor_memreap.followed import Followed, FollowedWorkers, TakeLock
@@ -51,6 +51,12 @@ class WatchedPool:
         self._sinks = (self._count, *sinks)
         self._write_down = write_down
         self._take_lock = take_lock
+
+    def hide(self) -> None:
+        """It is not watched now."""
+        self.choice = None
+        if self._state.leaving is None or self._state.leaving.left is not None:
+            self.followed.unlock()
 
     @property
     def state(self) -> PoolState:
@@ -102,34 +108,37 @@ class WatchedPool:
 
     # Signals.
 
-    def signal_next(self, view: Source, now: float, watch: float) -> None:
-        """Signal the first candidate that is idle within `watch` seconds, if any is."""
+    def signal_next(self, view: Source, now: float, watch: float, may_relieve: bool = True) -> Candidate | None:
+        """Signal the first candidate that is idle within `watch` seconds; return it, or None if there is none.
+
+        Not `may_relieve`: a worker of another pool was signalled for memory that is short on the host.
+        """
         assert self.choice
         assert self.pool.manager
-        candidates, began = self.choice.candidates, time.monotonic()
-        lock: int | None
-        try:
-            lock = self._take_lock(self.pool.manager, self.pool.is_group)
-        except ProcessLookupError:
-            self._refuse(candidates[0], Result.CHANGED)
-            return
-        except Locked as trouble:
-            if signalling.may_signal(candidates[0].worker.id):
-                self.emit(events.Locked(*self._refused(candidates[0]), str(trouble)))
-            else:
-                self._refuse(candidates[0], Result.NOT_PERMITTED)
-            return
+        began = time.monotonic()
+        candidates = [each for each in self.choice.candidates if may_relieve or not is_host_wide(each.reason)]
+        if not candidates:
+            return None
+        lock = _lock_for(candidates[0], self.pool, self._take_lock)
+        if not isinstance(lock, int):
+            self._emit_all(lock)
+            return None
+        tried: set[ProcessId] = set()
         try:
             for candidate in candidates:
+                if candidate.worker.id in tried:
+                    continue  # for another reason
+                tried.add(candidate.worker.id)
                 outcome = self._signal(candidate, view, now, watch)
                 if outcome.result is Result.SENT:
-                    kept, lock = lock, None
+                    kept, lock = lock, -1
                     self._follow_signalled(candidate, outcome, kept, now + time.monotonic() - began)
-                    break
+                    return candidate
                 watch = 0.0  # the others are taken if they are idle just now
         finally:
-            if lock is not None:
+            if lock >= 0:
                 os.close(lock)
+        return None
 
     def _signal(self, candidate: Candidate, view: Source, now: float, watch: float) -> signalling.Outcome:
         before, worker, expired = self._state, candidate.worker, candidate.idle_wait_expired
@@ -143,27 +152,21 @@ class WatchedPool:
             raise
         if outcome.result is not Result.SENT:
             self.update(policy.watched(before, worker.id, now) if outcome.result is Result.BUSY else before)
-            self._refuse(candidate, outcome.result)
-            self._report_next_best(outcome)
+            self._emit_all(_refusal(self.name, candidate, outcome.result))
+            self._emit_all(_next_best(self.name, outcome))
         return outcome
 
     def _follow_signalled(self, candidate: Candidate, outcome: signalling.Outcome, lock: int | None, at: float) -> None:
         assert outcome.moment
         # From here on nothing may fail before it is known that a worker is leaving.
         worker = candidate.worker.id
-        self.followed.add(Followed(worker, self.pool, outcome.private, outcome.pidfd, lock))
+        held = outcome.private, candidate.worker.used, self.settings.metric
+        self.followed.add(Followed(worker, self.pool, outcome.pidfd, lock, *held))
         self.update(policy.sent(self._state, at))
         signal, idle_wait = self.settings.signal, self.settings.idle_wait
         event = events.Signalled(self.name, time.time(), worker, candidate.reason, signal, outcome.moment, idle_wait)
         self.emit(event)
-        self._report_next_best(outcome)
-
-    def _report_next_best(self, outcome: signalling.Outcome) -> None:
-        """Why the surest moment is not to be had here."""
-        if outcome.unheld:
-            self.emit(events.CannotHold(self.name, time.time()))
-        if outcome.unreadable:
-            self.emit(events.IdlenessUnknown(self.name, time.time()))
+        self._emit_all(_next_best(self.name, outcome))
 
     def follow_up(self, view: Source) -> None:
         """What a worker gets that was signalled and is still there."""
@@ -216,12 +219,9 @@ class WatchedPool:
         self.update(policy.not_forced(self._state))
         self.followed.release(self._state)
 
-    def _refuse(self, candidate: Candidate, result: Result) -> None:
-        if result in _REFUSALS:
-            self.emit(_REFUSALS[result](*self._refused(candidate)))
-
-    def _refused(self, candidate: Candidate) -> tuple[str, float, ProcessId, Reason]:
-        return self.name, time.time(), candidate.worker.id, candidate.reason
+    def _emit_all(self, emitted: Iterable[Event]) -> None:
+        for event in emitted:
+            self.emit(event)
 
     def exited(self, pidfd: int, now: float) -> None:
         """The kernel said that the worker of this descriptor is gone."""
@@ -230,19 +230,45 @@ class WatchedPool:
             self.update(policy.exited(worker, self._state, now))
 
 
+def _lock_for(candidate: Candidate, pool: Pool, take_lock: TakeLock) -> int | list[Event]:
+    """The lock of this pool; where it cannot be had, what is to be reported."""
+    assert pool.manager
+    try:
+        return take_lock(pool.manager, pool.is_group)
+    except ProcessLookupError:
+        return list(_refusal(pool.name, candidate, Result.CHANGED))
+    except Locked as trouble:
+        if signalling.may_signal(candidate.worker.id):
+            return [events.Locked(*_refused(pool.name, candidate), str(trouble))]
+        return list(_refusal(pool.name, candidate, Result.NOT_PERMITTED))
+
+
+def _refusal(name: str, candidate: Candidate, result: Result) -> Iterator[Event]:
+    """What is reported where nothing was sent to this candidate."""
+    if result in _REFUSALS:
+        yield _REFUSALS[result](*_refused(name, candidate))
+
+
+def _refused(name: str, candidate: Candidate) -> tuple[str, float, ProcessId, Reason]:
+    return name, time.time(), candidate.worker.id, candidate.reason
+
+
+def _next_best(name: str, outcome: signalling.Outcome) -> Iterator[Event]:
+    """Why the surest moment is not to be had here."""
+    if outcome.unheld:
+        yield events.CannotHold(name, time.time())
+    if outcome.unreadable:
+        yield events.IdlenessUnknown(name, time.time())
+
+
 def _complete(event: Event, followed: FollowedWorkers, view: Source) -> Event:
     """An event of the policy, with what only the system knows filled in."""
     if isinstance(event, events.Left):
-        return replace(event, came_back=_came_back(event, followed, view))
+        known = followed.of(event.worker)
+        taken = look.private_memory(event.replaced_by, view) if event.replaced_by else None
+        if known is None:
+            return replace(event, taken=taken)
+        return replace(event, came_back=known.private, taken=taken, used=known.used, metric=known.metric)
     if isinstance(event, events.Stuck):
         return replace(event, activity=look.activity(event.worker, view))
     return event
-
-
-def _came_back(left: events.Left, followed: FollowedWorkers, view: Source) -> int | None:
-    """What was the worker's own, less what its replacement has made its own by now."""
-    private = followed.private_of(left.worker)
-    if private is None:
-        return None
-    taken = look.private_memory(left.replaced_by, view) if left.replaced_by else None
-    return max(0, private - (taken or 0))

@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 import functools
-import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from supervisor_memreap.core import events, policy, reasons
 from supervisor_memreap.core.command import Command, CommandError, Result, carry_out_in_all, named, unknown
 from supervisor_memreap.core.events import Sink
-from supervisor_memreap.core.model import Ending, Pool, ProcessId, Program, Worker
-from supervisor_memreap.core.policy import Look
+from supervisor_memreap.core.model import Ending, Pool, Program
+from supervisor_memreap.core.policy import Choice, Decision, Look
 from supervisor_memreap.core.settings import Settings, Watch
-from supervisor_memreap.core.state import PoolState, is_worth_keeping
 from supervisor_memreap.followed import signalled
-from supervisor_memreap.host import lock, look, procfs
+from supervisor_memreap.host import look, procfs
+from supervisor_memreap.host.memory import Memory
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.host.statm import Statm
+from supervisor_memreap.memorywatch import MemoryWatch
 from supervisor_memreap.pool import WatchedPool
-from supervisor_memreap.record import log
-from supervisor_memreap.record.status import of_pool
+from supervisor_memreap.pools import Pools, States
+from supervisor_memreap.sizes import Sizes
 
 # Seconds in which a tick watches for idle moments, over all pools: the listener must be back for the next event.
 WATCH = 0.3
 
-# Seconds between two readings of all workers' metric for the status, and how long one may take: 36 ms for 500 workers
-# of 20 MiB, and more where they are larger.
-MEASURE = 30.0
-MEASURING = 0.1
-
-# Seconds for which a pool that is not watched any more is remembered although its manager has ended: its section, its
-# program or its group may come back, and with it a pause that a user set.
-REMEMBERED = 24 * 3600.0
-
-States = Mapping[str, PoolState]
 # Asks supervisord how the last process of a program ended, after this time of the wall clock.
 HowEnded = Callable[[Program, float], Ending]
 
@@ -52,91 +42,101 @@ class Reaper:
         keep: Callable[[States], None] = lambda _: None,
         how_ended: HowEnded = lambda _program, _since: Ending.UNKNOWN,
     ):
-        self._sinks = sinks
         self._dry_run = dry_run
-        self._keep = keep
         self._how_ended = how_ended
-        self._pools: dict[str, WatchedPool] = {}
+        self.pools = Pools(sinks, dry_run, states or {}, keep)
         self._watched: list[WatchedPool] = []
         """Those of the last tick."""
         self._statm = Statm() if procfs.is_usable() else None
-        self._used: dict[str, dict[ProcessId, int]] = {}
-        self._measured = float("-inf")
-        for name, state in (states or {}).items():
-            self._pool(name, state)
+        self.memory = MemoryWatch()
+        self._sizes = Sizes(self.pools)
 
     def tick(self, programs: Iterable[Program], settings: Settings, now: float) -> list[WatchedPool]:
         """One look at all watched pools, at most one signal in each. `now` is monotonic, in seconds."""
         view = procfs.source()
         programs = list(programs)
         watches = settings.pools(programs)
-        self._set_aside({watch.program.namespec for watch in watches}, now, view)
+        self.pools.set_aside({watch.program.namespec for watch in watches}, now, view)
         looks: dict[str, Look] = {}
+        memory = self.memory.begin(watches)
         if self._statm:
             self._statm.begin()
         for watch in watches:
-            name = watch.program.namespec
-            self._guard(self._pool(name), functools.partial(self._look, watch, programs, looks, view, now))
+            pool = self.pools.named(watch.program.namespec)
+            self.pools.guard(pool, functools.partial(self._look, watch, programs, looks, view, memory, now))
         if self._statm:
             self._statm.end()
-        self._choose(list(looks.values()), now)
-        self._watched = [pool for name in looks for pool in (self._pools[name],) if pool.choice]
+        by_urgency = self._choose(list(looks.values()), view, now)
+        self._watched = [pool for name in looks for pool in (self.pools.named(name),) if pool.choice]
         # A dry run sends nothing, neither a first signal nor another one.
         for pool in () if self._dry_run else self._watched:
-            self._guard(pool, functools.partial(pool.follow_up, view))
-        due = [pool for pool in self._watched if pool.choice and pool.choice.candidates and not self._dry_run]
-        for pool in due:
-            if not self._waits_for_its_group(pool):
-                # Its share of the time: no pool that is never idle takes the others' moments.
-                self._guard(pool, functools.partial(pool.signal_next, view, now, WATCH / len(due)))
-        self._write_down()
+            self.pools.guard(pool, functools.partial(pool.follow_up, view))
+        self._signal(() if self._dry_run else by_urgency, view, now)
+        self.pools.write_down()
         return self._watched
 
+    def _signal(self, pools: Sequence[WatchedPool], view: Source, now: float) -> None:
+        """At most one worker of each pool, and of all pools one for memory that is short on the host."""
+        due = [pool for pool in pools if pool.choice and pool.choice.candidates]
+        may_relieve = True
+        for pool in due:
+            if self.pools.waits_for_its_group(pool):
+                continue
+            # Its share of the time: no pool that is never idle takes the others' moments.
+            signal = functools.partial(pool.signal_next, view, now, WATCH / len(due), may_relieve)
+            candidate = self.pools.guard(pool, signal)
+            if candidate:
+                self.memory.note_sent(candidate, now)
+                may_relieve = may_relieve and not reasons.is_host_wide(candidate.reason)
+
     def _look(
-        self, watch: Watch, programs: Sequence[Program], looks: dict[str, Look], view: Source, now: float
+        self,
+        watch: Watch,
+        programs: Sequence[Program],
+        looks: dict[str, Look],
+        view: Source,
+        memory: Memory | None,
+        now: float,
     ) -> None:
-        pool = self._pool(watch.program.namespec)
-        requested, settings = pool.state.requested, watch.settings
+        pool = self.pools.named(watch.program.namespec)
+        state, settings = pool.state, watch.settings
 
-        def needs_detail(worker: Worker) -> bool:
-            return reasons.need_detail(worker, settings, requested)
+        def gate(seen: Pool) -> look.NeedsDetail:
+            return policy.detail_needed(Look(seen, settings, state), self.memory.episodes, now)
 
-        expected = (*signalled(pool.state), *requested)
-        seen = look.look(watch, view, needs_detail, expected, self._statm)
+        expected = (*signalled(state), *state.requested)
+        seen = look.look(watch, view, gate, expected, self._statm, memory)
         seen = self._with_ending(seen, watch.program, programs, now)
         looks[pool.name] = pool.follow(seen, settings, view, now, not self._dry_run)
 
-    def _choose(self, looks: Sequence[Look], now: float) -> None:
-        """Each pool gets what is to be done in it; one in which that fails is left out, and the others are not."""
+    def _choose(self, looks: Sequence[Look], view: Source, now: float) -> list[WatchedPool]:
+        """Tell each pool what is to be done in it; the pools, the most urgent first.
+
+        One in which that fails is left out, and the others are not.
+        """
+        for event in self.memory.follow(looks, now):
+            self.pools.emit(event)
         try:
-            choices = policy.choose(looks, now)
+            decision = policy.choose(looks, now, self.memory.episodes, time.time())
         except Exception:
-            choices = []
-            for look in looks:
-                pool = self._pools[look.pool.name]
-                self._guard(pool, functools.partial(lambda only: choices.extend(policy.choose([only], now)), look))
-        for choice in choices:
-            pool = self._pools[choice.pool.name]
-            self._guard(pool, functools.partial(pool.take, choice))
-
-    def _guard(self, pool: WatchedPool, act: Callable[[], None]) -> None:
-        """An error in one pool is a line in the log, and the others are looked at all the same."""
-        try:
-            act()
-        except Exception as error:
-            pool.emit(log.internal_error(pool.name, error))
-
-    def _pool(self, name: str, state: PoolState | None = None) -> WatchedPool:
-        if name not in self._pools:
-            self._pools[name] = WatchedPool(name, state or PoolState(), self._sinks, self._write_down, self._take_lock)
-        return self._pools[name]
-
-    def _write_down(self) -> None:
-        self._keep({name: pool.state for name, pool in self._pools.items()})
+            # Each alone, and nothing for memory that they share: who gives back most is not known.
+            alone: list[Choice] = []
+            for only in looks:
+                choose = functools.partial(policy.choose, [only], now)
+                decided = self.pools.guard(self.pools.named(only.pool.name), choose)
+                alone += decided.choices if decided else []
+            decision = Decision(alone, self.memory.episodes)
+        for event in self.memory.take(decision, looks, view):
+            self.pools.emit(event)
+        for choice in decision.choices:
+            pool = self.pools.named(choice.pool.name)
+            self.pools.guard(pool, functools.partial(pool.take, choice))
+        chosen = [self.pools.named(choice.pool.name) for choice in decision.choices]
+        return [pool for pool in chosen if pool.choice]
 
     def _with_ending(self, pool: Pool, program: Program, programs: Sequence[Program], now: float) -> Pool:
         """The pool, and how its last manager ended, where that makes a difference."""
-        state = self._pools[pool.name].state
+        state = self.pools.named(pool.name).state
         if not policy.asks_how_it_ended(pool, state):
             return pool
         # supervisord's log has the name without the group.
@@ -148,30 +148,12 @@ class Reaper:
     # For those who ask.
 
     def status(self) -> list[dict[str, Any]]:
-        """How the pools stood at the last tick, as record.status has it; measures workers, all of them now and then."""
-        now = time.monotonic()
-        if now - self._measured >= MEASURE:
-            self._measured, self._used = now, {}
-        view = procfs.source()
-        rows: list[dict[str, Any]] = []
-        for pool in sorted(self._watched, key=lambda pool: pool.name):
-            self._guard(pool, functools.partial(self._add_status, rows, pool, view, now))
-        return rows
-
-    def _add_status(self, rows: list[dict[str, Any]], pool: WatchedPool, view: Source, now: float) -> None:
-        if pool.choice is None:
-            return
-        known = self._used.get(pool.name, {})
-        used = self._used[pool.name] = look.measure(pool.pool, pool.settings, view, now + MEASURING, known)
-        rows.append(of_pool(pool.choice, pool.settings, pool.state, pool.counters, used, time.time() - now))
-
-    def paused(self) -> States:
-        """The pools that a user paused, and nothing else of them."""
-        return {name: PoolState(paused=True) for name, pool in self._pools.items() if pool.state.paused}
+        """How the pools stood at the last tick, as record.status has it."""
+        return self._sizes.status(self._watched)
 
     def announces(self, name: str) -> bool:
         """Whether what happens in this pool goes out as an event of supervisord."""
-        return name not in self._pools or self._pools[name].settings.announce
+        return name not in self.pools or self.pools.named(name).settings.announce
 
     def command(self, command: Command, watched: Sequence[str]) -> list[Result]:
         """Do what a user asks for, in all of the `watched` pools that the command names. Raises CommandError."""
@@ -179,76 +161,25 @@ class Reaper:
         if not names:
             raise CommandError(unknown(command.name, watched))
         # One that was not looked at yet can be paused: before it is looked at, and a worker signalled.
-        pools = {name: (self._pool(name).pool, self._pool(name).state) for name in names}
+        pools = {name: (self.pools.named(name).pool, self.pools.named(name).state) for name in names}
         results = carry_out_in_all(command, pools)
         for result in results:
             if result.state:
-                self._pools[result.pool].update(result.state)
-                self._pools[result.pool].emit(events.CommandDone(result.pool, time.time(), result.text))
-        self._write_down()
+                self.pools.named(result.pool).update(result.state)
+                self.pools.named(result.pool).emit(events.CommandDone(result.pool, time.time(), result.text))
+        self.pools.write_down()
         return results
 
     def has_seen(self, names: Iterable[str]) -> bool:
         """Whether all of these pools were there at the last tick."""
         return set(names) <= {pool.name for pool in self._watched}
 
-    def pidfds(self) -> dict[int, WatchedPool]:
-        """Descriptors that become readable when a worker that was signalled is gone, each with its pool."""
-        return {pidfd: pool for pool in self._pools.values() for pidfd in pool.followed.pidfds()}
-
     def exited(self, pidfd: int, now: float) -> None:
         """The kernel said that the worker of this descriptor is gone."""
-        self.pidfds()[pidfd].exited(pidfd, now)
+        self.pools.pidfds()[pidfd].exited(pidfd, now)
 
     def close(self) -> None:
         """Let go of everything that is held."""
-        for pool in self._pools.values():
-            pool.followed.close()
+        self.pools.close()
         if self._statm:
             self._statm.close()
-
-    # Locks, and pools out of sight.
-
-    def _waits_for_its_group(self, pool: WatchedPool) -> bool:
-        """Whether a worker of another pool of this group is leaving: with target=self some may have their own."""
-        group = pool.name.partition(":")[0]
-        return pool.pool.is_group and any(
-            other.followed.holds_group_lock() for other in self._pools.values() if other.name.partition(":")[0] == group
-        )
-
-    def _take_lock(self, manager: ProcessId, is_group: bool) -> int:
-        """A descriptor with the lock of this manager. Raises Locked, ProcessLookupError."""
-        if self._dry_run:
-            raise lock.Locked("a dry run takes no lock")
-        if not is_group:
-            return lock.take(manager)
-        # All pools with target=self have one manager, supervisord, and so one lock; those of this reaper share it.
-        for pool in self._pools.values():
-            held = pool.followed.group_lock(manager)
-            if held is not None:
-                return os.dup(held)
-        return lock.take_file(manager)  # a user that runs the pool may not open the files of root's supervisord
-
-    def _set_aside(self, watched: set[str], now: float, view: Source) -> None:
-        """Keep what is known of pools that are not watched now: a section may be gone for one look only."""
-        for name in set(self._pools) - watched:
-            pool = self._pools[name]
-            pool.choice = None
-            if is_worth_keeping(pool.state) and not _is_outdated(pool.state, now, view):
-                if pool.state.leaving is None or pool.state.leaving.left is not None:
-                    pool.followed.unlock()
-                continue
-            pool.followed.close()
-            del self._pools[name]
-
-
-def _is_outdated(state: PoolState, now: float, view: Source) -> bool:
-    """Whether nothing in it can count any more: the pool was out of sight for long, and its manager has ended."""
-    if state.looked is None or now - state.looked < REMEMBERED:
-        return False
-    try:
-        return state.manager is None or view.process(state.manager.pid).id != state.manager
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False  # it may be there

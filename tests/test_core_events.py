@@ -8,15 +8,19 @@ import typing
 import pytest
 
 from supervisor_memreap.core import events
-from supervisor_memreap.core.model import ProcessId, SentMoment
-from supervisor_memreap.core.reasons import OverLimit, Requested, TooOld
+from supervisor_memreap.core.model import HOST, Holder, ProcessId, SentMoment
+from supervisor_memreap.core.reasons import OverLimit, Requested, ShortOfHeadroom, TooOld
 from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.shortage import Kind, Shortage
 from supervisor_memreap.core.text import memory, quote, seconds
 
 MIB = 1024**2
 STAMP = ("myapp", 1_700_000_000.0)
 LISTENER = ("", 1_700_000_000.0)
 WORKER, NEW = ProcessId(4242, 1.0), ProcessId(4250, 2.0)
+SHORT = Shortage(Kind.HEADROOM, HOST, 412 * MIB, 512 * MIB)
+OVER_TOTAL = Shortage(Kind.TOTAL, "myapp", 912 * MIB, 800 * MIB)
+PRESSURE = Shortage(Kind.PRESSURE, HOST, 31.0, 20.0)
 OVER = OverLimit(312 * MIB, 150 * MIB, "uss")
 
 # One of each class at least; with what a line of it must have.
@@ -73,6 +77,36 @@ EXAMPLES = [
         "worker 4242 left after 0.4 s, 307 MiB freed, 4250 took its place",
     ),
     (events.Left(*STAMP, WORKER, 0.4, None), "worker 4242 left after 0.4 s"),
+    (
+        events.Left(*STAMP, WORKER, 0.4, NEW, 57 * MIB, 16 * MIB, 57 * MIB, "uss"),
+        "worker 4242 left after 0.4 s, 57 MiB freed, 4250 took its place and already uses 16 MiB",
+    ),
+    (
+        events.Left(*STAMP, WORKER, 0.4, NEW, 57 * MIB, 0, 262 * MIB, "rss"),
+        "left after 0.4 s, 57 MiB of its 262 MiB (rss) freed, the rest is shared, 4250 took its place",
+    ),
+    (
+        events.Signalled(*STAMP, WORKER, ShortOfHeadroom(SHORT, 57 * MIB), "HUP", SentMoment.HELD, 60.0),
+        "worker 4242 holds 57 MiB for itself, and this host has 412 MiB available, headroom 512 MiB: HUP sent while",
+    ),
+    (
+        events.NotRelieved(*LISTENER, SHORT, 4, 120 * MIB, 600.0, (Holder(812, "java", 3 << 30),)),
+        "this host has 412 MiB available, headroom 512 MiB, and reaping does not help: 4 workers that held 120 MiB for"
+        " themselves were replaced; most is held by java (812) 3.0 GiB; nothing more is reaped for headroom, trying"
+        " again in 10 min",
+    ),
+    (
+        events.NotRelieved(*STAMP, OVER_TOTAL, 0, 0, 600.0, (Holder(41, "manager", 600 * MIB),)),
+        "the pool holds 912 MiB, total 800 MiB, and reaping cannot help: no worker holds clearly more than a fresh one;"
+        " most is held by manager (41) 600 MiB; raise total=, run fewer workers, or restart the program when it suits",
+    ),
+    (
+        events.Relieved(*LISTENER, SHORT, 812 * MIB, 40.0, 300 * MIB),
+        "this host has its headroom of 512 MiB again (812 MiB available) after 40 s: workers that held 300 MiB",
+    ),
+    (events.Relieved(*STAMP, OVER_TOTAL, 5 * MIB, 40.0, 300 * MIB), "the pool fits in its total of 800 MiB again"),
+    (events.Relieved(*LISTENER, PRESSURE, None, 40.0, 0), "this host is below its pressure of 20 % again after 40 s"),
+    (events.TotalUnreadable(*STAMP), "so total= has no effect; run memreap as their user"),
     (events.Replaced(*STAMP, WORKER, 3.0, NEW), "worker 4250 took the place of 4242 after 3.0 s"),
     (events.NotReplaced(*STAMP, WORKER, 300.0, 3, 4), "(3 of 4 workers): nothing more is reaped until it has"),
     (events.NoReplacement(*STAMP, WORKER, 300.0, 3, 4), "so the next one may be signalled"),
@@ -144,6 +178,8 @@ def test_what_is_announced_and_what_fails_a_single_run_stands_with_the_class():
         "WrongSetting": "suspended",
         "ManagerLost": "suspended",
         "Resumed": "resumed",
+        "NotRelieved": "short",
+        "Relieved": "relieved",
     }
     ends_wait = {kind.__name__ for kind in typing.get_args(events.Event) if kind.ends_wait}
     assert ends_wait == {"NotPermitted", "NeverIdle", "TooFewWorkers"}

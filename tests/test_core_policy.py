@@ -102,7 +102,7 @@ class Film:
     def decide(self, pool: Pool, now: float):
         """What `follow` and `choose` say together: a Choice with the events of both."""
         self.state, followed = policy.follow(pool, self.settings, self.state, now)
-        (choice,) = policy.choose([Look(pool, self.settings, self.state)], now)
+        ((choice,), *_) = policy.choose([Look(pool, self.settings, self.state)], now)
         self.state = choice.state
         return replace(choice, events=(*followed, *choice.events))
 

@@ -96,6 +96,8 @@ def test_every_key_can_be_set():
     given = section(
         limit="1GB",
         max_age="6h",
+        total="2GB",
+        **{"yield": "no"},
         metric="PSS",
         signal="sigterm",
         checks="3",
@@ -109,11 +111,26 @@ def test_every_key_can_be_set():
         depth="2",
         target="self",
     )
-    assert set(given) == set(KEYS)
-    settings = resolve({"myapp": given}).of(program("myapp"))
+    for_all = section(headroom="10%", pressure="20%")
+    assert {*given, *for_all} == set(KEYS)
+    settings = resolve({"": for_all, "myapp": given}).of(program("myapp"))
+    memory = 1024 * MIB, 6 * 3600, 2048 * MIB, 0.1, 20.0, False
     assert settings == PoolSettings(
-        1024 * MIB, 6 * 3600, "pss", "TERM", 3, 60, 0, 7200, "KILL", float("inf"), False, False, 2, "self"
+        *memory, "pss", "TERM", 3, 60, 0, 7200, "KILL", float("inf"), False, False, 2, "self"
     )
+
+
+@pytest.mark.parametrize(("value", "expected"), [("10%", 0.1), ("2.5 %", 0.025), ("512MB", 512 * MIB), ("1G", 1 << 30)])
+def test_headroom_is_a_share_of_the_memory_or_a_size(value, expected):
+    settings = resolve({"": section(headroom=value), "myapp": {}}).of(program("myapp"))
+    assert settings.headroom == pytest.approx(expected)
+    assert resolve({"": section(headroom=shown(settings, "headroom")), "myapp": {}}).of(program("myapp")) == settings
+
+
+@pytest.mark.parametrize("key", ["headroom", "pressure"])
+def test_what_is_about_all_pools_is_refused_in_the_section_of_one(key):
+    with pytest.raises(SettingsError, match=rf" {key}=20%: belongs in \[memreap\].* yield=no keeps this pool out"):
+        resolve({"myapp": section(limit="150MB", **{key: "20%"})})
 
 
 @pytest.mark.parametrize(
@@ -124,6 +141,8 @@ def test_every_key_can_be_set():
         ("limt", "150MB", "unknown key; did you mean limit?"),
         ("colour", "red", f"unknown key; the keys are {', '.join(KEYS)}"),
         ("stuck", "HUP", "must be report (send nothing more), TERM or KILL"),
+        ("total", "big", "not a size, such as 150MB"),
+        ("yield", "maybe", "must be yes or no"),
         ("metric", "heap", "not a metric; must be one of uss, pss, rss, vms"),
         (
             "signal",
@@ -192,7 +211,10 @@ def test_an_error_in_the_command_quotes_at_most_100_characters_of_it(argument):
 
 
 def test_a_section_without_any_reason_to_reap_is_refused():
-    with pytest.raises(SettingsError, match=r"\[memreap:myapp\]: no limit= or max_age=, here or in \[memreap\]"):
+    with pytest.raises(
+        SettingsError,
+        match=r"\[memreap:myapp\]: no limit=, max_age=, total=, headroom= or pressure=, here or in \[memreap\]",
+    ):
         resolve({"myapp": section(settle="1s")})
 
 

@@ -506,9 +506,9 @@ class EndsAt(Procfs):
         self._count()
         return super().process(pid)
 
-    def uss(self, pid):
+    def memory(self, pid):
         self._count()
-        return super().uss(pid)
+        return super().memory(pid)
 
     def catches(self, pid, signum):
         self._count()

@@ -18,8 +18,10 @@ LAYERS: tuple[set[str], ...] = (
     {"host"},
     {"supervisord"},
     {"record"},  # publisher.py hands supervisord what others may ask it for
-    {"doctorprocess", "followed", "livesettings"},
+    {"doctorprocess", "followed", "livesettings", "memorywatch"},
     {"pool"},
+    {"pools"},
+    {"sizes"},
     {"reaper"},
     {"application"},
     # The doors: none of them imports another.

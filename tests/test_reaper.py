@@ -24,8 +24,10 @@ from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
 from supervisor_memreap.host import lock, procfs, reader, signalling
 from supervisor_memreap.host import look as host_look
 from supervisor_memreap.pool import WatchedPool
-from supervisor_memreap.reaper import Reaper, States
+from supervisor_memreap.pools import States
+from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record.statefile import StateFile
+from supervisor_memreap.sizes import Sizes
 
 
 def test_a_worker_that_got_the_signal_between_a_request_and_accept_gets_a_second_one_when_it_is_idle():
@@ -292,7 +294,7 @@ def test_a_worker_that_is_ended_before_its_signal_gets_it_from_the_next_listener
 def test_each_reap_counts_once_for_whether_the_limit_is_wrong():
     with pool(3, 40) as manager, Reaping(manager) as reaping:
         reaping.until(events.Signalled)
-        assert [setting for setting, _ in reaping.reaper._pools["myapp"].state.early_reaps] == ["limit"]
+        assert [setting for setting, _ in reaping.reaper.pools.named("myapp").state.early_reaps] == ["limit"]
         reaping.until(events.Left)
 
 
@@ -312,7 +314,7 @@ def test_what_another_memreap_follows_gets_nothing_from_us(statefile):
     """`once` beside a listener: both know who is stuck, and one of them sends what stuck= asks for."""
     with pool(1, 40, "stuck") as manager, Reaping(manager, stuck="TERM") as first:
         first.until(events.Signalled)
-        states = {name: pool.state for name, pool in first.reaper._pools.items()}
+        states = {pool.name: pool.state for pool in first.reaper.pools}
         emitted: list[events.Event] = []
         other = Reaper((emitted.append,), states=states)
         try:
@@ -360,7 +362,7 @@ def test_a_pool_that_is_out_of_sight_keeps_who_is_leaving_and_its_lock():
 def test_a_pool_that_is_out_of_sight_is_let_go_when_its_worker_has_left():
     with pool(2, 40, "stuck") as manager, Reaping(manager) as reaping:
         os.kill(reaping.until(events.Signalled).pid, signal.SIGKILL)
-        (fd,) = reaping.reaper.pidfds()
+        (fd,) = reaping.reaper.pools.pidfds()
         assert select.select([fd], [], [], 5)[0]
         reaping.reaper.exited(fd, time.monotonic())
         reaping.reaper.tick([], reaping.settings, time.monotonic())
@@ -373,10 +375,10 @@ def test_a_pause_outlives_a_time_out_of_sight_while_the_manager_lives_and_a_day_
         reaping.tick()
         reaping.reaper.command(Command("pause", "myapp"), ["myapp"])
         reaping.reaper.tick([], NOTHING, time.monotonic() + days * 86400)
-        assert reaping.reaper.paused()
+        assert reaping.reaper.pools.paused()
     eventually(lambda: _assert_manager_is_gone(manager))
     reaping.reaper.tick([], NOTHING, time.monotonic() + days * 86400)
-    assert bool(reaping.reaper.paused()) is (days < 1)
+    assert bool(reaping.reaper.pools.paused()) is (days < 1)
 
 
 def _assert_manager_is_gone(manager: int) -> None:
@@ -403,9 +405,9 @@ def test_a_fault_in_one_pool_is_a_line_and_the_others_are_reaped(monkeypatch):
     assert [event for event in reaping.events if event.pool == "broken"] == [error]
 
 
-@pytest.mark.parametrize("step", ["take", "_add_status"])
+@pytest.mark.parametrize("step", ["take", "_add"])
 def test_a_fault_in_any_step_of_one_pool_leaves_the_others_as_they_are(monkeypatch, step):
-    owner = WatchedPool if step == "take" else Reaper
+    owner = WatchedPool if step == "take" else Sizes
     real = getattr(owner, step)
 
     def fails(self, *args):

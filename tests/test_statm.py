@@ -33,7 +33,7 @@ def look(manager: int, table: statm.Statm | None, needs_detail=never, settings=S
     if table:
         table.begin()
     try:
-        return host_look.look(watch, procfs.source(), needs_detail, statm=table)
+        return host_look.look(watch, procfs.source(), lambda _pool: needs_detail, statm=table)
     finally:
         if table:
             table.end()

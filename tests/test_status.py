@@ -92,7 +92,7 @@ def shown(*workers: Worker, **more) -> dict:
 
 def look_at(pool: Pool) -> policy.Choice:
     state, _ = policy.follow(pool, SETTINGS, PoolState(), 100.0)
-    (choice,) = policy.choose([Look(pool, SETTINGS, state)], 100.0)
+    ((choice,), *_) = policy.choose([Look(pool, SETTINGS, state)], 100.0)
     return choice
 
 

@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Union
 
-from supervisor_memreap.core.model import ProcessId, Program, SentMoment
+from supervisor_memreap.core.model import Holder, ProcessId, Program, SentMoment
 from supervisor_memreap.core.reasons import Reason
 from supervisor_memreap.core.servers import UNRECOGNISABLE
-from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.text import memory, quote, seconds
+from supervisor_memreap.core.settings import PoolSettings, shown
+from supervisor_memreap.core.shortage import Kind as ShortageKind
+from supervisor_memreap.core.shortage import Shortage
+from supervisor_memreap.core.text import MIB, memory, quote, seconds
 
-Kind = Literal["", "reap", "left", "stuck", "suspended", "resumed"]
+Kind = Literal["", "reap", "left", "stuck", "suspended", "resumed", "short", "relieved"]
 _SAFER_WAY = (
     "to make this safer, run memreap as the workers' user with kernel.yama.ptrace_scope=0, or as root with"
     " CAP_SYS_PTRACE"
@@ -375,13 +377,32 @@ class Left(_Base):
     """Seconds since the signal."""
     replaced_by: ProcessId | None
     came_back: int | None = None
-    """Bytes that the worker had for itself, less those that its replacement has for itself by now; None: unknown."""
+    """Bytes that the worker had for itself when it was signalled, which the host got back; None: unknown."""
+    taken: int | None = None
+    """Bytes that its replacement has for itself by now; None: unknown."""
+    used: int | None = None
+    """The metric when it was signalled, in bytes; None: unknown."""
+    metric: str = ""
 
     @property
     def text(self) -> str:
-        memory_ = f", {memory(self.came_back)} freed" if self.came_back is not None else ""
-        place = f", {self.replaced_by.pid} took its place" if self.replaced_by else ""
-        return f"worker {self.worker.pid} left after {seconds(self.after)}{memory_}{place}"
+        return f"worker {self.worker.pid} left after {seconds(self.after)}{self._freed}{self._place}"
+
+    @property
+    def _freed(self) -> str:
+        if self.came_back is None:
+            return ""
+        # The metric may have promised more: resident pages that other processes map stay where they are.
+        if self.used is not None and self.used - self.came_back > max(MIB, self.used // 10):
+            return f", {memory(self.came_back)} of its {memory(self.used)} ({self.metric}) freed, the rest is shared"
+        return f", {memory(self.came_back)} freed"
+
+    @property
+    def _place(self) -> str:
+        if self.replaced_by is None:
+            return ""
+        uses = f" and already uses {memory(self.taken)}" if self.taken is not None and self.taken >= MIB else ""
+        return f", {self.replaced_by.pid} took its place{uses}"
 
 
 @dataclass(frozen=True)
@@ -476,6 +497,76 @@ class Remembered(_Base):
         return (
             f"worker {self.worker.pid} was signalled {seconds(self.after)} ago, before memreap was restarted:"
             " waiting for it first"
+        )
+
+
+# Memory that processes share.
+
+
+@dataclass(frozen=True)
+class NotRelieved(_Base):
+    """Memory is short, and reaping does not help: memreap does nothing about it for a while."""
+
+    announced_as = "short"
+    fails = True
+    shortage: Shortage
+    reaps: int
+    """Workers that were reaped for it since it was last tried."""
+    freed: int
+    """Bytes that they held for themselves, since the shortage began."""
+    retry_after: float
+    holders: tuple[Holder, ...] = ()
+    """The processes that hold most of the memory, the largest first."""
+
+    @property
+    def text(self) -> str:
+        done = (
+            f"reaping does not help: {self.reaps} workers that held {memory(self.freed)} for themselves were replaced"
+            if self.reaps
+            else "reaping cannot help: no worker holds clearly more than a fresh one"
+        )
+        held = ", ".join(f"{each.name} ({each.pid}) {memory(each.resident)}" for each in self.holders)
+        most = f"; most is held by {held}" if held else ""
+        return f"{self.shortage.text}, and {done}{most}; {self._remedy}, trying again in {seconds(self.retry_after)}"
+
+    @property
+    def _remedy(self) -> str:
+        if self.shortage.kind is ShortageKind.TOTAL:
+            return "raise total=, run fewer workers, or restart the program when it suits"
+        return f"nothing more is reaped for {self.shortage.kind.value}"
+
+
+@dataclass(frozen=True)
+class Relieved(_Base):
+    """Memory was short, workers were reaped, and it is not short any more."""
+
+    announced_as = "relieved"
+    shortage: Shortage
+    """As it was last."""
+    available: int | None
+    """Bytes that are available now; None: unknown."""
+    after: float
+    freed: int
+    """Bytes that the workers held for themselves that were reaped for it."""
+
+    @property
+    def text(self) -> str:
+        start = self.shortage.ended
+        now = f" ({memory(self.available)} available)" if self.available is not None and self.available >= 0 else ""
+        return f"{start}{now} after {seconds(self.after)}: workers that held {memory(self.freed)} were replaced"
+
+
+@dataclass(frozen=True)
+class TotalUnreadable(_Base):
+    """`total` is set, and what the pool's processes hold may not be read."""
+
+    is_reported_once = fails = True
+
+    @property
+    def text(self) -> str:
+        return (
+            "what its processes hold together (pss) may not be read, so total= has no effect; run memreap as their user"
+            " or as root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE)"
         )
 
 
@@ -681,7 +772,10 @@ class Watching(_Base):
 def _bounds(settings: PoolSettings) -> str:
     limit = "" if settings.limit is None else f"limit {memory(settings.limit)} {settings.metric}"
     max_age = "" if settings.max_age is None else f"max_age {seconds(settings.max_age)}"
-    return ", ".join(filter(None, (limit, max_age)))
+    total = "" if settings.total is None else f"total {memory(settings.total)}"
+    keys = ("headroom", "pressure") if settings.yields else ()
+    shared = (f"{key} {shown(settings, key)}" for key in keys if getattr(settings, key) is not None)
+    return ", ".join(filter(None, (limit, max_age, total, *shared)))
 
 
 @dataclass(frozen=True)
@@ -789,6 +883,9 @@ Event = Union[
     Unreadable,
     NotVisible,
     TooFewWorkers,
+    NotRelieved,
+    Relieved,
+    TotalUnreadable,
     Left,
     Replaced,
     NotReplaced,

@@ -24,20 +24,20 @@
 11. Only where supervisord says RUNNING, only (pid, start time): a pool comes here without a manager otherwise.
 12. A user may request a worker: it goes before all others, over the limit or not, by the same rules. In a pool that a
     user paused none goes.
-13. Where memory is short (core.shortage), on the host or in a control group, one worker goes at each look over all pools:
-    the one that gives back most. None goes while what others give back may be enough, and none where it does not help.
+13. Where memory is short (core.shortage), on the host or in a control group, one worker goes at each look, over all
+    pools: the one that gives back most. None goes while what others give back may be enough, or where it does not help.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from supervisor_memreap.core import events, reasons, shortage
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.model import STOPPED_BY_HAND, Ending, Pool, ProcessId, Worker
+from supervisor_memreap.core.model import STOPPED_BY_HAND, Ending, MemoryScope, Pool, ProcessId, Worker
 from supervisor_memreap.core.reasons import Circumstances, Reason
 from supervisor_memreap.core.servers import Moment, graceful, moment_of
 from supervisor_memreap.core.settings import PoolSettings
@@ -123,7 +123,9 @@ class Choice:
     state: PoolState
     events: tuple[Event, ...] = ()
     candidates: tuple[Candidate, ...] = ()
-    """One of these is to be signalled, the first that is idle; a worker is here once for each of its reasons."""
+    """One of these is to be signalled, the first that is idle. A worker is here twice if it goes for memory that is
+    short on the host, and for a reason of its own too.
+    """
     pending: tuple[Candidate, ...] = ()
     """All that have to go, whatever they wait for: their turn, `min_age`, `checks`, the end of a pause."""
     individually_due: int = 0
@@ -142,7 +144,7 @@ class Decision(NamedTuple):
     """What is to be done in all pools, the most urgent first, and about memory that is short."""
 
     choices: list[Choice]
-    episodes: Episodes = {}
+    episodes: Episodes
     events: tuple[Event, ...] = ()
 
 
@@ -184,10 +186,15 @@ def follow_memory(
     scopes = {scope.name: scope for pool, _ in pools for scope in pool.scopes}
     return after, tuple(
         events.Relieved(
-            _pool_of(episode), at, episode.shortage, scopes.get(episode.shortage.scope), now - episode.since, episode.freed
+            _pool_of(episode), at, episode.shortage, _available(scopes, episode), now - episode.since, episode.freed
         )
         for episode in ended
     )
+
+
+def _available(scopes: Mapping[str, MemoryScope], episode: Episode) -> int | None:
+    scope = scopes.get(episode.shortage.scope)
+    return scope.available if scope else None
 
 
 def _pool_of(episode: Episode) -> str:
@@ -260,8 +267,8 @@ def _give_up(
             continue
         after[key] = replace(episode, given_up=now, is_reported=True)
         if episode.reaps or not episode.is_reported:
-            workers = tuple(worker.id.pid for look, _ in members for worker in look.pool.workers)
-            log.append(events.NotRelieved(_pool_of(episode), at, episode.shortage, episode.reaps, episode.freed, workers))
+            short, pool = episode.shortage, _pool_of(episode)
+            log.append(events.NotRelieved(pool, at, short, episode.reaps, episode.freed, shortage.RETRY))
     return after, tuple(log)
 
 
@@ -626,8 +633,9 @@ def _follow_gone(
     gone = len(leaving.before - {worker.id for worker in pool.workers})
     # A pool may be made smaller on purpose (FCGI::ProcManager::Dynamic): after `grace` one settled newcomer will do.
     if settled >= gone or (settled and gone_for >= settings.grace):
-        fresh = [worker.private for worker in newcomers if worker.private is not None]
-        return replace(state, leaving=None, manager_losses=0, replaces=True, baseline=min(fresh, default=state.baseline))
+        fresh = (worker.private for worker in newcomers if worker.private is not None)
+        baseline = min(fresh, default=state.baseline)
+        return replace(state, leaving=None, manager_losses=0, replaces=True, baseline=baseline)
     present, before = len(pool.workers), len(leaving.before)
     if gone_for >= settings.grace and _is_stable(pool, settings, state, now):
         # The server makes its pool smaller by itself (FCGI::ProcManager::Dynamic, uWSGI's cheaper, Apache).
@@ -716,14 +724,25 @@ def _candidates(
         elif state.leaving is None or worker.id != state.leaving.worker:
             pending.append(Candidate(worker, (ready or applying)[0]))
             if worker.age >= settings.min_age:
-                due += [Candidate(worker, reason) for reason in ready]
+                due += [Candidate(worker, reason) for reason in _told(ready)]
     due.sort(key=_urgency)
     pending.sort(key=_urgency)
-    if state.suspended or state.paused or state.leaving or not due:
+    if state.paused or state.leaving or not due:
         return tuple(pending), (), state
-    state = _suspend_early(pool, due[0], state, now, log)
-    few, state = _are_too_few(pool, settings, state, now, log) if not state.suspended else (True, state)
+    if not state.suspended:
+        state = _suspend_early(pool, due[0], state, now, log)
+    if state.suspended:
+        # A setting that is wrong is no reason to let the host run out of memory.
+        is_wrong = state.suspended.cause is Cause.WRONG_SETTING
+        due = [candidate for candidate in due if is_wrong and not candidate.reason.is_about_worker]
+    few, state = _are_too_few(pool, settings, state, now, log) if due else (True, state)
     return tuple(pending), () if few else tuple(due), state
+
+
+def _told(ready: list[Reason]) -> list[Reason]:
+    """The most urgent one; and where any other worker would do for that, the most urgent one of its own."""
+    own = next((reason for reason in ready if not reasons.is_host_wide(reason)), None)
+    return [reason for reason in ready if reason is ready[0] or reason is own]
 
 
 # Behind every candidate.

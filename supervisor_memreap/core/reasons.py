@@ -10,10 +10,9 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from supervisor_memreap.core import shortage
 from supervisor_memreap.core.model import ProcessId, Worker
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.shortage import Episode, Kind
+from supervisor_memreap.core.shortage import Episode, Kind, Shortage, is_worth_reaping
 from supervisor_memreap.core.text import memory, seconds
 
 
@@ -46,6 +45,11 @@ class Reason(abc.ABC):
     """False: memory is short, and any worker that gives some back will do."""
     may_be_wrong: ClassVar[bool] = False
     """Whether fresh workers may meet it, so that its setting is wrong (rule 9)."""
+
+    @classmethod
+    def may_occur(cls, circumstances: Circumstances) -> bool:
+        """Whether it may apply to any worker of the pool."""
+        return getattr(circumstances.settings, cls.setting) is not None
 
     @staticmethod
     @abc.abstractmethod
@@ -81,6 +85,10 @@ class Requested(Reason):
     used: int | None
     """In bytes; None: it may not be read."""
     metric: str
+
+    @classmethod
+    def may_occur(cls, circumstances: Circumstances) -> bool:
+        return bool(circumstances.requested)
 
     @staticmethod
     def may_apply(worker: Worker, circumstances: Circumstances) -> bool:
@@ -183,42 +191,38 @@ class _Shared(Reason):
 
     is_about_worker = False
     kind: ClassVar[Kind]
-    scope: str
-    measured: float
-    """Bytes that the pool holds, or that are available; with `pressure` a percentage."""
-    wanted: float
-    """What the setting says, in the same unit."""
+    shortage: Shortage
     private: int
     """Bytes that the host gets back when the worker exits."""
 
     @classmethod
-    def may_apply(cls, worker: Worker, circumstances: Circumstances) -> bool:
+    def may_occur(cls, circumstances: Circumstances) -> bool:
         return any(episode.shortage.kind is cls.kind for episode in circumstances.episodes)
+
+    @staticmethod
+    def may_apply(worker: Worker, circumstances: Circumstances) -> bool:
+        return True  # what each holds for itself must be read, to know which gives back most
 
     @classmethod
     def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Reason | None:
         for episode in circumstances.episodes:
             short, lasts = episode.shortage, circumstances.now - episode.since
-            if short.kind is cls.kind and shortage.is_worth_reaping(worker, circumstances.baseline, lasts):
-                return cls(short.scope, short.measured, short.wanted, worker.private or 0)
+            if short.kind is cls.kind and is_worth_reaping(worker, circumstances.baseline, lasts):
+                return cls(short, worker.private or 0)
         return None
 
     @property
     def key(self) -> tuple[Kind, str]:
         """Of the shortage."""
-        return self.kind, self.scope
+        return self.shortage.key
 
     @property
     def measure(self) -> float:
-        return self.measured
+        return self.shortage.measured
 
     @property
     def text(self) -> str:
-        return f"holds {memory(self.private)} of its own, and {self._shortage}"
-
-    @property
-    @abc.abstractmethod
-    def _shortage(self) -> str: ...
+        return f"holds {memory(self.private)} for itself, and {self.shortage.text}"
 
 
 @dataclass(frozen=True)
@@ -229,10 +233,6 @@ class OverTotal(_Shared):
     label = "pool over its total"
     kind = Kind.TOTAL
 
-    @property
-    def _shortage(self) -> str:
-        return f"the pool holds {memory(int(self.measured))}, total {memory(int(self.wanted))}"
-
 
 @dataclass(frozen=True)
 class ShortOfHeadroom(_Shared):
@@ -241,10 +241,6 @@ class ShortOfHeadroom(_Shared):
     setting = "headroom"
     label = "short of headroom"
     kind = Kind.HEADROOM
-
-    @property
-    def _shortage(self) -> str:
-        return f"{self.scope} has {memory(int(self.measured))} available, headroom {memory(int(self.wanted))}"
 
 
 @dataclass(frozen=True)
@@ -255,14 +251,15 @@ class UnderPressure(_Shared):
     label = "under pressure"
     kind = Kind.PRESSURE
 
-    @property
-    def _shortage(self) -> str:
-        return f"{self.scope} has a memory pressure of {self.measured:.0f} %, pressure {self.wanted:g} %"
-
 
 def shortage_of(reason: Reason) -> tuple[Kind, str] | None:
     """The key of the shortage for which a worker goes; None: it goes for what it is itself."""
     return reason.key if isinstance(reason, _Shared) else None
+
+
+def is_host_wide(reason: Reason) -> bool:
+    """Whether a worker of any pool would do: then one at a look is enough."""
+    return isinstance(reason, _Shared) and reason.kind is not Kind.TOTAL
 
 
 REASONS: tuple[type[Reason], ...] = (Requested, ShortOfHeadroom, UnderPressure, OverTotal, OverLimit, TooOld)
@@ -270,12 +267,7 @@ REASONS: tuple[type[Reason], ...] = (Requested, ShortOfHeadroom, UnderPressure, 
 
 def detail_needed(circumstances: Circumstances) -> Callable[[Worker], bool]:
     """Says of a worker whether a reason may apply to it, so that its detail must be read."""
-    settings = circumstances.settings
-    kinds = [
-        kind
-        for kind in REASONS
-        if (not kind.setting and circumstances.requested) or (kind.setting and getattr(settings, kind.setting) is not None)
-    ]
+    kinds = [kind for kind in REASONS if kind.may_occur(circumstances)]
 
     def is_needed(worker: Worker) -> bool:
         for kind in kinds:  # noqa: SIM110 # for each worker at each look: half the time of any() over a generator

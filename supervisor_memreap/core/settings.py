@@ -363,6 +363,16 @@ def names_of(program: Program) -> tuple[str, ...]:
     return (f"{program.group}:{program.name}", program.name, program.group)
 
 
+def _refuse_keys_for_all(name: str, given: Mapping[str, Given]) -> None:
+    for key in _FOR_ALL:
+        if name and key in given:
+            where = f"{given[key].where} {key}={quote(given[key].value)}"
+            raise SettingsError(
+                f"{where}: belongs in [memreap], since it is about all pools of the host or container; yield=no keeps"
+                " this pool out"
+            )
+
+
 def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
     """Check every name, key and value. Raises SettingsError, one line about the first error."""
     for name, given in sections.items():
@@ -373,12 +383,7 @@ def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
         name: {_field_of(key): parse(key, value) for key, value in given.items()} for name, given in sections.items()
     }
     for name in values:
-        for key in set(values[name]) & set(_FOR_ALL) if name else ():
-            given = sections[name][key]
-            raise SettingsError(
-                f"{given.where} {key}={quote(given.value)}: belongs in [memreap], since it is about all pools of the"
-                " host or container; yield=no keeps this pool out"
-            )
+        _refuse_keys_for_all(name, sections[name])
         set_here = {key for lender in ("", name, *name.split(":")) for key in values.get(lender, {})}
         if name and not has_reason(set_here):
             raise no_reason(f"[memreap:{quote(name)}]", ", here or in [memreap]")

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from supervisor_memreap.core.model import MemoryScope, Pool, Worker
 from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.text import memory
 
 # A shortage of headroom ends with this much of what is asked for, one of pressure below this part of it: else it would
 # end and begin again with each worker.
@@ -54,6 +55,24 @@ class Shortage:
     @property
     def key(self) -> tuple[Kind, str]:
         return self.kind, self.scope
+
+    @property
+    def text(self) -> str:
+        """The evidence, for a reader."""
+        if self.kind is Kind.TOTAL:
+            return f"the pool holds {memory(int(self.measured))}, total {memory(int(self.wanted))}"
+        if self.kind is Kind.HEADROOM:
+            return f"{self.scope} has {memory(int(self.measured))} available, headroom {memory(int(self.wanted))}"
+        return f"{self.scope} has a memory pressure of {self.measured:.0f} %, pressure {self.wanted:g} %"
+
+    @property
+    def ended(self) -> str:
+        """What is so when it is over, for a reader."""
+        if self.kind is Kind.TOTAL:
+            return f"the pool fits in its total of {memory(int(self.wanted))} again"
+        if self.kind is Kind.HEADROOM:
+            return f"{self.scope} has its headroom of {memory(int(self.wanted))} again"
+        return f"{self.scope} is below its pressure of {self.wanted:g} % again"
 
 
 @dataclass(frozen=True)
@@ -107,7 +126,9 @@ def of_pool(pool: Pool, settings: PoolSettings, episodes: Episodes) -> list[Shor
     return [shortage for shortage in shortages if shortage]
 
 
-def follow(pools: Iterable[tuple[Pool, PoolSettings]], episodes: Episodes, now: float) -> dict[tuple[Kind, str], Episode]:
+def follow(
+    pools: Iterable[tuple[Pool, PoolSettings]], episodes: Episodes, now: float
+) -> dict[tuple[Kind, str], Episode]:
     """The shortages of this look; those that have ended are left out. `now` is monotonic, in seconds.
 
     One whose scopes could not be read at this look goes on as it was.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # A value may be of any length; a line in a log or on a terminal shows enough of it to find it.
 _MOST_CHARACTERS = 100
+MIB = 1024**2
 
 
 def quote(text: str) -> str:

@@ -26,7 +26,7 @@ def check(case: Case, pool: Pool, workers: list[Worker], settings: PoolSettings,
     yield from _starman(workers, command)
     yield from _rights(case, pool, workers, settings)
     yield from check_limit(workers, settings)
-    yield from check_memory(settings, len(pool.workers), memory.available_to(pool.manager.pid))
+    yield from check_memory(settings, len(pool.workers), memory.size_for(pool.manager.pid))
 
 
 def _vetoes(pool: Pool, workers: list[Worker], settings: PoolSettings) -> Iterator[Finding]:

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
-from supervisor_memreap.core.model import Pool, ProcessId, Worker, WorkerDetail
+from supervisor_memreap.core.model import Holder, MemoryScope, Pool, ProcessId, ProcessMemory, Worker, WorkerDetail
 from supervisor_memreap.core.servers import UNRECOGNISABLE, recognise
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import roster
+from supervisor_memreap.host.memory import Memory
 from supervisor_memreap.host.reader import is_blocked
 from supervisor_memreap.host.roster import Roster
 from supervisor_memreap.host.signals import number
@@ -17,104 +18,158 @@ from supervisor_memreap.host.source import Source
 from supervisor_memreap.host.statm import Statm
 
 NeedsDetail = Callable[[Worker], bool]
+# Says of a pool that has no workers yet, but its manager and memory scopes, which of its workers need details.
+Gate = Callable[[Pool], NeedsDetail]
 
 
-def always(_worker: Worker) -> bool:
+def always(_pool: Pool) -> NeedsDetail:
     """Exact figures of each worker, whatever it holds."""
-    return True
+    return lambda _worker: True
 
 
 def look(
     watch: Watch,
     view: Source,
-    needs_detail: NeedsDetail = always,
+    gate: Gate = always,
     expected: Collection[ProcessId] = (),
     statm: Statm | None = None,
+    memory: Memory | None = None,
 ) -> Pool:
-    """One reading of a pool; `expected` is as in host.roster. `statm` knows quiet workers from the last look."""
+    """One reading of a pool; `expected` is as in host.roster.
+
+    `statm` knows quiet workers from the last look, and `memory` what limits the memory of processes: None where no
+    setting asks for that.
+    """
     members = roster.of(watch, expected, view)
     pool = Pool(members.name, members.state, members.not_visible, is_group=members.is_group, at=time.time())
     if members.manager is None:
         return pool
-    manager, settings = members.manager.id, watch.settings
-    workers = [
-        (statm and _quiet_worker(pid, members, settings, statm, needs_detail))
-        or _worker(pid, members, settings, view, needs_detail, statm)
-        for pid in sorted(members.pids)
-    ]
-    return replace(
+    pool = replace(
         pool,
-        manager=manager,
+        manager=members.manager.id,
         manager_age=members.manager.age,
-        workers=tuple(worker for worker in workers if worker),
         stopped=members.stopped,
         child_faults=members.manager.child_faults,
     )
+    reading = _Reading(members, watch.settings, view)
+    pool = reading.with_scopes(pool, memory)
+    needs_detail = gate(pool)
+    workers = [
+        (statm and reading.quiet_worker(pid, statm, needs_detail)) or reading.worker(pid, statm, needs_detail)
+        for pid in sorted(members.pids)
+    ]
+    return replace(pool, workers=tuple(worker for worker in workers if worker))
 
 
-def _quiet_worker(
-    pid: int, members: Roster, settings: PoolSettings, statm: Statm, needs_detail: NeedsDetail
-) -> Worker | None:
-    """A worker for which no reason can apply, even if all the swap in use were its own; None: it must be read."""
-    assert members.manager
-    known = statm.known(pid, members.manager.id)
-    if known is None:
-        return None
-    bound = known.size if settings.metric == "vms" else known.resident + statm.swap_in_use
-    worker = Worker(known.id, known.age, bound, None, members.slots.get(pid, ""))
-    return None if needs_detail(worker) else worker
+class _Reading:
+    """Of one pool at one look."""
 
+    def __init__(self, members: Roster, settings: PoolSettings, view: Source):
+        assert members.manager
+        self._manager = members.manager.id
+        self._members = members
+        self._settings = settings
+        self._view = view
+        self._exact: dict[int, ProcessMemory] = {}
+        """What was read already at this look."""
 
-def _worker(
-    pid: int,
-    members: Roster,
-    settings: PoolSettings,
-    view: Source,
-    needs_detail: NeedsDetail,
-    statm: Statm | None,
-) -> Worker | None:
-    """None: it is gone, or none of this pool."""
-    assert members.manager
-    manager = members.manager.id.pid
-    try:
-        process = statm.keep(pid, members.manager.id, view) if statm else view.process(pid)
-        if process.ended or process.parent != manager:
+    def with_scopes(self, pool: Pool, memory: Memory | None) -> Pool:
+        """The pool with what limits its memory, as far as its settings ask for that."""
+        settings = self._settings
+        scopes: list[MemoryScope] = []
+        if memory and (settings.headroom is not None or settings.pressure is not None):
+            scopes += memory.scopes(self._a_process())
+        is_unreadable = False
+        if settings.total is not None:
+            try:
+                held = self._held(settings.total)
+                scopes.append(MemoryScope(pool.name, settings.total, settings.total - held))
+            except PermissionError:
+                is_unreadable = True
+        return replace(pool, scopes=tuple(scopes), is_total_unreadable=is_unreadable)
+
+    def _a_process(self) -> int:
+        """One whose control groups are those of the pool: with target=self supervisord may be in others."""
+        return min(self._members.pids, default=self._manager.pid) if self._members.is_group else self._manager.pid
+
+    def _held(self, total: int) -> int:
+        """Bytes that the pool's processes hold together, or more, where even that is within `total`.
+
+        Raises PermissionError.
+        """
+        pids = {*self._members.pids, *(() if self._members.is_group else (self._manager.pid,))}
+        bounds = [size for size in map(self._bound, pids) if size is not None]
+        if sum(bounds) <= total:
+            return sum(bounds)  # each shared page counts for each process here, so it is less
+        held = 0
+        for pid in pids:
+            try:
+                exact = self._exact[pid] = self._view.memory(pid)
+                held += (exact.private if exact.pss is None else exact.pss) + exact.swapped
+            except ProcessLookupError:
+                pass  # it has just left
+        return held
+
+    def _bound(self, pid: int) -> int | None:
+        try:
+            return self._view.sizes(pid).bound
+        except ProcessLookupError:
             return None
-        sizes = view.sizes(pid)
-        bound = sizes.size if settings.metric == "vms" else sizes.bound
-        worker = Worker(process.id, process.age, bound, slot=members.slots.get(pid, ""))
-        return replace(worker, detail=_detail(worker, members, settings, view)) if needs_detail(worker) else worker
-    except (ProcessLookupError, PermissionError):
+
+    def quiet_worker(self, pid: int, statm: Statm, needs_detail: NeedsDetail) -> Worker | None:
+        """A worker for which no reason can apply, even if all the swap in use were its own; None: it must be read."""
+        known = statm.known(pid, self._manager)
+        if known is None:
+            return None
+        bound = known.size if self._settings.metric == "vms" else known.resident + statm.swap_in_use
+        worker = Worker(known.id, known.age, bound, None, self._members.slots.get(pid, ""))
+        return None if needs_detail(worker) else worker
+
+    def worker(self, pid: int, statm: Statm | None, needs_detail: NeedsDetail) -> Worker | None:
+        """None: it is gone, or not a worker of this pool."""
+        try:
+            process = statm.keep(pid, self._manager, self._view) if statm else self._view.process(pid)
+            if process.ended or process.parent != self._manager.pid:
+                return None
+            sizes = self._view.sizes(pid)
+            bound = sizes.size if self._settings.metric == "vms" else sizes.bound
+            worker = Worker(process.id, process.age, bound, slot=self._members.slots.get(pid, ""))
+            return replace(worker, detail=self._detail(worker)) if needs_detail(worker) else worker
+        except (ProcessLookupError, PermissionError):
+            return None
+
+    def _detail(self, worker: Worker) -> WorkerDetail:
+        """Raises ProcessLookupError. What may not be read is unknown: the worker is there all the same."""
+        pid, manager, view = worker.id.pid, self._manager.pid, self._view
+        exact = self._exact.get(pid) or _exact(pid, view)
+        used = _used(worker.bound, self._settings.metric, exact)
+        is_locked = exact is None and is_blocked(pid)
+        try:
+            caught = view.catches(pid, number(self._settings.signal))
+            server = recognise(*view.name_and_argv(pid))
+            # One that supervisord runs, and that has children, may be anything: a manager, a shell.
+            is_group = self._members.is_group
+            is_manager = bool(view.children(pid)) if is_group else roster.looks_like_manager(pid, manager, view)
+        except PermissionError:
+            return WorkerDetail(None, None, UNRECOGNISABLE, is_locked=is_locked)
+        return WorkerDetail(used, caught, server, is_manager, is_locked, exact)
+
+
+def _exact(pid: int, view: Source) -> ProcessMemory | None:
+    """None: it may not be read."""
+    try:
+        return view.memory(pid)
+    except PermissionError:
         return None
 
 
-def _detail(worker: Worker, members: Roster, settings: PoolSettings, view: Source) -> WorkerDetail:
-    """Raises ProcessLookupError. What may not be read is unknown: the worker is there all the same."""
-    assert members.manager
-    pid = worker.id.pid
-    used = _measure(worker, settings.metric, view)
-    is_locked = used is None and is_blocked(pid)
-    try:
-        caught = view.catches(pid, number(settings.signal))
-        server = recognise(*view.name_and_argv(pid))
-        # One that supervisord runs, and that has children, may be anything: a manager, a shell.
-        manager = members.manager.id.pid
-        is_manager = bool(view.children(pid)) if members.is_group else roster.looks_like_manager(pid, manager, view)
-    except PermissionError:
-        return WorkerDetail(None, None, UNRECOGNISABLE, is_locked=is_locked)
-    return WorkerDetail(used, caught, server, is_manager, is_locked)
-
-
-def _measure(worker: Worker, metric: str, view: Source) -> int | None:
-    """The exact metric in bytes; None where it may not be read: a bound is never taken for it."""
-    try:
-        if metric == "uss":
-            return view.uss(worker.id.pid)
-        if metric == "pss":
-            return view.pss(worker.id.pid)
-    except PermissionError:
+def _used(bound: int, metric: str, exact: ProcessMemory | None) -> int | None:
+    """The metric in bytes; None where it may not be read: a bound is never taken for it."""
+    if metric not in ("uss", "pss"):
+        return bound
+    if exact is None or (metric == "pss" and exact.pss is None):
         return None
-    return worker.bound
+    return (exact.private if metric == "uss" else exact.pss or 0) + exact.swapped
 
 
 def measure(
@@ -126,7 +181,8 @@ def measure(
         try:
             size = worker.used if worker.used is not None else known.get(worker.id)
             if size is None and time.monotonic() < deadline:
-                size = _measure(worker, settings.metric, view)
+                exact = _exact(worker.id.pid, view) if settings.metric in ("uss", "pss") else None
+                size = _used(worker.bound, settings.metric, exact)
             if size is not None and view.process(worker.id.pid).id == worker.id:
                 used[worker.id] = size
         except (ProcessLookupError, PermissionError):
@@ -137,9 +193,26 @@ def measure(
 def private_memory(process: ProcessId, view: Source) -> int | None:
     """What comes back when this process leaves, in bytes; None if it is gone or may not be read."""
     try:
-        return view.uss(process.pid) if view.process(process.pid).id == process else None
+        exact = view.memory(process.pid)
+        return exact.private + exact.swapped if view.process(process.pid).id == process else None
     except (ProcessLookupError, PermissionError):
         return None
+
+
+def holders(pool: Pool, view: Source, most: int = 3) -> tuple[Holder, ...]:
+    """The processes of this pool that hold most memory (pss), the largest first."""
+    held = []
+    for process in (*(() if pool.is_group else (pool.manager,)), *(worker.id for worker in pool.workers)):
+        if process is None:
+            continue
+        try:
+            exact = view.memory(process.pid)
+            size = (exact.private if exact.pss is None else exact.pss) + exact.swapped
+            name = "manager" if process == pool.manager else "worker"
+            held.append(Holder(process.pid, name, size))
+        except (ProcessLookupError, PermissionError):
+            pass  # it has just left
+    return tuple(sorted(held, key=lambda holder: -holder.resident)[:most])
 
 
 def activity(process: ProcessId, view: Source) -> str:

@@ -96,7 +96,7 @@ class Memory:
             self._mounts = []
             for line in self._text("/proc/self/mountinfo").splitlines():
                 before, _, after = line.partition(" - ")
-                kind, _source, options = (after.split() + ["", "", ""])[:3]
+                kind, _source, options = [*after.split(), "", "", ""][:3]
                 version = 2 if kind == "cgroup2" else 1 if kind == "cgroup" and "memory" in options.split(",") else 0
                 if version:
                     root, point = before.split()[3:5]
@@ -117,7 +117,8 @@ class Memory:
         held = []
         for pid in self._pids(scope):
             try:
-                with open(f"{self._root}/proc/{pid}/statm", "rb") as statm, open(f"{self._root}/proc/{pid}/comm") as comm:
+                directory = f"{self._root}/proc/{pid}"
+                with open(f"{directory}/statm", "rb") as statm, open(f"{directory}/comm", errors="replace") as comm:
                     held.append(Holder(pid, comm.read().strip(), int(statm.read().split()[1]) * _PAGE))
             except (OSError, ValueError, IndexError):
                 pass  # it has just ended
@@ -133,6 +134,18 @@ class Memory:
                 if "cgroup.procs" in files:
                     with open(f"{directory}/cgroup.procs") as file:
                         yield from map(int, file.read().split())
+
+
+def size_for(pid: int) -> tuple[int, str] | None:
+    """The most memory that a process can have, in bytes, and what sets that: `machine` or `container`.
+
+    None where this system does not tell.
+    """
+    scopes = [scope for scope in Memory().scopes(pid) if scope.size is not None]
+    tightest = min(scopes, key=lambda scope: scope.size or 0, default=None)
+    if tightest is None or tightest.size is None:
+        return None
+    return tightest.size, "machine" if tightest.name == HOST else "container"
 
 
 def _below(root: str, path: str) -> str | None:

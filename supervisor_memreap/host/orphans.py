@@ -163,7 +163,8 @@ def _addresses(command: str) -> set[str]:
 
 def _memory(pid: int, view: Source) -> int:
     try:
-        return view.pss(pid)
+        memory = view.memory(pid)
+        return (memory.private if memory.pss is None else memory.pss) + memory.swapped
     except ProcessLookupError:
         return 0
     except PermissionError:

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.core.model import ProcessId, ProcessMemory
 from supervisor_memreap.host import reader, waiting
 from supervisor_memreap.host.procfile import missing, read, stat
 from supervisor_memreap.host.source import Process, Psutil, Sizes, Source
@@ -56,13 +56,14 @@ class Procfs:
         size, resident, swapped = (int(value.split()[0]) * 1024 if value else 0 for value in values)
         return Sizes(size, resident + swapped)
 
-    def uss(self, pid: int) -> int:
-        private_clean, private_dirty, _pss, swap = self._rollup(pid)
-        return private_clean + private_dirty + swap
-
-    def pss(self, pid: int) -> int:
-        _private_clean, _private_dirty, pss, swap = self._rollup(pid)
-        return pss + swap
+    def memory(self, pid: int) -> ProcessMemory:
+        """This walks the page tables under the process's mmap lock, about 0.1 ms at 20 MB. Needs ptrace read rights."""
+        sizes = {}
+        for line in reader.read(f"/proc/{pid}/smaps_rollup").splitlines()[1:]:
+            key, _, value = line.partition(b":")
+            sizes[key] = int(value.split()[0]) * 1024
+        private = sizes.get(b"Private_Clean", 0) + sizes.get(b"Private_Dirty", 0)
+        return ProcessMemory(private, sizes.get(b"SwapPss", 0), sizes.get(b"Pss", 0))
 
     def catches(self, pid: int, signum: int) -> bool | None:
         (mask,) = self._status(pid, (b"SigCgt",))
@@ -97,17 +98,6 @@ class Procfs:
             start = text.find(b"\n" + key + b":")
             values.append(text[start + len(key) + 2 : text.find(b"\n", start + 1)] if start >= 0 else b"")
         return values
-
-    def _rollup(self, pid: int) -> tuple[int, ...]:
-        """Private_Clean, Private_Dirty, Pss, SwapPss, in bytes. Raises PermissionError without ptrace read rights.
-
-        This walks the page tables under the process's mmap lock, about 0.1 ms at 20 MB.
-        """
-        sizes = {}
-        for line in reader.read(f"/proc/{pid}/smaps_rollup").splitlines()[1:]:
-            key, _, value = line.partition(b":")
-            sizes[key] = int(value.split()[0]) * 1024
-        return tuple(sizes.get(key, 0) for key in (b"Private_Clean", b"Private_Dirty", b"Pss", b"SwapPss"))
 
 
 _IS_USABLE = is_usable()

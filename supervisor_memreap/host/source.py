@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import psutil
 
-from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.core.model import ProcessId, ProcessMemory
 
 
 class Process(NamedTuple):
@@ -36,11 +36,8 @@ class Source(Protocol):
 
     def sizes(self, pid: int) -> Sizes: ...
 
-    def uss(self, pid: int) -> int:
-        """Bytes that come back when the process leaves, swap included. Raises PermissionError."""
-
-    def pss(self, pid: int) -> int:
-        """Bytes with shared ones divided by who shares them, swap included. Raises PermissionError."""
+    def memory(self, pid: int) -> ProcessMemory:
+        """What the process holds, by its page tables. Raises PermissionError."""
 
     def catches(self, pid: int, signum: int) -> bool | None:
         """Whether the process has a handler for the signal; None where the system does not tell."""
@@ -87,11 +84,12 @@ class Psutil:
         info = self._memory(pid, full=False)
         return Sizes(info.vms, info.rss)
 
-    def uss(self, pid: int) -> int:
-        return self._exact(pid, "uss")
-
-    def pss(self, pid: int) -> int:
-        return self._exact(pid, "pss")
+    def memory(self, pid: int) -> ProcessMemory:
+        info = self._memory(pid, full=True)
+        if not hasattr(info, "uss"):  # the BSDs
+            raise PermissionError("this system does not tell uss")
+        pss = getattr(info, "pss", None)  # macOS has none
+        return ProcessMemory(int(info.uss), int(getattr(info, "swap", 0)), None if pss is None else int(pss))
 
     def catches(self, pid: int, signum: int) -> bool | None:
         return None
@@ -117,12 +115,6 @@ class Psutil:
             return f"state {psutil.Process(pid).status()}"
         except psutil.NoSuchProcess:
             raise ProcessLookupError(pid) from None
-
-    def _exact(self, pid: int, metric: str) -> int:
-        info = self._memory(pid, full=True)
-        if not hasattr(info, metric):  # the BSDs have neither, macOS has no pss
-            raise PermissionError(f"this system does not tell {metric}")
-        return int(getattr(info, metric)) + int(getattr(info, "swap", 0))
 
     def _memory(self, pid: int, full: bool):  # type: ignore[no-untyped-def] # its fields differ by system
         try:

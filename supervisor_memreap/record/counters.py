@@ -23,7 +23,8 @@ class Counters:
     def after(self, event: Event) -> Counters:
         counters = replace(self, message=event.text, message_at=event.at)
         if isinstance(event, Left):
-            given_back = self.given_back + (event.came_back or 0)
+            # Less what the worker in its place has taken already.
+            given_back = self.given_back + max(0, (event.came_back or 0) - (event.taken or 0))
             counters = replace(counters, reaps=self.reaps + 1, given_back=given_back)
         return counters
 

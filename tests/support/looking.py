@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from supervisor_memreap.core import reasons
-from supervisor_memreap.core.model import Program, Worker
+from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import look as host_look
 from supervisor_memreap.host import procfs, signalling
@@ -15,11 +15,11 @@ SETTINGS = PoolSettings(limit=30 * MIB)
 
 
 def look(pid: int, settings: PoolSettings = SETTINGS, view=None, **options):
-    def needs_detail(worker: Worker) -> bool:
-        return reasons.need_detail(worker, settings, ())
+    def gate(_pool):
+        return reasons.detail_needed(reasons.Circumstances(settings))
 
     watch = Watch(Program("myapp", "myapp", "RUNNING", pid), settings)
-    return host_look.look(watch, view or procfs.source(), needs_detail, **options)
+    return host_look.look(watch, view or procfs.source(), gate, **options)
 
 
 def reap(seen, worker, settings=SETTINGS, view=None, watch=5.0, idle_wait_expired=False, experience=None):

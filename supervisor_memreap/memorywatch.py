@@ -1,0 +1,65 @@
+"""Memory that is short at run time: the only owner of what is known about it from one look to the next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from supervisor_memreap.core import events, policy, reasons, shortage
+from supervisor_memreap.core.events import Event
+from supervisor_memreap.core.policy import Candidate, Decision, Look
+from supervisor_memreap.core.settings import Watch
+from supervisor_memreap.core.shortage import Episodes
+from supervisor_memreap.host import look
+from supervisor_memreap.host.memory import Memory
+from supervisor_memreap.host.source import Source
+
+
+class MemoryWatch:
+    def __init__(self) -> None:
+        self._episodes: Episodes = {}
+        self._memory: Memory | None = None
+        self._texts: dict[object, str] = {}
+        """Of the shortages about which nothing is done, by key."""
+
+    @property
+    def episodes(self) -> Episodes:
+        return self._episodes
+
+    def begin(self, watches: Iterable[Watch]) -> Memory | None:
+        """What limits the memory of processes at this look; None: no setting asks for that."""
+        asked = any(watch.settings.headroom is not None or watch.settings.pressure is not None for watch in watches)
+        self._memory = Memory() if asked else None
+        return self._memory
+
+    def follow(self, looks: Sequence[Look], now: float) -> tuple[Event, ...]:
+        """What became of the shortages of the last look, once all pools were looked at."""
+        self._episodes, log = policy.follow_memory(looks, self._episodes, now, time.time())
+        self._texts = {key: text for key, text in self._texts.items() if key in self._episodes}
+        return log
+
+    def take(self, decision: Decision, looks: Sequence[Look], view: Source) -> list[Event]:
+        """What was decided about them; the events, with all that only the system knows."""
+        self._episodes = decision.episodes
+        log = [self._complete(event, looks, view) for event in decision.events]
+        self._texts.update({event.shortage.key: event.text for event in log if isinstance(event, events.NotRelieved)})
+        return log
+
+    def note_sent(self, candidate: Candidate, now: float) -> None:
+        """The signal went out to this candidate."""
+        key = reasons.shortage_of(candidate.reason)
+        if key and key in self._episodes:
+            self._episodes = shortage.after_reap(self._episodes, key, candidate.worker.private or 0, now)
+
+    def troubles(self) -> list[str]:
+        """What memory is short of which nothing is done, a line each."""
+        return list(self._texts.values())
+
+    def _complete(self, event: Event, looks: Sequence[Look], view: Source) -> Event:
+        if not isinstance(event, events.NotRelieved):
+            return event
+        if event.pool:
+            pool = next(seen.pool for seen in looks if seen.pool.name == event.pool)
+            return replace(event, holders=look.holders(pool, view))
+        return replace(event, holders=self._memory.holders(event.shortage.scope) if self._memory else ())

@@ -1,0 +1,119 @@
+"""All pools at run time: the watched ones, and those out of sight that must not be forgotten; what they share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from supervisor_memreap.core.events import Event, Sink
+from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.core.state import PoolState, is_worth_keeping
+from supervisor_memreap.host import lock
+from supervisor_memreap.host.source import Source
+from supervisor_memreap.pool import WatchedPool
+from supervisor_memreap.record import log
+
+# Seconds for which a pool that is not watched any more is remembered although its manager has ended: its section, its
+# program or its group may come back, and with it a pause that a user set.
+REMEMBERED = 24 * 3600.0
+
+States = Mapping[str, PoolState]
+T = TypeVar("T")
+
+
+class Pools:
+    """`states` are those of the memreap before this one; `keep` gets all of them whenever what outlives us changes."""
+
+    def __init__(self, sinks: Sequence[Sink], dry_run: bool, states: States, keep: Callable[[States], None]):
+        self._sinks = sinks
+        self._dry_run = dry_run
+        self._keep = keep
+        self._pools: dict[str, WatchedPool] = {}
+        for name, state in states.items():
+            self.named(name, state)
+
+    def __iter__(self) -> Iterator[WatchedPool]:
+        return iter(self._pools.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._pools
+
+    def named(self, name: str, state: PoolState | None = None) -> WatchedPool:
+        """The pool of this name, which is made if there is none yet."""
+        if name not in self._pools:
+            self._pools[name] = WatchedPool(name, state or PoolState(), self._sinks, self.write_down, self._take_lock)
+        return self._pools[name]
+
+    def write_down(self) -> None:
+        self._keep({name: pool.state for name, pool in self._pools.items()})
+
+    def paused(self) -> States:
+        """The pools that a user paused, and nothing else of them."""
+        return {name: PoolState(paused=True) for name, pool in self._pools.items() if pool.state.paused}
+
+    def emit(self, event: Event) -> None:
+        """Of a pool, or of none."""
+        if event.pool:
+            self._pools[event.pool].emit(event)
+            return
+        for sink in self._sinks:
+            sink(event)
+
+    def guard(self, pool: WatchedPool, act: Callable[[], T]) -> T | None:
+        """An error in one pool is a line in the log, and the others are looked at all the same."""
+        try:
+            return act()
+        except Exception as error:
+            pool.emit(log.internal_error(pool.name, error))
+            return None
+
+    def pidfds(self) -> dict[int, WatchedPool]:
+        """Descriptors that become readable when a worker that was signalled is gone, each with its pool."""
+        return {pidfd: pool for pool in self for pidfd in pool.followed.pidfds()}
+
+    def close(self) -> None:
+        for pool in self:
+            pool.followed.close()
+
+    def waits_for_its_group(self, pool: WatchedPool) -> bool:
+        """Whether a worker of another pool of this group is leaving: with target=self some may have their own."""
+        group = pool.name.partition(":")[0]
+        return pool.pool.is_group and any(
+            other.followed.holds_group_lock() for other in self if other.name.partition(":")[0] == group
+        )
+
+    def _take_lock(self, manager: ProcessId, is_group: bool) -> int:
+        """A descriptor with the lock of this manager. Raises Locked, ProcessLookupError."""
+        if self._dry_run:
+            raise lock.Locked("a dry run takes no lock")
+        if not is_group:
+            return lock.take(manager)
+        # All pools with target=self have one manager, supervisord, and so one lock, which is shared here.
+        for pool in self:
+            held = pool.followed.group_lock(manager)
+            if held is not None:
+                return os.dup(held)
+        return lock.take_file(manager)  # a user that runs the pool may not open the files of root's supervisord
+
+    def set_aside(self, watched: Iterable[str], now: float, view: Source) -> None:
+        """Keep what is known of pools that are not watched now: a section may be gone for one look only."""
+        for name in set(self._pools) - set(watched):
+            pool = self._pools[name]
+            pool.hide()
+            if is_worth_keeping(pool.state) and not _is_outdated(pool.state, now, view):
+                continue
+            pool.followed.close()
+            del self._pools[name]
+
+
+def _is_outdated(state: PoolState, now: float, view: Source) -> bool:
+    """Whether nothing in it can count any more: the pool was out of sight for long, and its manager has ended."""
+    if state.looked is None or now - state.looked < REMEMBERED:
+        return False
+    try:
+        return state.manager is None or view.process(state.manager.pid).id != state.manager
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # it may be there

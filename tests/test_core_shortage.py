@@ -1,0 +1,329 @@
+"""Film strips of memory that is short: on the host, in a control group, and in a pool with `total`. No process here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from supervisor_memreap.core import policy, reasons, shortage
+from supervisor_memreap.core.events import NotRelieved, Relieved, WrongSetting
+from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId, ProcessMemory, Worker, WorkerDetail
+from supervisor_memreap.core.policy import Look
+from supervisor_memreap.core.reasons import OverLimit, OverTotal, ShortOfHeadroom, UnderPressure
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.state import PoolState
+
+MIB = 1024**2
+BOOT = 10_000.0
+SIZE = 8000 * MIB
+CONTAINER = "control group /docker/1"
+HEADROOM = PoolSettings(headroom=500 * MIB, min_age=30, settle=10)
+
+
+class Host:
+    """Plays looks at pools; workers are `pid: MiB of its own`, as old as the manager unless `fork` says otherwise."""
+
+    def __init__(self, settings: PoolSettings = HEADROOM, **others: PoolSettings):
+        self.settings = {"a": settings, **others}
+        self.states = dict.fromkeys(self.settings, PoolState())
+        self.episodes: shortage.Episodes = {}
+        self.now = BOOT + 3600
+        self.started: dict[int, float] = {}
+        self.used: dict[int, int] = {}
+        """The metric, where it is not what a worker has of its own."""
+
+    def worker(self, pid: int, mib: float) -> Worker:
+        start_time = self.started.setdefault(pid, BOOT)
+        private = int(mib * MIB)
+        detail = WorkerDetail(self.used.get(pid, private), True, memory=ProcessMemory(private, 0, private))
+        return Worker(ProcessId(pid, start_time), self.now - start_time, private, detail)
+
+    def look(self, pools, available=None, pressure=None, scopes=(), after=5.0, signal=True, total=None):
+        """The decision of the next look, and the pids of those signalled; `available` is that of the host, in MiB."""
+        self.now += after
+        host = () if available is None and pressure is None else (self.host(available, pressure),)
+        looks, log = [], []
+        for name, workers in pools.items():
+            there = tuple(self.worker(pid, mib) for pid, mib in sorted(workers.items()))
+            own = () if total is None else (MemoryScope(name, total * MIB, int((total - sum(workers.values())) * MIB)),)
+            manager = ProcessId(ord(name), BOOT)
+            pool = Pool(name, "RUNNING", "", manager, self.now - BOOT, there, scopes=(*host, *scopes, *own))
+            state, followed = policy.follow(pool, self.settings[name], self.states[name], self.now)
+            log += followed
+            looks.append(Look(pool, self.settings[name], state))
+        self.episodes, ended = policy.follow_memory(looks, self.episodes, self.now, 0.0)
+        decision = policy.choose(looks, self.now, self.episodes)
+        self.episodes = decision.episodes
+        signalled = self._signal(decision) if signal else []
+        self.events = [
+            *log,
+            *ended,
+            *decision.events,
+            *(event for choice in decision.choices for event in choice.events),
+        ]
+        return decision, signalled
+
+    def host(self, available, pressure=None) -> MemoryScope:
+        return MemoryScope(HOST, SIZE, None if available is None else int(available * MIB), pressure)
+
+    def _signal(self, decision) -> list[int]:
+        """As the reaper does: one of each pool, and of all pools one for memory that is short on the host."""
+        signalled, may_relieve = [], True
+        for choice in decision.choices:
+            name = choice.pool.name
+            self.states[name] = choice.state
+            candidates = [each for each in choice.candidates if may_relieve or not reasons.is_host_wide(each.reason)]
+            if not candidates:
+                continue
+            first = candidates[0]
+            self.states[name] = policy.signalled(choice.pool, first, choice.state, self.now)
+            key = reasons.shortage_of(first.reason)
+            if key:
+                self.episodes = shortage.after_reap(self.episodes, key, first.worker.private, self.now)
+            may_relieve = may_relieve and not reasons.is_host_wide(first.reason)
+            signalled.append(first.worker.id.pid)
+            self.reason = first.reason
+        return signalled
+
+    def fork(self, pid: int, ago: float = 0.0) -> None:
+        self.started[pid] = self.now - ago
+
+    def of(self, kind):
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def test_with_enough_memory_no_worker_goes():
+    host = Host()
+    assert host.look({"a": {11: 300, 12: 20}}, available=500)[1] == []
+    assert host.episodes == {}
+
+
+def test_short_of_headroom_the_worker_goes_that_gives_back_most_over_all_pools():
+    host = Host(b=HEADROOM)
+    decision, signalled = host.look({"a": {11: 100, 12: 20}, "b": {21: 200, 22: 20}}, available=450)
+    assert signalled == [21]
+    assert isinstance(host.reason, ShortOfHeadroom)
+    assert host.reason.text == ("holds 200 MiB for itself, and this host has 450 MiB available, headroom 500 MiB")
+    (shown,) = (each for choice in decision.choices for each in choice.pending)
+    assert shown.worker.id.pid == 21
+
+
+def test_what_a_signalled_worker_gives_back_is_waited_for():
+    host = Host(b=HEADROOM)
+    pools = {"a": {11: 100, 12: 20}, "b": {21: 200, 22: 20}}
+    assert host.look(pools, available=450)[1] == [21]
+    assert host.look(pools, available=450)[1] == []  # 200 MiB are to come back
+    assert host.look(pools, available=450)[1] == [11]  # it is in a long request: the next pool's turn
+
+
+def test_where_one_worker_is_not_enough_the_next_one_goes_at_the_next_look():
+    host = Host(b=HEADROOM)
+    pools = {"a": {11: 100, 12: 20}, "b": {21: 200, 22: 20}}
+    assert host.look(pools, available=100)[1] == [21]
+    assert host.look(pools, available=100)[1] == [11]
+
+
+def test_a_shortage_ends_with_some_more_than_is_asked_for():
+    host = Host()
+    host.look({"a": {11: 100, 12: 20}}, available=450)
+    host.fork(13)
+    host.look({"a": {12: 20, 13: 10}}, available=550)
+    assert list(host.episodes) == [(shortage.Kind.HEADROOM, HOST)]
+    host.look({"a": {12: 20, 13: 10}}, available=600)
+    (event,) = host.of(Relieved)
+    assert (event.available, event.freed, event.after) == (600 * MIB, 100 * MIB, 10.0)
+    assert host.episodes == {}
+    assert host.look({"a": {12: 300, 13: 10}}, available=550)[1] == []
+
+
+def test_a_pool_that_does_not_yield_keeps_its_workers():
+    host = Host(b=replace(HEADROOM, yields=False))
+    assert host.look({"a": {11: 100, 12: 20}, "b": {21: 200, 22: 20}}, available=450)[1] == [11]
+
+
+def test_a_newborn_never_goes():
+    host = Host()
+    host.fork(11)
+    assert host.look({"a": {11: 300, 12: 100, 13: 20}}, available=450)[1] == [12]
+
+
+@pytest.mark.parametrize("there", [{"a": {11: 100, 12: 80}}, {"a": {11: 100, 12: 80}, "b": {21: 90, 22: 70}}])
+def test_where_the_memory_is_somebody_elses_each_worker_goes_once_and_that_is_told(there):
+    host = Host(b=HEADROOM)
+    gone, told, fresh = [], [], 100
+    for _ in range(200):
+        _, signalled = host.look(there, available=300)
+        told += host.of(NotRelieved)
+        for pid in signalled:
+            name = next(name for name in there if pid in there[name])
+            gone.append(pid)
+            fresh += 1
+            host.fork(fresh)
+            there = {**there, name: {**{each: mib for each, mib in there[name].items() if each != pid}, fresh: 20}}
+    assert sorted(gone) == sorted(pid for pid in (11, 12, 21, 22) if pid in gone)
+    assert len(gone) == sum(len(workers) for workers in there.values())
+    (event,) = told
+    assert (event.reaps, event.shortage.scope) == (len(gone), HOST)
+
+
+def test_where_no_worker_holds_more_than_a_fresh_one_none_goes_and_that_is_told_once():
+    host = Host()
+    host.states["a"] = PoolState(baseline=20 * MIB)
+    told = []
+    for _ in range(1000):
+        assert host.look({"a": {11: 22, 12: 21}}, available=300)[1] == []
+        told += host.of(NotRelieved)
+    assert [event.reaps for event in told] == [0]
+
+
+def test_a_leaking_pool_is_not_recycled_faster_than_twice_in_ten_minutes_where_that_does_not_help():
+    host = Host(replace(HEADROOM, min_age=1, settle=1))
+    workers, reaps, fresh = {11: 100, 12: 100}, [], 100
+    for _ in range(240):  # 20 min
+        workers = {pid: mib + 10 for pid, mib in workers.items()}
+        _, signalled = host.look({"a": workers}, available=100)
+        for pid in signalled:
+            reaps.append(host.now)
+            del workers[pid]
+            fresh += 1
+            host.fork(fresh)
+            workers[fresh] = 5
+    assert len(reaps) <= 2 * shortage.REAPS_PER_WORKER * 2
+    assert len(reaps) >= shortage.REAPS_PER_WORKER * 2
+
+
+def test_the_tighter_of_host_and_container_counts_and_only_its_own_pools():
+    host = Host(b=HEADROOM)
+    inside = (MemoryScope(CONTAINER, 1000 * MIB, 300 * MIB),)
+    host.now += 5
+    state = host.states
+    looks = []
+    for name, workers, scopes in (("a", {11: 300, 12: 20}, ()), ("b", {21: 100, 22: 20}, inside)):
+        there = tuple(host.worker(pid, mib) for pid, mib in workers.items())
+        pool = Pool(name, "RUNNING", "", ProcessId(ord(name), BOOT), 3600.0, there, scopes=(host.host(4000), *scopes))
+        looks.append(Look(pool, HEADROOM, policy.follow(pool, HEADROOM, state[name], host.now)[0]))
+    episodes, _ = policy.follow_memory(looks, {}, host.now, 0.0)
+    choices = policy.choose(looks, host.now, episodes).choices
+    assert [each.worker.id.pid for choice in choices for each in choice.candidates] == [21, 22]
+
+
+def test_a_share_is_one_of_each_scopes_own_size():
+    settings = replace(HEADROOM, headroom=0.1)
+    host = Host(settings)
+    inside = (MemoryScope(CONTAINER, 1000 * MIB, 120 * MIB),)
+    assert host.look({"a": {11: 300, 12: 20}}, available=900, scopes=inside)[1] == []
+    inside = (MemoryScope(CONTAINER, 1000 * MIB, 90 * MIB),)
+    assert host.look({"a": {11: 300, 12: 20}}, available=900, scopes=inside)[1] == [11]
+
+
+def test_under_pressure_one_worker_goes_in_ten_seconds():
+    host = Host(replace(HEADROOM, headroom=None, pressure=20.0), b=replace(HEADROOM, headroom=None, pressure=20.0))
+    pools = {"a": {11: 100, 12: 20}, "b": {21: 200, 22: 20}}
+    assert host.look(pools, pressure=15.0)[1] == []
+    assert host.look(pools, pressure=25.0)[1] == [21]
+    assert isinstance(host.reason, UnderPressure)
+    assert host.reason.text == "holds 200 MiB for itself, and this host has a memory pressure of 25 %, pressure 20 %"
+    assert host.look(pools, pressure=25.0)[1] == []
+    assert host.look(pools, pressure=15.0)[1] == [11]  # it began above 20 %, and ends below 10 %
+    host.look(pools, pressure=9.0)
+    assert host.episodes == {}
+
+
+TOTAL = PoolSettings(total=400 * MIB, min_age=30, settle=10)
+
+
+def test_a_pool_over_its_total_loses_the_largest_one_at_a_time_until_it_fits():
+    host = Host(TOTAL)
+    workers = {11: 150, 12: 160, 13: 170}
+    assert host.look({"a": workers}, total=400)[1] == [13]
+    assert isinstance(host.reason, OverTotal)
+    assert host.reason.text == "holds 170 MiB for itself, and the pool holds 480 MiB, total 400 MiB"
+    host.fork(14)
+    workers = {11: 150, 12: 160, 14: 100}
+    assert [host.look({"a": workers}, total=400)[1] for _ in range(4)] == [[], [12], [], []]
+    host.fork(15)
+    host.look({"a": {11: 150, 14: 100, 15: 20}}, total=400)
+    assert host.of(Relieved)
+
+
+def test_a_total_that_fresh_workers_exceed_is_told_with_figures_and_ends_no_other_reaping():
+    settings = replace(TOTAL, total=100 * MIB, limit=200 * MIB)
+    host = Host(settings)
+    workers, told, fresh, reaps = {11: 80, 12: 80}, [], 100, 0
+    for _ in range(100):
+        _, signalled = host.look({"a": workers}, total=100)
+        told += host.of(NotRelieved)
+        for pid in signalled:
+            reaps += 1
+            del workers[pid]
+            fresh += 1
+            host.fork(fresh)
+            workers[fresh] = 60
+    assert reaps == 2
+    (event,) = told
+    assert (event.shortage.measured, event.shortage.wanted, event.pool) == (120 * MIB, 100 * MIB, "a")
+    assert host.states["a"].suspended is None
+    assert host.look({"a": {101: 60, 102: 300}}, total=100)[1] == [102]
+    assert isinstance(host.reason, OverLimit)
+
+
+def test_a_total_of_which_nothing_was_read_at_a_look_is_no_end_of_the_shortage():
+    host = Host(TOTAL)
+    host.look({"a": {11: 300, 12: 160}}, total=400, signal=False)
+    assert list(host.episodes) == [(shortage.Kind.TOTAL, "a")]
+    host.look({"a": {11: 300, 12: 160}}, signal=False)
+    assert list(host.episodes) == [(shortage.Kind.TOTAL, "a")]
+
+
+ALL = PoolSettings(limit=150 * MIB, max_age=60.0, total=300 * MIB, headroom=500 * MIB, pressure=20.0)
+
+
+def test_of_reasons_that_meet_one_worker_goes_and_the_most_urgent_reason_is_told():
+    host = Host(ALL)
+    _, signalled = host.look({"a": {11: 200, 12: 180, 13: 20}}, available=450, pressure=30.0, total=300)
+    assert signalled == [11]
+    assert isinstance(host.reason, ShortOfHeadroom)
+
+
+@pytest.mark.parametrize(
+    ("available", "pressure", "total", "reason"),
+    [
+        (900, 30.0, 300, UnderPressure),
+        (900, 1.0, 300, OverTotal),
+        (900, 1.0, 500, OverLimit),
+    ],
+)
+def test_reasons_in_the_order_of_their_urgency(available, pressure, total, reason):
+    host = Host(ALL)
+    settings = replace(ALL, total=total * MIB)
+    host.settings["a"] = settings
+    _, signalled = host.look({"a": {11: 200, 12: 180, 13: 20}}, available=available, pressure=pressure, total=total)
+    assert signalled == [11]
+    assert type(host.reason) is reason
+
+
+def test_while_another_pool_relieves_the_host_a_worker_over_its_own_limit_goes_all_the_same():
+    host = Host(replace(HEADROOM, limit=90 * MIB), b=HEADROOM)
+    _, signalled = host.look({"a": {11: 100, 12: 20}, "b": {21: 200, 22: 20}}, available=450)
+    assert signalled == [21, 11]
+    assert isinstance(host.reason, OverLimit)
+
+
+def test_a_limit_that_is_wrong_does_not_keep_memreap_from_relieving_the_host():
+    host = Host(replace(HEADROOM, limit=50 * MIB))
+    host.now = BOOT
+    for pid in (11, 12):
+        host.fork(pid)
+    host.look({"a": {11: 60, 12: 70}}, available=900)
+    assert host.of(WrongSetting)
+    assert host.look({"a": {11: 90, 12: 70}}, available=900, after=60)[1] == []
+    assert host.look({"a": {11: 90, 12: 70}}, available=300)[1] == [11]
+
+
+def test_a_paused_pool_gives_nothing_back():
+    host = Host()
+    host.states["a"] = policy.pause(host.states["a"])
+    for _ in range(20):
+        assert host.look({"a": {11: 300, 12: 20}}, available=300)[1] == []
+        assert host.of(NotRelieved) == []
