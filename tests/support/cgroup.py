@@ -62,6 +62,9 @@ def made(limit: int) -> Iterator[Group]:
     try:
         try:
             (directory / ("memory.limit_in_bytes" if is_v1 else "memory.max")).write_text(str(limit))
+            without_swap = directory / ("memory.swappiness" if is_v1 else "memory.swap.max")
+            if without_swap.exists():  # not where the kernel has no swap
+                without_swap.write_text("0")
         except OSError as error:
             pytest.skip(f"{CANNOT}{error.strerror}")
         yield group
