@@ -106,7 +106,10 @@ def test_with_depth_2_the_workers_below_the_wrapper_are_found(view):
 def test_with_depth_2_and_no_wrapper_nothing_is_taken_for_a_manager(view):
     with pool(2, 40) as pid:
         found = look(pid, PoolSettings(limit=30 * MIB, depth=2), view)
-        assert (found.manager, found.not_visible) == (None, "depth=2, and there is not one manager below the wrapper")
+        assert (found.manager, found.not_visible) == (
+            None,
+            "depth=2, but the wrapper does not have exactly one manager below it",
+        )
 
 
 def test_a_zombie_is_no_worker(view):
@@ -477,7 +480,7 @@ def test_a_process_of_another_start_than_supervisord_says_is_none():
             program = Program("myapp", "myapp", "RUNNING", pid, os.getpid(), age=said)
             found = host_look.look(Watch(program, SETTINGS), procfs.source())
             assert bool(found.manager) is there
-            assert ("not started when supervisord says" in found.not_visible) is not there
+            assert ("another start time than supervisord says" in found.not_visible) is not there
 
 
 @needs_root
