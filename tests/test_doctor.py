@@ -134,7 +134,7 @@ FOUND = {
     ),
     "a limit that is too low": (
         [("limit=150MB", "limit=4MB\nmetric=rss")],
-        r"a fresh worker holds [0-9.]+ MiB \(rss\) already, over the limit of 4.0 MiB.* set limit=\d0MB or more",
+        r"a fresh worker already holds [0-9.]+ MiB \(rss\), over the limit of 4.0 MiB.* set limit=\d0MB or more",
     ),
 }
 
@@ -156,7 +156,7 @@ def test_a_log_in_the_event_protocol_is_found_before_supervisord_refuses_to_star
     with running(where, SOUND):
         conf = where / "supervisord.conf"
         conf.write_text(conf.read_text().replace("events=TICK_5", "redirect_stderr=true\nevents=TICK_5"))
-        assert_found(where, r"redirect_stderr=true: its log would go where the event protocol goes.*: remove that line")
+        assert_found(where, r"redirect_stderr=true: its log would be mixed into the event protocol.*: remove that line")
 
 
 def test_without_the_interface_it_says_what_it_cannot_know_and_ends_with_0(where):
