@@ -277,7 +277,7 @@ def test_a_server_that_is_no_supervisord_gets_one_line(log):
             connection.sendall(b"220 mail.example.com ESMTP\r\n")
             connection.close()
             listener.hears(OK + READY)
-    assert "does not speak as supervisord does" in listener.text()
+    assert "does not answer like supervisord" in listener.text()
 
 
 def test_a_supervisord_without_an_rpc_interface_gets_one_line(log, tmp_path):
@@ -315,7 +315,7 @@ def test_credentials_are_used_and_never_logged(log, tmp_path, ini, environment, 
     ):
         listener.tick()
     assert ("watching myapp" in listener.text()) is works
-    assert ("wants a user name and password" in listener.text()) is not works
+    assert ("requires a user name and password" in listener.text()) is not works
     assert not re.search("s3cret|wr0ng", listener.text())
 
 

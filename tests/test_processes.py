@@ -107,7 +107,10 @@ def test_with_depth_2_the_workers_below_the_wrapper_are_found(view):
 def test_with_depth_2_and_no_wrapper_nothing_is_taken_for_a_manager(view):
     with pool(2, 40) as pid:
         seen = look(pid, PoolSettings(limit=30 * MIB, depth=2), view)
-        assert (seen.manager, seen.not_visible) == (None, "depth=2, and there is not one manager below the wrapper")
+        assert (seen.manager, seen.not_visible) == (
+            None,
+            "depth=2, but the wrapper does not have exactly one manager below it",
+        )
 
 
 def test_a_zombie_is_no_worker(view):
@@ -478,7 +481,7 @@ def test_a_process_of_another_start_than_supervisord_says_is_none():
             program = Program("myapp", "myapp", "RUNNING", pid, os.getpid(), age=reported_age)
             seen = host_look.look(Watch(program, SETTINGS), procfs.source())
             assert bool(seen.manager) is there
-            assert ("not started when supervisord says" in seen.not_visible) is not there
+            assert ("another start time than supervisord says" in seen.not_visible) is not there
 
 
 @needs_root

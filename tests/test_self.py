@@ -109,9 +109,9 @@ def asked(where: Path, *words: str) -> str:
             "",
             r"worker \d+ would die of HUP \(it does not catch it\): .* \(FastCGI without a manager: TERM\)",
         ),
-        ("signal=TERM\n", "autorestart=true\n", "", "supervisord must start it again .* set autorestart=true"),
+        ("signal=TERM\n", "autorestart=true\n", "", "supervisord must restart the process .* set autorestart=true"),
         ("signal=TERM\n", "autorestart=true", "autorestart=unexpected\nexitcodes=0,2", "set autorestart=true"),
-        ("signal=TERM\n", INTERFACE, "", r"must say whether it starts it again .* run memreap doctor"),
+        ("signal=TERM\n", INTERFACE, "", r"must say whether it restarts the process .* run memreap doctor"),
     ],
     ids=["the signal is not caught", "not started again, by default", "not started again after 0", "unknown"],
 )
@@ -134,12 +134,14 @@ def test_what_counts_is_how_supervisord_runs_it_and_not_what_the_file_says_by_no
     with stack.running(text, "myapp", where) as pool:
         before = processes(where)
         pool.grow(1, LIMIT_MB + 50)
-        eventually(lambda: assert_matches("set autorestart=true in its section, then supervisorctl update", pool.log()))
+        eventually(
+            lambda: assert_matches("set autorestart=true in its section, then run supervisorctl update", pool.log())
+        )
         conf = where / "supervisord.conf"
         conf.write_text(conf.read_text().replace("numprocs=3\n", "numprocs=3\nautorestart=true\n"))
         # A change of settings is taken, and what was told once is told again.
         conf.write_text(conf.read_text().replace("settle=1s", "settle=2s"))
-        eventually(lambda: assert_matches("(supervisord must start it again(?s:.*)){2}", pool.log()), timeout=20)
+        eventually(lambda: assert_matches("(supervisord must restart the process(?s:.*)){2}", pool.log()), timeout=20)
         assert processes(where) == before
         assert control(where, "update", "myapp") == 0
         eventually(lambda: assert_matches(r"3", str(len(processes(where) - before))), timeout=20)

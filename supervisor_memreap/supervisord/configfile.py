@@ -185,7 +185,7 @@ class ConfigFile:
                         try:
                             contents.server[key] = str(parser.saneget(section, key))
                         except ValueError:  # it names the value, which may be a password
-                            contents.warnings.append(f"{path} [{section}] {key}: not read, its % is no expansion")
+                            contents.warnings.append(f"{path} [{section}] {key}: not read, its % is not an expansion")
             elif kind in _KINDS:
                 contents.others.append(_section(parser, section, path))
             elif section == "memreap" or kind == "memreap":
