@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 
 from supervisor_memreap.core import events
-from supervisor_memreap.core.command import TYPE, Command, CommandError, id_of, named, parse
-from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.command import NEED_WORKERS, TYPE, Command, CommandError, id_of, named, parse
+from supervisor_memreap.core.model import Program, ProgramState
 from supervisor_memreap.core.settings import Sections, Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.doctorprocess import DoctorProcess
@@ -184,7 +184,7 @@ class Application:
         programs = self._client().programs()
         watched = sorted(watch.program.namespec for watch in self._live.settings.pools(programs))
         # Which workers there are says a look. A pause needs none, and one before it would be too late.
-        if command.verb in ("reap", "roll") and not self.reaper.has_seen(named(command.name, watched)):
+        if command.verb in NEED_WORKERS and not self.reaper.has_seen(named(command.name, watched)):
             self.tick()
         results = self.reaper.command(command, watched)
         done = not any(result.refused for result in results)
@@ -252,6 +252,6 @@ class OrphanWatch:
         self._starts = starts
         for program in changed:
             # While supervisord tries again and again, one line will do; when it has given up, they are counted again.
-            is_trying = program.state in ("STARTING", "BACKOFF")
+            is_trying = program.state in (ProgramState.STARTING, ProgramState.BACKOFF)
             if not (is_trying and self._once.has_passed(events.OrphansFound, program.namespec)):
                 self._once.follow(events.OrphansFound, left_behind.get(program), program.namespec)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from supervisor_memreap.core import events, reasons
 from supervisor_memreap.core.command import named
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.model import Ending, Program
+from supervisor_memreap.core.model import Ending, Program, ProgramState
 from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.host import procfs
@@ -50,10 +50,10 @@ def of_pid(pid: int, name: str, written: float | None = None) -> Programs:
         try:
             process = procfs.source().process(pid)
             if process.id == manager and not process.ended:
-                return [Program(name, name, "RUNNING", pid)]
+                return [Program(name, name, ProgramState.RUNNING.value, pid)]
         except ProcessLookupError:
             pass  # it has ended, and that is what EXITED says
-        return [Program(name, name, "EXITED", 0)]
+        return [Program(name, name, ProgramState.EXITED.value, 0)]
 
     return programs
 

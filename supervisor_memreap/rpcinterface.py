@@ -17,11 +17,16 @@ from typing import Any
 
 from supervisor.datatypes import RestartUnconditionally, RestartWhenExitUnexpected
 from supervisor.events import RemoteCommunicationEvent, Tick5Event, Tick60Event, Tick3600Event
-from supervisor.states import EventListenerStates, getEventListenerStateDescription, getProcessStateDescription
+from supervisor.states import (
+    EventListenerStates,
+    ProcessStates,
+    getEventListenerStateDescription,
+    getProcessStateDescription,
+)
 from supervisor.xmlrpc import Faults, RPCError
 
 from supervisor_memreap import __version__
-from supervisor_memreap.core.listeners import is_listener
+from supervisor_memreap.core.listeners import ListenerState, is_listener
 
 # The status of ten thousand workers is 800 kB.
 _MOST_CHARACTERS = 4_000_000
@@ -83,8 +88,10 @@ class MemreapNamespaceRPCInterface:
                               not apply)
         """
         now = time.time()
-        listener: dict[str, Any] = {"name": "", "state": "STOPPED", "listener_state": "NONE", "pid": 0, "count": 0}
-        listener.update(events_waiting=0, takes_commands=False, time=now)
+        stopped = getProcessStateDescription(ProcessStates.STOPPED)
+        listener: dict[str, Any] = {"name": "", "state": stopped, "pid": 0, "count": 0}
+        # XML-RPC carries plain strings only.
+        listener.update(listener_state=ListenerState.NONE.value, events_waiting=0, takes_commands=False, time=now)
         for group, process in self._listeners():
             listener["count"] += 1
             if listener["count"] > 1 and not process.pid:

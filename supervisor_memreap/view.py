@@ -9,12 +9,13 @@ from __future__ import annotations
 import textwrap
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core import events
 from supervisor_memreap.core.command import named
-from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.listeners import ListenerState
+from supervisor_memreap.core.model import UP, Program
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.reaper import Reaper
@@ -31,8 +32,7 @@ _WRITTEN = "who is paused, suspended or leaving is as a listener of this user wr
 class View(NamedTuple):
     pools: list[dict[str, Any]]
     """As status.of_pool makes them."""
-    whose: str
-    """`listener` or `look`."""
+    whose: Literal["listener", "look"]
     note: str
     """Whose view this is, for a reader."""
     troubles: tuple[str, ...] = ()
@@ -76,7 +76,7 @@ class Viewer:
     def look(self) -> View:
         """Raises Unavailable."""
         seen = self._client.seen_by_listener()
-        if not self._listeners and (seen is None or seen[1]["listener_state"] == "NONE"):
+        if not self._listeners and (seen is None or seen[1]["listener_state"] == ListenerState.NONE):
             return self._own_look(_NO_LISTENER, _NOBODY)
         if seen is None:
             return self._own_look(_NO_INTERFACE)
@@ -110,7 +110,7 @@ class Viewer:
                 "supervisord has not read the listener's section yet, so no pool is watched: run supervisorctl update"
             )
         for program in known:
-            if program.state not in ("RUNNING", "STARTING"):
+            if program.state not in UP:
                 return status.trouble_of_listener(
                     {"name": program.namespec, "state": program.state, "listener_state": "", "age_seconds": 0.0}
                 )

@@ -309,6 +309,20 @@ def test_with_target_self_the_processes_of_a_group_are_one_pool_below_supervisor
     assert pool.members == tuple(programs)
 
 
+@pytest.mark.parametrize(
+    ("states", "shown"),
+    [
+        (["FATAL", "STARTING", "STOPPED"], "STARTING"),
+        (["A STATE OF TOMORROW", "STOPPED"], "STOPPED"),
+        (["A STATE OF TOMORROW"], "A STATE OF TOMORROW"),
+    ],
+)
+def test_a_group_is_in_the_state_of_its_liveliest_process_and_an_unknown_state_passes_through(states, shown):
+    settings = resolve({"g": {"limit": Given("1MB", ""), "target": Given("self", "")}})
+    (pool,) = settings.pools(group(*states))
+    assert (pool.program.state, type(pool.program.state)) == (shown, str)
+
+
 def test_a_process_with_settings_of_its_own_is_a_pool_of_its_own():
     own = {"target": Given("self", ""), "limit": Given("1MB", "")}
     settings = resolve({"g": own, "a2": {"limit": Given("2MB", "")}})

@@ -7,10 +7,12 @@ import time
 from dataclasses import replace
 
 import pytest
+from supervisor.states import EventListenerStates, ProcessStates
 
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.events import Left
-from supervisor_memreap.core.model import Pool, ProcessId, Worker, WorkerDetail
+from supervisor_memreap.core.listeners import ListenerState
+from supervisor_memreap.core.model import Pool, ProcessId, ProgramState, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
@@ -18,6 +20,16 @@ from supervisor_memreap.record import status, words
 from supervisor_memreap.record.counters import Counters
 from supervisor_memreap.record.status import age_of_listener, trouble_of_listener
 from supervisor_memreap.view import View
+
+
+def names(states: type) -> set[str]:
+    return {name for name in vars(states) if name.isupper()}
+
+
+def test_the_states_are_those_of_supervisor():
+    assert {state.value for state in ProgramState} == names(ProcessStates)
+    assert {state.value for state in ListenerState} == names(EventListenerStates) | {"NONE"}
+
 
 WELL = {
     "name": "memreap:memreap",

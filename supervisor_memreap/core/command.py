@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.model import Pool
@@ -20,7 +21,10 @@ from supervisor_memreap.core.text import quote
 
 TYPE = "memreap-command"
 """The type of the events that bring commands."""
-VERBS = ("pause", "resume", "reap", "roll", "doctor")
+Verb = Literal["reap", "roll", "pause", "resume", "doctor"]
+VERBS: tuple[Verb, ...] = get_args(Verb)
+NEED_WORKERS: tuple[Verb, ...] = ("reap", "roll")
+"""What can be done only where it is known which workers there are."""
 # Several times the longest that makes sense.
 _MOST_CHARACTERS = 1000
 _NAME = re.compile(r"[^\s:=]+(?::[^\s:=]+)?")
@@ -36,7 +40,7 @@ class CommandError(ValueError):
 
 @dataclass(frozen=True)
 class Command:
-    verb: str
+    verb: Verb
     name: str
     """Of a pool, a program or a group; or `all`."""
     pid: int = 0
@@ -80,9 +84,10 @@ def parse(text: str) -> Command:
             until = float(match[1])
         elif not _ID.fullmatch(option):
             raise CommandError(f"{quote(option)!r}: not id=LETTERS-AND-DIGITS or until=SECONDS-SINCE-1970")
-    verb, *rest = words or [""]
-    if verb not in VERBS:
-        raise CommandError(f"unknown command {quote(verb)!r}; there are {', '.join(VERBS)}")
+    written, *rest = words or [""]
+    verb = next((known for known in VERBS if known == written), None)
+    if verb is None:
+        raise CommandError(f"unknown command {quote(written)!r}; there are {', '.join(VERBS)}")
     if verb == "doctor":
         name, rest = "all", ["", *rest]
     elif not rest or not _NAME.fullmatch(rest[0]):
@@ -90,7 +95,7 @@ def parse(text: str) -> Command:
         raise CommandError(f"{verb}: no pool; write {verb} {usage}")
     else:
         name = rest[0]
-    if (verb, name) == ("reap", "all"):
+    if verb == "reap" and name == "all":
         raise CommandError("reap: one pool, not all; there is roll all")
     pid = 0
     if verb == "reap" and len(rest) > 1:

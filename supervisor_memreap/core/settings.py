@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.model import Program, ProgramState
 from supervisor_memreap.core.text import quote
 
 METRICS = ("uss", "pss", "rss", "vms")
@@ -310,9 +310,24 @@ class Settings:
         return tuple(name for name in self.names if name not in known)
 
 
+_STATES_BY_RANK: dict[str, int] = {
+    state.value: rank
+    for rank, state in enumerate(
+        (
+            ProgramState.RUNNING,
+            ProgramState.STARTING,
+            ProgramState.BACKOFF,
+            ProgramState.EXITED,
+            ProgramState.FATAL,
+            ProgramState.STOPPING,
+            ProgramState.STOPPED,
+        )
+    )
+}
+
+
 def _liveliest(program: Program) -> int:
-    order = ("RUNNING", "STARTING", "BACKOFF", "EXITED", "FATAL", "STOPPING", "STOPPED")
-    return order.index(program.state) if program.state in order else len(order)
+    return _STATES_BY_RANK.get(program.state, len(_STATES_BY_RANK))
 
 
 def names_of(program: Program) -> tuple[str, ...]:
