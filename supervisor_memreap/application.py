@@ -65,7 +65,7 @@ class Application:
         is_command = event.name == "REMOTE_COMMUNICATION" and kind == f"type:{TYPE}"
         if not is_command and (period is None or self._is_past(event, period)):
             return
-        self._guard(lambda: self._obey(data) if is_command else self.tick())
+        self._guard(lambda: self._handle_command(data) if is_command else self.tick())
 
     def _announce(self, event: events.Event) -> None:
         if event.announced_as and self.reaper.announces(event.pool):
@@ -147,7 +147,7 @@ class Application:
 
     # Commands.
 
-    def _obey(self, data: str) -> None:
+    def _handle_command(self, data: str) -> None:
         """Do what a user asks for, at once, and keep the answer for the sender. Raises Unavailable."""
         answers = self._publisher.answers
         id, is_done = id_of(data), False
@@ -199,11 +199,11 @@ class Application:
         except OSError as error:
             raise CommandError(f"doctor could not be started: {error.strerror}") from None
 
-    def hear_doctor(self) -> None:
+    def read_doctor(self) -> None:
         """Some of what it writes is there, or its time is up. Never raises."""
-        self._guard(self._hear_doctor)
+        self._guard(self._read_doctor)
 
-    def _hear_doctor(self) -> None:
+    def _read_doctor(self) -> None:
         doctor = self.doctor
         if doctor is None or not doctor.has_ended():
             return

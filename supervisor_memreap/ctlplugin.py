@@ -29,7 +29,7 @@ PATIENCE = 10.0
 # Seconds after that in which the answer to a command that was begun in time may still come.
 LATE = 3.0
 # And this much longer for doctor, which is a process of its own.
-CONSULTATION = 30.0
+DOCTOR_PATIENCE = 30.0
 # Seconds between two questions whether supervisord has lost the command.
 ASK_AGAIN = 1.0
 
@@ -201,7 +201,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         # By the clock of supervisord's machine, which is the listener's too.
         until = listener.get("time", time.time()) + PATIENCE
         text = f"{' '.join(words)} id={id} until={until:.3f}"
-        patience = PATIENCE + LATE + (CONSULTATION if verb == "doctor" else 0.0)
+        patience = PATIENCE + LATE + (DOCTOR_PATIENCE if verb == "doctor" else 0.0)
         start = asked = time.monotonic()
         self.ctl.get_supervisor().sendRemoteCommEvent(TYPE, text)
         while time.monotonic() - start < patience:

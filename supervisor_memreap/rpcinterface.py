@@ -29,13 +29,13 @@ from supervisor_memreap import __version__
 from supervisor_memreap.core.listeners import ListenerState, is_listener
 
 # The status of ten thousand workers is 800 kB.
-_MOST_CHARACTERS = 4_000_000
+_MAX_CHARACTERS = 4_000_000
 # XML-RPC has integers of 32 bits only; what is larger goes as a double, and so does every size.
 _INTEGER = 2**31
 # The pools, one of them, its workers, one of them, a value of that one.
 _DEEPEST = 5
 # No number of ours has more, and Python's int() needs minutes for a million.
-_MOST_DIGITS = 40
+_MAX_DIGITS = 40
 # What XML 1.0 cannot carry: a client would find the whole answer broken.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TICKS = (Tick5Event, Tick60Event, Tick3600Event)
@@ -160,7 +160,7 @@ class MemreapNamespaceRPCInterface:
         @return boolean       True
         """
         try:
-            if len(text) > _MOST_CHARACTERS:
+            if len(text) > _MAX_CHARACTERS:
                 raise ValueError("too long")
             values = _loads(text)
             for pool in values["pools"]:
@@ -207,7 +207,7 @@ def _loads(text: str) -> Any:
     """JSON with numbers that XML-RPC can carry. Raises ValueError, RecursionError."""
 
     def number(digits: str) -> float:
-        value = float(digits) if len(digits) <= _MOST_DIGITS else math.inf
+        value = float(digits) if len(digits) <= _MAX_DIGITS else math.inf
         if not math.isfinite(value):
             raise ValueError("no number of ours")
         return value

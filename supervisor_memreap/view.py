@@ -25,7 +25,7 @@ from supervisor_memreap.supervisord.client import Client
 
 _NO_INTERFACE = "supervisord has no [rpcinterface:memreap] to ask the listener through"
 _NO_LISTENER = "there is no listener"
-_NOBODY = "there is no listener, so no pool is watched, and only memreap once reaps: run memreap doctor"
+_NO_LISTENER_TROUBLE = "there is no listener, so no pool is watched, and only memreap once reaps: run memreap doctor"
 _WRITTEN = "who is paused, suspended or leaving is as a listener of this user wrote it down"
 
 
@@ -77,7 +77,7 @@ class Viewer:
         """Raises Unavailable."""
         seen = self._client.seen_by_listener()
         if not self._listeners and (seen is None or seen[1]["listener_state"] == ListenerState.NONE):
-            return self._own_look(_NO_LISTENER, _NOBODY)
+            return self._own_look(_NO_LISTENER, _NO_LISTENER_TROUBLE)
         if seen is None:
             return self._own_look(_NO_INTERFACE)
         pools, listener = seen

@@ -26,12 +26,12 @@ VERBS: tuple[Verb, ...] = get_args(Verb)
 NEED_WORKERS: tuple[Verb, ...] = ("reap", "roll")
 """What can be done only where it is known which workers there are."""
 # Several times the longest that makes sense.
-_MOST_CHARACTERS = 1000
+_MAX_CHARACTERS = 1000
 _NAME = re.compile(r"[^\s:=]+(?::[^\s:=]+)?")
 _ID = re.compile(r"id=([0-9a-zA-Z-]{1,64})")
 _UNTIL = re.compile(r"until=([0-9]{1,12}(?:\.[0-9]{1,6})?)")
 # So many names are listed in a message.
-_MOST_NAMES = 20
+_MAX_NAMES = 20
 
 
 class CommandError(ValueError):
@@ -67,14 +67,14 @@ class Result:
 
 def id_of(text: str) -> str:
     """By what the sender finds the answer, whether this is a command or not; empty: no answer is wanted."""
-    matches = (_ID.fullmatch(part) for part in text[-_MOST_CHARACTERS:].split()[-2:])
+    matches = (_ID.fullmatch(part) for part in text[-_MAX_CHARACTERS:].split()[-2:])
     return next((match[1] for match in matches if match), "")
 
 
 def parse(text: str) -> Command:
     """Raises CommandError."""
-    if len(text) > _MOST_CHARACTERS:
-        raise CommandError(f"a command has at most {_MOST_CHARACTERS} characters, this one has {len(text)}")
+    if len(text) > _MAX_CHARACTERS:
+        raise CommandError(f"a command has at most {_MAX_CHARACTERS} characters, this one has {len(text)}")
     words = text.split()
     until = None
     while words and words[-1].startswith(("id=", "until=")):
@@ -119,8 +119,8 @@ def _names_of(pool: str) -> tuple[str, ...]:
 
 def unknown(name: str, pools: Sequence[str]) -> str:
     """The line for a name by which no pool is meant."""
-    more = f", and {len(pools) - _MOST_NAMES} more" if len(pools) > _MOST_NAMES else ""
-    names = ", ".join(pools[:_MOST_NAMES]) or "none"
+    more = f", and {len(pools) - _MAX_NAMES} more" if len(pools) > _MAX_NAMES else ""
+    names = ", ".join(pools[:_MAX_NAMES]) or "none"
     return f"no pool '{quote(name)}' is watched; there are: {names}{more}"
 
 
@@ -150,7 +150,7 @@ def _pool_to_reap(
         return meant or pools
     if command.pid:
         raise CommandError(f"'{quote(command.name)}' has no worker {command.pid}")
-    names = ", ".join([*pools][:_MOST_NAMES])
+    names = ", ".join([*pools][:_MAX_NAMES])
     raise CommandError(f"reap: '{quote(command.name)}' is {len(pools)} pools; name one of them: {names}")
 
 

@@ -23,7 +23,7 @@ PATIENCE = 0.5
 # a busy machine and not a lock; twice as long each time; and at most.
 AVOIDED, AVOIDED_LONGEST = 4.0, 60.0
 # Of each file: a command line may have 2 MB, and its beginning is all that is needed.
-_MOST_BYTES = 65536
+_MAX_BYTES = 65536
 _LENGTH = struct.Struct("=ii")
 # prctl(2): end with the parent; and the name that ps(1) shows.
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
@@ -170,7 +170,7 @@ def _serve(asked: int, answered: int, parent: int) -> None:
 
 def _answer(path: str) -> bytes:
     try:
-        data, number = read_here(path)[:_MOST_BYTES], 0
+        data, number = read_here(path)[:_MAX_BYTES], 0
     except ProcessLookupError:
         data, number = b"", errno.ESRCH
     except OSError as error:

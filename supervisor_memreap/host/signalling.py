@@ -181,7 +181,7 @@ def _signal(
             if unheld or not late:
                 continue
             idle = False
-        is_hidden = idle is None and not view.tells_idleness(pid)
+        is_hidden = idle is None and not view.can_observe_idle(pid)
         unreadable = unreadable or is_hidden
         if idle and needs is not Moment.HELD:
             _send(pid, pidfd, signum)

@@ -36,7 +36,7 @@ def idle(pid: int) -> bool | None:
     return main
 
 
-def is_told(pid: int) -> bool:
+def can_observe_idle(pid: int) -> bool:
     """Whether the kernel says where this process waits, be it unclear at this moment. Raises ProcessLookupError."""
     if _system_call(f"/proc/{pid}") is not None:
         return True

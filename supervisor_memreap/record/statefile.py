@@ -22,7 +22,7 @@ from supervisor_memreap.host import procfs
 from supervisor_memreap.host.lock import temporary_directory
 
 # A thousand pools that each have a worker leaving from among a hundred take less than this.
-_MOST_BYTES = 16 * 1024**2
+_MAX_BYTES = 16 * 1024**2
 # Seconds since the last change after which a file that nobody seems to need is removed: a week.
 _OLD = 7 * 86400.0
 # Seconds after which it is written anew though nothing has changed: whoever clears temporary directories goes by age.
@@ -120,7 +120,7 @@ def _read(path: str) -> str:
         # The directory is everybody's: what another user wrote there says nothing to us.
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise OSError("not a file of this user alone")
-        return file.read(_MOST_BYTES)
+        return file.read(_MAX_BYTES)
 
 
 def _replace(path: str, text: str) -> None:

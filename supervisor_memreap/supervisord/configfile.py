@@ -22,7 +22,7 @@ from supervisor_memreap.supervisord import ancestor
 
 _KINDS = ("program", "fcgi-program", "eventlistener", "group", "ctlplugin", "rpcinterface")
 # So many processes of one program have their names worked out.
-_MOST_PROCESSES = 10_000
+_MAX_PROCESSES = 10_000
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _section(parser: UnhosedConfigParser, section: str, path: str) -> Section:
         try:
             first, count = int(options.get("numprocs_start", "0")), int(options.get("numprocs", "1"))
             processes = tuple(
-                get("process_name", number) for number in range(first, first + min(count, _MOST_PROCESSES))
+                get("process_name", number) for number in range(first, first + min(count, _MAX_PROCESSES))
             )
         except ValueError:
             pass
