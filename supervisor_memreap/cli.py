@@ -26,8 +26,8 @@ from supervisor_memreap.core.settings import (
     duration,
     has_reason,
     no_reason,
+    parse_name_size,
     resolve,
-    short,
 )
 from supervisor_memreap.core.text import quote
 from supervisor_memreap.demo import run as demo
@@ -228,7 +228,7 @@ def _interval(text: str) -> float:
 
 
 def _listen(args: argparse.Namespace) -> int:
-    sections = short(args.limits, COMMAND_LINE)
+    sections = parse_name_size(args.limits, COMMAND_LINE)
     resolve(sections)
     return listener.run(args.configuration, sections)
 

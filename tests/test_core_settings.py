@@ -16,8 +16,8 @@ from supervisor_memreap.core.settings import (
     SettingsError,
     duration,
     has_reason,
+    parse_name_size,
     resolve,
-    short,
     shown,
     size,
 )
@@ -187,7 +187,7 @@ def test_an_error_quotes_at_most_100_characters_of_what_was_written(sections):
 @pytest.mark.parametrize("word", [LONG, f"limit={LONG}", f"={LONG}"])
 def test_an_error_in_the_command_quotes_at_most_100_characters_of_it(word):
     with pytest.raises(SettingsError) as caught:
-        short([word], "there")
+        parse_name_size([word], "there")
     assert len(str(caught.value)) < 300
 
 
@@ -339,9 +339,9 @@ def test_without_target_self_each_program_is_a_pool():
 
 
 def test_limits_in_a_command_are_sections():
-    assert short(["a=1MB", "g:b=2MB"], "there") == {
+    assert parse_name_size(["a=1MB", "g:b=2MB"], "there") == {
         "a": {"limit": Given("1MB", "there a:")},
         "g:b": {"limit": Given("2MB", "there g:b:")},
     }
     with pytest.raises(SettingsError, match="there a: not NAME=SIZE"):
-        short(["a"], "there")
+        parse_name_size(["a"], "there")

@@ -16,7 +16,7 @@ from supervisor.options import ClientOptions, UnhosedConfigParser
 
 from supervisor_memreap.core.listeners import is_listener, words_of_listener
 from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.settings import Given, Sections, SettingsError, short
+from supervisor_memreap.core.settings import Given, Sections, SettingsError, parse_name_size
 from supervisor_memreap.core.text import quote
 from supervisor_memreap.supervisord import ancestor
 
@@ -102,7 +102,7 @@ class Contents:
         for section in self.others:
             if section.listens and "command" in section.options:
                 words = words_of_listener(section.options["command"])
-                sections.update(short(_without_options(words), f"{section.where} command"))
+                sections.update(parse_name_size(_without_options(words), f"{section.where} command"))
         return sections
 
 
