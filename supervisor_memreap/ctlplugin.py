@@ -4,7 +4,7 @@
     supervisor.ctl_factory = supervisor_memreap.ctlplugin:make_ctlplugin
 
 It must stand in the main file: supervisorctl does not read included ones. It shows what [rpcinterface:memreap] has, and
-sends commands to the listener through supervisord; it signals nobody itself. A plugin that cannot be imported would
+sends commands to the listener through supervisord; it sends no signal itself. A plugin that cannot be imported would
 break every call of supervisorctl, so all but this file is imported when it is used.
 """
 

@@ -52,7 +52,7 @@ def run(config: str | None, command_line: Sections) -> int:
         _serve(Protocol(stdin, stdout), stdin, application)
         application.forget_if_all_ends()
     except (EOFError, BrokenPipeError):
-        # supervisord has closed the pipe: that is how it says goodbye, and its pools are nobody's from now on.
+        # supervisord has closed the pipe: it has ended, and its pools have no supervisord from now on.
         application.forget()
     application.close()
     return 0

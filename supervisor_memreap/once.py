@@ -204,7 +204,7 @@ class _Waits:
             return f"waiting for worker {leaving.worker.pid} to finish its request"
         if leaving and leaving.replaced_by is None:
             return f"waiting for a worker in the place of {leaving.worker.pid}"
-        if leaving:  # also after the last one: whoever reaps next in this pool must find it settled
+        if leaving:  # also after the last one: the next process that reaps in this pool must find it settled
             return f"waiting for the worker in the place of {leaving.worker.pid} to settle"
         min_age = pool.settings.min_age
         # A worker whose size may not be read is reported when it is old enough; before, it may still change its user.

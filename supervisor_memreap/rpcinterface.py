@@ -1,4 +1,4 @@
-"""Door 3, [rpcinterface:memreap]: XML-RPC methods inside supervisord, for whoever wants to know how the pools stand.
+"""Door 3, [rpcinterface:memreap]: XML-RPC methods inside supervisord, which say how the pools stand.
 
     [rpcinterface:memreap]
     supervisor.rpcinterface_factory = supervisor_memreap.rpcinterface:make_rpcinterface
@@ -144,8 +144,8 @@ class MemreapNamespaceRPCInterface:
     def getAnswer(self, id: str) -> dict[str, Any]:
         """Get what the listener answered to a command
 
-        A command is sent with supervisor.sendRemoteCommEvent("memreap-command", "reap myapp id=1a2b3c"); whoever sends
-        it makes up the id.
+        A command is sent with supervisor.sendRemoteCommEvent("memreap-command", "reap myapp id=1a2b3c"); the sender
+        makes up the id.
 
         @param string id      The id of the command
         @return struct result A struct: ok (boolean), text; an empty one if there is no answer yet

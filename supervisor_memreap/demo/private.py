@@ -158,7 +158,7 @@ def _collected(pid: int) -> bool:
 def _adopt_orphans() -> None:
     """On Linux: what loses its parent below us becomes our child, and is collected by us.
 
-    Else it is by process 1, and in a container that may be a program that collects nobody.
+    Else it is by process 1, and in a container that may be a program that collects none.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER

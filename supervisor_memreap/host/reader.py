@@ -1,8 +1,9 @@
 """Reads the files of /proc whose reading takes the process's mmap lock, in a child process. Linux only.
 
-A process can hold that lock for ever, for example with a thread that maps a file of a file server that hangs. Whoever
-reads its smaps_rollup, cmdline or environ then waits as long. So a child reads, and is ended where it does not answer:
-the wait for the lock can be interrupted by KILL. One child serves until this process ends; a question costs 0.05 ms.
+A process can hold that lock for ever, for example with a thread that maps a file of a file server that hangs. A process
+that reads its smaps_rollup, cmdline or environ then waits as long. So a child reads, and is ended where it does not
+answer: the wait for the lock can be interrupted by KILL. One child serves until this process ends; a question costs
+0.05 ms.
 """
 
 from __future__ import annotations

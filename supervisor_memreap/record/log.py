@@ -38,7 +38,7 @@ def to(stream: TextIO | None, stamped: bool) -> Callable[[str], None]:
                 return _write_at_once(stream, line)
             print(line, file=stream, flush=True)
         except (OSError, ValueError):
-            pass  # nobody reads any more; the work goes on
+            pass  # no one reads it any more; the work goes on
         return True
 
     return print_line

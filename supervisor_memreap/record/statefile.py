@@ -23,9 +23,9 @@ from supervisor_memreap.host.lock import temporary_directory
 
 # A thousand pools that each have a worker leaving from among a hundred take less than this.
 _MAX_BYTES = 16 * 1024**2
-# Seconds since the last change after which a file that nobody seems to need is removed: a week.
+# Seconds since the last change after which a file that no process seems to need is removed: a week.
 _OLD = 7 * 86400.0
-# Seconds after which it is written anew though nothing has changed: whoever clears temporary directories goes by age.
+# Seconds after which it is written anew though nothing has changed: a cleaner of temporary directories goes by age.
 _RENEWED = 86400.0
 
 
@@ -72,7 +72,7 @@ class StateFile:
     def write(self, states: Mapping[str, PoolState], now: float) -> str:
         """Keep what is worth it, or remove the file if nothing is; why that was not possible, else empty."""
         kept = _worth_keeping(states)
-        # Somebody may have removed it, and with it who is paused.
+        # A user may have removed it, and with it what is paused.
         if kept == self._written and (not kept or (os.path.exists(self._path) and now - self._when < _RENEWED)):
             return ""
         try:
