@@ -5,8 +5,10 @@ from __future__ import annotations
 import enum
 import re
 
-# A shell that runs it, or that names more commands behind it, may stand around it.
-_COMMAND = re.compile(r"memreap\S*(?:\s+(?:-c|--conf[a-z]*)[\s=]*\S+)?\s+listen(?![\w-])(?P<words>[^;&|]*)")
+# Each word may be quoted, and a shell may run it, with more commands behind it.
+_COMMAND = re.compile(
+    r"""memreap\S*(?:\s+["']?(?:-c|--conf[a-z]*)["']?[\s=]*\S+)?\s+["']?listen(?![\w-])(?P<words>[^;&|]*)"""
+)
 
 
 class ListenerState(str, enum.Enum):
