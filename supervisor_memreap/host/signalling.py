@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from supervisor_memreap.core.model import Pool, ProcessId, Result, SentMoment, Worker
-from supervisor_memreap.core.servers import Moment, moment_of, recognise
+from supervisor_memreap.core.servers import Moment, may_signal_busy, moment_of, recognise
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import hold
 from supervisor_memreap.host.hold import Attempt
@@ -157,7 +157,7 @@ def _signal(
     signum = number(settings.signal)
     pid = worker.id.pid
     # A worker that has left the reasons behind, as one that is signalled again, was not read in full.
-    needs = moment_of(worker.detail.server if worker.detail else recognise(*view.name_and_argv(pid)))
+    server = worker.detail.server if worker.detail else recognise(*view.name_and_argv(pid))
     _send(pid, pidfd, 0)  # asks whether it may be signalled, before an idle moment is waited for in vain
     private = private_memory(worker.id, view)
     holds = settings.hold and hold.is_usable()
@@ -183,11 +183,10 @@ def _signal(
             idle = False
         is_hidden = idle is None and not view.can_observe_idle(pid)
         unreadable = unreadable or is_hidden
-        if idle and needs is not Moment.HELD:
+        if idle and moment_of(server) is not Moment.HELD:
             _send(pid, pidfd, signum)
             return Outcome(Result.SENT, SentMoment.IDLE, unheld, private=private, pidfd=pidfd)
-        permitted = needs is Moment.ANY or (needs is Moment.IDLE_IF_SEEN and is_hidden)
-        if late and idle_wait_expired and permitted and settings.idle_wait != float("inf"):
+        if late and idle_wait_expired and may_signal_busy(server, idleness_is_visible=not is_hidden):
             _send(pid, pidfd, signum)
             moment = SentMoment.UNKNOWN if idle is None else SentMoment.BUSY
             return Outcome(Result.SENT, moment, unheld, unreadable, private, pidfd)
