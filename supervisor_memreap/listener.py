@@ -121,7 +121,7 @@ def _serve(protocol: Protocol, stdin: int, application: Application) -> None:
             if fd in application.reaper.pidfds():
                 application.reaper.exited(fd, now)
         if doctor and (doctor.fd in readable or not readable):
-            application.hear_doctor()
+            application.read_doctor()
         if stdin in readable:
             for event in protocol.feed():
                 protocol.ok()

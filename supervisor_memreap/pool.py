@@ -13,7 +13,7 @@ from supervisor_memreap.core.model import Pool, ProcessId, Result, Worker
 from supervisor_memreap.core.policy import Candidate, Choice, Look
 from supervisor_memreap.core.reasons import Reason
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.state import PoolState, outlives_differently
+from supervisor_memreap.core.state import PoolState, persistent_part_differs
 from supervisor_memreap.followed import Followed, FollowedWorkers, TakeLock
 from supervisor_memreap.host import look, signalling
 from supervisor_memreap.host.lock import Locked
@@ -64,7 +64,7 @@ class WatchedPool:
     def update(self, state: PoolState) -> None:
         """The only place where the state changes; what survives a restart is saved before this returns."""
         before, self._state = self._state, state
-        if outlives_differently(before, state):
+        if persistent_part_differs(before, state):
             self._write_down()
 
     def emit(self, event: Event) -> None:
@@ -97,7 +97,7 @@ class WatchedPool:
         """Accept what to do in this pool."""
         self.update(choice.state)
         self._hand_on(choice.events)
-        self.counters = self.counters.stands(choice.standing.value, time.time())
+        self.counters = self.counters.with_standing(choice.standing.value, time.time())
         self.choice = choice  # last: a pool in which any of this fails is not acted on
 
     # Signals.

@@ -17,20 +17,25 @@ from typing import Any
 
 from supervisor.datatypes import RestartUnconditionally, RestartWhenExitUnexpected
 from supervisor.events import RemoteCommunicationEvent, Tick5Event, Tick60Event, Tick3600Event
-from supervisor.states import EventListenerStates, getEventListenerStateDescription, getProcessStateDescription
+from supervisor.states import (
+    EventListenerStates,
+    ProcessStates,
+    getEventListenerStateDescription,
+    getProcessStateDescription,
+)
 from supervisor.xmlrpc import Faults, RPCError
 
 from supervisor_memreap import __version__
-from supervisor_memreap.core.listeners import is_listener
+from supervisor_memreap.core.listeners import ListenerState, is_listener
 
 # The status of ten thousand workers is 800 kB.
-_MOST_CHARACTERS = 4_000_000
+_MAX_CHARACTERS = 4_000_000
 # XML-RPC integers have only 32 bits; larger numbers, and all sizes, are sent as doubles.
 _INTEGER = 2**31
 # The pools, one of them, its workers, one of them, a value of that one.
 _DEEPEST = 5
 # Our numbers have no more digits, and Python's int() needs minutes for a million.
-_MOST_DIGITS = 40
+_MAX_DIGITS = 40
 # Characters that XML 1.0 cannot carry: they would break the whole answer.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TICKS = (Tick5Event, Tick60Event, Tick3600Event)
@@ -83,8 +88,10 @@ class MemreapNamespaceRPCInterface:
                               not apply)
         """
         now = time.time()
-        listener: dict[str, Any] = {"name": "", "state": "STOPPED", "listener_state": "NONE", "pid": 0, "count": 0}
-        listener.update(events_waiting=0, takes_commands=False, time=now)
+        stopped = getProcessStateDescription(ProcessStates.STOPPED)
+        listener: dict[str, Any] = {"name": "", "state": stopped, "pid": 0, "count": 0}
+        # XML-RPC carries plain strings only.
+        listener.update(listener_state=ListenerState.NONE.value, events_waiting=0, takes_commands=False, time=now)
         for group, process in self._listeners():
             listener["count"] += 1
             if listener["count"] > 1 and not process.pid:
@@ -153,7 +160,7 @@ class MemreapNamespaceRPCInterface:
         @return boolean       True
         """
         try:
-            if len(text) > _MOST_CHARACTERS:
+            if len(text) > _MAX_CHARACTERS:
                 raise ValueError("too long")
             values = _loads(text)
             for pool in values["pools"]:
@@ -200,7 +207,7 @@ def _loads(text: str) -> Any:
     """JSON with numbers that XML-RPC can carry. Raises ValueError, RecursionError."""
 
     def number(digits: str) -> float:
-        value = float(digits) if len(digits) <= _MOST_DIGITS else math.inf
+        value = float(digits) if len(digits) <= _MAX_DIGITS else math.inf
         if not math.isfinite(value):
             raise ValueError("no number of ours")
         return value

@@ -671,13 +671,13 @@ def test_whether_idleness_is_told_is_not_judged_by_one_moment(monkeypatch):
     with pool(1, 1) as pid:
         (worker,) = psutil.Process(pid).children()
         eventually(lambda: _assert_idle(Procfs(), worker.pid, True))
-        assert waiting.is_told(worker.pid) is True
+        assert waiting.can_observe_idle(worker.pid) is True
         # As under Yama: the place in the kernel is told, and for datagrams it is that of accept on a unix socket.
         monkeypatch.setattr(waiting, "_system_call", lambda _: None)
-        assert waiting.is_told(worker.pid) is True
+        assert waiting.can_observe_idle(worker.pid) is True
         real = waiting.read
         monkeypatch.setattr(waiting, "read", lambda path: b"0" if path.endswith("wchan") else real(path))
-        assert waiting.is_told(worker.pid) is False
+        assert waiting.can_observe_idle(worker.pid) is False
 
 
 @needs_linux

@@ -15,7 +15,22 @@ class ProcessId(NamedTuple):
     """Seconds after the boot (Linux) or after the epoch (elsewhere): to compare, not to show."""
 
 
-STOPPED_BY_HAND = ("STOPPING", "STOPPED")
+class ProgramState(str, enum.Enum):
+    """The states of a process as supervisord names them, to compare with: one that is not here is passed on as text."""
+
+    STOPPED = "STOPPED"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    BACKOFF = "BACKOFF"
+    STOPPING = "STOPPING"
+    EXITED = "EXITED"
+    FATAL = "FATAL"
+    UNKNOWN = "UNKNOWN"
+
+
+UP = (ProgramState.RUNNING, ProgramState.STARTING)
+"""States of a program that runs, or will in a moment."""
+STOPPED_BY_HAND = (ProgramState.STOPPING, ProgramState.STOPPED)
 """States of a program that a user stops."""
 
 
@@ -26,7 +41,7 @@ class Program:
     group: str
     name: str
     state: str
-    """As supervisorctl shows it: RUNNING, STARTING, BACKOFF, STOPPING, STOPPED, EXITED, FATAL."""
+    """As supervisorctl shows it: one of ProgramState."""
     pid: int
     """0 if there is none."""
     supervisord: int = 0

@@ -109,3 +109,12 @@ def moment_of(server: str) -> Moment:
     if server == UNRECOGNISABLE:
         return Moment.HELD
     return next((known.moment for known in SERVERS if known.name == server), Moment.ANY)
+
+
+def may_signal_busy(server: str, idleness_is_visible: bool) -> bool:
+    """Whether a worker of this server may be signalled while it is busy, once `idle_wait` has expired (rule 6).
+
+    `idleness_is_visible`: it can be seen here whether a worker is idle.
+    """
+    moment = moment_of(server)
+    return moment is Moment.ANY or (moment is Moment.IDLE_IF_SEEN and not idleness_is_visible)

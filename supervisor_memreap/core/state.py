@@ -146,7 +146,7 @@ def lasting(state: Lasting) -> Lasting:
     return Lasting(**{name: getattr(state, name) for name in _LASTING})
 
 
-def outlives_differently(state: Lasting, other: Lasting) -> bool:
+def persistent_part_differs(state: Lasting, other: Lasting) -> bool:
     """Whether the parts that survive a restart differ."""
     if state is other:
         return False

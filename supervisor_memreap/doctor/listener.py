@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 
 from supervisor_memreap import __version__
+from supervisor_memreap.core.model import UP
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.restart import advise_interface, advise_restart
 from supervisor_memreap.host import rights
@@ -38,7 +39,7 @@ def _without_interface(case: Case) -> Iterator[Finding]:
         text = "whether it still looks is unknown: supervisord calls a dead listener RUNNING"
         yield Finding("listener", f"{text}; {advise_interface(case)}", False)
     for program in case.listeners():
-        if program.state not in ("RUNNING", "STARTING"):
+        if program.state not in UP:
             text = f"{program.namespec} is {program.state}: {program.spawnerr or 'see its log'}"
             yield Finding("listener", f"{text}, then supervisorctl start {program.namespec}")
 

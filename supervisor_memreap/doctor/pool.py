@@ -8,7 +8,7 @@ from typing import Any
 from supervisor.datatypes import dict_of_key_value_pairs
 
 from supervisor_memreap.core import events
-from supervisor_memreap.core.model import Pool
+from supervisor_memreap.core.model import Pool, ProgramState
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.doctor import standing, workers
 from supervisor_memreap.doctor.finding import Case, Finding
@@ -17,6 +17,8 @@ from supervisor_memreap.doctor.sections import NO
 from supervisor_memreap.host import look, orphans, perl, roster
 from supervisor_memreap.supervisord.configfile import Section
 
+# States of a program that came to this by itself.
+_DOWN = (ProgramState.BACKOFF, ProgramState.FATAL, ProgramState.EXITED)
 # Seconds that FCGI::ProcManager gives its workers to finish when it is stopped (die_timeout).
 _PROCMANAGER_PATIENCE = 60
 # Since 0.18, a manager whose parent has pid 1 keeps running.
@@ -35,7 +37,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
     pool = look.look(watch, case.view)
     yield from _daemonizing(case, watch, command, pool)
     for member in watch.members or (program,):
-        if member.state in ("BACKOFF", "FATAL", "EXITED"):
+        if member.state in _DOWN:
             which = f"{member.namespec} " if watch.members else "it "
             yield Finding("", f"{which}does not run ({member.state}): {member.spawnerr or 'see its log'}")
     yield from standing.check(case, watch)

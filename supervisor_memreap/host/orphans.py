@@ -1,8 +1,8 @@
 """Finds what a daemonized start of a program has left behind: trees of processes that supervisord does not know.
 
 With -d the process that supervisord started forks and exits at once; supervisord sees it end and starts another one:
-a full pool is orphaned at each retry (3 of them in 3 s). They serve, hold memory and their socket, and nobody watches
-them. Nothing is ever signalled from here.
+a full pool is orphaned at each retry (3 of them in 3 s). They serve, hold memory and their socket, and are not
+watched. Nothing is ever signalled from here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def find(
     parents = {process.pid: process.info["ppid"] for process in psutil.process_iter(["ppid"])}
     # Asked for after all processes were read: one that supervisord has just started is no orphan.
     known = {program.pid for program in ask() if program.pid} | {os.getpid()}
-    # Whoever looks may be in another place than they are, as doctor is in a shell: supervisord never is.
+    # The process that looks may be in another place than they are, as doctor is in a shell: supervisord never is.
     supervisord = next((program.supervisord for program in sought if program.supervisord), os.getpid())
     above = _chain(supervisord, parents)
     orphans = [pid for pid, parent in parents.items() if parent in above and pid not in known and pid not in above]

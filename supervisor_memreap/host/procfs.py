@@ -71,8 +71,8 @@ class Procfs:
     def idle(self, pid: int) -> bool | None:
         return waiting.idle(pid)
 
-    def tells_idleness(self, pid: int) -> bool | None:
-        return waiting.is_told(pid)
+    def can_observe_idle(self, pid: int) -> bool | None:
+        return waiting.can_observe_idle(pid)
 
     def name_and_argv(self, pid: int) -> tuple[str, list[str]]:
         comm = read(f"/proc/{pid}/comm").decode(errors="replace").rstrip("\n")

@@ -1,8 +1,9 @@
 """Reads the files of /proc whose reading takes the process's mmap lock, in a child process. Linux only.
 
-A process can hold that lock for ever, for example with a thread that maps a file of a file server that hangs. Whoever
-reads its smaps_rollup, cmdline or environ then waits as long. So a child reads, and is ended where it does not answer:
-the wait for the lock can be interrupted by KILL. One child serves until this process ends; a question costs 0.05 ms.
+A process can hold that lock for ever, for example with a thread that maps a file of a file server that hangs. A process
+that reads its smaps_rollup, cmdline or environ then waits as long. So a child reads, and is ended where it does not
+answer: the wait for the lock can be interrupted by KILL. One child serves until this process ends; a question costs
+0.05 ms.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LOST_WITHIN, IMPATIENCE = 4.0, 0.02
 # a busy machine and not a lock; twice as long each time; and at most.
 AVOIDED, AVOIDED_LONGEST = 4.0, 60.0
 # Of each file: a command line may have 2 MB, and its beginning is all that is needed.
-_MOST_BYTES = 65536
+_MAX_BYTES = 65536
 _LENGTH = struct.Struct("=ii")
 # prctl(2): end with the parent; and the name that ps(1) shows.
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
@@ -178,7 +179,7 @@ def _serve(asked: int, answered: int, parent: int) -> None:
 
 def _answer(path: str) -> bytes:
     try:
-        data, number = read_here(path)[:_MOST_BYTES], 0
+        data, number = read_here(path)[:_MAX_BYTES], 0
     except ProcessLookupError:
         data, number = b"", errno.ESRCH
     except OSError as error:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from supervisor_memreap.core.model import STOPPED_BY_HAND, ProcessId, Program
+from supervisor_memreap.core.model import STOPPED_BY_HAND, ProcessId, Program, ProgramState
 from supervisor_memreap.core.servers import UNRECOGNISABLE, manages, recognise
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.host.source import Process, Source
@@ -56,7 +56,7 @@ def of(watch: Watch, expected: Collection[ProcessId], view: Source) -> Roster:
 def _of_manager(watch: Watch, expected: Collection[ProcessId], view: Source) -> Roster:
     program = watch.program
     name, state = program.namespec, program.state
-    if state != "RUNNING" or program.pid <= 0:
+    if state != ProgramState.RUNNING or program.pid <= 0:
         return Roster(name, state)
     try:
         manager = view.process(program.pid)
@@ -96,7 +96,7 @@ def _of_group(watch: Watch, expected: Collection[ProcessId], view: Source) -> Ro
         return Roster(name, "gone")
     except PermissionError:
         return Roster(name, state, "supervisord is hidden from this user")
-    running = {member.pid: member.name for member in members if member.state == "RUNNING" and member.pid > 0}
+    running = {member.pid: member.name for member in members if member.state == ProgramState.RUNNING and member.pid > 0}
     running.pop(os.getpid(), None)
     for member in members:
         try:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from supervisor_memreap.core.model import Pool, ProcessId, Result, SentMoment, Worker
-from supervisor_memreap.core.servers import Moment, moment_of, recognise
+from supervisor_memreap.core.servers import Moment, may_signal_busy, moment_of, recognise
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import hold
 from supervisor_memreap.host.hold import Attempt
@@ -50,7 +50,7 @@ class Experience:
     def note_reading(self, idle: bool | None, pid: int, view: Source) -> None:
         """After a worker was read as idle, busy or unknown. Raises ProcessLookupError."""
         if not self._was_seen:
-            tells = True if idle else view.tells_idleness(pid)
+            tells = True if idle else view.can_observe_idle(pid)
             self._was_seen = tells is True
             self._unseen += tells is False
 
@@ -204,7 +204,7 @@ def _signal(
     """Raises ProcessLookupError, PermissionError."""
     signum, pid = number(settings.signal), worker.id.pid
     # A worker that has left the reasons behind, as one that is signalled again, was not read in full.
-    needs = moment_of(worker.detail.server if worker.detail else recognise(*view.name_and_argv(pid)))
+    server = worker.detail.server if worker.detail else recognise(*view.name_and_argv(pid))
     _send(pid, pidfd, 0)  # asks whether it may be signalled, before an idle moment is waited for in vain
     private = private_memory(worker.id, view)
     holds = settings.hold and hold.is_usable()
@@ -230,11 +230,10 @@ def _signal(
             idle = False
         experience.note_reading(idle, pid, view)
         unreadable = experience.never_tells_idleness
-        if idle and needs is not Moment.HELD:
+        if idle and moment_of(server) is not Moment.HELD:
             _send(pid, pidfd, signum)
             return Outcome(Result.SENT, SentMoment.IDLE, unheld, private=private, pidfd=pidfd)
-        permitted = needs is Moment.ANY or (needs is Moment.IDLE_IF_SEEN and unreadable)
-        if late and idle_wait_expired and permitted:
+        if late and idle_wait_expired and may_signal_busy(server, idleness_is_visible=not unreadable):
             _send(pid, pidfd, signum)
             moment = SentMoment.UNKNOWN if idle is None else SentMoment.BUSY
             return Outcome(Result.SENT, moment, unheld, unreadable, private, pidfd)

@@ -36,7 +36,7 @@ def idle(pid: int) -> bool | None:
     return main
 
 
-def is_told(pid: int) -> bool | None:
+def can_observe_idle(pid: int) -> bool | None:
     """Whether the kernel says where this process waits; None: at this moment it runs, and waits nowhere.
 
     False is no proof: a process that waits for very short times may run when its place is read, and sleep when its
