@@ -195,10 +195,12 @@ def test_a_program_that_daemonizes_is_found_and_what_it_has_left_behind(where, m
             assert result.returncode == 1
             assert "--daemonize: it daemonizes itself, and supervisord keeps restarting it: remove -d" in result.stdout
             assert "myapp: it does not run (FATAL): Exited too quickly" in result.stdout
-            (roots,) = re.findall(r"2 process trees from its earlier starts, .*: kill ([0-9 ]+)", result.stdout)
-            pids = roots.split()
-            assert len(pids) == 2
-            assert roots in of_another_cgroup(where, monkeypatch)
+            managers = stack.left_in(where, name="perl-fcgi-pm")
+            assert len(managers) == 2
+            pids = [str(pid) for pid in sorted(manager.pid for manager in managers)]
+            expression = rf"2 process trees from its earlier starts, .*: kill {' '.join(pids)}$"
+            assert re.search(expression, result.stdout, re.MULTILINE)
+            assert re.search(expression, of_another_cgroup(where, monkeypatch), re.MULTILINE)
             subprocess.run(["kill", *pids], check=True)
     finally:
         for process in stack.left_in(where):  # where the test failed
