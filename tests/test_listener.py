@@ -158,7 +158,7 @@ def test_without_supervisord_it_says_what_it_is_for():
         check=False,
     )
     assert (result.returncode, result.stdout) == (2, "")
-    assert "listen is started by supervisord" in result.stderr
+    assert "supervisord starts listen" in result.stderr
 
 
 def test_it_reaps_the_worker_over_the_limit_and_says_so(log, tmp_path):
