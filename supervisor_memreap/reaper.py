@@ -28,12 +28,12 @@ from supervisor_memreap.record.status import of_pool
 WATCH = 0.3
 
 # Seconds between two readings of all workers' metric for the status, and how long one may take: 36 ms for 500 workers
-# of 20 MiB, and more where they are larger.
+# of 20 MiB, and more if they are larger.
 MEASURE = 30.0
 MEASURING = 0.1
 
-# Seconds for which a pool that is not watched any more is remembered although its manager has ended: its section, its
-# program or its group may come back, and with it a pause that a user set.
+# Seconds for which a pool that is no longer watched is remembered after its manager has ended: its section, its
+# program or its group may come back, and a user's pause must still apply.
 REMEMBERED = 24 * 3600.0
 
 States = Mapping[str, PoolState]
@@ -42,7 +42,7 @@ HowEnded = Callable[[Program, float], Ending]
 
 
 class Reaper:
-    """`states` are those of the reaper before this one; `keep` gets all of them whenever what outlives us changes."""
+    """`states` are those of the previous reaper; `keep` is called with all states when one must be saved."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Reaper:
         due = [pool for pool in self._watched if pool.choice and pool.choice.candidates and not self._dry_run]
         for pool in due:
             if not self._waits_for_its_group(pool):
-                # Its share of the time: no pool that is never idle takes the others' moments.
+                # Each pool has its share of the time, so that one that is never idle does not use up the others'.
                 self._guard(pool, functools.partial(pool.signal_next, view, now, WATCH / len(due)))
         self._write_down()
         return self._watched
@@ -107,7 +107,7 @@ class Reaper:
         looks[pool.name] = pool.follow(seen, settings, view, now, not self._dry_run)
 
     def _choose(self, looks: Sequence[Look], now: float) -> None:
-        """Each pool gets what is to be done in it; one in which that fails is left out, and the others are not."""
+        """Give each pool what to do; a pool in which that fails is left out, and the others are not."""
         try:
             choices = policy.choose(looks, now)
         except Exception:
@@ -120,7 +120,7 @@ class Reaper:
             self._guard(pool, functools.partial(pool.take, choice))
 
     def _guard(self, pool: WatchedPool, act: Callable[[], None]) -> None:
-        """An error in one pool is a line in the log, and the others are looked at all the same."""
+        """An error in one pool becomes a line in the log; the other pools are handled as usual."""
         try:
             act()
         except Exception as error:
@@ -135,7 +135,7 @@ class Reaper:
         self._keep({name: pool.state for name, pool in self._pools.items()})
 
     def _with_ending(self, pool: Pool, program: Program, programs: Sequence[Program], now: float) -> Pool:
-        """The pool, and how its last manager ended, where that makes a difference."""
+        """The pool, with how its last manager ended, if that makes a difference."""
         state = self._pools[pool.name].state
         if not policy.asks_how_it_ended(pool, state):
             return pool
@@ -145,10 +145,10 @@ class Reaper:
         assert state.looked is not None
         return replace(pool, ending=self._how_ended(program, time.time() - (now - state.looked)))
 
-    # For those who ask.
+    # Status and commands.
 
     def status(self) -> list[dict[str, Any]]:
-        """How the pools stood at the last tick, as record.status has it; measures workers, all of them now and then."""
+        """The state of the pools at the last tick, in the form of record.status; measures all workers every 30 s."""
         now = time.monotonic()
         if now - self._measured >= MEASURE:
             self._measured, self._used = now, {}
@@ -166,19 +166,19 @@ class Reaper:
         rows.append(of_pool(pool.choice, pool.settings, pool.state, pool.counters, used, time.time() - now))
 
     def paused(self) -> States:
-        """The pools that a user paused, and nothing else of them."""
+        """The pools that a user paused, with no other state."""
         return {name: PoolState(paused=True) for name, pool in self._pools.items() if pool.state.paused}
 
     def announces(self, name: str) -> bool:
-        """Whether what happens in this pool goes out as an event of supervisord."""
+        """Whether the events of this pool are announced."""
         return name not in self._pools or self._pools[name].settings.announce
 
     def command(self, command: Command, watched: Sequence[str]) -> list[Result]:
-        """Do what a user asks for, in all of the `watched` pools that the command names. Raises CommandError."""
+        """Carry out a user's command in all `watched` pools that it names. Raises CommandError."""
         names = named(command.name, watched)
         if not names:
             raise CommandError(unknown(command.name, watched))
-        # One that was not looked at yet can be paused: before it is looked at, and a worker signalled.
+        # A pool can be paused before its first look, so before any worker is signalled.
         pools = {name: (self._pool(name).pool, self._pool(name).state) for name in names}
         results = carry_out_in_all(command, pools)
         for result in results:
@@ -189,19 +189,19 @@ class Reaper:
         return results
 
     def has_seen(self, names: Iterable[str]) -> bool:
-        """Whether all of these pools were there at the last tick."""
+        """Whether all of these pools were seen in the last tick."""
         return set(names) <= {pool.name for pool in self._watched}
 
     def pidfds(self) -> dict[int, WatchedPool]:
-        """Descriptors that become readable when a worker that was signalled is gone, each with its pool."""
+        """Descriptors that become readable when a signalled worker is gone, each with its pool."""
         return {pidfd: pool for pool in self._pools.values() for pidfd in pool.followed.pidfds()}
 
     def exited(self, pidfd: int, now: float) -> None:
-        """The kernel said that the worker of this descriptor is gone."""
+        """The kernel reported that the worker of this descriptor is gone."""
         self.pidfds()[pidfd].exited(pidfd, now)
 
     def close(self) -> None:
-        """Let go of everything that is held."""
+        """Release everything that is held."""
         for pool in self._pools.values():
             pool.followed.close()
         if self._statm:
@@ -222,7 +222,7 @@ class Reaper:
             raise lock.Locked("a dry run takes no lock")
         if not is_group:
             return lock.take(manager)
-        # All pools with target=self have one manager, supervisord, and so one lock; those of this reaper share it.
+        # All pools with target=self have the same manager, supervisord, and so one lock, which they share here.
         for pool in self._pools.values():
             held = pool.followed.group_lock(manager)
             if held is not None:

@@ -45,7 +45,7 @@ def test_what_is_a_command(text, command):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "unknown command ''; there are pause, resume, reap, roll"),
+        ("", "unknown command ''; there are reap, roll, pause, resume, doctor"),
         ("id=1", "unknown command ''"),
         ("Pause myapp", "unknown command 'Pause'"),
         ("pause", "no pool given; write pause NAME or all"),

@@ -810,7 +810,7 @@ def test_a_manager_that_cannot_be_looked_at_for_a_while_has_not_fallen():
     film = Film()
     assert reaped(film.look({11: 300, 12: 200})) == 11
     film.now += 5
-    hidden = Pool("myapp", "RUNNING", "depth=2, and there is not one manager below the wrapper")
+    hidden = Pool("myapp", "RUNNING", "depth=2, but the wrapper does not have exactly one manager below it")
     verdict = film.decide(hidden, film.now)
     assert [type(event) for event in verdict.events] == [NotVisible]
     assert film.look({11: 300, 12: 200}).standing == "leaving"

@@ -107,7 +107,10 @@ def test_with_depth_2_the_workers_below_the_wrapper_are_found(view):
 def test_with_depth_2_and_no_wrapper_nothing_is_taken_for_a_manager(view):
     with pool(2, 40) as pid:
         seen = look(pid, PoolSettings(limit=30 * MIB, depth=2), view)
-        assert (seen.manager, seen.not_visible) == (None, "depth=2, and there is not one manager below the wrapper")
+        assert (seen.manager, seen.not_visible) == (
+            None,
+            "depth=2, but the wrapper does not have exactly one manager below it",
+        )
 
 
 def test_a_zombie_is_no_worker(view):
@@ -482,7 +485,7 @@ def test_a_process_of_another_start_than_supervisord_says_is_none():
             program = Program("myapp", "myapp", "RUNNING", pid, os.getpid(), age=reported_age)
             seen = host_look.look(Watch(program, SETTINGS), procfs.source())
             assert bool(seen.manager) is there
-            assert ("not started when supervisord says" in seen.not_visible) is not there
+            assert ("another start time than supervisord says" in seen.not_visible) is not there
 
 
 @needs_root
@@ -672,13 +675,13 @@ def test_whether_idleness_is_told_is_not_judged_by_one_moment(monkeypatch):
     with pool(1, 1) as pid:
         (worker,) = psutil.Process(pid).children()
         eventually(lambda: _assert_idle(Procfs(), worker.pid, True))
-        assert waiting.is_told(worker.pid) is True
+        assert waiting.can_observe_idle(worker.pid) is True
         # As under Yama: the place in the kernel is told, and for datagrams it is that of accept on a unix socket.
         monkeypatch.setattr(waiting, "_system_call", lambda _: None)
-        assert waiting.is_told(worker.pid) is True
+        assert waiting.can_observe_idle(worker.pid) is True
         real = waiting.read
         monkeypatch.setattr(waiting, "read", lambda path: b"0" if path.endswith("wchan") else real(path))
-        assert waiting.is_told(worker.pid) is False
+        assert waiting.can_observe_idle(worker.pid) is False
 
 
 @needs_linux

@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from supervisor_memreap.core.model import Pool, ProcessId, Worker
+from supervisor_memreap.core.listeners import ListenerState
+from supervisor_memreap.core.model import UP, Pool, ProcessId, Worker
 from supervisor_memreap.core.policy import Choice, Standing
 from supervisor_memreap.core.settings import KEYS, Given, PoolSettings, shown
 from supervisor_memreap.core.state import PoolState, Suspension
@@ -101,12 +102,12 @@ def _suspension(pool: Pool, state: PoolState, suspended: Suspension, boot: float
 def trouble_of_listener(listener: Mapping[str, Any]) -> str:
     """What is wrong with the listener, judging by getListener, in a line; empty if nothing is."""
     age = listener.get("age_seconds")
-    if listener["listener_state"] == "NONE":
+    if listener["listener_state"] == ListenerState.NONE:
         return "supervisord has no listener of memreap: add [eventlistener:memreap] with command=memreap listen"
-    if listener["state"] not in ("RUNNING", "STARTING"):
+    if listener["state"] not in UP:
         name = listener["name"]
         return f"the listener {name} is {listener['state']}: see its log, then supervisorctl start {name}"
-    if listener["listener_state"] == "UNKNOWN":
+    if listener["listener_state"] == ListenerState.UNKNOWN:
         return (
             f"the listener {listener['name']} broke the event protocol and gets no more events: restart"
             f" {listener['name']}; does anything in its command print to stdout?"
