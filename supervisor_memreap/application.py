@@ -132,9 +132,11 @@ class Application:
     def tick(self) -> None:
         """Read what changed, look, decide, act. Raises Unavailable."""
         self._live.refresh()
-        if not self._live.are_known:
-            return  # half of the settings may be in a file with a mistake; and what is remembered stays remembered
         client, settings = self._client(), self._live.settings
+        if not self._live.are_known:
+            # Half of the settings may be in a file with a mistake; and what is remembered stays remembered.
+            self._publisher.publish(client)
+            return
         programs = client.programs()
         if self._once.clear(events.SupervisordUnavailable):
             self._emit(events.SupervisordAvailable("", time.time()))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from supervisor_memreap import __version__, listener, once
-from supervisor_memreap.core.command import named, unknown
+from supervisor_memreap.core.command import VERBS, named, unknown
 from supervisor_memreap.core.settings import (
     KEYS,
     REASON_KEYS_TEXT,
@@ -127,6 +127,9 @@ _CONFIGURATION = "supervisord.conf (default: as supervisorctl)"
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One clear line, not a screen of usage."""
+        verb = next((verb for verb in (*VERBS, "workers") if f"invalid choice: '{verb}'" in message), "")
+        if verb:
+            message = f"{verb} is a command of supervisorctl: supervisorctl memreap {verb}; memreap doctor says how"
         self.exit(2, f"{self.prog}: {' '.join(map(quote, message.split()))} (see {self.prog} --help)\n")
 
 
@@ -136,7 +139,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _open_standard_descriptors()
     whole = parser()
-    args = whole.parse_args(argv)
+    args, rest = whole.parse_known_args(argv)
+    # `once myapp -n limit=1MB`: argparse takes no further argument of a list that an option has ended.
+    positional = next((key for key in ("words", "names") if hasattr(args, key)), "")
+    if rest and (not positional or any(argument.startswith("-") for argument in rest)):
+        whole.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        setattr(args, positional, [*getattr(args, positional), *rest])
     if not hasattr(args, "run"):
         whole.print_help()
         return 2
@@ -279,7 +288,8 @@ def _configured(configuration: str | None, names: Sequence[str], given: dict[str
     settings = resolve({name: {**section, **given} for name, section in sections.items()})
     if not settings.names:
         text = f"add one with {REASON_KEYS_TEXT}, or name a program here"
-        raise SettingsError(f"{path}: no [memreap:PROGRAM] section; {text}")
+        near = "".join(f"; {warning}" for warning in contents.warnings)
+        raise SettingsError(f"{path}: no [memreap:PROGRAM] section; {text}{near}")
     client = _client(contents.server)
     return _Configured(contents, settings, client)
 

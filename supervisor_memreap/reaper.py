@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from supervisor_memreap.core import events, policy, reasons
-from supervisor_memreap.core.command import Command, CommandError, Result, carry_out_in_all, named, unknown
+from supervisor_memreap.core.command import Command, CommandError, Result, Verb, carry_out_in_all, named, unknown
 from supervisor_memreap.core.events import Sink
 from supervisor_memreap.core.model import Ending, Pool, ProcessId, Program, Worker
 from supervisor_memreap.core.policy import Look
@@ -36,6 +36,13 @@ MEASURING = 0.1
 # program or its group may come back, and a user's pause must still apply.
 REMEMBERED = 24 * 3600.0
 
+# What has happened when a command was carried out.
+_DONE: dict[Verb, Callable[[str, float, str], events.Event]] = {
+    "pause": events.Paused,
+    "resume": events.ResumedByUser,
+    "reap": events.WorkersRequested,
+    "roll": events.WorkersRequested,
+}
 States = Mapping[str, PoolState]
 # Asks supervisord how the last process of a program ended, after this time of the wall clock.
 HowEnded = Callable[[Program, float], Ending]
@@ -97,9 +104,10 @@ class Reaper:
     ) -> None:
         pool = self._pool(watch.program.namespec)
         requested, settings = pool.state.requested, watch.settings
+        is_single = policy.needs_closer_look(pool.state)
 
         def needs_detail(worker: Worker) -> bool:
-            return reasons.need_detail(worker, settings, requested)
+            return is_single or reasons.need_detail(worker, settings, requested)
 
         expected = (*signalled(pool.state), *requested)
         seen = look.look(watch, view, needs_detail, expected, self._statm)
@@ -184,7 +192,7 @@ class Reaper:
         for result in results:
             if result.state:
                 self._pools[result.pool].update(result.state)
-                self._pools[result.pool].emit(events.CommandDone(result.pool, time.time(), result.text))
+                self._pools[result.pool].emit(_DONE[command.verb](result.pool, time.time(), result.text))
         self._write_down()
         return results
 

@@ -210,7 +210,7 @@ def test_a_group_or_a_program_with_numprocs_is_a_name_everywhere():
         partly = operated.ctl("memreap", "roll", "all")
         assert partly.returncode == 1
         assert re.search(r"myapp: worker \d+ is to be replaced\n", partly.stdout)
-        assert "many:many_00 is paused: memreap resume many:many_00 first" in partly.stdout
+        assert "many:many_00 is paused: supervisorctl memreap resume many:many_00 first" in partly.stdout
         assert operated.ctl("memreap", "resume", "many_00").stdout == "many:many_00: resumed\n"
         assert operated.ctl("memreap", "resume", "all").returncode == 0
         rolled = operated.ctl("memreap", "roll", "all")

@@ -17,6 +17,7 @@ from supervisor_memreap.core.events import (
     NotCaught,
     NotReplaced,
     NotVisible,
+    NoWorkers,
     Replaced,
     Resumed,
     Stuck,
@@ -1170,3 +1171,22 @@ def test_a_worker_that_could_not_be_seen_for_one_look_is_still_leaving():
     for _ in range(5):
         verdict = film.look({11: 300, 12: 250, 13: 20, 14: 20}, after=30)
         assert (reaped(verdict), verdict.standing) == (None, "leaving")
+
+
+def test_a_program_that_has_no_workers_for_long_is_not_shown_as_fine():
+    film = Film()
+    told = []
+    for _ in range(30):
+        verdict = film.look({})
+        told += events(verdict, NoWorkers)
+    assert told == [NoWorkers(*STAMP, ProcessId(1, BOOT))]
+    assert verdict.standing == "blind"
+    assert film.look({11: 20}).standing == "quiet"
+
+
+def test_a_single_child_that_looks_like_a_manager_is_not_shown_as_fine():
+    film = Film()
+    manager = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB, True, looks_like_manager=True))
+    verdict = film.look({11: manager})
+    assert (verdict.standing, [type(event) for event in verdict.events]) == ("blind", [LooksLikeManager])
+    assert policy.needs_closer_look(film.state)

@@ -110,7 +110,7 @@ FINDINGS = {
             ("[program:myapp]", "[fcgi-program:myapp]\nsocket=unix://WHERE/myapp.sock"),
             ("--listen WHERE/myapp.sock --nproc 2", "--manager ''"),
         ],
-        r"myapp: process \d+ has no workers, so it is not a manager.*set target=self",
+        r"myapp: process \d+ has no workers: not watched.*set target=self",
     ),
     "a manager that is not started again": (
         [("stopwaitsecs=70", "stopwaitsecs=70\nautorestart=false")],

@@ -85,7 +85,7 @@ def add(where: Path, text: str) -> None:
 
 def test_a_supervisord_that_cannot_import_memreap_is_found_before_its_section_is_advised(where, theirs):
     with running(where, TEXT, python=theirs.python):
-        remedy = rf"first '{theirs.python}' -m pip install supervisor-memreap=={re.escape(__version__)}"
+        remedy = rf"first '{theirs.python}' -m pip install DIRECTORY, the source of memreap {re.escape(__version__)}"
         expression = (
             r"listener: note: .*python cannot import supervisor_memreap \(ModuleNotFoundError: .*\): with"
             rf" \[rpcinterface:memreap\] supervisord would not start again; {remedy}; then run memreap doctor again"
@@ -96,7 +96,7 @@ def test_a_supervisord_that_cannot_import_memreap_is_found_before_its_section_is
 def test_a_section_that_keeps_supervisord_from_starting_is_the_first_thing_that_is_said(where, theirs):
     with running(where, TEXT, python=theirs.python):
         add(where, INTERFACE)
-        remedy = rf"remove that section, or '{theirs.python}' -m pip install supervisor-memreap=="
+        remedy = rf"remove that section, or '{theirs.python}' -m pip install DIRECTORY, the source of memreap "
         expression = rf"\Amemreap: supervisord: supervisord will not start again: {RESOLVED}: .*; {remedy}"
         eventually(lambda: assert_found(where, expression))
         assert "restart supervisord, but first solve the problem that keeps it from starting" in doctor(where).stdout

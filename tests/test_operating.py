@@ -169,7 +169,7 @@ def test_a_pause_lasts_over_a_restart_of_the_listener_and_is_ended_by_resume(ope
     assert not re.search("other +PAUSED", operated.ctl("memreap", "status").stdout)
     refused = operated.ctl("memreap", "reap", "myapp")
     assert refused.returncode == 1
-    assert "myapp is paused: memreap resume myapp first" in refused.stdout
+    assert "myapp is paused: supervisorctl memreap resume myapp first" in refused.stdout
     pid = operated.rpc().memreap.getListener()["pid"]
     psutil.Process(pid).kill()
     eventually(lambda: assert_another_listener(operated, pid), timeout=20)

@@ -179,11 +179,12 @@ def test_a_program_that_runs_and_cannot_be_looked_at_is_blind():
     [
         (
             {"suspension": {"reason": "its manager went away", "since": NOW - 60, "until": NOW + 540}},
-            "suspended since CLOCK until CLOCK or memreap resume myapp: its manager went away",
+            "suspended since CLOCK until CLOCK or supervisorctl memreap resume myapp: its manager went away",
         ),
         (
             {"suspension": {"reason": "its limit is too low", "since": NOW - 60}},
-            "suspended since CLOCK until its settings change or memreap resume myapp: its limit is too low",
+            "suspended since CLOCK until its settings change or supervisorctl memreap resume myapp: its limit is too"
+            " low",
         ),
     ],
 )
@@ -198,7 +199,7 @@ def test_a_suspended_pool_is_shown_with_reason_since_and_until_and_is_not_well(p
                 text = text.replace(words.clock(clock[key]), "CLOCK")
     assert text.startswith(expected)
     assert "SUSPENDED" in table
-    assert ("paused until memreap resume myapp" in text) is paused
+    assert ("paused until supervisorctl memreap resume myapp" in text) is paused
     assert not status.is_well(pool)
 
 

@@ -166,15 +166,17 @@ def _result(command: Command, name: str, pool: Pool, state: PoolState, is_one_of
 def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState, str]:
     """The new state of one pool, and a line about it. Raises CommandError if nothing has changed."""
     if command.verb == "pause":
-        return policy.pause(state), "paused: no worker is signalled until memreap resume"
+        return policy.pause(state), "paused: no worker is signalled until supervisorctl memreap resume"
     if command.verb == "resume":
         return policy.resume(state), "resumed"
     if pool.manager is None or not pool.workers:
         raise CommandError(f"{pool.name} has no workers: it is {pool.state}")
     if state.paused:
-        raise CommandError(f"{pool.name} is paused: memreap resume {pool.name} first")
+        raise CommandError(f"{pool.name} is paused: supervisorctl memreap resume {pool.name} first")
     if state.suspended:
-        raise CommandError(f"{pool.name} is suspended ({state.suspended.text}): memreap resume {pool.name} first")
+        raise CommandError(
+            f"{pool.name} is suspended ({state.suspended.text}): supervisorctl memreap resume {pool.name} first"
+        )
     signalled = {leaving.worker for leaving in (state.leaving, *state.stuck) if leaving}
     present = [worker for worker in pool.workers if worker.id not in signalled]
     if command.pid:

@@ -175,10 +175,13 @@ def _choose_in(look: Look, now: float) -> Choice:
         replace(each, idle_wait_expired=waits[each.worker.id].seconds >= settings.idle_wait) for each in candidates
     )
     state = _report_long_waits(pool, candidates, settings, state, log)
+    unwatched = _why_unwatched(pool, state, now)
+    if unwatched:
+        state = _report(unwatched, state, log)
     unreadable = sum(reasons.is_hidden(worker, settings) for worker in pool.detailed)
     return Choice(
         pool,
-        _standing(state, candidates, unreadable),
+        _standing(state, candidates, unreadable or unwatched is not None),
         state,
         tuple(log),
         candidates,
@@ -188,6 +191,22 @@ def _choose_in(look: Look, now: float) -> Choice:
         _due_again(pool, settings, state, now),
         _due_force(pool, state, now),
     )
+
+
+def _why_unwatched(pool: Pool, state: PoolState, now: float) -> Event | None:
+    """Why there is no worker that could ever be reaped, as far as is known."""
+    if state.no_workers_since is not None and now - state.no_workers_since >= LONG_WAIT and not pool.is_group:
+        assert pool.manager
+        return events.NoWorkers(*pool.stamp, pool.manager)
+    (worker, *others) = pool.workers or (None,)
+    if worker and not others and worker.detail and worker.detail.looks_like_manager:
+        return events.LooksLikeManager(*pool.stamp, worker.id, pool.is_group)
+    return None
+
+
+def needs_closer_look(state: PoolState) -> bool:
+    """Whether the pool's one child may be its manager, below a wrapper, so that its detail must be read."""
+    return len(state.workers) == 1
 
 
 def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float, sent: bool = True) -> PoolState:
@@ -414,6 +433,7 @@ def _note_changes(pool: Pool, state: PoolState, now: float) -> PoolState:
         peaks=(max(peaks[0], len(workers)), peaks[1]),
         peak_since=since,
         had_more=state.had_more or len(workers) > 1,
+        no_workers_since=None if workers else now if state.no_workers_since is None else state.no_workers_since,
     )
 
 
@@ -685,7 +705,7 @@ def _report_long_waits(
     return state
 
 
-def _standing(state: PoolState, candidates: tuple[Candidate, ...], unreadable: int) -> Standing:
+def _standing(state: PoolState, candidates: tuple[Candidate, ...], unreadable: int | bool) -> Standing:
     if state.suspended:
         return Standing.SUSPENDED
     if state.leaving:

@@ -130,6 +130,8 @@ class PoolState(Lasting):
     peaks: tuple[int, int] = (0, 0)
     """The largest number of workers since `peak_since`, and in the period before."""
     peak_since: float | None = None
+    no_workers_since: float | None = None
+    """Since when the manager has had none; None: it has some."""
     had_more: bool = False
     """It was seen to have more than one worker, under this manager."""
     changed_settings: tuple[PoolSettings, float] | None = None

@@ -24,7 +24,8 @@ _ASKING = 10.0
 def run(path: str, connect: Callable[[Mapping[str, str]], Client], say: Callable[[str], None]) -> int:
     """Returns 0: no problems; 1: some. `connect` makes a client from the settings of [supervisorctl]."""
     problems = 0
-    for finding in _findings(path, connect):
+    # What works, and could work better, comes last.
+    for finding in sorted(_findings(path, connect), key=lambda finding: not finding.harms):
         say(f"{finding.subject}: {'' if finding.harms else 'note: '}{finding.text}")
         problems += finding.harms
     say("no problems found" if not problems else f"{problems} problem{'s' if problems > 1 else ''} found")
@@ -36,7 +37,7 @@ def _findings(path: str, connect: Callable[[Mapping[str, str]], Client]) -> Iter
         file = configfile.ConfigFile(path)
         contents = file.read()
     except SettingsError as error:
-        yield Finding("configuration", str(error))
+        yield Finding("configuration", f"{error}; supervisord will not start with a file that it cannot read")
         return
     deadline = time.monotonic() + _ASKING
     case = Case(contents, file.files(), Settings({}), os.environ, procfs.source(), deadline)

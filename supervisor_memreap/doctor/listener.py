@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+import sys
 from collections.abc import Iterator
 
 from supervisor_memreap import __version__
@@ -41,7 +42,11 @@ def _without_interface(case: Case) -> Iterator[Finding]:
     for program in case.listeners():
         if program.state not in UP:
             text = f"{program.namespec} is {program.state}: {program.spawnerr or 'see its log'}"
-            yield Finding("listener", f"{text}, then supervisorctl start {program.namespec}")
+            remedy = f"then supervisorctl start {program.namespec}"
+            if "can't find command" in program.spawnerr:
+                command = os.path.abspath(sys.argv[0]) if os.path.isfile(sys.argv[0]) else "the full path of memreap"
+                remedy = f"set command={command} listen in its section, then supervisorctl update"
+            yield Finding("listener", f"{text}, {remedy}")
 
 
 def _socket(case: Case) -> Iterator[Finding]:

@@ -51,12 +51,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
     old_enough = min(settings.min_age, _STARTING)
     grown_up = [worker for worker in pool.workers if worker.detail and worker.age >= old_enough]
     if not pool.workers and settings.target == "workers" and pool.manager_age > _STARTING:
-        yield Finding(
-            "",
-            f"process {pool.manager.pid} has no workers, so it is not a manager, and memreap has nothing to reap. Is -l"
-            " missing in the command of an [fcgi-program], or the manager turned off (--manager '')? If it serves by"
-            " itself, set target=self",
-        )
+        yield Finding("", events.NoWorkers(*pool.stamp, pool.manager).text)
     yield from workers.check(case, pool, grown_up, settings, command)
     if any(worker.detail and worker.detail.server == "FCGI::ProcManager" for worker in grown_up):
         yield from _procmanager(case, pool, section, command, watch)
@@ -94,7 +89,7 @@ def _procmanager(case: Case, pool: Pool, section: Section | None, command: str, 
             else " (daemonized, or below a supervisord that is process 1)"
         )
         yield Finding("", f"{text}{now}, one worker that leaves ends them all: install a later version", True)
-    elif version is None:
+    elif version is None and perl.is_perl(pool.manager.pid):
         text = "the version of FCGI::ProcManager could not be determined (root or its user can do that)"
         where = "supervisord is process 1, and " if is_first else "if its parent has pid 1, "
         yield Finding("", f"{text}: {where}with 0.17 or older, one worker that leaves ends them all", False)

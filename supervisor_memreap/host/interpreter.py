@@ -36,6 +36,10 @@ class Unknown(Exception):
     """It could not be asked; why."""
 
 
+# From the source, as docs/install.md has it.
+_INSTALL = f"pip install DIRECTORY, the source of memreap {__version__}"
+
+
 @dataclass(frozen=True)
 class Answer:
     """What an interpreter says. With `unknown` nothing else is known."""
@@ -70,11 +74,11 @@ class Answer:
         if self.managed:
             return (
                 "install the Debian package supervisor-memreap, or run supervisor itself from a venv that holds both"
-                f" (pip install supervisor supervisor-memreap=={__version__})"
+                f" ({_INSTALL})"
             )
         if not self.pip:
-            return f"install supervisor-memreap=={__version__} for {self.python}, which has no pip"
-        return f"{shlex.quote(self.python)} -m pip install supervisor-memreap=={__version__}"
+            return f"install memreap {__version__} for {self.python}, which has no pip"
+        return f"{shlex.quote(self.python)} -m {_INSTALL}"
 
     @property
     def lacks(self) -> str:

@@ -1,7 +1,8 @@
 """One reaper at a time for a process: a lock that every memreap on this machine sees.
 
 On Linux it is a flock(2) on /proc/PID/personality: only the process's own user and root may open that file, it
-disappears with the process, the kernel releases the lock when the holder ends, and we leave no file behind.
+disappears with the process, the kernel releases the lock when the holder ends, and we leave no file behind. Only where
+that cannot serve is it a file in the temporary directory, which stays: removed, there could be two of it.
 """
 
 from __future__ import annotations

@@ -113,7 +113,8 @@ def trouble_of_listener(listener: Mapping[str, Any]) -> str:
             f" {listener['name']}; does anything in its command print to stdout?"
         )
     if age is None:
-        return "the listener has not looked at the pools yet: wait for the next tick, or see its log"
+        troubles = "; ".join(listener.get("troubles", ()))
+        return f"the listener has not looked at the pools yet: {troubles or 'wait for the next tick, or see its log'}"
     if age > _PERIODS * listener.get("period_seconds", 5) + _LATE:
         return f"the listener last looked at the pools {age:.0f} s ago: restart {listener['name']}, and see its log"
     return ""
@@ -202,7 +203,7 @@ def _details(pool: Mapping[str, Any]) -> Iterator[str]:
     if suspended:
         yield from _wrapped(suspended)
     if pool.get("paused") and pool["standing"] != Standing.PAUSED:
-        yield from _wrapped(f"paused until memreap resume {pool['name']}")
+        yield from _wrapped(f"paused until supervisorctl memreap resume {pool['name']}")
     if pool.get("not_visible"):
         yield from _wrapped(f"not watched: {pool['not_visible']}")
     if pool.get("unreadable_workers"):
@@ -221,7 +222,7 @@ def _wrapped(text: str) -> list[str]:
 def _suspended(pool: Mapping[str, Any]) -> str:
     """The line about a suspension; empty if there is none."""
     suspension = pool.get("suspension")
-    resume = f"memreap resume {pool['name']}"
+    resume = f"supervisorctl memreap resume {pool['name']}"
     if suspension:
         until = f"until {words.clock(suspension['until'])}" if "until" in suspension else "until its settings change"
         since = words.clock(suspension["since"])
