@@ -473,7 +473,7 @@ def test_where_the_doors_are_missing_that_is_said(tmp_path):
             eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=20)
             deaf = operated.ctl("memreap", "pause", "all")
             assert deaf.returncode == 1
-            assert "write events=TICK_5,REMOTE_COMMUNICATION" in deaf.stdout
+            assert "set events=TICK_5,REMOTE_COMMUNICATION" in deaf.stdout
             operated.ctl("stop", "memreap:*")
             stopped = operated.ctl("memreap", "status")
             assert stopped.returncode == 1

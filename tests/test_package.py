@@ -40,7 +40,7 @@ def test_its_metadata_is_that_of_setup_cfg(wheel):
     (entry_points,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
     parser = configparser.ConfigParser()
     parser.read_string(archive.read(entry_points).decode())
-    assert dict(parser["console_scripts"]) == {"memreap": "supervisor_memreap.cli:main"}
+    assert dict(parser["console_scripts"]) == {"memreap": "supervisor_memreap.__main__:main"}
     metadata = archive.read(entry_points.replace("entry_points.txt", "METADATA")).decode()
     options = setup()["options"]
     for requirement in options["install_requires"].split():
