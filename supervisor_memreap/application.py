@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 
 from supervisor_memreap.core import events
-from supervisor_memreap.core.command import TYPE, Command, CommandError, id_of, named, parse
-from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.command import NEED_WORKERS, TYPE, Command, CommandError, id_of, named, parse
+from supervisor_memreap.core.model import Program, ProgramState
 from supervisor_memreap.core.settings import Sections, Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.doctorprocess import DoctorProcess
@@ -66,7 +66,7 @@ class Application:
         is_command = event.name == "REMOTE_COMMUNICATION" and kind == f"type:{TYPE}"
         if not is_command and (period is None or self._is_past(event, period)):
             return
-        self._guard(lambda: self._obey(data) if is_command else self.tick())
+        self._guard(lambda: self._handle_command(data) if is_command else self.tick())
 
     def _announce(self, event: events.Event) -> None:
         if event.announced_as and self.reaper.announces(event.pool):
@@ -133,9 +133,11 @@ class Application:
     def tick(self) -> None:
         """Read what changed, look, decide, act. Raises Unavailable."""
         self._live.refresh()
-        if not self._live.are_known:
-            return  # half of the settings may be in a file with a mistake; and what is remembered stays remembered
         client, settings = self._client(), self._live.settings
+        if not self._live.are_known:
+            # Half of the settings may be in a file with a mistake; and what is remembered stays remembered.
+            self._publisher.publish(client)
+            return
         programs = client.programs()
         if self._once.clear(events.SupervisordUnavailable):
             self._emit(events.SupervisordAvailable("", time.time()))
@@ -148,7 +150,7 @@ class Application:
 
     # Commands.
 
-    def _obey(self, data: str) -> None:
+    def _handle_command(self, data: str) -> None:
         """Carry out a user's command at once, and keep the answer for the sender. Raises Unavailable."""
         answers = self._publisher.answers
         id, is_done = id_of(data), False
@@ -187,7 +189,7 @@ class Application:
         programs = self._client().programs()
         watched = sorted(watch.program.namespec for watch in self._live.settings.pools(programs))
         # These need a look, to know the workers. A pause needs none, and must come before the next look.
-        if command.verb in ("reap", "roll") and not self.reaper.has_seen(named(command.name, watched)):
+        if command.verb in NEED_WORKERS and not self.reaper.has_seen(named(command.name, watched)):
             self.tick()
         results = self.reaper.command(command, watched)
         done = not any(result.refused for result in results)
@@ -202,11 +204,11 @@ class Application:
         except OSError as error:
             raise CommandError(f"doctor could not be started: {error.strerror}") from None
 
-    def hear_doctor(self) -> None:
+    def read_doctor(self) -> None:
         """doctor has written something, or its time is up. Never raises."""
-        self._guard(self._hear_doctor)
+        self._guard(self._read_doctor)
 
-    def _hear_doctor(self) -> None:
+    def _read_doctor(self) -> None:
         doctor = self.doctor
         if doctor is None or not doctor.has_ended():
             return
@@ -258,6 +260,6 @@ class OrphanWatch:
         self._starts = starts
         for program in changed:
             # While supervisord keeps restarting the program, one line is enough; when it gives up, count them again.
-            is_trying = program.state in ("STARTING", "BACKOFF")
+            is_trying = program.state in (ProgramState.STARTING, ProgramState.BACKOFF)
             if not (is_trying and self._once.has_passed(events.OrphansFound, program.namespec)):
                 self._once.follow(events.OrphansFound, left_behind.get(program), program.namespec)

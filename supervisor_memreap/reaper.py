@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from supervisor_memreap.core import events, policy, reasons
-from supervisor_memreap.core.command import Command, CommandError, Result, carry_out_in_all, named, unknown
+from supervisor_memreap.core.command import Command, CommandError, Result, Verb, carry_out_in_all, named, unknown
 from supervisor_memreap.core.events import Sink
 from supervisor_memreap.core.model import Ending, Pool, Program
 from supervisor_memreap.core.policy import Choice, Decision, Look
@@ -27,12 +27,19 @@ from supervisor_memreap.sizes import Sizes
 # Seconds in which a tick watches for idle moments, over all pools: the listener must be back for the next event.
 WATCH = 0.3
 
+# What has happened when a command was carried out.
+_DONE: dict[Verb, Callable[[str, float, str], events.Event]] = {
+    "pause": events.Paused,
+    "resume": events.ResumedByUser,
+    "reap": events.WorkersRequested,
+    "roll": events.WorkersRequested,
+}
 # Asks supervisord how the last process of a program ended, after this time of the wall clock.
 HowEnded = Callable[[Program, float], Ending]
 
 
 class Reaper:
-    """`states` are those of the reaper before this one; `keep` gets all of them whenever what outlives us changes."""
+    """`states` are those of the previous reaper; `keep` is called with all states when one must be saved."""
 
     def __init__(
         self,
@@ -145,7 +152,7 @@ class Reaper:
         assert state.looked is not None
         return replace(pool, ending=self._how_ended(program, time.time() - (now - state.looked)))
 
-    # For those who ask.
+    # Status and commands.
 
     def status(self) -> list[dict[str, Any]]:
         """How the pools stood at the last tick, as record.status has it."""
@@ -156,7 +163,7 @@ class Reaper:
         return name not in self.pools or self.pools.named(name).settings.announce
 
     def command(self, command: Command, watched: Sequence[str]) -> list[Result]:
-        """Do what a user asks for, in all of the `watched` pools that the command names. Raises CommandError."""
+        """Carry out a user's command in all `watched` pools that it names. Raises CommandError."""
         names = named(command.name, watched)
         if not names:
             raise CommandError(unknown(command.name, watched))
@@ -166,12 +173,12 @@ class Reaper:
         for result in results:
             if result.state:
                 self.pools.named(result.pool).update(result.state)
-                self.pools.named(result.pool).emit(events.CommandDone(result.pool, time.time(), result.text))
+                self.pools.named(result.pool).emit(_DONE[command.verb](result.pool, time.time(), result.text))
         self.pools.write_down()
         return results
 
     def has_seen(self, names: Iterable[str]) -> bool:
-        """Whether all of these pools were there at the last tick."""
+        """Whether all of these pools were seen in the last tick."""
         return set(names) <= {pool.name for pool in self._watched}
 
     def exited(self, pidfd: int, now: float) -> None:

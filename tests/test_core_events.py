@@ -71,6 +71,7 @@ EXAMPLES = [
     (events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", False), "set metric=rss"),
     (events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", True), "it holds the lock of its own memory map"),
     (events.NotVisible(*STAMP, "its processes are hidden"), "it runs, but its processes are hidden: not watched"),
+    (events.NoWorkers(*STAMP, ProcessId(41, 1.0)), "process 41 has no workers: not watched"),
     (events.TooFewWorkers(*STAMP, 1, 5, 30.0), "only 1 of the usual 5 workers are older than min_age=30 s"),
     (
         events.Left(*STAMP, WORKER, 0.4, NEW, 307 * MIB),
@@ -124,7 +125,9 @@ EXAMPLES = [
     (events.ManagerLost(*STAMP, WORKER, NEW, 600.0, 5.0, True), "daemonized (-d)"),
     (events.ManagerLost(*STAMP, WORKER, NEW, 60.0, 5.0, False), "did not say whether it was stopped"),
     (events.Resumed(*STAMP, "its settings changed"), "resumed: its settings changed"),
-    (events.CommandDone(*STAMP, "resumed"), "resumed"),
+    (events.Paused(*STAMP, "paused"), "paused"),
+    (events.ResumedByUser(*STAMP, "resumed"), "resumed"),
+    (events.WorkersRequested(*STAMP, "worker 11 is to be replaced"), "worker 11 is to be replaced"),
     (events.OrphansFound(*STAMP, (11, 12), 80 * MIB, True), "kill 11 12"),
     (events.OrphansFound(*STAMP, (11,), 80 * MIB, False), "stopwaitsecs="),
     (events.NotUnderSupervisord(*LISTENER), "by hand, use memreap once"),
@@ -178,6 +181,7 @@ def test_what_is_announced_and_what_fails_a_single_run_stands_with_the_class():
         "WrongSetting": "suspended",
         "ManagerLost": "suspended",
         "Resumed": "resumed",
+        "ResumedByUser": "resumed",
         "NotRelieved": "short",
         "Relieved": "relieved",
     }

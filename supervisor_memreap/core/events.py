@@ -348,6 +348,21 @@ class NotVisible(_Base):
 
 
 @dataclass(frozen=True)
+class NoWorkers(_Base):
+    """The program has been running for a while, and no process below it serves."""
+
+    is_reported_once = fails = True
+    manager: ProcessId
+
+    @property
+    def text(self) -> str:
+        return (
+            f"process {self.manager.pid} has no workers: not watched; is -l missing in the command of an"
+            " [fcgi-program], or the manager turned off (--manager '')? If it serves by itself, set target=self"
+        )
+
+
+@dataclass(frozen=True)
 class TooFewWorkers(_Base):
     """Too few workers are old enough to serve: none of them is signalled."""
 
@@ -631,7 +646,7 @@ class Resumed(_Base):
 
 
 @dataclass(frozen=True)
-class CommandDone(_Base):
+class _CommandDone(_Base):
     """A user's command was carried out in this pool."""
 
     result: str
@@ -639,6 +654,20 @@ class CommandDone(_Base):
     @property
     def text(self) -> str:
         return self.result
+
+
+class Paused(_CommandDone):
+    """A user paused this pool."""
+
+
+class ResumedByUser(_CommandDone):
+    """A user ended the pause or suspension of this pool."""
+
+    announced_as = "resumed"
+
+
+class WorkersRequested(_CommandDone):
+    """A user asked for workers of this pool to be replaced."""
 
 
 @dataclass(frozen=True)
@@ -882,6 +911,7 @@ Event = Union[
     LooksLikeManager,
     Unreadable,
     NotVisible,
+    NoWorkers,
     TooFewWorkers,
     NotRelieved,
     Relieved,
@@ -895,7 +925,9 @@ Event = Union[
     WrongSetting,
     ManagerLost,
     Resumed,
-    CommandDone,
+    Paused,
+    ResumedByUser,
+    WorkersRequested,
     OrphansFound,
     NotUnderSupervisord,
     AnotherListener,

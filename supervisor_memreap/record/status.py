@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from supervisor_memreap.core.model import Pool, ProcessId, Worker
+from supervisor_memreap.core.listeners import ListenerState
+from supervisor_memreap.core.model import UP, Pool, ProcessId, Worker
 from supervisor_memreap.core.policy import Choice, Standing
 from supervisor_memreap.core.settings import KEYS, Given, PoolSettings, shown
 from supervisor_memreap.core.state import PoolState, Suspension
@@ -101,18 +102,19 @@ def _suspension(pool: Pool, state: PoolState, suspended: Suspension, boot: float
 def trouble_of_listener(listener: Mapping[str, Any]) -> str:
     """What is wrong with the listener, judging by getListener, in a line; empty if nothing is."""
     age = listener.get("age_seconds")
-    if listener["listener_state"] == "NONE":
+    if listener["listener_state"] == ListenerState.NONE:
         return "supervisord has no listener of memreap: add [eventlistener:memreap] with command=memreap listen"
-    if listener["state"] not in ("RUNNING", "STARTING"):
+    if listener["state"] not in UP:
         name = listener["name"]
         return f"the listener {name} is {listener['state']}: see its log, then supervisorctl start {name}"
-    if listener["listener_state"] == "UNKNOWN":
+    if listener["listener_state"] == ListenerState.UNKNOWN:
         return (
             f"the listener {listener['name']} broke the event protocol and gets no more events: restart"
             f" {listener['name']}; does anything in its command print to stdout?"
         )
     if age is None:
-        return "the listener has not looked at the pools yet: wait for the next tick, or see its log"
+        troubles = "; ".join(listener.get("troubles", ()))
+        return f"the listener has not looked at the pools yet: {troubles or 'wait for the next tick, or see its log'}"
     if age > _PERIODS * listener.get("period_seconds", 5) + _LATE:
         return f"the listener last looked at the pools {age:.0f} s ago: restart {listener['name']}, and see its log"
     return ""
@@ -201,7 +203,7 @@ def _details(pool: Mapping[str, Any]) -> Iterator[str]:
     if suspended:
         yield from _wrapped(suspended)
     if pool.get("paused") and pool["standing"] != Standing.PAUSED:
-        yield from _wrapped(f"paused until memreap resume {pool['name']}")
+        yield from _wrapped(f"paused until supervisorctl memreap resume {pool['name']}")
     if pool.get("not_visible"):
         yield from _wrapped(f"not watched: {pool['not_visible']}")
     if pool.get("unreadable_workers"):
@@ -220,7 +222,7 @@ def _wrapped(text: str) -> list[str]:
 def _suspended(pool: Mapping[str, Any]) -> str:
     """The line about a suspension; empty if there is none."""
     suspension = pool.get("suspension")
-    resume = f"memreap resume {pool['name']}"
+    resume = f"supervisorctl memreap resume {pool['name']}"
     if suspension:
         until = f"until {words.clock(suspension['until'])}" if "until" in suspension else "until its settings change"
         since = words.clock(suspension["since"])

@@ -18,7 +18,7 @@ def clock(moment: float) -> str:
     return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%m-%d %H:%M", then)
 
 
-def would(candidate: Candidate, settings: PoolSettings) -> str:
+def planned_action(candidate: Candidate, settings: PoolSettings) -> str:
     """What a run without --dry-run would do with this worker."""
     worker = candidate.worker
     start = f"worker {worker.id.pid} {candidate.reason.text}: "
