@@ -52,7 +52,7 @@ class Application:
         self._statefile = statefile
         sinks = (emit, self._announce)
         self.reaper = Reaper(sinks, states=self._remember(), keep=self._keep, how_ended=self._endings.of)
-        self._publisher = Publisher(self.reaper.status, self._once)
+        self._publisher = Publisher(self.reaper.status, self._once, self.reaper.memory.troubles)
         self.doctor: DoctorProcess | None = None
         """The one that runs; None: none does."""
 

@@ -26,6 +26,7 @@ from supervisor_memreap.core.settings import (
     duration,
     has_reason,
     no_reason,
+    overlay,
     parse_name_size,
     resolve,
 )
@@ -258,7 +259,7 @@ def _once(args: argparse.Namespace) -> int:
         pid = args.pid if args.pid is not None else _pid_in(args.pidfile)
         since = None if args.pidfile is None else os.stat(args.pidfile).st_mtime
         name = f"pid-{pid}"
-        settings = resolve({name: given})
+        settings = resolve(overlay({name: {}}, given))
         try:
             programs = once.of_pid(pid, name, since)
         except ProcessLookupError:
@@ -285,7 +286,7 @@ def _configured(configuration: str | None, names: Sequence[str], given: dict[str
     contents = configfile.ConfigFile(path).read()
     added: Sections = {name.removesuffix(":*"): {} for name in names if has_reason(given)}
     sections = configfile.merge(contents.sections, contents.limits(), added)
-    settings = resolve({name: {**section, **given} for name, section in sections.items()})
+    settings = resolve(overlay(sections, given))
     if not settings.names:
         text = f"add one with {REASON_KEYS_TEXT}, or name a program here"
         near = "".join(f"; {warning}" for warning in contents.warnings)

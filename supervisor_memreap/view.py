@@ -100,7 +100,8 @@ class Viewer:
         trouble = self._trouble_of_listener(programs) if trouble is None else trouble
         # A misspelt section watches nothing, while everything else may look well.
         missing = events.ProgramsMissing.of(self._settings.unmatched(programs), programs, time.time())
-        return View(pools, "look", note, tuple(filter(None, (trouble, missing.text if missing else ""))))
+        troubles = trouble, missing.text if missing else "", *self._reaper.memory.troubles()
+        return View(pools, "look", note, tuple(filter(None, troubles)))
 
     def _trouble_of_listener(self, programs: Sequence[Program]) -> str:
         """What is wrong with the listener, judging only by its process state in supervisord."""

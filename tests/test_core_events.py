@@ -190,6 +190,13 @@ def test_what_is_announced_and_what_fails_a_single_run_stands_with_the_class():
     assert all(kind.fails for kind in typing.get_args(events.Event) if kind.ends_wait)
 
 
+def test_the_reason_of_an_event_is_the_setting_that_asked_for_it():
+    reasons = (OVER, Requested(None, "uss"), TooOld(90.0, 60.0), ShortOfHeadroom(SHORT, 57 * MIB))
+    signalled = [events.Signalled(*STAMP, WORKER, reason, "HUP", SentMoment.HELD, 60.0) for reason in reasons]
+    assert [event.asked_by for event in signalled] == ["limit", "requested", "max_age", "headroom"]
+    assert events.Left(*STAMP, WORKER, 0.4, NEW).asked_by == ""
+
+
 def test_the_pid_of_an_event_is_that_of_its_worker():
     assert events.Left(*STAMP, WORKER, 0.4, NEW).pid == 4242
     assert events.Resumed(*STAMP, "because").pid == 0

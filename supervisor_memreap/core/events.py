@@ -54,6 +54,12 @@ class _Base(abc.ABC):
         return type(self).__name__
 
     @property
+    def asked_by(self) -> str:
+        """The setting for which a worker goes, or `requested`; empty if the event is not about that."""
+        reason = getattr(self, "reason", None)
+        return (reason.setting or "requested") if isinstance(reason, Reason) else ""
+
+    @property
     def pid(self) -> int:
         """Of the worker; 0 if the event is about the pool."""
         worker = getattr(self, "worker", None)

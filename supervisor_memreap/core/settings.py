@@ -405,6 +405,13 @@ def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
     return Settings(values, sections)
 
 
+def overlay(sections: Mapping[str, Mapping[str, Given]], given: Mapping[str, Given]) -> Sections:
+    """The sections, each with these values above its own; those that are about all pools go to `[memreap]` alone."""
+    for_all = {key: value for key, value in given.items() if key in _FOR_ALL}
+    own = {key: value for key, value in given.items() if key not in _FOR_ALL}
+    return {"": {**sections.get("", {}), **for_all}, **{name: {**sections[name], **own} for name in sections if name}}
+
+
 def parse_name_size(words: Iterable[str], where: str) -> Sections:
     """The sections of `NAME=SIZE` words, as in `memreap listen myapp=150MB`. Raises SettingsError."""
     sections: Sections = {}
