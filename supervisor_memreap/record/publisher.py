@@ -17,7 +17,7 @@ from supervisor_memreap.supervisord.client import Client, Unavailable
 
 
 class Publisher:
-    """`pools` returns the state of the pools, in the form of record.status; `troubles`, what else is wrong, a line each."""
+    """`pools` returns the state of the pools, in the form of record.status; `troubles`, what else is wrong."""
 
     def __init__(
         self, pools: Callable[[], Sequence[dict[str, Any]]], once: Once, troubles: Callable[[], Sequence[str]] = tuple
