@@ -17,7 +17,7 @@ from support.stack import INTERFACE, PLUGIN, python_for
 from supervisor_memreap.core.model import Pool, ProcessId, Worker
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.doctor import standing, workers
-from supervisor_memreap.host import memory, rights
+from supervisor_memreap.host import rights
 
 TEXT = f"""\
 [program:myapp]
@@ -170,24 +170,6 @@ def test_with_an_age_alone_that_workers_may_not_be_signalled_is_still_a_problem(
     finding = refused(PoolSettings(max_age=3600.0), signals=False)
     assert finding.harms
     assert "may not signal worker" in finding.text
-
-
-@pytest.mark.parametrize(
-    ("groups", "files", "limits"),
-    [
-        ("0::/a/b", {"a/memory.max": "5", "a/b/memory.max": "max"}, [5]),
-        ("0::/not/here", {"memory.max": "7"}, [7]),
-        ("4:memory:/a\n3:cpu:/b", {"memory/a/memory.limit_in_bytes": "9", "memory/memory.limit_in_bytes": "8"}, [9, 8]),
-        ("5:cpu,memory:/../a", {"memory/memory.limit_in_bytes": "6"}, [6]),
-        ("0::/", {}, []),
-    ],
-    ids=["version 2, above it", "its own group is the top", "version 1", "outside of the container", "none"],
-)
-def test_the_limits_of_control_groups_are_those_of_all_above_too(tmp_path, groups, files, limits):
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"{text}\n")
-    assert memory._limits(groups, tmp_path) == limits
 
 
 @pytest.mark.parametrize("sections", [INTERFACE + PLUGIN, ""], ids=["with the interface", "from what is written down"])

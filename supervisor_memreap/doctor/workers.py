@@ -13,8 +13,8 @@ from supervisor_memreap.core.text import memory as shown
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.host import memory, rights
 
-# Seconds in which a worker cannot have served enough to grow.
-_FRESH = 60.0
+# Seconds for which a worker is too young to have grown.
+FRESH = 60.0
 # How the address is written in the commands of Starman and Plack.
 _LISTEN = re.compile(r"(?:^|\s)(?:-l|--listen)[\s=]")
 
@@ -99,7 +99,7 @@ def check_limit(workers: Sequence[Worker], settings: PoolSettings) -> Iterator[F
     if workers and not measured:
         text = f"the {settings.metric} of its workers may not be read from here, so its limit was not checked"
         yield Finding("", f"{text}: run doctor as root or as the pool's user", False)
-    fresh = [worker.used or 0 for worker in measured if worker.age < _FRESH]
+    fresh = [worker.used or 0 for worker in measured if worker.age < FRESH]
     # One alone may be a spike.
     if fresh and min(fresh) > settings.limit:
         yield Finding(

@@ -251,10 +251,13 @@ def _parse(path: str) -> UnhosedConfigParser:
 
 
 def _get(parser: UnhosedConfigParser, section: str, key: str, path: str) -> str:
+    raw = str(parser.get(section, key, raw=True))
+    if re.fullmatch("[^%]+%", raw):
+        return raw  # a percentage, such as headroom=10%: no expansion looks like that
     try:
         return str(parser.saneget(section, key))
     except ValueError:
-        value = quote(str(parser.get(section, key, raw=True)))
+        value = quote(raw)
         raise SettingsError(
             f"{path} [{quote(section)}] {quote(key)}={value}: unknown expansion; there are %(here)s, %(host_node_name)s"
             " and %(ENV_X)s for each X in the environment; a percent sign is written %%"
