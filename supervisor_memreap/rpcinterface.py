@@ -56,8 +56,8 @@ class MemreapNamespaceRPCInterface:
     def getPools(self) -> list[dict[str, Any]]:
         """Get the state of each pool at the last tick
 
-        Sizes are in bytes, `since` and `message_at` in seconds of the clock of supervisord's machine; unknown values
-        are left out. An empty array if the listener has not looked yet.
+        Sizes are in bytes, growth in bytes per hour, `since` and `message_at` in seconds of the clock of supervisord's
+        machine; unknown values are left out. An empty array if the listener has not looked yet.
 
         @return array result  An array of structs, as of getPool
         """
@@ -68,8 +68,10 @@ class MemreapNamespaceRPCInterface:
 
         @param string name    The name of the pool, as of its program: group:name, or name
         @return struct result A struct: name, state (of the program), standing, since, metric, limit_bytes, signal,
-                              workers (structs with pid, age_seconds, used_bytes, over, note), reaps, given_back_bytes,
-                              message, message_at, manager_pid, largest_bytes, total_bytes
+                              workers (structs with pid, age_seconds, used_bytes, growth_bytes_per_hour, over, note,
+                              reason), reaps, given_back_bytes, message, message_at, manager_pid, largest_bytes,
+                              total_bytes, total_limit_bytes, pool_bytes, growth_bytes_per_hour,
+                              next_at_limit_seconds
         """
         for pool in self._published.get("pools", ()):
             if pool.get("name") == name:
@@ -224,7 +226,7 @@ def _marshalled(value: Any, depth: int = 0) -> Any:
         raise ValueError("too deep")
     if isinstance(value, dict):
         return {
-            key: float(part) if key.endswith("_bytes") and isinstance(part, int) else _marshalled(part, depth + 1)
+            key: float(part) if "_bytes" in key and isinstance(part, int) else _marshalled(part, depth + 1)
             for key, part in value.items()
             if part is not None
         }

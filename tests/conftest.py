@@ -31,7 +31,7 @@ EXPECTED_SKIPS: dict[str, str] = {
 }
 
 # Files of tests that are not `stack`; those of the pure core are known by their names.
-PROCESS = {"cli", "hold", "layers", "log", "memory", "processes", "reader", "reaper", "statm", "status"}
+PROCESS = {"cli", "growth", "hold", "layers", "log", "memory", "processes", "reader", "reaper", "statm", "status"}
 
 _root = pytest.StashKey[Path]()
 _skipped: list[tuple[str, str]] = []

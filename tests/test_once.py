@@ -61,7 +61,7 @@ def test_an_age_alone_is_reason_enough_for_a_manager_that_is_named_by_its_pid():
     with pool(1, 5) as pid:
         result = once("--pid", pid, "--dry-run", "max_age=6h")
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.endswith(": 1 workers, none left to reap\n")
+    assert result.stdout.endswith(": 1 workers, none to replace\n")
 
 
 def test_with_nothing_over_the_limit_cron_has_nothing_to_mail():
@@ -81,7 +81,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing():
     for line in lines:
         assert re.search(r" holds 4\d MiB \(uss\), limit 30 MiB: HUP would be sent$", line)
     _assert_each_is_in_one(before, "HUP would be sent", lines)
-    assert summary.endswith(": 2 workers, 2 over the limit of 30 MiB")
+    assert summary.endswith(": 2 workers, 2 to replace")
 
 
 def test_a_dry_run_among_workers_younger_than_min_age_says_so_and_ends_with_0():
@@ -93,7 +93,7 @@ def test_a_dry_run_among_workers_younger_than_min_age_says_so_and_ends_with_0():
     for line in lines:
         assert re.search(r" holds 4\d MiB \(uss\), limit 30 MiB: it is .* old, would be reaped at", line)
     _assert_each_is_in_one(before, "would be reaped at", lines)
-    assert summary.endswith(": 2 workers, 2 over the limit of 30 MiB")
+    assert summary.endswith(": 2 workers, 2 to replace")
     assert "suspend" not in result.stdout
 
 
@@ -238,7 +238,7 @@ def test_all_pools_of_the_configuration_are_looked_at(tmp_path):
         both = once("-c", conf, "-n", "web", "shpo", "limit=3MB")
         assert (both.returncode, both.stdout) == (1, nobody.stdout), "with a typo nothing is done"
         by_age = once("-c", conf, "-n", "shop", "max_age=6h")
-        assert (by_age.returncode, by_age.stdout) == (0, "memreap: shop: 1 workers, none over the limit of 30 MiB\n")
+        assert (by_age.returncode, by_age.stdout) == (0, "memreap: shop: 1 workers, none to replace\n")
         bare = once("-c", conf, "-n", "shop")
         assert (bare.returncode, "name a program, followed by limit= or max_age=" in bare.stdout) == (1, True)
         conf.write_text(conf.read_text() + "[memreap:wbe]\n")
@@ -296,7 +296,7 @@ def test_what_the_listener_has_written_down_counts(tmp_path, monkeypatch, what):
             result = once("-c", conf)
             assert result.returncode == 1
             assert "HUP sent" not in result.stdout
-            assert "1 over the limit" in result.stdout
+            assert "1 to replace" in result.stdout
             assert ("it is paused: nothing is sent" in result.stdout) == (what == "paused")
             assert ("suspended: its limit is too low; nothing is sent" in result.stdout) == (what == "suspended")
             dry = once("-n", "-c", conf)
@@ -384,4 +384,4 @@ def test_with_standard_input_closed_workers_are_measured_all_the_same():
     with pool(2, 40) as manager:
         words = [sys.executable, "-m", "supervisor_memreap", "once", "-n", "--pid", str(manager), "limit=30MB"]
         result = subprocess.run(["sh", "-c", '"$@" <&-', "sh", *words], capture_output=True, text=True, check=False)
-        assert "2 over the limit of 30 MiB" in result.stdout
+        assert "2 to replace" in result.stdout

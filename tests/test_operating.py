@@ -96,9 +96,9 @@ def test_status_is_a_table_with_all_pools(operated):
     result = operated.ctl("memreap", "status")
     assert result.returncode == 0
     head, *lines = result.stdout.strip("\n").splitlines()
-    assert head.split() == ["limit", "workers", "largest", "total", "reaps", "freed", "since"]
+    assert head.split() == ["limit", "workers", "largest", "total", "growth", "reaps", "since"]
     mine, other = (line for line in lines if line[0] != " ")
-    assert re.match(r"myapp +\w+ +1.0 GiB uss +3 +\d+ MiB +\d+ MiB +\d+ ", mine)
+    assert re.match(r"myapp +\w+ +1.0 GiB uss +3 +\d+ MiB +\d+ MiB +(-|-?[0-9.]+ [MG]iB/h) +\d+ ", mine)
     assert re.match(r"other +\w+ +1.0 GiB uss +1 +", other)
     assert max(map(len, lines)) <= 80
     only = operated.ctl("memreap", "status", "other")
@@ -509,7 +509,7 @@ def test_status_from_the_command_line_is_the_view_of_the_listener(operated):
     result = look(operated)
     assert (result.returncode, result.stderr) == (0, "")
     head, *lines = result.stdout.rstrip().splitlines()
-    assert head.split() == ["limit", "workers", "largest", "total", "reaps", "freed", "since"]
+    assert head.split() == ["limit", "workers", "largest", "total", "growth", "reaps", "since"]
     assert [line.split()[0] for line in lines if line[0] != " "] == ["myapp", "other", "This"]
     assert re.fullmatch(r"This is what the listener saw [0-9.]+ m?s ago\.", lines[-1])
     assert operated.ctl("memreap", "pause", "other").returncode == 0

@@ -115,8 +115,8 @@ def below(table: str) -> list[str]:
 
 def test_a_pool_is_a_line_and_its_last_message_one_below_it():
     head, line, message = status.table([shown(worker(11, 50), worker(12, 60))], NOW).splitlines()
-    assert head.split() == ["limit", "workers", "largest", "total", "reaps", "freed", "since"]
-    assert line.split() == ["myapp", "QUIET", "100", "MiB", "uss", "2", "-", "-", "0", "0.0", "MiB", "34", "s"]
+    assert head.split() == ["limit", "workers", "largest", "total", "growth", "reaps", "since"]
+    assert line.split() == ["myapp", "QUIET", "100", "MiB", "uss", "2", "-", "-", "-", "0", "34", "s"]
     assert message.endswith(" worker 12 left after 0.4 s, 301 MiB freed")
     assert message.startswith("  ")
 
