@@ -26,6 +26,17 @@ class _Mount(NamedTuple):
     version: int
 
 
+class Group(NamedTuple):
+    """A memory control group, as it was at this look."""
+
+    version: int
+    directory: str
+    scope: MemoryScope | None
+    """None: it limits nothing, and the kernel does not tell the pressure in it."""
+    usage: int | None
+    """Bytes, file pages included."""
+
+
 class Memory:
     """One look's view: each file is read once. `root` is a directory that holds proc and sys, for recorded ones."""
 
@@ -33,6 +44,8 @@ class Memory:
         self._root = root
         self._read: dict[str, str] = {}
         self._mounts: list[_Mount] | None = None
+        self.groups: dict[str, Group] = {}
+        """Those of all processes that were asked about, by directory."""
 
     def scopes(self, pid: int) -> tuple[MemoryScope, ...]:
         """What limits the memory of this process: the host, and its control groups from the innermost on.
@@ -40,8 +53,8 @@ class Memory:
         A group without a limit counts only where the kernel tells the pressure in it. What cannot be read is left out.
         """
         host = self._host()
-        groups = (self._group(mount, directory) for mount, directory in self._directories(pid))
-        return (*([host] if host else []), *(group for group in groups if group))
+        groups = [self._note_group(mount, directory) for mount, directory in self._directories(pid)]
+        return (*([host] if host else []), *(group.scope for group in groups if group.scope))
 
     def directories(self, pid: int) -> list[tuple[int, str]]:
         """The directories of its control groups, each with the version of its hierarchy."""
@@ -53,6 +66,12 @@ class Memory:
             return None
         pressure = _pressure(self._text("/proc/pressure/memory"))
         return MemoryScope(HOST, values["MemTotal"] * 1024, values["MemAvailable"] * 1024, pressure)
+
+    def _note_group(self, mount: _Mount, directory: str) -> Group:
+        usage = "memory.current" if mount.version == 2 else "memory.usage_in_bytes"
+        scope, used = self._group(mount, directory), _number(self._text(f"{directory}/{usage}"))
+        group = self.groups[directory] = Group(mount.version, self._root + directory, scope, used)
+        return group
 
     def _group(self, mount: _Mount, directory: str) -> MemoryScope | None:
         name = f"control group {directory[len(mount.point) :] or mount.root}"
