@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable
 
@@ -24,13 +23,7 @@ from supervisor_memreap.supervisord.client import Client, ShuttingDown, Unavaila
 from supervisor_memreap.supervisord.configfile import ConfigFile
 from supervisor_memreap.supervisord.endings import Endings
 from supervisor_memreap.supervisord.protocol import Event
-
-# Event names of supervisord and the seconds between two of them.
-PERIODS = {"TICK_5": 5, "TICK_60": 60, "TICK_3600": 3600}
-# A listener that starts late gets up to 10 old ticks in a row: they are answered and otherwise ignored.
-STALE = 30.0
-# Seconds: ticks that come together, as after a wait, or of TICK_5 and TICK_60, cause one look.
-TOGETHER = 0.5
+from supervisor_memreap.timing import Timing
 
 
 class Application:
@@ -48,10 +41,10 @@ class Application:
         self._live = LiveSettings(file, command_line, self._once)
         self._orphans = OrphanWatch(self._once)
         self._endings = Endings(self._client)
-        self._last_tick: float | None = None
         self._statefile = statefile
         sinks = (emit, self._announce)
         self.reaper = Reaper(sinks, states=self._remember(), keep=self._keep, how_ended=self._endings.of)
+        self.timing = Timing(self.reaper.memory, self._once)
         self._publisher = Publisher(self.reaper.status, self._once, self.reaper.memory.troubles)
         self.doctor: DoctorProcess | None = None
         """The one that runs; None: none does."""
@@ -61,10 +54,9 @@ class Application:
         if event.name.startswith("PROCESS_STATE_"):
             self._endings.note(event)
             return
-        period = PERIODS.get(event.name)
         kind, _, data = event.payload.partition("\n")
         is_command = event.name == "REMOTE_COMMUNICATION" and kind == f"type:{TYPE}"
-        if not is_command and (period is None or self._is_past(event, period)):
+        if not is_command and not self.timing.is_for_a_look(event):
             return
         self._guard(lambda: self._handle_command(data) if is_command else self.tick())
 
@@ -83,15 +75,10 @@ class Application:
             # A listener that exits while it handles an event gets it again about every 2 s, and none would look.
             self._once(log.internal_error("", error))
 
-    def _is_past(self, event: Event, period: int) -> bool:
-        when = re.search(r"\bwhen:([0-9]{1,12})", event.payload)
-        if when and time.time() - int(when[1]) > max(STALE, 2 * period):
-            return True
-        now = time.monotonic()
-        if self._last_tick is not None and now - self._last_tick < TOGETHER:
-            return True
-        self._last_tick = now
-        return False
+    def look_between_ticks(self) -> None:
+        """If that is due. Never raises."""
+        if self.timing.is_due():
+            self._guard(self.tick)
 
     # What survives a restart.
 
@@ -132,6 +119,13 @@ class Application:
 
     def tick(self) -> None:
         """Read what changed, look, decide, act. Raises Unavailable."""
+        self.timing.begin()
+        try:
+            self._look()
+        finally:
+            self.timing.end()
+
+    def _look(self) -> None:
         self._live.refresh()
         client, settings = self._client(), self._live.settings
         if not self._live.are_known:
@@ -220,6 +214,7 @@ class Application:
         """Release everything, and leave no process behind."""
         if self.doctor:
             self.doctor.end()
+        self.timing.close()
         self.reaper.close()
 
     def _client(self) -> Client:

@@ -112,8 +112,10 @@ def _serve(protocol: Protocol, stdin: int, application: Application) -> None:
         doctor = application.doctor
         for fd in (stdin, woken, *application.reaper.pools.pidfds(), *((doctor.fd,) if doctor else ())):
             poll.register(fd, select.POLLIN)
-        patience = max(0.0, doctor.deadline - time.monotonic()) * 1000 + 1 if doctor else None
-        readable = [fd for fd, _ in poll.poll(patience)]
+        for fd, wanted in application.timing.fds().items():
+            poll.register(fd, wanted)
+        readable = [fd for fd, _ in poll.poll(_patience(application))]
+        application.timing.wake(readable)
         now = time.monotonic()
         for fd in readable:
             if fd == woken and set(os.read(woken, 512)) & {signal.SIGTERM, signal.SIGINT}:
@@ -127,3 +129,12 @@ def _serve(protocol: Protocol, stdin: int, application: Application) -> None:
                 protocol.ok()
                 application.handle(event)
                 protocol.ready()
+        application.look_between_ticks()
+
+
+def _patience(application: Application) -> float | None:
+    """The milliseconds after which something is to be done even if nothing comes; None: nothing is."""
+    doctor, look = application.doctor, application.timing.patience()
+    waits = [] if doctor is None else [max(0.0, doctor.deadline - time.monotonic())]
+    waits += [] if look is None else [look]
+    return min(waits) * 1000 + 1 if waits else None

@@ -140,6 +140,10 @@ EXAMPLES = [
     (events.SettingsRefused(*LISTENER, "limit=x: not a size", False), "(nothing is watched until it is corrected)"),
     (events.SettingsRefused(*LISTENER, "limit=x: not a size", None), "limit=x: not a size"),
     (events.SettingsWarned(*LISTENER, ("a", "b")), "a; b"),
+    (
+        events.NoAlarm(*LISTENER, "/proc/pressure/memory: Operation not supported"),
+        "(/proc/pressure/memory: Operation not supported): it is looked at only at each tick",
+    ),
     (events.Watching(*LISTENER, (("myapp", PoolSettings(150 * MIB, 21_600.0)),)), "(limit 150 MiB uss, max_age 6.0 h)"),
     (events.Watching(*LISTENER, ()), "watching nothing"),
     (

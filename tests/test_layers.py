@@ -21,7 +21,7 @@ LAYERS: tuple[set[str], ...] = (
     {"doctorprocess", "followed", "livesettings", "memorywatch"},
     {"pool"},
     {"pools"},
-    {"sizes"},
+    {"sizes", "timing"},
     {"reaper"},
     {"application"},
     # The doors: none of them imports another.

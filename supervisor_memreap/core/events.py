@@ -792,6 +792,18 @@ class SettingsWarned(_Base):
 
 
 @dataclass(frozen=True)
+class NoAlarm(_Base):
+    """`headroom` or `pressure` is set, and nothing wakes the listener between two ticks."""
+
+    why: str
+    """What the kernel said."""
+
+    @property
+    def text(self) -> str:
+        return f"the kernel offers no wake-up for memory that is short ({self.why}): it is looked at only at each tick"
+
+
+@dataclass(frozen=True)
 class Watching(_Base):
     """What the listener watches, at its start and after each change."""
 
@@ -942,6 +954,7 @@ Event = Union[
     Started,
     SettingsRefused,
     SettingsWarned,
+    NoAlarm,
     Watching,
     ProgramsMissing,
     SupervisordUnavailable,
