@@ -50,7 +50,8 @@ class MemoryWatch:
         """The signal went out to this candidate."""
         key = reasons.shortage_of(candidate.reason)
         if key and key in self._episodes:
-            self._episodes = shortage.after_reap(self._episodes, key, candidate.worker.private or 0, now)
+            freed = reasons.given_back(candidate.reason) or 0
+            self._episodes = shortage.after_reap(self._episodes, key, freed, now)
 
     def troubles(self) -> list[str]:
         """What memory is short of which nothing is done, a line each."""
