@@ -57,7 +57,8 @@ class MemoryWatch:
         """The signal went out to this candidate."""
         key = reasons.shortage_of(candidate.reason)
         if key and key in self._episodes:
-            self._episodes = shortage.after_reap(self._episodes, key, candidate.worker.private or 0, now)
+            freed = reasons.given_back(candidate.reason) or 0
+            self._episodes = shortage.after_reap(self._episodes, key, freed, now)
 
     def wakers(self) -> list[alarm.Waker]:
         """What the kernel may wake us by; not for memory about which nothing is done."""

@@ -135,8 +135,13 @@ class Worker:
 
     @property
     def private(self) -> int | None:
-        """Bytes that the host gets back when it exits; None: not known."""
+        """Bytes of memory that the host gets back when it exits; None: not known."""
         return self.detail.memory.private if self.detail and self.detail.memory else None
+
+    @property
+    def swapped(self) -> int:
+        """Bytes that it has in swap, as far as that is known."""
+        return self.detail.memory.swapped if self.detail and self.detail.memory else 0
 
 
 HOST = "this host"

@@ -369,7 +369,7 @@ def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float, se
             worker.id.start_time + worker.age - START_STEP,
             sent,
             slot=worker.slot,
-            private=worker.private or 0,
+            private=reasons.given_back(reason) or worker.private or 0,
         ),
         early_reaps=early_reaps,
     )
@@ -768,7 +768,7 @@ _LAST = (len(reasons.REASONS), 0)
 
 def _urgency(candidate: Candidate) -> tuple[int, int]:
     worker, reason = candidate.worker, candidate.reason
-    held = worker.used if reason.is_about_worker else worker.private
+    held = worker.used if reason.is_about_worker else reasons.given_back(reason)
     return reasons.REASONS.index(type(reason)), -(held or 0)
 
 
