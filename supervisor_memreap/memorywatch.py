@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from supervisor_memreap.core import events, pace, policy, reasons, shortage
+from supervisor_memreap.core import events, pace, reasons, selection, shortage
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.policy import Candidate, Decision, Look
+from supervisor_memreap.core.policy import Candidate, Look
+from supervisor_memreap.core.selection import Decision
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.core.shortage import Episodes
 from supervisor_memreap.host import alarm, look
@@ -42,7 +43,7 @@ class MemoryWatch:
         """What became of the shortages of the last look, once all pools were looked at."""
         reading = pace.reading(((look.pool, look.settings) for look in looks), now)
         self.readings = (*self.readings[-1:], reading)
-        self._episodes, log = policy.follow_memory(looks, self._episodes, now, time.time())
+        self._episodes, log = selection.follow_memory(looks, self._episodes, now, time.time())
         self._texts = {key: text for key, text in self._texts.items() if key in self._episodes}
         return log
 

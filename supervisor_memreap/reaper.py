@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from supervisor_memreap.core import events, policy, reasons
+from supervisor_memreap.core import events, policy, reasons, selection
 from supervisor_memreap.core.command import Command, CommandError, Result, Verb, carry_out_in_all, named, unknown
 from supervisor_memreap.core.events import Sink
 from supervisor_memreap.core.model import Ending, Pool, Program
-from supervisor_memreap.core.policy import Choice, Decision, Look
+from supervisor_memreap.core.policy import Choice, Look
+from supervisor_memreap.core.selection import Decision
 from supervisor_memreap.core.settings import Settings, Watch
 from supervisor_memreap.followed import signalled
 from supervisor_memreap.host import look, procfs
@@ -109,7 +110,7 @@ class Reaper:
         state, settings = pool.state, watch.settings
 
         def gate(seen: Pool) -> look.NeedsDetail:
-            return policy.detail_needed(Look(seen, settings, state), self.memory.episodes, now)
+            return selection.detail_needed(Look(seen, settings, state), self.memory.episodes, now)
 
         expected = (*signalled(state), *state.requested)
         seen = look.look(watch, view, gate, expected, self._statm, memory)
@@ -124,12 +125,12 @@ class Reaper:
         for event in self.memory.follow(looks, now):
             self.pools.emit(event)
         try:
-            decision = policy.choose(looks, now, self.memory.episodes, time.time())
+            decision = selection.choose(looks, now, self.memory.episodes, time.time())
         except Exception:
             # Each alone, and nothing for memory that they share: who gives back most is not known.
             alone: list[Choice] = []
             for only in looks:
-                choose = functools.partial(policy.choose, [only], now)
+                choose = functools.partial(selection.choose, [only], now)
                 decided = self.pools.guard(self.pools.named(only.pool.name), choose)
                 alone += decided.choices if decided else []
             decision = Decision(alone, self.memory.episodes)

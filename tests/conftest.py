@@ -29,7 +29,7 @@ EXPECTED_SKIPS: dict[str, str] = {
         "a container may make none; the recorded trees of test_memory.py are read everywhere"
     ),
     r"no version [12] memory control groups are mounted|no control group can be made": "a machine has one of the two",
-    r"the kernel offers no trigger|this kernel (has no memory.pressure_level|tells no pressure)": "a kernel may lack them",
+    r"the kernel offers no trigger|this kernel (has no memory.pressure_level|tells no pressure)": "an older kernel",
     "^only root can switch a swap file on|^no swap file can be|^too little disk": "swap belongs to the whole machine",
     "^no process can be pushed into swap": "process_madvise(2) is of Linux 5.10, and a container may forbid it",
 }

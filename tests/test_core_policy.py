@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor_memreap.core import policy
+from supervisor_memreap.core import policy, selection
 from supervisor_memreap.core.events import (
     IdlenessUnknown,
     Left,
@@ -103,7 +103,7 @@ class Film:
     def decide(self, pool: Pool, now: float):
         """What `follow` and `choose` say together: a Choice with the events of both."""
         self.state, followed = policy.follow(pool, self.settings, self.state, now)
-        ((choice,), *_) = policy.choose([Look(pool, self.settings, self.state)], now)
+        ((choice,), *_) = selection.choose([Look(pool, self.settings, self.state)], now)
         self.state = choice.state
         return replace(choice, events=(*followed, *choice.events))
 
@@ -1190,4 +1190,4 @@ def test_a_single_child_that_looks_like_a_manager_is_not_shown_as_fine():
     verdict = film.look({11: manager})
     assert (verdict.standing, [type(event) for event in verdict.events]) == ("blind", [LooksLikeManager])
     look = Look(Pool("myapp", "RUNNING"), SETTINGS, film.state)
-    assert policy.detail_needed(look, {}, film.now)(film.worker(11, 20))
+    assert selection.detail_needed(look, {}, film.now)(film.worker(11, 20))

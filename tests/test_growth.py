@@ -12,7 +12,7 @@ from support.reaping import Reaping
 from support.stack import ROOT
 
 from supervisor_memreap import sizes
-from supervisor_memreap.core import growth, policy
+from supervisor_memreap.core import growth, policy, selection
 from supervisor_memreap.core.growth import Growth, Sample
 from supervisor_memreap.core.model import MemoryScope, Pool, ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Look
@@ -126,8 +126,8 @@ def grown(per_hour: dict[int, float]) -> Growth:
 def values(*workers: Worker, settings=SETTINGS, known: Growth | None = None, **more) -> dict:
     pool = replace(Pool("myapp", "RUNNING", "", ProcessId(1, 0.5), 7200.0, workers), **more)
     state, _ = policy.follow(pool, settings, PoolState(), 100.0)
-    ((choice,), *_) = policy.choose([Look(pool, settings, state)], 100.0)
-    counters = Counters().stands(choice.standing.value, NOW - 34)
+    ((choice,), *_) = selection.choose([Look(pool, settings, state)], 100.0)
+    counters = Counters().with_standing(choice.standing.value, NOW - 34)
     used = {each.id: each.used for each in workers if each.used is not None}
     return status.of_pool(choice, settings, choice.state, counters, used, growth=known)
 

@@ -1,6 +1,7 @@
-"""Decides about pools: values in, values out. All rules are here, with the numbers that the code refers to.
+"""Decides about one pool: values in, values out. All rules are here, with the numbers that the code refers to.
 
-`follow` finds out what happened in a pool since the last look; `choose` decides who goes next, over all pools.
+`follow` finds out what happened in a pool since the last look; `choose_in` decides who goes next in it, and
+core.selection who goes next over all pools.
 
  1. One worker at a time. The next is not chosen before the last has left, the manager has forked a replacement, and
     that has lived for `settle`. (A replacement that dies at once, as after a broken deployment, never settles: then
@@ -31,17 +32,17 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from supervisor_memreap.core import events, reasons, shortage
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.model import STOPPED_BY_HAND, Ending, MemoryScope, Pool, ProcessId, Worker
+from supervisor_memreap.core.model import STOPPED_BY_HAND, Ending, Pool, ProcessId, Worker
 from supervisor_memreap.core.reasons import Circumstances, Reason
 from supervisor_memreap.core.servers import Moment, graceful, moment_of
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.shortage import Episode, Episodes, Kind
+from supervisor_memreap.core.shortage import Episodes
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Seen, Suspension, Wait
 
 # After this many consecutive reaps of workers to which a reason applied while fresh, its setting is wrong (rule 9).
@@ -140,14 +141,6 @@ class Choice:
     """It is stuck: send it the signal that `stuck` sets."""
 
 
-class Decision(NamedTuple):
-    """What is to be done in all pools, the most urgent first, and about memory that is short."""
-
-    choices: list[Choice]
-    episodes: Episodes
-    events: tuple[Event, ...] = ()
-
-
 def follow(
     pool: Pool, settings: PoolSettings, state: PoolState, now: float, may_suspend: bool = True
 ) -> tuple[PoolState, tuple[Event, ...]]:
@@ -176,137 +169,7 @@ def follow(
     return replace(state, looked=now), tuple(log)
 
 
-def follow_memory(
-    looks: Sequence[Look], episodes: Episodes, now: float, at: float
-) -> tuple[dict[tuple[Kind, str], Episode], tuple[Event, ...]]:
-    """What became of the memory that was short at the last look. `at` is in seconds since 1970."""
-    pools = [(look.pool, look.settings) for look in looks if look.pool.manager]
-    after = shortage.follow(pools, episodes, now)
-    ended = [episodes[key] for key in episodes if key not in after and (episodes[key].last is not None)]
-    scopes = {scope.name: scope for pool, _ in pools for scope in pool.scopes}
-    return after, tuple(
-        events.Relieved(
-            _pool_of(episode), at, episode.shortage, _available(scopes, episode), now - episode.since, episode.freed
-        )
-        for episode in ended
-    )
-
-
-def _available(scopes: Mapping[str, MemoryScope], episode: Episode) -> int | None:
-    scope = scopes.get(episode.shortage.scope)
-    return scope.available if scope else None
-
-
-def _pool_of(episode: Episode) -> str:
-    """The pool that an event about this shortage is about; empty: it is about more than one."""
-    return episode.shortage.scope if episode.shortage.kind is Kind.TOTAL else ""
-
-
-def detail_needed(look: Look, episodes: Episodes, now: float) -> Callable[[Worker], bool]:
-    """Says of a worker whether its detail must be read to decide about it; `look` has no workers yet."""
-    if len(look.state.workers) == 1:
-        return lambda _worker: True  # the pool's one child may be its manager, below a wrapper
-    after = shortage.follow([(look.pool, look.settings)], episodes, now)
-    needed = reasons.detail_needed(look.circumstances(after, now))
-    leaving = look.state.leaving
-    if leaving is None or not leaving.private:
-        return needed
-    # What fresh workers hold of their own is learned from those that take the place of another one.
-    return lambda worker: worker.id not in leaving.before or needed(worker)
-
-
-def choose(looks: Iterable[Look], now: float, episodes: Episodes | None = None, at: float = 0.0) -> Decision:
-    """Who goes next, over all pools. The caller signals one candidate of a pool, and says so with `signalled`.
-
-    Of candidates that go for memory that is short, other than the pool's own `total`, it signals one at a look.
-    """
-    looks, episodes = list(looks), episodes or {}
-    choices = [_choose_in(look, episodes, now) for look in looks]
-    episodes, log = _give_up(looks, choices, episodes, now, at)
-    enough = {
-        key
-        for key, episode in episodes.items()
-        if episode.given_up is not None or shortage.is_expected(episode, _coming(looks, episode, now), now)
-    }
-    choices = [_without(choice, enough) for choice in choices]
-    choices.sort(key=lambda choice: min(map(_urgency, choice.candidates), default=_LAST))
-    return Decision(_only_first_pending(choices), episodes, log)
-
-
-def _coming(looks: Sequence[Look], episode: Episode, now: float) -> int:
-    """Bytes in its scope that signalled workers still hold."""
-    return sum(
-        look.state.leaving.private
-        for look in looks
-        if look.state.leaving
-        and look.state.leaving.left is None
-        and now - look.state.leaving.signalled < shortage.COMING
-        and _is_in(look.pool, episode)
-    )
-
-
-def _is_in(pool: Pool, episode: Episode) -> bool:
-    return any(scope.name == episode.shortage.scope for scope in pool.scopes)
-
-
-def _give_up(
-    looks: Sequence[Look], choices: Sequence[Choice], episodes: Episodes, now: float, at: float
-) -> tuple[Episodes, tuple[Event, ...]]:
-    """Stop where reaping does not help: no worker is worth it, or each has gone twice."""
-    log: list[Event] = []
-    after = dict(episodes)
-    for key, episode in episodes.items():
-        members = [
-            (look, choice)
-            for look, choice in zip(looks, choices)
-            if _is_in(look.pool, episode) and (look.settings.yields or episode.shortage.kind is Kind.TOTAL)
-        ]
-        if episode.given_up is not None or not members:
-            continue
-        most = shortage.REAPS_PER_WORKER * sum(len(look.pool.workers) for look, _ in members)
-        is_open = any(look.state.leaving or _has_pending(choice, key) for look, choice in members)
-        if is_open and episode.reaps < most:
-            continue
-        after[key] = replace(episode, given_up=now, is_reported=True)
-        if episode.reaps or not episode.is_reported:
-            short, pool = episode.shortage, _pool_of(episode)
-            log.append(events.NotRelieved(pool, at, short, episode.reaps, episode.freed, shortage.RETRY))
-    return after, tuple(log)
-
-
-def _has_pending(choice: Choice, key: tuple[Kind, str]) -> bool:
-    return any(reasons.shortage_of(candidate.reason) == key for candidate in choice.pending)
-
-
-def _without(choice: Choice, keys: set[tuple[Kind, str]]) -> Choice:
-    """Without candidates for these shortages."""
-    if not keys:
-        return choice
-    candidates, pending = (
-        tuple(each for each in some if reasons.shortage_of(each.reason) not in keys)
-        for some in (choice.candidates, choice.pending)
-    )
-    return replace(choice, candidates=candidates, pending=pending)
-
-
-def _only_first_pending(choices: list[Choice]) -> list[Choice]:
-    """Of those that go for one shortage, the first: whether another one has to go is known after that."""
-    seen: set[tuple[Kind, str]] = set()
-    shown = []
-    for choice in choices:
-        pending = []
-        for candidate in choice.pending:
-            key = reasons.shortage_of(candidate.reason)
-            if key is None or key not in seen:
-                pending.append(candidate)
-            if key:
-                seen.add(key)
-        to_go = choice.individually_due + sum(reasons.shortage_of(each.reason) is not None for each in pending)
-        shown.append(replace(choice, pending=tuple(pending), to_go=to_go))
-    return shown
-
-
-def _choose_in(look: Look, episodes: Episodes, now: float) -> Choice:
+def choose_in(look: Look, episodes: Episodes, now: float) -> Choice:
     pool, settings, state = look
     if pool.manager is None:
         is_blind = pool.not_visible and pool.state == "RUNNING"
@@ -352,7 +215,7 @@ def _why_unwatched(pool: Pool, state: PoolState, now: float) -> Event | None:
 
 
 def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float, sent: bool = True) -> PoolState:
-    """This candidate of `choose` was signalled; or, if not `sent`, is about to be."""
+    """This candidate was signalled; or, if not `sent`, is about to be."""
     worker, reason = candidate.worker, candidate.reason
     early_reaps = state.early_reaps
     if reason.may_be_wrong:
@@ -389,7 +252,7 @@ def watched(state: PoolState, worker: ProcessId, now: float) -> PoolState:
 
 
 def signalled_again(state: PoolState, sent: bool = True) -> PoolState:
-    """The second signal that `choose` asked for was sent; or, if not `sent`, is about to be."""
+    """The second signal that `choose_in` asked for was sent; or, if not `sent`, is about to be."""
     assert state.leaving
     return replace(state, leaving=replace(state.leaving, again=True, sent=state.leaving.sent or sent))
 
@@ -742,8 +605,8 @@ def _candidates(
             pending.append(Candidate(worker, (ready or applying)[0]))
             if worker.age >= settings.min_age:
                 due += [Candidate(worker, reason) for reason in _told(ready)]
-    due.sort(key=_urgency)
-    pending.sort(key=_urgency)
+    due.sort(key=urgency)
+    pending.sort(key=urgency)
     if state.paused or state.leaving or not due:
         return tuple(pending), (), state
     if not state.suspended:
@@ -763,10 +626,10 @@ def _told(ready: list[Reason]) -> list[Reason]:
 
 
 # Behind every candidate.
-_LAST = (len(reasons.REASONS), 0)
+LAST = (len(reasons.REASONS), 0)
 
 
-def _urgency(candidate: Candidate) -> tuple[int, int]:
+def urgency(candidate: Candidate) -> tuple[int, int]:
     worker, reason = candidate.worker, candidate.reason
     held = worker.used if reason.is_about_worker else reasons.given_back(reason)
     return reasons.REASONS.index(type(reason)), -(held or 0)
