@@ -94,7 +94,7 @@ class WatchedPool:
         state, followed = policy.follow(pool, settings, self._state, now, may_suspend)
         self.settings = settings
         self.update(state)
-        self._hand_on(_complete(event, self.followed, view) for event in followed)
+        self._hand_on(_complete(event, pool, self.followed, view) for event in followed)
         self.followed.release(state)
         self.followed.take_over(pool, state, view)
         return Look(pool, settings, self._state)
@@ -261,11 +261,11 @@ def _next_best(name: str, outcome: signalling.Outcome) -> Iterator[Event]:
         yield events.IdlenessUnknown(name, time.time())
 
 
-def _complete(event: Event, followed: FollowedWorkers, view: Source) -> Event:
+def _complete(event: Event, pool: Pool, followed: FollowedWorkers, view: Source) -> Event:
     """An event of the policy, completed with what only the system knows."""
     if isinstance(event, events.Left):
         known = followed.of(event.worker)
-        taken = look.private_memory(event.replaced_by, view) if event.replaced_by else None
+        taken = look.private_memory(event.replaced_by, pool, view) if event.replaced_by else None
         if known is None:
             return replace(event, taken=taken)
         return replace(event, came_back=known.private, taken=taken, used=known.used, metric=known.metric)

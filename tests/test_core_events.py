@@ -87,6 +87,10 @@ EXAMPLES = [
         "left after 0.4 s, 57 MiB of its 262 MiB (rss) freed, the rest is shared, 4250 took its place",
     ),
     (
+        events.Left(*STAMP, WORKER, 0.4, NEW, 57 * MIB, 0, 412 * MIB, "vms"),
+        "57 MiB of its 412 MiB (vms) freed, the rest is shared or was never used, 4250 took its place",
+    ),
+    (
         events.Signalled(*STAMP, WORKER, ShortOfHeadroom(SHORT, 57 * MIB), "HUP", SentMoment.HELD, 60.0),
         "worker 4242 holds 57 MiB for itself, and this host has 412 MiB available, headroom 512 MiB: HUP sent while",
     ),

@@ -415,7 +415,8 @@ class Left(_Base):
             return ""
         # The metric may have promised more: resident pages that other processes map stay where they are.
         if self.used is not None and self.used - self.came_back > max(MIB, self.used // 10):
-            return f", {memory(self.came_back)} of its {memory(self.used)} ({self.metric}) freed, the rest is shared"
+            rest = "the rest is shared or was never used" if self.metric == "vms" else "the rest is shared"
+            return f", {memory(self.came_back)} of its {memory(self.used)} ({self.metric}) freed, {rest}"
         return f", {memory(self.came_back)} freed"
 
     @property

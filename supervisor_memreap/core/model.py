@@ -97,8 +97,21 @@ class ProcessMemory(NamedTuple):
     private: int
     """Resident and mapped by no other process: what the host gets back when this one exits."""
     swapped: int
+    """In swap, with each shared page divided by the number of processes that have it."""
     pss: int | None
     """Resident, with each shared page divided by the number of processes that map it. None: this system has none."""
+    swapped_whole: int | None = None
+    """In swap, with each shared page counted whole. None: this system does not tell."""
+
+    def own_swap(self, processes: int) -> int:
+        """Bytes in swap that no other process has, at most; `processes` is how many the pool has.
+
+        The kernel does not tell. But a page that manager and workers share counts whole in one figure, and divided in
+        the other. So the result is exact for pages that all of them share; for those that fewer share, it is too large.
+        """
+        if self.swapped_whole is None or processes < 2:
+            return self.swapped
+        return max(0, min(self.swapped, (processes * self.swapped - self.swapped_whole) // (processes - 1)))
 
 
 @dataclass(frozen=True)
@@ -116,7 +129,7 @@ class WorkerDetail:
     is_locked: bool = False
     """Whether the metric could not be read since the worker holds the lock of its own memory map."""
     memory: ProcessMemory | None = None
-    """None: it may not be read."""
+    """What it has for itself: `swapped` is without what it shares. None: it may not be read."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class Procfs:
             key, _, value = line.partition(b":")
             sizes[key] = int(value.split()[0]) * 1024
         private = sizes.get(b"Private_Clean", 0) + sizes.get(b"Private_Dirty", 0)
-        return ProcessMemory(private, sizes.get(b"SwapPss", 0), sizes.get(b"Pss", 0))
+        return ProcessMemory(private, sizes.get(b"SwapPss", 0), sizes.get(b"Pss", 0), sizes.get(b"Swap"))
 
     def catches(self, pid: int, signum: int) -> bool | None:
         (mask,) = self._status(pid, (b"SigCgt",))

@@ -206,7 +206,7 @@ def _signal(
     # A worker that has left the reasons behind, as one that is signalled again, was not read in full.
     server = worker.detail.server if worker.detail else recognise(*view.name_and_argv(pid))
     _send(pid, pidfd, 0)  # asks whether it may be signalled, before an idle moment is waited for in vain
-    private = private_memory(worker.id, view)
+    private = private_memory(worker.id, pool, view)
     holds = settings.hold and hold.is_usable()
     unheld = holds and not experience.may_hold
     while True:
