@@ -102,7 +102,10 @@ class Look(NamedTuple):
     def circumstances(self, episodes: Episodes, now: float) -> Circumstances:
         """What its workers are judged by."""
         relieved = shortage.to_relieve(self.pool, self.settings, episodes)
-        return Circumstances(self.settings, self.state.requested, relieved, self.state.baseline, now)
+        baseline = self.state.baseline
+        if baseline is None:
+            baseline = shortage.smallest(self.pool.workers)
+        return Circumstances(self.settings, self.state.requested, relieved, baseline, now)
 
 
 @dataclass(frozen=True)
