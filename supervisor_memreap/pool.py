@@ -88,10 +88,10 @@ class WatchedPool:
     def _count(self, event: Event) -> None:
         self.counters = self.counters.after(event)
 
-    def follow(self, pool: Pool, settings: PoolSettings, view: Source, now: float, may_suspend: bool) -> Look:
-        """What became of it since the last look."""
+    def follow(self, pool: Pool, settings: PoolSettings, view: Source, now: float, **how: bool) -> Look:
+        """What became of it since the last look; `how` says what kind of look this is, as policy.follow has it."""
         self.choice = None
-        state, followed = policy.follow(pool, settings, self._state, now, may_suspend)
+        state, followed = policy.follow(pool, settings, self._state, now, **how)
         self.settings = settings
         self.update(state)
         self._hand_on(_complete(event, self.followed, view) for event in followed)
