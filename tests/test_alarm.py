@@ -388,6 +388,19 @@ def switches(process: psutil.Process) -> int:
     return process.num_ctx_switches().voluntary
 
 
+def alarms_of(process: psutil.Process) -> list[str]:
+    """The descriptors by which the kernel wakes it, without their numbers."""
+    opened = []
+    for fd in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            opened.append(os.readlink(fd))
+    return sorted(path for path in opened if "eventfd" in path or path == PRESSURE)
+
+
+def _assert_alarms(process: psutil.Process, expected: list[str]) -> None:
+    assert alarms_of(process) == expected
+
+
 def stalled() -> float:
     """The seconds in which some process of this host has waited for memory."""
     if not os.path.exists(PRESSURE):
@@ -397,11 +410,15 @@ def stalled() -> float:
 
 def test_a_jump_between_two_ticks_is_looked_at_without_a_tick(listener, group):
     assert "HUP sent" not in listener.text()
+    process = listener.listener()
+    before = alarms_of(process)
+    assert before
     with holding(group, 140):
         eventually(lambda: assert_in("headroom 100 MiB: HUP sent", listener.text()), 5)
         # It goes on to look on its own: the first one leaves, the replacement settles, the other one goes.
         eventually(lambda: assert_in("has its headroom of 100 MiB again", listener.text()))
     assert listener.text().count("HUP sent") == 2
+    eventually(lambda: _assert_alarms(process, before))
     assert "internal error" not in listener.text()
 
 
