@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor_memreap.core import pace, policy
+from supervisor_memreap.core import pace, policy, selection
 from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episode, Kind, Shortage
@@ -106,7 +106,7 @@ def test_looks_between_two_ticks_are_none_of_the_consecutive_checks():
         workers = tuple(Worker(ProcessId(pid, 1.0), now, size, WorkerDetail(size, True)) for pid, size in SIZES.items())
         pool = Pool("a", "RUNNING", "", ProcessId(1, 0.0), now, workers)
         state, _ = policy.follow(pool, settings, state, now, counts=counts)
-        (choice,) = policy.choose([policy.Look(pool, settings, state)], now).choices
+        (choice,) = selection.choose([policy.Look(pool, settings, state)], now).choices
         state = choice.state
         candidates.append([each.worker.id.pid for each in choice.candidates])
     assert candidates == [[], [], [], [11]]
