@@ -85,10 +85,10 @@ def add(where: Path, text: str) -> None:
 
 def test_a_supervisord_that_cannot_import_memreap_is_found_before_its_section_is_advised(where, theirs):
     with running(where, TEXT, python=theirs.python):
-        remedy = rf"first '{theirs.python}' -m pip install supervisor-memreap=={re.escape(__version__)}"
+        remedy = rf"first '{theirs.python}' -m pip install DIRECTORY, the source of memreap {re.escape(__version__)}"
         expression = (
             r"listener: note: .*python cannot import supervisor_memreap \(ModuleNotFoundError: .*\): with"
-            rf" \[rpcinterface:memreap\] supervisord would not start again; {remedy}; then run memreap doctor once more"
+            rf" \[rpcinterface:memreap\] supervisord would not start again; {remedy}; then run memreap doctor again"
         )
         eventually(lambda: assert_found(where, expression, 0))
 
@@ -96,10 +96,10 @@ def test_a_supervisord_that_cannot_import_memreap_is_found_before_its_section_is
 def test_a_section_that_keeps_supervisord_from_starting_is_the_first_thing_that_is_said(where, theirs):
     with running(where, TEXT, python=theirs.python):
         add(where, INTERFACE)
-        remedy = rf"remove that section, or '{theirs.python}' -m pip install supervisor-memreap=="
+        remedy = rf"remove that section, or '{theirs.python}' -m pip install DIRECTORY, the source of memreap "
         expression = rf"\Amemreap: supervisord: supervisord will not start again: {RESOLVED}: .*; {remedy}"
         eventually(lambda: assert_found(where, expression))
-        assert "restart supervisord, but not before that is solved because of which it will not" in doctor(where).stdout
+        assert "restart supervisord, but first solve the problem that keeps it from starting" in doctor(where).stdout
         # And so it is.
         start = [theirs.python, "-m", "supervisor.supervisord", "-n", "-c", f"{where}/supervisord.conf"]
         result = subprocess.run(start, capture_output=True, text=True, check=False, cwd=where, timeout=30)
@@ -229,5 +229,21 @@ def test_a_script_of_something_else_is_not_asked(tmp_path):
     for text in ("", "\x7fELF", "#!\n", "#!/bin/sh\necho\n"):
         (tmp_path / "supervisorctl").write_text(text)
         answer = interpreter.of_script("supervisorctl", f"{tmp_path}/supervisorctl", ["/none"], os.environ, 10.0)
-        assert re.search("is no script of Python|is no Python", answer.unknown), text
+        assert re.search("is not a Python script|is not a Python", answer.unknown), text
         assert not answer.can_import
+
+
+def test_the_supervisorctl_beside_the_supervisord_that_runs_comes_before_the_one_on_the_path(tmp_path):
+    script = tmp_path / "supervisord"
+    script.write_text("import sys\nprint('ready', flush=True)\nsys.stdin.read()\n")
+    with subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        assert interpreter.script_beside(process.pid, "supervisorctl") is None
+        beside = tmp_path / "supervisorctl"
+        beside.touch(mode=0o755)
+        assert interpreter.script_beside(process.pid, "supervisorctl") == str(beside)
+        beside.chmod(0o644)
+        assert interpreter.script_beside(process.pid, "supervisorctl") is None
+        process.communicate()
+    assert interpreter.script_beside(process.pid, "supervisorctl") is None

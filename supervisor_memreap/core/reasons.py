@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from supervisor_memreap.core.model import ProcessId, Worker
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.shortage import Episode, Kind, Shortage, is_worth_reaping
+from supervisor_memreap.core.shortage import Episode, Kind, Shortage, gives_back, is_worth_reaping
 from supervisor_memreap.core.text import memory, seconds
 
 
@@ -193,7 +193,7 @@ class _Shared(Reason):
     kind: ClassVar[Kind]
     shortage: Shortage
     private: int
-    """Bytes that the host gets back when the worker exits."""
+    """Bytes that are not short any more when the worker exits."""
 
     @classmethod
     def may_occur(cls, circumstances: Circumstances) -> bool:
@@ -207,8 +207,8 @@ class _Shared(Reason):
     def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Reason | None:
         for episode in circumstances.episodes:
             short, lasts = episode.shortage, circumstances.now - episode.since
-            if short.kind is cls.kind and is_worth_reaping(worker, circumstances.baseline, lasts):
-                return cls(short, worker.private or 0)
+            if short.kind is cls.kind and is_worth_reaping(worker, cls.kind, circumstances.baseline, lasts):
+                return cls(short, gives_back(worker, cls.kind) or 0)
         return None
 
     @property
@@ -255,6 +255,11 @@ class UnderPressure(_Shared):
 def shortage_of(reason: Reason) -> tuple[Kind, str] | None:
     """The key of the shortage for which a worker goes; None: it goes for what it is itself."""
     return reason.key if isinstance(reason, _Shared) else None
+
+
+def given_back(reason: Reason) -> int | None:
+    """Bytes that are not short any more when the worker exits; None: the reason is about the worker itself."""
+    return reason.private if isinstance(reason, _Shared) else None
 
 
 def is_host_wide(reason: Reason) -> bool:

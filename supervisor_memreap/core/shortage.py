@@ -165,17 +165,28 @@ def to_relieve(pool: Pool, settings: PoolSettings, episodes: Episodes) -> tuple[
     )
 
 
-def is_worth_reaping(worker: Worker, baseline: int | None, lasts: float) -> bool:
+def gives_back(worker: Worker, kind: Kind) -> int | None:
+    """Bytes that are not short any more when it exits; None: not known.
+
+    `total` counts swap too. On a host that is short of memory, a worker in swap holds none of that.
+    """
+    if worker.private is None:
+        return None
+    return worker.private + (worker.swapped if kind is Kind.TOTAL else 0)
+
+
+def is_worth_reaping(worker: Worker, kind: Kind, baseline: int | None, lasts: float) -> bool:
     """Whether this worker gives back clearly more than its replacement will take.
 
     `baseline` is what a fresh worker holds of its own, in bytes, or the smallest where none was seen. Where all are
     alike, a worker counts that is older than the shortage, which `lasts` so many seconds.
     """
-    if worker.private is None:
+    size = gives_back(worker, kind)
+    if size is None:
         return False
     if baseline is None:
         return worker.age > lasts
-    return worker.private >= _grown(baseline)
+    return size >= _grown(baseline)
 
 
 def _grown(baseline: int) -> float:

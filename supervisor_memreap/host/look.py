@@ -68,6 +68,7 @@ class _Reading:
         assert members.manager
         self._manager = members.manager.id
         self._members = members
+        self._processes = len(members.pids) + 1
         self._settings = settings
         self._view = view
         self._exact: dict[int, ProcessMemory] = {}
@@ -142,7 +143,7 @@ class _Reading:
         """Raises ProcessLookupError. What may not be read is unknown: the worker is there all the same."""
         pid, manager, view = worker.id.pid, self._manager.pid, self._view
         exact = self._exact.get(pid) or _exact(pid, view)
-        used = _used(worker.bound, self._settings.metric, exact)
+        used = _used(worker.bound, self._settings.metric, exact, self._processes)
         is_locked = exact is None and is_blocked(pid)
         try:
             caught = view.catches(pid, number(self._settings.signal))
@@ -152,7 +153,8 @@ class _Reading:
             is_manager = bool(view.children(pid)) if is_group else roster.looks_like_manager(pid, manager, view)
         except PermissionError:
             return WorkerDetail(None, None, UNRECOGNISABLE, is_locked=is_locked)
-        return WorkerDetail(used, caught, server, is_manager, is_locked, exact)
+        own = exact._replace(swapped=exact.own_swap(self._processes)) if exact else None
+        return WorkerDetail(used, caught, server, is_manager, is_locked, own)
 
 
 def _exact(pid: int, view: Source) -> ProcessMemory | None:
@@ -163,13 +165,16 @@ def _exact(pid: int, view: Source) -> ProcessMemory | None:
         return None
 
 
-def _used(bound: int, metric: str, exact: ProcessMemory | None) -> int | None:
-    """The metric in bytes; None where it may not be read: a bound is never taken for it."""
+def _used(bound: int, metric: str, exact: ProcessMemory | None, processes: int) -> int | None:
+    """The metric in bytes; None where it may not be read: a bound is never taken for it.
+
+    `processes` is the number of those in the pool, which share memory.
+    """
     if metric not in ("uss", "pss"):
         return bound
     if exact is None or (metric == "pss" and exact.pss is None):
         return None
-    return (exact.private if metric == "uss" else exact.pss or 0) + exact.swapped
+    return exact.private + exact.own_swap(processes) if metric == "uss" else (exact.pss or 0) + exact.swapped
 
 
 def measure(
@@ -182,7 +187,7 @@ def measure(
             size = worker.used if worker.used is not None else known.get(worker.id)
             if size is None and time.monotonic() < deadline:
                 exact = _exact(worker.id.pid, view) if settings.metric in ("uss", "pss") else None
-                size = _used(worker.bound, settings.metric, exact)
+                size = _used(worker.bound, settings.metric, exact, len(pool.workers) + 1)
             if size is not None and view.process(worker.id.pid).id == worker.id:
                 used[worker.id] = size
         except (ProcessLookupError, PermissionError):
@@ -190,11 +195,12 @@ def measure(
     return used
 
 
-def private_memory(process: ProcessId, view: Source) -> int | None:
-    """What comes back when this process leaves, in bytes; None if it is gone or may not be read."""
+def private_memory(process: ProcessId, pool: Pool, view: Source) -> int | None:
+    """What comes back when this process of the pool leaves, in bytes; None if it is gone or may not be read."""
     try:
         exact = view.memory(process.pid)
-        return exact.private + exact.swapped if view.process(process.pid).id == process else None
+        own = exact.private + exact.own_swap(len(pool.workers) + 1)
+        return own if view.process(process.pid).id == process else None
     except (ProcessLookupError, PermissionError):
         return None
 

@@ -29,6 +29,17 @@ class _Mount(NamedTuple):
     version: int
 
 
+class Group(NamedTuple):
+    """A memory control group, as it was at this look."""
+
+    version: int
+    directory: str
+    scope: MemoryScope | None
+    """None: it limits nothing, and the kernel does not tell the pressure in it."""
+    usage: int | None
+    """Bytes, file pages included."""
+
+
 class Memory:
     """One look's view: each file is read once. `root` is a directory that holds proc and sys, for recorded ones."""
 
@@ -36,6 +47,8 @@ class Memory:
         self._root = root
         self._read: dict[str, str] = {}
         self._mounts: list[_Mount] | None = None
+        self.groups: dict[str, Group] = {}
+        """Those of all processes that were asked about, by directory."""
 
     def scopes(self, pid: int) -> tuple[MemoryScope, ...]:
         """What limits the memory of this process: the host, and its control groups from the innermost on.
@@ -43,13 +56,13 @@ class Memory:
         A group without a limit counts only where the kernel tells the pressure in it. What cannot be read is left out.
         """
         host = self._host()
-        groups: dict[str, MemoryScope] = {}
+        scopes: dict[str, MemoryScope] = {}
         for mount, directory in self._directories(pid):
-            group = self._group(mount, directory)
-            if group:
+            scope = self._note_group(mount, directory).scope
+            if scope:
                 # Where both versions are in use, 1 says the limit, and 2 the pressure in the group of the same path.
-                groups[group.name] = _merged(groups.get(group.name, group), group)
-        return (*([host] if host else []), *groups.values())
+                scopes[scope.name] = _merged(scopes.get(scope.name, scope), scope)
+        return (*([host] if host else []), *scopes.values())
 
     def directories(self, pid: int) -> list[tuple[int, str]]:
         """The directories of its control groups, each with the version of its hierarchy."""
@@ -68,6 +81,12 @@ class Memory:
             return None
         pressure = _pressure(self._text("/proc/pressure/memory"))
         return MemoryScope(HOST, values["MemTotal"] * 1024, values["MemAvailable"] * 1024, pressure)
+
+    def _note_group(self, mount: _Mount, directory: str) -> Group:
+        usage = "memory.current" if mount.version == 2 else "memory.usage_in_bytes"
+        scope, used = self._group(mount, directory), _number(self._text(f"{directory}/{usage}"))
+        group = self.groups[directory] = Group(mount.version, self._root + directory, scope, used)
+        return group
 
     def _group(self, mount: _Mount, directory: str) -> MemoryScope | None:
         path = mount.root.rstrip("/") + directory[len(mount.point) :]

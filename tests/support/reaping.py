@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.settings import Given, resolve
+from supervisor_memreap.core.settings import Given, Settings, resolve
 from supervisor_memreap.host import procfs
 from supervisor_memreap.reaper import Reaper
 from support.driver import eventually
@@ -23,13 +23,18 @@ class Reaping:
 
     def __init__(self, manager: int, **settings: str):
         self.programs = [Program("myapp", "myapp", "RUNNING", manager)]
-        given = {key: Given(value, "test") for key, value in {**QUICK, **settings}.items()}
-        self.settings = resolve({"myapp": given})
+        self.settings = self.with_settings(**settings)
         self.events: list[events.Event] = []
         self.reaper = Reaper((self.events.append,))
         self.later = 0.0
         # Newborns that are all over the limit would be no pool to reap in.
         eventually(lambda: _assert_grown_up(manager))
+
+    def with_settings(self, **settings: str) -> Settings:
+        """QUICK with these, each in the section where it may be."""
+        given = {key: Given(value, "test") for key, value in {**QUICK, **settings}.items()}
+        for_all: dict[str, Given] = {key: given[key] for key in given if key in ("headroom", "pressure")}
+        return resolve({"": for_all, "myapp": {key: given[key] for key in given if key not in for_all}})
 
     def tick(self):
         (pool,) = self.reaper.tick(self.programs, self.settings, time.monotonic() + self.later)

@@ -1,0 +1,361 @@
+"""What each metric promises of a worker, and what the host gets back when that worker leaves.
+
+    python benchmarks/memory.py                      everything; about half an hour; Ctrl-C at any time, and go on later
+    python benchmarks/memory.py --metric uss --reaps 5
+    python benchmarks/memory.py --report             the tables and the picture again, from the results alone
+
+All of it is real: supervisord runs a Plack application (benchmarks/apps/memory.psgi) with FCGI::ProcManager and 4
+workers, behind nginx. The manager holds 200 MiB before it forks. For each reap the program is started anew, and each
+worker gets one request that makes it
+
+    write to 5 to 120 MiB of what it inherited: the kernel copies these pages, so they are not shared any more
+    keep 0 to 10 MiB more
+    map 0 to 200 MiB of a file, of which it reads next to nothing
+
+by dice that are the same for each metric. Then memreap (Reaper.tick with supervisord's current answer, as in loss.py)
+gets a limit just below the largest worker by that metric, and reaps that one.
+
+What came back is measured without memreap. The pool runs in a memory control group of its own (version 1, as root):
+its usage before, less its usage when the replacement waits for its first request, plus what the replacement has for
+itself by then. Where no such group can be made, the sum of the PSS of manager and workers stands for the usage. The
+results have both. Two more parts measure what a look costs with each setting that is about memory, and, as root with a
+swap file of 512 MiB that is switched on and off, what a worker counts as when most of its memory is in swap.
+
+Writes memory.jsonl and memory.svg to docs, and the tables between two marks in docs/memory.md. Needs what tests/run
+installs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import random
+import resource
+import shutil
+import signal
+import sys
+import threading
+import time
+import xmlrpc.client
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from loss import versions
+from memory_report import METRICS, Result, put_into, svg
+from support import stack
+from support.driver import Transport, eventually
+from support.memorygroup import MemoryGroup, memory_group, why_not
+from support.swap import CannotSwap, swap_file
+
+from supervisor_memreap.core.events import Event, Left, Signalled
+from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.settings import PoolSettings, Settings, Watch
+from supervisor_memreap.host import look, procfs, reader
+from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.supervisord.client import connect
+
+HERE = Path(__file__).resolve().parent
+MIB = 1024**2
+WORKERS, HELD = 4, 200
+# MiB of a file that one mapping has; there is nothing in it.
+FILE = 50
+# Seconds: a worker is not signalled before it has signal handlers of its own.
+MIN_AGE = 1.0
+# Pools, by their number of workers, whose looks are timed; and how many looks at each.
+COSTS_OF, LOOKS = (4, 20), 41
+
+
+class Served(NamedTuple):
+    """The application under supervisord."""
+
+    pool: stack.Pool
+    group: MemoryGroup | None
+    """None: no control group can be made here."""
+    workers: int
+    """How many."""
+
+    def start_anew(self) -> None:
+        """Stop and start the program, so that no worker has written to anything."""
+        proxy = xmlrpc.client.ServerProxy(
+            "http://127.0.0.1", transport=Transport("", "", f"unix://{self.pool.directory}/s.sock")
+        )
+        proxy.supervisor.stopProcess("myapp")
+        proxy.supervisor.startProcess("myapp")
+        eventually(self._assert_ready, timeout=30)
+
+    def _assert_ready(self) -> None:
+        workers = self.pool.workers()
+        assert len(workers) == self.workers
+        view = procfs.source()
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):
+                assert view.process(pid).age > MIN_AGE
+                assert view.idle(pid)
+
+    def spread(self, dice: random.Random) -> None:
+        """Ask each worker once, for different things."""
+        asked = [
+            f"unshare={dice.randint(5, 120)}&own={dice.randint(0, 10)}&map={FILE * dice.randint(0, 4)}&s=0.5"
+            for _ in range(WORKERS)
+        ]
+        answered: list[int] = []
+        threads = [
+            threading.Thread(target=lambda query: answered.append(self.pool.ask(query)[0]), args=(query,))
+            for query in asked
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if len(set(answered)) != WORKERS:
+            raise RuntimeError(f"{asked}: only {answered} answered")
+        eventually(self._assert_ready)
+
+    def pss(self) -> int:
+        """Bytes that manager and workers hold together."""
+        return sum(
+            psutil.Process(pid).memory_full_info().pss for pid in (self.pool.manager().pid, *self.pool.workers())
+        )
+
+    def held(self) -> dict[str, int]:
+        """What the pool holds in bytes, by each way to count that."""
+        by_group = {"usage": self.group.usage(), "anonymous": self.group.anonymous()} if self.group else {}
+        return {**by_group, "pss": self.pss()}
+
+
+@contextlib.contextmanager
+def served(workers: int = WORKERS) -> Iterator[Served]:
+    """The application, in a control group of its own where that can be made."""
+    where = stack.directory()
+    try:
+        with contextlib.ExitStack() as stacked:
+            group = None if why_not() else stacked.enter_context(memory_group())
+            with (where / "mapped").open("wb") as file:
+                file.truncate(FILE * MIB)
+            app = HERE / "apps/memory.psgi"
+            fcgi = f"-s FCGI --listen {where}/myapp.sock --nproc {workers} --keep-stderr 1"
+            command = f"plackup -E deployment {fcgi} {app}"
+            text = (
+                f"[program:myapp]\ncommand={group.command(command) if group else command}\n"
+                f'environment=MEMORY_HELD={HELD},MEMORY_FILE="{where}/mapped"\n'
+            )
+            yield Served(stacked.enter_context(stack.running(text, "myapp", where)), group, workers)
+    finally:
+        shutil.rmtree(where)
+
+
+def reap(served: Served, metric: str, dice: random.Random) -> Result:
+    """Let memreap reap the largest worker by this metric; what was promised, and what came back."""
+    served.start_anew()
+    served.spread(dice)
+    workers = {pid: sizes_of(pid) for pid in sorted(served.pool.workers())}
+    held = served.held()
+    # Not just below the largest: PSS falls when another program on this machine maps the same libraries.
+    settings = {"limit": int(0.98 * max(sizes[metric] for sizes in workers.values())), "metric": metric}
+    events: list[Event] = []
+    supervisord = connect(f"unix://{served.pool.directory}/s.sock", {})
+    reaper = Reaper([events.append])
+
+    def tick() -> None:
+        given = {**settings, "min_age": MIN_AGE, "settle": 60.0}  # no other worker goes meanwhile
+        reaper.tick(supervisord.programs(), Settings({served.pool.name: given}), time.monotonic())
+
+    def assert_one(kind: type[Event]) -> Event:
+        tick()
+        (event,) = (event for event in events if isinstance(event, kind))
+        return event
+
+    try:
+        signalled = eventually(lambda: assert_one(Signalled))
+        replacement = eventually(lambda: _assert_replaced(served, set(workers), signalled.pid))
+        left = eventually(lambda: assert_one(Left))
+        assert isinstance(left, Left)
+    finally:
+        reaper.close()
+    taken = sizes_of(replacement)["uss"]
+    after = served.held()
+    return {
+        "metric": metric,
+        "picked": signalled.pid,
+        "workers": workers,
+        "promised": workers[signalled.pid][metric],
+        "came_back": {way: held[way] - after[way] + taken for way in held},
+        "replacement": taken,
+        "event": {"came_back": left.came_back, "taken": left.taken, "used": left.used, "text": left.text},
+        "at": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def _assert_replaced(served: Served, before: set[int], gone: int) -> int:
+    """The pid of the replacement, which waits for its first request."""
+    (pid,) = served.pool.workers() - before
+    assert gone not in served.pool.workers()
+    view = procfs.source()
+    assert view.process(pid).age > 0.5
+    assert view.idle(pid)
+    return pid
+
+
+def sizes_of(pid: int) -> dict[str, int]:
+    """What a process holds in bytes, by each metric, as psutil says."""
+    info = psutil.Process(pid).memory_full_info()
+    return {"uss": info.uss + info.swap, "pss": info.pss + info.swap, "rss": info.rss + info.swap, "vms": info.vms}
+
+
+def costs(served: Served) -> Result:
+    """How much CPU a look takes with each setting, in ms: the mean."""
+    served.start_anew()
+    total = served.pss() + 20 * MIB
+    ways: dict[str, dict[str, Any]] = {
+        "`limit`, no worker near it": {"limit": 1 << 40},
+        "`total`, the pool far below it": {"total": 1 << 40},
+        "`total`, the pool near it": {"total": total},
+        "`headroom`, enough of it": {"headroom": float(MIB)},
+        "`pressure`, none": {"pressure": 100.0},
+    }
+    programs = connect(f"unix://{served.pool.directory}/s.sock", {}).programs()
+    looks = {way: _cpu_of_a_look(programs, Settings({"myapp": values})) for way, values in ways.items()}
+    return {
+        "costs": f"{served.workers} workers",
+        "looks": looks,
+        "held": HELD,
+        "at": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def _cpu_of_a_look(programs: list[Program], settings: Settings) -> float:
+    """In ms, with that of the process that reads page tables."""
+    events: list[Event] = []
+    reaper = Reaper([events.append])
+    began = _cpu()
+    for _ in range(LOOKS):
+        reaper.tick(programs, settings, time.monotonic())
+    reader.end()  # only then the kernel adds its time to that of our children
+    took = _cpu() - began
+    reaper.close()
+    if events:  # such as that the processes may not be read: that costs less
+        raise RuntimeError(events[0].text)
+    return took * 1000 / LOOKS
+
+
+def _cpu() -> float:
+    """Seconds of this process and of its children that have ended."""
+    times = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in times)
+
+
+def in_swap() -> Result:
+    """What workers count as with `uss`, before and after most of their memory was pushed into swap.
+
+    Raises CannotSwap.
+    """
+    with swap_file(), served() as application:
+        if application.group is None:
+            raise CannotSwap(why_not())
+        application.start_anew()
+        fresh = _push_out(application, application.group)
+        application.start_anew()
+        application.spread(random.Random(0))
+        grown = _push_out(application, application.group)
+    return {"swap": {"fresh": fresh, "grown": grown}, "held": HELD, "at": time.strftime("%Y-%m-%d %H:%M:%S")}
+
+
+def _push_out(application: Served, group: MemoryGroup) -> Result:
+    """Push three quarters of what the pool holds into swap; what memreap and the kernel say of each worker."""
+    before = _uss_of_all(application)
+    group.limit(group.usage() // 4)
+    after, swapped = _uss_of_all(application), group.swapped()
+    divided = [procfs.source().memory(pid) for pid in sorted(application.pool.workers())]
+    group.limit(1 << 62)
+    return {
+        "before": before,
+        "after": after,
+        "kernel": [memory.private + memory.swapped for memory in divided],
+        "swapped": swapped,
+    }
+
+
+def _uss_of_all(application: Served) -> list[int]:
+    """What each worker counts as, in bytes, as memreap says."""
+    program = Program("myapp", "myapp", "RUNNING", application.pool.manager().pid)
+    seen = look.look(Watch(program, PoolSettings(limit=MIB)), procfs.source())
+    return [worker.used or 0 for worker in seen.workers]
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add = parser.add_argument
+    add("--metric", default=",".join(METRICS), help="as uss,rss (default: all)")
+    add("--reaps", type=int, default=50, help="for uss (50); for each other metric half of that")
+    add("--out", type=Path, default=HERE.parent / "docs", help="directory of memory.jsonl, .svg and .md (docs)")
+    add("--report", action="store_true", help="only write the tables and the picture, from memory.jsonl")
+    options = parser.parse_args()
+    for metric in options.metric.split(","):
+        if metric not in METRICS:
+            parser.error(f"--metric {metric}: there are {','.join(METRICS)}")
+    return options
+
+
+def read(file: Path) -> list[Result]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def measure_all(options: argparse.Namespace, file: Path) -> None:
+    """What is missing in the file, appended to it."""
+    used = versions()
+    with file.open("a", buffering=1) as stream:
+
+        def keep(result: Result) -> None:
+            stream.write(json.dumps({**result, "versions": used}) + "\n")
+
+        with served() as application:
+            for metric in options.metric.split(","):
+                reaps = options.reaps if metric == "uss" else options.reaps // 2
+                for number in range(reaps):
+                    if any(row.get("metric") == metric and row["number"] == number for row in read(file)):
+                        continue
+                    result = reap(application, metric, random.Random(number))
+                    keep({**result, "number": number})
+                    print(f"{metric} {number + 1} of {reaps}: {result['event']['text']}", file=sys.stderr)
+        for workers in COSTS_OF:
+            if not any(row.get("costs") == f"{workers} workers" for row in read(file)):
+                with served(workers) as application:
+                    keep(costs(application))
+        if not any("swap" in row for row in read(file)):
+            try:
+                keep(in_swap())
+            except CannotSwap as error:
+                print(error, file=sys.stderr)
+
+
+def write_report(file: Path, out: Path) -> None:
+    results = read(file)
+    page = out / "memory.md"
+    put_into(page, results)
+    (out / "memory.svg").write_text(svg(results))
+    print(page.read_text())
+
+
+def main() -> None:
+    options = arguments()
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / "memory.jsonl"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if not options.report:
+            measure_all(options, file)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        write_report(file, options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""benchmarks/memory.py at a small scale: what each metric promises, what comes back, and what the event says of it."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import sys
+import xml.etree.ElementTree
+
+import pytest
+from support import stack
+
+sys.path.insert(0, str(stack.ROOT / "benchmarks"))
+
+import memory
+import memory_report
+
+REAPS = 5
+TEXTS = "{http://www.w3.org/2000/svg}text"
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Reaps with `uss`, and one each with `rss` and `vms`, as they stand in the file of results."""
+    metrics = [*["uss"] * REAPS, "rss", "vms"]
+    with memory.served() as application:
+        reaps = [memory.reap(application, metric, random.Random(number)) for number, metric in enumerate(metrics)]
+    return [{**json.loads(json.dumps(row)), "versions": {"Linux": "here"}} for row in reaps]
+
+
+def with_metric(measured, metric):
+    return [row for row in measured if row["metric"] == metric]
+
+
+def test_with_uss_the_worker_goes_that_gives_back_most_and_that_much_comes_back(measured):
+    rows = with_metric(measured, "uss")
+    assert len(rows) == REAPS
+    for row in rows:
+        assert memory_report.picked_best(row)
+        assert memory_report.came_back(row) == pytest.approx(row["promised"], rel=0.1)
+
+
+def test_the_event_says_what_came_back_whatever_the_metric(measured):
+    for row in measured:
+        assert row["event"]["came_back"] == pytest.approx(memory_report.came_back(row), rel=0.1)
+        assert row["event"]["used"] == pytest.approx(row["promised"], rel=0.01)
+        assert row["event"]["taken"] == pytest.approx(row["replacement"], abs=memory.MIB)
+
+
+@pytest.mark.parametrize(
+    ("metric", "rest"), [("rss", "the rest is shared"), ("vms", "the rest is shared or was never used")]
+)
+def test_where_the_metric_promised_more_than_came_back_the_line_explains_it(measured, metric, rest):
+    (row,) = with_metric(measured, metric)
+    assert row["promised"] > 1.3 * memory_report.came_back(row)
+    line = (
+        rf"worker \d+ left after \S+ m?s, \d+ MiB of its [2-9]\d\d MiB \({metric}\) freed, {rest}, \d+ took its place"
+    )
+    assert re.match(line, row["event"]["text"]), row["event"]["text"]
+
+
+def test_the_tables_and_the_picture_have_the_figures(measured):
+    page = memory_report.tables(measured)
+    assert re.search(rf"^\| `uss` \| {REAPS} \| .* \| {REAPS} of {REAPS} \| {REAPS} of {REAPS} \|$", page, re.MULTILINE)
+    assert f"In {len(measured)} of {len(measured)} reaps the figure in memreap's log is within 10 %" in page
+    picture = xml.etree.ElementTree.fromstring(memory_report.svg(measured))
+    assert set(memory_report.METRICS) <= {text.text for text in picture.iter(TEXTS)}
+    marks = [*picture.iter("{http://www.w3.org/2000/svg}circle")]
+    assert len(marks) == REAPS + 1  # and that of the legend
+
+
+def test_the_page_and_the_picture_are_made_of_the_results_that_lie_beside_them():
+    docs = stack.ROOT / "docs"
+    results = memory.read(docs / "memory.jsonl")
+    page = (docs / "memory.md").read_text()
+    assert page.partition(memory_report.BEGIN)[2].partition(memory_report.END)[0].strip() == (
+        memory_report.tables(results).strip()
+    )
+    assert (docs / "memory.svg").read_text() == memory_report.svg(results)
