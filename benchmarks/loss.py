@@ -53,7 +53,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from loss_report import Result, markdown, svg
-from loss_ways import MOMENT, WAYS, WORKERS, Limits, Way
+from loss_ways import MOMENT, REMARK, WAYS, WORKERS, Limits, Way
 from support import stack
 from support.driver import eventually
 
@@ -180,9 +180,9 @@ def ask(port: int, path: str, id: str, kind: str, leak: int, promise: bool) -> t
 
 
 def pursue(stop: Any, way: Way, pool: stack.Pool, limits: Limits) -> None:
-    """Do as the strategy does until it is to stop; what it tells is a line in the directory's `told`."""
-    with (pool.directory / "told").open("a", buffering=1) as told:
-        for pause in way.act(pool, limits, lambda text: print(text, file=told)):
+    """Do as the strategy does until it is to stop; its notes are lines in the directory's `notes`."""
+    with (pool.directory / "notes").open("a", buffering=1) as notes:
+        for pause in way.act(pool, limits, lambda note: print(note, file=notes)):
             if is_over(stop):
                 return
             time.sleep(pause)
@@ -308,8 +308,7 @@ def tally(pool: stack.Pool) -> Result:
     rows = [line.split(" ") for line in pool.log("answers").splitlines()]
     whole = [row for row in rows if row[2] == "ok"]
     promised = {row[0] for row in whole if row[4] == "1"}
-    told = pool.log("told").splitlines()
-    moments = [line[len(MOMENT) :] for line in told if line.startswith(MOMENT)]
+    notes = pool.log("notes").splitlines()
     return {
         "answered": len(whole),
         "lost": Counter(f"{row[1]} {row[2]}" for row in rows if row[2] != "ok"),
@@ -317,8 +316,8 @@ def tally(pool: stack.Pool) -> Result:
         "shortened": sum(row[3] == "shortened" for row in whole),
         "promised": len(promised),
         "cleanups_lost": len(promised - set(pool.log("written").splitlines())),
-        "moments": Counter(moments),
-        "remarks": [line for line in told if "suspended" in line or "stuck" in line][:3],
+        "moments": Counter(note[len(MOMENT) :] for note in notes if note.startswith(MOMENT)),
+        "remarks": [note[len(REMARK) :] for note in notes if note.startswith(REMARK)][:3],
     }
 
 

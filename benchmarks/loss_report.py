@@ -47,6 +47,12 @@ def _number(value: float) -> str:
 
 def markdown(results: list[Result]) -> str:
     """The page."""
+    lines = [*_of_methods(results), *_of_conditions(results), *_of_measurement(results)]
+    return "\n".join(lines) + "\n"
+
+
+def _of_methods(results: list[Result]) -> list[str]:
+    """The head of the page, with the sums of each method."""
     lines = [
         "# What it costs to replace a grown worker",
         "",
@@ -77,8 +83,12 @@ def markdown(results: list[Result]) -> str:
         " compare two methods, use the second table.",
         "",
     ]
-    lines += [f"- **{key}, {way.title}**: {way.about}." for key, way in WAYS.items()]
-    lines += [
+    return lines + [f"- **{key}, {way.title}**: {way.about}." for key, way in WAYS.items()]
+
+
+def _of_conditions(results: list[Result]) -> list[str]:
+    """The second table: each method under each condition."""
+    lines = [
         "",
         "## By load condition",
         "",
@@ -98,14 +108,18 @@ def markdown(results: list[Result]) -> str:
             f" | {_each(result['lost'])} | {result['shortened']:,} of {result['sleeps']:,}"
             f" | {cleanups} | {result['longest_gap']:.2f} s | {_each(result['moments'], '-')} |"
         )
+    return lines
+
+
+def _of_measurement(results: list[Result]) -> list[str]:
+    """What was remarkable, and when and with what it was measured."""
     remarks = [
         f"- {result['strategy']}, {result['condition']}: {text}" for result in results for text in result["remarks"]
     ]
     dates = sorted(result["at"] for result in results)
     used = {json.dumps(result["versions"]): result["versions"] for result in results}.values()
-    lines += ["", *remarks, *([""] if remarks else []), f"Measured from {dates[0]} to {dates[-1]} with:", ""]
-    lines += ["- " + ", ".join(f"{what} {version}" for what, version in result.items()) for result in used]
-    return "\n".join(lines) + "\n"
+    lines = ["", *remarks, *([""] if remarks else []), f"Measured from {dates[0]} to {dates[-1]} with:", ""]
+    return lines + ["- " + ", ".join(f"{what} {version}" for what, version in result.items()) for result in used]
 
 
 def _each(counts: Counter[str], none: str = "0") -> str:

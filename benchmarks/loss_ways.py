@@ -12,11 +12,10 @@ from typing import NamedTuple
 import psutil
 from support import stack
 
-from supervisor_memreap.core.events import Event, Signalled, Sink
+from supervisor_memreap.core.events import Event, ManagerLost, Signalled, Sink, Stuck, WrongSetting
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host import procfs
 from supervisor_memreap.reaper import WATCH, Reaper
-from supervisor_memreap.record import log
 from supervisor_memreap.supervisord.client import Unavailable, connect
 
 WORKERS = 4
@@ -37,8 +36,9 @@ class Limits(NamedTuple):
 
 
 Write = Callable[[str], None]
-# Begins the line that says at which moment a worker was signalled.
+# Begins a line with the moment at which a worker was signalled, and one with what the page is to mention.
 MOMENT = "moment: "
+REMARK = "remark: "
 # Looks, acts, yields the seconds until it is to be called again; ends if it can do no more.
 Act = Callable[[stack.Pool, Limits, Write], Iterator[float]]
 
@@ -92,12 +92,14 @@ def the_manager(pool: stack.Pool, limits: Limits, write: Write) -> Iterator[floa
         yield 1.0
 
 
-def _moments(write: Write) -> Sink:
-    """A line for each signal, for the benchmark's count of moments."""
+def _notes(write: Write) -> Sink:
+    """A line for each event that the benchmark counts or mentions."""
 
     def note(event: Event) -> None:
         if isinstance(event, Signalled):
             write(f"{MOMENT}{event.moment.value}")
+        elif isinstance(event, (WrongSetting, ManagerLost, Stuck)):
+            write(f"{REMARK}{event.pool}: {event.text}")
 
     return note
 
@@ -115,15 +117,14 @@ def memreap(hold: bool = True, idle_wait: float = 60.0) -> Act:
             "hold": hold,
         }
         supervisord = connect(f"unix://{pool.directory}/s.sock", {})
-        reaper = Reaper((log.sink(write), _moments(write)))
+        reaper = Reaper((_notes(write),))
         while True:
             try:
                 pools = reaper.tick(supervisord.programs(), Settings({pool.name: settings}), time.monotonic())
-            except Unavailable as error:
-                write(f"{error}; trying again")
-                pools = []
+            except Unavailable:
+                pools = []  # it is tried again
             if any(watched.state.suspended for watched in pools):
-                return  # it has told why
+                return  # a remark says why
             yield TICK
 
     return act

@@ -8,7 +8,7 @@ One way, on each TICK that supervisord sends to the listener:
       host.roster            which processes make up each pool                        -> Roster
       host.look              their sizes; exact figures where a reason needs them     -> Pool
       policy.follow          what became of those signalled before (pure)             -> Event, PoolState
-      policy.choose          who goes next, over all pools (pure)                     -> Candidate
+      selection.choose       who goes next, over all pools (pure)                     -> Candidate
       host.signalling        looks again, waits for an idle moment, holds, signals    -> Outcome
     sinks                  the log, the counters and announcements get each Event
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable
 
 from supervisor_memreap.core import events
-from supervisor_memreap.core.command import TYPE, Command, CommandError, id_of, named, parse
-from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.command import NEED_WORKERS, TYPE, Command, CommandError, id_of, named, parse
+from supervisor_memreap.core.model import Program, ProgramState
 from supervisor_memreap.core.settings import Sections, Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.doctorprocess import DoctorProcess
@@ -24,13 +23,7 @@ from supervisor_memreap.supervisord.client import Client, ShuttingDown, Unavaila
 from supervisor_memreap.supervisord.configfile import ConfigFile
 from supervisor_memreap.supervisord.endings import Endings
 from supervisor_memreap.supervisord.protocol import Event
-
-# Event names of supervisord and the seconds between two of them.
-PERIODS = {"TICK_5": 5, "TICK_60": 60, "TICK_3600": 3600}
-# A listener that starts late gets up to 10 old ticks in a row: they are answered and otherwise ignored.
-STALE = 30.0
-# Seconds: ticks that come together, as after a wait, or of TICK_5 and TICK_60, cause one look.
-TOGETHER = 0.5
+from supervisor_memreap.timing import Timing
 
 
 class Application:
@@ -48,11 +41,11 @@ class Application:
         self._live = LiveSettings(file, command_line, self._once)
         self._orphans = OrphanWatch(self._once)
         self._endings = Endings(self._client)
-        self._last_tick: float | None = None
         self._statefile = statefile
         sinks = (emit, self._announce)
         self.reaper = Reaper(sinks, states=self._remember(), keep=self._keep, how_ended=self._endings.of)
-        self._publisher = Publisher(self.reaper.status, self._once)
+        self.timing = Timing(self.reaper.memory, self._once)
+        self._publisher = Publisher(self.reaper.status, self._once, self.reaper.memory.troubles)
         self.doctor: DoctorProcess | None = None
         """The one that runs; None: none does."""
 
@@ -61,12 +54,11 @@ class Application:
         if event.name.startswith("PROCESS_STATE_"):
             self._endings.note(event)
             return
-        period = PERIODS.get(event.name)
         kind, _, data = event.payload.partition("\n")
         is_command = event.name == "REMOTE_COMMUNICATION" and kind == f"type:{TYPE}"
-        if not is_command and (period is None or self._is_past(event, period)):
+        if not is_command and not self.timing.is_for_a_look(event):
             return
-        self._guard(lambda: self._obey(data) if is_command else self.tick())
+        self._guard(lambda: self._handle_command(data) if is_command else self.tick())
 
     def _announce(self, event: events.Event) -> None:
         if event.announced_as and self.reaper.announces(event.pool):
@@ -83,15 +75,10 @@ class Application:
             # A listener that exits while it handles an event gets it again about every 2 s, and none would look.
             self._once(log.internal_error("", error))
 
-    def _is_past(self, event: Event, period: int) -> bool:
-        when = re.search(r"\bwhen:([0-9]{1,12})", event.payload)
-        if when and time.time() - int(when[1]) > max(STALE, 2 * period):
-            return True
-        now = time.monotonic()
-        if self._last_tick is not None and now - self._last_tick < TOGETHER:
-            return True
-        self._last_tick = now
-        return False
+    def look_between_ticks(self) -> None:
+        """If that is due. Never raises."""
+        if self.timing.is_due():
+            self._guard(self.tick)
 
     # What survives a restart.
 
@@ -132,10 +119,19 @@ class Application:
 
     def tick(self) -> None:
         """Read what changed, look, decide, act. Raises Unavailable."""
+        self.timing.begin()
+        try:
+            self._look()
+        finally:
+            self.timing.end()
+
+    def _look(self) -> None:
         self._live.refresh()
-        if not self._live.are_known:
-            return  # half of the settings may be in a file with a mistake; and what is remembered stays remembered
         client, settings = self._client(), self._live.settings
+        if not self._live.are_known:
+            # Half of the settings may be in a file with a mistake; and what is remembered stays remembered.
+            self._publisher.publish(client)
+            return
         programs = client.programs()
         if self._once.clear(events.SupervisordUnavailable):
             self._emit(events.SupervisordAvailable("", time.time()))
@@ -148,7 +144,7 @@ class Application:
 
     # Commands.
 
-    def _obey(self, data: str) -> None:
+    def _handle_command(self, data: str) -> None:
         """Carry out a user's command at once, and keep the answer for the sender. Raises Unavailable."""
         answers = self._publisher.answers
         id, is_done = id_of(data), False
@@ -187,7 +183,7 @@ class Application:
         programs = self._client().programs()
         watched = sorted(watch.program.namespec for watch in self._live.settings.pools(programs))
         # These need a look, to know the workers. A pause needs none, and must come before the next look.
-        if command.verb in ("reap", "roll") and not self.reaper.has_seen(named(command.name, watched)):
+        if command.verb in NEED_WORKERS and not self.reaper.has_seen(named(command.name, watched)):
             self.tick()
         results = self.reaper.command(command, watched)
         done = not any(result.refused for result in results)
@@ -202,11 +198,11 @@ class Application:
         except OSError as error:
             raise CommandError(f"doctor could not be started: {error.strerror}") from None
 
-    def hear_doctor(self) -> None:
+    def read_doctor(self) -> None:
         """doctor has written something, or its time is up. Never raises."""
-        self._guard(self._hear_doctor)
+        self._guard(self._read_doctor)
 
-    def _hear_doctor(self) -> None:
+    def _read_doctor(self) -> None:
         doctor = self.doctor
         if doctor is None or not doctor.has_ended():
             return
@@ -218,6 +214,7 @@ class Application:
         """Release everything, and leave no process behind."""
         if self.doctor:
             self.doctor.end()
+        self.timing.close()
         self.reaper.close()
 
     def _client(self) -> Client:
@@ -258,6 +255,6 @@ class OrphanWatch:
         self._starts = starts
         for program in changed:
             # While supervisord keeps restarting the program, one line is enough; when it gives up, count them again.
-            is_trying = program.state in ("STARTING", "BACKOFF")
+            is_trying = program.state in (ProgramState.STARTING, ProgramState.BACKOFF)
             if not (is_trying and self._once.has_passed(events.OrphansFound, program.namespec)):
                 self._once.follow(events.OrphansFound, left_behind.get(program), program.namespec)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from supervisor_memreap import __version__, listener, once
-from supervisor_memreap.core.command import named, unknown
+from supervisor_memreap.core.command import VERBS, named, unknown
 from supervisor_memreap.core.settings import (
     KEYS,
     REASON_KEYS_TEXT,
@@ -26,8 +26,9 @@ from supervisor_memreap.core.settings import (
     duration,
     has_reason,
     no_reason,
+    overlay,
+    parse_name_size,
     resolve,
-    short,
 )
 from supervisor_memreap.core.text import quote
 from supervisor_memreap.demo import run as demo
@@ -127,6 +128,9 @@ _CONFIGURATION = "supervisord.conf (default: as supervisorctl)"
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One clear line, not a screen of usage."""
+        verb = next((verb for verb in (*VERBS, "workers") if f"invalid choice: '{verb}'" in message), "")
+        if verb:
+            message = f"{verb} is a command of supervisorctl: supervisorctl memreap {verb}; memreap doctor says how"
         self.exit(2, f"{self.prog}: {' '.join(map(quote, message.split()))} (see {self.prog} --help)\n")
 
 
@@ -136,7 +140,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _open_standard_descriptors()
     whole = parser()
-    args = whole.parse_args(argv)
+    args, rest = whole.parse_known_args(argv)
+    # `once myapp -n limit=1MB`: argparse takes no further argument of a list that an option has ended.
+    positional = next((key for key in ("words", "names") if hasattr(args, key)), "")
+    if rest and (not positional or any(argument.startswith("-") for argument in rest)):
+        whole.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        setattr(args, positional, [*getattr(args, positional), *rest])
     if not hasattr(args, "run"):
         whole.print_help()
         return 2
@@ -228,7 +238,7 @@ def _interval(text: str) -> float:
 
 
 def _listen(args: argparse.Namespace) -> int:
-    sections = short(args.limits, COMMAND_LINE)
+    sections = parse_name_size(args.limits, COMMAND_LINE)
     resolve(sections)
     return listener.run(args.configuration, sections)
 
@@ -237,7 +247,7 @@ def _once(args: argparse.Namespace) -> int:
     names = [argument for argument in args.words if "=" not in argument]
     pairs = [argument.partition("=") for argument in args.words if "=" in argument]
     given = {key: Given(value, COMMAND_LINE) for key, _, value in pairs}
-    tell = log.to(sys.stdout, stamped=False)
+    print_line = log.to(sys.stdout, stamped=False)
     how_ended: HowEnded = once.ended_by_itself
     if args.pid is not None or args.pidfile is not None:
         if names or args.configuration:
@@ -249,7 +259,7 @@ def _once(args: argparse.Namespace) -> int:
         pid = args.pid if args.pid is not None else _pid_in(args.pidfile)
         since = None if args.pidfile is None else os.stat(args.pidfile).st_mtime
         name = f"pid-{pid}"
-        settings = resolve({name: given})
+        settings = resolve(overlay({name: {}}, given))
         try:
             programs = once.of_pid(pid, name, since)
         except ProcessLookupError:
@@ -261,7 +271,7 @@ def _once(args: argparse.Namespace) -> int:
         configured = _configured(args.configuration, names, given)
         settings, programs = configured.settings, configured.client.programs
         how_ended = configured.client.how_ended
-    return once.run(programs, settings, names, args.dry_run, tell, how_ended)
+    return once.run(programs, settings, names, args.dry_run, print_line, how_ended)
 
 
 class _Configured(NamedTuple):
@@ -276,10 +286,11 @@ def _configured(configuration: str | None, names: Sequence[str], given: dict[str
     contents = configfile.ConfigFile(path).read()
     added: Sections = {name.removesuffix(":*"): {} for name in names if has_reason(given)}
     sections = configfile.merge(contents.sections, contents.limits(), added)
-    settings = resolve({name: {**section, **given} for name, section in sections.items()})
+    settings = resolve(overlay(sections, given))
     if not settings.names:
         text = f"add one with {REASON_KEYS_TEXT}, or name a program here"
-        raise SettingsError(f"{path}: no [memreap:PROGRAM] section; {text}")
+        near = "".join(f"; {warning}" for warning in contents.warnings)
+        raise SettingsError(f"{path}: no [memreap:PROGRAM] section; {text}{near}")
     client = _client(contents.server)
     return _Configured(contents, settings, client)
 
@@ -288,14 +299,14 @@ def _status(args: argparse.Namespace) -> int:
     configured = _configured(args.configuration, args.names, {})
     listeners = [name for section in configured.contents.others if section.listens for name in section.processes]
     viewer = Viewer(configured.client, configured.settings, listeners)
-    tell = log.to(sys.stderr, stamped=False)
+    print_line = log.to(sys.stderr, stamped=False)
     try:
         while True:
             whole = viewer.look()
             pools = [pool["name"] for pool in whole.pools]
             missing = [name for name in args.names if not named(name, pools)]
             if missing:
-                tell(unknown(missing[0], pools))
+                print_line(unknown(missing[0], pools))
                 return 1
             view = whole.only(args.names)
             if args.json:
@@ -304,7 +315,7 @@ def _status(args: argparse.Namespace) -> int:
                 clear = "\x1b[H\x1b[J" if args.watch and sys.stdout.isatty() else ""
                 print(f"{clear}{view.text(time.time())}", flush=True)
             for line in view.troubles:
-                tell(line)
+                print_line(line)
             if not args.watch:
                 return 0 if view.is_well() else 1
             time.sleep(args.watch)
@@ -316,16 +327,16 @@ def _settings(args: argparse.Namespace) -> int:
     path = configfile.find(args.configuration)
     contents = configfile.ConfigFile(path).read()
     settings = resolve(configfile.merge(contents.sections, contents.limits()))
-    tell = log.to(sys.stderr, stamped=False)
+    print_line = log.to(sys.stderr, stamped=False)
     for warning in contents.warnings:
-        tell(warning)
+        print_line(warning)
     try:
         programs = _client(contents.server).programs()
         for name in settings.unmatched(programs):
-            tell(f"no program or group '{quote(name)}' in supervisord")
+            print_line(f"no program or group '{quote(name)}' in supervisord")
     except Unavailable as error:
         programs = contents.programs()
-        tell(f"{error}: these are the programs in {path}")
+        print_line(f"{error}: these are the programs in {path}")
     pools = settings.pools(programs)
     watched = [pool.program.namespec for pool in pools]
     chosen = {pool for name in args.names or ["all"] for pool in named(name, watched)}
@@ -337,7 +348,7 @@ def _settings(args: argparse.Namespace) -> int:
     ]
     missing = [name for name in args.names if not named(name, watched)]
     if missing or not shown:
-        tell(unknown(missing[0], watched) if missing else f"{path}: no program has a [memreap:PROGRAM] section")
+        print_line(unknown(missing[0], watched) if missing else f"{path}: no program has a [memreap:PROGRAM] section")
         return 1
     print(status.settings_table(shown))
     return 0

@@ -13,12 +13,15 @@ from __future__ import annotations
 import time
 import uuid
 import xmlrpc.client
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from supervisor.supervisorctl import ControllerPluginBase, LSBInitExitStatuses
 from supervisor.xmlrpc import Faults
 
 from supervisor_memreap import __version__
+
+if TYPE_CHECKING:
+    from supervisor_memreap.core.command import Verb
 
 # Seconds in which the listener must start a command; then it expires. The listener starts it after the current tick:
 # within a second, but a busy machine may need longer.
@@ -26,7 +29,7 @@ PATIENCE = 10.0
 # Seconds after that in which the answer to a command that was started in time may still arrive.
 LATE = 3.0
 # And this much longer for doctor, which is a separate process.
-CONSULTATION = 30.0
+DOCTOR_PATIENCE = 30.0
 # Seconds between two checks whether supervisord has discarded the command.
 ASK_AGAIN = 1.0
 
@@ -75,17 +78,19 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         self.ctl.output(HELP.rstrip())
 
     def do_memreap(self, arg: str) -> None:
+        from supervisor_memreap.core.command import VERBS
+
         words = arg.split()
         verb = words[0] if words else ""
         if verb in ("help", "-h", "--help"):
             self.help_memreap()
             return
         act = {"status": self._status, "workers": self._workers}.get(verb)
-        if act is None and verb in ("reap", "roll", "pause", "resume", "doctor"):
+        if act is None and verb in VERBS:
             act = self._command
         if act is None:
             what = f"unknown command {verb[:100]!r}" if verb else "no command given"
-            self._fail(f"{what}; there are status, workers, reap, roll, pause, resume, doctor, help", usage=True)
+            self._fail(f"{what}; there are status, workers, {', '.join(VERBS)}, help", usage=True)
             return
         if not self.ctl.upcheck():
             return
@@ -162,7 +167,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         from supervisor_memreap.record.status import trouble_of_listener
 
         try:
-            parse(" ".join(words))
+            verb = parse(" ".join(words)).verb
         except CommandError as error:
             self._fail(str(error), usage=True)
             return
@@ -170,7 +175,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         # A listener that has not looked yet, as with TICK_3600, looks when it gets a command.
         trouble = trouble_of_listener({"age_seconds": 0.0, **listener})
         if trouble:
-            here = "; run memreap doctor on that machine" if words[0] == "doctor" else ""
+            here = "; run memreap doctor on that machine" if verb == "doctor" else ""
             self._fail(f"nothing was done: {trouble}{here}")
             return
         if not listener["takes_commands"]:
@@ -179,10 +184,10 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
                 " [eventlistener:...] section, then run supervisorctl update"
             )
             return
-        answer = self._answer(words, listener)
+        answer = self._answer(words, verb, listener)
         if answer is None:
             self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
-        elif answer["ok"] or words[0] == "doctor" or "\n" in answer["text"]:
+        elif answer["ok"] or verb == "doctor" or "\n" in answer["text"]:
             # A command that was carried out in only some pools has a line for each.
             self.ctl.output(answer["text"])
             if not answer["ok"]:
@@ -190,7 +195,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         else:
             self._fail(answer["text"])
 
-    def _answer(self, words: list[str], listener: dict[str, Any]) -> dict[str, Any] | None:
+    def _answer(self, words: list[str], verb: Verb, listener: dict[str, Any]) -> dict[str, Any] | None:
         """The listener's answer; None if there is none, which has then been reported."""
         from supervisor_memreap.core.command import TYPE
 
@@ -198,7 +203,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         # By the clock of supervisord's machine, which is also the listener's.
         until = listener.get("time", time.time()) + PATIENCE
         text = f"{' '.join(words)} id={id} until={until:.3f}"
-        patience = PATIENCE + LATE + (CONSULTATION if words[0] == "doctor" else 0.0)
+        patience = PATIENCE + LATE + (DOCTOR_PATIENCE if verb == "doctor" else 0.0)
         start = asked = time.monotonic()
         self.ctl.get_supervisor().sendRemoteCommEvent(TYPE, text)
         while time.monotonic() - start < patience:
@@ -228,7 +233,9 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
 
 def _is_ready(listener: dict[str, Any]) -> bool:
     """Whether it handles no event, and none waits for it."""
-    return bool(listener["listener_state"] == "READY" and not listener["events_waiting"])
+    from supervisor_memreap.core.listeners import ListenerState
+
+    return bool(listener["listener_state"] == ListenerState.READY and not listener["events_waiting"])
 
 
 def _without_answer(listener: dict[str, Any], pid: int, until: float) -> str:

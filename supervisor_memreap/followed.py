@@ -1,4 +1,4 @@
-"""What is kept open for workers that were signalled: the pool's lock, and a descriptor that says when one is gone."""
+"""What is kept open for signalled workers: the pool's lock, and a descriptor that shows when a worker is gone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TakeLock = Callable[[ProcessId, bool], int]
 
 
 class Followed:
-    """One worker; `pool` is its pool at the look at which it was signalled, or at the first look after a restart."""
+    """One worker; `pool` is its pool in the look in which it was signalled, or in the first look after a restart."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Followed:
         self.worker = worker
         self.manager = pool.manager
         self.is_group = pool.is_group
-        """The lock is that of supervisord, for all pools with target=self."""
+        """Whether the lock is that of supervisord, for all pools with target=self."""
         self.private = private
         """Bytes that it had for itself when it was signalled; None: unknown."""
         self.used = used
@@ -67,7 +67,7 @@ class FollowedWorkers:
         return (each.pidfd for each in self._all if each.pidfd is not None)
 
     def forget_pidfd(self, pidfd: int) -> ProcessId | None:
-        """Close it; the worker that it meant."""
+        """Close it; returns the worker that it referred to."""
         for each in self._all:
             if each.pidfd == pidfd:
                 os.close(pidfd)
@@ -80,7 +80,7 @@ class FollowedWorkers:
         return next((each for each in self._all if each.worker == worker), None)
 
     def group_lock(self, manager: ProcessId) -> int | None:
-        """The lock that all pools with target=self share, where it is held here."""
+        """The lock that all pools with target=self share, if it is held here."""
         held = (each.lock for each in self._all if each.is_group and each.manager == manager)
         return next((lock for lock in held if lock is not None), None)
 
@@ -92,13 +92,13 @@ class FollowedWorkers:
             each.unlock()
 
     def close(self) -> None:
-        """Let go of everything that is held."""
+        """Release everything that is held."""
         for each in self._all:
             each.close()
         self._all = []
 
     def release(self, state: PoolState) -> None:
-        """Close what is held for workers that are not followed any more; a stuck or an overdue one keeps no lock."""
+        """Close what is held for workers that are no longer followed; a stuck or overdue worker keeps no lock."""
         leaving = state.leaving
         stuck = {each.worker for each in state.stuck}
         kept = []
@@ -113,7 +113,7 @@ class FollowedWorkers:
         self._all = kept
 
     def is_ours(self, worker: ProcessId) -> bool:
-        """Whether it is we who follow this worker: another memreap that does will do what is to be done."""
+        """Whether this memreap follows the worker; if another one does, that one acts."""
         for each in self._all:
             if each.worker == worker and each.lock is None:
                 try:
@@ -125,7 +125,7 @@ class FollowedWorkers:
         return False
 
     def take_over(self, pool: Pool, state: PoolState, view: Source) -> None:
-        """Hold what the memreap before this one held for workers that are still leaving."""
+        """Hold what the previous memreap held for workers that are still leaving."""
         if pool.manager is None:
             return
         known = {each.worker for each in self._all}
@@ -140,6 +140,6 @@ class FollowedWorkers:
 
 
 def signalled(state: PoolState) -> tuple[ProcessId, ...]:
-    """The workers that were signalled and have not left, as far as is known."""
+    """The workers that were signalled and have not left, as far as known."""
     leaving = (state.leaving,) if state.leaving else ()
     return tuple(each.worker for each in (*leaving, *state.stuck) if each.left is None)

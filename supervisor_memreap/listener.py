@@ -1,8 +1,8 @@
-"""Door 1, [eventlistener:memreap]: answers supervisord's events, and waits for the next.
+"""Entry point 1, [eventlistener:memreap]: answers supervisord's events.
 
-supervisord sends `header\\npayload`, the listener answers RESULT, and says READY for the next. OK is answered as soon
-as the event is read, before anything is done about it: whatever happens then, supervisord waits for nothing and
-delivers no event twice (FAIL is redelivered for ever, 283,242 times in 8 s).
+supervisord sends `header\\npayload`; the listener answers RESULT, and READY for the next event. It answers OK as soon
+as it has read the event, before it acts on it: whatever happens then, supervisord does not wait, and delivers no event
+twice (after FAIL it redelivers endlessly, 283,242 times in 8 s).
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from supervisor_memreap.supervisord.protocol import Protocol
 
 
 def run(config: str | None, command_line: Sections) -> int:
-    """Serve supervisord until it closes the pipe or sends TERM. 0 then, and for a second listener; 2: bad usage."""
+    """Serve supervisord until it closes the pipe or sends TERM. Returns 0, also for a second listener; 2: bad usage."""
     emit = log.sink(log.to(sys.stderr, stamped=True))
     if "SUPERVISOR_ENABLED" not in os.environ:
         emit(events.NotUnderSupervisord("", time.time()))
         return 2
     above = _supervisord(emit)
     if not _is_alone(above, emit):
-        # Not a failure: where starting took longer than startsecs (1 s), supervisord would begin again, for ever. An
-        # exit before that is tried again startretries times, and is FATAL then, whatever its status.
+        # Not a failure: if starting took longer than startsecs (1 s), supervisord would restart it endlessly. After an
+        # exit before that it retries startretries times, then calls it FATAL, whatever the status.
         return 0
     try:
         file = configfile.ConfigFile(configfile.find(config))
@@ -52,7 +52,7 @@ def run(config: str | None, command_line: Sections) -> int:
         _serve(Protocol(stdin, stdout), stdin, application)
         application.forget_if_all_ends()
     except (EOFError, BrokenPipeError):
-        # supervisord has closed the pipe: that is how it says goodbye, and its pools are nobody's from now on.
+        # supervisord closes the pipe when it exits, and its pools end with it.
         application.forget()
     application.close()
     return 0
@@ -69,12 +69,13 @@ def _supervisord(emit: events.Sink) -> ProcessId:
 
 
 def _is_alone(above: ProcessId, emit: events.Sink) -> bool:
-    """Take the lock of the supervisord that we run under, for as long as we live."""
+    """Take the lock of the supervisord that we run under, until we exit."""
     try:
         try:
             lock.take(above)
         except lock.Unlockable:
-            # We are not of supervisord's user. A file that others may open would let any of them keep us from starting.
+            # We do not run as supervisord's user. A file that others may open would let each of them keep us from
+            # starting.
             lock.take_file(above, "listener", 0o600)
     except lock.Unlockable as trouble:
         emit(events.OtherListenersUnknown("", time.time(), str(trouble)))
@@ -87,7 +88,7 @@ def _is_alone(above: ProcessId, emit: events.Sink) -> bool:
 
 
 def _keep_protocol_apart() -> tuple[int, int]:
-    """Descriptors for supervisord alone; what anything prints to stdout goes to stderr from now on."""
+    """Descriptors for supervisord only; from now on, anything printed to stdout goes to stderr."""
     stdin, stdout = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
@@ -103,7 +104,7 @@ def _serve(protocol: Protocol, stdin: int, application: Application) -> None:
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # The handler does nothing: a tick that is under way is finished, then the byte in the pipe is seen.
+        # The handler does nothing: the current tick finishes, then the byte in the pipe is seen.
         signal.signal(signum, lambda *_: None)
     protocol.ready()
     while True:
@@ -111,8 +112,10 @@ def _serve(protocol: Protocol, stdin: int, application: Application) -> None:
         doctor = application.doctor
         for fd in (stdin, woken, *application.reaper.pools.pidfds(), *((doctor.fd,) if doctor else ())):
             poll.register(fd, select.POLLIN)
-        patience = max(0.0, doctor.deadline - time.monotonic()) * 1000 + 1 if doctor else None
-        readable = [fd for fd, _ in poll.poll(patience)]
+        for fd, wanted in application.timing.fds().items():
+            poll.register(fd, wanted)
+        readable = [fd for fd, _ in poll.poll(_patience(application))]
+        application.timing.wake(readable)
         now = time.monotonic()
         for fd in readable:
             if fd == woken and set(os.read(woken, 512)) & {signal.SIGTERM, signal.SIGINT}:
@@ -120,9 +123,18 @@ def _serve(protocol: Protocol, stdin: int, application: Application) -> None:
             if fd in application.reaper.pools.pidfds():
                 application.reaper.exited(fd, now)
         if doctor and (doctor.fd in readable or not readable):
-            application.hear_doctor()
+            application.read_doctor()
         if stdin in readable:
             for event in protocol.feed():
                 protocol.ok()
                 application.handle(event)
                 protocol.ready()
+        application.look_between_ticks()
+
+
+def _patience(application: Application) -> float | None:
+    """The milliseconds after which something is to be done even if nothing comes; None: nothing is."""
+    doctor, look = application.doctor, application.timing.patience()
+    waits = [] if doctor is None else [max(0.0, doctor.deadline - time.monotonic())]
+    waits += [] if look is None else [look]
+    return min(waits) * 1000 + 1 if waits else None

@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from supervisor_memreap.core import events, policy, reasons, shortage
+from supervisor_memreap.core import events, pace, reasons, selection, shortage
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.policy import Candidate, Decision, Look
+from supervisor_memreap.core.policy import Candidate, Look
+from supervisor_memreap.core.selection import Decision
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.core.shortage import Episodes
-from supervisor_memreap.host import look
+from supervisor_memreap.host import alarm, look
 from supervisor_memreap.host.memory import Memory
 from supervisor_memreap.host.source import Source
 
@@ -20,6 +21,10 @@ class MemoryWatch:
     def __init__(self) -> None:
         self._episodes: Episodes = {}
         self._memory: Memory | None = None
+        self._wanted: tuple[float | None, float | None] = None, None
+        """`headroom` and `pressure`, which are the same for all pools."""
+        self.readings: tuple[pace.Reading, ...] = ()
+        """Of the last two looks, the older first."""
         self._texts: dict[object, str] = {}
         """Of the shortages about which nothing is done, by key."""
 
@@ -29,13 +34,16 @@ class MemoryWatch:
 
     def begin(self, watches: Iterable[Watch]) -> Memory | None:
         """What limits the memory of processes at this look; None: no setting asks for that."""
-        asked = any(watch.settings.headroom is not None or watch.settings.pressure is not None for watch in watches)
-        self._memory = Memory() if asked else None
+        wanted = {(watch.settings.headroom, watch.settings.pressure) for watch in watches}
+        self._wanted = next((each for each in wanted if each != (None, None)), (None, None))
+        self._memory = None if self._wanted == (None, None) else Memory()
         return self._memory
 
     def follow(self, looks: Sequence[Look], now: float) -> tuple[Event, ...]:
         """What became of the shortages of the last look, once all pools were looked at."""
-        self._episodes, log = policy.follow_memory(looks, self._episodes, now, time.time())
+        reading = pace.reading(((look.pool, look.settings) for look in looks), now)
+        self.readings = (*self.readings[-1:], reading)
+        self._episodes, log = selection.follow_memory(looks, self._episodes, now, time.time())
         self._texts = {key: text for key, text in self._texts.items() if key in self._episodes}
         return log
 
@@ -52,6 +60,13 @@ class MemoryWatch:
         if key and key in self._episodes:
             freed = reasons.given_back(candidate.reason) or 0
             self._episodes = shortage.after_reap(self._episodes, key, freed, now)
+
+    def wakers(self) -> list[alarm.Waker]:
+        """What the kernel may wake us by; not for memory about which nothing is done."""
+        if self._memory is None:
+            return []
+        ignored = {scope for (_, scope), episode in self._episodes.items() if episode.given_up is not None}
+        return alarm.wakers(self._memory.groups.values(), *self._wanted, ignored)
 
     def troubles(self) -> list[str]:
         """What memory is short of which nothing is done, a line each."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from supervisor_memreap.core import events, reasons
 from supervisor_memreap.core.command import named
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.model import Ending, Program
+from supervisor_memreap.core.model import Ending, Program, ProgramState
 from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.host import procfs
@@ -25,7 +25,7 @@ INTERVAL = 0.2
 # Seconds after which a wait is reported, and reported again.
 PATIENCE = 5.0
 
-Tell = Callable[[str], None]
+PrintLine = Callable[[str], None]
 Programs = Callable[[], list[Program]]
 
 
@@ -50,10 +50,10 @@ def of_pid(pid: int, name: str, written: float | None = None) -> Programs:
         try:
             process = procfs.source().process(pid)
             if process.id == manager and not process.ended:
-                return [Program(name, name, "RUNNING", pid)]
+                return [Program(name, name, ProgramState.RUNNING.value, pid)]
         except ProcessLookupError:
             pass  # it has ended: EXITED
-        return [Program(name, name, "EXITED", 0)]
+        return [Program(name, name, ProgramState.EXITED.value, 0)]
 
     return programs
 
@@ -82,7 +82,7 @@ def run(
     settings: Settings,
     names: Sequence[str],
     dry_run: bool,
-    tell: Tell,
+    print_line: PrintLine,
     how_ended: HowEnded,
 ) -> int:
     """Reap in the programs with these names; without names, in all that have settings.
@@ -93,38 +93,45 @@ def run(
     listed = programs()
     missing = events.ProgramsMissing.of(_missing(names, settings, listed), listed, time.time())
     if missing:
-        tell(missing.text)
+        print_line(missing.text)
         if names:
             return 1  # a typo in a command: do nothing
-    status = _run(_chosen(names, listed), lambda: _chosen(names, programs()), settings, dry_run, tell, how_ended)
+    status = _run(_chosen(names, listed), lambda: _chosen(names, programs()), settings, dry_run, print_line, how_ended)
     return status or (1 if missing else 0)
 
 
 def _run(
-    listed: list[Program], programs: Programs, settings: Settings, dry_run: bool, tell: Tell, how_ended: HowEnded
+    listed: list[Program],
+    programs: Programs,
+    settings: Settings,
+    dry_run: bool,
+    print_line: PrintLine,
+    how_ended: HowEnded,
 ) -> int:
     """`listed` is what `programs` has just said."""
     states = known_to_the_listener(listed)
     verdicts = _Verdicts()
-    reaper = Reaper((log.sink(tell), verdicts), dry_run, states=states, how_ended=how_ended)
+    reaper = Reaper((log.sink(print_line), verdicts), dry_run, states=states, how_ended=how_ended)
     try:
         pools = reaper.tick(listed, settings, time.monotonic())
         for pool in pools:
             if pool.state.paused or pool.state.suspended:
-                tell(f"{pool.name}: {_held_back(pool)}")
+                print_line(f"{pool.name}: {_held_back(pool)}")
         if not pools:
-            tell(f"none of the programs has a [memreap:NAME] section; name a program, followed by {REASON_KEYS_TEXT}")
+            print_line(
+                f"none of the programs has a [memreap:NAME] section; name a program, followed by {REASON_KEYS_TEXT}"
+            )
             return 1
         if dry_run:
             for pool in pools:
-                _tell_what_would_be(pool, tell)
+                _print_planned_actions(pool, print_line)
             return 1 if verdicts.has_failed else 0
-        waits = _Waits(tell, verdicts)
+        waits = _Waits(print_line, verdicts)
         while waits.has_any(pools):
             _pause(reaper)
             pools = reaper.tick(programs(), settings, time.monotonic())
     except KeyboardInterrupt:
-        tell("stopped; a worker that was already signalled still finishes its request and leaves")
+        print_line("stopped; a worker that was already signalled still finishes its request and leaves")
         return 130
     finally:
         reaper.close()
@@ -134,7 +141,7 @@ def _run(
         is_left = is_left or left
         # cron mails every output, so print nothing if nothing happened.
         if pool.choice and (pool.counters.reaps or left or sys.stdout.isatty()):
-            tell(f"{pool.name}: {words.summary(pool.choice, pool.settings, pool.counters.reaps)}")
+            print_line(f"{pool.name}: {words.summary(pool.choice, pool.settings, pool.counters.reaps)}")
     return 1 if verdicts.has_failed or is_left else 0
 
 
@@ -158,33 +165,33 @@ def _held_back(pool: WatchedPool) -> str:
     return f"suspended: {pool.state.suspended.text}; {words.SUSPENDED}"
 
 
-def _tell_what_would_be(pool: WatchedPool, tell: Tell) -> None:
+def _print_planned_actions(pool: WatchedPool, print_line: PrintLine) -> None:
     assert pool.choice
     if not (pool.state.paused or pool.state.suspended):
         for candidate in pool.choice.pending:
-            tell(f"{pool.name}: {words.would(candidate, pool.settings)}")
-    tell(f"{pool.name}: {words.summary(pool.choice, pool.settings, None)}")
+            print_line(f"{pool.name}: {words.planned_action(candidate, pool.settings)}")
+    print_line(f"{pool.name}: {words.summary(pool.choice, pool.settings, None)}")
 
 
 class _Waits:
     """What `once` waits for, reported if it takes long."""
 
-    def __init__(self, tell: Tell, verdicts: _Verdicts):
-        self._tell = tell
+    def __init__(self, print_line: PrintLine, verdicts: _Verdicts):
+        self._print_line = print_line
         self._verdicts = verdicts
         self._what = ""
         self._since = 0.0
-        self._told = 0.0
+        self._reported = 0.0
 
     def has_any(self, pools: Sequence[WatchedPool]) -> bool:
         waits = [f"{pool.name}: {what}" for pool in pools for what in (self._of(pool),) if what]
         now = time.monotonic()
         what = "; ".join(waits)
         if what != self._what:
-            self._what, self._since, self._told = what, now, now
-        elif waits and now - self._told >= PATIENCE:
-            self._told = now
-            self._tell(f"{what} ({seconds(now - self._since)})")
+            self._what, self._since, self._reported = what, now, now
+        elif waits and now - self._reported >= PATIENCE:
+            self._reported = now
+            self._print_line(f"{what} ({seconds(now - self._since)})")
         return bool(waits)
 
     def _of(self, pool: WatchedPool) -> str:

@@ -13,14 +13,14 @@ from supervisor_memreap.core.model import Pool, ProcessId, Result, Worker
 from supervisor_memreap.core.policy import Candidate, Choice, Look
 from supervisor_memreap.core.reasons import Reason, is_host_wide
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.state import PoolState, outlives_differently
+from supervisor_memreap.core.state import PoolState, persistent_part_differs
 from supervisor_memreap.followed import Followed, FollowedWorkers, TakeLock
 from supervisor_memreap.host import look, signalling
 from supervisor_memreap.host.lock import Locked
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.record.counters import Counters
 
-# What is reported where nothing was sent; a busy worker is no news.
+# What is reported if nothing was sent; a busy worker is not reported.
 _REFUSALS: dict[Result, Callable[..., Event]] = {
     Result.GONE: events.LeftByItself,
     Result.CHANGED: events.Changed,
@@ -30,7 +30,7 @@ _REFUSALS: dict[Result, Callable[..., Event]] = {
 
 
 class WatchedPool:
-    """`write_down` is called after each change of what outlives a restart."""
+    """`write_down` is called after each change of the state that survives a restart."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class WatchedPool:
         self.name = name
         self.counters = Counters()
         self.choice: Choice | None = None
-        """Of the last look, as the settings are; None: not looked at."""
+        """Of the last look; None: not looked at."""
         self.settings = PoolSettings()
         self.followed = FollowedWorkers(take_lock)
         self._experience = signalling.Experience()
@@ -64,17 +64,17 @@ class WatchedPool:
 
     @property
     def pool(self) -> Pool:
-        """As the kernel said at the last look."""
+        """As the kernel reported in the last look."""
         return self.choice.pool if self.choice else Pool(self.name, "not looked at yet")
 
     def update(self, state: PoolState) -> None:
-        """The only place where the state changes; what outlives a restart is written down before this returns."""
+        """The only place where the state changes; what survives a restart is saved before this returns."""
         before, self._state = self._state, state
-        if outlives_differently(before, state):
+        if persistent_part_differs(before, state):
             self._write_down()
 
     def emit(self, event: Event) -> None:
-        """Hand it to each sink; what is reported once, once."""
+        """Pass it to each sink; an event that is reported once, only once."""
         new, state = policy.is_new(event, self._state)
         self.update(state)
         if new:
@@ -89,7 +89,7 @@ class WatchedPool:
         self.counters = self.counters.after(event)
 
     def follow(self, pool: Pool, settings: PoolSettings, view: Source, now: float, may_suspend: bool) -> Look:
-        """What became of it since the last look."""
+        """What happened in it since the last look."""
         self.choice = None
         state, followed = policy.follow(pool, settings, self._state, now, may_suspend)
         self.settings = settings
@@ -100,10 +100,10 @@ class WatchedPool:
         return Look(pool, settings, self._state)
 
     def take(self, choice: Choice) -> None:
-        """What is to be done in it."""
+        """Accept what to do in this pool."""
         self.update(choice.state)
         self._hand_on(choice.events)
-        self.counters = self.counters.stands(choice.standing.value, time.time())
+        self.counters = self.counters.with_standing(choice.standing.value, time.time())
         self.choice = choice  # last: a pool in which any of this fails is not acted on
 
     # Signals.
@@ -143,11 +143,11 @@ class WatchedPool:
     def _signal(self, candidate: Candidate, view: Source, now: float, watch: float) -> signalling.Outcome:
         before, worker, expired = self._state, candidate.worker, candidate.idle_wait_expired
         try:
-            # Whoever is ended between the signal and the end of the tick must find it written down.
+            # If the listener is killed between the signal and the end of the tick, the next one must find this saved.
             self.update(policy.signalled(self.pool, candidate, before, now, sent=False))
             outcome = signalling.reap(self.pool, worker, self.settings, view, watch, self._experience, expired)
         except BaseException:
-            # It is not known whether the signal went out, so it counts as sent.
+            # It is unknown whether the signal was sent, so it counts as sent.
             self.update(policy.signalled(self.pool, candidate, before, now))
             raise
         if outcome.result is not Result.SENT:
@@ -158,7 +158,7 @@ class WatchedPool:
 
     def _follow_signalled(self, candidate: Candidate, outcome: signalling.Outcome, lock: int | None, at: float) -> None:
         assert outcome.moment
-        # From here on nothing may fail before it is known that a worker is leaving.
+        # From here on nothing may fail before the state says that a worker is leaving.
         worker = candidate.worker.id
         held = outcome.private, candidate.worker.used, self.settings.metric
         self.followed.add(Followed(worker, self.pool, outcome.pidfd, lock, *held))
@@ -169,7 +169,7 @@ class WatchedPool:
         self._emit_all(_next_best(self.name, outcome))
 
     def follow_up(self, view: Source) -> None:
-        """What a worker gets that was signalled and is still there."""
+        """Signal a worker again that was signalled and is still there, if it is due."""
         assert self.choice
         again, force = self.choice.again, self.choice.force
         worker = again or force
@@ -188,11 +188,11 @@ class WatchedPool:
         before = self._state
         assert before.leaving
         try:
-            # Written down first, as the first one is: whoever is ended here must not have a third one sent.
+            # Saved first, as before the first signal: if the listener is killed here, no third one may be sent.
             self.update(policy.signalled_again(before, sent=False))
             outcome = signalling.reap_again(self.pool, worker, self.settings, view, self._experience)
         except BaseException:
-            # It is not known whether the signal went out, so it counts as sent: there is no third one.
+            # It is unknown whether the signal was sent, so it counts as sent: there is no third one.
             self.update(policy.signalled_again(before))
             raise
         if outcome.result is not Result.SENT:
@@ -215,7 +215,7 @@ class WatchedPool:
             self._give_up()
 
     def _give_up(self) -> None:
-        """A stuck worker gets nothing from us; the next one may go, as soon as the pool's lock is free."""
+        """Send a stuck worker nothing more; the next one may go as soon as the pool's lock is free."""
         self.update(policy.not_forced(self._state))
         self.followed.release(self._state)
 
@@ -224,7 +224,7 @@ class WatchedPool:
             self.emit(event)
 
     def exited(self, pidfd: int, now: float) -> None:
-        """The kernel said that the worker of this descriptor is gone."""
+        """The kernel reported that the worker of this descriptor is gone."""
         worker = self.followed.forget_pidfd(pidfd)
         if worker:
             self.update(policy.exited(worker, self._state, now))
@@ -262,7 +262,7 @@ def _next_best(name: str, outcome: signalling.Outcome) -> Iterator[Event]:
 
 
 def _complete(event: Event, pool: Pool, followed: FollowedWorkers, view: Source) -> Event:
-    """An event of the policy, with what only the system knows filled in."""
+    """An event of the policy, completed with what only the system knows."""
     if isinstance(event, events.Left):
         known = followed.of(event.worker)
         taken = look.private_memory(event.replaced_by, pool, view) if event.replaced_by else None

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from supervisor_memreap.core import events, policy, reasons
-from supervisor_memreap.core.command import Command, CommandError, Result, carry_out_in_all, named, unknown
+from supervisor_memreap.core import events, policy, reasons, selection
+from supervisor_memreap.core.command import Command, CommandError, Result, Verb, carry_out_in_all, named, unknown
 from supervisor_memreap.core.events import Sink
 from supervisor_memreap.core.model import Ending, Pool, Program
-from supervisor_memreap.core.policy import Choice, Decision, Look
+from supervisor_memreap.core.policy import Choice, Look
+from supervisor_memreap.core.selection import Decision
 from supervisor_memreap.core.settings import Settings, Watch
 from supervisor_memreap.followed import signalled
 from supervisor_memreap.host import look, procfs
@@ -27,12 +28,19 @@ from supervisor_memreap.sizes import Sizes
 # Seconds in which a tick watches for idle moments, over all pools: the listener must be back for the next event.
 WATCH = 0.3
 
+# What has happened when a command was carried out.
+_DONE: dict[Verb, Callable[[str, float, str], events.Event]] = {
+    "pause": events.Paused,
+    "resume": events.ResumedByUser,
+    "reap": events.WorkersRequested,
+    "roll": events.WorkersRequested,
+}
 # Asks supervisord how the last process of a program ended, after this time of the wall clock.
 HowEnded = Callable[[Program, float], Ending]
 
 
 class Reaper:
-    """`states` are those of the reaper before this one; `keep` gets all of them whenever what outlives us changes."""
+    """`states` are those of the previous reaper; `keep` is called with all states when one must be saved."""
 
     def __init__(
         self,
@@ -102,7 +110,7 @@ class Reaper:
         state, settings = pool.state, watch.settings
 
         def gate(seen: Pool) -> look.NeedsDetail:
-            return policy.detail_needed(Look(seen, settings, state), self.memory.episodes, now)
+            return selection.detail_needed(Look(seen, settings, state), self.memory.episodes, now)
 
         expected = (*signalled(state), *state.requested)
         seen = look.look(watch, view, gate, expected, self._statm, memory)
@@ -117,12 +125,12 @@ class Reaper:
         for event in self.memory.follow(looks, now):
             self.pools.emit(event)
         try:
-            decision = policy.choose(looks, now, self.memory.episodes, time.time())
+            decision = selection.choose(looks, now, self.memory.episodes, time.time())
         except Exception:
             # Each alone, and nothing for memory that they share: who gives back most is not known.
             alone: list[Choice] = []
             for only in looks:
-                choose = functools.partial(policy.choose, [only], now)
+                choose = functools.partial(selection.choose, [only], now)
                 decided = self.pools.guard(self.pools.named(only.pool.name), choose)
                 alone += decided.choices if decided else []
             decision = Decision(alone, self.memory.episodes)
@@ -145,7 +153,7 @@ class Reaper:
         assert state.looked is not None
         return replace(pool, ending=self._how_ended(program, time.time() - (now - state.looked)))
 
-    # For those who ask.
+    # Status and commands.
 
     def status(self) -> list[dict[str, Any]]:
         """How the pools stood at the last tick, as record.status has it."""
@@ -156,7 +164,7 @@ class Reaper:
         return name not in self.pools or self.pools.named(name).settings.announce
 
     def command(self, command: Command, watched: Sequence[str]) -> list[Result]:
-        """Do what a user asks for, in all of the `watched` pools that the command names. Raises CommandError."""
+        """Carry out a user's command in all `watched` pools that it names. Raises CommandError."""
         names = named(command.name, watched)
         if not names:
             raise CommandError(unknown(command.name, watched))
@@ -166,12 +174,12 @@ class Reaper:
         for result in results:
             if result.state:
                 self.pools.named(result.pool).update(result.state)
-                self.pools.named(result.pool).emit(events.CommandDone(result.pool, time.time(), result.text))
+                self.pools.named(result.pool).emit(_DONE[command.verb](result.pool, time.time(), result.text))
         self.pools.write_down()
         return results
 
     def has_seen(self, names: Iterable[str]) -> bool:
-        """Whether all of these pools were there at the last tick."""
+        """Whether all of these pools were seen in the last tick."""
         return set(names) <= {pool.name for pool in self._watched}
 
     def exited(self, pidfd: int, now: float) -> None:

@@ -1,10 +1,10 @@
-"""Door 3, [rpcinterface:memreap]: XML-RPC methods inside supervisord, for whoever wants to know how the pools stand.
+"""Entry point 3, [rpcinterface:memreap]: XML-RPC methods inside supervisord that return the state of the pools.
 
     [rpcinterface:memreap]
     supervisor.rpcinterface_factory = supervisor_memreap.rpcinterface:make_rpcinterface
 
-All of this runs in supervisord itself. So it imports next to nothing, opens nothing, waits for nothing, and fails with
-nothing but RPC faults: it hands on what the listener has handed in (`publish`) after its last tick.
+All of this runs in supervisord itself. So it imports very little, opens nothing, waits for nothing, and fails only with
+RPC faults: it returns what the listener has published after its last tick.
 """
 
 from __future__ import annotations
@@ -17,21 +17,26 @@ from typing import Any
 
 from supervisor.datatypes import RestartUnconditionally, RestartWhenExitUnexpected
 from supervisor.events import RemoteCommunicationEvent, Tick5Event, Tick60Event, Tick3600Event
-from supervisor.states import EventListenerStates, getEventListenerStateDescription, getProcessStateDescription
+from supervisor.states import (
+    EventListenerStates,
+    ProcessStates,
+    getEventListenerStateDescription,
+    getProcessStateDescription,
+)
 from supervisor.xmlrpc import Faults, RPCError
 
 from supervisor_memreap import __version__
-from supervisor_memreap.core.listeners import is_listener
+from supervisor_memreap.core.listeners import ListenerState, is_listener
 
 # The status of ten thousand workers is 800 kB.
-_MOST_CHARACTERS = 4_000_000
-# XML-RPC has integers of 32 bits only; what is larger goes as a double, and so does every size.
+_MAX_CHARACTERS = 4_000_000
+# XML-RPC integers have only 32 bits; larger numbers, and all sizes, are sent as doubles.
 _INTEGER = 2**31
 # The pools, one of them, its workers, one of them, a value of that one.
 _DEEPEST = 5
-# No number of ours has more, and Python's int() needs minutes for a million.
-_MOST_DIGITS = 40
-# What XML 1.0 cannot carry: a client would find the whole answer broken.
+# Our numbers have no more digits, and Python's int() needs minutes for a million.
+_MAX_DIGITS = 40
+# Characters that XML 1.0 cannot carry: they would break the whole answer.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TICKS = (Tick5Event, Tick60Event, Tick3600Event)
 
@@ -49,22 +54,24 @@ class MemreapNamespaceRPCInterface:
         return __version__
 
     def getPools(self) -> list[dict[str, Any]]:
-        """Get how each pool stood at the last tick
+        """Get the state of each pool at the last tick
 
-        Sizes are in bytes, `since` and `message_at` in seconds of the clock of supervisord's machine; what is not
-        known is left out. An empty array if the listener has not looked yet.
+        Sizes are in bytes, growth in bytes per hour, `since` and `message_at` in seconds of the clock of supervisord's
+        machine; unknown values are left out. An empty array if the listener has not looked yet.
 
         @return array result  An array of structs, as of getPool
         """
         return list(self._published.get("pools", ()))
 
     def getPool(self, name: str) -> dict[str, Any]:
-        """Get how one pool stood at the last tick
+        """Get the state of one pool at the last tick
 
         @param string name    The name of the pool, as of its program: group:name, or name
         @return struct result A struct: name, state (of the program), standing, since, metric, limit_bytes, signal,
-                              workers (structs with pid, age_seconds, used_bytes, over, note), reaps, given_back_bytes,
-                              message, message_at, manager_pid, largest_bytes, total_bytes
+                              workers (structs with pid, age_seconds, used_bytes, growth_bytes_per_hour, over, note,
+                              reason), reaps, given_back_bytes, message, message_at, manager_pid, largest_bytes,
+                              total_bytes, total_limit_bytes, pool_bytes, growth_bytes_per_hour,
+                              next_at_limit_seconds
         """
         for pool in self._published.get("pools", ()):
             if pool.get("name") == name:
@@ -72,10 +79,10 @@ class MemreapNamespaceRPCInterface:
         raise RPCError(Faults.BAD_NAME, str(name))
 
     def getListener(self) -> dict[str, Any]:
-        """Get how the listener itself is
+        """Get the state of the listener itself
 
-        supervisord calls a listener RUNNING that has answered nothing for hours. `listener_state` is READY, BUSY,
-        ACKNOWLEDGED, UNKNOWN (it broke the protocol: no event reaches it any more) or NONE (there is none).
+        supervisord also calls a listener RUNNING that has not answered for hours. `listener_state` is READY, BUSY,
+        ACKNOWLEDGED, UNKNOWN (it broke the protocol and gets no more events) or NONE (there is none).
 
         @return struct result A struct: name, state, listener_state, pid, count (of listeners), events_waiting,
                               takes_commands, period_seconds (of its ticks), time (now, in seconds since 1970),
@@ -83,8 +90,10 @@ class MemreapNamespaceRPCInterface:
                               not apply)
         """
         now = time.time()
-        listener: dict[str, Any] = {"name": "", "state": "STOPPED", "listener_state": "NONE", "pid": 0, "count": 0}
-        listener.update(events_waiting=0, takes_commands=False, time=now)
+        stopped = getProcessStateDescription(ProcessStates.STOPPED)
+        listener: dict[str, Any] = {"name": "", "state": stopped, "pid": 0, "count": 0}
+        # XML-RPC carries plain strings only.
+        listener.update(listener_state=ListenerState.NONE.value, events_waiting=0, takes_commands=False, time=now)
         for group, process in self._listeners():
             listener["count"] += 1
             if listener["count"] > 1 and not process.pid:
@@ -112,9 +121,9 @@ class MemreapNamespaceRPCInterface:
         return listener
 
     def getRestarted(self) -> list[str]:
-        """Get the processes that supervisord starts again when they end with 0
+        """Get the processes that supervisord restarts after exit status 0
 
-        As supervisord runs them, whatever their file says by now. With target=self the listener signals no others.
+        As supervisord runs them, even if the file has changed since. With target=self the listener signals no others.
 
         @return array result  An array of strings, group:name
         """
@@ -125,7 +134,7 @@ class MemreapNamespaceRPCInterface:
         ]
 
     def getPending(self) -> dict[str, list[str]]:
-        """Get the process groups that supervisord has read anew, and does not run so yet
+        """Get the process groups whose new configuration supervisord has read but does not run yet
 
         As after `supervisorctl reread` without `update`. It reads no file, and changes nothing.
 
@@ -137,8 +146,8 @@ class MemreapNamespaceRPCInterface:
     def getAnswer(self, id: str) -> dict[str, Any]:
         """Get what the listener answered to a command
 
-        A command is sent with supervisor.sendRemoteCommEvent("memreap-command", "reap myapp id=1a2b3c"); whoever sends
-        it makes up the id.
+        A command is sent with supervisor.sendRemoteCommEvent("memreap-command", "reap myapp id=1a2b3c"); the sender
+        chooses the id.
 
         @param string id      The id of the command
         @return struct result A struct: ok (boolean), text; an empty one if there is no answer yet
@@ -147,13 +156,13 @@ class MemreapNamespaceRPCInterface:
         return dict(answer)
 
     def publish(self, text: str) -> bool:
-        """Hand in how the pools stand; for the listener alone
+        """Publish the state of the pools; for the listener only
 
         @param string text    JSON, as the listener writes it
         @return boolean       True
         """
         try:
-            if len(text) > _MOST_CHARACTERS:
+            if len(text) > _MAX_CHARACTERS:
                 raise ValueError("too long")
             values = _loads(text)
             for pool in values["pools"]:
@@ -166,7 +175,7 @@ class MemreapNamespaceRPCInterface:
                 raise ValueError("not a line")
             if not isinstance(values.get("looked", 0.0), (int, float, type(None))):
                 raise ValueError("not a time")
-            json.dumps(values, ensure_ascii=False).encode()  # half a character could not be handed on
+            json.dumps(values, ensure_ascii=False).encode()  # half a character could not be returned
             handed_on = {key: _marshalled(values[key]) for key in ("pools", "answers", "troubles") if key in values}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             raise RPCError(Faults.INCORRECT_PARAMETERS, "text") from None
@@ -200,7 +209,7 @@ def _loads(text: str) -> Any:
     """JSON with numbers that XML-RPC can carry. Raises ValueError, RecursionError."""
 
     def number(digits: str) -> float:
-        value = float(digits) if len(digits) <= _MOST_DIGITS else math.inf
+        value = float(digits) if len(digits) <= _MAX_DIGITS else math.inf
         if not math.isfinite(value):
             raise ValueError("no number of ours")
         return value
@@ -212,12 +221,12 @@ def _loads(text: str) -> Any:
 
 
 def _marshalled(value: Any, depth: int = 0) -> Any:
-    """As XML-RPC can carry it. Raises ValueError where it is nested deeper than anything of ours."""
+    """The value as XML-RPC can carry it. Raises ValueError if it is nested too deeply."""
     if depth > _DEEPEST:
         raise ValueError("too deep")
     if isinstance(value, dict):
         return {
-            key: float(part) if key.endswith("_bytes") and isinstance(part, int) else _marshalled(part, depth + 1)
+            key: float(part) if "_bytes" in key and isinstance(part, int) else _marshalled(part, depth + 1)
             for key, part in value.items()
             if part is not None
         }

@@ -1,12 +1,13 @@
-"""The sizes of all workers for the status, whatever a reason asks for; and how each pool stands with them."""
+"""The sizes of all workers for the status, and how fast they grow; and how each pool stands with them."""
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from supervisor_memreap.core.growth import Growth, Sample
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.host import look, procfs
 from supervisor_memreap.host.source import Source
@@ -26,12 +27,14 @@ class Sizes:
         self._used: dict[str, dict[ProcessId, int]] = {}
         """The metric of each worker in bytes, by pool, as far as it is known."""
         self._measured = float("-inf")
+        self._growth: dict[str, Growth] = {}
 
     def status(self, pools: Iterable[WatchedPool]) -> list[dict[str, Any]]:
         """How these pools stood at the last tick, as record.status has it; all workers are measured now and then."""
         now = time.monotonic()
         if now - self._measured >= MEASURE:
             self._measured, self._used = now, {}
+            self._growth = {name: growth for name, growth in self._growth.items() if name in self._pools}
         view = procfs.source()
         rows: list[dict[str, Any]] = []
         for pool in sorted(pools, key=lambda pool: pool.name):
@@ -43,4 +46,19 @@ class Sizes:
             return
         known = self._used.get(pool.name, {})
         used = self._used[pool.name] = look.measure(pool.pool, pool.settings, view, now + MEASURING, known)
-        rows.append(of_pool(pool.choice, pool.settings, pool.state, pool.counters, used, time.time() - now))
+        growth = self._growth.get(pool.name, Growth())
+        growth = growth.after(pool.pool.workers, pool.settings.metric, _readings(pool, used, known, now))
+        self._growth[pool.name] = growth
+        rows.append(of_pool(pool.choice, pool.settings, pool.state, pool.counters, used, time.time() - now, growth))
+
+
+def _readings(
+    pool: WatchedPool, used: Mapping[ProcessId, int], known: Mapping[ProcessId, int], now: float
+) -> dict[ProcessId, Sample]:
+    """Those of the workers that were read since the last time; a reason had some read at the last look."""
+    looked = now if pool.state.looked is None else pool.state.looked
+    return {
+        worker.id: Sample(now if worker.used is None else looked, used[worker.id])
+        for worker in pool.pool.workers
+        if worker.id in used and (worker.used is not None or worker.id not in known)
+    }

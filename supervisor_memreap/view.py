@@ -9,12 +9,13 @@ from __future__ import annotations
 import textwrap
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core import events
 from supervisor_memreap.core.command import named
-from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.listeners import ListenerState
+from supervisor_memreap.core.model import UP, Program
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.reaper import Reaper
@@ -24,15 +25,14 @@ from supervisor_memreap.supervisord.client import Client
 
 _NO_INTERFACE = "supervisord has no [rpcinterface:memreap] to ask the listener through"
 _NO_LISTENER = "there is no listener"
-_NOBODY = "there is no listener, so no pool is watched, and only memreap once reaps: run memreap doctor"
+_NO_LISTENER_TROUBLE = "there is no listener, so no pool is watched, and only memreap once reaps: run memreap doctor"
 _WRITTEN = "pauses, suspensions and leaving workers are those that a listener of this user has saved"
 
 
 class View(NamedTuple):
     pools: list[dict[str, Any]]
     """As status.of_pool returns them."""
-    whose: str
-    """`listener` or `look`."""
+    whose: Literal["listener", "look"]
     note: str
     """Whose view this is, in a sentence."""
     troubles: tuple[str, ...] = ()
@@ -76,8 +76,8 @@ class Viewer:
     def look(self) -> View:
         """Raises Unavailable."""
         seen = self._client.seen_by_listener()
-        if not self._listeners and (seen is None or seen[1]["listener_state"] == "NONE"):
-            return self._own_look(_NO_LISTENER, _NOBODY)
+        if not self._listeners and (seen is None or seen[1]["listener_state"] == ListenerState.NONE):
+            return self._own_look(_NO_LISTENER, _NO_LISTENER_TROUBLE)
         if seen is None:
             return self._own_look(_NO_INTERFACE)
         pools, listener = seen
@@ -100,7 +100,8 @@ class Viewer:
         trouble = self._trouble_of_listener(programs) if trouble is None else trouble
         # A misspelt section watches nothing, while everything else may look well.
         missing = events.ProgramsMissing.of(self._settings.unmatched(programs), programs, time.time())
-        return View(pools, "look", note, tuple(filter(None, (trouble, missing.text if missing else ""))))
+        troubles = trouble, missing.text if missing else "", *self._reaper.memory.troubles()
+        return View(pools, "look", note, tuple(filter(None, troubles)))
 
     def _trouble_of_listener(self, programs: Sequence[Program]) -> str:
         """What is wrong with the listener, judging only by its process state in supervisord."""
@@ -110,7 +111,7 @@ class Viewer:
                 "supervisord has not read the listener's section yet, so no pool is watched: run supervisorctl update"
             )
         for program in known:
-            if program.state not in ("RUNNING", "STARTING"):
+            if program.state not in UP:
                 return status.trouble_of_listener(
                     {"name": program.namespec, "state": program.state, "listener_state": "", "age_seconds": 0.0}
                 )

@@ -11,7 +11,7 @@ from supervisor.options import ServerOptions
 from support.driver import eventually
 
 from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.settings import Given, SettingsError
+from supervisor_memreap.core.settings import Given, SettingsError, resolve
 from supervisor_memreap.supervisord import ancestor
 from supervisor_memreap.supervisord.configfile import ConfigFile, find, merge
 
@@ -51,13 +51,19 @@ def test_here_and_the_environment_are_expanded(tmp_path, monkeypatch):
     assert written(tmp_path, "[include]\nfiles=%(here)s/extra/*.ini\n").read().sections["a"]["limit"].value == "7MB"
 
 
+@pytest.mark.parametrize("written_as", ["10%", "10 %", "10%%", "10%  ; of the container"])
+def test_a_percentage_is_written_with_one_percent_sign_or_as_elsewhere_in_the_file_with_two(tmp_path, written_as):
+    sections = written(tmp_path, f"[memreap]\nheadroom={written_as}\n[memreap:a]\nlimit=1MB\n").read().sections
+    assert resolve(sections).of(Program("a", "a", "RUNNING", 1)).headroom == 0.1
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("[memreap:a]\nlimit\n", "Source contains parsing errors"),
         ("limit=1MB\n", "File contains no section headers."),
         ("[memreap:a]\nlimit=%(ENV_NOWHERE_SET)s\n", "[memreap:a] limit=%(ENV_NOWHERE_SET)s: unknown expansion"),
-        ("[memreap:a]\nlimit=50%\n", "[memreap:a] limit=50%: unknown expansion"),
+        ("[memreap:a]\nlimit=5%0\n", "[memreap:a] limit=5%0: unknown expansion"),
         ("[memreap:]\nlimit=1MB\n", "[memreap:]: no name; write [memreap] or [memreap:PROGRAM]"),
     ],
 )

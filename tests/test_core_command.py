@@ -45,7 +45,7 @@ def test_what_is_a_command(text, command):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "unknown command ''; there are pause, resume, reap, roll"),
+        ("", "unknown command ''; there are reap, roll, pause, resume, doctor"),
         ("id=1", "unknown command ''"),
         ("Pause myapp", "unknown command 'Pause'"),
         ("pause", "no pool given; write pause NAME or all"),
@@ -118,12 +118,16 @@ def test_roll_all_rolls_those_that_it_can_and_says_what_it_cannot():
     first, second, third = carry_out_in_all(parse("roll all"), {**both, "c": (Pool("c", "STOPPED"), PoolState())})
     assert first.state.requested == {worker.id for worker in WORKERS}
     assert first.line == "a: all 3 workers are to be replaced, one at a time"
-    assert (second.state, second.refused, second.line) == (None, True, "b is paused: memreap resume b first")
+    assert (second.state, second.refused, second.line) == (
+        None,
+        True,
+        "b is paused: supervisorctl memreap resume b first",
+    )
     assert (third.state, third.refused, third.line) == (None, False, "c: no workers to replace: it is STOPPED")
 
 
 def test_a_command_that_can_be_done_in_no_pool_is_refused():
-    with pytest.raises(CommandError, match="a is paused: memreap resume a first; b is paused"):
+    with pytest.raises(CommandError, match="a is paused: supervisorctl memreap resume a first; b is paused"):
         carry_out_in_all(parse("roll all"), pools(a=PoolState(paused=True), b=PoolState(paused=True)))
 
 
@@ -164,7 +168,7 @@ def test_a_pause_takes_back_what_was_asked_for():
 @pytest.mark.parametrize(
     ("pool", "state", "expected"),
     [
-        (POOL, PoolState(paused=True), "myapp is paused: memreap resume myapp first"),
+        (POOL, PoolState(paused=True), "myapp is paused: supervisorctl memreap resume myapp first"),
         (
             POOL,
             PoolState(suspended=Suspension(Cause.WRONG_SETTING, MANAGER, setting="limit")),

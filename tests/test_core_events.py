@@ -71,6 +71,7 @@ EXAMPLES = [
     (events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", False), "set metric=rss"),
     (events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", True), "it holds the lock of its own memory map"),
     (events.NotVisible(*STAMP, "its processes are hidden"), "it runs, but its processes are hidden: not watched"),
+    (events.NoWorkers(*STAMP, ProcessId(41, 1.0)), "process 41 has no workers: not watched"),
     (events.TooFewWorkers(*STAMP, 1, 5, 30.0), "only 1 of the usual 5 workers are older than min_age=30 s"),
     (
         events.Left(*STAMP, WORKER, 0.4, NEW, 307 * MIB),
@@ -128,7 +129,9 @@ EXAMPLES = [
     (events.ManagerLost(*STAMP, WORKER, NEW, 600.0, 5.0, True), "daemonized (-d)"),
     (events.ManagerLost(*STAMP, WORKER, NEW, 60.0, 5.0, False), "did not say whether it was stopped"),
     (events.Resumed(*STAMP, "its settings changed"), "resumed: its settings changed"),
-    (events.CommandDone(*STAMP, "resumed"), "resumed"),
+    (events.Paused(*STAMP, "paused"), "paused"),
+    (events.ResumedByUser(*STAMP, "resumed"), "resumed"),
+    (events.WorkersRequested(*STAMP, "worker 11 is to be replaced"), "worker 11 is to be replaced"),
     (events.OrphansFound(*STAMP, (11, 12), 80 * MIB, True), "kill 11 12"),
     (events.OrphansFound(*STAMP, (11,), 80 * MIB, False), "stopwaitsecs="),
     (events.NotUnderSupervisord(*LISTENER), "by hand, use memreap once"),
@@ -141,6 +144,10 @@ EXAMPLES = [
     (events.SettingsRefused(*LISTENER, "limit=x: not a size", False), "(nothing is watched until it is corrected)"),
     (events.SettingsRefused(*LISTENER, "limit=x: not a size", None), "limit=x: not a size"),
     (events.SettingsWarned(*LISTENER, ("a", "b")), "a; b"),
+    (
+        events.NoAlarm(*LISTENER, "/proc/pressure/memory: Operation not supported"),
+        "(/proc/pressure/memory: Operation not supported): it is looked at only at each tick",
+    ),
     (events.Watching(*LISTENER, (("myapp", PoolSettings(150 * MIB, 21_600.0)),)), "(limit 150 MiB uss, max_age 6.0 h)"),
     (events.Watching(*LISTENER, ()), "watching nothing"),
     (
@@ -182,12 +189,20 @@ def test_what_is_announced_and_what_fails_a_single_run_stands_with_the_class():
         "WrongSetting": "suspended",
         "ManagerLost": "suspended",
         "Resumed": "resumed",
+        "ResumedByUser": "resumed",
         "NotRelieved": "short",
         "Relieved": "relieved",
     }
     ends_wait = {kind.__name__ for kind in typing.get_args(events.Event) if kind.ends_wait}
     assert ends_wait == {"NotPermitted", "NeverIdle", "TooFewWorkers"}
     assert all(kind.fails for kind in typing.get_args(events.Event) if kind.ends_wait)
+
+
+def test_the_reason_of_an_event_is_the_setting_that_asked_for_it():
+    reasons = (OVER, Requested(None, "uss"), TooOld(90.0, 60.0), ShortOfHeadroom(SHORT, 57 * MIB))
+    signalled = [events.Signalled(*STAMP, WORKER, reason, "HUP", SentMoment.HELD, 60.0) for reason in reasons]
+    assert [event.asked_by for event in signalled] == ["limit", "requested", "max_age", "headroom"]
+    assert events.Left(*STAMP, WORKER, 0.4, NEW).asked_by == ""
 
 
 def test_the_pid_of_an_event_is_that_of_its_worker():

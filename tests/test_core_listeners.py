@@ -16,6 +16,8 @@ from supervisor_memreap.core.listeners import is_listener, words_of_listener
         ("memreap -c /etc/supervisord.conf listen", []),
         ("memreap --configuration=/etc/supervisord.conf listen -c x", ["-c", "x"]),
         ('memreap listen "myapp=150MB"', ["myapp=150MB"]),
+        ('"/usr/bin/python3" "-m" "supervisor_memreap" "listen" "myapp=150MB"', ["myapp=150MB"]),
+        ("'memreap' '-c' '/etc/supervisord.conf' 'listen'", []),
         ("sh -c 'exec memreap listen'", []),
         ("sh -c 'memreap listen myapp=150MB'", ["myapp=150MB"]),
         ("sh -c 'memreap listen; sleep 1'", []),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor_memreap.core import policy
+from supervisor_memreap.core import policy, selection
 from supervisor_memreap.core.events import (
     IdlenessUnknown,
     Left,
@@ -17,6 +17,7 @@ from supervisor_memreap.core.events import (
     NotCaught,
     NotReplaced,
     NotVisible,
+    NoWorkers,
     Replaced,
     Resumed,
     Stuck,
@@ -102,7 +103,7 @@ class Film:
     def decide(self, pool: Pool, now: float):
         """What `follow` and `choose` say together: a Choice with the events of both."""
         self.state, followed = policy.follow(pool, self.settings, self.state, now)
-        ((choice,), *_) = policy.choose([Look(pool, self.settings, self.state)], now)
+        ((choice,), *_) = selection.choose([Look(pool, self.settings, self.state)], now)
         self.state = choice.state
         return replace(choice, events=(*followed, *choice.events))
 
@@ -810,7 +811,7 @@ def test_a_manager_that_cannot_be_looked_at_for_a_while_has_not_fallen():
     film = Film()
     assert reaped(film.look({11: 300, 12: 200})) == 11
     film.now += 5
-    hidden = Pool("myapp", "RUNNING", "depth=2, and there is not one manager below the wrapper")
+    hidden = Pool("myapp", "RUNNING", "depth=2, but the wrapper does not have exactly one manager below it")
     verdict = film.decide(hidden, film.now)
     assert [type(event) for event in verdict.events] == [NotVisible]
     assert film.look({11: 300, 12: 200}).standing == "leaving"
@@ -1170,3 +1171,23 @@ def test_a_worker_that_could_not_be_seen_for_one_look_is_still_leaving():
     for _ in range(5):
         verdict = film.look({11: 300, 12: 250, 13: 20, 14: 20}, after=30)
         assert (reaped(verdict), verdict.standing) == (None, "leaving")
+
+
+def test_a_program_that_has_no_workers_for_long_is_not_shown_as_fine():
+    film = Film()
+    told = []
+    for _ in range(30):
+        verdict = film.look({})
+        told += events(verdict, NoWorkers)
+    assert told == [NoWorkers(*STAMP, ProcessId(1, BOOT))]
+    assert verdict.standing == "blind"
+    assert film.look({11: 20}).standing == "quiet"
+
+
+def test_a_single_child_that_looks_like_a_manager_is_not_shown_as_fine():
+    film = Film()
+    manager = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB, True, looks_like_manager=True))
+    verdict = film.look({11: manager})
+    assert (verdict.standing, [type(event) for event in verdict.events]) == ("blind", [LooksLikeManager])
+    look = Look(Pool("myapp", "RUNNING"), SETTINGS, film.state)
+    assert selection.detail_needed(look, {}, film.now)(film.worker(11, 20))

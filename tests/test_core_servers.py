@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor_memreap.core.servers import SERVERS, UNRECOGNISABLE, Moment, graceful, manages, moment_of, recognise
+from supervisor_memreap.core.servers import (
+    SERVERS,
+    UNRECOGNISABLE,
+    Moment,
+    graceful,
+    manages,
+    may_signal_busy,
+    moment_of,
+    recognise,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +60,25 @@ def test_a_server_is_recognised_by_its_own_name_or_the_script_of_its_interpreter
 def test_what_may_be_any_server_is_signalled_only_at_the_moment_that_is_safe_for_all():
     assert moment_of(UNRECOGNISABLE) is Moment.HELD
     assert moment_of("") is Moment.ANY
+
+
+@pytest.mark.parametrize(
+    ("server", "where_idleness_is_visible", "where_it_is_not"),
+    [
+        ("", True, True),
+        ("gunicorn", True, True),
+        ("FCGI::ProcManager", False, True),
+        ("Apache", False, False),
+        ("Starman", False, False),
+        ("fcgiwrap", False, False),
+        (UNRECOGNISABLE, False, False),
+    ],
+)
+def test_a_busy_worker_may_be_signalled_where_its_server_loses_nothing_then(
+    server, where_idleness_is_visible, where_it_is_not
+):
+    assert may_signal_busy(server, True) is where_idleness_is_visible
+    assert may_signal_busy(server, False) is where_it_is_not
 
 
 def test_only_servers_of_the_table_are_known():

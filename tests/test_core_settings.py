@@ -16,8 +16,8 @@ from supervisor_memreap.core.settings import (
     SettingsError,
     duration,
     has_reason,
+    parse_name_size,
     resolve,
-    short,
     shown,
     size,
 )
@@ -206,7 +206,7 @@ def test_an_error_quotes_at_most_100_characters_of_what_was_written(sections):
 @pytest.mark.parametrize("argument", [LONG, f"limit={LONG}", f"={LONG}"])
 def test_an_error_in_the_command_quotes_at_most_100_characters_of_it(argument):
     with pytest.raises(SettingsError) as caught:
-        short([argument], "there")
+        parse_name_size([argument], "there")
     assert len(str(caught.value)) < 300
 
 
@@ -335,6 +335,20 @@ def test_with_target_self_the_processes_of_a_group_are_one_pool_below_supervisor
     assert pool.members == tuple(programs)
 
 
+@pytest.mark.parametrize(
+    ("states", "shown"),
+    [
+        (["FATAL", "STARTING", "STOPPED"], "STARTING"),
+        (["A STATE OF TOMORROW", "STOPPED"], "STOPPED"),
+        (["A STATE OF TOMORROW"], "A STATE OF TOMORROW"),
+    ],
+)
+def test_a_group_is_in_the_state_of_its_liveliest_process_and_an_unknown_state_passes_through(states, shown):
+    settings = resolve({"g": {"limit": Given("1MB", ""), "target": Given("self", "")}})
+    (pool,) = settings.pools(group(*states))
+    assert (pool.program.state, type(pool.program.state)) == (shown, str)
+
+
 def test_a_process_with_settings_of_its_own_is_a_pool_of_its_own():
     own = {"target": Given("self", ""), "limit": Given("1MB", "")}
     settings = resolve({"g": own, "a2": {"limit": Given("2MB", "")}})
@@ -351,9 +365,9 @@ def test_without_target_self_each_program_is_a_pool():
 
 
 def test_limits_in_a_command_are_sections():
-    assert short(["a=1MB", "g:b=2MB"], "there") == {
+    assert parse_name_size(["a=1MB", "g:b=2MB"], "there") == {
         "a": {"limit": Given("1MB", "there a:")},
         "g:b": {"limit": Given("2MB", "there g:b:")},
     }
     with pytest.raises(SettingsError, match="there a: not NAME=SIZE"):
-        short(["a"], "there")
+        parse_name_size(["a"], "there")

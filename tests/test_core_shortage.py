@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor_memreap.core import policy, reasons, shortage
+from supervisor_memreap.core import policy, reasons, selection, shortage
 from supervisor_memreap.core.events import NotRelieved, Relieved, WrongSetting
 from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId, ProcessMemory, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Look
@@ -52,8 +52,8 @@ class Host:
             state, followed = policy.follow(pool, self.settings[name], self.states[name], self.now)
             log += followed
             looks.append(Look(pool, self.settings[name], state))
-        self.episodes, ended = policy.follow_memory(looks, self.episodes, self.now, 0.0)
-        decision = policy.choose(looks, self.now, self.episodes)
+        self.episodes, ended = selection.follow_memory(looks, self.episodes, self.now, 0.0)
+        decision = selection.choose(looks, self.now, self.episodes)
         self.episodes = decision.episodes
         signalled = self._signal(decision) if signal else []
         self.events = [
@@ -203,8 +203,8 @@ def test_the_tighter_of_host_and_container_counts_and_only_its_own_pools():
         there = tuple(host.worker(pid, mib) for pid, mib in workers.items())
         pool = Pool(name, "RUNNING", "", ProcessId(ord(name), BOOT), 3600.0, there, scopes=(host.host(4000), *scopes))
         looks.append(Look(pool, HEADROOM, policy.follow(pool, HEADROOM, state[name], host.now)[0]))
-    episodes, _ = policy.follow_memory(looks, {}, host.now, 0.0)
-    choices = policy.choose(looks, host.now, episodes).choices
+    episodes, _ = selection.follow_memory(looks, {}, host.now, 0.0)
+    choices = selection.choose(looks, host.now, episodes).choices
     assert [each.worker.id.pid for choice in choices for each in choice.candidates] == [21, 22]
 
 

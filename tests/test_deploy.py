@@ -10,6 +10,7 @@ import time
 import xmlrpc.client
 
 import pytest
+from support import stack
 from support.driver import POOL, Transport, eventually, listening, supervisord, workers_below
 
 from supervisor_memreap.core.model import Ending, Program
@@ -29,16 +30,15 @@ def control(directory):
 def listener(tmp_path):
     """A listener that hears ticks only, of a supervisord whose pool has a worker that is leaving."""
     url = f"unix://{tmp_path}/s.sock"
-    with supervisord(tmp_path, PROGRAM + QUICK):
+    with supervisord(tmp_path, PROGRAM + QUICK + stack.recorder(tmp_path)):
         options = {"log": tmp_path / "listener.log", "SUPERVISOR_SERVER_URL": url, "TMPDIR": str(tmp_path)}
         with listening("-c", f"{tmp_path}/supervisord.conf", **options) as listener:
-            eventually(lambda: _assert_said(listener, "HUP sent"))
+            eventually(lambda: listener.tick() and _assert_announced(tmp_path, "reap"))
             yield listener
 
 
-def _assert_said(listener, expression: str) -> None:
-    listener.tick()
-    assert re.search(expression, listener.text())
+def _assert_announced(directory, *kinds: str) -> None:
+    assert [event["event"] for event in stack.announced(directory)] == list(kinds)
 
 
 def _assert_runs(directory) -> int:
@@ -72,7 +72,7 @@ def test_what_a_user_restarts_right_after_a_reap_is_never_suspended(listener, tm
     for _ in range(3):
         listener.tick()
     assert "suspended" not in listener.text()
-    eventually(lambda: _assert_said(listener, "HUP sent(?s:.*)HUP sent"))
+    eventually(lambda: listener.tick() and _assert_announced(tmp_path, "reap", "reap"))
 
 
 def test_a_manager_that_ends_by_itself_right_after_a_reap_suspends_the_pool(listener, tmp_path):
@@ -81,7 +81,9 @@ def test_a_manager_that_ends_by_itself_right_after_a_reap_suspends_the_pool(list
     os.kill(manager, signal.SIGKILL)
     for pid in workers:
         os.kill(pid, signal.SIGKILL)  # they would stay as orphans
-    eventually(lambda: _assert_said(listener, r"suspended: the manager \d+ ended .* it ended by itself"))
+    eventually(lambda: listener.tick() and _assert_announced(tmp_path, "reap", "suspended"))
+    _, suspended = stack.announced(tmp_path)
+    assert re.match(rf"suspended: the manager {manager} ended .* it ended by itself", suspended["message"])
 
 
 def test_where_the_log_does_not_say_it_the_events_that_are_subscribed_to_do(listener, tmp_path):
@@ -103,7 +105,9 @@ def test_where_nothing_says_how_it_ended_the_pool_is_suspended_for_a_minute(list
     control(tmp_path).stopProcess("myapp")
     (tmp_path / "s.log").write_text("")
     control(tmp_path).startProcess("myapp", False)
-    eventually(lambda: _assert_said(listener, r"supervisord did not say .*; resumes when .* has run for 60 s"))
+    eventually(lambda: listener.tick() and _assert_announced(tmp_path, "reap", "suspended"))
+    _, suspended = stack.announced(tmp_path)
+    assert re.search(r"supervisord did not say .*; resumes when .* has run for 60 s", suspended["message"])
 
 
 @pytest.mark.parametrize(

@@ -85,10 +85,10 @@ def add(where: Path, text: str) -> None:
 
 def test_a_supervisord_that_cannot_import_memreap_is_found_before_its_section_is_advised(where, theirs):
     with running(where, TEXT, python=theirs.python):
-        remedy = rf"first '{theirs.python}' -m pip install supervisor-memreap=={re.escape(__version__)}"
+        remedy = rf"first '{theirs.python}' -m pip install DIRECTORY, the source of memreap {re.escape(__version__)}"
         expression = (
             r"listener: note: .*python cannot import supervisor_memreap \(ModuleNotFoundError: .*\): with"
-            rf" \[rpcinterface:memreap\] supervisord would not start again; {remedy}; then run memreap doctor once more"
+            rf" \[rpcinterface:memreap\] supervisord would not start again; {remedy}; then run memreap doctor again"
         )
         eventually(lambda: assert_found(where, expression, 0))
 
@@ -96,10 +96,10 @@ def test_a_supervisord_that_cannot_import_memreap_is_found_before_its_section_is
 def test_a_section_that_keeps_supervisord_from_starting_is_the_first_thing_that_is_said(where, theirs):
     with running(where, TEXT, python=theirs.python):
         add(where, INTERFACE)
-        remedy = rf"remove that section, or '{theirs.python}' -m pip install supervisor-memreap=="
+        remedy = rf"remove that section, or '{theirs.python}' -m pip install DIRECTORY, the source of memreap "
         expression = rf"\Amemreap: supervisord: supervisord will not start again: {RESOLVED}: .*; {remedy}"
         eventually(lambda: assert_found(where, expression))
-        assert "restart supervisord, but not before that is solved because of which it will not" in doctor(where).stdout
+        assert "restart supervisord, but first solve the problem that keeps it from starting" in doctor(where).stdout
         # And so it is.
         start = [theirs.python, "-m", "supervisor.supervisord", "-n", "-c", f"{where}/supervisord.conf"]
         result = subprocess.run(start, capture_output=True, text=True, check=False, cwd=where, timeout=30)
@@ -229,5 +229,5 @@ def test_a_script_of_something_else_is_not_asked(tmp_path):
     for text in ("", "\x7fELF", "#!\n", "#!/bin/sh\necho\n"):
         (tmp_path / "supervisorctl").write_text(text)
         answer = interpreter.of_script("supervisorctl", f"{tmp_path}/supervisorctl", ["/none"], os.environ, 10.0)
-        assert re.search("is no script of Python|is no Python", answer.unknown), text
+        assert re.search("is not a Python script|is not a Python", answer.unknown), text
         assert not answer.can_import

@@ -17,7 +17,7 @@ from support.stack import INTERFACE, PLUGIN, python_for
 from supervisor_memreap.core.model import Pool, ProcessId, Worker
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.doctor import standing, workers
-from supervisor_memreap.host import memory, rights
+from supervisor_memreap.host import rights
 
 TEXT = f"""\
 [program:myapp]
@@ -66,7 +66,7 @@ def test_what_supervisord_has_not_read_yet_is_found_with_what_update_will_restar
         change(where, "stopwaitsecs=70", "stopwaitsecs=80")
         change(where, "[program:old]", "[program:new]")
         expression = (
-            r"supervisord: it has not read all of its configuration: run supervisorctl update; it will start: new;"
+            r"supervisord: it has not read all of its configuration: run supervisorctl update, which will start: new;"
             r" restart: myapp \(stopwaitsecs: 70, now 80\); stop and remove: old\n"
         )
         assert_found(where, expression)
@@ -84,7 +84,7 @@ def test_what_supervisord_has_read_and_not_applied_is_found_through_the_interfac
         eventually(lambda: assert_read(where), timeout=20)
         change(where, "stopwaitsecs=70", "stopwaitsecs=80")
         assert supervisorctl(where, "reread") == "myapp: changed\n"
-        assert_found(where, r"run supervisorctl update; it will restart: myapp \(read, and not applied\)\n")
+        assert_found(where, r"run supervisorctl update, which will restart: myapp \(read, but not applied\)\n")
 
 
 def test_a_listener_that_supervisord_has_not_read_yet_is_found_and_one_that_is_gone_from_the_file(where):
@@ -93,11 +93,11 @@ def test_a_listener_that_supervisord_has_not_read_yet_is_found_and_one_that_is_g
         conf = where / "supervisord.conf"
         before = conf.read_text()
         conf.write_text(f"{before}[eventlistener{listener.replace('WHERE', str(where))}")
-        assert_found(where, r"supervisord: it has not read all of .*; it will start: memreap\n")
+        assert_found(where, r"supervisord: it has not read all of .*, which will start: memreap\n")
         supervisorctl(where, "update")
         eventually(lambda: assert_read(where))
         conf.write_text(before)
-        assert_found(where, r"supervisord: it has not read all of .*; it will stop and remove: memreap\n")
+        assert_found(where, r"supervisord: it has not read all of .*, which will stop and remove: memreap\n")
 
 
 def test_what_update_does_to_others_is_a_note(where):
@@ -105,7 +105,7 @@ def test_what_update_does_to_others_is_a_note(where):
         eventually(lambda: assert_read(where))
         with (where / "supervisord.conf").open("a") as conf:
             conf.write("[program:other]\ncommand=sleep 1000\n")
-        assert_found(where, r"supervisord: note: it has not read all of .*; it will start: other\n", 0)
+        assert_found(where, r"supervisord: note: it has not read all of .*, which will start: other\n", 0)
 
 
 @needs_root
@@ -172,24 +172,6 @@ def test_with_an_age_alone_that_workers_may_not_be_signalled_is_still_a_problem(
     assert "may not signal worker" in finding.text
 
 
-@pytest.mark.parametrize(
-    ("groups", "files", "limits"),
-    [
-        ("0::/a/b", {"a/memory.max": "5", "a/b/memory.max": "max"}, [5]),
-        ("0::/not/here", {"memory.max": "7"}, [7]),
-        ("4:memory:/a\n3:cpu:/b", {"memory/a/memory.limit_in_bytes": "9", "memory/memory.limit_in_bytes": "8"}, [9, 8]),
-        ("5:cpu,memory:/../a", {"memory/memory.limit_in_bytes": "6"}, [6]),
-        ("0::/", {}, []),
-    ],
-    ids=["version 2, above it", "its own group is the top", "version 1", "outside of the container", "none"],
-)
-def test_the_limits_of_control_groups_are_those_of_all_above_too(tmp_path, groups, files, limits):
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"{text}\n")
-    assert memory._limits(groups, tmp_path) == limits
-
-
 @pytest.mark.parametrize("sections", [INTERFACE + PLUGIN, ""], ids=["with the interface", "from what is written down"])
 def test_a_suspended_pool_is_a_problem_with_its_reason(where, sections):
     text = TEXT.replace("limit=1GB", "limit=1MB\nmetric=rss\nsettle=1s")
@@ -218,7 +200,7 @@ def test_a_paused_pool_is_a_note(where, remembered):
             # As where supervisord is started anew without the interface, and the listener reads what it wrote.
             change(where, INTERFACE, "")
             supervisorctl(where, "reload")
-            expression = r"cannot be known(.*\n)*.*myapp: note: it is paused: nothing is sent until"
+            expression = r"is unknown(.*\n)*.*myapp: note: it is paused: nothing is sent until"
             eventually(lambda: assert_found(where, expression), timeout=30)
 
 

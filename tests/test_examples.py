@@ -81,7 +81,7 @@ def together(catalyst_script):
             text = re.sub(pattern, new, text)
         (where / file.name).write_text(text)
     include = "[include]\nfiles=catalyst.conf plack.conf fcgi-program.conf single.conf memreap.conf notify.conf\n"
-    with stack.running(include, "myapp", where) as pool:
+    with stack.running(include + stack.recorder(where), "myapp", where) as pool:
         eventually(lambda: assert_all_are_there(pool), timeout=30)
         yield pool
     shutil.rmtree(where)
@@ -116,15 +116,19 @@ def test_in_each_of_them_the_worker_that_grows_is_replaced_and_no_other(together
     before = {pool.name: pool.workers() for pool in pools}
     grown = {pool.name: pool.grow(1, POOLS[pool.name].limit_mb + 50) for pool in pools}
 
-    def assert_left():
-        assert {pool.name: len(pool.lines(" left after ")) for pool in pools} == dict.fromkeys(POOLS, 1)
-
-    eventually(assert_left, timeout=30)
+    for pool in pools:
+        eventually(lambda: assert_reaped(pool, *grown[pool.name]), timeout=30)  # noqa: B023
     assert_notified(together.directory / "notified", grown)
     for pool in pools:
         assert before[pool.name] - pool.workers() == grown[pool.name]
         assert len(pool.workers()) == POOLS[pool.name].workers
-        assert len(pool.lines("HUP sent")) == 1
+        assert_reaped(pool, *grown[pool.name])
+
+
+def assert_reaped(pool: stack.Pool, pid: int) -> None:
+    """This worker and no other one."""
+    events = [event for event in stack.announced(pool.directory) if event["pool"] == pool.name]
+    assert [(event["event"], event["pid"]) for event in events] == [("reap", pid), ("left", pid)]
 
 
 def assert_notified(path: Path, grown: dict[str, set[int]]) -> None:
@@ -142,20 +146,19 @@ def assert_notified(path: Path, grown: dict[str, set[int]]) -> None:
 
 def test_a_process_without_a_manager_that_grows_is_replaced(together):
     single = together.another("single")
-    grown = single.grow(1, 200)
-
-    def assert_replaced() -> None:
-        assert [f"worker {min(grown)} left" in line for line in single.lines(" left after ")] == [True]
-        assert len(single.lines("TERM sent")) == 1
-
-    eventually(assert_replaced, timeout=30)
+    (grown,) = single.grow(1, 200)
+    eventually(lambda: assert_reaped(single, grown), timeout=30)
+    reap, _ = (event for event in stack.announced(single.directory) if event["pool"] == "single")
+    assert "TERM sent" in reap["message"]
 
 
 def test_a_listener_that_is_ended_by_hand_comes_back(together):
-    starts = together.log().count("memreap: version ")
-    stack.listener_in(together.directory).terminate()
+    before = stack.listener_in(together.directory)
+    lines = together.log().splitlines()
+    before.terminate()
 
     def assert_started_again():
-        assert together.log().count("memreap: version ") == starts + 1
+        assert stack.listener_in(together.directory) != before
+        assert len([line for line in together.log().splitlines()[len(lines) :] if "memreap: version " in line]) == 1
 
     eventually(assert_started_again)

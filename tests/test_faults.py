@@ -19,11 +19,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support import stack
 from support.driver import POOL, Transport, eventually, listening, pool, supervisord, workers_below
 from support.looking import SETTINGS, look, reap
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host import hold
 from supervisor_memreap.host.procfs import Procfs
@@ -59,12 +61,12 @@ def workers_of(directory: Path, name: str = "myapp") -> set[int]:
 def among_bystanders(directory: Path, programs: str, **options):
     """A real supervisord with these programs, and with others that are not configured for memreap: those stay.
 
-    `aside` is a pool of the same kind, `recorder` a manager with a worker that write down every signal.
+    `aside` is a pool of the same kind, `bystander` a manager with a worker that write down every signal.
     """
     recorded = directory / "signals"
-    others = program(POOL, 1, 40, name="aside") + program(BYSTANDER, recorded, name="recorder")
-    with supervisord(directory, programs + others, **options) as process:
-        names = ("aside", "recorder")
+    others = program(POOL, 1, 40, name="aside") + program(BYSTANDER, recorded, name="bystander")
+    with supervisord(directory, programs + others + stack.recorder(directory), **options) as process:
+        names = ("aside", "bystander")
         before = {name: eventually(lambda name=name: _one_of(workers_of(directory, name))) for name in names}
         yield process
         assert recorded.read_text() == ""
@@ -273,9 +275,16 @@ def test_root_without_ptrace_reaps_by_a_metric_that_it_may_read_and_says_that_it
         with watching(directory, directory / "listener.log", through=WITHOUT_PTRACE) as listener:
             eventually(lambda: listener.tick() and replaced(directory, before))
             listener.tick()
-    assert listener.text().count("HUP sent") == len(before) == 1
+            eventually(lambda: assert_count(announced(directory, "left"), 1))
+    assert announced(directory, "reap") == announced(directory, "left") == list(before)
+    assert len(before) == 1
     (line,) = (line for line in listener.lines() if "CAP_SYS_PTRACE" in line)
     assert "cannot read whether workers are idle" in line
+
+
+def announced(directory: Path, kind: str) -> list[int]:
+    """The pids of the workers of which memreap announced this."""
+    return [event["pid"] for event in stack.announced(directory) if event["event"] == kind]
 
 
 # The wall clock jumps.
@@ -291,15 +300,18 @@ def test_a_clock_that_jumps_an_hour_stops_nothing_for_good(log, tmp_path):
             # Two looks are needed: one ahead of time and one after the jump back are two.
             listener.tick(payload=f"when:{int(time.time()) + 3600}")
             assert listener.lines()[1].startswith("watching myapp")
-            eventually(lambda: assert_told(listener, "HUP sent"))
+            eventually(lambda: listener.tick() and assert_count(announced(tmp_path, "reap"), 1))
             listener.tick(payload=f"when:{int(time.time()) + 3600}")
             (first,) = before - workers_of(tmp_path)
-            assert f"worker {first} left after" in listener.text()
+            eventually(lambda: assert_count(announced(tmp_path, "left"), 1))
+            assert announced(tmp_path, "reap") == announced(tmp_path, "left") == [first]
             for _ in range(2):
                 listener.tick(payload=f"when:{int(time.time()) - 3600}")
-            eventually(lambda: listener.tick() and assert_count(re.findall("HUP sent", listener.text()), 2))
+            eventually(lambda: listener.tick() and assert_count(announced(tmp_path, "reap"), 2))
             eventually(lambda: assert_count(workers_of(tmp_path), 3))
-        assert len(before - workers_of(tmp_path)) <= listener.text().count("HUP sent") == 2
+        reaped = announced(tmp_path, "reap")
+        assert before - workers_of(tmp_path) <= set(reaped)
+        assert len(set(reaped)) == len(reaped) == 2
 
 
 # The manager is restarted, and a pid is used again, between the look and the signal.
@@ -366,9 +378,8 @@ def test_a_manager_that_ends_in_the_middle_of_a_tick_has_no_worker_signalled():
         (other,) = (worker.id.pid for worker in look(manager).workers if worker.used)
         reaper.tick(programs, settings, 1.0)
         assert len(emitted) == 3
-        assert emitted[2].pid == other
-        assert emitted[2].text.startswith(f"worker {other} holds ")
-        assert emitted[2].text.endswith("nothing sent")
+        assert isinstance(emitted[2], (events.LeftByItself, events.Changed))
+        assert (emitted[2].pid, type(emitted[2].reason)) == (other, OverLimit)
         assert all(psutil.Process(pid).is_running() for pid in before)
         reaper.tick(programs, settings, 2.0)
         reaper.close()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support import stack
 from support.driver import OK, POOL, READY, assert_in, eventually, listening, supervisord
 
 from supervisor_memreap.supervisord.protocol import Protocol
@@ -157,13 +158,14 @@ def test_without_supervisord_it_says_what_it_is_for():
         check=False,
     )
     assert (result.returncode, result.stdout) == (2, "")
-    assert "listen is started by supervisord" in result.stderr
+    assert "supervisord starts listen" in result.stderr
 
 
 def test_it_reaps_the_worker_over_the_limit_and_says_so(log, tmp_path):
     with supervisord(tmp_path, program(1, 40) + f"[memreap:myapp]\nlimit=30MB\n{QUICK}"):
         (before,) = workers_of(tmp_path)
         with listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener:
+            listener.tick()  # whether it is the only one is known at the next look
             listener.tick()
             listener.tick()
         (after,) = workers_of(tmp_path)
@@ -192,7 +194,7 @@ def test_it_is_silent_while_nothing_changes(log, tmp_path):
 
 def test_ticks_that_are_long_past_are_answered_and_not_acted_on(log, tmp_path):
     with (
-        supervisord(tmp_path, program(1, 40) + f"[memreap:myapp]\nlimit=30MB\n{QUICK}"),
+        supervisord(tmp_path, program(2, 40) + f"[memreap:myapp]\nlimit=30MB\n{QUICK}"),
         listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
     ):
         for age in range(90, 30, -6):
@@ -277,7 +279,7 @@ def test_a_server_that_is_no_supervisord_gets_one_line(log):
             connection.sendall(b"220 mail.example.com ESMTP\r\n")
             connection.close()
             listener.hears(OK + READY)
-    assert "does not speak as supervisord does" in listener.text()
+    assert "does not answer like supervisord" in listener.text()
 
 
 def test_a_supervisord_without_an_rpc_interface_gets_one_line(log, tmp_path):
@@ -315,7 +317,7 @@ def test_credentials_are_used_and_never_logged(log, tmp_path, ini, environment, 
     ):
         listener.tick()
     assert ("watching myapp" in listener.text()) is works
-    assert ("wants a user name and password" in listener.text()) is not works
+    assert ("requires a user name and password" in listener.text()) is not works
     assert not re.search("s3cret|wr0ng", listener.text())
 
 
@@ -397,28 +399,32 @@ def test_limits_in_the_command_win_over_the_file(log, tmp_path):
 
 
 def test_a_listener_that_is_ended_by_force_in_the_middle_of_a_reap_goes_on_where_it_was(log, tmp_path):
-    with supervisord(tmp_path, program(2, 40, "stuck") + f"[memreap:myapp]\nlimit=30MB\n{QUICK}"):
+    text = program(2, 40, "stuck") + f"[memreap:myapp]\nlimit=30MB\n{QUICK}"
+    with supervisord(tmp_path, text + stack.recorder(tmp_path)):
         workers = {worker.pid: worker for worker in workers_of(tmp_path)}
         environment = {"SUPERVISOR_SERVER_URL": url(tmp_path), "TMPDIR": str(tmp_path)}
         with listening("-c", f"{tmp_path}/supervisord.conf", log=log, **environment) as listener:
-            eventually(lambda: _assert_after_a_tick(listener, "HUP sent"))
+            eventually(lambda: listener.tick() and _assert_announced(tmp_path, "reap"))
             (statefile,) = tmp_path.glob("memreap-*.json")
             first, _ = json.loads(statefile.read_text())["pools"]["myapp"]["leaving"]["worker"]
             listener.listener().kill()
             listener.hears(READY)
             for _ in range(3):
                 listener.tick()
-            assert len(re.findall("HUP sent", listener.text())) == 1
+            assert [(event["event"], event["pid"]) for event in stack.announced(tmp_path)] == [("reap", first)]
+            assert "sent a second time" not in listener.text()
             assert re.search(rf"worker {first} was signalled .* ago, before memreap was restarted", listener.text())
             workers[first].kill()
-            eventually(lambda: _assert_after_a_tick(listener, f"worker {first} left after .* took its place"))
-            eventually(lambda: _assert_after_a_tick(listener, "HUP sent(?s:.*)HUP sent"))
+            eventually(lambda: listener.tick() and _assert_announced(tmp_path, "reap", "left", "reap"))
+            _, left, second = stack.announced(tmp_path)
+            assert left["pid"] == first
+            assert "took its place" in left["message"]
+            assert second["pid"] in workers.keys() - {first}
         assert list(tmp_path.glob("memreap-*")) == []  # this supervisord has said goodbye
 
 
-def _assert_after_a_tick(listener, expression: str) -> None:
-    listener.tick()
-    assert re.search(expression, listener.text())
+def _assert_announced(directory: Path, *kinds: str) -> None:
+    assert [event["event"] for event in stack.announced(directory)] == list(kinds)
 
 
 def test_a_fault_of_our_own_is_one_line_and_the_listener_goes_on(log, tmp_path):

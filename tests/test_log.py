@@ -8,7 +8,7 @@ import re
 import pytest
 
 from supervisor_memreap.core import events
-from supervisor_memreap.core.model import Pool
+from supervisor_memreap.core.model import Pool, ProcessId, Worker
 from supervisor_memreap.core.policy import Choice, Standing
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
@@ -18,6 +18,26 @@ from supervisor_memreap.record import log, words
 def test_a_pool_that_does_not_run_is_shown_as_that():
     choice = Choice(Pool("myapp", "STOPPED"), Standing.NOT_RUNNING, PoolState())
     assert words.summary(choice, PoolSettings(limit=1 << 20), 0) == "does not run (STOPPED)"
+
+
+@pytest.mark.parametrize(
+    ("settings", "to_go", "expected"),
+    [
+        (PoolSettings(limit=30 << 20), 0, "none over the limit of 30 MiB"),
+        (PoolSettings(limit=30 << 20), 2, "2 to replace"),
+        (PoolSettings(limit=30 << 20, max_age=60), 0, "none to replace"),
+        (PoolSettings(limit=30 << 20, headroom=0.1), 0, "none to replace"),
+        (PoolSettings(max_age=60), 0, "none to replace"),
+        (PoolSettings(total=60 << 20), 1, "1 to replace"),
+    ],
+)
+def test_a_run_ends_with_how_many_have_to_go_and_names_the_limit_only_where_nothing_else_was_checked(
+    settings, to_go, expected
+):
+    pool = Pool("myapp", "RUNNING", manager=ProcessId(1, 0.0), workers=(Worker(ProcessId(2, 1.0), 5.0, 0),))
+    choice = Choice(pool, Standing.QUIET, PoolState(), to_go=to_go)
+    assert words.summary(choice, settings, None) == f"1 workers, {expected}"
+    assert words.summary(choice, settings, 3) == f"1 workers, 3 reaped, {expected}"
 
 
 def test_a_line_of_the_log_is_one_line_whatever_stands_in_it():

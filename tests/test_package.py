@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -39,10 +40,44 @@ def test_its_metadata_is_that_of_setup_cfg(wheel):
     (entry_points,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
     parser = configparser.ConfigParser()
     parser.read_string(archive.read(entry_points).decode())
-    assert dict(parser["console_scripts"]) == {"memreap": "supervisor_memreap.cli:main"}
+    assert dict(parser["console_scripts"]) == {"memreap": "supervisor_memreap.__main__:main"}
     metadata = archive.read(entry_points.replace("entry_points.txt", "METADATA")).decode()
-    for line in ("Requires-Dist: supervisor>=4.2.5", "Requires-Dist: psutil>=5.9", "Requires-Python: >=3.9"):
-        assert line in metadata
+    options = setup()["options"]
+    for requirement in options["install_requires"].split():
+        assert f"Requires-Dist: {requirement}\n" in metadata
+    assert f"Requires-Python: {options['python_requires']}\n" in metadata
+    for minor in minors():
+        assert f"Classifier: Programming Language :: Python :: 3.{minor}\n" in metadata
+
+
+def setup() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(stack.ROOT / "setup.cfg")
+    return parser
+
+
+def minors() -> list[int]:
+    """Of the Pythons that are supported: 9 for 3.9."""
+    classifiers = setup()["metadata"]["classifiers"]
+    return [int(minor) for minor in re.findall(r"Python :: 3\.(\d+)$", classifiers, re.MULTILINE)]
+
+
+def test_all_say_what_setup_cfg_says_of_the_pythons_that_are_supported():
+    oldest, newest = minors()[0], minors()[-1]
+    assert minors() == [*range(oldest, newest + 1)]
+    assert setup()["options"]["python_requires"] == f">=3.{oldest}"
+    assert f'target-version = "py3{oldest}"' in (stack.ROOT / "pyproject.toml").read_text()
+    assert f"needs Python 3.{oldest} to 3.{newest}, supervisor" in (stack.ROOT / "README.md").read_text()
+
+
+def test_the_script_of_the_tests_reads_them_there():
+    text = (stack.ROOT / "tests/run").read_text()
+    assert not re.search(r"3\.[0-9]|3, [0-9]|minor in [0-9]", text)
+    (function,) = re.findall(r"^minors\(\) .*$", text, re.MULTILINE)
+    shown = subprocess.run(
+        ["sh", "-c", f"{function}; minors"], cwd=stack.ROOT, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.split() == [str(minor) for minor in minors()]
 
 
 def test_the_installed_wheel_runs_without_the_checkout(wheel, tmp_path):

@@ -270,10 +270,10 @@ def test_a_worker_that_is_ended_before_its_signal_gets_it_from_the_next_listener
         (worker,) = workers_below(manager)
         before = reaping.reaper
         assert not reaping.tick().choice.candidates  # whether it is the only one is known at the next look
-        monkeypatch.setattr(before, "_keep", lambda states: statefile.write(states, time.monotonic()))
+        monkeypatch.setattr(before.pools, "_keep", lambda states: statefile.write(states, time.monotonic()))
 
         def end_it(*_):
-            monkeypatch.setattr(before, "_keep", lambda _: None)  # one that is ended by force writes nothing more
+            monkeypatch.setattr(before.pools, "_keep", lambda _: None)  # one that is ended by force writes nothing more
             raise KeyboardInterrupt
 
         monkeypatch.setattr(signalling, "reap", end_it)

@@ -29,7 +29,7 @@ def bare(where: Path, section: str, names: tuple[str, ...] = ("myapp",)) -> str:
         f"[fcgi-program:myapp]\nsocket=unix://{where}/myapp.sock\nsocket_mode=0777\n"
         f"command=plackup -E deployment -s FCGI --manager '' --keep-stderr 1 {stack.APPS}/leaky.psgi\n"
         f"numprocs=3\nprocess_name=%(program_name)s_%(process_num)02d\nautorestart=true\nstopwaitsecs=70\n"
-        f'{pools}{LISTENER}stderr_logfile={where}/memreap.log\nenvironment=TMPDIR="{where}"\n'
+        f'{pools}{LISTENER}stderr_logfile={where}/memreap.log\nenvironment=TMPDIR="{where}"\n{stack.recorder(where)}'
     )
 
 
@@ -55,13 +55,14 @@ def test_of_a_group_the_process_that_grows_is_replaced_and_no_other_and_no_reque
         thread = threading.Thread(target=ask)
         thread.start()
         try:
-            eventually(lambda: assert_matches(rf"myapp: worker {grown} left after", pool.log()), timeout=30)
+            eventually(lambda: stack.assert_in_turn(where, 1), timeout=30)
             eventually(lambda: assert_matches("3", str(len(processes(where)))), timeout=10)
         finally:
             stop.set()
             thread.join()
-        (line,) = pool.lines("TERM sent")
-        assert "while idle (held in accept)" in line
+        reap, left = stack.announced(where)
+        assert reap["pid"] == left["pid"] == grown
+        assert "TERM sent while idle (held in accept)" in reap["message"]
         assert "watching myapp (limit 100 MiB uss)" in pool.log()
         assert (before - processes(where), lost) == ({grown}, [])
         assert len(answered) > 10
@@ -72,8 +73,7 @@ def test_of_a_group_the_process_that_grows_is_replaced_and_no_other_and_no_reque
 )
 def test_of_two_that_grow_one_goes_after_the_other(sock, names):
     where = sock.parent
-    text = bare(where, "signal=TERM\n", names) + stack.recorder(where)
-    with stack.running(text, "myapp", where) as pool:
+    with stack.running(bare(where, "signal=TERM\n", names), "myapp", where) as pool:
         grown = pool.grow(2, LIMIT_MB + 50)
         eventually(lambda: stack.assert_in_turn(where, 2), timeout=40)
         assert {event["pid"] for event in stack.announced(where)} == grown
@@ -83,11 +83,12 @@ def test_a_group_that_is_stopped_by_hand_while_one_is_leaving_is_nobodys_fall(so
     where = sock.parent
     with stack.running(bare(where, "signal=TERM\nsettle=1h\n"), "myapp", where) as pool:
         pool.grow(1, LIMIT_MB + 50)
-        eventually(lambda: assert_matches("left after", pool.log()), timeout=40)
+        eventually(lambda: stack.assert_in_turn(where, 1), timeout=40)
         assert control(where, "stop", "myapp:*") == 0
         # The listener has looked since: it takes commands for a pool that it watches, and says how that stands.
         eventually(lambda: assert_matches("myapp +STOPPED", asked(where, "status")), timeout=20)
         assert "suspended" not in pool.log()
+        stack.assert_in_turn(where, 1)
 
 
 def control(where: Path, *words: str) -> int:
@@ -109,9 +110,9 @@ def asked(where: Path, *words: str) -> str:
             "",
             r"worker \d+ would die of HUP \(it does not catch it\): .* \(FastCGI without a manager: TERM\)",
         ),
-        ("signal=TERM\n", "autorestart=true\n", "", "supervisord must start it again .* set autorestart=true"),
+        ("signal=TERM\n", "autorestart=true\n", "", "supervisord must restart the process .* set autorestart=true"),
         ("signal=TERM\n", "autorestart=true", "autorestart=unexpected\nexitcodes=0,2", "set autorestart=true"),
-        ("signal=TERM\n", INTERFACE, "", r"must say whether it starts it again .* run memreap doctor"),
+        ("signal=TERM\n", INTERFACE, "", r"must say whether it restarts the process .* run memreap doctor"),
     ],
     ids=["the signal is not caught", "not started again, by default", "not started again after 0", "unknown"],
 )
@@ -125,6 +126,7 @@ def test_where_it_would_end_a_request_or_the_program_nothing_is_sent(sock, secti
         pool.grow(1, LIMIT_MB + 50)
         eventually(lambda: assert_matches(line, pool.log()), timeout=20)
         assert not re.search("(?<!nothing) sent", pool.log())
+        assert stack.announced(where) == []
         assert processes(where) == before
 
 
@@ -134,17 +136,20 @@ def test_what_counts_is_how_supervisord_runs_it_and_not_what_the_file_says_by_no
     with stack.running(text, "myapp", where) as pool:
         before = processes(where)
         pool.grow(1, LIMIT_MB + 50)
-        eventually(lambda: assert_matches("set autorestart=true in its section, then supervisorctl update", pool.log()))
+        eventually(
+            lambda: assert_matches("set autorestart=true in its section, then run supervisorctl update", pool.log())
+        )
         conf = where / "supervisord.conf"
         conf.write_text(conf.read_text().replace("numprocs=3\n", "numprocs=3\nautorestart=true\n"))
         # A change of settings is taken, and what was told once is told again.
         conf.write_text(conf.read_text().replace("settle=1s", "settle=2s"))
-        eventually(lambda: assert_matches("(supervisord must start it again(?s:.*)){2}", pool.log()), timeout=20)
+        eventually(lambda: assert_matches("(supervisord must restart the process(?s:.*)){2}", pool.log()), timeout=20)
         assert processes(where) == before
         assert control(where, "update", "myapp") == 0
         eventually(lambda: assert_matches(r"3", str(len(processes(where) - before))), timeout=20)
         (grown,) = pool.grow(1, LIMIT_MB + 50)
-        eventually(lambda: assert_matches(rf"worker {grown} left after", pool.log()), timeout=30)
+        eventually(lambda: stack.assert_in_turn(where, 1), timeout=30)
+        assert {event["pid"] for event in stack.announced(where)} == {grown}
 
 
 def test_an_exit_status_that_counts_as_unexpected_is_as_good_as_autorestart(tmp_path):

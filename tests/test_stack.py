@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from support import stack
 from support.driver import eventually
@@ -39,7 +40,7 @@ def block(sock: Path, command: str, python: str = sys.executable) -> str:
     for old, new in replacements.items():
         assert text.count(old) == 1
         text = text.replace(old, new)
-    return text
+    return stack.recorder(sock.parent) + text
 
 
 def plack(sock: Path) -> str:
@@ -47,19 +48,22 @@ def plack(sock: Path) -> str:
     return f"plackup -E deployment -s FCGI --listen {sock} --nproc 5 --keep-stderr 1 {app}"
 
 
-def assert_log(pool: stack.Pool, sent: int, left: int) -> None:
-    assert len(pool.lines("HUP sent")) == sent, pool.log()
-    assert len(pool.lines(" left after ")) == left, pool.log()
+def assert_all_are_there(pool: stack.Pool) -> set[int]:
+    """The manager forks all of them at once: it has done so when the youngest is older than a second."""
+    workers = pool.workers()
+    assert time.time() - max(psutil.Process(pid).create_time() for pid in workers) > 1
+    return workers
 
 
 @contextlib.contextmanager
 def one_at_a_time(pool: stack.Pool) -> Iterator[set[int]]:
     """What must be so for every pool while workers are reaped; the set is for those that grow and are to go."""
-    before = pool.workers()
+    before = eventually(lambda: assert_all_are_there(pool))
     grown: set[int] = set()
     with stack.Watch(pool) as watch:
         yield grown
-        eventually(lambda: assert_log(pool, len(grown), len(grown)), timeout=20 * len(grown))
+        eventually(lambda: stack.assert_in_turn(pool.directory, len(grown)), timeout=20 * len(grown))
+    assert {event["pid"] for event in stack.announced(pool.directory)} == grown
     after = pool.workers()
     assert before - after == grown
     assert len(after) == len(before)
@@ -70,12 +74,12 @@ def one_at_a_time(pool: stack.Pool) -> Iterator[set[int]]:
 
 
 def the_one_that_grows_is_replaced_and_no_other(pool: stack.Pool) -> None:
-    before = pool.workers()
+    before = eventually(lambda: assert_all_are_there(pool))
     with one_at_a_time(pool) as grown:
         grown |= pool.grow(1, LIMIT_MB + 50)
     (new,) = pool.workers() - before
-    (left,) = pool.lines(" left after ")
-    assert re.search(rf"worker {grown.pop()} left after .*, 2\d\d MiB freed, {new} took its place", left)
+    _, left = stack.announced(pool.directory)
+    assert re.search(rf" left after .*, 2\d\d MiB freed, {new} took its place", left["message"])
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -109,8 +113,8 @@ def test_a_worker_in_a_long_request_answers_whole_and_is_signalled_when_it_is_id
             pid, answer = pool.ask(f"mb={LIMIT_MB + 50}&s=13", body)
             grown.add(pid)
         assert answer == body
-        (sent,) = pool.lines("HUP sent")
-        assert "while idle (held in accept)" in sent
+        reap, _ = stack.announced(pool.directory)
+        assert "HUP sent while idle (held in accept)" in reap["message"]
 
 
 @needs_root
@@ -128,11 +132,8 @@ def test_a_listener_that_runs_as_the_pools_user_needs_no_more_rights(sock):
 
 
 def test_of_three_over_the_limit_never_two_are_leaving_and_the_pool_ends_within_it(sock):
-    text = block(sock, plack(sock)) + stack.recorder(sock.parent)
-    with stack.running(text, "myapp", sock.parent) as pool:
-        with one_at_a_time(pool) as grown:
-            grown |= pool.grow(3, LIMIT_MB + 50)
-        eventually(lambda: stack.assert_in_turn(pool.directory, 3))
+    with stack.running(block(sock, plack(sock)), "myapp", sock.parent) as pool, one_at_a_time(pool) as grown:
+        grown |= pool.grow(3, LIMIT_MB + 50)
 
 
 def test_a_request_that_sleeps_is_neither_cut_nor_shortened(sock):
@@ -141,10 +142,10 @@ def test_a_request_that_sleeps_is_neither_cut_nor_shortened(sock):
         busy, _ = pool.ask(f"mb={LIMIT_MB + 50}&s=11")  # two ticks long
         assert time.monotonic() - begun >= 11
         assert pool.lines("HUP sent") == []
-        eventually(lambda: assert_log(pool, 1, 1), timeout=30)
-        (sent,) = pool.lines("HUP sent")
-        assert f"worker {busy} " in sent
-        assert "while idle (held in accept)" in sent
+        eventually(lambda: stack.assert_in_turn(pool.directory, 1), timeout=30)
+        reap, _ = stack.announced(pool.directory)
+        assert reap["pid"] == busy
+        assert "HUP sent while idle (held in accept)" in reap["message"]
 
 
 def test_a_worker_on_a_connection_that_nginx_keeps_is_not_idle_until_that_ends(sock):

@@ -7,10 +7,12 @@ import time
 from dataclasses import replace
 
 import pytest
+from supervisor.states import EventListenerStates, ProcessStates
 
-from supervisor_memreap.core import policy
+from supervisor_memreap.core import policy, selection
 from supervisor_memreap.core.events import Left
-from supervisor_memreap.core.model import Pool, ProcessId, Worker, WorkerDetail
+from supervisor_memreap.core.listeners import ListenerState
+from supervisor_memreap.core.model import Pool, ProcessId, ProgramState, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
@@ -18,6 +20,16 @@ from supervisor_memreap.record import status, words
 from supervisor_memreap.record.counters import Counters
 from supervisor_memreap.record.status import age_of_listener, trouble_of_listener
 from supervisor_memreap.view import View
+
+
+def names(states: type) -> set[str]:
+    return {name for name in vars(states) if name.isupper()}
+
+
+def test_the_states_are_those_of_supervisor():
+    assert {state.value for state in ProgramState} == names(ProcessStates)
+    assert {state.value for state in ListenerState} == names(EventListenerStates) | {"NONE"}
+
 
 WELL = {
     "name": "memreap:memreap",
@@ -85,14 +97,14 @@ def shown(*workers: Worker, **more) -> dict:
     pool = Pool("myapp", "RUNNING", "", MANAGER, 60.0, workers)
     left = Left("myapp", NOW, ProcessId(12, 1.0), 0.4, None, 301 * MIB)
     choice = look_at(pool)
-    counters = replace(Counters().after(left), reaps=0, given_back=0).stands(choice.standing.value, NOW - 34)
+    counters = replace(Counters().after(left), reaps=0, given_back=0).with_standing(choice.standing.value, NOW - 34)
     used = {each.id: each.used for each in workers if each.used is not None}
     return {**status.of_pool(choice, SETTINGS, choice.state, counters, used), **more}
 
 
 def look_at(pool: Pool) -> policy.Choice:
     state, _ = policy.follow(pool, SETTINGS, PoolState(), 100.0)
-    ((choice,), *_) = policy.choose([Look(pool, SETTINGS, state)], 100.0)
+    ((choice,), *_) = selection.choose([Look(pool, SETTINGS, state)], 100.0)
     return choice
 
 
@@ -103,8 +115,8 @@ def below(table: str) -> list[str]:
 
 def test_a_pool_is_a_line_and_its_last_message_one_below_it():
     head, line, message = status.table([shown(worker(11, 50), worker(12, 60))], NOW).splitlines()
-    assert head.split() == ["limit", "workers", "largest", "total", "reaps", "freed", "since"]
-    assert line.split() == ["myapp", "QUIET", "100", "MiB", "uss", "2", "-", "-", "0", "0.0", "MiB", "34", "s"]
+    assert head.split() == ["limit", "workers", "largest", "total", "growth", "reaps", "since"]
+    assert line.split() == ["myapp", "QUIET", "100", "MiB", "uss", "2", "-", "-", "-", "0", "34", "s"]
     assert message.endswith(" worker 12 left after 0.4 s, 301 MiB freed")
     assert message.startswith("  ")
 
@@ -152,11 +164,13 @@ def test_a_program_that_runs_and_cannot_be_looked_at_is_blind():
     pool = Pool("myapp", "RUNNING", "its processes are hidden from this user")
     choice = look_at(pool)
     assert choice.standing == "blind"
-    table = status.table([status.of_pool(choice, SETTINGS, choice.state, Counters().stands("blind", NOW), {})], NOW)
+    table = status.table(
+        [status.of_pool(choice, SETTINGS, choice.state, Counters().with_standing("blind", NOW), {})], NOW
+    )
     assert below(table) == ["not watched: its processes are hidden from this user"]
     stopped = look_at(Pool("myapp", "STOPPED"))
     assert stopped.standing == "not running"
-    values = status.of_pool(stopped, SETTINGS, stopped.state, Counters().stands(stopped.standing.value, NOW), {})
+    values = status.of_pool(stopped, SETTINGS, stopped.state, Counters().with_standing(stopped.standing.value, NOW), {})
     assert "STOPPED" in status.table([values], NOW)
 
 
@@ -165,11 +179,12 @@ def test_a_program_that_runs_and_cannot_be_looked_at_is_blind():
     [
         (
             {"suspension": {"reason": "its manager went away", "since": NOW - 60, "until": NOW + 540}},
-            "suspended since CLOCK until CLOCK or memreap resume myapp: its manager went away",
+            "suspended since CLOCK until CLOCK or supervisorctl memreap resume myapp: its manager went away",
         ),
         (
             {"suspension": {"reason": "its limit is too low", "since": NOW - 60}},
-            "suspended since CLOCK until its settings change or memreap resume myapp: its limit is too low",
+            "suspended since CLOCK until its settings change or supervisorctl memreap resume myapp: its limit is too"
+            " low",
         ),
     ],
 )
@@ -184,7 +199,7 @@ def test_a_suspended_pool_is_shown_with_reason_since_and_until_and_is_not_well(p
                 text = text.replace(words.clock(clock[key]), "CLOCK")
     assert text.startswith(expected)
     assert "SUSPENDED" in table
-    assert ("paused until memreap resume myapp" in text) is paused
+    assert ("paused until supervisorctl memreap resume myapp" in text) is paused
     assert not status.is_well(pool)
 
 

@@ -31,15 +31,16 @@ def test_an_old_procmanager_below_a_supervisord_that_is_pid_1_falls_once_and_is_
         "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n"
         f"[eventlistener:memreap]\ncommand={memreap} listen\nevents=TICK_5\nstderr_logfile={where}/memreap.log\n"
         f'environment=TMPDIR="{where}"\n'
-    )
+    ) + stack.recorder(where)
     managers = r"spawned: 'myapp' with pid"
     try:
         with supervisord(where, text, within=NAMESPACE):
-            eventually(lambda: _assert_in("resumes when the next manager has run for 10 min", where), timeout=30)
+            eventually(lambda: _assert_suspended(where), timeout=30)
             assert len(re.findall(managers, (where / "s.log").read_text())) == 2
-            line = next(line for line in (where / "memreap.log").read_text().splitlines() if "suspended" in line)
-            assert "daemonized (-d)" in line
-            assert "FCGI::ProcManager is 0.17 or older" in line
+            _, suspended = stack.announced(where)
+            assert "daemonized (-d)" in suspended["message"]
+            assert "FCGI::ProcManager is 0.17 or older" in suspended["message"]
+            assert "resumes when the next manager has run for 10 min" in suspended["message"]
             told = (where / "memreap.log").read_text()
             after = time.time() + 6  # the next tick has passed, and the new workers are over the limit too
             eventually(lambda: _assert_later(after), timeout=10)
@@ -49,9 +50,8 @@ def test_an_old_procmanager_below_a_supervisord_that_is_pid_1_falls_once_and_is_
         shutil.rmtree(where)
 
 
-def _assert_in(text: str, where: Path) -> None:
-    log = (where / "memreap.log").read_text()
-    assert text in log, log
+def _assert_suspended(where: Path) -> None:
+    assert [event["event"] for event in stack.announced(where)] == ["reap", "suspended"]
 
 
 def _assert_later(moment: float) -> None:
@@ -77,9 +77,9 @@ def test_a_daemonized_old_procmanager_falls_with_the_first_worker_and_that_is_to
             remaining.kill()
     assert there == []  # the tree fell
     assert len([line for line in lines if "HUP sent" in line]) == 1
-    assert any(
-        re.search(r"suspended: the manager \d+ ended .* after worker \d+ was signalled: it", line) for line in lines
-    )
+    (line,) = (line for line in lines if "suspended" in line)
+    workers = "|".join(str(process.pid) for process in tree[1:])
+    assert re.search(rf"suspended: the manager {manager.pid} ended .* after worker ({workers}) was signalled: it", line)
 
 
 PLACKUP = "plackup -s FCGI --listen {where}/myapp.sock --nproc 2 --daemonize {apps}/leaky.psgi"
@@ -106,18 +106,18 @@ def test_what_a_daemonized_program_leaves_behind_is_told_with_the_command_that_e
                 listener.tick()
             lines = [line for line in listener.lines() if "earlier starts" in line]
             assert len(lines) == 1, listener.text()
-            match = re.fullmatch(
-                r"myapp: ([0-9]+) process trees from its earlier starts, unknown to supervisord, still hold"
-                r" [0-9.]+ MiB: .*remove -d .*: (kill( [0-9]+){3,})",
+            roots = stack.left_in(where, children=2)
+            assert len(roots) == 3
+            end = f"kill {' '.join(str(pid) for pid in sorted(root.pid for root in roots))}"
+            assert re.fullmatch(
+                r"myapp: 3 process trees from its earlier starts, unknown to supervisord, still hold"
+                rf" [0-9.]+ MiB: .*remove -d .*: {end}",
                 lines[0],
             )
-            assert match, lines
-            pids = list(map(int, match[2].split()[1:]))
-            assert len(pids) == int(match[1]) == 3
-            trees = [process for pid in pids for process in (psutil.Process(pid), *psutil.Process(pid).children())]
+            trees = [process for root in roots for process in (root, *root.children())]
             assert len(set(trees)) == 9
             assert "sent" not in listener.text()  # they are over the limit, and nobody of the pool
-            subprocess.run(match[2], shell=True, check=True)
+            subprocess.run(end, shell=True, check=True)
             _, there = psutil.wait_procs(trees, timeout=10)
             assert there == []
     finally:

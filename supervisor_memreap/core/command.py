@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.model import Pool
@@ -20,14 +21,17 @@ from supervisor_memreap.core.text import quote
 
 TYPE = "memreap-command"
 """The type of the events that carry commands."""
-VERBS = ("pause", "resume", "reap", "roll", "doctor")
+Verb = Literal["reap", "roll", "pause", "resume", "doctor"]
+VERBS: tuple[Verb, ...] = get_args(Verb)
+NEED_WORKERS: tuple[Verb, ...] = ("reap", "roll")
+"""What can be done only where it is known which workers there are."""
 # Several times the length of the longest sensible command.
-_MOST_CHARACTERS = 1000
+_MAX_CHARACTERS = 1000
 _NAME = re.compile(r"[^\s:=]+(?::[^\s:=]+)?")
 _ID = re.compile(r"id=([0-9a-zA-Z-]{1,64})")
 _UNTIL = re.compile(r"until=([0-9]{1,12}(?:\.[0-9]{1,6})?)")
 # At most this many names are listed in a message.
-_MOST_NAMES = 20
+_MAX_NAMES = 20
 
 
 class CommandError(ValueError):
@@ -36,7 +40,7 @@ class CommandError(ValueError):
 
 @dataclass(frozen=True)
 class Command:
-    verb: str
+    verb: Verb
     name: str
     """Of a pool, a program or a group; or `all`."""
     pid: int = 0
@@ -63,14 +67,14 @@ class Result:
 
 def id_of(text: str) -> str:
     """The id by which the sender fetches the answer, also of an invalid command; empty: no answer is wanted."""
-    matches = (_ID.fullmatch(part) for part in text[-_MOST_CHARACTERS:].split()[-2:])
+    matches = (_ID.fullmatch(part) for part in text[-_MAX_CHARACTERS:].split()[-2:])
     return next((match[1] for match in matches if match), "")
 
 
 def parse(text: str) -> Command:
     """Raises CommandError."""
-    if len(text) > _MOST_CHARACTERS:
-        raise CommandError(f"a command has at most {_MOST_CHARACTERS} characters, this one has {len(text)}")
+    if len(text) > _MAX_CHARACTERS:
+        raise CommandError(f"a command has at most {_MAX_CHARACTERS} characters, this one has {len(text)}")
     words = text.split()
     until = None
     while words and words[-1].startswith(("id=", "until=")):
@@ -80,9 +84,10 @@ def parse(text: str) -> Command:
             until = float(match[1])
         elif not _ID.fullmatch(option):
             raise CommandError(f"{quote(option)!r}: not id=LETTERS-AND-DIGITS or until=SECONDS-SINCE-1970")
-    verb, *rest = words or [""]
-    if verb not in VERBS:
-        raise CommandError(f"unknown command {quote(verb)!r}; there are {', '.join(VERBS)}")
+    written, *rest = words or [""]
+    verb = next((known for known in VERBS if known == written), None)
+    if verb is None:
+        raise CommandError(f"unknown command {quote(written)!r}; there are {', '.join(VERBS)}")
     if verb == "doctor":
         name, rest = "all", ["", *rest]
     elif not rest or not _NAME.fullmatch(rest[0]):
@@ -90,7 +95,7 @@ def parse(text: str) -> Command:
         raise CommandError(f"{verb}: no pool given; write {verb} {usage}")
     else:
         name = rest[0]
-    if (verb, name) == ("reap", "all"):
+    if verb == "reap" and name == "all":
         raise CommandError("reap: name one pool; for all workers of all pools, there is roll all")
     pid = 0
     if verb == "reap" and len(rest) > 1:
@@ -114,8 +119,8 @@ def _names_of(pool: str) -> tuple[str, ...]:
 
 def unknown(name: str, pools: Sequence[str]) -> str:
     """The line for a name that matches no pool."""
-    more = f", and {len(pools) - _MOST_NAMES} more" if len(pools) > _MOST_NAMES else ""
-    names = ", ".join(pools[:_MOST_NAMES]) or "none"
+    more = f", and {len(pools) - _MAX_NAMES} more" if len(pools) > _MAX_NAMES else ""
+    names = ", ".join(pools[:_MAX_NAMES]) or "none"
     return f"no pool '{quote(name)}' is watched; there are: {names}{more}"
 
 
@@ -145,7 +150,7 @@ def _pool_to_reap(
         return meant or pools
     if command.pid:
         raise CommandError(f"'{quote(command.name)}' has no worker {command.pid}")
-    names = ", ".join([*pools][:_MOST_NAMES])
+    names = ", ".join([*pools][:_MAX_NAMES])
     raise CommandError(f"reap: '{quote(command.name)}' is {len(pools)} pools; name one of them: {names}")
 
 
@@ -161,15 +166,17 @@ def _result(command: Command, name: str, pool: Pool, state: PoolState, is_one_of
 def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState, str]:
     """The new state of one pool, and a line about it. Raises CommandError if nothing has changed."""
     if command.verb == "pause":
-        return policy.pause(state), "paused: no worker is signalled until memreap resume"
+        return policy.pause(state), "paused: no worker is signalled until supervisorctl memreap resume"
     if command.verb == "resume":
         return policy.resume(state), "resumed"
     if pool.manager is None or not pool.workers:
         raise CommandError(f"{pool.name} has no workers: it is {pool.state}")
     if state.paused:
-        raise CommandError(f"{pool.name} is paused: memreap resume {pool.name} first")
+        raise CommandError(f"{pool.name} is paused: supervisorctl memreap resume {pool.name} first")
     if state.suspended:
-        raise CommandError(f"{pool.name} is suspended ({state.suspended.text}): memreap resume {pool.name} first")
+        raise CommandError(
+            f"{pool.name} is suspended ({state.suspended.text}): supervisorctl memreap resume {pool.name} first"
+        )
     signalled = {leaving.worker for leaving in (state.leaving, *state.stuck) if leaving}
     present = [worker for worker in pool.workers if worker.id not in signalled]
     if command.pid:

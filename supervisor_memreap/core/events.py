@@ -54,6 +54,12 @@ class _Base(abc.ABC):
         return type(self).__name__
 
     @property
+    def asked_by(self) -> str:
+        """The setting for which a worker goes, or `requested`; empty if the event is not about that."""
+        reason = getattr(self, "reason", None)
+        return (reason.setting or "requested") if isinstance(reason, Reason) else ""
+
+    @property
     def pid(self) -> int:
         """Of the worker; 0 if the event is about the pool."""
         worker = getattr(self, "worker", None)
@@ -348,6 +354,21 @@ class NotVisible(_Base):
 
 
 @dataclass(frozen=True)
+class NoWorkers(_Base):
+    """The program has been running for a while, and no process below it serves."""
+
+    is_reported_once = fails = True
+    manager: ProcessId
+
+    @property
+    def text(self) -> str:
+        return (
+            f"process {self.manager.pid} has no workers: not watched; is -l missing in the command of an"
+            " [fcgi-program], or the manager turned off (--manager '')? If it serves by itself, set target=self"
+        )
+
+
+@dataclass(frozen=True)
 class TooFewWorkers(_Base):
     """Too few workers are old enough to serve: none of them is signalled."""
 
@@ -632,7 +653,7 @@ class Resumed(_Base):
 
 
 @dataclass(frozen=True)
-class CommandDone(_Base):
+class _CommandDone(_Base):
     """A user's command was carried out in this pool."""
 
     result: str
@@ -640,6 +661,20 @@ class CommandDone(_Base):
     @property
     def text(self) -> str:
         return self.result
+
+
+class Paused(_CommandDone):
+    """A user paused this pool."""
+
+
+class ResumedByUser(_CommandDone):
+    """A user ended the pause or suspension of this pool."""
+
+    announced_as = "resumed"
+
+
+class WorkersRequested(_CommandDone):
+    """A user asked for workers of this pool to be replaced."""
 
 
 @dataclass(frozen=True)
@@ -755,6 +790,18 @@ class SettingsWarned(_Base):
     @property
     def text(self) -> str:
         return "; ".join(self.warnings)
+
+
+@dataclass(frozen=True)
+class NoAlarm(_Base):
+    """`headroom` or `pressure` is set, and nothing wakes the listener between two ticks."""
+
+    why: str
+    """What the kernel said."""
+
+    @property
+    def text(self) -> str:
+        return f"the kernel offers no wake-up for memory that is short ({self.why}): it is looked at only at each tick"
 
 
 @dataclass(frozen=True)
@@ -883,6 +930,7 @@ Event = Union[
     LooksLikeManager,
     Unreadable,
     NotVisible,
+    NoWorkers,
     TooFewWorkers,
     NotRelieved,
     Relieved,
@@ -896,7 +944,9 @@ Event = Union[
     WrongSetting,
     ManagerLost,
     Resumed,
-    CommandDone,
+    Paused,
+    ResumedByUser,
+    WorkersRequested,
     OrphansFound,
     NotUnderSupervisord,
     AnotherListener,
@@ -905,6 +955,7 @@ Event = Union[
     Started,
     SettingsRefused,
     SettingsWarned,
+    NoAlarm,
     Watching,
     ProgramsMissing,
     SupervisordUnavailable,

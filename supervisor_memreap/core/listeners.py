@@ -1,11 +1,26 @@
-"""How a command that runs memreap's listener is recognised. Pure, and small: supervisord itself imports it."""
+"""How memreap's listener is recognised, and the states that it has. Pure, and small: supervisord itself imports it."""
 
 from __future__ import annotations
 
+import enum
 import re
 
-# A shell that runs it, or that names more commands behind it, may stand around it.
-_COMMAND = re.compile(r"memreap\S*(?:\s+(?:-c|--conf[a-z]*)[\s=]*\S+)?\s+listen(?![\w-])(?P<words>[^;&|]*)")
+# Each word may be quoted, and a shell may run it, with more commands behind it.
+_COMMAND = re.compile(
+    r"""memreap\S*(?:\s+["']?(?:-c|--conf[a-z]*)["']?[\s=]*\S+)?\s+["']?listen(?![\w-])(?P<words>[^;&|]*)"""
+)
+
+
+class ListenerState(str, enum.Enum):
+    """`listener_state` of memreap.getListener: what supervisord's event protocol has come to."""
+
+    READY = "READY"
+    BUSY = "BUSY"
+    ACKNOWLEDGED = "ACKNOWLEDGED"
+    UNKNOWN = "UNKNOWN"
+    """It broke the protocol: no event reaches it any more."""
+    NONE = "NONE"
+    """There is no listener."""
 
 
 def is_listener(command: str) -> bool:

@@ -8,33 +8,48 @@ from typing import NamedTuple
 
 
 class ProcessId(NamedTuple):
-    """One process for good: a pid is used again, a pid with its start time is not."""
+    """Identifies one process for ever: a pid is reused, a pid with its start time is not."""
 
     pid: int
     start_time: float
     """Seconds after the boot (Linux) or after the epoch (elsewhere): to compare, not to show."""
 
 
-STOPPED_BY_HAND = ("STOPPING", "STOPPED")
+class ProgramState(str, enum.Enum):
+    """The states of a process as supervisord names them, to compare with: one that is not here is passed on as text."""
+
+    STOPPED = "STOPPED"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    BACKOFF = "BACKOFF"
+    STOPPING = "STOPPING"
+    EXITED = "EXITED"
+    FATAL = "FATAL"
+    UNKNOWN = "UNKNOWN"
+
+
+UP = (ProgramState.RUNNING, ProgramState.STARTING)
+"""States of a program that runs, or will in a moment."""
+STOPPED_BY_HAND = (ProgramState.STOPPING, ProgramState.STOPPED)
 """States of a program that a user stops."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """A process that supervisord runs, as it said in this very look."""
+    """A process that supervisord runs, as reported in this look."""
 
     group: str
     name: str
     state: str
-    """As supervisorctl shows it: RUNNING, STARTING, BACKOFF, STOPPING, STOPPED, EXITED, FATAL."""
+    """As supervisorctl shows it: one of ProgramState."""
     pid: int
-    """0 where there is none."""
+    """0 if there is none."""
     supervisord: int = 0
-    """The pid of the supervisord that said so, which must be the manager's parent; 0: the user gave --pid."""
+    """The pid of the supervisord that reported it, which must be the manager's parent; 0: the user gave --pid."""
     restarts: bool | None = None
-    """Whether supervisord starts it again when it ends with 0; None: it did not say."""
+    """Whether supervisord restarts it after exit status 0; None: it did not say."""
     spawnerr: str = ""
-    """What supervisord says of a start that failed."""
+    """supervisord's error for a start that failed."""
     age: float | None = None
     """Seconds since supervisord started it, by its own clock; None: its pid is known to mean the same process here."""
 
@@ -44,7 +59,7 @@ class Program:
 
 
 class Ending(enum.Enum):
-    """How a manager came to its end, as supervisord says."""
+    """How a manager ended, according to supervisord."""
 
     STOPPED = "stopped"
     """A user asked supervisord to stop or restart it."""
@@ -54,7 +69,7 @@ class Ending(enum.Enum):
 
 
 class Result(str, enum.Enum):
-    """What came of an attempt to signal a worker."""
+    """The outcome of an attempt to signal a worker."""
 
     SENT = "sent"
     BUSY = "busy"
@@ -66,7 +81,7 @@ class Result(str, enum.Enum):
 
 
 class SentMoment(str, enum.Enum):
-    """What the worker did when the signal was sent."""
+    """What the worker was doing when the signal was sent."""
 
     HELD = "held"
     """It was held inside accept."""
@@ -101,14 +116,14 @@ class ProcessMemory(NamedTuple):
 
 @dataclass(frozen=True)
 class WorkerDetail:
-    """What is read of a worker only where a reason may apply to it."""
+    """What is read of a worker only if a reason may apply to it."""
 
     used: int | None
     """The metric, in bytes. None: it may not be read."""
     caught: bool | None
-    """Whether the worker has a handler for the signal. None: this system does not tell."""
+    """Whether the worker has a handler for the signal. None: this system does not report it."""
     server: str = ""
-    """The pre-forking server that it is a worker of, as core.servers names it; empty: none of those."""
+    """The name of its server in core.servers; empty: none of those."""
     looks_like_manager: bool = False
     """Whether it looks like a manager itself, below a wrapper: by its name, or by children and no sibling like it."""
     is_locked: bool = False
@@ -170,22 +185,22 @@ class Holder(NamedTuple):
 
 @dataclass(frozen=True)
 class Pool:
-    """One manager and its workers after a look; no manager where the program does not run."""
+    """One manager and its workers after a look; no manager if the program does not run."""
 
     name: str
     state: str
     """As supervisord says, or `gone`."""
     not_visible: str = ""
-    """Why a program that runs has no manager that could be looked at."""
+    """Why a running program has no manager that can be seen."""
     manager: ProcessId | None = None
     manager_age: float = 0.0
     workers: tuple[Worker, ...] = ()
     stopped: frozenset[str] = frozenset()
     """With target=self: the slots that supervisord stops or has stopped."""
     child_faults: int | None = None
-    """Page faults of all children of the manager that have ended: it grows with each that does. None: not known."""
+    """Page faults of all ended children of the manager: it grows when a child ends. None: unknown."""
     ending: Ending = Ending.UNKNOWN
-    """Where the manager of the last look is gone: how it ended. Asked for only where the policy needs it."""
+    """If the manager of the last look is gone: how it ended. Read only if the policy needs it."""
     is_group: bool = False
     """With target=self: supervisord itself is the manager, of the workers of other pools too."""
     at: float = 0.0

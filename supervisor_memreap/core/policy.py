@@ -1,65 +1,66 @@
-"""Decides about pools: values in, values out. All rules are here; the numbers are those of docs and tests.
+"""Decides about one pool: values in, values out. All rules are here, with the numbers that the code refers to.
 
-`follow` says what became of a pool since the last look, and `choose` who goes next, over all pools.
+`follow` finds out what happened in a pool since the last look; `choose_in` decides who goes next in it, and
+core.selection who goes next over all pools.
 
  1. One worker at a time. The next is not chosen before the last has left, the manager has forked a replacement, and
-    that has lived for `settle`. (A replacement that dies at once, say of a broken deployment, never settles: then
-    the old workers are the only ones that serve, and stay.) A pool that is made smaller on purpose forks none: there
-    the next may go after `grace`, if nothing comes or leaves. Half of the usual number must be older than `min_age`,
-    and the last one that serves never goes.
- 2. The most urgent reason goes first (core.reasons), and for one reason the worker with the most memory to give back.
+    that has lived for `settle`. (A replacement that dies at once, as after a broken deployment, never settles: then
+    only the old workers serve, and they stay.) A manager that shrinks its pool on purpose forks none: there the next
+    may go after `grace`, if no worker comes or leaves. Half of the usual number must be older than `min_age`, and the
+    last worker that serves never goes.
+ 2. The most urgent reason goes first (core.reasons); for the same reason, the worker with the most memory to free.
  3. `checks` consecutive looks over the limit, not one.
- 4. Never a newborn: FCGI::ProcManager's worker runs its manager's signal handlers until it has set its own; a HUP
-    in that gap TERMs its siblings.
+ 4. Never a newborn: a worker of FCGI::ProcManager has its manager's signal handlers until it sets its own; if it gets
+    HUP before, it sends TERM to its siblings.
  5. Never a worker that has no handler for the signal, or that is known to drop its request on it (core.servers).
  6. Idle first: the caller signals only a worker that waits in accept, and at any moment once `idle_wait` has expired,
     unless its server is known to lose requests then (core.servers).
- 7. Signalled once. A second time, once, only if it is idle `AGAIN` after the first: that one fell into the gap between
-    the last request and accept, where Perl only notes it.
- 8. A worker that does not leave within `grace` is stuck: reported, and the next may go. Only where `stuck` asks for it
-    is it sent something stronger, once, and then it has `grace` again.
- 9. A setting that fresh workers already exceed is wrong: suspended, not recycled for ever; tried again after 6 h.
-10. A manager that ends by itself right after a reap: suspended, since here a HUP to a worker ends the tree. Not one
-    that a user stopped or restarted; where that is not known, suspended for a shorter time.
-11. Only where supervisord says RUNNING, only (pid, start time): a pool comes here without a manager otherwise.
+ 7. Signalled once. A second time, once, only if it is idle `AGAIN` after the first: that one came between the last
+    request and accept, where Perl only records it.
+ 8. A worker that does not leave within `grace` is stuck: it is reported, and the next may go. Only if `stuck` says so
+    is it sent a stronger signal, once, and then it has another `grace`.
+ 9. A setting that fresh workers already exceed is wrong: suspended, not recycled endlessly; tried again after 6 h.
+10. If a manager ends by itself right after a reap, the pool is suspended, since here a HUP to a worker ends the tree.
+    Not if a user stopped or restarted the manager; if that is unknown, the suspension is shorter.
+11. Only programs that supervisord calls RUNNING, only (pid, start time): otherwise the pool has no manager here.
 12. A user may request a worker: it goes before all others, over the limit or not, by the same rules. In a pool that a
-    user paused none goes.
-13. Where memory is short (core.shortage), on the host or in a control group, one worker goes at each look, over all
+    user paused, no worker goes.
+13. Where memory is short (core.shortage), on the host or in a control group, one worker goes in each look, over all
     pools: the one that gives back most. None goes while what others give back may be enough, or where it does not help.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from supervisor_memreap.core import events, reasons, shortage
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.model import STOPPED_BY_HAND, Ending, MemoryScope, Pool, ProcessId, Worker
+from supervisor_memreap.core.model import STOPPED_BY_HAND, Ending, Pool, ProcessId, Worker
 from supervisor_memreap.core.reasons import Circumstances, Reason
 from supervisor_memreap.core.servers import Moment, graceful, moment_of
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.shortage import Episode, Episodes, Kind
+from supervisor_memreap.core.shortage import Episodes
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Seen, Suspension, Wait
 
-# After so many consecutive reaps of workers that met a reason while fresh, its setting is wrong (rule 9).
+# After this many consecutive reaps of workers to which a reason applied while fresh, its setting is wrong (rule 9).
 EARLY_REAPS = 3
-# How long the next manager must have stood before it is trusted again; doubled with each loss (rule 10).
+# Seconds that the next manager must have run before the pool resumes; doubled with each loss (rule 10).
 STOOD = 600.0
-# The same where it is not known whether a user stopped the manager or it ended by itself.
+# The same if it is unknown whether a user stopped the manager or it ended by itself.
 STOOD_UNKNOWN = 60.0
-# A manager that ends so long after the worker left did not end of that.
+# Seconds after the worker left; a manager that ends later did not end because of that.
 LOSS = 10.0
-# Seconds after the first signal, or half of `grace` where that is less: a worker that was in a request and got it is
-# gone as soon as that ends, so one that is idle so much later never got it.
+# Seconds after the first signal, or half of `grace` if that is less: a worker that got it during a request leaves as
+# soon as that ends, so one that is idle this much later never got it.
 AGAIN = 10.0
-# Start times come in steps, 10 ms on Linux: a process that starts right after a signal may seem to be older than it.
+# Seconds. Start times have steps, 10 ms on Linux: a process started right after a signal may seem older than it.
 START_STEP = 1.0
-# Seconds after which it is logged that a worker that is due waits for something that may never come.
+# Seconds after which a due worker is reported that waits for something that may never happen.
 LONG_WAIT = 60.0
-# The most that the time between two looks counts for whether a worker met a reason while fresh (rule 9).
+# Seconds: the longest time between two looks that counts in deciding whether a worker is fresh (rule 9).
 LONGEST_GAP = 60.0
 # The most that the time between two looks counts for how long an idle moment was waited for: two ticks of TICK_5. With
 # longer ones, or where supervisord does not answer, far less than that time was watched.
@@ -67,27 +68,27 @@ LONGEST_WATCH = 10.0
 # Seconds for which other settings must have been in force before they end a suspension: a look may find a file that is
 # half written, without its last lines.
 STABLE_SETTINGS = 10.0
-# Seconds after which a setting that was found to be wrong is tried again: what fresh workers hold may have changed.
+# Seconds after which a wrong setting is tried again: fresh workers may hold less by then.
 RETRY_SETTING = 6 * 3600.0
-# Seconds without any change after which a pool that was not made whole again counts as stable.
+# Seconds without any change after which a pool that has fewer workers than before counts as stable.
 CALM = 10.0
-# The usual number of workers is the largest of this many seconds, and of as many before.
+# The usual number of workers is the largest in this many seconds, and in as many before.
 USUAL = 1800.0
 
 
 class Standing(str, enum.Enum):
-    """How a pool stands, in a word for a reader."""
+    """The state of a pool, in one word."""
 
     QUIET = "quiet"
     DUE = "due"
-    """A worker has to go."""
+    """A worker is due."""
     REQUESTED = "requested"
     LEAVING = "leaving"
     SETTLING = "settling"
     PAUSED = "paused"
     SUSPENDED = "suspended"
     BLIND = "blind"
-    """Sizes may not be read, or its processes may not be looked at."""
+    """Sizes may not be read, or processes cannot be seen."""
     NOT_RUNNING = "not running"
 
 
@@ -106,17 +107,17 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A worker and the reason for which it has to go."""
+    """A worker, and the reason to replace it."""
 
     worker: Worker
     reason: Reason
     idle_wait_expired: bool = False
-    """An idle moment has been waited for long enough: signal it at another one, if its server permits that."""
+    """There was no idle moment within `idle_wait`: signal it while busy, if its server permits that."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is to be done in one pool."""
+    """What to do in one pool."""
 
     pool: Pool
     standing: Standing
@@ -133,27 +134,19 @@ class Choice:
     to_go: int = 0
     """The same, and one more where memory is short."""
     unreadable: int = 0
-    """Workers that may be over the limit and whose size may not be read."""
+    """The number of workers that may be over the limit and whose size may not be read."""
     again: Worker | None = None
     """It was signalled long ago: signal it a second time, only if it is idle."""
     force: Worker | None = None
-    """It is stuck: send it what the setting `stuck` asks for."""
-
-
-class Decision(NamedTuple):
-    """What is to be done in all pools, the most urgent first, and about memory that is short."""
-
-    choices: list[Choice]
-    episodes: Episodes
-    events: tuple[Event, ...] = ()
+    """It is stuck: send it the signal that `stuck` sets."""
 
 
 def follow(
     pool: Pool, settings: PoolSettings, state: PoolState, now: float, may_suspend: bool = True
 ) -> tuple[PoolState, tuple[Event, ...]]:
-    """What became of one pool since the last look. `now` is monotonic, in seconds.
+    """What happened in one pool since the last look. `now` is monotonic, in seconds.
 
-    Not `may_suspend`: a single look at newborn workers is not enough to call a setting wrong.
+    `may_suspend` is False for a single look: at newborn workers, that is not enough to call a setting wrong.
     """
     log: list[Event] = []
     state = _apply_settings(pool, settings, state, now, log)
@@ -176,135 +169,7 @@ def follow(
     return replace(state, looked=now), tuple(log)
 
 
-def follow_memory(
-    looks: Sequence[Look], episodes: Episodes, now: float, at: float
-) -> tuple[dict[tuple[Kind, str], Episode], tuple[Event, ...]]:
-    """What became of the memory that was short at the last look. `at` is in seconds since 1970."""
-    pools = [(look.pool, look.settings) for look in looks if look.pool.manager]
-    after = shortage.follow(pools, episodes, now)
-    ended = [episodes[key] for key in episodes if key not in after and (episodes[key].last is not None)]
-    scopes = {scope.name: scope for pool, _ in pools for scope in pool.scopes}
-    return after, tuple(
-        events.Relieved(
-            _pool_of(episode), at, episode.shortage, _available(scopes, episode), now - episode.since, episode.freed
-        )
-        for episode in ended
-    )
-
-
-def _available(scopes: Mapping[str, MemoryScope], episode: Episode) -> int | None:
-    scope = scopes.get(episode.shortage.scope)
-    return scope.available if scope else None
-
-
-def _pool_of(episode: Episode) -> str:
-    """The pool that an event about this shortage is about; empty: it is about more than one."""
-    return episode.shortage.scope if episode.shortage.kind is Kind.TOTAL else ""
-
-
-def detail_needed(look: Look, episodes: Episodes, now: float) -> Callable[[Worker], bool]:
-    """Says of a worker whether its detail must be read to decide about it; `look` has no workers yet."""
-    after = shortage.follow([(look.pool, look.settings)], episodes, now)
-    needed = reasons.detail_needed(look.circumstances(after, now))
-    leaving = look.state.leaving
-    if leaving is None or not leaving.private:
-        return needed
-    # What fresh workers hold of their own is learned from those that take the place of another one.
-    return lambda worker: worker.id not in leaving.before or needed(worker)
-
-
-def choose(looks: Iterable[Look], now: float, episodes: Episodes | None = None, at: float = 0.0) -> Decision:
-    """Who goes next, over all pools. The caller signals one candidate of a pool, and says so with `signalled`.
-
-    Of candidates that go for memory that is short, other than the pool's own `total`, it signals one at a look.
-    """
-    looks, episodes = list(looks), episodes or {}
-    choices = [_choose_in(look, episodes, now) for look in looks]
-    episodes, log = _give_up(looks, choices, episodes, now, at)
-    enough = {
-        key
-        for key, episode in episodes.items()
-        if episode.given_up is not None or shortage.is_expected(episode, _coming(looks, episode, now), now)
-    }
-    choices = [_without(choice, enough) for choice in choices]
-    choices.sort(key=lambda choice: min(map(_urgency, choice.candidates), default=_LAST))
-    return Decision(_only_first_pending(choices), episodes, log)
-
-
-def _coming(looks: Sequence[Look], episode: Episode, now: float) -> int:
-    """Bytes in its scope that signalled workers still hold."""
-    return sum(
-        look.state.leaving.private
-        for look in looks
-        if look.state.leaving
-        and look.state.leaving.left is None
-        and now - look.state.leaving.signalled < shortage.COMING
-        and _is_in(look.pool, episode)
-    )
-
-
-def _is_in(pool: Pool, episode: Episode) -> bool:
-    return any(scope.name == episode.shortage.scope for scope in pool.scopes)
-
-
-def _give_up(
-    looks: Sequence[Look], choices: Sequence[Choice], episodes: Episodes, now: float, at: float
-) -> tuple[Episodes, tuple[Event, ...]]:
-    """Stop where reaping does not help: no worker is worth it, or each has gone twice."""
-    log: list[Event] = []
-    after = dict(episodes)
-    for key, episode in episodes.items():
-        members = [
-            (look, choice)
-            for look, choice in zip(looks, choices)
-            if _is_in(look.pool, episode) and (look.settings.yields or episode.shortage.kind is Kind.TOTAL)
-        ]
-        if episode.given_up is not None or not members:
-            continue
-        most = shortage.REAPS_PER_WORKER * sum(len(look.pool.workers) for look, _ in members)
-        is_open = any(look.state.leaving or _has_pending(choice, key) for look, choice in members)
-        if is_open and episode.reaps < most:
-            continue
-        after[key] = replace(episode, given_up=now, is_reported=True)
-        if episode.reaps or not episode.is_reported:
-            short, pool = episode.shortage, _pool_of(episode)
-            log.append(events.NotRelieved(pool, at, short, episode.reaps, episode.freed, shortage.RETRY))
-    return after, tuple(log)
-
-
-def _has_pending(choice: Choice, key: tuple[Kind, str]) -> bool:
-    return any(reasons.shortage_of(candidate.reason) == key for candidate in choice.pending)
-
-
-def _without(choice: Choice, keys: set[tuple[Kind, str]]) -> Choice:
-    """Without candidates for these shortages."""
-    if not keys:
-        return choice
-    candidates, pending = (
-        tuple(each for each in some if reasons.shortage_of(each.reason) not in keys)
-        for some in (choice.candidates, choice.pending)
-    )
-    return replace(choice, candidates=candidates, pending=pending)
-
-
-def _only_first_pending(choices: list[Choice]) -> list[Choice]:
-    """Of those that go for one shortage, the first: whether another one has to go is known after that."""
-    seen: set[tuple[Kind, str]] = set()
-    shown = []
-    for choice in choices:
-        pending = []
-        for candidate in choice.pending:
-            key = reasons.shortage_of(candidate.reason)
-            if key is None or key not in seen:
-                pending.append(candidate)
-            if key:
-                seen.add(key)
-        to_go = choice.individually_due + sum(reasons.shortage_of(each.reason) is not None for each in pending)
-        shown.append(replace(choice, pending=tuple(pending), to_go=to_go))
-    return shown
-
-
-def _choose_in(look: Look, episodes: Episodes, now: float) -> Choice:
+def choose_in(look: Look, episodes: Episodes, now: float) -> Choice:
     pool, settings, state = look
     if pool.manager is None:
         is_blind = pool.not_visible and pool.state == "RUNNING"
@@ -319,11 +184,14 @@ def _choose_in(look: Look, episodes: Episodes, now: float) -> Choice:
         replace(each, idle_wait_expired=waits[each.worker.id].seconds >= settings.idle_wait) for each in candidates
     )
     state = _report_long_waits(pool, candidates, settings, state, log)
+    unwatched = _why_unwatched(pool, state, now)
+    if unwatched:
+        state = _report(unwatched, state, log)
     unreadable = sum(reasons.is_hidden(worker, settings) for worker in pool.detailed)
     alone = replace(circumstances, requested=state.requested, episodes=())
     return Choice(
         pool,
-        _standing(state, candidates, unreadable or pool.is_total_unreadable),
+        _standing(state, candidates, bool(unreadable or pool.is_total_unreadable or unwatched)),
         state,
         tuple(log),
         candidates,
@@ -335,8 +203,19 @@ def _choose_in(look: Look, episodes: Episodes, now: float) -> Choice:
     )
 
 
+def _why_unwatched(pool: Pool, state: PoolState, now: float) -> Event | None:
+    """Why there is no worker that could ever be reaped, as far as is known."""
+    if state.no_workers_since is not None and now - state.no_workers_since >= LONG_WAIT and not pool.is_group:
+        assert pool.manager
+        return events.NoWorkers(*pool.stamp, pool.manager)
+    (worker, *others) = pool.workers or (None,)
+    if worker and not others and worker.detail and worker.detail.looks_like_manager:
+        return events.LooksLikeManager(*pool.stamp, worker.id, pool.is_group)
+    return None
+
+
 def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float, sent: bool = True) -> PoolState:
-    """The signal went out to this candidate of `choose`; or, not `sent`, it is about to."""
+    """This candidate was signalled; or, if not `sent`, is about to be."""
     worker, reason = candidate.worker, candidate.reason
     early_reaps = state.early_reaps
     if reason.may_be_wrong:
@@ -373,19 +252,19 @@ def watched(state: PoolState, worker: ProcessId, now: float) -> PoolState:
 
 
 def signalled_again(state: PoolState, sent: bool = True) -> PoolState:
-    """The second signal that `choose` asked for went out; or, not `sent`, it is about to."""
+    """The second signal that `choose_in` asked for was sent; or, if not `sent`, is about to be."""
     assert state.leaving
     return replace(state, leaving=replace(state.leaving, again=True, sent=state.leaving.sent or sent))
 
 
 def not_forced(state: PoolState) -> PoolState:
-    """What `stuck` asks for could not be sent: the worker stays as it is, and the next one may go."""
+    """The signal that `stuck` sets could not be sent: the worker stays, and the next one may go."""
     assert state.leaving
     return replace(state, leaving=None, stuck=(*state.stuck, replace(state.leaving, forced=None)))
 
 
 def exited(worker: ProcessId, state: PoolState, at: float) -> PoolState:
-    """The kernel said, between two looks, that a signalled worker is gone."""
+    """The kernel reported, between two looks, that a signalled worker is gone."""
 
     def mark(leaving: Leaving) -> Leaving:
         return replace(leaving, left=at) if leaving.worker == worker and leaving.left is None else leaving
@@ -395,18 +274,18 @@ def exited(worker: ProcessId, state: PoolState, at: float) -> PoolState:
 
 
 def request(workers: Iterable[ProcessId], state: PoolState) -> PoolState:
-    """These workers are to be reaped, whatever the settings say."""
+    """A user requests these workers, whatever the settings say."""
     vetoes = {kind.__name__ for kind in events.VETOES}
     return replace(state, requested=state.requested | set(workers), reported=state.reported - vetoes)
 
 
 def pause(state: PoolState) -> PoolState:
-    """None is signalled any more, not a second time either; a worker that has been is followed to the end."""
+    """Signal no more workers, not even a second time; a worker that was signalled is still followed."""
     return replace(state, paused=True, requested=frozenset())
 
 
 def resume(state: PoolState) -> PoolState:
-    """Nothing is in the way any more: the user who says so has looked into it."""
+    """End every pause and suspension: the user has dealt with the cause."""
     leaving = None if state.leaving and state.leaving.overdue else state.leaving
     return replace(
         state,
@@ -423,7 +302,7 @@ def resume(state: PoolState) -> PoolState:
 
 
 def veto(pool: Pool, worker: Worker, settings: PoolSettings) -> Event | None:
-    """What speaks against ever signalling this worker; None if nothing does (rule 5)."""
+    """Why this worker must never be signalled; None if it may be (rule 5)."""
     detail = worker.detail
     if detail is None:
         return None
@@ -436,13 +315,13 @@ def veto(pool: Pool, worker: Worker, settings: PoolSettings) -> Event | None:
 
 
 def unreadable_worker(pool: Pool, worker: Worker, settings: PoolSettings) -> events.Unreadable:
-    """This worker may be over the limit, and its size may not be read."""
+    """The event for a worker that may be over the limit and whose size may not be read."""
     is_locked = worker.detail is not None and worker.detail.is_locked
     return events.Unreadable(*pool.stamp, worker.id, worker.bound, settings.limit or 0, settings.metric, is_locked)
 
 
 def is_new(event: Event, state: PoolState) -> tuple[bool, PoolState]:
-    """Whether the event is to be emitted: one that is reported once was not under this manager and these settings."""
+    """Whether to emit the event: some are reported only once for the same manager and settings."""
     if not event.is_reported_once:
         return True, state
     return event.key not in state.reported, replace(state, reported=state.reported | {event.key})
@@ -468,7 +347,7 @@ def _apply_settings(pool: Pool, settings: PoolSettings, state: PoolState, now: f
         return state
     if state.suspended:
         log.append(events.Resumed(*pool.stamp, "its settings changed"))
-    # The user who changed them has looked into it: suspensions and what led to them start anew.
+    # The user who changed them has dealt with the cause: forget suspensions and what led to them.
     return replace(
         state, settings=settings, changed_settings=None, suspended=None, manager_losses=0, reported=frozenset()
     )
@@ -476,7 +355,7 @@ def _apply_settings(pool: Pool, settings: PoolSettings, state: PoolState, now: f
 
 def _apply_manager(pool: Pool, state: PoolState, now: float, log: list[Event]) -> PoolState:
     if pool.not_visible:
-        return state  # it may be there, and so may who is leaving
+        return state  # it may still be there, and so may the leaving worker
     if pool.manager is None or (state.manager and pool.manager != state.manager):
         state = _forget_manager(pool, state, now, log)
     if pool.manager is None:
@@ -560,6 +439,7 @@ def _note_changes(pool: Pool, state: PoolState, now: float) -> PoolState:
         peaks=(max(peaks[0], len(workers)), peaks[1]),
         peak_since=since,
         had_more=state.had_more or len(workers) > 1,
+        no_workers_since=None if workers else now if state.no_workers_since is None else state.no_workers_since,
     )
 
 
@@ -702,7 +582,7 @@ def _suspend_setting(
 def _candidates(
     look: Look, circumstances: Circumstances, now: float, log: list[Event]
 ) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...], PoolState]:
-    """Those that have to go at some time, and those of them that may go now, the first one first."""
+    """All that are due, and those of them that may go now; the most urgent first."""
     pool, settings, state = look
     stuck = {leaving.worker for leaving in state.stuck}
     if state.requested:
@@ -725,8 +605,8 @@ def _candidates(
             pending.append(Candidate(worker, (ready or applying)[0]))
             if worker.age >= settings.min_age:
                 due += [Candidate(worker, reason) for reason in _told(ready)]
-    due.sort(key=_urgency)
-    pending.sort(key=_urgency)
+    due.sort(key=urgency)
+    pending.sort(key=urgency)
     if state.paused or state.leaving or not due:
         return tuple(pending), (), state
     if not state.suspended:
@@ -746,10 +626,10 @@ def _told(ready: list[Reason]) -> list[Reason]:
 
 
 # Behind every candidate.
-_LAST = (len(reasons.REASONS), 0)
+LAST = (len(reasons.REASONS), 0)
 
 
-def _urgency(candidate: Candidate) -> tuple[int, int]:
+def urgency(candidate: Candidate) -> tuple[int, int]:
     worker, reason = candidate.worker, candidate.reason
     held = worker.used if reason.is_about_worker else reasons.given_back(reason)
     return reasons.REASONS.index(type(reason)), -(held or 0)
@@ -758,14 +638,14 @@ def _urgency(candidate: Candidate) -> tuple[int, int]:
 def _report_unreadable(
     pool: Pool, worker: Worker, settings: PoolSettings, state: PoolState, log: list[Event]
 ) -> PoolState:
-    # A newborn may still be of another user.
+    # A newborn may still run as another user.
     if worker.age < settings.min_age or not reasons.is_hidden(worker, settings):
         return state
     return _report(unreadable_worker(pool, worker, settings), state, log)
 
 
 def _suspend_early(pool: Pool, first: Candidate, state: PoolState, now: float, log: list[Event]) -> PoolState:
-    """Rule 9: one after the other met the reason while fresh, and so does the next."""
+    """Rule 9: the reason applied to one worker after another while fresh, and does so to the next."""
     reason = first.reason
     seen = state.seen.get((first.worker.id, reason.setting))
     measures = [measure for setting, measure in state.early_reaps if setting == reason.setting]
@@ -783,7 +663,7 @@ def _are_too_few(
     """
     ages = [worker.age for worker in pool.workers]
     old_enough = sum(age >= settings.min_age for age in ages)
-    # Besides the one that goes there must be another one that serves.
+    # At least one other worker must serve.
     serving = sum(age >= min(settings.min_age, max(settings.settle, CALM)) for age in ages)
     usual = max(state.peaks) - len(pool.stopped)
     enough_serve = serving >= 2 or (usual <= 1 and len(ages) == 1 and _may_take_single(pool, state, now))
@@ -822,7 +702,7 @@ def _due_again(pool: Pool, settings: PoolSettings, state: PoolState, now: float)
 
 
 def _due_force(pool: Pool, state: PoolState, now: float) -> Worker | None:
-    """Asked for at the one look that finds the worker stuck, whatever then comes of it."""
+    """Only in the look that finds the worker stuck, whatever the outcome."""
     leaving = state.leaving
     if leaving is None or leaving.left is not None or leaving.forced != now or state.paused:
         return None
@@ -854,7 +734,7 @@ def _report_long_waits(
     return state
 
 
-def _standing(state: PoolState, candidates: tuple[Candidate, ...], unreadable: int) -> Standing:
+def _standing(state: PoolState, candidates: tuple[Candidate, ...], is_blind: bool) -> Standing:
     if state.suspended:
         return Standing.SUSPENDED
     if state.leaving:
@@ -863,6 +743,6 @@ def _standing(state: PoolState, candidates: tuple[Candidate, ...], unreadable: i
         return Standing.PAUSED
     if state.requested:
         return Standing.REQUESTED
-    if unreadable:
+    if is_blind:
         return Standing.BLIND
     return Standing.DUE if candidates or state.seen else Standing.QUIET

@@ -1,9 +1,8 @@
 """Common pre-forking servers: what their processes are called, and the signals on which a worker finishes and leaves.
 
-That a signal is caught is no proof that it is graceful: TERM to a worker of uWSGI or Starman, QUIT to one of gunicorn
-and HUP to one of Apache are caught, and drop the request. So where the server is known, this table decides. Measured
-with each: FCGI::ProcManager 0.28, uWSGI 2.0.21, Starman 0.4016, gunicorn 27.0.1, php-fpm 8.2, unicorn 6.0, Apache 2.4,
-fcgiwrap 1.1.
+A signal that is caught is not always graceful: uWSGI and Starman catch TERM, gunicorn QUIT and Apache HUP, and drop the
+request. So if the server is known, this table decides. Measured with each: FCGI::ProcManager 0.28, uWSGI 2.0.21,
+Starman 0.4016, gunicorn 27.0.1, php-fpm 8.2, unicorn 6.0, Apache 2.4, fcgiwrap 1.1.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from typing import NamedTuple
 
 
 class Moment(enum.Enum):
-    """At which moment a worker may be signalled at all. A held one is idle, and an idle one is waited for first."""
+    """The moment at which a worker may be signalled. A held worker is idle; an idle moment is waited for first."""
 
     ANY = "any"
     IDLE_IF_SEEN = "idle if seen"
-    """Idle, where that can be seen; where it cannot, at any moment after idle_wait."""
+    """Idle, if that can be seen; otherwise at any moment after idle_wait."""
     IDLE = "idle"
     HELD = "held"
 
@@ -27,11 +26,11 @@ class Moment(enum.Enum):
 class Server(NamedTuple):
     name: str
     graceful: tuple[str, ...]
-    """The one to recommend first; none where every signal drops requests."""
+    """The recommended one first; empty if every signal drops requests."""
     moment: Moment
-    """What it takes that a graceful signal loses no request."""
+    """The moment at which a graceful signal loses no request."""
     process_name: re.Pattern[str]
-    """The name of a process of it, or the script that its interpreter runs."""
+    """The name of its processes, or of the script that their interpreter runs."""
 
 
 # Lost requests of signals sent (facts of each in docs/safety.md): Starman at any moment 43 of 248, seen idle 38 of 181,
@@ -63,9 +62,9 @@ UNRECOGNISABLE = "unknown"
 
 
 def recognise(comm: str, argv: Sequence[str]) -> str:
-    """The name of the server that a process belongs to; empty where it is none of the table.
+    """The name of the server that a process belongs to; empty if it is not in the table.
 
-    `comm` is the kernel's name of the process. Where that is an interpreter's, the script in `argv` counts.
+    `comm` is the kernel's name of the process. If that is an interpreter's, the script in `argv` counts.
     """
     if _INTERPRETER.match(comm) and not any(argv):
         return UNRECOGNISABLE
@@ -75,7 +74,7 @@ def recognise(comm: str, argv: Sequence[str]) -> str:
 
 
 def script(comm: str, argv: Sequence[str]) -> str:
-    """What a process runs: its name; where that is an interpreter's, that of the script or module."""
+    """What a process runs: its name; if that is an interpreter's, the name of the script or module."""
     if not _INTERPRETER.match(comm):
         return comm
     arguments = iter(argv[1:])
@@ -101,12 +100,21 @@ def manages(comm: str, argv: Sequence[str]) -> bool:
 
 
 def graceful(server: str) -> tuple[str, ...] | None:
-    """The signals on which this server finishes its work; None where the table does not have it."""
+    """The signals on which this server finishes its work; None if it is not in the table."""
     return next((known.graceful for known in SERVERS if known.name == server), None)
 
 
 def moment_of(server: str) -> Moment:
-    """At which moment a worker of this server may be signalled; a server that is not in the table, at any."""
+    """The moment at which a worker of this server may be signalled; any, if it is not in the table."""
     if server == UNRECOGNISABLE:
         return Moment.HELD
     return next((known.moment for known in SERVERS if known.name == server), Moment.ANY)
+
+
+def may_signal_busy(server: str, idleness_is_visible: bool) -> bool:
+    """Whether a worker of this server may be signalled while it is busy, once `idle_wait` has expired (rule 6).
+
+    `idleness_is_visible`: it can be seen here whether a worker is idle.
+    """
+    moment = moment_of(server)
+    return moment is Moment.ANY or (moment is Moment.IDLE_IF_SEEN and not idleness_is_visible)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.model import Program, ProgramState
 from supervisor_memreap.core.text import quote
 
 METRICS = ("uss", "pss", "rss", "vms")
@@ -27,8 +27,8 @@ _DURATION_UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 
 _PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)\s*%")
 _SECTION_NAME = re.compile(r"[^\s:/]+(?::[^\s:/]+)?")
 # No machine has more memory, and no user waits longer: a larger value is a mistake, and would be shown as 1e+39.
-_MOST_BYTES = 1024 * 1024**4
-_MOST_SECONDS = 365 * 86400
+_MAX_BYTES = 1024 * 1024**4
+_MAX_SECONDS = 365 * 86400
 
 
 class SettingsError(ValueError):
@@ -96,7 +96,7 @@ def duration(text: str) -> float:
     if not match or len(text) > 40 or match[2].lower() not in _DURATION_UNITS:
         raise ValueError("not a duration, such as 30s, 5min or 2h")
     seconds = float(match[1]) * _DURATION_UNITS[match[2].lower()]
-    if seconds > _MOST_SECONDS:
+    if seconds > _MAX_SECONDS:
         raise ValueError("longer than a year; the maximum is 365d")
     return seconds
 
@@ -105,7 +105,7 @@ def _limit(text: str) -> int:
     limit = size(text)
     if limit < 1024**2:  # no process fits in 1 MiB: the unit is missing
         raise ValueError(f"that is {limit} bytes, and the minimum is 1MB; is a unit missing, as in 150MB?")
-    if limit > _MOST_BYTES:
+    if limit > _MAX_BYTES:
         raise ValueError("more memory than any machine has; the maximum is 1024TB")
     return limit
 
@@ -335,7 +335,7 @@ class Settings:
             named = [members] if whole else [[member] for member in members]
             for some in named:
                 name = group if whole else some[0].name
-                state = next((member.state for member in sorted(some, key=_liveliest)), "")
+                state = next((member.state for member in sorted(some, key=_state_rank)), "")
                 # supervisord has the manager's role: it is the parent, and restarts them.
                 watched.append(Watch(Program(group, name, state, some[0].supervisord), settings, tuple(some)))
         return watched
@@ -353,9 +353,24 @@ class Settings:
         return tuple(name for name in self.names if name not in known)
 
 
-def _liveliest(program: Program) -> int:
-    order = ("RUNNING", "STARTING", "BACKOFF", "EXITED", "FATAL", "STOPPING", "STOPPED")
-    return order.index(program.state) if program.state in order else len(order)
+_STATES_BY_RANK: dict[str, int] = {
+    state.value: rank
+    for rank, state in enumerate(
+        (
+            ProgramState.RUNNING,
+            ProgramState.STARTING,
+            ProgramState.BACKOFF,
+            ProgramState.EXITED,
+            ProgramState.FATAL,
+            ProgramState.STOPPING,
+            ProgramState.STOPPED,
+        )
+    )
+}
+
+
+def _state_rank(program: Program) -> int:
+    return _STATES_BY_RANK.get(program.state, len(_STATES_BY_RANK))
 
 
 def names_of(program: Program) -> tuple[str, ...]:
@@ -390,7 +405,14 @@ def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
     return Settings(values, sections)
 
 
-def short(words: Iterable[str], where: str) -> Sections:
+def overlay(sections: Mapping[str, Mapping[str, Given]], given: Mapping[str, Given]) -> Sections:
+    """The sections, each with these values above its own; those that are about all pools go to `[memreap]` alone."""
+    for_all = {key: value for key, value in given.items() if key in _FOR_ALL}
+    own = {key: value for key, value in given.items() if key not in _FOR_ALL}
+    return {"": {**sections.get("", {}), **for_all}, **{name: {**sections[name], **own} for name in sections if name}}
+
+
+def parse_name_size(words: Iterable[str], where: str) -> Sections:
     """The sections of `NAME=SIZE` words, as in `memreap listen myapp=150MB`. Raises SettingsError."""
     sections: Sections = {}
     for pair in words:

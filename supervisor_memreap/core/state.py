@@ -1,4 +1,4 @@
-"""What is remembered of a pool from one look to the next, and what of it outlives a restart. Pure.
+"""What is remembered of a pool from one look to the next, and which part survives a restart. Pure.
 
 Times are monotonic, in seconds: the same for every process of this boot.
 """
@@ -21,15 +21,15 @@ class Leaving:
     worker: ProcessId
     signalled: float
     before: frozenset[ProcessId]
-    """The pool's workers when it was signalled, itself among them."""
+    """The pool's workers when it was signalled, including itself."""
     started_after: float = 0.0
     """Its replacement was started after this, on the scale of ProcessId.start_time: a list of children may miss one."""
     sent: bool = True
-    """False: this was written down before the signal, and it is not known that it went out."""
+    """False: this was saved before the signal, and it is unknown whether the signal was sent."""
     again: bool = False
     """It was signalled a second time."""
     forced: float | None = None
-    """When it was to be sent what `stuck` asks for."""
+    """When it was to be sent the signal that `stuck` sets."""
     left: float | None = None
     reported: bool = False
     """Left has been emitted."""
@@ -46,7 +46,7 @@ class Cause(str, enum.Enum):
     """Why a pool is suspended."""
 
     WRONG_SETTING = "wrong setting"
-    """Fresh workers already meet a reason."""
+    """A reason applies even to fresh workers."""
     MANAGER_LOST = "manager lost"
 
 
@@ -54,14 +54,14 @@ class Cause(str, enum.Enum):
 class Suspension:
     cause: Cause
     manager: ProcessId
-    """The manager under which it came about."""
+    """The manager at that time."""
     needs_age: float | None = None
-    """It ends under another manager, once that has stood for this long."""
+    """It ends once another manager has run for this many seconds."""
     leaving: Leaving | None = None
-    """Who was leaving when that manager went away, for the case that it is still there after all."""
+    """The worker that was leaving when that manager went away, in case it is still there after all."""
     since: float = 0.0
     until: float | None = None
-    """When it ends by itself; None: not by the clock."""
+    """When it ends by itself; None: not at a fixed time."""
     setting: str = ""
     """The setting that is wrong."""
 
@@ -72,30 +72,30 @@ class Suspension:
 
 @dataclass(frozen=True)
 class Lasting:
-    """What outlives a restart of the listener."""
+    """What survives a restart of the listener."""
 
     settings: PoolSettings | None = None
     manager: ProcessId | None = None
     leaving: Leaving | None = None
     stuck: tuple[Leaving, ...] = ()
     early_reaps: tuple[tuple[str, float], ...] = ()
-    """Setting and measure of the last reaped workers, while each of them met its reason while fresh."""
+    """Setting and measure of the last reaped workers, as long as the reason applied to each while fresh."""
     suspended: Suspension | None = None
     manager_losses: int = 0
     paused: bool = False
     requested: frozenset[ProcessId] = frozenset()
-    """Workers that a user asked for, while they are there."""
+    """Workers that a user requested, while they exist."""
     replaces: bool | None = None
     """Whether the manager forked another worker in the place of the last one that was reaped; None: not known."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A reason that applies to a worker, look after look."""
+    """A reason that applies to a worker in consecutive looks."""
 
     looks: int
     early: bool
-    """It was seen to apply nearly from the worker's start."""
+    """It applied almost from the worker's start."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,11 @@ class Wait:
 
 @dataclass(frozen=True)
 class PoolState(Lasting):
-    """All that the policy remembers of a pool."""
+    """Everything that the policy remembers of a pool."""
 
     looked: float | None = None
     manager_seen: bool = False
-    """Its manager was seen since this was begun: it is not only remembered from before a restart."""
+    """Its manager was seen since the start: it is not only remembered from before a restart."""
     seen: Mapping[tuple[ProcessId, str], Seen] = field(default_factory=dict)
     """By worker and the setting of a reason."""
     waits: Mapping[ProcessId, Wait] = field(default_factory=dict)
@@ -132,6 +132,8 @@ class PoolState(Lasting):
     peaks: tuple[int, int] = (0, 0)
     """The largest number of workers since `peak_since`, and in the period before."""
     peak_since: float | None = None
+    no_workers_since: float | None = None
+    """Since when the manager has had none; None: it has some."""
     had_more: bool = False
     """It was seen to have more than one worker, under this manager."""
     changed_settings: tuple[PoolSettings, float] | None = None
@@ -146,24 +148,24 @@ _LASTING = tuple(each.name for each in fields(Lasting))
 
 
 def lasting(state: Lasting) -> Lasting:
-    """The part that outlives a restart."""
+    """The part that survives a restart."""
     return Lasting(**{name: getattr(state, name) for name in _LASTING})
 
 
-def outlives_differently(state: Lasting, other: Lasting) -> bool:
-    """Whether the parts that outlive a restart differ."""
+def persistent_part_differs(state: Lasting, other: Lasting) -> bool:
+    """Whether the parts that survive a restart differ."""
     if state is other:
         return False
     return any(getattr(state, name) != getattr(other, name) for name in _LASTING)
 
 
 def restored(kept: Lasting, looked: float | None = None) -> PoolState:
-    """The state of a listener that goes on where the last one was ended; `looked` is when that wrote it down."""
+    """The state of a listener that continues where the last one stopped; `looked` is when that one saved it."""
     return PoolState(**{name: getattr(kept, name) for name in _LASTING}, looked=looked)
 
 
 def is_worth_keeping(state: Lasting) -> bool:
-    """Whether anything in it must outlive the listener, or a time in which the pool is not watched."""
+    """Whether anything in it must survive the listener, or a time in which the pool is not watched."""
     return bool(
         state.leaving
         or state.stuck
@@ -177,7 +179,7 @@ def is_worth_keeping(state: Lasting) -> bool:
 
 
 def encode(state: Lasting) -> dict[str, Any]:
-    """As JSON can hold it."""
+    """The values for JSON."""
     values = asdict(lasting(state))
     values["requested"] = sorted(values["requested"])
     suspended = values["suspended"]
@@ -187,7 +189,7 @@ def encode(state: Lasting) -> dict[str, Any]:
 
 
 def decode(values: Mapping[str, Any]) -> Lasting:
-    """What `encode` made. Raises ValueError, TypeError, KeyError or AttributeError where it did not make this."""
+    """The reverse of `encode`. Raises ValueError, TypeError, KeyError or AttributeError for other values."""
     return Lasting(
         settings=_settings(values.get("settings")),
         manager=_optional(values["manager"], process_id),

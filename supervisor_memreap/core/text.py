@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 # A value may be of any length; a line in a log or on a terminal shows enough of it to find it.
-_MOST_CHARACTERS = 100
+_MAX_CHARACTERS = 100
 MIB = 1024**2
 
 
 def quote(text: str) -> str:
     """At most 100 characters of the text."""
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 3]}..."
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 3]}..."
 
 
 def memory(size: int) -> str:

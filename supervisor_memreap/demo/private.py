@@ -82,9 +82,9 @@ def _sweep(path: Path) -> None:
 class Supervisord:
     """It runs from `with` on; at the end it and all below it are gone."""
 
-    def __init__(self, folder: Path, conf: str) -> None:
-        self._folder = folder
-        (folder / "supervisord.conf").write_text(conf)
+    def __init__(self, directory: Path, conf: str) -> None:
+        self._directory = directory
+        (directory / "supervisord.conf").write_text(conf)
 
     def __enter__(self) -> Supervisord:
         _adopt_orphans()
@@ -98,8 +98,8 @@ class Supervisord:
 
         # A session of its own: Ctrl-C in the terminal is for the demo alone, and all that belongs to it can be found.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self._folder / "supervisord.conf")],
-            cwd=self._folder,
+            [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self._directory / "supervisord.conf")],
+            cwd=self._directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -107,8 +107,8 @@ class Supervisord:
             preexec_fn=end_with_demo,
             env={
                 **os.environ,
-                "TMPDIR": str(self._folder),
-                # From a checkout that is not installed it is the folder of the package that makes it importable.
+                "TMPDIR": str(self._directory),
+                # From a checkout that is not installed it is the directory of the package that makes it importable.
                 "PYTHONPATH": f"{package}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
             },
         )
@@ -158,7 +158,7 @@ def _collected(pid: int) -> bool:
 def _adopt_orphans() -> None:
     """On Linux: what loses its parent below us becomes our child, and is collected by us.
 
-    Else it is by process 1, and in a container that may be a program that collects nobody.
+    Else it is by process 1, and in a container that may be a program that collects none.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER

@@ -20,6 +20,7 @@ import sys
 import time
 from pathlib import Path
 
+from supervisor_memreap.core.listeners import ListenerState
 from supervisor_memreap.core.model import Pool, Program
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.core.text import memory
@@ -108,10 +109,11 @@ def _demonstrate(args: argparse.Namespace, seconds: int, stop: Stop) -> int:
                 f" load, and the real listener on a private supervisord in {directory}."
                 f" Ends in {seconds} s, or with Ctrl-C.\n"
             )
-            if not _starts(directory, supervisord, stop):
+            client = Client(f"unix://{directory}/s.sock")
+            if not _starts(directory, client, supervisord, stop):
                 return 128 + stop.signum if stop.signum else 1
             requests, tally = load.Load(f"{directory}/pool.sock"), Tally(directory / "announced")
-            _show(directory, supervisord, requests, tally, screen, stop, seconds)
+            _show(client, supervisord, requests, tally, screen, stop, seconds)
             ended_early = supervisord.has_ended()
             log = (directory / "memreap.log").read_text().splitlines()
     _sum_up(requests, tally, screen)
@@ -143,6 +145,8 @@ childlogdir={directory}
 file={directory}/s.sock
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+[rpcinterface:memreap]
+supervisor.rpcinterface_factory=supervisor_memreap.rpcinterface:make_rpcinterface
 [program:demo]
 command={_quoted(*pool, f"{directory}/pool.sock", str(workers))}
 startsecs=0
@@ -171,13 +175,12 @@ def _quoted(*words: str) -> str:
     return " ".join('"' + argument.replace("%", "%%") + '"' for argument in words)
 
 
-def _starts(directory: Path, supervisord: private.Supervisord, stop: Stop) -> bool:
+def _starts(directory: Path, client: Client, supervisord: private.Supervisord, stop: Stop) -> bool:
     """Whether the pool answers and the listener has started; if not, and no user stopped it, print the logs."""
     deadline = time.monotonic() + _START
     while time.monotonic() < deadline and not supervisord.has_ended():
-        with contextlib.suppress(OSError):
-            started = (directory / "memreap.log").read_text()
-            if started and fastcgi.get(f"{directory}/pool.sock", patience=1.0).endswith(b"ok"):
+        with contextlib.suppress(OSError, Unavailable):
+            if _hears_events(client) and fastcgi.get(f"{directory}/pool.sock", patience=1.0).endswith(b"ok"):
                 return True
         if stop.wait(0.1):
             return False
@@ -188,8 +191,14 @@ def _starts(directory: Path, supervisord: private.Supervisord, stop: Stop) -> bo
     return False
 
 
+def _hears_events(client: Client) -> bool:
+    """Whether the listener has begun, as supervisord knows by the event protocol. Raises Unavailable."""
+    listener = client.listener() or {}
+    return listener.get("listener_state") in (ListenerState.READY, ListenerState.BUSY)
+
+
 def _show(
-    directory: Path,
+    client: Client,
     supervisord: private.Supervisord,
     requests: load.Load,
     tally: Tally,
@@ -198,7 +207,6 @@ def _show(
     seconds: int,
 ) -> None:
     """Show the pool under load until the time is over or a signal arrives, and its final state."""
-    client = Client(f"unix://{directory}/s.sock")
     deadline = time.monotonic() + seconds
 
     def show(last: bool) -> None:

@@ -75,7 +75,7 @@ class Screen:
         try:
             print(text, flush=True)
         except OSError:
-            # Nobody sees it any more: `| head`, or a terminal that was closed. What is still in the buffer is let go.
+            # No one reads it any more: `| head`, or a terminal that was closed. What is still in the buffer is dropped.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             self._stop.request(signal.SIGPIPE)
 

@@ -16,15 +16,16 @@ from supervisor_memreap.host import procfs
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
-# Seconds for all questions to Perl and Python together: each needs 0.02 to 0.3 s, and longer with modules on a
-# network's disk.
+# Seconds for all questions to Perl and Python together: each takes 0.02 to 0.3 s, and longer with modules on a
+# network disk.
 _ASKING = 10.0
 
 
 def run(path: str, connect: Callable[[Mapping[str, str]], Client], say: Callable[[str], None]) -> int:
-    """0: no problems; 1: some. `connect` makes a client of what [supervisorctl] says."""
+    """Returns 0: no problems; 1: some. `connect` makes a client from the settings of [supervisorctl]."""
     problems = 0
-    for finding in _findings(path, connect):
+    # What works, and could work better, comes last.
+    for finding in sorted(_findings(path, connect), key=lambda finding: not finding.harms):
         say(f"{finding.subject}: {'' if finding.harms else 'note: '}{finding.text}")
         problems += finding.harms
     say("no problems found" if not problems else f"{problems} problem{'s' if problems > 1 else ''} found")
@@ -36,7 +37,7 @@ def _findings(path: str, connect: Callable[[Mapping[str, str]], Client]) -> Iter
         file = configfile.ConfigFile(path)
         contents = file.read()
     except SettingsError as error:
-        yield Finding("configuration", str(error))
+        yield Finding("configuration", f"{error}; supervisord will not start with a file that it cannot read")
         return
     deadline = time.monotonic() + _ASKING
     case = Case(contents, file.files(), Settings({}), os.environ, procfs.source(), deadline)
@@ -47,7 +48,7 @@ def _findings(path: str, connect: Callable[[Mapping[str, str]], Client]) -> Iter
     except Unavailable as error:
         unavailable = Finding("supervisord", str(error))
     restart.ask(case)
-    # First what would take supervisord itself down.
+    # First what would stop supervisord itself.
     yield from restart.check(case)
     yield from _settings(case)
     yield from sections.check(case)
@@ -67,7 +68,7 @@ def _settings(case: Case) -> Iterator[Finding]:
     try:
         case.settings = resolve(configfile.merge(contents.sections, contents.limits()))
     except SettingsError as error:
-        yield Finding("configuration", f"{error}; no setting of the file is used until that is corrected")
+        yield Finding("configuration", f"{error}; no setting of the file is used until this is corrected")
     else:
         if not case.settings.names:
             text = f"{case.main}: no program has a [memreap:PROGRAM] section: add one with {REASON_KEYS_TEXT}"

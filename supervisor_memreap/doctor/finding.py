@@ -1,4 +1,4 @@
-"""What a check gets, and what it gives."""
+"""The input of a check, and its output."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ class Finding(NamedTuple):
     text: str
     """What is wrong, and the remedy."""
     harms: bool = True
-    """False: memreap does its work, and could do it better."""
+    """False: memreap works, but could work better."""
 
 
 @dataclass
 class Case:
-    """What is looked at."""
+    """What the checks look at."""
 
     contents: Contents
     files: Sequence[str]
-    """The paths of the main file, and of those that it includes."""
+    """The paths of the main file, and of the files that it includes."""
     settings: Settings
     environ: Mapping[str, str]
     view: Source
     ask_until: float
-    """When no interpreter is asked any more (monotonic)."""
+    """The time after which no interpreter is asked (monotonic)."""
     programs: list[Program] = field(default_factory=list)
     supervisord: Answer = _NOT_ASKED
-    """What the Python of the running supervisord says."""
+    """The answer of the Python of the running supervisord."""
     supervisorctl: Answer = _NOT_ASKED
-    """What the Python of the supervisorctl on the PATH says."""
+    """The answer of the Python of the supervisorctl on the PATH."""
     _client: Client | None = None
 
     @property
@@ -75,6 +75,6 @@ class Case:
         ]
 
     def listeners(self) -> list[Program]:
-        """What supervisord runs of the listeners of memreap in the configuration."""
+        """The configured listeners of memreap that supervisord runs."""
         names = {name for section in self.contents.others if section.listens for name in section.processes}
         return [program for program in self.programs if program.name in names]

@@ -1,13 +1,15 @@
-"""The listener as it runs: its state, its version, and whether it can reach supervisord."""
+"""The running listener: its state, its version, and whether it can reach supervisord."""
 
 from __future__ import annotations
 
 import os
 import pwd
 import socket
+import sys
 from collections.abc import Iterator
 
 from supervisor_memreap import __version__
+from supervisor_memreap.core.model import UP
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.restart import advise_interface, advise_restart
 from supervisor_memreap.host import rights
@@ -17,7 +19,7 @@ from supervisor_memreap.record.status import age_of_listener, trouble_of_listene
 def check(case: Case) -> Iterator[Finding]:
     running = ", ".join(sorted({program.namespec for program in case.programs}))
     for name in case.settings.unmatched(case.programs):
-        yield Finding("configuration", f"[memreap:{name}]: no program or group of supervisord; there are: {running}")
+        yield Finding("configuration", f"[memreap:{name}]: not a program or group in supervisord; there are: {running}")
     yield from _socket(case)
     values = case.client.listener()
     if values is None:
@@ -27,7 +29,7 @@ def check(case: Case) -> Iterator[Finding]:
     if trouble:
         yield Finding("listener", trouble)
     elif values["count"] > 1:
-        text = f"supervisord has {values['count']} of them: have one, with numprocs=1, then supervisorctl update"
+        text = f"supervisord has {values['count']} of them: keep one, with numprocs=1, then run supervisorctl update"
         yield Finding("listener", text)
 
 
@@ -35,12 +37,16 @@ def _without_interface(case: Case) -> Iterator[Finding]:
     if case.own_sections("rpcinterface"):
         yield Finding("supervisord", f"it has not read [rpcinterface:memreap] yet: {advise_restart(case)}")
     else:
-        text = "whether it still looks cannot be known: supervisord calls a dead listener RUNNING"
+        text = "whether it still looks is unknown: supervisord calls a dead listener RUNNING"
         yield Finding("listener", f"{text}; {advise_interface(case)}", False)
     for program in case.listeners():
-        if program.state not in ("RUNNING", "STARTING"):
+        if program.state not in UP:
             text = f"{program.namespec} is {program.state}: {program.spawnerr or 'see its log'}"
-            yield Finding("listener", f"{text}, then supervisorctl start {program.namespec}")
+            remedy = f"then supervisorctl start {program.namespec}"
+            if "can't find command" in program.spawnerr:
+                command = os.path.abspath(sys.argv[0]) if os.path.isfile(sys.argv[0]) else "the full path of memreap"
+                remedy = f"set command={command} listen in its section, then supervisorctl update"
+            yield Finding("listener", f"{text}, {remedy}")
 
 
 def _socket(case: Case) -> Iterator[Finding]:
@@ -51,7 +57,7 @@ def _socket(case: Case) -> Iterator[Finding]:
     path = url[len("unix://") :]
     if rights.run_as(actor, lambda: _connect(path)) == b"refused":
         name = _name(actor.users[1])
-        text = f"its user {name} may not open supervisord's socket {path}, and it sees no program"
+        text = f"its user {name} may not open supervisord's socket {path}, so it sees no program"
         yield Finding("listener", f"{text}: set chown={name} in [unix_http_server], then {advise_restart(case)}")
 
 
@@ -68,7 +74,7 @@ def _connect(path: str) -> bytes:
 
 
 def _user(case: Case) -> rights.Rights | None:
-    """The rights of the listener: of its process, or of the user that its section names."""
+    """The rights of the listener: of its process, or of the user in its section."""
     try:
         pid = next((program.pid for program in case.listeners() if program.pid), 0)
         if pid:
@@ -80,7 +86,7 @@ def _user(case: Case) -> rights.Rights | None:
         groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
         return rights.Rights((entry.pw_uid,) * 4, (entry.pw_gid,) * 4, groups, 0, 0)
     except (OSError, KeyError, ValueError):
-        return None  # it has just ended, or there is no such user: supervisord says so itself
+        return None  # it has just ended, or there is no such user: supervisord reports that itself
 
 
 def _name(user: int) -> str:

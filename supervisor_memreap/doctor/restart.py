@@ -1,8 +1,8 @@
-"""Would supervisord start again, and would supervisorctl, with the configuration as it is now and as it is advised?
+"""Would supervisord and supervisorctl start again, with the present configuration and with the recommended one?
 
-supervisord imports what an [rpcinterface:…] section names, and does not start where it cannot; supervisorctl does so
-with [ctlplugin:…]. Both may run in another Python than memreap: so each is asked before a section or a restart is
-advised.
+supervisord imports what an [rpcinterface:…] section names, and does not start if it cannot; supervisorctl does the
+same with [ctlplugin:…]. Both may run in another Python than memreap, so doctor asks each before it recommends a
+section or a restart.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PLUGIN = "supervisor.ctl_factory=supervisor_memreap.ctlplugin:make_ctlplugin"
 
 
 def ask(case: Case) -> None:
-    """Have the Pythons of supervisord and of supervisorctl say what they can import."""
+    """Ask the Pythons of supervisord and supervisorctl what they can import."""
     pid = next((program.supervisord for program in case.programs if program.supervisord), 0)
     if pid:
         case.supervisord = interpreter.of_supervisord(pid, case.files, case.time_left)
@@ -47,12 +47,12 @@ def _supervisord(case: Case) -> Iterator[Finding]:
     if answer.refused:
         yield Finding("supervisord", f"supervisord will not start {again}: {_refusal(answer)}")
     elif answer.unknown:
-        # Without a supervisord that runs, and without such a section, nothing depends on it.
+        # If no supervisord runs, and there is no such section, nothing depends on it.
         if case.programs or sections:
             text = f"whether supervisord will start {again}, and has read all of its configuration, is unknown"
             yield Finding("supervisord", f"{text}: {answer.unknown}", False)
     elif sections and not answer.can_import:
-        text = f"{answer.lacks}, which is what runs here: first {answer.remedy}, then {advise_restart(case)}"
+        text = f"{answer.lacks}, the version that runs here: first {answer.remedy}, then {advise_restart(case)}"
         yield Finding("supervisord", text, False)
 
 
@@ -65,7 +65,7 @@ def _supervisorctl(case: Case) -> Iterator[Finding]:
         text = f"whether it can load [ctlplugin:memreap] is unknown: {answer.unknown}"
         yield Finding("supervisorctl", text, False)
     elif sections and not answer.can_import:
-        yield Finding("supervisorctl", f"{answer.lacks}, which is what runs here: {answer.remedy}", False)
+        yield Finding("supervisorctl", f"{answer.lacks}, the version that runs here: {answer.remedy}", False)
     elif sections or case.own_sections("ctlplugin") or answer.unknown or answer.refused:
         return
     elif not answer.can_import:
@@ -78,7 +78,7 @@ def _supervisorctl(case: Case) -> Iterator[Finding]:
 
 
 def _refusal(answer: Answer) -> str:
-    """What the parser says, and the remedy where it is that memreap cannot be imported."""
+    """The parser's error, and the remedy if memreap cannot be imported."""
     if "supervisor_memreap" not in answer.refused or answer.version:
         return answer.refused
     return f"{answer.refused}: {answer.lacks}; remove that section, or {answer.remedy}"
@@ -94,7 +94,7 @@ def advise_interface(case: Case) -> str:
     if answer.unknown:
         return (
             "do not add [rpcinterface:memreap] before it is known that supervisord's Python can import"
-            f" supervisor_memreap ({answer.unknown}): else supervisord would not start again; run memreap doctor as"
+            f" supervisor_memreap ({answer.unknown}): otherwise supervisord may not start again; run memreap doctor as"
             " root on its machine"
         )
     add = f"add [rpcinterface:memreap] with {INTERFACE}, then {advise_restart(case)}"
@@ -104,15 +104,15 @@ def advise_interface(case: Case) -> str:
         return f"{answer.lacks}: first {answer.remedy}, then {add}"
     return (
         f"{answer.lacks}: with [rpcinterface:memreap] supervisord would not start again; first {answer.remedy}; then"
-        f" run memreap doctor once more, and {add}"
+        f" run memreap doctor again, and {add}"
     )
 
 
 def advise_restart(case: Case) -> str:
-    """`restart supervisord`, and what must be known before."""
+    """`restart supervisord`, and what must be known first."""
     answer = case.supervisord
     if answer.refused:
-        return "restart supervisord, but not before that is solved because of which it will not start again"
+        return "restart supervisord, but first solve the problem that keeps it from starting again"
     if answer.unknown:
         return "restart supervisord, but first run memreap doctor as root: whether it will start again is unknown"
     return "restart supervisord, once"

@@ -1,4 +1,4 @@
-"""What the sections of supervisor's own say of the listener and of the ways in."""
+"""Supervisor's own sections: the listener's, and [ctlplugin:memreap]."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check(case: Case) -> Iterator[Finding]:
         yield Finding("listener", text)
     if len(listeners) > 1 or any(section.options.get("numprocs", "1") != "1" for section in listeners):
         where = ", ".join(section.where for section in listeners)
-        yield Finding("listener", f"there is more than one ({where}): have one, with numprocs=1")
+        yield Finding("listener", f"there is more than one ({where}): keep one, with numprocs=1")
     for section in listeners:
         yield from _listener(section)
     yield from _plugin(case)
@@ -34,13 +34,15 @@ def _listener(section: Section) -> Iterator[Finding]:
             "listener", f"{section.where} events={quote(events) or 'none'}: no TICK, so it never looks: add TICK_5"
         )
     if not re.search(r"\b(REMOTE_COMMUNICATION|EVENT)\b", events):
-        text = "it does not hear supervisorctl memreap reap, roll, pause and resume: add REMOTE_COMMUNICATION"
+        text = (
+            "it does not get the commands supervisorctl memreap reap, roll, pause and resume: add REMOTE_COMMUNICATION"
+        )
         yield Finding("listener", f"{section.where} events={quote(events)}: {text}", False)
     if section.options.get("autorestart", "").lower() in NO:
-        text = "autorestart=false: a listener that ends is not started again: remove that line"
+        text = "autorestart=false: a listener that exits is not restarted: remove that line"
         yield Finding("listener", f"{section.where} {text}")
     if section.is_on("redirect_stderr"):
-        text = "redirect_stderr=true: its log would go where the event protocol goes, and supervisord does not start"
+        text = "redirect_stderr=true: its log would be mixed into the event protocol, and supervisord does not start"
         yield Finding("listener", f"{section.where} {text} with it: remove that line")
 
 
@@ -48,7 +50,7 @@ def _plugin(case: Case) -> Iterator[Finding]:
     plugins = case.own_sections("ctlplugin")
     for section in plugins:
         if os.path.realpath(section.path) != os.path.realpath(case.main):
-            text = f"supervisorctl reads no included file: put this section into {case.main}"
+            text = f"supervisorctl does not read included files: move this section to {case.main}"
             yield Finding("supervisorctl", f"{section.where}: {text}")
     if plugins and not case.own_sections("rpcinterface"):
         yield Finding("supervisorctl", f"memreap needs [rpcinterface:memreap] too: {advise_interface(case)}")

@@ -18,7 +18,7 @@ from supervisor_memreap.record.statefile import StateFile
 
 
 def check(case: Case, watch: Watch) -> Iterator[Finding]:
-    """Asks the listener, through [rpcinterface:memreap]; without that, reads what it has written down."""
+    """Asks the listener, through [rpcinterface:memreap]; without that, reads what it has saved."""
     name = watch.program.namespec
     seen = case.client.seen_by_listener()
     if seen is None:
@@ -28,14 +28,14 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
     suspension = values.get("suspension")
     if suspension:
         text = _suspended(suspension)
-        ends = f"; supervisorctl memreap resume {name} ends it" if seen is not None else ""
+        ends = f", or run supervisorctl memreap resume {name}" if seen is not None else ""
         yield Finding("", f"{text}; nothing is sent: see the listener's log{ends}")
     if values.get("paused"):
         yield Finding("", words.PAUSED, False)
 
 
 def _suspended(suspension: Mapping[str, Any]) -> str:
-    text = f"suspended: {suspension.get('reason') or 'for a reason that the log has'}"
+    text = f"suspended: {suspension.get('reason') or 'the log has the reason'}"
     if "since" in suspension:
         text += f", since {words.clock(suspension['since'])}"
     if "until" in suspension:
@@ -44,7 +44,7 @@ def _suspended(suspension: Mapping[str, Any]) -> str:
 
 
 def _remembered(case: Case, watch: Watch) -> dict[str, Any]:
-    """What the listener has written down, read as its user and with its temporary directory."""
+    """What the listener has saved, read as its user and with its temporary directory."""
     pid = next((program.pid for program in case.listeners() if program.pid), 0)
     try:
         supervisord = case.view.process(watch.program.supervisord).id
@@ -70,7 +70,7 @@ def _remembered(case: Case, watch: Watch) -> dict[str, Any]:
 
 
 def _use_temporary_directory_of(pid: int) -> None:
-    """The one that process `pid` has: its file of states is there."""
+    """Use that of process `pid`: its state file is there."""
     if not pid:
         return
     try:

@@ -1,9 +1,9 @@
-"""What is written, compared with what supervisord runs: a changed file counts only after `supervisorctl update`.
+"""Compares the configuration file with what supervisord runs: a change takes effect after `supervisorctl update`.
 
-supervisor.reloadConfig would say what has changed, and makes supervisord take it over: it is never called here. The
-file is read by supervisor's own parser in a process of its own (host.interpreter), and compared with
-supervisor.getAllConfigInfo, value by value. That has no environment, autorestart, stopasgroup, umask and events; and
-after `supervisorctl reread` it has what was read, not what runs: that difference only [rpcinterface:memreap] knows.
+supervisor.reloadConfig would report what has changed, but also makes supervisord load it, so it is never called here.
+supervisor's own parser reads the file in a separate process (host.interpreter). The result is compared with
+supervisor.getAllConfigInfo, value by value. That lacks environment, autorestart, stopasgroup, umask and events; and
+after `supervisorctl reread` it shows what was read, not what runs: only [rpcinterface:memreap] knows that difference.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def check(case: Case) -> Iterator[Finding]:
         if (why := _difference(written[group], known.get(group, {}), runs[group]))
     }
     for group in case.client.pending().get("changed", ()):
-        changed.setdefault(group, "read, and not applied")
+        changed.setdefault(group, "read, but not applied")
     actions = [
         *([f"start: {', '.join(added)}"] if added else []),
         *([f"restart: {', '.join(f'{group} ({why})' for group, why in changed.items())}"] if changed else []),
@@ -43,7 +43,7 @@ def check(case: Case) -> Iterator[Finding]:
         watched = {watch.program.group for watch in case.settings.pools(case.programs)} | _named(case)
         groups = {*added, *removed, *changed}
         matters = any(group in watched or _listens(written, known, group) for group in groups)
-        text = f"it has not read all of its configuration: run supervisorctl update; it will {'; '.join(actions)}"
+        text = f"it has not read all of its configuration: run supervisorctl update, which will {'; '.join(actions)}"
         yield Finding("supervisord", text, matters)
 
 
@@ -55,13 +55,13 @@ def _by_group(infos: Iterable[Values]) -> dict[str, dict[str, Values]]:
 
 
 def _difference(written: Mapping[str, Values], known: Mapping[str, Values], running: set[str]) -> str:
-    """What makes `supervisorctl update` restart this group, in short; empty if nothing does."""
+    """Why `supervisorctl update` would restart this group, in short; empty if it would not."""
     if set(written) != running:
         return f"{len(running)} processes, now {len(written)}" if len(running) != len(written) else "its processes"
     for name, values in written.items():
         for key, value in values.items():
             before = known.get(name, {}).get(key, value)
-            # An automatic log has a path while it runs, and supervisor takes it for equal to any.
+            # An automatic log has a path while the program runs; supervisor treats it as equal to any other.
             if key != "inuse" and "auto" not in (value, before) and value != before:
                 return f"{key}: {quote(str(before))}, now {quote(str(value))}"
     return ""

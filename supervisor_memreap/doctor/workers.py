@@ -13,14 +13,14 @@ from supervisor_memreap.core.text import memory as shown
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.host import memory, rights
 
-# Seconds in which a worker has served too little to have grown.
-_FRESH = 60.0
+# Seconds for which a worker is too young to have grown.
+FRESH = 60.0
 # How the address is written in the commands of Starman and Plack.
 _LISTEN = re.compile(r"(?:^|\s)(?:-l|--listen)[\s=]")
 
 
 def check(case: Case, pool: Pool, workers: list[Worker], settings: PoolSettings, command: str) -> Iterator[Finding]:
-    """`workers` are those that have had time to become ones; `command` is the program's."""
+    """`workers` are those that have had time to start up; `command` is the program's."""
     assert pool.manager
     yield from _vetoes(pool, workers, settings)
     yield from _starman(workers, command)
@@ -47,20 +47,20 @@ def _starman(workers: list[Worker], command: str) -> Iterator[Finding]:
 
 
 def _rights(case: Case, pool: Pool, workers: list[Worker], settings: PoolSettings) -> Iterator[Finding]:
-    """What the listener may do to a worker: it is tried with its rights, not with ours."""
+    """What the listener may do to a worker, tried with the listener's rights, not with ours."""
     pid = next((program.pid for program in case.listeners() if program.pid), 0)
     if not pid or not workers:
         return
     try:
         actor = rights.of(pid)
     except OSError:
-        return  # it has just ended, or this system does not tell
+        return  # it has just ended, or this system does not report it
     access = rights.access(actor, [worker.id.pid for worker in workers])
     if access is None:
-        text = f"what the listener (user {actor.users[1]}) may do to its workers could not be tried from here"
+        text = f"what the listener (user {actor.users[1]}) may do to its workers could not be tested from here"
         yield Finding("", f"{text}: run doctor as root, or supervisorctl memreap doctor", False)
         return
-    # The first that shows something: the others are as it is.
+    # One finding is enough: the other workers are alike.
     for worker in workers:
         may = access.get(worker.id.pid)
         finding = check_access(pool, worker, settings, actor.users[1], may) if may else None
@@ -99,18 +99,18 @@ def check_limit(workers: Sequence[Worker], settings: PoolSettings) -> Iterator[F
     if workers and not measured:
         text = f"the {settings.metric} of its workers may not be read from here, so its limit was not checked"
         yield Finding("", f"{text}: run doctor as root or as the pool's user", False)
-    fresh = [worker.used or 0 for worker in measured if worker.age < _FRESH]
+    fresh = [worker.used or 0 for worker in measured if worker.age < FRESH]
     # One alone may be a spike.
     if fresh and min(fresh) > settings.limit:
         yield Finding(
             "",
-            f"a fresh worker holds {shown(min(fresh))} ({settings.metric}) already, over the limit of"
-            f" {shown(settings.limit)}: all would be reaped for ever; set {OverLimit.usable(fresh)} or more",
+            f"a fresh worker already holds {shown(min(fresh))} ({settings.metric}), over the limit of"
+            f" {shown(settings.limit)}: all would be reaped endlessly; set {OverLimit.usable(fresh)} or more",
         )
 
 
 def check_memory(settings: PoolSettings, workers: int, available: tuple[int, str] | None) -> Iterator[Finding]:
-    """A limit that can never be reached, or that all workers together cannot."""
+    """A limit above the memory that is available, for one worker or for all together."""
     if available is None or settings.limit is None or settings.metric == "vms":
         return
     size, owner = available
@@ -118,9 +118,7 @@ def check_memory(settings: PoolSettings, workers: int, available: tuple[int, str
     limit = shown(settings.limit)
     if settings.limit > size:
         text = f"its limit of {limit} is above {has}: memory runs out before any worker is reaped"
-        yield Finding("", f"{text}; set a limit= that all workers together leave room for")
+        yield Finding("", f"{text}; set a limit= low enough for all workers together")
     elif workers * settings.limit > size:
-        text = (
-            f"{workers} workers of up to {limit} each are together above {has}: the limit alone does not keep it free"
-        )
+        text = f"{workers} workers of up to {limit} each are together above {has}: the limit alone does not protect it"
         yield Finding("", f"{text}; a limit= of {max(1, size // workers // 1024**2)}MB or less would", False)

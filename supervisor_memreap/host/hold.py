@@ -1,11 +1,11 @@
 """Signals a worker while it is held inside accept(2), so that no connection can come in between. Linux only.
 
-A worker that was just seen waiting in accept may take a connection before the signal arrives. Stopped by ptrace it
-cannot: if the registers then say that accept has not returned a descriptor, none was taken, and a signal queued now is
-the first thing that it sees: accept returns EINTR.
+A worker that was just seen waiting in accept may take a connection before the signal arrives. While ptrace stops it, it
+cannot: if the registers then show that accept has not returned a descriptor, it has taken no connection, and a signal
+queued now is the first thing that it sees: accept returns EINTR.
 
-All of it runs in a child process with a time limit. The kernel lets go of a traced process when its tracer ends, so
-whatever happens to the child, the worker runs on.
+All of this runs in a child process with a time limit. The kernel releases a traced process when its tracer ends, so
+whatever happens to the child, the worker continues.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from supervisor_memreap.host.waiting import ACCEPT, other_threads_sleep
 _SEIZE, _INTERRUPT, _DETACH, _GETREGSET = 0x4206, 0x4207, 17, 0x4204
 _NT_PRSTATUS, _EVENT_STOP = 1, 128
 _WALL = 0x40000000
-# A wait that was interrupted, and has not returned: EINTR and the kernel's ERESTART… codes.
+# A wait that was interrupted and has not returned: EINTR and the kernel's ERESTART… codes.
 _INTERRUPTED = (-4, -512, -513, -514, -516)
 # The instruction `svc #0` of aarch64, as it lies in memory.
 _SVC = b"\x01\x00\x00\xd4"
@@ -37,21 +37,21 @@ TIMEOUT = 0.25
 
 
 class Attempt(str, enum.Enum):
-    """What came of one attempt to signal a worker inside accept."""
+    """The outcome of one attempt to signal a worker inside accept."""
 
     HELD = "held"
     """Sent, inside accept."""
     LEFT_ACCEPT = "left accept"
-    """Nothing was sent: it is not inside accept any more, or something else is happening to it. Try again later."""
+    """Nothing was sent: it is no longer inside accept, or something else is happening to it. Try again later."""
     GONE = "gone"
     """Nothing was sent: the process has ended."""
     NOT_PERMITTED = "not permitted"
     """Nothing was sent: this worker may not be held, now or later."""
     UNKNOWN = "unknown"
-    """It is not known whether the signal was sent, so it counts as sent."""
+    """It is unknown whether the signal was sent, so it counts as sent."""
 
 
-# What the child writes, a byte each: it is about to queue the signal; and what came of the attempt.
+# What the child writes, a byte each: it is about to queue the signal; and the outcome of the attempt.
 _QUEUES = b"q"
 _WRITTEN = {
     b"h": Attempt.HELD,
@@ -84,7 +84,7 @@ def signal_in_accept(pid: int, send: Callable[[], None]) -> Attempt:
     try:
         os.close(writable)
         written, ended = _read_in_time(readable)
-        # Only of a child that has ended is it known what it did: one that was late may have gone on meanwhile.
+        # Only a child that has ended has a known outcome: one that was late may have continued.
         _end(child, by_force=not ended)
         written += _rest(readable)
     except OSError:
@@ -96,8 +96,8 @@ def signal_in_accept(pid: int, send: Callable[[], None]) -> Attempt:
         os.close(readable)
     if written:
         return _WRITTEN[written[-1:]]
-    # It had no time to get as far as the signal; or something ended it at once, such as a seccomp filter, and would
-    # end the next one too.
+    # It had no time to reach the signal; or something killed it at once, such as a seccomp filter, and would kill the
+    # next one too.
     return Attempt.NOT_PERMITTED if ended else Attempt.LEFT_ACCEPT
 
 
@@ -105,7 +105,7 @@ def _run_child(pid: int, send: Callable[[], None], writable: int) -> None:
     """Never returns. A child of the listener has its handlers and descriptors, and must use none of them."""
     try:
         signal.set_wakeup_fd(-1)
-        # It has a time limit of its own; ended by a signal for the listener's group it would seem to be refused.
+        # It has its own time limit; if a signal for the listener's group killed it, holding would seem to be refused.
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(signum, signal.SIG_IGN)
         for written in steps(pid, send):
@@ -116,7 +116,7 @@ def _run_child(pid: int, send: Callable[[], None], writable: int) -> None:
 
 
 def steps(pid: int, send: Callable[[], None]) -> Iterator[bytes]:
-    """One attempt, a step at a time; what is to be written after each. The tracer is the process that runs this."""
+    """One attempt, a step at a time; yields what to write after each. The process that runs this is the tracer."""
     try:
         _ptrace(_SEIZE, pid)
         yield b""
@@ -224,7 +224,7 @@ def _rest(readable: int) -> bytes:
 
 
 def _end(child: int, by_force: bool) -> None:
-    """Wait for the child, and end it first where it has not ended by itself."""
+    """Wait for the child; kill it first if it has not ended by itself."""
     try:
         if by_force:
             os.kill(child, signal.SIGKILL)  # ours, and not waited for yet: no other process can have its pid

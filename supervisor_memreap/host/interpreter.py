@@ -36,6 +36,10 @@ class Unknown(Exception):
     """It could not be asked; why."""
 
 
+# From the source, as docs/install.md has it.
+_INSTALL = f"pip install DIRECTORY, the source of memreap {__version__}"
+
+
 @dataclass(frozen=True)
 class Answer:
     """What an interpreter says. With `unknown` nothing else is known."""
@@ -57,7 +61,7 @@ class Answer:
     processes: Sequence[Mapping[str, Any]] | None = None
     """What the configuration says, as supervisor.getAllConfigInfo would; None where that is not known."""
     serverurl: str = ""
-    """Where supervisord's programs find it, as the configuration says."""
+    """supervisord's address for its programs, from the configuration."""
 
     @property
     def can_import(self) -> bool:
@@ -66,19 +70,19 @@ class Answer:
 
     @property
     def remedy(self) -> str:
-        """What makes `can_import` true."""
+        """How to make `can_import` true."""
         if self.managed:
             return (
                 "install the Debian package supervisor-memreap, or run supervisor itself from a venv that holds both"
-                f" (pip install supervisor supervisor-memreap=={__version__})"
+                f" ({_INSTALL})"
             )
         if not self.pip:
-            return f"install supervisor-memreap=={__version__} for {self.python}, which has no pip of its own"
-        return f"{shlex.quote(self.python)} -m pip install supervisor-memreap=={__version__}"
+            return f"install memreap {__version__} for {self.python}, which has no pip"
+        return f"{shlex.quote(self.python)} -m {_INSTALL}"
 
     @property
     def lacks(self) -> str:
-        """What stands in the way, in a clause."""
+        """Why it cannot import memreap, in a clause."""
         has = f"has supervisor_memreap {self.version}, not {__version__}"
         return f"{self.python} {has if self.version else f'cannot import supervisor_memreap ({self.error})'}"
 
@@ -132,10 +136,10 @@ def _reason(error: Exception) -> str:
 
 def _start_of(pid: int) -> _Start:
     if not sys.platform.startswith("linux"):
-        raise Unknown("this system does not tell how it was started")
+        raise Unknown("this system does not show how it was started")
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="surrogateescape").split("\0")[:-1]
     if not any("supervisord" in argument for argument in words[:8]):
-        raise Unknown(f"process {pid} here is no supervisord: it runs in another container or on another machine")
+        raise Unknown(f"process {pid} here is not supervisord, which runs in another container or on another machine")
     user = rights.of(pid)
     if os.geteuid() not in (0, user.users[1]):
         raise PermissionError(pid)
@@ -143,9 +147,9 @@ def _start_of(pid: int) -> _Start:
     raw = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="surrogateescape")
     environ = dict(pair.partition("=")[::2] for pair in raw.split("\0") if pair.find("=") > 0)
     python = _resolve(words[0], directory, environ)
-    # After an upgrade it runs a file that is gone: what counts is the one that the next start finds there.
+    # After an upgrade it runs a deleted file; the next start uses the new file at that path.
     if os.path.realpath(python) != executable.replace(" (deleted)", ""):
-        raise Unknown(f"it runs {executable}, and was started as {words[0]}")
+        raise Unknown(f"it runs {executable}, but was started as {words[0]}")
     flags = list(_flags(words[1:]))
     rest = words[1 + len(flags) :]
     is_script = bool(rest) and not rest[0].startswith("-")
@@ -154,9 +158,9 @@ def _start_of(pid: int) -> _Start:
 
 
 def _resolve(argument: str, directory: str, environ: Mapping[str, str]) -> str:
-    """The path of an interpreter as it was started: not that of the file behind it, which knows no venv."""
+    """The path with which an interpreter was started, not that of the file behind it, which knows no venv."""
     if not _PYTHON.match(os.path.basename(argument)):
-        raise Unknown(f"{argument} is no Python")
+        raise Unknown(f"{argument} is not a Python")
     if "/" in argument:
         return os.path.join(directory, argument)
     path = shutil.which(argument, path=environ.get("PATH", os.defpath))
@@ -166,7 +170,7 @@ def _resolve(argument: str, directory: str, environ: Mapping[str, str]) -> str:
 
 
 def _flags(words: Sequence[str]) -> Iterator[str]:
-    """Those of Python itself, in front of the script."""
+    """The options of Python itself, before the script."""
     takes = False
     for argument in words:
         value = _FLAG_WITH_VALUE.match(argument)
@@ -180,20 +184,20 @@ def _shebang(script: str) -> list[str]:
     with open(script, "rb") as file:
         lines = file.read(1024).decode(errors="replace").splitlines()
     if not lines or not lines[0].startswith("#!"):
-        raise Unknown(f"{script} is no script of Python")
+        raise Unknown(f"{script} is not a Python script")
     words = shlex.split(lines[0][2:])
-    # pip writes this where the path is long or has a space: #!/bin/sh, then '''exec' "/path/python" "$0" "$@".
+    # pip writes this if the path is long or has a space: #!/bin/sh, then '''exec' "/path/python" "$0" "$@".
     if words[:1] == ["/bin/sh"] and len(lines) > 1 and lines[1].startswith("'''exec' "):
         words = shlex.split(lines[1][len("'''exec' ") :])[:1]
     if words and os.path.basename(words[0]) == "env":
         words = [argument for argument in words[1:] if argument not in ("-S", "--split-string")]
     if not words:
-        raise Unknown(f"{script} is no script of Python")
+        raise Unknown(f"{script} is not a Python script")
     return words
 
 
 def _ask(start: _Start, kind: str, program: str, files: Sequence[str], timeout: float) -> Answer:
-    # -B: nothing is to be written, no compiled module either.
+    # -B: write nothing, not even a compiled module.
     arguments = [kind, _MODULES[kind], start.first, *map(os.path.abspath, files)]
     user = start.user
     try:

@@ -1,7 +1,8 @@
 """One reaper at a time for a process: a lock that every memreap on this machine sees.
 
-On Linux it is a flock(2) on /proc/PID/personality: only the process's own user and root may open that file, it is gone
-with the process, the kernel releases the lock when the holder ends, and no file of ours is left anywhere.
+On Linux it is a flock(2) on /proc/PID/personality: only the process's own user and root may open that file, it
+disappears with the process, the kernel releases the lock when the holder ends, and we leave no file behind. Only where
+that cannot serve is it a file in the temporary directory, which stays: removed, there could be two of it.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.host.procfile import missing, read
 
 _FILE = "personality"
-# A process in a mount namespace of its own may have put anything in the place of its /proc: a fifo must not block us.
+# A process in its own mount namespace may have replaced its /proc with anything: a fifo must not block us.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 
 
 class Locked(Exception):
-    """Another process holds the lock; the text says which."""
+    """Another process holds the lock; the text names it."""
 
 
 class Unlockable(Locked):
-    """The lock cannot be had, so whether another process holds it is unknown; the text says why."""
+    """The lock cannot be taken, so whether another process holds it is unknown; the text says why."""
 
 
 def take(process: ProcessId) -> int:
@@ -43,7 +44,7 @@ def take(process: ProcessId) -> int:
 
 
 def take_file(process: ProcessId, purpose: str = "reaper", mode: int = 0o644) -> int:
-    """As `take`, by a file in the temporary directory. Raises Locked, Unlockable.
+    """As `take`, but with a file in the temporary directory. Raises Locked, Unlockable.
 
     For a process whose files in /proc not all that have to be kept apart may open. By default every user may read the
     file, and so lock it; with mode=0o600 only one user and root may.
@@ -62,7 +63,7 @@ def take_file(process: ProcessId, purpose: str = "reaper", mode: int = 0o644) ->
         except Locked as trouble:
             if owner in (os.geteuid(), 0):
                 raise
-            # Any local user may have made the file, to keep us away.
+            # Any local user may have created the file, to keep us out.
             raise Unlockable(f"{trouble}, by a file of user {owner}: {path}") from None
     except OSError as error:
         raise Unlockable(f"the lock {path} cannot be taken ({error.strerror or error})") from None
@@ -102,7 +103,7 @@ def _seen_by_itself(process: ProcessId) -> str:
 
 
 def _is_of_the_kernel(directory: str, mountinfo: bytes) -> bool:
-    """Whether what a process sees there is a proc of the kernel's: a file system of its own making could block us."""
+    """Whether what a process sees there is the kernel's proc: a file system of its own could block us."""
     mounts = [line.split() for line in mountinfo.decode(errors="replace").splitlines()]
     types = [mount[mount.index("-") + 1] for mount in mounts if mount[4] == "/proc"]
     on_top = any(f"{mount[4]}/".startswith(f"{directory}/") for mount in mounts)
@@ -129,7 +130,7 @@ def _flock(fd: int) -> int:
 
 
 def _holder(fd: int) -> str:
-    """Who holds a lock on this file, for a reader."""
+    """Which process holds a lock on this file, as text."""
     try:
         status = os.fstat(fd)
         file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
@@ -143,7 +144,7 @@ def _holder(fd: int) -> str:
 
 
 def temporary_directory() -> str:
-    """Where files of ours are that are not supervisord's."""
+    """The directory of our own files."""
     try:
         return tempfile.gettempdir()
     except FileNotFoundError:  # there is none that can be written to

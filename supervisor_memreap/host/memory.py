@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from supervisor_memreap.core.model import HOST, Holder, MemoryScope
@@ -15,6 +16,8 @@ from supervisor_memreap.core.model import HOST, Holder, MemoryScope
 # Limits from here on are none: version 1 says 2**63 less a page where there is no limit.
 _UNLIMITED = 1 << 60
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+# How the name of a scope begins that is a control group; its path follows, as /proc/PID/cgroup has it.
+_GROUP = "control group "
 
 
 class _Mount(NamedTuple):
@@ -26,6 +29,17 @@ class _Mount(NamedTuple):
     version: int
 
 
+class Group(NamedTuple):
+    """A memory control group, as it was at this look."""
+
+    version: int
+    directory: str
+    scope: MemoryScope | None
+    """None: it limits nothing, and the kernel does not tell the pressure in it."""
+    usage: int | None
+    """Bytes, file pages included."""
+
+
 class Memory:
     """One look's view: each file is read once. `root` is a directory that holds proc and sys, for recorded ones."""
 
@@ -33,6 +47,8 @@ class Memory:
         self._root = root
         self._read: dict[str, str] = {}
         self._mounts: list[_Mount] | None = None
+        self.groups: dict[str, Group] = {}
+        """Those of all processes that were asked about, by directory."""
 
     def scopes(self, pid: int) -> tuple[MemoryScope, ...]:
         """What limits the memory of this process: the host, and its control groups from the innermost on.
@@ -40,12 +56,24 @@ class Memory:
         A group without a limit counts only where the kernel tells the pressure in it. What cannot be read is left out.
         """
         host = self._host()
-        groups = (self._group(mount, directory) for mount, directory in self._directories(pid))
-        return (*([host] if host else []), *(group for group in groups if group))
+        scopes: dict[str, MemoryScope] = {}
+        for mount, directory in self._directories(pid):
+            scope = self._note_group(mount, directory).scope
+            if scope:
+                # Where both versions are in use, 1 says the limit, and 2 the pressure in the group of the same path.
+                scopes[scope.name] = _merged(scopes.get(scope.name, scope), scope)
+        return (*([host] if host else []), *scopes.values())
 
     def directories(self, pid: int) -> list[tuple[int, str]]:
         """The directories of its control groups, each with the version of its hierarchy."""
         return [(mount.version, self._root + directory) for mount, directory in self._directories(pid)]
+
+    def hidden_groups(self, pid: int) -> list[str]:
+        """The paths of its control groups for memory that are not visible here, such as those of another container."""
+        paths = self._paths(pid)
+        version = 1 if 1 in paths else 2  # version 2 has memory only where 1 has not
+        path = paths.get(version, "/")
+        return [path] if path != "/" and self._visible(version, path) is None else []
 
     def _host(self) -> MemoryScope | None:
         values = _table(self._text("/proc/meminfo"))
@@ -54,11 +82,18 @@ class Memory:
         pressure = _pressure(self._text("/proc/pressure/memory"))
         return MemoryScope(HOST, values["MemTotal"] * 1024, values["MemAvailable"] * 1024, pressure)
 
+    def _note_group(self, mount: _Mount, directory: str) -> Group:
+        usage = "memory.current" if mount.version == 2 else "memory.usage_in_bytes"
+        scope, used = self._group(mount, directory), _number(self._text(f"{directory}/{usage}"))
+        group = self.groups[directory] = Group(mount.version, self._root + directory, scope, used)
+        return group
+
     def _group(self, mount: _Mount, directory: str) -> MemoryScope | None:
-        name = f"control group {directory[len(mount.point) :] or mount.root}"
+        path = mount.root.rstrip("/") + directory[len(mount.point) :]
+        name = f"{_GROUP}{path or '/'}"
         stat = _table(self._text(f"{directory}/memory.stat"))
         if mount.version == 2:
-            limits = [_number(self._text(f"{directory}/memory.{name}")) for name in ("max", "high")]
+            limits = [_number(self._text(f"{directory}/memory.{key}")) for key in ("max", "high")]
             usage = _number(self._text(f"{directory}/memory.current"))
             cache = stat.get("inactive_file", 0)
             pressure = _pressure(self._text(f"{directory}/memory.pressure"))
@@ -74,32 +109,46 @@ class Memory:
 
     def _directories(self, pid: int) -> Iterator[tuple[_Mount, str]]:
         """Of the groups that this process is in, as they are seen here, the innermost first."""
-        for line in self._text(f"/proc/{pid}/cgroup").splitlines():
-            _, controllers, path = line.split(":", 2)
-            version = 2 if controllers == "" else 1 if "memory" in controllers.split(",") else 0
-            mount = next((mount for mount in self._all_mounts() if mount.version == version), None)
-            below = None if mount is None else _below(mount.root, path)
-            if mount is None or below is None:
+        for version, path in self._paths(pid).items():
+            visible = self._visible(version, path)
+            if visible is None:
                 continue
+            mount, below = visible
             while True:
                 directory = mount.point + below
-                if directory != mount.point or mount.root != "/" or version == 1:
+                # The top of version 2 is a group only in a container with a namespace of its own; else it is the host.
+                if below or mount.root != "/" or version == 1 or self._text(f"{directory}/memory.max"):
                     yield mount, directory
-                elif self._text(f"{directory}/memory.max"):
-                    yield mount, directory  # the top of a container with a namespace of its own
                 if not below:
                     break
                 below = below.rpartition("/")[0]
+
+    def _paths(self, pid: int) -> dict[int, str]:
+        """The path of the group of this process in each hierarchy that may have memory, by version."""
+        paths = {}
+        for line in self._text(f"/proc/{pid}/cgroup").splitlines():
+            _, controllers, path = [*line.split(":", 2), "", ""][:3]
+            if path.startswith("/") and (controllers == "" or "memory" in controllers.split(",")):
+                paths[1 if controllers else 2] = path
+        return paths
+
+    def _visible(self, version: int, path: str) -> tuple[_Mount, str] | None:
+        """Where this group is mounted, and its path below that; None: it is not visible here."""
+        for mount in self._all_mounts():
+            below = _below(mount.root, path)
+            if mount.version == version and below is not None:
+                return mount, below
+        return None
 
     def _all_mounts(self) -> list[_Mount]:
         if self._mounts is None:
             self._mounts = []
             for line in self._text("/proc/self/mountinfo").splitlines():
                 before, _, after = line.partition(" - ")
+                root, point = [*before.split(), "", "", "", "", ""][3:5]
                 kind, _source, options = [*after.split(), "", "", ""][:3]
                 version = 2 if kind == "cgroup2" else 1 if kind == "cgroup" and "memory" in options.split(",") else 0
                 if version:
-                    root, point = before.split()[3:5]
                     self._mounts.append(_Mount(root, point.rstrip("/"), version))
         return self._mounts
 
@@ -128,12 +177,13 @@ class Memory:
         if scope == HOST:
             yield from (int(name) for name in os.listdir(f"{self._root}/proc") if name.isdigit())
             return
+        pids: set[int] = set()  # where both versions are in use, a process is in a group of each
         for mount in self._all_mounts():
-            top = f"{self._root}{mount.point}{_below(mount.root, scope.partition('control group ')[2]) or ''}"
-            for directory, _, files in os.walk(top):
-                if "cgroup.procs" in files:
-                    with open(f"{directory}/cgroup.procs") as file:
-                        yield from map(int, file.read().split())
+            below = _below(mount.root, scope[len(_GROUP) :])
+            for directory, _, _ in os.walk(f"{self._root}{mount.point}{below}") if below is not None else ():
+                words = self._text(f"{directory[len(self._root) :]}/cgroup.procs").split()
+                pids.update(int(word) for word in words if word.isdecimal())
+        yield from pids
 
 
 def size_for(pid: int) -> tuple[int, str] | None:
@@ -151,9 +201,15 @@ def size_for(pid: int) -> tuple[int, str] | None:
 def _below(root: str, path: str) -> str | None:
     """The path of a group below what is mounted; None: it is outside of that, as of another container."""
     top = root.rstrip("/")
-    if path.startswith("/.."):
+    if f"{path}/".startswith("/../"):
         return None
     return path[len(top) :].rstrip("/") if f"{path}/".startswith(f"{top}/") else None
+
+
+def _merged(one: MemoryScope, other: MemoryScope) -> MemoryScope:
+    """What two hierarchies say of one group."""
+    limited, pressure = (other if one.size is None else one), (other if one.pressure is None else one).pressure
+    return replace(limited, pressure=pressure)
 
 
 def _table(text: str) -> dict[str, int]:
@@ -161,14 +217,14 @@ def _table(text: str) -> dict[str, int]:
     values = {}
     for line in text.splitlines():
         words = line.replace(":", " ").split()
-        if len(words) >= 2 and words[1].isdigit():
+        if len(words) >= 2 and words[1].isdecimal():
             values[words[0]] = int(words[1])
     return values
 
 
 def _number(text: str) -> int | None:
     value = text.strip()
-    return int(value) if value.isdigit() and int(value) < _UNLIMITED else None
+    return int(value) if value.isdecimal() and int(value) < _UNLIMITED else None
 
 
 def _pressure(text: str) -> float | None:

@@ -1,8 +1,8 @@
 """Finds what a daemonized start of a program has left behind: trees of processes that supervisord does not know.
 
 With -d the process that supervisord started forks and exits at once; supervisord sees it end and starts another one:
-a full pool is orphaned at each retry (3 of them in 3 s). They serve, hold memory and their socket, and nobody watches
-them. Nothing is ever signalled from here.
+each retry orphans a full pool (3 of them in 3 s). They serve, hold memory and their socket, and are not watched.
+Nothing is ever signalled from here.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def find(
     then by the address in the program's command, on which it listens. What `ask` raises, this raises.
     """
     parents = {process.pid: process.info["ppid"] for process in psutil.process_iter(["ppid"])}
-    # Asked for after all processes were read: one that supervisord has just started is no orphan.
+    # Asked after all processes were read: one that supervisord has just started is not an orphan.
     known = {program.pid for program in ask() if program.pid} | {os.getpid()}
-    # Whoever looks may be in another place than they are, as doctor is in a shell: supervisord never is.
+    # The process that looks may be in another place than they are, as doctor is in a shell: supervisord never is.
     supervisord = next((program.supervisord for program in sought if program.supervisord), os.getpid())
     above = _chain(supervisord, parents)
     orphans = [pid for pid, parent in parents.items() if parent in above and pid not in known and pid not in above]
@@ -63,7 +63,7 @@ def find(
 
 
 def daemonizes(command: str) -> bool:
-    """Whether this command tells the program to go into the background, as far as its words say."""
+    """Whether this command tells the program to move to the background, judging by its arguments."""
     return bool(_DAEMON.search(command))
 
 
@@ -102,7 +102,7 @@ def _is_left_over(pid: int, program: Program, command: str, view: Source) -> boo
         if process.ended or (program.pid and view.process(program.pid).id.start_time <= process.id.start_time):
             return False
         name_and_argv = view.name_and_argv(pid)
-        # What a program starts besides itself may be meant to outlive it.
+        # Other programs that it has started may be meant to outlive it.
         return bool(recognise(*name_and_argv)) or script(*name_and_argv) in map(os.path.basename, command.split())
     except ProcessLookupError:
         return False  # it has ended; or what supervisord ran has, and then there will be another look
@@ -111,7 +111,7 @@ def _is_left_over(pid: int, program: Program, command: str, view: Source) -> boo
 
 
 def _cgroup(pid: int) -> str:
-    """The kernel's name of its control group; the same for all where there are none, or they may not be read."""
+    """The kernel's name of its control group; the same for all if there are none, or they may not be read."""
     try:
         return Path(f"/proc/{pid}/cgroup").read_text()
     except OSError:
@@ -119,7 +119,7 @@ def _cgroup(pid: int) -> str:
 
 
 def _chain(pid: int, parents: Mapping[int, int]) -> list[int]:
-    """The process and all above it."""
+    """The process and all its ancestors."""
     chain: list[int] = []
     while pid in parents and pid not in chain:
         chain.append(pid)
@@ -128,7 +128,7 @@ def _chain(pid: int, parents: Mapping[int, int]) -> list[int]:
 
 
 def _environ(pid: int) -> dict[str, str] | None:
-    """Empty where the process has overwritten it; None where it may not be read."""
+    """Empty if the process has overwritten it; None if it may not be read."""
     try:
         if sys.platform != "linux":
             return psutil.Process(pid).environ()

@@ -9,7 +9,16 @@ from collections.abc import Mapping
 
 from supervisor_memreap.host.rights import of
 
+_PERL = re.compile(r"perl[0-9.]*$")
 _ASK = ("-MFCGI::ProcManager", "-e", "print FCGI::ProcManager->VERSION")
+
+
+def is_perl(pid: int) -> bool:
+    """Whether this process runs Perl, as far as that may be read; one of which it may not be may be."""
+    try:
+        return bool(_PERL.match(os.path.basename(os.readlink(f"/proc/{pid}/exe"))))
+    except OSError:
+        return True
 
 
 def procmanager_version(
@@ -21,7 +30,7 @@ def procmanager_version(
     """
     try:
         perl, directory, rights = os.readlink(f"/proc/{pid}/exe"), os.readlink(f"/proc/{pid}/cwd"), of(pid)
-        if not re.match(r"perl[0-9.]*$", os.path.basename(perl)):
+        if not _PERL.match(os.path.basename(perl)):
             return None
         include = [argument for argument in command.split() if re.match(r"-I.", argument)]
         user, group = rights.users[1], rights.groups[1]

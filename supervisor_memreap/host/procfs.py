@@ -1,7 +1,7 @@
-"""Reads Linux's /proc: who is whose child, how large, which signals are caught.
+"""Reads Linux's /proc: children, sizes, signals that are caught.
 
-Every function takes a pid and raises ProcessLookupError where that process is gone; a process that is gone is a
-normal thing here. A read of one file is one answer of the kernel; two files are two answers.
+Every function takes a pid and raises ProcessLookupError if that process is gone, which is a normal case here. One file
+is one answer of the kernel; two files are two answers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def is_usable() -> bool:
 
 
 class Procfs:
-    """One look's view. Nothing is kept: each answer is the kernel's at that moment."""
+    """The view of one look. Nothing is cached: each answer is the kernel's at that moment."""
 
     def process(self, pid: int) -> Process:
         fields = stat(pid)
@@ -72,8 +72,8 @@ class Procfs:
     def idle(self, pid: int) -> bool | None:
         return waiting.idle(pid)
 
-    def tells_idleness(self, pid: int) -> bool | None:
-        return waiting.is_told(pid)
+    def can_observe_idle(self, pid: int) -> bool | None:
+        return waiting.can_observe_idle(pid)
 
     def name_and_argv(self, pid: int) -> tuple[str, list[str]]:
         comm = read(f"/proc/{pid}/comm").decode(errors="replace").rstrip("\n")

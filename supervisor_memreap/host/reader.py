@@ -1,8 +1,8 @@
 """Reads the files of /proc whose reading takes the process's mmap lock, in a child process. Linux only.
 
-A process can hold that lock for ever, for example with a thread that maps a file of a file server that hangs. Whoever
-reads its smaps_rollup, cmdline or environ then waits as long. So a child reads, and is ended where it does not answer:
-the wait for the lock can be interrupted by KILL. One child serves until this process ends; a question costs 0.05 ms.
+A process can hold that lock endlessly, for example if a thread maps a file on a file server that hangs. A process that
+reads its smaps_rollup, cmdline or environ then waits as long. So a child reads, and is killed if it does not answer:
+KILL interrupts the wait for the lock. One child serves until this process ends; a question costs 0.05 ms.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOST_WITHIN, IMPATIENCE = 4.0, 0.02
 # a busy machine and not a lock; twice as long each time; and at most.
 AVOIDED, AVOIDED_LONGEST = 4.0, 60.0
 # Of each file: a command line may have 2 MB, and its beginning is all that is needed.
-_MOST_BYTES = 65536
+_MAX_BYTES = 65536
 _LENGTH = struct.Struct("=ii")
 # prctl(2): end with the parent; and the name that ps(1) shows.
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
@@ -50,7 +50,7 @@ class _Child:
         os.close(answered)
 
     def ask(self, path: str, patience: float) -> bytes:
-        """The file. Raises OSError as open and read do; TimeoutError; EOFError where the child has ended."""
+        """The file. Raises OSError as open and read do; TimeoutError; EOFError if the child has ended."""
         deadline = time.monotonic() + patience
         try:
             os.write(self._asks, path.encode() + b"\n")
@@ -135,7 +135,7 @@ def _is_avoided(directory: str) -> bool:
 
 
 def end() -> None:
-    """End the child of this process, which ends by itself only a moment after this process."""
+    """End the child of this process, which otherwise ends a moment after this process."""
     if _child and _child.owner == os.getpid():
         _end_child()
 
@@ -151,7 +151,7 @@ def _end_child() -> None:
 
 
 def _serve(asked: int, answered: int, parent: int) -> None:
-    """Never returns. Keeps nothing of its parent open, above all no lock, and ends with it."""
+    """Never returns. Keeps no descriptor of its parent open, above all no lock, and ends with it."""
     try:
         signal.set_wakeup_fd(-1)
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -178,7 +178,7 @@ def _serve(asked: int, answered: int, parent: int) -> None:
 
 def _answer(path: str) -> bytes:
     try:
-        data, number = read_here(path)[:_MOST_BYTES], 0
+        data, number = read_here(path)[:_MAX_BYTES], 0
     except ProcessLookupError:
         data, number = b"", errno.ESRCH
     except OSError as error:

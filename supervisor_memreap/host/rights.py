@@ -1,7 +1,7 @@
-"""Tries what a process may do to another one, by a child that takes the first one's place. Linux only.
+"""Tries what one process may do to another, in a child that takes the rights of the first. Linux only.
 
-The kernel's rules have grown by every version (CAP_SYS_PTRACE, CAP_PERFMON, Yama, user namespaces), so they are not
-worked out here: they are asked. Nothing is stopped and nothing is signalled.
+The kernel's rules grow with every version (CAP_SYS_PTRACE, CAP_PERFMON, Yama, user namespaces), so they are tried, not
+reimplemented. Nothing is stopped and nothing is signalled.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 # <linux/prctl.h>, <linux/capability.h>.
 _KEEPCAPS, _CAPABILITIES_3 = 8, 0x20080522
-# Seconds for a child that tries: /proc answers at once, and a socket or a file of a network's disk may hang.
+# Seconds for a child that tries: /proc answers at once, but a socket or a file on a network disk may hang.
 _TIMEOUT = 2
 _UNKNOWN = 2
 
@@ -54,7 +54,7 @@ def of(pid: int) -> Rights:
 
 
 def access(actor: Rights, pids: Sequence[int]) -> dict[int, Access] | None:
-    """What `actor` may do to each process, without those that are gone; None: it could not be tried."""
+    """What `actor` may do to each process that still exists; None: it could not be tried."""
     attempts = (_signal, _read, _attach)
     answers = run_as(actor, lambda: bytes(_may(attempt, pid) for pid in pids for attempt in attempts))
     if answers is None:
@@ -64,7 +64,7 @@ def access(actor: Rights, pids: Sequence[int]) -> dict[int, Access] | None:
 
 
 def run_as(actor: Rights, work: Callable[[], bytes]) -> bytes | None:
-    """What `work` returns in a child with these rights; None: it cannot have them from here, or it failed."""
+    """What `work` returns in a child with these rights; None: it cannot get them from here, or it failed."""
     readable, writable = os.pipe()
     try:
         child = os.fork()
@@ -130,6 +130,6 @@ def _read(pid: int) -> None:
 
 
 def _attach(pid: int) -> None:
-    # The kernel shows this to who may attach, and asks Yama as well.
+    # The kernel shows this to processes that may attach, and Yama applies as well.
     with open(f"/proc/{pid}/syscall", "rb", buffering=0) as file:
         file.read(1)

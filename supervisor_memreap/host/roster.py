@@ -6,36 +6,36 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from supervisor_memreap.core.model import STOPPED_BY_HAND, ProcessId, Program
+from supervisor_memreap.core.model import STOPPED_BY_HAND, ProcessId, Program, ProgramState
 from supervisor_memreap.core.servers import UNRECOGNISABLE, manages, recognise
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.host.source import Process, Source
 
 NOT_RESTARTED = (
-    "with target=self supervisord must start it again when it ends with 0: set autorestart=true in its section, then"
-    " supervisorctl update"
+    "with target=self supervisord must restart the process after exit status 0: set autorestart=true in its section,"
+    " then run supervisorctl update"
 )
-# Seconds by which two statements of when a process was started may differ.
+# Seconds by which two start times of the same process may differ.
 _SAME_START = 5.0
 _ANOTHER_START = (
-    "its process here was not started when supervisord says: supervisord runs in another container, or the clock was"
-    " set since then; run memreap where supervisord runs, or restart the program"
+    "its process here has another start time than supervisord says: supervisord runs in another container, or the clock"
+    " was set since; run memreap where supervisord runs, or restart the program"
 )
 RESTART_UNKNOWN = (
-    "with target=self supervisord must say whether it starts it again when it ends with 0, and it has no"
+    "with target=self supervisord must say whether it restarts the process after exit status 0, and it has no"
     " [rpcinterface:memreap]: run memreap doctor, which says how to add it safely"
 )
 
 
 @dataclass(frozen=True)
 class Roster:
-    """One manager and the pids of those that may be its workers; no manager where there is none to look at."""
+    """One manager and the pids of the processes that may be its workers; or no manager."""
 
     name: str
     state: str
     """As supervisord says, or `gone`."""
     not_visible: str = ""
-    """Why a program that runs has no manager that could be looked at."""
+    """Why a running program has no manager that can be seen."""
     manager: Process | None = None
     pids: Collection[int] = ()
     is_group: bool = False
@@ -47,7 +47,7 @@ class Roster:
 
 
 def of(watch: Watch, expected: Collection[ProcessId], view: Source) -> Roster:
-    """`expected` are workers that count as there until they are seen to be gone, whatever the list of children says."""
+    """`expected` are workers that count as present until they are seen to be gone, even if the list lacks them."""
     if watch.members:
         return replace(_of_group(watch, expected, view), is_group=True)
     return _of_manager(watch, expected, view)
@@ -56,19 +56,19 @@ def of(watch: Watch, expected: Collection[ProcessId], view: Source) -> Roster:
 def _of_manager(watch: Watch, expected: Collection[ProcessId], view: Source) -> Roster:
     program = watch.program
     name, state = program.namespec, program.state
-    if state != "RUNNING" or program.pid <= 0:
+    if state != ProgramState.RUNNING or program.pid <= 0:
         return Roster(name, state)
     try:
         manager = view.process(program.pid)
         # A supervisord of another machine or container: its pids mean other processes here.
         if program.supervisord and manager.parent != program.supervisord:
-            return Roster(name, state, "its process here is no child of that supervisord")
+            return Roster(name, state, "its process here is not a child of that supervisord")
         if not _has_started_when_supervisord_says(program, manager):
             return Roster(name, state, _ANOTHER_START)
         if watch.settings.depth == 2:
             below = _below_wrapper(program.pid, view)
             if below is None:
-                return Roster(name, state, "depth=2, and there is not one manager below the wrapper")
+                return Roster(name, state, "depth=2, but the wrapper does not have exactly one manager below it")
             manager = below
         if manager.ended:
             return Roster(name, "gone")
@@ -82,7 +82,7 @@ def _of_manager(watch: Watch, expected: Collection[ProcessId], view: Source) -> 
 
 
 def _of_group(watch: Watch, expected: Collection[ProcessId], view: Source) -> Roster:
-    """Processes that are workers themselves, with supervisord in the place of their manager."""
+    """Processes that are workers themselves; supervisord takes the manager's place."""
     program, members = watch.program, watch.members
     name, state = program.namespec, program.state
     if state in STOPPED_BY_HAND or program.pid <= 0:
@@ -96,7 +96,7 @@ def _of_group(watch: Watch, expected: Collection[ProcessId], view: Source) -> Ro
         return Roster(name, "gone")
     except PermissionError:
         return Roster(name, state, "supervisord is hidden from this user")
-    running = {member.pid: member.name for member in members if member.state == "RUNNING" and member.pid > 0}
+    running = {member.pid: member.name for member in members if member.state == ProgramState.RUNNING and member.pid > 0}
     running.pop(os.getpid(), None)
     for member in members:
         try:
@@ -115,7 +115,7 @@ def _has_started_when_supervisord_says(program: Program, process: Process) -> bo
 
 
 def _below_wrapper(pid: int, view: Source) -> Process | None:
-    """The wrapper's one child, or the one of several that has children of its own; None if it is not one."""
+    """The wrapper's only child, or its only child with children; None if there is not exactly one."""
     children = view.children(pid)
     managers = [child for child in children if _children(child, view)] if len(children) > 1 else children
     if len(managers) != 1:
@@ -144,7 +144,7 @@ def looks_like_manager(pid: int, above: int, view: Source) -> bool:
 
 
 def _children(pid: int, view: Source) -> list[int]:
-    """None of one that has just ended: that says nothing about the one for whose sake it is asked."""
+    """Empty for a process that has just ended: that says nothing about the process that is being judged."""
     try:
         return view.children(pid)
     except (ProcessLookupError, PermissionError):

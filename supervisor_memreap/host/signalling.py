@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from supervisor_memreap.core.model import Pool, ProcessId, Result, SentMoment, Worker
-from supervisor_memreap.core.servers import Moment, moment_of, recognise
+from supervisor_memreap.core.servers import Moment, may_signal_busy, moment_of, recognise
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import hold
 from supervisor_memreap.host.hold import Attempt
@@ -22,10 +22,10 @@ from supervisor_memreap.host.source import Source
 
 # Seconds between two readings of whether a worker is idle: 0.3 s has a hundred of them, at a few % of one core.
 _BETWEEN_READS = 0.003
-# Of asm/unistd.h, where a worker can be held.
+# System call numbers, from asm/unistd.h, of the machines on which a worker can be held.
 _TGKILL = {"x86_64": 234, "aarch64": 131}
-# Seconds for which the workers of a manager are not held after that was refused: each attempt is a process, and where a
-# seccomp filter ends it, a line in the kernel's log.
+# Seconds for which holding is not tried for the workers of a manager after it was refused: each attempt is a process,
+# and, if a seccomp filter kills it, a line in the kernel's log.
 REFUSED = 300.0
 # Readings of a sleeping worker that must all lack the place where it waits, before it counts as proven that the system
 # never tells it: of a busy worker 2 to 6 % of the readings lack it by chance.
@@ -50,7 +50,7 @@ class Experience:
     def note_reading(self, idle: bool | None, pid: int, view: Source) -> None:
         """After a worker was read as idle, busy or unknown. Raises ProcessLookupError."""
         if not self._was_seen:
-            tells = True if idle else view.tells_idleness(pid)
+            tells = True if idle else view.can_observe_idle(pid)
             self._was_seen = tells is True
             self._unseen += tells is False
 
@@ -69,7 +69,7 @@ class Experience:
 
 
 def may_signal(process: ProcessId) -> bool:
-    """Whether this user may signal that process; asked with the signal 0, which is never delivered."""
+    """Whether this user may signal that process; tested with signal 0, which is never delivered."""
     try:
         _send(process.pid, None, 0)
     except PermissionError:
@@ -81,19 +81,19 @@ def may_signal(process: ProcessId) -> bool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a reap."""
+    """The outcome of a reap."""
 
     result: Result
     moment: SentMoment | None = None
-    """When it was sent; None: it was not."""
+    """What the worker was doing when the signal was sent; None: it was not sent."""
     unheld: bool = False
-    """It was to be held, and that was not permitted."""
+    """Holding was tried, and not permitted."""
     unreadable: bool = False
     """Whether it was idle could not be read."""
     private: int | None = None
-    """Bytes that were the worker's own when it was signalled; None if that may not be read."""
+    """Bytes that the worker had for itself when it was signalled; None if that may not be read."""
     pidfd: int | None = None
-    """Readable as soon as the worker is gone; the caller closes it. None where the system has none."""
+    """Readable as soon as the worker is gone; the caller closes it. None if the system has none."""
 
 
 def reap(
@@ -105,10 +105,10 @@ def reap(
     experience: Experience | None = None,
     idle_wait_expired: bool = False,
 ) -> Outcome:
-    """Look again at exactly this worker, and signal it only if all is as it was seen. Never raises OSError.
+    """Check exactly this worker again, and signal it only if nothing has changed. Never raises OSError.
 
-    For `watch` seconds an idle moment is waited for. Without one it is BUSY; or, where idle_wait has expired
-    and the server finishes its request at any moment, signalled all the same.
+    Waits for an idle moment for `watch` seconds. Without one the worker is BUSY; or it is signalled anyway, if
+    idle_wait has expired and the server finishes its request at any moment.
     """
     deadline = time.monotonic() + watch
     experience = experience or Experience()
@@ -119,12 +119,12 @@ def reap(
 
 
 def reap_again(pool: Pool, worker: Worker, settings: PoolSettings, view: Source, experience: Experience) -> Outcome:
-    """As `reap`, at once, and only if it is seen that the worker is idle; no pidfd comes with the outcome."""
+    """As `reap`, but at once, and only if the worker is seen idle; the outcome has no pidfd."""
     return _closed(reap(pool, worker, settings, view, 0.0, experience))
 
 
 def force(pool: Pool, worker: Worker, signal_name: str, view: Source) -> Outcome:
-    """Send a stuck worker this signal, whatever it does."""
+    """Send a stuck worker this signal, whatever it is doing."""
 
     def send(pidfd: int | None) -> Outcome:
         if _has_changed(pool, worker, view):
@@ -148,7 +148,7 @@ def _with_pidfd(worker: Worker, act: Callable[[int | None], Outcome]) -> Outcome
         return Outcome(Result.GONE)
     except OSError:
         return Outcome(Result.FAILED)
-    # From here on the pidfd, where there is one, means this process and no later one with its pid.
+    # From here on the pidfd, if there is one, means this process and no later one with its pid.
     try:
         outcome = act(pidfd)
     except ProcessLookupError:
@@ -163,7 +163,7 @@ def _with_pidfd(worker: Worker, act: Callable[[int | None], Outcome]) -> Outcome
 
 
 def _has_changed(pool: Pool, worker: Worker, view: Source) -> bool:
-    """Whether this is not the worker of that manager any more. Raises ProcessLookupError."""
+    """Whether this is no longer the worker of that manager. Raises ProcessLookupError."""
     assert pool.manager
     now = view.process(worker.id.pid)
     if now.id != worker.id or now.ended:
@@ -204,7 +204,7 @@ def _signal(
     """Raises ProcessLookupError, PermissionError."""
     signum, pid = number(settings.signal), worker.id.pid
     # A worker that has left the reasons behind, as one that is signalled again, was not read in full.
-    needs = moment_of(worker.detail.server if worker.detail else recognise(*view.name_and_argv(pid)))
+    server = worker.detail.server if worker.detail else recognise(*view.name_and_argv(pid))
     _send(pid, pidfd, 0)  # asks whether it may be signalled, before an idle moment is waited for in vain
     private = private_memory(worker.id, pool, view)
     holds = settings.hold and hold.is_usable()
@@ -221,7 +221,7 @@ def _signal(
             if attempt in (Attempt.HELD, Attempt.UNKNOWN):
                 moment = SentMoment.HELD if attempt is Attempt.HELD else SentMoment.IDLE
                 return Outcome(Result.SENT, moment, private=private, pidfd=pidfd)
-            # Where it is not permitted, the next best is a signal right after it was seen idle: look once more.
+            # If that is not permitted, the next best is a signal right after it was seen idle: look again.
             unheld = attempt is Attempt.NOT_PERMITTED
             if unheld:
                 experience.note_refused_hold()
@@ -230,11 +230,10 @@ def _signal(
             idle = False
         experience.note_reading(idle, pid, view)
         unreadable = experience.never_tells_idleness
-        if idle and needs is not Moment.HELD:
+        if idle and moment_of(server) is not Moment.HELD:
             _send(pid, pidfd, signum)
             return Outcome(Result.SENT, SentMoment.IDLE, unheld, private=private, pidfd=pidfd)
-        permitted = needs is Moment.ANY or (needs is Moment.IDLE_IF_SEEN and unreadable)
-        if late and idle_wait_expired and permitted:
+        if late and idle_wait_expired and may_signal_busy(server, idleness_is_visible=not unreadable):
             _send(pid, pidfd, signum)
             moment = SentMoment.UNKNOWN if idle is None else SentMoment.BUSY
             return Outcome(Result.SENT, moment, unheld, unreadable, private, pidfd)
@@ -244,7 +243,7 @@ def _signal(
 
 
 def _open_pidfd(pid: int) -> int | None:
-    """A descriptor of that process; None where the system has none (Linux before 5.3, seccomp, other UNIX)."""
+    """A descriptor of that process; None if the system has none (Linux before 5.3, seccomp, other UNIX)."""
     if not hasattr(os, "pidfd_open") or not hasattr(signal, "pidfd_send_signal"):
         return None
     try:
@@ -252,11 +251,11 @@ def _open_pidfd(pid: int) -> int | None:
     except OSError as error:
         if error.errno in (errno.ENOSYS, errno.EPERM, errno.EINVAL):
             return None
-        raise  # gone; or this machine is short of something, and a pid alone could mean a later process
+        raise  # gone; or the system is out of resources, and a pid alone could mean a later process
 
 
 def follow(process: ProcessId, view: Source) -> int | None:
-    """A descriptor that is readable when this process is gone; None if it is, or where the system has none."""
+    """A descriptor that becomes readable when this process is gone; None if it is gone, or the system has none."""
     try:
         pidfd = _open_pidfd(process.pid)
     except OSError:
@@ -267,13 +266,13 @@ def follow(process: ProcessId, view: Source) -> int | None:
         if view.process(process.pid).id == process:
             return pidfd
     except OSError:
-        pass  # gone, or not to be read; or this machine is short of something
+        pass  # gone, or may not be read; or the system is out of resources
     os.close(pidfd)
     return None
 
 
 def tgkill(group: int, thread: int, signum: int) -> None:
-    """tgkill(2), which Python does not have and glibc only from 2.30 on. Raises OSError."""
+    """tgkill(2), which Python lacks and glibc has only since 2.30. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(_TGKILL[platform.machine()], group, thread, signum) == -1:
         error = ctypes.get_errno()

@@ -45,7 +45,7 @@ class Source(Protocol):
     def idle(self, pid: int) -> bool | None:
         """Whether the process waits in accept(2) at this moment; None where the system does not tell."""
 
-    def tells_idleness(self, pid: int) -> bool | None:
+    def can_observe_idle(self, pid: int) -> bool | None:
         """Whether this system says if the process is idle, be it at another moment; None: not known by this reading."""
 
     def name_and_argv(self, pid: int) -> tuple[str, list[str]]:
@@ -97,7 +97,7 @@ class Psutil:
     def idle(self, pid: int) -> bool | None:
         return None
 
-    def tells_idleness(self, pid: int) -> bool | None:
+    def can_observe_idle(self, pid: int) -> bool | None:
         return False
 
     def name_and_argv(self, pid: int) -> tuple[str, list[str]]:

@@ -1,7 +1,7 @@
 """Descriptors of /proc/PID/statm that are kept open from look to look. Linux only.
 
-Such a descriptor means one process for ever: once that is gone a read fails with ESRCH, whatever has its pid now. So it
-says at once which process this is and how large, for a third of what reading stat and status anew costs.
+Such a descriptor always means the same process: once that is gone, reads fail with ESRCH, even if its pid was reused.
+So one read shows that it is this process, and its size, for a third of the cost of reading stat and status again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from supervisor_memreap.host.procfile import read
 from supervisor_memreap.host.source import Process, Source
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-# Descriptors that are left for all else: sockets, locks, pipes, pidfds.
+# Descriptors reserved for everything else: sockets, locks, pipes, pidfds.
 _SPARE = 200
 
 
@@ -37,7 +37,7 @@ class _Kept(NamedTuple):
 
 
 class Statm:
-    """`begin` and `end` go around each tick: what no look of that tick has asked for is closed."""
+    """Call `begin` and `end` around each tick: descriptors that no look of the tick asked for are closed."""
 
     def __init__(self) -> None:
         self._kept: dict[int, _Kept] = {}
@@ -45,7 +45,7 @@ class Statm:
         self._most = _raise_limit() - _SPARE
         self._now = 0.0
         self.swap_in_use = 0
-        """On this host, in bytes: no process has more of it than this."""
+        """Swap in use on this host, in bytes: no process has more."""
 
     def begin(self) -> None:
         self._used = set()
@@ -61,7 +61,7 @@ class Statm:
             self._close(pid)
 
     def known(self, pid: int, manager: ProcessId) -> Known | None:
-        """What this child of `manager` is and holds; None: it must be read anew, or is gone."""
+        """This child of `manager` and its size; None: it must be read again, or is gone."""
         kept = self._kept.get(pid)
         if kept is None or kept.manager != manager:
             return None
@@ -101,7 +101,7 @@ class Statm:
 
 
 def _read(fd: int) -> tuple[int, int]:
-    """Size and resident memory in bytes; 0 where the process is gone or a zombie."""
+    """Size and resident memory in bytes; 0 if the process is gone or a zombie."""
     try:
         size, resident, _ = os.pread(fd, 256, 0).split(None, 2)
     except (OSError, ValueError):
@@ -118,7 +118,7 @@ def _swap_in_use() -> int:
 
 
 def _raise_limit() -> int:
-    """The soft limit of descriptors, raised to the hard one where that is permitted."""
+    """The soft limit of descriptors, raised to the hard limit if permitted."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,8 +1,8 @@
-"""Whether a worker waits for a connection. All that is known of accept(2) is here. Linux only.
+"""Whether a worker waits for a connection. All knowledge of accept(2) is here. Linux only.
 
 A worker is idle when its main thread waits in accept(2) and all its other threads sleep in a futex: they serve
-nothing. /proc/PID/syscall says so for certain, but reading it needs ptrace attach rights. /proc/PID/wchan needs only
-ptrace read rights and is less exact, so what it leaves open is unknown.
+nothing. /proc/PID/syscall shows this exactly, but reading it needs ptrace attach rights. /proc/PID/wchan needs only
+ptrace read rights and is less exact, so what it does not show is unknown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MACHINE = platform.machine()
 # Numbers of accept and accept4, and of futex and futex_waitv, of asm/unistd.h.
 ACCEPT = {"x86_64": (43, 288), "aarch64": (202, 242)}.get(_MACHINE, ())
 _FUTEX = {"x86_64": (202, 449), "aarch64": (98, 449)}.get(_MACHINE, ())
-# Where the kernel lets a process wait in accept on TCP.
+# The kernel functions in which a process waits in accept on TCP.
 _TCP_ACCEPT = b"inet_csk_accept"
 # And on a unix socket; but recv on a datagram or netlink socket waits there too.
 _UNIX_ACCEPT = b"__skb_wait_for_more_packets"
@@ -26,7 +26,7 @@ _LISTENS, _STREAM = 0x10000, 1
 
 
 def idle(pid: int) -> bool | None:
-    """Whether the process waits for a connection and serves nothing; None: that may not be read, or is not certain.
+    """Whether the process waits for a connection and serves nothing; None: that may not be read, or is uncertain.
 
     Raises ProcessLookupError where the process is gone.
     """
@@ -36,8 +36,8 @@ def idle(pid: int) -> bool | None:
     return main
 
 
-def is_told(pid: int) -> bool | None:
-    """Whether the kernel says where this process waits; None: at this moment it runs, and waits nowhere.
+def can_observe_idle(pid: int) -> bool | None:
+    """Whether the kernel shows where this process waits; None: at this moment it runs, and waits nowhere.
 
     False is no proof: a process that waits for very short times may run when its place is read, and sleep when its
     state is. Raises ProcessLookupError.
@@ -84,7 +84,7 @@ def _is_in_accept(pid: int) -> bool | None:
 
 
 def by_wchan(pid: int) -> bool | None:
-    """Whether the main thread waits in accept, as far as /proc/PID/wchan tells. Raises ProcessLookupError."""
+    """Whether the main thread waits in accept, according to /proc/PID/wchan. Raises ProcessLookupError."""
     try:
         place = read(f"/proc/{pid}/wchan")
     except PermissionError:
@@ -94,7 +94,7 @@ def by_wchan(pid: int) -> bool | None:
     if place == _UNIX_ACCEPT:
         return True if _has_only_streams(pid) else None
     if place in (b"0", b""):
-        # Either it runs, or the kernel hides the place. The state is readable for all.
+        # Either it runs, or the kernel hides the place. Every user may read the state.
         return False if stat(pid)[0] == b"R" else None
     return False
 

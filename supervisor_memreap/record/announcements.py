@@ -29,6 +29,7 @@ class Announcements:
             "event": event.announced_as,
             "pool": event.pool,
             "pid": event.pid,
+            "reason": event.asked_by,
             "message": event.text,
             "at": round(event.at, 3),
         }

@@ -5,9 +5,9 @@ from __future__ import annotations
 from supervisor_memreap.core.command import Command
 
 # Kept for the senders, who ask within seconds.
-_MOST_ANSWERS = 20
+_MAX_ANSWERS = 20
 # A sender that waits for its answer sends the command again; it expires after some seconds.
-_MOST_KNOWN = 1000
+_MAX_KNOWN = 1000
 
 
 class Answers:
@@ -27,14 +27,14 @@ class Answers:
         if command in self._begun:
             return False
         self._begun[command] = None
-        while len(self._begun) > _MOST_KNOWN:
+        while len(self._begun) > _MAX_KNOWN:
             del self._begun[next(iter(self._begun))]
         return True
 
     def give(self, id: str, ok: bool, text: str) -> None:
         if id:
             self._answers[id] = {"ok": ok, "text": text}
-        while len(self._answers) > _MOST_ANSWERS:
+        while len(self._answers) > _MAX_ANSWERS:
             del self._answers[next(iter(self._answers))]
 
     def values(self) -> dict[str, dict[str, object]]:

@@ -28,5 +28,5 @@ class Counters:
             counters = replace(counters, reaps=self.reaps + 1, given_back=given_back)
         return counters
 
-    def stands(self, standing: str, at: float) -> Counters:
+    def with_standing(self, standing: str, at: float) -> Counters:
         return self if standing == self.standing else replace(self, standing=standing, since=at)

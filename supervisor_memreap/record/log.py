@@ -20,7 +20,7 @@ def to(stream: TextIO | None, stamped: bool) -> Callable[[str], None]:
     """
     missing = 0
 
-    def tell(text: str) -> None:
+    def print_line(text: str) -> None:
         nonlocal missing
         if missing and write(f"{missing} lines are missing here: nothing read the log, and there was no room for them"):
             missing = 0
@@ -41,7 +41,7 @@ def to(stream: TextIO | None, stamped: bool) -> Callable[[str], None]:
             pass  # nothing reads any more; the work continues
         return True
 
-    return tell
+    return print_line
 
 
 def _write_at_once(stream: TextIO, line: str) -> bool:
@@ -54,9 +54,9 @@ def _write_at_once(stream: TextIO, line: str) -> bool:
     return True
 
 
-def sink(tell: Callable[[str], None]) -> Sink:
+def sink(print_line: Callable[[str], None]) -> Sink:
     """A log of events: one line for each."""
-    return lambda event: tell(f"{event.pool}: {event.text}" if event.pool else event.text)
+    return lambda event: print_line(f"{event.pool}: {event.text}" if event.pool else event.text)
 
 
 def internal_error(pool: str, error: Exception) -> InternalError:

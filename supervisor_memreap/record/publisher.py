@@ -17,10 +17,13 @@ from supervisor_memreap.supervisord.client import Client, Unavailable
 
 
 class Publisher:
-    """`pools` returns the state of the pools, in the form of record.status."""
+    """`pools` returns the state of the pools, in the form of record.status; `troubles`, what else is wrong."""
 
-    def __init__(self, pools: Callable[[], Sequence[dict[str, Any]]], once: Once):
+    def __init__(
+        self, pools: Callable[[], Sequence[dict[str, Any]]], once: Once, troubles: Callable[[], Sequence[str]] = tuple
+    ):
         self._pools = pools
+        self._troubles = troubles
         self._once = once
         self.answers = Answers()
         self.announcements = Announcements()
@@ -50,7 +53,7 @@ class Publisher:
                 "version": VERSION,
                 "memreap": __version__,
                 "looked": self._looked,
-                "troubles": self._once.lasting(events.SettingsRefused, events.ProgramsMissing),
+                "troubles": [*self._once.lasting(events.SettingsRefused, events.ProgramsMissing), *self._troubles()],
                 "pools": self._pools(),
                 "answers": self.answers.values(),
             }

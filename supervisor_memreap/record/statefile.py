@@ -22,7 +22,7 @@ from supervisor_memreap.host import lock, procfs
 from supervisor_memreap.host.lock import temporary_directory
 
 # A thousand pools of a hundred workers, each with one leaving, take less than this.
-_MOST_BYTES = 16 * 1024**2
+_MAX_BYTES = 16 * 1024**2
 # Seconds since the last change after which an unused file is removed: a week.
 _OLD = 7 * 86400.0
 # Seconds after which the file is rewritten even if nothing changed: temporary directories are cleared by age.
@@ -136,7 +136,7 @@ def _read(path: str) -> str:
         # Every user may write to the directory: ignore what another user wrote.
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise OSError("not a file that only this user may write")
-        return file.read(_MOST_BYTES)
+        return file.read(_MAX_BYTES)
 
 
 def _replace(path: str, text: str) -> None:

@@ -7,11 +7,15 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from supervisor_memreap.core.model import Pool, ProcessId, Worker
+from supervisor_memreap.core.growth import Growth
+from supervisor_memreap.core.listeners import ListenerState
+from supervisor_memreap.core.model import UP, Pool, ProcessId, Worker
 from supervisor_memreap.core.policy import Choice, Standing
+from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.settings import KEYS, Given, PoolSettings, shown
 from supervisor_memreap.core.state import PoolState, Suspension
 from supervisor_memreap.core.text import memory, seconds
+from supervisor_memreap.record import growth as growth_values
 from supervisor_memreap.record import words
 from supervisor_memreap.record.counters import Counters
 
@@ -23,6 +27,8 @@ _PERIODS = 2
 _LATE = 5.0
 # Columns of a terminal.
 WIDTH = 80
+# Columns that a table which is too wide goes without.
+_DROPPED: tuple[tuple[str, ...], ...] = ((), ("freed",), ("freed", "since"))
 # What only a listener knows, since it was there before: after a single look it is unknown, not 0.
 _OF_A_LISTENER = ("reaps", "given_back_bytes", "since", "message", "message_at")
 
@@ -34,13 +40,18 @@ def of_pool(
     counters: Counters,
     used: Mapping[ProcessId, int],
     boot: float = 0.0,
+    growth: Growth | None = None,
 ) -> dict[str, Any]:
     """One pool; `used` has the known metric of each worker, in bytes. Unknown values are left out.
 
     `boot` is added to the times in `state`, for seconds since the epoch.
     """
-    pool = choice.pool
-    workers = [_worker(worker, settings, state, used) for worker in pool.workers]
+    pool, growth = choice.pool, growth or Growth()
+    reasons = {each.worker.id: each.reason.label for each in reversed(choice.pending)}  # the most urgent one
+    workers = [
+        {**_worker(worker, settings, state, used, reasons), **growth_values.of_worker(growth, worker.id)}
+        for worker in pool.workers
+    ]
     known = [worker["used_bytes"] for worker in workers if "used_bytes" in worker]
     values: dict[str, Any] = {
         "name": pool.name,
@@ -62,12 +73,27 @@ def of_pool(
         "suspension": _suspension(pool, state, state.suspended, boot) if state.suspended else None,
         "largest_bytes": max(known, default=None),
         "total_bytes": sum(known) if known else None,
+        "total_limit_bytes": settings.total,
+        "pool_bytes": _held(pool),
+        **growth_values.of_pool(growth, settings.limit, used),
         "message_at": int(counters.message_at) if counters.message else None,
     }
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _worker(worker: Worker, settings: PoolSettings, state: PoolState, used: Mapping[ProcessId, int]) -> dict[str, Any]:
+def _held(pool: Pool) -> int | None:
+    """Bytes that its manager and workers hold together, or more, where even that is within `total`; None: not read."""
+    scope = next((scope for scope in pool.scopes if scope.name == pool.name), None)
+    return None if scope is None or scope.size is None or scope.available is None else scope.size - scope.available
+
+
+def _worker(
+    worker: Worker,
+    settings: PoolSettings,
+    state: PoolState,
+    used: Mapping[ProcessId, int],
+    reasons: Mapping[ProcessId, str],
+) -> dict[str, Any]:
     row: dict[str, Any] = {"pid": worker.id.pid, "age_seconds": round(worker.age, 1)}
     if worker.id in used:
         row["used_bytes"] = used[worker.id]
@@ -80,6 +106,8 @@ def _worker(worker: Worker, settings: PoolSettings, state: PoolState, used: Mapp
         row["note"] = "stuck"
     elif worker.id in state.requested:
         row["note"] = "requested"
+    if worker.id in reasons:
+        row["reason"] = reasons[worker.id]
     return row
 
 
@@ -101,18 +129,19 @@ def _suspension(pool: Pool, state: PoolState, suspended: Suspension, boot: float
 def trouble_of_listener(listener: Mapping[str, Any]) -> str:
     """What is wrong with the listener, judging by getListener, in a line; empty if nothing is."""
     age = listener.get("age_seconds")
-    if listener["listener_state"] == "NONE":
+    if listener["listener_state"] == ListenerState.NONE:
         return "supervisord has no listener of memreap: add [eventlistener:memreap] with command=memreap listen"
-    if listener["state"] not in ("RUNNING", "STARTING"):
+    if listener["state"] not in UP:
         name = listener["name"]
         return f"the listener {name} is {listener['state']}: see its log, then supervisorctl start {name}"
-    if listener["listener_state"] == "UNKNOWN":
+    if listener["listener_state"] == ListenerState.UNKNOWN:
         return (
             f"the listener {listener['name']} broke the event protocol and gets no more events: restart"
             f" {listener['name']}; does anything in its command print to stdout?"
         )
     if age is None:
-        return "the listener has not looked at the pools yet: wait for the next tick, or see its log"
+        troubles = "; ".join(listener.get("troubles", ()))
+        return f"the listener has not looked at the pools yet: {troubles or 'wait for the next tick, or see its log'}"
     if age > _PERIODS * listener.get("period_seconds", 5) + _LATE:
         return f"the listener last looked at the pools {age:.0f} s ago: restart {listener['name']}, and see its log"
     return ""
@@ -138,7 +167,10 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def of_look(pools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The pools after our own look, without what only a listener knows."""
-    return [{key: value for key, value in pool.items() if key not in _OF_A_LISTENER} for pool in pools]
+    return [
+        {key: value for key, value in growth_values.without(pool).items() if key not in _OF_A_LISTENER}
+        for pool in pools
+    ]
 
 
 def of_listener(value: Any, key: str = "") -> Any:
@@ -147,7 +179,7 @@ def of_listener(value: Any, key: str = "") -> Any:
         return {name: of_listener(part, name) for name, part in value.items()}
     if isinstance(value, list):
         return [of_listener(part) for part in value]
-    return int(value) if key.endswith("_bytes") else value
+    return int(value) if "_bytes" in key else value
 
 
 def unwatched(pools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -166,7 +198,7 @@ def table(pools: Sequence[Mapping[str, Any]], now: float) -> str:
     `now` is in seconds since 1970. What a look does not know has no column.
     """
     has_history = any("reaps" in pool for pool in pools)
-    history = ("reaps", "freed", "since") if has_history else ()
+    history = ("growth", "reaps", "freed", "since") if has_history else ()
     rows = [("", "", "limit", "workers", *(() if has_history else ("over",)), "largest", "total", *history)]
     rows += [_row(pool, has_history, now) for pool in pools]
     head, *lines = _within(rows)
@@ -176,23 +208,32 @@ def table(pools: Sequence[Mapping[str, Any]], now: float) -> str:
 
 
 def _row(pool: Mapping[str, Any], has_history: bool, now: float) -> tuple[str, ...]:
-    limit, largest, total = (_memory(pool, key) for key in ("limit_bytes", "largest_bytes", "total_bytes"))
-    start = str(pool["name"]), _word(pool), f"{limit} {pool['metric']}", str(len(pool["workers"]))
+    largest, total = (_memory(pool, key) for key in ("largest_bytes", "total_bytes"))
+    limit = f"{_memory(pool, 'limit_bytes')} {pool['metric']}" if "limit_bytes" in pool else "-"
+    start = str(pool["name"]), _word(pool), limit, str(len(pool["workers"]))
     if not has_history:
         return (*start, _over(pool), largest, total)
-    history = str(pool["reaps"]), _memory(pool, "given_back_bytes"), _age(now - pool["since"])
+    growth = growth_values.cell(pool)
+    history = growth, str(pool["reaps"]), _memory(pool, "given_back_bytes"), _age(now - pool["since"])
     return (*start, largest, total, *history)
 
 
 def _within(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Aligned; if that is too wide, without `freed`, or else with each name on its own line."""
-    freed = rows[0].index("freed") if "freed" in rows[0] else len(rows[0])
-    for some in (rows, [(*row[:freed], *row[freed + 1 :]) for row in rows]):
-        lines = _aligned(some).split("\n")
+    """Aligned; if that is too wide, without `freed`, or else with each name on its own line, and without `since`."""
+    for dropped in _DROPPED[:2]:
+        lines = _aligned(_without(rows, dropped)).split("\n")
         if max(map(len, lines)) <= WIDTH:
             return lines
-    head, *rest = _aligned([row[1:] for row in rows]).split("\n")
+    for dropped in _DROPPED:
+        head, *rest = _aligned([row[1:] for row in _without(rows, dropped)]).split("\n")
+        if max(map(len, (head, *rest))) <= WIDTH - 2:
+            break
     return [f"  {head}", *(f"{row[0]}\n  {line}" for row, line in zip(rows[1:], rest))]
+
+
+def _without(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """The rows without these columns, which the first row names."""
+    return [tuple(cell for cell, name in zip(row, rows[0]) if name not in columns) for row in rows]
 
 
 def _details(pool: Mapping[str, Any]) -> Iterator[str]:
@@ -201,7 +242,7 @@ def _details(pool: Mapping[str, Any]) -> Iterator[str]:
     if suspended:
         yield from _wrapped(suspended)
     if pool.get("paused") and pool["standing"] != Standing.PAUSED:
-        yield from _wrapped(f"paused until memreap resume {pool['name']}")
+        yield from _wrapped(f"paused until supervisorctl memreap resume {pool['name']}")
     if pool.get("not_visible"):
         yield from _wrapped(f"not watched: {pool['not_visible']}")
     if pool.get("unreadable_workers"):
@@ -209,6 +250,8 @@ def _details(pool: Mapping[str, Any]) -> Iterator[str]:
             f"{pool['unreadable_workers']} of {len(pool['workers'])} workers: {pool['metric']} may not be read; run"
             " memreap as their user or as root with CAP_SYS_PTRACE, or set metric=rss"
         )
+    if growth_values.forecast(pool):
+        yield from _wrapped(growth_values.forecast(pool))
     if pool.get("message"):
         yield from _wrapped(f"{_clock(pool)}{pool['message']}")
 
@@ -220,7 +263,7 @@ def _wrapped(text: str) -> list[str]:
 def _suspended(pool: Mapping[str, Any]) -> str:
     """The line about a suspension; empty if there is none."""
     suspension = pool.get("suspension")
-    resume = f"memreap resume {pool['name']}"
+    resume = f"supervisorctl memreap resume {pool['name']}"
     if suspension:
         until = f"until {words.clock(suspension['until'])}" if "until" in suspension else "until its settings change"
         since = words.clock(suspension["since"])
@@ -245,11 +288,17 @@ def _age(value: float) -> str:
 
 def workers_table(pool: Mapping[str, Any]) -> str:
     """One line for each worker of a pool, the largest first."""
-    rows = [("pid", "age", str(pool["metric"]), "")]
+    rows = [("pid", "age", str(pool["metric"]), "growth", "")]
     for worker in sorted(pool["workers"], key=lambda each: each.get("used_bytes", 0), reverse=True):
-        note = worker.get("note", "over the limit" if worker.get("over") else "")
-        rows.append((str(worker["pid"]), seconds(worker["age_seconds"]), _memory(worker, "used_bytes"), note))
+        used, growth = _memory(worker, "used_bytes"), growth_values.cell(worker)
+        rows.append((str(worker["pid"]), seconds(worker["age_seconds"]), used, growth, _note(worker)))
     return _aligned(rows)
+
+
+def _note(worker: Mapping[str, Any]) -> str:
+    """What happens to it, or why it has to go."""
+    over = OverLimit.label if worker.get("over") else ""
+    return str(worker.get("note") or worker.get("reason") or over)
 
 
 def settings_table(pools: Iterable[tuple[str, PoolSettings, Mapping[str, Given]]]) -> str:

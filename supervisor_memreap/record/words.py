@@ -18,7 +18,7 @@ def clock(moment: float) -> str:
     return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%m-%d %H:%M", then)
 
 
-def would(candidate: Candidate, settings: PoolSettings) -> str:
+def planned_action(candidate: Candidate, settings: PoolSettings) -> str:
     """What a run without --dry-run would do with this worker."""
     worker = candidate.worker
     start = f"worker {worker.id.pid} {candidate.reason.text}: "
@@ -33,5 +33,11 @@ def summary(choice: Choice, settings: PoolSettings, reaped: int | None) -> str:
     if pool.manager is None:
         return f"not watched, {pool.not_visible}" if pool.not_visible else f"does not run ({pool.state})"
     done = "" if reaped is None else f", {reaped} reaped"
-    what = "left to reap" if settings.limit is None else f"over the limit of {memory(settings.limit)}"
-    return f"{len(pool.workers)} workers{done}, {choice.to_go or 'none'} {what}"
+    return f"{len(pool.workers)} workers{done}, {_to_replace(choice, settings)}"
+
+
+def _to_replace(choice: Choice, settings: PoolSettings) -> str:
+    others = (settings.max_age, settings.total, settings.headroom, settings.pressure)
+    if choice.to_go == 0 and settings.limit is not None and not any(other is not None for other in others):
+        return f"none over the limit of {memory(settings.limit)}"
+    return f"{choice.to_go or 'none'} to replace"

@@ -18,9 +18,9 @@ from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnect
 
 from supervisor_memreap.core.model import Ending, Program
 
-# supervisord answers for 200 programs in 25 ms; one that needs longer than this is stopped or hangs.
+# Seconds. supervisord answers for 200 programs in 25 ms; one that needs longer than this is stopped or hangs.
 TIMEOUT = 1.0
-# The type of the events that tell others what has happened.
+# The type of the events that carry announcements.
 ANNOUNCEMENT = "memreap"
 # Bytes of supervisord's log that are read to find out how a program ended: about 600 lines.
 _LOG_TAIL = 65536
@@ -29,16 +29,16 @@ _ENDED = re.compile(r"^([0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}),[0-9]{3} [A-Z]+ (s
 
 
 class Unavailable(Exception):
-    """supervisord does not answer as it should; one line with the cause and the remedy."""
+    """supervisord gives no usable answer; one line with the cause and the remedy."""
 
 
 class ShuttingDown(Unavailable):
-    """supervisord is about to end, or to begin anew with all its programs."""
+    """supervisord is about to exit, or to restart all its programs."""
 
 
 class _UnixConnection(UnixStreamHTTPConnection):  # type: ignore[misc] # supervisor has no types
     peer: int | None = None
-    """The pid, in our own namespace, of the process that listens; 0: it has none there. None: not known."""
+    """The pid, in our own namespace, of the listening process; 0: it has none there. None: unknown."""
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -71,7 +71,7 @@ class _Transport(SupervisorTransport):  # type: ignore[misc]
 
 
 class Client:
-    """One supervisord. Raises Unavailable if the address is none.
+    """One supervisord. Raises Unavailable if the address is invalid.
 
     Credentials are sent, and never part of a message.
     """
@@ -84,7 +84,7 @@ class Client:
         self._proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=self._transport)
 
     def programs(self) -> list[Program]:
-        """All that supervisord runs, and its own pid, in one call. Raises Unavailable."""
+        """All programs that supervisord runs, and its own pid, in one call. Raises Unavailable."""
         methods = ("supervisor.getPID", "supervisor.getAllProcessInfo", "memreap.getRestarted")
         answers = self._call("system.multicall", [{"methodName": name, "params": []} for name in methods])
         try:
@@ -92,7 +92,7 @@ class Client:
             for answer in (pid, infos):
                 if isinstance(answer, dict) and "faultCode" in answer:
                     raise self._explain_fault(answer["faultCode"], answer["faultString"])
-            # A struct is a fault: it has no [rpcinterface:memreap], or that of an older memreap.
+            # A struct is a fault: there is no [rpcinterface:memreap], or that of an older memreap.
             known = set(restarted) if isinstance(restarted, list) else None
             is_proven = self._runs_here(pid)
             return [
@@ -112,26 +112,26 @@ class Client:
             raise Unavailable(f"{self._shown} gave an answer that is not supervisord's") from None
 
     def _runs_here(self, pid: int) -> bool:
-        """Whether this pid of supervisord is certain to mean the same process here as it does there.
+        """Whether this pid of supervisord certainly means the same process here as there.
 
-        It may run in a container, and be asked from the host, where its pids mean other processes.
+        supervisord may run in a container, while we run on the host, where its pids mean other processes.
         """
         return pid == self._transport.peer() or (pid == os.getppid() and pid != 1)
 
     def how_ended(self, program: Program, since: float) -> Ending:
-        """How this program first ended after `since`, in seconds since the epoch, by supervisord's own log."""
+        """How this program first ended after `since`, in seconds since the epoch, from supervisord's own log."""
         try:
             log = str(self._call("supervisor.readLog", -_LOG_TAIL, 0))
         except Unavailable:
             return Ending.UNKNOWN  # it has no log that can be read, such as /dev/stdout
         for at, ending, name in _ENDED.findall(log):
-            # Both are cut to seconds, and supervisord writes the line a moment after the process has ended.
+            # Both times are cut to seconds, and supervisord writes the line a moment after the process has ended.
             if name == program.name and _epoch(at) >= since - 1:
                 return Ending(ending)
         return Ending.UNKNOWN
 
     def publish(self, status: str) -> bool:
-        """Hand in the status; False: this supervisord has no [rpcinterface:memreap]. Raises Unavailable."""
+        """Publish the status; False: this supervisord has no [rpcinterface:memreap]. Raises Unavailable."""
         (answer,) = self._call("system.multicall", [{"methodName": "memreap.publish", "params": [status]}])
         if not isinstance(answer, dict) or "faultCode" not in answer:
             return True
@@ -140,22 +140,22 @@ class Client:
         return False
 
     def listener(self) -> dict[str, Any] | None:
-        """What memreap.getListener says; None: there is no [rpcinterface:memreap]. Raises Unavailable."""
+        """The result of memreap.getListener; None: there is no [rpcinterface:memreap]. Raises Unavailable."""
         (answer,) = self._call("system.multicall", [{"methodName": "memreap.getListener", "params": []}])
         return dict(answer) if isinstance(answer, dict) and "faultCode" not in answer else None
 
     def configuration(self) -> list[dict[str, Any]]:
-        """What supervisord has read of each process, as supervisor.getAllConfigInfo says. Raises Unavailable."""
+        """The configuration that supervisord has read, from supervisor.getAllConfigInfo. Raises Unavailable."""
         answer = self._call("supervisor.getAllConfigInfo")
         return [dict(info) for info in answer if isinstance(info, dict)] if isinstance(answer, list) else []
 
     def pending(self) -> dict[str, list[str]]:
-        """What memreap.getPending says; empty where there is no such method. Raises Unavailable."""
+        """The result of memreap.getPending; empty if there is no such method. Raises Unavailable."""
         (answer,) = self._call("system.multicall", [{"methodName": "memreap.getPending", "params": []}])
         return dict(answer) if isinstance(answer, dict) and "faultCode" not in answer else {}
 
     def seen_by_listener(self) -> tuple[list[dict[str, Any]], dict[str, Any]] | None:
-        """What memreap.getPools and getListener say; None: there is no [rpcinterface:memreap]. Raises Unavailable."""
+        """The results of memreap.getPools and getListener; None: no [rpcinterface:memreap]. Raises Unavailable."""
         methods = ("memreap.getPools", "memreap.getListener")
         answers = self._call("system.multicall", [{"methodName": name, "params": []} for name in methods])
         try:
@@ -191,7 +191,7 @@ class Client:
         except OSError as error:
             raise Unavailable(f"no supervisord answers at {self._shown}: {error.strerror or error}") from None
         except (http.client.HTTPException, xmlrpc.client.Error, ExpatError, ValueError) as error:
-            raise Unavailable(f"{self._shown} does not speak as supervisord does: {type(error).__name__}") from None
+            raise Unavailable(f"{self._shown} does not answer like supervisord: {type(error).__name__}") from None
         finally:
             # A kept connection would break when supervisord restarts.
             self._transport.close()
@@ -223,7 +223,7 @@ class Client:
     def _explain_status(self, error: xmlrpc.client.ProtocolError) -> str:
         if error.errcode == 401:
             return (
-                f"supervisord at {self._shown} wants a user name and password: set them in [supervisorctl],"
+                f"supervisord at {self._shown} requires a user name and password: set them in [supervisorctl],"
                 " or as SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD in the listener's environment="
             )
         return f"supervisord at {self._shown} answered with HTTP status {error.errcode} {error.errmsg}"

@@ -16,13 +16,13 @@ from supervisor.options import ClientOptions, UnhosedConfigParser
 
 from supervisor_memreap.core.listeners import is_listener, words_of_listener
 from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.settings import Given, Sections, SettingsError, short
+from supervisor_memreap.core.settings import Given, Sections, SettingsError, parse_name_size
 from supervisor_memreap.core.text import quote
 from supervisor_memreap.supervisord import ancestor
 
 _KINDS = ("program", "fcgi-program", "eventlistener", "group", "ctlplugin", "rpcinterface")
 # So many processes of one program have their names worked out.
-_MOST_PROCESSES = 10_000
+_MAX_PROCESSES = 10_000
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Contents:
         for section in self.others:
             if section.listens and "command" in section.options:
                 words = words_of_listener(section.options["command"])
-                sections.update(short(_without_options(words), f"{section.where} command"))
+                sections.update(parse_name_size(_without_options(words), f"{section.where} command"))
         return sections
 
 
@@ -185,7 +185,7 @@ class ConfigFile:
                         try:
                             contents.server[key] = str(parser.saneget(section, key))
                         except ValueError:  # it names the value, which may be a password
-                            contents.warnings.append(f"{path} [{section}] {key}: not read, its % is no expansion")
+                            contents.warnings.append(f"{path} [{section}] {key}: not read, its % is not an expansion")
             elif kind in _KINDS:
                 contents.others.append(_section(parser, section, path))
             elif section == "memreap" or kind == "memreap":
@@ -221,7 +221,7 @@ def _section(parser: UnhosedConfigParser, section: str, path: str) -> Section:
         try:
             first, count = int(options.get("numprocs_start", "0")), int(options.get("numprocs", "1"))
             processes = tuple(
-                get("process_name", number) for number in range(first, first + min(count, _MOST_PROCESSES))
+                get("process_name", number) for number in range(first, first + min(count, _MAX_PROCESSES))
             )
         except ValueError:
             pass
@@ -251,10 +251,13 @@ def _parse(path: str) -> UnhosedConfigParser:
 
 
 def _get(parser: UnhosedConfigParser, section: str, key: str, path: str) -> str:
+    raw = str(parser.get(section, key, raw=True))
+    if re.fullmatch("[^%]+%", raw):
+        return raw  # a percentage, such as headroom=10%: no expansion looks like that
     try:
         return str(parser.saneget(section, key))
     except ValueError:
-        value = quote(str(parser.get(section, key, raw=True)))
+        value = quote(raw)
         raise SettingsError(
             f"{path} [{quote(section)}] {quote(key)}={value}: unknown expansion; there are %(here)s, %(host_node_name)s"
             " and %(ENV_X)s for each X in the environment; a percent sign is written %%"

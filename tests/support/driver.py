@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,7 @@ def _assert_entered_running(log) -> None:
     assert text.count("entered RUNNING state, process has stayed up") == programs
 
 
-def assert_in(text: str, whole: str) -> None:
+def assert_in(text: str, whole: Container[str]) -> None:
     assert text in whole, whole
 
 

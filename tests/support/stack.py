@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +147,12 @@ def running(
     python: str = sys.executable,
     http: str | None = None,
     nginx_conf: Path = APPS / "nginx.conf",
+    within: Sequence[str] = (),
 ) -> Iterator[Pool]:
     """The pool `name` of a supervisord with the configuration `text`, whose pools listen on where/NAME.sock.
 
-    At the end supervisord is asked to end, as by an administrator. A process that is still there then is ended by
-    force, and the test fails.
+    `within` is a command that supervisord is started by. At the end supervisord is asked to end, as by an
+    administrator. A process that is still there then is ended by force, and the test fails.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -159,7 +160,7 @@ def running(
     (where / "nginx.conf").write_text(conf)
     command = f"/usr/sbin/nginx -e {where}/nginx-error.log -c {where}/nginx.conf -p {where}/"
     nginx = f"[program:nginx]\ncommand={command}\n"
-    with supervisord(where, text + nginx, http, python=python) as process:
+    with supervisord(where, text + nginx, http, python=python, within=within) as process:
         pool = Pool(where, port, name)
         try:
             eventually(lambda: assert_answers(pool), timeout=30)

@@ -1,0 +1,154 @@
+"""Decides over all pools: what has to be read, who goes next, and what becomes of memory that is short. Pure.
+
+The rules of one pool are in core.policy; here is rule 13, which needs all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from supervisor_memreap.core import events, policy, reasons, shortage
+from supervisor_memreap.core.events import Event
+from supervisor_memreap.core.model import MemoryScope, Pool, Worker
+from supervisor_memreap.core.policy import Choice, Look
+from supervisor_memreap.core.shortage import Episode, Episodes, Kind
+
+
+class Decision(NamedTuple):
+    """What is to be done in all pools, the most urgent first, and about memory that is short."""
+
+    choices: list[Choice]
+    episodes: Episodes
+    events: tuple[Event, ...] = ()
+
+
+def detail_needed(look: Look, episodes: Episodes, now: float) -> Callable[[Worker], bool]:
+    """Says of a worker whether its detail must be read to decide about it; `look` has no workers yet."""
+    if len(look.state.workers) == 1:
+        return lambda _worker: True  # the pool's one child may be its manager, below a wrapper
+    after = shortage.follow([(look.pool, look.settings)], episodes, now)
+    needed = reasons.detail_needed(look.circumstances(after, now))
+    leaving = look.state.leaving
+    if leaving is None or not leaving.private:
+        return needed
+    # What fresh workers hold of their own is learned from those that take the place of another one.
+    return lambda worker: worker.id not in leaving.before or needed(worker)
+
+
+def follow_memory(
+    looks: Sequence[Look], episodes: Episodes, now: float, at: float
+) -> tuple[dict[tuple[Kind, str], Episode], tuple[Event, ...]]:
+    """What became of the memory that was short at the last look. `at` is in seconds since 1970."""
+    pools = [(look.pool, look.settings) for look in looks if look.pool.manager]
+    after = shortage.follow(pools, episodes, now)
+    ended = [episodes[key] for key in episodes if key not in after and (episodes[key].last is not None)]
+    scopes = {scope.name: scope for pool, _ in pools for scope in pool.scopes}
+    return after, tuple(
+        events.Relieved(
+            _pool_of(episode), at, episode.shortage, _available(scopes, episode), now - episode.since, episode.freed
+        )
+        for episode in ended
+    )
+
+
+def _available(scopes: Mapping[str, MemoryScope], episode: Episode) -> int | None:
+    scope = scopes.get(episode.shortage.scope)
+    return scope.available if scope else None
+
+
+def _pool_of(episode: Episode) -> str:
+    """The pool that an event about this shortage is about; empty: it is about more than one."""
+    return episode.shortage.scope if episode.shortage.kind is Kind.TOTAL else ""
+
+
+def choose(looks: Iterable[Look], now: float, episodes: Episodes | None = None, at: float = 0.0) -> Decision:
+    """Who goes next, over all pools. The caller signals one candidate of a pool, and says so with `signalled`.
+
+    Of candidates that go for memory that is short, other than the pool's own `total`, it signals one at a look.
+    """
+    looks, episodes = list(looks), episodes or {}
+    choices = [policy.choose_in(look, episodes, now) for look in looks]
+    episodes, log = _give_up(looks, choices, episodes, now, at)
+    enough = {
+        key
+        for key, episode in episodes.items()
+        if episode.given_up is not None or shortage.is_expected(episode, _coming(looks, episode, now), now)
+    }
+    choices = [_without(choice, enough) for choice in choices]
+    choices.sort(key=lambda choice: min(map(policy.urgency, choice.candidates), default=policy.LAST))
+    return Decision(_only_first_pending(choices), episodes, log)
+
+
+def _coming(looks: Sequence[Look], episode: Episode, now: float) -> int:
+    """Bytes in its scope that signalled workers still hold."""
+    return sum(
+        look.state.leaving.private
+        for look in looks
+        if look.state.leaving
+        and look.state.leaving.left is None
+        and now - look.state.leaving.signalled < shortage.COMING
+        and _is_in(look.pool, episode)
+    )
+
+
+def _is_in(pool: Pool, episode: Episode) -> bool:
+    return any(scope.name == episode.shortage.scope for scope in pool.scopes)
+
+
+def _give_up(
+    looks: Sequence[Look], choices: Sequence[Choice], episodes: Episodes, now: float, at: float
+) -> tuple[Episodes, tuple[Event, ...]]:
+    """Stop where reaping does not help: no worker is worth it, or each has gone twice."""
+    log: list[Event] = []
+    after = dict(episodes)
+    for key, episode in episodes.items():
+        members = [
+            (look, choice)
+            for look, choice in zip(looks, choices)
+            if _is_in(look.pool, episode) and (look.settings.yields or episode.shortage.kind is Kind.TOTAL)
+        ]
+        if episode.given_up is not None or not members:
+            continue
+        most = shortage.REAPS_PER_WORKER * sum(len(look.pool.workers) for look, _ in members)
+        is_open = any(look.state.leaving or _has_pending(choice, key) for look, choice in members)
+        if is_open and episode.reaps < most:
+            continue
+        after[key] = replace(episode, given_up=now, is_reported=True)
+        if episode.reaps or not episode.is_reported:
+            short, pool = episode.shortage, _pool_of(episode)
+            log.append(events.NotRelieved(pool, at, short, episode.reaps, episode.freed, shortage.RETRY))
+    return after, tuple(log)
+
+
+def _has_pending(choice: Choice, key: tuple[Kind, str]) -> bool:
+    return any(reasons.shortage_of(candidate.reason) == key for candidate in choice.pending)
+
+
+def _without(choice: Choice, keys: set[tuple[Kind, str]]) -> Choice:
+    """Without candidates for these shortages."""
+    if not keys:
+        return choice
+    candidates, pending = (
+        tuple(each for each in some if reasons.shortage_of(each.reason) not in keys)
+        for some in (choice.candidates, choice.pending)
+    )
+    return replace(choice, candidates=candidates, pending=pending)
+
+
+def _only_first_pending(choices: list[Choice]) -> list[Choice]:
+    """Of those that go for one shortage, the first: whether another one has to go is known after that."""
+    seen: set[tuple[Kind, str]] = set()
+    shown = []
+    for choice in choices:
+        pending = []
+        for candidate in choice.pending:
+            key = reasons.shortage_of(candidate.reason)
+            if key is None or key not in seen:
+                pending.append(candidate)
+            if key:
+                seen.add(key)
+        to_go = choice.individually_due + sum(reasons.shortage_of(each.reason) is not None for each in pending)
+        shown.append(replace(choice, pending=tuple(pending), to_go=to_go))
+    return shown

@@ -1,0 +1,112 @@
+"""Memory that processes share: can `headroom`, `pressure` and `total` do here what they are meant for?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from supervisor_memreap.core import shortage
+from supervisor_memreap.core.model import MemoryScope, Pool
+from supervisor_memreap.core.settings import PoolSettings, shown
+from supervisor_memreap.core.text import memory as in_words
+from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor.workers import FRESH
+from supervisor_memreap.host.memory import Memory
+
+
+class Held(NamedTuple):
+    """What a pool holds, in bytes."""
+
+    private: int
+    """What its workers hold for themselves, which is all that a reap can free."""
+    rest: int
+    """What its manager holds, and what they share."""
+    swapped: int
+
+
+def check(case: Case, pool: Pool, settings: PoolSettings) -> Iterator[Finding]:
+    assert pool.manager
+    held = _held(case, pool)
+    if settings.total is not None:
+        yield from check_total(pool, settings, held)
+    if settings.headroom is None and settings.pressure is None:
+        return
+    # With target=self supervisord may be in other groups than what it runs.
+    pid = pool.workers[0].id.pid if pool.is_group and pool.workers else pool.manager.pid
+    memory = Memory()
+    scopes = memory.scopes(pid)
+    yield from check_headroom(scopes, settings, held)
+    yield from check_pressure(scopes, settings)
+    yield from check_visibility(memory.hidden_groups(pid))
+
+
+def _held(case: Case, pool: Pool) -> Held | None:
+    """None: it may not be read."""
+    assert pool.manager
+    workers = [worker.detail.memory if worker.detail else None for worker in pool.workers]
+    try:
+        managers = [] if pool.is_group else [case.view.memory(pool.manager.pid)]
+    except (ProcessLookupError, PermissionError):
+        return None
+    known = [worker for worker in workers if worker]
+    if len(known) < len(workers):
+        return None
+    every = [*managers, *known]
+    private = sum(worker.private for worker in known)
+    resident = sum(process.private if process.pss is None else process.pss for process in every)
+    return Held(private, resident - private, sum(process.swapped for process in every))
+
+
+def check_total(pool: Pool, settings: PoolSettings, held: Held | None) -> Iterator[Finding]:
+    """A total in which the manager and fresh workers have no room."""
+    total = settings.total
+    assert total is not None
+    if held is None:
+        text = "what its processes hold may not be read from here, so its total was not checked"
+        yield Finding("", f"{text}: run doctor as root or as the pool's user", False)
+        return
+    all_of_it, over = sum(held), f"over its total of {in_words(total)}"
+    if held.rest > total:
+        text = f"its manager, and what it shares with its workers, hold {in_words(held.rest)}, {over}"
+        yield Finding("", f"{text}, whatever is reaped: {_larger_total(held)}, or restart the program when it suits")
+    elif all_of_it > total and all(worker.age < FRESH for worker in pool.workers):
+        text = f"its manager and {len(pool.workers)} fresh workers hold {in_words(all_of_it)} already, {over}"
+        yield Finding("", f"{text}: reaping does not help; {_larger_total(held)}, or run fewer workers")
+    elif all_of_it > total:
+        yield Finding("", f"its manager and workers hold {in_words(all_of_it)}, {over}", False)
+
+
+def _larger_total(held: Held) -> str:
+    """Room for twice what the workers hold for themselves, rounded up to 10 MiB."""
+    step = 10 * 1024**2
+    return f"set total={-(-(held.rest + held.swapped + 2 * held.private) // step) * step // 1024**2}MB or more"
+
+
+def check_headroom(scopes: Sequence[MemoryScope], settings: PoolSettings, held: Held | None) -> Iterator[Finding]:
+    """A headroom that the host or a control group never has."""
+    if settings.headroom is None:
+        return
+    rest = held.rest if held else 0
+    for scope in scopes:
+        wanted = int(shortage.headroom_in(scope, settings.headroom))
+        if scope.size is None or wanted <= scope.size - rest:
+            continue
+        has = f"{scope.name} has {in_words(scope.size)}"
+        if wanted <= scope.size:
+            has += f", of which its manager, and what it shares with its workers, hold {in_words(rest)}"
+        text = f"headroom={shown(settings, 'headroom')} can never hold: {has}"
+        yield Finding("", f"{text}; set a smaller headroom=, such as 10%, or give it more memory")
+
+
+def check_pressure(scopes: Sequence[MemoryScope], settings: PoolSettings) -> Iterator[Finding]:
+    if settings.pressure is not None and all(scope.pressure is None for scope in scopes):
+        text = f"this kernel tells no memory pressure, so pressure={shown(settings, 'pressure')} does nothing"
+        yield Finding("", f"{text}: boot it with psi=1, or set headroom=", False)
+
+
+def check_visibility(hidden: Sequence[str]) -> Iterator[Finding]:
+    for path in hidden:
+        text = f"its control group {path} is not visible from here, so what limits its memory there is not known"
+        yield Finding(
+            "", f"{text}: run memreap in the container of the pool, or with that of its /sys/fs/cgroup", False
+        )

@@ -1,0 +1,385 @@
+"""What wakes the listener between two ticks, with the kernel's own control groups and pressure files. Linux only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from support.driver import POOL, assert_in, eventually, listening, supervisord
+
+from supervisor_memreap.core import events
+from supervisor_memreap.core.model import MemoryScope
+from supervisor_memreap.host import alarm
+from supervisor_memreap.host.alarm import Alarm, Waker, wakers
+from supervisor_memreap.host.memory import Group, Memory
+from supervisor_memreap.memorywatch import MemoryWatch
+from supervisor_memreap.record.log import Once
+from supervisor_memreap.supervisord.protocol import Event
+from supervisor_memreap.timing import Timing
+
+MIB = 1024**2
+PRESSURE = "/proc/pressure/memory"
+STALL = Waker("stall", PRESSURE, 200_000)
+
+
+def descriptors() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+def kernel() -> Iterator[Alarm]:
+    """What wakes us; all that it opens is closed at the end."""
+    before = descriptors()
+    made = Alarm()
+    try:
+        yield made
+    finally:
+        made.close()
+    assert descriptors() == before
+
+
+def wakes(kernel: Alarm, within: float = 0.0) -> list[int]:
+    poll = select.poll()
+    for fd, wanted in kernel.fds().items():
+        poll.register(fd, wanted)
+    return [fd for fd, _ in poll.poll(within * 1000)]
+
+
+def group_in(version: int) -> Path:
+    """The directory of a new control group. Skips the test where none can be made."""
+    mounts = [mount for mount in Memory()._all_mounts() if mount.version == version]
+    if not mounts:
+        pytest.skip(f"no version {version} memory control groups are mounted here")
+    directory = Path(mounts[0].point) / f"memreap-test-{os.getpid()}"
+    try:
+        directory.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error.strerror}")
+    return directory
+
+
+@contextlib.contextmanager
+def removed(directory: Path) -> Iterator[Path]:
+    try:
+        yield directory
+    finally:
+        if directory.exists():
+            eventually(lambda: _remove(directory))
+
+
+def _remove(directory: Path) -> None:
+    try:
+        directory.rmdir()
+    except OSError as error:  # a process in it has not quite ended
+        raise AssertionError(str(error)) from None
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A version 1 memory control group of 300 MiB."""
+    with removed(group_in(1)) as directory:
+        (directory / "memory.limit_in_bytes").write_text(str(300 * MIB))
+        yield directory
+
+
+@pytest.fixture
+def unified() -> Iterator[Path]:
+    """A version 2 control group; it may have no memory controller, but the pressure of its processes."""
+    with removed(group_in(2)) as directory:
+        yield directory
+
+
+@contextlib.contextmanager
+def holding(group: Path, mib: int) -> Iterator[None]:
+    """A process in the group that holds so much memory."""
+    code = (
+        "import os, sys\n"
+        "open(sys.argv[1] + '/cgroup.procs', 'w').write(str(os.getpid()))\n"
+        "held = bytearray(int(sys.argv[2]) * 1024 * 1024)\n"
+        "print('ready', flush=True); sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code, str(group), str(mib)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield
+        finally:
+            process.kill()
+
+
+def on(group: Path, mib: int, usage: int = 0) -> Waker:
+    return Waker("usage", str(group), mib * MIB, MIB, usage * MIB)
+
+
+def test_the_kernel_takes_a_trigger_for_pressure_and_wakes_nobody_without_it(kernel):
+    kernel.set([STALL])
+    if kernel.refused:
+        pytest.skip(f"the kernel offers no trigger here: {kernel.refused}")
+    assert list(kernel.fds().values()) == [select.POLLPRI]
+    assert wakes(kernel, 0.1) == []
+
+
+def test_a_group_of_version_2_has_a_trigger_which_ends_with_the_group(kernel, unified):
+    kernel.set([Waker("stall", f"{unified}/memory.pressure", 200_000)])
+    if kernel.refused:
+        pytest.skip(f"the kernel offers no trigger here: {kernel.refused}")
+    assert wakes(kernel) == []
+    unified.rmdir()
+    assert wakes(kernel, 5.0)
+    kernel.acknowledge()
+    assert kernel.fds() == {}  # else it would wake us for ever
+
+
+def test_an_events_file_of_version_2_wakes_once_for_each_change(kernel, unified):
+    # memory.events needs the memory controller, which may be in use by version 1; cgroup.events wakes in the same way.
+    kernel.set([Waker("limit", f"{unified}/cgroup.events")])
+    assert list(kernel.fds().values()) == [select.POLLPRI]
+    assert wakes(kernel) == []
+    with holding(unified, 1):
+        assert wakes(kernel, 5.0)
+        kernel.acknowledge()
+        assert kernel.fds()
+        assert wakes(kernel) == []
+    assert wakes(kernel, 5.0)
+    kernel.acknowledge()
+    unified.rmdir()
+    eventually(lambda: _assert_closed(kernel))
+
+
+def _assert_closed(kernel: Alarm) -> None:
+    kernel.acknowledge()
+    assert kernel.fds() == {}
+
+
+def test_usage_that_crosses_the_value_wakes_and_nothing_else_does(kernel, group):
+    kernel.set([on(group, 100)])
+    assert list(kernel.fds().values()) == [select.POLLIN]
+    with holding(group, 20):
+        assert wakes(kernel, 0.2) == []
+        with holding(group, 120):
+            assert wakes(kernel, 5.0)
+
+
+def test_usage_that_crossed_the_value_since_the_look_wakes_at_once(kernel, group):
+    with holding(group, 120):
+        kernel.set([on(group, 100, usage=50)])
+        assert wakes(kernel, 5.0)
+        kernel.acknowledge()
+        kernel.set([on(group, 100, usage=130)])  # the look saw that, and what it did about it is its own matter
+        assert wakes(kernel) == []
+
+
+def test_a_small_change_of_the_value_arms_nothing_anew(kernel, group):
+    kernel.set([on(group, 100)])
+    before = list(kernel._armed.values())
+    kernel.set([Waker("usage", str(group), 100 * MIB + MIB // 2, MIB)])
+    assert list(kernel._armed.values()) == before
+    kernel.set([on(group, 120)])
+    assert [each.waker.value for each in kernel._armed.values()] == [120 * MIB]
+
+
+def test_of_a_group_that_was_made_anew_it_hears_too(kernel, group):
+    kernel.set([on(group, 100)])
+    _remove(group)
+    assert wakes(kernel, 5.0)
+    kernel.acknowledge()
+    group.mkdir()
+    kernel.set([on(group, 100)])
+    with holding(group, 120):
+        assert wakes(kernel, 5.0)
+
+
+def test_the_pressure_level_of_a_group_can_be_had(kernel, group):
+    kernel.set([Waker("level", str(group))])
+    if kernel.refused:
+        pytest.skip(f"this kernel has no memory.pressure_level: {kernel.refused}")
+    assert wakes(kernel, 0.1) == []
+
+
+def test_no_descriptor_is_left_over_and_none_is_inherited(kernel, group):
+    before = len(descriptors())
+    for number in range(20):
+        kernel.set([on(group, 100 + 10 * (number % 2)), Waker("level", str(group)), STALL])
+        assert len(descriptors()) <= before + 3
+    for fd in kernel.fds():
+        assert not os.get_inheritable(fd)
+    kernel.set([])
+    assert len(descriptors()) == before
+
+
+@pytest.mark.parametrize("kind", ["stall", "limit", "usage", "level"])
+def test_what_the_kernel_does_not_have_is_not_offered_and_says_why(kernel, tmp_path, kind):
+    for place in (tmp_path / "none", tmp_path):
+        kernel.set([Waker(kind, str(place), 1)])
+        assert kernel.fds() == {}
+        assert_in(str(place), kernel.refused)
+    for name in ("memory.usage_in_bytes", "memory.pressure_level"):
+        (tmp_path / name).write_text("1")
+    kernel.set([Waker(kind, str(tmp_path), 2)])
+    assert kernel.fds() == {}
+
+
+def test_a_trigger_that_the_kernel_refuses_is_not_offered(kernel):
+    if not os.path.exists(PRESSURE):
+        pytest.skip("this kernel tells no pressure")
+    kernel.set([Waker("stall", PRESSURE, 10 * alarm.WINDOW)])
+    assert kernel.fds() == {}
+    assert_in("Invalid argument", kernel.refused)
+
+
+def of_group(version: int, size: int | None, available: int | None, usage: int | None = 150) -> Group:
+    scope = MemoryScope("g", size and size * MIB, None if available is None else available * MIB)
+    return Group(version, "/sys/g", scope, usage and usage * MIB)
+
+
+def asked(group: Group, headroom: float | None = 100 * MIB, pressure: float | None = None, ignored=frozenset()):
+    return [(each.kind, each.place, each.value) for each in wakers([group], headroom, pressure, set(ignored))]
+
+
+def test_a_group_of_version_1_wakes_where_its_limit_less_the_headroom_is_used():
+    # Of 150 MiB in use, 30 are file pages that count as available: 300 less 100, and those.
+    assert asked(of_group(1, 300, 180)) == [
+        ("stall", PRESSURE, 200_000),
+        ("level", "/sys/g", 0),
+        ("usage", "/sys/g", 230 * MIB),
+    ]
+
+
+def test_a_group_of_version_2_wakes_at_its_limit():
+    assert asked(of_group(2, 300, 180)) == [
+        ("stall", PRESSURE, 200_000),
+        ("stall", "/sys/g/memory.pressure", 200_000),
+        ("limit", "/sys/g/memory.events", 0),
+    ]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_group_full_of_file_pages_is_at_its_limit_all_the_time_and_does_not_wake(version):
+    kinds = [kind for kind, *_ in asked(of_group(version, 300, 200, usage=300))]
+    assert "usage" not in kinds
+    assert "limit" not in kinds
+    assert "stall" in kinds
+
+
+def test_pressure_is_a_part_of_the_window():
+    assert asked(of_group(2, None, None, None), None, 20.0) == [
+        ("stall", PRESSURE, 400_000),
+        ("stall", "/sys/g/memory.pressure", 400_000),
+    ]
+
+
+def test_memory_about_which_nothing_is_done_does_not_wake():
+    assert asked(of_group(1, 300, 180), ignored={"g"}) == []
+
+
+@pytest.fixture
+def timing(monkeypatch) -> Iterator[Timing]:
+    made = Timing(MemoryWatch(), Once(lambda _: None))
+    yield made
+    made.close()
+
+
+def test_it_looks_a_second_after_the_last_look_and_waits_for_nothing_else_until_then(monkeypatch, timing):
+    reading, writing = os.pipe()
+    monkeypatch.setitem(alarm._ARM, "level", lambda _: os.dup(reading))
+    monkeypatch.setattr(MemoryWatch, "wakers", lambda _: [Waker("level", "/x")])
+    timing.begin()
+    timing.end()
+    assert timing.patience() is None
+    (fd,) = timing.fds()
+    timing.wake([writing])
+    assert timing.patience() is None
+    os.write(writing, b"x")
+    timing.wake([fd])
+    assert timing.fds() == {}
+    assert 0.5 < timing.patience() <= 1.0
+    assert not timing.is_due()
+    monkeypatch.setattr(timing, "_due", time.monotonic())
+    assert timing.is_due()
+    os.read(reading, 1)
+    timing.begin()
+    timing.end()
+    assert timing.patience() is None
+    assert len(timing.fds()) == 1
+    os.close(reading)
+    os.close(writing)
+
+
+def tick(late: float = 0.0) -> Event:
+    return Event("TICK_5", f"when:{int(time.time() - late)}")
+
+
+def test_a_tick_right_after_another_look_is_none_of_its_own(monkeypatch, timing):
+    assert timing.is_for_a_look(tick())
+    assert not timing.is_for_a_look(tick())
+    monkeypatch.setattr(timing, "_began", time.monotonic() - 1)
+    monkeypatch.setattr(timing, "_due", time.monotonic())
+    assert timing.is_due()
+    assert not timing.is_for_a_look(tick())
+    monkeypatch.setattr(timing, "_began", time.monotonic() - 1)
+    assert timing.is_for_a_look(tick())
+    monkeypatch.setattr(timing, "_began", time.monotonic() - 1)
+    assert not timing.is_for_a_look(tick(late=60))
+    assert not timing.is_for_a_look(Event("PROCESS_LOG", ""))
+
+
+def test_where_the_kernel_offers_nothing_that_is_told_once(monkeypatch, tmp_path):
+    told: list[events.Event] = []
+    timing = Timing(MemoryWatch(), Once(told.append))
+    monkeypatch.setattr(MemoryWatch, "wakers", lambda _: [Waker("stall", str(tmp_path / "none"), 1)])
+    for _ in range(3):
+        timing.begin()
+        timing.end()
+    (event,) = told
+    assert isinstance(event, events.NoAlarm)
+    assert_in("none: No such file or directory", event.text)
+
+
+PROGRAM = (
+    f"[program:myapp]\ncommand={sys.executable} {POOL} 2 40\nautorestart=false\nstopasgroup=true\nkillasgroup=true\n"
+    "[memreap]\nheadroom=100MB\n[memreap:myapp]\nlimit=1GB\nmin_age=1s\nsettle=1s\n"
+)
+
+
+@pytest.fixture
+def listener(tmp_path, group):
+    """A real listener that has looked once at a pool in this group, and gets no more ticks."""
+    inside = ["sh", "-c", 'echo $$ > "$0/cgroup.procs"; exec "$@"', str(group)]
+    environment = {"SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock"}
+    with supervisord(tmp_path, PROGRAM, within=inside):
+        configuration = str(tmp_path / "supervisord.conf")
+        with listening("-c", configuration, log=tmp_path / "l.log", **environment) as driver:
+            driver.tick()
+            yield driver
+
+
+def switches(process: psutil.Process) -> int:
+    return process.num_ctx_switches().voluntary
+
+
+def test_a_jump_between_two_ticks_is_looked_at_without_a_tick(listener, group):
+    assert "HUP sent" not in listener.text()
+    with holding(group, 140):
+        eventually(lambda: assert_in("headroom 100 MiB: HUP sent", listener.text()), 4)
+        # It goes on to look on its own: the first one leaves, the replacement settles, the other one goes.
+        eventually(lambda: assert_in("has its headroom of 100 MiB again", listener.text()))
+    assert listener.text().count("HUP sent") == 2
+    assert "internal error" not in listener.text()
+
+
+def test_while_nothing_happens_it_sleeps(listener):
+    process = listener.listener()
+    before = switches(process)
+    select.select([], [], [], 3.0)
+    assert switches(process) == before
+    listener.tick()
+    assert switches(process) > before

@@ -1,0 +1,154 @@
+"""`memreap doctor` on memory that processes share: total=, headroom= and pressure= that cannot do what they are for."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+
+import pytest
+from support import cgroup, stack
+from support.doctor import BIN, assert_found, doctor, running
+from support.driver import POOL, eventually
+
+from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId, Worker
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.doctor import memory
+from supervisor_memreap.doctor.finding import Finding
+from supervisor_memreap.doctor.memory import Held
+
+MIB = 1024**2
+# Nothing is reaped while doctor looks: no worker gets so old.
+TEXT = f"""\
+[program:myapp]
+command={sys.executable} {POOL} 2 40
+stopwaitsecs=70
+[memreap]
+headroom=1MB
+[memreap:myapp]
+total=1GB
+min_age=1h
+[eventlistener:memreap]
+command={BIN}/memreap listen
+events=TICK_5,REMOTE_COMMUNICATION
+environment=TMPDIR="WHERE"
+"""
+
+
+@pytest.fixture
+def where():
+    path = stack.directory()
+    yield path
+    shutil.rmtree(path)
+
+
+def pool(*ages: float) -> Pool:
+    workers = (Worker(ProcessId(100 + number, 0.0), age, 0) for number, age in enumerate(ages))
+    return Pool("myapp", "RUNNING", manager=ProcessId(99, 0.0), workers=tuple(workers))
+
+
+def held(private: int, rest: int, swapped: int = 0) -> Held:
+    return Held(private * MIB, rest * MIB, swapped * MIB)
+
+
+def texts(findings: Iterable[Finding]) -> list[tuple[str, bool]]:
+    return [(finding.text, finding.harms) for finding in findings]
+
+
+def test_where_all_of_it_has_room_nothing_is_found(where):
+    with running(where, TEXT):
+        eventually(lambda: assert_found(where, r"no problems found\n\Z", 0), timeout=20)
+
+
+def test_a_total_in_which_fresh_workers_have_no_room_is_found_and_one_above_it_that_is_named_is_enough(where):
+    expression = (
+        r"myapp: its manager and 2 fresh workers hold (\d+) MiB already, over its total of 60 MiB: reaping does not"
+        r" help; set total=(\d+)MB or more, or run fewer workers\n"
+    )
+    with running(where, TEXT.replace("total=1GB", "total=60MB")):
+        eventually(lambda: assert_found(where, expression), timeout=20)
+        output = doctor(where).stdout
+    holds, usable = map(int, re.search(expression, output).groups())
+    assert 80 < holds < 120
+    assert holds + 80 <= usable < holds + 100
+
+
+def test_a_total_below_what_the_manager_alone_holds_is_found_however_old_its_workers_are(where):
+    expression = (
+        r"myapp: its manager, and what it shares with its workers, hold [0-9.]+ MiB, over its total of 1.0 MiB,"
+        r" whatever is reaped: set total=\d+MB or more, or restart the program when it suits\n"
+    )
+    with running(where, TEXT.replace("total=1GB", "total=1MB")):
+        eventually(lambda: assert_found(where, expression), timeout=20)
+    settings = PoolSettings(total=100 * MIB)
+    ((text, harms),) = texts(memory.check_total(pool(9999.0), settings, held(private=50, rest=101)))
+    assert harms
+    assert "set total=210MB or more" in text
+
+
+def test_a_total_that_grown_workers_exceed_is_a_note():
+    settings = PoolSettings(total=100 * MIB)
+    expected = "its manager and workers hold 130 MiB, over its total of 100 MiB"
+    assert texts(memory.check_total(pool(10.0, 61.0), settings, held(90, 30, 10))) == [(expected, False)]
+    assert texts(memory.check_total(pool(10.0, 61.0), settings, held(60, 30, 10))) == []
+
+
+def test_a_total_of_processes_that_may_not_be_read_is_a_note():
+    ((text, harms),) = texts(memory.check_total(pool(10.0), PoolSettings(total=100 * MIB), None))
+    assert not harms
+    assert re.match(
+        r"what its processes hold may not be read from here, so its total was not checked: run doctor", text
+    )
+
+
+def test_a_headroom_that_this_host_does_not_have_is_found(where):
+    with running(where, TEXT.replace("headroom=1MB", "headroom=1000GB")):
+        expression = rf"myapp: headroom=1000GB can never hold: {HOST} has .* GiB; set a smaller headroom="
+        eventually(lambda: assert_found(where, expression), timeout=20)
+
+
+def test_a_headroom_for_which_the_manager_leaves_no_room_is_found():
+    group = MemoryScope("control group /web", 500 * MIB, 100 * MIB)
+    settings = PoolSettings(headroom=0.9)
+    assert texts(memory.check_headroom([group], settings, held(private=300, rest=50))) == []
+    assert texts(memory.check_headroom([group], settings, None)) == []
+    ((text, harms),) = texts(memory.check_headroom([group], settings, held(private=300, rest=51)))
+    assert harms
+    assert text == (
+        "headroom=90% can never hold: control group /web has 500 MiB, of which its manager, and what it shares with its"
+        " workers, hold 51 MiB; set a smaller headroom=, such as 10%, or give it more memory"
+    )
+
+
+def test_a_headroom_in_a_scope_without_a_size_is_not_judged():
+    scopes = [MemoryScope("control group /web", None, None, 0.0)]
+    assert texts(memory.check_headroom(scopes, PoolSettings(headroom=1024 * MIB), held(1, 1))) == []
+
+
+def test_a_pressure_that_the_kernel_does_not_tell_is_a_note():
+    silent, telling = MemoryScope(HOST, MIB, MIB, None), MemoryScope("control group /web", None, None, 0.0)
+    ((text, harms),) = texts(memory.check_pressure([silent], PoolSettings(pressure=20.0)))
+    assert not harms
+    assert text == (
+        "this kernel tells no memory pressure, so pressure=20% does nothing: boot it with psi=1, or set headroom="
+    )
+    assert texts(memory.check_pressure([silent, telling], PoolSettings(pressure=20.0))) == []
+    assert texts(memory.check_pressure([silent], PoolSettings())) == []
+
+
+def test_a_control_group_that_is_not_visible_from_here_is_a_note(where):
+    with cgroup.made(500 * MIB) as group, cgroup.made(500 * MIB) as own, running(where, TEXT, within=group.command):
+        # In a namespace of its own, as in another container.
+        command = [*own.command, "unshare", "--cgroup", sys.executable, "-m", "supervisor_memreap"]
+
+        def assert_noted() -> None:
+            words = [*command, "doctor", "-c", f"{where}/supervisord.conf"]
+            result = subprocess.run(words, capture_output=True, text=True, check=False)
+            expression = rf"myapp: note: its control group /\.\./{group.directory.name} is not visible from here, so"
+            assert re.search(expression, result.stdout), result.stdout + result.stderr
+            assert result.returncode == 0
+
+        eventually(assert_noted, timeout=20)
+        eventually(lambda: assert_found(where, r"no problems found\n\Z", 0))

@@ -1,0 +1,244 @@
+"""Growth in the status: of a real pool that grows, in the values, in the tables, and through XML-RPC."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from support import driver
+from support.driver import eventually
+from support.reaping import Reaping
+from support.stack import ROOT
+
+from supervisor_memreap import sizes
+from supervisor_memreap.core import growth, policy, selection
+from supervisor_memreap.core.growth import Growth, Sample
+from supervisor_memreap.core.model import MemoryScope, Pool, ProcessId, Worker, WorkerDetail
+from supervisor_memreap.core.policy import Look
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.state import PoolState
+from supervisor_memreap.record import growth as record_growth
+from supervisor_memreap.record import status
+from supervisor_memreap.record.counters import Counters
+from supervisor_memreap.rpcinterface import make_rpcinterface
+
+MIB = 1024**2
+NOW = 1_800_000_000.0
+SETTINGS = PoolSettings(150 * MIB)
+
+
+@pytest.fixture
+def in_seconds(monkeypatch):
+    """Growth is known after seconds, not minutes."""
+    monkeypatch.setattr(sizes, "MEASURE", 0.2)
+    monkeypatch.setattr(growth, "WARM_UP", 0.0)
+    monkeypatch.setattr(growth, "APART", 0.2)
+    monkeypatch.setattr(growth, "WATCHED", 3.0)
+
+
+@pytest.fixture
+def growing(monkeypatch):
+    """The manager of a real pool: 3 workers that grow by 4 MiB a second each."""
+    monkeypatch.setattr(driver, "POOL", driver.POOL.with_name("growing.py"))
+    with driver.pool(3, 4) as manager:
+        yield manager
+
+
+# With `limit` alone sizes are measured for the status; with `max_age` each worker is read at each look.
+@pytest.mark.parametrize("more", [{}, {"max_age": "60s", "settle": "1h"}], ids=["measured", "read for a reason"])
+def test_the_growth_of_a_real_pool_is_within_20_percent_of_the_truth(growing, in_seconds, more):
+    with Reaping(growing, limit="1GB", min_age="1h", **more) as reaping:
+        reaping.later = 120.0 if more else 0.0
+
+        def assert_true() -> None:
+            reaping.tick()
+            (pool,) = reaping.reaper.status()
+            assert "next_at_limit_seconds" in pool
+            assert pool["growth_bytes_per_hour"] == pytest.approx(3 * 4 * MIB * 3600, rel=0.2)
+            for worker in pool["workers"]:
+                assert worker["growth_bytes_per_hour"] == pytest.approx(4 * MIB * 3600, rel=0.2)
+            left = 1024 * MIB - pool["largest_bytes"]
+            assert pool["next_at_limit_seconds"] == pytest.approx(left / (4 * MIB), rel=0.2)
+
+        eventually(assert_true, timeout=30)  # on a machine that is busy a worker may not get its time for a while
+
+
+def test_a_reading_costs_no_extra_look(growing, in_seconds, monkeypatch):
+    measured = []
+    real = sizes.look.measure
+
+    def measure(pool, settings, view, deadline, known):
+        measured.append((dict(known), real(pool, settings, view, deadline, known)))
+        return measured[-1][1]
+
+    monkeypatch.setattr(sizes.look, "measure", measure)
+    monkeypatch.setattr(sizes, "MEASURE", 1000.0)
+    monkeypatch.setattr(growth, "APART", 0.0)
+    with Reaping(growing, limit="1GB") as reaping:
+        for _ in range(5):
+            reaping.tick()
+            reaping.reaper.status()
+        (of_pool,) = reaping.reaper._sizes._growth.values()
+    assert len(measured) == 5
+    # What is known from the first one is no reading of the later ones.
+    assert [len(series.samples) for series in of_pool.series.values()] == [1, 1, 1]
+
+
+def test_what_a_real_pool_holds_together_is_there_where_it_has_a_total(growing):
+    with Reaping(growing, limit="1GB", total="2GB") as reaping:
+        reaping.tick()
+        (pool,) = reaping.reaper.status()
+    assert pool["total_limit_bytes"] == 2048 * MIB
+    assert pool["total_bytes"] <= pool["pool_bytes"] < 2048 * MIB
+
+
+def test_pools_that_are_not_watched_any_more_are_forgotten(growing, in_seconds):
+    with Reaping(growing, limit="1GB") as reaping:
+        reaping.tick()
+        reaping.reaper.status()
+        assert set(reaping.reaper._sizes._growth) == {"myapp"}
+        reaping.reaper.pools._pools.clear()
+        reaping.programs = []
+
+        def assert_forgotten() -> None:
+            reaping.reaper.tick([], reaping.settings, 0.0)
+            reaping.reaper.status()
+            assert reaping.reaper._sizes._growth == {}
+
+        eventually(assert_forgotten)
+
+
+def worker(pid: int, mib: float, age: float = 3600.0) -> Worker:
+    used = int(mib * MIB)
+    return Worker(ProcessId(pid, 1.0), age, used, WorkerDetail(used, True))
+
+
+def grown(per_hour: dict[int, float]) -> Growth:
+    """Of workers by their pids, which grew by so many MiB an hour for an hour."""
+    known = Growth()
+    for at in range(0, 3600, 60):
+        workers = [worker(pid, 50 + mib * at / 3600) for pid, mib in per_hour.items()]
+        known = known.after(workers, "uss", {each.id: Sample(at, each.used or 0) for each in workers})
+    return known
+
+
+def values(*workers: Worker, settings=SETTINGS, known: Growth | None = None, **more) -> dict:
+    pool = replace(Pool("myapp", "RUNNING", "", ProcessId(1, 0.5), 7200.0, workers), **more)
+    state, _ = policy.follow(pool, settings, PoolState(), 100.0)
+    ((choice,), *_) = selection.choose([Look(pool, settings, state)], 100.0)
+    counters = Counters().with_standing(choice.standing.value, NOW - 34)
+    used = {each.id: each.used for each in workers if each.used is not None}
+    return status.of_pool(choice, settings, choice.state, counters, used, growth=known)
+
+
+GROWING = values(worker(11, 60), worker(12, 50), known=grown({11: 12, 12: -2}))
+
+
+def test_unknown_growth_is_left_out_and_a_dash_in_the_tables():
+    early = values(worker(11, 60))
+    assert not set(record_growth.OF_POOL) & {*early, *early["workers"][0]}
+    head, line = status.table([early], NOW).splitlines()
+    assert line[head.index("growth") :].split()[0] == "-"
+    head, line = status.workers_table(early).splitlines()
+    assert (head.split(), line.split()[-1]) == (["pid", "age", "uss", "growth"], "-")
+
+
+def test_known_growth_is_shown_with_when_the_next_worker_meets_its_limit():
+    assert GROWING["growth_bytes_per_hour"] == 10 * MIB
+    assert GROWING["next_at_limit_seconds"] == pytest.approx(90 / 12 * 3600, abs=2)
+    assert [each["growth_bytes_per_hour"] for each in GROWING["workers"]] == [12 * MIB, -2 * MIB]
+    head, line, below = status.table([GROWING], NOW).splitlines()
+    assert line[head.index("growth") :].startswith("10 MiB/h ")
+    assert below == "  the next worker meets its limit in about 8 h"
+    _, largest, other = status.workers_table(GROWING).splitlines()
+    assert (largest.split()[-2:], other.split()[-2:]) == (["12", "MiB/h"], ["-2.0", "MiB/h"])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "about"), [(5, "1 min"), (3000, "50 min"), (3 * 3600, "3 h"), (5 * 86400 + 9, "5 d")]
+)
+def test_the_forecast_is_as_exact_as_it_is_sure(seconds, about):
+    line = record_growth.forecast({"next_at_limit_seconds": seconds})
+    assert line == f"the next worker meets its limit in about {about}"
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(12 * MIB, "12 MiB/h"), (0, "0.0 MiB/h"), (-3, "0.0 MiB/h"), (-12 * MIB, "-12 MiB/h"), (2048 * MIB, "2.0 GiB/h")],
+)
+def test_growth_is_a_size_an_hour(size, expected):
+    assert record_growth.cell({"growth_bytes_per_hour": size}) == expected
+
+
+def test_one_look_of_our_own_knows_no_growth():
+    (pool,) = status.of_look([GROWING])
+    assert "growth" not in json.dumps(pool)
+    assert "next_at_limit_seconds" not in pool
+    assert "growth" not in status.table([pool], NOW)
+
+
+def test_sizes_an_hour_are_doubles_in_xml_rpc_and_integers_in_json():
+    interface = make_rpcinterface(None)
+    interface.publish(json.dumps({"pools": [GROWING], "answers": {}}))
+    pool = interface.getPool("myapp")
+    sized = (pool["growth_bytes_per_hour"], pool["workers"][1]["growth_bytes_per_hour"], pool["limit_bytes"])
+    assert [type(size) for size in sized] == [float, float, float]
+    assert isinstance(pool["next_at_limit_seconds"], int)
+    assert status.of_listener(interface.getPools()) == [GROWING]
+    assert isinstance(status.of_listener(pool)["growth_bytes_per_hour"], int)
+    assert status.table([pool], NOW) == status.table([GROWING], NOW)
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"), [("myapp", 2), ("a-group-of-shops:shop_of_the_north_west_00", 3)], ids=["short", "long"]
+)
+def test_a_table_with_growth_is_80_columns_wide_whatever_is_in_it(name, lines):
+    largest = {
+        **values(worker(11, 60)),
+        "name": name,
+        "standing": "suspended",
+        "limit_bytes": 1023 * MIB,
+        "workers": [{"pid": 1, "age_seconds": 1.0}] * 1000,
+        "largest_bytes": 1023 * MIB,
+        "total_bytes": 1023 * MIB,
+        "growth_bytes_per_hour": -1023 * MIB,
+        "reaps": 99_999,
+        "given_back_bytes": 1023 * MIB,
+        "since": NOW - 86399 * 2,
+    }
+    table = status.table([values(worker(11, 60)), largest], NOW)
+    assert max(map(len, table.splitlines())) <= 80
+    assert {"growth", "reaps", "total"} <= set(table.splitlines()[0].split())
+    small = status.table([GROWING], NOW)
+    assert {"growth", "since"} <= set(small.splitlines()[0].split())
+
+
+def test_a_worker_that_has_to_go_is_shown_with_the_reason():
+    settings = PoolSettings(150 * MIB, max_age=1000.0)
+    pool = values(worker(11, 160, age=10.0), worker(12, 50, age=2000.0), worker(13, 50, age=10.0), settings=settings)
+    assert [each.get("reason") for each in pool["workers"]] == ["over its limit", "too old", None]
+    rows = status.workers_table(pool).splitlines()[1:]
+    assert [row.endswith(note) for row, note in zip(rows, ("over its limit", "too old", "MiB   -"))] == [True] * 3
+
+
+def test_a_pool_with_an_age_alone_has_no_limit():
+    pool = values(worker(11, 60), settings=PoolSettings(max_age=86400.0))
+    assert "limit_bytes" not in pool
+    head, line = status.table([pool], NOW).splitlines()
+    assert line[head.index("limit") : head.index("workers")].strip() == "-"
+
+
+def test_a_pool_with_a_total_has_it_and_what_it_holds():
+    settings = PoolSettings(total=500 * MIB)
+    pool = values(worker(11, 60), settings=settings, scopes=(MemoryScope("myapp", 500 * MIB, 380 * MIB),))
+    assert (pool["total_limit_bytes"], pool["pool_bytes"]) == (500 * MIB, 120 * MIB)
+    unread = values(worker(11, 60), settings=settings, is_total_unreadable=True)
+    assert (unread["total_limit_bytes"], unread.get("pool_bytes")) == (500 * MIB, None)
+
+
+def test_the_manual_has_every_value():
+    manual = (ROOT / "docs/operating.md").read_text()
+    total = values(worker(11, 160), settings=replace(SETTINGS, total=MIB), scopes=(MemoryScope("myapp", 9, 8),))
+    keys = {*GROWING, *total, *GROWING["workers"][0], *total["workers"][0]}
+    assert [key for key in keys if key not in manual] == []
