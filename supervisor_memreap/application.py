@@ -78,7 +78,7 @@ class Application:
     def look_between_ticks(self) -> None:
         """If that is due. Never raises."""
         if self.timing.is_due():
-            self._guard(self.tick)
+            self._guard(lambda: self.tick(counts=False))
 
     # What survives a restart.
 
@@ -117,15 +117,15 @@ class Application:
 
     # Ticks.
 
-    def tick(self) -> None:
-        """Read what changed, look, decide, act. Raises Unavailable."""
+    def tick(self, counts: bool = True) -> None:
+        """Read what changed, look, decide, act; not `counts`: between two ticks. Raises Unavailable."""
         self.timing.begin()
         try:
-            self._look()
+            self._look(counts)
         finally:
             self.timing.end()
 
-    def _look(self) -> None:
+    def _look(self, counts: bool) -> None:
         self._live.refresh()
         client, settings = self._client(), self._live.settings
         if not self._live.are_known:
@@ -136,7 +136,7 @@ class Application:
         if self._once.clear(events.SupervisordUnavailable):
             self._emit(events.SupervisordAvailable("", time.time()))
         _report_names(settings, programs, self._once)
-        self.reaper.tick(programs, settings, time.monotonic())
+        self.reaper.tick(programs, settings, time.monotonic(), counts)
         self._publisher.note_look()
         self._publisher.publish(client)
         watched = [program for program in programs if settings.of(program)]

@@ -11,7 +11,7 @@ from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.policy import Candidate, Look
 from supervisor_memreap.core.selection import Decision
 from supervisor_memreap.core.settings import Watch
-from supervisor_memreap.core.shortage import Episodes
+from supervisor_memreap.core.shortage import Episodes, Kind
 from supervisor_memreap.host import alarm, look
 from supervisor_memreap.host.memory import Memory
 from supervisor_memreap.host.source import Source
@@ -65,7 +65,11 @@ class MemoryWatch:
         """What the kernel may wake us by; not for memory about which nothing is done."""
         if self._memory is None:
             return []
-        ignored = {scope for (_, scope), episode in self._episodes.items() if episode.given_up is not None}
+        ignored = {
+            scope
+            for (kind, scope), episode in self._episodes.items()
+            if episode.given_up is not None and kind is not Kind.TOTAL
+        }
         return alarm.wakers(self._memory.groups.values(), *self._wanted, ignored)
 
     def troubles(self) -> list[str]:

@@ -88,10 +88,10 @@ class WatchedPool:
     def _count(self, event: Event) -> None:
         self.counters = self.counters.after(event)
 
-    def follow(self, pool: Pool, settings: PoolSettings, view: Source, now: float, may_suspend: bool) -> Look:
-        """What happened in it since the last look."""
+    def follow(self, pool: Pool, settings: PoolSettings, view: Source, now: float, **how: bool) -> Look:
+        """Find out what happened since the last look; `how` says what kind of look this is, as for policy.follow."""
         self.choice = None
-        state, followed = policy.follow(pool, settings, self._state, now, may_suspend)
+        state, followed = policy.follow(pool, settings, self._state, now, **how)
         self.settings = settings
         self.update(state)
         self._hand_on(_complete(event, pool, self.followed, view) for event in followed)

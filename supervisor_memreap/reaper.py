@@ -59,8 +59,13 @@ class Reaper:
         self.memory = MemoryWatch()
         self._sizes = Sizes(self.pools)
 
-    def tick(self, programs: Iterable[Program], settings: Settings, now: float) -> list[WatchedPool]:
-        """One look at all watched pools, at most one signal in each. `now` is monotonic, in seconds."""
+    def tick(
+        self, programs: Iterable[Program], settings: Settings, now: float, counts: bool = True
+    ) -> list[WatchedPool]:
+        """One look at all watched pools, at most one signal in each. `now` is monotonic, in seconds.
+
+        Not `counts`: it comes between two ticks, and is none of the consecutive `checks`.
+        """
         view = procfs.source()
         programs = list(programs)
         watches = settings.pools(programs)
@@ -71,7 +76,7 @@ class Reaper:
             self._statm.begin()
         for watch in watches:
             pool = self.pools.named(watch.program.namespec)
-            self.pools.guard(pool, functools.partial(self._look, watch, programs, looks, view, memory, now))
+            self.pools.guard(pool, functools.partial(self._look, watch, programs, looks, view, memory, now, counts))
         if self._statm:
             self._statm.end()
         by_urgency = self._choose(list(looks.values()), view, now)
@@ -105,6 +110,7 @@ class Reaper:
         view: Source,
         memory: Memory | None,
         now: float,
+        counts: bool,
     ) -> None:
         pool = self.pools.named(watch.program.namespec)
         state, settings = pool.state, watch.settings
@@ -115,7 +121,8 @@ class Reaper:
         expected = (*signalled(state), *state.requested)
         seen = look.look(watch, view, gate, expected, self._statm, memory)
         seen = self._with_ending(seen, watch.program, programs, now)
-        looks[pool.name] = pool.follow(seen, settings, view, now, not self._dry_run)
+        how = {"may_suspend": not self._dry_run, "counts": counts}
+        looks[pool.name] = pool.follow(seen, settings, view, now, **how)
 
     def _choose(self, looks: Sequence[Look], view: Source, now: float) -> list[WatchedPool]:
         """Tell each pool what is to be done in it; the pools, the most urgent first.

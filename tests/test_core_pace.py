@@ -6,14 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor_memreap.core import pace
-from supervisor_memreap.core.model import HOST, MemoryScope, Pool
+from supervisor_memreap.core import pace, policy, selection
+from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episode, Kind, Shortage
+from supervisor_memreap.core.state import PoolState
 
 MIB = 1024**2
 SETTINGS = PoolSettings(headroom=500 * MIB)
 TICK = 5.0
+SIZES = {11: 200 * MIB, 12: 20 * MIB}
 
 
 def reading(at: float, available: float | None, settings: PoolSettings = SETTINGS, size: int = 8000) -> pace.Reading:
@@ -95,3 +97,16 @@ def test_a_shortage_that_lasts_causes_no_more_looks_until_a_worker_goes_for_it()
     assert pace.next_look(pace.HURRY - 1, False, short(), (), 99.0) == pace.HURRY
     assert pace.next_look(pace.HURRY, False, short(), (), 99.0) is None
     assert pace.next_look(pace.HURRY, False, short(last=50.0), (), 99.0) == pace.HURRY + 1
+
+
+def test_looks_between_two_ticks_are_none_of_the_consecutive_checks():
+    settings = PoolSettings(limit=100 * MIB, checks=2)
+    state, candidates = PoolState(), []
+    for now, counts in ((5000.0, True), (5001.0, False), (5002.0, False), (5005.0, True)):
+        workers = tuple(Worker(ProcessId(pid, 1.0), now, size, WorkerDetail(size, True)) for pid, size in SIZES.items())
+        pool = Pool("a", "RUNNING", "", ProcessId(1, 0.0), now, workers)
+        state, _ = policy.follow(pool, settings, state, now, counts=counts)
+        (choice,) = selection.choose([policy.Look(pool, settings, state)], now).choices
+        state = choice.state
+        candidates.append([each.worker.id.pid for each in choice.candidates])
+    assert candidates == [[], [], [], [11]]

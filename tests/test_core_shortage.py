@@ -205,7 +205,7 @@ def test_the_tighter_of_host_and_container_counts_and_only_its_own_pools():
         looks.append(Look(pool, HEADROOM, policy.follow(pool, HEADROOM, state[name], host.now)[0]))
     episodes, _ = selection.follow_memory(looks, {}, host.now, 0.0)
     choices = selection.choose(looks, host.now, episodes).choices
-    assert [each.worker.id.pid for choice in choices for each in choice.candidates] == [21, 22]
+    assert [each.worker.id.pid for choice in choices for each in choice.candidates] == [21]
 
 
 def test_a_share_is_one_of_each_scopes_own_size():
@@ -245,6 +245,18 @@ def test_a_pool_over_its_total_loses_the_largest_one_at_a_time_until_it_fits():
     host.fork(15)
     host.look({"a": {11: 150, 14: 100, 15: 20}}, total=400)
     assert host.of(Relieved)
+
+
+def test_while_the_large_worker_is_busy_none_goes_in_its_place_that_holds_as_little_as_a_fresh_one():
+    host = Host(TOTAL)
+    for _ in range(3):  # nothing is known of fresh ones yet
+        decision, _ = host.look({"a": {11: 380, 12: 20, 13: 22, 14: 60}}, total=400, signal=False)
+        assert [each.worker.id.pid for each in decision.choices[0].candidates] == [11, 14]
+
+
+def test_where_all_workers_have_grown_alike_the_largest_goes():
+    host = Host(TOTAL)
+    assert host.look({"a": {11: 150, 12: 148, 13: 149}}, total=400)[1] == [11]
 
 
 def test_a_total_that_fresh_workers_exceed_is_told_with_figures_and_ends_no_other_reaping():

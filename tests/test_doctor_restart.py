@@ -231,3 +231,19 @@ def test_a_script_of_something_else_is_not_asked(tmp_path):
         answer = interpreter.of_script("supervisorctl", f"{tmp_path}/supervisorctl", ["/none"], os.environ, 10.0)
         assert re.search("is not a Python script|is not a Python", answer.unknown), text
         assert not answer.can_import
+
+
+def test_the_supervisorctl_beside_the_supervisord_that_runs_comes_before_the_one_on_the_path(tmp_path):
+    script = tmp_path / "supervisord"
+    script.write_text("import sys\nprint('ready', flush=True)\nsys.stdin.read()\n")
+    with subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        assert interpreter.script_beside(process.pid, "supervisorctl") is None
+        beside = tmp_path / "supervisorctl"
+        beside.touch(mode=0o755)
+        assert interpreter.script_beside(process.pid, "supervisorctl") == str(beside)
+        beside.chmod(0o644)
+        assert interpreter.script_beside(process.pid, "supervisorctl") is None
+        process.communicate()
+    assert interpreter.script_beside(process.pid, "supervisorctl") is None

@@ -22,20 +22,25 @@ FILES = sorted(EXAMPLES.glob("*.conf"))
 class Expected(NamedTuple):
     workers: int
     limit_mb: int
+    """Of `limit`, or of `total`, which the growth of one worker exceeds too."""
+    setting: str = "limit"
 
 
-POOLS = {"myapi": Expected(4, 150), "myapp": Expected(5, 150), "shop": Expected(5, 100)}
+POOLS = {
+    "admin": Expected(2, 150),
+    "myapi": Expected(4, 150),
+    "myapp": Expected(5, 150),
+    "shop": Expected(5, 100),
+    "web": Expected(5, 300, "total"),
+}
 # Of single.conf, in which there is no manager.
 SINGLE = {"single": Expected(4, 150)}
 
 
 def test_the_examples_are_those_of_the_readme():
     named = set(re.findall(r"conf\.d-examples/([a-z-]+\.conf)", (stack.ROOT / "README.md").read_text()))
-    assert (
-        {file.name for file in FILES}
-        == named
-        == {"memreap.conf", "catalyst.conf", "plack.conf", "fcgi-program.conf", "single.conf", "notify.conf"}
-    )
+    expected = ("memreap", "catalyst", "plack", "fcgi-program", "single", "container", "notify")
+    assert {file.name for file in FILES} == named == {f"{name}.conf" for name in expected}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -64,8 +69,8 @@ def together(catalyst_script):
     shutil.copy(stack.APPS / "leaky.psgi", where / "app.psgi")
     replacements = {
         r"/srv/(myapp|myapi|single)/script/\w+_fastcgi\.pl": str(catalyst_script),
-        r"/srv/shop/app\.psgi": f"{where}/app.psgi",
-        r"/(var/log/supervisor|run/myapp|run/shop|run)/": f"{where}/",
+        r"/srv/(shop|web|admin)/app\.psgi": f"{where}/app.psgi",
+        r"/(var/log/supervisor|run/myapp|run/shop|run/web|run/admin|run)/": f"{where}/",
         r"command=memreap": f"command={Path(sys.executable).parent}/memreap",
         r"(?m)^(min_age|settle)=.*$": r"\1=1s",
         r"(?m)^checks=6$": "checks=2",
@@ -80,7 +85,7 @@ def together(catalyst_script):
         for pattern, new in replacements.items():
             text = re.sub(pattern, new, text)
         (where / file.name).write_text(text)
-    include = "[include]\nfiles=catalyst.conf plack.conf fcgi-program.conf single.conf memreap.conf notify.conf\n"
+    include = f"[include]\nfiles={' '.join(file.name for file in FILES)}\n"
     with stack.running(include + stack.recorder(where), "myapp", where) as pool:
         eventually(lambda: assert_all_are_there(pool), timeout=30)
         yield pool
@@ -88,15 +93,16 @@ def together(catalyst_script):
 
 
 def assert_all_are_there(pool: stack.Pool) -> None:
-    for name, (count, _limit) in POOLS.items():
+    for name, (count, *_) in POOLS.items():
         assert len(pool.another(name).workers()) == count
 
 
 def test_all_of_them_together_run_and_are_watched(together):
     def assert_watched():
         assert (
-            "watching myapi (limit 150 MiB uss), myapp (limit 150 MiB uss), shop (limit 100 MiB uss),"
-            " single (limit 150 MiB uss)" in together.log()
+            "watching admin (limit 150 MiB uss), myapi (limit 150 MiB uss, headroom 10%), myapp (limit 150 MiB uss,"
+            " headroom 10%), shop (limit 100 MiB uss, headroom 10%), web (total 300 MiB, headroom 10%),"
+            " single (limit 150 MiB uss, headroom 10%)" in together.log()
         )
 
     eventually(assert_watched, timeout=20)
@@ -107,8 +113,9 @@ def test_all_of_them_together_run_and_are_watched(together):
         check=False,
     )
     assert (dry.returncode, dry.stderr) == (0, "")
-    for name, (count, limit) in {**POOLS, **SINGLE}.items():
-        assert f"memreap: {name}: {count} workers, none over the limit of {limit} MiB" in dry.stdout
+    for name, (count, limit, setting) in {**POOLS, **SINGLE}.items():
+        what = f"over the limit of {limit} MiB" if setting == "limit" else "left to reap"
+        assert f"memreap: {name}: {count} workers, none {what}" in dry.stdout
 
 
 def test_in_each_of_them_the_worker_that_grows_is_replaced_and_no_other(together):

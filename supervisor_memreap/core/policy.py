@@ -102,7 +102,10 @@ class Look(NamedTuple):
     def circumstances(self, episodes: Episodes, now: float) -> Circumstances:
         """What its workers are judged by."""
         relieved = shortage.to_relieve(self.pool, self.settings, episodes)
-        return Circumstances(self.settings, self.state.requested, relieved, self.state.baseline, now)
+        baseline = self.state.baseline
+        if baseline is None:
+            baseline = shortage.smallest(self.pool.workers)
+        return Circumstances(self.settings, self.state.requested, relieved, baseline, now)
 
 
 @dataclass(frozen=True)
@@ -142,11 +145,12 @@ class Choice:
 
 
 def follow(
-    pool: Pool, settings: PoolSettings, state: PoolState, now: float, may_suspend: bool = True
+    pool: Pool, settings: PoolSettings, state: PoolState, now: float, may_suspend: bool = True, counts: bool = True
 ) -> tuple[PoolState, tuple[Event, ...]]:
     """What happened in one pool since the last look. `now` is monotonic, in seconds.
 
-    `may_suspend` is False for a single look: at newborn workers, that is not enough to call a setting wrong.
+    Not `may_suspend`: a single look at new workers is not enough to call a setting wrong. Not `counts`: a look between
+    two ticks is not one of the consecutive `checks`.
     """
     log: list[Event] = []
     state = _apply_settings(pool, settings, state, now, log)
@@ -162,7 +166,7 @@ def follow(
     state = _note_changes(pool, state, now)
     state = _follow_stuck(pool, state, now, log)
     state = _follow_leaving(pool, settings, state, now, log)
-    state = _count(pool, settings, state, gap)
+    state = _count(pool, settings, state, gap, counts)
     state = _end_suspension(pool, state, now, log)
     if may_suspend:
         state = _suspend_fresh(pool, settings, state, now, log)
@@ -532,7 +536,7 @@ def _is_stable(pool: Pool, settings: PoolSettings, state: PoolState, now: float)
     return bool(pool.workers) and calm >= max(CALM, settings.settle)
 
 
-def _count(pool: Pool, settings: PoolSettings, state: PoolState, gap: float) -> PoolState:
+def _count(pool: Pool, settings: PoolSettings, state: PoolState, gap: float, counts: bool) -> PoolState:
     seen = {}
     for worker in pool.detailed:
         for reason in reasons.applying(worker, Circumstances(settings)):
@@ -541,7 +545,7 @@ def _count(pool: Pool, settings: PoolSettings, state: PoolState, gap: float) -> 
             # By its age when the reason was first seen to apply: it cannot be reaped before `min_age`, nor be seen
             # between two looks. How long it then waits for its turn does not count.
             early = before.early if before else worker.age < 2 * settings.min_age + gap
-            seen[key] = Seen(before.looks + 1 if before else 1, early)
+            seen[key] = Seen(before.looks + int(counts) if before else 1, early)
     return replace(state, seen=seen) if seen or state.seen else state
 
 

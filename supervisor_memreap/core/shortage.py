@@ -178,15 +178,25 @@ def gives_back(worker: Worker, kind: Kind) -> int | None:
 def is_worth_reaping(worker: Worker, kind: Kind, baseline: int | None, lasts: float) -> bool:
     """Whether this worker gives back clearly more than its replacement will take.
 
-    `baseline` is what a fresh worker holds of its own, in bytes. Where that is not known, a worker counts that is older
-    than the shortage, which `lasts` so many seconds.
+    `baseline` is what a fresh worker holds of its own, in bytes, or the smallest where none was seen. Where all are
+    alike, a worker counts that is older than the shortage, which `lasts` so many seconds.
     """
     size = gives_back(worker, kind)
     if size is None:
         return False
     if baseline is None:
         return worker.age > lasts
-    return size >= max(GROWN * baseline, baseline + GROWN_BYTES)
+    return size >= _grown(baseline)
+
+
+def _grown(baseline: int) -> float:
+    return max(GROWN * baseline, baseline + GROWN_BYTES)
+
+
+def smallest(workers: Iterable[Worker]) -> int | None:
+    """The bytes that the smallest worker holds of its own, if another holds clearly more; None: they are alike."""
+    held = [worker.private for worker in workers if worker.private is not None]
+    return min(held) if held and max(held) >= _grown(min(held)) else None
 
 
 def is_expected(episode: Episode, coming: int, now: float) -> bool:

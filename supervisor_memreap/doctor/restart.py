@@ -26,11 +26,12 @@ def ask(case: Case) -> None:
     elif case.own_sections("rpcinterface"):
         case.supervisord = _on_path(case, "supervisord")
     if pid or case.own_sections("ctlplugin"):
-        case.supervisorctl = _on_path(case, "supervisorctl")
+        # Of several, the one that was installed with the supervisord that runs.
+        case.supervisorctl = _on_path(case, "supervisorctl", interpreter.script_beside(pid, "supervisorctl"))
 
 
-def _on_path(case: Case, name: str) -> Answer:
-    script = interpreter.script_on_path(name, case.environ)
+def _on_path(case: Case, name: str, beside: str | None = None) -> Answer:
+    script = beside or interpreter.script_on_path(name, case.environ)
     if script is None:
         return Answer(name, unknown=f"there is no {name} on the PATH")
     return interpreter.of_script(name, script, case.files, case.environ, case.time_left)

@@ -122,6 +122,18 @@ def of_script(kind: str, script: str, files: Sequence[str], environ: Mapping[str
     return _ask(start, kind, script, files, timeout)
 
 
+def script_beside(pid: int, name: str) -> str | None:
+    """The script of this name in the directory of the script that process `pid` runs; None: there is none."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="surrogateescape").split("\0")
+        directory = os.readlink(f"/proc/{pid}/cwd")
+    except OSError:
+        return None
+    scripts = (os.path.join(directory, word) for word in words[:8] if os.path.basename(word) == "supervisord")
+    beside = (os.path.join(os.path.dirname(script), name) for script in scripts if os.path.isfile(script))
+    return next((script for script in beside if os.path.isfile(script) and os.access(script, os.X_OK)), None)
+
+
 def script_on_path(name: str, environ: Mapping[str, str]) -> str | None:
     return shutil.which(name, path=environ.get("PATH", os.defpath))
 
