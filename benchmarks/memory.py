@@ -1,6 +1,6 @@
 """What each metric promises of a worker, and what the host gets back when that worker leaves.
 
-    python benchmarks/memory.py                      everything; about half an hour; Ctrl-C at any time, and go on later
+    python benchmarks/memory.py                      everything; about ten minutes; Ctrl-C at any time, and go on later
     python benchmarks/memory.py --metric uss --reaps 5
     python benchmarks/memory.py --report             the tables and the picture again, from the results alone
 
@@ -15,7 +15,7 @@ worker gets one request that makes it
 by dice that are the same for each metric. Then memreap (Reaper.tick with supervisord's current answer, as in loss.py)
 gets a limit just below the largest worker by that metric, and reaps that one.
 
-What came back is measured without memreap. The pool runs in a memory control group of its own (version 1, as root):
+What came back is measured without memreap. The pool runs in a memory control group of its own (as root):
 its usage before, less its usage when the replacement waits for its first request, plus what the replacement has for
 itself by then. Where no such group can be made, the sum of the PSS of manager and workers stands for the usage. The
 results have both. Two more parts measure what a look costs with each setting that is about memory, and, as root with a
@@ -67,8 +67,8 @@ WORKERS, HELD = 4, 200
 FILE = 50
 # Seconds: a worker is not signalled before it has signal handlers of its own.
 MIN_AGE = 1.0
-# Pools, by their number of workers, whose looks are timed; and how many looks at each.
-COSTS_OF, LOOKS = (4, 20), 41
+# Pools, by their number of workers, whose looks are timed; how many looks make a mean, and how many means are taken.
+COSTS_OF, LOOKS, ROUNDS = (4, 20), 10, 7
 
 
 class Served(NamedTuple):
@@ -142,7 +142,7 @@ def served(workers: int = WORKERS) -> Iterator[Served]:
             fcgi = f"-s FCGI --listen {where}/myapp.sock --nproc {workers} --keep-stderr 1"
             command = f"plackup -E deployment {fcgi} {app}"
             text = (
-                f"[program:myapp]\ncommand={group.command(command) if group else command}\n"
+                f"[program:myapp]\ncommand={group.running(command) if group else command}\n"
                 f'environment=MEMORY_HELD={HELD},MEMORY_FILE="{where}/mapped"\n'
             )
             yield Served(stacked.enter_context(stack.running(text, "myapp", where)), group, workers)
@@ -209,7 +209,7 @@ def sizes_of(pid: int) -> dict[str, int]:
 
 
 def costs(served: Served) -> Result:
-    """How much CPU a look takes with each setting, in ms: the mean."""
+    """How much CPU a look takes with each setting, in ms: the least of several means, since other programs disturb."""
     served.start_anew()
     total = served.pss() + 20 * MIB
     ways: dict[str, dict[str, Any]] = {
@@ -220,7 +220,10 @@ def costs(served: Served) -> Result:
         "`pressure`, none": {"pressure": 100.0},
     }
     programs = connect(f"unix://{served.pool.directory}/s.sock", {}).programs()
-    looks = {way: _cpu_of_a_look(programs, Settings({"myapp": values})) for way, values in ways.items()}
+    looks = {
+        way: min(_cpu_of_a_look(programs, Settings({"myapp": values})) for _ in range(ROUNDS))
+        for way, values in ways.items()
+    }
     return {
         "costs": f"{served.workers} workers",
         "looks": looks,
@@ -269,10 +272,10 @@ def in_swap() -> Result:
 def _push_out(application: Served, group: MemoryGroup) -> Result:
     """Push three quarters of what the pool holds into swap; what memreap and the kernel say of each worker."""
     before = _uss_of_all(application)
-    group.limit(group.usage() // 4)
-    after, swapped = _uss_of_all(application), group.swapped()
-    divided = [procfs.source().memory(pid) for pid in sorted(application.pool.workers())]
-    group.limit(1 << 62)
+    held = group.anonymous()
+    with group.limited(group.usage() // 4):
+        after, swapped = _uss_of_all(application), held - group.anonymous()
+        divided = [procfs.source().memory(pid) for pid in sorted(application.pool.workers())]
     return {
         "before": before,
         "after": after,

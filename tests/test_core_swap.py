@@ -11,7 +11,9 @@ MIB = 1024**2
 
 
 def worker(memory: ProcessMemory | None) -> Worker:
-    return Worker(ProcessId(11, 1.0), 3600.0, 100 * MIB, WorkerDetail(None, True, memory=memory))
+    own_swap = memory.swapped if memory else 0
+    detail = WorkerDetail(None, True, memory=memory, own_swap=own_swap)
+    return Worker(ProcessId(11, 1.0), 3600.0, 100 * MIB, detail)
 
 
 @pytest.mark.parametrize(

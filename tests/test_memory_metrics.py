@@ -10,6 +10,7 @@ import xml.etree.ElementTree
 
 import pytest
 from support import stack
+from support.swap import CannotSwap
 
 sys.path.insert(0, str(stack.ROOT / "benchmarks"))
 
@@ -58,6 +59,18 @@ def test_where_the_metric_promised_more_than_came_back_the_line_explains_it(meas
         rf"worker \d+ left after \S+ m?s, \d+ MiB of its [2-9]\d\d MiB \({metric}\) freed, {rest}, \d+ took its place"
     )
     assert re.match(line, row["event"]["text"]), row["event"]["text"]
+
+
+def test_memory_in_swap_that_manager_and_workers_share_is_not_counted_as_a_workers_own():
+    try:
+        pools = memory.in_swap()["swap"]
+    except CannotSwap as error:
+        pytest.skip(str(error))
+    fresh, grown = pools["fresh"], pools["grown"]
+    assert min(fresh["kernel"]) > 20 * memory.MIB
+    assert max(fresh["after"]) < 2 * memory.MIB
+    for before, after in zip(grown["before"], grown["after"]):
+        assert 0.98 * before < after < before + 40 * memory.MIB
 
 
 def test_the_tables_and_the_picture_have_the_figures(measured):

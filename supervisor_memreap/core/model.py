@@ -129,7 +129,9 @@ class WorkerDetail:
     is_locked: bool = False
     """Whether the metric could not be read since the worker holds the lock of its own memory map."""
     memory: ProcessMemory | None = None
-    """What it has for itself: `swapped` is without what it shares. None: it may not be read."""
+    """None: it may not be read."""
+    own_swap: int = 0
+    """Bytes in swap that no other process has, at most."""
 
 
 @dataclass(frozen=True)
@@ -152,9 +154,9 @@ class Worker:
         return self.detail.memory.private if self.detail and self.detail.memory else None
 
     @property
-    def swapped(self) -> int:
-        """Bytes that it has in swap, as far as that is known."""
-        return self.detail.memory.swapped if self.detail and self.detail.memory else 0
+    def own_swap(self) -> int:
+        """Bytes in swap that no other process has, at most, as far as that is known."""
+        return self.detail.own_swap if self.detail else 0
 
 
 HOST = "this host"

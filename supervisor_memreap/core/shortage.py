@@ -172,7 +172,7 @@ def gives_back(worker: Worker, kind: Kind) -> int | None:
     """
     if worker.private is None:
         return None
-    return worker.private + (worker.swapped if kind is Kind.TOTAL else 0)
+    return worker.private + (worker.own_swap if kind is Kind.TOTAL else 0)
 
 
 def is_worth_reaping(worker: Worker, kind: Kind, baseline: int | None, lasts: float) -> bool:

@@ -153,8 +153,8 @@ class _Reading:
             is_manager = bool(view.children(pid)) if is_group else roster.looks_like_manager(pid, manager, view)
         except PermissionError:
             return WorkerDetail(None, None, UNRECOGNISABLE, is_locked=is_locked)
-        own = exact._replace(swapped=exact.own_swap(self._processes)) if exact else None
-        return WorkerDetail(used, caught, server, is_manager, is_locked, own)
+        own_swap = exact.own_swap(self._processes) if exact else 0
+        return WorkerDetail(used, caught, server, is_manager, is_locked, exact, own_swap)
 
 
 def _exact(pid: int, view: Source) -> ProcessMemory | None:

@@ -1,43 +1,45 @@
-"""A memory control group of version 1 for a pool of its own: what that pool holds, by the kernel's own count."""
+"""A memory control group for a pool of its own: what that pool holds, by the kernel's own count."""
 
 from __future__ import annotations
 
 import contextlib
-import os
+import shlex
 from collections.abc import Iterator
-from pathlib import Path
 
-from support.driver import eventually
+import pytest
 
-HIERARCHY = Path("/sys/fs/cgroup/memory")
+from support import cgroup
+
+_UNLIMITED = 1 << 62
+# By version: the files and the key of memory.stat.
+_USAGE = {1: "memory.usage_in_bytes", 2: "memory.current"}
+_LIMIT = {1: "memory.limit_in_bytes", 2: "memory.max"}
+_ANONYMOUS = {1: "total_rss", 2: "anon"}
 
 
-class MemoryGroup:
-    def __init__(self, directory: Path):
-        self.directory = directory
-
-    def command(self, command: str) -> str:
+class MemoryGroup(cgroup.Group):
+    def running(self, command: str) -> str:
         """The command that runs this one in the group, for supervisord."""
-        return f"sh -c 'echo $$ > {self.directory}/cgroup.procs && exec {command}'"
+        return f"{shlex.join(self.command)} {command}"
 
     def usage(self) -> int:
         """Bytes that count against its limit: memory, page cache and the kernel's own, such as page tables."""
-        return int((self.directory / "memory.usage_in_bytes").read_text())
+        return int((self.directory / _USAGE[self.version]).read_text())
 
     def anonymous(self) -> int:
         """Bytes that no file backs."""
-        return self._stat("total_rss")
-
-    def swapped(self) -> int:
-        return self._stat("total_swap")
-
-    def limit(self, size: int) -> None:
-        """In bytes. What is over it goes to swap before this returns."""
-        (self.directory / "memory.limit_in_bytes").write_text(str(size))
-
-    def _stat(self, name: str) -> int:
         lines = (line.split() for line in (self.directory / "memory.stat").read_text().splitlines())
-        return next(int(value) for key, value in lines if key == name)
+        return next(int(value) for key, value in lines if key == _ANONYMOUS[self.version])
+
+    @contextlib.contextmanager
+    def limited(self, size: int) -> Iterator[None]:
+        """With this limit, in bytes. What is over it is in swap then."""
+        file = self.directory / _LIMIT[self.version]
+        file.write_text(str(size))
+        try:
+            yield
+        finally:
+            file.write_text(str(_UNLIMITED))
 
 
 def why_not() -> str:
@@ -45,32 +47,12 @@ def why_not() -> str:
     try:
         with memory_group():
             return ""
-    except OSError as error:
-        return f"no memory control group of version 1 can be made here: {error.strerror}"
+    except pytest.skip.Exception as reason:
+        return str(reason)
 
 
 @contextlib.contextmanager
 def memory_group() -> Iterator[MemoryGroup]:
-    """Raises OSError. At the end its processes must have ended."""
-    directory = _own() / f"memreap-{os.getpid()}"
-    directory.mkdir()
-    try:
-        yield MemoryGroup(directory)
-    finally:
-        eventually(lambda: _remove(directory))
-
-
-def _remove(directory: Path) -> None:
-    try:
-        directory.rmdir()
-    except OSError as error:  # a process is still ending
-        raise AssertionError(f"{directory}: {error}") from None
-
-
-def _own() -> Path:
-    """The group of this process, so that its limits hold for the new one too."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "memory" and (HIERARCHY / path.lstrip("/")).exists():
-            return HIERARCHY / path.lstrip("/")
-    return HIERARCHY
+    """Raises as support.cgroup.made does."""
+    with cgroup.made(_UNLIMITED) as group:
+        yield MemoryGroup(group.directory)
