@@ -187,7 +187,7 @@ def test_a_group_or_a_program_with_numprocs_is_a_name_everywhere():
     many = program("many", 1, 5, "numprocs=2\nprocess_name=%(program_name)s_%(process_num)02d\n")
     sections = "[memreap:many]\n[memreap:myapp]\n[memreap]\nlimit=1GB\n"
     with operating(many + program("myapp", 1, 5) + sections) as operated:
-        eventually(lambda: assert_status(operated, "many:many_01 +QUIET"), timeout=30)
+        eventually(lambda: assert_status(operated, r"many:many_01\s+QUIET"), timeout=30)
         for name in ("many", "many:*"):
             shown = operated.ctl("memreap", "status", name)
             assert (shown.returncode, re.findall(r"^(?! )\S+", shown.stdout, re.MULTILINE)) == (
@@ -201,7 +201,7 @@ def test_a_group_or_a_program_with_numprocs_is_a_name_everywhere():
         assert operated.ctl("memreap", "workers", "many").stdout.count("many:many_0") == 2
         paused = operated.ctl("memreap", "pause", "many")
         assert (paused.returncode, paused.stdout.count("paused: no worker")) == (0, 2)
-        assert_status(operated, "many:many_00 +PAUSED(?s:.*)many:many_01 +PAUSED(?s:.*)myapp +[^P]")
+        assert_status(operated, r"many:many_00\s+PAUSED(?s:.*)many:many_01\s+PAUSED(?s:.*)myapp\s+[^P]")
         reap = operated.ctl("memreap", "reap", "many")
         assert (reap.returncode, reap.stdout) == (
             1,

@@ -240,7 +240,7 @@ def test_all_pools_of_the_configuration_are_looked_at(tmp_path):
         by_age = once("-c", conf, "-n", "shop", "max_age=6h")
         assert (by_age.returncode, by_age.stdout) == (0, "memreap: shop: 1 workers, none to replace\n")
         bare = once("-c", conf, "-n", "shop")
-        assert (bare.returncode, "name a program, followed by limit= or max_age=" in bare.stdout) == (1, True)
+        assert (bare.returncode, "name a program, followed by limit=, max_age=" in bare.stdout) == (1, True)
         conf.write_text(conf.read_text() + "[memreap:wbe]\n")
         section = once("-c", conf)
         assert (section.returncode, section.stdout) == (1, f"memreap: no program or group 'wbe' {missing}")
@@ -344,7 +344,10 @@ def test_a_pidfile_that_another_process_left_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["--pid", "1"], "command line: no limit= or max_age=; add one, such as limit=100MB"),
+        (
+            ["--pid", "1"],
+            "command line: no limit=, max_age=, total=, headroom= or pressure=; add one, such as limit=100MB",
+        ),
         (["--pid", "x"], "memreap once: argument --pid: invalid int value: 'x' (see memreap once --help)"),
         (["--pid", "1", "limit=1 monkey"], "command line limit=1 monkey: not a size, such as 150MB"),
         (["--pid", "1", "limt=1MB", "limit=1MB"], "command line limt=1MB: unknown key; did you mean limit?"),
@@ -353,7 +356,7 @@ def test_a_pidfile_that_another_process_left_is_refused(tmp_path):
         (["--pidfile", "/nowhere", "limit=10MB"], "/nowhere: cannot be read: No such file or directory"),
         (["--pidfile", "/dev/null", "limit=10MB"], "/dev/null: contains '', not a pid"),
         (["-c", "/nowhere"], "/nowhere: cannot be read: No such file or directory"),
-        (["-c", "/dev/null"], "/dev/null: no [memreap:PROGRAM] section; add one with limit= or max_age="),
+        (["-c", "/dev/null"], "/dev/null: no [memreap:PROGRAM] section; add one with limit=, max_age=, total="),
         (["--colour"], "memreap: unrecognized arguments: --colour"),
     ],
 )

@@ -142,7 +142,7 @@ def test_what_happens_is_announced_and_not_for_who_does_not_want_it(operated):
     assert operated.ctl("memreap", "reap", "myapp", str(pid)).returncode == 0
 
     for event in eventually(lambda: assert_reaped(operated, pid), timeout=20):
-        assert set(event) == {"version", "event", "pool", "pid", "message", "at"}
+        assert set(event) == {"version", "event", "pool", "pid", "reason", "message", "at"}
         assert (event["version"], event["pool"]) == (1, "myapp")
         assert f"worker {pid}" in event["message"]
     assert not [event for event in operated.announced() if event["pool"] == "other"]
