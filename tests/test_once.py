@@ -346,7 +346,7 @@ def test_a_pidfile_that_another_process_left_is_refused(tmp_path):
     [
         (
             ["--pid", "1"],
-            "command line: no limit=, max_age=, total=, headroom= or pressure=; add one, such as limit=100MB",
+            "command line: no limit=, max_age=, total=, headroom= or pressure=; add one, such as",
         ),
         (["--pid", "x"], "memreap once: argument --pid: invalid int value: 'x' (see memreap once --help)"),
         (["--pid", "1", "limit=1 monkey"], "command line limit=1 monkey: not a size, such as 150MB"),

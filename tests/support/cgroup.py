@@ -51,7 +51,7 @@ class Group:
 
 
 @contextlib.contextmanager
-def made(limit: int) -> Iterator[Group]:
+def made(limit: int, may_swap: bool = False) -> Iterator[Group]:
     """One with this limit, in bytes; skips where none can be made. What is still in it at the end is ended by force."""
     is_v1 = (V1 / "memory.limit_in_bytes").exists()
     try:
@@ -63,7 +63,7 @@ def made(limit: int) -> Iterator[Group]:
         try:
             (directory / ("memory.limit_in_bytes" if is_v1 else "memory.max")).write_text(str(limit))
             without_swap = directory / ("memory.swappiness" if is_v1 else "memory.swap.max")
-            if without_swap.exists():  # not where the kernel has no swap
+            if without_swap.exists() and not may_swap:  # not there where the kernel has no swap
                 without_swap.write_text("0")
         except OSError as error:
             pytest.skip(f"{CANNOT}{error.strerror}")

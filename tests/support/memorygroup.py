@@ -54,5 +54,5 @@ def why_not() -> str:
 @contextlib.contextmanager
 def memory_group() -> Iterator[MemoryGroup]:
     """Raises as support.cgroup.made does."""
-    with cgroup.made(_UNLIMITED) as group:
+    with cgroup.made(_UNLIMITED, may_swap=True) as group:
         yield MemoryGroup(group.directory)
