@@ -1191,3 +1191,5 @@ def test_a_single_child_that_looks_like_a_manager_is_not_shown_as_fine():
     assert (verdict.standing, [type(event) for event in verdict.events]) == ("blind", [LooksLikeManager])
     look = Look(Pool("myapp", "RUNNING"), SETTINGS, film.state)
     assert selection.detail_needed(look, {}, film.now)(film.worker(11, 20))
+    assert not selection.detail_needed(look, {}, film.now + 60)(film.worker(11, 20))
+    assert film.look({11: 20}).standing == "blind"  # what was seen stays so

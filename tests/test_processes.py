@@ -759,9 +759,9 @@ def test_that_idleness_is_never_told_is_not_concluded_from_readings_of_a_busy_wo
         view, experience = Procfs(), signalling.Experience()
         me, worker = view.process(os.getpid()), view.process(process.pid)
         detail = WorkerDetail(40 * MIB, True, "FCGI::ProcManager")
-        found = Pool("myapp", "RUNNING", "", me.id, workers=(Worker(worker.id, 60.0, 40 * MIB, detail),))
+        seen = Pool("myapp", "RUNNING", "", me.id, workers=(Worker(worker.id, 60.0, 40 * MIB, detail),))
         for _ in range(30):
-            outcome = reap(found, found.workers[0], view=view, watch=0.1, idle_wait_expired=True, experience=experience)
+            outcome = reap(seen, seen.workers[0], view=view, watch=0.1, idle_wait_expired=True, experience=experience)
             assert (outcome.result, outcome.unreadable) == ("busy", False)
 
 
@@ -779,12 +779,12 @@ def test_that_idleness_is_never_told_takes_many_readings_to_conclude(monkeypatch
     real = waiting.read
     monkeypatch.setattr(waiting, "read", lambda path: b"0" if path.endswith("wchan") else real(path))
     with pool(1, 40) as pid:
-        found = look(pid)
-        worker = replace(found.workers[0], detail=replace(found.workers[0].detail, server="FCGI::ProcManager"))
+        seen = look(pid)
+        worker = replace(seen.workers[0], detail=replace(seen.workers[0].detail, server="FCGI::ProcManager"))
         experience = signalling.Experience()
         for _ in range(signalling.UNSEEN_PROVES - 1):
-            outcome = reap(found, worker, watch=0.0, idle_wait_expired=True, experience=experience)
+            outcome = reap(seen, worker, watch=0.0, idle_wait_expired=True, experience=experience)
             assert (outcome.result, outcome.unreadable) == ("busy", False)
         # Some readings may have come while it still ran.
-        outcome = reap(found, worker, watch=5.0, idle_wait_expired=True, experience=experience)
+        outcome = reap(seen, worker, watch=5.0, idle_wait_expired=True, experience=experience)
         assert (outcome.result, outcome.moment) == ("sent", "unknown")

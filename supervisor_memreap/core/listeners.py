@@ -31,4 +31,4 @@ def is_listener(command: str) -> bool:
 def words_of_listener(command: str) -> list[str]:
     """What stands behind `listen` in the command, without quotation marks; none where it is another command."""
     match = _COMMAND.search(command)
-    return [word for part in match["words"].split() if (word := part.strip("\"'"))] if match else []
+    return [bare for part in match["words"].split() if (bare := part.strip("\"'"))] if match else []

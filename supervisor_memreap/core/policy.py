@@ -213,7 +213,7 @@ def _why_unwatched(pool: Pool, state: PoolState, now: float) -> Event | None:
         assert pool.manager
         return events.NoWorkers(*pool.stamp, pool.manager)
     (worker, *others) = pool.workers or (None,)
-    if worker and not others and worker.detail and worker.detail.looks_like_manager:
+    if worker and not others and state.below_wrapper == worker.id:
         return events.LooksLikeManager(*pool.stamp, worker.id, pool.is_group)
     return None
 
@@ -432,6 +432,11 @@ def _note_changes(pool: Pool, state: PoolState, now: float) -> PoolState:
     workers = frozenset(worker.id for worker in pool.workers)
     # A child that came and left between two looks shows in the page faults alone.
     is_calm = workers == state.workers and pool.child_faults == state.child_faults
+    single = pool.workers[0] if len(pool.workers) == 1 else None
+    below_wrapper = state.below_wrapper
+    if single is None or single.detail:
+        is_manager = single is not None and single.detail is not None and single.detail.looks_like_manager
+        below_wrapper = single.id if single and is_manager else None
     peaks, since = state.peaks, state.peak_since
     if since is None or now - since >= USUAL:
         peaks, since = (len(workers), peaks[0]), now
@@ -442,6 +447,7 @@ def _note_changes(pool: Pool, state: PoolState, now: float) -> PoolState:
         calm_since=state.calm_since if is_calm and state.calm_since is not None else now,
         peaks=(max(peaks[0], len(workers)), peaks[1]),
         peak_since=since,
+        below_wrapper=below_wrapper,
         had_more=state.had_more or len(workers) > 1,
         no_workers_since=None if workers else now if state.no_workers_since is None else state.no_workers_since,
     )

@@ -14,6 +14,7 @@ from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import MemoryScope, Pool, Worker
 from supervisor_memreap.core.policy import Choice, Look
 from supervisor_memreap.core.shortage import Episode, Episodes, Kind
+from supervisor_memreap.core.state import PoolState
 
 
 class Decision(NamedTuple):
@@ -26,8 +27,8 @@ class Decision(NamedTuple):
 
 def detail_needed(look: Look, episodes: Episodes, now: float) -> Callable[[Worker], bool]:
     """Says of a worker whether its detail must be read to decide about it; `look` has no workers yet."""
-    if len(look.state.workers) == 1:
-        return lambda _worker: True  # the pool's one child may be its manager, below a wrapper
+    if _may_be_wrapped(look.state, now):
+        return lambda _worker: True
     after = shortage.follow([(look.pool, look.settings)], episodes, now)
     needed = reasons.detail_needed(look.circumstances(after, now))
     leaving = look.state.leaving
@@ -35,6 +36,11 @@ def detail_needed(look: Look, episodes: Episodes, now: float) -> Callable[[Worke
         return needed
     # What fresh workers hold of their own is learned from those that take the place of another one.
     return lambda worker: worker.id not in leaving.before or needed(worker)
+
+
+def _may_be_wrapped(state: PoolState, now: float) -> bool:
+    """Whether the pool's only child may be its manager, below a wrapper: that is read for a minute."""
+    return len(state.workers) == 1 and state.calm_since is not None and now - state.calm_since < policy.LONG_WAIT
 
 
 def follow_memory(

@@ -134,6 +134,8 @@ class PoolState(Lasting):
     peak_since: float | None = None
     no_workers_since: float | None = None
     """Since when the manager has had none; None: it has some."""
+    below_wrapper: ProcessId | None = None
+    """The only worker, if it looks like a manager below a wrapper."""
     had_more: bool = False
     """It was seen to have more than one worker, under this manager."""
     changed_settings: tuple[PoolSettings, float] | None = None

@@ -52,17 +52,17 @@ def wakers(groups: Iterable[Group], headroom: float | None, pressure: float | No
     """
     stall = max(1, int(WINDOW * (STALL if pressure is None else pressure) / 100))
     # A group's stall is one of the host too.
-    found = [] if ignored else [Waker("stall", "/proc/pressure/memory", stall)]
+    chosen = [] if ignored else [Waker("stall", "/proc/pressure/memory", stall)]
     for group in groups:
         scope = group.scope
         if scope is not None and scope.name not in ignored:
             if group.version == 2:
-                found.append(Waker("stall", f"{group.directory}/memory.pressure", stall))
+                chosen.append(Waker("stall", f"{group.directory}/memory.pressure", stall))
             elif scope.size is not None:
-                found.append(Waker("level", group.directory))
+                chosen.append(Waker("level", group.directory))
             if headroom is not None:
-                found += _at_usage(group, headroom)
-    return found
+                chosen += _at_usage(group, headroom)
+    return chosen
 
 
 def _at_usage(group: Group, headroom: float) -> Iterator[Waker]:

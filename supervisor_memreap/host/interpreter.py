@@ -129,7 +129,9 @@ def script_beside(pid: int, name: str) -> str | None:
         directory = os.readlink(f"/proc/{pid}/cwd")
     except OSError:
         return None
-    scripts = (os.path.join(directory, word) for word in words[:8] if os.path.basename(word) == "supervisord")
+    scripts = (
+        os.path.join(directory, argument) for argument in words[:8] if os.path.basename(argument) == "supervisord"
+    )
     beside = (os.path.join(os.path.dirname(script), name) for script in scripts if os.path.isfile(script))
     return next((script for script in beside if os.path.isfile(script) and os.access(script, os.X_OK)), None)
 

@@ -182,7 +182,7 @@ class Memory:
             below = _below(mount.root, scope[len(_GROUP) :])
             for directory, _, _ in os.walk(f"{self._root}{mount.point}{below}") if below is not None else ():
                 words = self._text(f"{directory[len(self._root) :]}/cgroup.procs").split()
-                pids.update(int(word) for word in words if word.isdecimal())
+                pids.update(int(pid) for pid in words if pid.isdecimal())
         yield from pids
 
 
@@ -206,9 +206,9 @@ def _below(root: str, path: str) -> str | None:
     return path[len(top) :].rstrip("/") if f"{path}/".startswith(f"{top}/") else None
 
 
-def _merged(one: MemoryScope, other: MemoryScope) -> MemoryScope:
+def _merged(scope: MemoryScope, other: MemoryScope) -> MemoryScope:
     """What two hierarchies say of one group."""
-    limited, pressure = (other if one.size is None else one), (other if one.pressure is None else one).pressure
+    limited, pressure = (other if scope.size is None else scope), (other if scope.pressure is None else scope).pressure
     return replace(limited, pressure=pressure)
 
 
@@ -231,8 +231,8 @@ def _pressure(text: str) -> float | None:
     """The `avg10` of `some`: % of the last 10 s in which some task waited for memory."""
     for line in text.splitlines():
         kind, *words = line.split() or [""]
-        for word in words:
-            name, _, value = word.partition("=")
+        for field in words:
+            name, _, value = field.partition("=")
             if kind == "some" and name == "avg10":
                 try:
                     return float(value)

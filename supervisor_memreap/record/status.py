@@ -210,7 +210,7 @@ def table(pools: Sequence[Mapping[str, Any]], now: float) -> str:
 def _row(pool: Mapping[str, Any], has_history: bool, now: float) -> tuple[str, ...]:
     largest, total = (_memory(pool, key) for key in ("largest_bytes", "total_bytes"))
     limit = f"{_memory(pool, 'limit_bytes')} {pool['metric']}" if "limit_bytes" in pool else "-"
-    start = str(pool["name"]), _word(pool), limit, str(len(pool["workers"]))
+    start = str(pool["name"]), _standing(pool), limit, str(len(pool["workers"]))
     if not has_history:
         return (*start, _over(pool), largest, total)
     growth = growth_values.cell(pool)
@@ -271,7 +271,7 @@ def _suspended(pool: Mapping[str, Any]) -> str:
     return ""
 
 
-def _word(pool: Mapping[str, Any]) -> str:
+def _standing(pool: Mapping[str, Any]) -> str:
     """The state of a pool, in one word; details are below it."""
     standing = pool["standing"]
     return str(pool["state"] if standing == Standing.NOT_RUNNING else standing).upper()
