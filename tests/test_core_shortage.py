@@ -333,6 +333,16 @@ def test_a_limit_that_is_wrong_does_not_keep_memreap_from_relieving_the_host():
     assert host.look({"a": {11: 90, 12: 70}}, available=300)[1] == [11]
 
 
+def test_of_two_shortages_at_once_none_is_given_up_while_a_worker_would_relieve_both():
+    both = replace(HEADROOM, pressure=20.0)
+    host = Host(both, b=both)
+    pools = {"a": {11: 100, 12: 20}, "b": {21: 200, 22: 20}}
+    for signalled in ([21], []):
+        assert host.look(pools, available=450, pressure=30.0)[1] == signalled
+        assert host.of(NotRelieved) == []
+    assert all(episode.given_up is None for episode in host.episodes.values())
+
+
 def test_a_paused_pool_gives_nothing_back():
     host = Host()
     host.states["a"] = policy.pause(host.states["a"])

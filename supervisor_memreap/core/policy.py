@@ -116,6 +116,8 @@ class Candidate:
     reason: Reason
     idle_wait_expired: bool = False
     """There was no idle moment within `idle_wait`: signal it while busy, if its server permits that."""
+    all_reasons: tuple[Reason, ...] = ()
+    """Of a pending worker, every reason that applies to it."""
 
 
 @dataclass(frozen=True)
@@ -612,7 +614,7 @@ def _candidates(
         elif not applying:
             state = _report_unreadable(pool, worker, settings, state, log)
         elif state.leaving is None or worker.id != state.leaving.worker:
-            pending.append(Candidate(worker, (ready or applying)[0]))
+            pending.append(Candidate(worker, (ready or applying)[0], all_reasons=tuple(applying)))
             if worker.age >= settings.min_age:
                 due += [Candidate(worker, reason) for reason in _told(ready)]
     due.sort(key=urgency)

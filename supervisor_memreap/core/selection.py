@@ -129,7 +129,7 @@ def _give_up(
 
 
 def _has_pending(choice: Choice, key: tuple[Kind, str]) -> bool:
-    return any(reasons.shortage_of(candidate.reason) == key for candidate in choice.pending)
+    return any(reasons.shortage_of(reason) == key for candidate in choice.pending for reason in candidate.all_reasons)
 
 
 def _without(choice: Choice, keys: set[tuple[Kind, str]]) -> Choice:
