@@ -18,7 +18,7 @@ from supervisor_memreap.host import procfs
 from supervisor_memreap.pool import WatchedPool
 from supervisor_memreap.reaper import HowEnded, Reaper
 from supervisor_memreap.record import log, words
-from supervisor_memreap.record.statefile import known_to_the_listener
+from supervisor_memreap.record.statefile import known_to_the_listener, saved_by_the_listener
 
 # Seconds between two looks: short compared with the second in which FCGI::ProcManager replaces a worker.
 INTERVAL = 0.2
@@ -111,7 +111,13 @@ def _run(
     """`listed` is what `programs` has just said."""
     states = known_to_the_listener(listed)
     verdicts = _Verdicts()
-    reaper = Reaper((log.sink(print_line), verdicts), dry_run, states=states, how_ended=how_ended)
+    reaper = Reaper(
+        (log.sink(print_line), verdicts),
+        dry_run,
+        states=states,
+        how_ended=how_ended,
+        saved=lambda: saved_by_the_listener(listed),
+    )
     try:
         pools = reaper.tick(listed, settings, time.monotonic())
         for pool in pools:

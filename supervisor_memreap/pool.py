@@ -45,6 +45,8 @@ class WatchedPool:
         self.choice: Choice | None = None
         """Of the last look; None: not looked at."""
         self.settings = PoolSettings()
+        self.signalled: Candidate | None = None
+        """The one that was signalled in the last look, as far as is known."""
         self.followed = FollowedWorkers(take_lock)
         self._experience = signalling.Experience()
         self._state = state
@@ -108,21 +110,18 @@ class WatchedPool:
 
     # Signals.
 
-    def signal_next(self, view: Source, now: float, watch: float, may_relieve: bool = True) -> Candidate | None:
-        """Signal the first candidate that is idle within `watch` seconds; return it, or None if there is none.
-
-        Not `may_relieve`: a worker of another pool was signalled for memory that is short on the host.
-        """
+    def signal_next(self, view: Source, now: float, watch: float, may_relieve: bool = True) -> None:
+        """Signal the first that is idle within `watch` seconds; if not `may_relieve`, none for the host's memory."""
         assert self.choice
         assert self.pool.manager
-        began = time.monotonic()
+        self.signalled, began = None, time.monotonic()
         candidates = [each for each in self.choice.candidates if may_relieve or not is_host_wide(each.reason)]
         if not candidates:
-            return None
+            return
         lock = _lock_for(candidates[0], self.pool, self._take_lock)
         if not isinstance(lock, int):
             self._emit_all(lock)
-            return None
+            return
         tried: set[ProcessId] = set()
         try:
             for candidate in candidates:
@@ -133,12 +132,11 @@ class WatchedPool:
                 if outcome.result is Result.SENT:
                     kept, lock = lock, -1
                     self._follow_signalled(candidate, outcome, kept, now + time.monotonic() - began)
-                    return candidate
+                    return
                 watch = 0.0  # the others are taken if they are idle just now
         finally:
             if lock >= 0:
                 os.close(lock)
-        return None
 
     def _signal(self, candidate: Candidate, view: Source, now: float, watch: float) -> signalling.Outcome:
         before, worker, expired = self._state, candidate.worker, candidate.idle_wait_expired
@@ -147,10 +145,13 @@ class WatchedPool:
             self.update(policy.signalled(self.pool, candidate, before, now, sent=False))
             outcome = signalling.reap(self.pool, worker, self.settings, view, watch, self._experience, expired)
         except BaseException:
+            self.signalled = candidate
             # It is unknown whether the signal was sent, so it counts as sent.
             self.update(policy.signalled(self.pool, candidate, before, now))
             raise
-        if outcome.result is not Result.SENT:
+        if outcome.result is Result.SENT:
+            self.signalled = candidate
+        else:
             self.update(policy.watched(before, worker.id, now) if outcome.result is Result.BUSY else before)
             self._emit_all(_refusal(self.name, candidate, outcome.result))
             self._emit_all(_next_best(self.name, outcome))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from supervisor_memreap.core.events import Event, Sink
@@ -23,12 +24,25 @@ T = TypeVar("T")
 
 
 class Pools:
-    """`states` are those of the memreap before this one; `keep` gets all of them whenever what outlives us changes."""
+    """`states` are those of the memreap before this one; `keep` gets all of them whenever what outlives us changes.
 
-    def __init__(self, sinks: Sequence[Sink], dry_run: bool, states: States, keep: Callable[[States], None]):
+    `saved` says what another memreap has saved meanwhile: a listener may have signalled a worker and ended.
+    """
+
+    def __init__(
+        self,
+        sinks: Sequence[Sink],
+        dry_run: bool,
+        states: States,
+        keep: Callable[[States], None],
+        saved: Callable[[], States] = dict,
+    ):
         self._sinks = sinks
         self._dry_run = dry_run
         self._keep = keep
+        self._saved = saved
+        self._adopted: set[ProcessId] = set()
+        """Workers of which another memreap had saved that they are leaving."""
         self._pools: dict[str, WatchedPool] = {}
         for name, state in states.items():
             self.named(name, state)
@@ -54,7 +68,7 @@ class Pools:
 
     def emit(self, event: Event) -> None:
         """Of a pool, or of none."""
-        if event.pool:
+        if event.pool in self._pools:
             self._pools[event.pool].emit(event)
             return
         for sink in self._sinks:
@@ -67,6 +81,14 @@ class Pools:
         except Exception as error:
             pool.emit(log.internal_error(pool.name, error))
             return None
+
+    def attempt(self, act: Callable[[], T], otherwise: T) -> T:
+        """An error in what is about all pools is a line in the log, and each pool is handled all the same."""
+        try:
+            return act()
+        except Exception as error:
+            self.emit(log.internal_error("", error))
+            return otherwise
 
     def pidfds(self) -> dict[int, WatchedPool]:
         """Descriptors that become readable when a worker that was signalled is gone, each with its pool."""
@@ -88,13 +110,31 @@ class Pools:
         if self._dry_run:
             raise lock.Locked("a dry run takes no lock")
         if not is_group:
-            return lock.take(manager)
+            return self._unless_leaving(lock.take(manager), manager)
         # All pools with target=self have one manager, supervisord, and so one lock, which is shared here.
         for pool in self:
             held = pool.followed.group_lock(manager)
             if held is not None:
                 return os.dup(held)
-        return lock.take_file(manager)  # a user that runs the pool may not open the files of root's supervisord
+        # A user that runs the pool may not open the files of root's supervisord.
+        return self._unless_leaving(lock.take_file(manager), manager)
+
+    def _unless_leaving(self, taken: int, manager: ProcessId) -> int:
+        """The lock that was taken, unless a memreap that has ended signalled a worker, which is followed then.
+
+        Raises Locked.
+        """
+        for name, state in self._saved().items():
+            leaving = state.leaving
+            if leaving is None or state.manager != manager or leaving.worker in self._adopted:
+                continue
+            self._adopted.add(leaving.worker)
+            pool = self.named(name)
+            if pool.pool.worker(leaving.worker):
+                os.close(taken)
+                pool.update(replace(pool.state, leaving=leaving))
+                raise lock.Locked(f"worker {leaving.worker.pid} was signalled by a memreap that has ended")
+        return taken
 
     def set_aside(self, watched: Iterable[str], now: float, view: Source) -> None:
         """Keep what is known of pools that are not watched now: a section may be gone for one look only."""

@@ -49,10 +49,11 @@ class Reaper:
         states: States | None = None,
         keep: Callable[[States], None] = lambda _: None,
         how_ended: HowEnded = lambda _program, _since: Ending.UNKNOWN,
+        saved: Callable[[], States] = dict,
     ):
         self._dry_run = dry_run
         self._how_ended = how_ended
-        self.pools = Pools(sinks, dry_run, states or {}, keep)
+        self.pools = Pools(sinks, dry_run, states or {}, keep, saved)
         self._watched: list[WatchedPool] = []
         """Those of the last tick."""
         self._statm = Statm() if procfs.is_usable() else None
@@ -97,7 +98,8 @@ class Reaper:
                 continue
             # Its share of the time: no pool that is never idle takes the others' moments.
             signal = functools.partial(pool.signal_next, view, now, WATCH / len(due), may_relieve)
-            candidate = self.pools.guard(pool, signal)
+            self.pools.guard(pool, signal)
+            candidate = pool.signalled  # also where what came after the signal has failed
             if candidate:
                 self.memory.note_sent(candidate, now)
                 may_relieve = may_relieve and not reasons.is_host_wide(candidate.reason)
@@ -129,8 +131,7 @@ class Reaper:
 
         One in which that fails is left out, and the others are not.
         """
-        for event in self.memory.follow(looks, now):
-            self.pools.emit(event)
+        self._emit(functools.partial(self.memory.follow, looks, now))
         try:
             decision = selection.choose(looks, now, self.memory.episodes, time.time())
         except Exception:
@@ -141,13 +142,18 @@ class Reaper:
                 decided = self.pools.guard(self.pools.named(only.pool.name), choose)
                 alone += decided.choices if decided else []
             decision = Decision(alone, self.memory.episodes)
-        for event in self.memory.take(decision, looks, view):
-            self.pools.emit(event)
+        self._emit(functools.partial(self.memory.take, decision, looks, view))
         for choice in decision.choices:
             pool = self.pools.named(choice.pool.name)
             self.pools.guard(pool, functools.partial(pool.take, choice))
         chosen = [self.pools.named(choice.pool.name) for choice in decision.choices]
         return [pool for pool in chosen if pool.choice]
+
+    def _emit(self, happened: Callable[[], Iterable[events.Event]]) -> None:
+        """Events about more than one pool; an error in them is a line in the log, and each pool is handled as usual."""
+        none: Iterable[events.Event] = ()
+        for event in self.pools.attempt(happened, none):
+            self.pools.attempt(functools.partial(self.pools.emit, event), None)
 
     def _with_ending(self, pool: Pool, program: Program, programs: Sequence[Program], now: float) -> Pool:
         """The pool, and how its last manager ended, where that makes a difference."""

@@ -416,7 +416,7 @@ def test_workers_that_serve_for_a_while_before_they_are_over_are_recycled_for_go
     reaps, pid = 0, 11
     for _ in range(20):
         film.look({pid: 40}, after=600)
-        assert reaped(film.look({pid: 160})) == pid
+        assert reaped(film.look({pid: 160}, after=15)) == pid
         pid += 1
         film.fork(pid)
         reaps += 1
@@ -968,7 +968,7 @@ def test_resume_ends_the_wait_for_a_replacement_that_is_overdue_and_no_other():
     film.look({12: 200}, after=SETTINGS.grace, child_faults=1)
     assert film.state.leaving.overdue
     film.state = policy.resume(film.state)
-    assert reaped(film.look({12: 200}, child_faults=1)) == 12
+    assert reaped(film.look({12: 200}, child_faults=1, after=15)) == 12
 
 
 def after_a_reap() -> Film:
@@ -1073,7 +1073,26 @@ def test_a_pool_that_was_made_smaller_counts_as_that_after_an_hour():
 def test_a_single_worker_is_reaped_all_the_same_once_it_is_known_that_no_others_come_and_go():
     film = Film()
     assert reaped(film.look({11: 300})) is None
-    assert reaped(film.look({11: 300})) == 11
+    assert reaped(film.look({11: 300}, after=9)) is None
+    assert reaped(film.look({11: 300}, after=1)) == 11
+
+
+def test_looks_that_are_close_together_do_not_make_a_pool_calm():
+    film = Film()
+    for count in range(200):  # a new worker every 2 s, which dies at once
+        assert reaped(film.look({11: 300}, after=0.2, child_faults=count // 10)) is None
+
+
+def test_where_no_worker_is_replaced_a_stuck_one_does_not_count_as_serving():
+    film = Film(replace(SETTINGS, grace=20))
+    assert reaped(film.look({11: 300, 12: 200, 13: 100})) == 11
+    for _ in range(20):  # it leaves, and none comes
+        verdict = film.look({12: 200, 13: 100})
+        if reaped(verdict):
+            break
+    assert reaped(verdict) == 12
+    for _ in range(20):  # it is stuck
+        assert reaped(film.look({12: 200, 13: 300})) is None
 
 
 def test_a_manager_that_never_replaces_a_worker_keeps_its_last_one():

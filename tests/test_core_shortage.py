@@ -343,6 +343,38 @@ def test_of_two_shortages_at_once_none_is_given_up_while_a_worker_would_relieve_
     assert all(episode.given_up is None for episode in host.episodes.values())
 
 
+def test_where_host_and_container_are_both_short_neither_is_given_up_while_a_worker_would_relieve_both():
+    host = Host()
+    inside = (MemoryScope(CONTAINER, 1000 * MIB, 100 * MIB),)
+    assert host.look({"a": {11: 300, 12: 20}}, available=400, scopes=inside)[1] == [11]
+    assert host.of(NotRelieved) == []
+    assert len(host.episodes) == 2
+
+
+def test_a_worker_that_a_user_asked_for_relieves_the_total_too():
+    host = Host(TOTAL)
+    host.look({"a": {11: 100, 12: 20}}, total=400)
+    host.states["a"] = policy.request([ProcessId(11, BOOT)], host.states["a"])
+    assert host.look({"a": {11: 450, 12: 20}}, total=400)[1] == [11]
+    assert host.of(NotRelieved) == []
+
+
+def test_more_headroom_than_a_group_has_is_left_out_there():
+    host = Host(replace(HEADROOM, headroom=2000 * MIB))
+    inside = (MemoryScope(CONTAINER, 1000 * MIB, 900 * MIB),)
+    assert host.look({"a": {11: 30, 12: 10}}, available=4000, scopes=inside)[1] == []
+    assert host.episodes == {}
+    assert host.look({"a": {11: 30, 12: 10}}, available=1000, scopes=inside)[1] == [11]
+
+
+def test_a_pool_that_is_no_longer_watched_has_not_got_its_memory_back():
+    host = Host(TOTAL, b=TOTAL)
+    host.look({"a": {11: 300, 12: 160}}, total=400)
+    host.look({"b": {21: 10, 22: 10}}, total=400)
+    assert host.of(Relieved) == []
+    assert host.episodes == {}
+
+
 def test_a_paused_pool_gives_nothing_back():
     host = Host()
     host.states["a"] = policy.pause(host.states["a"])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -330,6 +331,19 @@ def test_a_worker_that_a_listener_may_have_signalled_before_it_ended_is_leaving(
         _assert_each_is_in_one({worker.pid}, "HUP sent", _lines_with("HUP sent", result.stdout))
         assert not psutil.pid_exists(worker.pid)
         assert "memreap was killed before it could signal it; HUP sent" in result.stdout
+
+
+def _assert_that_of_a_group_is_known_by_the_lock_of_the_group(file, above, about, programs) -> None:
+    """With target=self: a listener that runs has the lock of supervisord itself all the time."""
+    of_group = PoolState(manager=above, leaving=replace(about, slot="myapp"))
+    assert file.write({"myapp": of_group}, time.monotonic()) == ""
+    held = lock.take(above)
+    assert known_to_the_listener(programs)["myapp"].leaving == of_group.leaving
+    os.close(held)
+    held = lock.take_file(above)
+    assert known_to_the_listener(programs)["myapp"].leaving is None
+    os.close(held)
+    assert file.write({"myapp": PoolState(manager=above, leaving=about)}, time.monotonic()) == ""
 
 
 def test_a_pidfile_that_another_process_left_is_refused(tmp_path):

@@ -23,6 +23,7 @@ from supervisor_memreap.core.settings import Given, Settings, resolve
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
 from supervisor_memreap.host import lock, procfs, reader, signalling
 from supervisor_memreap.host import look as host_look
+from supervisor_memreap.memorywatch import MemoryWatch
 from supervisor_memreap.pool import WatchedPool
 from supervisor_memreap.pools import States
 from supervisor_memreap.reaper import Reaper
@@ -269,7 +270,8 @@ def test_a_worker_that_is_ended_before_its_signal_gets_it_from_the_next_listener
     with pool(1, 40) as manager, Reaping(manager) as reaping:
         (worker,) = workers_below(manager)
         before = reaping.reaper
-        assert not reaping.tick().choice.candidates  # whether it is the only one is known at the next look
+        assert not reaping.tick().choice.candidates  # whether it is the only one is not known at once
+        reaping.later = policy.SINGLE_CALM
         monkeypatch.setattr(before.pools, "_keep", lambda states: statefile.write(states, time.monotonic()))
 
         def end_it(*_):
@@ -423,6 +425,63 @@ def test_a_fault_in_any_step_of_one_pool_leaves_the_others_as_they_are(monkeypat
         eventually(lambda: _assert_emitted(reaping, events.Signalled, "myapp"))
         assert [row["name"] for row in reaping.reaper.status()] == ["myapp"]
     assert [event.pool for event in reaping.all_of(events.InternalError)] == ["broken"]
+
+
+def test_a_pool_with_a_total_that_is_no_longer_watched_ends_no_tick(monkeypatch):
+    with pool(2, 40) as manager, pool(2, 40) as other, Reaping(other), Reaping(manager) as reaping:
+        given = _given({"total": "50MB", "min_age": "1s", "settle": "0s"})
+        reaping.programs.append(Program("second", "second", "RUNNING", other))
+        reaping.settings = resolve({"myapp": given, "second": _given(QUICK)})
+        eventually(lambda: _assert_emitted(reaping, events.Signalled, "myapp"))
+        reaping.settings = resolve({"second": _given(QUICK)})
+        before = len(reaping.all_of(events.Signalled))
+        eventually(lambda: _assert_more_signalled(reaping, before))
+    assert reaping.all_of(events.InternalError) == []
+
+
+def _assert_more_signalled(reaping: Reaping, before: int) -> None:
+    reaping.reaper.tick(reaping.programs, reaping.settings, time.monotonic())
+    assert len(reaping.all_of(events.Signalled)) > before
+
+
+def test_an_error_in_what_is_about_all_pools_is_a_line_and_each_pool_is_reaped(monkeypatch):
+    def fails(*_):
+        raise OSError(errno.EMFILE, "made for the test")
+
+    monkeypatch.setattr(MemoryWatch, "follow", fails)
+    with pool(2, 40) as manager, Reaping(manager) as reaping:
+        reaping.until(events.Signalled)
+    assert reaping.all_of(events.InternalError)
+
+
+def test_a_shortage_counts_a_signal_after_which_something_failed():
+    with pool(2, 40) as manager, Reaping(manager) as reaping:
+        reaping.settings = resolve({"myapp": _given({"total": "50MB", "min_age": "1s", "settle": "0s"})})
+
+        def fails(event: events.Event) -> None:
+            if isinstance(event, events.Signalled):
+                raise OSError("made for the test")
+
+        reaping.reaper = Reaper((reaping.events.append, fails))
+        reaping.until(events.Signalled)
+        (episode,) = reaping.reaper.memory.episodes.values()
+        assert episode.reaps == 1
+
+
+def test_a_worker_that_a_memreap_signalled_which_has_ended_is_followed_and_no_other_is_taken():
+    with pool(3, 40) as manager, Reaping(manager) as reaping:
+        view = procfs.source()
+        (first, *_) = (view.process(pid).id for pid in sorted(workers_below(manager)))
+        leaving = Leaving(first, time.monotonic(), frozenset([first]))
+        saved = PoolState(manager=view.process(manager).id, leaving=leaving)
+        reaping.reaper = Reaper((reaping.events.append,), saved=lambda: {"myapp": saved})
+        for _ in range(5):
+            reaping.tick()
+        assert reaping.all_of(events.Signalled) == []
+        assert reaping.tick().choice.standing == "leaving"
+        psutil.Process(first.pid).kill()
+        assert reaping.until(events.Left).worker == first
+        reaping.until(events.Signalled)
 
 
 def _given(values: dict[str, str]) -> dict[str, Given]:

@@ -72,6 +72,8 @@ STABLE_SETTINGS = 10.0
 RETRY_SETTING = 6 * 3600.0
 # Seconds without any change after which a pool that has fewer workers than before counts as stable.
 CALM = 10.0
+# The same at least before the only worker of a pool goes: new ones that end at once may be in no look.
+SINGLE_CALM = 3.0
 # The usual number of workers is the largest in this many seconds, and in as many before.
 USUAL = 1800.0
 
@@ -673,12 +675,14 @@ def _are_too_few(
 
     New ones may be dying all the time, as after a broken deployment: then the old ones are the pool.
     """
-    ages = [worker.age for worker in pool.workers]
+    # Where none comes in the place of another one, a stuck worker, which may serve nothing, must not be the last.
+    stuck = {leaving.worker for leaving in state.stuck} if state.replaces is False else ()
+    ages = [worker.age for worker in pool.workers if worker.id not in stuck]
     old_enough = sum(age >= settings.min_age for age in ages)
     # At least one other worker must serve.
     serving = sum(age >= min(settings.min_age, max(settings.settle, CALM)) for age in ages)
     usual = max(state.peaks) - len(pool.stopped)
-    enough_serve = serving >= 2 or (usual <= 1 and len(ages) == 1 and _may_take_single(pool, state, now))
+    enough_serve = serving >= 2 or (usual <= 1 and len(ages) == 1 and _may_take_single(pool, settings, state, now))
     if 2 * old_enough >= usual and enough_serve:
         return False, replace(state, too_few_since=None)
     since = now if state.too_few_since is None else state.too_few_since
@@ -688,7 +692,7 @@ def _are_too_few(
     return True, state
 
 
-def _may_take_single(pool: Pool, state: PoolState, now: float) -> bool:
+def _may_take_single(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> bool:
     """Whether the only worker of a pool may go: another one must come in its place.
 
     One that is left of several is the last that serves, unless the manager has replaced the last one that was reaped.
@@ -698,8 +702,8 @@ def _may_take_single(pool: Pool, state: PoolState, now: float) -> bool:
         return True  # supervisord has said that it starts it again
     if state.replaces is not None:
         return state.replaces
-    is_calm = state.calm_since is not None and state.calm_since < now  # since the look before this one
-    return not state.had_more and is_calm
+    calm = now - state.calm_since if state.calm_since is not None else 0.0
+    return not state.had_more and calm >= max(SINGLE_CALM, min(CALM, max(settings.min_age, settings.settle)))
 
 
 def _due_again(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> Worker | None:

@@ -205,11 +205,15 @@ class _Shared(Reason):
 
     @classmethod
     def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Reason | None:
+        return next(cls.all_applying_to(worker, circumstances), None)
+
+    @classmethod
+    def all_applying_to(cls, worker: Worker, circumstances: Circumstances) -> Iterator[Reason]:
+        """One for each scope in which memory is short: the host, and groups that the pool is in."""
         for episode in circumstances.episodes:
             short, lasts = episode.shortage, circumstances.now - episode.since
             if short.kind is cls.kind and is_worth_reaping(worker, cls.kind, circumstances.baseline, lasts):
-                return cls(short, gives_back(worker, cls.kind) or 0)
-        return None
+                yield cls(short, gives_back(worker, cls.kind) or 0)
 
     @property
     def key(self) -> tuple[Kind, str]:
@@ -288,6 +292,9 @@ def applying(worker: Worker, circumstances: Circumstances) -> Iterator[Reason]:
     if worker.detail is None:
         return
     for kind in REASONS:
+        if issubclass(kind, _Shared):
+            yield from kind.all_applying_to(worker, circumstances)
+            continue
         reason = kind.applying_to(worker, circumstances)
         if reason:
             yield reason

@@ -49,8 +49,13 @@ def follow_memory(
     """What became of the memory that was short at the last look. `at` is in seconds since 1970."""
     pools = [(look.pool, look.settings) for look in looks if look.pool.manager]
     after = shortage.follow(pools, episodes, now)
-    ended = [episodes[key] for key in episodes if key not in after and (episodes[key].last is not None)]
     scopes = {scope.name: scope for pool, _ in pools for scope in pool.scopes}
+    # One whose pool or group is not watched any more has not ended: nothing is known of it.
+    ended = [
+        episode
+        for key, episode in episodes.items()
+        if key not in after and episode.freed and episode.shortage.scope in scopes
+    ]
     return after, tuple(
         events.Relieved(
             _pool_of(episode), at, episode.shortage, _available(scopes, episode), now - episode.since, episode.freed
@@ -75,14 +80,16 @@ def choose(looks: Iterable[Look], now: float, episodes: Episodes | None = None, 
     Of candidates that go for memory that is short, other than the pool's own `total`, it signals one at a look.
     """
     looks, episodes = list(looks), episodes or {}
-    choices = [policy.choose_in(look, episodes, now) for look in looks]
-    episodes, log = _give_up(looks, choices, episodes, now, at)
-    enough = {
-        key
+    # Those for which it is not expected that what was done already is enough.
+    open_ = {
+        key: episode
         for key, episode in episodes.items()
-        if episode.given_up is not None or shortage.is_expected(episode, _coming(looks, episode, now), now)
+        if episode.given_up is None and not shortage.is_expected(episode, _coming(looks, episode, now), now)
     }
-    choices = [_without(choice, enough) for choice in choices]
+    choices = [policy.choose_in(look, open_, now) for look in looks]
+    given_up, log = _give_up(looks, choices, open_, now, at)
+    choices = [_without(choice, set(given_up)) for choice in choices]
+    episodes = {**episodes, **given_up}
     choices.sort(key=lambda choice: min(map(policy.urgency, choice.candidates), default=policy.LAST))
     return Decision(_only_first_pending(choices), episodes, log)
 
@@ -105,17 +112,17 @@ def _is_in(pool: Pool, episode: Episode) -> bool:
 
 def _give_up(
     looks: Sequence[Look], choices: Sequence[Choice], episodes: Episodes, now: float, at: float
-) -> tuple[Episodes, tuple[Event, ...]]:
-    """Stop where reaping does not help: no worker is worth it, or each has gone twice."""
+) -> tuple[dict[tuple[Kind, str], Episode], tuple[Event, ...]]:
+    """Those where reaping does not help, since no worker is worth it, or each has gone twice."""
     log: list[Event] = []
-    after = dict(episodes)
+    after: dict[tuple[Kind, str], Episode] = {}
     for key, episode in episodes.items():
         members = [
             (look, choice)
             for look, choice in zip(looks, choices)
             if _is_in(look.pool, episode) and (look.settings.yields or episode.shortage.kind is Kind.TOTAL)
         ]
-        if episode.given_up is not None or not members:
+        if not members:
             continue
         most = shortage.REAPS_PER_WORKER * sum(len(look.pool.workers) for look, _ in members)
         is_open = any(look.state.leaving or _has_pending(choice, key) for look, choice in members)

@@ -50,11 +50,13 @@ SERVERS = (
 )
 # A manager that says so in its title; FCGI::ProcManager's workers are called perl-fcgi. The kernel keeps 15 characters.
 _MANAGER = re.compile(r"perl-fcgi-pm\b|(starman|gunicorn:|php-fpm:|unicorn(_rails)?) maste")
-_INTERPRETER = re.compile(r"(perl|python|pypy|ruby)[0-9.]*$")
-# Options of these interpreters whose value is an argument of its own: it is no script.
-_OPTIONS_WITH_VALUE = frozenset(("-I", "-M", "-X", "-W", "-C", "-r", "--check-hash-based-pycs"))
-# And those whose value is the program itself.
-_OPTIONS_WITH_PROGRAM = frozenset(("-e", "-E", "-c"))
+# By interpreter: the options whose value is an argument of its own, and those whose value is the program itself.
+_INTERPRETERS = {
+    "perl": (frozenset(("-I",)), frozenset(("-e", "-E"))),
+    "python": (frozenset(("-X", "-W", "--check-hash-based-pycs")), frozenset(("-c",))),
+    "ruby": (frozenset(("-I", "-r", "-C", "-E", "--encoding")), frozenset(("-e",))),
+}
+_INTERPRETER = re.compile(r"(?:pypy|(?:truffle|j)?(perl|python|ruby))[0-9.]*(?:-.*)?$")
 # plackup runs one of several servers.
 _PLACKUP = re.compile(r"plackup$")
 UNRECOGNISABLE = "unknown"
@@ -66,26 +68,29 @@ def recognise(comm: str, argv: Sequence[str]) -> str:
 
     `comm` is the kernel's name of the process. If that is an interpreter's, the script in `argv` counts.
     """
-    if _INTERPRETER.match(comm) and not any(argv):
-        return UNRECOGNISABLE
     program = script(comm, argv)
+    if program is None:
+        program = argv[0].rpartition("/")[2] if argv else ""  # a title that the process gave itself, if anything
     names = [program, *(_server_of_plackup(argv) if _PLACKUP.match(program) else ())]
-    return next((server.name for name in names for server in SERVERS if server.process_name.match(name)), "")
+    servers = (server.name for name in names for server in SERVERS if server.process_name.match(name))
+    return next(servers, UNRECOGNISABLE if script(comm, argv) is None else "")
 
 
-def script(comm: str, argv: Sequence[str]) -> str:
-    """What a process runs: its name; if that is an interpreter's, the name of the script or module."""
-    if not _INTERPRETER.match(comm):
+def script(comm: str, argv: Sequence[str]) -> str | None:
+    """What a process runs: its name; if that is an interpreter's, the script or module; None: none can be seen."""
+    interpreter = _INTERPRETER.match(comm)
+    if not interpreter:
         return comm
+    with_value, with_program = _INTERPRETERS[interpreter[1] or "python"]
     arguments = iter(argv[1:])
     for argument in arguments:
-        if argument in _OPTIONS_WITH_PROGRAM:
+        if argument in with_program:
             break
-        if argument in _OPTIONS_WITH_VALUE:
+        if argument in with_value:
             next(arguments, "")
         elif argument and not argument.startswith("-"):
             return argument.rpartition("/")[2]
-    return comm
+    return None
 
 
 def _server_of_plackup(argv: Sequence[str]) -> list[str]:

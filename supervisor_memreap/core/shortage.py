@@ -105,6 +105,8 @@ def _short(kind: Kind, scope: MemoryScope, pool: Pool, settings: PoolSettings, l
         return Shortage(kind, scope.name, settings.total - scope.available, settings.total) if short else None
     if kind is Kind.HEADROOM and not is_pool and settings.headroom is not None and scope.available is not None:
         wanted = headroom_in(scope, settings.headroom)
+        if scope.size is not None and wanted >= scope.size:
+            return None  # it can never hold: memreap doctor says so
         short = scope.available < wanted * (RELIEF if lasts else 1)
         return Shortage(kind, scope.name, scope.available, wanted) if short else None
     if kind is Kind.PRESSURE and settings.pressure is not None and scope.pressure is not None:
@@ -213,4 +215,8 @@ def after_reap(episodes: Episodes, key: tuple[Kind, str], private: int, now: flo
     """A worker that holds so many bytes of its own was signalled for this shortage."""
     episode = episodes[key]
     after = replace(episode, reaps=episode.reaps + 1, freed=episode.freed + private, last=now)
-    return {**episodes, key: after}
+    # Whatever it was signalled for, it relieves the pressure as well.
+    others = {
+        each: replace(other, last=now) for each, other in episodes.items() if other.shortage.kind is Kind.PRESSURE
+    }
+    return {**episodes, **others, key: after}

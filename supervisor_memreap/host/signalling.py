@@ -28,8 +28,9 @@ _TGKILL = {"x86_64": 234, "aarch64": 131}
 # and, if a seccomp filter kills it, a line in the kernel's log.
 REFUSED = 300.0
 # Readings of a sleeping worker that must all lack the place where it waits, before it counts as proven that the system
-# never tells it: of a busy worker 2 to 6 % of the readings lack it by chance.
-UNSEEN_PROVES = 20
+# never tells it: of a busy worker 2 to 6 % of the readings lack it by chance, and up to 70 in a row, as readings 3 ms
+# apart depend on each other. So only this many of each attempt count.
+UNSEEN_PROVES, UNSEEN_COUNTED = 20, 2
 
 
 class Experience:
@@ -39,10 +40,12 @@ class Experience:
         self._manager: ProcessId | None = None
         self._refused_until = 0.0
         self._unseen = 0
+        self._unseen_now = 0
         self._was_seen = False
 
     def begin(self, pool: Pool) -> None:
         """What was learned of another manager does not count."""
+        self._unseen_now = 0
         if pool.manager != self._manager:
             self.__init__()  # type: ignore[misc]
             self._manager = pool.manager
@@ -52,7 +55,9 @@ class Experience:
         if not self._was_seen:
             tells = True if idle else view.can_observe_idle(pid)
             self._was_seen = tells is True
-            self._unseen += tells is False
+            if tells is False and self._unseen_now < UNSEEN_COUNTED:
+                self._unseen_now += 1
+                self._unseen += 1
 
     @property
     def never_tells_idleness(self) -> bool:

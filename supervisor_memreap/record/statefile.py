@@ -94,8 +94,8 @@ class StateFile:
             pass  # then the next listener removes it
 
 
-def known_to_the_listener(programs: Iterable[Program]) -> dict[str, PoolState]:
-    """Which workers are leaving or stuck, and which pools paused or suspended, as saved by a listener of this user."""
+def saved_by_the_listener(programs: Iterable[Program]) -> dict[str, PoolState]:
+    """The states that a listener of this user has saved, as they are."""
     above = next((program.supervisord for program in programs if program.supervisord), 0)
     try:
         supervisord = procfs.source().process(above).id if above else None
@@ -103,9 +103,12 @@ def known_to_the_listener(programs: Iterable[Program]) -> dict[str, PoolState]:
         supervisord = ProcessId(above, 0.0)  # hidden from this user, and so from its listener
     except OSError:
         supervisord = None
-    if supervisord is None:
-        return {}
-    states, _ = StateFile(supervisord).read(time.monotonic())
+    return {} if supervisord is None else StateFile(supervisord).read(time.monotonic())[0]
+
+
+def known_to_the_listener(programs: Iterable[Program]) -> dict[str, PoolState]:
+    """Which workers are leaving or stuck, and which pools paused or suspended, as saved by a listener of this user."""
+    states = saved_by_the_listener(programs)
     return {
         name: replace(state, leaving=None) if _is_being_signalled(state) else state for name, state in states.items()
     }
@@ -119,7 +122,8 @@ def _is_being_signalled(state: PoolState) -> bool:
     if state.leaving is None or state.leaving.sent or state.manager is None:
         return False
     try:
-        os.close(lock.take(state.manager))
+        # A worker with a slot is one of a group, whose lock is another one than that of supervisord itself.
+        os.close(lock.take_file(state.manager) if state.leaving.slot else lock.take(state.manager))
     except lock.Unlockable:
         return False  # not known
     except lock.Locked:
