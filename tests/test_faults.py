@@ -23,7 +23,7 @@ from support import stack
 from support.driver import POOL, Transport, eventually, listening, pool, supervisord, workers_below
 from support.looking import SETTINGS, look, reap
 
-from supervisor_memreap.core import events
+from supervisor_memreap.core import events, policy
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.settings import Settings
@@ -273,7 +273,7 @@ def test_root_without_ptrace_reaps_by_a_metric_that_it_may_read_and_says_that_it
     with among_bystanders(directory, programs):
         before = workers_of(directory)
         with watching(directory, directory / "listener.log", through=WITHOUT_PTRACE) as listener:
-            eventually(lambda: listener.tick() and replaced(directory, before))
+            eventually(lambda: listener.tick() and replaced(directory, before), 40)  # it takes ten looks to be sure
             listener.tick()
             eventually(lambda: assert_count(announced(directory, "left"), 1))
     assert announced(directory, "reap") == announced(directory, "left") == list(before)
@@ -475,7 +475,7 @@ def a_siblings_pid_between_two_looks() -> None:
         eventually(lambda: assert_only(manager, worker))
         reaper.tick(programs, settings, 1.0)
         assert emitted == []  # what was counted of the one is not the other's
-        reaper.tick(programs, settings, 2.0)
+        reaper.tick(programs, settings, 1.0 + policy.CALM)
         assert signalled(emitted) == [worker.id.pid]
         reaper.close()
 

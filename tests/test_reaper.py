@@ -530,7 +530,7 @@ def test_where_the_lock_cannot_be_had_nothing_is_sent_and_the_line_says_why(monk
         raise lock.Unlockable("the lock /proc/1/personality may not be opened (Permission denied)")
 
     monkeypatch.setattr(lock, "take", fails)
-    with pool(1, 40) as manager, Reaping(manager) as reaping:
+    with pool(2, 40) as manager, Reaping(manager) as reaping:
         for _ in range(3):
             reaping.tick()
     (event,) = reaping.events
