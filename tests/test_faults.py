@@ -246,7 +246,7 @@ def assert_told(listener, text: str) -> None:
 def test_where_the_listener_may_not_signal_nothing_is_signalled_and_the_remedy_is_told_once(sock):
     may_run(*AS_NOBODY)
     directory = sock.parent
-    programs = pool_of("daemon", 2, directory) + f"[memreap:myapp]\nmetric=rss\nidle_wait=0s\n{QUICK}"
+    programs = pool_of("daemon", 2, directory) + f"[memreap:myapp]\nmetric=rss\nidle_wait=7s\n{QUICK}"
     _, _, line = told_with_nobody_signalled(directory, programs, AS_NOBODY, "not permitted")
     remedy = "nothing sent, not permitted; run memreap as the worker's user or as root (user=)"
     assert re.fullmatch(rf"myapp: worker \d+ holds \d+ MiB \(rss\), limit 30 MiB: {re.escape(remedy)}", line)
@@ -269,7 +269,7 @@ def test_a_listener_from_which_supervisord_and_the_pool_are_hidden_says_so(sock)
 def test_root_without_ptrace_reaps_by_a_metric_that_it_may_read_and_says_that_it_cannot_be_sure(sock):
     may_run(*WITHOUT_PTRACE)
     directory = sock.parent
-    programs = pool_of("nobody", 1, directory) + f"[memreap:myapp]\nmetric=rss\nidle_wait=0s\n{QUICK}"
+    programs = pool_of("nobody", 1, directory) + f"[memreap:myapp]\nmetric=rss\nidle_wait=7s\n{QUICK}"
     with among_bystanders(directory, programs):
         before = workers_of(directory)
         with watching(directory, directory / "listener.log", through=WITHOUT_PTRACE) as listener:
