@@ -34,7 +34,7 @@ import psutil
 import tick_report
 from superlance.memmon import Memmon
 
-from supervisor_memreap.core import policy
+from supervisor_memreap.core import policy, selection
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host import look, roster
@@ -123,16 +123,21 @@ def by_step(reaper: Reaper, programs: list[Program], settings: Settings) -> dict
         act = getattr(owner, name)
 
         @functools.wraps(act)
-        def measured(*args: object) -> object:
+        def measured(*args: object, **named: object) -> object:
             start = time.process_time()
             try:
-                return act(*args)
+                return act(*args, **named)
             finally:
                 spent[step] += (time.process_time() - start) * 1000
 
         return mock.patch.object(owner, name, measured)
 
-    steps = ((roster, "of", "list"), (look, "look", "look"), (policy, "follow", "policy"), (policy, "choose", "policy"))
+    steps = (
+        (roster, "of", "list"),
+        (look, "look", "look"),
+        (policy, "follow", "policy"),
+        (selection, "choose", "policy"),
+    )
     with contextlib.ExitStack() as stack:
         for step in steps:
             stack.enter_context(timed(*step))

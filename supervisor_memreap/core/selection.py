@@ -155,6 +155,9 @@ def _only_first_pending(choices: list[Choice]) -> list[Choice]:
     seen: set[tuple[Kind, str]] = set()
     shown = []
     for choice in choices:
+        if not choice.pending:
+            shown.append(choice)
+            continue
         pending = []
         for candidate in choice.pending:
             key = reasons.shortage_of(candidate.reason)

@@ -41,15 +41,18 @@ def look(
     setting asks for that.
     """
     members = roster.of(watch, expected, view)
-    pool = Pool(members.name, members.state, members.not_visible, is_group=members.is_group, at=time.time())
     if members.manager is None:
-        return pool
-    pool = replace(
-        pool,
-        manager=members.manager.id,
-        manager_age=members.manager.age,
+        return Pool(members.name, members.state, members.not_visible, is_group=members.is_group, at=time.time())
+    pool = Pool(
+        members.name,
+        members.state,
+        members.not_visible,
+        members.manager.id,
+        members.manager.age,
         stopped=members.stopped,
         child_faults=members.manager.child_faults,
+        is_group=members.is_group,
+        at=time.time(),
     )
     reading = _Reading(members, watch.settings, view)
     pool = reading.with_scopes(pool, memory)
@@ -77,6 +80,8 @@ class _Reading:
     def with_scopes(self, pool: Pool, memory: Memory | None) -> Pool:
         """The pool with what limits its memory, as far as its settings ask for that."""
         settings = self._settings
+        if memory is None and settings.total is None:
+            return pool
         scopes: list[MemoryScope] = []
         if memory and (settings.headroom is not None or settings.pressure is not None):
             scopes += memory.scopes(self._a_process())
