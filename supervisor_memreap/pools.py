@@ -1,4 +1,4 @@
-"""All pools at run time: the watched ones, and those out of sight that must not be forgotten; what they share."""
+"""All pools at run time, and what they share: the watched pools, and hidden ones that must not be forgotten."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from supervisor_memreap.host.source import Source
 from supervisor_memreap.pool import WatchedPool
 from supervisor_memreap.record import log
 
-# Seconds for which a pool that is not watched any more is remembered although its manager has ended: its section, its
-# program or its group may come back, and with it a pause that a user set.
+# Seconds for which memreap remembers a pool that is no longer watched and whose manager has ended: its section, program
+# or group may come back, and with it a pause that a user set.
 REMEMBERED = 24 * 3600.0
 
 States = Mapping[str, PoolState]
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Pools:
-    """`states` are those of the memreap before this one; `keep` gets all of them whenever what outlives us changes."""
+    """`states` come from the previous memreap; `keep` gets all states when what survives a restart changes."""
 
     def __init__(self, sinks: Sequence[Sink], dry_run: bool, states: States, keep: Callable[[States], None]):
         self._sinks = sinks
@@ -40,7 +40,7 @@ class Pools:
         return name in self._pools
 
     def named(self, name: str, state: PoolState | None = None) -> WatchedPool:
-        """The pool of this name, which is made if there is none yet."""
+        """The pool of this name; it is created if there is none yet."""
         if name not in self._pools:
             self._pools[name] = WatchedPool(name, state or PoolState(), self._sinks, self.write_down, self._take_lock)
         return self._pools[name]
@@ -49,11 +49,11 @@ class Pools:
         self._keep({name: pool.state for name, pool in self._pools.items()})
 
     def paused(self) -> States:
-        """The pools that a user paused, and nothing else of them."""
+        """The pools that a user paused; the states have nothing else."""
         return {name: PoolState(paused=True) for name, pool in self._pools.items() if pool.state.paused}
 
     def emit(self, event: Event) -> None:
-        """Of a pool, or of none."""
+        """Pass on an event of a pool, or one without a pool."""
         if event.pool:
             self._pools[event.pool].emit(event)
             return
@@ -61,7 +61,7 @@ class Pools:
             sink(event)
 
     def guard(self, pool: WatchedPool, act: Callable[[], T]) -> T | None:
-        """An error in one pool is a line in the log, and the others are looked at all the same."""
+        """Log an error in one pool in one line, so that memreap goes on with the other pools."""
         try:
             return act()
         except Exception as error:
@@ -69,7 +69,7 @@ class Pools:
             return None
 
     def pidfds(self) -> dict[int, WatchedPool]:
-        """Descriptors that become readable when a worker that was signalled is gone, each with its pool."""
+        """Descriptors that become readable when a signalled worker is gone, each with its pool."""
         return {pidfd: pool for pool in self for pidfd in pool.followed.pidfds()}
 
     def close(self) -> None:
@@ -77,7 +77,7 @@ class Pools:
             pool.followed.close()
 
     def waits_for_its_group(self, pool: WatchedPool) -> bool:
-        """Whether a worker of another pool of this group is leaving: with target=self some may have their own."""
+        """Whether a worker is leaving in another pool of this group, which may have several with target=self."""
         group = pool.name.partition(":")[0]
         return pool.pool.is_group and any(
             other.followed.holds_group_lock() for other in self if other.name.partition(":")[0] == group
@@ -89,15 +89,15 @@ class Pools:
             raise lock.Locked("a dry run takes no lock")
         if not is_group:
             return lock.take(manager)
-        # All pools with target=self have one manager, supervisord, and so one lock, which is shared here.
+        # All pools with target=self have the same manager, supervisord, and so they share one lock.
         for pool in self:
             held = pool.followed.group_lock(manager)
             if held is not None:
                 return os.dup(held)
-        return lock.take_file(manager)  # a user that runs the pool may not open the files of root's supervisord
+        return lock.take_file(manager)  # a pool's own user may not open the files of root's supervisord
 
     def set_aside(self, watched: Iterable[str], now: float, view: Source) -> None:
-        """Keep what is known of pools that are not watched now: a section may be gone for one look only."""
+        """Keep what is known of pools that are not watched now: a section may be missing for one look only."""
         for name in set(self._pools) - set(watched):
             pool = self._pools[name]
             pool.hide()
@@ -108,7 +108,7 @@ class Pools:
 
 
 def _is_outdated(state: PoolState, now: float, view: Source) -> bool:
-    """Whether nothing in it can count any more: the pool was out of sight for long, and its manager has ended."""
+    """Whether the state is useless: the pool has been hidden for long, and its manager has ended."""
     if state.looked is None or now - state.looked < REMEMBERED:
         return False
     try:
@@ -116,4 +116,4 @@ def _is_outdated(state: PoolState, now: float, view: Source) -> bool:
     except ProcessLookupError:
         return True
     except OSError:
-        return False  # it may be there
+        return False  # it may exist
