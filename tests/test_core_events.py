@@ -149,7 +149,7 @@ EXAMPLES = [
     (events.SettingsWarned(*LISTENER, ("a", "b")), "a; b"),
     (
         events.NoAlarm(*LISTENER, "/proc/pressure/memory: Operation not supported"),
-        "(/proc/pressure/memory: Operation not supported): memreap looks only at each tick",
+        "(/proc/pressure/memory: Operation not supported): a sudden shortage is noticed only at the next tick",
     ),
     (events.Watching(*LISTENER, (("myapp", PoolSettings(150 * MIB, 21_600.0)),)), "(limit 150 MiB uss, max_age 6.0 h)"),
     (events.Watching(*LISTENER, ()), "watching nothing"),

@@ -802,7 +802,8 @@ class NoAlarm(_Base):
 
     @property
     def text(self) -> str:
-        return f"the kernel offers no wake-up when memory is short ({self.why}): memreap looks only at each tick"
+        missed = "a sudden shortage is noticed only at the next tick"
+        return f"the kernel offers no wake-up when memory is short ({self.why}): {missed}"
 
 
 @dataclass(frozen=True)
