@@ -26,7 +26,7 @@ class Circumstances:
     episodes: tuple[Episode, ...] = ()
     """Shortages of memory that this pool may relieve."""
     baseline: int | None = None
-    """Bytes that a fresh worker of this pool holds of its own; None: unknown."""
+    """Bytes that a fresh worker of this pool holds of its own, or the smallest one; None: all are alike."""
     now: float = 0.0
     """Monotonic, in seconds."""
 

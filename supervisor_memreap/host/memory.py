@@ -41,7 +41,7 @@ class Group(NamedTuple):
 
 
 class Memory:
-    """The view of one look: each file is read once. `root` is a directory with recorded proc and sys."""
+    """The view of one look: each file is read once. `root` holds recorded proc and sys."""
 
     def __init__(self, root: str = "") -> None:
         self._root = root
