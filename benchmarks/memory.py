@@ -1,25 +1,25 @@
-"""What each metric promises of a worker, and what the host gets back when that worker leaves.
+"""What each metric promises for a worker, and what the host gets back when that worker leaves.
 
-    python benchmarks/memory.py                      everything; about ten minutes; Ctrl-C at any time, and go on later
+    python benchmarks/memory.py                      everything; about ten minutes; Ctrl-C at any time, continue later
     python benchmarks/memory.py --metric uss --reaps 5
-    python benchmarks/memory.py --report             the tables and the picture again, from the results alone
+    python benchmarks/memory.py --report             only write the tables and the picture again, from the results
 
-All of it is real: supervisord runs a Plack application (benchmarks/apps/memory.psgi) with FCGI::ProcManager and 4
-workers, behind nginx. The manager holds 200 MiB before it forks. For each reap the program is started anew, and each
+Everything is real: supervisord runs a Plack application (benchmarks/apps/memory.psgi) with FCGI::ProcManager and 4
+workers, behind nginx. The manager holds 200 MiB before it forks. For each reap the program is restarted, and each
 worker gets one request that makes it
 
-    write to 5 to 120 MiB of what it inherited: the kernel copies these pages, so they are not shared any more
+    write to 5 to 120 MiB of what it inherited: the kernel copies these pages, so they are no longer shared
     keep 0 to 10 MiB more
-    map 0 to 200 MiB of a file, of which it reads next to nothing
+    map 0 to 200 MiB of a file, of which it reads almost nothing
 
-by dice that are the same for each metric. Then memreap (Reaper.tick with supervisord's current answer, as in loss.py)
-gets a limit just below the largest worker by that metric, and reaps that one.
+by random numbers that are the same for each metric. Then memreap (Reaper.tick with supervisord's current answer, as in
+loss.py) gets a limit just below the largest worker by that metric, and reaps that worker.
 
-What came back is measured without memreap. The pool runs in a memory control group of its own (as root):
-its usage before, less its usage when the replacement waits for its first request, plus what the replacement has for
-itself by then. Where no such group can be made, the sum of the PSS of manager and workers stands for the usage. The
-results have both. Two more parts measure what a look costs with each setting that is about memory, and, as root with a
-swap file of 512 MiB that is switched on and off, what a worker counts as when most of its memory is in swap.
+What came back is measured without memreap. The pool runs in its own memory control group (as root): the group's usage
+before, minus its usage when the replacement waits for its first request, plus what the replacement holds of its own
+then. If no such group can be made, the sum of the PSS of manager and workers takes the place of the usage. The results
+have both. Two more parts measure what a look costs with each setting about memory, and, as root with a swap file of
+512 MiB that is switched on and off, what a worker counts as when most of its memory is in swap.
 
 Writes memory.jsonl and memory.svg to docs, and the tables between two marks in docs/memory.md. Needs what tests/run
 installs.
@@ -63,11 +63,11 @@ from supervisor_memreap.supervisord.client import connect
 HERE = Path(__file__).resolve().parent
 MIB = 1024**2
 WORKERS, HELD = 4, 200
-# MiB of a file that one mapping has; there is nothing in it.
+# MiB of the file in one mapping; the file is sparse.
 FILE = 50
-# Seconds: a worker is not signalled before it has signal handlers of its own.
+# Seconds: no worker is signalled before it has its own signal handlers.
 MIN_AGE = 1.0
-# Pools, by their number of workers, whose looks are timed; how many looks make a mean, and how many means are taken.
+# Sizes of the pools whose looks are timed, the number of looks for each mean, and the number of means.
 COSTS_OF, LOOKS, ROUNDS = (4, 20), 10, 7
 
 
@@ -78,10 +78,10 @@ class Served(NamedTuple):
     group: MemoryGroup | None
     """None: no control group can be made here."""
     workers: int
-    """How many."""
+    """The number of workers."""
 
-    def start_anew(self) -> None:
-        """Stop and start the program, so that no worker has written to anything."""
+    def restart(self) -> None:
+        """Stop and start the program, so that no worker has written to shared memory."""
         proxy = xmlrpc.client.ServerProxy(
             "http://127.0.0.1", transport=Transport("", "", f"unix://{self.pool.directory}/s.sock")
         )
@@ -99,7 +99,7 @@ class Served(NamedTuple):
                 assert view.idle(pid)
 
     def spread(self, dice: random.Random) -> None:
-        """Ask each worker once, for different things."""
+        """Send each worker one request, each for different sizes."""
         asked = [
             f"unshare={dice.randint(5, 120)}&own={dice.randint(0, 10)}&map={FILE * dice.randint(0, 4)}&s=0.5"
             for _ in range(WORKERS)
@@ -118,20 +118,20 @@ class Served(NamedTuple):
         eventually(self._assert_ready)
 
     def pss(self) -> int:
-        """Bytes that manager and workers hold together."""
+        """Bytes that the manager and the workers hold together."""
         return sum(
             psutil.Process(pid).memory_full_info().pss for pid in (self.pool.manager().pid, *self.pool.workers())
         )
 
     def held(self) -> dict[str, int]:
-        """What the pool holds in bytes, by each way to count that."""
+        """Bytes that the pool holds, by each way of counting."""
         by_group = {"usage": self.group.usage(), "anonymous": self.group.anonymous()} if self.group else {}
         return {**by_group, "pss": self.pss()}
 
 
 @contextlib.contextmanager
 def served(workers: int = WORKERS) -> Iterator[Served]:
-    """The application, in a control group of its own where that can be made."""
+    """The application, in its own control group if one can be made."""
     where = stack.directory()
     try:
         with contextlib.ExitStack() as stacked:
@@ -151,12 +151,12 @@ def served(workers: int = WORKERS) -> Iterator[Served]:
 
 
 def reap(served: Served, metric: str, dice: random.Random) -> Result:
-    """Let memreap reap the largest worker by this metric; what was promised, and what came back."""
-    served.start_anew()
+    """Let memreap reap the largest worker by this metric; return what was promised and what came back."""
+    served.restart()
     served.spread(dice)
     workers = {pid: sizes_of(pid) for pid in sorted(served.pool.workers())}
     held = served.held()
-    # Not just below the largest: PSS falls when another program on this machine maps the same libraries.
+    # Leave 2 %: PSS falls when another program on this machine maps the same libraries.
     settings = {"limit": int(0.98 * max(sizes[metric] for sizes in workers.values())), "metric": metric}
     events: list[Event] = []
     supervisord = connect(f"unix://{served.pool.directory}/s.sock", {})
@@ -193,7 +193,7 @@ def reap(served: Served, metric: str, dice: random.Random) -> Result:
 
 
 def _assert_replaced(served: Served, before: set[int], gone: int) -> int:
-    """The pid of the replacement, which waits for its first request."""
+    """The pid of the replacement, once it waits for its first request."""
     (pid,) = served.pool.workers() - before
     assert gone not in served.pool.workers()
     view = procfs.source()
@@ -203,14 +203,14 @@ def _assert_replaced(served: Served, before: set[int], gone: int) -> int:
 
 
 def sizes_of(pid: int) -> dict[str, int]:
-    """What a process holds in bytes, by each metric, as psutil says."""
+    """Bytes that a process holds, by each metric, according to psutil."""
     info = psutil.Process(pid).memory_full_info()
     return {"uss": info.uss + info.swap, "pss": info.pss + info.swap, "rss": info.rss + info.swap, "vms": info.vms}
 
 
 def costs(served: Served) -> Result:
-    """How much CPU a look takes with each setting, in ms: the least of several means, since other programs disturb."""
-    served.start_anew()
+    """CPU time of a look with each setting, in ms: the smallest of several means, since other programs interfere."""
+    served.restart()
     total = served.pss() + 20 * MIB
     ways: dict[str, dict[str, Any]] = {
         "`limit`, no worker near it": {"limit": 1 << 40},
@@ -233,44 +233,44 @@ def costs(served: Served) -> Result:
 
 
 def _cpu_of_a_look(programs: list[Program], settings: Settings) -> float:
-    """In ms, with that of the process that reads page tables."""
+    """CPU time in ms, including that of the process that reads page tables."""
     events: list[Event] = []
     reaper = Reaper([events.append])
     began = _cpu()
     for _ in range(LOOKS):
         reaper.tick(programs, settings, time.monotonic())
-    reader.end()  # only then the kernel adds its time to that of our children
+    reader.end()  # only after it ends does the kernel add its time to that of our children
     took = _cpu() - began
     reaper.close()
-    if events:  # such as that the processes may not be read: that costs less
+    if events:  # for example, the processes may not be read, which costs less
         raise RuntimeError(events[0].text)
     return took * 1000 / LOOKS
 
 
 def _cpu() -> float:
-    """Seconds of this process and of its children that have ended."""
+    """CPU seconds of this process and of its children that have ended."""
     times = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(each.ru_utime + each.ru_stime for each in times)
 
 
 def in_swap() -> Result:
-    """What workers count as with `uss`, before and after most of their memory was pushed into swap.
+    """The `uss` of workers before and after most of their memory was pushed into swap.
 
     Raises CannotSwap.
     """
     with swap_file(), served() as application:
         if application.group is None:
             raise CannotSwap(why_not())
-        application.start_anew()
+        application.restart()
         fresh = _push_out(application, application.group)
-        application.start_anew()
+        application.restart()
         application.spread(random.Random(0))
         grown = _push_out(application, application.group)
     return {"swap": {"fresh": fresh, "grown": grown}, "held": HELD, "at": time.strftime("%Y-%m-%d %H:%M:%S")}
 
 
 def _push_out(application: Served, group: MemoryGroup) -> Result:
-    """Push three quarters of what the pool holds into swap; what memreap and the kernel say of each worker."""
+    """Push three quarters of what the pool holds into swap; return what memreap and the kernel count per worker."""
     before = _uss_of_all(application)
     held = group.anonymous()
     with group.limited(group.usage() // 4):
@@ -285,7 +285,7 @@ def _push_out(application: Served, group: MemoryGroup) -> Result:
 
 
 def _uss_of_all(application: Served) -> list[int]:
-    """What each worker counts as, in bytes, as memreap says."""
+    """The `uss` of each worker in bytes, according to memreap."""
     program = Program("myapp", "myapp", "RUNNING", application.pool.manager().pid)
     seen = look.look(Watch(program, PoolSettings(limit=MIB)), procfs.source())
     return [worker.used or 0 for worker in seen.workers]
@@ -294,14 +294,14 @@ def _uss_of_all(application: Served) -> list[int]:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
-    add("--metric", default=",".join(METRICS), help="as uss,rss (default: all)")
-    add("--reaps", type=int, default=50, help="for uss (50); for each other metric half of that")
+    add("--metric", default=",".join(METRICS), help="such as uss,rss (default: all)")
+    add("--reaps", type=int, default=50, help="number of reaps for uss (50); half of that for each other metric")
     add("--out", type=Path, default=HERE.parent / "docs", help="directory of memory.jsonl, .svg and .md (docs)")
-    add("--report", action="store_true", help="only write the tables and the picture, from memory.jsonl")
+    add("--report", action="store_true", help="measure nothing: write the tables and the picture from memory.jsonl")
     options = parser.parse_args()
     for metric in options.metric.split(","):
         if metric not in METRICS:
-            parser.error(f"--metric {metric}: there are {','.join(METRICS)}")
+            parser.error(f"--metric {metric}: not one of {', '.join(METRICS)}")
     return options
 
 
@@ -310,7 +310,7 @@ def read(file: Path) -> list[Result]:
 
 
 def measure_all(options: argparse.Namespace, file: Path) -> None:
-    """What is missing in the file, appended to it."""
+    """Measure what is missing in the file, and append it."""
     used = versions()
     with file.open("a", buffering=1) as stream:
 
@@ -354,7 +354,7 @@ def main() -> None:
         if not options.report:
             measure_all(options, file)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command continues from here", file=sys.stderr)
         sys.exit(130)
     finally:
         write_report(file, options.out)

@@ -1,4 +1,4 @@
-"""The tables and the picture of memory.py. Pure but for `put_into`."""
+"""The tables and the picture of memory.py. Pure except `put_into`."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-# What memory.py writes down of one reap, or of the looks at one pool; a line of JSON in its results.
+# What memory.py records about one reap, or about the looks at one pool: a line of JSON in its results.
 Result = dict[str, Any]
 METRICS = ("uss", "pss", "rss", "vms")
 MIB = 1024**2
 BEGIN, END = "<!-- python benchmarks/memory.py writes what follows, -->", "<!-- up to here. -->"
-# How far what came back may be from what was promised.
+# How far the amount that came back may differ from the promise.
 TOLERANCE = 0.1
 
 
 def came_back(row: Result) -> int:
-    """Bytes, as measured without memreap: by the control group, or where there is none by the sum of PSS."""
+    """Bytes that came back, measured without memreap: by the control group or, without one, by the sum of PSS."""
     return int(row["came_back"].get("usage", row["came_back"]["pss"]))
 
 
 def share(row: Result) -> float:
-    """Of what was promised, so much came back."""
+    """The part of the promise that came back."""
     return came_back(row) / float(row["promised"])
 
 
@@ -32,14 +32,14 @@ def picked_best(row: Result) -> bool:
 
 
 def difference(row: Result) -> float:
-    """By which part the event's figure differs from what was measured."""
+    """The relative difference between the event's figure and the measurement."""
     return abs(float(row["event"]["came_back"]) / came_back(row) - 1)
 
 
 def tables(results: list[Result]) -> str:
     reaps = [row for row in results if "metric" in row]
     lines = [
-        "| metric | reaps | promised | came back | came back of what was promised | within 10 %"
+        "| metric | reaps | promised | came back | share of the promise that came back | within 10 %"
         " | reaped the worker with most to give back |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
@@ -80,16 +80,16 @@ def _remarks(reaps: list[Result]) -> list[str]:
         "- Medians, with the smallest and the largest value in brackets.",
         "- *promised*: the metric of the worker before the signal.",
         f"- *came back*: measured without memreap, by {way}. A replacement held"
-        f" {_mib([row['replacement'] for row in reaps])} for itself when it waited for its first request; that is not"
-        " taken off.",
-        f"- In {close} of {len(reaps)} reaps the figure in memreap's log is within 10 % of what came back; the largest"
+        f" {_mib([row['replacement'] for row in reaps])} of its own when it waited for its first request; that is not"
+        " subtracted.",
+        f"- In {close} of {len(reaps)} reaps, the figure in memreap's log is within 10 % of what came back; the largest"
         f" difference is {max(differences):.1%}."
         + (f" The sum of PSS in the pool agrees with the control group within {max(by_pss):.1%}." if has_group else ""),
     ]
 
 
 def _swapped(row: Result) -> list[str]:
-    """What workers count as before and after their memory was pushed into swap."""
+    """The `uss` of workers before and after their memory was pushed into swap."""
     lines = [
         "| in swap | `uss` of the 4 workers before, MiB | after | private memory and the kernel's SwapPss |",
         "|---|---|---|---|",
@@ -126,7 +126,7 @@ def put_into(page: Path, results: list[Result]) -> None:
     page.write_text(f"{before}{BEGIN}\n\n{tables(results)}\n{END}{rest.partition(END)[2]}")
 
 
-# Each metric has a shape of its own, so that the picture needs no colours.
+# Each metric has its own shape, so that the picture needs no colours.
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#1f2328}.bold{font-weight:600}.small{font-size:11px}"
     ".grid{stroke:#8b949e;stroke-opacity:.35}.axis,.all{stroke:#57606a}.all{stroke-dasharray:6 4}"
@@ -139,7 +139,7 @@ _LEFT, _TOP, _WIDTH, _HEIGHT = 62, 52, 560, 300
 
 
 def svg(results: list[Result]) -> str:
-    """What came back over what was promised: a mark for each reap."""
+    """A plot of what came back against what was promised, with a mark for each reap."""
     reaps = [row for row in results if "metric" in row]
     most_promised = _step(max(row["promised"] for row in reaps) / MIB)
     most_back = _step(max(map(came_back, reaps)) / MIB)
@@ -179,7 +179,7 @@ def svg(results: list[Result]) -> str:
 
 
 def _step(mib: float) -> int:
-    """The next 50 MiB above."""
+    """The next multiple of 50 MiB above."""
     return (int(mib) // 50 + 1) * 50
 
 

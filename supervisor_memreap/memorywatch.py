@@ -1,4 +1,4 @@
-"""Memory that is short at run time: the only owner of what is known about it from one look to the next."""
+"""Memory that is short, at run time: the only owner of what is known about it between two looks."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ class MemoryWatch:
         self._wanted: tuple[float | None, float | None] = None, None
         """`headroom` and `pressure`, which are the same for all pools."""
         self.readings: tuple[pace.Reading, ...] = ()
-        """Of the last two looks, the older first."""
+        """Those of the last two looks, the older first."""
         self._texts: dict[object, str] = {}
-        """Of the shortages about which nothing is done, by key."""
+        """A line for each shortage about which nothing is done, by key."""
 
     @property
     def episodes(self) -> Episodes:
         return self._episodes
 
     def begin(self, watches: Iterable[Watch]) -> Memory | None:
-        """What limits the memory of processes at this look; None: no setting asks for that."""
+        """The memory limits of processes at this look; None: no setting needs them."""
         wanted = {(watch.settings.headroom, watch.settings.pressure) for watch in watches}
         self._wanted = next((each for each in wanted if each != (None, None)), (None, None))
         self._memory = None if self._wanted == (None, None) else Memory()
         return self._memory
 
     def follow(self, looks: Sequence[Look], now: float) -> tuple[Event, ...]:
-        """What became of the shortages of the last look, once all pools were looked at."""
+        """Update the shortages after all pools were read; the events about those that have ended."""
         reading = pace.reading(((look.pool, look.settings) for look in looks), now)
         self.readings = (*self.readings[-1:], reading)
         self._episodes, log = selection.follow_memory(looks, self._episodes, now, time.time())
@@ -48,21 +48,21 @@ class MemoryWatch:
         return log
 
     def take(self, decision: Decision, looks: Sequence[Look], view: Source) -> list[Event]:
-        """What was decided about them; the events, with all that only the system knows."""
+        """Accept what was decided about shortages; the events, completed with what only the system knows."""
         self._episodes = decision.episodes
         log = [self._complete(event, looks, view) for event in decision.events]
         self._texts.update({event.shortage.key: event.text for event in log if isinstance(event, events.NotRelieved)})
         return log
 
     def note_sent(self, candidate: Candidate, now: float) -> None:
-        """The signal went out to this candidate."""
+        """Count the signal that was sent to this candidate."""
         key = reasons.shortage_of(candidate.reason)
         if key and key in self._episodes:
             freed = reasons.given_back(candidate.reason) or 0
             self._episodes = shortage.after_reap(self._episodes, key, freed, now)
 
     def wakers(self) -> list[alarm.Waker]:
-        """What the kernel may wake us by; not for memory about which nothing is done."""
+        """What the kernel may wake memreap by, except for shortages about which nothing is done."""
         if self._memory is None:
             return []
         ignored = {
@@ -73,7 +73,7 @@ class MemoryWatch:
         return alarm.wakers(self._memory.groups.values(), *self._wanted, ignored)
 
     def troubles(self) -> list[str]:
-        """What memory is short of which nothing is done, a line each."""
+        """The shortages about which nothing is done, a line for each."""
         return list(self._texts.values())
 
     def _complete(self, event: Event, looks: Sequence[Look], view: Source) -> Event:

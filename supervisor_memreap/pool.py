@@ -43,7 +43,7 @@ class WatchedPool:
         self.name = name
         self.counters = Counters()
         self.choice: Choice | None = None
-        """Of the last look; None: not looked at."""
+        """The choice of the last look; None: not looked at."""
         self.settings = PoolSettings()
         self.signalled: Candidate | None = None
         """The one that was signalled in the last look, as far as is known."""
@@ -55,7 +55,7 @@ class WatchedPool:
         self._take_lock = take_lock
 
     def hide(self) -> None:
-        """It is not watched now."""
+        """Note that the pool is not watched now."""
         self.choice = None
         if self._state.leaving is None or self._state.leaving.left is not None:
             self.followed.unlock()
@@ -66,7 +66,7 @@ class WatchedPool:
 
     @property
     def pool(self) -> Pool:
-        """As the kernel reported in the last look."""
+        """The pool as the kernel reported it in the last look."""
         return self.choice.pool if self.choice else Pool(self.name, "not looked at yet")
 
     def update(self, state: PoolState) -> None:
@@ -76,7 +76,7 @@ class WatchedPool:
             self._write_down()
 
     def emit(self, event: Event) -> None:
-        """Pass it to each sink; an event that is reported once, only once."""
+        """Pass the event to each sink; an event that is reported once, only the first time."""
         new, state = policy.is_new(event, self._state)
         self.update(state)
         if new:
@@ -106,7 +106,7 @@ class WatchedPool:
         self.update(choice.state)
         self._hand_on(choice.events)
         self.counters = self.counters.with_standing(choice.standing.value, time.time())
-        self.choice = choice  # last: a pool in which any of this fails is not acted on
+        self.choice = choice  # last: if any of this fails, memreap does not act on the pool
 
     # Signals.
 
@@ -126,14 +126,14 @@ class WatchedPool:
         try:
             for candidate in candidates:
                 if candidate.worker.id in tried:
-                    continue  # for another reason
+                    continue  # it was tried for another reason
                 tried.add(candidate.worker.id)
                 outcome = self._signal(candidate, view, now, watch)
                 if outcome.result is Result.SENT:
                     kept, lock = lock, -1
                     self._follow_signalled(candidate, outcome, kept, now + time.monotonic() - began)
                     return
-                watch = 0.0  # the others are taken if they are idle just now
+                watch = 0.0  # the others must be idle at this moment
         finally:
             if lock >= 0:
                 os.close(lock)
@@ -170,7 +170,7 @@ class WatchedPool:
         self._emit_all(_next_best(self.name, outcome))
 
     def follow_up(self, view: Source) -> None:
-        """Signal a worker again that was signalled and is still there, if it is due."""
+        """Signal a worker again if it has not left and a second signal is due."""
         assert self.choice
         again, force = self.choice.again, self.choice.force
         worker = again or force
@@ -193,7 +193,7 @@ class WatchedPool:
             self.update(policy.signalled_again(before, sent=False))
             outcome = signalling.reap_again(self.pool, worker, self.settings, view, self._experience)
         except BaseException:
-            # It is unknown whether the signal was sent, so it counts as sent: there is no third one.
+            # It is unknown whether the signal was sent, so it counts as sent: no third one is sent.
             self.update(policy.signalled_again(before))
             raise
         if outcome.result is not Result.SENT:
@@ -232,7 +232,7 @@ class WatchedPool:
 
 
 def _lock_for(candidate: Candidate, pool: Pool, take_lock: TakeLock) -> int | list[Event]:
-    """The lock of this pool; where it cannot be had, what is to be reported."""
+    """The lock of this pool, or the events to report if it cannot be taken."""
     assert pool.manager
     try:
         return take_lock(pool.manager, pool.is_group)
@@ -245,7 +245,7 @@ def _lock_for(candidate: Candidate, pool: Pool, take_lock: TakeLock) -> int | li
 
 
 def _refusal(name: str, candidate: Candidate, result: Result) -> Iterator[Event]:
-    """What is reported where nothing was sent to this candidate."""
+    """The event to report if nothing was sent to this candidate."""
     if result in _REFUSALS:
         yield _REFUSALS[result](*_refused(name, candidate))
 
@@ -255,7 +255,7 @@ def _refused(name: str, candidate: Candidate) -> tuple[str, float, ProcessId, Re
 
 
 def _next_best(name: str, outcome: signalling.Outcome) -> Iterator[Event]:
-    """Why the surest moment is not to be had here."""
+    """Why the worker could not be signalled at the safest moment."""
     if outcome.unheld:
         yield events.CannotHold(name, time.time())
     if outcome.unreadable:
@@ -263,7 +263,7 @@ def _next_best(name: str, outcome: signalling.Outcome) -> Iterator[Event]:
 
 
 def _complete(event: Event, pool: Pool, followed: FollowedWorkers, view: Source) -> Event:
-    """An event of the policy, completed with what only the system knows."""
+    """Complete an event of the policy with what only the system knows."""
     if isinstance(event, events.Left):
         known = followed.of(event.worker)
         taken = look.private_memory(event.replaced_by, pool, view) if event.replaced_by else None

@@ -1,4 +1,4 @@
-"""All pools at run time: the watched ones, and those out of sight that must not be forgotten; what they share."""
+"""All pools at run time, and what they share: the watched pools, and hidden ones that must not be forgotten."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from supervisor_memreap.host.source import Source
 from supervisor_memreap.pool import WatchedPool
 from supervisor_memreap.record import log
 
-# Seconds for which a pool that is not watched any more is remembered although its manager has ended: its section, its
-# program or its group may come back, and with it a pause that a user set.
+# Seconds for which memreap remembers a pool that is no longer watched and whose manager has ended: its section, program
+# or group may come back, and with it a pause that a user set.
 REMEMBERED = 24 * 3600.0
 
 States = Mapping[str, PoolState]
@@ -54,7 +54,7 @@ class Pools:
         return name in self._pools
 
     def named(self, name: str, state: PoolState | None = None) -> WatchedPool:
-        """The pool of this name, which is made if there is none yet."""
+        """The pool of this name; it is created if there is none yet."""
         if name not in self._pools:
             self._pools[name] = WatchedPool(name, state or PoolState(), self._sinks, self.write_down, self._take_lock)
         return self._pools[name]
@@ -63,7 +63,7 @@ class Pools:
         self._keep({name: pool.state for name, pool in self._pools.items()})
 
     def paused(self) -> States:
-        """The pools that a user paused, and nothing else of them."""
+        """The pools that a user paused; the states have nothing else."""
         return {name: PoolState(paused=True) for name, pool in self._pools.items() if pool.state.paused}
 
     def emit(self, event: Event) -> None:
@@ -75,7 +75,7 @@ class Pools:
             sink(event)
 
     def guard(self, pool: WatchedPool, act: Callable[[], T]) -> T | None:
-        """An error in one pool is a line in the log, and the others are looked at all the same."""
+        """Log an error in one pool in one line, so that memreap goes on with the other pools."""
         try:
             return act()
         except Exception as error:
@@ -91,7 +91,7 @@ class Pools:
             return otherwise
 
     def pidfds(self) -> dict[int, WatchedPool]:
-        """Descriptors that become readable when a worker that was signalled is gone, each with its pool."""
+        """Descriptors that become readable when a signalled worker is gone, each with its pool."""
         return {pidfd: pool for pool in self for pidfd in pool.followed.pidfds()}
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class Pools:
             pool.followed.close()
 
     def waits_for_its_group(self, pool: WatchedPool) -> bool:
-        """Whether a worker of another pool of this group is leaving: with target=self some may have their own."""
+        """Whether a worker is leaving in another pool of this group, which may have several with target=self."""
         group = pool.name.partition(":")[0]
         return pool.pool.is_group and any(
             other.followed.holds_group_lock() for other in self if other.name.partition(":")[0] == group
@@ -137,7 +137,7 @@ class Pools:
         return taken
 
     def set_aside(self, watched: Iterable[str], now: float, view: Source) -> None:
-        """Keep what is known of pools that are not watched now: a section may be gone for one look only."""
+        """Keep what is known of pools that are not watched now: a section may be missing for one look only."""
         for name in set(self._pools) - set(watched):
             pool = self._pools[name]
             pool.hide()
@@ -148,7 +148,7 @@ class Pools:
 
 
 def _is_outdated(state: PoolState, now: float, view: Source) -> bool:
-    """Whether nothing in it can count any more: the pool was out of sight for long, and its manager has ended."""
+    """Whether the state is useless: the pool has been hidden for long, and its manager has ended."""
     if state.looked is None or now - state.looked < REMEMBERED:
         return False
     try:
@@ -156,4 +156,4 @@ def _is_outdated(state: PoolState, now: float, view: Source) -> bool:
     except ProcessLookupError:
         return True
     except OSError:
-        return False  # it may be there
+        return False  # it may exist

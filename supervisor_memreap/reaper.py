@@ -28,7 +28,7 @@ from supervisor_memreap.sizes import Sizes
 # Seconds in which a tick watches for idle moments, over all pools: the listener must be back for the next event.
 WATCH = 0.3
 
-# What has happened when a command was carried out.
+# The event for each command that was carried out.
 _DONE: dict[Verb, Callable[[str, float, str], events.Event]] = {
     "pause": events.Paused,
     "resume": events.ResumedByUser,
@@ -55,7 +55,7 @@ class Reaper:
         self._how_ended = how_ended
         self.pools = Pools(sinks, dry_run, states or {}, keep, saved)
         self._watched: list[WatchedPool] = []
-        """Those of the last tick."""
+        """The pools of the last tick."""
         self._statm = Statm() if procfs.is_usable() else None
         self.memory = MemoryWatch()
         self._sizes = Sizes(self.pools)
@@ -63,9 +63,9 @@ class Reaper:
     def tick(
         self, programs: Iterable[Program], settings: Settings, now: float, counts: bool = True
     ) -> list[WatchedPool]:
-        """One look at all watched pools, at most one signal in each. `now` is monotonic, in seconds.
+        """Look at all watched pools once; send at most one signal in each. `now` is monotonic, in seconds.
 
-        Not `counts`: it comes between two ticks, and is none of the consecutive `checks`.
+        If not `counts`, this look is between two ticks and does not count for `checks`.
         """
         view = procfs.source()
         programs = list(programs)
@@ -90,13 +90,13 @@ class Reaper:
         return self._watched
 
     def _signal(self, pools: Sequence[WatchedPool], view: Source, now: float) -> None:
-        """At most one worker of each pool, and of all pools one for memory that is short on the host."""
+        """Signal at most one worker of each pool, and only one of all pools for memory that is short on the host."""
         due = [pool for pool in pools if pool.choice and pool.choice.candidates]
         may_relieve = True
         for pool in due:
             if self.pools.waits_for_its_group(pool):
                 continue
-            # Its share of the time: no pool that is never idle takes the others' moments.
+            # Each pool has its share of the time: one that is never idle takes nothing from the others.
             signal = functools.partial(pool.signal_next, view, now, WATCH / len(due), may_relieve)
             self.pools.guard(pool, signal)
             candidate = pool.signalled  # also where what came after the signal has failed
@@ -127,15 +127,15 @@ class Reaper:
         looks[pool.name] = pool.follow(seen, settings, view, now, **how)
 
     def _choose(self, looks: Sequence[Look], view: Source, now: float) -> list[WatchedPool]:
-        """Tell each pool what is to be done in it; the pools, the most urgent first.
+        """Give each pool its choice, and return the pools, the most urgent first.
 
-        One in which that fails is left out, and the others are not.
+        A pool for which this fails is left out.
         """
         self._emit(functools.partial(self.memory.follow, looks, now))
         try:
             decision = selection.choose(looks, now, self.memory.episodes, time.time())
         except Exception:
-            # Each alone, and nothing for memory that they share: who gives back most is not known.
+            # Choose in each pool alone, and not for shared memory: which worker gives back most is unknown.
             alone: list[Choice] = []
             for only in looks:
                 choose = functools.partial(selection.choose, [only], now)
@@ -156,7 +156,7 @@ class Reaper:
             self.pools.attempt(functools.partial(self.pools.emit, event), None)
 
     def _with_ending(self, pool: Pool, program: Program, programs: Sequence[Program], now: float) -> Pool:
-        """The pool, and how its last manager ended, where that makes a difference."""
+        """The pool with how its last manager ended, if the policy needs that."""
         state = self.pools.named(pool.name).state
         if not policy.asks_how_it_ended(pool, state):
             return pool
@@ -169,11 +169,11 @@ class Reaper:
     # Status and commands.
 
     def status(self) -> list[dict[str, Any]]:
-        """How the pools stood at the last tick, as record.status has it."""
+        """The status of the pools at the last tick, as in record.status."""
         return self._sizes.status(self._watched)
 
     def announces(self, name: str) -> bool:
-        """Whether what happens in this pool goes out as an event of supervisord."""
+        """Whether the events of this pool are announced as events of supervisord."""
         return name not in self.pools or self.pools.named(name).settings.announce
 
     def command(self, command: Command, watched: Sequence[str]) -> list[Result]:
@@ -181,7 +181,7 @@ class Reaper:
         names = named(command.name, watched)
         if not names:
             raise CommandError(unknown(command.name, watched))
-        # One that was not looked at yet can be paused: before it is looked at, and a worker signalled.
+        # A pool can be paused before the first look, and so before any worker is signalled.
         pools = {name: (self.pools.named(name).pool, self.pools.named(name).state) for name in names}
         results = carry_out_in_all(command, pools)
         for result in results:
@@ -196,11 +196,11 @@ class Reaper:
         return set(names) <= {pool.name for pool in self._watched}
 
     def exited(self, pidfd: int, now: float) -> None:
-        """The kernel said that the worker of this descriptor is gone."""
+        """The kernel reported that the worker of this descriptor is gone."""
         self.pools.pidfds()[pidfd].exited(pidfd, now)
 
     def close(self) -> None:
-        """Let go of everything that is held."""
+        """Release everything that is held."""
         self.pools.close()
         if self._statm:
             self._statm.close()

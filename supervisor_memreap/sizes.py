@@ -1,4 +1,4 @@
-"""The sizes of all workers for the status, and how fast they grow; and how each pool stands with them."""
+"""The sizes of all workers and how fast they grow, for the status of each pool."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from supervisor_memreap.pool import WatchedPool
 from supervisor_memreap.pools import Pools
 from supervisor_memreap.record.status import of_pool
 
-# Seconds between two readings of all workers' metric, and how long one may take: 36 ms for 500 workers of 20 MiB, and
-# more where they are larger.
+# Seconds between two readings of the metric of all workers, and the maximum time of one reading: 500 workers of 20 MiB
+# take 36 ms, larger ones more.
 MEASURE = 30.0
 MEASURING = 0.1
 
@@ -30,7 +30,7 @@ class Sizes:
         self._growth: dict[str, Growth] = {}
 
     def status(self, pools: Iterable[WatchedPool]) -> list[dict[str, Any]]:
-        """How these pools stood at the last tick, as record.status has it; all workers are measured now and then."""
+        """The status of these pools at the last tick, as in record.status; sizes are read every MEASURE seconds."""
         now = time.monotonic()
         if now - self._measured >= MEASURE:
             self._measured, self._used = now, {}
@@ -55,7 +55,7 @@ class Sizes:
 def _readings(
     pool: WatchedPool, used: Mapping[ProcessId, int], known: Mapping[ProcessId, int], now: float
 ) -> dict[ProcessId, Sample]:
-    """Those of the workers that were read since the last time; a reason had some read at the last look."""
+    """The readings since the last time, including those that the last look made for a reason."""
     looked = now if pool.state.looked is None else pool.state.looked
     return {
         worker.id: Sample(now if worker.used is None else looked, used[worker.id])

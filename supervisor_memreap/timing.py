@@ -1,4 +1,4 @@
-"""When the listener looks: at the ticks, and between two of them where memory runs short."""
+"""When the listener looks: at each tick, and between two ticks if memory runs short."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from supervisor_memreap.supervisord.protocol import Event
 
 # Event names of supervisord and the seconds between two of them.
 PERIODS = {"TICK_5": 5, "TICK_60": 60, "TICK_3600": 3600}
-# A listener that starts late gets up to 10 old ticks in a row: they are answered and otherwise ignored.
+# A listener that starts late gets up to 10 old ticks in a row: it answers them and otherwise ignores them.
 STALE = 30.0
-# Seconds: ticks that come together, as after a wait, or of TICK_5 and TICK_60, cause one look.
+# Seconds: ticks that arrive together, such as after a wait, or TICK_5 and TICK_60, cause one look.
 TOGETHER = 0.5
 
 
@@ -27,16 +27,16 @@ class Timing:
         self._alarm = Alarm()
         self._is_woken = False
         self._due: float | None = None
-        """When to look, whether a tick comes or not."""
+        """When to look, even without a tick."""
         self._looked = 0.0
         """When the last look ended."""
         self._began: float | None = None
-        """When the last look at a tick, or between two, began; one at a command does not count."""
+        """When the last look began, at a tick or between two; a look for a command does not count."""
         self._ticks: dict[str, float] = {}
-        """When the next one of each kind is expected."""
+        """When the next tick of each kind is expected."""
 
     def is_for_a_look(self, event: Event) -> bool:
-        """Whether this is a tick to look at: not one that is long past, nor one right after another look."""
+        """Whether to look at this event: it is a tick, not too old, and not right after another look."""
         period = PERIODS.get(event.name)
         if period is None:
             return False
@@ -62,12 +62,12 @@ class Timing:
         return self._begin(now)
 
     def begin(self) -> None:
-        """Before each look."""
+        """Call before each look."""
         self._alarm.acknowledge()
         self._is_woken = False
 
     def end(self) -> None:
-        """After each look, even one that failed."""
+        """Call after each look, even if it failed."""
         self._looked = time.monotonic()
         wakers = self._memory.wakers()
         self._alarm.set(wakers)
@@ -83,17 +83,17 @@ class Timing:
     # For the loop of the listener.
 
     def fds(self) -> dict[int, int]:
-        """What to wait for, each with the events to poll for: nothing where the next look is due soon anyway."""
+        """Descriptors to wait for, each with its poll events; none if the next look is due soon anyway."""
         return {} if self._is_woken else self._alarm.fds()
 
     def wake(self, readable: Iterable[int]) -> None:
-        """Look soon if one of these descriptors is the kernel's."""
+        """Look soon if the kernel woke the listener by one of these descriptors."""
         if not self._alarm.fds().keys().isdisjoint(readable):
             self._is_woken = True
             self._decide()
 
     def patience(self) -> float | None:
-        """The seconds until the next look between two ticks; None: there is none."""
+        """Seconds until the next look between two ticks; None: there is none."""
         return None if self._due is None else max(0.0, self._due - time.monotonic())
 
     def close(self) -> None:

@@ -96,21 +96,24 @@ EXAMPLES = [
     ),
     (
         events.NotRelieved(*LISTENER, SHORT, 4, 120 * MIB, 600.0, (Holder(812, "java", 3 << 30),)),
-        "this host has 412 MiB available, headroom 512 MiB, and reaping does not help: 4 workers that held 120 MiB for"
-        " themselves were replaced; most is held by java (812) 3.0 GiB; nothing more is reaped for headroom, trying"
-        " again in 10 min",
+        "this host has 412 MiB available, headroom 512 MiB, and reaping does not help: replacing 4 workers freed"
+        " 120 MiB; most is held by java (812) 3.0 GiB; nothing more is reaped for headroom, trying again in 10 min",
     ),
     (
         events.NotRelieved(*STAMP, OVER_TOTAL, 0, 0, 600.0, (Holder(41, "manager", 600 * MIB),)),
         "the pool holds 912 MiB, total 800 MiB, and reaping cannot help: no worker holds clearly more than a fresh one;"
-        " most is held by manager (41) 600 MiB; raise total=, run fewer workers, or restart the program when it suits",
+        " most is held by manager (41) 600 MiB; raise total=, run fewer workers, or restart the program when"
+        " convenient",
     ),
     (
         events.Relieved(*LISTENER, SHORT, 812 * MIB, 40.0, 300 * MIB),
         "this host has its headroom of 512 MiB again (812 MiB available) after 40 s: workers that held 300 MiB",
     ),
     (events.Relieved(*STAMP, OVER_TOTAL, 5 * MIB, 40.0, 300 * MIB), "the pool fits in its total of 800 MiB again"),
-    (events.Relieved(*LISTENER, PRESSURE, None, 40.0, 0), "this host is below its pressure of 20 % again after 40 s"),
+    (
+        events.Relieved(*LISTENER, PRESSURE, None, 40.0, 0),
+        "the memory pressure of this host is below 20 % again after 40 s",
+    ),
     (events.TotalUnreadable(*STAMP), "so total= has no effect; run memreap as their user"),
     (events.Replaced(*STAMP, WORKER, 3.0, NEW), "worker 4250 took the place of 4242 after 3.0 s"),
     (events.NotReplaced(*STAMP, WORKER, 300.0, 3, 4), "(3 of 4 workers): nothing more is reaped until it has"),
@@ -146,7 +149,7 @@ EXAMPLES = [
     (events.SettingsWarned(*LISTENER, ("a", "b")), "a; b"),
     (
         events.NoAlarm(*LISTENER, "/proc/pressure/memory: Operation not supported"),
-        "(/proc/pressure/memory: Operation not supported): it is looked at only at each tick",
+        "(/proc/pressure/memory: Operation not supported): a sudden shortage is noticed only at the next tick",
     ),
     (events.Watching(*LISTENER, (("myapp", PoolSettings(150 * MIB, 21_600.0)),)), "(limit 150 MiB uss, max_age 6.0 h)"),
     (events.Watching(*LISTENER, ()), "watching nothing"),

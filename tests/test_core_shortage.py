@@ -1,4 +1,4 @@
-"""Film strips of memory that is short: on the host, in a control group, and in a pool with `total`. No process here."""
+"""Film strips of memory that is short: on the host, in a control group, and in a pool with `total`. No real process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEADROOM = PoolSettings(headroom=500 * MIB, min_age=30, settle=10)
 
 
 class Host:
-    """Plays looks at pools; workers are `pid: MiB of its own`, as old as the manager unless `fork` says otherwise."""
+    """Plays looks at pools; workers are `pid: MiB of its own`, as old as the manager unless `fork` started them."""
 
     def __init__(self, settings: PoolSettings = HEADROOM, **others: PoolSettings):
         self.settings = {"a": settings, **others}
@@ -31,7 +31,7 @@ class Host:
         self.now = BOOT + 3600
         self.started: dict[int, float] = {}
         self.used: dict[int, int] = {}
-        """The metric, where it is not what a worker has of its own."""
+        """The metric, if it differs from what a worker holds of its own."""
 
     def worker(self, pid: int, mib: float) -> Worker:
         start_time = self.started.setdefault(pid, BOOT)
@@ -68,7 +68,7 @@ class Host:
         return MemoryScope(HOST, SIZE, None if available is None else int(available * MIB), pressure)
 
     def _signal(self, decision) -> list[int]:
-        """As the reaper does: one of each pool, and of all pools one for memory that is short on the host."""
+        """Signal as the reaper does: one worker of each pool, only one of all pools for the host."""
         signalled, may_relieve = [], True
         for choice in decision.choices:
             name = choice.pool.name
@@ -113,7 +113,7 @@ def test_what_a_signalled_worker_gives_back_is_waited_for():
     host = Host(b=HEADROOM)
     pools = {"a": {11: 100, 12: 20}, "b": {21: 200, 22: 20}}
     assert host.look(pools, available=450)[1] == [21]
-    assert host.look(pools, available=450)[1] == []  # 200 MiB are to come back
+    assert host.look(pools, available=450)[1] == []  # 200 MiB are still expected back
     assert host.look(pools, available=450)[1] == [11]  # it is in a long request: the next pool's turn
 
 
@@ -249,7 +249,7 @@ def test_a_pool_over_its_total_loses_the_largest_one_at_a_time_until_it_fits():
 
 def test_while_the_large_worker_is_busy_none_goes_in_its_place_that_holds_as_little_as_a_fresh_one():
     host = Host(TOTAL)
-    for _ in range(3):  # nothing is known of fresh ones yet
+    for _ in range(3):  # no fresh worker was seen yet
         decision, _ = host.look({"a": {11: 380, 12: 20, 13: 22, 14: 60}}, total=400, signal=False)
         assert [each.worker.id.pid for each in decision.choices[0].candidates] == [11, 14]
 

@@ -77,8 +77,8 @@ def test_a_total_in_which_fresh_workers_have_no_room_is_found_and_one_above_it_t
 
 def test_a_total_below_what_the_manager_alone_holds_is_found_however_old_its_workers_are(where):
     expression = (
-        r"myapp: its manager, and what it shares with its workers, hold [0-9.]+ MiB, over its total of 1.0 MiB,"
-        r" whatever is reaped: set total=\d+MB or more, or restart the program when it suits\n"
+        r"myapp: its manager and the memory shared with its workers take [0-9.]+ MiB, over its total of 1.0 MiB,"
+        r" whatever is reaped: set total=\d+MB or more, or restart the program when convenient\n"
     )
     with running(where, TEXT.replace("total=1GB", "total=1MB")):
         eventually(lambda: assert_found(where, expression), timeout=20)
@@ -99,13 +99,13 @@ def test_a_total_of_processes_that_may_not_be_read_is_a_note():
     ((text, harms),) = texts(memory.check_total(pool(10.0), PoolSettings(total=100 * MIB), None))
     assert not harms
     assert re.match(
-        r"what its processes hold may not be read from here, so its total was not checked: run doctor", text
+        r"doctor may not read what its processes hold, so its total was not checked: run doctor as root or as", text
     )
 
 
 def test_a_headroom_that_this_host_does_not_have_is_found(where):
     with running(where, TEXT.replace("headroom=1MB", "headroom=1000GB")):
-        expression = rf"myapp: headroom=1000GB can never hold: {HOST} has .* GiB; set a smaller headroom="
+        expression = rf"myapp: headroom=1000GB can never be met: {HOST} has .* GiB; set a smaller headroom="
         eventually(lambda: assert_found(where, expression), timeout=20)
 
 
@@ -117,8 +117,8 @@ def test_a_headroom_for_which_the_manager_leaves_no_room_is_found():
     ((text, harms),) = texts(memory.check_headroom([group], settings, held(private=300, rest=51)))
     assert harms
     assert text == (
-        "headroom=90% can never hold: control group /web has 500 MiB, of which its manager, and what it shares with its"
-        " workers, hold 51 MiB; set a smaller headroom=, such as 10%, or give it more memory"
+        "headroom=90% can never be met: control group /web has 500 MiB, of which the manager and the memory shared with"
+        " its workers take 51 MiB; set a smaller headroom=, such as 10%, or give it more memory"
     )
 
 
@@ -132,7 +132,8 @@ def test_a_pressure_that_the_kernel_does_not_tell_is_a_note():
     ((text, harms),) = texts(memory.check_pressure([silent], PoolSettings(pressure=20.0)))
     assert not harms
     assert text == (
-        "this kernel tells no memory pressure, so pressure=20% does nothing: boot it with psi=1, or set headroom="
+        "this kernel does not report memory pressure, so pressure=20% has no effect: boot it with psi=1, or set"
+        " headroom="
     )
     assert texts(memory.check_pressure([silent, telling], PoolSettings(pressure=20.0))) == []
     assert texts(memory.check_pressure([silent], PoolSettings())) == []

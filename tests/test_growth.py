@@ -150,7 +150,7 @@ def test_known_growth_is_shown_with_when_the_next_worker_meets_its_limit():
     assert [each["growth_bytes_per_hour"] for each in GROWING["workers"]] == [12 * MIB, -2 * MIB]
     head, line, below = status.table([GROWING], NOW).splitlines()
     assert line[head.index("growth") :].startswith("10 MiB/h ")
-    assert below == "  the next worker meets its limit in about 8 h"
+    assert below == "  the next worker reaches its limit in about 8 h"
     _, largest, other = status.workers_table(GROWING).splitlines()
     assert (largest.split()[-2:], other.split()[-2:]) == (["12", "MiB/h"], ["-2.0", "MiB/h"])
 
@@ -160,7 +160,7 @@ def test_known_growth_is_shown_with_when_the_next_worker_meets_its_limit():
 )
 def test_the_forecast_is_as_exact_as_it_is_sure(seconds, about):
     line = record_growth.forecast({"next_at_limit_seconds": seconds})
-    assert line == f"the next worker meets its limit in about {about}"
+    assert line == f"the next worker reaches its limit in about {about}"
 
 
 @pytest.mark.parametrize(

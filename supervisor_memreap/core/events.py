@@ -355,7 +355,7 @@ class NotVisible(_Base):
 
 @dataclass(frozen=True)
 class NoWorkers(_Base):
-    """The program has been running for a while, and no process below it serves."""
+    """The program has been running for a while, but no process below it serves."""
 
     is_reported_once = fails = True
     manager: ProcessId
@@ -364,7 +364,7 @@ class NoWorkers(_Base):
     def text(self) -> str:
         return (
             f"process {self.manager.pid} has no workers: not watched; is -l missing in the command of an"
-            " [fcgi-program], or the manager turned off (--manager '')? If it serves by itself, set target=self"
+            " [fcgi-program], or the manager turned off (--manager '')? If the process itself serves, set target=self"
         )
 
 
@@ -390,7 +390,7 @@ class TooFewWorkers(_Base):
 
 @dataclass(frozen=True)
 class Left(_Base):
-    """A worker that was signalled is gone."""
+    """A signalled worker is gone."""
 
     announced_as = "left"
     worker: ProcessId
@@ -398,11 +398,11 @@ class Left(_Base):
     """Seconds since the signal."""
     replaced_by: ProcessId | None
     came_back: int | None = None
-    """Bytes that the worker had for itself when it was signalled, which the host got back; None: unknown."""
+    """Bytes that the host got back: what the worker held of its own when it was signalled. None: unknown."""
     taken: int | None = None
-    """Bytes that its replacement has for itself by now; None: unknown."""
+    """Bytes that its replacement holds of its own now; None: unknown."""
     used: int | None = None
-    """The metric when it was signalled, in bytes; None: unknown."""
+    """The worker's metric when it was signalled, in bytes; None: unknown."""
     metric: str = ""
 
     @property
@@ -413,7 +413,7 @@ class Left(_Base):
     def _freed(self) -> str:
         if self.came_back is None:
             return ""
-        # The metric may have promised more: resident pages that other processes map stay where they are.
+        # The metric may have promised more: pages that other processes map too are not freed.
         if self.used is not None and self.used - self.came_back > max(MIB, self.used // 10):
             rest = "the rest is shared or was never used" if self.metric == "vms" else "the rest is shared"
             return f", {memory(self.came_back)} of its {memory(self.used)} ({self.metric}) freed, {rest}"
@@ -527,23 +527,24 @@ class Remembered(_Base):
 
 @dataclass(frozen=True)
 class NotRelieved(_Base):
-    """Memory is short, and reaping does not help: memreap does nothing about it for a while."""
+    """Memory is short, and reaping does not help: memreap reaps nothing for it for a while."""
 
     announced_as = "short"
     fails = True
     shortage: Shortage
     reaps: int
-    """Workers that were reaped for it since it was last tried."""
+    """Workers reaped for it since memreap last began to try."""
     freed: int
-    """Bytes that they held for themselves, since the shortage began."""
+    """Bytes that all workers reaped for it since the shortage began held of their own."""
     retry_after: float
     holders: tuple[Holder, ...] = ()
     """The processes that hold most of the memory, the largest first."""
 
     @property
     def text(self) -> str:
+        workers = "1 worker" if self.reaps == 1 else f"{self.reaps} workers"
         done = (
-            f"reaping does not help: {self.reaps} workers that held {memory(self.freed)} for themselves were replaced"
+            f"reaping does not help: replacing {workers} freed {memory(self.freed)}"
             if self.reaps
             else "reaping cannot help: no worker holds clearly more than a fresh one"
         )
@@ -554,22 +555,22 @@ class NotRelieved(_Base):
     @property
     def _remedy(self) -> str:
         if self.shortage.kind is ShortageKind.TOTAL:
-            return "raise total=, run fewer workers, or restart the program when it suits"
+            return "raise total=, run fewer workers, or restart the program when convenient"
         return f"nothing more is reaped for {self.shortage.kind.value}"
 
 
 @dataclass(frozen=True)
 class Relieved(_Base):
-    """Memory was short, workers were reaped, and it is not short any more."""
+    """Memory was short, workers were reaped, and memory is no longer short."""
 
     announced_as = "relieved"
     shortage: Shortage
-    """As it was last."""
+    """The last measurement."""
     available: int | None
     """Bytes that are available now; None: unknown."""
     after: float
     freed: int
-    """Bytes that the workers held for themselves that were reaped for it."""
+    """Bytes that the workers reaped for it held of their own."""
 
     @property
     def text(self) -> str:
@@ -580,14 +581,14 @@ class Relieved(_Base):
 
 @dataclass(frozen=True)
 class TotalUnreadable(_Base):
-    """`total` is set, and what the pool's processes hold may not be read."""
+    """`total` is set, but memreap may not read what the pool's processes hold."""
 
     is_reported_once = fails = True
 
     @property
     def text(self) -> str:
         return (
-            "what its processes hold together (pss) may not be read, so total= has no effect; run memreap as their user"
+            "memreap may not read what its processes hold (pss), so total= has no effect; run memreap as their user"
             " or as root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE)"
         )
 
@@ -794,14 +795,15 @@ class SettingsWarned(_Base):
 
 @dataclass(frozen=True)
 class NoAlarm(_Base):
-    """`headroom` or `pressure` is set, and nothing wakes the listener between two ticks."""
+    """`headroom` or `pressure` is set, but the kernel cannot wake the listener between two ticks."""
 
     why: str
-    """What the kernel said."""
+    """The kernel's error."""
 
     @property
     def text(self) -> str:
-        return f"the kernel offers no wake-up for memory that is short ({self.why}): it is looked at only at each tick"
+        missed = "a sudden shortage is noticed only at the next tick"
+        return f"the kernel offers no wake-up when memory is short ({self.why}): {missed}"
 
 
 @dataclass(frozen=True)

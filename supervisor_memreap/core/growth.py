@@ -1,12 +1,13 @@
-"""How fast workers grow, and when the next one meets its limit: readings in, values out. Pure.
+"""How fast workers grow, and when the next one reaches its limit: readings in, values out. Pure.
 
-1. A worker's first minute does not count: it only warms up.
-2. Its growth is unknown until it was watched for 10 minutes, with 5 samples. It is the Theil-Sen slope, the median
-   over all pairs of samples, of its series or of one of its halves: a request that takes much once does not count.
-3. A pool's growth is the sum over its workers, as if those that are not known yet grew like the others; unknown while
-   fewer than half are known.
-4. The forecast uses the recent half of a series. Growth that levels off, as copy on write does, is expected to slow
-   down on as it did so far: it may never meet the limit. Nothing is promised for more than a week.
+1. A worker's first minute does not count, since it only warms up.
+2. A worker's growth is unknown until it was watched for 10 minutes, with 5 samples. Growth is the Theil-Sen slope (the
+   median over all pairs of samples) of the whole series or of one of its halves, so that a single large request does
+   not count.
+3. A pool's growth is the sum over its workers. Workers whose growth is unknown count as if they grew like the others.
+   It is unknown while fewer than half of the workers are known.
+4. The forecast uses the recent half of a series. Growth that levels off, as copy on write does, is expected to go on
+   slowing down, so it may never reach the limit. There is no forecast for more than a week.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from supervisor_memreap.core.model import ProcessId, Worker
 
 # Seconds of a worker's life that do not count.
 WARM_UP = 60.0
-# Seconds between two samples, at least.
+# Minimum seconds between two samples.
 APART = 30.0
-# The most samples of a worker: their slopes take 0.1 ms, once for each new sample.
+# Maximum samples of a worker: their slopes take 0.1 ms, once for each new sample.
 MOST = 30
-# A series that is full loses every other sample, and the next ones are twice as far apart, until they are 4 minutes
-# apart: then it loses its oldest one. So it covers the last 2 hours.
+# A full series drops every other sample, and new samples are then twice as far apart. Once they are 4 minutes apart,
+# it drops the oldest sample instead. So it covers the last 2 hours.
 LONGEST_STRIDE = 8
-# Seconds and samples after which growth is known.
+# Minimum seconds and samples before growth is known.
 WATCHED = 600.0
 FEWEST = 5
-# Growth whose recent half is slower than this share of its earlier half levels off. With noise, a steady leak stays
-# above it.
+# If the recent half grows at less than this share of the earlier half, growth levels off. A steady leak stays above
+# that, even with noise.
 STEADY = 0.8
-# Seconds: nothing is promised beyond that.
+# Maximum seconds of a forecast.
 FARTHEST = 7 * 86400.0
 
 
@@ -46,17 +47,17 @@ class Sample(NamedTuple):
 
 
 class Trend(NamedTuple):
-    """Of one worker."""
+    """The growth of one worker."""
 
     slope: float
     """Bytes per second, over the whole series."""
     now: float
-    """Bytes per second, at its end; 0 where it does not grow."""
+    """Bytes per second, at the end of the series; 0 if it does not grow."""
     decay: float = math.inf
-    """Seconds after which that is slower by the factor e; infinite: it stays as it is."""
+    """Seconds after which `now` is slower by the factor e; infinite: it stays the same."""
 
     def until(self, missing: int) -> float | None:
-        """Seconds until so many more bytes are used; None: never, as far as is known."""
+        """Seconds until the worker uses this many more bytes; None: never, as far as is known."""
         if self.now <= 0:
             return None
         if math.isinf(self.decay):
@@ -66,11 +67,11 @@ class Trend(NamedTuple):
 
 
 class Series(NamedTuple):
-    """Of one worker."""
+    """The samples of one worker."""
 
     samples: tuple[Sample, ...] = ()
     stride: int = 1
-    """Samples are this many times APART seconds apart."""
+    """Minimum distance between two samples, in units of APART."""
     trend: Trend | None = None
     """None: it is too early to say."""
 
@@ -85,14 +86,14 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True)
 class Growth:
-    """What is known of one pool."""
+    """What is known about the growth of one pool."""
 
     metric: str = ""
     series: Mapping[ProcessId, Series] = field(default_factory=dict)
-    """Of each of its workers."""
+    """For each of its workers."""
 
     def after(self, workers: Iterable[Worker], metric: str, readings: Mapping[ProcessId, Sample]) -> Growth:
-        """With the readings since the last look, of those workers that were read."""
+        """Add the readings since the last look, of the workers that were read."""
         before = self.series if metric == self.metric else {}
         series = {}
         for worker in workers:
@@ -115,7 +116,7 @@ class Growth:
         return sum(known) * len(self.series) / len(known)
 
     def next_at_limit(self, limit: int, used: Mapping[ProcessId, int]) -> float | None:
-        """Seconds until the next worker meets the limit, of those that are not over it; None: not known, or never.
+        """Seconds until the next worker reaches the limit, of those below it; None: unknown, or never.
 
         `used` has the metric of each worker in bytes, as far as it is known.
         """
@@ -133,11 +134,11 @@ class Growth:
 def _trend(samples: Sequence[Sample]) -> Trend | None:
     if len(samples) < FEWEST or samples[-1].at - samples[0].at < WATCHED:
         return None
-    # Of fewer than 5 samples, one is enough to mislead the median.
+    # With fewer than 5 samples, a single one can mislead the median.
     half = max(FEWEST, (len(samples) + 1) // 2)
     earlier, recent = samples[:half], samples[-half:]
     whole, before, after = _slope(samples), _slope(earlier), _slope(recent)
-    # One jump in the middle is in most of all pairs, and in none of a half.
+    # A jump in the middle is in most pairs of the whole series, but in no pair of a half.
     slope = median((whole, before, after))
     if slope <= 0 or after <= 0:
         return Trend(slope, 0.0)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class ProcessId(NamedTuple):
-    """Identifies one process for ever: a pid is reused, a pid with its start time is not."""
+    """Identifies one process permanently: a pid is reused, a pid with its start time is not."""
 
     pid: int
     start_time: float
@@ -101,13 +101,13 @@ class ProcessMemory(NamedTuple):
     pss: int | None
     """Resident, with each shared page divided by the number of processes that map it. None: this system has none."""
     swapped_whole: int | None = None
-    """In swap, with each shared page counted whole. None: this system does not tell."""
+    """In swap, with each shared page counted in full. None: this system does not report it."""
 
     def own_swap(self, processes: int) -> int:
-        """Bytes in swap that no other process has, at most; `processes` is how many the pool has.
+        """Maximum bytes in swap that no other process has; `processes` is the number of processes in the pool.
 
-        The kernel does not tell. But a page that manager and workers share counts whole in one figure, and divided in
-        the other. So the result is exact for pages that all of them share; for those that fewer share, it is too large.
+        The kernel does not report this. But a page that manager and workers share counts in full in one figure, and
+        divided in the other. So the result is exact if all of them share the page, and too large if fewer do.
         """
         if self.swapped_whole is None or processes < 2:
             return self.swapped
@@ -127,11 +127,11 @@ class WorkerDetail:
     looks_like_manager: bool = False
     """Whether it looks like a manager itself, below a wrapper: by its name, or by children and no sibling like it."""
     is_locked: bool = False
-    """Whether the metric could not be read since the worker holds the lock of its own memory map."""
+    """Whether the metric could not be read because the worker holds the lock of its own memory map."""
     memory: ProcessMemory | None = None
     """None: it may not be read."""
     own_swap: int = 0
-    """Bytes in swap that no other process has, at most."""
+    """Maximum bytes in swap that no other process has."""
 
 
 @dataclass(frozen=True)
@@ -150,12 +150,12 @@ class Worker:
 
     @property
     def private(self) -> int | None:
-        """Bytes of memory that the host gets back when it exits; None: not known."""
+        """Bytes of memory that the host gets back when it exits; None: unknown."""
         return self.detail.memory.private if self.detail and self.detail.memory else None
 
     @property
     def own_swap(self) -> int:
-        """Bytes in swap that no other process has, at most, as far as that is known."""
+        """Maximum bytes in swap that no other process has; 0 if unknown."""
         return self.detail.own_swap if self.detail else 0
 
 
@@ -169,11 +169,11 @@ class MemoryScope:
 
     name: str
     size: int | None
-    """Bytes that it has in all; None: it has no limit of its own."""
+    """Its size or limit in bytes; None: it has no limit of its own."""
     available: int | None
-    """Bytes of that which are not in use; negative where it is over its size."""
+    """Bytes of its size that are not in use; negative if more than its size is in use."""
     pressure: float | None = None
-    """% of the last 10 s in which some process waited for memory; None: the kernel does not tell."""
+    """% of the last 10 s in which some process waited for memory; None: the kernel does not report it."""
 
 
 class Holder(NamedTuple):
@@ -208,9 +208,9 @@ class Pool:
     at: float = 0.0
     """When it was looked at, in seconds since 1970."""
     scopes: tuple[MemoryScope, ...] = ()
-    """What limits its memory; read only where a setting asks for it. The one with the pool's name is its `total`."""
+    """What limits its memory; read only if a setting needs it. The scope with the pool's name is its `total`."""
     is_total_unreadable: bool = False
-    """Whether `total` is set, and what its processes hold may not be read."""
+    """Whether `total` is set, but memreap may not read what its processes hold."""
 
     @property
     def stamp(self) -> tuple[str, float]:

@@ -1,10 +1,10 @@
-"""When to look again before the next tick: memory may grow by hundreds of MB between two ticks. Pure.
+"""When to look again before the next tick, since memory may grow by hundreds of MB between two ticks. Pure.
 
-There are three reasons for an extra look, and without one of them there is none:
+There are only three reasons for an extra look:
 
 - the kernel has woken the listener;
 - memory is short on the host or in a control group: the next worker may go as soon as a replacement has settled;
-- available memory falls so fast that `headroom` is reached before the next tick.
+- available memory falls so fast that it will be below `headroom` before the next tick.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from supervisor_memreap.core.shortage import Episodes, Kind, headroom_in
 
 # Seconds from the end of a look to an extra one.
 PAUSE = 1.0
-# Seconds for which a shortage causes extra looks, from its beginning and from the last signal on. Later it waits for
-# something slow, such as a busy worker or a paused pool, and the ticks are enough: a look in a shortage reads the exact
-# size of each worker, which takes 36 ms for 500 workers of 20 MB.
+# Seconds for which a shortage causes extra looks, after its beginning and after each signal. After that it waits for
+# something slow, such as a busy worker or a paused pool, and the ticks are enough. During a shortage, a look reads the
+# exact size of each worker, which takes 36 ms for 500 workers of 20 MB.
 HURRY = 60.0
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What is available at one look."""
+    """The memory available at one look."""
 
     at: float
     """Monotonic, in seconds."""
@@ -50,8 +50,8 @@ def next_look(
 ) -> float | None:
     """When to look again; None: at the next tick. All times are monotonic, in seconds.
 
-    `looked` is the end of the last look, `readings` are those of the last two, the older first, and `tick` is when the
-    next tick is expected.
+    `looked` is when the last look ended, `readings` are those of the last two looks, the older first, and `tick` is
+    when the next tick is expected.
     """
     if is_woken or _is_urgent(episodes, looked) or _reaches_headroom(readings, tick):
         return looked + PAUSE
@@ -68,13 +68,13 @@ def _is_urgent(episodes: Episodes, now: float) -> bool:
 
 
 def _reaches_headroom(readings: Sequence[Reading], tick: float) -> bool:
-    """Whether memory that goes on to fall as between these two looks is short of headroom before the next tick."""
+    """Whether memory will be below headroom before the next tick, if it goes on falling as between these looks."""
     if len(readings) < 2 or readings[-1].at <= readings[-2].at:
         return False
     before, last = readings[-2:]
     for scope, spare in last.spare.items():
         fallen = before.spare.get(scope, spare) - spare
-        # Where it is reached already, that is a shortage.
+        # If it is below headroom already, that is a shortage.
         if spare > 0 and fallen / (last.at - before.at) * (tick - last.at) >= spare:
             return True
     return False

@@ -1,6 +1,6 @@
-"""Why a worker has to be replaced: when each reason applies, what must be read to know it, and its evidence. Pure.
+"""Why a worker must be replaced: when each reason applies, what must be read to know that, and the evidence. Pure.
 
-A reason is one class here and one key of core.settings. The tuple at the end has their order, the most urgent first.
+Each reason is one class here and one key of core.settings. REASONS has them in order, the most urgent first.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from supervisor_memreap.core.text import memory, seconds
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a worker is judged by, besides itself."""
+    """What decides about a worker, besides the worker itself."""
 
     settings: PoolSettings
     requested: Collection[ProcessId] = ()
-    """Workers that a user asked for."""
+    """Workers that a user asked to replace."""
     episodes: tuple[Episode, ...] = ()
     """Shortages of memory that this pool may relieve."""
     baseline: int | None = None
-    """Bytes that a fresh worker of this pool holds of its own; None: not known."""
+    """Bytes that a fresh worker of this pool holds of its own, or the smallest one; None: all are alike."""
     now: float = 0.0
     """Monotonic, in seconds."""
 
@@ -36,30 +36,30 @@ class Reason(abc.ABC):
     """One reason, with the evidence that it applies to one worker."""
 
     setting: ClassVar[str] = ""
-    """The key that asks for it; empty: a user asked for this worker."""
+    """The key that it belongs to; empty: a user requested this worker."""
     label: ClassVar[str]
     """In a word or two, for a table."""
     is_counted: ClassVar[bool] = False
     """Whether it must apply at `checks` consecutive looks."""
     is_about_worker: ClassVar[bool] = True
-    """False: memory is short, and any worker that gives some back will do."""
+    """False: memory is short, and any worker that gives memory back will do."""
     may_be_wrong: ClassVar[bool] = False
-    """Whether fresh workers may meet it, so that its setting is wrong (rule 9)."""
+    """Whether it may apply to fresh workers, which means that its setting is wrong (rule 9)."""
 
     @classmethod
     def may_occur(cls, circumstances: Circumstances) -> bool:
-        """Whether it may apply to any worker of the pool."""
+        """Whether it may apply to some worker of the pool."""
         return getattr(circumstances.settings, cls.setting) is not None
 
     @staticmethod
     @abc.abstractmethod
     def may_apply(worker: Worker, circumstances: Circumstances) -> bool:
-        """Whether the worker's detail must be read to know: by its age and its bound."""
+        """Whether it may apply, by age and bound alone, so that the worker's detail must be read."""
 
     @classmethod
     @abc.abstractmethod
     def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Reason | None:
-        """The reason, if it applies to this worker whose detail was read."""
+        """The reason, if it applies to this worker; the worker's detail was read."""
 
     @property
     @abc.abstractmethod
@@ -69,11 +69,11 @@ class Reason(abc.ABC):
     @property
     @abc.abstractmethod
     def text(self) -> str:
-        """The evidence, to follow `worker 4242`."""
+        """The evidence, as text that follows `worker 4242`."""
 
     @classmethod
     def usable(cls, measures: Collection[float]) -> str:
-        """A usable setting for workers with these measures, as a user writes it."""
+        """A setting that fits workers with these measures, as a user writes it."""
         return ""
 
 
@@ -141,7 +141,7 @@ class OverLimit(Reason):
 
     @classmethod
     def usable(cls, measures: Collection[float]) -> str:
-        """Twice what fresh workers use, rounded up to 10 MiB: they can serve for a while before they are reaped."""
+        """Twice what fresh workers use, rounded up to 10 MiB, so that they serve for a while before they are reaped."""
         step = 10 * 1024**2
         size = -(-2 * int(max(measures)) // step) * step
         return f"limit={size // 1024**2}MB"
@@ -178,7 +178,7 @@ class TooOld(Reason):
 
 
 def _age_factor(id: ProcessId) -> float:
-    """From 0.9 to 1, the same for a worker at each look: those that were forked together do not go together.
+    """From 0.9 to 1, the same for a worker at each look, so that workers forked together are not replaced together.
 
     Knuth's multiplicative hash puts consecutive pids far apart.
     """
@@ -187,13 +187,13 @@ def _age_factor(id: ProcessId) -> float:
 
 @dataclass(frozen=True)
 class _Shared(Reason):
-    """Memory is short, and this worker gives some back."""
+    """Memory is short, and this worker gives memory back."""
 
     is_about_worker = False
     kind: ClassVar[Kind]
     shortage: Shortage
     private: int
-    """Bytes that are not short any more when the worker exits."""
+    """Bytes that the exit of this worker takes off the shortage."""
 
     @classmethod
     def may_occur(cls, circumstances: Circumstances) -> bool:
@@ -201,7 +201,7 @@ class _Shared(Reason):
 
     @staticmethod
     def may_apply(worker: Worker, circumstances: Circumstances) -> bool:
-        return True  # what each holds for itself must be read, to know which gives back most
+        return True  # the own memory of each must be read, to know which gives back most
 
     @classmethod
     def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Reason | None:
@@ -217,7 +217,7 @@ class _Shared(Reason):
 
     @property
     def key(self) -> tuple[Kind, str]:
-        """Of the shortage."""
+        """The key of the shortage."""
         return self.shortage.key
 
     @property
@@ -257,17 +257,17 @@ class UnderPressure(_Shared):
 
 
 def shortage_of(reason: Reason) -> tuple[Kind, str] | None:
-    """The key of the shortage for which a worker goes; None: it goes for what it is itself."""
+    """The key of the shortage for which a worker goes; None: the reason is about the worker itself."""
     return reason.key if isinstance(reason, _Shared) else None
 
 
 def given_back(reason: Reason) -> int | None:
-    """Bytes that are not short any more when the worker exits; None: the reason is about the worker itself."""
+    """Bytes that the worker's exit takes off the shortage; None: the reason is about the worker itself."""
     return reason.private if isinstance(reason, _Shared) else None
 
 
 def is_host_wide(reason: Reason) -> bool:
-    """Whether a worker of any pool would do: then one at a look is enough."""
+    """Whether a worker of any pool will do: then only one is signalled at each look."""
     return isinstance(reason, _Shared) and reason.kind is not Kind.TOTAL
 
 
@@ -275,14 +275,14 @@ REASONS: tuple[type[Reason], ...] = (Requested, ShortOfHeadroom, UnderPressure, 
 
 
 def detail_needed(circumstances: Circumstances) -> Callable[[Worker], bool]:
-    """Says of a worker whether a reason may apply to it, so that its detail must be read."""
+    """A function that tells whether a reason may apply to a worker, so that its detail must be read."""
     kinds = [kind for kind in REASONS if kind.may_occur(circumstances)]
     if len(kinds) == 1:  # as for nearly every pool: a fifth less for each worker at each look
         may_apply = kinds[0].may_apply
         return lambda worker: may_apply(worker, circumstances)
 
     def is_needed(worker: Worker) -> bool:
-        for kind in kinds:  # noqa: SIM110 # for each worker at each look: half the time of any() over a generator
+        for kind in kinds:  # noqa: SIM110 # for each worker at each look; any() over a generator takes twice as long
             if kind.may_apply(worker, circumstances):
                 return True
         return False
@@ -291,7 +291,7 @@ def detail_needed(circumstances: Circumstances) -> Callable[[Worker], bool]:
 
 
 def applying(worker: Worker, circumstances: Circumstances) -> Iterator[Reason]:
-    """The reasons for which this worker has to go, the most urgent first."""
+    """The reasons that apply to this worker, the most urgent first."""
     if worker.detail is None:
         return
     for kind in REASONS:
@@ -304,6 +304,6 @@ def applying(worker: Worker, circumstances: Circumstances) -> Iterator[Reason]:
 
 
 def is_hidden(worker: Worker, settings: PoolSettings) -> bool:
-    """Whether the worker may be over its limit, and its size may not be read."""
+    """Whether the worker may be over its limit, but its size may not be read."""
     is_unknown = worker.detail is not None and worker.used is None
     return is_unknown and OverLimit.may_apply(worker, Circumstances(settings))

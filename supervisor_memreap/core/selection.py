@@ -1,6 +1,6 @@
-"""Decides over all pools: what has to be read, who goes next, and what becomes of memory that is short. Pure.
+"""Decides over all pools: what has to be read, which worker goes next, and what to do about memory that is short. Pure.
 
-The rules of one pool are in core.policy; here is rule 13, which needs all of them.
+The rules of one pool are in core.policy; this is rule 13, which needs all pools.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from supervisor_memreap.core.state import PoolState
 
 
 class Decision(NamedTuple):
-    """What is to be done in all pools, the most urgent first, and about memory that is short."""
+    """What to do in each pool, the most urgent first, and about memory that is short."""
 
     choices: list[Choice]
     episodes: Episodes
@@ -26,7 +26,7 @@ class Decision(NamedTuple):
 
 
 def detail_needed(look: Look, episodes: Episodes, now: float) -> Callable[[Worker], bool]:
-    """Says of a worker whether its detail must be read to decide about it; `look` has no workers yet."""
+    """A function that tells whether a worker's detail must be read to decide about it; `look` has no workers yet."""
     if _may_be_wrapped(look.state, now):
         return lambda _worker: True
     after = shortage.follow([(look.pool, look.settings)], episodes, now)
@@ -34,19 +34,19 @@ def detail_needed(look: Look, episodes: Episodes, now: float) -> Callable[[Worke
     leaving = look.state.leaving
     if leaving is None or not leaving.private:
         return needed
-    # What fresh workers hold of their own is learned from those that take the place of another one.
+    # Replacements are read to learn what a fresh worker holds of its own.
     return lambda worker: worker.id not in leaving.before or needed(worker)
 
 
 def _may_be_wrapped(state: PoolState, now: float) -> bool:
-    """Whether the pool's only child may be its manager, below a wrapper: that is read for a minute."""
+    """Whether the only child may be the manager, below a wrapper: it is read in full for a minute."""
     return len(state.workers) == 1 and state.calm_since is not None and now - state.calm_since < policy.LONG_WAIT
 
 
 def follow_memory(
     looks: Sequence[Look], episodes: Episodes, now: float, at: float
 ) -> tuple[dict[tuple[Kind, str], Episode], tuple[Event, ...]]:
-    """What became of the memory that was short at the last look. `at` is in seconds since 1970."""
+    """The shortages of this look, and events about those that have ended. `at` is in seconds since 1970."""
     pools = [(look.pool, look.settings) for look in looks if look.pool.manager]
     after = shortage.follow(pools, episodes, now)
     scopes = {scope.name: scope for pool, _ in pools for scope in pool.scopes}
@@ -70,14 +70,14 @@ def _available(scopes: Mapping[str, MemoryScope], episode: Episode) -> int | Non
 
 
 def _pool_of(episode: Episode) -> str:
-    """The pool that an event about this shortage is about; empty: it is about more than one."""
+    """The pool named in an event about this shortage; empty: it concerns more than one pool."""
     return episode.shortage.scope if episode.shortage.kind is Kind.TOTAL else ""
 
 
 def choose(looks: Iterable[Look], now: float, episodes: Episodes | None = None, at: float = 0.0) -> Decision:
-    """Who goes next, over all pools. The caller signals one candidate of a pool, and says so with `signalled`.
+    """Which worker goes next, over all pools. The caller signals one candidate of each pool, and calls `signalled`.
 
-    Of candidates that go for memory that is short, other than the pool's own `total`, it signals one at a look.
+    Of all candidates for `headroom` and `pressure`, the caller signals one at each look.
     """
     looks, episodes = list(looks), episodes or {}
     # Those for which it is not expected that what was done already is enough.
@@ -95,7 +95,7 @@ def choose(looks: Iterable[Look], now: float, episodes: Episodes | None = None, 
 
 
 def _coming(looks: Sequence[Look], episode: Episode, now: float) -> int:
-    """Bytes in its scope that signalled workers still hold."""
+    """Bytes that signalled workers still hold in the scope of this shortage."""
     return sum(
         look.state.leaving.private
         for look in looks
@@ -113,7 +113,7 @@ def _is_in(pool: Pool, episode: Episode) -> bool:
 def _give_up(
     looks: Sequence[Look], choices: Sequence[Choice], episodes: Episodes, now: float, at: float
 ) -> tuple[dict[tuple[Kind, str], Episode], tuple[Event, ...]]:
-    """Those where reaping does not help, since no worker is worth it, or each has gone twice."""
+    """Those in which reaping does not help: no worker is worth it, or twice as many were reaped as there are."""
     log: list[Event] = []
     after: dict[tuple[Kind, str], Episode] = {}
     for key, episode in episodes.items():
@@ -140,7 +140,7 @@ def _has_pending(choice: Choice, key: tuple[Kind, str]) -> bool:
 
 
 def _without(choice: Choice, keys: set[tuple[Kind, str]]) -> Choice:
-    """Without candidates for these shortages."""
+    """The choice without candidates for these shortages."""
     if not keys:
         return choice
     candidates, pending = (
@@ -151,7 +151,7 @@ def _without(choice: Choice, keys: set[tuple[Kind, str]]) -> Choice:
 
 
 def _only_first_pending(choices: list[Choice]) -> list[Choice]:
-    """Of those that go for one shortage, the first: whether another one has to go is known after that."""
+    """Keep only the first pending candidate of each shortage: whether it needs another is known only after that one."""
     seen: set[tuple[Kind, str]] = set()
     shown = []
     for choice in choices:

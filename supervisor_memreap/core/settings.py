@@ -56,11 +56,11 @@ class PoolSettings:
     total: int | None = None
     """Bytes that the manager and its workers may use together (PSS) before a worker is reaped; None: no limit."""
     headroom: float | None = None
-    """What must stay available on the host and in each control group: bytes, or below 1 a share of its memory."""
+    """What must stay available on the host and in each control group: bytes, or a share of its memory if below 1."""
     pressure: float | None = None
-    """% of the last 10 s in which some process may wait for memory before a worker is reaped; None: any."""
+    """% of the last 10 s for which some process may wait for memory before a worker is reaped; None: no limit."""
     yields: bool = True
-    """Whether workers of this pool are reaped where `headroom` or `pressure` ask for memory."""
+    """Whether workers of this pool may be reaped for `headroom` and `pressure`."""
     metric: str = "uss"
     signal: str = "HUP"
     checks: int = 1
@@ -255,7 +255,7 @@ KEYS = tuple(_KEYS)
 
 
 def _field_of(key: str) -> str:
-    """`yield` is a keyword of Python, so its field has another name."""
+    """The field of a key: `yield` is a keyword of Python, so its field has another name."""
     return "yields" if key == "yield" else key
 
 

@@ -1,12 +1,12 @@
 """Memory that is short: in a pool (`total`), on the host or in a control group (`headroom`, `pressure`). Pure.
 
-A shortage is about memory that processes share, so unlike a limit it is not about one worker: any worker that gives
-memory back will do. Three things keep that from recycling pools for ever:
+A shortage is about memory that processes share. Unlike a limit it is not about one worker: any worker that gives memory
+back will do. Three rules keep memreap from recycling pools endlessly:
 
-- a shortage begins below what is asked for, and ends only with some more (RELIEF);
+- a shortage of headroom or pressure ends only some way past the value at which it began (RELIEF, CALM);
 - a worker counts only if it holds clearly more than a fresh one of its pool (`is_worth_reaping`);
-- where so many workers were reaped that each could have gone twice, or where none is worth it, the memory is somebody
-  else's: memreap stops, says who holds it, and tries again only after RETRY.
+- if twice as many workers were reaped as there are, or no worker is worth reaping, others hold the memory: memreap
+  stops, reports who holds it, and tries again only after RETRY.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from supervisor_memreap.core.model import MemoryScope, Pool, Worker
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import memory
 
-# A shortage of headroom ends with this much of what is asked for, one of pressure below this part of it: else it would
-# end and begin again with each worker.
+# A shortage of headroom ends when this multiple of the setting is available, one of pressure below this part of the
+# setting. Otherwise it would end and begin again with each worker.
 RELIEF, CALM = 1.2, 0.5
-# Seconds in which the memory of a worker that was signalled is still expected back; it leaves at once where it is idle.
+# Seconds for which the memory of a signalled worker is expected back; an idle worker leaves at once.
 COMING = 10.0
 # Pressure is an average of 10 s: it shows the effect of a reap only after that time.
 PRESSURE_WINDOW = 10.0
 # Reaps for each worker in one shortage before memreap stops.
 REAPS_PER_WORKER = 2
-# Seconds after which it is tried again where reaping did not help.
+# Seconds until memreap tries again after reaping did not help.
 RETRY = 600.0
-# A worker is worth reaping that holds this much of what a fresh one does, and so many bytes more.
+# A worker is worth reaping if it holds this multiple of what a fresh one holds, and at least this many bytes more.
 GROWN, GROWN_BYTES = 1.25, 2 * 1024**2
 
 
 class Kind(str, enum.Enum):
-    """What is short; the setting that says so."""
+    """What is short, by the name of its setting."""
 
     TOTAL = "total"
     PRESSURE = "pressure"
@@ -46,11 +46,11 @@ class Kind(str, enum.Enum):
 class Shortage:
     kind: Kind
     scope: str
-    """The name of the memory scope: of a pool, the host, or a control group."""
+    """The name of the memory scope: a pool, the host, or a control group."""
     measured: float
-    """Bytes that the pool holds, or that are available; with `pressure` a percentage."""
+    """Bytes that the pool holds (`total`) or that are available (`headroom`); with `pressure` a percentage."""
     wanted: float
-    """What the setting says, in the same unit."""
+    """The value of the setting, in the same unit."""
 
     @property
     def key(self) -> tuple[Kind, str]:
@@ -58,7 +58,7 @@ class Shortage:
 
     @property
     def text(self) -> str:
-        """The evidence, for a reader."""
+        """The evidence, as text for a user."""
         if self.kind is Kind.TOTAL:
             return f"the pool holds {memory(int(self.measured))}, total {memory(int(self.wanted))}"
         if self.kind is Kind.HEADROOM:
@@ -67,12 +67,12 @@ class Shortage:
 
     @property
     def ended(self) -> str:
-        """What is so when it is over, for a reader."""
+        """What holds when it is over, as text for a user."""
         if self.kind is Kind.TOTAL:
             return f"the pool fits in its total of {memory(int(self.wanted))} again"
         if self.kind is Kind.HEADROOM:
             return f"{self.scope} has its headroom of {memory(int(self.wanted))} again"
-        return f"{self.scope} is below its pressure of {self.wanted:g} % again"
+        return f"the memory pressure of {self.scope} is below {self.wanted:g} % again"
 
 
 @dataclass(frozen=True)
@@ -80,25 +80,25 @@ class Episode:
     """A shortage from its beginning to its end."""
 
     shortage: Shortage
-    """As measured last."""
+    """The last measurement."""
     since: float
     reaps: int = 0
-    """Workers that were signalled for it, since it was last tried."""
+    """Workers signalled for it since memreap last began to try."""
     freed: int = 0
-    """Bytes that they held of their own, since the beginning."""
+    """Bytes that all workers signalled for it held of their own, since the beginning."""
     last: float | None = None
-    """When the last one was signalled."""
+    """When the last worker was signalled for it."""
     given_up: float | None = None
-    """Since when memreap does nothing about it, as reaping does not help."""
+    """When memreap stopped reaping for it, since that does not help."""
     is_reported: bool = False
-    """That was reported."""
+    """Whether it was reported that reaping does not help."""
 
 
 Episodes = Mapping[tuple[Kind, str], Episode]
 
 
 def _short(kind: Kind, scope: MemoryScope, pool: Pool, settings: PoolSettings, lasts: bool) -> Shortage | None:
-    """What is short in one scope, if it is; `lasts`: it was at the last look."""
+    """The shortage in one scope, if there is one; `lasts`: there was one at the last look."""
     is_pool = scope.name == pool.name
     if kind is Kind.TOTAL and is_pool and settings.total is not None and scope.available is not None:
         short = scope.available < 0
@@ -116,12 +116,12 @@ def _short(kind: Kind, scope: MemoryScope, pool: Pool, settings: PoolSettings, l
 
 
 def headroom_in(scope: MemoryScope, headroom: float) -> float:
-    """The bytes that are to stay available in this scope."""
+    """The bytes that must stay available in this scope."""
     return headroom * (scope.size or 0) if headroom < 1 else headroom
 
 
 def of_pool(pool: Pool, settings: PoolSettings, episodes: Episodes) -> list[Shortage]:
-    """What is short in the scopes of this pool."""
+    """The shortages in the scopes of this pool."""
     shortages = (
         _short(kind, scope, pool, settings, (kind, scope.name) in episodes) for scope in pool.scopes for kind in Kind
     )
@@ -131,9 +131,9 @@ def of_pool(pool: Pool, settings: PoolSettings, episodes: Episodes) -> list[Shor
 def follow(
     pools: Iterable[tuple[Pool, PoolSettings]], episodes: Episodes, now: float
 ) -> dict[tuple[Kind, str], Episode]:
-    """The shortages of this look; those that have ended are left out. `now` is monotonic, in seconds.
+    """The shortages of this look, without those that have ended. `now` is monotonic, in seconds.
 
-    One whose scopes could not be read at this look goes on as it was.
+    A shortage whose scope could not be read at this look is kept as it was.
     """
     pools = list(pools)
     read = {scope.name for pool, _ in pools for scope in pool.scopes}
@@ -149,7 +149,7 @@ def follow(
 
 
 def _is_there(key: tuple[Kind, str], pools: list[tuple[Pool, PoolSettings]]) -> bool:
-    """Whether a pool is watched whose memory this may be about."""
+    """Whether a pool is watched that this shortage may be about."""
     kind, scope = key
     return any(
         getattr(settings, kind.value) is not None and (kind is not Kind.TOTAL or pool.name == scope)
@@ -168,9 +168,9 @@ def to_relieve(pool: Pool, settings: PoolSettings, episodes: Episodes) -> tuple[
 
 
 def gives_back(worker: Worker, kind: Kind) -> int | None:
-    """Bytes that are not short any more when it exits; None: not known.
+    """Bytes that the exit of this worker takes off the shortage; None: unknown.
 
-    `total` counts swap too. On a host that is short of memory, a worker in swap holds none of that.
+    `total` counts swap too. On a host that is short of memory, what a worker has in swap does not count.
     """
     if worker.private is None:
         return None
@@ -180,8 +180,9 @@ def gives_back(worker: Worker, kind: Kind) -> int | None:
 def is_worth_reaping(worker: Worker, kind: Kind, baseline: int | None, lasts: float) -> bool:
     """Whether this worker gives back clearly more than its replacement will take.
 
-    `baseline` is what a fresh worker holds of its own, in bytes, or the smallest where none was seen. Where all are
-    alike, a worker counts that is older than the shortage, which `lasts` so many seconds.
+    `baseline` is what a fresh worker holds of its own, in bytes, or the smallest worker if no fresh one was seen. If it
+    is None, all workers are alike: then a worker counts if it is older than the shortage, which has lasted for `lasts`
+    seconds.
     """
     size = gives_back(worker, kind)
     if size is None:
@@ -196,13 +197,13 @@ def _grown(baseline: int) -> float:
 
 
 def smallest(workers: Iterable[Worker]) -> int | None:
-    """The bytes that the smallest worker holds of its own, if another holds clearly more; None: they are alike."""
+    """Bytes that the smallest worker holds of its own, if another holds clearly more; None: all are alike."""
     held = [worker.private for worker in workers if worker.private is not None]
     return min(held) if held and max(held) >= _grown(min(held)) else None
 
 
 def is_expected(episode: Episode, coming: int, now: float) -> bool:
-    """Whether what was done already may be enough: `coming` bytes are still to come back from signalled workers."""
+    """Whether the workers signalled so far may be enough: `coming` bytes are still expected back from them."""
     shortage = episode.shortage
     if shortage.kind is Kind.PRESSURE:
         return episode.last is not None and now - episode.last < PRESSURE_WINDOW
@@ -212,7 +213,7 @@ def is_expected(episode: Episode, coming: int, now: float) -> bool:
 
 
 def after_reap(episodes: Episodes, key: tuple[Kind, str], private: int, now: float) -> dict[tuple[Kind, str], Episode]:
-    """A worker that holds so many bytes of its own was signalled for this shortage."""
+    """Count a worker that was signalled for this shortage and holds `private` bytes of its own."""
     episode = episodes[key]
     after = replace(episode, reaps=episode.reaps + 1, freed=episode.freed + private, last=now)
     # Whatever it was signalled for, it relieves the pressure as well.

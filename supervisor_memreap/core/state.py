@@ -39,7 +39,7 @@ class Leaving:
     slot: str = ""
     """Of the worker, as in core.model."""
     private: int = 0
-    """Bytes that it held of its own when it was signalled, which are to come back; 0: not known."""
+    """Bytes that it held of its own when it was signalled, and that should come back; 0: unknown."""
 
 
 class Cause(str, enum.Enum):

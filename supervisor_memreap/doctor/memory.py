@@ -1,4 +1,4 @@
-"""Memory that processes share: can `headroom`, `pressure` and `total` do here what they are meant for?"""
+"""Memory that processes share: can `headroom`, `pressure` and `total` work here?"""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Held(NamedTuple):
     """What a pool holds, in bytes."""
 
     private: int
-    """What its workers hold for themselves, which is all that a reap can free."""
+    """What its workers hold of their own: reaping can free only this."""
     rest: int
-    """What its manager holds, and what they share."""
+    """What its manager holds, and what manager and workers share."""
     swapped: int
 
 
@@ -31,7 +31,7 @@ def check(case: Case, pool: Pool, settings: PoolSettings) -> Iterator[Finding]:
         yield from check_total(pool, settings, held)
     if settings.headroom is None and settings.pressure is None:
         return
-    # With target=self supervisord may be in other groups than what it runs.
+    # With target=self, supervisord may be in other control groups than the workers.
     pid = pool.workers[0].id.pid if pool.is_group and pool.workers else pool.manager.pid
     memory = Memory()
     scopes = memory.scopes(pid)
@@ -58,17 +58,17 @@ def _held(case: Case, pool: Pool) -> Held | None:
 
 
 def check_total(pool: Pool, settings: PoolSettings, held: Held | None) -> Iterator[Finding]:
-    """A total in which the manager and fresh workers have no room."""
+    """Find a total that is too small for the manager and fresh workers."""
     total = settings.total
     assert total is not None
     if held is None:
-        text = "what its processes hold may not be read from here, so its total was not checked"
+        text = "doctor may not read what its processes hold, so its total was not checked"
         yield Finding("", f"{text}: run doctor as root or as the pool's user", False)
         return
     all_of_it, over = sum(held), f"over its total of {in_words(total)}"
     if held.rest > total:
-        text = f"its manager, and what it shares with its workers, hold {in_words(held.rest)}, {over}"
-        yield Finding("", f"{text}, whatever is reaped: {_larger_total(held)}, or restart the program when it suits")
+        text = f"its manager and the memory shared with its workers take {in_words(held.rest)}, {over}"
+        yield Finding("", f"{text}, whatever is reaped: {_larger_total(held)}, or restart the program when convenient")
     elif all_of_it > total and all(worker.age < FRESH for worker in pool.workers):
         text = f"its manager and {len(pool.workers)} fresh workers hold {in_words(all_of_it)} already, {over}"
         yield Finding("", f"{text}: reaping does not help; {_larger_total(held)}, or run fewer workers")
@@ -77,13 +77,13 @@ def check_total(pool: Pool, settings: PoolSettings, held: Held | None) -> Iterat
 
 
 def _larger_total(held: Held) -> str:
-    """Room for twice what the workers hold for themselves, rounded up to 10 MiB."""
+    """Advice with room for twice what the workers hold of their own, rounded up to 10 MiB."""
     step = 10 * 1024**2
     return f"set total={-(-(held.rest + held.swapped + 2 * held.private) // step) * step // 1024**2}MB or more"
 
 
 def check_headroom(scopes: Sequence[MemoryScope], settings: PoolSettings, held: Held | None) -> Iterator[Finding]:
-    """A headroom that the host or a control group never has."""
+    """Find a headroom that the host or a control group can never have."""
     if settings.headroom is None:
         return
     rest = held.rest if held else 0
@@ -93,20 +93,20 @@ def check_headroom(scopes: Sequence[MemoryScope], settings: PoolSettings, held: 
             continue
         has = f"{scope.name} has {in_words(scope.size)}"
         if wanted <= scope.size:
-            has += f", of which its manager, and what it shares with its workers, hold {in_words(rest)}"
-        text = f"headroom={shown(settings, 'headroom')} can never hold: {has}"
+            has += f", of which the manager and the memory shared with its workers take {in_words(rest)}"
+        text = f"headroom={shown(settings, 'headroom')} can never be met: {has}"
         yield Finding("", f"{text}; set a smaller headroom=, such as 10%, or give it more memory")
 
 
 def check_pressure(scopes: Sequence[MemoryScope], settings: PoolSettings) -> Iterator[Finding]:
     if settings.pressure is not None and all(scope.pressure is None for scope in scopes):
-        text = f"this kernel tells no memory pressure, so pressure={shown(settings, 'pressure')} does nothing"
+        value = shown(settings, "pressure")
+        text = f"this kernel does not report memory pressure, so pressure={value} has no effect"
         yield Finding("", f"{text}: boot it with psi=1, or set headroom=", False)
 
 
 def check_visibility(hidden: Sequence[str]) -> Iterator[Finding]:
     for path in hidden:
-        text = f"its control group {path} is not visible from here, so what limits its memory there is not known"
-        yield Finding(
-            "", f"{text}: run memreap in the container of the pool, or with that of its /sys/fs/cgroup", False
-        )
+        text = f"its control group {path} is not visible from here, so its memory limit there is unknown"
+        remedy = "run memreap in the pool's container, or with that container's /sys/fs/cgroup"
+        yield Finding("", f"{text}: {remedy}", False)

@@ -2,12 +2,12 @@
 
 | kernel offers | in | wakes when |
 |---|---|---|
-| PSI trigger on memory.pressure | host, v2 groups | processes wait for memory, a part of 2 s |
+| PSI trigger on memory.pressure | host, v2 groups | processes wait for memory for a part of 2 s |
 | memory.events | v2 groups | usage is at the limit |
 | memory.usage_in_bytes, with an eventfd | v1 groups | usage crosses a value |
 | memory.pressure_level, with an eventfd | v1 groups | the kernel finds few pages to take back |
 
-What the kernel refuses is not an error: then it offers nothing there.
+A refusal by the kernel is not an error: then it offers nothing there.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from typing import Literal, NamedTuple
 from supervisor_memreap.core.shortage import headroom_in
 from supervisor_memreap.host.memory import Group
 
-# Microseconds. Since Linux 6.4 a process without CAP_SYS_RESOURCE may have multiples of 2 s as well.
+# Microseconds. Since Linux 6.4 a process without CAP_SYS_RESOURCE may use multiples of 2 s too.
 WINDOW = 2_000_000
-# % of the window in which some process waits for memory, where `pressure` does not say it.
+# % of the window in which some process waits for memory, if `pressure` is not set.
 STALL = 10.0
-# A part of the headroom by which an armed value may be wrong: each change of it takes the kernel some ms.
+# An armed value may be wrong by this part of the headroom: each change of it takes the kernel some ms.
 TOLERANCE = 0.1
 # eventfd(2) of Linux; os.eventfd came with Python 3.10.
 _EFD_CLOEXEC, _EFD_NONBLOCK = os.O_CLOEXEC, os.O_NONBLOCK
 
 
 class Waker(NamedTuple):
-    """What the kernel may wake us by."""
+    """One way in which the kernel may wake memreap."""
 
     kind: Literal["stall", "limit", "usage", "level"]
     place: str
@@ -41,17 +41,17 @@ class Waker(NamedTuple):
     """stall: microseconds of the window; usage: bytes."""
     tolerance: int = 0
     usage: int = 0
-    """Bytes at the look."""
+    """Bytes at the last look."""
 
 
 def wakers(groups: Iterable[Group], headroom: float | None, pressure: float | None, ignored: set[str]) -> list[Waker]:
-    """All that may be of use for these settings; not in the scopes that are `ignored`.
+    """All wakers that may help with these settings, except in `ignored` scopes.
 
-    A file page that is not in use counts as available, but also as used. So a group that has more of them than its
-    headroom is at its limit all the time, with nothing short: there, usage says nothing, and only stalls count.
+    Inactive file pages count as available, but also as used. So a group that has more of them than its headroom is at
+    its limit all the time although no memory is short: there, usage means nothing, and only stalls count.
     """
     stall = max(1, int(WINDOW * (STALL if pressure is None else pressure) / 100))
-    # A group's stall is one of the host too.
+    # A stall of a group is a stall of the host too.
     chosen = [] if ignored else [Waker("stall", "/proc/pressure/memory", stall)]
     for group in groups:
         scope = group.scope
@@ -86,13 +86,13 @@ class _Armed(NamedTuple):
 
 
 class Alarm:
-    """Owns the descriptors. No method raises OSError."""
+    """Owner of the descriptors. No method raises OSError."""
 
     def __init__(self) -> None:
         self._armed: dict[tuple[str, str], _Armed] = {}
 
     def set(self, wanted: Iterable[Waker]) -> None:
-        """Be woken by these and by nothing else; cheap where nothing has changed."""
+        """Be woken by these and by nothing else; cheap if nothing has changed."""
         by_key = {(waker.kind, waker.place): waker for waker in wanted}
         for key in set(self._armed) - set(by_key):
             self._disarm(key)
@@ -116,13 +116,13 @@ class Alarm:
 
     @property
     def refused(self) -> str:
-        """Why the kernel offers nothing of all that was wanted; empty: it offers something, or nothing was wanted."""
+        """Why the kernel offers no waker at all; empty: it offers one, or none was wanted."""
         if self.fds():
             return ""
         return next((armed.refused for armed in self._armed.values()), "")
 
     def acknowledge(self) -> None:
-        """Before a look: what has happened until now causes no further one. Those that are spent are closed."""
+        """Call before a look: what has happened so far causes no further look. Close spent descriptors."""
         poll = select.poll()
         for fd, events in self.fds().items():
             poll.register(fd, events)
@@ -141,9 +141,9 @@ class Alarm:
 
 
 def _lasts(armed: _Armed, happened: int) -> bool:
-    """Whether the descriptor that reports this will report what comes.
+    """Whether the descriptor that reported this will report what comes next.
 
-    An eventfd reports the end of its group in the same way as usage, and a group with the same name may follow.
+    An eventfd reports the end of its group in the same way as usage, and a new group may have the same name.
     """
     assert armed.fd is not None
     if armed.waker.kind == "stall":
@@ -169,7 +169,7 @@ def _arm_stall(waker: Waker) -> int:
 def _arm_limit(waker: Waker) -> int:
     fd = os.open(waker.place, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        os.pread(fd, 4096, 0)  # poll reports what comes after this
+        os.pread(fd, 4096, 0)  # poll reports what happens after this read
     except OSError:
         os.close(fd)
         raise
@@ -182,9 +182,9 @@ def _arm_usage(waker: Waker) -> int:
         with open(f"{waker.place}/memory.usage_in_bytes", "rb") as file:
             usage = int(file.read())
         if waker.usage <= waker.value < usage:
-            os.write(fd, (1).to_bytes(8, "little"))  # it was crossed between the look and now
+            os.write(fd, (1).to_bytes(8, "little"))  # usage crossed it since the look
     except (OSError, ValueError):
-        pass  # the group has just been removed, which the descriptor reports
+        pass  # the group has just been removed; the descriptor reports that
     return fd
 
 

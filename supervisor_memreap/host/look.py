@@ -18,12 +18,12 @@ from supervisor_memreap.host.source import Source
 from supervisor_memreap.host.statm import Statm
 
 NeedsDetail = Callable[[Worker], bool]
-# Says of a pool that has no workers yet, but its manager and memory scopes, which of its workers need details.
+# Takes a pool with its manager and memory scopes, but no workers yet; tells which of its workers need details.
 Gate = Callable[[Pool], NeedsDetail]
 
 
 def always(_pool: Pool) -> NeedsDetail:
-    """Exact figures of each worker, whatever it holds."""
+    """A gate for exact figures of every worker."""
     return lambda _worker: True
 
 
@@ -37,8 +37,8 @@ def look(
 ) -> Pool:
     """One reading of a pool; `expected` is as in host.roster.
 
-    `statm` knows quiet workers from the last look, and `memory` what limits the memory of processes: None where no
-    setting asks for that.
+    `statm` knows quiet workers from the last look. `memory` knows what limits the memory of processes; None: no setting
+    needs that.
     """
     members = roster.of(watch, expected, view)
     if members.manager is None:
@@ -65,7 +65,7 @@ def look(
 
 
 class _Reading:
-    """Of one pool at one look."""
+    """The reading of one pool at one look."""
 
     def __init__(self, members: Roster, settings: PoolSettings, view: Source):
         assert members.manager
@@ -75,10 +75,10 @@ class _Reading:
         self._settings = settings
         self._view = view
         self._exact: dict[int, ProcessMemory] = {}
-        """What was read already at this look."""
+        """The exact figures that this look has read already."""
 
     def with_scopes(self, pool: Pool, memory: Memory | None) -> Pool:
-        """The pool with what limits its memory, as far as its settings ask for that."""
+        """The pool with what limits its memory, as far as its settings need that."""
         settings = self._settings
         if memory is None and settings.total is None:
             return pool
@@ -95,18 +95,18 @@ class _Reading:
         return replace(pool, scopes=tuple(scopes), is_total_unreadable=is_unreadable)
 
     def _a_process(self) -> int:
-        """One whose control groups are those of the pool: with target=self supervisord may be in others."""
+        """A process whose control groups are the pool's: with target=self, supervisord may be in others."""
         return min(self._members.pids, default=self._manager.pid) if self._members.is_group else self._manager.pid
 
     def _held(self, total: int) -> int:
-        """Bytes that the pool's processes hold together, or more, where even that is within `total`.
+        """Bytes that the pool's processes hold together; an upper bound if even that is within `total`.
 
         Raises PermissionError.
         """
         pids = {*self._members.pids, *(() if self._members.is_group else (self._manager.pid,))}
         bounds = [size for size in map(self._bound, pids) if size is not None]
         if sum(bounds) <= total:
-            return sum(bounds)  # each shared page counts for each process here, so it is less
+            return sum(bounds)  # shared pages count for each process here, so the exact figure is smaller
         held = 0
         for pid in pids:
             try:
@@ -123,7 +123,7 @@ class _Reading:
             return None
 
     def quiet_worker(self, pid: int, statm: Statm, needs_detail: NeedsDetail) -> Worker | None:
-        """A worker for which no reason can apply, even if all the swap in use were its own; None: it must be read."""
+        """A worker to which no reason can apply, even if all the swap in use were its own; None: it must be read."""
         known = statm.known(pid, self._manager)
         if known is None:
             return None
@@ -145,7 +145,7 @@ class _Reading:
             return None
 
     def _detail(self, worker: Worker) -> WorkerDetail:
-        """Raises ProcessLookupError. What may not be read is unknown: the worker is there all the same."""
+        """Raises ProcessLookupError. Values that may not be read are unknown, but the worker counts."""
         pid, manager, view = worker.id.pid, self._manager.pid, self._view
         exact = self._exact.get(pid) or _exact(pid, view)
         used = _used(worker.bound, self._settings.metric, exact, self._processes)
@@ -153,7 +153,7 @@ class _Reading:
         try:
             caught = view.catches(pid, number(self._settings.signal))
             server = recognise(*view.name_and_argv(pid))
-            # One that supervisord runs, and that has children, may be anything: a manager, a shell.
+            # A process of supervisord that has children may be anything: a manager, a shell.
             is_group = self._members.is_group
             is_manager = bool(view.children(pid)) if is_group else roster.looks_like_manager(pid, manager, view)
         except PermissionError:
@@ -171,9 +171,9 @@ def _exact(pid: int, view: Source) -> ProcessMemory | None:
 
 
 def _used(bound: int, metric: str, exact: ProcessMemory | None, processes: int) -> int | None:
-    """The metric in bytes; None where it may not be read: a bound is never taken for it.
+    """The metric in bytes; None if it may not be read: a bound never takes its place.
 
-    `processes` is the number of those in the pool, which share memory.
+    `processes` is the number of processes in the pool, which share memory.
     """
     if metric not in ("uss", "pss"):
         return bound
@@ -185,7 +185,7 @@ def _used(bound: int, metric: str, exact: ProcessMemory | None, processes: int) 
 def measure(
     pool: Pool, settings: PoolSettings, view: Source, deadline: float, known: Mapping[ProcessId, int]
 ) -> dict[ProcessId, int]:
-    """The metric of each worker, in bytes, as far as it may be read; until `deadline` (monotonic) those not `known`."""
+    """The metric of each worker in bytes, if it may be read; reads those not `known` until `deadline` (monotonic)."""
     used = {}
     for worker in pool.workers:
         try:
@@ -201,7 +201,7 @@ def measure(
 
 
 def private_memory(process: ProcessId, pool: Pool, view: Source) -> int | None:
-    """What comes back when this process of the pool leaves, in bytes; None if it is gone or may not be read."""
+    """Bytes that come back when this process of the pool leaves; None if it is gone or may not be read."""
     try:
         exact = view.memory(process.pid)
         own = exact.private + exact.own_swap(len(pool.workers) + 1)
@@ -227,7 +227,7 @@ def holders(pool: Pool, view: Source, most: int = 3) -> tuple[Holder, ...]:
 
 
 def activity(process: ProcessId, view: Source) -> str:
-    """What this process does at this moment, for a reader; empty if it is gone."""
+    """What this process is doing now, as text for a user; empty if it is gone."""
     try:
         return view.activity(process.pid) if view.process(process.pid).id == process else ""
     except (ProcessLookupError, PermissionError):

@@ -1,7 +1,7 @@
-"""How much memory is available to a process: on this host, and in each memory control group that it is in. Linux only.
+"""How much memory is available to a process: on this host, and in each of its memory control groups. Linux only.
 
-A group's available memory is counted as kubelet does: its limit less its working set, which is its usage without the
-inactive file pages that the kernel takes back first.
+A group's available memory is counted as kubelet does: its limit minus its working set, which is its usage without the
+inactive file pages, since the kernel takes those back first.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from supervisor_memreap.core.model import HOST, Holder, MemoryScope
 
-# Limits from here on are none: version 1 says 2**63 less a page where there is no limit.
+# Values from here on mean no limit: version 1 shows 2**63 minus a page if there is none.
 _UNLIMITED = 1 << 60
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-# How the name of a scope begins that is a control group; its path follows, as /proc/PID/cgroup has it.
+# The start of the name of a scope that is a control group; then comes its path as in /proc/PID/cgroup.
 _GROUP = "control group "
 
 
@@ -24,54 +24,54 @@ class _Mount(NamedTuple):
     """A hierarchy of control groups."""
 
     root: str
-    """The group that is seen at `point`: in a container, that of the container."""
+    """The group mounted at `point`: in a container, the container's group."""
     point: str
     version: int
 
 
 class Group(NamedTuple):
-    """A memory control group, as it was at this look."""
+    """A memory control group at this look."""
 
     version: int
     directory: str
     scope: MemoryScope | None
-    """None: it limits nothing, and the kernel does not tell the pressure in it."""
+    """None: it limits nothing, and the kernel does not report its pressure."""
     usage: int | None
     """Bytes, file pages included."""
 
 
 class Memory:
-    """One look's view: each file is read once. `root` is a directory that holds proc and sys, for recorded ones."""
+    """The view of one look: each file is read once. `root` holds recorded proc and sys."""
 
     def __init__(self, root: str = "") -> None:
         self._root = root
         self._read: dict[str, str] = {}
         self._mounts: list[_Mount] | None = None
         self.groups: dict[str, Group] = {}
-        """Those of all processes that were asked about, by directory."""
+        """The groups of all processes that were asked about, by directory."""
 
     def scopes(self, pid: int) -> tuple[MemoryScope, ...]:
-        """What limits the memory of this process: the host, and its control groups from the innermost on.
+        """What limits the memory of this process: the host, then its control groups, the innermost first.
 
-        A group without a limit counts only where the kernel tells the pressure in it. What cannot be read is left out.
+        A group without a limit counts only if the kernel reports its pressure. What cannot be read is left out.
         """
         host = self._host()
         scopes: dict[str, MemoryScope] = {}
         for mount, directory in self._directories(pid):
             scope = self._note_group(mount, directory).scope
             if scope:
-                # Where both versions are in use, 1 says the limit, and 2 the pressure in the group of the same path.
+                # If both versions are in use, 1 has the limit, and 2 the pressure of the group with the same path.
                 scopes[scope.name] = _merged(scopes.get(scope.name, scope), scope)
         return (*([host] if host else []), *scopes.values())
 
     def directories(self, pid: int) -> list[tuple[int, str]]:
-        """The directories of its control groups, each with the version of its hierarchy."""
+        """The directories of this process's control groups, each with the version of its hierarchy."""
         return [(mount.version, self._root + directory) for mount, directory in self._directories(pid)]
 
     def hidden_groups(self, pid: int) -> list[str]:
-        """The paths of its control groups for memory that are not visible here, such as those of another container."""
+        """The paths of its memory control groups that are not visible here, such as those of another container."""
         paths = self._paths(pid)
-        version = 1 if 1 in paths else 2  # version 2 has memory only where 1 has not
+        version = 1 if 1 in paths else 2  # version 2 has memory only if 1 has not
         path = paths.get(version, "/")
         return [path] if path != "/" and self._visible(version, path) is None else []
 
@@ -108,7 +108,7 @@ class Memory:
         return MemoryScope(name, size, max(0, size - max(0, usage - cache)), pressure)
 
     def _directories(self, pid: int) -> Iterator[tuple[_Mount, str]]:
-        """Of the groups that this process is in, as they are seen here, the innermost first."""
+        """The directories of this process's groups, as visible here, the innermost first."""
         for version, path in self._paths(pid).items():
             visible = self._visible(version, path)
             if visible is None:
@@ -116,7 +116,7 @@ class Memory:
             mount, below = visible
             while True:
                 directory = mount.point + below
-                # The top of version 2 is a group only in a container with a namespace of its own; else it is the host.
+                # The top of version 2 is a group only in a container with its own namespace; otherwise it is the host.
                 if below or mount.root != "/" or version == 1 or self._text(f"{directory}/memory.max"):
                     yield mount, directory
                 if not below:
@@ -124,7 +124,7 @@ class Memory:
                 below = below.rpartition("/")[0]
 
     def _paths(self, pid: int) -> dict[int, str]:
-        """The path of the group of this process in each hierarchy that may have memory, by version."""
+        """The path of this process's group in each hierarchy that may control memory, by version."""
         paths = {}
         for line in self._text(f"/proc/{pid}/cgroup").splitlines():
             _, controllers, path = [*line.split(":", 2), "", ""][:3]
@@ -162,7 +162,7 @@ class Memory:
         return self._read[path]
 
     def holders(self, scope: str, most: int = 3) -> tuple[Holder, ...]:
-        """The processes that hold most memory in this scope, the largest first: for a reader."""
+        """The processes that hold most memory in this scope, the largest first."""
         held = []
         for pid in self._pids(scope):
             try:
@@ -177,7 +177,7 @@ class Memory:
         if scope == HOST:
             yield from (int(name) for name in os.listdir(f"{self._root}/proc") if name.isdigit())
             return
-        pids: set[int] = set()  # where both versions are in use, a process is in a group of each
+        pids: set[int] = set()  # if both versions are in use, a process is in a group of each
         for mount in self._all_mounts():
             below = _below(mount.root, scope[len(_GROUP) :])
             for directory, _, _ in os.walk(f"{self._root}{mount.point}{below}") if below is not None else ():
@@ -187,9 +187,9 @@ class Memory:
 
 
 def size_for(pid: int) -> tuple[int, str] | None:
-    """The most memory that a process can have, in bytes, and what sets that: `machine` or `container`.
+    """The most memory that a process can have, in bytes, and what limits it: `machine` or `container`.
 
-    None where this system does not tell.
+    None if this system does not report it.
     """
     scopes = [scope for scope in Memory().scopes(pid) if scope.size is not None]
     tightest = min(scopes, key=lambda scope: scope.size or 0, default=None)
@@ -199,7 +199,7 @@ def size_for(pid: int) -> tuple[int, str] | None:
 
 
 def _below(root: str, path: str) -> str | None:
-    """The path of a group below what is mounted; None: it is outside of that, as of another container."""
+    """The path of a group below the mounted one; None: it is outside, such as a group of another container."""
     top = root.rstrip("/")
     if f"{path}/".startswith("/../"):
         return None
@@ -207,13 +207,13 @@ def _below(root: str, path: str) -> str | None:
 
 
 def _merged(scope: MemoryScope, other: MemoryScope) -> MemoryScope:
-    """What two hierarchies say of one group."""
+    """What two hierarchies report about one group."""
     limited, pressure = (other if scope.size is None else scope), (other if scope.pressure is None else scope).pressure
     return replace(limited, pressure=pressure)
 
 
 def _table(text: str) -> dict[str, int]:
-    """`Name: 12 kB` or `name 12`, a line each."""
+    """Parse lines such as `Name: 12 kB` or `name 12`."""
     values = {}
     for line in text.splitlines():
         words = line.replace(":", " ").split()

@@ -1,4 +1,4 @@
-"""The growth of a pool and its workers, as the status has and shows it. Pure."""
+"""The growth of a pool and its workers, as values and text of the status. Pure."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from supervisor_memreap.core.text import memory
 _HOUR = 3600
 OF_WORKER = "growth_bytes_per_hour"
 OF_POOL = (OF_WORKER, "next_at_limit_seconds")
-"""The keys: what one look cannot know."""
+"""The keys that need more than one look."""
 
 
 def of_worker(growth: Growth, worker: ProcessId) -> dict[str, int]:
-    """Its value; none where it is unknown."""
+    """The growth of a worker; empty if it is unknown."""
     return _per_hour(growth.of_worker(worker))
 
 
 def of_pool(growth: Growth, limit: int | None, used: Mapping[ProcessId, int]) -> dict[str, int]:
-    """Its values; those that are unknown are left out. `limit` and `used` are in bytes."""
+    """The growth of a pool, without unknown values. `limit` and `used` are in bytes."""
     values = _per_hour(growth.of_all)
     left = None if limit is None else growth.next_at_limit(limit, used)
     return values if left is None else {**values, "next_at_limit_seconds": round(left)}
@@ -38,24 +38,24 @@ def without(pool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cell(values: Mapping[str, Any]) -> str:
-    """`12 MiB/h`, of a pool or a worker; `-` where it is unknown."""
+    """`12 MiB/h`, of a pool or a worker; `-` if it is unknown."""
     if OF_WORKER not in values:
         return "-"
     size = memory(abs(values[OF_WORKER]))
-    # Less than 50 KiB in an hour is none.
+    # Less than 50 KiB an hour is shown as none.
     sign = "-" if values[OF_WORKER] < 0 and size != memory(0) else ""
     return f"{sign}{size}/h"
 
 
 def forecast(pool: Mapping[str, Any]) -> str:
-    """A line about the next worker that meets the limit; empty where that is unknown."""
+    """A line about the next worker that reaches its limit; empty if that is unknown."""
     if "next_at_limit_seconds" not in pool:
         return ""
-    return f"the next worker meets its limit in about {_about(pool['next_at_limit_seconds'])}"
+    return f"the next worker reaches its limit in about {_about(pool['next_at_limit_seconds'])}"
 
 
 def _about(duration: float) -> str:
-    """`1 min`, `45 min`, `3 h`, `5 d` of seconds."""
+    """`1 min`, `45 min`, `3 h` or `5 d`, from seconds."""
     if duration < 90 * 60:
         return f"{max(1, round(duration / 60))} min"
     return f"{duration / 3600:.0f} h" if duration < 2 * 86400 else f"{duration / 86400:.0f} d"
