@@ -57,3 +57,12 @@ def test_a_value_of_100_kb_does_not_come_back_whole(tmp_path, command):
     result = memreap(command, "-c", str(conf))
     assert "limit=vvv" in result.stdout + result.stderr
     assert "v" * 101 not in result.stdout + result.stderr
+
+
+def test_the_listener_loads_nothing_that_it_never_needs():
+    command = [sys.executable, "-X", "importtime", "-m", "supervisor_memreap", "listen"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    loaded = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "supervisor_memreap.reaper" in loaded
+    assert not loaded & {"_ssl", "sqlite3", "asyncio", "supervisor_memreap.doctor"}
