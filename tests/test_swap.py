@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psutil
 import pytest
 from support.driver import pool
 from support.reaping import Reaping
@@ -91,7 +92,9 @@ def test_where_the_host_is_short_of_memory_a_worker_in_memory_goes_and_not_one_i
     first, second, third = procfs.source().children(manager)
     push_out(first)
     push_out(third)
-    with Reaping(manager, limit="50GB", headroom="1000TB") as reaping:
+    # All but 1 MB of the host: that much is never available. More than the host has would be no headroom at all.
+    kibibytes = psutil.virtual_memory().total // 1024 - 1024
+    with Reaping(manager, limit="50GB", headroom=f"{kibibytes}KB") as reaping:
         signalled = reaping.until(events.Signalled)
     assert isinstance(signalled.reason, ShortOfHeadroom)
     assert signalled.pid == second
