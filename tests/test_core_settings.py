@@ -275,7 +275,10 @@ def test_whatever_is_written_is_either_taken_whole_or_refused_with_one_error(sec
     for name in settings.names if settings else ():
         group, _, single = name.rpartition(":")
         of = settings.of(program(single, group or single))
-        assert (of.limit or 0) >= MIB or (of.max_age or 0) >= 60
+        sizes = [size for size in (of.limit, of.total) if size is not None]
+        assert all(size >= MIB for size in sizes)
+        assert of.max_age is None or of.max_age >= 60
+        assert sizes or of.max_age or of.headroom or of.pressure
 
 
 @for_any(st.integers(min_value=1, max_value=1 << 60))
