@@ -76,7 +76,7 @@ def test_memory_in_swap_that_manager_and_workers_share_is_not_counted_as_a_worke
 def test_the_tables_and_the_picture_have_the_figures(measured):
     page = memory_report.tables(measured)
     assert re.search(rf"^\| `uss` \| {REAPS} \| .* \| {REAPS} of {REAPS} \| {REAPS} of {REAPS} \|$", page, re.MULTILINE)
-    assert f"In {len(measured)} of {len(measured)} reaps the figure in memreap's log is within 10 %" in page
+    assert f"In {len(measured)} of {len(measured)} reaps, the figure in memreap's log is within 10 %" in page
     picture = xml.etree.ElementTree.fromstring(memory_report.svg(measured))
     assert set(memory_report.METRICS) <= {text.text for text in picture.iter(TEXTS)}
     marks = [*picture.iter("{http://www.w3.org/2000/svg}circle")]
