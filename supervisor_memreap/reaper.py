@@ -81,7 +81,7 @@ class Reaper:
         if self._statm:
             self._statm.end()
         by_urgency = self._choose(list(looks.values()), view, now)
-        self._watched = [pool for name in looks for pool in (self.pools.named(name),) if pool.choice]
+        self._watched = [pool for pool in map(self.pools.named, looks) if pool.choice]
         # A dry run sends nothing, neither a first signal nor another one.
         for pool in () if self._dry_run else self._watched:
             self.pools.guard(pool, functools.partial(pool.follow_up, view))

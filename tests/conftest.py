@@ -183,8 +183,14 @@ def catalyst_script():
 
 
 @pytest.fixture
-def sock():
+def where():
+    """A directory that every user may enter."""
+    path = stack.directory()
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def sock(where):
     """A path for a pool's socket, in a directory of its own that every user may enter."""
-    where = stack.directory()
-    yield where / "myapp.sock"
-    shutil.rmtree(where)
+    return where / "myapp.sock"

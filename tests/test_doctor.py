@@ -40,13 +40,6 @@ environment=TMPDIR="WHERE"
 SECOND = f"[eventlistener:b]\ncommand={BIN}/memreap listen\nevents=TICK_5\nautostart=false\n"
 
 
-@pytest.fixture
-def where():
-    path = stack.directory()
-    yield path
-    shutil.rmtree(path)
-
-
 def changed(*changes: tuple[str, str]) -> str:
     text = SOUND
     for old, new in changes:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
 
-import pytest
-from support import cgroup, stack
+from support import cgroup
 from support.doctor import BIN, assert_found, doctor, running
 from support.driver import POOL, eventually
 
@@ -35,13 +33,6 @@ command={BIN}/memreap listen
 events=TICK_5,REMOTE_COMMUNICATION
 environment=TMPDIR="WHERE"
 """
-
-
-@pytest.fixture
-def where():
-    path = stack.directory()
-    yield path
-    shutil.rmtree(path)
 
 
 def pool(*ages: float) -> Pool:

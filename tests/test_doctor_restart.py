@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import venv
@@ -13,7 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 import supervisor
-from support import stack
 from support.doctor import BIN, assert_found, doctor, needs_root, running
 from support.driver import POOL, eventually
 from support.stack import INTERFACE, PLUGIN, python_for
@@ -34,13 +32,6 @@ events=TICK_5,REMOTE_COMMUNICATION
 environment=TMPDIR="WHERE"
 """
 RESOLVED = r"supervisor_memreap.rpcinterface:make_rpcinterface cannot be resolved within \[rpcinterface:memreap\]"
-
-
-@pytest.fixture
-def where():
-    path = stack.directory()
-    yield path
-    shutil.rmtree(path)
 
 
 class Environment:

@@ -34,13 +34,6 @@ environment=TMPDIR="WHERE"
 """
 
 
-@pytest.fixture
-def where():
-    path = stack.directory()
-    yield path
-    shutil.rmtree(path)
-
-
 def change(where: Path, old: str, new: str) -> None:
     conf = where / "supervisord.conf"
     text = conf.read_text()
