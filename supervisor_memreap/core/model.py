@@ -103,6 +103,16 @@ class ProcessMemory(NamedTuple):
     swapped_whole: int | None = None
     """In swap, with each shared page counted in full. None: this system does not report it."""
 
+    @property
+    def resident_share(self) -> int:
+        """Resident bytes, so that shared pages count once in a sum over processes; without `pss`, they do not count."""
+        return self.private if self.pss is None else self.pss
+
+    @property
+    def share(self) -> int:
+        """As `resident_share`, with what is in swap."""
+        return self.resident_share + self.swapped
+
     def own_swap(self, processes: int) -> int:
         """Maximum bytes in swap that no other process has; `processes` is the number of processes in the pool.
 

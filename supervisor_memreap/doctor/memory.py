@@ -53,7 +53,7 @@ def _held(case: Case, pool: Pool) -> Held | None:
         return None
     every = [*managers, *known]
     private = sum(worker.private for worker in known)
-    resident = sum(process.private if process.pss is None else process.pss for process in every)
+    resident = sum(process.resident_share for process in every)
     return Held(private, resident - private, sum(process.swapped for process in every))
 
 

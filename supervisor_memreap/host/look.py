@@ -111,7 +111,7 @@ class _Reading:
         for pid in pids:
             try:
                 exact = self._exact[pid] = self._view.memory(pid)
-                held += (exact.private if exact.pss is None else exact.pss) + exact.swapped
+                held += exact.share
             except ProcessLookupError:
                 pass  # it has just left
         return held
@@ -179,7 +179,7 @@ def _used(bound: int, metric: str, exact: ProcessMemory | None, processes: int) 
         return bound
     if exact is None or (metric == "pss" and exact.pss is None):
         return None
-    return exact.private + exact.own_swap(processes) if metric == "uss" else (exact.pss or 0) + exact.swapped
+    return exact.private + exact.own_swap(processes) if metric == "uss" else exact.share
 
 
 def measure(
@@ -217,8 +217,7 @@ def holders(pool: Pool, view: Source, most: int = 3) -> tuple[Holder, ...]:
         if process is None:
             continue
         try:
-            exact = view.memory(process.pid)
-            size = (exact.private if exact.pss is None else exact.pss) + exact.swapped
+            size = view.memory(process.pid).share
             name = "manager" if process == pool.manager else "worker"
             held.append(Holder(process.pid, name, size))
         except (ProcessLookupError, PermissionError):

@@ -83,12 +83,12 @@ class Memory:
         return MemoryScope(HOST, values["MemTotal"] * 1024, values["MemAvailable"] * 1024, pressure)
 
     def _note_group(self, mount: _Mount, directory: str) -> Group:
-        usage = "memory.current" if mount.version == 2 else "memory.usage_in_bytes"
-        scope, used = self._group(mount, directory), _number(self._text(f"{directory}/{usage}"))
-        group = self.groups[directory] = Group(mount.version, self._root + directory, scope, used)
+        scope, usage = self._limit_and_usage(mount, directory)
+        group = self.groups[directory] = Group(mount.version, self._root + directory, scope, usage)
         return group
 
-    def _group(self, mount: _Mount, directory: str) -> MemoryScope | None:
+    def _limit_and_usage(self, mount: _Mount, directory: str) -> tuple[MemoryScope | None, int | None]:
+        """What limits this group, if anything does, and the bytes that it uses."""
         path = mount.root.rstrip("/") + directory[len(mount.point) :]
         name = f"{_GROUP}{path or '/'}"
         stat = _table(self._text(f"{directory}/memory.stat"))
@@ -104,8 +104,8 @@ class Memory:
             pressure = None
         size = min((limit for limit in limits if limit is not None), default=None)
         if size is None or usage is None:
-            return None if pressure is None else MemoryScope(name, None, None, pressure)
-        return MemoryScope(name, size, max(0, size - max(0, usage - cache)), pressure)
+            return (None if pressure is None else MemoryScope(name, None, None, pressure)), usage
+        return MemoryScope(name, size, max(0, size - max(0, usage - cache)), pressure), usage
 
     def _directories(self, pid: int) -> Iterator[tuple[_Mount, str]]:
         """The directories of this process's groups, as visible here, the innermost first."""

@@ -163,8 +163,7 @@ def _addresses(command: str) -> set[str]:
 
 def _memory(pid: int, view: Source) -> int:
     try:
-        memory = view.memory(pid)
-        return (memory.private if memory.pss is None else memory.pss) + memory.swapped
+        return view.memory(pid).share
     except ProcessLookupError:
         return 0
     except PermissionError:
