@@ -98,14 +98,14 @@ def _not_in_accept() -> bool:
                 assert child.stdout.readline() == "ready\n"
                 time.sleep(1)
                 for _ in range(20):
-                    attempt = hold.signal_in_accept(child.pid, lambda: os.kill(child.pid, signal.SIGHUP))
+                    attempt = hold.signal_held(child.pid, lambda: os.kill(child.pid, signal.SIGHUP))
                     outcomes[f"{what}: {attempt.value}"] += 1
                 readable, _, _ = select.select([child.stdout], [], [], 2.0)
                 signalled += bool(readable)
             finally:
                 child.kill()
     print(f"processes that are not in accept: {dict(outcomes)}; {signalled} of {len(_BUSY)} got the signal")
-    return not signalled and all(outcome.endswith("left accept") for outcome in outcomes)
+    return not signalled and all(outcome.endswith("not waiting") for outcome in outcomes)
 
 
 def _wait_until(holds) -> None:

@@ -12,16 +12,17 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import psutil
 import pytest
-from support import driver
+from support import driver, waiter
 from support.driver import eventually, workers_below
 
 from supervisor_memreap.demo import fastcgi
-from supervisor_memreap.host import hold
+from supervisor_memreap.host import hold, waiting
+from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.host.signalling import tgkill
+from supervisor_memreap.host.waiting import Kind, Wait
 
 pytestmark = pytest.mark.skipif(not hold.is_usable(), reason=f"not on {sys.platform} {platform.machine()}")
 
@@ -39,9 +40,10 @@ def pool(tmp_path, workers: int):
 
 def in_accept(pid: int) -> bool:
     try:
-        return int(Path(f"/proc/{pid}/syscall").read_text().split()[0]) in hold.ACCEPT
-    except (OSError, ValueError):
+        wait = waiting.current(pid)
+    except OSError:
         return False
+    return wait is not None and wait.kind is Kind.ACCEPT
 
 
 def _all_in_accept(manager: int, count: int) -> None:
@@ -53,7 +55,7 @@ def _all_in_accept(manager: int, count: int) -> None:
 def test_a_worker_in_accept_gets_the_signal_there_and_leaves(tmp_path):
     with pool(tmp_path, 1) as (manager, path):
         (worker,) = workers_below(manager)
-        assert hold.signal_in_accept(worker, lambda: tgkill(worker, worker, signal.SIGHUP)) == "held"
+        assert hold.signal_held(worker, lambda: tgkill(worker, worker, signal.SIGHUP)) == "held"
         eventually(lambda: _replaced(manager, worker))
         assert fastcgi.get(path).endswith(b"ok")
 
@@ -72,7 +74,7 @@ def test_a_worker_that_has_ended_and_is_not_collected_yet_is_gone(tmp_path):
             eventually(lambda: _assert_status(manager, psutil.STATUS_STOPPED))
             os.kill(worker, signal.SIGKILL)
             eventually(lambda: _assert_status(worker, psutil.STATUS_ZOMBIE))
-            assert hold.signal_in_accept(worker, lambda: tgkill(worker, worker, signal.SIGHUP)) == "gone"
+            assert hold.signal_held(worker, lambda: tgkill(worker, worker, signal.SIGHUP)) == "gone"
         finally:
             os.kill(manager, signal.SIGCONT)
 
@@ -87,7 +89,7 @@ def test_a_worker_that_serves_gets_no_signal(tmp_path):
         (worker,) = workers_below(manager)
         half.connect(path)
         eventually(lambda: _busy(worker))
-        assert hold.signal_in_accept(worker, lambda: sent.append(1)) == "left accept"
+        assert hold.signal_held(worker, lambda: sent.append(1)) == "not waiting"
         half.sendall(fastcgi.request())
         assert half.recv(4096)
         assert workers_below(manager) == {worker}
@@ -100,7 +102,7 @@ def _busy(worker: int) -> None:
 def test_a_worker_that_is_gone_is_a_normal_answer():
     with subprocess.Popen(["true"]) as process:
         process.wait()
-    assert hold.signal_in_accept(process.pid, lambda: os.kill(process.pid, signal.SIGHUP)) == "gone"
+    assert hold.signal_held(process.pid, lambda: os.kill(process.pid, signal.SIGHUP)) == "gone"
 
 
 def test_where_it_is_traced_already_that_is_not_permitted(tmp_path):
@@ -116,7 +118,7 @@ def test_where_it_is_traced_already_that_is_not_permitted(tmp_path):
             stdout=subprocess.PIPE,
         )
         assert tracer.stdout.readline() == b"traced\n"
-        assert hold.signal_in_accept(worker, lambda: tgkill(worker, worker, signal.SIGHUP)) == "not permitted"
+        assert hold.signal_held(worker, lambda: tgkill(worker, worker, signal.SIGHUP)) == "not permitted"
         tracer.kill()
         tracer.communicate()
         assert workers_below(manager) == {worker}
@@ -149,7 +151,7 @@ def test_a_child_that_hangs_is_ended_in_time_and_the_worker_runs_on(tmp_path):
     with pool(tmp_path, 1) as (manager, path):
         (worker,) = workers_below(manager)
         started = time.monotonic()
-        assert hold.signal_in_accept(worker, lambda: time.sleep(60)) == "unknown"
+        assert hold.signal_held(worker, lambda: time.sleep(60)) == "unknown"
         assert time.monotonic() - started < 5
         eventually(lambda: _runs(worker))
         assert fastcgi.get(path).endswith(b"ok")
@@ -177,13 +179,13 @@ def test_under_load_no_request_is_lost_whatever_the_attempts_say(tmp_path):
             for worker in workers_below(manager):
                 if psutil.pid_exists(worker) and in_accept(worker):
                     send = functools.partial(tgkill, worker, worker, signal.SIGHUP)
-                    attempts.append(hold.signal_in_accept(worker, send))
+                    attempts.append(hold.signal_held(worker, send))
         stop.set()
         for thread in threads:
             thread.join()
     assert lost == []
     assert answered[0] > 30
-    assert set(attempts) <= {"held", "left accept", "gone"}
+    assert set(attempts) <= {"held", "not waiting", "gone"}
 
 
 def test_a_child_that_sends_the_signal_after_its_time_was_up_is_not_taken_for_one_that_did_not(tmp_path, monkeypatch):
@@ -194,7 +196,7 @@ def test_a_child_that_sends_the_signal_after_its_time_was_up_is_not_taken_for_on
     monkeypatch.setattr(hold, "_read_in_time", reads_nothing)
     with pool(tmp_path, 1) as (manager, _path):
         (worker,) = workers_below(manager)
-        assert hold.signal_in_accept(worker, lambda: tgkill(worker, worker, signal.SIGHUP)) == "held"
+        assert hold.signal_held(worker, lambda: tgkill(worker, worker, signal.SIGHUP)) == "held"
         eventually(lambda: _replaced(manager, worker))
 
 
@@ -209,7 +211,7 @@ def test_a_signal_that_was_sent_is_told_as_that_also_where_letting_go_fails(tmp_
     monkeypatch.setattr(hold, "_ptrace", fails)
     with pool(tmp_path, 1) as (manager, _path):
         (worker,) = workers_below(manager)
-        assert hold.signal_in_accept(worker, lambda: tgkill(worker, worker, signal.SIGHUP)) == "held"
+        assert hold.signal_held(worker, lambda: tgkill(worker, worker, signal.SIGHUP)) == "held"
         eventually(lambda: _replaced(manager, worker))
 
 
@@ -229,7 +231,7 @@ def _children_are_not_waited_for():
 def test_where_sigchld_is_ignored_a_signal_that_was_sent_is_told_as_that(tmp_path):
     with pool(tmp_path, 1) as (manager, _path):
         (worker,) = workers_below(manager)
-        assert hold.signal_in_accept(worker, lambda: hup(worker)) == "held"
+        assert hold.signal_held(worker, lambda: hup(worker)) == "held"
         eventually(lambda: _replaced(manager, worker))
 
 
@@ -244,7 +246,7 @@ def test_after_the_fork_no_error_means_that_nothing_was_sent(tmp_path, monkeypat
     monkeypatch.setattr(hold, function, fails)
     with pool(tmp_path, 1) as (manager, _path):
         (worker,) = workers_below(manager)
-        assert hold.signal_in_accept(worker, lambda: hup(worker)) == "unknown"
+        assert hold.signal_held(worker, lambda: hup(worker)) == "unknown"
         eventually(lambda: _replaced(manager, worker))
 
 
@@ -253,7 +255,7 @@ def test_a_child_that_is_ended_at_once_means_that_holding_is_not_permitted(tmp_p
     monkeypatch.setattr(hold, "steps", lambda *_: os.kill(os.getpid(), signal.SIGSYS))
     with pool(tmp_path, 1) as (manager, _path):
         (worker,) = workers_below(manager)
-        assert hold.signal_in_accept(worker, lambda: hup(worker)) == "not permitted"
+        assert hold.signal_held(worker, lambda: hup(worker)) == "not permitted"
         assert workers_below(manager) == {worker}
 
 
@@ -261,7 +263,7 @@ def test_a_child_that_had_no_time_is_tried_again(tmp_path, monkeypatch):
     monkeypatch.setattr(hold, "steps", lambda *_: time.sleep(60))
     with pool(tmp_path, 1) as (manager, _path):
         (worker,) = workers_below(manager)
-        assert hold.signal_in_accept(worker, lambda: hup(worker)) == "left accept"
+        assert hold.signal_held(worker, lambda: hup(worker)) == "not waiting"
         assert workers_below(manager) == {worker}
 
 
@@ -281,7 +283,7 @@ def _in_accept(worker: int) -> None:
 def test_a_worker_with_a_second_thread_runs_the_handler_in_the_main_one_and_leaves():
     with forked_worker("thread") as worker:
         assert len(os.listdir(f"/proc/{worker}/task")) == 2
-        assert hold.signal_in_accept(worker, lambda: hup(worker)) == "held"
+        assert hold.signal_held(worker, lambda: hup(worker)) == "held"
         eventually(lambda: _gone(worker))
 
 
@@ -293,7 +295,7 @@ def _gone(pid: int) -> None:
 def test_a_worker_whose_second_thread_may_serve_is_not_signalled():
     with forked_worker("serving") as worker:
         eventually(lambda: _has_threads(worker, 2))
-        assert hold.signal_in_accept(worker, lambda: hup(worker)) == "left accept"
+        assert hold.signal_held(worker, lambda: hup(worker)) == "not waiting"
         assert psutil.pid_exists(worker)
 
 
@@ -328,9 +330,87 @@ def test_another_signal_on_its_way_is_delivered_and_not_lost(moment):
 )
 def test_on_aarch64_a_call_that_will_be_restarted_counts_as_inside(monkeypatch, x8, x0, instruction, inside):
     """From the kernel's source; the registers are set by hand."""
+    wait = Wait(Kind.ACCEPT, x8 if inside else 202, (5, 0x7000, 16, 0, 0, 0))
     registers = [0] * 34
-    registers[8], registers[0], registers[32] = x8, x0, 4096
-    monkeypatch.setattr(hold, "ACCEPT", (202, 242))
+    registers[8], registers[0], registers[1], registers[2], registers[32] = x8, x0, 0x7000, 16, 4096
     monkeypatch.setattr(hold, "_registers", lambda _pid, count: registers[:count])
     monkeypatch.setattr(hold, "_instruction", lambda _pid, address: instruction if address == 4096 else b"")
-    assert hold._is_inside_aarch64(1) is inside
+    assert hold._is_inside_aarch64(1, wait) is inside
+
+
+def _serve_one_and_leave(way: str, listening: socket.socket) -> None:
+    """Accepts when it is told that there is a connection, as servers do that wait first; HUP ends it while it waits."""
+    signal.signal(signal.SIGHUP, lambda *_: os._exit(0))
+    while True:
+        waiter.WAYS[way](listening)
+        connection, _ = listening.accept()
+        connection.recv(1)
+        connection.close()
+
+
+@pytest.mark.parametrize("way", ["epoll", "select", "poll"])
+def test_a_worker_that_waits_in_another_call_gets_the_signal_there_and_leaves(way):
+    with waiter.listen("tcp") as listening, waiter.forked(lambda: _serve_one_and_leave(way, listening)) as worker:
+        eventually(lambda: _assert_idle(worker))
+        assert hold.signal_held(worker, lambda: hup(worker)) == "held"
+        eventually(lambda: _gone(worker))
+
+
+def _assert_idle(worker: int) -> None:
+    assert Procfs().idle(worker)
+
+
+@pytest.mark.parametrize("way", ["epoll", "select", "poll"])
+def test_a_worker_there_that_is_not_signalled_waits_on(way):
+    with waiter.listen("tcp") as listening, waiter.forked(lambda: _serve_one_and_leave(way, listening)) as worker:
+        eventually(lambda: _assert_idle(worker))
+        assert hold.signal_held(worker, lambda: None) == "held"  # by one who sends nothing
+        eventually(lambda: _assert_idle(worker))
+        with waiter.connect(listening) as client:
+            client.sendall(b"x")
+            assert client.recv(1) == b""
+
+
+@pytest.mark.parametrize("way", ["epoll", "select", "poll"])
+def test_a_connection_that_came_in_between_is_served_and_no_signal_is_sent(way, monkeypatch):
+    """The connection comes after the worker was seen waiting, and before it is held."""
+    sent: list[int] = []
+    real = hold._ptrace
+    with waiter.listen("tcp") as listening, waiter.forked(lambda: _serve_one_and_leave(way, listening)) as worker:
+        eventually(lambda: _assert_idle(worker))
+
+        def ptrace(request: int, pid: int, *rest: int) -> None:
+            if request == hold._SEIZE:
+                waiter.connect(listening).detach()
+                eventually(lambda: _assert_reads(worker))
+            real(request, pid, *rest)
+
+        monkeypatch.setattr(hold, "_ptrace", ptrace)
+        assert hold.signal_held(worker, lambda: sent.append(1)) == "not waiting"
+        assert not sent
+        eventually(lambda: _assert_idle(worker))  # the child that connected has ended
+
+
+def _assert_reads(worker: int) -> None:
+    assert waiting.current(worker) is None
+
+
+@pytest.mark.parametrize("way", ["epoll", "select", "poll"])
+def test_a_connection_that_comes_while_it_is_held_stays_in_the_queue_for_its_siblings(way, monkeypatch):
+    """A worker that is held accepts nothing, and after the signal it leaves."""
+    with waiter.listen("tcp") as listening, waiter.forked(lambda: _serve_one_and_leave(way, listening)) as worker:
+        eventually(lambda: _assert_idle(worker))
+        client = socket.socket()
+
+        def send() -> None:
+            client.connect(listening.getsockname())
+            client.sendall(b"x")
+            hup(worker)
+            os.dup2(client.fileno(), client.fileno() + 1)
+
+        assert hold.signal_held(worker, send) == "held"
+        eventually(lambda: _gone(worker))
+        connection, _ = listening.accept()
+        assert connection.recv(1) == b"x"
+        connection.close()
+        client.close()

@@ -284,10 +284,14 @@ def test_where_a_worker_may_not_be_held_the_signal_follows_the_reading():
         eventually(lambda: _gone(worker.id.pid))
 
 
+def not_permitted(_task: str) -> list[int]:
+    raise PermissionError
+
+
 @pytest.fixture
 def _yama(monkeypatch):
     """As under kernel.yama.ptrace_scope=1: syscall may not be read, wchan may. This kernel has no Yama to turn on."""
-    monkeypatch.setattr(waiting, "_system_call", lambda _task: None)
+    monkeypatch.setattr(waiting, "_system_call", not_permitted)
 
 
 @needs_linux
@@ -677,7 +681,7 @@ def test_whether_idleness_is_told_is_not_judged_by_one_moment(monkeypatch):
         eventually(lambda: _assert_idle(Procfs(), worker.pid, True))
         assert waiting.can_observe_idle(worker.pid) is True
         # As under Yama: the place in the kernel is told, and for datagrams it is that of accept on a unix socket.
-        monkeypatch.setattr(waiting, "_system_call", lambda _: None)
+        monkeypatch.setattr(waiting, "_system_call", not_permitted)
         assert waiting.can_observe_idle(worker.pid) is True
         real = waiting.read
         monkeypatch.setattr(waiting, "read", lambda path: b"0" if path.endswith("wchan") else real(path))
@@ -699,7 +703,7 @@ def test_a_pidfd_that_cannot_be_opened_for_want_of_descriptors_is_no_reason_to_u
 @needs_linux
 def test_a_hold_that_was_refused_is_not_tried_again_at_each_look(monkeypatch):
     attempts = []
-    monkeypatch.setattr(hold, "signal_in_accept", lambda pid, _: attempts.append(pid) or hold.Attempt.NOT_PERMITTED)
+    monkeypatch.setattr(hold, "signal_held", lambda pid, _: attempts.append(pid) or hold.Attempt.NOT_PERMITTED)
     with pool(2, 40) as pid:
         seen = look(pid)
         starman = [replace(worker, detail=replace(worker.detail, server="Starman")) for worker in seen.workers]

@@ -1,8 +1,8 @@
-"""Signals a worker while it is held inside accept(2), so that no connection can come in between. Linux only.
+"""Signals a worker while it is held where it waits for a connection, so that none can come in between. Linux only.
 
-A worker that was just seen waiting in accept may take a connection before the signal arrives. While ptrace stops it, it
-cannot: if the registers then show that accept has not returned a descriptor, it has taken no connection, and a signal
-queued now is the first thing that it sees: accept returns EINTR.
+A worker that was just seen waiting may take a connection before the signal arrives. While ptrace stops it, it cannot.
+If the registers then show that the call in which it waits (host.waiting) has not returned, and its descriptors that it
+has no client's connection, then a signal queued now is the first thing that it sees: the call returns EINTR.
 
 All of this runs in a child process with a time limit. The kernel releases a traced process when its tracer ends, so
 whatever happens to the child, the worker continues.
@@ -21,8 +21,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from supervisor_memreap.host.procfile import stat
-from supervisor_memreap.host.waiting import ACCEPT, other_threads_sleep
+from supervisor_memreap.host.procfile import read_part, stat
+from supervisor_memreap.host.waiting import Wait, awaits_connection, current, other_threads_sleep
 
 # ptrace(2) of <sys/ptrace.h>; SEIZE, unlike ATTACH, sends no SIGSTOP that could outlive us.
 _SEIZE, _INTERRUPT, _DETACH, _GETREGSET = 0x4206, 0x4207, 17, 0x4204
@@ -32,17 +32,19 @@ _WALL = 0x40000000
 _INTERRUPTED = (-4, -512, -513, -514, -516)
 # The instruction `svc #0` of aarch64, as it lies in memory.
 _SVC = b"\x01\x00\x00\xd4"
+# Registers are signed here, the arguments of /proc/PID/syscall are not.
+_WORD = (1 << 64) - 1
 # Attempts took 4 ms at the 99th percentile on a loaded machine.
 TIMEOUT = 0.25
 
 
 class Attempt(str, enum.Enum):
-    """The outcome of one attempt to signal a worker inside accept."""
+    """The outcome of one attempt to signal a worker while it is held."""
 
     HELD = "held"
-    """Sent, inside accept."""
-    LEFT_ACCEPT = "left accept"
-    """Nothing was sent: it is no longer inside accept, or something else is happening to it. Try again later."""
+    """Sent, while it was held where it waits for a connection."""
+    NOT_WAITING = "not waiting"
+    """Nothing was sent: it waits no longer, or something else is happening to it. Try again later."""
     GONE = "gone"
     """Nothing was sent: the process has ended."""
     NOT_PERMITTED = "not permitted"
@@ -55,7 +57,7 @@ class Attempt(str, enum.Enum):
 _QUEUES = b"q"
 _WRITTEN = {
     b"h": Attempt.HELD,
-    b"l": Attempt.LEFT_ACCEPT,
+    b"n": Attempt.NOT_WAITING,
     b"p": Attempt.NOT_PERMITTED,
     b"g": Attempt.GONE,
     _QUEUES: Attempt.UNKNOWN,
@@ -66,8 +68,8 @@ def is_usable() -> bool:
     return sys.platform == "linux" and platform.machine() in _IS_INSIDE and sys.maxsize > 2**32
 
 
-def signal_in_accept(pid: int, send: Callable[[], None]) -> Attempt:
-    """Hold `pid`, and `send` the signal if it is inside accept and has taken no connection.
+def signal_held(pid: int, send: Callable[[], None]) -> Attempt:
+    """Hold `pid`, and `send` the signal if it waits for a connection and has none.
 
     `send` is called in a child process while the main thread of `pid` is stopped. It must direct the signal at that
     thread: one for the whole process goes to another thread where there is one.
@@ -98,7 +100,7 @@ def signal_in_accept(pid: int, send: Callable[[], None]) -> Attempt:
         return _WRITTEN[written[-1:]]
     # It had no time to reach the signal; or something killed it at once, such as a seccomp filter, and would kill the
     # next one too.
-    return Attempt.NOT_PERMITTED if ended else Attempt.LEFT_ACCEPT
+    return Attempt.NOT_PERMITTED if ended else Attempt.NOT_WAITING
 
 
 def _run_child(pid: int, send: Callable[[], None], writable: int) -> None:
@@ -118,6 +120,10 @@ def _run_child(pid: int, send: Callable[[], None], writable: int) -> None:
 def steps(pid: int, send: Callable[[], None]) -> Iterator[bytes]:
     """One attempt, a step at a time; yields what to write after each. The process that runs this is the tracer."""
     try:
+        wait = current(pid)
+        if wait is None:
+            yield b"g" if _is_zombie(pid) else b"n"
+            return
         _ptrace(_SEIZE, pid)
         yield b""
         _ptrace(_INTERRUPT, pid)
@@ -129,8 +135,8 @@ def steps(pid: int, send: Callable[[], None]) -> Iterator[bytes]:
             yield b"g"
             return
         yield b""
-        if stop.si_status >> 8 != _EVENT_STOP or not _is_inside_accept(pid) or not other_threads_sleep(pid):
-            yield b"l"
+        if stop.si_status >> 8 != _EVENT_STOP or not _is_idle(pid, wait):
+            yield b"n"
             return  # the kernel detaches when we end
         yield _QUEUES
         send()
@@ -154,24 +160,37 @@ def _is_zombie(pid: int) -> bool:
         return False
 
 
-def _is_inside_accept(pid: int) -> bool:
-    return _IS_INSIDE[platform.machine()](pid)
+def _is_idle(pid: int, wait: Wait) -> bool:
+    """Whether the stopped process is still in this call, which waits for a connection, and has none in hand.
+
+    This reads the memory itself, without host.reader: this process may be killed, and the reader's child would not be.
+    """
+    return (
+        _IS_INSIDE[platform.machine()](pid, wait)
+        and awaits_connection(pid, wait, lambda at, length: read_part(f"/proc/{pid}/mem", at, length)) is True
+        and other_threads_sleep(pid)
+    )
 
 
-def _is_inside_x86_64(pid: int) -> bool:
-    """orig_rax has the number of the system call, rax what it returned. The kernel restarts it after this stop."""
+def _is_inside_x86_64(pid: int, wait: Wait) -> bool:
+    """orig_rax has the number of the system call, rax what it returned; rdi, rsi and rdx have its arguments.
+
+    After this stop the kernel restarts it, but for epoll_wait, which returns EINTR as after every stop (signal(7)).
+    """
     registers = _registers(pid, 27)
-    return registers[15] in ACCEPT and registers[10] in _INTERRUPTED
+    if registers[15] != wait.number or registers[10] not in _INTERRUPTED:
+        return False
+    return [register & _WORD for register in (registers[14], registers[13], registers[12])] == list(wait.arguments[:3])
 
 
-def _is_inside_aarch64(pid: int) -> bool:
-    """x8 has the number of the system call.
+def _is_inside_aarch64(pid: int, wait: Wait) -> bool:
+    """x8 has the number of the system call, x1 and x2 its second and third argument.
 
     The kernel prepares the restart *before* this stop (do_signal in arch/arm64/kernel/signal.c): x0 is the first
     argument again, and pc points to the `svc` that it will run again. Behind a call that returned there is other code.
     """
     registers = _registers(pid, 34)
-    if registers[8] not in ACCEPT:
+    if registers[8] != wait.number or [registers[1] & _WORD, registers[2] & _WORD] != list(wait.arguments[1:3]):
         return False
     return registers[0] in _INTERRUPTED or _instruction(pid, registers[32]) == _SVC
 
@@ -188,9 +207,7 @@ def _registers(pid: int, count: int) -> ctypes.Array[ctypes.c_int64]:
 
 
 def _instruction(pid: int, address: int) -> bytes:
-    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-        memory.seek(address)
-        return memory.read(len(_SVC))
+    return read_part(f"/proc/{pid}/mem", address, len(_SVC))
 
 
 def _ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:

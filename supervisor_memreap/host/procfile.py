@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 
@@ -16,6 +17,22 @@ def read(path: str) -> bytes:
             return file.read()
     except FileNotFoundError:
         raise missing(int(path.split("/")[2]), path) from None
+
+
+def read_part(path: str, offset: int, length: int) -> bytes:
+    """Return a part of the file; empty where it holds nothing there, as /proc/PID/mem. Raises as `read` does."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise missing(int(path.split("/")[2]), path) from None
+    try:
+        return os.pread(fd, length, offset)
+    except OSError as error:
+        if error.errno == errno.EIO:
+            return b""
+        raise
+    finally:
+        os.close(fd)
 
 
 def stat(pid: int) -> list[bytes]:

@@ -70,7 +70,7 @@ class Procfs:
         return bool(int(mask, 16) >> (signum - 1) & 1) if mask.strip() else None
 
     def idle(self, pid: int) -> bool | None:
-        return waiting.idle(pid)
+        return waiting.idle(pid, reader.memory)
 
     def can_observe_idle(self, pid: int) -> bool | None:
         return waiting.can_observe_idle(pid)

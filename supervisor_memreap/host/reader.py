@@ -1,8 +1,8 @@
 """Reads the files of /proc whose reading takes the process's mmap lock, in a child process. Linux only.
 
 A process can hold that lock endlessly, for example if a thread maps a file on a file server that hangs. A process that
-reads its smaps_rollup, cmdline or environ then waits as long. So a child reads, and is killed if it does not answer:
-KILL interrupts the wait for the lock. One child serves until this process ends; a question costs 0.05 ms.
+reads its smaps_rollup, cmdline, environ or mem then waits as long. So a child reads, and is killed if it does not
+answer: KILL interrupts the wait for the lock. One child serves until this process ends; a question costs 0.05 ms.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import signal
 import struct
 import time
 
-from supervisor_memreap.host.procfile import read as read_here
+from supervisor_memreap.host.procfile import read_part
 
 # Seconds that an answer may take. A rollup of 20 GB takes 0.1 s.
 PATIENCE = 0.5
@@ -49,15 +49,15 @@ class _Child:
         os.close(asked)
         os.close(answered)
 
-    def ask(self, path: str, patience: float) -> bytes:
-        """The file. Raises OSError as open and read do; TimeoutError; EOFError if the child has ended."""
+    def ask(self, path: str, offset: int, length: int, patience: float) -> bytes:
+        """That part of the file. Raises OSError as open and read do; TimeoutError; EOFError if the child has ended."""
         deadline = time.monotonic() + patience
         try:
-            os.write(self._asks, path.encode() + b"\n")
+            os.write(self._asks, f"{offset} {length} {path}\n".encode())
         except BrokenPipeError:
             raise EOFError from None
-        number, length = _LENGTH.unpack(self._take(_LENGTH.size, deadline))
-        data = self._take(length, deadline)
+        number, count = _LENGTH.unpack(self._take(_LENGTH.size, deadline))
+        data = self._take(count, deadline)
         if number:
             raise OSError(number, os.strerror(number), path)
         return data
@@ -95,8 +95,13 @@ _avoided: dict[str, tuple[float, float]] = {}
 """By its directory: until when (monotonic) nothing is read of a process, and for how long that is."""
 
 
-def read(path: str) -> bytes:
-    """The beginning of a file of /proc/PID. Raises as host.procfile.read does, and Blocked."""
+def memory(pid: int, address: int, length: int) -> bytes:
+    """What the process's memory holds there; empty where it holds nothing. Raises as `read` does."""
+    return read(f"/proc/{pid}/mem", address, length)
+
+
+def read(path: str, offset: int = 0, length: int = _MAX_BYTES) -> bytes:
+    """A part of a file of /proc/PID, its beginning by default. Raises as host.procfile.read does, and Blocked."""
     global _child, _lost_at
     directory = path[: path.index("/", len("/proc/"))]
     if _is_avoided(directory):
@@ -109,7 +114,7 @@ def read(path: str) -> bytes:
     asked = time.monotonic()
     is_short = asked - _lost_at < LOST_WITHIN
     try:
-        data = _child.ask(path, IMPATIENCE if is_short else PATIENCE)
+        data = _child.ask(path, offset, length, IMPATIENCE if is_short else PATIENCE)
     except TimeoutError:
         _end_child()
         _lost_at = _lost_at if is_short else asked
@@ -170,15 +175,16 @@ def _serve(asked: int, answered: int, parent: int) -> None:
                     pass  # that of the list itself
         with open(asked, encoding="utf-8", errors="surrogateescape") as questions:
             if os.getppid() == parent:
-                for path in questions:
-                    os.write(answered, _answer(path.rstrip("\n")))
+                for question in questions:
+                    offset, length, path = question.rstrip("\n").split(" ", 2)
+                    os.write(answered, _answer(path, int(offset), int(length)))
     finally:
         os._exit(0)
 
 
-def _answer(path: str) -> bytes:
+def _answer(path: str, offset: int, length: int) -> bytes:
     try:
-        data, number = read_here(path)[:_MAX_BYTES], 0
+        data, number = read_part(path, offset, length), 0
     except ProcessLookupError:
         data, number = b"", errno.ESRCH
     except OSError as error:

@@ -220,7 +220,7 @@ def _signal(
         idle = view.idle(pid)
         late = time.monotonic() >= deadline
         if idle and holds and not unheld:
-            attempt = hold.signal_in_accept(pid, lambda: _send_to_main_thread(worker.id, pidfd, signum, view))
+            attempt = hold.signal_held(pid, lambda: _send_to_main_thread(worker.id, pidfd, signum, view))
             if attempt is Attempt.GONE:
                 return Outcome(Result.GONE)
             if attempt in (Attempt.HELD, Attempt.UNKNOWN):

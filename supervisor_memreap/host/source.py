@@ -43,7 +43,7 @@ class Source(Protocol):
         """Whether the process has a handler for the signal; None where the system does not tell."""
 
     def idle(self, pid: int) -> bool | None:
-        """Whether the process waits in accept(2) at this moment; None where the system does not tell."""
+        """Whether the process waits for a connection at this moment; None where the system does not tell."""
 
     def can_observe_idle(self, pid: int) -> bool | None:
         """Whether this system says if the process is idle, be it at another moment; None: not known by this reading."""

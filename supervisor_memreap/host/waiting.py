@@ -1,39 +1,147 @@
-"""Whether a worker waits for a connection. All knowledge of accept(2) is here. Linux only.
+"""Whether a worker waits for a connection. All knowledge of how they wait is here. Linux only.
 
-A worker is idle when its main thread waits in accept(2) and all its other threads sleep in a futex: they serve
-nothing. /proc/PID/syscall shows this exactly, but reading it needs ptrace attach rights. /proc/PID/wchan needs only
-ptrace read rights and is less exact, so what it does not show is unknown.
+A worker is idle when its main thread waits for a socket on which it listens, in accept(2) or in epoll, select or poll,
+when it has no client's connection in hand, and when all its other threads sleep in a futex. /proc/PID/syscall shows
+exactly in what a thread waits, but reading it needs ptrace attach rights. /proc/PID/wchan needs only ptrace read rights
+and is less exact, so what it does not show is unknown.
 """
 
 from __future__ import annotations
 
+import enum
 import os
 import platform
-import re
+import struct
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
+from supervisor_memreap.host import sockets
 from supervisor_memreap.host.procfile import missing, read, stat
 
+
+class Kind(enum.Enum):
+    """How a thread waits for a connection."""
+
+    ACCEPT = "accept"
+    EPOLL = "epoll"
+    SELECT = "select"
+    POLL = "poll"
+
+
+class Wait(NamedTuple):
+    """The system call in which a thread waits."""
+
+    kind: Kind
+    number: int
+    arguments: tuple[int, ...]
+
+
+# offset, length -> what the process's memory holds there; empty where it holds nothing.
+Memory = Callable[[int, int], bytes]
+
 _MACHINE = platform.machine()
-# Numbers of accept and accept4, and of futex and futex_waitv, of asm/unistd.h.
-ACCEPT = {"x86_64": (43, 288), "aarch64": (202, 242)}.get(_MACHINE, ())
+# System calls of asm/unistd.h: accept, accept4; epoll_wait, epoll_pwait, epoll_pwait2; select, pselect6; poll, ppoll.
+_NUMBERS: dict[str, dict[Kind, tuple[int, ...]]] = {
+    "x86_64": {Kind.ACCEPT: (43, 288), Kind.EPOLL: (232, 281, 441), Kind.SELECT: (23, 270), Kind.POLL: (7, 271)},
+    "aarch64": {Kind.ACCEPT: (202, 242), Kind.EPOLL: (22, 441), Kind.SELECT: (72,), Kind.POLL: (73,)},
+}
+KINDS = {number: kind for kind, numbers in _NUMBERS.get(_MACHINE, {}).items() for number in numbers}
+"""By the number of the system call, on this machine."""
+# restart_syscall: in it, a process waits on that was stopped and continued while in poll, or in other calls.
+_RESTART = {"x86_64": 219, "aarch64": 128}.get(_MACHINE)
+# The stack of a 64-bit process lies above this address; a 32-bit process numbers its system calls differently.
+_LOWEST_STACK = 1 << 32
+# futex and futex_waitv.
 _FUTEX = {"x86_64": (202, 449), "aarch64": (98, 449)}.get(_MACHINE, ())
-# The kernel functions in which a process waits in accept on TCP.
+# The kernel function in which a process waits in accept on TCP.
 _TCP_ACCEPT = b"inet_csk_accept"
 # And on a unix socket; but recv on a datagram or netlink socket waits there too.
 _UNIX_ACCEPT = b"__skb_wait_for_more_packets"
-# Of /proc/net/unix: the flag of a socket that listens (__SO_ACCEPTCON), and the type of a stream socket.
-_LISTENS, _STREAM = 0x10000, 1
+# In epoll, by the version of the kernel; in select and poll.
+_EPOLL, _POLL = (b"ep_poll", b"do_epoll_wait"), b"poll_schedule_timeout"
+# EPOLLIN and POLLIN.
+_IN = 1
+# struct pollfd; and as many of them as are looked at.
+_POLLFD, _MAX_POLLFDS = struct.Struct("=ihh"), 1024
 
 
-def idle(pid: int) -> bool | None:
+def idle(pid: int, memory: Callable[[int, int, int], bytes]) -> bool | None:
     """Whether the process waits for a connection and serves nothing; None: that may not be read, or is uncertain.
 
-    Raises ProcessLookupError where the process is gone.
+    `memory` reads that of a process: pid, offset, length. Raises ProcessLookupError where the process is gone.
     """
-    main = _is_in_accept(pid)
+    try:
+        wait = current(pid)
+    except PermissionError:
+        main = by_wchan(pid)
+    else:
+        main = wait is not None and awaits_connection(pid, wait, lambda at, length: memory(pid, at, length))
     if main and not other_threads_sleep(pid):
         return None
     return main
+
+
+def current(pid: int) -> Wait | None:
+    """What the main thread waits in; None: not in a call in which it could wait for a connection.
+
+    Raises ProcessLookupError, PermissionError.
+    """
+    number, *values = _system_call(f"/proc/{pid}")
+    if number < 0:
+        return None
+    kind = KINDS.get(number)
+    if number == _RESTART and read(f"/proc/{pid}/wchan").startswith(_POLL):
+        kind = Kind.POLL
+    return Wait(kind, number, tuple(values[:6])) if kind else None
+
+
+def awaits_connection(pid: int, wait: Wait, memory: Memory) -> bool | None:
+    """Whether a main thread that waits so waits for a connection, and the process has none in hand; None: unknown.
+
+    Raises ProcessLookupError.
+    """
+    if wait.kind is Kind.ACCEPT and len(_threads(pid)) == 1:
+        return True
+    try:
+        # In accept, another thread may have a connection in hand.
+        descriptors = {wait.arguments[0]} if wait.kind is Kind.ACCEPT else _watched(pid, wait, memory)
+        return _are_idle(descriptors, pid) if descriptors else False
+    except PermissionError:
+        return None
+
+
+def _are_idle(descriptors: Iterable[int], pid: int) -> bool | None:
+    """Whether one of these is a socket on which the process listens, and it has no client's connection."""
+    own = sockets.of(pid)
+    if own.has_client or own.listening.isdisjoint(descriptors):
+        return False
+    return None if own.has_client is None else True
+
+
+def _watched(pid: int, wait: Wait, memory: Memory) -> set[int]:
+    """The descriptors from which the thread waits for data. Raises ProcessLookupError, PermissionError."""
+    first, second, *_ = wait.arguments
+    if wait.kind is Kind.EPOLL:
+        return _in_epoll(pid, first)
+    if wait.kind is Kind.SELECT:
+        # int nfds, fd_set *readfds: a bit for each descriptor, in words of 64.
+        words = memory(second, (min(first, _MAX_POLLFDS) + 63) // 64 * 8) if second else b""
+        bits = int.from_bytes(words, "little")
+        return {fd for fd in range(min(first, _MAX_POLLFDS)) if bits >> fd & 1}
+    # struct pollfd *fds, nfds_t nfds
+    data = memory(first, min(second, _MAX_POLLFDS) * _POLLFD.size)
+    whole = data[: len(data) // _POLLFD.size * _POLLFD.size]
+    return {fd for fd, events, _ in _POLLFD.iter_unpack(whole) if fd >= 0 and events & _IN}
+
+
+def _in_epoll(pid: int, fd: int) -> set[int]:
+    """What is in the epoll set of this descriptor, and is waited for."""
+    watched = set()
+    for line in read(f"/proc/{pid}/fdinfo/{fd}").splitlines():
+        fields = line.split()
+        if fields[:1] == [b"tfd:"] and int(fields[3], 16) & _IN:
+            watched.add(int(fields[1]))
+    return watched
 
 
 def can_observe_idle(pid: int) -> bool | None:
@@ -42,49 +150,62 @@ def can_observe_idle(pid: int) -> bool | None:
     False is no proof: a process that waits for very short times may run when its place is read, and sleep when its
     state is. Raises ProcessLookupError.
     """
-    if _system_call(f"/proc/{pid}") is not None:
-        return True
-    try:
-        if read(f"/proc/{pid}/wchan") not in (b"0", b""):
-            return True
-    except PermissionError:
-        pass
+    for shows in (_shows_call, _shows_place):
+        try:
+            if shows(pid):
+                return True
+        except PermissionError:
+            pass
     return None if stat(pid)[0] == b"R" else False
+
+
+def _shows_call(pid: int) -> bool:
+    return bool(_system_call(f"/proc/{pid}"))
+
+
+def _shows_place(pid: int) -> bool:
+    return read(f"/proc/{pid}/wchan") not in (b"0", b"")
 
 
 def other_threads_sleep(pid: int) -> bool:
     """Whether all threads but the main one sleep in a futex. Raises ProcessLookupError."""
+    return all(_sleeps(f"/proc/{pid}/task/{thread}") for thread in _threads(pid) if int(thread) != pid)
+
+
+def _threads(pid: int) -> list[str]:
     try:
-        threads = os.listdir(f"/proc/{pid}/task")
+        return os.listdir(f"/proc/{pid}/task")
     except FileNotFoundError:
         raise missing(pid, f"/proc/{pid}/task") from None
-    return all(_sleeps(f"/proc/{pid}/task/{thread}") for thread in threads if int(thread) != pid)
 
 
 def _sleeps(thread: str) -> bool:
     try:
-        number = _system_call(thread)
-        return number in _FUTEX if number is not None and _FUTEX else read(f"{thread}/wchan").startswith(b"futex_")
+        return _system_call(thread)[0] in _FUTEX
+    except PermissionError:
+        pass
+    try:
+        return read(f"{thread}/wchan").startswith(b"futex_")
     except PermissionError:
         return not os.path.exists(thread)  # it may have ended since the list was read
 
 
-def _system_call(task: str) -> int | None:
-    """The number of the system call that this thread waits in; -1: it waits in none, or runs; None: may not be read."""
-    try:
-        number = read(f"{task}/syscall").split()[0]
-    except (PermissionError, IndexError):
-        return None
-    return int(number) if number.isdigit() else -1
+def _system_call(task: str) -> list[int]:
+    """The system call in which this thread waits: its number, its six arguments, the stack pointer, and where it is.
 
-
-def _is_in_accept(pid: int) -> bool | None:
-    number = _system_call(f"/proc/{pid}") if ACCEPT else None
-    return by_wchan(pid) if number is None else number in ACCEPT
+    Only -1: it waits in none, or runs. Raises ProcessLookupError, PermissionError.
+    """
+    fields = read(f"{task}/syscall").split()
+    if len(fields) < 9 or not fields[0].isdigit():
+        return [-1]
+    values = [int(fields[0]), *(int(field, 16) for field in fields[1:])]
+    if not KINDS or values[7] < _LOWEST_STACK:
+        raise PermissionError("the numbers of its system calls are not known here")
+    return values
 
 
 def by_wchan(pid: int) -> bool | None:
-    """Whether the main thread waits in accept, according to /proc/PID/wchan. Raises ProcessLookupError."""
+    """Whether the main thread waits for a connection, according to /proc/PID/wchan. Raises ProcessLookupError."""
     try:
         place = read(f"/proc/{pid}/wchan")
     except PermissionError:
@@ -92,25 +213,50 @@ def by_wchan(pid: int) -> bool | None:
     if place == _TCP_ACCEPT:
         return True
     if place == _UNIX_ACCEPT:
-        return True if _has_only_streams(pid) else None
+        return True if _listens_on_streams_only(pid) else None
+    if place in _EPOLL:
+        return _in_any_epoll(pid)
+    if place.startswith(_POLL):
+        return _may_await_connection(pid)
     if place in (b"0", b""):
         # Either it runs, or the kernel hides the place. Every user may read the state.
         return False if stat(pid)[0] == b"R" else None
     return False
 
 
-def _has_only_streams(pid: int) -> bool:
-    """Whether this process listens on a unix socket, and no other socket of it could wait in the same place."""
+def _listens_on_streams_only(pid: int) -> bool:
+    """Whether this process listens, and no other socket of it could wait where accept on a unix socket does."""
     try:
-        links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
-        mine = {match[1] for link in links if (match := re.fullmatch(r"socket:\[([0-9]+)\]", link))}
-        unix = [line.split() for line in read(f"/proc/{pid}/net/unix").decode("latin-1").splitlines()[1:]]
-        tcp = [
-            line.split()[9]
-            for name in ("tcp", "tcp6")
-            for line in read(f"/proc/{pid}/net/{name}").decode("latin-1").splitlines()[1:]
-        ]
-    except (OSError, IndexError):
+        own = sockets.of(pid)
+    except PermissionError:
         return False
-    streams = {row[6]: int(row[3], 16) for row in unix if row[6] in mine and int(row[4], 16) == _STREAM}
-    return mine <= {*streams, *tcp} and any(flags & _LISTENS for flags in streams.values())
+    return bool(own.listening) and not own.has_others
+
+
+def _in_any_epoll(pid: int) -> bool | None:
+    """Whether one of its epoll sets has a socket on which it listens, and it has no client's connection."""
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+        links = {int(name): _link(pid, name) for name in names}
+        watched = [_in_epoll(pid, fd) for fd, link in links.items() if link == "anon_inode:[eventpoll]"]
+        return _are_idle(set().union(*watched), pid)
+    except PermissionError:
+        return None
+    except FileNotFoundError:
+        raise missing(pid, f"/proc/{pid}/fd") from None
+
+
+def _link(pid: int, name: str) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{name}")
+    except FileNotFoundError:
+        return ""  # closed since the list was read
+
+
+def _may_await_connection(pid: int) -> bool | None:
+    """For what a process waits in select and poll cannot be seen without more rights: so False, or unknown."""
+    try:
+        own = sockets.of(pid)
+    except PermissionError:
+        return None
+    return None if own.listening and not own.has_client else False
