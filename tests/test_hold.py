@@ -19,7 +19,7 @@ from support import driver, waiter
 from support.driver import eventually, workers_below
 
 from supervisor_memreap.demo import fastcgi
-from supervisor_memreap.host import hold, waiting
+from supervisor_memreap.host import hold, sockets, waiting
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.host.signalling import tgkill
 from supervisor_memreap.host.waiting import Kind, Wait
@@ -319,22 +319,25 @@ def test_another_signal_on_its_way_is_delivered_and_not_lost(moment):
 
 
 @pytest.mark.parametrize(
-    ("x8", "x0", "instruction", "inside"),
+    ("kind", "x8", "x0", "svc_at", "inside"),
     [
-        (202, 5, b"\x01\x00\x00\xd4", True),  # interrupted: the kernel has prepared the restart
-        (242, 5, b"\x01\x00\x00\xd4", True),
-        (202, -4, b"\x1f\x20\x03\xd5", True),  # it returned EINTR
-        (202, 7, b"\x1f\x20\x03\xd5", False),  # it returned a connection
-        (63, 5, b"\x01\x00\x00\xd4", False),  # read
+        (Kind.ACCEPT, 202, 5, 4096, True),  # interrupted: the kernel has prepared the restart
+        (Kind.ACCEPT, 242, 5, 4096, True),
+        (Kind.ACCEPT, 202, -4, 4092, True),  # it returned EINTR
+        (Kind.ACCEPT, 202, 7, 4092, False),  # it returned a connection
+        (Kind.SELECT, 72, 5, 4096, True),
+        (Kind.EPOLL, 22, 1, 4092, True),  # it is about to return since there is a connection
+        (Kind.EPOLL, 22, 1, 0, False),  # it has returned, and code that follows has run
+        (Kind.ACCEPT, 63, 5, 4096, False),  # read
     ],
 )
-def test_on_aarch64_a_call_that_will_be_restarted_counts_as_inside(monkeypatch, x8, x0, instruction, inside):
+def test_on_aarch64_a_call_that_will_be_restarted_counts_as_inside(monkeypatch, kind, x8, x0, svc_at, inside):
     """From the kernel's source; the registers are set by hand."""
-    wait = Wait(Kind.ACCEPT, x8 if inside else 202, (5, 0x7000, 16, 0, 0, 0))
+    wait = Wait(kind, 202 if x8 == 63 else x8, (5, 0x7000, 16, 0, 0, 0))
     registers = [0] * 34
     registers[8], registers[0], registers[1], registers[2], registers[32] = x8, x0, 0x7000, 16, 4096
     monkeypatch.setattr(hold, "_registers", lambda _pid, count: registers[:count])
-    monkeypatch.setattr(hold, "_instruction", lambda _pid, address: instruction if address == 4096 else b"")
+    monkeypatch.setattr(hold, "_instruction", lambda _pid, address: b"\x01\x00\x00\xd4" if address == svc_at else b"")
     assert hold._is_inside_aarch64(1, wait) is inside
 
 
@@ -392,7 +395,7 @@ def test_a_connection_that_came_in_between_is_served_and_no_signal_is_sent(way, 
 
 
 def _assert_reads(worker: int) -> None:
-    assert waiting.current(worker) is None
+    assert sockets.of(worker).has_client
 
 
 @pytest.mark.parametrize("way", ["epoll", "select", "poll"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import platform
 import select
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from support.driver import eventually
 
 from supervisor_memreap.host import hold, procfile, reader, sockets, waiting
 from supervisor_memreap.host.procfs import Procfs
+from supervisor_memreap.host.signalling import tgkill
 
 pytestmark = pytest.mark.skipif(not waiting.KINDS, reason=f"the system calls of {platform.machine()} are not known")
 FAMILIES = ["tcp", "tcp6", "unix", "abstract"]
@@ -209,6 +212,52 @@ def test_a_connection_that_another_thread_has_in_hand_counts_even_if_that_sleeps
 
 def _assert_threads(pid: int, count: int) -> None:
     assert len(os.listdir(f"/proc/{pid}/task")) == count
+
+
+@contextlib.contextmanager
+def taking_turns(listening: socket.socket, lock: Path, waits: Callable[[], object]) -> Iterator[int]:
+    """The pid of a process that waits in flock for its sibling, which waits as said; as Net::Server's workers do."""
+
+    def take_turn(way: Callable[[], object]) -> None:
+        with lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            way()
+
+    with waiter.forked(lambda: take_turn(waits)) as first:
+        eventually(lambda: assert_waits(first, waiting.Kind.SELECT))
+        with waiter.forked(lambda: take_turn(lambda: waiter.in_select(listening))) as second:
+            eventually(lambda: assert_waits(second, waiting.Kind.FLOCK))
+            yield second
+
+
+def test_one_that_waits_for_its_turn_in_flock_is_idle_if_a_sibling_waits_for_a_connection(listening, tmp_path):
+    with taking_turns(listening, tmp_path / "lock", lambda: waiter.in_select(listening)) as pid:
+        assert_idle(pid, True)
+        assert hold.signal_held(pid, lambda: tgkill(pid, pid, signal.SIGTERM)) == "held"
+        eventually(lambda: _assert_state(pid, b"Z"))
+
+
+def test_one_that_waits_for_a_lock_of_the_application_is_busy(tcp, tmp_path):
+    other, partner = socket.socketpair()
+    with other, partner, taking_turns(tcp, tmp_path / "lock", lambda: waiter.in_select(other)) as pid:
+        assert_idle(pid, False)
+        assert hold.signal_held(pid, lambda: None) == "not waiting"
+
+
+def test_one_that_waits_in_flock_with_a_connection_in_hand_is_busy(tcp, tmp_path):
+    lock = (tmp_path / "lock").open("w")
+    with lock, waiter.forked(lambda: (fcntl.flock(lock, fcntl.LOCK_EX), waiter.in_select(tcp))) as holder:
+        eventually(lambda: assert_idle(holder, True))
+
+        def serve() -> None:
+            connection, _ = tcp.accept()
+            with (tmp_path / "lock").open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            connection.close()
+
+        with waiter.forked(serve) as pid, waiter.connect(tcp):
+            eventually(lambda: assert_waits(pid, waiting.Kind.FLOCK))
+            assert_idle(pid, False)
 
 
 @needs_root

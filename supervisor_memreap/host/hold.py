@@ -1,8 +1,11 @@
 """Signals a worker while it is held where it waits for a connection, so that none can come in between. Linux only.
 
 A worker that was just seen waiting may take a connection before the signal arrives. While ptrace stops it, it cannot.
-If the registers then show that the call in which it waits (host.waiting) has not returned, and its descriptors that it
-has no client's connection, then a signal queued now is the first thing that it sees: the call returns EINTR.
+If the registers then show that it is still in the call in which it waits (host.waiting), and its descriptors that it
+has no client's connection, then a signal queued now is the first thing that it sees: accept returns EINTR. From epoll,
+select and poll it may be about to return since a connection has arrived; but nobody has accepted that yet, and under
+load it is so at almost each attempt, as each new connection wakes all workers that wait. Then the handler runs first,
+and either this worker still serves the connection before it leaves, or another one takes it from the queue.
 
 All of this runs in a child process with a time limit. The kernel releases a traced process when its tracer ends, so
 whatever happens to the child, the worker continues.
@@ -22,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from supervisor_memreap.host.procfile import read_part, stat
-from supervisor_memreap.host.waiting import Wait, awaits_connection, current, other_threads_sleep
+from supervisor_memreap.host.waiting import Kind, Wait, awaits_connection, current, has_no_client, other_threads_sleep
 
 # ptrace(2) of <sys/ptrace.h>; SEIZE, unlike ATTACH, sends no SIGSTOP that could outlive us.
 _SEIZE, _INTERRUPT, _DETACH, _GETREGSET = 0x4206, 0x4207, 17, 0x4204
@@ -30,12 +33,14 @@ _NT_PRSTATUS, _EVENT_STOP = 1, 128
 _WALL = 0x40000000
 # A wait that was interrupted and has not returned: EINTR and the kernel's ERESTART… codes.
 _INTERRUPTED = (-4, -512, -513, -514, -516)
+# Calls that say that there is a connection, and do not accept it.
+_TAKES_NOTHING = (Kind.EPOLL, Kind.SELECT, Kind.POLL)
 # The instruction `svc #0` of aarch64, as it lies in memory.
 _SVC = b"\x01\x00\x00\xd4"
 # Registers are signed here, the arguments of /proc/PID/syscall are not.
 _WORD = (1 << 64) - 1
-# Attempts took 4 ms at the 99th percentile on a loaded machine.
-TIMEOUT = 0.25
+# Attempts took 4 ms at the 99th percentile on a loaded machine, without the wait for a worker that has just been woken.
+TIMEOUT, _PATIENCE = 0.25, 0.05
 
 
 class Attempt(str, enum.Enum):
@@ -120,7 +125,7 @@ def _run_child(pid: int, send: Callable[[], None], writable: int) -> None:
 def steps(pid: int, send: Callable[[], None]) -> Iterator[bytes]:
     """One attempt, a step at a time; yields what to write after each. The process that runs this is the tracer."""
     try:
-        wait = current(pid)
+        wait = _next_wait(pid)
         if wait is None:
             yield b"g" if _is_zombie(pid) else b"n"
             return
@@ -150,6 +155,27 @@ def steps(pid: int, send: Callable[[], None]) -> Iterator[bytes]:
         yield b"g" if _is_zombie(pid) else b"p"  # the kernel refuses a zombie as it refuses what is not permitted
 
 
+def _next_wait(pid: int) -> Wait | None:
+    """In what the process waits, as soon as it waits in anything; None: it did not within `_PATIENCE`.
+
+    Raises ProcessLookupError, PermissionError.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        wait = current(pid)
+        # Whether it waits for its turn can be seen only before it is held.
+        if wait and (wait.kind is not Kind.FLOCK or awaits_connection(pid, wait, _memory) is True):
+            return wait
+        if time.monotonic() >= deadline or _is_zombie(pid):
+            return None
+        time.sleep(0.0005)
+
+
+def _memory(pid: int, address: int, length: int) -> bytes:
+    """Without host.reader: this process may be killed, and the reader's child would not be."""
+    return read_part(f"/proc/{pid}/mem", address, length)
+
+
 def _is_zombie(pid: int) -> bool:
     """Whether it has ended, collected by its parent or not."""
     try:
@@ -161,38 +187,39 @@ def _is_zombie(pid: int) -> bool:
 
 
 def _is_idle(pid: int, wait: Wait) -> bool:
-    """Whether the stopped process is still in this call, which waits for a connection, and has none in hand.
-
-    This reads the memory itself, without host.reader: this process may be killed, and the reader's child would not be.
-    """
-    return (
-        _IS_INSIDE[platform.machine()](pid, wait)
-        and awaits_connection(pid, wait, lambda at, length: read_part(f"/proc/{pid}/mem", at, length)) is True
-        and other_threads_sleep(pid)
-    )
+    """Whether the stopped process is still in this call, which waits for a connection, and has no client's in hand."""
+    if not _IS_INSIDE[platform.machine()](pid, wait) or not other_threads_sleep(pid):
+        return False
+    awaits = has_no_client(pid) if wait.kind is Kind.FLOCK else awaits_connection(pid, wait, _memory)
+    return awaits is True
 
 
 def _is_inside_x86_64(pid: int, wait: Wait) -> bool:
     """orig_rax has the number of the system call, rax what it returned; rdi, rsi and rdx have its arguments.
 
-    After this stop the kernel restarts it, but for epoll_wait, which returns EINTR as after every stop (signal(7)).
+    orig_rax is negative wherever a process is stopped outside a system call. After this stop the kernel restarts the
+    call, but for epoll_wait, which returns EINTR as after every stop (signal(7)).
     """
     registers = _registers(pid, 27)
-    if registers[15] != wait.number or registers[10] not in _INTERRUPTED:
+    arguments = [register & _WORD for register in (registers[14], registers[13], registers[12])]
+    if registers[15] != wait.number or arguments != list(wait.arguments[:3]):
         return False
-    return [register & _WORD for register in (registers[14], registers[13], registers[12])] == list(wait.arguments[:3])
+    return wait.kind in _TAKES_NOTHING or registers[10] in _INTERRUPTED
 
 
 def _is_inside_aarch64(pid: int, wait: Wait) -> bool:
     """x8 has the number of the system call, x1 and x2 its second and third argument.
 
     The kernel prepares the restart *before* this stop (do_signal in arch/arm64/kernel/signal.c): x0 is the first
-    argument again, and pc points to the `svc` that it will run again. Behind a call that returned there is other code.
+    argument again, and pc points to the `svc` that it will run again. Behind a call that returned there is other code,
+    and if it has run none of that yet, the `svc` is right before pc.
     """
     registers = _registers(pid, 34)
     if registers[8] != wait.number or [registers[1] & _WORD, registers[2] & _WORD] != list(wait.arguments[1:3]):
         return False
-    return registers[0] in _INTERRUPTED or _instruction(pid, registers[32]) == _SVC
+    if registers[0] in _INTERRUPTED or _instruction(pid, registers[32]) == _SVC:
+        return True
+    return wait.kind in _TAKES_NOTHING and _instruction(pid, registers[32] - len(_SVC)) == _SVC
 
 
 _IS_INSIDE = {"x86_64": _is_inside_x86_64, "aarch64": _is_inside_aarch64}
@@ -207,7 +234,7 @@ def _registers(pid: int, count: int) -> ctypes.Array[ctypes.c_int64]:
 
 
 def _instruction(pid: int, address: int) -> bytes:
-    return read_part(f"/proc/{pid}/mem", address, len(_SVC))
+    return _memory(pid, address, len(_SVC))
 
 
 def _ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:

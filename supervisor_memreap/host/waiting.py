@@ -1,9 +1,13 @@
 """Whether a worker waits for a connection. All knowledge of how they wait is here. Linux only.
 
 A worker is idle when its main thread waits for a socket on which it listens, in accept(2) or in epoll, select or poll,
-when it has no client's connection in hand, and when all its other threads sleep in a futex. /proc/PID/syscall shows
-exactly in what a thread waits, but reading it needs ptrace attach rights. /proc/PID/wchan needs only ptrace read rights
-and is less exact, so what it does not show is unknown.
+when it has no client's connection in hand, and when all its other threads sleep in a futex. If the workers take turns
+at that by a lock on a file, as those of Starman with several addresses do, one that waits for its turn in flock(2) is
+idle too. /proc/PID/syscall shows exactly in what a thread waits, but reading it needs ptrace attach rights.
+/proc/PID/wchan needs only ptrace read rights and is less exact, so what it does not show is unknown.
+
+Other locks do not count: a process that waits in semop(2) must not be stopped, since that returns EINTR ever after, and
+Net::Server with serialize=semaphore then ends the whole server; and of a futex it cannot be seen what it is for.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ class Kind(enum.Enum):
     EPOLL = "epoll"
     SELECT = "select"
     POLL = "poll"
+    FLOCK = "flock"
 
 
 class Wait(NamedTuple):
@@ -36,14 +41,27 @@ class Wait(NamedTuple):
     arguments: tuple[int, ...]
 
 
-# offset, length -> what the process's memory holds there; empty where it holds nothing.
-Memory = Callable[[int, int], bytes]
+# pid, address, length -> what the process's memory holds there; empty where it holds nothing.
+Memory = Callable[[int, int, int], bytes]
 
 _MACHINE = platform.machine()
-# System calls of asm/unistd.h: accept, accept4; epoll_wait, epoll_pwait, epoll_pwait2; select, pselect6; poll, ppoll.
+# System calls of asm/unistd.h: accept, accept4; epoll_wait, epoll_pwait, epoll_pwait2; select, pselect6; poll, ppoll;
+# flock.
 _NUMBERS: dict[str, dict[Kind, tuple[int, ...]]] = {
-    "x86_64": {Kind.ACCEPT: (43, 288), Kind.EPOLL: (232, 281, 441), Kind.SELECT: (23, 270), Kind.POLL: (7, 271)},
-    "aarch64": {Kind.ACCEPT: (202, 242), Kind.EPOLL: (22, 441), Kind.SELECT: (72,), Kind.POLL: (73,)},
+    "x86_64": {
+        Kind.ACCEPT: (43, 288),
+        Kind.EPOLL: (232, 281, 441),
+        Kind.SELECT: (23, 270),
+        Kind.POLL: (7, 271),
+        Kind.FLOCK: (73,),
+    },
+    "aarch64": {
+        Kind.ACCEPT: (202, 242),
+        Kind.EPOLL: (22, 441),
+        Kind.SELECT: (72,),
+        Kind.POLL: (73,),
+        Kind.FLOCK: (32,),
+    },
 }
 KINDS = {number: kind for kind, numbers in _NUMBERS.get(_MACHINE, {}).items() for number in numbers}
 """By the number of the system call, on this machine."""
@@ -65,17 +83,17 @@ _IN = 1
 _POLLFD, _MAX_POLLFDS = struct.Struct("=ihh"), 1024
 
 
-def idle(pid: int, memory: Callable[[int, int, int], bytes]) -> bool | None:
+def idle(pid: int, memory: Memory) -> bool | None:
     """Whether the process waits for a connection and serves nothing; None: that may not be read, or is uncertain.
 
-    `memory` reads that of a process: pid, offset, length. Raises ProcessLookupError where the process is gone.
+    Raises ProcessLookupError where the process is gone.
     """
     try:
         wait = current(pid)
     except PermissionError:
         main = by_wchan(pid)
     else:
-        main = wait is not None and awaits_connection(pid, wait, lambda at, length: memory(pid, at, length))
+        main = wait is not None and awaits_connection(pid, wait, memory)
     if main and not other_threads_sleep(pid):
         return None
     return main
@@ -103,11 +121,43 @@ def awaits_connection(pid: int, wait: Wait, memory: Memory) -> bool | None:
     if wait.kind is Kind.ACCEPT and len(_threads(pid)) == 1:
         return True
     try:
+        if wait.kind is Kind.FLOCK:
+            return has_no_client(pid) if _is_next_in_turn(pid, memory) else False
         # In accept, another thread may have a connection in hand.
         descriptors = {wait.arguments[0]} if wait.kind is Kind.ACCEPT else _watched(pid, wait, memory)
         return _are_idle(descriptors, pid) if descriptors else False
     except PermissionError:
         return None
+
+
+def has_no_client(pid: int) -> bool | None:
+    """Whether the process listens, and has no client's connection; None: unknown.
+
+    Raises ProcessLookupError, PermissionError.
+    """
+    own = sockets.of(pid)
+    return _are_idle(own.listening, pid) if own.listening else False
+
+
+def _is_next_in_turn(pid: int, memory: Memory) -> bool:
+    """Whether what the process waits for in flock is locked by a sibling that itself waits for a connection."""
+    holder, parent = _holder_of_flock(pid), stat(pid)[1]
+    try:
+        if holder is None or stat(holder)[1] != parent:
+            return False
+        wait = current(holder)
+        return wait is not None and wait.kind is not Kind.FLOCK and awaits_connection(holder, wait, memory) is True
+    except ProcessLookupError:
+        return False  # that one has ended, and this one is about to have its turn
+
+
+def _holder_of_flock(pid: int) -> int | None:
+    """Who has locked the file for which this process waits. None: it waits for none, or that is not to be seen."""
+    locks = [line.replace(b"->", b"").split() for line in read("/proc/locks").splitlines() if b" FLOCK " in line]
+    # Each has a number, the kind, ADVISORY, READ or WRITE, the pid, and the file; those that wait follow who has it.
+    files = [fields[5] for fields in locks if fields[4] == b"%d" % pid]
+    holders = [int(fields[4]) for fields in locks if fields[5] in files]
+    return holders[0] if holders and holders[0] not in (pid, 0, -1) else None
 
 
 def _are_idle(descriptors: Iterable[int], pid: int) -> bool | None:
@@ -125,11 +175,11 @@ def _watched(pid: int, wait: Wait, memory: Memory) -> set[int]:
         return _in_epoll(pid, first)
     if wait.kind is Kind.SELECT:
         # int nfds, fd_set *readfds: a bit for each descriptor, in words of 64.
-        words = memory(second, (min(first, _MAX_POLLFDS) + 63) // 64 * 8) if second else b""
+        words = memory(pid, second, (min(first, _MAX_POLLFDS) + 63) // 64 * 8) if second else b""
         bits = int.from_bytes(words, "little")
         return {fd for fd in range(min(first, _MAX_POLLFDS)) if bits >> fd & 1}
     # struct pollfd *fds, nfds_t nfds
-    data = memory(first, min(second, _MAX_POLLFDS) * _POLLFD.size)
+    data = memory(pid, first, min(second, _MAX_POLLFDS) * _POLLFD.size)
     whole = data[: len(data) // _POLLFD.size * _POLLFD.size]
     return {fd for fd, events, _ in _POLLFD.iter_unpack(whole) if fd >= 0 and events & _IN}
 
