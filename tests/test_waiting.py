@@ -31,6 +31,12 @@ FAMILIES = ["tcp", "tcp6", "unix", "abstract"]
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="makes a network namespace")
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """Other tests may keep all CPUs busy."""
+    monkeypatch.setattr(hold, "TIMEOUT", 10.0)
+
+
 @pytest.fixture(params=FAMILIES)
 def listening(request, tmp_path):
     with waiter.listen(request.param, str(tmp_path / "s")) as listening:
