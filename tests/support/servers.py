@@ -191,25 +191,35 @@ def running(
 
     `keep`: nginx keeps its connections to the workers. `quick`: see stack.running.
     """
-    if not shutil.which(server.executable):
-        pytest.skip(f"{server.executable} is not there: tests/run installs {', '.join(server.packages) or 'it'}")
+    skip_without(server)
     shutil.copy(stack.APPS / server.app, where)
     port = stack.free_port()
     for name, text in server.files.items():
         (where / name).write_text(text.format(where=where, port=port))
     text = server.program.format(where=where, port=port) + more
-    nginx_conf = _nginx_conf(server, where, keep) if server.front else None
+    nginx_conf = front(server, where, keep) if server.front else None
     with stack.running(text, "myapp", where, nginx_conf=nginx_conf, port=port, quick=quick) as pool:
         yield pool
 
 
-def _nginx_conf(server: Server, where: Path, keep: bool) -> Path:
-    front = server.front
+def skip_without(server: Server) -> None:
+    if not shutil.which(server.executable):
+        pytest.skip(f"{server.executable} is not there: tests/run installs {', '.join(server.packages) or 'it'}")
+
+
+def front(server: Server, where: Path, keep: bool = False) -> Path:
+    """The configuration of an nginx in front of it."""
     text = (stack.APPS / "nginx.conf").read_text()
+    passes = server.front
     if keep:
-        front = front.replace(_PASS, "fastcgi_keep_conn on; fastcgi_pass kept;")
+        passes = passes.replace(_PASS, "fastcgi_keep_conn on; fastcgi_pass kept;")
         text = text.replace("    server {", f"    {_KEPT}    server {{", 1)
     assert text.count(_PASS) == 1
     path = where / "front.conf"
-    path.write_text(text.replace(_PASS, front).replace("FOLDER", str(where)))
+    path.write_text(text.replace(_PASS, passes))
     return path
+
+
+def named(name: str) -> Server:
+    (server,) = (server for server in SERVERS if server.name == name)
+    return server
