@@ -69,7 +69,7 @@ def test_each_program_may_finish_its_requests_and_stays_in_the_foreground(file):
 
 @pytest.fixture(scope="module")
 def together(catalyst_script):
-    """Those of TOGETHER in one supervisord, as they stand but for the paths, and with times in which a test can wait."""
+    """Those of TOGETHER in one supervisord, as they stand but for the paths, and with times in which tests can wait."""
     where = stack.directory()
     where.chmod(0o777)
     shutil.copy(stack.APPS / "leaky.psgi", where / "app.psgi")

@@ -75,6 +75,7 @@ class Clients:
         self._threads = ThreadPoolExecutor(clients)
 
     def __enter__(self) -> Clients:
+        # Each asks at least once.
         self._results = [self._threads.submit(self._ask, number) for number in range(self._clients)]
         return self
 
@@ -90,7 +91,7 @@ class Clients:
     def _ask(self, number: int) -> Counter[str]:
         outcomes: Counter[str] = Counter()
         dice = random.Random(number)
-        while not self._stop.is_set():
+        while not outcomes or not self._stop.is_set():
             connection = _Connection("127.0.0.1", self._port, timeout=TIMEOUT)
             for _ in range(self._per_connection):
                 outcomes[self._request(connection, dice)] += 1
@@ -123,7 +124,9 @@ class Load:
         self.tally = Tally(0, {}, 0)
 
     def __enter__(self) -> Load:
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        pipe = subprocess.PIPE
+        # A session of its own: Ctrl-C is for us, and it ends when its standard input is closed.
+        self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, start_new_session=True)
         return self
 
     def __exit__(self, *_) -> None:
