@@ -60,9 +60,9 @@ class Server:
 
 
 def _plackup(handler: str, package: str, options: str = "") -> Server:
-    command = f"plackup -E deployment -s {handler} --listen {{where}}/myapp.sock --nproc 4 --keep-stderr 1 {options}"
+    listen = f"--listen {{where}}/myapp.sock --nproc {WORKERS} --keep-stderr 1"
+    command = f"plackup -E deployment -s {handler} {listen}{options} {{where}}/growing.psgi"
     packages = (package, "libplack-perl", "nginx-light")
-    command += "{where}/growing.psgi"
     return Server(handler, command, "growing.psgi", "HUP", packages, _PASS, keeps_connections=True)
 
 
@@ -105,15 +105,15 @@ MaxConnectionsPerChild 0
 LuaScope thread
 LuaMapHandler / {{where}}/growing.lua handle
 """
-# The port of its own, since a worker serves 1000 requests only, if it is not told otherwise.
+# A worker of Starman leaves after 1000 requests, if it is not told otherwise.
 _STARMAN = "starman --workers 4 --listen 127.0.0.1:{port} --max-requests 1000000000 -E deployment {where}/growing.psgi"
 _GUNICORN = f"{Path(sys.executable).parent}/gunicorn --workers 4 --bind 127.0.0.1:{{port}} --max-requests 0"
 _UWSGI = "uwsgi --master --die-on-term --need-app --disable-logging --processes 4"
 
 SERVERS = (
     replace(_plackup("FCGI", "libfcgi-procmanager-perl"), name="FCGI::ProcManager"),
-    # It does not start without a file for its pid.
-    _plackup("FCGI::Engine", "libfcgi-engine-perl", "--pid {where}/engine.pid "),
+    # Without a file for its pid it does not start.
+    _plackup("FCGI::Engine", "libfcgi-engine-perl", " --pid {where}/engine.pid"),
     Server("Starman", _STARMAN, "growing.psgi", "HUP", ("starman",), keeps_connections=True),
     Server("gunicorn sync", f"{_GUNICORN} growing:application", "growing.py", "TERM"),
     Server(
