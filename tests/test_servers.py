@@ -47,13 +47,11 @@ def assert_all_are_there(pool: stack.Pool) -> set[int]:
 
 
 def assert_reaped_while_idle(pool: stack.Pool, count: int) -> set[int]:
-    """So many workers, in turn, each held while it was idle, left and was replaced; their pids."""
+    """So many workers, in turn, each held while it was idle, have left; their pids."""
     stack.assert_in_turn(pool.directory, count)
     events = stack.announced(pool.directory)
     for event in events[0::2]:
         assert re.search(r" sent while idle \(held in \w+\)$", event["message"]), event
-    for event in events[1::2]:
-        assert re.search(r" left after .*, [0-9]+ took its place", event["message"]), event
     return {event["pid"] for event in events}
 
 
@@ -68,9 +66,9 @@ def reaps_without_loss(server: Server, where: Path, count: int, per_connection: 
         assert load.tally.lost == {}
         assert load.tally.answered > 100
         assert (load.tally.answered / load.tally.connections > 10) is keep
-        after = pool.workers()
+        # Apache forks a worker once a second, if at all.
+        after = eventually(lambda: assert_all_are_there(pool))
         assert before - after == before & large
-        assert len(after) == WORKERS
         assert after.isdisjoint(large)
         assert watch.fewest >= WORKERS - 1
         assert watch.most_gone_together == 1
