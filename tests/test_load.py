@@ -63,10 +63,10 @@ def assert_asked(server: Server) -> None:
 
 
 def tally_of(answer: bytes, per_connection: int = 1):
-    with serving(answer) as server:
-        with Load(server.port, clients=1, per_connection=per_connection, pause=0) as load:
-            eventually(lambda: assert_asked(server))
-        return load.tally
+    load_of = {"clients": 1, "per_connection": per_connection, "pause": 0}
+    with serving(answer) as server, Load(server.port, **load_of) as load:
+        eventually(lambda: assert_asked(server))
+    return load.tally
 
 
 RIGHT = expected(b"")
@@ -101,6 +101,12 @@ def test_a_right_answer_is_none_but_for_a_request_with_another_body():
 def test_a_kept_connection_that_the_server_closes_without_saying_so_is_a_loss():
     tally = tally_of(answer(RIGHT), per_connection=20)
     assert {kind.split()[1] for kind in tally.lost} - {"wrong"} != set()
+
+
+def test_the_longest_time_without_an_answer_is_told():
+    with serving(answer(RIGHT)) as server, Load(server.port, clients=1, pause=0.3) as load:
+        eventually(lambda: assert_asked(server))
+    assert 0.3 <= load.tally.longest_gap < 10
 
 
 def test_where_nobody_listens_each_request_is_lost():

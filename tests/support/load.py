@@ -16,6 +16,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -30,6 +31,8 @@ class Tally:
     lost: dict[str, int]
     """How many, by the kind of request and how it was lost."""
     connections: int
+    longest_gap: float
+    """Seconds between two answers, whichever clients got them: so long did nobody get one."""
 
 
 def exchange(
@@ -73,6 +76,9 @@ class Clients:
         self._pause = pause
         self._stop = threading.Event()
         self._threads = ThreadPoolExecutor(clients)
+        self._lock = threading.Lock()
+        self._last_answer: float | None = None
+        self._longest_gap = 0.0
 
     def __enter__(self) -> Clients:
         # Each asks at least once.
@@ -86,7 +92,8 @@ class Clients:
     def tally(self) -> Tally:
         """After the end; raises what a client raised."""
         outcomes = sum((result.result() for result in self._results), Counter())
-        return Tally(outcomes.pop("ok", 0), connections=outcomes.pop("connections"), lost=dict(outcomes))
+        answered, connections = outcomes.pop("ok", 0), outcomes.pop("connections")
+        return Tally(answered, dict(outcomes), connections, self._longest_gap)
 
     def _ask(self, number: int) -> Counter[str]:
         outcomes: Counter[str] = Counter()
@@ -108,11 +115,18 @@ class Clients:
         if outcome == "ok" and text != expected(body):
             outcome = "wrong"
         if outcome == "ok":
+            self._note_answer()
             return outcome
         connection.close()
         # A time in which the server refuses is not counted at the rate at which it does so.
         self._stop.wait(0.1)
         return f"{kind} {outcome}"
+
+    def _note_answer(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            self._longest_gap = max(self._longest_gap, now - (self._last_answer or now))
+            self._last_answer = now
 
 
 class Load:
@@ -121,7 +135,7 @@ class Load:
     def __init__(self, port: int, path: str = "/", clients: int = 2, per_connection: int = 1, pause: float = 0.005):
         words = (port, path, clients, per_connection, pause)
         self._command = [sys.executable, __file__, *map(str, words)]
-        self.tally = Tally(0, {}, 0)
+        self.tally = Tally(0, {}, 0, 0.0)
 
     def __enter__(self) -> Load:
         pipe = subprocess.PIPE
