@@ -56,6 +56,7 @@ from loss_report import Result, markdown, svg
 from loss_ways import MOMENT, REMARK, WAYS, WORKERS, Limits, Way
 from support import stack
 from support.driver import eventually
+from support.load import exchange
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core.model import ProcessId
@@ -164,16 +165,11 @@ def ask(port: int, path: str, id: str, kind: str, leak: int, promise: bool) -> t
     query = f"id={id}&leak={leak}&cleanup={int(promise)}" + (f"&s={SLEEP}" if kind == "sleep" else "")
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
-        headers = {"Content-Type": "application/octet-stream"}
-        connection.request("POST" if body else "GET", f"/{path}/?{query}", body or None, headers)
-        answer = connection.getresponse()
-        text = answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        return type(error).__name__, 0.0
+        outcome, text = exchange(connection, f"/{path}/?{query}", body)
     finally:
         connection.close()
-    if answer.status != 200:
-        return str(answer.status), 0.0
+    if outcome != "ok":
+        return outcome, 0.0
     head = f"{id} {len(body)} {hashlib.md5(body).hexdigest()} ([0-9.]+) {int(promise)}\n"
     match = re.fullmatch(head.encode() + rb"\.{4000}\nend\n", text)
     return ("ok", float(match[1])) if match else ("wrong", 0.0)

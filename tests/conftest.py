@@ -36,7 +36,7 @@ EXPECTED_SKIPS: dict[str, str] = {
 
 # Files of tests that are not `stack`; those of the pure core are known by their names.
 PROCESS = {
-    *("alarm", "cli", "growth", "hold", "layers", "log", "memory"),
+    *("alarm", "cli", "growth", "hold", "layers", "load", "log", "memory"),
     *("processes", "reader", "reaper", "statm", "status", "swap"),
 }
 

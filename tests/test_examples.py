@@ -14,9 +14,11 @@ from typing import NamedTuple
 import pytest
 from support import stack
 from support.driver import eventually
+from test_examples_of_servers import EXAMPLES as OTHER_SERVERS
 
 EXAMPLES = stack.ROOT / "conf.d-examples"
 FILES = sorted(EXAMPLES.glob("*.conf"))
+TOGETHER = [file for file in FILES if file.stem not in OTHER_SERVERS]
 
 
 class Expected(NamedTuple):
@@ -39,7 +41,12 @@ SINGLE = {"single": Expected(4, 150)}
 def test_the_examples_are_those_of_the_readme():
     named = set(re.findall(r"conf\.d-examples/([a-z-]+\.conf)", (stack.ROOT / "README.md").read_text()))
     expected = ("memreap", "catalyst", "plack", "fcgi-program", "single", "container", "notify")
-    assert {file.name for file in FILES} == named == {f"{name}.conf" for name in expected}
+    assert {file.name for file in FILES} == named == {f"{name}.conf" for name in (*expected, *OTHER_SERVERS)}
+
+
+def test_no_two_of_them_have_a_program_of_the_same_name():
+    names = [name for file in FILES for name in re.findall(r"(?m)^\[(?:fcgi-)?program:(.*)\]$", file.read_text())]
+    assert len(names) == len(set(names)) > len(OTHER_SERVERS)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -56,13 +63,13 @@ def test_each_program_may_finish_its_requests_and_stays_in_the_foreground(file):
     for section in parser.sections():
         if "program:" in section:
             assert parser.getint(section, "stopwaitsecs") > 60
-            assert not re.search(r" (-d|--daemon(ize)?)\b", parser.get(section, "command"))
-            assert "without -d" in file.read_text().lower() or "without --daemonize" in file.read_text().lower()
+            assert not re.search(r" (-d|-D|--daemon(ize)?)\b", parser.get(section, "command"))
+            assert re.search("without (-d|--daemon|daemonize=)|in the foreground", file.read_text().lower())
 
 
 @pytest.fixture(scope="module")
 def together(catalyst_script):
-    """All examples in one supervisord, as they stand but for the paths, and with times in which a test can wait."""
+    """Those of TOGETHER in one supervisord, as they stand but for the paths, and with times in which tests can wait."""
     where = stack.directory()
     where.chmod(0o777)
     shutil.copy(stack.APPS / "leaky.psgi", where / "app.psgi")
@@ -79,12 +86,12 @@ def together(catalyst_script):
     replacements["logger -t memreap"] = f"tee -a {where}/notified"
     if os.getuid() != 0:
         replacements[r"(?m)^(user|socket_owner)=.*$"] = ""
-    for file in FILES:
+    for file in TOGETHER:
         text = file.read_text()
         for pattern, new in replacements.items():
             text = re.sub(pattern, new, text)
         (where / file.name).write_text(text)
-    include = f"[include]\nfiles={' '.join(file.name for file in FILES)}\n"
+    include = f"[include]\nfiles={' '.join(file.name for file in TOGETHER)}\n"
     with stack.running(include + stack.recorder(where), "myapp", where) as pool:
         eventually(lambda: assert_all_are_there(pool), timeout=30)
         yield pool

@@ -139,6 +139,11 @@ class Pool:
         return [line for line in self.log().splitlines() if f" memreap: {self.name}: " in line and text in line]
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
 @contextlib.contextmanager
 def running(
     text: str,
@@ -146,21 +151,24 @@ def running(
     where: Path,
     python: str = sys.executable,
     http: str | None = None,
-    nginx_conf: Path = APPS / "nginx.conf",
+    nginx_conf: Path | None = APPS / "nginx.conf",
     within: Sequence[str] = (),
+    port: int = 0,
+    quick: bool = False,
 ) -> Iterator[Pool]:
     """The pool `name` of a supervisord with the configuration `text`, whose pools listen on where/NAME.sock.
 
-    `within` is a command that supervisord is started by. At the end supervisord is asked to end, as by an
-    administrator. A process that is still there then is ended by force, and the test fails.
+    Without `nginx_conf` the pool itself speaks HTTP, on `port`. `within` is a command that supervisord is started by;
+    `quick`: its TICK_5 comes every second. At the end supervisord is asked to end, as by an administrator. A process
+    that is still there then is ended by force, and the test fails.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    conf = nginx_conf.read_text().replace("FOLDER", str(where)).replace("PORT", str(port))
-    (where / "nginx.conf").write_text(conf)
-    command = f"/usr/sbin/nginx -e {where}/nginx-error.log -c {where}/nginx.conf -p {where}/"
-    nginx = f"[program:nginx]\ncommand={command}\n"
-    with supervisord(where, text + nginx, http, python=python, within=within) as process:
+    port = port or free_port()
+    if nginx_conf:
+        conf = nginx_conf.read_text().replace("FOLDER", str(where)).replace("PORT", str(port))
+        (where / "nginx.conf").write_text(conf)
+        command = f"/usr/sbin/nginx -e {where}/nginx-error.log -c {where}/nginx.conf -p {where}/"
+        text += f"[program:nginx]\ncommand={command}\n"
+    with supervisord(where, text, http, python=python, within=within, quick=quick) as process:
         pool = Pool(where, port, name)
         try:
             eventually(lambda: assert_answers(pool), timeout=30)

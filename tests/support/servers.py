@@ -1,0 +1,225 @@
+"""Pre-forking servers as a supervisord runs them: in the foreground, 4 workers each, their own recycling turned off.
+
+Each runs the application of tests/apps/growing.*, which grows when it is asked to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from support import stack
+
+WORKERS = 4
+# As root, servers that can do so run their workers as another user; else these lines would be refused.
+_USER = "User www-data\nGroup www-data\n" if os.getuid() == 0 else ""
+# Requests on a connection that nginx keeps: a worker is idle only when its connection has ended.
+_KEPT = "upstream kept { server unix:FOLDER/myapp.sock; keepalive 2; keepalive_requests 10; }\n"
+_PASS = "fastcgi_pass unix:FOLDER/$pool.sock;"
+
+
+@dataclass(frozen=True)
+class Server:
+    """How one server is set up. In its texts {where} is the test's directory and {port} where it listens."""
+
+    name: str
+    command: str
+    app: str
+    """The file of tests/apps that it serves; it is copied to {where}."""
+    signal: str
+    packages: tuple[str, ...] = ()
+    """Of Debian, as tests/run installs them; without one: it comes from PyPI."""
+    front: str = ""
+    """How nginx passes requests to {where}/myapp.sock; empty: the server speaks HTTP itself, at {port}."""
+    section: str = "program"
+    """Of supervisord: program or fcgi-program."""
+    options: str = ""
+    """More lines of that section."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Its own configuration, by the names of files in {where}."""
+    keeps_connections: bool = False
+    """Whether its workers keep a connection for the next request, if the client (or nginx) wants that."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def executable(self) -> str:
+        return self.command.split()[0]
+
+    @property
+    def program(self) -> str:
+        return f"[{self.section}:myapp]\ncommand={self.command}\n{self.options}"
+
+
+def _plackup(handler: str, package: str, options: str = "") -> Server:
+    listen = f"--listen {{where}}/myapp.sock --nproc {WORKERS} --keep-stderr 1"
+    command = f"plackup -E deployment -s {handler} {listen}{options} {{where}}/growing.psgi"
+    packages = (package, "libplack-perl", "nginx-light")
+    return Server(handler, command, "growing.psgi", "HUP", packages, _PASS, keeps_connections=True)
+
+
+PHP = """\
+[global]
+error_log = {where}/php-fpm.log
+daemonize = no
+[www]
+user = www-data
+group = www-data
+listen = {where}/myapp.sock
+listen.mode = 0666
+pm = static
+pm.max_children = 4
+pm.max_requests = 0
+php_admin_value[ffi.enable] = 1
+"""
+UNICORN = """\
+worker_processes 4
+listen '127.0.0.1:{port}'
+"""
+APACHE = f"""\
+ServerRoot {{where}}
+ServerName localhost
+DefaultRuntimeDir {{where}}
+PidFile apache.pid
+ErrorLog {{where}}/apache.log
+Listen 127.0.0.1:{{port}}
+{_USER}\
+LoadModule mpm_prefork_module /usr/lib/apache2/modules/mod_mpm_prefork.so
+LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
+LoadModule lua_module /usr/lib/apache2/modules/mod_lua.so
+StartServers 4
+# Apache replaces a worker only while fewer than this are idle.
+MinSpareServers 4
+MaxSpareServers 8
+MaxRequestWorkers 4
+ServerLimit 4
+MaxConnectionsPerChild 0
+LuaScope thread
+LuaMapHandler / {{where}}/growing.lua handle
+"""
+# A worker of Starman leaves after 1000 requests, if it is not told otherwise.
+_STARMAN = "starman --workers 4 --listen 127.0.0.1:{port} --max-requests 1000000000 -E deployment {where}/growing.psgi"
+_GUNICORN = f"{Path(sys.executable).parent}/gunicorn --workers 4 --bind 127.0.0.1:{{port}} --max-requests 0"
+_UWSGI = "uwsgi --master --die-on-term --need-app --disable-logging --processes 4"
+
+SERVERS = (
+    replace(_plackup("FCGI", "libfcgi-procmanager-perl"), name="FCGI::ProcManager"),
+    # Without a file for its pid it does not start.
+    _plackup("FCGI::Engine", "libfcgi-engine-perl", " --pid {where}/engine.pid"),
+    Server("Starman", _STARMAN, "growing.psgi", "HUP", ("starman",), keeps_connections=True),
+    Server("gunicorn sync", f"{_GUNICORN} growing:application", "growing.py", "TERM"),
+    Server(
+        "gunicorn gthread",
+        f"{_GUNICORN} --worker-class gthread --threads 2 growing:application",
+        "growing.py",
+        "TERM",
+        keeps_connections=True,
+    ),
+    Server(
+        "uWSGI",
+        f"{_UWSGI} --plugin python3 --socket {{where}}/myapp.sock --chmod-socket=666 --wsgi-file {{where}}/growing.py",
+        "growing.py",
+        "HUP",
+        ("uwsgi-core", "uwsgi-plugin-python3", "nginx-light"),
+        "include /etc/nginx/uwsgi_params; uwsgi_pass unix:FOLDER/$pool.sock;",
+    ),
+    Server(
+        "uWSGI with HTTP",
+        f"{_UWSGI} --plugin psgi --http-socket 127.0.0.1:{{port}} --psgi {{where}}/growing.psgi",
+        "growing.psgi",
+        "HUP",
+        ("uwsgi-core", "uwsgi-plugin-psgi"),
+    ),
+    Server(
+        "php-fpm",
+        "/usr/sbin/php-fpm8.2 --nodaemonize --fpm-config {where}/php-fpm.conf",
+        "growing.php",
+        "QUIT",
+        ("php8.2-fpm", "nginx-light"),
+        f"fastcgi_param SCRIPT_FILENAME FOLDER/growing.php; {_PASS}",
+        options="stopsignal=QUIT\n",
+        files={"php-fpm.conf": PHP},
+        keeps_connections=True,
+    ),
+    Server(
+        "unicorn",
+        "unicorn -E none -c {where}/unicorn.rb {where}/growing.ru",
+        "growing.ru",
+        "QUIT",
+        ("unicorn",),
+        options="stopsignal=QUIT\n",
+        files={"unicorn.rb": UNICORN},
+    ),
+    Server(
+        "Apache prefork",
+        "/usr/sbin/apache2 -DFOREGROUND -f {where}/apache.conf",
+        "growing.lua",
+        "USR1",
+        ("apache2-bin",),
+        options="stopsignal=WINCH\n",
+        files={"apache.conf": APACHE},
+        keeps_connections=True,
+    ),
+)
+
+
+def _fcgiwrap(name: str, command: str, *packages: str) -> Server:
+    front = f"fastcgi_param SCRIPT_FILENAME FOLDER/refused.cgi; {_PASS}"
+    options = "socket=unix://{where}/myapp.sock\nsocket_mode=0777\nstopasgroup=true\n"
+    return Server(name, command, "refused.cgi", "TERM", packages, front, "fcgi-program", options)
+
+
+REFUSED = (
+    _fcgiwrap("fcgiwrap", "/usr/sbin/fcgiwrap -c 4", "fcgiwrap"),
+    _fcgiwrap("multiwatch", "/usr/bin/multiwatch -f 4 -- /usr/sbin/fcgiwrap", "multiwatch", "fcgiwrap"),
+)
+
+
+@contextlib.contextmanager
+def running(
+    server: Server, where: Path, more: str = "", keep: bool = False, quick: bool = False
+) -> Iterator[stack.Pool]:
+    """The pool `myapp` of this server below a supervisord, with `more` sections.
+
+    `keep`: nginx keeps its connections to the workers. `quick`: see stack.running.
+    """
+    skip_without(server)
+    shutil.copy(stack.APPS / server.app, where)
+    port = stack.free_port()
+    for name, text in server.files.items():
+        (where / name).write_text(text.format(where=where, port=port))
+    text = server.program.format(where=where, port=port) + more
+    nginx_conf = front(server, where, keep) if server.front else None
+    with stack.running(text, "myapp", where, nginx_conf=nginx_conf, port=port, quick=quick) as pool:
+        yield pool
+
+
+def skip_without(server: Server) -> None:
+    if not shutil.which(server.executable):
+        pytest.skip(f"{server.executable} is not there: tests/run installs {', '.join(server.packages) or 'it'}")
+
+
+def front(server: Server, where: Path, keep: bool = False) -> Path:
+    """The configuration of an nginx in front of it."""
+    text = (stack.APPS / "nginx.conf").read_text()
+    passes = server.front
+    if keep:
+        passes = passes.replace(_PASS, "fastcgi_keep_conn on; fastcgi_pass kept;")
+        text = text.replace("    server {", f"    {_KEPT}    server {{", 1)
+    assert text.count(_PASS) == 1
+    path = where / "front.conf"
+    path.write_text(text.replace(_PASS, passes))
+    return path
+
+
+def named(name: str) -> Server:
+    (server,) = (server for server in SERVERS if server.name == name)
+    return server

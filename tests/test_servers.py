@@ -1,0 +1,114 @@
+"""Real servers under a real supervisord and load: grown workers are replaced one at a time, and no request is lost."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from support import servers, stack
+from support.driver import assert_in, eventually
+from support.load import Load
+from support.servers import REFUSED, SERVERS, WORKERS, Server
+
+GROWTH_MB = 40
+LIMIT_MB = 30
+
+
+REFUSAL = "belongs to fcgiwrap, which drops requests on every signal: nothing sent, and no setting helps"
+
+
+def memreap(server: Server, where: Path) -> str:
+    return stack.recorder(where) + (
+        f"[memreap:myapp]\nlimit={LIMIT_MB}MB\nsignal={server.signal}\nmin_age=1s\nsettle=1s\n"
+        f"[eventlistener:memreap]\ncommand={Path(sys.executable).parent}/memreap listen\n"
+        f"events=TICK_5\nbuffer_size=100\nstderr_logfile={where}/memreap.log\n"
+    )
+
+
+def grown(pool: stack.Pool, count: int) -> set[int]:
+    """The pids of so many workers, each of which has grown."""
+    pids: list[int] = []
+    while len(set(pids)) < count:
+        assert len(pids) < 40, pids
+        pids.append(pool.ask(f"mb={GROWTH_MB}&s=0.2")[0])
+    return set(pids)
+
+
+def assert_all_are_there(pool: stack.Pool) -> set[int]:
+    """Old enough that none is replaced by itself any more."""
+    workers = pool.workers()
+    assert len(workers) == WORKERS
+    assert time.time() - max(psutil.Process(pid).create_time() for pid in workers) > 1
+    return workers
+
+
+def assert_reaped_while_idle(pool: stack.Pool, count: int) -> set[int]:
+    """So many workers, in turn, each held while it was idle, have left; their pids."""
+    stack.assert_in_turn(pool.directory, count)
+    events = stack.announced(pool.directory)
+    for event in events[0::2]:
+        assert re.search(r" sent while idle \(held in \w+\)$", event["message"]), event
+    return {event["pid"] for event in events}
+
+
+def reaps_without_loss(server: Server, where: Path, count: int, per_connection: int) -> None:
+    keep = per_connection > 1
+    with servers.running(server, where, memreap(server, where), keep=keep, quick=True) as pool:
+        before = eventually(lambda: assert_all_are_there(pool))
+        with stack.Watch(pool) as watch, Load(pool.port, "/myapp/", per_connection=per_connection) as load:
+            large = grown(pool, count)
+            reaped = eventually(lambda: assert_reaped_while_idle(pool, count), timeout=40)
+        assert reaped == large
+        assert load.tally.lost == {}
+        assert load.tally.answered > 100
+        assert (load.tally.answered / load.tally.connections > 10) is keep
+        # Apache forks a worker once a second, if at all.
+        after = eventually(lambda: assert_all_are_there(pool))
+        assert before - after == before & large
+        assert after.isdisjoint(large)
+        assert watch.fewest >= WORKERS - 1
+        assert watch.most_gone_together == 1
+        assert len(watch.managers) == 1
+        assert pool.largest() < LIMIT_MB
+
+
+@pytest.mark.parametrize("server", SERVERS, ids=str)
+def test_grown_workers_are_replaced_one_at_a_time_and_no_request_is_lost(server, where):
+    reaps_without_loss(server, where, count=3, per_connection=1)
+
+
+@pytest.mark.parametrize("server", [server for server in SERVERS if server.keeps_connections], ids=str)
+def test_no_request_is_lost_where_connections_are_kept(server, where):
+    reaps_without_loss(server, where, count=2, per_connection=20)
+
+
+@pytest.mark.parametrize("server", REFUSED, ids=str)
+def test_a_server_that_drops_requests_on_every_signal_is_refused_and_nothing_is_signalled(server, where):
+    # Its workers do not grow, but each has more address space than that.
+    text = memreap(server, where).replace(f"limit={LIMIT_MB}MB", "limit=1MB\nmetric=vms")
+    with servers.running(server, where, text, quick=True) as pool:
+        before = pool.workers()
+        assert len(before) == WORKERS
+        eventually(lambda: assert_in(REFUSAL, pool.log()))
+        ticks_later = time.time() + 2.5
+        eventually(lambda: assert_is_past(ticks_later))
+        assert pool.log().count("nothing sent") == 1
+        assert stack.announced(where) == []
+        assert pool.workers() == before
+        pool.ask()
+
+
+def test_tests_run_installs_what_each_of_them_needs():
+    (text,) = re.findall(r"^PACKAGES='(.*?)'", (stack.ROOT / "tests/run").read_text(), re.DOTALL | re.MULTILINE)
+    needed = {package for server in (*SERVERS, *REFUSED) for package in server.packages}
+    assert needed - set(text.split()) == set()
+    assert [server.name for server in SERVERS if not server.packages] == ["gunicorn sync", "gunicorn gthread"]
+    assert "gunicorn\n" in (stack.ROOT / "setup.cfg").read_text()
+
+
+def assert_is_past(moment: float) -> None:
+    assert time.time() > moment
