@@ -32,6 +32,7 @@ from supervisor_memreap.core.settings import (
 )
 from supervisor_memreap.core.text import quote
 from supervisor_memreap.demo import run as demo
+from supervisor_memreap.host import look, procfs
 from supervisor_memreap.reaper import HowEnded
 from supervisor_memreap.record import log, status
 from supervisor_memreap.supervisord import configfile
@@ -340,9 +341,15 @@ def _settings(args: argparse.Namespace) -> int:
     pools = settings.pools(programs)
     watched = [pool.program.namespec for pool in pools]
     chosen = {pool for name in args.names or ["all"] for pool in named(name, watched)}
+    view = procfs.source()
     # By one of its processes, since its sections may be named after that.
     shown = [
-        (watch.program.namespec, watch.settings, settings.origins(watch.members[0] if watch.members else watch.program))
+        (
+            watch.program.namespec,
+            watch.settings,
+            settings.origins(watch.members[0] if watch.members else watch.program),
+            look.server_of(look.look(watch, view, gate=look.never), view),
+        )
         for watch in pools
         if watch.program.namespec in chosen
     ]

@@ -164,9 +164,9 @@ class WatchedPool:
         held = outcome.private, candidate.worker.used, self.settings.metric
         self.followed.add(Followed(worker, self.pool, outcome.pidfd, lock, *held))
         self.update(policy.sent(self._state, at))
-        signal, idle_wait = self.settings.signal, self.settings.idle_wait
-        event = events.Signalled(self.name, time.time(), worker, candidate.reason, signal, outcome.moment, idle_wait)
-        self.emit(event)
+        assert candidate.worker.detail
+        how = candidate.worker.detail.signal, outcome.moment, self.settings.idle_wait
+        self.emit(events.Signalled(self.name, time.time(), worker, candidate.reason, *how))
         self._emit_all(_next_best(self.name, outcome))
 
     def follow_up(self, view: Source) -> None:
@@ -188,10 +188,11 @@ class WatchedPool:
     def _signal_again(self, worker: Worker, view: Source) -> None:
         before = self._state
         assert before.leaving
+        signal, sent = before.leaving.signal, before.leaving.sent
         try:
             # Saved first, as before the first signal: if the listener is killed here, no third one may be sent.
             self.update(policy.signalled_again(before, sent=False))
-            outcome = signalling.reap_again(self.pool, worker, self.settings, view, self._experience)
+            outcome = signalling.reap_again(self.pool, worker, signal, self.settings, view, self._experience)
         except BaseException:
             # It is unknown whether the signal was sent, so it counts as sent: no third one is sent.
             self.update(policy.signalled_again(before))
@@ -201,8 +202,6 @@ class WatchedPool:
             return
         assert outcome.moment
         self.update(policy.signalled_again(before))
-        signal = self.settings.signal
-        sent = before.leaving.sent
         self.emit(events.SignalledAgain(self.name, time.time(), worker.id, signal, outcome.moment, sent))
 
     def _force(self, worker: Worker, view: Source) -> None:

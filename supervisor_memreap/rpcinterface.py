@@ -68,10 +68,10 @@ class MemreapNamespaceRPCInterface:
 
         @param string name    The name of the pool, as of its program: group:name, or name
         @return struct result A struct: name, state (of the program), standing, since, metric, limit_bytes, signal,
-                              workers (structs with pid, age_seconds, used_bytes, growth_bytes_per_hour, over, note,
-                              reason), reaps, given_back_bytes, message, message_at, manager_pid, largest_bytes,
-                              total_bytes, total_limit_bytes, pool_bytes, growth_bytes_per_hour,
-                              next_at_limit_seconds
+                              signal_is_set (boolean), server, workers (structs with pid, age_seconds,
+                              used_bytes, growth_bytes_per_hour, over, note, reason), reaps, given_back_bytes,
+                              message, message_at, manager_pid, largest_bytes, total_bytes, total_limit_bytes,
+                              pool_bytes, growth_bytes_per_hour, next_at_limit_seconds
         """
         for pool in self._published.get("pools", ()):
             if pool.get("name") == name:

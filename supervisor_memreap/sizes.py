@@ -28,12 +28,14 @@ class Sizes:
         """The metric of each worker in bytes, by pool, as far as it is known."""
         self._measured = float("-inf")
         self._growth: dict[str, Growth] = {}
+        self._servers: dict[str, tuple[ProcessId | None, str | None]] = {}
+        """The manager and the server of each pool, as far as they are known."""
 
     def status(self, pools: Iterable[WatchedPool]) -> list[dict[str, Any]]:
         """The status of these pools at the last tick, as in record.status; sizes are read every MEASURE seconds."""
         now = time.monotonic()
         if now - self._measured >= MEASURE:
-            self._measured, self._used = now, {}
+            self._measured, self._used, self._servers = now, {}, {}
             self._growth = {name: growth for name, growth in self._growth.items() if name in self._pools}
         view = procfs.source()
         rows: list[dict[str, Any]] = []
@@ -49,7 +51,15 @@ class Sizes:
         growth = self._growth.get(pool.name, Growth())
         growth = growth.after(pool.pool.workers, pool.settings.metric, _readings(pool, used, known, now))
         self._growth[pool.name] = growth
-        rows.append(of_pool(pool.choice, pool.settings, pool.state, pool.counters, used, time.time() - now, growth))
+        boot, server = time.time() - now, self._server(pool, view)
+        rows.append(of_pool(pool.choice, pool.settings, pool.state, pool.counters, used, boot, growth, server))
+
+    def _server(self, pool: WatchedPool, view: Source) -> str | None:
+        manager, server = self._servers.get(pool.name, (None, None))
+        if server is None or manager != pool.pool.manager:
+            server = look.server_of(pool.pool, view)
+            self._servers[pool.name] = pool.pool.manager, server
+        return server
 
 
 def _readings(

@@ -64,7 +64,15 @@ EXAMPLES = [
         "worker 4242 would die of HUP (it does not catch it): nothing sent; set signal= to one",
     ),
     (events.NotCaught(*STAMP, WORKER, "HUP", True), "(FastCGI without a manager: TERM)"),
-    (events.WrongSignal(*STAMP, WORKER, "gunicorn", "HUP", ("TERM",)), "set signal=TERM"),
+    (
+        events.SignalOfServer(*STAMP, "gunicorn", "TERM"),
+        "gunicorn finishes its requests on TERM, so TERM is used (signal= is not set)",
+    ),
+    (
+        events.WrongSignal(*STAMP, WORKER, "gunicorn", "HUP", ("TERM",)),
+        "drops its request on HUP: nothing sent; set signal=TERM",
+    ),
+    (events.WrongSignal(*STAMP, WORKER, "multiwatch", "HUP", ()), "gives up a worker that ends 4 times"),
     (events.WrongSignal(*STAMP, WORKER, "fcgiwrap", "HUP", ()), "remove this program's"),
     (events.LooksLikeManager(*STAMP, WORKER, False), "set depth=2"),
     (events.LooksLikeManager(*STAMP, WORKER, True), "target=self is for programs that serve in one process"),

@@ -20,6 +20,7 @@ from supervisor_memreap.core.events import (
     NoWorkers,
     Replaced,
     Resumed,
+    SignalOfServer,
     Stuck,
     TooFewWorkers,
     Unreadable,
@@ -29,7 +30,7 @@ from supervisor_memreap.core.events import (
 from supervisor_memreap.core.model import Ending, Pool, ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Candidate, Look
 from supervisor_memreap.core.reasons import OverLimit, Requested, TooOld
-from supervisor_memreap.core.servers import graceful
+from supervisor_memreap.core.servers import graceful, pace_of, signal_for
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState, decode, encode, restored
 
@@ -59,7 +60,8 @@ class Film:
         start_time = self.started.setdefault(pid, BOOT)
         used = int(mib * MIB)
         is_over = self.settings.limit is not None and used > self.settings.limit
-        detail = WorkerDetail(used if readable else None, caught, server) if is_over else None
+        signal = signal_for(server, self.settings.signal)
+        detail = WorkerDetail(used if readable else None, caught, server, signal) if is_over else None
         return Worker(ProcessId(pid, start_time), self.now - start_time, used, detail, self.slots.get(pid, ""))
 
     def look(
@@ -289,6 +291,7 @@ def test_a_worker_that_would_die_of_the_signal_is_not_signalled_and_that_is_told
         ("gunicorn", "TERM", True),
         ("uWSGI", "TERM", False),
         ("fcgiwrap", "TERM", False),
+        ("multiwatch", "TERM", False),
         ("FCGI::ProcManager", "HUP", True),
     ],
 )
@@ -301,6 +304,73 @@ def test_where_the_server_is_known_its_table_decides_not_the_handler(server, sig
         [] if goes else [WrongSignal(*STAMP, worker.id, server, signal, graceful(server))]
     )
     assert not events(film.look({11: worker, 12: 20}), WrongSignal)
+
+
+@pytest.mark.parametrize(
+    ("server", "signal"), [("gunicorn", "TERM"), ("php-fpm", "QUIT"), ("unicorn", "QUIT"), ("Apache", "USR1")]
+)
+def test_where_no_signal_is_set_the_servers_own_is_used_and_that_is_told_once(server, signal):
+    film = Film()
+    told = []
+    for _ in range(3):
+        verdict = film.look({11: film.worker(11, 300, server=server), 12: 20}, signal=False)
+        assert reaped(verdict) == 11
+        assert verdict.candidates[0].worker.detail.signal == signal
+        told += events(verdict, SignalOfServer)
+    assert told == [SignalOfServer(*STAMP, server, signal)]
+    film.look({11: film.worker(11, 300, server=server), 12: 20})
+    assert (film.state.leaving.signal, film.state.leaving.server) == (signal, server)
+
+
+def test_that_the_servers_own_signal_is_used_is_told_again_of_another_manager():
+    film = Film()
+    told = []
+    for manager in (1, 2, 2):
+        verdict = film.look({11: film.worker(11, 300, server="gunicorn"), 12: 20}, manager=manager, signal=False)
+        told += events(verdict, SignalOfServer)
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize(("server", "chosen"), [("uWSGI", None), ("", None), ("gunicorn", "TERM")])
+def test_hup_and_a_signal_that_is_set_are_not_told(server, chosen):
+    film = Film(replace(SETTINGS, signal=chosen))
+    verdict = film.look({11: film.worker(11, 300, server=server), 12: 20})
+    assert (reaped(verdict), verdict.events) == (11, ())
+    assert film.state.leaving.signal == (chosen or "HUP")
+
+
+def test_a_young_worker_is_no_reason_to_tell_which_signal_is_used():
+    film = Film()
+    film.fork(11)
+    assert film.look({11: film.worker(11, 300, server="gunicorn"), 12: 20}).events == ()
+
+
+@pytest.mark.parametrize(("server", "seconds"), [("uWSGI", 2.0), ("Apache", 1.0), ("Starman", 0.0)])
+def test_the_next_is_not_chosen_before_the_replacement_is_as_old_as_the_servers_pace(server, seconds):
+    assert pace_of(server) == seconds
+    film = Film(replace(SETTINGS, settle=0.0, min_age=1))
+    grown = {pid: film.worker(pid, 300, server=server) for pid in (11, 12)}
+    assert reaped(film.look({**grown, 13: 20})) == 11
+    film.now += 5
+    film.fork(14)
+    still = film.worker(12, 300, server=server)
+    if seconds:
+        # The pace holds also for a listener that was restarted in between, and for a worker that a user asked for.
+        film.state = restored(decode(encode(film.state)), film.now)
+        film.state = policy.request([still.id], film.state)
+        assert reaped(film.look({12: still, 13: 20, 14: 20}, after=seconds - 0.1)) is None
+        assert film.state.leaving
+        assert reaped(film.look({12: film.worker(12, 300, server=server), 13: 20, 14: 20}, after=0.1)) == 12
+    else:
+        assert reaped(film.look({12: still, 13: 20, 14: 20}, after=0.1)) == 12
+
+
+def test_a_pace_that_is_shorter_than_settle_changes_nothing():
+    film = Film(replace(SETTINGS, settle=10.0))
+    assert reaped(film.look({11: film.worker(11, 300, server="uWSGI"), 12: film.worker(12, 200, server="uWSGI")})) == 11
+    film.fork(14)
+    assert reaped(film.look({12: film.worker(12, 200, server="uWSGI"), 14: 20}, after=9.9)) is None
+    assert reaped(film.look({12: film.worker(12, 200, server="uWSGI"), 14: 20}, after=0.1)) == 12
 
 
 def test_where_the_system_does_not_tell_what_is_caught_the_signal_goes_out():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from supervisor_memreap.core.servers import (
+    DEFAULT_SIGNAL,
     SERVERS,
     UNRECOGNISABLE,
     Moment,
@@ -12,7 +13,10 @@ from supervisor_memreap.core.servers import (
     manages,
     may_signal_busy,
     moment_of,
+    pace_of,
     recognise,
+    refusal,
+    signal_for,
 )
 
 
@@ -34,6 +38,7 @@ from supervisor_memreap.core.servers import (
         ("apache2", ["/usr/sbin/apache2", "-k", "start"], "Apache"),
         ("httpd", ["/usr/sbin/httpd", "-DFOREGROUND"], "Apache"),
         ("fcgiwrap", ["fcgiwrap", "-c", "2"], "fcgiwrap"),
+        ("multiwatch", ["/usr/bin/multiwatch", "-f", "4", "--", "/usr/sbin/fcgiwrap"], "multiwatch"),
         ("perl", ["/usr/bin/perl", "/srv/myapp/script/myapp_fastcgi.pl"], ""),
         ("python3", ["python3", "/srv/unicorns.py"], ""),
         ("python3", ["python3", "-c", "import gunicorn"], UNRECOGNISABLE),
@@ -96,6 +101,36 @@ def test_only_servers_of_the_table_are_known():
 
 
 @pytest.mark.parametrize(
+    ("server", "chosen", "used"),
+    [
+        ("gunicorn", None, "TERM"),
+        ("gunicorn", "QUIT", "QUIT"),
+        ("php-fpm", None, "QUIT"),
+        ("Apache", None, "USR1"),
+        ("FCGI::ProcManager", None, "HUP"),
+        ("FCGI::ProcManager", "TERM", "TERM"),
+        ("fcgiwrap", None, DEFAULT_SIGNAL),
+        (UNRECOGNISABLE, None, DEFAULT_SIGNAL),
+        ("", None, DEFAULT_SIGNAL),
+        ("", "TERM", "TERM"),
+    ],
+)
+def test_a_signal_that_is_set_is_used_or_else_the_servers_first_graceful_one_or_else_hup(server, chosen, used):
+    assert signal_for(server, chosen) == used
+
+
+def test_a_server_that_no_signal_suits_says_why_and_the_others_have_nothing_to_say():
+    assert {server.name for server in SERVERS if not server.graceful} == {"fcgiwrap", "multiwatch"}
+    assert [server.name for server in SERVERS if bool(refusal(server.name)) is bool(server.graceful)] == []
+    assert refusal("") == refusal(UNRECOGNISABLE) == ""
+
+
+def test_a_server_that_is_not_in_the_table_has_no_pace_of_its_own():
+    assert (pace_of(""), pace_of(UNRECOGNISABLE)) == (0.0, 0.0)
+    assert [server.name for server in SERVERS if pace_of(server.name) != server.pace] == []
+
+
+@pytest.mark.parametrize(
     ("comm", "argv", "answer"),
     [
         ("perl-fcgi-pm", ["perl-fcgi-pm"], True),
@@ -107,6 +142,7 @@ def test_only_servers_of_the_table_are_known():
         ("php-fpm8.2", ["php-fpm: master process (/etc/php/8.2/fpm/php-fpm.conf)"], True),
         ("php-fpm8.2", ["php-fpm: pool www"], False),
         ("unicorn", ["unicorn master -l 7003 config.ru"], True),
+        ("multiwatch", ["/usr/bin/multiwatch", "-f", "4", "--", "/usr/sbin/fcgiwrap"], True),
         ("cat", ["cat"], False),
         ("", [], False),
     ],

@@ -79,7 +79,7 @@ def test_the_defaults_are_those_of_the_documentation():
     assert settings == PoolSettings(
         limit=150 * MIB,
         metric="uss",
-        signal="HUP",
+        signal=None,
         checks=1,
         min_age=30,
         settle=10,

@@ -38,10 +38,9 @@ def in_seconds(monkeypatch):
 
 
 @pytest.fixture
-def growing(monkeypatch):
+def growing():
     """The manager of a real pool: 3 workers that grow by 4 MiB a second each."""
-    monkeypatch.setattr(driver, "POOL", driver.POOL.with_name("growing.py"))
-    with driver.pool(3, 4) as manager:
+    with driver.pool(3, 4, script=driver.POOL.with_name("growing.py")) as manager:
         yield manager
 
 

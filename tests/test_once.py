@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +84,30 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing():
         assert re.search(r" holds 4\d MiB \(uss\), limit 30 MiB: HUP would be sent$", line)
     _assert_each_is_in_one(before, "HUP would be sent", lines)
     assert summary.endswith(": 2 workers, 2 to replace")
+
+
+def test_a_servers_own_signal_is_used_where_none_is_set_and_that_is_told_once(tmp_path):
+    script = Path(shutil.copy(POOL, tmp_path / "gunicorn"))
+    told = "gunicorn finishes its requests on TERM, so TERM is used (signal= is not set)"
+    with pool(2, 40, "term", script=script) as pid:
+        eventually(lambda: _assert_older(pid, 2.5))
+        before = pids(pid)
+        dry = once("--pid", pid, "--dry-run", "limit=30MB", *QUICK)
+        first, *lines, _ = dry.stdout.splitlines()
+        assert first == f"memreap: pid-{pid}: {told}"
+        _assert_each_is_in_one(before, "TERM would be sent", lines)
+        set_by_hand = once("--pid", pid, "--dry-run", "limit=30MB", "signal=HUP", *QUICK)
+        assert (
+            "belongs to gunicorn, which drops its request on HUP: nothing sent; set signal=TERM" in set_by_hand.stdout
+        )
+        assert pids(pid) == before
+        result = once("--pid", pid, "limit=30MB", *QUICK)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert not before & pids(pid)
+    assert result.stdout.count(told) == 1
+    _assert_each_is_in_one(
+        before, "TERM sent while idle", [line for line in result.stdout.splitlines() if "sent" in line]
+    )
 
 
 def test_a_dry_run_among_workers_younger_than_min_age_says_so_and_ends_with_0():

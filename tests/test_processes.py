@@ -349,7 +349,8 @@ def test_a_server_that_loses_requests_at_other_moments_is_signalled_at_none_of_t
         seen = look(pid)
         (worker,) = seen.workers
         worker = replace(worker, detail=replace(worker.detail, server=server))
-        outcome = reap(seen, worker, replace(SETTINGS, hold=hold), watch=0.1, idle_wait_expired=True)
+        settings = replace(SETTINGS, hold=hold, signal="HUP")
+        outcome = reap(seen, worker, settings, watch=0.1, idle_wait_expired=True)
         assert (outcome.result, outcome.moment) == (("sent", sent) if sent else ("busy", None))
 
 
@@ -799,3 +800,34 @@ def test_that_idleness_is_never_told_takes_many_readings_to_conclude(monkeypatch
             lambda: _sent(reap(seen, worker, watch=0.1, idle_wait_expired=True, experience=experience))
         )
         assert outcome.moment == "unknown"
+
+
+class Names(Psutil):
+    """A view of processes that have only names."""
+
+    def __init__(self, **names: str):
+        super().__init__()
+        self._names = {int(pid.lstrip("p")): name for pid, name in names.items()}
+
+    def name_and_argv(self, pid: int) -> tuple[str, list[str]]:
+        if pid not in self._names:
+            raise ProcessLookupError(pid)
+        return self._names[pid], [self._names[pid]]
+
+
+@pytest.mark.parametrize(
+    ("names", "server"),
+    [
+        ({"p1": "gunicorn", "p11": "gunicorn"}, "gunicorn"),
+        ({"p1": "multiwatch", "p11": "php-cgi"}, "multiwatch"),
+        ({"p1": "multiwatch", "p11": "fcgiwrap"}, "multiwatch"),
+        ({"p1": "sh", "p12": "unicorn"}, "unicorn"),  # the first has just left
+        ({"p1": "sh", "p11": "cat"}, ""),
+        ({"p1": "sh"}, None),
+    ],
+)
+def test_a_pool_is_of_the_server_of_its_workers_or_of_a_manager_that_no_signal_suits(names, server):
+    workers = tuple(Worker(ProcessId(pid, 1.0), 60.0, 0) for pid in (11, 12))
+    pool_of_two = Pool("myapp", "RUNNING", "", ProcessId(1, 0.5), 60.0, workers)
+    assert host_look.server_of(pool_of_two, Names(**names)) == server
+    assert host_look.server_of(Pool("myapp", "STOPPED"), Names(**names)) is None

@@ -7,12 +7,14 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import psutil
 import pytest
-from support.driver import eventually, pool, workers_below
+from support.driver import POOL, eventually, pool, workers_below
 from support.reaping import QUICK, Reaping
 
 from supervisor_memreap.core import events, policy
@@ -595,3 +597,22 @@ def test_what_another_version_wrote_of_one_pool_does_not_lose_the_others_nor_a_p
     states, trouble = statefile.read(2.0)
     assert (states["old"].paused, states["new"].leaving, states["new"].settings) == (True, leaving, None)
     assert "parts of it were not written by this version" in trouble
+
+
+def test_the_status_of_a_quiet_pool_has_its_server_and_the_signal_that_is_used(tmp_path):
+    with pool(2, 5, "term", script=Path(shutil.copy(POOL, tmp_path / "gunicorn"))) as manager:
+        with Reaping(manager, limit="1GB") as reaping:
+            reaping.tick()
+            (values,) = reaping.reaper.status()
+        assert reaping.events == []
+    assert (values["standing"], values["server"], values["signal"]) == ("quiet", "gunicorn", "TERM")
+    assert values["signal_is_set"] is False
+
+
+def test_a_second_signal_is_the_first_one_again_even_if_the_settings_have_changed():
+    with pool(1, 40, "gap") as manager, Reaping(manager) as reaping:
+        first = reaping.until(events.Signalled)
+        reaping.settings = reaping.with_settings(signal="TERM")
+        reaping.later = policy.AGAIN
+        second = reaping.until(events.SignalledAgain)
+    assert (first.signal, second.signal, second.worker) == ("HUP", "HUP", first.worker)

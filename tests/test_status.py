@@ -14,7 +14,7 @@ from supervisor_memreap.core.events import Left
 from supervisor_memreap.core.listeners import ListenerState
 from supervisor_memreap.core.model import Pool, ProcessId, ProgramState, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Look
-from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.settings import Given, PoolSettings
 from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.record import status, words
 from supervisor_memreap.record.counters import Counters
@@ -111,6 +111,39 @@ def look_at(pool: Pool) -> policy.Choice:
 def below(table: str) -> list[str]:
     """The lines below the first pool, without their indent."""
     return [line.strip() for line in table.splitlines()[2:] if line.startswith(" ")]
+
+
+@pytest.mark.parametrize(
+    ("server", "chosen", "expected"),
+    [
+        ("gunicorn", None, ("TERM", False, "gunicorn")),
+        ("gunicorn", "QUIT", ("QUIT", True, "gunicorn")),
+        ("", None, ("HUP", False, None)),
+        (None, None, (None, False, None)),
+        (None, "QUIT", ("QUIT", True, None)),
+    ],
+)
+def test_the_signal_that_is_used_and_whether_it_is_set_are_in_the_values(server, chosen, expected):
+    settings = replace(SETTINGS, signal=chosen)
+    choice = look_at(Pool("myapp", "RUNNING", "", MANAGER, 60.0, (worker(11, 50),)))
+    values = status.of_pool(choice, settings, choice.state, Counters(), {}, server=server)
+    assert (values.get("signal"), values["signal_is_set"], values.get("server")) == expected
+
+
+@pytest.mark.parametrize(
+    ("server", "given", "line"),
+    [
+        ("gunicorn", {}, "signal TERM default for gunicorn"),
+        ("gunicorn", {"signal": Given("QUIT", "file [memreap:myapp]")}, "signal QUIT file [memreap:myapp]"),
+        ("fcgiwrap", {}, "signal - fcgiwrap drops requests on every signal"),
+        ("", {}, "signal HUP default"),
+        (None, {}, "signal - default: it depends on the server, and no worker runs"),
+    ],
+)
+def test_the_table_of_settings_has_the_signal_that_is_used(server, given, line):
+    settings = replace(SETTINGS, signal=given["signal"].value if given else None)
+    table = status.settings_table([("myapp", settings, given, server)])
+    assert line in [" ".join(each.split()) for each in table.splitlines()]
 
 
 def test_a_pool_is_a_line_and_its_last_message_one_below_it():

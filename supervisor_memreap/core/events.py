@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, Union
 
 from supervisor_memreap.core.model import Holder, ProcessId, Program, SentMoment
 from supervisor_memreap.core.reasons import Reason
-from supervisor_memreap.core.servers import UNRECOGNISABLE
+from supervisor_memreap.core.servers import UNRECOGNISABLE, refusal
 from supervisor_memreap.core.settings import PoolSettings, shown
 from supervisor_memreap.core.shortage import Kind as ShortageKind
 from supervisor_memreap.core.shortage import Shortage
@@ -243,7 +243,20 @@ class NeverIdle(_Base):
         )
 
 
-# Why a worker must never be signalled, or a pool's workers not now.
+# Which signal is used; why a worker must never be signalled, or a pool's workers not now.
+
+
+@dataclass(frozen=True)
+class SignalOfServer(_Base):
+    """`signal` is not set, and the server finishes its requests on another one than HUP: that one is used."""
+
+    is_reported_once = True
+    server: str
+    signal: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.server} finishes its requests on {self.signal}, so {self.signal} is used (signal= is not set)"
 
 
 @dataclass(frozen=True)
@@ -278,14 +291,14 @@ class WrongSignal(_Base):
 
     @property
     def text(self) -> str:
-        start = f"worker {self.worker.pid} belongs to {self.server}, which drops"
+        start = f"worker {self.worker.pid} belongs to {self.server}, which"
         if not self.graceful:
             return (
-                f"{start} requests on every signal: nothing sent, and no setting helps; remove this program's"
+                f"{start} {refusal(self.server)}: nothing sent, and no setting helps; remove this program's"
                 " [memreap:NAME] section"
             )
         remedy = f"set signal={self.graceful[0]}, on which it finishes its request"
-        return f"{start} its request on {self.signal}: nothing sent; {remedy}"
+        return f"{start} drops its request on {self.signal}: nothing sent; {remedy}"
 
 
 @dataclass(frozen=True)
@@ -927,6 +940,7 @@ Event = Union[
     CannotHold,
     IdlenessUnknown,
     NeverIdle,
+    SignalOfServer,
     NotCaught,
     WrongSignal,
     LooksLikeManager,

@@ -134,6 +134,8 @@ class WorkerDetail:
     """Whether the worker has a handler for the signal. None: this system does not report it."""
     server: str = ""
     """The name of its server in core.servers; empty: none of those."""
+    signal: str = "HUP"
+    """The signal that it would be sent, by the settings and its server."""
     looks_like_manager: bool = False
     """Whether it looks like a manager itself, below a wrapper: by its name, or by children and no sibling like it."""
     is_locked: bool = False

@@ -4,10 +4,10 @@
 core.selection who goes next over all pools.
 
  1. One worker at a time. The next is not chosen before the last has left, the manager has forked a replacement, and
-    that has lived for `settle`. (A replacement that dies at once, as after a broken deployment, never settles: then
-    only the old workers serve, and they stay.) A manager that shrinks its pool on purpose forks none: there the next
-    may go after `grace`, if no worker comes or leaves. Half of the usual number must be older than `min_age`, and the
-    last worker that serves never goes.
+    that has lived for `settle`, or for the server's pace if that is longer (core.servers). (A replacement that dies at
+    once, as after a broken deployment, never settles: then only the old workers serve, and they stay.) A manager that
+    shrinks its pool on purpose forks none: there the next may go after `grace`, if no worker comes or leaves. Half of
+    the usual number must be older than `min_age`, and the last worker that serves never goes.
  2. The most urgent reason goes first (core.reasons); for the same reason, the worker with the most memory to free.
  3. `checks` consecutive looks over the limit, not one.
  4. Never a newborn: a worker of FCGI::ProcManager has its manager's signal handlers until it sets its own; if it gets
@@ -40,7 +40,7 @@ from supervisor_memreap.core import events, reasons, shortage
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import STOPPED_BY_HAND, Ending, Pool, ProcessId, Worker
 from supervisor_memreap.core.reasons import Circumstances, Reason
-from supervisor_memreap.core.servers import Moment, graceful, moment_of
+from supervisor_memreap.core.servers import DEFAULT_SIGNAL, Moment, graceful, moment_of, pace_of
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episodes
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Seen, Suspension, Wait
@@ -227,6 +227,7 @@ def _why_unwatched(pool: Pool, state: PoolState, now: float) -> Event | None:
 def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float, sent: bool = True) -> PoolState:
     """This candidate was signalled; or, if not `sent`, is about to be."""
     worker, reason = candidate.worker, candidate.reason
+    assert worker.detail
     early_reaps = state.early_reaps
     if reason.may_be_wrong:
         seen = state.seen.get((worker.id, reason.setting))
@@ -243,6 +244,8 @@ def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float, se
             sent,
             slot=worker.slot,
             private=reasons.given_back(reason) or worker.private or 0,
+            signal=worker.detail.signal,
+            server=worker.detail.server,
         ),
         early_reaps=early_reaps,
     )
@@ -311,7 +314,7 @@ def resume(state: PoolState) -> PoolState:
     )
 
 
-def veto(pool: Pool, worker: Worker, settings: PoolSettings) -> Event | None:
+def veto(pool: Pool, worker: Worker) -> Event | None:
     """Why this worker must never be signalled; None if it may be (rule 5)."""
     detail = worker.detail
     if detail is None:
@@ -319,9 +322,9 @@ def veto(pool: Pool, worker: Worker, settings: PoolSettings) -> Event | None:
     if detail.looks_like_manager:
         return events.LooksLikeManager(*pool.stamp, worker.id, pool.is_group)
     safe = graceful(detail.server)
-    if safe is not None and settings.signal not in safe:
-        return events.WrongSignal(*pool.stamp, worker.id, detail.server, settings.signal, safe)
-    return events.NotCaught(*pool.stamp, worker.id, settings.signal, pool.is_group) if detail.caught is False else None
+    if safe is not None and detail.signal not in safe:
+        return events.WrongSignal(*pool.stamp, worker.id, detail.server, detail.signal, safe)
+    return events.NotCaught(*pool.stamp, worker.id, detail.signal, pool.is_group) if detail.caught is False else None
 
 
 def unreadable_worker(pool: Pool, worker: Worker, settings: PoolSettings) -> events.Unreadable:
@@ -499,7 +502,7 @@ def _follow_present(
     is_last = settings.stuck == "report" or bool(forced)
     after = now - leaving.signalled
     following = "" if is_last else settings.stuck
-    log.append(events.Stuck(*pool.stamp, leaving.worker, after, settings.signal, forced, following))
+    log.append(events.Stuck(*pool.stamp, leaving.worker, after, leaving.signal, forced, following))
     if is_last:
         return replace(state, leaving=None, stuck=(*state.stuck, leaving))
     return replace(state, leaving=replace(leaving, forced=now))
@@ -526,7 +529,8 @@ def _follow_gone(
         leaving = replace(leaving, reported=True)
     if leaving.slot in pool.stopped and gone_for >= settings.settle:
         return replace(state, leaving=None)  # a user wants none in its place, and does not just restart it
-    settled = sum(worker.age >= settings.settle for worker in newcomers)
+    settle = max(settings.settle, pace_of(leaving.server))
+    settled = sum(worker.age >= settle for worker in newcomers)
     # Others may have left by themselves meanwhile: each of them needs a settled one in its place too.
     gone = len(leaving.before - {worker.id for worker in pool.workers})
     # A pool may be made smaller on purpose (FCGI::ProcManager::Dynamic): after `grace` one settled newcomer will do.
@@ -614,14 +618,15 @@ def _candidates(
             continue
         applying = list(reasons.applying(worker, circumstances))
         ready = [reason for reason in applying if _is_ready(worker, reason, settings, state)]
-        against = veto(pool, worker, settings) if ready and worker.age >= settings.min_age else None
+        against = veto(pool, worker) if ready and worker.age >= settings.min_age else None
         if against:
             state = _report(against, replace(state, requested=state.requested - {worker.id}), log)
         elif not applying:
             state = _report_unreadable(pool, worker, settings, state, log)
         elif state.leaving is None or worker.id != state.leaving.worker:
             pending.append(Candidate(worker, (ready or applying)[0], all_reasons=tuple(applying)))
-            if worker.age >= settings.min_age:
+            if ready and worker.age >= settings.min_age:
+                state = _report_default_signal(pool, worker, settings, state, log)
                 due += [Candidate(worker, reason) for reason in _told(ready)]
     due.sort(key=urgency)
     pending.sort(key=urgency)
@@ -651,6 +656,15 @@ def urgency(candidate: Candidate) -> tuple[int, int]:
     worker, reason = candidate.worker, candidate.reason
     held = worker.used if reason.is_about_worker else reasons.given_back(reason)
     return reasons.REASONS.index(type(reason)), -(held or 0)
+
+
+def _report_default_signal(
+    pool: Pool, worker: Worker, settings: PoolSettings, state: PoolState, log: list[Event]
+) -> PoolState:
+    detail = worker.detail
+    if settings.signal is not None or detail is None or detail.signal == DEFAULT_SIGNAL:
+        return state
+    return _report(events.SignalOfServer(*pool.stamp, detail.server, detail.signal), state, log)
 
 
 def _report_unreadable(
@@ -743,13 +757,14 @@ def _report_long_waits(
     may_be_seen = events.IdlenessUnknown.__name__ not in state.reported
     for candidate in candidates:
         worker = candidate.worker
-        server = worker.detail.server if worker.detail else ""
+        assert worker.detail
+        server, signal = worker.detail.server, worker.detail.signal
         moment = moment_of(server)
         waited = state.waits[worker.id].seconds
         waits = never or moment in (Moment.IDLE, Moment.HELD) or (moment is Moment.IDLE_IF_SEEN and may_be_seen)
         if waited >= patience and waits:
             server = "" if never else server
-            event = events.NeverIdle(*pool.stamp, worker.id, candidate.reason, waited, server, settings.signal)
+            event = events.NeverIdle(*pool.stamp, worker.id, candidate.reason, waited, server, signal)
             state = _report(event, state, log)
     return state
 

@@ -2,7 +2,7 @@
 
 A signal that is caught is not always graceful: uWSGI and Starman catch TERM, gunicorn QUIT and Apache HUP, and drop the
 request. So if the server is known, this table decides. Measured with each: FCGI::ProcManager 0.28, uWSGI 2.0.21,
-Starman 0.4016, gunicorn 27.0.1, php-fpm 8.2, unicorn 6.0, Apache 2.4, fcgiwrap 1.1.
+Starman 0.4016, gunicorn 27.0.1, php-fpm 8.2, unicorn 6.0, Apache 2.4, fcgiwrap 1.1, multiwatch 1.0.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ class Server(NamedTuple):
     """The moment at which a graceful signal loses no request."""
     process_name: re.Pattern[str]
     """The name of its processes, or of the script that their interpreter runs."""
+    pace: float = 0.0
+    """The minimum time in seconds from the start of a replacement to the next signal in its pool."""
+    refusal: str = ""
+    """Why no signal suits, as text that follows the server's name and `which`."""
 
 
 # Lost requests of signals sent (facts of each in docs/safety.md): Starman at any moment 43 of 248, seen idle 38 of 181,
@@ -38,18 +42,37 @@ class Server(NamedTuple):
 # of 192; gunicorn, php-fpm and unicorn 0 of 280, 316 and 248 at any moment. FCGI::ProcManager loses 17 of 5,265 at any
 # moment, but 19 of 43 where nginx keeps the connections and the worker is busy; and even at full load an idle moment
 # comes sooner or later, so that is waited for wherever it can be seen.
+#
+# Pace. uWSGI's master sleeps 2 s (forkbomb-delay), during which it replaces no worker, if more workers than it has come
+# back in a row, each in the same second of the clock as the last or the next one (core/master.c: tv_sec <=
+# respawn_delta + check_interval). Measured with 4 workers and 12 HUPs: one each 0.5 or 1 s, 2 sleeps; each 1.5 to 4 s,
+# none. From 2 s on there can be none. Apache's parent looks once a second: an idle worker left 0.7 s after USR1, and
+# another came 1.0 s later. The others replace a worker at once, and 10 signals, 0.3 s after each replacement, caused no
+# warning and no wait: FCGI::ProcManager, Starman, unicorn, gunicorn 20.1 and 27.0.1. php-fpm's
+# emergency_restart_threshold counts exits by SIGSEGV and SIGBUS alone: with a threshold of 1, 12 QUITs in 2.5 s did
+# nothing, and one SIGSEGV restarted the pool. multiwatch does not fork a child again that ended 4 times, each less than
+# 10 s after its start, and ends when it has none.
 SERVERS = (
     Server("FCGI::ProcManager", ("HUP", "TERM", "USR1"), Moment.IDLE_IF_SEEN, re.compile(r"perl-fcgi(-pm)?\b")),
     Server("Starman", ("HUP",), Moment.HELD, re.compile(r"starman\b")),
-    Server("uWSGI", ("HUP",), Moment.HELD, re.compile(r"uwsgi(_\w+)?\b")),
+    Server("uWSGI", ("HUP",), Moment.HELD, re.compile(r"uwsgi(_\w+)?\b"), pace=2.0),
     Server("gunicorn", ("TERM",), Moment.ANY, re.compile(r"gunicorn\b")),
     Server("php-fpm", ("QUIT",), Moment.ANY, re.compile(r"php-fpm[0-9.]*\b")),
     Server("unicorn", ("QUIT",), Moment.ANY, re.compile(r"unicorn(_rails)?\b")),
-    Server("Apache", ("USR1",), Moment.IDLE, re.compile(r"(apache2|httpd)$")),
-    Server("fcgiwrap", (), Moment.HELD, re.compile(r"fcgiwrap$")),
+    Server("Apache", ("USR1",), Moment.IDLE, re.compile(r"(apache2|httpd)$"), pace=1.0),
+    Server("fcgiwrap", (), Moment.HELD, re.compile(r"fcgiwrap$"), refusal="drops requests on every signal"),
+    Server(
+        "multiwatch",
+        (),
+        Moment.HELD,
+        re.compile(r"multiwatch$"),
+        refusal="gives up a worker that ends 4 times within 10 s of its start",
+    ),
 )
-# A manager that says so in its title; FCGI::ProcManager's workers are called perl-fcgi. The kernel keeps 15 characters.
-_MANAGER = re.compile(r"perl-fcgi-pm\b|(starman|gunicorn:|php-fpm:|unicorn(_rails)?) maste")
+# A manager that says so in its title, or is always one; FCGI::ProcManager's workers are called perl-fcgi. The kernel
+# keeps 15 characters.
+_MANAGER = re.compile(r"perl-fcgi-pm\b|(starman|gunicorn:|php-fpm:|unicorn(_rails)?) maste|multiwatch$")
+DEFAULT_SIGNAL = "HUP"
 # By interpreter: the options whose value is an argument of its own, and those whose value is the program itself.
 _INTERPRETERS = {
     "perl": (frozenset(("-I",)), frozenset(("-e", "-E"))),
@@ -104,16 +127,40 @@ def manages(comm: str, argv: Sequence[str]) -> bool:
     return any(map(_MANAGER.match, (comm, *argv[:1])))
 
 
+def known(server: str) -> Server | None:
+    """The line of the table; None if it is not there."""
+    return next((each for each in SERVERS if each.name == server), None)
+
+
 def graceful(server: str) -> tuple[str, ...] | None:
     """The signals on which this server finishes its work; None if it is not in the table."""
-    return next((known.graceful for known in SERVERS if known.name == server), None)
+    line = known(server)
+    return line.graceful if line else None
+
+
+def signal_for(server: str, chosen: str | None) -> str:
+    """The signal for a worker of this server: the user's, or else the server's first graceful one, or else HUP."""
+    return chosen or next(iter(graceful(server) or ()), DEFAULT_SIGNAL)
+
+
+def pace_of(server: str) -> float:
+    """The minimum time in seconds from the start of a replacement to the next signal in its pool."""
+    line = known(server)
+    return line.pace if line else 0.0
+
+
+def refusal(server: str) -> str:
+    """Why no signal suits this server; empty if one does, or if it is not in the table."""
+    line = known(server)
+    return line.refusal if line else ""
 
 
 def moment_of(server: str) -> Moment:
     """The moment at which a worker of this server may be signalled; any, if it is not in the table."""
     if server == UNRECOGNISABLE:
         return Moment.HELD
-    return next((known.moment for known in SERVERS if known.name == server), Moment.ANY)
+    line = known(server)
+    return line.moment if line else Moment.ANY
 
 
 def may_signal_busy(server: str, idleness_is_visible: bool) -> bool:

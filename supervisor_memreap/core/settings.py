@@ -62,7 +62,8 @@ class PoolSettings:
     yields: bool = True
     """Whether workers of this pool may be reaped for `headroom` and `pressure`."""
     metric: str = "uss"
-    signal: str = "HUP"
+    signal: str | None = None
+    """None: the one on which the server finishes its requests (core.servers)."""
     checks: int = 1
     """Consecutive looks over the limit."""
     min_age: float = 30.0

@@ -40,6 +40,10 @@ class Leaving:
     """Of the worker, as in core.model."""
     private: int = 0
     """Bytes that it held of its own when it was signalled, and that should come back; 0: unknown."""
+    signal: str = "HUP"
+    """The signal that it was sent."""
+    server: str = ""
+    """As in core.model."""
 
 
 class Cause(str, enum.Enum):
@@ -250,4 +254,6 @@ def _leaving(values: dict[str, Any]) -> Leaving:
         overdue=bool(values["overdue"]),
         slot=str(values["slot"]),
         private=int(values.get("private", 0)),
+        signal=str(values.get("signal", "HUP")),
+        server=str(values.get("server", "")),
     )

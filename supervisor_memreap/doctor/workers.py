@@ -22,17 +22,17 @@ _LISTEN = re.compile(r"(?:^|\s)(?:-l|--listen)[\s=]")
 def check(case: Case, pool: Pool, workers: list[Worker], settings: PoolSettings, command: str) -> Iterator[Finding]:
     """`workers` are those that have had time to start up; `command` is the program's."""
     assert pool.manager
-    yield from _vetoes(pool, workers, settings)
+    yield from _vetoes(pool, workers)
     yield from _starman(workers, command)
     yield from _rights(case, pool, workers, settings)
     yield from check_limit(workers, settings)
     yield from check_memory(settings, len(pool.workers), memory.size_for(pool.manager.pid))
 
 
-def _vetoes(pool: Pool, workers: list[Worker], settings: PoolSettings) -> Iterator[Finding]:
+def _vetoes(pool: Pool, workers: list[Worker]) -> Iterator[Finding]:
     reported = set()
     for worker in workers:
-        veto = policy.veto(pool, worker, settings)
+        veto = policy.veto(pool, worker)
         if veto and type(veto) not in reported:
             reported.add(type(veto))
             yield Finding("", veto.text)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from supervisor_memreap.core.model import Holder, MemoryScope, Pool, ProcessId, ProcessMemory, Worker, WorkerDetail
-from supervisor_memreap.core.servers import UNRECOGNISABLE, recognise
+from supervisor_memreap.core.servers import UNRECOGNISABLE, recognise, refusal, signal_for
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import roster
 from supervisor_memreap.host.memory import Memory
@@ -25,6 +25,11 @@ Gate = Callable[[Pool], NeedsDetail]
 def always(_pool: Pool) -> NeedsDetail:
     """A gate for exact figures of every worker."""
     return lambda _worker: True
+
+
+def never(_pool: Pool) -> NeedsDetail:
+    """A gate for no exact figures."""
+    return lambda _worker: False
 
 
 def look(
@@ -151,15 +156,37 @@ class _Reading:
         used = _used(worker.bound, self._settings.metric, exact, self._processes)
         is_locked = exact is None and is_blocked(pid)
         try:
-            caught = view.catches(pid, number(self._settings.signal))
-            server = recognise(*view.name_and_argv(pid))
+            server = _server_of(pid, manager, view)
+            signal = signal_for(server, self._settings.signal)
+            caught = view.catches(pid, number(signal))
             # A process of supervisord that has children may be anything: a manager, a shell.
             is_group = self._members.is_group
             is_manager = bool(view.children(pid)) if is_group else roster.looks_like_manager(pid, manager, view)
         except PermissionError:
-            return WorkerDetail(None, None, UNRECOGNISABLE, is_locked=is_locked)
+            signal = signal_for(UNRECOGNISABLE, self._settings.signal)
+            return WorkerDetail(None, None, UNRECOGNISABLE, signal, is_locked=is_locked)
         own_swap = exact.own_swap(self._processes) if exact else 0
-        return WorkerDetail(used, caught, server, is_manager, is_locked, exact, own_swap)
+        return WorkerDetail(used, caught, server, signal, is_manager, is_locked, exact, own_swap)
+
+
+def server_of(pool: Pool, view: Source) -> str | None:
+    """The name of the pool's server in core.servers, empty if it is none of those; None: there is no worker to read."""
+    for worker in pool.workers if pool.manager else ():
+        assert pool.manager
+        try:
+            return worker.detail.server if worker.detail else _server_of(worker.id.pid, pool.manager.pid, view)
+        except (ProcessLookupError, PermissionError):
+            pass  # it has just left
+    return None
+
+
+def _server_of(worker: int, manager: int, view: Source) -> str:
+    """By the names of a worker; or of its manager, if no signal suits that.
+
+    Raises ProcessLookupError, PermissionError.
+    """
+    above = recognise(*view.name_and_argv(manager))
+    return above if refusal(above) else recognise(*view.name_and_argv(worker))
 
 
 def _exact(pid: int, view: Source) -> ProcessMemory | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from supervisor_memreap.core.model import Pool, ProcessId, Result, SentMoment, Worker
-from supervisor_memreap.core.servers import Moment, may_signal_busy, moment_of, recognise
+from supervisor_memreap.core.servers import Moment, may_signal_busy, moment_of, recognise, signal_for
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import hold
 from supervisor_memreap.host.hold import Attempt
@@ -123,9 +123,14 @@ def reap(
     )
 
 
-def reap_again(pool: Pool, worker: Worker, settings: PoolSettings, view: Source, experience: Experience) -> Outcome:
-    """As `reap`, but at once, and only if the worker is seen idle; the outcome has no pidfd."""
-    return _closed(reap(pool, worker, settings, view, 0.0, experience))
+def reap_again(
+    pool: Pool, worker: Worker, signal_name: str, settings: PoolSettings, view: Source, experience: Experience
+) -> Outcome:
+    """As `reap`, but at once, and only if the worker is seen idle; the outcome has no pidfd.
+
+    `signal_name` is the signal that it was sent before: the settings may have changed since.
+    """
+    return _closed(reap(pool, worker, replace(settings, signal=signal_name), view, 0.0, experience))
 
 
 def force(pool: Pool, worker: Worker, signal_name: str, view: Source) -> Outcome:
@@ -207,9 +212,10 @@ def _signal(
     idle_wait_expired: bool,
 ) -> Outcome:
     """Raises ProcessLookupError, PermissionError."""
-    signum, pid = number(settings.signal), worker.id.pid
+    pid = worker.id.pid
     # A worker that has left the reasons behind, as one that is signalled again, was not read in full.
     server = worker.detail.server if worker.detail else recognise(*view.name_and_argv(pid))
+    signum = number(signal_for(server, settings.signal))
     _send(pid, pidfd, 0)  # asks whether it may be signalled, before an idle moment is waited for in vain
     private = private_memory(worker.id, pool, view)
     holds = settings.hold and hold.is_usable()

@@ -12,6 +12,7 @@ from supervisor_memreap.core.listeners import ListenerState
 from supervisor_memreap.core.model import UP, Pool, ProcessId, Worker
 from supervisor_memreap.core.policy import Choice, Standing
 from supervisor_memreap.core.reasons import OverLimit
+from supervisor_memreap.core.servers import graceful, refusal, signal_for
 from supervisor_memreap.core.settings import KEYS, Given, PoolSettings, shown
 from supervisor_memreap.core.state import PoolState, Suspension
 from supervisor_memreap.core.text import memory, seconds
@@ -41,10 +42,11 @@ def of_pool(
     used: Mapping[ProcessId, int],
     boot: float = 0.0,
     growth: Growth | None = None,
+    server: str | None = None,
 ) -> dict[str, Any]:
     """One pool; `used` has the known metric of each worker, in bytes. Unknown values are left out.
 
-    `boot` is added to the times in `state`, for seconds since the epoch.
+    `boot` is added to the times in `state`, for seconds since the epoch. `server` is as in host.look.server_of.
     """
     pool, growth = choice.pool, growth or Growth()
     reasons = {each.worker.id: each.reason.label for each in reversed(choice.pending)}  # the most urgent one
@@ -61,7 +63,9 @@ def of_pool(
         "since": int(counters.since),
         "metric": settings.metric,
         "limit_bytes": settings.limit,
-        "signal": settings.signal,
+        "signal": settings.signal if server is None else signal_for(server, settings.signal),
+        "signal_is_set": settings.signal is not None,
+        "server": server or None,
         "workers": workers,
         "due": choice.to_go,
         "reaps": counters.reaps,
@@ -301,15 +305,31 @@ def _note(worker: Mapping[str, Any]) -> str:
     return str(worker.get("note") or worker.get("reason") or over)
 
 
-def settings_table(pools: Iterable[tuple[str, PoolSettings, Mapping[str, Given]]]) -> str:
-    """The settings in force for each pool, by its name, and where each value was set."""
+def settings_table(pools: Iterable[tuple[str, PoolSettings, Mapping[str, Given], str | None]]) -> str:
+    """The settings in force for each pool, by its name, and where each value was set.
+
+    The last of the four is the pool's server, as in host.look.server_of.
+    """
     rows: list[tuple[str, ...]] = []
-    for name, settings, origins in pools:
+    for name, settings, origins, server in pools:
         rows.append((f"[{name}]", "", ""))
         for key in KEYS:
-            where = origins[key].where.rstrip(":") if key in origins else "default"
-            rows.append((f"  {key}", shown(settings, key), where))
+            value, where = shown(settings, key), "default"
+            if key in origins:
+                where = origins[key].where.rstrip(":")
+            elif key == "signal":
+                value, where = _default_signal(server)
+            rows.append((f"  {key}", value, where))
     return _aligned(rows)
+
+
+def _default_signal(server: str | None) -> tuple[str, str]:
+    """The signal that is used if none is set, and why."""
+    if server is None:
+        return "-", "default: it depends on the server, and no worker runs"
+    if refusal(server):
+        return "-", f"{server} {refusal(server)}"
+    return signal_for(server, None), f"default for {server}" if graceful(server) else "default"
 
 
 def _memory(values: Mapping[str, Any], key: str) -> str:

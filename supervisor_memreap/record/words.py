@@ -24,7 +24,8 @@ def planned_action(candidate: Candidate, settings: PoolSettings) -> str:
     start = f"worker {worker.id.pid} {candidate.reason.text}: "
     if worker.age < settings.min_age:
         return f"{start}it is {seconds(worker.age)} old, would be reaped at min_age={seconds(settings.min_age)}"
-    return f"{start}{settings.signal} would be sent"
+    assert worker.detail
+    return f"{start}{worker.detail.signal} would be sent"
 
 
 def summary(choice: Choice, settings: PoolSettings, reaped: int | None) -> str:

@@ -165,9 +165,9 @@ def started(command: Sequence[str], directory: Path, gives_up: bool = False, **o
 
 
 @contextlib.contextmanager
-def pool(workers: int, mib: int, *words: str, **options):
+def pool(workers: int, mib: int, *words: str, script: Path = POOL, **options):
     """The pid of the running manager of a tests/support/pool.py; the whole group is ended afterwards."""
-    command = [sys.executable, str(POOL), str(workers), str(mib), *words]
+    command = [sys.executable, str(script), str(workers), str(mib), *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, **options) as process:
         try:
             line = process.stdout.readline()
