@@ -29,7 +29,7 @@ EXAMPLES = [
         events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.IDLE, 60.0),
         "worker 4242 holds 312 MiB (uss), limit 150 MiB: HUP sent while idle",
     ),
-    (events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.HELD, 60.0), ": HUP sent while idle (held in accept)"),
+    (events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.HELD, 60.0), ": HUP sent while idle (held)"),
     (
         events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.BUSY, 60.0),
         ": HUP sent while busy, after 60 s without an idle moment",
@@ -46,7 +46,7 @@ EXAMPLES = [
         events.Signalled(*STAMP, WORKER, TooOld(21_700.0, 21_600.0), "HUP", SentMoment.IDLE, 60.0),
         "worker 4242 is 6.0 h old, max_age 6.0 h: HUP sent while idle",
     ),
-    (events.SignalledAgain(*STAMP, WORKER, "HUP", SentMoment.HELD, True), "HUP sent a second time (held in accept)"),
+    (events.SignalledAgain(*STAMP, WORKER, "HUP", SentMoment.HELD, True), "HUP sent a second time (held)"),
     (events.SignalledAgain(*STAMP, WORKER, "HUP", SentMoment.IDLE, False), "before it could signal it; HUP sent"),
     (events.Forced(*STAMP, WORKER, "TERM"), "worker 4242: TERM sent (stuck=TERM)"),
     (events.NotForced(*STAMP, WORKER, "KILL", "gone"), "KILL (stuck=KILL) could not be sent: gone"),

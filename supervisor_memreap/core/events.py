@@ -83,7 +83,7 @@ class Signalled(_Base):
     @property
     def text(self) -> str:
         moment = {
-            SentMoment.HELD: "while idle (held in accept)",
+            SentMoment.HELD: "while idle (held)",
             SentMoment.IDLE: "while idle",
             SentMoment.BUSY: f"while busy, after {seconds(self.idle_wait)} without an idle moment",
             SentMoment.UNKNOWN: "; whether it was idle is not known",
@@ -103,7 +103,7 @@ class SignalledAgain(_Base):
 
     @property
     def text(self) -> str:
-        held = " (held in accept)" if self.moment is SentMoment.HELD else ""
+        held = " (held)" if self.moment is SentMoment.HELD else ""
         start = f"worker {self.worker.pid} is idle and has not left: "
         if not self.first_was_sent:
             return f"{start}memreap was killed before it could signal it; {self.signal} sent{held}"
@@ -196,7 +196,7 @@ class CannotHold(_Base):
     @property
     def text(self) -> str:
         return (
-            "workers may not be held inside accept: each is signalled right after it is seen idle, if its server"
+            "workers may not be held: each is signalled right after it is seen idle, if its server"
             f" permits that; {_SAFER_WAY}"
         )
 
