@@ -50,7 +50,8 @@ def changed(*changes: tuple[str, str]) -> str:
 
 def test_where_all_is_as_it_should_be_no_problems_are_found(where):
     with running(where, SOUND + INTERFACE + PLUGIN):
-        eventually(lambda: assert_found(where, r"^memreap: no problems found\n$", 0), timeout=20)
+        ok = r"memreap: myapp: ok: FCGI::ProcManager: workers are reaped with HUP \(signal= is not set\)\n"
+        eventually(lambda: assert_found(where, rf"^{ok}memreap: no problems found\n$", 0), timeout=20)
 
 
 FINDINGS = {
@@ -123,7 +124,7 @@ FINDINGS = {
     ),
     "a signal that drops requests": (
         [("limit=150MB", "limit=150MB\nsignal=QUIT")],
-        r"belongs to FCGI::ProcManager, which drops",
+        r"myapp: FCGI::ProcManager drops its requests on signal=QUIT: .* \[memreap:myapp\], write signal=HUP instead",
     ),
     "a limit that is too low": (
         [("limit=150MB", "limit=4MB\nmetric=rss")],

@@ -24,9 +24,8 @@ _ASKING = 10.0
 def run(path: str, connect: Callable[[Mapping[str, str]], Client], say: Callable[[str], None]) -> int:
     """Returns 0: no problems; 1: some. `connect` makes a client from the settings of [supervisorctl]."""
     problems = 0
-    # What works, and could work better, comes last.
-    for finding in sorted(_findings(path, connect), key=lambda finding: not finding.harms):
-        say(f"{finding.subject}: {'' if finding.harms else 'note: '}{finding.text}")
+    for finding in sorted(_findings(path, connect), key=lambda finding: finding.rank):
+        say(f"{finding.subject}: {('', 'note: ', 'ok: ')[finding.rank]}{finding.text}")
         problems += finding.harms
     say("no problems found" if not problems else f"{problems} problem{'s' if problems > 1 else ''} found")
     return 1 if problems else 0

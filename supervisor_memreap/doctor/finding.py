@@ -21,9 +21,16 @@ class Finding(NamedTuple):
     subject: str
     """A pool, a section or supervisord."""
     text: str
-    """What is wrong, and the remedy."""
+    """What is wrong, and the remedy; or what is as it should be."""
     harms: bool = True
     """False: memreap works, but could work better."""
+    is_good: bool = False
+    """It says what is as it should be."""
+
+    @property
+    def rank(self) -> int:
+        """Problems come first, and what is as it should be last."""
+        return int(not self.harms) + int(self.is_good)
 
 
 @dataclass

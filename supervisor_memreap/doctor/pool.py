@@ -10,7 +10,7 @@ from supervisor.datatypes import dict_of_key_value_pairs
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Pool, ProgramState
 from supervisor_memreap.core.settings import Watch
-from supervisor_memreap.doctor import memory, standing, workers
+from supervisor_memreap.doctor import memory, server, standing, workers
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.restart import advise_interface
 from supervisor_memreap.doctor.sections import NO
@@ -54,6 +54,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
         yield Finding("", events.NoWorkers(*pool.stamp, pool.manager).text)
     yield from workers.check(case, pool, grown_up, settings, command)
     yield from memory.check(case, pool, settings)
+    yield from server.check(case, watch, pool, section, _environment(section.options if section else {}))
     if any(worker.detail and worker.detail.server == "FCGI::ProcManager" for worker in grown_up):
         yield from _procmanager(case, pool, section, command, watch)
 

@@ -33,6 +33,9 @@ def _vetoes(pool: Pool, workers: list[Worker]) -> Iterator[Finding]:
     reported = set()
     for worker in workers:
         veto = policy.veto(pool, worker)
+        # A wrong signal is for doctor.server to report, which knows where it is set; if none suits, it is for this.
+        if isinstance(veto, events.WrongSignal) and veto.graceful:
+            continue
         if veto and type(veto) not in reported:
             reported.add(type(veto))
             yield Finding("", veto.text)

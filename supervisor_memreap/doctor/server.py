@@ -1,0 +1,123 @@
+"""Which server a pool runs, which signal that means, and what else replaces its workers."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from supervisor_memreap.core.model import Pool
+from supervisor_memreap.core.servers import UNRECOGNISABLE, graceful, known, signal_for
+from supervisor_memreap.core.settings import Watch
+from supervisor_memreap.doctor import recycling
+from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor.recycling import Recycling, Started
+from supervisor_memreap.host import look
+from supervisor_memreap.supervisord.configfile import Section
+
+
+def check(
+    case: Case, watch: Watch, pool: Pool, section: Section | None, environ: Mapping[str, str]
+) -> Iterator[Finding]:
+    """`environ` is what the program's section sets."""
+    server = look.server_of(pool, case.view)
+    if server is None:
+        return
+    yield from _signal(case, watch, pool, server)
+    if not graceful(server):
+        return
+    started = _started(case, pool, section, environ)
+    for each in dict.fromkeys(recycling.found(server, started, recycling.text_of)):
+        yield Finding("", f"{_what(server, each)}; {_remedy(server, each, section, watch)}", False)
+    if server == "Starman":
+        requests = recycling.starman_requests(started.words)
+        yield Finding(
+            "", f"Starman itself replaces each worker after {requests} requests, which is harmless", False, True
+        )
+
+
+def _signal(case: Case, watch: Watch, pool: Pool, server: str) -> Iterator[Finding]:
+    settings = watch.settings
+    signal, safe = signal_for(server, settings.signal), graceful(server)
+    member = watch.members[0] if watch.members else watch.program
+    given = case.settings.origins(member).get("signal")
+    if safe and signal in safe:
+        how = f"set in {given.where}" if given else "signal= is not set"
+        yield Finding("", f"{server}: workers are reaped with {signal} ({how})", False, True)
+    elif safe and given:
+        text = f"{server} drops its requests on signal={given.value}: nothing is sent; in {given.where}, write"
+        yield Finding("", f"{text} signal={safe[0]} instead; it takes effect at the next tick")
+    elif known(server) is None and not settings.signal and _is_caught(pool):
+        which = "its command line cannot be read" if server == UNRECOGNISABLE else "memreap does not know its server"
+        text = f"{which}, so it uses {signal}: check that a worker which gets it finishes its request and is replaced,"
+        remedy = f"then write signal={signal}, or the signal that is right, under [memreap:{watch.program.namespec}]"
+        yield Finding("", f"{text} {remedy}", False)
+
+
+def _is_caught(pool: Pool) -> bool:
+    """Whether workers have a handler for the signal; without one they are never signalled, which is reported."""
+    return not any(worker.detail and worker.detail.caught is False for worker in pool.workers)
+
+
+def _what(server: str, found: Recycling) -> str:
+    where = f" in {found.place}" if found.place else " in its command"
+    if found.shrinks:
+        return (
+            f"{server} makes its pool smaller by itself ({found.setting}{where}): a reaped worker may not be replaced"
+        )
+    return (
+        f"{server} replaces workers by itself too ({found.setting}{where}): harmless, but memreap counts only its own"
+    )
+
+
+def _remedy(server: str, found: Recycling, section: Section | None, watch: Watch) -> str:
+    """How to switch it off, and what that restarts."""
+    name = watch.program.namespec
+    if found.shrinks and server == "php-fpm":
+        change = "set pm = static"
+    else:
+        change = f"remove {found.setting.partition(' ')[0].partition('=')[0]}"
+    option = "command=" if not found.place else "environment="
+    in_section = section is not None and found.setting.split()[0].partition("=")[0] in section.options.get(
+        option[:-1], ""
+    )
+    if section and in_section and not found.place.startswith("/"):
+        return f"{change} from {option} in {section.where}, then run supervisorctl update, which restarts {name}"
+    return f"{change} there; it takes effect when {name} is restarted next"
+
+
+def _started(case: Case, pool: Pool, section: Section | None, environ: Mapping[str, str]) -> Started:
+    """How the manager was started, as far as that can be read."""
+    assert pool.manager
+    pid, options = pool.manager.pid, section.options if section else {}
+    try:
+        _, argv = case.view.name_and_argv(pid)
+    except (ProcessLookupError, PermissionError):
+        argv = []
+    words = [*argv, *_split(options.get("command", ""))]
+    return Started(words, {**_environ(pid), **environ}, _directory(pid, options), argv[0] if argv else "")
+
+
+def _split(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return command.split()
+
+
+def _environ(pid: int) -> dict[str, str]:
+    """Empty if it may not be read. Perl overwrites it when it gives itself a title."""
+    try:
+        raw = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+    except OSError:
+        return {}
+    return dict(pair.partition("=")[::2] for pair in raw.split("\0") if pair.find("=") > 0)
+
+
+def _directory(pid: int, options: Mapping[str, str]) -> str:
+    """That of its section: a server may have changed it since. Else that of the process."""
+    try:
+        return options.get("directory") or os.readlink(f"/proc/{pid}/cwd")
+    except OSError:
+        return ""
