@@ -166,7 +166,7 @@ WAYS = {
     ),
     "f": Way(
         "memreap",
-        "the default: signals a worker while it is held inside accept. This calls Reaper.tick every 0.05 s with"
+        "the default: signals a worker while it is held in accept. This calls Reaper.tick every 0.05 s with"
         " supervisord's current answer. That is the listener's own code without the event protocol, in which ticks less"
         " than 0.5 s apart count as one. min_age=0.3s and settle=0.1s, so that many reaps fit in an hour",
         memreap(),

@@ -189,7 +189,7 @@ class Locked(_Base):
 
 @dataclass(frozen=True)
 class CannotHold(_Base):
-    """Workers may not be held inside accept."""
+    """Workers may not be held while they are signalled."""
 
     is_reported_once = True
 

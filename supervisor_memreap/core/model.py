@@ -84,9 +84,9 @@ class SentMoment(str, enum.Enum):
     """What the worker was doing when the signal was sent."""
 
     HELD = "held"
-    """It was held inside accept."""
+    """It was held where it waits for a connection."""
     IDLE = "idle"
-    """It was seen in accept just before."""
+    """It was seen idle just before."""
     BUSY = "busy"
     UNKNOWN = "unknown"
 

@@ -13,8 +13,8 @@ core.selection who goes next over all pools.
  4. Never a newborn: a worker of FCGI::ProcManager has its manager's signal handlers until it sets its own; if it gets
     HUP before, it sends TERM to its siblings.
  5. Never a worker that has no handler for the signal, or that is known to drop its request on it (core.servers).
- 6. Idle first: the caller signals only a worker that waits in accept, and at any moment once `idle_wait` has expired,
-    unless its server is known to lose requests then (core.servers).
+ 6. Idle first: the caller signals only a worker that waits for a connection, and at any moment once `idle_wait` has
+    expired, unless its server is known to lose requests then (core.servers).
  7. Signalled once. A second time, once, only if it is idle `AGAIN` after the first: that one came between the last
     request and accept, where Perl only records it.
  8. A worker that does not leave within `grace` is stuck: it is reported, and the next may go. Only if `stuck` says so

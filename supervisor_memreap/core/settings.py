@@ -74,7 +74,7 @@ class PoolSettings:
     idle_wait: float = 60.0
     """Seconds to wait for an idle moment before a busy worker is signalled; infinite: a busy worker never is."""
     hold: bool = True
-    """Whether a worker is held inside accept while it is signalled."""
+    """Whether a worker is held where it waits for a connection while it is signalled."""
     announce: bool = True
     """Whether events are announced to other listeners of supervisord."""
     depth: int = 1

@@ -52,7 +52,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
     grown_up = [worker for worker in pool.workers if worker.detail and worker.age >= old_enough]
     if not pool.workers and settings.target == "workers" and pool.manager_age > _STARTING:
         yield Finding("", events.NoWorkers(*pool.stamp, pool.manager).text)
-    yield from workers.check(case, pool, grown_up, settings, command)
+    yield from workers.check(case, pool, grown_up, settings)
     yield from memory.check(case, pool, settings)
     yield from server.check(case, watch, pool, section, _environment(section.options if section else {}))
     if any(worker.detail and worker.detail.server == "FCGI::ProcManager" for worker in grown_up):

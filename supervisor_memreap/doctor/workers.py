@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
 from supervisor_memreap.core import events, policy
@@ -15,15 +14,12 @@ from supervisor_memreap.host import memory, rights
 
 # Seconds for which a worker is too young to have grown.
 FRESH = 60.0
-# How the address is written in the commands of Starman and Plack.
-_LISTEN = re.compile(r"(?:^|\s)(?:-l|--listen)[\s=]")
 
 
-def check(case: Case, pool: Pool, workers: list[Worker], settings: PoolSettings, command: str) -> Iterator[Finding]:
-    """`workers` are those that have had time to start up; `command` is the program's."""
+def check(case: Case, pool: Pool, workers: list[Worker], settings: PoolSettings) -> Iterator[Finding]:
+    """`workers` are those that have had time to start up."""
     assert pool.manager
     yield from _vetoes(pool, workers)
-    yield from _starman(workers, command)
     yield from _rights(case, pool, workers, settings)
     yield from check_limit(workers, settings)
     yield from check_memory(settings, len(pool.workers), memory.size_for(pool.manager.pid))
@@ -39,14 +35,6 @@ def _vetoes(pool: Pool, workers: list[Worker]) -> Iterator[Finding]:
         if veto and type(veto) not in reported:
             reported.add(type(veto))
             yield Finding("", veto.text)
-
-
-def _starman(workers: list[Worker], command: str) -> Iterator[Finding]:
-    # Measured with 0.4016: HUP at any moment lost 43 of 248 requests, and held inside accept none of 113.
-    is_starman = any(worker.detail and worker.detail.server == "Starman" for worker in workers)
-    if is_starman and len(_LISTEN.findall(command)) > 1:
-        text = "its workers wait in flock and select, so memreap sees no idle moment and sends nothing"
-        yield Finding("", f"Starman with more than one --listen: {text}; use one --listen")
 
 
 def _rights(case: Case, pool: Pool, workers: list[Worker], settings: PoolSettings) -> Iterator[Finding]:

@@ -115,6 +115,14 @@ SERVERS = (
     # Without a file for its pid it does not start.
     _plackup("FCGI::Engine", "libfcgi-engine-perl", " --pid {where}/engine.pid"),
     Server("Starman", _STARMAN, "growing.psgi", "HUP", ("starman",), keeps_connections=True),
+    # Its workers take turns: one waits in select, the others in flock.
+    Server(
+        "Starman, two addresses",
+        f"{_STARMAN} --listen {{where}}/other.sock",
+        "growing.psgi",
+        "HUP",
+        ("starman",),
+    ),
     Server("gunicorn sync", f"{_GUNICORN} growing:application", "growing.py", "TERM"),
     Server(
         "gunicorn gthread",
