@@ -63,8 +63,7 @@ def assert_asked(server: Server) -> None:
 
 
 def tally_of(answer: bytes, per_connection: int = 1):
-    load_of = {"clients": 1, "per_connection": per_connection, "pause": 0}
-    with serving(answer) as server, Load(server.port, **load_of) as load:
+    with serving(answer) as server, Load(server.port, "/", 1, per_connection, pause=0) as load:
         eventually(lambda: assert_asked(server))
     return load.tally
 

@@ -23,7 +23,7 @@ REFUSAL = "belongs to fcgiwrap, which drops requests on every signal: nothing se
 
 def memreap(server: Server, where: Path) -> str:
     return stack.recorder(where) + (
-        f"[memreap:myapp]\nlimit={LIMIT_MB}MB\nsignal={server.signal}\nmin_age=1s\nsettle=1s\n"
+        f"[memreap:myapp]\nlimit={LIMIT_MB}MB\nsignal={server.signal}\nmin_age=1s\nsettle=0s\n"
         f"[eventlistener:memreap]\ncommand={Path(sys.executable).parent}/memreap listen\n"
         f"events=TICK_5\nbuffer_size=100\nstderr_logfile={where}/memreap.log\n"
     )
@@ -51,7 +51,7 @@ def assert_reaped_while_idle(pool: stack.Pool, count: int) -> set[int]:
     stack.assert_in_turn(pool.directory, count)
     events = stack.announced(pool.directory)
     for event in events[0::2]:
-        assert re.search(r" sent while idle \(held\)$", event["message"]), event
+        assert re.search(r" sent while idle \(held\)$", event["message"]), event["message"]
     return {event["pid"] for event in events}
 
 

@@ -250,8 +250,9 @@ def announced(where: Path) -> list[dict[str, Any]]:
 
 def assert_in_turn(where: Path, count: int) -> None:
     """So many workers were signalled, each after the one before had left."""
-    happened = [(event["event"], event["pid"]) for event in announced(where)]
-    assert [event for event, _ in happened] == ["reap", "left"] * count
+    events = announced(where)
+    happened = [(event["event"], event["pid"]) for event in events]
+    assert [event for event, _ in happened] == ["reap", "left"] * count, [event["message"] for event in events]
     assert [pid for _, pid in happened[0::2]] == [pid for _, pid in happened[1::2]]
 
 
