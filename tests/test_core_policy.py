@@ -1140,6 +1140,92 @@ def test_a_pool_that_was_made_smaller_counts_as_that_after_an_hour():
     assert reaped(film.look({11: 300, 12: 20})) == 11
 
 
+def shrink(film: Film, usual: int, left: int) -> None:
+    """A pool of so many workers, from 11 on, that its manager makes smaller, one a second, until so many are left."""
+    for count in range(usual, left - 1, -1):
+        film.look(dict.fromkeys(range(11, 11 + count), 20), after=1, child_faults=usual - count)
+
+
+def test_a_pool_that_its_manager_made_smaller_is_reaped_as_soon_as_no_worker_has_come_or_left_for_a_while():
+    film = Film()
+    shrink(film, usual=20, left=3)
+    calm = [reaped(film.look({11: 300, 12: 20, 13: 20}, child_faults=17)) for _ in range(13)]
+    assert calm == [None] * 11 + [11, None]  # twice min_age
+
+
+def test_a_pool_that_grows_for_each_burst_of_requests_is_reaped_between_two_of_them():
+    film = Film()
+    usual = {11: 20, 12: 20, 13: 20}
+    told = []
+    for burst in range(10):
+        newborns = range(1000 + 20 * burst, 1020 + 20 * burst)
+        for pid in newborns:
+            film.fork(pid)
+        film.look({**usual, **dict.fromkeys(newborns, 20)}, child_faults=20 * burst)
+        usual[11] = 20 if burst < 9 else 300
+        for _ in range(13):
+            verdict = film.look(usual, child_faults=20 * burst + 20)
+            told += events(verdict, TooFewWorkers)
+            if reaped(verdict):
+                break
+    assert (reaped(verdict), told) == (11, [])
+
+
+def test_where_workers_come_and_die_between_two_looks_a_pool_that_has_become_smaller_is_not_reaped():
+    film = Film()
+    shrink(film, usual=8, left=3)
+    for count in range(100):
+        assert reaped(film.look({11: 300, 12: 20, 13: 20}, child_faults=100 + count)) is None
+
+
+def test_a_manager_that_did_not_replace_a_worker_and_forks_one_later_may_make_its_pool_smaller():
+    film = Film()
+    workers = dict.fromkeys(range(11, 21), 20)
+    assert reaped(film.look({**workers, 11: 300})) == 11
+    del workers[11]
+    for _ in range(70):
+        film.look(workers)
+    assert film.state.replaces is False
+    film.fork(30)
+    film.look({**workers, 30: 20})
+    shrink(film, usual=9, left=3)
+    calm = [reaped(film.look({11: 300, 12: 20, 13: 20}, child_faults=6)) for _ in range(13)]
+    assert calm[11] == 11
+
+
+def test_a_pool_that_is_empty_while_there_is_nothing_to_do_is_neither_blind_nor_unreplaced():
+    film = Film()
+    film.look({11: 20, 12: 20})
+    assert [film.look({}, child_faults=1).standing for _ in range(800)] == ["quiet"] * 800
+    film.fork(21)
+    film.fork(22)
+    film.look({21: 20, 22: 20}, child_faults=1)
+    assert reaped(film.look({21: 300, 22: 20}, after=31, child_faults=1)) == 21
+    film.state = restored(decode(encode(film.state)), film.now)
+    told = []
+    for _ in range(100):
+        told += film.look({}, child_faults=2).events
+    assert [type(event) for event in told] == [Left, NoReplacement]
+    assert film.state.leaving is None
+
+
+def test_where_each_worker_leaves_when_it_has_nothing_to_do_the_replacement_need_not_settle():
+    film = Film()
+    film.look({11: 20, 12: 20})
+    for _ in range(13):
+        film.look({}, child_faults=1)
+    film.fork(21)
+    film.fork(22)
+    film.look({21: 20, 22: 20}, child_faults=1)
+    assert reaped(film.look({21: 300, 22: 20}, after=31, child_faults=1)) == 21
+    told = []
+    for count in range(100):  # each request is served by a new worker, which leaves soon after it
+        film.fork(100 + count)
+        told += film.look({100 + count: 20} if count % 2 else {}, child_faults=2 + count).events
+    assert [type(event) for event in told] == [Left, Replaced]
+    assert film.state.leaving is None
+
+
 def test_a_single_worker_is_reaped_all_the_same_once_it_is_known_that_no_others_come_and_go():
     film = Film()
     assert reaped(film.look({11: 300})) is None

@@ -483,9 +483,12 @@ class NoReplacement(_Base):
 
     @property
     def text(self) -> str:
+        others = (
+            "the others are stable, so the next one may be signalled" if self.workers else "the pool needs none now"
+        )
         return (
             f"worker {self.worker.pid} left {seconds(self.after)} ago and none took its place ({self.workers} of"
-            f" {self.before} workers); the others are stable, so the next one may be signalled"
+            f" {self.before} workers); {others}"
         )
 
 

@@ -7,7 +7,8 @@ core.selection who goes next over all pools.
     that has lived for `settle`, or for the server's pace if that is longer (core.servers). (A replacement that dies at
     once, as after a broken deployment, never settles: then only the old workers serve, and they stay.) A manager that
     shrinks its pool on purpose forks none: there the next may go after `grace`, if no worker comes or leaves. Half of
-    the usual number must be older than `min_age`, and the last worker that serves never goes.
+    the usual number must be older than `min_age`, unless no worker has come or left for twice that time; and the last
+    worker that serves never goes.
  2. The most urgent reason goes first (core.reasons); for the same reason, the worker with the most memory to free.
  3. `checks` consecutive looks over the limit, not one.
  4. Never a newborn: a worker of FCGI::ProcManager has its manager's signal handlers until it sets its own; if it gets
@@ -167,7 +168,7 @@ def follow(
         return _report(not_visible, state, log) if pool.not_visible else state, tuple(log)
     if pool.is_group:
         state = _apply_group_restart(pool, state, log)
-    state = _note_changes(pool, state, now)
+    state = _note_changes(pool, settings, state, now)
     state = _follow_stuck(pool, state, now, log)
     state = _follow_leaving(pool, settings, state, now, log)
     state = _count(pool, settings, state, gap, counts)
@@ -215,7 +216,8 @@ def choose_in(look: Look, episodes: Episodes, now: float) -> Choice:
 
 def _why_unwatched(pool: Pool, state: PoolState, now: float) -> Event | None:
     """Why there is no worker that could ever be reaped, as far as is known."""
-    if state.no_workers_since is not None and now - state.no_workers_since >= LONG_WAIT and not pool.is_group:
+    empty_for = now - state.no_workers_since if state.no_workers_since is not None else 0.0
+    if empty_for >= LONG_WAIT and not (state.served or state.shrinks or pool.is_group):
         assert pool.manager
         return events.NoWorkers(*pool.stamp, pool.manager)
     (worker, *others) = pool.workers or (None,)
@@ -436,8 +438,10 @@ def _end_suspension(pool: Pool, state: PoolState, now: float, log: list[Event]) 
     return replace(state, suspended=None, early_reaps=(), reported=frozenset())
 
 
-def _note_changes(pool: Pool, state: PoolState, now: float) -> PoolState:
+def _note_changes(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> PoolState:
     """How many workers this pool usually has, and since when none has come or left."""
+    if not pool.is_group:  # supervisord starts each of its processes again, however many they are
+        state = _note_elasticity(pool, settings, state)
     workers = frozenset(worker.id for worker in pool.workers)
     # A child that came and left between two looks shows in the page faults alone.
     is_calm = workers == state.workers and pool.child_faults == state.child_faults
@@ -462,6 +466,35 @@ def _note_changes(pool: Pool, state: PoolState, now: float) -> PoolState:
         had_more=state.had_more or len(workers) > 1,
         no_workers_since=None if workers else now if state.no_workers_since is None else state.no_workers_since,
     )
+
+
+def _note_elasticity(pool: Pool, settings: PoolSettings, state: PoolState) -> PoolState:
+    """Whether the manager makes its pool larger and smaller by itself, as far as the looks before this one show it."""
+    looked = state.looked if state.looked is not None else 0.0
+    served = state.served or any(worker.age >= settings.settle for worker in pool.workers)
+    is_smaller = len(state.workers) < max(state.peaks)
+    shrinks = state.shrinks or (served and is_smaller and not state.leaving and _is_long_calm(settings, state, looked))
+    replaces = state.replaces
+    if replaces is False and not state.leaving and any(_is_new(worker, state) for worker in pool.workers):
+        replaces = None  # it had more than it needed when it did not replace that one
+    if (served, shrinks, replaces) == (state.served, state.shrinks, state.replaces):
+        return state
+    return replace(state, served=served, shrinks=shrinks, replaces=replaces)
+
+
+def _is_new(worker: Worker, state: PoolState) -> bool:
+    """Whether it was forked since the last look; one that could not be seen then was not."""
+    youngest = max((known.start_time for known in state.workers), default=None)
+    return youngest is not None and worker.id not in state.workers and worker.id.start_time > youngest
+
+
+def _is_long_calm(settings: PoolSettings, state: PoolState, at: float) -> bool:
+    """Whether no worker has come or left for so long that the manager wants as many as there are.
+
+    A worker that starts and then fails does so before it is `min_age` old; meanwhile it counts, and is young.
+    """
+    calm = at - state.calm_since if state.calm_since is not None else 0.0
+    return calm >= max(SINGLE_CALM, 2 * settings.min_age)
 
 
 def _follow_stuck(pool: Pool, state: PoolState, now: float, log: list[Event]) -> PoolState:
@@ -533,11 +566,14 @@ def _follow_gone(
     settled = sum(worker.age >= settle for worker in newcomers)
     # Others may have left by themselves meanwhile: each of them needs a settled one in its place too.
     gone = len(leaving.before - {worker.id for worker in pool.workers})
-    # A pool may be made smaller on purpose (FCGI::ProcManager::Dynamic): after `grace` one settled newcomer will do.
-    if settled >= gone or (settled and gone_for >= settings.grace):
+    # A pool may be made smaller on purpose (FCGI::ProcManager::Dynamic): after `grace` one settled newcomer will do;
+    # or one that came and left, where workers leave that have nothing to do (php-fpm's ondemand).
+    came_and_left = state.shrinks and leaving.replaced_by is not None
+    if settled >= gone or (gone_for >= settings.grace and (settled or came_and_left)):
         fresh = (worker.private for worker in newcomers if worker.private is not None)
         baseline = min(fresh, default=state.baseline)
-        return replace(state, leaving=None, manager_losses=0, replaces=True, baseline=baseline)
+        replaces = True if settled else None
+        return replace(state, leaving=None, manager_losses=0, replaces=replaces, baseline=baseline)
     present, before = len(pool.workers), len(leaving.before)
     if gone_for >= settings.grace and _is_stable(pool, settings, state, now):
         # The server makes its pool smaller by itself (FCGI::ProcManager::Dynamic, uWSGI's cheaper, Apache).
@@ -551,7 +587,7 @@ def _follow_gone(
 
 def _is_stable(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> bool:
     calm = now - state.calm_since if state.calm_since is not None else 0.0
-    return bool(pool.workers) and calm >= max(CALM, settings.settle)
+    return bool(pool.workers or state.shrinks) and calm >= max(CALM, settings.settle)
 
 
 def _count(pool: Pool, settings: PoolSettings, state: PoolState, gap: float, counts: bool) -> PoolState:
@@ -701,7 +737,9 @@ def _are_too_few(
     serving = sum(age >= min(settings.min_age, max(settings.settle, CALM)) for age in ages)
     usual = max(state.peaks) - len(pool.stopped)
     enough_serve = serving >= 2 or (usual <= 1 and len(ages) == 1 and _may_take_single(pool, settings, state, now))
-    if 2 * old_enough >= usual and enough_serve:
+    may_be_smaller = state.replaces is not False and not pool.is_group
+    is_smaller_on_purpose = may_be_smaller and _is_long_calm(settings, state, now)
+    if (2 * old_enough >= usual or is_smaller_on_purpose) and enough_serve:
         return False, replace(state, too_few_since=None)
     since = now if state.too_few_since is None else state.too_few_since
     state = replace(state, too_few_since=since)

@@ -91,6 +91,8 @@ class Lasting:
     """Workers that a user requested, while they exist."""
     replaces: bool | None = None
     """Whether the manager forked another worker in the place of the last one that was reaped; None: not known."""
+    shrinks: bool = False
+    """The manager has made its pool smaller by itself: it forks workers when they are needed."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ class PoolState(Lasting):
     """Since when the manager has had none; None: it has some."""
     below_wrapper: ProcessId | None = None
     """The only worker, if it looks like a manager below a wrapper."""
+    served: bool = False
+    """A worker was seen, under this manager, that had settled."""
     had_more: bool = False
     """It was seen to have more than one worker, under this manager."""
     changed_settings: tuple[PoolSettings, float] | None = None
@@ -207,6 +211,7 @@ def decode(values: Mapping[str, Any]) -> Lasting:
         paused=bool(values["paused"]),
         requested=frozenset(map(process_id, values.get("requested", ()))),
         replaces=_optional(values.get("replaces"), bool),
+        shrinks=bool(values.get("shrinks")),
     )
 
 
