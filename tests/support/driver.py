@@ -19,6 +19,7 @@ from supervisor.xmlrpc import SupervisorTransport
 
 READY = b"READY\n"
 POOL = Path(__file__).with_name("pool.py")
+PROMPT = Path(__file__).parent / "prompt/supervisord"
 OK = b"RESULT 2\nOK"
 
 
@@ -108,10 +109,12 @@ def supervisord(
     python: str = sys.executable,
     within: Sequence[str] = (),
     gives_up: bool = False,
+    prompt: bool = True,
 ):
     """A real supervisord without a listener; its process. Its socket is directory/s.sock unless `http` says otherwise.
 
-    `within` is a command that it is started by; with `gives_up` its programs are to become FATAL, not RUNNING.
+    `within` is a command that it is started by; with `gives_up` its programs are to become FATAL, not RUNNING. It has a
+    TICK_5 each second, as tests/support/prompt/supervisord says; without `prompt`, each 5 s.
     """
     if http is None:
         http = f"[unix_http_server]\nfile={directory}/s.sock\n"
@@ -122,7 +125,8 @@ def supervisord(
         + (f"[rpcinterface:supervisor]\n{interface}\n" if rpc else "")
         + programs
     )
-    command = [*within, python, "-m", "supervisor.supervisord", "-n", "-c", str(directory / "supervisord.conf")]
+    script = [str(PROMPT)] if prompt else ["-m", "supervisor.supervisord"]
+    command = [*within, python, *script, "-n", "-c", str(directory / "supervisord.conf")]
     with started(command, directory, gives_up) as process:
         yield process
 

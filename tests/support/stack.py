@@ -148,10 +148,11 @@ def running(
     http: str | None = None,
     nginx_conf: Path = APPS / "nginx.conf",
     within: Sequence[str] = (),
+    prompt: bool = True,
 ) -> Iterator[Pool]:
     """The pool `name` of a supervisord with the configuration `text`, whose pools listen on where/NAME.sock.
 
-    `within` is a command that supervisord is started by. At the end supervisord is asked to end, as by an
+    `within` and `prompt` are those of driver.supervisord. At the end supervisord is asked to end, as by an
     administrator. A process that is still there then is ended by force, and the test fails.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -160,7 +161,7 @@ def running(
     (where / "nginx.conf").write_text(conf)
     command = f"/usr/sbin/nginx -e {where}/nginx-error.log -c {where}/nginx.conf -p {where}/"
     nginx = f"[program:nginx]\ncommand={command}\n"
-    with supervisord(where, text + nginx, http, python=python, within=within) as process:
+    with supervisord(where, text + nginx, http, python=python, within=within, prompt=prompt) as process:
         pool = Pool(where, port, name)
         try:
             eventually(lambda: assert_answers(pool), timeout=30)
