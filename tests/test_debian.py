@@ -183,7 +183,7 @@ def go_through(where: Path, new: Path) -> None:
         example = Path(f"/usr/share/doc/{NAME}/examples/memreap.conf").read_text()
         (where / "conf.d/memreap.conf").write_text(example.replace("/var/log/supervisor", str(where)))
         control(where, "update")
-        eventually(lambda: assert_logged(where, "left after"), timeout=30)
+        eventually(lambda: assert_logged(where, "left after"))
         assert pid_of(where, "myapp") == manager
         system("memreap", "doctor", "-c", str(main))
     main.write_text(plain + stack.INTERFACE + stack.PLUGIN)
@@ -219,14 +219,14 @@ def assert_logged(where: Path, text: str) -> None:
 
 
 def steer(where: Path, main: Path) -> None:
-    eventually(lambda: assert_logged(where, "watching myapp"), timeout=20)
+    eventually(lambda: assert_logged(where, "watching myapp"))
     eventually(lambda: control_says(where, "30 MiB uss", "status"))
     control(where, "memreap", "pause", "myapp")
     eventually(lambda: control_says(where, "PAUSED", "status"))
     control(where, "memreap", "resume", "myapp")
     # Not while its only worker, which was over the limit, is leaving.
-    eventually(lambda: control(where, "memreap", "reap", "myapp"), timeout=30)
-    eventually(lambda: assert_logged(where, "left after"), timeout=30)
+    eventually(lambda: control(where, "memreap", "reap", "myapp"))
+    eventually(lambda: assert_logged(where, "left after"))
     control(where, "memreap", "workers", "myapp")
     control(where, "memreap", "doctor")
     system("memreap", "doctor", "-c", str(main))
@@ -242,7 +242,7 @@ def upgrade(where: Path, new: Path) -> None:
     assert pid_of(where, "memreap") == listener  # nothing is restarted
     control(where, "restart", "memreap")
     eventually(lambda: assert_logged(where, "memreap: version 9.9.9"))
-    eventually(lambda: control_says(where, "30 MiB uss", "status"), timeout=20)
+    eventually(lambda: control_says(where, "30 MiB uss", "status"))
     control(where, "memreap", "pause", "myapp")
     eventually(lambda: control_says(where, "PAUSED", "status"))
 

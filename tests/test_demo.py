@@ -175,7 +175,7 @@ def test_a_demo_that_is_killed_leaves_no_process_and_the_next_one_removes_its_di
     demo.until("Ends in")
     with demo.process:
         demo.process.kill()
-    eventually(lambda: assert_ended(demo), timeout=20)
+    eventually(lambda: assert_ended(demo))
     (left,) = demo.directory.iterdir()
     (demo.directory / "memreap-demo-but-a-file").touch()
     after = Demo(demo.directory, "--pool", "python")

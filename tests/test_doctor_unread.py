@@ -74,7 +74,7 @@ def test_what_supervisord_has_not_read_yet_is_found_with_what_update_will_restar
 
 def test_what_supervisord_has_read_and_not_applied_is_found_through_the_interface(where):
     with running(where, TEXT + INTERFACE + PLUGIN):
-        eventually(lambda: assert_read(where), timeout=20)
+        eventually(lambda: assert_read(where))
         change(where, "stopwaitsecs=70", "stopwaitsecs=80")
         assert supervisorctl(where, "reread") == "myapp: changed\n"
         assert_found(where, r"run supervisorctl update, which will restart: myapp \(read, but not applied\)\n")
@@ -187,14 +187,14 @@ def test_a_paused_pool_is_a_note(where, remembered):
         def pause() -> None:
             assert "paused" in supervisorctl(where, "memreap", "pause", "myapp")
 
-        eventually(pause, timeout=20)
-        eventually(lambda: assert_found(where, r"myapp: note: it is paused: nothing is sent until", 0), timeout=20)
+        eventually(pause)
+        eventually(lambda: assert_found(where, r"myapp: note: it is paused: nothing is sent until", 0))
         if remembered:
             # As where supervisord is started anew without the interface, and the listener reads what it wrote.
             change(where, INTERFACE, "")
             supervisorctl(where, "reload")
             expression = r"is unknown(.*\n)*.*myapp: note: it is paused: nothing is sent until"
-            eventually(lambda: assert_found(where, expression), timeout=30)
+            eventually(lambda: assert_found(where, expression))
 
 
 def test_starman_with_two_addresses_is_found_and_with_one_it_is_not(where):

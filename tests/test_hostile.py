@@ -215,13 +215,13 @@ def test_supervisord_that_is_reloaded_or_stopped_in_the_middle_of_a_reap_leaves_
     try:
         with supervisord(where, text) as process:
             bystander = subprocess.Popen(["sleep", "99"])
-            eventually(lambda: assert_announced("reap"), timeout=20)
+            eventually(lambda: assert_announced("reap"))
             if action == "reload":
                 process.send_signal(signal.SIGHUP)
                 # Its programs are new ones: the worker that was leaving is gone with its manager, and no fall is told.
-                eventually(lambda: assert_announced("reap", "reap"), timeout=20)
+                eventually(lambda: assert_announced("reap", "reap"))
             os.kill(process.pid, signal.SIGTERM)  # and not waited for: that is the driver's
-            eventually(lambda: stack.assert_none_left(where), timeout=20)
+            eventually(lambda: stack.assert_none_left(where))
             text = (where / "memreap.log").read_text()
             assert "suspended" not in text
             assert "internal error" not in text

@@ -52,7 +52,7 @@ def pool() -> Iterator[Started]:
     process = subprocess.Popen([*command, f"{where}/app.psgi"], env=environment, stderr=subprocess.DEVNULL)
     started = Started(process.pid, f"{where}/s", where / "pid")
     try:
-        eventually(lambda: _assert_whole(started), timeout=20)
+        eventually(lambda: _assert_whole(started))
         yield started
     finally:
         tree = psutil.Process(process.pid).children()

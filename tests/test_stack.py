@@ -143,7 +143,7 @@ def test_a_request_that_sleeps_is_neither_cut_nor_shortened(sock):
         busy, _ = pool.ask(f"mb={LIMIT_MB + 50}&s=5")  # several ticks long
         assert time.monotonic() - begun >= 5
         assert pool.lines("HUP sent") == []
-        eventually(lambda: stack.assert_in_turn(pool.directory, 1), timeout=30)
+        eventually(lambda: stack.assert_in_turn(pool.directory, 1))
         reap, _ = stack.announced(pool.directory)
         assert reap["pid"] == busy
         assert "HUP sent while idle (held in accept)" in reap["message"]
@@ -169,7 +169,7 @@ def test_a_worker_on_a_connection_that_nginx_keeps_is_not_idle_until_that_ends(s
         seen = host_look.look(Watch(program, settings), view)
         worker = seen.worker(view.process(busy).id)
         assert signalling.reap(seen, worker, settings, view, 0.3).result == "busy"
-        eventually(lambda: assert_idle(view, busy), timeout=10)
+        eventually(lambda: assert_idle(view, busy))
         outcome = signalling.reap(seen, worker, settings, view, 0.3)
         assert (outcome.result, outcome.moment) == ("sent", "held")
         os.close(outcome.pidfd)

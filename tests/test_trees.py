@@ -36,7 +36,7 @@ def test_an_old_procmanager_below_a_supervisord_that_is_pid_1_falls_once_and_is_
     managers = r"spawned: 'myapp' with pid"
     try:
         with supervisord(where, text, within=NAMESPACE):
-            eventually(lambda: _assert_suspended(where), timeout=30)
+            eventually(lambda: _assert_suspended(where))
             assert len(re.findall(managers, (where / "s.log").read_text())) == 2
             _, suspended = stack.announced(where)
             assert "daemonized (-d)" in suspended["message"]
@@ -247,7 +247,7 @@ def test_a_real_manager_below_a_shell_and_beside_another_process_is_never_signal
         ):
             (manager,) = eventually(lambda: _assert_one(where, "perl-fcgi-pm"))
             workers = manager.children()
-            eventually(lambda: _assert_told(listener, f"worker {manager.pid} has children of its own"), timeout=20)
+            eventually(lambda: _assert_told(listener, f"worker {manager.pid} has children of its own"))
             for _ in range(3):
                 listener.tick()
             assert "sent" not in listener.text().replace("nothing sent", "")
@@ -276,7 +276,7 @@ def test_two_real_managers_with_titles_of_their_own_below_one_shell_are_never_si
     ):
         managers = eventually(lambda: _assert_two(tmp_path))
         workers = [manager.children() for manager in managers]
-        eventually(lambda: _assert_told(listener, "has children of its own and looks like the manager"), timeout=20)
+        eventually(lambda: _assert_told(listener, "has children of its own and looks like the manager"))
         for _ in range(3):
             listener.tick()
         assert "sent" not in listener.text().replace("nothing sent", "")
