@@ -74,11 +74,11 @@ def where():
 
 
 @pytest.fixture
-def environment(where):
+def environment(where, wheel):
     """A virtual environment with memreap in it, made as the page says; of a Python that every user may run."""
     path = where / "memreap"
     subprocess.run([base_python(), "-m", "venv", str(path)], check=True)
-    pip_install(path, stack.wheel(where))
+    pip_install(path, wheel)
     return path
 
 
