@@ -100,7 +100,7 @@ def _assert_none_of(siblings: set[int], pool: Started) -> None:
 
 def test_under_constant_recycling_nobody_leaves_but_who_was_signalled(pool):
     view = procfs.source()
-    limit = 100 * MIB + max(view.memory(pid).private for pid in pool.workers())
+    limit = 70 * MIB + max(view.memory(pid).private for pid in pool.workers())
     settings = Settings({"myapp": {"limit": limit, "min_age": 0.6, "settle": 0.0}})
     emitted: list[events.Event] = []
     reaper = Reaper((emitted.append,))
