@@ -182,6 +182,14 @@ def catalyst_script():
     shutil.rmtree(where)
 
 
+@pytest.fixture(scope="session")
+def wheel():
+    """The wheel of this checkout, built once."""
+    where = stack.directory()
+    yield stack.wheel(where)
+    shutil.rmtree(where)
+
+
 @pytest.fixture
 def where():
     """A directory that every user may enter."""

@@ -42,10 +42,10 @@ def program(name: str, workers: int, mib: int, more: str = "") -> str:
 
 
 @contextlib.contextmanager
-def operating(text: str, events: str = "TICK_5,REMOTE_COMMUNICATION") -> Iterator[Operated]:
+def operating(text: str, events: str = "TICK_5,REMOTE_COMMUNICATION", prompt: bool = True) -> Iterator[Operated]:
     where = stack.directory()
     try:
-        with supervisord(where, text + listener(where, events) + stack.recorder(where)):
+        with supervisord(where, text + listener(where, events) + stack.recorder(where), prompt=prompt):
             yield Operated(where, sys.executable, f"unix://{where}/s.sock", "", "")
     finally:
         shutil.rmtree(where)
@@ -76,7 +76,7 @@ def test_no_event_is_discarded_where_many_pools_reap_at_once():
 
 def test_a_command_that_supervisord_discards_is_sent_again_and_carried_out_once():
     with operating(program("myapp", 2, 5) + "[memreap:myapp]\nlimit=1GB\nmin_age=1s\n") as operated:
-        eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)
+        eventually(lambda: assert_status(operated, "myapp +QUIET"))
         process = process_of(operated)
         process.send_signal(signal.SIGSTOP)
         try:
@@ -94,7 +94,7 @@ def test_a_command_that_supervisord_discards_is_sent_again_and_carried_out_once(
 
 def test_a_command_that_comes_twice_is_carried_out_once_and_one_without_a_time_each_time():
     with operating(program("myapp", 2, 5) + "[memreap:myapp]\nlimit=1GB\nmin_age=1h\n") as operated:
-        eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)
+        eventually(lambda: assert_status(operated, "myapp +QUIET"))
         send = operated.rpc().supervisor.sendRemoteCommEvent
         for _ in range(3):
             send("memreap-command", f"roll myapp id=1 until={time.time() + 600:.0f}")
@@ -106,8 +106,10 @@ def test_a_command_that_comes_twice_is_carried_out_once_and_one_without_a_time_e
 
 
 def test_a_command_that_comes_after_its_time_is_not_carried_out():
-    with operating(program("myapp", 2, 5) + "[memreap:myapp]\nlimit=1GB\nmin_age=1s\n") as operated:
-        eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)
+    text = program("myapp", 2, 5) + "[memreap:myapp]\nlimit=1GB\nmin_age=1s\n"
+    # With a tick each second, they alone would fill supervisord's buffer of 10 events until the commands expire.
+    with operating(text, prompt=False) as operated:
+        eventually(lambda: assert_status(operated, "myapp +QUIET"))
         before = operated.workers()
         process = process_of(operated)
         process.send_signal(signal.SIGSTOP)
@@ -133,7 +135,7 @@ def test_a_command_that_comes_after_its_time_is_not_carried_out():
         eventually(lambda: assert_in("reap myapp came ", operated.log()))
         eventually(lambda: assert_in("pause myapp came ", operated.log()))
         assert "after it had expired and was not carried out" in operated.log()
-        eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=20)
+        eventually(lambda: assert_status(operated, "myapp +QUIET"))
         assert operated.workers() == before
 
 
@@ -175,7 +177,7 @@ def test_a_refused_command_does_not_count_as_one_of_checks():
 
 def test_a_command_is_refused_while_the_configuration_was_never_read_whole():
     with operating(program("myapp", 1, 5) + "[memreap:myapp]\nlimit=1 monkey\n") as operated:
-        eventually(lambda: assert_in("not a size", operated.log()), timeout=20)
+        eventually(lambda: assert_in("not a size", operated.log()))
         refused = operated.ctl("memreap", "pause", "all")
         assert (refused.returncode, refused.stdout) == (
             1,
@@ -187,7 +189,7 @@ def test_a_group_or_a_program_with_numprocs_is_a_name_everywhere():
     many = program("many", 1, 5, "numprocs=2\nprocess_name=%(program_name)s_%(process_num)02d\n")
     sections = "[memreap:many]\n[memreap:myapp]\n[memreap]\nlimit=1GB\n"
     with operating(many + program("myapp", 1, 5) + sections) as operated:
-        eventually(lambda: assert_status(operated, r"many:many_01\s+QUIET"), timeout=30)
+        eventually(lambda: assert_status(operated, r"many:many_01\s+QUIET"))
         for name in ("many", "many:*"):
             shown = operated.ctl("memreap", "status", name)
             assert (shown.returncode, re.findall(r"^(?! )\S+", shown.stdout, re.MULTILINE)) == (
@@ -222,7 +224,7 @@ def test_a_listener_whose_configuration_is_named_before_its_command_is_one(monke
         f"{__name__}.LISTEN", f"{Path(sys.executable).parent}/memreap -c %(here)s/supervisord.conf listen"
     )
     with operating(program("myapp", 1, 5) + "[memreap:myapp]\nlimit=1GB\n") as operated:
-        eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)
+        eventually(lambda: assert_status(operated, "myapp +QUIET"))
         assert operated.rpc().memreap.getListener()["name"] == "memreap:memreap"
         assert "there is none: add [eventlistener:memreap]" not in look(operated, command="doctor").stdout
 
@@ -242,7 +244,7 @@ def test_where_sizes_may_not_be_read_the_status_is_blind_and_the_exit_status_1(m
     pool = shutil.copy(POOL, shown_to_all)  # our own Python and checkout may be hidden from other users
     text = f"[program:myapp]\ncommand=/usr/bin/python3 {pool} 1 40\nuser=nobody\n[memreap:myapp]\nlimit=30MB\n"
     with operating(text) as operated:
-        eventually(lambda: assert_status(operated, "myapp +BLIND"), timeout=30)
+        eventually(lambda: assert_status(operated, "myapp +BLIND"))
         result = operated.ctl("memreap", "status")
         assert result.returncode == 1
         assert "1 of 1 workers: uss may not be read; run memreap as their user" in result.stdout
@@ -261,7 +263,7 @@ def test_without_an_interface_status_is_one_look_with_what_the_listener_wrote_do
             operated.rpc().supervisor.sendRemoteCommEvent("memreap-command", "pause all")
             eventually(lambda: assert_in("paused: no worker", operated.log()))
         else:
-            eventually(lambda: assert_in("suspended: a fresh worker", operated.log()), timeout=20)
+            eventually(lambda: assert_in("suspended: a fresh worker", operated.log()))
         result = look(operated)
         assert re.search(rf"myapp +{what.upper()}  30 MiB uss  2        {2 if mib == 40 else 0}     ", result.stdout)
         assert " ".join(result.stdout.split()).endswith(
@@ -314,7 +316,7 @@ def test_a_section_of_no_program_is_not_well_whatever_the_others_are(monkeypatch
     text = program("myapp", 1, 1) + program("web", 1, 1) + "[memreap:myapp]\nlimit=30MB\n[memreap:wbe]\nlimit=30MB\n"
     with operating(text) as operated:
         if interface:
-            eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)
+            eventually(lambda: assert_status(operated, "myapp +QUIET"))
         result = look(operated)
         assert "myapp  QUIET" in result.stdout
         assert re.fullmatch(
@@ -329,11 +331,11 @@ def test_a_section_of_no_program_is_not_well_whatever_the_others_are(monkeypatch
 
 def test_settings_that_the_listener_does_not_apply_are_shown_to_supervisorctl():
     with operating(program("myapp", 1, 1) + "[memreap:myapp]\nlimit=30MB\n") as operated:
-        eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)
+        eventually(lambda: assert_status(operated, "myapp +QUIET"))
         path = operated.directory / "supervisord.conf"
         path.write_text(path.read_text().replace("limit=30MB", "limit=30 monkeys"))
         line = r"memreap: .* limit=30 monkeys: not a size, such as 150MB \(the earlier settings stay in force\)"
-        eventually(lambda: assert_status(operated, line), timeout=30)
+        eventually(lambda: assert_status(operated, line))
         assert operated.ctl("memreap", "status").returncode == 1
         assert operated.ctl("memreap", "pause", "myapp").returncode == 0
 
@@ -412,7 +414,7 @@ def test_an_announcement_outlives_a_call_that_times_out(tmp_path, marker):
         Deaf(tmp_path / "s.sock", marker) as deaf,
         listening("-c", f"{tmp_path}/supervisord.conf", log=tmp_path / "log", SUPERVISOR_SERVER_URL=deaf.url) as driver,
     ):
-        eventually(lambda: assert_reaped(driver), timeout=20)
+        eventually(lambda: assert_reaped(driver))
         assert deaf.swallowed.is_set()
         driver.tick()
         eventually(lambda: assert_in("reap", [event["event"] for event in stack.announced(tmp_path)]))

@@ -36,8 +36,8 @@ def test_the_debian_package_is_built_installed_run_and_purged():
     skip_where_it_cannot_be()
     where = stack.directory()
     try:
-        old = build(where / "old")
-        new = build(where / "new", "9.9.9")
+        old = build(where)
+        new = with_version(old, where, "9.9.9")
         assert_its_files_are_where_debian_has_them(old)
         with alone():
             services = running_services()
@@ -81,21 +81,30 @@ def is_installed() -> bool:
     return system("dpkg-query", "-W", NAME, check=False).returncode == 0
 
 
-def build(where: Path, version: str = "") -> Path:
+def build(where: Path) -> Path:
     """The package of this checkout, as in docs/install.md."""
     source = where / "source"
     names = system("git", "-c", "safe.directory=*", "ls-files", "-z", directory=stack.ROOT).stdout.split("\0")
     for name in filter(None, names):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(stack.ROOT / name, source / name)
-    if version:
-        stack.set_version(source, version)
-        changelog = source / "debian/changelog"
-        changelog.write_text(changelog.read_text().replace(f"({__version__})", f"({version})", 1))
     system("dpkg-buildpackage", "-b", "-us", "-uc", directory=source)
-    package = where / f"{NAME}_{version or __version__}_all.deb"
+    package = where / f"{NAME}_{__version__}_all.deb"
     assert package.exists()
     return package
+
+
+def with_version(package: Path, where: Path, version: str) -> Path:
+    """The same package as if it were of that version, in 0.5 s instead of the 5 s of a build."""
+    tree = where / version
+    system("dpkg-deb", "--raw-extract", str(package), str(tree))
+    stack.set_version(tree / "usr/lib/python3/dist-packages", version)
+    control = tree / "DEBIAN/control"
+    assert control.read_text().count(f"\nVersion: {__version__}\n") == 1
+    control.write_text(control.read_text().replace(f"\nVersion: {__version__}\n", f"\nVersion: {version}\n"))
+    changed = where / f"{NAME}_{version}_all.deb"
+    system("dpkg-deb", "--build", "--root-owner-group", str(tree), str(changed))
+    return changed
 
 
 def assert_its_files_are_where_debian_has_them(package: Path) -> None:
@@ -183,7 +192,7 @@ def go_through(where: Path, new: Path) -> None:
         example = Path(f"/usr/share/doc/{NAME}/examples/memreap.conf").read_text()
         (where / "conf.d/memreap.conf").write_text(example.replace("/var/log/supervisor", str(where)))
         control(where, "update")
-        eventually(lambda: assert_logged(where, "left after"), timeout=30)
+        eventually(lambda: assert_logged(where, "left after"))
         assert pid_of(where, "myapp") == manager
         system("memreap", "doctor", "-c", str(main))
     main.write_text(plain + stack.INTERFACE + stack.PLUGIN)
@@ -219,14 +228,14 @@ def assert_logged(where: Path, text: str) -> None:
 
 
 def steer(where: Path, main: Path) -> None:
-    eventually(lambda: assert_logged(where, "watching myapp"), timeout=20)
+    eventually(lambda: assert_logged(where, "watching myapp"))
     eventually(lambda: control_says(where, "30 MiB uss", "status"))
     control(where, "memreap", "pause", "myapp")
     eventually(lambda: control_says(where, "PAUSED", "status"))
     control(where, "memreap", "resume", "myapp")
     # Not while its only worker, which was over the limit, is leaving.
-    eventually(lambda: control(where, "memreap", "reap", "myapp"), timeout=30)
-    eventually(lambda: assert_logged(where, "left after"), timeout=30)
+    eventually(lambda: control(where, "memreap", "reap", "myapp"))
+    eventually(lambda: assert_logged(where, "left after"))
     control(where, "memreap", "workers", "myapp")
     control(where, "memreap", "doctor")
     system("memreap", "doctor", "-c", str(main))
@@ -242,7 +251,7 @@ def upgrade(where: Path, new: Path) -> None:
     assert pid_of(where, "memreap") == listener  # nothing is restarted
     control(where, "restart", "memreap")
     eventually(lambda: assert_logged(where, "memreap: version 9.9.9"))
-    eventually(lambda: control_says(where, "30 MiB uss", "status"), timeout=20)
+    eventually(lambda: control_says(where, "30 MiB uss", "status"))
     control(where, "memreap", "pause", "myapp")
     eventually(lambda: control_says(where, "PAUSED", "status"))
 

@@ -51,7 +51,7 @@ def changed(*changes: tuple[str, str]) -> str:
 def test_where_all_is_as_it_should_be_no_problems_are_found(where):
     with running(where, SOUND + INTERFACE + PLUGIN):
         ok = r"memreap: myapp: ok: FCGI::ProcManager: workers are reaped with HUP \(signal= is not set\)\n"
-        eventually(lambda: assert_found(where, rf"^{ok}memreap: no problems found\n$", 0), timeout=20)
+        eventually(lambda: assert_found(where, rf"^{ok}memreap: no problems found\n$", 0))
 
 
 FINDINGS = {
@@ -143,7 +143,7 @@ def test_what_would_make_it_fail_or_do_harm_is_found_with_its_remedy(where, name
 def test_a_listener_that_broke_the_protocol_is_found_though_supervisord_calls_it_running(where):
     text = changed((f"{BIN}/memreap listen", f"sh -c 'echo hello; exec {BIN}/memreap listen'"))
     with running(where, text + INTERFACE):
-        eventually(lambda: assert_found(where, "broke the event protocol and gets no more events"), timeout=20)
+        eventually(lambda: assert_found(where, "broke the event protocol and gets no more events"))
 
 
 def test_a_log_in_the_event_protocol_is_found_before_supervisord_refuses_to_start_with_it(where):
@@ -230,7 +230,7 @@ def test_a_supervisord_that_is_process_1_is_found_where_it_matters(where):
     text = changed(OLD) + f"[program:doctor]\ncommand=sh {script}\nstopasgroup=true\n"
     with supervisord(where, text.replace("WHERE", str(where)), within=NAMESPACE):
         expression = r"FCGI::ProcManager 0.17 is older than 0.18: .* \(as here: supervisord is process 1\)"
-        eventually(lambda: assert_in(expression, where / "out"), timeout=20)
+        eventually(lambda: assert_in(expression, where / "out"))
 
 
 def assert_in(expression: str, path: Path) -> None:

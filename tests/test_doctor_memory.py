@@ -50,7 +50,7 @@ def texts(findings: Iterable[Finding]) -> list[tuple[str, bool]]:
 
 def test_where_all_of_it_has_room_nothing_is_found(where):
     with running(where, TEXT):
-        eventually(lambda: assert_found(where, r"no problems found\n\Z", 0), timeout=20)
+        eventually(lambda: assert_found(where, r"no problems found\n\Z", 0))
 
 
 def test_a_total_in_which_fresh_workers_have_no_room_is_found_and_one_above_it_that_is_named_is_enough(where):
@@ -59,7 +59,7 @@ def test_a_total_in_which_fresh_workers_have_no_room_is_found_and_one_above_it_t
         r" help; set total=(\d+)MB or more, or run fewer workers\n"
     )
     with running(where, TEXT.replace("total=1GB", "total=60MB")):
-        eventually(lambda: assert_found(where, expression), timeout=20)
+        eventually(lambda: assert_found(where, expression))
         output = doctor(where).stdout
     holds, usable = map(int, re.search(expression, output).groups())
     assert 80 < holds < 120
@@ -72,7 +72,7 @@ def test_a_total_below_what_the_manager_alone_holds_is_found_however_old_its_wor
         r" whatever is reaped: set total=\d+MB or more, or restart the program when convenient\n"
     )
     with running(where, TEXT.replace("total=1GB", "total=1MB")):
-        eventually(lambda: assert_found(where, expression), timeout=20)
+        eventually(lambda: assert_found(where, expression))
     settings = PoolSettings(total=100 * MIB)
     ((text, harms),) = texts(memory.check_total(pool(9999.0), settings, held(private=50, rest=101)))
     assert harms
@@ -97,7 +97,7 @@ def test_a_total_of_processes_that_may_not_be_read_is_a_note():
 def test_a_headroom_that_this_host_does_not_have_is_found(where):
     with running(where, TEXT.replace("headroom=1MB", "headroom=1000GB")):
         expression = rf"myapp: headroom=1000GB can never be met: {HOST} has .* GiB; set a smaller headroom="
-        eventually(lambda: assert_found(where, expression), timeout=20)
+        eventually(lambda: assert_found(where, expression))
 
 
 def test_a_headroom_for_which_the_manager_leaves_no_room_is_found():
@@ -142,5 +142,5 @@ def test_a_control_group_that_is_not_visible_from_here_is_a_note(where):
             assert re.search(expression, result.stdout), result.stdout + result.stderr
             assert result.returncode == 0
 
-        eventually(assert_noted, timeout=20)
+        eventually(assert_noted)
         eventually(lambda: assert_found(where, r"no problems found\n\Z", 0))

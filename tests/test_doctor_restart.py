@@ -100,7 +100,7 @@ def test_a_section_that_keeps_supervisord_from_starting_is_the_first_thing_that_
         assert_found(where, r"it has not read \[rpcinterface:memreap\] yet: restart supervisord, once\n")
     # And now it starts.
     with running(where, TEXT + INTERFACE, python=theirs.python):
-        eventually(lambda: assert_found(where, r"no problems found\n\Z", 0), timeout=20)
+        eventually(lambda: assert_found(where, r"no problems found\n\Z", 0))
 
 
 def test_a_supervisord_that_is_down_because_of_the_section_is_found(where, theirs):
@@ -120,7 +120,7 @@ def test_a_supervisorctl_that_cannot_import_memreap_is_found_before_and_after_it
         before = (
             r"supervisorctl: note: do not add \[ctlplugin:memreap\] yet: .*, and every call of .*ctl would fail; first"
         )
-        eventually(lambda: assert_found(where, before, 0, env=theirs.environ), timeout=20)
+        eventually(lambda: assert_found(where, before, 0, env=theirs.environ))
         advice = r"supervisorctl: note: for supervisorctl memreap status, add \[ctlplugin:memreap\] with "
         assert_found(where, advice, 0)
         add(where, PLUGIN)

@@ -87,7 +87,7 @@ def assert_replaced(pool: stack.Pool) -> None:
 
 @pytest.mark.parametrize("server", ELASTIC, ids=str)
 def test_a_worker_that_grows_is_replaced_though_its_manager_made_the_pool_smaller(server, where):
-    with servers.running(server, where, memreap(server, where), quick=True) as pool:
+    with servers.running(server, where, memreap(server, where)) as pool:
         ask_much(pool)
         eventually(lambda: assert_number(pool, LEFT))
         with stack.Watch(pool) as watch:

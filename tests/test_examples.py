@@ -93,7 +93,7 @@ def together(catalyst_script):
         (where / file.name).write_text(text)
     include = f"[include]\nfiles={' '.join(file.name for file in TOGETHER)}\n"
     with stack.running(include + stack.recorder(where), "myapp", where) as pool:
-        eventually(lambda: assert_all_are_there(pool), timeout=30)
+        eventually(lambda: assert_all_are_there(pool))
         yield pool
     shutil.rmtree(where)
 
@@ -111,7 +111,7 @@ def test_all_of_them_together_run_and_are_watched(together):
             " single (limit 150 MiB uss, headroom 10%)" in together.log()
         )
 
-    eventually(assert_watched, timeout=20)
+    eventually(assert_watched)
     dry = subprocess.run(
         [sys.executable, "-m", "supervisor_memreap", "once", "-n", "-c", str(together.directory / "supervisord.conf")],
         capture_output=True,
@@ -129,7 +129,7 @@ def test_in_each_of_them_the_worker_that_grows_is_replaced_and_no_other(together
     grown = {pool.name: pool.grow(1, POOLS[pool.name].limit_mb + 50) for pool in pools}
 
     for pool in pools:
-        eventually(lambda: assert_reaped(pool, *grown[pool.name]), timeout=30)  # noqa: B023
+        eventually(lambda: assert_reaped(pool, *grown[pool.name]))  # noqa: B023
     assert_notified(together.directory / "notified", grown)
     for pool in pools:
         assert before[pool.name] - pool.workers() == grown[pool.name]
@@ -160,7 +160,7 @@ def assert_notified(path: Path, grown: dict[str, set[int]]) -> None:
 def test_a_process_without_a_manager_that_grows_is_replaced(together):
     single = together.another("single")
     (grown,) = single.grow(1, 200)
-    eventually(lambda: assert_reaped(single, grown), timeout=30)
+    eventually(lambda: assert_reaped(single, grown))
     reap, _ = (event for event in stack.announced(single.directory) if event["pool"] == "single")
     assert "TERM sent" in reap["message"]
 

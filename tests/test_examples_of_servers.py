@@ -83,7 +83,7 @@ def pool(request, where) -> Iterator[stack.Pool]:
         f"buffer_size=100\nstderr_logfile={where}/memreap.log\n{stack.recorder(where)}"
     )
     nginx_conf = servers.front(server, where) if server.front else None
-    with stack.running(text, example.program, where, nginx_conf=nginx_conf, port=port, quick=True) as running:
+    with stack.running(text, example.program, where, nginx_conf=nginx_conf, port=port) as running:
         yield running
 
 

@@ -201,9 +201,10 @@ def test_whatever_becomes_of_the_file_the_listener_answers_and_signals_nobody(tm
 def test_supervisord_that_is_reloaded_or_stopped_in_the_middle_of_a_reap_leaves_nothing_behind(action):
     where = stack.directory()
     memreap = f"{Path(sys.executable).parent}/memreap"
+    # With checks=3: a pool of which all is new and over the limit at a tick, in its first second, is suspended.
     text = (
         f"[program:myapp]\ncommand={sys.executable} {POOL} 2 40 stuck\n"
-        "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n"
+        "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\nchecks=3\n"
         f"[eventlistener:memreap]\ncommand={memreap} listen\nevents=TICK_5\nstderr_logfile={where}/memreap.log\n"
         f'environment=TMPDIR="{where}"\n'
     ) + stack.recorder(where)
@@ -214,13 +215,13 @@ def test_supervisord_that_is_reloaded_or_stopped_in_the_middle_of_a_reap_leaves_
     try:
         with supervisord(where, text) as process:
             bystander = subprocess.Popen(["sleep", "99"])
-            eventually(lambda: assert_announced("reap"), timeout=20)
+            eventually(lambda: assert_announced("reap"))
             if action == "reload":
                 process.send_signal(signal.SIGHUP)
                 # Its programs are new ones: the worker that was leaving is gone with its manager, and no fall is told.
-                eventually(lambda: assert_announced("reap", "reap"), timeout=20)
+                eventually(lambda: assert_announced("reap", "reap"))
             os.kill(process.pid, signal.SIGTERM)  # and not waited for: that is the driver's
-            eventually(lambda: stack.assert_none_left(where), timeout=20)
+            eventually(lambda: stack.assert_none_left(where))
             text = (where / "memreap.log").read_text()
             assert "suspended" not in text
             assert "internal error" not in text

@@ -74,11 +74,11 @@ def where():
 
 
 @pytest.fixture
-def environment(where):
+def environment(where, wheel):
     """A virtual environment with memreap in it, made as the page says; of a Python that every user may run."""
     path = where / "memreap"
     subprocess.run([base_python(), "-m", "venv", str(path)], check=True)
-    pip_install(path, stack.wheel(where))
+    pip_install(path, wheel)
     return path
 
 
@@ -193,7 +193,7 @@ def test_a_listener_in_an_environment_of_its_own_reaps_and_supervisord_is_not_to
     installed = Installed(where, supervisors, PLAIN + section)
     assert "No module named 'supervisor_memreap'" in installed.sees_memreap()
     with installed.running():
-        eventually(lambda: installed.assert_logged("left after"), timeout=30)
+        eventually(lambda: installed.assert_logged("left after"))
         for name in ("status", "settings", "doctor"):
             result = run(f"{environment}/bin/memreap", name, "-c", str(installed.conf))
             assert result.returncode == 0, result
@@ -220,7 +220,7 @@ def test_in_supervisords_environment_all_works_through_upgrade_and_uninstall(whe
     assert installed.sees_memreap() == __version__
     with installed.running():
         manager = installed.control("pid", "myapp")
-        eventually(lambda: installed.assert_logged("left after"), timeout=30)
+        eventually(lambda: installed.assert_logged("left after"))
         eventually(lambda: installed.assert_says("30 MiB uss", "memreap", "status"))
         assert run(f"{environment}/bin/memreap", "doctor", "-c", str(installed.conf)).returncode == 0
         upgrade(installed, environment)
@@ -318,7 +318,7 @@ def assert_is_as_the_page_says(container: Container, installed: Installed) -> No
     for name, expected in (("myapp", container.with_uss), ("web", container.with_rss)):
         # What is left after a signal is said a tick later, and what is not sent is never sent.
         last = "left after" if "HUP sent" in expected else expected
-        eventually(lambda: installed.assert_logged(last, f"{name}: "), timeout=30)  # noqa: B023
+        eventually(lambda: installed.assert_logged(last, f"{name}: "))  # noqa: B023
         lines = [line for line in installed.log().splitlines() if f" {name}: " in line]
         (line,) = [line for line in lines if expected in line]
         assert ("(held)" in line) == ("held" in expected)

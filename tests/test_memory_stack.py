@@ -16,9 +16,9 @@ from support.driver import eventually
 
 MIB = 1024**2
 GROUP_MB, HEADROOM_MB, WORKERS = 450, 180, 4
-# One request in each so many seconds makes the worker that gets it grow by so many MB: 16 MB a second, so that it
-# takes about 20 s until the group is full, and 80 MB between two ticks.
-GROW_MB, EVERY = 8, 0.5
+# One request in each so many seconds makes the worker that gets it grow by so many MB: 27 MB a second, so that it
+# takes about 12 s until the group is full, and 80 MB in the 3 s after which the next worker may go.
+GROW_MB, EVERY = 8, 0.3
 # The others only take their time, so that a worker which the kernel ends is most likely in a request.
 OTHERS, TAKES = 3, 0.1
 

@@ -52,7 +52,7 @@ def pool() -> Iterator[Started]:
     process = subprocess.Popen([*command, f"{where}/app.psgi"], env=environment, stderr=subprocess.DEVNULL)
     started = Started(process.pid, f"{where}/s", where / "pid")
     try:
-        eventually(lambda: _assert_whole(started), timeout=20)
+        eventually(lambda: _assert_whole(started))
         yield started
     finally:
         tree = psutil.Process(process.pid).children()
@@ -100,7 +100,7 @@ def _assert_none_of(siblings: set[int], pool: Started) -> None:
 
 def test_under_constant_recycling_nobody_leaves_but_who_was_signalled(pool):
     view = procfs.source()
-    limit = 100 * MIB + max(view.memory(pid).private for pid in pool.workers())
+    limit = 70 * MIB + max(view.memory(pid).private for pid in pool.workers())
     settings = Settings({"myapp": {"limit": limit, "min_age": 0.6, "settle": 0.0}})
     emitted: list[events.Event] = []
     reaper = Reaper((emitted.append,))

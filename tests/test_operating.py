@@ -56,7 +56,7 @@ def operated(request) -> Iterator[Operated]:
 
 
 @contextlib.contextmanager
-def operating(version: str, kind: str) -> Iterator[Operated]:
+def operating(version: str, kind: str, prompt: bool = True) -> Iterator[Operated]:
     python = stack.python_with(version)
     where = stack.directory()
     if kind == "unix":
@@ -71,9 +71,9 @@ def operating(version: str, kind: str) -> Iterator[Operated]:
     if credentials:
         text = text.replace(f'environment=TMPDIR="{where}"\n', credentials)
     try:
-        with supervisord(where, text, http, python=python):
+        with supervisord(where, text, http, python=python, prompt=prompt):
             operated = Operated(where, python, url, name, password)
-            eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)
+            eventually(lambda: assert_status(operated, "myapp +QUIET"))
             yield operated
     finally:
         shutil.rmtree(where)
@@ -87,7 +87,7 @@ def test_each_version_is_seen_and_steered_over_each_transport(pair):
         test_pools_are_structs_with_units_in_the_names(operated)
         test_the_doctor_of_the_listener_finds_no_problems(operated)
         assert operated.ctl("memreap", "pause", "all").returncode == 0
-        eventually(lambda: assert_status(operated, "myapp +PAUSED"), timeout=20)
+        eventually(lambda: assert_status(operated, "myapp +PAUSED"))
         assert operated.ctl("memreap", "resume", "all").returncode == 0
         assert operated.ctl("memreap", "frobnicate").returncode == 2
 
@@ -121,7 +121,7 @@ def test_a_worker_is_replaced_when_somebody_asks_for_it(operated):
     pid = max(before)
     result = operated.ctl("memreap", "reap", "myapp", str(pid))
     assert (result.returncode, result.stdout) == (0, f"myapp: worker {pid} is to be replaced\n")
-    reap, _ = eventually(lambda: assert_reaped(operated, pid), timeout=20)
+    reap, _ = eventually(lambda: assert_reaped(operated, pid))
     assert re.match(rf"worker {pid} was requested by a user, holds .*: HUP sent while idle", reap["message"])
     after = operated.workers()
     assert (len(after), before - after) == (3, {pid})
@@ -137,11 +137,11 @@ def assert_reaped(operated, pid: int) -> list[dict]:
 def test_what_happens_is_announced_and_not_for_who_does_not_want_it(operated):
     (pid,) = operated.workers("other")
     assert operated.ctl("memreap", "reap", "other").returncode == 0
-    eventually(lambda: assert_in(f"other: worker {pid} left after", operated.log()), timeout=20)
+    eventually(lambda: assert_in(f"other: worker {pid} left after", operated.log()))
     pid = min(operated.workers())
     assert operated.ctl("memreap", "reap", "myapp", str(pid)).returncode == 0
 
-    for event in eventually(lambda: assert_reaped(operated, pid), timeout=20):
+    for event in eventually(lambda: assert_reaped(operated, pid)):
         assert set(event) == {"version", "event", "pool", "pid", "reason", "message", "at"}
         assert (event["version"], event["pool"]) == (1, "myapp")
         assert f"worker {pid}" in event["message"]
@@ -165,17 +165,17 @@ def test_a_roll_replaces_all_of_them_one_at_a_time(operated):
 
 def test_a_pause_lasts_over_a_restart_of_the_listener_and_is_ended_by_resume(operated):
     assert operated.ctl("memreap", "pause", "myapp").returncode == 0
-    eventually(lambda: assert_status(operated, "myapp +PAUSED"), timeout=20)  # who is leaving is followed first
+    eventually(lambda: assert_status(operated, "myapp +PAUSED"))  # who is leaving is followed first
     assert not re.search("other +PAUSED", operated.ctl("memreap", "status").stdout)
     refused = operated.ctl("memreap", "reap", "myapp")
     assert refused.returncode == 1
     assert "myapp is paused: supervisorctl memreap resume myapp first" in refused.stdout
     pid = operated.rpc().memreap.getListener()["pid"]
     psutil.Process(pid).kill()
-    eventually(lambda: assert_another_listener(operated, pid), timeout=20)
-    eventually(lambda: assert_status(operated, "myapp +PAUSED"), timeout=20)
+    eventually(lambda: assert_another_listener(operated, pid))
+    eventually(lambda: assert_status(operated, "myapp +PAUSED"))
     assert operated.ctl("memreap", "resume", "all").returncode == 0
-    eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=20)
+    eventually(lambda: assert_status(operated, "myapp +QUIET"))
 
 
 def assert_another_listener(operated, pid: int) -> None:
@@ -264,11 +264,11 @@ METHODS = ("getAnswer", "getListener", "getPending", "getPool", "getPools", "get
 
 def test_pools_are_structs_with_units_in_the_names(operated):
     rpc = operated.rpc()
-    eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)  # a worker may just be being replaced
+    eventually(lambda: assert_status(operated, "myapp +QUIET"))  # a worker may just be being replaced
     (mine,) = [pool for pool in rpc.memreap.getPools() if pool["name"] == "myapp"]
     assert mine == {**rpc.memreap.getPool("myapp"), "message": mine["message"], "since": mine["since"]}
     assert mine["limit_bytes"] == float(1024**3)
-    eventually(lambda: assert_same_workers(operated), timeout=20)  # one may just have been replaced
+    eventually(lambda: assert_same_workers(operated))  # one may just have been replaced
     with pytest.raises(xmlrpc.client.Fault, match="BAD_NAME: nowhere"):
         rpc.memreap.getPool("nowhere")
     listener = rpc.memreap.getListener()
@@ -306,7 +306,7 @@ def test_what_the_doctor_of_the_listener_finds_comes_back_and_the_listener_works
     try:
         with supervisord(where, text):
             operated = Operated(where, sys.executable, f"unix://{where}/s.sock", "", "")
-            eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)
+            eventually(lambda: assert_status(operated, "myapp +QUIET"))
             asked = [
                 subprocess.Popen(operated.command("memreap", "doctor"), stdout=subprocess.PIPE, text=True) for _ in "ab"
             ]
@@ -323,7 +323,8 @@ def test_what_the_doctor_of_the_listener_finds_comes_back_and_the_listener_works
 
 
 def test_a_listener_that_is_older_than_supervisorctl_is_told_of():
-    with operating(*PAIRS[0]) as operated:
+    # Between two ticks there must be time for a command.
+    with operating(*PAIRS[0], prompt=False) as operated:
         memreap = operated.rpc().memreap
 
         def assert_told() -> None:
@@ -360,13 +361,13 @@ def test_a_pool_whose_section_was_removed_is_watched_no_more_and_takes_no_comman
         text = conf.read_text()
         start, end = text.index("[memreap]"), text.index("[eventlistener:memreap]")
         conf.write_text(text[:start] + text[end:])
-        eventually(lambda: assert_in("no pool is watched", operated.ctl("memreap", "status").stdout), timeout=20)
+        eventually(lambda: assert_in("no pool is watched", operated.ctl("memreap", "status").stdout))
         assert "watching nothing" in operated.log()
         before = operated.workers()
         refused = operated.ctl("memreap", "roll", "myapp")
         assert (refused.returncode, refused.stdout) == (1, "memreap: no pool 'myapp' is watched; there are: none\n")
         conf.write_text(text)
-        eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=20)
+        eventually(lambda: assert_status(operated, "myapp +QUIET"))
         assert operated.workers() == before
 
 
@@ -472,7 +473,7 @@ def test_where_the_doors_are_missing_that_is_said(tmp_path):
             early = operated.ctl("memreap", "pause", "all")
             assert early.returncode == 1
             assert "nothing was done: the listener " in early.stdout
-            eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=20)
+            eventually(lambda: assert_status(operated, "myapp +QUIET"))
             deaf = operated.ctl("memreap", "pause", "all")
             assert deaf.returncode == 1
             assert "set events=TICK_5,REMOTE_COMMUNICATION" in deaf.stdout
@@ -520,7 +521,7 @@ def test_status_from_the_command_line_is_the_view_of_the_listener(operated):
 
 
 def test_status_as_json_has_units_in_the_names(operated):
-    eventually(lambda: assert_status(operated, "myapp +QUIET"), timeout=30)
+    eventually(lambda: assert_status(operated, "myapp +QUIET"))
     values = json.loads(look(operated, "--json", "myapp").stdout)
     (pool,) = values["pools"]
     assert (values["version"], values["view"], pool["name"]) == (1, "listener", "myapp")

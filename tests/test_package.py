@@ -10,15 +10,9 @@ import subprocess
 import sys
 import zipfile
 
-import pytest
 from support import stack
 
 from supervisor_memreap import __version__
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    return stack.wheel(tmp_path_factory.mktemp("wheel"))
 
 
 def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel):

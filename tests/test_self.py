@@ -55,8 +55,8 @@ def test_of_a_group_the_process_that_grows_is_replaced_and_no_other_and_no_reque
         thread = threading.Thread(target=ask)
         thread.start()
         try:
-            eventually(lambda: stack.assert_in_turn(where, 1), timeout=30)
-            eventually(lambda: assert_matches("3", str(len(processes(where)))), timeout=10)
+            eventually(lambda: stack.assert_in_turn(where, 1))
+            eventually(lambda: assert_matches("3", str(len(processes(where)))))
         finally:
             stop.set()
             thread.join()
@@ -86,7 +86,7 @@ def test_a_group_that_is_stopped_by_hand_while_one_is_leaving_is_nobodys_fall(so
         eventually(lambda: stack.assert_in_turn(where, 1), timeout=40)
         assert control(where, "stop", "myapp:*") == 0
         # The listener has looked since: it takes commands for a pool that it watches, and says how that stands.
-        eventually(lambda: assert_matches("myapp +STOPPED", asked(where, "status")), timeout=20)
+        eventually(lambda: assert_matches("myapp +STOPPED", asked(where, "status")))
         assert "suspended" not in pool.log()
         stack.assert_in_turn(where, 1)
 
@@ -124,7 +124,7 @@ def test_where_it_would_end_a_request_or_the_program_nothing_is_sent(sock, secti
     with stack.running(text, "myapp", where) as pool:
         before = processes(where)
         pool.grow(1, LIMIT_MB + 50)
-        eventually(lambda: assert_matches(line, pool.log()), timeout=20)
+        eventually(lambda: assert_matches(line, pool.log()))
         assert not re.search("(?<!nothing) sent", pool.log())
         assert stack.announced(where) == []
         assert processes(where) == before
@@ -143,12 +143,12 @@ def test_what_counts_is_how_supervisord_runs_it_and_not_what_the_file_says_by_no
         conf.write_text(conf.read_text().replace("numprocs=3\n", "numprocs=3\nautorestart=true\n"))
         # A change of settings is taken, and what was told once is told again.
         conf.write_text(conf.read_text().replace("settle=1s", "settle=2s"))
-        eventually(lambda: assert_matches("(supervisord must restart the process(?s:.*)){2}", pool.log()), timeout=20)
+        eventually(lambda: assert_matches("(supervisord must restart the process(?s:.*)){2}", pool.log()))
         assert processes(where) == before
         assert control(where, "update", "myapp") == 0
-        eventually(lambda: assert_matches(r"3", str(len(processes(where) - before))), timeout=20)
+        eventually(lambda: assert_matches(r"3", str(len(processes(where) - before))))
         (grown,) = pool.grow(1, LIMIT_MB + 50)
-        eventually(lambda: stack.assert_in_turn(where, 1), timeout=30)
+        eventually(lambda: stack.assert_in_turn(where, 1))
         assert {event["pid"] for event in stack.announced(where)} == {grown}
 
 

@@ -57,7 +57,7 @@ def assert_reaped_while_idle(pool: stack.Pool, count: int) -> set[int]:
 
 def reaps_without_loss(server: Server, where: Path, count: int, per_connection: int) -> None:
     keep = per_connection > 1
-    with servers.running(server, where, memreap(server, where), keep=keep, quick=True) as pool:
+    with servers.running(server, where, memreap(server, where), keep=keep) as pool:
         before = eventually(lambda: assert_all_are_there(pool))
         with stack.Watch(pool) as watch, Load(pool.port, "/myapp/", per_connection=per_connection) as load:
             large = grown(pool, count)
@@ -90,7 +90,7 @@ def test_no_request_is_lost_where_connections_are_kept(server, where):
 def test_a_server_that_drops_requests_on_every_signal_is_refused_and_nothing_is_signalled(server, where):
     # Its workers do not grow, but each has more address space than that.
     text = memreap(server, where).replace(f"limit={LIMIT_MB}MB", "limit=1MB\nmetric=vms")
-    with servers.running(server, where, text, quick=True) as pool:
+    with servers.running(server, where, text) as pool:
         before = pool.workers()
         assert len(before) == WORKERS
         eventually(lambda: assert_in(REFUSAL, pool.log()))

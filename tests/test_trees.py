@@ -26,24 +26,25 @@ from supervisor_memreap.core.settings import Given, resolve
 def test_an_old_procmanager_below_a_supervisord_that_is_pid_1_falls_once_and_is_left_alone_from_then_on():
     where = stack.directory()
     memreap = f"{Path(sys.executable).parent}/memreap"
+    # With checks=3: a pool of which all is new and over the limit at a tick, in its first second, is suspended.
     text = (
         f"[program:myapp]\ncommand={sys.executable} {POOL} 2 40 oldest\nstartsecs=0\nautorestart=true\n"
-        "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n"
+        "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\nchecks=3\n"
         f"[eventlistener:memreap]\ncommand={memreap} listen\nevents=TICK_5\nstderr_logfile={where}/memreap.log\n"
         f'environment=TMPDIR="{where}"\n'
     ) + stack.recorder(where)
     managers = r"spawned: 'myapp' with pid"
     try:
         with supervisord(where, text, within=NAMESPACE):
-            eventually(lambda: _assert_suspended(where), timeout=30)
+            eventually(lambda: _assert_suspended(where))
             assert len(re.findall(managers, (where / "s.log").read_text())) == 2
             _, suspended = stack.announced(where)
             assert "daemonized (-d)" in suspended["message"]
             assert "FCGI::ProcManager is 0.17 or older" in suspended["message"]
             assert "resumes when the next manager has run for 10 min" in suspended["message"]
             told = (where / "memreap.log").read_text()
-            after = time.time() + 6  # the next tick has passed, and the new workers are over the limit too
-            eventually(lambda: _assert_later(after), timeout=10)
+            after = time.time() + 6  # several ticks have passed, and the new workers are over the limit too
+            eventually(lambda: _assert_later(after))
             assert (where / "memreap.log").read_text() == told
             assert len(re.findall(managers, (where / "s.log").read_text())) == 2
     finally:
@@ -246,7 +247,7 @@ def test_a_real_manager_below_a_shell_and_beside_another_process_is_never_signal
         ):
             (manager,) = eventually(lambda: _assert_one(where, "perl-fcgi-pm"))
             workers = manager.children()
-            eventually(lambda: _assert_told(listener, f"worker {manager.pid} has children of its own"), timeout=20)
+            eventually(lambda: _assert_told(listener, f"worker {manager.pid} has children of its own"))
             for _ in range(3):
                 listener.tick()
             assert "sent" not in listener.text().replace("nothing sent", "")
@@ -275,7 +276,7 @@ def test_two_real_managers_with_titles_of_their_own_below_one_shell_are_never_si
     ):
         managers = eventually(lambda: _assert_two(tmp_path))
         workers = [manager.children() for manager in managers]
-        eventually(lambda: _assert_told(listener, "has children of its own and looks like the manager"), timeout=20)
+        eventually(lambda: _assert_told(listener, "has children of its own and looks like the manager"))
         for _ in range(3):
             listener.tick()
         assert "sent" not in listener.text().replace("nothing sent", "")

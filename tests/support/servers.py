@@ -192,12 +192,10 @@ REFUSED = (
 
 
 @contextlib.contextmanager
-def running(
-    server: Server, where: Path, more: str = "", keep: bool = False, quick: bool = False
-) -> Iterator[stack.Pool]:
+def running(server: Server, where: Path, more: str = "", keep: bool = False) -> Iterator[stack.Pool]:
     """The pool `myapp` of this server below a supervisord, with `more` sections.
 
-    `keep`: nginx keeps its connections to the workers. `quick`: see stack.running.
+    `keep`: nginx keeps its connections to the workers.
     """
     skip_without(server)
     shutil.copy(stack.APPS / server.app, where)
@@ -206,7 +204,7 @@ def running(
         (where / name).write_text(text.format(where=where, port=port))
     text = server.program.format(where=where, port=port) + more
     nginx_conf = front(server, where, keep) if server.front else None
-    with stack.running(text, "myapp", where, nginx_conf=nginx_conf, port=port, quick=quick) as pool:
+    with stack.running(text, "myapp", where, nginx_conf=nginx_conf, port=port) as pool:
         yield pool
 
 

@@ -154,13 +154,13 @@ def running(
     nginx_conf: Path | None = APPS / "nginx.conf",
     within: Sequence[str] = (),
     port: int = 0,
-    quick: bool = False,
+    prompt: bool = True,
 ) -> Iterator[Pool]:
     """The pool `name` of a supervisord with the configuration `text`, whose pools listen on where/NAME.sock.
 
-    Without `nginx_conf` the pool itself speaks HTTP, on `port`. `within` is a command that supervisord is started by;
-    `quick`: its TICK_5 comes every second. At the end supervisord is asked to end, as by an administrator. A process
-    that is still there then is ended by force, and the test fails.
+    Without `nginx_conf` the pool itself speaks HTTP, on `port`. `within` and `prompt` are those of driver.supervisord.
+    At the end supervisord is asked to end, as by an administrator. A process that is still there then is ended by
+    force, and the test fails.
     """
     port = port or free_port()
     if nginx_conf:
@@ -168,7 +168,7 @@ def running(
         (where / "nginx.conf").write_text(conf)
         command = f"/usr/sbin/nginx -e {where}/nginx-error.log -c {where}/nginx.conf -p {where}/"
         text += f"[program:nginx]\ncommand={command}\n"
-    with supervisord(where, text, http, python=python, within=within, quick=quick) as process:
+    with supervisord(where, text, http, python=python, within=within, prompt=prompt) as process:
         pool = Pool(where, port, name)
         try:
             eventually(lambda: assert_answers(pool), timeout=30)

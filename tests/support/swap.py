@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import re
 import shutil
@@ -31,8 +32,27 @@ class _Range(ctypes.Structure):
 @contextlib.contextmanager
 def swap_file() -> Iterator[None]:
     """Raises CannotSwap. At the end all that is in it is read back into memory."""
-    if os.getuid() != 0 or not shutil.which("mkswap"):
+    program = shutil.which("mkswap")
+    if os.getuid() != 0 or not program:
         raise CannotSwap("only root can switch a swap file on, with mkswap")
+    with _locked(program), _switched_on():
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """One such file at a time on this machine.
+
+    The kernel chooses the file. With two, a worker of one test may be in the file of the other test, and comes back
+    into memory when that one is switched off.
+    """
+    with open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _switched_on() -> Iterator[None]:
     directory = Path(tempfile.mkdtemp(prefix="memreap-swap-"))
     file = directory / "swap"
     try:
