@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 from support import servers, stack
 from support.driver import assert_in, eventually
-from support.load import Load
+from support.load import Load, expected
 from support.servers import REFUSED, SERVERS, WORKERS, Server
+
+from supervisor_memreap.host import hold
+from supervisor_memreap.host.procfs import Procfs
+from supervisor_memreap.host.signalling import tgkill
 
 GROWTH_MB = 40
 LIMIT_MB = 30
+BODY = b"x" * 2048
 
 
-REFUSAL = "belongs to fcgiwrap, which drops requests on every signal: nothing sent, and no setting helps"
+REFUSALS = {
+    "fcgiwrap": "belongs to fcgiwrap, which drops requests on every signal: nothing sent, and no setting helps",
+    "multiwatch": (
+        "belongs to multiwatch, which gives up a worker that ends 4 times within 10 s of its start: nothing sent, and"
+        " no setting helps"
+    ),
+}
 
 
-def memreap(server: Server, where: Path) -> str:
+def memreap(where: Path) -> str:
+    """Without signal=: the server's own is the default."""
     return stack.recorder(where) + (
-        f"[memreap:myapp]\nlimit={LIMIT_MB}MB\nsignal={server.signal}\nmin_age=1s\nsettle=0s\n"
+        f"[memreap:myapp]\nlimit={LIMIT_MB}MB\nmin_age=1s\nsettle=0s\n"
         f"[eventlistener:memreap]\ncommand={Path(sys.executable).parent}/memreap listen\n"
         f"events=TICK_5\nbuffer_size=100\nstderr_logfile={where}/memreap.log\n"
     )
@@ -46,22 +61,22 @@ def assert_all_are_there(pool: stack.Pool) -> set[int]:
     return workers
 
 
-def assert_reaped_while_idle(pool: stack.Pool, count: int) -> set[int]:
+def assert_reaped_while_idle(pool: stack.Pool, count: int, signal: str) -> set[int]:
     """So many workers, in turn, each held while it was idle, have left; their pids."""
     stack.assert_in_turn(pool.directory, count)
     events = stack.announced(pool.directory)
     for event in events[0::2]:
-        assert re.search(r" sent while idle \(held\)$", event["message"]), event["message"]
+        assert re.search(rf": {signal} sent while idle \(held\)$", event["message"]), event["message"]
     return {event["pid"] for event in events}
 
 
 def reaps_without_loss(server: Server, where: Path, count: int, per_connection: int) -> None:
     keep = per_connection > 1
-    with servers.running(server, where, memreap(server, where), keep=keep) as pool:
+    with servers.running(server, where, memreap(where), keep=keep) as pool:
         before = eventually(lambda: assert_all_are_there(pool))
         with stack.Watch(pool) as watch, Load(pool.port, "/myapp/", per_connection=per_connection) as load:
             large = grown(pool, count)
-            reaped = eventually(lambda: assert_reaped_while_idle(pool, count), timeout=40)
+            reaped = eventually(lambda: assert_reaped_while_idle(pool, count, server.signal), timeout=40)
         assert reaped == large
         assert load.tally.lost == {}
         assert load.tally.answered > 100
@@ -86,14 +101,90 @@ def test_no_request_is_lost_where_connections_are_kept(server, where):
     reaps_without_loss(server, where, count=2, per_connection=20)
 
 
+@pytest.mark.parametrize("server", SERVERS, ids=str)
+def test_a_connection_that_waits_in_the_queue_when_a_worker_is_signalled_is_served(server, where, monkeypatch):
+    """All others are stopped, so that none takes it before, and the worker is held when the connection comes.
+
+    It is served by another one, by the one that takes its place, or by the worker itself before it leaves.
+    """
+    monkeypatch.setattr(hold, "TIMEOUT", 20.0)
+    with servers.running(server, where) as pool:
+        view = Procfs()
+        before = eventually(lambda: assert_all_are_there(pool))
+        for pid in before:
+            eventually(lambda pid=pid: assert_idle(view, pid), timeout=30)
+        target, *others = sorted(before)
+        stop(others)
+        try:
+            with ThreadPoolExecutor(1) as threads:
+                held, is_held = os.pipe()
+                asked = threads.submit(ask_when_held, pool, held)
+                outcome = hold.signal_held(target, lambda: signal_when_queued(pool, server, target, is_held))
+                assert outcome == "held"
+                let_go(others)
+                _, answer = asked.result()
+                os.close(held)
+                os.close(is_held)
+        finally:
+            let_go(others)
+        assert answer == expected(BODY)
+        eventually(lambda: assert_gone(target))
+
+
+def assert_idle(view: Procfs, pid: int) -> None:
+    assert view.idle(pid)
+
+
+def assert_gone(pid: int) -> None:
+    assert not psutil.pid_exists(pid)
+
+
+def stop(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    for pid in pids:
+        eventually(lambda pid=pid: assert_stopped(pid))
+
+
+def let_go(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+
+
+def assert_stopped(pid: int) -> None:
+    assert psutil.Process(pid).status() == psutil.STATUS_STOPPED
+
+
+def ask_when_held(pool: stack.Pool, held: int) -> tuple[int, bytes]:
+    os.read(held, 1)
+    return pool.ask(body=BODY)
+
+
+def signal_when_queued(pool: stack.Pool, server: Server, worker: int, is_held: int) -> None:
+    """Runs in the process that holds the worker."""
+    os.write(is_held, b"h")
+    eventually(lambda: assert_queued(pool, server))
+    tgkill(worker, worker, signal.Signals[f"SIG{server.signal}"])
+
+
+def assert_queued(pool: stack.Pool, server: Server) -> None:
+    """There is a connection to the server that no process has accepted: it has no inode yet."""
+    if server.front:
+        rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+        assert any(row[6:] == ["0", f"{pool.directory}/myapp.sock"] for row in rows)
+    else:
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+        assert any(row[1].endswith(f":{pool.port:04X}") and row[3] == "01" and row[9] == "0" for row in rows[1:])
+
+
 @pytest.mark.parametrize("server", REFUSED, ids=str)
-def test_a_server_that_drops_requests_on_every_signal_is_refused_and_nothing_is_signalled(server, where):
+def test_a_server_with_no_graceful_signal_is_refused_and_nothing_is_signalled(server, where):
     # Its workers do not grow, but each has more address space than that.
-    text = memreap(server, where).replace(f"limit={LIMIT_MB}MB", "limit=1MB\nmetric=vms")
+    text = memreap(where).replace(f"limit={LIMIT_MB}MB", "limit=1MB\nmetric=vms")
     with servers.running(server, where, text) as pool:
         before = pool.workers()
         assert len(before) == WORKERS
-        eventually(lambda: assert_in(REFUSAL, pool.log()))
+        eventually(lambda: assert_in(REFUSALS[server.name], pool.log()))
         ticks_later = time.time() + 2.5
         eventually(lambda: assert_is_past(ticks_later))
         assert pool.log().count("nothing sent") == 1

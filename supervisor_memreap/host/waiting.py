@@ -146,7 +146,10 @@ def _is_next_in_turn(pid: int, memory: Memory) -> bool:
         if holder is None or stat(holder)[1] != parent:
             return False
         wait = current(holder)
-        return wait is not None and wait.kind is not Kind.FLOCK and awaits_connection(holder, wait, memory) is True
+        # Not in epoll, as with Apache's `Mutex flock`: there, one that waits for its turn does not leave on a signal.
+        if wait is None or wait.kind not in (Kind.SELECT, Kind.ACCEPT):
+            return False
+        return awaits_connection(holder, wait, memory) is True
     except ProcessLookupError:
         return False  # that one has ended, and this one is about to have its turn
 
