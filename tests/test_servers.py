@@ -18,7 +18,10 @@ GROWTH_MB = 40
 LIMIT_MB = 30
 
 
-REFUSAL = "belongs to fcgiwrap, which drops requests on every signal: nothing sent, and no setting helps"
+REFUSALS = {
+    "fcgiwrap": "belongs to fcgiwrap, which drops requests on every signal: nothing sent, and no setting helps",
+    "multiwatch": "belongs to multiwatch, which gives up a worker that ends 4 times within 10 s of its start: nothing sent",
+}
 
 
 def memreap(server: Server, where: Path) -> str:
@@ -67,7 +70,7 @@ def reaps_without_loss(server: Server, where: Path, count: int, per_connection: 
             reaped = eventually(lambda: assert_reaped_while_idle(pool, count), timeout=80)
         assert reaped == large
         assert load.tally.lost == {}
-        assert load.tally.answered > 100
+        assert load.tally.answered > 50
         assert (load.tally.answered / load.tally.connections > 10) is keep
         # Apache forks a worker once a second, if at all.
         after = eventually(lambda: assert_all_are_there(pool))
@@ -90,13 +93,13 @@ def test_no_request_is_lost_where_connections_are_kept(server, where):
 
 
 @pytest.mark.parametrize("server", REFUSED, ids=str)
-def test_a_server_that_drops_requests_on_every_signal_is_refused_and_nothing_is_signalled(server, where):
+def test_a_server_without_a_safe_signal_is_refused_and_nothing_is_signalled(server, where):
     # Its workers do not grow, but each has more address space than that.
     text = memreap(server, where).replace(f"limit={LIMIT_MB}MB", "limit=1MB\nmetric=vms")
     with servers.running(server, where, text) as pool:
         before = pool.workers()
         assert len(before) == WORKERS
-        eventually(lambda: assert_in(REFUSAL, pool.log()))
+        eventually(lambda: assert_in(REFUSALS[server.name], pool.log()))
         ticks_later = time.time() + 2.5
         eventually(lambda: assert_is_past(ticks_later))
         assert pool.log().count("nothing sent") == 1
