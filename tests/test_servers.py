@@ -20,7 +20,7 @@ LIMIT_MB = 30
 
 REFUSALS = {
     "fcgiwrap": "belongs to fcgiwrap, which drops requests on every signal: nothing sent, and no setting helps",
-    "multiwatch": "belongs to multiwatch, which gives up a worker that ends 4 times within 10 s of its start: nothing sent",
+    "multiwatch": "belongs to multiwatch, which gives up a worker that ends 4 times within 10 s of its start",
 }
 
 
