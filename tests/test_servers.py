@@ -28,17 +28,14 @@ BODY = b"x" * 2048
 
 REFUSALS = {
     "fcgiwrap": "belongs to fcgiwrap, which drops requests on every signal: nothing sent, and no setting helps",
-    "multiwatch": (
-        "belongs to multiwatch, which gives up a worker that ends 4 times within 10 s of its start: nothing sent, and"
-        " no setting helps"
-    ),
+    "multiwatch": "belongs to multiwatch, which gives up a worker that ends 4 times within 10 s of its start",
 }
 
 
 def memreap(where: Path) -> str:
     """Without signal=: the server's own is the default."""
     return stack.recorder(where) + (
-        f"[memreap:myapp]\nlimit={LIMIT_MB}MB\nmin_age=1s\nsettle=0s\n"
+        f"[memreap:myapp]\nlimit={LIMIT_MB}MB\nmin_age=1s\nsettle=0s\nidle_wait=never\n"
         f"[eventlistener:memreap]\ncommand={Path(sys.executable).parent}/memreap listen\n"
         f"events=TICK_5\nbuffer_size=100\nstderr_logfile={where}/memreap.log\n"
     )
@@ -74,12 +71,15 @@ def reaps_without_loss(server: Server, where: Path, count: int, per_connection: 
     keep = per_connection > 1
     with servers.running(server, where, memreap(where), keep=keep) as pool:
         before = eventually(lambda: assert_all_are_there(pool))
-        with stack.Watch(pool) as watch, Load(pool.port, "/myapp/", per_connection=per_connection) as load:
+        # 50 requests a second. Each wakes all workers that wait in select or poll: with more, they are seldom idle on a
+        # host with many busy processes.
+        asking = Load(pool.port, "/myapp/", per_connection=per_connection, pause=0.03)
+        with stack.Watch(pool) as watch, asking as load:
             large = grown(pool, count)
-            reaped = eventually(lambda: assert_reaped_while_idle(pool, count, server.signal), timeout=40)
+            reaped = eventually(lambda: assert_reaped_while_idle(pool, count, server.signal), timeout=80)
         assert reaped == large
         assert load.tally.lost == {}
-        assert load.tally.answered > 100
+        assert load.tally.answered > 50
         assert (load.tally.answered / load.tally.connections > 10) is keep
         # Apache forks a worker once a second, if at all.
         after = eventually(lambda: assert_all_are_there(pool))
