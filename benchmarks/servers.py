@@ -242,8 +242,8 @@ def measure_all(options: argparse.Namespace, file: Path) -> None:
         process = subprocess.Popen([*command, "--seconds", str(options.seconds)], stdout=subprocess.PIPE)
         running.append(process)
         output, _ = process.communicate()
-        if process.returncode:
-            raise RuntimeError(f"{case.name}: failed, see above")
+        if not output:
+            raise RuntimeError(f"{case.name}: failed, see above, or stopped")
         result: Result = json.loads(output)
         lost = sum(result["lost"].values())
         print(f"{case.name}: {result['reaps']} reaps, {result['answered']} answered, {lost} lost", file=sys.stderr)
@@ -276,7 +276,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = arguments()
     if options.case:
-        print(json.dumps(measure(Case(*json.loads(options.case)), options.reaps, options.seconds)))
+        with contextlib.suppress(KeyboardInterrupt):
+            print(json.dumps(measure(Case(*json.loads(options.case)), options.reaps, options.seconds)))
         return
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "servers.jsonl"
