@@ -117,7 +117,7 @@ SERVERS = (
     Server("Starman", _STARMAN, "growing.psgi", "HUP", ("starman",), keeps_connections=True),
     # Its workers take turns: one waits in select, the others in flock.
     Server(
-        "Starman, two addresses",
+        "Starman with two addresses",
         f"{_STARMAN} --listen {{where}}/other.sock",
         "growing.psgi",
         "HUP",
