@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from supervisor_memreap.core.model import Pool
 from supervisor_memreap.core.servers import UNRECOGNISABLE, graceful, known, signal_for
@@ -13,7 +12,7 @@ from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.doctor import recycling
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.recycling import Recycling, Started
-from supervisor_memreap.host import look
+from supervisor_memreap.host import look, reader
 from supervisor_memreap.supervisord.configfile import Section
 
 
@@ -109,7 +108,7 @@ def _split(command: str) -> list[str]:
 def _environ(pid: int) -> dict[str, str]:
     """Empty if it may not be read. Perl overwrites it when it gives itself a title."""
     try:
-        raw = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+        raw = reader.read(f"/proc/{pid}/environ").decode(errors="replace")
     except OSError:
         return {}
     return dict(pair.partition("=")[::2] for pair in raw.split("\0") if pair.find("=") > 0)
