@@ -16,7 +16,7 @@ One worker after the other gets the server's graceful signal, by host.signalling
     seen idle    right after it was seen idle (hold=no)
     held         while it is held where it waits (the default)
 
-The next one is signalled when the last one has left, another has taken its place and is half a second old, and the
+The next one, at least half a second old, is signalled when the last one has left, another has taken its place, and the
 server's own pace allows it. The three moments of a server are measured side by side, each with a pool of its own.
 
 Writes servers.jsonl, servers.svg and the tables of servers.md to docs. Needs what tests/run installs.
@@ -164,7 +164,7 @@ def measure(case: Case, reaps: int, seconds: float) -> Result:
                     left.append(time.monotonic() - signalled)
                     workers.wait_until_all_are_there()
                     replaced.append(time.monotonic() - signalled)
-                    time.sleep(max(MIN_AGE, workers.pace() - replaced[-1]))
+                    time.sleep(max(0.0, workers.pace() - replaced[-1]))
                 took = time.monotonic() - began
     finally:
         shutil.rmtree(where)
