@@ -1,6 +1,6 @@
 """`memreap doctor` on the server of a pool: which one it is, with which signal, and what else replaces its workers.
 
-The command lines were read from running servers: /proc/PID/cmdline of each manager, below a supervisord.
+The command lines are written by hand, as /proc/PID/cmdline has them; a gunicorn and a php-fpm really run.
 """
 
 from __future__ import annotations
