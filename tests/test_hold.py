@@ -417,7 +417,6 @@ def test_a_connection_that_comes_while_it_is_held_stays_in_the_queue_for_its_sib
             client.connect(listening.getsockname())
             client.sendall(b"x")
             hup(worker)
-            os.dup2(client.fileno(), client.fileno() + 1)
 
         assert hold.signal_held(worker, send) == "held"
         eventually(lambda: _gone(worker))

@@ -43,6 +43,22 @@ def listening(request, tmp_path):
         yield listening
 
 
+def not_permitted(*_arguments: object) -> None:
+    raise PermissionError
+
+
+@pytest.fixture
+def by_tables(monkeypatch):
+    """As before Linux 5.6, and where pidfd_getfd is forbidden."""
+    monkeypatch.setattr(sockets, "_by_copies", not_permitted)
+
+
+@pytest.fixture(params=["by copies", "by tables"])
+def _by_both(request):
+    if request.param == "by tables":
+        request.getfixturevalue("by_tables")
+
+
 @pytest.fixture
 def tcp():
     with waiter.listen("tcp") as listening:
@@ -59,6 +75,7 @@ def assert_waits(pid: int, kind: waiting.Kind = waiting.Kind.EPOLL) -> None:
     assert wait.kind is kind
 
 
+@pytest.mark.usefixtures("_by_both")
 @pytest.mark.parametrize("way", waiter.WAYS)
 def test_a_process_that_waits_for_its_listening_socket_is_idle(listening, way):
     with waiter.forked(lambda: waiter.WAYS[way](listening)) as pid:
@@ -66,6 +83,7 @@ def test_a_process_that_waits_for_its_listening_socket_is_idle(listening, way):
         assert waiting.current(pid).kind.value == way
 
 
+@pytest.mark.usefixtures("_by_both")
 @pytest.mark.parametrize("way", ["epoll", "select", "poll"])
 def test_with_a_connection_in_hand_it_is_not_whatever_it_waits_for(listening, way):
     def serve() -> None:
@@ -95,24 +113,109 @@ def test_nor_where_the_client_has_gone_meanwhile(listening, ending):
             assert_idle(pid, False)
 
 
-def test_where_a_reset_connection_cannot_be_told_from_another_socket_it_is_unknown(tcp, monkeypatch):
-    """Before Linux 5.6, and where pidfd_getfd is forbidden."""
-
+@pytest.mark.usefixtures("by_tables")
+def test_where_a_reset_connection_cannot_be_told_from_another_socket_it_is_unknown(tcp):
     def serve() -> None:
         connection, _ = tcp.accept()
         waiter.in_epoll(tcp)
         connection.close()
 
-    def fails(_pid: int, _fd: int) -> socket.socket:
-        raise PermissionError
-
-    monkeypatch.setattr(sockets, "_copied", fails)
     with waiter.forked(serve) as pid:
         client = waiter.connect(tcp)
         eventually(lambda: assert_waits(pid))
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
         eventually(lambda: assert_idle(pid, None))
+
+
+@needs_root
+@pytest.mark.parametrize(("is_by_tables", "idle"), [(False, False), (True, None)])
+def test_a_client_in_another_network_namespace_is_seen_too(tmp_path, monkeypatch, is_by_tables, idle):
+    """As nginx in another container: the kernel lists the worker's end of the connection in the client's tables."""
+    if is_by_tables:
+        monkeypatch.setattr(sockets, "_by_copies", not_permitted)
+    listening = waiter.listen("unix", str(tmp_path / "s"))
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        waiter.in_epoll(listening)
+        connection.close()
+
+    program = (
+        f"import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect({str(tmp_path / 's')!r}); sys.stdin.read()"
+    )
+    with listening, waiter.forked(serve) as pid:
+        command = ["unshare", "-n", sys.executable, "-c", program]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as client:
+            eventually(lambda: assert_waits(pid))
+            assert_idle(pid, idle)
+            client.kill()
+
+
+@pytest.mark.parametrize("is_by_tables", [False, True])
+def test_no_user_can_make_a_busy_worker_look_idle_by_the_name_of_a_socket(tmp_path, monkeypatch, is_by_tables):
+    """A path may hold a newline, and what follows looks like a row of /proc/net/unix."""
+    if is_by_tables:
+        monkeypatch.setattr(sockets, "_by_copies", not_permitted)
+    monkeypatch.chdir(tmp_path)
+    listening = waiter.listen("unix", "s")
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        os.write(inode, str(os.fstat(connection.fileno()).st_ino).encode())
+        waiter.in_epoll(listening)
+        connection.close()
+
+    told, inode = os.pipe()
+    with listening, waiter.forked(serve) as pid, waiter.connect(listening):
+        eventually(lambda: assert_waits(pid))
+        number = os.read(told, 20).decode()
+        for flags in ("00000000", "zz"):
+            with socket.socket(socket.AF_UNIX) as forged:
+                forged.bind(f"{flags}\n0: 2 0 {flags} 0001 01 {number} x")
+                assert Procfs().idle(pid) is not True
+    os.close(told)
+    os.close(inode)
+
+
+def test_a_descriptor_that_is_no_socket_any_more_leaves_no_copy_behind():
+    reads, writes = os.pipe()
+    pidfd = os.pidfd_open(os.getpid())
+    before = os.listdir("/proc/self/fd")
+    assert sockets._by_copy(pidfd, reads) is None
+    assert os.listdir("/proc/self/fd") == before
+    for fd in (reads, writes, pidfd):
+        os.close(fd)
+
+
+def test_where_this_process_gives_its_sockets_a_time_out_no_descriptor_is_copied(tcp):
+    """Python would make the copy non-blocking, and so the worker's own."""
+    socket.setdefaulttimeout(5)
+    try:
+        with pytest.raises(OSError, match="time-out"):
+            sockets._by_copies(os.getpid(), [tcp.fileno()])
+    finally:
+        socket.setdefaulttimeout(None)
+
+
+def test_a_request_that_waits_in_accept_for_a_connection_of_its_own_is_not_idle(tcp):
+    """As one that fetches a file by FTP in active mode."""
+
+    def serve() -> None:
+        connection, _ = tcp.accept()
+        with waiter.listen("tcp") as data:
+            data.accept()
+        connection.close()
+
+    with waiter.forked(serve) as pid, waiter.connect(tcp):
+        eventually(lambda: assert_has_client(pid))
+        eventually(lambda: assert_waits(pid, waiting.Kind.ACCEPT))
+        assert_idle(pid, False)
+        assert hold.signal_held(pid, lambda: None) == "not waiting"
+
+
+def assert_has_client(pid: int) -> None:
+    assert sockets.of(pid).has_client
 
 
 def test_connections_of_its_own_to_other_servers_make_no_difference(listening, tmp_path):
@@ -202,6 +305,13 @@ def test_with_another_thread_it_is_idle_only_while_that_one_sleeps_in_a_futex(tc
     os.close(answers)
 
 
+@pytest.fixture(params=["syscall", "wchan"])
+def _by_syscall_or_wchan(request):
+    if request.param == "wchan":
+        request.getfixturevalue("_yama")
+
+
+@pytest.mark.usefixtures("_by_syscall_or_wchan")
 @pytest.mark.parametrize("way", ["accept", "epoll"])
 def test_a_connection_that_another_thread_has_in_hand_counts_even_if_that_sleeps_in_a_futex(tcp, way):
     def serve() -> None:
@@ -211,9 +321,23 @@ def test_a_connection_that_another_thread_has_in_hand_counts_even_if_that_sleeps
         connection.close()
 
     with waiter.forked(serve) as pid, waiter.connect(tcp):
-        eventually(lambda: assert_waits(pid, waiting.Kind(way)))
         eventually(lambda: _assert_threads(pid, 2))
+        eventually(lambda: _assert_place(pid, (b"inet_csk_accept", b"ep_poll", b"do_epoll_wait")))
         assert_idle(pid, False)
+
+
+def test_a_thread_that_only_sleeps_now_and_then_is_no_reason_not_to_be_idle(tcp):
+    def work() -> None:
+        while True:
+            time.sleep(60)
+
+    def serve() -> None:
+        threading.Thread(target=work, daemon=True).start()
+        waiter.in_select(tcp)
+
+    with waiter.forked(serve) as pid:
+        eventually(lambda: _assert_threads(pid, 2))
+        eventually(lambda: assert_idle(pid, True))
 
 
 def _assert_threads(pid: int, count: int) -> None:
@@ -248,6 +372,14 @@ def test_one_that_waits_for_a_lock_of_the_application_is_busy(tcp, tmp_path):
     with other, partner, taking_turns(tcp, tmp_path / "lock", lambda: waiter.in_select(other)) as pid:
         assert_idle(pid, False)
         assert hold.signal_held(pid, lambda: None) == "not waiting"
+
+
+def test_a_lock_that_it_shares_with_a_sibling_is_not_the_one_for_which_it_waits(tcp, tmp_path):
+    shared = (tmp_path / "shared").open("w")
+    other, partner = socket.socketpair()
+    fcntl.flock(shared, fcntl.LOCK_SH)  # the children inherit it
+    with shared, other, partner, taking_turns(tcp, tmp_path / "lock", lambda: waiter.in_select(other)) as pid:
+        assert_idle(pid, False)
 
 
 def test_one_that_waits_in_flock_with_a_connection_in_hand_is_busy(tcp, tmp_path):
@@ -289,17 +421,15 @@ def test_where_its_memory_may_not_be_read_it_is_unknown(tcp, way):
 
     with waiter.forked(lambda: waiter.WAYS[way](tcp)) as pid:
         eventually(lambda: assert_idle(pid, True))
-        assert waiting.idle(pid, fails) is None
-        assert waiting.idle(pid, lambda *_: b"") is False  # whatever is there, it is no set of descriptors
+        assert waiting.idle(pid, waiting.Reads(fails, procfile.read)) is None
+        assert (
+            waiting.idle(pid, waiting.Reads(lambda *_: b"", procfile.read)) is False
+        )  # whatever is there, it is no set of descriptors
 
 
 @pytest.fixture
 def _yama(monkeypatch):
     """As under kernel.yama.ptrace_scope=1: syscall may not be read, wchan may."""
-
-    def not_permitted(_task: str) -> list[int]:
-        raise PermissionError
-
     monkeypatch.setattr(waiting, "_system_call", not_permitted)
 
 
@@ -319,7 +449,6 @@ def test_with_wchan_alone_one_with_a_connection_in_hand_is_busy(listening, way):
         connection.close()
 
     with waiter.forked(serve) as pid, waiter.connect(listening):
-        time.sleep(0)
         eventually(lambda: _assert_place(pid, (b"ep_poll", b"do_epoll_wait", b"poll_schedule_timeout")))
         assert_idle(pid, False)
 
@@ -328,7 +457,7 @@ def _assert_place(pid: int, places: tuple[bytes, ...]) -> None:
     assert Path(f"/proc/{pid}/wchan").read_bytes().startswith(places)
 
 
-# write(1, "r"), then pause() for ever, as a 32-bit program calls it.
+# pause() for ever, as a 32-bit program calls it.
 PROGRAM_32 = """
 void _start(void) {
     for (;;) __asm__ volatile ("int $0x80" : : "a"(29));
@@ -353,8 +482,42 @@ def test_a_32_bit_process_numbers_its_calls_differently_so_it_is_not_held(progra
             eventually(lambda: _assert_state(process.pid, b"S"))
             with pytest.raises(PermissionError):
                 waiting.current(process.pid)
-            assert waiting.idle(process.pid, reader.memory) is False
+            assert Procfs().idle(process.pid) is False
             assert hold.signal_held(process.pid, lambda: sent.append(1)) == "not permitted"
             assert not sent
+        finally:
+            process.kill()
+
+
+# userfaultfd(2) on x86_64: a page of memory that the kernel waits for until somebody fills it.
+BLOCKED = """
+import ctypes, fcntl, os, select, socket, struct
+libc = ctypes.CDLL(None, use_errno=True)
+faults = libc.syscall(323, 0o2000000)
+if faults < 0:
+    print("refused", flush=True)
+    raise SystemExit
+fcntl.ioctl(faults, 0xC018AA3F, bytearray(struct.pack("QQQ", 0xAA, 0, 0)))
+libc.mmap.restype = ctypes.c_void_p
+page = libc.mmap(None, ctypes.c_size_t(4096), 3, 0x22, -1, 0)
+fcntl.ioctl(faults, 0xC020AA00, bytearray(struct.pack("QQQQ", page, 4096, 1, 0)))
+listening, client, epoll = socket.create_server(("127.0.0.1", 0)), socket.socket(), select.epoll()
+epoll.register(listening, select.EPOLLIN)
+client.connect(listening.getsockname())
+print("blocks", flush=True)
+libc.epoll_wait(epoll.fileno(), ctypes.c_void_p(page), 1, -1)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the number of userfaultfd is that of x86_64")
+def test_a_worker_that_keeps_its_epoll_locked_does_not_block_the_listener():
+    """The kernel holds that lock while it writes to the worker's memory, which may be on a file server that hangs."""
+    with subprocess.Popen([sys.executable, "-c", BLOCKED], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            if process.stdout.readline() != "blocks\n":
+                pytest.skip("this user may not use userfaultfd")
+            eventually(lambda: assert_waits(process.pid))
+            assert_idle(process.pid, None)
+            assert hold.signal_held(process.pid, lambda: None) == "not waiting"
         finally:
             process.kill()

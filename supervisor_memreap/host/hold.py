@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import enum
+import errno
 import os
 import platform
 import select
@@ -24,8 +25,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from supervisor_memreap.host.procfile import read_part, stat
-from supervisor_memreap.host.waiting import Kind, Wait, awaits_connection, current, has_no_client, other_threads_sleep
+from supervisor_memreap.host.procfile import read, read_part, stat
+from supervisor_memreap.host.waiting import (
+    Kind,
+    Reads,
+    Wait,
+    awaits_connection,
+    current,
+    has_no_client,
+    other_threads_sleep,
+)
 
 # ptrace(2) of <sys/ptrace.h>; SEIZE, unlike ATTACH, sends no SIGSTOP that could outlive us.
 _SEIZE, _INTERRUPT, _DETACH, _GETREGSET = 0x4206, 0x4207, 17, 0x4204
@@ -33,6 +42,8 @@ _NT_PRSTATUS, _EVENT_STOP = 1, 128
 _WALL = 0x40000000
 # A wait that was interrupted and has not returned: EINTR and the kernel's ERESTART… codes.
 _INTERRUPTED = (-4, -512, -513, -514, -516)
+# Of ours, not of the worker: the next attempt may have them.
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 # Calls that say that there is a connection, and do not accept it.
 _TAKES_NOTHING = (Kind.EPOLL, Kind.SELECT, Kind.POLL)
 # The instruction `svc #0` of aarch64, as it lies in memory.
@@ -153,29 +164,35 @@ def steps(pid: int, send: Callable[[], None]) -> Iterator[bytes]:
         yield b"h"
     except ProcessLookupError:
         yield b"g"
-    except OSError:
-        yield b"g" if _is_zombie(pid) else b"p"  # the kernel refuses a zombie as it refuses what is not permitted
+    except OSError as error:
+        if error.errno in _OUT_OF_RESOURCES:
+            yield b"n"
+        else:
+            yield b"g" if _is_zombie(pid) else b"p"  # the kernel refuses a zombie as it refuses what is not permitted
 
 
 def _next_wait(pid: int) -> Wait | None:
-    """In what the process waits, as soon as it waits in anything; None: it did not within `_PATIENCE`.
+    """In what the process waits, as soon as it waits for a connection; None: it did not within `_PATIENCE`.
 
-    Raises ProcessLookupError, PermissionError.
+    For what it waits is looked at here, before it is held: another process can lock some of that for long, and a
+    process that waits for something else is not to be stopped. Raises ProcessLookupError, PermissionError.
     """
     deadline = time.monotonic() + _PATIENCE
     while True:
         wait = current(pid)
-        # Whether it waits for its turn can be seen only before it is held.
-        if wait and (wait.kind is not Kind.FLOCK or awaits_connection(pid, wait, _memory) is True):
+        if wait and awaits_connection(pid, wait, _READS) is True:
             return wait
         if time.monotonic() >= deadline or _is_zombie(pid):
             return None
-        time.sleep(0.0005)
+        time.sleep(0.001)
 
 
 def _memory(pid: int, address: int, length: int) -> bytes:
-    """Without host.reader: this process may be killed, and the reader's child would not be."""
     return read_part(f"/proc/{pid}/mem", address, length)
+
+
+# Without host.reader: this process may be killed, and the reader's child would not be.
+_READS = Reads(_memory, read)
 
 
 def _is_zombie(pid: int) -> bool:
@@ -189,11 +206,9 @@ def _is_zombie(pid: int) -> bool:
 
 
 def _is_idle(pid: int, wait: Wait) -> bool:
-    """Whether the stopped process is still in this call, which waits for a connection, and has no client's in hand."""
-    if not _IS_INSIDE[platform.machine()](pid, wait) or not other_threads_sleep(pid):
-        return False
-    awaits = has_no_client(pid) if wait.kind is Kind.FLOCK else awaits_connection(pid, wait, _memory)
-    return awaits is True
+    """Whether the stopped process is still in the call in which it waits for a connection, and has none in hand."""
+    is_inside = _IS_INSIDE[platform.machine()](pid, wait)
+    return is_inside and other_threads_sleep(pid) and has_no_client(pid, wait.kind) is True
 
 
 def _is_inside_x86_64(pid: int, wait: Wait) -> bool:
@@ -263,17 +278,25 @@ def _read_in_time(readable: int) -> tuple[bytes, bool]:
 
 
 def _rest(readable: int) -> bytes:
+    """What the child wrote until it was ended."""
+    os.set_blocking(readable, False)
     written = b""
-    while chunk := os.read(readable, 16):
-        written += chunk
+    with contextlib.suppress(BlockingIOError):
+        while chunk := os.read(readable, 16):
+            written += chunk
     return written
 
 
 def _end(child: int, by_force: bool) -> None:
-    """Wait for the child; kill it first if it has not ended by itself."""
+    """Wait for the child; kill it first if it has not ended by itself.
+
+    One that waits for a lock in the kernel ends only when it gets that, and does nothing more: it is left behind.
+    """
     try:
         if by_force:
             os.kill(child, signal.SIGKILL)  # ours, and not waited for yet: no other process can have its pid
-        os.waitpid(child, 0)
+        deadline = time.monotonic() + TIMEOUT
+        while os.waitpid(child, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
+            time.sleep(0.001)
     except (ProcessLookupError, ChildProcessError):
         pass  # a library ignores SIGCHLD in this process: then the kernel has waited for it

@@ -1,7 +1,7 @@
 """Whether a worker waits for a connection. All knowledge of how they wait is here. Linux only.
 
 A worker is idle when its main thread waits for a socket on which it listens, in accept(2) or in epoll, select or poll,
-when it has no client's connection in hand, and when all its other threads sleep in a futex. If the workers take turns
+when it has no client's connection in hand, and when all its other threads sleep. If the workers take turns
 at that by a lock on a file, as those of Starman with several addresses do, one that waits for its turn in flock(2) is
 idle too. /proc/PID/syscall shows exactly in what a thread waits, but reading it needs ptrace attach rights.
 /proc/PID/wchan needs only ptrace read rights and is less exact, so what it does not show is unknown.
@@ -41,8 +41,18 @@ class Wait(NamedTuple):
     arguments: tuple[int, ...]
 
 
-# pid, address, length -> what the process's memory holds there; empty where it holds nothing.
-Memory = Callable[[int, int, int], bytes]
+class Reads(NamedTuple):
+    """Reads what another process can keep locked for as long as it likes."""
+
+    memory: Callable[[int, int, int], bytes]
+    """pid, address, length: what the process's memory holds there; empty where it holds nothing."""
+    fdinfo: Callable[[str], bytes]
+    """A file of /proc/PID/fdinfo. That of an epoll waits, without end, for a lock of the epoll."""
+
+
+# Of a file of fdinfo: 10,000 descriptors take 0.8 MB.
+MAX_FDINFO = 1 << 20
+
 
 _MACHINE = platform.machine()
 # System calls of asm/unistd.h: accept, accept4; epoll_wait, epoll_pwait, epoll_pwait2; select, pselect6; poll, ppoll;
@@ -69,8 +79,10 @@ KINDS = {number: kind for kind, numbers in _NUMBERS.get(_MACHINE, {}).items() fo
 _RESTART = {"x86_64": 219, "aarch64": 128}.get(_MACHINE)
 # The stack of a 64-bit process lies above this address; a 32-bit process numbers its system calls differently.
 _LOWEST_STACK = 1 << 32
-# futex and futex_waitv.
-_FUTEX = {"x86_64": (202, 449), "aarch64": (98, 449)}.get(_MACHINE, ())
+# futex, futex_waitv, nanosleep, clock_nanosleep: what a thread sleeps in that serves nothing.
+_SLEEP = {"x86_64": (202, 449, 35, 230), "aarch64": (98, 449, 101, 115)}.get(_MACHINE, ())
+# The kernel functions of these.
+_SLEEP_PLACES = (b"futex_", b"hrtimer_nanosleep", b"do_nanosleep")
 # The kernel function in which a process waits in accept on TCP.
 _TCP_ACCEPT = b"inet_csk_accept"
 # And on a unix socket; but recv on a datagram or netlink socket waits there too.
@@ -83,20 +95,20 @@ _IN = 1
 _POLLFD, _MAX_POLLFDS = struct.Struct("=ihh"), 1024
 
 
-def idle(pid: int, memory: Memory) -> bool | None:
+def idle(pid: int, reads: Reads) -> bool | None:
     """Whether the process waits for a connection and serves nothing; None: that may not be read, or is uncertain.
 
     Raises ProcessLookupError where the process is gone.
     """
+    # First, since it is a connection that shows that a thread was woken in the meantime.
+    others_sleep = other_threads_sleep(pid)
     try:
         wait = current(pid)
     except PermissionError:
-        main = by_wchan(pid)
+        main = by_wchan(pid, reads)
     else:
-        main = wait is not None and awaits_connection(pid, wait, memory)
-    if main and not other_threads_sleep(pid):
-        return None
-    return main
+        main = wait is not None and awaits_connection(pid, wait, reads)
+    return None if main and not others_sleep else main
 
 
 def current(pid: int) -> Wait | None:
@@ -113,33 +125,37 @@ def current(pid: int) -> Wait | None:
     return Wait(kind, number, tuple(values[:6])) if kind else None
 
 
-def awaits_connection(pid: int, wait: Wait, memory: Memory) -> bool | None:
+def awaits_connection(pid: int, wait: Wait, reads: Reads) -> bool | None:
     """Whether a main thread that waits so waits for a connection, and the process has none in hand; None: unknown.
 
     Raises ProcessLookupError.
     """
-    if wait.kind is Kind.ACCEPT and len(_threads(pid)) == 1:
-        return True
     try:
+        if wait.kind is Kind.ACCEPT:
+            return has_no_client(pid, wait.kind)
         if wait.kind is Kind.FLOCK:
-            return has_no_client(pid) if _is_next_in_turn(pid, memory) else False
-        # In accept, another thread may have a connection in hand.
-        descriptors = {wait.arguments[0]} if wait.kind is Kind.ACCEPT else _watched(pid, wait, memory)
+            return has_no_client(pid, wait.kind) if _is_taking_turns(pid, reads) else False
+        descriptors = _watched(pid, wait, reads)
         return _are_idle(descriptors, pid) if descriptors else False
     except PermissionError:
         return None
 
 
-def has_no_client(pid: int) -> bool | None:
-    """Whether the process listens, and has no client's connection; None: unknown.
+def has_no_client(pid: int, kind: Kind) -> bool | None:
+    """Whether a process that waits so has no client's connection; None: unknown.
 
-    Raises ProcessLookupError, PermissionError.
+    A server with one thread has none while it is in accept, but the application may be: it may wait there for a
+    connection of its own, as for the data of FTP. Raises ProcessLookupError, PermissionError.
     """
     own = sockets.of(pid)
-    return _are_idle(own.listening, pid) if own.listening else False
+    if kind is Kind.ACCEPT and len(_threads(pid)) == 1:
+        return not own.has_client
+    if own.has_client or not own.listening:
+        return False
+    return None if own.has_client is None else True
 
 
-def _is_next_in_turn(pid: int, memory: Memory) -> bool:
+def _is_taking_turns(pid: int, reads: Reads) -> bool:
     """Whether what the process waits for in flock is locked by a sibling that itself waits for a connection."""
     holder, parent = _holder_of_flock(pid), stat(pid)[1]
     try:
@@ -149,18 +165,22 @@ def _is_next_in_turn(pid: int, memory: Memory) -> bool:
         # Not in epoll, as with Apache's `Mutex flock`: there, one that waits for its turn does not leave on a signal.
         if wait is None or wait.kind not in (Kind.SELECT, Kind.ACCEPT):
             return False
-        return awaits_connection(holder, wait, memory) is True
+        return awaits_connection(holder, wait, reads) is True
     except ProcessLookupError:
         return False  # that one has ended, and this one is about to have its turn
 
 
 def _holder_of_flock(pid: int) -> int | None:
-    """Who has locked the file for which this process waits. None: it waits for none, or that is not to be seen."""
-    locks = [line.replace(b"->", b"").split() for line in read("/proc/locks").splitlines() if b" FLOCK " in line]
-    # Each has a number, the kind, ADVISORY, READ or WRITE, the pid, and the file; those that wait follow who has it.
-    files = [fields[5] for fields in locks if fields[4] == b"%d" % pid]
-    holders = [int(fields[4]) for fields in locks if fields[5] in files]
-    return holders[0] if holders and holders[0] not in (pid, 0, -1) else None
+    """Who has locked the file for which this process waits. None: it waits for none, or that is not to be seen.
+
+    Opening /proc/locks takes a lock of the whole system, for 0.6 ms: only for a process that is in flock.
+    """
+    # Of each: its number, `->` if it waits, FLOCK, ADVISORY, READ or WRITE, the pid, and the file. Those that wait
+    # follow the one that has it.
+    locks = [line.split() for line in read("/proc/locks").splitlines() if b" FLOCK " in line]
+    files = [fields[6] for fields in locks if fields[1] == b"->" and fields[5] == b"%d" % pid]
+    holders = [int(fields[4]) for fields in locks if fields[1] != b"->" and fields[5] in files]
+    return holders[0] if len(holders) == 1 and holders[0] > 0 else None
 
 
 def _are_idle(descriptors: Iterable[int], pid: int) -> bool | None:
@@ -171,30 +191,27 @@ def _are_idle(descriptors: Iterable[int], pid: int) -> bool | None:
     return None if own.has_client is None else True
 
 
-def _watched(pid: int, wait: Wait, memory: Memory) -> set[int]:
+def _watched(pid: int, wait: Wait, reads: Reads) -> set[int]:
     """The descriptors from which the thread waits for data. Raises ProcessLookupError, PermissionError."""
     first, second, *_ = wait.arguments
     if wait.kind is Kind.EPOLL:
-        return _in_epoll(pid, first)
+        return _in_epoll(pid, first, reads)
     if wait.kind is Kind.SELECT:
         # int nfds, fd_set *readfds: a bit for each descriptor, in words of 64.
-        words = memory(pid, second, (min(first, _MAX_POLLFDS) + 63) // 64 * 8) if second else b""
+        words = reads.memory(pid, second, (min(first, _MAX_POLLFDS) + 63) // 64 * 8) if second else b""
         bits = int.from_bytes(words, "little")
         return {fd for fd in range(min(first, _MAX_POLLFDS)) if bits >> fd & 1}
     # struct pollfd *fds, nfds_t nfds
-    data = memory(pid, first, min(second, _MAX_POLLFDS) * _POLLFD.size)
+    data = reads.memory(pid, first, min(second, _MAX_POLLFDS) * _POLLFD.size)
     whole = data[: len(data) // _POLLFD.size * _POLLFD.size]
     return {fd for fd, events, _ in _POLLFD.iter_unpack(whole) if fd >= 0 and events & _IN}
 
 
-def _in_epoll(pid: int, fd: int) -> set[int]:
+def _in_epoll(pid: int, fd: int, reads: Reads) -> set[int]:
     """What is in the epoll set of this descriptor, and is waited for."""
-    watched = set()
-    for line in read(f"/proc/{pid}/fdinfo/{fd}").splitlines():
-        fields = line.split()
-        if fields[:1] == [b"tfd:"] and int(fields[3], 16) & _IN:
-            watched.add(int(fields[1]))
-    return watched
+    lines = reads.fdinfo(f"/proc/{pid}/fdinfo/{fd}").rpartition(b"\n")[0].splitlines()
+    targets = [fields for line in lines if len(fields := line.split()) >= 4 and fields[0] == b"tfd:"]
+    return {int(fields[1]) for fields in targets if int(fields[3], 16) & _IN}
 
 
 def can_observe_idle(pid: int) -> bool | None:
@@ -221,7 +238,7 @@ def _shows_place(pid: int) -> bool:
 
 
 def other_threads_sleep(pid: int) -> bool:
-    """Whether all threads but the main one sleep in a futex. Raises ProcessLookupError."""
+    """Whether all threads but the main one sleep, and wait for nothing from outside. Raises ProcessLookupError."""
     return all(_sleeps(f"/proc/{pid}/task/{thread}") for thread in _threads(pid) if int(thread) != pid)
 
 
@@ -234,11 +251,11 @@ def _threads(pid: int) -> list[str]:
 
 def _sleeps(thread: str) -> bool:
     try:
-        return _system_call(thread)[0] in _FUTEX
+        return _system_call(thread)[0] in _SLEEP
     except PermissionError:
         pass
     try:
-        return read(f"{thread}/wchan").startswith(b"futex_")
+        return read(f"{thread}/wchan").startswith(_SLEEP_PLACES)
     except PermissionError:
         return not os.path.exists(thread)  # it may have ended since the list was read
 
@@ -257,46 +274,39 @@ def _system_call(task: str) -> list[int]:
     return values
 
 
-def by_wchan(pid: int) -> bool | None:
+def by_wchan(pid: int, reads: Reads) -> bool | None:
     """Whether the main thread waits for a connection, according to /proc/PID/wchan. Raises ProcessLookupError."""
     try:
         place = read(f"/proc/{pid}/wchan")
     except PermissionError:
         place = b"0"
-    if place == _TCP_ACCEPT:
-        return True
-    if place == _UNIX_ACCEPT:
-        return True if _listens_on_streams_only(pid) else None
-    if place in _EPOLL:
-        return _in_any_epoll(pid)
-    if place.startswith(_POLL):
-        return _may_await_connection(pid)
+    try:
+        if place == _TCP_ACCEPT:
+            return has_no_client(pid, Kind.ACCEPT)
+        if place == _UNIX_ACCEPT:
+            # recv on other sockets waits there too.
+            return None if sockets.of(pid).has_others else has_no_client(pid, Kind.ACCEPT)
+        if place in _EPOLL:
+            return _in_any_epoll(pid, reads)
+        if place.startswith(_POLL):
+            # For what it waits there cannot be seen without more rights.
+            return has_no_client(pid, Kind.POLL) and None
+    except PermissionError:
+        return None
     if place in (b"0", b""):
         # Either it runs, or the kernel hides the place. Every user may read the state.
         return False if stat(pid)[0] == b"R" else None
     return False
 
 
-def _listens_on_streams_only(pid: int) -> bool:
-    """Whether this process listens, and no other socket of it could wait where accept on a unix socket does."""
-    try:
-        own = sockets.of(pid)
-    except PermissionError:
-        return False
-    return bool(own.listening) and not own.has_others
-
-
-def _in_any_epoll(pid: int) -> bool | None:
+def _in_any_epoll(pid: int, reads: Reads) -> bool | None:
     """Whether one of its epoll sets has a socket on which it listens, and it has no client's connection."""
     try:
-        names = os.listdir(f"/proc/{pid}/fd")
-        links = {int(name): _link(pid, name) for name in names}
-        watched = [_in_epoll(pid, fd) for fd, link in links.items() if link == "anon_inode:[eventpoll]"]
-        return _are_idle(set().union(*watched), pid)
-    except PermissionError:
-        return None
+        links = {int(name): _link(pid, name) for name in os.listdir(f"/proc/{pid}/fd")}
     except FileNotFoundError:
         raise missing(pid, f"/proc/{pid}/fd") from None
+    watched = [_in_epoll(pid, fd, reads) for fd, link in links.items() if link == "anon_inode:[eventpoll]"]
+    return _are_idle(set().union(*watched), pid)
 
 
 def _link(pid: int, name: str) -> str:
@@ -304,12 +314,3 @@ def _link(pid: int, name: str) -> str:
         return os.readlink(f"/proc/{pid}/fd/{name}")
     except FileNotFoundError:
         return ""  # closed since the list was read
-
-
-def _may_await_connection(pid: int) -> bool | None:
-    """For what a process waits in select and poll cannot be seen without more rights: so False, or unknown."""
-    try:
-        own = sockets.of(pid)
-    except PermissionError:
-        return None
-    return None if own.listening and not own.has_client else False
