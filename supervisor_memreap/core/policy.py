@@ -217,7 +217,7 @@ def choose_in(look: Look, episodes: Episodes, now: float) -> Choice:
 def _why_unwatched(pool: Pool, state: PoolState, now: float) -> Event | None:
     """Why there is no worker that could ever be reaped, as far as is known."""
     empty_for = now - state.no_workers_since if state.no_workers_since is not None else 0.0
-    if empty_for >= LONG_WAIT and not (state.served or state.shrinks or pool.is_group):
+    if empty_for >= LONG_WAIT and not (state.shrinks or pool.is_group):
         assert pool.manager
         return events.NoWorkers(*pool.stamp, pool.manager)
     (worker, *others) = pool.workers or (None,)
@@ -441,7 +441,7 @@ def _end_suspension(pool: Pool, state: PoolState, now: float, log: list[Event]) 
 def _note_changes(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> PoolState:
     """How many workers this pool usually has, and since when none has come or left."""
     if not pool.is_group:  # supervisord starts each of its processes again, however many they are
-        state = _note_elasticity(pool, settings, state)
+        state = _note_elasticity(pool, settings, state, now)
     workers = frozenset(worker.id for worker in pool.workers)
     # A child that came and left between two looks shows in the page faults alone.
     is_calm = workers == state.workers and pool.child_faults == state.child_faults
@@ -468,24 +468,22 @@ def _note_changes(pool: Pool, settings: PoolSettings, state: PoolState, now: flo
     )
 
 
-def _note_elasticity(pool: Pool, settings: PoolSettings, state: PoolState) -> PoolState:
+def _note_elasticity(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> PoolState:
     """Whether the manager makes its pool larger and smaller by itself, as far as the looks before this one show it."""
     looked = state.looked if state.looked is not None else 0.0
     served = state.served or any(worker.age >= settings.settle for worker in pool.workers)
     is_smaller = len(state.workers) < max(state.peaks)
-    shrinks = state.shrinks or (served and is_smaller and not state.leaving and _is_long_calm(settings, state, looked))
+    # A pool that has become empty may also have a manager that forks none any more, until it has.
+    is_alive = bool(state.workers or pool.workers)
+    was_calm = served and is_smaller and is_alive and not state.leaving and _is_long_calm(settings, state, looked)
+    shrinks = state.shrinks or was_calm
     replaces = state.replaces
-    if replaces is False and not state.leaving and any(_is_new(worker, state) for worker in pool.workers):
+    just_settled = (settings.settle <= worker.age < settings.settle + now - looked for worker in pool.workers)
+    if replaces is False and not state.leaving and any(just_settled):
         replaces = None  # it had more than it needed when it did not replace that one
     if (served, shrinks, replaces) == (state.served, state.shrinks, state.replaces):
         return state
     return replace(state, served=served, shrinks=shrinks, replaces=replaces)
-
-
-def _is_new(worker: Worker, state: PoolState) -> bool:
-    """Whether it was forked since the last look; one that could not be seen then was not."""
-    youngest = max((known.start_time for known in state.workers), default=None)
-    return youngest is not None and worker.id not in state.workers and worker.id.start_time > youngest
 
 
 def _is_long_calm(settings: PoolSettings, state: PoolState, at: float) -> bool:
@@ -567,8 +565,9 @@ def _follow_gone(
     # Others may have left by themselves meanwhile: each of them needs a settled one in its place too.
     gone = len(leaving.before - {worker.id for worker in pool.workers})
     # A pool may be made smaller on purpose (FCGI::ProcManager::Dynamic): after `grace` one settled newcomer will do;
-    # or one that came and left, where workers leave that have nothing to do (php-fpm's ondemand).
-    came_and_left = state.shrinks and leaving.replaced_by is not None
+    # or one that had settled and left, where workers leave that have nothing to do (php-fpm's ondemand).
+    leaving = replace(leaving, has_settled=leaving.has_settled or settled > 0)
+    came_and_left = state.shrinks and leaving.has_settled
     if settled >= gone or (gone_for >= settings.grace and (settled or came_and_left)):
         fresh = (worker.private for worker in newcomers if worker.private is not None)
         baseline = min(fresh, default=state.baseline)
@@ -737,7 +736,7 @@ def _are_too_few(
     serving = sum(age >= min(settings.min_age, max(settings.settle, CALM)) for age in ages)
     usual = max(state.peaks) - len(pool.stopped)
     enough_serve = serving >= 2 or (usual <= 1 and len(ages) == 1 and _may_take_single(pool, settings, state, now))
-    may_be_smaller = state.replaces is not False and not pool.is_group
+    may_be_smaller = state.shrinks and state.replaces is not False and not pool.is_group
     is_smaller_on_purpose = may_be_smaller and _is_long_calm(settings, state, now)
     if (2 * old_enough >= usual or is_smaller_on_purpose) and enough_serve:
         return False, replace(state, too_few_since=None)

@@ -44,6 +44,8 @@ class Leaving:
     """The signal that it was sent."""
     server: str = ""
     """As in core.model."""
+    has_settled: bool = False
+    """A worker was seen that came after it and had settled."""
 
 
 class Cause(str, enum.Enum):
@@ -261,4 +263,5 @@ def _leaving(values: dict[str, Any]) -> Leaving:
         private=int(values.get("private", 0)),
         signal=str(values.get("signal", "HUP")),
         server=str(values.get("server", "")),
+        has_settled=bool(values.get("has_settled")),
     )

@@ -97,14 +97,17 @@ def _from_options(words: Sequence[str], names: Sequence[str], place: str = "") -
 
 
 def _gunicorn(started: Started, read: Read) -> Iterator[Recycling]:
-    yield from _from_options(started.words, ("--max-requests",))
+    """The command line overrides the environment, and that the file."""
     in_environment = started.environ.get("GUNICORN_CMD_ARGS", "").split()
-    yield from _from_options(in_environment, ("--max-requests",), "GUNICORN_CMD_ARGS")
-    for _, name in options([*in_environment, *started.words], ("-c", "--config")):
-        path = _path(name.removeprefix("file:"), started)
-        for value in re.findall(r"^max_requests\s*=\s*([0-9]+)", read(path), re.MULTILINE):
-            if _is_on(value):
-                yield Recycling(f"max_requests = {value}", path)
+    for words, place in ((started.words, ""), (in_environment, "GUNICORN_CMD_ARGS")):
+        if [*options(words, ("--max-requests",))]:
+            yield from _from_options(words, ("--max-requests",), place)
+            return
+    named = [name.removeprefix("file:") for _, name in options([*in_environment, *started.words], ("-c", "--config"))]
+    path = _path((named or ["gunicorn.conf.py"])[-1], started)
+    for value in re.findall(r"^max_requests\s*=\s*([0-9]+)", read(path), re.MULTILINE)[-1:]:
+        if _is_on(value):
+            yield Recycling(f"max_requests = {value}", path)
 
 
 def _uwsgi(started: Started, read: Read) -> Iterator[Recycling]:
