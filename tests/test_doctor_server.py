@@ -232,6 +232,6 @@ def test_that_a_real_php_fpm_makes_its_pool_smaller_by_itself_is_a_note(where):
     with running(where, text):
         eventually(lambda: assert_found(where, r"shop: ok: php-fpm: workers are reaped with QUIT", 0))
         place = rf"{where}/pool.conf \[www\]"
-        shrinks = rf"makes its pool smaller by itself \(pm = dynamic in {place}\): .*; set pm = static there"
+        shrinks = rf"makes its pool smaller by itself \(pm = dynamic in {place}\): .*; set pm = static and pm.max_children to the number that may always run there"
         assert_found(where, rf"shop: note: php-fpm {shrinks}", 0)
         assert_found(where, rf"too \(pm.max_requests = 500 in {place}\).*; remove pm.max_requests there", 0)

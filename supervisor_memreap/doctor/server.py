@@ -74,7 +74,7 @@ def _remedy(server: str, found: Recycling, section: Section | None, watch: Watch
     """How to switch it off, and what that restarts."""
     name = watch.program.namespec
     if found.shrinks and server == "php-fpm":
-        change = "set pm = static, with as many pm.max_children as may always run,"
+        change = "set pm = static and pm.max_children to the number that may always run"
     else:
         change = f"remove {found.setting.partition(' ')[0].partition('=')[0]}"
     option = "command=" if not found.place else "environment="
