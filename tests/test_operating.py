@@ -73,7 +73,7 @@ def operating(version: str, kind: str, prompt: bool = True) -> Iterator[Operated
     try:
         with supervisord(where, text, http, python=python, prompt=prompt):
             operated = Operated(where, python, url, name, password)
-            eventually(lambda: assert_status(operated, "myapp +QUIET"))
+            eventually(lambda: assert_status(operated, r"myapp +QUIET(?s:.*)\nother +QUIET"))
             yield operated
     finally:
         shutil.rmtree(where)
