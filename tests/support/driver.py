@@ -207,6 +207,16 @@ def eventually(assertion, timeout: float = 60.0):
             time.sleep(0.02)
 
 
+def stop(pid: int) -> None:
+    """Stop the process. On a busy machine it may run on for a while after the signal: return when it does not."""
+    os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: _assert_stopped(pid))
+
+
+def _assert_stopped(pid: int) -> None:
+    assert psutil.Process(pid).status() == psutil.STATUS_STOPPED
+
+
 def workers_below(manager: int) -> set[int]:
     """The pids of the manager's workers; one that ends while it is looked at is none."""
     pids = set()
