@@ -64,8 +64,14 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        name = item.path.stem.removeprefix("test_")
-        item.add_marker("core" if name.startswith("core_") else "process" if name in PROCESS else "stack")
+        item.add_marker(_kind(item))
+    # The long ones first: at the end, when no test is left to be handed out, each process of xdist has short ones.
+    items.sort(key=lambda item: ("stack", "process", "core").index(_kind(item)))
+
+
+def _kind(item) -> str:
+    name = item.path.stem.removeprefix("test_")
+    return "core" if name.startswith("core_") else "process" if name in PROCESS else "stack"
 
 
 def pytest_unconfigure(config):

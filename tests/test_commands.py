@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support import stack
-from support.driver import POOL, assert_in, eventually, listening, supervisord
+from support.driver import POOL, assert_in, eventually, listening, stop, supervisord
 from support.operated import Operated, assert_status, look
 
 from supervisor_memreap.core.events import Left, Resumed
@@ -78,7 +78,7 @@ def test_a_command_that_supervisord_discards_is_sent_again_and_carried_out_once(
     with operating(program("myapp", 2, 5) + "[memreap:myapp]\nlimit=1GB\nmin_age=1s\n") as operated:
         eventually(lambda: assert_status(operated, "myapp +QUIET"))
         process = process_of(operated)
-        process.send_signal(signal.SIGSTOP)
+        stop(process.pid)
         try:
             command = subprocess.Popen(operated.command("memreap", "roll", "all"), stdout=subprocess.PIPE, text=True)
             eventually(lambda: assert_waiting(operated, 1))
@@ -112,7 +112,7 @@ def test_a_command_that_comes_after_its_time_is_not_carried_out():
         eventually(lambda: assert_status(operated, "myapp +QUIET"))
         before = operated.workers()
         process = process_of(operated)
-        process.send_signal(signal.SIGSTOP)
+        stop(process.pid)
         try:
             both = [
                 subprocess.Popen(operated.command("memreap", verb, "myapp"), stdout=subprocess.PIPE, text=True)

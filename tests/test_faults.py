@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support import stack
-from support.driver import POOL, Transport, eventually, listening, pool, supervisord, workers_below
+from support.driver import POOL, Transport, eventually, listening, pool, stop, supervisord, workers_below
 from support.looking import SETTINGS, look, reap
 
 from supervisor_memreap.core import events, policy
@@ -425,7 +425,7 @@ def a_strangers_pid() -> None:
     with pool(2, 40) as manager:
         seen = look(manager)
         worker = seen.workers[0]
-        os.kill(manager, signal.SIGSTOP)  # so that it forks no other
+        stop(manager)  # so that it forks no other
         os.kill(worker.id.pid, signal.SIGKILL)
         os.kill(manager, signal.SIGKILL)
         for pid in (manager, worker.id.pid):  # its orphans are ours, process 1; a pid is free when it was waited for
@@ -447,7 +447,7 @@ def a_siblings_pid() -> None:
     with pool(2, 40) as manager:
         seen = look(manager)
         worker, other = seen.workers
-        os.kill(manager, signal.SIGSTOP)
+        stop(manager)
         os.kill(worker.id.pid, signal.SIGKILL)
         make_next(worker.id.pid)
         os.kill(manager, signal.SIGCONT)
@@ -473,7 +473,7 @@ def a_siblings_pid_between_two_looks() -> None:
         seen = look(manager)
         (worker,) = seen.workers
         reaper.tick(programs, settings, 0.0)
-        os.kill(manager, signal.SIGSTOP)
+        stop(manager)
         os.kill(worker.id.pid, signal.SIGKILL)
         make_next(worker.id.pid)
         os.kill(manager, signal.SIGCONT)
@@ -551,7 +551,7 @@ def test_a_worker_that_ends_before_any_reading_of_a_reap_is_gone(last, words, wa
         seen = look(manager)
         worker, *others = seen.workers
         if not waited_for:
-            os.kill(manager, signal.SIGSTOP)
+            stop(manager)
         view = EndsAt(worker.id.pid, last)
         outcome = reap(seen, worker, replace(SETTINGS, hold=False), view, idle_wait_expired=True)
         assert view.left <= 0

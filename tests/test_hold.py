@@ -16,7 +16,7 @@ import time
 import psutil
 import pytest
 from support import driver, waiter
-from support.driver import eventually, workers_below
+from support.driver import eventually, stop, workers_below
 
 from supervisor_memreap.demo import fastcgi
 from supervisor_memreap.host import hold, sockets, waiting
@@ -75,7 +75,7 @@ def _replaced(manager: int, worker: int) -> None:
 def test_a_worker_that_has_ended_and_is_not_collected_yet_is_gone(tmp_path):
     with pool(tmp_path, 1) as (manager, _path):
         (worker,) = workers_below(manager)
-        os.kill(manager, signal.SIGSTOP)
+        stop(manager)
         try:
             eventually(lambda: _assert_status(manager, psutil.STATUS_STOPPED))
             os.kill(worker, signal.SIGKILL)

@@ -69,10 +69,11 @@ def test_a_name_that_means_another_server_only_stops_the_signal():
     with hostile_pool(b"gunicorn\nx)\xff") as manager:
         workers = workers_below(manager)
         with Reaping(manager) as reaping:
+            event = reaping.until(events.NotCaught)
             for _ in range(3):
                 reaping.tick()
-        (event,) = reaping.events
-        assert isinstance(event, events.NotCaught)
+        assert reaping.all_of(events.NotCaught) == [event]
+        assert not reaping.all_of(events.Signalled)
         assert event.pid in workers
         assert event.signal == "TERM"
         assert workers_below(manager) == workers

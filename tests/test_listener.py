@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support import stack
-from support.driver import OK, POOL, READY, assert_in, eventually, listening, supervisord
+from support.driver import OK, POOL, READY, assert_in, eventually, listening, stop, supervisord
 
 from supervisor_memreap.supervisord.protocol import Protocol
 
@@ -230,7 +230,7 @@ def test_a_supervisord_that_hangs_gets_one_line_and_the_listener_stays_in_time(l
         supervisord(tmp_path, program(1, 40) + f"[memreap:myapp]\nlimit=30MB\n{QUICK}") as process,
         listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
     ):
-        process.send_signal(signal.SIGSTOP)
+        stop(process.pid)
         # A busy machine may be late, but not each time.
         assert min(listener.tick() for _ in range(3)) < 1
         process.send_signal(signal.SIGCONT)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.driver import eventually, pool
+from support.driver import eventually, pool, stop
 from support.looking import SETTINGS, look, reap
 from support.stack import ROOT
 
@@ -115,7 +115,7 @@ def test_with_depth_2_and_no_wrapper_nothing_is_taken_for_a_manager(view):
 
 def test_a_zombie_is_no_worker(view):
     with pool(2, 40) as pid:
-        os.kill(pid, signal.SIGSTOP)  # so that nobody waits for the worker
+        stop(pid)  # so that nobody waits for the worker
         first, second = look(pid, view=view).workers
         os.kill(first.id.pid, signal.SIGKILL)
         fresh = type(view)

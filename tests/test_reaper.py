@@ -61,7 +61,9 @@ def test_a_worker_that_still_serves_gets_no_second_signal():
         reaping.later = policy.AGAIN
         for _ in range(5):
             assert reaping.tick().choice.again
-        assert len(reaping.events) == 1
+        # On a busy machine there may be a line on a size that was not read in time.
+        assert len(reaping.all_of(events.Signalled)) == 1
+        assert not reaping.all_of(events.SignalledAgain)
 
 
 @pytest.mark.parametrize("stuck", ["TERM", "KILL"])
@@ -533,10 +535,11 @@ def test_where_the_lock_cannot_be_had_nothing_is_sent_and_the_line_says_why(monk
 
     monkeypatch.setattr(lock, "take", fails)
     with pool(2, 40) as manager, Reaping(manager) as reaping:
+        event = reaping.until(events.Locked)
         for _ in range(3):
             reaping.tick()
-    (event,) = reaping.events
-    assert isinstance(event, events.Locked)
+    assert reaping.all_of(events.Locked) == [event]
+    assert not reaping.all_of(events.Signalled)
     assert event.holder == "the lock /proc/1/personality may not be opened (Permission denied)"
 
 

@@ -9,7 +9,7 @@ import time
 
 import psutil
 import pytest
-from support.driver import eventually, pool, workers_below
+from support.driver import eventually, pool, stop, workers_below
 from support.reaping import Reaping
 
 from supervisor_memreap.core import events
@@ -86,7 +86,7 @@ def test_a_zombie_is_no_worker(table):
     with pool(2, 5) as manager:
         look(manager, table)
         victim = min(workers_below(manager))
-        os.kill(manager, signal.SIGSTOP)
+        stop(manager)
         try:
             os.kill(victim, signal.SIGKILL)
             eventually(lambda: assert_zombie(victim))
