@@ -32,12 +32,13 @@ EXPECTED_SKIPS: dict[str, str] = {
     r"the kernel offers no trigger|this kernel (has no memory.pressure_level|tells no pressure)": "an older kernel",
     "^only root can switch a swap file on|^no swap file can be|^too little disk": "swap belongs to the whole machine",
     "^no process can be pushed into swap": "process_madvise(2) is of Linux 5.10, and a container may forbid it",
+    "^this user may not use userfaultfd": "vm.unprivileged_userfaultfd, and a container may forbid it to root too",
 }
 
 # Files of tests that are not `stack`; those of the pure core are known by their names.
 PROCESS = {
     *("alarm", "cli", "growth", "hold", "layers", "load", "log", "memory"),
-    *("processes", "reader", "reaper", "statm", "status", "swap"),
+    *("processes", "reader", "reaper", "statm", "status", "swap", "waiting"),
 }
 
 _root = pytest.StashKey[Path]()
