@@ -10,13 +10,16 @@ import re
 import shlex
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from support import stack
 from support.doctor import BIN, assert_found, doctor, running
 from support.driver import POOL, eventually
 
 from supervisor_memreap.doctor import recycling
+from supervisor_memreap.doctor.pool import _STARTING
 from supervisor_memreap.doctor.recycling import Recycling, Started, found, options, starman_requests, text_of
 
 PHP_CONF = "/etc/php/8.2/fpm/php-fpm.conf"
@@ -216,6 +219,23 @@ def test_what_a_real_gunicorn_replaces_by_itself_is_a_note_with_what_that_restar
         eventually(lambda: assert_found(where, on_the_command_line, 0))
         assert_found(where, r"shop: ok: gunicorn: workers are reaped with TERM", 0)
         assert doctor(where).stdout.count("by itself") == 1  # the command line overrides the file
+
+
+@pytest.mark.skipif(not shutil.which("php-fpm8.2"), reason="php-fpm is not installed")
+def test_a_pool_that_is_empty_while_nobody_asks_is_no_fault(where):
+    user = "user=www-data\ngroup=www-data\n" if os.getuid() == 0 else ""
+    pool = f"[www]\n{user}listen={where}/php.sock\npm=ondemand\npm.max_children=4\n"
+    (where / "fpm.conf").write_text(f"[global]\nerror_log={where}/php.log\n{pool}")
+    text = re.sub(r"command=.* term", "command=php-fpm8.2 -F -y fpm.conf\ndirectory=WHERE", TEXT)
+    with running(where, text):
+        eventually(lambda: assert_has_started(where))
+        assert_found(where, "memreap: no problems found", 0)
+
+
+def assert_has_started(where: Path) -> None:
+    """It is so old that doctor would miss its workers."""
+    (manager,) = stack.left_in(where, "php-fpm")
+    assert time.time() - manager.create_time() > _STARTING + 1
 
 
 @pytest.mark.skipif(not shutil.which("php-fpm8.2"), reason="php-fpm is not installed")

@@ -50,11 +50,13 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
         return
     old_enough = min(settings.min_age, _STARTING)
     grown_up = [worker for worker in pool.workers if worker.detail and worker.age >= old_enough]
-    if not pool.workers and settings.target == "workers" and pool.manager_age > _STARTING:
+    environ = _environment(section.options if section else {})
+    is_empty = not pool.workers and settings.target == "workers" and pool.manager_age > _STARTING
+    if is_empty and not server.shrinks(case, pool, section, environ):
         yield Finding("", events.NoWorkers(*pool.stamp, pool.manager).text)
     yield from workers.check(case, pool, grown_up, settings)
     yield from memory.check(case, pool, settings)
-    yield from server.check(case, watch, pool, section, _environment(section.options if section else {}))
+    yield from server.check(case, watch, pool, section, environ)
     if any(worker.detail and worker.detail.server == "FCGI::ProcManager" for worker in grown_up):
         yield from _procmanager(case, pool, section, command, watch)
 

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 
 from supervisor_memreap.core.model import Pool
-from supervisor_memreap.core.servers import UNRECOGNISABLE, graceful, known, signal_for
+from supervisor_memreap.core.servers import UNRECOGNISABLE, graceful, known, recognise, signal_for
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.doctor import recycling
 from supervisor_memreap.doctor.finding import Case, Finding
@@ -34,6 +34,17 @@ def check(
         yield Finding(
             "", f"Starman itself replaces each worker after {requests} requests, which is harmless", False, True
         )
+
+
+def shrinks(case: Case, pool: Pool, section: Section | None, environ: Mapping[str, str]) -> bool:
+    """Whether the server ends workers that have nothing to do, so that a pool may be empty."""
+    assert pool.manager
+    try:
+        server = recognise(*case.view.name_and_argv(pool.manager.pid))
+    except (ProcessLookupError, PermissionError):
+        return False
+    found = recycling.found(server, _started(case, pool, section, environ), recycling.text_of)
+    return any(each.shrinks for each in found)
 
 
 def _signal(case: Case, watch: Watch, pool: Pool, server: str) -> Iterator[Finding]:
