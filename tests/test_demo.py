@@ -396,6 +396,7 @@ def test_an_idle_worker_of_the_small_pool_leaves_at_hup_and_is_replaced(pool):
 def test_no_worker_of_the_small_pool_outlives_its_manager(pool):
     process, _path = pool
     workers = workers_below(process.pid)
+    eventually(lambda: _all_in_accept(workers))  # until then, they may not have asked the kernel to be ended with it
     process.kill()
     eventually(lambda: _all_gone(workers))
 
