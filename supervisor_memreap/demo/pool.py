@@ -36,11 +36,12 @@ def main(path: str, count: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {*_SIGNALS, signal.SIGCHLD})
     signal.signal(signal.SIGCHLD, lambda *_: None)  # a signal that is ignored may not become pending
     workers: set[int] = set()
+    manager = os.getpid()
     while True:
         while len(workers) < count:
             pid = os.fork()
             if pid == 0:
-                work(listening)
+                work(listening, manager)
                 os._exit(0)
             workers.add(pid)
         if signal.sigwait({signal.SIGCHLD, signal.SIGTERM}) == signal.SIGTERM:
@@ -69,15 +70,17 @@ def end(workers: set[int]) -> None:
             time.sleep(0.01)
 
 
-def end_with_parent(signum: int) -> None:
+def end_with_parent(signum: int, parent: int) -> None:
     """On Linux: should the parent be KILLed, this process gets `signum`, so that a demo leaves nothing behind."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signum)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)  # it was ended in between
 
 
-def work(listening: socket.socket) -> None:
+def work(listening: socket.socket, manager: int) -> None:
     """Serve until told to leave; a request that has been taken is always finished."""
-    end_with_parent(signal.SIGKILL)
+    end_with_parent(signal.SIGKILL, manager)
     leave = False
 
     def hear(*_: object) -> None:

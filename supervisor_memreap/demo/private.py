@@ -92,9 +92,7 @@ class Supervisord:
         parent = os.getpid()
 
         def end_with_demo() -> None:
-            end_with_parent(signal.SIGTERM)
-            if os.getppid() != parent:
-                os._exit(1)  # it was ended in between
+            end_with_parent(signal.SIGTERM, parent)
 
         # A session of its own: Ctrl-C in the terminal is for the demo alone, and all that belongs to it can be found.
         self._process = subprocess.Popen(
