@@ -37,11 +37,11 @@ class Server(NamedTuple):
     """Why no signal suits, as text that follows the server's name and `which`."""
 
 
-# Lost requests of signals sent (facts of each in docs/safety.md): Starman at any moment 43 of 248, seen idle 38 of 181,
-# held 0 of 113; uWSGI 2 of 204, 3 of 164, 0 of 179; Apache 0 of 143 and, with kept connections, 15 of 151, seen idle 0
-# of 192; gunicorn, php-fpm and unicorn 0 of 280, 316 and 248 at any moment. FCGI::ProcManager loses 17 of 5,265 at any
-# moment, but 19 of 43 where nginx keeps the connections and the worker is busy; and even at full load an idle moment
-# comes sooner or later, so that is waited for wherever it can be seen.
+# What each moment costs was measured with 300 signals each (docs/servers.md); held, no server lost a request. Starman
+# loses requests at any moment, and also right after it was seen idle; uWSGI now and then: 2 of 204, seen idle 3 of 164.
+# FCGI::ProcManager, php-fpm and Apache lose those on connections that nginx or the client keeps, if they are busy; even
+# at full load an idle moment comes sooner or later, so that is waited for wherever it can be seen. gunicorn and unicorn
+# lost none at any moment.
 #
 # Pace. uWSGI's master sleeps 2 s (forkbomb-delay), during which it replaces no worker, if more workers than it has come
 # back in a row, each in the same second of the clock as the last or the next one (core/master.c: tv_sec <=
@@ -57,7 +57,7 @@ SERVERS = (
     Server("Starman", ("HUP",), Moment.HELD, re.compile(r"starman\b")),
     Server("uWSGI", ("HUP",), Moment.HELD, re.compile(r"uwsgi(_\w+)?\b"), pace=2.0),
     Server("gunicorn", ("TERM",), Moment.ANY, re.compile(r"gunicorn\b")),
-    Server("php-fpm", ("QUIT",), Moment.ANY, re.compile(r"php-fpm[0-9.]*\b")),
+    Server("php-fpm", ("QUIT",), Moment.IDLE_IF_SEEN, re.compile(r"php-fpm[0-9.]*\b")),
     Server("unicorn", ("QUIT",), Moment.ANY, re.compile(r"unicorn(_rails)?\b")),
     Server("Apache", ("USR1",), Moment.IDLE, re.compile(r"(apache2|httpd)$"), pace=1.0),
     Server("fcgiwrap", (), Moment.HELD, re.compile(r"fcgiwrap$"), refusal="drops requests on every signal"),
