@@ -290,7 +290,7 @@ def by_wchan(pid: int, reads: Reads) -> bool | None:
             return _in_any_epoll(pid, reads)
         if place.startswith(_POLL):
             # For what it waits there cannot be seen without more rights.
-            return has_no_client(pid, Kind.POLL) and None
+            return False if has_no_client(pid, Kind.POLL) is False else None
     except PermissionError:
         return None
     if place in (b"0", b""):
