@@ -38,7 +38,8 @@ class Server(NamedTuple):
 
 
 # What each moment costs was measured with 300 signals each (docs/servers.md); held, no server lost a request. Starman
-# loses requests at any moment, and also right after it was seen idle; uWSGI now and then: 2 of 204, seen idle 3 of 164.
+# loses requests at any moment, and also right after it was seen idle; uWSGI now and then: seen idle 1 of 300 in one run
+# and none in the next, 3 of 164 in an earlier one.
 # FCGI::ProcManager, php-fpm and Apache lose those on connections that nginx or the client keeps, if they are busy; even
 # at full load an idle moment comes sooner or later, so that is waited for wherever it can be seen. gunicorn and unicorn
 # lost none at any moment.
