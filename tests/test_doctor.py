@@ -124,7 +124,7 @@ FINDINGS = {
     ),
     "a signal that drops requests": (
         [("limit=150MB", "limit=150MB\nsignal=QUIT")],
-        r"myapp: FCGI::ProcManager drops its requests on signal=QUIT: .* \[memreap:myapp\], write signal=HUP instead",
+        r"myapp: FCGI::ProcManager drops its requests on signal=QUIT .* under \[memreap:myapp\], write signal=HUP;",
     ),
     "a limit that is too low": (
         [("limit=150MB", "limit=4MB\nmetric=rss")],

@@ -177,8 +177,17 @@ def test_which_server_it_is_and_which_signal_is_used_is_said_as_what_is_in_order
 def test_a_wrong_signal_is_found_with_the_line_to_write_and_where(where):
     with running(where, named(where, "gunicorn").replace("limit=1GB", "limit=1GB\nsignal=sighup")):
         expression = (
-            r"shop: gunicorn drops its requests on signal=sighup: nothing is sent; in .*supervisord.conf"
-            r" \[memreap:shop\], write signal=TERM instead; it takes effect at the next tick\n"
+            r"shop: gunicorn drops its requests on signal=sighup \(set in .*supervisord.conf \[memreap:shop\]\):"
+            r" nothing is sent; under \[memreap:shop\], write signal=TERM; it takes effect at the next tick\n"
+        )
+        eventually(lambda: assert_found(where, expression))
+
+
+def test_where_the_wrong_signal_is_one_for_all_pools_it_is_set_right_for_this_one_alone(where):
+    with running(where, named(where, "gunicorn") + "[memreap]\nsignal=HUP\n"):
+        expression = (
+            r"shop: gunicorn drops its requests on signal=HUP \(set in .*supervisord.conf \[memreap\]\):"
+            r" nothing is sent; under \[memreap:shop\], write signal=TERM;"
         )
         eventually(lambda: assert_found(where, expression))
 
@@ -212,7 +221,7 @@ def test_what_a_real_gunicorn_replaces_by_itself_is_a_note_with_what_that_restar
     text = re.sub(r"command=.* term", f"command={command}\ndirectory=WHERE", TEXT)
     with running(where, text):
         on_the_command_line = (
-            r"shop: note: gunicorn replaces workers by itself too \(--max-requests 1000 in its command\): harmless.*;"
+            r"shop: note: gunicorn replaces workers by itself too \(--max-requests 1000 in its command\): more than one may be away.*;"
             r" remove --max-requests from command= in .*\[program:shop\], then run supervisorctl update, which restarts"
             r" shop\n"
         )

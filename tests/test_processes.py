@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -491,6 +492,15 @@ def test_a_process_of_another_start_than_supervisord_says_is_none():
             seen = host_look.look(Watch(program, SETTINGS), procfs.source())
             assert bool(seen.manager) is there
             assert ("another start time than supervisord says" in seen.not_visible) is not there
+
+
+def test_on_a_busy_machine_supervisord_may_have_been_asked_long_before_the_process_is_looked_at():
+    with pool(1, 40) as pid:
+        age = procfs.source().process(pid).age
+        asked = time.monotonic() - 60
+        for reported_age, there in ((age - 60, True), (age, False)):
+            program = Program("myapp", "myapp", "RUNNING", pid, os.getpid(), age=reported_age, asked=asked)
+            assert bool(host_look.look(Watch(program, SETTINGS), procfs.source()).manager) is there
 
 
 @needs_root

@@ -52,6 +52,8 @@ class Program:
     """supervisord's error for a start that failed."""
     age: float | None = None
     """Seconds since supervisord started it, by its own clock; None: its pid is known to mean the same process here."""
+    asked: float | None = None
+    """When supervisord was asked for its age (monotonic); None: just now."""
 
     @property
     def namespec(self) -> str:

@@ -56,8 +56,10 @@ def _signal(case: Case, watch: Watch, pool: Pool, server: str) -> Iterator[Findi
         how = f"set in {given.where}" if given else "signal= is not set"
         yield Finding("", f"{server}: workers are reaped with {signal} ({how})", False, True)
     elif safe and given:
-        text = f"{server} drops its requests on signal={given.value}: nothing is sent; in {given.where}, write"
-        yield Finding("", f"{text} signal={safe[0]} instead; it takes effect at the next tick")
+        text = f"{server} drops its requests on signal={given.value} (set in {given.where}): nothing is sent; under"
+        # Not where it is set: other pools may inherit that.
+        remedy = f"[memreap:{watch.program.namespec}], write signal={safe[0]}; it takes effect at the next tick"
+        yield Finding("", f"{text} {remedy}")
     elif known(server) is None and not settings.signal and _is_caught(pool):
         which = "its command line cannot be read" if server == UNRECOGNISABLE else "memreap does not know its server"
         text = f"{which}, so it uses {signal}: check that a worker which gets it finishes its request and is replaced,"
@@ -77,7 +79,8 @@ def _what(server: str, found: Recycling) -> str:
             f"{server} makes its pool smaller by itself ({found.setting}{where}): a reaped worker may not be replaced"
         )
     return (
-        f"{server} replaces workers by itself too ({found.setting}{where}): harmless, but memreap counts only its own"
+        f"{server} replaces workers by itself too ({found.setting}{where}): more than one may be away at a time, and"
+        " memreap counts only its own"
     )
 
 

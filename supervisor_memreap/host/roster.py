@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -110,8 +111,11 @@ def _of_group(watch: Watch, expected: Collection[ProcessId], view: Source) -> Ro
 
 
 def _has_started_when_supervisord_says(program: Program, process: Process) -> bool:
-    # supervisord gives whole seconds, and may be asked a second before the process is looked at.
-    return program.age is None or abs(program.age - process.age) < _SAME_START
+    if program.age is None:
+        return True
+    # On a busy machine, other pools may have been looked at for long since supervisord was asked.
+    since = time.monotonic() - program.asked if program.asked is not None else 0.0
+    return abs(program.age + since - process.age) < _SAME_START
 
 
 def _below_wrapper(pid: int, view: Source) -> Process | None:

@@ -85,6 +85,7 @@ class Client:
 
     def programs(self) -> list[Program]:
         """All programs that supervisord runs, and its own pid, in one call. Raises Unavailable."""
+        asked = time.monotonic()
         methods = ("supervisor.getPID", "supervisor.getAllProcessInfo", "memreap.getRestarted")
         answers = self._call("system.multicall", [{"methodName": name, "params": []} for name in methods])
         try:
@@ -105,6 +106,7 @@ class Client:
                     f"{info['group']}:{info['name']}" in known if known is not None else None,
                     str(info["spawnerr"]),
                     None if is_proven else float(info["now"] - info["start"]),
+                    asked,
                 )
                 for info in infos
             ]
