@@ -221,7 +221,7 @@ def test_what_a_real_gunicorn_replaces_by_itself_is_a_note_with_what_that_restar
     text = re.sub(r"command=.* term", f"command={command}\ndirectory=WHERE", TEXT)
     with running(where, text):
         on_the_command_line = (
-            r"shop: note: gunicorn replaces workers by itself too \(--max-requests 1000 in its command\): more than one.*;"
+            r"shop: note: gunicorn replaces workers by itself too \(--max-requests 1000 in its command\): more than.*;"
             r" remove --max-requests from command= in .*\[program:shop\], then run supervisorctl update, which restarts"
             r" shop\n"
         )
