@@ -133,6 +133,7 @@ def test_signals_are_sent_from_one_place_to_one_process_at_a_time():
         ("signalling.py", "_send_to_main_thread", "tgkill"),
         ("signalling.py", "_send_to_main_thread", "pidfd_send_signal"),
         ("signalling.py", "tgkill", "syscall"),
+        ("sockets.py", "_by_copy", "syscall"),  # pidfd_getfd
         ("statefile.py", "_exists", "kill"),
     ]
 

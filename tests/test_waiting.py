@@ -510,8 +510,9 @@ libc.epoll_wait(epoll.fileno(), ctypes.c_void_p(page), 1, -1)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the number of userfaultfd is that of x86_64")
-def test_a_worker_that_keeps_its_epoll_locked_does_not_block_the_listener():
+def test_a_worker_that_keeps_its_epoll_locked_does_not_block_the_listener(monkeypatch):
     """The kernel holds that lock while it writes to the worker's memory, which may be on a file server that hangs."""
+    monkeypatch.setattr(hold, "TIMEOUT", 1.0)
     with subprocess.Popen([sys.executable, "-c", BLOCKED], stdout=subprocess.PIPE, text=True) as process:
         try:
             if process.stdout.readline() != "blocks\n":
