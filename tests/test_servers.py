@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 from support import servers, stack
-from support.driver import assert_in, eventually
+from support.driver import assert_in, eventually, workers_below
 from support.load import Load, expected
 from support.servers import REFUSED, SERVERS, WORKERS, Server
 
-from supervisor_memreap.host import hold
+from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.settings import PoolSettings, Watch
+from supervisor_memreap.host import hold, look, procfs
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.host.signalling import tgkill
 
@@ -175,6 +179,37 @@ def assert_queued(pool: stack.Pool, server: Server) -> None:
     else:
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
         assert any(row[1].endswith(f":{pool.port:04X}") and row[3] == "01" and row[9] == "0" for row in rows[1:])
+
+
+def test_the_new_manager_of_an_upgrade_is_never_taken_for_a_worker_of_the_old_one(where):
+    """USR2 to gunicorn: the new manager is a child of the old one, and `python -m` calls all of them python."""
+    shutil.copy(stack.APPS / "growing.py", where)
+    command = [sys.executable, "-m", "gunicorn", "--workers", "2", "--bind", f"unix:{where}/s", "growing:application"]
+    with subprocess.Popen(command, cwd=where, stderr=subprocess.DEVNULL) as process:
+        try:
+            workers = eventually(lambda: assert_forked(process.pid, 2))
+            assert managers_among(process.pid) == []
+            process.send_signal(signal.SIGUSR2)
+            (manager,) = eventually(lambda: assert_forked(process.pid, 3)) - workers
+            eventually(lambda: assert_forked(manager, 2))
+            assert managers_among(process.pid) == [manager]
+        finally:
+            below = psutil.Process(process.pid).children(recursive=True)
+            for each in (process, *below):
+                each.kill()
+
+
+def assert_forked(manager: int, count: int) -> set[int]:
+    pids = workers_below(manager)
+    assert len(pids) == count
+    return pids
+
+
+def managers_among(manager: int) -> list[int]:
+    """Those of its children that are not signalled since they look like managers."""
+    watch = Watch(Program("myapp", "myapp", "RUNNING", manager), PoolSettings(limit=1))
+    workers = look.look(watch, procfs.source()).workers
+    return [worker.id.pid for worker in workers if worker.detail and worker.detail.looks_like_manager]
 
 
 @pytest.mark.parametrize("server", REFUSED, ids=str)

@@ -141,6 +141,8 @@ def looks_like_manager(pid: int, above: int, view: Source) -> bool:
     if any(name != comm and recognise(name, words) not in ("", UNRECOGNISABLE) for name, words in children):
         return True  # whatever it calls itself: they are workers
     siblings = [each for each in _children(above, view) if each != pid and _name_and_argv(each, view)[0] == comm]
+    if (comm, argv) in children and siblings and all(_name_and_argv(each, view)[1] != argv for each in siblings):
+        return True  # the new manager of an upgrade (USR2 to gunicorn), beside the workers of the old one
     # Or they are managers below one wrapper: each has workers that are called as itself.
     return not siblings or all(
         any(_name_and_argv(child, view)[0] == comm for child in _children(each, view)) for each in (pid, *siblings)
