@@ -217,8 +217,7 @@ def test_a_server_with_no_graceful_signal_is_refused_and_nothing_is_signalled(se
     # Its workers do not grow, but each has more address space than that.
     text = memreap(where).replace(f"limit={LIMIT_MB}MB", "limit=1MB\nmetric=vms")
     with servers.running(server, where, text) as pool:
-        before = pool.workers()
-        assert len(before) == WORKERS
+        before = eventually(lambda: assert_forked(pool.manager().pid, WORKERS))
         eventually(lambda: assert_in(REFUSALS[server.name], pool.log()))
         ticks_later = time.time() + 2.5
         eventually(lambda: assert_is_past(ticks_later))
