@@ -195,7 +195,8 @@ def test_the_new_manager_of_an_upgrade_is_never_taken_for_a_worker_of_the_old_on
             assert managers_among(process.pid) == [manager]
         finally:
             below = psutil.Process(process.pid).children(recursive=True)
-            for each in (process, *below):
+            process.kill()
+            for each in below:
                 each.kill()
 
 
