@@ -46,7 +46,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from loss import versions
+from loss import read, versions
 from memory_report import METRICS, Result, put_into, svg
 from support import stack
 from support.driver import Transport, eventually
@@ -303,10 +303,6 @@ def arguments() -> argparse.Namespace:
         if metric not in METRICS:
             parser.error(f"--metric {metric}: not one of {', '.join(METRICS)}")
     return options
-
-
-def read(file: Path) -> list[Result]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def measure_all(options: argparse.Namespace, file: Path) -> None:

@@ -121,9 +121,13 @@ def _mib(sizes: list[int]) -> str:
 
 def put_into(page: Path, results: list[Result]) -> None:
     """Write the tables between the two marks of this page."""
-    text = page.read_text() if page.exists() else f"{BEGIN}\n{END}\n"
-    before, _, rest = text.partition(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n\n{tables(results)}\n{END}{rest.partition(END)[2]}")
+    put_between(page, BEGIN, END, f"{tables(results)}\n")
+
+
+def put_between(page: Path, begin: str, end: str, tables: str) -> None:
+    text = page.read_text() if page.exists() else f"{begin}\n{end}\n"
+    before, _, rest = text.partition(begin)
+    page.write_text(f"{before}{begin}\n\n{tables}{end}{rest.partition(end)[2]}")
 
 
 # Each metric has its own shape, so that the picture needs no colours.

@@ -43,7 +43,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from loss import versions
+from loss import read, versions
 from servers_report import MOMENTS, Result, put_into, svg
 from support import servers, stack
 from support.driver import eventually
@@ -231,10 +231,6 @@ def groups(names: list[str]) -> Iterator[list[Case]]:
         server = server_of(Case(name, False, ""))
         for kept in (False, True) if server.keeps_connections else (False,):
             yield [Case(name, kept, moment) for moment in MOMENTS]
-
-
-def read(file: Path) -> list[Result]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def measure_all(options: argparse.Namespace, file: Path) -> None:

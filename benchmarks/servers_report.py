@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from memory_report import put_between
+
 # What servers.py records about one server under one load and moment: a line of JSON in its results.
 Result = dict[str, Any]
 MOMENTS = ("any moment", "seen idle", "held")
@@ -80,9 +82,7 @@ def _measurement(results: list[Result]) -> list[str]:
 
 def put_into(page: Path, results: list[Result]) -> None:
     """Write the tables between the two marks of this page."""
-    text = page.read_text() if page.exists() else f"{BEGIN}\n{END}\n"
-    before, _, rest = text.partition(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n\n{tables(results)}\n\n{END}{rest.partition(END)[2]}")
+    put_between(page, BEGIN, END, f"{tables(results)}\n\n")
 
 
 # Each moment has its own filling, so that the picture needs no colours.

@@ -7,8 +7,8 @@ core.selection who goes next over all pools.
     that has lived for `settle`, or for the server's pace if that is longer (core.servers). (A replacement that dies at
     once, as after a broken deployment, never settles: then only the old workers serve, and they stay.) A manager that
     shrinks its pool on purpose forks none: there the next may go after `grace`, if no worker comes or leaves. Half of
-    the usual number must be older than `min_age`, unless no worker has come or left for twice that time; and the last
-    worker that serves never goes.
+    the usual number must be older than `min_age`, unless the manager is known to shrink its pool, and no worker has
+    come or left for twice that time; and the last worker that serves never goes.
  2. The most urgent reason goes first (core.reasons); for the same reason, the worker with the most memory to free.
  3. `checks` consecutive looks over the limit, not one.
  4. Never a newborn: a worker of FCGI::ProcManager has its manager's signal handlers until it sets its own; if it gets

@@ -150,7 +150,12 @@ def has_no_client(pid: int, kind: Kind) -> bool | None:
     own = sockets.of(pid)
     if kind is Kind.ACCEPT and len(_threads(pid)) == 1:
         return not own.has_client
-    if own.has_client or not own.listening:
+    return _is_free(own, bool(own.listening))
+
+
+def _is_free(own: sockets.Sockets, listens: bool) -> bool | None:
+    """Whether a process with these sockets has no client's connection, if it listens where it waits; None: unknown."""
+    if own.has_client or not listens:
         return False
     return None if own.has_client is None else True
 
@@ -186,9 +191,7 @@ def _holder_of_flock(pid: int) -> int | None:
 def _are_idle(descriptors: Iterable[int], pid: int) -> bool | None:
     """Whether one of these is a socket on which the process listens, and it has no client's connection."""
     own = sockets.of(pid)
-    if own.has_client or own.listening.isdisjoint(descriptors):
-        return False
-    return None if own.has_client is None else True
+    return _is_free(own, not own.listening.isdisjoint(descriptors))
 
 
 def _watched(pid: int, wait: Wait, reads: Reads) -> set[int]:
