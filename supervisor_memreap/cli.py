@@ -23,7 +23,6 @@ from supervisor_memreap.core.settings import (
     Sections,
     Settings,
     SettingsError,
-    duration,
     has_reason,
     no_reason,
     overlay,
@@ -31,6 +30,7 @@ from supervisor_memreap.core.settings import (
     resolve,
 )
 from supervisor_memreap.core.text import quote
+from supervisor_memreap.core.values import duration
 from supervisor_memreap.demo import run as demo
 from supervisor_memreap.host import look, procfs
 from supervisor_memreap.reaper import HowEnded

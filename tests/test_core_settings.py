@@ -9,18 +9,18 @@ from hypothesis import given as for_any
 from hypothesis import strategies as st
 
 from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.recording import RECORDING_KEYS, Address, Recording
 from supervisor_memreap.core.settings import (
     KEYS,
     Given,
     PoolSettings,
     SettingsError,
-    duration,
     has_reason,
     parse_name_size,
     resolve,
     shown,
-    size,
 )
+from supervisor_memreap.core.values import duration, size
 
 MIB = 1024**2
 WHERE = "/etc/supervisor/conf.d/myapp.conf [memreap:myapp]"
@@ -110,13 +110,30 @@ def test_every_key_can_be_set():
         announce="no",
         depth="2",
         target="self",
+        observe="yes",
     )
     for_all = section(headroom="10%", pressure="20%")
-    assert {*given, *for_all} == set(KEYS)
+    recorded = section(
+        history="/var/lib/memreap/history.sqlite",
+        history_size="1GB",
+        summary="daily",
+        metrics="[::1]:9402",
+        metrics_file="/var/lib/node_exporter/memreap.prom",
+        log="json",
+    )
+    assert {*given, *for_all, *recorded} == set(KEYS)
+    assert resolve({"": recorded}).recording == Recording(
+        "/var/lib/memreap/history.sqlite",
+        1024 * MIB,
+        "daily",
+        Address("::1", 9402),
+        "/var/lib/node_exporter/memreap.prom",
+        "json",
+    )
     settings = resolve({"": for_all, "myapp": given}).of(program("myapp"))
     memory = 1024 * MIB, 6 * 3600, 2048 * MIB, 0.1, 20.0, False
     assert settings == PoolSettings(
-        *memory, "pss", "TERM", 3, 60, 0, 7200, "KILL", float("inf"), False, False, 2, "self"
+        *memory, "pss", "TERM", 3, 60, 0, 7200, "KILL", float("inf"), False, False, 2, "self", True
     )
 
 
@@ -133,9 +150,54 @@ def test_what_is_about_all_pools_is_refused_in_the_section_of_one(key):
         resolve({"myapp": section(limit="150MB", **{key: "20%"})})
 
 
+@pytest.mark.parametrize("key", RECORDING_KEYS)
+def test_what_is_about_the_listener_is_refused_in_the_section_of_a_program(key):
+    value = {"history_size": "64MB", "summary": "daily", "log": "json"}.get(key, "off")
+    with pytest.raises(SettingsError, match=rf" {key}={value}: belongs in \[memreap\], since it is about the listener"):
+        resolve({"myapp": section(limit="150MB", **{key: value})})
+
+
+@pytest.mark.parametrize("key", ["history", "metrics", "metrics_file", "summary"])
+def test_what_is_recorded_can_be_turned_off(key):
+    recording = resolve({"": section(**{key: "off"})}).recording
+    assert recording.shown(key) == "off" if key in ("history", "summary") else getattr(recording, key) is None
+
+
+def test_recording_is_shown_as_it_is_written():
+    given = {"history": "/h.sqlite", "history_size": "64MB", "metrics": "127.0.0.1:9402", "metrics_file": "/m.prom"}
+    recording = resolve({"": section(**given)}).recording
+    assert {key: recording.shown(key) for key in given} == given
+
+
+@pytest.mark.parametrize("sections", [{"": {}, "myapp": {"observe": "yes"}}, {"": {"observe": "yes"}, "myapp": {}}])
+def test_a_pool_that_is_only_observed_needs_no_limit(sections):
+    settings = resolve({name: section(**given) for name, given in sections.items()})
+    assert settings.of(program("myapp")).observe
+
+
+def test_a_program_that_is_not_only_observed_needs_a_limit():
+    with pytest.raises(SettingsError, match="add one, such as limit=100MB, or observe=yes to only watch"):
+        resolve({"": section(observe="yes"), "myapp": section(observe="no")})
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
+        (
+            "history",
+            "history.sqlite",
+            "not the absolute path of a file, such as /var/lib/memreap/history.sqlite, or off",
+        ),
+        ("history_size", "1MB", "must be from 4MB to 1TB"),
+        ("summary", "hourly", "must be daily or off"),
+        ("metrics", "9402", "not an address and a port, such as 127.0.0.1:9402 or [::1]:9402, or off"),
+        ("metrics", "localhost:99999", "not an address and a port, such as 127.0.0.1:9402 or [::1]:9402, or off"),
+        (
+            "metrics_file",
+            "/var/lib/memreap",
+            "not the absolute path of a .prom file, such as /var/lib/node_exporter/memreap.prom, or off",
+        ),
+        ("log", "xml", "must be text or json"),
         ("limit", "150 monkeys", "not a size, such as 150MB"),
         ("limit", "150", "that is 150 bytes, and the minimum is 1MB; is a unit missing, as in 150MB?"),
         ("limt", "150MB", "unknown key; did you mean limit?"),

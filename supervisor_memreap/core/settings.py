@@ -10,25 +10,21 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 from supervisor_memreap.core.model import Program, ProgramState
-from supervisor_memreap.core.text import quote
+from supervisor_memreap.core.recording import RECORDING_KEYS, Recording
+from supervisor_memreap.core.text import quote, shown_size
+from supervisor_memreap.core.values import duration, size
 
 METRICS = ("uss", "pss", "rss", "vms")
 # Signals on which some pre-forking server finishes its work; on KILL and STOP none can.
 SIGNALS = ("HUP", "TERM", "QUIT", "INT", "USR1", "USR2", "WINCH")
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
-_SIZE_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", re.IGNORECASE)
-_DURATION_UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)\s*%")
 _SECTION_NAME = re.compile(r"[^\s:/]+(?::[^\s:/]+)?")
-# No machine has more memory, and no user waits longer: a larger value is a mistake, and would be shown as 1e+39.
+# No machine has more memory: a larger value is a mistake, and would be shown as 1e+39.
 _MAX_BYTES = 1024 * 1024**4
-_MAX_SECONDS = 365 * 86400
 
 
 class SettingsError(ValueError):
@@ -81,25 +77,8 @@ class PoolSettings:
     """1: workers are children of what supervisord started; 2: there is a wrapper between."""
     target: str = "workers"
     """workers: of a manager that supervisord started; self: the process that supervisord started is the worker."""
-
-
-def size(text: str) -> int:
-    """Bytes of `150MB`, `1.5G`, `100MiB`, `104857600`; as in Supervisor, a KB is 1024 bytes. Raises ValueError."""
-    match = _SIZE.fullmatch(text.strip())
-    if not match or len(text) > 40:
-        raise ValueError("not a size, such as 150MB")
-    return int(Decimal(match[1]) * _SIZE_UNITS[match[2].lower()])
-
-
-def duration(text: str) -> float:
-    """Seconds of `30s`, `5min`, `2h`, `1.5`, at most a year. Raises ValueError."""
-    match = _DURATION.fullmatch(text.strip())
-    if not match or len(text) > 40 or match[2].lower() not in _DURATION_UNITS:
-        raise ValueError("not a duration, such as 30s, 5min or 2h")
-    seconds = float(match[1]) * _DURATION_UNITS[match[2].lower()]
-    if seconds > _MAX_SECONDS:
-        raise ValueError("longer than a year; the maximum is 365d")
-    return seconds
+    observe: bool = False
+    """Whether the pool is only watched and recorded: no worker is ever signalled."""
 
 
 def _limit(text: str) -> int:
@@ -214,8 +193,7 @@ def shown(settings: PoolSettings, key: str) -> str:
     if key == "pressure" or (key == "headroom" and value < 1):
         return f"{value * (1 if key == 'pressure' else 100):g}%"
     if key in ("limit", "total", "headroom"):
-        unit, divisor = next((each for each in _SHOWN_SIZES if value % each[1] == 0), ("", 1))
-        return f"{value // divisor}{unit}"
+        return shown_size(value)
     if isinstance(value, float):
         if value == float("inf"):
             return "never"
@@ -226,7 +204,6 @@ def shown(settings: PoolSettings, key: str) -> str:
     return str(value)
 
 
-_SHOWN_SIZES = (("GB", 1024**3), ("MB", 1024**2), ("KB", 1024))
 _SHOWN_DURATIONS = (("d", 86400), ("h", 3600), ("min", 60))
 _KEYS = {
     "limit": _limit,
@@ -247,12 +224,14 @@ _KEYS = {
     "announce": _yes,
     "depth": _depth,
     "target": _target,
+    "observe": _yes,
 }
 # Without one of these no worker would ever be due.
 _REASON_KEYS = ("limit", "max_age", "total", "headroom", "pressure")
 # They are about all pools of a host or container, so they stand in [memreap] alone.
 _FOR_ALL = ("headroom", "pressure")
-KEYS = tuple(_KEYS)
+POOL_KEYS = tuple(_KEYS)
+KEYS = (*POOL_KEYS, *RECORDING_KEYS)
 
 
 def _field_of(key: str) -> str:
@@ -271,17 +250,19 @@ def has_reason(keys: Iterable[str]) -> bool:
 
 def no_reason(where: str, places: str = "") -> SettingsError:
     """The error for settings without a reason; `places` says where one may be written."""
-    return SettingsError(f"{where}: no {REASON_KEYS_TEXT}{places}; add one, such as limit=100MB")
+    return SettingsError(
+        f"{where}: no {REASON_KEYS_TEXT}{places}; add one, such as limit=100MB, or observe=yes to only watch"
+    )
 
 
 def parse(key: str, given: Given) -> Any:
     """The value of one key. Raises SettingsError."""
-    if key not in _KEYS:
-        near = difflib.get_close_matches(quote(key), _KEYS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(_KEYS)}"
+    if key not in KEYS:
+        near = difflib.get_close_matches(quote(key), KEYS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(KEYS)}"
         raise SettingsError(f"{given.where} {quote(key)}={quote(given.value)}: unknown key; {hint}")
     try:
-        return _KEYS[key](given.value.strip())
+        return (_KEYS.get(key) or RECORDING_KEYS[key])(given.value.strip())
     except ValueError as error:
         raise SettingsError(f"{given.where} {key}={quote(given.value)}: {error}") from None
 
@@ -298,12 +279,18 @@ class Watch(NamedTuple):
 class Settings:
     """All settings: the values of each section, by its name; the name of `[memreap]` is ''."""
 
-    def __init__(self, values: Mapping[str, Mapping[str, Any]], given: Mapping[str, Mapping[str, Given]] | None = None):
+    def __init__(
+        self,
+        values: Mapping[str, Mapping[str, Any]],
+        given: Mapping[str, Mapping[str, Given]] | None = None,
+        recording: Recording | None = None,
+    ):
         self._values = values
         self._given = given or {}
+        self.recording = recording or Recording()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Settings) and self._values == other._values
+        return isinstance(other, Settings) and self._values == other._values and self.recording == other.recording
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -380,13 +367,15 @@ def names_of(program: Program) -> tuple[str, ...]:
 
 
 def _refuse_keys_for_all(name: str, given: Mapping[str, Given]) -> None:
-    for key in _FOR_ALL:
+    for key in (*_FOR_ALL, *RECORDING_KEYS):
         if name and key in given:
             where = f"{given[key].where} {key}={quote(given[key].value)}"
-            raise SettingsError(
-                f"{where}: belongs in [memreap], since it is about all pools of the host or container; yield=no keeps"
-                " this pool out"
+            why = (
+                "it is about all pools of the host or container; yield=no keeps this pool out"
+                if key in _FOR_ALL
+                else "it is about the listener"
             )
+            raise SettingsError(f"{where}: belongs in [memreap], since {why}")
 
 
 def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
@@ -400,10 +389,14 @@ def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
     }
     for name in values:
         _refuse_keys_for_all(name, sections[name])
-        set_here = {key for lender in ("", name, *name.split(":")) for key in values.get(lender, {})}
-        if name and not has_reason(set_here):
+        in_force: dict[str, Any] = {}
+        for lender in ("", *name.split(":"), name):
+            in_force.update(values.get(lender, {}))
+        if name and not has_reason(in_force) and not in_force.get("observe"):
             raise no_reason(f"[memreap:{quote(name)}]", ", here or in [memreap]")
-    return Settings(values, sections)
+    for_all = values.get("", {})
+    recording = Recording(**{key: for_all.pop(key) for key in RECORDING_KEYS if key in for_all})
+    return Settings(values, sections, recording)
 
 
 def overlay(sections: Mapping[str, Mapping[str, Given]], given: Mapping[str, Given]) -> Sections:

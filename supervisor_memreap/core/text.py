@@ -29,3 +29,12 @@ def seconds(duration: float) -> str:
     if duration < 120:
         return f"{duration:.0f} s"
     return f"{duration / 60:.0f} min" if duration < 7200 else f"{duration / 3600:.1f} h"
+
+
+_SHOWN_SIZES = (("GB", 1024**3), ("MB", 1024**2), ("KB", 1024))
+
+
+def shown_size(size: int) -> str:
+    """Bytes as a user writes them in a setting: `150MB`."""
+    unit, divisor = next((each for each in _SHOWN_SIZES if size % each[1] == 0), ("", 1))
+    return f"{size // divisor}{unit}"

@@ -13,7 +13,7 @@ from supervisor_memreap.core.model import UP, Pool, ProcessId, Worker
 from supervisor_memreap.core.policy import Choice, Standing
 from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.servers import graceful, refusal, signal_for
-from supervisor_memreap.core.settings import KEYS, Given, PoolSettings, shown
+from supervisor_memreap.core.settings import POOL_KEYS, Given, PoolSettings, shown
 from supervisor_memreap.core.state import PoolState, Suspension
 from supervisor_memreap.core.text import memory, seconds
 from supervisor_memreap.record import growth as growth_values
@@ -313,7 +313,7 @@ def settings_table(pools: Iterable[tuple[str, PoolSettings, Mapping[str, Given],
     rows: list[tuple[str, ...]] = []
     for name, settings, origins, server in pools:
         rows.append((f"[{name}]", "", ""))
-        for key in KEYS:
+        for key in POOL_KEYS:
             value, where = shown(settings, key), "default"
             if key in origins:
                 where = origins[key].where.rstrip(":")

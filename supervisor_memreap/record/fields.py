@@ -1,0 +1,70 @@
+"""An event as plain values, the same for the log in JSON, announcements and the history. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+import re
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from supervisor_memreap.core.events import Event
+from supervisor_memreap.core.model import ProcessId
+
+VERSION = 1
+"""The version of these fields; increased when a key is removed or changes its meaning, not when one is added."""
+
+
+def of(event: Event) -> dict[str, Any]:
+    """All that the event says: first what every event has, then its own fields. Sizes in bytes, times in seconds.
+
+    A process is its pid. `reason` is the setting for which a worker goes; its numbers are in `evidence`.
+    """
+    own = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+    reason = own.pop("reason", None)
+    values: dict[str, Any] = {
+        "version": VERSION,
+        "event": event.announced_as or _words(type(event).__name__),
+        "name": type(event).__name__,
+        "pool": own.pop("pool"),
+        "pid": event.pid,
+        "reason": event.asked_by,
+        "message": event.text,
+        "at": round(own.pop("at"), 3),
+        "time": time_text(event.at),
+    }
+    own.pop("worker", None)
+    if reason is not None:
+        own["evidence"] = reason
+    return {**values, **{key: plain(value) for key, value in own.items()}}
+
+
+def time_text(at: float) -> str:
+    """Seconds since 1970 as `2026-11-28T07:30:06+01:00`, by this machine's time zone."""
+    return datetime.fromtimestamp(at, timezone.utc).astimezone().isoformat(timespec="seconds")
+
+
+def plain(value: Any) -> Any:
+    """A value of an event as JSON has it; an unlimited number is null."""
+    if isinstance(value, ProcessId):
+        return value.pid
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, (tuple, list, set, frozenset)):
+        return [plain(part) for part in value]
+    return value
+
+
+def _words(name: str) -> str:
+    """`cannot_hold` of CannotHold."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
