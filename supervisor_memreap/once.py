@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from supervisor_memreap.core import events, reasons
+from supervisor_memreap.core import events, policy, reasons
 from supervisor_memreap.core.command import named
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import Ending, Program, ProgramState
@@ -121,7 +121,7 @@ def _run(
     try:
         pools = reaper.tick(listed, settings, time.monotonic())
         for pool in pools:
-            if pool.state.paused or pool.state.suspended:
+            if _held_back(pool):
                 print_line(f"{pool.name}: {_held_back(pool)}")
         if not pools:
             print_line(
@@ -144,7 +144,7 @@ def _run(
     is_left = False
     for pool in pools:
         left = bool(pool.choice and pool.choice.to_go)
-        is_left = is_left or left
+        is_left = is_left or (left and not policy.only_observes(pool.settings, pool.state))
         # cron mails every output, so print nothing if nothing happened.
         if pool.choice and (pool.counters.reaps or left or sys.stdout.isatty()):
             print_line(f"{pool.name}: {words.summary(pool.choice, pool.settings, pool.counters.reaps)}")
@@ -166,14 +166,19 @@ def _chosen(names: Sequence[str], programs: list[Program]) -> list[Program]:
 
 
 def _held_back(pool: WatchedPool) -> str:
-    if pool.state.paused or not pool.state.suspended:
+    """Why nothing is sent in this pool; empty if it may be."""
+    if pool.state.paused:
         return words.PAUSED
+    if policy.only_observes(pool.settings, pool.state):
+        return words.OBSERVED
+    if not pool.state.suspended:
+        return ""
     return f"suspended: {pool.state.suspended.text}; {words.SUSPENDED}"
 
 
 def _print_planned_actions(pool: WatchedPool, print_line: PrintLine) -> None:
     assert pool.choice
-    if not (pool.state.paused or pool.state.suspended):
+    if not _held_back(pool):
         for candidate in pool.choice.pending:
             print_line(f"{pool.name}: {words.planned_action(candidate, pool.settings)}")
     print_line(f"{pool.name}: {words.summary(pool.choice, pool.settings, None)}")
@@ -204,6 +209,8 @@ class _Waits:
         """What `once` still waits for in this pool; empty if nothing."""
         state, leaving = pool.state, pool.state.leaving
         if pool.choice is None or pool.pool.manager is None or state.suspended or state.paused:
+            return ""
+        if policy.only_observes(pool.settings, state):
             return ""
         if pool.name in self._verdicts.given_up or (leaving and leaving.overdue):
             return ""

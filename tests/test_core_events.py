@@ -51,6 +51,7 @@ EXAMPLES = [
     (events.Forced(*STAMP, WORKER, "TERM"), "worker 4242: TERM sent (stuck=TERM)"),
     (events.NotForced(*STAMP, WORKER, "KILL", "gone"), "KILL (stuck=KILL) could not be sent: gone"),
     (events.LeftByItself(*STAMP, WORKER, OVER), "limit 150 MiB: it left by itself, nothing sent"),
+    (events.WouldReap(*STAMP, WORKER, OVER), "limit 150 MiB: it would be replaced now; nothing sent (observe=yes)"),
     (events.Changed(*STAMP, WORKER, OVER), "nothing sent"),
     (events.OutOfResources(*STAMP, WORKER, OVER), "trying again"),
     (events.NotPermitted(*STAMP, WORKER, OVER), "run memreap as the worker's user or as root"),

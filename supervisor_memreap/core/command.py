@@ -169,6 +169,8 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
         return policy.pause(state), "paused: no worker is signalled until supervisorctl memreap resume"
     if command.verb == "resume":
         return policy.resume(state), "resumed"
+    if state.settings and state.settings.observe:
+        raise CommandError(f"{pool.name} is only observed (observe=yes): no worker is signalled")
     if pool.manager is None or not pool.workers:
         raise CommandError(f"{pool.name} has no workers: it is {pool.state}")
     if state.paused:

@@ -158,6 +158,12 @@ class LeftByItself(_Refused):
     why = "it left by itself, nothing sent"
 
 
+class WouldReap(_Refused):
+    """In a pool that is only observed, a worker would have been signalled now."""
+
+    why = "it would be replaced now; nothing sent (observe=yes)"
+
+
 class Changed(_Refused):
     why = "it has changed since it was measured, nothing sent"
 
@@ -839,9 +845,9 @@ def _bounds(settings: PoolSettings) -> str:
     limit = "" if settings.limit is None else f"limit {memory(settings.limit)} {settings.metric}"
     max_age = "" if settings.max_age is None else f"max_age {seconds(settings.max_age)}"
     total = "" if settings.total is None else f"total {memory(settings.total)}"
-    keys = ("headroom", "pressure") if settings.yields else ()
+    keys = ("headroom", "pressure") if settings.relieves else ()
     shared = (f"{key} {shown(settings, key)}" for key in keys if getattr(settings, key) is not None)
-    return ", ".join(filter(None, (limit, max_age, total, *shared)))
+    return ", ".join(filter(None, ("only observed" if settings.observe else "", limit, max_age, total, *shared)))
 
 
 @dataclass(frozen=True)
@@ -936,6 +942,7 @@ Event = Union[
     Forced,
     NotForced,
     LeftByItself,
+    WouldReap,
     Changed,
     OutOfResources,
     NotPermitted,

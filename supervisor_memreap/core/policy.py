@@ -26,7 +26,9 @@ core.selection who goes next over all pools.
 11. Only programs that supervisord calls RUNNING, only (pid, start time): otherwise the pool has no manager here.
 12. A user may request a worker: it goes before all others, over the limit or not, by the same rules. In a pool that a
     user paused, no worker goes.
-13. Where memory is short (core.shortage), on the host or in a control group, one worker goes in each look, over all
+13. Where a pool is only observed (`observe`), nothing is ever sent; what would have been is an event. It is observed
+    for STABLE_SETTINGS more after the setting is gone.
+14. Where memory is short (core.shortage), on the host or in a control group, one worker goes in each look, over all
     pools: the one that gives back most. None goes while what others give back may be enough, or where it does not help.
 """
 
@@ -89,6 +91,7 @@ class Standing(str, enum.Enum):
     LEAVING = "leaving"
     SETTLING = "settling"
     PAUSED = "paused"
+    OBSERVED = "observed"
     SUSPENDED = "suspended"
     BLIND = "blind"
     """Sizes may not be read, or processes cannot be seen."""
@@ -173,7 +176,7 @@ def follow(
     state = _follow_leaving(pool, settings, state, now, log)
     state = _count(pool, settings, state, gap, counts)
     state = _end_suspension(pool, state, now, log)
-    if may_suspend:
+    if may_suspend and not only_observes(settings, state):
         state = _suspend_fresh(pool, settings, state, now, log)
     return replace(state, looked=now), tuple(log)
 
@@ -199,16 +202,18 @@ def choose_in(look: Look, episodes: Episodes, now: float) -> Choice:
     unreadable = sum(reasons.is_hidden(worker, settings) for worker in pool.detailed)
     alone = Circumstances(settings, state.requested)
     individually_due = sum(any(reasons.applying(worker, alone)) for worker in pool.detailed)
+    is_observed = only_observes(settings, state)
+    is_blind = bool(unreadable or pool.is_total_unreadable or unwatched)
     return Choice(
         pool,
-        _standing(state, candidates, bool(unreadable or pool.is_total_unreadable or unwatched)),
+        _standing(state, candidates, is_blind, is_observed),
         state,
         tuple(log),
         candidates,
         pending,
         unreadable=unreadable,
-        again=_due_again(pool, settings, state, now),
-        force=_due_force(pool, state, now),
+        again=None if is_observed else _due_again(pool, settings, state, now),
+        force=None if is_observed else _due_force(pool, state, now),
         individually_due=individually_due,
         to_go=individually_due,
     )
@@ -257,6 +262,11 @@ def sent(state: PoolState, now: float) -> PoolState:
     """The signal that was about to be sent went out."""
     assert state.leaving
     return replace(state, leaving=replace(state.leaving, signalled=now, sent=True))
+
+
+def only_observes(settings: PoolSettings, state: PoolState) -> bool:
+    """Whether nothing may be sent in this pool (rule 13): a file that is half written may lack its last lines."""
+    return settings.observe or (state.settings is not None and state.settings.observe)
 
 
 def watched(state: PoolState, worker: ProcessId, now: float) -> PoolState:
@@ -527,7 +537,7 @@ def _follow_present(
         return state
     if not leaving.sent:
         return replace(state, leaving=None)  # it never got the signal, as far as is known
-    if state.paused and settings.stuck != "report":
+    if (state.paused or only_observes(settings, state)) and settings.stuck != "report":
         return state
     forced = settings.stuck if leaving.forced is not None else ""
     is_last = settings.stuck == "report" or bool(forced)
@@ -665,8 +675,19 @@ def _candidates(
                 due += [Candidate(worker, reason) for reason in _told(ready)]
     due.sort(key=urgency)
     pending.sort(key=urgency)
+    may_go, state = _that_may_go(look, due, state, now, log)
+    return tuple(pending), may_go, state
+
+
+def _that_may_go(
+    look: Look, due: list[Candidate], state: PoolState, now: float, log: list[Event]
+) -> tuple[tuple[Candidate, ...], PoolState]:
+    """Those of the due ones that may go now; they are sorted."""
+    pool, settings, _ = look
+    if only_observes(settings, state):
+        return (), _report_observed(pool, due, state, log)
     if state.paused or state.leaving or not due:
-        return tuple(pending), (), state
+        return (), state
     if not state.suspended:
         state = _suspend_early(pool, due[0], state, now, log)
     if state.suspended:
@@ -674,7 +695,19 @@ def _candidates(
         is_wrong = state.suspended.cause is Cause.WRONG_SETTING
         due = [candidate for candidate in due if is_wrong and not candidate.reason.is_about_worker]
     few, state = _are_too_few(pool, settings, state, now, log) if due else (True, state)
-    return tuple(pending), () if few else tuple(due), state
+    return () if few else tuple(due), state
+
+
+def _report_observed(pool: Pool, due: Iterable[Candidate], state: PoolState, log: list[Event]) -> PoolState:
+    """What would have been done, once for each worker."""
+    first: dict[ProcessId, Candidate] = {}
+    for candidate in due:
+        first.setdefault(candidate.worker.id, candidate)
+    new = [candidate for worker, candidate in first.items() if worker not in state.observed]
+    log += [events.WouldReap(*pool.stamp, candidate.worker.id, candidate.reason) for candidate in new]
+    present = {worker.id for worker in pool.workers}
+    observed = (state.observed & present) | {candidate.worker.id for candidate in new}
+    return replace(state, observed=observed) if observed != state.observed else state
 
 
 def _told(ready: list[Reason]) -> list[Reason]:
@@ -806,7 +839,7 @@ def _report_long_waits(
     return state
 
 
-def _standing(state: PoolState, candidates: tuple[Candidate, ...], is_blind: bool) -> Standing:
+def _standing(state: PoolState, candidates: tuple[Candidate, ...], is_blind: bool, is_observed: bool) -> Standing:
     if state.suspended:
         return Standing.SUSPENDED
     if state.leaving:
@@ -817,4 +850,6 @@ def _standing(state: PoolState, candidates: tuple[Candidate, ...], is_blind: boo
         return Standing.REQUESTED
     if is_blind:
         return Standing.BLIND
+    if is_observed:
+        return Standing.OBSERVED
     return Standing.DUE if candidates or state.seen else Standing.QUIET

@@ -1,6 +1,6 @@
 """Decides over all pools: what has to be read, which worker goes next, and what to do about memory that is short. Pure.
 
-The rules of one pool are in core.policy; this is rule 13, which needs all pools.
+The rules of one pool are in core.policy; this is rule 14, which needs all pools.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _give_up(
         members = [
             (look, choice)
             for look, choice in zip(looks, choices)
-            if _is_in(look.pool, episode) and (look.settings.yields or episode.shortage.kind is Kind.TOTAL)
+            if _is_in(look.pool, episode) and (look.settings.relieves or episode.shortage.kind is Kind.TOTAL)
         ]
         if not members:
             continue

@@ -80,6 +80,11 @@ class PoolSettings:
     observe: bool = False
     """Whether the pool is only watched and recorded: no worker is ever signalled."""
 
+    @property
+    def relieves(self) -> bool:
+        """Whether workers of this pool may be reaped for memory that is short on the host."""
+        return self.yields and not self.observe
+
 
 def _limit(text: str) -> int:
     limit = size(text)

@@ -163,7 +163,7 @@ def to_relieve(pool: Pool, settings: PoolSettings, episodes: Episodes) -> tuple[
     return tuple(
         episode
         for (kind, scope), episode in episodes.items()
-        if scope in names and episode.given_up is None and (kind is Kind.TOTAL or settings.yields)
+        if scope in names and episode.given_up is None and (kind is Kind.TOTAL or settings.relieves)
     )
 
 

@@ -152,6 +152,8 @@ class PoolState(Lasting):
     """Other settings than those in `settings`, and since when: they may be those of a file that is half written."""
     too_few_since: float | None = None
     """Since when too few workers have been old enough to serve."""
+    observed: frozenset[ProcessId] = frozenset()
+    """In a pool that is only observed: the workers that would have been signalled."""
     baseline: int | None = None
     """Bytes that the last worker which took the place of another one held of its own when it had settled."""
 

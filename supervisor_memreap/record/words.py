@@ -8,6 +8,7 @@ from supervisor_memreap.core.policy import Candidate, Choice
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import memory, seconds
 
+OBSERVED = "it is only observed (observe=yes): nothing is sent"
 PAUSED = "it is paused: nothing is sent until supervisorctl memreap resume"
 SUSPENDED = "nothing is sent; see the listener's log; supervisorctl memreap resume ends it"
 

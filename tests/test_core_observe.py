@@ -1,0 +1,100 @@
+"""Film strips of a pool that is only observed: nothing is ever sent, and the log says what would have been."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from test_core_policy import MIB, SETTINGS, Film, events, reaped
+
+from supervisor_memreap.core import policy, shortage
+from supervisor_memreap.core.command import CommandError, carry_out, parse
+from supervisor_memreap.core.events import Stuck, Watching, WouldReap, WrongSetting
+from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId
+from supervisor_memreap.core.settings import PoolSettings
+
+OBSERVED = replace(SETTINGS, observe=True)
+
+
+def test_each_worker_that_would_be_replaced_is_told_once_and_none_is_signalled():
+    film = Film(OBSERVED)
+    told = []
+    for _ in range(5):
+        verdict = film.look({11: 200, 12: 300, 13: 20})
+        assert (verdict.candidates, verdict.again, verdict.force, verdict.standing) == ((), None, None, "observed")
+        told += events(verdict, WouldReap)
+    assert [(event.worker.pid, event.asked_by) for event in told] == [(12, "limit"), (11, "limit")]
+
+
+def test_a_worker_that_took_the_pid_of_another_is_told_too():
+    film = Film(OBSERVED)
+    film.look({11: 200})
+    film.look({12: 20})
+    film.fork(11, ago=100)
+    assert len(events(film.look({11: 200}), WouldReap)) == 1
+    assert film.state.observed == {ProcessId(11, film.started[11])}
+
+
+def test_a_pool_without_a_limit_can_be_observed():
+    verdict = Film(PoolSettings(observe=True)).look({11: 200, 12: 300})
+    assert (verdict.candidates, verdict.events, verdict.standing) == ((), (), "observed")
+
+
+def test_a_worker_that_was_signalled_before_is_followed_but_gets_nothing_more():
+    film = Film(replace(SETTINGS, stuck="KILL"))
+    assert reaped(film.look({11: 300, 12: 20})) == 11
+    film.settings = replace(film.settings, observe=True)
+    for _ in range(200):
+        verdict = film.look({11: 300, 12: 20})
+        assert (verdict.again, verdict.force, verdict.candidates) == (None, None, ())
+        assert verdict.standing == "leaving"
+        assert events(verdict, Stuck) == []
+
+
+def test_what_was_observed_is_signalled_only_when_the_file_has_been_without_that_line_for_ten_seconds():
+    film = Film(OBSERVED)
+    film.look({11: 300, 12: 20})
+    film.settings = SETTINGS
+    assert reaped(film.look({11: 300, 12: 20}, after=5)) is None
+    assert reaped(film.look({11: 300, 12: 20}, after=5)) is None
+    assert reaped(film.look({11: 300, 12: 20}, after=5)) == 11
+
+
+def test_a_limit_that_fresh_workers_exceed_suspends_nothing():
+    film = Film(OBSERVED)
+    film.fork(11)
+    film.fork(12)
+    verdict = film.look({11: 300, 12: 300})
+    assert (events(verdict, WrongSetting), verdict.standing) == ([], "observed")
+
+
+def test_observed_workers_are_not_counted_on_where_the_host_is_short():
+    host = MemoryScope(HOST, 1000 * MIB, 10 * MIB)
+    pool = Pool("myapp", "RUNNING", manager=ProcessId(1, 1.0), scopes=(host,))
+    for settings, relieves in (
+        (PoolSettings(headroom=100 * MIB), 1),
+        (PoolSettings(headroom=100 * MIB, observe=True), 0),
+    ):
+        episodes = shortage.follow([(pool, settings)], {}, 5.0)
+        assert len(shortage.to_relieve(pool, settings, episodes)) == relieves
+
+
+@pytest.mark.parametrize("command", ["reap myapp", "roll myapp"])
+def test_a_user_cannot_have_a_worker_of_an_observed_pool_replaced(command):
+    film = Film(OBSERVED)
+    pool = film.look({11: 200, 12: 300}).pool
+    with pytest.raises(CommandError, match=r"myapp is only observed \(observe=yes\): no worker is signalled"):
+        carry_out(parse(command), pool, film.state)
+
+
+def test_a_worker_that_was_requested_before_is_not_signalled():
+    film = Film()
+    film.look({11: 20, 12: 20})
+    film.state = policy.request([ProcessId(11, film.started[11])], film.state)
+    film.settings = OBSERVED
+    assert film.look({11: film.worker(11, 20), 12: 20}).candidates == ()
+
+
+def test_the_log_says_that_a_pool_is_only_observed():
+    watching = Watching("", 0.0, (("myapp", OBSERVED), ("web", PoolSettings(observe=True))))
+    assert watching.text == "watching myapp (only observed, limit 150 MiB uss), web (only observed)"
