@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.command import NEED_WORKERS, TYPE, Command, CommandError, id_of, named, parse
@@ -14,11 +15,12 @@ from supervisor_memreap.core.text import seconds
 from supervisor_memreap.doctorprocess import DoctorProcess
 from supervisor_memreap.host import orphans, procfs
 from supervisor_memreap.livesettings import LiveSettings
-from supervisor_memreap.pools import States
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record import log
 from supervisor_memreap.record.publisher import Publisher
 from supervisor_memreap.record.statefile import StateFile
+from supervisor_memreap.recorders import Recorders
+from supervisor_memreap.remembered import Remembered
 from supervisor_memreap.supervisord.client import Client, ShuttingDown, Unavailable, connect
 from supervisor_memreap.supervisord.configfile import ConfigFile
 from supervisor_memreap.supervisord.endings import Endings
@@ -36,16 +38,21 @@ class Application:
         emit: events.Sink,
         statefile: StateFile | None = None,
     ):
-        self._emit = emit
-        self._once = log.Once(emit)
+        self._log = emit
+        self._once = log.Once(self._emit)
         self._live = LiveSettings(file, command_line, self._once)
         self._orphans = OrphanWatch(self._once)
         self._endings = Endings(self._client)
-        self._statefile = statefile
-        sinks = (emit, self._announce)
-        self.reaper = Reaper(sinks, states=self._remember(), keep=self._keep, how_ended=self._endings.of)
+        self.remembered = Remembered(statefile, self._emit, self._once)
+        self.recorders = Recorders(self._emit, self._once)
+        self._rows: list[dict[str, Any]] = []
+        """The status of the pools at the last look."""
+        sinks = (self._emit, self._announce)
+        self.reaper = Reaper(
+            sinks, states=self.remembered.read(), keep=self.remembered.keep, how_ended=self._endings.of
+        )
         self.timing = Timing(self.reaper.memory, self._once)
-        self._publisher = Publisher(self.reaper.status, self._once, self.reaper.memory.troubles)
+        self._publisher = Publisher(lambda: self._rows, self._once, self.reaper.memory.troubles)
         self.doctor: DoctorProcess | None = None
         """The one that runs; None: none does."""
 
@@ -59,6 +66,11 @@ class Application:
         if not is_command and not self.timing.is_for_a_look(event):
             return
         self._guard(lambda: self._handle_command(data) if is_command else self.tick())
+
+    def _emit(self, event: events.Event) -> None:
+        """Everything that happens comes by here."""
+        self._log(event)
+        self.recorders.take(event)
 
     def _announce(self, event: events.Event) -> None:
         if event.announced_as and self.reaper.announces(event.pool):
@@ -80,40 +92,15 @@ class Application:
         if self.timing.is_due():
             self._guard(lambda: self.tick(counts=False))
 
-    # What survives a restart.
-
-    def _remember(self) -> States:
-        """What the previous listener knew: a worker that it signalled may still be leaving."""
-        if self._statefile is None:
-            return {}
-        now = time.monotonic()
-        states, trouble = self._statefile.read(now)
-        if trouble:
-            self._emit(events.NotRemembered("", time.time(), trouble))
-        for name, state in states.items():
-            if state.leaving:
-                after = now - state.leaving.signalled
-                self._emit(events.Remembered(name, time.time(), state.leaving.worker, after))
-        return states
-
-    def _keep(self, states: States) -> None:
-        trouble = self._statefile.write(states, time.monotonic()) if self._statefile else ""
-        self._once.follow(events.NotRemembered, events.NotRemembered("", time.time(), trouble) if trouble else None)
-
     def forget_if_all_ends(self) -> None:
         """On TERM, which may end only this listener, or supervisord with all its programs."""
         try:
             self._client().programs()
         except ShuttingDown:
             # It may be a reload: leaving workers are gone with their managers, and what a user paused stays paused.
-            self._keep(self.reaper.pools.paused())
+            self.remembered.keep(self.reaper.pools.paused())
         except Unavailable:
             pass  # a leaving worker may outlive this listener
-
-    def forget(self) -> None:
-        """Remove what is saved for the next listener: there will be none."""
-        if self._statefile:
-            self._statefile.remove()
 
     # Ticks.
 
@@ -127,6 +114,8 @@ class Application:
 
     def _look(self, counts: bool) -> None:
         self._live.refresh()
+        if self._live.are_known:
+            self.recorders.apply(self._live.settings.recording, self._live.contents)
         client, settings = self._client(), self._live.settings
         if not self._live.are_known:
             # Half of the settings may be in a file with a mistake; and what is remembered stays remembered.
@@ -137,6 +126,9 @@ class Application:
             self._emit(events.SupervisordAvailable("", time.time()))
         _report_names(settings, programs, self._once)
         self.reaper.tick(programs, settings, time.monotonic(), counts)
+        if self._publisher.is_read or self.recorders.has_any():
+            self._rows = self.recorders.with_totals(self.reaper.status())
+        self.recorders.look(self._rows)
         self._publisher.note_look()
         self._publisher.publish(client)
         watched = [program for program in programs if settings.of(program)]
@@ -216,6 +208,7 @@ class Application:
             self.doctor.end()
         self.timing.close()
         self.reaper.close()
+        self.recorders.close()
 
     def _client(self) -> Client:
         url = os.environ.get("SUPERVISOR_SERVER_URL")

@@ -53,7 +53,7 @@ def run(config: str | None, command_line: Sections) -> int:
         application.forget_if_all_ends()
     except (EOFError, BrokenPipeError):
         # supervisord closes the pipe when it exits, and its pools end with it.
-        application.forget()
+        application.remembered.forget()
     application.close()
     return 0
 
@@ -112,10 +112,11 @@ def _serve(protocol: Protocol, stdin: int, application: Application) -> None:
         doctor = application.doctor
         for fd in (stdin, woken, *application.reaper.pools.pidfds(), *((doctor.fd,) if doctor else ())):
             poll.register(fd, select.POLLIN)
-        for fd, wanted in application.timing.fds().items():
+        for fd, wanted in (*application.timing.fds().items(), *application.recorders.fds().items()):
             poll.register(fd, wanted)
         readable = [fd for fd, _ in poll.poll(_patience(application))]
         application.timing.wake(readable)
+        application.recorders.wake(readable)
         now = time.monotonic()
         for fd in readable:
             if fd == woken and set(os.read(woken, 512)) & {signal.SIGTERM, signal.SIGINT}:

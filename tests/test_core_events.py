@@ -170,6 +170,10 @@ EXAMPLES = [
     (events.SupervisordAvailable(*LISTENER), "answers again"),
     (events.NotRemembered(*LISTENER, "/tmp/x: full"), "/tmp/x: full: if memreap is restarted"),
     (events.NotPublished(*LISTENER, "refused"), "could not publish the status: refused"),
+    (events.NotRecorded(*LISTENER, "/h.sqlite: disk full"), "history: /h.sqlite: disk full (workers are replaced"),
+    (events.NotExposed(*LISTENER, "the port is taken"), "metrics: the port is taken (workers are replaced"),
+    (events.Summary(*STAMP, "in the last 24 h: 3 workers replaced"), "3 workers replaced"),
+    (events.LimitSuggested(*STAMP, "set limit=120MB"), "set limit=120MB"),
     (events.CommandRefused(*LISTENER, "no pool 'x'"), "a command was refused: no pool 'x'"),
     (events.InternalError(*STAMP, "ValueError()", "pool.py:1"), "please report it: ValueError() at pool.py:1"),
 ]

@@ -18,10 +18,10 @@ LAYERS: tuple[set[str], ...] = (
     {"host"},
     {"supervisord"},
     {"record"},  # publisher.py hands supervisord what others may ask it for
-    {"doctorprocess", "followed", "livesettings", "memorywatch"},
+    {"doctorprocess", "followed", "livesettings", "memorywatch", "recorders"},
     {"pool"},
     {"pools"},
-    {"sizes", "timing"},
+    {"remembered", "sizes", "timing"},
     {"reaper"},
     {"application"},
     # The doors: none of them imports another.

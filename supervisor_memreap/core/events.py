@@ -911,6 +911,50 @@ class NotPublished(_Base):
 
 
 @dataclass(frozen=True)
+class NotRecorded(_Base):
+    """The history cannot be written."""
+
+    error: str
+
+    @property
+    def text(self) -> str:
+        return f"history: {self.error} (workers are replaced all the same)"
+
+
+@dataclass(frozen=True)
+class NotExposed(_Base):
+    """The metrics cannot be offered."""
+
+    error: str
+
+    @property
+    def text(self) -> str:
+        return f"metrics: {self.error} (workers are replaced all the same)"
+
+
+@dataclass(frozen=True)
+class Summary(_Base):
+    """What happened in this pool in the last day, once a day."""
+
+    line: str
+
+    @property
+    def text(self) -> str:
+        return self.line
+
+
+@dataclass(frozen=True)
+class LimitSuggested(_Base):
+    """What is known about the right limit of a pool that is only observed."""
+
+    line: str
+
+    @property
+    def text(self) -> str:
+        return self.line
+
+
+@dataclass(frozen=True)
 class CommandRefused(_Base):
     error: str
 
@@ -988,6 +1032,10 @@ Event = Union[
     SupervisordAvailable,
     NotRemembered,
     NotPublished,
+    NotRecorded,
+    NotExposed,
+    Summary,
+    LimitSuggested,
     CommandRefused,
     InternalError,
 ]

@@ -7,7 +7,6 @@ answer: KILL interrupts the wait for the lock. One child serves until this proce
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import select
@@ -15,6 +14,7 @@ import signal
 import struct
 import time
 
+from supervisor_memreap.host import forked
 from supervisor_memreap.host.procfile import read_part
 
 # Seconds that an answer may take. A rollup of 20 GB takes 0.1 s.
@@ -28,8 +28,6 @@ AVOIDED, AVOIDED_LONGEST = 4.0, 60.0
 # Of each file: a command line may have 2 MB, and its beginning is all that is needed.
 _MAX_BYTES = 65536
 _LENGTH = struct.Struct("=ii")
-# prctl(2): end with the parent; and the name that ps(1) shows.
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 
 class Blocked(PermissionError):
@@ -158,21 +156,7 @@ def _end_child() -> None:
 def _serve(asked: int, answered: int, parent: int) -> None:
     """Never returns. Keeps no descriptor of its parent open, above all no lock, and ends with it."""
     try:
-        signal.set_wakeup_fd(-1)
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(signum, signal.SIG_IGN if signum == signal.SIGINT else signal.SIG_DFL)
-        libc = ctypes.CDLL(None)
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        libc.prctl(_PR_SET_NAME, b"memreap reader", 0, 0, 0)
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
-        for name in os.listdir("/proc/self/fd"):
-            if int(name) > 2 and int(name) not in (asked, answered):
-                try:
-                    os.close(int(name))
-                except OSError:
-                    pass  # that of the list itself
+        forked.settle("memreap reader", (asked, answered), {signal.SIGINT}, with_parent=True)
         with open(asked, encoding="utf-8", errors="surrogateescape") as questions:
             if os.getppid() == parent:
                 for question in questions:

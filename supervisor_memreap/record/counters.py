@@ -1,10 +1,17 @@
-"""Totals for one pool since the listener started. Pure."""
+"""What is counted of each pool. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from supervisor_memreap.core.events import Event, Left
+
+
+def returned(came_back: int | None, taken: int | None) -> int:
+    """Bytes that the host got back when a worker left, less what the worker in its place has taken already."""
+    return max(0, (came_back or 0) - (taken or 0))
 
 
 @dataclass(frozen=True)
@@ -23,10 +30,40 @@ class Counters:
     def after(self, event: Event) -> Counters:
         counters = replace(self, message=event.text, message_at=event.at)
         if isinstance(event, Left):
-            # Less what the worker in its place has taken already.
-            given_back = self.given_back + max(0, (event.came_back or 0) - (event.taken or 0))
+            given_back = self.given_back + returned(event.came_back, event.taken)
             counters = replace(counters, reaps=self.reaps + 1, given_back=given_back)
         return counters
 
     def with_standing(self, standing: str, at: float) -> Counters:
         return self if standing == self.standing else replace(self, standing=standing, since=at)
+
+
+class Totals:
+    """A sink: what is counted of each pool since it was first watched, also by earlier listeners, if that is known."""
+
+    def __init__(self, began: float):
+        self._began = began
+        self._own: dict[str, tuple[int, int]] = {}
+        """Reaps and bytes returned since this listener started."""
+        self._before: Mapping[str, Mapping[str, Any]] | None = None
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Left):
+            reaps, bytes_ = self._own.get(event.pool, (0, 0))
+            self._own[event.pool] = reaps + 1, bytes_ + returned(event.came_back, event.taken)
+
+    def continue_from(self, before: Mapping[str, Mapping[str, Any]]) -> None:
+        """Of the history, as it was before this listener; later calls change nothing, since they include our own."""
+        if self._before is None:
+            self._before = before
+
+    def into(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The status of a pool with its totals."""
+        reaps, bytes_ = self._own.get(row["name"], (0, 0))
+        before = (self._before or {}).get(row["name"], {})
+        return {
+            **row,
+            "reaps": before.get("reaps", 0) + reaps,
+            "given_back_bytes": before.get("returned", 0) + bytes_,
+            "counted_since": int(before.get("since", self._began)),
+        }

@@ -29,9 +29,10 @@ class Publisher:
         self.announcements = Announcements()
         self._looked: float | None = None
         """When the pools were last looked at, in seconds since 1970: publishing an answer is not a look."""
-        # False once supervisord turns out to have no [rpcinterface:memreap]: it loads one only when it restarts, and
-        # then so does the listener.
-        self._is_read = True
+        self.is_read = True
+        """False once supervisord turns out to have no [rpcinterface:memreap]: it loads one only when it restarts, and
+        then so does the listener.
+        """
 
     def note_look(self) -> None:
         """The pools were looked at now."""
@@ -48,7 +49,7 @@ class Publisher:
         self._once.follow(events.NotPublished, trouble)
 
     def _publish_status(self, client: Client) -> None:
-        if self._is_read:
+        if self.is_read:
             status = {
                 "version": VERSION,
                 "memreap": __version__,
@@ -57,7 +58,7 @@ class Publisher:
                 "pools": self._pools(),
                 "answers": self.answers.values(),
             }
-            self._is_read = client.publish(json.dumps(status))
+            self.is_read = client.publish(json.dumps(status))
 
     def _announce(self, client: Client) -> None:
         self.announcements.send(client.announce)

@@ -43,13 +43,22 @@ def directory(supervisord: psutil.Process) -> str:
 
 def configuration(supervisord: psutil.Process) -> str | None:
     """The file that its command line names; None: it names none."""
+    return _option(supervisord, "-c", "--configuration")
+
+
+def logfile(supervisord: psutil.Process) -> str | None:
+    """Its log, if its command line names one."""
+    return _option(supervisord, "-l", "--logfile")
+
+
+def _option(supervisord: psutil.Process, *names: str) -> str | None:
     words = _command(supervisord)
     start = next((number for number, argument in enumerate(words) if _is_supervisord(argument)), len(words))
     try:
         given, _ = getopt.getopt(words[start + 1 :], SHORT_OPTIONS, LONG_OPTIONS)
     except getopt.GetoptError:
         return None
-    return next((value for name, value in reversed(given) if name in ("-c", "--configuration")), None)
+    return next((value for name, value in reversed(given) if name in names), None)
 
 
 def _is_supervisord(argument: str) -> bool:

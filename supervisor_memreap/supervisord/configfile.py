@@ -62,6 +62,8 @@ class Contents:
     warnings: list[str] = field(default_factory=list)
     server: dict[str, str] = field(default_factory=dict)
     """Of `[supervisorctl]`: serverurl, username, password, as far as they are there."""
+    logfile: str = ""
+    """Of `[supervisord]`; empty: it is not set."""
     others: list[Section] = field(default_factory=list)
     """The sections of supervisor that doctor must know of, in their order."""
 
@@ -180,12 +182,9 @@ class ConfigFile:
         for section in parser.sections():
             kind, _, name = section.partition(":")
             if section == "supervisorctl":
-                for key in ("serverurl", "username", "password"):
-                    if parser.has_option(section, key):
-                        try:
-                            contents.server[key] = str(parser.saneget(section, key))
-                        except ValueError:  # it names the value, which may be a password
-                            contents.warnings.append(f"{path} [{section}] {key}: not read, its % is not an expansion")
+                _add_server(parser, path, contents)
+            elif section == "supervisord":
+                contents.logfile = _logfile(parser)
             elif kind in _KINDS:
                 contents.others.append(_section(parser, section, path))
             elif section == "memreap" or kind == "memreap":
@@ -197,6 +196,22 @@ class ConfigFile:
                         given[key] = Given(_get(parser, section, key, path), f"{path} [{quote(section)}]")
             elif difflib.get_close_matches(re.split(r"[\s:.]", section)[0], ["memreap"], cutoff=0.8):
                 contents.warnings.append(f"{path} [{quote(section)}]: not read; write [memreap] or [memreap:PROGRAM]")
+
+
+def _add_server(parser: UnhosedConfigParser, path: str, contents: Contents) -> None:
+    for key in ("serverurl", "username", "password"):
+        if parser.has_option("supervisorctl", key):
+            try:
+                contents.server[key] = str(parser.saneget("supervisorctl", key))
+            except ValueError:  # it names the value, which may be a password
+                contents.warnings.append(f"{path} [supervisorctl] {key}: not read, its % is not an expansion")
+
+
+def _logfile(parser: UnhosedConfigParser) -> str:
+    try:
+        return str(parser.saneget("supervisord", "logfile", default=""))
+    except ValueError:
+        return ""  # supervisord itself does not start with it
 
 
 def _section(parser: UnhosedConfigParser, section: str, path: str) -> Section:

@@ -223,7 +223,8 @@ def left_in(where: Path, name: str = "", words: str = "", children: int | None =
 
 
 def listener_in(where: Path) -> psutil.Process:
-    (listener,) = (each for each in left_in(where, words=" listen") if each.info["name"] != "memreap reader")
+    """Without its children, such as `memreap reader`."""
+    (listener,) = (each for each in left_in(where, words=" listen") if not each.info["name"].startswith("memreap "))
     return listener
 
 

@@ -1,0 +1,40 @@
+"""Where the history is, if the settings do not say: beside supervisord's log. Imports no SQLite into the listener."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from supervisor_memreap.core.recording import Recording
+from supervisor_memreap.supervisord import mainlog
+from supervisor_memreap.supervisord.configfile import Contents
+
+NAME = "memreap.sqlite"
+
+
+class HistoryError(Exception):
+    """One line: the file, what is wrong, and what to do."""
+
+
+def default_path(logfile: str, directory: str) -> str:
+    """Beside supervisord's log, which is relative to `directory`. Raises HistoryError."""
+    path = os.path.join(directory, os.path.expanduser(logfile))
+    log, above = os.path.basename(path), os.path.dirname(path)
+    if log.lower() in ("syslog", "none", "off") or above.startswith(("/dev", "/proc")):
+        raise HistoryError(f"supervisord's log ({logfile}) is in no directory: set history=PATH in [memreap], or off")
+    try:
+        mode = os.stat(above).st_mode
+    except OSError as error:
+        raise HistoryError(f"{above}: {error.strerror}; set history=PATH in [memreap], or off") from None
+    if mode & stat.S_IWOTH:
+        # Another user could put a file of this name there.
+        raise HistoryError(f"every user may write to {above}: set history=PATH in [memreap], or off")
+    return os.path.join(above, NAME)
+
+
+def in_force(recording: Recording, contents: Contents, supervisord: int | None = None) -> str | None:
+    """The path of the history of the supervisord with this pid, or of the one above us; None: it is off.
+
+    Raises HistoryError.
+    """
+    return default_path(*mainlog.find(contents, supervisord)) if recording.history == "" else recording.history

@@ -1,0 +1,293 @@
+"""Fills the history, in a child process of the listener: pools and workers over time, and each event.
+
+Whatever goes wrong with the file, nothing that waits for it is lost up to a bound, one line says what is wrong, and it
+is tried again every RETRY seconds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from supervisor_memreap.core.recording import Recording
+from supervisor_memreap.record import counters, historyfile
+from supervisor_memreap.record.child import Inbox, Message, Tell
+from supervisor_memreap.record.historyfile import DamagedError, Writer
+from supervisor_memreap.record.historypath import HistoryError
+
+# Seconds between two readings that are kept, for a day; and for a month. Older ones are removed.
+FINE, COARSE = 60, 900
+FINE_FOR, COARSE_FOR = 25 * 3600, 31 * 86400
+# Seconds between two times at which old readings are thinned.
+THINNED_EVERY = 3600.0
+# Seconds until a file that could not be written is tried again; and for which a file that another memreap writes to is
+# waited for without a word: the one that was just stopped may still be finishing.
+RETRY, HANDOVER = 30.0, 10.0
+# Messages that wait while the file cannot be written; the oldest looks are lost first.
+_MOST_WAITING = 2000
+# Messages of one transaction: 100 KB of events, which also the smallest history has room for above _FULL.
+_AT_ONCE = 50
+# Above this share of the space the oldest part is removed, until it is below the second.
+_FULL, _ROOMY = 0.95, 0.85
+# Two start times of one process may differ by so many seconds: they are reckoned from its age by a clock that is set.
+_SAME_START = 30.0
+# Priority (nice): workers go first.
+_NICE = 10
+
+
+def consume(messages: Inbox, tell: Tell, recording: Recording) -> None:
+    """Until the listener ends. `recording.history` is the path in force."""
+    assert recording.history
+    os.nice(_NICE)
+    history = _History(recording.history, recording.history_size, tell)
+    for message in messages:
+        history.add(message)
+        if not messages.has_more():
+            history.write()
+    history.write()
+    history.close()
+
+
+class _History:
+    def __init__(self, path: str, size: int, tell: Tell):
+        self._path = path
+        self._size = size
+        self._tell = tell
+        self._file: Writer | None = None
+        self._tables: _Tables | None = None
+        self._waiting: deque[Message] = deque()
+        self._last_look = float("-inf")
+        self._thinned = float("-inf")
+        self._began = time.monotonic()
+        self._failed = float("-inf")
+        self._trouble: str | None = None
+
+    def add(self, message: Message) -> None:
+        """One look a minute is enough."""
+        if message["kind"] == "look":
+            now = time.monotonic()
+            if now - self._last_look < FINE - 1:
+                return
+            self._last_look = now
+        self._waiting.append(message)
+        if len(self._waiting) > _MOST_WAITING:
+            looks = (number for number, each in enumerate(self._waiting) if each["kind"] == "look")
+            del self._waiting[next(looks, 0)]
+
+    def write(self) -> None:
+        """Write what waits. Never raises HistoryError."""
+        now = time.monotonic()
+        if now - self._failed < (1.0 if self._is_handover(now) else RETRY):
+            return
+        try:
+            tables = self._open()
+            tables.make_room()
+            while self._waiting:
+                part = list(itertools.islice(self._waiting, _AT_ONCE))
+                tables.write(part)
+                for _ in part:
+                    self._waiting.popleft()
+                tables.make_room()
+            if now - self._thinned >= THINNED_EVERY:
+                self._thinned = now
+                tables.thin(time.time())
+        except HistoryError as error:
+            self._handle(error, now)
+            return
+        self._say("")
+
+    def _open(self) -> _Tables:
+        if self._tables is None:
+            self._file = Writer(self._path, self._size)
+            self._tables = _Tables(self._file)
+            self._tell({"totals": self._tables.totals()})
+        return self._tables
+
+    def _handle(self, error: HistoryError, now: float) -> None:
+        self._failed = now
+        self.close()
+        if isinstance(error, DamagedError):
+            try:
+                kept = historyfile.set_aside(self._path)
+            except HistoryError as failed:
+                error = failed
+            else:
+                self._failed = float("-inf")
+                self._say(f"{error}: it is kept as {kept}, and a new history was begun")
+                self._trouble = ""  # it is over, and said
+                return
+        if not self._is_handover(now):
+            self._say(str(error))
+
+    def _is_handover(self, now: float) -> bool:
+        return now - self._began < HANDOVER
+
+    def _say(self, trouble: str) -> None:
+        if trouble != (self._trouble or ""):
+            self._tell({"trouble": trouble})
+        self._trouble = trouble
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+        self._file = self._tables = None
+
+
+class _Tables:
+    """What is written to the file. Raises HistoryError."""
+
+    def __init__(self, file: Writer):
+        self._file = file
+        self._pools: dict[str, tuple[int, str]] = {}
+        """Number and metric, by name."""
+        self._workers: dict[tuple[int, int], tuple[int, float]] = {}
+        """Number and start of the last worker of each pool and pid."""
+
+    def totals(self) -> dict[str, dict[str, Any]]:
+        """What is counted of each pool, by name: the counters of a listener go on from there."""
+        with historyfile.errors(self._file.path):
+            rows = self._file.db.execute("SELECT name, since, reaps, returned FROM pool").fetchall()
+        return {name: {"since": since, "reaps": reaps, "returned": returned} for name, since, reaps, returned in rows}
+
+    def write(self, messages: Iterable[Message]) -> None:
+        try:
+            with self._file.transaction():
+                for message in messages:
+                    if message["kind"] == "look":
+                        self._write_look(message)
+                    else:
+                        self._write_event(message)
+        except BaseException:
+            self._pools, self._workers = {}, {}  # some of it may be taken back
+            raise
+
+    def _write_look(self, look: Message) -> None:
+        at = int(look["at"])
+        for row in look["pools"]:
+            pool = self._pool(row["name"], row["metric"], at)
+            known = [worker for worker in row["workers"] if "used_bytes" in worker]
+            if not known:
+                continue
+            sizes = [worker["used_bytes"] for worker in known]
+            # Of workers that were not read in time, the size of an average one is the best guess.
+            total = sum(sizes) * len(row["workers"]) // len(known)
+            self._file.db.execute(
+                "INSERT OR REPLACE INTO reading VALUES (?, ?, ?, ?, ?, ?)",
+                (pool, at, len(row["workers"]), row.get("limit_bytes"), total, max(sizes)),
+            )
+            self._file.db.executemany(
+                "INSERT OR REPLACE INTO worker_reading VALUES (?, ?, ?)",
+                [
+                    (at, self._worker(pool, worker["pid"], at - worker["age_seconds"]), worker["used_bytes"] // 1024)
+                    for worker in known
+                ],
+            )
+
+    def _pool(self, name: str, metric: str, at: float) -> int:
+        known = self._pools.get(name)
+        db = self._file.db
+        if known is None:
+            known = db.execute("SELECT id, metric FROM pool WHERE name = ?", (name,)).fetchone()
+            if known is None:
+                cursor = db.execute("INSERT INTO pool (name, metric, since) VALUES (?, ?, ?)", (name, metric, at))
+                known = int(cursor.lastrowid or 0), metric
+        if metric and known[1] != metric:
+            # What was measured another way cannot be compared.
+            self._remove(known[0])
+            db.execute("UPDATE pool SET metric = ? WHERE id = ?", (metric, known[0]))
+            known = known[0], metric
+        self._pools[name] = known
+        return known[0]
+
+    def _remove(self, pool: int) -> None:
+        db = self._file.db
+        db.execute("DELETE FROM worker_reading WHERE worker IN (SELECT id FROM worker WHERE pool = ?)", (pool,))
+        db.execute("DELETE FROM worker WHERE pool = ?", (pool,))
+        db.execute("DELETE FROM reading WHERE pool = ?", (pool,))
+        self._workers = {key: known for key, known in self._workers.items() if key[0] != pool}
+
+    def _worker(self, pool: int, pid: int, started: float) -> int:
+        known = self._last_worker(pool, pid)
+        if known is None or abs(known[1] - started) > _SAME_START:
+            cursor = self._file.db.execute(
+                "INSERT INTO worker (pool, pid, started) VALUES (?, ?, ?)", (pool, pid, started)
+            )
+            known = self._workers[pool, pid] = int(cursor.lastrowid or 0), started
+        return known[0]
+
+    def _last_worker(self, pool: int, pid: int) -> tuple[int, float] | None:
+        known = self._workers.get((pool, pid))
+        if known is None:
+            known = self._file.db.execute(
+                "SELECT id, started FROM worker WHERE pool = ? AND pid = ? ORDER BY id DESC", (pool, pid)
+            ).fetchone()
+            if known:
+                self._workers[pool, pid] = known
+        return known
+
+    def _write_event(self, event: Message) -> None:
+        db = self._file.db
+        at, name, pool, pid = event["at"], event["name"], event["pool"], event["pid"]
+        fields = {key: value for key, value in event.items() if key not in ("kind", "at", "name", "pool", "pid")}
+        db.execute(
+            "INSERT INTO event (at, pool, name, pid, fields) VALUES (?, ?, ?, ?, ?)",
+            (at, pool, name, pid, json.dumps(fields)),
+        )
+        if name == "Left":
+            number = self._pool(pool, event["metric"], at)
+            returned = counters.returned(event["came_back"], event["taken"])
+            db.execute("UPDATE pool SET reaps = reaps + 1, returned = returned + ? WHERE id = ?", (returned, number))
+        elif name == "Signalled" and pool in self._pools:
+            worker = self._last_worker(self._pools[pool][0], pid)
+            if worker:
+                db.execute("UPDATE worker SET reaped = 1 WHERE id = ?", (worker[0],))
+
+    def thin(self, now: float) -> None:
+        """Keep fewer of the old readings, and none of the oldest."""
+        fine, coarse = int(now - FINE_FOR), int(now - COARSE_FOR)
+        with self._file.transaction() as db:
+            self._remove_before(coarse)
+            db.execute(
+                "DELETE FROM worker_reading WHERE at < ? AND (at, worker) NOT IN"
+                " (SELECT max(at), worker FROM worker_reading WHERE at < ? GROUP BY worker, at / ?)",
+                (fine, fine, COARSE),
+            )
+            # The last row of each part is kept, with the largest worker of all of it.
+            parts = db.execute(
+                "SELECT max(largest), pool, max(at) FROM reading WHERE at < ? GROUP BY pool, at / ?"
+                " HAVING count(*) > 1",
+                (fine, COARSE),
+            ).fetchall()
+            db.executemany("UPDATE reading SET largest = ? WHERE pool = ? AND at = ?", parts)
+            db.executemany(
+                "DELETE FROM reading WHERE pool = ? AND at >= ? AND at < ?",
+                [(pool, at - at % COARSE, at) for _, pool, at in parts],
+            )
+        self._workers = {}
+
+    def _remove_before(self, at: int) -> None:
+        db = self._file.db
+        db.execute("DELETE FROM worker_reading WHERE at < ?", (at,))
+        db.execute("DELETE FROM reading WHERE at < ?", (at,))
+        db.execute("DELETE FROM event WHERE at < ?", (at,))
+        db.execute("DELETE FROM worker WHERE id NOT IN (SELECT worker FROM worker_reading)")
+
+    def make_room(self) -> None:
+        """Keep the file within its size: remove the oldest part if it is nearly full."""
+        if self._file.fullness() < _FULL:
+            return
+        while self._file.fullness() > _ROOMY:
+            with self._file.transaction() as db:
+                oldest, newest = db.execute(
+                    "SELECT min(at), max(at) FROM (SELECT at FROM worker_reading UNION ALL SELECT at FROM event)"
+                ).fetchone()
+                if oldest is None or oldest >= newest:
+                    break
+                self._remove_before(int(oldest + (newest - oldest) * 0.1) + 1)
+            self._workers = {}
+        self._file.give_back()

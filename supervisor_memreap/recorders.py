@@ -1,0 +1,203 @@
+"""The sinks that may have to wait, each in a child process: they get every event and every look."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from supervisor_memreap.core import events
+from supervisor_memreap.core.events import Event, Sink
+from supervisor_memreap.core.recording import Recording
+from supervisor_memreap.record import child, fields
+from supervisor_memreap.record.child import Child, Consume, Inbox, Message, Tell
+from supervisor_memreap.record.counters import Totals
+from supervisor_memreap.record.historypath import HistoryError, in_force
+from supervisor_memreap.record.log import Once, internal_error
+from supervisor_memreap.supervisord.configfile import Contents
+
+# Seconds until a child that has ended is started again.
+_RESTART = 30.0
+_STALLED = (
+    f"nothing was written for {child.PATIENCE:.0f} s: does its disk hang? What happens meanwhile is kept, up to 4 MB"
+)
+
+
+def _history(messages: Inbox, tell: Tell, recording: Recording) -> None:
+    from supervisor_memreap.record.historywriter import consume  # SQLite is loaded in the child alone
+
+    consume(messages, tell, recording)
+
+
+class _Kind(NamedTuple):
+    consume: Consume
+    trouble: type[events.NotRecorded | events.NotExposed]
+    keys: tuple[str, ...]
+    """The settings with which it is started; a change of one starts it anew."""
+
+    def settings_in(self, recording: Recording) -> tuple[object, ...]:
+        return tuple(getattr(recording, key) for key in self.keys)
+
+
+_KINDS: Mapping[str, _Kind] = {
+    "history": _Kind(_history, events.NotRecorded, ("history", "history_size", "summary")),
+}
+
+
+class Recorders:
+    """`emit` gets what the sinks themselves have to say; `once`, what is wrong with one.
+
+    No error in here reaches the caller, who goes on reaping: it is a line in the log, after the next look.
+    """
+
+    def __init__(self, emit: Sink, once: Once):
+        self._emit = emit
+        self._once = once
+        self._children: dict[str, Child] = {}
+        self._settings: dict[str, tuple[object, ...]] = {}
+        """Those with which each child was started, or could not be."""
+        self._recording: Recording | None = None
+        """As it is set."""
+        self._in_force = Recording(history=None)
+        """The same, with the path of the history."""
+        self._ended: dict[str, float] = {}
+        """When the child of this kind ended by itself (monotonic)."""
+        self._troubles: dict[str, str] = {}
+        self._error: events.InternalError | None = None
+        self._totals = Totals(time.time())
+
+    def _attempt(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:
+            self._error = internal_error("", error)
+
+    def apply(self, recording: Recording, contents: Contents) -> None:
+        """Follow the settings: start and end children. `contents` is the configuration."""
+        if recording != self._recording:
+            self._recording = recording
+            self._attempt(lambda: self._apply(recording, contents))
+
+    def _apply(self, recording: Recording, contents: Contents) -> None:
+        self._troubles.pop("history", None)
+        try:
+            recording = replace(recording, history=in_force(recording, contents))
+        except HistoryError as error:
+            recording = replace(recording, history=None)
+            self._troubles["history"] = str(error)
+        for name, kind in _KINDS.items():
+            settings = kind.settings_in(recording)
+            if self._settings.get(name) != settings:
+                self._end(name)
+                self._settings[name] = settings
+                self._start(name, recording)
+        self._in_force = recording
+
+    def _start(self, name: str, recording: Recording) -> None:
+        kind = _KINDS[name]
+        if kind.settings_in(recording)[0] is None:
+            return
+        try:
+            self._children[name] = Child(name, kind.consume, recording)
+        except OSError as error:
+            self._ended[name] = time.monotonic()
+            self._troubles[name] = f"no process could be started: {error.strerror}; trying again"
+
+    def _end(self, name: str) -> None:
+        self._ended.pop(name, None)
+        running = self._children.pop(name, None)
+        if running:
+            running.close()
+
+    def has_any(self) -> bool:
+        """Whether a look would be of use to any of them."""
+        return bool(self._children)
+
+    def take(self, event: Event) -> None:
+        """A sink of events."""
+        self._attempt(lambda: self._take(event))
+
+    def _take(self, event: Event) -> None:
+        self._totals(event)
+        if self._children:
+            message = {"kind": "event", **fields.of(event)}
+            for running in self._children.values():
+                running.send(message, is_event=True)
+
+    def look(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The pools were looked at; `rows` are as record.status has them."""
+        self._attempt(lambda: self._look(rows))
+        self._report()
+
+    def _look(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        message = {"kind": "look", "at": time.time(), "pools": rows}
+        for running in self._children.values():
+            running.send(message, is_event=False)
+        now = time.monotonic()
+        for name in [name for name, ended in self._ended.items() if now - ended >= _RESTART]:
+            del self._ended[name]
+            self._troubles.pop(name, None)
+            self._start(name, self._in_force)
+
+    def with_totals(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The status of the pools with what is counted of them, also by earlier listeners."""
+        return [self._totals.into(row) for row in rows]
+
+    # For the loop of the listener.
+
+    def fds(self) -> dict[int, int]:
+        """Descriptors to wait for, each with its poll events."""
+        wanted = {running.fd: select.POLLIN for running in self._children.values()}
+        for running in self._children.values():
+            out = running.wants()
+            if out is not None:
+                wanted[out] = select.POLLOUT
+        return wanted
+
+    def wake(self, ready: Iterable[int]) -> None:
+        """These descriptors are ready; others may be among them."""
+        self._attempt(lambda: self._wake(ready))
+
+    def _wake(self, ready: Iterable[int]) -> None:
+        fds = set(ready)
+        for name, running in list(self._children.items()):
+            if running.wants() in fds:
+                running.flush()
+            if running.fd in fds:
+                self._read(name, running)
+
+    def _read(self, name: str, running: Child) -> None:
+        told = running.read()
+        if told is None:
+            self._end(name)
+            self._ended[name] = time.monotonic()
+            self._troubles.setdefault(name, f"its process has ended; it is started again in {_RESTART:.0f} s")
+        for message in told or ():
+            self._handle(name, message)
+
+    def _handle(self, name: str, message: Message) -> None:
+        if "trouble" in message:
+            self._troubles[name] = str(message["trouble"])
+        if "totals" in message:
+            self._totals.continue_from(message["totals"])
+        for line in message.get("lines", ()):
+            kind = events.Summary if line["kind"] == "summary" else events.LimitSuggested
+            self._emit(kind(line["pool"], time.time(), line["text"]))
+
+    def _report(self) -> None:
+        """Log what is wrong, once."""
+        if self._error:
+            error, self._error = self._error, None
+            self._once(error)
+        for name, kind in _KINDS.items():
+            running = self._children.get(name)
+            trouble = self._troubles.get(name, "")
+            if running and running.stalled() >= child.PATIENCE:
+                trouble = _STALLED
+            self._once.follow(kind.trouble, kind.trouble("", time.time(), trouble) if trouble else None)
+
+    def close(self) -> None:
+        for name in list(self._children):
+            self._end(name)

@@ -1,0 +1,43 @@
+"""What survives a restart of the listener: it is read at the start, and saved at each change."""
+
+from __future__ import annotations
+
+import time
+
+from supervisor_memreap.core import events
+from supervisor_memreap.core.events import Sink
+from supervisor_memreap.pools import States
+from supervisor_memreap.record.log import Once
+from supervisor_memreap.record.statefile import StateFile
+
+
+class Remembered:
+    """Without a file nothing is remembered."""
+
+    def __init__(self, file: StateFile | None, emit: Sink, once: Once):
+        self._file = file
+        self._emit = emit
+        self._once = once
+
+    def read(self) -> States:
+        """What the previous listener knew: a worker that it signalled may still be leaving."""
+        if self._file is None:
+            return {}
+        now = time.monotonic()
+        states, trouble = self._file.read(now)
+        if trouble:
+            self._emit(events.NotRemembered("", time.time(), trouble))
+        for name, state in states.items():
+            if state.leaving:
+                after = now - state.leaving.signalled
+                self._emit(events.Remembered(name, time.time(), state.leaving.worker, after))
+        return states
+
+    def keep(self, states: States) -> None:
+        trouble = self._file.write(states, time.monotonic()) if self._file else ""
+        self._once.follow(events.NotRemembered, events.NotRemembered("", time.time(), trouble) if trouble else None)
+
+    def forget(self) -> None:
+        """Remove what is saved for the next listener: there will be none."""
+        if self._file:
+            self._file.remove()

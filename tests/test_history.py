@@ -1,0 +1,339 @@
+"""The history: what is recorded is read again, whatever happens to its file; and it keeps within its size."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+
+import pytest
+from support.histories import MIB, Messages, left, look, now, signalled
+
+from supervisor_memreap.core.recording import Recording
+from supervisor_memreap.record import historyfile, historywriter
+from supervisor_memreap.record.historyfile import Writer
+from supervisor_memreap.record.historypath import HistoryError, default_path
+
+NOW = now()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "memreap.sqlite"
+
+
+@pytest.fixture(autouse=True)
+def each_look_counts(monkeypatch):
+    """The tests do not wait a minute between two looks, nor half of one for the next try."""
+    monkeypatch.setattr(historywriter, "FINE", 0)
+    monkeypatch.setattr(historywriter, "RETRY", 0.0)
+    monkeypatch.setattr(historywriter, "HANDOVER", 0.0)
+    monkeypatch.setattr(os, "nice", lambda _: 0)
+
+
+def record(path, messages, size=64 * MIB, **options):
+    told = []
+    recording = Recording(history=str(path), history_size=size)
+    historywriter.consume(Messages(messages, **options), told.append, recording)
+    return told
+
+
+def troubles(told):
+    return [message["trouble"] for message in told if "trouble" in message]
+
+
+def test_pools_workers_and_events_are_read_as_they_were_recorded(path):
+    told = record(
+        path,
+        [
+            look(NOW, {11: 100, 12: 40}, ages={11: 600, 12: 60}),
+            signalled(NOW + 30),
+            left(NOW + 31),
+            look(NOW + 60, {12: 41, 13: 20}, ages={12: 120, 13: 29}),
+        ],
+    )
+    (history,) = historyfile.load(str(path))
+    assert (history.name, history.metric, history.since) == ("myapp", "uss", NOW)
+    assert [tuple(reading) for reading in history.readings] == [
+        (NOW, 2, 150 * MIB, 140 * MIB, 100 * MIB),
+        (NOW + 60, 2, 150 * MIB, 61 * MIB, 41 * MIB),
+    ]
+    assert [(each.pid, each.started, each.was_reaped) for each in history.workers] == [
+        (11, NOW - 600, True),
+        (12, NOW - 60, False),
+        (13, NOW + 31, False),
+    ]
+    assert history.workers[1].readings == ((NOW, 40 * MIB), (NOW + 60, 41 * MIB))
+    assert [(event.name, event.pid, event.at) for event in history.events] == [
+        ("Signalled", 11, NOW + 30),
+        ("Left", 11, NOW + 31),
+    ]
+    assert history.events[1].values["came_back"] == 100 * MIB
+    assert (history.reaps, history.returned) == (1, 95 * MIB)
+    assert troubles(told) == []
+
+
+def test_the_counters_of_the_next_listener_go_on_from_there(path):
+    record(path, [look(NOW, {11: 100}), left(NOW + 1), left(NOW + 2, pid=12)])
+    assert record(path, [look(NOW + 60, {13: 20})])[0] == {
+        "totals": {"myapp": {"since": NOW, "reaps": 2, "returned": 190 * MIB}}
+    }
+
+
+def test_a_worker_is_known_again_after_a_restart_of_the_listener_and_its_pid_may_be_used_again(path):
+    record(path, [look(NOW, {11: 100}, ages={11: 600})])
+    record(path, [look(NOW + 60, {11: 101}, ages={11: 661}), look(NOW + 120, {11: 20}, ages={11: 10})])
+    (history,) = historyfile.load(str(path))
+    assert [(each.started, len(each.readings)) for each in history.workers] == [(NOW - 600, 2), (NOW + 110, 1)]
+
+
+def test_another_metric_begins_anew_and_the_counters_go_on(path):
+    record(path, [look(NOW, {11: 100}), left(NOW + 1)])
+    record(path, [look(NOW + 60, {12: 200}, metric="rss")])
+    (history,) = historyfile.load(str(path))
+    assert (history.metric, [each.largest for each in history.readings]) == ("rss", [200 * MIB])
+    assert ([each.pid for each in history.workers], history.reaps) == ([12], 1)
+
+
+def test_workers_that_were_not_read_count_as_an_average_one(path):
+    message = look(NOW, {11: 100, 12: 40})
+    message["pools"][0]["workers"].append({"pid": 13, "age_seconds": 5.0})
+    record(path, [message])
+    assert historyfile.load(str(path))[0].readings[0].total == 210 * MIB
+
+
+def test_old_readings_are_thinned_and_the_oldest_removed_but_not_the_largest_size_and_the_counters(path):
+    begin = NOW - 40 * 86400
+    looks = [look(begin + hour * 3600, {1: 10}) for hour in range(24)]
+    begin = (NOW - 3 * 86400) // 900 * 900
+    looks += [look(begin + 60 * minute, {2: 20 + minute % 7, 3: 1}) for minute in range(30)]
+    looks += [look(NOW - 600 + 60 * minute, {4: 30}) for minute in range(10)]
+    record(path, [*looks, left(NOW - 40 * 86400)])
+    (history,) = historyfile.load(str(path))
+    assert len(history.readings) == len(looks) - 1  # a writer thins when it begins
+    record(path, [look(NOW, {4: 31})])
+    (history,) = historyfile.load(str(path))
+    assert [each.at for each in history.readings if each.at < NOW - 600] == [begin + 14 * 60, begin + 29 * 60]
+    assert [each.largest for each in history.readings if each.at < NOW - 600] == [26 * MIB, 26 * MIB]
+    assert len([each for each in history.readings if each.at >= NOW - 600]) == 11
+    assert {each.pid: len(each.readings) for each in history.workers} == {2: 2, 3: 2, 4: 11}
+    assert (history.events, history.reaps) == ((), 1)
+
+
+def test_the_file_keeps_within_its_size_and_what_is_newest_stays(path):
+    size = 4 * MIB
+    sizes = []
+
+    def messages():
+        for minute in range(1500):
+            yield look(NOW - 90000 + 60 * minute, dict.fromkeys(range(200), 50 + minute % 50))
+            if minute % 25 == 0:
+                yield left(NOW - 90000 + 60 * minute)
+                sizes.append(path.stat().st_size if path.exists() else 0)
+
+    told = record(path, messages(), size, at_once=20)
+    (history,) = historyfile.load(str(path))
+    assert troubles(told) == []
+    assert max(sizes) < size
+    assert history.readings[-1].at == NOW - 90000 + 60 * 1499
+    assert history.readings[0].at > NOW - 90000 + 3600
+    assert history.reaps == 60
+
+
+def test_a_smaller_size_makes_an_existing_file_smaller(path):
+    record(path, [look(NOW - 90000 + 60 * minute, dict.fromkeys(range(200), 50)) for minute in range(1500)], at_once=50)
+    assert path.stat().st_size > 4 * MIB
+    record(path, [look(NOW, {1: 50})], size=4 * MIB)
+    assert path.stat().st_size < 4 * MIB
+    assert historyfile.load(str(path))[0].readings[-1].at == NOW
+
+
+def test_events_that_wait_are_written_when_the_directory_is_there_again(path):
+    path = path.parent / "later/memreap.sqlite"
+    seen = []
+
+    def mend():
+        seen.append(path.parent.exists())
+        if len(seen) == 3:
+            path.parent.mkdir()
+
+    messages = [left(NOW + number) for number in range(5)]
+    told = record(path, messages, between=mend)
+    assert troubles(told) == [f"{path}: No such file or directory", ""]
+    (history,) = historyfile.load(str(path))
+    assert (len(history.events), history.reaps) == (5, 5)
+
+
+def test_a_full_disk_is_one_line_and_nothing_that_happened_is_lost(path):
+    """SQLite reports a full disk and a file that has reached its maximum in the same way."""
+    record(path, [look(NOW, {11: 100})])
+    pages = []
+
+    def fill(writer):
+        prepare(writer)
+        (used,) = writer.db.execute("PRAGMA page_count").fetchone()
+        pages.append(used)
+        if len(pages) < 4:
+            writer.db.execute(f"PRAGMA max_page_count = {used}")
+
+    prepare = Writer._prepare
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Writer, "_prepare", fill)
+        messages = [left(NOW + number, pid=number) for number in range(200)]
+        told = record(path, messages, at_once=20)
+    assert troubles(told) == [f"{path}: database or disk is full", ""]
+    assert historyfile.load(str(path))[0].reaps == 200
+
+
+def test_a_read_only_file_system_is_one_line(path, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise OSError(30, "Read-only file system")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        told = record(path, [look(NOW, {11: 1}), look(NOW, {11: 1})])
+    assert troubles(told) == [f"{path}: Read-only file system"]
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:100] + b"x" * 8000 + data[8100:], lambda data: data[:5000]])
+def test_a_damaged_history_is_kept_and_a_new_one_begun(path, damage):
+    record(path, [look(NOW, dict.fromkeys(range(300), 50)), left(NOW)])
+    path.write_bytes(damage(path.read_bytes()))
+    told = record(path, [look(NOW + 60, {11: 1}), look(NOW + 120, {11: 1})])
+    (line,) = [trouble for trouble in troubles(told) if trouble]
+    assert line.endswith(f"it is kept as {path}.damaged, and a new history was begun")
+    assert (path.parent / "memreap.sqlite.damaged").exists()
+    assert historyfile.load(str(path))[0].readings[-1].at == NOW + 120
+
+
+@pytest.mark.parametrize("content", [b"root:x:0:0:root:/root:/bin/bash\n", b"SQLite format 3\0" + bytes(200)])
+def test_a_file_of_somebody_else_is_not_touched(path, content):
+    path.write_bytes(content)
+    told = record(path, [look(NOW, {11: 1}), look(NOW, {11: 1})])
+    assert troubles(told) == [f"{path}: not a history of memreap; set history=PATH in [memreap] to another file"]
+    assert path.read_bytes() == content
+    with pytest.raises(HistoryError, match="not a history of memreap"):
+        historyfile.load(str(path))
+
+
+def test_a_database_of_another_program_is_not_touched(path):
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE mine (x)")
+    before = path.read_bytes()
+    assert "not a history of memreap" in troubles(record(path, [look(NOW, {11: 1})]))[0]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_refused_at_once(path, make):
+    make(path)
+    assert troubles(record(path, [look(NOW, {11: 1})]))[0].startswith(f"{path}: ")
+
+
+def test_a_link_is_not_followed(path):
+    target = path.parent / "target"
+    path.symlink_to(target)
+    assert troubles(record(path, [look(NOW, {11: 1})])) != []
+    assert not target.exists()
+
+
+def test_two_memreaps_do_not_write_to_one_file(path):
+    first = Writer(str(path), 64 * MIB)
+    try:
+        told = record(path, [look(NOW, {11: 1}), look(NOW, {11: 1})])
+    finally:
+        first.close()
+    assert troubles(told) == [
+        f"{path}: another memreap writes to it; set another history=PATH in [memreap] for this supervisord"
+    ]
+    assert troubles(record(path, [look(NOW, {11: 1})])) == []
+
+
+def test_what_the_one_before_still_writes_is_waited_for_without_a_word(path, monkeypatch):
+    monkeypatch.setattr(historywriter, "HANDOVER", 1000.0)
+    first = Writer(str(path), 64 * MIB)
+    told = record(path, [look(NOW, {11: 1})])
+    first.close()
+    assert troubles(told) == []
+
+
+def test_a_history_that_a_newer_memreap_has_written_is_not_touched(path):
+    record(path, [look(NOW, {11: 1})])
+    with sqlite3.connect(path) as database:
+        database.execute(f"PRAGMA user_version = {historyfile.SCHEMA + 1}")
+    before = path.read_bytes()
+    (trouble,) = troubles(record(path, [look(NOW, {11: 1}), look(NOW, {11: 1})]))
+    assert f"a newer memreap has written it (schema {historyfile.SCHEMA + 1}" in trouble
+    assert path.read_bytes() == before
+    with pytest.raises(HistoryError, match="upgrade memreap"):
+        historyfile.load(str(path))
+
+
+def test_a_history_of_an_older_schema_is_brought_up_to_date_with_all_that_is_in_it(path, monkeypatch):
+    record(path, [look(NOW, {11: 100}), left(NOW)])
+    newer = (*historyfile._SCHEMAS, "ALTER TABLE pool ADD COLUMN note TEXT;")
+    monkeypatch.setattr(historyfile, "_SCHEMAS", newer)
+    monkeypatch.setattr(historyfile, "SCHEMA", len(newer))
+    assert troubles(record(path, [look(NOW + 60, {11: 101})])) == []
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT name, reaps, note FROM pool").fetchall() == [("myapp", 1, None)]
+        assert database.execute("PRAGMA user_version").fetchone() == (len(newer),)
+
+
+def test_an_upgrade_that_fails_leaves_the_older_schema(path, monkeypatch):
+    record(path, [look(NOW, {11: 100})])
+    broken = (*historyfile._SCHEMAS, "ALTER TABLE pool ADD COLUMN note TEXT; CREATE TABLE pool (x);")
+    with monkeypatch.context() as patch:
+        patch.setattr(historyfile, "_SCHEMAS", broken)
+        patch.setattr(historyfile, "SCHEMA", len(broken))
+        assert "pool already exists" in troubles(record(path, [look(NOW, {11: 1})]))[0]
+    assert len(historyfile.load(str(path))[0].readings) == 1
+
+
+def test_a_writer_that_is_killed_while_it_writes_leaves_what_was_there(path):
+    record(path, [look(NOW, {11: 100})])
+    child = os.fork()
+    if child == 0:
+        try:
+            writer = Writer(str(path), 64 * MIB)
+            writer.db.execute("PRAGMA cache_size = 1")  # so that it must write before it commits
+            writer.db.execute("BEGIN IMMEDIATE")
+            for number in range(50_000):
+                writer.db.execute("INSERT INTO worker_reading VALUES (1, ?, 1)", (number,))
+            os.kill(os.getpid(), 9)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
+    assert os.path.getsize(f"{path}-journal") > 0
+    assert len(historyfile.load(str(path))[0].readings) == 1
+    assert troubles(record(path, [look(NOW + 60, {11: 100})])) == []
+    assert len(historyfile.load(str(path))[0].readings) == 2
+
+
+def test_a_history_that_is_not_there_yet_is_one_line(path):
+    with pytest.raises(HistoryError, match="no history yet"):
+        historyfile.load(str(path))
+
+
+def test_only_what_is_asked_for_is_read(path):
+    record(path, [look(NOW - 7200, {11: 1}), look(NOW, {11: 2}), left(NOW - 7200), left(NOW)])
+    (history,) = historyfile.load(str(path), NOW - 3600)
+    assert (len(history.readings), len(history.events), len(history.workers[0].readings)) == (1, 1, 1)
+    assert (history.since, history.reaps) == (NOW - 7200, 2)
+
+
+def test_the_default_is_beside_the_log_of_supervisord(tmp_path):
+    assert default_path(f"{tmp_path}/supervisord.log", "/") == f"{tmp_path}/memreap.sqlite"
+    assert default_path("supervisord.log", str(tmp_path)) == f"{tmp_path}/memreap.sqlite"
+
+
+@pytest.mark.parametrize("logfile", ["/dev/stdout", "syslog", "/dev/null", "/nowhere/at/all/supervisord.log"])
+def test_where_the_log_is_in_no_directory_the_user_is_asked_to_name_a_file(logfile):
+    with pytest.raises(HistoryError, match=r"set history=PATH in \[memreap\], or off"):
+        default_path(logfile, "/")
+
+
+def test_a_directory_that_everyone_may_write_to_is_no_default(tmp_path):
+    tmp_path.chmod(stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO | stat.S_ISVTX)
+    with pytest.raises(HistoryError, match="every user may write to"):
+        default_path(f"{tmp_path}/supervisord.log", "/")
