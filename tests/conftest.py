@@ -37,8 +37,8 @@ EXPECTED_SKIPS: dict[str, str] = {
 
 # Files of tests that are not `stack`; those of the pure core are known by their names.
 PROCESS = {
-    *("alarm", "cli", "growth", "hold", "layers", "load", "log", "memory"),
-    *("processes", "reader", "reaper", "statm", "status", "swap", "waiting"),
+    *("alarm", "cli", "growth", "history", "hold", "layers", "load", "log", "memory"),
+    *("processes", "reader", "reaper", "recorders", "statm", "status", "swap", "waiting"),
 }
 
 _root = pytest.StashKey[Path]()

@@ -10,16 +10,18 @@ from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId, SentMoment
 from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.record import fields
+from supervisor_memreap.record.child import Inbox
 
 MIB = 1024**2
 STARTED = time.time() - 50 * 86400
 """When a worker was forked, if a test does not say."""
 
 
-class Messages:
+class Messages(Inbox):
     """An Inbox that has these; `between` is called before each but the first. So many `at_once` do not wait."""
 
     def __init__(self, messages: Iterable[dict[str, Any]], between=lambda: None, at_once: int = 1):
+        super().__init__(-1)
         self._messages = iter(messages)
         self._between = between
         self._at_once = at_once

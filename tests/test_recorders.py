@@ -1,0 +1,334 @@
+"""The children of the listener that record: the listener never waits for them, and goes on whatever becomes of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+import psutil
+import pytest
+from support.driver import eventually
+from support.histories import MIB, left, look, now
+
+from supervisor_memreap import recorders
+from supervisor_memreap.core import events
+from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.core.recording import Recording
+from supervisor_memreap.record import child, historyfile
+from supervisor_memreap.record.child import Child
+from supervisor_memreap.record.historypath import HistoryError
+from supervisor_memreap.record.log import Once
+from supervisor_memreap.supervisord.configfile import Contents
+
+NOW = now()
+OFF = Recording(history=None)
+
+
+@contextlib.contextmanager
+def running(consume, recording=OFF):
+    started = Child("test", consume, recording)
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+def replies(started, count=1):
+    """What the child has told, after so many messages."""
+    told = []
+
+    def assert_told():
+        started.flush()
+        told.extend(started.read() or ())
+        assert len(told) >= count
+
+    eventually(assert_told, timeout=10)
+    return told
+
+
+def echo(messages, tell, _recording):
+    for message in messages:
+        tell({"got": message, "more": messages.has_more()})
+
+
+def hang(_messages, _tell, _recording):
+    while True:
+        time.sleep(1000)
+
+
+def test_messages_arrive_whole_and_in_their_order():
+    with running(echo) as started:
+        sent = [{"number": number, "text": "x" * 100_000} for number in range(30)]
+        for message in sent:
+            started.send(message, is_event=True)
+        assert [reply["got"] for reply in replies(started, 30)] == sent
+        assert started.stalled() == 0.0
+
+
+def test_a_child_has_no_descriptor_but_its_two_pipes_and_a_name_of_its_own():
+    secret, other = os.pipe()
+
+    def descriptors(messages, tell, _recording):
+        for _ in messages:
+            listed = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd") if int(fd) > 2]
+            tell({"fds": [fd for fd in listed if os.path.exists(fd)], "name": psutil.Process().name()})
+
+    with running(descriptors) as started:
+        started.send({}, is_event=True)
+        (reply,) = replies(started)
+    os.close(secret)
+    os.close(other)
+    assert len(reply["fds"]) == 2
+    assert reply["name"] == "memreap test"
+
+
+def test_a_child_that_takes_nothing_is_never_waited_for_and_looks_are_lost_before_events():
+    started = Child("test", hang, OFF)
+    pid = started._pid
+    try:
+        began = time.monotonic()
+        for _ in range(100):
+            started.send({"kind": "look", "text": "x" * 100_000}, is_event=False)
+        lost = started.lost
+        assert lost > 70
+        started.send({"kind": "event"}, is_event=True)
+        assert started.lost == lost
+        for _ in range(100):
+            started.send({"kind": "event", "text": "x" * 100_000}, is_event=True)
+        assert started.lost > lost + 70
+        assert time.monotonic() - began < 5
+        assert started.stalled() > 0.0
+        began = time.monotonic()
+        started.close()
+        assert time.monotonic() - began < 5
+        assert psutil.pid_exists(pid)  # as one that waits for a disk, it ends when that is back
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_a_child_ends_with_the_listener_and_not_before_it_has_done_what_it_had():
+    def slow(messages, tell, _recording):
+        for _ in messages:
+            time.sleep(0.1)
+            tell({"done": True})
+
+    started = Child("test", slow, OFF)
+    pid = started._pid
+    os.kill(pid, signal.SIGTERM)  # as with stopasgroup, where it gets what the listener gets
+    started.send({}, is_event=True)
+    started.close()
+    assert not psutil.pid_exists(pid)
+
+
+def test_an_error_in_a_child_is_told_with_its_place():
+    def broken(_messages, _tell, _recording):
+        raise KeyError("x")
+
+    with running(broken) as started:
+        (reply,) = replies(started)
+        assert reply["trouble"].startswith("internal error, please report it: KeyError('x') at test_recorders.py:")
+        eventually(lambda: assert_ended(started), timeout=10)
+
+
+def assert_ended(started):
+    assert started.read() is None
+
+
+class Listener:
+    """The recorders of a listener, and its loop."""
+
+    def __init__(self):
+        self.log = []
+        self.recorders = recorders.Recorders(self.log.append, Once(self.log.append))
+
+    def loop(self):
+        self.recorders.wake(self.recorders.fds())
+
+    def look(self, workers=None):
+        rows = look(time.time(), workers or {11: 100})["pools"]
+        self.recorders.look(self.recorders.with_totals(rows))
+        self.loop()
+
+    def texts(self):
+        return [event.text for event in self.log]
+
+
+@pytest.fixture
+def listener():
+    listener = Listener()
+    yield listener
+    listener.recorders.close()
+
+
+def history(path):
+    return Recording(history=str(path))
+
+
+def left_event(pid=11):
+    return events.Left(
+        "myapp", time.time(), ProcessId(pid, 1.0), 0.4, None, 100 * MIB, 5 * MIB, used=100 * MIB, metric="uss"
+    )
+
+
+def test_the_listener_records_and_its_counters_go_on_after_a_restart(listener, tmp_path):
+    path = tmp_path / "h.sqlite"
+    listener.recorders.apply(history(path), Contents())
+    listener.look()
+    listener.recorders.take(left_event())
+    listener.recorders.close()
+    (recorded,) = historyfile.load(str(path))
+    assert (len(recorded.readings), recorded.reaps) == (1, 1)
+
+    second = Listener()
+    second.recorders.apply(history(path), Contents())
+    second.recorders.take(left_event(pid=12))
+
+    def assert_counted():
+        second.look()
+        (row,) = second.recorders.with_totals([{"name": "myapp"}])
+        assert row == {
+            "name": "myapp",
+            "reaps": 2,
+            "given_back_bytes": 190 * MIB,
+            "counted_since": int(recorded.since),
+        }
+
+    try:
+        eventually(assert_counted, timeout=10)
+    finally:
+        second.recorders.close()
+    assert second.log == []
+
+
+def test_without_a_history_the_counters_begin_with_the_listener(listener):
+    listener.recorders.apply(OFF, Contents())
+    listener.recorders.take(left_event())
+    (row,) = listener.recorders.with_totals([{"name": "myapp"}])
+    assert (row["reaps"], row["given_back_bytes"]) == (1, 95 * MIB)
+    assert abs(row["counted_since"] - time.time()) < 60
+    assert not listener.recorders.has_any()
+
+
+def test_a_change_of_the_setting_takes_effect_at_once(listener, tmp_path):
+    for name in ("a", "b"):
+        listener.recorders.apply(history(tmp_path / name), Contents())
+        listener.look()
+    listener.recorders.apply(OFF, Contents())
+    listener.look()
+    assert [len(historyfile.load(str(tmp_path / name))[0].readings) for name in ("a", "b")] == [1, 1]
+    assert not listener.recorders.has_any()
+
+
+def test_what_is_wrong_with_the_history_is_one_line_however_often_it_is_tried(listener, tmp_path, monkeypatch):
+    monkeypatch.setattr("supervisor_memreap.record.historywriter.HANDOVER", 0.0)
+    monkeypatch.setattr("supervisor_memreap.record.historywriter.RETRY", 0.0)
+    listener.recorders.apply(history(tmp_path / "no/h.sqlite"), Contents())
+
+    def assert_told():
+        listener.look()
+        assert listener.texts() != []
+
+    eventually(assert_told, timeout=10)
+    for _ in range(20):
+        listener.look()
+    assert listener.texts() == [
+        f"history: {tmp_path}/no/h.sqlite: No such file or directory (workers are replaced all the same)"
+    ]
+
+
+def test_where_supervisords_log_is_no_file_one_line_asks_for_a_path(listener):
+    listener.recorders.apply(Recording(), Contents(logfile="/dev/stdout"))
+    for _ in range(3):
+        listener.look()
+    (line,) = listener.texts()
+    assert "is in no directory: set history=PATH in [memreap], or off" in line
+
+
+def test_a_child_that_was_killed_is_started_again_and_that_is_one_line(listener, tmp_path, monkeypatch):
+    monkeypatch.setattr("supervisor_memreap.record.historywriter.FINE", 0)
+    path = tmp_path / "h.sqlite"
+    listener.recorders.apply(history(path), Contents())
+    listener.look()
+    (started,) = listener.recorders._children.values()
+    eventually(lambda: assert_readings(path, 1))
+    os.kill(started._pid, signal.SIGKILL)
+
+    def assert_told():
+        listener.look()
+        assert [type(event) for event in listener.log] == [events.NotRecorded]
+
+    eventually(assert_told, timeout=10)
+    assert "its process has ended; it is started again in 30 s" in listener.texts()[0]
+    monkeypatch.setattr(recorders, "_RESTART", 0.0)
+
+    def assert_recorded_again():
+        listener.look()
+        assert_readings(path, 2)
+
+    eventually(assert_recorded_again, timeout=10)
+
+
+def assert_readings(path, count):
+    try:
+        (recorded,) = historyfile.load(str(path)) or (None,)
+    except HistoryError as error:
+        raise AssertionError(str(error)) from None
+    assert recorded
+    assert len(recorded.readings) >= count
+
+
+def test_a_disk_that_hangs_is_one_line_and_no_look_waits_for_it(listener, tmp_path, monkeypatch):
+    monkeypatch.setattr(child, "PATIENCE", 0.0)
+    listener.recorders.apply(history(tmp_path / "h.sqlite"), Contents())
+    (started,) = listener.recorders._children.values()
+    os.kill(started._pid, signal.SIGSTOP)  # as it stands while it waits for a disk
+    try:
+        for _ in range(5):
+            listener.look(dict.fromkeys(range(1000), 100))
+        (line,) = listener.texts()
+        assert "does its disk hang?" in line
+    finally:
+        os.kill(started._pid, signal.SIGCONT)
+
+    def assert_written():
+        listener.loop()
+        assert_readings(tmp_path / "h.sqlite", 1)
+
+    eventually(assert_written, timeout=20)
+
+
+def test_an_error_in_recording_is_one_line_and_reaches_nobody_else(listener, tmp_path, monkeypatch):
+    listener.recorders.apply(history(tmp_path / "h.sqlite"), Contents())
+
+    def broken(_event):
+        raise KeyError("x")
+
+    monkeypatch.setattr("supervisor_memreap.record.fields.of", broken)
+    for _ in range(3):
+        listener.recorders.take(left_event())
+        listener.look()
+    (line,) = listener.texts()
+    assert "internal error, please report it: KeyError('x')" in line
+
+
+def test_where_no_process_can_be_made_that_is_one_line_and_it_is_tried_again(listener, tmp_path, monkeypatch):
+    def refuse():
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fork", refuse)
+        listener.recorders.apply(history(tmp_path / "h.sqlite"), Contents())
+        listener.look()
+    assert "no process could be started: Resource temporarily unavailable" in listener.texts()[0]
+    monkeypatch.setattr(recorders, "_RESTART", 0.0)
+    listener.look()
+    listener.look()
+    eventually(lambda: assert_readings(tmp_path / "h.sqlite", 1))
+
+
+def test_an_event_of_before_is_in_the_history_as_it_was(tmp_path):
+    """The messages of the tests are those of the listener."""
+    assert {"kind", "name", "came_back", "taken", "metric", "pid", "at", "pool"} <= set(left(NOW))
