@@ -171,6 +171,7 @@ EXAMPLES = [
     (events.NotRemembered(*LISTENER, "/tmp/x: full"), "/tmp/x: full: if memreap is restarted"),
     (events.NotPublished(*LISTENER, "refused"), "could not publish the status: refused"),
     (events.CommandRefused(*LISTENER, "no pool 'x'"), "a command was refused: no pool 'x'"),
+    (events.LinesMissing(*LISTENER, 3), "3 lines are missing here: nothing read the log"),
     (events.InternalError(*STAMP, "ValueError()", "pool.py:1"), "please report it: ValueError() at pool.py:1"),
 ]
 
