@@ -85,7 +85,7 @@ def time_text(at: float) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value of an event as JSON has it; an unlimited number is null."""
+    """A value of an event as JSON has it, to the microsecond; an unlimited number is null."""
     if isinstance(value, ProcessId):
         return value.pid
     if isinstance(value, enum.Enum):
@@ -94,7 +94,7 @@ def plain(value: Any) -> Any:
         # Half of a surrogate pair stands for a byte that is not UTF-8. Strict readers of JSON, and SQLite, refuse it.
         return value.encode(errors="replace").decode()
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return round(value, 6) if math.isfinite(value) else None
     if dataclasses.is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
