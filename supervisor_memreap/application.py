@@ -37,10 +37,12 @@ class Application:
         command_line: Sections,
         emit: events.Sink,
         statefile: StateFile | None = None,
+        apply: Callable[[Settings], None] = lambda _: None,
     ):
+        """`apply` is as in LiveSettings."""
         self._log = emit
         self._once = log.Once(self._emit)
-        self._live = LiveSettings(file, command_line, self._once)
+        self._live = LiveSettings(file, command_line, self._once, apply)
         self._orphans = OrphanWatch(self._once)
         self._endings = Endings(self._client)
         self.remembered = Remembered(statefile, self._emit, self._once)

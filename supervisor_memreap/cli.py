@@ -17,6 +17,7 @@ from typing import NamedTuple, NoReturn
 from supervisor_memreap import __version__, listener, once
 from supervisor_memreap.core.command import VERBS, named, unknown
 from supervisor_memreap.core.settings import (
+    COMMAND_LINE,
     KEYS,
     REASON_KEYS_TEXT,
     Given,
@@ -26,7 +27,6 @@ from supervisor_memreap.core.settings import (
     has_reason,
     no_reason,
     overlay,
-    parse_name_size,
     resolve,
 )
 from supervisor_memreap.core.text import quote
@@ -38,8 +38,6 @@ from supervisor_memreap.record import log, status
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Client, Unavailable, connect
 from supervisor_memreap.view import Viewer
-
-COMMAND_LINE = "command line"
 
 _LISTEN = """\
 Watch the pools of the supervisord that started this command, from a section such as
@@ -156,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except (SettingsError, Unavailable) as error:
-        log.to(sys.stderr, stamped=False)(str(error))
+        log.to(sys.stderr)(str(error))
         return 2 if isinstance(error, SettingsError) else 1
     except KeyboardInterrupt:
         return 130
@@ -239,16 +237,14 @@ def _interval(text: str) -> float:
 
 
 def _listen(args: argparse.Namespace) -> int:
-    sections = parse_name_size(args.limits, COMMAND_LINE)
-    resolve(sections)
-    return listener.run(args.configuration, sections)
+    return listener.run(args.configuration, args.limits)
 
 
 def _once(args: argparse.Namespace) -> int:
     names = [argument for argument in args.words if "=" not in argument]
     pairs = [argument.partition("=") for argument in args.words if "=" in argument]
     given = {key: Given(value, COMMAND_LINE) for key, _, value in pairs}
-    print_line = log.to(sys.stdout, stamped=False)
+    print_line = log.to(sys.stdout)
     how_ended: HowEnded = once.ended_by_itself
     if args.pid is not None or args.pidfile is not None:
         if names or args.configuration:
@@ -264,7 +260,7 @@ def _once(args: argparse.Namespace) -> int:
         try:
             programs = once.of_pid(pid, name, since)
         except ProcessLookupError:
-            log.to(sys.stderr, stamped=False)(f"there is no process {pid}")
+            log.to(sys.stderr)(f"there is no process {pid}")
             return 1
         except ValueError as error:
             raise SettingsError(str(error)) from None
@@ -300,7 +296,7 @@ def _status(args: argparse.Namespace) -> int:
     configured = _configured(args.configuration, args.names, {})
     listeners = [name for section in configured.contents.others if section.listens for name in section.processes]
     viewer = Viewer(configured.client, configured.settings, listeners)
-    print_line = log.to(sys.stderr, stamped=False)
+    print_line = log.to(sys.stderr)
     try:
         while True:
             whole = viewer.look()
@@ -328,7 +324,7 @@ def _settings(args: argparse.Namespace) -> int:
     path = configfile.find(args.configuration)
     contents = configfile.ConfigFile(path).read()
     settings = resolve(configfile.merge(contents.sections, contents.limits()))
-    print_line = log.to(sys.stderr, stamped=False)
+    print_line = log.to(sys.stderr)
     for warning in contents.warnings:
         print_line(warning)
     try:
@@ -366,7 +362,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
     path = configfile.find(args.configuration)
     try:
-        return doctor.run(path, _client, log.to(sys.stdout, stamped=False))
+        return doctor.run(path, _client, log.to(sys.stdout))
     except Exception:
         # 1 would mean that problems were found.
         traceback.print_exc()

@@ -12,12 +12,13 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Sequence
 
 from supervisor_memreap import __version__
 from supervisor_memreap.application import Application
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.core.settings import Sections, SettingsError
+from supervisor_memreap.core.settings import COMMAND_LINE, SettingsError, parse, parse_name_size, resolve
 from supervisor_memreap.host import lock, procfs
 from supervisor_memreap.record import log
 from supervisor_memreap.record.statefile import StateFile
@@ -25,10 +26,20 @@ from supervisor_memreap.supervisord import ancestor, configfile
 from supervisor_memreap.supervisord.protocol import Protocol
 
 
-def run(config: str | None, command_line: Sections) -> int:
-    """Serve supervisord until it closes the pipe or sends TERM. Returns 0, also for a second listener; 2: bad usage."""
-    emit = log.sink(log.to(sys.stderr, stamped=True))
-    if "SUPERVISOR_ENABLED" not in os.environ:
+def run(config: str | None, limits: Sequence[str]) -> int:
+    """Serve supervisord until it closes the pipe or sends TERM. Returns 0, also for a second listener; 2: bad usage.
+
+    `limits` are the NAME=SIZE words of the command.
+    """
+    is_started = "SUPERVISOR_ENABLED" in os.environ
+    emit = log.Log(sys.stderr, is_json=is_started and _asks_for_json(config))
+    try:
+        command_line = parse_name_size(limits, COMMAND_LINE)
+        resolve(command_line)
+    except SettingsError as error:
+        emit(events.SettingsRefused("", time.time(), str(error), None))
+        return 2
+    if not is_started:
         emit(events.NotUnderSupervisord("", time.time()))
         return 2
     above = _supervisord(emit)
@@ -41,11 +52,7 @@ def run(config: str | None, command_line: Sections) -> int:
     except SettingsError as error:
         emit(events.SettingsRefused("", time.time(), str(error), None))
         file = None
-    try:
-        application = Application(file, command_line, emit, StateFile(above))
-    except SettingsError as error:
-        emit(events.SettingsRefused("", time.time(), str(error), None))
-        return 2
+    application = Application(file, command_line, emit, StateFile(above), emit.apply)
     emit(events.Started("", time.time(), __version__, file.path if file else ""))
     stdin, stdout = _keep_protocol_apart()
     try:
@@ -56,6 +63,15 @@ def run(config: str | None, command_line: Sections) -> int:
         application.remembered.forget()
     application.close()
     return 0
+
+
+def _asks_for_json(config: str | None) -> bool:
+    """Whether the file has log=json, to be known before the first line; also if the file has an error elsewhere."""
+    try:
+        asked = configfile.ConfigFile(configfile.find(config)).read().sections.get("", {}).get("log")
+        return asked is not None and parse("log", asked) == "json"
+    except SettingsError:
+        return False  # reported at the first look
 
 
 def _supervisord(emit: events.Sink) -> ProcessId:

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from supervisor_memreap.core import events
-from supervisor_memreap.core.settings import Sections, SettingsError, resolve
+from supervisor_memreap.core.settings import Sections, Settings, SettingsError, resolve
 from supervisor_memreap.record.log import Once
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.configfile import ConfigFile, Contents
 
 
 class LiveSettings:
-    """`command_line` overrides the file. Raises SettingsError if it has an error."""
+    """`command_line` overrides the file. Raises SettingsError if it has an error.
 
-    def __init__(self, file: ConfigFile | None, command_line: Sections, once: Once):
+    `apply` is called with the settings whenever they have changed, before any event is emitted.
+    """
+
+    def __init__(
+        self,
+        file: ConfigFile | None,
+        command_line: Sections,
+        once: Once,
+        apply: Callable[[Settings], None] = lambda _: None,
+    ):
         self._file = file
         self._command_line = command_line
         self._once = once
+        self._apply = apply
         # If the file can never be read, the settings of the command are in force.
         self.settings = resolve(command_line)
         self.contents = Contents()
@@ -39,6 +50,7 @@ class LiveSettings:
         except SettingsError as error:
             self._once(events.SettingsRefused("", time.time(), str(error), self.are_known))
             return
+        self._apply(self.settings)
         self._once.clear(events.SettingsRefused)
         self.contents = contents
         self.are_known = True

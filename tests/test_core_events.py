@@ -175,6 +175,7 @@ EXAMPLES = [
     (events.Summary(*STAMP, "in the last 24 h: 3 workers replaced"), "3 workers replaced"),
     (events.LimitSuggested(*STAMP, "set limit=120MB"), "set limit=120MB"),
     (events.CommandRefused(*LISTENER, "no pool 'x'"), "a command was refused: no pool 'x'"),
+    (events.LinesMissing(*LISTENER, 3), "3 lines are missing here: nothing read the log"),
     (events.InternalError(*STAMP, "ValueError()", "pool.py:1"), "please report it: ValueError() at pool.py:1"),
 ]
 

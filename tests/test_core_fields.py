@@ -15,6 +15,7 @@ from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.record import fields
 
 WORKER = ProcessId(4242, 1.0)
+STUCK = events.Stuck("myapp", 1e9, WORKER, 300.0, "HUP", next="TERM")
 
 
 @pytest.mark.parametrize("event", [event for event, _ in EXAMPLES], ids=lambda event: type(event).__name__)
@@ -22,6 +23,8 @@ def test_every_event_is_json_with_all_its_fields(event):
     values = json.loads(json.dumps(fields.of(event), allow_nan=False))
     own = {field.name for field in dataclasses.fields(event)} - {"worker", "reason"}
     assert own <= set(values)
+    assert own & set(fields.COMMON) <= {"pool", "at"}
+    assert list(values)[: len(fields.COMMON)] == list(fields.COMMON)
     assert values["message"] == event.text
     assert values["name"] == type(event).__name__
     assert re.fullmatch("[a-z]+(_[a-z]+)*", values["event"])
@@ -34,3 +37,44 @@ def test_a_signal_has_the_worker_the_setting_and_the_numbers():
     assert (values["event"], values["pid"], values["reason"], values["moment"]) == ("reap", 4242, "limit", "held")
     assert values["evidence"] == {"used": 312, "limit": 150, "metric": "uss"}
     assert values["idle_wait"] is None
+
+
+def test_a_line_that_has_room_is_all_of_the_event():
+    values = fields.of(STUCK)
+    whole = fields.line(values, 4095)
+    assert json.loads(whole) == values
+    assert fields.line(values, len(whole)) == whole
+    assert "shortened" in json.loads(fields.line(values, len(whole) - 1))
+
+
+@pytest.mark.parametrize("text", ["x", "\n", '"', "\u00e4", "\u4e16", "\U0001f600", "\udcff", "a\U0001f600"])
+@pytest.mark.parametrize("pool", ["myapp", "\u4e16" * 5000])
+def test_a_line_without_room_is_json_all_the_same(text, pool):
+    for length in (0, *range(3980, 4000), 100_000):
+        event = dataclasses.replace(STUCK, pool=pool, activity=text * length)
+        line = fields.line(fields.of(event), 4095)
+        values = json.loads(line)
+        assert len(line) <= 4095
+        assert line.isascii()
+        assert (values["event"], values["pid"], values["at"]) == ("stuck", 4242, 1e9)
+        if values.get("shortened"):
+            # No room is wasted: a character of JSON may take 12.
+            assert len(line) > 4095 - 12 or values["message"] == event.text
+            assert event.text.encode(errors="replace").decode().startswith(values["message"])
+
+
+def test_what_takes_most_room_is_left_out_first():
+    event = dataclasses.replace(STUCK, activity="x" * 200, forced="y" * 50, next="z" * 100)
+    values = fields.of(event)
+    left_out = []
+    for room in range(len(json.dumps(values)), 300, -1):
+        kept = json.loads(fields.line(values, room))
+        left_out += [key for key in values if key not in kept and key not in left_out]
+    assert left_out[:3] == ["activity", "next", "forced"]
+    assert set(fields.COMMON) <= set(kept)
+
+
+def test_half_a_surrogate_pair_is_no_text_for_a_strict_reader():
+    values = fields.of(events.CommandRefused("a\udcff", 1e9, "b\udcff"))
+    assert (values["pool"], values["error"]) == ("a?", "b?")
+    assert values["message"] == "a command was refused: b?"

@@ -9,12 +9,15 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import cast
 
 import pytest
 from support import stack
 from test_core_events import EXAMPLES
 
+from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.settings import KEYS
+from supervisor_memreap.record import fields
 
 DOCUMENTS = [stack.ROOT / "README.md", *sorted((stack.ROOT / "docs").glob("*.md"))]
 
@@ -37,6 +40,19 @@ def test_the_page_on_safety_names_tests_at_all():
 def test_every_link_within_leads_somewhere(document):
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_the_page_on_events_has_each_of_them_with_its_own_fields():
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (.*?) \|", (stack.ROOT / "docs/events.md").read_text(), re.MULTILINE)
+    described = {(event, name): set(re.findall(r"`(\w+)`", own)) for event, name, own in rows}
+    values = [fields.of(cast("Event", event)) for event, _ in EXAMPLES]
+    assert described == {(each["event"], each["name"]): set(each) - set(fields.COMMON) for each in values}
+    assert len(rows) == len(described)
+
+
+def test_the_page_on_events_has_the_fields_that_all_have():
+    table = (stack.ROOT / "docs/events.md").read_text().partition("| field | meaning |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [*fields.COMMON, "shortened"]
 
 
 def man_page():

@@ -40,7 +40,7 @@ SINGLE = {"single": Expected(4, 150)}
 
 def test_the_examples_are_those_of_the_readme():
     named = set(re.findall(r"conf\.d-examples/([a-z-]+\.conf)", (stack.ROOT / "README.md").read_text()))
-    expected = ("memreap", "catalyst", "plack", "fcgi-program", "single", "container", "notify")
+    expected = ("memreap", "catalyst", "plack", "fcgi-program", "single", "container", "notify", "mail")
     assert {file.name for file in FILES} == named == {f"{name}.conf" for name in (*expected, *OTHER_SERVERS)}
 
 
@@ -83,6 +83,7 @@ def together(catalyst_script):
         r"(?m)^;(?=\[rpcinterface:|supervisor\.rpc)": "",  # for single.conf
     }
     replacements[r"/usr/bin/python3 /etc/supervisor/"] = f"{sys.executable} {EXAMPLES}/"
+    replacements["--to root"] = "--to root --sendmail true"
     replacements["logger -t memreap"] = f"tee -a {where}/notified"
     if os.getuid() != 0:
         replacements[r"(?m)^(user|socket_owner)=.*$"] = ""

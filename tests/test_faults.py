@@ -30,7 +30,7 @@ from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host import hold
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.reaper import Reaper
-from supervisor_memreap.record.log import to
+from supervisor_memreap.record.log import Log
 
 BYSTANDER = POOL.with_name("bystander.py")
 QUICK = "limit=30MB\nmin_age=1s\nsettle=1s\n"
@@ -162,19 +162,19 @@ def test_a_line_goes_into_the_log_whole_or_not_at_all():
     readable, writable = os.pipe()
     os.set_blocking(readable, False)
     with os.fdopen(writable, "w") as stream:
-        write = to(stream, stamped=True)
+        write = Log(stream)
         for _ in range(100):  # more than there is room for
-            write("\u00e4" * 3000)
+            write(events.Resumed("myapp", 0.0, "\u00e4" * 3000))
         os.read(readable, 1)
-        write("one byte of room is none")
+        write(events.Resumed("myapp", 0.0, "one byte of room is none"))
         whole = all_of(readable).decode().splitlines()
-        write("room again")
+        write(events.Resumed("myapp", 0.0, "room again"))
         missing, last = all_of(readable).decode().splitlines()
     os.close(readable)
     assert len(whole) == 65536 // select.PIPE_BUF
     assert {len(line.encode()) for line in whole[1:]} <= {select.PIPE_BUF - 1, select.PIPE_BUF - 2}
     assert f" {101 - len(whole)} lines are missing here" in missing
-    assert last.endswith(" memreap: room again")
+    assert last.endswith(" memreap: myapp: resumed: room again")
 
 
 # The listener has not the rights that it needs.

@@ -134,7 +134,7 @@ def test_a_broken_configuration_is_one_line_and_never_anything_else(edits):
         doctor.run(str(file), nobody_answers, texts.append)
         stream = io.StringIO()
         for text in texts:
-            log.to(stream, stamped=False)(text)
+            log.to(stream)(text)
         lines = stream.getvalue().splitlines()
         assert len(lines) == len(texts)
         assert all(line.isprintable() and line.startswith("memreap: ") for line in lines)

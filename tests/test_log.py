@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import re
+import select
 
 import pytest
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Pool, ProcessId, Worker
 from supervisor_memreap.core.policy import Choice, Standing
-from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.recording import Recording
+from supervisor_memreap.core.settings import PoolSettings, Settings
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.record import log, words
+from supervisor_memreap.record import fields, log, words
+
+RESUMED = events.Resumed("a", 1e9, "x")
 
 
 def test_a_pool_that_does_not_run_is_shown_as_that():
@@ -42,19 +48,50 @@ def test_a_run_ends_with_how_many_have_to_go_and_names_the_limit_only_where_noth
 
 def test_a_line_of_the_log_is_one_line_whatever_stands_in_it():
     stream = io.StringIO()
-    log.to(stream, stamped=False)("a\nb\x1b[31m\udcff")
+    log.to(stream)("a\nb\x1b[31m\udcff")
     assert stream.getvalue() == "memreap: a?b?[31m?\n"
 
 
 def test_a_stamped_line_begins_with_the_time(tmp_path):
     with (tmp_path / "log").open("w") as stream:
-        log.to(stream, stamped=True)("x")
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d memreap: x\n", (tmp_path / "log").read_text())
+        log.Log(stream)(RESUMED)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d memreap: a: resumed: x\n", (tmp_path / "log").read_text())
+
+
+def test_a_line_of_json_is_the_event_until_the_settings_ask_for_text(tmp_path):
+    with (tmp_path / "log").open("w") as stream:
+        write = log.Log(stream, is_json=True)
+        write(RESUMED)
+        write.apply(Settings({}))
+        write(RESUMED)
+        write.apply(Settings({}, recording=Recording(log="json")))
+        write(RESUMED)
+    first, second, third = (tmp_path / "log").read_text().splitlines()
+    assert json.loads(first) == json.loads(third) == fields.of(RESUMED)
+    assert second.endswith(" memreap: a: resumed: x")
+
+
+def test_json_that_nobody_reads_is_dropped_line_by_line_and_counted_in_json():
+    readable, writable = os.pipe()
+    os.set_blocking(readable, False)
+    with os.fdopen(writable, "w") as stream:
+        write = log.Log(stream, is_json=True)
+        for _ in range(100):  # more than there is room for
+            write(events.Resumed("a", 1e9, "\u00e4" * 5000))
+        whole = os.read(readable, 1 << 20).splitlines(keepends=True)
+        write(RESUMED)
+        missing, last = map(json.loads, os.read(readable, 1 << 20).splitlines())
+    os.close(readable)
+    assert {len(line) for line in whole} <= {select.PIPE_BUF - number for number in range(6)}
+    assert all(json.loads(line)["shortened"] for line in whole)
+    assert (missing["event"], missing["count"]) == ("lines_missing", 100 - len(whole))
+    assert last == fields.of(RESUMED)
 
 
 @pytest.mark.parametrize("stream", [None, open("/dev/null")])  # noqa: SIM115 # one that cannot be written to
 def test_a_stream_that_takes_nothing_is_no_error(stream):
-    log.to(stream, stamped=False)("x")
+    log.to(stream)("x")
+    log.Log(stream)(RESUMED)
 
 
 def test_a_lasting_state_is_logged_again_only_when_its_text_changes():

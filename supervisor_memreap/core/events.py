@@ -779,13 +779,14 @@ class SupervisordHidden(_Base):
 
 @dataclass(frozen=True)
 class Started(_Base):
-    version: str
+    memreap: str
+    """Its version."""
     configuration: str
     """Path of the file; empty if there is none."""
 
     @property
     def text(self) -> str:
-        return f"version {self.version}, configuration {self.configuration or 'from the command only'}"
+        return f"version {self.memreap}, configuration {self.configuration or 'from the command only'}"
 
 
 @dataclass(frozen=True)
@@ -964,6 +965,17 @@ class CommandRefused(_Base):
 
 
 @dataclass(frozen=True)
+class LinesMissing(_Base):
+    """Lines of the log were dropped, since nothing read it."""
+
+    count: int
+
+    @property
+    def text(self) -> str:
+        return f"{self.count} lines are missing here: nothing read the log, and there was no room for them"
+
+
+@dataclass(frozen=True)
 class InternalError(_Base):
     """A bug in memreap, in this pool or in the listener; the other pools are handled as usual."""
 
@@ -1037,6 +1049,7 @@ Event = Union[
     Summary,
     LimitSuggested,
     CommandRefused,
+    LinesMissing,
     InternalError,
 ]
 VETOES = (LooksLikeManager, WrongSignal, NotCaught)

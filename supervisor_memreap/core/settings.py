@@ -39,6 +39,8 @@ class Given(NamedTuple):
     """Such as `/etc/supervisor/conf.d/myapp.conf [memreap:myapp]`."""
 
 
+COMMAND_LINE = "command line"
+"""Where a value of the command line was set."""
 Sections = dict[str, dict[str, Given]]
 """The values as written, by the name of the section; the name of `[memreap]` is ''."""
 

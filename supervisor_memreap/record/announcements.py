@@ -6,9 +6,8 @@ import json
 from collections.abc import Callable, Sequence
 
 from supervisor_memreap.core.events import Event
+from supervisor_memreap.record import fields
 
-# The version of an announcement; increased when a key is removed or changes its meaning, not when one is added.
-VERSION = 1
 # At most this many wait while supervisord accepts none; then the oldest are lost.
 _MOST = 1000
 
@@ -24,16 +23,7 @@ class Announcements:
         self._waiting: list[str] = []
 
     def add(self, event: Event) -> None:
-        values = {
-            "version": VERSION,
-            "event": event.announced_as,
-            "pool": event.pool,
-            "pid": event.pid,
-            "reason": event.asked_by,
-            "message": event.text,
-            "at": round(event.at, 3),
-        }
-        self._waiting = [*self._waiting, json.dumps(values)][-_MOST:]
+        self._waiting = [*self._waiting, json.dumps(fields.of(event))][-_MOST:]
 
     def send(self, send: Callable[[Sequence[str]], None]) -> None:
         """If `send` raises, the announcements stay and are sent with the next: one may arrive twice, none is lost."""

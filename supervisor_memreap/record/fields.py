@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -28,10 +29,10 @@ def of(event: Event) -> dict[str, Any]:
         "version": VERSION,
         "event": event.announced_as or _words(type(event).__name__),
         "name": type(event).__name__,
-        "pool": own.pop("pool"),
+        "pool": plain(own.pop("pool")),
         "pid": event.pid,
         "reason": event.asked_by,
-        "message": event.text,
+        "message": plain(event.text),
         "at": round(own.pop("at"), 3),
         "time": time_text(event.at),
     }
@@ -41,19 +42,59 @@ def of(event: Event) -> dict[str, Any]:
     return {**values, **{key: plain(value) for key, value in own.items()}}
 
 
+COMMON = ("version", "event", "name", "pool", "pid", "reason", "message", "at", "time")
+"""The fields that every event has."""
+
+
+def line(values: Mapping[str, Any], room: int) -> str:
+    """The fields as JSON, in ASCII and of at most so many characters.
+
+    If they do not fit, the largest of those that not every event has are left out, then the texts are cut, and
+    `shortened` is true.
+    """
+    whole = json.dumps(values)
+    if len(whole) <= room:
+        return whole
+    sizes = {key: len(json.dumps(value)) for key, value in values.items()}
+    kept = {**values, "shortened": True}
+    for key in sorted(sizes.keys() - set(COMMON), key=lambda key: sizes[key], reverse=True):
+        if len(json.dumps(kept)) > room:
+            del kept[key]
+    for key in sorted(("message", "pool"), key=lambda key: sizes[key], reverse=True):
+        excess = len(json.dumps(kept)) - room
+        if excess > 0:
+            kept[key] = _cut(kept[key], sizes[key] - excess)
+    return json.dumps(kept)
+
+
+def _cut(text: str, room: int) -> str:
+    """As much of its beginning as takes at most so many characters in JSON, where a character may take 12."""
+    fits, too_long = 0, len(text) + 1
+    while fits + 1 < too_long:
+        middle = (fits + too_long) // 2
+        if len(json.dumps(text[:middle])) <= room:
+            fits = middle
+        else:
+            too_long = middle
+    return text[:fits]
+
+
 def time_text(at: float) -> str:
     """Seconds since 1970 as `2026-11-28T07:30:06+01:00`, by this machine's time zone."""
     return datetime.fromtimestamp(at, timezone.utc).astimezone().isoformat(timespec="seconds")
 
 
 def plain(value: Any) -> Any:
-    """A value of an event as JSON has it; an unlimited number is null."""
+    """A value of an event as JSON has it, to the microsecond; an unlimited number is null."""
     if isinstance(value, ProcessId):
         return value.pid
     if isinstance(value, enum.Enum):
         return value.value
+    if isinstance(value, str):
+        # Half of a surrogate pair stands for a byte that is not UTF-8. Strict readers of JSON, and SQLite, refuse it.
+        return value.encode(errors="replace").decode()
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return round(value, 6) if math.isfinite(value) else None
     if dataclasses.is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):

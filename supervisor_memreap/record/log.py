@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
@@ -9,54 +10,79 @@ import traceback
 from collections.abc import Callable
 from typing import TextIO
 
-from supervisor_memreap.core.events import Event, InternalError, Sink
+from supervisor_memreap.core.events import Event, InternalError, LinesMissing, Sink
+from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.record import fields
 
 
-def to(stream: TextIO | None, stamped: bool) -> Callable[[str], None]:
-    """A function that writes one line.
-
-    `stamped` is for the listener: supervisord adds no time to its lines, and a reader that is slow or absent must not
-    block it. A line for which there is no room is dropped, and the next one says so.
-    """
-    missing = 0
+def to(stream: TextIO | None) -> Callable[[str], None]:
+    """A function that writes one line, for commands."""
 
     def print_line(text: str) -> None:
-        nonlocal missing
-        if missing and write(f"{missing} lines are missing here: nothing read the log, and there was no room for them"):
-            missing = 0
-        if missing or not write(text):
-            missing += 1
-
-    def write(text: str) -> bool:
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S ") if stamped else ""
-        # Text from a configuration or a process may contain anything; one event must stay one line.
-        line = f"{stamp}memreap: {''.join(char if char.isprintable() else '?' for char in text)}"
-        try:
-            if stream is None:
-                return True
-            if stamped:
-                return _write_at_once(stream, line)
-            print(line, file=stream, flush=True)
-        except (OSError, ValueError):
-            pass  # nothing reads any more; the work continues
-        return True
+        with contextlib.suppress(OSError, ValueError):  # nothing reads any more; the work continues
+            if stream is not None:
+                print(_line(text), file=stream, flush=True)
 
     return print_line
 
 
-def _write_at_once(stream: TextIO, line: str) -> bool:
-    """Whether there was room. O_NONBLOCK would also be set for the other writers of this file."""
-    if not select.select([], [stream], [], 0)[1]:
-        return False
-    # A writable pipe accepts this much without blocking; a character that is cut in two is dropped as well.
-    fits = line.encode()[: select.PIPE_BUF - 1].decode(errors="ignore")
-    os.write(stream.fileno(), f"{fits}\n".encode())
-    return True
-
-
 def sink(print_line: Callable[[str], None]) -> Sink:
     """A log of events: one line for each."""
-    return lambda event: print_line(f"{event.pool}: {event.text}" if event.pool else event.text)
+    return lambda event: print_line(_text(event))
+
+
+def _text(event: Event) -> str:
+    return f"{event.pool}: {event.text}" if event.pool else event.text
+
+
+def _line(text: str) -> str:
+    # Text from a configuration or a process may contain anything; one event must stay one line.
+    return f"memreap: {''.join(char if char.isprintable() else '?' for char in text)}"
+
+
+class Log:
+    """The listener's log, a sink: each event is one line, as text with the time, or as JSON.
+
+    A reader that is slow or absent must not block the listener. A line for which there is no room is dropped, and the
+    next one says so.
+    """
+
+    def __init__(self, stream: TextIO | None, is_json: bool = False):
+        self._stream = stream
+        self._is_json = is_json
+        self._missing = 0
+
+    def apply(self, settings: Settings) -> None:
+        """From now on, write as the settings say."""
+        self._is_json = settings.recording.log == "json"
+
+    def __call__(self, event: Event) -> None:
+        if self._missing and self._write(LinesMissing("", time.time(), self._missing)):
+            self._missing = 0
+        if self._missing or not self._write(event):
+            self._missing += 1
+
+    def _write(self, event: Event) -> bool:
+        """Whether there was room, as far as that is known."""
+        try:
+            if self._stream is None:
+                return True
+            # O_NONBLOCK would also be set for the other writers of this file.
+            if not select.select([], [self._stream], [], 0)[1]:
+                return False
+            os.write(self._stream.fileno(), f"{self._line(event)}\n".encode())
+        except (OSError, ValueError):
+            pass  # nothing reads any more; the work continues
+        return True
+
+    def _line(self, event: Event) -> str:
+        # A writable pipe accepts PIPE_BUF bytes without blocking.
+        room = select.PIPE_BUF - 1
+        if self._is_json:
+            return fields.line(fields.of(event), room)
+        # supervisord adds no time to the lines. A character that is cut in two is dropped as well.
+        whole = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {_line(_text(event))}"
+        return whole.encode()[:room].decode(errors="ignore")
 
 
 def internal_error(pool: str, error: Exception) -> InternalError:
