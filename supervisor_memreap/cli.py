@@ -10,11 +10,11 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from supervisor_memreap import __version__, listener, once
+from supervisor_memreap import __version__, listener, once, top
 from supervisor_memreap.core.command import VERBS, named, unknown
 from supervisor_memreap.core.settings import (
     COMMAND_LINE,
@@ -37,7 +37,7 @@ from supervisor_memreap.reaper import HowEnded
 from supervisor_memreap.record import log, status
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Client, Unavailable, connect
-from supervisor_memreap.view import Viewer
+from supervisor_memreap.view import Remote, Viewer
 
 _LISTEN = """\
 Watch the pools of the supervisord that started this command, from a section such as
@@ -200,12 +200,7 @@ def parser() -> argparse.ArgumentParser:
     single.add_argument("words", nargs="*", metavar="NAME|KEY=VALUE", help="only these programs; settings for this run")
     single.set_defaults(run=_once)
 
-    state = add("status", "the state of the pools", _STATUS)
-    state.add_argument("--json", action="store_true", help="for programs; docs/operating.md describes it")
-    state.add_argument("--watch", type=_interval, nargs="?", const=2.0, metavar="SECONDS", help="repeat it (every 2 s)")
-    state.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
-    state.set_defaults(run=_status)
-
+    views = _add_views(add)
     check = add("doctor", "check for anything that would stop memreap or make it unsafe", _DOCTOR)
     check.set_defaults(run=_doctor)
 
@@ -213,12 +208,26 @@ def parser() -> argparse.ArgumentParser:
     effective.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
     effective.set_defaults(run=_settings)
 
-    for command in (listen, single, state, effective, check):
+    for command in (listen, single, *views, effective, check):
         _add_configuration(command)
     show = add("demo", "see it work, on a private supervisord in a temporary directory", demo.__doc__ or "")
     demo.add_arguments(show)
     show.set_defaults(run=demo.run)
     return whole
+
+
+def _add_views(add: Callable[[str, str, str], argparse.ArgumentParser]) -> list[argparse.ArgumentParser]:
+    """The commands that show the state of the pools."""
+    state = add("status", "the state of the pools", _STATUS)
+    state.add_argument("--json", action="store_true", help="for programs; docs/operating.md describes it")
+    state.add_argument("--watch", type=_interval, nargs="?", const=2.0, metavar="SECONDS", help="repeat it (every 2 s)")
+    state.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
+    state.set_defaults(run=_status)
+
+    live = add("top", "the pools live, in a terminal", top.__doc__ or "")
+    top.add_arguments(live, _interval)
+    live.set_defaults(run=_top)
+    return [state, live]
 
 
 def _add_configuration(command: argparse.ArgumentParser) -> None:
@@ -293,9 +302,7 @@ def _configured(configuration: str | None, names: Sequence[str], given: dict[str
 
 
 def _status(args: argparse.Namespace) -> int:
-    configured = _configured(args.configuration, args.names, {})
-    listeners = [name for section in configured.contents.others if section.listens for name in section.processes]
-    viewer = Viewer(configured.client, configured.settings, listeners)
+    viewer = _viewer(args)
     print_line = log.to(sys.stderr)
     try:
         while True:
@@ -316,6 +323,32 @@ def _status(args: argparse.Namespace) -> int:
             if not args.watch:
                 return 0 if view.is_well() else 1
             time.sleep(args.watch)
+    finally:
+        viewer.close()
+
+
+def _viewer(args: argparse.Namespace) -> Viewer:
+    configured = _configured(args.configuration, args.names, {})
+    listeners = [name for section in configured.contents.others if section.listens for name in section.processes]
+    return Viewer(configured.client, configured.settings, listeners)
+
+
+def _top(args: argparse.Namespace) -> int:
+    try:
+        from supervisor_memreap.top import run
+    except ModuleNotFoundError:
+        raise SettingsError(
+            "memreap top needs rich, which is not installed: pip install 'supervisor-memreap[top]'"
+        ) from None
+    if args.url is None:
+        viewer: Viewer | Remote = _viewer(args)
+        shown = None
+    else:
+        username, password = _credentials(args.configuration)
+        client = run.client_of(args.url, username, password)
+        viewer, shown = Remote(client), client.shown_url
+    try:
+        return run.run(viewer, args.names, args.interval, shown)
     finally:
         viewer.close()
 
@@ -373,6 +406,18 @@ def _client(server: Mapping[str, str]) -> Client:
     """As supervisorctl does: from [supervisorctl], unless supervisord's environment has the URL."""
     url = os.environ.get("SUPERVISOR_SERVER_URL") or server.get("serverurl", "http://localhost:9001")
     return connect(url, server)
+
+
+def _credentials(configuration: str | None) -> tuple[str | None, str | None]:
+    """The user name and password for --url, which needs no configuration unless one is named."""
+    try:
+        server = configfile.ConfigFile(configfile.find(configuration)).read().server
+    except SettingsError:
+        if configuration is not None:
+            raise
+        server = {}
+    username = os.environ.get("SUPERVISOR_USERNAME", server.get("username"))
+    return username, os.environ.get("SUPERVISOR_PASSWORD", server.get("password"))
 
 
 def _pid_in(path: str) -> int:

@@ -44,7 +44,8 @@ _TICKS = (Tick5Event, Tick60Event, Tick3600Event)
 class MemreapNamespaceRPCInterface:
     def __init__(self, supervisord: Any):
         self._supervisord = supervisord
-        self._published: dict[str, Any] = {}
+        # supervisord makes such an object for each of its http servers, and the listener speaks to one of them.
+        self._published: dict[str, Any] = vars(supervisord).setdefault("memreap_published", {})
 
     def getVersion(self) -> str:
         """Return the version of memreap that supervisord runs
@@ -179,7 +180,8 @@ class MemreapNamespaceRPCInterface:
             handed_on = {key: _marshalled(values[key]) for key in ("pools", "answers", "troubles") if key in values}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             raise RPCError(Faults.INCORRECT_PARAMETERS, "text") from None
-        self._published = {**values, **handed_on, "received": time.time()}
+        self._published.clear()
+        self._published.update({**values, **handed_on, "received": time.time()})
         return True
 
     def _processes(self) -> list[tuple[Any, Any]]:

@@ -1,4 +1,4 @@
-"""What `memreap status` shows: the listener's view of the pools; if it cannot be asked, one look of our own.
+"""What `memreap status` and `memreap top` show: the listener's view; if it cannot be asked, a look of our own.
 
 The two would contradict each other: a look does not know of a pause or of leaving workers, and a listener's look is
 some seconds old. So the command shows one of the two, and says which.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from supervisor_memreap import __version__
@@ -21,7 +21,7 @@ from supervisor_memreap.core.text import seconds
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record import status
 from supervisor_memreap.record.statefile import known_to_the_listener
-from supervisor_memreap.supervisord.client import Client
+from supervisor_memreap.supervisord.client import Client, Unavailable
 
 _NO_INTERFACE = "supervisord has no [rpcinterface:memreap] to ask the listener through"
 _NO_LISTENER = "there is no listener"
@@ -38,7 +38,11 @@ class View(NamedTuple):
     troubles: tuple[str, ...] = ()
     """Why something is not watched, and the remedy, a line each; empty: no trouble is known."""
     age: float | None = None
-    """Seconds since the listener looked; None: this is a look of our own."""
+    """Seconds since the listener looked; None: this is a look of our own, or it has not looked yet."""
+    why: str = ""
+    """Why this is a look of our own."""
+    is_watched: bool = True
+    """Whether a listener watches these pools, as far as known."""
 
     def values(self) -> dict[str, Any]:
         """For JSON."""
@@ -84,10 +88,7 @@ class Viewer:
         trouble = status.trouble_of_listener(listener)
         if trouble:
             return self._own_look("the listener does not look", trouble)
-        age = float(listener["age_seconds"])
-        note = f"This is what the listener saw {seconds(age)} ago."
-        troubles = status.troubles_beside(listener, __version__)
-        return View(status.of_listener(pools), "listener", note, tuple(troubles), age)
+        return _of_listener(pools, listener)
 
     def _own_look(self, why: str, trouble: str | None = None) -> View:
         """`trouble` is what is wrong with the listener, in a line; None: ask supervisord for its state."""
@@ -101,7 +102,7 @@ class Viewer:
         # A misspelt section watches nothing, while everything else may look well.
         missing = events.ProgramsMissing.of(self._settings.unmatched(programs), programs, time.time())
         troubles = trouble, missing.text if missing else "", *self._reaper.memory.troubles()
-        return View(pools, "look", note, tuple(filter(None, troubles)))
+        return View(pools, "look", note, tuple(filter(None, troubles)), None, why, not trouble)
 
     def _trouble_of_listener(self, programs: Sequence[Program]) -> str:
         """What is wrong with the listener, judging only by its process state in supervisord."""
@@ -120,3 +121,35 @@ class Viewer:
     def close(self) -> None:
         if self._reaper:
             self._reaper.close()
+
+
+class Remote:
+    """Another machine's pools: only its listener can look at them."""
+
+    def __init__(self, client: Client):
+        self._client = client
+
+    def look(self) -> View:
+        """Raises Unavailable."""
+        seen = self._client.seen_by_listener()
+        if seen is None:
+            raise Unavailable(
+                f"supervisord at {self._client.shown_url} has no [rpcinterface:memreap] to ask its listener through:"
+                " run memreap doctor on that machine, which says how to add it"
+            )
+        pools, listener = seen
+        trouble = status.trouble_of_listener(listener)
+        if not trouble:
+            return _of_listener(pools, listener)
+        note = "The listener does not look; this is what it saw last."
+        return View(status.of_listener(status.unwatched(pools)), "listener", note, (trouble,), is_watched=False)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _of_listener(pools: list[dict[str, Any]], listener: Mapping[str, Any]) -> View:
+    """The view of a listener that looks."""
+    age = float(listener["age_seconds"])
+    note = f"This is what the listener saw {seconds(age)} ago."
+    return View(status.of_listener(pools), "listener", note, tuple(status.troubles_beside(listener, __version__)), age)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from support import driver
@@ -178,7 +179,7 @@ def test_one_look_of_our_own_knows_no_growth():
 
 
 def test_sizes_an_hour_are_doubles_in_xml_rpc_and_integers_in_json():
-    interface = make_rpcinterface(None)
+    interface = make_rpcinterface(SimpleNamespace())
     interface.publish(json.dumps({"pools": [GROWING], "answers": {}}))
     pool = interface.getPool("myapp")
     sized = (pool["growth_bytes_per_hour"], pool["workers"][1]["growth_bytes_per_hour"], pool["limit_bytes"])

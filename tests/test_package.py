@@ -135,6 +135,7 @@ def test_signals_are_sent_from_one_place_to_one_process_at_a_time():
         ("signalling.py", "tgkill", "syscall"),
         ("sockets.py", "_by_copy", "syscall"),  # pidfd_getfd
         ("statefile.py", "_exists", "kill"),
+        ("terminal.py", "_stop", "kill"),  # itself, for Ctrl-Z
     ]
 
 

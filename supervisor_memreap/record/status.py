@@ -214,7 +214,7 @@ def table(pools: Sequence[Mapping[str, Any]], now: float) -> str:
 def _row(pool: Mapping[str, Any], has_history: bool, now: float) -> tuple[str, ...]:
     largest, total = (_memory(pool, key) for key in ("largest_bytes", "total_bytes"))
     limit = f"{_memory(pool, 'limit_bytes')} {pool['metric']}" if "limit_bytes" in pool else "-"
-    start = str(pool["name"]), _standing(pool), limit, str(len(pool["workers"]))
+    start = str(pool["name"]), standing_word(pool), limit, str(len(pool["workers"]))
     if not has_history:
         return (*start, _over(pool), largest, total)
     growth = growth_values.cell(pool)
@@ -242,22 +242,28 @@ def _without(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> list[tu
 
 def _details(pool: Mapping[str, Any]) -> Iterator[str]:
     """Lines below a pool."""
+    for text in details(pool):
+        yield from _wrapped(text)
+    if pool.get("message"):
+        yield from _wrapped(f"{_clock(pool)}{pool['message']}")
+
+
+def details(pool: Mapping[str, Any]) -> Iterator[str]:
+    """What is to be known of a pool beside its numbers, a sentence each."""
     suspended = _suspended(pool)
     if suspended:
-        yield from _wrapped(suspended)
+        yield suspended
     if pool.get("paused") and pool["standing"] != Standing.PAUSED:
-        yield from _wrapped(f"paused until supervisorctl memreap resume {pool['name']}")
+        yield f"paused until supervisorctl memreap resume {pool['name']}"
     if pool.get("not_visible"):
-        yield from _wrapped(f"not watched: {pool['not_visible']}")
+        yield f"not watched: {pool['not_visible']}"
     if pool.get("unreadable_workers"):
-        yield from _wrapped(
+        yield (
             f"{pool['unreadable_workers']} of {len(pool['workers'])} workers: {pool['metric']} may not be read; run"
             " memreap as their user or as root with CAP_SYS_PTRACE, or set metric=rss"
         )
     if growth_values.forecast(pool):
-        yield from _wrapped(growth_values.forecast(pool))
-    if pool.get("message"):
-        yield from _wrapped(f"{_clock(pool)}{pool['message']}")
+        yield growth_values.forecast(pool)
 
 
 def _wrapped(text: str) -> list[str]:
@@ -275,8 +281,8 @@ def _suspended(pool: Mapping[str, Any]) -> str:
     return ""
 
 
-def _standing(pool: Mapping[str, Any]) -> str:
-    """The state of a pool, in one word; details are below it."""
+def standing_word(pool: Mapping[str, Any]) -> str:
+    """The state of a pool, in one word; `details` has the rest."""
     standing = pool["standing"]
     return str(pool["state"] if standing == Standing.NOT_RUNNING else standing).upper()
 
@@ -295,11 +301,11 @@ def workers_table(pool: Mapping[str, Any]) -> str:
     rows = [("pid", "age", str(pool["metric"]), "growth", "")]
     for worker in sorted(pool["workers"], key=lambda each: each.get("used_bytes", 0), reverse=True):
         used, growth = _memory(worker, "used_bytes"), growth_values.cell(worker)
-        rows.append((str(worker["pid"]), seconds(worker["age_seconds"]), used, growth, _note(worker)))
+        rows.append((str(worker["pid"]), seconds(worker["age_seconds"]), used, growth, note(worker)))
     return _aligned(rows)
 
 
-def _note(worker: Mapping[str, Any]) -> str:
+def note(worker: Mapping[str, Any]) -> str:
     """What happens to it, or why it has to go."""
     over = OverLimit.label if worker.get("over") else ""
     return str(worker.get("note") or worker.get("reason") or over)

@@ -51,19 +51,20 @@ class _UnixConnection(UnixStreamHTTPConnection):  # type: ignore[misc] # supervi
 class _Transport(SupervisorTransport):  # type: ignore[misc]
     """supervisor's own transport has no time-out."""
 
-    def __init__(self, url: str, username: str | None, password: str | None):
+    def __init__(self, url: str, username: str | None, password: str | None, timeout: float):
         super().__init__(username, password, url)
         self._get_connection = self._open
+        self._timeout = timeout
         self._unix: _UnixConnection | None = None
 
     def _open(self) -> http.client.HTTPConnection:
         if self.serverurl.startswith("unix://"):
-            connection = _UnixConnection("localhost", timeout=TIMEOUT)
+            connection = _UnixConnection("localhost", timeout=self._timeout)
             connection.socketfile = self.serverurl[len("unix://") :]
             self._unix = connection
             return connection
         parts = urlsplit(self.serverurl)
-        return http.client.HTTPConnection(parts.hostname or "localhost", parts.port or 80, timeout=TIMEOUT)
+        return http.client.HTTPConnection(parts.hostname or "localhost", parts.port or 80, timeout=self._timeout)
 
     def peer(self) -> int | None:
         """As in _UnixConnection, of the last call."""
@@ -76,11 +77,12 @@ class Client:
     Credentials are sent, and never part of a message.
     """
 
-    def __init__(self, url: str, username: str | None = None, password: str | None = None):
+    def __init__(self, url: str, username: str | None = None, password: str | None = None, timeout: float = TIMEOUT):
         self._url = url
+        self._timeout = timeout
         if urlsplit(url).scheme not in ("unix", "http"):
-            raise Unavailable(f"{self._shown}: not an address of supervisord, such as unix:///run/supervisor.sock")
-        self._transport = _Transport(url, username, password)
+            raise Unavailable(f"{self.shown_url}: not an address of supervisord, such as unix:///run/supervisor.sock")
+        self._transport = _Transport(url, username, password, timeout)
         self._proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=self._transport)
 
     def programs(self) -> list[Program]:
@@ -111,7 +113,7 @@ class Client:
                 for info in infos
             ]
         except (KeyError, TypeError, ValueError):
-            raise Unavailable(f"{self._shown} gave an answer that is not supervisord's") from None
+            raise Unavailable(f"{self.shown_url} gave an answer that is not supervisord's") from None
 
     def _runs_here(self, pid: int) -> bool:
         """Whether this pid of supervisord certainly means the same process here as there.
@@ -168,7 +170,7 @@ class Client:
                 raise self._explain_fault(pools["faultCode"], pools["faultString"])
             return [dict(pool) for pool in pools], dict(listener)
         except (KeyError, TypeError, ValueError):
-            raise Unavailable(f"{self._shown} gave an answer that is not supervisord's") from None
+            raise Unavailable(f"{self.shown_url} gave an answer that is not supervisord's") from None
 
     def announce(self, announcements: Sequence[str]) -> None:
         """Send all of them, a line each, as one event. Raises Unavailable."""
@@ -183,17 +185,17 @@ class Client:
             raise Unavailable(self._explain_status(error)) from None
         except socket.timeout:
             raise Unavailable(
-                f"supervisord did not answer within {TIMEOUT:.0f} s at {self._shown}: it is stopped or busy"
+                f"supervisord did not answer within {self._timeout:.0f} s at {self.shown_url}: it is stopped or busy"
             ) from None
         except PermissionError:
             raise Unavailable(
-                f"may not connect to supervisord at {self._shown}: run memreap as the user that owns the socket,"
+                f"may not connect to supervisord at {self.shown_url}: run memreap as the user that owns the socket,"
                 " or set chmod= and chown= in [unix_http_server]"
             ) from None
         except OSError as error:
-            raise Unavailable(f"no supervisord answers at {self._shown}: {error.strerror or error}") from None
+            raise Unavailable(f"no supervisord answers at {self.shown_url}: {error.strerror or error}") from None
         except (http.client.HTTPException, xmlrpc.client.Error, ExpatError, ValueError) as error:
-            raise Unavailable(f"{self._shown} does not answer like supervisord: {type(error).__name__}") from None
+            raise Unavailable(f"{self.shown_url} does not answer like supervisord: {type(error).__name__}") from None
         finally:
             # A kept connection would break when supervisord restarts.
             self._transport.close()
@@ -208,7 +210,8 @@ class Client:
         return self._url.startswith("unix://")
 
     @property
-    def _shown(self) -> str:
+    def shown_url(self) -> str:
+        """Without credentials."""
         scheme, _, rest = self._url.partition("://")
         return f"{scheme}://{rest.rpartition('@')[2]}"
 
@@ -225,10 +228,10 @@ class Client:
     def _explain_status(self, error: xmlrpc.client.ProtocolError) -> str:
         if error.errcode == 401:
             return (
-                f"supervisord at {self._shown} requires a user name and password: set them in [supervisorctl],"
+                f"supervisord at {self.shown_url} requires a user name and password: set them in [supervisorctl],"
                 " or as SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD in the listener's environment="
             )
-        return f"supervisord at {self._shown} answered with HTTP status {error.errcode} {error.errmsg}"
+        return f"supervisord at {self.shown_url} answered with HTTP status {error.errcode} {error.errmsg}"
 
 
 def _epoch(local_time: str) -> float:

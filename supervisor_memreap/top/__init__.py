@@ -1,0 +1,33 @@
+"""\
+Show the pools live: the state of each pool, the size of each worker against the limit, and what
+happened last. Signals no worker. Needs rich: pip install 'supervisor-memreap[top]'
+
+    memreap top                      all pools that have a [memreap:NAME] section
+    memreap top myapp                one pool
+    memreap top --url http://web1:9001
+
+Shows what `memreap status` shows: the listener's view, or this command's own if the listener cannot
+be asked. With --url it shows the listener's view on another machine, whose supervisord must have
+[inet_http_server] and [rpcinterface:memreap]. The user name and the password for --url are those
+in the URL, in SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD, or in [supervisorctl] of the
+configuration. A password in the URL can be seen in the list of processes.
+
+q or Ctrl-C ends it. Without a terminal, or with TERM=dumb, it prints all pools at each interval.
+
+exit status: 0 ended by q; 1 supervisord does not answer at the start, or NAME is not watched; 2 bad
+usage or configuration, or rich is missing; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+
+def add_arguments(parser: argparse.ArgumentParser, interval: Callable[[str], float]) -> None:
+    """`interval` reads a duration."""
+    parser.add_argument(
+        "--interval", type=interval, default=2.0, metavar="SECONDS", help="time between two looks (default: 2 s)"
+    )
+    parser.add_argument("--url", metavar="URL", help="another supervisord, such as http://web1:9001")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these programs")

@@ -1,0 +1,165 @@
+"""What `memreap top` shows: pools in, lines out."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.text import Text
+
+from supervisor_memreap.top.page import ASCII, UNICODE, Frame, Message, page
+from supervisor_memreap.view import View
+
+MIB = 1024**2
+NOW = 1_800_000_000.0
+
+
+def worker(pid: int, mib: float | None, **more) -> dict:
+    used = {} if mib is None else {"used_bytes": int(mib * MIB), "over": mib > 100}
+    return {"pid": pid, "age_seconds": 3600.0, **used, **more}
+
+
+def pool(name: str, *workers: dict, **more) -> dict:
+    known = [each["used_bytes"] for each in workers if "used_bytes" in each]
+    sizes = {"largest_bytes": max(known), "total_bytes": sum(known)} if known else {}
+    history = {"reaps": 12, "given_back_bytes": 1229 * MIB, "growth_bytes_per_hour": 41 * MIB}
+    fixed = {"state": "RUNNING", "standing": "quiet", "paused": False, "metric": "uss", "limit_bytes": 100 * MIB}
+    return {"name": name, **fixed, **sizes, **history, "workers": list(workers), **more}
+
+
+def frame(*pools: dict, trouble: str = "", messages: tuple[Message, ...] = (), **of_view) -> Frame:
+    view = View(list(pools), **{"whose": "listener", "note": "", "age": 2.0, **of_view})
+    return Frame("web1", view, trouble, NOW - 1, NOW, messages, "q: quit")
+
+
+def shown(whole: Frame, columns: int = 80, rows: int | None = 24) -> list[str]:
+    return [line.plain.rstrip() for line in page(whole, columns, rows, UNICODE)]
+
+
+def test_a_pool_and_its_workers():
+    mine = pool(
+        "myapp",
+        worker(4242, 120, growth_bytes_per_hour=12 * MIB, note="leaving"),
+        worker(4243, None),
+        worker(4244, 50, growth_bytes_per_hour=-3 * MIB),
+        standing="leaving",
+        next_at_limit_seconds=7200,
+    )
+    head, seen, *rest = shown(frame(mine, messages=(Message(NOW, "myapp", "worker 4242 holds 120 MiB"),)))
+    assert head.startswith("memreap top  web1  1 pool, 3 workers, 170 MiB")
+    assert head.endswith("  q: quit")
+    assert seen == "seen by the listener 3 s ago, sizes up to 30 s old; a full bar is the limit"
+    assert rest[:-1] == [
+        "",
+        "                limit        workers  total    growth    reaps  freed",
+        "myapp  LEAVING  100 MiB uss  3        170 MiB  41 MiB/h  12     1.2 GiB",
+        "  the next worker reaches its limit in about 2 h",
+        f"     4242   120 MiB {'█' * 23}  60 min   12 MiB/h  leaving",
+        f"     4244    50 MiB {'█' * 12}{'░' * 11}  60 min -3.0 MiB/h",
+        f"     4243         - {'░' * 23}  60 min          -",
+        "",
+    ]
+    assert rest[-1].endswith("myapp: worker 4242 holds 120 MiB")
+
+
+def test_the_largest_workers_are_shown_and_how_many_are_not():
+    lines = shown(frame(pool("myapp", *(worker(100 + mib, mib) for mib in range(1, 61)))), rows=12)
+    assert len(lines) == 12
+    assert [line.split()[0] for line in lines[4:11]] == ["160", "159", "158", "157", "156", "155", "154"]
+    assert lines[11] == "    … 53 more workers not shown, each 53 MiB or less"
+
+
+def test_each_pool_gets_its_share():
+    lines = shown(
+        frame(pool("a", *(worker(pid, 9) for pid in range(30))), pool("b", *(worker(pid, 9) for pid in range(30))))
+    )
+    assert sum("not shown" in line for line in lines) == 2
+    assert sum(line.startswith(("    … 22 more", "    … 21 more")) for line in lines) == 2
+
+
+def test_of_too_many_pools_those_with_a_trouble_are_shown_and_the_others_counted():
+    pools = [pool(f"pool{number}", worker(number, 5)) for number in range(30)]
+    pools[25]["standing"] = "blind"
+    pools[27].update(standing="suspended", suspension={"reason": "its limit is too low", "since": NOW})
+    lines = shown(frame(*pools))
+    text = "\n".join(lines)
+    assert len(lines) == 24
+    assert "pool25  BLIND" in text
+    assert "its limit is too low" in " ".join(text.split())
+    hidden = 30 - sum(line.startswith("pool") for line in lines)
+    assert lines[-1] == f"{hidden} pools have no room here: {hidden} QUIET"
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"trouble": "no supervisord answers at http://web1:9001: refused"}, "TROUBLE: no supervisord answers"),
+        ({"is_watched": False, "troubles": ("there is no listener",)}, "TROUBLE: there is no listener"),
+    ],
+)
+def test_what_nothing_watches_never_looks_fine(options, line):
+    text = "\n".join(shown(frame(pool("myapp", worker(1, 5)), **options)))
+    assert line in text
+    assert "myapp  BLIND" in text
+    assert "QUIET" not in text
+
+
+def test_without_any_pool_it_says_that_nothing_is_watched():
+    assert "TROUBLE: no pool is watched: run memreap doctor" in shown(frame())
+
+
+def test_what_a_terminal_would_obey_is_not_passed_on():
+    evil = "a\033[2Jb\nc"
+    text = "\n".join(
+        shown(
+            frame(
+                pool(evil, worker(1, 5, note=evil), not_visible=evil),
+                trouble=evil,
+                troubles=(evil,),
+                messages=(Message(NOW, evil, evil),),
+            )._replace(where=evil),
+            rows=None,
+        )
+    )
+    assert "\033" not in text
+    assert text.count("a?[2Jb?c") >= 5
+
+
+def test_without_a_limit_the_largest_worker_is_a_full_bar():
+    mine = pool("myapp", worker(1, 40), worker(2, 20))
+    del mine["limit_bytes"]
+    lines = shown(frame(mine))
+    assert "none uss" in lines[4]
+    assert [line.count("█") for line in lines[5:7]] == [34, 17]
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
+WORKERS = st.builds(
+    worker,
+    st.integers(1, 4_194_304),
+    st.none() | st.floats(0, 2_000_000),
+    note=st.sampled_from(["", "leaving", "pool over its total"]),
+)
+POOLS = st.builds(
+    lambda name, workers, more: pool(name, *workers, **more),
+    NAMES,
+    st.lists(WORKERS, max_size=40),
+    st.fixed_dictionaries({}, optional={"message": NAMES, "not_visible": NAMES, "paused": st.just(True)}),
+)
+
+
+@given(
+    st.lists(POOLS, max_size=12),
+    st.integers(1, 200),
+    st.integers(1, 80),
+    st.sampled_from([UNICODE, ASCII]),
+    st.lists(st.builds(Message, st.floats(0, NOW), NAMES, NAMES), max_size=20),
+    NAMES | st.just(""),
+)
+def test_it_fits_every_terminal(pools, columns, rows, glyphs, messages, trouble):
+    whole = frame(*pools, messages=tuple(messages), trouble=trouble)
+    lines: list[Text] = page(whole, columns, rows, glyphs)
+    assert len(lines) <= rows
+    assert all(cell_len(line.plain) < max(21, columns) for line in lines)
+    assert all(char.isprintable() for line in lines for char in line.plain)
