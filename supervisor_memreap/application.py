@@ -128,7 +128,7 @@ class Application:
             self._emit(events.SupervisordAvailable("", time.time()))
         _report_names(settings, programs, self._once)
         self.reaper.tick(programs, settings, time.monotonic(), counts)
-        if self._publisher.is_read or self.recorders.has_any():
+        if self._publisher.is_read or self.recorders.want_a_look() or self.reaper.is_measuring:
             self._rows = self.recorders.with_totals(self.reaper.status())
         self.recorders.look(self._rows)
         self._publisher.note_look()

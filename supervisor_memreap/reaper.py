@@ -172,6 +172,11 @@ class Reaper:
         """The status of the pools at the last tick, as in record.status."""
         return self._sizes.status(self._watched)
 
+    @property
+    def is_measuring(self) -> bool:
+        """Whether the last status has old sizes of workers, which there was no time to read."""
+        return self._sizes.is_incomplete
+
     def announces(self, name: str) -> bool:
         """Whether the events of this pool are announced as events of supervisord."""
         return name not in self.pools or self.pools.named(name).settings.announce

@@ -18,6 +18,8 @@ from supervisor_memreap.record.historypath import HistoryError, in_force
 from supervisor_memreap.record.log import Once, internal_error
 from supervisor_memreap.supervisord.configfile import Contents
 
+# Seconds before its time that a sink gets a look.
+_EARLY = 2.5
 # Seconds until a child that has ended is started again.
 _RESTART = 30.0
 _STALLED = (
@@ -36,13 +38,15 @@ class _Kind(NamedTuple):
     trouble: type[events.NotRecorded | events.NotExposed]
     keys: tuple[str, ...]
     """The settings with which it is started; a change of one starts it anew."""
+    period: float
+    """Seconds between two looks that it gets."""
 
     def settings_in(self, recording: Recording) -> tuple[object, ...]:
         return tuple(getattr(recording, key) for key in self.keys)
 
 
 _KINDS: Mapping[str, _Kind] = {
-    "history": _Kind(_history, events.NotRecorded, ("history", "history_size", "summary")),
+    "history": _Kind(_history, events.NotRecorded, ("history", "history_size", "summary"), 60.0),
 }
 
 
@@ -67,6 +71,8 @@ class Recorders:
         self._troubles: dict[str, str] = {}
         self._error: events.InternalError | None = None
         self._totals = Totals(time.time())
+        self._looked: dict[str, float] = {}
+        """When each of them last got a look (monotonic)."""
 
     def _attempt(self, act: Callable[[], None]) -> None:
         try:
@@ -107,13 +113,19 @@ class Recorders:
 
     def _end(self, name: str) -> None:
         self._ended.pop(name, None)
+        self._looked.pop(name, None)
         running = self._children.pop(name, None)
         if running:
             running.close()
 
-    def has_any(self) -> bool:
-        """Whether a look would be of use to any of them."""
-        return bool(self._children)
+    def want_a_look(self) -> bool:
+        """Whether one of them is to get the next look."""
+        return any(map(self._is_due, self._children))
+
+    def _is_due(self, name: str) -> bool:
+        # Looks come with the ticks, which are up to 2 s early or late.
+        looked = self._looked.get(name)
+        return looked is None or time.monotonic() - looked >= _KINDS[name].period - _EARLY
 
     def take(self, event: Event) -> None:
         """A sink of events."""
@@ -127,15 +139,17 @@ class Recorders:
                 running.send(message, is_event=True)
 
     def look(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """The pools were looked at; `rows` are as record.status has them."""
+        """The pools were looked at; `rows` are as record.status has them, if one of the sinks wants them."""
         self._attempt(lambda: self._look(rows))
         self._report()
 
     def _look(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        message = {"kind": "look", "at": time.time(), "pools": rows}
-        for running in self._children.values():
-            running.send(message, is_event=False)
         now = time.monotonic()
+        message = {"kind": "look", "at": time.time(), "pools": rows}
+        for name, running in self._children.items():
+            if self._is_due(name):
+                self._looked[name] = now
+                running.send(message, is_event=False)
         for name in [name for name, ended in self._ended.items() if now - ended >= _RESTART]:
             del self._ended[name]
             self._troubles.pop(name, None)

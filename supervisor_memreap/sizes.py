@@ -15,8 +15,8 @@ from supervisor_memreap.pool import WatchedPool
 from supervisor_memreap.pools import Pools
 from supervisor_memreap.record.status import of_pool
 
-# Seconds between two readings of the metric of all workers, and the maximum time of one reading: 500 workers of 20 MiB
-# take 36 ms, larger ones more.
+# Seconds between two readings of the metric of all workers, and how long one look may take for that: 500 workers of
+# 20 MiB take 36 ms, larger ones more. Those for which there was no time are read in the next looks.
 MEASURE = 30.0
 MEASURING = 0.1
 
@@ -25,8 +25,12 @@ class Sizes:
     def __init__(self, pools: Pools) -> None:
         self._pools = pools
         self._used: dict[str, dict[ProcessId, int]] = {}
-        """The metric of each worker in bytes, by pool, as far as it is known."""
+        """The metric of each worker in bytes, by pool, as far as it was read in this round."""
+        self._before: dict[str, dict[ProcessId, int]] = {}
+        """The same of the round before: shown until the worker is read again."""
         self._measured = float("-inf")
+        self.is_incomplete = False
+        """Whether there was no time for some workers in this round."""
         self._growth: dict[str, Growth] = {}
         self._servers: dict[str, tuple[ProcessId | None, str | None]] = {}
         """The manager and the server of each pool, as far as they are known."""
@@ -34,13 +38,15 @@ class Sizes:
     def status(self, pools: Iterable[WatchedPool]) -> list[dict[str, Any]]:
         """The status of these pools at the last tick, as in record.status; sizes are read every MEASURE seconds."""
         now = time.monotonic()
-        if now - self._measured >= MEASURE:
-            self._measured, self._used, self._servers = now, {}, {}
+        if now - self._measured >= MEASURE and not self.is_incomplete:
+            self._before, self._used, self._servers = self._used, {}, {}
+            self._measured = now
             self._growth = {name: growth for name, growth in self._growth.items() if name in self._pools}
         view = procfs.source()
         rows: list[dict[str, Any]] = []
         for pool in sorted(pools, key=lambda pool: pool.name):
             self._pools.guard(pool, functools.partial(self._add, rows, pool, view, now))
+        self.is_incomplete = time.monotonic() >= now + MEASURING
         return rows
 
     def _add(self, rows: list[dict[str, Any]], pool: WatchedPool, view: Source, now: float) -> None:
@@ -52,7 +58,9 @@ class Sizes:
         growth = growth.after(pool.pool.workers, pool.settings.metric, _readings(pool, used, known, now))
         self._growth[pool.name] = growth
         boot, server = time.time() - now, self._server(pool, view)
-        rows.append(of_pool(pool.choice, pool.settings, pool.state, pool.counters, used, boot, growth, server))
+        before = self._before.get(pool.name, {})
+        shown = {**{worker.id: before[worker.id] for worker in pool.pool.workers if worker.id in before}, **used}
+        rows.append(of_pool(pool.choice, pool.settings, pool.state, pool.counters, shown, boot, growth, server))
 
     def _server(self, pool: WatchedPool, view: Source) -> str | None:
         manager, server = self._servers.get(pool.name, (None, None))

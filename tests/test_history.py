@@ -23,9 +23,8 @@ def path(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def each_look_counts(monkeypatch):
-    """The tests do not wait a minute between two looks, nor half of one for the next try."""
-    monkeypatch.setattr(historywriter, "FINE", 0)
+def no_test_waits(monkeypatch):
+    """Half a minute for the next try."""
     monkeypatch.setattr(historywriter, "RETRY", 0.0)
     monkeypatch.setattr(historywriter, "HANDOVER", 0.0)
     monkeypatch.setattr(os, "nice", lambda _: 0)

@@ -157,7 +157,8 @@ class Listener:
 
 
 @pytest.fixture
-def listener():
+def listener(monkeypatch):
+    monkeypatch.setattr(recorders, "_EARLY", 60.0)  # each look is recorded
     listener = Listener()
     yield listener
     listener.recorders.close()
@@ -209,7 +210,7 @@ def test_without_a_history_the_counters_begin_with_the_listener(listener):
     (row,) = listener.recorders.with_totals([{"name": "myapp"}])
     assert (row["reaps"], row["given_back_bytes"]) == (1, 95 * MIB)
     assert abs(row["counted_since"] - time.time()) < 60
-    assert not listener.recorders.has_any()
+    assert not listener.recorders.want_a_look()
 
 
 def test_a_change_of_the_setting_takes_effect_at_once(listener, tmp_path):
@@ -219,7 +220,7 @@ def test_a_change_of_the_setting_takes_effect_at_once(listener, tmp_path):
     listener.recorders.apply(OFF, Contents())
     listener.look()
     assert [len(historyfile.load(str(tmp_path / name))[0].readings) for name in ("a", "b")] == [1, 1]
-    assert not listener.recorders.has_any()
+    assert not listener.recorders.want_a_look()
 
 
 def test_what_is_wrong_with_the_history_is_one_line_however_often_it_is_tried(listener, tmp_path, monkeypatch):
@@ -248,7 +249,6 @@ def test_where_supervisords_log_is_no_file_one_line_asks_for_a_path(listener):
 
 
 def test_a_child_that_was_killed_is_started_again_and_that_is_one_line(listener, tmp_path, monkeypatch):
-    monkeypatch.setattr("supervisor_memreap.record.historywriter.FINE", 0)
     path = tmp_path / "h.sqlite"
     listener.recorders.apply(history(path), Contents())
     listener.look()

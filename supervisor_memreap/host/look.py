@@ -215,15 +215,17 @@ def measure(
     """The metric of each worker in bytes, if it may be read; reads those not `known` until `deadline` (monotonic)."""
     used = {}
     for worker in pool.workers:
-        try:
-            size = worker.used if worker.used is not None else known.get(worker.id)
-            if size is None and time.monotonic() < deadline:
+        size = worker.used if worker.used is not None else known.get(worker.id)
+        if size is not None:
+            used[worker.id] = size
+        elif time.monotonic() < deadline:
+            try:
                 exact = _exact(worker.id.pid, view) if settings.metric in ("uss", "pss") else None
                 size = _used(worker.bound, settings.metric, exact, len(pool.workers) + 1)
-            if size is not None and view.process(worker.id.pid).id == worker.id:
-                used[worker.id] = size
-        except (ProcessLookupError, PermissionError):
-            pass  # it has just left
+                if size is not None and view.process(worker.id.pid).id == worker.id:
+                    used[worker.id] = size
+            except (ProcessLookupError, PermissionError):
+                pass  # it has just left
     return used
 
 

@@ -20,9 +20,8 @@ from supervisor_memreap.record.child import Inbox, Message, Tell
 from supervisor_memreap.record.historyfile import DamagedError, Writer
 from supervisor_memreap.record.historypath import HistoryError
 
-# Seconds between two readings that are kept, for a day; and for a month. Older ones are removed.
-FINE, COARSE = 60, 900
-FINE_FOR, COARSE_FOR = 25 * 3600, 31 * 86400
+# For so many seconds all readings are kept, one a minute; older ones so many seconds apart; the oldest are removed.
+FINE_FOR, COARSE, COARSE_FOR = 25 * 3600, 900, 31 * 86400
 # Seconds between two times at which old readings are thinned.
 THINNED_EVERY = 3600.0
 # Seconds until a file that could not be written is tried again; and for which a file that another memreap writes to is
@@ -61,19 +60,12 @@ class _History:
         self._file: Writer | None = None
         self._tables: _Tables | None = None
         self._waiting: deque[Message] = deque()
-        self._last_look = float("-inf")
         self._thinned = float("-inf")
         self._began = time.monotonic()
         self._failed = float("-inf")
         self._trouble: str | None = None
 
     def add(self, message: Message) -> None:
-        """One look a minute is enough."""
-        if message["kind"] == "look":
-            now = time.monotonic()
-            if now - self._last_look < FINE - 1:
-                return
-            self._last_look = now
         self._waiting.append(message)
         if len(self._waiting) > _MOST_WAITING:
             looks = (number for number, each in enumerate(self._waiting) if each["kind"] == "look")
