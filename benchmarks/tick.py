@@ -5,6 +5,8 @@ median counts. All run on the same workers in the same run:
 
     C floor     benchmarks/tick_floor.c: the list of children and each child's statm, opened, read and closed
     memreap     Reaper.tick, with a limit that none is over
+    recording   the same with a history: twelve ticks, a minute of TICK_5, in which the sizes of all workers are read and
+                recorded once, divided by twelve; without what its child process needs
     psutil      children() and memory_info() of each manager's workers
     kidreaper   ps -o pid=,vsz= --ppid, for each manager
     memmon      superlance's: ps -orss= -p, for each manager; it does not see the workers
@@ -35,10 +37,15 @@ import tick_report
 from superlance.memmon import Memmon
 
 from supervisor_memreap.core import policy, selection
+from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.recording import Recording
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host import look, roster
 from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.record.log import Once
+from supervisor_memreap.recorders import Recorders
+from supervisor_memreap.supervisord.configfile import Contents
 
 HERE = Path(__file__).resolve().parent
 SIZES = ((1, 10), (5, 100), (50, 1000), (200, 4000), (200, 10_000))
@@ -89,11 +96,12 @@ def measure_all(floor: str, managers: list[int]) -> tuple[dict[str, float], dict
     """
     programs = [Program(f"p{pid}", f"p{pid}", "RUNNING", pid) for pid in managers]
     settings = Settings({program.name: {"limit": 1 << 40} for program in programs})
-    reaper = Reaper()
+    reaper, recording = Reaper(), Minute(programs, settings)
     reaper.tick(programs, settings, time.monotonic())
     ways: dict[str, Callable[[], float]] = {
         "C floor": lambda: by_floor(floor, managers),
         "memreap": lambda: by_cpu(lambda: reaper.tick(programs, settings, time.monotonic())),
+        "recording": lambda: by_cpu(recording.pass_by) / Minute.TICKS,
         "psutil": lambda: by_cpu(lambda: by_psutil(managers)),
         "kidreaper": lambda: by_children(lambda: by_ps(managers)),
         "memmon": lambda: by_children(lambda: by_memmon(managers, cumulative=False)),
@@ -109,10 +117,44 @@ def measure_all(floor: str, managers: list[int]) -> tuple[dict[str, float], dict
                 )
     steps = [by_step(reaper, programs, settings) for _ in range(TIMES)]
     reaper.close()
+    recording.close()
     return (
         {way: statistics.median(values) for way, values in measured.items()},
         {step: statistics.median(values[step] for values in steps) for step in steps[0]},
     )
+
+
+class Minute:
+    """A listener with a history, for a minute of TICK_5."""
+
+    TICKS = 12
+
+    def __init__(self, programs: list[Program], settings: Settings):
+        self._programs = programs
+        self._settings = settings
+        self._directory = tempfile.TemporaryDirectory()
+        self._log: list[Event] = []
+        self._recorders = Recorders(self._log.append, Once(self._log.append))
+        self._recorders.apply(Recording(history=f"{self._directory.name}/history.sqlite"), Contents())
+        self._reaper = Reaper()
+
+    def pass_by(self) -> None:
+        for number in range(self.TICKS):
+            self._reaper.tick(self._programs, self._settings, time.monotonic())
+            if number == 0:
+                self._reaper._sizes._measured = float("-inf")
+                self._reaper._sizes.is_incomplete = False
+                self._recorders._looked.clear()
+            if self._recorders.want_a_look() or self._reaper.is_measuring:
+                rows = self._recorders.with_totals(self._reaper.status())
+                self._recorders.look(rows)
+            self._recorders.wake(self._recorders.fds())
+
+    def close(self) -> None:
+        self._reaper.close()
+        self._recorders.close()
+        assert self._log == [], [event.text for event in self._log]
+        self._directory.cleanup()
 
 
 def by_step(reaper: Reaper, programs: list[Program], settings: Settings) -> dict[str, float]:

@@ -60,7 +60,7 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-_COLOURS = ("#6e7781", "#2da44e", "#3d85a8", "#c98a1b", "#8250df", "#d1495b")
+_COLOURS = ("#6e7781", "#2da44e", "#0b7a75", "#3d85a8", "#c98a1b", "#8250df", "#d1495b")
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#1f2328}.grid{stroke:#8b949e;stroke-opacity:.35}"
     "@media(prefers-color-scheme:dark){text{fill:#e6edf3}}"

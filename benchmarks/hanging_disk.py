@@ -1,0 +1,164 @@
+"""Whether a tick waits for the disk of the history: python benchmarks/hanging_disk.py [--out FOLDER]
+
+A file system of its own, in a file and mounted through a loop device, holds the history. 1,000 sleeping workers are
+looked at, every look is recorded, and everything that happens is an event:
+
+    writing    the disk works
+    hanging    fsfreeze: every write waits in the kernel, as with a file server or a controller that does not answer
+    writing    it works again: what happened meanwhile is written
+
+Needs root, a C compiler and e2fsprogs. Writes the table of history.md to docs. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tick import HERE, build, sleepers
+
+from supervisor_memreap.core import events
+from supervisor_memreap.core.model import ProcessId, Program
+from supervisor_memreap.core.recording import Recording
+from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.record import child, historyfile
+from supervisor_memreap.record.log import Once
+from supervisor_memreap.recorders import Recorders
+from supervisor_memreap.supervisord.configfile import Contents
+
+PROGRAMS, WORKERS, LOOKS = 50, 1000, 30
+BEGIN, END = "<!-- hanging_disk.py -->", "<!-- end -->"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs", help="directory of history.md (docs)")
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        print("hanging_disk.py: only root can mount and freeze a file system", file=sys.stderr)
+        return 2
+    try:
+        with tempfile.TemporaryDirectory() as directory, disk(Path(directory)) as mounted:
+            floor = build(Path(directory))
+            with sleepers(floor, PROGRAMS, WORKERS) as managers:
+                table = measure(managers, mounted)
+    except KeyboardInterrupt:
+        return 130
+    print(table)
+    page = options.out / "history.md"
+    before, _, rest = page.read_text().partition(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
+    return 0
+
+
+@contextlib.contextmanager
+def disk(directory: Path) -> Iterator[Path]:
+    """A file system of 64 MB, unmounted afterwards."""
+    image, mounted = directory / "image", directory / "mounted"
+    mounted.mkdir()
+    with image.open("wb") as file:
+        file.truncate(64 * 1024**2)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, mounted], check=True)
+    try:
+        yield mounted
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+
+
+@contextlib.contextmanager
+def frozen(mounted: Path) -> Iterator[None]:
+    subprocess.run(["fsfreeze", "-f", mounted], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["fsfreeze", "-u", mounted], check=True)
+
+
+class Listener:
+    """One that looks as fast as it can, records every look, and has an event at each."""
+
+    def __init__(self, managers: list[int], path: Path):
+        self._programs = [Program(f"p{pid}", f"p{pid}", "RUNNING", pid) for pid in managers]
+        self._settings = Settings({program.name: {"limit": 1 << 40} for program in self._programs})
+        self.log: list[events.Event] = []
+        self._recorders = Recorders(self.log.append, Once(self.log.append))
+        self._recorders.apply(Recording(history=str(path)), Contents())
+        self._reaper = Reaper()
+        self.events = 0
+
+    def look(self) -> float:
+        """ms of the wall clock."""
+        begin = time.monotonic()
+        self._reaper.tick(self._programs, self._settings, time.monotonic())
+        self._recorders._looked.clear()  # every look is recorded, not one a minute
+        self._recorders.look(self._recorders.with_totals(self._reaper.status()))
+        worker = ProcessId(self.events + 1, 1.0)
+        self._recorders.take(
+            events.Left(self._programs[0].name, time.time(), worker, 0.4, None, 100, 0, used=100, metric="uss")
+        )
+        self.events += 1
+        self._recorders.wake(self._recorders.fds())
+        return (time.monotonic() - begin) * 1000
+
+    def close(self) -> None:
+        self._reaper.close()
+        self._recorders.close()
+
+
+def measure(managers: list[int], mounted: Path) -> str:
+    path = mounted / "memreap.sqlite"
+    listener = Listener(managers, path)
+    rows = []
+    try:
+        for _ in range(10):
+            listener.look()  # all sizes are read
+        wait_for(path, 1)
+        rows.append(("writing", [listener.look() for _ in range(LOOKS)]))
+        with frozen(mounted):
+            rows.append(("hanging", [listener.look() for _ in range(LOOKS)]))
+            time.sleep(child.PATIENCE)
+            rows[-1][1].append(listener.look())
+            said = [event.text for event in listener.log]
+        rows.append(("writing again", [listener.look() for _ in range(LOOKS)]))
+        written = wait_for(path, listener.events, listener)
+    finally:
+        listener.close()
+    lines = [
+        f"| the disk | looks at {WORKERS:,} workers | median ms | longest ms |",
+        "|---|--:|--:|--:|",
+        *(f"| {state} | {len(times)} | {statistics.median(times):.0f} | {max(times):.0f} |" for state, times in rows),
+        "",
+        f"{written} of {listener.events} events were in the history afterwards. While the disk hung, the log had",
+        f"{len(said)} line: `{said[0] if said else '-'}`.",
+        f"Python {platform.python_version()}, Linux {platform.release()} {platform.machine()}, {os.cpu_count()} CPUs.",
+    ]
+    return "\n".join(lines)
+
+
+def wait_for(path: Path, count: int, listener: Listener | None = None) -> int:
+    """How many events are in the history: at least so many, or as many as there are after half a minute."""
+    found = 0
+    for _ in range(300):
+        with contextlib.suppress(historyfile.HistoryError):
+            found = sum(len(history.events) for history in historyfile.load(str(path)))
+        if found >= count:
+            break
+        if listener:
+            listener._recorders.wake(listener._recorders.fds())
+        time.sleep(0.1)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
