@@ -5,7 +5,7 @@ median counts. All run on the same workers in the same run:
 
     C floor     benchmarks/tick_floor.c: the list of children and each child's statm, opened, read and closed
     memreap     Reaper.tick, with a limit that none is over
-    recording   the same with a history: twelve ticks, a minute of TICK_5, in which all sizes are read and recorded once,
+    recording   the same with a history: twelve ticks, a minute of TICK_5, in which all sizes are recorded once,
                 divided by twelve; without what its child process needs
     psutil      children() and memory_info() of each manager's workers
     kidreaper   ps -o pid=,vsz= --ppid, for each manager

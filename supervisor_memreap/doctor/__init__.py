@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings, SettingsError, resolve
-from supervisor_memreap.doctor import listener, pool, restart, sections, unread
+from supervisor_memreap.doctor import history, listener, pool, restart, sections, unread
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.host import procfs
 from supervisor_memreap.supervisord import configfile
@@ -56,6 +56,7 @@ def _findings(path: str, connect: Callable[[Mapping[str, str]], Client]) -> Iter
         return
     try:
         yield from listener.check(case)
+        yield from history.check(case)
         yield from unread.check(case)
         yield from _pools(case)
     except Unavailable as error:

@@ -51,12 +51,12 @@ def _without_interface(case: Case) -> Iterator[Finding]:
 
 def _socket(case: Case) -> Iterator[Finding]:
     url = case.supervisord.serverurl or case.contents.server.get("serverurl", "")
-    actor = _user(case)
+    actor = rights_of_listener(case)
     if actor is None or not url.startswith("unix://"):
         return
     path = url[len("unix://") :]
     if rights.run_as(actor, lambda: _connect(path)) == b"refused":
-        name = _name(actor.users[1])
+        name = name_of_user(actor.users[1])
         text = f"its user {name} may not open supervisord's socket {path}, so it sees no program"
         yield Finding("listener", f"{text}: set chown={name} in [unix_http_server], then {advise_restart(case)}")
 
@@ -73,7 +73,7 @@ def _connect(path: str) -> bytes:
     return b"open"
 
 
-def _user(case: Case) -> rights.Rights | None:
+def rights_of_listener(case: Case) -> rights.Rights | None:
     """The rights of the listener: of its process, or of the user in its section."""
     try:
         pid = next((program.pid for program in case.listeners() if program.pid), 0)
@@ -89,7 +89,7 @@ def _user(case: Case) -> rights.Rights | None:
         return None  # it has just ended, or there is no such user: supervisord reports that itself
 
 
-def _name(user: int) -> str:
+def name_of_user(user: int) -> str:
     try:
         return pwd.getpwuid(user).pw_name
     except KeyError:

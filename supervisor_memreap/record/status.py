@@ -31,7 +31,7 @@ WIDTH = 80
 # Columns that a table which is too wide goes without.
 _DROPPED: tuple[tuple[str, ...], ...] = ((), ("freed",), ("freed", "since"))
 # What only a listener knows, since it was there before: after a single look it is unknown, not 0.
-_OF_A_LISTENER = ("reaps", "given_back_bytes", "since", "message", "message_at")
+_OF_A_LISTENER = ("reaps", "given_back_bytes", "counted_since", "since", "message", "message_at")
 
 
 def of_pool(
@@ -262,6 +262,8 @@ def details(pool: Mapping[str, Any]) -> Iterator[str]:
             f"{pool['unreadable_workers']} of {len(pool['workers'])} workers: {pool['metric']} may not be read; run"
             " memreap as their user or as root with CAP_SYS_PTRACE, or set metric=rss"
         )
+    if pool.get("reaps") and "counted_since" in pool:
+        yield from _wrapped(f"reaps are counted since {words.clock(pool['counted_since'])}")
     if growth_values.forecast(pool):
         yield growth_values.forecast(pool)
 

@@ -1,0 +1,38 @@
+"""Whether the listener can write the history. Without it memreap works, but cannot suggest a limit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor.listener import name_of_user, rights_of_listener
+from supervisor_memreap.host import rights
+from supervisor_memreap.record.historypath import HistoryError, in_force
+
+
+def check(case: Case) -> Iterator[Finding]:
+    supervisord = next((program.supervisord for program in case.programs if program.supervisord), None)
+    try:
+        path = in_force(case.settings.recording, case.contents, supervisord)
+    except HistoryError as error:
+        yield Finding("history", f"nothing is recorded: {error}", False)
+        return
+    actor = rights_of_listener(case)
+    if path is None or actor is None:
+        return
+    trouble = rights.run_as(actor, lambda: _trouble(path))
+    if trouble:
+        user = name_of_user(actor.users[1])
+        text = f"nothing is recorded: {trouble.decode()}, for the listener's user {user}: set history=PATH in [memreap]"
+        yield Finding("history", f"{text} to a file in a directory of that user, or off", False)
+
+
+def _trouble(path: str) -> bytes:
+    """Why this user cannot write that file; empty if nothing is known against it."""
+    above = os.path.dirname(path)
+    if not os.path.isdir(above):
+        return f"there is no directory {above}".encode()
+    if os.path.lexists(path):
+        return b"" if os.access(path, os.W_OK) else f"{path} may not be written".encode()
+    return b"" if os.access(above, os.W_OK | os.X_OK) else f"no file may be made in {above}".encode()

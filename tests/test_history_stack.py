@@ -1,0 +1,137 @@
+"""The history and observe=yes on a real supervisord: recorded beside its log, and continued after a restart."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from support import stack
+from support.doctor import BIN, assert_found, needs_root, running
+from support.driver import POOL, eventually
+from support.operated import Operated
+
+from supervisor_memreap.record import historyfile
+
+TEXT = f"""\
+[program:myapp]
+command={sys.executable} {POOL} 3 40
+[memreap]
+min_age=1s
+settle=1s
+[memreap:myapp]
+limit=1GB
+[eventlistener:memreap]
+command={BIN}/memreap listen
+events=TICK_5,REMOTE_COMMUNICATION
+stderr_logfile=WHERE/memreap.log
+environment=TMPDIR="WHERE"
+{stack.PLUGIN}{stack.INTERFACE}"""
+
+
+def operated(where: Path) -> Operated:
+    return Operated(where, sys.executable, f"unix://{where}/s.sock", "", "")
+
+
+def assert_recorded(where: Path, reaps: int = 0) -> None:
+    try:
+        (history,) = historyfile.load(f"{where}/memreap.sqlite")
+    except (historyfile.HistoryError, ValueError) as error:
+        raise AssertionError(str(error)) from None
+    assert len(history.workers) >= 3
+    assert history.readings[-1].workers == 3
+    assert history.reaps >= reaps
+
+
+def assert_reaps(where: Path, count: int) -> None:
+    (pool,) = operated(where).rpc().memreap.getPools()
+    assert pool["reaps"] == count, (pool, operated(where).log()[-1000:])
+
+
+def test_it_is_beside_supervisords_log_and_the_counters_go_on_after_a_restart(where):
+    with running(where, TEXT):
+        eventually(lambda: assert_recorded(where))
+        for count in (1, 2):
+            assert operated(where).ctl("memreap", "reap", "myapp").returncode == 0
+            eventually(lambda count=count: assert_reaps(where, count))
+            eventually(lambda count=count: assert_recorded(where, count))
+            (before,) = operated(where).rpc().memreap.getPools()
+            assert operated(where).ctl("restart", "memreap").returncode == 0
+            eventually(lambda count=count: assert_reaps(where, count))
+        (after,) = operated(where).rpc().memreap.getPools()
+        assert after["counted_since"] == before["counted_since"]
+        assert after["given_back_bytes"] == before["given_back_bytes"]
+        assert "reaps are counted since " in operated(where).ctl("memreap", "status").stdout
+        (history,) = historyfile.load(f"{where}/memreap.sqlite")
+        assert [event.name for event in history.events if event.name in ("Signalled", "Left")] == [
+            "Signalled",
+            "Left",
+        ] * 2
+        listener = stack.listener_in(where)
+        (child,) = (each for each in listener.children() if each.name() == "memreap history")
+        listener.kill()
+        eventually(lambda: assert_gone(child))
+        eventually(lambda: assert_reaps(where, 2))
+        assert "internal error" not in operated(where).log()
+
+
+def assert_gone(process) -> None:
+    assert not process.is_running()
+
+
+def test_what_observe_yes_watches_is_recorded_told_and_never_signalled(where):
+    """The first thing that the README tells a new user to do; here with a limit that every worker is over."""
+    text = TEXT.replace("limit=1GB", "limit=10MB\nobserve=yes")
+    with running(where, text):
+        eventually(lambda: assert_recorded(where))
+        eventually(lambda: assert_told(where, 3))
+        workers = operated(where).workers()
+        result = operated(where).ctl("memreap", "status")
+        assert re.search(r"myapp +OBSERVED +10 MiB uss +3 ", result.stdout), result.stdout
+        assert result.returncode == 0
+        refused = operated(where).ctl("memreap", "roll", "myapp")
+        assert (refused.returncode, "myapp is only observed (observe=yes)" in refused.stdout) == (1, True)
+        once = subprocess.run(
+            [BIN / "memreap", "once", "-c", f"{where}/supervisord.conf"], capture_output=True, text=True, check=False
+        )
+        assert once.returncode == 0, once.stdout + once.stderr
+        assert "myapp: it is only observed (observe=yes): nothing is sent" in once.stdout
+        assert operated(where).workers() == workers
+        assert "HUP sent" not in operated(where).log()
+        (history,) = historyfile.load(f"{where}/memreap.sqlite")
+        assert [event.name for event in history.events if event.pid] == ["WouldReap"] * 3
+
+
+def assert_told(where: Path, count: int) -> None:
+    log = operated(where).log()
+    assert log.count("it would be replaced now; nothing sent (observe=yes)") == count, log
+    assert "watching myapp (only observed, limit 10 MiB uss)" in log
+
+
+def test_a_pool_can_be_observed_without_a_limit(where):
+    with running(where, TEXT.replace("limit=1GB", "observe=yes")):
+        eventually(lambda: assert_recorded(where))
+        assert "watching myapp (only observed)" in operated(where).log()
+        assert "OBSERVED" in operated(where).ctl("memreap", "status").stdout
+
+
+@needs_root
+def test_doctor_finds_a_history_that_the_listeners_user_may_not_write(where):
+    (where / "closed").mkdir(0o755)
+    command = stack.python_for("www-data", where)
+    text = TEXT.replace(f"{BIN}/memreap listen", f"{command} listen\nuser=www-data")
+    text = text.replace("[memreap]\n", f"[memreap]\nhistory={where}/closed/history.sqlite\n")
+    http = f"[unix_http_server]\nfile={where}/s.sock\nchown=www-data\n"
+    with running(where, text, http=http):
+        expression = (
+            f"history: note: nothing is recorded: no file may be made in {where}/closed, for the listener's user"
+            r" www-data: set history=PATH in \[memreap\] to a file in a directory of that user, or off"
+        )
+        eventually(lambda: assert_found(where, expression, 1))
+
+
+def test_doctor_finds_that_supervisord_logs_to_no_file(where):
+    text = TEXT.replace("[memreap]\n", "[memreap]\nhistory=WHERE/no/history.sqlite\n")
+    with running(where, text):
+        eventually(lambda: assert_found(where, rf"history: note: .*there is no directory {where}/no", 0))
