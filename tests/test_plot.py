@@ -77,6 +77,15 @@ def test_each_reap_is_a_mark_by_its_reason_where_the_worker_was(library):
     assert max(limit.get_ydata()) == pytest.approx(150, rel=0.02)
 
 
+def test_what_observe_would_have_reaped_is_a_hollow_mark(library):
+    history = sawtooth.observed()
+    above, _ = plot.draw(history, SINCE, UNTIL).axes
+    (mark,) = lines(above, label="would be reaped: limit (5)")
+    assert list(mark.get_xdata()) == [event.at for event in history.events]
+    assert (mark.get_markerfacecolor(), mark.get_markeredgecolor()) == (plot.PAPER, plot.INK)
+    assert min(mark.get_ydata()) >= 150
+
+
 def test_a_workers_line_ends_where_it_left(library):
     history = sawtooth.pool()
     above, _ = plot.draw(history, SINCE, UNTIL).axes

@@ -15,6 +15,7 @@ import contextlib
 import io
 import logging
 import math
+import re
 import warnings
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ MISSING = "the pictures need matplotlib, which is not installed here: pip instal
 INK, MUTED, GRID, PAPER = "#1f2328", "#57606a", "#d8dee4", "#ffffff"
 _ON_PAPER = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 1}
 SOLID, LONG, DOTTED, SHORT = "solid", (0, (9, 3)), (0, (1.2, 1.8)), (0, (4, 2))
+_LIMIT = (0, (6, 2))
 # The colours of Okabe and Ito, without yellow, which is too pale as a line, and black, in which the limit is drawn.
 STYLES: tuple[tuple[str, Any], ...] = (
     ("#0072b2", SOLID),
@@ -66,13 +68,15 @@ class Size(NamedTuple):
 
 PAGE = Size(11, 6.2)
 """For a file of its own."""
-WIDE, NARROW = Size(11, 5.6, has_title=False), Size(4.9, 5.6, has_title=False)
+WIDE, NARROW = Size(11, 5.6, has_title=False), Size(4.4, 5.2, has_title=False)
 """For a page that has the title itself, on a screen and on a telephone."""
 
 
 def svg(history: PoolHistory, since: float, until: float, size: Size = PAGE) -> str:
     """The picture as SVG, in which text is text. Raises PlotError."""
-    return _saved(history, since, until, size, "svg").decode()
+    picture = _saved(history, since, until, size, "svg").decode()
+    # A hundredth of a point is enough, and a third smaller.
+    return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), picture)
 
 
 def png(history: PoolHistory, since: float, until: float, size: Size = PAGE) -> bytes:
@@ -132,10 +136,10 @@ def draw(history: PoolHistory, since: float, until: float, size: Size = PAGE) ->
     # Fixed margins, in inches: fitting ones would depend on the fonts of the machine.
     top = 0.15 + 0.19 * rows + (0.6 if size.has_title else 0)
     figure.subplots_adjust(
-        left=0.72 / size.width, right=1 - 1.1 / size.width, top=1 - top / size.height, bottom=0.55 / size.height
+        left=0.72 / size.width, right=1 - 1.32 / size.width, top=1 - top / size.height, bottom=0.55 / size.height
     )
     for axes, texts in labels.items():
-        axes.yaxis.set_label_coords(-0.52 / (size.width - 1.82), 0.5)
+        axes.yaxis.set_label_coords(-0.52 / (size.width - 2.04), 0.5)
         _write_labels(axes, texts)
     if size.has_title:
         _write_title(figure, picture, size)
@@ -156,6 +160,7 @@ class _Picture:
         self.suspended = [each.span.within(since, until) for each in spans.suspensions(history.events, until)]
         self.lives = [life for life in (_within(worker, since, until) for worker in history.workers) if life.readings]
         self.reaps = self._events("Signalled")
+        self.observed = self._events("WouldReap")
         self.stuck = self._events("Stuck")
 
     def _events(self, name: str) -> list[EventRecord]:
@@ -215,6 +220,7 @@ class _Label(NamedTuple):
     y: float
     text: str
     color: str
+    style: Any = SOLID
 
 
 def _lines(lives: Sequence[WorkerHistory]) -> list[list[WorkerHistory]]:
@@ -240,7 +246,7 @@ def _draw_lines(axes: Any, picture: _Picture, lines: list[list[WorkerHistory]], 
         _draw_drops(axes, line, color, unit)
         end = line[-1].readings[-1]
         if end.at >= last:
-            labels.append(_Label(end.used / unit.bytes, f"pid {line[-1].pid}", color))
+            labels.append(_Label(end.used / unit.bytes, f"pid {line[-1].pid}", color, style))
     return labels
 
 
@@ -270,7 +276,7 @@ def _draw_band(axes: Any, picture: _Picture, unit: _Unit) -> list[_Label]:
     labels = []
     for ys, style, text in ((most, SHORT, "largest"), (middle, SOLID, "median"), (least, DOTTED, "smallest")):
         axes.plot(xs, ys, color=color, linestyle=style, linewidth=1.1)
-        labels.append(_Label(ys[-1], text, color))
+        labels.append(_Label(ys[-1], text, color, style))
     return labels
 
 
@@ -300,7 +306,7 @@ def _draw_limit(axes: Any, picture: _Picture, unit: _Unit, labels: list[_Label])
         (reading.at, math.nan if reading.limit is None else reading.limit / unit.bytes) for reading in picture.readings
     ]
     points.append((picture.until, points[-1][1]))
-    axes.plot(*picture.broken(points), color=INK, linewidth=1.6, linestyle=(0, (6, 2)), drawstyle="steps-post")
+    axes.plot(*picture.broken(points), color=INK, linewidth=1.6, linestyle=_LIMIT, drawstyle="steps-post")
     before: int | None = None
     for reading in picture.readings:
         if reading.limit not in (before, picture.readings[-1].limit) and reading.limit is not None:
@@ -314,44 +320,51 @@ def _draw_limit(axes: Any, picture: _Picture, unit: _Unit, labels: list[_Label])
             )
         before = reading.limit
     if before is not None:
-        labels.append(_Label(before / unit.bytes, f"limit {memory(before)}", INK))
+        labels.append(_Label(before / unit.bytes, f"limit {memory(before)}", INK, _LIMIT))
 
 
 def _draw_reaps(axes: Any, picture: _Picture, unit: _Unit, is_band: bool) -> None:
-    """A mark for each reap: where the worker was, or above the band, where there is room for thousands."""
-    reasons: dict[str, list[EventRecord]] = {}
-    for event in picture.reaps:
-        reasons.setdefault(str(event.values.get("reason", "")) or "limit", []).append(event)
-    if is_band and picture.reaps:
-        # One path, not thousands of markers.
-        xs = [x for event in picture.reaps for x in (event.at, event.at, math.nan)]
-        ys = [y for _ in picture.reaps for y in (0.955, 0.995, math.nan)]
-        axes.plot(xs, ys, transform=axes.get_xaxis_transform(), color=INK, linewidth=0.5)
-        text = f"each tick: a worker reaped ({len(picture.reaps):,})"
-        axes.plot([], [], "|", color=INK, markersize=9, label=text)
-    for reason, found in sorted(reasons.items()) if not is_band else ():
-        points = [(event.at, _used(picture, event) / unit.bytes) for event in found]
-        text = f"reaped: {reason} ({len(found):,})"
-        axes.plot(
-            *zip(*points),
-            _MARKERS.get(reason, _OTHER_MARKER),
-            color=INK,
-            markersize=6,
-            markeredgecolor=PAPER,
-            label=text,
-            zorder=5,
-        )
+    """A mark for each reap, and a hollow one for each that there would have been without observe=yes."""
+    for number, (done, found) in enumerate((("reaped", picture.reaps), ("would be reaped", picture.observed))):
+        if is_band and found:
+            # Above the band, where there is room for thousands, as one path.
+            top = 0.995 - 0.05 * number
+            xs = [x for event in found for x in (event.at, event.at, math.nan)]
+            ys = [y for _ in found for y in (top - 0.04, top, math.nan)]
+            axes.plot(xs, ys, transform=axes.get_xaxis_transform(), color=INK, linewidth=0.5)
+            axes.plot([], [], "|", color=INK, markersize=9, label=f"each tick: a worker {done} ({len(found):,})")
+            continue
+        reasons: dict[str, list[EventRecord]] = {}
+        for event in found:
+            reasons.setdefault(str(event.values.get("reason", "")) or "unknown", []).append(event)
+        inside, edge = (PAPER, INK) if number else (INK, PAPER)
+        for reason, those in sorted(reasons.items()):
+            marker = _MARKERS.get(reason, _OTHER_MARKER)
+            _draw_marks(axes, picture, unit, those, f"{done}: {reason}", marker, (inside, edge))
     if picture.stuck:
-        points = [(event.at, _used(picture, event) / unit.bytes) for event in picture.stuck]
-        axes.plot(
-            *zip(*points),
-            "X",
-            color="#d55e00",
-            markersize=8,
-            markeredgecolor=PAPER,
-            zorder=6,
-            label=f"stuck ({len(points):,})",
-        )
+        _draw_marks(axes, picture, unit, picture.stuck, "stuck", "X", ("#d55e00", PAPER))
+
+
+def _draw_marks(
+    axes: Any,
+    picture: _Picture,
+    unit: _Unit,
+    found: Sequence[EventRecord],
+    text: str,
+    marker: str,
+    colors: tuple[str, str],
+) -> None:
+    """A mark where the worker of each event was; its inside and its edge have these colours."""
+    axes.plot(
+        [event.at for event in found],
+        [_used(picture, event) / unit.bytes for event in found],
+        marker,
+        color=colors[0],
+        markeredgecolor=colors[1],
+        markersize=8 if marker == "X" else 6,
+        label=f"{text} ({len(found):,})",
+        zorder=5,
+    )
 
 
 def _used(picture: _Picture, event: EventRecord) -> float:
@@ -433,16 +446,27 @@ def _write_labels(axes: Any, labels: list[_Label]) -> None:
     for number in range(len(placed) - 1, -1, -1):
         ceiling = high if number == len(placed) - 1 else placed[number + 1] - apart
         placed[number] = min(placed[number], ceiling)
+    width = axes.figure.get_figwidth() * axes.get_position().width
+    # A sample of the line joins them, since a text in its colour would be too pale.
+    start, end = 1 + 0.06 / width, 1 + 0.26 / width
     for label, y in zip(ordered, placed):
+        axes.plot(
+            (start, end),
+            (y, y),
+            transform=axes.get_yaxis_transform(),
+            clip_on=False,
+            color=label.color,
+            linestyle=label.style,
+            linewidth=1.5,
+        )
         axes.annotate(
             label.text,
-            (1, y),
-            (4, 0),
+            (end, y),
+            (3, 0),
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
             va="center",
-            color=label.color,
-            fontweight="bold" if label.text.startswith("limit") else "normal",
+            fontweight="bold" if label.style is _LIMIT else "normal",
             annotation_clip=False,
         )
 

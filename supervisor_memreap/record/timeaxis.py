@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -66,3 +67,20 @@ def span_text(since: float, until: float) -> str:
     start, end = datetime.fromtimestamp(since), datetime.fromtimestamp(until)  # noqa: DTZ006
     year = "" if start.year == end.year else f"{start.year} "
     return f"from {day(since)} {year}{start:%H:%M} to {day(until)} {end.year} {end:%H:%M} ({zone(until)})"
+
+
+def date(at: float) -> str:
+    """`28 Nov 2026 07:30`."""
+    then = datetime.fromtimestamp(at)  # noqa: DTZ006
+    return f"{day(at)} {then:%Y %H:%M}"
+
+
+def days(since: float, until: float) -> Iterator[tuple[float, float]]:
+    """The days of the calendar, from midnight to midnight, as far as they are within this time."""
+    clock = datetime.fromtimestamp(since).replace(hour=0, minute=0, second=0, microsecond=0)  # noqa: DTZ006
+    start = since
+    while start < until:
+        clock += timedelta(days=1)
+        end = min(until, clock.timestamp())
+        yield start, end
+        start = end

@@ -167,6 +167,18 @@ def with_events(history: PoolHistory, *added: EventRecord | Event) -> PoolHistor
     return replace(history, events=tuple(sorted((*history.events, *named), key=lambda each: each.at)))
 
 
+def observed(name: str = "watched", until: float = UNTIL) -> PoolHistory:
+    """A day of a pool with observe=yes, whose workers grow beyond their limit."""
+    history = pool(name, limit=None, until=until)
+    first = [next((each for each in worker.readings if each.used > LIMIT), None) for worker in history.workers]
+    would = (
+        events.WouldReap(name, each.at, ProcessId(worker.pid, worker.started), OverLimit(each.used, LIMIT, "uss"))
+        for worker, each in zip(history.workers, first)
+        if each
+    )
+    return with_events(with_limit(history, LIMIT, until + 1), *would)
+
+
 def troubled(name: str = "shop", until: float = UNTIL) -> PoolHistory:
     """A day with all that can go wrong: a gap, a suspension, refusals, a stuck worker, and a limit that changed."""
     start = until - DAY
