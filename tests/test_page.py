@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import pytest
@@ -45,17 +46,26 @@ def month():
 WIDTHS = pytest.mark.parametrize("width", [1280, 390])
 
 
-def assert_fits(measured: browser.Measured, width: int) -> None:
-    assert (measured.scroll_width, measured.client_width) == (width, width)
-    assert measured.outside == []
+@pytest.fixture(scope="module")
+def measured(day, month, tmp_path_factory):
+    """A function that gives what a browser made of the day or the month, once for each width."""
+    pages = {"day": day, "month": month}
+
+    @functools.cache
+    def measure(which: str, width: int, is_dark: bool = False) -> browser.Measured:
+        return browser.measure(pages[which], width, tmp_path_factory.mktemp("browser"), is_dark)
+
+    return measure
 
 
 @WIDTHS
-def test_a_day_of_all_pools_fits_and_has_the_picture_of_each(day, width, tmp_path):
-    measured = browser.measure(day, width, tmp_path)
-    assert_fits(measured, width)
-    assert [picture.section for picture in measured.pictures] == ["myapp", "shop", HOSTILE, LONG]
-    for picture in measured.pictures:
+@pytest.mark.parametrize(("which", "pools"), [("day", ["myapp", "shop", HOSTILE, LONG]), ("month", ["big", "small"])])
+def test_it_fits_and_has_the_picture_of_each_pool(measured, which, pools, width):
+    page = measured(which, width)
+    assert (page.scroll_width, page.client_width) == (width, width)
+    assert page.outside == []
+    assert [picture.section for picture in page.pictures] == pools
+    for picture in page.pictures:
         left, top, right, bottom = picture.box
         assert right - left > width * 0.7
         assert bottom - top > 300
@@ -63,28 +73,21 @@ def test_a_day_of_all_pools_fits_and_has_the_picture_of_each(day, width, tmp_pat
 
 
 @WIDTHS
-def test_a_month_of_30_workers_fits_too(month, width, tmp_path):
-    measured = browser.measure(month, width, tmp_path)
-    assert_fits(measured, width)
-    assert [picture.section for picture in measured.pictures] == ["big", "small"]
-
-
-@WIDTHS
 @pytest.mark.parametrize("which", ["day", "month"])
-def test_no_text_of_a_picture_covers_another_or_is_cut_off_or_tiny(request, which, width, tmp_path):
-    for picture in browser.measure(request.getfixturevalue(which), width, tmp_path).pictures:
+def test_no_text_of_a_picture_covers_another_or_is_cut_off_or_tiny(measured, which, width):
+    for picture in measured(which, width).pictures:
         assert picture.overlapping() == []
         assert picture.outside() == []
         assert min(bottom - top for _, _, top, _, bottom in picture.texts) > 9
 
 
 @pytest.mark.parametrize("is_dark", [False, True])
-def test_pictures_follow_light_and_dark(day, is_dark, tmp_path):
-    measured = browser.measure(day, 1280, tmp_path, is_dark)
+def test_pictures_follow_light_and_dark(measured, is_dark):
+    page = measured("day", 1280, is_dark)
     background = "#0d1117" if is_dark else "#f3f5f7"
     ink = "#e6edf3" if is_dark else "#1f2328"
-    assert measured.background == rgb(background)
-    assert {color for picture in measured.pictures for color in picture.ink} == {rgb(ink)}
+    assert page.background == rgb(background)
+    assert {color for picture in page.pictures for color in picture.ink} == {rgb(ink)}
 
 
 def rgb(color: str) -> str:
@@ -117,30 +120,30 @@ def test_every_colour_of_a_picture_is_one_of_the_page(day):
     assert "var(--c0)" in day
 
 
-def test_it_needs_no_network_and_no_script(day, tmp_path):
-    measured = browser.measure(day, 1280, tmp_path)
-    assert measured.loaded == []
-    assert not {"script", "img", "link", "iframe", "object", "image", "style-sheet"} & set(measured.elements)
-    assert not [name for name in measured.attributes if name.startswith("on") or name in ("src", "srcset")]
-    assert all(target.startswith("#") for target in measured.targets)
-    assert any(target.startswith("#pool-") for target in measured.targets)
+def test_it_needs_no_network_and_no_script(day, measured):
+    page = measured("day", 1280)
+    assert page.loaded == []
+    assert not {"script", "img", "link", "iframe", "object", "image"} & set(page.elements)
+    assert not [name for name in page.attributes if name.startswith("on") or name in ("src", "srcset")]
+    assert all(target.startswith("#") for target in page.targets)
+    assert any(target.startswith("#pool-") for target in page.targets)
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", day))
     assert "@import" not in day
 
 
-def test_a_name_that_is_html_is_shown_as_it_is(day, tmp_path):
-    measured = browser.measure(day, 1280, tmp_path)
-    assert HOSTILE in measured.headings
-    assert measured.title.startswith("memreap on web1.example.com, from 27 Nov 00:00 to 28 Nov 2025")
-    assert measured.language == "en"
+def test_a_name_that_is_html_is_shown_as_it_is(measured):
+    page = measured("day", 1280)
+    assert HOSTILE in page.headings
+    assert page.title.startswith("memreap on web1.example.com, from 27 Nov 00:00 to 28 Nov 2025")
+    assert page.language == "en"
 
 
 def test_a_host_and_a_name_of_no_encoding_can_be_written():
     assert b"a?b" in html(sawtooth.pool("a\udcffb"), host="x\udcff").encode()
 
 
-def test_each_id_is_there_once_and_every_reference_has_one(day, tmp_path):
-    ids = browser.measure(day, 1280, tmp_path).ids
+def test_each_id_is_there_once_and_every_reference_has_one(day, measured):
+    ids = measured("day", 1280).ids
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', day)) <= set(ids)
 
@@ -170,8 +173,8 @@ def test_the_facts_of_the_text_are_in_the_page(day):
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
     def missing():
-        raise plot.PlotError(plot.MISSING)
+        raise plot.MissingLibraryError(plot.MISSING)
 
     monkeypatch.setattr(plot, "library", missing)
-    with pytest.raises(plot.PlotError, match=r"pip install 'supervisor-memreap\[plot\]'"):
+    with pytest.raises(plot.MissingLibraryError, match=r"pip install 'supervisor-memreap\[plot\]'"):
         html(sawtooth.pool())

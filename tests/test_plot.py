@@ -173,7 +173,9 @@ def test_two_readings_are_enough_and_fill_the_picture(library):
 
 
 def test_without_a_reading_there_is_a_line_that_says_so():
-    with pytest.raises(plot.PlotError, match=r"^myapp: nothing was recorded from 28 Nov 00:00 to 29 Nov 2025 00:00"):
+    with pytest.raises(
+        plot.NothingToDrawError, match=r"^myapp: nothing was recorded from 28 Nov 00:00 to 29 Nov 2025 00:00"
+    ):
         plot.svg(sawtooth.pool(until=UNTIL - 60), UNTIL, UNTIL + DAY)
 
 

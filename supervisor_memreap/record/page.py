@@ -95,7 +95,7 @@ class Pool(NamedTuple):
 
 
 def pool(history: PoolHistory, facts: PoolReport) -> Pool:
-    """A pool with its pictures. Raises plot.PlotError if there is no matplotlib."""
+    """A pool with its pictures. Raises plot.MissingLibraryError."""
     if facts.last is None:
         return Pool(facts, None)
     wide, narrow = (plot.svg(history, facts.since, facts.until, size) for size in (plot.WIDE, plot.NARROW))

@@ -54,8 +54,12 @@ _MARKERS = {"limit": "v", "max_age": "D", "requested": "s"}
 _OTHER_MARKER = "o"
 
 
-class PlotError(Exception):
-    """There is nothing to draw, or nothing to draw it with: one line."""
+class MissingLibraryError(Exception):
+    """matplotlib is not installed: one line that names the extra."""
+
+
+class NothingToDrawError(Exception):
+    """Nothing was recorded in that time: one line."""
 
 
 class Size(NamedTuple):
@@ -73,14 +77,14 @@ WIDE, NARROW = Size(11, 5.6, has_title=False), Size(4.4, 5.2, has_title=False)
 
 
 def svg(history: PoolHistory, since: float, until: float, size: Size = PAGE) -> str:
-    """The picture as SVG, in which text is text. Raises PlotError."""
+    """The picture as SVG, in which text is text. Raises MissingLibraryError and NothingToDrawError."""
     picture = _saved(history, since, until, size, "svg").decode()
     # A hundredth of a point is enough, and a third smaller.
     return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), picture)
 
 
 def png(history: PoolHistory, since: float, until: float, size: Size = PAGE) -> bytes:
-    """The picture as PNG. Raises PlotError."""
+    """The picture as PNG. Raises as svg() does."""
     return _saved(history, since, until, size, "png")
 
 
@@ -94,15 +98,24 @@ def _saved(history: PoolHistory, since: float, until: float, size: Size, kind: s
         return file.getvalue()
 
 
-@contextlib.contextmanager
-def library() -> Iterator[None]:
-    """matplotlib with its own defaults and ours, and silent. Raises PlotError if it is not installed."""
+def require() -> None:
+    """Raise MissingLibraryError before any work is done."""
     # It says, for example, that it cannot write its cache of fonts into this home, and uses a temporary directory.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
-        import matplotlib
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an old one with newer libraries
+            import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise PlotError(MISSING) from None
+        raise MissingLibraryError(MISSING) from None
+
+
+@contextlib.contextmanager
+def library() -> Iterator[None]:
+    """matplotlib with its own defaults and ours, and silent. Raises MissingLibraryError."""
+    require()
+    import matplotlib
+
     ours: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "memreap",
@@ -121,12 +134,12 @@ def library() -> Iterator[None]:
 
 
 def draw(history: PoolHistory, since: float, until: float, size: Size = PAGE) -> Any:
-    """The picture as a matplotlib Figure; within `library()`. Raises PlotError if there is nothing to draw."""
+    """The picture as a matplotlib Figure; within `library()`. Raises NothingToDrawError."""
     from matplotlib.figure import Figure
 
     picture = _Picture(history, since, until)
     if not picture.readings:
-        raise PlotError(f"{history.name}: nothing was recorded {timeaxis.span_text(since, until)}: no picture")
+        raise NothingToDrawError(f"{history.name}: nothing was recorded {timeaxis.span_text(since, until)}: no picture")
     figure = Figure(figsize=(size.width, size.height))
     above, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (2.6, 1), "hspace": 0.16})
     labels = {above: _draw_workers(above, picture), below: _draw_total(below, picture)}

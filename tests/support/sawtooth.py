@@ -167,6 +167,10 @@ def with_events(history: PoolHistory, *added: EventRecord | Event) -> PoolHistor
     return replace(history, events=tuple(sorted((*history.events, *named), key=lambda each: each.at)))
 
 
+def suspended(at: float) -> Event:
+    return events.WrongSetting("myapp", at, OverLimit(42 * MIB, 40 * MIB, "uss"), "limit=90MB")
+
+
 def observed(name: str = "watched", until: float = UNTIL) -> PoolHistory:
     """A day of a pool with observe=yes, whose workers grow beyond their limit."""
     history = pool(name, limit=None, until=until)
