@@ -10,11 +10,11 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from supervisor_memreap import __version__, listener, once, top
+from supervisor_memreap import __version__, listener, once, plot, report, top
 from supervisor_memreap.core.command import VERBS, named, unknown
 from supervisor_memreap.core.settings import (
     COMMAND_LINE,
@@ -36,7 +36,7 @@ from supervisor_memreap.host import look, procfs
 from supervisor_memreap.reaper import HowEnded
 from supervisor_memreap.record import log, status
 from supervisor_memreap.supervisord import configfile
-from supervisor_memreap.supervisord.client import Client, Unavailable, connect
+from supervisor_memreap.supervisord.client import Client, Unavailable, connect_as_supervisorctl
 from supervisor_memreap.view import Remote, Viewer
 
 _LISTEN = """\
@@ -152,12 +152,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.configuration and args.run is demo.run:
         whole.error("unexpected argument -c: demo has its own configuration")
     try:
-        return int(args.run(args))
+        exit_status = int(args.run(args))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What reads our output has ended, such as head. Nothing more is written, not even at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (SettingsError, Unavailable) as error:
         log.to(sys.stderr)(str(error))
         return 2 if isinstance(error, SettingsError) else 1
     except KeyboardInterrupt:
         return 130
+    return exit_status
 
 
 def _open_standard_descriptors() -> None:
@@ -208,7 +214,7 @@ def parser() -> argparse.ArgumentParser:
     effective.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
     effective.set_defaults(run=_settings)
 
-    for command in (listen, single, *views, effective, check):
+    for command in (listen, single, *views, *_add_reports(add), effective, check):
         _add_configuration(command)
     show = add("demo", "see it work, on a private supervisord in a temporary directory", demo.__doc__ or "")
     demo.add_arguments(show)
@@ -228,6 +234,18 @@ def _add_views(add: Callable[[str, str, str], argparse.ArgumentParser]) -> list[
     top.add_arguments(live, _interval)
     live.set_defaults(run=_top)
     return [state, live]
+
+
+def _add_reports(add: Callable[[str, str, str], argparse.ArgumentParser]) -> list[argparse.ArgumentParser]:
+    """The commands that show the history."""
+    happened = add("report", "what happened in a day or a month, as text or as a page", report.__doc__ or "")
+    report.add_arguments(happened)
+    happened.set_defaults(run=report.run)
+
+    picture = add("plot", "the history of a pool as a picture", plot.__doc__ or "")
+    plot.add_arguments(picture)
+    picture.set_defaults(run=plot.run)
+    return [happened, picture]
 
 
 def _add_configuration(command: argparse.ArgumentParser) -> None:
@@ -297,7 +315,7 @@ def _configured(configuration: str | None, names: Sequence[str], given: dict[str
         text = f"add one with {REASON_KEYS_TEXT}, or name a program here"
         near = "".join(f"; {warning}" for warning in contents.warnings)
         raise SettingsError(f"{path}: no [memreap:PROGRAM] section; {text}{near}")
-    client = _client(contents.server)
+    client = connect_as_supervisorctl(contents.server)
     return _Configured(contents, settings, client)
 
 
@@ -361,7 +379,7 @@ def _settings(args: argparse.Namespace) -> int:
     for warning in contents.warnings:
         print_line(warning)
     try:
-        programs = _client(contents.server).programs()
+        programs = connect_as_supervisorctl(contents.server).programs()
         for name in settings.unmatched(programs):
             print_line(f"no program or group '{quote(name)}' in supervisord")
     except Unavailable as error:
@@ -395,17 +413,11 @@ def _doctor(args: argparse.Namespace) -> int:
 
     path = configfile.find(args.configuration)
     try:
-        return doctor.run(path, _client, log.to(sys.stdout))
+        return doctor.run(path, connect_as_supervisorctl, log.to(sys.stdout))
     except Exception:
         # 1 would mean that problems were found.
         traceback.print_exc()
         return os.EX_SOFTWARE
-
-
-def _client(server: Mapping[str, str]) -> Client:
-    """As supervisorctl does: from [supervisorctl], unless supervisord's environment has the URL."""
-    url = os.environ.get("SUPERVISOR_SERVER_URL") or server.get("serverurl", "http://localhost:9001")
-    return connect(url, server)
 
 
 def _credentials(configuration: str | None) -> tuple[str | None, str | None]:

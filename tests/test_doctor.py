@@ -22,6 +22,7 @@ from supervisor_memreap import doctor as memreap_doctor
 from supervisor_memreap.core.model import ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import orphans, perl
+from supervisor_memreap.supervisord.client import connect_as_supervisorctl
 
 PLACK = f"plackup -E deployment -s FCGI --listen WHERE/myapp.sock --nproc 2 --keep-stderr 1 {stack.APPS}/leaky.psgi"
 SOUND = f"""\
@@ -177,7 +178,7 @@ def of_another_cgroup(where: Path, monkeypatch) -> str:
     real = orphans._cgroup
     monkeypatch.setattr(orphans, "_cgroup", lambda pid: "a shell" if pid == os.getpid() else real(pid))
     monkeypatch.setenv("SUPERVISOR_SERVER_URL", f"unix://{where}/s.sock")
-    assert memreap_doctor.run(f"{where}/supervisord.conf", cli._client, told.append) == 1
+    assert memreap_doctor.run(f"{where}/supervisord.conf", connect_as_supervisorctl, told.append) == 1
     return "\n".join(told)
 
 

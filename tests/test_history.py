@@ -319,6 +319,8 @@ def test_only_what_is_asked_for_is_read(path):
     (history,) = historyfile.load(str(path), NOW - 3600)
     assert (len(history.readings), len(history.events), len(history.workers[0].readings)) == (1, 1, 1)
     assert (history.since, history.reaps) == (NOW - 7200, 2)
+    (history,) = historyfile.load(str(path), NOW - 3600, events_since=0)
+    assert (len(history.readings), len(history.events)) == (1, 2)
 
 
 def test_the_default_is_beside_the_log_of_supervisord(tmp_path):

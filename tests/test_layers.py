@@ -18,14 +18,14 @@ LAYERS: tuple[set[str], ...] = (
     {"host"},
     {"supervisord"},
     {"record"},  # publisher.py hands supervisord what others may ask it for
-    {"doctorprocess", "followed", "livesettings", "memorywatch", "recorders"},
+    {"doctorprocess", "followed", "livesettings", "memorywatch", "recorded", "recorders"},
     {"pool"},
     {"pools"},
     {"remembered", "sizes", "timing"},
     {"reaper"},
     {"application"},
     # The doors: none of them imports another.
-    {"ctlplugin", "demo", "doctor", "listener", "once", "rpcinterface", "view"},
+    {"ctlplugin", "demo", "doctor", "listener", "once", "plot", "report", "rpcinterface", "view"},
     {"top"},  # what view shows, live
     {"cli"},  # the door of the shell, to the others
     {"__main__"},

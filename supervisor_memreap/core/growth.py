@@ -137,19 +137,19 @@ def _trend(samples: Sequence[Sample]) -> Trend | None:
     # With fewer than 5 samples, a single one can mislead the median.
     half = max(FEWEST, (len(samples) + 1) // 2)
     earlier, recent = samples[:half], samples[-half:]
-    whole, before, after = _slope(samples), _slope(earlier), _slope(recent)
+    whole, before, after = slope(samples), slope(earlier), slope(recent)
     # A jump in the middle is in most pairs of the whole series, but in no pair of a half.
-    slope = median((whole, before, after))
-    if slope <= 0 or after <= 0:
-        return Trend(slope, 0.0)
+    steady = median((whole, before, after))
+    if steady <= 0 or after <= 0:
+        return Trend(steady, 0.0)
     between = (recent[0].at + recent[-1].at - earlier[0].at - earlier[-1].at) / 2
     if after >= STEADY * before or between <= 0:
-        return Trend(slope, after)
+        return Trend(steady, after)
     decay = between / math.log(before / after)
-    return Trend(slope, after * math.exp((recent[0].at - recent[-1].at) / 2 / decay), decay)
+    return Trend(steady, after * math.exp((recent[0].at - recent[-1].at) / 2 / decay), decay)
 
 
-def _slope(samples: Sequence[Sample]) -> float:
+def slope(samples: Sequence[Sample]) -> float:
     """Bytes per second: the median over all pairs of samples (Theil and Sen)."""
     return median(
         [

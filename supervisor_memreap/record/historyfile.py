@@ -196,8 +196,11 @@ def set_aside(path: str) -> str:
     return kept
 
 
-def load(path: str, since: float = 0.0) -> list[PoolHistory]:
-    """All pools, by name; what was recorded from `since` on, in seconds since 1970. Raises HistoryError."""
+def load(path: str, since: float = 0.0, events_since: float | None = None) -> list[PoolHistory]:
+    """All pools, by name; what was recorded from `since` on, in seconds since 1970. Raises HistoryError.
+
+    `events_since` is for the events alone, which are few: what an old one began may still last.
+    """
     if not os.path.exists(path):
         raise HistoryError(f"{path}: no history yet: is a listener running, and does it record (history=)?")
     with errors(path):
@@ -210,7 +213,10 @@ def load(path: str, since: float = 0.0) -> list[PoolHistory]:
             if version != SCHEMA:
                 raise HistoryError(f"{path}: it has schema {version}, and this memreap reads {SCHEMA}: upgrade memreap")
             db.execute("BEGIN")  # all of it as of one moment
-            return [_pool(db, row, since) for row in db.execute("SELECT * FROM pool ORDER BY name").fetchall()]
+            events_since = since if events_since is None else events_since
+            return [
+                _pool(db, row, since, events_since) for row in db.execute("SELECT * FROM pool ORDER BY name").fetchall()
+            ]
 
 
 def _open_to_read(path: str) -> sqlite3.Connection:
@@ -225,14 +231,14 @@ def _open_to_read(path: str) -> sqlite3.Connection:
     return db
 
 
-def _pool(db: sqlite3.Connection, row: tuple[Any, ...], since: float) -> PoolHistory:
+def _pool(db: sqlite3.Connection, row: tuple[Any, ...], since: float, events_since: float) -> PoolHistory:
     number, name, metric, began, reaps, returned = row
     readings = db.execute(
         'SELECT at, workers, "limit", total, largest FROM reading WHERE pool = ? AND at >= ? ORDER BY at',
         (number, since),
     )
     events = db.execute(
-        "SELECT at, name, pid, fields FROM event WHERE pool = ? AND at >= ? ORDER BY at, id", (name, since)
+        "SELECT at, name, pid, fields FROM event WHERE pool = ? AND at >= ? ORDER BY at, id", (name, events_since)
     )
     return PoolHistory(
         name,

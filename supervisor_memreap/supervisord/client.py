@@ -248,3 +248,9 @@ def connect(url: str, server: Mapping[str, str]) -> Client:
         os.environ.get("SUPERVISOR_USERNAME", server.get("username")),
         os.environ.get("SUPERVISOR_PASSWORD", server.get("password")),
     )
+
+
+def connect_as_supervisorctl(server: Mapping[str, str]) -> Client:
+    """From [supervisorctl], unless supervisord's environment has the URL."""
+    url = os.environ.get("SUPERVISOR_SERVER_URL") or server.get("serverurl", "http://localhost:9001")
+    return connect(url, server)

@@ -1,0 +1,90 @@
+"""Spans of time in a history: when a pool was recorded, and when it was suspended. Pure.
+
+1. Readings that are much farther apart than those beside them have a gap between them: the listener did not run, or
+   could not record. Readings that are thinned with age lie farther apart, without a gap.
+2. A suspension that has no end lasts. One that began before the history did is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import median
+from typing import NamedTuple
+
+from supervisor_memreap.core.history import EventRecord
+
+# A step between two readings is a gap if it is so many times as long as those beside it, and at least so many seconds.
+_TIMES = 3.0
+_AT_LEAST = 180.0
+# So many steps on each side are compared; a reading stands for this many seconds if there is no other.
+_BESIDE = 5
+_ALONE = 60.0
+
+
+class Span(NamedTuple):
+    """Seconds since 1970."""
+
+    start: float
+    end: float
+
+    @property
+    def length(self) -> float:
+        return self.end - self.start
+
+    def within(self, since: float, until: float) -> Span:
+        """The part of it from `since` to `until`; it may be empty."""
+        start = min(max(self.start, since), until)
+        return Span(start, max(start, min(self.end, until)))
+
+
+class Suspension(NamedTuple):
+    span: Span
+    why: str
+    """The message of the event."""
+    has_ended: bool
+
+
+def recorded(times: Sequence[float], until: float) -> list[Span]:
+    """The spans in which a pool was recorded; `times` are those of its readings, in their order, none after `until`.
+
+    Each reading stands for the time until the next one would be due.
+    """
+    if not times:
+        return []
+    steps = [after - before for before, after in zip(times, times[1:])]
+    spans, start = [], times[0]
+    for number, step in enumerate(steps):
+        if step > max(_AT_LEAST, _TIMES * _usual(steps, number)):
+            spans.append(Span(start, times[number] + _usual(steps, number)))
+            start = times[number + 1]
+    last = median(steps[-_BESIDE:]) if steps else _ALONE
+    return [*spans, Span(start, min(until, times[-1] + last))]
+
+
+def _usual(steps: Sequence[float], number: int) -> float:
+    """The longer one of the usual steps before and after this one: the border of a thinned part is no gap."""
+    before, after = steps[max(0, number - _BESIDE) : number], steps[number + 1 : number + 1 + _BESIDE]
+    return max((median(part) for part in (before, after) if part), default=_ALONE)
+
+
+def gaps(spans: Iterable[Span], since: float, until: float) -> list[Span]:
+    """What lies between these spans, from `since` to `until`; a gap that is shorter than a reading's step is none."""
+    found, end = [], since
+    for span in (*(each.within(since, until) for each in spans), Span(until, until)):
+        if span.start - end > _AT_LEAST:
+            found.append(Span(end, span.start))
+        end = max(end, span.end)
+    return found
+
+
+def suspensions(events: Iterable[EventRecord], until: float) -> list[Suspension]:
+    """The suspensions of a pool, in their order; one that lasts ends at `until`."""
+    found: list[Suspension] = []
+    for event in events:
+        lasting = found[-1] if found and not found[-1].has_ended else None
+        if event.values.get("event") == "suspended":
+            if lasting is None:
+                found.append(Suspension(Span(event.at, until), str(event.values.get("message", "")), has_ended=False))
+        elif event.values.get("event") == "resumed" and lasting:
+            found[-1] = Suspension(Span(lasting.span.start, event.at), lasting.why, has_ended=True)
+    return found

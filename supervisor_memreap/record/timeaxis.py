@@ -1,0 +1,86 @@
+"""Times as a page or a picture has them, by this machine's time zone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+_HOUR, _DAY = 3600, 86400
+# Seconds between two ticks; each divides a day, or is a number of days.
+_STEPS = (
+    60,
+    300,
+    600,
+    900,
+    1800,
+    _HOUR,
+    2 * _HOUR,
+    3 * _HOUR,
+    6 * _HOUR,
+    12 * _HOUR,
+    _DAY,
+    2 * _DAY,
+    7 * _DAY,
+    14 * _DAY,
+)
+
+
+class Tick(NamedTuple):
+    at: float
+    """Seconds since 1970."""
+    text: str
+
+
+def ticks(since: float, until: float, most: int) -> list[Tick]:
+    """At most so many round times of the day, or days, from `since` to `until`."""
+    step = next((each for each in _STEPS if (until - since) / each <= most), 30 * _DAY)
+    # By the wall clock, so that a tick stays at midnight where the zone changes between summer and winter.
+    clock = datetime.fromtimestamp(since).replace(hour=0, minute=0, second=0, microsecond=0)  # noqa: DTZ006
+    found = []
+    while clock.timestamp() <= until:
+        if clock.timestamp() >= since:
+            is_day = clock.hour == clock.minute == 0
+            found.append(Tick(clock.timestamp(), day(clock.timestamp()) if is_day else f"{clock:%H:%M}"))
+        clock += timedelta(seconds=step)
+    return found
+
+
+def day(at: float) -> str:
+    """`28 Nov`."""
+    then = datetime.fromtimestamp(at)  # noqa: DTZ006
+    return f"{then.day} {then:%b}"
+
+
+def minute(at: float) -> str:
+    """`28 Nov 07:30`."""
+    return f"{day(at)} {datetime.fromtimestamp(at):%H:%M}"  # noqa: DTZ006
+
+
+def zone(at: float) -> str:
+    """`UTC+01:00`, which was in force then."""
+    return f"UTC{datetime.fromtimestamp(at).astimezone().isoformat()[-6:]}"
+
+
+def span_text(since: float, until: float) -> str:
+    """`from 27 Nov 07:30 to 28 Nov 2026 07:30 (UTC+01:00)`."""
+    start, end = datetime.fromtimestamp(since), datetime.fromtimestamp(until)  # noqa: DTZ006
+    year = "" if start.year == end.year else f"{start.year} "
+    return f"from {day(since)} {year}{start:%H:%M} to {day(until)} {end.year} {end:%H:%M} ({zone(until)})"
+
+
+def date(at: float) -> str:
+    """`28 Nov 2026 07:30`."""
+    then = datetime.fromtimestamp(at)  # noqa: DTZ006
+    return f"{day(at)} {then:%Y %H:%M}"
+
+
+def days(since: float, until: float) -> Iterator[tuple[float, float]]:
+    """The days of the calendar, from midnight to midnight, as far as they are within this time."""
+    clock = datetime.fromtimestamp(since).replace(hour=0, minute=0, second=0, microsecond=0)  # noqa: DTZ006
+    start = since
+    while start < until:
+        clock += timedelta(days=1)
+        end = min(until, clock.timestamp())
+        yield start, end
+        start = end

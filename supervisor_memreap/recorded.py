@@ -1,0 +1,73 @@
+"""The history in force, for the commands that read it: of the supervisord whose configuration is used."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+
+from supervisor_memreap.core.command import named
+from supervisor_memreap.core.history import PoolHistory
+from supervisor_memreap.core.settings import resolve
+from supervisor_memreap.core.text import quote
+from supervisor_memreap.record import historypath
+from supervisor_memreap.record.historypath import HistoryError
+from supervisor_memreap.supervisord import configfile
+from supervisor_memreap.supervisord.client import Unavailable, connect_as_supervisorctl
+from supervisor_memreap.supervisord.configfile import Contents
+
+# Seconds of readings before the time that is asked for: gaps are found by the readings beside them.
+_BEFORE = 86400.0
+_MOST_NAMES = 20
+DAYS = 31
+"""The history keeps no more."""
+
+
+def count(most: int) -> Callable[[str], int]:
+    """For argparse: a whole number from 1 to this one."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"{quote(text)}: not a number from 1 to {most}")
+        return int(text)
+
+    return parse
+
+
+def pools(configuration: str | None, names: Sequence[str], since: float) -> list[PoolHistory]:
+    """Those that these names mean, or all: readings from a day before `since` on, and all events.
+
+    Raises SettingsError for the configuration, and HistoryError, for names that are in no history too.
+    """
+    from supervisor_memreap.record import historyfile  # SQLite, which no other command needs
+
+    path = configfile.find(configuration)
+    contents = configfile.ConfigFile(path).read()
+    recording = resolve(configfile.merge(contents.sections, contents.limits())).recording
+    file = historypath.in_force(recording, contents, None if recording.history else _supervisord(contents))
+    if file is None:
+        raise HistoryError(f"{path}: there is no history: history=off in [memreap]")
+    found = historyfile.load(file, since - _BEFORE, events_since=0.0)
+    if not found:
+        raise HistoryError(f"{file}: no pool was recorded yet: the first minute of a listener is too early")
+    return _chosen(found, names, file)
+
+
+def _supervisord(contents: Contents) -> int | None:
+    """The pid of the supervisord that runs here; None: it does not answer."""
+    try:
+        return next((program.supervisord for program in connect_as_supervisorctl(contents.server).programs()), None)
+    except Unavailable:
+        return None
+
+
+def _chosen(found: Sequence[PoolHistory], names: Sequence[str], file: str) -> list[PoolHistory]:
+    existing = [history.name for history in found]
+    chosen = set()
+    for name in names or ["all"]:
+        matching = named(name, existing)
+        if not matching:
+            more = f", and {len(existing) - _MOST_NAMES} more" if len(existing) > _MOST_NAMES else ""
+            there = ", ".join(existing[:_MOST_NAMES])
+            raise HistoryError(f"no pool '{quote(name)}' in {file}; there are: {there}{more}")
+        chosen.update(matching)
+    return [history for history in found if history.name in chosen]

@@ -1,0 +1,73 @@
+"""A real listener records, and the commands that read its history find it and show what happened."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from support import stack
+from support.driver import POOL, eventually, supervisord
+
+from supervisor_memreap.supervisord.client import Client
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """A directory in which a supervisord runs, with a listener that has reaped a worker at a user's request."""
+    where = stack.directory()
+    text = (
+        f"[program:myapp]\ncommand={sys.executable} {POOL} 3 40\n[memreap]\nlimit=1GB\nmin_age=1s\nsettle=1s\n"
+        f"[memreap:myapp]\n[eventlistener:memreap]\ncommand={sys.executable} -m supervisor_memreap listen\n"
+        f'events=TICK_5,REMOTE_COMMUNICATION\nstderr_logfile={where}/memreap.log\nenvironment=TMPDIR="{where}"\n'
+    )
+    try:
+        with supervisord(where, text):
+            eventually(lambda: pools(where))
+            client = Client(f"unix://{where}/s.sock")
+            client._call("supervisor.sendRemoteCommEvent", "memreap-command", "reap myapp")
+            eventually(lambda: assert_reaped(where))
+            yield where
+        stack.end(where)
+    finally:
+        shutil.rmtree(where)
+
+
+def memreap(where, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "supervisor_memreap", *words, "-c", f"{where}/supervisord.conf"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+
+
+def pools(where):
+    result = memreap(where, "report", "--json")
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)["pools"]
+
+
+def assert_reaped(where) -> None:
+    (pool,) = pools(where)
+    assert pool["reaps_by_reason"] == {"requested": 1}
+
+
+def test_the_report_has_what_the_listener_did(recorded):
+    (pool,) = pools(recorded)
+    assert (pool["name"], pool["metric"], pool["workers"], pool["limit_bytes"]) == ("myapp", "uss", 3, 1024**3)
+    assert pool["given_back_bytes"] > 30 * 1024**2
+    assert pool["peak_total_bytes"] > 3 * 40 * 1024**2
+    text = memreap(recorded, "report").stdout
+    assert "  workers replaced   1 (requested)" in text
+
+
+def test_the_picture_has_the_reap_and_the_limit(recorded):
+    assert memreap(recorded, "plot", "myapp", "-o", f"{recorded}/myapp.svg").returncode == 0
+    picture = (recorded / "myapp.svg").read_text()
+    assert "reaped: requested (1)" in picture
+    assert "limit 1.0 GiB" in picture
+
+
+def test_the_page_is_written_while_the_listener_writes(recorded):
+    result = memreap(recorded, "report", "--html", f"{recorded}/report.html")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert '<section id="pool-1">\n<h2>myapp</h2>' in (recorded / "report.html").read_text()

@@ -1,0 +1,255 @@
+"""The commands report and plot: which pools and which time they show, what they write, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import browser, savedhistory, sawtooth
+from support.sawtooth import DAY, HOUR
+
+NOW = float(int(time.time()))
+NO_LIBRARY = (
+    "import sys; sys.modules['matplotlib'] = None; from supervisor_memreap.__main__ import main; sys.exit(main())"
+)
+
+
+@pytest.fixture(scope="module")
+def conf(tmp_path_factory) -> Path:
+    """A configuration whose history has three pools, two of them in a group, and a hostile name."""
+    directory = tmp_path_factory.mktemp("report")
+    savedhistory.save(
+        directory / "memreap.sqlite",
+        sawtooth.pool("myapp", days=3, until=NOW),
+        sawtooth.troubled("shop:front", until=NOW),
+        sawtooth.pool("shop:back", workers=2, until=NOW),
+        sawtooth.pool("old", until=NOW - 3 * DAY),
+    )
+    return configuration(directory, f"history={directory}/memreap.sqlite")
+
+
+def configuration(directory: Path, line: str) -> Path:
+    path = directory / "supervisord.conf"
+    path.write_text(
+        f"[supervisord]\nlogfile={directory}/supervisord.log\n[memreap]\nlimit=150MB\n{line}\n[memreap:myapp]\n"
+    )
+    return path
+
+
+def memreap(conf: Path, *words: str, code: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    start = ["-c", code] if code else ["-m", "supervisor_memreap"]
+    environment = {**os.environ, "TZ": "UTC0", **variables}
+    command = [sys.executable, *start, *words, "-c", str(conf)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=conf.parent)
+
+
+def names(text: str) -> list[str]:
+    return re.findall(r"^(\S+)$", text, re.MULTILINE)
+
+
+def test_by_default_it_shows_the_last_day_of_all_pools(conf):
+    result = memreap(conf, "report")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert names(result.stdout) == ["myapp", "old", "shop:back", "shop:front"]
+    assert "recorded for 22 h of 24 h" in result.stdout
+    assert "4: 2 not permitted, 1 never idle, 1 signal not caught" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_a_name_may_be_a_pool_or_a_group(conf):
+    assert names(memreap(conf, "report", "myapp").stdout) == ["myapp"]
+    assert names(memreap(conf, "report", "shop", "myapp").stdout) == ["myapp", "shop:back", "shop:front"]
+
+
+def test_more_days_show_more(conf):
+    counts = [
+        json.loads(memreap(conf, "report", "myapp", "--json", *length).stdout)["pools"][0]["reaps"]
+        for length in ([], ["--days", "2"], ["--month"])
+    ]
+    assert 0 < counts[0] < counts[1] < counts[2]
+
+
+def test_what_lasts_since_before_the_time_shown_is_known(tmp_path):
+    history = sawtooth.pool("myapp", days=3, until=NOW)
+    wrong = sawtooth.suspended(NOW - 2.5 * DAY)
+    savedhistory.save(tmp_path / "memreap.sqlite", sawtooth.with_events(history, wrong))
+    result = memreap(configuration(tmp_path, f"history={tmp_path}/memreap.sqlite"), "report")
+    assert "since then (60 h): a fresh worker" in result.stdout
+
+
+def test_json_has_every_pool_with_times_and_their_zone(conf):
+    values = json.loads(memreap(conf, "report", "--json", TZ="CET-1").stdout)
+    assert values["version"] == 1
+    assert [pool["name"] for pool in values["pools"]] == ["myapp", "old", "shop:back", "shop:front"]
+    assert values["pools"][0]["until"].endswith("+01:00")
+
+
+def test_the_page_has_the_picture_of_each_pool_in_a_browser(conf, tmp_path):
+    result = memreap(conf, "report", "--html", f"{tmp_path}/report.html")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    measured = browser.measure((tmp_path / "report.html").read_text(), 390, tmp_path)
+    assert [picture.section for picture in measured.pictures] == ["myapp", "shop:back", "shop:front"]
+    assert measured.scroll_width == measured.client_width == 390
+    assert measured.loaded == []
+
+
+@pytest.mark.parametrize(("ending", "begin"), [("svg", b"<?xml"), ("png", b"\x89PNG"), ("SVG", b"<?xml")])
+def test_a_picture_is_written_and_written_over(conf, tmp_path, ending, begin):
+    path = tmp_path / f"myapp.{ending}"
+    path.write_text("an earlier one")
+    result = memreap(conf, "plot", "myapp", "-o", str(path))
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert path.read_bytes().startswith(begin)
+    assert os.listdir(tmp_path) == [path.name]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_link_stays_a_link_to_the_new_picture(conf, tmp_path):
+    (tmp_path / "link.svg").symlink_to("real.svg")
+    assert memreap(conf, "plot", "myapp", "-o", f"{tmp_path}/link.svg").returncode == 0
+    assert (tmp_path / "link.svg").is_symlink()
+    assert (tmp_path / "real.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize("length", [["--hours", "3"], ["--days", "2"]])
+def test_the_time_of_a_picture_is_chosen(conf, tmp_path, length):
+    assert memreap(conf, "plot", "myapp", "-o", f"{tmp_path}/a.svg", *length).returncode == 0
+    hours = int(length[1]) * (24 if length[0] == "--days" else 1)
+    start = time.gmtime(NOW - hours * HOUR)
+    assert f"from {start.tm_mday} {time.strftime('%b', start)} " in (tmp_path / "a.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "line"),
+    [
+        (["report", "myap"], 1, "no pool 'myap' in .*memreap.sqlite; there are: myapp, old, shop:back, shop:front"),
+        (["plot", "myap", "-o", "a.svg"], 1, "no pool 'myap' in .*; there are: myapp, old"),
+        (["plot", "shop", "-o", "a.svg"], 1, "'shop' is 2 pools: shop:back, shop:front"),
+        (["plot", "old", "-o", "a.svg"], 1, "old: nothing was recorded from .*: no picture"),
+        (["plot", "myapp", "-o", "a.gif"], 2, r"a.gif: must end in .svg or .png"),
+        (["plot", "myapp", "-o", "svg"], 2, "svg: must end in .svg or .png"),
+        (["plot", "myapp"], 2, "required: -o/--output"),
+        (["plot", "-o", "a.svg"], 2, "required: NAME"),
+        (["plot", "myapp", "-o", "/nowhere/a.svg"], 1, "/nowhere/a.svg: cannot be written: No such file or directory"),
+        (["report", "--html", "/nowhere/a.html"], 1, "/nowhere/a.html: cannot be written: No such file or directory"),
+        (["report", "--html", "/"], 1, "/: cannot be written: Is a directory"),
+        (["report", "--days", "0"], 2, "--days: 0: not a number from 1 to 31"),
+        (["report", "--days", "32"], 2, "--days: 32: not a number from 1 to 31"),
+        (["plot", "myapp", "-o", "a.svg", "--hours", "x"], 2, "--hours: x: not a number from 1 to 744"),
+        (["report", "--days", "2", "--month"], 2, "not allowed with argument"),
+        (["report", "--json", "--html", "a.html"], 2, "not allowed with argument"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_nothing_is_written(conf, words, status, line):
+    before = sorted(os.listdir(conf.parent))
+    result = memreap(conf, *words)
+    assert (result.returncode, result.stdout) == (status, "")
+    assert len(result.stderr.splitlines()) == 1
+    assert re.search(line, result.stderr), result.stderr
+    assert sorted(os.listdir(conf.parent)) == before
+
+
+def test_without_a_history_it_says_where_it_looked(tmp_path):
+    result = memreap(configuration(tmp_path, f"history={tmp_path}/none.sqlite"), "report")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert f"{tmp_path}/none.sqlite: no history yet" in result.stderr
+
+
+def test_a_history_that_is_off_is_said_to_be_off(tmp_path):
+    result = memreap(configuration(tmp_path, "history=off"), "plot", "myapp", "-o", "a.svg")
+    assert result.returncode == 1
+    assert "there is no history: history=off in [memreap]" in result.stderr
+
+
+def test_the_default_history_is_beside_supervisords_log(tmp_path):
+    savedhistory.save(tmp_path / "memreap.sqlite", sawtooth.pool(until=NOW))
+    assert names(memreap(configuration(tmp_path, ""), "report").stdout) == ["myapp"]
+
+
+def test_a_wrong_configuration_ends_with_2(tmp_path):
+    result = memreap(configuration(tmp_path, "limit=150 monkeys"), "report")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["plot", "myapp", "-o", "a.svg"], ["report", "--html", "a.html"]])
+def test_without_matplotlib_it_names_the_extra_and_ends_with_2(conf, words):
+    result = memreap(conf, *words, code=NO_LIBRARY)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        "memreap: the pictures need matplotlib, which is not installed here: pip install 'supervisor-memreap[plot]'\n"
+    )
+    assert not {"a.svg", "a.html"} & set(os.listdir(conf.parent))
+
+
+def test_a_report_as_text_needs_no_matplotlib(conf):
+    assert memreap(conf, "report", code=NO_LIBRARY).stdout == memreap(conf, "report").stdout
+    assert memreap(conf, "report", "--json", code=NO_LIBRARY).returncode == 0
+
+
+def test_the_listener_loads_nothing_for_it():
+    code = "import sys, supervisor_memreap.cli; print([name for name in sys.modules if name in sys.argv[1:]])"
+    heavy = ["matplotlib", "sqlite3", "supervisor_memreap.record.plot", "supervisor_memreap.record.report"]
+    result = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("words", [["report"], ["report", "--json"]])
+def test_a_reader_that_ends_early_is_no_error(conf, words):
+    command = f"{sys.executable} -m supervisor_memreap {' '.join(words)} -c {conf} | head -1"
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert (len(result.stdout.splitlines()), result.stderr) == (1, "")
+
+
+INTERRUPTED = """
+import os, signal, sys
+from supervisor_memreap.record import wholefile
+replace = os.replace
+os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGINT)
+from supervisor_memreap.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_ctrl_c_in_the_middle_leaves_the_earlier_file_and_no_other(conf, tmp_path):
+    path = tmp_path / "a.svg"
+    path.write_text("an earlier one")
+    result = memreap(conf, "plot", "myapp", "-o", str(path), code=INTERRUPTED)
+    assert (result.returncode, result.stderr) == (130, "")
+    assert path.read_text() == "an earlier one"
+    assert os.listdir(tmp_path) == ["a.svg"]
+
+
+def test_a_full_disk_leaves_no_half_file(conf, tmp_path):
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "import matplotlib.figure; resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000));"
+        "from supervisor_memreap.__main__ import main; sys.exit(main())"
+    )
+    result = memreap(conf, "plot", "myapp", "-o", f"{tmp_path}/a.png", code=code)
+    assert result.returncode == 1
+    assert result.stderr == f"memreap: {tmp_path}/a.png: cannot be written: File too large\n"
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_device_is_written_to_and_not_replaced(conf):
+    result = memreap(conf, "report", "myapp", "--html", "/dev/stdout")
+    assert result.returncode == 0
+    assert result.stdout.startswith("<!DOCTYPE html>")
+
+
+def test_help_says_when_a_picture_needs_the_extra(conf):
+    for command in ("plot", "report"):
+        assert "supervisor-memreap[plot]" in memreap(conf, command, "--help").stdout
