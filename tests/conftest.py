@@ -37,7 +37,7 @@ EXPECTED_SKIPS: dict[str, str] = {
 
 # Files of tests that are not `stack`; those of the pure core are known by their names.
 PROCESS = {
-    *("alarm", "cli", "growth", "history", "hold", "layers", "load", "log", "memory"),
+    *("alarm", "cli", "growth", "history", "hold", "layers", "load", "log", "memory", "metrics"),
     *("processes", "reader", "reaper", "recorders", "statm", "status", "swap", "waiting"),
 }
 
