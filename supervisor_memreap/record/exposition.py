@@ -120,7 +120,13 @@ class Exposition(Collector):
             pools,
             lambda pool: pool.would_reap,
         )
-        yield _counter("returned_bytes", "What the host got back.", "", pools, lambda pool: {"": pool.returned})
+        yield _counter(
+            "returned_bytes",
+            "What the host got back when workers left, less what their replacements had taken.",
+            "",
+            pools,
+            lambda pool: {"": pool.returned},
+        )
         leaving = HistogramMetricFamily(
             "memreap_leave_seconds", "How long signalled workers took to leave.", labels=["pool"]
         )
@@ -131,7 +137,7 @@ class Exposition(Collector):
         yield _counter("stuck", "Workers that did not leave within grace=.", "", pools, lambda pool: {"": pool.stuck})
         yield _counter(
             "refused_signals",
-            "How often memreap began to send nothing to a worker that was due.",
+            "How often a worker was due and memreap began to send it nothing.",
             "kind",
             pools,
             lambda pool: pool.refused,
