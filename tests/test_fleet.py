@@ -130,7 +130,7 @@ class Prometheus:
             with urllib.request.urlopen(url, timeout=30) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
-            pytest.fail(f"{parameters}: {error.read().decode()}")
+            raise AssertionError(f"{parameters}: {error.read().decode()}") from None
         except OSError as error:
             raise AssertionError(str(error)) from None
 

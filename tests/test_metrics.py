@@ -388,8 +388,8 @@ def test_both_at_once_and_each_trouble_is_told_with_the_other(tmp_path):
 
 
 def test_without_prometheus_client_one_line_says_what_to_install_and_the_messages_are_taken(tmp_path):
-    (tmp_path / "prometheus_client.py").write_text("raise ImportError\n")
-    with child(env={"PYTHONPATH": str(tmp_path)}, first="") as metrics:
+    lacking = "sys.modules['prometheus_client'] = None; del sys.modules['supervisor_memreap.record.scrape']"
+    with child(first=lacking) as metrics:
         for _ in range(100):
             metrics.takes(look(row(junk="x" * 10000)))
         eventually(lambda: assert_told(metrics, "metrics=: Python's prometheus-client is missing: pip install"))

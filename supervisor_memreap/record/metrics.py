@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -32,9 +33,12 @@ def consume(
 ) -> None:
     """Serve what the messages say until they end. The process must end then: its threads do not."""
     troubles = _Troubles(tell)
+    _allow_ssl()
     try:
         from supervisor_memreap.record import exposition
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "prometheus_client":
+            raise
         key = "metrics" if recording.metrics else "metrics_file"
         troubles.follow(key, f"{key}=: {MISSING}")
         for _ in messages:
@@ -54,6 +58,13 @@ def consume(
             file.due.set()
     if file:
         file.remove()
+
+
+def _allow_ssl() -> None:
+    """prometheus-client needs it, and __main__ keeps it out of the listener, so that these were loaded without it."""
+    if sys.modules.get("ssl", sys) is None:
+        for name in ("ssl", "http.client", "urllib.request"):
+            sys.modules.pop(name, None)
 
 
 def _start(function: Callable[..., None], *arguments: object) -> None:
