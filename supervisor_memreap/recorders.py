@@ -31,18 +31,30 @@ def _history(messages: Inbox, tell: Tell, recording: Recording) -> None:
     consume(messages, tell, recording)
 
 
+def _metrics(messages: Inbox, tell: Tell, recording: Recording) -> None:
+    from supervisor_memreap.record.metrics import consume
+
+    consume(messages, tell, recording)
+
+
 class _Kind(NamedTuple):
     consume: Consume
     trouble: type[events.NotRecorded | events.NotExposed]
+    outputs: tuple[str, ...]
+    """It is started if one of these settings is not off."""
     keys: tuple[str, ...]
     """The settings with which it is started; a change of one starts it anew."""
+
+    def is_wanted(self, recording: Recording) -> bool:
+        return any(getattr(recording, key) is not None for key in self.outputs)
 
     def settings_in(self, recording: Recording) -> tuple[object, ...]:
         return tuple(getattr(recording, key) for key in self.keys)
 
 
 _KINDS: Mapping[str, _Kind] = {
-    "history": _Kind(_history, events.NotRecorded, ("history", "history_size", "summary")),
+    "history": _Kind(_history, events.NotRecorded, ("history",), ("history", "history_size", "summary")),
+    "metrics": _Kind(_metrics, events.NotExposed, ("metrics", "metrics_file"), ("metrics", "metrics_file")),
 }
 
 
@@ -97,7 +109,7 @@ class Recorders:
 
     def _start(self, name: str, recording: Recording) -> None:
         kind = _KINDS[name]
-        if kind.settings_in(recording)[0] is None:
+        if not kind.is_wanted(recording):
             return
         try:
             self._children[name] = Child(name, kind.consume, recording)

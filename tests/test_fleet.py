@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -281,3 +283,79 @@ def test_every_alert_rule_can_be_evaluated_on_what_a_real_listener_says(promethe
     rules = eventually(assert_evaluated)
     assert {rule["name"] for rule in rules} == alerts()
     assert [rule.get("lastError") for rule in rules if rule["health"] != "ok"] == []
+
+
+# A real listener, and what hangs on its port.
+
+
+def last_look(text: str) -> float:
+    (value,) = re.findall("(?m)^memreap_last_look_timestamp_seconds (.*)$", text)
+    return float(value)
+
+
+def assert_looks(path: Path, count: int) -> None:
+    """So many looks more, none of which was late."""
+    assert path.exists()
+    before = last_look(path.read_text())
+    for _ in range(count):
+        eventually(lambda before=before: assert_later(path, before), timeout=20)
+        looked = last_look(path.read_text())
+        assert looked - before < 4.5, "a tick of 1 s was late"
+        before = looked
+
+
+def assert_later(path: Path, before: float) -> None:
+    assert last_look(path.read_text()) > before
+
+
+def test_neither_a_taken_port_nor_scrapers_that_hang_delay_a_look_and_the_file_goes_with_the_listener(where):
+    port, path = stack.free_port(), where / "memreap.prom"
+    (where / "listen.py").write_text(IMPATIENT)
+    pool = stack.Pool(where, 0, "myapp")
+
+    def assert_logged(*texts: str) -> None:
+        assert [text in line for text, line in zip(texts, lines_of_metrics(pool))] == [True] * len(texts), pool.log()
+        assert len(lines_of_metrics(pool)) == len(texts), pool.log()
+
+    with socket.create_server(("127.0.0.1", port)) as other, contextlib.ExitStack() as open:
+        open.enter_context(supervisord(where, configuration(where, port, "1GB")))
+        taken = f"metrics: cannot listen on 127.0.0.1:{port}: Address already in use"
+        eventually(lambda: assert_logged(taken))
+        assert_looks(path, 3)
+        other.close()
+        eventually(lambda: assert_connects(port))
+        for _ in range(30):
+            open.enter_context(socket.create_connection(("127.0.0.1", port)))
+        assert_looks(path, 3)
+        assert_logged(taken)
+        conf = where / "supervisord.conf"
+        conf.write_text(conf.read_text().replace(f"metrics=127.0.0.1:{port}", "metrics=off"))
+        eventually(lambda: assert_refuses(port))
+        eventually(lambda: assert_looks(path, 1))
+        before = last_look(path.read_text())
+        stack.listener_in(where).kill()
+        eventually(lambda: assert_gone(path))
+        eventually(lambda: assert_looks(path, 1))  # supervisord has started it again
+        assert last_look(path.read_text()) > before
+    assert not path.exists()
+    assert not path.with_name("memreap.prom.new").exists()
+
+
+def lines_of_metrics(pool: stack.Pool) -> list[str]:
+    return [line for line in pool.log().splitlines() if " memreap: metrics: " in line]
+
+
+def assert_connects(port: int) -> None:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise AssertionError(str(error)) from None
+
+
+def assert_refuses(port: int) -> None:
+    with socket.socket() as connection:
+        assert connection.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
+
+def assert_gone(path: Path) -> None:
+    assert not path.exists()

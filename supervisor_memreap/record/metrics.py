@@ -39,8 +39,7 @@ def consume(
     except ModuleNotFoundError as error:
         if error.name != "prometheus_client":
             raise
-        key = "metrics" if recording.metrics else "metrics_file"
-        troubles.follow(key, f"{key}=: {MISSING}")
+        troubles.follow("client", MISSING)
         for _ in messages:
             pass  # the listener would wait for room in the pipe
         return
@@ -103,11 +102,11 @@ def _listen(address: Address, registry: CollectorRegistry, troubles: _Troubles) 
         try:
             server = scrape.Server(address, registry, troubles.fail)
         except OSError as error:
-            why = f"metrics={address}: {error.strerror or error}: Prometheus cannot scrape this host"
-            troubles.follow("metrics", f"{why}; trying again every {_RETRY:.0f} s")
+            why = f"cannot listen on {address}: {error.strerror or error}: Prometheus cannot scrape this host"
+            troubles.follow("port", f"{why}; trying again every {_RETRY:.0f} s")
             time.sleep(_RETRY)
         else:
-            troubles.follow("metrics", "")
+            troubles.follow("port", "")
             server.serve_forever()
 
 
@@ -156,7 +155,7 @@ class _File:
             for path in (new, self._path):  # rather none than an old one
                 with contextlib.suppress(OSError):
                     os.unlink(path)
-            why = f"metrics_file={self._path}: {error.strerror}: node_exporter gets nothing"
+            why = f"cannot write {self._path}: {error.strerror}: node_exporter gets nothing"
             self._troubles.follow("file", f"{why}; trying again after each look")
         except Exception as error:
             self._troubles.fail(error)

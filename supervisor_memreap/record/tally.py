@@ -29,7 +29,7 @@ REFUSED = (
 # Events that say that memreap itself does not work as it should.
 ERRORS = (
     *("internal_error", "settings_refused", "programs_missing", "supervisord_unavailable", "not_published"),
-    "not_remembered",
+    *("not_remembered", "not_recorded", "not_exposed"),
 )
 # What may be short so that reaping does not help: in a pool, and on the host or in a control group.
 OF_POOL, OF_HOST = ("total",), ("headroom", "pressure")
