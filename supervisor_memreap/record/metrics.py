@@ -19,7 +19,10 @@ from supervisor_memreap.record.tally import Tally
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-MISSING = "Python's prometheus-client is missing: pip install 'supervisor-memreap[metrics]'"
+MISSING = (
+    "Python's prometheus-client is missing: pip install 'supervisor-memreap[metrics]'"
+    " (for Debian's supervisor: apt install python3-prometheus-client)"
+)
 # Seconds between two attempts to listen on a port that is taken.
 _RETRY = 5.0
 # Seconds between two looks at whether the listener still looks, which decides what the file says.
