@@ -33,20 +33,32 @@ def _history(messages: Inbox, tell: Tell, recording: Recording) -> None:
     consume(messages, tell, recording)
 
 
+def _metrics(messages: Inbox, tell: Tell, recording: Recording) -> None:
+    from supervisor_memreap.record.metrics import consume
+
+    consume(messages, tell, recording)
+
+
 class _Kind(NamedTuple):
     consume: Consume
     trouble: type[events.NotRecorded | events.NotExposed]
+    outputs: tuple[str, ...]
+    """It is started if one of these settings is not off."""
     keys: tuple[str, ...]
     """The settings with which it is started; a change of one starts it anew."""
     period: float
     """Seconds between two looks that it gets."""
+
+    def is_wanted(self, recording: Recording) -> bool:
+        return any(getattr(recording, key) is not None for key in self.outputs)
 
     def settings_in(self, recording: Recording) -> tuple[object, ...]:
         return tuple(getattr(recording, key) for key in self.keys)
 
 
 _KINDS: Mapping[str, _Kind] = {
-    "history": _Kind(_history, events.NotRecorded, ("history", "history_size", "summary"), 60.0),
+    "history": _Kind(_history, events.NotRecorded, ("history",), ("history", "history_size", "summary"), 60.0),
+    "metrics": _Kind(_metrics, events.NotExposed, ("metrics", "metrics_file"), ("metrics", "metrics_file"), 0.0),
 }
 
 
@@ -103,7 +115,7 @@ class Recorders:
 
     def _start(self, name: str, recording: Recording) -> None:
         kind = _KINDS[name]
-        if kind.settings_in(recording)[0] is None:
+        if not kind.is_wanted(recording):
             return
         try:
             self._children[name] = Child(name, kind.consume, recording)

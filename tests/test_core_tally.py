@@ -1,0 +1,159 @@
+"""What the metrics are made of: messages in, numbers out."""
+
+from __future__ import annotations
+
+import pytest
+from support.messages import LIMIT, MIB, event, left, look, reap, row, signalled, watching, worker
+from test_core_events import EXAMPLES
+
+from supervisor_memreap.core import events
+from supervisor_memreap.core.shortage import Kind, Shortage
+from supervisor_memreap.record import fields
+from supervisor_memreap.record.tally import BUCKETS, ERRORS, REFUSED, PoolTally, Tally, is_blind
+
+EVENTS: list[events.Event] = [happened for happened, _ in EXAMPLES]  # type: ignore[misc]
+
+
+def tally_of(*messages) -> Tally:
+    tally = Tally()
+    for message in messages:
+        tally.take(message, 0.0)
+    return tally
+
+
+def pool_of(*messages) -> PoolTally:
+    return tally_of(look(row()), *messages).pools()["myapp"]
+
+
+def counted(counter) -> dict[str, int]:
+    return {key: count for key, count in counter.items() if count}
+
+
+def test_all_counters_of_a_watched_pool_begin_at_0_so_that_rate_sees_the_first():
+    pool = pool_of()
+    assert set(pool.reaps) == {"requested", "headroom", "pressure", "total", "limit", "max_age", "unknown"}
+    assert set(pool.refused) == set(REFUSED)
+    assert not any((*pool.reaps.values(), *pool.refused.values(), pool.returned, pool.stuck, *pool.left))
+    assert tally_of(watching("shop")).pools() == {"shop": PoolTally()}
+
+
+def test_a_reap_counts_when_the_worker_has_left_by_the_reason_for_which_it_was_signalled():
+    assert counted(pool_of(signalled()).reaps) == {}
+    assert counted(pool_of(*reap()).reaps) == {"limit": 1}
+
+
+def test_a_worker_that_was_signalled_before_the_restart_is_reaped_for_an_unknown_reason():
+    assert counted(pool_of(left()).reaps) == {"unknown": 1}
+
+
+def test_a_pid_that_comes_again_has_the_reason_of_its_own_time():
+    assert counted(pool_of(*reap(7), left(7)).reaps) == {"limit": 1, "unknown": 1}
+
+
+def test_the_reasons_of_workers_that_never_leave_do_not_pile_up():
+    pool = pool_of(*(signalled(pid) for pid in range(1, 1001)), left(1000), left(1))
+    assert counted(pool.reaps) == {"limit": 1, "unknown": 1}
+    assert len(pool._leaving) < 200
+
+
+def test_returned_is_what_came_back_less_what_the_replacement_has_taken_and_never_less_than_nothing():
+    assert pool_of(left(freed=300, taken=100), left(freed=5, taken=100)).returned == 200 * MIB
+    unknown = events.Left("myapp", 1.0, worker(), 0.1, None)
+    assert pool_of(event(unknown)).returned == 0
+
+
+@pytest.mark.parametrize(
+    ("after", "bucket"), [(0.0, 0), (0.01, 0), (0.011, 1), (300.0, len(BUCKETS) - 1), (301.0, len(BUCKETS))]
+)
+def test_the_time_to_leave_is_in_the_first_bucket_that_holds_it(after, bucket):
+    pool = pool_of(left(after=after))
+    assert [number for number, count in enumerate(pool.left) if count] == [bucket]
+    assert pool.leaving_took == after
+
+
+def test_a_stuck_worker_counts_once_also_if_a_stronger_signal_did_not_help():
+    stuck = events.Stuck("myapp", 1.0, worker(), 300.0, "HUP", next="TERM")
+    again = events.Stuck("myapp", 1.0, worker(), 600.0, "HUP", forced="TERM")
+    assert pool_of(event(stuck), event(again)).stuck == 1
+
+
+def test_what_would_be_reaped_counts_by_its_reason():
+    assert counted(pool_of(event(events.WouldReap("myapp", 1.0, worker(), LIMIT))).would_reap) == {"limit": 1}
+
+
+@pytest.mark.parametrize("happened", EVENTS, ids=lambda each: type(each).__name__)
+def test_each_event_that_says_that_nothing_is_sent_to_a_due_worker_is_a_refused_signal(happened):
+    others = (events.LeftByItself, events.WouldReap)  # nothing is wrong
+    says = any(words in happened.text for words in ("nothing sent", "nothing is sent", "could not be sent"))
+    refuses = says and not isinstance(happened, others)
+    pool = tally_of(event(happened)).pools().get(happened.pool, PoolTally())
+    assert sum(pool.refused.values()) == (1 if refuses else 0), happened.text
+
+
+def test_each_kind_of_refused_signal_and_of_error_is_that_of_an_event():
+    assert {*REFUSED, *ERRORS} <= {fields.of(happened)["event"] for happened in EVENTS}
+
+
+@pytest.mark.parametrize("happened", EVENTS, ids=lambda each: type(each).__name__)
+def test_every_event_is_taken(happened):
+    tally_of(event(happened), look(row()))
+
+
+def test_errors_are_those_of_memreap_also_in_a_pool():
+    tally = tally_of(look(row()), event(events.InternalError("myapp", 1.0, "KeyError", "a.py:1")))
+    assert counted(tally.errors) == {"internal_error": 1}
+    assert set(tally.errors) == set(ERRORS)
+
+
+def test_a_shortage_in_which_reaping_does_not_help_is_that_of_its_pool_or_of_the_host():
+    def short(pool: str, kind: Kind):
+        return event(events.NotRelieved(pool, 1.0, Shortage(kind, pool or "the host", 2.0, 1.0), 0, 0, 600.0))
+
+    tally = tally_of(look(row()), short("myapp", Kind.TOTAL), short("", Kind.HEADROOM))
+    assert counted(tally.pools()["myapp"].not_relieved) == {"total": 1}
+    assert counted(tally.not_relieved) == {"headroom": 1}
+
+
+def test_a_pool_that_is_gone_disappears_and_begins_anew_when_it_is_back():
+    tally = tally_of(watching("myapp", "shop"), look(row("myapp"), row("shop")), *reap(pool="shop"))
+    for message in (watching("myapp"), look(row("myapp"))):
+        tally.take(message, 1.0)
+    assert set(tally.pools()) == {"myapp"}
+    tally.take(look(row("shop")), 2.0)
+    assert counted(tally.pools()["shop"].reaps) == {}
+
+
+# What must never look fine.
+
+
+def test_a_pool_that_the_look_does_not_have_although_it_is_to_be_watched_is_blind():
+    tally = tally_of(watching("myapp", "shop"), look(row("myapp")))
+    assert not is_blind(tally.row("myapp", 1.0))
+    assert is_blind(tally.row("shop", 1.0))
+
+
+def test_a_pool_is_blind_before_the_first_look():
+    assert is_blind(tally_of(watching("myapp")).row("myapp", 0.0))
+
+
+@pytest.mark.parametrize("period", [1.0, 5.0, 60.0])
+def test_a_pool_is_blind_when_no_look_has_come_for_two_periods_and_not_before(period):
+    tally = tally_of(look(row()))
+    assert not tally.is_old(2 * 60.0)  # the period is unknown yet
+    tally.take(look(row()), period)
+    assert not is_blind(tally.row("myapp", period * 3 + 4))
+    assert is_blind(tally.row("myapp", period * 3 + 6))
+    tally.take(look(row()), 1000.0)
+    assert not is_blind(tally.row("myapp", 1001.0))
+
+
+def test_looks_between_two_ticks_do_not_make_it_blind_at_the_next_tick():
+    tally = tally_of(look(row()))
+    for now in (60.0, 120.0, 121.0, 122.0, 123.0):
+        tally.take(look(row()), now)
+    assert not tally.is_old(180.0)
+
+
+def test_a_blind_pool_is_blind_in_a_fresh_look():
+    assert is_blind(row(standing="blind"))
+    assert not is_blind(row(standing="suspended"))

@@ -1,0 +1,419 @@
+"""The child that keeps the metrics, as a process of its own: its port, its file, and what hangs on them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+import stat
+import subprocess
+import threading
+import time
+import urllib.error
+from pathlib import Path
+
+import psutil
+import pytest
+from support import stack
+from support.driver import assert_in, eventually
+from support.messages import event, left, look, reap, row, signalled, watching, worker
+from support.metrics import Child, child, ended
+
+from supervisor_memreap import __version__
+from supervisor_memreap.core import events
+
+WORKERS = 'memreap_workers{pool="myapp"} 2.0'
+# Without a look for so long, in place of 125 s, a pool is blind.
+IMPATIENT = "tally._INTERVAL, tally._LATE = 0.2, 0.2"
+
+
+def assert_scraped(of: Child, *texts: str, host: str = "127.0.0.1") -> str:
+    try:
+        got = of.scrape(host)
+    except OSError as error:
+        raise AssertionError(str(error)) from None
+    for text in texts:
+        assert_in(text, got)
+    return got
+
+
+def assert_told(of: Child, *troubles: str) -> None:
+    """These and no others; a trouble begins like this."""
+    assert len(of.troubles) == len(troubles), of.troubles
+    for told, expected in zip(of.troubles, troubles):
+        assert told.startswith(expected) if expected else not told
+
+
+# What is served.
+
+
+def test_promtool_has_nothing_to_say_of_the_metrics():
+    shortage = events.TotalUnreadable("myapp", 1.0)
+    with child() as metrics:
+        metrics.takes(look(row(), row('a:b "c" \\ \n é')), *reap(), event(shortage), look(row(total_limit_bytes=1e9)))
+        text = eventually(lambda: assert_scraped(metrics, "memreap_pool_limit_bytes{"))
+    for served in (text, assert_served_before_the_first_look()):
+        result = subprocess.run(["promtool", "check", "metrics"], input=served, capture_output=True, text=True)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def assert_served_before_the_first_look() -> str:
+    with child() as metrics:
+        text = eventually(lambda: assert_scraped(metrics, f'memreap_build_info{{version="{__version__}"}} 1.0'))
+    assert "\nmemreap_last_look_timestamp_seconds " not in text
+    return text
+
+
+def test_the_last_look_and_the_events_are_served():
+    with child() as metrics:
+        stuck = [{"pid": 7, "age_seconds": 1.0, "note": "stuck"}, {"pid": 8, "age_seconds": 1.0}]
+        leak = row(growth_bytes_per_hour=3600 * 5, standing="suspended", suspension={}, due=1, workers=stuck)
+        metrics.takes(look(row(), at=5.0), *reap(), left(after=400.0), look(leak, at=6.5))
+        eventually(
+            lambda: assert_scraped(
+                metrics,
+                "memreap_last_look_timestamp_seconds 6.5",
+                WORKERS,
+                'memreap_due_workers{pool="myapp"} 1.0',
+                'memreap_stuck_workers{pool="myapp"} 1.0',
+                'memreap_worker_limit_bytes{pool="myapp"} 1.572864e+08',
+                'memreap_largest_worker_bytes{pool="myapp"} 5.24288e+07',
+                'memreap_workers_bytes{pool="myapp"} 9.437184e+07',
+                'memreap_growth_bytes_per_second{pool="myapp"} 5.0',
+                'memreap_pool_suspended{pool="myapp"} 1.0',
+                'memreap_pool_paused{pool="myapp"} 0.0',
+                'memreap_pool_blind{pool="myapp"} 0.0',
+                'memreap_pool_info{metric="uss",pool="myapp",server="x"} 1.0',
+                'memreap_reaps_total{pool="myapp",reason="limit"} 1.0',
+                'memreap_reaps_total{pool="myapp",reason="unknown"} 1.0',
+                'memreap_returned_bytes_total{pool="myapp"} 4.194304e+08',
+                'memreap_leave_seconds_bucket{le="0.01",pool="myapp"} 0.0',
+                'memreap_leave_seconds_bucket{le="0.025",pool="myapp"} 1.0',
+                'memreap_leave_seconds_bucket{le="300.0",pool="myapp"} 1.0',
+                'memreap_leave_seconds_bucket{le="+Inf",pool="myapp"} 2.0',
+                'memreap_leave_seconds_count{pool="myapp"} 2.0',
+            )
+        )
+
+
+def test_what_is_unknown_is_absent_rather_than_0():
+    unread = row("unread", unreadable_workers=1, standing="blind", growth_bytes_per_hour=None)
+    unlimited = row("unlimited", limit_bytes=None)
+    with child() as metrics:
+        metrics.takes(watching("unread", "unlimited", "unseen"), look(unread, unlimited))
+        text = eventually(lambda: assert_scraped(metrics, 'memreap_workers{pool="unread"} 2.0'))
+    for name in ("largest_worker_bytes", "workers_bytes", "pool_bytes", "growth_bytes_per_second"):
+        assert f'memreap_{name}{{pool="unread"}}' not in text
+    assert 'memreap_worker_limit_bytes{pool="unlimited"}' not in text
+    assert 'memreap_pool_blind{pool="unread"} 1.0' in text
+    assert 'memreap_pool_blind{pool="unseen"} 1.0' in text
+    assert 'memreap_workers{pool="unseen"}' not in text
+    assert 'memreap_reaps_total{pool="unseen",reason="limit"} 0.0' in text
+
+
+def test_no_series_has_a_pid():
+    with child() as metrics:
+        metrics.takes(look(row()), signalled(64738), left(64738), event(events.CannotHold("myapp", 1.0)))
+        text = eventually(lambda: assert_scraped(metrics, 'memreap_reaps_total{pool="myapp",reason="limit"} 1.0'))
+    assert "64738" not in text
+    assert "pid" not in text
+
+
+def test_a_scrape_may_ask_for_some_metrics_only():
+    with child() as metrics:
+        metrics.takes(look(row()))
+        eventually(lambda: assert_scraped(metrics, WORKERS))
+        text = metrics.scrape(query="?name[]=memreap_workers")
+    assert [line for line in text.splitlines() if line[0] != "#"] == [WORKERS]
+
+
+def test_a_listener_that_does_not_look_any_more_does_not_look_fine():
+    with child(first=IMPATIENT) as metrics:
+        metrics.takes(look(row()))
+        text = eventually(lambda: assert_scraped(metrics, 'memreap_pool_blind{pool="myapp"} 1.0'))
+    assert WORKERS not in text
+    assert "memreap_last_look_timestamp_seconds 1e+09" in text
+
+
+# The port.
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_it_listens_on_the_address_that_it_was_given_and_on_no_other(host):
+    with child(host) as metrics:
+        shown = f"[{host}]" if ":" in host else host
+        eventually(lambda: assert_scraped(metrics, "memreap_pools 0.0", host=shown))
+        listening = [each.laddr for each in psutil.Process(metrics.process.pid).net_connections()]
+        assert [each.port for each in listening] == [metrics.port]
+        assert listening[0].ip in ("127.0.0.1", "::1")
+        assert metrics.troubles == []
+
+
+def test_all_of_ipv6_is_not_all_of_ipv4_too():
+    with child("::") as metrics:
+        eventually(lambda: assert_scraped(metrics, "memreap_pools 0.0", host="[::1]"))
+        with pytest.raises(urllib.error.URLError, match="refused"):
+            metrics.scrape()
+
+
+def test_a_taken_port_is_told_once_and_used_once_it_is_free():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with child(port=port, first="metrics._RETRY = 0.1") as metrics:
+            trouble = f"cannot listen on 127.0.0.1:{port}: Address already in use: Prometheus cannot scrape this"
+            eventually(lambda: assert_told(metrics, trouble))
+            metrics.takes(look(row()))
+            time.sleep(0.5)  # some more attempts
+            assert_told(metrics, trouble)
+            other.close()
+            eventually(lambda: assert_scraped(metrics, WORKERS))
+            assert_told(metrics, trouble, "")
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
+def test_an_address_that_this_host_does_not_have_is_told(host):
+    with child(host) as metrics:
+        eventually(lambda: assert_told(metrics, f"cannot listen on {host}:{metrics.port}: "))
+
+
+def test_a_port_that_was_just_closed_is_used_at_once():
+    port = stack.free_port()
+    for _ in range(2):
+        with child(port=port) as metrics:
+            eventually(lambda: assert_scraped(metrics, "memreap_pools 0.0"))
+            assert metrics.troubles == []
+
+
+@contextlib.contextmanager
+def hanging(port: int, count: int, say: bytes = b""):
+    with contextlib.ExitStack() as open:
+        yield [open.enter_context(hanging_one(port, say)) for _ in range(count)]
+
+
+@contextlib.contextmanager
+def hanging_one(port: int, say: bytes):
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(say)
+        yield connection
+
+
+@pytest.mark.parametrize("say", [b"", b"GET /metrics HT", b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"], ids=len)
+def test_scrapers_that_hang_stop_neither_other_scrapes_nor_the_messages_nor_the_end(say):
+    """They say nothing, half a request, or a whole one and read nothing of the answer."""
+    many = [row(f"pool{number}") for number in range(100)]  # more than a socket buffers
+    with child(first="scrape.PATIENCE = 60.0") as metrics:
+        metrics.takes(look(*many))
+        eventually(lambda: assert_scraped(metrics, 'memreap_workers{pool="pool99"} 2.0'))
+        with hanging(metrics.port, 40, say):
+            start = time.monotonic()
+            metrics.takes(
+                look(row()), *(look(row("other", **{f"x{i}": "y" * 1000 for i in range(100)})) for _ in range(50))
+            )
+            metrics.takes(look(row()))
+            eventually(lambda: assert_scraped(metrics, WORKERS))
+            assert time.monotonic() - start < 55  # sooner than by the end of their time
+            assert psutil.Process(metrics.process.pid).num_threads() < 25
+            assert ended(metrics) < 2
+
+
+def test_a_connection_ends_after_its_time_whatever_it_says_meanwhile():
+    with child(first="scrape.PATIENCE = 0.5") as metrics:
+        eventually(lambda: assert_scraped(metrics, "memreap_pools 0.0"))
+        with hanging(metrics.port, 3) as connections:
+            for connection in connections:
+                eventually(lambda connection=connection: assert_closed(connection))
+        eventually(lambda: assert_few_threads(metrics))
+        assert metrics.troubles == []
+
+
+def assert_closed(connection: socket.socket) -> None:
+    try:
+        connection.sendall(b"G")
+    except OSError:
+        return
+    raise AssertionError("it is still open")
+
+
+def assert_few_threads(metrics: Child) -> None:
+    assert psutil.Process(metrics.process.pid).num_threads() <= 2
+
+
+def test_nonsense_on_the_port_is_no_trouble():
+    with child() as metrics:
+        eventually(lambda: assert_scraped(metrics, "memreap_pools 0.0"))
+        for say in (b"\0" * 70000, b"GET\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n"):
+            with hanging_one(metrics.port, b"") as connection, contextlib.suppress(OSError):
+                connection.sendall(say)
+                connection.recv(100)
+        with pytest.raises(urllib.error.HTTPError):
+            metrics.scrape(query="/../" + "x" * 70000)
+        assert_scraped(metrics, "memreap_pools 0.0")
+        assert metrics.troubles == []
+
+
+# The file.
+
+
+def assert_written(path: Path, *texts: str) -> str:
+    assert path.exists()
+    for text in texts:
+        assert_in(text, path.read_text())
+    return path.read_text()
+
+
+def test_the_file_is_written_after_each_look_for_all_to_read_and_goes_with_the_listener(tmp_path):
+    path = tmp_path / "memreap.prom"
+    with child("", file=path, first="os.umask(0o077)") as metrics:
+        metrics.takes(look(row()))
+        eventually(lambda: assert_written(path, WORKERS))
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+        metrics.takes(look(row(), at=2e9))
+        eventually(lambda: assert_written(path, "memreap_last_look_timestamp_seconds 2e+09"))
+        assert list(tmp_path.iterdir()) == [path]
+        assert not psutil.Process(metrics.process.pid).net_connections()
+        assert ended(metrics) < 2
+        assert list(tmp_path.iterdir()) == []
+        assert metrics.troubles == []
+
+
+def test_whoever_reads_the_file_finds_it_whole(tmp_path):
+    path = tmp_path / "memreap.prom"
+    with child("", file=path) as metrics:
+        metrics.takes(look(row()))
+        eventually(lambda: assert_written(path))
+        versions = set()
+        for number in range(200):
+            metrics.takes(look(row(), at=number + 0.5))
+            text = path.read_text()
+            versions.add(text)
+            assert text.startswith("# HELP memreap_build_info")
+            assert text.endswith('memreap_not_relieved_total{kind="pressure",pool=""} 0.0\n')
+        assert len(versions) > 1
+
+
+def test_the_file_of_a_listener_that_does_not_look_any_more_does_not_look_fine(tmp_path):
+    path = tmp_path / "memreap.prom"
+    with child("", file=path, first=IMPATIENT) as metrics:
+        metrics.takes(look(row()))
+        eventually(lambda: assert_written(path, 'memreap_pool_blind{pool="myapp"} 1.0'))
+        metrics.takes(look(row()))
+        eventually(lambda: assert_written(path, 'memreap_pool_blind{pool="myapp"} 0.0'))
+
+
+def test_a_missing_directory_is_told_once_and_the_file_is_written_once_it_is_there(tmp_path):
+    path = tmp_path / "later/memreap.prom"
+    with child("", file=path) as metrics:
+        trouble = f"cannot write {path}: No such file or directory: node_exporter gets nothing; trying again after"
+        metrics.takes(look(row()))
+        eventually(lambda: assert_told(metrics, trouble))
+        path.parent.mkdir()
+        metrics.takes(look(row()))
+        eventually(lambda: assert_written(path, WORKERS))
+        eventually(lambda: assert_told(metrics, trouble, ""))
+
+
+def test_a_full_disk_leaves_no_half_and_no_old_file_and_is_told_until_there_is_room(tmp_path):
+    path = tmp_path / "memreap.prom"
+    with child("", file=path) as metrics:
+        metrics.takes(look(row()))
+        eventually(lambda: assert_written(path, WORKERS))
+        process = psutil.Process(metrics.process.pid)
+        _, hard = process.rlimit(resource.RLIMIT_FSIZE)
+        process.rlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        metrics.takes(look(row()))
+        trouble = f"cannot write {path}: File too large: node_exporter gets nothing"
+        eventually(lambda: assert_told(metrics, trouble))
+        assert list(tmp_path.iterdir()) == []
+        process.rlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        metrics.takes(look(row()))
+        eventually(lambda: assert_told(metrics, trouble, ""))
+        assert_written(path, WORKERS)
+
+
+def test_what_lies_in_the_way_of_the_new_file_is_never_followed(tmp_path):
+    path, precious = tmp_path / "memreap.prom", tmp_path / "precious"
+    precious.write_text("mine")
+    path.with_name("memreap.prom.new").symlink_to(precious)
+    path.symlink_to(precious)
+    with child("", file=path) as metrics:
+        metrics.takes(look(row()))
+        eventually(lambda: assert_written(path, WORKERS))
+        assert precious.read_text() == "mine"
+        assert not path.is_symlink()
+
+
+def test_a_file_that_another_memreap_writes_by_now_is_left_to_it(tmp_path):
+    path = tmp_path / "memreap.prom"
+    with child("", file=path) as old, child("", file=path) as new:
+        old.takes(look(row("old")))
+        eventually(lambda: assert_written(path, 'pool="old"'))
+        new.takes(look(row("new")))
+        eventually(lambda: assert_written(path, 'pool="new"'))
+        ended(old)
+        assert_written(path, 'pool="new"')
+        ended(new)
+        assert not path.exists()
+
+
+def test_a_disk_that_hangs_stops_neither_the_messages_nor_the_scrapes(tmp_path):
+    """A fifo in place of the disk: who opens it waits for ever."""
+    path = tmp_path / "memreap.prom"
+    os.mkfifo(tmp_path / "fifo")
+    hang = f"open_file = os.open; os.open = lambda *_, **__: open_file({str(tmp_path / 'fifo')!r}, os.O_WRONLY)"
+    with child(file=path, first=hang) as metrics:
+        for number in range(100):
+            metrics.takes(look(row(junk="x" * 10000), at=number + 0.5))
+        eventually(lambda: assert_scraped(metrics, "memreap_last_look_timestamp_seconds 99.5", WORKERS))
+        assert ended(metrics) < 4
+
+
+# The rest.
+
+
+def test_both_at_once_and_each_trouble_is_told_with_the_other(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port, path = other.getsockname()[1], tmp_path / "later/memreap.prom"
+        with child(port=port, file=path, first="metrics._RETRY = 0.1") as metrics:
+            eventually(lambda: assert_told(metrics, "cannot listen"))
+            metrics.takes(look(row()))
+            eventually(lambda: assert_told(metrics, "cannot listen", "cannot listen"))
+            assert "; cannot write " in metrics.troubles[1]
+            other.close()
+            eventually(lambda: assert_told(metrics, "cannot listen", "cannot listen", "cannot write"))
+
+
+def test_without_prometheus_client_one_line_says_what_to_install_and_the_messages_are_taken(tmp_path):
+    lacking = "sys.modules['prometheus_client'] = None; del sys.modules['supervisor_memreap.record.scrape']"
+    with child(first=lacking) as metrics:
+        for _ in range(100):
+            metrics.takes(look(row(junk="x" * 10000)))
+        eventually(lambda: assert_told(metrics, "Python's prometheus-client is missing: pip install"))
+        assert "'supervisor-memreap[metrics]'" in metrics.troubles[0]
+        assert ended(metrics) < 2
+
+
+def test_messages_and_scrapes_at_the_same_time_do_not_disturb_each_other():
+    with child() as metrics:
+        stop, failed = threading.Event(), []
+
+        def scrape() -> None:
+            while not stop.is_set():
+                try:
+                    metrics.scrape()
+                except OSError as error:
+                    failed.append(error)
+
+        eventually(lambda: assert_scraped(metrics, "memreap_pools 0.0"))
+        threads = [threading.Thread(target=scrape) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for number in range(300):
+            metrics.takes(look(row(f"pool{number % 7}")), *reap(worker().pid, f"pool{number % 7}"))
+        eventually(lambda: assert_scraped(metrics, 'memreap_reaps_total{pool="pool5",reason="limit"} 1.0'))
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert (failed, metrics.troubles) == ([], [])
