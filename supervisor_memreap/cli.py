@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from supervisor_memreap import __version__, listener, once, plot, report, top
+from supervisor_memreap import __version__, completion, listener, once, plot, report, top
 from supervisor_memreap.core.command import VERBS, named, unknown
 from supervisor_memreap.core.settings import (
     COMMAND_LINE,
@@ -200,6 +200,9 @@ def parser() -> argparse.ArgumentParser:
     show = add("demo", "see it work, on a private supervisord in a temporary directory", demo.__doc__ or "")
     demo.add_arguments(show)
     show.set_defaults(run=demo.run)
+    complete = add("completion", "print a script with which a shell completes memreap's commands", completion.HELP)
+    completion.add_arguments(complete)
+    complete.set_defaults(run=lambda args: completion.run(args, whole))
     return whole
 
 
