@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from supervisor_memreap import __version__, listener, once, plot, report, top
+from supervisor_memreap import __version__, completion, listener, once, plot, report, top
 from supervisor_memreap.core.command import VERBS, named, unknown
 from supervisor_memreap.core.settings import (
     COMMAND_LINE,
@@ -34,7 +34,7 @@ from supervisor_memreap.core.values import duration
 from supervisor_memreap.demo import run as demo
 from supervisor_memreap.host import look, procfs
 from supervisor_memreap.reaper import HowEnded
-from supervisor_memreap.record import log, status
+from supervisor_memreap.record import inforce, log
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Client, Unavailable, connect_as_supervisorctl
 from supervisor_memreap.view import Remote, Viewer
@@ -92,6 +92,7 @@ nothing. Asks the Pythons of supervisord and supervisorctl what they can import,
 Perl which FCGI::ProcManager it has.
 
     memreap doctor                     as root it can check more
+    memreap doctor --json              for programs
     supervisorctl memreap doctor       the same, run by the listener, also from another machine
 
 A line with "note:" is about something that works but could work better, or that is unknown.
@@ -107,6 +108,7 @@ the listener's command, or nowhere (default). For each setting, the most specifi
 
     memreap settings
     memreap settings myapp
+    memreap settings --json          for programs
 
 If supervisord does not answer, the programs in the configuration are shown.
 
@@ -194,6 +196,18 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
+    _add_own_commands(add)
+    show = add("demo", "see it work, on a private supervisord in a temporary directory", demo.__doc__ or "")
+    demo.add_arguments(show)
+    show.set_defaults(run=demo.run)
+    complete = add("completion", "print a script with which a shell completes memreap's commands", completion.HELP)
+    completion.add_arguments(complete)
+    complete.set_defaults(run=lambda args: completion.run(args, whole))
+    return whole
+
+
+def _add_own_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Those that this file carries out."""
     listen = add("listen", "watch the pools; supervisord starts this", _LISTEN)
     listen.add_argument("limits", nargs="*", metavar="NAME=SIZE", help="a program or group and its limit")
     listen.set_defaults(run=_listen)
@@ -208,24 +222,22 @@ def parser() -> argparse.ArgumentParser:
 
     views = _add_views(add)
     check = add("doctor", "check for anything that would stop memreap or make it unsafe", _DOCTOR)
+    _add_json(check)
     check.set_defaults(run=_doctor)
 
     effective = add("settings", "the settings in force, and where each was set", _EFFECTIVE)
+    _add_json(effective)
     effective.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
     effective.set_defaults(run=_settings)
 
     for command in (listen, single, *views, *_add_reports(add), effective, check):
         _add_configuration(command)
-    show = add("demo", "see it work, on a private supervisord in a temporary directory", demo.__doc__ or "")
-    demo.add_arguments(show)
-    show.set_defaults(run=demo.run)
-    return whole
 
 
 def _add_views(add: Callable[[str, str, str], argparse.ArgumentParser]) -> list[argparse.ArgumentParser]:
     """The commands that show the state of the pools."""
     state = add("status", "the state of the pools", _STATUS)
-    state.add_argument("--json", action="store_true", help="for programs; docs/operating.md describes it")
+    _add_json(state)
     state.add_argument("--watch", type=_interval, nargs="?", const=2.0, metavar="SECONDS", help="repeat it (every 2 s)")
     state.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
     state.set_defaults(run=_status)
@@ -251,6 +263,10 @@ def _add_reports(add: Callable[[str, str, str], argparse.ArgumentParser]) -> lis
 def _add_configuration(command: argparse.ArgumentParser) -> None:
     # Without a default, which would override a -c before the command.
     command.add_argument("-c", "--configuration", metavar="FILE", default=argparse.SUPPRESS, help=_CONFIGURATION)
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="for programs; docs/operating.md describes it")
 
 
 def _interval(text: str) -> float:
@@ -391,7 +407,7 @@ def _settings(args: argparse.Namespace) -> int:
     view = procfs.source()
     # By one of its processes, since its sections may be named after that.
     shown = [
-        (
+        inforce.of_pool(
             watch.program.namespec,
             watch.settings,
             settings.origins(watch.members[0] if watch.members else watch.program),
@@ -404,7 +420,11 @@ def _settings(args: argparse.Namespace) -> int:
     if missing or not shown:
         print_line(unknown(missing[0], watched) if missing else f"{path}: no program has a [memreap:PROGRAM] section")
         return 1
-    print(status.settings_table(shown))
+    listener_settings = inforce.of_listener(settings.recording, settings.origins_for_all)
+    if args.json:
+        print(json.dumps(inforce.document(path, listener_settings, shown), indent=2))
+    else:
+        print(inforce.table([*([] if args.names else [listener_settings]), *shown]))
     return 0
 
 
@@ -413,7 +433,11 @@ def _doctor(args: argparse.Namespace) -> int:
 
     path = configfile.find(args.configuration)
     try:
-        return doctor.run(path, connect_as_supervisorctl, log.to(sys.stdout))
+        if not args.json:
+            return doctor.run(path, connect_as_supervisorctl, log.to(sys.stdout))
+        found = doctor.document(path, connect_as_supervisorctl)
+        print(json.dumps(found, indent=2))
+        return 1 if found["problems"] else 0
     except Exception:
         # 1 would mean that problems were found.
         traceback.print_exc()

@@ -10,10 +10,11 @@ plugin that cannot be imported would break every call of supervisorctl, so all o
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 import xmlrpc.client
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from supervisor.supervisorctl import ControllerPluginBase, LSBInitExitStatuses
 from supervisor.xmlrpc import Faults
@@ -36,6 +37,7 @@ ASK_AGAIN = 1.0
 HELP = """\
 memreap status [NAME ...]   show the state and the last message of each pool
 memreap workers NAME        list the workers of a pool, the largest first
+                            (both: --json, for programs)
 memreap reap NAME [PID]     replace a worker now, over its limit or not: the
                             one with this pid, or the largest
 memreap roll NAME|all       replace all workers of a pool, one at a time
@@ -51,6 +53,21 @@ request; see its log (tail memreap stderr). Sizes are in the pool's metric.
 Exit status: 0; 1 something is wrong, a pool is suspended or not watched, or
 the command was refused; 2 bad usage.
 """
+
+
+_JSON = "--json"
+
+
+class _Seen(NamedTuple):
+    pools: list[dict[str, Any]]
+    troubles: list[str]
+    age: float | None
+    """Seconds since the listener looked; None: it has not."""
+
+
+def _names(words: list[str]) -> list[str]:
+    """Those behind a command."""
+    return [word for word in words[1:] if word != _JSON]
 
 
 class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # supervisor has no types
@@ -111,45 +128,64 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
     def _status(self, words: list[str]) -> None:
         from supervisor_memreap.record import status
 
-        pools, troubles = self._look()
-        shown = self._chosen(words[1:], pools) if len(words) > 1 else pools
-        if shown:
-            self.ctl.output(status.table(shown, time.time()))
+        names = _names(words)
+        seen = self._look()
+        shown = self._chosen(names, seen.pools) if names else seen.pools
+        if not seen.pools and not seen.troubles:
+            # If no pool is watched, that is a problem.
+            text = "no pool is watched: no program has a [memreap:PROGRAM] section, or the listener has not looked yet"
+            seen = seen._replace(troubles=[text])
         if not all(map(status.is_well, shown)):
             self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
-        for trouble in troubles:
+        if _JSON in words:
+            self._print_json(seen, shown, names)
+            return
+        if shown:
+            self.ctl.output(status.table(shown, time.time()))
+        for trouble in seen.troubles:
             self._fail(trouble)
-        if not pools and not troubles:
-            # If no pool is watched, that is a problem.
-            self._fail(
-                "no pool is watched: no program has a [memreap:PROGRAM] section, or the listener has not looked yet"
-            )
 
     def _workers(self, words: list[str]) -> None:
         from supervisor_memreap.record import status
 
-        if len(words) != 2:
+        names = _names(words)
+        if len(names) != 1:
             self._fail("workers: name one pool; write memreap workers NAME", usage=True)
             return
-        pools, troubles = self._look()
-        shown = self._chosen(words[1:], pools)
+        seen = self._look()
+        shown = self._chosen(names, seen.pools)
+        if _JSON in words:
+            self._print_json(seen, shown, names)
+            return
         for pool in shown:
             if len(shown) > 1:
                 self.ctl.output(f"{pool['name']}:")
             self.ctl.output(status.workers_table(pool))
-        for trouble in troubles:
+        for trouble in seen.troubles:
             self._fail(trouble)
 
-    def _look(self) -> tuple[list[dict[str, Any]], list[str]]:
+    def _print_json(self, seen: _Seen, shown: list[dict[str, Any]], names: list[str]) -> None:
+        """Unless one of the names matches no pool, which has been reported in a line."""
+        from supervisor_memreap.core.command import named
+        from supervisor_memreap.record import status
+
+        if seen.troubles:
+            self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
+        if all(named(name, [pool["name"] for pool in shown]) for name in names):
+            values = status.document(status.of_listener(shown), "listener", "", seen.troubles, seen.age)
+            self.ctl.output(json.dumps(values, indent=2))
+
+    def _look(self) -> _Seen:
         """The state of the pools, and what is wrong with the listener or its settings, a line each."""
         from supervisor_memreap.record import status
 
         pools = self._memreap().getPools()
         listener = self._memreap().getListener()
         trouble = status.trouble_of_listener(listener)
+        age = listener.get("age_seconds")
         if trouble:
-            return status.unwatched(pools), [trouble]
-        return pools, status.troubles_beside(listener, __version__)
+            return _Seen(status.unwatched(pools), [trouble], age)
+        return _Seen(pools, status.troubles_beside(listener, __version__), age)
 
     def _chosen(self, names: list[str], pools: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The pools with these names; fails if a name matches none."""

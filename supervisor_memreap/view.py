@@ -46,14 +46,7 @@ class View(NamedTuple):
 
     def values(self) -> dict[str, Any]:
         """For JSON."""
-        known = {"age_seconds": self.age, "trouble": "; ".join(self.troubles) or None}
-        return {
-            "version": status.VERSION,
-            "view": self.whose,
-            "note": self.note,
-            **{key: value for key, value in known.items() if value is not None},
-            "pools": self.pools,
-        }
+        return status.document(self.pools, self.whose, self.note, self.troubles, self.age)
 
     def text(self, now: float) -> str:
         note = textwrap.fill(self.note, status.WIDTH)

@@ -37,22 +37,21 @@ EXPECTED_SKIPS: dict[str, str] = {
 
 # Files of tests that are not `stack`; those of the pure core are known by their names.
 PROCESS = {
+    *("alarm", "cli", "completion", "growth", "history", "hold", "layers", "load", "log", "memory", "metrics"),
     *(
-        "alarm",
-        "cli",
-        "growth",
-        "history",
-        "hold",
-        "layers",
-        "load",
-        "log",
-        "memory",
-        "metrics",
         "page",
         "plot",
         "processes",
+        "reader",
+        "reaper",
+        "recorders",
+        "report",
+        "statm",
+        "status",
+        "swap",
+        "toppage",
+        "waiting",
     ),
-    *("reader", "reaper", "recorders", "report", "statm", "status", "swap", "toppage", "waiting"),
 }
 
 _root = pytest.StashKey[Path]()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -32,6 +33,15 @@ def test_the_configuration_behind_the_command_wins(tmp_path):
     conf = tmp_path / "supervisord.conf"
     conf.write_text("[memreap:myapp]\nlimit=150 monkeys\n")
     assert "monkeys" in memreap("-c", "/nowhere", "settings", "-c", str(conf)).stderr
+
+
+def test_doctor_as_json_tells_a_problem_from_a_note(tmp_path):
+    conf = tmp_path / "supervisord.conf"
+    conf.write_text("[memreap:myapp]\nlimit=150 monkeys\n")
+    result = memreap("doctor", "--json", "-c", str(conf))
+    values = json.loads(result.stdout)
+    kinds = {finding["kind"] for finding in values["findings"] if "monkeys" in finding["text"]}
+    assert (result.returncode, result.stderr, kinds) == (1, "", {"problem"})
 
 
 def test_demo_takes_no_configuration():

@@ -25,6 +25,9 @@ from support.driver import POOL, assert_in, eventually, supervisord
 from support.operated import Operated, assert_status, look
 
 from supervisor_memreap import doctorprocess as process
+from supervisor_memreap.core.recording import RECORDING_KEYS
+from supervisor_memreap.core.settings import POOL_KEYS
+from supervisor_memreap.record.fields import COMMON, time_text
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
 PASSWORD = "to%%pse:cret@"  # as it is written in the file: a % is doubled there
@@ -143,7 +146,7 @@ def test_what_happens_is_announced_and_not_for_who_does_not_want_it(operated):
     assert operated.ctl("memreap", "reap", "myapp", str(pid)).returncode == 0
 
     for event in eventually(lambda: assert_reaped(operated, pid)):
-        assert set(event) == {"version", "event", "pool", "pid", "reason", "message", "at"}
+        assert list(event)[: len(COMMON)] == list(COMMON)
         assert (event["version"], event["pool"]) == (1, "myapp")
         assert f"worker {pid}" in event["message"]
     assert not [event for event in operated.announced() if event["pool"] == "other"]
@@ -537,6 +540,69 @@ def test_status_as_json_has_units_in_the_names(operated):
     assert {worker["pid"] for worker in pool["workers"]} == operated.workers()
     assert pool["largest_bytes"] == max(worker["used_bytes"] for worker in pool["workers"])
     assert pool["total_bytes"] == sum(worker["used_bytes"] for worker in pool["workers"])
+
+
+def test_supervisorctl_prints_the_same_as_json(operated):
+    eventually(lambda: assert_status(operated, "myapp +QUIET"))
+    for words in (["status", "--json", "myapp"], ["workers", "myapp", "--json"]):
+        result = operated.ctl("memreap", *words)
+        values = json.loads(result.stdout)
+        (pool,) = values["pools"]
+        assert (result.returncode, values["version"], values["view"]) == (0, 1, "listener")
+        assert values["age_seconds"] < 30
+        assert pool["since_time"] == time_text(pool["since"])
+        assert isinstance(pool["limit_bytes"], int)
+        assert {worker["pid"] for worker in pool["workers"]} == operated.workers()
+    both = json.loads(operated.ctl("memreap", "status", "--json").stdout)
+    assert [pool["name"] for pool in both["pools"]] == ["myapp", "other"]
+
+
+@pytest.mark.parametrize("words", [["status", "myapp", "wbe", "--json"], ["workers", "wbe", "--json"]])
+def test_a_name_that_supervisorctl_does_not_find_is_a_line_and_no_json(operated, words):
+    result = operated.ctl("memreap", *words)
+    assert (result.returncode, result.stdout) == (
+        1,
+        "memreap: no pool 'wbe' is watched; there are: myapp, other\n",
+    )
+
+
+def test_supervisorctl_says_in_json_what_is_wrong(operated):
+    operated.ctl("stop", "memreap:*")
+    try:
+        result = operated.ctl("memreap", "status", "--json")
+        values = json.loads(result.stdout)
+        assert (result.returncode, {pool["standing"] for pool in values["pools"]}) == (1, {"blind"})
+        assert values["trouble"].startswith("the listener memreap:memreap is STOPPED: see its log")
+    finally:
+        operated.ctl("start", "memreap:*")
+        eventually(lambda: assert_status(operated, "myapp +QUIET"))
+
+
+def test_settings_as_json_have_values_and_texts_and_where_each_was_set(operated):
+    result = look(operated, "--json", "other", command="settings")
+    values = json.loads(result.stdout)
+    conf = f"{operated.directory}/supervisord.conf"
+    (pool,) = values["pools"]
+    assert (result.returncode, values["version"], values["configuration"], pool["name"]) == (0, 1, conf, "other")
+    assert list(pool["settings"]) == list(POOL_KEYS)
+    assert list(values["listener"]) == list(RECORDING_KEYS)
+    assert pool["settings"]["limit"] == {"value": 1024**3, "text": "1GB", "where": f"{conf} [memreap]"}
+    assert pool["settings"]["announce"] == {"value": False, "text": "no", "where": f"{conf} [memreap:other]"}
+    assert pool["settings"]["grace"] == {"value": 300.0, "text": "5min", "where": "default"}
+    assert pool["settings"]["max_age"] == {"value": None, "text": "-", "where": "default"}
+    assert values["listener"]["log"] == {"value": "text", "text": "text", "where": "default"}
+
+
+def test_doctor_as_json_has_the_same_findings(operated):
+    result, text = look(operated, "--json", command="doctor"), look(operated, command="doctor")
+    values = json.loads(result.stdout)
+    assert result.returncode == text.returncode
+    problems = [finding for finding in values["findings"] if finding["kind"] == "problem"]
+    assert (values["version"], values["problems"]) == (1, len(problems))
+    start = {"problem": "", "note": "note: ", "ok": "ok: "}
+    lines = [f"memreap: {each['subject']}: {start[each['kind']]}{each['text']}" for each in values["findings"]]
+    assert lines == text.stdout.splitlines()[:-1]
+    assert len(lines) > 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from supervisor_memreap.core.model import Pool, ProcessId, ProgramState, Worker,
 from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.settings import Given, PoolSettings
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.record import status, words
+from supervisor_memreap.record import fields, inforce, status, words
 from supervisor_memreap.record.counters import Counters
 from supervisor_memreap.record.status import age_of_listener, trouble_of_listener
 from supervisor_memreap.view import View
@@ -142,7 +143,7 @@ def test_the_signal_that_is_used_and_whether_it_is_set_are_in_the_values(server,
 )
 def test_the_table_of_settings_has_the_signal_that_is_used(server, given, line):
     settings = replace(SETTINGS, signal=given["signal"].value if given else None)
-    table = status.settings_table([("myapp", settings, given, server)])
+    table = inforce.table([inforce.of_pool("myapp", settings, given, server)])
     assert line in [" ".join(each.split()) for each in table.splitlines()]
 
 
@@ -246,11 +247,30 @@ def test_a_look_leaves_out_what_it_does_not_know():
     (pool,) = status.of_look([shown(worker(11, 50), worker(12, 150, 120), worker(13, 150))])
     values = json.loads(json.dumps(View([pool], "look", "one look").values()))
     assert set(values) == {"version", "view", "note", "pools"}
+    assert not [key for key in values["pools"][0] if key.endswith("_time")]
     assert not {"reaps", "given_back_bytes", "since", "message", "message_at"} & set(values["pools"][0])
     assert ["over" in row for row in pool["workers"]] == [True, True, False]
     head, line, *_ = status.table([pool], NOW).splitlines()
     assert head.split() == ["limit", "workers", "over", "largest", "total"]
     assert line.split() == ["myapp", "BLIND", "100", "MiB", "uss", "3", "-", "120", "MiB", "120", "MiB"]
+
+
+def test_in_json_each_time_has_a_text_with_the_zone_beside_it():
+    suspension = {"cause": "manager lost", "reason": "x", "since": 1_700_000_000, "until": 1_700_000_600}
+    whole = status.document([shown(suspension=suspension)], "listener", age=1.5)
+    (pool,) = whole["pools"]
+    texts = {key: value for key, value in pool.items() if key.endswith("_time")}
+    assert texts == {
+        "since_time": fields.time_text(pool["since"]),
+        "message_time": fields.time_text(pool["message_at"]),
+    }
+    assert pool["suspension"] == {
+        **suspension,
+        "since_time": fields.time_text(1_700_000_000),
+        "until_time": fields.time_text(1_700_000_600),
+    }
+    assert re.fullmatch(r"2023-11-1[45]T\d\d:\d\d:20[+-]\d\d:\d\d", pool["suspension"]["since_time"])
+    assert whole["age_seconds"] == 1.5
 
 
 def test_a_view_is_narrowed_to_a_group():

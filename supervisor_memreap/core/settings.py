@@ -192,7 +192,7 @@ def _target(text: str) -> str:
 
 def shown(settings: PoolSettings, key: str) -> str:
     """The value of a key as a user may write it, such as `150MB` or `5min`."""
-    value = getattr(settings, _field_of(key))
+    value = getattr(settings, field_of(key))
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -241,12 +241,12 @@ POOL_KEYS = tuple(_KEYS)
 KEYS = (*POOL_KEYS, *RECORDING_KEYS)
 
 
-def _field_of(key: str) -> str:
+def field_of(key: str) -> str:
     """The field of a key: `yield` is a keyword of Python, so its field has another name."""
     return "yields" if key == "yield" else key
 
 
-assert list(map(_field_of, _KEYS)) == [field.name for field in fields(PoolSettings)]
+assert list(map(field_of, _KEYS)) == [field.name for field in fields(PoolSettings)]
 REASON_KEYS_TEXT = f"{', '.join(f'{key}=' for key in _REASON_KEYS[:-1])} or {_REASON_KEYS[-1]}="
 
 
@@ -342,6 +342,11 @@ class Settings:
             merged.update(self._given.get(name, {}))
         return merged
 
+    @property
+    def origins_for_all(self) -> Mapping[str, Given]:
+        """The values written in `[memreap]`, by key."""
+        return self._given.get("", {})
+
     def unmatched(self, programs: Iterable[Program]) -> tuple[str, ...]:
         """The section names that match no program or group of supervisord."""
         known = {name for program in programs for name in names_of(program)}
@@ -392,7 +397,7 @@ def resolve(sections: Mapping[str, Mapping[str, Given]]) -> Settings:
             where = next(iter(given.values())).where if given else f"[memreap:{quote(name)}]"
             raise SettingsError(f"{where}: '{quote(name)}' is not a program, a group, or group:name")
     values = {
-        name: {_field_of(key): parse(key, value) for key, value in given.items()} for name, given in sections.items()
+        name: {field_of(key): parse(key, value) for key, value in given.items()} for name, given in sections.items()
     }
     for name in values:
         _refuse_keys_for_all(name, sections[name])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings, SettingsError, resolve
 from supervisor_memreap.doctor import history, listener, pool, restart, sections, unread
@@ -29,6 +30,15 @@ def run(path: str, connect: Callable[[Mapping[str, str]], Client], say: Callable
         problems += finding.harms
     say("no problems found" if not problems else f"{problems} problem{'s' if problems > 1 else ''} found")
     return 1 if problems else 0
+
+
+def document(path: str, connect: Callable[[Mapping[str, str]], Client]) -> dict[str, Any]:
+    """The same for JSON; its version is increased when a key is removed or changes its meaning."""
+    found = sorted(_findings(path, connect), key=lambda finding: finding.rank)
+    rows = [
+        {"kind": ("problem", "note", "ok")[each.rank], "subject": each.subject, "text": each.text} for each in found
+    ]
+    return {"version": 1, "problems": sum(each.harms for each in found), "findings": rows}
 
 
 def _findings(path: str, connect: Callable[[Mapping[str, str]], Client]) -> Iterator[Finding]:

@@ -12,12 +12,12 @@ from supervisor_memreap.core.listeners import ListenerState
 from supervisor_memreap.core.model import UP, Pool, ProcessId, Worker
 from supervisor_memreap.core.policy import Choice, Standing
 from supervisor_memreap.core.reasons import OverLimit
-from supervisor_memreap.core.servers import graceful, refusal, signal_for
-from supervisor_memreap.core.settings import POOL_KEYS, Given, PoolSettings, shown
+from supervisor_memreap.core.servers import signal_for
+from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState, Suspension
 from supervisor_memreap.core.text import memory, seconds
+from supervisor_memreap.record import fields, words
 from supervisor_memreap.record import growth as growth_values
-from supervisor_memreap.record import words
 from supervisor_memreap.record.counters import Counters
 
 VERSION = 1
@@ -32,6 +32,9 @@ WIDTH = 80
 _DROPPED: tuple[tuple[str, ...], ...] = ((), ("freed",), ("freed", "since"))
 # What only a listener knows, since it was there before: after a single look it is unknown, not 0.
 _OF_A_LISTENER = ("reaps", "given_back_bytes", "counted_since", "since", "message", "message_at")
+
+# The keys of a pool and of a suspension that are seconds since 1970.
+_TIMES = ("since", "until", "message_at")
 
 
 def of_pool(
@@ -186,6 +189,35 @@ def of_listener(value: Any, key: str = "") -> Any:
     return int(value) if "_bytes" in key else value
 
 
+def document(
+    pools: Iterable[Mapping[str, Any]],
+    view: str,
+    note: str = "",
+    troubles: Sequence[str] = (),
+    age: float | None = None,
+) -> dict[str, Any]:
+    """What the commands print as JSON; unknown values are left out.
+
+    Each time in seconds since 1970 has a text with the time zone beside it: `since_time` of `since`.
+    """
+    known = {"note": note or None, "age_seconds": age, "trouble": "; ".join(troubles) or None}
+    return {
+        "version": VERSION,
+        "view": view,
+        **{key: value for key, value in known.items() if value is not None},
+        "pools": [_timed(pool) for pool in pools],
+    }
+
+
+def _timed(pool: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pool.items():
+        values[key] = _timed(value) if key == "suspension" else value
+        if key in _TIMES:
+            values[f"{key.removesuffix('_at')}_time"] = fields.time_text(value)
+    return values
+
+
 def unwatched(pools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The pools of a listener that no longer looks: their present state is unknown."""
     return [{**pool, "standing": Standing.BLIND.value} for pool in pools]
@@ -225,11 +257,11 @@ def _row(pool: Mapping[str, Any], has_history: bool, now: float) -> tuple[str, .
 def _within(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Aligned; if that is too wide, without `freed`, or else with each name on its own line, and without `since`."""
     for dropped in _DROPPED[:2]:
-        lines = _aligned(_without(rows, dropped)).split("\n")
+        lines = words.aligned(_without(rows, dropped)).split("\n")
         if max(map(len, lines)) <= WIDTH:
             return lines
     for dropped in _DROPPED:
-        head, *rest = _aligned([row[1:] for row in _without(rows, dropped)]).split("\n")
+        head, *rest = words.aligned([row[1:] for row in _without(rows, dropped)]).split("\n")
         if max(map(len, (head, *rest))) <= WIDTH - 2:
             break
     return [f"  {head}", *(f"{row[0]}\n  {line}" for row, line in zip(rows[1:], rest))]
@@ -304,7 +336,7 @@ def workers_table(pool: Mapping[str, Any]) -> str:
     for worker in sorted(pool["workers"], key=lambda each: each.get("used_bytes", 0), reverse=True):
         used, growth = _memory(worker, "used_bytes"), growth_values.cell(worker)
         rows.append((str(worker["pid"]), seconds(worker["age_seconds"]), used, growth, note(worker)))
-    return _aligned(rows)
+    return words.aligned(rows)
 
 
 def note(worker: Mapping[str, Any]) -> str:
@@ -313,41 +345,9 @@ def note(worker: Mapping[str, Any]) -> str:
     return str(worker.get("note") or worker.get("reason") or over)
 
 
-def settings_table(pools: Iterable[tuple[str, PoolSettings, Mapping[str, Given], str | None]]) -> str:
-    """The settings in force for each pool, by its name, and where each value was set.
-
-    The last of the four is the pool's server, as in host.look.server_of.
-    """
-    rows: list[tuple[str, ...]] = []
-    for name, settings, origins, server in pools:
-        rows.append((f"[{name}]", "", ""))
-        for key in POOL_KEYS:
-            value, where = shown(settings, key), "default"
-            if key in origins:
-                where = origins[key].where.rstrip(":")
-            elif key == "signal":
-                value, where = _default_signal(server)
-            rows.append((f"  {key}", value, where))
-    return _aligned(rows)
-
-
-def _default_signal(server: str | None) -> tuple[str, str]:
-    """The signal that is used if none is set, and why."""
-    if server is None:
-        return "-", "default: it depends on the server, and no worker runs"
-    if refusal(server):
-        return "-", f"{server} {refusal(server)}"
-    return signal_for(server, None), f"default for {server}" if graceful(server) else "default"
-
-
 def _memory(values: Mapping[str, Any], key: str) -> str:
     return memory(values[key]) if key in values else "-"
 
 
 def _clock(values: Mapping[str, Any]) -> str:
     return f"{words.clock(values['message_at'])} " if "message_at" in values else ""
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from supervisor_memreap.core.policy import Candidate, Choice
 from supervisor_memreap.core.settings import PoolSettings
@@ -17,6 +18,12 @@ def clock(moment: float) -> str:
     """`07:30:06` if it was today, else `11-23 07:30`, by this machine's wall clock."""
     then, today = time.localtime(moment), time.localtime()
     return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%m-%d %H:%M", then)
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    """The rows as a table."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
 def planned_action(candidate: Candidate, settings: PoolSettings) -> str:
