@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from supervisor_memreap.core.climb import Step
 
-HOUR = 3600
+HOUR, DAY = 3600, 86400
 # The load is about the same within a part of the day.
 PARTS = 8
-# Of 24 hours of the day, the least that must be watched.
-FEWEST_HOURS = 20
+# Of 24 hours of the day, the least that must be watched; and the least where watching went on for more than a day, so
+# that another part of the day does not look like another age.
+FEWEST_HOURS, FEWEST_HOURS_LATER = 20, 23
 # Days differ in load: the standard deviation, as a share of the rate.
 DAYS_DIFFER = 0.1
 
@@ -33,6 +34,18 @@ class Rate(NamedTuple):
     """Bytes per second of a worker."""
     error: float
     """Its standard error."""
+    parts: tuple[float, ...]
+    """The same for each part of the day (UTC)."""
+
+    def between(self, begin: float, end: float) -> float:
+        """Bytes that a worker climbs from one time to another, in seconds since 1970."""
+        days = max(0.0, (end - begin) // DAY)
+        climb, at = days * DAY * self.mean, begin + days * DAY
+        while at < end:
+            after = min(end, (at // HOUR + 1) * HOUR)
+            climb += (after - at) * self.parts[_part(int(at // HOUR))]
+            at = after
+        return climb
 
     @property
     def most(self) -> float:
@@ -59,23 +72,44 @@ class Cells:
                 part[0] += step.seconds
                 part[1] += step.high - step.low
 
-    def rate(self, first: int = 0, last: int | None = None) -> Rate | None:
-        """From age number `first` up to number `last`; None: too few hours of the day were watched."""
+    def rate(self, first: int) -> Rate | None:
+        """From age number `first` on; None: too few hours of the day were watched."""
         cells: list[tuple[int, int, float, float]] = []
         for (worker, hour), parts in self._cells.items():
-            seconds = sum(part[0] for part in parts[first:last])
+            seconds = sum(part[0] for part in parts[first:])
             if seconds:
-                cells.append((worker, hour, seconds, sum(part[1] for part in parts[first:last])))
-        if len({hour % 24 for _, hour, _, _ in cells}) < FEWEST_HOURS:
+                cells.append((worker, hour, seconds, sum(part[1] for part in parts[first:])))
+        needed = FEWEST_HOURS_LATER if len({hour for _, hour in self._cells}) >= 27 else FEWEST_HOURS
+        if len({hour % 24 for _, hour, _, _ in cells}) < needed:
             return None
         seconds_of, climb_of = [0.0] * PARTS, [0.0] * PARTS
         for _, hour, seconds, climb in cells:
             seconds_of[_part(hour)] += seconds
             climb_of[_part(hour)] += climb
-        rates = {part: climb_of[part] / seconds_of[part] for part in range(PARTS) if seconds_of[part]}
-        mean = sum(rates.values()) / len(rates)
+        watched = [part for part in range(PARTS) if seconds_of[part]]
+        mean = sum(climb_of[part] / seconds_of[part] for part in watched) / len(watched)
+        rates = tuple(climb_of[part] / seconds_of[part] if seconds_of[part] else mean for part in range(PARTS))
         days = max(1.0, len({hour for _, hour, _, _ in cells}) / 24)
-        return Rate(mean, math.sqrt(_variance(cells, rates, seconds_of) + (DAYS_DIFFER * mean) ** 2 / days))
+        error = math.sqrt(_variance(cells, rates, seconds_of) + (DAYS_DIFFER * mean) ** 2 / days)
+        return Rate(mean, error, rates)
+
+    def excess(self, number: int, rate: Rate) -> Rate | None:
+        """How much faster workers climb from age `number` up to the next one than at this rate; None: unknown.
+
+        Compared at the same times of the day. The standard error is that between workers.
+        """
+        seconds: defaultdict[int, float] = defaultdict(float)
+        climb: defaultdict[int, float] = defaultdict(float)
+        for (worker, hour), parts in self._cells.items():
+            seconds[worker] += parts[number][0]
+            climb[worker] += parts[number][1] - parts[number][0] * rate.parts[_part(hour)]
+        whole = sum(seconds.values())
+        length = self.ages[number + 1] - self.ages[number]
+        if whole < length / 2:
+            return None
+        mean = sum(climb.values()) / whole
+        squares = sum((climb[worker] - mean * seconds[worker]) ** 2 for worker in seconds)
+        return Rate(mean, math.sqrt(squares) / whole, ())
 
 
 def _part(hour: int) -> int:
@@ -84,7 +118,7 @@ def _part(hour: int) -> int:
 
 
 def _variance(
-    cells: Sequence[tuple[int, int, float, float]], rates: Mapping[int, float], watched: Sequence[float]
+    cells: Sequence[tuple[int, int, float, float]], rates: Sequence[float], watched: Sequence[float]
 ) -> float:
     """Of the mean over the parts of the day."""
     expected: defaultdict[int, float] = defaultdict(float)

@@ -50,8 +50,8 @@ class _Levels:
         self.bytes = 0.0
         """Used memory times seconds."""
         self.crossings = self.brief = 0
-        self.blocks: defaultdict[tuple[int, int], list[tuple[int, float, float]]] = defaultdict(list)
-        """For each worker and block of time: the level, its time and its climbs."""
+        self.blocks: defaultdict[tuple[int, int], dict[int, list[float]]] = defaultdict(dict)
+        """For each worker and block of time: for each level its time and its climbs."""
 
     def of(self, size: float) -> int:
         return min(LEVELS - 1, max(0, int((size - self.fresh) / self.width)))
@@ -60,7 +60,7 @@ class _Levels:
         level = self.of(size)
         self.time[level] += seconds
         self.bytes += seconds * min(used, size)
-        self.blocks[block].append((level, seconds, 0.0))
+        self.blocks[block].setdefault(level, [0.0, 0.0])[0] += seconds
 
     def climb(self, block: tuple[int, int], low: float, high: float) -> None:
         """Count the part of each level that is climbed."""
@@ -71,7 +71,7 @@ class _Levels:
             part = (min(high, bottom + self.width) - max(low, bottom)) / self.width
             if part > 0:
                 self.climbs[level] += part
-                self.blocks[block].append((level, 0.0, part))
+                self.blocks[block].setdefault(level, [0.0, 0.0])[1] += part
 
 
 def passage(workers: Sequence[WorkerHistory], fresh: float, limit: float, begin: float, longest: float) -> Passage:
@@ -85,7 +85,12 @@ def passage(workers: Sequence[WorkerHistory], fresh: float, limit: float, begin:
         return Passage(math.inf, math.inf, 0.0, levels.crossings, watched, is_brief)
     means = [time / climbs if time else 0.0 for time, climbs in zip(levels.time, levels.climbs)]
     variance = sum(
-        sum((time - climbs * means[level]) / levels.climbs[level] for level, time, climbs in block if means[level]) ** 2
+        sum(
+            (time - climbs * means[level]) / levels.climbs[level]
+            for level, (time, climbs) in block.items()
+            if means[level]
+        )
+        ** 2
         for block in levels.blocks.values()
     )
     return Passage(
@@ -117,7 +122,8 @@ def _follow(levels: _Levels, number: int, worker: WorkerHistory, begin: float, l
             is_counted = True
         elif seconds <= longest and low <= levels.limit:
             levels.stay(block, low, seconds, used)
-            levels.climb(block, max(low, levels.fresh), min(top, levels.limit))
+            if top > low:
+                levels.climb(block, max(low, levels.fresh), min(top, levels.limit))
         if top > levels.limit:
             is_over = True
             if low <= levels.limit:

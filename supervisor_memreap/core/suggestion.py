@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import enum
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median, pstdev
@@ -30,7 +31,7 @@ from typing import NamedTuple
 from supervisor_memreap.core.climb import LONGEST_STEP, Step, is_young, life_of, run_in, size_at, steps
 from supervisor_memreap.core.climbrate import Cells, Rate
 from supervisor_memreap.core.growth import STEADY
-from supervisor_memreap.core.history import PoolHistory, WorkerHistory
+from supervisor_memreap.core.history import PoolHistory, Reading, WorkerHistory
 from supervisor_memreap.core.passage import Passage, passage
 from supervisor_memreap.core.text import MIB
 
@@ -60,6 +61,8 @@ _FINE = 150.0
 _SPIKY, _MIXED = 0.6, 0.25
 # Growth in a day that counts as none, as a share of the baseline.
 _NONE = 0.05
+# The standard error, as a share, of growth before the watching began.
+_DAYS_BEFORE = 0.15
 # How many candidates are shown.
 _SHOWN = 7
 _ROUND = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80)
@@ -144,12 +147,12 @@ class Suggestion:
 
 def suggest(history: PoolHistory, now: float, candidates: Iterable[int] | None = None) -> Suggestion:
     """Judge the candidates (bytes; round sizes by default), and suggest one. `now` is in seconds since 1970."""
-    workers = tuple(worker for worker in history.workers if worker.readings)
+    workers, cap = _completed(history)
     watched = _watched(history, now)
     number = _usual_number(history, workers)
     fresh = [held for worker in workers if is_young(worker) for held in [_held_young(worker)] if held is not None]
     baseline = round(median(fresh)) if fresh else None
-    evidence = _Evidence(workers, max(1, number), baseline)
+    evidence = _Evidence(workers, max(1, number), baseline, cap)
     growth = evidence.rates[0] if evidence.rates else None
     so_far = growth.mean if growth else evidence.growth_so_far()
     common = (history.name, history.metric, watched, number, len(workers), len(fresh), evidence.grew())
@@ -211,8 +214,8 @@ def _around(forecasts: Sequence[Forecast], chosen: Forecast | None) -> Sequence[
 class _Evidence:
     """What the readings of a pool say about its growth."""
 
-    def __init__(self, workers: Sequence[WorkerHistory], number: int, baseline: int | None) -> None:
-        self.workers, self.number = workers, number
+    def __init__(self, workers: Sequence[WorkerHistory], number: int, baseline: int | None, cap: float) -> None:
+        self.workers, self.number, self._cap = workers, number, cap
         self.begin = run_in(workers)
         """Age from which on climbing counts, in seconds."""
         self._steps: list[list[Step]] = [list(steps(worker, self.begin)) for worker in workers]
@@ -224,13 +227,21 @@ class _Evidence:
         self.largest = max((used for worker in workers for _, used in worker.readings), default=0)
         young = [held for worker in workers if is_young(worker) for held in [_held_young(worker)] if held is not None]
         self.largest_fresh = max(young, default=0)
+        # The readings of an older history are far apart: they miss memory that is soon returned.
+        self._longest = _FINE if self._is_returned() else LONGEST_STEP
         self.jumps = self._share_of_jumps(baseline)
-        self.steady_from = self._steady_from()
-        """The number of the age from which on growth is steady; None: it is not."""
+        self.steady_from = 0
+        """The number of the age from which on growth is steady, as far as is known."""
+        self.is_slowing = False
+        """Whether growth still slows down at the oldest age."""
+        self.youth: float | None = 0.0
+        """Bytes that a worker climbs before that age, beyond what it climbs at the rate after it; None: unknown."""
+        self._youth_error = 0.0
+        self._find_steady()
         self.baseline = baseline
         self.start, self._start_error = self._size_at(self.begin)
         """The running maximum from which on climbing counts, in bytes; None: unknown."""
-        if self.start is None and self.steady_from == 0 and self.jumps < _MIXED:
+        if self.start is None and self.rates and self.jumps < _MIXED:
             self._calculate_back()
         self.kind = self._kind() if self.rates else Kind.UNKNOWN
 
@@ -264,15 +275,41 @@ class _Evidence:
         )
         return sum(jumps) / whole
 
-    def _steady_from(self) -> int | None:
+    def _is_returned(self) -> bool:
+        """Whether workers return what they climb."""
+        high = used = 0.0
+        for its_steps in self._steps:
+            first = its_steps[0].low if its_steps else 0
+            for step in its_steps:
+                high += (step.high - first) * step.seconds
+                used += (step.used - first) * step.seconds
+        return used < high / 2
+
+    def _find_steady(self) -> None:
+        """Compare the growth of young workers with that of old ones, from the oldest age down."""
         if not self.rates:
-            return None
-        old = self.rates[-1]
-        for number, rate in enumerate(self.rates[:-1]):
-            tolerance = math.hypot(old.error, rate.error * STEADY)
-            if STEADY * rate.mean - tolerance <= old.mean <= rate.mean / STEADY + tolerance:
-                return number
-        return None
+            return
+        number = len(self.rates) - 1
+        old = self.rates[number]
+        while number:
+            excess = self._cells.excess(number - 1, old)
+            if excess is not None and abs(excess.mean) > (1 - STEADY) * old.mean + 2 * excess.error:
+                break
+            number -= 1
+        self.steady_from = number
+        if number == len(self.rates) - 1:
+            # What may still be left of the growth that slows down.
+            last = self._cells.excess(number - 1, old) if number else None
+            self.is_slowing = last is None or last.mean > old.mean
+        for each in range(number):
+            excess = self._cells.excess(each, self.rates[number])
+            length = self._ages[each + 1] - self._ages[each]
+            if excess is None:
+                self.youth = None
+                return
+            assert self.youth is not None
+            self.youth += excess.mean * length
+            self._youth_error = math.hypot(self._youth_error, excess.error * length)
 
     def _size_at(self, age: float) -> tuple[float | None, float]:
         """The median running maximum at this age, and its standard error, in bytes."""
@@ -285,45 +322,34 @@ class _Evidence:
 
     def _calculate_back(self) -> None:
         """The size of a fresh worker, from the age and size of those that are watched."""
-        rate = self.rates[0].mean
-        found = []
-        for its_steps in self._steps:
+        rate, found, ways = self.rates[self.steady_from], [], []
+        for worker, its_steps in zip(self.workers, self._steps):
             if its_steps:
-                first, last = its_steps[0], its_steps[-1]
-                way = rate * max(0.0, first.age - self.begin)
-                if way <= FARTHEST * max(last.high - first.low, rate * HOUR) and first.low - way > first.low / 10:
-                    found.append(first.low - way)
-        if found:
-            self.start = median(found)
-            self.baseline = round(self.start)
-            spread = pstdev(found) if len(found) > 2 else self.start * 0.2
-            self._start_error = max(spread, self.start * 0.1) / math.sqrt(len(found))
+                first = its_steps[0]
+                begin = first.at - first.seconds / 2
+                ways.append(rate.between(min(begin, worker.started + self.begin), begin))
+                found.append(first.low - ways[-1])
+        if not found:
+            return
+        size, way = median(found), median(ways)
+        spread = pstdev(found) if len(found) > 2 else abs(size) * 0.1
+        before = (self.youth or 0.0) * min(1.0, way / rate.mean / HOUR) if rate.mean else 0.0
+        error = math.hypot(spread / math.sqrt(len(found)), way * _DAYS_BEFORE, before)
+        if error <= size * SURE:
+            self.start, self._start_error, self.baseline = size, error, round(size)
 
     def _kind(self) -> Kind:
-        young, old = self.rates[0], self.rates[-1]
         base = self.baseline or self.start or self.largest
-        if young.mean * DAY < _NONE * base:
-            return Kind.NONE
-        if self.jumps >= _SPIKY:
-            return Kind.SPIKES
         if self.jumps >= _MIXED:
-            return Kind.MIXED
-        first = self._cells_rate_of_youth()
-        if self.steady_from == 0 and (first is None or first <= 2 * old.most):
-            return Kind.STEADY
-        if old.mean * DAY < _NONE * self.largest or (first is not None and old.mean < first / 20):
-            return Kind.LEVELS_OFF
-        return Kind.MIXED if self.steady_from is not None else Kind.UNKNOWN
-
-    def _cells_rate_of_youth(self) -> float | None:
-        """Bytes per second until the second age."""
-        seconds = climb = 0.0
-        for its_steps in self._steps:
-            for step in its_steps:
-                if self.begin <= step.age < 2 * HOUR:
-                    seconds += step.seconds
-                    climb += step.climb
-        return climb / seconds if seconds > HOUR else None
+            return Kind.SPIKES if self.jumps >= _SPIKY else Kind.MIXED
+        rate = self.rates[self.steady_from]
+        is_flat = rate.mean * DAY < _NONE * base
+        has_youth = self.youth is None or self.youth > max(_NONE * base, 2 * self._youth_error)
+        if is_flat:
+            return Kind.LEVELS_OFF if has_youth else Kind.NONE
+        if self.is_slowing:
+            return Kind.UNKNOWN if has_youth else Kind.STEADY
+        return Kind.MIXED if has_youth else Kind.STEADY
 
     def forecast(self, limit: int) -> Forecast:
         """What this limit would do."""
@@ -334,29 +360,29 @@ class _Evidence:
             forecast = self._steady(limit)
             if forecast is not None:
                 return forecast
-        return self._by_levels(limit, passage(self.workers, self.start, limit, self.begin, LONGEST_STEP))
+        if limit > self._cap:
+            return Forecast(limit, most=most)
+        return self._by_levels(limit, passage(self.workers, self.start, limit, self.begin, self._longest))
 
     def _steady(self, limit: int) -> Forecast | None:
         """By the rate from the age on from which growth is steady; None: the limit is reached before that age."""
-        # Growth that slows down is at most as fast as at the oldest age.
-        number = len(self.rates) - 1 if self.steady_from is None else self.steady_from
-        age, rate = self._ages[number], self.rates[number]
-        size, error = (self.start, self._start_error) if number == 0 else self._size_at(age)
-        if size is None or limit <= size + 2 * error:
-            return None
         assert self.start is not None
-        most = self.number * limit
-        total = round(self.number * self._mean_used(limit))
-        if self.number * DAY * rate.most < FEW * (limit - size - 2 * error):
+        rate = self.rates[self.steady_from]
+        youth = max(0.0, self.youth or 0.0)
+        way = limit - self.start - youth
+        error = math.hypot(self._start_error, self._youth_error)
+        if way <= max(2 * error, rate.mean * (self._ages[self.steady_from] - self.begin)):
+            return None
+        most, total = self.number * limit, round(self.number * self._mean_used(limit))
+        if self.number * DAY * rate.most < FEW * (way - 2 * error) and limit >= CLEAR * self.largest:
             return Forecast(limit, is_few=True, total=total, most=most)
         is_far = limit - self.start > FARTHEST * (self.largest - self.start)
-        if self.steady_from is None or is_far or rate.mean <= 0:
+        if self.is_slowing or self.youth is None or is_far or rate.mean <= 0:
             return Forecast(limit, most=most)
-        life = age + (limit - size) / rate.mean
-        uncertain = (limit - size) / rate.mean * math.hypot(rate.error / rate.mean, error / (limit - size))
-        if uncertain > SURE * life:
+        life = self.begin + way / rate.mean
+        if way / rate.mean * math.hypot(rate.error / rate.mean, error / way) > SURE * life:
             return Forecast(limit, most=most)
-        mean = ((self.start + size) / 2 * age + (size + limit) / 2 * (life - age)) / life
+        mean = (self.start + youth / 2 + limit) / 2
         return Forecast(limit, life, self.number * DAY / life, False, round(self.number * mean), most)
 
     def _by_levels(self, limit: int, way: Passage) -> Forecast:
@@ -381,6 +407,29 @@ class _Evidence:
                     seconds += step.seconds
                     used += step.seconds * step.used
         return used / seconds if seconds else 0.0
+
+
+def _completed(history: PoolHistory) -> tuple[tuple[WorkerHistory, ...], float]:
+    """The workers, those that were reaped with a reading over their limit at the end; and the highest such limit.
+
+    A worker that is over its limit is reaped before its next reading. Above a limit in force nothing is seen.
+    """
+    others = {event.pid for event in history.events if event.values.get("reason") not in (None, "", "limit")}
+    workers, cap = [], 0
+    times = [reading.at for reading in history.readings]
+    for worker in history.workers:
+        if not worker.readings:
+            continue
+        last = worker.readings[-1]
+        at = bisect_right(times, last.at) - 1
+        limit = history.readings[at].limit if at >= 0 else None
+        completed = worker
+        if worker.was_reaped and limit and worker.pid not in others and last.used <= limit:
+            cap = max(cap, limit)
+            gap = last.at - worker.readings[-2].at if len(worker.readings) > 1 else 60.0
+            completed = replace(worker, readings=(*worker.readings, Reading(last.at + gap / 2, limit + 1)))
+        workers.append(completed)
+    return tuple(workers), cap or math.inf
 
 
 def _held_young(worker: WorkerHistory) -> float | None:
