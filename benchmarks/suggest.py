@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from suggest_pools import EPOCH, HOUR, MIB, Pool, history, reaps_a_day
+from suggest_pools import EPOCH, Pool, history, reaps_a_day
 from suggest_report import markdown, table
 
-from supervisor_memreap.core.suggestion import DAY, Kind, Why, round_sizes, suggest
+from supervisor_memreap.core.suggestion import DAY, suggest
 
 PAGE = Path(__file__).parent.parent / "docs/suggest.md"
 POOLS = 50
@@ -105,8 +105,8 @@ def pool(kind: str, number: int) -> Pool:
         }
     if kind == TOO_SHORT:
         values["days"] = days = chance.uniform(0.01, 0.7)
-    if chance.random() < 0.3 and kind != "no growth":
-        values["limit"] = baseline * chance.uniform(1.8, 3.5)
+    if chance.random() < (0.6 if "spikes" in kind else 0.3) and kind != "no growth":
+        values["limit"] = max(2, round(baseline * chance.uniform(1.8, 3.5)))
     if chance.random() < 0.3:
         values["deploys"] = tuple(sorted(chance.uniform(0, days) for _ in range(chance.choice((1, 1, 2)))))
     if chance.random() < 0.2:

@@ -1,9 +1,9 @@
 """Synthetic pools of which the truth is known, for suggest.py.
 
-The pool's load has a daily cycle, and differs from day to day. Its workers share it, some serve more requests than others.
-With the requests that it serves a worker grows: by a leak, by copy on write (which levels off), by single large requests
-whose memory stays, is leaked each time, or is returned after some minutes. What it holds is read with noise, since each
-reading falls into another request.
+The pool's load has a daily cycle, and differs from day to day. Its workers share it; some serve more requests than
+others. With the requests that it serves a worker grows: by a leak, by copy on write (which levels off), or by single
+large requests whose memory stays, is leaked each time, or is returned after some minutes. What it holds is read with
+noise, since each reading falls into another request.
 """
 
 from __future__ import annotations

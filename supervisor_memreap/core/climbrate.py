@@ -13,6 +13,7 @@ and the worker's own speed let expect, and from the difference between one day a
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -68,7 +69,7 @@ class Cells:
                 cell = self._cells.get(key)
                 if cell is None:
                     cell = self._cells[key] = [[0.0, 0.0] for _ in ages]
-                part = cell[sum(step.age >= age for age in ages) - 1]
+                part = cell[bisect_right(ages, step.age) - 1]
                 part[0] += step.seconds
                 part[1] += step.high - step.low
 

@@ -129,4 +129,5 @@ def _follow(levels: _Levels, number: int, worker: WorkerHistory, begin: float, l
             if low <= levels.limit:
                 levels.crossings += 1
                 after = worker.readings[index + 1].used if index + 1 < len(worker.readings) else used
-                levels.brief += after < (low + used) / 2
+                # Not one that was only just below the limit before.
+                levels.brief += after < (low + used) / 2 and low < levels.limit - levels.width

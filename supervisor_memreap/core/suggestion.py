@@ -45,7 +45,7 @@ ROOM = 2
 # A limit that is to replace none in normal running is at least this many times the largest size that was seen.
 CLEAR = 1.25
 # The largest standard error of a life, as a share of it, with which it is promised.
-SURE = 0.13
+SURE = 0.15
 # Fewer reaps a day are a few, whatever the exact figure.
 FEW = 1.0
 # How far beyond the range of sizes that was seen steady growth is expected to go on.
@@ -174,14 +174,17 @@ def suggest(history: PoolHistory, now: float, candidates: Iterable[int] | None =
             present=evidence.forecast(present) if present else None,
         ),
         evidence,
-        sorted(candidates) if candidates is not None else None,
+        tuple(candidates) if candidates is not None else None,
     )
 
 
 def _choose(judged: Suggestion, evidence: _Evidence, candidates: Sequence[int] | None) -> Suggestion:
     assert judged.baseline is not None
-    forecasts = [evidence.forecast(limit) for limit in (candidates or round_sizes(ROOM * judged.baseline))]
-    least = max(ROOM * judged.baseline, evidence.largest_fresh * CLEAR)
+    sizes = set(candidates or round_sizes(ROOM * judged.baseline))
+    if judged.present and judged.present.limit >= ROOM * judged.baseline:
+        sizes.add(judged.present.limit)
+    forecasts = [evidence.forecast(limit) for limit in sorted(sizes)]
+    least = max(ROOM * judged.baseline, evidence.large_fresh * CLEAR)
     usable = [each for each in forecasts if each.is_known and each.limit >= least]
     clear = [each for each in usable if each.limit >= CLEAR * evidence.largest and each.is_few]
     warm = [each for each in usable if each.is_few or (each.life or 0) >= WARM]
@@ -226,7 +229,8 @@ class _Evidence:
         """From each age on, as far as enough hours of the day were watched."""
         self.largest = max((used for worker in workers for _, used in worker.readings), default=0)
         young = [held for worker in workers if is_young(worker) for held in [_held_young(worker)] if held is not None]
-        self.largest_fresh = max(young, default=0)
+        self.large_fresh = sorted(young)[len(young) * 3 // 4] if young else 0
+        """What three quarters of the fresh workers hold at most."""
         # The readings of an older history are far apart: they miss memory that is soon returned.
         self._longest = _FINE if self._is_returned() else LONGEST_STEP
         self.jumps = self._share_of_jumps(baseline)
@@ -241,7 +245,7 @@ class _Evidence:
         self.baseline = baseline
         self.start, self._start_error = self._size_at(self.begin)
         """The running maximum from which on climbing counts, in bytes; None: unknown."""
-        if self.start is None and self.rates and self.jumps < _MIXED:
+        if self.start is None and self.rates:
             self._calculate_back()
         self.kind = self._kind() if self.rates else Kind.UNKNOWN
 
@@ -321,10 +325,13 @@ class _Evidence:
         return middle, spread / math.sqrt(len(sizes))
 
     def _calculate_back(self) -> None:
-        """The size of a fresh worker, from the age and size of those that are watched."""
+        """The size of a fresh worker, from the age and size of those that are watched.
+
+        Jumps before that are unknown, so where workers climb in jumps it is what those hold that were an hour old.
+        """
         rate, found, ways = self.rates[self.steady_from], [], []
         for worker, its_steps in zip(self.workers, self._steps):
-            if its_steps:
+            if its_steps and (self.jumps < _MIXED or its_steps[0].age <= HOUR):
                 first = its_steps[0]
                 begin = first.at - first.seconds / 2
                 ways.append(rate.between(min(begin, worker.started + self.begin), begin))
@@ -373,17 +380,18 @@ class _Evidence:
         error = math.hypot(self._start_error, self._youth_error)
         if way <= max(2 * error, rate.mean * (self._ages[self.steady_from] - self.begin)):
             return None
-        most, total = self.number * limit, round(self.number * self._mean_used(limit))
-        if self.number * DAY * rate.most < FEW * (way - 2 * error) and limit >= CLEAR * self.largest:
-            return Forecast(limit, is_few=True, total=total, most=most)
         is_far = limit - self.start > FARTHEST * (self.largest - self.start)
-        if self.is_slowing or self.youth is None or is_far or rate.mean <= 0:
-            return Forecast(limit, most=most)
-        life = self.begin + way / rate.mean
-        if way / rate.mean * math.hypot(rate.error / rate.mean, error / way) > SURE * life:
-            return Forecast(limit, most=most)
-        mean = (self.start + youth / 2 + limit) / 2
-        return Forecast(limit, life, self.number * DAY / life, False, round(self.number * mean), most)
+        most = self.number * limit
+        if not (self.is_slowing or self.youth is None or is_far or rate.mean * DAY < _NONE * self.start):
+            life = self.begin + way / rate.mean
+            if way / rate.mean * math.hypot(rate.error / rate.mean, error / way) <= SURE * life:
+                mean = (self.start + youth / 2 + limit) / 2
+                return Forecast(limit, life, self.number * DAY / life, False, round(self.number * mean), most)
+        if self.number * DAY * rate.most < FEW * (way - 2 * error) and limit >= CLEAR * self.largest:
+            is_flat = rate.mean * DAY < _NONE * self.start
+            total = round(self.number * self._mean_used(limit)) if is_flat else None
+            return Forecast(limit, is_few=True, total=total, most=most)
+        return Forecast(limit, most=most)
 
     def _by_levels(self, limit: int, way: Passage) -> Forecast:
         most = self.number * limit
