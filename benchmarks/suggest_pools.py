@@ -188,11 +188,11 @@ def history(pool: Pool) -> PoolHistory:
 
 def reaps_a_day(pool: Pool, limit: int, life: float | None) -> float:
     """The truth: how many workers a limit (bytes) replaces in a day. `life`: about how long one lives, in seconds."""
-    copies = max(2, min(24, 240 // pool.workers))
+    copies = max(2, min(40, 400 // pool.workers))
     run = Run(replace(pool, days=0), copies, seed=1)
-    step = 300.0 if life is None else LOOK * round(min(600.0, max(30.0, life / 600)) / LOOK)
+    step = 300.0 if life is None else LOOK * round(min(600.0, max(30.0, life / 300)) / LOOK)
     begin = 5 * DAY if life is None else max(DAY, 1.2 * life)
-    days = 20 if life is None else max(4, round(min(12 * life, 60 * DAY) / DAY))
+    days = 12 if life is None else max(4, round(min(8 * life, 40 * DAY) / DAY))
     end = begin + days * DAY
     run.fork(np.ones(run.shape, bool), 0.0)
     # So that not all are as old as each other.

@@ -38,6 +38,8 @@ from supervisor_memreap.core.text import MIB
 HOUR, DAY = 3600.0, 86400.0
 # Seconds of readings before anything is promised.
 WATCHED = 20 * HOUR
+# Seconds of the history that count.
+RECENT = 7 * DAY
 # Seconds that a worker should live: younger ones have cold caches.
 WARM = 6 * HOUR
 # A limit is at least this many times the baseline.
@@ -147,6 +149,7 @@ class Suggestion:
 
 def suggest(history: PoolHistory, now: float, candidates: Iterable[int] | None = None) -> Suggestion:
     """Judge the candidates (bytes; round sizes by default), and suggest one. `now` is in seconds since 1970."""
+    history = _recent(history, now)
     workers, cap = _completed(history)
     watched = _watched(history, now)
     number = _usual_number(history, workers)
@@ -369,6 +372,10 @@ class _Evidence:
                 return forecast
         if limit > self._cap:
             return Forecast(limit, most=most)
+        if limit >= self.largest:
+            # The same as from all readings, without reading them again.
+            watched = sum(step.seconds for each in self._steps for step in each if step.seconds <= self._longest)
+            return self._by_levels(limit, Passage(math.inf, math.inf, 0.0, 0, watched, False))
         return self._by_levels(limit, passage(self.workers, self.start, limit, self.begin, self._longest))
 
     def _steady(self, limit: int) -> Forecast | None:
@@ -415,6 +422,22 @@ class _Evidence:
                     seconds += step.seconds
                     used += step.seconds * step.used
         return used / seconds if seconds else 0.0
+
+
+def _recent(history: PoolHistory, now: float) -> PoolHistory:
+    """What was recorded since RECENT: before that, the application may have been another one."""
+    since = now - RECENT
+    if not history.readings or history.readings[0].at >= since:
+        return history
+    workers = (
+        replace(worker, readings=tuple(reading for reading in worker.readings if reading.at >= since))
+        for worker in history.workers
+    )
+    return replace(
+        history,
+        readings=tuple(reading for reading in history.readings if reading.at >= since),
+        workers=tuple(worker for worker in workers if worker.readings),
+    )
 
 
 def _completed(history: PoolHistory) -> tuple[tuple[WorkerHistory, ...], float]:
