@@ -1,8 +1,8 @@
 """Which limit is right for a pool: its history in, one suggested limit or why it is not known out. Pure.
 
 1. The *baseline* is what a warmed-up worker holds: the median, over the workers that were watched from their youth, of
-   what each held when it was 5 to 30 minutes old. If none was, and growth is steady, it is calculated back from the
-   age and the growth of the workers.
+   what each held when it was 2 to 10 minutes old (up to 30, if readings are further apart). If none was, it is
+   calculated back from the age and the growth of the workers, as far as that is sure enough.
 2. Nothing is promised before 20 hours were watched, since the load changes over the day.
 3. Growth is *steady* from an age on if it is about as fast from the oldest age on for which the rate is known
    (core.climbrate). Then a worker reaches a limit at that age, plus what is missing divided by the rate; up to 3 times
@@ -54,7 +54,7 @@ FEW = 1.0
 FARTHEST = 3
 # Seconds: the ages from which on growth may be steady; the first is that from which on it counts (climb.run_in).
 _AGES = (1 * HOUR, 2 * HOUR, 4 * HOUR, 8 * HOUR, 16 * HOUR, 32 * HOUR, 64 * HOUR)
-_BASELINE_AGES = 5 * 60.0, 30 * 60.0
+_BASELINE_AGES = ((2 * 60.0, 10 * 60.0), (10 * 60.0, 30 * 60.0))
 # A step is a jump if it is larger than this share of the baseline, and than so many mean steps.
 _JUMP, _JUMP_STEPS = 0.1, 6
 # Maximum seconds of a step that shows whether workers climb in jumps.
@@ -304,9 +304,11 @@ class _Evidence:
                 break
             number -= 1
         self.steady_from = number
-        if number == len(self.rates) - 1:
+        if len(self.rates) == 1:
+            self.is_slowing = len(self._ages) > 1
+        elif number == len(self.rates) - 1:
             # What may still be left of the growth that slows down.
-            last = self._cells.excess(number - 1, old) if number else None
+            last = self._cells.excess(number - 1, old)
             self.is_slowing = last is None or last.mean > old.mean
         for each in range(number):
             excess = self._cells.excess(each, self.rates[number])
@@ -388,14 +390,15 @@ class _Evidence:
         if way <= max(2 * error, rate.mean * (self._ages[self.steady_from] - self.begin)):
             return None
         is_far = limit - self.start > FARTHEST * (self.largest - self.start)
+        is_flat = rate.mean * DAY < _NONE * self.start
         most = self.number * limit
-        if not (self.is_slowing or self.youth is None or is_far or rate.mean * DAY < _NONE * self.start):
+        if not (self.is_slowing or self.youth is None or is_far or is_flat):
             life = self.begin + way / rate.mean
             if way / rate.mean * math.hypot(rate.error / rate.mean, error / way) <= SURE * life:
                 mean = (self.start + youth / 2 + limit) / 2
                 return Forecast(limit, life, self.number * DAY / life, False, round(self.number * mean), most)
-        if self.number * DAY * rate.most < FEW * (way - 2 * error) and limit >= CLEAR * self.largest:
-            is_flat = rate.mean * DAY < _NONE * self.start
+        is_few = self.number * DAY * rate.most < FEW * (way - 2 * error) and limit >= CLEAR * self.largest
+        if is_few and (is_flat or not is_far):
             total = round(self.number * self._mean_used(limit)) if is_flat else None
             return Forecast(limit, is_few=True, total=total, most=most)
         return Forecast(limit, most=most)
@@ -464,9 +467,11 @@ def _completed(history: PoolHistory) -> tuple[tuple[WorkerHistory, ...], float]:
 
 
 def _held_young(worker: WorkerHistory) -> float | None:
-    first, last = _BASELINE_AGES
-    held = [used for at, used in worker.readings if first <= at - worker.started <= last]
-    return median(held) if held else None
+    for first, last in _BASELINE_AGES:
+        held = [used for at, used in worker.readings if first <= at - worker.started <= last]
+        if held:
+            return median(held)
+    return None
 
 
 def _watched(history: PoolHistory, now: float) -> float:
