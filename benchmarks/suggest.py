@@ -44,8 +44,9 @@ class Outcome(NamedTuple):
     why: str
     limit: int | None
     promised: float | None
-    """Reaps a day; None: nothing, or less than one."""
-    is_few: bool
+    """Reaps a day."""
+    below: int | None
+    """Fewer reaps a day than this, where no more is promised."""
     truth: float | None
     seconds: float
 
@@ -55,16 +56,12 @@ class Outcome(NamedTuple):
 
     @property
     def is_right(self) -> bool:
-        """Within 25 %, or both below one a day."""
+        """Within 25 %; or both less than one a day; or less than the bound that is promised."""
         if self.truth is None:
             return False
-        if self.is_few or (self.promised is not None and self.promised < 1):
-            return self.truth < 1 or (not self.is_few and _is_near(self.promised, self.truth))
-        return _is_near(self.promised, self.truth)
-
-
-def _is_near(promised: float | None, truth: float) -> bool:
-    return promised is not None and truth > 0 and abs(promised - truth) <= 0.25 * truth
+        if self.promised is None:
+            return self.truth < (self.below or 0)
+        return abs(self.promised - self.truth) <= 0.25 * self.truth or max(self.promised, self.truth) < 1
 
 
 def pool(kind: str, number: int) -> Pool:
@@ -126,8 +123,8 @@ def judge(job: tuple[str, int]) -> Outcome:
     chosen = found.suggested
     common = (kind, number, found.kind.value, found.why.value, found.limit)
     if chosen is None:
-        return Outcome(*common, None, False, None, seconds)
-    return Outcome(*common, chosen.reaps, chosen.is_few, reaps_a_day(truth, chosen.limit, chosen.life), seconds)
+        return Outcome(*common, None, None, None, seconds)
+    return Outcome(*common, chosen.reaps, chosen.below, reaps_a_day(truth, chosen.limit, chosen.life), seconds)
 
 
 def run(pools: int, kinds: Sequence[str] = (*KINDS, TOO_SHORT), processes: int | None = None) -> list[Outcome]:

@@ -52,7 +52,19 @@ PROCESS = {
         "plot",
         "processes",
     ),
-    *("reader", "reaper", "recorders", "report", "statm", "status", "swap", "toppage", "waiting"),
+    *(
+        "reader",
+        "reaper",
+        "recorders",
+        "report",
+        "statm",
+        "status",
+        "suggest",
+        "suggest_benchmark",
+        "swap",
+        "toppage",
+        "waiting",
+    ),
 }
 
 _root = pytest.StashKey[Path]()

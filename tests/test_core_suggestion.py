@@ -138,13 +138,13 @@ def test_growth_that_levels_off_gives_a_limit_above_all_that_was_seen():
     suggestion = judged(pool(four(lambda age: 50 + 60 * (1 - math.exp(-age)))))
     assert (suggestion.kind, suggestion.why) == (Kind.LEVELS_OFF, Why.CLEAR)
     assert suggestion.limit == 150 * MIB
-    assert suggestion.suggested.is_few
+    assert suggestion.suggested.below == 3
 
 
 def test_no_growth_gives_a_limit_that_catches_a_leak_which_may_come():
     suggestion = judged(pool(four(lambda age: 51)))
     assert (suggestion.kind, suggestion.limit) == (Kind.NONE, 120 * MIB)
-    assert suggestion.suggested.is_few
+    assert suggestion.suggested.below == 3
     assert suggestion.suggested.total == pytest.approx(4 * 51 * MIB, rel=0.02)
 
 

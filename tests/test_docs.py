@@ -69,7 +69,18 @@ def test_the_man_page_is_what_help_and_readme_say():
 def test_the_man_page_has_every_command_and_every_setting():
     page = (stack.ROOT / "docs/memreap.1").read_text().replace("\\-", "-")
     commands = re.findall(r"^\.SS \\fBmemreap (\w+)\\fR$", page, re.MULTILINE)
-    assert set(commands) == {"listen", "once", "status", "top", "report", "plot", "settings", "doctor", "demo"}
+    assert set(commands) == {
+        "listen",
+        "once",
+        "status",
+        "top",
+        "report",
+        "suggest",
+        "plot",
+        "settings",
+        "doctor",
+        "demo",
+    }
     assert [key for key in KEYS if f"\\fB{key}\\fR (default " not in page] == []
 
 
@@ -82,7 +93,13 @@ def test_the_man_page_is_without_warnings():
 
 @pytest.mark.parametrize(
     "words",
-    [[], *([name] for name in ("listen", "once", "status", "top", "report", "plot", "settings", "doctor", "demo"))],
+    [
+        [],
+        *(
+            [name]
+            for name in ("listen", "once", "status", "top", "report", "suggest", "plot", "settings", "doctor", "demo")
+        ),
+    ],
 )
 def test_help_is_a_page_that_fits_a_terminal(words):
     command = [sys.executable, "-m", "supervisor_memreap", *words, "--help"]

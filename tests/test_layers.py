@@ -25,7 +25,7 @@ LAYERS: tuple[set[str], ...] = (
     {"reaper"},
     {"application"},
     # The doors: none of them imports another.
-    {"ctlplugin", "demo", "doctor", "listener", "once", "plot", "report", "rpcinterface", "view"},
+    {"ctlplugin", "demo", "doctor", "listener", "once", "plot", "report", "rpcinterface", "suggest", "view"},
     {"top"},  # what view shows, live
     {"cli"},  # the door of the shell, to the others
     {"__main__"},

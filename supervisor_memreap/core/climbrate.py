@@ -94,6 +94,14 @@ class Cells:
         error = math.sqrt(_variance(cells, rates, seconds_of) + (DAYS_DIFFER * mean) ** 2 / days)
         return Rate(mean, error, rates)
 
+    def plain(self, first: int, last: int | None) -> float | None:
+        """Bytes per second from age `first` up to age `last`, whatever the time of the day; None: unknown."""
+        seconds = climb = 0.0
+        for parts in self._cells.values():
+            seconds += sum(part[0] for part in parts[first:last])
+            climb += sum(part[1] for part in parts[first:last])
+        return climb / seconds if seconds >= HOUR else None
+
     def excess(self, number: int, rate: Rate) -> Rate | None:
         """How much faster workers climb from age `number` up to the next one than at this rate; None: unknown.
 

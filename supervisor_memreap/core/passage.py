@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from supervisor_memreap.core.climb import is_young
 from supervisor_memreap.core.history import WorkerHistory
 
 LEVELS = 20
@@ -118,8 +119,10 @@ def _follow(levels: _Levels, number: int, worker: WorkerHistory, begin: float, l
         if at - worker.readings[0].at < begin:
             continue
         if not is_counted:
-            # It was forked with this size, or is as large when watching begins: only the way from there counts.
+            # Only the way from here counts. But a young worker that is larger than others has that behind it.
             is_counted = True
+            if is_young(worker):
+                levels.climb(block, levels.fresh, min(top, levels.limit))
         elif seconds <= longest and low <= levels.limit:
             levels.stay(block, low, seconds, used)
             if top > low:

@@ -10,8 +10,9 @@
 4. Where workers climb in jumps, and below the age from which on growth is steady, the time to a limit is put together
    from the times in the levels below it (core.passage). Above what was seen, nothing is known.
 5. A pool of n workers reaps n times a day, divided by the mean life in days. This is promised only if its standard
-   error is small enough to be right within 25 %, or if it is less than one a day even if growth is at the upper end of
-   what is likely. Otherwise it is not known, and a limit for which it is not known is never suggested.
+   error is small enough to be right within 25 %. Where workers do not come near a limit, the promise is an upper bound:
+   less than one reap a day; or up to three, since what was not seen in one day may well happen three times in another.
+   Otherwise nothing is known, and a limit for which nothing is known is never suggested.
 6. The suggested limit is at least twice the baseline, so the pool is never suspended for it (core.policy, rule 9). It
    is the smallest one with which a worker lives for at least 6 hours, since a young worker has cold caches. Where
    workers do not grow for long, it is clearly above all that they were seen to hold: it replaces none, and catches a
@@ -49,7 +50,10 @@ CLEAR = 1.25
 # The largest standard error of a life, as a share of it, with which it is promised.
 SURE = 0.15
 # Fewer reaps a day are a few, whatever the exact figure.
-FEW = 1.0
+FEW = 1
+# If something was never seen, at most so many times were to be expected (95 %, Poisson). So after one day that is the
+# least that may happen in a day.
+_NONE_SEEN = 3
 # How far beyond the range of sizes that was seen steady growth is expected to go on.
 FARTHEST = 3
 # Seconds: the ages from which on growth may be steady; the first is that from which on it counts (climb.run_in).
@@ -102,9 +106,9 @@ class Forecast(NamedTuple):
     life: float | None = None
     """Mean life of a worker, in seconds."""
     reaps: float | None = None
-    """By the whole pool in a day; None too if `is_few`."""
-    is_few: bool = False
-    """Less than one reap a day, as far as is known."""
+    """By the whole pool in a day."""
+    below: int | None = None
+    """Fewer reaps a day than this, where no more is known."""
     total: int | None = None
     """What the workers hold together on average, in bytes of the metric."""
     most: int | None = None
@@ -112,7 +116,7 @@ class Forecast(NamedTuple):
 
     @property
     def is_known(self) -> bool:
-        return self.is_few or self.reaps is not None
+        return self.below is not None or self.reaps is not None
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ def suggest(history: PoolHistory, now: float, candidates: Iterable[int] | None =
     number = _usual_number(history, workers)
     fresh = [held for worker in workers if is_young(worker) for held in [_held_young(worker)] if held is not None]
     baseline = round(median(fresh)) if fresh else None
-    evidence = _Evidence(workers, max(1, number), baseline, cap)
+    evidence = _Evidence(workers, max(1, number), baseline, cap, watched / DAY)
     growth = evidence.rates[0] if evidence.rates else None
     so_far = growth.mean if growth else evidence.growth_so_far()
     common = (history.name, history.metric, watched, number, len(workers), len(fresh), evidence.grew())
@@ -189,8 +193,8 @@ def _choose(judged: Suggestion, evidence: _Evidence, candidates: Sequence[int] |
     forecasts = [evidence.forecast(limit) for limit in sorted(sizes)]
     least = max(ROOM * judged.baseline, evidence.large_fresh * CLEAR)
     usable = [each for each in forecasts if each.is_known and each.limit >= least]
-    clear = [each for each in usable if each.limit >= CLEAR * evidence.largest and each.is_few]
-    warm = [each for each in usable if each.is_few or (each.life or 0) >= WARM]
+    clear = [each for each in usable if each.limit >= CLEAR * evidence.largest and each.below]
+    warm = [each for each in usable if (each.life or evidence.number * DAY / (each.below or math.inf)) >= WARM]
     chosen: Forecast | None = None
     why = Why.UNSURE
     if judged.kind in (Kind.LEVELS_OFF, Kind.NONE):
@@ -220,8 +224,10 @@ def _around(forecasts: Sequence[Forecast], chosen: Forecast | None) -> Sequence[
 class _Evidence:
     """What the readings of a pool say about its growth."""
 
-    def __init__(self, workers: Sequence[WorkerHistory], number: int, baseline: int | None, cap: float) -> None:
-        self.workers, self.number, self._cap = workers, number, cap
+    def __init__(
+        self, workers: Sequence[WorkerHistory], number: int, baseline: int | None, cap: float, days: float
+    ) -> None:
+        self.workers, self.number, self._cap, self._days = workers, number, cap, max(1.0, days)
         self.begin = run_in(workers)
         """Age from which on climbing counts, in seconds."""
         self._steps: list[list[Step]] = [list(steps(worker, self.begin)) for worker in workers]
@@ -309,7 +315,11 @@ class _Evidence:
         elif number == len(self.rates) - 1:
             # What may still be left of the growth that slows down.
             last = self._cells.excess(number - 1, old)
-            self.is_slowing = last is None or last.mean > old.mean
+            self.is_slowing = last is None or last.mean > old.mean / 2
+        if number and self._days < 2 and not self.is_slowing:
+            # Another time of the day may hide that growth still slows down.
+            first, later = self._cells.plain(number, number + 1), self._cells.plain(number + 2, None)
+            self.is_slowing = first is not None and later is not None and later < STEADY * first
         for each in range(number):
             excess = self._cells.excess(each, self.rates[number])
             length = self._ages[each + 1] - self._ages[each]
@@ -387,7 +397,10 @@ class _Evidence:
         youth = max(0.0, self.youth or 0.0)
         way = limit - self.start - youth
         error = math.hypot(self._start_error, self._youth_error)
-        if way <= max(2 * error, rate.mean * (self._ages[self.steady_from] - self.begin)):
+        is_seen = limit < min(self.largest, self._cap)
+        if way <= max(2 * error, rate.mean * (self._ages[self.steady_from] - self.begin)) or (
+            self.is_slowing and is_seen
+        ):
             return None
         is_far = limit - self.start > FARTHEST * (self.largest - self.start)
         is_flat = rate.mean * DAY < _NONE * self.start
@@ -396,11 +409,13 @@ class _Evidence:
             life = self.begin + way / rate.mean
             if way / rate.mean * math.hypot(rate.error / rate.mean, error / way) <= SURE * life:
                 mean = (self.start + youth / 2 + limit) / 2
-                return Forecast(limit, life, self.number * DAY / life, False, round(self.number * mean), most)
+                return Forecast(limit, life, self.number * DAY / life, None, round(self.number * mean), most)
         is_few = self.number * DAY * rate.most < FEW * (way - 2 * error) and limit >= CLEAR * self.largest
         if is_few and (is_flat or not is_far):
             total = round(self.number * self._mean_used(limit)) if is_flat else None
-            return Forecast(limit, is_few=True, total=total, most=most)
+            # A larger request than all that were seen may come, though.
+            below = max(FEW, math.ceil(_NONE_SEEN / self._days)) if is_flat else FEW
+            return Forecast(limit, below=below, total=total, most=most)
         return Forecast(limit, most=most)
 
     def _by_levels(self, limit: int, way: Passage) -> Forecast:
@@ -409,11 +424,12 @@ class _Evidence:
             return Forecast(limit, most=most)
         life = self.begin + way.seconds
         if math.isfinite(life) and way.error <= SURE * life:
-            return Forecast(limit, life, self.number * DAY / life, False, round(self.number * way.mean), most)
-        # No crossing in so many seconds: at most 3 were to be expected (95 %), and so on (Poisson).
-        likely = way.crossings + 3 + 2 * math.sqrt(way.crossings)
-        if way.watched and self.number * DAY * likely / way.watched < FEW:
-            return Forecast(limit, is_few=True, total=round(self.number * self._mean_used(limit)), most=most)
+            return Forecast(limit, life, self.number * DAY / life, None, round(self.number * way.mean), most)
+        if way.crossings == 0 and way.watched:
+            below = max(FEW, math.ceil(self.number * DAY * _NONE_SEEN / way.watched))
+            total = round(self.number * self._mean_used(limit))
+            if below <= _NONE_SEEN:
+                return Forecast(limit, below=below, total=total, most=most)
         return Forecast(limit, most=most)
 
     def _mean_used(self, limit: int) -> float:

@@ -6,10 +6,12 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from supervisor_memreap.core.suggestion import CLEAR, HOUR, WARM, Forecast, Kind, Suggestion, Why
+from supervisor_memreap.core.suggestion import CLEAR, DAY, HOUR, WARM, Forecast, Kind, Suggestion, Why
 from supervisor_memreap.core.text import memory, quote, shown_size
 from supervisor_memreap.record.growth import about
 
+VERSION = 1
+"""Of the values; increased when a key is removed or changes its meaning, not when one is added."""
 _WIDTH = 80
 _NOT_KNOWN = "not known"
 _KINDS = {
@@ -76,7 +78,7 @@ def _forecast_values(forecast: Forecast) -> dict[str, Any]:
         "limit_bytes": forecast.limit,
         "life_seconds": None if forecast.life is None else round(forecast.life),
         "reaps_per_day": None if forecast.reaps is None else round(forecast.reaps, 2),
-        "less_than_one_reap_per_day": forecast.is_few,
+        "reaps_per_day_below": forecast.below,
         "total_bytes": forecast.total,
         "most_bytes": forecast.most,
     }
@@ -109,7 +111,7 @@ _WHY_UNSURE = {
 
 
 def _header(suggestion: Suggestion) -> str:
-    start = f"{suggestion.pool}: watched for {about(suggestion.watched)}, {_count(suggestion.workers, 'worker')}"
+    start = f"{quote(suggestion.pool)}: watched for {about(suggestion.watched)}, {_count(suggestion.workers, 'worker')}"
     if suggestion.baseline is None:
         holds = "what a fresh worker holds is not known"
     else:
@@ -129,18 +131,19 @@ def _table(suggestion: Suggestion) -> str:
 
 def _row(forecast: Forecast, suggestion: Suggestion) -> tuple[str, ...]:
     mark = "*" if forecast.limit == suggestion.limit else ""
-    return (
-        mark,
-        shown_size(forecast.limit) + (" (now)" if _is_present(forecast, suggestion) else ""),
-        f"over {suggestion.workers} d"
-        if forecast.is_few
-        else _NOT_KNOWN
-        if forecast.life is None
-        else about(forecast.life),
-        "less than 1" if forecast.is_few else _NOT_KNOWN if forecast.reaps is None else _number(forecast.reaps),
-        "-" if forecast.total is None else memory(forecast.total),
-        "-" if forecast.most is None else memory(forecast.most),
-    )
+    limit = shown_size(forecast.limit) + (" (now)" if _is_present(forecast, suggestion) else "")
+    if forecast.below:
+        reaps = f"less than {forecast.below}"
+    else:
+        reaps = _NOT_KNOWN if forecast.reaps is None else _number(forecast.reaps)
+    sizes = ("-" if size is None else memory(size) for size in (forecast.total, forecast.most))
+    return (mark, limit, _life(forecast, suggestion), reaps, *sizes)
+
+
+def _life(forecast: Forecast, suggestion: Suggestion) -> str:
+    if forecast.below:
+        return f"over {about(suggestion.workers * DAY / forecast.below)}"
+    return _NOT_KNOWN if forecast.life is None else about(forecast.life)
 
 
 def _is_present(forecast: Forecast, suggestion: Suggestion) -> bool:
@@ -179,8 +182,8 @@ def _present(suggestion: Suggestion) -> Iterator[str]:
 
 
 def _workers_a_day(forecast: Forecast) -> str:
-    if forecast.is_few or forecast.reaps is None:
-        return "less than one worker a day"
+    if forecast.below or forecast.reaps is None:
+        return f"less than {_count(forecast.below or 0, 'worker')} a day"
     if forecast.reaps < 1:
         return f"about {_number(forecast.reaps)} workers a day"
     return f"about {_number(forecast.reaps)} {'worker' if _number(forecast.reaps) == '1' else 'workers'} a day"
