@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable, Iterable
 
 import pytest
 
 from supervisor_memreap.core.history import EventRecord, PoolHistory, PoolReading, Reading, WorkerHistory
 from supervisor_memreap.core.suggestion import Kind, Suggestion, Why, round_sizes, suggest
+from supervisor_memreap.record import suggestion as words
 
 MIB = 1024**2
 HOUR, DAY = 3600.0, 86400.0
@@ -253,3 +255,54 @@ def test_sizes_are_as_users_write_them():
     sizes = [size // MIB for size in round_sizes(90 * MIB)]
     assert sizes[:6] == [100, 120, 150, 200, 250, 300]
     assert 1024 in sizes
+
+
+def test_the_line_of_the_log_says_what_the_suggested_limit_would_do():
+    assert re.fullmatch(
+        r"watched for 24 h: a limit of 120MB would replace about 6\.9 workers a day and hold the pool at about"
+        r" 3[34]\d MiB; set limit=120MB",
+        words.line(judged(pool(four(leak(5))))),
+    )
+
+
+def test_the_line_says_that_the_present_limit_is_right():
+    line = words.line(judged(pool(reaped_at(110, 5), limit=110)))
+    assert line.startswith("watched for 24 h: the limit of 110MB replaces about 8 workers a day and holds the pool at")
+    assert line.endswith("; keep it")
+
+
+def test_the_text_compares_the_present_limit_with_the_suggested_one():
+    text = " ".join(words.text(judged(pool(reaped_at(80, 6), limit=80))).split())
+    assert "With the present limit of 80MB, about 19 workers a day are replaced" in text
+    assert text.endswith("[memreap:myapp] limit=120MB")
+
+
+@pytest.mark.parametrize(
+    ("history", "hours", "reason"),
+    [
+        (pool(four(leak(60), end=0.4), hours=0.4), 0.4, "watched for 22 min, 4 workers grew; ask again tomorrow"),
+        (pool([]), 24.0, "no worker was watched yet; ask again tomorrow"),
+        (pool(four(leak(5), start=-200)), 24.0, "run supervisorctl restart myapp when it suits you"),
+        (pool([worker(pid, jumps(pid, 1, 8)) for pid in range(3)], 3), 24.0, "too few large requests were seen"),
+    ],
+    ids=["too short", "no worker", "no fresh worker", "too few jumps"],
+)
+def test_it_says_why_no_limit_is_known_and_what_to_do(history, hours, reason):
+    suggestion = judged(history, hours)
+    assert reason in words.line(suggestion)
+    assert reason in words.values(suggestion)["reason"]
+    assert "limit=" not in words.text(suggestion)
+
+
+def test_the_text_has_80_columns():
+    for history in (pool(four(leak(5))), pool(four(lambda age: 5000)), pool(reaped_at(80, 6), limit=80)):
+        assert max(map(len, words.text(judged(history)).splitlines())) <= 80
+
+
+def test_the_values_leave_out_what_is_not_known():
+    values = words.values(judged(pool(four(leak(3)))))
+    assert None not in values.values()
+    known, unknown = values["candidates"][0], values["candidates"][-1]
+    assert known["reaps_per_day"] == pytest.approx(4 * 24 * 3 / (known["limit_bytes"] / MIB - 50), rel=0.1)
+    assert "reaps_per_day" not in unknown
+    assert "life_seconds" not in unknown
