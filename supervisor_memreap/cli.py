@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from supervisor_memreap import __version__, completion, listener, once, plot, report, top
+from supervisor_memreap import __version__, completion, listener, once, plot, report, suggest, top
 from supervisor_memreap.core.command import VERBS, named, unknown
 from supervisor_memreap.core.settings import (
     COMMAND_LINE,
@@ -254,10 +254,14 @@ def _add_reports(add: Callable[[str, str, str], argparse.ArgumentParser]) -> lis
     report.add_arguments(happened)
     happened.set_defaults(run=report.run)
 
+    advise = add("suggest", "which limit is right for a pool", suggest.__doc__ or "")
+    suggest.add_arguments(advise)
+    advise.set_defaults(run=suggest.run)
+
     picture = add("plot", "the history of a pool as a picture", plot.__doc__ or "")
     plot.add_arguments(picture)
     picture.set_defaults(run=plot.run)
-    return [happened, picture]
+    return [happened, advise, picture]
 
 
 def _add_configuration(command: argparse.ArgumentParser) -> None:

@@ -25,7 +25,19 @@ LAYERS: tuple[set[str], ...] = (
     {"reaper"},
     {"application"},
     # The doors: none of them imports another.
-    {"completion", "ctlplugin", "demo", "doctor", "listener", "once", "plot", "report", "rpcinterface", "view"},
+    {
+        "completion",
+        "ctlplugin",
+        "demo",
+        "doctor",
+        "listener",
+        "once",
+        "plot",
+        "report",
+        "rpcinterface",
+        "suggest",
+        "view",
+    },
     {"top"},  # what view shows, live
     {"cli"},  # the door of the shell, to the others
     {"__main__"},

@@ -51,10 +51,10 @@ def forecast(pool: Mapping[str, Any]) -> str:
     """A line about the next worker that reaches its limit; empty if that is unknown."""
     if "next_at_limit_seconds" not in pool:
         return ""
-    return f"the next worker reaches its limit in about {_about(pool['next_at_limit_seconds'])}"
+    return f"the next worker reaches its limit in about {about(pool['next_at_limit_seconds'])}"
 
 
-def _about(duration: float) -> str:
+def about(duration: float) -> str:
     """`1 min`, `45 min`, `3 h` or `5 d`, from seconds."""
     if duration < 90 * 60:
         return f"{max(1, round(duration / 60))} min"

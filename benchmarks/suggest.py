@@ -1,0 +1,151 @@
+"""How often `memreap suggest` is right, on synthetic pools of each kind.
+
+python benchmarks/suggest.py              measure, a few minutes on two CPUs, and write docs/suggest.md
+python benchmarks/suggest.py --pools 5    so many of each kind, print the table only
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from suggest_pools import EPOCH, Pool, history, reaps_a_day
+from suggest_report import markdown, table
+
+from supervisor_memreap.core.suggestion import DAY, suggest
+
+PAGE = Path(__file__).parent.parent / "docs/suggest.md"
+POOLS = 50
+KINDS = (
+    "steady leak",
+    "steady leak, unequal workers",
+    "steady leak, strong daily cycle",
+    "copy on write",
+    "leak on top of copy on write",
+    "spikes",
+    "leak and spikes",
+    "no growth",
+)
+TOO_SHORT = "watched for too short a time"
+
+
+class Outcome(NamedTuple):
+    kind: str
+    number: int
+    found: str
+    """The kind that was recognised."""
+    why: str
+    limit: int | None
+    promised: float | None
+    """Reaps a day."""
+    below: int | None
+    """Fewer reaps a day than this, where no more is promised."""
+    truth: float | None
+    seconds: float
+
+    @property
+    def is_answered(self) -> bool:
+        return self.limit is not None
+
+    @property
+    def is_right(self) -> bool:
+        """Within 25 %; or both less than one a day; or less than the bound that is promised."""
+        if self.truth is None:
+            return False
+        if self.promised is None:
+            return self.truth < (self.below or 0)
+        return abs(self.promised - self.truth) <= 0.25 * self.truth or max(self.promised, self.truth) < 1
+
+
+def pool(kind: str, number: int) -> Pool:
+    """A pool of this kind, by chance."""
+    chance = random.Random(f"{kind} {number}")
+    baseline = math.exp(chance.uniform(math.log(15), math.log(200)))
+
+    def between(low: float, high: float) -> float:
+        return math.exp(chance.uniform(math.log(low), math.log(high)))
+
+    values: dict[str, object] = {
+        "kind": kind,
+        "seed": number + 1000 * len(kind),
+        "workers": chance.choice((1, 2, 3, 4, 5, 5, 6, 8, 10, 12, 16, 20, 30)),
+        "baseline": baseline,
+        "noise": baseline * between(0.002, 0.02),
+        "unequal": chance.choice((0.0, 0.1, 0.2)),
+        "cycle": chance.uniform(0, 0.4),
+        "phase": chance.uniform(0, 2 * math.pi),
+        "days": chance.choice((1.0, 1.0, 1.3, 1.6, 2.0, 3.0, 4.5, 7.0)),
+        "earlier": chance.choice((0.0, 0.0, 0.02, 0.2, 1.0)),
+    }
+    leak = baseline / between(3, 120)
+    days = float(str(values["days"]))
+    if kind.startswith(("steady", "leak")) or kind == TOO_SHORT:
+        values |= {"leak": leak, "request_leak": between(0.001, 0.2)}
+    if "unequal" in kind:
+        values |= {"unequal": chance.uniform(0.3, 0.7), "is_fixed": chance.random() < 0.5}
+    if "cycle" in kind:
+        values |= {"cycle": chance.uniform(0.5, 0.9)}
+    if "copy" in kind:
+        values |= {"shared": baseline * chance.uniform(0.3, 1.5), "unsharing": between(0.3, 4)}
+    if "spikes" in kind:
+        values |= {
+            "spikes": 1 / between(3, 40),
+            "spike_size": baseline * chance.uniform(0.4, 2),
+            "spike_stays": chance.choice(("max", "max", "add", "no")),
+        }
+    if kind == TOO_SHORT:
+        values["days"] = days = chance.uniform(0.01, 0.7)
+    if chance.random() < (0.6 if "spikes" in kind else 0.3) and kind != "no growth":
+        values["limit"] = max(2, round(baseline * chance.uniform(1.8, 3.5)))
+    if chance.random() < 0.3:
+        values["deploys"] = tuple(sorted(chance.uniform(0, days) for _ in range(chance.choice((1, 1, 2)))))
+    if chance.random() < 0.2:
+        start = chance.uniform(0, days)
+        values["gaps"] = ((start, start + chance.uniform(0.02, 0.12)),)
+    return Pool(**values)  # type: ignore[arg-type]
+
+
+def judge(job: tuple[str, int]) -> Outcome:
+    """What is suggested for a pool, and whether it is right."""
+    kind, number = job
+    truth = pool(kind, number)
+    recorded = history(truth)
+    begin = time.perf_counter()
+    found = suggest(recorded, EPOCH + truth.days * DAY)
+    seconds = time.perf_counter() - begin
+    chosen = found.suggested
+    common = (kind, number, found.kind.value, found.why.value, found.limit)
+    if chosen is None:
+        return Outcome(*common, None, None, None, seconds)
+    return Outcome(*common, chosen.reaps, chosen.below, reaps_a_day(truth, chosen.limit, chosen.life), seconds)
+
+
+def run(pools: int, kinds: Sequence[str] = (*KINDS, TOO_SHORT), processes: int | None = None) -> list[Outcome]:
+    jobs = [(kind, number) for number in range(pools) for kind in kinds]
+    with multiprocessing.get_context("spawn").Pool(processes or min(2, os.cpu_count() or 1)) as workers:
+        return workers.map(judge, jobs, chunksize=4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pools", type=int, metavar="N", help=f"of each kind (default: {POOLS})")
+    parser.add_argument("--wrong", action="store_true", help="list those that are wrong")
+    args = parser.parse_args()
+    outcomes = run(args.pools or POOLS)
+    print("\n".join(table(outcomes)))
+    for outcome in outcomes if args.wrong else []:
+        if outcome.is_answered and not outcome.is_right:
+            print(outcome)
+    if args.pools is None:
+        PAGE.write_text(markdown(outcomes, POOLS))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""How fast the workers of a pool climb from a certain age on, averaged over the hours of a day. Pure.
+
+The load is shared: a worker that serves more requests takes them from the others. So the pool's rate is all that its
+workers climbed, divided by all the time that they were watched, however different they are.
+
+The load has a daily cycle. So the rate is calculated for each 3 hours of the day, and then averaged: a night that was
+watched twice counts once.
+
+Its standard error comes from what each worker climbed in each hour, compared with what the rate at that time of the day
+and the worker's own speed let expect, and from the difference between one day and another.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from supervisor_memreap.core.climb import Step
+
+HOUR, DAY = 3600, 86400
+# The load is about the same within a part of the day.
+PARTS = 8
+# Of 24 hours of the day, the least that must be watched; and the least where watching went on for more than a day, so
+# that another part of the day does not look like another age.
+FEWEST_HOURS, FEWEST_HOURS_LATER = 20, 23
+# Days differ in load: the standard deviation, as a share of the rate.
+DAYS_DIFFER = 0.1
+
+
+class Rate(NamedTuple):
+    mean: float
+    """Bytes per second of a worker."""
+    error: float
+    """Its standard error."""
+    parts: tuple[float, ...]
+    """The same for each part of the day (UTC)."""
+
+    def between(self, begin: float, end: float) -> float:
+        """Bytes that a worker climbs from one time to another, in seconds since 1970."""
+        days = max(0.0, (end - begin) // DAY)
+        climb, at = days * DAY * self.mean, begin + days * DAY
+        while at < end:
+            after = min(end, (at // HOUR + 1) * HOUR)
+            climb += (after - at) * self.parts[_part(int(at // HOUR))]
+            at = after
+        return climb
+
+    @property
+    def most(self) -> float:
+        """The largest that it may well be (95 %)."""
+        return self.mean + 1.645 * self.error
+
+
+class Cells:
+    """What each worker climbed in each hour, by age."""
+
+    def __init__(self, workers: Iterable[Iterable[Step]], ages: Sequence[float]) -> None:
+        self.ages = ages
+        """In seconds, ascending: a rate may be asked for from each of them on."""
+        self._cells: dict[tuple[int, int], list[list[float]]] = {}
+        for number, steps in enumerate(workers):
+            for step in steps:
+                if step.age < ages[0]:
+                    continue
+                key = number, int(step.at // HOUR)
+                cell = self._cells.get(key)
+                if cell is None:
+                    cell = self._cells[key] = [[0.0, 0.0] for _ in ages]
+                part = cell[bisect_right(ages, step.age) - 1]
+                part[0] += step.seconds
+                part[1] += step.high - step.low
+
+    def rate(self, first: int) -> Rate | None:
+        """From age number `first` on; None: too few hours of the day were watched."""
+        cells: list[tuple[int, int, float, float]] = []
+        for (worker, hour), parts in self._cells.items():
+            seconds = sum(part[0] for part in parts[first:])
+            if seconds:
+                cells.append((worker, hour, seconds, sum(part[1] for part in parts[first:])))
+        needed = FEWEST_HOURS_LATER if len({hour for _, hour in self._cells}) >= 27 else FEWEST_HOURS
+        if len({hour % 24 for _, hour, _, _ in cells}) < needed:
+            return None
+        seconds_of, climb_of = [0.0] * PARTS, [0.0] * PARTS
+        for _, hour, seconds, climb in cells:
+            seconds_of[_part(hour)] += seconds
+            climb_of[_part(hour)] += climb
+        watched = [part for part in range(PARTS) if seconds_of[part]]
+        mean = sum(climb_of[part] / seconds_of[part] for part in watched) / len(watched)
+        rates = tuple(climb_of[part] / seconds_of[part] if seconds_of[part] else mean for part in range(PARTS))
+        days = max(1.0, len({hour for _, hour, _, _ in cells}) / 24)
+        error = math.sqrt(_variance(cells, rates, seconds_of) + (DAYS_DIFFER * mean) ** 2 / days)
+        return Rate(mean, error, rates)
+
+    def plain(self, first: int, last: int | None) -> float | None:
+        """Bytes per second from age `first` up to age `last`, whatever the time of the day; None: unknown."""
+        seconds = climb = 0.0
+        for parts in self._cells.values():
+            seconds += sum(part[0] for part in parts[first:last])
+            climb += sum(part[1] for part in parts[first:last])
+        return climb / seconds if seconds >= HOUR else None
+
+    def excess(self, number: int, rate: Rate) -> Rate | None:
+        """How much faster workers climb from age `number` up to the next one than at this rate; None: unknown.
+
+        Compared at the same times of the day. The standard error is that between workers.
+        """
+        seconds: defaultdict[int, float] = defaultdict(float)
+        climb: defaultdict[int, float] = defaultdict(float)
+        for (worker, hour), parts in self._cells.items():
+            seconds[worker] += parts[number][0]
+            climb[worker] += parts[number][1] - parts[number][0] * rate.parts[_part(hour)]
+        whole = sum(seconds.values())
+        length = self.ages[number + 1] - self.ages[number]
+        if whole < length / 2:
+            return None
+        mean = sum(climb.values()) / whole
+        squares = sum((climb[worker] - mean * seconds[worker]) ** 2 for worker in seconds)
+        return Rate(mean, math.sqrt(squares) / whole, ())
+
+
+def _part(hour: int) -> int:
+    """The part of the day, of an hour since 1970."""
+    return hour % 24 * PARTS // 24
+
+
+def _variance(
+    cells: Sequence[tuple[int, int, float, float]], rates: Sequence[float], watched: Sequence[float]
+) -> float:
+    """Of the mean over the parts of the day."""
+    expected: defaultdict[int, float] = defaultdict(float)
+    climbed: defaultdict[int, float] = defaultdict(float)
+    for worker, hour, seconds, climb in cells:
+        expected[worker] += rates[_part(hour)] * seconds
+        climbed[worker] += climb
+    variance = 0.0
+    for worker, hour, seconds, climb in cells:
+        speed = climbed[worker] / expected[worker] if expected[worker] else 1.0
+        difference = climb - rates[_part(hour)] * speed * seconds
+        variance += (difference / watched[_part(hour)] / len(rates)) ** 2
+    # The rates and speeds are calculated from the same cells.
+    free = len(cells) - len(rates) - len(expected)
+    return variance * len(cells) / max(free, 1)

@@ -1,0 +1,308 @@
+"""Histories of pools that leak, level off, jump or stay as they are: which limit is suggested, and why none is."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from supervisor_memreap.core.history import EventRecord, PoolHistory, PoolReading, Reading, WorkerHistory
+from supervisor_memreap.core.suggestion import Kind, Suggestion, Why, round_sizes, suggest
+from supervisor_memreap.record import suggestion as words
+
+MIB = 1024**2
+HOUR, DAY = 3600.0, 86400.0
+BEGIN = 1_790_000_000.0
+Size = Callable[[float], float]
+"""What a worker holds, in MiB, by its age in hours."""
+
+
+def worker(
+    pid: int, size: Size, start: float = 0.0, end: float = 24.0, watched: float | None = None, reaped: bool = False
+) -> WorkerHistory:
+    """With a reading a minute; hours since watching began."""
+    chance = random.Random(pid)
+    first = max(0.0, start) if watched is None else watched
+    minutes = range(math.ceil(first * 60) + 1, math.ceil(end * 60))
+    readings = tuple(
+        Reading(BEGIN + minute * 60, int((size(minute / 60 - start) + chance.gauss(0, 0.2)) * MIB))
+        for minute in minutes
+    )
+    return WorkerHistory(pid, BEGIN + start * HOUR, readings, reaped)
+
+
+def pool(
+    workers: Iterable[WorkerHistory],
+    number: int = 4,
+    hours: float = 24.0,
+    limit: float | None = None,
+    gap: tuple[float, float] = (0.0, 0.0),
+    events: tuple[EventRecord, ...] = (),
+) -> PoolHistory:
+    minutes = [minute for minute in range(1, math.ceil(hours * 60)) if not gap[0] <= minute / 60 < gap[1]]
+    in_force = int(limit * MIB) if limit else None
+    readings = tuple(PoolReading(BEGIN + minute * 60, number, in_force, 0, 0) for minute in minutes)
+    kept = tuple(
+        WorkerHistory(
+            each.pid,
+            each.started,
+            tuple(reading for reading in each.readings if not gap[0] <= (reading.at - BEGIN) / HOUR < gap[1]),
+            each.was_reaped,
+        )
+        for each in workers
+    )
+    return PoolHistory("myapp", "uss", BEGIN, readings, kept, events)
+
+
+def judged(history: PoolHistory, hours: float = 24.0) -> Suggestion:
+    return suggest(history, BEGIN + hours * HOUR)
+
+
+def leak(per_hour: float, base: float = 50.0) -> Size:
+    return lambda age: base + per_hour * age
+
+
+def four(size: Size, start: float = 0.0, end: float = 24.0) -> list[WorkerHistory]:
+    return [worker(pid, size, start, end) for pid in (11, 12, 13, 14)]
+
+
+def reaped_at(limit: float, per_hour: float, days: float = 1.0, base: float = 50.0) -> list[WorkerHistory]:
+    """Four places, in each one worker after another that is reaped at the limit."""
+    life = (limit - base) / per_hour
+    workers = []
+    for place in range(4):
+        start, pid = -place * life / 4, 100 * (place + 1)
+        while start < 24 * days:
+            end = start + life
+            pid += 1
+            if end > 0.1:
+                size = leak(per_hour, base)
+                workers.append(worker(pid, size, start, min(end, 24 * days), reaped=end < 24 * days))
+            start = end
+    return workers
+
+
+def test_a_steady_leak_gives_the_smallest_limit_with_which_a_worker_lives_for_hours():
+    suggestion = judged(pool(four(leak(5))))
+    assert suggestion.kind is Kind.STEADY
+    assert (suggestion.limit, suggestion.why) == (120 * MIB, Why.WARM)
+    chosen = suggestion.suggested
+    assert chosen.life == pytest.approx(14 * HOUR, rel=0.1)
+    assert chosen.reaps == pytest.approx(4 * 24 / 14, rel=0.1)
+    assert chosen.total == pytest.approx(4 * 85 * MIB, rel=0.05)
+    assert chosen.most == 4 * 120 * MIB
+
+
+def test_the_baseline_is_what_most_workers_hold_that_were_watched_from_their_youth():
+    workers = [*four(leak(5)), worker(15, leak(5, base=90)), worker(16, leak(5, base=10), start=-30)]
+    suggestion = judged(pool(workers, 6))
+    assert suggestion.baseline == pytest.approx(51 * MIB, rel=0.05)
+    assert suggestion.fresh == 5
+    assert suggestion.growth == pytest.approx(5 * MIB, rel=0.1)
+
+
+def test_a_limit_is_never_below_twice_the_baseline():
+    for rate in (0.0, 0.1, 1, 5, 40):
+        suggestion = judged(pool(four(leak(rate))))
+        assert suggestion.limit >= 2 * suggestion.baseline
+
+
+def test_minutes_are_too_short_to_say_more_than_how_workers_grew_so_far():
+    suggestion = judged(pool(four(leak(60), end=0.8), hours=0.8), 0.8)
+    assert (suggestion.why, suggestion.limit, suggestion.kind) == (Why.TOO_SHORT, None, Kind.UNKNOWN)
+    assert suggestion.baseline == pytest.approx(55 * MIB, rel=0.1)
+    assert suggestion.growth == pytest.approx(60 * MIB, rel=0.1)
+    assert suggestion.grew == 4
+
+
+def test_most_of_a_day_is_too_short_since_the_load_may_differ_in_the_rest_of_it():
+    assert judged(pool(four(leak(5), end=19), hours=19), 19).why is Why.TOO_SHORT
+    assert judged(pool(four(leak(5), end=23.9), hours=23.9), 23.9).limit
+
+
+def test_a_day_with_a_gap_of_half_of_it_is_too_short():
+    assert judged(pool(four(leak(5)), gap=(6, 18))).why is Why.TOO_SHORT
+
+
+def test_what_was_climbed_in_a_gap_does_not_count():
+    suggestion = judged(pool(four(leak(5), end=28), hours=28, gap=(10, 13)), 28)
+    assert suggestion.growth == pytest.approx(5 * MIB, rel=0.1)
+
+
+def test_a_pool_without_a_worker_says_so():
+    assert judged(pool([])).why is Why.NO_WORKERS
+
+
+def test_growth_that_levels_off_gives_a_limit_above_all_that_was_seen():
+    suggestion = judged(pool(four(lambda age: 50 + 60 * (1 - math.exp(-age)))))
+    assert (suggestion.kind, suggestion.why) == (Kind.LEVELS_OFF, Why.CLEAR)
+    assert suggestion.limit == 150 * MIB
+    assert suggestion.suggested.below == 3
+
+
+def test_no_growth_gives_a_limit_that_catches_a_leak_which_may_come():
+    suggestion = judged(pool(four(lambda age: 51)))
+    assert (suggestion.kind, suggestion.limit) == (Kind.NONE, 120 * MIB)
+    assert suggestion.suggested.below == 3
+    assert suggestion.suggested.total == pytest.approx(4 * 51 * MIB, rel=0.02)
+
+
+def test_a_leak_after_copy_on_write_is_promised_by_the_leak_alone():
+    suggestion = judged(pool(four(lambda age: 50 + 40 * (1 - math.exp(-2 * age)) + 4 * age, end=48), hours=48), 48)
+    assert suggestion.kind is Kind.MIXED
+    assert suggestion.suggested.life == pytest.approx((suggestion.limit / MIB - 90) / 4 * HOUR, rel=0.15)
+
+
+def jumps(pid: int, days: int, every: float) -> Size:
+    """A large request every so many hours on average, which leaks 80 MiB."""
+    chance = random.Random(pid)
+    times = [chance.uniform(0, days * 24) for _ in range(round(days * 24 / every))]
+    return lambda age: 50 + 80 * sum(time < age for time in times)
+
+
+def test_jumps_after_single_requests_are_spikes():
+    workers = [worker(pid, jumps(pid, 3, 8), end=72) for pid in range(40)]
+    suggestion = judged(pool(workers, 40, 72), 72)
+    assert suggestion.kind is Kind.SPIKES
+    needed = math.ceil((suggestion.limit / MIB - 50) / 80)
+    assert suggestion.suggested.life == pytest.approx(8 * HOUR * needed, rel=0.25)
+    assert suggestion.why is Why.AFTER_SPIKES
+
+
+def test_a_few_jumps_say_too_little():
+    workers = [worker(pid, jumps(pid, 1, 8)) for pid in range(3)]
+    suggestion = judged(pool(workers, 3))
+    assert (suggestion.why, suggestion.limit) == (Why.UNSURE, None)
+    assert not suggestion.forecasts[0].is_known
+
+
+def test_workers_that_are_all_old_do_not_say_what_a_fresh_one_holds_if_they_grew_for_long():
+    suggestion = judged(pool(four(leak(5), start=-200)))
+    assert (suggestion.why, suggestion.baseline) == (Why.NO_FRESH, None)
+    assert suggestion.growth == pytest.approx(5 * MIB, rel=0.1)
+
+
+def test_what_a_fresh_worker_holds_is_calculated_back_over_some_hours():
+    suggestion = judged(pool(four(leak(2), start=-3)))
+    assert suggestion.fresh == 0
+    assert suggestion.baseline == pytest.approx(50 * MIB, rel=0.1)
+    assert suggestion.limit == 120 * MIB
+
+
+def test_a_worker_of_which_the_youth_is_unknown_counts_from_when_it_was_seen():
+    suggestion = judged(pool([*four(leak(5))[:2], *four(leak(5), start=-40)[2:]]))
+    assert suggestion.suggested.life == pytest.approx((suggestion.limit / MIB - 50) / 5 * HOUR, rel=0.15)
+
+
+def test_workers_that_the_present_limit_replaces_count_up_to_it():
+    suggestion = judged(pool(reaped_at(90, 5), limit=90))
+    assert suggestion.present.limit == 90 * MIB
+    assert suggestion.present.life == pytest.approx(8 * HOUR, rel=0.15)
+    assert suggestion.suggested.life == pytest.approx((suggestion.limit / MIB - 50) / 5 * HOUR, rel=0.2)
+
+
+def test_the_present_limit_is_kept_if_it_is_right():
+    suggestion = judged(pool(reaped_at(110, 5), limit=110))
+    assert suggestion.limit == 110 * MIB
+
+
+def test_a_worker_that_was_reaped_for_another_reason_did_not_reach_the_limit():
+    rolled = [worker(pid, leak(0.1), end=12, reaped=True) for pid in range(4)]
+    fresh = [worker(pid + 10, leak(0.1), start=12) for pid in range(4)]
+    event = [EventRecord(BEGIN + 12 * HOUR, "Signalled", pid, {"reason": "requested"}) for pid in range(4)]
+    suggestion = judged(pool([*rolled, *fresh], limit=200, events=tuple(event)))
+    assert suggestion.limit
+    assert not suggestion.forecasts[0].reaps
+
+
+def test_nothing_is_promised_far_above_what_was_seen():
+    suggestion = judged(pool(four(leak(3))))
+    (far,) = suggest(pool(four(leak(3))), BEGIN + DAY, [400 * MIB]).forecasts
+    assert far.life is None
+    assert not far.is_known
+    assert suggestion.limit
+
+
+def test_the_candidates_may_be_given():
+    history = pool(four(leak(5)))
+    suggestion = suggest(history, BEGIN + DAY, [130 * MIB, 110 * MIB])
+    assert [forecast.limit for forecast in suggestion.forecasts] == [110 * MIB, 130 * MIB]
+    assert suggestion.limit == 110 * MIB
+
+
+def test_a_leak_too_fast_for_hours_of_life_gives_the_largest_limit_that_can_be_judged():
+    suggestion = judged(pool(reaped_at(300, 250), limit=300))
+    assert suggestion.why is Why.SHORT_LIVES
+    assert suggestion.suggested.life < 6 * HOUR
+
+
+def test_what_was_recorded_more_than_a_week_ago_does_not_count():
+    old = [worker(pid, leak(50), end=24) for pid in range(4)]
+    new = [worker(pid + 10, leak(1), start=24 * 9, end=24 * 11) for pid in range(4)]
+    suggestion = judged(pool([*old, *new], hours=24 * 11), 24 * 11)
+    assert suggestion.growth == pytest.approx(1 * MIB, rel=0.1)
+
+
+def test_the_answer_is_the_same_each_time():
+    history = pool(four(leak(5)))
+    assert judged(history) == judged(history)
+
+
+def test_sizes_are_as_users_write_them():
+    sizes = [size // MIB for size in round_sizes(90 * MIB)]
+    assert sizes[:6] == [100, 120, 150, 200, 250, 300]
+    assert 1024 in sizes
+
+
+def test_the_line_of_the_log_says_what_the_suggested_limit_would_do():
+    assert re.fullmatch(
+        r"watched for 24 h: a limit of 120MB would replace about 6\.9 workers a day and hold the pool at about"
+        r" 3[34]\d MiB; set limit=120MB",
+        words.line(judged(pool(four(leak(5))))),
+    )
+
+
+def test_the_line_says_that_the_present_limit_is_right():
+    line = words.line(judged(pool(reaped_at(110, 5), limit=110)))
+    assert line.startswith("watched for 24 h: the limit of 110MB replaces about 8 workers a day and holds the pool at")
+    assert line.endswith("; keep it")
+
+
+def test_the_text_compares_the_present_limit_with_the_suggested_one():
+    text = " ".join(words.text(judged(pool(reaped_at(80, 6), limit=80))).split())
+    assert "With the present limit of 80MB, about 19 workers a day are replaced" in text
+    assert text.endswith("[memreap:myapp] limit=120MB")
+
+
+@pytest.mark.parametrize(
+    ("history", "hours", "reason"),
+    [
+        (pool(four(leak(60), end=0.4), hours=0.4), 0.4, "watched for 22 min, 4 workers grew; ask again tomorrow"),
+        (pool([]), 24.0, "no worker was watched yet; ask again tomorrow"),
+        (pool(four(leak(5), start=-200)), 24.0, "run supervisorctl restart myapp when it suits you"),
+        (pool([worker(pid, jumps(pid, 1, 8)) for pid in range(3)], 3), 24.0, "too few large requests were seen"),
+    ],
+    ids=["too short", "no worker", "no fresh worker", "too few jumps"],
+)
+def test_it_says_why_no_limit_is_known_and_what_to_do(history, hours, reason):
+    suggestion = judged(history, hours)
+    assert reason in words.line(suggestion)
+    assert reason in words.values(suggestion)["reason"]
+    assert "limit=" not in words.text(suggestion)
+
+
+def test_the_text_has_80_columns():
+    for history in (pool(four(leak(5))), pool(four(lambda age: 5000)), pool(reaped_at(80, 6), limit=80)):
+        assert max(map(len, words.text(judged(history)).splitlines())) <= 80
+
+
+def test_the_values_leave_out_what_is_not_known():
+    values = words.values(judged(pool(four(leak(3)))))
+    assert None not in values.values()
+    known, unknown = values["candidates"][0], values["candidates"][-1]
+    assert known["reaps_per_day"] == pytest.approx(4 * 24 * 3 / (known["limit_bytes"] / MIB - 50), rel=0.1)
+    assert "reaps_per_day" not in unknown
+    assert "life_seconds" not in unknown
