@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import subprocess
@@ -170,6 +171,11 @@ def test_two_readings_are_enough_and_fill_the_picture(library):
     assert above.get_xlim() == (history.readings[0].at, UNTIL)
     assert all(line.get_marker() == "." for line in lines(above, linewidth=1.4))
     plot.svg(sawtooth.pool(days=0), SINCE, UNTIL)
+
+
+def test_a_pool_of_which_no_worker_is_known_has_its_total_and_limit():
+    history = dataclasses.replace(sawtooth.pool(), workers=())
+    assert {"limit 150 MiB", "time (UTC+00:00)"} <= set(texts(plot.svg(history, SINCE, UNTIL)))
 
 
 def test_without_a_reading_there_is_a_line_that_says_so():

@@ -149,10 +149,10 @@ def draw(history: PoolHistory, since: float, until: float, size: Size = PAGE) ->
     # Fixed margins, in inches: fitting ones would depend on the fonts of the machine.
     top = 0.15 + 0.19 * rows + (0.6 if size.has_title else 0)
     figure.subplots_adjust(
-        left=0.72 / size.width, right=1 - 1.32 / size.width, top=1 - top / size.height, bottom=0.55 / size.height
+        left=0.72 / size.width, right=1 - 1.44 / size.width, top=1 - top / size.height, bottom=0.55 / size.height
     )
     for axes, texts in labels.items():
-        axes.yaxis.set_label_coords(-0.52 / (size.width - 2.04), 0.5)
+        axes.yaxis.set_label_coords(-0.52 / (size.width - 2.16), 0.5)
         _write_labels(axes, texts)
     if size.has_title:
         _write_title(figure, picture, size)
@@ -208,13 +208,14 @@ def _draw_workers(axes: Any, picture: _Picture) -> list[_Label]:
     is_band = len(lines) > len(STYLES) or any(len(line) > _MOST_LIVES for line in lines)
     largest = max((reading.largest for reading in picture.readings), default=0)
     limits = [reading.limit for reading in picture.readings if reading.limit is not None]
-    unit = _unit(max(largest, *limits) if limits else largest)
+    highest = max((largest, *limits))
+    unit = _unit(highest)
     labels = _draw_band(axes, picture, unit) if is_band else _draw_lines(axes, picture, lines, unit)
     _draw_limit(axes, picture, unit, labels)
     _draw_reaps(axes, picture, unit, is_band)
     axes.set_ylabel(f"{picture.history.metric} of a worker ({unit.name})")
     # A band has the marks of its reaps above it.
-    axes.set_ylim(0, axes.dataLim.y1 * (1.14 if is_band else 1.06) or 1)
+    axes.set_ylim(0, highest / unit.bytes * (1.14 if is_band else 1.06) or 1)
     return labels
 
 
@@ -224,7 +225,7 @@ class _Unit(NamedTuple):
 
 
 def _unit(largest: float) -> _Unit:
-    return _Unit("GiB", 1024 * MIB) if largest >= 2048 * MIB else _Unit("MiB", MIB)
+    return _Unit("GiB", 1024 * MIB) if largest >= 1024 * MIB else _Unit("MiB", MIB)
 
 
 class _Label(NamedTuple):
@@ -461,7 +462,7 @@ def _write_labels(axes: Any, labels: list[_Label]) -> None:
         placed[number] = min(placed[number], ceiling)
     width = axes.figure.get_figwidth() * axes.get_position().width
     # A sample of the line joins them, since a text in its colour would be too pale.
-    start, end = 1 + 0.06 / width, 1 + 0.26 / width
+    start, end = 1 + 0.06 / width, 1 + 0.38 / width
     for label, y in zip(ordered, placed):
         axes.plot(
             (start, end),
