@@ -300,7 +300,7 @@ def assert_looks(path: Path, count: int) -> None:
     for _ in range(count):
         eventually(lambda before=before: assert_later(path, before), timeout=20)
         looked = last_look(path.read_text())
-        assert looked - before < 4.5, "a tick of 1 s was late"
+        assert looked - before < 9, "it waited for something"
         before = looked
 
 

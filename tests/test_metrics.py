@@ -171,7 +171,7 @@ def test_a_taken_port_is_told_once_and_used_once_it_is_free():
             assert_told(metrics, trouble, "")
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "a..b"])
 def test_an_address_that_this_host_does_not_have_is_told(host):
     with child(host) as metrics:
         eventually(lambda: assert_told(metrics, f"cannot listen on {host}:{metrics.port}: "))
@@ -216,7 +216,7 @@ def test_scrapers_that_hang_stop_neither_other_scrapes_nor_the_messages_nor_the_
             eventually(lambda: assert_scraped(metrics, WORKERS))
             assert time.monotonic() - start < 55  # sooner than by the end of their time
             assert psutil.Process(metrics.process.pid).num_threads() < 25
-            assert ended(metrics) < 2
+            assert ended(metrics) < 5
 
 
 def test_a_connection_ends_after_its_time_whatever_it_says_meanwhile():
@@ -274,7 +274,7 @@ def test_the_file_is_written_after_each_look_for_all_to_read_and_goes_with_the_l
         eventually(lambda: assert_written(path, "memreap_last_look_timestamp_seconds 2e+09"))
         assert list(tmp_path.iterdir()) == [path]
         assert not psutil.Process(metrics.process.pid).net_connections()
-        assert ended(metrics) < 2
+        assert ended(metrics) < 5
         assert list(tmp_path.iterdir()) == []
         assert metrics.troubles == []
 
@@ -299,8 +299,12 @@ def test_the_file_of_a_listener_that_does_not_look_any_more_does_not_look_fine(t
     with child("", file=path, first=IMPATIENT) as metrics:
         metrics.takes(look(row()))
         eventually(lambda: assert_written(path, 'memreap_pool_blind{pool="myapp"} 1.0'))
-        metrics.takes(look(row()))
-        eventually(lambda: assert_written(path, 'memreap_pool_blind{pool="myapp"} 0.0'))
+
+        def assert_looked() -> None:
+            metrics.takes(look(row()))
+            assert_written(path, 'memreap_pool_blind{pool="myapp"} 0.0')
+
+        eventually(assert_looked)
 
 
 def test_a_missing_directory_is_told_once_and_the_file_is_written_once_it_is_there(tmp_path):
@@ -367,7 +371,7 @@ def test_a_disk_that_hangs_stops_neither_the_messages_nor_the_scrapes(tmp_path):
         for number in range(100):
             metrics.takes(look(row(junk="x" * 10000), at=number + 0.5))
         eventually(lambda: assert_scraped(metrics, "memreap_last_look_timestamp_seconds 99.5", WORKERS))
-        assert ended(metrics) < 4
+        assert ended(metrics) < 8
 
 
 # The rest.
@@ -392,7 +396,7 @@ def test_without_prometheus_client_one_line_says_what_to_install_and_the_message
             metrics.takes(look(row(junk="x" * 10000)))
         eventually(lambda: assert_told(metrics, "Python's prometheus-client is missing: pip install"))
         assert "'supervisor-memreap[metrics]'" in metrics.troubles[0]
-        assert ended(metrics) < 2
+        assert ended(metrics) < 5
 
 
 def test_messages_and_scrapes_at_the_same_time_do_not_disturb_each_other():

@@ -104,8 +104,9 @@ def _listen(address: Address, registry: CollectorRegistry, troubles: _Troubles) 
     while True:
         try:
             server = scrape.Server(address, registry, troubles.fail)
-        except OSError as error:
-            why = f"cannot listen on {address}: {error.strerror or error}: Prometheus cannot scrape this host"
+        except (OSError, UnicodeError) as error:  # the latter: of a name that DNS cannot have
+            reason = getattr(error, "strerror", None) or error
+            why = f"cannot listen on {address}: {reason}: Prometheus cannot scrape this host"
             troubles.follow("port", f"{why}; trying again every {_RETRY:.0f} s")
             time.sleep(_RETRY)
         else:
