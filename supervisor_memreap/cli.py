@@ -217,6 +217,7 @@ def _add_own_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     which.add_argument("--pid", type=int, help="the manager of the pool")
     which.add_argument("--pidfile", metavar="FILE", help="a file with the manager's pid")
     single.add_argument("-n", "--dry-run", action="store_true", help="send nothing, say what would be done")
+    single.add_argument("--json", action="store_true", help="for programs: an event a line; see docs/events.md")
     single.add_argument("words", nargs="*", metavar="NAME|KEY=VALUE", help="only these programs; settings for this run")
     single.set_defaults(run=_once)
 
@@ -291,7 +292,7 @@ def _once(args: argparse.Namespace) -> int:
     names = [argument for argument in args.words if "=" not in argument]
     pairs = [argument.partition("=") for argument in args.words if "=" in argument]
     given = {key: Given(value, COMMAND_LINE) for key, _, value in pairs}
-    print_line = log.to(sys.stdout)
+    emit = log.sink(sys.stdout, args.json)
     how_ended: HowEnded = once.ended_by_itself
     if args.pid is not None or args.pidfile is not None:
         if names or args.configuration:
@@ -315,7 +316,7 @@ def _once(args: argparse.Namespace) -> int:
         configured = _configured(args.configuration, names, given)
         settings, programs = configured.settings, configured.client.programs
         how_ended = configured.client.how_ended
-    return once.run(programs, settings, names, args.dry_run, print_line, how_ended)
+    return once.run(programs, settings, names, args.dry_run, emit, how_ended)
 
 
 class _Configured(NamedTuple):

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 
 from supervisor_memreap.core import events, policy, reasons
 from supervisor_memreap.core.command import named
-from supervisor_memreap.core.events import Event
+from supervisor_memreap.core.events import Event, Sink
 from supervisor_memreap.core.model import Ending, Program, ProgramState
 from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.host import procfs
 from supervisor_memreap.pool import WatchedPool
 from supervisor_memreap.reaper import HowEnded, Reaper
-from supervisor_memreap.record import log, words
+from supervisor_memreap.record import words
 from supervisor_memreap.record.statefile import known_to_the_listener, saved_by_the_listener
 
 # Seconds between two looks: short compared with the second in which FCGI::ProcManager replaces a worker.
@@ -25,7 +25,6 @@ INTERVAL = 0.2
 # Seconds after which a wait is reported, and reported again.
 PATIENCE = 5.0
 
-PrintLine = Callable[[str], None]
 Programs = Callable[[], list[Program]]
 
 
@@ -82,7 +81,7 @@ def run(
     settings: Settings,
     names: Sequence[str],
     dry_run: bool,
-    print_line: PrintLine,
+    emit: Sink,
     how_ended: HowEnded,
 ) -> int:
     """Reap in the programs with these names; without names, in all that have settings.
@@ -93,10 +92,10 @@ def run(
     listed = programs()
     missing = events.ProgramsMissing.of(_missing(names, settings, listed), listed, time.time())
     if missing:
-        print_line(missing.text)
+        emit(missing)
         if names:
             return 1  # a typo in a command: do nothing
-    status = _run(_chosen(names, listed), lambda: _chosen(names, programs()), settings, dry_run, print_line, how_ended)
+    status = _run(_chosen(names, listed), lambda: _chosen(names, programs()), settings, dry_run, emit, how_ended)
     return status or (1 if missing else 0)
 
 
@@ -105,14 +104,14 @@ def _run(
     programs: Programs,
     settings: Settings,
     dry_run: bool,
-    print_line: PrintLine,
+    emit: Sink,
     how_ended: HowEnded,
 ) -> int:
     """`listed` is what `programs` has just said."""
     states = known_to_the_listener(listed)
     verdicts = _Verdicts()
     reaper = Reaper(
-        (log.sink(print_line), verdicts),
+        (emit, verdicts),
         dry_run,
         states=states,
         how_ended=how_ended,
@@ -122,22 +121,21 @@ def _run(
         pools = reaper.tick(listed, settings, time.monotonic())
         for pool in pools:
             if _held_back(pool):
-                print_line(f"{pool.name}: {_held_back(pool)}")
+                _note(emit, pool.name, _held_back(pool))
         if not pools:
-            print_line(
-                f"none of the programs has a [memreap:NAME] section; name a program, followed by {REASON_KEYS_TEXT}"
-            )
+            text = f"none of the programs has a [memreap:NAME] section; name a program, followed by {REASON_KEYS_TEXT}"
+            _note(emit, "", text)
             return 1
         if dry_run:
             for pool in pools:
-                _print_planned_actions(pool, print_line)
+                _plan(pool, emit)
             return 1 if verdicts.has_failed else 0
-        waits = _Waits(print_line, verdicts)
+        waits = _Waits(emit, verdicts)
         while waits.has_any(pools):
             _pause(reaper)
             pools = reaper.tick(programs(), settings, time.monotonic())
     except KeyboardInterrupt:
-        print_line("stopped; a worker that was already signalled still finishes its request and leaves")
+        _note(emit, "", "stopped; a worker that was already signalled still finishes its request and leaves")
         return 130
     finally:
         reaper.close()
@@ -147,7 +145,7 @@ def _run(
         is_left = is_left or (left and not policy.only_observes(pool.settings, pool.state))
         # cron mails every output, so print nothing if nothing happened.
         if pool.choice and (pool.counters.reaps or left or sys.stdout.isatty()):
-            print_line(f"{pool.name}: {words.summary(pool.choice, pool.settings, pool.counters.reaps)}")
+            _note(emit, pool.name, words.summary(pool.choice, pool.settings, pool.counters.reaps))
     return 1 if verdicts.has_failed or is_left else 0
 
 
@@ -176,19 +174,24 @@ def _held_back(pool: WatchedPool) -> str:
     return f"suspended: {pool.state.suspended.text}; {words.SUSPENDED}"
 
 
-def _print_planned_actions(pool: WatchedPool, print_line: PrintLine) -> None:
+def _note(emit: Sink, pool: str, text: str) -> None:
+    emit(events.Noted(pool, time.time(), text))
+
+
+def _plan(pool: WatchedPool, emit: Sink) -> None:
     assert pool.choice
     if not _held_back(pool):
         for candidate in pool.choice.pending:
-            print_line(f"{pool.name}: {words.planned_action(candidate, pool.settings)}")
-    print_line(f"{pool.name}: {words.summary(pool.choice, pool.settings, None)}")
+            action = words.planned_action(candidate, pool.settings)
+            emit(events.Planned(pool.name, time.time(), candidate.worker.id, candidate.reason, action))
+    _note(emit, pool.name, words.summary(pool.choice, pool.settings, None))
 
 
 class _Waits:
     """What `once` waits for, reported if it takes long."""
 
-    def __init__(self, print_line: PrintLine, verdicts: _Verdicts):
-        self._print_line = print_line
+    def __init__(self, emit: Sink, verdicts: _Verdicts):
+        self._emit = emit
         self._verdicts = verdicts
         self._what = ""
         self._since = 0.0
@@ -202,7 +205,7 @@ class _Waits:
             self._what, self._since, self._reported = what, now, now
         elif waits and now - self._reported >= PATIENCE:
             self._reported = now
-            self._print_line(f"{what} ({seconds(now - self._since)})")
+            _note(self._emit, "", f"{what} ({seconds(now - self._since)})")
         return bool(waits)
 
     def _of(self, pool: WatchedPool) -> str:

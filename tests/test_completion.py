@@ -128,7 +128,7 @@ def test_every_command_and_every_option_is_offered(scripts):
 
 @pytest.mark.parametrize(
     "words",
-    [["-c"], ["once", "-c"], ["once", "--pidfile"], ["settings", "--configuration"], ["status", "--json", "-c"]],
+    [["-c"], ["once", "-c"], ["once", "--pidfile"], ["plot", "-o"], ["report", "--html"], ["status", "--json", "-c"]],
 )
 def test_a_file_is_offered_where_one_is_expected(scripts, words):
     (scripts / "fleet.conf").touch()

@@ -175,6 +175,8 @@ EXAMPLES = [
     (events.Summary(*STAMP, "in the last 24 h: 3 workers replaced"), "3 workers replaced"),
     (events.LimitSuggested(*STAMP, "set limit=120MB"), "set limit=120MB"),
     (events.CommandRefused(*LISTENER, "no pool 'x'"), "a command was refused: no pool 'x'"),
+    (events.Planned(*STAMP, WORKER, OVER, "HUP would be sent"), "limit 150 MiB: HUP would be sent"),
+    (events.Noted(*STAMP, "5 workers, none to replace"), "5 workers, none to replace"),
     (events.LinesMissing(*LISTENER, 3), "3 lines are missing here: nothing read the log"),
     (events.InternalError(*STAMP, "ValueError()", "pool.py:1"), "please report it: ValueError() at pool.py:1"),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -57,6 +58,23 @@ def test_the_manager_may_be_named_by_its_pidfile(tmp_path):
         (tmp_path / "myapp.pid").write_text(f"{pid}\n")
         assert once("--pidfile", tmp_path / "myapp.pid", "limit=30MB", *QUICK).returncode == 0
         assert [worker.used for worker in look(pid).workers] == [None]
+
+
+def test_for_programs_each_line_is_an_event():
+    with pool(2, 40) as pid:
+        eventually(lambda: _assert_older(pid, 2.5))
+        before = pids(pid)
+        dry = once("--json", "-n", "--pid", pid, "limit=31457280", *QUICK)
+        planned = [json.loads(line) for line in dry.stdout.splitlines()]
+        assert [each["event"] for each in planned] == ["planned", "planned", "noted"]
+        assert {each["pid"] for each in planned[:2]} == before
+        assert planned[0]["evidence"]["limit"] == 31457280
+        assert planned[2]["note"] == "2 workers, 2 to replace"
+        result = once("--pid", pid, "limit=31457280", *QUICK, "--json")
+        assert (result.returncode, result.stderr) == (0, "")
+        *events, last = [json.loads(line) for line in result.stdout.splitlines()]
+        assert [each["event"] for each in events] == ["reap", "left"] * 2
+        assert (last["pool"], last["message"]) == (f"pid-{pid}", "2 workers, 2 reaped, none over the limit of 30 MiB")
 
 
 def test_an_age_alone_is_reason_enough_for_a_manager_that_is_named_by_its_pid():

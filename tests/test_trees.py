@@ -19,6 +19,7 @@ from support.driver import POOL, eventually, listening, supervisord
 from support.stack import NAMESPACE, may_unshare
 
 from supervisor_memreap import once
+from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.settings import Given, resolve
 
 
@@ -66,17 +67,18 @@ def test_a_daemonized_old_procmanager_falls_with_the_first_worker_and_that_is_to
         line = process.stdout.readline()
     manager = psutil.Process(int(re.fullmatch(r"ready \(pid: ([0-9]+)\)\n", line)[1]))
     tree = [manager, *manager.children()]
-    lines: list[str] = []
+    happened: list[Event] = []
     section = {key: Given(value, "") for key, value in {"limit": "30MB", "min_age": "1s", "settle": "0s"}.items()}
     try:
         eventually(lambda: _assert_later(manager.create_time() + 3))
         programs = once.of_pid(manager.pid, "old")
-        assert once.run(programs, resolve({"old": section}), ["old"], False, lines.append, once.ended_by_itself) == 1
+        assert once.run(programs, resolve({"old": section}), ["old"], False, happened.append, once.ended_by_itself) == 1
     finally:
         _, there = psutil.wait_procs(tree, timeout=5)
         for remaining in there:
             remaining.kill()
     assert there == []  # the tree fell
+    lines = [event.text for event in happened]
     assert len([line for line in lines if "HUP sent" in line]) == 1
     (line,) = (line for line in lines if "suspended" in line)
     workers = "|".join(str(process.pid) for process in tree[1:])

@@ -725,6 +725,33 @@ class OrphansFound(_Base):
         )
 
 
+# What only `memreap once` says.
+
+
+@dataclass(frozen=True)
+class Planned(_Base):
+    """What a run without --dry-run would do with a worker."""
+
+    worker: ProcessId
+    reason: Reason
+    action: str
+
+    @property
+    def text(self) -> str:
+        return f"worker {self.worker.pid} {self.reason.text}: {self.action}"
+
+
+@dataclass(frozen=True)
+class Noted(_Base):
+    """How a pool stands, or what the run waits for."""
+
+    note: str
+
+    @property
+    def text(self) -> str:
+        return self.note
+
+
 # The listener itself: `pool` is empty.
 
 
@@ -1030,6 +1057,8 @@ Event = Union[
     ResumedByUser,
     WorkersRequested,
     OrphansFound,
+    Planned,
+    Noted,
     NotUnderSupervisord,
     AnotherListener,
     OtherListenersUnknown,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import time
@@ -17,18 +18,18 @@ from supervisor_memreap.record import fields
 
 def to(stream: TextIO | None) -> Callable[[str], None]:
     """A function that writes one line, for commands."""
-
-    def print_line(text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # nothing reads any more; the work continues
-            if stream is not None:
-                print(_line(text), file=stream, flush=True)
-
-    return print_line
+    return lambda text: _print(stream, _line(text))
 
 
-def sink(print_line: Callable[[str], None]) -> Sink:
-    """A log of events: one line for each."""
-    return lambda event: print_line(_text(event))
+def sink(stream: TextIO | None, is_json: bool = False) -> Sink:
+    """A log of events, for commands: one line for each."""
+    return lambda event: _print(stream, json.dumps(fields.of(event)) if is_json else _line(_text(event)))
+
+
+def _print(stream: TextIO | None, line: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # nothing reads any more; the work continues
+        if stream is not None:
+            print(line, file=stream, flush=True)
 
 
 def _text(event: Event) -> str:

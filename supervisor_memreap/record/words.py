@@ -29,11 +29,10 @@ def aligned(rows: Sequence[tuple[str, ...]]) -> str:
 def planned_action(candidate: Candidate, settings: PoolSettings) -> str:
     """What a run without --dry-run would do with this worker."""
     worker = candidate.worker
-    start = f"worker {worker.id.pid} {candidate.reason.text}: "
     if worker.age < settings.min_age:
-        return f"{start}it is {seconds(worker.age)} old, would be reaped at min_age={seconds(settings.min_age)}"
+        return f"it is {seconds(worker.age)} old, would be reaped at min_age={seconds(settings.min_age)}"
     assert worker.detail
-    return f"{start}{worker.detail.signal} would be sent"
+    return f"{worker.detail.signal} would be sent"
 
 
 def summary(choice: Choice, settings: PoolSettings, reaped: int | None) -> str:
