@@ -159,4 +159,5 @@ def svg(results: list[Result]) -> str:
             y += 16
         y += 16
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {y}" width="720" height="{y}" role="img">'
-    return "\n".join([head, f"<style>{_STYLE}</style>", *parts, "</svg>"]) + "\n"
+    title = "<title>Requests lost, shortened sleeps and lost cleanup handlers for each 1,000 replaced workers</title>"
+    return "\n".join([head, title, f"<style>{_STYLE}</style>", *parts, "</svg>"]) + "\n"

@@ -35,7 +35,7 @@ def main() -> None:
             time.sleep(1)  # the last one settles
             for requests in (0, 4, 400):  # they go round the workers
                 for _ in range(requests):
-                    assert b"worker" in fastcgi.get(f"{name}/s")
+                    assert b"X-Worker" in fastcgi.get(f"{name}/s")
                 rows.append((requests // 4, manager.children()[0].memory_full_info()))
         finally:
             process.terminate()

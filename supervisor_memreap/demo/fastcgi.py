@@ -21,7 +21,7 @@ _GET = {
 }
 
 
-def get(path: str, patience: float = _PATIENCE) -> bytes:
+def get(path: str, patience: float = _PATIENCE, query: bytes = b"") -> bytes:
     """What the worker behind the socket at `path` answers to a GET.
 
     Raises OSError if that is cut short, or nothing comes for so many seconds.
@@ -29,7 +29,7 @@ def get(path: str, patience: float = _PATIENCE) -> bytes:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(patience)
         connection.connect(path)
-        connection.sendall(request())
+        connection.sendall(request(query))
         answer = b""
         while True:
             kind, content = _read(connection)
@@ -39,9 +39,10 @@ def get(path: str, patience: float = _PATIENCE) -> bytes:
                 answer += content
 
 
-def request() -> bytes:
-    """A whole GET of /."""
-    params = b"".join(bytes([len(name), len(value)]) + name + value for name, value in _GET.items())
+def request(query: bytes = b"") -> bytes:
+    """A whole GET of /, with at most 127 bytes of a query."""
+    values = {**_GET, b"QUERY_STRING": query}
+    params = b"".join(bytes([len(name), len(value)]) + name + value for name, value in values.items())
     begin = _record(_BEGIN, struct.pack(">HB5x", 1, 0))  # a responder, that closes when it has answered
     return begin + _record(_PARAMS, params) + _record(_PARAMS, b"") + _record(_STDIN, b"")
 

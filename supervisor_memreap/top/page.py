@@ -158,7 +158,9 @@ def _head(frame: Frame, pools: Sequence[Mapping[str, Any]], width: int) -> list[
     room = width - len(right) - len(left) - 2
     middle = counts if len(counts) <= room else ""
     first = Text(left, "bold").append(f"{middle:<{max(0, room)}}  ", "not bold").append(right, "not bold")
-    lines = [first, *_wrapped(f"{_seen(frame)}; a full bar is the limit", width, "dim")]
+    limited = all("limit_bytes" in pool for pool in pools)
+    bar = "a full bar is the limit" + ("" if limited else " or, without one, the largest worker")
+    lines = [first, *_wrapped(f"{_seen(frame)}; {bar}", width, "dim")]
     if frame.trouble:
         lines += _wrapped(f"TROUBLE: {frame.trouble}", width, "bold red")
     elif not pools:
@@ -234,7 +236,7 @@ def _colour(pools: Sequence[Mapping[str, Any]], number: int) -> str:
 
 
 def _pool_row(pool: Mapping[str, Any]) -> tuple[str, ...]:
-    limit = f"{memory(pool['limit_bytes'])} {pool['metric']}" if "limit_bytes" in pool else f"none {pool['metric']}"
+    limit = f"{memory(pool['limit_bytes'])} {pool['metric']}" if "limit_bytes" in pool else _UNKNOWN
     total = memory(pool["total_bytes"]) if "total_bytes" in pool else _UNKNOWN
     if "reaps" in pool:
         history = growth.cell(pool), str(pool["reaps"]), memory(pool["given_back_bytes"])

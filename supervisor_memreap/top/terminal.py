@@ -25,7 +25,12 @@ class Terminal:
         self.ended_by: int | None = None
         self.quit = False
         self._suspend = False
-        self._console = Console(highlight=False, markup=False, emoji=False)
+        self._console = Console(
+            highlight=False,
+            markup=False,
+            emoji=False,
+            no_color=bool(os.environ.get("NO_COLOR")),  # older releases of rich obey an empty one
+        )
         self._keys = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
         self._found = None if self._keys is None else termios.tcgetattr(self._keys)
         self._reading, self._writing = os.pipe()
