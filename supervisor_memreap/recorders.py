@@ -105,6 +105,8 @@ class Recorders:
         except HistoryError as error:
             recording = replace(recording, history=None)
             self._troubles["history"] = str(error)
+        if recording.summary != "off" and recording.history is None and "history" not in self._troubles:
+            self._troubles["history"] = "summary=daily needs the history, which is off (history=off)"
         for name, kind in _KINDS.items():
             settings = kind.settings_in(recording)
             if self._settings.get(name) != settings:

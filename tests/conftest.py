@@ -40,6 +40,7 @@ PROCESS = {
     "alarm",
     "cli",
     "completion",
+    "daily",
     "growth",
     "history",
     "hold",

@@ -14,9 +14,11 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
+from supervisor_memreap.core.policy import Standing
 from supervisor_memreap.core.recording import Recording
 from supervisor_memreap.record import counters, historyfile
 from supervisor_memreap.record.child import Inbox, Message, Tell
+from supervisor_memreap.record.daily import Daily
 from supervisor_memreap.record.historyfile import DamagedError, Writer
 from supervisor_memreap.record.historypath import HistoryError
 
@@ -43,7 +45,7 @@ def consume(messages: Inbox, tell: Tell, recording: Recording) -> None:
     """Until the listener ends. `recording.history` is the path in force."""
     assert recording.history
     os.nice(_NICE)
-    history = _History(recording.history, recording.history_size, tell)
+    history = _History(recording.history, recording.history_size, recording.summary == "daily", tell)
     for message in messages:
         history.add(message)
         if not messages.has_more():
@@ -53,8 +55,11 @@ def consume(messages: Inbox, tell: Tell, recording: Recording) -> None:
 
 
 class _History:
-    def __init__(self, path: str, size: int, tell: Tell):
+    def __init__(self, path: str, size: int, is_summarised: bool, tell: Tell):
         self._path = path
+        self._daily = Daily(is_summarised, lambda since: historyfile.load(path, since))
+        self._observed: set[str] = set()
+        """The pools that were only observed in the last look."""
         self._size = size
         self._tell = tell
         self._file: Writer | None = None
@@ -66,6 +71,8 @@ class _History:
         self._trouble: str | None = None
 
     def add(self, message: Message) -> None:
+        if message["kind"] == "look":
+            self._observed = {row["name"] for row in message["pools"] if row.get("standing") == Standing.OBSERVED}
         self._waiting.append(message)
         if len(self._waiting) > _MOST_WAITING:
             looks = (number for number, each in enumerate(self._waiting) if each["kind"] == "look")
@@ -88,8 +95,14 @@ class _History:
             if now - self._thinned >= THINNED_EVERY:
                 self._thinned = now
                 tables.thin(time.time())
+            for line in self._daily.lines(tables, self._observed, time.time()):
+                self._tell({"lines": [line]})
         except HistoryError as error:
             self._handle(error, now)
+            return
+        except Exception as error:
+            # Of a line for the log: what is recorded must not suffer from that.
+            self._say(f"internal error, please report it: {error!r}")
             return
         self._say("")
 
@@ -238,6 +251,15 @@ class _Tables:
             worker = self._last_worker(self._pools[pool][0], pid)
             if worker:
                 db.execute("UPDATE worker SET reaped = 1 WHERE id = ?", (worker[0],))
+
+    def mark(self, name: str) -> float | None:
+        with historyfile.errors(self._file.path):
+            row = self._file.db.execute("SELECT value FROM mark WHERE name = ?", (name,)).fetchone()
+        return None if row is None else float(row[0])
+
+    def set_mark(self, name: str, value: float) -> None:
+        with self._file.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO mark VALUES (?, ?)", (name, value))
 
     def thin(self, now: float) -> None:
         """Keep fewer of the old readings, and none of the oldest."""

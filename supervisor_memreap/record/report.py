@@ -14,7 +14,7 @@ from supervisor_memreap.core.growth import Sample
 from supervisor_memreap.core.history import EventRecord, PoolHistory, PoolReading, WorkerHistory
 from supervisor_memreap.core.spans import Span, Suspension
 from supervisor_memreap.core.text import memory, seconds
-from supervisor_memreap.record import timeaxis
+from supervisor_memreap.record import counters, timeaxis
 from supervisor_memreap.record.fields import time_text
 
 VERSION = 1
@@ -157,7 +157,7 @@ def _counted(words: Iterable[str]) -> dict[str, int]:
 
 
 def _returned(left: Iterable[EventRecord]) -> int:
-    return sum(int(event.values.get("came_back") or 0) for event in left)
+    return sum(counters.returned(event.values.get("came_back"), event.values.get("taken")) for event in left)
 
 
 def _reasons(events: Iterable[EventRecord]) -> dict[tuple[int, float], str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from supervisor_memreap.core.policy import Standing
 from supervisor_memreap.core.reasons import REASONS
+from supervisor_memreap.record import counters
 
 # Upper bounds of the buckets of the time to leave, in seconds: an idle worker leaves within some ms, a busy one after
 # its request, and `grace` is 300 s.
@@ -80,8 +81,7 @@ class PoolTally:
 
     def _take_left(self, event: Mapping[str, Any]) -> None:
         self.reaps[self._leaving.pop(event["pid"], UNKNOWN)] += 1
-        # As in the status: less what the worker in its place has taken already.
-        self.returned += max(0, (event["came_back"] or 0) - (event["taken"] or 0))
+        self.returned += counters.returned(event["came_back"], event["taken"])
         self.left[bisect_left(BUCKETS, event["after"])] += 1
         self.leaving_took += event["after"]
 

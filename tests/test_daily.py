@@ -1,0 +1,116 @@
+"""The lines that the log gets from the history: once a day, also over restarts of the listener."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from support.histories import Messages, left, look, signalled
+
+from supervisor_memreap.core.recording import Recording
+from supervisor_memreap.record import daily, historyfile, historywriter
+from supervisor_memreap.record.daily import Daily
+
+DAY = 86400.0
+NOON = time.mktime((2026, 11, 28, 12, 0, 0, 0, 0, -1))
+"""By the clock of this machine."""
+
+
+class Marks(dict):
+    mark = dict.get
+
+    def set_mark(self, name, value):
+        self[name] = value
+
+
+@pytest.fixture(autouse=True)
+def no_test_waits(monkeypatch):
+    monkeypatch.setattr(daily, "ASKED_EVERY", 0.0)
+    monkeypatch.setattr(os, "nice", lambda _: 0)
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Records at the end of the 27th and on the 28th; what is loaded of it."""
+    path = tmp_path / "h.sqlite"
+    messages = [look(NOON - 13 * 3600 + minute * 60, {11: 40, 12: 45}) for minute in range(30)]
+    messages += [signalled(NOON - 12.8 * 3600), left(NOON - 12.7 * 3600)]
+    messages += [look(NOON, {12: 50, 13: 40})]
+    recording = Recording(history=str(path))
+    historywriter.consume(Messages(messages, at_once=50), lambda _: None, recording)
+    return lambda since: historyfile.load(str(path), since)
+
+
+def test_each_day_is_summarised_once_when_it_is_over_also_after_a_restart(recorded):
+    marks = Marks()
+    assert list(Daily(True, recorded).lines(marks, (), NOON - DAY)) == []  # its first day
+    (line,) = Daily(True, recorded).lines(marks, (), NOON)
+    assert (line["kind"], line["pool"]) == ("summary", "myapp")
+    assert line["text"].startswith("in the last 24 h: 1 worker replaced (1 limit), 95 MiB returned")
+    assert list(Daily(True, recorded).lines(marks, (), NOON + 3600)) == []
+    (next_day,) = Daily(True, recorded).lines(marks, (), NOON + DAY)
+    assert "no worker replaced" in next_day["text"]
+
+
+def test_a_clock_that_is_set_back_summarises_nothing(recorded):
+    marks = Marks(summary=NOON + 3 * DAY)
+    assert list(Daily(True, recorded).lines(marks, (), NOON)) == []
+    assert len(list(Daily(True, recorded).lines(marks, (), NOON + DAY))) == 1
+
+
+def test_without_summary_daily_there_is_none(recorded):
+    assert list(Daily(False, recorded).lines(Marks(), (), NOON + 5 * DAY)) == []
+
+
+def test_of_an_observed_pool_the_log_says_once_a_day_what_is_known_of_the_right_limit(recorded):
+    marks, observing = Marks(), {"myapp"}
+    (line,) = Daily(False, recorded).lines(marks, observing, NOON)
+    assert (line["kind"], line["pool"]) == ("suggestion", "myapp")
+    assert "ask again tomorrow" in line["text"]
+    assert list(Daily(False, recorded).lines(marks, observing, NOON + 3600)) == []
+    assert len(list(Daily(False, recorded).lines(marks, observing, NOON + DAY))) == 1
+
+
+def test_a_limit_that_becomes_known_is_told_at_once_and_then_once_a_day(recorded, monkeypatch):
+    marks, observing = Marks(), {"myapp"}
+    list(Daily(False, recorded).lines(marks, observing, NOON))
+
+    class Known:
+        limit = 120 * 1024**2
+
+    monkeypatch.setattr(daily, "suggest", lambda _history, _now: Known)
+    monkeypatch.setattr(daily.suggestion, "line", lambda _known: "set limit=120MB")
+    (line,) = Daily(False, recorded).lines(marks, observing, NOON + 3600)
+    assert line["text"] == "set limit=120MB"
+    assert list(Daily(False, recorded).lines(marks, observing, NOON + 7200)) == []
+    assert len(list(Daily(False, recorded).lines(marks, observing, NOON + 3600 + DAY))) == 1
+
+
+def test_a_pool_that_is_not_observed_is_left_alone(recorded):
+    assert list(Daily(False, recorded).lines(Marks(), (), NOON)) == []
+    assert list(Daily(False, recorded).lines(Marks(), {"web"}, NOON)) == []
+
+
+def test_the_history_sends_its_lines_to_the_listener(tmp_path):
+    told = []
+    recording = Recording(history=str(tmp_path / "h.sqlite"))
+    now = time.time()
+    messages = [look(now - 60, {11: 40}, standing="observed"), look(now, {11: 41}, standing="observed")]
+    historywriter.consume(Messages(messages), told.append, recording)
+    ((line,),) = [message["lines"] for message in told if "lines" in message]
+    assert (line["kind"], line["pool"]) == ("suggestion", "myapp")
+
+
+def test_an_error_in_a_line_is_told_and_the_history_goes_on(tmp_path, monkeypatch):
+    def broken(_history, _now):
+        raise KeyError("x")
+
+    monkeypatch.setattr(daily, "suggest", broken)
+    told = []
+    recording = Recording(history=str(tmp_path / "h.sqlite"))
+    now = time.time()
+    messages = [look(now - 60, {11: 40}, standing="observed"), look(now, {11: 41}, standing="observed")]
+    historywriter.consume(Messages(messages), told.append, recording)
+    assert {"trouble": "internal error, please report it: KeyError('x')"} in told
+    assert len(historyfile.load(recording.history)[0].readings) == 2
