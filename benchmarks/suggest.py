@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from suggest_pools import EPOCH, Pool, history, reaps_a_day
-from suggest_report import markdown, table
+from suggest_report import markdown, summary, table
 
-from supervisor_memreap.core.suggestion import DAY, suggest
+from supervisor_memreap.core.evidence import DAY
+from supervisor_memreap.core.suggestion import suggest
 
 PAGE = Path(__file__).parent.parent / "docs/suggest.md"
-POOLS = 50
+POOLS = 30
 KINDS = (
     "steady leak",
     "steady leak, unequal workers",
@@ -117,9 +118,9 @@ def judge(job: tuple[str, int]) -> Outcome:
     kind, number = job
     truth = pool(kind, number)
     recorded = history(truth)
-    begin = time.perf_counter()
+    begin = time.process_time()
     found = suggest(recorded, EPOCH + truth.days * DAY)
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     chosen = found.suggested
     common = (kind, number, found.kind.value, found.why.value, found.limit)
     if chosen is None:
@@ -138,13 +139,14 @@ def main() -> None:
     parser.add_argument("--pools", type=int, metavar="N", help=f"of each kind (default: {POOLS})")
     parser.add_argument("--wrong", action="store_true", help="list those that are wrong")
     args = parser.parse_args()
+    begin = time.monotonic()
     outcomes = run(args.pools or POOLS)
-    print("\n".join(table(outcomes)))
+    print("\n".join([*table(outcomes), "", summary(outcomes)]))
     for outcome in outcomes if args.wrong else []:
         if outcome.is_answered and not outcome.is_right:
             print(outcome)
     if args.pools is None:
-        PAGE.write_text(markdown(outcomes, POOLS))
+        PAGE.write_text(markdown(outcomes, time.monotonic() - begin))
 
 
 if __name__ == "__main__":

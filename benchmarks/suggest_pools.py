@@ -170,13 +170,13 @@ def history(pool: Pool) -> PoolHistory:
             over = run.sizes(now, int(step / LOOK))[0] > pool.limit
             over &= now - run.started[0] > 30
             if over.any():
-                for slot in np.nonzero(over)[0]:
-                    close(int(slot), True)
+                for slot in np.nonzero(over)[0].tolist():
+                    close(slot, True)
                 run.fork(over[None, :], now - run.random.uniform(0, step, run.shape))
         if now < next_reading or now < 0 or any(first <= now / DAY < last for first, last in pool.gaps):
             continue
         next_reading = now + (60 if now >= end - DAY else 900) - 1
-        used = (run.sizes(now)[0] * MIB).astype(int).tolist()
+        used: list[int] = (run.sizes(now)[0] * MIB).astype(int).tolist()
         for slot, size in enumerate(used):
             open_[slot].append(Reading(EPOCH + now, size))
         limit = int(pool.limit * MIB) if pool.limit else None

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
+from supervisor_memreap.core.evidence import Kind
 from supervisor_memreap.core.history import EventRecord, PoolHistory, PoolReading, Reading, WorkerHistory
-from supervisor_memreap.core.suggestion import Kind, Suggestion, Why, round_sizes, suggest
+from supervisor_memreap.core.suggestion import Suggestion, Why, round_sizes, suggest
 from supervisor_memreap.record import suggestion as words
 
 MIB = 1024**2

@@ -6,7 +6,8 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from supervisor_memreap.core.suggestion import CLEAR, DAY, HOUR, WARM, Forecast, Kind, Suggestion, Why
+from supervisor_memreap.core.evidence import DAY, HOUR, Kind
+from supervisor_memreap.core.suggestion import CLEAR, WARM, Forecast, Suggestion, Why
 from supervisor_memreap.core.text import memory, quote, shown_size
 from supervisor_memreap.record.growth import about
 
