@@ -87,7 +87,7 @@ def test_json_has_every_pool_with_times_and_their_zone(conf):
     values = json.loads(memreap(conf, "report", "--json", TZ="CET-1").stdout)
     assert values["version"] == 1
     assert [pool["name"] for pool in values["pools"]] == ["myapp", "old", "shop:back", "shop:front"]
-    assert values["pools"][0]["until"].endswith("+01:00")
+    assert values["pools"][0]["until_time"].endswith("+01:00")
 
 
 def test_the_page_has_the_picture_of_each_pool_in_a_browser(conf, tmp_path):
