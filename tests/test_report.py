@@ -62,6 +62,14 @@ def test_by_default_it_shows_the_last_day_of_all_pools(conf):
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
+def test_the_suggestion_of_a_limit_is_in_the_report_from_more_than_a_day(conf):
+    suggested = json.loads(memreap(conf, "suggest", "myapp", "--json").stdout)["pools"][0]
+    assert suggested["watched_seconds"] > 2 * DAY
+    (pool,) = json.loads(memreap(conf, "report", "myapp", "--json").stdout)["pools"]
+    assert pool["suggestion"].startswith("watched for 3 d: a limit of ")
+    assert "  suggestion         watched for 3 d: a limit of " in memreap(conf, "report", "myapp").stdout
+
+
 def test_a_name_may_be_a_pool_or_a_group(conf):
     assert names(memreap(conf, "report", "myapp").stdout) == ["myapp"]
     assert names(memreap(conf, "report", "shop", "myapp").stdout) == ["myapp", "shop:back", "shop:front"]
