@@ -1,7 +1,7 @@
 """\
 Show what happened in each pool: the workers replaced, by reason and day, memory returned, time to
-leave, what was refused, suspensions, growth, the largest worker, the pool's total, and gaps in the
-recording.
+leave, what was refused, suspensions, growth, the largest worker, the pool's total, gaps in the
+recording, and the limit that memreap suggest would set.
 
     memreap report                       all pools, the last 24 hours
     memreap report myapp --days 7
@@ -20,10 +20,15 @@ import argparse
 import json
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from supervisor_memreap import __version__, recorded
+from supervisor_memreap.core.history import PoolHistory
 from supervisor_memreap.record import log
 from supervisor_memreap.record.historypath import HistoryError
+
+if TYPE_CHECKING:
+    from supervisor_memreap.record.report import PoolReport
 
 _DAY = 86400
 _MONTH = 30
@@ -50,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         if args.html is not None:
             _write_page(args, since, until)
             return 0
-        reports = [report.of(each, since, until) for each in recorded.pools(args.configuration, args.names, since)]
+        reports = [_of(each, since, until) for each in _histories(args, since, until)]
     except (HistoryError, plot.MissingLibraryError, wholefile.NotWrittenError) as error:
         print_line(str(error))
         return 2 if isinstance(error, plot.MissingLibraryError) else 1
@@ -64,10 +69,23 @@ def run(args: argparse.Namespace) -> int:
 def _write_page(args: argparse.Namespace, since: float, until: float) -> None:
     import platform
 
-    from supervisor_memreap.record import page, plot, report, wholefile
+    from supervisor_memreap.record import page, plot, wholefile
 
     plot.require()
-    histories = recorded.pools(args.configuration, args.names, since)
-    pools = [page.pool(history, report.of(history, since, until)) for history in histories]
+    pools = [page.pool(history, _of(history, since, until)) for history in _histories(args, since, until)]
     html = page.html(pools, platform.node(), since, until, f"memreap {__version__}")
     wholefile.write(args.html, html.encode())
+
+
+def _histories(args: argparse.Namespace, since: float, until: float) -> list[PoolHistory]:
+    """With what a suggestion needs, which is more than a day."""
+    from supervisor_memreap.core.suggestion import RECENT
+
+    return recorded.pools(args.configuration, args.names, min(since, until - RECENT))
+
+
+def _of(history: PoolHistory, since: float, until: float) -> PoolReport:
+    from supervisor_memreap.core.suggestion import suggest
+    from supervisor_memreap.record import report, suggestion
+
+    return report.of(history, since, until, suggestion.line(suggest(history, until)))

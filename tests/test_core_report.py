@@ -222,8 +222,9 @@ def test_values_are_json_with_units_and_zones():
     values = json.loads(json.dumps(report.values(of(sawtooth.troubled())), allow_nan=False))
     assert values["reaps"] == sum(values["reaps_by_reason"].values()) == 12
     assert values["refused"] == {"NotPermitted": 2, "NeverIdle": 1, "NotCaught": 1}
-    assert (values["since"], values["recorded_seconds"]) == ("2025-11-27T00:00:00+00:00", 79260)
-    assert values["suspensions"][0]["until"] == "2025-11-27T15:30:00+00:00"
+    assert (values["since"], values["since_time"]) == (SINCE, "2025-11-27T00:00:00+00:00")
+    assert values["recorded_seconds"] == 79260
+    assert values["suspensions"][0]["until_time"] == "2025-11-27T15:30:00+00:00"
     assert values["days"] == [
         {
             "day": "2025-11-27",
@@ -233,4 +234,4 @@ def test_values_are_json_with_units_and_zones():
         }
     ]
     assert "suggestion" not in values
-    assert {"limit_bytes", "peak_total_bytes", "growth_bytes_per_hour"} <= set(values)
+    assert {"limit_bytes", "peak_total_bytes", "peak_total_time", "growth_bytes_per_hour"} <= set(values)

@@ -62,6 +62,14 @@ def test_by_default_it_shows_the_last_day_of_all_pools(conf):
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
+def test_the_suggestion_of_a_limit_is_in_the_report_from_more_than_a_day(conf):
+    suggested = json.loads(memreap(conf, "suggest", "myapp", "--json").stdout)["pools"][0]
+    assert suggested["watched_seconds"] > 2 * DAY
+    (pool,) = json.loads(memreap(conf, "report", "myapp", "--json").stdout)["pools"]
+    assert pool["suggestion"].startswith("watched for 3 d: a limit of ")
+    assert "  suggestion         watched for 3 d: a limit of " in memreap(conf, "report", "myapp").stdout
+
+
 def test_a_name_may_be_a_pool_or_a_group(conf):
     assert names(memreap(conf, "report", "myapp").stdout) == ["myapp"]
     assert names(memreap(conf, "report", "shop", "myapp").stdout) == ["myapp", "shop:back", "shop:front"]
@@ -87,7 +95,7 @@ def test_json_has_every_pool_with_times_and_their_zone(conf):
     values = json.loads(memreap(conf, "report", "--json", TZ="CET-1").stdout)
     assert values["version"] == 1
     assert [pool["name"] for pool in values["pools"]] == ["myapp", "old", "shop:back", "shop:front"]
-    assert values["pools"][0]["until"].endswith("+01:00")
+    assert values["pools"][0]["until_time"].endswith("+01:00")
 
 
 def test_the_page_has_the_picture_of_each_pool_in_a_browser(conf, tmp_path):

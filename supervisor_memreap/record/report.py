@@ -363,15 +363,17 @@ def _in_brackets(counts: Mapping[str, int]) -> str:
 
 
 def values(report: PoolReport) -> dict[str, Any]:
-    """The report as JSON has it: sizes and times with their units in the names; unknown values are left out."""
+    """The report as JSON has it, with units in the names; unknown values are left out.
+
+    Each time in seconds since 1970 has a text with the time zone beside it: `since_time` of `since`.
+    """
     times = report.times_to_leave
     found = {
         "name": report.name,
         "metric": report.metric,
-        "since": time_text(report.since),
-        "until": time_text(report.until),
+        **_timed(since=report.since, until=report.until),
         "recorded_seconds": round(report.recorded),
-        "gaps": [{"since": time_text(gap.start), "until": time_text(gap.end)} for gap in report.gaps],
+        "gaps": [_timed(since=gap.start, until=gap.end) for gap in report.gaps],
         "reaps": sum(report.replaced.values()),
         "reaps_by_reason": dict(report.replaced),
         "observed_by_reason": dict(report.observed),
@@ -385,7 +387,7 @@ def values(report: PoolReport) -> dict[str, Any]:
         "suspensions": [_suspension_values(each) for each in report.suspensions],
         "growth_bytes_per_hour": None if report.growth is None else round(report.growth),
         "days": [_day_values(day) for day in report.days],
-        "counted_since": time_text(report.counted_since),
+        **_timed(counted_since=report.counted_since),
         "counted_reaps": report.counted_reaps,
         "counted_given_back_bytes": report.counted_returned,
         "suggestion": report.suggestion or None,
@@ -394,9 +396,18 @@ def values(report: PoolReport) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
+def _timed(**times: float) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, at in times.items():
+        values[key] = round(at, 3)
+        values[f"{key.removesuffix('_at')}_time"] = time_text(at)
+    return values
+
+
 def _suspension_values(suspension: Suspension) -> dict[str, Any]:
-    start, end = (time_text(at) for at in suspension.span)
-    return {"since": start, "reason": suspension.why, **({"until": end} if suspension.has_ended else {})}
+    start, end = suspension.span
+    times = _timed(since=start, until=end) if suspension.has_ended else _timed(since=start)
+    return {**times, "reason": suspension.why}
 
 
 def _day_values(day: Day) -> dict[str, Any]:
@@ -413,13 +424,11 @@ def _sizes(report: PoolReport) -> dict[str, Any]:
     if report.last is None or report.largest is None or report.total is None:
         return {}
     return {
-        "read_at": time_text(report.last.at),
+        **_timed(read_at=report.last.at, peak_largest_at=report.largest.at, peak_total_at=report.total.at),
         "workers": report.last.workers,
         "limit_bytes": report.last.limit,
         "largest_bytes": report.last.largest,
         "total_bytes": report.last.total,
         "peak_largest_bytes": report.largest.size,
-        "peak_largest_at": time_text(report.largest.at),
         "peak_total_bytes": report.total.size,
-        "peak_total_at": time_text(report.total.at),
     }
