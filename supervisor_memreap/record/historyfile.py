@@ -127,7 +127,7 @@ class Writer:
             )
         if version == 0:
             self.db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        self.db.execute("PRAGMA journal_mode = TRUNCATE")
+        self.db.execute("PRAGMA journal_mode = DELETE")
         for number in range(version, SCHEMA):
             # In one transaction: where it is interrupted, it begins again from the version before.
             self.db.executescript(
