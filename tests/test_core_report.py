@@ -192,12 +192,12 @@ def test_the_suggestion_is_the_last_line_of_the_facts():
     [
         (
             sawtooth.troubled(),
-            "in the last 24 h: 12 workers replaced (11 limit, 1 max_age), 1.5 GiB returned, longest time to leave"
+            "in the last 24 h: 12 workers replaced (11 limit, 1 max_age), 1.6 GiB returned, longest time to leave"
             " 4.0 s, 4 refused, 1 stuck, suspended for 90 min; largest 151 MiB, limit 150 MiB; recorded 22 h",
         ),
         (
             sawtooth.pool(),
-            "in the last 24 h: 11 workers replaced (11 limit), 1.6 GiB returned, longest time to leave 0.4 s;"
+            "in the last 24 h: 11 workers replaced (11 limit), 1.5 GiB returned, longest time to leave 0.4 s;"
             " largest 151 MiB, limit 150 MiB; recorded 24 h",
         ),
         (empty(), "in the last 24 h: no worker replaced; largest 349 MiB, no limit; recorded 24 h"),
