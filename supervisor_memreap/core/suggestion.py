@@ -6,7 +6,8 @@
 2. Nothing is promised before 20 hours were watched, since the load changes over the day.
 3. Growth is *steady* from an age on if it is about as fast from the oldest age on for which the rate is known
    (core.climbrate). Then a worker reaches a limit at that age, plus what is missing divided by the rate; up to 3 times
-   the range that was seen.
+   the range that was seen. Where a limit replaces workers, only slow ones grow old; so there the upper half of their
+   way to the limit is compared with the lower one.
 4. Where workers climb in jumps, and below the age from which on growth is steady, the time to a limit is put together
    from the times in the levels below it (core.passage). Above what was seen, nothing is known.
 5. A pool of n workers reaps n times a day, divided by the mean life in days. This is promised only if its standard
