@@ -82,9 +82,10 @@ def passage(workers: Sequence[WorkerHistory], fresh: float, limit: float, begin:
         _follow(levels, number, worker, begin, longest)
     watched = sum(levels.time)
     is_brief = levels.brief > MOST_BRIEF * max(levels.crossings, 1)
-    if not all(climbs or not time for time, climbs in zip(levels.time, levels.climbs)) or not levels.crossings:
+    # A level that none was seen to climb may take any time.
+    if not all(levels.climbs) or not levels.crossings:
         return Passage(math.inf, math.inf, 0.0, levels.crossings, watched, is_brief)
-    means = [time / climbs if time else 0.0 for time, climbs in zip(levels.time, levels.climbs)]
+    means = [time / climbs for time, climbs in zip(levels.time, levels.climbs)]
     variance = sum(
         sum(
             (time - climbs * means[level]) / levels.climbs[level]
