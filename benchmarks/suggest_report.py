@@ -25,12 +25,13 @@ The pools are chosen by chance: 1 to 30 workers of 15 to 200 MiB, whose readings
 a load with a daily cycle, that differs from day to day, and that the workers share unequally. Some pools ran before
 the watching began, so that the youth of their workers is unknown; some have a limit in force that replaces workers;
 some were restarted as a whole, by a deployment; in some the listener was down for hours. The pools are the same
-each time.
+each time; none of them was looked at while the calculation was written. They are simpler than real ones: the workers
+share one load, and each hour of one day is much like the same hour of another.
 """
 _LEGEND = """\
-- *pools*: what is true of them. In a *strong daily cycle*, the load of the night is 10 % to 50 % of the mean.
-  *Unequal workers*: the busiest serves several times the requests of the others. *Spikes*: single requests take 40
-  % to 200 % of a worker's size, once in 3 to 40 hours. Their memory stays and is used again, is leaked each time,
+- *pools*: what is true of them. In a *strong daily cycle*, the load at its lowest is 10 % to 50 % of the mean.
+  *Unequal workers*: the busiest serves several times the requests of the others. *Spikes*: single requests take
+  40 % to 200 % of a worker's size, once in 3 to 40 hours. Their memory stays and is used again, is leaked each time,
   or is returned after some minutes.
 - *answered*: a limit is suggested. Otherwise it says why not: a promise would be too uncertain; or no fresh worker
   was watched and all are too old to calculate back what one holds.

@@ -11,6 +11,7 @@ import pytest
 
 from supervisor_memreap.core.evidence import Kind
 from supervisor_memreap.core.history import EventRecord, PoolHistory, PoolReading, Reading, WorkerHistory
+from supervisor_memreap.core.passage import passage
 from supervisor_memreap.core.suggestion import Suggestion, Why, round_sizes, suggest
 from supervisor_memreap.record import suggestion as words
 
@@ -165,8 +166,8 @@ def jumps(pid: int, days: int, every: float) -> Size:
 
 
 def test_jumps_after_single_requests_are_spikes():
-    workers = [worker(pid, jumps(pid, 3, 8), end=72) for pid in range(40)]
-    suggestion = judged(pool(workers, 40, 72), 72)
+    workers = [worker(pid, jumps(pid, 3, 8), end=72) for pid in range(80)]
+    suggestion = judged(pool(workers, 80, 72), 72)
     assert suggestion.kind is Kind.SPIKES
     needed = math.ceil((suggestion.limit / MIB - 50) / 80)
     assert suggestion.suggested.life == pytest.approx(8 * HOUR * needed, rel=0.25)
@@ -178,6 +179,19 @@ def test_a_few_jumps_say_too_little():
     suggestion = judged(pool(workers, 3))
     assert (suggestion.why, suggestion.limit) == (Why.UNSURE, None)
     assert not suggestion.forecasts[0].is_known
+
+
+def test_twenty_jumps_over_a_limit_are_too_few_to_tell_how_often_they_come():
+    workers = [worker(pid, jumps(pid, 3, 8), end=72) for pid in range(20)]
+    (forecast,) = suggest(pool(workers, 20, 72), BEGIN + 72 * HOUR, [320 * MIB]).forecasts
+    assert not forecast.is_known
+
+
+def test_sizes_that_no_worker_was_seen_to_climb_may_take_any_time():
+    low = [worker(pid, leak(5), end=6) for pid in range(4)]
+    high = [worker(pid, leak(5), start=-20) for pid in range(10, 14)]
+    assert passage([*low, *high], 52 * MIB, 200 * MIB, 1200, 7200).crossings == 4
+    assert math.isinf(passage([*low, *high], 52 * MIB, 200 * MIB, 1200, 7200).seconds)
 
 
 def test_workers_that_are_all_old_do_not_say_what_a_fresh_one_holds_if_they_grew_for_long():

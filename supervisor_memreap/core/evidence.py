@@ -70,6 +70,8 @@ class Evidence:
         self.jumps = self._share_of_jumps(baseline)
         self.steady_from = 0
         """The number of the age from which on growth is steady, as far as is known."""
+        self.bend = 0.0
+        """By which share growth changes on the way to the limit in force."""
         self.is_slowing = False
         """Whether growth still slows down at the oldest age."""
         self.youth: float | None = 0.0
@@ -82,7 +84,8 @@ class Evidence:
         if self.start is None and self.rates:
             self._calculate_back()
         if self.cap < math.inf:
-            self.is_slowing = self.is_slowing or self._slows_below_limit()
+            self.bend = self._bend_below_limit()
+            self.is_slowing = self.is_slowing or self.bend > 1 - STEADY
         self.kind = self._kind() if self.rates else Kind.UNKNOWN
 
     def _usable_ages(self) -> tuple[float, ...]:
@@ -164,8 +167,8 @@ class Evidence:
         # Growth that slows down is not even within the time between two ages.
         self.youth_error = math.hypot(self.youth_error, _UNEVEN * (self.youth or 0.0))
 
-    def _slows_below_limit(self) -> bool:
-        """Whether workers that are reaped at a limit climb the upper half of their way more slowly than the lower."""
+    def _bend_below_limit(self) -> float:
+        """By which share workers that are reaped at a limit climb the upper half of their way faster or slower."""
         half = (self.start + min(self.cap, self.largest)) / 2 if self.start else 0.0
         seconds, climb = [0.0, 0.0], [0.0, 0.0]
         for its_steps in self.steps:
@@ -173,9 +176,9 @@ class Evidence:
                 seconds[step.low > half] += step.seconds
                 climb[step.low > half] += step.climb
         if not all(seconds) or not all(climb):
-            return True
+            return math.inf
         ratio = climb[1] / seconds[1] * seconds[0] / climb[0]
-        return not STEADY <= ratio <= 1 / STEADY
+        return 1 - min(ratio, 1 / ratio)
 
     def _size_at(self, age: float) -> tuple[float | None, float]:
         """The median running maximum at this age, and its standard error, in bytes."""

@@ -38,6 +38,8 @@ class Passage(NamedTuple):
     crossings: int
     watched: float
     """Worker seconds below the limit."""
+    hours: int
+    """How many of the 24 hours of the day that was in."""
     is_brief: bool
     """Whether workers are over the limit for so short a time that readings miss many of these times."""
 
@@ -48,6 +50,8 @@ class _Levels:
         self.width = (limit - fresh) / LEVELS
         self.time = [0.0] * LEVELS
         self.climbs = [0.0] * LEVELS
+        self.hours: set[int] = set()
+        """Of the day."""
         self.bytes = 0.0
         """Used memory times seconds."""
         self.crossings = self.brief = 0
@@ -82,9 +86,10 @@ def passage(workers: Sequence[WorkerHistory], fresh: float, limit: float, begin:
         _follow(levels, number, worker, begin, longest)
     watched = sum(levels.time)
     is_brief = levels.brief > MOST_BRIEF * max(levels.crossings, 1)
-    if not all(climbs or not time for time, climbs in zip(levels.time, levels.climbs)) or not levels.crossings:
-        return Passage(math.inf, math.inf, 0.0, levels.crossings, watched, is_brief)
-    means = [time / climbs if time else 0.0 for time, climbs in zip(levels.time, levels.climbs)]
+    # A level that none was seen to climb may take any time.
+    if not all(levels.climbs) or not levels.crossings:
+        return Passage(math.inf, math.inf, 0.0, levels.crossings, watched, len(levels.hours), is_brief)
+    means = [time / climbs for time, climbs in zip(levels.time, levels.climbs)]
     variance = sum(
         sum(
             (time - climbs * means[level]) / levels.climbs[level]
@@ -94,9 +99,8 @@ def passage(workers: Sequence[WorkerHistory], fresh: float, limit: float, begin:
         ** 2
         for block in levels.blocks.values()
     )
-    return Passage(
-        sum(means), math.sqrt(variance), levels.bytes / watched if watched else 0.0, levels.crossings, watched, is_brief
-    )
+    mean = levels.bytes / watched if watched else 0.0
+    return Passage(sum(means), math.sqrt(variance), mean, levels.crossings, watched, len(levels.hours), is_brief)
 
 
 def _follow(levels: _Levels, number: int, worker: WorkerHistory, begin: float, longest: float) -> None:
@@ -125,6 +129,7 @@ def _follow(levels: _Levels, number: int, worker: WorkerHistory, begin: float, l
                 levels.climb(block, levels.fresh, min(top, levels.limit))
         elif seconds <= longest and low <= levels.limit:
             levels.stay(block, low, seconds, used)
+            levels.hours.add(int(at // 3600) % 24)
             if top > low:
                 levels.climb(block, max(low, levels.fresh), min(top, levels.limit))
         if top > levels.limit:

@@ -6,7 +6,8 @@
 2. Nothing is promised before 20 hours were watched, since the load changes over the day.
 3. Growth is *steady* from an age on if it is about as fast from the oldest age on for which the rate is known
    (core.climbrate). Then a worker reaches a limit at that age, plus what is missing divided by the rate; up to 3 times
-   the range that was seen.
+   the range that was seen. Where a limit replaces workers, only slow ones grow old; so there the upper half of their
+   way to the limit is compared with the lower one.
 4. Where workers climb in jumps, and below the age from which on growth is steady, the time to a limit is put together
    from the times in the levels below it (core.passage). Above what was seen, nothing is known.
 5. A pool of n workers reaps n times a day, divided by the mean life in days. This is promised only if its standard
@@ -52,6 +53,8 @@ FEW = 1
 _NONE_SEEN = 3
 # How far beyond the range of sizes that was seen steady growth is expected to go on.
 FARTHEST = 3
+# How many of the 24 hours of the day workers must be seen below a limit that they reach before growth is steady.
+_FEWEST_HOURS = 16
 # How many candidates are shown.
 _SHOWN = 7
 _ROUND = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80)
@@ -165,14 +168,16 @@ def _choose(judged: Suggestion, evidence: Evidence, candidates: Sequence[int] | 
     forecasts = [forecast(evidence, limit) for limit in sorted(sizes)]
     least = max(ROOM * judged.baseline, evidence.large_fresh * CLEAR)
     usable = [each for each in forecasts if each.is_known and each.limit >= least]
-    clear = [each for each in usable if each.limit >= CLEAR * evidence.largest and each.below]
+    usable = [each for each in usable if each.limit >= CLEAR * evidence.largest or not each.below]
+    clear = [each for each in usable if each.below]
     warm = [each for each in usable if (each.life or evidence.number * DAY / (each.below or math.inf)) >= WARM]
     chosen: Forecast | None = None
     why = Why.UNSURE
     if judged.kind in (Kind.LEVELS_OFF, Kind.NONE):
         chosen, why = (clear[0], Why.CLEAR) if clear else (None, Why.UNSURE)
     elif warm:
-        chosen, why = warm[0], Why.AFTER_SPIKES if judged.kind is Kind.SPIKES else Why.WARM
+        usual = Why.AFTER_SPIKES if judged.kind is Kind.SPIKES else Why.WARM
+        chosen, why = warm[0], Why.CLEAR if warm[0].below else usual
     elif usable:
         chosen, why = usable[-1], Why.SHORT_LIVES
     shown = forecasts if candidates is not None else _around(forecasts, chosen)
@@ -207,10 +212,15 @@ def forecast(evidence: Evidence, limit: int) -> Forecast:
     if limit >= evidence.largest:
         # The same as from all readings, without reading them again.
         watched = sum(step.seconds for each in evidence.steps for step in each if step.seconds <= evidence.longest)
-        return _by_levels(evidence, limit, Passage(math.inf, math.inf, 0.0, 0, watched, False))
+        return _by_levels(evidence, limit, Passage(math.inf, math.inf, 0.0, 0, watched, 24, False))
     return _by_levels(
         evidence, limit, passage(evidence.workers, evidence.start, limit, evidence.begin, evidence.longest)
     )
+
+
+def _is_far(evidence: Evidence, limit: int) -> bool:
+    assert evidence.start is not None
+    return limit - evidence.start > FARTHEST * (evidence.largest - evidence.start)
 
 
 def _steady(evidence: Evidence, limit: int) -> Forecast | None:
@@ -225,12 +235,14 @@ def _steady(evidence: Evidence, limit: int) -> Forecast | None:
         evidence.is_slowing and is_seen
     ):
         return None
-    is_far = limit - evidence.start > FARTHEST * (evidence.largest - evidence.start)
+    is_far = _is_far(evidence, limit)
     is_flat = rate.mean * DAY < NONE * evidence.start
     most = evidence.number * limit
     if not (evidence.is_slowing or evidence.youth is None or is_far or is_flat):
         life = evidence.begin + way / rate.mean
-        if way / rate.mean * math.hypot(rate.error / rate.mean, error / way) <= SURE * life:
+        # Above a limit in force, growth may go on changing as it did below.
+        above = 2 * evidence.bend * max(0.0, limit - evidence.cap) / way if evidence.bend else 0.0
+        if way / rate.mean * math.hypot(rate.error / rate.mean, error / way, above) <= SURE * life:
             mean = (evidence.start + youth / 2 + limit) / 2
             return Forecast(limit, life, evidence.number * DAY / life, None, round(evidence.number * mean), most)
     is_few = evidence.number * DAY * rate.most < FEW * (way - 2 * error) and limit >= CLEAR * evidence.largest
@@ -244,13 +256,18 @@ def _steady(evidence: Evidence, limit: int) -> Forecast | None:
 
 def _by_levels(evidence: Evidence, limit: int, way: Passage) -> Forecast:
     most = evidence.number * limit
-    if way.is_brief:
+    if way.is_brief or way.hours < _FEWEST_HOURS:
         return Forecast(limit, most=most)
     life = evidence.begin + way.seconds
-    if math.isfinite(life) and way.error <= SURE * life:
+    # As far as it climbs in jumps, a few crossings are as uncertain as any count: 20 of them by 22 %.
+    error = max(way.error, evidence.jumps * life / math.sqrt(max(way.crossings, 1)))
+    if math.isfinite(life) and error <= SURE * life:
         return Forecast(limit, life, evidence.number * DAY / life, None, round(evidence.number * way.mean), most)
-    if way.crossings == 0 and way.watched:
-        below = max(FEW, math.ceil(evidence.number * DAY * _NONE_SEEN / way.watched))
+    if way.crossings == 0 and way.watched and not _is_far(evidence, limit):
+        # Nor may the mean growth bring so many workers over the limit: those that were seen may only be too young.
+        assert evidence.start is not None
+        by_growth = evidence.rates[0].most / (limit - evidence.start)
+        below = max(FEW, math.ceil(evidence.number * DAY * max(_NONE_SEEN / way.watched, by_growth)))
         total = round(evidence.number * evidence.mean_used(limit))
         if below <= _NONE_SEEN:
             return Forecast(limit, below=below, total=total, most=most)

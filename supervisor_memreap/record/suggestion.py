@@ -160,8 +160,8 @@ def _reason(suggestion: Suggestion) -> str:
         f" worker lives for {warm} or more, so that its caches are warm",
         Why.SHORT_LIVES: f"workers grow so fast that with {limit}, the largest limit that can be judged, they live for"
         f" less than {warm}: fix the leak, or set a larger limit if the machine has the memory",
-        Why.CLEAR: f"{limit} is more than {CLEAR:g} times what any worker was seen to hold, so it replaces none in"
-        " normal running, and catches a leak",
+        Why.CLEAR: f"{limit} is more than {CLEAR:g} times what any worker was seen to hold, so in normal running it"
+        " replaces few or none, and catches a leak",
         Why.AFTER_SPIKES: f"{limit} is the smallest limit that gives back the memory of large requests, while a worker"
         f" lives for {warm} or more on average",
     }
