@@ -18,7 +18,10 @@ WRONG = benchmark.Outcome("steady leak", 0, "steady leak", "", 100, 10.0, None, 
 
 @pytest.fixture(scope="module")
 def outcomes():
-    return benchmark.run(3, processes=2)
+    # In this process: a pool of processes leaves one of its own behind for a while.
+    leaks = [kind for kind in benchmark.KINDS if kind.startswith("steady")]
+    kinds = [*leaks * 3, *(kind for kind in (*benchmark.KINDS, benchmark.TOO_SHORT) if kind not in leaks)]
+    return [benchmark.judge((kind, benchmark.FIRST + number)) for number, kind in enumerate(kinds)]
 
 
 def test_of_what_is_promised_9_of_10_are_right(outcomes):
@@ -34,7 +37,7 @@ def test_most_leaks_are_answered(outcomes):
 
 def test_nothing_is_promised_for_a_pool_that_was_watched_for_too_short_a_time(outcomes):
     short = [outcome for outcome in outcomes if outcome.kind == benchmark.TOO_SHORT]
-    assert len(short) == 3
+    assert len(short) == 1
     assert not any(outcome.is_answered for outcome in short)
 
 
