@@ -30,12 +30,12 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="runs a pool as another
 
 
 def block(sock: Path, command: str, python: str = sys.executable) -> str:
-    """The block of the README, as it stands there but for the paths, and with times in which a test can wait."""
+    """The block of the README but for the paths, with a limit instead of observe=yes, and times for a test."""
     (text,) = (section for section in re.findall(r"```ini\n(.*?)```", README, re.DOTALL) if "eventlistener" in section)
     replacements = {
         "/srv/myapp/script/myapp_fastcgi.pl -l /run/myapp.sock -n 5 -e": command,
         "command=memreap ": f"stderr_logfile={sock.parent}/memreap.log\ncommand={Path(python).parent}/memreap ",
-        "limit=150MB": f"limit={LIMIT_MB}MB\nmin_age=1s\nsettle=1s",
+        "observe=yes": f"limit={LIMIT_MB}MB\nmin_age=1s\nsettle=1s",
     }
     for old, new in replacements.items():
         assert text.count(old) == 1
