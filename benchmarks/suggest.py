@@ -25,7 +25,7 @@ from supervisor_memreap.core.suggestion import suggest
 PAGE = Path(__file__).parent.parent / "docs/suggest.md"
 POOLS = 30
 # Those before it were looked at while core.suggestion was written: they say less about other pools.
-FIRST = 3000
+FIRST = 4000
 KINDS = (
     "steady leak",
     "steady leak, unequal workers",

@@ -74,7 +74,7 @@ class Run:
         self.shape = (copies, pool.workers)
         self.shares = self._shares()
         self.started = np.zeros(self.shape)
-        self.days: dict[int, float] = {}
+        self.days: dict[int, np.ndarray] = {}
         self._highest: dict[int, np.ndarray] = {}
         self.zero = self._zeros()
         self.base, self.work, self.leaked, self.spike, self.spike_end = (np.zeros(self.shape) for _ in range(5))
@@ -95,10 +95,11 @@ class Run:
         if not self.pool.is_fixed:
             self.shares = np.where(which, self._shares(), self.shares)
 
-    def load(self, now: float) -> float:
+    def load(self, now: float) -> np.ndarray:
+        """Of each copy, as a share of the mean."""
         day = int(now // DAY)
         if day not in self.days:
-            self.days[day] = float(np.exp(self.random.normal(0, 0.08)))
+            self.days[day] = np.exp(self.random.normal(0, 0.08, (self.shape[0], 1)))
         return self.days[day] * (1 + self.pool.cycle * float(np.sin(2 * np.pi * now / DAY + self.pool.phase)))
 
     def step(self, now: float, seconds: float) -> None:

@@ -31,6 +31,7 @@ from statistics import median
 from typing import NamedTuple
 
 from supervisor_memreap.core.climb import LONGEST_STEP, is_young
+from supervisor_memreap.core.climbrate import DAYS_DIFFER
 from supervisor_memreap.core.evidence import DAY, HOUR, MIXED, NONE, SURE, Evidence, Kind, held_young
 from supervisor_memreap.core.history import PoolHistory, Reading, WorkerHistory
 from supervisor_memreap.core.passage import Passage, passage
@@ -261,6 +262,7 @@ def _by_levels(evidence: Evidence, limit: int, way: Passage) -> Forecast:
     life = evidence.begin + way.seconds
     # As far as it climbs in jumps, a few crossings are as uncertain as any count: 20 of them by 22 %.
     error = max(way.error, evidence.jumps * life / math.sqrt(max(way.crossings, 1)))
+    error = math.hypot(error, DAYS_DIFFER * life / math.sqrt(evidence.days))
     if math.isfinite(life) and error <= SURE * life:
         return Forecast(limit, life, evidence.number * DAY / life, None, round(evidence.number * way.mean), most)
     if way.crossings == 0 and way.watched and not _is_far(evidence, limit):
