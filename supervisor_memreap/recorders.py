@@ -25,6 +25,7 @@ _RESTART = 30.0
 _STALLED = (
     f"nothing was written for {child.PATIENCE:.0f} s: does its disk hang? What happens meanwhile is kept, up to 4 MB"
 )
+_LOST = "a part is missing: more happened than its process could take"
 
 
 def _history(messages: Inbox, tell: Tell, recording: Recording) -> None:
@@ -224,6 +225,8 @@ class Recorders:
             trouble = self._troubles.get(name, "")
             if running and running.stalled() >= child.PATIENCE:
                 trouble = _STALLED
+            elif running and running.lost and not trouble:
+                trouble = _LOST
             self._once.follow(kind.trouble, kind.trouble("", time.time(), trouble) if trouble else None)
 
     def close(self) -> None:

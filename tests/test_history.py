@@ -334,6 +334,26 @@ def test_where_the_log_is_in_no_directory_the_user_is_asked_to_name_a_file(logfi
         default_path(logfile, "/")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
+def test_a_directory_of_another_user_is_no_default(tmp_path):
+    os.chown(tmp_path, 12345, 12345)
+    with pytest.raises(HistoryError, match="belongs to another user: set history=PATH"):
+        default_path(f"{tmp_path}/supervisord.log", "/")
+
+
+def test_what_waits_for_a_file_that_cannot_be_written_is_bounded_and_the_newest_stays(path):
+    directory = path.parent / "later"
+    messages = []
+    for number in range(3000):
+        messages += [left(NOW + number, pid=number)] if number % 10 else [look(NOW + number, {number + 1: 10})]
+    told = record(
+        directory / "h.sqlite", [*messages, left(NOW)], at_once=3000, between=lambda: directory.mkdir(exist_ok=True)
+    )
+    assert troubles(told) == []
+    (history,) = historyfile.load(f"{directory}/h.sqlite")
+    assert (len(history.readings), history.readings[-1].at, history.reaps) == (60, NOW + 2990, 2000)
+
+
 def test_a_directory_that_everyone_may_write_to_is_no_default(tmp_path):
     tmp_path.chmod(stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO | stat.S_ISVTX)
     with pytest.raises(HistoryError, match="every user may write to"):

@@ -13,7 +13,7 @@ import signal
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from supervisor_memreap.core.recording import Recording
@@ -76,6 +76,7 @@ class Child:
         self._told = b""
         self.lost = 0
         """Messages for which there was no room."""
+        _wait_for(_ended)
         try:
             self._pid = os.fork()
         except OSError:
@@ -143,11 +144,26 @@ class Child:
         try:
             while poll.poll(max(0.0, deadline - time.monotonic()) * 1000) and self.read() is not None:
                 pass
-            while os.waitpid(self._pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
+            _ended.add(self._pid)
+            while _wait_for({self._pid}) and time.monotonic() < deadline:
                 time.sleep(0.001)
+        finally:
+            os.close(self.fd)
+
+
+_ended: set[int] = set()
+"""Children that have been told to end, and that the kernel keeps until they are waited for."""
+
+
+def _wait_for(pids: Collection[int]) -> bool:
+    """Whether any of these is still there."""
+    for pid in list(pids):
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                _ended.discard(pid)
         except ChildProcessError:
-            pass  # a library ignores SIGCHLD in this process: then the kernel has waited for it
-        os.close(self.fd)
+            _ended.discard(pid)  # a library ignores SIGCHLD in this process: then the kernel has waited for it
+    return not _ended.isdisjoint(pids)
 
 
 def _run(name: str, consume: Consume, recording: Recording, received: int, told: int) -> None:

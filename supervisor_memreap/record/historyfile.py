@@ -119,6 +119,7 @@ class Writer:
         return sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None)
 
     def _prepare(self) -> None:
+        self.db.execute("PRAGMA trusted_schema = OFF")
         (version,) = self.db.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA:
             raise HistoryError(

@@ -23,12 +23,14 @@ def default_path(logfile: str, directory: str) -> str:
     if log.lower() in ("syslog", "none", "off") or above.startswith(("/dev", "/proc")):
         raise HistoryError(f"supervisord's log ({logfile}) is in no directory: set history=PATH in [memreap], or off")
     try:
-        mode = os.stat(above).st_mode
+        status = os.stat(above)
     except OSError as error:
         raise HistoryError(f"{above}: {error.strerror}; set history=PATH in [memreap], or off") from None
-    if mode & stat.S_IWOTH:
-        # Another user could put a file of this name there.
+    # Another user could put a file of this name there, or a link in the place of SQLite's journal.
+    if status.st_mode & stat.S_IWOTH:
         raise HistoryError(f"every user may write to {above}: set history=PATH in [memreap], or off")
+    if status.st_uid not in (0, os.geteuid()):
+        raise HistoryError(f"{above} belongs to another user: set history=PATH in [memreap], or off")
     return os.path.join(above, NAME)
 
 

@@ -29,8 +29,9 @@ THINNED_EVERY = 3600.0
 # Seconds until a file that could not be written is tried again; and for which a file that another memreap writes to is
 # waited for without a word: the one that was just stopped may still be finishing.
 RETRY, HANDOVER = 30.0, 10.0
-# Messages that wait while the file cannot be written; the oldest looks are lost first.
-_MOST_WAITING = 2000
+# Looks and events that wait while the file cannot be written; beyond that the oldest are lost. A look at 1,000 workers
+# takes 0.6 MB of memory.
+_MOST_LOOKS, _MOST_EVENTS = 60, 2000
 # Messages of one transaction: 100 KB of events, which also the smallest history has room for above _FULL.
 _AT_ONCE = 50
 # Above this share of the space the oldest part is removed, until it is below the second.
@@ -74,9 +75,10 @@ class _History:
         if message["kind"] == "look":
             self._observed = {row["name"] for row in message["pools"] if row.get("standing") == Standing.OBSERVED}
         self._waiting.append(message)
-        if len(self._waiting) > _MOST_WAITING:
-            looks = (number for number, each in enumerate(self._waiting) if each["kind"] == "look")
-            del self._waiting[next(looks, 0)]
+        kind = message["kind"]
+        alike = [number for number, each in enumerate(self._waiting) if each["kind"] == kind]
+        if len(alike) > (_MOST_LOOKS if kind == "look" else _MOST_EVENTS):
+            del self._waiting[alike[0]]
 
     def write(self) -> None:
         """Write what waits. Never raises HistoryError."""
