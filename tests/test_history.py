@@ -342,15 +342,9 @@ def test_a_directory_of_another_user_is_no_default(tmp_path):
 
 
 def test_what_waits_for_a_file_that_cannot_be_written_is_bounded_and_the_newest_stays(path):
-    directory = path.parent / "later"
-    messages = []
-    for number in range(3000):
-        messages += [left(NOW + number, pid=number)] if number % 10 else [look(NOW + number, {number + 1: 10})]
-    told = record(
-        directory / "h.sqlite", [*messages, left(NOW)], at_once=3000, between=lambda: directory.mkdir(exist_ok=True)
-    )
-    assert troubles(told) == []
-    (history,) = historyfile.load(f"{directory}/h.sqlite")
+    messages = [left(NOW + number) if number % 10 else look(NOW + number, {11: 10}) for number in range(3000)]
+    record(path, messages, at_once=5000)
+    (history,) = historyfile.load(str(path))
     assert (len(history.readings), history.readings[-1].at, history.reaps) == (60, NOW + 2990, 2000)
 
 
