@@ -57,12 +57,13 @@ SLOW = 2000.0
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs", help="directory of performance.md (docs)")
+    parser.add_argument("--most", type=int, default=SIZES[-1][1], help="largest number of workers (%(default)s)")
     options = parser.parse_args()
     rows = []
     try:
         with tempfile.TemporaryDirectory() as directory:
             floor = build(Path(directory))
-            for programs, workers in SIZES:
+            for programs, workers in (size for size in SIZES if size[1] <= options.most):
                 with sleepers(floor, programs, workers) as managers:
                     rows.append(tick_report.Row(programs, workers, *measure_all(floor, managers)))
     except KeyboardInterrupt:
