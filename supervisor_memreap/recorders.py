@@ -172,7 +172,15 @@ class Recorders:
 
     def with_totals(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The status of the pools with what is counted of them, also by earlier listeners."""
-        return [self._totals.into(row) for row in rows]
+        add = self._totals.without if self._is_history_unread() else self._totals.into
+        return [add(row) for row in rows]
+
+    def _is_history_unread(self) -> bool:
+        """Whether the totals of earlier listeners are still to come; not if the history cannot be read."""
+        running = self._children.get("history")
+        if running is None or self._totals.are_continued or self._troubles.get("history"):
+            return False
+        return running.stalled() < child.PATIENCE
 
     # For the loop of the listener.
 

@@ -57,8 +57,8 @@ class MemreapNamespaceRPCInterface:
     def getPools(self) -> list[dict[str, Any]]:
         """Get the state of each pool at the last tick
 
-        Sizes are in bytes, growth in bytes per hour, `since` and `message_at` in seconds of the clock of supervisord's
-        machine; unknown values are left out. An empty array if the listener has not looked yet.
+        Sizes are in bytes, growth in bytes per hour, `since`, `counted_since` and `message_at` in seconds of the clock
+        of supervisord's machine; unknown values are left out. An empty array if the listener has not looked yet.
 
         @return array result  An array of structs, as of getPool
         """
@@ -71,8 +71,8 @@ class MemreapNamespaceRPCInterface:
         @return struct result A struct: name, state (of the program), standing, since, metric, limit_bytes, signal,
                               signal_is_set (boolean), server, workers (structs with pid, age_seconds,
                               used_bytes, growth_bytes_per_hour, over, note, reason), reaps, given_back_bytes,
-                              message, message_at, manager_pid, largest_bytes, total_bytes, total_limit_bytes,
-                              pool_bytes, growth_bytes_per_hour, next_at_limit_seconds
+                              counted_since, message, message_at, manager_pid, largest_bytes, total_bytes,
+                              total_limit_bytes, pool_bytes, growth_bytes_per_hour, next_at_limit_seconds
         """
         for pool in self._published.get("pools", ()):
             if pool.get("name") == name:

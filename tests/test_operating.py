@@ -550,6 +550,9 @@ def test_supervisorctl_prints_the_same_as_json(operated):
         (pool,) = values["pools"]
         assert (result.returncode, values["version"], values["view"]) == (0, 1, "listener")
         assert values["age_seconds"] < 30
+        times = {key.removesuffix("_at") for key, value in pool.items() if type(value) is int and 1e9 < value < 4e9}
+        assert times >= {"since", "counted_since"}
+        assert {key.removesuffix("_time") for key in pool if key.endswith("_time")} == times - {"limit_bytes"}
         assert pool["since_time"] == time_text(pool["since"])
         assert isinstance(pool["limit_bytes"], int)
         assert {worker["pid"] for worker in pool["workers"]} == operated.workers()

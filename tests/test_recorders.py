@@ -186,6 +186,8 @@ def test_the_listener_records_and_its_counters_go_on_after_a_restart(listener, t
     second = Listener()
     second.recorders.apply(history(path), Contents())
     second.recorders.take(left_event(pid=12))
+    (row,) = second.recorders.with_totals([{"name": "myapp", "reaps": 1, "given_back_bytes": 95 * MIB}])
+    assert row == {"name": "myapp"}, "not 1: the earlier ones are not known yet"
 
     def assert_counted():
         second.look()

@@ -23,7 +23,7 @@ def worker(pid: int, mib: float | None, **more) -> dict:
 def pool(name: str, *workers: dict, **more) -> dict:
     known = [each["used_bytes"] for each in workers if "used_bytes" in each]
     sizes = {"largest_bytes": max(known), "total_bytes": sum(known)} if known else {}
-    history = {"reaps": 12, "given_back_bytes": 1229 * MIB, "growth_bytes_per_hour": 41 * MIB}
+    history = {"since": NOW, "reaps": 12, "given_back_bytes": 1229 * MIB, "growth_bytes_per_hour": 41 * MIB}
     fixed = {"state": "RUNNING", "standing": "quiet", "paused": False, "metric": "uss", "limit_bytes": 100 * MIB}
     return {"name": name, **fixed, **sizes, **history, "workers": list(workers), **more}
 

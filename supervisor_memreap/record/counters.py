@@ -57,6 +57,14 @@ class Totals:
         if self._before is None:
             self._before = before
 
+    @property
+    def are_continued(self) -> bool:
+        return self._before is not None
+
+    def without(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The status of a pool while its totals are unknown."""
+        return {key: value for key, value in row.items() if key not in ("reaps", "given_back_bytes")}
+
     def into(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The status of a pool with its totals."""
         reaps, bytes_ = self._own.get(row["name"], (0, 0))

@@ -34,7 +34,7 @@ _DROPPED: tuple[tuple[str, ...], ...] = ((), ("freed",), ("freed", "since"))
 _OF_A_LISTENER = ("reaps", "given_back_bytes", "counted_since", "since", "message", "message_at")
 
 # The keys of a pool and of a suspension that are seconds since 1970.
-_TIMES = ("since", "until", "message_at")
+_TIMES = ("since", "until", "message_at", "counted_since")
 
 
 def of_pool(
@@ -233,7 +233,7 @@ def table(pools: Sequence[Mapping[str, Any]], now: float) -> str:
 
     `now` is in seconds since 1970. What a look does not know has no column.
     """
-    has_history = any("reaps" in pool for pool in pools)
+    has_history = any("since" in pool for pool in pools)
     history = ("growth", "reaps", "freed", "since") if has_history else ()
     rows = [("", "", "limit", "workers", *(() if has_history else ("over",)), "largest", "total", *history)]
     rows += [_row(pool, has_history, now) for pool in pools]
@@ -250,7 +250,8 @@ def _row(pool: Mapping[str, Any], has_history: bool, now: float) -> tuple[str, .
     if not has_history:
         return (*start, _over(pool), largest, total)
     growth = growth_values.cell(pool)
-    history = growth, str(pool["reaps"]), _memory(pool, "given_back_bytes"), _age(now - pool["since"])
+    reaps = str(pool.get("reaps", "-"))
+    history = growth, reaps, _memory(pool, "given_back_bytes"), _age(now - pool["since"])
     return (*start, largest, total, *history)
 
 

@@ -238,8 +238,9 @@ def _colour(pools: Sequence[Mapping[str, Any]], number: int) -> str:
 def _pool_row(pool: Mapping[str, Any]) -> tuple[str, ...]:
     limit = f"{memory(pool['limit_bytes'])} {pool['metric']}" if "limit_bytes" in pool else _UNKNOWN
     total = memory(pool["total_bytes"]) if "total_bytes" in pool else _UNKNOWN
-    if "reaps" in pool:
-        history = growth.cell(pool), str(pool["reaps"]), memory(pool["given_back_bytes"])
+    if "since" in pool:
+        freed = memory(pool["given_back_bytes"]) if "given_back_bytes" in pool else _UNKNOWN
+        history = growth.cell(pool), str(pool.get("reaps", _UNKNOWN)), freed
     else:
         history = "", "", ""
     return (_clean(str(pool["name"])), status.standing_word(pool), limit, str(len(pool["workers"])), total, *history)
