@@ -357,7 +357,7 @@ def _status(args: argparse.Namespace) -> int:
             else:
                 clear = "\x1b[H\x1b[J" if args.watch and sys.stdout.isatty() else ""
                 print(f"{clear}{view.text(time.time())}", flush=True)
-            for line in view.troubles:
+            for line in (*view.troubles, *view.warnings):
                 print_line(line)
             if not args.watch:
                 return 0 if view.is_well() else 1

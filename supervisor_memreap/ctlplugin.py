@@ -63,6 +63,7 @@ class _Seen(NamedTuple):
     troubles: list[str]
     age: float | None
     """Seconds since the listener looked; None: it has not."""
+    warnings: list[str]
 
 
 def _names(words: list[str]) -> list[str]:
@@ -142,6 +143,8 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             return
         if shown:
             self.ctl.output(status.table(shown, time.time()))
+        for warning in seen.warnings:
+            self.ctl.output(f"memreap: {warning}")
         for trouble in seen.troubles:
             self._fail(trouble)
 
@@ -172,7 +175,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         if seen.troubles:
             self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
         if all(named(name, [pool["name"] for pool in shown]) for name in names):
-            values = status.document(status.of_listener(shown), "listener", "", seen.troubles, seen.age)
+            values = status.document(status.of_listener(shown), "listener", "", seen.troubles, seen.age, seen.warnings)
             self.ctl.output(json.dumps(values, indent=2))
 
     def _look(self) -> _Seen:
@@ -184,8 +187,8 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         trouble = status.trouble_of_listener(listener)
         age = listener.get("age_seconds")
         if trouble:
-            return _Seen(status.unwatched(pools), [trouble], age)
-        return _Seen(pools, status.troubles_beside(listener, __version__), age)
+            return _Seen(status.unwatched(pools), [trouble], age, [])
+        return _Seen(pools, status.troubles_beside(listener, __version__), age, status.warnings_of(listener))
 
     def _chosen(self, names: list[str], pools: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The pools with these names; fails if a name matches none."""

@@ -38,6 +38,8 @@ _DEEPEST = 5
 _MAX_DIGITS = 40
 # Characters that XML 1.0 cannot carry: they would break the whole answer.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# Of what the listener publishes, the parts that others get as they are.
+_HANDED_ON = ("pools", "answers", "troubles", "warnings")
 _TICKS = (Tick5Event, Tick60Event, Tick3600Event)
 
 
@@ -88,7 +90,7 @@ class MemreapNamespaceRPCInterface:
         @return struct result A struct: name, state, listener_state, pid, count (of listeners), events_waiting,
                               takes_commands, period_seconds (of its ticks), time (now, in seconds since 1970),
                               and of its last look: age_seconds, version, troubles (strings: settings that it does
-                              not apply)
+                              not apply), warnings (strings: why the history or the metrics are missing)
         """
         now = time.time()
         stopped = getProcessStateDescription(ProcessStates.STOPPED)
@@ -118,7 +120,8 @@ class MemreapNamespaceRPCInterface:
             if looked is not None:
                 listener["age_seconds"] = round(max(0.0, now - looked), 1)
             listener["version"] = str(self._published.get("memreap", ""))
-            listener["troubles"] = self._published.get("troubles", [])
+            for key in ("troubles", "warnings"):
+                listener[key] = self._published.get(key, [])
         return listener
 
     def getRestarted(self) -> list[str]:
@@ -172,12 +175,12 @@ class MemreapNamespaceRPCInterface:
             for answer in values["answers"].values():
                 if {key: type(value) for key, value in answer.items()} != {"ok": bool, "text": str}:
                     raise ValueError("not an answer")
-            if any(type(line) is not str for line in values.get("troubles", ())):
+            if any(type(line) is not str for key in ("troubles", "warnings") for line in values.get(key, ())):
                 raise ValueError("not a line")
             if not isinstance(values.get("looked", 0.0), (int, float, type(None))):
                 raise ValueError("not a time")
             json.dumps(values, ensure_ascii=False).encode()  # half a character could not be returned
-            handed_on = {key: _marshalled(values[key]) for key in ("pools", "answers", "troubles") if key in values}
+            handed_on = {key: _marshalled(values[key]) for key in _HANDED_ON if key in values}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             raise RPCError(Faults.INCORRECT_PARAMETERS, "text") from None
         self._published.clear()

@@ -41,12 +41,14 @@ class View(NamedTuple):
     """Seconds since the listener looked; None: this is a look of our own, or it has not looked yet."""
     why: str = ""
     """Why this is a look of our own."""
+    warnings: tuple[str, ...] = ()
+    """What else does not work, a line each: the history or the metrics."""
     is_watched: bool = True
     """Whether a listener watches these pools, as far as known."""
 
     def values(self) -> dict[str, Any]:
         """For JSON."""
-        return status.document(self.pools, self.whose, self.note, self.troubles, self.age)
+        return status.document(self.pools, self.whose, self.note, self.troubles, self.age, self.warnings)
 
     def text(self, now: float) -> str:
         note = textwrap.fill(self.note, status.WIDTH)
@@ -95,7 +97,7 @@ class Viewer:
         # A misspelt section watches nothing, while everything else may look well.
         missing = events.ProgramsMissing.of(self._settings.unmatched(programs), programs, time.time())
         troubles = trouble, missing.text if missing else "", *self._reaper.memory.troubles()
-        return View(pools, "look", note, tuple(filter(None, troubles)), None, why, not trouble)
+        return View(pools, "look", note, tuple(filter(None, troubles)), None, why, is_watched=not trouble)
 
     def _trouble_of_listener(self, programs: Sequence[Program]) -> str:
         """What is wrong with the listener, judging only by its process state in supervisord."""
@@ -145,4 +147,5 @@ def _of_listener(pools: list[dict[str, Any]], listener: Mapping[str, Any]) -> Vi
     """The view of a listener that looks."""
     age = float(listener["age_seconds"])
     note = f"This is what the listener saw {seconds(age)} ago."
-    return View(status.of_listener(pools), "listener", note, tuple(status.troubles_beside(listener, __version__)), age)
+    troubles, warnings = status.troubles_beside(listener, __version__), status.warnings_of(listener)
+    return View(status.of_listener(pools), "listener", note, tuple(troubles), age, warnings=tuple(warnings))

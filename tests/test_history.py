@@ -256,6 +256,33 @@ def test_what_the_one_before_still_writes_is_waited_for_without_a_word(path, mon
     assert troubles(told) == []
 
 
+def test_once_the_one_before_has_ended_the_rest_is_written_though_nothing_new_comes(path, monkeypatch):
+    monkeypatch.setattr(historywriter, "HANDOVER", 1000.0)
+    first = Writer(str(path), 64 * MIB)
+    waits = []
+
+    class Quiet(Messages):
+        def has_more(self, timeout=0.0):
+            waits.append(timeout)
+            if len(waits) == 3:
+                first.close()
+            return False
+
+    told = []
+    historywriter.consume(Quiet([look(NOW, {11: 1})]), told.append, Recording(history=str(path)))
+    assert troubles(told) == []
+    assert len(historyfile.load(str(path))[0].readings) == 1
+    assert waits[0] == 0
+    assert all(wait <= 1 for wait in waits)
+
+
+def test_a_file_that_cannot_be_written_is_reported_at_once(tmp_path, monkeypatch):
+    """Only what another memreap has is waited for."""
+    monkeypatch.setattr(historywriter, "HANDOVER", 1000.0)
+    (trouble,) = troubles(record(tmp_path / "no/h.sqlite", [look(NOW, {11: 1})]))
+    assert "No such file or directory" in trouble
+
+
 def test_a_history_that_a_newer_memreap_has_written_is_not_touched(path):
     record(path, [look(NOW, {11: 1})])
     with sqlite3.connect(path) as database:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 from support import stack
-from support.doctor import BIN, assert_found, needs_root, running
+from support.doctor import BIN, assert_found, doctor, needs_root, running
 from support.driver import POOL, eventually
 from support.operated import Operated
 
@@ -144,3 +146,34 @@ def test_doctor_finds_that_supervisord_logs_to_no_file(where):
     text = TEXT.replace("[memreap]\n", "[memreap]\nhistory=WHERE/no/history.sqlite\n")
     with running(where, text):
         eventually(lambda: assert_found(where, rf"history: note: .*there is no directory {where}/no", 0))
+
+
+def test_what_cannot_be_recorded_or_exposed_is_shown_by_every_view_while_the_pool_is_well(where):
+    """Another process has the port, and the directory of the history is missing."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        lines = f"[memreap]\nhistory=WHERE/no/history.sqlite\nmetrics=127.0.0.1:{port}\n"
+        with running(where, TEXT.replace("[memreap]\n", lines)):
+            eventually(
+                lambda: assert_found(where, rf"metrics: note: cannot listen on 127.0.0.1:{port}: .*all the same", 0)
+            )
+            # Of the two lines about the history, the one with the remedy.
+            assert doctor(where).stdout.count("history:") == 1
+            for line in ("memreap: history: ", f"memreap: metrics: cannot listen on 127.0.0.1:{port}: "):
+                eventually(lambda line=line: assert_shown(where, line))
+            values = json.loads(operated(where).ctl("memreap", "status", "--json").stdout)
+            assert "history: " in values["warning"]
+            assert "metrics: " in values["warning"]
+            shown = subprocess.run(
+                [BIN / "memreap", "status", "-c", f"{where}/supervisord.conf"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert (shown.returncode, shown.stderr.count("all the same")) == (0, 2), shown.stdout + shown.stderr
+
+
+def assert_shown(where: Path, line: str) -> None:
+    result = operated(where).ctl("memreap", "status")
+    assert line in result.stdout
+    assert (result.returncode, "QUIET" in result.stdout) == (0, True), result.stdout

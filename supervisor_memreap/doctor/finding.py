@@ -50,6 +50,8 @@ class Case:
     """The answer of the Python of the running supervisord."""
     supervisorctl: Answer = _NOT_ASKED
     """The answer of the Python of the supervisorctl on the PATH."""
+    warnings: Sequence[str] = ()
+    """Those of the running listener: why the history or the metrics are missing."""
     _client: Client | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""Whether the listener can write the history. Without it memreap works, but cannot suggest a limit."""
+"""Whether the listener can write the history and offer its metrics. Without them it reaps all the same."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ from supervisor_memreap.record.historypath import HistoryError, in_force
 
 
 def check(case: Case) -> Iterator[Finding]:
+    found = list(_history(case))
+    yield from found
+    for warning in case.warnings:
+        subject, _, text = warning.partition(": ")
+        if subject not in {finding.subject for finding in found}:
+            yield Finding(subject, text, False)
+
+
+def _history(case: Case) -> Iterator[Finding]:
+    """Without waiting for the listener's attempt, and with a remedy."""
     supervisord = next((program.supervisord for program in case.programs if program.supervisord), None)
     try:
         path = in_force(case.settings.recording, case.contents, supervisord)

@@ -13,7 +13,7 @@ from supervisor_memreap.core.model import UP
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.restart import advise_interface, advise_restart
 from supervisor_memreap.host import rights
-from supervisor_memreap.record.status import age_of_listener, trouble_of_listener
+from supervisor_memreap.record.status import age_of_listener, trouble_of_listener, warnings_of
 
 
 def check(case: Case) -> Iterator[Finding]:
@@ -25,6 +25,7 @@ def check(case: Case) -> Iterator[Finding]:
     if values is None:
         yield from _without_interface(case)
         return
+    case.warnings = warnings_of(values)
     trouble = trouble_of_listener(values) or age_of_listener(values, __version__)
     if trouble:
         yield Finding("listener", trouble)

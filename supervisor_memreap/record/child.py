@@ -55,9 +55,9 @@ class Inbox:
             *lines, self._rest = (self._rest + chunk).split(b"\n")
             self._lines.extend(lines)
 
-    def has_more(self) -> bool:
-        """Whether a message, or the end, can be had without waiting."""
-        return bool(self._lines or select.select([self._fd], [], [], 0)[0])
+    def has_more(self, timeout: float = 0.0) -> bool:
+        """Whether a message, or the end, can be had within so many seconds."""
+        return bool(self._lines or select.select([self._fd], [], [], timeout)[0])
 
 
 class Child:

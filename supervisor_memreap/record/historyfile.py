@@ -50,6 +50,10 @@ _SHARE = 0.75
 _BUSY = 10.0
 
 
+class InUseError(HistoryError):
+    """Another process writes to the file."""
+
+
 class DamagedError(HistoryError):
     """The file is a history that SQLite cannot read any more."""
 
@@ -98,7 +102,7 @@ class Writer:
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 return  # a file system without such locks
-            raise HistoryError(
+            raise InUseError(
                 f"{self.path}: another memreap writes to it; set another history=PATH in [memreap] for this supervisord"
             ) from None
 

@@ -19,7 +19,7 @@ from supervisor_memreap.core.recording import Recording
 from supervisor_memreap.record import counters, historyfile
 from supervisor_memreap.record.child import Inbox, Message, Tell
 from supervisor_memreap.record.daily import Daily
-from supervisor_memreap.record.historyfile import DamagedError, Writer
+from supervisor_memreap.record.historyfile import DamagedError, InUseError, Writer
 from supervisor_memreap.record.historypath import HistoryError
 
 # For so many seconds all readings are kept, one a minute; older ones so many seconds apart; the oldest are removed.
@@ -51,6 +51,9 @@ def consume(messages: Inbox, tell: Tell, recording: Recording) -> None:
         history.add(message)
         if not messages.has_more():
             history.write()
+            # Not sooner than in a second: a disk that damages each new file would else be filled with them.
+            while history.is_behind and not messages.has_more(max(1.0, history.retry_after(time.monotonic()))):
+                history.write()
     history.write()
     history.close()
 
@@ -68,8 +71,18 @@ class _History:
         self._waiting: deque[Message] = deque()
         self._thinned = float("-inf")
         self._began = time.monotonic()
-        self._failed = float("-inf")
+        self._retry_at = float("-inf")
+        """Not before (monotonic)."""
         self._trouble: str | None = None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the file could not be written the last time."""
+        return bool(self._waiting)
+
+    def retry_after(self, now: float) -> float:
+        """Seconds until the file may be tried again; `now` is monotonic."""
+        return max(0.0, self._retry_at - now)
 
     def add(self, message: Message) -> None:
         if message["kind"] == "look":
@@ -83,7 +96,7 @@ class _History:
     def write(self) -> None:
         """Write what waits. Never raises HistoryError."""
         now = time.monotonic()
-        if now - self._failed < (1.0 if self._is_handover(now) else RETRY):
+        if self.retry_after(now):
             return
         try:
             tables = self._open()
@@ -116,7 +129,8 @@ class _History:
         return self._tables
 
     def _handle(self, error: HistoryError, now: float) -> None:
-        self._failed = now
+        is_handover = isinstance(error, InUseError) and now - self._began < HANDOVER
+        self._retry_at = now + (1.0 if is_handover else RETRY)
         self.close()
         if isinstance(error, DamagedError):
             try:
@@ -124,15 +138,12 @@ class _History:
             except HistoryError as failed:
                 error = failed
             else:
-                self._failed = float("-inf")
+                self._retry_at = float("-inf")
                 self._say(f"{error}: it is kept as {kept}, and a new history was begun")
                 self._trouble = ""  # it is over, and said
                 return
-        if not self._is_handover(now):
+        if not is_handover:
             self._say(str(error))
-
-    def _is_handover(self, now: float) -> bool:
-        return now - self._began < HANDOVER
 
     def _say(self, trouble: str) -> None:
         if trouble != (self._trouble or ""):

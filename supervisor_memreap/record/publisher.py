@@ -55,6 +55,7 @@ class Publisher:
                 "memreap": __version__,
                 "looked": self._looked,
                 "troubles": [*self._once.lasting(events.SettingsRefused, events.ProgramsMissing), *self._troubles()],
+                "warnings": self._once.lasting(events.NotRecorded, events.NotExposed),
                 "pools": self._pools(),
                 "answers": self.answers.values(),
             }

@@ -172,6 +172,11 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall("[0-9]+", version))
 
 
+def warnings_of(listener: Mapping[str, Any]) -> list[str]:
+    """What does not work, while workers are replaced all the same: the history or the metrics, a line each."""
+    return list(listener.get("warnings", ()))
+
+
 def of_look(pools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The pools after our own look, without what only a listener knows."""
     return [
@@ -195,12 +200,18 @@ def document(
     note: str = "",
     troubles: Sequence[str] = (),
     age: float | None = None,
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What the commands print as JSON; unknown values are left out.
 
     Each time in seconds since 1970 has a text with the time zone beside it: `since_time` of `since`.
     """
-    known = {"note": note or None, "age_seconds": age, "trouble": "; ".join(troubles) or None}
+    known = {
+        "note": note or None,
+        "age_seconds": age,
+        "trouble": "; ".join(troubles) or None,
+        "warning": "; ".join(warnings) or None,
+    }
     return {
         "version": VERSION,
         "view": view,

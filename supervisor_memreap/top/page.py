@@ -167,6 +167,8 @@ def _head(frame: Frame, pools: Sequence[Mapping[str, Any]], width: int) -> list[
         lines += _wrapped("TROUBLE: no pool is watched: run memreap doctor", width, "bold red")
     for trouble in view.troubles:
         lines += _wrapped(f"TROUBLE: {trouble}", width, "bold red")
+    for warning in view.warnings:
+        lines += _wrapped(warning, width, "yellow")
     return lines
 
 

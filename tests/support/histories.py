@@ -25,7 +25,7 @@ class Messages(Inbox):
         self._messages = iter(messages)
         self._between = between
         self._at_once = at_once
-        self._count = 0
+        self._count = self._asked = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for message in self._messages:
@@ -34,8 +34,10 @@ class Messages(Inbox):
             self._count += 1
             yield message
 
-    def has_more(self) -> bool:
-        return self._count % self._at_once > 0
+    def has_more(self, timeout: float = 0.0) -> bool:
+        """Whoever asks again has time: the next one comes before that is over."""
+        is_again, self._asked = self._asked == self._count, self._count
+        return is_again or self._count % self._at_once > 0
 
 
 def look(at: float, workers: dict[int, float], ages: dict[int, float] | None = None, **values: Any) -> dict[str, Any]:
