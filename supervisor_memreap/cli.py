@@ -16,6 +16,8 @@ from typing import NamedTuple, NoReturn
 
 from supervisor_memreap import __version__, completion, listener, once, plot, report, suggest, top
 from supervisor_memreap.core.command import VERBS, named, unknown
+from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.recording import Recording
 from supervisor_memreap.core.settings import (
     COMMAND_LINE,
     KEYS,
@@ -34,7 +36,7 @@ from supervisor_memreap.core.values import duration
 from supervisor_memreap.demo import run as demo
 from supervisor_memreap.host import look, procfs
 from supervisor_memreap.reaper import HowEnded
-from supervisor_memreap.record import inforce, log
+from supervisor_memreap.record import historypath, inforce, log
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Client, Unavailable, connect_as_supervisorctl
 from supervisor_memreap.view import Remote, Viewer
@@ -425,12 +427,25 @@ def _settings(args: argparse.Namespace) -> int:
     if missing or not shown:
         print_line(unknown(missing[0], watched) if missing else f"{path}: no program has a [memreap:PROGRAM] section")
         return 1
-    listener_settings = inforce.of_listener(settings.recording, settings.origins_for_all)
+    listener_settings = inforce.of_listener(
+        settings.recording, settings.origins_for_all, *_default_history(contents, programs)
+    )
     if args.json:
         print(json.dumps(inforce.document(path, listener_settings, shown), indent=2))
     else:
         print(inforce.table([*([] if args.names else [listener_settings]), *shown]))
     return 0
+
+
+def _default_history(contents: configfile.Contents, programs: Sequence[Program]) -> tuple[str | None, str]:
+    """The path of the history if none is set; None: there is none, or it is unknown, and why."""
+    supervisord = next((program.supervisord for program in programs if program.supervisord), None)
+    if supervisord is None:
+        return None, "beside the log of the supervisord that runs"
+    try:
+        return historypath.in_force(Recording(), contents, supervisord), ""
+    except historypath.HistoryError as error:
+        return None, f"nothing is recorded: {error}"
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import subprocess
 
 import pytest
 from support.histories import MIB, Messages, left, look, now, signalled
@@ -13,6 +14,9 @@ from supervisor_memreap.core.recording import Recording
 from supervisor_memreap.record import historyfile, historywriter
 from supervisor_memreap.record.historyfile import Writer
 from supervisor_memreap.record.historypath import HistoryError, default_path
+from supervisor_memreap.supervisord import mainlog
+from supervisor_memreap.supervisord.configfile import Contents
+from supervisor_memreap.supervisord.mainlog import MainLog
 
 NOW = now()
 
@@ -351,21 +355,26 @@ def test_only_what_is_asked_for_is_read(path):
 
 
 def test_the_default_is_beside_the_log_of_supervisord(tmp_path):
-    assert default_path(f"{tmp_path}/supervisord.log", "/") == f"{tmp_path}/memreap.sqlite"
-    assert default_path("supervisord.log", str(tmp_path)) == f"{tmp_path}/memreap.sqlite"
+    for log in (f"{tmp_path}/supervisord.log", "/"), ("supervisord.log", str(tmp_path)):
+        assert default_path(MainLog(*log, None)) == f"{tmp_path}/memreap.sqlite"
 
 
 @pytest.mark.parametrize("logfile", ["/dev/stdout", "syslog", "/dev/null", "/nowhere/at/all/supervisord.log"])
 def test_where_the_log_is_in_no_directory_the_user_is_asked_to_name_a_file(logfile):
     with pytest.raises(HistoryError, match=r"set history=PATH in \[memreap\], or off"):
-        default_path(logfile, "/")
+        default_path(MainLog(logfile, "/", None))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
 def test_a_directory_of_another_user_is_no_default(tmp_path):
     os.chown(tmp_path, 12345, 12345)
     with pytest.raises(HistoryError, match="belongs to another user: set history=PATH"):
-        default_path(f"{tmp_path}/supervisord.log", "/")
+        default_path(MainLog(f"{tmp_path}/supervisord.log", "/", None))
+    # But root finds the history of a supervisord that runs as that user.
+    with subprocess.Popen(["sleep", "60"], user=12345, cwd=tmp_path) as process:
+        log = mainlog.find(Contents(), process.pid)
+        process.kill()
+    assert default_path(log) == f"{tmp_path}/memreap.sqlite"
 
 
 def test_what_waits_for_a_file_that_cannot_be_written_is_bounded_and_the_newest_stays(path):
@@ -378,4 +387,4 @@ def test_what_waits_for_a_file_that_cannot_be_written_is_bounded_and_the_newest_
 def test_a_directory_that_everyone_may_write_to_is_no_default(tmp_path):
     tmp_path.chmod(stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO | stat.S_ISVTX)
     with pytest.raises(HistoryError, match="every user may write to"):
-        default_path(f"{tmp_path}/supervisord.log", "/")
+        default_path(MainLog(f"{tmp_path}/supervisord.log", "/", None))

@@ -407,6 +407,11 @@ def test_settings_are_shown_with_where_each_comes_from(operated):
     assert re.search(
         rf"\[other\](?s:.*)announce +no +{operated.directory}/supervisord.conf \[memreap:other\]\n", both.stdout
     )
+    assert re.search(
+        rf"^  history +{operated.directory}/memreap.sqlite +default: beside the log of supervisord$",
+        both.stdout,
+        re.MULTILINE,
+    )
     missing = look(operated, "nowhere", command="settings")
     assert (missing.returncode, missing.stdout) == (1, "")
     assert missing.stderr == "memreap: no pool 'nowhere' is watched; there are: myapp, other\n"

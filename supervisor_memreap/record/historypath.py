@@ -8,6 +8,7 @@ import stat
 from supervisor_memreap.core.recording import Recording
 from supervisor_memreap.supervisord import mainlog
 from supervisor_memreap.supervisord.configfile import Contents
+from supervisor_memreap.supervisord.mainlog import MainLog
 
 NAME = "memreap.sqlite"
 
@@ -16,12 +17,12 @@ class HistoryError(Exception):
     """One line: the file, what is wrong, and what to do."""
 
 
-def default_path(logfile: str, directory: str) -> str:
-    """Beside supervisord's log, which is relative to `directory`. Raises HistoryError."""
-    path = os.path.join(directory, os.path.expanduser(logfile))
-    log, above = os.path.basename(path), os.path.dirname(path)
-    if log.lower() in ("syslog", "none", "off") or above.startswith(("/dev", "/proc")):
-        raise HistoryError(f"supervisord's log ({logfile}) is in no directory: set history=PATH in [memreap], or off")
+def default_path(log: MainLog) -> str:
+    """Beside supervisord's log. Raises HistoryError."""
+    path = os.path.join(log.directory, os.path.expanduser(log.path))
+    name, above = os.path.basename(path), os.path.dirname(path)
+    if name.lower() in ("syslog", "none", "off") or above.startswith(("/dev", "/proc")):
+        raise HistoryError(f"supervisord's log ({log.path}) is in no directory: set history=PATH in [memreap], or off")
     try:
         status = os.stat(above)
     except OSError as error:
@@ -29,7 +30,7 @@ def default_path(logfile: str, directory: str) -> str:
     # Another user could put a file of this name there, or a link in the place of SQLite's journal.
     if status.st_mode & stat.S_IWOTH:
         raise HistoryError(f"every user may write to {above}: set history=PATH in [memreap], or off")
-    if status.st_uid not in (0, os.geteuid()):
+    if status.st_uid not in (0, os.geteuid(), log.user):
         raise HistoryError(f"{above} belongs to another user: set history=PATH in [memreap], or off")
     return os.path.join(above, NAME)
 
@@ -39,4 +40,4 @@ def in_force(recording: Recording, contents: Contents, supervisord: int | None =
 
     Raises HistoryError.
     """
-    return default_path(*mainlog.find(contents, supervisord)) if recording.history == "" else recording.history
+    return default_path(mainlog.find(contents, supervisord)) if recording.history == "" else recording.history

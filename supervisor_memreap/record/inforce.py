@@ -41,10 +41,14 @@ def of_pool(name: str, settings: PoolSettings, origins: Mapping[str, Given], ser
     return Group(name, tuple(rows))
 
 
-def of_listener(recording: Recording, origins: Mapping[str, Given]) -> Group:
-    rows = (
-        Row(key, getattr(recording, key) or None, recording.shown(key), _where(key, origins)) for key in RECORDING_KEYS
-    )
+def of_listener(recording: Recording, origins: Mapping[str, Given], history: str | None, why: str) -> Group:
+    """`history` is the path of the history if none is set; None: there is none, or it is unknown, and `why`."""
+    rows = []
+    for key in RECORDING_KEYS:
+        if key == "history" and recording.history == "":
+            rows.append(Row(key, history, history or "-", f"default: {why or 'beside the log of supervisord'}"))
+        else:
+            rows.append(Row(key, getattr(recording, key), recording.shown(key), _where(key, origins)))
     return Group("memreap", tuple(rows))
 
 
