@@ -233,8 +233,9 @@ class Recorders:
             trouble = self._troubles.get(name, "")
             if running and running.stalled() >= child.PATIENCE:
                 trouble = _STALLED
-            elif running and running.lost and not trouble:
-                trouble = _LOST
+            elif running and running.lost and not trouble and not running.wants():
+                # Once, when it is over.
+                running.lost, trouble = 0, _LOST
             self._once.follow(kind.trouble, kind.trouble("", time.time(), trouble) if trouble else None)
 
     def close(self) -> None:

@@ -240,6 +240,14 @@ def test_a_link_is_not_followed(path):
     assert not target.exists()
 
 
+def test_that_a_worker_was_reaped_is_recorded_also_by_a_writer_that_has_not_seen_the_pool(path):
+    """It was started anew, or what it had written was taken back."""
+    record(path, [look(NOW, {11: 100})])
+    record(path, [signalled(NOW + 1)])
+    (history,) = historyfile.load(str(path))
+    assert [worker.was_reaped for worker in history.workers] == [True]
+
+
 def test_two_memreaps_do_not_write_to_one_file(path):
     first = Writer(str(path), 64 * MIB)
     try:

@@ -142,7 +142,8 @@ class Listener:
 
     def __init__(self):
         self.log = []
-        self.recorders = recorders.Recorders(self.log.append, Once(self.log.append))
+        self.once = Once(self.log.append)
+        self.recorders = recorders.Recorders(self.log.append, self.once)
 
     def loop(self):
         self.recorders.wake(self.recorders.fds())
@@ -213,6 +214,24 @@ def test_without_a_history_the_counters_begin_with_the_listener(listener):
     assert (row["reaps"], row["given_back_bytes"]) == (1, 95 * MIB)
     assert abs(row["counted_since"] - time.time()) < 60
     assert not listener.recorders.want_a_look()
+
+
+def test_that_a_part_was_lost_is_one_line_once_the_rest_is_written_and_then_it_is_over(listener, tmp_path):
+    listener.recorders.apply(history(tmp_path / "h.sqlite"), Contents())
+    listener.look()
+    (child,) = listener.recorders._children.values()
+    child.lost = 3
+
+    def assert_told():
+        listener.look()
+        assert listener.texts() != []
+
+    eventually(assert_told, timeout=10)
+    listener.look()
+    assert listener.texts() == [
+        "history: a part is missing: more happened than its process could take (workers are replaced all the same)"
+    ]
+    assert listener.once.lasting(events.NotRecorded) == []
 
 
 def test_a_change_of_the_setting_takes_effect_at_once(listener, tmp_path):

@@ -260,8 +260,9 @@ class _Tables:
             number = self._pool(pool, event["metric"], at)
             returned = counters.returned(event["came_back"], event["taken"])
             db.execute("UPDATE pool SET reaps = reaps + 1, returned = returned + ? WHERE id = ?", (returned, number))
-        elif name == "Signalled" and pool in self._pools:
-            worker = self._last_worker(self._pools[pool][0], pid)
+        elif name == "Signalled":
+            row = db.execute("SELECT id FROM pool WHERE name = ?", (pool,)).fetchone()
+            worker = row and self._last_worker(row[0], pid)
             if worker:
                 db.execute("UPDATE worker SET reaped = 1 WHERE id = ?", (worker[0],))
 
