@@ -29,6 +29,7 @@ _HOUR = 3600
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the pool")
     parser.add_argument("-o", "--output", required=True, type=_output, metavar="FILE", help="FILE.svg or FILE.png")
+    recorded.add_argument(parser)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--hours", type=recorded.count(24 * recorded.DAYS), metavar="N", help="the last N hours (24)")
     length.add_argument("--days", type=recorded.count(recorded.DAYS), metavar="N", help="the last N days")
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     draw = plot.png if args.output.lower().endswith(".png") else plot.svg
     try:
         plot.require()
-        histories = recorded.pools(args.configuration, [args.name], since)
+        histories = recorded.pools(args.configuration, [args.name], since, args.history)
         if len(histories) > 1:
             print_line(f"'{quote(args.name)}' is {len(histories)} pools: {', '.join(each.name for each in histories)}")
             return 1

@@ -22,6 +22,16 @@ DAYS = 31
 """The history keeps no more."""
 
 
+class NoSuchPoolError(HistoryError):
+    """The history has pools, but none of this name."""
+
+
+def add_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--history", metavar="FILE", help="read this file, such as a copy of another machine's memreap.sqlite"
+    )
+
+
 def count(most: int) -> Callable[[str], int]:
     """For argparse: a whole number from 1 to this one."""
 
@@ -33,23 +43,30 @@ def count(most: int) -> Callable[[str], int]:
     return parse
 
 
-def pools(configuration: str | None, names: Sequence[str], since: float) -> list[PoolHistory]:
+def pools(configuration: str | None, names: Sequence[str], since: float, file: str | None = None) -> list[PoolHistory]:
     """Those that these names mean, or all: readings from a day before `since` on, and all events.
+
+    `file` is the history; None: that of the configuration.
 
     Raises SettingsError for the configuration, and HistoryError, for names that are in no history too.
     """
     from supervisor_memreap.record import historyfile  # SQLite, which no other command needs
 
+    file = file or _in_force(configuration)
+    found = historyfile.load(file, since - _BEFORE, events_since=0.0)
+    if not found:
+        raise HistoryError(f"{file}: no pool was recorded yet: the first minute of a listener is too early")
+    return _chosen(found, names, file)
+
+
+def _in_force(configuration: str | None) -> str:
     path = configfile.find(configuration)
     contents = configfile.ConfigFile(path).read()
     recording = resolve(configfile.merge(contents.sections, contents.limits())).recording
     file = historypath.in_force(recording, contents, None if recording.history else _supervisord(contents))
     if file is None:
         raise HistoryError(f"{path}: there is no history: history=off in [memreap]")
-    found = historyfile.load(file, since - _BEFORE, events_since=0.0)
-    if not found:
-        raise HistoryError(f"{file}: no pool was recorded yet: the first minute of a listener is too early")
-    return _chosen(found, names, file)
+    return file
 
 
 def _supervisord(contents: Contents) -> int | None:
@@ -68,6 +85,6 @@ def _chosen(found: Sequence[PoolHistory], names: Sequence[str], file: str) -> li
         if not matching:
             more = f", and {len(existing) - _MOST_NAMES} more" if len(existing) > _MOST_NAMES else ""
             there = ", ".join(existing[:_MOST_NAMES])
-            raise HistoryError(f"no pool '{quote(name)}' in {file}; there are: {there}{more}")
+            raise NoSuchPoolError(f"no pool '{quote(name)}' in {file}; there are: {there}{more}")
         chosen.update(matching)
     return [history for history in found if history.name in chosen]

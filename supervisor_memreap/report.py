@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--html", metavar="FILE", help="write a page with pictures to FILE")
     form.add_argument("--json", action="store_true", help="for programs; docs/operating.md describes it")
+    recorded.add_argument(parser)
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these pools")
 
 
@@ -81,7 +82,7 @@ def _histories(args: argparse.Namespace, since: float, until: float) -> list[Poo
     """With what a suggestion needs, which is more than a day."""
     from supervisor_memreap.core.suggestion import RECENT
 
-    return recorded.pools(args.configuration, args.names, min(since, until - RECENT))
+    return recorded.pools(args.configuration, args.names, min(since, until - RECENT), args.history)
 
 
 def _of(history: PoolHistory, since: float, until: float) -> PoolReport:

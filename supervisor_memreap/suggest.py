@@ -32,6 +32,7 @@ _NEEDS = "a suggestion needs a day of history: set observe=yes in [memreap:NAME]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs; docs/operating.md describes it")
+    recorded.add_argument(parser)
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these pools")
 
 
@@ -39,11 +40,12 @@ def run(args: argparse.Namespace) -> int:
     """The exit status, as above."""
     now = time.time()
     try:
-        histories = recorded.pools(args.configuration, args.names, now - RECENT)
+        histories = recorded.pools(args.configuration, args.names, now - RECENT, args.history)
     except HistoryError as error:
         print_line = log.to(sys.stderr)
         print_line(str(error))
-        print_line(_NEEDS)
+        if not isinstance(error, recorded.NoSuchPoolError):
+            print_line(_NEEDS)
         return 1
     found = [suggest(history, now) for history in histories]
     if args.json:

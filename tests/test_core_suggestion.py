@@ -6,6 +6,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -57,6 +58,20 @@ def pool(
         for each in workers
     )
     return PoolHistory("myapp", "uss", BEGIN, readings, kept, events)
+
+
+def shifted(history: PoolHistory, seconds: float) -> PoolHistory:
+    """The same, so much later."""
+    workers = tuple(
+        replace(
+            worker,
+            started=worker.started + seconds,
+            readings=tuple(reading._replace(at=reading.at + seconds) for reading in worker.readings),
+        )
+        for worker in history.workers
+    )
+    readings = tuple(reading._replace(at=reading.at + seconds) for reading in history.readings)
+    return replace(history, since=history.since + seconds, workers=workers, readings=readings)
 
 
 def judged(history: PoolHistory, hours: float = 24.0) -> Suggestion:
@@ -163,6 +178,18 @@ def jumps(pid: int, days: int, every: float) -> Size:
     chance = random.Random(pid)
     times = [chance.uniform(0, days * 24) for _ in range(round(days * 24 / every))]
     return lambda age: 50 + 80 * sum(time < age for time in times)
+
+
+@pytest.mark.parametrize("start", [0, -3])
+def test_the_time_of_the_day_at_which_watching_began_makes_no_difference(start):
+    """A part of the day of which only some minutes were watched says nothing."""
+    leaking = pool(four(leak(2), start=start))
+    found = {
+        (suggestion.kind, suggestion.limit)
+        for later in range(0, 3 * 3600, 300)
+        for suggestion in [suggest(shifted(leaking, later), BEGIN + later + 24 * HOUR)]
+    }
+    assert found == {(Kind.STEADY, 120 * MIB)}
 
 
 def test_jumps_after_single_requests_are_spikes():

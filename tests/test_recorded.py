@@ -67,6 +67,15 @@ def test_the_picture_has_the_reap_and_the_limit(recorded):
     assert "limit 1.0 GiB" in picture
 
 
+@pytest.mark.parametrize("words", [["report"], ["suggest", "--json"], ["plot", "myapp", "-o", "copied.svg"]])
+def test_a_copy_of_the_file_is_read_without_a_configuration_as_on_another_machine(recorded, tmp_path, words):
+    shutil.copy(recorded / "memreap.sqlite", tmp_path / "web1.sqlite")
+    command = [sys.executable, "-m", "supervisor_memreap", *words, "--history", "web1.sqlite", "-c", "/nowhere.conf"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.stderr == ""
+    assert "myapp" in (result.stdout or (tmp_path / "copied.svg").read_text())
+
+
 def test_the_page_is_written_while_the_listener_writes(recorded):
     result = memreap(recorded, "report", "--html", f"{recorded}/report.html")
     assert (result.returncode, result.stderr) == (0, "")

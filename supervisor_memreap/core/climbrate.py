@@ -26,6 +26,9 @@ PARTS = 8
 # Of 24 hours of the day, the least that must be watched; and the least where watching went on for more than a day, so
 # that another part of the day does not look like another age.
 FEWEST_HOURS, FEWEST_HOURS_LATER = 20, 23
+# A part of the day that was watched for less than this share of the others says nothing: in a minute a worker climbs
+# less than its readings fall and rise.
+THIN = 0.1
 # Days differ in load: the standard deviation, as a share of the rate.
 DAYS_DIFFER = 0.1
 
@@ -87,9 +90,10 @@ class Cells:
         for _, hour, seconds, climb in cells:
             seconds_of[_part(hour)] += seconds
             climb_of[_part(hour)] += climb
-        watched = [part for part in range(PARTS) if seconds_of[part]]
+        watched = {part for part in range(PARTS) if seconds_of[part] > THIN * sum(seconds_of) / PARTS}
         mean = sum(climb_of[part] / seconds_of[part] for part in watched) / len(watched)
-        rates = tuple(climb_of[part] / seconds_of[part] if seconds_of[part] else mean for part in range(PARTS))
+        rates = tuple(climb_of[part] / seconds_of[part] if part in watched else mean for part in range(PARTS))
+        cells = [cell for cell in cells if _part(cell[1]) in watched]
         days = max(1.0, len({hour for _, hour, _, _ in cells}) / 24)
         error = math.sqrt(_variance(cells, rates, seconds_of) + (DAYS_DIFFER * mean) ** 2 / days)
         return Rate(mean, error, rates)
