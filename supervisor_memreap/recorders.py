@@ -160,7 +160,8 @@ class Recorders:
 
     def _look(self, rows: Sequence[Mapping[str, Any]]) -> None:
         now = time.monotonic()
-        message = {"kind": "look", "at": time.time(), "pools": rows}
+        lasting = sorted(self._once.lasting_kinds())
+        message = {"kind": "look", "at": time.time(), "pools": rows, "lasting": lasting}
         for name, running in self._children.items():
             if self._is_due(name):
                 self._looked[name] = now

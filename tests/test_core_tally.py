@@ -105,6 +105,18 @@ def test_errors_are_those_of_memreap_also_in_a_pool():
     assert set(tally.errors) == set(ERRORS)
 
 
+def test_an_error_lasts_until_a_look_says_otherwise_and_is_unknown_when_no_look_comes():
+    tally = Tally()
+    assert tally.lasting_errors(0.0) == {}
+    tally.take(look(lasting=("settings_refused", "memory_short")), 0.0)
+    lasting = tally.lasting_errors(1.0)
+    assert [kind for kind, lasts in lasting.items() if lasts] == ["settings_refused"]
+    assert set(lasting) < set(ERRORS)
+    tally.take(look(), 5.0)
+    assert not any(tally.lasting_errors(6.0).values())
+    assert tally.lasting_errors(10_000.0) == {}
+
+
 def test_a_shortage_in_which_reaping_does_not_help_is_that_of_its_pool_or_of_the_host():
     def short(pool: str, kind: Kind):
         return event(events.NotRelieved(pool, 1.0, Shortage(kind, pool or "the host", 2.0, 1.0), 0, 0, 600.0))

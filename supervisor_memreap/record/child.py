@@ -20,8 +20,8 @@ from supervisor_memreap.core.recording import Recording
 from supervisor_memreap.host import forked
 
 Message = Mapping[str, Any]
-"""`{"kind": "event", …}` with record.fields, or `{"kind": "look", "at": seconds since 1970, "pools": […]}` with
-record.status.
+"""`{"kind": "event", …}` with record.fields, or `{"kind": "look", "at": seconds since 1970, "pools": […],
+"lasting": […]}` with record.status and the kinds of the events whose states last.
 """
 Tell = Callable[[Message], None]
 """Sends a message back to the listener: {"trouble": a line, or empty when it is over}, and what else the sink has."""

@@ -87,6 +87,10 @@ class Exposition(Collector):
         for kind, count in tally.errors.items():
             errors.add_metric([kind], count)
         yield errors
+        lasting = GaugeMetricFamily("memreap_lasting_error", "1 while this error of memreap lasts.", labels=["kind"])
+        for kind, lasts in tally.lasting_errors(time.monotonic()).items():
+            lasting.add_metric([kind], lasts)
+        yield lasting
 
     def _of_pools(self, now: float) -> Iterator[Metric]:
         rows = {name: self._tally.row(name, now) for name in self._tally.pools()}

@@ -27,7 +27,7 @@ def of(event: Event) -> dict[str, Any]:
     reason = own.pop("reason", None)
     values: dict[str, Any] = {
         "version": VERSION,
-        "event": event.announced_as or _words(type(event).__name__),
+        "event": kind_of(type(event)),
         "name": type(event).__name__,
         "pool": plain(own.pop("pool")),
         "pid": event.pid,
@@ -40,6 +40,11 @@ def of(event: Event) -> dict[str, Any]:
     if reason is not None:
         own["evidence"] = reason
     return {**values, **{key: plain(value) for key, value in own.items()}}
+
+
+def kind_of(event: type[Event]) -> str:
+    """What the field `event` has for events of this class."""
+    return event.announced_as or _words(event.__name__)
 
 
 COMMON = ("version", "event", "name", "pool", "pid", "reason", "message", "at", "time")

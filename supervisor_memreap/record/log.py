@@ -119,6 +119,10 @@ class Once:
         """The texts of the states of these kinds that still last."""
         return [text for (kind, _), text in self._last.items() if kind in kinds]
 
+    def lasting_kinds(self) -> set[str]:
+        """The kinds of the states that still last, named as in record.fields."""
+        return {fields.kind_of(kind) for kind, _ in self._last}
+
     def clear(self, kind: type[Event], pool: str = "") -> bool:
         """End that state; whether there was one."""
         return self._last.pop((kind, pool), None) is not None

@@ -32,6 +32,8 @@ ERRORS = (
     *("internal_error", "settings_refused", "programs_missing", "supervisord_unavailable", "not_published"),
     *("not_remembered", "not_recorded", "not_exposed"),
 )
+# Those of them that may last for a while; a counter tells only when they began.
+LASTING = tuple(kind for kind in ERRORS if kind != "internal_error")
 # What may be short so that reaping does not help: in a pool, and on the host or in a control group.
 OF_POOL, OF_HOST = ("total",), ("headroom", "pressure")
 # Looks of which the longest interval is the usual one; before there are two, that of TICK_60.
@@ -91,6 +93,7 @@ class Tally:
         self.looked_at: float | None = None
         """When the pools were last looked at, in seconds since 1970; None: never."""
         self.errors = Counter(dict.fromkeys(ERRORS, 0))
+        self._lasting: frozenset[str] = frozenset()
         self.not_relieved = Counter(dict.fromkeys(OF_HOST, 0))
         """Of the host and of control groups."""
         self._pools: dict[str, PoolTally] = {}
@@ -112,6 +115,7 @@ class Tally:
         if self._looked is not None:
             self._intervals.append(now - self._looked)
         self._looked, self.looked_at = now, look["at"]
+        self._lasting = frozenset(look["lasting"])
         self._rows = {row["name"]: row for row in look["pools"]}
         self._keep()
 
@@ -140,6 +144,10 @@ class Tally:
     def row(self, pool: str, now: float) -> Mapping[str, Any] | None:
         """The pool at the last look, as record.status has it; None: its state is unknown now."""
         return None if self.is_old(now) else self._rows.get(pool)
+
+    def lasting_errors(self, now: float) -> Mapping[str, bool]:
+        """Whether each kind of error lasted at the last look; empty: unknown now."""
+        return {} if self.is_old(now) else {kind: kind in self._lasting for kind in LASTING}
 
     def is_old(self, now: float) -> bool:
         """Whether the listener does not look any more, or has not begun to."""

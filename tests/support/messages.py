@@ -41,8 +41,8 @@ def row(name: str = "myapp", **values: Any) -> dict[str, Any]:
     return {key: value for key, value in {**usual, **values}.items() if value is not None}
 
 
-def look(*rows: dict[str, Any], at: float = 1e9) -> dict[str, Any]:
-    return {"kind": "look", "at": at, "pools": list(rows)}
+def look(*rows: dict[str, Any], at: float = 1e9, lasting: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"kind": "look", "at": at, "pools": list(rows), "lasting": list(lasting)}
 
 
 def event(happened: events.Event) -> dict[str, Any]:
