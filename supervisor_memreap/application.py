@@ -89,6 +89,12 @@ class Application:
             # A listener that exits while it handles an event gets it again about every 2 s, and none would look.
             self._once(log.internal_error("", error))
 
+    def publish_totals(self) -> None:
+        """If the history has just been read: until then nobody knew how much earlier listeners reaped. Never raises."""
+        if self.recorders.has_new_totals():
+            self._rows = self.recorders.with_totals(self._rows)
+            self._guard(lambda: self._publisher.publish(self._client()))
+
     def look_between_ticks(self) -> None:
         """If that is due. Never raises."""
         if self.timing.is_due():

@@ -133,6 +133,7 @@ def _serve(protocol: Protocol, stdin: int, application: Application) -> None:
         readable = [fd for fd, _ in poll.poll(_patience(application))]
         application.timing.wake(readable)
         application.recorders.wake(readable)
+        application.publish_totals()
         now = time.monotonic()
         for fd in readable:
             if fd == woken and set(os.read(woken, 512)) & {signal.SIGTERM, signal.SIGINT}:

@@ -51,9 +51,10 @@ def run(args: argparse.Namespace) -> int:
     draw = plot.png if args.output.lower().endswith(".png") else plot.svg
     try:
         plot.require()
-        histories = recorded.pools(args.configuration, [args.name], since, args.history)
+        histories = list(recorded.pools(args.configuration, [args.name], since, args.history))
         if len(histories) > 1:
-            print_line(f"'{quote(args.name)}' is {len(histories)} pools: {', '.join(each.name for each in histories)}")
+            names = ", ".join(each.name for each in histories)
+            print_line(f"'{quote(args.name)}' is {len(histories)} pools; name one of them: {names}")
             return 1
         picture = draw(histories[0], since, until)
         wholefile.write(args.output, picture if isinstance(picture, bytes) else picture.encode())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 from supervisor_memreap.core.command import named
 from supervisor_memreap.core.history import PoolHistory
@@ -43,20 +44,26 @@ def count(most: int) -> Callable[[str], int]:
     return parse
 
 
-def pools(configuration: str | None, names: Sequence[str], since: float, file: str | None = None) -> list[PoolHistory]:
-    """Those that these names mean, or all: readings from a day before `since` on, and all events.
+def pools(
+    configuration: str | None, names: Sequence[str], since: float, file: str | None = None
+) -> Iterator[PoolHistory]:
+    """Those that these names mean, or all that were recorded since then: readings from a day before, and all events.
 
-    `file` is the history; None: that of the configuration.
+    `since` is in seconds since 1970. `file` is the history; None: that of the configuration.
 
     Raises SettingsError for the configuration, and HistoryError, for names that are in no history too.
     """
     from supervisor_memreap.record import historyfile  # SQLite, which no other command needs
 
     file = file or _in_force(configuration)
-    found = historyfile.load(file, since - _BEFORE, events_since=0.0)
-    if not found:
-        raise HistoryError(f"{file}: no pool was recorded yet: the first minute of a listener is too early")
-    return _chosen(found, names, file)
+    existing = historyfile.names(file)
+    if not existing:
+        raise HistoryError(f"{file}: no pool is recorded yet: try again a minute after the listener has started")
+    # Pools that were removed or renamed are shown only if they are named.
+    chosen = _chosen(existing, names, file) if names else historyfile.names(file, since)
+    if not chosen:
+        raise HistoryError(f"{file}: nothing was recorded in the last {(time.time() - since) / 86400:.0f} days")
+    yield from historyfile.each(file, since - _BEFORE, chosen)
 
 
 def _in_force(configuration: str | None) -> str:
@@ -77,14 +84,13 @@ def _supervisord(contents: Contents) -> int | None:
         return None
 
 
-def _chosen(found: Sequence[PoolHistory], names: Sequence[str], file: str) -> list[PoolHistory]:
-    existing = [history.name for history in found]
+def _chosen(existing: Sequence[str], names: Sequence[str], file: str) -> list[str]:
     chosen = set()
-    for name in names or ["all"]:
+    for name in names:
         matching = named(name, existing)
         if not matching:
             more = f", and {len(existing) - _MOST_NAMES} more" if len(existing) > _MOST_NAMES else ""
             there = ", ".join(existing[:_MOST_NAMES])
             raise NoSuchPoolError(f"no pool '{quote(name)}' in {file}; there are: {there}{more}")
         chosen.update(matching)
-    return [history for history in found if history.name in chosen]
+    return [name for name in existing if name in chosen]

@@ -84,6 +84,7 @@ class Recorders:
         self._troubles: dict[str, str] = {}
         self._error: events.InternalError | None = None
         self._totals = Totals(time.time())
+        self._are_totals_new = False
         self._looked: dict[str, float] = {}
         """When each of them last got a look (monotonic)."""
 
@@ -176,6 +177,11 @@ class Recorders:
         add = self._totals.without if self._is_history_unread() else self._totals.into
         return [add(row) for row in rows]
 
+    def has_new_totals(self) -> bool:
+        """Whether those of earlier listeners have come since this was last asked."""
+        are_new, self._are_totals_new = self._are_totals_new, False
+        return are_new
+
     def _is_history_unread(self) -> bool:
         """Whether the totals of earlier listeners are still to come; not if the history cannot be read."""
         running = self._children.get("history")
@@ -219,6 +225,7 @@ class Recorders:
         if "trouble" in message:
             self._troubles[name] = str(message["trouble"])
         if "totals" in message:
+            self._are_totals_new = not self._totals.are_continued
             self._totals.continue_from(message["totals"])
         for line in message.get("lines", ()):
             kind = events.Summary if line["kind"] == "summary" else events.LimitSuggested

@@ -20,6 +20,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from supervisor_memreap import __version__, recorded
@@ -78,7 +79,7 @@ def _write_page(args: argparse.Namespace, since: float, until: float) -> None:
     wholefile.write(args.html, html.encode())
 
 
-def _histories(args: argparse.Namespace, since: float, until: float) -> list[PoolHistory]:
+def _histories(args: argparse.Namespace, since: float, until: float) -> Iterator[PoolHistory]:
     """With what a suggestion needs, which is more than a day."""
     from supervisor_memreap.core.suggestion import RECENT
 

@@ -41,13 +41,13 @@ def run(args: argparse.Namespace) -> int:
     now = time.time()
     try:
         histories = recorded.pools(args.configuration, args.names, now - RECENT, args.history)
+        found = [suggest(history, now) for history in histories]
     except HistoryError as error:
         print_line = log.to(sys.stderr)
         print_line(str(error))
         if not isinstance(error, recorded.NoSuchPoolError):
             print_line(_NEEDS)
         return 1
-    found = [suggest(history, now) for history in histories]
     if args.json:
         pools = [suggestion.values(each) for each in found]
         print(json.dumps({"version": suggestion.VERSION, "pools": pools}, indent=2))

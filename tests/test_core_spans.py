@@ -7,7 +7,9 @@ from support import sawtooth
 from support.sawtooth import DAY, HOUR, UNTIL
 
 from supervisor_memreap.core import events, spans
-from supervisor_memreap.core.reasons import OverLimit
+from supervisor_memreap.core.model import ProcessId, SentMoment
+from supervisor_memreap.core.reasons import OverLimit, OverTotal, Requested
+from supervisor_memreap.core.shortage import Kind, Shortage
 from supervisor_memreap.core.spans import Span
 
 MINUTE = 60.0
@@ -95,6 +97,20 @@ def test_a_suspension_that_was_not_resumed_lasts():
 def test_an_event_that_is_repeated_after_a_restart_is_no_second_suspension():
     again = events.WrongSetting("a", 200.0, OverLimit(43, 40, "uss"), "limit=90MB")
     assert [each.span for each in suspensions(TOO_LOW, again, events.Resumed("a", 400.0, "x"))] == [Span(100, 400)]
+
+
+@pytest.mark.parametrize("reason", [OverLimit(95, 90, "uss"), Requested(None, "uss")])
+def test_a_reap_that_the_suspension_would_have_prevented_ends_it(reason):
+    """The machine was restarted, and memreap does not know of it any more."""
+    reap = events.Signalled("a", 500.0, ProcessId(11, 1.0), reason, "HUP", SentMoment.HELD, 60.0)
+    (suspension,) = suspensions(TOO_LOW, reap)
+    assert (suspension.span, suspension.has_ended) == (Span(100, 500), True)
+
+
+def test_a_reap_for_memory_that_is_short_does_not_end_a_suspension():
+    short = OverTotal(Shortage(Kind.TOTAL, "a", 90, 80), 10)
+    reap = events.Signalled("a", 500.0, ProcessId(11, 1.0), short, "HUP", SentMoment.HELD, 60.0)
+    assert suspensions(TOO_LOW, reap)[0].span == Span(100, 1000)
 
 
 def test_the_end_of_a_pause_is_no_suspension():

@@ -201,6 +201,23 @@ def test_jumps_after_single_requests_are_spikes():
     assert suggestion.why is Why.AFTER_SPIKES
 
 
+@pytest.mark.parametrize("late", [0, 2, 10])
+def test_nothing_is_promised_above_a_limit_in_force_however_late_a_worker_is_reaped(late):
+    """Busy workers are reaped after their next readings, which are above the limit."""
+    workers, pid = [], 0
+    for place in range(4):
+        start = 0.0
+        while start < 72:
+            size = jumps(pid, 3, 20)
+            over = next((minute / 60 for minute in range(72 * 60) if size(minute / 60) > 90), 72.0)
+            end = min(72.0, start + over + (late + 0.5) / 60)
+            workers.append(worker(pid * 10 + place, size, start, end, reaped=end < 72))
+            start, pid = end, pid + 1
+    suggestion = judged(pool(workers, 4, 72, limit=90), 72)
+    assert all(not each.is_known for each in suggestion.forecasts if each.limit > 90 * MIB)
+    assert suggestion.limit is None
+
+
 def test_a_few_jumps_say_too_little():
     workers = [worker(pid, jumps(pid, 1, 8)) for pid in range(3)]
     suggestion = judged(pool(workers, 3))
@@ -324,10 +341,25 @@ def test_the_text_compares_the_present_limit_with_the_suggested_one():
     [
         (pool(four(leak(60), end=0.4), hours=0.4), 0.4, "watched for 22 min, 4 workers grew; ask again tomorrow"),
         (pool([]), 24.0, "no worker was watched yet; ask again tomorrow"),
-        (pool(four(leak(5), start=-200)), 24.0, "run supervisorctl restart myapp when it suits you"),
+        (pool(four(leak(5), start=-200)), 24.0, "restart the program when it suits you"),
         (pool([worker(pid, jumps(pid, 1, 8)) for pid in range(3)], 3), 24.0, "too few large requests were seen"),
+        (
+            pool([worker(int(10 * at), leak(60), at / 6, at / 6 + 0.16) for at in range(300)], 1, 50),
+            50.0,
+            "watched for 2 d, but workers leave too soon to see how they grow",
+        ),
+        (
+            pool([worker(day, leak(1), 24 * day, 24 * day + 10) for day in range(4)], 1, 96),
+            96.0,
+            "but in fewer than 20 of the 24 hours of the day",
+        ),
+        (
+            pool([worker(10 * place + at, leak(2), at, at + 1) for place in range(4) for at in range(30)], 4, 30),
+            30.0,
+            "none came near a limit of twice what a warmed-up worker holds",
+        ),
     ],
-    ids=["too short", "no worker", "no fresh worker", "too few jumps"],
+    ids=["too short", "no worker", "no fresh worker", "too few jumps", "short lives", "few hours", "not seen"],
 )
 def test_it_says_why_no_limit_is_known_and_what_to_do(history, hours, reason):
     suggestion = judged(history, hours)

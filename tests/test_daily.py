@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 
 import pytest
-from support.histories import Messages, left, look, signalled
+from support.histories import MIB, Messages, left, look, signalled
 
+from supervisor_memreap.core import events
+from supervisor_memreap.core.model import ProcessId, SentMoment
+from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.recording import Recording
-from supervisor_memreap.record import daily, historyfile, historywriter
+from supervisor_memreap.record import daily, fields, historyfile, historywriter
 from supervisor_memreap.record.daily import Daily
 
 DAY = 86400.0
@@ -19,6 +23,9 @@ NOON = time.mktime((2026, 11, 28, 12, 0, 0, 0, 0, -1))
 
 class Marks(dict):
     mark = dict.get
+
+    def names(self):
+        return ["myapp"]
 
     def set_mark(self, name, value):
         self[name] = value
@@ -39,7 +46,7 @@ def recorded(tmp_path):
     messages += [look(NOON, {12: 50, 13: 40})]
     recording = Recording(history=str(path))
     historywriter.consume(Messages(messages, at_once=50), lambda _: None, recording)
-    return lambda since: historyfile.load(str(path), since)
+    return functools.partial(historyfile.each, str(path))
 
 
 def test_each_day_is_summarised_once_when_it_is_over_also_after_a_restart(recorded):
@@ -51,6 +58,31 @@ def test_each_day_is_summarised_once_when_it_is_over_also_after_a_restart(record
     assert list(Daily(True, recorded).lines(marks, (), NOON + 3600)) == []
     (next_day,) = Daily(True, recorded).lines(marks, (), NOON + DAY)
     assert "no worker replaced" in next_day["text"]
+
+
+def test_a_suspension_of_an_earlier_day_and_a_reap_over_midnight_are_in_the_summary(tmp_path):
+    path = str(tmp_path / "h.sqlite")
+    too_low = events.WrongSetting("myapp", NOON - 36 * 3600 - 0.5, OverLimit(42 * MIB, 40 * MIB, "uss"), "limit=90MB")
+    asked = events.Signalled(
+        "myapp",
+        NOON - 36 * 3600 - 1,
+        ProcessId(11, 1.0),
+        OverLimit(100 * MIB, 90 * MIB, "uss"),
+        "HUP",
+        SentMoment.HELD,
+        60.0,
+    )
+    happened = [{"kind": "event", **fields.of(event)} for event in (asked, too_low)]
+    messages = [
+        *happened,
+        left(NOON - 36 * 3600 + 1),
+        *(look(NOON - hour * 3600, {11: 40}) for hour in range(50, 0, -1)),
+    ]
+    historywriter.consume(Messages(messages, at_once=90), lambda _: None, Recording(history=path))
+    marks = Marks(summary=NOON - 1.5 * DAY)
+    (line,) = Daily(True, functools.partial(historyfile.each, path)).lines(marks, (), NOON)
+    assert "suspended for" in line["text"]
+    assert "1 worker replaced (1 limit)" in line["text"]
 
 
 def test_a_clock_that_is_set_back_summarises_nothing(recorded):

@@ -136,7 +136,7 @@ def test_doctor_finds_a_history_that_the_listeners_user_may_not_write(where):
     http = f"[unix_http_server]\nfile={where}/s.sock\nchown=www-data\n"
     with running(where, text, http=http):
         expression = (
-            f"history: note: nothing is recorded: no file may be made in {where}/closed, for the listener's user"
+            f"history: note: nothing is recorded: cannot create a file in {where}/closed, for the listener's user"
             r" www-data: set history=PATH in \[memreap\] to a file in a directory of that user, or off"
         )
         eventually(lambda: assert_found(where, expression, 1))

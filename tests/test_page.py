@@ -138,6 +138,12 @@ def test_a_name_that_is_html_is_shown_as_it_is(measured):
     assert page.language == "en"
 
 
+@pytest.mark.parametrize("name", [r"a\1b", r"x\g<0>y", "back\\"])
+def test_a_name_with_a_backslash_is_shown_as_it_is(name):
+    shown = name.replace("<", "&lt;").replace(">", "&gt;")
+    assert f'aria-label="{shown}"' in page.inline("<svg viewBox='0 0 1 1'></svg>", "p", name)
+
+
 def test_a_host_and_a_name_of_no_encoding_can_be_written():
     assert b"a?b" in html(sawtooth.pool("a\udcffb"), host="x\udcff").encode()
 

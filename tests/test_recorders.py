@@ -201,7 +201,9 @@ def test_the_listener_records_and_its_counters_go_on_after_a_restart(listener, t
         }
 
     try:
+        assert not second.recorders.has_new_totals()
         eventually(assert_counted, timeout=10)
+        assert [second.recorders.has_new_totals() for _ in range(2)] == [True, False]
     finally:
         second.recorders.close()
     assert second.log == []

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,8 +85,9 @@ def test_more_days_show_more(conf):
 
 
 def test_what_lasts_since_before_the_time_shown_is_known(tmp_path):
-    history = sawtooth.pool("myapp", days=3, until=NOW)
-    wrong = sawtooth.suspended(NOW - 2.5 * DAY)
+    history, since = sawtooth.pool("myapp", days=3, until=NOW), NOW - 2.5 * DAY
+    history = replace(history, events=tuple(event for event in history.events if event.at < since))
+    wrong = sawtooth.suspended(since)
     savedhistory.save(tmp_path / "memreap.sqlite", sawtooth.with_events(history, wrong))
     result = memreap(configuration(tmp_path, f"history={tmp_path}/memreap.sqlite"), "report")
     assert "since then (60 h): a fresh worker" in result.stdout
@@ -144,7 +146,7 @@ def test_the_time_of_a_picture_is_chosen(conf, tmp_path, length):
     [
         (["report", "myap"], 1, "no pool 'myap' in .*memreap.sqlite; there are: myapp, old, shop:back, shop:front"),
         (["plot", "myap", "-o", "a.svg"], 1, "no pool 'myap' in .*; there are: myapp, old"),
-        (["plot", "shop", "-o", "a.svg"], 1, "'shop' is 2 pools: shop:back, shop:front"),
+        (["plot", "shop", "-o", "a.svg"], 1, "'shop' is 2 pools; name one of them: shop:back, shop:front"),
         (["plot", "old", "-o", "a.svg"], 1, "old: nothing was recorded from .*: no picture"),
         (["plot", "myapp", "-o", "a.gif"], 2, r"a.gif: must end in .svg or .png"),
         (["plot", "myapp", "-o", "svg"], 2, "svg: must end in .svg or .png"),

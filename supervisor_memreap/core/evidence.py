@@ -94,6 +94,11 @@ class Evidence:
             return (self.begin,)
         return (self.begin, *(age for age in _AGES if self.begin < age))
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether workers were watched beyond the age from which on growth counts, for as long as one must be."""
+        return sum(step.seconds for each in self.steps for step in each) >= DAY / 4
+
     def growth_so_far(self) -> float | None:
         """Bytes per second, of all that was watched."""
         seconds = sum(step.seconds for each in self.steps for step in each)

@@ -12,7 +12,10 @@ from statistics import median
 from typing import NamedTuple
 
 from supervisor_memreap.core.history import EventRecord
+from supervisor_memreap.core.reasons import REASONS
 
+# For which no worker of a suspended pool is reaped.
+_ABOUT_WORKERS = frozenset(each.setting or "requested" for each in REASONS if each.is_about_worker)
 # A step between two readings is a gap if it is so many times as long as those beside it, and at least so many seconds.
 _TIMES = 3.0
 _AT_LEAST = 180.0
@@ -78,13 +81,21 @@ def gaps(spans: Iterable[Span], since: float, until: float) -> list[Span]:
 
 
 def suspensions(events: Iterable[EventRecord], until: float) -> list[Suspension]:
-    """The suspensions of a pool, in their order; one that lasts ends at `until`."""
+    """The suspensions of a pool, in their order; one that lasts ends at `until`.
+
+    After a restart of the machine memreap knows nothing of it, and no event says so: a reap that it would have
+    prevented ends it as well.
+    """
     found: list[Suspension] = []
     for event in events:
         lasting = found[-1] if found and not found[-1].has_ended else None
         if event.values.get("event") == "suspended":
             if lasting is None:
                 found.append(Suspension(Span(event.at, until), str(event.values.get("message", "")), has_ended=False))
-        elif event.values.get("event") == "resumed" and lasting:
+        elif lasting and (event.values.get("event") == "resumed" or _is_reap_of_a_worker(event)):
             found[-1] = Suspension(Span(lasting.span.start, event.at), lasting.why, has_ended=True)
     return found
+
+
+def _is_reap_of_a_worker(event: EventRecord) -> bool:
+    return event.values.get("event") == "reap" and event.values.get("reason") in _ABOUT_WORKERS

@@ -69,9 +69,12 @@ class Why(enum.Enum):
     CLEAR = "above all that workers hold in normal running"
     AFTER_SPIKES = "replaces a worker after a large request"
     TOO_SHORT = "watched for too short a time"
+    SHORT_LIVED = "workers leave before it is seen how they grow"
+    FEW_HOURS = "watched in too few hours of the day"
     NO_WORKERS = "no worker was watched"
     NO_FRESH = "no fresh worker was watched"
     UNSURE = "no limit can be judged yet"
+    NOT_SEEN = "no worker came near a limit that is large enough"
 
 
 class Forecast(NamedTuple):
@@ -143,7 +146,8 @@ def suggest(history: PoolHistory, now: float, candidates: Iterable[int] | None =
     if not workers:
         return Suggestion(*common, None, None, Kind.UNKNOWN, Why.NO_WORKERS)
     if watched < WATCHED or not evidence.rates:
-        return Suggestion(*common, baseline, per_hour, Kind.UNKNOWN, Why.TOO_SHORT)
+        why = Why.TOO_SHORT if watched < WATCHED else Why.FEW_HOURS if evidence.is_followed else Why.SHORT_LIVED
+        return Suggestion(*common, baseline, per_hour, Kind.UNKNOWN, why)
     if evidence.start is None:
         return Suggestion(*common, None, per_hour, evidence.kind, Why.NO_FRESH)
     present = history.readings[-1].limit if history.readings else None
@@ -181,6 +185,8 @@ def _choose(judged: Suggestion, evidence: Evidence, candidates: Sequence[int] | 
         chosen, why = warm[0], Why.CLEAR if warm[0].below else usual
     elif usable:
         chosen, why = usable[-1], Why.SHORT_LIVES
+    elif forecasts and all(_is_far(evidence, each.limit) for each in forecasts):
+        why = Why.NOT_SEEN
     shown = forecasts if candidates is not None else _around(forecasts, chosen)
     return replace(judged, why=why, limit=chosen.limit if chosen else None, forecasts=tuple(shown))
 
@@ -295,7 +301,8 @@ def _recent(history: PoolHistory, now: float) -> PoolHistory:
 def _completed(history: PoolHistory) -> tuple[tuple[WorkerHistory, ...], float]:
     """The workers, those that were reaped with a reading over their limit at the end; and the highest such limit.
 
-    A worker that is over its limit is reaped before its next reading. Above a limit in force nothing is seen.
+    A worker that is over its limit is reaped, most often before its next reading. Above a limit in force nothing is
+    seen, or only how a worker grows until it has an idle moment.
     """
     others = {event.pid for event in history.events if event.values.get("reason") not in (None, "", "limit")}
     workers, cap = [], 0
@@ -307,8 +314,9 @@ def _completed(history: PoolHistory) -> tuple[tuple[WorkerHistory, ...], float]:
         at = bisect_right(times, last.at) - 1
         limit = history.readings[at].limit if at >= 0 else None
         completed = worker
-        if worker.was_reaped and limit and worker.pid not in others and last.used <= limit:
+        if worker.was_reaped and limit and worker.pid not in others:
             cap = max(cap, limit)
+        if worker.was_reaped and limit and worker.pid not in others and last.used <= limit:
             gap = last.at - worker.readings[-2].at if len(worker.readings) > 1 else 60.0
             completed = replace(worker, readings=(*worker.readings, Reading(last.at + gap / 2, limit + 1)))
         workers.append(completed)

@@ -43,6 +43,7 @@ def _trouble(path: str) -> bytes:
     above = os.path.dirname(path)
     if not os.path.isdir(above):
         return f"there is no directory {above}".encode()
-    if os.path.lexists(path):
-        return b"" if os.access(path, os.W_OK) else f"{path} may not be written".encode()
-    return b"" if os.access(above, os.W_OK | os.X_OK) else f"no file may be made in {above}".encode()
+    if os.path.lexists(path) and not os.access(path, os.W_OK):
+        return f"cannot write {path}".encode()
+    # Also beside a history that is there: SQLite keeps its journal there.
+    return b"" if os.access(above, os.W_OK | os.X_OK) else f"cannot create a file in {above}".encode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Protocol
 
 from supervisor_memreap.core.history import PoolHistory
@@ -21,17 +21,19 @@ Line = dict[str, str]
 
 
 class Marks(Protocol):
-    """What is remembered in the file from one listener to the next."""
+    """What is remembered in the file from one listener to the next, and the names of its pools."""
 
     def mark(self, name: str) -> float | None: ...
 
     def set_mark(self, name: str, value: float) -> None: ...
 
+    def names(self) -> list[str]: ...
+
 
 class Daily:
-    """`load` returns what was recorded since a time, in seconds since 1970. Both may raise HistoryError."""
+    """`load` is historyfile.each. Both may raise HistoryError."""
 
-    def __init__(self, is_summarised: bool, load: Callable[[float], list[PoolHistory]]):
+    def __init__(self, is_summarised: bool, load: Callable[[float, Iterable[str]], Iterable[PoolHistory]]):
         self._is_summarised = is_summarised
         self._load = load
         self._asked = time.monotonic()
@@ -53,14 +55,12 @@ class Daily:
         marks.set_mark("summary", midnight)
         if last is None or last > midnight:
             return  # it has only begun, or the clock was set back
-        for history in self._load(last):
-            if history.readings or history.events:
+        for history in self._load(last, marks.names()):
+            if history.readings or any(event.at >= last for event in history.events):
                 yield {"kind": "summary", "pool": history.name, "text": report.summary_line(history, last, midnight)}
 
     def _suggestions(self, marks: Marks, observed: Collection[str], now: float) -> Iterator[Line]:
-        for history in self._load(now - _LOOKED_BACK):
-            if history.name not in observed:
-                continue
+        for history in self._load(now - _LOOKED_BACK, sorted(observed)):
             suggested = suggest(history, now)
             is_known = suggested.limit is not None
             # When it was told, and negative if none was known.

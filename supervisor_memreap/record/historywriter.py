@@ -6,6 +6,7 @@ is tried again every RETRY seconds.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -61,7 +62,7 @@ def consume(messages: Inbox, tell: Tell, recording: Recording) -> None:
 class _History:
     def __init__(self, path: str, size: int, is_summarised: bool, tell: Tell):
         self._path = path
-        self._daily = Daily(is_summarised, lambda since: historyfile.load(path, since))
+        self._daily = Daily(is_summarised, functools.partial(historyfile.each, path))
         self._observed: set[str] = set()
         """The pools that were only observed in the last look."""
         self._size = size
@@ -274,6 +275,10 @@ class _Tables:
     def set_mark(self, name: str, value: float) -> None:
         with self._file.transaction() as db:
             db.execute("INSERT OR REPLACE INTO mark VALUES (?, ?)", (name, value))
+
+    def names(self) -> list[str]:
+        with historyfile.errors(self._file.path):
+            return [name for (name,) in self._file.db.execute("SELECT name FROM pool ORDER BY name")]
 
     def thin(self, now: float) -> None:
         """Keep fewer of the old readings, and none of the oldest."""

@@ -205,7 +205,8 @@ def inline(svg: str, prefix: str, label: str) -> str:
     variables = {light: f"var(--{name})" for name, light, _ in _COLORS}
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
-    body = re.sub(r"<svg[^>]*viewBox=", f'<svg role="img" aria-label="{_text(label)}" viewBox=', body, count=1)
+    start = f'<svg role="img" aria-label="{_text(label)}" viewBox='
+    body = re.sub(r"<svg[^>]*viewBox=", lambda _: start, body, count=1)
     body = re.sub(r'\b(id="|xlink:href="#|url\(#)', rf"\g<1>{prefix}", body)
     return re.sub(r"\b(fill|stroke): (#[0-9a-f]{6})", lambda found: _colored(found, variables), body).strip()
 

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from supervisor_memreap.core.climbrate import FEWEST_HOURS
 from supervisor_memreap.core.evidence import DAY, HOUR, Kind
 from supervisor_memreap.core.suggestion import CLEAR, WARM, Forecast, Suggestion, Why
 from supervisor_memreap.core.text import memory, quote, shown_size
@@ -95,11 +96,22 @@ def why_not(suggestion: Suggestion) -> str:
         return f"{watched}, {grew} grew; ask again tomorrow"
     if suggestion.why is Why.NO_FRESH:
         return (
-            f"{watched}, but no worker was watched from its start, so what a fresh one holds is not known; run"
-            f" supervisorctl restart {quote(suggestion.pool)} when it suits you, and ask again a day later"
+            f"{watched}, but no worker was watched from its start, so what a fresh one holds is not known; restart the"
+            " program when it suits you, and ask again a day later"
+        )
+    if suggestion.why is Why.SHORT_LIVED:
+        return f"{watched}, but workers leave too soon to see how they grow: something else replaces them"
+    if suggestion.why is Why.FEW_HOURS:
+        return (
+            f"{watched}, but in fewer than {FEWEST_HOURS} of the 24 hours of the day, and the load changes over the day"
+        )
+    if suggestion.why is Why.NOT_SEEN:
+        return (
+            f"{watched}, {grew} grew, but none came near a limit of twice what a warmed-up worker holds: ask again when"
+            " they have grown more"
         )
     return (
-        f"{watched}, {grew} grew, but for no limit can the reaps a day be told within 25 % yet: "
+        f"{watched}, {grew} grew, but the reaps a day cannot be predicted within 25 % for any limit yet: "
         f"{_WHY_UNSURE.get(suggestion.kind, 'growth changes from hour to hour')}; ask again in a few days"
     )
 
