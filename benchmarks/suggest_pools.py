@@ -19,7 +19,7 @@ MIB = 1024**2
 HOUR, DAY = 3600.0, 86400.0
 # Seconds between two looks of the listener.
 LOOK = 5.0
-# The time at which watching begins, in seconds since 1970.
+# The earliest time at which watching begins, in seconds since 1970.
 EPOCH = 1_790_000_000.0
 _SAMPLES = 4096
 
@@ -59,6 +59,10 @@ class Pool:
     """Days that it ran before."""
     limit: float | None = None
     """In force while it was watched."""
+    late: float = 0.0
+    """Seconds for which a worker over that limit has no idle moment."""
+    begin: float = EPOCH
+    """When watching began, in seconds since 1970."""
     deploys: tuple[float, ...] = ()
     """When the whole pool is restarted, in days."""
     gaps: tuple[tuple[float, float], ...] = ()
@@ -152,12 +156,12 @@ def history(pool: Pool) -> PoolHistory:
 
     def close(slot: int, was_reaped: bool) -> None:
         if open_[slot]:
-            started = EPOCH + float(run.started[0, slot])
+            started = pool.begin + float(run.started[0, slot])
             records.append(WorkerHistory(pids[slot], started, tuple(open_[slot]), was_reaped))
         open_[slot] = []
         pids[slot] += 1000
 
-    next_reading = 0.0
+    next_reading, over_for = 0.0, np.zeros(pool.workers)
     while now < end:
         step = 60.0 if now >= end - DAY or pool.limit else 300.0
         now += step
@@ -170,6 +174,8 @@ def history(pool: Pool) -> PoolHistory:
         if pool.limit:
             over = run.sizes(now, int(step / LOOK))[0] > pool.limit
             over &= now - run.started[0] > 30
+            over_for = np.where(over, over_for + step, 0.0)
+            over &= over_for > pool.late
             if over.any():
                 for slot in np.nonzero(over)[0].tolist():
                     close(slot, True)
@@ -179,12 +185,12 @@ def history(pool: Pool) -> PoolHistory:
         next_reading = now + (60 if now >= end - DAY else 900) - 1
         used: list[int] = (run.sizes(now)[0] * MIB).astype(int).tolist()
         for slot, size in enumerate(used):
-            open_[slot].append(Reading(EPOCH + now, size))
+            open_[slot].append(Reading(pool.begin + now, size))
         limit = int(pool.limit * MIB) if pool.limit else None
-        readings.append(PoolReading(EPOCH + now, pool.workers, limit, sum(used), max(used)))
+        readings.append(PoolReading(pool.begin + now, pool.workers, limit, sum(used), max(used)))
     for slot in range(pool.workers):
         close(slot, False)
-    return PoolHistory(pool.kind, "uss", EPOCH, tuple(readings), tuple(record for record in records if record))
+    return PoolHistory(pool.kind, "uss", pool.begin, tuple(readings), tuple(record for record in records if record))
 
 
 def reaps_a_day(pool: Pool, limit: int, life: float | None) -> float:

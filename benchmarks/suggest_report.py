@@ -23,10 +23,10 @@ below that.
 
 The pools are chosen by chance: 1 to 30 workers of 15 to 200 MiB, whose readings have noise of 0.2 % to 2 % of that;
 a load with a daily cycle, that differs from day to day, and that the workers share unequally. Some pools ran before
-the watching began, so that the youth of their workers is unknown; some have a limit in force that replaces workers;
-some were restarted as a whole, by a deployment; in some the listener was down for hours. The pools are the same
-each time; none of them was looked at while the calculation was written. They are simpler than real ones: the workers
-share one load, and each hour of one day is much like the same hour of another.
+the watching began, so that the youth of their workers is unknown; some have a limit in force that replaces workers,
+at once or minutes later, when they are idle; some were restarted as a whole, by a deployment; in some the listener
+was down for hours. The pools are the same each time, and the calculation was not tuned on them. They are simpler
+than real ones: the workers share one load, and each hour of one day is much like the same hour of another.
 """
 _LEGEND = """\
 - *pools*: what is true of them. In a *strong daily cycle*, the load at its lowest is 10 % to 50 % of the mean.

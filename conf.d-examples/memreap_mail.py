@@ -63,7 +63,7 @@ def arguments():
 
 def address(text):
     if not text.strip() or not text.isprintable():
-        raise argparse.ArgumentTypeError("not an address")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address such as ops@example.com")
     return text
 
 

@@ -20,7 +20,7 @@ pip install 'supervisor-memreap[completion]'
 
 A new shell reads it. Make it again after an upgrade of memreap.
 
-exit status: 0; 1 the extra is missing; 2 bad usage.
+exit status: 0; 2 bad usage, or the extra is missing.
 """
 
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace, whole: argparse.ArgumentParser) -> int:
         import shtab
     except ImportError:
         log.to(sys.stderr)("shtab is missing: pip install 'supervisor-memreap[completion]'")
-        return 1
+        return 2
     for action in _actions(whole):
         if str(action.metavar).startswith("FILE"):
             action.complete = shtab.FILE  # type: ignore[attr-defined] # where shtab looks for it

@@ -144,7 +144,7 @@ def test_without_shtab_it_is_one_line_that_names_the_extra(tmp_path):
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         check=False,
     )
-    assert (result.returncode, result.stdout) == (1, "")
+    assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "memreap: shtab is missing: pip install 'supervisor-memreap[completion]'\n"
 
 

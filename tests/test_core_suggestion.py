@@ -332,7 +332,7 @@ def test_the_line_says_that_the_present_limit_is_right():
 
 def test_the_text_compares_the_present_limit_with_the_suggested_one():
     text = " ".join(words.text(judged(pool(reaped_at(80, 6), limit=80))).split())
-    assert "With the present limit of 80MB, about 19 workers a day are replaced" in text
+    assert "The present limit of 80MB replaces about 19 workers a day" in text
     assert text.endswith("[memreap:myapp] limit=120MB")
 
 

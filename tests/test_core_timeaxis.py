@@ -43,6 +43,12 @@ def test_ticks_follow_the_wall_clock_where_summer_ends():
         assert [after.at - before.at for before, after in zip(ticks, ticks[1:])] == [25 * HOUR, DAY]
 
 
+def test_the_hour_that_summer_time_leaves_out_has_no_tick():
+    with sawtooth.time_zone(BERLIN):
+        begin = 1_743_289_200.0  # Sunday, 30 March 2025, 00:00 in Berlin
+        assert texts(begin, begin + 5 * HOUR, 9) == ["30 Mar", "01:00", "03:00", "04:00", "05:00", "06:00"]
+
+
 def test_a_time_has_its_zone():
     with sawtooth.time_zone(BERLIN):
         assert timeaxis.zone(UNTIL) == "UTC+01:00"

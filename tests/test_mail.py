@@ -277,7 +277,7 @@ def test_more_than_a_mail_should_have_is_counted(tmp_path, inbox):
     ("words", "expected"),
     [
         ([], "the following arguments are required: --to"),
-        (["--to", "a\nBcc: b"], "not an address"),
+        (["--to", "a\nBcc: b"], r"'a\nBcc: b' is not an address such as ops@example.com"),
         (["--to", "a", "--every", "1 hour"], "'1 hour' is not a time such as 30min or 1h"),
         (["--to", "a", "--events", "stuk"], "'stuk' is not a list of reap, left, stuck"),
     ],

@@ -88,7 +88,7 @@ def test_of_too_many_pools_those_with_a_trouble_are_shown_and_the_others_counted
     assert "pool25  BLIND" in text
     assert "its limit is too low" in " ".join(text.split())
     hidden = 30 - sum(line.startswith("pool") for line in lines)
-    assert lines[-1] == f"{hidden} pools have no room here: {hidden} QUIET"
+    assert lines[-1] == f"{hidden} pools do not fit on the screen: {hidden} QUIET"
 
 
 @pytest.mark.parametrize(

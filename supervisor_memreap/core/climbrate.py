@@ -7,7 +7,7 @@ The load has a daily cycle. So the rate is calculated for each 3 hours of the da
 watched twice counts once.
 
 Its standard error comes from what each worker climbed in each hour, compared with what the rate at that time of the day
-and the worker's own speed let expect, and from the difference between one day and another.
+and the worker's own speed predict, and from the difference between one day and another.
 """
 
 from __future__ import annotations

@@ -149,10 +149,10 @@ def draw(history: PoolHistory, since: float, until: float, size: Size = PAGE) ->
     # Fixed margins, in inches: fitting ones would depend on the fonts of the machine.
     top = 0.15 + 0.19 * rows + (0.6 if size.has_title else 0)
     figure.subplots_adjust(
-        left=0.72 / size.width, right=1 - 1.44 / size.width, top=1 - top / size.height, bottom=0.55 / size.height
+        left=0.72 / size.width, right=1 - 1.5 / size.width, top=1 - top / size.height, bottom=0.55 / size.height
     )
     for axes, texts in labels.items():
-        axes.yaxis.set_label_coords(-0.52 / (size.width - 2.16), 0.5)
+        axes.yaxis.set_label_coords(-0.52 / (size.width - 2.22), 0.5)
         _write_labels(axes, texts)
     if size.has_title:
         _write_title(figure, picture, size)

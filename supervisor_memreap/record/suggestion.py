@@ -189,7 +189,7 @@ def _present(suggestion: Suggestion) -> Iterator[str]:
         yield "it is set already"
     elif present.is_known:
         holds = "" if present.total is None else f", and the pool holds about {memory(present.total)}"
-        yield f"with the present limit of {shown_size(present.limit)}, {_workers_a_day(present)} are replaced{holds}"
+        yield f"the present limit of {shown_size(present.limit)} replaces {_workers_a_day(present)}{holds}"
     else:
         yield f"what the present limit of {shown_size(present.limit)} does in the long run is not known"
 

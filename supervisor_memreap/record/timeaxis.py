@@ -39,7 +39,8 @@ def ticks(since: float, until: float, most: int) -> list[Tick]:
     clock = datetime.fromtimestamp(since).replace(hour=0, minute=0, second=0, microsecond=0)  # noqa: DTZ006
     found = []
     while clock.timestamp() <= until:
-        if clock.timestamp() >= since:
+        # The hour that is left out when summer time begins has no times.
+        if clock.timestamp() >= since and datetime.fromtimestamp(clock.timestamp()) == clock:  # noqa: DTZ006
             is_day = clock.hour == clock.minute == 0
             found.append(Tick(clock.timestamp(), day(clock.timestamp()) if is_day else f"{clock:%H:%M}"))
         clock += timedelta(seconds=step)

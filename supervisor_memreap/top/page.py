@@ -145,7 +145,9 @@ def _largest(block: _Block, rows: int, glyphs: Glyphs) -> list[Text]:
 def _others(blocks: list[_Block]) -> Text:
     counted = Counter(block.standing for block in blocks)
     names = ", ".join(f"{count} {standing}" for standing, count in sorted(counted.items()))
-    return Text(f"{len(blocks)} pools have no room here: {names}", "" if all(b.is_well for b in blocks) else "bold red")
+    return Text(
+        f"{len(blocks)} pools do not fit on the screen: {names}", "" if all(b.is_well for b in blocks) else "bold red"
+    )
 
 
 def _head(frame: Frame, pools: Sequence[Mapping[str, Any]], width: int) -> list[Text]:
