@@ -70,13 +70,13 @@ class Evidence:
         self.jumps = self._share_of_jumps(baseline)
         self.steady_from = 0
         """The number of the age from which on growth is steady, as far as is known."""
-        self.bend = 0.0
+        self.curvature = 0.0
         """By which share growth changes on the way to the limit in force."""
         self.is_slowing = False
         """Whether growth still slows down at the oldest age."""
-        self.youth: float | None = 0.0
+        self.early_growth: float | None = 0.0
         """Bytes that a worker climbs before that age, beyond what it climbs at the rate after it; None: unknown."""
-        self.youth_error = 0.0
+        self.early_growth_error = 0.0
         self._find_steady()
         self.baseline = baseline
         self.start, self.start_error = self._size_at(self.begin)
@@ -84,8 +84,8 @@ class Evidence:
         if self.start is None and self.rates:
             self._calculate_back()
         if self.cap < math.inf:
-            self.bend = self._bend_below_limit()
-            self.is_slowing = self.is_slowing or self.bend > 1 - STEADY
+            self.curvature = self._curvature_below_limit()
+            self.is_slowing = self.is_slowing or self.curvature > 1 - STEADY
         self.kind = self._kind() if self.rates else Kind.UNKNOWN
 
     def _usable_ages(self) -> tuple[float, ...]:
@@ -126,9 +126,9 @@ class Evidence:
     def _is_returned(self) -> bool:
         """Whether workers return what they climb."""
         high = used = 0.0
-        for its_steps in self.steps:
-            first = its_steps[0].low if its_steps else 0
-            for step in its_steps:
+        for worker_steps in self.steps:
+            first = worker_steps[0].low if worker_steps else 0
+            for step in worker_steps:
                 high += (step.high - first) * step.seconds
                 used += (step.used - first) * step.seconds
         return used < high / 2
@@ -164,20 +164,20 @@ class Evidence:
             excess = self._cells.excess(each, self.rates[number])
             length = self.ages[each + 1] - self.ages[each]
             if excess is None:
-                self.youth = None
+                self.early_growth = None
                 return
-            assert self.youth is not None
-            self.youth += excess.mean * length
-            self.youth_error = math.hypot(self.youth_error, excess.error * length)
+            assert self.early_growth is not None
+            self.early_growth += excess.mean * length
+            self.early_growth_error = math.hypot(self.early_growth_error, excess.error * length)
         # Growth that slows down is not even within the time between two ages.
-        self.youth_error = math.hypot(self.youth_error, _UNEVEN * (self.youth or 0.0))
+        self.early_growth_error = math.hypot(self.early_growth_error, _UNEVEN * (self.early_growth or 0.0))
 
-    def _bend_below_limit(self) -> float:
+    def _curvature_below_limit(self) -> float:
         """By which share workers that are reaped at a limit climb the upper half of their way faster or slower."""
         half = (self.start + min(self.cap, self.largest)) / 2 if self.start else 0.0
         seconds, climb = [0.0, 0.0], [0.0, 0.0]
-        for its_steps in self.steps:
-            for step in its_steps:
+        for worker_steps in self.steps:
+            for step in worker_steps:
                 seconds[step.low > half] += step.seconds
                 climb[step.low > half] += step.climb
         if not all(seconds) or not all(climb):
@@ -199,19 +199,19 @@ class Evidence:
 
         Jumps before that are unknown, so where workers climb in jumps it is what those hold that were an hour old.
         """
-        rate, found, ways = self.rates[self.steady_from], [], []
-        for worker, its_steps in zip(self.workers, self.steps):
-            if its_steps and (self.jumps < MIXED or its_steps[0].age <= HOUR):
-                first = its_steps[0]
+        rate, starts, climbs = self.rates[self.steady_from], [], []
+        for worker, worker_steps in zip(self.workers, self.steps):
+            if worker_steps and (self.jumps < MIXED or worker_steps[0].age <= HOUR):
+                first = worker_steps[0]
                 begin = first.at - first.seconds / 2
-                ways.append(rate.between(min(begin, worker.started + self.begin), begin))
-                found.append(first.low - ways[-1])
-        if not found:
+                climbs.append(rate.between(min(begin, worker.started + self.begin), begin))
+                starts.append(first.low - climbs[-1])
+        if not starts:
             return
-        size, way = median(found), median(ways)
-        spread = pstdev(found) if len(found) > 2 else abs(size) * 0.1
-        before = (self.youth or 0.0) * min(1.0, way / rate.mean / HOUR) if rate.mean else 0.0
-        error = math.hypot(spread / math.sqrt(len(found)), way * _DAYS_BEFORE, before)
+        size, climb = median(starts), median(climbs)
+        spread = pstdev(starts) if len(starts) > 2 else abs(size) * 0.1
+        before = (self.early_growth or 0.0) * min(1.0, climb / rate.mean / HOUR) if rate.mean else 0.0
+        error = math.hypot(spread / math.sqrt(len(starts)), climb * _DAYS_BEFORE, before)
         if error <= size * SURE:
             self.start, self.start_error, self.baseline = size, error, round(size)
 
@@ -221,18 +221,20 @@ class Evidence:
             return Kind.SPIKES if self.jumps >= _SPIKY else Kind.MIXED
         rate = self.rates[self.steady_from]
         is_flat = rate.mean * DAY < NONE * base
-        has_youth = self.youth is None or self.youth > max(NONE * base, 2 * self.youth_error)
+        has_early_growth = self.early_growth is None or self.early_growth > max(
+            NONE * base, 2 * self.early_growth_error
+        )
         if is_flat:
-            return Kind.LEVELS_OFF if has_youth else Kind.NONE
+            return Kind.LEVELS_OFF if has_early_growth else Kind.NONE
         if self.is_slowing:
-            return Kind.UNKNOWN if has_youth else Kind.STEADY
-        return Kind.MIXED if has_youth else Kind.STEADY
+            return Kind.UNKNOWN if has_early_growth else Kind.STEADY
+        return Kind.MIXED if has_early_growth else Kind.STEADY
 
     def mean_used(self, limit: int) -> float:
         """What a worker holds on average while it is below the limit, as far as was seen."""
         seconds = used = 0.0
-        for its_steps in self.steps:
-            for step in its_steps:
+        for worker_steps in self.steps:
+            for step in worker_steps:
                 if step.high <= limit:
                     seconds += step.seconds
                     used += step.seconds * step.used

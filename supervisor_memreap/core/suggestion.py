@@ -234,25 +234,25 @@ def _steady(evidence: Evidence, limit: int) -> Forecast | None:
     """By the rate from the age on from which growth is steady; None: the limit is reached before that age."""
     assert evidence.start is not None
     rate = evidence.rates[evidence.steady_from]
-    youth = max(0.0, evidence.youth or 0.0)
-    way = limit - evidence.start - youth
-    error = math.hypot(evidence.start_error, evidence.youth_error)
+    early_growth = max(0.0, evidence.early_growth or 0.0)
+    distance = limit - evidence.start - early_growth
+    error = math.hypot(evidence.start_error, evidence.early_growth_error)
     is_seen = limit < min(evidence.largest, evidence.cap)
-    if way <= max(2 * error, rate.mean * (evidence.ages[evidence.steady_from] - evidence.begin)) or (
+    if distance <= max(2 * error, rate.mean * (evidence.ages[evidence.steady_from] - evidence.begin)) or (
         evidence.is_slowing and is_seen
     ):
         return None
     is_far = _is_far(evidence, limit)
     is_flat = rate.mean * DAY < NONE * evidence.start
     most = evidence.number * limit
-    if not (evidence.is_slowing or evidence.youth is None or is_far or is_flat):
-        life = evidence.begin + way / rate.mean
+    if not (evidence.is_slowing or evidence.early_growth is None or is_far or is_flat):
+        life = evidence.begin + distance / rate.mean
         # Above a limit in force, growth may go on changing as it did below.
-        above = 2 * evidence.bend * max(0.0, limit - evidence.cap) / way if evidence.bend else 0.0
-        if way / rate.mean * math.hypot(rate.error / rate.mean, error / way, above) <= SURE * life:
-            mean = (evidence.start + youth / 2 + limit) / 2
+        above = 2 * evidence.curvature * max(0.0, limit - evidence.cap) / distance if evidence.curvature else 0.0
+        if distance / rate.mean * math.hypot(rate.error / rate.mean, error / distance, above) <= SURE * life:
+            mean = (evidence.start + early_growth / 2 + limit) / 2
             return Forecast(limit, life, evidence.number * DAY / life, None, round(evidence.number * mean), most)
-    is_few = evidence.number * DAY * rate.most < FEW * (way - 2 * error) and limit >= CLEAR * evidence.largest
+    is_few = evidence.number * DAY * rate.most < FEW * (distance - 2 * error) and limit >= CLEAR * evidence.largest
     if is_few and (is_flat or not is_far):
         total = round(evidence.number * evidence.mean_used(limit)) if is_flat else None
         # A larger request than all that were seen may come, though.
@@ -261,21 +261,21 @@ def _steady(evidence: Evidence, limit: int) -> Forecast | None:
     return Forecast(limit, most=most)
 
 
-def _by_levels(evidence: Evidence, limit: int, way: Passage) -> Forecast:
+def _by_levels(evidence: Evidence, limit: int, climb: Passage) -> Forecast:
     most = evidence.number * limit
-    if way.is_brief or way.hours < _FEWEST_HOURS:
+    if climb.is_brief or climb.hours < _FEWEST_HOURS:
         return Forecast(limit, most=most)
-    life = evidence.begin + way.seconds
+    life = evidence.begin + climb.seconds
     # As far as it climbs in jumps, a few crossings are as uncertain as any count: 20 of them by 22 %.
-    error = max(way.error, evidence.jumps * life / math.sqrt(max(way.crossings, 1)))
+    error = max(climb.error, evidence.jumps * life / math.sqrt(max(climb.crossings, 1)))
     error = math.hypot(error, DAYS_DIFFER * life / math.sqrt(evidence.days))
     if math.isfinite(life) and error <= SURE * life:
-        return Forecast(limit, life, evidence.number * DAY / life, None, round(evidence.number * way.mean), most)
-    if way.crossings == 0 and way.watched and not _is_far(evidence, limit):
+        return Forecast(limit, life, evidence.number * DAY / life, None, round(evidence.number * climb.mean), most)
+    if climb.crossings == 0 and climb.watched and not _is_far(evidence, limit):
         # Nor may the mean growth bring so many workers over the limit: those that were seen may only be too young.
         assert evidence.start is not None
         by_growth = evidence.rates[0].most / (limit - evidence.start)
-        below = max(FEW, math.ceil(evidence.number * DAY * max(_NONE_SEEN / way.watched, by_growth)))
+        below = max(FEW, math.ceil(evidence.number * DAY * max(_NONE_SEEN / climb.watched, by_growth)))
         total = round(evidence.number * evidence.mean_used(limit))
         if below <= _NONE_SEEN:
             return Forecast(limit, below=below, total=total, most=most)
