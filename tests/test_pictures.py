@@ -56,6 +56,11 @@ def test_the_pictures_are_those_that_are_drawn_from_the_records(tmp_path):
         assert same, f"run python docs/pictures --draw {path.stem}"
 
 
+def test_the_readme_has_the_versions_with_which_sizes_were_measured():
+    record = json.loads((stack.ROOT / "docs/pictures/sizes.json").read_text())
+    assert f"Catalyst {record['catalyst']}, Perl {record['perl']}, {record['system']};" in README
+
+
 def test_each_picture_is_made_alone_and_a_wrong_name_is_one_clear_line(tmp_path):
     command = [sys.executable, str(stack.ROOT / "docs/pictures"), "--to", str(tmp_path)]
     subprocess.run([*command, "flow"], check=True, capture_output=True)
