@@ -12,6 +12,7 @@ from test_core_events import EXAMPLES
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId, SentMoment
 from supervisor_memreap.core.reasons import OverLimit
+from supervisor_memreap.core.settings import POOL_KEYS, PoolSettings
 from supervisor_memreap.record import fields
 
 WORKER = ProcessId(4242, 1.0)
@@ -37,6 +38,11 @@ def test_a_signal_has_the_worker_the_setting_and_the_numbers():
     assert (values["event"], values["pid"], values["reason"], values["moment"]) == ("reap", 4242, "limit", "held")
     assert values["evidence"] == {"used": 312, "limit": 150, "metric": "uss"}
     assert values["idle_wait"] is None
+
+
+def test_settings_have_the_keys_of_the_configuration():
+    ((name, settings),) = fields.of(events.Watching("", 1.0, (("myapp", PoolSettings(yields=False)),)))["pools"]
+    assert (name, settings["yield"], list(settings)) == ("myapp", False, list(POOL_KEYS))
 
 
 def test_a_line_that_has_room_is_all_of_the_event():

@@ -246,6 +246,11 @@ def field_of(key: str) -> str:
     return "yields" if key == "yield" else key
 
 
+def key_of(field: str) -> str:
+    """The key of a field, as a user writes it."""
+    return "yield" if field == "yields" else field
+
+
 assert list(map(field_of, _KEYS)) == [field.name for field in fields(PoolSettings)]
 REASON_KEYS_TEXT = f"{', '.join(f'{key}=' for key in _REASON_KEYS[:-1])} or {_REASON_KEYS[-1]}="
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.core.settings import PoolSettings, key_of
 
 VERSION = 1
 """The version of these fields; increased when a key is removed or changes its meaning, not when one is added."""
@@ -100,6 +101,8 @@ def plain(value: Any) -> Any:
         return value.encode(errors="replace").decode()
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
+    if isinstance(value, PoolSettings):
+        return {key_of(field.name): plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if dataclasses.is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
