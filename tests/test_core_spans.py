@@ -107,6 +107,12 @@ def test_a_reap_that_the_suspension_would_have_prevented_ends_it(reason):
     assert (suspension.span, suspension.has_ended) == (Span(100, 500), True)
 
 
+def test_a_pool_that_is_suspended_again_after_such_a_reap_was_suspended_twice():
+    reap = events.Signalled("a", 500.0, ProcessId(11, 1.0), OverLimit(95, 90, "uss"), "HUP", SentMoment.HELD, 60.0)
+    again = events.WrongSetting("a", 700.0, OverLimit(43, 40, "uss"), "limit=90MB")
+    assert [each.span for each in suspensions(TOO_LOW, reap, again)] == [Span(100, 500), Span(700, 1000)]
+
+
 def test_a_reap_for_memory_that_is_short_does_not_end_a_suspension():
     short = OverTotal(Shortage(Kind.TOTAL, "a", 90, 80), 10)
     reap = events.Signalled("a", 500.0, ProcessId(11, 1.0), short, "HUP", SentMoment.HELD, 60.0)

@@ -83,19 +83,23 @@ def gaps(spans: Iterable[Span], since: float, until: float) -> list[Span]:
 def suspensions(events: Iterable[EventRecord], until: float) -> list[Suspension]:
     """The suspensions of a pool, in their order; one that lasts ends at `until`.
 
-    After a restart of the machine memreap knows nothing of it, and no event says so: a reap that it would have
-    prevented ends it as well.
+    After a restart of the machine memreap knows nothing of it, and no event says so. So one that was never resumed
+    ended by the first reap that it would have prevented.
     """
     found: list[Suspension] = []
+    start, why, reaped = 0.0, "", None
+    is_suspended = False
     for event in events:
-        lasting = found[-1] if found and not found[-1].has_ended else None
-        if event.values.get("event") == "suspended":
-            if lasting is None:
-                found.append(Suspension(Span(event.at, until), str(event.values.get("message", "")), has_ended=False))
-        elif lasting and (event.values.get("event") == "resumed" or _is_reap_of_a_worker(event)):
-            found[-1] = Suspension(Span(lasting.span.start, event.at), lasting.why, has_ended=True)
+        kind = event.values.get("event")
+        if kind == "suspended" and (not is_suspended or reaped is not None):
+            if is_suspended and reaped is not None:
+                found.append(Suspension(Span(start, reaped), why, has_ended=True))
+            start, why, reaped, is_suspended = event.at, str(event.values.get("message", "")), None, True
+        elif kind == "resumed" and is_suspended:
+            found.append(Suspension(Span(start, event.at), why, has_ended=True))
+            is_suspended = False
+        elif kind == "reap" and reaped is None and event.values.get("reason") in _ABOUT_WORKERS:
+            reaped = event.at
+    if is_suspended:
+        found.append(Suspension(Span(start, until if reaped is None else reaped), why, has_ended=reaped is not None))
     return found
-
-
-def _is_reap_of_a_worker(event: EventRecord) -> bool:
-    return event.values.get("event") == "reap" and event.values.get("reason") in _ABOUT_WORKERS
