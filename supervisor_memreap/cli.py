@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.recording import Recording
 from supervisor_memreap.core.settings import (
     COMMAND_LINE,
-    KEYS,
+    POOL_KEYS,
     REASON_KEYS_TEXT,
     Given,
     Sections,
@@ -36,7 +37,7 @@ from supervisor_memreap.core.values import duration
 from supervisor_memreap.demo import run as demo
 from supervisor_memreap.host import look, procfs
 from supervisor_memreap.reaper import HowEnded
-from supervisor_memreap.record import historypath, inforce, log
+from supervisor_memreap.record import historypath, inforce, log, words
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Client, Unavailable, connect_as_supervisorctl
 from supervisor_memreap.view import Remote, Viewer
@@ -118,13 +119,15 @@ exit status: 0; 1 NAME is not watched, or nothing is; 2 bad usage or configurati
 """
 
 _SETTINGS = f"""\
-settings: {textwrap.fill(", ".join(KEYS), 85)}
+settings: {textwrap.fill(", ".join(POOL_KEYS), 85)}
 
 exit status: 0 no worker is left over the limit; 1 a worker could not be reaped, and the output
 says why; 2 bad usage or configuration; 130 Ctrl-C.
 """
 
 
+# Errors of a write to a full or broken disk.
+_OUTPUT_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _CONFIGURATION = "supervisord.conf (default: as supervisorctl)"
 
 
@@ -162,6 +165,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What reads our output has ended, such as head. Nothing more is written, not even at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in _OUTPUT_FULL:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        log.to(sys.stderr)(f"cannot write the output: {error.strerror}")
+        return 1
     except (SettingsError, Unavailable) as error:
         log.to(sys.stderr)(str(error))
         return 2 if isinstance(error, SettingsError) else 1
@@ -177,6 +186,9 @@ def _open_standard_descriptors() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115 # for as long as we run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -335,7 +347,7 @@ def _configured(configuration: str | None, names: Sequence[str], given: dict[str
     sections = configfile.merge(contents.sections, contents.limits(), added)
     settings = resolve(overlay(sections, given))
     if not settings.names:
-        text = f"add one with {REASON_KEYS_TEXT}, or name a program here"
+        text = f"add one with observe=yes, {REASON_KEYS_TEXT}, or name a program here"
         near = "".join(f"; {warning}" for warning in contents.warnings)
         raise SettingsError(f"{path}: no [memreap:PROGRAM] section; {text}{near}")
     client = connect_as_supervisorctl(contents.server)
@@ -343,8 +355,8 @@ def _configured(configuration: str | None, names: Sequence[str], given: dict[str
 
 
 def _status(args: argparse.Namespace) -> int:
-    viewer = _viewer(args)
     print_line = log.to(sys.stderr)
+    viewer = _viewer(args)
     try:
         while True:
             whole = viewer.look()
@@ -368,7 +380,28 @@ def _status(args: argparse.Namespace) -> int:
         viewer.close()
 
 
-def _viewer(args: argparse.Namespace) -> Viewer:
+def _viewer(args: argparse.Namespace) -> Viewer | Remote:
+    """Of our own; while the settings have an error, what the listener says, who goes on with the earlier ones."""
+    try:
+        return _own_viewer(args)
+    except SettingsError as error:
+        viewer = _listeners_viewer(args, error)
+        if viewer is None:
+            raise
+        return viewer
+
+
+def _listeners_viewer(args: argparse.Namespace, error: SettingsError) -> Remote | None:
+    """None: no listener looks, as far as is known."""
+    try:
+        contents = configfile.ConfigFile(configfile.find(args.configuration)).read()
+        viewer = Remote(connect_as_supervisorctl(contents.server), str(error))
+        return viewer if viewer.look().is_watched else None
+    except (SettingsError, Unavailable):
+        return None
+
+
+def _own_viewer(args: argparse.Namespace) -> Viewer:
     configured = _configured(args.configuration, args.names, {})
     listeners = [name for section in configured.contents.others if section.listens for name in section.processes]
     return Viewer(configured.client, configured.settings, listeners)
@@ -378,9 +411,7 @@ def _top(args: argparse.Namespace) -> int:
     try:
         from supervisor_memreap.top import run
     except ModuleNotFoundError:
-        raise SettingsError(
-            "memreap top needs rich, which is not installed: pip install 'supervisor-memreap[top]'"
-        ) from None
+        raise SettingsError(f"memreap top needs rich, which is not installed: {words.pip_install('top')}") from None
     if args.url is None:
         viewer: Viewer | Remote = _viewer(args)
         shown = None

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 
-from supervisor_memreap.record import log
+from supervisor_memreap.record import log, words
 
 SHELLS = ("bash", "zsh", "tcsh")
 
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace, whole: argparse.ArgumentParser) -> int:
     try:
         import shtab
     except ImportError:
-        log.to(sys.stderr)("shtab is missing: pip install 'supervisor-memreap[completion]'")
+        log.to(sys.stderr)(f"shtab is missing: {words.pip_install('completion')}")
         return 2
     for action in _actions(whole):
         if str(action.metavar).startswith("FILE"):

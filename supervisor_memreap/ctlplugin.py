@@ -110,6 +110,10 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             what = f"unknown command {verb[:100]!r}" if verb else "no command given"
             self._fail(f"{what}; there are status, workers, {', '.join(VERBS)}, help", usage=True)
             return
+        unknown = next((word for word in words if word.startswith("-") and word != _JSON), None)
+        if unknown:
+            self._fail(f"unknown option {unknown[:100]!r}", usage=True)
+            return
         if not self.ctl.upcheck():
             return
         try:

@@ -51,7 +51,9 @@ class LiveSettings:
             self._once(events.SettingsRefused("", time.time(), str(error), self.are_known))
             return
         self._apply(self.settings)
-        self._once.clear(events.SettingsRefused)
+        if self._once.clear(events.SettingsRefused):
+            self._once(events.SettingsAccepted("", time.time()))
+            self._once.clear(events.SettingsAccepted)
         self.contents = contents
         self.are_known = True
         warned = events.SettingsWarned("", time.time(), tuple(contents.warnings)) if contents.warnings else None

@@ -11,7 +11,7 @@ from supervisor_memreap.core.history import PoolHistory
 from supervisor_memreap.core.settings import resolve
 from supervisor_memreap.core.text import quote
 from supervisor_memreap.record import historypath
-from supervisor_memreap.record.historypath import HistoryError
+from supervisor_memreap.record.historypath import HistoryError, NoHistoryError
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Unavailable, connect_as_supervisorctl
 from supervisor_memreap.supervisord.configfile import Contents
@@ -21,10 +21,6 @@ _BEFORE = 86400.0
 _MOST_NAMES = 20
 DAYS = 31
 """The history keeps no more."""
-
-
-class NoSuchPoolError(HistoryError):
-    """The history has pools, but none of this name."""
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +54,7 @@ def pools(
     file = file or _in_force(configuration)
     existing = historyfile.names(file)
     if not existing:
-        raise HistoryError(f"{file}: no pool is recorded yet: try again a minute after the listener has started")
+        raise NoHistoryError(f"{file}: no pool is recorded yet: try again a minute after the listener has started")
     # Pools that were removed or renamed are shown only if they are named.
     chosen = _chosen(existing, names, file) if names else historyfile.names(file, since)
     if not chosen:
@@ -72,7 +68,7 @@ def _in_force(configuration: str | None) -> str:
     recording = resolve(configfile.merge(contents.sections, contents.limits())).recording
     file = historypath.in_force(recording, contents, None if recording.history else _supervisord(contents))
     if file is None:
-        raise HistoryError(f"{path}: there is no history: history=off in [memreap]")
+        raise NoHistoryError(f"{path}: there is no history: history=off in [memreap]")
     return file
 
 
@@ -91,6 +87,6 @@ def _chosen(existing: Sequence[str], names: Sequence[str], file: str) -> list[st
         if not matching:
             more = f", and {len(existing) - _MOST_NAMES} more" if len(existing) > _MOST_NAMES else ""
             there = ", ".join(existing[:_MOST_NAMES])
-            raise NoSuchPoolError(f"no pool '{quote(name)}' in {file}; there are: {there}{more}")
+            raise HistoryError(f"no pool '{quote(name)}' in {file}; there are: {there}{more}")
         chosen.update(matching)
     return [name for name in existing if name in chosen]

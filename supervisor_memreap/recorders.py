@@ -43,6 +43,7 @@ def _metrics(messages: Inbox, tell: Tell, recording: Recording) -> None:
 class _Kind(NamedTuple):
     consume: Consume
     trouble: type[events.NotRecorded | events.NotExposed]
+    over: type[events.RecordedAgain | events.ExposedAgain]
     outputs: tuple[str, ...]
     """It is started if one of these settings is not off."""
     keys: tuple[str, ...]
@@ -58,8 +59,12 @@ class _Kind(NamedTuple):
 
 
 _KINDS: Mapping[str, _Kind] = {
-    "history": _Kind(_history, events.NotRecorded, ("history",), ("history", "history_size", "summary"), 60.0),
-    "metrics": _Kind(_metrics, events.NotExposed, ("metrics", "metrics_file"), ("metrics", "metrics_file"), 0.0),
+    "history": _Kind(
+        _history, events.NotRecorded, events.RecordedAgain, ("history",), ("history", "history_size", "summary"), 60.0
+    ),
+    "metrics": _Kind(
+        _metrics, events.NotExposed, events.ExposedAgain, ("metrics", "metrics_file"), ("metrics", "metrics_file"), 0.0
+    ),
 }
 
 
@@ -82,6 +87,8 @@ class Recorders:
         self._ended: dict[str, float] = {}
         """When the child of this kind ended by itself (monotonic)."""
         self._troubles: dict[str, str] = {}
+        self._recovering: set[str] = set()
+        """The kinds of which nothing is wrong since the last look."""
         self._error: events.InternalError | None = None
         self._totals = Totals(time.time())
         self._are_totals_new = False
@@ -101,20 +108,23 @@ class Recorders:
             self._attempt(lambda: self._apply(recording, contents))
 
     def _apply(self, recording: Recording, contents: Contents) -> None:
-        self._troubles.pop("history", None)
+        why = ""
         try:
             recording = replace(recording, history=in_force(recording, contents))
         except HistoryError as error:
             recording = replace(recording, history=None)
-            self._troubles["history"] = str(error)
-        if recording.summary != "off" and recording.history is None and "history" not in self._troubles:
-            self._troubles["history"] = "summary=daily needs the history, which is off (history=off)"
+            why = str(error)
+        if recording.summary != "off" and recording.history is None and not why:
+            why = "summary=daily needs the history, which is off (history=off)"
         for name, kind in _KINDS.items():
             settings = kind.settings_in(recording)
             if self._settings.get(name) != settings:
                 self._end(name)
+                self._troubles.pop(name, None)
                 self._settings[name] = settings
                 self._start(name, recording)
+        if why:
+            self._troubles["history"] = why
         self._in_force = recording
 
     def _start(self, name: str, recording: Recording) -> None:
@@ -222,6 +232,8 @@ class Recorders:
             self._handle(name, message)
 
     def _handle(self, name: str, message: Message) -> None:
+        if "note" in message:
+            self._emit(_KINDS[name].trouble("", time.time(), str(message["note"])))
         if "trouble" in message:
             self._troubles[name] = str(message["trouble"])
         if "totals" in message:
@@ -242,9 +254,18 @@ class Recorders:
             if running and running.stalled() >= child.PATIENCE:
                 trouble = _STALLED
             elif running and running.lost and not trouble and not running.wants():
-                # Once, when it is over.
-                running.lost, trouble = 0, _LOST
-            self._once.follow(kind.trouble, kind.trouble("", time.time(), trouble) if trouble else None)
+                running.lost = 0
+                self._emit(kind.trouble("", time.time(), _LOST))
+            if trouble:
+                self._once(kind.trouble("", time.time(), trouble))
+                self._recovering.discard(name)
+            elif self._once.clear(kind.trouble):
+                self._recovering.add(name)
+            elif name in self._recovering:
+                # A look later: a child that was just started has had time to find something wrong.
+                self._recovering.remove(name)
+                if running:
+                    self._emit(kind.over("", time.time()))
 
     def close(self) -> None:
         for name in list(self._children):

@@ -40,10 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     length.add_argument("--days", type=recorded.count(recorded.DAYS), metavar="N", help="the last N days (1)")
     length.add_argument("--month", action="store_const", const=_MONTH, dest="days", help=f"the last {_MONTH} days")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--html", metavar="FILE", help="write a page with pictures to FILE")
+    form.add_argument("--html", type=_file, metavar="FILE", help="write a page with pictures to FILE")
     form.add_argument("--json", action="store_true", help="for programs; docs/operating.md describes it")
     recorded.add_argument(parser)
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these pools")
+
+
+def _file(text: str) -> str:
+    if text == "-":
+        raise argparse.ArgumentTypeError("-: must be a file, such as report.html")
+    return text
 
 
 def run(args: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ import time
 from supervisor_memreap import recorded
 from supervisor_memreap.core.suggestion import RECENT, suggest
 from supervisor_memreap.record import log, suggestion
-from supervisor_memreap.record.historypath import HistoryError
+from supervisor_memreap.record.historypath import HistoryError, NoHistoryError
 
 _NEEDS = "a suggestion needs a day of history: set observe=yes in [memreap:NAME], run the listener, and ask a day later"
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     except HistoryError as error:
         print_line = log.to(sys.stderr)
         print_line(str(error))
-        if not isinstance(error, recorded.NoSuchPoolError):
+        if isinstance(error, NoHistoryError):
             print_line(_NEEDS)
         return 1
     if args.json:

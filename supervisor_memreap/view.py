@@ -119,13 +119,21 @@ class Viewer:
 
 
 class Remote:
-    """Another machine's pools: only its listener can look at them."""
+    """What only the listener can say: of another machine's pools, or while the settings have an error."""
 
-    def __init__(self, client: Client):
+    def __init__(self, client: Client, trouble: str = ""):
+        """`trouble` is one that the listener may not have found yet."""
         self._client = client
+        self._trouble = trouble
 
     def look(self) -> View:
         """Raises Unavailable."""
+        view = self._look()
+        if not self._trouble or any(self._trouble in trouble for trouble in view.troubles):
+            return view
+        return view._replace(troubles=(self._trouble, *view.troubles))
+
+    def _look(self) -> View:
         seen = self._client.seen_by_listener()
         if seen is None:
             raise Unavailable(

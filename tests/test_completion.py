@@ -145,7 +145,8 @@ def test_without_shtab_it_is_one_line_that_names_the_extra(tmp_path):
         check=False,
     )
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "memreap: shtab is missing: pip install 'supervisor-memreap[completion]'\n"
+    command = f"{sys.executable} -m pip install 'supervisor-memreap[completion]'"
+    assert result.stderr == f"memreap: shtab is missing: {command}\n"
 
 
 def test_a_shell_that_is_not_known_is_named():

@@ -130,6 +130,8 @@ def test_a_limit_is_never_below_twice_the_baseline():
 def test_minutes_are_too_short_to_say_more_than_how_workers_grew_so_far():
     suggestion = judged(pool(four(leak(60), end=0.8), hours=0.8), 0.8)
     assert (suggestion.why, suggestion.limit, suggestion.kind) == (Why.TOO_SHORT, None, Kind.UNKNOWN)
+    assert (suggestion.baseline, suggestion.growth) == (None, None)
+    suggestion = judged(pool(four(leak(60), end=1.2), hours=1.2), 1.2)
     assert suggestion.baseline == pytest.approx(55 * MIB, rel=0.1)
     assert suggestion.growth == pytest.approx(60 * MIB, rel=0.1)
     assert suggestion.grew == 4

@@ -42,7 +42,12 @@ def record(path, messages, size=64 * MIB, **options):
 
 
 def troubles(told):
-    return [message["trouble"] for message in told if "trouble" in message]
+    return [
+        message[key].removesuffix("; trying again every 0 s")
+        for message in told
+        for key in ("trouble", "note")
+        if key in message
+    ]
 
 
 def test_pools_workers_and_events_are_read_as_they_were_recorded(path):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -15,7 +17,7 @@ from support.histories import MIB, left, look, now
 from supervisor_memreap import recorders
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.core.recording import Recording
+from supervisor_memreap.core.recording import Address, Recording
 from supervisor_memreap.record import child, historyfile
 from supervisor_memreap.record.child import Child
 from supervisor_memreap.record.historypath import HistoryError
@@ -246,6 +248,27 @@ def test_a_change_of_the_setting_takes_effect_at_once(listener, tmp_path):
     assert not listener.recorders.want_a_look()
 
 
+def test_what_was_wrong_with_a_setting_is_over_when_it_is_changed_and_not_when_another_one_is(listener, tmp_path):
+    def assert_lasting(*texts):
+        listener.look()
+        lasting = sorted(listener.once.lasting(events.NotRecorded, events.NotExposed))
+        assert len(lasting) == len(texts)
+        assert all(text in line for text, line in zip(texts, lasting))
+
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as other:
+        port, free = taken.getsockname()[1], other.getsockname()[1]
+        other.close()
+        wrong = Recording(history=f"{tmp_path}/no/h.sqlite", metrics=Address("127.0.0.1", port))
+        listener.recorders.apply(wrong, Contents())
+        eventually(lambda: assert_lasting("h.sqlite", f"cannot listen on 127.0.0.1:{port}"), timeout=20)
+        listener.recorders.apply(replace(wrong, metrics=Address("127.0.0.1", free)), Contents())
+        for _ in range(2):
+            assert_lasting("h.sqlite")
+        assert listener.texts()[-1] == "metrics: there is no problem any more"
+        listener.recorders.apply(OFF, Contents())
+        assert_lasting()
+
+
 def test_what_is_wrong_with_the_history_is_one_line_however_often_it_is_tried(listener, tmp_path, monkeypatch):
     monkeypatch.setattr("supervisor_memreap.record.historywriter.HANDOVER", 0.0)
     monkeypatch.setattr("supervisor_memreap.record.historywriter.RETRY", 0.0)
@@ -259,7 +282,8 @@ def test_what_is_wrong_with_the_history_is_one_line_however_often_it_is_tried(li
     for _ in range(20):
         listener.look()
     assert listener.texts() == [
-        f"history: {tmp_path}/no/h.sqlite: No such file or directory (workers are replaced all the same)"
+        f"history: {tmp_path}/no/h.sqlite: No such file or directory; trying again every 0 s"
+        " (workers are replaced all the same)"
     ]
 
 

@@ -199,7 +199,8 @@ def test_without_matplotlib_it_names_the_extra_and_ends_with_2(conf, words):
     result = memreap(conf, *words, code=NO_LIBRARY)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
-        "memreap: the pictures need matplotlib, which is not installed here: pip install 'supervisor-memreap[plot]'\n"
+        "memreap: the pictures need matplotlib, which is not installed here:"
+        f" {sys.executable} -m pip install 'supervisor-memreap[plot]'\n"
     )
     assert not {"a.svg", "a.html"} & set(os.listdir(conf.parent))
 

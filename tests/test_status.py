@@ -138,7 +138,7 @@ def test_the_signal_that_is_used_and_whether_it_is_set_are_in_the_values(server,
         ("gunicorn", {"signal": Given("QUIT", "file [memreap:myapp]")}, "signal QUIT file [memreap:myapp]"),
         ("fcgiwrap", {}, "signal - fcgiwrap drops requests on every signal"),
         ("", {}, "signal HUP default"),
-        (None, {}, "signal - default: it depends on the server, and no worker runs"),
+        (None, {}, "signal - default: it depends on the server, and no running worker is known"),
     ],
 )
 def test_the_table_of_settings_has_the_signal_that_is_used(server, given, line):

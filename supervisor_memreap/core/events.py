@@ -914,6 +914,33 @@ class SupervisordAvailable(_Base):
 
 
 @dataclass(frozen=True)
+class SettingsAccepted(_Base):
+    """A mistake in the settings was corrected."""
+
+    @property
+    def text(self) -> str:
+        return "the configuration has no error any more: its settings are in force"
+
+
+@dataclass(frozen=True)
+class RecordedAgain(_Base):
+    """The history is written again."""
+
+    @property
+    def text(self) -> str:
+        return "history: there is no problem any more"
+
+
+@dataclass(frozen=True)
+class ExposedAgain(_Base):
+    """The metrics are offered again."""
+
+    @property
+    def text(self) -> str:
+        return "metrics: there is no problem any more"
+
+
+@dataclass(frozen=True)
 class NotRemembered(_Base):
     """What must survive a restart of the listener could not be read or saved."""
 
@@ -1071,6 +1098,9 @@ Event = Union[
     ProgramsMissing,
     SupervisordUnavailable,
     SupervisordAvailable,
+    SettingsAccepted,
+    RecordedAgain,
+    ExposedAgain,
     NotRemembered,
     NotPublished,
     NotRecorded,

@@ -147,7 +147,9 @@ def suggest(history: PoolHistory, now: float, candidates: Iterable[int] | None =
         return Suggestion(*common, None, None, Kind.UNKNOWN, Why.NO_WORKERS)
     if watched < WATCHED or not evidence.rates:
         why = Why.TOO_SHORT if watched < WATCHED else Why.FEW_HOURS if evidence.is_followed else Why.SHORT_LIVED
-        return Suggestion(*common, baseline, per_hour, Kind.UNKNOWN, why)
+        # Of the first hour, what a fresh worker holds is known as little as how it grows.
+        early = (None, None) if watched < HOUR else (baseline, per_hour)
+        return Suggestion(*common, *early, Kind.UNKNOWN, why)
     if evidence.start is None:
         return Suggestion(*common, None, per_hour, evidence.kind, Why.NO_FRESH)
     present = history.readings[-1].limit if history.readings else None

@@ -81,7 +81,9 @@ def _settings(case: Case) -> Iterator[Finding]:
         yield Finding("configuration", f"{error}; no setting of the file is used until this is corrected")
     else:
         if not case.settings.names:
-            text = f"{case.main}: no program has a [memreap:PROGRAM] section: add one with {REASON_KEYS_TEXT}"
+            text = (
+                f"{case.main}: no program has a [memreap:PROGRAM] section: add one with observe=yes, {REASON_KEYS_TEXT}"
+            )
             yield Finding("configuration", text)
     for warning in contents.warnings:
         yield Finding("configuration", warning)

@@ -24,7 +24,9 @@ Message = Mapping[str, Any]
 "lasting": […]}` with record.status and the kinds of the events whose states last.
 """
 Tell = Callable[[Message], None]
-"""Sends a message back to the listener: {"trouble": a line, or empty when it is over}, and what else the sink has."""
+"""Sends a message back to the listener: {"trouble": a line, or empty when it is over}, {"note": a line about what is
+over already}, and what else the sink has.
+"""
 Consume = Callable[["Inbox", Tell, Recording], None]
 """What the child does, until the messages end."""
 

@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from supervisor_memreap.core.history import EventRecord, PoolHistory, PoolReading, Reading, WorkerHistory
-from supervisor_memreap.record.historypath import HistoryError
+from supervisor_memreap.record.historypath import HistoryError, NoHistoryError
 
 _MAGIC, _APPLICATION = b"SQLite format 3\0", 0x6D656D72
 """The beginning of every file of SQLite, and what says that it is one of ours: `memr`."""
@@ -238,7 +238,7 @@ def load(
 def _reading(path: str) -> Iterator[sqlite3.Connection]:
     """All that is read is as of one moment."""
     if not os.path.exists(path):
-        raise HistoryError(f"{path}: no history yet: is a listener running, and does it record (history=)?")
+        raise NoHistoryError(f"{path}: no history yet: is a listener running, and does it record (history=)?")
     with errors(path):
         with open(path, "rb") as file:
             begin = file.read(100)

@@ -17,6 +17,10 @@ class HistoryError(Exception):
     """One line: the file, what is wrong, and what to do."""
 
 
+class NoHistoryError(HistoryError):
+    """Nothing was recorded yet."""
+
+
 def default_path(log: MainLog) -> str:
     """Beside supervisord's log. Raises HistoryError."""
     path = os.path.join(log.directory, os.path.expanduser(log.path))

@@ -140,11 +140,10 @@ class _History:
                 error = failed
             else:
                 self._retry_at = float("-inf")
-                self._say(f"{error}: it is kept as {kept}, and a new history was begun")
-                self._trouble = ""  # it is over, and said
+                self._tell({"note": f"{error}: it is kept as {kept}, and a new history was begun"})
                 return
         if not is_handover:
-            self._say(str(error))
+            self._say(f"{error}; trying again every {RETRY:.0f} s")
 
     def _say(self, trouble: str) -> None:
         if trouble != (self._trouble or ""):

@@ -6,6 +6,7 @@ The messages are taken at once, whatever a scraper or a disk does: the port and 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 import threading
@@ -15,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor_memreap.core.recording import Address, Recording
 from supervisor_memreap.record.tally import Tally
+from supervisor_memreap.record.words import pip_install
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 MISSING = (
-    "Python's prometheus-client is missing: pip install 'supervisor-memreap[metrics]'"
-    " (for Debian's supervisor: apt install python3-prometheus-client)"
+    f"Python's prometheus-client is missing: {pip_install('metrics')}"
+    " (for Debian's supervisor: apt install python3-prometheus-client); it is looked for every 30 s"
 )
+# Seconds between two times at which the library is looked for.
+_LOOK_AGAIN = 30.0
 # Seconds between two attempts to listen on a port that is taken.
 _RETRY = 5.0
 # Seconds between two looks at whether the listener still looks, which decides what the file says.
@@ -35,31 +39,58 @@ def consume(
     messages: Iterable[Mapping[str, Any]], tell: Callable[[Mapping[str, Any]], None], recording: Recording
 ) -> None:
     """Serve what the messages say until they end. The process must end then: its threads do not."""
-    troubles = _Troubles(tell)
+    serving = _Serving(recording, Tally(), _Troubles(tell))
     _allow_ssl()
-    try:
-        from supervisor_memreap.record import exposition
-    except ModuleNotFoundError as error:
-        if error.name != "prometheus_client":
-            raise
-        troubles.follow("client", MISSING)
-        for _ in messages:
-            pass  # the listener would wait for room in the pipe
-        return
-    tally, lock = Tally(), threading.Lock()
-    registry = exposition.registry(tally, lock)
-    if recording.metrics:
-        _start(_listen, recording.metrics, registry, troubles)
-    file = _File(recording.metrics_file, registry, troubles) if recording.metrics_file else None
-    if file:
-        _start(file.keep, lambda: _is_old(tally, lock))
+    serving.begin()
     for message in messages:
-        with lock:
-            has_looked = tally.take(message, time.monotonic())
-        if file and has_looked:
-            file.due.set()
-    if file:
-        file.remove()
+        serving.take(message)
+    serving.end()
+
+
+class _Serving:
+    """All that is offered to Prometheus; until its library is there, the messages are counted all the same."""
+
+    def __init__(self, recording: Recording, tally: Tally, troubles: _Troubles):
+        self._recording = recording
+        self._tally = tally
+        self._troubles = troubles
+        self._lock = threading.Lock()
+        self._has_begun = False
+        self._tried = 0.0
+        """When the library was last looked for (monotonic)."""
+        self._file: _File | None = None
+
+    def begin(self) -> None:
+        """If prometheus-client is installed."""
+        self._tried = time.monotonic()
+        importlib.invalidate_caches()
+        try:
+            from supervisor_memreap.record import exposition
+        except ModuleNotFoundError as error:
+            if error.name != "prometheus_client":
+                raise
+            self._troubles.follow("client", MISSING)
+            return
+        self._troubles.follow("client", "")
+        self._has_begun = True
+        registry = exposition.registry(self._tally, self._lock)
+        if self._recording.metrics:
+            _start(_listen, self._recording.metrics, registry, self._troubles)
+        if self._recording.metrics_file:
+            self._file = _File(self._recording.metrics_file, registry, self._troubles)
+            _start(self._file.keep, lambda: _is_old(self._tally, self._lock))
+
+    def take(self, message: Mapping[str, Any]) -> None:
+        if not self._has_begun and time.monotonic() - self._tried >= _LOOK_AGAIN:
+            self.begin()
+        with self._lock:
+            has_looked = self._tally.take(message, time.monotonic())
+        if self._file and has_looked:
+            self._file.due.set()
+
+    def end(self) -> None:
+        if self._file:
+            self._file.remove()
 
 
 def _allow_ssl() -> None:

@@ -26,9 +26,9 @@ from supervisor_memreap.core import spans
 from supervisor_memreap.core.history import EventRecord, PoolHistory, WorkerHistory
 from supervisor_memreap.core.spans import Span
 from supervisor_memreap.core.text import MIB, memory
-from supervisor_memreap.record import timeaxis
+from supervisor_memreap.record import timeaxis, words
 
-MISSING = "the pictures need matplotlib, which is not installed here: pip install 'supervisor-memreap[plot]'"
+MISSING = f"the pictures need matplotlib, which is not installed here: {words.pip_install('plot')}"
 
 INK, MUTED, GRID, PAPER = "#1f2328", "#57606a", "#d8dee4", "#ffffff"
 _ON_PAPER = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 1}
@@ -383,6 +383,9 @@ def _draw_marks(
 
 def _used(picture: _Picture, event: EventRecord) -> float:
     """What the worker of this event used by then, in bytes; else the largest one."""
+    evidence = event.values.get("evidence")
+    if isinstance(evidence, dict) and isinstance(evidence.get("used"), int):
+        return float(evidence["used"])
     for life in picture.lives:
         if life.pid == event.pid:
             before = [reading.used for reading in life.readings if reading.at <= event.at]

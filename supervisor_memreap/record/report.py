@@ -64,6 +64,8 @@ class Day(NamedTuple):
     """By reason."""
     returned: int
     """Bytes."""
+    is_recorded: bool
+    """Whether anything of it was recorded."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def of(history: PoolHistory, since: float, until: float, suggestion: str = "") -
         last=readings[-1] if readings else None,
         largest=max((Peak(reading.largest, reading.at) for reading in readings), default=None, key=_size),
         total=max((Peak(reading.total, reading.at) for reading in readings), default=None, key=_size),
-        days=tuple(_days(left, reasons, since, until)),
+        days=tuple(_days(left, reasons, recorded, since, until)),
         counted_since=history.since,
         counted_reaps=history.reaps,
         counted_returned=history.returned,
@@ -183,12 +185,18 @@ def _growth(worker: WorkerHistory, since: float, until: float) -> float | None:
 
 
 def _days(
-    left: Sequence[EventRecord], reasons: Mapping[tuple[int, float], str], since: float, until: float
+    left: Sequence[EventRecord],
+    reasons: Mapping[tuple[int, float], str],
+    recorded: Sequence[Span],
+    since: float,
+    until: float,
 ) -> Iterator[Day]:
     """Each day of this machine's calendar that the report touches."""
     for start, end in timeaxis.days(since, until):
         events = [event for event in left if start <= event.at < end or event.at == end == until]
-        yield Day(start, _counted(reasons.get((event.pid, event.at), "unknown") for event in events), _returned(events))
+        replaced = _counted(reasons.get((event.pid, event.at), "unknown") for event in events)
+        is_recorded = any(span.within(start, end).length > 0 for span in recorded)
+        yield Day(start, replaced, _returned(events), is_recorded)
 
 
 # As text.
@@ -279,7 +287,8 @@ def day_rows(report: PoolReport) -> list[tuple[str, str, str, str]]:
     for day in report.days:
         count = sum(day.replaced.values())
         parts = ", ".join(f"{number:,} {reason}" for reason, number in day.replaced.items())
-        table.append((timeaxis.day(day.at), f"{count:,}", memory(day.returned) if count else "-", parts))
+        shown = f"{count:,}" if count or day.is_recorded else "-"
+        table.append((timeaxis.day(day.at), shown, memory(day.returned) if count else "-", parts))
     return table
 
 

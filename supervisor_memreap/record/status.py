@@ -9,7 +9,7 @@ from typing import Any
 
 from supervisor_memreap.core.growth import Growth
 from supervisor_memreap.core.listeners import ListenerState
-from supervisor_memreap.core.model import UP, Pool, ProcessId, Worker
+from supervisor_memreap.core.model import UP, Pool, ProcessId, ProgramState, Worker
 from supervisor_memreap.core.policy import Choice, Standing
 from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.servers import signal_for
@@ -180,9 +180,16 @@ def warnings_of(listener: Mapping[str, Any]) -> list[str]:
 def of_look(pools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The pools after our own look, without what only a listener knows."""
     return [
-        {key: value for key, value in growth_values.without(pool).items() if key not in _OF_A_LISTENER}
+        {key: value for key, value in _judged_once(growth_values.without(pool)).items() if key not in _OF_A_LISTENER}
         for pool in pools
     ]
+
+
+def _judged_once(pool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A listener sees whether an empty pool forks workers again; from a single look nothing is known of it."""
+    if pool["workers"] or pool["standing"] != Standing.QUIET or pool["state"] != ProgramState.RUNNING:
+        return pool
+    return {**pool, "standing": Standing.BLIND.value, "not_visible": "it has no workers now"}
 
 
 def of_listener(value: Any, key: str = "") -> Any:

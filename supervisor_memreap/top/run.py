@@ -47,7 +47,8 @@ def client_of(url: str, username: str | None, password: str | None) -> Client:
     """The supervisord of --url; the credentials in the URL come first. Raises SettingsError."""
     try:
         parts = urlsplit(url)
-        shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        # Of unix:///path, geturl would drop the two slashes.
+        shown = url if parts.scheme == "unix" else parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         valid = (parts.scheme == "http" and parts.hostname and parts.port != 0) or (parts.scheme, parts.netloc) == (
             "unix",
             "",
