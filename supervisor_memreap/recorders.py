@@ -40,6 +40,10 @@ def _metrics(messages: Inbox, tell: Tell, recording: Recording) -> None:
     consume(messages, tell, recording)
 
 
+def _message(event: Event) -> Message:
+    return {"kind": "event", **fields.of(event)}
+
+
 class _Kind(NamedTuple):
     consume: Consume
     trouble: type[events.NotRecorded | events.NotExposed]
@@ -92,6 +96,8 @@ class Recorders:
         self._error: events.InternalError | None = None
         self._totals = Totals(time.time())
         self._are_totals_new = False
+        self._watching: Message | None = None
+        """The last event that says which pools are to be watched."""
         self._looked: dict[str, float] = {}
         """When each of them last got a look (monotonic)."""
 
@@ -132,7 +138,10 @@ class Recorders:
         if not kind.is_wanted(recording):
             return
         try:
-            self._children[name] = Child(name, kind.consume, recording)
+            self._children[name] = started = Child(name, kind.consume, recording)
+            if self._watching and name == "metrics":
+                # A pool that should be watched, and is not, has to be known there.
+                started.send(self._watching, is_event=True)
         except OSError as error:
             self._ended[name] = time.monotonic()
             self._troubles[name] = f"no process could be started: {error.strerror}; trying again"
@@ -159,8 +168,10 @@ class Recorders:
 
     def _take(self, event: Event) -> None:
         self._totals(event)
+        if isinstance(event, events.Watching):
+            self._watching = _message(event)
         if self._children:
-            message = {"kind": "event", **fields.of(event)}
+            message = _message(event)
             for running in self._children.values():
                 running.send(message, is_event=True)
 

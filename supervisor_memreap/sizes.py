@@ -43,10 +43,10 @@ class Sizes:
             self._measured = now
             self._growth = {name: growth for name, growth in self._growth.items() if name in self._pools}
         view = procfs.source()
+        self.is_incomplete = False
         rows: list[dict[str, Any]] = []
         for pool in sorted(pools, key=lambda pool: pool.name):
             self._pools.guard(pool, functools.partial(self._add, rows, pool, view, now))
-        self.is_incomplete = time.monotonic() >= now + MEASURING
         return rows
 
     def _add(self, rows: list[dict[str, Any]], pool: WatchedPool, view: Source, now: float) -> None:
@@ -54,6 +54,8 @@ class Sizes:
             return
         known = self._used.get(pool.name, {})
         used = self._used[pool.name] = look.measure(pool.pool, pool.settings, view, now + MEASURING, known)
+        if len(used) < len(pool.pool.workers) and time.monotonic() >= now + MEASURING:
+            self.is_incomplete = True
         growth = self._growth.get(pool.name, Growth())
         growth = growth.after(pool.pool.workers, pool.settings.metric, _readings(pool, used, known, now))
         self._growth[pool.name] = growth

@@ -10,8 +10,10 @@ from test_core_policy import MIB, SETTINGS, Film, events, reaped
 from supervisor_memreap.core import policy, shortage
 from supervisor_memreap.core.command import CommandError, carry_out, parse
 from supervisor_memreap.core.events import Stuck, Watching, WouldReap, WrongSetting
-from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId
+from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId, WorkerDetail
+from supervisor_memreap.core.reasons import OverTotal
 from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.shortage import Kind, Shortage
 
 OBSERVED = replace(SETTINGS, observe=True)
 
@@ -89,10 +91,28 @@ def test_a_user_cannot_have_a_worker_of_an_observed_pool_replaced(command):
 
 def test_a_worker_that_was_requested_before_is_not_signalled():
     film = Film()
-    film.look({11: 20, 12: 20})
+
+    def look():
+        detailed = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB, True, "", "HUP"))
+        return film.look({11: detailed, 12: 20}).candidates
+
+    look()
     film.state = policy.request([ProcessId(11, film.started[11])], film.state)
+    assert look() != ()
     film.settings = OBSERVED
-    assert film.look({11: film.worker(11, 20), 12: 20}).candidates == ()
+    assert [look() for _ in range(5)] == [()] * 5
+    # Nor is it kept until the pool is observed no more.
+    film.settings = SETTINGS
+    assert [look() for _ in range(9)] == [()] * 9
+
+
+def test_of_the_workers_that_would_go_for_a_total_one_is_told():
+    film = Film(OBSERVED)
+    pool = film.look({11: 20, 12: 20, 13: 20}).pool
+    reason = OverTotal(Shortage(Kind.TOTAL, "myapp", 120 * MIB, 100 * MIB), 40 * MIB)
+    log = []
+    policy._report_observed(pool, [policy.Candidate(worker, reason) for worker in pool.workers], film.state, log)
+    assert [event.pid for event in log] == [11]
 
 
 def test_the_log_says_that_a_pool_is_only_observed():

@@ -97,10 +97,42 @@ def test_a_worker_is_known_again_after_a_restart_of_the_listener_and_its_pid_may
 
 def test_another_metric_begins_anew_and_the_counters_go_on(path):
     record(path, [look(NOW, {11: 100}), left(NOW + 1)])
-    record(path, [look(NOW + 60, {12: 200}, metric="rss")])
+    record(path, [look(NOW + 60 * number, {12: 200}, metric="rss") for number in (1, 2, 3)])
     (history,) = historyfile.load(str(path))
     assert (history.metric, [each.largest for each in history.readings]) == ("rss", [200 * MIB])
     assert ([each.pid for each in history.workers], history.reaps) == ([12], 1)
+
+
+def test_another_metric_at_two_looks_as_of_a_file_that_is_half_written_removes_nothing(path):
+    record(path, [look(NOW, {11: 100}), *(look(NOW + number, {11: 200}, metric="rss") for number in (1, 2))])
+    record(path, [look(NOW + 60, {11: 101}), left(NOW + 61), look(NOW + 120, {12: 300}, metric="rss")])
+    (history,) = historyfile.load(str(path))
+    assert (history.metric, [each.largest for each in history.readings]) == ("uss", [100 * MIB, 101 * MIB])
+
+
+@pytest.mark.parametrize("number", [50, 1])
+def test_what_needs_more_than_the_room_that_is_left_takes_that_of_what_is_older(path, number):
+    """A backlog of looks at many workers, or a single one at very many."""
+    many = dict.fromkeys(range(1000, 1000 + (1000 if number > 1 else 6000)), 50.0)
+    older = [look(NOW - 6000 + each, dict.fromkeys(range(100, 200), 50.0), name="old") for each in range(900)]
+    told = record(path, [*older, *(look(NOW + each, many) for each in range(number))], size=4 * MIB, at_once=10_000)
+    assert troubles(told) == []
+    newest = historyfile.load(str(path))[0]
+    assert (newest.name, newest.readings[-1].at) == ("myapp", NOW + number - 1)
+
+
+def test_what_never_fits_is_left_out_and_the_rest_goes_on(path):
+    huge = look(NOW + 1, dict.fromkeys(range(1000, 90000), 50.0))
+    told = record(path, [look(NOW, {11: 100}), huge, look(NOW + 2, {11: 102})], size=4 * MIB, at_once=100)
+    assert troubles(told) == ["something is too large for history_size= and is not recorded"]
+    assert historyfile.load(str(path))[0].readings[-1].at == NOW + 2
+
+
+def test_what_an_error_of_ours_keeps_from_being_recorded_is_left_out_and_the_rest_goes_on(path):
+    told = record(path, [look(NOW, {11: 100}), look(NOW + 1, {11: 101}, name="\udc80"), look(NOW + 2, {11: 102})])
+    (trouble,) = troubles(told)
+    assert trouble.startswith("internal error, please report it: UnicodeEncodeError")
+    assert len(historyfile.load(str(path))[0].readings) == 2
 
 
 def test_workers_that_were_not_read_count_as_an_average_one(path):

@@ -11,13 +11,14 @@ from dataclasses import replace
 
 import psutil
 import pytest
-from support.driver import eventually
+from support.driver import eventually, stop
 from support.histories import MIB, left, look, now
 
 from supervisor_memreap import recorders
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.recording import Address, Recording
+from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.record import child, historyfile
 from supervisor_memreap.record.child import Child
 from supervisor_memreap.record.historypath import HistoryError
@@ -84,6 +85,47 @@ def test_a_child_has_no_descriptor_but_its_two_pipes_and_a_name_of_its_own():
     os.close(other)
     assert len(reply["fds"]) == 2
     assert reply["name"] == "memreap test"
+
+
+def test_what_waits_for_a_child_that_keeps_up_is_handed_over_before_the_end():
+    started = Child("test", count, OFF)
+    stop(started._pid)
+    for _ in range(10):
+        started.send({"kind": "look", "text": "x" * 100_000}, is_event=False)
+    started.send({"kind": "event"}, is_event=True)
+    waits = started.wants() is not None
+    os.kill(started._pid, signal.SIGCONT)
+    read = []
+    started.read = lambda: read.append(Child.read(started)) or read[-1]
+    started.close()
+    assert waits
+    assert {"kinds": 11} in [message for part in read for message in part or ()]
+
+
+def count(messages, tell, _recording):
+    tell({"kinds": sum(1 for _ in messages)})
+
+
+def test_a_child_works_where_the_listener_has_a_thousand_descriptors():
+    with contextlib.ExitStack() as open_:
+        for _ in range(1030):
+            open_.enter_context(open(os.devnull))
+        started = Child("test", echo, OFF)
+        try:
+            started.send({"kind": "event"}, is_event=True)
+            (reply,) = replies(started)
+            assert reply == {"got": {"kind": "event"}, "more": False}
+        finally:
+            started.close()
+
+
+def test_a_metrics_child_that_starts_later_knows_which_pools_are_to_be_watched(listener, monkeypatch):
+    got = []
+    monkeypatch.setattr(recorders.Child, "send", lambda _self, message, is_event: got.append(message))
+    listener.recorders.apply(OFF, Contents())
+    listener.recorders.take(events.Watching("", 1.0, (("myapp", PoolSettings()),)))
+    listener.recorders.apply(Recording(history=None, metrics=Address("127.0.0.1", 1)), Contents())
+    assert [(message["event"], message["pools"][0][0]) for message in got] == [("watching", "myapp")]
 
 
 def test_a_child_that_takes_nothing_is_never_waited_for_and_looks_are_lost_before_events():

@@ -653,7 +653,9 @@ def _candidates(
     pool, settings, state = look
     stuck = {leaving.worker for leaving in state.stuck}
     if state.requested:
-        state = replace(state, requested=state.requested & {worker.id for worker in pool.workers} - stuck)
+        # In an observed pool nothing is sent, nor weeks later, when it is observed no more.
+        present = frozenset() if only_observes(settings, state) else {worker.id for worker in pool.workers} - stuck
+        state = replace(state, requested=state.requested & present)
         circumstances = replace(circumstances, requested=state.requested)
     if pool.is_total_unreadable:
         state = _report(events.TotalUnreadable(*pool.stamp), state, log)
@@ -701,8 +703,13 @@ def _that_may_go(
 def _report_observed(pool: Pool, due: Iterable[Candidate], state: PoolState, log: list[Event]) -> PoolState:
     """What would have been done, once for each worker."""
     first: dict[ProcessId, Candidate] = {}
+    shortages: set[object] = set()
     for candidate in due:
-        first.setdefault(candidate.worker.id, candidate)
+        # Of those that would go because memory is short, one goes at a time, and then there may be enough.
+        key = reasons.shortage_of(candidate.reason)
+        if key is None or key not in shortages:
+            first.setdefault(candidate.worker.id, candidate)
+        shortages.add(key)
     new = [candidate for worker, candidate in first.items() if worker not in state.observed]
     log += [events.WouldReap(*pool.stamp, candidate.worker.id, candidate.reason) for candidate in new]
     present = {worker.id for worker in pool.workers}

@@ -7,6 +7,7 @@ what is beyond that is lost, which the listener reports.
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -59,7 +60,11 @@ class Inbox:
 
     def has_more(self, timeout: float = 0.0) -> bool:
         """Whether a message, or the end, can be had within so many seconds."""
-        return bool(self._lines or select.select([self._fd], [], [], timeout)[0])
+        if self._lines:
+            return True
+        poll = select.poll()  # not select(2), which ends at descriptor 1023: the listener has one for each worker
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(math.ceil(timeout * 1000)))
 
 
 class Child:
@@ -139,8 +144,9 @@ class Child:
 
     def close(self) -> None:
         """Let it finish. It is waited for only a moment: where a disk hangs, it ends when that comes back."""
-        os.close(self._out)
         deadline = time.monotonic() + _FAREWELL
+        self._hand_over(deadline)
+        os.close(self._out)
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
         try:
@@ -151,6 +157,19 @@ class Child:
                 time.sleep(0.001)
         finally:
             os.close(self.fd)
+
+    def _hand_over(self, deadline: float) -> None:
+        """What waits, as far as the child takes it until then (monotonic)."""
+        room = select.poll()
+        room.register(self._out, select.POLLOUT)
+        self.flush()
+        while self._waiting:
+            before = self._size
+            if not room.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                return
+            self.flush()
+            if self._size == before:
+                return  # it has ended
 
 
 _ended: set[int] = set()

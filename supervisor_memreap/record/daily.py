@@ -60,7 +60,12 @@ class Daily:
                 yield {"kind": "summary", "pool": history.name, "text": report.summary_line(history, last, midnight)}
 
     def _suggestions(self, marks: Marks, observed: Collection[str], now: float) -> Iterator[Line]:
-        for history in self._load(now - _LOOKED_BACK, sorted(observed)):
+        def is_due(name: str) -> bool:
+            # If a limit is known, nothing is calculated until it is repeated.
+            told = marks.mark(f"suggestion of {name}")
+            return told is None or told < 0 or now - told >= REPEATED
+
+        for history in self._load(now - _LOOKED_BACK, filter(is_due, sorted(observed))):
             suggested = suggest(history, now)
             is_known = suggested.limit is not None
             # When it was told, and negative if none was known.

@@ -54,6 +54,10 @@ class InUseError(HistoryError):
     """Another process writes to the file."""
 
 
+class FullError(HistoryError):
+    """There is no room for it: on the disk, or in the space that the history may take."""
+
+
 class DamagedError(HistoryError):
     """The file is a history that SQLite cannot read any more."""
 
@@ -68,7 +72,8 @@ def errors(path: str) -> Iterator[None]:
         # Of these two SQLite makes exceptions of the general kind; all others have a kind of their own.
         if type(error) is sqlite3.DatabaseError and ("malformed" in text or "not a database" in text):
             raise DamagedError(f"{path}: {text}") from None
-        raise HistoryError(f"{path}: {text}") from None
+        kind = FullError if "disk is full" in text else HistoryError
+        raise kind(f"{path}: {text}") from None
     except (OSError, sqlite3.Error) as error:
         raise HistoryError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 

@@ -20,7 +20,7 @@ from supervisor_memreap.core.recording import Recording
 from supervisor_memreap.record import counters, historyfile
 from supervisor_memreap.record.child import Inbox, Message, Tell
 from supervisor_memreap.record.daily import Daily
-from supervisor_memreap.record.historyfile import DamagedError, InUseError, Writer
+from supervisor_memreap.record.historyfile import DamagedError, FullError, InUseError, Writer
 from supervisor_memreap.record.historypath import HistoryError
 
 # For so many seconds all readings are kept, one a minute; older ones so many seconds apart; the oldest are removed.
@@ -37,6 +37,10 @@ _MOST_LOOKS, _MOST_EVENTS = 60, 2000
 _AT_ONCE = 50
 # Above this share of the space the oldest part is removed, until it is below the second.
 _FULL, _ROOMY = 0.95, 0.85
+# Below this share it is not the space that it may take that is used up.
+_HALF = 0.5
+# Looks in a row with another metric, after which it is that of the pool, and the earlier readings are removed.
+_LOOKS_DIFFER = 3
 # Two start times of one process may differ by so many seconds: they are reckoned from its age by a clock that is set.
 _SAME_START = 30.0
 # Priority (nice): workers go first.
@@ -103,10 +107,7 @@ class _History:
             tables = self._open()
             tables.make_room()
             while self._waiting:
-                part = list(itertools.islice(self._waiting, _AT_ONCE))
-                tables.write(part)
-                for _ in part:
-                    self._waiting.popleft()
+                self._write_part(tables)
                 tables.make_room()
             if now - self._thinned >= THINNED_EVERY:
                 self._thinned = now
@@ -121,6 +122,38 @@ class _History:
             self._say(f"internal error, please report it: {error!r}")
             return
         self._say("")
+
+    def _write_part(self, tables: _Tables) -> None:
+        """Some of the messages that wait, in one transaction; one at a time where there is little room."""
+        most = _AT_ONCE
+        while True:
+            part = list(itertools.islice(self._waiting, most))
+            try:
+                tables.write(part)
+            except FullError:
+                if tables.fullness() < _HALF and not any(map(self._is_huge, part)):
+                    raise  # it is the disk that is full
+                if most > 1:
+                    most = 1
+                    continue
+                if tables.remove_oldest():
+                    continue
+                self._tell({"note": "something is too large for history_size= and is not recorded"})
+            except HistoryError:
+                raise
+            except Exception as error:
+                # It would fail again.
+                if most > 1:
+                    most = 1
+                    continue
+                self._tell({"note": f"internal error, please report it: {error!r}; something is not recorded"})
+            for _ in part:
+                self._waiting.popleft()
+            return
+
+    def _is_huge(self, message: Message) -> bool:
+        """Whether it would take most of the space alone."""
+        return len(json.dumps(message)) > self._size / 4
 
     def _open(self) -> _Tables:
         if self._tables is None:
@@ -163,6 +196,8 @@ class _Tables:
         self._file = file
         self._pools: dict[str, tuple[int, str]] = {}
         """Number and metric, by name."""
+        self._differing: dict[str, int] = {}
+        """At how many looks in a row each pool had another metric."""
         self._workers: dict[tuple[int, int], tuple[int, float]] = {}
         """Number and start of the last worker of each pool and pid."""
 
@@ -187,7 +222,9 @@ class _Tables:
     def _write_look(self, look: Message) -> None:
         at = int(look["at"])
         for row in look["pools"]:
-            pool = self._pool(row["name"], row["metric"], at)
+            pool = self._pool_of_look(row["name"], row["metric"], at)
+            if pool is None:
+                continue
             known = [worker for worker in row["workers"] if "used_bytes" in worker]
             if not known:
                 continue
@@ -206,7 +243,25 @@ class _Tables:
                 ],
             )
 
+    def _pool_of_look(self, name: str, metric: str, at: float) -> int | None:
+        """None: it is measured in another way than before, perhaps because the file is half written at this look."""
+        number = self._pool(name, metric, at)
+        recorded = self._pools[name][1]
+        if metric == recorded:
+            self._differing.pop(name, None)
+            return number
+        self._differing[name] = self._differing.get(name, 0) + 1
+        if self._differing[name] < _LOOKS_DIFFER:
+            return None
+        # What was measured another way cannot be compared.
+        del self._differing[name]
+        self._remove(number)
+        self._file.db.execute("UPDATE pool SET metric = ? WHERE id = ?", (metric, number))
+        self._pools[name] = number, metric
+        return number
+
     def _pool(self, name: str, metric: str, at: float) -> int:
+        """Its number. `metric` is that of a pool that is not recorded yet."""
         known = self._pools.get(name)
         db = self._file.db
         if known is None:
@@ -214,11 +269,6 @@ class _Tables:
             if known is None:
                 cursor = db.execute("INSERT INTO pool (name, metric, since) VALUES (?, ?, ?)", (name, metric, at))
                 known = int(cursor.lastrowid or 0), metric
-        if metric and known[1] != metric:
-            # What was measured another way cannot be compared.
-            self._remove(known[0])
-            db.execute("UPDATE pool SET metric = ? WHERE id = ?", (metric, known[0]))
-            known = known[0], metric
         self._pools[name] = known
         return known[0]
 
@@ -285,9 +335,11 @@ class _Tables:
         with self._file.transaction() as db:
             self._remove_before(coarse)
             db.execute(
-                "DELETE FROM worker_reading WHERE at < ? AND (at, worker) NOT IN"
-                " (SELECT max(at), worker FROM worker_reading WHERE at < ? GROUP BY worker, at / ?)",
-                (fine, fine, COARSE),
+                # Not NOT IN, which takes minutes for 1,000 workers.
+                "DELETE FROM worker_reading WHERE (at, worker) IN (SELECT at, worker FROM ("
+                "SELECT at, worker, max(at) OVER (PARTITION BY worker, at / ?) AS last FROM worker_reading WHERE at < ?"
+                ") WHERE at < last)",
+                (COARSE, fine),
             )
             # The last row of each part is kept, with the largest worker of all of it.
             parts = db.execute(
@@ -313,13 +365,21 @@ class _Tables:
         """Keep the file within its size: remove the oldest part if it is nearly full."""
         if self._file.fullness() < _FULL:
             return
-        while self._file.fullness() > _ROOMY:
-            with self._file.transaction() as db:
-                oldest, newest = db.execute(
-                    "SELECT min(at), max(at) FROM (SELECT at FROM worker_reading UNION ALL SELECT at FROM event)"
-                ).fetchone()
-                if oldest is None or oldest >= newest:
-                    break
-                self._remove_before(int(oldest + (newest - oldest) * 0.1) + 1)
-            self._workers = {}
+        while self._file.fullness() > _ROOMY and self.remove_oldest():
+            pass
         self._file.give_back()
+
+    def fullness(self) -> float:
+        return self._file.fullness()
+
+    def remove_oldest(self) -> bool:
+        """A tenth of all that is recorded; False: there is nothing older than the newest."""
+        with self._file.transaction() as db:
+            oldest, newest = db.execute(
+                "SELECT min(at), max(at) FROM (SELECT at FROM worker_reading UNION ALL SELECT at FROM event)"
+            ).fetchone()
+            if oldest is None or oldest >= newest:
+                return False
+            self._remove_before(int(oldest + (newest - oldest) * 0.1) + 1)
+        self._workers = {}
+        return True

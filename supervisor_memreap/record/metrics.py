@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 MISSING = (
-    f"Python's prometheus-client is missing: {pip_install('metrics')}"
+    f"Python's prometheus-client is missing, or older than 0.16: {pip_install('metrics')}"
     " (for Debian's supervisor: apt install python3-prometheus-client); it is looked for every 30 s"
 )
 # Seconds between two times at which the library is looked for.
@@ -66,8 +66,8 @@ class _Serving:
         importlib.invalidate_caches()
         try:
             from supervisor_memreap.record import exposition
-        except ModuleNotFoundError as error:
-            if error.name != "prometheus_client":
+        except ImportError as error:  # older ones lack some of the names
+            if not (error.name or "").startswith("prometheus_client"):
                 raise
             self._troubles.follow("client", MISSING)
             return

@@ -314,7 +314,7 @@ def details(pool: Mapping[str, Any]) -> Iterator[str]:
             " memreap as their user or as root with CAP_SYS_PTRACE, or set metric=rss"
         )
     if pool.get("reaps") and "counted_since" in pool:
-        yield from _wrapped(f"reaps are counted since {words.clock(pool['counted_since'])}")
+        yield f"reaps are counted since {words.clock(pool['counted_since'])}"
     if growth_values.forecast(pool):
         yield growth_values.forecast(pool)
 

@@ -36,8 +36,9 @@ ERRORS = (
 LASTING = tuple(kind for kind in ERRORS if kind != "internal_error")
 # What may be short so that reaping does not help: in a pool, and on the host or in a control group.
 OF_POOL, OF_HOST = ("total",), ("headroom", "pressure")
-# Looks of which the longest interval is the usual one; before there are two, that of TICK_60.
-_LOOKS = 10
+# Looks of which the longest interval is the usual one; before there are two, that of TICK_60. While memory is short, up
+# to 60 looks come between two ticks.
+_LOOKS = 100
 _INTERVAL = 60.0
 # A listener that has not looked for two intervals does not look. A tick comes up to 2 s late, and the look takes time.
 _INTERVALS, _LATE = 2, 5.0
