@@ -135,6 +135,17 @@ def test_a_file_is_offered_where_one_is_expected(scripts, words):
     assert completed(scripts, *words, "fl") == {"fleet.conf"}
 
 
+def test_a_full_disk_is_one_line_and_a_closed_output_is_none():
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [*MEMREAP, "completion", "bash"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (result.returncode, result.stderr) == (1, "memreap: cannot write the output: No space left on device\n")
+    closed = ["sh", "-c", '"$@" >&-', "sh", *MEMREAP, "completion", "bash"]
+    result = subprocess.run(closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_without_shtab_it_is_one_line_that_names_the_extra(tmp_path):
     (tmp_path / "shtab.py").write_text("raise ImportError")
     result = subprocess.run(

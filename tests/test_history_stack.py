@@ -173,6 +173,26 @@ def test_what_cannot_be_recorded_or_exposed_is_shown_by_every_view_while_the_poo
             assert (shown.returncode, shown.stderr.count("all the same")) == (0, 2), shown.stdout + shown.stderr
 
 
+def test_while_the_settings_have_a_mistake_status_shows_the_listeners_pools_with_it_and_the_log_says_when_it_is_over(
+    where,
+):
+    conf = where / "supervisord.conf"
+    with running(where, TEXT):
+        eventually(lambda: assert_recorded(where))
+        right = conf.read_text()
+        conf.write_text(right.replace("limit=1GB", "limit=150 monkeys"))
+        shown = subprocess.run([BIN / "memreap", "status", "-c", conf], capture_output=True, text=True, check=False)
+        assert re.search(r"myapp +QUIET +1.0 GiB uss +3 ", shown.stdout), shown.stdout + shown.stderr
+        assert (shown.returncode, shown.stderr.count("monkeys")) == (1, 1)
+        eventually(lambda: assert_log(where, "the earlier settings stay in force"))
+        conf.write_text(right)
+        eventually(lambda: assert_log(where, "the configuration has no error any more: its settings are in force"))
+
+
+def assert_log(where: Path, text: str) -> None:
+    assert operated(where).log().count(text) == 1
+
+
 def assert_shown(where: Path, line: str) -> None:
     result = operated(where).ctl("memreap", "status")
     assert line in result.stdout
