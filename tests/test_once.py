@@ -413,7 +413,7 @@ def test_a_pidfile_that_another_process_left_is_refused(tmp_path):
         (["--pidfile", "/nowhere", "limit=10MB"], "/nowhere: cannot be read: No such file or directory"),
         (["--pidfile", "/dev/null", "limit=10MB"], "/dev/null: contains '', not a pid"),
         (["-c", "/nowhere"], "/nowhere: cannot be read: No such file or directory"),
-        (["-c", "/dev/null"], "/dev/null: no [memreap:PROGRAM] section; add one with limit=, max_age=, total="),
+        (["-c", "/dev/null"], "/dev/null: no [memreap:PROGRAM] section; add one with observe=yes, limit=, max_age="),
         (["--colour"], "memreap: unrecognized arguments: --colour"),
     ],
 )
