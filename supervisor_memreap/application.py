@@ -93,7 +93,12 @@ class Application:
         """If the history has just been read: until then nobody knew how much earlier listeners reaped. Never raises."""
         if self.recorders.has_new_totals():
             self._rows = self.recorders.with_totals(self._rows)
-            self._guard(lambda: self._publisher.publish(self._client()))
+            # A supervisord that hangs would have to be waited for. Not with _guard, which would end what lasts.
+            if self._rows and not self._once.has_passed(events.SupervisordUnavailable):
+                try:
+                    self._publisher.publish(self._client())
+                except Exception as error:
+                    self._once(log.internal_error("", error))
 
     def look_between_ticks(self) -> None:
         """If that is due. Never raises."""

@@ -110,9 +110,8 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             what = f"unknown command {verb[:100]!r}" if verb else "no command given"
             self._fail(f"{what}; there are status, workers, {', '.join(VERBS)}, help", usage=True)
             return
-        unknown = next((word for word in words if word.startswith("-") and word != _JSON), None)
-        if unknown:
-            self._fail(f"unknown option {unknown[:100]!r}", usage=True)
+        if any(word.startswith("-") and word != _JSON for word in words):
+            self._fail(f"unknown option; there is {_JSON}, of status and workers", usage=True)
             return
         if not self.ctl.upcheck():
             return

@@ -72,6 +72,29 @@ _KINDS: Mapping[str, _Kind] = {
 }
 
 
+class _Lasting:
+    """Logs what is wrong with a kind, once, and when that is over."""
+
+    def __init__(self, emit: Sink, once: Once):
+        self._emit = emit
+        self._once = once
+        self._recovering: set[type[Event]] = set()
+        """The kinds of which nothing is wrong since the last look."""
+
+    def follow(self, kind: _Kind, trouble: str, is_running: bool) -> None:
+        """`trouble` is empty if nothing is wrong now."""
+        if trouble:
+            self._once(kind.trouble("", time.time(), trouble))
+            self._recovering.discard(kind.trouble)
+        elif self._once.clear(kind.trouble):
+            self._recovering.add(kind.trouble)
+        elif kind.trouble in self._recovering:
+            # A look later: a child that was just started has had time to find something wrong.
+            self._recovering.remove(kind.trouble)
+            if is_running:
+                self._emit(kind.over("", time.time()))
+
+
 class Recorders:
     """`emit` gets what the sinks themselves have to say; `once`, what is wrong with one.
 
@@ -91,8 +114,7 @@ class Recorders:
         self._ended: dict[str, float] = {}
         """When the child of this kind ended by itself (monotonic)."""
         self._troubles: dict[str, str] = {}
-        self._recovering: set[str] = set()
-        """The kinds of which nothing is wrong since the last look."""
+        self._lasting = _Lasting(emit, once)
         self._error: events.InternalError | None = None
         self._totals = Totals(time.time())
         self._are_totals_new = False
@@ -267,16 +289,7 @@ class Recorders:
             elif running and running.lost and not trouble and not running.wants():
                 running.lost = 0
                 self._emit(kind.trouble("", time.time(), _LOST))
-            if trouble:
-                self._once(kind.trouble("", time.time(), trouble))
-                self._recovering.discard(name)
-            elif self._once.clear(kind.trouble):
-                self._recovering.add(name)
-            elif name in self._recovering:
-                # A look later: a child that was just started has had time to find something wrong.
-                self._recovering.remove(name)
-                if running:
-                    self._emit(kind.over("", time.time()))
+            self._lasting.follow(kind, trouble, is_running=running is not None)
 
     def close(self) -> None:
         for name in list(self._children):

@@ -360,7 +360,8 @@ def test_a_changed_file_is_read_at_the_next_tick_and_a_bad_one_is_refused_whole(
         assert "sent" not in listener.text()
         section.write_text("[memreap:myapp]\nlimit=30MB\n" + QUICK)
         listener.tick()
-    _, first, refused, second, sent = listener.lines()
+    _, first, refused, accepted, second, sent = listener.lines()
+    assert accepted == "the configuration has no error any more: its settings are in force"
     assert first == "watching myapp (limit 100 MiB uss)"
     assert refused == (
         f"{section} [memreap:myapp] limit=30 monkeys: not a size, such as 150MB (the earlier settings stay in force)"
