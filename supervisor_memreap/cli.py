@@ -17,7 +17,7 @@ from typing import NamedTuple, NoReturn
 
 from supervisor_memreap import __version__, completion, listener, once, plot, report, suggest, top
 from supervisor_memreap.core.command import VERBS, named, unknown
-from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.model import Program, supervisord_of
 from supervisor_memreap.core.recording import Recording
 from supervisor_memreap.core.settings import (
     COMMAND_LINE,
@@ -355,8 +355,8 @@ def _configured(configuration: str | None, names: Sequence[str], given: dict[str
 
 
 def _status(args: argparse.Namespace) -> int:
-    print_line = log.to(sys.stderr)
     viewer = _viewer(args)
+    print_line = log.to(sys.stderr)
     try:
         while True:
             whole = viewer.look()
@@ -470,7 +470,7 @@ def _settings(args: argparse.Namespace) -> int:
 
 def _default_history(contents: configfile.Contents, programs: Sequence[Program]) -> tuple[str | None, str]:
     """The path of the history if none is set; None: there is none, or it is unknown, and why."""
-    supervisord = next((program.supervisord for program in programs if program.supervisord), None)
+    supervisord = supervisord_of(programs)
     if supervisord is None:
         return None, "beside the log of the supervisord that runs"
     try:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from supervisor_memreap.core.command import named
 from supervisor_memreap.core.history import PoolHistory
+from supervisor_memreap.core.model import supervisord_of
 from supervisor_memreap.core.settings import resolve
 from supervisor_memreap.core.text import quote
 from supervisor_memreap.record import historypath
@@ -75,7 +76,7 @@ def _in_force(configuration: str | None) -> str:
 def _supervisord(contents: Contents) -> int | None:
     """The pid of the supervisord that runs here; None: it does not answer."""
     try:
-        return next((program.supervisord for program in connect_as_supervisorctl(contents.server).programs()), None)
+        return supervisord_of(connect_as_supervisorctl(contents.server).programs())
     except Unavailable:
         return None
 

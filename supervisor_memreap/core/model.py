@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,6 +59,11 @@ class Program:
     @property
     def namespec(self) -> str:
         return self.name if self.group == self.name else f"{self.group}:{self.name}"
+
+
+def supervisord_of(programs: Iterable[Program]) -> int | None:
+    """The pid of the supervisord that runs them; None: it is not known."""
+    return next((program.supervisord for program in programs if program.supervisord), None)
 
 
 class Ending(enum.Enum):

@@ -318,9 +318,9 @@ def _completed(history: PoolHistory) -> tuple[tuple[WorkerHistory, ...], float]:
         completed = worker
         if worker.was_reaped and limit and worker.pid not in others:
             cap = max(cap, limit)
-        if worker.was_reaped and limit and worker.pid not in others and last.used <= limit:
-            gap = last.at - worker.readings[-2].at if len(worker.readings) > 1 else 60.0
-            completed = replace(worker, readings=(*worker.readings, Reading(last.at + gap / 2, limit + 1)))
+            if last.used <= limit:
+                gap = last.at - worker.readings[-2].at if len(worker.readings) > 1 else 60.0
+                completed = replace(worker, readings=(*worker.readings, Reading(last.at + gap / 2, limit + 1)))
         workers.append(completed)
     return tuple(workers), cap or math.inf
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from supervisor_memreap.core.model import supervisord_of
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.listener import name_of_user, rights_of_listener
 from supervisor_memreap.host import rights
@@ -22,9 +23,8 @@ def check(case: Case) -> Iterator[Finding]:
 
 def _history(case: Case) -> Iterator[Finding]:
     """Without waiting for the listener's attempt, and with a remedy."""
-    supervisord = next((program.supervisord for program in case.programs if program.supervisord), None)
     try:
-        path = in_force(case.settings.recording, case.contents, supervisord)
+        path = in_force(case.settings.recording, case.contents, supervisord_of(case.programs))
     except HistoryError as error:
         yield Finding("history", f"nothing is recorded: {error}", False)
         return

@@ -21,19 +21,17 @@ Line = dict[str, str]
 
 
 class Marks(Protocol):
-    """What is remembered in the file from one listener to the next, and the names of its pools."""
+    """What is remembered in the file from one listener to the next."""
 
     def mark(self, name: str) -> float | None: ...
 
     def set_mark(self, name: str, value: float) -> None: ...
 
-    def names(self) -> list[str]: ...
-
 
 class Daily:
     """`load` is historyfile.each. Both may raise HistoryError."""
 
-    def __init__(self, is_summarised: bool, load: Callable[[float, Iterable[str]], Iterable[PoolHistory]]):
+    def __init__(self, is_summarised: bool, load: Callable[[float, Iterable[str] | None], Iterable[PoolHistory]]):
         self._is_summarised = is_summarised
         self._load = load
         self._asked = time.monotonic()
@@ -55,7 +53,7 @@ class Daily:
         marks.set_mark("summary", midnight)
         if last is None or last > midnight:
             return  # it has only begun, or the clock was set back
-        for history in self._load(last, marks.names()):
+        for history in self._load(last, None):
             if history.readings or any(event.at >= last for event in history.events):
                 yield {"kind": "summary", "pool": history.name, "text": report.summary_line(history, last, midnight)}
 

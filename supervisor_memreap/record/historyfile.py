@@ -217,12 +217,12 @@ def names(path: str, since: float = 0.0) -> list[str]:
         return [name for (name,) in rows]
 
 
-def each(path: str, since: float, wanted: Iterable[str]) -> Iterator[PoolHistory]:
-    """One pool after another: the readings since then, and all events, since what an old one began may still last.
+def each(path: str, since: float, wanted: Iterable[str] | None = None) -> Iterator[PoolHistory]:
+    """The `wanted` pools, or all, one after another: the readings since then, and all events.
 
-    A week of 400 workers takes 200 MB of memory while it is judged. Raises HistoryError.
+    What an old event began may still last. A week of 400 workers takes 200 MB while it is judged. Raises HistoryError.
     """
-    for name in wanted:
+    for name in names(path) if wanted is None else wanted:
         yield from load(path, since, 0.0, [name])
 
 

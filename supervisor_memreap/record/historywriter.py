@@ -325,10 +325,6 @@ class _Tables:
         with self._file.transaction() as db:
             db.execute("INSERT OR REPLACE INTO mark VALUES (?, ?)", (name, value))
 
-    def names(self) -> list[str]:
-        with historyfile.errors(self._file.path):
-            return [name for (name,) in self._file.db.execute("SELECT name FROM pool ORDER BY name")]
-
     def thin(self, now: float) -> None:
         """Keep fewer of the old readings, and none of the oldest."""
         fine, coarse = int(now - FINE_FOR), int(now - COARSE_FOR)

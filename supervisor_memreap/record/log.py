@@ -123,6 +123,11 @@ class Once:
         """The kinds of the states that still last, named as in record.fields."""
         return {fields.kind_of(kind) for kind, _ in self._last}
 
+    def end(self, kind: type[Event], over: Event) -> None:
+        """End that state, and pass on the event that says so, if there was one."""
+        if self.clear(kind):
+            self._emit(over)
+
     def clear(self, kind: type[Event], pool: str = "") -> bool:
         """End that state; whether there was one."""
         return self._last.pop((kind, pool), None) is not None
