@@ -133,7 +133,7 @@ class Workers:
     def pace(self) -> float:
         """Seconds that this server needs between two signals."""
         worker = self.all(procfs.source())[0].id
-        return pace_of(recognise(*procfs.source().name_and_argv(worker.pid)))
+        return pace_of(recognise(procfs.source().names(worker.pid)))
 
     def wait_until_gone(self, worker: Worker) -> None:
         eventually(lambda: self._assert_gone(worker), timeout=PATIENCE)

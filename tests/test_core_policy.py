@@ -729,6 +729,15 @@ def test_what_looks_like_a_manager_below_a_wrapper_is_not_signalled():
         assert film.state.requested == frozenset()
 
 
+def test_a_worker_that_has_just_forked_is_neither_signalled_nor_called_a_manager():
+    film = Film()
+    forking = replace(film.worker(11, 300), detail=WorkerDetail(300 * MIB, True, looks_like_manager=None))
+    film.state = policy.request([forking.id], film.state)
+    verdict = film.look({11: forking, 12: 20})
+    assert (reaped(verdict), verdict.events) == (None, ())
+    assert reaped(film.look({11: 300, 12: 20})) == 11
+
+
 def test_with_never_a_worker_that_is_never_idle_is_told_of_once():
     film = Film(replace(SETTINGS, idle_wait=float("inf")))
     told = [event for _ in range(40) for event in film.look({11: 300, 12: 20}, signal=False).events]

@@ -9,6 +9,7 @@ from supervisor_memreap.core.servers import (
     SERVERS,
     UNRECOGNISABLE,
     Moment,
+    Names,
     graceful,
     manages,
     may_signal_busy,
@@ -16,6 +17,7 @@ from supervisor_memreap.core.servers import (
     pace_of,
     recognise,
     refusal,
+    server_of,
     signal_for,
 )
 
@@ -62,12 +64,72 @@ from supervisor_memreap.core.servers import (
         # What an interpreter runs may not be read: it may be any of them.
         ("perl", [], UNRECOGNISABLE),
         ("python3", ["", ""], UNRECOGNISABLE),
-        ("bash", ["bash", "gunicorn"], ""),
-        ("", [], ""),
+        ("", [], UNRECOGNISABLE),
     ],
 )
 def test_a_server_is_recognised_by_its_own_name_or_the_script_of_its_interpreter(comm, argv, server):
-    assert recognise(comm, argv) == server
+    assert recognise(Names(comm, argv)) == server
+
+
+@pytest.mark.parametrize(
+    ("names", "server"),
+    [
+        (Names("bash", ["bash", "gunicorn"], "bash"), ""),
+        (Names("myserver", ["/srv/myserver"], "myserver"), ""),
+        # It may be a title as well.
+        (Names("myserver", ["/srv/myserver"]), UNRECOGNISABLE),
+        (Names("myapp", ["myapp"], "uwsgi-core"), "uWSGI"),
+        (Names("myapp", ["myapp"], "php-fpm8.2"), "php-fpm"),
+        (Names("myapp", ["myapp"], "apache2"), "Apache"),
+        (Names("myapp GET /a", ["myapp GET /a", ""], "perl"), UNRECOGNISABLE),
+        # The path of a request says nothing.
+        (Names("myapp GET /unic", ["myapp GET /unicorn"], "perl"), UNRECOGNISABLE),
+        (Names("myapp GET /perl", ["myapp GET /perl", "/srv/myapp.pl"], "perl"), UNRECOGNISABLE),
+        (Names("/gunicorn", ["/gunicorn"], "perl"), UNRECOGNISABLE),
+        (Names("/perl", ["/perl", " ", ""], "perl"), UNRECOGNISABLE),
+        # A title over the arguments, without an end to what they were.
+        (Names("myapp", ["myapp", "bin/perl", "/srv/myapp.pl"], "perl"), UNRECOGNISABLE),
+        (Names("myapp", ["python3", "/srv/bin/gunicorn", "app:application"], "python3.11"), "gunicorn"),
+        (Names("myapp", ["python3", "/srv/myapp.py"], "python3.11"), ""),
+        (Names("myapp.pl", ["/usr/bin/perl", "/srv/myapp.pl"], "perl"), ""),
+    ],
+)
+def test_what_the_kernel_runs_tells_the_server_of_a_process_that_has_changed_its_title(names, server):
+    assert recognise(names) == server
+
+
+STARMAN = Names("starman master ", ["starman master --workers 4 app.psgi"], "perl")
+CUSTOM = Names("perl", ["perl", "/srv/myserver.pl"], "perl")
+TITLED = Names("myapp GET /a", ["myapp GET /a"], "perl")
+
+
+@pytest.mark.parametrize(
+    ("worker", "manager", "is_fork", "server"),
+    [
+        (TITLED, STARMAN, True, "Starman"),
+        (TITLED, STARMAN, None, "Starman"),
+        (TITLED, CUSTOM, True, ""),
+        (TITLED, CUSTOM, None, UNRECOGNISABLE),
+        (TITLED, TITLED, True, UNRECOGNISABLE),
+        (TITLED, TITLED, None, UNRECOGNISABLE),
+        # What runs below a wrapper is not of the wrapper's server.
+        (TITLED, CUSTOM, False, UNRECOGNISABLE),
+        (TITLED, STARMAN, False, UNRECOGNISABLE),
+        (TITLED, Names("sh", ["sh", "-c", "perl a.pl"], "dash"), False, UNRECOGNISABLE),
+        (Names("perl-fcgi", ["perl-fcgi"], "perl"), TITLED, True, "FCGI::ProcManager"),
+        (CUSTOM, TITLED, True, ""),
+        (Names("cat", ["cat"], "cat"), STARMAN, False, "Starman"),
+        (TITLED, Names("myapp", ["myapp"], "uwsgi-core"), None, "uWSGI"),
+        # An application that calls itself like another server.
+        (Names("unicorn", ["unicorn"], "perl"), STARMAN, True, UNRECOGNISABLE),
+        (CUSTOM, Names("multiwatch", ["multiwatch"], "multiwatch"), False, "multiwatch"),
+        # With target=self.
+        (TITLED, None, None, UNRECOGNISABLE),
+        (CUSTOM, None, None, ""),
+    ],
+)
+def test_a_worker_whose_names_say_no_server_is_of_its_managers(worker, manager, is_fork, server):
+    assert server_of(worker, manager, is_fork) == server
 
 
 def test_what_may_be_any_server_is_signalled_only_at_the_moment_that_is_safe_for_all():
@@ -142,10 +204,11 @@ def test_a_server_that_is_not_in_the_table_has_no_pace_of_its_own():
         ("php-fpm8.2", ["php-fpm: master process (/etc/php/8.2/fpm/php-fpm.conf)"], True),
         ("php-fpm8.2", ["php-fpm: pool www"], False),
         ("unicorn", ["unicorn master -l 7003 config.ru"], True),
+        ("gunicorn: dirty", ["gunicorn: dirty-arbiter"], True),
         ("multiwatch", ["/usr/bin/multiwatch", "-f", "4", "--", "/usr/sbin/fcgiwrap"], True),
         ("cat", ["cat"], False),
         ("", [], False),
     ],
 )
 def test_a_manager_is_known_by_its_title_where_it_has_one(comm, argv, answer):
-    assert manages(comm, argv) is answer
+    assert manages(Names(comm, argv)) is answer

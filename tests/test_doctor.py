@@ -97,7 +97,7 @@ FINDINGS = {
     ),
     "a wrapper without exec": (
         [(PLACK, f"sh -c '{PLACK}; true'\nstopasgroup=true")],
-        r"myapp: worker \d+ has children of its own and looks like the manager below a wrapper.*exec",
+        r"myapp: worker \d+ may be a manager itself .*below a wrapper, write exec",
     ),
     "too little time to finish": ([("stopwaitsecs=70\n", "")], r"stopwaitsecs=10: FCGI::ProcManager gives .* 60 s"),
     "no manager": (

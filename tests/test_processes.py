@@ -21,9 +21,10 @@ from support.driver import eventually, pool, stop
 from support.looking import SETTINGS, look, reap
 from support.stack import ROOT
 
+from supervisor_memreap.core import servers
 from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings, Watch
-from supervisor_memreap.host import hold, lock, procfile, procfs, signalling, waiting
+from supervisor_memreap.host import hold, lock, procfile, procfs, roster, signalling, waiting
 from supervisor_memreap.host import look as host_look
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.host.source import Psutil
@@ -573,17 +574,47 @@ def test_a_file_that_this_kernel_has_not_is_no_process_that_is_gone():
 def test_a_worker_with_children_of_its_own_is_known_as_that(view):
     with pool(1, 40, "wrapped") as pid:
         wrapper = psutil.Process(pid).ppid()
-        (worker,) = look(wrapper, PoolSettings(limit=MIB), view).workers
+        worker = eventually(lambda: _manager_below(wrapper, view))
         assert worker.id.pid == pid
-        assert worker.detail.looks_like_manager
         assert not look(pid, view=view).workers[0].detail.looks_like_manager
 
 
-def test_a_worker_with_a_child_is_no_manager_where_it_has_siblings_of_its_name(view, tmp_path):
-    """The child may be a command that it runs, or another one of the same name."""
+def _manager_below(wrapper: int, view) -> Worker:
+    (worker,) = look(wrapper, PoolSettings(limit=MIB), type(view)()).workers
+    assert worker.detail.looks_like_manager
+    return worker
+
+
+@needs_linux
+def test_a_worker_that_runs_a_command_is_no_manager_and_one_that_forks_may_be(monkeypatch):
     with pool(2, 40, "parent") as pid:
-        seen = look(pid, PoolSettings(limit=MIB), view)
-        assert [worker.detail.looks_like_manager for worker in seen.workers] == [False, False]
+        eventually(lambda: _assert_equal(_may_manage(pid), [False, True]))
+        # A child that has just been forked may be about to run a command.
+        monkeypatch.setattr(roster, "_FORK_TO_EXEC", 1000.0)
+        assert _may_manage(pid) == [False, None]
+
+
+def _may_manage(pid: int) -> list[bool | None]:
+    return [worker.detail.looks_like_manager for worker in look(pid).workers]
+
+
+@needs_linux
+def test_where_it_cannot_be_told_what_a_child_of_a_worker_is_the_worker_may_be_a_manager(monkeypatch):
+    monkeypatch.setattr(Procfs, "is_fork", lambda _self, _pid, _parent: None)
+    with pool(2, 40, "parent") as pid:
+        assert _may_manage(pid) == [True, True]
+    with pool(1, 40) as pid:
+        assert _may_manage(pid) == [False]
+
+
+@needs_linux
+def test_a_command_that_has_ended_and_was_not_waited_for_makes_no_worker_a_manager():
+    with pool(2, 40, "parent") as pid:
+        for worker in look(pid).workers:
+            (command,) = psutil.Process(worker.id.pid).children()
+            command.kill()
+            eventually(lambda command=command: _assert_equal(command.status(), psutil.STATUS_ZOMBIE))
+        assert _may_manage(pid) == [False, False]
 
 
 def test_two_managers_below_one_wrapper_are_known_as_that(view):
@@ -819,10 +850,10 @@ class Names(Psutil):
         super().__init__()
         self._names = {int(pid.lstrip("p")): name for pid, name in names.items()}
 
-    def name_and_argv(self, pid: int) -> tuple[str, list[str]]:
+    def names(self, pid: int) -> servers.Names:
         if pid not in self._names:
             raise ProcessLookupError(pid)
-        return self._names[pid], [self._names[pid]]
+        return servers.Names(self._names[pid], [self._names[pid]], self._names[pid])
 
 
 @pytest.mark.parametrize(

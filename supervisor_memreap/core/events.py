@@ -240,8 +240,8 @@ class NeverIdle(_Base):
             return f"{start} sent (idle_wait=never)"
         if self.server == UNRECOGNISABLE:
             return (
-                f"{start} sent yet, since its command line cannot be read, and so it is unknown which server it is and"
-                " whether that loses requests at any other moment"
+                f"{start} sent yet, since neither its names nor its manager's say which server it is, and many lose"
+                " requests at any other moment; let the manager keep the title that its server gives it"
             )
         return (
             f"{start} sent yet, since {self.server} can lose requests on {self.signal} at any other moment; if nginx"
@@ -318,12 +318,14 @@ class LooksLikeManager(_Base):
 
     @property
     def text(self) -> str:
-        start = f"worker {self.worker.pid} has children of its own and"
         if self.serves_alone:
-            return f"{start} may be a manager: nothing sent; target=self is for programs that serve in one process"
+            return (
+                f"worker {self.worker.pid} has children of its own and may be a manager: nothing sent; target=self is"
+                " for programs that serve in one process"
+            )
         return (
-            f"{start} looks like the manager below a wrapper: nothing sent; if it is, write exec in the program's"
-            " command, or set depth=2"
+            f"worker {self.worker.pid} may be a manager itself (it has children, or a manager's name): nothing sent; if"
+            " it is the pool's manager below a wrapper, write exec in the program's command, or set depth=2"
         )
 
 

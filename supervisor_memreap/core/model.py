@@ -144,8 +144,10 @@ class WorkerDetail:
     """The name of its server in core.servers; empty: none of those."""
     signal: str = "HUP"
     """The signal that it would be sent, by the settings and its server."""
-    looks_like_manager: bool = False
-    """Whether it looks like a manager itself, below a wrapper: by its name, or by children and no sibling like it."""
+    looks_like_manager: bool | None = False
+    """Whether it may be a manager itself: by its name, or by children that may be its workers. None: it has forked a
+    child a moment ago, which may be about to run a command.
+    """
     is_locked: bool = False
     """Whether the metric could not be read because the worker holds the lock of its own memory map."""
     memory: ProcessMemory | None = None

@@ -613,7 +613,9 @@ def _count(pool: Pool, settings: PoolSettings, state: PoolState, gap: float, cou
 
 
 def _is_ready(worker: Worker, reason: Reason, settings: PoolSettings, state: PoolState) -> bool:
-    """Whether the reason has applied at enough looks."""
+    """Whether the reason has applied at enough looks, and the worker is known to be one."""
+    if worker.detail and worker.detail.looks_like_manager is None:
+        return False
     if not reason.is_counted:
         return True
     seen = state.seen.get((worker.id, reason.setting))

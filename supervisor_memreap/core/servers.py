@@ -23,6 +23,17 @@ class Moment(enum.Enum):
     HELD = "held"
 
 
+class Names(NamedTuple):
+    """What a process is called."""
+
+    comm: str
+    """The kernel's name of it: of the file that it was started from, or what it called itself since."""
+    argv: Sequence[str]
+    """Its arguments, or the title that it gave itself; empty where they may not be read."""
+    executable: str = ""
+    """The name of the file that the kernel runs, which no title changes; empty where it may not be read."""
+
+
 class Server(NamedTuple):
     name: str
     graceful: tuple[str, ...]
@@ -30,7 +41,7 @@ class Server(NamedTuple):
     moment: Moment
     """The moment at which a graceful signal loses no request."""
     process_name: re.Pattern[str]
-    """The name of its processes, or of the script that their interpreter runs."""
+    """The name of its processes, of their executable, or of the script that their interpreter runs."""
     pace: float = 0.0
     """The minimum time in seconds from the start of a replacement to the next signal in its pool."""
     refusal: str = ""
@@ -70,9 +81,9 @@ SERVERS = (
         refusal="gives up a worker that ends 4 times within 10 s of its start",
     ),
 )
-# A manager that says so in its title, or is always one; FCGI::ProcManager's workers are called perl-fcgi. The kernel
-# keeps 15 characters.
-_MANAGER = re.compile(r"perl-fcgi-pm\b|(starman|gunicorn:|php-fpm:|unicorn(_rails)?) maste|multiwatch$")
+# A manager that says so in its title, or is always one; FCGI::ProcManager's workers are called perl-fcgi. gunicorn's
+# dirty arbiter has workers of its own. The kernel keeps 15 characters.
+_MANAGER = re.compile(r"perl-fcgi-pm\b|(starman|gunicorn:|php-fpm:|unicorn(_rails)?) maste|gunicorn: dirty|multiwatch$")
 DEFAULT_SIGNAL = "HUP"
 # By interpreter: the options whose value is an argument of its own, and those whose value is the program itself.
 _INTERPRETERS = {
@@ -84,20 +95,47 @@ _INTERPRETER = re.compile(r"(?:pypy|(?:truffle|j)?(perl|python|ruby))[0-9.]*(?:-
 # plackup runs one of several servers.
 _PLACKUP = re.compile(r"plackup$")
 UNRECOGNISABLE = "unknown"
-"""The server of a process of an interpreter whose script may not be read: it may be any of the table."""
+"""The server of a process whose script is hidden, by its title or since it may not be read: any of the table."""
 
 
-def recognise(comm: str, argv: Sequence[str]) -> str:
-    """The name of the server that a process belongs to; empty if it is not in the table.
+def server_of(worker: Names, manager: Names | None, is_fork: bool | None) -> str:
+    """The server of a worker: by its own names, or else its manager's, since an application may change its title.
 
-    `comm` is the kernel's name of the process. If that is an interpreter's, the script in `argv` counts.
+    Empty: it is none of the table; UNRECOGNISABLE: it may be any. `manager`: None with target=self, where each worker
+    is a server of its own. `is_fork`: whether the worker runs the same program as its manager; None: not known.
     """
-    program = script(comm, argv)
-    if program is None:
-        program = argv[0].rpartition("/")[2] if argv else ""  # a title that the process gave itself, if anything
-    names = [program, *(_server_of_plackup(argv) if _PLACKUP.match(program) else ())]
-    servers = (server.name for name in names for server in SERVERS if server.process_name.match(name))
-    return next(servers, UNRECOGNISABLE if script(comm, argv) is None else "")
+    own = recognise(worker)
+    if manager is None:
+        return own
+    above = recognise(manager)
+    if refusal(above):
+        return above
+    if known(own):
+        return UNRECOGNISABLE if known(above) and above != own else own
+    if own == UNRECOGNISABLE and is_fork is not False:
+        return above if is_fork else above or own
+    return above if own != UNRECOGNISABLE and known(above) else own
+
+
+def recognise(names: Names) -> str:
+    """The server that a process belongs to by its own names.
+
+    Empty: it is none of the table. UNRECOGNISABLE: it is one of an interpreter, or may be, and no script is to be seen.
+    """
+    title = names.argv[0] if names.argv else ""
+    first = "" if " " in title else title.rpartition("/")[2]
+    interpreter = next(filter(_INTERPRETER.match, (names.executable, first, names.comm)), None)
+    program = script(interpreter, names.argv) if interpreter else names.comm
+    # Of the title only its beginning: what follows may be the path of a request.
+    called = [names.executable, names.comm, title, program or ""]
+    if any(map(_PLACKUP.match, called)):
+        called += _server_of_plackup(names.argv)
+    found = next((server.name for name in called for server in SERVERS if server.process_name.match(name)), None)
+    if found:
+        return found
+    # Behind a title, `argv` may hold remains of the arguments.
+    is_visible = bool(program and _INTERPRETER.match(first)) if interpreter else bool(names.executable)
+    return "" if is_visible else UNRECOGNISABLE
 
 
 def script(comm: str, argv: Sequence[str]) -> str | None:
@@ -112,7 +150,7 @@ def script(comm: str, argv: Sequence[str]) -> str | None:
             break
         if argument in with_value:
             next(arguments, "")
-        elif argument and not argument.startswith("-"):
+        elif argument.strip() and not argument.startswith("-"):  # behind a title, Perl leaves a space
             return argument.rpartition("/")[2]
     return None
 
@@ -123,9 +161,9 @@ def _server_of_plackup(argv: Sequence[str]) -> list[str]:
     return [name.lower() for option, name in zip(words, words[1:]) if option in ("-s", "--server")]
 
 
-def manages(comm: str, argv: Sequence[str]) -> bool:
+def manages(names: Names) -> bool:
     """Whether a process calls itself the manager of one of these servers."""
-    return any(map(_MANAGER.match, (comm, *argv[:1])))
+    return any(map(_MANAGER.match, (names.comm, *names.argv[:1])))
 
 
 def known(server: str) -> Server | None:

@@ -40,7 +40,7 @@ def shrinks(case: Case, pool: Pool, section: Section | None, environ: Mapping[st
     """Whether the server ends workers that have nothing to do, so that a pool may be empty."""
     assert pool.manager
     try:
-        server = recognise(*case.view.name_and_argv(pool.manager.pid))
+        server = recognise(case.view.names(pool.manager.pid))
     except (ProcessLookupError, PermissionError):
         return False
     found = recycling.found(server, _started(case, pool, section, environ), recycling.text_of)
@@ -61,7 +61,8 @@ def _signal(case: Case, watch: Watch, pool: Pool, server: str) -> Iterator[Findi
         remedy = f"[memreap:{watch.program.namespec}], write signal={safe[0]}; it takes effect at the next tick"
         yield Finding("", f"{text} {remedy}")
     elif known(server) is None and not settings.signal and _is_caught(pool):
-        which = "its command line cannot be read" if server == UNRECOGNISABLE else "memreap does not know its server"
+        is_hidden = server == UNRECOGNISABLE
+        which = "its names do not say which server it is" if is_hidden else "memreap does not know its server"
         text = f"{which}, so it uses {signal}: check that a worker which gets it finishes its request and is replaced,"
         remedy = f"then write signal={signal}, or the signal that is right, under [memreap:{watch.program.namespec}]"
         yield Finding("", f"{text} {remedy}", False)
@@ -105,7 +106,7 @@ def _started(case: Case, pool: Pool, section: Section | None, environ: Mapping[s
     assert pool.manager
     pid, options = pool.manager.pid, section.options if section else {}
     try:
-        _, argv = case.view.name_and_argv(pid)
+        argv = case.view.names(pid).argv
     except (ProcessLookupError, PermissionError):
         argv = []
     words = [*argv, *_split(options.get("command", ""))]

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
+from supervisor_memreap.core import servers
 from supervisor_memreap.core.model import Holder, MemoryScope, Pool, ProcessId, ProcessMemory, Worker, WorkerDetail
-from supervisor_memreap.core.servers import UNRECOGNISABLE, recognise, refusal, signal_for
+from supervisor_memreap.core.servers import UNRECOGNISABLE, signal_for
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import roster
 from supervisor_memreap.host.memory import Memory
@@ -156,11 +157,11 @@ class _Reading:
         used = _used(worker.bound, self._settings.metric, exact, self._processes)
         is_locked = exact is None and is_blocked(pid)
         try:
-            server = _server_of(pid, manager, view)
+            is_group = self._members.is_group
+            server = server_of_worker(pid, None if is_group else manager, view)
             signal = signal_for(server, self._settings.signal)
             caught = view.catches(pid, number(signal))
             # A process of supervisord that has children may be anything: a manager, a shell.
-            is_group = self._members.is_group
             is_manager = bool(view.children(pid)) if is_group else roster.looks_like_manager(pid, manager, view)
         except PermissionError:
             signal = signal_for(UNRECOGNISABLE, self._settings.signal)
@@ -174,19 +175,19 @@ def server_of(pool: Pool, view: Source) -> str | None:
     for worker in pool.workers if pool.manager else ():
         assert pool.manager
         try:
-            return worker.detail.server if worker.detail else _server_of(worker.id.pid, pool.manager.pid, view)
+            manager = None if pool.is_group else pool.manager.pid
+            return worker.detail.server if worker.detail else server_of_worker(worker.id.pid, manager, view)
         except (ProcessLookupError, PermissionError):
             pass  # it has just left
     return None
 
 
-def _server_of(worker: int, manager: int, view: Source) -> str:
-    """By the names of a worker; or of its manager, if no signal suits that.
-
-    Raises ProcessLookupError, PermissionError.
-    """
-    above = recognise(*view.name_and_argv(manager))
-    return above if refusal(above) else recognise(*view.name_and_argv(worker))
+def server_of_worker(worker: int, manager: int | None, view: Source) -> str:
+    """As core.servers.server_of. Raises ProcessLookupError, PermissionError."""
+    names = view.names(worker)
+    if manager is None:
+        return servers.server_of(names, None, None)
+    return servers.server_of(names, view.names(manager), view.is_fork(worker, manager))
 
 
 def _exact(pid: int, view: Source) -> ProcessMemory | None:

@@ -101,9 +101,9 @@ def _is_left_over(pid: int, program: Program, command: str, view: Source) -> boo
         process = view.process(pid)
         if process.ended or (program.pid and view.process(program.pid).id.start_time <= process.id.start_time):
             return False
-        name_and_argv = view.name_and_argv(pid)
+        names = view.names(pid)
         # Other programs that it has started may be meant to outlive it.
-        return bool(recognise(*name_and_argv)) or script(*name_and_argv) in [*map(os.path.basename, command.split())]
+        return bool(recognise(names)) or script(names.comm, names.argv) in [*map(os.path.basename, command.split())]
     except ProcessLookupError:
         return False  # it has ended; or what supervisord ran has, and then there will be another look
     except PermissionError:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from supervisor_memreap.core.model import ProcessId, ProcessMemory
+from supervisor_memreap.core.servers import Names
 from supervisor_memreap.host import reader, waiting
 from supervisor_memreap.host.procfile import missing, read, stat
 from supervisor_memreap.host.source import Process, Psutil, Sizes, Source
@@ -76,12 +77,19 @@ class Procfs:
     def can_observe_idle(self, pid: int) -> bool | None:
         return waiting.can_observe_idle(pid)
 
-    def name_and_argv(self, pid: int) -> tuple[str, list[str]]:
+    def names(self, pid: int) -> Names:
         comm = read(f"/proc/{pid}/comm").decode(errors="replace").rstrip("\n")
         try:
-            return comm, reader.read(f"/proc/{pid}/cmdline").decode(errors="replace").split("\0")
+            argv = reader.read(f"/proc/{pid}/cmdline").decode(errors="replace").split("\0")
         except PermissionError:
-            return comm, []
+            argv = []
+        return Names(comm, argv, _executable(pid))
+
+    def is_fork(self, pid: int, parent: int) -> bool | None:
+        # Of proc_pid_stat(5): 26 startcode, 27 endcode, 28 startstack. A fork has its parent's; exec puts the stack at
+        # a random place, and no title moves it. Without ptrace read rights it is 0.
+        places = [stat(each)[23:26] for each in (pid, parent)]
+        return None if any(place[2] == b"0" for place in places) else places[0] == places[1]
 
     def activity(self, pid: int) -> str:
         state = stat(pid)[0].decode()
@@ -99,6 +107,15 @@ class Procfs:
             start = text.find(b"\n" + key + b":")
             values.append(text[start + len(key) + 2 : text.find(b"\n", start + 1)] if start >= 0 else b"")
         return values
+
+
+def _executable(pid: int) -> str:
+    """The name of the file that the process runs, also where an upgrade has replaced it; empty: it may not be read."""
+    try:
+        path = os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return ""
+    return path.rpartition("/")[2].partition(" (deleted)")[0]
 
 
 _IS_USABLE = is_usable()

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from supervisor_memreap.core.model import STOPPED_BY_HAND, ProcessId, Program, ProgramState
-from supervisor_memreap.core.servers import UNRECOGNISABLE, manages, recognise
+from supervisor_memreap.core.servers import known, manages, recognise
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.host.source import Process, Source
 
@@ -22,6 +22,8 @@ _ANOTHER_START = (
     "its process here has another start time than supervisord says: supervisord runs in another container, or the clock"
     " was set since; run memreap where supervisord runs, or restart the program"
 )
+# Seconds that a child may need from its fork to the program that it runs.
+_FORK_TO_EXEC = 2.0
 RESTART_UNKNOWN = (
     "with target=self supervisord must say whether it restarts the process after exit status 0, and it has no"
     " [rpcinterface:memreap]: run memreap doctor, which says how to add it safely"
@@ -127,26 +129,32 @@ def _below_wrapper(pid: int, view: Source) -> Process | None:
     return view.process(managers[0])
 
 
-def looks_like_manager(pid: int, above: int, view: Source) -> bool:
-    """Whether this child of `above` looks like a manager itself: then `above` is a wrapper.
+def looks_like_manager(pid: int, above: int, view: Source) -> bool | None:
+    """Whether this child of `above` may be a manager itself; None: it has just forked, and it is not known for what.
 
-    A worker may have children too, of a command that it runs; but then it has siblings of its own name.
+    The workers of a manager are forks of it, while a command that a worker runs is another program. A process that is
+    no fork of `above` may run below a wrapper: if it has children, they may be anything.
     """
-    comm, argv = view.name_and_argv(pid)
-    if manages(comm, argv):
+    if manages(view.names(pid)):
         return True
-    children = [_name_and_argv(child, view) for child in _children(pid, view)]
-    if not children:
+    children = _children(pid, view)
+    if children and view.is_fork(pid, above) is not True:
+        return True
+    answers = [_may_be_worker(child, pid, view) for child in children]
+    return True if True in answers else None if None in answers else False
+
+
+def _may_be_worker(pid: int, above: int, view: Source) -> bool | None:
+    """Whether this child of `above` may be a worker of it; None: it may be about to run a command."""
+    try:
+        process, is_fork = view.process(pid), view.is_fork(pid, above)
+        # uWSGI's emperor, for one, starts servers as commands.
+        is_server = is_fork is False and known(recognise(view.names(pid))) is not None
+    except ProcessLookupError:
         return False
-    if any(name != comm and recognise(name, words) not in ("", UNRECOGNISABLE) for name, words in children):
-        return True  # whatever it calls itself: they are workers
-    siblings = [each for each in _children(above, view) if each != pid and _name_and_argv(each, view)[0] == comm]
-    if (comm, argv) in children and siblings and all(_name_and_argv(each, view)[1] != argv for each in siblings):
-        return True  # the new manager of an upgrade (USR2 to gunicorn), beside the workers of the old one
-    # Or they are managers below one wrapper: each has workers that are called as itself.
-    return not siblings or all(
-        any(_name_and_argv(child, view)[0] == comm for child in _children(each, view)) for each in (pid, *siblings)
-    )
+    if process.ended or is_fork is False:
+        return is_server and not process.ended
+    return True if process.age >= _FORK_TO_EXEC else None
 
 
 def _children(pid: int, view: Source) -> list[int]:
@@ -155,10 +163,3 @@ def _children(pid: int, view: Source) -> list[int]:
         return view.children(pid)
     except (ProcessLookupError, PermissionError):
         return []
-
-
-def _name_and_argv(pid: int, view: Source) -> tuple[str, list[str]]:
-    try:
-        return view.name_and_argv(pid)
-    except (ProcessLookupError, PermissionError):
-        return "", []

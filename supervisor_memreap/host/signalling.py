@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from supervisor_memreap.core.model import Pool, ProcessId, Result, SentMoment, Worker
-from supervisor_memreap.core.servers import Moment, may_signal_busy, moment_of, recognise, signal_for
+from supervisor_memreap.core.servers import Moment, may_signal_busy, moment_of, signal_for
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import hold
 from supervisor_memreap.host.hold import Attempt
-from supervisor_memreap.host.look import private_memory
+from supervisor_memreap.host.look import private_memory, server_of_worker
 from supervisor_memreap.host.signals import number
 from supervisor_memreap.host.source import Source
 
@@ -212,9 +212,10 @@ def _signal(
     idle_wait_expired: bool,
 ) -> Outcome:
     """Raises ProcessLookupError, PermissionError."""
-    pid = worker.id.pid
+    assert pool.manager
+    pid, manager = worker.id.pid, None if pool.is_group else pool.manager.pid
     # A worker that has left the reasons behind, as one that is signalled again, was not read in full.
-    server = worker.detail.server if worker.detail else recognise(*view.name_and_argv(pid))
+    server = worker.detail.server if worker.detail else server_of_worker(pid, manager, view)
     signum = number(signal_for(server, settings.signal))
     _send(pid, pidfd, 0)  # asks whether it may be signalled, before an idle moment is waited for in vain
     private = private_memory(worker.id, pool, view)

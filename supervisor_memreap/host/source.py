@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import psutil
 
 from supervisor_memreap.core.model import ProcessId, ProcessMemory
+from supervisor_memreap.core.servers import Names
 
 
 class Process(NamedTuple):
@@ -48,8 +49,11 @@ class Source(Protocol):
     def can_observe_idle(self, pid: int) -> bool | None:
         """Whether this system says if the process is idle, be it at another moment; None: not known by this reading."""
 
-    def name_and_argv(self, pid: int) -> tuple[str, list[str]]:
-        """The system's name of the process, and its arguments, empty where they may not be read."""
+    def names(self, pid: int) -> Names:
+        """What the process is called."""
+
+    def is_fork(self, pid: int, parent: int) -> bool | None:
+        """Whether the process was forked from `parent` and has run no other program since; None: it cannot be told."""
 
     def activity(self, pid: int) -> str:
         """What the process does at this moment, for a reader, such as `state S, in futex_wait_queue`."""
@@ -100,15 +104,22 @@ class Psutil:
     def can_observe_idle(self, pid: int) -> bool | None:
         return False
 
-    def name_and_argv(self, pid: int) -> tuple[str, list[str]]:
+    def names(self, pid: int) -> Names:
         try:
             process = psutil.Process(pid)
             with process.oneshot():
-                return process.name(), process.cmdline()
+                names = Names(process.name(), process.cmdline())
         except psutil.AccessDenied:
-            return "", []
+            return Names("", [])
         except psutil.NoSuchProcess:
             raise ProcessLookupError(pid) from None
+        try:
+            return names._replace(executable=process.exe().rpartition("/")[2])
+        except psutil.Error:
+            return names
+
+    def is_fork(self, pid: int, parent: int) -> bool | None:
+        return None
 
     def activity(self, pid: int) -> str:
         try:

@@ -17,7 +17,7 @@ that hold nothing. The words make it behave badly:
     thread      each worker has a second thread, which sleeps
     serving     each worker has a second thread, which waits for data as one that serves a client does
     datagram    each worker has a datagram socket too
-    parent      the first worker has a child of its own, the second one has one that runs a command
+    parent      the first worker has a child that runs a command, the second one a fork of itself
 """
 
 from __future__ import annotations
