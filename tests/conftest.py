@@ -1,7 +1,8 @@
 """What holds for every run of the tests, and fixtures that several files share.
 
-A run has a temporary directory of its own, and what is still in it, or still running, at the end is an error. What a
-limit of time, a warning and a thread that dies do to a test stands in pyproject.toml.
+A run has a temporary directory of its own, and what is still in it, or still running, at the end is an error; so is a
+changed mode or owner of a directory above it. What a limit of time, a warning and a thread that dies do to a test stands
+in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ PROCESS = {
 }
 
 _root = pytest.StashKey[Path]()
+_above = pytest.StashKey[dict[Path, str]]()
 _skipped: list[tuple[str, str]] = []
 
 
@@ -85,6 +87,12 @@ def pytest_configure(config):
         config.option.basetemp = config.option.basetemp or root / "t"
         _use(root)
     config.stash[_root] = root
+    config.stash[_above] = {path: _mode_and_owner(path) for path in root.parents}
+
+
+def _mode_and_owner(path: Path) -> str:
+    status = path.stat()
+    return f"mode {stat.S_IMODE(status.st_mode):04o} of {status.st_uid}:{status.st_gid}"
 
 
 def pytest_collection_modifyitems(items):
@@ -195,14 +203,29 @@ def _unexpected() -> list[tuple[str, str]]:
     return [(test, why) for test, why in _skipped if not any(re.search(known, why) for known in EXPECTED_SKIPS)]
 
 
+def _faults(config) -> list[str]:
+    """What fails a run whose tests have all passed."""
+    skipped = _unexpected() if os.environ.get("CI") else []
+    changed = {
+        path: now for path in config.stash[_above] if (now := _mode_and_owner(path)) != config.stash[_above][path]
+    }
+    return [
+        *(f"{test}: skipped, which CI does not expect: {why}" for test, why in skipped),
+        *(
+            f"{path}: a test has left it with {now}; it had {config.stash[_above][path]}"
+            for path, now in changed.items()
+        ),
+    ]
+
+
 def pytest_sessionfinish(session, exitstatus):
-    if os.environ.get("CI") and _unexpected() and exitstatus == pytest.ExitCode.OK and not _is_worker(session.config):
+    if exitstatus == pytest.ExitCode.OK and not _is_worker(session.config) and _faults(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def pytest_terminal_summary(terminalreporter):
-    for test, why in _unexpected() if os.environ.get("CI") else []:
-        terminalreporter.write_line(f"FAILED {test}: skipped, which CI does not expect: {why}", red=True)
+def pytest_terminal_summary(terminalreporter, config):
+    for fault in _faults(config):
+        terminalreporter.write_line(f"FAILED {fault}", red=True)
 
 
 @pytest.fixture(scope="session")

@@ -467,11 +467,10 @@ def test_where_proc_does_not_serve_the_lock_is_a_file(monkeypatch, tmp_path):
 
 
 @needs_root
-def test_a_lock_file_that_may_not_be_opened_counts_as_locked_and_the_line_names_it(monkeypatch, tmp_path):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    tmp_path.chmod(0o755)
+def test_a_lock_file_that_may_not_be_opened_counts_as_locked_and_the_line_names_it(monkeypatch, where):
+    monkeypatch.setattr("tempfile.tempdir", str(where))
     os.close(lock.take_file(ProcessId(4242, 1.0)))
-    (path,) = tmp_path.iterdir()
+    (path,) = where.iterdir()
     path.chmod(0o600)
 
     def attempt() -> str:
@@ -480,8 +479,6 @@ def test_a_lock_file_that_may_not_be_opened_counts_as_locked_and_the_line_names_
         except lock.Unlockable as trouble:
             return str(trouble)
 
-    for above in tmp_path.parents[:3]:
-        above.chmod(0o755)
     assert as_nobody(attempt) == f"the lock {path} cannot be taken (Permission denied)"
 
 

@@ -206,3 +206,16 @@ def test_two(tmp_path):
     assert_fails(result, f"the files of the tests that failed are in {root}")
     assert [path.name for path in root.rglob("of-*")] == ["of-two"]
     assert_passes(run(place, text.replace("assert False", "")), place.joinpath("none"))
+
+
+@both
+def test_a_directory_above_that_of_the_tests_with_another_mode_at_the_end_fails_the_run(place, workers):
+    text = f"""
+import pathlib
+
+def test_it():
+    pathlib.Path({str(place)!r}).chmod(0o755)
+"""
+    result = run(place, text, *workers)
+    assert_fails(result, f"FAILED {place}: a test has left it with mode 0755 of", "it had mode 0700 of", "1 passed")
+    assert_passes(run(place, text, *workers), place)
