@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -I
 """Mail memreap's announcements through sendmail, at most one mail an hour for each pool.
 
 What is announced within the hour is collected, and sent with the next mail. If sendmail fails, it is tried again

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -I
 """Pass memreap's announcements to a command on its standard input: memreap_notify.py COMMAND [ARGUMENT …]
 
 Needs only supervisor. docs/operating.md describes an announcement.

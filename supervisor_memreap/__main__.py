@@ -1,8 +1,11 @@
 """The `memreap` command; also `python -m supervisor_memreap`."""
 
-from __future__ import annotations
-
 import sys
+
+# Before any import that is not built in, as `__future__` is not: -m puts the current directory first on the path, where
+# another user may have left a json.py. If -I or -P kept Python from that, the first entry is another one.
+if __name__ == "__main__" and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
+    del sys.path[0]
 
 
 def main() -> int:

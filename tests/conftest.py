@@ -1,8 +1,8 @@
 """What holds for every run of the tests, and fixtures that several files share.
 
 A run has a temporary directory of its own, and what is still in it, or still running, at the end is an error; so is a
-changed mode or owner of a directory above it. What a limit of time, a warning and a thread that dies do to a test stands
-in pyproject.toml.
+changed mode or owner of a directory above it. What a limit of time, a warning and a thread that dies do to a test is in
+pyproject.toml.
 """
 
 from __future__ import annotations
@@ -206,16 +206,11 @@ def _unexpected() -> list[tuple[str, str]]:
 def _faults(config) -> list[str]:
     """What fails a run whose tests have all passed."""
     skipped = _unexpected() if os.environ.get("CI") else []
-    changed = {
-        path: now for path in config.stash[_above] if (now := _mode_and_owner(path)) != config.stash[_above][path]
-    }
-    return [
-        *(f"{test}: skipped, which CI does not expect: {why}" for test, why in skipped),
-        *(
-            f"{path}: a test has left it with {now}; it had {config.stash[_above][path]}"
-            for path, now in changed.items()
-        ),
-    ]
+    faults = [f"{test}: skipped, which CI does not expect: {why}" for test, why in skipped]
+    for path, before in config.stash[_above].items():
+        if _mode_and_owner(path) != before:
+            faults.append(f"{path}: a test has left it with {_mode_and_owner(path)}; it had {before}")
+    return faults
 
 
 def pytest_sessionfinish(session, exitstatus):

@@ -82,7 +82,7 @@ def together(catalyst_script):
         r"(?m)^checks=6$": "checks=2",
         r"(?m)^;(?=\[rpcinterface:|supervisor\.rpc)": "",  # for single.conf
     }
-    replacements[r"/usr/bin/python3 /etc/supervisor/"] = f"{sys.executable} {EXAMPLES}/"
+    replacements[r"/usr/bin/python3 -I /etc/supervisor/"] = f"{sys.executable} -I {EXAMPLES}/"
     replacements["--to root"] = "--to root --sendmail true"
     replacements["logger -t memreap"] = f"tee -a {where}/notified"
     if os.getuid() != 0:

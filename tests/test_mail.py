@@ -66,9 +66,9 @@ def sendmail(where: Path, port: int) -> str:
 @pytest.fixture
 def mailing(tmp_path, inbox):
     """A supervisord with memreap, a pool whose limit is too low, and the listener of the example."""
-    command = f"{sys.executable} {SCRIPT} --to root@example.org --every {EVERY}s"
+    command = f"{sys.executable} -I {SCRIPT} --to root@example.org --every {EVERY}s"
     section = EXAMPLE.read_text().replace(
-        "/usr/bin/python3 /etc/supervisor/memreap_mail.py --to root",
+        "/usr/bin/python3 -I /etc/supervisor/memreap_mail.py --to root",
         f'{command} --sendmail "{sendmail(tmp_path, inbox.port)}"',
     )
     section = section.replace("/var/log/supervisor/", f"{tmp_path}/")

@@ -95,6 +95,7 @@ class Supervisord:
             end_with_parent(signal.SIGTERM, parent)
 
         # A session of its own: Ctrl-C in the terminal is for the demo alone, and all that belongs to it can be found.
+        # With -m, this Python and those below it import from their current directory: no other user may enter ours.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self._directory / "supervisord.conf")],
             cwd=self._directory,
@@ -107,7 +108,7 @@ class Supervisord:
                 **os.environ,
                 "TMPDIR": str(self._directory),
                 # From a checkout that is not installed it is the directory of the package that makes it importable.
-                "PYTHONPATH": f"{package}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+                "PYTHONPATH": os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH")))),
             },
         )
         return self

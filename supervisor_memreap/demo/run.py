@@ -127,7 +127,8 @@ def _demonstrate(args: argparse.Namespace, seconds: int, stop: Stop) -> int:
 def _has_perl() -> bool:
     command = ["perl", "-MFCGI", "-MFCGI::ProcManager", "-e1"]
     try:
-        return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
+        # Not in the current directory, from which a Perl before 5.26 takes modules.
+        return subprocess.run(command, cwd="/", stderr=subprocess.DEVNULL, check=False).returncode == 0
     except OSError:
         return False
 

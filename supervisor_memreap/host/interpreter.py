@@ -94,7 +94,7 @@ class _Start:
     python: str
     flags: tuple[str, ...]
     first: str
-    """The first directory of its sys.path."""
+    """The first directory of its sys.path; empty: it would be the current one, from which nothing is imported."""
     directory: str
     environ: Mapping[str, str]
     user: rights.Rights | None = None
@@ -167,7 +167,7 @@ def _start_of(pid: int) -> _Start:
     flags = list(_flags(words[1:]))
     rest = words[1 + len(flags) :]
     is_script = bool(rest) and not rest[0].startswith("-")
-    first = os.path.dirname(os.path.realpath(os.path.join(directory, rest[0]))) if is_script else directory
+    first = os.path.dirname(os.path.realpath(os.path.join(directory, rest[0]))) if is_script else ""
     return _Start(python, tuple(flags), first, directory, environ, None if os.geteuid() == user.users[1] else user)
 
 
@@ -211,7 +211,8 @@ def _shebang(script: str) -> list[str]:
 
 
 def _ask(start: _Start, kind: str, program: str, files: Sequence[str], timeout: float) -> Answer:
-    # -B: write nothing, not even a compiled module.
+    # -B: write nothing, not even a compiled module. Not -I: supervisord imports from PYTHONPATH and from its user's own
+    # packages, so these count. What does not is the current directory, which question.py leaves out before it imports.
     arguments = [kind, _MODULES[kind], start.first, *map(os.path.abspath, files)]
     user = start.user
     try:

@@ -5,11 +5,17 @@ know nothing of memreap. It opens no socket and no log, and writes nothing: supe
 the modules that its sections name are imported, as at a start.
 """
 
+import sys
+
+# Before any import that is not built in: -c puts the current directory first on the path, where another user may have
+# left a json.py.
+if sys.path[:1] == [""]:
+    del sys.path[0]
+
 import importlib
 import importlib.util
 import json
 import os
-import sys
 import sysconfig
 from typing import Any, Dict  # noqa: UP035 # Python 3.8 and older have no dict[str, Any]
 
@@ -44,8 +50,9 @@ def read_configuration(kind: str, path: str) -> Dict[str, Any]:  # noqa: UP006
 
 
 def answer(kind: str, module: str, first: str, path: str, *included: str) -> Dict[str, Any]:  # noqa: UP006
-    if sys.path[:1] == [""]:  # not with -I or -P, which leave it out for a script as well
-        sys.path[:1] = [first]
+    # With -I or -P, Python leaves out the directory of a script as well.
+    if first and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
+        sys.path.insert(0, first)
     marker = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
     answer: Dict[str, Any] = {  # noqa: UP006
         "managed": os.path.exists(marker) and sys.prefix == sys.base_prefix,
