@@ -137,7 +137,14 @@ EXAMPLES = [
         events.Remembered(*STAMP, WORKER, 9.0),
         "before memreap was restarted: waiting for it first",
     ),
-    (events.WrongSetting(*STAMP, OVER, "limit=330MB"), "set limit=330MB or more"),
+    (
+        events.WrongSetting(*STAMP, OVER, "limit=330MB", 12.0, 21600.0),
+        "limit 150 MiB, 12 s after its start, so all would be reaped endlessly; set limit=330MB or more",
+    ),
+    (
+        events.FastLeak(*STAMP, 150 * MIB, (40.0, 35.0, 55.0), 60.0),
+        "within 60 s of their start; the last 3 were over 150 MiB when they were 35 s to 55 s old",
+    ),
     (events.ManagerLost(*STAMP, WORKER, NEW, 600.0, 5.0, True), "daemonized (-d)"),
     (events.ManagerLost(*STAMP, WORKER, NEW, 60.0, 5.0, False), "did not say whether it was stopped"),
     (events.Resumed(*STAMP, "its settings changed"), "resumed: its settings changed"),

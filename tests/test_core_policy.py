@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from supervisor_memreap.core import policy, selection
 from supervisor_memreap.core.events import (
+    FastLeak,
     IdlenessUnknown,
     Left,
     LooksLikeManager,
@@ -449,59 +452,184 @@ def test_a_worker_that_leaves_when_it_is_forced_is_replaced_before_the_next_goes
     assert reaped(film.look({12: 200, 13: 20})) == 12
 
 
-def test_newborns_that_are_all_over_the_limit_suspend_the_pool_before_any_is_reaped():
+def wrong(mib: float, age: float, usable: str) -> WrongSetting:
+    return WrongSetting(*STAMP, OverLimit(int(mib * MIB), LIMIT, "uss"), usable, age, policy.RETRY_SETTING)
+
+
+def test_where_all_workers_begin_to_serve_over_the_limit_the_pool_is_suspended_before_any_is_reaped():
     film = Film()
     film.now = BOOT
+    assert film.look({11: 160, 12: 170, 13: 165}).events == ()  # not known to serve yet
     verdict = film.look({11: 160, 12: 170, 13: 165})
-    assert verdict.events == (WrongSetting(*STAMP, OverLimit(160 * MIB, LIMIT, "uss"), "limit=340MB"),)
+    assert verdict.events == (wrong(160, 10.0, "limit=340MB"),)
     assert verdict.standing == "suspended"
     for _ in range(20):
         later = film.look({11: 160, 12: 170, 13: 165}, after=60)
         assert (reaped(later), later.events) == (None, ())
 
 
-def test_one_newborn_over_the_limit_among_others_is_no_wrong_limit():
+def test_one_worker_that_begins_over_the_limit_among_others_is_no_wrong_limit():
     film = Film()
     film.now = BOOT
-    assert film.look({11: 160, 12: 40}).events == ()
+    for _ in range(3):
+        assert film.look({11: 160, 12: 40}).events == ()
 
 
-def test_replacements_that_go_over_the_limit_at_once_are_not_recycled_for_ever():
+class Growth:
+    """A pool whose workers hold `mib(age)`, look after look; each that is signalled has a new one in its place."""
+
+    def __init__(self, mib: Callable[[float], float], count: int = 4, settings: PoolSettings = SETTINGS):
+        self.film = Film(settings)
+        self.film.now = BOOT
+        self.mib = mib
+        self.there = list(range(11, 11 + count))
+        self.reaps = 0
+        self.log: list[object] = []
+
+    def play(self, minutes: float, tick: float = 5.0) -> Growth:
+        for _ in range(int(minutes * 60 / tick)):
+            now = self.film.now + tick
+            verdict = self.film.look(
+                {pid: self.mib(now - self.film.started.get(pid, BOOT)) for pid in self.there}, after=tick
+            )
+            self.log += verdict.events
+            if verdict.candidates:
+                self.reaps += 1
+                self.there.remove(reaped(verdict))
+                self.there.append(1000 + self.reaps)
+                self.film.fork(self.there[-1])
+        return self
+
+    def restart(self) -> None:
+        """Of the listener: it knows what was saved."""
+        self.film.state = restored(decode(json.loads(json.dumps(encode(self.film.state)))), self.film.now)
+
+    def of(self, kind):
+        return [event for event in self.log if isinstance(event, kind)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 10])
+def test_a_limit_below_what_workers_hold_when_they_begin_to_serve_suspends_the_pool(count):
+    pool = Growth(lambda _age: 160, count).play(20)
+    assert pool.of(WrongSetting) == [wrong(160, 10.0, "limit=320MB")]
+    assert pool.reaps == (2 if count == 1 else 0)
+    assert pool.of(FastLeak) == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 10])
+def test_that_is_found_also_when_the_listener_starts_later(count):
+    pool = Growth(lambda _age: 160, count)
+    pool.film.now += 3600
+    pool.play(20)
+    assert len(pool.of(WrongSetting)) == 1
+    assert pool.reaps <= policy.STARTED_OVER
+
+
+@pytest.mark.parametrize("settle", [10, 2])
+def test_a_worker_that_crosses_the_limit_five_seconds_after_its_start_did_so_before_it_was_known_to_serve(settle):
+    settings = replace(SETTINGS, settle=settle)
+    pool = Growth(lambda age: 20 if age < 5 else 160, 2, settings).play(15, tick=1)
+    assert len(pool.of(WrongSetting)) == (settle == 10)
+    assert len(pool.of(FastLeak)) == (settle == 2)
+    assert bool(pool.reaps) == (settle == 2)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_leak_that_reaches_the_limit_in_forty_seconds_is_said_once_and_reaping_goes_on(count):
+    pool = Growth(lambda age: 4 * age, count).play(20)
+    assert pool.of(WrongSetting) == []
+    (event,) = pool.of(FastLeak)
+    assert (event.limit, event.ages) == (LIMIT, (40.0, 40.0, 40.0))
+    assert pool.reaps > 20
+    assert pool.film.state.suspended is None
+
+
+def test_workers_that_reach_the_limit_in_two_minutes_are_no_fast_leak():
+    pool = Growth(lambda age: 1.3 * age).play(20)
+    assert (pool.of(WrongSetting), pool.of(FastLeak)) == ([], [])
+    assert pool.reaps > 20
+
+
+def test_of_workers_that_serve_when_the_listener_starts_it_is_not_known_what_they_held_at_first():
     film = Film()
-    pid, reaps, told = 11, 0, []
-    film.started[11] = film.now - 10
-    for _ in range(200):
-        verdict = film.look({pid: 160})
-        told += events(verdict, WrongSetting)
-        if verdict.candidates:
-            reaps += 1
-            pid += 1
-            film.fork(pid)
-    assert reaps == policy.EARLY_REAPS
-    assert told == [WrongSetting(*STAMP, OverLimit(160 * MIB, LIMIT, "uss"), "limit=320MB")]
+    film.now = BOOT + 10
+    for _ in range(3):
+        assert film.look({11: 160, 12: 170}).events == ()
+    assert reaped(film.look({11: 160, 12: 170})) == 12
 
 
-def test_workers_that_serve_for_a_while_before_they_are_over_are_recycled_for_good():
-    film = Film()
-    reaps, pid = 0, 11
-    for _ in range(20):
-        film.look({pid: 40}, after=600)
-        assert reaped(film.look({pid: 160}, after=15)) == pid
-        pid += 1
-        film.fork(pid)
-        reaps += 1
-    assert reaps == 20
+def test_a_worker_that_was_not_watched_from_its_start_is_no_evidence_either_way():
+    pool = Growth(lambda _age: 160, 1).play(1)
+    assert len(pool.film.state.started_over) == 2
+    for pid in range(2000, 2010):
+        pool.film.fork(pid, ago=30)
+        pool.film.state = replace(pool.film.state, leaving=None)
+        assert reaped(pool.film.look({pid: 160})) == pid
+    assert len(pool.film.state.started_over) == 2
+    assert pool.film.state.suspended is None
 
 
-@pytest.mark.parametrize("change", [{"limit": 200 * MIB}, {"checks": 2}])
-def test_a_suspension_ends_when_the_settings_change(change):
+def test_a_wrong_limit_is_found_although_the_listener_is_restarted_after_each_reap():
+    pool = Growth(lambda _age: 160, 1)
+    for _ in range(6):
+        pool.play(0.75)
+        pool.restart()
+    assert len(pool.of(WrongSetting)) == 1
+    assert pool.reaps <= policy.STARTED_OVER
+
+
+def test_a_fast_leak_suspends_nothing_although_the_listener_is_restarted_after_each_reap():
+    pool = Growth(lambda age: 4 * age)
+    for _ in range(60):
+        pool.play(0.75)
+        pool.restart()
+    assert pool.of(WrongSetting) == []
+    assert pool.reaps > 30
+
+
+def test_what_older_versions_have_saved_of_early_reaps_is_no_evidence():
+    values = encode(PoolState())
+    del values["started_over"]
+    assert decode({**values, "early_reaps": [["limit", 1.0]] * 3}).started_over == ()
+
+
+@pytest.mark.parametrize(("raised", "suspended"), [(155, True), (165, False)])
+def test_a_limit_that_is_raised_is_compared_with_what_workers_held_when_they_began_to_serve(raised, suspended):
+    pool = Growth(lambda age: 160 + age / 60, 4).play(2)
+    assert pool.film.state.suspended
+    pool.film.settings = replace(SETTINGS, limit=raised * MIB)
+    pool.log.clear()
+    pool.play(20)
+    assert [event.because for event in pool.of(Resumed)] == ["its settings changed"]
+    assert len(pool.of(WrongSetting)) == suspended
+    assert bool(pool.reaps) == (not suspended)
+
+
+def test_a_worker_that_has_held_less_since_it_began_to_serve_was_no_evidence():
+    pool = Growth(lambda age: 160 if age < 12 or age > 600 else 40, 2, replace(SETTINGS, checks=3)).play(120)
+    assert pool.of(WrongSetting) == []
+    assert pool.reaps > 10
+
+
+def test_another_metric_says_nothing_of_what_workers_held_when_they_began_to_serve():
+    pool = Growth(lambda _age: 160, 2, replace(SETTINGS, metric="pss", limit=500 * MIB)).play(1)
+    pool.film.settings = SETTINGS
+    pool.play(0.1)
+    assert (pool.of(WrongSetting), pool.reaps) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "then"), [({"limit": 200 * MIB}, []), ({"checks": 2}, [WrongSetting]), ({"metric": "pss"}, [])]
+)
+def test_a_suspension_ends_when_the_settings_change(change, then):
     film = Film()
     film.now = BOOT
-    film.look({11: 160, 12: 170})
+    film.look({11: 160, 12: 170}, after=SETTINGS.settle)
     film.settings = replace(SETTINGS, **change)
     assert film.look({11: 160, 12: 170}, after=60).events == ()
-    verdict = film.look({11: 160, 12: 170}, after=policy.STABLE_SETTINGS)
-    assert verdict.events == (Resumed(*STAMP, "its settings changed"),)
+    resumed, *others = film.look({11: 160, 12: 170}, after=policy.STABLE_SETTINGS).events
+    assert resumed == Resumed(*STAMP, "its settings changed")
+    assert [type(event) for event in others] == then  # the limit is as wrong as before
 
 
 @pytest.mark.parametrize("lost", [False, True])
@@ -516,7 +644,7 @@ def test_a_file_that_is_half_written_at_one_look_ends_no_suspension(lost):
     else:
         film.now, film.started = BOOT, {}
         film.state = PoolState()
-        film.look({11: 160, 12: 170})
+        film.look({11: 160, 12: 170}, after=SETTINGS.settle)
     manager = {"manager": 2, "start_time": film.now} if lost else {}
     before = film.state
     assert before.suspended
@@ -529,7 +657,7 @@ def test_a_file_that_is_half_written_at_one_look_ends_no_suspension(lost):
 def test_a_wrong_limit_is_forgotten_with_its_manager():
     film = Film()
     film.now = BOOT
-    film.look({11: 160, 12: 170})
+    film.look({11: 160, 12: 170}, after=SETTINGS.settle)
     film.fork(21)
     verdict = film.look({21: 40}, manager=2, start_time=film.now)
     assert [type(event) for event in verdict.events] == [Resumed]
@@ -653,25 +781,6 @@ def test_the_wait_for_an_idle_moment_is_each_workers_own():
     verdict = film.look({11: 200, 12: 300}, after=10, signal=False)
     assert reaped(verdict) == 12
     assert expired(verdict) == {11}
-
-
-@pytest.mark.parametrize(("count", "tick"), [(1, 5), (2, 5), (5, 5), (10, 5), (2, 60), (5, 60)])
-def test_a_limit_that_fresh_workers_exceed_is_found_also_when_the_first_workers_are_old(count, tick):
-    film = Film()
-    there = list(range(11, 11 + count))
-    reaps, told = 0, []
-    for _ in range(3600 // tick):
-        verdict = film.look(
-            {pid: 160 if film.now + tick - film.started.get(pid, BOOT) > 15 else 20 for pid in there}, after=tick
-        )
-        told += events(verdict, WrongSetting)
-        if verdict.candidates:
-            reaps += 1
-            there.remove(reaped(verdict))
-            there.append(1000 + reaps)
-            film.fork(there[-1])
-    assert reaps == count + policy.EARLY_REAPS
-    assert len(told) == 1
 
 
 def test_a_worker_that_dies_by_itself_meanwhile_needs_a_settled_one_in_its_place_too():
@@ -831,7 +940,7 @@ def test_a_pause_stays_with_the_program_under_another_manager():
 def test_a_suspension_ends_when_somebody_resumes_the_pool():
     film = Film()
     film.now = BOOT
-    film.look({11: 160, 12: 170})
+    film.look({11: 160, 12: 170}, after=SETTINGS.settle)
     film.state = policy.resume(film.state)
     assert reaped(film.look({11: 160, 12: 170}, after=60)) == 12
 
@@ -942,7 +1051,7 @@ def test_workers_that_grew_old_while_nobody_saw_them_are_not_fresh():
         film.fork(pid, ago=3000)  # all were replaced meanwhile
     verdict = film.look({11: 300, 12: 300, 13: 300, 14: 300})
     assert reaped(verdict)
-    assert not any(seen.early for seen in film.state.seen.values())
+    assert film.state.initial == {}
 
 
 def test_a_manager_that_is_another_one_long_after_the_worker_left_did_not_fall_even_if_nobody_saw_it_stand():
@@ -999,7 +1108,7 @@ def test_a_suspension_and_what_was_said_once_end_when_a_group_is_restarted_as_a_
     film = single()
     film.fork(11)
     film.fork(12)
-    (suspended,) = events(film.look({11: 200, 12: 200}), WrongSetting)
+    (suspended,) = events(film.look({11: 200, 12: 200}, after=SELF.settle), WrongSetting)
     assert suspended.usable
     assert film.look({11: 200, 12: 200}).standing == "suspended"
     film.fork(13)
@@ -1336,7 +1445,7 @@ def test_a_limit_that_was_found_to_be_wrong_is_tried_again_after_some_hours():
     film = Film()
     for pid in (11, 12):
         film.fork(pid)
-    assert events(film.look({11: 300, 12: 300}), WrongSetting)
+    assert events(film.look({11: 300, 12: 300}, after=SETTINGS.settle), WrongSetting)
     assert film.look({11: 20, 12: 300}, after=policy.RETRY_SETTING - 1).standing == "suspended"
     verdict = film.look({11: 20, 12: 300}, after=1)
     assert events(verdict, Resumed)

@@ -327,7 +327,7 @@ def test_a_limit_that_is_wrong_does_not_keep_memreap_from_relieving_the_host():
     host.now = BOOT
     for pid in (11, 12):
         host.fork(pid)
-    host.look({"a": {11: 60, 12: 70}}, available=900)
+    host.look({"a": {11: 60, 12: 70}}, available=900, after=10)
     assert host.of(WrongSetting)
     assert host.look({"a": {11: 90, 12: 70}}, available=900, after=60)[1] == []
     assert host.look({"a": {11: 90, 12: 70}}, available=300)[1] == [11]

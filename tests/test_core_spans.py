@@ -76,7 +76,7 @@ def test_only_the_part_within_the_time_counts():
     assert Span(20, 30).within(0, 10).length == 0
 
 
-TOO_LOW = events.WrongSetting("a", 100.0, OverLimit(42, 40, "uss"), "limit=90MB")
+TOO_LOW = events.WrongSetting("a", 100.0, OverLimit(42, 40, "uss"), "limit=90MB", 12.0, 21600.0)
 
 
 def suspensions(*happened):
@@ -95,7 +95,7 @@ def test_a_suspension_that_was_not_resumed_lasts():
 
 
 def test_an_event_that_is_repeated_after_a_restart_is_no_second_suspension():
-    again = events.WrongSetting("a", 200.0, OverLimit(43, 40, "uss"), "limit=90MB")
+    again = events.WrongSetting("a", 200.0, OverLimit(43, 40, "uss"), "limit=90MB", 12.0, 21600.0)
     assert [each.span for each in suspensions(TOO_LOW, again, events.Resumed("a", 400.0, "x"))] == [Span(100, 400)]
 
 
@@ -109,7 +109,7 @@ def test_a_reap_that_the_suspension_would_have_prevented_ends_it(reason):
 
 def test_a_pool_that_is_suspended_again_after_such_a_reap_was_suspended_twice():
     reap = events.Signalled("a", 500.0, ProcessId(11, 1.0), OverLimit(95, 90, "uss"), "HUP", SentMoment.HELD, 60.0)
-    again = events.WrongSetting("a", 700.0, OverLimit(43, 40, "uss"), "limit=90MB")
+    again = events.WrongSetting("a", 700.0, OverLimit(43, 40, "uss"), "limit=90MB", 12.0, 21600.0)
     assert [each.span for each in suspensions(TOO_LOW, reap, again)] == [Span(100, 500), Span(700, 1000)]
 
 

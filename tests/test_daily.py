@@ -59,7 +59,9 @@ def test_each_day_is_summarised_once_when_it_is_over_also_after_a_restart(record
 
 def test_a_suspension_of_an_earlier_day_and_a_reap_over_midnight_are_in_the_summary(tmp_path):
     path = str(tmp_path / "h.sqlite")
-    too_low = events.WrongSetting("myapp", NOON - 36 * 3600 - 0.5, OverLimit(42 * MIB, 40 * MIB, "uss"), "limit=90MB")
+    too_low = events.WrongSetting(
+        "myapp", NOON - 36 * 3600 - 0.5, OverLimit(42 * MIB, 40 * MIB, "uss"), "limit=90MB", 12.0, 21600.0
+    )
     asked = events.Signalled(
         "myapp",
         NOON - 36 * 3600 - 1,

@@ -340,10 +340,10 @@ def grown(pid: int, age: float, mb: int) -> Worker:
 @pytest.mark.parametrize(
     ("workers", "is_reported"),
     [
-        ([grown(1, 59, 200)], True),
-        ([grown(1, 59, 200), grown(2, 59, 40)], False),
-        ([grown(1, 61, 200), grown(2, 3600, 200)], False),
-        ([grown(1, 59, 40), grown(2, 3600, 200)], False),
+        ([grown(1, 19, 200)], True),
+        ([grown(1, 19, 200), grown(2, 19, 40)], False),
+        ([grown(1, 21, 200), grown(2, 3600, 200)], False),
+        ([grown(1, 19, 40), grown(2, 3600, 200)], False),
     ],
     ids=["fresh", "one of the fresh", "all are old", "the old ones"],
 )

@@ -169,7 +169,7 @@ def test_what_could_not_be_reaped_is_told_and_ends_with_1(behaviour, line):
 def test_a_limit_that_fresh_workers_exceed_ends_with_1_and_reaps_nobody():
     with pool(2, 40) as pid:
         before = pids(pid)
-        result = once("--pid", pid, "limit=30MB", "min_age=1h")
+        result = once("--pid", pid, "limit=30MB", "min_age=1h", "settle=8s")
         assert result.returncode == 1
         assert pids(pid) == before
     assert "suspended: a fresh worker already holds 4" in result.stdout

@@ -151,7 +151,7 @@ def test_what_is_kept_is_what_was_there(statefile):
         manager=ProcessId(1, 0.05),
         leaving=leaving,
         stuck=(Leaving(other, 1.5, frozenset([other])),),
-        early_reaps=(("limit", 1.0), ("limit", 2.0)),
+        started_over=(1, 2),
         suspended=Suspension(Cause.MANAGER_LOST, worker, 600.0, leaving, 1.0, 2.0),
         manager_losses=2,
         requested=frozenset([other]),
@@ -169,7 +169,7 @@ def test_a_pause_is_kept(statefile):
 
 
 def test_nothing_to_keep_is_no_file(statefile, tmp_path):
-    statefile.write({"myapp": PoolState(early_reaps=(("limit", 1.0),))}, 1.0)
+    statefile.write({"myapp": PoolState(started_over=(1,))}, 1.0)
     (path,) = tmp_path.iterdir()
     assert path.stat().st_mode & 0o777 == 0o600
     statefile.write({"myapp": PoolState()}, 2.0)
@@ -181,7 +181,7 @@ def test_nothing_to_keep_is_no_file(statefile, tmp_path):
     ["", "{", "[]", "null", '{"pools": 1}', '{"supervisord": [1, 2], "written": 0}', "\0" * 99, "[" * 100_000, "\xff"],
 )
 def test_a_file_that_is_none_of_ours_is_told_of_and_not_believed(statefile, tmp_path, text):
-    statefile.write({"myapp": PoolState(early_reaps=(("limit", 1.0),))}, 1.0)
+    statefile.write({"myapp": PoolState(started_over=(1,))}, 1.0)
     (path,) = tmp_path.iterdir()
     path.write_text(text, encoding="latin-1")
     states, trouble = statefile.read(2.0)
@@ -190,17 +190,17 @@ def test_a_file_that_is_none_of_ours_is_told_of_and_not_believed(statefile, tmp_
 
 
 def test_a_file_of_another_process_with_that_pid_is_not_believed(statefile):
-    statefile.write({"myapp": PoolState(early_reaps=(("limit", 1.0),))}, 1.0)
+    statefile.write({"myapp": PoolState(started_over=(1,))}, 1.0)
     me = psutil.Process()
     assert StateFile(ProcessId(me.pid, me.create_time() - 1)).read(2.0) == ({}, "")
 
 
 def test_a_file_under_the_name_of_another_process_is_not_believed(statefile, tmp_path):
-    statefile.write({"myapp": PoolState(early_reaps=(("limit", 1.0),))}, 1.0)
+    statefile.write({"myapp": PoolState(started_over=(1,))}, 1.0)
     (path,) = tmp_path.iterdir()
     me = psutil.Process()
     other = StateFile(ProcessId(me.pid, me.create_time() - 1))
-    other.write({"myapp": PoolState(early_reaps=(("limit", 1.0),))}, 1.0)
+    other.write({"myapp": PoolState(started_over=(1,))}, 1.0)
     (other_path,) = set(tmp_path.iterdir()) - {path}
     path.replace(other_path)
     assert other.read(2.0) == ({}, "")
@@ -208,7 +208,7 @@ def test_a_file_under_the_name_of_another_process_is_not_believed(statefile, tmp
 
 @pytest.mark.parametrize("kind", ["link", "directory", "pipe", "writable"])
 def test_what_another_user_could_have_put_there_is_not_believed(statefile, tmp_path, kind):
-    statefile.write({"myapp": PoolState(early_reaps=(("limit", 1.0),))}, 1.0)
+    statefile.write({"myapp": PoolState(started_over=(1,))}, 1.0)
     (path,) = tmp_path.iterdir()
     text = path.read_text()
     path.unlink()
@@ -231,7 +231,7 @@ def test_a_folder_that_cannot_be_written_to_is_told_of(statefile, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", "/proc")
     me = psutil.Process()
     other = StateFile(ProcessId(me.pid, me.create_time()))
-    assert other.write({"myapp": PoolState(early_reaps=(("limit", 1.0),))}, 1.0).startswith("/proc/memreap-")
+    assert other.write({"myapp": PoolState(started_over=(1,))}, 1.0).startswith("/proc/memreap-")
 
 
 def test_files_of_supervisords_that_are_no_more_are_swept(statefile, tmp_path):
@@ -239,7 +239,7 @@ def test_files_of_supervisords_that_are_no_more_are_swept(statefile, tmp_path):
     if child == 0:
         os._exit(0)
     os.waitpid(child, 0)
-    StateFile(ProcessId(child, 1.0)).write({"myapp": PoolState(early_reaps=(("limit", 1.0),))}, 1.0)
+    StateFile(ProcessId(child, 1.0)).write({"myapp": PoolState(started_over=(1,))}, 1.0)
     (path,) = tmp_path.iterdir()
     statefile.read(2.0)
     assert path.exists()  # it may be of another container
@@ -297,11 +297,13 @@ def test_a_worker_that_is_ended_before_its_signal_gets_it_from_the_next_listener
         assert reaping.until(events.Left).pid == worker
 
 
-def test_each_reap_counts_once_for_whether_the_limit_is_wrong():
-    with pool(3, 40) as manager, Reaping(manager) as reaping:
-        reaping.until(events.Signalled)
-        assert [setting for setting, _ in reaping.reaper.pools.named("myapp").state.early_reaps] == ["limit"]
-        reaping.until(events.Left)
+def test_workers_that_begin_to_serve_over_the_limit_suspend_the_pool_before_any_is_signalled():
+    with pool(2, 40) as manager, Reaping(manager, settle="2s", min_age="1h") as reaping:
+        event = reaping.until(events.WrongSetting)
+        assert (event.usable, 2 <= event.age < 2 + policy.LATE) == ("limit=90MB", True)
+        initial = reaping.reaper.pools.named("myapp").state.initial
+        assert event.baseline.measure == min(size.size for size in initial.values())
+        assert reaping.signalled() == set()
 
 
 def test_a_file_that_somebody_removed_is_written_again_and_a_week_old_one_is_renewed(statefile, tmp_path):

@@ -622,20 +622,44 @@ class TotalUnreadable(_Base):
 
 @dataclass(frozen=True)
 class WrongSetting(_Base):
-    """A reason applies even to fresh workers: the pool is suspended."""
+    """Workers are over the limit already when they begin to serve: the pool is suspended."""
 
     announced_as = "suspended"
     fails = True
     baseline: Reason
-    """The reason as it applies to the fresh worker that exceeds the setting least."""
+    """The reason as it applied when the worker began to serve that exceeds the setting least."""
     usable: str
     """A usable setting, as a user writes it."""
+    age: float
+    """Of that worker at that time, in seconds."""
+    lasts: float
+    """Seconds after which the setting is tried again."""
 
     @property
     def text(self) -> str:
         return (
-            f"suspended: a fresh worker already {self.baseline.text}, so all would be reaped endlessly; set"
-            f" {self.usable} or more"
+            f"suspended: a fresh worker already {self.baseline.text}, {seconds(self.age)} after its start, so all would"
+            f" be reaped endlessly; set {self.usable} or more; without that, the limit is tried again after"
+            f" {seconds(self.lasts)}"
+        )
+
+
+@dataclass(frozen=True)
+class FastLeak(_Base):
+    """Workers were within the limit when they began to serve, and over it soon after: reaping goes on."""
+
+    is_reported_once = True
+    limit: int
+    ages: tuple[float, ...]
+    """The ages at which the last reaped workers were first seen over the limit."""
+    within: float
+
+    @property
+    def text(self) -> str:
+        return (
+            f"workers reach the limit within {seconds(self.within)} of their start; the last {len(self.ages)} were"
+            f" over {memory(self.limit)} when they were {seconds(min(self.ages))} to {seconds(max(self.ages))} old, and"
+            " each replacement begins with cold caches: raise limit=, or find what leaks"
         )
 
 
@@ -1080,6 +1104,7 @@ Event = Union[
     Stuck,
     Remembered,
     WrongSetting,
+    FastLeak,
     ManagerLost,
     Resumed,
     Paused,

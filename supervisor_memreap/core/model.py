@@ -181,6 +181,18 @@ class Worker:
         return self.detail.own_swap if self.detail else 0
 
 
+class InitialSize(NamedTuple):
+    """What a worker held when it began to serve, as far as it was read then; or less, if it has held less since."""
+
+    size: int
+    """In bytes of the metric, or of a bound for it."""
+    is_exact: bool
+    """Whether it is the metric itself: a worker whose bound is within its limit is not read in full."""
+    metric: str
+    age: float
+    """Of the worker, in seconds, when this was read."""
+
+
 HOST = "this host"
 """The name of the memory scope that is the whole machine."""
 

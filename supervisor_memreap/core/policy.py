@@ -20,7 +20,8 @@ core.selection who goes next over all pools.
     request and accept, where Perl only records it.
  8. A worker that does not leave within `grace` is stuck: it is reported, and the next may go. Only if `stuck` says so
     is it sent a stronger signal, once, and then it has another `grace`.
- 9. A setting that fresh workers already exceed is wrong: suspended, not recycled endlessly; tried again after 6 h.
+ 9. A limit that workers already exceed when they begin to serve is wrong: suspended, not recycled endlessly; tried
+    again after 6 h. Workers that grow over it later leak, however fast: they are reaped, and that is reported.
 10. If a manager ends by itself right after a reap, the pool is suspended, since here a HUP to a worker ends the tree.
     Not if a user stopped or restarted the manager; if that is unknown, the suspension is shorter.
 11. Only programs that supervisord calls RUNNING, only (pid, start time): otherwise the pool has no manager here.
@@ -35,21 +36,27 @@ core.selection who goes next over all pools.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from supervisor_memreap.core import events, reasons, shortage
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.model import STOPPED_BY_HAND, Ending, Pool, ProcessId, Worker
-from supervisor_memreap.core.reasons import Circumstances, Reason
+from supervisor_memreap.core.model import STOPPED_BY_HAND, Ending, InitialSize, Pool, ProcessId, Worker
+from supervisor_memreap.core.reasons import Circumstances, OverLimit, Reason
 from supervisor_memreap.core.servers import DEFAULT_SIGNAL, Moment, graceful, moment_of, pace_of
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episodes
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Seen, Suspension, Wait
 
-# After this many consecutive reaps of workers to which a reason applied while fresh, its setting is wrong (rule 9).
-EARLY_REAPS = 3
+# A limit is wrong if workers began to serve at so many looks in succession, and all were over it then (rule 9).
+STARTED_OVER = 3
+# Seconds after which a reading does not show any more what a worker held when it began to serve: two ticks of TICK_5.
+LATE = 10.0
+# Seconds that a look may take to read a worker: its age is of that moment.
+READ = 1.0
+# Seconds: a leak is reported as fast if so many workers in succession were over the limit at this age.
+FAST, FAST_REAPS = 60.0, 3
 # Seconds that the next manager must have run before the pool resumes; doubled with each loss (rule 10).
 STOOD = 600.0
 # The same if it is unknown whether a user stopped the manager or it ended by itself.
@@ -63,8 +70,6 @@ AGAIN = 10.0
 START_STEP = 1.0
 # Seconds after which a due worker is reported that waits for something that may never happen.
 LONG_WAIT = 60.0
-# Seconds: the longest time between two looks that counts in deciding whether a worker is fresh (rule 9).
-LONGEST_GAP = 60.0
 # The most that the time between two looks counts for how long an idle moment was waited for: two ticks of TICK_5. With
 # longer ones, or where supervisord does not answer, far less than that time was watched.
 LONGEST_WATCH = 10.0
@@ -161,10 +166,10 @@ def follow(
     two ticks is not one of the consecutive `checks`.
     """
     log: list[Event] = []
+    gap = now - state.looked if state.looked is not None else 0.0
     state = _apply_settings(pool, settings, state, now, log)
     reported = state.reported
     state = _apply_manager(pool, state, now, log)
-    gap = min(LONGEST_GAP, now - state.looked) if state.looked is not None else 0.0
     if pool.manager is None:
         not_visible = events.NotVisible(*pool.stamp, pool.not_visible)
         state = replace(state, looked=now, reported=reported & {not_visible.key})
@@ -174,10 +179,13 @@ def follow(
     state = _note_changes(pool, settings, state, now)
     state = _follow_stuck(pool, state, now, log)
     state = _follow_leaving(pool, settings, state, now, log)
-    state = _count(pool, settings, state, gap, counts)
+    before = state.seen
+    state = _count(pool, settings, state, counts)
     state = _end_suspension(pool, state, now, log)
+    no_more = {worker for worker, _ in before.keys() - state.seen.keys()}
+    state = _note_initial_sizes(pool, settings, state, gap, no_more)
     if may_suspend and not only_observes(settings, state):
-        state = _suspend_fresh(pool, settings, state, now, log)
+        state = _suspend_wrong_limit(pool, settings, state, now, log)
     return replace(state, looked=now), tuple(log)
 
 
@@ -235,10 +243,6 @@ def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float, se
     """This candidate was signalled; or, if not `sent`, is about to be."""
     worker, reason = candidate.worker, candidate.reason
     assert worker.detail
-    early_reaps = state.early_reaps
-    if reason.may_be_wrong:
-        seen = state.seen.get((worker.id, reason.setting))
-        early_reaps = (*early_reaps, (reason.setting, reason.measure))[-EARLY_REAPS:] if seen and seen.early else ()
     return replace(
         state,
         waits={},
@@ -254,8 +258,19 @@ def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float, se
             signal=worker.detail.signal,
             server=worker.detail.server,
         ),
-        early_reaps=early_reaps,
+        fast=_after_reap(worker, reason, state),
     )
+
+
+def _after_reap(worker: Worker, reason: Reason, state: PoolState) -> tuple[float, ...]:
+    """The new `fast`, if this worker goes for this reason."""
+    seen = state.seen.get((worker.id, reason.setting))
+    if not isinstance(reason, OverLimit) or seen is None:
+        return state.fast
+    started_over = reason.applied_to(state.initial.get(worker.id))
+    if started_over is None:
+        return state.fast  # of a worker that was not watched from its start, nothing is known
+    return () if started_over or seen.age > FAST else (*state.fast, seen.age)[-FAST_REAPS:]
 
 
 def sent(state: PoolState, now: float) -> PoolState:
@@ -317,7 +332,8 @@ def resume(state: PoolState) -> PoolState:
         paused=False,
         suspended=None,
         leaving=leaving,
-        early_reaps=(),
+        started_over=(),
+        initial={},
         manager_losses=0,
         peaks=(0, 0),
         peak_since=None,
@@ -365,7 +381,7 @@ def _apply_settings(pool: Pool, settings: PoolSettings, state: PoolState, now: f
     is_new = state.changed_settings is None or state.changed_settings[0] != settings
     if is_new:
         # What was counted under other settings does not count under these.
-        state = replace(state, changed_settings=(settings, now), seen={}, early_reaps=())
+        state = replace(state, changed_settings=(settings, now), seen={}, started_over=(), fast=())
     assert state.changed_settings
     since = state.changed_settings[1]
     if state.settings is not None and now - since < STABLE_SETTINGS:
@@ -404,7 +420,7 @@ def _apply_group_restart(pool: Pool, state: PoolState, log: list[Event]) -> Pool
     if workers and state.last_workers and not workers & state.last_workers and not state.leaving:
         if state.suspended:
             log.append(events.Resumed(*pool.stamp, "all of its processes are new ones"))
-        state = replace(state, suspended=None, early_reaps=(), reported=frozenset())
+        state = replace(state, suspended=None, started_over=(), reported=frozenset())
     return replace(state, last_workers=workers or state.last_workers)
 
 
@@ -445,7 +461,8 @@ def _end_suspension(pool: Pool, state: PoolState, now: float, log: list[Event]) 
     if suspended is None or suspended.until is None or now < suspended.until:
         return state
     log.append(events.Resumed(*pool.stamp, f"its {suspended.setting} is tried again"))
-    return replace(state, suspended=None, early_reaps=(), reported=frozenset())
+    # Only new workers can show whether it is still wrong.
+    return replace(state, suspended=None, started_over=(), initial={}, reported=frozenset())
 
 
 def _note_changes(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> PoolState:
@@ -599,16 +616,13 @@ def _is_stable(pool: Pool, settings: PoolSettings, state: PoolState, now: float)
     return bool(pool.workers or state.shrinks) and calm >= max(CALM, settings.settle)
 
 
-def _count(pool: Pool, settings: PoolSettings, state: PoolState, gap: float, counts: bool) -> PoolState:
+def _count(pool: Pool, settings: PoolSettings, state: PoolState, counts: bool) -> PoolState:
     seen = {}
     for worker in pool.detailed:
         for reason in reasons.applying(worker, Circumstances(settings)):
             key = worker.id, reason.setting
             before = state.seen.get(key)
-            # By its age when the reason was first seen to apply: it cannot be reaped before `min_age`, nor be seen
-            # between two looks. How long it then waits for its turn does not count.
-            early = before.early if before else worker.age < 2 * settings.min_age + gap
-            seen[key] = Seen(before.looks + int(counts) if before else 1, early)
+            seen[key] = Seen(before.looks + int(counts), before.age) if before else Seen(1, worker.age)
     return replace(state, seen=seen) if seen or state.seen else state
 
 
@@ -622,30 +636,72 @@ def _is_ready(worker: Worker, reason: Reason, settings: PoolSettings, state: Poo
     return seen is not None and seen.looks >= settings.checks
 
 
-def _suspend_fresh(pool: Pool, settings: PoolSettings, state: PoolState, now: float, log: list[Event]) -> PoolState:
-    """Rule 9 at its plainest: every worker is a newborn, and one reason applies to all. One alone may be a spike."""
-    by_setting: dict[str, list[Reason]] = {}
-    for worker in pool.detailed:
-        for reason in reasons.applying(worker, Circumstances(settings)):
-            is_early = reason.may_be_wrong and worker.age < settings.min_age
-            if is_early and _is_ready(worker, reason, settings, state):
-                by_setting.setdefault(reason.setting, []).append(reason)
-    for applying in by_setting.values():
-        if not state.suspended and len(applying) == len(pool.workers) > 1:
-            measures = [reason.measure for reason in applying]
-            baseline = min(applying, key=lambda reason: reason.measure)
-            state = _suspend_setting(pool, baseline, measures, state, now, log)
-    return state
+def _begin_to_serve(pool: Pool, settings: PoolSettings, gap: float) -> list[Worker]:
+    """The workers that serve since the last look, `gap` seconds ago, as far as their age shows that."""
+    before = settings.settle + min(gap, LATE) + min(gap, READ)
+    return [worker for worker in pool.workers if settings.settle <= worker.age <= before]
 
 
-def _suspend_setting(
-    pool: Pool, baseline: Reason, measures: list[float], state: PoolState, now: float, log: list[Event]
+def _note_initial_sizes(
+    pool: Pool, settings: PoolSettings, state: PoolState, gap: float, no_more: Collection[ProcessId]
 ) -> PoolState:
+    """What workers hold that begin to serve (rule 9), and those to which a reason applies `no_more`.
+
+    No worker is read in full for that: if it was not, its bound is within the limit.
+    """
+    limit = settings.limit
+    if limit is None:
+        return state
+    begin = [worker for worker in _begin_to_serve(pool, settings, gap) if worker.id not in state.initial]
+    if not (begin or no_more):
+        return state
+    new = {worker.id: _size(worker, settings) for worker in begin}
+    changed = {
+        worker.id: min(state.initial[worker.id], _size(worker, settings))
+        for worker in pool.workers
+        if worker.id in no_more and worker.id in state.initial
+    }
+    present = {worker.id for worker in pool.workers}
+    kept = {id: size for id, size in state.initial.items() if id in present}
+    over = [OverLimit(size.size, limit, size.metric).applied_to(size) for size in new.values()]
+    started_over = state.started_over
+    if False in over:
+        started_over = ()
+    elif True in over:
+        largest = max(size.size for size in new.values())
+        started_over = (*started_over, largest)[-STARTED_OVER:]
+    return replace(state, initial={**kept, **new, **changed}, started_over=started_over)
+
+
+def _size(worker: Worker, settings: PoolSettings) -> InitialSize:
+    is_exact = worker.used is not None
+    return InitialSize(worker.bound if worker.used is None else worker.used, is_exact, settings.metric, worker.age)
+
+
+def _suspend_wrong_limit(
+    pool: Pool, settings: PoolSettings, state: PoolState, now: float, log: list[Event]
+) -> PoolState:
+    """Rule 9: all workers were over the limit when they began to serve, or all that began to serve of late."""
+    if state.suspended or not state.seen:
+        return state
+    over = [
+        (state.initial[worker.id], reason)
+        for worker in pool.detailed
+        for reason in reasons.applying(worker, Circumstances(settings))
+        if isinstance(reason, OverLimit) and reason.applied_to(state.initial.get(worker.id))
+        if _is_ready(worker, reason, settings, state)
+    ]
+    are_all = len(over) == len(pool.workers) > 1  # one alone may be a spike
+    if not over or not (are_all or len(state.started_over) >= STARTED_OVER):
+        return state
     assert state.manager
-    log.append(events.WrongSetting(*pool.stamp, baseline, baseline.usable(measures)))
+    (least, reason) = min(over, key=lambda each: each[0])
+    usable = OverLimit.usable([*state.started_over, *(size.size for size, _ in over)])
+    baseline = replace(reason, used=least.size)
+    log.append(events.WrongSetting(*pool.stamp, baseline, usable, least.age, RETRY_SETTING))
     until = now + RETRY_SETTING
-    suspended = Suspension(Cause.WRONG_SETTING, state.manager, since=now, until=until, setting=baseline.setting)
-    return replace(state, suspended=suspended, early_reaps=())
+    suspended = Suspension(Cause.WRONG_SETTING, state.manager, since=now, until=until, setting=reason.setting)
+    return replace(state, suspended=suspended, started_over=())
 
 
 def _candidates(
@@ -692,12 +748,11 @@ def _that_may_go(
         return (), _report_observed(pool, due, state, log)
     if state.paused or state.leaving or not due:
         return (), state
-    if not state.suspended:
-        state = _suspend_early(pool, due[0], state, now, log)
     if state.suspended:
         # A setting that is wrong is no reason to let the host run out of memory.
         is_wrong = state.suspended.cause is Cause.WRONG_SETTING
         due = [candidate for candidate in due if is_wrong and not candidate.reason.is_about_worker]
+    state = _report_fast_leak(pool, due, state, log)
     few, state = _are_too_few(pool, settings, state, now, log) if due else (True, state)
     return () if few else tuple(due), state
 
@@ -753,14 +808,12 @@ def _report_unreadable(
     return _report(unreadable_worker(pool, worker, settings), state, log)
 
 
-def _suspend_early(pool: Pool, first: Candidate, state: PoolState, now: float, log: list[Event]) -> PoolState:
-    """Rule 9: the reason applied to one worker after another while fresh, and does so to the next."""
-    reason = first.reason
-    seen = state.seen.get((first.worker.id, reason.setting))
-    measures = [measure for setting, measure in state.early_reaps if setting == reason.setting]
-    if seen is None or not seen.early or len(measures) < EARLY_REAPS:
+def _report_fast_leak(pool: Pool, due: Iterable[Candidate], state: PoolState, log: list[Event]) -> PoolState:
+    """Rule 9: it is no reason to stop; without reaping, the pool would grow as fast."""
+    reason = next((each.reason for each in due if isinstance(each.reason, OverLimit)), None)
+    if reason is None or len(state.fast) < FAST_REAPS:
         return state
-    return _suspend_setting(pool, reason, [*measures, reason.measure], state, now, log)
+    return _report(events.FastLeak(*pool.stamp, reason.limit, state.fast, FAST), state, log)
 
 
 def _are_too_few(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from supervisor_memreap.core.model import ProcessId, Worker
+from supervisor_memreap.core.model import InitialSize, ProcessId, Worker
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episode, Kind, Shortage, gives_back, is_worth_reaping
 from supervisor_memreap.core.text import memory, seconds
@@ -43,8 +43,6 @@ class Reason(abc.ABC):
     """Whether it must apply at `checks` consecutive looks."""
     is_about_worker: ClassVar[bool] = True
     """False: memory is short, and any worker that gives memory back will do."""
-    may_be_wrong: ClassVar[bool] = False
-    """Whether it may apply to fresh workers, which means that its setting is wrong (rule 9)."""
 
     @classmethod
     def may_occur(cls, circumstances: Circumstances) -> bool:
@@ -70,11 +68,6 @@ class Reason(abc.ABC):
     @abc.abstractmethod
     def text(self) -> str:
         """The evidence, as text that follows `worker 4242`."""
-
-    @classmethod
-    def usable(cls, measures: Collection[float]) -> str:
-        """A setting that fits workers with these measures, as a user writes it."""
-        return ""
 
 
 @dataclass(frozen=True)
@@ -115,7 +108,6 @@ class OverLimit(Reason):
     setting = "limit"
     label = "over its limit"
     is_counted = True
-    may_be_wrong = True
     used: int
     limit: int
     metric: str
@@ -139,9 +131,20 @@ class OverLimit(Reason):
     def text(self) -> str:
         return f"holds {memory(self.used)} ({self.metric}), limit {memory(self.limit)}"
 
+    def applied_to(self, initial: InitialSize | None) -> bool | None:
+        """Whether it applied already when the worker began to serve; None: not known (rule 9)."""
+        if initial is None or initial.metric != self.metric:
+            return None
+        if initial.size <= self.limit:
+            return False
+        return True if initial.is_exact else None
+
     @classmethod
     def usable(cls, measures: Collection[float]) -> str:
-        """Twice what fresh workers use, rounded up to 10 MiB, so that they serve for a while before they are reaped."""
+        """A limit for fresh workers of these sizes, as a user writes it.
+
+        Twice what they use, rounded up to 10 MiB, so that they serve for a while before they are reaped.
+        """
         step = 10 * 1024**2
         size = -(-2 * int(max(measures)) // step) * step
         return f"limit={size // 1024**2}MB"

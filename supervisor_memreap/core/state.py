@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.core.model import InitialSize, ProcessId
 from supervisor_memreap.core.settings import PoolSettings
 
 
@@ -52,7 +52,7 @@ class Cause(str, enum.Enum):
     """Why a pool is suspended."""
 
     WRONG_SETTING = "wrong setting"
-    """A reason applies even to fresh workers."""
+    """Workers exceed their limit already when they begin to serve."""
     MANAGER_LOST = "manager lost"
 
 
@@ -84,8 +84,8 @@ class Lasting:
     manager: ProcessId | None = None
     leaving: Leaving | None = None
     stuck: tuple[Leaving, ...] = ()
-    early_reaps: tuple[tuple[str, float], ...] = ()
-    """Setting and measure of the last reaped workers, as long as the reason applied to each while fresh."""
+    started_over: tuple[int, ...] = ()
+    """The last initial sizes in bytes, as long as all workers that began to serve were over the limit (rule 9)."""
     suspended: Suspension | None = None
     manager_losses: int = 0
     paused: bool = False
@@ -102,8 +102,8 @@ class Seen:
     """A reason that applies to a worker in consecutive looks."""
 
     looks: int
-    early: bool
-    """It applied almost from the worker's start."""
+    age: float
+    """Of the worker, in seconds, when it was first seen to apply."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,10 @@ class PoolState(Lasting):
     """Its manager was seen since the start: it is not only remembered from before a restart."""
     seen: Mapping[tuple[ProcessId, str], Seen] = field(default_factory=dict)
     """By worker and the setting of a reason."""
+    initial: Mapping[ProcessId, InitialSize] = field(default_factory=dict)
+    """Of the workers that began to serve while they were watched."""
+    fast: tuple[float, ...] = ()
+    """The ages at which the last reaped workers were first over the limit, as long as all were young (FAST)."""
     waits: Mapping[ProcessId, Wait] = field(default_factory=dict)
     """Of the workers that are due, how long an idle moment has been waited for."""
     reported: frozenset[str] = frozenset()
@@ -183,7 +187,7 @@ def is_worth_keeping(state: Lasting) -> bool:
     return bool(
         state.leaving
         or state.stuck
-        or state.early_reaps
+        or state.started_over
         or state.suspended
         or state.manager_losses
         or state.paused
@@ -209,7 +213,8 @@ def decode(values: Mapping[str, Any]) -> Lasting:
         manager=_optional(values["manager"], process_id),
         leaving=_optional(values["leaving"], _leaving),
         stuck=tuple(map(_leaving, values["stuck"])),
-        early_reaps=tuple((str(setting), float(measure)) for setting, measure in values["early_reaps"]),
+        # Not `early_reaps` of older versions: those workers may have grown over the limit after they began to serve.
+        started_over=tuple(map(int, values.get("started_over", ()))),
         suspended=_optional(values["suspended"], _suspension),
         manager_losses=int(values["manager_losses"]),
         paused=bool(values["paused"]),

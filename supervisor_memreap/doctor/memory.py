@@ -10,7 +10,7 @@ from supervisor_memreap.core.model import MemoryScope, Pool
 from supervisor_memreap.core.settings import PoolSettings, shown
 from supervisor_memreap.core.text import memory as in_words
 from supervisor_memreap.doctor.finding import Case, Finding
-from supervisor_memreap.doctor.workers import FRESH
+from supervisor_memreap.doctor.workers import is_fresh
 from supervisor_memreap.host.memory import Memory
 
 
@@ -69,7 +69,7 @@ def check_total(pool: Pool, settings: PoolSettings, held: Held | None) -> Iterat
     if held.rest > total:
         text = f"its manager and the memory shared with its workers take {in_words(held.rest)}, {over}"
         yield Finding("", f"{text}, whatever is reaped: {_larger_total(held)}, or restart the program when convenient")
-    elif all_of_it > total and all(worker.age < FRESH for worker in pool.workers):
+    elif all_of_it > total and all(is_fresh(worker, settings) for worker in pool.workers):
         text = f"its manager and {len(pool.workers)} fresh workers hold {in_words(all_of_it)} already, {over}"
         yield Finding("", f"{text}: reaping does not help; {_larger_total(held)}, or run fewer workers")
     elif all_of_it > total:

@@ -12,8 +12,10 @@ from supervisor_memreap.core.text import memory as shown
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.host import memory, rights
 
-# Seconds for which a worker is too young to have grown.
-FRESH = 60.0
+
+def is_fresh(worker: Worker, settings: PoolSettings) -> bool:
+    """Whether it has just begun to serve: what it holds is no leak yet."""
+    return worker.age < settings.settle + policy.LATE
 
 
 def check(case: Case, pool: Pool, workers: list[Worker], settings: PoolSettings) -> Iterator[Finding]:
@@ -90,7 +92,7 @@ def check_limit(workers: Sequence[Worker], settings: PoolSettings) -> Iterator[F
     if workers and not measured:
         text = f"the {settings.metric} of its workers may not be read from here, so its limit was not checked"
         yield Finding("", f"{text}: run doctor as root or as the pool's user", False)
-    fresh = [worker.used or 0 for worker in measured if worker.age < FRESH]
+    fresh = [worker.used or 0 for worker in measured if is_fresh(worker, settings)]
     # One alone may be a spike.
     if fresh and min(fresh) > settings.limit:
         yield Finding(

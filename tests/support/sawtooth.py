@@ -168,7 +168,7 @@ def with_events(history: PoolHistory, *added: EventRecord | Event) -> PoolHistor
 
 
 def suspended(at: float) -> Event:
-    return events.WrongSetting("myapp", at, OverLimit(42 * MIB, 40 * MIB, "uss"), "limit=90MB")
+    return events.WrongSetting("myapp", at, OverLimit(42 * MIB, 40 * MIB, "uss"), "limit=90MB", 12.0, 21600.0)
 
 
 def observed(name: str = "watched", until: float = UNTIL) -> PoolHistory:
@@ -201,6 +201,6 @@ def troubled(name: str = "shop", until: float = UNTIL) -> PoolHistory:
         events.NotCaught(name, start + 8.3 * HOUR, worker, "HUP", False),
         events.Signalled(name, start + 13 * HOUR, worker, over, "HUP", SentMoment.BUSY, 60.0),
         events.Stuck(name, start + 13.1 * HOUR, worker, 300.0, "HUP", activity="S, in ep_poll"),
-        events.WrongSetting(name, start + 14 * HOUR, too_low, "limit=90MB"),
+        events.WrongSetting(name, start + 14 * HOUR, too_low, "limit=90MB", 12.0, 21600.0),
         events.Resumed(name, start + 15.5 * HOUR, "its settings changed"),
     )
