@@ -118,6 +118,10 @@ EXAMPLES = [
         events.Relieved(*LISTENER, SHORT, 812 * MIB, 40.0, 300 * MIB),
         "this host has its headroom of 512 MiB again (812 MiB available) after 40 s: workers that held 300 MiB",
     ),
+    (
+        events.Outgrown(*STAMP, OVER_TOTAL, 8, 120.0),
+        "the pool holds 912 MiB, total 800 MiB, though 8 workers were replaced in 2 min: workers grow as fast as",
+    ),
     (events.Relieved(*STAMP, OVER_TOTAL, 5 * MIB, 40.0, 300 * MIB), "the pool fits in its total of 800 MiB again"),
     (
         events.Relieved(*LISTENER, PRESSURE, None, 40.0, 0),

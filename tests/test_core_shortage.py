@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from supervisor_memreap.core import policy, reasons, selection, shortage
-from supervisor_memreap.core.events import NotRelieved, Relieved, WrongSetting
+from supervisor_memreap.core.events import NotRelieved, Outgrown, Relieved, WrongSetting
 from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId, ProcessMemory, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.reasons import OverLimit, OverTotal, ShortOfHeadroom, UnderPressure
@@ -278,6 +278,38 @@ def test_a_total_that_fresh_workers_exceed_is_told_with_figures_and_ends_no_othe
     assert host.states["a"].suspended is None
     assert host.look({"a": {101: 60, 102: 300}}, total=100)[1] == [102]
     assert isinstance(host.reason, OverLimit)
+
+
+GROWTH = {
+    "begins over it": lambda _age: 150,
+    "crosses it after 5 s": lambda age: 20 if age < 5 else 150,
+    "crosses it after 40 s": lambda age: 6 * age,
+}
+
+
+@pytest.mark.parametrize("settings", [TOTAL, HEADROOM], ids=["total", "headroom"])
+@pytest.mark.parametrize("growth", GROWTH)
+def test_where_fresh_workers_would_be_enough_reaping_goes_on_however_fast_they_grow(settings, growth):
+    host = Host(settings)
+    host.now, workers, reaps, log = BOOT, [11, 12, 13, 14], [], []
+    for pid in workers:
+        host.fork(pid)
+    for _ in range(240):  # 20 min
+        held = {pid: GROWTH[growth](host.now + 5 - host.started[pid]) for pid in workers}
+        _, signalled = host.look({"a": held}, available=900 - sum(held.values()), total=400)
+        log += host.events
+        for pid in signalled:
+            reaps.append(host.now)
+            host.fork(1000 + len(reaps))
+            workers[workers.index(pid)] = 1000 + len(reaps)
+    told = [type(event) for event in log if isinstance(event, (NotRelieved, Outgrown))]
+    if growth == "crosses it after 40 s":
+        assert told == [Outgrown]
+        assert len(reaps) > 60
+        assert max(later - before for before, later in zip(reaps, reaps[1:])) <= 20
+    else:
+        assert set(told) == {NotRelieved}
+        assert len(reaps) <= 2 * shortage.REAPS_PER_WORKER * 4
 
 
 def test_a_total_of_which_nothing_was_read_at_a_look_is_no_end_of_the_shortage():

@@ -128,7 +128,7 @@ FINDINGS = {
         r"myapp: FCGI::ProcManager drops its requests on signal=QUIT .* under \[memreap:myapp\], write signal=HUP;",
     ),
     "a limit that is too low": (
-        [("limit=150MB", "limit=4MB\nmetric=rss")],
+        [("limit=150MB", "limit=4MB\nmetric=rss\nsettle=1min")],
         r"a fresh worker already holds [0-9.]+ MiB \(rss\), over the limit of 4.0 MiB.* set limit=\d0MB or more",
     ),
 }

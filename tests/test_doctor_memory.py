@@ -58,7 +58,7 @@ def test_a_total_in_which_fresh_workers_have_no_room_is_found_and_one_above_it_t
         r"myapp: its manager and 2 fresh workers hold (\d+) MiB already, over its total of 60 MiB: reaping does not"
         r" help; set total=(\d+)MB or more, or run fewer workers\n"
     )
-    with running(where, TEXT.replace("total=1GB", "total=60MB")):
+    with running(where, TEXT.replace("total=1GB", "total=60MB\nsettle=1min")):
         eventually(lambda: assert_found(where, expression))
         output = doctor(where).stdout
     holds, usable = map(int, re.search(expression, output).groups())

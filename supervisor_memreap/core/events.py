@@ -584,6 +584,24 @@ class NotRelieved(_Base):
 
 
 @dataclass(frozen=True)
+class Outgrown(_Base):
+    """Memory is short, and workers grow as fast as they are replaced: reaping goes on."""
+
+    shortage: Shortage
+    reaps: int
+    """Workers reaped for it since memreap last began to try."""
+    after: float
+    """Seconds since it began."""
+
+    @property
+    def text(self) -> str:
+        return (
+            f"{self.shortage.text}, though {self.reaps} workers were replaced in {seconds(self.after)}: workers grow as"
+            " fast as they are replaced, one at a time; find what leaks, or run fewer workers"
+        )
+
+
+@dataclass(frozen=True)
 class Relieved(_Base):
     """Memory was short, workers were reaped, and memory is no longer short."""
 
@@ -1095,6 +1113,7 @@ Event = Union[
     NoWorkers,
     TooFewWorkers,
     NotRelieved,
+    Outgrown,
     Relieved,
     TotalUnreadable,
     Left,

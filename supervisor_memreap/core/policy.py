@@ -596,7 +596,7 @@ def _follow_gone(
     leaving = replace(leaving, has_settled=leaving.has_settled or settled > 0)
     came_and_left = state.shrinks and leaving.has_settled
     if settled >= gone or (gone_for >= settings.grace and (settled or came_and_left)):
-        fresh = (worker.private for worker in newcomers if worker.private is not None)
+        fresh = (worker.private for worker in newcomers if worker.private is not None and worker.age >= settle)
         baseline = min(fresh, default=state.baseline)
         replaces = True if settled else None
         return replace(state, leaving=None, manager_losses=0, replaces=replaces, baseline=baseline)

@@ -87,9 +87,10 @@ def choose(looks: Iterable[Look], now: float, episodes: Episodes | None = None, 
         if episode.given_up is None and not shortage.is_expected(episode, _coming(looks, episode, now), now)
     }
     choices = [policy.choose_in(look, open_, now) for look in looks]
-    given_up, log = _give_up(looks, choices, open_, now, at)
-    choices = [_without(choice, set(given_up)) for choice in choices]
-    episodes = {**episodes, **given_up}
+    after, log = _give_up(looks, choices, open_, now, at)
+    given_up = {key for key, episode in after.items() if episode.given_up is not None}
+    choices = [_without(choice, given_up) for choice in choices]
+    episodes = {**episodes, **after}
     choices.sort(key=lambda choice: min(map(policy.urgency, choice.candidates), default=policy.LAST))
     return Decision(_only_first_pending(choices), episodes, log)
 
@@ -113,7 +114,7 @@ def _is_in(pool: Pool, episode: Episode) -> bool:
 def _give_up(
     looks: Sequence[Look], choices: Sequence[Choice], episodes: Episodes, now: float, at: float
 ) -> tuple[dict[tuple[Kind, str], Episode], tuple[Event, ...]]:
-    """Those in which reaping does not help: no worker is worth it, or twice as many were reaped as there are."""
+    """Those in which reaping does not help, or in which workers grow as fast as they are replaced, and what to say."""
     log: list[Event] = []
     after: dict[tuple[Kind, str], Episode] = {}
     for key, episode in episodes.items():
@@ -127,6 +128,12 @@ def _give_up(
         most = shortage.REAPS_PER_WORKER * sum(len(look.pool.workers) for look, _ in members)
         is_open = any(look.state.leaving or _has_pending(choice, key) for look, choice in members)
         if is_open and episode.reaps < most:
+            continue
+        grown = sum(shortage.grown(look.pool.workers, key[0], look.state.baseline) for look, _ in members)
+        if is_open and shortage.ends_with(episode.shortage, grown):
+            if not episode.is_outgrown:
+                after[key] = replace(episode, is_outgrown=True)
+                log.append(events.Outgrown(_pool_of(episode), at, episode.shortage, episode.reaps, now - episode.since))
             continue
         after[key] = replace(episode, given_up=now, is_reported=True)
         if episode.reaps or not episode.is_reported:

@@ -5,8 +5,9 @@ back will do. Three rules keep memreap from recycling pools endlessly:
 
 - a shortage of headroom or pressure ends only some way past the value at which it began (RELIEF, CALM);
 - a worker counts only if it holds clearly more than a fresh one of its pool (`is_worth_reaping`);
-- if twice as many workers were reaped as there are, or no worker is worth reaping, others hold the memory: memreap
-  stops, reports who holds it, and tries again only after RETRY.
+- if no worker is worth reaping, or twice as many were reaped as there are and fresh ones in all their places would not
+  be enough, others hold the memory: memreap stops, reports who holds it, and tries again only after RETRY. If they
+  would be enough, the workers leak as fast as they are replaced: that is reported, and reaping goes on.
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ class Episode:
     """When memreap stopped reaping for it, since that does not help."""
     is_reported: bool = False
     """Whether it was reported that reaping does not help."""
+    is_outgrown: bool = False
+    """Whether it was reported that workers grow as fast as they are replaced."""
 
 
 Episodes = Mapping[tuple[Kind, str], Episode]
@@ -207,9 +210,20 @@ def is_expected(episode: Episode, coming: int, now: float) -> bool:
     shortage = episode.shortage
     if shortage.kind is Kind.PRESSURE:
         return episode.last is not None and now - episode.last < PRESSURE_WINDOW
+    return ends_with(shortage, coming)
+
+
+def ends_with(shortage: Shortage, coming: int) -> bool:
+    """Whether it ends when this many bytes come back. Not known of pressure: False."""
     if shortage.kind is Kind.TOTAL:
         return shortage.measured - coming <= shortage.wanted
-    return shortage.measured + coming >= shortage.wanted * RELIEF
+    return shortage.kind is Kind.HEADROOM and shortage.measured + coming >= shortage.wanted * RELIEF
+
+
+def grown(workers: Iterable[Worker], kind: Kind, baseline: int | None) -> int:
+    """Bytes that come back if each of these workers is replaced by a fresh one; `baseline` as in is_worth_reaping."""
+    held = (gives_back(worker, kind) or 0 for worker in workers if baseline is not None)
+    return sum(max(0, size - (baseline or 0)) for size in held)
 
 
 def after_reap(episodes: Episodes, key: tuple[Kind, str], private: int, now: float) -> dict[tuple[Kind, str], Episode]:
