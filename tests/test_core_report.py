@@ -57,8 +57,9 @@ shop
   refused            4: 2 not permitted, 1 never idle, 1 signal not caught
   stuck              1
   suspended          27 Nov 14:00 for 90 min: a fresh worker already holds 42
-                     MiB (uss), limit 40 MiB, so all would be reaped endlessly;
-                     set limit=90MB or more
+                     MiB (uss), limit 40 MiB, 12 s after its start, so all would
+                     be reaped endlessly; set limit=90MB or more; resumes after
+                     6.0 h
   growth             11 MiB an hour for a worker (median of 16 workers)
   largest (uss)      128 MiB now, peak 151 MiB (27 Nov 14:04), limit 150 MiB
   total of the pool  486 MiB now, peak 601 MiB (27 Nov 11:59), 5 workers

@@ -657,8 +657,7 @@ class WrongSetting(_Base):
     def text(self) -> str:
         return (
             f"suspended: a fresh worker already {self.baseline.text}, {seconds(self.age)} after its start, so all would"
-            f" be reaped endlessly; set {self.usable} or more; without that, the limit is tried again after"
-            f" {seconds(self.lasts)}"
+            f" be reaped endlessly; set {self.usable} or more; resumes after {seconds(self.lasts)}"
         )
 
 
