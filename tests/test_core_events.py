@@ -251,6 +251,7 @@ def test_the_pid_of_an_event_is_that_of_its_worker():
         (312.4 * MIB, "312 MiB"),
         (1023 * MIB, "1023 MiB"),
         (1434 * MIB, "1.4 GiB"),
+        (1000 * 1024**2 * MIB, "1000.0 TiB"),
     ],
 )
 def test_memory_is_written_with_its_unit(size, text):

@@ -176,6 +176,17 @@ def test_the_last_gaps_are_named_and_the_others_counted():
     assert "and 2 more before" in " ".join(text.split())
 
 
+def test_what_lay_before_the_first_look_at_a_pool_is_not_missing():
+    new = sawtooth.pool(days=2 / 24)
+    assert of(new).gaps == ()
+    text = page(new)
+    assert "recorded since 27 Nov 22:00, its first look" in " ".join(text.split())
+    assert "not recorded" not in text
+    missed = sawtooth.with_gap(new, UNTIL - 1.5 * HOUR, UNTIL - 0.5 * HOUR)
+    assert [round(gap.length / 60) for gap in of(missed).gaps] == [59]
+    assert "recorded for 61 min of 2 h since 27 Nov 22:00" in " ".join(page(missed).split())
+
+
 def test_without_a_reading_it_says_only_that():
     text = page(sawtooth.pool(), UNTIL + DAY, UNTIL + 2 * DAY)
     assert text.splitlines()[1:] == [

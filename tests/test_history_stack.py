@@ -73,7 +73,7 @@ def test_it_is_beside_supervisords_log_and_the_counters_go_on_after_a_restart(wh
             after = eventually(lambda before=before, shown=shown: assert_continued(where, before, shown))
             assert set(shown) <= {None, count}, "never that nothing has been counted"
         assert after["counted_since"] == before["counted_since"]
-        assert "reaps are counted since " in operated(where).ctl("memreap", "status").stdout
+        assert "\nReaps are counted since " in operated(where).ctl("memreap", "status").stdout
         (history,) = historyfile.load(f"{where}/memreap.sqlite")
         assert [event.name for event in history.events if event.name in ("Signalled", "Left")] == [
             "Signalled",

@@ -114,6 +114,19 @@ def below(table: str) -> list[str]:
     return [line.strip() for line in table.splitlines()[2:] if line.startswith(" ")]
 
 
+def test_since_when_reaps_are_counted_is_said_once_and_only_on_the_first_day():
+    """After that it is no news, and memreap report has it."""
+    young, other = NOW - 3600, NOW - 7200
+    pools = [shown(worker(11, 80), name=name, reaps=3, counted_since=young) for name in ("myapp", "web")]
+    line = f"Reaps are counted since {words.clock(young)}."
+    assert status.table(pools, NOW).splitlines()[-1] == line
+    assert "ounted since" not in status.table([{**pools[0], "counted_since": NOW - 86400}], NOW)
+    assert "ounted since" not in status.table([{**pools[0], "reaps": 0}], NOW)
+    assert status.table([pools[0], {**pools[1], "counted_since": other}], NOW).splitlines()[-1] == (
+        f"Reaps are counted since {words.clock(young)} (myapp); {words.clock(other)} (web)."
+    )
+
+
 @pytest.mark.parametrize(
     ("server", "chosen", "expected"),
     [

@@ -114,15 +114,19 @@ def test_nor_where_the_client_has_gone_meanwhile(listening, ending):
 
 
 @pytest.mark.usefixtures("by_tables")
-def test_where_a_reset_connection_cannot_be_told_from_another_socket_it_is_unknown(tcp):
+@pytest.mark.parametrize("way", ["accept", "epoll"])
+def test_where_a_reset_connection_cannot_be_told_from_another_socket_it_is_unknown(tcp, way):
+    """Also in a process with one thread: what is unknown counts as busy."""
+
     def serve() -> None:
         connection, _ = tcp.accept()
-        waiter.in_epoll(tcp)
+        waiter.WAYS[way](tcp)
         connection.close()
 
     with waiter.forked(serve) as pid:
         client = waiter.connect(tcp)
-        eventually(lambda: assert_waits(pid))
+        eventually(lambda: assert_has_client(pid))
+        eventually(lambda: assert_waits(pid, waiting.Kind(way)))
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
         eventually(lambda: assert_idle(pid, None))

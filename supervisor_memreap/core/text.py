@@ -13,10 +13,10 @@ def quote(text: str) -> str:
 
 
 def memory(size: int) -> str:
-    """`312 MiB`, `5.3 MiB`, `1.4 GiB` of bytes."""
-    mib = size / 1024**2
+    """`312 MiB`, `5.3 MiB`, `1.4 GiB`, `2.0 TiB` of bytes."""
+    mib = size / MIB
     if mib >= 1024:
-        return f"{mib / 1024:.1f} GiB"
+        return f"{mib / 1024:.1f} GiB" if mib < 1024**2 else f"{mib / 1024**2:.1f} TiB"
     return f"{mib:.0f} MiB" if mib >= 10 else f"{mib:.1f} MiB"
 
 
@@ -31,7 +31,7 @@ def seconds(duration: float) -> str:
     return f"{duration / 60:.0f} min" if duration < 7200 else f"{duration / 3600:.1f} h"
 
 
-_SHOWN_SIZES = (("GB", 1024**3), ("MB", 1024**2), ("KB", 1024))
+_SHOWN_SIZES = (("TB", 1024**4), ("GB", 1024**3), ("MB", 1024**2), ("KB", 1024))
 
 
 def shown_size(size: int) -> str:

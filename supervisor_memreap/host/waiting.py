@@ -148,9 +148,8 @@ def has_no_client(pid: int, kind: Kind) -> bool | None:
     connection of its own, as for the data of FTP. Raises ProcessLookupError, PermissionError.
     """
     own = sockets.of(pid)
-    if kind is Kind.ACCEPT and len(_threads(pid)) == 1:
-        return not own.has_client
-    return _is_free(own, bool(own.listening))
+    # In accept, a process with one thread listens, even if its listening socket cannot be told from others.
+    return _is_free(own, bool(own.listening) or (kind is Kind.ACCEPT and len(_threads(pid)) == 1))
 
 
 def _is_free(own: sockets.Sockets, listens: bool) -> bool | None:

@@ -107,6 +107,15 @@ class PoolReport:
     suggestion: str = ""
     """A line about the right limit; empty: none was asked for."""
 
+    @property
+    def begin(self) -> float:
+        """When it could be recorded: what lay before the first look at the pool is not missing."""
+        return _begin(self.since, self.until, self.counted_since)
+
+
+def _begin(since: float, until: float, first: float) -> float:
+    return min(max(since, first), until)
+
 
 def of(history: PoolHistory, since: float, until: float, suggestion: str = "") -> PoolReport:
     events = [event for event in history.events if since <= event.at <= until]
@@ -122,7 +131,7 @@ def of(history: PoolHistory, since: float, until: float, suggestion: str = "") -
         since,
         until,
         recorded=sum(span.within(since, until).length for span in recorded),
-        gaps=tuple(spans.gaps(recorded, since, until)),
+        gaps=tuple(spans.gaps(recorded, _begin(since, until, history.since), until)),
         replaced=_counted(reasons.get((event.pid, event.at), "unknown") for event in left),
         observed=_counted(str(event.values.get("reason", "")) for event in _named(events, "WouldReap")),
         returned=_returned(left),
@@ -228,12 +237,14 @@ def _table(table: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 def recorded(report: PoolReport) -> str:
     """`recorded for 22 h of 24 h`."""
-    whole = report.until - report.since
     if report.last is None:
         return "nothing recorded"
+    whole, first = report.until - report.begin, ""
+    if report.begin - report.since >= _NOW:
+        first = f" since {timeaxis.minute(report.begin)}, its first look"
     if whole - report.recorded < _NOW:
-        return "recorded all the time"
-    return f"recorded for {duration(report.recorded)} of {duration(whole)}"
+        return f"recorded{first or ' all the time'}"
+    return f"recorded for {duration(report.recorded)} of {duration(whole)}{first}"
 
 
 def duration(value: float) -> str:

@@ -26,6 +26,8 @@ VERSION = 1
 # A listener that has not looked for two periods does not look. A tick comes up to 2 s late, and the look takes time.
 _PERIODS = 2
 _LATE = 5.0
+# Seconds after which the start of the counting is no news: `memreap report` has it.
+_FIRST_DAY = 86400.0
 # Columns of a terminal.
 WIDTH = 80
 # Columns that a table which is too wide goes without.
@@ -258,7 +260,20 @@ def table(pools: Sequence[Mapping[str, Any]], now: float) -> str:
     head, *lines = _within(rows)
     for number, pool in enumerate(pools):
         lines[number] = "\n".join([lines[number], *_details(pool)])
-    return "\n".join([head, *lines])
+    return "\n".join([head, *lines, *_counted(pools, now)])
+
+
+def _counted(pools: Sequence[Mapping[str, Any]], now: float) -> Iterator[str]:
+    """Since when reaps are counted, as long as a reader would expect more: once for all pools."""
+    starts: dict[str, list[str]] = {}
+    for pool in pools:
+        if pool.get("reaps") and now - pool.get("counted_since", 0) < _FIRST_DAY:
+            starts.setdefault(words.clock(pool["counted_since"]), []).append(str(pool["name"]))
+    if starts:
+        shown = "; ".join(
+            f"{start} ({', '.join(names)})" if starts.keys() > {start} else start for start, names in starts.items()
+        )
+        yield from textwrap.wrap(f"Reaps are counted since {shown}.", WIDTH, break_on_hyphens=False)
 
 
 def _row(pool: Mapping[str, Any], has_history: bool, now: float) -> tuple[str, ...]:
@@ -313,8 +328,6 @@ def details(pool: Mapping[str, Any]) -> Iterator[str]:
             f"{pool['unreadable_workers']} of {len(pool['workers'])} workers: {pool['metric']} may not be read; run"
             " memreap as their user or as root with CAP_SYS_PTRACE, or set metric=rss"
         )
-    if pool.get("reaps") and "counted_since" in pool:
-        yield f"reaps are counted since {words.clock(pool['counted_since'])}"
     if growth_values.forecast(pool):
         yield growth_values.forecast(pool)
 
