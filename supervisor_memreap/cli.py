@@ -35,9 +35,9 @@ from supervisor_memreap.core.settings import (
 from supervisor_memreap.core.text import quote
 from supervisor_memreap.core.values import duration
 from supervisor_memreap.demo import run as demo
-from supervisor_memreap.host import look, procfs
+from supervisor_memreap.host import look, packages, procfs
 from supervisor_memreap.reaper import HowEnded
-from supervisor_memreap.record import historypath, inforce, log, words
+from supervisor_memreap.record import historypath, inforce, log
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Client, Unavailable, connect_as_supervisorctl
 from supervisor_memreap.view import Remote, Viewer
@@ -411,7 +411,8 @@ def _top(args: argparse.Namespace) -> int:
     try:
         from supervisor_memreap.top import run
     except ModuleNotFoundError:
-        raise SettingsError(f"memreap top needs rich, which is not installed: {words.pip_install('top')}") from None
+        remedy = packages.install_extra("top")
+        raise SettingsError(f"memreap top needs rich, which is not installed: {remedy}") from None
     if args.url is None:
         viewer: Viewer | Remote = _viewer(args)
         shown = None

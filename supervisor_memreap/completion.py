@@ -6,13 +6,14 @@ import argparse
 import sys
 from collections.abc import Iterator
 
-from supervisor_memreap.record import log, words
+from supervisor_memreap.host import packages
+from supervisor_memreap.record import log
 
 SHELLS = ("bash", "zsh", "tcsh")
 
 HELP = """\
 Print a script with which a shell completes memreap's commands, options and files. It needs shtab:
-pip install 'supervisor-memreap[completion]'
+the extra `completion`, or Debian's python3-shtab, 1.5.6 or later
 
     memreap completion bash > /etc/bash_completion.d/memreap
     memreap completion zsh > /usr/local/share/zsh/site-functions/_memreap
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace, whole: argparse.ArgumentParser) -> int:
     try:
         import shtab
     except ImportError:
-        log.to(sys.stderr)(f"shtab is missing: {words.pip_install('completion')}")
+        log.to(sys.stderr)(f"shtab is missing: {packages.install_extra('completion')}")
         return 2
     for action in _actions(whole):
         if str(action.metavar).startswith("FILE"):

@@ -5,7 +5,7 @@ each worker that was replaced; below, the total of the pool. Times are in this m
     memreap plot myapp -o myapp.svg              the last 24 hours
     memreap plot myapp -o myapp.png --days 30
 
-Needs matplotlib: pip install 'supervisor-memreap[plot]'
+Needs matplotlib: the extra `plot`, or Debian's python3-matplotlib
 
 exit status: 0 the file is written; 1 nothing was recorded in that time, no such pool, or the file
 cannot be written; 2 bad usage or configuration, or no matplotlib; 130 Ctrl-C.

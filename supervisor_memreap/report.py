@@ -8,7 +8,7 @@ recording, and the limit that memreap suggest would set.
     memreap report --month --html report.html
 
 --html writes one file that needs nothing else: no network and no script. It has a picture of each
-pool, and needs matplotlib for that: pip install 'supervisor-memreap[plot]'
+pool, and needs matplotlib for that: the extra `plot`, or Debian's python3-matplotlib
 
 exit status: 0; 1 there is no history, no such pool, or the file cannot be written; 2 bad usage or
 configuration, or no matplotlib for --html; 130 Ctrl-C.

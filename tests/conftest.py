@@ -50,6 +50,7 @@ PROCESS = {
     "log",
     "memory",
     "metrics",
+    "packages",
     "page",
     "plot",
     "processes",

@@ -45,6 +45,21 @@ def test_includes_are_followed_as_supervisord_does(tmp_path):
     assert sections["b"]["limit"].value == f"{tmp_path}/conf.d"
 
 
+def test_a_section_of_ours_that_stands_twice_is_a_warning_with_both_places(tmp_path):
+    written(tmp_path, "\n[memreap:a]\nlimit=1MB\n[memreap:b]\nlimit=1MB\n", "conf.d/a.conf")
+    text = (
+        "[include]\nfiles=conf.d/*.conf conf.d/a.conf\n[memreap:a]\nlimit=2MB\n[memreap:c]\n[program:x]\n[memreap:c]\n"
+    )
+    main = f"{tmp_path}/supervisord.conf"
+    ends = ": what both set is read from the last one; keep one section"
+    contents = written(tmp_path, f"{text}[program:x]\n;[memreap:c]\n").read()
+    assert contents.warnings == [
+        f"[memreap:a] stands at {main} line 3 and {tmp_path}/conf.d/a.conf line 2{ends}",
+        f"[memreap:c] stands at {main} line 5 and {main} line 7{ends}",
+    ]
+    assert contents.sections["a"]["limit"].value == "1MB"
+
+
 def test_here_and_the_environment_are_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("LIMIT", "7MB")
     written(tmp_path, "[memreap:a]\nlimit=%(ENV_LIMIT)s\n", "extra/a.ini")

@@ -61,6 +61,10 @@ FINDINGS = {
         r"limit=150 monkeys: not a size, .* no setting of the file is used until",
     ),
     "a misspelt section": ([("[eventlistener", "[memreep:x]\n[eventlistener")], r"\[memreep:x\]: not read"),
+    "a section that stands twice": (
+        [("[eventlistener", "[memreap:myapp]\nlimit=160MB\n[eventlistener")],
+        r"configuration: \[memreap:myapp\] stands at .*supervisord.conf line \d+ and .* line \d+: .*; keep one section",
+    ),
     "a name that is not there": (
         [("[memreap:myapp]", "[memreap:myap]")],
         r"\[memreap:myap\]: not a program or group in",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 
 import pytest
 from support import browser, sawtooth
@@ -178,9 +179,6 @@ def test_the_facts_of_the_text_are_in_the_page(day):
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
-    def missing():
-        raise plot.MissingLibraryError(plot.MISSING)
-
-    monkeypatch.setattr(plot, "library", missing)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(plot.MissingLibraryError, match=r"pip install 'supervisor-memreap\[plot\]'"):
         html(sawtooth.pool())

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from supervisor_memreap import __version__
-from supervisor_memreap.host import rights
+from supervisor_memreap.host import packages, rights
 
 _QUESTION = Path(__file__).with_name("question.py")
 _MODULES = {"supervisord": "supervisor_memreap.rpcinterface", "supervisorctl": "supervisor_memreap.ctlplugin"}
@@ -37,7 +37,7 @@ class Unknown(Exception):
 
 
 # From the source, as docs/install.md has it.
-_INSTALL = f"pip install DIRECTORY, the source of memreap {__version__}"
+_SOURCE = f"DIRECTORY, the source of memreap {__version__}"
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,12 @@ class Answer:
     @property
     def remedy(self) -> str:
         """How to make `can_import` true."""
-        if self.managed:
-            return (
-                "install the Debian package supervisor-memreap, or run supervisor itself from a venv that holds both"
-                f" ({_INSTALL})"
-            )
-        if not self.pip:
-            return f"install memreap {__version__} for {self.python}, which has no pip"
-        return f"{shlex.quote(self.python)} -m {_INSTALL}"
+        by_system = (
+            "install the Debian package supervisor-memreap, or run supervisor itself from a venv that holds both"
+            f" (pip install {_SOURCE})"
+        )
+        python = packages.Python(self.python, self.managed, self.pip)
+        return packages.install(python, f"memreap {__version__}", _SOURCE, by_system)
 
     @property
     def lacks(self) -> str:

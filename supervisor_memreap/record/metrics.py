@@ -15,16 +15,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from supervisor_memreap.core.recording import Address, Recording
+from supervisor_memreap.host import packages
 from supervisor_memreap.record.tally import Tally
-from supervisor_memreap.record.words import pip_install
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-MISSING = (
-    f"Python's prometheus-client is missing, or older than 0.16: {pip_install('metrics')}"
-    " (for Debian's supervisor: apt install python3-prometheus-client); it is looked for every 30 s"
-)
 # Seconds between two times at which the library is looked for.
 _LOOK_AGAIN = 30.0
 # Seconds between two attempts to listen on a port that is taken.
@@ -69,7 +65,8 @@ class _Serving:
         except ImportError as error:  # older ones lack some of the names
             if not (error.name or "").startswith("prometheus_client"):
                 raise
-            self._troubles.follow("client", MISSING)
+            missing = f"Python's prometheus-client is missing, or older than 0.16: {packages.install_extra('metrics')}"
+            self._troubles.follow("client", f"{missing}; it is looked for every {_LOOK_AGAIN:.0f} s")
             return
         self._troubles.follow("client", "")
         self._has_begun = True

@@ -26,9 +26,8 @@ from supervisor_memreap.core import spans
 from supervisor_memreap.core.history import EventRecord, PoolHistory, WorkerHistory
 from supervisor_memreap.core.spans import Span
 from supervisor_memreap.core.text import MIB, memory
-from supervisor_memreap.record import timeaxis, words
-
-MISSING = f"the pictures need matplotlib, which is not installed here: {words.pip_install('plot')}"
+from supervisor_memreap.host import packages
+from supervisor_memreap.record import timeaxis
 
 INK, MUTED, GRID, PAPER = "#1f2328", "#57606a", "#d8dee4", "#ffffff"
 _ON_PAPER = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 1}
@@ -107,7 +106,8 @@ def require() -> None:
             warnings.simplefilter("ignore")  # an old one with newer libraries
             import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise MissingLibraryError(MISSING) from None
+        remedy = packages.install_extra("plot")
+        raise MissingLibraryError(f"the pictures need matplotlib, which is not installed here: {remedy}") from None
 
 
 @contextlib.contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 
@@ -51,8 +49,3 @@ def _to_replace(choice: Choice, settings: PoolSettings) -> str:
     if choice.to_go == 0 and settings.limit is not None and not any(other is not None for other in others):
         return f"none over the limit of {memory(settings.limit)}"
     return f"{choice.to_go or 'none'} to replace"
-
-
-def pip_install(extra: str) -> str:
-    """The command that installs an extra into the Python that runs memreap: the pip of a shell may be another one's."""
-    return f"{shlex.quote(sys.executable or 'python3')} -m pip install 'supervisor-memreap[{extra}]'"

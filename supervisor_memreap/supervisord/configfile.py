@@ -8,7 +8,7 @@ import glob
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from supervisor_memreap.core.text import quote
 from supervisor_memreap.supervisord import ancestor
 
 _KINDS = ("program", "fcgi-program", "eventlistener", "group", "ctlplugin", "rpcinterface")
+_OURS = re.compile(r"\[(memreap(?::[^]]+)?)\]")
 # So many processes of one program have their names worked out.
 _MAX_PROCESSES = 10_000
 
@@ -162,7 +163,8 @@ class ConfigFile:
         self._patterns = []
         self._read = None
         seen = {self.path: _stat(self.path)}
-        main = _parse(self.path)
+        headers: dict[str, list[str]] = {}
+        main = _parse(self.path, headers)
         self._add(self.path, main, contents)
         if main.has_section("include"):
             files = _get(main, "include", "files", self.path) if main.has_option("include", "files") else ""
@@ -170,7 +172,8 @@ class ConfigFile:
             self._patterns = [os.path.join(base, pattern) for pattern in files.split()]
         for path in self._included():
             seen[path] = _stat(path)
-            self._add(path, _parse(path), contents)
+            self._add(path, _parse(path, headers), contents)
+        contents.warnings += _repeated(headers)
         self._read = seen
         return contents
 
@@ -251,18 +254,33 @@ def _stat(path: str) -> tuple[int, ...]:
     return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
 
 
-def _parse(path: str) -> UnhosedConfigParser:
+def _parse(path: str, headers: dict[str, list[str]]) -> UnhosedConfigParser:
+    """The file; adds to `headers` where each of our sections begins, which a parser merges without a word."""
     parser = UnhosedConfigParser()
     parser.expansions = {f"ENV_{key}": value for key, value in os.environ.items()}
     parser.expansions["host_node_name"] = platform.node()
     parser.expansions["here"] = os.path.dirname(path)
     try:
-        parser.read_string(Path(path).read_text(encoding="utf-8", errors="surrogateescape"), path)
+        text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+        parser.read_string(text, path)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     except configparser.Error as error:
         raise SettingsError(f"{path}: {_one_line(error)}") from None
+    for number, line in enumerate(text.splitlines(), 1):
+        header = _OURS.match(line)
+        if header:
+            headers.setdefault(header[1], []).append(f"{path} line {number}")
     return parser
+
+
+def _repeated(headers: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """The sections that stand twice, and where."""
+    for section, found in headers.items():
+        places = list(dict.fromkeys(found))  # a file may be included by two patterns
+        if len(places) > 1:
+            where = f"{', '.join(places[:-1])} and {places[-1]}"
+            yield f"[{quote(section)}] stands at {where}: what both set is read from the last one; keep one section"
 
 
 def _get(parser: UnhosedConfigParser, section: str, key: str, path: str) -> str:

@@ -1,6 +1,6 @@
 """\
 Show the pools live: the state of each pool, the size of each worker against the limit, and what
-happened last. Signals no worker. Needs rich: pip install 'supervisor-memreap[top]'
+happened last. Signals no worker. Needs rich: the extra `top`, or Debian's python3-rich
 
     memreap top                      all pools that have a [memreap:NAME] section
     memreap top myapp                one pool
