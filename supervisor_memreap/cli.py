@@ -37,7 +37,7 @@ from supervisor_memreap.core.values import duration
 from supervisor_memreap.demo import run as demo
 from supervisor_memreap.host import look, packages, procfs
 from supervisor_memreap.reaper import HowEnded
-from supervisor_memreap.record import historypath, inforce, log
+from supervisor_memreap.record import historypath, inforce, log, words
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Client, Unavailable, connect_as_supervisorctl
 from supervisor_memreap.view import Remote, Viewer
@@ -308,6 +308,7 @@ def _once(args: argparse.Namespace) -> int:
     given = {key: Given(value, COMMAND_LINE) for key, _, value in pairs}
     emit = log.sink(sys.stdout, args.json)
     how_ended: HowEnded = once.ended_by_itself
+    has_commands = False
     if args.pid is not None or args.pidfile is not None:
         if names or args.configuration:
             raise SettingsError(f"{COMMAND_LINE}: --pid and --pidfile take only settings, such as limit=100MB")
@@ -330,7 +331,8 @@ def _once(args: argparse.Namespace) -> int:
         configured = _configured(args.configuration, names, given)
         settings, programs = configured.settings, configured.client.programs
         how_ended = configured.client.how_ended
-    return once.run(programs, settings, names, args.dry_run, emit, how_ended)
+        has_commands = words.has_commands(configured.contents.has_plugin, configured.client.listener())
+    return once.run(programs, settings, names, args.dry_run, emit, how_ended, has_commands)
 
 
 class _Configured(NamedTuple):
@@ -395,7 +397,7 @@ def _listeners_viewer(args: argparse.Namespace, error: SettingsError) -> Remote 
     """None: no listener looks, as far as is known."""
     try:
         contents = configfile.ConfigFile(configfile.find(args.configuration)).read()
-        viewer = Remote(connect_as_supervisorctl(contents.server), str(error))
+        viewer = Remote(connect_as_supervisorctl(contents.server), str(error), contents.has_plugin)
         return viewer if viewer.look().is_watched else None
     except (SettingsError, Unavailable):
         return None
@@ -404,7 +406,7 @@ def _listeners_viewer(args: argparse.Namespace, error: SettingsError) -> Remote 
 def _own_viewer(args: argparse.Namespace) -> Viewer:
     configured = _configured(args.configuration, args.names, {})
     listeners = [name for section in configured.contents.others if section.listens for name in section.processes]
-    return Viewer(configured.client, configured.settings, listeners)
+    return Viewer(configured.client, configured.settings, listeners, configured.contents.has_plugin)
 
 
 def _top(args: argparse.Namespace) -> int:

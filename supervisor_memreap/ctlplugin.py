@@ -64,6 +64,7 @@ class _Seen(NamedTuple):
     age: float | None
     """Seconds since the listener looked; None: it has not."""
     warnings: list[str]
+    has_commands: bool
 
 
 def _names(words: list[str]) -> list[str]:
@@ -145,7 +146,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             self._print_json(seen, shown, names)
             return
         if shown:
-            self.ctl.output(status.table(shown, time.time()))
+            self.ctl.output(status.table(shown, time.time(), seen.has_commands))
         for warning in seen.warnings:
             self.ctl.output(f"memreap: {warning}")
         for trouble in seen.troubles:
@@ -188,10 +189,11 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         pools = self._memreap().getPools()
         listener = self._memreap().getListener()
         trouble = status.trouble_of_listener(listener)
-        age = listener.get("age_seconds")
+        age, has_commands = listener.get("age_seconds"), bool(listener["takes_commands"])
         if trouble:
-            return _Seen(status.unwatched(pools), [trouble], age, [])
-        return _Seen(pools, status.troubles_beside(listener, __version__), age, status.warnings_of(listener))
+            return _Seen(status.unwatched(pools), [trouble], age, [], has_commands)
+        troubles, warnings = status.troubles_beside(listener, __version__), status.warnings_of(listener)
+        return _Seen(pools, troubles, age, warnings, has_commands)
 
     def _chosen(self, names: list[str], pools: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The pools with these names; fails if a name matches none."""

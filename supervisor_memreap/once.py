@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import sys
@@ -17,7 +18,7 @@ from supervisor_memreap.core.text import seconds
 from supervisor_memreap.host import procfs
 from supervisor_memreap.pool import WatchedPool
 from supervisor_memreap.reaper import HowEnded, Reaper
-from supervisor_memreap.record import words
+from supervisor_memreap.record import status, words
 from supervisor_memreap.record.statefile import known_to_the_listener, saved_by_the_listener
 
 # Seconds between two looks: short compared with the second in which FCGI::ProcManager replaces a worker.
@@ -83,8 +84,11 @@ def run(
     dry_run: bool,
     emit: Sink,
     how_ended: HowEnded,
+    has_commands: bool = False,
 ) -> int:
     """Reap in the programs with these names; without names, in all that have settings.
+
+    `has_commands` is as in record.words.
 
     0: no worker is left that is due; 1: one could not be reaped, or a name or a section matches no program;
     130: Ctrl-C. Raises Unavailable.
@@ -95,8 +99,10 @@ def run(
         emit(missing)
         if names:
             return 1  # a typo in a command: do nothing
-    status = _run(_chosen(names, listed), lambda: _chosen(names, programs()), settings, dry_run, emit, how_ended)
-    return status or (1 if missing else 0)
+    held_back = functools.partial(_held_back, has_commands=has_commands)
+    chosen = _chosen(names, listed)
+    exit_status = _run(chosen, lambda: _chosen(names, programs()), settings, dry_run, emit, how_ended, held_back)
+    return exit_status or (1 if missing else 0)
 
 
 def _run(
@@ -106,6 +112,7 @@ def _run(
     dry_run: bool,
     emit: Sink,
     how_ended: HowEnded,
+    held_back: Callable[[WatchedPool], str],
 ) -> int:
     """`listed` is what `programs` has just said."""
     states = known_to_the_listener(listed)
@@ -120,15 +127,15 @@ def _run(
     try:
         pools = reaper.tick(listed, settings, time.monotonic())
         for pool in pools:
-            if _held_back(pool):
-                _note(emit, pool.name, _held_back(pool))
+            if held_back(pool):
+                _note(emit, pool.name, held_back(pool))
         if not pools:
             text = f"none of the programs has a [memreap:NAME] section; name a program, followed by {REASON_KEYS_TEXT}"
             _note(emit, "", text)
             return 1
         if dry_run:
             for pool in pools:
-                _plan(pool, emit)
+                _plan(pool, emit, bool(held_back(pool)))
             return 1 if verdicts.has_failed else 0
         waits = _Waits(emit, verdicts)
         while waits.has_any(pools):
@@ -163,24 +170,23 @@ def _chosen(names: Sequence[str], programs: list[Program]) -> list[Program]:
     return [program for program in programs if any(named(name, [program.namespec]) for name in names)]
 
 
-def _held_back(pool: WatchedPool) -> str:
+def _held_back(pool: WatchedPool, has_commands: bool) -> str:
     """Why nothing is sent in this pool; empty if it may be."""
     if pool.state.paused:
-        return words.PAUSED
+        return words.paused(pool.name, has_commands)
     if policy.only_observes(pool.settings, pool.state):
         return words.OBSERVED
-    if not pool.state.suspended:
-        return ""
-    return f"suspended: {pool.state.suspended.text}; {words.SUSPENDED}"
+    suspension = status.suspension(pool.pool, pool.state, time.time() - time.monotonic())
+    return words.suspended(pool.name, suspension, has_commands) if suspension else ""
 
 
 def _note(emit: Sink, pool: str, text: str) -> None:
     emit(events.Noted(pool, time.time(), text))
 
 
-def _plan(pool: WatchedPool, emit: Sink) -> None:
+def _plan(pool: WatchedPool, emit: Sink, is_held_back: bool) -> None:
     assert pool.choice
-    if not _held_back(pool):
+    if not is_held_back:
         for candidate in pool.choice.pending:
             action = words.planned_action(candidate, pool.settings)
             emit(events.Planned(pool.name, time.time(), candidate.worker.id, candidate.reason, action))

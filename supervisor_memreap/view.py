@@ -19,7 +19,7 @@ from supervisor_memreap.core.model import UP, Program
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.reaper import Reaper
-from supervisor_memreap.record import status
+from supervisor_memreap.record import status, words
 from supervisor_memreap.record.statefile import known_to_the_listener
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
@@ -45,6 +45,8 @@ class View(NamedTuple):
     """What else does not work, a line each: the history or the metrics."""
     is_watched: bool = True
     """Whether a listener watches these pools, as far as known."""
+    has_commands: bool = False
+    """Whether supervisorctl memreap reaches that listener, as far as known."""
 
     def values(self) -> dict[str, Any]:
         """For JSON."""
@@ -52,7 +54,7 @@ class View(NamedTuple):
 
     def text(self, now: float) -> str:
         note = textwrap.fill(self.note, status.WIDTH)
-        return "\n".join([*([status.table(self.pools, now)] if self.pools else []), note])
+        return "\n".join([*([status.table(self.pools, now, self.has_commands)] if self.pools else []), note])
 
     def is_well(self) -> bool:
         return not self.troubles and all(map(status.is_well, self.pools))
@@ -66,8 +68,9 @@ class View(NamedTuple):
 class Viewer:
     """Looks as often as asked. `listeners` are the names of the listener processes in the configuration."""
 
-    def __init__(self, client: Client, settings: Settings, listeners: Sequence[str]):
+    def __init__(self, client: Client, settings: Settings, listeners: Sequence[str], has_plugin: bool):
         self._client = client
+        self._has_plugin = has_plugin
         self._settings = settings
         self._listeners = listeners
         self._reaper: Reaper | None = None
@@ -83,7 +86,7 @@ class Viewer:
         trouble = status.trouble_of_listener(listener)
         if trouble:
             return self._own_look("the listener does not look", trouble)
-        return _of_listener(pools, listener)
+        return _of_listener(pools, listener, self._has_plugin)
 
     def _own_look(self, why: str, trouble: str | None = None) -> View:
         """`trouble` is what is wrong with the listener, in a line; None: ask supervisord for its state."""
@@ -121,9 +124,10 @@ class Viewer:
 class Remote:
     """What only the listener can say: of another machine's pools, or while the settings have an error."""
 
-    def __init__(self, client: Client, trouble: str = ""):
+    def __init__(self, client: Client, trouble: str = "", has_plugin: bool = False):
         """`trouble` is one that the listener may not have found yet."""
         self._client = client
+        self._has_plugin = has_plugin
         self._trouble = trouble
 
     def look(self) -> View:
@@ -143,7 +147,7 @@ class Remote:
         pools, listener = seen
         trouble = status.trouble_of_listener(listener)
         if not trouble:
-            return _of_listener(pools, listener)
+            return _of_listener(pools, listener, self._has_plugin)
         note = "The listener does not look; this is what it saw last."
         return View(status.of_listener(status.unwatched(pools)), "listener", note, (trouble,), is_watched=False)
 
@@ -151,9 +155,10 @@ class Remote:
         """Nothing is open."""
 
 
-def _of_listener(pools: list[dict[str, Any]], listener: Mapping[str, Any]) -> View:
+def _of_listener(pools: list[dict[str, Any]], listener: Mapping[str, Any], has_plugin: bool) -> View:
     """The view of a listener that looks."""
     age = float(listener["age_seconds"])
     note = f"This is what the listener saw {seconds(age)} ago."
     troubles, warnings = status.troubles_beside(listener, __version__), status.warnings_of(listener)
-    return View(status.of_listener(pools), "listener", note, tuple(troubles), age, warnings=tuple(warnings))
+    view = View(status.of_listener(pools), "listener", note, tuple(troubles), age, warnings=tuple(warnings))
+    return view._replace(has_commands=words.has_commands(has_plugin, listener))

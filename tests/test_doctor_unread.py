@@ -16,7 +16,7 @@ from support.stack import INTERFACE, PLUGIN, python_for
 
 from supervisor_memreap.core.model import Pool, ProcessId, Worker
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.doctor import standing, workers
+from supervisor_memreap.doctor import workers
 from supervisor_memreap.host import rights
 
 TEXT = f"""\
@@ -165,18 +165,16 @@ def test_with_an_age_alone_that_workers_may_not_be_signalled_is_still_a_problem(
 
 
 @pytest.mark.parametrize("sections", [INTERFACE + PLUGIN, ""], ids=["with the interface", "from what is written down"])
-def test_a_suspended_pool_is_a_problem_with_its_reason(where, sections):
+def test_a_suspended_pool_is_a_problem_with_its_reason_and_a_setting_that_fits(where, sections):
     text = TEXT.replace("limit=1GB", "limit=1MB\nmetric=rss\nsettle=1s")
+    resume = " or supervisorctl memreap resume myapp" if sections else ""
+    change = ", its settings change" if sections else " or its settings change"
     with running(where, text + sections):
-        expression = r"myapp: suspended: its limit is too low.*; nothing is sent: see the listener's log"
+        expression = (
+            rf"myapp: suspended since [-0-9 :]+, nothing is sent until [-0-9 :]+{change}{resume}:"
+            r" its limit is too low; set limit=\d+MB or more\n"
+        )
         eventually(lambda: assert_found(where, expression), timeout=60)
-
-
-def test_a_suspension_is_shown_with_since_when_and_until_when():
-    suspension = {"reason": "the manager went away", "since": 1700000000, "until": 1700000600.5}
-    text = standing._suspended(suspension)
-    assert re.fullmatch(r"suspended: the manager went away, since [-0-9 :]+, until [-0-9 :]+", text)
-    assert "until" not in standing._suspended({"reason": "x", "since": 1700000000})
 
 
 @pytest.mark.parametrize("remembered", [False, True], ids=["with the interface", "from what is written down"])
@@ -187,12 +185,18 @@ def test_a_paused_pool_is_a_note(where, remembered):
             assert "paused" in supervisorctl(where, "memreap", "pause", "myapp")
 
         eventually(pause)
-        eventually(lambda: assert_found(where, r"myapp: note: it is paused: nothing is sent until", 0))
+        eventually(
+            lambda: assert_found(
+                where, r"myapp: note: paused: nothing is sent until supervisorctl memreap resume myapp", 0
+            )
+        )
         if remembered:
             # As where supervisord is started anew without the interface, and the listener reads what it wrote.
             change(where, INTERFACE, "")
             supervisorctl(where, "reload")
-            expression = r"is unknown(.*\n)*.*myapp: note: it is paused: nothing is sent until"
+            expression = (
+                r"is unknown(.*\n)*.*myapp: note: paused: nothing is sent until supervisorctl memreap resume myapp"
+            )
             eventually(lambda: assert_found(where, expression))
 
 

@@ -138,7 +138,7 @@ GROWING = values(worker(11, 60), worker(12, 50), known=grown({11: 12, 12: -2}))
 def test_unknown_growth_is_left_out_and_a_dash_in_the_tables():
     early = values(worker(11, 60))
     assert not set(record_growth.OF_POOL) & {*early, *early["workers"][0]}
-    head, line = status.table([early], NOW).splitlines()
+    head, line = status.table([early], NOW, True).splitlines()
     assert line[head.index("growth") :].split()[0] == "-"
     head, line = status.workers_table(early).splitlines()
     assert (head.split(), line.split()[-1]) == (["pid", "age", "uss", "growth"], "-")
@@ -148,7 +148,7 @@ def test_known_growth_is_shown_with_when_the_next_worker_meets_its_limit():
     assert GROWING["growth_bytes_per_hour"] == 10 * MIB
     assert GROWING["next_at_limit_seconds"] == pytest.approx(90 / 12 * 3600, abs=2)
     assert [each["growth_bytes_per_hour"] for each in GROWING["workers"]] == [12 * MIB, -2 * MIB]
-    head, line, below = status.table([GROWING], NOW).splitlines()
+    head, line, below = status.table([GROWING], NOW, True).splitlines()
     assert line[head.index("growth") :].startswith("10 MiB/h ")
     assert below == "  the next worker reaches its limit in about 8 h"
     _, largest, other = status.workers_table(GROWING).splitlines()
@@ -175,7 +175,7 @@ def test_one_look_of_our_own_knows_no_growth():
     (pool,) = status.of_look([GROWING])
     assert "growth" not in json.dumps(pool)
     assert "next_at_limit_seconds" not in pool
-    assert "growth" not in status.table([pool], NOW)
+    assert "growth" not in status.table([pool], NOW, True)
 
 
 def test_sizes_an_hour_are_doubles_in_xml_rpc_and_integers_in_json():
@@ -187,7 +187,7 @@ def test_sizes_an_hour_are_doubles_in_xml_rpc_and_integers_in_json():
     assert isinstance(pool["next_at_limit_seconds"], int)
     assert status.of_listener(interface.getPools()) == [GROWING]
     assert isinstance(status.of_listener(pool)["growth_bytes_per_hour"], int)
-    assert status.table([pool], NOW) == status.table([GROWING], NOW)
+    assert status.table([pool], NOW, True) == status.table([GROWING], NOW, True)
 
 
 @pytest.mark.parametrize(
@@ -207,10 +207,10 @@ def test_a_table_with_growth_is_80_columns_wide_whatever_is_in_it(name, lines):
         "given_back_bytes": 1023 * MIB,
         "since": NOW - 86399 * 2,
     }
-    table = status.table([values(worker(11, 60)), largest], NOW)
+    table = status.table([values(worker(11, 60)), largest], NOW, True)
     assert max(map(len, table.splitlines())) <= 80
     assert {"growth", "reaps", "total"} <= set(table.splitlines()[0].split())
-    small = status.table([GROWING], NOW)
+    small = status.table([GROWING], NOW, True)
     assert {"growth", "since"} <= set(small.splitlines()[0].split())
 
 
@@ -225,7 +225,7 @@ def test_a_worker_that_has_to_go_is_shown_with_the_reason():
 def test_a_pool_with_an_age_alone_has_no_limit():
     pool = values(worker(11, 60), settings=PoolSettings(max_age=86400.0))
     assert "limit_bytes" not in pool
-    head, line = status.table([pool], NOW).splitlines()
+    head, line = status.table([pool], NOW, True).splitlines()
     assert line[head.index("limit") : head.index("workers")].strip() == "-"
 
 

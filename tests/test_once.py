@@ -326,7 +326,9 @@ def test_what_the_listener_has_written_down_counts(tmp_path, monkeypatch, what):
             "paused": PoolState(paused=True),
             "suspended": PoolState(
                 settings=the_settings(conf),
-                suspended=Suspension(Cause.WRONG_SETTING, view.process(manager).id, setting="limit"),
+                suspended=Suspension(
+                    Cause.WRONG_SETTING, view.process(manager).id, setting="limit", usable="limit=90MB"
+                ),
             ),
         }[what]
         assert StateFile(view.process(process.pid).id).write({"myapp": state}, time.monotonic()) == ""
@@ -341,8 +343,13 @@ def test_what_the_listener_has_written_down_counts(tmp_path, monkeypatch, what):
             assert result.returncode == 1
             assert "HUP sent" not in result.stdout
             assert "1 to replace" in result.stdout
-            assert ("it is paused: nothing is sent" in result.stdout) == (what == "paused")
-            assert ("suspended: its limit is too low; nothing is sent" in result.stdout) == (what == "suspended")
+            assert ("paused: nothing is sent until supervisorctl memreap resume myapp" in result.stdout) == (
+                what == "paused"
+            )
+            suspended = (
+                "suspended since .*, nothing is sent until its settings change: its limit is too low; set limit=90MB or"
+            )
+            assert bool(re.search(suspended, result.stdout)) == (what == "suspended")
             dry = once("-n", "-c", conf)
             assert dry.returncode == 0
             assert "would be sent" not in dry.stdout

@@ -119,10 +119,10 @@ def test_since_when_reaps_are_counted_is_said_once_and_only_on_the_first_day():
     young, other = NOW - 3600, NOW - 7200
     pools = [shown(worker(11, 80), name=name, reaps=3, counted_since=young) for name in ("myapp", "web")]
     line = f"Reaps are counted since {words.clock(young)}."
-    assert status.table(pools, NOW).splitlines()[-1] == line
-    assert "ounted since" not in status.table([{**pools[0], "counted_since": NOW - 86400}], NOW)
-    assert "ounted since" not in status.table([{**pools[0], "reaps": 0}], NOW)
-    assert status.table([pools[0], {**pools[1], "counted_since": other}], NOW).splitlines()[-1] == (
+    assert status.table(pools, NOW, True).splitlines()[-1] == line
+    assert "ounted since" not in status.table([{**pools[0], "counted_since": NOW - 86400}], NOW, True)
+    assert "ounted since" not in status.table([{**pools[0], "reaps": 0}], NOW, True)
+    assert status.table([pools[0], {**pools[1], "counted_since": other}], NOW, True).splitlines()[-1] == (
         f"Reaps are counted since {words.clock(young)} (myapp); {words.clock(other)} (web)."
     )
 
@@ -161,7 +161,7 @@ def test_the_table_of_settings_has_the_signal_that_is_used(server, given, line):
 
 
 def test_a_pool_is_a_line_and_its_last_message_one_below_it():
-    head, line, message = status.table([shown(worker(11, 50), worker(12, 60))], NOW).splitlines()
+    head, line, message = status.table([shown(worker(11, 50), worker(12, 60))], NOW, True).splitlines()
     assert head.split() == ["limit", "workers", "largest", "total", "growth", "reaps", "since"]
     assert line.split() == ["myapp", "QUIET", "100", "MiB", "uss", "2", "-", "-", "-", "0", "34", "s"]
     assert message.endswith(" worker 12 left after 0.4 s, 301 MiB freed")
@@ -188,7 +188,7 @@ def test_a_table_is_80_columns_wide_whatever_is_in_it(name, standing):
         * 3,
         suspension={"reason": "its manager went away", "since": NOW - 60, "until": NOW + 540},
     )
-    table = status.table([shown(worker(11, 50)), largest], NOW)
+    table = status.table([shown(worker(11, 50)), largest], NOW, True)
     assert max(map(len, table.splitlines())) <= 80
     assert name in table
 
@@ -196,7 +196,7 @@ def test_a_table_is_80_columns_wide_whatever_is_in_it(name, standing):
 def test_a_worker_whose_size_may_not_be_read_makes_its_pool_blind():
     pool = shown(worker(11, 150), worker(12, 50), worker(13, 150, 120))
     assert (pool["standing"], pool["unreadable_workers"]) == ("blind", 1)
-    table = status.table([pool], NOW)
+    table = status.table([pool], NOW, True)
     assert "myapp  BLIND  " in table
     assert "1 of 3 workers: uss may not be read" in " ".join(below(table))
     assert not status.is_well(pool)
@@ -211,14 +211,13 @@ def test_a_program_that_runs_and_cannot_be_looked_at_is_blind():
     pool = Pool("myapp", "RUNNING", "its processes are hidden from this user")
     choice = look_at(pool)
     assert choice.standing == "blind"
-    table = status.table(
-        [status.of_pool(choice, SETTINGS, choice.state, Counters().with_standing("blind", NOW), {})], NOW
-    )
+    values = status.of_pool(choice, SETTINGS, choice.state, Counters().with_standing("blind", NOW), {})
+    table = status.table([values], NOW, True)
     assert below(table) == ["not watched: its processes are hidden from this user"]
     stopped = look_at(Pool("myapp", "STOPPED"))
     assert stopped.standing == "not running"
     values = status.of_pool(stopped, SETTINGS, stopped.state, Counters().with_standing(stopped.standing.value, NOW), {})
-    assert "STOPPED" in status.table([values], NOW)
+    assert "STOPPED" in status.table([values], NOW, True)
 
 
 @pytest.mark.parametrize(
@@ -226,19 +225,20 @@ def test_a_program_that_runs_and_cannot_be_looked_at_is_blind():
     [
         (
             {"suspension": {"reason": "its manager went away", "since": NOW - 60, "until": NOW + 540}},
-            "suspended since CLOCK until CLOCK or supervisorctl memreap resume myapp: its manager went away",
+            "suspended since CLOCK, nothing is sent until CLOCK, its settings change or supervisorctl memreap resume"
+            " myapp: its manager went away",
         ),
         (
-            {"suspension": {"reason": "its limit is too low", "since": NOW - 60}},
-            "suspended since CLOCK until its settings change or supervisorctl memreap resume myapp: its limit is too"
-            " low",
+            {"suspension": {"reason": "its limit is too low; set limit=90MB or more", "since": NOW - 60}},
+            "suspended since CLOCK, nothing is sent until its settings change or supervisorctl memreap resume myapp:"
+            " its limit is too low; set limit=90MB or more",
         ),
     ],
 )
 @pytest.mark.parametrize("paused", [False, True])
 def test_a_suspended_pool_is_shown_with_reason_since_and_until_and_is_not_well(paused, more, expected):
     pool = shown(worker(11, 50), standing="suspended", paused=paused, **more)
-    table = status.table([pool], NOW)
+    table = status.table([pool], NOW, True)
     text = " ".join(below(table))
     for clock in ({"since": pool["since"]}, more.get("suspension", {})):
         for key in ("since", "until"):
@@ -246,14 +246,39 @@ def test_a_suspended_pool_is_shown_with_reason_since_and_until_and_is_not_well(p
                 text = text.replace(words.clock(clock[key]), "CLOCK")
     assert text.startswith(expected)
     assert "SUSPENDED" in table
-    assert ("paused until supervisorctl memreap resume myapp" in text) is paused
+    assert ("paused: nothing is sent until supervisorctl memreap resume myapp" in text) is paused
     assert not status.is_well(pool)
+
+
+def test_without_the_plugin_no_line_names_its_command_as_the_remedy():
+    """A changed setting ends a suspension everywhere; of a pause doctor says what is missing."""
+    suspension = {"reason": "its limit is too low; set limit=90MB or more", "since": NOW, "until": NOW + 60}
+    (line,) = status.details(shown(worker(11, 50), standing="suspended", suspension=suspension), False)
+    assert "until CLOCK or its settings change: its limit" in line.replace(words.clock(NOW + 60), "CLOCK")
+    (line,) = status.details(shown(worker(11, 50), standing="paused", paused=True), False)
+    assert line.endswith("until supervisorctl memreap resume myapp (not set up here: memreap doctor says how)")
+    assert not list(status.details(shown(worker(11, 50), standing="paused", paused=True), True))  # the message says it
+
+
+@pytest.mark.parametrize(
+    ("has_plugin", "listener", "expected"),
+    [
+        (True, {"takes_commands": True}, True),
+        (True, {"takes_commands": False}, False),
+        (True, None, False),
+        (False, {"takes_commands": True}, False),
+    ],
+)
+def test_supervisorctl_memreap_needs_the_plugin_the_interface_and_a_listener_that_gets_commands(
+    has_plugin, listener, expected
+):
+    assert words.has_commands(has_plugin, listener) is expected
 
 
 def test_what_a_listener_saw_that_looks_no_more_is_not_called_quiet():
     (pool,) = status.unwatched([shown(worker(11, 50))])
     assert not status.is_well(pool)
-    assert "BLIND" in status.table([pool], NOW)
+    assert "BLIND" in status.table([pool], NOW, True)
 
 
 def test_a_look_leaves_out_what_it_does_not_know():
@@ -263,7 +288,7 @@ def test_a_look_leaves_out_what_it_does_not_know():
     assert not [key for key in values["pools"][0] if key.endswith("_time")]
     assert not {"reaps", "given_back_bytes", "since", "message", "message_at"} & set(values["pools"][0])
     assert ["over" in row for row in pool["workers"]] == [True, True, False]
-    head, line, *_ = status.table([pool], NOW).splitlines()
+    head, line, *_ = status.table([pool], NOW, True).splitlines()
     assert head.split() == ["limit", "workers", "over", "largest", "total"]
     assert line.split() == ["myapp", "BLIND", "100", "MiB", "uss", "3", "-", "120", "MiB", "120", "MiB"]
 

@@ -700,7 +700,9 @@ def _suspend_wrong_limit(
     baseline = replace(reason, used=least.size)
     log.append(events.WrongSetting(*pool.stamp, baseline, usable, least.age, RETRY_SETTING))
     until = now + RETRY_SETTING
-    suspended = Suspension(Cause.WRONG_SETTING, state.manager, since=now, until=until, setting=reason.setting)
+    suspended = Suspension(
+        Cause.WRONG_SETTING, state.manager, since=now, until=until, setting=reason.setting, usable=usable
+    )
     return replace(state, suspended=suspended, started_over=())
 
 

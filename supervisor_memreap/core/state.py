@@ -70,10 +70,14 @@ class Suspension:
     """When it ends by itself; None: not at a fixed time."""
     setting: str = ""
     """The setting that is wrong."""
+    usable: str = ""
+    """One that is not, as a user writes it; empty: it was not saved."""
 
     @property
     def text(self) -> str:
-        return f"its {self.setting} is too low" if self.cause is Cause.WRONG_SETTING else "its manager went away"
+        if self.cause is Cause.MANAGER_LOST:
+            return "its manager went away"
+        return f"its {self.setting} is too low{f'; set {self.usable} or more' if self.usable else ''}"
 
 
 @dataclass(frozen=True)
@@ -250,6 +254,7 @@ def _suspension(values: dict[str, Any]) -> Suspension:
         since=float(values["since"]),
         until=_optional(values["until"], float),
         setting=str(values["setting"]),
+        usable=str(values.get("usable", "")),
     )
 
 

@@ -54,6 +54,7 @@ def _findings(path: str, connect: Callable[[Mapping[str, str]], Client]) -> Iter
     try:
         case.client = connect(contents.server)
         case.programs = case.client.programs()
+        case.listener = case.client.listener()
     except Unavailable as error:
         unavailable = Finding("supervisord", str(error))
     restart.ask(case)

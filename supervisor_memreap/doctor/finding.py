@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host.interpreter import Answer
 from supervisor_memreap.host.source import Source
+from supervisor_memreap.record import words
 from supervisor_memreap.supervisord.client import Client, Unavailable
-from supervisor_memreap.supervisord.configfile import Contents, Section
+from supervisor_memreap.supervisord.configfile import Contents
 
 _NOT_ASKED = Answer("", unknown="it was not asked")
 
@@ -50,8 +51,8 @@ class Case:
     """The answer of the Python of the running supervisord."""
     supervisorctl: Answer = _NOT_ASKED
     """The answer of the Python of the supervisorctl on the PATH."""
-    warnings: Sequence[str] = ()
-    """Those of the running listener: why the history or the metrics are missing."""
+    listener: Mapping[str, Any] | None = None
+    """What supervisord says of the listener; None: it has no [rpcinterface:memreap], or was not asked."""
     _client: Client | None = None
 
     @property
@@ -75,13 +76,10 @@ class Case:
         """Seconds in which an interpreter may still be asked."""
         return max(0.0, self.ask_until - time.monotonic())
 
-    def own_sections(self, kind: str) -> list[Section]:
-        """The sections of this kind, ctlplugin or rpcinterface, that name memreap."""
-        return [
-            section
-            for section in self.contents.others
-            if section.kind == kind and any("supervisor_memreap" in value for value in section.options.values())
-        ]
+    @property
+    def has_commands(self) -> bool:
+        """Whether supervisorctl memreap reaches the listener, as far as known."""
+        return words.has_commands(self.contents.has_plugin, self.listener)
 
     def listeners(self) -> list[Program]:
         """The configured listeners of memreap that supervisord runs."""

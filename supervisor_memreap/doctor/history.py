@@ -10,12 +10,13 @@ from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.listener import name_of_user, rights_of_listener
 from supervisor_memreap.host import rights
 from supervisor_memreap.record.historypath import HistoryError, in_force
+from supervisor_memreap.record.status import warnings_of
 
 
 def check(case: Case) -> Iterator[Finding]:
     found = list(_history(case))
     yield from found
-    for warning in case.warnings:
+    for warning in warnings_of(case.listener or {}):
         subject, _, text = warning.partition(": ")
         if subject not in {finding.subject for finding in found}:
             yield Finding(subject, text, False)

@@ -13,7 +13,7 @@ from supervisor_memreap.core.model import UP
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.restart import advise_interface, advise_restart
 from supervisor_memreap.host import rights
-from supervisor_memreap.record.status import age_of_listener, trouble_of_listener, warnings_of
+from supervisor_memreap.record.status import age_of_listener, trouble_of_listener
 
 
 def check(case: Case) -> Iterator[Finding]:
@@ -21,11 +21,10 @@ def check(case: Case) -> Iterator[Finding]:
     for name in case.settings.unmatched(case.programs):
         yield Finding("configuration", f"[memreap:{name}]: not a program or group in supervisord; there are: {running}")
     yield from _socket(case)
-    values = case.client.listener()
+    values = case.listener
     if values is None:
         yield from _without_interface(case)
         return
-    case.warnings = warnings_of(values)
     trouble = trouble_of_listener(values) or age_of_listener(values, __version__)
     if trouble:
         yield Finding("listener", trouble)
@@ -35,7 +34,7 @@ def check(case: Case) -> Iterator[Finding]:
 
 
 def _without_interface(case: Case) -> Iterator[Finding]:
-    if case.own_sections("rpcinterface"):
+    if case.contents.own_sections("rpcinterface"):
         yield Finding("supervisord", f"it has not read [rpcinterface:memreap] yet: {advise_restart(case)}")
     else:
         text = "whether it still looks is unknown: supervisord calls a dead listener RUNNING"

@@ -7,7 +7,6 @@ section or a restart.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from supervisor_memreap.doctor.finding import Case, Finding
@@ -23,9 +22,9 @@ def ask(case: Case) -> None:
     pid = next((program.supervisord for program in case.programs if program.supervisord), 0)
     if pid:
         case.supervisord = interpreter.of_supervisord(pid, case.files, case.time_left)
-    elif case.own_sections("rpcinterface"):
+    elif case.contents.own_sections("rpcinterface"):
         case.supervisord = _on_path(case, "supervisord")
-    if pid or case.own_sections("ctlplugin"):
+    if pid or case.contents.own_sections("ctlplugin"):
         # Of several, the one that was installed with the supervisord that runs.
         case.supervisorctl = _on_path(case, "supervisorctl", interpreter.script_beside(pid, "supervisorctl"))
 
@@ -43,7 +42,7 @@ def check(case: Case) -> Iterator[Finding]:
 
 
 def _supervisord(case: Case) -> Iterator[Finding]:
-    answer, sections = case.supervisord, case.own_sections("rpcinterface")
+    answer, sections = case.supervisord, case.contents.own_sections("rpcinterface")
     again = "again" if case.programs else f"as {answer.program}"
     if answer.refused:
         yield Finding("supervisord", f"supervisord will not start {again}: {_refusal(answer)}")
@@ -59,7 +58,7 @@ def _supervisord(case: Case) -> Iterator[Finding]:
 
 def _supervisorctl(case: Case) -> Iterator[Finding]:
     answer = case.supervisorctl
-    sections = [section for section in case.own_sections("ctlplugin") if os.path.realpath(section.path) == _main(case)]
+    sections = case.contents.plugins
     if sections and answer.refused:
         yield Finding("supervisorctl", f"every call of {answer.program} fails: {_refusal(answer)}")
     elif sections and answer.unknown:
@@ -67,13 +66,13 @@ def _supervisorctl(case: Case) -> Iterator[Finding]:
         yield Finding("supervisorctl", text, False)
     elif sections and not answer.can_import:
         yield Finding("supervisorctl", f"{answer.lacks}, the version that runs here: {answer.remedy}", False)
-    elif sections or case.own_sections("ctlplugin") or answer.unknown or answer.refused:
+    elif sections or case.contents.own_sections("ctlplugin") or answer.unknown or answer.refused:
         return
     elif not answer.can_import:
         fails = "" if answer.version else f", and every call of {answer.program} would fail"
         text = f"do not add [ctlplugin:memreap] yet: {answer.lacks}{fails}"
         yield Finding("supervisorctl", f"{text}; first {answer.remedy}", False)
-    elif case.own_sections("rpcinterface"):
+    elif case.contents.own_sections("rpcinterface"):
         text = f"for supervisorctl memreap status, add [ctlplugin:memreap] with {PLUGIN} to {case.main}"
         yield Finding("supervisorctl", text, False)
 
@@ -83,10 +82,6 @@ def _refusal(answer: Answer) -> str:
     if "supervisor_memreap" not in answer.refused or answer.version:
         return answer.refused
     return f"{answer.refused}: {answer.lacks}; remove that section, or {answer.remedy}"
-
-
-def _main(case: Case) -> str:
-    return os.path.realpath(case.main)
 
 
 def advise_interface(case: Case) -> str:

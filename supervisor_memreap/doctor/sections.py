@@ -47,10 +47,10 @@ def _listener(section: Section) -> Iterator[Finding]:
 
 
 def _plugin(case: Case) -> Iterator[Finding]:
-    plugins = case.own_sections("ctlplugin")
+    plugins = case.contents.own_sections("ctlplugin")
     for section in plugins:
         if os.path.realpath(section.path) != os.path.realpath(case.main):
             text = f"supervisorctl does not read included files: move this section to {case.main}"
             yield Finding("supervisorctl", f"{section.where}: {text}")
-    if plugins and not case.own_sections("rpcinterface"):
+    if plugins and not case.contents.own_sections("rpcinterface"):
         yield Finding("supervisorctl", f"memreap needs [rpcinterface:memreap] too: {advise_interface(case)}")

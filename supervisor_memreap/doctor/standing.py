@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +25,10 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
         values = _remembered(case, watch)
     else:
         values = next((pool for pool in seen[0] if pool.get("name") == name), {})
-    suspension = values.get("suspension")
-    if suspension:
-        text = _suspended(suspension)
-        ends = f", or run supervisorctl memreap resume {name}" if seen is not None else ""
-        yield Finding("", f"{text}; nothing is sent: see the listener's log{ends}")
+    if values.get("suspension"):
+        yield Finding("", words.suspended(name, values["suspension"], case.has_commands))
     if values.get("paused"):
-        yield Finding("", words.PAUSED, False)
-
-
-def _suspended(suspension: Mapping[str, Any]) -> str:
-    text = f"suspended: {suspension.get('reason') or 'the log has the reason'}"
-    if "since" in suspension:
-        text += f", since {words.clock(suspension['since'])}"
-    if "until" in suspension:
-        text += f", until {words.clock(suspension['until'])}"
-    return text
+        yield Finding("", words.paused(name, case.has_commands), False)
 
 
 def _remembered(case: Case, watch: Watch) -> dict[str, Any]:

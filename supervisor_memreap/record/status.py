@@ -14,7 +14,7 @@ from supervisor_memreap.core.policy import Choice, Standing
 from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.servers import signal_for
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.state import PoolState, Suspension
+from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.core.text import memory, seconds
 from supervisor_memreap.record import fields, words
 from supervisor_memreap.record import growth as growth_values
@@ -79,7 +79,7 @@ def of_pool(
         "manager_pid": pool.manager.pid if pool.manager else None,
         "unreadable_workers": choice.unreadable or None,
         "not_visible": pool.not_visible or None,
-        "suspension": _suspension(pool, state, state.suspended, boot) if state.suspended else None,
+        "suspension": suspension(pool, state, boot),
         "largest_bytes": max(known, default=None),
         "total_bytes": sum(known) if known else None,
         "total_limit_bytes": settings.total,
@@ -120,7 +120,11 @@ def _worker(
     return row
 
 
-def _suspension(pool: Pool, state: PoolState, suspended: Suspension, boot: float) -> dict[str, Any]:
+def suspension(pool: Pool, state: PoolState, boot: float) -> dict[str, Any] | None:
+    """Why nothing is sent in a pool, since when and until when; None: it is not suspended. `boot` is as in of_pool."""
+    suspended = state.suspended
+    if suspended is None:
+        return None
     values: dict[str, Any] = {
         "cause": suspended.cause.value,
         "reason": suspended.text,
@@ -245,13 +249,13 @@ def unwatched(pools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def is_well(pool: Mapping[str, Any]) -> bool:
     """Whether memreap works in this pool, as far as known: it is neither suspended nor blind."""
-    return not _suspended(pool) and pool["standing"] != Standing.BLIND
+    return not pool.get("suspension") and pool["standing"] != Standing.BLIND
 
 
-def table(pools: Sequence[Mapping[str, Any]], now: float) -> str:
+def table(pools: Sequence[Mapping[str, Any]], now: float, has_commands: bool) -> str:
     """One line for each pool, as in supervisorctl status, and its messages below; 80 columns wide.
 
-    `now` is in seconds since 1970. What a look does not know has no column.
+    `now` is in seconds since 1970. What a look does not know has no column. `has_commands` is as in words.
     """
     has_history = any("since" in pool for pool in pools)
     history = ("growth", "reaps", "freed", "since") if has_history else ()
@@ -259,7 +263,7 @@ def table(pools: Sequence[Mapping[str, Any]], now: float) -> str:
     rows += [_row(pool, has_history, now) for pool in pools]
     head, *lines = _within(rows)
     for number, pool in enumerate(pools):
-        lines[number] = "\n".join([lines[number], *_details(pool)])
+        lines[number] = "\n".join([lines[number], *_details(pool, has_commands)])
     return "\n".join([head, *lines, *_counted(pools, now)])
 
 
@@ -306,21 +310,20 @@ def _without(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> list[tu
     return [tuple(cell for cell, name in zip(row, rows[0]) if name not in columns) for row in rows]
 
 
-def _details(pool: Mapping[str, Any]) -> Iterator[str]:
+def _details(pool: Mapping[str, Any], has_commands: bool) -> Iterator[str]:
     """Lines below a pool."""
-    for text in details(pool):
+    for text in details(pool, has_commands):
         yield from _wrapped(text)
     if pool.get("message"):
         yield from _wrapped(f"{_clock(pool)}{pool['message']}")
 
 
-def details(pool: Mapping[str, Any]) -> Iterator[str]:
+def details(pool: Mapping[str, Any], has_commands: bool) -> Iterator[str]:
     """What is to be known of a pool beside its numbers, a sentence each."""
-    suspended = _suspended(pool)
-    if suspended:
-        yield suspended
-    if pool.get("paused") and pool["standing"] != Standing.PAUSED:
-        yield f"paused until supervisorctl memreap resume {pool['name']}"
+    if pool.get("suspension"):
+        yield words.suspended(pool["name"], pool["suspension"], has_commands)
+    if pool.get("paused") and (pool["standing"] != Standing.PAUSED or not has_commands):
+        yield words.paused(pool["name"], has_commands)
     if pool.get("not_visible"):
         yield f"not watched: {pool['not_visible']}"
     if pool.get("unreadable_workers"):
@@ -334,17 +337,6 @@ def details(pool: Mapping[str, Any]) -> Iterator[str]:
 
 def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
-
-
-def _suspended(pool: Mapping[str, Any]) -> str:
-    """The line about a suspension; empty if there is none."""
-    suspension = pool.get("suspension")
-    resume = f"supervisorctl memreap resume {pool['name']}"
-    if suspension:
-        until = f"until {words.clock(suspension['until'])}" if "until" in suspension else "until its settings change"
-        since = words.clock(suspension["since"])
-        return f"suspended since {since} {until} or {resume}: {suspension['reason']}"
-    return ""
 
 
 def standing_word(pool: Mapping[str, Any]) -> str:

@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from supervisor_memreap.core.policy import Candidate, Choice
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import memory, seconds
 
 OBSERVED = "it is only observed (observe=yes): nothing is sent"
-PAUSED = "it is paused: nothing is sent until supervisorctl memreap resume"
-SUSPENDED = "nothing is sent; see the listener's log; supervisorctl memreap resume ends it"
 
 
 def clock(moment: float) -> str:
     """`07:30:06` if it was today, else `11-23 07:30`, by this machine's wall clock."""
     then, today = time.localtime(moment), time.localtime()
     return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%m-%d %H:%M", then)
+
+
+def paused(pool: str, has_commands: bool) -> str:
+    """Of a pool that a user has paused, and what ends that. `has_commands` is as in has_commands()."""
+    where = "" if has_commands else " (not set up here: memreap doctor says how)"
+    return f"paused: nothing is sent until supervisorctl memreap resume {pool}{where}"
+
+
+def suspended(pool: str, suspension: Mapping[str, Any], has_commands: bool) -> str:
+    """Of a pool that memreap has suspended, why, and what ends that. A changed setting does everywhere."""
+    since = f" since {clock(suspension['since'])}" if "since" in suspension else ""
+    ends = [clock(suspension["until"])] if "until" in suspension else []
+    ends += ["its settings change", *([f"supervisorctl memreap resume {pool}"] if has_commands else [])]
+    until = " or ".join(filter(None, (", ".join(ends[:-1]), ends[-1])))
+    return f"suspended{since}, nothing is sent until {until}: {suspension.get('reason') or 'the log has the reason'}"
+
+
+def has_commands(has_plugin: bool, listener: Mapping[str, Any] | None) -> bool:
+    """Whether supervisorctl has the command memreap, and the listener, which getListener returned, gets it."""
+    return has_plugin and listener is not None and bool(listener.get("takes_commands"))
 
 
 def aligned(rows: Sequence[tuple[str, ...]]) -> str:

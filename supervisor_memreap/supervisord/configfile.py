@@ -67,6 +67,27 @@ class Contents:
     """Of `[supervisord]`; empty: it is not set."""
     others: list[Section] = field(default_factory=list)
     """The sections of supervisor that doctor must know of, in their order."""
+    main: str = ""
+    """The path of the main file."""
+
+    def own_sections(self, kind: str) -> list[Section]:
+        """The sections of this kind, ctlplugin or rpcinterface, that name memreap."""
+        return [
+            section
+            for section in self.others
+            if section.kind == kind and any("supervisor_memreap" in value for value in section.options.values())
+        ]
+
+    @property
+    def plugins(self) -> list[Section]:
+        """The sections [ctlplugin:memreap] that supervisorctl reads: those of the main file."""
+        main = os.path.realpath(self.main)
+        return [each for each in self.own_sections("ctlplugin") if os.path.realpath(each.path) == main]
+
+    @property
+    def has_plugin(self) -> bool:
+        """Whether supervisorctl has the command memreap."""
+        return bool(self.plugins)
 
     def section_of(self, program: Program) -> Section | None:
         """The section that this process comes from; None if there is none, as after a change without an update."""
@@ -159,7 +180,7 @@ class ConfigFile:
 
     def read(self) -> Contents:
         """Raises SettingsError: one line with the file and the cause; then `has_changed` stays true."""
-        contents = Contents()
+        contents = Contents(main=self.path)
         self._patterns = []
         self._read = None
         seen = {self.path: _stat(self.path)}

@@ -76,7 +76,7 @@ def page(frame: Frame, columns: int, rows: int | None, glyphs: Glyphs) -> list[T
     width = max(20, columns - 1)  # a line that fills the last column would make some terminals scroll
     pools = frame.view.pools if _is_watched(frame) else status.unwatched(frame.view.pools)
     head = _head(frame, pools, width)
-    blocks = _blocks(pools, width, glyphs)
+    blocks = _blocks(pools, width, glyphs, frame.view.has_commands)
     events = _events(frame.messages, width)
     if rows is None:
         shown = [line for block in blocks for line in (Text(), *block.head, *block.workers)]
@@ -189,7 +189,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _blocks(pools: Sequence[Mapping[str, Any]], width: int, glyphs: Glyphs) -> list[_Block]:
+def _blocks(pools: Sequence[Mapping[str, Any]], width: int, glyphs: Glyphs, has_commands: bool) -> list[_Block]:
     table = _pool_rows(pools, width)
     known = [pool for pool in pools if any("growth_bytes_per_hour" in worker for worker in pool["workers"])]
     notes = [status.note(worker) for pool in pools for worker in pool["workers"]]
@@ -199,7 +199,8 @@ def _blocks(pools: Sequence[Mapping[str, Any]], width: int, glyphs: Glyphs) -> l
     for pool, line in zip(pools, table):
         workers = sorted(pool["workers"], key=lambda each: each.get("used_bytes", 0), reverse=True)
         text = [line] if isinstance(line, Text) else line
-        details = [part for detail in status.details(pool) for part in _wrapped(f"  {detail}", width, "")]
+        below = status.details(pool, has_commands)
+        details = [part for detail in below for part in _wrapped(f"  {detail}", width, "")]
         scale = pool.get("limit_bytes") or pool.get("largest_bytes") or 0
         blocks.append(
             _Block(
