@@ -189,11 +189,9 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         pools = self._memreap().getPools()
         listener = self._memreap().getListener()
         trouble = status.trouble_of_listener(listener)
-        age, has_commands = listener.get("age_seconds"), bool(listener["takes_commands"])
-        if trouble:
-            return _Seen(status.unwatched(pools), [trouble], age, [], has_commands)
-        troubles, warnings = status.troubles_beside(listener, __version__), status.warnings_of(listener)
-        return _Seen(pools, troubles, age, warnings, has_commands)
+        age, takes = listener.get("age_seconds"), bool(listener["takes_commands"])
+        seen = _Seen(pools, status.troubles_beside(listener, __version__), age, status.warnings_of(listener), takes)
+        return seen._replace(pools=status.unwatched(pools), troubles=[trouble], warnings=[]) if trouble else seen
 
     def _chosen(self, names: list[str], pools: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The pools with these names; fails if a name matches none."""

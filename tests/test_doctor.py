@@ -266,6 +266,37 @@ def test_a_listener_that_may_not_read_the_workers_is_found(where, metric, expres
     assert_found_of(where, "-sys_ptrace,-perfmon,-sys_admin", metric, expression, status)
 
 
+# What matters here of the rights of root in a container of Docker's.
+CONTAINED = ("setpriv", "--bounding-set=-all,+chown,+dac_override,+fowner,+kill,+setgid,+setuid,+setpcap")
+
+
+@needs_root
+@pytest.mark.parametrize("user", ["www-data", "root"])
+def test_root_of_a_container_says_which_right_it_lacks_and_whether_the_listener_has_it(where, user):
+    where.chmod(0o777)
+    shutil.copy(POOL, where)
+    listen = f"{python_for('www-data', where)} listen"
+    if user == "root":
+        listen = f"{' '.join(CONTAINED)} {listen}"
+    text = changed(
+        (f"command={PLACK}", f"command=/usr/bin/python3 {where}/pool.py 2 5\nuser=www-data"),
+        (f"command={BIN}/memreap listen", f"command={listen}\nuser={user}"),
+    )
+    http = f"[unix_http_server]\nfile={where}/s.sock\nchown=www-data\n"
+    expression = {
+        "www-data": r": run supervisorctl memreap doctor, which has the listener's rights\n",
+        "root": r": run memreap doctor as root with CAP_SYS_PTRACE \(in Docker: --cap-add SYS_PTRACE\)\n",
+    }[user]
+    with running(where, text + INTERFACE + PLUGIN, http=http):
+        unread = r"myapp: note: its limit was not checked: the uss of its workers may not be read from here"
+        lack = rf"{unread} \(this root lacks CAP_SYS_PTRACE\){expression}"
+        eventually(lambda: assert_found(where, lack, 0 if user == "www-data" else 1, within=CONTAINED))
+        command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", f"{where}/supervisord.conf"]
+        asked = subprocess.run([*command, "memreap", "doctor"], capture_output=True, text=True, check=False)
+        by_listener = asked.stdout
+        assert ("may not be read from here" in by_listener) is (user == "root"), by_listener
+
+
 @needs_root
 def test_what_the_listener_may_do_is_tried_not_computed(where):
     """Whether root without CAP_SYS_PTRACE may read depends on the kernel: doctor says what a read says."""

@@ -142,7 +142,8 @@ def test_where_supervisords_python_may_not_be_asked_the_section_is_not_advised(w
             command, capture_output=True, text=True, check=False, cwd="/", user="www-data", timeout=60
         )
         expression = (
-            r"supervisord: note: whether supervisord will start again, .* is unknown: it is another user's process"
+            r"supervisord: note: whether supervisord will start again, .* is unknown: it is another user's process:"
+            r" run memreap doctor as root\n"
             r"(.*\n)*.*listener: note: .*; do not add \[rpcinterface:memreap\] before it is known"
         )
         assert re.search(expression, result.stdout), result.stdout + result.stderr

@@ -9,6 +9,7 @@ from supervisor_memreap.core import shortage
 from supervisor_memreap.core.model import MemoryScope, Pool
 from supervisor_memreap.core.settings import PoolSettings, shown
 from supervisor_memreap.core.text import memory as in_words
+from supervisor_memreap.doctor import ownrights
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.workers import is_fresh
 from supervisor_memreap.host.memory import Memory
@@ -28,7 +29,8 @@ def check(case: Case, pool: Pool, settings: PoolSettings) -> Iterator[Finding]:
     assert pool.manager
     held = _held(case, pool)
     if settings.total is not None:
-        yield from check_total(pool, settings, held)
+        pids = [pool.manager.pid, *(worker.id.pid for worker in pool.workers)]
+        yield from check_total(pool, settings, held, "" if held else ownrights.remedy(case, pids))
     if settings.headroom is None and settings.pressure is None:
         return
     # With target=self, supervisord may be in other control groups than the workers.
@@ -57,13 +59,12 @@ def _held(case: Case, pool: Pool) -> Held | None:
     return Held(private, resident - private, sum(process.swapped for process in every))
 
 
-def check_total(pool: Pool, settings: PoolSettings, held: Held | None) -> Iterator[Finding]:
-    """Find a total that is too small for the manager and fresh workers."""
+def check_total(pool: Pool, settings: PoolSettings, held: Held | None, remedy: str = "") -> Iterator[Finding]:
+    """Find a total that is too small for the manager and fresh workers. `remedy` is for what may not be read."""
     total = settings.total
     assert total is not None
     if held is None:
-        text = "doctor may not read what its processes hold, so its total was not checked"
-        yield Finding("", f"{text}: run doctor as root or as the pool's user", False)
+        yield Finding("", f"its total was not checked: doctor may not read what its processes hold{remedy}", False)
         return
     all_of_it, over = sum(held), f"over its total of {in_words(total)}"
     if held.rest > total:

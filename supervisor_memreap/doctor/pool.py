@@ -10,7 +10,7 @@ from supervisor.datatypes import dict_of_key_value_pairs
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Pool, ProgramState
 from supervisor_memreap.core.settings import Watch
-from supervisor_memreap.doctor import memory, server, standing, workers
+from supervisor_memreap.doctor import memory, ownrights, server, standing, workers
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.restart import advise_interface
 from supervisor_memreap.doctor.sections import NO
@@ -94,9 +94,9 @@ def _procmanager(case: Case, pool: Pool, section: Section | None, command: str, 
         )
         yield Finding("", f"{text}{now}, one worker that leaves ends them all: install a later version", True)
     elif version is None and perl.is_perl(pool.manager.pid):
-        text = "the version of FCGI::ProcManager could not be determined (root or its user can do that)"
         where = "supervisord is process 1, and " if is_first else "if its parent has pid 1, "
-        yield Finding("", f"{text}: {where}with 0.17 or older, one worker that leaves ends them all", False)
+        text = f"{where}with FCGI::ProcManager 0.17 or older, one worker that leaves ends them all; the version could"
+        yield Finding("", f"{text} not be determined{ownrights.remedy(case, [pool.manager.pid])}", False)
 
 
 def _environment(options: Mapping[str, str]) -> dict[str, str]:

@@ -90,8 +90,7 @@ def advise_interface(case: Case) -> str:
     if answer.unknown:
         return (
             "do not add [rpcinterface:memreap] before it is known that supervisord's Python can import"
-            f" supervisor_memreap ({answer.unknown}): otherwise supervisord may not start again; run memreap doctor as"
-            " root on its machine"
+            f" supervisor_memreap ({answer.unknown}): otherwise supervisord may not start again"
         )
     add = f"add [rpcinterface:memreap] with {INTERFACE}, then {advise_restart(case)}"
     if answer.can_import:
@@ -110,5 +109,5 @@ def advise_restart(case: Case) -> str:
     if answer.refused:
         return "restart supervisord, but first solve the problem that keeps it from starting again"
     if answer.unknown:
-        return "restart supervisord, but first run memreap doctor as root: whether it will start again is unknown"
+        return f"restart supervisord, once it is known whether it will start again ({answer.unknown})"
     return "restart supervisord, once"

@@ -9,6 +9,7 @@ from supervisor_memreap.core.model import Pool, Worker
 from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import memory as shown
+from supervisor_memreap.doctor import ownrights
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.host import memory, rights
 
@@ -23,7 +24,7 @@ def check(case: Case, pool: Pool, workers: list[Worker], settings: PoolSettings)
     assert pool.manager
     yield from _vetoes(pool, workers)
     yield from _rights(case, pool, workers, settings)
-    yield from check_limit(workers, settings)
+    yield from check_limit(workers, settings, ownrights.remedy(case, [worker.id.pid for worker in workers]))
     yield from check_memory(settings, len(pool.workers), memory.size_for(pool.manager.pid))
 
 
@@ -41,17 +42,13 @@ def _vetoes(pool: Pool, workers: list[Worker]) -> Iterator[Finding]:
 
 def _rights(case: Case, pool: Pool, workers: list[Worker], settings: PoolSettings) -> Iterator[Finding]:
     """What the listener may do to a worker, tried with the listener's rights, not with ours."""
-    pid = next((program.pid for program in case.listeners() if program.pid), 0)
-    if not pid or not workers:
+    actor = ownrights.rights_of_running_listener(case)
+    if actor is None or not workers:
         return
-    try:
-        actor = rights.of(pid)
-    except OSError:
-        return  # it has just ended, or this system does not report it
     access = rights.access(actor, [worker.id.pid for worker in workers])
     if access is None:
         text = f"what the listener (user {actor.users[1]}) may do to its workers could not be tested from here"
-        yield Finding("", f"{text}: run doctor as root, or supervisorctl memreap doctor", False)
+        yield Finding("", f"{text}{ownrights.remedy(case, [])}", False)
         return
     # One finding is enough: the other workers are alike.
     for worker in workers:
@@ -84,14 +81,14 @@ def _user_of(worker: Worker) -> str:
         return ""
 
 
-def check_limit(workers: Sequence[Worker], settings: PoolSettings) -> Iterator[Finding]:
-    """A limit that fresh workers exceed."""
+def check_limit(workers: Sequence[Worker], settings: PoolSettings, remedy: str = "") -> Iterator[Finding]:
+    """A limit that fresh workers exceed. `remedy` is for sizes that may not be read."""
     if settings.limit is None:
         return
     measured = [worker for worker in workers if worker.used is not None]
     if workers and not measured:
-        text = f"the {settings.metric} of its workers may not be read from here, so its limit was not checked"
-        yield Finding("", f"{text}: run doctor as root or as the pool's user", False)
+        text = f"its limit was not checked: the {settings.metric} of its workers may not be read from here"
+        yield Finding("", f"{text}{remedy}", False)
     fresh = [worker.used or 0 for worker in measured if is_fresh(worker, settings)]
     # One alone may be a spike.
     if fresh and min(fresh) > settings.limit:

@@ -140,7 +140,7 @@ def script_on_path(name: str, environ: Mapping[str, str]) -> str | None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, PermissionError):
-        return "it is another user's process: run memreap doctor as root"
+        return f"it is another user's process{rights.lack()}: {rights.needed() or 'run memreap doctor on its host'}"
     if isinstance(error, (FileNotFoundError, ProcessLookupError)):
         return "its process cannot be seen from here"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
@@ -151,7 +151,8 @@ def _start_of(pid: int) -> _Start:
         raise Unknown("this system does not show how it was started")
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="surrogateescape").split("\0")[:-1]
     if not any("supervisord" in argument for argument in words[:8]):
-        raise Unknown(f"process {pid} here is not supervisord, which runs in another container or on another machine")
+        where = "in another container or on another machine: run doctor there"
+        raise Unknown(f"process {pid} here is not supervisord, which runs {where}")
     user = rights.of(pid)
     if os.geteuid() not in (0, user.users[1]):
         raise PermissionError(pid)

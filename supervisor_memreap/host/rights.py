@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 # <linux/prctl.h>, <linux/capability.h>.
 _KEEPCAPS, _CAPABILITIES_3 = 8, 0x20080522
+# What a check needs of root to try and to read what other users' processes hold: <linux/capability.h>.
+_NEEDED = {"CAP_SETGID": 6, "CAP_SETUID": 7, "CAP_SYS_PTRACE": 19}
 # Seconds for a child that tries: /proc answers at once, but a socket or a file on a network disk may hang.
 _TIMEOUT = 2
 _UNKNOWN = 2
@@ -51,6 +53,30 @@ def of(pid: int) -> Rights:
     )
     users, groups, others = (tuple(map(int, fields[key].split())) for key in ("Uid", "Gid", "Groups"))
     return Rights(users, groups, others, int(fields["CapEff"], 16), int(fields["CapPrm"], 16))
+
+
+def lacking() -> list[str]:
+    """Which capabilities this process lacks though it is root's, as in a container; empty for any other user."""
+    if os.geteuid() != 0:
+        return []
+    try:
+        effective = of(os.getpid()).effective
+    except OSError:
+        return []
+    return [name for name, number in _NEEDED.items() if not effective >> number & 1]
+
+
+def lack() -> str:
+    """` (this root lacks CAP_SYS_PTRACE)`; empty if it lacks nothing, or is no root."""
+    return f" (this root lacks {', '.join(lacking())})" if lacking() else ""
+
+
+def needed() -> str:
+    """How doctor gets the rights to read each process of this machine; empty if it has them."""
+    if os.geteuid() != 0:
+        return "run memreap doctor as root"
+    docker = " ".join(f"--cap-add {name.removeprefix('CAP_')}" for name in lacking())
+    return f"run memreap doctor as root with {', '.join(lacking())} (in Docker: {docker})" if docker else ""
 
 
 def access(actor: Rights, pids: Sequence[int]) -> dict[int, Access] | None:

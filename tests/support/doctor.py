@@ -21,8 +21,9 @@ BIN = Path(sys.executable).parent
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="runs processes as another user")
 
 
-def doctor(where: Path, *more: str, **options) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "supervisor_memreap", "doctor", "-c", f"{where}/supervisord.conf", *more]
+def doctor(where: Path, *more: str, within: tuple[str, ...] = (), **options) -> subprocess.CompletedProcess[str]:
+    """`within` is a command that runs the one behind it, such as setpriv."""
+    command = [*within, sys.executable, "-m", "supervisor_memreap", "doctor", "-c", f"{where}/supervisord.conf", *more]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **options)
 
 

@@ -1,0 +1,34 @@
+"""How doctor gets to what it may not read here: the remedy, for all findings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from supervisor_memreap.doctor.finding import Case
+from supervisor_memreap.host import rights
+
+
+def remedy(case: Case, pids: Sequence[int]) -> str:
+    """` (this root lacks …): run …`, so that these processes may be read; empty where only rights are not the cause.
+
+    The doctor of the listener has the listener's rights, so those are tried.
+    """
+    actor = rights_of_running_listener(case)
+    if not rights.needed():
+        return ""
+    if actor and case.has_commands and _may_read(actor, pids):
+        return f"{rights.lack()}: run supervisorctl memreap doctor, which has the listener's rights"
+    return f"{rights.lack()}: {rights.needed()}"
+
+
+def rights_of_running_listener(case: Case) -> rights.Rights | None:
+    pid = next((program.pid for program in case.listeners() if program.pid), 0)
+    try:
+        return rights.of(pid) if pid else None
+    except OSError:
+        return None  # it has just ended, or this system does not report it
+
+
+def _may_read(actor: rights.Rights, pids: Sequence[int]) -> bool:
+    access = rights.access(actor, pids)
+    return access is None or all(may.reads for may in access.values())
