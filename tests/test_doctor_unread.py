@@ -15,9 +15,10 @@ from support.driver import POOL, eventually
 from support.stack import INTERFACE, PLUGIN, python_for
 
 from supervisor_memreap.core.model import Pool, ProcessId, Worker
-from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.doctor import workers
-from supervisor_memreap.host import rights
+from supervisor_memreap.core.settings import PoolSettings, Settings
+from supervisor_memreap.doctor import finding, listener, workers
+from supervisor_memreap.host import procfs, rights
+from supervisor_memreap.supervisord.configfile import ConfigFile
 
 TEXT = f"""\
 [program:myapp]
@@ -114,6 +115,20 @@ def test_a_socket_that_the_listeners_user_may_not_open_is_found(where):
         eventually(lambda: assert_found(where, expression))
     with running(where, text, http=f"[unix_http_server]\nfile={where}/s.sock\nchown=www-data\n"):
         eventually(lambda: assert_found(where, r"no problems found\n\Z", 0))
+
+
+@pytest.mark.parametrize(
+    ("user", "remedy"),
+    [(33, "set chown=www-data in [unix_http_server], then "), (2**22, "run it as a user that has a name here")],
+)
+def test_no_chown_is_advised_with_which_supervisord_would_not_start(where, monkeypatch, user, remedy):
+    (where / "supervisord.conf").write_text(f"[supervisorctl]\nserverurl=unix://{where}/s.sock\n")
+    actor = rights.Rights((user,) * 4, (33,) * 4, (), 0, 0)
+    monkeypatch.setattr(listener, "rights_of_listener", lambda case: actor)
+    monkeypatch.setattr(rights, "run_as", lambda actor, work: b"refused")
+    case = finding.Case(ConfigFile(f"{where}/supervisord.conf").read(), (), Settings({}), {}, procfs.source(), 0.0)
+    (found,) = listener._socket(case)
+    assert remedy in found.text
 
 
 def test_a_limit_above_the_memory_of_the_machine_is_found(where):

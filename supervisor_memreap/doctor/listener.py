@@ -58,7 +58,10 @@ def _socket(case: Case) -> Iterator[Finding]:
     if rights.run_as(actor, lambda: _connect(path)) == b"refused":
         name = name_of_user(actor.users[1])
         text = f"its user {name} may not open supervisord's socket {path}, so it sees no program"
-        yield Finding("listener", f"{text}: set chown={name} in [unix_http_server], then {advise_restart(case)}")
+        remedy = f"set chown={name} in [unix_http_server], then {advise_restart(case)}"
+        if name.isdigit():  # with a chown= that it cannot look up supervisord would not start
+            remedy = "run it as a user that has a name here"
+        yield Finding("listener", f"{text}: {remedy}")
 
 
 def _connect(path: str) -> bytes:
