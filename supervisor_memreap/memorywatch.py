@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from supervisor_memreap.core import events, pace, reasons, selection, shortage
+from supervisor_memreap.core import memoryevents, pace, reasons, selection, shortage
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.policy import Candidate, Look
 from supervisor_memreap.core.selection import Decision
@@ -51,7 +51,9 @@ class MemoryWatch:
         """Accept what was decided about shortages; the events, completed with what only the system knows."""
         self._episodes = decision.episodes
         log = [self._complete(event, looks, view) for event in decision.events]
-        self._texts.update({event.shortage.key: event.text for event in log if isinstance(event, events.NotRelieved)})
+        self._texts.update(
+            {event.shortage.key: event.text for event in log if isinstance(event, memoryevents.NotRelieved)}
+        )
         return log
 
     def note_sent(self, candidate: Candidate, now: float) -> None:
@@ -77,7 +79,7 @@ class MemoryWatch:
         return list(self._texts.values())
 
     def _complete(self, event: Event, looks: Sequence[Look], view: Source) -> Event:
-        if not isinstance(event, events.NotRelieved):
+        if not isinstance(event, memoryevents.NotRelieved):
             return event
         if event.pool:
             pool = next(seen.pool for seen in looks if seen.pool.name == event.pool)

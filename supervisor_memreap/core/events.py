@@ -10,61 +10,20 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Union
+from typing import Union
 
-from supervisor_memreap.core.model import Holder, ProcessId, Program, SentMoment
+from supervisor_memreap.core.event import Base as _Base
+from supervisor_memreap.core.memoryevents import NotRelieved, Outgrown, Relieved, TotalUnreadable
+from supervisor_memreap.core.model import ProcessId, Program, SentMoment
 from supervisor_memreap.core.reasons import Reason
 from supervisor_memreap.core.servers import UNRECOGNISABLE, refusal
 from supervisor_memreap.core.settings import PoolSettings, shown
-from supervisor_memreap.core.shortage import Kind as ShortageKind
-from supervisor_memreap.core.shortage import Shortage
 from supervisor_memreap.core.text import MIB, memory, quote, seconds
 
-Kind = Literal["", "reap", "left", "stuck", "suspended", "resumed", "short", "relieved"]
 _SAFER_WAY = (
     "to make this safer, run memreap as the workers' user with kernel.yama.ptrace_scope=0, or as root with"
     " CAP_SYS_PTRACE"
 )
-
-
-@dataclass(frozen=True)
-class _Base(abc.ABC):
-    pool: str
-    """Its name; empty if the event is about memreap itself."""
-    at: float
-    """Seconds since 1970."""
-
-    announced_as: ClassVar[Kind] = ""
-    """Its name as a supervisord event; empty: it is not announced."""
-    is_reported_once: ClassVar[bool] = False
-    """It is reported only once for the same manager and settings."""
-    fails: ClassVar[bool] = False
-    """It makes `memreap once` exit with 1."""
-    ends_wait: ClassVar[bool] = False
-    """It makes `memreap once` stop waiting for this pool."""
-
-    @property
-    @abc.abstractmethod
-    def text(self) -> str:
-        """One line for the log: the numbers, the cause and the remedy."""
-
-    @property
-    def key(self) -> str:
-        """Of two events with the same key, only one is reported, if `is_reported_once`."""
-        return type(self).__name__
-
-    @property
-    def asked_by(self) -> str:
-        """The setting for which a worker goes, or `requested`; empty if the event is not about that."""
-        reason = getattr(self, "reason", None)
-        return (reason.setting or "requested") if isinstance(reason, Reason) else ""
-
-    @property
-    def pid(self) -> int:
-        """Of the worker; 0 if the event is about the pool."""
-        worker = getattr(self, "worker", None)
-        return worker.pid if isinstance(worker, ProcessId) else 0
-
 
 # What was sent, or could not be sent.
 
@@ -543,95 +502,6 @@ class Remembered(_Base):
         return (
             f"worker {self.worker.pid} was signalled {seconds(self.after)} ago, before memreap was restarted:"
             " waiting for it first"
-        )
-
-
-# Memory that processes share.
-
-
-@dataclass(frozen=True)
-class NotRelieved(_Base):
-    """Memory is short, and reaping does not help: memreap reaps nothing for it for a while."""
-
-    announced_as = "short"
-    fails = True
-    shortage: Shortage
-    reaps: int
-    """Workers reaped for it since memreap last began to try."""
-    freed: int
-    """Bytes that all workers reaped for it since the shortage began held of their own."""
-    retry_after: float
-    holders: tuple[Holder, ...] = ()
-    """The processes that hold most of the memory, the largest first."""
-
-    @property
-    def text(self) -> str:
-        workers = "1 worker" if self.reaps == 1 else f"{self.reaps} workers"
-        done = (
-            f"reaping does not help: replacing {workers} freed {memory(self.freed)}"
-            if self.reaps
-            else "reaping cannot help: no worker holds clearly more than a fresh one"
-        )
-        held = ", ".join(f"{each.name} ({each.pid}) {memory(each.resident)}" for each in self.holders)
-        most = f"; most is held by {held}" if held else ""
-        return f"{self.shortage.text}, and {done}{most}; {self._remedy}, trying again in {seconds(self.retry_after)}"
-
-    @property
-    def _remedy(self) -> str:
-        if self.shortage.kind is ShortageKind.TOTAL:
-            return "raise total=, run fewer workers, or restart the program when convenient"
-        return f"nothing more is reaped for {self.shortage.kind.value}"
-
-
-@dataclass(frozen=True)
-class Outgrown(_Base):
-    """Memory is short, and workers grow as fast as they are replaced: reaping goes on."""
-
-    shortage: Shortage
-    reaps: int
-    """Workers reaped for it since memreap last began to try."""
-    after: float
-    """Seconds since it began."""
-
-    @property
-    def text(self) -> str:
-        return (
-            f"{self.shortage.text}, though {self.reaps} workers were replaced in {seconds(self.after)}: workers grow as"
-            " fast as they are replaced, one at a time; find what leaks, or run fewer workers"
-        )
-
-
-@dataclass(frozen=True)
-class Relieved(_Base):
-    """Memory was short, workers were reaped, and memory is no longer short."""
-
-    announced_as = "relieved"
-    shortage: Shortage
-    """The last measurement."""
-    available: int | None
-    """Bytes that are available now; None: unknown."""
-    after: float
-    freed: int
-    """Bytes that the workers reaped for it held of their own."""
-
-    @property
-    def text(self) -> str:
-        start = self.shortage.ended
-        now = f" ({memory(self.available)} available)" if self.available is not None and self.available >= 0 else ""
-        return f"{start}{now} after {seconds(self.after)}: workers that held {memory(self.freed)} were replaced"
-
-
-@dataclass(frozen=True)
-class TotalUnreadable(_Base):
-    """`total` is set, but memreap may not read what the pool's processes hold."""
-
-    is_reported_once = fails = True
-
-    @property
-    def text(self) -> str:
-        return (
-            "memreap may not read what its processes hold (pss), so total= has no effect; run memreap as their user"
-            " or as root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE)"
         )
 
 

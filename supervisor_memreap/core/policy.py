@@ -40,7 +40,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from supervisor_memreap.core import events, reasons, shortage
+from supervisor_memreap.core import events, memoryevents, reasons, shortage
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import STOPPED_BY_HAND, Ending, InitialSize, Pool, ProcessId, Worker
 from supervisor_memreap.core.reasons import Circumstances, OverLimit, Reason
@@ -718,7 +718,7 @@ def _candidates(
         state = replace(state, requested=state.requested & present)
         circumstances = replace(circumstances, requested=state.requested)
     if pool.is_total_unreadable:
-        state = _report(events.TotalUnreadable(*pool.stamp), state, log)
+        state = _report(memoryevents.TotalUnreadable(*pool.stamp), state, log)
     pending, due = [], []
     for worker in pool.detailed:
         if worker.id in stuck:

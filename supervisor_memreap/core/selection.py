@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from supervisor_memreap.core import events, policy, reasons, shortage
+from supervisor_memreap.core import memoryevents, policy, reasons, shortage
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import MemoryScope, Pool, Worker
 from supervisor_memreap.core.policy import Choice, Look
@@ -57,7 +57,7 @@ def follow_memory(
         if key not in after and episode.freed and episode.shortage.scope in scopes
     ]
     return after, tuple(
-        events.Relieved(
+        memoryevents.Relieved(
             _pool_of(episode), at, episode.shortage, _available(scopes, episode), now - episode.since, episode.freed
         )
         for episode in ended
@@ -133,12 +133,12 @@ def _give_up(
         if is_open and shortage.ends_with(episode.shortage, grown):
             if not episode.is_outgrown:
                 after[key] = replace(episode, is_outgrown=True)
-                log.append(events.Outgrown(_pool_of(episode), at, episode.shortage, episode.reaps, now - episode.since))
+                log.append(memoryevents.Outgrown(_pool_of(episode), at, episode.shortage, episode.reaps, now - episode.since))
             continue
         after[key] = replace(episode, given_up=now, is_reported=True)
         if episode.reaps or not episode.is_reported:
             short, pool = episode.shortage, _pool_of(episode)
-            log.append(events.NotRelieved(pool, at, short, episode.reaps, episode.freed, shortage.RETRY))
+            log.append(memoryevents.NotRelieved(pool, at, short, episode.reaps, episode.freed, shortage.RETRY))
     return after, tuple(log)
 
 
