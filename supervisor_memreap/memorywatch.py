@@ -6,14 +6,17 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from supervisor_memreap.core import memoryevents, pace, reasons, selection, shortage
+from supervisor_memreap.core import memoryevents, oomkills, pace, reasons, selection, shortage
 from supervisor_memreap.core.events import Event
+from supervisor_memreap.core.model import Pool, ProcessId
 from supervisor_memreap.core.policy import Candidate, Look
 from supervisor_memreap.core.selection import Decision
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.core.shortage import Episodes, Kind
+from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.host import alarm, look
 from supervisor_memreap.host.memory import Memory
+from supervisor_memreap.host.oomkills import OomKills
 from supervisor_memreap.host.source import Source
 
 
@@ -27,6 +30,11 @@ class MemoryWatch:
         """Those of the last two looks, the older first."""
         self._texts: dict[object, str] = {}
         """A line for each shortage about which nothing is done, by key."""
+        self._oom_kills = OomKills()
+        self._unexplained: dict[str, int] = {}
+        """Kills by the OOM killer for which no process was seen to leave yet, by scope."""
+        self._gone: list[oomkills.Gone] = []
+        """By pool, at this look."""
 
     @property
     def episodes(self) -> Episodes:
@@ -37,7 +45,12 @@ class MemoryWatch:
         wanted = {(watch.settings.headroom, watch.settings.pressure) for watch in watches}
         self._wanted = next((each for each in wanted if each != (None, None)), (None, None))
         self._memory = None if self._wanted == (None, None) else Memory()
+        self._gone = []
         return self._memory
+
+    def note(self, before: Pool, after: Pool, state: PoolState) -> None:
+        """Note who is gone from a pool since the last look; `state` is that before this look."""
+        self._gone.append(oomkills.gone(before, after, state))
 
     def follow(self, looks: Sequence[Look], now: float) -> tuple[Event, ...]:
         """Update the shortages after all pools were read; the events about those that have ended."""
@@ -45,6 +58,11 @@ class MemoryWatch:
         self.readings = (*self.readings[-1:], reading)
         self._episodes, log = selection.follow_memory(looks, self._episodes, now, time.time())
         self._texts = {key: text for key, text in self._texts.items() if key in self._episodes}
+        return (*log, *self._follow_oom_kills(looks, now))
+
+    def _follow_oom_kills(self, looks: Sequence[Look], now: float) -> tuple[Event, ...]:
+        scopes, kills = self._oom_kills.look({look.pool.name: _a_process(look.pool) for look in looks}, now)
+        log, self._unexplained = oomkills.follow(self._gone, scopes, kills, self._unexplained, time.time())
         return log
 
     def take(self, decision: Decision, looks: Sequence[Look], view: Source) -> list[Event]:
@@ -85,3 +103,13 @@ class MemoryWatch:
             pool = next(seen.pool for seen in looks if seen.pool.name == event.pool)
             return replace(event, holders=look.holders(pool, view))
         return replace(event, holders=self._memory.holders(event.shortage.scope) if self._memory else ())
+
+    def close(self) -> None:
+        self._oom_kills.close()
+
+
+def _a_process(pool: Pool) -> ProcessId | None:
+    """One whose control groups are the pool's: with target=self, supervisord may be in others."""
+    if pool.is_group:
+        return min((worker.id for worker in pool.workers), default=None)
+    return pool.manager

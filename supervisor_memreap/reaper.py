@@ -115,7 +115,7 @@ class Reaper:
         counts: bool,
     ) -> None:
         pool = self.pools.named(watch.program.namespec)
-        state, settings = pool.state, watch.settings
+        before, state, settings = pool.pool, pool.state, watch.settings
 
         def gate(seen: Pool) -> look.NeedsDetail:
             return selection.detail_needed(Look(seen, settings, state), self.memory.episodes, now)
@@ -123,6 +123,7 @@ class Reaper:
         expected = (*signalled(state), *state.requested)
         seen = look.look(watch, view, gate, expected, self._statm, memory)
         seen = self._with_ending(seen, watch.program, programs, now)
+        self.memory.note(before, seen, state)
         how = {"may_suspend": not self._dry_run, "counts": counts}
         looks[pool.name] = pool.follow(seen, settings, view, now, **how)
 
@@ -207,5 +208,6 @@ class Reaper:
     def close(self) -> None:
         """Release everything that is held."""
         self.pools.close()
+        self.memory.close()
         if self._statm:
             self._statm.close()

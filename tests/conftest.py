@@ -50,6 +50,7 @@ PROCESS = {
     "log",
     "memory",
     "metrics",
+    "oomkills",
     "packages",
     "page",
     "plot",

@@ -109,6 +109,15 @@ EXAMPLES = [
         " 120 MiB; most is held by java (812) 3.0 GiB; nothing more is reaped for headroom, trying again in 10 min",
     ),
     (
+        events.OomKilled(*STAMP, HOST, None, 3, (WORKER, NEW), ProcessId(41, 1.0), 312 * MIB, 3, 3),
+        "the manager 41 and workers 4242, 4250 (the largest up to 312 MiB) left without a signal while the kernel's OOM"
+        " killer ended 3 processes on this host: a request",
+    ),
+    (
+        events.OomKilledOther(*LISTENER, "control group /web", 450 * MIB, 1),
+        "ended 1 process in control group /web (limit 450 MiB), and no worker of a watched pool left without a signal",
+    ),
+    (
         events.NotRelieved(*STAMP, OVER_TOTAL, 0, 0, 600.0, (Holder(41, "manager", 600 * MIB),)),
         "the pool holds 912 MiB, total 800 MiB, and reaping cannot help: no worker holds clearly more than a fresh one;"
         " most is held by manager (41) 600 MiB; raise total=, run fewer workers, or restart the program when"

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from typing import Union
 
 from supervisor_memreap.core.event import Base as _Base
-from supervisor_memreap.core.memoryevents import NotRelieved, Outgrown, Relieved, TotalUnreadable
+from supervisor_memreap.core.memoryevents import (
+    NotRelieved,
+    OomKilled,
+    OomKilledOther,
+    Outgrown,
+    Relieved,
+    TotalUnreadable,
+)
 from supervisor_memreap.core.model import ProcessId, Program, SentMoment
 from supervisor_memreap.core.reasons import Reason
 from supervisor_memreap.core.servers import UNRECOGNISABLE, refusal
@@ -985,6 +992,8 @@ Event = Union[
     Outgrown,
     Relieved,
     TotalUnreadable,
+    OomKilled,
+    OomKilledOther,
     Left,
     Replaced,
     NotReplaced,

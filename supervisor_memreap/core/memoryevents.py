@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from supervisor_memreap.core.event import Base
-from supervisor_memreap.core.model import Holder
+from supervisor_memreap.core.model import HOST, Holder, ProcessId
 from supervisor_memreap.core.shortage import Kind, Shortage
 from supervisor_memreap.core.text import memory, seconds
+
+# Workers of which a line has the pids.
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -94,3 +97,76 @@ class TotalUnreadable(Base):
             "memreap may not read what its processes hold (pss), so total= has no effect; run memreap as their user"
             " or as root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE)"
         )
+
+
+@dataclass(frozen=True)
+class OomKilled(Base):
+    """Processes of this pool left without a signal of memreap while the kernel's OOM killer ended some in its group."""
+
+    scope: str
+    size: int | None
+    """The scope's own limit in bytes; None: it has none."""
+    kills: int
+    """Processes that the kernel ended there since the last look."""
+    workers: tuple[ProcessId, ...]
+    manager: ProcessId | None
+    """The manager, if it is gone too."""
+    held: int
+    """Bytes that the largest of these workers held at most at the look before."""
+    gone: int
+    """All processes that left so there, also of other pools."""
+    killed: int
+    """At most so many of the kills are of this pool."""
+    others: tuple[str, ...] = ()
+    """Other pools of which some left so there."""
+
+    @property
+    def pid(self) -> int:
+        return self.workers[0].pid if len(self.workers) == 1 and not self.manager else 0
+
+    @property
+    def text(self) -> str:
+        ended = f"the kernel's OOM killer ended {_processes(self.kills)} {_where(self.scope, self.size)}"
+        doubt = ""
+        if self.kills < self.gone:
+            also = f" (others belong to {', '.join(self.others)})" if self.others else ""
+            doubt = f", not known which of the {self.gone} that left{also}"
+        return (
+            f"{self._who} left without a signal while {ended}{doubt}: a request that it had in hand was lost; give it"
+            " more memory, or set headroom= or a lower limit="
+        )
+
+    @property
+    def _who(self) -> str:
+        manager = f"the manager {self.manager.pid}" if self.manager else ""
+        first = ", ".join(str(worker.pid) for worker in self.workers[:_MOST_NAMED])
+        more = f" and {len(self.workers) - _MOST_NAMED} more" if len(self.workers) > _MOST_NAMED else ""
+        word = "worker" if len(self.workers) == 1 else "workers"
+        held = "up to" if len(self.workers) == 1 else "the largest up to"
+        workers = f"{word} {first}{more} ({held} {memory(self.held)})" if self.workers else ""
+        return " and ".join(filter(None, (manager, workers)))
+
+
+@dataclass(frozen=True)
+class OomKilledOther(Base):
+    """The OOM killer ended processes in a scope of watched pools, and no worker of these had left without a signal."""
+
+    scope: str
+    size: int | None
+    kills: int
+
+    @property
+    def text(self) -> str:
+        return (
+            f"the kernel's OOM killer ended {_processes(self.kills)} {_where(self.scope, self.size)}, and no"
+            " worker of a watched pool left without a signal then; dmesg has the names"
+        )
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
+
+
+def _where(scope: str, size: int | None) -> str:
+    place = f"{'on' if scope == HOST else 'in'} {scope}"
+    return place if size is None else f"{place} (limit {memory(size)})"

@@ -68,6 +68,20 @@ class Memory:
         """The directories of this process's control groups, each with the version of its hierarchy."""
         return [(mount.version, self._root + directory) for mount, directory in self._directories(pid)]
 
+    def oom_counter(self, pid: int) -> tuple[str, int | None, str]:
+        """Where the kernel counts it if its OOM killer ends this process: the scope, its own limit in bytes, the file.
+
+        That is the innermost group which controls memory, whatever was short. In version 2 memory.events has the groups
+        below too; memory.events.local (Linux 5.2) has not.
+        """
+        for mount, directory in self._directories(pid):
+            names = ("memory.oom_control",) if mount.version == 1 else ("memory.events.local", "memory.events")
+            for name in names:
+                if "oom_kill" in _table(self._text(f"{directory}/{name}")):
+                    scope = self._limit_and_usage(mount, directory)[0]
+                    return _name(mount, directory), scope.size if scope else None, f"{self._root}{directory}/{name}"
+        return HOST, None, f"{self._root}/proc/vmstat"
+
     def hidden_groups(self, pid: int) -> list[str]:
         """The paths of its memory control groups that are not visible here, such as those of another container."""
         paths = self._paths(pid)
@@ -89,8 +103,7 @@ class Memory:
 
     def _limit_and_usage(self, mount: _Mount, directory: str) -> tuple[MemoryScope | None, int | None]:
         """What limits this group, if anything does, and the bytes that it uses."""
-        path = mount.root.rstrip("/") + directory[len(mount.point) :]
-        name = f"{_GROUP}{path or '/'}"
+        name = _name(mount, directory)
         stat = _table(self._text(f"{directory}/memory.stat"))
         if mount.version == 2:
             limits = [_number(self._text(f"{directory}/memory.{key}")) for key in ("max", "high")]
@@ -196,6 +209,11 @@ def size_for(pid: int) -> tuple[int, str] | None:
     if tightest is None or tightest.size is None:
         return None
     return tightest.size, "machine" if tightest.name == HOST else "container"
+
+
+def _name(mount: _Mount, directory: str) -> str:
+    """The scope of this group."""
+    return f"{_GROUP}{mount.root.rstrip('/') + directory[len(mount.point) :] or '/'}"
 
 
 def _below(root: str, path: str) -> str | None:

@@ -156,6 +156,15 @@ class Exposition(Collector):
         for kind, count in self._tally.not_relieved.items():
             failed.add_metric(["", kind], count)
         yield failed
+        killed = _counter(
+            "oom_killed",
+            "Processes of the pool that the kernel's OOM killer ended, at most. No pool: others in its control groups.",
+            "",
+            pools,
+            lambda pool: {"": pool.oom_killed},
+        )
+        killed.add_metric([""], self._tally.oom_killed)
+        yield killed
 
 
 def _counter(

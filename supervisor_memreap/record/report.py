@@ -91,6 +91,8 @@ class PoolReport:
     troubles: Mapping[str, int]
     """By the name of the event."""
     stuck: int
+    oom_killed: int
+    """Processes, at most."""
     second_signals: int
     suspensions: tuple[Suspension, ...]
     growth: float | None
@@ -139,6 +141,7 @@ def of(history: PoolHistory, since: float, until: float, suggestion: str = "") -
         refused=_counted(event.name for event in _named(events, *REFUSALS)),
         troubles=_counted(event.name for event in _named(events, *TROUBLES)),
         stuck=len(_named(events, "Stuck")),
+        oom_killed=sum(int(event.values.get("killed") or 0) for event in _named(events, "OomKilled")),
         second_signals=len(_named(events, "SignalledAgain")),
         suspensions=tuple(each for each in suspensions if each.span.end > since and each.span.start <= until),
         growth=median(slopes) if slopes else None,
@@ -271,6 +274,8 @@ def rows(report: PoolReport) -> Iterator[tuple[str, str]]:
         yield "time to leave", f"median {seconds(median(times))}, longest {seconds(times[-1])}"
     yield "refused", _by_words(report.refused, REFUSALS)
     yield "stuck", str(report.stuck or "none")
+    if report.oom_killed:
+        yield "OOM killer", f"ended {report.oom_killed:,} of its processes"
     if report.second_signals:
         yield "signalled twice", str(report.second_signals)
     for suspension in report.suspensions:
@@ -367,6 +372,7 @@ def summary_line(history: PoolHistory, since: float, until: float) -> str:
     refused = sum(report.refused.values())
     parts += [f"{refused:,} refused"] * bool(refused)
     parts += [f"{report.stuck:,} stuck"] * bool(report.stuck)
+    parts += [f"{report.oom_killed:,} ended by the OOM killer"] * bool(report.oom_killed)
     suspended = sum(each.span.within(since, until).length for each in report.suspensions)
     parts += [f"suspended for {duration(suspended)}"] * bool(report.suspensions)
     limit = "no limit" if report.last.limit is None else f"limit {memory(report.last.limit)}"
@@ -403,6 +409,7 @@ def values(report: PoolReport) -> dict[str, Any]:
         "refused": dict(report.refused),
         "troubles": dict(report.troubles),
         "stuck": report.stuck,
+        "oom_killed": report.oom_killed,
         "second_signals": report.second_signals,
         "suspensions": [_suspension_values(each) for each in report.suspensions],
         "growth_bytes_per_hour": None if report.growth is None else round(report.growth),

@@ -57,6 +57,8 @@ class PoolTally:
     returned: int = 0
     """Bytes."""
     stuck: int = 0
+    oom_killed: int = 0
+    """Processes, at most."""
     left: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
     """How many workers left within each of BUCKETS, and not within the one before; the last: within none."""
     leaving_took: float = 0.0
@@ -75,6 +77,8 @@ class PoolTally:
         elif kind == "stuck":
             # With stuck=TERM, it is reported again if that did not help.
             self.stuck += not event["forced"]
+        elif kind == "oom_killed":
+            self.oom_killed += event["killed"]
         elif kind == "would_reap":
             self.would_reap[event["reason"]] += 1
         elif kind == "short":
@@ -97,6 +101,8 @@ class Tally:
         self._lasting: frozenset[str] = frozenset()
         self.not_relieved = Counter(dict.fromkeys(OF_HOST, 0))
         """Of the host and of control groups."""
+        self.oom_killed = 0
+        """Processes that belong to no pool, in the control groups of the pools."""
         self._pools: dict[str, PoolTally] = {}
         self._rows: dict[str, Mapping[str, Any]] = {}
         self._watching: tuple[str, ...] = ()
@@ -132,6 +138,8 @@ class Tally:
             self._pools.setdefault(pool, PoolTally()).take(event)
         elif kind == "short":
             self.not_relieved[event["shortage"]["kind"]] += 1
+        elif kind == "oom_killed_other":
+            self.oom_killed += event["kills"]
 
     def _keep(self) -> None:
         """Forget the pools that are gone, and begin to count for new ones."""
