@@ -121,7 +121,8 @@ class Reaper:
             return selection.detail_needed(Look(seen, settings, state), self.memory.episodes, now)
 
         expected = (*signalled(state), *state.requested)
-        seen = look.look(watch, view, gate, expected, self._statm, memory)
+        reads_structure = policy.is_structure_due(state, now)
+        seen = look.look(watch, view, gate, expected, self._statm, memory, reads_structure)
         seen = self._with_ending(seen, watch.program, programs, now)
         self.memory.note(before, seen, state)
         how = {"may_suspend": not self._dry_run, "counts": counts}

@@ -61,6 +61,7 @@ PROCESS = {
     "report",
     "statm",
     "status",
+    "structure",
     "suggest",
     "suggest_benchmark",
     "swap",

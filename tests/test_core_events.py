@@ -8,7 +8,7 @@ import typing
 import pytest
 
 from supervisor_memreap.core import events
-from supervisor_memreap.core.model import HOST, Holder, ProcessId, SentMoment
+from supervisor_memreap.core.model import HOST, Holder, Nested, ProcessId, SentMoment
 from supervisor_memreap.core.reasons import OverLimit, Requested, ShortOfHeadroom, TooOld
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Kind, Shortage
@@ -76,6 +76,16 @@ EXAMPLES = [
     (events.WrongSignal(*STAMP, WORKER, "multiwatch", "HUP", ()), "gives up a worker that ends 4 times"),
     (events.WrongSignal(*STAMP, WORKER, "fcgiwrap", "HUP", ()), "remove this program's"),
     (events.LooksLikeManager(*STAMP, WORKER, False), "set depth=2"),
+    (
+        events.Wrapped(*STAMP, (Nested(WORKER, "perl-fcgi-pm", 5),), 1),
+        "not watched: its child 4242 (perl-fcgi-pm) has 5 children, and no other child can be a worker: the pool is"
+        " below it; write exec in the program's command, or set depth=2",
+    ),
+    (events.Wrapped(*STAMP, (Nested(WORKER, "su", 1),), 2), "(su) has a child, and no other child can be a worker: de"),
+    (
+        events.Wrapped(*STAMP, (Nested(WORKER, "perl", 2), Nested(NEW, "perl", 2)), 1),
+        "its children 4242 (perl) and 4250 (perl) are managers themselves",
+    ),
     (events.LooksLikeManager(*STAMP, WORKER, True), "target=self is for programs that serve in one process"),
     (events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", False), "set metric=rss"),
     (events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", True), "it holds the lock of its own memory map"),

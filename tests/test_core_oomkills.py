@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from supervisor_memreap.core import oomkills
-from supervisor_memreap.core.memoryevents import OomKilled, OomKilledOther
+from supervisor_memreap.core.memoryevents import OomKilledOther
 from supervisor_memreap.core.model import HOST, Pool, ProcessId, Worker
 from supervisor_memreap.core.oomkills import Gone, Kills
 from supervisor_memreap.core.state import Leaving, PoolState
@@ -44,7 +45,7 @@ class Film:
     def __init__(self):
         self.pending: dict[str, int] = {}
 
-    def look(self, risen: int, **pids: list[int]) -> list[OomKilled | OomKilledOther]:
+    def look(self, risen: int, **pids: list[int]) -> list[Any]:
         departed = [Gone(name, pool(*each).workers) for name, each in pids.items()]
         scopes = dict.fromkeys(pids, WEB)
         log, self.pending = oomkills.follow(departed, scopes, [Kills(WEB, risen, 450 * MIB)], self.pending, 7.0)

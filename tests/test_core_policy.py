@@ -27,10 +27,11 @@ from supervisor_memreap.core.events import (
     Stuck,
     TooFewWorkers,
     Unreadable,
+    Wrapped,
     WrongSetting,
     WrongSignal,
 )
-from supervisor_memreap.core.model import Ending, Pool, ProcessId, Worker, WorkerDetail
+from supervisor_memreap.core.model import Ending, Nested, Pool, ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Candidate, Look
 from supervisor_memreap.core.reasons import OverLimit, Requested, TooOld
 from supervisor_memreap.core.servers import graceful, pace_of, signal_for
@@ -80,6 +81,7 @@ class Film:
         ending=Ending.EXITED,
         child_faults=0,
         watch=True,
+        nested=None,
     ):
         """The verdict of the next look, `after` seconds later; the signal that it asks for goes out.
 
@@ -96,7 +98,7 @@ class Film:
             pool = Pool(
                 "myapp", state, "", ProcessId(manager, start_time), self.now - start_time, there, frozenset(stopped)
             )
-        pool = replace(pool, ending=ending, child_faults=child_faults, is_group=self.is_group)
+        pool = replace(pool, ending=ending, child_faults=child_faults, is_group=self.is_group, nested=nested)
         verdict = self.decide(pool, self.now)
         if verdict.candidates and signal:
             self.state = policy.signalled(pool, verdict.candidates[0], self.state, self.now)
@@ -1503,12 +1505,44 @@ def test_a_program_that_has_no_workers_for_long_is_not_shown_as_fine():
     assert film.look({11: 20}).standing == "quiet"
 
 
-def test_a_single_child_that_looks_like_a_manager_is_not_shown_as_fine():
+def test_a_pool_whose_workers_are_below_a_child_is_not_shown_as_fine():
     film = Film()
-    manager = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB, True, looks_like_manager=True))
-    verdict = film.look({11: manager})
-    assert (verdict.standing, [type(event) for event in verdict.events]) == ("blind", [LooksLikeManager])
-    look = Look(Pool("myapp", "RUNNING"), SETTINGS, film.state)
-    assert selection.detail_needed(look, {}, film.now)(film.worker(11, 20))
-    assert not selection.detail_needed(look, {}, film.now + 60)(film.worker(11, 20))
-    assert film.look({11: 20}).standing == "blind"  # what was seen stays so
+    below = Nested(ProcessId(11, BOOT), "perl-fcgi-pm", 5)
+    assert film.look({11: 20, 12: 20}, nested=()).standing == "quiet"
+    verdict = film.look({11: 20, 12: 20}, nested=(below,))
+    assert (verdict.standing, verdict.events) == ("blind", (Wrapped(*STAMP, (below,), 1),))
+    verdict = film.look({11: 20, 12: 20})  # it was not read again: what was seen stays so
+    assert (verdict.standing, verdict.events) == ("blind", ())
+    assert verdict.unwatched.endswith("write exec in the program's command, or set depth=2")
+    assert film.look({11: 20, 12: 20}, nested=()).standing == "quiet"
+
+
+def test_with_target_self_a_process_that_has_children_is_not_shown_as_fine():
+    film = Film()
+    film.is_group = True
+    below = Nested(ProcessId(11, BOOT), "sh", 1)
+    verdict = film.look({11: 20}, nested=(below,))
+    assert (verdict.standing, verdict.events) == ("blind", (LooksLikeManager(*STAMP, below.id, True),))
+
+
+def test_what_is_below_the_children_is_read_again_after_each_change_and_every_minute():
+    film = Film()
+
+    def is_due(after: float = 0.0) -> bool:
+        return policy.is_structure_due(film.state, film.now + after)
+
+    assert is_due()
+    film.look({11: 20, 12: 20}, nested=())
+    assert (is_due(), is_due(0.3)) == (False, True)  # the workers may come a moment later than their manager
+    film.look({11: 20, 12: 20}, nested=(), after=policy.LONG_WAIT)
+    assert (is_due(59), is_due(60)) == (False, True)
+    film.look({11: 20, 13: 20})
+    assert is_due()
+
+
+def test_what_is_below_the_children_of_a_large_pool_is_read_seldom_however_often_they_change():
+    film = Film()
+    film.look(dict.fromkeys(range(11, 311), 20), nested=())
+    film.look(dict.fromkeys(range(12, 312), 20))
+    assert not policy.is_structure_due(film.state, film.now + 24)
+    assert policy.is_structure_due(film.state, film.now + 26)

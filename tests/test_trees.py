@@ -255,6 +255,13 @@ def test_a_real_manager_below_a_shell_and_beside_another_process_is_never_signal
             assert "sent" not in listener.text().replace("nothing sent", "")
             assert manager.is_running()
             assert manager.children() == workers
+            # Its children are that manager and cat.
+            arguments = [sys.executable, "-m", "supervisor_memreap", "status", "-c", f"{where}/supervisord.conf"]
+            status = subprocess.run(arguments, capture_output=True, text=True, check=False)
+            assert status.returncode == 1, status
+            assert "myapp  BLIND" in status.stdout
+            shown = " ".join(status.stdout.split())
+            assert f"not watched: its child {manager.pid} (perl-fcgi-pm) has 2 children, and no other" in shown
     finally:
         shutil.rmtree(where)
 

@@ -21,7 +21,7 @@ from supervisor_memreap.core.memoryevents import (
     Relieved,
     TotalUnreadable,
 )
-from supervisor_memreap.core.model import ProcessId, Program, SentMoment
+from supervisor_memreap.core.model import Nested, ProcessId, Program, SentMoment
 from supervisor_memreap.core.reasons import Reason
 from supervisor_memreap.core.servers import UNRECOGNISABLE, refusal
 from supervisor_memreap.core.settings import PoolSettings, shown
@@ -31,6 +31,8 @@ _SAFER_WAY = (
     "to make this safer, run memreap as the workers' user with kernel.yama.ptrace_scope=0, or as root with"
     " CAP_SYS_PTRACE"
 )
+# Processes of which a line has the pids.
+_MOST_NAMED = 5
 
 # What was sent, or could not be sent.
 
@@ -353,6 +355,36 @@ class NoWorkers(_Base):
             f"process {self.manager.pid} has no workers: not watched; is -l missing in the command of an"
             " [fcgi-program], or the manager turned off (--manager '')? If the process itself serves, set target=self"
         )
+
+
+@dataclass(frozen=True)
+class Wrapped(_Base):
+    """The workers are not children of what supervisord started, but of one of its children, or deeper."""
+
+    is_reported_once = fails = True
+    managers: tuple[Nested, ...]
+    depth: int
+
+    @property
+    def why(self) -> str:
+        """The text, without that it is not watched."""
+        if len(self.managers) > 1:
+            several = " and ".join(f"{each.id.pid} ({each.name})" for each in self.managers[:_MOST_NAMED])
+            return (
+                f"its children {several} are managers themselves, and no other child can be a worker; give each of"
+                " them a program of its own"
+            )
+        (manager,) = self.managers
+        children = "a child" if manager.children == 1 else f"{manager.children} children"
+        start = f"its child {manager.id.pid} ({manager.name}) has {children}, and no other child can be a worker"
+        if self.depth == 2:
+            deeper = "depth=2 does not reach the pool; write exec in the program's command, and user= in place of su"
+            return f"{start}: {deeper}"
+        return f"{start}: the pool is below it; write exec in the program's command, or set depth=2"
+
+    @property
+    def text(self) -> str:
+        return f"not watched: {self.why}"
 
 
 @dataclass(frozen=True)
@@ -987,6 +1019,7 @@ Event = Union[
     Unreadable,
     NotVisible,
     NoWorkers,
+    Wrapped,
     TooFewWorkers,
     NotRelieved,
     Outgrown,

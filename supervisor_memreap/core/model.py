@@ -219,6 +219,14 @@ class Holder(NamedTuple):
     """In bytes."""
 
 
+class Nested(NamedTuple):
+    """A child of the manager that is a manager itself."""
+
+    id: ProcessId
+    name: str
+    children: int
+
+
 @dataclass(frozen=True)
 class Pool:
     """One manager and its workers after a look; no manager if the program does not run."""
@@ -245,6 +253,8 @@ class Pool:
     """What limits its memory; read only if a setting needs it. The scope with the pool's name is its `total`."""
     is_total_unreadable: bool = False
     """Whether `total` is set, but memreap may not read what its processes hold."""
+    nested: tuple[Nested, ...] | None = None
+    """The managers below which its workers are, if none of its children can be one. None: not read at this look."""
 
     @property
     def stamp(self) -> tuple[str, float]:

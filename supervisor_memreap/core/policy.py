@@ -82,6 +82,9 @@ RETRY_SETTING = 6 * 3600.0
 CALM = 10.0
 # The same at least before the only worker of a pool goes: new ones that end at once may be in no look.
 SINGLE_CALM = 3.0
+# Seconds between two readings of what is below each child of a manager; after a change, and for LONG_WAIT from then on,
+# so many for each child: one of them takes 0.1 ms.
+STRUCTURE, STRUCTURE_OF_CHILD = 60.0, 0.1
 # The usual number of workers is the largest in this many seconds, and in as many before.
 USUAL = 1800.0
 
@@ -155,6 +158,8 @@ class Choice:
     """It was signalled long ago: signal it a second time, only if it is idle."""
     force: Worker | None = None
     """It is stuck: send it the signal that `stuck` sets."""
+    unwatched: str = ""
+    """Why none of its workers could ever be reaped, and what to do; empty: some may be, or the log says why."""
 
 
 def follow(
@@ -204,7 +209,7 @@ def choose_in(look: Look, episodes: Episodes, now: float) -> Choice:
         replace(each, idle_wait_expired=waits[each.worker.id].seconds >= settings.idle_wait) for each in candidates
     )
     state = _report_long_waits(pool, candidates, settings, state, log)
-    unwatched = _why_unwatched(pool, state, now)
+    unwatched = _why_unwatched(pool, settings, state, now)
     if unwatched:
         state = _report(unwatched, state, log)
     unreadable = sum(reasons.is_hidden(worker, settings) for worker in pool.detailed)
@@ -224,19 +229,28 @@ def choose_in(look: Look, episodes: Episodes, now: float) -> Choice:
         force=None if is_observed else _due_force(pool, state, now),
         individually_due=individually_due,
         to_go=individually_due,
+        unwatched=unwatched.why if isinstance(unwatched, events.Wrapped) else "",
     )
 
 
-def _why_unwatched(pool: Pool, state: PoolState, now: float) -> Event | None:
+def _why_unwatched(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> Event | None:
     """Why there is no worker that could ever be reaped, as far as is known."""
     empty_for = now - state.no_workers_since if state.no_workers_since is not None else 0.0
     if empty_for >= LONG_WAIT and not (state.shrinks or pool.is_group):
         assert pool.manager
         return events.NoWorkers(*pool.stamp, pool.manager)
-    (worker, *others) = pool.workers or (None,)
-    if worker and not others and state.below_wrapper == worker.id:
-        return events.LooksLikeManager(*pool.stamp, worker.id, pool.is_group)
-    return None
+    if state.nested and pool.is_group:
+        return events.LooksLikeManager(*pool.stamp, state.nested[0].id, True)
+    return events.Wrapped(*pool.stamp, state.nested, settings.depth) if state.nested else None
+
+
+def is_structure_due(state: PoolState, now: float) -> bool:
+    """Whether to read again what is below each child: the workers may be there, and may have come only now."""
+    if state.nested_read is None:
+        return True
+    has_changed = state.workers != state.nested_of or state.calm_since is None or now - state.calm_since < LONG_WAIT
+    pause = min(STRUCTURE, STRUCTURE_OF_CHILD * len(state.workers)) if has_changed else STRUCTURE
+    return now - state.nested_read >= pause
 
 
 def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float, sent: bool = True) -> PoolState:
@@ -472,15 +486,12 @@ def _note_changes(pool: Pool, settings: PoolSettings, state: PoolState, now: flo
     workers = frozenset(worker.id for worker in pool.workers)
     # A child that came and left between two looks shows in the page faults alone.
     is_calm = workers == state.workers and pool.child_faults == state.child_faults
-    single = pool.workers[0] if len(pool.workers) == 1 else None
-    below_wrapper = state.below_wrapper
-    if single is None or single.detail:
-        is_manager = single is not None and single.detail is not None and single.detail.looks_like_manager
-        below_wrapper = single.id if single and is_manager else None
+    if pool.nested is not None:
+        state = replace(state, nested=pool.nested, nested_read=now, nested_of=workers)
     peaks, since = state.peaks, state.peak_since
     if since is None or now - since >= USUAL:
         peaks, since = (len(workers), peaks[0]), now
-    elif is_calm and workers and below_wrapper == state.below_wrapper and state.calm_since is not None:
+    elif is_calm and workers and state.calm_since is not None:
         return state  # at nearly every look of nearly every pool: a copy costs 8 us
     return replace(
         state,
@@ -489,7 +500,6 @@ def _note_changes(pool: Pool, settings: PoolSettings, state: PoolState, now: flo
         calm_since=state.calm_since if is_calm and state.calm_since is not None else now,
         peaks=(max(peaks[0], len(workers)), peaks[1]),
         peak_since=since,
-        below_wrapper=below_wrapper,
         had_more=state.had_more or len(workers) > 1,
         no_workers_since=None if workers else now if state.no_workers_since is None else state.no_workers_since,
     )

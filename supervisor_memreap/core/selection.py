@@ -14,7 +14,6 @@ from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import MemoryScope, Pool, Worker
 from supervisor_memreap.core.policy import Choice, Look
 from supervisor_memreap.core.shortage import Episode, Episodes, Kind
-from supervisor_memreap.core.state import PoolState
 
 
 class Decision(NamedTuple):
@@ -27,8 +26,6 @@ class Decision(NamedTuple):
 
 def detail_needed(look: Look, episodes: Episodes, now: float) -> Callable[[Worker], bool]:
     """A function that tells whether a worker's detail must be read to decide about it; `look` has no workers yet."""
-    if _may_be_wrapped(look.state, now):
-        return lambda _worker: True
     after = shortage.follow([(look.pool, look.settings)], episodes, now)
     needed = reasons.detail_needed(look.circumstances(after, now))
     leaving = look.state.leaving
@@ -36,11 +33,6 @@ def detail_needed(look: Look, episodes: Episodes, now: float) -> Callable[[Worke
         return needed
     # Replacements are read to learn what a fresh worker holds of its own.
     return lambda worker: worker.id not in leaving.before or needed(worker)
-
-
-def _may_be_wrapped(state: PoolState, now: float) -> bool:
-    """Whether the only child may be the manager, below a wrapper: it is read in full for a minute."""
-    return len(state.workers) == 1 and state.calm_since is not None and now - state.calm_since < policy.LONG_WAIT
 
 
 def follow_memory(

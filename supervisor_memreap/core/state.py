@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from supervisor_memreap.core.model import InitialSize, ProcessId
+from supervisor_memreap.core.model import InitialSize, Nested, ProcessId
 from supervisor_memreap.core.settings import PoolSettings
 
 
@@ -150,8 +150,11 @@ class PoolState(Lasting):
     peak_since: float | None = None
     no_workers_since: float | None = None
     """Since when the manager has had none; None: it has some."""
-    below_wrapper: ProcessId | None = None
-    """The only worker, if it looks like a manager below a wrapper."""
+    nested: tuple[Nested, ...] = ()
+    """As in core.model, when that was read last."""
+    nested_read: float | None = None
+    nested_of: frozenset[ProcessId] = frozenset()
+    """The children at that time."""
     served: bool = False
     """A worker was seen, under this manager, that had settled."""
     had_more: bool = False

@@ -40,11 +40,12 @@ def look(
     expected: Collection[ProcessId] = (),
     statm: Statm | None = None,
     memory: Memory | None = None,
+    reads_structure: bool = False,
 ) -> Pool:
     """One reading of a pool; `expected` is as in host.roster.
 
     `statm` knows quiet workers from the last look. `memory` knows what limits the memory of processes; None: no setting
-    needs that.
+    needs that. `reads_structure`: read whether the pool is below one of the children.
     """
     members = roster.of(watch, expected, view)
     if members.manager is None:
@@ -67,7 +68,11 @@ def look(
         (statm and reading.quiet_worker(pid, statm, needs_detail)) or reading.worker(pid, statm, needs_detail)
         for pid in sorted(members.pids)
     ]
-    return replace(pool, workers=tuple(worker for worker in workers if worker))
+    pool = replace(pool, workers=tuple(worker for worker in workers if worker))
+    if not reads_structure:
+        return pool
+    children = [worker.id for worker in pool.workers]
+    return replace(pool, nested=roster.nested(members.manager.id, children, view, pool.is_group))
 
 
 class _Reading:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from supervisor_memreap.core.model import STOPPED_BY_HAND, ProcessId, Program, ProgramState
+from supervisor_memreap.core.model import STOPPED_BY_HAND, Nested, ProcessId, Program, ProgramState
 from supervisor_memreap.core.servers import known, manages, recognise
 from supervisor_memreap.core.settings import Watch
+from supervisor_memreap.host import sockets
 from supervisor_memreap.host.source import Process, Source
 
 NOT_RESTARTED = (
@@ -155,6 +156,53 @@ def _may_be_worker(pid: int, above: int, view: Source) -> bool | None:
     if process.ended or is_fork is False:
         return is_server and not process.ended
     return True if process.age >= _FORK_TO_EXEC else None
+
+
+def nested(
+    manager: ProcessId, children: Iterable[ProcessId], view: Source, is_group: bool = False
+) -> tuple[Nested, ...]:
+    """Those of its children that are managers themselves, if none of the others can be a worker.
+
+    Then the pool is below a wrapper, such as `sh -c 'pool | cat'`, su, or an init of a container. With target=self a
+    process that has children may be anything.
+    """
+    below = {child: _children(child.pid, view) for child in children}
+    managers = [
+        child for child, pids in below.items() if pids and (is_group or _is_manager(child.pid, manager.pid, view))
+    ]
+    others = below.keys() - set(managers)
+    if not managers or any(is_group or _may_serve(child.pid, [manager, *managers], view) for child in others):
+        return ()
+    names = {child: _name(child.pid, view) for child in managers}
+    return tuple(Nested(child, names[child], len(below[child])) for child in managers)
+
+
+def _is_manager(pid: int, above: int, view: Source) -> bool:
+    try:
+        return looks_like_manager(pid, above, view) is True
+    except (ProcessLookupError, PermissionError):
+        return False
+
+
+def _may_serve(pid: int, managers: Iterable[ProcessId], view: Source) -> bool:
+    """Whether it shares a socket with one of these; where that may not be read, whether it is called like one."""
+    for manager in managers:
+        try:
+            if sockets.inodes(pid) & sockets.inodes(manager.pid):
+                return True
+        except ProcessLookupError:
+            pass  # one of them has just ended
+        except PermissionError:
+            if _name(pid, view) == _name(manager.pid, view):
+                return True
+    return False
+
+
+def _name(pid: int, view: Source) -> str:
+    try:
+        return view.names(pid).comm
+    except (ProcessLookupError, PermissionError):
+        return ""
 
 
 def _children(pid: int, view: Source) -> list[int]:

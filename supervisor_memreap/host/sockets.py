@@ -70,6 +70,11 @@ def of(pid: int) -> Sockets:
     return Sockets(listening, has_client, not all(each and each.is_stream for each in found.values()))
 
 
+def inodes(pid: int) -> frozenset[bytes]:
+    """All sockets that it has open. Raises ProcessLookupError, PermissionError."""
+    return frozenset(_descriptors(pid).values())
+
+
 def _descriptors(pid: int) -> dict[int, bytes]:
     """The inode of each descriptor that is a socket."""
     inodes = {}

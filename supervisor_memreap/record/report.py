@@ -42,6 +42,7 @@ TROUBLES: Mapping[str, str] = {
     "TotalUnreadable": "total may not be read",
     "NotVisible": "pool not visible",
     "NoWorkers": "no workers",
+    "Wrapped": "pool below a wrapper",
     "OrphansFound": "orphans found",
     "InternalError": "internal error",
 }

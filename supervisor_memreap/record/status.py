@@ -78,7 +78,7 @@ def of_pool(
         "message": counters.message,
         "manager_pid": pool.manager.pid if pool.manager else None,
         "unreadable_workers": choice.unreadable or None,
-        "not_visible": pool.not_visible or None,
+        "not_visible": pool.not_visible or choice.unwatched or None,
         "suspension": suspension(pool, state, boot),
         "largest_bytes": max(known, default=None),
         "total_bytes": sum(known) if known else None,
