@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from supervisor_memreap.core import memoryevents, oomkills, pace, reasons, selection, shortage
+from supervisor_memreap.core import memoryevents, oomkills, pace, reasons, selection, shortage, unmet
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import Pool, ProcessId
-from supervisor_memreap.core.policy import Candidate, Look
+from supervisor_memreap.core.policy import Candidate, Choice, Look
 from supervisor_memreap.core.selection import Decision
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.core.shortage import Episodes, Kind
@@ -80,6 +80,13 @@ class MemoryWatch:
         if key and key in self._episodes:
             freed = reasons.given_back(candidate.reason) or 0
             self._episodes = shortage.after_reap(self._episodes, key, freed, now)
+            self._texts.pop(key, None)
+
+    def end(self, pools: Sequence[tuple[Look, Choice]], now: float) -> tuple[Event, ...]:
+        """After the signals of a look: the events about what could not be signalled."""
+        self._episodes, log = unmet.follow(pools, self._episodes, now, time.time())
+        self._texts.update({event.shortage.key: event.text for event in log})
+        return log
 
     def wakers(self) -> list[alarm.Waker]:
         """What the kernel may wake memreap by, except for shortages about which nothing is done."""

@@ -86,6 +86,9 @@ class Reaper:
         for pool in () if self._dry_run else self._watched:
             self.pools.guard(pool, functools.partial(pool.follow_up, view))
         self._signal(() if self._dry_run else by_urgency, view, now)
+        if not self._dry_run:
+            chosen = [(_look_of(pool), pool.choice) for pool in self._watched if pool.choice]
+            self._emit(functools.partial(self.memory.end, chosen, now))
         self.pools.write_down()
         return self._watched
 
@@ -212,3 +215,8 @@ class Reaper:
         self.memory.close()
         if self._statm:
             self._statm.close()
+
+
+def _look_of(pool: WatchedPool) -> Look:
+    """The pool at the last look, with its state after the signals."""
+    return Look(pool.pool, pool.settings, pool.state)

@@ -128,6 +128,11 @@ EXAMPLES = [
         "ended 1 process in control group /web (limit 450 MiB), and no worker of a watched pool left without a signal",
     ),
     (
+        events.NotMet(*LISTENER, SHORT, (("myapp", "paused"), ("shop", "yield=no"))),
+        "headroom 512 MiB, and no worker could be signalled for it now (myapp: paused; shop: yield=no); trying again",
+    ),
+    (events.NotMet(*LISTENER, SHORT, ()), "could be signalled for it now; trying again at each look"),
+    (
         events.NotRelieved(*STAMP, OVER_TOTAL, 0, 0, 600.0, (Holder(41, "manager", 600 * MIB),)),
         "the pool holds 912 MiB, total 800 MiB, and reaping cannot help: no worker holds clearly more than a fresh one;"
         " most is held by manager (41) 600 MiB; raise total=, run fewer workers, or restart the program when"

@@ -196,6 +196,15 @@ def test_without_a_reading_it_says_only_that():
     ]
 
 
+def test_processes_that_the_kernel_ended_since_memory_had_run_out_are_counted():
+    at = SINCE + HOUR
+    killed = events.OomKilled("a", at, "this host", None, 3, (ProcessId(7, 1.0), ProcessId(8, 1.0)), None, MIB, 2, 2)
+    facts = of(empty(killed, dataclasses.replace(killed, at=at + 5, killed=1)))
+    assert ("OOM killer", "ended 3 of its processes") in list(report.rows(facts))
+    assert report.values(facts)["oom_killed"] == 3
+    assert "OOM killer" not in page(empty())
+
+
 def test_the_suggestion_is_the_last_line_of_the_facts():
     facts = report.of(sawtooth.pool(), SINCE, UNTIL, suggestion="limit=170MB: 9 reaps a day instead of 11")
     assert list(report.rows(facts))[-1] == ("suggestion", "limit=170MB: 9 reaps a day instead of 11")

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor_memreap.core import policy, reasons, selection, shortage
-from supervisor_memreap.core.events import NotRelieved, Outgrown, Relieved, WrongSetting
+from supervisor_memreap.core import policy, reasons, selection, shortage, unmet
+from supervisor_memreap.core.events import NotMet, NotRelieved, Outgrown, Relieved, WrongSetting
 from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId, ProcessMemory, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.reasons import OverLimit, OverTotal, ShortOfHeadroom, UnderPressure
@@ -56,10 +56,18 @@ class Host:
         decision = selection.choose(looks, self.now, self.episodes)
         self.episodes = decision.episodes
         signalled = self._signal(decision) if signal else []
+        choices = [
+            (look._replace(state=self.states[look.pool.name] if signal else look.state), choice)
+            for look in looks
+            for choice in decision.choices
+            if choice.pool.name == look.pool.name
+        ]
+        self.episodes, unmet_events = unmet.follow(choices, self.episodes, self.now, 0.0)
         self.events = [
             *log,
             *ended,
             *decision.events,
+            *unmet_events,
             *(event for choice in decision.choices for event in choice.events),
         ]
         return decision, signalled
@@ -413,3 +421,60 @@ def test_a_paused_pool_gives_nothing_back():
     for _ in range(20):
         assert host.look({"a": {11: 300, 12: 20}}, available=300)[1] == []
         assert host.of(NotRelieved) == []
+
+
+def not_met(host: Host, *looks: int, **kwargs) -> list[str]:
+    """The lines about it, over these looks."""
+    lines = []
+    for available in looks:
+        host.look({"a": {11: 300, 12: 20}}, available=available, **kwargs)
+        lines += [event.text for event in host.of(NotMet)]
+    return lines
+
+
+START = "this host has 450 MiB available, headroom 500 MiB, and no worker could be signalled for it now"
+
+
+def test_workers_that_are_busy_while_memory_is_short_are_told_at_the_first_look_and_once():
+    text = f"{START} (a: the workers that may go have no idle moment); trying again at each look"
+    assert not_met(Host(), 600, 450, 440, signal=False) == [text]
+
+
+def test_where_a_worker_goes_at_the_first_look_there_is_nothing_to_tell():
+    assert not_met(Host(), 450, 450) == []
+
+
+def test_a_shortage_that_ends_and_begins_again_is_told_again():
+    assert len(not_met(Host(), 450, 700, 450, signal=False)) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "state", "cause"),
+    [
+        (replace(HEADROOM, yields=False), PoolState(), "yield=no"),
+        (replace(HEADROOM, observe=True), PoolState(), "only observed (observe=yes)"),
+        (HEADROOM, PoolState(paused=True), "paused"),
+        (replace(HEADROOM, min_age=4000), PoolState(), "all workers are younger than min_age=67 min"),
+        (replace(HEADROOM, min_age=3605), PoolState(peaks=(9, 9), peak_since=BOOT + 3600), "too few workers are old"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_why_no_worker_goes_is_told_at_the_first_look(settings, state, cause):
+    host = Host(settings)
+    host.states["a"] = replace(state, settings=settings)
+    (line,) = not_met(host, 450)
+    assert line.startswith(f"{START} (a: {cause}")
+
+
+def test_a_signalled_worker_that_stays_is_told_when_its_memory_should_have_come():
+    host = Host()
+    assert host.look({"a": {11: 300, 12: 20}}, available=450)[1] == [11]
+    assert not_met(host, 450) == []
+    (line,) = not_met(host, 450, 450)
+    assert "(a: worker 11 was signalled 10 s ago and stays)" in line
+
+
+def test_a_total_that_is_exceeded_has_lines_of_its_own():
+    host = Host(replace(HEADROOM, headroom=None, total=100 * MIB))
+    host.look({"a": {11: 300, 12: 20}}, total=100, signal=False)
+    assert host.of(NotMet) == []

@@ -7,6 +7,7 @@ from support.messages import LIMIT, MIB, event, left, look, reap, row, signalled
 from test_core_events import EXAMPLES
 
 from supervisor_memreap.core import events
+from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.shortage import Kind, Shortage
 from supervisor_memreap.record import fields
 from supervisor_memreap.record.tally import BUCKETS, ERRORS, REFUSED, PoolTally, Tally, is_blind
@@ -124,6 +125,13 @@ def test_a_shortage_in_which_reaping_does_not_help_is_that_of_its_pool_or_of_the
     tally = tally_of(look(row()), short("myapp", Kind.TOTAL), short("", Kind.HEADROOM))
     assert counted(tally.pools()["myapp"].not_relieved) == {"total": 1}
     assert counted(tally.not_relieved) == {"headroom": 1}
+
+
+def test_processes_that_the_oom_killer_ended_are_those_of_their_pool_or_of_none():
+    worker = ProcessId(7, 1.0)
+    killed = event(events.OomKilled("myapp", 1.0, "the host", None, 3, (worker,), None, MIB, 1, 1))
+    tally = tally_of(look(row()), killed, killed, event(events.OomKilledOther("", 1.0, "the host", None, 2)))
+    assert (tally.pools()["myapp"].oom_killed, tally.oom_killed) == (2, 2)
 
 
 def test_a_pool_that_is_gone_disappears_and_begins_anew_when_it_is_back():

@@ -14,6 +14,7 @@ from typing import Union
 
 from supervisor_memreap.core.event import Base as _Base
 from supervisor_memreap.core.memoryevents import (
+    NotMet,
     NotRelieved,
     OomKilled,
     OomKilledOther,
@@ -1023,6 +1024,7 @@ Event = Union[
     TooFewWorkers,
     NotRelieved,
     Outgrown,
+    NotMet,
     Relieved,
     TotalUnreadable,
     OomKilled,

@@ -66,6 +66,21 @@ class Outgrown(Base):
 
 
 @dataclass(frozen=True)
+class NotMet(Base):
+    """Memory is short, and at this look no worker could be signalled for it."""
+
+    shortage: Shortage
+    causes: tuple[tuple[str, str], ...]
+    """Of each pool, by its name, as far as known."""
+
+    @property
+    def text(self) -> str:
+        causes = "; ".join(f"{pool}: {cause}" for pool, cause in self.causes)
+        why = f" ({causes})" if causes else ""
+        return f"{self.shortage.text}, and no worker could be signalled for it now{why}; trying again at each look"
+
+
+@dataclass(frozen=True)
 class Relieved(Base):
     """Memory was short, workers were reaped, and memory is no longer short."""
 

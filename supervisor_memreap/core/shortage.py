@@ -95,6 +95,8 @@ class Episode:
     """Whether it was reported that reaping does not help."""
     is_outgrown: bool = False
     """Whether it was reported that workers grow as fast as they are replaced."""
+    is_unmet: bool = False
+    """Whether it was reported that no worker could be signalled."""
 
 
 Episodes = Mapping[tuple[Kind, str], Episode]

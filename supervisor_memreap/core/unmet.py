@@ -1,0 +1,64 @@
+"""Memory that is short while no worker can go for it: why, in each pool. Pure.
+
+core.selection gives a shortage up where reaping does not help. Here it may help, but does not happen: that is said at
+the first look, since the OOM killer does not wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from supervisor_memreap.core import policy, reasons, shortage
+from supervisor_memreap.core.memoryevents import NotMet
+from supervisor_memreap.core.policy import Choice, Look
+from supervisor_memreap.core.shortage import Episode, Episodes, Kind
+from supervisor_memreap.core.state import Cause
+from supervisor_memreap.core.text import seconds
+
+
+def follow(
+    pools: Sequence[tuple[Look, Choice]], episodes: Episodes, now: float, at: float
+) -> tuple[Mapping[tuple[Kind, str], Episode], tuple[NotMet, ...]]:
+    """Call after the signals of a look; the state in each Look is that after them."""
+    after, log = dict(episodes), []
+    for key, episode in episodes.items():
+        if key[0] is Kind.TOTAL or episode.given_up is not None or episode.is_unmet:
+            continue
+        there = [(look, choice) for look, choice in pools if any(scope.name == key[1] for scope in look.pool.scopes)]
+        if not there or _is_under_way(episode, [look for look, _ in there], now):
+            continue
+        causes = [(look.pool.name, _cause(look, choice, key, now)) for look, choice in there]
+        after[key] = replace(episode, is_unmet=True)
+        log.append(NotMet("", at, episode.shortage, tuple((pool, cause) for pool, cause in causes if cause)))
+    return after, tuple(log)
+
+
+def _is_under_way(episode: Episode, looks: Sequence[Look], now: float) -> bool:
+    """Whether a worker was signalled just now, or has left and is being replaced."""
+    if episode.last is not None and now - episode.last < shortage.COMING:
+        return True
+    leaving = [look.state.leaving for look in looks if look.state.leaving]
+    return any(each.left is not None or now - each.signalled < shortage.COMING for each in leaving)
+
+
+def _cause(look: Look, choice: Choice, key: tuple[Kind, str], now: float) -> str:
+    """Why no worker of this pool goes for it; empty: not known."""
+    settings, state = look.settings, look.state
+    if policy.only_observes(settings, state):
+        return "only observed (observe=yes)"
+    if not settings.relieves:
+        return "yield=no"
+    if state.paused:
+        return "paused"
+    if state.suspended and state.suspended.cause is not Cause.WRONG_SETTING:
+        return "suspended"
+    if state.leaving:
+        return f"worker {state.leaving.worker.pid} was signalled {seconds(now - state.leaving.signalled)} ago and stays"
+    if any(reasons.shortage_of(each.reason) == key for each in choice.candidates):
+        return "the workers that may go have no idle moment"
+    if look.pool.workers and all(worker.age < settings.min_age for worker in look.pool.workers):
+        return f"all workers are younger than min_age={seconds(settings.min_age)}"
+    if any(reasons.shortage_of(reason) == key for each in choice.pending for reason in each.all_reasons):
+        return "too few workers are old enough to serve meanwhile"
+    return ""
