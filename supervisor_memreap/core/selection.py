@@ -125,7 +125,9 @@ def _give_up(
         if is_open and shortage.ends_with(episode.shortage, grown):
             if not episode.is_outgrown:
                 after[key] = replace(episode, is_outgrown=True)
-                log.append(memoryevents.Outgrown(_pool_of(episode), at, episode.shortage, episode.reaps, now - episode.since))
+                log.append(
+                    memoryevents.Outgrown(_pool_of(episode), at, episode.shortage, episode.reaps, now - episode.since)
+                )
             continue
         after[key] = replace(episode, given_up=now, is_reported=True)
         if episode.reaps or not episode.is_reported:
