@@ -81,7 +81,7 @@ class Condition(NamedTuple):
 
 
 # KiB for each request under full load. With 160 the worker that gets most requests is over the limit within 0.6 s of
-# its start, and memreap takes the limit for one that fresh workers already exceed.
+# its start, hardly later than it may be signalled.
 LEAK = 80
 CONDITIONS = (
     Condition("full", "myapp", 4, 0.0, LEAK),

@@ -546,6 +546,13 @@ def test_a_leak_that_reaches_the_limit_in_forty_seconds_is_said_once_and_reaping
     assert pool.film.state.suspended is None
 
 
+def test_with_long_ticks_it_is_not_known_what_workers_held_when_they_began_to_serve_but_how_young_they_were():
+    pool = Growth(lambda _age: 160).play(60, tick=60)
+    assert pool.of(WrongSetting) == []
+    assert len(pool.of(FastLeak)) == 1
+    assert pool.reaps > 20
+
+
 def test_workers_that_reach_the_limit_in_two_minutes_are_no_fast_leak():
     pool = Growth(lambda age: 1.3 * age).play(20)
     assert (pool.of(WrongSetting), pool.of(FastLeak)) == ([], [])

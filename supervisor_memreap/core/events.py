@@ -573,7 +573,7 @@ class WrongSetting(_Base):
 
 @dataclass(frozen=True)
 class FastLeak(_Base):
-    """Workers were within the limit when they began to serve, and over it soon after: reaping goes on."""
+    """Workers are over the limit soon after their start, as far as is known not from the start: reaping goes on."""
 
     is_reported_once = True
     limit: int

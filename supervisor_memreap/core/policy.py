@@ -282,9 +282,10 @@ def _after_reap(worker: Worker, reason: Reason, state: PoolState) -> tuple[float
     if not isinstance(reason, OverLimit) or seen is None:
         return state.fast
     started_over = reason.applied_to(state.initial.get(worker.id))
-    if started_over is None:
-        return state.fast  # of a worker that was not watched from its start, nothing is known
-    return () if started_over or seen.age > FAST else (*state.fast, seen.age)[-FAST_REAPS:]
+    if not started_over and seen.age <= FAST:
+        return (*state.fast, seen.age)[-FAST_REAPS:]
+    # Of an older worker that was not watched from its start, it is not known how fast it grew.
+    return state.fast if started_over is None else ()
 
 
 def sent(state: PoolState, now: float) -> PoolState:

@@ -132,7 +132,7 @@ class PoolState(Lasting):
     initial: Mapping[ProcessId, InitialSize] = field(default_factory=dict)
     """Of the workers that began to serve while they were watched."""
     fast: tuple[float, ...] = ()
-    """The ages at which the last reaped workers were first over the limit, as long as all were young (FAST)."""
+    """The ages at which the last reaped workers were first seen over the limit, as long as all were young (FAST)."""
     waits: Mapping[ProcessId, Wait] = field(default_factory=dict)
     """Of the workers that are due, how long an idle moment has been waited for."""
     reported: frozenset[str] = frozenset()
