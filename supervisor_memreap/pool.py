@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from supervisor_memreap.core import events, policy
+from supervisor_memreap.core import events, hindrance, policy
 from supervisor_memreap.core.events import Event, Sink
+from supervisor_memreap.core.hindrance import Hindrance
 from supervisor_memreap.core.model import Pool, ProcessId, Result, Worker
 from supervisor_memreap.core.policy import Candidate, Choice, Look
 from supervisor_memreap.core.reasons import Reason, is_host_wide
@@ -49,6 +50,7 @@ class WatchedPool:
         """The one that was signalled in the last look, as far as is known."""
         self.followed = FollowedWorkers(take_lock)
         self._experience = signalling.Experience()
+        self._refusals = _Refusals()
         self._state = state
         self._sinks = (self._count, *sinks)
         self._write_down = write_down
@@ -120,7 +122,8 @@ class WatchedPool:
             return
         lock = _lock_for(candidates[0], self.pool, self._take_lock)
         if not isinstance(lock, int):
-            self._emit_all(lock)
+            self.update(policy.not_sent(self._state, lock[0]))
+            self._emit_all(lock[1])
             return
         tried: set[ProcessId] = set()
         try:
@@ -152,9 +155,8 @@ class WatchedPool:
         if outcome.result is Result.SENT:
             self.signalled = candidate
         else:
-            self.update(policy.watched(before, worker.id, now) if outcome.result is Result.BUSY else before)
-            self._emit_all(_refusal(self.name, candidate, outcome.result))
-            self._emit_all(_next_best(self.name, outcome))
+            self.update(self._refusals.after(before, candidate, outcome, self.settings, view, now, watch > 0))
+            self._emit_all([*_refusal(self.name, candidate, outcome.result), *_next_best(self.name, outcome)])
         return outcome
 
     def _follow_signalled(self, candidate: Candidate, outcome: signalling.Outcome, lock: int | None, at: float) -> None:
@@ -230,17 +232,55 @@ class WatchedPool:
             self.update(policy.exited(worker, self._state, now))
 
 
-def _lock_for(candidate: Candidate, pool: Pool, take_lock: TakeLock) -> int | list[Event]:
-    """The lock of this pool, or the events to report if it cannot be taken."""
+class _Refusals:
+    """What is learned from attempts that sent nothing."""
+
+    def __init__(self) -> None:
+        self._awaited: tuple[ProcessId, str | None] | None = None
+        """A busy worker, and the client's connection of which it waited for data at the last attempt."""
+
+    def after(
+        self,
+        state: PoolState,
+        candidate: Candidate,
+        outcome: signalling.Outcome,
+        settings: PoolSettings,
+        view: Source,
+        now: float,
+        is_first: bool,
+    ) -> PoolState:
+        """The state after this attempt; only the most urgent candidate says what stands in the way."""
+        worker, result = candidate.worker, outcome.result
+        is_kept = is_first and result is Result.BUSY and self._is_kept(worker.id, view)
+        if result is Result.BUSY:
+            state = policy.watched(state, worker.id, now, is_kept)
+        why = hindrance.of_attempt(result, worker.detail, settings, is_kept, outcome.unheld)
+        return policy.not_sent(state, why) if is_first else state
+
+    def _is_kept(self, worker: ProcessId, view: Source) -> bool:
+        """Whether it waits for data of the same connection as at the last attempt."""
+        try:
+            connection = view.awaited_client(worker.pid)
+        except OSError:
+            connection = None  # it has left; or that may not be read
+        before, self._awaited = self._awaited, (worker, connection)
+        return connection is not None and before == self._awaited
+
+
+def _lock_for(candidate: Candidate, pool: Pool, take_lock: TakeLock) -> int | tuple[Hindrance | None, list[Event]]:
+    """The lock of this pool; if it cannot be taken, what stands in the way, and the events to report."""
     assert pool.manager
     try:
         return take_lock(pool.manager, pool.is_group)
     except ProcessLookupError:
-        return list(_refusal(pool.name, candidate, Result.CHANGED))
+        result = Result.CHANGED
     except Locked as trouble:
         if signalling.may_signal(candidate.worker.id):
-            return [events.Locked(*_refused(pool.name, candidate), str(trouble))]
-        return list(_refusal(pool.name, candidate, Result.NOT_PERMITTED))
+            event = events.Locked(*_refused(pool.name, candidate), str(trouble))
+            return hindrance.of_lock(str(trouble)), [event]
+        result = Result.NOT_PERMITTED
+    why = hindrance.of_attempt(result, candidate.worker.detail, PoolSettings())
+    return why, list(_refusal(pool.name, candidate, result))
 
 
 def _refusal(name: str, candidate: Candidate, result: Result) -> Iterator[Event]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from supervisor_memreap.core import events, policy, reasons, selection
+from supervisor_memreap.core import events, hindrance, policy, reasons, selection
 from supervisor_memreap.core.command import Command, CommandError, Result, Verb, carry_out_in_all, named, unknown
 from supervisor_memreap.core.events import Sink
 from supervisor_memreap.core.model import Ending, Pool, Program
@@ -98,6 +98,7 @@ class Reaper:
         may_relieve = True
         for pool in due:
             if self.pools.waits_for_its_group(pool):
+                pool.update(policy.not_sent(pool.state, hindrance.GROUP))
                 continue
             # Each pool has its share of the time: one that is never idle takes nothing from the others.
             signal = functools.partial(pool.signal_next, view, now, WATCH / len(due), may_relieve)
@@ -125,7 +126,8 @@ class Reaper:
 
         expected = (*signalled(state), *state.requested)
         reads_structure = policy.is_structure_due(state, now)
-        seen = look.look(watch, view, gate, expected, self._statm, memory, reads_structure)
+        probe = policy.needs_probe(settings, state, now)
+        seen = look.look(watch, view, gate, expected, self._statm, memory, reads_structure, probe)
         seen = self._with_ending(seen, watch.program, programs, now)
         self.memory.note(before, seen, state)
         how = {"may_suspend": not self._dry_run, "counts": counts}

@@ -74,7 +74,8 @@ class MemreapNamespaceRPCInterface:
                               signal_is_set (boolean), server, workers (structs with pid, age_seconds,
                               used_bytes, growth_bytes_per_hour, over, note, reason), reaps, given_back_bytes,
                               counted_since, message, message_at, manager_pid, largest_bytes, total_bytes,
-                              total_limit_bytes, pool_bytes, growth_bytes_per_hour, next_at_limit_seconds
+                              total_limit_bytes, pool_bytes, growth_bytes_per_hour, next_at_limit_seconds,
+                              due, overdue, hindrance (a struct: kind, text, since)
         """
         for pool in self._published.get("pools", ()):
             if pool.get("name") == name:

@@ -253,6 +253,21 @@ def test_where_sizes_may_not_be_read_the_status_is_blind_and_the_exit_status_1(m
         assert values["pools"][0]["standing"] == "blind"
 
 
+def test_where_no_worker_is_near_its_limit_and_sizes_may_not_be_read_the_status_is_blind_too(monkeypatch, shown_to_all):
+    blindfold = "setpriv --bounding-set=-all,+kill,+dac_override,+setuid,+setgid"
+    monkeypatch.setattr(f"{__name__}.LISTEN", f"{blindfold} {LISTEN}")
+    pool = shutil.copy(POOL, shown_to_all)
+    text = (
+        f"[program:myapp]\ncommand=/usr/bin/python3 {pool} 3 1\nuser=nobody\n[memreap:myapp]\nlimit=1GB\nmin_age=1s\n"
+    )
+    with operating(text) as operated:
+        eventually(lambda: assert_in("(uss) may not be read: the pool is not watched", operated.log()))
+        assert_status(operated, "myapp +BLIND")
+        result = operated.ctl("memreap", "status")
+        assert result.returncode == 1
+        assert "at least 1 of 3 workers: uss may not be read; run memreap as their user" in result.stdout
+
+
 @pytest.mark.parametrize("what", ["paused", "suspended"])
 def test_without_an_interface_status_is_one_look_with_what_the_listener_wrote_down(monkeypatch, what):
     monkeypatch.setattr(stack, "INTERFACE", "")

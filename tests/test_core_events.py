@@ -8,6 +8,7 @@ import typing
 import pytest
 
 from supervisor_memreap.core import events
+from supervisor_memreap.core.hindrance import GROUP
 from supervisor_memreap.core.model import HOST, Holder, Nested, ProcessId, SentMoment
 from supervisor_memreap.core.reasons import OverLimit, Requested, ShortOfHeadroom, TooOld
 from supervisor_memreap.core.settings import PoolSettings
@@ -59,6 +60,16 @@ EXAMPLES = [
     (events.CannotHold(*STAMP), "CAP_SYS_PTRACE"),
     (events.IdlenessUnknown(*STAMP), "CAP_SYS_PTRACE"),
     (events.NeverIdle(*STAMP, WORKER, OVER, 90.0, "Starman", "HUP"), "since Starman can lose requests on HUP"),
+    (events.NeverIdle(*STAMP, WORKER, OVER, 90.0, "Starman", "HUP", is_kept=True), "keepalive_requests"),
+    (
+        events.Overdue(*STAMP, 4, 102 * MIB, 40 * MIB, "uss", 600.0, GROUP),
+        "4 workers are due (the largest holds 102 MiB uss, limit 40 MiB) and none could be signalled for 10 min: a",
+    ),
+    (
+        events.Overdue(*STAMP, 1, None, None, "uss", 10.0, GROUP),
+        "1 worker is due and could not be signalled for 10 s: ",
+    ),
+    (events.OverdueEnded(*STAMP, 600.0), "no worker is overdue any more, after 10 min"),
     (events.NeverIdle(*STAMP, WORKER, OVER, 90.0, "", "HUP"), "nothing sent (idle_wait=never)"),
     (
         events.NotCaught(*STAMP, WORKER, "HUP", False),
@@ -87,6 +98,7 @@ EXAMPLES = [
         "its children 4242 (perl) and 4250 (perl) are managers themselves",
     ),
     (events.LooksLikeManager(*STAMP, WORKER, True), "target=self is for programs that serve in one process"),
+    (events.SizesUnreadable(*STAMP, WORKER, "uss"), "worker 4242 (uss) may not be read: the pool is not watched; run"),
     (events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", False), "set metric=rss"),
     (events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", True), "it holds the lock of its own memory map"),
     (events.NotVisible(*STAMP, "its processes are hidden"), "it runs, but its processes are hidden: not watched"),

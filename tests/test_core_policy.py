@@ -24,6 +24,7 @@ from supervisor_memreap.core.events import (
     Replaced,
     Resumed,
     SignalOfServer,
+    SizesUnreadable,
     Stuck,
     TooFewWorkers,
     Unreadable,
@@ -31,7 +32,7 @@ from supervisor_memreap.core.events import (
     WrongSetting,
     WrongSignal,
 )
-from supervisor_memreap.core.model import Ending, Nested, Pool, ProcessId, Worker, WorkerDetail
+from supervisor_memreap.core.model import Ending, Nested, Pool, ProcessId, ProcessMemory, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Candidate, Look
 from supervisor_memreap.core.reasons import OverLimit, Requested, TooOld
 from supervisor_memreap.core.servers import graceful, pace_of, signal_for
@@ -401,7 +402,7 @@ def test_a_stuck_worker_is_told_once_signalled_once_and_the_next_may_go():
     film.fork(13)
     for _ in range(5):
         assert reaped(film.look({11: 300, 13: 20})) is None
-    (left,) = film.look({13: 20}).events
+    (left,) = events(film.look({13: 20}), Left)
     assert left.worker.pid == 11
 
 
@@ -843,7 +844,8 @@ def test_what_looks_like_a_manager_below_a_wrapper_is_not_signalled():
     for _ in range(2):  # whoever asks for it is told each time, and it is not asked for any more
         film.state = policy.request([manager.id], film.state)
         verdict = film.look({11: manager, 12: 20})
-        assert (reaped(verdict), verdict.events) == (None, (LooksLikeManager(*STAMP, manager.id, False),))
+        assert reaped(verdict) is None
+        assert events(verdict, LooksLikeManager) == [LooksLikeManager(*STAMP, manager.id, False)]
         assert film.state.requested == frozenset()
 
 
@@ -1553,3 +1555,51 @@ def test_what_is_below_the_children_of_a_large_pool_is_read_seldom_however_often
     film.look(dict.fromkeys(range(12, 312), 20))
     assert not policy.is_structure_due(film.state, film.now + 24)
     assert policy.is_structure_due(film.state, film.now + 26)
+
+
+def unreadable(worker: Worker) -> Worker:
+    """It was read, and memreap lacks the right to read its size."""
+    return replace(worker, detail=WorkerDetail(None, True))
+
+
+def test_a_pool_whose_sizes_may_not_be_read_is_blind_at_the_first_look_and_that_is_told_once_it_is_old_enough():
+    film = Film()
+    film.fork(11, ago=0)
+    verdict = film.look({11: unreadable(film.worker(11, 20)), 12: 20})
+    assert (verdict.standing, verdict.unreadable, verdict.events) == ("blind", 1, ())  # it may still change its user
+    told = [event for _ in range(20) for event in film.look({11: unreadable(film.worker(11, 20)), 12: 20}).events]
+    assert told == [SizesUnreadable(*STAMP, ProcessId(11, film.started[11]), "uss")]
+    readable = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB, True, memory=ProcessMemory(20 * MIB, 0, 0)))
+    assert film.look({11: readable, 12: 20}).standing == "quiet"
+    assert film.look({11: 20, 12: 20}).standing == "quiet"
+
+
+def test_whether_sizes_may_be_read_is_tried_at_the_first_look_then_at_intervals_and_at_every_look_while_they_may_not():
+    film = Film()
+    readable = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB, True, memory=ProcessMemory(20 * MIB, 0, 0)))
+    assert policy.needs_probe(SETTINGS, film.state, film.now)
+    film.look({11: readable})
+    assert not policy.needs_probe(SETTINGS, film.state, film.now + policy.PROBE - 1)
+    assert policy.needs_probe(SETTINGS, film.state, film.now + policy.PROBE)
+    film.look({11: unreadable(film.worker(11, 20))})
+    assert policy.needs_probe(SETTINGS, film.state, film.now)
+    film.look({11: readable})
+    film.look({11: 20}, manager=2, start_time=film.now)
+    assert policy.needs_probe(SETTINGS, film.state, film.now)  # of another manager
+
+
+@pytest.mark.parametrize(
+    ("settings", "needs"),
+    [
+        (PoolSettings(limit=LIMIT, metric="rss"), False),
+        (PoolSettings(limit=LIMIT, metric="pss"), True),
+        (PoolSettings(max_age=36000), False),
+        (PoolSettings(max_age=36000, headroom=LIMIT), True),
+        (PoolSettings(max_age=36000, headroom=LIMIT, yields=False), False),
+    ],
+)
+def test_only_settings_that_need_exact_sizes_make_a_pool_blind_without_them(settings, needs):
+    film = Film(settings)
+    assert policy.needs_probe(settings, film.state, film.now) is needs
+    worker = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB if settings.metric == "rss" else None, True))
+    assert film.look({11: worker}).standing == ("blind" if needs else "quiet")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Union
 
 from supervisor_memreap.core.event import Base as _Base
+from supervisor_memreap.core.hindrance import SAFER_WAY, SHORTEN, Hindrance
 from supervisor_memreap.core.memoryevents import (
     NotMet,
     NotRelieved,
@@ -28,10 +29,6 @@ from supervisor_memreap.core.servers import UNRECOGNISABLE, refusal
 from supervisor_memreap.core.settings import PoolSettings, shown
 from supervisor_memreap.core.text import MIB, memory, quote, seconds
 
-_SAFER_WAY = (
-    "to make this safer, run memreap as the workers' user with kernel.yama.ptrace_scope=0, or as root with"
-    " CAP_SYS_PTRACE"
-)
 # Processes of which a line has the pids.
 _MOST_NAMED = 5
 
@@ -172,7 +169,7 @@ class CannotHold(_Base):
     def text(self) -> str:
         return (
             "workers may not be held: each is signalled right after it is seen idle, if its server"
-            f" permits that; {_SAFER_WAY}"
+            f" permits that; {SAFER_WAY}"
         )
 
 
@@ -186,7 +183,7 @@ class IdlenessUnknown(_Base):
     def text(self) -> str:
         return (
             "cannot read whether workers are idle: each is signalled only after idle_wait, then at any moment;"
-            f" {_SAFER_WAY}"
+            f" {SAFER_WAY}"
         )
 
 
@@ -201,6 +198,8 @@ class NeverIdle(_Base):
     server: str
     """The server that would lose requests; empty: idle_wait=never forbids it."""
     signal: str
+    is_kept: bool = False
+    """It was seen to have a client's connection that is kept between requests."""
 
     @property
     def text(self) -> str:
@@ -213,9 +212,43 @@ class NeverIdle(_Base):
                 " requests at any other moment; let the manager keep the title that its server gives it"
             )
         return (
-            f"{start} sent yet, since {self.server} can lose requests on {self.signal} at any other moment; if nginx"
-            " keeps connections to it, shorten their life (keepalive_requests, keepalive_timeout)"
+            f"{start} sent yet, since {self.server} can lose requests on {self.signal} at any other moment"
+            f"{f'; a client keeps its connection between requests: {SHORTEN}' if self.is_kept else ''}"
         )
+
+
+@dataclass(frozen=True)
+class Overdue(_Base):
+    """Workers are due, and for too long none could be signalled; said again while that lasts."""
+
+    workers: int
+    largest: int | None
+    """What the largest of them uses, in bytes; None: unknown."""
+    limit: int | None
+    metric: str
+    lasts: float
+    """Seconds."""
+    hindrance: Hindrance
+
+    @property
+    def text(self) -> str:
+        are_due = "1 worker is due" if self.workers == 1 else f"{self.workers} workers are due"
+        limit = "" if self.limit is None else f", limit {memory(self.limit)}"
+        largest = "" if self.largest is None else f" (the largest holds {memory(self.largest)} {self.metric}{limit})"
+        none = "none could be signalled" if self.workers > 1 else "could not be signalled"
+        return f"{are_due}{largest} and {none} for {seconds(self.lasts)}: {self.hindrance.text}"
+
+
+@dataclass(frozen=True)
+class OverdueEnded(_Base):
+    """Workers are signalled again, or none has to go any more."""
+
+    after: float
+    """Seconds."""
+
+    @property
+    def text(self) -> str:
+        return f"no worker is overdue any more, after {seconds(self.after)}"
 
 
 # Which signal is used; why a worker must never be signalled, or a pool's workers not now.
@@ -324,6 +357,22 @@ class Unreadable(_Base):
         return (
             f"{start} may not be read: nothing sent; run memreap as the worker's user or as root with CAP_SYS_PTRACE"
             " (in Docker: --cap-add SYS_PTRACE), or set metric=rss"
+        )
+
+
+@dataclass(frozen=True)
+class SizesUnreadable(_Base):
+    """memreap may not read what the workers hold, whether or not one is near its limit."""
+
+    is_reported_once = True
+    worker: ProcessId
+    metric: str
+
+    @property
+    def text(self) -> str:
+        return (
+            f"the memory of worker {self.worker.pid} ({self.metric}) may not be read: the pool is not watched; run"
+            " memreap as the worker's user or as root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE)"
         )
 
 
@@ -1013,11 +1062,14 @@ Event = Union[
     CannotHold,
     IdlenessUnknown,
     NeverIdle,
+    Overdue,
+    OverdueEnded,
     SignalOfServer,
     NotCaught,
     WrongSignal,
     LooksLikeManager,
     Unreadable,
+    SizesUnreadable,
     NotVisible,
     NoWorkers,
     Wrapped,

@@ -42,6 +42,7 @@ from typing import NamedTuple
 
 from supervisor_memreap.core import events, memoryevents, reasons, shortage
 from supervisor_memreap.core.events import Event
+from supervisor_memreap.core.hindrance import Hindrance
 from supervisor_memreap.core.model import STOPPED_BY_HAND, Ending, InitialSize, Pool, ProcessId, Worker
 from supervisor_memreap.core.reasons import Circumstances, OverLimit, Reason
 from supervisor_memreap.core.servers import DEFAULT_SIGNAL, Moment, graceful, moment_of, pace_of
@@ -78,6 +79,8 @@ LONGEST_WATCH = 10.0
 STABLE_SETTINGS = 10.0
 # Seconds after which a wrong setting is tried again: fresh workers may hold less by then.
 RETRY_SETTING = 6 * 3600.0
+# Seconds after which it is tried again whether sizes may be read, if they could be; if not, at every look.
+PROBE = 300.0
 # Seconds without any change after which a pool that has fewer workers than before counts as stable.
 CALM = 10.0
 # The same at least before the only worker of a pool goes: new ones that end at once may be in no look.
@@ -95,6 +98,8 @@ class Standing(str, enum.Enum):
     QUIET = "quiet"
     DUE = "due"
     """A worker is due."""
+    OVERDUE = "overdue"
+    """Workers are due, and for too long none could be signalled (core.delay)."""
     REQUESTED = "requested"
     LEAVING = "leaving"
     SETTLING = "settling"
@@ -152,6 +157,8 @@ class Choice:
     """Workers that have to go for what they are, also those that are stuck or that may never be signalled."""
     to_go: int = 0
     """The same, and one more where memory is short."""
+    overdue: int = 0
+    """Of them those that are overdue, if none could be signalled for too long; the state says why."""
     unreadable: int = 0
     """The number of workers that may be over the limit and whose size may not be read."""
     again: Worker | None = None
@@ -212,7 +219,7 @@ def choose_in(look: Look, episodes: Episodes, now: float) -> Choice:
     unwatched = _why_unwatched(pool, settings, state, now)
     if unwatched:
         state = _report(unwatched, state, log)
-    unreadable = sum(reasons.is_hidden(worker, settings) for worker in pool.detailed)
+    unreadable, state = _note_probe(pool, settings, state, now, log)
     alone = Circumstances(settings, state.requested)
     individually_due = sum(any(reasons.applying(worker, alone)) for worker in pool.detailed)
     is_observed = only_observes(settings, state)
@@ -231,6 +238,27 @@ def choose_in(look: Look, episodes: Episodes, now: float) -> Choice:
         to_go=individually_due,
         unwatched=unwatched.why if isinstance(unwatched, events.Wrapped) else "",
     )
+
+
+def needs_probe(settings: PoolSettings, state: PoolState, now: float) -> bool:
+    """Whether one worker has to be read to know whether sizes may be read: whether or not one is near its limit."""
+    return reasons.needs_exact(settings) and (state.probed is None or now - state.probed >= PROBE)
+
+
+def _note_probe(
+    pool: Pool, settings: PoolSettings, state: PoolState, now: float, log: list[Event]
+) -> tuple[int, PoolState]:
+    """How many workers are known to have sizes that may not be read."""
+    unreadable = [worker for worker in pool.detailed if reasons.is_unreadable(worker, settings)]
+    hidden = sum(reasons.is_hidden(worker, settings) for worker in pool.detailed)
+    grown_up = [worker for worker in unreadable if worker.age >= settings.min_age]
+    if grown_up and not hidden:  # a newborn may still run as another user
+        # With another metric it is for headroom or pressure, by what workers hold of their own.
+        metric = "pss" if settings.metric == "pss" else "uss"
+        state = _report(events.SizesUnreadable(*pool.stamp, grown_up[0].id, metric), state, log)
+    if pool.detailed:
+        state = replace(state, probed=None if unreadable else now)
+    return max(hidden, len(unreadable)), state
 
 
 def _why_unwatched(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> Event | None:
@@ -260,6 +288,7 @@ def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float, se
     return replace(
         state,
         waits={},
+        refusal=None,
         requested=state.requested - {worker.id},
         leaving=Leaving(
             worker.id,
@@ -299,11 +328,19 @@ def only_observes(settings: PoolSettings, state: PoolState) -> bool:
     return settings.observe or (state.settings is not None and state.settings.observe)
 
 
-def watched(state: PoolState, worker: ProcessId, now: float) -> PoolState:
-    """The caller looked for an idle moment of this candidate, and there was none."""
+def not_sent(state: PoolState, why: Hindrance | None) -> PoolState:
+    """The caller tried to signal the first candidate, and sent nothing; None: the candidate has left."""
+    return replace(state, refusal=why or state.refusal)
+
+
+def watched(state: PoolState, worker: ProcessId, now: float, is_kept: bool = False) -> PoolState:
+    """The caller looked for an idle moment of this candidate, and there was none.
+
+    `is_kept`: it has a client's connection that is kept between requests.
+    """
     wait = state.waits.get(worker, Wait())
     gap = 0.0 if wait.watched is None else min(LONGEST_WATCH, now - wait.watched)
-    return replace(state, waits={**state.waits, worker: Wait(wait.seconds + gap, now)})
+    return replace(state, waits={**state.waits, worker: Wait(wait.seconds + gap, now, is_kept)})
 
 
 def signalled_again(state: PoolState, sent: bool = True) -> PoolState:
@@ -458,6 +495,8 @@ def _forget_manager(pool: Pool, state: PoolState, now: float, log: list[Event]) 
         suspended=state.suspended,
         manager_losses=state.manager_losses,
         paused=state.paused,
+        delay=state.delay,
+        delay_told=state.delay_told,
     )
     if not asks_how_it_ended(pool, state) or pool.ending is Ending.STOPPED:
         return forgotten
@@ -645,6 +684,20 @@ def _is_ready(worker: Worker, reason: Reason, settings: PoolSettings, state: Poo
         return True
     seen = state.seen.get((worker.id, reason.setting))
     return seen is not None and seen.looks >= settings.checks
+
+
+def due_workers(look: Look, circumstances: Circumstances) -> dict[Worker, tuple[Reason, ...]]:
+    """The workers that have to go by now, with the reasons, also those that are stuck or must never be signalled."""
+    pool, settings, state = look
+    leaving = state.leaving.worker if state.leaving else None
+    ready = {
+        worker: tuple(
+            reason for reason in reasons.applying(worker, circumstances) if _is_ready(worker, reason, settings, state)
+        )
+        for worker in pool.detailed
+        if worker.age >= settings.min_age and worker.id != leaving
+    }
+    return {worker: due for worker, due in ready.items() if due}
 
 
 def _begin_to_serve(pool: Pool, settings: PoolSettings, gap: float) -> list[Worker]:
@@ -905,11 +958,12 @@ def _report_long_waits(
         assert worker.detail
         server, signal = worker.detail.server, worker.detail.signal
         moment = moment_of(server)
-        waited = state.waits[worker.id].seconds
+        wait = state.waits[worker.id]
+        waited = wait.seconds
         waits = never or moment in (Moment.IDLE, Moment.HELD) or (moment is Moment.IDLE_IF_SEEN and may_be_seen)
         if waited >= patience and waits:
             server = "" if never else server
-            event = events.NeverIdle(*pool.stamp, worker.id, candidate.reason, waited, server, signal)
+            event = events.NeverIdle(*pool.stamp, worker.id, candidate.reason, waited, server, signal, wait.is_kept)
             state = _report(event, state, log)
     return state
 

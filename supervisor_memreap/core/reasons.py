@@ -310,3 +310,25 @@ def is_hidden(worker: Worker, settings: PoolSettings) -> bool:
     """Whether the worker may be over its limit, but its size may not be read."""
     is_unknown = worker.detail is not None and worker.used is None
     return is_unknown and OverLimit.may_apply(worker, Circumstances(settings))
+
+
+def needs_exact(settings: PoolSettings) -> bool:
+    """Whether these settings have no effect where exact sizes may not be read."""
+    return _limits_exactly(settings) or _needs_own_memory(settings)
+
+
+def _limits_exactly(settings: PoolSettings) -> bool:
+    return settings.limit is not None and settings.metric in ("uss", "pss")
+
+
+def _needs_own_memory(settings: PoolSettings) -> bool:
+    return settings.relieves and not (settings.headroom is None and settings.pressure is None)
+
+
+def is_unreadable(worker: Worker, settings: PoolSettings) -> bool:
+    """Whether the worker was read, and memreap lacks the right to read what the settings need."""
+    detail = worker.detail
+    if detail is None or detail.is_locked:
+        return False
+    lacks_own_memory = _needs_own_memory(settings) and detail.memory is None
+    return lacks_own_memory or (_limits_exactly(settings) and detail.used is None)

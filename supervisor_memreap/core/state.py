@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from supervisor_memreap.core.hindrance import Hindrance
+from supervisor_memreap.core.hindrance import Kind as HindranceKind
 from supervisor_memreap.core.model import InitialSize, Nested, ProcessId
 from supervisor_memreap.core.settings import PoolSettings
 
@@ -81,6 +83,14 @@ class Suspension:
 
 
 @dataclass(frozen=True)
+class Delay:
+    """Workers are due, and for too long none could be signalled."""
+
+    since: float
+    hindrance: Hindrance
+
+
+@dataclass(frozen=True)
 class Lasting:
     """What survives a restart of the listener."""
 
@@ -99,6 +109,8 @@ class Lasting:
     """Whether the manager forked another worker in the place of the last one that was reaped; None: not known."""
     shrinks: bool = False
     """The manager has made its pool smaller by itself: it forks workers when they are needed."""
+    delay: Delay | None = None
+    """Saved for commands that cannot ask the listener, and so that a new listener goes on with it."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +130,17 @@ class Wait:
     """Only looks count in which its idleness was read."""
     watched: float | None = None
     """When it was read last."""
+    is_kept: bool = False
+    """It has a client's connection that is kept between requests."""
+
+
+@dataclass(frozen=True)
+class DueSince:
+    """A worker that is due, while no right and short wait keeps it from being signalled."""
+
+    since: float
+    looks: int
+    """After the first one."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +158,11 @@ class PoolState(Lasting):
     """The ages at which the last reaped workers were first seen over the limit, as long as all were young (FAST)."""
     waits: Mapping[ProcessId, Wait] = field(default_factory=dict)
     """Of the workers that are due, how long an idle moment has been waited for."""
+    due: Mapping[ProcessId, DueSince] = field(default_factory=dict)
+    refusal: Hindrance | None = None
+    """Why the last attempt to signal a worker sent nothing; None: it did, or there was none yet."""
+    delay_told: float | None = None
+    """When the log last said what stands in the way of due workers, in this delay or an earlier one."""
     reported: frozenset[str] = frozenset()
     """The keys of events that are reported once."""
     last_workers: frozenset[ProcessId] = frozenset()
@@ -165,6 +193,8 @@ class PoolState(Lasting):
     """Since when too few workers have been old enough to serve."""
     observed: frozenset[ProcessId] = frozenset()
     """In a pool that is only observed: the workers that would have been signalled."""
+    probed: float | None = None
+    """When it was last seen that sizes may be read; None: not yet, or they could not be."""
     baseline: int | None = None
     """Bytes that the last worker which took the place of another one held of its own when it had settled."""
 
@@ -228,6 +258,7 @@ def decode(values: Mapping[str, Any]) -> Lasting:
         requested=frozenset(map(process_id, values.get("requested", ()))),
         replaces=_optional(values.get("replaces"), bool),
         shrinks=bool(values.get("shrinks")),
+        delay=_optional(values.get("delay"), _delay),
     )
 
 
@@ -259,6 +290,11 @@ def _suspension(values: dict[str, Any]) -> Suspension:
         setting=str(values["setting"]),
         usable=str(values.get("usable", "")),
     )
+
+
+def _delay(values: dict[str, Any]) -> Delay:
+    cause = values["hindrance"]
+    return Delay(float(values["since"]), Hindrance(HindranceKind(cause["kind"]), str(cause["text"])))
 
 
 def _leaving(values: dict[str, Any]) -> Leaving:

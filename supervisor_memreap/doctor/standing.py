@@ -1,4 +1,4 @@
-"""A pool in which the listener sends nothing: paused by a user, or suspended by the listener itself."""
+"""A pool in which the listener sends nothing: paused by a user, suspended by the listener itself, or hindered."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
         values = next((pool for pool in seen[0] if pool.get("name") == name), {})
     if values.get("suspension"):
         yield Finding("", words.suspended(name, values["suspension"], case.has_commands))
+    hindrance = values.get("hindrance")
+    if hindrance:
+        since = words.clock(hindrance["since"])
+        yield Finding("", f"workers are due, and none could be signalled since {since}: {hindrance['text']}")
     if values.get("paused"):
         yield Finding("", words.paused(name, case.has_commands), False)
 
@@ -52,6 +56,9 @@ def _remembered(case: Case, watch: Watch) -> dict[str, Any]:
             for key, at in (("since", state.suspended.since), ("until", state.suspended.until)):
                 if at is not None:
                     values["suspension"][key] = time.time() + at - time.monotonic()
+        if state.delay:
+            since = time.time() + state.delay.since - time.monotonic()
+            values["hindrance"] = {"text": state.delay.hindrance.text, "since": since}
         return json.dumps(values).encode()
 
     return dict(json.loads(rights.run_as(actor, read) or b"{}"))

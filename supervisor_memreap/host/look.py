@@ -41,8 +41,9 @@ def look(
     statm: Statm | None = None,
     memory: Memory | None = None,
     reads_structure: bool = False,
+    probe: bool = False,
 ) -> Pool:
-    """One reading of a pool; `expected` is as in host.roster.
+    """One reading of a pool; `expected` is as in host.roster. `probe`: also learn whether sizes may be read.
 
     `statm` knows quiet workers from the last look. `memory` knows what limits the memory of processes; None: no setting
     needs that. `reads_structure`: read whether the pool is below one of the children.
@@ -68,7 +69,8 @@ def look(
         (statm and reading.quiet_worker(pid, statm, needs_detail)) or reading.worker(pid, statm, needs_detail)
         for pid in sorted(members.pids)
     ]
-    pool = replace(pool, workers=tuple(worker for worker in workers if worker))
+    known = tuple(worker for worker in workers if worker)
+    pool = replace(pool, workers=reading.probed(known) if probe else known)
     if not reads_structure:
         return pool
     children = [worker.id for worker in pool.workers]
@@ -154,6 +156,18 @@ class _Reading:
             return replace(worker, detail=self._detail(worker)) if needs_detail(worker) else worker
         except (ProcessLookupError, PermissionError):
             return None
+
+    def probed(self, workers: tuple[Worker, ...]) -> tuple[Worker, ...]:
+        """At least one of them read in full."""
+        if any(worker.detail for worker in workers):
+            return workers
+        for place, worker in enumerate(workers):
+            try:
+                read = replace(worker, detail=self._detail(worker))
+            except ProcessLookupError:
+                continue  # it has just left
+            return (*workers[:place], read, *workers[place + 1 :])
+        return workers
 
     def _detail(self, worker: Worker) -> WorkerDetail:
         """Raises ProcessLookupError. Values that may not be read are unknown, but the worker counts."""

@@ -74,6 +74,9 @@ class Procfs:
     def idle(self, pid: int) -> bool | None:
         return waiting.idle(pid, _READS)
 
+    def awaited_client(self, pid: int) -> str | None:
+        return waiting.awaited_client(pid, _READS)
+
     def can_observe_idle(self, pid: int) -> bool | None:
         return waiting.can_observe_idle(pid)
 

@@ -40,6 +40,8 @@ class Sockets(NamedTuple):
     """Whether it has a connection that it accepted from one of these, even if the client has closed it. None: it has
     a socket of which that cannot be said.
     """
+    clients: frozenset[int]
+    """Descriptors of such connections."""
     has_others: bool
     """Whether it has sockets that are not streams of TCP or UNIX."""
 
@@ -63,11 +65,13 @@ def of(pid: int) -> Sockets:
     except OSError:
         found = _by_tables(pid, descriptors)
     addresses = {each.address for each in found.values() if each and each.listens}
-    has_client: bool | None = any(each and not each.listens and each.address in addresses for each in found.values())
+    accepted = (fd for fd, each in found.items() if each and not each.listens and each.address in addresses)
+    clients = frozenset(accepted)
+    has_client: bool | None = bool(clients)
     if not has_client and None in found.values():
         has_client = None
     listening = frozenset(fd for fd, each in found.items() if each and each.listens)
-    return Sockets(listening, has_client, not all(each and each.is_stream for each in found.values()))
+    return Sockets(listening, has_client, clients, not all(each and each.is_stream for each in found.values()))
 
 
 def inodes(pid: int) -> frozenset[bytes]:

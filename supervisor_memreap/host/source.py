@@ -46,6 +46,12 @@ class Source(Protocol):
     def idle(self, pid: int) -> bool | None:
         """Whether the process waits for a connection at this moment; None where the system does not tell."""
 
+    def awaited_client(self, pid: int) -> str | None:
+        """The client's connection from which the process waits for data, by a name; None: none, or unknown.
+
+        Raises PermissionError.
+        """
+
     def can_observe_idle(self, pid: int) -> bool | None:
         """Whether this system says if the process is idle, be it at another moment; None: not known by this reading."""
 
@@ -99,6 +105,9 @@ class Psutil:
         return None
 
     def idle(self, pid: int) -> bool | None:
+        return None
+
+    def awaited_client(self, pid: int) -> str | None:
         return None
 
     def can_observe_idle(self, pid: int) -> bool | None:

@@ -75,6 +75,8 @@ _NUMBERS: dict[str, dict[Kind, tuple[int, ...]]] = {
 }
 KINDS = {number: kind for kind, numbers in _NUMBERS.get(_MACHINE, {}).items() for number in numbers}
 """By the number of the system call, on this machine."""
+# read, readv, recvfrom, recvmsg: the first argument is the descriptor.
+_READS = {"x86_64": (0, 19, 45, 47), "aarch64": (63, 65, 207, 212)}.get(_MACHINE, ())
 # restart_syscall: in it, a process waits on that was stopped and continued while in poll, or in other calls.
 _RESTART = {"x86_64": 219, "aarch64": 128}.get(_MACHINE)
 # The stack of a 64-bit process lies above this address; a 32-bit process numbers its system calls differently.
@@ -139,6 +141,24 @@ def awaits_connection(pid: int, wait: Wait, reads: Reads) -> bool | None:
         return _are_idle(descriptors, pid) if descriptors else False
     except PermissionError:
         return None
+
+
+def awaited_client(pid: int, reads: Reads) -> str | None:
+    """The client's connection from which the main thread waits for data, as `socket:[4242]`; None: it waits for none.
+
+    One that is the same seconds later is kept between requests, or its client is slow. Raises ProcessLookupError,
+    PermissionError.
+    """
+    number, *values = _system_call(f"/proc/{pid}")
+    if number in _READS:
+        descriptors = {values[0]}
+    else:
+        wait = current(pid)
+        if wait is None or wait.kind not in (Kind.EPOLL, Kind.SELECT, Kind.POLL):
+            return None
+        descriptors = _watched(pid, wait, reads)
+    awaited = sorted(descriptors & sockets.of(pid).clients)
+    return _link(pid, str(awaited[0])) or None if awaited else None
 
 
 def has_no_client(pid: int, kind: Kind) -> bool | None:

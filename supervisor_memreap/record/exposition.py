@@ -42,6 +42,11 @@ def _stuck(row: _Row) -> float:
 _GAUGES: tuple[tuple[str, str, Callable[[_Row], float | None]], ...] = (
     ("workers", "Workers of the pool.", lambda row: len(row["workers"])),
     ("due_workers", "Workers that are due for replacement.", lambda row: row["due"]),
+    (
+        "overdue_workers",
+        "Workers that are due, if none could be signalled for more than two ticks.",
+        lambda row: row.get("overdue"),
+    ),
     ("stuck_workers", "Workers that were signalled and have not left within grace=.", _stuck),
     ("worker_limit_bytes", "What a worker may use (limit=).", lambda row: row.get("limit_bytes")),
     ("largest_worker_bytes", "What the largest worker uses, in the pool's metric.", _measured("largest_bytes")),

@@ -73,6 +73,7 @@ def of_pool(
         "server": server or None,
         "workers": workers,
         "due": choice.to_go,
+        **_overdue_values(choice, state, boot),
         "reaps": counters.reaps,
         "given_back_bytes": counters.given_back,
         "message": counters.message,
@@ -118,6 +119,15 @@ def _worker(
     if worker.id in reasons:
         row["reason"] = reasons[worker.id]
     return row
+
+
+def _overdue_values(choice: Choice, state: PoolState, boot: float) -> dict[str, Any]:
+    """How many workers are overdue, and why."""
+    delay = state.delay
+    if not choice.overdue or delay is None:
+        return {"overdue": 0}
+    why = {"kind": delay.hindrance.kind.value, "text": delay.hindrance.text, "since": int(delay.since + boot)}
+    return {"overdue": choice.overdue, "hindrance": why}
 
 
 def suspension(pool: Pool, state: PoolState, boot: float) -> dict[str, Any] | None:
@@ -236,7 +246,7 @@ def document(
 def _timed(pool: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in pool.items():
-        values[key] = _timed(value) if key == "suspension" else value
+        values[key] = _timed(value) if key in ("suspension", "hindrance") else value
         if key in _TIMES:
             values[f"{key.removesuffix('_at')}_time"] = fields.time_text(value)
     return values
@@ -248,8 +258,8 @@ def unwatched(pools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def is_well(pool: Mapping[str, Any]) -> bool:
-    """Whether memreap works in this pool, as far as known: it is neither suspended nor blind."""
-    return not pool.get("suspension") and pool["standing"] != Standing.BLIND
+    """Whether memreap works in this pool, as far as known: it is neither suspended nor blind, and no worker overdue."""
+    return not (pool.get("suspension") or pool.get("hindrance")) and pool["standing"] != Standing.BLIND
 
 
 def table(pools: Sequence[Mapping[str, Any]], now: float, has_commands: bool) -> str:
@@ -322,17 +332,31 @@ def details(pool: Mapping[str, Any], has_commands: bool) -> Iterator[str]:
     """What is to be known of a pool beside its numbers, a sentence each."""
     if pool.get("suspension"):
         yield words.suspended(pool["name"], pool["suspension"], has_commands)
+    if pool.get("hindrance"):
+        yield _overdue(pool)
     if pool.get("paused") and (pool["standing"] != Standing.PAUSED or not has_commands):
         yield words.paused(pool["name"], has_commands)
     if pool.get("not_visible"):
         yield f"not watched: {pool['not_visible']}"
     if pool.get("unreadable_workers"):
-        yield (
-            f"{pool['unreadable_workers']} of {len(pool['workers'])} workers: {pool['metric']} may not be read; run"
-            " memreap as their user or as root with CAP_SYS_PTRACE, or set metric=rss"
-        )
+        yield _unreadable(pool)
     if growth_values.forecast(pool):
         yield growth_values.forecast(pool)
+
+
+def _unreadable(pool: Mapping[str, Any]) -> str:
+    number, workers = pool["unreadable_workers"], len(pool["workers"])
+    at_least = "" if number == workers else "at least "  # only one of them is tried, unless they may be over the limit
+    # With another metric it is headroom or pressure for which the workers' own memory must be read.
+    metric, other = (pool["metric"], ", or set metric=rss") if pool["metric"] in ("uss", "pss") else ("uss", "")
+    remedy = f"run memreap as their user or as root with CAP_SYS_PTRACE{other}"
+    return f"{at_least}{number} of {workers} workers: {metric} may not be read; {remedy}"
+
+
+def _overdue(pool: Mapping[str, Any]) -> str:
+    hindrance, number = pool["hindrance"], pool["overdue"]
+    due = "1 worker is due and could not" if number == 1 else f"{number} workers are due and none could"
+    return f"{due} be signalled since {words.clock(hindrance['since'])}: {hindrance['text']}"
 
 
 def _wrapped(text: str) -> list[str]:

@@ -24,6 +24,7 @@ _STANDING = {
     Standing.QUIET.value: "green",
     Standing.BLIND.value: "bold red",
     Standing.SUSPENDED.value: "bold red",
+    Standing.OVERDUE.value: "bold red",
     Standing.NOT_RUNNING.value: "bold red",
 }
 

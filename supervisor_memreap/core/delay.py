@@ -1,0 +1,131 @@
+"""Workers that are due and none of which could be signalled for too long, from one look to the next. Pure.
+
+Some waits are right and short: for the worker that was signalled last and for its replacement, for `min_age` and
+`checks`, for new workers to grow old enough, and for `idle_wait` where the worker may be signalled after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from supervisor_memreap.core import events, hindrance, policy
+from supervisor_memreap.core.hindrance import Hindrance, Kind
+from supervisor_memreap.core.model import Worker
+from supervisor_memreap.core.policy import Choice, Look, Standing
+from supervisor_memreap.core.reasons import Reason
+from supervisor_memreap.core.servers import may_signal_busy, pace_of
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.shortage import Episodes
+from supervisor_memreap.core.state import Delay, DueSince, PoolState
+
+# Seconds, two ticks of TICK_5, and looks after the first one, two ticks whatever their interval is: a worker that has
+# been due for longer is overdue.
+OVERDUE, LOOKS = 10.0, 2
+# Seconds after which the log says again what stands in the way.
+REPEAT = 600.0
+
+Due = Mapping[Worker, tuple[Reason, ...]]
+
+
+def follow(look: Look, choice: Choice, episodes: Episodes, now: float) -> Choice:
+    """The choice, with what stands in the way where no worker could be signalled for too long."""
+    look = look._replace(state=choice.state)
+    if look.pool.manager is None:
+        return choice
+    due = policy.due_workers(look, look.circumstances(episodes, now))
+    if _is_fine(look, choice, due, now):
+        return _without_delay(look, choice, now)
+    state = _count(look.state, due, now)
+    obstacle = _obstacle(look, choice, due)
+    overdue = {worker: due[worker] for worker in due if _is_overdue(state.due[worker.id], obstacle, look.settings, now)}
+    if obstacle and (state.delay or overdue):
+        since = state.delay.since if state.delay else min(state.due[worker.id].since for worker in overdue)
+        if state.delay is None or state.delay.hindrance.kind is not obstacle.kind:
+            state = replace(state, delay=Delay(since, obstacle))
+    choice = replace(choice, state=state)
+    # What an earlier listener has found goes on until this one has tried.
+    return _delayed(look, choice, state.delay, overdue or due, now) if state.delay else choice
+
+
+def _is_fine(look: Look, choice: Choice, due: Due, now: float) -> bool:
+    """Whether there is nothing to send now, or what is waited for is right and short."""
+    settings, state = look.settings, look.state
+    if state.suspended or state.paused or policy.only_observes(settings, state):
+        return True
+    if not due and not any(each.worker.age >= settings.min_age for each in choice.pending):
+        return True
+    if state.leaving:
+        settle = max(settings.settle, pace_of(state.leaving.server))
+        return state.leaving.left is None or now - state.leaving.left < settings.grace + settle
+    few = state.too_few_since
+    if few is not None and now - few < max(policy.LONG_WAIT, 2 * settings.min_age):
+        return True
+    is_busy = state.refusal is not None and state.refusal.kind in (Kind.BUSY, Kind.KEPT)
+    return is_busy and any(_may_go_busy(candidate, settings, state) for candidate in choice.candidates)
+
+
+def _may_go_busy(candidate: policy.Candidate, settings: PoolSettings, state: PoolState) -> bool:
+    """Whether the worker is signalled as soon as `idle_wait` has expired, busy or not."""
+    detail = candidate.worker.detail
+    is_visible = events.IdlenessUnknown.__name__ not in state.reported
+    is_finite = settings.idle_wait < float("inf")
+    return is_finite and detail is not None and may_signal_busy(detail.server, idleness_is_visible=is_visible)
+
+
+def _count(state: PoolState, due: Due, now: float) -> PoolState:
+    first = DueSince(now, 0)
+    before = {worker.id: state.due.get(worker.id) for worker in due}
+    after = {id: first if since is None else replace(since, looks=since.looks + 1) for id, since in before.items()}
+    return replace(state, due=after)
+
+
+def _is_overdue(since: DueSince, obstacle: Hindrance | None, settings: PoolSettings, now: float) -> bool:
+    # Pools of one group take turns.
+    turn = settings.grace if obstacle and obstacle.kind is Kind.GROUP else 0.0
+    return since.looks >= LOOKS and now - since.since >= OVERDUE + turn
+
+
+def _obstacle(look: Look, choice: Choice, due: Due) -> Hindrance | None:
+    """What stands in the way of all due workers; None: none of them has been tried yet."""
+    pool, settings, state = look
+    if state.leaving:
+        return hindrance.not_replaced(pool.name, state.leaving.worker.pid)
+    if choice.candidates:
+        return state.refusal
+    stuck = {leaving.worker for leaving in state.stuck}
+    free = [worker for worker in due if worker.id not in stuck]
+    if not free:
+        return hindrance.STUCK if due else None
+    vetoes = [veto for worker in free for veto in (policy.veto(pool, worker),) if veto]
+    if len(vetoes) == len(free):
+        return Hindrance(Kind.REFUSED, vetoes[0].text)
+    return hindrance.too_few(settings) if state.too_few_since is not None else None
+
+
+def _delayed(look: Look, choice: Choice, delay: Delay, overdue: Due, now: float) -> Choice:
+    pool, settings, _ = look
+    # Where memory is short, any worker will do.
+    own = [worker for worker, reasons in overdue.items() if any(reason.is_about_worker for reason in reasons)]
+    number = len(own) or 1
+    standing = Standing.BLIND if choice.standing is Standing.BLIND else Standing.OVERDUE
+    choice = replace(choice, standing=standing, overdue=number)
+    told = choice.state.delay_told
+    if told is not None and now - told < REPEAT:
+        return choice
+    largest = max((worker.used for worker in overdue if worker.used is not None), default=None)
+    lasts = now - delay.since
+    event = events.Overdue(*pool.stamp, number, largest, settings.limit, settings.metric, lasts, delay.hindrance)
+    return replace(choice, state=replace(choice.state, delay_told=now), events=(*choice.events, event))
+
+
+def _without_delay(look: Look, choice: Choice, now: float) -> Choice:
+    state = choice.state
+    if not state.due and state.delay is None and state.refusal is None:
+        return choice
+    delay, told = state.delay, state.delay_told
+    is_busy = state.refusal if choice.candidates else None
+    choice = replace(choice, state=replace(state, due={}, delay=None, refusal=is_busy))
+    if delay is None or told is None or told < delay.since:
+        return choice  # the log has not said that there was one
+    return replace(choice, events=(*choice.events, events.OverdueEnded(*look.pool.stamp, now - delay.since)))

@@ -1,0 +1,227 @@
+"""Film strips of pools in which workers are due and none can be signalled."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from test_core_policy import MIB, SETTINGS, STAMP, Film, events, reaped
+
+from supervisor_memreap.core import delay, hindrance, policy
+from supervisor_memreap.core.events import IdlenessUnknown, Overdue, OverdueEnded
+from supervisor_memreap.core.hindrance import Kind
+from supervisor_memreap.core.model import ProcessId, Result, WorkerDetail
+from supervisor_memreap.core.state import decode, encode, restored
+
+FCGI = "FCGI::ProcManager"
+
+
+def attempt(film: Film, workers, result: Result = Result.BUSY, **how):
+    """The verdict of the next look; the attempt that follows has this result."""
+    verdict = film.look(workers, signal=False, watch=result is Result.BUSY, **how)
+    if verdict.candidates:
+        detail = verdict.candidates[0].worker.detail
+        film.state = policy.not_sent(film.state, hindrance.of_attempt(result, detail, film.settings))
+    return verdict
+
+
+def saturated(film: Film, *sizes: float, server: str = FCGI):
+    return {11 + number: film.worker(11 + number, mib, server=server) for number, mib in enumerate(sizes)}
+
+
+def standings(film: Film, looks: int, result: Result = Result.BUSY, server: str = FCGI, after: float = 5.0):
+    return [attempt(film, saturated(film, 300, 200, server=server), result, after=after) for _ in range(looks)]
+
+
+@pytest.mark.parametrize("after", [5.0, 60.0])
+def test_workers_that_are_always_busy_are_overdue_after_two_ticks_whatever_the_interval(after):
+    film = Film()
+    looks = standings(film, 4, after=after)
+    assert [look.standing for look in looks] == ["due", "due", "overdue", "overdue"]
+    assert [look.overdue for look in looks] == [0, 0, 2, 2]
+    assert film.state.delay.hindrance.kind is Kind.BUSY
+
+
+def test_looks_between_two_ticks_make_no_worker_overdue():
+    looks = standings(Film(), 9, after=1.0)
+    assert {look.standing for look in looks} == {"due"}
+
+
+def test_the_log_says_it_every_10_minutes_with_the_number_and_the_largest_and_its_end_once():
+    film = Film()
+    told = [(film.now, event) for look in standings(film, 250) for event in events(look, Overdue)]
+    assert [event.lasts for _, event in told] == [10.0, 610.0, 1210.0]
+    assert {(event.workers, event.largest, event.limit) for _, event in told} == {(2, 300 * MIB, SETTINGS.limit)}
+    lasted = film.now + 5 - film.state.delay.since
+    verdict = film.look({11: 20, 12: 20})
+    assert events(verdict, OverdueEnded) == [OverdueEnded(*STAMP, lasted)]
+    assert (verdict.standing, verdict.overdue, film.state.delay) == ("quiet", 0, None)
+    assert events(film.look({11: 20, 12: 20}), OverdueEnded) == []
+
+
+def test_a_pool_that_has_an_idle_moment_now_and_then_is_at_most_two_lines_in_10_minutes():
+    film = Film()
+    told, began = [], film.now
+    for pid in range(20, 40):
+        due = {11: 20, 12: 20, 13: 20, pid: film.worker(pid, 200, server=FCGI)}
+        for _ in range(4):
+            told += attempt(film, {**due, pid: film.worker(pid, 200, server=FCGI)}).events
+        assert reaped(film.look({**due, pid: film.worker(pid, 200, server=FCGI)})) == pid
+        film.fork(pid + 1)
+        for _ in range(4):
+            told += film.look({11: 20, 12: 20, 13: 20, pid + 1: 20}, after=30).events
+    overdue = [event for event in told if isinstance(event, (Overdue, OverdueEnded))]
+    assert 2 <= len(overdue) <= 2 * (1 + (film.now - began) / delay.REPEAT)
+
+
+@pytest.mark.parametrize(
+    ("result", "kind", "text"),
+    [
+        (Result.NOT_PERMITTED, Kind.NOT_PERMITTED, "memreap may not signal them"),
+        (Result.CHANGED, Kind.CHANGED, "changed after it was measured"),
+        (Result.FAILED, Kind.OUT_OF_RESOURCES, "out of resources"),
+        (Result.BUSY, Kind.BUSY, "FCGI::ProcManager can lose requests on HUP at any other moment; run more workers"),
+    ],
+)
+def test_what_stands_in_the_way_is_said(result, kind, text):
+    film = Film()
+    *_, last = standings(film, 3, result)
+    (event,) = events(last, Overdue)
+    assert event.hindrance.kind is kind
+    assert text in event.text
+    assert event.text.startswith("2 workers are due (the largest holds 300 MiB uss, limit 150 MiB) and none could be")
+    assert "keep" not in event.text
+
+
+def test_of_kept_connections_is_spoken_only_where_one_was_seen():
+    detail = WorkerDetail(300 * MIB, True, FCGI)
+    kept = hindrance.of_attempt(Result.BUSY, detail, SETTINGS, is_kept=True)
+    assert (kept.kind, "keepalive_requests" in kept.text) == (Kind.KEPT, True)
+    assert "keep" not in hindrance.of_attempt(Result.BUSY, detail, SETTINGS).text
+
+
+@pytest.mark.parametrize(
+    ("settings", "unheld", "remedy"),
+    [(SETTINGS, True, "CAP_SYS_PTRACE"), (replace(SETTINGS, hold=False), False, "set hold=yes")],
+)
+def test_a_server_whose_workers_must_be_held_and_may_not_be_is_not_called_busy(settings, unheld, remedy):
+    why = hindrance.of_attempt(Result.BUSY, WorkerDetail(300 * MIB, True, "Starman"), settings, unheld=unheld)
+    assert (why.kind, remedy in why.text) == (Kind.CANNOT_HOLD, True)
+
+
+def test_while_idle_wait_runs_after_which_a_busy_worker_is_signalled_none_is_overdue():
+    film = Film(replace(SETTINGS, idle_wait=60))
+    looks = standings(film, 14, server="gunicorn")
+    assert {look.standing for look in looks} == {"due"}
+    assert looks[-1].candidates[0].idle_wait_expired
+    *_, last = standings(film, 5, Result.NOT_PERMITTED, "gunicorn")
+    assert last.standing == "overdue"
+
+
+def test_where_idleness_cannot_be_seen_idle_wait_is_waited_for_too():
+    film = Film()
+    for _ in range(6):
+        verdict = attempt(film, saturated(film, 300, 200))
+        film.state = policy.is_new(IdlenessUnknown(*STAMP), film.state)[1]
+    assert verdict.standing == "due"
+
+
+def test_with_never_a_busy_worker_of_any_server_is_overdue():
+    film = Film(replace(SETTINGS, idle_wait=float("inf")))
+    *_, last = standings(film, 3, server="gunicorn")
+    assert "no idle moment was found (idle_wait=never)" in events(last, Overdue)[0].text
+
+
+def test_workers_that_wait_for_their_turn_are_not_overdue_but_those_of_a_pool_that_never_settles_are():
+    film = Film()
+    assert reaped(film.look({11: 300, 12: 200, 13: 250})) == 11
+    film.look({12: 200, 13: 250})
+    for faults in range(int(SETTINGS.grace + SETTINGS.settle) // 5 - 1):  # those that come end at once
+        assert film.look({12: 200, 13: 250}, child_faults=faults).standing == "settling"
+    for faults in range(100, 104):
+        verdict = film.look({12: 200, 13: 250}, child_faults=faults)
+    assert (verdict.standing, verdict.overdue) == ("overdue", 2)
+    assert film.state.delay.hindrance.kind is Kind.NOT_REPLACED
+    film.state = policy.resume(film.state)
+    assert reaped(film.look({12: 200, 13: 250, 14: 20})) == 13
+    assert film.look({12: 200, 13: 250, 14: 20}).standing == "leaving"
+
+
+def test_a_worker_that_must_never_be_signalled_is_overdue_with_the_reason():
+    film = Film()
+    for _ in range(3):
+        verdict = film.look({11: film.worker(11, 300, caught=False), 12: 20})
+    assert (verdict.standing, verdict.overdue) == ("overdue", 1)
+    assert (film.state.delay.hindrance.kind, "would die of HUP" in film.state.delay.hindrance.text) == (
+        Kind.REFUSED,
+        True,
+    )
+
+
+def test_a_worker_that_is_stuck_for_ever_is_overdue_and_another_one_that_may_go_goes():
+    film = Film()
+    film.look({11: 300, 12: 20})
+    film.look({11: 300, 12: 20}, after=300)
+    for _ in range(4):
+        verdict = film.look({11: 300, 12: 20})
+    assert (verdict.standing, film.state.delay.hindrance.kind) == ("overdue", Kind.STUCK)
+    assert reaped(film.look({11: 300, 12: 200})) == 12
+
+
+def test_too_few_that_serve_are_waited_for_for_a_minute_and_then_the_due_one_is_overdue():
+    film = Film()
+    film.look({11: 20, 12: 20, 13: 20, 14: 20})
+    looks = []
+    for pid in range(100, 130):  # new ones die all the time
+        for newborn in (pid, pid + 100, pid + 200):
+            film.fork(newborn)
+        looks.append(film.look({11: 300, pid: 20, pid + 100: 20, pid + 200: 20}))
+    assert {look.standing for look in looks[:12]} == {"due"}
+    assert (looks[-1].standing, film.state.delay.hindrance.kind) == ("overdue", Kind.TOO_FEW)
+
+
+@pytest.mark.parametrize("how", [{"paused": True}, {"settings": "observe"}])
+def test_where_a_user_wants_nothing_to_be_sent_no_worker_is_overdue(how):
+    film = Film(replace(SETTINGS, observe="settings" in how))
+    film.state = replace(film.state, paused="paused" in how)
+    assert {look.standing for look in standings(film, 5)} <= {"paused", "observed"}
+    assert film.state.delay is None
+
+
+def test_a_new_listener_and_a_single_look_know_what_the_last_one_found():
+    film = Film(replace(SETTINGS, checks=3))
+    standings(film, 6)
+    since = film.state.delay.since
+    film.state = restored(decode(encode(film.state)))
+    verdict = film.look(saturated(film, 300, 200), signal=False, watch=False)
+    assert (verdict.standing, film.state.delay.since, film.state.delay.hindrance.kind) == ("overdue", since, Kind.BUSY)
+    assert film.look({11: 20, 12: 20}).standing == "quiet"
+
+
+def test_without_any_attempt_as_in_a_dry_run_no_worker_is_called_overdue():
+    film = Film()
+    looks = [film.look(saturated(film, 300, 200), signal=False, watch=False) for _ in range(20)]
+    assert {look.standing for look in looks} == {"due"}
+
+
+def test_a_new_manager_ends_it():
+    film = Film()
+    standings(film, 4)
+    for pid in (21, 22):
+        film.fork(pid)
+    verdict = film.look({21: 20, 22: 20}, manager=2, start_time=film.now)
+    assert (verdict.standing, len(events(verdict, OverdueEnded))) == ("quiet", 1)
+
+
+def test_pools_of_a_group_take_turns_for_as_long_as_a_worker_may_take_to_leave():
+    film = Film()
+    for _ in range(80):
+        verdict = attempt(film, saturated(film, 300, 200))
+        film.state = policy.not_sent(film.state, hindrance.GROUP)
+        assert verdict.standing == "due"
+        if film.now - film.state.due[ProcessId(11, film.started[11])].since >= SETTINGS.grace - 5:
+            break
+    for _ in range(5):
+        verdict = attempt(film, saturated(film, 300, 200))
+        film.state = policy.not_sent(film.state, hindrance.GROUP)
+    assert (verdict.standing, film.state.delay.hindrance.kind) == ("overdue", Kind.GROUP)

@@ -1,0 +1,80 @@
+"""A pool in which no worker can be signalled, by every way in which memreap is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from support import servers, stack
+from support.doctor import doctor
+from support.driver import eventually, pool
+from support.operated import Operated, assert_status, look
+from support.reaping import Reaping
+
+from supervisor_memreap.core import events
+from supervisor_memreap.core.hindrance import Kind
+
+PROCMANAGER = servers.named("FCGI::ProcManager")
+LISTEN = f"{Path(sys.executable).parent}/memreap listen"
+
+
+def listener(where: Path) -> str:
+    return (
+        f"[eventlistener:memreap]\ncommand={LISTEN}\nevents=TICK_5\nstderr_logfile={where}/memreap.log\n"
+        f'environment=TMPDIR="{where}"\n{stack.PLUGIN}{stack.INTERFACE}'
+    )
+
+
+@contextlib.contextmanager
+def requests(port: int, count: int) -> Iterator[None]:
+    """So many requests, in which a worker grows by 60 MB and then is busy for a minute."""
+    with contextlib.ExitStack() as clients:
+        for _ in range(count):
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.sendall(b"GET /myapp/?mb=60&s=60 HTTP/1.0\r\nHost: x\r\n\r\n")
+        yield
+
+
+def test_a_pool_that_is_never_idle_is_overdue_with_the_reason_and_exit_status_1():
+    where = stack.directory()
+    more = listener(where) + "[memreap:myapp]\nlimit=40MB\nmin_age=1s\n"
+    try:
+        with servers.running(PROCMANAGER, where, more) as served:
+            operated = Operated(where, sys.executable, f"unix://{where}/s.sock", "", "")
+            with requests(served.port, servers.WORKERS):
+                eventually(lambda: assert_status(operated, "myapp +OVERDUE"))
+                for shown in (operated.ctl("memreap", "status"), look(operated)):
+                    text = " ".join(shown.stdout.split())
+                    assert re.search(
+                        r"4 workers are due and none could be signalled since [0-9:]+: no idle moment", text
+                    )
+                    assert "keep" not in text.partition("This is what")[0]
+                    assert shown.returncode == 1
+                (row,) = json.loads(look(operated, "--json").stdout)["pools"]
+                assert (row["overdue"], row["hindrance"]["kind"]) == (4, "busy")
+                assert operated.rpc().memreap.getPool("myapp")["hindrance"]["kind"] == "busy"
+                assert re.search(
+                    "workers are due, and none could be signalled since .*: no idle moment", doctor(where).stdout
+                )
+                (line,) = served.lines("workers are due (the largest holds")
+                assert "limit 40 MiB) and none could be signalled for" in line
+    finally:
+        shutil.rmtree(where)
+
+
+def test_the_lock_of_another_memreap_is_named_as_what_stands_in_the_way_and_then_workers_go_again():
+    with pool(2, 40) as manager, Reaping(manager) as first, Reaping(manager, grace="1h") as second:
+        first.until(events.Signalled)
+        second.until(events.Locked)
+        for _ in range(3):
+            second.later += 5
+            watched = second.tick()
+        assert (watched.choice.standing, watched.state.delay.hindrance.kind) == ("overdue", Kind.LOCKED)
+        (told,) = second.all_of(events.Overdue)
+        assert "another memreap may be reaping in this pool" in told.text
