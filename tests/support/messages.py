@@ -31,6 +31,7 @@ def row(name: str = "myapp", **values: Any) -> dict[str, Any]:
         "limit_bytes": 150 * MIB,
         "workers": workers,
         "due": 0,
+        "overdue": 0,
         "reaps": 0,
         "given_back_bytes": 0,
         "server": "x",
