@@ -224,8 +224,7 @@ def _signal(
     while True:
         if _has_changed(pool, worker, view) or view.catches(pid, signum) is False:
             return Outcome(Result.CHANGED)
-        idle = view.idle(pid)
-        late = time.monotonic() >= deadline
+        idle, late = view.idle(pid), time.monotonic() >= deadline
         if idle and holds and not unheld:
             attempt = hold.signal_held(pid, lambda: _send_to_main_thread(worker.id, pidfd, signum, view))
             if attempt is Attempt.GONE:
