@@ -307,6 +307,65 @@ def test_what_was_recorded_more_than_a_week_ago_does_not_count():
     assert suggestion.growth == pytest.approx(1 * MIB, rel=0.1)
 
 
+def restarted(before: float, after: float, hours: float, base: float = 50.0) -> Suggestion:
+    """All four workers are new after two days; MiB an hour before and after that, and hours since then."""
+    later = [worker(pid + 10, leak(after, base), start=48, end=48 + hours) for pid in (11, 12, 13, 14)]
+    return judged(pool([*four(leak(before), end=48), *later], hours=48 + hours), 48 + hours)
+
+
+@pytest.mark.parametrize("factor", [0.25, 0.4, 2.5, 4])
+def test_what_was_before_a_restart_that_changed_the_leak_does_not_count(factor):
+    suggestion = restarted(5, 5 * factor, 28)
+    assert suggestion.growth == pytest.approx(5 * factor * MIB, rel=0.1)
+    assert suggestion.restarted == 28 * HOUR
+    assert suggestion.suggested.life == pytest.approx((suggestion.limit / MIB - 50) / 5 / factor * HOUR, rel=0.15)
+    assert words.line(suggestion).startswith("watched for 28 h since all workers were restarted: a limit of")
+
+
+def test_what_was_before_a_restart_that_changed_nothing_counts():
+    suggestion = restarted(5, 5, 8)
+    assert (suggestion.restarted, suggestion.seen) == (None, 8)
+    assert suggestion.limit
+
+
+@pytest.mark.parametrize(
+    ("rate", "base", "hours", "ago", "again"),
+    [(12.5, 50, 8, "8 h", "13 h"), (5, 70, 8, "8 h", "13 h"), (5, 50, 1, "60 min", "3 h")],
+    ids=["another leak", "another size", "not known"],
+)
+def test_if_too_little_came_after_a_restart_it_says_when_to_ask_again(rate, base, hours, ago, again):
+    suggestion = restarted(5, rate, hours, base)
+    assert (suggestion.why, suggestion.limit) == (Why.TOO_SHORT, None)
+    assert words.why_not(suggestion) == (
+        f"all workers were restarted {ago} ago, perhaps with another release, and too little was watched since then to"
+        f" know how they grow now; ask again in {again}"
+    )
+
+
+def test_workers_that_are_all_replaced_many_times_a_day_are_no_new_release():
+    workers = [worker(number, leak(5), start=5.0 * number, end=5.0 * number + 5) for number in range(15)]
+    assert judged(pool(workers, 1, 75), 75).restarted is None
+
+
+def test_workers_that_were_all_reaped_are_no_new_release():
+    workers = [replace(each, was_reaped=True) for each in four(leak(5), end=48)]
+    later = [worker(pid + 10, leak(20), start=48, end=76) for pid in (11, 12, 13, 14)]
+    assert judged(pool([*workers, *later], hours=76), 76).restarted is None
+
+
+def test_a_weekend_with_less_traffic_counts_as_two_days_of_seven():
+    """Watched from Monday 14:13 (UTC) to Sunday 18:13."""
+    saturday = 24 * 4 + 9.8
+    traffic = lambda age: 50 + 1.0 * min(age, saturday) + 0.3 * max(0.0, age - saturday)  # noqa: E731
+    suggestion = judged(pool(four(traffic, end=148), hours=148), 148)
+    assert suggestion.growth == pytest.approx((5 + 2 * 0.3) / 7 * MIB, rel=0.03)
+
+
+def test_a_weekend_alone_says_nothing_of_the_other_days():
+    suggestion = suggest(shifted(pool(four(leak(5))), 4.5 * DAY), BEGIN + 5.5 * DAY)
+    assert "ask again when a whole weekday was watched" in words.line(suggestion)
+
+
 def test_the_answer_is_the_same_each_time():
     history = pool(four(leak(5)))
     assert judged(history) == judged(history)
@@ -353,7 +412,7 @@ def test_the_text_compares_the_present_limit_with_the_suggested_one():
         (
             pool([worker(day, leak(1), 24 * day, 24 * day + 10) for day in range(4)], 1, 96),
             96.0,
-            "but in fewer than 20 of the 24 hours of the day",
+            "but in fewer than 20 of the 24 hours of a weekday",
         ),
         (
             pool([worker(10 * place + at, leak(2), at, at + 1) for place in range(4) for at in range(30)], 4, 30),

@@ -3,8 +3,9 @@
 The load is shared: a worker that serves more requests takes them from the others. So the pool's rate is all that its
 workers climbed, divided by all the time that they were watched, however different they are.
 
-The load has a daily cycle. So the rate is calculated for each 3 hours of the day, and then averaged: a night that was
-watched twice counts once.
+The load has a daily cycle, and a weekend (Saturday and Sunday, UTC) may have less of it. So the rate is calculated for
+each 3 hours of a weekday and of a day of a weekend, and then averaged over a week: a night that was watched twice
+counts once. A weekend that was not watched counts as weekdays do; weekdays have to be watched.
 
 Its standard error comes from what each worker climbed in each hour, compared with what the rate at that time of the day
 and the worker's own speed predict, and from the difference between one day and another.
@@ -23,12 +24,14 @@ from supervisor_memreap.core.climb import Step
 HOUR, DAY = 3600, 86400
 # The load is about the same within a part of the day.
 PARTS = 8
-# Of 24 hours of the day, the least that must be watched; and the least where watching went on for more than a day, so
-# that another part of the day does not look like another age.
+# Of the 24 hours of a weekday, the least that must be watched; and the least where watching went on for more than a
+# day, so that another part of the day does not look like another age.
 FEWEST_HOURS, FEWEST_HOURS_LATER = 20, 23
 # A part of the day that was watched for less than this share of the others says nothing: in a minute a worker climbs
 # less than its readings fall and rise.
 THIN = 0.1
+# Seconds of watching after which what came before a restart is compared with what came after it.
+COMPARED = 3 * HOUR
 # Days differ in load: the standard deviation, as a share of the rate.
 DAYS_DIFFER = 0.1
 
@@ -39,7 +42,7 @@ class Rate(NamedTuple):
     error: float
     """Its standard error."""
     parts: tuple[float, ...]
-    """The same for each part of the day (UTC)."""
+    """The same for each part of a weekday, and then of a day of a weekend (UTC)."""
 
     def between(self, begin: float, end: float) -> float:
         """Bytes that a worker climbs from one time to another, in seconds since 1970."""
@@ -84,19 +87,28 @@ class Cells:
             if seconds:
                 cells.append((worker, hour, seconds, sum(part[1] for part in parts[first:])))
         needed = FEWEST_HOURS_LATER if len({hour for _, hour in self._cells}) >= 27 else FEWEST_HOURS
-        if len({hour % 24 for _, hour, _, _ in cells}) < needed:
+        if len({hour % 24 for _, hour, _, _ in cells if _part(hour) < PARTS}) < needed:
             return None
-        seconds_of, climb_of = [0.0] * PARTS, [0.0] * PARTS
-        for _, hour, seconds, climb in cells:
-            seconds_of[_part(hour)] += seconds
-            climb_of[_part(hour)] += climb
-        watched = {part for part in range(PARTS) if seconds_of[part] > THIN * sum(seconds_of) / PARTS}
-        mean = sum(climb_of[part] / seconds_of[part] for part in watched) / len(watched)
-        rates = tuple(climb_of[part] / seconds_of[part] if part in watched else mean for part in range(PARTS))
-        cells = [cell for cell in cells if _part(cell[1]) in watched]
+        found, seconds_of = self._parts(first)
+        weekday, weekend = found[:PARTS], found[PARTS:]
+        known = [rate for rate in weekday if rate is not None]
+        usual = [sum(known) / len(known) if rate is None else rate for rate in weekday]
+        rates = (*usual, *(one if rate is None else rate for one, rate in zip(usual, weekend)))
+        mean = sum((5 * one + 2 * other) / 7 for one, other in zip(rates[:PARTS], rates[PARTS:])) / PARTS
+        cells = [cell for cell in cells if found[_part(cell[1])] is not None]
+        shares = [1.0 if rate is None else 5 / 7 for rate in weekend] + [2 / 7] * PARTS
         days = max(1.0, len({hour for _, hour, _, _ in cells}) / 24)
-        error = math.sqrt(_variance(cells, rates, seconds_of) + (DAYS_DIFFER * mean) ** 2 / days)
+        error = math.sqrt(_variance(cells, rates, seconds_of, shares) + (DAYS_DIFFER * mean) ** 2 / days)
         return Rate(mean, error, rates)
+
+    def _parts(self, first: int) -> tuple[list[float | None], list[float]]:
+        """The rate from age number `first` on in each part of the day, None: unknown; and how long it was watched."""
+        seconds, climb = [0.0] * 2 * PARTS, [0.0] * 2 * PARTS
+        for (_, hour), parts in self._cells.items():
+            seconds[_part(hour)] += sum(part[0] for part in parts[first:])
+            climb[_part(hour)] += sum(part[1] for part in parts[first:])
+        least = THIN * sum(seconds) / max(1, sum(map(bool, seconds)))
+        return [part / time if time > least else None for part, time in zip(climb, seconds)], seconds
 
     def plain(self, first: int, last: int | None) -> float | None:
         """Bytes per second from age `first` up to age `last`, whatever the time of the day; None: unknown."""
@@ -124,16 +136,66 @@ class Cells:
         squares = sum((climb[worker] - mean * seconds[worker]) ** 2 for worker in seconds)
         return Rate(mean, math.sqrt(squares) / whole, ())
 
+    def compare(self, before: Cells, first: int) -> tuple[float, float, float]:
+        """Bytes per second from age number `first` on; the same of `before`, at the same times of the day; its error.
+
+        If `before` was not watched then, at the times beside them, and a weekend is compared with weekdays. The error
+        is infinite if less than 3 hours can be compared.
+        """
+        found, _ = before._parts(first)
+        weekday = found[:PARTS]
+        weekday = list(map(_known, weekday, [weekday[-1], *weekday[:-1]], [*weekday[1:], weekday[0]]))
+        rates = [*weekday, *map(_known, found[PARTS:], weekday)]
+        climbed, expected, error = self._beside(rates, first)
+        return climbed, expected, math.hypot(error, before._beside(rates, first)[2])
+
+    def _beside(self, rates: Sequence[float | None], first: int) -> tuple[float, float, float]:
+        """Bytes per second; what these rates of each part of the day predict; the standard error of the difference."""
+        cells: list[tuple[int, float, float]] = []
+        seconds, hours = 0.0, set()
+        expected: defaultdict[int, float] = defaultdict(float)
+        climbed: defaultdict[int, float] = defaultdict(float)
+        for (worker, hour), parts in self._cells.items():
+            rate, watched = rates[_part(hour)], sum(part[0] for part in parts[first:])
+            if rate is not None and watched:
+                cells.append((worker, rate * watched, sum(part[1] for part in parts[first:])))
+                expected[worker] += cells[-1][1]
+                climbed[worker] += cells[-1][2]
+                seconds += watched
+                hours.add(hour)
+        if len(hours) < COMPARED / HOUR or len(cells) <= len(expected):
+            return 0.0, 0.0, math.inf
+        # The shares that workers have of the load stay; what differs from hour to hour is chance.
+        squares = sum(
+            (climb - usual * (climbed[worker] / expected[worker] if expected[worker] else 1.0)) ** 2
+            for worker, usual, climb in cells
+        )
+        error = math.sqrt(squares * len(cells) / (len(cells) - len(expected)))
+        return sum(climbed.values()) / seconds, sum(expected.values()) / seconds, error / seconds
+
+
+def _known(*rates: float | None) -> float | None:
+    """The first that is known."""
+    return next((rate for rate in rates if rate is not None), None)
+
+
+def is_weekend(hour: int) -> bool:
+    """Whether an hour since 1970, which began on a Thursday, is on a Saturday or Sunday (UTC)."""
+    return hour // 24 % 7 in (2, 3)
+
 
 def _part(hour: int) -> int:
-    """The part of the day, of an hour since 1970."""
-    return hour % 24 * PARTS // 24
+    """The part of the day, of an hour since 1970; those of a weekend come after those of weekdays."""
+    return hour % 24 * PARTS // 24 + is_weekend(hour) * PARTS
 
 
 def _variance(
-    cells: Sequence[tuple[int, int, float, float]], rates: Sequence[float], watched: Sequence[float]
+    cells: Sequence[tuple[int, int, float, float]],
+    rates: Sequence[float],
+    watched: Sequence[float],
+    shares: Sequence[float],
 ) -> float:
-    """Of the mean over the parts of the day."""
+    """Of the mean over the parts of the day. `shares`: of each part in the mean over a week."""
     expected: defaultdict[int, float] = defaultdict(float)
     climbed: defaultdict[int, float] = defaultdict(float)
     for worker, hour, seconds, climb in cells:
@@ -143,7 +205,7 @@ def _variance(
     for worker, hour, seconds, climb in cells:
         speed = climbed[worker] / expected[worker] if expected[worker] else 1.0
         difference = climb - rates[_part(hour)] * speed * seconds
-        variance += (difference / watched[_part(hour)] / len(rates)) ** 2
+        variance += (difference / watched[_part(hour)] * shares[_part(hour)] / PARTS) ** 2
     # The rates and speeds are calculated from the same cells.
-    free = len(cells) - len(rates) - len(expected)
+    free = len(cells) - sum(map(bool, watched)) - len(expected)
     return variance * len(cells) / max(free, 1)

@@ -55,7 +55,7 @@ class Evidence:
         self.begin = run_in(workers)
         """Age from which on climbing counts, in seconds."""
         self.steps: list[list[Step]] = [list(steps(worker, self.begin)) for worker in workers]
-        self.ages = self._usable_ages()
+        self.ages = usable_ages(workers, self.begin)
         self._cells = Cells(self.steps, self.ages)
         rates = [self._cells.rate(first) for first in range(len(self.ages))]
         self.rates: list[Rate] = [rate for rate in rates if rate is not None]
@@ -87,12 +87,6 @@ class Evidence:
             self.curvature = self._curvature_below_limit()
             self.is_slowing = self.is_slowing or self.curvature > 1 - STEADY
         self.kind = self._kind() if self.rates else Kind.UNKNOWN
-
-    def _usable_ages(self) -> tuple[float, ...]:
-        """Of workers that are reaped, only the slow ones grow old: the old ones do not stand for all."""
-        if sum(worker.was_reaped for worker in self.workers) >= 3:
-            return (self.begin,)
-        return (self.begin, *(age for age in _AGES if self.begin < age))
 
     @property
     def is_followed(self) -> bool:
@@ -239,6 +233,13 @@ class Evidence:
                     seconds += step.seconds
                     used += step.seconds * step.used
         return used / seconds if seconds else 0.0
+
+
+def usable_ages(workers: Sequence[WorkerHistory], begin: float) -> tuple[float, ...]:
+    """Of workers that are reaped, only the slow ones grow old: the old ones do not stand for all."""
+    if sum(worker.was_reaped for worker in workers) >= 3:
+        return (begin,)
+    return (begin, *(age for age in _AGES if begin < age))
 
 
 def held_young(worker: WorkerHistory) -> float | None:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from supervisor_memreap.core.climb import is_young
+from supervisor_memreap.core.climbrate import is_weekend
 from supervisor_memreap.core.history import WorkerHistory
 
 LEVELS = 20
@@ -39,7 +40,7 @@ class Passage(NamedTuple):
     watched: float
     """Worker seconds below the limit."""
     hours: int
-    """How many of the 24 hours of the day that was in."""
+    """How many of the 24 hours of a weekday that was in."""
     is_brief: bool
     """Whether workers are over the limit for so short a time that readings miss many of these times."""
 
@@ -51,7 +52,7 @@ class _Levels:
         self.time = [0.0] * LEVELS
         self.climbs = [0.0] * LEVELS
         self.hours: set[int] = set()
-        """Of the day."""
+        """Since 1970."""
         self.bytes = 0.0
         """Used memory times seconds."""
         self.crossings = self.brief = 0
@@ -85,10 +86,11 @@ def passage(workers: Sequence[WorkerHistory], fresh: float, limit: float, begin:
     for number, worker in enumerate(workers):
         _follow(levels, number, worker, begin, longest)
     watched = sum(levels.time)
+    hours = len({hour % 24 for hour in levels.hours if not is_weekend(hour)})
     is_brief = levels.brief > MOST_BRIEF * max(levels.crossings, 1)
     # A level that none was seen to climb may take any time.
     if not all(levels.climbs) or not levels.crossings:
-        return Passage(math.inf, math.inf, 0.0, levels.crossings, watched, len(levels.hours), is_brief)
+        return Passage(math.inf, math.inf, 0.0, levels.crossings, watched, hours, is_brief)
     means = [time / climbs for time, climbs in zip(levels.time, levels.climbs)]
     variance = sum(
         sum(
@@ -100,7 +102,7 @@ def passage(workers: Sequence[WorkerHistory], fresh: float, limit: float, begin:
         for block in levels.blocks.values()
     )
     mean = levels.bytes / watched if watched else 0.0
-    return Passage(sum(means), math.sqrt(variance), mean, levels.crossings, watched, len(levels.hours), is_brief)
+    return Passage(sum(means), math.sqrt(variance), mean, levels.crossings, watched, hours, is_brief)
 
 
 def _follow(levels: _Levels, number: int, worker: WorkerHistory, begin: float, longest: float) -> None:
@@ -129,7 +131,7 @@ def _follow(levels: _Levels, number: int, worker: WorkerHistory, begin: float, l
                 levels.climb(block, levels.fresh, min(top, levels.limit))
         elif seconds <= longest and low <= levels.limit:
             levels.stay(block, low, seconds, used)
-            levels.hours.add(int(at // 3600) % 24)
+            levels.hours.add(int(at // 3600))
             if top > low:
                 levels.climb(block, max(low, levels.fresh), min(top, levels.limit))
         if top > levels.limit:

@@ -3,7 +3,8 @@
 1. The *baseline* is what a warmed-up worker holds: the median, over the workers that were watched from their youth, of
    what each held when it was 2 to 10 minutes old (up to 30, if readings are further apart). If none was, it is
    calculated back from the age and the growth of the workers, as far as that is sure enough.
-2. Nothing is promised before 20 hours were watched, since the load changes over the day.
+2. Nothing is promised before 20 hours were watched, since the load changes over the day. What was before a restart of
+   the whole pool does not count unless it agrees with what came after (core.deployment).
 3. Growth is *steady* from an age on if it is about as fast from the oldest age on for which the rate is known
    (core.climbrate). Then a worker reaches a limit at that age, plus what is missing divided by the rate; up to 3 times
    the range that was seen. Where a limit replaces workers, only slow ones grow old; so there the upper half of their
@@ -31,7 +32,8 @@ from statistics import median
 from typing import NamedTuple
 
 from supervisor_memreap.core.climb import LONGEST_STEP, is_young
-from supervisor_memreap.core.climbrate import DAYS_DIFFER
+from supervisor_memreap.core.climbrate import COMPARED, DAYS_DIFFER
+from supervisor_memreap.core.deployment import changed_at
 from supervisor_memreap.core.evidence import DAY, HOUR, MIXED, NONE, SURE, Evidence, Kind, held_young
 from supervisor_memreap.core.history import PoolHistory, Reading, WorkerHistory
 from supervisor_memreap.core.passage import Passage, passage
@@ -54,7 +56,7 @@ FEW = 1
 _NONE_SEEN = 3
 # How far beyond the range of sizes that was seen steady growth is expected to go on.
 FARTHEST = 3
-# How many of the 24 hours of the day workers must be seen below a limit that they reach before growth is steady.
+# In how many of the 24 hours of a weekday workers must be seen below a limit that they reach before growth is steady.
 _FEWEST_HOURS = 16
 # How many candidates are shown.
 _SHOWN = 7
@@ -124,6 +126,10 @@ class Suggestion:
     """Of the candidates, the smallest first."""
     present: Forecast | None = None
     """Of the limit that is set now."""
+    restarted: float | None = None
+    """Seconds since the restart that may have changed how workers grow: only what came after it counts."""
+    again: float | None = None
+    """Seconds after which to ask again, where that is known."""
 
     @property
     def suggested(self) -> Forecast | None:
@@ -132,7 +138,20 @@ class Suggestion:
 
 def suggest(history: PoolHistory, now: float, candidates: Iterable[int] | None = None) -> Suggestion:
     """Judge the candidates (bytes; round sizes by default), and suggest one. `now` is in seconds since 1970."""
-    history = _recent(history, now)
+    history = _since(history, now - RECENT)
+    restart = changed_at(_completed(history)[0])
+    if restart is None:
+        return _judge(history, now, candidates)
+    later = _since(history, restart)
+    watched = _watched(later, now)
+    is_comparable = watched < COMPARED and _watched(history, restart) >= WATCHED
+    # An hour more, since it is shown in whole hours.
+    again = (COMPARED if is_comparable else WATCHED) + HOUR - watched
+    judged = _judge(later, now, candidates)
+    return replace(judged, restarted=now - restart, again=again if judged.why is Why.TOO_SHORT else None)
+
+
+def _judge(history: PoolHistory, now: float, candidates: Iterable[int] | None) -> Suggestion:
     workers, cap = _completed(history)
     watched = _watched(history, now)
     number = _usual_number(history, workers)
@@ -284,9 +303,8 @@ def _by_levels(evidence: Evidence, limit: int, climb: Passage) -> Forecast:
     return Forecast(limit, most=most)
 
 
-def _recent(history: PoolHistory, now: float) -> PoolHistory:
-    """What was recorded since RECENT: before that, the application may have been another one."""
-    since = now - RECENT
+def _since(history: PoolHistory, since: float) -> PoolHistory:
+    """What was recorded since then."""
     if not history.readings or history.readings[0].at >= since:
         return history
     workers = (

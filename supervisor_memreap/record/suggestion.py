@@ -45,7 +45,7 @@ def line(suggestion: Suggestion) -> str:
     chosen = suggestion.suggested
     if chosen is None:
         return why_not(suggestion)
-    limit, watched = shown_size(chosen.limit), f"watched for {about(suggestion.watched)}"
+    limit, watched = shown_size(chosen.limit), _watched(suggestion)
     holds = "" if chosen.total is None else f" and hold the pool at about {memory(chosen.total)}"
     if suggestion.present and suggestion.present.limit == chosen.limit:
         holds = holds.replace("hold", "holds")
@@ -59,6 +59,8 @@ def values(suggestion: Suggestion) -> dict[str, Any]:
         "name": suggestion.pool,
         "metric": suggestion.metric,
         "watched_seconds": round(suggestion.watched),
+        "restarted_seconds_ago": None if suggestion.restarted is None else round(suggestion.restarted),
+        "ask_again_seconds": None if suggestion.again is None else round(suggestion.again),
         "workers": suggestion.workers,
         "workers_watched": suggestion.seen,
         "workers_watched_from_start": suggestion.fresh,
@@ -89,9 +91,14 @@ def _forecast_values(forecast: Forecast) -> dict[str, Any]:
 
 def why_not(suggestion: Suggestion) -> str:
     """Why no limit is suggested, and what to do."""
-    watched, grew = f"watched for {about(suggestion.watched)}", _count(suggestion.grew, "worker")
+    watched, grew = _watched(suggestion), _count(suggestion.grew, "worker")
     if suggestion.why is Why.NO_WORKERS:
         return "no worker was watched yet; ask again tomorrow"
+    if suggestion.restarted is not None and suggestion.again is not None:
+        return (
+            f"all workers were restarted {about(suggestion.restarted)} ago, perhaps with another release, and too"
+            f" little was watched since then to know how they grow now; ask again in {about(suggestion.again)}"
+        )
     if suggestion.why is Why.TOO_SHORT:
         return f"{watched}, {grew} grew; ask again tomorrow"
     if suggestion.why is Why.NO_FRESH:
@@ -103,7 +110,8 @@ def why_not(suggestion: Suggestion) -> str:
         return f"{watched}, but workers leave too soon to see how they grow: something else replaces them"
     if suggestion.why is Why.FEW_HOURS:
         return (
-            f"{watched}, but in fewer than {FEWEST_HOURS} of the 24 hours of the day, and the load changes over the day"
+            f"{watched}, but in fewer than {FEWEST_HOURS} of the 24 hours of a weekday (UTC), and the load changes over"
+            " the day and at weekends; ask again when a whole weekday was watched"
         )
     if suggestion.why is Why.NOT_SEEN:
         return (
@@ -123,8 +131,13 @@ _WHY_UNSURE = {
 }
 
 
+def _watched(suggestion: Suggestion) -> str:
+    watched = f"watched for {about(suggestion.watched)}"
+    return watched if suggestion.restarted is None else f"{watched} since all workers were restarted"
+
+
 def _header(suggestion: Suggestion) -> str:
-    start = f"{quote(suggestion.pool)}: watched for {about(suggestion.watched)}, {_count(suggestion.workers, 'worker')}"
+    start = f"{quote(suggestion.pool)}: {_watched(suggestion)}, {_count(suggestion.workers, 'worker')}"
     if suggestion.baseline is None:
         holds = "what a fresh worker holds is not known"
     else:
