@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from suggest_pools import EPOCH, Pool, history, reaps_a_day
+from suggest_pools import EPOCH, Pool, afterwards, history, reaps_a_day
 from suggest_report import markdown, summary, table
 
 from supervisor_memreap.core.evidence import DAY
@@ -35,6 +35,9 @@ KINDS = (
     "spikes",
     "leak and spikes",
     "no growth",
+    "leak and nightly batch",
+    "leak, less traffic at weekends",
+    "leak that a deployment changed",
 )
 TOO_SHORT = "watched for too short a time"
 
@@ -70,52 +73,67 @@ class Outcome(NamedTuple):
 def pool(kind: str, number: int) -> Pool:
     """A pool of this kind, by chance."""
     chance = random.Random(f"{kind} {number}")
-    baseline = math.exp(chance.uniform(math.log(15), math.log(200)))
-
-    def between(low: float, high: float) -> float:
-        return math.exp(chance.uniform(math.log(low), math.log(high)))
-
+    baseline = _between(chance, 15, 200)
     values: dict[str, object] = {
         "kind": kind,
         "seed": number + 1000 * len(kind),
         "workers": chance.choice((1, 2, 3, 4, 5, 5, 6, 8, 10, 12, 16, 20, 30)),
         "baseline": baseline,
-        "noise": baseline * between(0.002, 0.02),
+        "noise": baseline * _between(chance, 0.002, 0.02),
         "unequal": chance.choice((0.0, 0.1, 0.2)),
         "cycle": chance.uniform(0, 0.4),
         "phase": chance.uniform(0, 2 * math.pi),
         "days": chance.choice((1.0, 1.0, 1.3, 1.6, 2.0, 3.0, 4.5, 7.0)),
         "earlier": chance.choice((0.0, 0.0, 0.02, 0.2, 1.0)),
     }
-    leak = baseline / between(3, 120)
     days = float(str(values["days"]))
+    values |= _growth(kind, baseline, chance)
+    if kind == TOO_SHORT:
+        values["days"] = days = chance.uniform(0.01, 0.7)
+    if chance.random() < (0.6 if "spikes" in kind else 0.3) and kind != "no growth":
+        values["limit"] = max(2, round(baseline * chance.uniform(1.8, 3.5)))
+    if "deployment" in kind:
+        before = chance.uniform(1.5, 3)
+        days = before + chance.uniform(1, 1.6)
+        values |= {"days": days, "deploys": (before,), "changes": chance.choice((0.25, 0.4, 2.5, 4.0))}
+    elif chance.random() < 0.3:
+        values["deploys"] = tuple(sorted(chance.uniform(0, days) for _ in range(chance.choice((1, 1, 2)))))
+    if chance.random() < 0.2:
+        start = chance.uniform(0, days)
+        values["gaps"] = ((start, start + chance.uniform(0.02, 0.12)),)
+    values["begin"] = EPOCH + chance.uniform(0, 7 * DAY if "weekends" in kind else DAY)
+    if "limit" in values:
+        values["late"] = chance.choice((0.0, 0.0, 120.0, 600.0))
+    return Pool(**values)  # type: ignore[arg-type]
+
+
+def _between(chance: random.Random, low: float, high: float) -> float:
+    return math.exp(chance.uniform(math.log(low), math.log(high)))
+
+
+def _growth(kind: str, baseline: float, chance: random.Random) -> dict[str, object]:
+    """How workers of this kind grow."""
+    values: dict[str, object] = {}
+    leak = baseline / _between(chance, 3, 120)
     if kind.startswith(("steady", "leak")) or kind == TOO_SHORT:
-        values |= {"leak": leak, "request_leak": between(0.001, 0.2)}
+        values |= {"leak": leak, "request_leak": _between(chance, 0.001, 0.2)}
     if "unequal" in kind:
         values |= {"unequal": chance.uniform(0.3, 0.7), "is_fixed": chance.random() < 0.5}
     if "cycle" in kind:
         values |= {"cycle": chance.uniform(0.5, 0.9)}
     if "copy" in kind:
-        values |= {"shared": baseline * chance.uniform(0.3, 1.5), "unsharing": between(0.3, 4)}
+        values |= {"shared": baseline * chance.uniform(0.3, 1.5), "unsharing": _between(chance, 0.3, 4)}
     if "spikes" in kind:
         values |= {
-            "spikes": 1 / between(3, 40),
+            "spikes": 1 / _between(chance, 3, 40),
             "spike_size": baseline * chance.uniform(0.4, 2),
             "spike_stays": chance.choice(("max", "max", "add", "no")),
         }
-    if kind == TOO_SHORT:
-        values["days"] = days = chance.uniform(0.01, 0.7)
-    if chance.random() < (0.6 if "spikes" in kind else 0.3) and kind != "no growth":
-        values["limit"] = max(2, round(baseline * chance.uniform(1.8, 3.5)))
-    if chance.random() < 0.3:
-        values["deploys"] = tuple(sorted(chance.uniform(0, days) for _ in range(chance.choice((1, 1, 2)))))
-    if chance.random() < 0.2:
-        start = chance.uniform(0, days)
-        values["gaps"] = ((start, start + chance.uniform(0.02, 0.12)),)
-    values["begin"] = EPOCH + chance.uniform(0, DAY)
-    if "limit" in values:
-        values["late"] = chance.choice((0.0, 0.0, 120.0, 600.0))
-    return Pool(**values)  # type: ignore[arg-type]
+    if "weekends" in kind:
+        values["weekend"] = chance.uniform(0.3, 0.8)
+    if "batch" in kind:
+        values |= {"batch": baseline * chance.uniform(0.2, 1.5), "spike_stays": chance.choice(("max", "add", "no"))}
+    return values
 
 
 def judge(job: tuple[str, int]) -> Outcome:
@@ -130,11 +148,15 @@ def judge(job: tuple[str, int]) -> Outcome:
     common = (kind, number, found.kind.value, found.why.value, found.limit)
     if chosen is None:
         return Outcome(*common, None, None, None, seconds)
-    return Outcome(*common, chosen.reaps, chosen.below, reaps_a_day(truth, chosen.limit, chosen.life), seconds)
+    return Outcome(
+        *common, chosen.reaps, chosen.below, reaps_a_day(afterwards(truth), chosen.limit, chosen.life), seconds
+    )
 
 
 def run(pools: int, kinds: Sequence[str] = (*KINDS, TOO_SHORT), processes: int | None = None) -> list[Outcome]:
-    jobs = [(kind, number) for number in range(FIRST, FIRST + pools) for kind in kinds]
+    # Of what a deployment changed, a third more.
+    numbers = {kind: range(pools * 4 // 3 if "deployment" in kind else pools) for kind in kinds}
+    jobs = [(kind, FIRST + number) for kind in kinds for number in numbers[kind]]
     with multiprocessing.get_context("spawn").Pool(processes or min(2, os.cpu_count() or 1)) as workers:
         return workers.map(judge, jobs, chunksize=4)
 
@@ -144,14 +166,13 @@ def main() -> None:
     parser.add_argument("--pools", type=int, metavar="N", help=f"of each kind (default: {POOLS})")
     parser.add_argument("--wrong", action="store_true", help="list those that are wrong")
     args = parser.parse_args()
-    begin = time.monotonic()
     outcomes = run(args.pools or POOLS)
     print("\n".join([*table(outcomes), "", summary(outcomes)]))
     for outcome in outcomes if args.wrong else []:
         if outcome.is_answered and not outcome.is_right:
             print(outcome)
     if args.pools is None:
-        PAGE.write_text(markdown(outcomes, time.monotonic() - begin))
+        PAGE.write_text(markdown(outcomes))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 The pool's load has a daily cycle, and differs from day to day. Its workers share it; some serve more requests than
 others. With the requests that it serves a worker grows: by a leak, by copy on write (which levels off), or by single
-large requests whose memory stays, is leaked each time, or is returned after some minutes. What it holds is read with
-noise, since each reading falls into another request.
+large requests whose memory stays, is leaked each time, or is returned after some minutes. A nightly batch may be such a
+request for all of them at once, a weekend may have less traffic, and a deployment may change the leak. What a worker
+holds is read with noise, since each reading falls into another request.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -65,6 +67,12 @@ class Pool:
     """When watching began, in seconds since 1970."""
     deploys: tuple[float, ...] = ()
     """When the whole pool is restarted, in days."""
+    changes: float = 1.0
+    """By which factor each of these changes the leak."""
+    batch: float = 0.0
+    """What a nightly batch takes of each worker at once; it stays as that of spikes does."""
+    weekend: float = 1.0
+    """The load on Saturdays and Sundays, as a share of that of other days."""
     gaps: tuple[tuple[float, float], ...] = ()
     """From when to when nothing was recorded, in days."""
 
@@ -104,7 +112,9 @@ class Run:
         day = int(now // DAY)
         if day not in self.days:
             self.days[day] = np.exp(self.random.normal(0, 0.08, (self.shape[0], 1)))
-        return self.days[day] * (1 + self.pool.cycle * float(np.sin(2 * np.pi * now / DAY + self.pool.phase)))
+        is_weekend = int((self.pool.begin + now) // DAY) % 7 in (2, 3)  # 1970 began on a Thursday
+        share = self.pool.weekend if is_weekend else 1.0
+        return share * self.days[day] * (1 + self.pool.cycle * float(np.sin(2 * np.pi * now / DAY + self.pool.phase)))
 
     def step(self, now: float, seconds: float) -> None:
         """Serve the requests of this many seconds until `now`."""
@@ -114,16 +124,22 @@ class Run:
         if pool.leak:
             self.leaked += self.random.gamma(served * pool.leak / pool.request_leak, pool.request_leak)
         if pool.spikes:
-            hit = self.random.poisson(served * pool.spikes) > 0
-            if hit.any():
-                size = np.where(hit, pool.spike_size * np.exp(self.random.normal(0, 0.4, self.shape)), 0.0)
-                if pool.spike_stays == "add":
-                    self.spike += size
-                else:
-                    self.spike = np.maximum(self.spike, size)
-                    self.spike_end = np.where(hit, now + self.random.uniform(180, 600, self.shape), self.spike_end)
+            self._spike(self.random.poisson(served * pool.spikes) > 0, now)
+        if pool.batch and (pool.begin + now) % DAY < seconds:
+            self._spike(np.ones(self.shape, bool), now)
         if pool.spike_stays == "no":
             self.spike = np.where(self.spike_end < now - seconds, 0.0, self.spike)
+
+    def _spike(self, hit: np.ndarray, now: float) -> None:
+        pool = self.pool
+        if not hit.any():
+            return
+        size = np.where(hit, (pool.batch or pool.spike_size) * np.exp(self.random.normal(0, 0.4, self.shape)), 0.0)
+        if pool.spike_stays == "add":
+            self.spike += size
+        else:
+            self.spike = np.maximum(self.spike, size)
+            self.spike_end = np.where(hit, now + self.random.uniform(180, 600, self.shape), self.spike_end)
 
     def sizes(self, now: float, looks: int = 1) -> np.ndarray:
         """What each worker holds, in MiB; the largest of so many looks."""
@@ -168,6 +184,7 @@ def history(pool: Pool) -> PoolHistory:
         run.step(now, step)
         if deploys and now >= deploys[0] * DAY:
             deploys.pop(0)
+            run.pool = replace(run.pool, leak=run.pool.leak * pool.changes)
             for slot in range(pool.workers):
                 close(slot, False)
             run.fork(np.ones(run.shape, bool), now - run.random.uniform(0, step, run.shape))
@@ -193,6 +210,11 @@ def history(pool: Pool) -> PoolHistory:
     return PoolHistory(pool.kind, "uss", pool.begin, tuple(readings), tuple(record for record in records if record))
 
 
+def afterwards(pool: Pool) -> Pool:
+    """What is true of it after its last deployment."""
+    return replace(pool, leak=pool.leak * pool.changes ** len(pool.deploys))
+
+
 def reaps_a_day(pool: Pool, limit: int, life: float | None) -> float:
     """The truth: how many workers a limit (bytes) replaces in a day. `life`: about how long one lives, in seconds."""
     copies = max(2, min(40, 400 // pool.workers))
@@ -200,6 +222,8 @@ def reaps_a_day(pool: Pool, limit: int, life: float | None) -> float:
     step = 300.0 if life is None else LOOK * round(min(600.0, max(30.0, life / 300)) / LOOK)
     begin = 5 * DAY if life is None else max(DAY, 1.2 * life)
     days = 12 if life is None else max(4, round(min(8 * life, 40 * DAY) / DAY))
+    if pool.weekend != 1:
+        days = 7 * math.ceil(days / 7)
     end = begin + days * DAY
     run.fork(np.ones(run.shape, bool), 0.0)
     # So that not all are as old as each other.

@@ -24,17 +24,20 @@ below that.
 The pools are chosen by chance: 1 to 30 workers of 15 to 200 MiB, whose readings have noise of 0.2 % to 2 % of that;
 a load with a daily cycle, that differs from day to day, and that the workers share unequally. Some pools ran before
 the watching began, so that the youth of their workers is unknown; some have a limit in force that replaces workers,
-at once or minutes later, when they are idle; some were restarted as a whole, by a deployment; in some the listener
-was down for hours. The pools are the same each time, and the calculation was not tuned on them. They are simpler
-than real ones: the workers share one load, and each hour of one day is much like the same hour of another.
+at once or minutes later, when they are idle; some were restarted as a whole, by a deployment that changed nothing; in
+some the listener was down for hours. The pools are the same each time. They are simpler than real ones: the workers
+share one load, and each hour of one day is much like the same hour of another.
 """
 _LEGEND = """\
 - *pools*: what is true of them. In a *strong daily cycle*, the load at its lowest is 10 % to 50 % of the mean.
   *Unequal workers*: the busiest serves several times the requests of the others. *Spikes*: single requests take
   40 % to 200 % of a worker's size, once in 3 to 40 hours. Their memory stays and is used again, is leaked each time,
-  or is returned after some minutes.
-- *answered*: a limit is suggested. Otherwise it says why not: a promise would be too uncertain; or no fresh worker
-  was watched and all are too old to calculate back what one holds.
+  or is returned after some minutes. *Nightly batch*: once a day such a request for all workers at once, of 20 % to
+  150 % of their size. *Weekends*: watching begins on any day of a week in which Saturday and Sunday have 30 % to 80 %
+  of the load; the true figure is that of whole weeks. *Deployment*: all workers are new after 1.5 to 3 days, the leak
+  is 0.25, 0.4, 2.5 or 4 times what it was, and 1 to 1.6 days follow; the true figure is that after the deployment.
+- *answered*: a limit is suggested. Otherwise it says why not: a promise would be too uncertain; too little came after
+  a deployment; or no fresh worker was watched and all are too old to calculate back what one holds.
 - *right*: of those that are answered.
 - *not known*: of all, because no promise would be sure enough, or because no fresh worker was watched.
 - *recognised as*: what `suggest` says of the growth. Where copy on write unshares little, or takes some minutes
@@ -78,7 +81,6 @@ def machine() -> str:
     )
 
 
-def markdown(outcomes: Sequence[Any], seconds: float) -> str:
-    longest = max(outcome.seconds for outcome in outcomes)
-    times = f"It took {seconds / 60:.0f} minutes; the longest suggestion took {longest:.1f} s of CPU."
+def markdown(outcomes: Sequence[Any]) -> str:
+    times = f"The longest suggestion took {max(outcome.seconds for outcome in outcomes):.1f} s of CPU."
     return "\n".join([_INTRODUCTION, *table(outcomes), "", summary(outcomes), "", _LEGEND, f"{machine()} {times}", ""])
