@@ -177,7 +177,7 @@ class _Reading:
         is_locked = exact is None and is_blocked(pid)
         try:
             is_group = self._members.is_group
-            server = server_of_worker(pid, None if is_group else manager, view)
+            server = _server_of(pid, None if is_group else manager, view)
             signal = signal_for(server, self._settings.signal)
             caught = view.catches(pid, number(signal))
             # A process of supervisord that has children may be anything: a manager, a shell.
@@ -192,16 +192,21 @@ class _Reading:
 def server_of(pool: Pool, view: Source) -> str | None:
     """The name of the pool's server in core.servers, empty if it is none of those; None: there is no worker to read."""
     for worker in pool.workers if pool.manager else ():
-        assert pool.manager
         try:
-            manager = None if pool.is_group else pool.manager.pid
-            return worker.detail.server if worker.detail else server_of_worker(worker.id.pid, manager, view)
+            return server_of_worker(worker, pool, view)
         except (ProcessLookupError, PermissionError):
             pass  # it has just left
     return None
 
 
-def server_of_worker(worker: int, manager: int | None, view: Source) -> str:
+def server_of_worker(worker: Worker, pool: Pool, view: Source) -> str:
+    """As core.servers.server_of, if the last look did not read the worker in full. Raises as `_server_of`."""
+    assert pool.manager
+    manager = None if pool.is_group else pool.manager.pid
+    return worker.detail.server if worker.detail else _server_of(worker.id.pid, manager, view)
+
+
+def _server_of(worker: int, manager: int | None, view: Source) -> str:
     """As core.servers.server_of. Raises ProcessLookupError, PermissionError."""
     names = view.names(worker)
     if manager is None:

@@ -212,10 +212,9 @@ def _signal(
     idle_wait_expired: bool,
 ) -> Outcome:
     """Raises ProcessLookupError, PermissionError."""
-    assert pool.manager
-    pid, manager = worker.id.pid, None if pool.is_group else pool.manager.pid
+    pid = worker.id.pid
     # A worker that has left the reasons behind, as one that is signalled again, was not read in full.
-    server = worker.detail.server if worker.detail else server_of_worker(pid, manager, view)
+    server = server_of_worker(worker, pool, view)
     signum = number(signal_for(server, settings.signal))
     _send(pid, pidfd, 0)  # asks whether it may be signalled, before an idle moment is waited for in vain
     private = private_memory(worker.id, pool, view)
