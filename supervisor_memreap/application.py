@@ -49,10 +49,8 @@ class Application:
         self.recorders = Recorders(self._emit, self._once)
         self._rows: list[dict[str, Any]] = []
         """The status of the pools at the last look."""
-        sinks = (self._emit, self._announce)
-        self.reaper = Reaper(
-            sinks, states=self.remembered.read(), keep=self.remembered.keep, how_ended=self._endings.of
-        )
+        kept, sinks = self.remembered, (self._emit, self._announce)
+        self.reaper = Reaper(sinks, False, kept.read(), kept.keep, self._endings.of, kept.leaving_by_once)
         self.timing = Timing(self.reaper.memory, self._once)
         self._publisher = Publisher(lambda: self._rows, self._once, self.reaper.memory.troubles)
         self.doctor: DoctorProcess | None = None

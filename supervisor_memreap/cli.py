@@ -309,6 +309,7 @@ def _once(args: argparse.Namespace) -> int:
     emit = log.sink(sys.stdout, args.json)
     how_ended: HowEnded = once.ended_by_itself
     has_commands = False
+    contents = None
     if args.pid is not None or args.pidfile is not None:
         if names or args.configuration:
             raise SettingsError(f"{COMMAND_LINE}: --pid and --pidfile take only settings, such as limit=100MB")
@@ -330,9 +331,9 @@ def _once(args: argparse.Namespace) -> int:
     else:
         configured = _configured(args.configuration, names, given)
         settings, programs = configured.settings, configured.client.programs
-        how_ended = configured.client.how_ended
-        has_commands = words.has_commands(configured.contents.has_plugin, configured.client.listener())
-    return once.run(programs, settings, names, args.dry_run, emit, how_ended, has_commands)
+        how_ended, contents = configured.client.how_ended, configured.contents
+        has_commands = words.has_commands(contents.has_plugin, configured.client.listener())
+    return once.run(programs, settings, names, args.dry_run, emit, how_ended, has_commands, contents)
 
 
 class _Configured(NamedTuple):
@@ -405,8 +406,7 @@ def _listeners_viewer(args: argparse.Namespace, error: SettingsError) -> Remote 
 
 def _own_viewer(args: argparse.Namespace) -> Viewer:
     configured = _configured(args.configuration, args.names, {})
-    listeners = [name for section in configured.contents.others if section.listens for name in section.processes]
-    return Viewer(configured.client, configured.settings, listeners, configured.contents.has_plugin)
+    return Viewer(configured.client, configured.settings, configured.contents)
 
 
 def _top(args: argparse.Namespace) -> int:

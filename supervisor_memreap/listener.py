@@ -20,7 +20,7 @@ from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.settings import COMMAND_LINE, SettingsError, parse, parse_name_size, resolve
 from supervisor_memreap.host import lock, procfs
-from supervisor_memreap.record import log
+from supervisor_memreap.record import log, statedirectory
 from supervisor_memreap.record.statefile import StateFile
 from supervisor_memreap.supervisord import ancestor, configfile
 from supervisor_memreap.supervisord.protocol import Protocol
@@ -52,7 +52,7 @@ def run(config: str | None, limits: Sequence[str]) -> int:
     except SettingsError as error:
         emit(events.SettingsRefused("", time.time(), str(error), None))
         file = None
-    application = Application(file, command_line, emit, StateFile(above), emit.apply)
+    application = Application(file, command_line, emit, _statefile(above, file), emit.apply)
     emit(events.Started("", time.time(), __version__, file.path if file else ""))
     stdin, stdout = _keep_protocol_apart()
     try:
@@ -63,6 +63,15 @@ def run(config: str | None, limits: Sequence[str]) -> int:
         application.remembered.forget()
     application.close()
     return 0
+
+
+def _statefile(above: ProcessId, file: configfile.ConfigFile | None) -> StateFile:
+    try:
+        # Not `file` itself: the first look asks it what has changed since it was read.
+        contents = configfile.ConfigFile(file.path).read() if file else None
+    except SettingsError:
+        contents = None  # reported at the first look
+    return StateFile(above, statedirectory.candidates(above.pid, contents, os.environ))
 
 
 def _asks_for_json(config: str | None) -> bool:

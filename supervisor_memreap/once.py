@@ -14,12 +14,16 @@ from supervisor_memreap.core.command import named
 from supervisor_memreap.core.events import Event, Sink
 from supervisor_memreap.core.model import Ending, Program, ProgramState
 from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings
+from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.host import procfs
 from supervisor_memreap.pool import WatchedPool
+from supervisor_memreap.pools import Keep, States
 from supervisor_memreap.reaper import HowEnded, Reaper
-from supervisor_memreap.record import status, words
-from supervisor_memreap.record.statefile import known_to_the_listener, saved_by_the_listener
+from supervisor_memreap.record import log, status, words
+from supervisor_memreap.record.statefile import BesideListener
+from supervisor_memreap.remembered import Remembered
+from supervisor_memreap.supervisord.configfile import Contents
 
 # Seconds between two looks: short compared with the second in which FCGI::ProcManager replaces a worker.
 INTERVAL = 0.2
@@ -85,13 +89,14 @@ def run(
     emit: Sink,
     how_ended: HowEnded,
     has_commands: bool = False,
+    contents: Contents | None = None,
 ) -> int:
     """Reap in the programs with these names; without names, in all that have settings.
 
     `has_commands` is as in record.words.
 
     0: no worker is left that is due; 1: one could not be reaped, or a name or a section matches no program;
-    130: Ctrl-C. Raises Unavailable.
+    130: Ctrl-C. `contents` are of the configuration; None: there is none. Raises Unavailable.
     """
     listed = programs()
     missing = events.ProgramsMissing.of(_missing(names, settings, listed), listed, time.time())
@@ -101,7 +106,9 @@ def run(
             return 1  # a typo in a command: do nothing
     held_back = functools.partial(_held_back, has_commands=has_commands)
     chosen = _chosen(names, listed)
-    exit_status = _run(chosen, lambda: _chosen(names, programs()), settings, dry_run, emit, how_ended, held_back)
+    beside = BesideListener(chosen, contents)
+    look = lambda: _chosen(names, programs())  # noqa: E731
+    exit_status = _run(chosen, look, settings, dry_run, emit, how_ended, held_back, beside)
     return exit_status or (1 if missing else 0)
 
 
@@ -113,17 +120,12 @@ def _run(
     emit: Sink,
     how_ended: HowEnded,
     held_back: Callable[[WatchedPool], str],
+    beside: BesideListener,
 ) -> int:
     """`listed` is what `programs` has just said."""
-    states = known_to_the_listener(listed)
     verdicts = _Verdicts()
-    reaper = Reaper(
-        (emit, verdicts),
-        dry_run,
-        states=states,
-        how_ended=how_ended,
-        saved=lambda: saved_by_the_listener(listed),
-    )
+    keep = _keep_in(Remembered(None if dry_run else beside.file, emit, log.Once(_both(emit, verdicts))))
+    reaper = Reaper((emit, verdicts), dry_run, beside.known(), keep, how_ended, beside.leaving)
     try:
         pools = reaper.tick(listed, settings, time.monotonic())
         for pool in pools:
@@ -154,6 +156,26 @@ def _run(
         if pool.choice and (pool.counters.reaps or left or sys.stdout.isatty()):
             _note(emit, pool.name, words.summary(pool.choice, pool.settings, pool.counters.reaps))
     return 1 if verdicts.has_failed or is_left else 0
+
+
+def _keep_in(remembered: Remembered) -> Keep:
+    """Saves who is leaving: the next memreap follows that worker. All else is the listener's, or of this run alone."""
+
+    def keep(states: States) -> str:
+        leaving = {name: state for name, state in states.items() if state.leaving}
+        return remembered.keep(
+            {name: PoolState(manager=state.manager, leaving=state.leaving) for name, state in leaving.items()}
+        )
+
+    return keep
+
+
+def _both(first: Sink, second: Sink) -> Sink:
+    def sink(event: Event) -> None:
+        first(event)
+        second(event)
+
+    return sink
 
 
 def _missing(names: Sequence[str], settings: Settings, programs: Sequence[Program]) -> tuple[str, ...]:
@@ -221,7 +243,7 @@ class _Waits:
             return ""
         if policy.only_observes(pool.settings, state):
             return ""
-        if pool.name in self._verdicts.given_up or (leaving and leaving.overdue):
+        if {"", pool.name} & self._verdicts.given_up or (leaving and leaving.overdue):
             return ""
         if leaving and leaving.left is None:
             return f"waiting for worker {leaving.worker.pid} to finish its request"

@@ -30,52 +30,41 @@ _REFUSALS: dict[Result, Callable[..., Event]] = {
 }
 
 
-class WatchedPool:
-    """`write_down` is called after each change of the state that survives a restart."""
+class _Kept:
+    """The state of a pool, and who gets its events.
 
-    def __init__(
-        self,
-        name: str,
-        state: PoolState,
-        sinks: Iterable[Sink],
-        write_down: Callable[[], None],
-        take_lock: TakeLock,
-    ):
+    `write_down` saves what survives a restart, after each change of it; it returns why it could not be saved.
+    """
+
+    def __init__(self, name: str, state: PoolState, sinks: Iterable[Sink], write_down: Callable[[], str]):
         self.name = name
         self.counters = Counters()
-        self.choice: Choice | None = None
-        """The choice of the last look; None: not looked at."""
-        self.settings = PoolSettings()
-        self.signalled: Candidate | None = None
-        """The one that was signalled in the last look, as far as is known."""
-        self.followed = FollowedWorkers(take_lock)
-        self._experience = signalling.Experience()
-        self._refusals = _Refusals()
         self._state = state
         self._sinks = (self._count, *sinks)
         self._write_down = write_down
-        self._take_lock = take_lock
-
-    def hide(self) -> None:
-        """Note that the pool is not watched now."""
-        self.choice = None
-        if self._state.leaving is None or self._state.leaving.left is not None:
-            self.followed.unlock()
 
     @property
     def state(self) -> PoolState:
         return self._state
 
-    @property
-    def pool(self) -> Pool:
-        """The pool as the kernel reported it in the last look."""
-        return self.choice.pool if self.choice else Pool(self.name, "not looked at yet")
+    def update(self, state: PoolState, save: bool = True) -> str:
+        """The only place where the state changes. What survives a restart is saved before this returns.
 
-    def update(self, state: PoolState) -> None:
-        """The only place where the state changes; what survives a restart is saved before this returns."""
+        Returns why it could not be saved; empty: it is.
+        """
         before, self._state = self._state, state
-        if persistent_part_differs(before, state):
-            self._write_down()
+        return self._write_down() if save and persistent_part_differs(before, state) else ""
+
+    def _can_save(self, state: PoolState) -> bool:
+        """Save this state, which says that a signal is about to be sent; if that fails, it stays as it was.
+
+        Then nothing may be sent: another memreap would not know of it.
+        """
+        before = self._state
+        if not self.update(state):
+            return True
+        self.update(before, save=False)
+        return False
 
     def emit(self, event: Event) -> None:
         """Pass the event to each sink; an event that is reported once, only the first time."""
@@ -92,9 +81,49 @@ class WatchedPool:
     def _count(self, event: Event) -> None:
         self.counters = self.counters.after(event)
 
+    def _emit_all(self, emitted: Iterable[Event]) -> None:
+        for event in emitted:
+            self.emit(event)
+
+
+class WatchedPool(_Kept):
+    """As `_Kept`; `take_lock` takes the lock of a manager."""
+
+    def __init__(
+        self,
+        name: str,
+        state: PoolState,
+        sinks: Iterable[Sink],
+        write_down: Callable[[], str],
+        take_lock: TakeLock,
+    ):
+        super().__init__(name, state, sinks, write_down)
+        self.choice: Choice | None = None
+        """The choice of the last look; None: not looked at."""
+        self.settings = PoolSettings()
+        self.signalled: Candidate | None = None
+        """The one that was signalled in the last look, as far as is known."""
+        self.followed = FollowedWorkers(take_lock)
+        self._experience = signalling.Experience()
+        self._refusals = _Refusals()
+        self._take_lock = take_lock
+
+    def hide(self) -> None:
+        """Note that the pool is not watched now."""
+        self.choice = None
+        if self._state.leaving is None or self._state.leaving.left is not None:
+            self.followed.unlock()
+
+    @property
+    def pool(self) -> Pool:
+        """The pool as the kernel reported it in the last look."""
+        return self.choice.pool if self.choice else Pool(self.name, "not looked at yet")
+
     def follow(self, pool: Pool, settings: PoolSettings, view: Source, now: float, **how: bool) -> Look:
         """Find out what happened since the last look; `how` says what kind of look this is, as for policy.follow."""
         self.choice = None
+        if self._state.is_unsaved:
+            self.update(replace(self._state, is_unsaved=bool(self._write_down())), save=False)
         state, followed = policy.follow(pool, settings, self._state, now, **how)
         self.settings = settings
         self.update(state)
@@ -132,6 +161,8 @@ class WatchedPool:
                     continue  # it was tried for another reason
                 tried.add(candidate.worker.id)
                 outcome = self._signal(candidate, view, now, watch)
+                if outcome is None:
+                    return
                 if outcome.result is Result.SENT:
                     kept, lock = lock, -1
                     self._follow_signalled(candidate, outcome, kept, now + time.monotonic() - began)
@@ -141,11 +172,13 @@ class WatchedPool:
             if lock >= 0:
                 os.close(lock)
 
-    def _signal(self, candidate: Candidate, view: Source, now: float, watch: float) -> signalling.Outcome:
+    def _signal(self, candidate: Candidate, view: Source, now: float, watch: float) -> signalling.Outcome | None:
+        """None: nothing was tried, since the state cannot be saved."""
         before, worker, expired = self._state, candidate.worker, candidate.idle_wait_expired
         try:
             # If the listener is killed between the signal and the end of the tick, the next one must find this saved.
-            self.update(policy.signalled(self.pool, candidate, before, now, sent=False))
+            if not self._can_save(policy.signalled(self.pool, candidate, before, now, sent=False)):
+                return None
             outcome = signalling.reap(self.pool, worker, self.settings, view, watch, self._experience, expired)
         except BaseException:
             self.signalled = candidate
@@ -193,7 +226,8 @@ class WatchedPool:
         signal, sent = before.leaving.signal, before.leaving.sent
         try:
             # Saved first, as before the first signal: if the listener is killed here, no third one may be sent.
-            self.update(policy.signalled_again(before, sent=False))
+            if not self._can_save(policy.signalled_again(before, sent=False)):
+                return
             outcome = signalling.reap_again(self.pool, worker, signal, self.settings, view, self._experience)
         except BaseException:
             # It is unknown whether the signal was sent, so it counts as sent: no third one is sent.
@@ -208,6 +242,9 @@ class WatchedPool:
 
     def _force(self, worker: Worker, view: Source) -> None:
         signal = self.settings.stuck
+        if self._write_down():
+            self.update(policy.force_later(self._state), save=False)
+            return
         outcome = signalling.force(self.pool, worker, signal, view)
         if outcome.result is Result.SENT:
             self.emit(events.Forced(self.name, time.time(), worker.id, signal))
@@ -220,10 +257,6 @@ class WatchedPool:
         """Send a stuck worker nothing more; the next one may go as soon as the pool's lock is free."""
         self.update(policy.not_forced(self._state))
         self.followed.release(self._state)
-
-    def _emit_all(self, emitted: Iterable[Event]) -> None:
-        for event in emitted:
-            self.emit(event)
 
     def exited(self, pidfd: int, now: float) -> None:
         """The kernel reported that the worker of this descriptor is gone."""

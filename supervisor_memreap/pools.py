@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeVar, Union
 
 from supervisor_memreap.core.events import Event, Sink
 from supervisor_memreap.core.model import ProcessId
@@ -20,6 +20,8 @@ from supervisor_memreap.record import log
 REMEMBERED = 24 * 3600.0
 
 States = Mapping[str, PoolState]
+Keep = Callable[[States], Union[str, None]]
+"""Saves all states, and returns why they could not be saved; empty or None: they are saved."""
 T = TypeVar("T")
 
 
@@ -34,7 +36,7 @@ class Pools:
         sinks: Sequence[Sink],
         dry_run: bool,
         states: States,
-        keep: Callable[[States], None],
+        keep: Keep,
         saved: Callable[[], States] = dict,
     ):
         self._sinks = sinks
@@ -59,8 +61,19 @@ class Pools:
             self._pools[name] = WatchedPool(name, state or PoolState(), self._sinks, self.write_down, self._take_lock)
         return self._pools[name]
 
-    def write_down(self) -> None:
-        self._keep({name: pool.state for name, pool in self._pools.items()})
+    def write_down(self) -> str:
+        """Returns why that was not possible; empty: all is saved."""
+        return self._keep({name: pool.state for name, pool in self._pools.items()}) or ""
+
+    def change(self, states: States) -> str:
+        """Change these states, all or none. Returns why they cannot be saved, and none is changed; empty: all are."""
+        before = {name: self.named(name).state for name in states}
+        for name, state in states.items():
+            self.named(name).update(state, save=False)
+        trouble = self.write_down()
+        for name, state in before.items() if trouble else ():
+            self.named(name).update(state, save=False)
+        return trouble
 
     def paused(self) -> States:
         """The pools that a user paused; the states have nothing else."""

@@ -22,7 +22,7 @@ from supervisor_memreap.host.source import Source
 from supervisor_memreap.host.statm import Statm
 from supervisor_memreap.memorywatch import MemoryWatch
 from supervisor_memreap.pool import WatchedPool
-from supervisor_memreap.pools import Pools, States
+from supervisor_memreap.pools import Keep, Pools, States
 from supervisor_memreap.sizes import Sizes
 
 # Seconds in which a tick watches for idle moments, over all pools: the listener must be back for the next event.
@@ -47,7 +47,7 @@ class Reaper:
         sinks: Sequence[Sink] = (),
         dry_run: bool = False,
         states: States | None = None,
-        keep: Callable[[States], None] = lambda _: None,
+        keep: Keep = lambda _: None,
         how_ended: HowEnded = lambda _program, _since: Ending.UNKNOWN,
         saved: Callable[[], States] = dict,
     ):
@@ -189,18 +189,20 @@ class Reaper:
         return name not in self.pools or self.pools.named(name).settings.announce
 
     def command(self, command: Command, watched: Sequence[str]) -> list[Result]:
-        """Carry out a user's command in all `watched` pools that it names. Raises CommandError."""
+        """Carry out a user's command in all `watched` pools that it names. Raises CommandError: nothing was done."""
         names = named(command.name, watched)
         if not names:
             raise CommandError(unknown(command.name, watched))
         # A pool can be paused before the first look, and so before any worker is signalled.
         pools = {name: (self.pools.named(name).pool, self.pools.named(name).state) for name in names}
         results = carry_out_in_all(command, pools)
+        done = {result.pool: result.state for result in results if result.state}
+        trouble = self.pools.change(done)
+        if trouble:
+            raise CommandError(f"{command.verb} {command.name}: nothing was done, since it cannot be saved: {trouble}")
         for result in results:
             if result.state:
-                self.pools.named(result.pool).update(result.state)
                 self.pools.named(result.pool).emit(_DONE[command.verb](result.pool, time.time(), result.text))
-        self.pools.write_down()
         return results
 
     def has_seen(self, names: Iterable[str]) -> bool:

@@ -1,4 +1,4 @@
-"""What survives a restart of the listener: it is read at the start, and saved at each change."""
+"""What survives a restart of memreap: it is read at the start, and saved at each change."""
 
 from __future__ import annotations
 
@@ -33,9 +33,18 @@ class Remembered:
                 self._emit(events.Remembered(name, time.time(), state.leaving.worker, after))
         return states
 
-    def keep(self, states: States) -> None:
+    def keep(self, states: States) -> str:
+        """Returns why they could not be saved, in a line; empty: they are saved."""
         trouble = self._file.write(states, time.monotonic()) if self._file else ""
-        self._once.follow(events.NotRemembered, events.NotRemembered("", time.time(), trouble) if trouble else None)
+        if trouble:
+            self._once(events.NotSaved("", time.time(), trouble))
+        else:
+            self._once.end(events.NotSaved, events.SavedAgain("", time.time()))
+        return trouble
+
+    def leaving_by_once(self) -> States:
+        """The pools in which a `memreap once` signalled a worker that may not have left."""
+        return self._file.leaving_by_once() if self._file else {}
 
     def forget(self) -> None:
         """Remove what is saved for the next listener: there will be none."""

@@ -20,8 +20,9 @@ from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record import status, words
-from supervisor_memreap.record.statefile import known_to_the_listener
+from supervisor_memreap.record.statefile import BesideListener
 from supervisor_memreap.supervisord.client import Client, Unavailable
+from supervisor_memreap.supervisord.configfile import Contents
 
 _NO_INTERFACE = "supervisord has no [rpcinterface:memreap] to ask the listener through"
 _NO_LISTENER = "there is no listener"
@@ -66,13 +67,14 @@ class View(NamedTuple):
 
 
 class Viewer:
-    """Looks as often as asked. `listeners` are the names of the listener processes in the configuration."""
+    """Looks as often as asked. `contents` are those of the configuration."""
 
-    def __init__(self, client: Client, settings: Settings, listeners: Sequence[str], has_plugin: bool):
+    def __init__(self, client: Client, settings: Settings, contents: Contents):
         self._client = client
-        self._has_plugin = has_plugin
+        self._has_plugin = contents.has_plugin
         self._settings = settings
-        self._listeners = listeners
+        self._contents = contents
+        self._listeners = [name for section in contents.others if section.listens for name in section.processes]
         self._reaper: Reaper | None = None
 
     def look(self) -> View:
@@ -92,7 +94,7 @@ class Viewer:
         """`trouble` is what is wrong with the listener, in a line; None: ask supervisord for its state."""
         programs = self._client.programs()
         if self._reaper is None:
-            self._reaper = Reaper(dry_run=True, states=known_to_the_listener(programs))
+            self._reaper = Reaper(dry_run=True, states=BesideListener(programs, self._contents).known())
         self._reaper.tick(programs, self._settings, time.monotonic())
         pools = status.of_look(self._reaper.status())
         note = f"This command read the pools itself, once: {why}; {_WRITTEN}."

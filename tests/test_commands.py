@@ -51,6 +51,42 @@ def operating(text: str, events: str = "TICK_5,REMOTE_COMMUNICATION", prompt: bo
         shutil.rmtree(where)
 
 
+def test_while_the_state_cannot_be_saved_all_say_so_and_nothing_is_signalled_also_after_a_restart(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "memreap").touch()
+    metrics = f"[memreap]\nmetrics_file={tmp_path}/m.prom\n"
+    settings = "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\nchecks=3\n"
+    trouble = f"no worker is signalled, since what must survive a restart cannot be saved: {tmp_path}/memreap is not"
+    with operating(program("myapp", 2, 40) + metrics + settings) as operated:
+        eventually(lambda: assert_status(operated, "DUE"))
+        before = operated.workers()
+        for result in (operated.ctl("memreap", "status"), look(operated), look(operated, command="doctor")):
+            assert trouble in " ".join(result.stdout.split() + result.stderr.split())
+            assert result.returncode == 1
+        assert trouble in json.loads(look(operated, "--json").stdout)["trouble"]
+        for words in (("pause", "myapp"), ("resume", "all"), ("reap", "myapp"), ("roll", "myapp")):
+            result = operated.ctl("memreap", *words)
+            assert "nothing was done, since it cannot be saved" in result.stdout + result.stderr
+            assert result.returncode == 1
+        eventually(lambda: assert_in('memreap_lasting_error{kind="not_saved"} 1.0', (tmp_path / "m.prom").read_text()))
+        process_of(operated).kill()
+        eventually(lambda: _assert_count(2, trouble, operated.log()))
+        for _ in range(2):
+            eventually(lambda: assert_status(operated, "DUE"))
+        assert operated.workers() == before
+        assert "HUP sent" not in operated.log()
+        (tmp_path / "memreap").unlink()
+        eventually(lambda: assert_in("HUP sent", operated.log()))
+        assert operated.log().count("can be saved again") == 1
+        eventually(lambda: assert_in('memreap_lasting_error{kind="not_saved"} 0.0', (tmp_path / "m.prom").read_text()))
+
+
+def _assert_count(count: int, text: str, log: str) -> None:
+    assert log.count(text) == count
+
+
 def process_of(operated: Operated) -> psutil.Process:
     return psutil.Process(operated.rpc().memreap.getListener()["pid"])
 
@@ -273,7 +309,6 @@ def test_without_an_interface_status_is_one_look_with_what_the_listener_wrote_do
     monkeypatch.setattr(stack, "INTERFACE", "")
     mib = 40 if what == "suspended" else 5
     with operating(program("myapp", 2, mib) + "[memreap:myapp]\nlimit=30MB\nmin_age=1h\n") as operated:
-        monkeypatch.setenv("TMPDIR", str(operated.directory))
         if what == "paused":
             operated.rpc().supervisor.sendRemoteCommEvent("memreap-command", "pause all")
             eventually(lambda: assert_in("paused: no worker", operated.log()))

@@ -218,7 +218,16 @@ EXAMPLES = [
     (events.SettingsAccepted(*LISTENER), "no error any more"),
     (events.RecordedAgain(*LISTENER), "history: there is no problem any more"),
     (events.ExposedAgain(*LISTENER), "metrics: there is no problem any more"),
-    (events.NotRemembered(*LISTENER, "/tmp/x: full"), "/tmp/x: full: if memreap is restarted"),
+    (
+        events.NotRemembered(*LISTENER, "/tmp/x: torn"),
+        "/tmp/x: torn: what an earlier listener saved there is not known",
+    ),
+    (
+        events.NotSaved(*LISTENER, "/run/memreap/x: No space left on device; free space in that directory"),
+        "no worker is signalled, since what must survive a restart cannot be saved: /run/memreap/x: No space left on"
+        " device; free space in that directory",
+    ),
+    (events.SavedAgain(*LISTENER), "what must survive a restart can be saved again: workers are signalled again"),
     (events.NotPublished(*LISTENER, "refused"), "could not publish the status: refused"),
     (events.NotRecorded(*LISTENER, "/h.sqlite: disk full"), "history: /h.sqlite: disk full (workers are replaced"),
     (events.NotExposed(*LISTENER, "the port is taken"), "metrics: the port is taken (workers are replaced"),
@@ -263,7 +272,7 @@ def test_what_is_announced_and_what_fails_a_single_run_stands_with_the_class():
         "Relieved": "relieved",
     }
     ends_wait = {kind.__name__ for kind in typing.get_args(events.Event) if kind.ends_wait}
-    assert ends_wait == {"NotPermitted", "NeverIdle", "TooFewWorkers"}
+    assert ends_wait == {"NotPermitted", "NeverIdle", "TooFewWorkers", "NotSaved"}
     assert all(kind.fails for kind in typing.get_args(events.Event) if kind.ends_wait)
 
 

@@ -227,7 +227,7 @@ def test_supervisord_that_is_reloaded_or_stopped_in_the_middle_of_a_reap_leaves_
             assert "suspended" not in text
             assert "internal error" not in text
             assert {event["event"] for event in stack.announced(where)} == {"reap"}
-            assert list(where.glob("memreap-*.json")) == []  # nobody will ask who was leaving
+            assert stack.statefiles(process.pid) == []  # nobody will ask who was leaving
             assert bystander.poll() is None
             bystander.kill()
             bystander.wait()

@@ -408,10 +408,10 @@ def test_a_listener_that_is_ended_by_force_in_the_middle_of_a_reap_goes_on_where
     text = program(2, 40, "stuck") + f"[memreap:myapp]\nlimit=30MB\n{QUICK}"
     with supervisord(tmp_path, text + stack.recorder(tmp_path)):
         workers = {worker.pid: worker for worker in workers_of(tmp_path)}
-        environment = {"SUPERVISOR_SERVER_URL": url(tmp_path), "TMPDIR": str(tmp_path)}
+        environment = {"SUPERVISOR_SERVER_URL": url(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
         with listening("-c", f"{tmp_path}/supervisord.conf", log=log, **environment) as listener:
             eventually(lambda: listener.tick() and _assert_announced(tmp_path, "reap"))
-            (statefile,) = tmp_path.glob("memreap-*.json")
+            (statefile,) = (tmp_path / "memreap").glob("*.json")
             first, _ = json.loads(statefile.read_text())["pools"]["myapp"]["leaving"]["worker"]
             listener.listener().kill()
             listener.hears(READY)
@@ -426,7 +426,7 @@ def test_a_listener_that_is_ended_by_force_in_the_middle_of_a_reap_goes_on_where
             assert left["pid"] == first
             assert "took its place" in left["message"]
             assert second["pid"] in workers.keys() - {first}
-        assert list(tmp_path.glob("memreap-*")) == []  # this supervisord has said goodbye
+        assert list((tmp_path / "memreap").iterdir()) == []  # this supervisord has said goodbye
 
 
 def _assert_announced(directory: Path, *kinds: str) -> None:

@@ -23,7 +23,8 @@ from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import resolve
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
 from supervisor_memreap.host import lock, procfs
-from supervisor_memreap.record.statefile import StateFile, known_to_the_listener
+from supervisor_memreap.record import statedirectory
+from supervisor_memreap.record.statefile import BesideListener, StateFile
 from supervisor_memreap.supervisord.configfile import ConfigFile
 
 QUICK = ("min_age=1s", "settle=0.1s")
@@ -31,6 +32,12 @@ QUICK = ("min_age=1s", "settle=0.1s")
 
 def command(*args: object) -> list[str]:
     return [sys.executable, "-m", "supervisor_memreap", "once", *map(str, args)]
+
+
+@pytest.fixture(autouse=True)
+def _saves_here(tmp_path, monkeypatch):
+    """One that is ended leaves a file, of the worker that it signalled."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
 def once(*args: object) -> subprocess.CompletedProcess:
@@ -242,6 +249,36 @@ def test_ctrl_c_ends_it_and_leaves_no_worker_stopped():
         os.close(held)
 
 
+def test_a_worker_that_an_interrupted_once_signalled_is_followed_and_no_other_is_taken():
+    with pool(2, 40, "stuck") as pid:
+        with subprocess.Popen(command("--pid", pid, "limit=30MB", *QUICK), stdout=subprocess.PIPE, text=True) as first:
+            signalled = int(re.search(r"worker (\d+) holds .*HUP sent", first.stdout.readline())[1])
+            first.kill()
+        with subprocess.Popen(command("--pid", pid, "limit=30MB", *QUICK), stdout=subprocess.PIPE, text=True) as second:
+            line = second.stdout.readline()
+            assert f"worker {signalled} was signalled by a memreap that has ended" in line
+            psutil.Process(signalled).kill()
+            lines = [second.stdout.readline() for _ in range(2)]
+            assert f"worker {signalled} left" in lines[0]
+            assert "HUP sent" in lines[1]
+            second.terminate()
+
+
+def test_where_it_cannot_save_whom_it_signals_it_signals_nobody_and_ends_with_1(tmp_path):
+    (tmp_path / "memreap").touch()
+    with pool(2, 40) as pid:
+        before = pids(pid)
+        result = once("--pid", pid, "limit=30MB", *QUICK)
+        assert pids(pid) == before
+    assert result.returncode == 1
+    line, summary = result.stdout.splitlines()
+    assert line.startswith(
+        "memreap: no worker is signalled, since what must survive a restart cannot be saved:"
+        f" {tmp_path}/memreap is not a directory: remove it, or set XDG_RUNTIME_DIR"
+    )
+    assert summary.endswith("2 workers, 0 reaped, 2 to replace")
+
+
 def test_a_long_wait_is_told():
     with (
         pool(1, 40, "stuck") as pid,
@@ -310,9 +347,7 @@ def test_a_name_narrows_the_run_and_takes_nothing_from_the_settings(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["stuck", "leaving", "paused", "suspended"])
-def test_what_the_listener_has_written_down_counts(tmp_path, monkeypatch, what):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+def test_what_the_listener_has_written_down_counts(tmp_path, what):
     conf = tmp_path / "supervisord.conf"
     text = f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40 stuck\n[memreap:myapp]\nlimit=30MB\nmin_age=1s\n"
     with supervisord(tmp_path, text) as process:
@@ -331,7 +366,7 @@ def test_what_the_listener_has_written_down_counts(tmp_path, monkeypatch, what):
                 ),
             ),
         }[what]
-        assert StateFile(view.process(process.pid).id).write({"myapp": state}, time.monotonic()) == ""
+        assert _listeners_file(view, process.pid).write({"myapp": state}, time.monotonic()) == ""
         if what == "leaving":
             with subprocess.Popen(command("-c", conf), stdout=subprocess.PIPE, text=True) as waiting:
                 assert f"waiting for worker {worker.pid} to finish its request" in waiting.stdout.readline()
@@ -355,13 +390,15 @@ def test_what_the_listener_has_written_down_counts(tmp_path, monkeypatch, what):
             assert "would be sent" not in dry.stdout
 
 
+def _listeners_file(view, supervisord: int) -> StateFile:
+    return StateFile(view.process(supervisord).id, statedirectory.candidates(supervisord, None))
+
+
 def the_settings(conf: Path):
     return resolve(ConfigFile(str(conf)).read().sections).of(Program("myapp", "myapp", "RUNNING", 1))
 
 
-def test_a_worker_that_a_listener_may_have_signalled_before_it_ended_is_leaving(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+def test_a_worker_that_a_listener_may_have_signalled_before_it_ended_is_leaving(tmp_path):
     settings = "limit=30MB\nmin_age=1s\nsettle=1s\ngrace=4s\n"
     text = f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40\n[memreap:myapp]\n{settings}"
     with supervisord(tmp_path, text) as process:
@@ -369,12 +406,12 @@ def test_a_worker_that_a_listener_may_have_signalled_before_it_ended_is_leaving(
         (manager,) = (child.pid for child in psutil.Process(process.pid).children() if child.children())
         (worker,) = (view.process(pid).id for pid in view.children(manager))
         about = Leaving(worker, time.monotonic(), frozenset([worker]), sent=False)
-        file, above = StateFile(view.process(process.pid).id), view.process(manager).id
+        file, above = _listeners_file(view, process.pid), view.process(manager).id
         assert file.write({"myapp": PoolState(manager=above, leaving=about)}, time.monotonic()) == ""
         programs = [Program("myapp", "myapp", "RUNNING", manager, process.pid)]
-        assert known_to_the_listener(programs)["myapp"].leaving == about
+        assert BesideListener(programs, None).known()["myapp"].leaving == about
         held = lock.take(above)  # a listener that is at it
-        assert known_to_the_listener(programs)["myapp"].leaving is None
+        assert BesideListener(programs, None).known()["myapp"].leaving is None
         os.close(held)
         result = once("-c", tmp_path / "supervisord.conf")
         assert result.returncode == 0
@@ -388,10 +425,10 @@ def _assert_that_of_a_group_is_known_by_the_lock_of_the_group(file, above, about
     of_group = PoolState(manager=above, leaving=replace(about, slot="myapp"))
     assert file.write({"myapp": of_group}, time.monotonic()) == ""
     held = lock.take(above)
-    assert known_to_the_listener(programs)["myapp"].leaving == of_group.leaving
+    assert BesideListener(programs, None).known()["myapp"].leaving == of_group.leaving
     os.close(held)
     held = lock.take_file(above)
-    assert known_to_the_listener(programs)["myapp"].leaving is None
+    assert BesideListener(programs, None).known()["myapp"].leaving is None
     os.close(held)
     assert file.write({"myapp": PoolState(manager=above, leaving=about)}, time.monotonic()) == ""
 

@@ -29,6 +29,7 @@ from supervisor_memreap.memorywatch import MemoryWatch
 from supervisor_memreap.pool import WatchedPool
 from supervisor_memreap.pools import States
 from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.record import statedirectory
 from supervisor_memreap.record.statefile import StateFile
 from supervisor_memreap.sizes import Sizes
 
@@ -97,10 +98,15 @@ def _assert_sleeps(pid: int) -> None:
 
 
 @pytest.fixture
-def statefile(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def states_in(tmp_path) -> Path:
+    """The directory of the state files of these tests."""
+    return tmp_path / "memreap-0"
+
+
+@pytest.fixture
+def statefile(states_in):
     me = psutil.Process()
-    return StateFile(ProcessId(me.pid, me.create_time()))
+    return StateFile(ProcessId(me.pid, me.create_time()), [str(states_in)])
 
 
 @pytest.mark.parametrize("moment", ["before the signal", "right after it"])
@@ -168,53 +174,53 @@ def test_a_pause_is_kept(statefile):
     assert statefile.read(2.0) == ({"myapp": state}, "")
 
 
-def test_nothing_to_keep_is_no_file(statefile, tmp_path):
+def test_nothing_to_keep_is_no_file(statefile, states_in):
     statefile.write({"myapp": PoolState(started_over=(1,))}, 1.0)
-    (path,) = tmp_path.iterdir()
+    (path,) = states_in.iterdir()
     assert path.stat().st_mode & 0o777 == 0o600
     statefile.write({"myapp": PoolState()}, 2.0)
-    assert list(tmp_path.iterdir()) == []
+    assert list(states_in.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", "null", '{"pools": 1}', '{"supervisord": [1, 2], "written": 0}', "\0" * 99, "[" * 100_000, "\xff"],
 )
-def test_a_file_that_is_none_of_ours_is_told_of_and_not_believed(statefile, tmp_path, text):
+def test_a_file_that_is_none_of_ours_is_told_of_and_not_believed(statefile, states_in, text):
     statefile.write({"myapp": PoolState(started_over=(1,))}, 1.0)
-    (path,) = tmp_path.iterdir()
+    (path,) = states_in.iterdir()
     path.write_text(text, encoding="latin-1")
     states, trouble = statefile.read(2.0)
     assert states == {}
     assert trouble in ("", f"{path}: not written by a listener")
 
 
-def test_a_file_of_another_process_with_that_pid_is_not_believed(statefile):
+def test_a_file_of_another_process_with_that_pid_is_not_believed(statefile, states_in):
     statefile.write({"myapp": PoolState(started_over=(1,))}, 1.0)
     me = psutil.Process()
-    assert StateFile(ProcessId(me.pid, me.create_time() - 1)).read(2.0) == ({}, "")
+    assert StateFile(ProcessId(me.pid, me.create_time() - 1), [str(states_in)]).read(2.0) == ({}, "")
 
 
-def test_a_file_under_the_name_of_another_process_is_not_believed(statefile, tmp_path):
+def test_a_file_under_the_name_of_another_process_is_not_believed(statefile, states_in):
     statefile.write({"myapp": PoolState(started_over=(1,))}, 1.0)
-    (path,) = tmp_path.iterdir()
+    (path,) = states_in.iterdir()
     me = psutil.Process()
-    other = StateFile(ProcessId(me.pid, me.create_time() - 1))
+    other = StateFile(ProcessId(me.pid, me.create_time() - 1), [str(states_in)])
     other.write({"myapp": PoolState(started_over=(1,))}, 1.0)
-    (other_path,) = set(tmp_path.iterdir()) - {path}
+    (other_path,) = set(states_in.iterdir()) - {path}
     path.replace(other_path)
     assert other.read(2.0) == ({}, "")
 
 
 @pytest.mark.parametrize("kind", ["link", "directory", "pipe", "writable"])
-def test_what_another_user_could_have_put_there_is_not_believed(statefile, tmp_path, kind):
+def test_what_another_user_could_have_put_there_is_not_believed(statefile, states_in, kind):
     statefile.write({"myapp": PoolState(started_over=(1,))}, 1.0)
-    (path,) = tmp_path.iterdir()
+    (path,) = states_in.iterdir()
     text = path.read_text()
     path.unlink()
     if kind == "link":
-        (tmp_path / "other").write_text(text)
-        path.symlink_to(tmp_path / "other")
+        (states_in / "other").write_text(text)
+        path.symlink_to(states_in / "other")
     elif kind == "directory":
         path.mkdir()
     elif kind == "pipe":
@@ -227,25 +233,25 @@ def test_what_another_user_could_have_put_there_is_not_believed(statefile, tmp_p
     assert trouble.startswith(f"{path}: ")
 
 
-def test_a_folder_that_cannot_be_written_to_is_told_of(statefile, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", "/proc")
+def test_a_directory_that_cannot_be_made_is_told_of():
     me = psutil.Process()
-    other = StateFile(ProcessId(me.pid, me.create_time()))
-    assert other.write({"myapp": PoolState(started_over=(1,))}, 1.0).startswith("/proc/memreap-")
+    other = StateFile(ProcessId(me.pid, me.create_time()), ["/proc/memreap-0"])
+    trouble = other.write({"myapp": PoolState(paused=True)}, 1.0)
+    assert trouble == f"/proc/memreap-0: No such file or directory; {statedirectory.REMEDY}"
 
 
-def test_files_of_supervisords_that_are_no_more_are_swept(statefile, tmp_path):
+def test_files_of_supervisords_that_are_no_more_are_swept(statefile, states_in):
     child = os.fork()
     if child == 0:
         os._exit(0)
     os.waitpid(child, 0)
-    StateFile(ProcessId(child, 1.0)).write({"myapp": PoolState(started_over=(1,))}, 1.0)
-    (path,) = tmp_path.iterdir()
+    StateFile(ProcessId(child, 1.0), [str(states_in)]).write({"myapp": PoolState(started_over=(1,))}, 1.0)
+    (path,) = states_in.iterdir()
     statefile.read(2.0)
     assert path.exists()  # it may be of another container
     os.utime(path, (0, 0))
     statefile.read(2.0)
-    assert list(tmp_path.iterdir()) == []
+    assert list(states_in.iterdir()) == []
 
 
 @pytest.mark.parametrize(("stuck", "kind"), [("report", events.SignalledAgain), ("KILL", events.Forced)])
@@ -306,10 +312,10 @@ def test_workers_that_begin_to_serve_over_the_limit_suspend_the_pool_before_any_
         assert reaping.signalled() == set()
 
 
-def test_a_file_that_somebody_removed_is_written_again_and_a_week_old_one_is_renewed(statefile, tmp_path):
+def test_a_file_that_somebody_removed_is_written_again_and_a_week_old_one_is_renewed(statefile, states_in):
     states = {"myapp": PoolState(paused=True, looked=2.0)}
     statefile.write(states, 1.0)
-    (path,) = tmp_path.iterdir()
+    (path,) = states_in.iterdir()
     path.unlink()
     statefile.write(states, 2.0)
     assert statefile.read(3.0) == (states, "")
@@ -590,10 +596,10 @@ def test_a_dry_run_sends_no_second_signal_and_no_stronger_one(monkeypatch, stuck
             reaping.tick()
 
 
-def test_what_another_version_wrote_of_one_pool_does_not_lose_the_others_nor_a_pause(statefile, tmp_path):
+def test_what_another_version_wrote_of_one_pool_does_not_lose_the_others_nor_a_pause(statefile, states_in):
     leaving = Leaving(ProcessId(11, 0.1), 1.5, frozenset([ProcessId(11, 0.1)]))
     statefile.write({"old": PoolState(paused=True), "new": PoolState(leaving=leaving)}, 1.0)
-    (path,) = tmp_path.glob("memreap-*.json")
+    (path,) = states_in.glob("memreap-*.json")
     data = json.loads(path.read_text())
     data["pools"]["old"] = {"paused": True, "falls": 2}
     data["pools"]["new"]["settings"] = {"limit": 1, "colour": "red"}

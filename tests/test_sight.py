@@ -31,7 +31,7 @@ def listener(tmp_path, section):
     options = {
         "log": tmp_path / "listener.log",
         "SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock",
-        "TMPDIR": str(tmp_path),
+        "XDG_RUNTIME_DIR": str(tmp_path),
     }
     with (
         supervisord(tmp_path, PROGRAM + stack.recorder(tmp_path)),
@@ -110,7 +110,7 @@ def test_a_worker_that_is_leaving_gets_no_second_signal_after_that(listener, sec
     for _ in range(4):
         listener.tick()
     assert _assert_one_is_reaped(tmp_path) == pid
-    (statefile,) = tmp_path.glob("memreap-*.json")
+    (statefile,) = (tmp_path / "memreap").iterdir()
     leaving = json.loads(statefile.read_text())["pools"]["myapp"]["leaving"]
     assert (leaving["worker"][0], leaving["again"]) == (pid, False)
 
@@ -132,7 +132,7 @@ def test_before_the_file_was_ever_read_whole_no_pool_is_looked_at(tmp_path, sect
     options = {
         "log": tmp_path / "listener.log",
         "SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock",
-        "TMPDIR": str(tmp_path),
+        "XDG_RUNTIME_DIR": str(tmp_path),
     }
     arguments = ("-c", f"{tmp_path}/supervisord.conf", "myapp=30MB")
     programs = PROGRAM + stack.recorder(tmp_path)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Union
+from typing import ClassVar, Union
 
 from supervisor_memreap.core.event import Base as _Base
 from supervisor_memreap.core.hindrance import SAFER_WAY, SHORTEN, Hindrance
@@ -944,16 +944,39 @@ class ExposedAgain(_Base):
 
 @dataclass(frozen=True)
 class NotRemembered(_Base):
-    """What must survive a restart of the listener could not be read or saved."""
+    """What the last listener saved could not be read."""
 
     why: str
 
     @property
     def text(self) -> str:
         return (
-            f"{self.why}: if memreap is restarted while a worker is leaving, it will not know about that worker; give"
-            " the listener's user a temporary directory that it may write to (TMPDIR in the listener's environment=)"
+            f"{self.why}: what an earlier listener saved there is not known, such as a pause: pause again what is to be"
+            " paused"
         )
+
+
+@dataclass(frozen=True)
+class NotSaved(_Base):
+    """What must survive a restart cannot be saved."""
+
+    fails = True
+    ends_wait = True
+    BEGINNING: ClassVar[str] = "no worker is signalled, since what must survive a restart cannot be saved: "
+    why: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.BEGINNING}{self.why}"
+
+
+@dataclass(frozen=True)
+class SavedAgain(_Base):
+    """What must survive a restart can be saved again."""
+
+    @property
+    def text(self) -> str:
+        return "what must survive a restart can be saved again: workers are signalled again"
 
 
 @dataclass(frozen=True)
@@ -1113,6 +1136,8 @@ Event = Union[
     RecordedAgain,
     ExposedAgain,
     NotRemembered,
+    NotSaved,
+    SavedAgain,
     NotPublished,
     NotRecorded,
     NotExposed,

@@ -349,6 +349,12 @@ def signalled_again(state: PoolState, sent: bool = True) -> PoolState:
     return replace(state, leaving=replace(state.leaving, again=True, sent=state.leaving.sent or sent))
 
 
+def force_later(state: PoolState) -> PoolState:
+    """The signal that `stuck` sets must not be sent before the state can be saved."""
+    assert state.leaving
+    return replace(state, leaving=replace(state.leaving, forced=None), is_unsaved=True)
+
+
 def not_forced(state: PoolState) -> PoolState:
     """The signal that `stuck` sets could not be sent: the worker stays, and the next one may go."""
     assert state.leaving
@@ -604,7 +610,7 @@ def _follow_present(
         return state
     if not leaving.sent:
         return replace(state, leaving=None)  # it never got the signal, as far as is known
-    if (state.paused or only_observes(settings, state)) and settings.stuck != "report":
+    if (state.paused or state.is_unsaved or only_observes(settings, state)) and settings.stuck != "report":
         return state
     forced = settings.stuck if leaving.forced is not None else ""
     is_last = settings.stuck == "report" or bool(forced)

@@ -148,6 +148,8 @@ class PoolState(Lasting):
     """Everything that the policy remembers of a pool."""
 
     looked: float | None = None
+    is_unsaved: bool = False
+    """A stronger signal was due, and the state could not be saved: none is sent."""
     manager_seen: bool = False
     """Its manager was seen since the start: it is not only remembered from before a restart."""
     seen: Mapping[tuple[ProcessId, str], Seen] = field(default_factory=dict)

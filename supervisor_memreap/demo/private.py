@@ -107,6 +107,7 @@ class Supervisord:
             env={
                 **os.environ,
                 "TMPDIR": str(self._directory),
+                "XDG_RUNTIME_DIR": str(self._directory),
                 # From a checkout that is not installed it is the directory of the package that makes it importable.
                 "PYTHONPATH": os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH")))),
             },

@@ -6,13 +6,17 @@ import os
 import pwd
 import socket
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from supervisor_memreap import __version__
-from supervisor_memreap.core.model import UP
+from supervisor_memreap.core import events
+from supervisor_memreap.core.model import UP, supervisord_of
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.restart import advise_interface, advise_restart
 from supervisor_memreap.host import rights
+from supervisor_memreap.record import statedirectory
 from supervisor_memreap.record.status import age_of_listener, trouble_of_listener
 
 
@@ -22,6 +26,7 @@ def check(case: Case) -> Iterator[Finding]:
         yield Finding("configuration", f"[memreap:{name}]: not a program or group in supervisord; there are: {running}")
     yield from _socket(case)
     values = case.listener
+    yield from _unsaved(case, values or {})
     if values is None:
         yield from _without_interface(case)
         return
@@ -47,6 +52,24 @@ def _without_interface(case: Case) -> Iterator[Finding]:
                 command = os.path.abspath(sys.argv[0]) if os.path.isfile(sys.argv[0]) else "the full path of memreap"
                 remedy = f"set command={command} listen in its section, then supervisorctl update"
             yield Finding("listener", f"{text}, {remedy}")
+
+
+def _unsaved(case: Case, values: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether the listener can save what must survive a restart: without that it signals no worker."""
+    supervisord, actor = supervisord_of(case.programs), rights_of_listener(case)
+    if supervisord and actor:
+        environ = statedirectory.environment(supervisord)
+
+        def find() -> bytes:
+            return statedirectory.trouble(statedirectory.candidates(supervisord, case.contents, environ)).encode()
+
+        trouble = rights.run_as(actor, find)
+        if trouble:
+            yield Finding("listener", events.NotSaved("", time.time(), trouble.decode()).text)
+            return
+    for line in values.get("troubles", ()):
+        if line.startswith(events.NotSaved.BEGINNING):
+            yield Finding("listener", line)
 
 
 def _socket(case: Case) -> Iterator[Finding]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.host import rights
-from supervisor_memreap.record import words
+from supervisor_memreap.record import statedirectory, words
 from supervisor_memreap.record.statefile import StateFile
 
 
@@ -36,7 +34,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
 
 
 def _remembered(case: Case, watch: Watch) -> dict[str, Any]:
-    """What the listener has saved, read as its user and with its temporary directory."""
+    """What the listener has saved, read as its user."""
     pid = next((program.pid for program in case.listeners() if program.pid), 0)
     try:
         supervisord = case.view.process(watch.program.supervisord).id
@@ -44,9 +42,11 @@ def _remembered(case: Case, watch: Watch) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
 
+    environ = statedirectory.environment(supervisord.pid)
+
     def read() -> bytes:
-        _use_temporary_directory_of(pid)
-        states, _ = StateFile(supervisord).read(time.monotonic())
+        directories = statedirectory.candidates(supervisord.pid, case.contents, environ)
+        states, _ = StateFile(supervisord, directories).read(time.monotonic())
         state = states.get(watch.program.namespec)
         if state is None:
             return b"{}"
@@ -62,19 +62,3 @@ def _remembered(case: Case, watch: Watch) -> dict[str, Any]:
         return json.dumps(values).encode()
 
     return dict(json.loads(rights.run_as(actor, read) or b"{}"))
-
-
-def _use_temporary_directory_of(pid: int) -> None:
-    """Use that of process `pid`: its state file is there."""
-    if not pid:
-        return
-    try:
-        words = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="surrogateescape").split("\0")
-    except OSError:
-        return
-    environ = dict(entry.partition("=")[::2] for entry in words)
-    for key in ("TMPDIR", "TEMP", "TMP"):
-        os.environ.pop(key, None)
-        if key in environ:
-            os.environ[key] = environ[key]
-    tempfile.tempdir = None

@@ -23,9 +23,9 @@ class NoHistoryError(HistoryError):
 
 def default_path(log: MainLog) -> str:
     """Beside supervisord's log. Raises HistoryError."""
-    path = os.path.join(log.directory, os.path.expanduser(log.path))
-    name, above = os.path.basename(path), os.path.dirname(path)
-    if name.lower() in ("syslog", "none", "off") or above.startswith(("/dev", "/proc")):
+    path = mainlog.path_of(log)
+    above = os.path.dirname(path)
+    if not mainlog.is_file(path):
         raise HistoryError(f"supervisord's log ({log.path}) is in no directory: set history=PATH in [memreap], or off")
     try:
         status = os.stat(above)

@@ -15,6 +15,9 @@ from supervisor_memreap.record.log import Once
 from supervisor_memreap.record.status import VERSION
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
+# States in which something is not watched, or no worker is signalled.
+_STOPPING = (events.SettingsRefused, events.ProgramsMissing, events.NotSaved)
+
 
 class Publisher:
     """`pools` returns the state of the pools, in the form of record.status; `troubles`, what else is wrong."""
@@ -54,7 +57,7 @@ class Publisher:
                 "version": VERSION,
                 "memreap": __version__,
                 "looked": self._looked,
-                "troubles": [*self._once.lasting(events.SettingsRefused, events.ProgramsMissing), *self._troubles()],
+                "troubles": [*self._once.lasting(*_STOPPING), *self._troubles()],
                 "warnings": self._once.lasting(events.NotRecorded, events.NotExposed),
                 "pools": self._pools(),
                 "answers": self.answers.values(),

@@ -30,7 +30,7 @@ REFUSED = (
 # Events that say that memreap itself does not work as it should.
 ERRORS = (
     *("internal_error", "settings_refused", "programs_missing", "supervisord_unavailable", "not_published"),
-    *("not_remembered", "not_recorded", "not_exposed"),
+    *("not_remembered", "not_saved", "not_recorded", "not_exposed"),
 )
 # Those of them that may last for a while; a counter tells only when they began.
 LASTING = tuple(kind for kind in ERRORS if kind != "internal_error")

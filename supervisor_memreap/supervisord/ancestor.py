@@ -51,6 +51,11 @@ def logfile(supervisord: psutil.Process) -> str | None:
     return _option(supervisord, "-l", "--logfile")
 
 
+def pidfile(supervisord: psutil.Process) -> str | None:
+    """Its pid file, if its command line names one."""
+    return _option(supervisord, "-j", "--pidfile")
+
+
 def _option(supervisord: psutil.Process, *names: str) -> str | None:
     words = _command(supervisord)
     start = next((number for number, argument in enumerate(words) if _is_supervisord(argument)), len(words))

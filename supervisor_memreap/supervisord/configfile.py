@@ -65,6 +65,8 @@ class Contents:
     """Of `[supervisorctl]`: serverurl, username, password, as far as they are there."""
     logfile: str = ""
     """Of `[supervisord]`; empty: it is not set."""
+    pidfile: str = ""
+    """The same."""
     others: list[Section] = field(default_factory=list)
     """The sections of supervisor that doctor must know of, in their order."""
     main: str = ""
@@ -208,7 +210,7 @@ class ConfigFile:
             if section == "supervisorctl":
                 _add_server(parser, path, contents)
             elif section == "supervisord":
-                contents.logfile = _logfile(parser)
+                contents.logfile, contents.pidfile = (_path(parser, key) for key in ("logfile", "pidfile"))
             elif kind in _KINDS:
                 contents.others.append(_section(parser, section, path))
             elif section == "memreap" or kind == "memreap":
@@ -231,9 +233,9 @@ def _add_server(parser: UnhosedConfigParser, path: str, contents: Contents) -> N
                 contents.warnings.append(f"{path} [supervisorctl] {key}: not read, its % is not an expansion")
 
 
-def _logfile(parser: UnhosedConfigParser) -> str:
+def _path(parser: UnhosedConfigParser, key: str) -> str:
     try:
-        return str(parser.saneget("supervisord", "logfile", default=""))
+        return str(parser.saneget("supervisord", key, default=""))
     except ValueError:
         return ""  # supervisord itself does not start with it
 

@@ -1,4 +1,4 @@
-"""supervisord's own log, and whose it is."""
+"""supervisord's own log and pid file: where they are, and whose."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import psutil
 from supervisor_memreap.supervisord import ancestor
 from supervisor_memreap.supervisord.configfile import Contents
 
-# supervisord's default.
-_DEFAULT = "supervisord.log"
+# supervisord's defaults.
+_DEFAULT, _DEFAULT_PIDFILE = "supervisord.log", "supervisord.pid"
 
 
 class MainLog(NamedTuple):
@@ -20,6 +20,26 @@ class MainLog(NamedTuple):
     """What a relative path refers to."""
     user: int | None
     """The user of supervisord; None: unknown."""
+
+
+def directories(contents: Contents, pid: int) -> list[str]:
+    """Where the supervisord with this pid keeps its log and its pid file, as far as they are files."""
+    log = find(contents, pid)
+    try:
+        pidfile = ancestor.pidfile(psutil.Process(pid))
+    except psutil.Error:
+        pidfile = None
+    paths = (path_of(log), path_of(log._replace(path=pidfile or contents.pidfile or _DEFAULT_PIDFILE)))
+    return [os.path.dirname(path) for path in paths if is_file(path)]
+
+
+def path_of(log: MainLog) -> str:
+    return os.path.join(log.directory, os.path.expanduser(log.path))
+
+
+def is_file(path: str) -> bool:
+    """Whether supervisord writes to a file of this name: no word such as syslog, and no device."""
+    return os.path.basename(path).lower() not in ("syslog", "none", "off") and not path.startswith(("/dev/", "/proc/"))
 
 
 def find(contents: Contents, pid: int | None = None) -> MainLog:

@@ -49,6 +49,11 @@ def python_with(version: str) -> str:
     return python
 
 
+def statefiles(supervisord: int) -> list[Path]:
+    """What a listener of our user has saved of this supervisord."""
+    return [*Path(os.environ["XDG_RUNTIME_DIR"], "memreap").glob(f"memreap-*-{supervisord}-*")]
+
+
 def directory() -> Path:
     """A directory that every user may enter, with a path short enough for a socket's."""
     path = Path(tempfile.mkdtemp(prefix="memreap-")).resolve()

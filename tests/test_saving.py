@@ -1,0 +1,345 @@
+"""What cannot be saved is not begun; and where it is saved, no other user can put anything."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from support import stack
+from support.driver import pool, workers_below
+from support.reaping import Reaping
+
+from supervisor_memreap.core import events, policy
+from supervisor_memreap.core.command import Command, CommandError
+from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.core.state import PoolState
+from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.record import statedirectory
+from supervisor_memreap.record.log import Once
+from supervisor_memreap.record.statefile import StateFile
+from supervisor_memreap.remembered import Remembered
+from supervisor_memreap.supervisord.configfile import ConfigFile, Contents
+
+SUPERVISORD = ProcessId(4_000_000, 1.5)
+PAUSED = {"myapp": PoolState(paused=True, looked=1.0)}
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for two users")
+
+
+@pytest.fixture
+def directory(tmp_path) -> Path:
+    path = tmp_path / "memreap"
+    path.mkdir(mode=0o700)
+    return path
+
+
+def break_it(directory: Path) -> None:
+    directory.chmod(0o777)
+
+
+def mend(directory: Path) -> None:
+    directory.chmod(0o700)
+
+
+@contextlib.contextmanager
+def reaping_with(directory: Path, manager: int, **settings: str) -> Iterator[Reaping]:
+    with Reaping(manager, **settings) as reaping:
+        take = reaping.events.append
+        remembered = Remembered(StateFile(SUPERVISORD, [str(directory)]), take, Once(take))
+        reaping.reaper = Reaper((take,), keep=remembered.keep)
+        yield reaping
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A directory on a disk of its own that is full."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], check=False, stderr=-3).returncode:
+        pytest.skip("only root may mount a file system")
+    try:
+        (disk / "memreap").mkdir(mode=0o700)
+        with contextlib.suppress(OSError), (disk / "all").open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        yield disk / "memreap"
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_with_a_full_disk_nothing_is_signalled_and_one_line_says_so_and_one_that_it_is_over(full):
+    with pool(2, 40) as manager, reaping_with(full, manager) as reaping:
+        before = workers_below(manager)
+        reaping.until(events.NotSaved)
+        for _ in range(5):
+            assert reaping.tick().choice.standing == "due"
+        (event,) = reaping.all_of(events.NotSaved)
+        path = full / f"memreap-{os.geteuid()}-4000000-1.50.json"
+        assert event.text == (
+            "no worker is signalled, since what must survive a restart cannot be saved: "
+            f"{path}: No space left on device; free space in that directory"
+        )
+        assert not reaping.signalled()
+        assert workers_below(manager) == before
+        assert list(full.iterdir()) == []
+        (full.parent / "all").unlink()
+        reaping.until(events.Signalled)
+        assert len(reaping.all_of(events.NotSaved)) == len(reaping.all_of(events.SavedAgain)) == 1
+        reaping.until(events.Left)
+
+
+def test_a_second_signal_waits_until_it_can_be_saved(directory):
+    with pool(1, 40, "gap") as manager, reaping_with(directory, manager) as reaping:
+        first = reaping.until(events.Signalled)
+        break_it(directory)
+        reaping.later = policy.AGAIN
+        for _ in range(10):
+            assert reaping.tick().choice.again
+        assert not reaping.all_of(events.SignalledAgain)
+        assert psutil.pid_exists(first.pid)
+        mend(directory)
+        assert reaping.until(events.SignalledAgain).worker == first.worker
+        reaping.until(events.Left)
+
+
+def test_a_stronger_signal_waits_until_it_can_be_saved(directory):
+    with pool(2, 40, "stuck") as manager, reaping_with(directory, manager, stuck="KILL") as reaping:
+        worker = reaping.until(events.Signalled).worker
+        break_it(directory)
+        reaping.later = 300.0
+        reaping.until(events.Stuck)
+        for _ in range(5):
+            reaping.tick()
+        assert not reaping.all_of(events.Forced)
+        assert len(reaping.all_of(events.Stuck)) == 1
+        assert psutil.pid_exists(worker.pid)
+        mend(directory)
+        assert reaping.until(events.Forced).worker == worker
+        reaping.until(events.Left)
+
+
+def test_a_command_whose_effect_cannot_be_saved_is_refused_and_changes_no_pool(directory):
+    file = StateFile(SUPERVISORD, [str(directory)])
+    reaper = Reaper(states={"a": PoolState(paused=True)}, keep=lambda states: file.write(states, 2.0))
+    reaper.pools.write_down()
+    names = ["a", "b", "c"]
+    for verb in ("pause", "resume"):
+        break_it(directory)
+        with pytest.raises(
+            CommandError, match=rf"^{verb} all: nothing was done, .* {directory} may be written by others"
+        ):
+            reaper.command(Command(verb, "all"), names)
+        assert [reaper.pools.named(name).state.paused for name in names] == [True, False, False]
+        mend(directory)
+        assert file.read(3.0)[0].keys() == {"a"}
+    reaper.command(Command("pause", "all"), names)
+    assert file.read(3.0)[0].keys() == {*names}
+
+
+@pytest.mark.parametrize("verb", ["reap", "roll"])
+def test_a_worker_that_a_user_wants_replaced_is_not_when_that_cannot_be_saved(directory, verb):
+    with pool(2, 5) as manager, reaping_with(directory, manager) as reaping:
+        reaping.tick()
+        break_it(directory)
+        with pytest.raises(CommandError, match="nothing was done, since it cannot be saved"):
+            reaping.reaper.command(Command(verb, "myapp"), ["myapp"])
+        assert reaping.tick().choice.standing == "quiet"
+        assert not reaping.all_of(events.WorkersRequested)
+
+
+def test_a_smaller_text_that_has_room_does_not_end_the_trouble(full):
+    file = StateFile(SUPERVISORD, [str(full)])
+    (full.parent / "all").unlink()
+    (full.parent / "all").write_bytes(bytes(40_960))
+    many = {f"pool{number}": PoolState(paused=True) for number in range(200)}
+    assert "No space left" in file.write(many, 1.0)
+    assert "No space left" in file.write(PAUSED, 2.0)
+    assert "No space left" in file.write({}, 3.0)
+    (full.parent / "all").unlink()
+    assert file.write({}, 4.0) == ""
+    assert list(full.iterdir()) == []
+
+
+def test_a_file_that_is_written_in_parts_only_leaves_the_one_before(full):
+    file = StateFile(SUPERVISORD, [str(full)])
+    (full.parent / "all").unlink()
+    assert file.write(PAUSED, 1.0) == ""
+    (full.parent / "all").write_bytes(bytes(40_960))
+    many = {f"pool{number}": PoolState(paused=True) for number in range(200)}
+    assert "No space left" in file.write(many, 2.0)
+    assert file.read(3.0) == ({"myapp": PoolState(paused=True, looked=1.0)}, "")
+    assert len(list(full.iterdir())) == 1
+
+
+# Where it is.
+
+
+def parents(directories: list[str]) -> list[str]:
+    return [os.path.dirname(path) for path in directories]
+
+
+def test_the_directory_of_a_user_is_that_of_the_login_if_it_is_private(tmp_path):
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path), "TMPDIR": str(tmp_path)}
+    assert statedirectory.candidates(0, None, environ)[0] == f"{tmp_path}/memreap"
+    for mode in (0o755, 0o770):
+        tmp_path.chmod(mode)
+        assert f"{tmp_path}/memreap" not in statedirectory.candidates(0, None, environ)
+    environ["XDG_RUNTIME_DIR"] = "."
+    assert "./memreap" not in statedirectory.candidates(0, None, environ)
+
+
+@AS_ROOT
+def test_root_has_one_in_run_and_nobody_else_has(tmp_path):
+    assert statedirectory.candidates(0, None, {})[0] == "/run/memreap"
+    assert as_user(65534, lambda: statedirectory.candidates(0, None, {})) == ["/tmp/memreap-65534"]
+
+
+def test_the_directory_of_supervisords_log_or_pid_file_serves_if_nobody_else_may_write_there(tmp_path):
+    for name in ("log", "pid"):
+        (tmp_path / name).mkdir(mode=0o755)
+    contents = Contents(logfile=f"{tmp_path}/log/s.log", pidfile=f"{tmp_path}/pid/s.pid")
+    found = statedirectory.candidates(os.getpid(), contents, {})
+    assert found[-3:-1] == [f"{tmp_path}/log/memreap-state", f"{tmp_path}/pid/memreap-state"]
+    (tmp_path / "log").chmod(0o775)
+    assert statedirectory.candidates(os.getpid(), contents, {})[-2] == f"{tmp_path}/pid/memreap-state"
+    device = Contents(logfile="/dev/stdout", pidfile=f"{tmp_path}/pid/s.pid")
+    assert "/dev/memreap-state" not in statedirectory.candidates(os.getpid(), device, {})
+
+
+def test_the_configuration_says_where_the_pid_file_is(tmp_path):
+    (tmp_path / "s.conf").write_text("[supervisord]\nlogfile=%(here)s/a/s.log\npidfile=%(here)s/b/s.pid\n")
+    contents = ConfigFile(str(tmp_path / "s.conf")).read()
+    assert (contents.logfile, contents.pidfile) == (f"{tmp_path}/a/s.log", f"{tmp_path}/b/s.pid")
+
+
+def test_it_is_made_for_its_user_alone_whatever_the_umask(tmp_path):
+    before = os.umask(0)
+    try:
+        path = statedirectory.usable([str(tmp_path / "memreap-0")])
+    finally:
+        os.umask(before)
+    assert os.stat(path).st_mode & 0o7777 == 0o700
+
+
+def test_where_none_can_be_made_the_next_one_serves(tmp_path):
+    assert statedirectory.usable(["/proc/memreap", str(tmp_path / "memreap")]) == str(tmp_path / "memreap")
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "writable", "another user's", "below a user's"])
+def test_a_directory_that_another_user_may_have_made_is_refused_with_a_line(tmp_path, directory, kind):
+    if "user" in kind and os.geteuid():
+        pytest.skip("only root can act for two users")
+    file = StateFile(SUPERVISORD, [str(directory)])
+    assert file.write(PAUSED, 1.0) == ""
+    if kind == "link":
+        directory.rename(tmp_path / "other")
+        directory.symlink_to(tmp_path / "other")
+        expected = "is a link"
+    elif kind == "file":
+        shutil.rmtree(directory)
+        directory.touch()
+        expected = "is not a directory"
+    elif kind == "writable":
+        directory.chmod(0o770)
+        expected = r"may be written by others \(mode 0770\)"
+    elif kind == "another user's":
+        os.chown(directory, 65534, 65534)
+        expected = "belongs to user 65534, not to user 0"
+    else:
+        os.chown(tmp_path, 65534, 65534)
+        expected = "is in a directory in which another user may replace it"
+    trouble = file.write(PAUSED, 2.0)
+    assert trouble.startswith(f"{directory} ")
+    with pytest.raises(statedirectory.Refused, match=expected):
+        statedirectory.check(str(directory))
+    assert trouble.endswith(f": remove it, or {statedirectory.REMEDY}")
+    assert statedirectory.trouble([str(directory)]) == trouble
+    # And what lies there is not believed.
+    assert file.read(3.0) == ({}, "")
+
+
+@AS_ROOT
+def test_another_user_that_was_first_in_the_temporary_directory_stops_it_and_decides_nothing():
+    where = stack.directory()
+    where.chmod(0o1777)
+    try:
+        as_user(1, lambda: (where / "memreap-65534").mkdir(mode=0o777))
+        environ = {"TMPDIR": str(where)}
+        file_of = lambda: StateFile(SUPERVISORD, statedirectory.candidates(0, None, environ))  # noqa: E731
+        trouble = as_user(65534, lambda: file_of().write(PAUSED, 1.0))
+        assert trouble.startswith(f"{where}/memreap-65534 belongs to user 1, not to user 65534: remove it, or ")
+        (where / "memreap-65534").rmdir()
+        # The name that earlier versions used can be guessed as well.
+        as_user(1, lambda: (where / "memreap-65534-4000000-1.50.json").mkdir())
+        assert as_user(65534, lambda: file_of().write(PAUSED, 1.0)) == ""
+        assert as_user(65534, lambda: [*file_of().read(2.0)[0]]) == ["myapp"]
+        assert as_user(65534, lambda: file_of().write({}, 2.0)) == ""
+    finally:
+        shutil.rmtree(where)
+
+
+def as_user(user: int, work):
+    """What it returns as this user, in a child of our own."""
+    readable, writable = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+            os.write(writable, json.dumps(work()).encode())
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(writable)
+    with open(readable, "rb") as file:
+        text = file.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    return json.loads(text)
+
+
+def test_whoever_asks_finds_it_by_the_environment_of_supervisord_not_by_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with subprocess.Popen(["sleep", "600"]) as supervisord:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
+        try:
+            assert statedirectory.candidates(supervisord.pid, None)[0] == f"{tmp_path}/memreap"
+        finally:
+            supervisord.kill()
+
+
+def test_what_an_earlier_version_saved_is_read_once_and_moved(tmp_path):
+    now = time.monotonic()
+    old = StateFile(SUPERVISORD, [str(tmp_path / "memreap-0")])
+    old.write(PAUSED, now - 2)
+    (path,) = (tmp_path / "memreap-0").iterdir()
+    path.rename(tmp_path / path.name)
+    runtime = tmp_path / "run"
+    runtime.mkdir(mode=0o700)
+    file = StateFile(SUPERVISORD, [f"{runtime}/memreap", str(tmp_path / "memreap-0")])
+    states, trouble = file.read(now)
+    assert (states["myapp"].paused, trouble) == (True, "")
+    assert file.write(states, now) == ""
+    assert [each.name for each in (runtime / "memreap").iterdir()] == [path.name]
+    assert not (tmp_path / path.name).exists()
+    assert file.read(now)[0]["myapp"].paused
+
+
+def test_of_two_files_the_newer_one_counts_and_the_other_one_is_removed(tmp_path):
+    first, second = (str(tmp_path / name) for name in ("a", "b"))
+    StateFile(SUPERVISORD, [first]).write(PAUSED, 1.0)
+    StateFile(SUPERVISORD, [second]).write({"other": PoolState(paused=True)}, 2.0)
+    file = StateFile(SUPERVISORD, [first, second])
+    states, _ = file.read(3.0)
+    assert states.keys() == {"other"}
+    assert file.write(states, 3.0) == ""
+    assert (len(os.listdir(first)), os.listdir(second)) == (1, [])
+    assert file.write({}, 4.0) == ""
+    assert os.listdir(first) == []
