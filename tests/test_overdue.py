@@ -43,10 +43,12 @@ def requests(port: int, count: int) -> Iterator[None]:
 
 def test_a_pool_that_is_never_idle_is_overdue_with_the_reason_and_exit_status_1():
     where = stack.directory()
-    more = listener(where) + "[memreap:myapp]\nlimit=40MB\nmin_age=1s\n"
+    more = listener(where) + "[memreap:myapp]\nlimit=40MB\nmin_age=1s\nsettle=1s\n"
     try:
         with servers.running(PROCMANAGER, where, more) as served:
             operated = Operated(where, sys.executable, f"unix://{where}/s.sock", "", "")
+            # Workers that exceed the limit as soon as they serve would mean that the limit is wrong.
+            eventually(lambda: assert_status(operated, "myapp +QUIET"))
             with requests(served.port, servers.WORKERS):
                 eventually(lambda: assert_status(operated, "myapp +OVERDUE"))
                 for shown in (operated.ctl("memreap", "status"), look(operated)):
