@@ -291,7 +291,7 @@ def test_whoever_reads_the_file_finds_it_whole(tmp_path):
             text = path.read_text()
             versions.add(text)
             assert text.startswith("# HELP memreap_build_info")
-            assert text.endswith('memreap_not_relieved_total{kind="pressure",pool=""} 0.0\n')
+            assert text.endswith('memreap_oom_killed_total{pool=""} 0.0\n')
         assert len(versions) > 1
 
 

@@ -104,7 +104,8 @@ def test_with_depth_2_the_same_pool_is_watched_and_one_that_is_deeper_is_told():
             assert "depth=2 does not reach the pool" in event.text
 
 
-def test_workers_that_run_commands_are_workers():
-    with pool(2, 40, "parent") as manager, Reaping(manager, **WIDE) as reaping:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_that_run_commands_are_workers(workers):
+    with pool(workers, 40, "parent") as manager, Reaping(manager, **WIDE) as reaping:
         for reaping.later in (0.0, 30.0, 75.0):
             assert reaping.tick().choice.standing is Standing.QUIET
