@@ -19,6 +19,7 @@ from supervisor_memreap.supervisord.configfile import Contents
 from supervisor_memreap.supervisord.mainlog import MainLog
 
 NOW = now()
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
 
 
 @pytest.fixture
@@ -273,8 +274,42 @@ def test_what_is_no_file_is_refused_at_once(path, make):
 def test_a_link_is_not_followed(path):
     target = path.parent / "target"
     path.symlink_to(target)
-    assert troubles(record(path, [look(NOW, {11: 1})])) != []
+    assert f"{path} is a link: set history=PATH" in troubles(record(path, [look(NOW, {11: 1})]))[0]
     assert not target.exists()
+
+
+def test_no_history_is_written_where_every_user_may_put_a_file(path):
+    path.parent.chmod(0o1777)
+    assert f"every user may write to {path.parent}: set history=" in troubles(record(path, [look(NOW, {11: 1})]))[0]
+    assert not path.exists()
+
+
+@needs_root
+@pytest.mark.parametrize("whose", ["directory", "file"])
+def test_no_history_is_written_to_another_users_directory_or_file_and_root_can_read_it(path, whose):
+    record(path, [look(NOW, {11: 1})])
+    theirs = {"directory": path.parent, "file": path}[whose]
+    os.chown(theirs, 12345, 12345)
+    (trouble,) = troubles(record(path, [look(NOW + 60, {11: 2})]))
+    assert f"{theirs} belongs to another user: set history=" in trouble
+    assert len(historyfile.load(str(path))[0].readings) == 1
+
+
+@needs_root
+def test_root_undoes_nothing_in_another_users_directory(path):
+    record(path, [look(NOW, {11: 100})])
+    end_in_the_middle(path)
+    before = path.read_bytes()
+    os.chown(path.parent, 12345, 12345)
+    with pytest.raises(HistoryError, match="try again when the listener has written to it"):
+        historyfile.load(str(path))
+    assert path.read_bytes() == before
+
+
+def test_a_fifo_in_the_place_of_the_history_does_not_block_who_reads_it(path):
+    os.mkfifo(path)
+    with pytest.raises(HistoryError, match="not a history of memreap"):
+        historyfile.load(str(path))
 
 
 def test_that_a_worker_was_reaped_is_recorded_also_by_a_writer_that_has_not_seen_the_pool(path):
@@ -365,8 +400,8 @@ def test_an_upgrade_that_fails_leaves_the_older_schema(path, monkeypatch):
     assert len(historyfile.load(str(path))[0].readings) == 1
 
 
-def test_a_writer_that_is_killed_while_it_writes_leaves_what_was_there(path):
-    record(path, [look(NOW, {11: 100})])
+def end_in_the_middle(path) -> None:
+    """A writer is killed while it writes."""
     child = os.fork()
     if child == 0:
         try:
@@ -380,6 +415,11 @@ def test_a_writer_that_is_killed_while_it_writes_leaves_what_was_there(path):
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
     assert os.path.getsize(f"{path}-journal") > 0
+
+
+def test_a_writer_that_is_killed_while_it_writes_leaves_what_was_there(path):
+    record(path, [look(NOW, {11: 100})])
+    end_in_the_middle(path)
     assert len(historyfile.load(str(path))[0].readings) == 1
     assert troubles(record(path, [look(NOW + 60, {11: 100})])) == []
     assert len(historyfile.load(str(path))[0].readings) == 2
@@ -410,7 +450,7 @@ def test_where_the_log_is_in_no_directory_the_user_is_asked_to_name_a_file(logfi
         default_path(MainLog(logfile, "/", None))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
+@needs_root
 def test_a_directory_of_another_user_is_no_default(tmp_path):
     os.chown(tmp_path, 12345, 12345)
     with pytest.raises(HistoryError, match="belongs to another user: set history=PATH"):

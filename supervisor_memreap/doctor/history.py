@@ -9,7 +9,7 @@ from supervisor_memreap.core.model import supervisord_of
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.listener import name_of_user, rights_of_listener
 from supervisor_memreap.host import rights
-from supervisor_memreap.record.historypath import HistoryError, in_force
+from supervisor_memreap.record.historypath import HistoryError, in_force, refusal
 from supervisor_memreap.record.status import warnings_of
 
 
@@ -46,5 +46,7 @@ def _trouble(path: str) -> bytes:
         return f"there is no directory {above}".encode()
     if os.path.lexists(path) and not os.access(path, os.W_OK):
         return f"cannot write {path}".encode()
+    if reason := refusal(path):
+        return reason.encode()
     # Also beside a history that is there: SQLite keeps its journal there.
     return b"" if os.access(above, os.W_OK | os.X_OK) else f"cannot create a file in {above}".encode()

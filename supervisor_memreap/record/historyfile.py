@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from supervisor_memreap.core.history import EventRecord, PoolHistory, PoolReading, Reading, WorkerHistory
-from supervisor_memreap.record.historypath import HistoryError, NoHistoryError
+from supervisor_memreap.record.historypath import HistoryError, NoHistoryError, refusal
 
 _MAGIC, _APPLICATION = b"SQLite format 3\0", 0x6D656D72
 """The beginning of every file of SQLite, and what says that it is one of ours: `memr`."""
@@ -85,6 +85,8 @@ class Writer:
         self.path = path
         self._size = size
         with errors(path):
+            if reason := refusal(path):
+                raise HistoryError(f"{reason}: set history=PATH in [memreap] to a file that only its user may replace")
             # Kept open as long as the file is used: closing any descriptor of it would end SQLite's own locks.
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         try:
@@ -245,8 +247,11 @@ def _reading(path: str) -> Iterator[sqlite3.Connection]:
     if not os.path.exists(path):
         raise NoHistoryError(f"{path}: no history yet: is a listener running, and does it record (history=)?")
     with errors(path):
-        with open(path, "rb") as file:
-            begin = file.read(100)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # which does not wait for the writer of a fifo
+        try:
+            begin = os.read(fd, 100) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        finally:
+            os.close(fd)
         if not _is_ours(begin):
             raise HistoryError(f"{path}: not a history of memreap")
         with closing(_open_to_read(path)) as db:
@@ -262,9 +267,12 @@ def _open_to_read(path: str) -> sqlite3.Connection:
     db = sqlite3.connect(f"file:{quoted}?mode=ro", uri=True, timeout=_BUSY, isolation_level=None)
     try:
         db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
-        # A writer was killed in the middle: only one who may write can undo what it had begun.
+    except sqlite3.OperationalError as error:
+        # A writer was killed in the middle: only one who may write can undo what it had begun. Not in a directory of
+        # another user, who could have root write into any file, by a link and a journal; there, the listener does it.
         db.close()
+        if refusal(path):
+            raise HistoryError(f"{path}: {error}: try again when the listener has written to it") from None
         db = sqlite3.connect(f"file:{quoted}?mode=rw", uri=True, timeout=_BUSY, isolation_level=None)
     return db
 
