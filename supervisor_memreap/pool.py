@@ -162,6 +162,7 @@ class WatchedPool(_Kept):
                 tried.add(candidate.worker.id)
                 outcome = self._signal(candidate, view, now, watch)
                 if outcome is None:
+                    self.update(policy.not_sent(self._state, hindrance.UNSAVED))
                     return
                 if outcome.result is Result.SENT:
                     kept, lock = lock, -1

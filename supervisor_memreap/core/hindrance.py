@@ -37,6 +37,8 @@ class Kind(str, enum.Enum):
     """The last worker that was reaped was not replaced, or its replacement does not settle."""
     REFUSED = "refused"
     """The due workers must never be signalled."""
+    UNSAVED = "unsaved"
+    """What must survive a restart cannot be saved."""
     STUCK = "stuck"
     """All due workers were signalled and do not leave."""
 
@@ -52,6 +54,9 @@ STUCK = Hindrance(
     Kind.STUCK, "they were signalled before and have not left within grace; the log says what each of them does"
 )
 GROUP = Hindrance(Kind.GROUP, "a worker of another pool of this group is leaving, and one leaves at a time")
+UNSAVED = Hindrance(
+    Kind.UNSAVED, "what must survive a restart cannot be saved; memreap status and the log say why, and what to do"
+)
 
 
 def not_replaced(pool: str, worker: int) -> Hindrance:
