@@ -172,8 +172,8 @@ def _nothing_is_left_behind(pytestconfig):
 def _assert_nothing_is_left(mark: str, directory: Path) -> None:
     left = [f"process {process.pid}: {_words(process)}" for process in _left_running(mark, directory)]
     # A lock that is a file stays: were it removed while another process takes it, there would be two.
-    # So do the directories of the state files, and in that of our user the pauses of a supervisord that has stopped, which
-    # may be a reload.
+    # So do the directories of the state files, and in that of our user the pauses of a supervisord that has stopped:
+    # it may be a reload.
     stays = {directory / "run", *(directory / "run").rglob("*"), *directory.glob("memreap-*[0-9]")}
     left += [str(path) for path in sorted({*directory.rglob("*")} - stays) if not path.match("memreap-*.lock")]
     assert not left, "left behind:\n" + "\n".join(left)
