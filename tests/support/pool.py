@@ -17,6 +17,7 @@ that hold nothing. The words make it behave badly:
     thread      each worker has a second thread, which sleeps
     serving     each worker has a second thread, which waits for data as one that serves a client does
     datagram    each worker has a datagram socket too
+    later       workers hold MIB only when they are LATER old, as those that leak
     parent      the first worker has a child that runs a command, the second one a fork of itself
 """
 
@@ -30,6 +31,8 @@ import threading
 import time
 
 LISTENING = socket.socket(socket.AF_UNIX)
+# Seconds.
+LATER = 3.0
 
 
 def leave(_signum: int, _frame: object) -> None:
@@ -58,7 +61,13 @@ def fork_worker(mib: int, words: set[str], ready: int, number: int = 0) -> int:
             wait = threading.Event().wait if "thread" in words else lambda: os.read(os.pipe()[0], 1)
             threading.Thread(target=wait, daemon=True).start()
         other = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if "datagram" in words else None
-        held = bytearray(mib * 1024 * 1024)  # bytes() of zeros would not be resident
+        held = bytearray()
+        # bytes() of zeros would not be resident.
+        if "later" in words:
+            signal.signal(signal.SIGALRM, lambda *_: held.extend(bytearray(mib * 1024 * 1024)))
+            signal.setitimer(signal.ITIMER_REAL, LATER)
+        else:
+            held.extend(bytearray(mib * 1024 * 1024))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGTERM})
         os.write(ready, b".")
         while held is not None or other:
