@@ -30,5 +30,5 @@ def test_its_configurations_are_valid(block):
 def test_the_lines_that_it_quotes_are_ones_that_memreap_writes():
     quoted = re.findall(r"^    (.+)$", PAGE, re.MULTILINE)
     texts = [event.text for event, _ in EXAMPLES]
-    assert len(quoted) == 4
+    assert len(quoted) == 7
     assert [line for line in quoted if line not in texts] == []
