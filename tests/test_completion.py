@@ -156,7 +156,7 @@ def test_without_shtab_it_is_one_line_that_names_the_extra(tmp_path):
         check=False,
     )
     assert (result.returncode, result.stdout) == (2, "")
-    command = f"{sys.executable} -m pip install 'supervisor-memreap[completion]'"
+    command = f"{sys.executable} -m pip install 'shtab>=1.5.6'"
     assert result.stderr == f"memreap: shtab is missing: {command}\n"
 
 

@@ -11,7 +11,7 @@ from supervisor_memreap.core import delay, hindrance, policy
 from supervisor_memreap.core.events import IdlenessUnknown, Overdue, OverdueEnded
 from supervisor_memreap.core.hindrance import Kind
 from supervisor_memreap.core.model import ProcessId, Result, WorkerDetail
-from supervisor_memreap.core.state import decode, encode, restored
+from supervisor_memreap.core.state import decode, encode, is_worth_keeping, restored
 
 FCGI = "FCGI::ProcManager"
 
@@ -192,6 +192,7 @@ def test_a_new_listener_and_a_single_look_know_what_the_last_one_found():
     film = Film(replace(SETTINGS, checks=3))
     standings(film, 6)
     since = film.state.delay.since
+    assert is_worth_keeping(film.state)
     film.state = restored(decode(encode(film.state)))
     verdict = film.look(saturated(film, 300, 200), signal=False, watch=False)
     assert (verdict.standing, film.state.delay.since, film.state.delay.hindrance.kind) == ("overdue", since, Kind.BUSY)

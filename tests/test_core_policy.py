@@ -642,6 +642,16 @@ def test_a_suspension_ends_when_the_settings_change(change, then):
     assert [type(event) for event in others] == then  # the limit is as wrong as before
 
 
+def test_a_suspension_by_new_settings_is_not_ended_by_them():
+    film = Film(replace(SETTINGS, limit=500 * MIB))
+    film.now = BOOT
+    film.look({11: 160, 12: 170}, after=SETTINGS.settle)
+    film.settings = SETTINGS
+    assert events(film.look({11: 160, 12: 170}), WrongSetting)
+    assert film.look({11: 160, 12: 170}, after=policy.STABLE_SETTINGS).events == ()
+    assert film.state.suspended
+
+
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_file_that_is_half_written_at_one_look_ends_no_suspension(lost):
     film = Film()

@@ -101,7 +101,7 @@ FINDINGS = {
     ),
     "a wrapper without exec": (
         [(PLACK, f"sh -c '{PLACK}; true'\nstopasgroup=true")],
-        r"myapp: worker \d+ may be a manager itself .*below a wrapper, write exec",
+        r"myapp: not watched: its child \d+ .* the pool is below it; write exec",
     ),
     "too little time to finish": ([("stopwaitsecs=70\n", "")], r"stopwaitsecs=10: FCGI::ProcManager gives .* 60 s"),
     "no manager": (

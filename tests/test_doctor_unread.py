@@ -103,7 +103,7 @@ def test_what_update_does_to_others_is_a_note(where):
 
 @needs_root
 def test_a_socket_that_the_listeners_user_may_not_open_is_found(where):
-    where.chmod(0o777)
+    where.chmod(0o1777)
     command = python_for("www-data", where)
     text = TEXT.replace(f"{BIN}/memreap listen", f"{command} listen\nuser=www-data")
     text = text.replace(f"command={sys.executable} {POOL}", f"user=www-data\ncommand=/usr/bin/python3 {where}/pool.py")

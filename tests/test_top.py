@@ -310,8 +310,7 @@ def test_without_rich_one_line_says_what_to_install():
     result = without_rich("top")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
-        "memreap: memreap top needs rich, which is not installed:"
-        f" {sys.executable} -m pip install 'supervisor-memreap[top]'\n"
+        f"memreap: memreap top needs rich, which is not installed: {sys.executable} -m pip install 'rich>=12'\n"
     )
 
 

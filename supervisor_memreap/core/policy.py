@@ -444,7 +444,10 @@ def _apply_settings(pool: Pool, settings: PoolSettings, state: PoolState, now: f
     since = state.changed_settings[1]
     if state.settings is not None and now - since < STABLE_SETTINGS:
         return state
-    if state.suspended:
+    suspended = state.suspended
+    if suspended and suspended.since >= since:
+        return replace(state, settings=settings, changed_settings=None, reported=frozenset())  # it is about these
+    if suspended:
         log.append(events.Resumed(*pool.stamp, "its settings changed"))
     # The user who changed them has dealt with the cause: forget suspensions and what led to them.
     return replace(

@@ -232,6 +232,7 @@ def is_worth_keeping(state: Lasting) -> bool:
         or state.paused
         or state.requested
         or state.replaces is False
+        or state.delay
     )
 
 

@@ -54,6 +54,10 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
     is_empty = not pool.workers and settings.target == "workers" and pool.manager_age > _STARTING
     if is_empty and not server.shrinks(case, pool, section, environ):
         yield Finding("", events.NoWorkers(*pool.stamp, pool.manager).text)
+    nested = roster.nested(pool.manager, [worker.id for worker in pool.workers], case.view, pool.is_group)
+    if nested and not pool.is_group:
+        yield Finding("", events.Wrapped(*pool.stamp, nested, settings.depth).text)
+        return  # what is below it is not looked at
     yield from workers.check(case, pool, grown_up, settings)
     yield from memory.check(case, pool, settings)
     yield from server.check(case, watch, pool, section, environ)

@@ -43,7 +43,7 @@ def install_extra(extra: str) -> str:
     if os.path.exists("/etc/debian_version"):
         how = f"apt install python3-{library}"
     package = f"{how} ({oldest} or later), or run memreap from a venv"
-    return install(_own(), library, f"'supervisor-memreap[{extra}]'", package)
+    return install(_own(), library, f"'{library}>={oldest}'", package)
 
 
 def _own() -> Python:

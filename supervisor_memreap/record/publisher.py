@@ -16,7 +16,7 @@ from supervisor_memreap.record.status import VERSION
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
 # States in which something is not watched, or no worker is signalled.
-_STOPPING = (events.SettingsRefused, events.ProgramsMissing, events.NotSaved)
+_STOPPING = (events.SettingsRefused, events.SettingsWarned, events.ProgramsMissing, events.NotSaved)
 
 
 class Publisher:
