@@ -643,12 +643,15 @@ def test_a_suspension_ends_when_the_settings_change(change, then):
 
 
 def test_a_suspension_by_new_settings_is_not_ended_by_them():
-    film = Film(replace(SETTINGS, limit=500 * MIB))
-    film.now = BOOT
-    film.look({11: 160, 12: 170}, after=SETTINGS.settle)
-    film.settings = SETTINGS
-    assert events(film.look({11: 160, 12: 170}), WrongSetting)
-    assert film.look({11: 160, 12: 170}, after=policy.STABLE_SETTINGS).events == ()
+    settings = replace(SETTINGS, settle=2.0)
+    film = Film(replace(settings, limit=500 * MIB))
+    film.look({11: 160, 12: 170})
+    film.settings = settings
+    film.look({11: 20, 12: 20})
+    for pid in (21, 22):
+        film.fork(pid)
+    assert events(film.look({21: 160, 22: 170}, after=3), WrongSetting)
+    assert film.look({21: 160, 22: 170}, after=policy.STABLE_SETTINGS).events == ()
     assert film.state.suspended
 
 
