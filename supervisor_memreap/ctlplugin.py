@@ -50,8 +50,8 @@ memreap help                show this
 NAME is a pool, or a group or a program with numprocs: then all of its pools.
 The listener carries commands out, and signals a worker while it serves no
 request; see its log (tail memreap stderr). Sizes are in the pool's metric.
-Exit status: 0; 1 something is wrong, a pool is suspended, OVERDUE or not watched, or
-the command was refused; 2 bad usage.
+Exit status: 0; 1 something is wrong, a pool is suspended, OVERDUE or not
+watched, or the command was refused; 2 bad usage.
 """
 
 
