@@ -6,6 +6,7 @@ some seconds old. So the command shows one of the two, and says which.
 
 from __future__ import annotations
 
+import os
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,11 @@ from supervisor_memreap import __version__
 from supervisor_memreap.core import events
 from supervisor_memreap.core.command import named
 from supervisor_memreap.core.listeners import ListenerState
-from supervisor_memreap.core.model import UP, Program
+from supervisor_memreap.core.model import UP, Program, supervisord_of
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.reaper import Reaper
-from supervisor_memreap.record import status, words
+from supervisor_memreap.record import statedirectory, status, words
 from supervisor_memreap.record.statefile import BesideListener
 from supervisor_memreap.supervisord.client import Client, Unavailable
 from supervisor_memreap.supervisord.configfile import Contents
@@ -66,6 +67,13 @@ class View(NamedTuple):
         return self._replace(pools=[pool for pool in self.pools if pool["name"] in chosen]) if names else self
 
 
+def _is_of_this_user(pid: int) -> bool:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid == os.geteuid()
+    except OSError:
+        return False  # it has ended, or this is not Linux
+
+
 class Viewer:
     """Looks as often as asked. `contents` are those of the configuration."""
 
@@ -101,7 +109,8 @@ class Viewer:
         trouble = self._trouble_of_listener(programs) if trouble is None else trouble
         # A misspelt section watches nothing, while everything else may look well.
         missing = events.ProgramsMissing.of(self._settings.unmatched(programs), programs, time.time())
-        troubles = trouble, missing.text if missing else "", *self._reaper.memory.troubles()
+        found = trouble, self._unsaved(programs), missing.text if missing else ""
+        troubles = *found, *self._reaper.memory.troubles()
         return View(pools, "look", note, tuple(filter(None, troubles)), None, why, is_watched=not trouble)
 
     def _trouble_of_listener(self, programs: Sequence[Program]) -> str:
@@ -117,6 +126,15 @@ class Viewer:
                     {"name": program.namespec, "state": program.state, "listener_state": "", "age_seconds": 0.0}
                 )
         return ""
+
+    def _unsaved(self, programs: Sequence[Program]) -> str:
+        """Why the listener can save nothing, and so signals no worker; empty too if it runs as another user."""
+        listeners = [program.pid for program in programs if program.name in self._listeners and program.pid]
+        supervisord = supervisord_of(programs)
+        if not supervisord or not listeners or not all(map(_is_of_this_user, listeners)):
+            return ""
+        trouble = statedirectory.trouble(statedirectory.candidates(supervisord, self._contents))
+        return events.NotSaved("", time.time(), trouble).text if trouble else ""
 
     def close(self) -> None:
         if self._reaper:

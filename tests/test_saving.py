@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support import stack
-from support.driver import pool, workers_below
+from support.driver import POOL, eventually, pool, supervisord, workers_below
 from support.reaping import Reaping
 
 from supervisor_memreap.core import events, policy
@@ -343,3 +344,23 @@ def test_of_two_files_the_newer_one_counts_and_the_other_one_is_removed(tmp_path
     assert (len(os.listdir(first)), os.listdir(second)) == (1, [])
     assert file.write({}, 4.0) == ""
     assert os.listdir(first) == []
+
+
+def test_status_says_that_nothing_can_be_saved_also_where_the_listener_cannot_be_asked(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir(mode=0o700)
+    (tmp_path / "run/memreap").touch()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    memreap = f"{Path(sys.executable).parent}/memreap"
+    text = (
+        f"[program:myapp]\ncommand={sys.executable} {POOL} 1 5\n[memreap:myapp]\nlimit=1GB\n"
+        f"[eventlistener:memreap]\ncommand={memreap} listen\nevents=TICK_5\n"
+    )
+    with supervisord(tmp_path, text):
+
+        def assert_said() -> None:
+            command = [memreap, "status", "-c", f"{tmp_path}/supervisord.conf"]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert "cannot be saved" in " ".join(result.stderr.split()), result
+            assert result.returncode == 1
+
+        eventually(assert_said)
