@@ -273,7 +273,7 @@ CONTAINED = ("setpriv", "--bounding-set=-all,+chown,+dac_override,+fowner,+kill,
 @needs_root
 @pytest.mark.parametrize("user", ["www-data", "root"])
 def test_root_of_a_container_says_which_right_it_lacks_and_whether_the_listener_has_it(where, user):
-    where.chmod(0o777)
+    where.chmod(0o1777)
     shutil.copy(POOL, where)
     listen = f"{python_for('www-data', where)} listen"
     if user == "root":

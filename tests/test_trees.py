@@ -27,9 +27,9 @@ from supervisor_memreap.core.settings import Given, resolve
 def test_an_old_procmanager_below_a_supervisord_that_is_pid_1_falls_once_and_is_left_alone_from_then_on():
     where = stack.directory()
     memreap = f"{Path(sys.executable).parent}/memreap"
-    # With checks=3: a pool of which all is new and over the limit at a tick, in its first second, is suspended.
+    # Workers that are over the limit when they begin to serve would mean that the limit is wrong.
     text = (
-        f"[program:myapp]\ncommand={sys.executable} {POOL} 2 40 oldest\nstartsecs=0\nautorestart=true\n"
+        f"[program:myapp]\ncommand={sys.executable} {POOL} 2 40 oldest later\nstartsecs=0\nautorestart=true\n"
         "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\nchecks=3\n"
         f"[eventlistener:memreap]\ncommand={memreap} listen\nevents=TICK_5\nstderr_logfile={where}/memreap.log\n"
         f'environment=TMPDIR="{where}"\n'
