@@ -217,7 +217,8 @@ def test_where_the_metric_may_not_be_read_nothing_is_signalled_and_the_remedy_is
     may_run(*through)
     directory = sock.parent
     programs = pool_of(user, 2, directory) + f"[memreap:myapp]\nmetric={metric}\n{QUICK}"
-    _, _, line = told_with_nobody_signalled(directory, programs, through, "may not be read")
+    told = "may not be read: nothing sent"
+    (line,) = [each for each in told_with_nobody_signalled(directory, programs, through, told) if told in each]
     assert re.fullmatch(
         rf"myapp: worker \d+ may hold up to \d+ MiB, limit 30 MiB, but its {metric} may not be read: nothing sent;"
         r" run memreap as the worker's user or as root with CAP_SYS_PTRACE .*",
@@ -250,7 +251,8 @@ def test_where_the_listener_may_not_signal_nothing_is_signalled_and_the_remedy_i
     may_run(*AS_NOBODY)
     directory = sock.parent
     programs = pool_of("daemon", 2, directory) + f"[memreap:myapp]\nmetric=rss\nidle_wait=7s\n{QUICK}"
-    _, _, line = told_with_nobody_signalled(directory, programs, AS_NOBODY, "not permitted")
+    told = "nothing sent, not permitted"
+    (line,) = [each for each in told_with_nobody_signalled(directory, programs, AS_NOBODY, told) if told in each]
     remedy = "nothing sent, not permitted; run memreap as the worker's user or as root (user=)"
     assert re.fullmatch(rf"myapp: worker \d+ holds \d+ MiB \(rss\), limit 30 MiB: {re.escape(remedy)}", line)
 

@@ -84,7 +84,8 @@ def test_a_stuck_worker_is_told_with_what_it_does_and_gets_what_was_asked_for(st
 
 
 def test_by_default_a_stuck_worker_gets_nothing_more():
-    with pool(2, 40, "stuck") as manager, Reaping(manager) as reaping:
+    # A worker that is as young when 300 s are said to have passed would seem to begin to serve with the default.
+    with pool(2, 40, "stuck") as manager, Reaping(manager, settle="1h") as reaping:
         worker = reaping.until(events.Signalled).worker
         reaping.later = 300.0
         report = reaping.until(events.Stuck)

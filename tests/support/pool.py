@@ -61,13 +61,13 @@ def fork_worker(mib: int, words: set[str], ready: int, number: int = 0) -> int:
             wait = threading.Event().wait if "thread" in words else lambda: os.read(os.pipe()[0], 1)
             threading.Thread(target=wait, daemon=True).start()
         other = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if "datagram" in words else None
-        held = bytearray()
+        held: list[bytearray] = []
         # bytes() of zeros would not be resident.
         if "later" in words:
-            signal.signal(signal.SIGALRM, lambda *_: held.extend(bytearray(mib * 1024 * 1024)))
+            signal.signal(signal.SIGALRM, lambda *_: held.append(bytearray(mib * 1024 * 1024)))
             signal.setitimer(signal.ITIMER_REAL, LATER)
         else:
-            held.extend(bytearray(mib * 1024 * 1024))
+            held.append(bytearray(mib * 1024 * 1024))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGTERM})
         os.write(ready, b".")
         while held is not None or other:
