@@ -10,11 +10,11 @@ request ("not kept") or for 20 requests ("kept": that of the client, or that of 
 are quick GETs, 4 are POSTs of 2 KB, and one takes 50 ms. A request is lost if its answer is not a whole and right 200:
 an empty answer and a closed connection too, also on a connection that is kept.
 
-One worker after the other gets the server's graceful signal, by host.attempt, which is what memreap itself uses:
+One worker after the other gets the server's graceful signal, by host.signalling, which is what memreap itself uses:
 
     any moment   whatever it does, as a script does that only knows its size
     seen idle    right after it was seen idle (hold=no)
-    held         at its boundary: where it enters its wait for the next connection (the default)
+    held         while it is held where it waits (the default)
 
 The next one, at least half a second old, is signalled when the last one has left, another has taken its place, and the
 server's own pace allows it. The three moments of a server are measured side by side, each with a pool of its own.
@@ -48,7 +48,6 @@ from servers_report import MOMENTS, Result, put_into, svg
 from support import servers, stack
 from support.driver import eventually
 from support.load import Load
-from support.looking import reap
 from support.servers import SERVERS, WORKERS, Server
 
 from supervisor_memreap import __version__
@@ -56,7 +55,7 @@ from supervisor_memreap.core.model import Pool, SentMoment, Worker, WorkerDetail
 from supervisor_memreap.core.model import Result as Sent
 from supervisor_memreap.core.servers import pace_of, recognise
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.host import procfs
+from supervisor_memreap.host import procfs, signalling
 from supervisor_memreap.host.source import Source
 
 HERE = Path(__file__).resolve().parent
@@ -119,13 +118,14 @@ class Workers:
                     os.kill(worker.id.pid, signum)
                     return True
             return False
-        hold = moment == MOMENTS[2]
-        settings = PoolSettings(limit=1, signal=self._server.signal, hold=hold)
-        outcome = reap(Pool("", "RUNNING", manager=self._manager), worker, settings, view, 5.0 if hold else 0.1)
+        settings = PoolSettings(limit=1, signal=self._server.signal, hold=moment == MOMENTS[2])
+        outcome = signalling.reap(Pool("", "RUNNING", manager=self._manager), worker, settings, view, 0.1)
+        if outcome.pidfd is not None:
+            os.close(outcome.pidfd)
         if outcome.result is not Sent.SENT:
             return False
-        # Not as wanted: not permitted, or the attempt was out of time, and may have sent it or not.
-        wanted = SentMoment.HELD if hold else SentMoment.IDLE
+        # Not as wanted: not permitted, or the process that holds was out of time, and may have sent it or not.
+        wanted = SentMoment.HELD if settings.hold else SentMoment.IDLE
         if outcome.moment is not wanted:
             self.otherwise["not permitted" if outcome.unheld else "out of time"] += 1
         return True

@@ -162,12 +162,9 @@ def _keep_in(remembered: Remembered) -> Keep:
     """Saves who is leaving: the next memreap follows that worker. All else is the listener's, or of this run alone."""
 
     def keep(states: States) -> str:
-        leaving = {name: state for name, state in states.items() if state.attempted or state.leaving}
+        leaving = {name: state for name, state in states.items() if state.leaving}
         return remembered.keep(
-            {
-                name: PoolState(manager=state.manager, attempted=state.attempted, leaving=state.leaving)
-                for name, state in leaving.items()
-            }
+            {name: PoolState(manager=state.manager, leaving=state.leaving) for name, state in leaving.items()}
         )
 
     return keep
@@ -268,15 +265,11 @@ class _Waits:
 
 def _pause(reaper: Reaper) -> None:
     """Wait until the next look, or until a signalled worker is gone."""
-    until = time.monotonic() + INTERVAL
-    while (now := time.monotonic()) < until:
-        poll = select.poll()
-        for fd in (*reaper.pools.pidfds(), *reaper.attempts.fds()):
-            poll.register(fd, select.POLLIN)
-        readable = [fd for fd, _ in poll.poll((until - now) * 1000 + 1)]
-        reaper.attempts.wake(time.monotonic())
-        gone = [fd for fd in readable if fd in reaper.pools.pidfds()]
-        for fd in gone:
-            reaper.exited(fd, time.monotonic())
-        if gone:
-            until = time.monotonic() + INTERVAL / 4  # the manager needs a moment to fork the replacement
+    poll = select.poll()
+    for fd in reaper.pools.pidfds():
+        poll.register(fd, select.POLLIN)
+    gone = [fd for fd, _ in poll.poll(INTERVAL * 1000)]
+    for fd in gone:
+        reaper.exited(fd, time.monotonic())
+    if gone:
+        select.poll().poll(INTERVAL * 1000 / 4)  # the manager needs a moment to fork the replacement

@@ -109,7 +109,7 @@ class Pools:
 
     def close(self) -> None:
         for pool in self:
-            pool.close()
+            pool.followed.close()
 
     def waits_for_its_group(self, pool: WatchedPool) -> bool:
         """Whether a worker is leaving in another pool of this group, which may have several with target=self."""
@@ -156,7 +156,7 @@ class Pools:
             pool.hide()
             if is_worth_keeping(pool.state) and not _is_outdated(pool.state, now, view):
                 continue
-            pool.close()
+            pool.followed.close()
             del self._pools[name]
 
 

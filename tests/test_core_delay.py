@@ -18,7 +18,7 @@ FCGI = "FCGI::ProcManager"
 
 def attempt(film: Film, workers, result: Result = Result.BUSY, **how):
     """The verdict of the next look; the attempt that follows has this result."""
-    verdict = film.look(workers, signal=False, waited=5.0 if result is Result.BUSY else None, **how)
+    verdict = film.look(workers, signal=False, watch=result is Result.BUSY, **how)
     if verdict.candidates:
         detail = verdict.candidates[0].worker.detail
         film.state = policy.not_sent(film.state, hindrance.of_attempt(result, detail, film.settings))
@@ -194,14 +194,14 @@ def test_a_new_listener_and_a_single_look_know_what_the_last_one_found():
     since = film.state.delay.since
     assert is_worth_keeping(film.state)
     film.state = restored(decode(encode(film.state)))
-    verdict = film.look(saturated(film, 300, 200), signal=False, waited=None)
+    verdict = film.look(saturated(film, 300, 200), signal=False, watch=False)
     assert (verdict.standing, film.state.delay.since, film.state.delay.hindrance.kind) == ("overdue", since, Kind.BUSY)
     assert film.look({11: 20, 12: 20}).standing == "quiet"
 
 
 def test_without_any_attempt_as_in_a_dry_run_no_worker_is_called_overdue():
     film = Film()
-    looks = [film.look(saturated(film, 300, 200), signal=False, waited=None) for _ in range(20)]
+    looks = [film.look(saturated(film, 300, 200), signal=False, watch=False) for _ in range(20)]
     assert {look.standing for look in looks} == {"due"}
 
 

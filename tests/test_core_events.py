@@ -30,7 +30,7 @@ EXAMPLES = [
         events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.IDLE, 60.0),
         "worker 4242 holds 312 MiB (uss), limit 150 MiB: HUP sent while idle",
     ),
-    (events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.HELD, 60.0), ": HUP sent between two requests"),
+    (events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.HELD, 60.0), ": HUP sent while idle (held)"),
     (
         events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.BUSY, 60.0),
         ": HUP sent while busy, after 60 s without an idle moment",
@@ -123,7 +123,7 @@ EXAMPLES = [
     ),
     (
         events.Signalled(*STAMP, WORKER, ShortOfHeadroom(SHORT, 57 * MIB), "HUP", SentMoment.HELD, 60.0),
-        "worker 4242 holds 57 MiB for itself, and this host has 412 MiB available, headroom 512 MiB: HUP sent between",
+        "worker 4242 holds 57 MiB for itself, and this host has 412 MiB available, headroom 512 MiB: HUP sent while",
     ),
     (
         events.NotRelieved(*LISTENER, SHORT, 4, 120 * MIB, 600.0, (Holder(812, "java", 3 << 30),)),

@@ -310,7 +310,7 @@ def test_at_80_columns_and_24_rows_all_is_whole_and_the_counter_agrees_with_it(p
     # Each line of the log has the time of day; what is too long goes on below it.
     lines = re.split(r"\n(?=\d\d:)", "\n".join(log))
     sent = [" ".join(line.split()) for line in lines if "HUP" in line]
-    assert all(re.fullmatch(r"[\d:]{8} worker \d+ holds .* HUP sent between two requests", line) for line in sent)
+    assert all(re.fullmatch(r"[\d:]{8} worker \d+ holds .* HUP sent while idle \(held\)", line) for line in sent)
     leaving = sum(row.endswith("leaving") for row in workers)
     # Those of the beginning may have scrolled off.
     signalled = set(re.findall(r"worker (\d+) holds", terminal.text))

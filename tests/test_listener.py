@@ -174,7 +174,7 @@ def test_it_reaps_the_worker_over_the_limit_and_says_so(log, tmp_path):
     assert re.fullmatch(r"version [0-9.]+, configuration .*supervisord\.conf", first)
     assert watching == "watching myapp (limit 30 MiB uss)"
     assert re.fullmatch(
-        rf"myapp: worker {before.pid} holds 4\d MiB \(uss\), limit 30 MiB: HUP sent between two requests",
+        rf"myapp: worker {before.pid} holds 4\d MiB \(uss\), limit 30 MiB: HUP sent while idle \(held\)",
         sent,
     )
     took, back = r"[0-9.]+ m?s", r"\d+ MiB"

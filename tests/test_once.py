@@ -55,7 +55,7 @@ def test_every_worker_over_the_limit_is_reaped_one_at_a_time():
         assert len(after) == 3
     lines = result.stdout.splitlines()
     assert [" left after " in line for line in lines[:6]] == [False, True] * 3
-    _assert_each_is_in_one(before, "HUP sent between two requests", lines[:6:2])
+    _assert_each_is_in_one(before, "HUP sent while idle", lines[:6:2])
     _assert_each_is_in_one(before, " left after ", lines[1:6:2])
     assert lines[6:] == [f"memreap: pid-{pid}: 3 workers, 3 reaped, none over the limit of 30 MiB"]
 
@@ -131,7 +131,7 @@ def test_a_servers_own_signal_is_used_where_none_is_set_and_that_is_told_once(tm
         assert not before & pids(pid)
     assert result.stdout.count(told) == 1
     _assert_each_is_in_one(
-        before, "TERM sent between two requests", [line for line in result.stdout.splitlines() if "sent" in line]
+        before, "TERM sent while idle", [line for line in result.stdout.splitlines() if "sent" in line]
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from supervisor_memreap.core import events, hindrance, policy
 from supervisor_memreap.core.hindrance import Hindrance, Kind
-from supervisor_memreap.core.model import Result, Worker
+from supervisor_memreap.core.model import Worker
 from supervisor_memreap.core.policy import Choice, Look, Standing
 from supervisor_memreap.core.reasons import Reason
 from supervisor_memreap.core.servers import may_signal_busy, pace_of
@@ -22,8 +22,6 @@ from supervisor_memreap.core.state import Delay, DueSince, PoolState
 # Seconds, two ticks of TICK_5, and looks after the first one, two ticks whatever their interval is: a worker that has
 # been due for longer is overdue.
 OVERDUE, LOOKS = 10.0, 2
-# Seconds by which an attempt may begin after the look for it.
-LATE = 1.0
 # Seconds after which the log says again what stands in the way.
 REPEAT = 600.0
 
@@ -39,7 +37,7 @@ def follow(look: Look, choice: Choice, episodes: Episodes, now: float) -> Choice
     if _is_fine(look, choice, due, now):
         return _without_delay(look, choice, now)
     state = _count(look.state, due, now)
-    obstacle = _obstacle(look, choice, due, now)
+    obstacle = _obstacle(look, choice, due)
     overdue = {worker: due[worker] for worker in due if _is_overdue(state.due[worker.id], obstacle, look.settings, now)}
     if obstacle and (state.delay or overdue):
         since = state.delay.since if state.delay else min(state.due[worker.id].since for worker in overdue)
@@ -88,15 +86,12 @@ def _is_overdue(since: DueSince, obstacle: Hindrance | None, settings: PoolSetti
     return since.looks >= LOOKS and now - since.since >= OVERDUE + turn
 
 
-def _obstacle(look: Look, choice: Choice, due: Due, now: float) -> Hindrance | None:
+def _obstacle(look: Look, choice: Choice, due: Due) -> Hindrance | None:
     """What stands in the way of all due workers; None: none of them has been tried yet."""
     pool, settings, state = look
     if state.leaving:
         return hindrance.not_replaced(pool.name, state.leaving.worker.pid)
     if choice.candidates:
-        attempted, detail = state.attempted, choice.candidates[0].worker.detail
-        if state.refusal is None and attempted and now - attempted.signalled >= OVERDUE - LATE:
-            return hindrance.of_attempt(Result.BUSY, detail, settings)  # an attempt that lasts for so long
         return state.refusal
     stuck = {leaving.worker for leaving in state.stuck}
     free = [worker for worker in due if worker.id not in stuck]

@@ -49,7 +49,7 @@ class Signalled(_Base):
     @property
     def text(self) -> str:
         moment = {
-            SentMoment.HELD: "between two requests",
+            SentMoment.HELD: "while idle (held)",
             SentMoment.IDLE: "while idle",
             SentMoment.BUSY: f"while busy, after {seconds(self.idle_wait)} without an idle moment",
             SentMoment.UNKNOWN: "; whether it was idle is not known",

@@ -101,7 +101,7 @@ def _of_busy(detail: WorkerDetail, settings: PoolSettings, is_kept: bool, unheld
     start = f"no idle moment was found{_why_only_idle(detail, settings)}"
     if is_kept:
         return Hindrance(Kind.KEPT, f"{start}; a client keeps its connection between requests: {SHORTEN}")
-    return Hindrance(Kind.BUSY, f"{start}; if its requests take so long, restart the program when convenient")
+    return Hindrance(Kind.BUSY, f"{start}; run more workers, or restart the program when convenient")
 
 
 def _why_only_idle(detail: WorkerDetail, settings: PoolSettings) -> str:

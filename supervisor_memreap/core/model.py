@@ -81,7 +81,7 @@ class Result(str, enum.Enum):
 
     SENT = "sent"
     BUSY = "busy"
-    """It did not come to its boundary, and had no idle moment."""
+    """It had no idle moment."""
     GONE = "gone"
     CHANGED = "changed"
     NOT_PERMITTED = "not permitted"
@@ -92,7 +92,7 @@ class SentMoment(str, enum.Enum):
     """What the worker was doing when the signal was sent."""
 
     HELD = "held"
-    """It was at its boundary: where it enters its wait for the next connection, with none in hand."""
+    """It was held where it waits for a connection."""
     IDLE = "idle"
     """It was seen idle just before."""
     BUSY = "busy"

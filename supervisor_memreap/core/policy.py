@@ -14,9 +14,8 @@ core.selection who goes next over all pools.
  4. Never a newborn: a worker of FCGI::ProcManager has its manager's signal handlers until it sets its own; if it gets
     HUP before, it sends TERM to its siblings.
  5. Never a worker that has no handler for the signal, or that is known to drop its request on it (core.servers).
- 6. At its boundary: the caller signals a worker where it enters its wait for the next connection. Where that may not
-    be had, while it is seen idle; and at any moment once `idle_wait` has expired, unless its server is known to lose
-    requests then (core.servers).
+ 6. Idle first: the caller signals only a worker that waits for a connection, and at any moment once `idle_wait` has
+    expired, unless its server is known to lose requests then (core.servers).
  7. Signalled once. A second time, once, only if it is idle `AGAIN` after the first: that one came between the last
     request and accept, where Perl only records it.
  8. A worker that does not leave within `grace` is stuck: it is reported, and the next may go. Only if `stuck` says so
@@ -72,6 +71,9 @@ AGAIN = 10.0
 START_STEP = 1.0
 # Seconds after which a due worker is reported that waits for something that may never happen.
 LONG_WAIT = 60.0
+# The most that the time between two looks counts for how long an idle moment was waited for: two ticks of TICK_5. With
+# longer ones, or where supervisord does not answer, far less than that time was watched.
+LONGEST_WATCH = 10.0
 # Seconds for which other settings must have been in force before they end a suspension: a look may find a file that is
 # half written, without its last lines.
 STABLE_SETTINGS = 10.0
@@ -133,8 +135,6 @@ class Candidate:
     reason: Reason
     idle_wait_expired: bool = False
     """There was no idle moment within `idle_wait`: signal it while busy, if its server permits that."""
-    attempts: int = 0
-    """Those that were made in vain to signal it."""
     all_reasons: tuple[Reason, ...] = ()
     """Of a pending worker, every reason that applies to it."""
 
@@ -209,10 +209,12 @@ def choose_in(look: Look, episodes: Episodes, now: float) -> Choice:
     log: list[Event] = []
     circumstances = look.circumstances(episodes, now)
     pending, candidates, state = _candidates(look, circumstances, now, log)
-    due = {each.worker.id for each in candidates}
-    if not due >= state.waits.keys():
-        state = replace(state, waits={worker: wait for worker, wait in state.waits.items() if worker in due})
-    candidates = tuple(_after_its_waits(each, settings, state) for each in candidates)
+    waits = {each.worker.id: state.waits.get(each.worker.id, Wait()) for each in candidates}
+    if waits or state.waits:
+        state = replace(state, waits=waits)
+    candidates = tuple(
+        replace(each, idle_wait_expired=waits[each.worker.id].seconds >= settings.idle_wait) for each in candidates
+    )
     state = _report_long_waits(pool, candidates, settings, state, log)
     unwatched = _why_unwatched(pool, settings, state, now)
     if unwatched:
@@ -259,11 +261,6 @@ def _note_probe(
     return max(hidden, len(unreadable)), state
 
 
-def _after_its_waits(candidate: Candidate, settings: PoolSettings, state: PoolState) -> Candidate:
-    wait = state.waits.get(candidate.worker.id, Wait())
-    return replace(candidate, attempts=wait.attempts, idle_wait_expired=wait.seconds >= settings.idle_wait)
-
-
 def _why_unwatched(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> Event | None:
     """Why there is no worker that could ever be reaped, as far as is known."""
     empty_for = now - state.no_workers_since if state.no_workers_since is not None else 0.0
@@ -284,35 +281,26 @@ def is_structure_due(state: PoolState, now: float) -> bool:
     return now - state.nested_read >= pause
 
 
-def attempted(pool: Pool, candidate: Candidate, state: PoolState, now: float) -> PoolState:
-    """An attempt to signal this candidate is about to be made."""
+def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float, sent: bool = True) -> PoolState:
+    """This candidate was signalled; or, if not `sent`, is about to be."""
     worker, reason = candidate.worker, candidate.reason
     assert worker.detail
-    leaving = Leaving(
-        worker.id,
-        now,
-        frozenset(other.id for other in pool.workers),
-        worker.id.start_time + worker.age - START_STEP,
-        sent=False,
-        slot=worker.slot,
-        private=reasons.given_back(reason) or worker.private or 0,
-        signal=worker.detail.signal,
-        server=worker.detail.server,
-    )
-    return replace(state, attempted=leaving)
-
-
-def signalled(candidate: Candidate, state: PoolState, now: float) -> PoolState:
-    """The attempt sent its signal, as far as is known."""
-    assert state.attempted
-    worker, reason = candidate.worker, candidate.reason
     return replace(
         state,
         waits={},
         refusal=None,
         requested=state.requested - {worker.id},
-        attempted=None,
-        leaving=replace(state.attempted, signalled=now, sent=True),
+        leaving=Leaving(
+            worker.id,
+            now,
+            frozenset(other.id for other in pool.workers),
+            worker.id.start_time + worker.age - START_STEP,
+            sent,
+            slot=worker.slot,
+            private=reasons.given_back(reason) or worker.private or 0,
+            signal=worker.detail.signal,
+            server=worker.detail.server,
+        ),
         fast=_after_reap(worker, reason, state),
     )
 
@@ -329,17 +317,10 @@ def _after_reap(worker: Worker, reason: Reason, state: PoolState) -> tuple[float
     return state.fast if started_over is None else ()
 
 
-def not_signalled(state: PoolState, seconds: float | None, is_kept: bool = False) -> PoolState:
-    """The attempt ended without a signal; `seconds` is how long it waited in vain, None: not for that reason.
-
-    `is_kept`: the worker has a client's connection that is kept between requests.
-    """
-    assert state.attempted
-    worker, waits = state.attempted.worker, state.waits
-    if seconds is not None:
-        wait = waits.get(worker, Wait())
-        waits = {**waits, worker: Wait(wait.attempts + 1, wait.seconds + seconds, is_kept)}
-    return replace(state, attempted=None, waits=waits)
+def sent(state: PoolState, now: float) -> PoolState:
+    """The signal that was about to be sent went out."""
+    assert state.leaving
+    return replace(state, leaving=replace(state.leaving, signalled=now, sent=True))
 
 
 def only_observes(settings: PoolSettings, state: PoolState) -> bool:
@@ -352,6 +333,16 @@ def not_sent(state: PoolState, why: Hindrance | None) -> PoolState:
     return replace(state, refusal=why or state.refusal)
 
 
+def watched(state: PoolState, worker: ProcessId, now: float, is_kept: bool = False) -> PoolState:
+    """The caller looked for an idle moment of this candidate, and there was none.
+
+    `is_kept`: it has a client's connection that is kept between requests.
+    """
+    wait = state.waits.get(worker, Wait())
+    gap = 0.0 if wait.watched is None else min(LONGEST_WATCH, now - wait.watched)
+    return replace(state, waits={**state.waits, worker: Wait(wait.seconds + gap, now, is_kept)})
+
+
 def signalled_again(state: PoolState, sent: bool = True) -> PoolState:
     """The second signal that `choose_in` asked for was sent; or, if not `sent`, is about to be."""
     assert state.leaving
@@ -362,20 +353,6 @@ def force_later(state: PoolState) -> PoolState:
     """The signal that `stuck` sets must not be sent before the state can be saved."""
     assert state.leaving
     return replace(state, leaving=replace(state.leaving, forced=None), is_unsaved=True)
-
-
-def not_signalled_again(state: PoolState) -> PoolState:
-    """The second signal was not sent: the worker was not idle."""
-    assert state.leaving
-    return replace(state, leaving=replace(state.leaving, again=False))
-
-
-def may_signal_again(worker: ProcessId, state: PoolState) -> bool:
-    """Whether a second signal to this worker that is on its way may still be sent."""
-    leaving = state.leaving
-    if leaving is None or leaving.worker != worker or leaving.left is not None:
-        return False
-    return not (state.paused or (state.settings is not None and state.settings.observe))
 
 
 def not_forced(state: PoolState) -> PoolState:
@@ -990,7 +967,7 @@ def _report_long_waits(
         assert worker.detail
         server, signal = worker.detail.server, worker.detail.signal
         moment = moment_of(server)
-        wait = state.waits.get(worker.id, Wait())
+        wait = state.waits[worker.id]
         waited = wait.seconds
         waits = never or moment in (Moment.IDLE, Moment.HELD) or (moment is Moment.IDLE_IF_SEEN and may_be_seen)
         if waited >= patience and waits:

@@ -14,14 +14,13 @@ from typing import NamedTuple
 
 
 class Moment(enum.Enum):
-    """The moment at which a worker may be signalled; its boundary comes first."""
+    """The moment at which a worker may be signalled. A held worker is idle; an idle moment is waited for first."""
 
     ANY = "any"
     IDLE_IF_SEEN = "idle if seen"
     """Idle, if that can be seen; otherwise at any moment after idle_wait."""
     IDLE = "idle"
     HELD = "held"
-    """Only at its boundary."""
 
 
 class Names(NamedTuple):
@@ -52,8 +51,9 @@ class Server(NamedTuple):
 # What each moment costs was measured with 300 signals each (docs/servers.md); held, no server lost a request. Starman
 # loses requests at any moment, and also right after it was seen idle; uWSGI now and then: seen idle 1 of 300 in one run
 # and none in the next, 3 of 164 in an earlier one.
-# FCGI::ProcManager, php-fpm and Apache lose those on connections that nginx or the client keeps, if they are busy: an
-# idle moment is waited for wherever it can be seen. gunicorn and unicorn lost none at any moment.
+# FCGI::ProcManager, php-fpm and Apache lose those on connections that nginx or the client keeps, if they are busy; even
+# at full load an idle moment comes sooner or later, so that is waited for wherever it can be seen. gunicorn and unicorn
+# lost none at any moment.
 #
 # Pace. uWSGI's master sleeps 2 s (forkbomb-delay), during which it replaces no worker, if more workers than it has come
 # back in a row, each in the same second of the clock as the last or the next one (core/master.c: tv_sec <=

@@ -17,7 +17,7 @@ from supervisor_memreap.host import reader, waiting
 from supervisor_memreap.host.procfile import missing, read, stat
 from supervisor_memreap.host.source import Process, Psutil, Sizes, Source
 
-READS = waiting.Reads(reader.memory, lambda path: reader.read(path, 0, waiting.MAX_FDINFO))
+_READS = waiting.Reads(reader.memory, lambda path: reader.read(path, 0, waiting.MAX_FDINFO))
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -72,10 +72,10 @@ class Procfs:
         return bool(int(mask, 16) >> (signum - 1) & 1) if mask.strip() else None
 
     def idle(self, pid: int) -> bool | None:
-        return waiting.idle(pid, READS)
+        return waiting.idle(pid, _READS)
 
     def awaited_client(self, pid: int) -> str | None:
-        return waiting.awaited_client(pid, READS)
+        return waiting.awaited_client(pid, _READS)
 
     def can_observe_idle(self, pid: int) -> bool | None:
         return waiting.can_observe_idle(pid)

@@ -87,17 +87,10 @@ class _Child:
 
 
 _child: _Child | None = None
-_reads_here = False
 _lost_at = float("-inf")
 """When a process did not answer within PATIENCE (monotonic)."""
 _avoided: dict[str, tuple[float, float]] = {}
 """By its directory: until when (monotonic) nothing is read of a process, and for how long that is."""
-
-
-def read_here() -> None:
-    """From now on this process reads by itself: it is a child that may be killed when it takes too long."""
-    global _reads_here
-    _reads_here = True
 
 
 def memory(pid: int, address: int, length: int) -> bytes:
@@ -108,8 +101,6 @@ def memory(pid: int, address: int, length: int) -> bytes:
 def read(path: str, offset: int = 0, length: int = _MAX_BYTES) -> bytes:
     """A part of a file of /proc/PID, its beginning by default. Raises as host.procfile.read does, and Blocked."""
     global _child, _lost_at
-    if _reads_here:
-        return read_part(path, offset, length)
     directory = path[: path.index("/", len("/proc/"))]
     if _is_avoided(directory):
         raise Blocked(errno.EACCES, "its memory map is locked", path)

@@ -36,12 +36,12 @@ _LISTEN = b"0A"
 class Sockets(NamedTuple):
     listening: frozenset[int]
     """Descriptors of the sockets on which it listens."""
-    clients: frozenset[int]
-    """Descriptors of the connections that it accepted from one of these."""
     has_client: bool | None
     """Whether it has a connection that it accepted from one of these, even if the client has closed it. None: it has
     a socket of which that cannot be said.
     """
+    clients: frozenset[int]
+    """Descriptors of such connections."""
     has_others: bool
     """Whether it has sockets that are not streams of TCP or UNIX."""
 
@@ -57,7 +57,7 @@ class _Socket(NamedTuple):
 
 def of(pid: int) -> Sockets:
     """Raises ProcessLookupError, PermissionError."""
-    descriptors = inodes(pid)
+    descriptors = _descriptors(pid)
     try:
         found = _by_copies(pid, descriptors)
     except ProcessLookupError:
@@ -65,15 +65,23 @@ def of(pid: int) -> Sockets:
     except OSError:
         found = _by_tables(pid, descriptors)
     addresses = {each.address for each in found.values() if each and each.listens}
-    clients = frozenset(fd for fd, each in found.items() if each and not each.listens and each.address in addresses)
-    has_client = True if clients else None if None in found.values() else False
+    accepted = (fd for fd, each in found.items() if each and not each.listens and each.address in addresses)
+    clients = frozenset(accepted)
+    has_client: bool | None = bool(clients)
+    if not has_client and None in found.values():
+        has_client = None
     listening = frozenset(fd for fd, each in found.items() if each and each.listens)
-    return Sockets(listening, clients, has_client, not all(each and each.is_stream for each in found.values()))
+    return Sockets(listening, has_client, clients, not all(each and each.is_stream for each in found.values()))
 
 
-def inodes(pid: int) -> dict[int, bytes]:
-    """The inode of each descriptor that is a socket. Blocks nowhere. Raises ProcessLookupError, PermissionError."""
-    numbers = {}
+def inodes(pid: int) -> frozenset[bytes]:
+    """All sockets that it has open. Raises ProcessLookupError, PermissionError."""
+    return frozenset(_descriptors(pid).values())
+
+
+def _descriptors(pid: int) -> dict[int, bytes]:
+    """The inode of each descriptor that is a socket."""
+    inodes = {}
     try:
         names = os.listdir(f"/proc/{pid}/fd")
     except FileNotFoundError:
@@ -84,8 +92,8 @@ def inodes(pid: int) -> dict[int, bytes]:
         except FileNotFoundError:
             continue  # closed since the list was read
         if match:
-            numbers[int(name)] = match[1].encode()
-    return numbers
+            inodes[int(name)] = match[1].encode()
+    return inodes
 
 
 def _by_copies(pid: int, descriptors: Iterable[int]) -> dict[int, _Socket | None]:

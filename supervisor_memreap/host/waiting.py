@@ -6,8 +6,8 @@ at that by a lock on a file, as those of Starman with several addresses do, one 
 idle too. /proc/PID/syscall shows exactly in what a thread waits, but reading it needs ptrace attach rights.
 /proc/PID/wchan needs only ptrace read rights and is less exact, so what it does not show is unknown.
 
-Other locks do not count: Net::Server with serialize=semaphore ends the whole server when semop(2) returns EINTR; and of
-a futex it cannot be seen what it is for.
+Other locks do not count: a process that waits in semop(2) must not be stopped, since that returns EINTR ever after, and
+Net::Server with serialize=semaphore then ends the whole server; and of a futex it cannot be seen what it is for.
 """
 
 from __future__ import annotations
