@@ -210,7 +210,9 @@ def supervisord(where: Path) -> Iterator[None]:
     command = ["/usr/bin/supervisord", "-n", "-c", str(where / "supervisord.conf")]
     (where / "s.log").unlink(missing_ok=True)
     (where / "memreap.log").unlink(missing_ok=True)
-    with started(command, where, env={"PATH": SYSTEM, "TMPDIR": str(where), **mark()}):
+    # Not /run/memreap, which is that of this machine.
+    environment = {"PATH": SYSTEM, "TMPDIR": str(where), "XDG_RUNTIME_DIR": os.environ["XDG_RUNTIME_DIR"], **mark()}
+    with started(command, where, env=environment):
         yield
 
 
