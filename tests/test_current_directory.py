@@ -14,25 +14,15 @@ from pathlib import Path
 
 import pytest
 from support import stack
-from support.doctor import BIN
-from support.driver import POOL, eventually, supervisord
+from support.doctor import BIN, SMALL_POOL
+from support.driver import eventually, supervisord
 from support.screen import Screen
 
 from supervisor_memreap import cli
 from supervisor_memreap.record import historyfile
 from supervisor_memreap.record.historypath import HistoryError
 
-TEXT = f"""\
-[program:myapp]
-command={sys.executable} {POOL} 2 5
-[memreap:myapp]
-limit=1GB
-[eventlistener:memreap]
-command={BIN}/memreap listen
-events=TICK_5,REMOTE_COMMUNICATION
-environment=TMPDIR="WHERE"
-stderr_logfile=WHERE/memreap.log
-{stack.INTERFACE}{stack.PLUGIN}"""
+TEXT = f"{SMALL_POOL}stderr_logfile=WHERE/memreap.log\n{stack.INTERFACE}{stack.PLUGIN}"
 # A command that is not here gets the configuration alone.
 ARGUMENTS = {
     "completion": ["bash"],

@@ -12,25 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 import supervisor
-from support.doctor import BIN, assert_found, doctor, needs_root, running
-from support.driver import POOL, eventually
+from support.doctor import SMALL_POOL, assert_found, doctor, needs_root, running
+from support.driver import eventually
 from support.stack import INTERFACE, PLUGIN, python_for
 
 import supervisor_memreap
 from supervisor_memreap import __version__
 from supervisor_memreap.host import interpreter
 
-# Quick to start: what is at stake here is not the pool.
-TEXT = f"""\
-[program:myapp]
-command={sys.executable} {POOL} 2 5
-[memreap:myapp]
-limit=1GB
-[eventlistener:memreap]
-command={BIN}/memreap listen
-events=TICK_5,REMOTE_COMMUNICATION
-environment=TMPDIR="WHERE"
-"""
+TEXT = SMALL_POOL
 RESOLVED = r"supervisor_memreap.rpcinterface:make_rpcinterface cannot be resolved within \[rpcinterface:memreap\]"
 
 

@@ -34,7 +34,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
     if section and settings.target == "workers" and section.options.get("autorestart", "").lower() in NO:
         text = "autorestart=false: a manager that exits is not restarted: set it to true"
         yield Finding("", f"{section.where} {text}")
-    pool = look.look(watch, case.view)
+    pool = look.look(watch, case.view, reads_structure=True)
     yield from _daemonizing(case, watch, command, pool)
     for member in watch.members or (program,):
         if member.state in _DOWN:
@@ -54,9 +54,8 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
     is_empty = not pool.workers and settings.target == "workers" and pool.manager_age > _STARTING
     if is_empty and not server.shrinks(case, pool, section, environ):
         yield Finding("", events.NoWorkers(*pool.stamp, pool.manager).text)
-    nested = roster.nested(pool.manager, [worker.id for worker in pool.workers], case.view, pool.is_group)
-    if nested and not pool.is_group:
-        yield Finding("", events.Wrapped(*pool.stamp, nested, settings.depth).text)
+    if pool.nested and not pool.is_group:
+        yield Finding("", events.Wrapped(*pool.stamp, pool.nested, settings.depth).text)
         return  # what is below it is not looked at
     yield from workers.check(case, pool, grown_up, settings)
     yield from memory.check(case, pool, settings)

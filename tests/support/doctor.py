@@ -13,9 +13,20 @@ import psutil
 import pytest
 
 from support import stack
-from support.driver import eventually, supervisord
+from support.driver import POOL, eventually, supervisord
 
 BIN = Path(sys.executable).parent
+# Quick to start, for where the pool is not what is at stake.
+SMALL_POOL = f"""\
+[program:myapp]
+command={sys.executable} {POOL} 2 5
+[memreap:myapp]
+limit=1GB
+[eventlistener:memreap]
+command={BIN}/memreap listen
+events=TICK_5,REMOTE_COMMUNICATION
+environment=TMPDIR="WHERE"
+"""
 
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="runs processes as another user")
