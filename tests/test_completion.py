@@ -17,6 +17,7 @@ import pytest
 
 from supervisor_memreap.cli import parser
 from supervisor_memreap.completion import SHELLS
+from supervisor_memreap.host import packages
 
 MEMREAP = [sys.executable, "-m", "supervisor_memreap"]
 START = {
@@ -156,8 +157,7 @@ def test_without_shtab_it_is_one_line_that_names_the_extra(tmp_path):
         check=False,
     )
     assert (result.returncode, result.stdout) == (2, "")
-    command = f"{sys.executable} -m pip install 'shtab>=1.5.6'"
-    assert result.stderr == f"memreap: shtab is missing: {command}\n"
+    assert result.stderr == f"memreap: shtab is missing: {packages.install_extra('completion')}\n"
 
 
 def test_a_shell_that_is_not_known_is_named():

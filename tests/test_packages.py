@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import configparser
+import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -47,8 +49,10 @@ def test_pip_is_named_only_where_it_installs():
     assert packages.install(Python("/x", False, False), *ours) == "install rich for /x, which has no pip"
 
 
-def test_in_a_venv_it_is_its_own_pip():
-    expected = f"{sys.executable} -m pip install 'matplotlib>=3.6'"
+def test_in_a_venv_it_is_its_own_pip(monkeypatch):
+    monkeypatch.setattr(sys, "prefix", f"{sys.base_prefix}/venv")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: sys.__spec__)
+    expected = f"{shlex.quote(sys.executable)} -m pip install 'matplotlib>=3.6'"
     assert packages.install_extra("plot") == expected
 
 

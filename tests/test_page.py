@@ -10,6 +10,7 @@ import pytest
 from support import browser, sawtooth
 from support.sawtooth import DAY, UNTIL
 
+from supervisor_memreap.host import packages
 from supervisor_memreap.record import page, plot, report
 
 HOSTILE = '</style><script>document.title="run"</script><img src=http://example.com/x onerror=alert(1)>"\'&amp;'
@@ -180,5 +181,5 @@ def test_the_facts_of_the_text_are_in_the_page(day):
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(plot.MissingLibraryError, match=r"pip install 'supervisor-memreap\[plot\]'"):
+    with pytest.raises(plot.MissingLibraryError, match=re.escape(packages.install_extra("plot"))):
         html(sawtooth.pool())

@@ -15,6 +15,8 @@ import pytest
 from support import browser, savedhistory, sawtooth
 from support.sawtooth import DAY, HOUR
 
+from supervisor_memreap.host import packages
+
 NOW = float(int(time.time()))
 NO_LIBRARY = (
     "import sys; sys.modules['matplotlib'] = None; from supervisor_memreap.__main__ import main; sys.exit(main())"
@@ -199,8 +201,7 @@ def test_without_matplotlib_it_names_the_extra_and_ends_with_2(conf, words):
     result = memreap(conf, *words, code=NO_LIBRARY)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
-        "memreap: the pictures need matplotlib, which is not installed here:"
-        f" {sys.executable} -m pip install 'matplotlib>=3.6'\n"
+        f"memreap: the pictures need matplotlib, which is not installed here: {packages.install_extra('plot')}\n"
     )
     assert not {"a.svg", "a.html"} & set(os.listdir(conf.parent))
 

@@ -17,6 +17,8 @@ from support.driver import POOL, eventually, stop, supervisord
 from support.operated import Operated, assert_status
 from support.screen import Screen
 
+from supervisor_memreap.host import packages
+
 MEMREAP = [sys.executable, "-m", "supervisor_memreap"]
 # Twelve workers are more than fit beside the others at 80x24, where there is a second pool of eight.
 WORKERS, OTHERS = 12, 8
@@ -310,7 +312,7 @@ def test_without_rich_one_line_says_what_to_install():
     result = without_rich("top")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
-        f"memreap: memreap top needs rich, which is not installed: {sys.executable} -m pip install 'rich>=12'\n"
+        f"memreap: memreap top needs rich, which is not installed: {packages.install_extra('top')}\n"
     )
 
 
