@@ -20,7 +20,17 @@ from pathlib import Path
 import psutil
 import pytest
 from support import stack
-from support.driver import POOL, Transport, eventually, listening, pool, stop, supervisord, workers_below
+from support.driver import (
+    POOL,
+    Transport,
+    assert_have_served,
+    eventually,
+    listening,
+    pool,
+    stop,
+    supervisord,
+    workers_below,
+)
 from support.looking import SETTINGS, look, reap
 
 from supervisor_memreap.core import events, policy
@@ -232,6 +242,7 @@ def told_with_nobody_signalled(directory: Path, programs: str, through: tuple[st
     programs += "[memreap]\nhistory=off\n"
     with among_bystanders(directory, programs, http=f"[unix_http_server]\nfile={directory}/s.sock\nchmod=0777\n"):
         before = workers_of(directory)
+        eventually(lambda: assert_have_served(spawned(directory, "myapp")[-1], settle=1.0))
         with watching(directory, directory / "listener.log", through=through) as listener:
             eventually(lambda: assert_told(listener, text))
             for _ in range(2):
@@ -278,7 +289,7 @@ def test_root_without_ptrace_reaps_by_a_metric_that_it_may_read_and_says_that_it
     with among_bystanders(directory, programs):
         before = workers_of(directory)
         with watching(directory, directory / "listener.log", through=WITHOUT_PTRACE) as listener:
-            eventually(lambda: listener.tick() and replaced(directory, before), 40)  # it takes ten looks to be sure
+            eventually(lambda: listener.tick() and replaced(directory, before))  # it takes ten looks to be sure
             listener.tick()
             eventually(lambda: assert_count(announced(directory, "left"), 1))
     assert announced(directory, "reap") == announced(directory, "left") == list(before)
@@ -298,6 +309,7 @@ def announced(directory: Path, kind: str) -> list[int]:
 def test_a_clock_that_jumps_an_hour_stops_nothing_for_good(log, tmp_path):
     with among_bystanders(tmp_path, program(POOL, 3, 40) + f"[memreap:myapp]\n{QUICK}checks=2\n"):
         before = workers_of(tmp_path)
+        eventually(lambda: assert_have_served(spawned(tmp_path, "myapp")[-1], settle=1.0))
         with watching(tmp_path, log) as listener:
             for _ in range(4):
                 listener.tick(payload=f"when:{int(time.time()) - 3600}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,12 +11,23 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from support import stack
-from support.driver import OK, POOL, READY, assert_in, eventually, listening, stop, supervisord
+from support.driver import (
+    OK,
+    POOL,
+    READY,
+    assert_have_served,
+    assert_in,
+    eventually,
+    listening,
+    stop,
+    supervisord,
+)
 
 from supervisor_memreap.supervisord.protocol import Protocol
 
@@ -36,9 +48,21 @@ def url(directory: Path) -> str:
     return f"unix://{directory}/s.sock"
 
 
-def workers_of(directory: Path, name: str = "myapp") -> list[psutil.Process]:
+def manager_of(directory: Path, name: str = "myapp") -> psutil.Process:
     (pid,) = re.findall(rf"spawned: '{name}' with pid ([0-9]+)", (directory / "s.log").read_text())
-    return psutil.Process(int(pid)).children()
+    return psutil.Process(int(pid))
+
+
+def workers_of(directory: Path) -> list[psutil.Process]:
+    return manager_of(directory).children()
+
+
+@contextlib.contextmanager
+def serving(directory: Path, programs: str) -> Iterator[None]:
+    """A real supervisord whose pool serves long enough for a listener to signal a worker at its first look."""
+    with supervisord(directory, programs):
+        eventually(lambda: assert_have_served(manager_of(directory).pid, settle=1.0))
+        yield
 
 
 def test_every_kind_of_event_is_answered_with_ok_at_once(log):
@@ -199,7 +223,7 @@ def test_it_is_silent_while_nothing_changes(log, tmp_path):
 
 def test_ticks_that_are_long_past_are_answered_and_not_acted_on(log, tmp_path):
     with (
-        supervisord(tmp_path, program(2, 40) + f"[memreap:myapp]\nlimit=30MB\n{QUICK}"),
+        serving(tmp_path, program(2, 40) + f"[memreap:myapp]\nlimit=30MB\n{QUICK}"),
         listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
     ):
         for age in range(90, 30, -6):
@@ -213,7 +237,7 @@ def test_ticks_that_are_long_past_are_answered_and_not_acted_on(log, tmp_path):
 
 def test_ticks_that_come_together_are_one_look(log, tmp_path):
     with (
-        supervisord(tmp_path, program(2, 40) + f"[memreap:myapp]\nlimit=30MB\nchecks=3\n{QUICK}"),
+        serving(tmp_path, program(2, 40) + f"[memreap:myapp]\nlimit=30MB\nchecks=3\n{QUICK}"),
         listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
     ):
         for _ in range(10):
@@ -350,7 +374,7 @@ def test_a_changed_file_is_read_at_the_next_tick_and_a_bad_one_is_refused_whole(
     section = tmp_path / "myapp.ini"
     section.write_text("[memreap:myapp]\nlimit=100MB\n" + QUICK)
     with (
-        supervisord(tmp_path, program(2, 40) + "[include]\nfiles=*.ini\n"),
+        serving(tmp_path, program(2, 40) + "[include]\nfiles=*.ini\n"),
         listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
     ):
         listener.tick()
@@ -406,7 +430,7 @@ def test_limits_in_the_command_win_over_the_file(log, tmp_path):
 
 def test_a_listener_that_is_ended_by_force_in_the_middle_of_a_reap_goes_on_where_it_was(log, tmp_path):
     text = program(2, 40, "stuck") + f"[memreap:myapp]\nlimit=30MB\n{QUICK}"
-    with supervisord(tmp_path, text + stack.recorder(tmp_path)):
+    with serving(tmp_path, text + stack.recorder(tmp_path)):
         workers = {worker.pid: worker for worker in workers_of(tmp_path)}
         environment = {"SUPERVISOR_SERVER_URL": url(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
         with listening("-c", f"{tmp_path}/supervisord.conf", log=log, **environment) as listener:
@@ -462,7 +486,12 @@ def test_each_trouble_has_its_own_line_and_is_told_once(log, tmp_path):
         supervisord(tmp_path, programs + f"[memreap]\nlimit=30MB\ngrace=2s\n{QUICK}"),
         listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
     ):
-        for _ in range(14):  # for 3 s, none of them is known to be the only worker
+        eventually(lambda: listener.tick() and _assert_told_once(listener))
+        for _ in range(3):
             listener.tick()
+        _assert_told_once(listener)
+
+
+def _assert_told_once(listener) -> None:
     for behaviour, expression in TROUBLES.items():
         assert len([line for line in listener.lines() if re.fullmatch(f"{behaviour}: {expression}", line)]) == 1

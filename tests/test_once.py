@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.driver import POOL, eventually, pool, supervisord
+from support.driver import POOL, assert_have_served, eventually, pool, supervisord
 from support.driver import workers_below as pids
 from support.looking import look
 
@@ -27,7 +27,8 @@ from supervisor_memreap.record import statedirectory
 from supervisor_memreap.record.statefile import BesideListener, StateFile
 from supervisor_memreap.supervisord.configfile import ConfigFile
 
-QUICK = ("min_age=1s", "settle=0.1s")
+SETTLE = 0.1
+QUICK = ("min_age=1s", f"settle={SETTLE}s")
 
 
 def command(*args: object) -> list[str]:
@@ -46,7 +47,7 @@ def once(*args: object) -> subprocess.CompletedProcess:
 
 def test_every_worker_over_the_limit_is_reaped_one_at_a_time():
     with pool(3, 40) as pid:
-        eventually(lambda: _assert_older(pid, 2.5))  # younger ones over the limit mean a wrong limit
+        eventually(lambda: assert_have_served(pid, SETTLE))
         before = pids(pid)
         result = once("--pid", pid, "limit=31457280", *QUICK)
         assert (result.returncode, result.stderr) == (0, "")
@@ -69,7 +70,7 @@ def test_the_manager_may_be_named_by_its_pidfile(tmp_path):
 
 def test_for_programs_each_line_is_an_event():
     with pool(2, 40) as pid:
-        eventually(lambda: _assert_older(pid, 2.5))
+        eventually(lambda: assert_have_served(pid, SETTLE))
         before = pids(pid)
         dry = once("--json", "-n", "--pid", pid, "limit=31457280", *QUICK)
         planned = [json.loads(line) for line in dry.stdout.splitlines()]
@@ -100,7 +101,7 @@ def test_with_nothing_over_the_limit_cron_has_nothing_to_mail():
 def test_a_dry_run_says_what_would_be_done_and_does_nothing():
     with pool(2, 40) as pid:
         before = pids(pid)
-        eventually(lambda: _assert_older(pid, 1))
+        eventually(lambda: assert_have_served(pid, SETTLE))
         result = once("--pid", pid, "--dry-run", "limit=30MB", *QUICK)
         assert result.returncode == 0
         assert pids(pid) == before
@@ -115,7 +116,7 @@ def test_a_servers_own_signal_is_used_where_none_is_set_and_that_is_told_once(tm
     script = Path(shutil.copy(POOL, tmp_path / "gunicorn"))
     told = "gunicorn finishes its requests on TERM, so TERM is used (signal= is not set)"
     with pool(2, 40, "term", script=script) as pid:
-        eventually(lambda: _assert_older(pid, 2.5))
+        eventually(lambda: assert_have_served(pid, SETTLE))
         before = pids(pid)
         dry = once("--pid", pid, "--dry-run", "limit=30MB", *QUICK)
         first, *lines, _ = dry.stdout.splitlines()
@@ -152,10 +153,6 @@ def _assert_each_is_in_one(workers: set[int], text: str, lines: list[str]) -> No
     """There is one line with this text for each worker, and no other line."""
     assert [text in line for line in lines] == [True] * len(workers), lines
     assert [sum(f": worker {pid} " in line for line in lines) for pid in workers] == [1] * len(workers), lines
-
-
-def _assert_older(pid: int, seconds: float) -> None:
-    assert all(worker.age > seconds for worker in look(pid).workers)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +195,7 @@ def test_while_another_reaps_in_the_pool_it_waits():
 
 def test_two_at_once_are_still_one_at_a_time():
     with pool(4, 40) as pid:
-        eventually(lambda: _assert_older(pid, 2.5))
+        eventually(lambda: assert_have_served(pid, SETTLE))
         before = pids(pid)
         both = [
             subprocess.Popen(command("--pid", pid, "limit=30MB", *QUICK), stdout=subprocess.PIPE, text=True)
@@ -220,7 +217,7 @@ def _lines_with(text: str, output: str) -> list[str]:
 def test_where_sigchld_is_ignored_it_is_still_one_at_a_time():
     """As inherited from `trap '' CHLD`, or from a job runner in Perl."""
     with pool(5, 40) as pid:
-        eventually(lambda: _assert_older(pid, 2.5))
+        eventually(lambda: assert_have_served(pid, SETTLE))
         before = pids(pid)
         shell = ["sh", "-c", "trap '' CHLD; exec \"$@\"", "sh", *command("--pid", pid, "limit=30MB", *QUICK)]
         fewest = 5
@@ -251,6 +248,7 @@ def test_ctrl_c_ends_it_and_leaves_no_worker_stopped():
 
 def test_a_worker_that_an_interrupted_once_signalled_is_followed_and_no_other_is_taken():
     with pool(2, 40, "stuck") as pid:
+        eventually(lambda: assert_have_served(pid, SETTLE))
         with subprocess.Popen(command("--pid", pid, "limit=30MB", *QUICK), stdout=subprocess.PIPE, text=True) as first:
             signalled = int(re.search(r"worker (\d+) holds .*HUP sent", first.stdout.readline())[1])
             first.kill()
@@ -267,6 +265,7 @@ def test_a_worker_that_an_interrupted_once_signalled_is_followed_and_no_other_is
 def test_where_it_cannot_save_whom_it_signals_it_signals_nobody_and_ends_with_1(tmp_path):
     (tmp_path / "memreap").touch()
     with pool(2, 40) as pid:
+        eventually(lambda: assert_have_served(pid, SETTLE))
         before = pids(pid)
         result = once("--pid", pid, "limit=30MB", *QUICK)
         assert pids(pid) == before

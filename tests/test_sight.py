@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from support import stack
-from support.driver import POOL, assert_in, eventually, listening, supervisord
+from support.driver import POOL, assert_have_served, assert_in, eventually, listening, supervisord
 
 PROGRAM = (
     f"[program:myapp]\ncommand={sys.executable} {POOL} 3 40 stuck\nstopwaitsecs=5\n[include]\nfiles=pools/*.conf\n"
@@ -34,10 +34,19 @@ def listener(tmp_path, section):
         "XDG_RUNTIME_DIR": str(tmp_path),
     }
     with (
-        supervisord(tmp_path, PROGRAM + stack.recorder(tmp_path)),
+        serving(tmp_path),
         listening("-c", f"{tmp_path}/supervisord.conf", **options) as listener,
     ):
         yield listener
+
+
+@contextlib.contextmanager
+def serving(directory):
+    """A supervisord whose pool has served for a while; with the section that it has by then."""
+    with supervisord(directory, PROGRAM + stack.recorder(directory)):
+        (manager,) = stack.left_in(directory, words=POOL.name, children=3)
+        eventually(lambda: assert_have_served(manager.pid, settle=0.0))
+        yield
 
 
 def command(listener, text: str) -> None:
@@ -135,8 +144,7 @@ def test_before_the_file_was_ever_read_whole_no_pool_is_looked_at(tmp_path, sect
         "XDG_RUNTIME_DIR": str(tmp_path),
     }
     arguments = ("-c", f"{tmp_path}/supervisord.conf", "myapp=30MB")
-    programs = PROGRAM + stack.recorder(tmp_path)
-    with supervisord(tmp_path, programs), mistyped(section), listening(*arguments, **options) as listener:
+    with serving(tmp_path), mistyped(section), listening(*arguments, **options) as listener:
         for _ in range(6):
             listener.tick()
         assert "nothing is watched until it is corrected" in listener.text()

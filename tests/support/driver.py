@@ -17,6 +17,9 @@ from typing import Any
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
+from supervisor_memreap.core import policy
+from supervisor_memreap.host import procfs
+
 READY = b"READY\n"
 POOL = Path(__file__).with_name("pool.py")
 PROMPT = Path(__file__).parent / "prompt/supervisord"
@@ -113,8 +116,9 @@ def supervisord(
 ):
     """A real supervisord without a listener; its process. Its socket is directory/s.sock unless `http` says otherwise.
 
-    `within` is a command that it is started by; with `gives_up` its programs are to become FATAL, not RUNNING. It has a
-    TICK_5 each second, as tests/support/prompt/supervisord says; without `prompt`, each 5 s.
+    Its programs are RUNNING, and each pool of tests/support/pool.py has all its workers; with `gives_up` they are to
+    become FATAL. `within` is a command that it is started by. It has a TICK_5 each second, as
+    tests/support/prompt/supervisord says; without `prompt`, each 5 s.
     """
     if http is None:
         http = f"[unix_http_server]\nfile={directory}/s.sock\n"
@@ -128,6 +132,8 @@ def supervisord(
     script = [str(PROMPT)] if prompt else ["-m", "supervisor.supervisord"]
     command = [*within, python, *script, "-n", "-c", str(directory / "supervisord.conf")]
     with started(command, directory, gives_up) as process:
+        if not gives_up:
+            eventually(lambda: _assert_pools_are_ready(process.pid, directory))
         yield process
 
 
@@ -194,6 +200,22 @@ def _assert_entered_running(log) -> None:
     assert text.count("entered RUNNING state, process has stayed up") == programs
 
 
+def _assert_pools_are_ready(supervisord: int, directory: Path) -> None:
+    """RUNNING says only that a manager has stayed up: on a busy machine it may have no worker yet."""
+    below = psutil.Process(supervisord).children(recursive=True)
+    try:
+        of_pools = {process.pid: process.ppid() for process in below if _runs_pool(process)}
+    except psutil.NoSuchProcess as error:
+        raise AssertionError(str(error)) from None
+    managers = [pid for pid, parent in of_pools.items() if parent not in of_pools]
+    said = "".join(path.read_text() for path in directory.glob("*-stdout---*"))
+    assert said.count("ready (pid: ") >= len(managers), said
+
+
+def _runs_pool(process: psutil.Process) -> bool:
+    return any(word.endswith(f"/{POOL.name}") for word in process.cmdline())
+
+
 def assert_in(text: str, whole: Container[str]) -> None:
     assert text in whole, whole
 
@@ -236,6 +258,19 @@ def workers_below(manager: int) -> set[int]:
             if worker.status() != psutil.STATUS_ZOMBIE:
                 pids.add(worker.pid)
     return pids
+
+
+def assert_have_served(manager: int, settle: float) -> None:
+    """Each worker is so old that a first look from now on takes none for one that begins to serve.
+
+    Workers that are over the limit then would be no growth but a wrong limit (rule 9 of core.policy).
+    """
+    view = procfs.source()
+    try:
+        youngest = min(view.process(pid).age for pid in view.children(manager))
+    except ProcessLookupError as error:
+        raise AssertionError(f"a worker has just ended: {error}") from None
+    assert youngest > settle + policy.READ
 
 
 @contextlib.contextmanager

@@ -9,9 +9,8 @@ from typing import TypeVar
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, Settings, resolve
-from supervisor_memreap.host import procfs
 from supervisor_memreap.reaper import Reaper
-from support.driver import eventually
+from support.driver import assert_have_served, eventually
 
 QUICK = {"limit": "30MB", "min_age": "1s", "settle": "0s"}
 
@@ -27,8 +26,7 @@ class Reaping:
         self.events: list[events.Event] = []
         self.reaper = Reaper((self.events.append,))
         self.later = 0.0
-        # Newborns that are all over the limit would be no pool to reap in.
-        eventually(lambda: _assert_grown_up(manager))
+        eventually(lambda: assert_have_served(manager, settle=0.0))
 
     def with_settings(self, **settings: str) -> Settings:
         """QUICK with these, each in the section where it may be."""
@@ -63,8 +61,3 @@ class Reaping:
 
     def __exit__(self, *_):
         self.reaper.close()
-
-
-def _assert_grown_up(manager: int) -> None:
-    view = procfs.source()
-    assert all(view.process(pid).age > 1 for pid in view.children(manager))
