@@ -238,7 +238,7 @@ def test_a_pool_that_is_empty_while_nobody_asks_is_no_fault(where):
     text = re.sub(r"command=.* term", "command=php-fpm8.2 -F -y fpm.conf\ndirectory=WHERE", TEXT)
     with running(where, text):
         eventually(lambda: assert_has_started(where))
-        assert_found(where, "memreap: no problems found", 0)
+        eventually(lambda: assert_found(where, "memreap: no problems found", 0))
 
 
 def assert_has_started(where: Path) -> None:
