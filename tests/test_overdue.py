@@ -13,8 +13,8 @@ from pathlib import Path
 
 from support import servers, stack
 from support.doctor import doctor
-from support.driver import eventually, pool
-from support.operated import Operated, assert_status, look
+from support.driver import assert_have_served, eventually, pool, workers_below
+from support.operated import Operated, assert_have_been_seen_serving, assert_status, look
 from support.reaping import Reaping
 
 from supervisor_memreap.core import events
@@ -47,8 +47,7 @@ def test_a_pool_that_is_never_idle_is_overdue_with_the_reason_and_exit_status_1(
     try:
         with servers.running(PROCMANAGER, where, more) as served:
             operated = Operated(where, sys.executable, f"unix://{where}/s.sock", "", "")
-            # Workers that exceed the limit as soon as they serve would mean that the limit is wrong.
-            eventually(lambda: assert_status(operated, "myapp +QUIET"))
+            eventually(lambda: assert_have_been_seen_serving(operated, settle=1.0))
             with requests(served.port, servers.WORKERS):
                 eventually(lambda: assert_status(operated, "myapp +OVERDUE"))
                 for shown in (operated.ctl("memreap", "status"), look(operated)):
@@ -72,8 +71,10 @@ def test_a_pool_that_is_never_idle_is_overdue_with_the_reason_and_exit_status_1(
 
 def test_the_lock_of_another_memreap_is_named_as_what_stands_in_the_way():
     with pool(2, 40) as manager, Reaping(manager) as first, Reaping(manager, grace="1h") as second:
-        first.until(events.Signalled)
+        signalled = first.until(events.Signalled).pid
         second.until(events.Locked)
+        # Else that half of the workers are too young may stand in the way as well.
+        eventually(lambda: assert_replaced(manager, signalled))
 
         def assert_overdue():
             second.later += 5
@@ -81,7 +82,14 @@ def test_the_lock_of_another_memreap_is_named_as_what_stands_in_the_way():
             assert watched.choice.standing == "overdue"
             return watched
 
-        watched = eventually(assert_overdue)  # the worker in the place of the other one must be old enough first
+        watched = eventually(assert_overdue)
         assert watched.state.delay.hindrance.kind is Kind.LOCKED
         (told,) = second.all_of(events.Overdue)
         assert "another memreap may be reaping in this pool" in told.text
+
+
+def assert_replaced(manager: int, pid: int) -> None:
+    workers = workers_below(manager)
+    assert len(workers) == 2
+    assert pid not in workers
+    assert_have_served(manager, settle=0.0)

@@ -52,6 +52,12 @@ def assert_status(operated: Operated, expression: str) -> None:
     assert re.search(expression, result.stdout), result.stdout + result.stderr + operated.log()[-1000:]
 
 
+def assert_have_been_seen_serving(operated: Operated, settle: float, name: str = "myapp") -> None:
+    """The listener knows what each worker held when it began to serve: more than that is growth (rule 9)."""
+    (pool,) = (pool for pool in operated.rpc().memreap.getPools() if pool["name"] == name)
+    assert min(worker["age_seconds"] for worker in pool.get("workers", ())) > settle
+
+
 def look(operated, *words: str, command: str = "status") -> subprocess.CompletedProcess[str]:
     conf = f"{operated.directory}/supervisord.conf"
     whole = [sys.executable, "-m", "supervisor_memreap", command, "-c", conf, *words]
