@@ -16,8 +16,7 @@ from support.driver import POOL, Transport, eventually, listening, supervisord, 
 from supervisor_memreap.core.model import Ending, Program
 from supervisor_memreap.supervisord.client import Client
 
-PROGRAM = f"[program:myapp]\ncommand={sys.executable} {POOL} 3 40 stuck later\nstopwaitsecs=5\nautorestart=true\n"
-# The workers are over the limit some seconds after they began to serve: else the limit would be wrong.
+PROGRAM = f"[program:myapp]\ncommand={sys.executable} {POOL} 3 40 stuck fresh\nstopwaitsecs=5\nautorestart=true\n"
 QUICK = "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=0s\nchecks=3\n"
 
 

@@ -151,7 +151,7 @@ class Prometheus:
 def configuration(where: Path, port: int, limit: str) -> str:
     pool = f"{sys.executable} {POOL}"
     return (
-        f"[program:myapp]\ncommand={pool} 3 40\n[program:deaf]\ncommand={pool} 1 40 deaf\n"
+        f"[program:myapp]\ncommand={pool} 3 40 fresh\n[program:deaf]\ncommand={pool} 1 40 deaf\n"
         f"[program:seen]\ncommand={pool} 1 40\n"
         f"[memreap]\nmetrics=127.0.0.1:{port}\nmetrics_file={where}/memreap.prom\nhistory=off\n"
         f"limit={limit}\nmin_age=1s\nsettle=1s\n"
@@ -234,7 +234,7 @@ def filled_in(expression: str, instance: str, pool: str) -> str:
 @pytest.mark.parametrize(("expression", "is_instant"), targets())
 def test_every_query_of_the_dashboard_returns_data(prometheus, expression, is_instant):
     everything = filled_in(expression, ".*", ".*")
-    eventually(lambda: assert_has_data(prometheus, everything, is_instant), timeout=20)
+    eventually(lambda: assert_has_data(prometheus, everything, is_instant))
     # One that was chosen: Grafana quotes it for a regular expression, in a string. The others have no reaps.
     pool = "(deaf|myapp|seen)" if "> 0" in expression else "myapp"
     instance = prometheus.listener.replace(".", r"\\.")
@@ -298,7 +298,7 @@ def assert_looks(path: Path, count: int) -> None:
     assert path.exists()
     before = last_look(path.read_text())
     for _ in range(count):
-        eventually(lambda before=before: assert_later(path, before), timeout=20)
+        eventually(lambda before=before: assert_later(path, before))
         looked = last_look(path.read_text())
         assert looked - before < 9, "it waited for something"
         before = looked

@@ -202,9 +202,8 @@ def test_whatever_becomes_of_the_file_the_listener_answers_and_signals_nobody(tm
 def test_supervisord_that_is_reloaded_or_stopped_in_the_middle_of_a_reap_leaves_nothing_behind(action):
     where = stack.directory()
     memreap = f"{Path(sys.executable).parent}/memreap"
-    # Workers that are over the limit when they begin to serve would mean that the limit is wrong.
     text = (
-        f"[program:myapp]\ncommand={sys.executable} {POOL} 2 40 stuck later\n"
+        f"[program:myapp]\ncommand={sys.executable} {POOL} 3 40 stuck fresh\n"
         "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\nchecks=3\n"
         f"[eventlistener:memreap]\ncommand={memreap} listen\nevents=TICK_5\nstderr_logfile={where}/memreap.log\n"
         f'environment=TMPDIR="{where}"\n'

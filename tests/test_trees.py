@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support import stack
-from support.driver import POOL, eventually, listening, supervisord
+from support.driver import POOL, assert_have_served, eventually, listening, supervisord
 from support.stack import NAMESPACE, may_unshare
 
 from supervisor_memreap import once
@@ -27,9 +27,8 @@ from supervisor_memreap.core.settings import Given, resolve
 def test_an_old_procmanager_below_a_supervisord_that_is_pid_1_falls_once_and_is_left_alone_from_then_on():
     where = stack.directory()
     memreap = f"{Path(sys.executable).parent}/memreap"
-    # Workers that are over the limit when they begin to serve would mean that the limit is wrong.
     text = (
-        f"[program:myapp]\ncommand={sys.executable} {POOL} 2 40 oldest later\nstartsecs=0\nautorestart=true\n"
+        f"[program:myapp]\ncommand={sys.executable} {POOL} 3 40 oldest fresh\nstartsecs=0\nautorestart=true\n"
         "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\nchecks=3\n"
         f"[eventlistener:memreap]\ncommand={memreap} listen\nevents=TICK_5\nstderr_logfile={where}/memreap.log\n"
         f'environment=TMPDIR="{where}"\n'
@@ -70,7 +69,7 @@ def test_a_daemonized_old_procmanager_falls_with_the_first_worker_and_that_is_to
     happened: list[Event] = []
     section = {key: Given(value, "") for key, value in {"limit": "30MB", "min_age": "1s", "settle": "0s"}.items()}
     try:
-        eventually(lambda: _assert_later(manager.create_time() + 3))
+        eventually(lambda: assert_have_served(manager.pid, settle=0.0))
         programs = once.of_pid(manager.pid, "old")
         assert once.run(programs, resolve({"old": section}), ["old"], False, happened.append, once.ended_by_itself) == 1
     finally:
