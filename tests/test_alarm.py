@@ -415,7 +415,7 @@ def test_a_jump_between_two_ticks_is_looked_at_without_a_tick(listener, group):
     before = alarms_of(process)
     assert before
     with holding(group, 140):
-        eventually(lambda: assert_in("headroom 100 MiB: HUP sent", listener.text()), 5)
+        eventually(lambda: assert_in("headroom 100 MiB: HUP sent", listener.text()))
         # It goes on to look on its own: the first one leaves, the replacement settles, the other one goes.
         eventually(lambda: assert_in("has its headroom of 100 MiB again", listener.text()))
     assert listener.text().count("HUP sent") == 2

@@ -90,7 +90,7 @@ def pool(request, where) -> Iterator[stack.Pool]:
 def test_the_worker_that_grows_is_replaced_and_a_program_that_is_stopped_finishes_its_requests(pool):
     before = eventually(lambda: assert_all_are_there(pool))
     (grown, _) = pool.ask("mb=200")
-    eventually(lambda: stack.assert_in_turn(pool.directory, 1), timeout=20)
+    eventually(lambda: stack.assert_in_turn(pool.directory, 1))
     reap, _ = stack.announced(pool.directory)
     assert reap["pid"] == grown
     assert re.search(r"limit 150 MiB: \w+ sent while idle \(held\)$", reap["message"])

@@ -47,7 +47,7 @@ def replies(started, count=1):
         told.extend(started.read() or ())
         assert len(told) >= count
 
-    eventually(assert_told, timeout=10)
+    eventually(assert_told)
     return told
 
 
@@ -174,7 +174,7 @@ def test_an_error_in_a_child_is_told_with_its_place():
     with running(broken) as started:
         (reply,) = replies(started)
         assert reply["trouble"].startswith("internal error, please report it: KeyError('x') at test_recorders.py:")
-        eventually(lambda: assert_ended(started), timeout=10)
+        eventually(lambda: assert_ended(started))
 
 
 def assert_ended(started):
@@ -246,7 +246,7 @@ def test_the_listener_records_and_its_counters_go_on_after_a_restart(listener, t
 
     try:
         assert not second.recorders.has_new_totals()
-        eventually(assert_counted, timeout=10)
+        eventually(assert_counted)
         assert [second.recorders.has_new_totals() for _ in range(2)] == [True, False]
     finally:
         second.recorders.close()
@@ -272,7 +272,7 @@ def test_that_a_part_was_lost_is_one_line_once_the_rest_is_written_and_then_it_i
         listener.look()
         assert listener.texts() != []
 
-    eventually(assert_told, timeout=10)
+    eventually(assert_told)
     listener.look()
     assert listener.texts() == [
         "history: a part is missing: more happened than its process could take (workers are replaced all the same)"
@@ -302,7 +302,7 @@ def test_what_was_wrong_with_a_setting_is_over_when_it_is_changed_and_not_when_a
         other.close()
         wrong = Recording(history=f"{tmp_path}/no/h.sqlite", metrics=Address("127.0.0.1", port))
         listener.recorders.apply(wrong, Contents())
-        eventually(lambda: assert_lasting("h.sqlite", f"cannot listen on 127.0.0.1:{port}"), timeout=20)
+        eventually(lambda: assert_lasting("h.sqlite", f"cannot listen on 127.0.0.1:{port}"))
         listener.recorders.apply(replace(wrong, metrics=Address("127.0.0.1", free)), Contents())
         for _ in range(2):
             assert_lasting("h.sqlite")
@@ -320,7 +320,7 @@ def test_what_is_wrong_with_the_history_is_one_line_however_often_it_is_tried(li
         listener.look()
         assert listener.texts() != []
 
-    eventually(assert_told, timeout=10)
+    eventually(assert_told)
     for _ in range(20):
         listener.look()
     assert listener.texts() == [
@@ -349,7 +349,7 @@ def test_a_child_that_was_killed_is_started_again_and_that_is_one_line(listener,
         listener.look()
         assert [type(event) for event in listener.log] == [events.NotRecorded]
 
-    eventually(assert_told, timeout=10)
+    eventually(assert_told)
     assert "its process has ended; it is started again in 30 s" in listener.texts()[0]
     monkeypatch.setattr(recorders, "_RESTART", 0.0)
 
@@ -357,7 +357,7 @@ def test_a_child_that_was_killed_is_started_again_and_that_is_one_line(listener,
         listener.look()
         assert_readings(path, 2)
 
-    eventually(assert_recorded_again, timeout=10)
+    eventually(assert_recorded_again)
 
 
 def assert_readings(path, count):
@@ -386,7 +386,7 @@ def test_a_disk_that_hangs_is_one_line_and_no_look_waits_for_it(listener, tmp_pa
         listener.loop()
         assert_readings(tmp_path / "h.sqlite", 1)
 
-    eventually(assert_written, timeout=20)
+    eventually(assert_written)
 
 
 def test_an_error_in_recording_is_one_line_and_reaches_nobody_else(listener, tmp_path, monkeypatch):

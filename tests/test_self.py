@@ -75,7 +75,7 @@ def test_of_two_that_grow_one_goes_after_the_other(sock, names):
     where = sock.parent
     with stack.running(bare(where, "signal=TERM\n", names), "myapp", where) as pool:
         grown = pool.grow(2, LIMIT_MB + 50)
-        eventually(lambda: stack.assert_in_turn(where, 2), timeout=40)
+        eventually(lambda: stack.assert_in_turn(where, 2))
         assert {event["pid"] for event in stack.announced(where)} == grown
 
 
@@ -83,7 +83,7 @@ def test_a_group_that_is_stopped_by_hand_while_one_is_leaving_is_nobodys_fall(so
     where = sock.parent
     with stack.running(bare(where, "signal=TERM\nsettle=1h\n"), "myapp", where) as pool:
         pool.grow(1, LIMIT_MB + 50)
-        eventually(lambda: stack.assert_in_turn(where, 1), timeout=40)
+        eventually(lambda: stack.assert_in_turn(where, 1))
         assert control(where, "stop", "myapp:*") == 0
         # The listener has looked since: it takes commands for a pool that it watches, and says how that stands.
         eventually(lambda: assert_matches("myapp +STOPPED", asked(where, "status")))

@@ -62,7 +62,7 @@ def one_at_a_time(pool: stack.Pool) -> Iterator[set[int]]:
     grown: set[int] = set()
     with stack.Watch(pool) as watch:
         yield grown
-        eventually(lambda: stack.assert_in_turn(pool.directory, len(grown)), timeout=20 * len(grown))
+        eventually(lambda: stack.assert_in_turn(pool.directory, len(grown)), timeout=40 + 20 * len(grown))
     assert {event["pid"] for event in stack.announced(pool.directory)} == grown
     after = pool.workers()
     assert before - after == grown
