@@ -300,7 +300,7 @@ def test_where_no_worker_is_near_its_limit_and_sizes_may_not_be_read_the_status_
     )
     with operating(text) as operated:
         eventually(lambda: assert_in("(uss) may not be read: the pool is not watched", operated.log()))
-        assert_status(operated, "myapp +BLIND")
+        eventually(lambda: assert_status(operated, "myapp +BLIND"))
         result = operated.ctl("memreap", "status")
         assert result.returncode == 1
         assert "at least 1 of 3 workers: uss may not be read; run memreap as their user" in result.stdout

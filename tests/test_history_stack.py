@@ -12,7 +12,7 @@ from pathlib import Path
 from support import stack
 from support.doctor import BIN, assert_found, doctor, needs_root, running
 from support.driver import POOL, eventually
-from support.operated import Operated
+from support.operated import Operated, assert_status
 
 from supervisor_memreap.record import historyfile
 
@@ -98,9 +98,8 @@ def test_what_observe_yes_watches_is_recorded_told_and_never_signalled(where):
         eventually(lambda: assert_recorded(where))
         eventually(lambda: assert_told(where, 3))
         workers = operated(where).workers()
-        result = operated(where).ctl("memreap", "status")
-        assert re.search(r"myapp +OBSERVED +10 MiB uss +3 ", result.stdout), result.stdout
-        assert result.returncode == 0
+        eventually(lambda: assert_status(operated(where), r"myapp +OBSERVED +10 MiB uss +3 "))
+        assert operated(where).ctl("memreap", "status").returncode == 0
         refused = operated(where).ctl("memreap", "roll", "myapp")
         assert (refused.returncode, "myapp is only observed (observe=yes)" in refused.stdout) == (1, True)
         once = subprocess.run(
@@ -124,7 +123,7 @@ def test_a_pool_can_be_observed_without_a_limit(where):
     with running(where, TEXT.replace("limit=1GB", "observe=yes")):
         eventually(lambda: assert_recorded(where))
         assert "watching myapp (only observed)" in operated(where).log()
-        assert "OBSERVED" in operated(where).ctl("memreap", "status").stdout
+        eventually(lambda: assert_status(operated(where), "myapp +OBSERVED"))
 
 
 @needs_root
@@ -178,7 +177,7 @@ def test_while_the_settings_have_a_mistake_status_shows_the_listeners_pools_with
 ):
     conf = where / "supervisord.conf"
     with running(where, TEXT):
-        eventually(lambda: assert_recorded(where))
+        eventually(lambda: assert_status(operated(where), "myapp +QUIET"))
         right = conf.read_text()
         conf.write_text(right.replace("limit=1GB", "limit=150 monkeys"))
         shown = subprocess.run([BIN / "memreap", "status", "-c", conf], capture_output=True, text=True, check=False)

@@ -176,16 +176,23 @@ def _end_newborns(directory: Path) -> None:
 
 @contextlib.contextmanager
 def pool(workers: int, mib: int, *words: str, script: Path = POOL, **options):
-    """The pid of the running manager of a tests/support/pool.py; the whole group is ended afterwards."""
+    """The pid of the running manager of a tests/support/pool.py whose workers wait; its group is ended afterwards."""
     command = [sys.executable, str(script), str(workers), str(mib), *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, **options) as process:
         try:
             line = process.stdout.readline()
             assert re.fullmatch(r"ready \(pid: [0-9]+\)\n", line)
-            yield int(line.split()[2][:-1])
+            manager = int(line.split()[2][:-1])
+            # A worker that is ready has still to run before it waits: on a busy machine it would seem busy.
+            eventually(lambda: _assert_sleeping(manager))
+            yield manager
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def _assert_sleeping(manager: int) -> None:
+    assert {worker.status() for worker in psutil.Process(manager).children()} == {psutil.STATUS_SLEEPING}
 
 
 def _assert_gave_up(log) -> None:

@@ -16,6 +16,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -113,15 +114,18 @@ class Pool:
             return int(answer.headers["X-Worker"]), answer.read()
 
     def grow(self, count: int, mb: int) -> set[int]:
-        """The pids of `count` workers that grew by so many MB; each was busy while the others were asked."""
-        grown: list[int] = []
-        threads = [threading.Thread(target=lambda: grown.append(self.ask(f"mb={mb}&s=1")[0])) for _ in range(count)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(set(grown)) == count
-        return set(grown)
+        """The pids of `count` workers that grew by so many MB; each was busy while the others were asked.
+
+        One of them may be asked again, where the others have only begun to serve.
+        """
+        grown: set[int] = set()
+        deadline = time.monotonic() + 30
+        while len(grown) < count and time.monotonic() < deadline:
+            with ThreadPoolExecutor(count) as threads:
+                asked = [threads.submit(self.ask, f"mb={mb}&s=1") for _ in range(count - len(grown))]
+            grown |= {answer.result()[0] for answer in asked}
+        assert len(grown) == count
+        return grown
 
     def manager(self) -> psutil.Process:
         pids = re.findall(rf"spawned: '{self.name}' with pid ([0-9]+)", self.log("s.log"))
