@@ -19,6 +19,7 @@ from support.driver import POOL, assert_have_served, eventually, pool, superviso
 from support.driver import workers_below as pids
 from support.looking import look
 
+from supervisor_memreap import cli
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import resolve
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
@@ -170,14 +171,15 @@ def test_what_could_not_be_reaped_is_told_and_ends_with_1(behaviour, line):
     assert (result.returncode, result.stdout.count(line)) == (1, 1)
 
 
-def test_a_limit_that_fresh_workers_exceed_ends_with_1_and_reaps_nobody():
+def test_a_limit_that_fresh_workers_exceed_ends_with_1_and_reaps_nobody(capfd):
+    """In this process: a Python that starts on a busy machine may come when they are not fresh any more."""
     with pool(2, 40) as pid:
         before = pids(pid)
-        result = once("--pid", pid, "limit=30MB", "min_age=1h", "settle=8s")
-        assert result.returncode == 1
+        assert cli.main(["once", "--pid", str(pid), "limit=30MB", "min_age=1h", "settle=5s"]) == 1
         assert pids(pid) == before
-    assert "suspended: a fresh worker already holds 4" in result.stdout
-    assert "set limit=" in result.stdout
+    output = capfd.readouterr().out
+    assert "suspended: a fresh worker already holds 4" in output
+    assert "set limit=" in output
 
 
 def test_while_another_reaps_in_the_pool_it_waits():
@@ -288,10 +290,11 @@ def test_a_long_wait_is_told():
         process.terminate()
 
 
+@pytest.mark.timeout(300)  # nine Pythons, one after the other
 def test_all_pools_of_the_configuration_are_looked_at(tmp_path):
     programs = "".join(
         f"[program:{name}]\ncommand={sys.executable} {POOL} 1 {mib}\nstopasgroup=true\nkillasgroup=true\n"
-        for name, mib in (("web", 40), ("api", 40), ("shop", 5), ("off", 5))
+        for name, mib in (("web", 40), ("api", 40), ("shop", 20), ("off", 5))
     )
     programs = programs.replace("[program:off]", "[program:off]\nautostart=false")
     sections = (
@@ -310,7 +313,7 @@ def test_all_pools_of_the_configuration_are_looked_at(tmp_path):
         assert once("-c", conf).returncode == 0
         assert replaced() == ["web"]
         workers = [pids(manager.pid) for manager in managers]
-        once("-c", conf, "shop", "limit=3MB")
+        assert once("-c", conf, "shop", "limit=15MB").returncode == 0
         assert replaced() == ["shop"]
         nobody = once("-c", conf, "shpo", "limit=3MB")
         missing = "in supervisord; there are: api, off, shop, web\n"
@@ -353,7 +356,8 @@ def test_what_the_listener_has_written_down_counts(tmp_path, what):
         view = procfs.source()
         (manager,) = (child.pid for child in psutil.Process(process.pid).children() if child.children())
         (worker,) = (view.process(pid).id for pid in view.children(manager))
-        signalled = Leaving(worker, time.monotonic(), frozenset([worker]))
+        # A Python may take so long to start that a second signal would be due, if that had not been sent.
+        signalled = Leaving(worker, time.monotonic(), frozenset([worker]), again=True)
         state = {
             "stuck": PoolState(stuck=(signalled,)),
             "leaving": PoolState(leaving=signalled),

@@ -33,11 +33,11 @@ def listener(where: Path) -> str:
 
 @contextlib.contextmanager
 def requests(port: int, count: int) -> Iterator[None]:
-    """So many requests, in which a worker grows by 60 MB and then is busy for a minute."""
+    """So many requests, in which a worker grows by 60 MB and then is busy to the end."""
     with contextlib.ExitStack() as clients:
         for _ in range(count):
             client = clients.enter_context(socket.create_connection(("127.0.0.1", port)))
-            client.sendall(b"GET /myapp/?mb=60&s=60 HTTP/1.0\r\nHost: x\r\n\r\n")
+            client.sendall(b"GET /myapp/?mb=60&s=600 HTTP/1.0\r\nHost: x\r\n\r\n")
         yield
 
 

@@ -10,6 +10,7 @@ import xmlrpc.client
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from supervisor_memreap.core import policy
 from support import stack
 from support.driver import Transport, workers_below
 
@@ -53,9 +54,9 @@ def assert_status(operated: Operated, expression: str) -> None:
 
 
 def assert_have_been_seen_serving(operated: Operated, settle: float, name: str = "myapp") -> None:
-    """The listener knows what each worker held when it began to serve: more than that is growth (rule 9)."""
+    """The listener has seen each worker when it did not begin to serve any more: from now on it grows (rule 9)."""
     (pool,) = (pool for pool in operated.rpc().memreap.getPools() if pool["name"] == name)
-    assert min(worker["age_seconds"] for worker in pool.get("workers", ())) > settle
+    assert min(worker["age_seconds"] for worker in pool.get("workers", ())) > settle + policy.READ
 
 
 def look(operated, *words: str, command: str = "status") -> subprocess.CompletedProcess[str]:
