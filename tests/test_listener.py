@@ -429,7 +429,8 @@ def test_limits_in_the_command_win_over_the_file(log, tmp_path):
 
 
 def test_a_listener_that_is_ended_by_force_in_the_middle_of_a_reap_goes_on_where_it_was(log, tmp_path):
-    text = program(2, 40, "stuck") + f"[memreap:myapp]\nlimit=30MB\n{QUICK}"
+    # Busy workers get no second signal, however long a listener takes to start.
+    text = program(2, 40, "stuck", "busy") + f"[memreap:myapp]\nlimit=30MB\nidle_wait=0s\n{QUICK}"
     with serving(tmp_path, text + stack.recorder(tmp_path)):
         workers = {worker.pid: worker for worker in workers_of(tmp_path)}
         environment = {"SUPERVISOR_SERVER_URL": url(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}

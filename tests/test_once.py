@@ -20,6 +20,7 @@ from support.driver import workers_below as pids
 from support.looking import look
 
 from supervisor_memreap import cli
+from supervisor_memreap.core import policy
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import resolve
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
@@ -207,7 +208,7 @@ def test_two_at_once_are_still_one_at_a_time():
         while any(process.poll() is None for process in both):
             fewest = min(fewest, len(pids(pid)))
         texts = [process.communicate()[0] for process in both]
-        assert [process.returncode for process in both] == [0, 0]
+        assert [process.returncode for process in both] == [0, 0], texts
         assert fewest >= 3
         _assert_each_is_in_one(before, "HUP sent", _lines_with("HUP sent", "".join(texts)))
 
@@ -227,7 +228,7 @@ def test_where_sigchld_is_ignored_it_is_still_one_at_a_time():
             while process.poll() is None:
                 fewest = min(fewest, len(pids(pid)))
             text = process.stdout.read()
-        assert process.returncode == 0
+        assert process.returncode == 0, text
         assert fewest >= 4
         assert "failed" not in text
         for event in ("HUP sent", " left after "):
@@ -377,10 +378,9 @@ def test_what_the_listener_has_written_down_counts(tmp_path, what):
                 assert "HUP sent" not in waiting.stdout.read()
                 assert waiting.wait() == 0
         else:
-            result = once("-c", conf)
+            result = eventually(lambda: _assert_to_replace(conf))
             assert result.returncode == 1
             assert "HUP sent" not in result.stdout
-            assert "1 to replace" in result.stdout
             assert ("paused: nothing is sent until supervisorctl memreap resume myapp" in result.stdout) == (
                 what == "paused"
             )
@@ -393,6 +393,13 @@ def test_what_the_listener_has_written_down_counts(tmp_path, what):
             assert "would be sent" not in dry.stdout
 
 
+def _assert_to_replace(conf: Path) -> subprocess.CompletedProcess:
+    """On a busy machine a size may not be read in time."""
+    result = once("-c", conf)
+    assert "1 to replace" in result.stdout, result.stdout
+    return result
+
+
 def _listeners_file(view, supervisord: int) -> StateFile:
     return StateFile(view.process(supervisord).id, statedirectory.candidates(supervisord, None))
 
@@ -402,13 +409,14 @@ def the_settings(conf: Path):
 
 
 def test_a_worker_that_a_listener_may_have_signalled_before_it_ended_is_leaving(tmp_path):
-    settings = "limit=30MB\nmin_age=1s\nsettle=1s\ngrace=4s\n"
+    settings = "limit=30MB\nmin_age=1s\nsettle=1s\n"
     text = f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40\n[memreap:myapp]\n{settings}"
     with supervisord(tmp_path, text) as process:
         view = procfs.source()
         (manager,) = (child.pid for child in psutil.Process(process.pid).children() if child.children())
         (worker,) = (view.process(pid).id for pid in view.children(manager))
-        about = Leaving(worker, time.monotonic(), frozenset([worker]), sent=False)
+        # So long ago that it is sent at the first look, and far less than `grace`, after which the worker is stuck.
+        about = Leaving(worker, time.monotonic() - policy.AGAIN, frozenset([worker]), sent=False)
         file, above = _listeners_file(view, process.pid), view.process(manager).id
         assert file.write({"myapp": PoolState(manager=above, leaving=about)}, time.monotonic()) == ""
         programs = [Program("myapp", "myapp", "RUNNING", manager, process.pid)]

@@ -49,7 +49,7 @@ def test_a_pool_that_is_never_idle_is_overdue_with_the_reason_and_exit_status_1(
             operated = Operated(where, sys.executable, f"unix://{where}/s.sock", "", "")
             eventually(lambda: assert_have_been_seen_serving(operated, settle=1.0))
             with requests(served.port, servers.WORKERS):
-                eventually(lambda: assert_status(operated, "myapp +OVERDUE"))
+                eventually(lambda: assert_status(operated, r"myapp +OVERDUE(?s:.*)\b4\s+workers\s+are\s+due"))
                 for shown in (operated.ctl("memreap", "status"), look(operated)):
                     text = " ".join(shown.stdout.split())
                     assert re.search(
@@ -63,8 +63,9 @@ def test_a_pool_that_is_never_idle_is_overdue_with_the_reason_and_exit_status_1(
                 assert re.search(
                     "workers are due, and none could be signalled since .*: no idle moment", doctor(where).stdout
                 )
-                (line,) = served.lines("workers are due (the largest holds")
-                assert "limit 40 MiB) and none could be signalled for" in line
+                # On a busy machine one worker may have grown long before the others: then the line is about that one.
+                (line,) = served.lines(" due (the largest holds")
+                assert re.search(r"limit 40 MiB\) and (none could|could not) be signalled for", line)
     finally:
         shutil.rmtree(where)
 
