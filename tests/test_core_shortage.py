@@ -85,8 +85,7 @@ class Host:
             if not candidates:
                 continue
             first = candidates[0]
-            attempted = policy.attempted(choice.pool, first, choice.state, self.now)
-            self.states[name] = policy.signalled(choice.pool, first, attempted, self.now)
+            self.states[name] = policy.signalled(choice.pool, first, choice.state, self.now)
             key = reasons.shortage_of(first.reason)
             if key:
                 self.episodes = shortage.after_reap(self.episodes, key, first.worker.private, self.now)

@@ -18,11 +18,10 @@ LAYERS: tuple[set[str], ...] = (
     {"host"},
     {"supervisord"},
     {"record"},  # publisher.py hands supervisord what others may ask it for
-    {"doctorprocess", "followed", "kept", "livesettings", "memorywatch", "recorded", "recorders"},
-    {"attempts"},
+    {"doctorprocess", "followed", "livesettings", "memorywatch", "recorded", "recorders"},
     {"pool"},
     {"pools"},
-    {"attemptqueue", "remembered", "sizes", "timing"},
+    {"remembered", "sizes", "timing"},
     {"reaper"},
     {"application"},
     # The doors: none of them imports another.
