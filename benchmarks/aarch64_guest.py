@@ -1,7 +1,7 @@
-"""What benchmarks/aarch64.sh runs on an aarch64 kernel: the hold on real processes there, counted.
+"""What benchmarks/aarch64.sh runs on an aarch64 kernel: the boundary of real processes there, counted.
 
-Each worker of the real FCGI::ProcManager is signalled by host.signalling.reap while two threads ask it for answers;
-then processes that are not in accept, which must get no signal.
+Each worker of the real FCGI::ProcManager is signalled by host.attempt while two threads ask it for answers; then
+processes that wait for no connection, which must get no signal.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +20,8 @@ from supervisor_memreap import demo
 from supervisor_memreap.core.model import Program, Result
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.demo import fastcgi, load
-from supervisor_memreap.host import hold, look, procfs, reader, signalling
+from supervisor_memreap.host import boundary, look, procfs, reader
+from supervisor_memreap.host.attempt import Attempt, Order
 
 REAPS = 60
 SOCKET = "/tmp/pool.sock"
@@ -31,7 +31,7 @@ PATIENCE = 120.0
 
 def main() -> int:
     print(f"{platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}")
-    assert hold.is_usable()
+    assert boundary.is_usable()
     results = [_pool_under_load(), _not_in_accept()]
     reader.end()
     return 0 if all(results) else 1
@@ -64,10 +64,11 @@ def _reap_again_and_again(manager: int) -> tuple[Counter[str], int]:
         if len(pool.workers) < 3 or worker is None or worker.age < 5:  # slow, so a newborn is one for longer
             time.sleep(0.2)
             continue
-        outcome = signalling.reap(pool, worker, watch.settings, view, watch=2.0)
+        assert pool.manager
+        assert worker.detail
+        order = Order(worker.id, pool.manager, 4, worker.detail.server, worker.detail.signal, patience=PATIENCE)
+        outcome = Attempt(order, view, None, None).wait()
         outcomes[f"{outcome.result.value} {outcome.moment.value if outcome.moment else ''}".strip()] += 1
-        if outcome.pidfd is not None:
-            os.close(outcome.pidfd)
         if outcome.result is Result.SENT:
             _wait_until(lambda: not os.path.exists(f"/proc/{worker.id.pid}"))  # noqa: B023
             left += 1
@@ -91,21 +92,29 @@ _BUSY = {
 def _not_in_accept() -> bool:
     outcomes: Counter[str] = Counter()
     signalled = 0
+    listening = socket.socket(socket.AF_UNIX)  # which they have too, as workers do
+    listening.bind(f"{SOCKET}.other")
+    listening.listen()
     for what, code in _BUSY.items():
-        with subprocess.Popen([sys.executable, "-c", _CHILD + code], stdout=subprocess.PIPE, text=True) as child:
+        command = [sys.executable, "-c", _CHILD + code]
+        pass_fds = (listening.fileno(),)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=pass_fds) as child:
             try:
                 assert child.stdout
                 assert child.stdout.readline() == "ready\n"
                 time.sleep(1)
                 for _ in range(20):
-                    attempt = hold.signal_held(child.pid, lambda: os.kill(child.pid, signal.SIGHUP))
-                    outcomes[f"{what}: {attempt.value}"] += 1
+                    view = procfs.source()
+                    ids = view.process(child.pid).id, view.process(os.getpid()).id
+                    outcome = Attempt(Order(*ids, 2, "Starman", "HUP", patience=2.0), view, None, None).wait()
+                    outcomes[f"{what}: {outcome.result.value}"] += 1
                 readable, _, _ = select.select([child.stdout], [], [], 2.0)
                 signalled += bool(readable)
             finally:
                 child.kill()
+    listening.close()
     print(f"processes that are not in accept: {dict(outcomes)}; {signalled} of {len(_BUSY)} got the signal")
-    return not signalled and all(outcome.endswith("not waiting") for outcome in outcomes)
+    return not signalled and all(outcome.endswith("busy") for outcome in outcomes)
 
 
 def _wait_until(holds) -> None:

@@ -1,16 +1,20 @@
 """What each way of replacing grown workers costs: lost requests, shortened sleeps, lost cleanup handlers.
 
-    python benchmarks/loss.py                       everything; two hours; Ctrl-C at any time, and go on later
+    python benchmarks/loss.py                       everything; three hours; Ctrl-C at any time, and go on later
     python benchmarks/loss.py --strategy d,f --quick
+    python benchmarks/loss.py --condition saturated --strategy b,d,f,g,n
+    python benchmarks/loss.py --plan                what would be measured, and how long that takes at most
     python benchmarks/loss.py --report              the tables and the picture again, from the results alone
 
 All of it is real: an application made by catalyst.pl, started by its own script/myapp_fastcgi.pl under a supervisord,
-with FCGI::ProcManager and 4 workers, behind nginx. Each request makes its worker grow, by 80 KiB ("full") or 500 KiB
-("moderate"), so each worker is over the limit after some seconds, and the strategy has to do something about it.
+with FCGI::ProcManager and 4 workers, behind nginx. Each request makes its worker grow, by 80 KiB ("full"), 150 KiB
+("saturated") or 500 KiB ("moderate"), so each worker is over the limit after some seconds, and the strategy has to do
+something about it.
 
-The client asks without pause (4 at a time: "full") or with a pause (2 at a time: "moderate"), each with a connection
-from nginx to the worker for every request, and with connections that are kept (fastcgi_keep_conn on). 55 % of the
-requests are quick GETs, 35 % POSTs of 2 KB, 10 % GETs whose action sleeps for 0.2 s; every fourth request promises in
+The client asks without pause (8 at a time, twice as many as there are workers, and each request takes at least 20 ms:
+"saturated"; 4 at a time: "full") or with a pause (2 at a time: "moderate"), each with a connection from nginx to the
+worker for every request, and with connections that are kept (fastcgi_keep_conn on). 55 % of the requests are quick
+GETs, 30 % POSTs of 2 KB, 5 % POSTs of 100 KB, 10 % GETs whose action sleeps for 0.2 s; every fourth request promises in
 its answer that a handler in psgix.cleanup.handlers will run. Every answer is checked to be whole and right; all else is
 lost: another status than 200, a reset, a cut, a wrong checksum of the body that was posted. (nginx repeats a failed
 request only where there is another server, or a GET on a kept connection: its defaults.) After a loss a client waits
@@ -31,6 +35,7 @@ import importlib.metadata
 import importlib.util
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -66,7 +71,9 @@ APPS = Path(__file__).with_name("apps")
 ROOM = 8 * 1024**2
 """Bytes from a worker that has served to one that is over the limit."""
 SLEEP = 0.2
-NO_LIMITS = Limits(0, 0, 0)
+MOST = 128 * 1024**2
+"""Bytes over the limit at which workers grow no more: where none can be replaced, the machine is to live on."""
+NO_LIMITS = Limits(0, 0, 0, 0)
 FORK = multiprocessing.get_context("fork")
 
 
@@ -78,12 +85,17 @@ class Condition(NamedTuple):
     """Seconds of thinking after each answer, on average."""
     leak: int
     """KiB a request, so that a worker's life is a few seconds long."""
+    takes: float = 0.0
+    """Seconds that each request takes, at least."""
 
 
 # KiB for each request under full load. With 160 the worker that gets most requests is over the limit within 0.6 s of
 # its start, hardly later than it may be signalled.
 LEAK = 80
+# With 20 ms a request and 4 workers, a worker has 40 requests a second at most, and is over the limit after 1.5 s.
 CONDITIONS = (
+    Condition("saturated", "myapp", 8, 0.0, 150, 0.02),
+    Condition("saturated, kept", "fewkept", 8, 0.0, 150, 0.02),
     Condition("full", "myapp", 4, 0.0, LEAK),
     Condition("full, kept", "kept", 4, 0.0, LEAK),
     Condition("moderate", "myapp", 2, 0.03, 500),
@@ -101,6 +113,8 @@ class Census:
         self._ever: set[ProcessId] = set()
         self._short_since: float | None = None
         self.longest_gap = 0.0
+        self.largest = self.largest_now = 0
+        """The most resident memory that any worker held, in bytes."""
         self.look()
 
     @property
@@ -111,6 +125,7 @@ class Census:
     def look(self) -> None:
         now = time.monotonic()
         self._last = self._workers()
+        self._measure()
         self._ever |= self._last
         if len(self._last) >= WORKERS - 1:
             self._short_since = None
@@ -118,6 +133,15 @@ class Census:
         if self._short_since is None:
             self._short_since = now
         self.longest_gap = max(self.longest_gap, now - self._short_since)
+
+    def _measure(self) -> None:
+        view = procfs.source()
+        sizes = [0]
+        for worker in self._last:
+            with contextlib.suppress(ProcessLookupError):
+                sizes.append(view.sizes(worker.pid).bound)
+        self.largest_now = max(sizes)
+        self.largest = max(self.largest, self.largest_now)
 
     def _workers(self) -> set[ProcessId]:
         view = procfs.source()
@@ -148,24 +172,28 @@ def client(stop: Any, pool: stack.Pool, condition: Condition, leak: int) -> None
         for serial in itertools.count():
             if is_over(stop):
                 return
-            kind = dice.choices(("get", "post", "sleep"), (55, 35, 10))[0]
+            kind = dice.choices(("get", "post", "upload", "sleep"), (55, 30, 5, 10))[0]
             promise = serial % 4 == 0
-            outcome, slept = ask(pool.port, condition.path, f"{number}-{serial}", kind, leak, promise)
-            length = "shortened" if outcome == "ok" and kind == "sleep" and slept < SLEEP - 0.005 else "full"
-            os.write(answers, f"{number}-{serial} {kind} {outcome} {length} {int(promise)}\n".encode())
+            kib = 0 if (pool.directory / "grown").exists() else leak
+            takes = SLEEP if kind == "sleep" else condition.takes
+            began = time.monotonic()
+            outcome, slept = ask(pool.port, condition.path, f"{number}-{serial}", kind, kib, promise, takes)
+            took = time.monotonic() - began
+            length = "none" if not takes else "shortened" if outcome == "ok" and slept < takes - 0.005 else "full"
+            os.write(answers, f"{number}-{serial} {kind} {outcome} {length} {int(promise)} {took:.3f}\n".encode())
             time.sleep(0.1 if outcome != "ok" else dice.expovariate(1 / condition.pause) if condition.pause else 0)
 
     with ThreadPoolExecutor(condition.clients) as threads:
         list(threads.map(ask_on, range(condition.clients)))  # raises what one of them raised
 
 
-def ask(port: int, path: str, id: str, kind: str, leak: int, promise: bool) -> tuple[str, float]:
+def ask(port: int, path: str, id: str, kind: str, leak: int, promise: bool, takes: float = 0.0) -> tuple[str, float]:
     """`ok`, or in a word how the request was lost; and how long its action slept, in seconds."""
-    body = random.Random(id).randbytes(2048) if kind == "post" else b""
-    query = f"id={id}&leak={leak}&cleanup={int(promise)}" + (f"&s={SLEEP}" if kind == "sleep" else "")
+    body = random.Random(id).randbytes({"post": 2048, "upload": 100 * 1024}.get(kind, 0))
+    query = f"id={id}&leak={leak}&cleanup={int(promise)}" + (f"&s={takes}" if takes else "")
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
-        outcome, text = exchange(connection, f"/{path}/?{query}", body)
+        outcome, text, _ = exchange(connection, f"/{path}/?{query}", body)
     finally:
         connection.close()
     if outcome != "ok":
@@ -251,6 +279,7 @@ def limits_of(pool: stack.Pool) -> Limits:
         max(info.uss + info.swap for info in infos[1:]) + ROOM,
         max(info.vms for info in infos[1:]) + ROOM,
         sum(info.rss for info in infos) + 3 * ROOM,
+        max(info.rss for info in infos[1:]) + ROOM,
     )
 
 
@@ -262,6 +291,7 @@ def observe(
     Ctrl-C ends it early: what came of it until then has `interrupted`.
     """
     census = Census(pool)
+    grown = pool.directory / "grown"
     interrupted = False
     began = told = time.monotonic()
     leak = 0 if key == "n" else condition.leak
@@ -270,6 +300,10 @@ def observe(
             while census.recycled < reaps and time.monotonic() < began + seconds and pursuer.is_alive():
                 time.sleep(0.01)
                 census.look()
+                if census.largest_now > limits.rss + MOST:
+                    grown.touch()
+                else:
+                    grown.unlink(missing_ok=True)
                 if time.monotonic() > told + 5:
                     told = time.monotonic()
                     say_progress(name, census.recycled, reaps, told - began, seconds, pool)
@@ -287,6 +321,7 @@ def observe(
         "recycled": census.recycled,
         "seconds": round(took, 1),
         **tally(pool),
+        "overshoot": 0 if key == "n" else max(0, census.largest - limits.rss),
         "longest_gap": round(census.longest_gap, 3),
         "interrupted": interrupted,
         "at": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -303,12 +338,14 @@ def tally(pool: stack.Pool) -> Result:
     """What the client and the strategy wrote down, counted."""
     rows = [line.split(" ") for line in pool.log("answers").splitlines()]
     whole = [row for row in rows if row[2] == "ok"]
+    took = Counter(10 * math.ceil(100 * float(row[5])) for row in whole)
     promised = {row[0] for row in whole if row[4] == "1"}
     notes = pool.log("notes").splitlines()
     return {
         "answered": len(whole),
         "lost": Counter(f"{row[1]} {row[2]}" for row in rows if row[2] != "ok"),
-        "sleeps": sum(row[1] == "sleep" for row in whole),
+        "sleeps": sum(row[3] != "none" for row in whole),
+        "took": dict(sorted(took.items())),
         "shortened": sum(row[3] == "shortened" for row in whole),
         "promised": len(promised),
         "cleanups_lost": len(promised - set(pool.log("written").splitlines())),
@@ -373,8 +410,9 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--strategy", default=",".join(WAYS), help="letters of the ways, as d,f (default: all)")
     add("--condition", default="", help="a part of the names of the conditions, as kept (default: all)")
-    add("--reaps", type=int, default=500, help="workers to recycle under each condition by d, f, g, h (500); others 40")
-    add("--minutes", type=float, default=10, help="at most for each condition of d, f, g, h (10); others 1")
+    add("--reaps", type=int, default=500, help="workers to recycle under each condition by d, f to i (500); others 40")
+    add("--minutes", type=float, default=10, help="at most for each condition of d, f to i (10); others 1")
+    add("--plan", action="store_true", help="measure nothing: say what would be measured, and how long that takes")
     add("--quick", action="store_true", help="20 workers, half a minute at most")
     add("--out", type=Path, default=Path("docs"), help="directory of loss.md and loss.svg (docs)")
     add("--results", type=Path, help="a line of JSON for each that was measured (OUT/loss.jsonl); what is there counts")
@@ -388,22 +426,43 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def measure_all(plan: list[tuple[str, Condition]], script: Path, file: Path, options: argparse.Namespace) -> None:
-    """What is missing in the file, appended to it; Ctrl-C is raised when what was begun has been written."""
+class Task(NamedTuple):
+    key: str
+    condition: Condition
+    reaps: int
+    seconds: float
+
+
+def tasks(options: argparse.Namespace, file: Path) -> Iterator[Task]:
+    """What is missing in the file."""
+    rows = read(file)
+    for key in options.strategy.split(","):
+        for condition in (condition for condition in CONDITIONS if options.condition in condition.name):
+            patient = WAYS[key].patient
+            reaps, seconds = (options.reaps, 60 * options.minutes) if patient else (min(40, options.reaps), 60.0)
+            if options.quick:
+                reaps, seconds = min(20, reaps), min(30.0, seconds)
+            for row in rows:
+                if (row["strategy"], row["condition"]) == (key, condition.name):
+                    reaps -= row["recycled"]
+                    seconds -= row["seconds"]
+            if reaps > 0 and seconds > 0:
+                yield Task(key, condition, reaps, seconds)
+
+
+def show_plan(todo: list[Task]) -> None:
+    for key, condition, reaps, seconds in todo:
+        print(f"{key} ({WAYS[key].title}), {condition.name}: {reaps} workers, at most {seconds:.0f} s")
+    # Each needs some seconds to start and to end; the application is made once.
+    print(f"{len(todo)} one after the other: at most {(sum(task.seconds + 10 for task in todo) + 30) / 60:.0f} min")
+
+
+def measure_all(todo: list[Task], script: Path, file: Path) -> None:
+    """Append the results to the file; Ctrl-C is raised when what was begun has been written."""
     with served(script, WAYS["n"]) as pool:
         limits = limits_of(pool)
-    for number, (key, condition) in enumerate(plan, 1):
-        patient = WAYS[key].patient
-        reaps, seconds = (options.reaps, 60 * options.minutes) if patient else (min(40, options.reaps), 60.0)
-        if options.quick:
-            reaps, seconds = min(20, reaps), min(30.0, seconds)
-        for row in read(file):
-            if (row["strategy"], row["condition"]) == (key, condition.name):
-                reaps -= row["recycled"]
-                seconds -= row["seconds"]
-        if reaps <= 0 or seconds <= 0:
-            continue
-        name = f"[{number}/{len(plan)}] {key} ({WAYS[key].title}), {condition.name}"
+    for number, (key, condition, reaps, seconds) in enumerate(todo, 1):
+        name = f"[{number}/{len(todo)}] {key} ({WAYS[key].title}), {condition.name}"
         with served(script, WAYS[key], limits) as pool:
             result = observe(pool, key, condition, limits, reaps, seconds, name)
         with file.open("a") as stream:
@@ -418,13 +477,15 @@ def main() -> None:
     if options.report:
         write_report(file if options.report is True else options.report, options.out)
         return
-    conditions = [condition for condition in CONDITIONS if options.condition in condition.name]
-    plan = [(key, condition) for key in options.strategy.split(",") for condition in conditions]
+    todo = list(tasks(options, file))
+    if options.plan:
+        show_plan(todo)
+        return
     options.out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with application() as script:
-            measure_all(plan, script, file, options)
+            measure_all(todo, script, file)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)

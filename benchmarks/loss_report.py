@@ -8,6 +8,9 @@ from collections import Counter
 from typing import Any
 
 from loss_ways import WAYS
+from quantiles import quantile
+
+from supervisor_memreap.core.text import memory
 
 # What loss.py writes down of one way under one condition; a line of JSON in its results.
 Result = dict[str, Any]
@@ -15,7 +18,14 @@ Result = dict[str, Any]
 
 def add_up(results: list[Result]) -> Result:
     """Several results as one."""
-    total: Result = {"lost": Counter(), "moments": Counter(), "longest_gap": 0.0, "leaks": set()}
+    total: Result = {
+        "lost": Counter(),
+        "moments": Counter(),
+        "longest_gap": 0.0,
+        "leaks": set(),
+        "overshoot": 0,
+        "took": Counter(),
+    }
     for result in results:
         for key in ("recycled", "seconds", "answered", "sleeps", "shortened", "promised", "cleanups_lost"):
             total[key] = total.get(key, 0) + result[key]
@@ -23,6 +33,8 @@ def add_up(results: list[Result]) -> Result:
         total["lost"] += Counter(result["lost"])
         total["moments"] += Counter(result["moments"])
         total["longest_gap"] = max(total["longest_gap"], result["longest_gap"])
+        total["overshoot"] = max(total["overshoot"], result.get("overshoot", 0))
+        total["took"] += Counter({int(ms): count for ms, count in result.get("took", {}).items()})
     return total
 
 
@@ -92,13 +104,15 @@ def _of_conditions(results: list[Result]) -> list[str]:
         "",
         "## By load condition",
         "",
-        "*full*: 4 clients without a pause. *moderate*: 2 clients with pauses. *kept*: `fastcgi_keep_conn on`. *KiB per"
-        " request*: how much each request makes its worker grow. *longest gap*: as in the last column above. *HUP sent"
-        " while*: what the worker was doing when memreap signalled it.",
+        "*saturated*: 8 clients without a pause, whose requests take at least 20 ms: more clients than workers. *full*:"
+        " 4 clients without a pause. *moderate*: 2 clients with pauses. *kept*: `fastcgi_keep_conn on`. *KiB per"
+        " request*: how much each request makes its worker grow. *overshoot*: by how much the largest worker exceeded"
+        " the limit, in resident memory. *ms*: how long requests took: half of them, 99 %, the longest. *longest gap*:"
+        " as in the last column above. *sent while*: what the worker was doing when memreap signalled it.",
         "",
         "| | load | KiB per request | replaced | seconds | answered | lost | sleeps shortened"
-        " | cleanup handlers lost | longest gap | HUP sent while |",
-        "|---|---|--:|--:|--:|--:|---|--:|--:|--:|---|",
+        " | cleanup handlers lost | overshoot | ms | longest gap | sent while |",
+        "|---|---|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|---|",
     ]
     for (key, name), result in grouped(results, "strategy", "condition").items():
         leaks = ", ".join(map(str, sorted(result["leaks"])))
@@ -106,9 +120,17 @@ def _of_conditions(results: list[Result]) -> list[str]:
         lines.append(
             f"| {key} | {name} | {leaks} | {result['recycled']:,} | {result['seconds']:,.0f} | {result['answered']:,}"
             f" | {_each(result['lost'])} | {result['shortened']:,} of {result['sleeps']:,}"
-            f" | {cleanups} | {result['longest_gap']:.2f} s | {_each(result['moments'], '-')} |"
+            f" | {cleanups} | {memory(result['overshoot']) if result['took'] else '-'} | {_durations(result['took'])}"
+            f" | {result['longest_gap']:.2f} s | {_each(result['moments'], '-')} |"
         )
     return lines
+
+
+def _durations(took: Counter[int]) -> str:
+    """Of times in milliseconds, in steps of 10."""
+    if not took:
+        return "-"
+    return ", ".join(f"{1000 * quantile(took, share):.0f}" for share in (0.5, 0.99, 1.0))
 
 
 def _of_measurement(results: list[Result]) -> list[str]:

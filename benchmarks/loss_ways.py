@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import psutil
 from support import stack
+from support.reaping import wait_for
 
 from supervisor_memreap.core.events import Event, ManagerLost, Signalled, Sink, Stuck, WrongSetting
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host import procfs
-from supervisor_memreap.reaper import WATCH, Reaper
+from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.supervisord.client import Unavailable, connect
 
 WORKERS = 4
@@ -23,8 +24,8 @@ NEWBORN = 0.3
 """Seconds: until then a worker may still run its manager's signal handlers. No strategy here signals one, though only
 memreap takes care of that by itself: the others' losses are not to be those of an accident."""
 TICK = 0.05
-# TICK_5 has 12 ticks in the default idle_wait of 60 s, in each of which an idle moment is watched for.
-SAME_LOOKS = 60 / 5 * (WATCH + TICK)
+# The default idle_wait of 60 s, shortened as the time between two looks is: 12 ticks of TICK_5, of 0.35 s each here.
+SAME_LOOKS = 60 / 5 * 0.35
 
 
 class Limits(NamedTuple):
@@ -33,6 +34,8 @@ class Limits(NamedTuple):
     uss: int
     vms: int
     cumulative_rss: int
+    rss: int
+    """By which all strategies are compared."""
 
 
 Write = Callable[[str], None]
@@ -125,6 +128,7 @@ def memreap(hold: bool = True, idle_wait: float = 60.0) -> Act:
                 pools = []  # it is tried again
             if any(watched.state.suspended for watched in pools):
                 return  # a remark says why
+            wait_for(reaper, TICK)
             yield TICK
 
     return act
@@ -166,7 +170,7 @@ WAYS = {
     ),
     "f": Way(
         "memreap",
-        "the default: signals a worker while it is held in accept. This calls Reaper.tick every 0.05 s with"
+        "the default: signals a worker at its boundary. This calls Reaper.tick every 0.05 s with"
         " supervisord's current answer. That is the listener's own code without the event protocol, in which ticks less"
         " than 0.5 s apart count as one. min_age=0.3s and settle=0.1s, so that many reaps fit in an hour",
         memreap(),
@@ -174,7 +178,7 @@ WAYS = {
     ),
     "g": Way(
         "memreap, hold=no",
-        "as f, but signals the worker right after it was seen in accept, without holding it",
+        "as f, but signals the worker right after it was seen in accept, without ptrace",
         memreap(False),
         patient=True,
     ),
@@ -182,6 +186,13 @@ WAYS = {
         "memreap, seldom",
         "as f, with idle_wait=4.2s, which allows as many looks as the default of 60 s does with TICK_5",
         memreap(idle_wait=SAME_LOOKS),
+        patient=True,
+    ),
+    "i": Way(
+        "memreap, hold=no, busy",
+        "as g, with idle_wait=4.2s, as where ptrace is not permitted: a worker that is not seen idle gets USR1 while"
+        " busy, unless connections are kept",
+        memreap(False, SAME_LOOKS),
         patient=True,
     ),
     "n": Way("nothing", "control: no worker grows, and none is signalled"),

@@ -51,6 +51,7 @@ from memory_report import METRICS, Result, put_into, svg
 from support import stack
 from support.driver import Transport, eventually
 from support.memorygroup import MemoryGroup, memory_group, why_not
+from support.reaping import wait_for
 from support.swap import CannotSwap, swap_file
 
 from supervisor_memreap.core.events import Event, Left, Signalled
@@ -165,6 +166,7 @@ def reap(served: Served, metric: str, dice: random.Random) -> Result:
     def tick() -> None:
         given = {**settings, "min_age": MIN_AGE, "settle": 60.0}  # no other worker goes meanwhile
         reaper.tick(supervisord.programs(), Settings({served.pool.name: given}), time.monotonic())
+        wait_for(reaper)
 
     def assert_one(kind: type[Event]) -> Event:
         tick()

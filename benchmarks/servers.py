@@ -1,288 +1,233 @@
 """What it costs to replace workers of each pre-forking server, by the moment at which they are signalled.
 
-    python benchmarks/servers.py                     everything; about an hour; Ctrl-C at any time, continue later
-    python benchmarks/servers.py --server Starman,uWSGI --reaps 50
-    python benchmarks/servers.py --report            only write the page and the picture again, from the results
+    python benchmarks/servers.py                        everything; Ctrl-C at any time, and continue later
+    python benchmarks/servers.py --moment boundary      only that: 300 reaps for each server and load
+    python benchmarks/servers.py --server FCGI::ProcManager,Starman --load 8 --reaps 50
+    python benchmarks/servers.py --plan                 what would be measured, and how long that takes at most
+    python benchmarks/servers.py --report               only write the page and the picture again, from the results
 
 Everything is real: each server (tests/support/servers.py) runs under a supervisord with 4 workers, behind nginx, or
-without it where the server speaks HTTP. Three clients ask without pause, each on a connection of its own for every
+without it where the server speaks HTTP. The clients ask without pause, each on a connection of its own for every
 request ("not kept") or for 20 requests ("kept": that of the client, or that of nginx to the worker). Of ten requests 5
-are quick GETs, 4 are POSTs of 2 KB, and one takes 50 ms. A request is lost if its answer is not a whole and right 200:
-an empty answer and a closed connection too, also on a connection that is kept.
+are quick GETs, 3 are POSTs of 2 KB, one is a POST of 100 KB, and one takes 50 ms. A request is lost if its answer is
+not a whole and right 200: an empty answer and a closed connection too, also on a connection that is kept.
 
-One worker after the other gets the server's graceful signal, by host.signalling, which is what memreap itself uses:
+    3 clients    one fewer than there are workers, so that now and then one is idle
+    8 clients    a saturated pool: each request takes at least 40 ms, and no worker has to wait for one
 
+Each request lets its worker grow, so that it is over its limit after about 1.5 s: then it is due. The largest worker
+that is due gets the server's graceful signal, by host.attempt, which is what memreap itself uses:
+
+    nothing      control: no worker grows, and none is signalled
     any moment   whatever it does, as a script does that only knows its size
+    any moment, signal while busy
+                 the same with the signal that costs least then, for servers where that is another one (core.servers)
     seen idle    right after it was seen idle (hold=no)
-    held         while it is held where it waits (the default)
+    boundary     where it enters its wait for the next connection, with none in hand (the default)
 
-The next one, at least half a second old, is signalled when the last one has left, another has taken its place, and the
-server's own pace allows it. The three moments of a server are measured side by side, each with a pool of its own.
+The next one goes when the last one has left, another has taken its place, and the server's own pace allows it. The
+moments of a server are measured side by side, each with a pool of its own, so that they have the same machine. Counted
+are requests lost; the time from due to signalled, to gone, to the first answer of the worker that took its place; the
+requests that took longer than any without reaps, and by how much; and how far a worker got over its limit. (Where that
+is 128 MiB, workers grow no further, and the case ends 30 s later: with 8 clients hardly one is ever seen idle.)
 
-Writes servers.jsonl, servers.svg and the tables of servers.md to docs. Needs what tests/run installs.
+What was measured is a line in OUT/servers.jsonl and counts when the same command is given again: remove the file, or
+give another --out, to begin anew. Writes servers.svg and the tables of servers.md too. Needs what tests/run installs.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import json
 import os
-import shutil
 import signal
-import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from loss import read, versions
-from servers_report import MOMENTS, Result, put_into, svg
-from support import servers, stack
-from support.driver import eventually
-from support.load import Load
-from support.servers import SERVERS, WORKERS, Server
+from loss import read
+from servers_measure import LOADS, MOMENTS, NOTHING, WHILE_BUSY, Case, measure, server_of, signal_at
+from servers_report import Result, lost, put_into, svg
+from support.servers import SERVERS
 
-from supervisor_memreap import __version__
-from supervisor_memreap.core.model import Pool, SentMoment, Worker, WorkerDetail
-from supervisor_memreap.core.model import Result as Sent
-from supervisor_memreap.core.servers import pace_of, recognise
-from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.host import procfs, signalling
-from supervisor_memreap.host.source import Source
+from supervisor_memreap.demo.pool import end_with_parent
 
 HERE = Path(__file__).resolve().parent
-# One client fewer than there are workers: with as many, each worker always has a connection, and none is ever idle.
-CLIENTS, PER_CONNECTION = 3, 20
-# Seconds: no worker is signalled before it has its own signal handlers.
-MIN_AGE = 0.5
-# Seconds in which a signalled worker has to leave, and another to take its place.
-PATIENCE = 60.0
-
-
-class Case(NamedTuple):
-    """One server under one load, signalled at one moment."""
-
-    server: str
-    kept: bool
-    moment: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.server}, {'kept' if self.kept else 'not kept'}, {self.moment}"
-
-
-def server_of(case: Case) -> Server:
-    return next(server for server in SERVERS if server.name == case.server)
-
-
-class Workers:
-    """The workers of a pool, which one after the other are signalled."""
-
-    def __init__(self, pool: stack.Pool, server: Server):
-        self._manager = procfs.source().process(pool.manager().pid).id
-        self._server = server
-        self.otherwise: Counter[str] = Counter()
-        """Workers that were signalled at another moment than wanted, and why."""
-
-    def all(self, view: Source) -> list[Worker]:
-        """The oldest first."""
-        workers = []
-        for pid in view.children(self._manager.pid):
-            with contextlib.suppress(ProcessLookupError):
-                process = view.process(pid)
-                if process.parent == self._manager.pid and not process.ended:
-                    workers.append(Worker(process.id, process.age, 0, WorkerDetail(None, True)))
-        return sorted(workers, key=lambda worker: worker.id.start_time)
-
-    def signal_one(self, moment: str) -> Worker | None:
-        """The worker that was signalled; None: at this attempt, none was."""
-        view = procfs.source()
-        for worker in self.all(view):
-            if worker.age >= MIN_AGE and self._signal(worker, moment, view):
-                return worker
-        return None
-
-    def _signal(self, worker: Worker, moment: str, view: Source) -> bool:
-        signum = signal.Signals[f"SIG{self._server.signal}"]
-        if moment == MOMENTS[0]:
-            with contextlib.suppress(ProcessLookupError):
-                if view.catches(worker.id.pid, signum):
-                    os.kill(worker.id.pid, signum)
-                    return True
-            return False
-        settings = PoolSettings(limit=1, signal=self._server.signal, hold=moment == MOMENTS[2])
-        outcome = signalling.reap(Pool("", "RUNNING", manager=self._manager), worker, settings, view, 0.1)
-        if outcome.pidfd is not None:
-            os.close(outcome.pidfd)
-        if outcome.result is not Sent.SENT:
-            return False
-        # Not as wanted: not permitted, or the process that holds was out of time, and may have sent it or not.
-        wanted = SentMoment.HELD if settings.hold else SentMoment.IDLE
-        if outcome.moment is not wanted:
-            self.otherwise["not permitted" if outcome.unheld else "out of time"] += 1
-        return True
-
-    def pace(self) -> float:
-        """Seconds that this server needs between two signals."""
-        worker = self.all(procfs.source())[0].id
-        return pace_of(recognise(procfs.source().names(worker.pid)))
-
-    def wait_until_gone(self, worker: Worker) -> None:
-        eventually(lambda: self._assert_gone(worker), timeout=PATIENCE)
-
-    def _assert_gone(self, worker: Worker) -> None:
-        assert worker.id not in {each.id for each in self.all(procfs.source())}
-
-    def wait_until_all_are_there(self) -> None:
-        eventually(self._assert_all_are_there, timeout=PATIENCE)
-
-    def _assert_all_are_there(self) -> None:
-        assert len(self.all(procfs.source())) >= WORKERS
-
-
-def measure(case: Case, reaps: int, seconds: float) -> Result:
-    """Replace so many workers under load, within so many seconds; what it cost."""
-    server = server_of(case)
-    where = stack.directory()
-    left, replaced = [], []
-    try:
-        with servers.running(server, where, keep=case.kept) as pool:
-            workers = Workers(pool, server)
-            workers.wait_until_all_are_there()
-            per_connection = PER_CONNECTION if case.kept else 1
-            with Load(pool.port, "/myapp/", CLIENTS, per_connection, pause=0.0) as load:
-                began = time.monotonic()
-                while len(replaced) < reaps and time.monotonic() < began + seconds:
-                    worker = workers.signal_one(case.moment)
-                    if worker is None:
-                        continue
-                    signalled = time.monotonic()
-                    workers.wait_until_gone(worker)
-                    left.append(time.monotonic() - signalled)
-                    workers.wait_until_all_are_there()
-                    replaced.append(time.monotonic() - signalled)
-                    time.sleep(max(0.0, workers.pace() - replaced[-1]))
-                took = time.monotonic() - began
-    finally:
-        shutil.rmtree(where)
-    return {
-        **case._asdict(),
-        "signal": server.signal,
-        "reaps": len(replaced),
-        "otherwise": workers.otherwise,
-        "seconds": round(took, 1),
-        "answered": load.tally.answered,
-        "lost": load.tally.lost,
-        "longest_gap": round(load.tally.longest_gap, 3),
-        "left": _spread(left),
-        "replaced": _spread(replaced),
-        "at": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "versions": {"memreap": __version__, case.server: version(server)},
-        "machine": machine(),
-    }
-
-
-def version(server: Server) -> str:
-    if not server.packages:
-        return importlib.metadata.version(server.executable.rpartition("/")[2])
-    command = ["dpkg-query", "-W", "-f", "${Version}", server.packages[0]]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def machine() -> str:
-    used = versions()
-    return f"{used['CPUs']}, Linux {used['Linux']}, Python {used['Python']}, nginx {used['nginx']}"
-
-
-def _spread(times: list[float]) -> dict[str, float]:
-    """Median and longest, in seconds."""
-    return {"median": round(statistics.median(times), 3), "longest": round(max(times), 3)} if times else {}
+# uWSGI is measured behind nginx.
+LEFT_OUT = ("uWSGI with HTTP",)
+# Seconds that a case needs beside the time in which it measures: start, end, pages.
+AROUND = 15
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
     names = [server.name for server in SERVERS]
-    add("--server", default=",".join(names), help="such as Starman,uWSGI (default: all)")
+    usual = [name for name in names if name not in LEFT_OUT]
+    add("--server", default=",".join(usual), help=f"such as Starman,uWSGI (default: all but {LEFT_OUT[0]})")
+    add("--load", default="", help="a part of the name of a load, as 8 or clients (default: both)")
+    add("--kept", choices=("yes", "no"), help="only kept connections, or only those that are not (default: both)")
+    add("--moment", default=",".join(MOMENTS), help="such as 'boundary,seen idle' (default: all)")
     add("--reaps", type=int, default=300, help="number of reaps for each moment (300)")
-    add("--seconds", type=float, default=1800, help="at most so long for each moment (1800)")
+    add("--seconds", type=float, default=900, help="at most so long for each server, load and moment (900)")
+    add("--control", type=float, default=60, help="seconds for which nothing is signalled, as the control (60)")
     add("--jobs", type=int, default=1, help="servers that are measured at the same time (1)")
     add("--out", type=Path, default=HERE.parent / "docs", help="directory of servers.jsonl, .svg and .md (docs)")
+    add("--plan", action="store_true", help="measure nothing: say what would be measured, and how long that takes")
     add("--report", action="store_true", help="measure nothing: write the page and the picture from servers.jsonl")
     add("--case", help=argparse.SUPPRESS)
+    add("--parent", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    for name in options.server.split(","):
-        if name not in names:
-            parser.error(f"--server {name}: not one of {', '.join(names)}")
+    for option, given, there in (("server", options.server, names), ("moment", options.moment, MOMENTS)):
+        for name in filter(None, _moments(given) if option == "moment" else given.split(",")):
+            if name not in there:
+                parser.error(f"--{option} {name}: not one of {'; '.join(there)}")
+    if not any(options.load in load for load in LOADS):
+        parser.error(f"--load {options.load}: not in one of {', '.join(LOADS)}")
     return options
 
 
-def groups(names: list[str]) -> Iterator[list[Case]]:
+def _moments(given: str) -> list[str]:
+    """One of them has a comma in its name."""
+    words = given.replace(WHILE_BUSY, "\0").split(",")
+    return [WHILE_BUSY if word.strip() == "\0" else word.strip() for word in words]
+
+
+def groups(options: argparse.Namespace) -> Iterator[list[Case]]:
     """What is measured side by side."""
-    for name in names:
-        server = server_of(Case(name, False, ""))
+    for name in options.server.split(","):
+        server = server_of(name)
         for kept in (False, True) if server.keeps_connections else (False,):
-            yield [Case(name, kept, moment) for moment in MOMENTS]
+            if options.kept and kept is not (options.kept == "yes"):
+                continue
+            for load in (load for load in LOADS if options.load in load):
+                moments = [moment for moment in _moments(options.moment) if _differs(name, moment)]
+                yield [Case(name, kept, load, moment) for moment in moments]
+
+
+def _differs(name: str, moment: str) -> bool:
+    server = server_of(name)
+    return moment != WHILE_BUSY or signal_at(server, moment) != server.signal
+
+
+def remaining(case: Case, rows: list[Result], options: argparse.Namespace) -> tuple[int, float]:
+    """Reaps and seconds that are missing in what was measured."""
+    measured = [row for row in rows if row.get("load") and Case(*(row[field] for field in Case._fields)) == case]
+    if any(row["gave_up"] for row in measured):
+        return 0, 0.0
+    seconds = sum(row["seconds"] for row in measured)
+    if case.moment == NOTHING:
+        return 1, max(0.0, options.control - seconds)
+    return max(0, options.reaps - sum(row["reaps"] for row in measured)), max(0.0, options.seconds - seconds)
+
+
+def plan(options: argparse.Namespace, file: Path) -> list[list[tuple[Case, int, float]]]:
+    """What is missing in the file: each case with its reaps and seconds."""
+    rows = read(file)
+    missing = [[(case, *remaining(case, rows, options)) for case in group] for group in groups(options)]
+    return [rest for group in missing if (rest := [each for each in group if each[1] and each[2] > 1])]
+
+
+def show_plan(todo: list[list[tuple[Case, int, float]]], options: argparse.Namespace) -> None:
+    for group in todo:
+        for case, reaps, seconds in group:
+            print(f"{case.name}: {'' if case.moment == NOTHING else f'{reaps} reaps, '}at most {seconds:.0f} s")
+    longest = sum(max(seconds for _, _, seconds in group) + AROUND for group in todo) / options.jobs
+    print(f"{len(todo)} groups, one after the other ({options.jobs} at a time): at most {longest / 60:.0f} min")
 
 
 def measure_all(options: argparse.Namespace, file: Path) -> None:
     """Measure what is missing in the file, and append it."""
-    done = {Case(row["server"], row["kept"], row["moment"]) for row in read(file)}
     running: list[subprocess.Popen[bytes]] = []
+    todo = plan(options, file)
+    writing, is_over = threading.Lock(), threading.Event()
 
-    def run(case: Case) -> Result:
-        """In a process of its own, which is its workers' only tracer."""
-        command = [sys.executable, __file__, "--case", json.dumps(case), "--reaps", str(options.reaps)]
-        process = subprocess.Popen([*command, "--seconds", str(options.seconds)], stdout=subprocess.PIPE)
-        running.append(process)
+    def run(place: str, case: Case, reaps: int, seconds: float) -> None:
+        """In a process of its own, which is its workers' only tracer; Ctrl-C does not reach it."""
+        words = ["--case", json.dumps(case), "--reaps", str(reaps), "--seconds", str(seconds)]
+        command = [sys.executable, __file__, *words, "--parent", str(os.getpid())]
+        with writing:
+            if is_over.is_set():
+                return
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+            running.append(process)
         output, _ = process.communicate()
         if not output:
-            raise RuntimeError(f"{case.name}: failed, see above, or stopped")
+            if not is_over.is_set():
+                print(f"{place} {case.name}: failed, see above; nothing of this counts", file=sys.stderr)
+            return
         result: Result = json.loads(output)
-        lost = sum(result["lost"].values())
-        print(f"{case.name}: {result['reaps']} reaps, {result['answered']} answered, {lost} lost", file=sys.stderr)
-        return result
+        with writing, file.open("a") as stream:
+            stream.write(json.dumps(result) + "\n")
+        done = f"{result['reaps']} reaps in {result['seconds']:.0f} s"
+        print(f"{place} {case.name}: {done}, {result['answered']:,} answered, {lost(result)} lost", file=sys.stderr)
 
-    def run_group(cases: list[Case]) -> None:
-        with ThreadPoolExecutor(len(cases)) as threads:
-            for result in threads.map(run, cases):
-                with file.open("a") as stream:
-                    stream.write(json.dumps(result) + "\n")
+    def run_group(number: int) -> None:
+        place = f"[{number + 1}/{len(todo)}]"
+        with ThreadPoolExecutor(len(todo[number])) as threads:
+            list(threads.map(lambda each: run(place, *each), todo[number]))
 
-    missing = [[case for case in group if case not in done] for group in groups(options.server.split(","))]
     threads = ThreadPoolExecutor(options.jobs)
     try:
-        list(threads.map(run_group, filter(None, missing)))  # raises what one of them raised
+        for result in [threads.submit(run_group, number) for number in range(len(todo))]:
+            while not result.done():
+                time.sleep(0.1)  # so that Ctrl-C is heard
+            result.result()
     finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-        for process in running:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        is_over.set()
+        with writing:
+            begun = [*running]
+        for process in begun:
             process.terminate()  # each ends its supervisord; those that have ended are no longer there
+        for process in begun:
             process.wait()
+        threads.shutdown(cancel_futures=True)
+
+
+def measure_one(options: argparse.Namespace) -> None:
+    """What is run for each case; its result is on standard output."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: what is started is being ended
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    end_with_parent(signal.SIGTERM, options.parent)
+    case = Case(*json.loads(options.case))
+
+    def progress(text: str) -> None:
+        print(f"{case.name}: {text}", file=sys.stderr)
+
+    with contextlib.suppress(KeyboardInterrupt):
+        print(json.dumps(measure(case, options.reaps, options.seconds, progress)))
 
 
 def write_report(file: Path, out: Path) -> None:
     results = read(file)
-    put_into(out / "servers.md", results)
+    if (out / "servers.md").exists():
+        put_into(out / "servers.md", results)
     (out / "servers.svg").write_text(svg(results))
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = arguments()
     if options.case:
-        with contextlib.suppress(KeyboardInterrupt):
-            print(json.dumps(measure(Case(*json.loads(options.case)), options.reaps, options.seconds)))
+        measure_one(options)
         return
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "servers.jsonl"
+    if options.plan:
+        show_plan(plan(options, file), options)
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if not options.report:
             measure_all(options, file)

@@ -3,63 +3,156 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from memory_report import put_between
+from quantiles import longest, quantile
+
+from supervisor_memreap.core.servers import SERVERS, Moment, Server
+from supervisor_memreap.core.text import memory
 
 # What servers.py records about one server under one load and moment: a line of JSON in its results.
 Result = dict[str, Any]
-MOMENTS = ("any moment", "seen idle", "held")
+NOTHING, ANY, WHILE_BUSY, IDLE, BOUNDARY = (
+    "nothing",
+    "any moment",
+    "any moment, signal while busy",
+    "seen idle",
+    "boundary",
+)
+SHOWN = (ANY, IDLE, BOUNDARY)
 BEGIN, END = "<!-- python benchmarks/servers.py writes what follows, -->", "<!-- up to here. -->"
+_TIMES = ("signalled", "gone", "replaced", "serving", "took", "took_meanwhile")
+
+
+class Load(NamedTuple):
+    """What a server is measured under."""
+
+    server: str
+    kept: bool
+    load: str
+
+    @property
+    def cells(self) -> str:
+        return f"{self.server} | {'kept' if self.kept else 'not kept'} | {self.load}"
 
 
 def lost(row: Result) -> int:
     return sum(row["lost"].values())
 
 
-def by_load(results: Iterable[Result]) -> dict[tuple[str, bool], dict[str, Result]]:
-    """By server and whether connections are kept, then by moment: what was measured last."""
-    loads: dict[tuple[str, bool], dict[str, Result]] = {}
-    for row in results:
-        loads.setdefault((row["server"], row["kept"]), {})[row["moment"]] = row
+_OF_BEFORE = (
+    "Rows of 3 clients without times were measured before memreap went to the boundary: there the column holds workers"
+    " that were seen idle and held while they were signalled."
+)
+
+
+def by_load(results: Iterable[Result]) -> dict[Load, dict[str, Result]]:
+    """By server, connections and clients, then by moment; several measurements of the same are added up.
+
+    Results of before there were two loads count only where there are no later ones.
+    """
+    loads: dict[Load, dict[str, Result]] = {}
+    for row in sorted(results, key=lambda row: "load" in row):
+        load = Load(row["server"], row["kept"], row.get("load", "3 clients"))
+        moment = {"held": BOUNDARY}.get(row["moment"], row["moment"])
+        earlier = loads.setdefault(load, {}).get(moment)
+        is_more = earlier is not None and "load" in earlier
+        loads[load][moment] = _sum(earlier, row) if earlier and is_more else row
     return loads
+
+
+def _sum(first: Result, second: Result) -> Result:
+    both = {**second}
+    for key in ("reaps", "seconds", "answered"):
+        both[key] = first[key] + second[key]
+    for key in ("longest_gap", "overshoot"):
+        both[key] = max(first[key], second[key])
+    for key in ("lost", "otherwise", *_TIMES):
+        both[key] = Counter(first[key]) + Counter(second[key])
+    both["gave_up"] = first["gave_up"] or second["gave_up"]
+    return both
 
 
 def tables(results: list[Result]) -> str:
     loads = by_load(results)
+    parts = [_of_losses(loads), _of_times(loads), _of_requests(loads), _measurement(results)]
+    return "\n".join(line for part in parts for line in [*part, ""])[:-1]
+
+
+def _of_losses(loads: dict[Load, dict[str, Result]]) -> list[str]:
     lines = [
         "Requests lost, of workers signalled:",
         "",
-        "| server | `signal` | connections | any moment | seen idle | held | requests answered while held |",
+        "| server | connections | load | `signal` | any moment | seen idle | boundary | requests answered meanwhile |",
+        "|---|---|---|---|--:|--:|--:|--:|",
+    ]
+    for load, rows in loads.items():
+        cells = [_lost_cell(rows.get(moment)) for moment in SHOWN]
+        if WHILE_BUSY in rows:
+            cells[0] += f" ({rows[WHILE_BUSY]['signal']}: {_lost_cell(rows[WHILE_BUSY])})"
+        cells[-1] = f"**{cells[-1]}**"
+        signal = next((row["signal"] for moment, row in rows.items() if moment != WHILE_BUSY), "-")
+        answered = f"{rows[BOUNDARY]['answered']:,}" if BOUNDARY in rows else "-"
+        lines.append(f"| {load.cells} | {signal} | {' | '.join(cells)} | {answered} |")
+    if any(rows[BOUNDARY]["moment"] == "held" for rows in loads.values() if BOUNDARY in rows):
+        lines += ["", _OF_BEFORE]
+    return lines
+
+
+def _lost_cell(row: Result | None) -> str:
+    return "-" if row is None else f"{lost(row):,} of {row['reaps']:,}"
+
+
+def _of_times(loads: dict[Load, dict[str, Result]]) -> list[str]:
+    lines = [
+        "Seconds from the moment at which a worker was due until it was signalled, until it had left, and until the"
+        " worker that took its place gave its first answer (median, longest), and by how much the largest worker"
+        " exceeded its limit:",
+        "",
+        "| server | connections | load | moment | signalled | gone | serving | largest overshoot |",
+        "|---|---|---|---|--:|--:|--:|--:|",
+    ]
+    for load, rows in loads.items():
+        for moment in SHOWN:
+            row = rows.get(moment)
+            if row and "signalled" in row:
+                cells = [_spread(row[what]) for what in ("signalled", "gone", "serving")]
+                over = ("over " if row["gave_up"] else "") + memory(row["overshoot"])
+                lines.append(f"| {load.cells} | {moment} | {' | '.join(cells)} | {over} |")
+    return lines if len(lines) > 4 else []
+
+
+def _spread(counts: dict[str, int]) -> str:
+    return f"{quantile(counts, 0.5):.2f}, {longest(counts):.2f}" if counts else "never"
+
+
+def _of_requests(loads: dict[Load, dict[str, Result]]) -> list[str]:
+    lines = [
+        "What clients notice of reaps at the boundary: how long requests took, in milliseconds (half of them, 99 %, the"
+        " longest) without reaps and with them; and how many took longer than any without, with by how much:",
+        "",
+        "| server | connections | load | without reaps | with reaps | longer than any without | by at most |",
         "|---|---|---|--:|--:|--:|--:|",
     ]
-    for (server, kept), rows in loads.items():
-        cells = [f"{lost(rows[moment])} of {rows[moment]['reaps']}" if moment in rows else "-" for moment in MOMENTS]
-        cells[-1] = f"**{cells[-1]}**"
-        signal = next(iter(rows.values()))["signal"]
-        answered = f"{rows['held']['answered']:,}" if "held" in rows else "-"
-        lines.append(f"| {server} | {signal} | {_connections(kept)} | {' | '.join(cells)} | {answered} |")
-    lines += [
-        "",
-        "Seconds until a worker that was held had left, until another had taken its place, and the longest in which no"
-        " client got an answer:",
-        "",
-        "| server | connections | left: median | longest | replaced: median | longest | no answer |",
-        "|---|---|--:|--:|--:|--:|--:|",
-    ]
-    for (server, kept), rows in loads.items():
-        row = rows.get("held")
-        if row and row["reaps"]:
-            times = [row[what][which] for what in ("left", "replaced") for which in ("median", "longest")]
-            cells = [f"{time:.2f}" for time in (*times, row["longest_gap"])]
-            lines.append(f"| {server} | {_connections(kept)} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *_measurement(results)])
+    for load, rows in loads.items():
+        without, row = rows.get(NOTHING), rows.get(BOUNDARY)
+        if not without or not row or "took" not in row or not without["took"] or not row["took"]:
+            continue
+        most = longest(without["took"])
+        slower = sum(count for ms, count in row["took"].items() if int(ms) > 1000 * most)
+        by = f"{1000 * (longest(row['took']) - most):.0f} ms" if slower else "-"
+        cells = [_durations(each["took"]) for each in (without, row)]
+        cells += [f"{slower:,} of {sum(row['took'].values()):,}", by]
+        lines.append(f"| {load.cells} | {' | '.join(cells)} |")
+    return lines if len(lines) > 4 else []
 
 
-def _connections(kept: bool) -> str:
-    return "kept" if kept else "not kept"
+def _durations(counts: dict[str, int]) -> str:
+    return ", ".join(f"{1000 * quantile(counts, share):.0f}" for share in (0.5, 0.99, 1.0))
 
 
 def _measurement(results: list[Result]) -> list[str]:
@@ -70,7 +163,8 @@ def _measurement(results: list[Result]) -> list[str]:
     span = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     used = ", ".join(f"{name} {version}" for name, version in versions.items())
     machines = sorted({row["machine"] for row in results})
-    fewest = min((row["reaps"] for row in results if row["moment"] == MOMENTS[-1] and row["reaps"]), default=0)
+    rows = [rows[BOUNDARY] for rows in by_load(results).values() if BOUNDARY in rows]
+    fewest = min((row["reaps"] for row in rows if row["reaps"]), default=0)
     lines = [f"Measured on {span}: {used}; {'; '.join(machines)}."]
     if fewest:
         lines.append(
@@ -80,9 +174,45 @@ def _measurement(results: list[Result]) -> list[str]:
     return lines
 
 
+def needs() -> str:
+    """What memreap needs for each server, by core.servers."""
+    lines = [
+        "| server | needs | while busy, without ptrace | lost then | lost then, connections kept |",
+        "|---|---|---|--:|--:|",
+    ]
+    for server in SERVERS:
+        if server.graceful:
+            busy = server.while_busy
+            cells = ["never", "-", "-"]
+            if busy:
+                cells = [f"`{busy.signal}`{_UNLESS[server.moment]}", busy.lost, busy.lost_kept or "-"]
+            lines.append(f"| {server.name} | {_need(server)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+_UNLESS = {
+    Moment.ANY: "",
+    Moment.UNLESS_KEPT: ", unless connections are seen to be kept",
+    Moment.IF_FRESH: ", if connections are seen not to be kept",
+    Moment.HELD: "",
+}
+
+
+def _need(server: Server) -> str:
+    if server.moment is Moment.HELD:
+        return "ptrace: without it, nothing is sent"
+    if server.moment is Moment.ANY:
+        return "nothing: it lost none at any moment"
+    return "ptrace, or idle moments, or connections that are not kept"
+
+
+NEEDS_BEGIN, NEEDS_END = "<!-- of core/servers.py, written by benchmarks/servers.py -->", "<!-- end -->"
+
+
 def put_into(page: Path, results: list[Result]) -> None:
-    """Write the tables between the two marks of this page."""
+    """Write the tables between the marks of this page."""
     put_between(page, BEGIN, END, f"{tables(results)}\n\n")
+    put_between(page, NEEDS_BEGIN, NEEDS_END, f"{needs()}\n\n")
 
 
 # Each moment has its own filling, so that the picture needs no colours.
@@ -91,20 +221,21 @@ _STYLE = (
     ".any{fill:#57606a}.seen{fill:#57606a;fill-opacity:.45}.held{fill:none;stroke:#57606a}"
     "@media(prefers-color-scheme:dark){text{fill:#e6edf3}.any,.seen{fill:#9198a1}.held{stroke:#9198a1}}"
 )
-_CLASSES = dict(zip(MOMENTS, ("any", "seen", "held")))
+_CLASSES = dict(zip(SHOWN, ("any", "seen", "held")))
 
 
 def svg(results: list[Result]) -> str:
     """Bars by the logarithm, since 1 and 1,000 are both to be seen, and the numbers beside them."""
     parts = ['<text x="20" y="22" class="bold">Requests lost per 1,000 workers replaced (logarithmic scale)</text>']
-    for x, moment in zip((190, 300, 400), MOMENTS):
+    for x, moment in zip((190, 300, 400), SHOWN):
         parts.append(f'<rect x="{x}" y="36" width="10" height="10" class="{_CLASSES[moment]}"/>')
         parts.append(f'<text x="{x + 15}" y="45">{moment}</text>')
     y = 62
-    for (server, kept), rows in by_load(results).items():
-        parts.append(f'<text x="180" y="{y + 20}" text-anchor="end" class="bold">{server}</text>')
-        parts.append(f'<text x="180" y="{y + 35}" text-anchor="end" class="small">{_connections(kept)}</text>')
-        for moment in MOMENTS:
+    for load, rows in by_load(results).items():
+        connections = f"{'kept' if load.kept else 'not kept'}, {load.load}"
+        parts.append(f'<text x="180" y="{y + 20}" text-anchor="end" class="bold">{load.server}</text>')
+        parts.append(f'<text x="180" y="{y + 35}" text-anchor="end" class="small">{connections}</text>')
+        for moment in SHOWN:
             row = rows.get(moment)
             if row and row["reaps"]:
                 value = 1000 * lost(row) / row["reaps"]
@@ -113,6 +244,8 @@ def svg(results: list[Result]) -> str:
                     f'<rect x="190" y="{y}" width="{max(width, 1.5):.1f}" height="11" class="{_CLASSES[moment]}"/>'
                 )
                 parts.append(f'<text x="{196 + width:.0f}" y="{y + 10}">{value:.3g}</text>')
+            elif row:
+                parts.append(f'<text x="190" y="{y + 10}" class="small">no worker could be signalled</text>')
             y += 14
         y += 12
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {y}" width="720" height="{y}" role="img">'

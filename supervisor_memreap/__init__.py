@@ -9,7 +9,7 @@ One way, on each TICK that supervisord sends to the listener:
       host.look              their sizes; exact figures where a reason needs them     -> Pool
       policy.follow          what became of those signalled before (pure)             -> Event, PoolState
       selection.choose       who goes next, over all pools (pure)                     -> Candidate
-      host.signalling        looks again, waits for an idle moment, holds, signals    -> Outcome
+      host.attempt           a child process brings it to its boundary, and signals it -> Outcome
     sinks                  the log, the counters and announcements get each Event
 
 Nothing in `core` knows a process, a clock or a file.

@@ -109,6 +109,7 @@ class Application:
             self._client().programs()
         except ShuttingDown:
             # It may be a reload: leaving workers are gone with their managers, and what a user paused stays paused.
+            self.reaper.attempts.end_all()  # what becomes of them is saved, and is not to be saved later
             self.remembered.keep(self.reaper.pools.paused())
         except Unavailable:
             pass  # a leaving worker may outlive this listener

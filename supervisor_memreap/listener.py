@@ -135,7 +135,8 @@ def _serve(protocol: Protocol, stdin: int, application: Application) -> None:
     while True:
         poll = select.poll()
         doctor = application.doctor
-        for fd in (stdin, woken, *application.reaper.pools.pidfds(), *((doctor.fd,) if doctor else ())):
+        workers, attempts = application.reaper.pools.pidfds(), application.reaper.attempts.fds()
+        for fd in (stdin, woken, *workers, *attempts, *((doctor.fd,) if doctor else ())):
             poll.register(fd, select.POLLIN)
         for fd, wanted in (*application.timing.fds().items(), *application.recorders.fds().items()):
             poll.register(fd, wanted)
@@ -149,6 +150,7 @@ def _serve(protocol: Protocol, stdin: int, application: Application) -> None:
                 return
             if fd in application.reaper.pools.pidfds():
                 application.reaper.exited(fd, now)
+        application.reaper.attempts.wake(time.monotonic())
         if doctor and (doctor.fd in readable or not readable):
             application.read_doctor()
         if stdin in readable:
@@ -161,7 +163,7 @@ def _serve(protocol: Protocol, stdin: int, application: Application) -> None:
 
 def _patience(application: Application) -> float | None:
     """The milliseconds after which something is to be done even if nothing comes; None: nothing is."""
-    doctor, look = application.doctor, application.timing.patience()
+    doctor, look, attempts = application.doctor, application.timing.patience(), application.reaper.attempts.patience()
     waits = [] if doctor is None else [max(0.0, doctor.deadline - time.monotonic())]
-    waits += [] if look is None else [look]
+    waits += [each for each in (look, attempts) if each is not None]
     return min(waits) * 1000 + 1 if waits else None

@@ -162,9 +162,12 @@ def _keep_in(remembered: Remembered) -> Keep:
     """Saves who is leaving: the next memreap follows that worker. All else is the listener's, or of this run alone."""
 
     def keep(states: States) -> str:
-        leaving = {name: state for name, state in states.items() if state.leaving}
+        leaving = {name: state for name, state in states.items() if state.attempted or state.leaving}
         return remembered.keep(
-            {name: PoolState(manager=state.manager, leaving=state.leaving) for name, state in leaving.items()}
+            {
+                name: PoolState(manager=state.manager, attempted=state.attempted, leaving=state.leaving)
+                for name, state in leaving.items()
+            }
         )
 
     return keep
@@ -251,11 +254,14 @@ class _Waits:
             return f"waiting for a worker to take the place of {leaving.worker.pid}"
         if leaving:  # also after the last one: the next to reap in this pool must find it settled
             return f"waiting for the replacement of {leaving.worker.pid} to settle"
+        pending = [each.worker for each in pool.choice.pending]
+        if pending and not any(policy.serves(worker, state) for worker in pending):
+            return f"waiting for {len(pending)} to serve"
         min_age = pool.settings.min_age
         # A worker whose size may not be read is reported when it is old enough: a new one may still change its user.
         hidden = [worker for worker in pool.pool.workers if reasons.is_hidden(worker, pool.settings)]
-        ages = [worker.age for worker in (*(each.worker for each in pool.choice.pending), *hidden)]
-        ages = ages if pool.choice.pending else [age for age in ages if age < min_age]
+        ages = [worker.age for worker in (*pending, *hidden)]
+        ages = ages if pending else [age for age in ages if age < min_age]
         if not ages:
             return ""
         if max(ages) < min_age:
@@ -265,11 +271,15 @@ class _Waits:
 
 def _pause(reaper: Reaper) -> None:
     """Wait until the next look, or until a signalled worker is gone."""
-    poll = select.poll()
-    for fd in reaper.pools.pidfds():
-        poll.register(fd, select.POLLIN)
-    gone = [fd for fd, _ in poll.poll(INTERVAL * 1000)]
-    for fd in gone:
-        reaper.exited(fd, time.monotonic())
-    if gone:
-        select.poll().poll(INTERVAL * 1000 / 4)  # the manager needs a moment to fork the replacement
+    until = time.monotonic() + INTERVAL
+    while (now := time.monotonic()) < until:
+        poll = select.poll()
+        for fd in (*reaper.pools.pidfds(), *reaper.attempts.fds()):
+            poll.register(fd, select.POLLIN)
+        readable = [fd for fd, _ in poll.poll((until - now) * 1000 + 1)]
+        reaper.attempts.wake(time.monotonic())
+        gone = [fd for fd in readable if fd in reaper.pools.pidfds()]
+        for fd in gone:
+            reaper.exited(fd, time.monotonic())
+        if gone:
+            until = time.monotonic() + INTERVAL / 4  # the manager needs a moment to fork the replacement

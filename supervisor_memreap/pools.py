@@ -109,14 +109,12 @@ class Pools:
 
     def close(self) -> None:
         for pool in self:
-            pool.followed.close()
+            pool.close()
 
-    def waits_for_its_group(self, pool: WatchedPool) -> bool:
-        """Whether a worker is leaving in another pool of this group, which may have several with target=self."""
+    def group_of(self, pool: WatchedPool) -> list[WatchedPool]:
+        """The pools of which one worker goes at a time: with target=self those of the group, otherwise only this."""
         group = pool.name.partition(":")[0]
-        return pool.pool.is_group and any(
-            other.followed.holds_group_lock() for other in self if other.name.partition(":")[0] == group
-        )
+        return [other for other in self if other.name.partition(":")[0] == group] if pool.pool.is_group else [pool]
 
     def _take_lock(self, manager: ProcessId, is_group: bool) -> int:
         """A descriptor with the lock of this manager. Raises Locked, ProcessLookupError."""
@@ -126,7 +124,7 @@ class Pools:
             return self._unless_leaving(lock.take(manager), manager)
         # All pools with target=self have one manager, supervisord, and so one lock, which is shared here.
         for pool in self:
-            held = pool.followed.group_lock(manager)
+            held = pool.attempts.group_lock(manager) or pool.followed.group_lock(manager)
             if held is not None:
                 return os.dup(held)
         # A user that runs the pool may not open the files of root's supervisord.
@@ -153,10 +151,10 @@ class Pools:
         """Keep what is known of pools that are not watched now: a section may be missing for one look only."""
         for name in set(self._pools) - set(watched):
             pool = self._pools[name]
-            pool.hide()
+            self.guard(pool, pool.hide)
             if is_worth_keeping(pool.state) and not _is_outdated(pool.state, now, view):
                 continue
-            pool.followed.close()
+            pool.close()
             del self._pools[name]
 
 

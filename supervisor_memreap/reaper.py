@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from supervisor_memreap.core import events, hindrance, policy, reasons, selection
+from supervisor_memreap.attemptqueue import AttemptQueue
+from supervisor_memreap.core import events, policy, selection
 from supervisor_memreap.core.command import Command, CommandError, Result, Verb, carry_out_in_all, named, unknown
 from supervisor_memreap.core.events import Sink
 from supervisor_memreap.core.model import Ending, Pool, Program
@@ -18,15 +19,13 @@ from supervisor_memreap.core.settings import Settings, Watch
 from supervisor_memreap.followed import signalled
 from supervisor_memreap.host import look, procfs
 from supervisor_memreap.host.memory import Memory
+from supervisor_memreap.host.serving import Serving
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.host.statm import Statm
 from supervisor_memreap.memorywatch import MemoryWatch
 from supervisor_memreap.pool import WatchedPool
 from supervisor_memreap.pools import Keep, Pools, States
 from supervisor_memreap.sizes import Sizes
-
-# Seconds in which a tick watches for idle moments, over all pools: the listener must be back for the next event.
-WATCH = 0.3
 
 # The event for each command that was carried out.
 _DONE: dict[Verb, Callable[[str, float, str], events.Event]] = {
@@ -57,13 +56,15 @@ class Reaper:
         self._watched: list[WatchedPool] = []
         """The pools of the last tick."""
         self._statm = Statm() if procfs.is_usable() else None
+        self._serving = Serving() if procfs.is_usable() else None
         self.memory = MemoryWatch()
+        self.attempts = AttemptQueue(self.pools, self.memory)
         self._sizes = Sizes(self.pools)
 
     def tick(
         self, programs: Iterable[Program], settings: Settings, now: float, counts: bool = True
     ) -> list[WatchedPool]:
-        """Look at all watched pools once; send at most one signal in each. `now` is monotonic, in seconds.
+        """Look at all watched pools once, and begin to signal at most one worker in each. `now` is monotonic.
 
         If not `counts`, this look is between two ticks and does not count for `checks`.
         """
@@ -75,38 +76,26 @@ class Reaper:
         memory = self.memory.begin(watches)
         if self._statm:
             self._statm.begin()
+        if self._serving:
+            self._serving.begin()
         for watch in watches:
             pool = self.pools.named(watch.program.namespec)
             self.pools.guard(pool, functools.partial(self._look, watch, programs, looks, view, memory, now, counts))
         if self._statm:
             self._statm.end()
+        if self._serving:
+            self._serving.end()
         by_urgency = self._choose(list(looks.values()), view, now)
         self._watched = [pool for pool in map(self.pools.named, looks) if pool.choice]
         # A dry run sends nothing, neither a first signal nor another one.
         for pool in () if self._dry_run else self._watched:
-            self.pools.guard(pool, functools.partial(pool.follow_up, view))
-        self._signal(() if self._dry_run else by_urgency, view, now)
+            self.pools.guard(pool, functools.partial(pool.follow_up, view, now))
+        self.attempts.begin(() if self._dry_run else by_urgency, view, now)
         if not self._dry_run:
             chosen = [(_look_of(pool), pool.choice) for pool in self._watched if pool.choice]
             self._emit(functools.partial(self.memory.end, chosen, now))
         self.pools.write_down()
         return self._watched
-
-    def _signal(self, pools: Sequence[WatchedPool], view: Source, now: float) -> None:
-        """Signal at most one worker of each pool, and only one of all pools for memory that is short on the host."""
-        due = [pool for pool in pools if pool.choice and pool.choice.candidates]
-        may_relieve = True
-        for pool in due:
-            if self.pools.waits_for_its_group(pool):
-                pool.update(policy.not_sent(pool.state, hindrance.GROUP))
-                continue
-            # Each pool has its share of the time: one that is never idle takes nothing from the others.
-            signal = functools.partial(pool.signal_next, view, now, WATCH / len(due), may_relieve)
-            self.pools.guard(pool, signal)
-            candidate = pool.signalled  # also where what came after the signal has failed
-            if candidate:
-                self.memory.note_sent(candidate, now)
-                may_relieve = may_relieve and not reasons.is_host_wide(candidate.reason)
 
     def _look(
         self,
@@ -128,6 +117,8 @@ class Reaper:
         reads_structure = policy.is_structure_due(state, now)
         probe = policy.needs_probe(settings, state, now)
         seen = look.look(watch, view, gate, expected, self._statm, memory, reads_structure, probe)
+        if self._serving:
+            seen = self._serving.look(seen, state.serving.keys(), now)
         seen = self._with_ending(seen, watch.program, programs, now)
         self.memory.note(before, seen, state)
         how = {"may_suspend": not self._dry_run, "counts": counts}
@@ -152,7 +143,7 @@ class Reaper:
         self._emit(functools.partial(self.memory.take, decision, looks, view))
         for choice in decision.choices:
             pool = self.pools.named(choice.pool.name)
-            self.pools.guard(pool, functools.partial(pool.take, choice))
+            self.pools.guard(pool, functools.partial(pool.take, choice, now))
         chosen = [self.pools.named(choice.pool.name) for choice in decision.choices]
         return [pool for pool in chosen if pool.choice]
 
@@ -193,6 +184,10 @@ class Reaper:
         names = named(command.name, watched)
         if not names:
             raise CommandError(unknown(command.name, watched))
+        if command.verb == "pause":
+            for name in names:
+                pool = self.pools.named(name)
+                self.pools.guard(pool, functools.partial(pool.attempts.end, time.monotonic(), by_force=True))
         # A pool can be paused before the first look, and so before any worker is signalled.
         pools = {name: (self.pools.named(name).pool, self.pools.named(name).state) for name in names}
         results = carry_out_in_all(command, pools)

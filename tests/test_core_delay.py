@@ -8,7 +8,7 @@ import pytest
 from test_core_policy import MIB, SETTINGS, STAMP, Film, events, reaped
 
 from supervisor_memreap.core import delay, hindrance, policy
-from supervisor_memreap.core.events import IdlenessUnknown, Overdue, OverdueEnded
+from supervisor_memreap.core.events import CannotHold, IdlenessUnknown, Overdue, OverdueEnded
 from supervisor_memreap.core.hindrance import Kind
 from supervisor_memreap.core.model import ProcessId, Result, WorkerDetail
 from supervisor_memreap.core.state import decode, encode, is_worth_keeping, restored
@@ -18,7 +18,7 @@ FCGI = "FCGI::ProcManager"
 
 def attempt(film: Film, workers, result: Result = Result.BUSY, **how):
     """The verdict of the next look; the attempt that follows has this result."""
-    verdict = film.look(workers, signal=False, watch=result is Result.BUSY, **how)
+    verdict = film.look(workers, signal=False, waited=5.0 if result is Result.BUSY else None, **how)
     if verdict.candidates:
         detail = verdict.candidates[0].worker.detail
         film.state = policy.not_sent(film.state, hindrance.of_attempt(result, detail, film.settings))
@@ -80,7 +80,11 @@ def test_a_pool_that_has_an_idle_moment_now_and_then_is_at_most_two_lines_in_10_
         (Result.NOT_PERMITTED, Kind.NOT_PERMITTED, "memreap may not signal them"),
         (Result.CHANGED, Kind.CHANGED, "changed after it was measured"),
         (Result.FAILED, Kind.OUT_OF_RESOURCES, "out of resources"),
-        (Result.BUSY, Kind.BUSY, "FCGI::ProcManager can lose requests on HUP at any other moment; run more workers"),
+        (
+            Result.BUSY,
+            Kind.BUSY,
+            "FCGI::ProcManager can lose requests on HUP at any other moment; if",
+        ),
     ],
 )
 def test_what_stands_in_the_way_is_said(result, kind, text):
@@ -95,17 +99,18 @@ def test_what_stands_in_the_way_is_said(result, kind, text):
 
 def test_of_kept_connections_is_spoken_only_where_one_was_seen():
     detail = WorkerDetail(300 * MIB, True, FCGI)
-    kept = hindrance.of_attempt(Result.BUSY, detail, SETTINGS, is_kept=True)
+    kept = hindrance.of_attempt(Result.BUSY, detail, SETTINGS, hindrance.Seen(is_kept=True))
     assert (kept.kind, "keepalive_requests" in kept.text) == (Kind.KEPT, True)
     assert "keep" not in hindrance.of_attempt(Result.BUSY, detail, SETTINGS).text
 
 
 @pytest.mark.parametrize(
-    ("settings", "unheld", "remedy"),
-    [(SETTINGS, True, "CAP_SYS_PTRACE"), (replace(SETTINGS, hold=False), False, "set hold=yes")],
+    ("settings", "remedy"),
+    [(SETTINGS, "CAP_SYS_PTRACE"), (replace(SETTINGS, hold=False), "set hold=yes")],
 )
-def test_a_server_whose_workers_must_be_held_and_may_not_be_is_not_called_busy(settings, unheld, remedy):
-    why = hindrance.of_attempt(Result.BUSY, WorkerDetail(300 * MIB, True, "Starman"), settings, unheld=unheld)
+def test_a_server_whose_workers_must_be_held_and_may_not_be_is_not_called_busy(settings, remedy):
+    detail = WorkerDetail(300 * MIB, True, "Starman")
+    why = hindrance.of_attempt(Result.BUSY, detail, settings, hindrance.Seen(has_boundary=False))
     assert (why.kind, remedy in why.text) == (Kind.CANNOT_HOLD, True)
 
 
@@ -118,12 +123,32 @@ def test_while_idle_wait_runs_after_which_a_busy_worker_is_signalled_none_is_ove
     assert last.standing == "overdue"
 
 
-def test_where_idleness_cannot_be_seen_idle_wait_is_waited_for_too():
+@pytest.mark.parametrize("event", [CannotHold, IdlenessUnknown])
+def test_where_ptrace_is_not_permitted_idle_wait_is_waited_for_too(event):
     film = Film()
     for _ in range(6):
         verdict = attempt(film, saturated(film, 300, 200))
-        film.state = policy.is_new(IdlenessUnknown(*STAMP), film.state)[1]
+        film.state = policy.is_new(event(*STAMP), film.state)[1]
     assert verdict.standing == "due"
+
+
+def test_where_a_kept_connection_was_seen_a_worker_that_may_not_be_signalled_busy_is_overdue():
+    film = Film(replace(SETTINGS, hold=False))
+    kept = hindrance.of_attempt(Result.BUSY, WorkerDetail(0, True, FCGI), film.settings, hindrance.Seen(False, True))
+    for _ in range(5):
+        verdict = attempt(film, saturated(film, 300, 200))
+        film.state = policy.not_sent(film.state, kept)
+    assert verdict.standing == "overdue"
+    assert film.state.delay.hindrance.kind is Kind.KEPT
+
+
+def test_without_ptrace_it_is_said_what_is_sent_to_busy_workers_and_what_that_may_cost():
+    detail = WorkerDetail(0, True, FCGI)
+    why = hindrance.of_attempt(Result.BUSY, detail, SETTINGS, hindrance.Seen(has_boundary=False))
+    assert "after idle_wait=60 s, busy workers are sent USR1 too (0 of 793" in why.text
+    assert "CAP_SYS_PTRACE" in why.text
+    deaf = hindrance.of_attempt(Result.BUSY, detail, SETTINGS, hindrance.Seen(has_boundary=False, is_deaf=True))
+    assert "workers have no handler for USR1" in deaf.text
 
 
 def test_with_never_a_busy_worker_of_any_server_is_overdue():
@@ -194,14 +219,14 @@ def test_a_new_listener_and_a_single_look_know_what_the_last_one_found():
     since = film.state.delay.since
     assert is_worth_keeping(film.state)
     film.state = restored(decode(encode(film.state)))
-    verdict = film.look(saturated(film, 300, 200), signal=False, watch=False)
+    verdict = film.look(saturated(film, 300, 200), signal=False, waited=None)
     assert (verdict.standing, film.state.delay.since, film.state.delay.hindrance.kind) == ("overdue", since, Kind.BUSY)
     assert film.look({11: 20, 12: 20}).standing == "quiet"
 
 
 def test_without_any_attempt_as_in_a_dry_run_no_worker_is_called_overdue():
     film = Film()
-    looks = [film.look(saturated(film, 300, 200), signal=False, watch=False) for _ in range(20)]
+    looks = [film.look(saturated(film, 300, 200), signal=False, waited=None) for _ in range(20)]
     assert {look.standing for look in looks} == {"due"}
 
 

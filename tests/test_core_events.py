@@ -30,7 +30,11 @@ EXAMPLES = [
         events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.IDLE, 60.0),
         "worker 4242 holds 312 MiB (uss), limit 150 MiB: HUP sent while idle",
     ),
-    (events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.HELD, 60.0), ": HUP sent while idle (held)"),
+    (events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.HELD, 60.0), ": HUP sent between two requests"),
+    (
+        events.Signalled(*STAMP, WORKER, OVER, "USR1", SentMoment.BUSY, 60.0, "0 of 793 lost a request"),
+        "USR1 sent while busy, after 60 s without an idle moment (0 of 793 lost a request)",
+    ),
     (
         events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.BUSY, 60.0),
         ": HUP sent while busy, after 60 s without an idle moment",
@@ -98,12 +102,17 @@ EXAMPLES = [
         "its children 4242 (perl) and 4250 (perl) are managers themselves",
     ),
     (events.LooksLikeManager(*STAMP, WORKER, True), "target=self is for programs that serve in one process"),
+    (events.NotShared(*STAMP, WORKER, False), "clients that wait there are refused when it leaves: nothing sent; let"),
+    (events.NotShared(*STAMP, WORKER, True), "let supervisord hold one socket for all ([fcgi-program], socket=)"),
+    (events.NeverServed(*STAMP, WORKER, OVER, 400.0), "in 7 min it was never seen to wait for a connection, nor with"),
+    (events.ServingUnknown(*STAMP, True), "the sockets of its processes may not be read, so it is not known when"),
+    (events.ServingUnknown(*STAMP, False), "none of its workers listens, so it is not known when a replacement serves"),
     (events.SizesUnreadable(*STAMP, WORKER, "uss"), "worker 4242 (uss) may not be read: the pool is not watched; run"),
     (events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", False), "set metric=rss"),
     (events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", True), "it holds the lock of its own memory map"),
     (events.NotVisible(*STAMP, "its processes are hidden"), "it runs, but its processes are hidden: not watched"),
     (events.NoWorkers(*STAMP, ProcessId(41, 1.0)), "process 41 has no workers: not watched"),
-    (events.TooFewWorkers(*STAMP, 1, 5, 30.0), "only 1 of the usual 5 workers are older than min_age=30 s"),
+    (events.TooFewWorkers(*STAMP, 1, 5, 30.0), "only 1 of the usual 5 workers serve and are older than min_age=30 s"),
     (
         events.Left(*STAMP, WORKER, 0.4, NEW, 307 * MIB),
         "worker 4242 left after 0.4 s, 307 MiB freed, 4250 took its place",
@@ -123,7 +132,7 @@ EXAMPLES = [
     ),
     (
         events.Signalled(*STAMP, WORKER, ShortOfHeadroom(SHORT, 57 * MIB), "HUP", SentMoment.HELD, 60.0),
-        "worker 4242 holds 57 MiB for itself, and this host has 412 MiB available, headroom 512 MiB: HUP sent while",
+        "worker 4242 holds 57 MiB for itself, and this host has 412 MiB available, headroom 512 MiB: HUP sent between",
     ),
     (
         events.NotRelieved(*LISTENER, SHORT, 4, 120 * MIB, 600.0, (Holder(812, "java", 3 << 30),)),
@@ -165,6 +174,7 @@ EXAMPLES = [
     ),
     (events.TotalUnreadable(*STAMP), "so total= has no effect; run memreap as their user"),
     (events.Replaced(*STAMP, WORKER, 3.0, NEW), "worker 4250 took the place of 4242 after 3.0 s"),
+    (events.Settled(*STAMP, WORKER, NEW, 8.3), "worker 4250 has settled in the place of 4242; it served 8.3 s after"),
     (events.NotReplaced(*STAMP, WORKER, 300.0, 3, 4), "(3 of 4 workers): nothing more is reaped until it has"),
     (events.NoReplacement(*STAMP, WORKER, 300.0, 3, 4), "so the next one may be signalled"),
     (events.Stuck(*STAMP, WORKER, 300.0, "HUP"), "raise grace="),
@@ -272,7 +282,7 @@ def test_what_is_announced_and_what_fails_a_single_run_stands_with_the_class():
         "Relieved": "relieved",
     }
     ends_wait = {kind.__name__ for kind in typing.get_args(events.Event) if kind.ends_wait}
-    assert ends_wait == {"NotPermitted", "NeverIdle", "TooFewWorkers", "NotSaved"}
+    assert ends_wait == {"NotPermitted", "NeverIdle", "NeverServed", "TooFewWorkers", "NotSaved"}
     assert all(kind.fails for kind in typing.get_args(events.Event) if kind.ends_wait)
 
 

@@ -81,12 +81,12 @@ class Film:
         stopped=(),
         ending=Ending.EXITED,
         child_faults=0,
-        watch=True,
+        waited=5.0,
         nested=None,
     ):
         """The verdict of the next look, `after` seconds later; the signal that it asks for goes out.
 
-        Not `signal`: the workers are busy; and not `watch` either: that was not looked at.
+        Not `signal`: attempts were made in vain, and each `waited` for so many seconds.
         """
         self.now += after
         if workers is None:
@@ -101,11 +101,12 @@ class Film:
             )
         pool = replace(pool, ending=ending, child_faults=child_faults, is_group=self.is_group, nested=nested)
         verdict = self.decide(pool, self.now)
-        if verdict.candidates and signal:
-            self.state = policy.signalled(pool, verdict.candidates[0], self.state, self.now)
-        elif watch:
-            for candidate in verdict.candidates:
-                self.state = policy.watched(self.state, candidate.worker.id, self.now)
+        for candidate in verdict.candidates[: 1 if signal else None]:
+            self.state = policy.attempted(pool, candidate, self.state, self.now)
+            if signal:
+                self.state = policy.signalled(pool, candidate, self.state, self.now)
+            else:
+                self.state = policy.not_signalled(self.state, waited)
         return verdict
 
     def decide(self, pool: Pool, now: float):
@@ -752,29 +753,20 @@ def test_a_worker_that_leaves_by_itself_between_looks_is_no_event():
 
 def test_an_idle_moment_is_waited_for_so_long_and_not_longer():
     film = Film(replace(SETTINGS, idle_wait=20))
-    looks = [film.look({11: 300, 12: 20}, after=after, signal=False) for after in (5, 10, 9, 1, 5, 5)]
-    assert [expired(look) for look in looks] == [set(), set(), set(), set(), {11}, {11}]
+    looks = [film.look({11: 300, 12: 20}, after=60, signal=False, waited=waited) for waited in (5, 10, 4, 1, 5)]
+    assert [expired(look) for look in looks] == [set(), set(), set(), set(), {11}]
 
 
-@pytest.mark.parametrize("watch", [True, False])
-def test_idle_wait_is_time_in_which_an_idle_moment_was_looked_for(watch):
+def test_only_the_time_of_attempts_that_were_made_in_vain_counts_for_idle_wait():
     film = Film(replace(SETTINGS, idle_wait=60))
-    verdicts = [film.look({11: 300, 12: 20}, after=5, signal=False, watch=watch) for _ in range(14)]
-    assert expired(verdicts[-1]) == ({11} if watch else set())
-
-
-@pytest.mark.parametrize("after", [120, 3600])
-def test_of_a_long_time_between_two_looks_only_a_little_counts_for_idle_wait(after):
-    film = Film(replace(SETTINGS, idle_wait=60))
-    looks = [film.look({11: 300, 12: 20}, after=after, signal=False) for _ in range(8)]
-    assert [expired(look) for look in looks] == [set()] * 7 + [{11}]
+    verdicts = [film.look({11: 300, 12: 20}, after=60, signal=False, waited=None) for _ in range(14)]
+    assert expired(verdicts[-1]) == set()
 
 
 def test_the_wait_for_an_idle_moment_begins_anew_with_each_reap_and_when_nothing_is_due():
     film = Film(replace(SETTINGS, idle_wait=10))
-    film.look({11: 300, 12: 20}, signal=False)
-    film.look({11: 300, 12: 20}, after=10, signal=False)
-    assert expired(film.look({11: 300, 12: 20}, after=10))
+    film.look({11: 300, 12: 20}, signal=False, waited=10)
+    assert expired(film.look({11: 300, 12: 20}))
     film.fork(13)
     assert not expired(film.look({12: 300, 13: 20}, after=60, signal=False))
     film.look({12: 20, 13: 20}, after=60)
@@ -799,11 +791,18 @@ def test_all_that_are_due_are_offered_the_largest_first():
 
 def test_the_wait_for_an_idle_moment_is_each_workers_own():
     film = Film(replace(SETTINGS, idle_wait=10))
-    film.look({11: 200, 12: 20}, signal=False)
-    film.look({11: 200, 12: 20}, after=10, signal=False)
+    film.look({11: 200, 12: 20}, signal=False, waited=10)
     verdict = film.look({11: 200, 12: 300}, after=10, signal=False)
     assert reaped(verdict) == 12
     assert expired(verdict) == {11}
+
+
+def test_workers_that_take_turns_do_not_wait_for_so_long_each():
+    film = Film(replace(SETTINGS, idle_wait=20))
+    busy = {11: 300, 12: 290, 13: 280, 14: 270}
+    film.look(busy, signal=False, waited=4)
+    assert expired(film.look(busy, signal=False, waited=4)) == set()
+    assert expired(film.look(busy, signal=False, waited=4)) == {11, 12, 13, 14}
 
 
 def test_a_worker_that_dies_by_itself_meanwhile_needs_a_settled_one_in_its_place_too():
@@ -974,7 +973,8 @@ def unsent(film: Film, pool_of: dict) -> None:
     assert reaped(film.look(pool_of, signal=False)) == 11
     worker = film.worker(11, pool_of[11])
     pool = Pool("myapp", "RUNNING", "", ProcessId(1, BOOT), 60, (worker,))
-    film.state = policy.signalled(pool, Candidate(worker, Requested(None, "uss")), film.state, film.now, sent=False)
+    attempted = policy.attempted(pool, Candidate(worker, Requested(None, "uss")), film.state, film.now)
+    film.state = restored(attempted)
 
 
 @pytest.mark.parametrize("stuck", ["report", "TERM", "KILL"])

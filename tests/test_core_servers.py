@@ -10,6 +10,7 @@ from supervisor_memreap.core.servers import (
     UNRECOGNISABLE,
     Moment,
     Names,
+    cost_while_busy,
     graceful,
     manages,
     may_signal_busy,
@@ -19,6 +20,7 @@ from supervisor_memreap.core.servers import (
     refusal,
     server_of,
     signal_for,
+    signal_while_busy,
 )
 
 
@@ -138,22 +140,42 @@ def test_what_may_be_any_server_is_signalled_only_at_the_moment_that_is_safe_for
 
 
 @pytest.mark.parametrize(
-    ("server", "where_idleness_is_visible", "where_it_is_not"),
+    ("server", "with_ptrace", "without"),
     [
         ("", True, True),
         ("gunicorn", True, True),
         ("FCGI::ProcManager", False, True),
-        ("Apache", False, False),
+        ("Apache", False, True),
         ("Starman", False, False),
         ("fcgiwrap", False, False),
         (UNRECOGNISABLE, False, False),
     ],
 )
-def test_a_busy_worker_may_be_signalled_where_its_server_loses_nothing_then(
-    server, where_idleness_is_visible, where_it_is_not
+def test_a_busy_worker_may_be_signalled_where_that_costs_nothing_or_little_and_there_is_no_better_way(
+    server, with_ptrace, without
 ):
-    assert may_signal_busy(server, True) is where_idleness_is_visible
-    assert may_signal_busy(server, False) is where_it_is_not
+    assert may_signal_busy(server, True) is with_ptrace
+    assert may_signal_busy(server, False) is without
+
+
+def test_the_signal_for_a_busy_worker_is_the_one_that_costs_least_unless_the_user_chose_another():
+    assert signal_while_busy("FCGI::ProcManager", None) == "USR1"
+    assert signal_while_busy("FCGI::ProcManager", "TERM") == "TERM"
+    assert signal_while_busy("php-fpm", None) == "QUIT"
+    assert signal_while_busy("", None) == "HUP"
+
+
+def test_what_a_signal_to_a_busy_worker_costs_is_said_where_it_was_measured():
+    cost = cost_while_busy("FCGI::ProcManager", "USR1")
+    assert cost == "0 of 793 such signals lost a request when measured, 4 of 449 on kept connections"
+    assert "not measured" in cost_while_busy("FCGI::ProcManager", "HUP")
+    assert "not measured" in cost_while_busy("", "HUP")
+
+
+def test_a_server_that_may_be_signalled_while_busy_has_a_graceful_signal_for_that():
+    for server in SERVERS:
+        assert (server.while_busy is None) is (server.moment is Moment.HELD)
+        assert server.while_busy is None or server.while_busy.signal in server.graceful
 
 
 def test_only_servers_of_the_table_are_known():

@@ -85,7 +85,8 @@ class Host:
             if not candidates:
                 continue
             first = candidates[0]
-            self.states[name] = policy.signalled(choice.pool, first, choice.state, self.now)
+            attempted = policy.attempted(choice.pool, first, choice.state, self.now)
+            self.states[name] = policy.signalled(choice.pool, first, attempted, self.now)
             key = reasons.shortage_of(first.reason)
             if key:
                 self.episodes = shortage.after_reap(self.episodes, key, first.worker.private, self.now)

@@ -97,12 +97,18 @@ def assert_ended(demo: Demo) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_workers_are_reaped_no_request_is_lost_and_nothing_is_left(place, kind):
-    demo = Demo(place / "tmp", "--seconds", "30", "--pool", kind)
-    demo.until("Ends in 30 s")
+    demo = Demo(place / "tmp", "--seconds", "45", "--pool", kind)
+    demo.until("Ends in 45 s")
     with demo.process:
-        output, errors = demo.process.communicate(timeout=60)
+        output, errors = demo.process.communicate(timeout=75)
     assert (demo.process.returncode, errors) == (0, "")
     demo.assert_nothing_is_left()
+    assert "saturated: 8 clients on 4 workers, none is ever idle" in output
+    saturated = re.search(
+        r"^With 8 clients on 4 .* idle: (\d+) reaped, (\d+) requests answered, 0 lost\.$", output, re.MULTILINE
+    )
+    assert int(saturated[1]) >= 1
+    assert int(saturated[2]) > 300
     *_, numbers, closing = output.splitlines()
     pattern = r"(\d+) workers? reaped, ([\d,]+) requests answered, 0 requests lost"
     reaped, answered = re.fullmatch(pattern, numbers).groups()
@@ -310,7 +316,7 @@ def test_at_80_columns_and_24_rows_all_is_whole_and_the_counter_agrees_with_it(p
     # Each line of the log has the time of day; what is too long goes on below it.
     lines = re.split(r"\n(?=\d\d:)", "\n".join(log))
     sent = [" ".join(line.split()) for line in lines if "HUP" in line]
-    assert all(re.fullmatch(r"[\d:]{8} worker \d+ holds .* HUP sent while idle \(held\)", line) for line in sent)
+    assert all(re.fullmatch(r"[\d:]{8} worker \d+ holds .* HUP sent between two requests", line) for line in sent)
     leaving = sum(row.endswith("leaving") for row in workers)
     # Those of the beginning may have scrolled off.
     signalled = set(re.findall(r"worker (\d+) holds", terminal.text))

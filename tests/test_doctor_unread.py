@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
 import shutil
 import subprocess
@@ -14,9 +16,9 @@ from support.doctor import BIN, assert_found, doctor, needs_root, running
 from support.driver import POOL, eventually
 from support.stack import INTERFACE, PLUGIN, python_for
 
-from supervisor_memreap.core.model import Pool, ProcessId, Worker
+from supervisor_memreap.core.model import ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings, Settings
-from supervisor_memreap.doctor import finding, listener, workers
+from supervisor_memreap.doctor import attach, finding, listener, workers
 from supervisor_memreap.host import procfs, rights
 from supervisor_memreap.supervisord.configfile import ConfigFile
 
@@ -156,7 +158,7 @@ def refused(settings: PoolSettings, **may: bool):
     """What doctor finds where the listener may not do all to a worker of 20 MiB."""
     worker = Worker(ProcessId(2**22 + 1, 0.0), age=60.0, bound=20 * 1024**2)
     access = rights.Access(**{"signals": True, "reads": True, "holds": True, **may})
-    return workers.check_access(Pool("myapp", "RUNNING"), worker, settings, 33, access)
+    return workers.check_access(worker, settings, 33, access)
 
 
 def test_a_size_that_may_not_be_read_is_a_problem_only_where_there_is_a_limit():
@@ -167,10 +169,62 @@ def test_a_size_that_may_not_be_read_is_a_problem_only_where_there_is_a_limit():
     assert refused(PoolSettings(max_age=3600.0), reads=False) is None
 
 
-def test_with_an_age_alone_that_workers_may_not_be_held_is_still_a_note():
-    finding = refused(PoolSettings(max_age=3600.0), reads=False, holds=False)
+ROOT = rights.Rights((0, 0, 0, 0), (0, 0, 0, 0), (), (1 << 19) - 1, 0)  # all capabilities below CAP_SYS_PTRACE
+USER = rights.Rights((33, 33, 33, 33), (33, 33, 33, 33), (), 0, 0)
+OTHER = USER._replace(users=(34, 34, 34, 34))
+
+
+@pytest.mark.parametrize(
+    ("attaching", "remedy"),
+    [
+        (attach.Attaching(ROOT, USER, False, 0, True), "this root lacks CAP_SYS_PTRACE: .*docker run --cap-add SYS_"),
+        (attach.Attaching(ROOT, USER, False, 3, True), "ptrace_scope=3 forbids that to all processes until the next b"),
+        (attach.Attaching(ROOT._replace(effective=1 << 19), USER, False, 1, True), "so a debugger, a seccomp filter"),
+        (attach.Attaching(OTHER, USER, False, 0, True), "it is user 34, the worker user 33: remove user= from .eventl"),
+        (attach.Attaching(USER, USER, True, 0, True), "the worker was root before, .*: remove user= from"),
+        (attach.Attaching(USER, USER, False, 1, True), "ptrace_scope=1: remove user= .*, which restarts only memreap"),
+        (attach.Attaching(USER, USER, False, 1, False), "ptrace_scope=1: run supervisord as root, or set kernel.yama"),
+        (
+            attach.Attaching(USER, USER, False, 0, False),
+            "capabilities that it lacks, .*: run supervisord as root",
+        ),
+    ],
+)
+def test_that_the_listener_may_not_attach_is_a_note_with_the_reason_and_the_remedy(attaching, remedy):
+    detail = WorkerDetail(0, True, "FCGI::ProcManager")
+    worker = Worker(ProcessId(2**22 + 1, 0.0), age=60.0, bound=0, detail=detail)
+    finding = workers.not_attached(attaching, worker, PoolSettings())
     assert not finding.harms
-    assert "may not be held" in finding.text
+    assert re.search("after idle_wait=60 s while busy, by USR1 .0 of 793", finding.text)
+    assert re.search(remedy, finding.text), finding.text
+
+
+def test_where_nothing_can_be_sent_without_ptrace_that_is_a_problem():
+    worker = Worker(ProcessId(2**22 + 1, 0.0), age=60.0, bound=0, detail=WorkerDetail(0, True, "Starman"))
+    finding = workers.not_attached(attach.Attaching(ROOT, USER, False, 0, True), worker, PoolSettings())
+    assert finding.harms
+    assert "so nothing is sent, since those of Starman lose requests otherwise" in finding.text
+
+
+def test_a_process_that_has_changed_its_user_may_not_be_attached_to_by_that_user(tmp_path):
+    if os.getuid() != 0:
+        pytest.skip("only root can change its user")
+    started = {}
+    for name, does in {"changed": "", "started": "os.execv('/bin/sleep', ['sleep', '60']);"}.items():
+        code = f"import os, time; os.setgid(33); os.setuid(33); {does} time.sleep(60)"
+        started[name] = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        for name, process in started.items():
+            eventually(functools.partial(assert_changed, process.pid, name == "changed"))
+    finally:
+        for process in started.values():
+            process.kill()
+            process.wait()
+
+
+def assert_changed(pid: int, expected: bool) -> None:
+    seen = attach.of(USER, pid, 1, "")
+    assert (seen.worker.users[1], seen.has_changed_user) == (33, expected)
 
 
 def test_with_an_age_alone_that_workers_may_not_be_signalled_is_still_a_problem():

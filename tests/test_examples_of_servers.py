@@ -93,7 +93,7 @@ def test_the_worker_that_grows_is_replaced_and_a_program_that_is_stopped_finishe
     eventually(lambda: stack.assert_in_turn(pool.directory, 1))
     reap, _ = stack.announced(pool.directory)
     assert reap["pid"] == grown
-    assert re.search(r"limit 150 MiB: \w+ sent while idle \(held\)$", reap["message"])
+    assert re.search(r"limit 150 MiB: \w+ sent between two requests$", reap["message"])
     assert before - eventually(lambda: assert_all_are_there(pool)) == {grown}
     with ThreadPoolExecutor() as threads:
         answer = threads.submit(pool.ask, "mb=60&s=2")

@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support import stack
+from support.boundary import hup_to
 from support.driver import (
     POOL,
     Transport,
@@ -31,13 +32,14 @@ from support.driver import (
     supervisord,
     workers_below,
 )
-from support.looking import SETTINGS, look, reap
+from support.looking import SETTINGS, look, order_of, reap
+from support.reaping import wait_for
 
 from supervisor_memreap.core import events, policy
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.settings import Settings
-from supervisor_memreap.host import hold
+from supervisor_memreap.host import attempt, boundary
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record.log import Log
@@ -163,10 +165,13 @@ def test_with_a_log_that_nobody_reads_it_answers_and_reaps_and_tells_what_was_lo
             (tmp_path / "more.ini").write_text("[memreap:myapp]\nlimit=77MB\n")
             listener.tick()
         lost, *lines = all_of(reader).decode().splitlines()
-    # Version, watching, sent and left were told while there was no room.
-    assert lost.endswith(" memreap: 4 lines are missing here: nothing read the log, and there was no room for them")
+    # Version, watching, sent and left were told while there was no room, and it may have settled by then.
+    assert re.search(
+        " memreap: [45] lines are missing here: nothing read the log, and there was no room for them$", lost
+    )
     assert any(line.endswith(" memreap: watching myapp (limit 77 MiB uss)") for line in lines)
-    assert len(lines) == 2  # and that the section stands twice
+    others = [line for line in lines if " has settled in the place of " not in line]
+    assert len(others) == 2  # and that the section stands twice
 
 
 def test_a_line_goes_into_the_log_whole_or_not_at_all():
@@ -294,8 +299,9 @@ def test_root_without_ptrace_reaps_by_a_metric_that_it_may_read_and_says_that_it
             eventually(lambda: assert_count(announced(directory, "left"), 1))
     assert announced(directory, "reap") == announced(directory, "left") == list(before)
     assert len(before) == 1
-    (line,) = (line for line in listener.lines() if "CAP_SYS_PTRACE" in line)
-    assert "cannot read whether workers are idle" in line
+    lines = [line for line in listener.lines() if "CAP_SYS_PTRACE" in line]
+    assert len(lines) == len(set(lines))
+    assert any("cannot read whether workers are idle" in line for line in lines)
 
 
 def announced(directory: Path, kind: str) -> list[int]:
@@ -394,11 +400,13 @@ def test_a_manager_that_ends_in_the_middle_of_a_tick_has_no_worker_signalled():
         programs = [Program("myapp", "myapp", "RUNNING", manager)]
         settings = Settings({"myapp": {"limit": 30 * 1024**2, "min_age": 0.0, "settle": 0.0}})
         reaper.tick(programs, settings, 0.0)
+        wait_for(reaper)
         (first,) = signalled(emitted)
         eventually(lambda: assert_replaced(workers_below(manager), first))
         before = workers_below(manager)
         (other,) = (worker.id.pid for worker in look(manager).workers if worker.used)
         reaper.tick(programs, settings, 1.0)
+        wait_for(reaper)
         assert len(emitted) == 3
         assert isinstance(emitted[2], (events.LeftByItself, events.Changed))
         assert (emitted[2].pid, type(emitted[2].reason)) == (other, OverLimit)
@@ -498,6 +506,7 @@ def a_siblings_pid_between_two_looks() -> None:
         reaper.tick(programs, settings, 1.0)
         assert emitted == []  # what was counted of the one is not the other's
         reaper.tick(programs, settings, 1.0 + policy.CALM)
+        wait_for(reaper)
         assert signalled(emitted) == [worker.id.pid]
         reaper.close()
 
@@ -570,7 +579,8 @@ def test_a_worker_that_ends_before_any_reading_of_a_reap_is_gone(last, words, wa
         if not waited_for:
             stop(manager)
         view = EndsAt(worker.id.pid, last)
-        outcome = reap(seen, worker, replace(SETTINGS, hold=False), view, idle_wait_expired=True)
+        order = order_of(seen, worker, replace(SETTINGS, hold=False), idle_wait_expired=True)
+        outcome = attempt.carry_out(order, view, os.pidfd_open(worker.id.pid), lambda: None)
         assert view.left <= 0
         assert outcome.result in ("gone", "changed")  # a zombie has no handlers any more
         os.kill(manager, signal.SIGCONT)
@@ -578,10 +588,14 @@ def test_a_worker_that_ends_before_any_reading_of_a_reap_is_gone(last, words, wa
         assert {other.id for other in others} < {sibling.id for sibling in look(manager).workers}
 
 
-# There are six steps in an attempt that succeeds; the last is the end.
-@pytest.mark.skipif(not hold.is_usable(), reason="holds by ptrace")
-@pytest.mark.parametrize("last", range(6))
-def test_a_worker_that_ends_at_any_step_of_a_hold_is_gone_or_was_signalled(last):
+def hup_by(pidfd: int) -> None:
+    signal.pidfd_send_signal(pidfd, signal.SIGHUP)
+
+
+# There are ten steps in an attempt on an idle worker; the last is the end.
+@pytest.mark.skipif(not boundary.is_usable(), reason="by ptrace")
+@pytest.mark.parametrize("last", range(10))
+def test_a_worker_that_ends_at_any_step_on_the_way_to_its_boundary_is_gone_or_was_signalled(last):
     with pool(3, 40) as manager:
         worker, *others = (sibling.id.pid for sibling in look(manager).workers)
         eventually(lambda: assert_idle(worker))
@@ -592,7 +606,8 @@ def test_a_worker_that_ends_at_any_step_of_a_hold_is_gone_or_was_signalled(last)
             try:
                 if last == 0:
                     end(worker)
-                steps = hold.steps(worker, lambda: signal.pidfd_send_signal(pidfd, signal.SIGHUP))
+                bounds = boundary.Bounds(time.monotonic() + 10.0)
+                steps = boundary.Tracer(worker, hup_to(worker, lambda: hup_by(pidfd)), bounds).steps(manager)
                 for count, output in enumerate(steps, 1):
                     written += output
                     if count == last:
@@ -604,9 +619,7 @@ def test_a_worker_that_ends_at_any_step_of_a_hold_is_gone_or_was_signalled(last)
                 os._exit(0)
         os.close(writable)
         os.wait()
-        assert os.read(readable, 100) in {0: (b"g", b"n"), 1: (b"g",), 2: (b"g",), 3: (b"g", b"t")}.get(
-            last, (b"qg", b"qh")
-        )
+        assert os.read(readable, 100) in (b"g", b"qg", b"qs")
         for fd in (readable, pidfd):
             os.close(fd)
         eventually(lambda: assert_replaced_by_one(manager, worker, others))

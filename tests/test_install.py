@@ -279,7 +279,7 @@ class Container(NamedTuple):
     with_rss: str
 
 
-HELD = "HUP sent while idle (held)"
+HELD = "HUP sent between two requests"
 OF_THE_SAME_USER = HELD if yama_scope() == 0 else "HUP sent"
 # The lines of the page's table.
 CONTAINERS = [
@@ -321,7 +321,7 @@ def assert_is_as_the_page_says(container: Container, installed: Installed) -> No
         eventually(lambda: installed.assert_logged(last, f"{name}: "))  # noqa: B023
         lines = [line for line in installed.log().splitlines() if f" {name}: " in line]
         (line,) = [line for line in lines if expected in line]
-        assert ("(held)" in line) == ("held" in expected)
+        assert (HELD in line) == (HELD in expected)
         assert len([line for line in lines if "HUP sent" in line]) == ("HUP sent" in expected)
     # A pool whose memory may not be read is not shown as well.
     text, status = ("BLIND", 1) if "may not be read" in container.with_uss else ("30 MiB uss", 0)

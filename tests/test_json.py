@@ -73,9 +73,9 @@ def assert_announced(where: Path, expected: list[dict[str, Any]]) -> None:
 def test_a_changed_file_changes_the_log_and_a_mistake_in_it_does_not(pool):
     settings = pool / "memreap.ini"
     with listens(pool) as listener:
-        eventually(lambda: assert_logged(listener, "Started", "Watching", "Signalled", "Left"))
+        eventually(lambda: assert_logged(listener, "Started", "Watching", "Signalled", "Left", "Settled"))
         settings.write_text("[memreap]\nlog=xml\n" + SETTINGS)
-        assert_logged(listener, "Started", "Watching", "Signalled", "Left", "SettingsRefused")
+        assert_logged(listener, "Started", "Watching", "Signalled", "Left", "Settled", "SettingsRefused")
         assert "log=xml: must be text or json (the earlier settings stay in force)" in logged(listener)[-1]["message"]
         settings.write_text(SETTINGS.replace("30MB", "60MB") + "[memreep:x]\n")
         listener.tick()

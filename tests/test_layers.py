@@ -18,10 +18,11 @@ LAYERS: tuple[set[str], ...] = (
     {"host"},
     {"supervisord"},
     {"record"},  # publisher.py hands supervisord what others may ask it for
-    {"doctorprocess", "followed", "livesettings", "memorywatch", "recorded", "recorders"},
+    {"doctorprocess", "followed", "kept", "livesettings", "memorywatch", "recorded", "recorders"},
+    {"attempts"},
     {"pool"},
     {"pools"},
-    {"remembered", "sizes", "timing"},
+    {"attemptqueue", "remembered", "sizes", "timing"},
     {"reaper"},
     {"application"},
     # The doors: none of them imports another.

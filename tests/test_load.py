@@ -94,7 +94,7 @@ def test_an_answer_that_is_not_whole_and_right_is_a_loss(answer, how):
 def test_a_right_answer_is_none_but_for_a_request_with_another_body():
     tally = tally_of(answer(RIGHT))
     assert tally.answered > 0
-    assert set(tally.lost) <= {"post wrong"}
+    assert set(tally.lost) <= {"post wrong", "upload wrong"}
 
 
 def test_a_kept_connection_that_the_server_closes_without_saying_so_is_a_loss():

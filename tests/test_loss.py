@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import xml.etree.ElementTree
+from collections import Counter
 
 import pytest
 from support import stack
@@ -50,16 +51,29 @@ def test_a_request_that_is_cut_off_is_seen_as_lost(measured):
 def test_the_page_and_the_picture_have_the_figures(measured):
     limited, held = measured
     page = loss_report.markdown(measured)
+    took = {int(ms): count for ms, count in held["took"].items()}
     lost = sum(limited["lost"].values())
     rate = loss_report.rate(lost, limited["recycled"])
     assert f"| a | ulimit -v | {limited['recycled']} | {limited['answered']:,} | {lost} | {rate} |" in page
     assert f"| f | memreap | {held['recycled']} | {held['answered']:,} | 0 | 0 (< " in page
     assert f"| f | moderate, kept | {held['leak']} | {held['recycled']} |" in page
+    assert f"{loss_report.memory(held['overshoot'])} | {loss_report._durations(Counter(took))} |" in page
     assert f"FCGI::ProcManager {held['versions']['FCGI::ProcManager']}" in page
     picture = xml.etree.ElementTree.fromstring(loss_report.svg(measured))
     texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
     at = texts.index("memreap")
     assert texts[at + 1 : at + 5] == [f"{held['recycled']} replaced", "0", "0", "0"]
+
+
+def test_what_is_in_the_file_of_results_is_not_measured_again(measured, tmp_path, monkeypatch):
+    file = tmp_path / "loss.jsonl"
+    monkeypatch.setattr(sys, "argv", ["loss.py", "--strategy", "f", "--condition", "moderate, kept", "--reaps", "40"])
+    options = loss.arguments()
+    (task,) = loss.tasks(options, file)
+    assert (task.key, task.condition.name, task.reaps, task.seconds) == ("f", "moderate, kept", 40, 600)
+    file.write_text("".join(json.dumps(result) + "\n" for result in measured))
+    (task,) = loss.tasks(options, file)
+    assert task.reaps == 40 - measured[1]["recycled"]
 
 
 @pytest.mark.parametrize(

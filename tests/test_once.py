@@ -57,10 +57,11 @@ def test_every_worker_over_the_limit_is_reaped_one_at_a_time():
         assert not before & after
         assert len(after) == 3
     lines = result.stdout.splitlines()
-    assert [" left after " in line for line in lines[:6]] == [False, True] * 3
-    _assert_each_is_in_one(before, "HUP sent while idle", lines[:6:2])
-    _assert_each_is_in_one(before, " left after ", lines[1:6:2])
-    assert lines[6:] == [f"memreap: pid-{pid}: 3 workers, 3 reaped, none over the limit of 30 MiB"]
+    assert [" left after " in line for line in lines[:9]] == [False, True, False] * 3
+    _assert_each_is_in_one(before, "HUP sent between two requests", lines[:9:3])
+    _assert_each_is_in_one(before, " left after ", lines[1:9:3])
+    _assert_each_is_in_one(after, " has settled in the place of ", lines[2:9:3])
+    assert lines[9:] == [f"memreap: pid-{pid}: 3 workers, 3 reaped, none over the limit of 30 MiB"]
 
 
 def test_the_manager_may_be_named_by_its_pidfile(tmp_path):
@@ -83,7 +84,7 @@ def test_for_programs_each_line_is_an_event():
         result = once("--pid", pid, "limit=31457280", *QUICK, "--json")
         assert (result.returncode, result.stderr) == (0, "")
         *events, last = [json.loads(line) for line in result.stdout.splitlines()]
-        assert [each["event"] for each in events] == ["reap", "left"] * 2
+        assert [each["event"] for each in events] == ["reap", "left", "settled"] * 2
         assert (last["pool"], last["message"]) == (f"pid-{pid}", "2 workers, 2 reaped, none over the limit of 30 MiB")
 
 
@@ -134,7 +135,7 @@ def test_a_servers_own_signal_is_used_where_none_is_set_and_that_is_told_once(tm
         assert not before & pids(pid)
     assert result.stdout.count(told) == 1
     _assert_each_is_in_one(
-        before, "TERM sent while idle", [line for line in result.stdout.splitlines() if "sent" in line]
+        before, "TERM sent between two requests", [line for line in result.stdout.splitlines() if "sent" in line]
     )
 
 
@@ -259,9 +260,10 @@ def test_a_worker_that_an_interrupted_once_signalled_is_followed_and_no_other_is
             line = second.stdout.readline()
             assert f"worker {signalled} was signalled by a memreap that has ended" in line
             psutil.Process(signalled).kill()
-            lines = [second.stdout.readline() for _ in range(2)]
+            lines = [second.stdout.readline() for _ in range(3)]
             assert f"worker {signalled} left" in lines[0]
-            assert "HUP sent" in lines[1]
+            assert f"has settled in the place of {signalled}" in lines[1]
+            assert "HUP sent" in lines[2]
             second.terminate()
 
 

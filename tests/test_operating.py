@@ -128,7 +128,7 @@ def test_a_worker_is_replaced_when_somebody_asks_for_it(operated):
     result = operated.ctl("memreap", "reap", "myapp", str(pid))
     assert (result.returncode, result.stdout) == (0, f"myapp: worker {pid} is to be replaced\n")
     reap, _ = eventually(lambda: assert_reaped(operated, pid))
-    assert re.match(rf"worker {pid} was requested by a user, holds .*: HUP sent while idle", reap["message"])
+    assert re.match(rf"worker {pid} was requested by a user, holds .*: HUP sent between two requests", reap["message"])
     after = operated.workers()
     assert (len(after), before - after) == (3, {pid})
 

@@ -124,16 +124,16 @@ def test_signals_are_sent_from_one_place_to_one_process_at_a_time():
     ]
     assert senders == [
         ("doctorprocess.py", "end", "killpg"),
-        ("hold.py", "_end", "kill"),
+        ("attempt.py", "_collect", "kill"),
+        ("boundary.py", "tgkill", "syscall"),
         ("procfile.py", "missing", "kill"),
         ("reader.py", "end", "kill"),
         ("rights.py", "_signal", "kill"),
-        ("signalling.py", "_send", "pidfd_send_signal"),
-        ("signalling.py", "_send", "kill"),
-        ("signalling.py", "_send_to_main_thread", "tgkill"),
-        ("signalling.py", "_send_to_main_thread", "pidfd_send_signal"),
-        ("signalling.py", "tgkill", "syscall"),
-        ("sockets.py", "_by_copy", "syscall"),  # pidfd_getfd
+        ("signalling.py", "send", "pidfd_send_signal"),
+        ("signalling.py", "send", "kill"),
+        ("signalling.py", "send_to_main_thread", "tgkill"),
+        ("signalling.py", "send_to_main_thread", "pidfd_send_signal"),
+        ("sockets.py", "_copy", "syscall"),  # pidfd_getfd
         ("statefile.py", "_exists", "kill"),
         ("terminal.py", "_stop", "kill"),  # itself, for Ctrl-Z
     ]

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from support.stack import ROOT
 from supervisor_memreap.core import servers
 from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings, Watch
-from supervisor_memreap.host import hold, lock, procfile, procfs, roster, signalling, waiting
+from supervisor_memreap.host import lock, procfile, procfs, roster, signalling, waiting
 from supervisor_memreap.host import look as host_look
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.host.source import Psutil
@@ -196,15 +195,6 @@ def test_exactly_the_chosen_worker_leaves_and_is_replaced():
         eventually(replaced)
 
 
-@needs_linux
-def test_the_descriptor_of_the_outcome_tells_when_the_worker_is_gone():
-    with pool(1, 40) as pid:
-        seen = look(pid)
-        outcome = signalling.reap(seen, seen.workers[0], SETTINGS, procfs.source(), 5.0)
-        assert select.select([outcome.pidfd], [], [], 5)[0]
-        os.close(outcome.pidfd)
-
-
 def test_a_worker_that_left_by_itself_is_not_signalled():
     with pool(2, 40) as pid:
         seen = look(pid)
@@ -259,14 +249,10 @@ def test_a_busy_worker_is_not_signalled_unless_it_has_been_waited_for_long_enoug
 
 def test_where_idleness_cannot_be_read_idle_wait_is_waited_for_and_then_the_signal_goes_out():
     with pool(1, 40) as pid:
-        seen, experience = look(pid, view=Psutil()), signalling.Experience()
-        eventually(lambda: _assert_never_told(seen, experience))
-        assert reap(seen, seen.workers[0], SETTINGS, Psutil(), 0.1, True, experience).moment == "unknown"
-
-
-def _assert_never_told(seen, experience) -> None:
-    outcome = reap(seen, seen.workers[0], SETTINGS, Psutil(), 0.1, experience=experience)
-    assert (outcome.result, outcome.unreadable) == ("busy", True)
+        seen, settings = look(pid, view=Psutil()), replace(SETTINGS, hold=False)
+        outcome = reap(seen, seen.workers[0], settings, Psutil(), LONG_ENOUGH)
+        assert (outcome.result, outcome.unreadable) == ("busy", True)
+        assert reap(seen, seen.workers[0], settings, Psutil(), 0.1, True).moment == "unknown"
 
 
 @needs_linux
@@ -274,7 +260,7 @@ def test_where_a_worker_may_not_be_held_the_signal_follows_the_reading():
     with pool(1, 40) as pid:
         seen = look(pid)
         (worker,) = seen.workers
-        code = f"from supervisor_memreap.host import hold; hold._ptrace(hold._SEIZE, {worker.id.pid});"
+        code = f"from supervisor_memreap.host import boundary; boundary._ptrace(boundary._SEIZE, {worker.id.pid});"
         with subprocess.Popen(
             [sys.executable, "-c", code + "print('traced', flush=True); import time; time.sleep(60)"],
             stdout=subprocess.PIPE,
@@ -284,6 +270,10 @@ def test_where_a_worker_may_not_be_held_the_signal_follows_the_reading():
             tracer.kill()
         assert (outcome.result, outcome.moment, outcome.unheld) == ("sent", "idle", True)
         eventually(lambda: _gone(worker.id.pid))
+
+
+# Seconds in which it can be proven that the system never tells where a worker waits.
+LONG_ENOUGH = 2.5
 
 
 def not_permitted(_task: str) -> list[int]:
@@ -354,6 +344,18 @@ def test_a_server_that_loses_requests_at_other_moments_is_signalled_at_none_of_t
         settings = replace(SETTINGS, hold=hold, signal="HUP")
         outcome = reap(seen, worker, settings, watch=0.1, idle_wait_expired=True)
         assert (outcome.result, outcome.moment) == (("sent", sent) if sent else ("busy", None))
+
+
+@needs_linux
+@pytest.mark.parametrize(("signal_set", "sent"), [(None, None), ("HUP", "busy")])
+def test_a_signal_for_busy_workers_is_not_sent_to_one_that_would_die_of_it(signal_set, sent):
+    """The worker catches HUP, and not USR1, which costs least with its server."""
+    with pool(1, 40, "busy") as pid:
+        seen = look(pid)
+        worker = replace(seen.workers[0], detail=replace(seen.workers[0].detail, server="FCGI::ProcManager"))
+        settings = replace(SETTINGS, hold=False, signal=signal_set)
+        outcome = reap(seen, worker, settings, watch=0.1, idle_wait_expired=True)
+        assert (outcome.moment, outcome.is_deaf) == (sent, sent is None)
 
 
 def _assert_idle(view, pid, expected) -> None:
@@ -530,15 +532,14 @@ def test_a_manager_that_is_no_child_of_the_supervisord_that_named_it_is_none():
 
 
 @needs_linux
-def test_where_no_process_can_be_forked_the_next_best_moment_is_taken(monkeypatch):
+def test_where_no_process_can_be_forked_nothing_is_sent(monkeypatch):
     def fork():
         raise BlockingIOError("Resource temporarily unavailable")
 
     with pool(1, 40) as pid:
         seen = look(pid)
         monkeypatch.setattr(os, "fork", fork)
-        outcome = reap(seen, seen.workers[0])
-        assert (outcome.result, outcome.moment, outcome.unheld) == ("sent", "idle", True)
+        assert reap(seen, seen.workers[0]).result == "failed"
 
 
 def test_a_system_that_refuses_is_an_outcome_and_leaves_no_descriptor_open(monkeypatch):
@@ -549,7 +550,7 @@ def test_a_system_that_refuses_is_an_outcome_and_leaves_no_descriptor_open(monke
         seen = look(pid)
         before = len(os.listdir("/proc/self/fd"))
         view = procfs.source()
-        view.idle = refuse
+        view.process = refuse
         assert reap(seen, seen.workers[0], view=view).result == "failed"
         assert len(os.listdir("/proc/self/fd")) == before
 
@@ -557,7 +558,7 @@ def test_a_system_that_refuses_is_an_outcome_and_leaves_no_descriptor_open(monke
 def test_with_never_a_worker_of_which_nothing_is_known_is_not_signalled():
     with pool(1, 40) as pid:
         seen = look(pid, view=Psutil())
-        assert reap(seen, seen.workers[0], replace(SETTINGS, idle_wait=float("inf")), Psutil()).result == "busy"
+        assert reap(seen, seen.workers[0], replace(SETTINGS, hold=False), Psutil(), 0.5).result == "busy"
 
 
 @needs_linux
@@ -739,22 +740,6 @@ def test_a_pidfd_that_cannot_be_opened_for_want_of_descriptors_is_no_reason_to_u
         assert psutil.pid_exists(seen.workers[0].id.pid)
 
 
-@needs_linux
-def test_a_hold_that_was_refused_is_not_tried_again_at_each_look(monkeypatch):
-    attempts = []
-    monkeypatch.setattr(hold, "signal_held", lambda pid, _: attempts.append(pid) or hold.Attempt.NOT_PERMITTED)
-    with pool(2, 40) as pid:
-        seen = look(pid)
-        starman = [replace(worker, detail=replace(worker.detail, server="Starman")) for worker in seen.workers]
-        experience = signalling.Experience()
-        for worker in [*starman, *starman]:
-            outcome = reap(seen, worker, watch=0.1, experience=experience)
-            assert (outcome.result, outcome.unheld) == ("busy", True)
-        assert len(attempts) == 1
-        reap(seen, starman[0], watch=0.1)
-        assert len(attempts) == 2
-
-
 @pytest.mark.parametrize(
     ("mounts", "expected"),
     [
@@ -799,13 +784,13 @@ def test_that_idleness_is_never_told_is_not_concluded_from_readings_of_a_busy_wo
     with subprocess.Popen([sys.executable, "-c", TALKATIVE], stdout=subprocess.PIPE) as process, _killed(process):
         assert process.stdout
         assert process.stdout.readline() == b"ready\n"
-        view, experience = Procfs(), signalling.Experience()
+        view = Procfs()
         me, worker = view.process(os.getpid()), view.process(process.pid)
         detail = WorkerDetail(40 * MIB, True, "FCGI::ProcManager")
         seen = Pool("myapp", "RUNNING", "", me.id, workers=(Worker(worker.id, 60.0, 40 * MIB, detail),))
-        for _ in range(30):
-            outcome = reap(seen, seen.workers[0], view=view, watch=0.1, idle_wait_expired=True, experience=experience)
-            assert (outcome.result, outcome.unreadable) == ("busy", False)
+        settings = replace(SETTINGS, hold=False)
+        outcome = reap(seen, seen.workers[0], settings, view, LONG_ENOUGH, idle_wait_expired=True)
+        assert (outcome.result, outcome.unreadable) == ("busy", False)
 
 
 @contextlib.contextmanager
@@ -816,11 +801,6 @@ def _killed(process):
         process.kill()
 
 
-def _sent(outcome):
-    assert outcome.result == "sent"
-    return outcome
-
-
 @needs_linux
 @pytest.mark.usefixtures("_yama")
 def test_that_idleness_is_never_told_takes_many_readings_to_conclude(monkeypatch):
@@ -829,15 +809,11 @@ def test_that_idleness_is_never_told_takes_many_readings_to_conclude(monkeypatch
     with pool(1, 40) as pid:
         seen = look(pid)
         worker = replace(seen.workers[0], detail=replace(seen.workers[0].detail, server="FCGI::ProcManager"))
-        experience = signalling.Experience()
-        for _ in range(signalling.UNSEEN_PROVES - 1):
-            outcome = reap(seen, worker, watch=0.0, idle_wait_expired=True, experience=experience)
-            assert (outcome.result, outcome.unreadable) == ("busy", False)
-        # Some readings may have come while it still ran, and an attempt adds two at most.
-        outcome = eventually(
-            lambda: _sent(reap(seen, worker, watch=0.1, idle_wait_expired=True, experience=experience))
-        )
-        assert outcome.moment == "unknown"
+        settings = replace(SETTINGS, hold=False)
+        outcome = reap(seen, worker, settings, watch=LONG_ENOUGH / 2)
+        assert (outcome.result, outcome.unreadable) == ("busy", False)
+        outcome = reap(seen, worker, settings, watch=LONG_ENOUGH)
+        assert (outcome.result, outcome.unreadable) == ("busy", True)
 
 
 class Names(Psutil):

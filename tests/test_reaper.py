@@ -9,22 +9,27 @@ import re
 import select
 import shutil
 import signal
+import socket
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from support.boundary import fastcgi_pool
 from support.driver import POOL, eventually, pool, workers_below
 from support.reaping import QUICK, Reaping
 
+from supervisor_memreap import attempts
+from supervisor_memreap.attempts import AGAIN
 from supervisor_memreap.core import events, policy
 from supervisor_memreap.core.command import Command
-from supervisor_memreap.core.model import ProcessId, Program
+from supervisor_memreap.core.model import ProcessId, Program, Result
 from supervisor_memreap.core.reasons import TooOld
 from supervisor_memreap.core.settings import Given, Settings, resolve
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
-from supervisor_memreap.host import lock, procfs, reader, signalling
+from supervisor_memreap.host import lock, procfs, reader, signalling, sockets
 from supervisor_memreap.host import look as host_look
+from supervisor_memreap.host.attempt import Outcome
 from supervisor_memreap.memorywatch import MemoryWatch
 from supervisor_memreap.pool import WatchedPool
 from supervisor_memreap.pools import States
@@ -60,8 +65,9 @@ def test_a_worker_that_still_serves_gets_no_second_signal():
     with pool(1, 40, "gap", "busy") as manager, Reaping(manager, idle_wait="0s") as reaping:
         reaping.until(events.Signalled)
         reaping.later = policy.AGAIN
-        for _ in range(5):
-            assert reaping.tick().choice.again
+        assert reaping.tick().choice.again
+        reaping.wait(AGAIN + 1.0)
+        assert reaping.tick().choice.again
         # On a busy machine there may be a line on a size that was not read in time.
         assert len(reaping.all_of(events.Signalled)) == 1
         assert not reaping.all_of(events.SignalledAgain)
@@ -261,13 +267,13 @@ def test_a_second_signal_and_a_stronger_one_are_written_down_before_they_are_sen
 
     def keeping(real):
         def act(*args):
-            before = kept[-1]["myapp"].leaving
-            assert before.again if stuck == "report" else before.forced
+            state = kept[-1]["myapp"]
+            assert state.attempted or (state.leaving.again if stuck == "report" else state.leaving.forced)
             return real(*args)
 
         return act
 
-    monkeypatch.setattr(signalling, "reap_again", keeping(signalling.reap_again))
+    monkeypatch.setattr(attempts, "Attempt", keeping(attempts.Attempt))
     monkeypatch.setattr(signalling, "force", keeping(signalling.force))
     words = ("gap",) if stuck == "report" else ("stuck", "busy")
     with pool(1, 40, *words) as manager, Reaping(manager, stuck=stuck, idle_wait="0s") as reaping:
@@ -289,7 +295,7 @@ def test_a_worker_that_is_ended_before_its_signal_gets_it_from_the_next_listener
             monkeypatch.setattr(before.pools, "_keep", lambda _: None)  # one that is ended by force writes nothing more
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(signalling, "reap", end_it)
+        monkeypatch.setattr(attempts, "Attempt", end_it)
         with pytest.raises(KeyboardInterrupt):
             reaping.tick()
         monkeypatch.undo()
@@ -357,7 +363,7 @@ def test_that_the_signal_went_out_is_written_down_before_anything_else_is_done()
         reaping.reaper = Reaper((emit, reaping.events.append), keep=lambda states: kept.append(dict(states)))
         reaping.until(events.Signalled)
     assert sent == [True]
-    assert any(states["myapp"].leaving and not states["myapp"].leaving.sent for states in kept)
+    assert any(states["myapp"].attempted for states in kept)
 
 
 NOTHING = resolve({})
@@ -509,35 +515,29 @@ def _assert_emitted(reaping: Reaping, kind: type[events.Event], pool: str) -> No
 
 
 def test_a_fault_after_the_signal_may_have_gone_out_counts_as_sent(monkeypatch):
-    real = signalling.reap
-
-    def fails(*args):
-        os.close(real(*args).pidfd)
+    def fails(*_):
         raise RuntimeError("made for the test")
 
-    monkeypatch.setattr(signalling, "reap", fails)
+    monkeypatch.setattr(attempts.PoolAttempts, "_follow", fails)
     with pool(3, 40, "stuck") as manager, Reaping(manager) as reaping:
         eventually(lambda: _assert_emitted(reaping, events.InternalError, "myapp"))
-        monkeypatch.setattr(signalling, "reap", lambda *_: pytest.fail("a second worker was asked for"))
+        monkeypatch.setattr(attempts, "Attempt", lambda *_: pytest.fail("a second worker was asked for"))
         for _ in range(3):
             assert reaping.tick().state.leaving.sent
 
 
 def test_a_fault_after_the_second_signal_may_have_gone_out_counts_as_sent(monkeypatch):
-    sent = []
-
-    def fails(_pool, worker, *_):
-        sent.append(worker.id.pid)
+    def fails(*_):
         raise RuntimeError("made for the test")
 
-    monkeypatch.setattr(signalling, "reap_again", fails)
     with pool(2, 40, "stuck") as manager, Reaping(manager) as reaping:
         reaping.until(events.Signalled)
         reaping.later = policy.AGAIN
+        monkeypatch.setattr(attempts.PoolAttempts, "_settle_again", fails)
         reaping.until(events.InternalError)
+        monkeypatch.setattr(attempts, "Attempt", lambda *_: pytest.fail("a third signal was asked for"))
         for _ in range(3):
             assert reaping.tick().state.leaving.again
-    assert len(sent) == 1
 
 
 def test_where_the_lock_cannot_be_had_nothing_is_sent_and_the_line_says_why(monkeypatch):
@@ -583,8 +583,8 @@ def test_a_worker_whose_files_cannot_be_read_for_a_moment_has_not_left(monkeypat
 
 @pytest.mark.parametrize("stuck", ["report", "KILL"])
 def test_a_dry_run_sends_no_second_signal_and_no_stronger_one(monkeypatch, stuck):
-    for name in ("reap", "reap_again", "force"):
-        monkeypatch.setattr(signalling, name, lambda *_: pytest.fail("a dry run has sent something"))
+    for module, name in ((attempts, "Attempt"), (signalling, "force")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("a dry run has sent something"))
     with pool(2, 40, "stuck") as manager, Reaping(manager, stuck=stuck) as reaping:
         worker = procfs.source().process(min(workers_below(manager))).id
         signalled = Leaving(worker, time.monotonic() - 1000, frozenset([worker]))
@@ -630,3 +630,46 @@ def test_a_second_signal_is_the_first_one_again_even_if_the_settings_have_change
         reaping.later = policy.AGAIN
         second = reaping.until(events.SignalledAgain)
     assert (first.signal, second.signal, second.worker) == ("HUP", "HUP", first.worker)
+
+
+def test_a_worker_that_never_comes_to_its_boundary_does_not_keep_the_others_waiting(tmp_path):
+    with fastcgi_pool(tmp_path, 2) as (manager, path), socket.socket(socket.AF_UNIX) as half:
+        half.connect(path)  # its worker is never between two requests
+        busy = eventually(lambda: _assert_one_serves(manager))
+        with Reaping(manager, limit="1GB") as reaping:
+            reaping.tick()
+            reaping.reaper.command(Command("roll", "myapp"), ["myapp"])
+            assert reaping.until(events.Signalled).pid != busy
+
+
+def _assert_one_serves(manager: int) -> int:
+    (serves,) = [pid for pid in workers_below(manager) if sockets.of(pid).has_client]
+    return serves
+
+
+def test_ptrace_that_was_refused_is_not_tried_again_at_each_look(monkeypatch):
+    holds = []
+
+    def refused(order, *_):
+        holds.append(order.hold)
+        return Refused()
+
+    class Refused:
+        fd, deadline = os.open(os.devnull, os.O_RDONLY), 0.0
+
+        def outcome(self):
+            return Outcome(Result.BUSY, unheld=True)
+
+        cancel = outcome
+
+    monkeypatch.setattr(attempts, "Attempt", refused)
+    with pool(2, 40) as manager, Reaping(manager) as reaping:
+        eventually(lambda: (reaping.tick(), _assert_at_least(holds, 4)))
+    assert holds[0] is True
+    assert not any(holds[1:])
+    assert len(reaping.all_of(events.CannotHold)) == 1
+    os.close(Refused.fd)
+
+
+def _assert_at_least(some: list, count: int) -> None:
+    assert len(some) >= count

@@ -62,7 +62,7 @@ def test_of_a_group_the_process_that_grows_is_replaced_and_no_other_and_no_reque
             thread.join()
         reap, left = stack.announced(where)
         assert reap["pid"] == left["pid"] == grown
-        assert "TERM sent while idle (held)" in reap["message"]
+        assert "TERM sent between two requests" in reap["message"]
         assert "watching myapp (limit 100 MiB uss)" in pool.log()
         assert (before - processes(where), lost) == ({grown}, [])
         assert len(answered) > 10

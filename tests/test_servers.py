@@ -15,15 +15,16 @@ from pathlib import Path
 import psutil
 import pytest
 from support import servers, stack
+from support.boundary import attempt
 from support.driver import assert_in, eventually, workers_below
 from support.load import Load, expected
 from support.servers import REFUSED, SERVERS, WORKERS, Server
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import PoolSettings, Watch
-from supervisor_memreap.host import hold, look, procfs
+from supervisor_memreap.host import look, procfs
+from supervisor_memreap.host.boundary import tgkill
 from supervisor_memreap.host.procfs import Procfs
-from supervisor_memreap.host.signalling import tgkill
 
 GROWTH_MB = 40
 LIMIT_MB = 30
@@ -67,7 +68,7 @@ def assert_reaped_while_idle(pool: stack.Pool, count: int, signal: str) -> set[i
     stack.assert_in_turn(pool.directory, count)
     events = stack.announced(pool.directory)
     for event in events[0::2]:
-        assert re.search(rf": {signal} sent while idle \(held\)$", event["message"]), event["message"]
+        assert re.search(rf": {signal} sent between two requests$", event["message"]), event["message"]
     return {event["pid"] for event in events}
 
 
@@ -106,12 +107,11 @@ def test_no_request_is_lost_where_connections_are_kept(server, where):
 
 
 @pytest.mark.parametrize("server", SERVERS, ids=str)
-def test_a_connection_that_waits_in_the_queue_when_a_worker_is_signalled_is_served(server, where, monkeypatch):
+def test_a_connection_that_waits_in_the_queue_when_a_worker_is_signalled_is_served(server, where):
     """All others are stopped, so that none takes it before, and the worker is held when the connection comes.
 
     It is served by another one, by the one that takes its place, or by the worker itself before it leaves.
     """
-    monkeypatch.setattr(hold, "TIMEOUT", 20.0)
     with servers.running(server, where) as pool:
         view = Procfs()
         before = eventually(lambda: assert_all_are_there(pool))
@@ -123,8 +123,8 @@ def test_a_connection_that_waits_in_the_queue_when_a_worker_is_signalled_is_serv
             with ThreadPoolExecutor(1) as threads:
                 held, is_held = os.pipe()
                 asked = threads.submit(ask_when_held, pool, held)
-                outcome = hold.signal_held(target, lambda: signal_when_queued(pool, server, target, is_held))
-                assert outcome == "held"
+                outcome = attempt(target, lambda: signal_when_queued(pool, server, target, is_held))
+                assert outcome == "sent"
                 let_go(others)
                 _, answer = asked.result()
                 os.close(held)

@@ -13,22 +13,27 @@ sys.path.insert(0, str(stack.ROOT / "benchmarks"))
 
 import servers as benchmark
 import servers_report
+from quantiles import quantile
 
 SERVER = "php-fpm"
 
 
 def row(moment: str, lost: dict[str, int], **changes: object) -> servers_report.Result:
-    times = {"median": 0.01, "longest": 0.2}
+    times = {"10": 2, "200": 1}
     return {
-        **benchmark.Case(SERVER, False, moment)._asdict(),
+        **benchmark.Case(SERVER, False, "8 clients", moment)._asdict(),
         "signal": "QUIT",
         "reaps": 300,
+        "otherwise": {},
         "seconds": 60.0,
         "answered": 12345,
         "lost": lost,
         "longest_gap": 0.3,
-        "left": times,
-        "replaced": {"median": 0.02, "longest": 0.4},
+        "overshoot": 3 * 1024**2,
+        "gave_up": False,
+        **dict.fromkeys(("signalled", "gone", "replaced", "serving"), times),
+        "took": {"40": 900, "50": 99, "80": 1},
+        "took_meanwhile": {"40": 10},
         "at": "2026-01-02 03:04:05",
         "versions": {"memreap": "0.1.0", SERVER: "8.2"},
         "machine": "2 of a model",
@@ -36,49 +41,99 @@ def row(moment: str, lost: dict[str, int], **changes: object) -> servers_report.
     }
 
 
-RESULTS = [row("any moment", {"post 502": 20, "get 502": 1}), row("seen idle", {"get wrong": 3}), row("held", {})]
+NEVER: dict[str, int] = {}
+RESULTS = [
+    row("nothing", {}, reaps=0, took={"40": 990, "45": 10}),
+    row("any moment", {"post 502": 20, "get 502": 1}),
+    row("seen idle", {}, reaps=0, signalled=NEVER, gone=NEVER, serving=NEVER, gave_up=True, overshoot=128 * 1024**2),
+    row("boundary", {}),
+]
 
 
-@pytest.mark.parametrize("moment", ["any moment", "held"])
+@pytest.mark.parametrize("moment", ["any moment", "boundary"])
 def test_each_signalled_worker_is_waited_for_and_what_the_clients_got_is_counted(moment):
-    servers.skip_without(benchmark.server_of(benchmark.Case(SERVER, False, moment)))
-    result = json.loads(json.dumps(benchmark.measure(benchmark.Case(SERVER, False, moment), 20, 60)))
-    assert (result["reaps"], result["signal"], result["moment"]) == (20, "QUIT", moment)
-    assert result["answered"] > 0
-    assert 0 <= result["left"]["median"] <= result["left"]["longest"] <= result["replaced"]["longest"] < 60
-    assert result["longest_gap"] > 0
-    if moment == "held":
-        assert result["lost"] == {}
+    servers.skip_without(benchmark.server_of(SERVER))
+    result = json.loads(json.dumps(benchmark.measure(benchmark.Case(SERVER, False, "8 clients", moment), 10, 60)))
+    assert (result["reaps"], result["signal"], result["moment"]) == (10, "QUIT", moment)
+    assert result["answered"] >= sum(result["took"].values()) > sum(result["took_meanwhile"].values()) > 0
+    for what in ("signalled", "gone", "replaced"):
+        assert sum(result[what].values()) == 10
+    assert sum(result["serving"].values()) > 5
+    medians = [quantile(result[what], 0.5) for what in ("signalled", "gone", "serving")]
+    assert medians == sorted(medians)
+    assert result["overshoot"] > 0
+    assert not result["gave_up"]
+    if moment == "boundary":
+        assert (result["lost"], result["otherwise"]) == ({}, {})
 
 
-def test_the_page_has_the_losses_and_the_times():
+def test_the_page_has_the_losses_the_times_and_what_clients_notice():
     page = servers_report.tables(RESULTS)
-    assert f"| {SERVER} | QUIT | not kept | 21 of 300 | 3 of 300 | **0 of 300** | 12,345 |" in page
-    assert f"| {SERVER} | not kept | 0.01 | 0.20 | 0.02 | 0.40 | 0.30 |" in page
+    start = f"| {SERVER} | not kept | 8 clients |"
+    assert f"{start} QUIT | 21 of 300 | 0 of 0 | **0 of 300** | 12,345 |" in page
+    assert f"{start} boundary | 0.01, 0.20 | 0.01, 0.20 | 0.01, 0.20 | 3.0 MiB |" in page
+    assert f"{start} seen idle | never | never | never | over 128 MiB |" in page
+    assert f"{start} 40, 40, 45 | 40, 50, 80 | 100 of 1,000 | 35 ms |" in page
     assert "Measured on 2026-01-02: memreap 0.1.0, php-fpm 8.2; 2 of a model." in page
     assert "0 of 300 says, at 95 %, that fewer than 1.0% of the signals lose a request" in page
 
 
-def test_what_was_measured_again_takes_the_place_of_the_old_figures():
-    again = row("held", {"get 502": 2}, at="2026-02-03 03:04:05")
+def test_what_was_measured_twice_is_added_up():
+    again = row("boundary", {"get 502": 2}, at="2026-02-03 03:04:05")
     page = servers_report.tables([*RESULTS, again])
-    assert "| **2 of 300** |" in page
+    assert "| **2 of 600** |" in page
     assert "Measured on 2026-01-02 to 2026-02-03" in page
+
+
+def test_results_of_before_there_were_two_loads_count_until_there_are_new_ones():
+    old = {key: value for key, value in row("held", {"get 502": 7}).items() if key not in ("load", "took", "signalled")}
+    assert "| not kept | 3 clients | QUIT | - | - | **7 of 300** |" in servers_report.tables([old])
+    assert "**0 of 300**" in servers_report.tables([old, row("boundary", {}, load="3 clients")])
+
+
+def test_another_signal_for_busy_workers_has_its_own_figure():
+    page = servers_report.tables([*RESULTS, row("any moment, signal while busy", {}, signal="USR1")])
+    assert "| 21 of 300 (USR1: 0 of 300) |" in page
 
 
 def test_the_picture_has_a_bar_for_each_moment():
     picture = xml.etree.ElementTree.fromstring(servers_report.svg(RESULTS))
     texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
     at = texts.index(SERVER)
-    assert texts[at : at + 5] == [SERVER, "not kept", "70", "10", "0"]
+    assert texts[at : at + 5] == [SERVER, "not kept, 8 clients", "70", "no worker could be signalled", "0"]
+
+
+def options(monkeypatch, *words: str):
+    monkeypatch.setattr(sys, "argv", ["servers.py", *words])
+    return benchmark.arguments()
+
+
+def test_what_was_measured_is_not_measured_again(monkeypatch, tmp_path):
+    given = options(monkeypatch, "--server", SERVER, "--load", "8", "--kept", "no", "--reaps", "400")
+    file = tmp_path / "servers.jsonl"
+    (cases,) = benchmark.plan(given, file)
+    assert [case.moment for case, _, _ in cases] == ["nothing", "any moment", "seen idle", "boundary"]
+    file.write_text("".join(json.dumps(each) + "\n" for each in RESULTS))
+    (cases,) = benchmark.plan(given, file)
+    assert [(case.moment, reaps, seconds) for case, reaps, seconds in cases] == [
+        ("any moment", 100, 840.0),
+        ("boundary", 100, 840.0),
+    ]
+
+
+def test_only_where_another_signal_costs_less_while_busy_is_that_measured(monkeypatch):
+    given = options(monkeypatch, "--moment", "any moment, signal while busy,boundary")
+    measured = {case.server for group in benchmark.groups(given) for case in group if case.moment.startswith("any")}
+    assert measured == {"FCGI::ProcManager", "FCGI::Engine"}
 
 
 def test_the_page_of_the_documentation_is_made_of_its_results():
     results = benchmark.read(stack.ROOT / "docs/servers.jsonl")
-    assert servers_report.tables(results) in (stack.ROOT / "docs/servers.md").read_text()
+    page = (stack.ROOT / "docs/servers.md").read_text()
+    assert servers_report.tables(results) in page
+    assert servers_report.needs() in page
     assert servers_report.svg(results) == (stack.ROOT / "docs/servers.svg").read_text()
-    assert not [result for result in results if result["moment"] == "held" and (result["lost"] or result["otherwise"])]
-    measured = {benchmark.Case(row["server"], row["kept"], row["moment"]) for row in results if row["reaps"] >= 300}
-    # uWSGI is measured behind nginx.
-    names = [server.name for server in servers.SERVERS if server.name != "uWSGI with HTTP"]
-    assert measured == {case for group in benchmark.groups(names) for case in group}
+    for rows in servers_report.by_load(results).values():
+        row = rows["boundary"]
+        assert (row["lost"], row["otherwise"]) == ({}, {})
+        assert row["reaps"] >= 300

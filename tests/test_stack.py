@@ -15,12 +15,13 @@ import psutil
 import pytest
 from support import stack
 from support.driver import eventually
+from support.looking import reap
 from support.stack import python_for
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import look as host_look
-from supervisor_memreap.host import procfs, signalling
+from supervisor_memreap.host import procfs
 from supervisor_memreap.host.source import Source
 
 LIMIT_MB = 150
@@ -115,7 +116,7 @@ def test_a_worker_in_a_long_request_answers_whole_and_is_signalled_when_it_is_id
             grown.add(pid)
         assert answer == body
         reap, _ = stack.announced(pool.directory)
-        assert "HUP sent while idle (held)" in reap["message"]
+        assert "HUP sent between two requests" in reap["message"]
 
 
 @needs_root
@@ -146,7 +147,7 @@ def test_a_request_that_sleeps_is_neither_cut_nor_shortened(sock):
         eventually(lambda: stack.assert_in_turn(pool.directory, 1))
         reap, _ = stack.announced(pool.directory)
         assert reap["pid"] == busy
-        assert "HUP sent while idle (held)" in reap["message"]
+        assert "HUP sent between two requests" in reap["message"]
 
 
 def test_a_worker_on_a_connection_that_nginx_keeps_is_not_idle_until_that_ends(sock):
@@ -168,11 +169,10 @@ def test_a_worker_on_a_connection_that_nginx_keeps_is_not_idle_until_that_ends(s
         settings = PoolSettings(limit=1024**2)
         seen = host_look.look(Watch(program, settings), view)
         worker = seen.worker(view.process(busy).id)
-        assert signalling.reap(seen, worker, settings, view, 0.3).result == "busy"
+        assert reap(seen, worker, settings, view, 0.3).result == "busy"
         eventually(lambda: assert_idle(view, busy))
-        outcome = signalling.reap(seen, worker, settings, view, 0.3)
+        outcome = reap(seen, worker, settings, view)
         assert (outcome.result, outcome.moment) == ("sent", "held")
-        os.close(outcome.pidfd)
 
 
 def assert_idle(view: Source, pid: int) -> None:

@@ -20,21 +20,19 @@ from pathlib import Path
 
 import pytest
 from support import waiter
+from support.boundary import attempt
 from support.driver import eventually
 
-from supervisor_memreap.host import hold, procfile, reader, sockets, waiting
+from supervisor_memreap.host import procfile, reader, sockets, waiting
+from supervisor_memreap.host.attempt import Attempt, Order
+from supervisor_memreap.host.boundary import tgkill
 from supervisor_memreap.host.procfs import Procfs
-from supervisor_memreap.host.signalling import tgkill
 
 pytestmark = pytest.mark.skipif(not waiting.KINDS, reason=f"the system calls of {platform.machine()} are not known")
+# Seconds in which something is done that waits for nothing.
+PROMPTLY = 5.0
 FAMILIES = ["tcp", "tcp6", "unix", "abstract"]
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="makes a network namespace")
-
-
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch):
-    """Other tests may keep all CPUs busy."""
-    monkeypatch.setattr(hold, "TIMEOUT", 10.0)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -215,7 +213,7 @@ def test_a_request_that_waits_in_accept_for_a_connection_of_its_own_is_not_idle(
         eventually(lambda: assert_has_client(pid))
         eventually(lambda: assert_waits(pid, waiting.Kind.ACCEPT))
         assert_idle(pid, False)
-        assert hold.signal_held(pid, lambda: None) == "not waiting"
+        assert attempt(pid, lambda: None, 0.3) == "late"
 
 
 def assert_has_client(pid: int) -> None:
@@ -414,7 +412,7 @@ def taking_turns(listening: socket.socket, lock: Path, waits: Callable[[], objec
 def test_one_that_waits_for_its_turn_in_flock_is_idle_if_a_sibling_waits_for_a_connection(listening, tmp_path):
     with taking_turns(listening, tmp_path / "lock", lambda: waiter.in_select(listening)) as pid:
         assert_idle(pid, True)
-        assert hold.signal_held(pid, lambda: tgkill(pid, pid, signal.SIGTERM)) == "held"
+        assert attempt(pid, lambda: tgkill(pid, pid, signal.SIGTERM)) == "sent"
         eventually(lambda: _assert_state(pid, b"Z"))
 
 
@@ -422,7 +420,7 @@ def test_one_that_waits_for_a_lock_of_the_application_is_busy(tcp, tmp_path):
     other, partner = socket.socketpair()
     with other, partner, taking_turns(tcp, tmp_path / "lock", lambda: waiter.in_select(other)) as pid:
         assert_idle(pid, False)
-        assert hold.signal_held(pid, lambda: None) == "not waiting"
+        assert attempt(pid, lambda: None, 0.3) == "late"
 
 
 def test_a_lock_that_it_shares_with_a_sibling_is_not_the_one_for_which_it_waits(tcp, tmp_path):
@@ -534,7 +532,7 @@ def test_a_32_bit_process_numbers_its_calls_differently_so_it_is_not_held(progra
             with pytest.raises(PermissionError):
                 waiting.current(process.pid)
             assert Procfs().idle(process.pid) is False
-            assert hold.signal_held(process.pid, lambda: sent.append(1)) == "not permitted"
+            assert attempt(process.pid, lambda: sent.append(1)) == "not permitted"
             assert not sent
         finally:
             process.kill()
@@ -542,7 +540,8 @@ def test_a_32_bit_process_numbers_its_calls_differently_so_it_is_not_held(progra
 
 # userfaultfd(2) on x86_64: a page of memory that the kernel waits for until somebody fills it.
 BLOCKED = """
-import ctypes, fcntl, os, select, socket, struct
+import ctypes, fcntl, os, select, signal, socket, struct, sys
+signal.signal(signal.SIGTERM, lambda *_: None)
 libc = ctypes.CDLL(None, use_errno=True)
 faults = libc.syscall(323, 0o2000000)
 if faults < 0:
@@ -552,7 +551,7 @@ fcntl.ioctl(faults, 0xC018AA3F, bytearray(struct.pack("QQQ", 0xAA, 0, 0)))
 libc.mmap.restype = ctypes.c_void_p
 page = libc.mmap(None, ctypes.c_size_t(4096), 3, 0x22, -1, 0)
 fcntl.ioctl(faults, 0xC020AA00, bytearray(struct.pack("QQQQ", page, 4096, 1, 0)))
-listening, client, epoll = socket.create_server(("127.0.0.1", 0)), socket.socket(), select.epoll()
+listening, client, epoll = socket.socket(fileno=int(sys.argv[1])), socket.socket(), select.epoll()
 epoll.register(listening, select.EPOLLIN)
 client.connect(listening.getsockname())
 print("blocks", flush=True)
@@ -560,16 +559,25 @@ libc.epoll_wait(epoll.fileno(), ctypes.c_void_p(page), 1, -1)
 """
 
 
+def blocked(listening: int) -> subprocess.Popen:
+    command = [sys.executable, "-c", BLOCKED, str(listening)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=(listening,))
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the number of userfaultfd is that of x86_64")
-def test_a_worker_that_keeps_its_epoll_locked_does_not_block_the_listener(monkeypatch):
+def test_a_worker_that_keeps_its_epoll_locked_does_not_block_the_listener():
     """The kernel holds that lock while it writes to the worker's memory, which may be on a file server that hangs."""
-    monkeypatch.setattr(hold, "TIMEOUT", 1.0)
-    with subprocess.Popen([sys.executable, "-c", BLOCKED], stdout=subprocess.PIPE, text=True) as process:
+    with socket.create_server(("127.0.0.1", 0)) as listening, blocked(listening.fileno()) as process:
         try:
             if process.stdout.readline() != "blocks\n":
                 pytest.skip("this user may not use userfaultfd")
             eventually(lambda: assert_waits(process.pid))
             assert_idle(process.pid, None)
-            assert hold.signal_held(process.pid, lambda: None) == "not waiting"
+            view = Procfs()
+            worker, manager = view.process(process.pid).id, view.process(os.getpid()).id
+            began = time.monotonic()
+            tried = Attempt(Order(worker, manager, 2, "", "TERM", patience=0.3), view, None, None)
+            assert time.monotonic() - began < PROMPTLY
+            assert tried.wait().result == "busy"
         finally:
             process.kill()

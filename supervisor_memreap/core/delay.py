@@ -11,10 +11,10 @@ from dataclasses import replace
 
 from supervisor_memreap.core import events, hindrance, policy
 from supervisor_memreap.core.hindrance import Hindrance, Kind
-from supervisor_memreap.core.model import Worker
+from supervisor_memreap.core.model import Result, Worker
 from supervisor_memreap.core.policy import Choice, Look, Standing
 from supervisor_memreap.core.reasons import Reason
-from supervisor_memreap.core.servers import may_signal_busy, pace_of
+from supervisor_memreap.core.servers import Moment, may_signal_busy, moment_of, pace_of
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episodes
 from supervisor_memreap.core.state import Delay, DueSince, PoolState
@@ -22,6 +22,8 @@ from supervisor_memreap.core.state import Delay, DueSince, PoolState
 # Seconds, two ticks of TICK_5, and looks after the first one, two ticks whatever their interval is: a worker that has
 # been due for longer is overdue.
 OVERDUE, LOOKS = 10.0, 2
+# Seconds by which an attempt may begin after the look for it.
+LATE = 1.0
 # Seconds after which the log says again what stands in the way.
 REPEAT = 600.0
 
@@ -37,7 +39,7 @@ def follow(look: Look, choice: Choice, episodes: Episodes, now: float) -> Choice
     if _is_fine(look, choice, due, now):
         return _without_delay(look, choice, now)
     state = _count(look.state, due, now)
-    obstacle = _obstacle(look, choice, due)
+    obstacle = _obstacle(look, choice, due, now)
     overdue = {worker: due[worker] for worker in due if _is_overdue(state.due[worker.id], obstacle, look.settings, now)}
     if obstacle and (state.delay or overdue):
         since = state.delay.since if state.delay else min(state.due[worker.id].since for worker in overdue)
@@ -53,7 +55,7 @@ def _is_fine(look: Look, choice: Choice, due: Due, now: float) -> bool:
     settings, state = look.settings, look.state
     if state.suspended or state.paused or policy.only_observes(settings, state):
         return True
-    if not due and not any(each.worker.age >= settings.min_age for each in choice.pending):
+    if not due and not any(policy.is_grown(each.worker, settings, state) for each in choice.pending):
         return True
     if state.leaving:
         settle = max(settings.settle, pace_of(state.leaving.server))
@@ -68,9 +70,11 @@ def _is_fine(look: Look, choice: Choice, due: Due, now: float) -> bool:
 def _may_go_busy(candidate: policy.Candidate, settings: PoolSettings, state: PoolState) -> bool:
     """Whether the worker is signalled as soon as `idle_wait` has expired, busy or not."""
     detail = candidate.worker.detail
-    is_visible = events.IdlenessUnknown.__name__ not in state.reported
-    is_finite = settings.idle_wait < float("inf")
-    return is_finite and detail is not None and may_signal_busy(detail.server, idleness_is_visible=is_visible)
+    if settings.idle_wait == float("inf") or detail is None:
+        return False
+    is_kept = state.refusal is not None and state.refusal.kind is Kind.KEPT
+    may_be_kept = moment_of(detail.server) is Moment.ANY
+    return (may_be_kept or not is_kept) and may_signal_busy(detail.server, policy.has_boundary(settings, state))
 
 
 def _count(state: PoolState, due: Due, now: float) -> PoolState:
@@ -86,12 +90,15 @@ def _is_overdue(since: DueSince, obstacle: Hindrance | None, settings: PoolSetti
     return since.looks >= LOOKS and now - since.since >= OVERDUE + turn
 
 
-def _obstacle(look: Look, choice: Choice, due: Due) -> Hindrance | None:
+def _obstacle(look: Look, choice: Choice, due: Due, now: float) -> Hindrance | None:
     """What stands in the way of all due workers; None: none of them has been tried yet."""
     pool, settings, state = look
     if state.leaving:
         return hindrance.not_replaced(pool.name, state.leaving.worker.pid)
     if choice.candidates:
+        attempted, detail = state.attempted, choice.candidates[0].worker.detail
+        if state.refusal is None and attempted and now - attempted.signalled >= OVERDUE - LATE:
+            return hindrance.of_attempt(Result.BUSY, detail, settings)  # an attempt that lasts for so long
         return state.refusal
     stuck = {leaving.worker for leaving in state.stuck}
     free = [worker for worker in due if worker.id not in stuck]
@@ -100,6 +107,8 @@ def _obstacle(look: Look, choice: Choice, due: Due) -> Hindrance | None:
     vetoes = [veto for worker in free for veto in (policy.veto(pool, worker),) if veto]
     if len(vetoes) == len(free):
         return Hindrance(Kind.REFUSED, vetoes[0].text)
+    if not any(policy.serves(worker, state) for worker in free):
+        return hindrance.NOT_SERVING
     return hindrance.too_few(settings) if state.too_few_since is not None else None
 
 

@@ -45,16 +45,19 @@ class Signalled(_Base):
     signal: str
     moment: SentMoment
     idle_wait: float
+    cost: str = ""
+    """What it may cost that the worker was busy; empty: nothing."""
 
     @property
     def text(self) -> str:
         moment = {
-            SentMoment.HELD: "while idle (held)",
+            SentMoment.HELD: "between two requests",
             SentMoment.IDLE: "while idle",
             SentMoment.BUSY: f"while busy, after {seconds(self.idle_wait)} without an idle moment",
             SentMoment.UNKNOWN: "; whether it was idle is not known",
         }[self.moment]
-        return f"worker {self.worker.pid} {self.reason.text}: {self.signal} sent {moment}".replace(" ;", ";")
+        text = f"worker {self.worker.pid} {self.reason.text}: {self.signal} sent {moment}".replace(" ;", ";")
+        return f"{text} ({self.cost})" if self.cost else text
 
 
 @dataclass(frozen=True)
@@ -168,8 +171,8 @@ class CannotHold(_Base):
     @property
     def text(self) -> str:
         return (
-            "workers may not be held: each is signalled right after it is seen idle, if its server"
-            f" permits that; {SAFER_WAY}"
+            "workers may not be held: each is signalled right after it is seen idle, or after idle_wait while busy, if"
+            f" its server permits that; {SAFER_WAY}"
         )
 
 
@@ -182,8 +185,8 @@ class IdlenessUnknown(_Base):
     @property
     def text(self) -> str:
         return (
-            "cannot read whether workers are idle: each is signalled only after idle_wait, then at any moment;"
-            f" {SAFER_WAY}"
+            "cannot read whether workers are idle: each is signalled only after idle_wait, if its server permits that"
+            f" at any moment; {SAFER_WAY}"
         )
 
 
@@ -332,6 +335,62 @@ class LooksLikeManager(_Base):
 
 
 @dataclass(frozen=True)
+class NotShared(_Base):
+    """Each worker listens on a socket of its own: what waits in its queue ends with it."""
+
+    is_reported_once = fails = True
+    worker: ProcessId
+    serves_alone: bool
+    """With target=self."""
+
+    @property
+    def text(self) -> str:
+        start = (
+            f"worker {self.worker.pid} listens on a socket of its own, and clients that wait there are refused when it"
+            " leaves: nothing sent"
+        )
+        if self.serves_alone:
+            return f"{start}; let supervisord hold one socket for all ([fcgi-program], socket=), or remove this section"
+        return f"{start}; let the manager open one socket for all its workers (no reuse-port for each of them)"
+
+
+@dataclass(frozen=True)
+class NeverServed(_Base):
+    """A worker has to go, and was never seen to serve."""
+
+    is_reported_once = fails = ends_wait = True
+    worker: ProcessId
+    reason: Reason
+    age: float
+
+    @property
+    def text(self) -> str:
+        return (
+            f"worker {self.worker.pid} {self.reason.text}, and in {seconds(self.age)} it was never seen to wait for a"
+            " connection, nor with one: nothing sent, since it may start for long, or take no part in serving; see"
+            " the program's own log"
+        )
+
+
+@dataclass(frozen=True)
+class ServingUnknown(_Base):
+    """It cannot be seen whether workers serve: their age counts."""
+
+    is_reported_once = True
+    is_hidden: bool
+    """Whether their sockets may not be read; False: none of them listens."""
+
+    @property
+    def text(self) -> str:
+        why = "the sockets of its processes may not be read" if self.is_hidden else "none of its workers listens"
+        remedy = f"; {SAFER_WAY}" if self.is_hidden else ""
+        return (
+            f"{why}, so it is not known when a replacement serves: its age counts (settle); set settle= above the"
+            f" time that one needs to start{remedy}"
+        )
+
+
+@dataclass(frozen=True)
 class Unreadable(_Base):
     """A worker's bound is over the limit and its metric cannot be read."""
 
@@ -449,8 +508,8 @@ class TooFewWorkers(_Base):
     @property
     def text(self) -> str:
         return (
-            f"only {self.old_enough} of the usual {self.usual} workers are older than min_age={seconds(self.min_age)}:"
-            " nothing is sent; see the program's own log for why the others exit"
+            f"only {self.old_enough} of the usual {self.usual} workers serve and are older than"
+            f" min_age={seconds(self.min_age)}: nothing is sent; see the program's own log for why the others exit"
         )
 
 
@@ -507,6 +566,21 @@ class Replaced(_Base):
     @property
     def text(self) -> str:
         return f"worker {self.replaced_by.pid} took the place of {self.worker.pid} after {seconds(self.after)}"
+
+
+@dataclass(frozen=True)
+class Settled(_Base):
+    """The worker that took the place of one that left serves and has settled: the next one may go."""
+
+    worker: ProcessId
+    replaced_by: ProcessId
+    to_serve: float | None
+    """Seconds from the replacement's fork until it was seen to serve; None: that may not be read, its age counted."""
+
+    @property
+    def text(self) -> str:
+        serves = "" if self.to_serve is None else f"; it served {seconds(self.to_serve)} after its start"
+        return f"worker {self.replaced_by.pid} has settled in the place of {self.worker.pid}{serves}"
 
 
 @dataclass(frozen=True)
@@ -1091,6 +1165,9 @@ Event = Union[
     NotCaught,
     WrongSignal,
     LooksLikeManager,
+    NotShared,
+    NeverServed,
+    ServingUnknown,
     Unreadable,
     SizesUnreadable,
     NotVisible,
@@ -1106,6 +1183,7 @@ Event = Union[
     OomKilledOther,
     Left,
     Replaced,
+    Settled,
     NotReplaced,
     NoReplacement,
     Stuck,
@@ -1147,7 +1225,7 @@ Event = Union[
     LinesMissing,
     InternalError,
 ]
-VETOES = (LooksLikeManager, WrongSignal, NotCaught)
+VETOES = (NotShared, LooksLikeManager, WrongSignal, NotCaught)
 """The events that say that a worker must never be signalled."""
 
 Sink = Callable[[Event], None]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from supervisor_memreap.core.model import Result, WorkerDetail
-from supervisor_memreap.core.servers import UNRECOGNISABLE, Moment, moment_of
+from supervisor_memreap.core.servers import UNRECOGNISABLE, Moment, cost_while_busy, moment_of, signal_while_busy
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import seconds
 
@@ -20,7 +21,7 @@ SHORTEN = "shorten their life (of nginx: keepalive_requests, keepalive_timeout)"
 
 class Kind(str, enum.Enum):
     BUSY = "busy"
-    """No idle moment was found."""
+    """No moment between two requests was found."""
     KEPT = "kept_connection"
     """The worker has a client's connection between requests."""
     CANNOT_HOLD = "cannot_hold"
@@ -30,6 +31,8 @@ class Kind(str, enum.Enum):
     GROUP = "group"
     """With target=self: a worker of another pool of this group is leaving."""
     CHANGED = "changed"
+    NOT_SHARED = "not_shared"
+    """The workers listen on sockets that their manager does not have."""
     OUT_OF_RESOURCES = "out_of_resources"
     TOO_FEW = "too_few"
     """Too few workers are old enough to serve."""
@@ -39,6 +42,8 @@ class Kind(str, enum.Enum):
     """The due workers must never be signalled."""
     UNSAVED = "unsaved"
     """What must survive a restart cannot be saved."""
+    NOT_SERVING = "not_serving"
+    """The due workers were never seen to serve."""
     STUCK = "stuck"
     """All due workers were signalled and do not leave."""
 
@@ -53,6 +58,11 @@ class Hindrance:
 STUCK = Hindrance(
     Kind.STUCK, "they were signalled before and have not left within grace; the log says what each of them does"
 )
+NOT_SERVING = Hindrance(
+    Kind.NOT_SERVING,
+    "they were never seen to wait for a connection, nor with one: they may start for long, or take no part in serving;"
+    " see the program's own log",
+)
 GROUP = Hindrance(Kind.GROUP, "a worker of another pool of this group is leaving, and one leaves at a time")
 UNSAVED = Hindrance(
     Kind.UNSAVED, "what must survive a restart cannot be saved; memreap status and the log say why, and what to do"
@@ -65,7 +75,7 @@ def not_replaced(pool: str, worker: int) -> Hindrance:
 
 
 def too_few(settings: PoolSettings) -> Hindrance:
-    old = f"too few workers are older than min_age={seconds(settings.min_age)}"
+    old = f"too few workers serve and are older than min_age={seconds(settings.min_age)}"
     return Hindrance(Kind.TOO_FEW, f"{old}: see the program's own log for why the others exit")
 
 
@@ -73,13 +83,24 @@ def of_lock(holder: str) -> Hindrance:
     return Hindrance(Kind.LOCKED, f"{holder}: another memreap may be reaping in this pool; end it if it is not needed")
 
 
-def of_attempt(
-    result: Result, detail: WorkerDetail | None, settings: PoolSettings, is_kept: bool = False, unheld: bool = False
-) -> Hindrance | None:
-    """Why an attempt to signal a worker sent nothing; None: it did, or the worker is gone.
+class Seen(NamedTuple):
+    """What an attempt found out that sent nothing."""
 
-    `is_kept`: a client's connection was seen that is kept between requests; `unheld`: holding was not permitted.
-    """
+    has_boundary: bool = True
+    """The worker may be brought to its boundary."""
+    is_kept: bool = False
+    """A client's connection was seen that is kept between requests."""
+    is_deaf: bool = False
+    """The worker has no handler for the signal that it would be sent while busy."""
+
+
+NOTHING = Seen()
+
+
+def of_attempt(
+    result: Result, detail: WorkerDetail | None, settings: PoolSettings, seen: Seen = NOTHING
+) -> Hindrance | None:
+    """Why an attempt to signal a worker sent nothing; None: it did, or the worker is gone."""
     if result is Result.NOT_PERMITTED:
         return Hindrance(
             Kind.NOT_PERMITTED, "memreap may not signal them; run it as the workers' user or as root (user=)"
@@ -87,28 +108,45 @@ def of_attempt(
     if result is Result.CHANGED:
         text = "a worker changed after it was measured, at each look; see the program's own log"
         return Hindrance(Kind.CHANGED, text)
+    if result is Result.NOT_SHARED:
+        text = "they listen on sockets of their own, which their manager does not share (SO_REUSEPORT, a port for each)"
+        lost = "connections that wait there would be refused if one left"
+        return Hindrance(Kind.NOT_SHARED, f"{text}: {lost}; let the manager open one socket for all of them")
     if result is Result.FAILED:
         return Hindrance(Kind.OUT_OF_RESOURCES, "the system is out of resources (descriptors, processes, memory)")
-    return _of_busy(detail, settings, is_kept, unheld) if result is Result.BUSY and detail else None
+    return _of_busy(detail, settings, seen) if result is Result.BUSY and detail else None
 
 
-def _of_busy(detail: WorkerDetail, settings: PoolSettings, is_kept: bool, unheld: bool) -> Hindrance:
+def _of_busy(detail: WorkerDetail, settings: PoolSettings, seen: Seen) -> Hindrance:
     server = detail.server
-    if moment_of(server) is Moment.HELD and (unheld or not settings.hold):
+    if not seen.has_boundary and moment_of(server) is Moment.HELD:
         why = "its command line cannot be read" if server == UNRECOGNISABLE else f"{server} can lose requests otherwise"
-        remedy = SAFER_WAY if settings.hold else "set hold=yes"
+        remedy = _remedy(settings)
         return Hindrance(Kind.CANNOT_HOLD, f"workers may not be held while they are signalled, and {why}; {remedy}")
-    start = f"no idle moment was found{_why_only_idle(detail, settings)}"
-    if is_kept:
+    start = f"no idle moment was found{_why_only_idle(detail, settings, seen)}"
+    if seen.is_kept:
         return Hindrance(Kind.KEPT, f"{start}; a client keeps its connection between requests: {SHORTEN}")
-    return Hindrance(Kind.BUSY, f"{start}; run more workers, or restart the program when convenient")
+    if not seen.has_boundary:
+        return Hindrance(Kind.BUSY, f"{start}; {_remedy(settings)}")
+    return Hindrance(Kind.BUSY, f"{start}; if its requests take so long, restart the program when convenient")
 
 
-def _why_only_idle(detail: WorkerDetail, settings: PoolSettings) -> str:
+def _remedy(settings: PoolSettings) -> str:
+    return SAFER_WAY if settings.hold else "set hold=yes"
+
+
+def _why_only_idle(detail: WorkerDetail, settings: PoolSettings, seen: Seen) -> str:
     if settings.idle_wait == float("inf"):
         return " (idle_wait=never)"
     if detail.server == UNRECOGNISABLE:
         return ", and which server it is cannot be read, so it is unknown whether it loses requests at any other moment"
-    if moment_of(detail.server) is Moment.ANY:
+    moment = moment_of(detail.server)
+    if moment is Moment.ANY:
         return ""
-    return f", and {detail.server} can lose requests on {detail.signal} at any other moment"
+    busy = signal_while_busy(detail.server, settings.signal)
+    if seen.is_deaf:
+        return f", and workers have no handler for {busy}, the signal for busy ones; set signal="
+    if seen.has_boundary or seen.is_kept or moment is Moment.HELD:
+        return f", and {detail.server} can lose requests on {detail.signal} at any other moment"
+    after = f"idle_wait={seconds(settings.idle_wait)}"
+    return f"; after {after}, busy workers are sent {busy} too ({cost_while_busy(detail.server, busy)})"

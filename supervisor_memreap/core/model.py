@@ -81,9 +81,11 @@ class Result(str, enum.Enum):
 
     SENT = "sent"
     BUSY = "busy"
-    """It had no idle moment."""
+    """It did not come to its boundary, and had no idle moment."""
     GONE = "gone"
     CHANGED = "changed"
+    NOT_SHARED = "not shared"
+    """It has no socket of its manager: what waits in the queue of a socket of its own would be lost with it."""
     NOT_PERMITTED = "not permitted"
     FAILED = "failed"
 
@@ -92,7 +94,7 @@ class SentMoment(str, enum.Enum):
     """What the worker was doing when the signal was sent."""
 
     HELD = "held"
-    """It was held where it waits for a connection."""
+    """It was at its boundary: where it enters its wait for the next connection, with none in hand."""
     IDLE = "idle"
     """It was seen idle just before."""
     BUSY = "busy"
@@ -165,6 +167,8 @@ class Worker:
     detail: WorkerDetail | None = None
     slot: str = ""
     """With target=self: the name that supervisord has for this process, and for the next in its place."""
+    serving: bool | None = None
+    """Whether it was seen to serve. None: not read at this look, or that may not be read, so its age counts."""
 
     @property
     def used(self) -> int | None:
@@ -227,6 +231,36 @@ class Nested(NamedTuple):
     children: int
 
 
+class Fact(str, enum.Enum):
+    """What the sockets of a child of the manager say of it."""
+
+    SERVES = "serves"
+    """It has a listening socket of its manager, and was seen to wait there for a connection, or to have one."""
+    HOLDS = "holds"
+    """It has a listening socket of its manager, and was not seen to serve yet."""
+    ELSEWHERE = "elsewhere"
+    """It has a listening socket of its manager, and waits on another one: a manager of a pool of its own."""
+    APART = "apart"
+    """It listens, but on no socket of its manager."""
+    NONE = "none"
+    """It listens on no socket."""
+    HIDDEN = "hidden"
+    """Its sockets, those of its manager, or what it waits for, may not be read."""
+    UNREAD = "unread"
+    """They could not be read in time."""
+
+
+class Sharing(str, enum.Enum):
+    """Whether the children of a manager have its listening sockets, as far as they were read."""
+
+    SHARED = "shared"
+    APART = "apart"
+    """Each listens on sockets of its own: what waits in their queue ends with it."""
+    NONE = "none"
+    """None of them listens: the manager may hand them connections."""
+    HIDDEN = "hidden"
+
+
 @dataclass(frozen=True)
 class Pool:
     """One manager and its workers after a look; no manager if the program does not run."""
@@ -253,6 +287,10 @@ class Pool:
     """What limits its memory; read only if a setting needs it. The scope with the pool's name is its `total`."""
     is_total_unreadable: bool = False
     """Whether `total` is set, but memreap may not read what its processes hold."""
+    helpers: tuple[ProcessId, ...] = ()
+    """Children of the manager that take no connections from the pool's sockets."""
+    sharing: Sharing | None = None
+    """None: the sockets of no child had to be read at this look."""
     nested: tuple[Nested, ...] | None = None
     """The managers below which its workers are, if none of its children can be one. None: not read at this look."""
 

@@ -4,18 +4,21 @@
 core.selection who goes next over all pools.
 
  1. One worker at a time. The next is not chosen before the last has left, the manager has forked a replacement, and
-    that has lived for `settle`, or for the server's pace if that is longer (core.servers). (A replacement that dies at
-    once, as after a broken deployment, never settles: then only the old workers serve, and they stay.) A manager that
-    shrinks its pool on purpose forks none: there the next may go after `grace`, if no worker comes or leaves. Half of
-    the usual number must be older than `min_age`, unless the manager is known to shrink its pool, and no worker has
-    come or left for twice that time; and the last worker that serves never goes.
+    that has settled: it was seen to serve, `settle` ago, and is as old as the server's pace (core.servers). (A
+    replacement that dies at once, as after a broken deployment, never settles: then only the old workers serve, and
+    they stay.) A manager that shrinks its pool on purpose forks none: there the next may go after `grace`, if no worker
+    comes or leaves. Half of the usual number must serve and be older than `min_age`, unless the manager is known to
+    shrink its pool, and no worker has come or left for twice that time; none goes while another one starts, but in a
+    large pool; and the last worker that serves never goes. Where it may not be read who serves, age counts.
  2. The most urgent reason goes first (core.reasons); for the same reason, the worker with the most memory to free.
  3. `checks` consecutive looks over the limit, not one.
- 4. Never a newborn: a worker of FCGI::ProcManager has its manager's signal handlers until it sets its own; if it gets
-    HUP before, it sends TERM to its siblings.
+ 4. Never a helper (core.serving), nor a worker that was not seen to serve yet, nor a newborn: a worker of
+    FCGI::ProcManager has its manager's signal handlers until it sets its own; if it gets HUP before, it sends TERM to
+    its siblings.
  5. Never a worker that has no handler for the signal, or that is known to drop its request on it (core.servers).
- 6. Idle first: the caller signals only a worker that waits for a connection, and at any moment once `idle_wait` has
-    expired, unless its server is known to lose requests then (core.servers).
+ 6. At its boundary: the caller signals a worker where it enters its wait for the next connection. Where that may not
+    be had, while it is seen idle; and while busy once attempts in this pool were in vain for `idle_wait`, with the
+    signal that costs least then, unless it costs too much (core.servers).
  7. Signalled once. A second time, once, only if it is idle `AGAIN` after the first: that one came between the last
     request and accept, where Perl only records it.
  8. A worker that does not leave within `grace` is stuck: it is reported, and the next may go. Only if `stuck` says so
@@ -43,9 +46,9 @@ from typing import NamedTuple
 from supervisor_memreap.core import events, memoryevents, reasons, shortage
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.hindrance import Hindrance
-from supervisor_memreap.core.model import STOPPED_BY_HAND, Ending, InitialSize, Pool, ProcessId, Worker
+from supervisor_memreap.core.model import STOPPED_BY_HAND, Ending, InitialSize, Pool, ProcessId, Sharing, Worker
 from supervisor_memreap.core.reasons import Circumstances, OverLimit, Reason
-from supervisor_memreap.core.servers import DEFAULT_SIGNAL, Moment, graceful, moment_of, pace_of
+from supervisor_memreap.core.servers import DEFAULT_SIGNAL, graceful, may_signal_busy, pace_of
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episodes
 from supervisor_memreap.core.state import Cause, Leaving, PoolState, Seen, Suspension, Wait
@@ -71,9 +74,6 @@ AGAIN = 10.0
 START_STEP = 1.0
 # Seconds after which a due worker is reported that waits for something that may never happen.
 LONG_WAIT = 60.0
-# The most that the time between two looks counts for how long an idle moment was waited for: two ticks of TICK_5. With
-# longer ones, or where supervisord does not answer, far less than that time was watched.
-LONGEST_WATCH = 10.0
 # Seconds for which other settings must have been in force before they end a suspension: a look may find a file that is
 # half written, without its last lines.
 STABLE_SETTINGS = 10.0
@@ -88,7 +88,11 @@ SINGLE_CALM = 3.0
 # Seconds between two readings of what is below each child of a manager; after a change, and for LONG_WAIT from then on,
 # so many for each child: one of them takes 0.1 ms.
 STRUCTURE, STRUCTURE_OF_CHILD = 60.0, 0.1
-# The usual number of workers is the largest in this many seconds, and in as many before.
+# Seconds after which a child that has the pool's socket and does not serve is no longer taken for one that starts.
+STARTS = 120.0
+# One goes while others start only if all of them together are not more than this part of the usual number.
+MOST_LACKING = 4
+# The usual number of workers is the largest number that served in this many seconds, and in as many before.
 USUAL = 1800.0
 
 
@@ -135,6 +139,8 @@ class Candidate:
     reason: Reason
     idle_wait_expired: bool = False
     """There was no idle moment within `idle_wait`: signal it while busy, if its server permits that."""
+    attempts: int = 0
+    """Those that were made in vain to signal it."""
     all_reasons: tuple[Reason, ...] = ()
     """Of a pending worker, every reason that applies to it."""
 
@@ -188,6 +194,7 @@ def follow(
         return _report(not_visible, state, log) if pool.not_visible else state, tuple(log)
     if pool.is_group:
         state = _apply_group_restart(pool, state, log)
+    state = _note_serving(pool, state, now)
     state = _note_changes(pool, settings, state, now)
     state = _follow_stuck(pool, state, now, log)
     state = _follow_leaving(pool, settings, state, now, log)
@@ -195,7 +202,7 @@ def follow(
     state = _count(pool, settings, state, counts)
     state = _end_suspension(pool, state, now, log)
     no_more = {worker for worker, _ in before.keys() - state.seen.keys()}
-    state = _note_initial_sizes(pool, settings, state, gap, no_more)
+    state = _note_initial_sizes(pool, settings, state, now, gap, no_more)
     if may_suspend and not only_observes(settings, state):
         state = _suspend_wrong_limit(pool, settings, state, now, log)
     return replace(state, looked=now), tuple(log)
@@ -209,12 +216,10 @@ def choose_in(look: Look, episodes: Episodes, now: float) -> Choice:
     log: list[Event] = []
     circumstances = look.circumstances(episodes, now)
     pending, candidates, state = _candidates(look, circumstances, now, log)
-    waits = {each.worker.id: state.waits.get(each.worker.id, Wait()) for each in candidates}
-    if waits or state.waits:
-        state = replace(state, waits=waits)
-    candidates = tuple(
-        replace(each, idle_wait_expired=waits[each.worker.id].seconds >= settings.idle_wait) for each in candidates
-    )
+    due = {each.worker.id for each in candidates}
+    if not due >= state.waits.keys():
+        state = replace(state, waits={worker: wait for worker, wait in state.waits.items() if worker in due})
+    candidates = tuple(_after_its_waits(each, settings, state) for each in candidates)
     state = _report_long_waits(pool, candidates, settings, state, log)
     unwatched = _why_unwatched(pool, settings, state, now)
     if unwatched:
@@ -261,6 +266,18 @@ def _note_probe(
     return max(hidden, len(unreadable)), state
 
 
+def _after_its_waits(candidate: Candidate, settings: PoolSettings, state: PoolState) -> Candidate:
+    attempts = state.waits.get(candidate.worker.id, Wait()).attempts
+    # They take turns: of 20 workers that are never idle, the first must not wait for 20 times as long.
+    has_expired = attempts > 0 and waited(state) >= settings.idle_wait
+    return replace(candidate, attempts=attempts, idle_wait_expired=has_expired)
+
+
+def waited(state: PoolState) -> float:
+    """Seconds that attempts took which were made in vain in this pool, since a worker was signalled or none was due."""
+    return sum(wait.seconds for wait in state.waits.values())
+
+
 def _why_unwatched(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> Event | None:
     """Why there is no worker that could ever be reaped, as far as is known."""
     empty_for = now - state.no_workers_since if state.no_workers_since is not None else 0.0
@@ -281,26 +298,44 @@ def is_structure_due(state: PoolState, now: float) -> bool:
     return now - state.nested_read >= pause
 
 
-def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float, sent: bool = True) -> PoolState:
-    """This candidate was signalled; or, if not `sent`, is about to be."""
+def attempted(pool: Pool, candidate: Candidate, state: PoolState, now: float) -> PoolState:
+    """An attempt to signal this candidate is about to be made."""
     worker, reason = candidate.worker, candidate.reason
     assert worker.detail
+    leaving = Leaving(
+        worker.id,
+        now,
+        *_at(pool, worker, state, now),
+        sent=False,
+        slot=worker.slot,
+        private=reasons.given_back(reason) or worker.private or 0,
+        signal=worker.detail.signal,
+        server=worker.detail.server,
+    )
+    return replace(state, attempted=leaving)
+
+
+def _at(pool: Pool, worker: Worker, state: PoolState, now: float) -> tuple[frozenset[ProcessId], float]:
+    """`before` and `started_after` of Leaving, for a signal to this worker at this time; `pool` is the last look."""
+    since = now - state.looked if state.looked is not None else 0.0
+    seen = pool.worker(worker.id) or worker
+    started_after = seen.id.start_time + seen.age + max(0.0, since) - START_STEP
+    return frozenset(other.id for other in pool.workers), started_after
+
+
+def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float) -> PoolState:
+    """The attempt sent its signal at this time, as far as is known; `pool` is the last look."""
+    assert state.attempted
+    worker, reason = candidate.worker, candidate.reason
+    before, started_after = _at(pool, worker, state, now)
+    leaving = replace(state.attempted, signalled=now, sent=True, before=before, started_after=started_after)
     return replace(
         state,
         waits={},
         refusal=None,
         requested=state.requested - {worker.id},
-        leaving=Leaving(
-            worker.id,
-            now,
-            frozenset(other.id for other in pool.workers),
-            worker.id.start_time + worker.age - START_STEP,
-            sent,
-            slot=worker.slot,
-            private=reasons.given_back(reason) or worker.private or 0,
-            signal=worker.detail.signal,
-            server=worker.detail.server,
-        ),
+        attempted=None,
+        leaving=leaving,
         fast=_after_reap(worker, reason, state),
     )
 
@@ -317,10 +352,22 @@ def _after_reap(worker: Worker, reason: Reason, state: PoolState) -> tuple[float
     return state.fast if started_over is None else ()
 
 
-def sent(state: PoolState, now: float) -> PoolState:
-    """The signal that was about to be sent went out."""
-    assert state.leaving
-    return replace(state, leaving=replace(state.leaving, signalled=now, sent=True))
+def not_signalled(state: PoolState, seconds: float | None, is_kept: bool = False) -> PoolState:
+    """The attempt ended without a signal; `seconds` is how long it waited in vain, None: not for that reason.
+
+    `is_kept`: the worker has a client's connection that is kept between requests.
+    """
+    assert state.attempted
+    worker, waits = state.attempted.worker, state.waits
+    if seconds is not None:
+        wait = waits.get(worker, Wait())
+        waits = {**waits, worker: Wait(wait.attempts + 1, wait.seconds + seconds, is_kept)}
+    return replace(state, attempted=None, waits=waits)
+
+
+def tried(state: PoolState, has_boundary: bool) -> PoolState:
+    """An attempt has ended that could bring a worker to its boundary, or not."""
+    return state if state.has_boundary == has_boundary else replace(state, has_boundary=has_boundary)
 
 
 def only_observes(settings: PoolSettings, state: PoolState) -> bool:
@@ -333,16 +380,6 @@ def not_sent(state: PoolState, why: Hindrance | None) -> PoolState:
     return replace(state, refusal=why or state.refusal)
 
 
-def watched(state: PoolState, worker: ProcessId, now: float, is_kept: bool = False) -> PoolState:
-    """The caller looked for an idle moment of this candidate, and there was none.
-
-    `is_kept`: it has a client's connection that is kept between requests.
-    """
-    wait = state.waits.get(worker, Wait())
-    gap = 0.0 if wait.watched is None else min(LONGEST_WATCH, now - wait.watched)
-    return replace(state, waits={**state.waits, worker: Wait(wait.seconds + gap, now, is_kept)})
-
-
 def signalled_again(state: PoolState, sent: bool = True) -> PoolState:
     """The second signal that `choose_in` asked for was sent; or, if not `sent`, is about to be."""
     assert state.leaving
@@ -353,6 +390,20 @@ def force_later(state: PoolState) -> PoolState:
     """The signal that `stuck` sets must not be sent before the state can be saved."""
     assert state.leaving
     return replace(state, leaving=replace(state.leaving, forced=None), is_unsaved=True)
+
+
+def not_signalled_again(state: PoolState) -> PoolState:
+    """The second signal was not sent: the worker was not idle."""
+    assert state.leaving
+    return replace(state, leaving=replace(state.leaving, again=False))
+
+
+def may_signal_again(worker: ProcessId, state: PoolState) -> bool:
+    """Whether a second signal to this worker that is on its way may still be sent."""
+    leaving = state.leaving
+    if leaving is None or leaving.worker != worker or leaving.left is not None:
+        return False
+    return not (state.paused or (state.settings is not None and state.settings.observe))
 
 
 def not_forced(state: PoolState) -> PoolState:
@@ -407,6 +458,8 @@ def veto(pool: Pool, worker: Worker) -> Event | None:
         return None
     if detail.looks_like_manager:
         return events.LooksLikeManager(*pool.stamp, worker.id, pool.is_group)
+    if pool.sharing is Sharing.APART:
+        return events.NotShared(*pool.stamp, worker.id, pool.is_group)
     safe = graceful(detail.server)
     if safe is not None and detail.signal not in safe:
         return events.WrongSignal(*pool.stamp, worker.id, detail.server, detail.signal, safe)
@@ -528,6 +581,44 @@ def _end_suspension(pool: Pool, state: PoolState, now: float, log: list[Event]) 
     return replace(state, suspended=None, started_over=(), initial={}, reported=frozenset())
 
 
+def serves(worker: Worker, state: PoolState) -> bool:
+    """Whether it was seen to serve; where that may not be read, its age is all that is known."""
+    return worker.id in state.serving or worker.serving is not False
+
+
+def served_for(worker: Worker, state: PoolState, now: float) -> float:
+    """Seconds since it was first seen to serve, negative if it was not; where that may not be read, its age."""
+    if not serves(worker, state):
+        return -1.0
+    since = state.serving.get(worker.id)
+    return worker.age if since is None else now - since
+
+
+def is_starting(worker: Worker, state: PoolState) -> bool:
+    """Whether it does not serve yet, and is young enough to do so in a while."""
+    return not serves(worker, state) and worker.age < STARTS
+
+
+def is_grown(worker: Worker, settings: PoolSettings, state: PoolState) -> bool:
+    """Whether it may be signalled by its age, and serves (rule 4)."""
+    return worker.age >= settings.min_age and serves(worker, state)
+
+
+def _note_serving(pool: Pool, state: PoolState, now: float) -> PoolState:
+    starting = frozenset(worker.id for worker in pool.workers if worker.serving is False)
+    new = [worker for worker in pool.workers if worker.serving and worker.id not in state.serving]
+    if not new and starting == state.starting:
+        return state
+    before = state.workers - state.starting
+    # Of one that was there before, and not seen when it did not serve yet, it is not known when it began: it may be
+    # old, and large.
+    is_known = {worker.id: state.looked is not None and worker.id not in before for worker in new}
+    began = {worker.id: now if is_known[worker.id] else now - worker.age for worker in new}
+    present = {worker.id for worker in pool.workers}
+    kept = {id: since for id, since in state.serving.items() if id in present}
+    return replace(state, serving={**kept, **began}, starting=starting)
+
+
 def _note_changes(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> PoolState:
     """How many workers this pool usually has, and since when none has come or left."""
     if not pool.is_group:  # supervisord starts each of its processes again, however many they are
@@ -538,16 +629,17 @@ def _note_changes(pool: Pool, settings: PoolSettings, state: PoolState, now: flo
     if pool.nested is not None:
         state = replace(state, nested=pool.nested, nested_read=now, nested_of=workers)
     peaks, since = state.peaks, state.peak_since
+    number = len(workers) - sum(worker.serving is False and not serves(worker, state) for worker in pool.workers)
     if since is None or now - since >= USUAL:
-        peaks, since = (len(workers), peaks[0]), now
-    elif is_calm and workers and state.calm_since is not None:
+        peaks, since = (number, peaks[0]), now
+    elif is_calm and workers and state.calm_since is not None and number <= peaks[0]:
         return state  # at nearly every look of nearly every pool: a copy costs 8 us
     return replace(
         state,
         workers=workers,
         child_faults=pool.child_faults,
         calm_since=state.calm_since if is_calm and state.calm_since is not None else now,
-        peaks=(max(peaks[0], len(workers)), peaks[1]),
+        peaks=(max(peaks[0], number), peaks[1]),
         peak_since=since,
         had_more=state.had_more or len(workers) > 1,
         no_workers_since=None if workers else now if state.no_workers_since is None else state.no_workers_since,
@@ -557,14 +649,15 @@ def _note_changes(pool: Pool, settings: PoolSettings, state: PoolState, now: flo
 def _note_elasticity(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> PoolState:
     """Whether the manager makes its pool larger and smaller by itself, as far as the looks before this one show it."""
     looked = state.looked if state.looked is not None else 0.0
-    served = state.served or any(worker.age >= settings.settle for worker in pool.workers)
+    served = state.served or any(served_for(worker, state, now) >= settings.settle for worker in pool.workers)
     is_smaller = len(state.workers) < max(state.peaks)
     # A pool that has become empty may also have a manager that forks none any more, until it has.
     is_alive = bool(state.workers or pool.workers)
     was_calm = served and is_smaller and is_alive and not state.leaving and _is_long_calm(settings, state, looked)
     shrinks = state.shrinks or was_calm
     replaces = state.replaces
-    just_settled = (settings.settle <= worker.age < settings.settle + now - looked for worker in pool.workers)
+    times = (served_for(worker, state, now) for worker in pool.workers)
+    just_settled = (settings.settle <= time < settings.settle + now - looked for time in times)
     if replaces is False and not state.leaving and any(just_settled):
         replaces = None  # it had more than it needed when it did not replace that one
     if (served, shrinks, replaces) == (state.served, state.shrinks, state.replaces):
@@ -646,21 +739,28 @@ def _follow_gone(
         leaving = replace(leaving, reported=True)
     if leaving.slot in pool.stopped and gone_for >= settings.settle:
         return replace(state, leaving=None)  # a user wants none in its place, and does not just restart it
-    settle = max(settings.settle, pace_of(leaving.server))
-    settled = sum(worker.age >= settle for worker in newcomers)
+    pace = pace_of(leaving.server)
+    settled = [
+        worker
+        for worker in newcomers
+        if served_for(worker, state, now) >= settings.settle and worker.age >= max(settings.settle, pace)
+    ]
     # Others may have left by themselves meanwhile: each of them needs a settled one in its place too.
-    gone = len(leaving.before - {worker.id for worker in pool.workers})
+    gone = len(leaving.before - {worker.id for worker in pool.workers} - set(pool.helpers))
     # A pool may be made smaller on purpose (FCGI::ProcManager::Dynamic): after `grace` one settled newcomer will do;
     # or one that had settled and left, where workers leave that have nothing to do (php-fpm's ondemand).
-    leaving = replace(leaving, has_settled=leaving.has_settled or settled > 0)
+    leaving = replace(leaving, has_settled=leaving.has_settled or bool(settled))
     came_and_left = state.shrinks and leaving.has_settled
-    if settled >= gone or (gone_for >= settings.grace and (settled or came_and_left)):
-        fresh = (worker.private for worker in newcomers if worker.private is not None and worker.age >= settle)
+    if len(settled) >= gone or (gone_for >= settings.grace and (settled or came_and_left)):
+        fresh = (worker.private for worker in settled if worker.private is not None)
+        if settled:
+            log.append(_settled(pool, leaving, settled, state, now))
         baseline = min(fresh, default=state.baseline)
         replaces = True if settled else None
         return replace(state, leaving=None, manager_losses=0, replaces=replaces, baseline=baseline)
     present, before = len(pool.workers), len(leaving.before)
-    if gone_for >= settings.grace and _is_stable(pool, settings, state, now):
+    all_serve = all(serves(worker, state) for worker in newcomers)
+    if gone_for >= settings.grace and all_serve and _is_stable(pool, settings, state, now):
         # The server makes its pool smaller by itself (FCGI::ProcManager::Dynamic, uWSGI's cheaper, Apache).
         log.append(events.NoReplacement(*pool.stamp, leaving.worker, gone_for, present, before))
         return replace(state, leaving=None, manager_losses=0, replaces=False)
@@ -668,6 +768,13 @@ def _follow_gone(
         log.append(events.NotReplaced(*pool.stamp, leaving.worker, gone_for, present, before))
         leaving = replace(leaving, overdue=True)
     return replace(state, leaving=leaving)
+
+
+def _settled(pool: Pool, leaving: Leaving, settled: list[Worker], state: PoolState, now: float) -> events.Settled:
+    worker = next((each for each in settled if each.id == leaving.replaced_by), settled[0])
+    since = state.serving.get(worker.id)
+    to_serve = None if since is None else max(0.0, since - (now - worker.age))
+    return events.Settled(*pool.stamp, leaving.worker, worker.id, to_serve)
 
 
 def _is_stable(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> bool:
@@ -705,18 +812,21 @@ def due_workers(look: Look, circumstances: Circumstances) -> dict[Worker, tuple[
         )
         for worker in pool.detailed
         if worker.age >= settings.min_age and worker.id != leaving
+        if not is_starting(worker, state)
     }
     return {worker: due for worker, due in ready.items() if due}
 
 
-def _begin_to_serve(pool: Pool, settings: PoolSettings, gap: float) -> list[Worker]:
-    """The workers that serve since the last look, `gap` seconds ago, as far as their age shows that."""
+def _just_settled(pool: Pool, settings: PoolSettings, state: PoolState, now: float, gap: float) -> list[Worker]:
+    """The workers that have served for `settle` since the last look, `gap` seconds ago."""
     before = settings.settle + min(gap, LATE) + min(gap, READ)
-    return [worker for worker in pool.workers if settings.settle <= worker.age <= before]
+    # Most are older, and a call for each of 500 costs 0.1 ms.
+    may_be = [worker for worker in pool.workers if state.serving.get(worker.id, now) >= now - before]
+    return [worker for worker in may_be if settings.settle <= served_for(worker, state, now) <= before]
 
 
 def _note_initial_sizes(
-    pool: Pool, settings: PoolSettings, state: PoolState, gap: float, no_more: Collection[ProcessId]
+    pool: Pool, settings: PoolSettings, state: PoolState, now: float, gap: float, no_more: Collection[ProcessId]
 ) -> PoolState:
     """What workers hold that begin to serve (rule 9), and those to which a reason applies `no_more`.
 
@@ -725,7 +835,7 @@ def _note_initial_sizes(
     limit = settings.limit
     if limit is None:
         return state
-    begin = [worker for worker in _begin_to_serve(pool, settings, gap) if worker.id not in state.initial]
+    begin = [worker for worker in _just_settled(pool, settings, state, now, gap) if worker.id not in state.initial]
     if not (begin or no_more):
         return state
     new = {worker.id: _size(worker, settings) for worker in begin}
@@ -798,15 +908,18 @@ def _candidates(
             continue
         applying = list(reasons.applying(worker, circumstances))
         ready = [reason for reason in applying if _is_ready(worker, reason, settings, state)]
-        against = veto(pool, worker) if ready and worker.age >= settings.min_age else None
+        against = veto(pool, worker) if ready and is_grown(worker, settings, state) else None
         if against:
             state = _report(against, replace(state, requested=state.requested - {worker.id}), log)
         elif not applying:
             state = _report_unreadable(pool, worker, settings, state, log)
         elif state.leaving is None or worker.id != state.leaving.worker:
             pending.append(Candidate(worker, (ready or applying)[0], all_reasons=tuple(applying)))
-            if ready and worker.age >= settings.min_age:
+            if ready and not (serves(worker, state) or is_starting(worker, state)):
+                state = _report(events.NeverServed(*pool.stamp, worker.id, ready[0], worker.age), state, log)
+            if ready and is_grown(worker, settings, state):
                 state = _report_default_signal(pool, worker, settings, state, log)
+                state = _report_serving_unknown(pool, worker, state, log)
                 due += [Candidate(worker, reason) for reason in _told(ready)]
     due.sort(key=urgency)
     pending.sort(key=urgency)
@@ -874,6 +987,12 @@ def _report_default_signal(
     return _report(events.SignalOfServer(*pool.stamp, detail.server, detail.signal), state, log)
 
 
+def _report_serving_unknown(pool: Pool, worker: Worker, state: PoolState, log: list[Event]) -> PoolState:
+    if worker.id in state.serving or pool.sharing not in (Sharing.NONE, Sharing.HIDDEN):
+        return state
+    return _report(events.ServingUnknown(*pool.stamp, pool.sharing is Sharing.HIDDEN), state, log)
+
+
 def _report_unreadable(
     pool: Pool, worker: Worker, settings: PoolSettings, state: PoolState, log: list[Event]
 ) -> PoolState:
@@ -894,13 +1013,14 @@ def _report_fast_leak(pool: Pool, due: Iterable[Candidate], state: PoolState, lo
 def _are_too_few(
     pool: Pool, settings: PoolSettings, state: PoolState, now: float, log: list[Event]
 ) -> tuple[bool, PoolState]:
-    """Whether less than half of the usual workers, or only one of several, are old enough to serve.
+    """Whether less than half of the usual workers, or only one of several, serve and are old enough.
 
-    New ones may be dying all the time, as after a broken deployment: then the old ones are the pool.
+    Nor does one go while another starts, but in a large pool. New ones may be dying all the time, as after a broken
+    deployment: then the old ones are the pool.
     """
     # Where none comes in the place of another one, a stuck worker, which may serve nothing, must not be the last.
     stuck = {leaving.worker for leaving in state.stuck} if state.replaces is False else ()
-    ages = [worker.age for worker in pool.workers if worker.id not in stuck]
+    ages = [worker.age for worker in pool.workers if worker.id not in stuck and serves(worker, state)]
     old_enough = sum(age >= settings.min_age for age in ages)
     # At least one other worker must serve.
     serving = sum(age >= min(settings.min_age, max(settings.settle, CALM)) for age in ages)
@@ -908,7 +1028,11 @@ def _are_too_few(
     enough_serve = serving >= 2 or (usual <= 1 and len(ages) == 1 and _may_take_single(pool, settings, state, now))
     may_be_smaller = state.shrinks and state.replaces is not False and not pool.is_group
     is_smaller_on_purpose = may_be_smaller and _is_long_calm(settings, state, now)
-    if (2 * old_enough >= usual or is_smaller_on_purpose) and enough_serve:
+    starting = sum(is_starting(worker, state) for worker in pool.workers)
+    waited = now - state.too_few_since if state.too_few_since is not None else 0.0
+    # Some manager may start short-lived children all the time.
+    lacks_none = not starting or MOST_LACKING * (starting + 1) <= usual or waited >= 2 * STARTS
+    if (2 * old_enough >= usual or is_smaller_on_purpose) and enough_serve and lacks_none:
         return False, replace(state, too_few_since=None)
     since = now if state.too_few_since is None else state.too_few_since
     state = replace(state, too_few_since=since)
@@ -961,20 +1085,22 @@ def _report_long_waits(
 ) -> PoolState:
     never = settings.idle_wait == float("inf")
     patience = LONG_WAIT if never else max(LONG_WAIT, settings.idle_wait)
-    may_be_seen = events.IdlenessUnknown.__name__ not in state.reported
     for candidate in candidates:
         worker = candidate.worker
         assert worker.detail
         server, signal = worker.detail.server, worker.detail.signal
-        moment = moment_of(server)
-        wait = state.waits[worker.id]
-        waited = wait.seconds
-        waits = never or moment in (Moment.IDLE, Moment.HELD) or (moment is Moment.IDLE_IF_SEEN and may_be_seen)
-        if waited >= patience and waits:
-            server = "" if never else server
-            event = events.NeverIdle(*pool.stamp, worker.id, candidate.reason, waited, server, signal, wait.is_kept)
+        wait = state.waits.get(worker.id, Wait())
+        may_go_busy = may_signal_busy(server, has_boundary(settings, state)) and not wait.is_kept
+        if wait.seconds >= patience and (never or not may_go_busy):
+            start = *pool.stamp, worker.id, candidate.reason
+            event = events.NeverIdle(*start, wait.seconds, "" if never else server, signal, wait.is_kept)
             state = _report(event, state, log)
     return state
+
+
+def has_boundary(settings: PoolSettings, state: PoolState) -> bool:
+    """Whether workers may be brought to their boundary, as far as is known."""
+    return settings.hold and state.has_boundary
 
 
 def _standing(state: PoolState, candidates: tuple[Candidate, ...], is_blind: bool, is_observed: bool) -> Standing:

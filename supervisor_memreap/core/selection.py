@@ -67,7 +67,7 @@ def _pool_of(episode: Episode) -> str:
 
 
 def choose(looks: Iterable[Look], now: float, episodes: Episodes | None = None, at: float = 0.0) -> Decision:
-    """Which worker goes next, over all pools. The caller signals one candidate of each pool, and calls `signalled`.
+    """Which worker goes next, over all pools. The caller makes attempts to signal one candidate of each pool.
 
     Of all candidates for `headroom` and `pressure`, the caller signals one at each look.
     """

@@ -14,13 +14,15 @@ from typing import NamedTuple
 
 
 class Moment(enum.Enum):
-    """The moment at which a worker may be signalled. A held worker is idle; an idle moment is waited for first."""
+    """When a worker may be signalled while it is busy, once `idle_wait` has expired; its boundary comes first."""
 
     ANY = "any"
-    IDLE_IF_SEEN = "idle if seen"
-    """Idle, if that can be seen; otherwise at any moment after idle_wait."""
-    IDLE = "idle"
+    UNLESS_KEPT = "unless kept"
+    """Where ptrace is not permitted, unless a client's connection was seen that is kept between requests."""
+    IF_FRESH = "if fresh"
+    """Where ptrace is not permitted, if it was seen that connections are not kept."""
     HELD = "held"
+    """Never: only at its boundary."""
 
 
 class Names(NamedTuple):
@@ -34,12 +36,23 @@ class Names(NamedTuple):
     """The name of the file that the kernel runs, which no title changes; empty where it may not be read."""
 
 
+class WhileBusy(NamedTuple):
+    """The signal that costs least while a worker is busy, and what it costs."""
+
+    signal: str
+    lost: str
+    """Requests lost, of signals sent at any moment."""
+    lost_kept: str = ""
+    """The same where connections are kept between requests; empty: the server keeps none."""
+
+
 class Server(NamedTuple):
     name: str
     graceful: tuple[str, ...]
     """The recommended one first; empty if every signal drops requests."""
     moment: Moment
-    """The moment at which a graceful signal loses no request."""
+    while_busy: WhileBusy | None
+    """None: never signalled while busy."""
     process_name: re.Pattern[str]
     """The name of its processes, of their executable, or of the script that their interpreter runs."""
     pace: float = 0.0
@@ -48,12 +61,12 @@ class Server(NamedTuple):
     """Why no signal suits, as text that follows the server's name and `which`."""
 
 
-# What each moment costs was measured with 300 signals each (docs/servers.md); held, no server lost a request. Starman
-# loses requests at any moment, and also right after it was seen idle; uWSGI now and then: seen idle 1 of 300 in one run
-# and none in the next, 3 of 164 in an earlier one.
-# FCGI::ProcManager, php-fpm and Apache lose those on connections that nginx or the client keeps, if they are busy; even
-# at full load an idle moment comes sooner or later, so that is waited for wherever it can be seen. gunicorn and unicorn
-# lost none at any moment.
+# What each moment costs was measured (docs/servers.md); at its boundary, no server lost a request. Starman loses
+# requests at any moment, and also right after it was seen idle: 43 of 248 and 38 of 181; uWSGI now and then: seen idle
+# 3 of 164, 1 of 300 and none of 300. So they are signalled only at their boundary.
+# While busy, with 8 clients on 4 workers: of FCGI::ProcManager, HUP lost 1 of 788 and on kept connections 185 of 766,
+# USR1, which is libfcgi's own, 0 of 793 and 4 of 449. Apache's clients keep their connections unless it is told
+# otherwise (KeepAlive), those of FastCGI do not: where nothing can be seen, only the latter count as not kept.
 #
 # Pace. uWSGI's master sleeps 2 s (forkbomb-delay), during which it replaces no worker, if more workers than it has come
 # back in a row, each in the same second of the clock as the last or the next one (core/master.c: tv_sec <=
@@ -65,18 +78,38 @@ class Server(NamedTuple):
 # nothing, and one SIGSEGV restarted the pool. multiwatch does not fork a child again that ended 4 times, each less than
 # 10 s after its start, and ends when it has none.
 SERVERS = (
-    Server("FCGI::ProcManager", ("HUP", "TERM", "USR1"), Moment.IDLE_IF_SEEN, re.compile(r"perl-fcgi(-pm)?\b")),
-    Server("Starman", ("HUP",), Moment.HELD, re.compile(r"starman\b")),
-    Server("uWSGI", ("HUP",), Moment.HELD, re.compile(r"uwsgi(_\w+)?\b"), pace=2.0),
-    Server("gunicorn", ("TERM",), Moment.ANY, re.compile(r"gunicorn\b")),
-    Server("php-fpm", ("QUIT",), Moment.IDLE_IF_SEEN, re.compile(r"php-fpm[0-9.]*\b")),
-    Server("unicorn", ("QUIT",), Moment.ANY, re.compile(r"unicorn(_rails)?\b")),
-    Server("Apache", ("USR1",), Moment.IDLE, re.compile(r"(apache2|httpd)$"), pace=1.0),
-    Server("fcgiwrap", (), Moment.HELD, re.compile(r"fcgiwrap$"), refusal="drops requests on every signal"),
+    Server(
+        "FCGI::ProcManager",
+        ("HUP", "TERM", "USR1"),
+        Moment.UNLESS_KEPT,
+        WhileBusy("USR1", "0 of 793", "4 of 449"),
+        re.compile(r"perl-fcgi(-pm)?\b"),
+    ),
+    Server("Starman", ("HUP",), Moment.HELD, None, re.compile(r"starman\b")),
+    Server("uWSGI", ("HUP",), Moment.HELD, None, re.compile(r"uwsgi(_\w+)?\b"), pace=2.0),
+    Server("gunicorn", ("TERM",), Moment.ANY, WhileBusy("TERM", "0 of 300", "0 of 300"), re.compile(r"gunicorn\b")),
+    Server(
+        "php-fpm",
+        ("QUIT",),
+        Moment.UNLESS_KEPT,
+        WhileBusy("QUIT", "0 of 764", "215 of 763"),
+        re.compile(r"php-fpm[0-9.]*\b"),
+    ),
+    Server("unicorn", ("QUIT",), Moment.ANY, WhileBusy("QUIT", "0 of 300"), re.compile(r"unicorn(_rails)?\b")),
+    Server(
+        "Apache",
+        ("USR1",),
+        Moment.IF_FRESH,
+        WhileBusy("USR1", "0 of 300", "3 of 300"),
+        re.compile(r"(apache2|httpd)$"),
+        pace=1.0,
+    ),
+    Server("fcgiwrap", (), Moment.HELD, None, re.compile(r"fcgiwrap$"), refusal="drops requests on every signal"),
     Server(
         "multiwatch",
         (),
         Moment.HELD,
+        None,
         re.compile(r"multiwatch$"),
         refusal="gives up a worker that ends 4 times within 10 s of its start",
     ),
@@ -202,10 +235,27 @@ def moment_of(server: str) -> Moment:
     return line.moment if line else Moment.ANY
 
 
-def may_signal_busy(server: str, idleness_is_visible: bool) -> bool:
+def may_signal_busy(server: str, has_boundary: bool) -> bool:
     """Whether a worker of this server may be signalled while it is busy, once `idle_wait` has expired (rule 6).
 
-    `idleness_is_visible`: it can be seen here whether a worker is idle.
+    `has_boundary`: it may be brought to its boundary, and just does not get there.
     """
     moment = moment_of(server)
-    return moment is Moment.ANY or (moment is Moment.IDLE_IF_SEEN and not idleness_is_visible)
+    return moment is Moment.ANY or (moment is not Moment.HELD and not has_boundary)
+
+
+def signal_while_busy(server: str, chosen: str | None) -> str:
+    """The signal for a worker of this server that is busy: the user's, or else the one that costs least."""
+    line = known(server)
+    return chosen or (line.while_busy.signal if line and line.while_busy else signal_for(server, None))
+
+
+def cost_while_busy(server: str, signal: str) -> str:
+    """What it may cost to send this signal to a busy worker, as a clause."""
+    line = known(server)
+    if line is None or line.while_busy is None or line.while_busy.signal != signal:
+        return "what that costs with this server was not measured"
+    _, lost, lost_kept = line.while_busy
+    return (
+        f"{lost} such signals lost a request when measured{f', {lost_kept} on kept connections' if lost_kept else ''}"
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from supervisor_memreap.core.hindrance import Hindrance
@@ -96,6 +96,8 @@ class Lasting:
 
     settings: PoolSettings | None = None
     manager: ProcessId | None = None
+    attempted: Leaving | None = None
+    """The worker that an attempt is being made to signal: saved first, as the signal may go out at any moment."""
     leaving: Leaving | None = None
     stuck: tuple[Leaving, ...] = ()
     started_over: tuple[int, ...] = ()
@@ -111,6 +113,8 @@ class Lasting:
     """The manager has made its pool smaller by itself: it forks workers when they are needed."""
     delay: Delay | None = None
     """Saved for commands that cannot ask the listener, and so that a new listener goes on with it."""
+    serving: Mapping[ProcessId, float] = field(default_factory=dict)
+    """Since when each worker serves that was seen to do so: it serves until it ends."""
 
 
 @dataclass(frozen=True)
@@ -124,12 +128,12 @@ class Seen:
 
 @dataclass(frozen=True)
 class Wait:
-    """For an idle moment of a worker that is due."""
+    """For the boundary, or an idle moment, of a worker that is due."""
 
+    attempts: int = 0
+    """Those made in vain."""
     seconds: float = 0.0
-    """Only looks count in which its idleness was read."""
-    watched: float | None = None
-    """When it was read last."""
+    """How long they took together."""
     is_kept: bool = False
     """It has a client's connection that is kept between requests."""
 
@@ -159,7 +163,7 @@ class PoolState(Lasting):
     fast: tuple[float, ...] = ()
     """The ages at which the last reaped workers were first seen over the limit, as long as all were young (FAST)."""
     waits: Mapping[ProcessId, Wait] = field(default_factory=dict)
-    """Of the workers that are due, how long an idle moment has been waited for."""
+    """Of the workers that are due and that attempts were made in vain to signal."""
     due: Mapping[ProcessId, DueSince] = field(default_factory=dict)
     refusal: Hindrance | None = None
     """Why the last attempt to signal a worker sent nothing; None: it did, or there was none yet."""
@@ -195,6 +199,10 @@ class PoolState(Lasting):
     """Since when too few workers have been old enough to serve."""
     observed: frozenset[ProcessId] = frozenset()
     """In a pool that is only observed: the workers that would have been signalled."""
+    starting: frozenset[ProcessId] = frozenset()
+    """Workers that were seen in the last look not to serve yet."""
+    has_boundary: bool = True
+    """Whether the last attempt could bring a worker to its boundary."""
     probed: float | None = None
     """When it was last seen that sizes may be read; None: not yet, or they could not be."""
     baseline: int | None = None
@@ -217,14 +225,19 @@ def persistent_part_differs(state: Lasting, other: Lasting) -> bool:
 
 
 def restored(kept: Lasting, looked: float | None = None) -> PoolState:
-    """The state of a listener that continues where the last one stopped; `looked` is when that one saved it."""
-    return PoolState(**{name: getattr(kept, name) for name in _LASTING}, looked=looked)
+    """The state of a listener that continues where the last one stopped; `looked` is when that one saved it.
+
+    Whether an attempt sent its signal is unknown then, so it counts as sent.
+    """
+    state = PoolState(**{name: getattr(kept, name) for name in _LASTING}, looked=looked)
+    return replace(state, attempted=None, leaving=state.leaving or state.attempted)
 
 
 def is_worth_keeping(state: Lasting) -> bool:
     """Whether anything in it must survive the listener, or a time in which the pool is not watched."""
     return bool(
-        state.leaving
+        state.attempted
+        or state.leaving
         or state.stuck
         or state.started_over
         or state.suspended
@@ -240,8 +253,11 @@ def encode(state: Lasting) -> dict[str, Any]:
     """The values for JSON."""
     values = asdict(lasting(state))
     values["requested"] = sorted(values["requested"])
+    values["serving"] = [[*worker, since] for worker, since in sorted(state.serving.items())]
     suspended = values["suspended"]
-    for leaving in filter(None, (values["leaving"], *values["stuck"], suspended and suspended["leaving"])):
+    for leaving in filter(
+        None, (values["attempted"], values["leaving"], *values["stuck"], suspended and suspended["leaving"])
+    ):
         leaving["before"] = sorted(leaving["before"])
     return values
 
@@ -251,6 +267,7 @@ def decode(values: Mapping[str, Any]) -> Lasting:
     return Lasting(
         settings=_settings(values.get("settings")),
         manager=_optional(values["manager"], process_id),
+        attempted=_optional(values.get("attempted"), _leaving),
         leaving=_optional(values["leaving"], _leaving),
         stuck=tuple(map(_leaving, values["stuck"])),
         # Not `early_reaps` of older versions: those workers may have grown over the limit after they began to serve.
@@ -262,6 +279,7 @@ def decode(values: Mapping[str, Any]) -> Lasting:
         replaces=_optional(values.get("replaces"), bool),
         shrinks=bool(values.get("shrinks")),
         delay=_optional(values.get("delay"), _delay),
+        serving={process_id(worker): float(since) for *worker, since in values.get("serving", ())},
     )
 
 

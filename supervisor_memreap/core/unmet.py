@@ -16,6 +16,9 @@ from supervisor_memreap.core.shortage import Episode, Episodes, Kind
 from supervisor_memreap.core.state import Cause
 from supervisor_memreap.core.text import seconds
 
+# Seconds that a first attempt may take: with requests of 0.3 s it took 0.3 s.
+ATTEMPT = 2.0
+
 
 def follow(
     pools: Sequence[tuple[Look, Choice]], episodes: Episodes, now: float, at: float
@@ -35,7 +38,10 @@ def follow(
 
 
 def _is_under_way(episode: Episode, looks: Sequence[Look], now: float) -> bool:
-    """Whether a worker was signalled just now, or has left and is being replaced."""
+    """Whether a worker was signalled just now, has left and is being replaced, or is attempted for the first time."""
+    attempts = [(look.state.attempted, look.state.waits) for look in looks if look.state.attempted]
+    if any(each.worker not in waits and now - each.signalled < ATTEMPT for each, waits in attempts):
+        return True
     if episode.last is not None and now - episode.last < shortage.COMING:
         return True
     leaving = [look.state.leaving for look in looks if look.state.leaving]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
+import time
 
 _BEGIN, _END, _PARAMS, _STDIN, _STDOUT = 1, 3, 4, 5, 6
 _HEADER = struct.Struct(">BBHHBx")  # version, type, request id, content length, padding length
@@ -48,10 +50,14 @@ def request(query: bytes = b"") -> bytes:
 
 
 def serve(connection: socket.socket, body: bytes) -> None:
-    """Read one request and answer it. Raises OSError if the other side goes away."""
+    """Read one request and answer it; with the query `s=0.1` after 0.1 s. Raises OSError if the other side leaves."""
     connection.settimeout(_PATIENCE)
-    while _read(connection) != (_STDIN, b""):
-        pass
+    params = b""
+    while (record := _read(connection)) != (_STDIN, b""):
+        params += record[1] if record[0] == _PARAMS else b""
+    takes = re.search(rb"QUERY_STRINGs=([0-9.]+)", params)
+    if takes:
+        time.sleep(float(takes[1]))
     head = b"Status: 200 OK\r\nContent-Type: text/plain\r\n\r\n"
     connection.sendall(_record(_STDOUT, head + body) + _record(_STDOUT, b"") + _record(_END, bytes(8)))
 

@@ -9,6 +9,8 @@ from supervisor_memreap.demo import fastcgi
 # Each of two threads asks so often: 40 requests a second together, a fraction of what two cores can serve.
 _LOADERS, _INTERVAL = 2, 0.05
 PER_SECOND = _LOADERS / _INTERVAL
+# Clients for each worker while the pool is saturated.
+_CLIENTS = 2
 # Seconds that the last requests have to be answered.
 _LAST = 3.0
 
@@ -21,16 +23,31 @@ class Load:
         self.answered = 0
         self.lost = 0
         self.why = ""
+        self._query = b""
+        self._pause = _INTERVAL
         self._stop = threading.Event()
         self._lock = threading.Lock()
         # Daemons: none may hold up the end of the demo.
         self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(_LOADERS)]
         self._over = False
 
+    def saturate(self, workers: int) -> int:
+        """From now on, ask without pause with more clients than there are workers; the number of clients.
+
+        Each request takes so long that there are as many as before: so the workers grow as fast, and none is ever idle.
+        """
+        self._query, self._pause = b"s=%.3f" % (workers / PER_SECOND), 0.0
+        clients = max(_LOADERS, _CLIENTS * workers)
+        more = [threading.Thread(target=self._ask, daemon=True) for _ in range(clients - _LOADERS)]
+        for thread in more:
+            thread.start()
+        self._threads += more
+        return clients
+
     def _ask(self) -> None:
-        while not self._stop.wait(_INTERVAL):
+        while not self._stop.wait(self._pause):
             try:
-                answer = fastcgi.get(self._path)
+                answer = fastcgi.get(self._path, query=self._query)
                 why = "" if answer.endswith(b"\r\n\r\nok") else f"a wrong answer: {answer[:80]!r}"
             except OSError as error:
                 why = str(error)

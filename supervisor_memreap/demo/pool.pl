@@ -14,6 +14,7 @@ my @kept;
 my $pace = (0.7, 0.9, 1.2, 1.5)[$$ % 4];
 while ($request->Accept >= 0) {
     $manager->pm_pre_dispatch;
+    select undef, undef, undef, $1 if $env{QUERY_STRING} =~ /^s=([0-9.]+)$/;
     push @kept, 'x' x int(250_000 * $pace * rand 2);
     print "Status: 200 OK\r\nContent-Type: text/plain\r\n\r\nok";
     $request->Finish;

@@ -1,7 +1,8 @@
 """\
 Show memreap at work on this machine, without root, Perl or a web server: a private supervisord in
 a temporary directory, a pool of leaking workers under load, and the real listener, which reaps
-each worker that is over its limit. The table shows each worker's size against the limit.
+each worker that is over its limit. The table shows each worker's size against the limit. In the
+last half minute there are twice as many clients as workers: none is idle, and it goes on as before.
 
 It ends by itself, or with Ctrl-C, and leaves no process and no file behind. (If it is killed by
 SIGKILL, its directory stays, and the next demo removes it.)
@@ -36,8 +37,29 @@ _LIMIT_MB = 40
 _LIMIT = _LIMIT_MB * 1024**2
 _START = 20.0
 _DEFAULT = 60
+# Seconds at the end, if there is time for them, in which the pool is saturated.
+_SATURATED = 30
 # Seconds from the moment when a worker is over its limit until it has left: ticks come every 5 s, up to 2 s late.
 _REAP = 8
+
+
+class Phases:
+    """First there are fewer clients than workers, then more."""
+
+    def __init__(self, seconds: int, calm: int, workers: int) -> None:
+        self.seconds = seconds
+        self.calm = calm
+        self.workers = workers
+        self.clients = 0
+        """While the pool is saturated; 0: it is not yet."""
+        self.answered = self.lost = 0
+        """Before it was."""
+
+    def saturate(self, requests: load.Load, tally: Tally) -> str:
+        """The line about it."""
+        self.answered, self.lost = requests.answered, requests.lost
+        self.clients = requests.saturate(self.workers)
+        return tally.begin_saturation(f"saturated: {self.clients} clients on {self.workers} workers, none is ever idle")
 
 
 def least(workers: int) -> int:
@@ -88,13 +110,15 @@ def run(args: argparse.Namespace) -> int:
     stop = Stop()
     stop.catch_signals()
     try:
-        return _demonstrate(args, args.seconds or max(_DEFAULT, shortest), stop)
+        seconds = args.seconds or max(_DEFAULT, shortest + _SATURATED)
+        return _demonstrate(args, seconds, max(shortest, seconds - _SATURATED), stop)
     finally:
         reader.end()
         stop.ignore_signals()
 
 
-def _demonstrate(args: argparse.Namespace, seconds: int, stop: Stop) -> int:
+def _demonstrate(args: argparse.Namespace, seconds: int, calm: int, stop: Stop) -> int:
+    """`calm`: for how many of these seconds there are fewer clients than workers."""
     perl = args.pool != "python" and _has_perl()
     if args.pool == "perl" and not perl:
         print("memreap demo: no perl with FCGI and FCGI::ProcManager here; try --pool python", file=sys.stderr)
@@ -107,16 +131,18 @@ def _demonstrate(args: argparse.Namespace, seconds: int, stop: Stop) -> int:
             screen.say(
                 f"A pool of {args.workers} leaking workers under {name}, limit {memory(_LIMIT)} each, under"
                 f" load, and the real listener on a private supervisord in {directory}."
-                f" Ends in {seconds} s, or with Ctrl-C.\n"
+                + (f" After {calm} s there will be more clients than workers." if calm < seconds else "")
+                + f" Ends in {seconds} s, or with Ctrl-C.\n"
             )
             client = Client(f"unix://{directory}/s.sock")
             if not _starts(directory, client, supervisord, stop):
                 return 128 + stop.signum if stop.signum else 1
             requests, tally = load.Load(f"{directory}/pool.sock"), Tally(directory / "announced")
-            _show(client, supervisord, requests, tally, screen, stop, seconds)
+            phases = Phases(seconds, calm, args.workers)
+            _show(client, supervisord, requests, tally, screen, stop, phases)
             ended_early = supervisord.has_ended()
             log = (directory / "memreap.log").read_text().splitlines()
-    _sum_up(requests, tally, screen)
+    _sum_up(requests, tally, screen, phases)
     if ended_early:
         print("memreap demo: another process ended its supervisord", file=sys.stderr)
     elif not tally.reaped and not stop.signum:
@@ -205,15 +231,19 @@ def _show(
     tally: Tally,
     screen: Screen,
     stop: Stop,
-    seconds: int,
+    phases: Phases,
 ) -> None:
     """Show the pool under load until the time is over or a signal arrives, and its final state."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
+    deadline = began + phases.seconds
 
     def show(last: bool) -> None:
         pool = _look(client)
         new = tally.update(pool)
+        if not phases.clients and phases.calm <= time.monotonic() - began < phases.seconds:
+            new.append(phases.saturate(requests, tally))
         leaving = f", {len(tally.leaving)} leaving" if tally.leaving else ""
+        leaving += ", saturated" if phases.clients else ""
         numbers = f"{tally.reaped} reaped{leaving}, {requests.answered:,} requests answered, {requests.lost} lost"
         left = max(0.0, deadline - time.monotonic())
         screen.show(pool, tally, new, numbers + ("" if last else f", {left:.0f} s to go"), last)
@@ -234,7 +264,13 @@ def _look(client: Client) -> Pool:
     return look.look(Watch(programs[0], PoolSettings()), procfs.source())
 
 
-def _sum_up(requests: load.Load, tally: Tally, screen: Screen) -> None:
+def _sum_up(requests: load.Load, tally: Tally, screen: Screen, phases: Phases) -> None:
+    if phases.clients:
+        screen.say(
+            f"\nWith {phases.clients} clients on {phases.workers} workers, so that none was ever idle:"
+            f" {tally.reaped_saturated} reaped, {requests.answered - phases.answered:,} requests answered,"
+            f" {requests.lost - phases.lost} lost."
+        )
     workers = "1 worker" if tally.reaped == 1 else f"{tally.reaped} workers"
     why = f" ({requests.why})" if requests.lost else ""
     screen.say(f"\n{workers} reaped, {requests.answered:,} requests answered, {requests.lost} requests lost{why}")

@@ -17,6 +17,8 @@ class Tally:
         self._held: dict[int, int] = {}
         self._fresh: list[int] = []
         self.lines: list[str] = []
+        self._before: set[int] | None = None
+        """Those that were signalled before the pool was saturated."""
         self.pool: Pool | None = None
 
     def update(self, pool: Pool) -> list[str]:
@@ -47,6 +49,18 @@ class Tally:
     @property
     def reaped(self) -> int:
         return len(self._signalled) - len(self.leaving)
+
+    def begin_saturation(self, text: str) -> str:
+        """Count those that are signalled from now on separately too; the line about it."""
+        self._before = set(self._signalled)
+        line = f"{time.strftime('%H:%M:%S')} {text}"
+        self.lines.append(line)
+        return line
+
+    @property
+    def reaped_saturated(self) -> int:
+        """The part of `reaped` that was signalled while the pool was saturated."""
+        return 0 if self._before is None else len(self._signalled - self._before - self.leaving)
 
     @property
     def held(self) -> int:

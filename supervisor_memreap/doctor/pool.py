@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,7 +15,8 @@ from supervisor_memreap.doctor import memory, ownrights, server, standing, worke
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.restart import advise_interface
 from supervisor_memreap.doctor.sections import NO
-from supervisor_memreap.host import look, orphans, perl, roster
+from supervisor_memreap.host import look, orphans, perl, procfs, roster
+from supervisor_memreap.host.serving import Serving
 from supervisor_memreap.supervisord.configfile import Section
 
 # States of a program that came to this by itself.
@@ -35,6 +37,8 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
         text = "autorestart=false: a manager that exits is not restarted: set it to true"
         yield Finding("", f"{section.where} {text}")
     pool = look.look(watch, case.view, reads_structure=True)
+    if procfs.is_usable():
+        pool = Serving().look(pool, (), time.monotonic())
     yield from _daemonizing(case, watch, command, pool)
     for member in watch.members or (program,):
         if member.state in _DOWN:

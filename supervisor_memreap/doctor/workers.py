@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from supervisor_memreap.core import events, policy
-from supervisor_memreap.core.model import Pool, Worker
+from supervisor_memreap.core.model import Pool, Sharing, Worker
 from supervisor_memreap.core.reasons import OverLimit
+from supervisor_memreap.core.servers import UNRECOGNISABLE, Moment, moment_of
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import memory as shown
-from supervisor_memreap.doctor import ownrights
+from supervisor_memreap.doctor import attach, ownrights
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.host import memory, rights
 
@@ -23,6 +24,8 @@ def check(case: Case, pool: Pool, workers: list[Worker], settings: PoolSettings)
     """`workers` are those that have had time to start up."""
     assert pool.manager
     yield from _vetoes(pool, workers)
+    if pool.sharing is Sharing.NONE:
+        yield Finding("", events.ServingUnknown(*pool.stamp, False).text, False)
     yield from _rights(case, pool, workers, settings)
     yield from check_limit(workers, settings, ownrights.remedy(case, [worker.id.pid for worker in workers]))
     yield from check_memory(settings, len(pool.workers), memory.size_for(pool.manager.pid))
@@ -45,7 +48,8 @@ def _rights(case: Case, pool: Pool, workers: list[Worker], settings: PoolSetting
     actor = ownrights.rights_of_running_listener(case)
     if actor is None or not workers:
         return
-    access = rights.access(actor, [worker.id.pid for worker in workers])
+    assert pool.manager
+    access = rights.access(actor, [pool.manager.pid, *(worker.id.pid for worker in workers)])
     if access is None:
         text = f"what the listener (user {actor.users[1]}) may do to its workers could not be tested from here"
         yield Finding("", f"{text}{ownrights.remedy(case, [])}", False)
@@ -53,14 +57,35 @@ def _rights(case: Case, pool: Pool, workers: list[Worker], settings: PoolSetting
     # One finding is enough: the other workers are alike.
     for worker in workers:
         may = access.get(worker.id.pid)
-        finding = check_access(pool, worker, settings, actor.users[1], may) if may else None
+        if may is None:
+            continue
+        finding = check_access(worker, settings, actor.users[1], may)
+        if finding is None and settings.hold and not may.holds:
+            finding = _check_attach(case, worker, settings, actor)
         if finding:
             yield finding
-            return
+            break
+    if any(not may.reads for may in access.values()):
+        yield Finding("", events.ServingUnknown(*pool.stamp, True).text, False)
 
 
-def check_access(pool: Pool, worker: Worker, settings: PoolSettings, user: int, may: rights.Access) -> Finding | None:
-    """What the listener, which runs as `user`, needs to do to this worker and may not."""
+def _check_attach(case: Case, worker: Worker, settings: PoolSettings, actor: rights.Rights) -> Finding:
+    listener = next(program for program in case.listeners() if program.pid)
+    attaching = attach.of(actor, worker.id.pid, listener.supervisord, f"eventlistener:{listener.group}")
+    return not_attached(attaching, worker, settings)
+
+
+def not_attached(attaching: attach.Attaching, worker: Worker, settings: PoolSettings) -> Finding:
+    """What the listener does to workers to which it may not attach, and what gives it that right."""
+    server = worker.detail.server if worker.detail else UNRECOGNISABLE
+    who = f"the listener (user {attaching.actor.users[1]})"
+    text = f"{who} may not bring workers to the point between two requests (ptrace), so "
+    text += f"{attach.what_remains(server, settings)}; {attach.remedy(attaching)}"
+    return Finding("", text, moment_of(server) is Moment.HELD)
+
+
+def check_access(worker: Worker, settings: PoolSettings, user: int, may: rights.Access) -> Finding | None:
+    """What the listener, which runs as `user`, must do to this worker and may not."""
     who, which = f"the listener (user {user})", f"worker {worker.id.pid}{_user_of(worker)}"
     if not may.signals:
         return Finding("", f"{who} may not signal {which}: run it as the pool's user (user= in its section) or as root")
@@ -69,8 +94,6 @@ def check_access(pool: Pool, worker: Worker, settings: PoolSettings, user: int, 
         text = f"{who} may not read the {settings.metric} of {which}, and sends nothing where it may be over the limit"
         remedy = "run it as the pool's user, or as root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE)"
         return Finding("", f"{text}: {remedy}, or set metric=rss")
-    if settings.hold and not may.holds:
-        return Finding("", events.CannotHold(*pool.stamp).text, False)
     return None
 
 

@@ -254,11 +254,11 @@ def measure(
     return used
 
 
-def private_memory(process: ProcessId, pool: Pool, view: Source) -> int | None:
-    """Bytes that come back when this process of the pool leaves; None if it is gone or may not be read."""
+def private_memory(process: ProcessId, processes: int, view: Source) -> int | None:
+    """Bytes that come back when this process leaves a pool of `processes`; None: it is gone or may not be read."""
     try:
         exact = view.memory(process.pid)
-        own = exact.private + exact.own_swap(len(pool.workers) + 1)
+        own = exact.private + exact.own_swap(processes)
         return own if view.process(process.pid).id == process else None
     except (ProcessLookupError, PermissionError):
         return None

@@ -46,6 +46,17 @@ def stat(pid: int) -> list[bytes]:
     return read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
 
 
+def status(pid: int, *keys: bytes) -> list[bytes]:
+    """The values of these keys in /proc/PID/status; empty for one that is not there. Raises as `read` does."""
+    text = read(f"/proc/{pid}/status")
+    values = []
+    for key in keys:
+        # At the beginning of a line: the kernel escapes newlines in Name, so no name can forge one.
+        start = text.find(b"\n" + key + b":")
+        values.append(text[start + len(key) + 2 : text.find(b"\n", start + 1)].strip() if start >= 0 else b"")
+    return values
+
+
 def missing(pid: int, path: str) -> OSError:
     """Why this path of /proc/PID is not there: the error to raise."""
     if os.path.exists(f"/proc/{pid}"):

@@ -14,10 +14,11 @@ from pathlib import Path
 from supervisor_memreap.core.model import ProcessId, ProcessMemory
 from supervisor_memreap.core.servers import Names
 from supervisor_memreap.host import reader, waiting
-from supervisor_memreap.host.procfile import missing, read, stat
+from supervisor_memreap.host.connections import Clients
+from supervisor_memreap.host.procfile import missing, read, stat, status
 from supervisor_memreap.host.source import Process, Psutil, Sizes, Source
 
-_READS = waiting.Reads(reader.memory, lambda path: reader.read(path, 0, waiting.MAX_FDINFO))
+READS = waiting.Reads(reader.memory, lambda path: reader.read(path, 0, waiting.MAX_FDINFO))
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -54,7 +55,7 @@ class Procfs:
 
     def sizes(self, pid: int) -> Sizes:
         # Not statm: it has no swap, and a worker in swap is not smaller.
-        values = self._status(pid, (b"VmSize", b"VmRSS", b"VmSwap"))
+        values = status(pid, b"VmSize", b"VmRSS", b"VmSwap")
         size, resident, swapped = (int(value.split()[0]) * 1024 if value else 0 for value in values)
         return Sizes(size, resident + swapped)
 
@@ -68,14 +69,14 @@ class Procfs:
         return ProcessMemory(private, sizes.get(b"SwapPss", 0), sizes.get(b"Pss", 0), sizes.get(b"Swap"))
 
     def catches(self, pid: int, signum: int) -> bool | None:
-        (mask,) = self._status(pid, (b"SigCgt",))
+        (mask,) = status(pid, b"SigCgt")
         return bool(int(mask, 16) >> (signum - 1) & 1) if mask.strip() else None
 
     def idle(self, pid: int) -> bool | None:
-        return waiting.idle(pid, _READS)
+        return waiting.idle(pid, READS)
 
-    def awaited_client(self, pid: int) -> str | None:
-        return waiting.awaited_client(pid, _READS)
+    def clients(self, pid: int) -> Clients:
+        return waiting.clients(pid, READS)
 
     def can_observe_idle(self, pid: int) -> bool | None:
         return waiting.can_observe_idle(pid)
@@ -101,15 +102,6 @@ class Procfs:
         except PermissionError:
             place = ""
         return f"state {state}" + (f", in {place}" if place not in ("", "0") else "")
-
-    def _status(self, pid: int, keys: tuple[bytes, ...]) -> list[bytes]:
-        text = read(f"/proc/{pid}/status")
-        values = []
-        for key in keys:
-            # At the beginning of a line: the kernel escapes newlines in Name, so no name can forge one.
-            start = text.find(b"\n" + key + b":")
-            values.append(text[start + len(key) + 2 : text.find(b"\n", start + 1)] if start >= 0 else b"")
-        return values
 
 
 def _executable(pid: int) -> str:

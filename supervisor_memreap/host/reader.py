@@ -1,4 +1,4 @@
-"""Reads the files of /proc whose reading takes the process's mmap lock, in a child process. Linux only.
+"""Reads what another process can keep locked, in a child process: files of /proc, and its sockets. Linux only.
 
 A process can hold that lock endlessly, for example if a thread maps a file on a file server that hangs. A process that
 reads its smaps_rollup, cmdline, environ or mem then waits as long. So a child reads, and is killed if it does not
@@ -14,8 +14,10 @@ import signal
 import struct
 import time
 
-from supervisor_memreap.host import forked
+from supervisor_memreap.core.model import Fact
+from supervisor_memreap.host import forked, seen
 from supervisor_memreap.host.procfile import read_part
+from supervisor_memreap.host.waiting import MAX_FDINFO, Reads
 
 # Seconds that an answer may take. A rollup of 20 GB takes 0.1 s.
 PATIENCE = 0.5
@@ -31,7 +33,7 @@ _LENGTH = struct.Struct("=ii")
 
 
 class Blocked(PermissionError):
-    """The process holds the lock of its own memory map, so this cannot be read now."""
+    """The process keeps locked what is to be read: of a file, its own memory map."""
 
 
 class _Child:
@@ -47,17 +49,17 @@ class _Child:
         os.close(asked)
         os.close(answered)
 
-    def ask(self, path: str, offset: int, length: int, patience: float) -> bytes:
-        """That part of the file. Raises OSError as open and read do; TimeoutError; EOFError if the child has ended."""
+    def ask(self, question: str, patience: float) -> bytes:
+        """The answer. Raises OSError as open and read do; TimeoutError; EOFError if the child has ended."""
         deadline = time.monotonic() + patience
         try:
-            os.write(self._asks, f"{offset} {length} {path}\n".encode())
+            os.write(self._asks, f"{question}\n".encode())
         except BrokenPipeError:
             raise EOFError from None
         number, count = _LENGTH.unpack(self._take(_LENGTH.size, deadline))
         data = self._take(count, deadline)
         if number:
-            raise OSError(number, os.strerror(number), path)
+            raise OSError(number, os.strerror(number), question)
         return data
 
     def end(self) -> None:
@@ -86,11 +88,23 @@ class _Child:
         return data
 
 
+_READS = Reads(
+    lambda pid, address, length: read_part(f"/proc/{pid}/mem", address, length),
+    lambda path: read_part(path, 0, MAX_FDINFO),
+)
+"""In the child."""
 _child: _Child | None = None
+_reads_here = False
 _lost_at = float("-inf")
 """When a process did not answer within PATIENCE (monotonic)."""
 _avoided: dict[str, tuple[float, float]] = {}
-"""By its directory: until when (monotonic) nothing is read of a process, and for how long that is."""
+"""By its directory, or its sockets: until when (monotonic) nothing is read of a process, and for how long that is."""
+
+
+def read_here() -> None:
+    """From now on this process reads by itself: it is a child that may be killed when it takes too long."""
+    global _reads_here
+    _reads_here = True
 
 
 def memory(pid: int, address: int, length: int) -> bytes:
@@ -100,30 +114,51 @@ def memory(pid: int, address: int, length: int) -> bytes:
 
 def read(path: str, offset: int = 0, length: int = _MAX_BYTES) -> bytes:
     """A part of a file of /proc/PID, its beginning by default. Raises as host.procfile.read does, and Blocked."""
-    global _child, _lost_at
+    global _lost_at
+    if _reads_here:
+        return read_part(path, offset, length)
     directory = path[: path.index("/", len("/proc/"))]
-    if _is_avoided(directory):
-        raise Blocked(errno.EACCES, "its memory map is locked", path)
+    asked = time.monotonic()
+    is_short = asked - _lost_at < LOST_WITHIN
+    try:
+        return _ask(f"{offset} {length} {path}", directory, IMPATIENCE if is_short else PATIENCE)
+    except TimeoutError:
+        _lost_at = _lost_at if is_short else asked
+        raise Blocked(errno.EACCES, "its memory map is locked", path) from None
+
+
+def fact(pid: int, manager: int) -> Fact:
+    """As host.seen.fact. Raises as `read` does."""
+    if _reads_here:
+        return seen.fact(pid, manager, _READS)
+    try:
+        return Fact(_ask(f"{pid} {manager}", f"sockets of {pid}", PATIENCE).decode())
+    except TimeoutError:
+        raise Blocked(errno.EACCES, "its sockets cannot be read in time", str(pid)) from None
+
+
+def _ask(question: str, about: str, patience: float) -> bytes:
+    """`about`: what is not asked about again for a while after it took too long. Raises TimeoutError, Blocked."""
+    global _child
+    if _is_avoided(about):
+        raise Blocked(errno.EACCES, "it could not be read in time", about)
     if _child is None or _child.owner != os.getpid():
         try:
             _child = _Child()
         except OSError as error:  # no memory, no process, no descriptor left
-            raise PermissionError(errno.EACCES, f"cannot be read: {error.strerror}", path) from None
-    asked = time.monotonic()
-    is_short = asked - _lost_at < LOST_WITHIN
+            raise PermissionError(errno.EACCES, f"cannot be read: {error.strerror}", about) from None
     try:
-        data = _child.ask(path, offset, length, IMPATIENCE if is_short else PATIENCE)
+        data = _child.ask(question, patience)
     except TimeoutError:
         _end_child()
-        _lost_at = _lost_at if is_short else asked
-        _, before = _avoided.get(directory, (0.0, AVOIDED / 2))
+        _, before = _avoided.get(about, (0.0, AVOIDED / 2))
         pause = min(2 * before, AVOIDED_LONGEST)
-        _avoided[directory] = time.monotonic() + pause, pause
-        raise Blocked(errno.EACCES, "its memory map is locked", path) from None
+        _avoided[about] = time.monotonic() + pause, pause
+        raise
     except EOFError:
         _end_child()
-        raise PermissionError(errno.EACCES, "the process that reads it has ended", path) from None
-    _avoided.pop(directory, None)
+        raise PermissionError(errno.EACCES, "the process that reads it has ended", about) from None
+    _avoided.pop(about, None)
     return data
 
 
@@ -160,15 +195,18 @@ def _serve(asked: int, answered: int, parent: int) -> None:
         with open(asked, encoding="utf-8", errors="surrogateescape") as questions:
             if os.getppid() == parent:
                 for question in questions:
-                    offset, length, path = question.rstrip("\n").split(" ", 2)
-                    os.write(answered, _answer(path, int(offset), int(length)))
+                    os.write(answered, _answer(question.rstrip("\n")))
     finally:
         os._exit(0)
 
 
-def _answer(path: str, offset: int, length: int) -> bytes:
+def _answer(question: str) -> bytes:
+    first, second, *path = question.split(" ", 2)
     try:
-        data, number = read_part(path, offset, length), 0
+        if path:
+            data, number = read_part(path[0], int(first), int(second)), 0
+        else:
+            data, number = seen.fact(int(first), int(second), _READS).value.encode(), 0
     except ProcessLookupError:
         data, number = b"", errno.ESRCH
     except OSError as error:

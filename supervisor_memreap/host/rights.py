@@ -55,15 +55,20 @@ def of(pid: int) -> Rights:
     return Rights(users, groups, others, int(fields["CapEff"], 16), int(fields["CapPrm"], 16))
 
 
+def has(actor: Rights, name: str) -> bool:
+    """Whether this capability is in force."""
+    return bool(actor.effective >> _NEEDED[name] & 1)
+
+
 def lacking() -> list[str]:
     """Which capabilities this process lacks though it is root's, as in a container; empty for any other user."""
     if os.geteuid() != 0:
         return []
     try:
-        effective = of(os.getpid()).effective
+        own = of(os.getpid())
     except OSError:
         return []
-    return [name for name, number in _NEEDED.items() if not effective >> number & 1]
+    return [name for name in _NEEDED if not has(own, name)]
 
 
 def lack() -> str:

@@ -188,7 +188,7 @@ def _may_serve(pid: int, managers: Iterable[ProcessId], view: Source) -> bool:
     """Whether it shares a socket with one of these; where that may not be read, whether it is called like one."""
     for manager in managers:
         try:
-            if sockets.inodes(pid) & sockets.inodes(manager.pid):
+            if set(sockets.inodes(pid).values()) & set(sockets.inodes(manager.pid).values()):
                 return True
         except ProcessLookupError:
             pass  # one of them has just ended

@@ -13,7 +13,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from supervisor_memreap.host.procfile import missing, read
@@ -36,12 +36,14 @@ _LISTEN = b"0A"
 class Sockets(NamedTuple):
     listening: frozenset[int]
     """Descriptors of the sockets on which it listens."""
+    clients: frozenset[int]
+    """Descriptors of the connections that it accepted from one of these."""
     has_client: bool | None
     """Whether it has a connection that it accepted from one of these, even if the client has closed it. None: it has
     a socket of which that cannot be said.
     """
-    clients: frozenset[int]
-    """Descriptors of such connections."""
+    streams: frozenset[int]
+    """Descriptors of its streams of TCP or UNIX."""
     has_others: bool
     """Whether it has sockets that are not streams of TCP or UNIX."""
 
@@ -57,43 +59,79 @@ class _Socket(NamedTuple):
 
 def of(pid: int) -> Sockets:
     """Raises ProcessLookupError, PermissionError."""
-    descriptors = _descriptors(pid)
+    found = _asked(pid, inodes(pid))
+    addresses = {each.address for each in found.values() if each and each.listens}
+    clients = frozenset(fd for fd, each in found.items() if each and not each.listens and each.address in addresses)
+    has_client = True if clients else None if None in found.values() else False
+    listening = frozenset(fd for fd, each in found.items() if each and each.listens)
+    streams = frozenset(fd for fd, each in found.items() if each and each.is_stream)
+    return Sockets(listening, clients, has_client, streams, len(streams) < len(found))
+
+
+def listening(pid: int, descriptors: Mapping[int, bytes]) -> frozenset[int]:
+    """Those of these sockets, with their inodes, that listen. Raises ProcessLookupError, PermissionError."""
+    return frozenset(fd for fd, each in _asked(pid, descriptors).items() if each and each.listens)
+
+
+def has_client_of(pid: int, listening: Collection[int]) -> bool:
+    """Whether it has a connection that was accepted from one of these of its sockets.
+
+    Raises ProcessLookupError, PermissionError.
+    """
+    found = _asked(pid, inodes(pid))
+    addresses = {each.address for fd, each in found.items() if each and fd in listening}
+    return any(each is not None and not each.listens and each.address in addresses for each in found.values())
+
+
+def _asked(pid: int, descriptors: Mapping[int, bytes]) -> dict[int, _Socket | None]:
     try:
-        found = _by_copies(pid, descriptors)
+        return _by_copies(pid, descriptors)
     except ProcessLookupError:
         raise
     except OSError:
-        found = _by_tables(pid, descriptors)
-    addresses = {each.address for each in found.values() if each and each.listens}
-    accepted = (fd for fd, each in found.items() if each and not each.listens and each.address in addresses)
-    clients = frozenset(accepted)
-    has_client: bool | None = bool(clients)
-    if not has_client and None in found.values():
-        has_client = None
-    listening = frozenset(fd for fd, each in found.items() if each and each.listens)
-    return Sockets(listening, has_client, clients, not all(each and each.is_stream for each in found.values()))
+        return _by_tables(pid, descriptors)
 
 
-def inodes(pid: int) -> frozenset[bytes]:
-    """All sockets that it has open. Raises ProcessLookupError, PermissionError."""
-    return frozenset(_descriptors(pid).values())
-
-
-def _descriptors(pid: int) -> dict[int, bytes]:
-    """The inode of each descriptor that is a socket."""
-    inodes = {}
+def inodes(pid: int) -> dict[int, bytes]:
+    """The inode of each descriptor that is a socket. Blocks nowhere. Raises ProcessLookupError, PermissionError."""
     try:
         names = os.listdir(f"/proc/{pid}/fd")
     except FileNotFoundError:
         raise missing(pid, f"/proc/{pid}/fd") from None
-    for name in names:
-        try:
-            match = re.fullmatch(r"socket:\[([0-9]+)\]", os.readlink(f"/proc/{pid}/fd/{name}"))
-        except FileNotFoundError:
-            continue  # closed since the list was read
-        if match:
-            inodes[int(name)] = match[1].encode()
-    return inodes
+    numbers = {int(name): inode(pid, int(name)) for name in names}
+    return {fd: number for fd, number in numbers.items() if number}
+
+
+def inode(pid: int, fd: int) -> bytes:
+    """The inode of this descriptor if it is a socket; empty: it is none, or closed. Raises PermissionError."""
+    try:
+        match = re.fullmatch(r"socket:\[([0-9]+)\]", os.readlink(f"/proc/{pid}/fd/{fd}"))
+    except (FileNotFoundError, ProcessLookupError):
+        return b""  # closed since the list was read
+    return match[1].encode() if match else b""
+
+
+def reads_without_time_out(pid: int, fd: int) -> bool:
+    """Whether this is a pipe, or a socket from which reading has no time-out and begins with one byte.
+
+    Raises ProcessLookupError, PermissionError where that may not be known.
+    """
+    try:
+        link = os.readlink(f"/proc/{pid}/fd/{fd}")
+    except FileNotFoundError:
+        return False  # closed meanwhile
+    if not link.startswith("socket:"):
+        return link.startswith("pipe:")
+    pidfd = os.pidfd_open(pid)
+    try:
+        copy = _copy(pidfd, fd)
+    finally:
+        os.close(pidfd)
+    if copy is None:
+        return False
+    with copy:
+        no_time_out = not any(copy.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16))
+        return no_time_out and copy.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) <= 1
 
 
 def _by_copies(pid: int, descriptors: Iterable[int]) -> dict[int, _Socket | None]:
@@ -113,7 +151,8 @@ def _by_copies(pid: int, descriptors: Iterable[int]) -> dict[int, _Socket | None
         os.close(pidfd)
 
 
-def _by_copy(pidfd: int, fd: int) -> _Socket | None:
+def _copy(pidfd: int, fd: int) -> socket.socket | None:
+    """A copy of this socket; None: it is closed, or something else. Raises OSError."""
     copied = _LIBC.syscall(_PIDFD_GETFD, pidfd, fd, 0)
     if copied == -1:
         number = ctypes.get_errno()
@@ -121,9 +160,15 @@ def _by_copy(pidfd: int, fd: int) -> _Socket | None:
             return None
         raise OSError(number, os.strerror(number))
     try:
-        copy = socket.socket(fileno=copied)
+        return socket.socket(fileno=copied)
     except OSError:
         os.close(copied)  # it is something else by now
+        return None
+
+
+def _by_copy(pidfd: int, fd: int) -> _Socket | None:
+    copy = _copy(pidfd, fd)
+    if copy is None:
         return None
     with copy:
         if copy.type != socket.SOCK_STREAM or copy.family not in (socket.AF_UNIX, *_INTERNET):

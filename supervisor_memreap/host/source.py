@@ -9,6 +9,7 @@ import psutil
 
 from supervisor_memreap.core.model import ProcessId, ProcessMemory
 from supervisor_memreap.core.servers import Names
+from supervisor_memreap.host.connections import Clients
 
 
 class Process(NamedTuple):
@@ -46,11 +47,8 @@ class Source(Protocol):
     def idle(self, pid: int) -> bool | None:
         """Whether the process waits for a connection at this moment; None where the system does not tell."""
 
-    def awaited_client(self, pid: int) -> str | None:
-        """The client's connection from which the process waits for data, by a name; None: none, or unknown.
-
-        Raises PermissionError.
-        """
+    def clients(self, pid: int) -> Clients:
+        """The clients' connections that the process has. Raises PermissionError."""
 
     def can_observe_idle(self, pid: int) -> bool | None:
         """Whether this system says if the process is idle, be it at another moment; None: not known by this reading."""
@@ -107,8 +105,8 @@ class Psutil:
     def idle(self, pid: int) -> bool | None:
         return None
 
-    def awaited_client(self, pid: int) -> str | None:
-        return None
+    def clients(self, pid: int) -> Clients:
+        raise PermissionError("this system does not tell whose connections they are")
 
     def can_observe_idle(self, pid: int) -> bool | None:
         return False

@@ -6,8 +6,8 @@ at that by a lock on a file, as those of Starman with several addresses do, one 
 idle too. /proc/PID/syscall shows exactly in what a thread waits, but reading it needs ptrace attach rights.
 /proc/PID/wchan needs only ptrace read rights and is less exact, so what it does not show is unknown.
 
-Other locks do not count: a process that waits in semop(2) must not be stopped, since that returns EINTR ever after, and
-Net::Server with serialize=semaphore then ends the whole server; and of a futex it cannot be seen what it is for.
+Other locks do not count: Net::Server with serialize=semaphore ends the whole server when semop(2) returns EINTR; and of
+a futex it cannot be seen what it is for.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import enum
 import os
 import platform
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from supervisor_memreap.host import sockets
+from supervisor_memreap.host.connections import Clients
 from supervisor_memreap.host.procfile import missing, read, stat
 
 
@@ -83,6 +84,9 @@ _RESTART = {"x86_64": 219, "aarch64": 128}.get(_MACHINE)
 _LOWEST_STACK = 1 << 32
 # futex, futex_waitv, nanosleep, clock_nanosleep: what a thread sleeps in that serves nothing.
 _SLEEP = {"x86_64": (202, 449, 35, 230), "aarch64": (98, 449, 101, 115)}.get(_MACHINE, ())
+# futex, with the flag of its operation that says that it is of one process alone; semop, semtimedop, fcntl.
+_FUTEX, _FUTEX_PRIVATE = {"x86_64": 202, "aarch64": 98}.get(_MACHINE, -2), 128
+_LOCKS = {"x86_64": (65, 220, 72), "aarch64": (193, 192, 25)}.get(_MACHINE, ())
 # The kernel functions of these.
 _SLEEP_PLACES = (b"futex_", b"hrtimer_nanosleep", b"do_nanosleep")
 # The kernel function in which a process waits in accept on TCP.
@@ -91,8 +95,12 @@ _TCP_ACCEPT = b"inet_csk_accept"
 _UNIX_ACCEPT = b"__skb_wait_for_more_packets"
 # In epoll, by the version of the kernel; in select and poll.
 _EPOLL, _POLL = (b"ep_poll", b"do_epoll_wait"), b"poll_schedule_timeout"
+# In read, recv on a stream: of a unix socket, of TCP.
+_READ_PLACES = (b"unix_stream_", b"wait_woken", b"sk_wait_data")
 # EPOLLIN and POLLIN.
 _IN = 1
+# Threads of a process of which it is read in what they wait.
+_MOST_THREADS = 64
 # struct pollfd; and as many of them as are looked at.
 _POLLFD, _MAX_POLLFDS = struct.Struct("=ihh"), 1024
 
@@ -127,6 +135,20 @@ def current(pid: int) -> Wait | None:
     return Wait(kind, number, tuple(values[:6])) if kind else None
 
 
+def called(pid: int) -> list[int]:
+    """The system call in which the main thread is, and its arguments; only -1: it runs, in a call or not.
+
+    Raises ProcessLookupError, PermissionError.
+    """
+    return _system_call(f"/proc/{pid}")
+
+
+def watches(pid: int, wait: Wait, reads: Reads, descriptors: Collection[int]) -> bool:
+    """Whether one of these is among what the thread waits for. Raises ProcessLookupError, PermissionError."""
+    watched = {wait.arguments[0]} if wait.kind is Kind.ACCEPT else _watched(pid, wait, reads)
+    return not watched.isdisjoint(descriptors)
+
+
 def awaits_connection(pid: int, wait: Wait, reads: Reads) -> bool | None:
     """Whether a main thread that waits so waits for a connection, and the process has none in hand; None: unknown.
 
@@ -143,22 +165,88 @@ def awaits_connection(pid: int, wait: Wait, reads: Reads) -> bool | None:
         return None
 
 
-def awaited_client(pid: int, reads: Reads) -> str | None:
-    """The client's connection from which the main thread waits for data, as `socket:[4242]`; None: it waits for none.
+def clients(pid: int, reads: Reads) -> Clients:
+    """The clients' connections that the process has. Raises ProcessLookupError, PermissionError."""
+    own = sockets.of(pid)
+    names = {fd: _link(pid, str(fd)) for fd in own.clients}
+    try:
+        awaits = _reads_from(pid, reads)
+    except PermissionError:
+        # By the place alone, it is not known which of its connections it waits for.
+        is_only = len(own.clients) == 1 and own.streams == own.listening | own.clients
+        awaits = own.clients if is_only and read(f"/proc/{pid}/wchan").startswith(_READ_PLACES) else frozenset()
+    awaited = sorted(names[fd] for fd in awaits & own.clients if names[fd])
+    return Clients(frozenset(filter(None, names.values())), awaited[0] if awaited else None)
 
-    One that is the same seconds later is kept between requests, or its client is slow. Raises ProcessLookupError,
-    PermissionError.
-    """
+
+def _reads_from(pid: int, reads: Reads) -> frozenset[int] | set[int]:
+    """The descriptors from which the main thread waits for data. Raises ProcessLookupError, PermissionError."""
     number, *values = _system_call(f"/proc/{pid}")
     if number in _READS:
-        descriptors = {values[0]}
-    else:
-        wait = current(pid)
-        if wait is None or wait.kind not in (Kind.EPOLL, Kind.SELECT, Kind.POLL):
+        return {values[0]}
+    wait = current(pid)
+    is_among = wait is not None and wait.kind in (Kind.EPOLL, Kind.SELECT, Kind.POLL)
+    return _watched(pid, wait, reads) if wait and is_among else frozenset()
+
+
+def waits_for(pid: int, descriptors: Collection[int], reads: Reads) -> bool | None:
+    """Whether one of its threads waits for what comes on one of these listening sockets; None: that may not be seen.
+
+    Raises ProcessLookupError.
+    """
+    try:
+        if _main_waits_for(pid, descriptors, reads):
+            return True
+        if _may_wait_for_its_turn(pid):
             return None
-        descriptors = _watched(pid, wait, reads)
-    awaited = sorted(descriptors & sockets.of(pid).clients)
-    return _link(pid, str(awaited[0])) or None if awaited else None
+    except PermissionError:
+        try:
+            return _place_waits_for(pid, descriptors, reads)
+        except PermissionError:
+            return None
+    others = (thread for thread in _threads(pid)[:_MOST_THREADS] if int(thread) != pid)
+    return any(_thread_waits_for(pid, thread, descriptors, reads) for thread in others)
+
+
+def _main_waits_for(pid: int, descriptors: Collection[int], reads: Reads) -> bool:
+    wait = current(pid)
+    if wait and wait.kind is Kind.FLOCK:
+        return _is_taking_turns(pid, reads)
+    return wait is not None and watches(pid, wait, reads, descriptors)
+
+
+def _may_wait_for_its_turn(pid: int) -> bool:
+    """Whether the main thread waits for a lock that it may share with its siblings: which lock, is not to be seen.
+
+    So do workers of Apache with several addresses, of uWSGI with thunder-lock, of Net::Server with serialize.
+    """
+    number, *arguments = _system_call(f"/proc/{pid}")
+    # A private futex is of one process alone.
+    return number in _LOCKS or (number == _FUTEX and not arguments[1] & _FUTEX_PRIVATE)
+
+
+def _thread_waits_for(pid: int, thread: str, descriptors: Collection[int], reads: Reads) -> bool:
+    try:
+        number, *values = _system_call(f"/proc/{pid}/task/{thread}")
+        kind = KINDS.get(number)
+        wait = Wait(kind, number, tuple(values[:6])) if kind and kind is not Kind.FLOCK else None
+        return wait is not None and watches(pid, wait, reads, descriptors)
+    except PermissionError:
+        return False  # it may have ended since the list was read
+
+
+def _place_waits_for(pid: int, descriptors: Collection[int], reads: Reads) -> bool | None:
+    """The same by /proc/PID/wchan, which does not show for which descriptor it waits, but in epoll."""
+    place = read(f"/proc/{pid}/wchan")
+    if place in _EPOLL:
+        return not _in_its_epolls(pid, reads).isdisjoint(descriptors)
+    if place in (_TCP_ACCEPT, _UNIX_ACCEPT):
+        own = sockets.of(pid)
+        is_accept = place == _TCP_ACCEPT or not own.has_others
+        return True if is_accept and own.listening <= set(descriptors) else None
+    if place in (b"0", b""):
+        return False if stat(pid)[0] == b"R" else None
+    return None if place.startswith(_POLL) else False
 
 
 def has_no_client(pid: int, kind: Kind) -> bool | None:
@@ -323,12 +411,17 @@ def by_wchan(pid: int, reads: Reads) -> bool | None:
 
 def _in_any_epoll(pid: int, reads: Reads) -> bool | None:
     """Whether one of its epoll sets has a socket on which it listens, and it has no client's connection."""
+    return _are_idle(_in_its_epolls(pid, reads), pid)
+
+
+def _in_its_epolls(pid: int, reads: Reads) -> set[int]:
+    """What is in its epoll sets, and is waited for. Raises ProcessLookupError, PermissionError."""
     try:
         links = {int(name): _link(pid, name) for name in os.listdir(f"/proc/{pid}/fd")}
     except FileNotFoundError:
         raise missing(pid, f"/proc/{pid}/fd") from None
     watched = [_in_epoll(pid, fd, reads) for fd, link in links.items() if link == "anon_inode:[eventpoll]"]
-    return _are_idle(set().union(*watched), pid)
+    return set().union(*watched)
 
 
 def _link(pid: int, name: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from supervisor_memreap.core.events import Event, Left
+from supervisor_memreap.core.events import Event, Left, Settled
 
 
 def returned(came_back: int | None, taken: int | None) -> int:
@@ -28,6 +28,8 @@ class Counters:
     message_at: float = 0.0
 
     def after(self, event: Event) -> Counters:
+        if isinstance(event, Settled):
+            return self  # what was freed is to be seen for longer
         counters = replace(self, message=event.text, message_at=event.at)
         if isinstance(event, Left):
             given_back = self.given_back + returned(event.came_back, event.taken)

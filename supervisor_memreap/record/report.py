@@ -25,6 +25,8 @@ REFUSALS: Mapping[str, str] = {
     "NotCaught": "signal not caught",
     "WrongSignal": "signal drops requests",
     "LooksLikeManager": "looks like a manager",
+    "NotShared": "a socket for each",
+    "NeverServed": "never seen to serve",
     "NotPermitted": "not permitted",
     "Unreadable": "size may not be read",
     "TooFewWorkers": "too few workers",

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from supervisor_memreap.core import policy
 from supervisor_memreap.core.growth import Growth
 from supervisor_memreap.core.listeners import ListenerState
 from supervisor_memreap.core.model import UP, Pool, ProcessId, ProgramState, Worker
@@ -72,12 +73,12 @@ def of_pool(
         "signal_is_set": settings.signal is not None,
         "server": server or None,
         "workers": workers,
+        **_others(pool),
         "due": choice.to_go,
         **_overdue_values(choice, state, boot),
         "reaps": counters.reaps,
         "given_back_bytes": counters.given_back,
         "message": counters.message,
-        "manager_pid": pool.manager.pid if pool.manager else None,
         "unreadable_workers": choice.unreadable or None,
         "not_visible": pool.not_visible or choice.unwatched or None,
         "suspension": suspension(pool, state, boot),
@@ -89,6 +90,12 @@ def of_pool(
         "message_at": int(counters.message_at) if counters.message else None,
     }
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _others(pool: Pool) -> dict[str, Any]:
+    """The pids of what is no worker."""
+    helpers = [helper.pid for helper in pool.helpers]
+    return {"manager_pid": pool.manager.pid if pool.manager else None, "helpers": helpers or None}
 
 
 def _held(pool: Pool) -> int | None:
@@ -116,6 +123,8 @@ def _worker(
         row["note"] = "stuck"
     elif worker.id in state.requested:
         row["note"] = "requested"
+    elif not policy.serves(worker, state):
+        row["note"] = "starting" if policy.is_starting(worker, state) else "not serving"
     if worker.id in reasons:
         row["reason"] = reasons[worker.id]
     return row

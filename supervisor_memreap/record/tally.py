@@ -24,7 +24,16 @@ UNKNOWN = "unknown"
 REAPED_FOR = (*(each.setting or "requested" for each in REASONS), UNKNOWN)
 # Events, as in record.fields, of a worker that was due and was sent nothing.
 REFUSED = (
-    *("not_permitted", "not_caught", "wrong_signal", "looks_like_manager", "unreadable", "too_few_workers"),
+    *(
+        "not_permitted",
+        "not_caught",
+        "wrong_signal",
+        "looks_like_manager",
+        "not_shared",
+        "never_served",
+        "unreadable",
+        "too_few_workers",
+    ),
     *("never_idle", "locked", "changed", "out_of_resources", "not_forced"),
 )
 # Events that say that memreap itself does not work as it should.

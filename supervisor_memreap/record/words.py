@@ -48,6 +48,8 @@ def aligned(rows: Sequence[tuple[str, ...]]) -> str:
 def planned_action(candidate: Candidate, settings: PoolSettings) -> str:
     """What a run without --dry-run would do with this worker."""
     worker = candidate.worker
+    if worker.serving is False:
+        return "it does not serve yet"
     if worker.age < settings.min_age:
         return f"it is {seconds(worker.age)} old, would be reaped at min_age={seconds(settings.min_age)}"
     assert worker.detail

@@ -13,6 +13,9 @@ function handle(r)
     if query.mb then
         table.insert(kept, string.rep('x', query.mb * 1024 * 1024))
     end
+    if query.kb then
+        table.insert(kept, string.rep('x', query.kb * 1024))
+    end
     if query.s then
         r.usleep(query.s * 1000000)
     end

@@ -1,8 +1,8 @@
 <?php
 // The application of growing.psgi in PHP. What PHP allocates it frees after each request, but not what FFI has from
 // malloc: so this grows for good.
-if (isset($_GET['mb'])) {
-    $size = $_GET['mb'] * 1024 * 1024;
+if (isset($_GET['mb']) || isset($_GET['kb'])) {
+    $size = ($_GET['mb'] ?? 0) * 1024 * 1024 + ($_GET['kb'] ?? 0) * 1024;
     FFI::memset(FFI::cdef()->new("char[$size]", false, true), 120, $size);
 }
 if (isset($_GET['s'])) {

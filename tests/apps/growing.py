@@ -12,6 +12,8 @@ def application(environ, start_response):
     query = parse_qs(environ["QUERY_STRING"])
     if "mb" in query:
         kept.append(b"x" * (int(query["mb"][0]) * 1024 * 1024))
+    if "kb" in query:
+        kept.append(b"x" * (int(query["kb"][0]) * 1024))
     if "s" in query:
         time.sleep(float(query["s"][0]))
     got = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))

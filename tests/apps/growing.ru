@@ -5,6 +5,7 @@ kept = []
 run(lambda do |env|
   query = env['QUERY_STRING'].split('&').map { |pair| pair.split('=', 2) }.to_h
   kept << 'x' * (query['mb'].to_i * 1024 * 1024) if query['mb']
+  kept << 'x' * (query['kb'].to_i * 1024) if query['kb']
   sleep query['s'].to_f if query['s']
   got = env['rack.input'].read
   answer = "#{got.bytesize} #{Digest::MD5.hexdigest(got)}\n#{'.' * 4000}\nend\n"

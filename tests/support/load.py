@@ -1,9 +1,10 @@
 """Load on a web server, by a process of its own, so that neither slows the other.
 
-    python load.py PORT PATH CLIENTS PER_CONNECTION PAUSE
+    python load.py PORT PATH CLIENTS PER_CONNECTION PAUSE TAKES KB ANSWERS
 
 Asks until its standard input is closed, and then writes a Tally in JSON. A request is lost if its answer is not a whole
-and right 200: also one on a kept connection that the server closes, and one with an empty answer. Needs Python alone.
+and right 200: also one on a kept connection that the server closes, and one with an empty answer. Each line of standard
+input is another KB. Needs Python alone.
 """
 
 from __future__ import annotations
@@ -13,16 +14,20 @@ import hashlib
 import http.client
 import json
 import random
+import struct
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
 
 TIMEOUT = 30
-# Of ten requests; quick GETs, POSTs of 2 KB, and GETs that take 50 ms.
-_KINDS = ("get", "post", "get", "post", "get", "slow", "get", "post", "get", "post")
+# Of ten requests; quick GETs, POSTs of 2 KB, GETs that take 50 ms, and POSTs of 100 KB, which nginx passes in parts.
+_KINDS = ("get", "post", "get", "post", "get", "slow", "get", "upload", "get", "post")
+_BODIES = {"post": 2048, "upload": 100 * 1024}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,21 +42,43 @@ class Tally:
 
 def exchange(
     connection: http.client.HTTPConnection, path: str, body: bytes = b"", keep: bool = True
-) -> tuple[str, bytes]:
-    """`ok` and the body of the answer to a GET, or to a POST if there is a body; or in a word how it was lost."""
+) -> tuple[str, bytes, int]:
+    """`ok`, the body of the answer to a GET, or to a POST if there is a body, and the worker's pid if it said that.
+
+    Or in a word how it was lost.
+    """
     headers = {"Content-Type": "application/octet-stream", **({} if keep else {"Connection": "close"})}
     try:
         connection.request("POST" if body else "GET", path, body or None, headers)
         answer = connection.getresponse()
         text = answer.read()
     except (OSError, http.client.HTTPException) as error:
-        return type(error).__name__, b""
-    return ("ok", text) if answer.status == 200 else (str(answer.status), b"")
+        return type(error).__name__, b"", 0
+    worker = int(answer.headers.get("X-Worker", 0))
+    return ("ok", text, worker) if answer.status == 200 else (str(answer.status), b"", worker)
 
 
 def expected(body: bytes) -> bytes:
     """The answer of tests/apps/growing.* to this body."""
     return f"{len(body)} {hashlib.md5(body).hexdigest()}\n{'.' * 4000}\nend\n".encode()
+
+
+class Answer(NamedTuple):
+    """A whole and right answer, as it stands in the file of answers."""
+
+    at: float
+    """When it was there, in seconds (monotonic)."""
+    took: float
+    worker: int
+    """The pid of the worker that gave it."""
+
+
+_ANSWER = struct.Struct("=ddI")
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """What a load has written."""
+    return [Answer(*fields) for fields in _ANSWER.iter_unpack(path.read_bytes())]
 
 
 class _Connection(http.client.HTTPConnection):
@@ -67,13 +94,16 @@ class _Connection(http.client.HTTPConnection):
 class Clients:
     """Each of them asks in a thread of its own, on one connection for `per_connection` requests."""
 
-    def __init__(self, port: int, path: str, clients: int, per_connection: int, pause: float):
+    def __init__(self, port: int, path: str, clients: int, per_connection: int, pause: float, takes: float, kb: int):
         self._port = port
         self._path = path
         self._clients = clients
         self._per_connection = per_connection
         self._keep = per_connection > 1
         self._pause = pause
+        self._takes = takes
+        self.kb = kb
+        self.answers: list[bytes] = []
         self._stop = threading.Event()
         self._threads = ThreadPoolExecutor(clients)
         self._lock = threading.Lock()
@@ -110,30 +140,48 @@ class Clients:
 
     def _request(self, connection: http.client.HTTPConnection, dice: random.Random) -> str:
         kind = dice.choice(_KINDS)
-        body = dice.randbytes(2048) if kind == "post" else b""
-        outcome, text = exchange(connection, f"{self._path}?{'s=0.05' if kind == 'slow' else ''}", body, self._keep)
+        body = dice.randbytes(_BODIES.get(kind, 0))
+        takes = max(self._takes, 0.05 if kind == "slow" else 0.0)
+        query = "&".join([*([f"s={takes}"] if takes else ()), *([f"kb={self.kb}"] if self.kb else ())])
+        began = time.monotonic()
+        outcome, text, worker = exchange(connection, f"{self._path}?{query}", body, self._keep)
         if outcome == "ok" and text != expected(body):
             outcome = "wrong"
         if outcome == "ok":
-            self._note_answer()
+            self._note_answer(began, worker)
             return outcome
         connection.close()
         # A time in which the server refuses is not counted at the rate at which it does so.
         self._stop.wait(0.1)
         return f"{kind} {outcome}"
 
-    def _note_answer(self) -> None:
+    def _note_answer(self, began: float, worker: int) -> None:
         with self._lock:
             now = time.monotonic()
+            self.answers.append(_ANSWER.pack(now, now - began, worker))
             self._longest_gap = max(self._longest_gap, now - (self._last_answer or now))
             self._last_answer = now
 
 
 class Load:
-    """The process with its clients, in a `with` block; `tally` after that says what came of their requests."""
+    """The process with its clients, in a `with` block; `tally` after that says what came of their requests.
 
-    def __init__(self, port: int, path: str = "/", clients: int = 2, per_connection: int = 1, pause: float = 0.005):
-        words = (port, path, clients, per_connection, pause)
+    `takes`: seconds that each request takes, at least; `kb`: by how much it lets its worker grow. All whole answers
+    stand in the file `answers`, if it is given.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        path: str = "/",
+        clients: int = 2,
+        per_connection: int = 1,
+        pause: float = 0.005,
+        takes: float = 0.0,
+        kb: int = 0,
+        answers: Path | None = None,
+    ):
+        words = (port, path, clients, per_connection, pause, takes, kb, answers or "")
         self._command = [sys.executable, __file__, *map(str, words)]
         self.tally = Tally(0, {}, 0, 0.0)
 
@@ -142,6 +190,12 @@ class Load:
         # A session of its own: Ctrl-C is for us, and it ends when its standard input is closed.
         self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, start_new_session=True)
         return self
+
+    def let_grow(self, kb: int) -> None:
+        """From now on, each request lets its worker grow by so many KiB."""
+        assert self._process.stdin
+        self._process.stdin.write(b"%d\n" % kb)
+        self._process.stdin.flush()
 
     def __exit__(self, *_) -> None:
         try:
@@ -152,9 +206,15 @@ class Load:
         self.tally = Tally(**json.loads(output))
 
 
-def main(port: str, path: str, clients: str, per_connection: str, pause: str) -> None:
-    with Clients(int(port), path, int(clients), int(per_connection), float(pause)) as asking:
-        sys.stdin.read()
+def main(
+    port: str, path: str, clients: str, per_connection: str, pause: str, takes: str, kb: str, answers: str
+) -> None:
+    how = int(clients), int(per_connection), float(pause), float(takes), int(kb)
+    with Clients(int(port), path, *how) as asking:
+        for line in sys.stdin:
+            asking.kb = int(line)
+    if answers:
+        Path(answers).write_bytes(b"".join(asking.answers))
     print(json.dumps(dataclasses.asdict(asking.tally())))
 
 

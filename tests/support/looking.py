@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 
 from supervisor_memreap.core import reasons
-from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.model import Program, Result
+from supervisor_memreap.core.servers import signal_while_busy
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import look as host_look
 from supervisor_memreap.host import procfs, signalling
+from supervisor_memreap.host.attempt import Attempt, Order, Outcome
 
 MIB = 1024**2
 SETTINGS = PoolSettings(limit=30 * MIB)
@@ -22,8 +24,31 @@ def look(pid: int, settings: PoolSettings = SETTINGS, view=None, **options):
     return host_look.look(watch, view or procfs.source(), gate, **options)
 
 
-def reap(seen, worker, settings=SETTINGS, view=None, watch=5.0, idle_wait_expired=False, experience=None):
-    outcome = signalling.reap(seen, worker, settings, view or procfs.source(), watch, experience, idle_wait_expired)
-    if outcome.pidfd is not None:
-        os.close(outcome.pidfd)
-    return outcome
+def order_of(seen, worker, settings=SETTINGS, watch=5.0, idle_wait_expired=False) -> Order:
+    return Order(
+        worker.id,
+        seen.manager,
+        len(seen.workers) + 1,
+        worker.detail.server,
+        settings.signal or worker.detail.signal,
+        settings.hold,
+        idle_wait_expired,
+        signal_while_busy(worker.detail.server, settings.signal),
+        watch,
+    )
+
+
+def reap(seen, worker, settings=SETTINGS, view=None, watch=5.0, idle_wait_expired=False) -> Outcome:
+    """One attempt, and what came of it."""
+    order = order_of(seen, worker, settings, watch, idle_wait_expired)
+    pidfd = None
+    try:
+        pidfd = signalling.open_pidfd(worker.id.pid)
+        return Attempt(order, view or procfs.source(), pidfd, None).wait()
+    except ProcessLookupError:
+        return Outcome(Result.GONE)
+    except OSError:
+        return Outcome(Result.FAILED)
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)

@@ -5,7 +5,7 @@ that hold nothing. The words make it behave badly:
 
     deaf        workers have no handler for HUP
     term        workers leave on TERM, as those of gunicorn do, and have no handler for HUP
-    busy        workers never wait in accept
+    busy        workers never wait in accept: each has a client
     stuck       workers catch HUP and stay
     gap         workers only note the first HUP, as Perl does with one that comes between a request and accept
     once        workers that leave are not replaced
@@ -62,8 +62,13 @@ def fork_worker(mib: int, words: set[str], ready: int, number: int = 0) -> int:
         other = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if "datagram" in words else None
         held = bytearray(mib * 1024 * 1024)  # bytes() of zeros would not be resident
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGTERM})
+        client = []
+        if "busy" in words:
+            client = [socket.socket(socket.AF_UNIX)]
+            client[0].connect(LISTENING.getsockname())
+            client.append(LISTENING.accept()[0])
         os.write(ready, b".")
-        while held is not None or other:
+        while held is not None or other or client:
             if "busy" in words:
                 time.sleep(0.1)  # not pause(): a signal that comes just before it would be noted, and slept over
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -15,6 +16,14 @@ from support.driver import assert_have_served, eventually
 QUICK = {"limit": "30MB", "min_age": "1s", "settle": "0s"}
 
 EventT = TypeVar("EventT")
+
+
+def wait_for(reaper: Reaper, seconds: float = 5.0, later: float = 0.0) -> None:
+    """Until no attempt is being made, but not for longer."""
+    until = time.monotonic() + seconds
+    while reaper.attempts.fds() and time.monotonic() < until:
+        select.select(reaper.attempts.fds(), [], [], until - time.monotonic())
+        reaper.attempts.wake(time.monotonic() + later)
 
 
 class Reaping:
@@ -36,7 +45,11 @@ class Reaping:
 
     def tick(self):
         (pool,) = self.reaper.tick(self.programs, self.settings, time.monotonic() + self.later)
+        self.wait()
         return pool
+
+    def wait(self, seconds: float = 0.5) -> None:
+        wait_for(self.reaper, seconds, self.later)
 
     def until(self, kind: type[EventT], condition: Callable[[EventT], bool] = lambda _: True) -> EventT:
         """Tick until there is an event of this class for which the condition holds; the last one."""

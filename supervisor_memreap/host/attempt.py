@@ -1,0 +1,437 @@
+"""One try to signal one worker, made by a child process, so that the listener waits for nothing.
+
+The child checks the worker again, brings it to its boundary (host.boundary), and signals it there; where ptrace is not
+permitted it waits until the worker is seen idle, or signals it while busy if the order says that it may be. It reports
+through a pipe, first that it is about to signal: if it ends after that without another word, it is unknown whether the
+signal was sent, so it counts as sent. It ends with its parent, and keeps the pool's lock for as long as it lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, replace
+
+from supervisor_memreap.core.model import ProcessId, Result, SentMoment
+from supervisor_memreap.core.servers import Moment, may_signal_busy, moment_of
+from supervisor_memreap.host import boundary, forked, reader
+from supervisor_memreap.host.connections import Connections
+from supervisor_memreap.host.look import private_memory
+from supervisor_memreap.host.signalling import has_changed, send, send_to_main_thread
+from supervisor_memreap.host.signals import number
+from supervisor_memreap.host.source import Source
+
+# Seconds in which a worker has to come to its boundary, so that others that are due have their turn; and if none is.
+TURN, ALONE = 5.0, 30.0
+# The same where it is signalled at any moment after that.
+LAST = 0.5
+# Seconds by which a child may overrun its time, on a machine that is busy, before it is ended.
+_OVERRUN = 2.0
+# Seconds to wait for a child that has spoken its last word; and for one that was told to end, or killed: one that waits
+# for a lock in the kernel ends when it gets that.
+_LAST_WORD, _ENDS = 0.1, {signal.SIGTERM: 0.1, signal.SIGKILL: 0.02}
+# Seconds between two readings of whether a worker is idle: a hundred in 0.3 s, at a few % of one core.
+_BETWEEN_READS = 0.003
+# Readings of a sleeping worker, so many seconds apart, that must all lack the place where it waits before it is proven
+# that the system never tells it: of a busy worker 2 to 6 % lack it by chance, up to 70 in a row at 3 ms.
+_UNSEEN_PROVES, _UNSEEN_APART = 20, 0.1
+
+# A line with the time (monotonic).
+_QUEUES = b"q "
+
+
+@dataclass(frozen=True)
+class Order:
+    """What an attempt is to do."""
+
+    worker: ProcessId
+    manager: ProcessId
+    processes: int
+    """The number of processes in the pool, which share memory."""
+    server: str
+    """As in core.model."""
+    signal: str
+    hold: bool = True
+    """Whether to bring the worker to its boundary."""
+    may_be_busy: bool = False
+    """Signal it at the end even while busy, if its server permits that: `idle_wait` has expired."""
+    busy_signal: str = ""
+    """The signal for it then; empty: the same."""
+    patience: float = TURN
+    """Seconds that this may take."""
+    private: int | None = None
+    """Bytes that the worker has for itself, as read at the look; None: not read there."""
+    stops: int = boundary.MOST_STOPS
+    """System calls, twice over, in which the worker may be stopped for microseconds."""
+    siblings: frozenset[int] = frozenset()
+    """The pids of the pool's other workers."""
+    may_lack: int = 0
+    """If more of them are gone by then, nothing is sent."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an attempt."""
+
+    result: Result
+    moment: SentMoment | None = None
+    """What the worker was doing when the signal was sent; None: it was not sent."""
+    unheld: bool = False
+    """It was not permitted to bring it to its boundary."""
+    has_boundary: bool = False
+    """It was, or would have been, brought there."""
+    unreadable: bool = False
+    """Whether it is idle is never to be seen here."""
+    private: int | None = None
+    """Bytes that the worker had for itself; None if that may not be read."""
+    watched: float = 0.0
+    """Seconds in which it was seen that it never came to an idle moment."""
+    is_kept: bool = False
+    """A client's connection was seen that is kept between requests."""
+    signal: str = ""
+    """The one that was sent; empty: that of the order."""
+    is_deaf: bool = False
+    """It has no handler for the signal that it would be sent while busy, so nothing was sent."""
+    stopped: float = 0.0
+    """Seconds for which the worker was stopped in vain."""
+    sent_at: float | None = None
+    """Monotonic: right before the signal; None: it was not sent, or it is not known when."""
+    error: str = ""
+    """Of memreap itself: nothing was sent."""
+
+
+_HANDLED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+
+class Attempt:
+    """The parent's side. `fd` becomes readable when the child has something to say, also when it ends."""
+
+    def __init__(self, order: Order, view: Source, pidfd: int | None, lock: int | None):
+        """Raises OSError where no process can be started: nothing was sent then."""
+        self.order = order
+        self.pidfd = pidfd
+        self.lock = lock
+        self._written = b""
+        self.fd, writable = os.pipe()
+        try:
+            parent = os.getpid()
+            # Until the child has handlers of its own, a signal to it would wake the parent, by its pipe for signals.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+            try:
+                self.child = os.fork()
+                if self.child == 0:
+                    kept = [each for each in (writable, pidfd, lock) if each is not None]
+                    _run(order, view, pidfd, writable, kept, parent)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        except OSError:
+            os.close(self.fd)
+            raise
+        finally:
+            os.close(writable)
+        os.set_blocking(self.fd, False)
+        self._began = time.monotonic()
+        self.deadline = self._began + order.patience + _OVERRUN
+
+    def shorten(self, patience: float) -> None:
+        """Give it no more than so many seconds, from its begin."""
+        self.deadline = min(self.deadline, self._began + patience)
+
+    def outcome(self) -> Outcome | None:
+        """What became of it, as soon as that is known; None: it goes on. Never waits for long."""
+        ended = self._read()
+        if not ended and time.monotonic() < self.deadline:
+            return None
+        return self._end(by_force=not ended)
+
+    def cancel(self) -> Outcome:
+        """End it now."""
+        return self._end(by_force=not self._read())
+
+    def wait(self) -> Outcome:
+        """Wait until it has ended."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        while True:
+            poll.poll(max(0.0, self.deadline - time.monotonic()) * 1000 + 1)
+            outcome = self.outcome()
+            if outcome:
+                return outcome
+
+    def _read(self) -> bool:
+        """Read what the child has written; whether it has ended."""
+        try:
+            while chunk := os.read(self.fd, 4096):
+                self._written += chunk
+        except BlockingIOError:
+            return False
+        return True
+
+    def _end(self, by_force: bool) -> Outcome:
+        status = _collect(self.child, by_force)
+        self._read()
+        os.close(self.fd)
+        report = self._written.rpartition(b"\n")[0].rpartition(b"\n")[2]
+        if report.startswith(b"{"):
+            return _decoded(report)
+        queued = [line for line in self._written.splitlines() if line.startswith(_QUEUES)]
+        if queued:
+            return Outcome(Result.SENT, SentMoment.UNKNOWN, sent_at=float(queued[-1][len(_QUEUES) :] or self._began))
+        # A seccomp filter that kills who calls ptrace would kill the next one too.
+        refused = status is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS
+        watched = min(time.monotonic() - self._began, self.order.patience)
+        return Outcome(Result.BUSY, unheld=refused, watched=0.0 if refused else watched)
+
+
+_uncollected: list[int] = []
+"""Children that did not end in time after they were killed."""
+
+
+def _collect(child: int, by_force: bool) -> int | None:
+    """Its wait status; None: it is not known, or it has not ended yet. `by_force`: end it first, gently if it can."""
+    for uncollected in tuple(_uncollected):
+        if _wait(uncollected, 0.0) != _RUNS:
+            _uncollected.remove(uncollected)
+    status = _wait(child, 0.0 if by_force else _LAST_WORD)
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        if status == _RUNS:
+            os.kill(child, signum)  # ours, and not waited for yet: no other process can have its pid
+            status = _wait(child, _ENDS[signum])
+    if status == _RUNS:
+        _uncollected.append(child)
+    return None if status in (_RUNS, _UNKNOWN) else status
+
+
+# No wait status: it has not ended; and it has, but nobody knows how.
+_RUNS, _UNKNOWN = -1, -2
+
+
+def _wait(child: int, patience: float) -> int:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            ended, status = os.waitpid(child, os.WNOHANG)
+        except ChildProcessError:
+            return _UNKNOWN  # a library ignores SIGCHLD in this process: then the kernel has waited for it
+        if ended:
+            return status
+        if time.monotonic() >= deadline:
+            return _RUNS
+        time.sleep(0.001)
+
+
+def _decoded(report: bytes) -> Outcome:
+    values = json.loads(report)
+    moment = values.pop("moment")
+    return Outcome(Result(values.pop("result")), SentMoment(moment) if moment else None, **values)
+
+
+def _run(order: Order, view: Source, pidfd: int | None, writable: int, kept: Collection[int], parent: int) -> None:
+    """Never returns."""
+    try:
+        # Ctrl-Z of `memreap once` would stop it while it holds a worker.
+        os.setsid()
+        forked.settle("memreap attempt", kept, {signal.SIGINT, signal.SIGHUP}, with_parent=True)
+        signal.signal(signal.SIGTERM, _leave)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+        reader.read_here()
+        if os.getppid() == parent:
+            has_queued: list[float] = []
+
+            def queues() -> None:
+                has_queued.append(time.monotonic())
+                _write(writable, _QUEUES + b"%f\n" % has_queued[-1])
+
+            try:
+                outcome = carry_out(order, view, pidfd, queues)
+                outcome = replace(outcome, sent_at=has_queued[-1] if has_queued else None)
+            except Exception as error:
+                if has_queued:
+                    raise  # it is unknown whether it was sent
+                outcome = Outcome(Result.FAILED, error=f"{type(error).__name__}: {error}")
+            _write(writable, json.dumps(asdict(outcome)).encode() + b"\n")
+    finally:
+        os._exit(0)
+
+
+def _leave(_signum: int, _frame: object) -> None:
+    """Let go of the worker and end, without a word: so boundary.steps has its way out."""
+    sys.exit()
+
+
+def _write(fd: int, text: bytes) -> None:
+    os.write(fd, text)
+
+
+def carry_out(order: Order, view: Source, pidfd: int | None, queues: Callable[[], None]) -> Outcome:
+    """In the child. `queues` is called right before each signal. Never raises OSError."""
+    child = _Child(order, view, pidfd, queues)
+    try:
+        return child.outcome()
+    except SystemExit:
+        return child.when_ended()
+    except ProcessLookupError:
+        return Outcome(Result.GONE)
+    except PermissionError:
+        return Outcome(Result.NOT_PERMITTED)
+    except OSError:
+        return Outcome(Result.FAILED)
+
+
+# By how bringing it to its boundary ended.
+_OUTCOMES = {
+    boundary.SENT: Outcome(Result.SENT, SentMoment.HELD, has_boundary=True),
+    boundary.GONE: Outcome(Result.GONE),
+    boundary.CHANGED: Outcome(Result.CHANGED),
+    boundary.NOT_SHARED: Outcome(Result.NOT_SHARED),
+}
+
+
+class _Child:
+    def __init__(self, order: Order, view: Source, pidfd: int | None, queues: Callable[[], None]):
+        self._order = order
+        self._view = view
+        self._pid = order.worker.pid
+        self._pidfd = pidfd
+        self._signum = number(order.signal)
+        self._queues = queues
+        self._began = time.monotonic()
+        self._deadline = self._began + order.patience
+        self._connections = Connections()
+        self._is_traced = False
+        self._is_at_boundary = False
+        self._others_left = False
+        self._has_queued = False
+        self._tracer: boundary.Tracer | None = None
+
+    def outcome(self) -> Outcome:
+        """Raises ProcessLookupError, PermissionError, OSError."""
+        # Asks whether it may be signalled, before a moment is waited for in vain.
+        send(self._pid, self._pidfd, 0)
+        if self._has_changed():
+            return Outcome(Result.CHANGED)
+        self._note_clients()
+        private = self._order.private
+        if private is None:
+            private = private_memory(self._order.worker, self._order.processes, self._view)
+        outcome = self._at_its_boundary() if self._order.hold and boundary.is_usable() else None
+        # One that is traced is let go of only when this process ends.
+        if outcome is None or (outcome.unheld and not self._is_traced):
+            idle = self._when_idle()
+            outcome = replace(idle, unheld=outcome is not None)
+        return replace(outcome, private=private)
+
+    def when_ended(self) -> Outcome:
+        """What to say where the parent ends the attempt. Raises SystemExit: it is unknown whether it was sent."""
+        if self._has_queued:
+            sys.exit()
+        self._note_clients()
+        return self._busy(has_boundary=self._is_at_boundary)
+
+    def _has_changed(self) -> bool:
+        return has_changed(self._order.worker, self._order.manager, self._view) or (
+            self._view.catches(self._pid, self._signum) is False
+        )
+
+    def _may_send(self) -> bool:
+        """Whether it is what was measured, and no other worker has left meanwhile."""
+        gone = self._order.siblings.difference(self._view.children(self._order.manager.pid))
+        self._others_left = len(gone) > self._order.may_lack
+        return not self._others_left and not self._has_changed()
+
+    def _at_its_boundary(self) -> Outcome | None:
+        """None: it has no boundary."""
+
+        def to_thread() -> None:
+            send_to_main_thread(self._order.worker, self._pidfd, self._signum, self._view)
+
+        def to_process() -> None:
+            send(self._pid, self._pidfd, self._signum)
+
+        last = b""
+        self._is_at_boundary = True
+        queued = boundary.Signal(self._signum, self._may_send, to_thread, to_process)
+        bounds = boundary.Bounds(self._deadline, self._order.stops)
+        self._tracer = boundary.Tracer(self._pid, queued, bounds)
+        with contextlib.closing(self._tracer.steps(self._order.manager.pid)) as steps:
+            for written in steps:
+                if written == boundary.QUEUES:
+                    self._queue()
+                last = written or last
+        if last == boundary.LATE:
+            return self._late(has_boundary=True)
+        if last in (boundary.NOT_PERMITTED, boundary.UNTRACEABLE):
+            self._is_at_boundary, self._is_traced = False, last == boundary.UNTRACEABLE
+            return Outcome(Result.BUSY, unheld=True)
+        if self._others_left:
+            return self._busy(has_boundary=True)
+        self._is_at_boundary = last != boundary.NONE
+        return _OUTCOMES.get(last)
+
+    def _when_idle(self) -> Outcome:
+        moment, unseen, was_seen, counted = moment_of(self._order.server), 0, False, 0.0
+        if moment is Moment.HELD:
+            return self._busy(has_boundary=False)  # it is signalled nowhere else
+        while True:
+            idle = self._view.idle(self._pid)
+            now = time.monotonic()
+            if not was_seen and now - counted >= _UNSEEN_APART:
+                tells = True if idle else self._view.can_observe_idle(self._pid)
+                was_seen, counted = tells is True, now
+                unseen += tells is False
+            if idle:
+                return self._send(SentMoment.IDLE)
+            if now >= self._deadline:
+                unreadable = unseen >= _UNSEEN_PROVES and not was_seen
+                outcome = self._late(False, SentMoment.UNKNOWN if idle is None else SentMoment.BUSY)
+                return replace(outcome, unreadable=unreadable)
+            if self._order.may_be_busy and moment is not Moment.ANY:
+                self._note_clients()
+            time.sleep(_BETWEEN_READS)
+            if self._has_changed():
+                return Outcome(Result.CHANGED)
+
+    def _late(self, has_boundary: bool, moment: SentMoment = SentMoment.BUSY) -> Outcome:
+        """It did not come to an idle moment in time."""
+        self._note_clients()
+        order = self._order
+        if order.may_be_busy and may_signal_busy(order.server, has_boundary) and self._permit_it():
+            signal_name = order.busy_signal or order.signal
+            if self._view.catches(self._pid, number(signal_name)) is not False:
+                return self._send(moment, signal_name)
+            return Outcome(Result.BUSY, is_deaf=True)
+        return self._busy(has_boundary)
+
+    def _busy(self, has_boundary: bool) -> Outcome:
+        watched = min(self._order.patience, time.monotonic() - self._began)
+        is_kept = self._connections.are_kept
+        stopped = self._tracer.stopped if self._tracer else 0.0
+        return Outcome(Result.BUSY, is_kept=is_kept, watched=watched, has_boundary=has_boundary, stopped=stopped)
+
+    def _permit_it(self) -> bool:
+        """Whether its connections, as far as they were seen, permit that it is signalled while busy."""
+        moment, seen = moment_of(self._order.server), self._connections
+        if moment is Moment.IF_FRESH:
+            return seen.are_fresh
+        return moment is Moment.ANY or not (seen.are_kept or seen.is_same)
+
+    def _queue(self) -> None:
+        self._has_queued = True
+        self._queues()
+
+    def _note_clients(self) -> None:
+        with contextlib.suppress(OSError):  # it has left; or that may not be read
+            self._connections.note(self._view.clients(self._pid))
+
+    def _send(self, moment: SentMoment, signal_name: str = "") -> Outcome:
+        if not self._may_send():
+            return Outcome(Result.BUSY if self._others_left else Result.CHANGED)
+        self._queue()
+        send(self._pid, self._pidfd, number(signal_name) if signal_name else self._signum)
+        return Outcome(Result.SENT, moment, signal=signal_name)

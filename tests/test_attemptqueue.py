@@ -1,0 +1,157 @@
+"""Which attempts are made, and when: several pools, with a stand-in for the child that makes one."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from supervisor_memreap import attemptqueue, attempts
+from supervisor_memreap.attemptqueue import AttemptQueue
+from supervisor_memreap.core import policy
+from supervisor_memreap.core.model import Pool, ProcessId, Result, Worker, WorkerDetail
+from supervisor_memreap.core.policy import Candidate, Choice, Standing
+from supervisor_memreap.core.reasons import Requested
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.state import PoolState
+from supervisor_memreap.host.attempt import ALONE, TURN, Attempt, Outcome
+from supervisor_memreap.memorywatch import MemoryWatch
+from supervisor_memreap.pool import WatchedPool
+from supervisor_memreap.pools import Pools
+
+
+class Child(Attempt):
+    """An attempt that ends when the test says how."""
+
+    fd = 0
+    deadline = float("inf")
+
+    def __init__(self, order, *_):  # the real one would fork
+        self.order = order
+        self.ended: Outcome | None = None
+        self.patience = order.patience
+
+    def outcome(self) -> Outcome | None:
+        return self.ended
+
+    def cancel(self) -> Outcome:
+        return Outcome(Result.BUSY, has_boundary=True)
+
+    def shorten(self, patience: float) -> None:
+        self.patience = min(self.patience, patience)
+
+
+@pytest.fixture
+def begun(monkeypatch) -> list[int]:
+    """The workers on which attempts were begun."""
+    pids: list[int] = []
+
+    def begin(order, *rest) -> Child:
+        pids.append(order.worker.pid)
+        return Child(order, *rest)
+
+    monkeypatch.setattr(attempts, "Attempt", begin)
+    monkeypatch.setattr(attempts.signalling, "open_pidfd", lambda _pid: None)
+    return pids
+
+
+def null(*_: object) -> int:
+    return os.open(os.devnull, os.O_RDONLY)
+
+
+def candidate(worker: Worker, state: PoolState) -> Candidate:
+    wait = state.waits.get(worker.id)
+    return Candidate(worker, Requested(None, "uss"), attempts=wait.attempts if wait else 0)
+
+
+class Machine:
+    """Pools, each with the workers that are due."""
+
+    def __init__(self, **due: tuple[int, ...]):
+        self.pools = Pools((), False, {}, lambda _states: "", dict)
+        self.queue = AttemptQueue(self.pools, MemoryWatch())
+        self.due = due
+        self.now = 0.0
+
+    def pool(self, name: str) -> WatchedPool:
+        return self.pools.named(name)
+
+    def look(self) -> None:
+        self.now += 5.0
+        for name, pids in self.due.items():
+            pool = self.pool(name)
+            pool.attempts._take_lock = null
+            detail = WorkerDetail(1, True, "Starman", "HUP")
+            workers = tuple(Worker(ProcessId(pid, 1.0), 100.0, 1, detail) for pid in pids)
+            seen = Pool(name, "RUNNING", manager=ProcessId(1, 0.5), workers=workers)
+            candidates = [candidate(worker, pool.state) for worker in workers]
+            pool.take(Choice(seen, Standing.DUE, pool.state, (), tuple(candidates)), self.now)
+        self.queue.begin([self.pool(name) for name in self.due], None, self.now)
+
+    def ends(self, name: str, outcome: Outcome) -> None:
+        child = self.child(name)
+        child.ended = outcome
+        self.queue.wake(self.now)
+
+    def child(self, name: str) -> Child:
+        trial = self.pool(name).attempts.trial
+        assert trial
+        assert isinstance(trial.attempt, Child)
+        return trial.attempt
+
+
+def busy(stopped: float = 0.0) -> Outcome:
+    return Outcome(Result.BUSY, has_boundary=True, watched=1.0, stopped=stopped)
+
+
+def test_a_pool_that_is_paused_while_it_waits_for_its_turn_is_not_attempted(begun, monkeypatch):
+    monkeypatch.setattr(attemptqueue, "MOST", 1)
+    machine = Machine(a=(11,), b=(21,))
+    machine.look()
+    assert begun == [11]
+    paused = machine.pool("b")
+    paused.attempts.end(machine.now, by_force=True)  # as a pause does
+    paused.update(policy.pause(paused.state))
+    machine.ends("a", busy())
+    assert begun == [11]
+
+
+def test_where_as_many_are_made_as_may_be_they_are_shortened_for_the_others(begun, monkeypatch):
+    monkeypatch.setattr(attemptqueue, "MOST", 1)
+    machine = Machine(a=(11,))
+    machine.look()
+    assert machine.child("a").patience == ALONE
+    machine.due["b"] = (21,)
+    machine.look()
+    assert machine.child("a").patience == TURN
+    machine.ends("a", busy())
+    assert begun == [11, 21]
+
+
+def test_one_that_is_always_busy_does_not_keep_the_others_from_their_turn(begun):
+    machine = Machine(a=(11, 12, 13))
+    for _ in range(2):
+        machine.look()
+        for _ in range(3):
+            machine.ends("a", busy())
+    assert begun == [11, 12, 13] * 2
+    machine.look()
+    assert machine.child("a").patience == 4 * attempts.FIRST
+
+
+def test_a_worker_that_was_stopped_in_vain_is_left_alone_for_nine_times_as_long(begun):
+    machine = Machine(a=(11,))
+    machine.look()
+    machine.ends("a", busy(stopped=3600.0))  # by the clock of this machine, which is not that of the looks
+    machine.look()
+    assert begun == [11]
+
+
+def test_settings_that_change_end_an_attempt(begun):
+    machine = Machine(a=(11,))
+    machine.look()
+    first = machine.child("a")
+    machine.pool("a").settings = PoolSettings(hold=False)
+    machine.look()
+    assert machine.child("a") is not first
+    assert begun == [11, 11]

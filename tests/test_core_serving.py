@@ -1,0 +1,330 @@
+"""Who is a worker and who serves, as far as sockets say it; and what the rules of a pool make of that."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from test_core_policy import BOOT, MIB, SETTINGS, STAMP, Film, events, reaped
+
+from supervisor_memreap.core import hindrance, policy, serving
+from supervisor_memreap.core.events import (
+    NeverServed,
+    NoReplacement,
+    NotShared,
+    Overdue,
+    ServingUnknown,
+    Settled,
+    TooFewWorkers,
+)
+from supervisor_memreap.core.model import Fact, Pool, ProcessId, Sharing, Worker
+from supervisor_memreap.core.policy import Look
+from supervisor_memreap.core.state import PoolState, decode, encode, restored
+from supervisor_memreap.record.counters import Counters
+
+SERVES, HOLDS, ELSEWHERE, APART, NONE, HIDDEN, UNREAD = Fact
+MANAGER = ProcessId(1, BOOT)
+
+
+def children(*facts: Fact | None, is_shared: bool = False) -> Pool:
+    """A pool of which the children 11, 12, … say this; None: nothing had to be read."""
+    ids = [ProcessId(11 + number, BOOT) for number in range(len(facts))]
+    workers = tuple(Worker(id, 60.0, 20 * MIB) for id in ids)
+    known = {id: fact for id, fact in zip(ids, facts) if fact}
+    return serving.sort_out(Pool("myapp", "RUNNING", manager=MANAGER, workers=workers), known, is_shared)
+
+
+def judged(pool: Pool) -> dict[int, bool | None]:
+    return {worker.id.pid: worker.serving for worker in pool.workers}
+
+
+def test_a_child_that_was_seen_at_the_pools_socket_serves_and_one_that_only_has_it_does_not_yet():
+    pool = children(SERVES, HOLDS)
+    assert (judged(pool), pool.helpers, pool.sharing) == ({11: True, 12: False}, (), Sharing.SHARED)
+
+
+@pytest.mark.parametrize("fact", [APART, NONE])
+def test_a_child_without_the_pools_socket_is_a_helper(fact):
+    pool = children(SERVES, fact)
+    assert (judged(pool), pool.helpers) == ({11: True}, (ProcessId(12, BOOT),))
+
+
+@pytest.mark.parametrize("fact", [APART, NONE])
+def test_a_helper_is_one_also_where_all_the_others_are_known_to_serve(fact):
+    pool = children(None, fact, is_shared=True)
+    assert (judged(pool), pool.helpers) == ({11: None}, (ProcessId(12, BOOT),))
+
+
+def test_children_with_a_socket_each_are_workers_that_must_not_be_signalled():
+    pool = children(APART, APART)
+    assert (judged(pool), pool.helpers, pool.sharing) == ({11: None, 12: None}, (), Sharing.APART)
+
+
+def test_where_none_listens_the_age_counts():
+    pool = children(NONE, NONE)
+    assert (judged(pool), pool.sharing) == ({11: None, 12: None}, Sharing.NONE)
+
+
+def test_where_sockets_may_not_be_read_the_age_counts():
+    pool = children(HIDDEN, HIDDEN)
+    assert (judged(pool), pool.sharing) == ({11: None, 12: None}, Sharing.HIDDEN)
+
+
+def test_of_what_could_not_be_read_in_time_age_counts_and_it_says_nothing_of_the_others():
+    pool = children(UNREAD, NONE)
+    assert (judged(pool), pool.helpers, pool.sharing) == ({11: None, 12: None}, (), Sharing.NONE)
+
+
+def test_one_that_has_a_shared_socket_and_waits_elsewhere_is_a_helper_and_its_pool_shares():
+    pool = children(HOLDS, ELSEWHERE)
+    assert (judged(pool), [helper.pid for helper in pool.helpers], pool.sharing) == ({11: False}, [12], Sharing.SHARED)
+
+
+def test_an_old_worker_that_could_not_be_judged_at_first_did_not_begin_to_serve_just_now():
+    """Its size is not that of a fresh one."""
+    film = Film()
+    film.look({11: 300, 12: 300})
+    film = served_from_now_on(film)
+    for _ in range(6):
+        film.look({11: 300, 12: 300})
+    assert film.state.suspended is None
+
+
+def served_from_now_on(film: Film) -> Served:
+    served = Served()
+    served.__dict__.update(film.__dict__ | {"starting": set(), "sharing": Sharing.SHARED})
+    return served
+
+
+class Served(Film):
+    """Workers serve, but those `starting` do not yet."""
+
+    def __init__(self, settings=SETTINGS):
+        super().__init__(settings)
+        self.starting: set[int] = set()
+        self.sharing = Sharing.SHARED
+
+    def worker(self, pid, mib, *args, **options):
+        return replace(super().worker(pid, mib, *args, **options), serving=pid not in self.starting)
+
+    def decide(self, pool, now):
+        return super().decide(replace(pool, sharing=self.sharing), now)
+
+
+def in_its_place(film: Served) -> None:
+    """12 has left, and 14 is forked in its place, which does not serve yet."""
+    assert reaped(film.look({11: 200, 12: 300, 13: 40})) == 12
+    film.fork(14)
+    film.starting = {14}
+
+
+def test_settle_counts_from_when_the_replacement_was_first_seen_to_serve():
+    film = Served()
+    in_its_place(film)
+    for _ in range(9):  # an import of 45 s
+        verdict = film.look({11: 200, 13: 40, 14: 20})
+        assert (reaped(verdict), verdict.standing) == (None, "settling")
+    film.starting = set()
+    assert reaped(film.look({11: 200, 13: 40, 14: 20})) is None
+    assert reaped(film.look({11: 200, 13: 40, 14: 20}, after=9.9)) is None
+    assert reaped(film.look({11: 200, 13: 40, 14: 20}, after=0.1)) == 11
+
+
+def test_settled_says_who_took_whose_place_and_after_how_many_seconds_it_served():
+    film = Served()
+    in_its_place(film)
+    film.look({11: 200, 13: 40, 14: 20}, after=8)
+    film.starting = set()
+    film.look({11: 200, 13: 40, 14: 20}, after=1)
+    (settled,) = events(film.look({11: 200, 13: 40, 14: 20}, after=10), Settled)
+    assert settled == Settled(*STAMP, ProcessId(12, BOOT), ProcessId(14, film.started[14]), 9.0)
+    assert settled.text == "worker 14 has settled in the place of 12; it served 9.0 s after its start"
+
+
+def test_where_the_age_counts_settled_does_not_say_when_it_served():
+    film = Film()
+    film.look({11: 200, 12: 40})
+    film.fork(13)
+    film.look({12: 40, 13: 20})
+    (settled,) = events(film.look({12: 40, 13: 20}, after=10), Settled)
+    assert (settled.to_serve, settled.text) == (None, "worker 13 has settled in the place of 11")
+
+
+def test_a_worker_that_was_seen_to_serve_is_not_asked_again():
+    film = Served()
+    film.look({11: 40, 12: 40})
+    film.starting = {11, 12}
+    assert reaped(film.look({11: 200, 12: 40})) == 11
+
+
+def test_a_worker_that_does_not_serve_yet_is_not_signalled_whatever_its_age():
+    film = Served()
+    film.starting = {13}
+    film.fork(13, ago=100)
+    verdict = film.look({11: 40, 12: 40, 13: 300})
+    assert (reaped(verdict), verdict.standing) == (None, "due")
+    assert [each.worker.id.pid for each in verdict.pending] == [13]
+
+
+def test_another_one_must_serve_not_only_be_old():
+    film = Served()
+    film.starting = {12}
+    film.fork(12, ago=100)
+    assert reaped(film.look({11: 300, 12: 40})) is None
+    film.starting = set()
+    assert reaped(film.look({11: 300, 12: 40})) == 11
+
+
+def test_of_three_none_goes_while_another_starts_by_itself():
+    film = Served()
+    film.look({11: 40, 12: 40, 13: 40})
+    film.fork(14)
+    film.starting = {14}
+    assert reaped(film.look({11: 300, 12: 40, 14: 20})) is None
+    film.starting = set()
+    assert reaped(film.look({11: 300, 12: 40, 14: 20}, after=30)) == 11
+
+
+def test_in_a_large_pool_one_goes_while_few_others_start():
+    film = Served()
+    others = dict.fromkeys(range(20, 27), 40)
+    film.starting = {99}
+    film.fork(99)
+    assert reaped(film.look({11: 300, **others, 99: 20})) == 11
+
+
+def test_children_that_come_and_go_all_the_time_and_never_serve_do_not_keep_a_worker_for_ever():
+    film = Served()
+    film.starting = set(range(100, 200))
+    reaps = []
+    for pid in range(100, 160):
+        film.fork(pid)
+        reaps.append(reaped(film.look({11: 300, 12: 40, 13: 40, pid: 20})))
+    first = reaps.index(11)
+    assert 5.0 * first == pytest.approx(2 * policy.STARTS, abs=5)
+
+
+def test_one_that_has_not_served_for_very_long_keeps_none_from_going():
+    film = Served()
+    film.starting = {13}  # it has the pool's socket, and takes no part
+    assert reaped(film.look({11: 300, 12: 40, 13: 40})) == 11
+
+
+def test_a_due_worker_that_never_served_is_told_once_and_stands_in_the_way():
+    film = Served()
+    film.starting = {13}
+    verdicts = [film.look({11: 40, 12: 40, 13: 300}) for _ in range(4)]
+    (told,) = [event for verdict in verdicts for event in events(verdict, NeverServed)]
+    assert "was never seen to wait for a connection, nor with one: nothing sent" in told.text
+    (overdue,) = [event for verdict in verdicts for event in events(verdict, Overdue)]
+    assert overdue.hindrance == hindrance.NOT_SERVING
+
+
+def test_where_too_few_serve_none_goes_and_the_line_counts_those_that_serve():
+    film = Served()
+    film.look({11: 40, 12: 40, 13: 40, 14: 40})
+    for pid in (22, 23, 24):
+        film.fork(pid, ago=50)
+    film.starting = {22, 23, 24}
+    told = []
+    for _ in range(14):
+        verdict = film.look({11: 300, 22: 20, 23: 20, 24: 20})
+        assert reaped(verdict) is None
+        told += events(verdict, TooFewWorkers)
+    (few,) = told
+    assert few.text.startswith("only 1 of the usual 4 workers serve and are older than min_age=30 s: nothing is sent")
+
+
+def test_a_replacement_that_starts_for_longer_than_grace_is_not_taken_for_none():
+    film = Served(replace(SETTINGS, grace=20))
+    in_its_place(film)
+    for _ in range(9):
+        verdict = film.look({11: 200, 13: 40, 14: 20})
+        assert (reaped(verdict), events(verdict, NoReplacement)) == (None, [])
+
+
+def test_with_a_socket_each_none_is_signalled_and_one_line_says_what_to_do():
+    film = Served()
+    film.sharing = Sharing.APART
+    verdicts = [film.look({11: 300, 12: 300}) for _ in range(3)]
+    assert [reaped(verdict) for verdict in verdicts] == [None] * 3
+    (told,) = [event for verdict in verdicts for event in events(verdict, NotShared)]
+    assert told.text.startswith("worker 11 listens on a socket of its own")
+    assert "let the manager open one socket for all its workers" in told.text
+
+
+def test_with_a_port_each_of_target_self_the_line_names_fcgi_program():
+    assert "[fcgi-program], socket=" in NotShared(*STAMP, ProcessId(11, BOOT), True).text
+
+
+@pytest.mark.parametrize(
+    ("sharing", "why"),
+    [
+        (Sharing.NONE, "none of its workers listens"),
+        (Sharing.HIDDEN, "the sockets of its processes may not be read"),
+    ],
+)
+def test_where_it_is_unknown_who_serves_workers_go_by_age_and_a_line_says_so_once(sharing, why):
+    film = Film()
+    told = []
+    for _ in range(3):
+        film.now += 5
+        there = tuple(film.worker(pid, mib) for pid, mib in {11: 300, 12: 300, 13: 40}.items())
+        pool = Pool("myapp", "RUNNING", "", MANAGER, film.now - BOOT, there, sharing=sharing)
+        verdict = film.decide(pool, film.now)
+        assert reaped(verdict) == 11
+        told += events(verdict, ServingUnknown)
+    (unknown,) = told
+    assert unknown.text.startswith(why)
+    assert "its age counts" in unknown.text
+
+
+def test_a_helper_that_leaves_needs_no_worker_in_its_place():
+    film = Served()
+    assert reaped(film.look({11: 300, 12: 40, 13: 40})) == 11  # of 13 it is not known yet that it is a helper
+    film.fork(14)
+    helper = ProcessId(13, BOOT)
+    for _ in range(3):
+        film.now += 5
+        there = tuple(film.worker(pid, 40) for pid in (12, 14))
+        pool = Pool("myapp", "RUNNING", "", MANAGER, film.now - BOOT, there, helpers=(helper,))
+        verdict = film.decide(pool, film.now)
+    assert events(verdict, Settled)
+
+
+def test_since_when_workers_serve_survives_a_restart_of_the_listener():
+    film = Served()
+    in_its_place(film)
+    film.starting = set()
+    film.look({11: 200, 13: 40, 14: 20})
+    film.state = restored(decode(json.loads(json.dumps(encode(film.state)))), film.now)
+    film.starting = {11, 13, 14}  # busy at that moment: nothing more is to be seen
+    assert reaped(film.look({11: 200, 13: 40, 14: 20}, after=9.9)) is None
+    assert reaped(film.look({11: 200, 13: 40, 14: 20}, after=0.1)) == 11
+
+
+def test_a_file_of_an_older_version_says_of_none_since_when_it_serves():
+    values = encode(PoolState(paused=True))
+    del values["serving"]
+    assert decode(values).serving == {}
+
+
+def test_workers_that_serve_at_the_first_look_have_settled_long_ago():
+    film = Served()
+    (look,) = [Look(Pool("myapp", "RUNNING"), SETTINGS, film.state)]
+    assert look.state.serving == {}
+    film.look({11: 40, 12: 40})
+    assert [policy.served_for(film.worker(pid, 40), film.state, film.now) for pid in (11, 12)] == [3605.0] * 2
+
+
+def test_the_status_keeps_saying_what_was_freed_when_the_replacement_settles():
+    film = Served()
+    in_its_place(film)
+    film.starting = set()
+    counters = Counters()
+    for _ in range(3):
+        for event in film.look({11: 200, 13: 40, 14: 20}).events:
+            counters = counters.after(event)
+    assert counters.message.startswith("worker 12 left after")
+    assert counters.reaps == 1

@@ -1,0 +1,153 @@
+"""Pools with more clients than workers where ptrace is not used: no worker is seen idle, and they go all the same."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from support import servers, stack
+from support.driver import eventually
+from support.load import Load
+from support.looking import reap
+
+from supervisor_memreap.core.model import Pool as Seen
+from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.servers import signal_while_busy
+from supervisor_memreap.core.settings import PoolSettings, Watch
+from supervisor_memreap.host import look, waiting
+from supervisor_memreap.host.connections import Clients
+from supervisor_memreap.host.procfs import Procfs
+
+CLIENTS = 8
+# Seconds that each request takes. With quicker ones, nginx and the clients keep two CPUs busy, and workers are idle.
+TAKES = 0.02
+LIMIT_MB = 30
+SETTINGS = PoolSettings(limit=1, hold=False)
+
+
+def memreap(where, more: str = "") -> str:
+    return stack.recorder(where) + (
+        f"[memreap:myapp]\nlimit={LIMIT_MB}MB\nmin_age=1s\nsettle=1s\nhold=no\nidle_wait=5s\n{more}"
+        f"[eventlistener:memreap]\ncommand={sys.executable} -m supervisor_memreap listen\n"
+        f"events=TICK_5\nbuffer_size=100\nstderr_logfile={where}/memreap.log\n"
+    )
+
+
+def test_workers_that_are_never_idle_are_signalled_with_what_costs_least_and_no_request_is_lost(where):
+    server = servers.named("FCGI::ProcManager")
+    with servers.running(server, where, memreap(where)) as pool:
+        with Load(pool.port, "/myapp/", CLIENTS, pause=0.0, takes=TAKES) as load:
+            large = pool.grow(2, 40)
+            eventually(lambda: stack.assert_in_turn(where, 2), timeout=60)
+        reaps = stack.announced(where)[0::2]
+        assert {event["pid"] for event in reaps} == large
+        busy = [event for event in reaps if "USR1 sent while busy, after 5.0 s without an idle" in event["message"]]
+        assert busy
+        for event in reaps:
+            assert event["signal"] in ("USR1", "HUP")
+            assert event in busy or re.search("HUP sent while idle$", event["message"]), event["message"]
+        assert load.tally.lost == {}
+        assert load.tally.answered > 500
+
+
+class NeverIdle(Procfs):
+    """A view in which no idle moment is ever seen, but connections are."""
+
+    def idle(self, pid: int) -> bool | None:
+        return None
+
+
+class Blind(NeverIdle):
+    """As a root without CAP_SYS_PTRACE sees the workers of another user, which a container has by default."""
+
+    def clients(self, pid: int) -> Clients:
+        raise PermissionError
+
+    def can_observe_idle(self, pid: int) -> bool | None:
+        return False
+
+
+def workers_of(pool: stack.Pool) -> Seen:
+    return look.look(Watch(Program("myapp", "myapp", "RUNNING", pool.manager().pid), SETTINGS), Procfs())
+
+
+def assert_all_are_there(pool: stack.Pool) -> None:
+    seen = workers_of(pool)
+    assert len(seen.workers) == servers.WORKERS
+    assert all(worker.age > 0.5 for worker in seen.workers)
+
+
+def assert_gone(pid: int) -> None:
+    assert not psutil.pid_exists(pid)
+
+
+def not_permitted(_task: str) -> list[int]:
+    raise PermissionError
+
+
+@pytest.fixture
+def yama(monkeypatch):
+    """As under kernel.yama.ptrace_scope=1: syscall may not be read, wchan may."""
+    monkeypatch.setattr(waiting, "_system_call", not_permitted)
+
+
+def signalled(server: str, where: Path, view: NeverIdle, watch: float, count: int) -> None:
+    """So many busy workers get the signal for them, and leave without a loss."""
+    with servers.running(servers.named(server), where) as pool:
+        with Load(pool.port, "/myapp/", CLIENTS, pause=0.0, takes=TAKES) as load:
+            for _ in range(count):
+                eventually(lambda: assert_all_are_there(pool))
+                seen = workers_of(pool)
+                worker = seen.workers[0]
+                outcome = reap(seen, worker, SETTINGS, view, watch, idle_wait_expired=True)
+                expected = signal_while_busy(worker.detail.server, None)
+                assert (outcome.result, outcome.moment, outcome.signal) == ("sent", "unknown", expected)
+                eventually(functools.partial(assert_gone, worker.id.pid))
+        assert load.tally.lost == {}
+
+
+@pytest.mark.parametrize("server", ["FCGI::ProcManager", "php-fpm", "Apache prefork"])
+def test_busy_workers_whose_connections_are_not_kept_finish_their_request_and_leave(where, server):
+    signalled(server, where, NeverIdle(), 2.0, 3)
+
+
+def test_so_do_those_of_whom_nothing_can_be_seen(where):
+    signalled("FCGI::ProcManager", where, Blind(), 0.1, 10)
+
+
+@pytest.mark.usefixtures("yama")
+def test_so_do_those_of_whom_only_wchan_can_be_seen(where):
+    signalled("FCGI::ProcManager", where, NeverIdle(), 2.0, 3)
+
+
+def kept(server: str, where: Path) -> None:
+    """No busy worker is signalled where connections are kept."""
+    with servers.running(servers.named(server), where, keep=True) as pool:
+        with Load(pool.port, "/myapp/", CLIENTS, 20, pause=0.0, takes=TAKES) as load:
+            eventually(lambda: assert_all_are_there(pool))
+            seen = workers_of(pool)
+            for worker in seen.workers[:2]:
+                outcome = reap(seen, worker, SETTINGS, NeverIdle(), 5.0, idle_wait_expired=True)
+                assert (outcome.result, outcome.is_kept) == ("busy", True)
+        assert load.tally.lost == {}
+
+
+@pytest.mark.parametrize("server", ["FCGI::ProcManager", "php-fpm", "Apache prefork"])
+def test_busy_workers_whose_connections_are_kept_are_not_signalled(where, server):
+    kept(server, where)
+
+
+@pytest.mark.usefixtures("yama")
+def test_that_connections_are_kept_is_seen_by_wchan_too(where):
+    kept("FCGI::ProcManager", where)
+
+
+def test_apache_of_which_nothing_can_be_seen_is_not_signalled_while_busy_since_its_clients_keep_connections(where):
+    with servers.running(servers.named("Apache prefork"), where) as pool:
+        eventually(lambda: assert_all_are_there(pool))
+        seen = workers_of(pool)
+        assert reap(seen, seen.workers[0], SETTINGS, Blind(), 0.1, idle_wait_expired=True).result == "busy"
