@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support import stack
-from support.driver import POOL, assert_in, eventually, listening, stop, supervisord
+from support.driver import POOL, an_hour_tick, assert_in, eventually, listening, stop, supervisord
 from support.operated import Operated, assert_status, look
 
 from supervisor_memreap.core.events import Left, Resumed
@@ -185,7 +185,7 @@ def assert_blind(operated: Operated) -> None:
 
 def test_a_refused_command_is_not_a_look_and_a_pause_before_the_first_look_comes_first():
     text = program("myapp", 1, 40) + "[memreap:myapp]\nlimit=30MB\nmin_age=1s\n"
-    with operating(text, "TICK_3600,REMOTE_COMMUNICATION") as operated:
+    with operating(text, f"{an_hour_tick()},REMOTE_COMMUNICATION") as operated:
         eventually(lambda: assert_in("READY", operated.rpc().memreap.getListener()["listener_state"]))
         for words in (("pause", "nowhere"), ("reap", "nowhere")):
             refused = operated.ctl("memreap", *words)
@@ -203,7 +203,7 @@ def test_a_refused_command_is_not_a_look_and_a_pause_before_the_first_look_comes
 
 def test_a_refused_command_does_not_count_as_one_of_checks():
     text = program("myapp", 1, 40) + "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nchecks=3\n"
-    with operating(text, "TICK_3600,REMOTE_COMMUNICATION") as operated:
+    with operating(text, f"{an_hour_tick()},REMOTE_COMMUNICATION") as operated:
         eventually(lambda: assert_in("READY", operated.rpc().memreap.getListener()["listener_state"]))
         assert operated.ctl("memreap", "resume", "all").returncode == 0  # one look
         age = operated.rpc().memreap.getListener()["age_seconds"]

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 from support import stack
-from support.driver import POOL, assert_in, eventually, supervisord
+from support.driver import POOL, an_hour_tick, assert_in, eventually, supervisord
 from support.operated import Operated, assert_status, look
 
 from supervisor_memreap import doctorprocess as process
@@ -352,7 +352,7 @@ def test_a_listener_that_is_older_than_supervisorctl_is_told_of():
 
 def test_a_listener_that_ticks_once_an_hour_is_known_as_that_and_takes_commands_before_its_first_tick():
     where = stack.directory()
-    text = configuration(where, sys.executable).replace("events=TICK_5,", "events=TICK_3600,")
+    text = configuration(where, sys.executable).replace("events=TICK_5,", f"events={an_hour_tick()},")
     try:
         with supervisord(where, text):
             operated = Operated(where, sys.executable, f"unix://{where}/s.sock", "", "")

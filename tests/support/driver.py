@@ -231,6 +231,14 @@ def assert_matches(expression: str, whole: str) -> None:
     assert re.search(expression, whole), whole
 
 
+def an_hour_tick() -> str:
+    """TICK_3600, with a minute in which none comes: supervisord sends them at each full hour of the clock."""
+    until = 3600 - time.time() % 3600
+    if until < 60:
+        time.sleep(until + 1)
+    return "TICK_3600"
+
+
 def eventually(assertion, timeout: float = 60.0):
     """The result of the assertion, tried again until it holds; at the end its own failure is what is reported.
 
