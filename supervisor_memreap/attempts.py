@@ -15,6 +15,7 @@ from supervisor_memreap.core.policy import Candidate
 from supervisor_memreap.core.reasons import Reason, is_host_wide
 from supervisor_memreap.core.servers import Moment, cost_while_busy, moment_of, signal_while_busy
 from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.state import Phase
 from supervisor_memreap.followed import Followed, FollowedWorkers, TakeLock
 from supervisor_memreap.host import attempt, signalling
 from supervisor_memreap.host.attempt import Attempt, Order, Outcome
@@ -55,6 +56,8 @@ class Trial:
     worker: Worker
     candidate: Candidate | None = None
     """None: it is for a second signal."""
+    phase: Phase = Phase.SIGNALLED
+    """Before the second signal."""
     is_first: bool = False
     """Of the candidates of a look: the most urgent one says what stands in the way."""
     lock: int | None = None
@@ -153,7 +156,8 @@ class PoolAttempts:
             kept.update(policy.not_sent(kept.state, lock[0]))
             kept.emit_all(lock[1])
             return
-        trial = Trial(self._pool, candidate.worker, candidate, candidate.worker.id == self._first, lock)
+        is_first = candidate.worker.id == self._first
+        trial = Trial(self._pool, candidate.worker, candidate, is_first=is_first, lock=lock)
         # If the listener is killed after the signal, the next one must find this saved.
         if kept.can_save(policy.attempted(self._pool, candidate, kept.state, now)):
             order = _order(self._pool, candidate, self._settings.signal)
@@ -176,11 +180,11 @@ class PoolAttempts:
         assert leaving
         assert manager
         # Saved first, as before the first signal: if the listener is killed here, no third one may be sent.
-        if not kept.can_save(policy.signalled_again(kept.state, sent=False)):
+        if not kept.can_save(policy.signalled_again(kept.state, now)):
             return
         processes = len(self._pool.workers) + 1
         order = Order(worker.id, manager, processes, leaving.server, leaving.signal, self._may_hold(), patience=AGAIN)
-        self._start(Trial(self._pool, worker), order, view, now)
+        self._start(Trial(self._pool, worker, phase=leaving.phase), order, view, now)
 
     def _start(self, trial: Trial, order: Order, view: Source, now: float) -> None:
         followed = self._followed.of(order.worker)
@@ -229,7 +233,7 @@ class PoolAttempts:
             self._kept.update(policy.tried(self._kept.state, outcome.has_boundary))
         if trial.candidate is None:
             trial.close()
-            self._settle_again(trial.worker, outcome)
+            self._settle_again(trial, outcome, now)
         elif outcome.result is Result.SENT:
             self._candidates, self._taken = [], trial.candidate
             self._follow(trial, trial.candidate, outcome, now)
@@ -265,17 +269,16 @@ class PoolAttempts:
         if not outcome.error:
             kept.emit_all(_refusal(kept.name, candidate, result))
 
-    def _settle_again(self, worker: Worker, outcome: Outcome) -> None:
+    def _settle_again(self, trial: Trial, outcome: Outcome, now: float) -> None:
         kept, leaving = self._kept, self._kept.state.leaving
-        if leaving is None or leaving.worker != worker.id:
+        if leaving is None or leaving.worker != trial.worker.id:
             return
-        if outcome.result is not Result.SENT:
-            kept.update(policy.not_signalled_again(kept.state))
-            return
-        assert outcome.moment
-        kept.update(policy.signalled_again(kept.state))
-        how = leaving.signal, outcome.moment, leaving.sent
-        kept.emit(events.SignalledAgain(kept.name, time.time(), worker.id, *how))
+        if outcome.result is Result.SENT:
+            assert outcome.moment
+            how = leaving.signal, outcome.moment, trial.phase is Phase.SIGNALLED
+            kept.emit(events.SignalledAgain(kept.name, time.time(), leaving.worker, *how))
+        elif leaving.phase is Phase.AGAIN:
+            kept.update(policy.not_signalled_again(kept.state, trial.phase, now))
 
 
 def _signalled(name: str, candidate: Candidate, outcome: Outcome, idle_wait: float) -> Event:

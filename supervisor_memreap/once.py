@@ -162,12 +162,9 @@ def _keep_in(remembered: Remembered) -> Keep:
     """Saves who is leaving: the next memreap follows that worker. All else is the listener's, or of this run alone."""
 
     def keep(states: States) -> str:
-        leaving = {name: state for name, state in states.items() if state.attempted or state.leaving}
+        reaped = {name: state for name, state in states.items() if state.reap}
         return remembered.keep(
-            {
-                name: PoolState(manager=state.manager, attempted=state.attempted, leaving=state.leaving)
-                for name, state in leaving.items()
-            }
+            {name: PoolState(manager=state.manager, reap=state.reap) for name, state in reaped.items()}
         )
 
     return keep

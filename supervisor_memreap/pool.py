@@ -81,17 +81,17 @@ class WatchedPool(Kept):
         self.attempts.end(now, by_force=True)
         if not self.followed.is_ours(worker.id):
             if force:
-                self._give_up()
+                self._give_up(now)
             return
         if again:
             self.attempts.signal_again(again, view, now)
         if force:
-            self._force(force, view)
+            self._force(force, view, now)
 
-    def _force(self, worker: Worker, view: Source) -> None:
+    def _force(self, worker: Worker, view: Source, now: float) -> None:
         signal = self.settings.stuck
         if self.write_down():
-            self.update(policy.force_later(self._state), save=False)
+            self.update(policy.force_later(self._state, now), save=False)
             return
         result = signalling.force(self.pool, worker, signal, view)
         if result is Result.SENT:
@@ -99,11 +99,11 @@ class WatchedPool(Kept):
             return
         self.emit(events.NotForced(self.name, time.time(), worker.id, signal, result.value))
         if result in (Result.NOT_PERMITTED, Result.FAILED):
-            self._give_up()
+            self._give_up(now)
 
-    def _give_up(self) -> None:
+    def _give_up(self, now: float) -> None:
         """Send a stuck worker nothing more; the next one may go as soon as the pool's lock is free."""
-        self.update(policy.not_forced(self._state))
+        self.update(policy.not_forced(self._state, now))
         self.followed.release(self._state)
 
     def close(self) -> None:

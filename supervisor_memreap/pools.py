@@ -143,7 +143,7 @@ class Pools:
             pool = self.named(name)
             if pool.pool.worker(leaving.worker):
                 os.close(taken)
-                pool.update(replace(pool.state, leaving=leaving))
+                pool.update(replace(pool.state, reap=leaving))
                 raise lock.Locked(f"worker {leaving.worker.pid} was signalled by a memreap that has ended")
         return taken
 

@@ -17,7 +17,7 @@ from supervisor_memreap.core.command import (
     unknown,
 )
 from supervisor_memreap.core.model import Pool, ProcessId, Worker
-from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
+from supervisor_memreap.core.state import Cause, PoolState, Reap, Suspension
 
 MANAGER = ProcessId(1, 0.5)
 WORKERS = tuple(Worker(ProcessId(pid, 1.0), 60.0, pid * 1024**2) for pid in (11, 13, 12))
@@ -191,7 +191,7 @@ def test_a_worker_that_is_not_there_is_refused_with_those_that_are():
 
 def test_reap_without_a_pid_never_means_one_that_was_signalled_already():
     eleven, thirteen, twelve = (worker.id for worker in WORKERS)
-    state = PoolState(leaving=Leaving(thirteen, 0.0, frozenset()), stuck=(Leaving(twelve, 0.0, frozenset()),))
+    state = PoolState(reap=Reap(thirteen, 0.0, frozenset()), stuck=(Reap(twelve, 0.0, frozenset()),))
     after, answer = carry_out(parse("reap myapp"), POOL, state)
     assert (answer, after.requested) == ("worker 11 is to be replaced", {eleven})
     with pytest.raises(CommandError, match="all of its workers have already been signalled"):
@@ -200,7 +200,7 @@ def test_reap_without_a_pid_never_means_one_that_was_signalled_already():
 
 def test_a_worker_that_was_signalled_already_is_not_asked_for_again_by_its_pid_nor_by_roll():
     thirteen = WORKERS[1].id
-    state = PoolState(stuck=(Leaving(thirteen, 0.0, frozenset()),))
+    state = PoolState(stuck=(Reap(thirteen, 0.0, frozenset()),))
     with pytest.raises(CommandError, match="worker 13 has already been signalled"):
         carry_out(parse("reap myapp 13"), POOL, state)
     after, answer = carry_out(parse("roll myapp"), POOL, state)

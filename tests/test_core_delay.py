@@ -8,7 +8,7 @@ import pytest
 from test_core_policy import MIB, SETTINGS, STAMP, Film, events, reaped
 
 from supervisor_memreap.core import delay, hindrance, policy
-from supervisor_memreap.core.events import CannotHold, IdlenessUnknown, Overdue, OverdueEnded
+from supervisor_memreap.core.events import Overdue, OverdueEnded
 from supervisor_memreap.core.hindrance import Kind
 from supervisor_memreap.core.model import ProcessId, Result, WorkerDetail
 from supervisor_memreap.core.state import decode, encode, is_worth_keeping, restored
@@ -123,12 +123,11 @@ def test_while_idle_wait_runs_after_which_a_busy_worker_is_signalled_none_is_ove
     assert last.standing == "overdue"
 
 
-@pytest.mark.parametrize("event", [CannotHold, IdlenessUnknown])
-def test_where_ptrace_is_not_permitted_idle_wait_is_waited_for_too(event):
+def test_where_ptrace_is_not_permitted_idle_wait_is_waited_for_too():
     film = Film()
     for _ in range(6):
         verdict = attempt(film, saturated(film, 300, 200))
-        film.state = policy.is_new(event(*STAMP), film.state)[1]
+        film.state = policy.tried(film.state, has_boundary=False)
     assert verdict.standing == "due"
 
 

@@ -9,7 +9,7 @@ from supervisor_memreap.core import oomkills
 from supervisor_memreap.core.memoryevents import OomKilledOther
 from supervisor_memreap.core.model import HOST, Pool, ProcessId, Worker
 from supervisor_memreap.core.oomkills import Gone, Kills
-from supervisor_memreap.core.state import Leaving, PoolState
+from supervisor_memreap.core.state import PoolState, Reap
 
 MIB = 1024**2
 MANAGER = ProcessId(1, 1.0)
@@ -29,8 +29,8 @@ def gone(before: Pool, after: Pool, state: PoolState | None = None) -> tuple[lis
 def test_a_worker_is_gone_by_itself_only_if_neither_memreap_nor_supervisord_ended_it():
     assert gone(pool(11, 12), pool(12, 13)) == ([11], False)
     assert gone(pool(11, 12), pool(11, 12)) == ([], False)
-    leaving = Leaving(ProcessId(11, 1.0), 0.0, frozenset())
-    assert gone(pool(11, 12), pool(12), PoolState(leaving=leaving)) == ([], False)
+    leaving = Reap(ProcessId(11, 1.0), 0.0, frozenset())
+    assert gone(pool(11, 12), pool(12), PoolState(reap=leaving)) == ([], False)
     assert gone(pool(11, 12), pool(12), PoolState(stuck=(leaving,))) == ([], False)
     assert gone(pool(11, 12), replace(pool(12), stopped=frozenset({"p11"}))) == ([], False)
     assert gone(pool(11), pool(manager=None, state="STOPPING")) == ([], False)

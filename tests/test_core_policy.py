@@ -11,7 +11,6 @@ import pytest
 from supervisor_memreap.core import policy, selection
 from supervisor_memreap.core.events import (
     FastLeak,
-    IdlenessUnknown,
     Left,
     LooksLikeManager,
     ManagerLost,
@@ -417,7 +416,7 @@ def test_a_worker_that_is_there_well_after_the_signal_gets_a_second_one_and_no_t
     assert again(film.look({11: 300, 12: 20}, after=9)) is None
     assert again(film.look({11: 300, 12: 20}, after=1)) == 11
     assert again(film.look({11: 300, 12: 20})) == 11  # it was busy, and the second one has not gone out
-    film.state = policy.signalled_again(film.state)
+    film.state = policy.signalled_again(film.state, film.now)
     for _ in range(5):
         assert again(film.look({11: 300, 12: 20})) is None
 
@@ -574,7 +573,7 @@ def test_a_worker_that_was_not_watched_from_its_start_is_no_evidence_either_way(
     assert len(pool.film.state.started_over) == 2
     for pid in range(2000, 2010):
         pool.film.fork(pid, ago=30)
-        pool.film.state = replace(pool.film.state, leaving=None)
+        pool.film.state = replace(pool.film.state, reap=None)
         assert reaped(pool.film.look({pid: 160})) == pid
     assert len(pool.film.state.started_over) == 2
     assert pool.film.state.suspended is None
@@ -992,9 +991,7 @@ def test_a_worker_that_may_never_have_got_the_signal_gets_it_when_it_is_idle_and
     unsent(film, {11: 300, 12: 20})
     verdict = film.look({11: 300, 12: 20}, after=policy.AGAIN)
     assert verdict.again.id.pid == 11
-    film.state = policy.signalled_again(film.state, sent=False)
-    assert not film.state.leaving.sent  # it is about to be sent, and who writes that down may be ended before
-    film.state = policy.signalled_again(film.state)
+    film.state = policy.signalled_again(film.state, film.now)
     (event,) = film.look({11: 300, 12: 20}, after=300).events
     assert isinstance(event, Stuck)
 
@@ -1014,7 +1011,7 @@ def test_where_the_stronger_signal_could_not_be_sent_it_is_not_claimed_and_the_n
     film = Film(replace(SETTINGS, stuck="KILL"))
     assert reaped(film.look({11: 300, 12: 200})) == 11
     assert film.look({11: 300, 12: 200}, after=300).force.id.pid == 11
-    film.state = policy.not_forced(film.state)
+    film.state = policy.not_forced(film.state, film.now)
     verdict = film.look({11: 300, 12: 200}, after=300)
     assert (reaped(verdict), verdict.events) == (12, ())
 
@@ -1213,7 +1210,7 @@ def test_how_the_manager_ended_is_asked_only_where_it_matters():
     assert policy.asks_how_it_ended(gone, film.state)
     assert not policy.asks_how_it_ended(Pool("myapp", "STOPPED"), film.state)
     assert not policy.asks_how_it_ended(Pool("myapp", "RUNNING", "hidden"), film.state)
-    assert not policy.asks_how_it_ended(gone, replace(film.state, leaving=None))
+    assert not policy.asks_how_it_ended(gone, replace(film.state, reap=None))
     assert not policy.asks_how_it_ended(gone, replace(film.state, looked=None))
 
 
@@ -1498,9 +1495,8 @@ def test_who_was_asked_for_is_not_forgotten_by_a_look_that_finds_nobody():
 
 def test_where_it_cannot_be_seen_whether_a_worker_is_idle_nobody_says_that_it_never_was():
     film = Film()
-    film.state = policy.is_new(IdlenessUnknown(*STAMP), film.state)[1]
     film.look({11: film.worker(11, 300, server="FCGI::ProcManager"), 12: 20}, signal=False)
-    film.state = policy.is_new(IdlenessUnknown(*STAMP), film.state)[1]
+    film.state = policy.tried(film.state, has_boundary=False)
     for _ in range(40):
         verdict = film.look({11: film.worker(11, 300, server="FCGI::ProcManager"), 12: 20}, signal=False)
         assert events(verdict, NeverIdle) == []

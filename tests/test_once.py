@@ -23,7 +23,7 @@ from supervisor_memreap import cli
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import resolve
-from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
+from supervisor_memreap.core.state import Cause, Phase, PoolState, Reap, Suspension
 from supervisor_memreap.host import lock, procfs
 from supervisor_memreap.record import statedirectory
 from supervisor_memreap.record.statefile import BesideListener, StateFile
@@ -360,10 +360,10 @@ def test_what_the_listener_has_written_down_counts(tmp_path, what):
         (manager,) = (child.pid for child in psutil.Process(process.pid).children() if child.children())
         (worker,) = (view.process(pid).id for pid in view.children(manager))
         # A Python may take so long to start that a second signal would be due, if that had not been sent.
-        signalled = Leaving(worker, time.monotonic(), frozenset([worker]), again=True)
+        signalled = Reap(worker, time.monotonic(), frozenset([worker]), phase=Phase.AGAIN)
         state = {
             "stuck": PoolState(stuck=(signalled,)),
-            "leaving": PoolState(leaving=signalled),
+            "leaving": PoolState(reap=signalled),
             "paused": PoolState(paused=True),
             "suspended": PoolState(
                 settings=the_settings(conf),
@@ -418,9 +418,9 @@ def test_a_worker_that_a_listener_may_have_signalled_before_it_ended_is_leaving(
         (manager,) = (child.pid for child in psutil.Process(process.pid).children() if child.children())
         (worker,) = (view.process(pid).id for pid in view.children(manager))
         # So long ago that it is sent at the first look, and far less than `grace`, after which the worker is stuck.
-        about = Leaving(worker, time.monotonic() - policy.AGAIN, frozenset([worker]), sent=False)
+        about = Reap(worker, time.monotonic() - policy.AGAIN, frozenset([worker]), phase=Phase.UNKNOWN)
         file, above = _listeners_file(view, process.pid), view.process(manager).id
-        assert file.write({"myapp": PoolState(manager=above, leaving=about)}, time.monotonic()) == ""
+        assert file.write({"myapp": PoolState(manager=above, reap=about)}, time.monotonic()) == ""
         programs = [Program("myapp", "myapp", "RUNNING", manager, process.pid)]
         assert BesideListener(programs, None).known()["myapp"].leaving == about
         held = lock.take(above)  # a listener that is at it
@@ -435,7 +435,7 @@ def test_a_worker_that_a_listener_may_have_signalled_before_it_ended_is_leaving(
 
 def _assert_that_of_a_group_is_known_by_the_lock_of_the_group(file, above, about, programs) -> None:
     """With target=self: a listener that runs has the lock of supervisord itself all the time."""
-    of_group = PoolState(manager=above, leaving=replace(about, slot="myapp"))
+    of_group = PoolState(manager=above, reap=replace(about, slot="myapp"))
     assert file.write({"myapp": of_group}, time.monotonic()) == ""
     held = lock.take(above)
     assert BesideListener(programs, None).known()["myapp"].leaving == of_group.leaving
@@ -443,7 +443,7 @@ def _assert_that_of_a_group_is_known_by_the_lock_of_the_group(file, above, about
     held = lock.take_file(above)
     assert BesideListener(programs, None).known()["myapp"].leaving is None
     os.close(held)
-    assert file.write({"myapp": PoolState(manager=above, leaving=about)}, time.monotonic()) == ""
+    assert file.write({"myapp": PoolState(manager=above, reap=about)}, time.monotonic()) == ""
 
 
 def test_a_pidfile_that_another_process_left_is_refused(tmp_path):

@@ -26,7 +26,7 @@ from supervisor_memreap.core.command import Command
 from supervisor_memreap.core.model import ProcessId, Program, Result
 from supervisor_memreap.core.reasons import TooOld
 from supervisor_memreap.core.settings import Given, Settings, resolve
-from supervisor_memreap.core.state import Cause, Leaving, PoolState, Suspension
+from supervisor_memreap.core.state import Cause, Phase, PoolState, Reap, Suspension
 from supervisor_memreap.host import lock, procfs, reader, signalling, sockets
 from supervisor_memreap.host import look as host_look
 from supervisor_memreap.host.attempt import Outcome
@@ -157,13 +157,13 @@ def _end_by_force(manager: int, statefile: StateFile, moment: str) -> None:
 
 def test_what_is_kept_is_what_was_there(statefile):
     worker, other = ProcessId(11, 0.1), ProcessId(12, 1 / 3)
-    leaving = Leaving(worker, 1.5, frozenset([worker, other]), 0.5, False, True, 2.5, 3.5, True, other, True)
+    leaving = Reap(worker, 1.5, frozenset([worker, other]), 0.5, Phase.REPLACED, 2.5, 3.5, other, True)
     section = {"limit": Given("30MB", ""), "idle_wait": Given("never", "")}
     state = PoolState(
         settings=resolve({"myapp": section}).of(Program("myapp", "myapp", "RUNNING", 1)),
         manager=ProcessId(1, 0.05),
-        leaving=leaving,
-        stuck=(Leaving(other, 1.5, frozenset([other])),),
+        reap=leaving,
+        stuck=(Reap(other, 1.5, frozenset([other])),),
         started_over=(1, 2),
         suspended=Suspension(Cause.MANAGER_LOST, worker, 600.0, leaving, 1.0, 2.0),
         manager_losses=2,
@@ -493,8 +493,8 @@ def test_a_worker_that_a_memreap_signalled_which_has_ended_is_followed_and_no_ot
     with pool(3, 40) as manager, Reaping(manager) as reaping:
         view = procfs.source()
         (first, *_) = (view.process(pid).id for pid in sorted(workers_below(manager)))
-        leaving = Leaving(first, time.monotonic(), frozenset([first]))
-        saved = PoolState(manager=view.process(manager).id, leaving=leaving)
+        leaving = Reap(first, time.monotonic(), frozenset([first]))
+        saved = PoolState(manager=view.process(manager).id, reap=leaving)
         reaping.reaper = Reaper((reaping.events.append,), saved=lambda: {"myapp": saved})
         for _ in range(5):
             reaping.tick()
@@ -587,11 +587,11 @@ def test_a_dry_run_sends_no_second_signal_and_no_stronger_one(monkeypatch, stuck
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("a dry run has sent something"))
     with pool(2, 40, "stuck") as manager, Reaping(manager, stuck=stuck) as reaping:
         worker = procfs.source().process(min(workers_below(manager))).id
-        signalled = Leaving(worker, time.monotonic() - 1000, frozenset([worker]))
+        signalled = Reap(worker, time.monotonic() - 1000, frozenset([worker]))
         state = PoolState(
             settings=reaping.settings.of(reaping.programs[0]),
             manager=procfs.source().process(manager).id,
-            leaving=signalled,
+            reap=signalled,
         )
         reaping.reaper = Reaper((reaping.events.append,), dry_run=True, states={"myapp": state})
         for later in (0.0, 1000.0, 2000.0):
@@ -600,8 +600,8 @@ def test_a_dry_run_sends_no_second_signal_and_no_stronger_one(monkeypatch, stuck
 
 
 def test_what_another_version_wrote_of_one_pool_does_not_lose_the_others_nor_a_pause(statefile, states_in):
-    leaving = Leaving(ProcessId(11, 0.1), 1.5, frozenset([ProcessId(11, 0.1)]))
-    statefile.write({"old": PoolState(paused=True), "new": PoolState(leaving=leaving)}, 1.0)
+    leaving = Reap(ProcessId(11, 0.1), 1.5, frozenset([ProcessId(11, 0.1)]))
+    statefile.write({"old": PoolState(paused=True), "new": PoolState(reap=leaving)}, 1.0)
     (path,) = states_in.glob("memreap-*.json")
     data = json.loads(path.read_text())
     data["pools"]["old"] = {"paused": True, "falls": 2}

@@ -51,7 +51,7 @@ from supervisor_memreap.core.reasons import Circumstances, OverLimit, Reason
 from supervisor_memreap.core.servers import DEFAULT_SIGNAL, graceful, may_signal_busy, pace_of
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episodes
-from supervisor_memreap.core.state import Cause, Leaving, PoolState, Seen, Suspension, Wait
+from supervisor_memreap.core.state import Cause, Phase, PoolState, Reap, Seen, Suspension, Wait
 
 # A limit is wrong if workers began to serve at so many looks in succession, and all were over it then (rule 9).
 STARTED_OVER = 3
@@ -302,21 +302,22 @@ def attempted(pool: Pool, candidate: Candidate, state: PoolState, now: float) ->
     """An attempt to signal this candidate is about to be made."""
     worker, reason = candidate.worker, candidate.reason
     assert worker.detail
-    leaving = Leaving(
+    reap = Reap(
         worker.id,
         now,
         *_at(pool, worker, state, now),
-        sent=False,
+        Phase.ATTEMPTED,
+        now,
         slot=worker.slot,
         private=reasons.given_back(reason) or worker.private or 0,
         signal=worker.detail.signal,
         server=worker.detail.server,
     )
-    return replace(state, attempted=leaving)
+    return replace(state, reap=reap)
 
 
 def _at(pool: Pool, worker: Worker, state: PoolState, now: float) -> tuple[frozenset[ProcessId], float]:
-    """`before` and `started_after` of Leaving, for a signal to this worker at this time; `pool` is the last look."""
+    """`before` and `started_after` of Reap, for a signal to this worker at this time; `pool` is the last look."""
     since = now - state.looked if state.looked is not None else 0.0
     seen = pool.worker(worker.id) or worker
     started_after = seen.id.start_time + seen.age + max(0.0, since) - START_STEP
@@ -328,14 +329,13 @@ def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float) ->
     assert state.attempted
     worker, reason = candidate.worker, candidate.reason
     before, started_after = _at(pool, worker, state, now)
-    leaving = replace(state.attempted, signalled=now, sent=True, before=before, started_after=started_after)
+    at = {"signalled": now, "before": before, "started_after": started_after}
     return replace(
         state,
         waits={},
         refusal=None,
         requested=state.requested - {worker.id},
-        attempted=None,
-        leaving=leaving,
+        reap=state.attempted.to(Phase.SIGNALLED, now, **at),
         fast=_after_reap(worker, reason, state),
     )
 
@@ -362,7 +362,7 @@ def not_signalled(state: PoolState, seconds: float | None, is_kept: bool = False
     if seconds is not None:
         wait = waits.get(worker, Wait())
         waits = {**waits, worker: Wait(wait.attempts + 1, wait.seconds + seconds, is_kept)}
-    return replace(state, attempted=None, waits=waits)
+    return replace(state, reap=None, waits=waits)
 
 
 def tried(state: PoolState, has_boundary: bool) -> PoolState:
@@ -380,22 +380,22 @@ def not_sent(state: PoolState, why: Hindrance | None) -> PoolState:
     return replace(state, refusal=why or state.refusal)
 
 
-def signalled_again(state: PoolState, sent: bool = True) -> PoolState:
-    """The second signal that `choose_in` asked for was sent; or, if not `sent`, is about to be."""
-    assert state.leaving
-    return replace(state, leaving=replace(state.leaving, again=True, sent=state.leaving.sent or sent))
+def signalled_again(state: PoolState, now: float) -> PoolState:
+    """The second signal that `choose_in` asked for is about to be sent."""
+    assert state.reap
+    return replace(state, reap=state.reap.to(Phase.AGAIN, now))
 
 
-def force_later(state: PoolState) -> PoolState:
+def not_signalled_again(state: PoolState, phase: Phase, now: float) -> PoolState:
+    """The second signal was not sent: the worker was not idle. `phase` is the one before."""
+    assert state.reap
+    return replace(state, reap=state.reap.to(phase, now))
+
+
+def force_later(state: PoolState, now: float) -> PoolState:
     """The signal that `stuck` sets must not be sent before the state can be saved."""
-    assert state.leaving
-    return replace(state, leaving=replace(state.leaving, forced=None), is_unsaved=True)
-
-
-def not_signalled_again(state: PoolState) -> PoolState:
-    """The second signal was not sent: the worker was not idle."""
-    assert state.leaving
-    return replace(state, leaving=replace(state.leaving, again=False))
+    assert state.reap
+    return replace(state, reap=state.reap.to(Phase.AGAIN, now), is_unsaved=True)
 
 
 def may_signal_again(worker: ProcessId, state: PoolState) -> bool:
@@ -406,20 +406,19 @@ def may_signal_again(worker: ProcessId, state: PoolState) -> bool:
     return not (state.paused or (state.settings is not None and state.settings.observe))
 
 
-def not_forced(state: PoolState) -> PoolState:
+def not_forced(state: PoolState, now: float) -> PoolState:
     """The signal that `stuck` sets could not be sent: the worker stays, and the next one may go."""
-    assert state.leaving
-    return replace(state, leaving=None, stuck=(*state.stuck, replace(state.leaving, forced=None)))
+    assert state.reap
+    return replace(state, reap=None, stuck=(*state.stuck, state.reap.to(Phase.AGAIN, now)))
 
 
 def exited(worker: ProcessId, state: PoolState, at: float) -> PoolState:
     """The kernel reported, between two looks, that a signalled worker is gone."""
 
-    def mark(leaving: Leaving) -> Leaving:
-        return replace(leaving, left=at) if leaving.worker == worker and leaving.left is None else leaving
+    def mark(reap: Reap) -> Reap:
+        return replace(reap, left=at) if reap.worker == worker and reap.left is None else reap
 
-    leaving = mark(state.leaving) if state.leaving else None
-    return replace(state, leaving=leaving, stuck=tuple(map(mark, state.stuck)))
+    return replace(state, reap=mark(state.reap) if state.reap else None, stuck=tuple(map(mark, state.stuck)))
 
 
 def request(workers: Iterable[ProcessId], state: PoolState) -> PoolState:
@@ -435,12 +434,11 @@ def pause(state: PoolState) -> PoolState:
 
 def resume(state: PoolState) -> PoolState:
     """End every pause and suspension: the user has dealt with the cause."""
-    leaving = None if state.leaving and state.leaving.overdue else state.leaving
     return replace(
         state,
         paused=False,
         suspended=None,
-        leaving=leaving,
+        reap=None if state.reap and state.reap.overdue else state.reap,
         started_over=(),
         initial={},
         manager_losses=0,
@@ -524,7 +522,7 @@ def _apply_manager(pool: Pool, state: PoolState, now: float, log: list[Event]) -
     elif suspended and pool.manager == suspended.manager and suspended.needs_age is not None:
         log.append(events.Resumed(*pool.stamp, f"its manager {pool.manager.pid} is there after all"))
         losses = max(0, state.manager_losses - 1)
-        state = replace(state, suspended=None, leaving=suspended.leaving, manager_losses=losses)
+        state = replace(state, suspended=None, reap=suspended.leaving, manager_losses=losses)
     return state
 
 
@@ -698,28 +696,29 @@ def _follow_leaving(pool: Pool, settings: PoolSettings, state: PoolState, now: f
 
 
 def _follow_present(
-    pool: Pool, settings: PoolSettings, leaving: Leaving, state: PoolState, now: float, log: list[Event]
+    pool: Pool, settings: PoolSettings, leaving: Reap, state: PoolState, now: float, log: list[Event]
 ) -> PoolState:
     """It was signalled, and has not left."""
-    state = replace(state, leaving=leaving)
-    if now - (leaving.forced or leaving.signalled) < settings.grace:
+    state = replace(state, reap=leaving)
+    is_forced = leaving.phase is Phase.FORCED
+    if now - (leaving.since if is_forced else leaving.signalled) < settings.grace:
         return state
-    if not leaving.sent:
-        return replace(state, leaving=None)  # it never got the signal, as far as is known
+    if leaving.phase is Phase.UNKNOWN:
+        return replace(state, reap=None)  # it never got the signal, as far as is known
     if (state.paused or state.is_unsaved or only_observes(settings, state)) and settings.stuck != "report":
         return state
-    forced = settings.stuck if leaving.forced is not None else ""
-    is_last = settings.stuck == "report" or bool(forced)
+    forced = settings.stuck if is_forced else ""
+    is_last = settings.stuck == "report" or is_forced
     after = now - leaving.signalled
     following = "" if is_last else settings.stuck
     log.append(events.Stuck(*pool.stamp, leaving.worker, after, leaving.signal, forced, following))
     if is_last:
-        return replace(state, leaving=None, stuck=(*state.stuck, leaving))
-    return replace(state, leaving=replace(leaving, forced=now))
+        return replace(state, reap=None, stuck=(*state.stuck, leaving))
+    return replace(state, reap=leaving.to(Phase.FORCED, now))
 
 
 def _follow_gone(
-    pool: Pool, settings: PoolSettings, leaving: Leaving, state: PoolState, now: float, log: list[Event]
+    pool: Pool, settings: PoolSettings, leaving: Reap, state: PoolState, now: float, log: list[Event]
 ) -> PoolState:
     """It has left: is the pool whole again, and settled?"""
     assert leaving.left is not None
@@ -729,16 +728,16 @@ def _follow_gone(
         for worker in pool.workers
         if worker.id not in leaving.before and worker.id.start_time >= leaving.started_after
     ]
-    if leaving.replaced_by is None and newcomers:
-        youngest = min(newcomers, key=lambda worker: worker.age)
-        leaving = replace(leaving, replaced_by=youngest.id)
-        if leaving.reported:
-            log.append(events.Replaced(*pool.stamp, leaving.worker, gone_for, youngest.id))
-    if not leaving.reported:
-        log.append(events.Left(*pool.stamp, leaving.worker, after, leaving.replaced_by))
-        leaving = replace(leaving, reported=True)
+    youngest = min(newcomers, key=lambda worker: worker.age).id if newcomers else None
+    if leaving.phase not in (Phase.GONE, Phase.REPLACED):
+        log.append(events.Left(*pool.stamp, leaving.worker, after, youngest))
+        leaving = leaving.to(Phase.GONE, now)
+    elif leaving.phase is Phase.GONE and youngest:
+        log.append(events.Replaced(*pool.stamp, leaving.worker, gone_for, youngest))
+    if leaving.phase is Phase.GONE and youngest:
+        leaving = leaving.to(Phase.REPLACED, now, replaced_by=youngest)
     if leaving.slot in pool.stopped and gone_for >= settings.settle:
-        return replace(state, leaving=None)  # a user wants none in its place, and does not just restart it
+        return replace(state, reap=None)  # a user wants none in its place, and does not just restart it
     pace = pace_of(leaving.server)
     settled = [
         worker
@@ -757,20 +756,20 @@ def _follow_gone(
             log.append(_settled(pool, leaving, settled, state, now))
         baseline = min(fresh, default=state.baseline)
         replaces = True if settled else None
-        return replace(state, leaving=None, manager_losses=0, replaces=replaces, baseline=baseline)
+        return replace(state, reap=None, manager_losses=0, replaces=replaces, baseline=baseline)
     present, before = len(pool.workers), len(leaving.before)
     all_serve = all(serves(worker, state) for worker in newcomers)
     if gone_for >= settings.grace and all_serve and _is_stable(pool, settings, state, now):
         # The server makes its pool smaller by itself (FCGI::ProcManager::Dynamic, uWSGI's cheaper, Apache).
         log.append(events.NoReplacement(*pool.stamp, leaving.worker, gone_for, present, before))
-        return replace(state, leaving=None, manager_losses=0, replaces=False)
+        return replace(state, reap=None, manager_losses=0, replaces=False)
     if gone_for >= settings.grace and not leaving.overdue:
         log.append(events.NotReplaced(*pool.stamp, leaving.worker, gone_for, present, before))
         leaving = replace(leaving, overdue=True)
-    return replace(state, leaving=leaving)
+    return replace(state, reap=leaving)
 
 
-def _settled(pool: Pool, leaving: Leaving, settled: list[Worker], state: PoolState, now: float) -> events.Settled:
+def _settled(pool: Pool, leaving: Reap, settled: list[Worker], state: PoolState, now: float) -> events.Settled:
     worker = next((each for each in settled if each.id == leaving.replaced_by), settled[0])
     since = state.serving.get(worker.id)
     to_serve = None if since is None else max(0.0, since - (now - worker.age))
@@ -1057,7 +1056,9 @@ def _may_take_single(pool: Pool, settings: PoolSettings, state: PoolState, now: 
 
 def _due_again(pool: Pool, settings: PoolSettings, state: PoolState, now: float) -> Worker | None:
     leaving = state.leaving
-    if leaving is None or leaving.left is not None or leaving.again or leaving.forced is not None or state.paused:
+    if leaving is None or leaving.left is not None or state.paused:
+        return None
+    if leaving.phase not in (Phase.UNKNOWN, Phase.SIGNALLED):
         return None
     if leaving.slot in pool.stopped:
         return None  # supervisord is ending it
@@ -1069,7 +1070,12 @@ def _due_again(pool: Pool, settings: PoolSettings, state: PoolState, now: float)
 def _due_force(pool: Pool, state: PoolState, now: float) -> Worker | None:
     """Only in the look that finds the worker stuck, whatever the outcome."""
     leaving = state.leaving
-    if leaving is None or leaving.left is not None or leaving.forced != now or state.paused:
+    if (
+        leaving is None
+        or leaving.left is not None
+        or state.paused
+        or (leaving.phase, leaving.since) != (Phase.FORCED, now)
+    ):
         return None
     if leaving.slot in pool.stopped:
         return None

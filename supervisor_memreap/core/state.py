@@ -16,25 +16,57 @@ from supervisor_memreap.core.model import InitialSize, Nested, ProcessId
 from supervisor_memreap.core.settings import PoolSettings
 
 
+class Phase(str, enum.Enum):
+    """How far a reap has come; what must be saved before a signal is saved as if that were sent."""
+
+    ATTEMPTED = "attempted"
+    """An attempt is being made, which may send the signal at any moment."""
+    UNKNOWN = "unknown"
+    """Nobody is left to say whether that attempt sent it. It counts as sent."""
+    SIGNALLED = "signalled"
+    AGAIN = "again"
+    """It was signalled a second time, or an attempt at that is being made."""
+    FORCED = "forced"
+    """It was to be sent the signal that `stuck` sets."""
+    GONE = "gone"
+    """It has left, and that was reported."""
+    REPLACED = "replaced"
+    """A worker has come in its place, which may not have settled yet."""
+
+
+_SENT = frozenset((Phase.AGAIN, Phase.FORCED, Phase.GONE))
+# What each phase may become; every reap ends from any of them.
+TRANSITIONS: Mapping[Phase, frozenset[Phase]] = {
+    Phase.ATTEMPTED: frozenset((Phase.UNKNOWN, Phase.SIGNALLED)),
+    # One of which that is not known is not forced, as it may never have been asked to leave.
+    Phase.UNKNOWN: frozenset((Phase.AGAIN, Phase.GONE)),
+    Phase.SIGNALLED: _SENT,
+    # Back to what it was, if the second signal was not sent.
+    Phase.AGAIN: frozenset((Phase.UNKNOWN, Phase.SIGNALLED, Phase.FORCED, Phase.GONE)),
+    # To AGAIN if it could not be sent: no signal but this one may follow.
+    Phase.FORCED: frozenset((Phase.AGAIN, Phase.GONE)),
+    # A list of children may miss one: it may be there after all, and stay.
+    Phase.GONE: frozenset((Phase.REPLACED, Phase.FORCED)),
+    Phase.REPLACED: frozenset((Phase.FORCED,)),
+}
+
+
 @dataclass(frozen=True)
-class Leaving:
-    """A worker that was signalled, until its replacement has settled."""
+class Reap:
+    """Of one worker: from the attempt to signal it until its replacement has settled."""
 
     worker: ProcessId
     signalled: float
+    """When it was signalled; while that is not known, when the attempt began."""
     before: frozenset[ProcessId]
     """The pool's workers when it was signalled, including itself."""
     started_after: float = 0.0
     """Its replacement was started after this, on the scale of ProcessId.start_time: a list of children may miss one."""
-    sent: bool = True
-    """False: this was saved before the signal, and it is unknown whether the signal was sent."""
-    again: bool = False
-    """It was signalled a second time."""
-    forced: float | None = None
-    """When it was to be sent the signal that `stuck` sets."""
+    phase: Phase = Phase.SIGNALLED
+    since: float = 0.0
+    """When it came into this phase."""
     left: float | None = None
-    reported: bool = False
-    """Left has been emitted."""
+    """When it left, also before that was reported."""
     replaced_by: ProcessId | None = None
     overdue: bool = False
     """NotReplaced has been emitted."""
@@ -48,6 +80,11 @@ class Leaving:
     """As in core.model."""
     has_settled: bool = False
     """A worker was seen that came after it and had settled."""
+
+    def to(self, phase: Phase, now: float, **values: Any) -> Reap:
+        """In another phase, with other values."""
+        assert phase in TRANSITIONS[self.phase], f"{self.phase.value} to {phase.value}"
+        return replace(self, phase=phase, since=now, **values)
 
 
 class Cause(str, enum.Enum):
@@ -65,7 +102,7 @@ class Suspension:
     """The manager at that time."""
     needs_age: float | None = None
     """It ends once another manager has run for this many seconds."""
-    leaving: Leaving | None = None
+    leaving: Reap | None = None
     """The worker that was leaving when that manager went away, in case it is still there after all."""
     since: float = 0.0
     until: float | None = None
@@ -96,10 +133,9 @@ class Lasting:
 
     settings: PoolSettings | None = None
     manager: ProcessId | None = None
-    attempted: Leaving | None = None
-    """The worker that an attempt is being made to signal: saved first, as the signal may go out at any moment."""
-    leaving: Leaving | None = None
-    stuck: tuple[Leaving, ...] = ()
+    reap: Reap | None = None
+    """The one that is under way."""
+    stuck: tuple[Reap, ...] = ()
     started_over: tuple[int, ...] = ()
     """The last initial sizes in bytes, as long as all workers that began to serve were over the limit (rule 9)."""
     suspended: Suspension | None = None
@@ -115,6 +151,16 @@ class Lasting:
     """Saved for commands that cannot ask the listener, and so that a new listener goes on with it."""
     serving: Mapping[ProcessId, float] = field(default_factory=dict)
     """Since when each worker serves that was seen to do so: it serves until it ends."""
+
+    @property
+    def attempted(self) -> Reap | None:
+        """The worker that an attempt is being made to signal."""
+        return self.reap if self.reap and self.reap.phase is Phase.ATTEMPTED else None
+
+    @property
+    def leaving(self) -> Reap | None:
+        """The worker that was signalled, as far as is known, until its replacement has settled."""
+        return self.reap if self.reap and self.reap.phase is not Phase.ATTEMPTED else None
 
 
 @dataclass(frozen=True)
@@ -230,14 +276,14 @@ def restored(kept: Lasting, looked: float | None = None) -> PoolState:
     Whether an attempt sent its signal is unknown then, so it counts as sent.
     """
     state = PoolState(**{name: getattr(kept, name) for name in _LASTING}, looked=looked)
-    return replace(state, attempted=None, leaving=state.leaving or state.attempted)
+    attempted = state.attempted
+    return replace(state, reap=attempted.to(Phase.UNKNOWN, attempted.since)) if attempted else state
 
 
 def is_worth_keeping(state: Lasting) -> bool:
     """Whether anything in it must survive the listener, or a time in which the pool is not watched."""
     return bool(
-        state.attempted
-        or state.leaving
+        state.reap
         or state.stuck
         or state.started_over
         or state.suspended
@@ -255,10 +301,8 @@ def encode(state: Lasting) -> dict[str, Any]:
     values["requested"] = sorted(values["requested"])
     values["serving"] = [[*worker, since] for worker, since in sorted(state.serving.items())]
     suspended = values["suspended"]
-    for leaving in filter(
-        None, (values["attempted"], values["leaving"], *values["stuck"], suspended and suspended["leaving"])
-    ):
-        leaving["before"] = sorted(leaving["before"])
+    for reap in filter(None, (values["reap"], *values["stuck"], suspended and suspended["leaving"])):
+        reap["before"] = sorted(reap["before"])
     return values
 
 
@@ -267,9 +311,9 @@ def decode(values: Mapping[str, Any]) -> Lasting:
     return Lasting(
         settings=_settings(values.get("settings")),
         manager=_optional(values["manager"], process_id),
-        attempted=_optional(values.get("attempted"), _leaving),
-        leaving=_optional(values["leaving"], _leaving),
-        stuck=tuple(map(_leaving, values["stuck"])),
+        # `leaving`: of older versions, which had no phases.
+        reap=_optional(values["reap"] if "reap" in values else values["leaving"], _reap),
+        stuck=tuple(map(_reap, values["stuck"])),
         # Not `early_reaps` of older versions: those workers may have grown over the limit after they began to serve.
         started_over=tuple(map(int, values.get("started_over", ()))),
         suspended=_optional(values["suspended"], _suspension),
@@ -305,7 +349,7 @@ def _suspension(values: dict[str, Any]) -> Suspension:
         cause=Cause(values["cause"]),
         manager=process_id(values["manager"]),
         needs_age=_optional(values["needs_age"], float),
-        leaving=_optional(values["leaving"], _leaving),
+        leaving=_optional(values["leaving"], _reap),
         since=float(values["since"]),
         until=_optional(values["until"], float),
         setting=str(values["setting"]),
@@ -318,17 +362,15 @@ def _delay(values: dict[str, Any]) -> Delay:
     return Delay(float(values["since"]), Hindrance(HindranceKind(cause["kind"]), str(cause["text"])))
 
 
-def _leaving(values: dict[str, Any]) -> Leaving:
-    return Leaving(
+def _reap(values: dict[str, Any]) -> Reap:
+    return Reap(
         worker=process_id(values["worker"]),
         signalled=float(values["signalled"]),
         before=frozenset(map(process_id, values["before"])),
         started_after=float(values["started_after"]),
-        sent=bool(values["sent"]),
-        again=bool(values["again"]),
-        forced=_optional(values["forced"], float),
+        phase=Phase(values["phase"]) if "phase" in values else _phase_of_older(values),
+        since=float(values.get("since", values.get("forced") or values["signalled"])),
         left=_optional(values["left"], float),
-        reported=bool(values["reported"]),
         replaced_by=_optional(values["replaced_by"], process_id),
         overdue=bool(values["overdue"]),
         slot=str(values["slot"]),
@@ -337,3 +379,15 @@ def _leaving(values: dict[str, Any]) -> Leaving:
         server=str(values.get("server", "")),
         has_settled=bool(values.get("has_settled")),
     )
+
+
+def _phase_of_older(values: dict[str, Any]) -> Phase:
+    """Of the flags that older versions had in its place."""
+    flags = (
+        (Phase.REPLACED, values["replaced_by"] is not None),
+        (Phase.GONE, values["reported"]),
+        (Phase.FORCED, values["forced"] is not None),
+        (Phase.AGAIN, values["again"]),
+        (Phase.SIGNALLED, values["sent"]),
+    )
+    return next((phase for phase, is_set in flags if is_set), Phase.UNKNOWN)
