@@ -17,6 +17,7 @@ from supervisor_memreap.core.command import (
     unknown,
 )
 from supervisor_memreap.core.model import Pool, ProcessId, Worker
+from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import Cause, PoolState, Reap, Suspension
 
 MANAGER = ProcessId(1, 0.5)
@@ -145,6 +146,23 @@ def test_reap_of_a_group_wants_one_pool_or_a_pid():
 def test_reap_of_a_pool_that_has_the_name_of_its_group_means_that_one():
     (only,) = carry_out_in_all(parse("reap web"), pools(**{"web": PoolState(), "web:api": PoolState()}))
     assert only.pool == "web"
+
+
+def test_a_pause_says_that_what_was_requested_is_dropped():
+    state, answer = carry_out(parse("pause myapp"), POOL, carry_out(parse("roll myapp"), POOL, PoolState())[0])
+    assert state.requested == frozenset()
+    assert answer == "paused: no worker is signalled until supervisorctl memreap resume; 3 requested to go stay"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("roll myapp", "all 3 workers are to be replaced, one at a time; 3 of them not before min_age=2 min"),
+        ("reap myapp 11", "worker 11 is to be replaced; it not before min_age=2 min"),
+    ],
+)
+def test_a_request_says_that_a_young_worker_must_come_of_age(text, answer):
+    assert carry_out(parse(text), POOL, PoolState(settings=PoolSettings(min_age=120.0)))[1] == answer
 
 
 def test_reap_asks_for_the_largest_or_the_one_that_is_named():

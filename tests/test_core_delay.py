@@ -153,7 +153,7 @@ def test_without_ptrace_it_is_said_what_is_sent_to_busy_workers_and_what_that_ma
 def test_with_never_a_busy_worker_of_any_server_is_overdue():
     film = Film(replace(SETTINGS, idle_wait=float("inf")))
     *_, last = standings(film, 3, server="gunicorn")
-    assert "no idle moment was found (idle_wait=never)" in events(last, Overdue)[0].text
+    assert "none of them was found between two requests (idle_wait=never)" in events(last, Overdue)[0].text
 
 
 def test_workers_that_wait_for_their_turn_are_not_overdue_but_those_of_a_pool_that_never_settles_are():

@@ -174,7 +174,10 @@ EXAMPLES = [
     ),
     (events.TotalUnreadable(*STAMP), "so total= has no effect; run memreap as their user"),
     (events.Replaced(*STAMP, WORKER, 3.0, NEW), "worker 4250 took the place of 4242 after 3.0 s"),
-    (events.Settled(*STAMP, WORKER, NEW, 8.3), "worker 4250 has settled in the place of 4242; it served 8.3 s after"),
+    (
+        events.Settled(*STAMP, WORKER, NEW, 8.3),
+        "worker 4250 has settled in the place of 4242; it was seen to serve 8.3 s after",
+    ),
     (events.NotReplaced(*STAMP, WORKER, 300.0, 3, 4), "(3 of 4 workers): nothing more is reaped until it has"),
     (events.NoReplacement(*STAMP, WORKER, 300.0, 3, 4), "so the next one may be signalled"),
     (events.Stuck(*STAMP, WORKER, 300.0, "HUP"), "raise grace="),
@@ -193,7 +196,7 @@ EXAMPLES = [
     ),
     (
         events.FastLeak(*STAMP, 150 * MIB, (40.0, 35.0, 55.0), 60.0),
-        "within 60 s of their start; the last 3 were over 150 MiB when they were 35 s to 55 s old",
+        "within 60 s of their start; the last 3 were over 150 MiB when they were at most 55 s old",
     ),
     (events.ManagerLost(*STAMP, WORKER, NEW, 600.0, 5.0, True), "daemonized (-d)"),
     (events.ManagerLost(*STAMP, WORKER, NEW, 60.0, 5.0, False), "did not say whether it was stopped"),

@@ -642,6 +642,16 @@ def test_a_suspension_ends_when_the_settings_change(change, then):
     assert [type(event) for event in others] == then  # the limit is as wrong as before
 
 
+def test_settings_that_are_not_about_what_is_wrong_do_not_end_a_suspension():
+    film = Film()
+    film.now = BOOT
+    film.look({11: 160, 12: 170}, after=SETTINGS.settle)
+    film.settings = replace(SETTINGS, announce=False, grace=60.0)
+    for _ in range(3):
+        assert film.look({11: 160, 12: 170}, after=policy.STABLE_SETTINGS).events == ()
+    assert (film.state.suspended.setting, film.state.settings) == ("limit", film.settings)
+
+
 def test_a_suspension_by_new_settings_is_not_ended_by_them():
     settings = replace(SETTINGS, settle=2.0)
     film = Film(replace(settings, limit=500 * MIB))

@@ -139,7 +139,7 @@ def test_settled_says_who_took_whose_place_and_after_how_many_seconds_it_served(
     film.look({11: 200, 13: 40, 14: 20}, after=1)
     (settled,) = events(film.look({11: 200, 13: 40, 14: 20}, after=10), Settled)
     assert settled == Settled(*STAMP, ProcessId(12, BOOT), ProcessId(14, film.started[14]), 9.0)
-    assert settled.text == "worker 14 has settled in the place of 12; it served 9.0 s after its start"
+    assert settled.text == "worker 14 has settled in the place of 12; it was seen to serve 9.0 s after its start"
 
 
 def test_where_the_age_counts_settled_does_not_say_when_it_served():

@@ -400,6 +400,29 @@ def test_a_worker_that_a_user_asked_for_relieves_the_total_too():
     assert host.of(NotRelieved) == []
 
 
+def test_a_shortage_that_lasts_past_its_setting_says_where_it_ends():
+    host = Host()
+    host.look({"a": {11: 300, 12: 20}}, available=450)
+    host.look({"a": {11: 300, 12: 20}}, available=590)
+    (episode,) = host.episodes.values()
+    assert episode.shortage.text == "this host has 590 MiB available, headroom 500 MiB until 600 MiB are"
+    host.look({"a": {11: 300, 12: 20}}, available=600)
+    assert host.episodes == {}
+    pressed = Host(replace(HEADROOM, headroom=None, pressure=20.0))
+    for pressure in (25.0, 12.0):
+        pressed.look({"a": {11: 300, 12: 20}}, pressure=pressure)
+    (episode,) = pressed.episodes.values()
+    assert episode.shortage.text == "this host has a memory pressure of 12 %, pressure 20 % until it is below 10 %"
+
+
+def test_a_headroom_of_nearly_all_memory_can_end():
+    host = Host(replace(HEADROOM, headroom=0.9))
+    host.look({"a": {11: 300, 12: 20}}, available=0.89 * SIZE / MIB)
+    assert host.episodes
+    host.look({"a": {11: 300, 12: 20}}, available=0.96 * SIZE / MIB)
+    assert host.episodes == {}
+
+
 def test_more_headroom_than_a_group_has_is_left_out_there():
     host = Host(replace(HEADROOM, headroom=2000 * MIB))
     inside = (MemoryScope(CONTAINER, 1000 * MIB, 900 * MIB),)
@@ -437,7 +460,7 @@ START = "this host has 450 MiB available, headroom 500 MiB, and no worker could 
 
 
 def test_workers_that_are_busy_while_memory_is_short_are_told_at_the_first_look_and_once():
-    text = f"{START} (a: the workers that may go have no idle moment); trying again at each look"
+    text = f"{START} (a: the workers that may go were not found between two requests); trying again at each look"
     assert not_met(Host(), 600, 450, 440, signal=False) == [text]
 
 

@@ -16,7 +16,7 @@ from support.doctor import BIN, assert_found, doctor, needs_root, running
 from support.driver import POOL, eventually
 from support.stack import INTERFACE, PLUGIN, python_for
 
-from supervisor_memreap.core.model import ProcessId, Worker, WorkerDetail
+from supervisor_memreap.core.model import ProcessId, Program, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings, Settings
 from supervisor_memreap.doctor import attach, finding, listener, workers
 from supervisor_memreap.host import procfs, rights
@@ -204,6 +204,25 @@ def test_where_nothing_can_be_sent_without_ptrace_that_is_a_problem():
     finding = workers.not_attached(attach.Attaching(ROOT, USER, False, 0, True), worker, PoolSettings())
     assert finding.harms
     assert "so nothing is sent, since those of Starman lose requests otherwise" in finding.text
+
+
+def test_of_a_listener_that_does_not_run_supervisords_own_reason_is_given_and_where_to_look():
+    program = Program("memreap", "memreap", "FATAL", 0, spawnerr="Exited too quickly (process log may have details)")
+    text = "memreap is FATAL (Exited too quickly (process log may have details)): see its log, then supervisorctl start"
+    assert listener.not_running(program) == finding.Finding("listener", f"{text} memreap")
+    assert "set command=" in listener.not_running(Program("m", "m", "FATAL", 0, spawnerr="can't find command 'm'")).text
+
+
+@pytest.mark.parametrize(("server", "harms"), [("Starman", True), ("FCGI::ProcManager", False)])
+def test_that_hold_is_off_is_a_problem_where_nothing_can_be_sent_then(server, harms):
+    worker = Worker(ProcessId(2**22 + 1, 0.0), age=60.0, bound=0, detail=WorkerDetail(0, True, server))
+    finding = workers.not_to_hold(worker, PoolSettings(hold=False))
+    assert (finding is not None) == harms
+    if finding:
+        assert finding.harms
+        assert finding.text == (
+            "hold=no: nothing is sent, since those of Starman lose requests otherwise: remove hold=no"
+        )
 
 
 def test_a_process_that_has_changed_its_user_may_not_be_attached_to_by_that_user(tmp_path):

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from supervisor_memreap.core import policy
-from supervisor_memreap.core.model import Pool
+from supervisor_memreap.core.model import Pool, Worker
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.core.text import quote
+from supervisor_memreap.core.text import quote, seconds
 
 TYPE = "memreap-command"
 """The type of the events that carry commands."""
@@ -166,7 +166,9 @@ def _result(command: Command, name: str, pool: Pool, state: PoolState, is_one_of
 def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState, str]:
     """The new state of one pool, and a line about it. Raises CommandError if nothing has changed."""
     if command.verb == "pause":
-        return policy.pause(state), "paused: no worker is signalled until supervisorctl memreap resume"
+        text = "paused: no worker is signalled until supervisorctl memreap resume"
+        dropped = len(state.requested)
+        return policy.pause(state), f"{text}; {dropped} requested to go stay" if dropped else text
     if command.verb == "resume":
         return policy.resume(state), "resumed"
     if state.settings and state.settings.observe:
@@ -191,9 +193,20 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
     elif not present:
         raise CommandError(f"{pool.name}: all of its workers have already been signalled")
     elif command.verb == "roll":
-        state = policy.request((worker.id for worker in present), state)
         all_ = f"all {len(present)} workers are" if len(present) > 1 else f"worker {present[0].id.pid} is"
-        return state, f"{all_} to be replaced{', one at a time' if len(present) > 1 else ''}"
+        text = f"{all_} to be replaced{', one at a time' if len(present) > 1 else ''}"
+        return policy.request((each.id for each in present), state), text + _young(present, state)
     else:
         worker = max(present, key=lambda worker: (worker.used or 0, worker.bound))
-    return policy.request([worker.id], state), f"worker {worker.id.pid} is to be replaced"
+    text = f"worker {worker.id.pid} is to be replaced"
+    return policy.request([worker.id], state), text + _young([worker], state)
+
+
+def _young(workers: Sequence[Worker], state: PoolState) -> str:
+    """That a worker must come of age first."""
+    min_age = state.settings.min_age if state.settings else 0.0
+    young = sum(worker.age < min_age for worker in workers)
+    if not young:
+        return ""
+    which = f"{young} of them" if len(workers) > 1 else "it"
+    return f"; {which} not before min_age={seconds(min_age)}"

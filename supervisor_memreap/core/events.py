@@ -159,7 +159,7 @@ class Locked(_Base):
     @property
     def text(self) -> str:
         start = f"worker {self.worker.pid} {self.reason.text}: nothing sent, {self.holder}"
-        return f"{start}: another memreap may be reaping in this pool; trying again"
+        return f"{start}: another memreap, a listener or once, reaps in this pool; trying again"
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class IdlenessUnknown(_Base):
 
 @dataclass(frozen=True)
 class NeverIdle(_Base):
-    """A worker has long been due, had no idle moment, and may not be signalled while busy."""
+    """A worker has long been due, was not found between two requests, and may not be signalled while busy."""
 
     is_reported_once = fails = ends_wait = True
     worker: ProcessId
@@ -206,7 +206,8 @@ class NeverIdle(_Base):
 
     @property
     def text(self) -> str:
-        start = f"worker {self.worker.pid} {self.reason.text} and had no idle moment in {seconds(self.after)}: nothing"
+        start = f"worker {self.worker.pid} {self.reason.text} and was not found between two requests"
+        start += f" in {seconds(self.after)}: nothing"
         if not self.server:
             return f"{start} sent (idle_wait=never)"
         if self.server == UNRECOGNISABLE:
@@ -579,7 +580,7 @@ class Settled(_Base):
 
     @property
     def text(self) -> str:
-        serves = "" if self.to_serve is None else f"; it served {seconds(self.to_serve)} after its start"
+        serves = "" if self.to_serve is None else f"; it was seen to serve {seconds(self.to_serve)} after its start"
         return f"worker {self.replaced_by.pid} has settled in the place of {self.worker.pid}{serves}"
 
 
@@ -708,7 +709,7 @@ class FastLeak(_Base):
     def text(self) -> str:
         return (
             f"workers reach the limit within {seconds(self.within)} of their start; the last {len(self.ages)} were"
-            f" over {memory(self.limit)} when they were {seconds(min(self.ages))} to {seconds(max(self.ages))} old, and"
+            f" over {memory(self.limit)} when they were at most {seconds(max(self.ages))} old, and"
             " each replacement begins with cold caches: raise limit=, or find what leaks"
         )
 

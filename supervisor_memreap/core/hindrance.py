@@ -80,7 +80,7 @@ def too_few(settings: PoolSettings) -> Hindrance:
 
 
 def of_lock(holder: str) -> Hindrance:
-    return Hindrance(Kind.LOCKED, f"{holder}: another memreap may be reaping in this pool; end it if it is not needed")
+    return Hindrance(Kind.LOCKED, f"{holder}: another memreap, a listener or once, reaps in this pool, one at a time")
 
 
 class Seen(NamedTuple):
@@ -123,7 +123,7 @@ def _of_busy(detail: WorkerDetail, settings: PoolSettings, seen: Seen) -> Hindra
         why = "its command line cannot be read" if server == UNRECOGNISABLE else f"{server} can lose requests otherwise"
         remedy = _remedy(settings)
         return Hindrance(Kind.CANNOT_HOLD, f"workers may not be held while they are signalled, and {why}; {remedy}")
-    start = f"no idle moment was found{_why_only_idle(detail, settings, seen)}"
+    start = f"none of them was found between two requests{_why_only_idle(detail, settings, seen)}"
     if seen.is_kept:
         return Hindrance(Kind.KEPT, f"{start}; a client keeps its connection between requests: {SHORTEN}")
     if not seen.has_boundary:

@@ -81,7 +81,7 @@ class Result(str, enum.Enum):
 
     SENT = "sent"
     BUSY = "busy"
-    """It did not come to its boundary, and had no idle moment."""
+    """It did not come to its boundary, and was not seen idle."""
     GONE = "gone"
     CHANGED = "changed"
     NOT_SHARED = "not shared"

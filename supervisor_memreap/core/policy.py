@@ -496,7 +496,7 @@ def _apply_settings(pool: Pool, settings: PoolSettings, state: PoolState, now: f
     if state.settings is not None and now - since < STABLE_SETTINGS:
         return state
     suspended = state.suspended
-    if suspended and suspended.since >= since:
+    if suspended and (suspended.since >= since or not _may_end(suspended, state.settings, settings)):
         return replace(state, settings=settings, changed_settings=None, reported=frozenset())  # it is about these
     if suspended:
         log.append(events.Resumed(*pool.stamp, "its settings changed"))
@@ -504,6 +504,14 @@ def _apply_settings(pool: Pool, settings: PoolSettings, state: PoolState, now: f
     return replace(
         state, settings=settings, changed_settings=None, suspended=None, manager_losses=0, reported=frozenset()
     )
+
+
+def _may_end(suspended: Suspension, before: PoolSettings | None, after: PoolSettings) -> bool:
+    """Whether these settings may be an answer to what the pool is suspended for."""
+    if suspended.cause is Cause.MANAGER_LOST or before is None:
+        return True
+    about = (suspended.setting, "metric", "settle", "min_age", "checks")
+    return any(getattr(before, name) != getattr(after, name) for name in about)
 
 
 def _apply_manager(pool: Pool, state: PoolState, now: float, log: list[Event]) -> PoolState:

@@ -52,6 +52,8 @@ class Shortage:
     """Bytes that the pool holds (`total`) or that are available (`headroom`); with `pressure` a percentage."""
     wanted: float
     """The value of the setting, in the same unit."""
+    end: float = 0.0
+    """Where it ends, in the same unit, if not at the setting itself (`total`)."""
 
     @property
     def key(self) -> tuple[Kind, str]:
@@ -63,8 +65,11 @@ class Shortage:
         if self.kind is Kind.TOTAL:
             return f"the pool holds {memory(int(self.measured))}, total {memory(int(self.wanted))}"
         if self.kind is Kind.HEADROOM:
-            return f"{self.scope} has {memory(int(self.measured))} available, headroom {memory(int(self.wanted))}"
-        return f"{self.scope} has a memory pressure of {self.measured:.0f} %, pressure {self.wanted:g} %"
+            has = f"{self.scope} has {memory(int(self.measured))} available, headroom {memory(int(self.wanted))}"
+            # It began below the setting, and lasts until there is more than that.
+            return has if self.measured < self.wanted else f"{has} until {memory(int(self.end))} are"
+        has = f"{self.scope} has a memory pressure of {self.measured:.0f} %, pressure {self.wanted:g} %"
+        return has if self.measured > self.wanted else f"{has} until it is below {self.end:g} %"
 
     @property
     def ended(self) -> str:
@@ -110,13 +115,17 @@ def _short(kind: Kind, scope: MemoryScope, pool: Pool, settings: PoolSettings, l
         return Shortage(kind, scope.name, settings.total - scope.available, settings.total) if short else None
     if kind is Kind.HEADROOM and not is_pool and settings.headroom is not None and scope.available is not None:
         wanted = headroom_in(scope, settings.headroom)
-        if scope.size is not None and wanted >= scope.size:
-            return None  # it can never hold: memreap doctor says so
-        short = scope.available < wanted * (RELIEF if lasts else 1)
-        return Shortage(kind, scope.name, scope.available, wanted) if short else None
+        end = wanted * RELIEF
+        if scope.size is not None:
+            if wanted >= scope.size:
+                return None  # it can never hold: memreap doctor says so
+            end = min(end, (wanted + scope.size) / 2)  # one of 90 % would never end
+        short = scope.available < (end if lasts else wanted)
+        return Shortage(kind, scope.name, scope.available, wanted, end) if short else None
     if kind is Kind.PRESSURE and settings.pressure is not None and scope.pressure is not None:
-        short = scope.pressure > settings.pressure * (CALM if lasts else 1)
-        return Shortage(kind, scope.name, scope.pressure, settings.pressure) if short else None
+        end = settings.pressure * CALM
+        short = scope.pressure > (end if lasts else settings.pressure)
+        return Shortage(kind, scope.name, scope.pressure, settings.pressure, end) if short else None
     return None
 
 

@@ -174,7 +174,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Wait:
-    """For the boundary, or an idle moment, of a worker that is due."""
+    """Of a worker that is due, for its boundary or to be seen idle."""
 
     attempts: int = 0
     """Those made in vain."""

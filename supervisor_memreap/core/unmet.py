@@ -62,7 +62,7 @@ def _cause(look: Look, choice: Choice, key: tuple[Kind, str], now: float) -> str
     if state.leaving:
         return f"worker {state.leaving.worker.pid} was signalled {seconds(now - state.leaving.signalled)} ago and stays"
     if any(reasons.shortage_of(each.reason) == key for each in choice.candidates):
-        return "the workers that may go have no idle moment"
+        return "the workers that may go were not found between two requests"
     if look.pool.workers and all(worker.age < settings.min_age for worker in look.pool.workers):
         return f"all workers are younger than min_age={seconds(settings.min_age)}"
     if any(reasons.shortage_of(reason) == key for each in choice.pending for reason in each.all_reasons):

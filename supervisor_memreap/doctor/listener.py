@@ -12,7 +12,8 @@ from typing import Any
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core import events
-from supervisor_memreap.core.model import UP, supervisord_of
+from supervisor_memreap.core.model import UP, Program, supervisord_of
+from supervisor_memreap.doctor import ownrights
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.restart import advise_interface, advise_restart
 from supervisor_memreap.host import rights
@@ -44,21 +45,23 @@ def _without_interface(case: Case) -> Iterator[Finding]:
     else:
         text = "whether it still looks is unknown: supervisord calls a dead listener RUNNING"
         yield Finding("listener", f"{text}; {advise_interface(case)}", False)
-    for program in case.listeners():
-        if program.state not in UP:
-            text = f"{program.namespec} is {program.state}: {program.spawnerr or 'see its log'}"
-            remedy = f"then supervisorctl start {program.namespec}"
-            if "can't find command" in program.spawnerr:
-                command = os.path.abspath(sys.argv[0]) if os.path.isfile(sys.argv[0]) else "the full path of memreap"
-                remedy = f"set command={command} listen in its section, then supervisorctl update"
-            yield Finding("listener", f"{text}, {remedy}")
+    yield from (not_running(program) for program in case.listeners() if program.state not in UP)
+
+
+def not_running(program: Program) -> Finding:
+    why = f" ({program.spawnerr})" if program.spawnerr else ""
+    remedy = f"see its log, then supervisorctl start {program.namespec}"
+    if "can't find command" in program.spawnerr:
+        command = os.path.abspath(sys.argv[0]) if os.path.isfile(sys.argv[0]) else "the full path of memreap"
+        remedy = f"set command={command} listen in its section, then supervisorctl update"
+    return Finding("listener", f"{program.namespec} is {program.state}{why}: {remedy}")
 
 
 def _unsaved(case: Case, values: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether the listener can save what must survive a restart: without that it signals no worker."""
     supervisord, actor = supervisord_of(case.programs), rights_of_listener(case)
     if supervisord and actor:
-        environ = statedirectory.environment(supervisord)
+        environ = ownrights.environment_of_listener(case, supervisord)
 
         def find() -> bytes:
             return statedirectory.trouble(statedirectory.candidates(supervisord, case.contents, environ)).encode()

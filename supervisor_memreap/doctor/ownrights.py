@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from supervisor_memreap.doctor.finding import Case
 from supervisor_memreap.host import rights
+from supervisor_memreap.record import statedirectory
 
 
 def remedy(case: Case, pids: Sequence[int]) -> str:
@@ -27,6 +28,15 @@ def rights_of_running_listener(case: Case) -> rights.Rights | None:
         return rights.of(pid) if pid else None
     except OSError:
         return None  # it has just ended, or this system does not report it
+
+
+def environment_of_listener(case: Case, supervisord: int) -> Mapping[str, str]:
+    """Where none runs, the one that it will have."""
+    found = statedirectory.environment(supervisord)
+    if rights_of_running_listener(case):
+        return found
+    sections = (section.environment for section in case.contents.others if section.listens)
+    return {**found, **next(sections, {})}
 
 
 def _may_read(actor: rights.Rights, pids: Sequence[int]) -> bool:

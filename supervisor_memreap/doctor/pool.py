@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
-
-from supervisor.datatypes import dict_of_key_value_pairs
+from collections.abc import Iterator
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Pool, ProgramState
@@ -54,7 +51,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
         return
     old_enough = min(settings.min_age, _STARTING)
     grown_up = [worker for worker in pool.workers if worker.detail and worker.age >= old_enough]
-    environ = _environment(section.options if section else {})
+    environ = section.environment if section else {}
     is_empty = not pool.workers and settings.target == "workers" and pool.manager_age > _STARTING
     if is_empty and not server.shrinks(case, pool, section, environ):
         yield Finding("", events.NoWorkers(*pool.stamp, pool.manager).text)
@@ -90,7 +87,9 @@ def _procmanager(case: Case, pool: Pool, section: Section | None, command: str, 
             f"{section.where} stopwaitsecs={wait}: FCGI::ProcManager gives its workers {_PROCMANAGER_PATIENCE} s to"
             " finish, and supervisord would kill them before: set stopwaitsecs=70",
         )
-    version = perl.procmanager_version(pool.manager.pid, command, _environment(options), case.time_left)
+    version = perl.procmanager_version(
+        pool.manager.pid, command, section.environment if section else {}, case.time_left
+    )
     is_first = watch.program.supervisord == 1
     if version is not None and version < _SOUND_PROCMANAGER:
         text = f"FCGI::ProcManager {version[0]}.{version[1]:02} is older than 0.18: if its parent has pid 1"
@@ -104,11 +103,3 @@ def _procmanager(case: Case, pool: Pool, section: Section | None, command: str, 
         where = "supervisord is process 1, and " if is_first else "if its parent has pid 1, "
         text = f"{where}with FCGI::ProcManager 0.17 or older, one worker that leaves ends them all; the version could"
         yield Finding("", f"{text} not be determined{ownrights.remedy(case, [pool.manager.pid])}", False)
-
-
-def _environment(options: Mapping[str, str]) -> dict[str, str]:
-    try:
-        environment: dict[str, Any] = dict_of_key_value_pairs(options.get("environment", ""))
-    except ValueError:
-        return {}
-    return {str(key): str(value) for key, value in environment.items()}

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from supervisor_memreap.core.settings import Watch
+from supervisor_memreap.doctor import ownrights
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.host import rights
 from supervisor_memreap.record import statedirectory, words
@@ -42,7 +43,7 @@ def _remembered(case: Case, watch: Watch) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
 
-    environ = statedirectory.environment(supervisord.pid)
+    environ = ownrights.environment_of_listener(case, supervisord.pid)
 
     def read() -> bytes:
         directories = statedirectory.candidates(supervisord.pid, case.contents, environ)

@@ -62,6 +62,8 @@ def _rights(case: Case, pool: Pool, workers: list[Worker], settings: PoolSetting
         finding = check_access(worker, settings, actor.users[1], may)
         if finding is None and settings.hold and not may.holds:
             finding = _check_attach(case, worker, settings, actor)
+        if finding is None and not settings.hold:
+            finding = not_to_hold(worker, settings)
         if finding:
             yield finding
             break
@@ -82,6 +84,14 @@ def not_attached(attaching: attach.Attaching, worker: Worker, settings: PoolSett
     text = f"{who} may not bring workers to the point between two requests (ptrace), so "
     text += f"{attach.what_remains(server, settings)}; {attach.remedy(attaching)}"
     return Finding("", text, moment_of(server) is Moment.HELD)
+
+
+def not_to_hold(worker: Worker, settings: PoolSettings) -> Finding | None:
+    """What hold=no does where that is more than a later signal."""
+    server = worker.detail.server if worker.detail else UNRECOGNISABLE
+    if moment_of(server) is not Moment.HELD:
+        return None
+    return Finding("", f"hold=no: {attach.what_remains(server, settings)}: remove hold=no")
 
 
 def check_access(worker: Worker, settings: PoolSettings, user: int, may: rights.Access) -> Finding | None:

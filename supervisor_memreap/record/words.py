@@ -69,4 +69,5 @@ def _to_replace(choice: Choice, settings: PoolSettings) -> str:
     others = (settings.max_age, settings.total, settings.headroom, settings.pressure)
     if choice.to_go == 0 and settings.limit is not None and not any(other is not None for other in others):
         return f"none over the limit of {memory(settings.limit)}"
-    return f"{choice.to_go or 'none'} to replace"
+    held = choice.state.paused or choice.state.suspended
+    return f"{choice.to_go or 'none'} to replace{', and nothing is sent' if choice.to_go and held else ''}"

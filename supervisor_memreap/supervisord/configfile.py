@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from supervisor.datatypes import dict_of_key_value_pairs
 from supervisor.options import ClientOptions, UnhosedConfigParser
 
 from supervisor_memreap.core.listeners import is_listener, words_of_listener
@@ -49,6 +51,14 @@ class Section:
     def listens(self) -> bool:
         """Whether this is a listener of memreap."""
         return self.kind == "eventlistener" and is_listener(self.written)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        try:
+            environment: dict[str, Any] = dict_of_key_value_pairs(self.options.get("environment", ""))
+        except ValueError:
+            return {}
+        return {str(key): str(value) for key, value in environment.items()}
 
     def is_on(self, key: str) -> bool:
         return self.options.get(key, "").lower() in ("true", "yes", "on", "t", "y", "1")
