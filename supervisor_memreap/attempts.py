@@ -23,6 +23,7 @@ from supervisor_memreap.host.boundary import MOST_STOPS
 from supervisor_memreap.host.lock import Locked
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.kept import Kept
+from supervisor_memreap.turns import Turns
 
 # Seconds for which no worker is brought to its boundary after that was refused: if a seccomp filter kills the child
 # that tries, each attempt is a line in the kernel's log.
@@ -56,13 +57,14 @@ class Trial:
     worker: Worker
     candidate: Candidate | None = None
     """None: it is for a second signal."""
-    phase: Phase = Phase.SIGNALLED
-    """Before the second signal."""
     is_first: bool = False
     """Of the candidates of a look: the most urgent one says what stands in the way."""
     lock: int | None = None
     pidfd: int | None = None
     attempt: Attempt | None = None
+
+    def siblings(self) -> frozenset[int]:
+        return self.attempt.order.siblings if self.attempt else frozenset()
 
     def shorten(self) -> None:
         """Others are due too."""
@@ -73,7 +75,8 @@ class Trial:
         return self.lock if self.pool.is_group and self.pool.manager == manager else None
 
     def close(self) -> None:
-        for fd in (self.lock, self.pidfd):
+        held, self.lock, self.pidfd = (self.lock, self.pidfd), None, None
+        for fd in held:
             if fd is not None:
                 os.close(fd)
 
@@ -89,38 +92,30 @@ class PoolAttempts:
         self._take_lock = take_lock
         self._pool = Pool(kept.name, "not looked at yet")
         self._settings = PoolSettings()
-        self._candidates: list[Candidate] = []
-        """Those of the last look for which no attempt was made since."""
-        self._first: ProcessId | None = None
+        self._turns = Turns()
         self._taken: Candidate | None = None
         self._refused_until = 0.0
-        self._not_before: dict[ProcessId, float] = {}
-        """When the next attempt may be made on workers that were stopped in vain."""
 
     def offer(self, pool: Pool, settings: PoolSettings, candidates: Collection[Candidate], now: float) -> None:
         """Those that may be signalled after this look; an attempt on another worker ends."""
         has_changed = settings != self._settings
-        if self.trial and (has_changed or not self._may_go_on(self.trial, {each.worker.id for each in candidates})):
+        if self.trial and (
+            has_changed or not self._may_go_on(self.trial, pool, {each.worker.id for each in candidates})
+        ):
             self.end(now, by_force=True)
         self._pool, self._settings = pool, settings
-        known = {self.trial.worker.id} if self.trial else set()
-        self._candidates = []
-        self._not_before = {id: until for id, until in self._not_before.items() if until > now}
-        # One that is always busy does not keep the others from their turn, however urgent it is.
-        for candidate in sorted(candidates, key=lambda each: each.attempts):
-            # It may be there for another reason too.
-            if candidate.worker.id not in known and candidate.worker.id not in self._not_before:
-                known.add(candidate.worker.id)
-                self._candidates.append(candidate)
-        self._first = next((each.worker.id for each in candidates), None)
+        if self._kept.state.leaving:
+            candidates = ()  # the attempt that has just been ended had sent its signal
+        self._turns.offer(candidates, self.trial.worker.id if self.trial else None, now)
         if self.trial:
             self.trial.pool = pool
-            if self._candidates:
+            if self._turns.waiting:
                 self.trial.shorten()
 
-    def _may_go_on(self, trial: Trial, candidates: Collection[ProcessId]) -> bool:
+    def _may_go_on(self, trial: Trial, pool: Pool, candidates: Collection[ProcessId]) -> bool:
         if trial.candidate:
-            return trial.worker.id in candidates
+            # One that has left in between may have been replaced: that is for the policy to judge, at each look anew.
+            return trial.worker.id in candidates and trial.siblings() <= {each.id.pid for each in pool.workers}
         return policy.may_signal_again(trial.worker.id, self._kept.state)
 
     def follow(self, pool: Pool, now: float) -> None:
@@ -132,11 +127,11 @@ class PoolAttempts:
 
         If not `may_relieve`, none for memory that is short on the host.
         """
-        may_begin = [each for each in self._candidates if may_relieve or not is_host_wide(each.reason)]
+        may_begin = [each for each in self._turns.waiting if may_relieve or not is_host_wide(each.reason)]
         for candidate in may_begin:
-            if self.trial or candidate not in self._candidates:
+            if self.trial or candidate not in self._turns.waiting:
                 return
-            self._candidates.remove(candidate)
+            self._turns.waiting.remove(candidate)
             self._begin(candidate, view, now)
 
     def group_lock(self, manager: ProcessId) -> int | None:
@@ -146,24 +141,25 @@ class PoolAttempts:
     @property
     def in_vain(self) -> int:
         """Attempts that were made in vain to signal the next candidate."""
-        return self._candidates[0].attempts if self._candidates else 0
+        return self._turns.waiting[0].attempts if self._turns.waiting else 0
 
     def _begin(self, candidate: Candidate, view: Source, now: float) -> None:
         kept = self._kept
+        order = _order(self._pool, candidate, self._settings.signal)
+        order = replace(order, hold=self._may_hold(), patience=self._patience(candidate))
         lock = _lock_for(candidate, self._pool, self._take_lock)
         if not isinstance(lock, int):
-            self._candidates = []
+            self._turns.clear()
             kept.update(policy.not_sent(kept.state, lock[0]))
             kept.emit_all(lock[1])
             return
-        is_first = candidate.worker.id == self._first
+        is_first = candidate.worker.id == self._turns.first
         trial = Trial(self._pool, candidate.worker, candidate, is_first=is_first, lock=lock)
         # If the listener is killed after the signal, the next one must find this saved.
         if kept.can_save(policy.attempted(self._pool, candidate, kept.state, now)):
-            order = _order(self._pool, candidate, self._settings.signal)
-            self._start(trial, replace(order, hold=self._may_hold(), patience=self._patience(candidate)), view, now)
+            self._start(trial, order, view, now)
         else:
-            self._candidates = []
+            self._turns.clear()
             trial.close()
             kept.update(policy.not_sent(kept.state, hindrance.UNSAVED))
 
@@ -172,19 +168,21 @@ class PoolAttempts:
 
     def _patience(self, candidate: Candidate) -> float:
         remaining = self._settings.idle_wait - policy.waited(self._kept.state)
-        return _patience(candidate, is_alone=not self._candidates, remaining=remaining)
+        return _patience(candidate, is_alone=not self._turns.waiting, remaining=remaining)
 
     def signal_again(self, worker: Worker, view: Source, now: float) -> None:
         """Begin an attempt to signal a worker a second time."""
         kept, leaving, manager = self._kept, self._kept.state.leaving, self._pool.manager
         assert leaving
         assert manager
-        # Saved first, as before the first signal: if the listener is killed here, no third one may be sent.
-        if not kept.can_save(policy.signalled_again(kept.state, now)):
+        # Saved first, as before the first signal: if the listener is killed here, no third one may be sent. Of one that
+        # may never have got the first, it is saved already that it may have been signalled.
+        is_known = leaving.phase is Phase.SIGNALLED
+        if not (kept.can_save(policy.signalled_again(kept.state, now)) if is_known else not kept.write_down()):
             return
         processes = len(self._pool.workers) + 1
         order = Order(worker.id, manager, processes, leaving.server, leaving.signal, self._may_hold(), patience=AGAIN)
-        self._start(Trial(self._pool, worker, phase=leaving.phase), order, view, now)
+        self._start(Trial(self._pool, worker), order, view, now)
 
     def _start(self, trial: Trial, order: Order, view: Source, now: float) -> None:
         followed = self._followed.of(order.worker)
@@ -197,6 +195,7 @@ class PoolAttempts:
             self._settle(trial, Outcome(result), now)
         except BaseException:
             trial.close()
+            self._kept.update(policy.unknown(self._kept.state, now))
             raise
         else:
             self.trial = trial
@@ -204,7 +203,7 @@ class PoolAttempts:
     def end(self, now: float, by_force: bool = False) -> None:
         """If the attempt has ended, or `by_force`, take what came of it."""
         if by_force:
-            self._candidates = []
+            self._turns.clear()
         trial = self.trial
         if trial is None:
             return
@@ -216,6 +215,7 @@ class PoolAttempts:
         try:
             self._settle(trial, outcome, now)
         except BaseException:
+            trial.close()
             if trial.candidate and self._kept.state.attempted:
                 # It is unknown whether the signal was sent, so it counts as sent.
                 self._kept.update(policy.signalled(trial.pool, trial.candidate, self._kept.state, now))
@@ -229,13 +229,14 @@ class PoolAttempts:
     def _settle(self, trial: Trial, outcome: Outcome, now: float) -> None:
         if outcome.unheld:
             self._refused_until = time.monotonic() + REFUSED
-        if outcome.result in (Result.SENT, Result.BUSY):
+        if outcome.has_boundary is not None:
             self._kept.update(policy.tried(self._kept.state, outcome.has_boundary))
         if trial.candidate is None:
             trial.close()
-            self._settle_again(trial, outcome, now)
+            _settle_again(self._kept, trial.worker.id, outcome, now)
         elif outcome.result is Result.SENT:
-            self._candidates, self._taken = [], trial.candidate
+            self._turns.clear()
+            self._taken = trial.candidate
             self._follow(trial, trial.candidate, outcome, now)
         else:
             try:
@@ -251,6 +252,7 @@ class PoolAttempts:
         # From here on nothing may fail before the state says that a worker is leaving.
         held = outcome.private, worker.used, self._settings.metric
         self._followed.add(Followed(worker.id, trial.pool, trial.pidfd, trial.lock, *held))
+        trial.pidfd = trial.lock = None
         sent_at = now if outcome.sent_at is None else min(now, outcome.sent_at)
         kept.update(policy.signalled(trial.pool, candidate, kept.state, sent_at))
         kept.emit(_signalled(kept.name, candidate, outcome, self._settings.idle_wait))
@@ -258,7 +260,7 @@ class PoolAttempts:
     def _note_refusal(self, trial: Trial, candidate: Candidate, outcome: Outcome) -> None:
         kept, result = self._kept, outcome.result
         if outcome.stopped:
-            self._not_before[candidate.worker.id] = time.monotonic() + outcome.stopped * PAUSE
+            self._turns.pause(candidate.worker.id, time.monotonic() + outcome.stopped * PAUSE)
         waited = outcome.watched if result is Result.BUSY else None
         state = policy.not_signalled(kept.state, waited, outcome.is_kept)
         if trial.is_first:
@@ -269,16 +271,21 @@ class PoolAttempts:
         if not outcome.error:
             kept.emit_all(_refusal(kept.name, candidate, result))
 
-    def _settle_again(self, trial: Trial, outcome: Outcome, now: float) -> None:
-        kept, leaving = self._kept, self._kept.state.leaving
-        if leaving is None or leaving.worker != trial.worker.id:
-            return
-        if outcome.result is Result.SENT:
-            assert outcome.moment
-            how = leaving.signal, outcome.moment, trial.phase is Phase.SIGNALLED
-            kept.emit(events.SignalledAgain(kept.name, time.time(), leaving.worker, *how))
-        elif leaving.phase is Phase.AGAIN:
-            kept.update(policy.not_signalled_again(kept.state, trial.phase, now))
+
+def _settle_again(kept: Kept, worker: ProcessId, outcome: Outcome, now: float) -> None:
+    """Note what came of an attempt to signal it a second time."""
+    leaving = kept.state.leaving
+    if leaving is None or leaving.worker != worker:
+        return
+    if outcome.result is Result.SENT:
+        assert outcome.moment
+        is_second = leaving.phase is not Phase.UNKNOWN
+        if not is_second:
+            kept.update(policy.signalled_again(kept.state, now))
+        how = leaving.signal, outcome.moment, is_second
+        kept.emit(events.SignalledAgain(kept.name, time.time(), worker, *how))
+    elif leaving.phase is Phase.AGAIN:
+        kept.update(policy.not_signalled_again(kept.state, now))
 
 
 def _signalled(name: str, candidate: Candidate, outcome: Outcome, idle_wait: float) -> Event:
@@ -304,7 +311,7 @@ def _order(pool: Pool, candidate: Candidate, signal: str | None) -> Order:
         detail.signal,
         may_be_busy=candidate.idle_wait_expired,
         busy_signal=signal_while_busy(detail.server, signal),
-        private=candidate.worker.private,
+        private=candidate.worker.freed,
         stops=MOST_STOPS * 2 ** min(candidate.attempts, MOST_DOUBLINGS),
         siblings=frozenset(each.id.pid for each in pool.workers if each.id != candidate.worker.id),
         may_lack=max(0, len(pool.workers) // policy.MOST_LACKING - 1),
@@ -322,7 +329,7 @@ def _patience(candidate: Candidate, is_alone: bool, remaining: float) -> float:
         return attempt.LAST
     patience = attempt.TURN if candidate.idle_wait_expired or is_host_wide(candidate.reason) else attempt.ALONE
     if not is_alone:
-        patience = min(patience, FIRST * 2**candidate.attempts)
+        patience = min(patience, FIRST * 2 ** min(candidate.attempts, 5))  # more than ALONE by then
     return patience if moment is Moment.HELD or remaining <= 0 else min(patience, remaining)
 
 

@@ -173,7 +173,7 @@ def test_a_worker_that_a_debugger_traces_is_tried_again_later(tmp_path):
             stdout=subprocess.PIPE,
         )
         assert tracer.stdout.readline() == b"traced\n"
-        assert attempt(worker) == "late"
+        assert attempt(worker) == "traced"
         tracer.kill()
         tracer.communicate()
         assert workers_below(manager) == {worker}
@@ -513,6 +513,41 @@ def _waits_for_a_command() -> int:
     return 0 if _LIBC.waitpid(child, None, 0) == child else -1
 
 
+def _semop() -> int:
+    """Without a time-out: a child of its own lets it go on."""
+    semaphores = _LIBC.semget(0, 1, 0o600)
+    try:
+        child = _forked(LONG, lambda: _LIBC.semop(semaphores, ctypes.byref(_Sembuf(0, 1, 0)), 1))
+        return _LIBC.semop(semaphores, ctypes.byref(_Sembuf(0, -1, 0)), 1) or os.waitpid(child, 0)[1]
+    finally:
+        _LIBC.semctl(semaphores, 0, 0)
+
+
+def _accept_with_a_time_out() -> int:
+    with waiter.listen("tcp") as own:
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, bytes(_Timespec(0, int(LONG * 1e6))))
+        return _LIBC.accept(own.fileno(), None, None)
+
+
+def _epoll_wait_while_commands_end() -> int:
+    """By default SIGCHLD is ignored, so that it wakes nobody."""
+    children = [_forked(LONG * number / 20, lambda: None) for number in range(20)]
+    try:
+        return _epoll_wait_of_its_own()
+    finally:
+        for child in children:
+            os.waitpid(child, 0)
+
+
+def _forked(after: float, act: Callable[[], object]) -> int:
+    child = os.fork()
+    if child == 0:
+        time.sleep(after)
+        act()
+        os._exit(0)
+    return child
+
+
 HARMS: dict[str, tuple[Callable[[], int], int, int]] = {
     "recv with SO_RCVTIMEO": (_recv_with_a_time_out, -1, errno.EAGAIN),
     "epoll_wait": (_epoll_wait_of_its_own, 0, 0),
@@ -524,6 +559,8 @@ HARMS: dict[str, tuple[Callable[[], int], int, int]] = {
     "waitpid": (_waits_for_a_command, 0, 0),
     "write of much": (_write_of_much, 0, 0),
     "recv of all": (_recv_of_all, 0, 0),
+    "semop": (_semop, 0, 0),
+    "accept with SO_RCVTIMEO": (_accept_with_a_time_out, -1, errno.EAGAIN),
 }
 
 
@@ -554,7 +591,16 @@ def test_a_request_does_not_notice_an_attempt_whatever_it_waits_for(harm):
 
 
 @pytest.mark.parametrize(
-    "harm", ["recv with SO_RCVTIMEO", "epoll_wait", "semtimedop", "sigtimedwait", "write of much", "recv of all"]
+    "harm",
+    [
+        "recv with SO_RCVTIMEO",
+        "epoll_wait",
+        "semtimedop",
+        "sigtimedwait",
+        "write of much",
+        "recv of all",
+        "accept with SO_RCVTIMEO",
+    ],
 )
 def test_a_call_whose_time_would_begin_anew_or_that_would_return_less_is_not_interrupted_at_all(harm, monkeypatch):
     act, *_ = HARMS[harm]
@@ -599,7 +645,12 @@ def _requests_that(act: Callable[[], object]) -> None:
             eventually(lambda: _assert_has_client(worker))
             ask = threading.Timer(BRIEF, client.sendall, (b"x",))
             ask.start()
-            assert attempt(worker, lambda: None) == "sent"
+
+            def send() -> None:
+                if not select.select([client], [], [], 0)[0]:
+                    os._exit(1)  # in the middle of the request
+
+            assert attempt(worker, send) == "sent"
             assert client.recv(2) == b"ok"
 
 
@@ -608,6 +659,24 @@ def test_a_request_that_runs_commands_is_answered():
         for _ in range(5):
             assert subprocess.run(["true"], check=False).returncode == 0
             assert os.waitstatus_to_exitcode(os.system("exit 3")) == 3
+
+    _requests_that(act)
+
+
+def test_commands_that_end_do_not_wake_a_request_that_waits_for_something_else():
+    def act() -> None:
+        assert _epoll_wait_while_commands_end() == 0
+
+    _requests_that(act)
+
+
+def test_a_request_that_calls_accept_itself_as_for_the_data_of_ftp_is_answered():
+    def act() -> None:
+        with waiter.listen("tcp") as data:
+            child = _forked(BRIEF, lambda: waiter.connect(data).close())
+            connection, _ = data.accept()
+            connection.close()
+            os.waitpid(child, 0)
 
     _requests_that(act)
 

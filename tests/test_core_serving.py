@@ -71,9 +71,9 @@ def test_where_sockets_may_not_be_read_the_age_counts():
     assert (judged(pool), pool.sharing) == ({11: None, 12: None}, Sharing.HIDDEN)
 
 
-def test_of_what_could_not_be_read_in_time_age_counts_and_it_says_nothing_of_the_others():
+def test_what_could_not_be_read_in_time_is_not_taken_to_serve_and_says_nothing_of_the_others():
     pool = children(UNREAD, NONE)
-    assert (judged(pool), pool.helpers, pool.sharing) == ({11: None, 12: None}, (), Sharing.NONE)
+    assert (judged(pool), pool.helpers, pool.sharing) == ({11: False, 12: None}, (), Sharing.NONE)
 
 
 def test_one_that_has_a_shared_socket_and_waits_elsewhere_is_a_helper_and_its_pool_shares():

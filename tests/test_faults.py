@@ -399,19 +399,18 @@ def test_a_manager_that_ends_in_the_middle_of_a_tick_has_no_worker_signalled():
         reaper = Reaper((emit,))
         programs = [Program("myapp", "myapp", "RUNNING", manager)]
         settings = Settings({"myapp": {"limit": 30 * 1024**2, "min_age": 0.0, "settle": 0.0}})
-        reaper.tick(programs, settings, 0.0)
+        reaper.tick(programs, settings, time.monotonic())
         wait_for(reaper)
         (first,) = signalled(emitted)
         eventually(lambda: assert_replaced(workers_below(manager), first))
         before = workers_below(manager)
         (other,) = (worker.id.pid for worker in look(manager).workers if worker.used)
-        reaper.tick(programs, settings, 1.0)
+        reaper.tick(programs, settings, time.monotonic())
         wait_for(reaper)
-        assert len(emitted) == 3
-        assert isinstance(emitted[2], (events.LeftByItself, events.Changed))
-        assert (emitted[2].pid, type(emitted[2].reason)) == (other, OverLimit)
+        (last,) = [event for event in emitted if isinstance(event, (events.LeftByItself, events.Changed))]
+        assert (last.pid, type(last.reason)) == (other, OverLimit)
         assert all(psutil.Process(pid).is_running() for pid in before)
-        reaper.tick(programs, settings, 2.0)
+        reaper.tick(programs, settings, time.monotonic())
         reaper.close()
         assert signalled(emitted) == [first]
     assert glob.glob(f"{tempfile.gettempdir()}/memreap-{manager}.lock") == []

@@ -18,7 +18,7 @@ LAYERS: tuple[set[str], ...] = (
     {"host"},
     {"supervisord"},
     {"record"},  # publisher.py hands supervisord what others may ask it for
-    {"doctorprocess", "followed", "kept", "livesettings", "memorywatch", "recorded", "recorders"},
+    {"doctorprocess", "followed", "kept", "livesettings", "memorywatch", "recorded", "recorders", "turns"},
     {"attempts"},
     {"pool"},
     {"pools"},

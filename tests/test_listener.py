@@ -384,6 +384,7 @@ def test_a_changed_file_is_read_at_the_next_tick_and_a_bad_one_is_refused_whole(
         assert "sent" not in listener.text()
         section.write_text("[memreap:myapp]\nlimit=30MB\n" + QUICK)
         listener.tick()
+        eventually(lambda: assert_in("sent", listener.text()))
     _, first, refused, accepted, second, sent = listener.lines()
     assert accepted == "the configuration has no error any more: its settings are in force"
     assert first == "watching myapp (limit 100 MiB uss)"
@@ -430,14 +431,14 @@ def test_limits_in_the_command_win_over_the_file(log, tmp_path):
 
 def test_a_listener_that_is_ended_by_force_in_the_middle_of_a_reap_goes_on_where_it_was(log, tmp_path):
     # Busy workers get no second signal, however long a listener takes to start.
-    text = program(2, 40, "stuck", "busy") + f"[memreap:myapp]\nlimit=30MB\nidle_wait=0s\n{QUICK}"
+    text = program(2, 40, "stuck", "busy") + f"[memreap:myapp]\nlimit=30MB\nidle_wait=0s\nhold=no\n{QUICK}"
     with serving(tmp_path, text + stack.recorder(tmp_path)):
         workers = {worker.pid: worker for worker in workers_of(tmp_path)}
         environment = {"SUPERVISOR_SERVER_URL": url(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
         with listening("-c", f"{tmp_path}/supervisord.conf", log=log, **environment) as listener:
             eventually(lambda: listener.tick() and _assert_announced(tmp_path, "reap"))
             (statefile,) = (tmp_path / "memreap").glob("*.json")
-            first, _ = json.loads(statefile.read_text())["pools"]["myapp"]["leaving"]["worker"]
+            first, _ = json.loads(statefile.read_text())["pools"]["myapp"]["reap"]["worker"]
             listener.listener().kill()
             listener.hears(READY)
             for _ in range(3):

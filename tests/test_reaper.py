@@ -62,7 +62,7 @@ def test_a_worker_that_is_too_old_is_replaced_whatever_it_holds():
 
 
 def test_a_worker_that_still_serves_gets_no_second_signal():
-    with pool(1, 40, "gap", "busy") as manager, Reaping(manager, idle_wait="0s") as reaping:
+    with pool(1, 40, "gap", "busy") as manager, Reaping(manager, idle_wait="0s", hold="no") as reaping:
         reaping.until(events.Signalled)
         reaping.later = policy.AGAIN
         assert reaping.tick().choice.again
@@ -268,7 +268,7 @@ def test_a_second_signal_and_a_stronger_one_are_written_down_before_they_are_sen
     def keeping(real):
         def act(*args):
             state = kept[-1]["myapp"]
-            assert state.attempted or (state.leaving.again if stuck == "report" else state.leaving.forced)
+            assert state.attempted or state.leaving.phase is (Phase.AGAIN if stuck == "report" else Phase.FORCED)
             return real(*args)
 
         return act
@@ -276,7 +276,7 @@ def test_a_second_signal_and_a_stronger_one_are_written_down_before_they_are_sen
     monkeypatch.setattr(attempts, "Attempt", keeping(attempts.Attempt))
     monkeypatch.setattr(signalling, "force", keeping(signalling.force))
     words = ("gap",) if stuck == "report" else ("stuck", "busy")
-    with pool(1, 40, *words) as manager, Reaping(manager, stuck=stuck, idle_wait="0s") as reaping:
+    with pool(1, 40, *words) as manager, Reaping(manager, stuck=stuck, idle_wait="0s", hold="no") as reaping:
         reaping.reaper = Reaper((reaping.events.append,), keep=lambda states: kept.append(dict(states)))
         reaping.until(events.Signalled)
         reaping.later = policy.AGAIN if stuck == "report" else 300.0
@@ -301,7 +301,7 @@ def test_a_worker_that_is_ended_before_its_signal_gets_it_from_the_next_listener
         monkeypatch.undo()
         before.close()
         states, _ = statefile.read(time.monotonic())
-        assert (states["myapp"].leaving.worker.pid, states["myapp"].leaving.sent) == (worker, False)
+        assert (states["myapp"].leaving.worker.pid, states["myapp"].leaving.phase) == (worker, Phase.UNKNOWN)
         reaping.reaper = Reaper((reaping.events.append,), states=states)
         assert reaping.tick().choice.standing == "leaving"
         reaping.later = policy.AGAIN
@@ -311,11 +311,9 @@ def test_a_worker_that_is_ended_before_its_signal_gets_it_from_the_next_listener
 
 
 def test_workers_that_begin_to_serve_over_the_limit_suspend_the_pool_before_any_is_signalled():
-    with pool(2, 40) as manager, Reaping(manager, min_age="1h") as reaping:
-        reaping.tick()
-        reaping.later = policy.LATE  # so that all that are younger have begun to serve since that look
+    with pool(2, 40) as manager, Reaping(manager, min_age="1h", settle="5s") as reaping:
         event = reaping.until(events.WrongSetting)
-        assert (event.usable, event.age < policy.LATE + policy.READ) == ("limit=90MB", True)
+        assert (event.usable, 5.0 - policy.READ < event.age < 5.0 + policy.LATE) == ("limit=90MB", True)
         initial = reaping.reaper.pools.named("myapp").state.initial
         assert event.baseline.measure == min(size.size for size in initial.values())
         assert reaping.signalled() == set()
@@ -354,15 +352,15 @@ def test_what_another_memreap_follows_gets_nothing_from_us(statefile):
 def test_that_the_signal_went_out_is_written_down_before_anything_else_is_done():
     kept: list[dict] = []
     with pool(1, 40) as manager, Reaping(manager) as reaping:
-        sent: list[bool] = []
+        phases: list[Phase] = []
 
         def emit(event: events.Event) -> None:
             if isinstance(event, events.Signalled):
-                sent.append(kept[-1]["myapp"].leaving.sent)
+                phases.append(kept[-1]["myapp"].leaving.phase)
 
         reaping.reaper = Reaper((emit, reaping.events.append), keep=lambda states: kept.append(dict(states)))
         reaping.until(events.Signalled)
-    assert sent == [True]
+    assert phases == [Phase.SIGNALLED]
     assert any(states["myapp"].attempted for states in kept)
 
 
@@ -523,7 +521,7 @@ def test_a_fault_after_the_signal_may_have_gone_out_counts_as_sent(monkeypatch):
         eventually(lambda: _assert_emitted(reaping, events.InternalError, "myapp"))
         monkeypatch.setattr(attempts, "Attempt", lambda *_: pytest.fail("a second worker was asked for"))
         for _ in range(3):
-            assert reaping.tick().state.leaving.sent
+            assert reaping.tick().state.leaving.phase is Phase.SIGNALLED
 
 
 def test_a_fault_after_the_second_signal_may_have_gone_out_counts_as_sent(monkeypatch):
@@ -533,11 +531,11 @@ def test_a_fault_after_the_second_signal_may_have_gone_out_counts_as_sent(monkey
     with pool(2, 40, "stuck") as manager, Reaping(manager) as reaping:
         reaping.until(events.Signalled)
         reaping.later = policy.AGAIN
-        monkeypatch.setattr(attempts.PoolAttempts, "_settle_again", fails)
+        monkeypatch.setattr(attempts, "_settle_again", fails)
         reaping.until(events.InternalError)
         monkeypatch.setattr(attempts, "Attempt", lambda *_: pytest.fail("a third signal was asked for"))
         for _ in range(3):
-            assert reaping.tick().state.leaving.again
+            assert reaping.tick().state.leaving.phase is Phase.AGAIN
 
 
 def test_where_the_lock_cannot_be_had_nothing_is_sent_and_the_line_says_why(monkeypatch):
@@ -563,7 +561,7 @@ def test_who_was_asked_for_is_not_forgotten_by_one_incomplete_list_of_children(m
 
 
 def test_a_worker_whose_files_cannot_be_read_for_a_moment_has_not_left(monkeypatch):
-    with pool(3, 40, "stuck", "busy") as manager, Reaping(manager, idle_wait="0s") as reaping:
+    with pool(3, 40, "stuck", "busy") as manager, Reaping(manager, idle_wait="0s", hold="no") as reaping:
         pid = reaping.until(events.Signalled).pid
         real = reader.read
 

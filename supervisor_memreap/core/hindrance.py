@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from supervisor_memreap.core.model import Result, WorkerDetail
-from supervisor_memreap.core.servers import UNRECOGNISABLE, Moment, cost_while_busy, moment_of, signal_while_busy
+from supervisor_memreap.core.servers import UNRECOGNISABLE, Moment, cost_while_busy, known, moment_of, signal_while_busy
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import seconds
 
@@ -141,6 +141,8 @@ def _why_only_idle(detail: WorkerDetail, settings: PoolSettings, seen: Seen) -> 
     if detail.server == UNRECOGNISABLE:
         return ", and which server it is cannot be read, so it is unknown whether it loses requests at any other moment"
     moment = moment_of(detail.server)
+    if moment is Moment.ANY and seen.has_boundary and not known(detail.server):
+        return ", and it is not known whether its server loses requests at any other moment"
     if moment is Moment.ANY:
         return ""
     busy = signal_while_busy(detail.server, settings.signal)

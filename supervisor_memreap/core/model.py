@@ -180,6 +180,11 @@ class Worker:
         return self.detail.memory.private if self.detail and self.detail.memory else None
 
     @property
+    def freed(self) -> int | None:
+        """`private`, and what it has in swap; None: unknown."""
+        return None if self.private is None else self.private + self.own_swap
+
+    @property
     def own_swap(self) -> int:
         """Maximum bytes in swap that no other process has; 0 if unknown."""
         return self.detail.own_swap if self.detail else 0

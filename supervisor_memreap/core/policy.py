@@ -324,6 +324,11 @@ def _at(pool: Pool, worker: Worker, state: PoolState, now: float) -> tuple[froze
     return frozenset(other.id for other in pool.workers), started_after
 
 
+def unknown(state: PoolState, now: float) -> PoolState:
+    """Nobody is left to say whether an attempt has sent its signal."""
+    return replace(state, reap=state.attempted.to(Phase.UNKNOWN, now)) if state.attempted else state
+
+
 def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float) -> PoolState:
     """The attempt sent its signal at this time, as far as is known; `pool` is the last look."""
     assert state.attempted
@@ -381,15 +386,15 @@ def not_sent(state: PoolState, why: Hindrance | None) -> PoolState:
 
 
 def signalled_again(state: PoolState, now: float) -> PoolState:
-    """The second signal that `choose_in` asked for is about to be sent."""
+    """The second signal that `choose_in` asked for was sent, or is about to be."""
     assert state.reap
     return replace(state, reap=state.reap.to(Phase.AGAIN, now))
 
 
-def not_signalled_again(state: PoolState, phase: Phase, now: float) -> PoolState:
-    """The second signal was not sent: the worker was not idle. `phase` is the one before."""
+def not_signalled_again(state: PoolState, now: float) -> PoolState:
+    """The second signal was not sent: the worker did not come to its boundary."""
     assert state.reap
-    return replace(state, reap=state.reap.to(phase, now))
+    return replace(state, reap=state.reap.to(Phase.SIGNALLED, now))
 
 
 def force_later(state: PoolState, now: float) -> PoolState:
@@ -1107,7 +1112,8 @@ def _report_long_waits(
         may_go_busy = may_signal_busy(server, has_boundary(settings, state)) and not wait.is_kept
         if wait.seconds >= patience and (never or not may_go_busy):
             start = *pool.stamp, worker.id, candidate.reason
-            event = events.NeverIdle(*start, wait.seconds, "" if never else server, signal, wait.is_kept)
+            which = "" if never else server or "a server that memreap does not know"
+            event = events.NeverIdle(*start, wait.seconds, which, signal, wait.is_kept)
             state = _report(event, state, log)
     return state
 

@@ -240,8 +240,9 @@ def may_signal_busy(server: str, has_boundary: bool) -> bool:
 
     `has_boundary`: it may be brought to its boundary, and just does not get there.
     """
-    moment = moment_of(server)
-    return moment is Moment.ANY or (moment is not Moment.HELD and not has_boundary)
+    # On their signal gunicorn and unicorn finish any request, as measured; of an unknown server nothing was measured.
+    is_measured = known(server) is not None and moment_of(server) is Moment.ANY
+    return is_measured or (moment_of(server) is not Moment.HELD and not has_boundary)
 
 
 def signal_while_busy(server: str, chosen: str | None) -> str:

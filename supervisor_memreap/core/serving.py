@@ -13,8 +13,8 @@ from supervisor_memreap.core.model import Fact, Pool, ProcessId, Sharing, Worker
 
 # What a helper is seen to be, where the others share sockets.
 _HELPS = (Fact.ELSEWHERE, Fact.APART, Fact.NONE)
-# Of the others, their age is all that is known.
-_SERVING: Mapping[Fact, bool] = {Fact.SERVES: True, Fact.HOLDS: False}
+# Of the others, their age is all that is known. What could not be read in time is not taken for one that serves.
+_SERVING: Mapping[Fact, bool] = {Fact.SERVES: True, Fact.HOLDS: False, Fact.UNREAD: False}
 
 
 def sharing(facts: Collection[Fact], is_shared: bool) -> Sharing | None:

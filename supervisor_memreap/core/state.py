@@ -25,7 +25,7 @@ class Phase(str, enum.Enum):
     """Nobody is left to say whether that attempt sent it. It counts as sent."""
     SIGNALLED = "signalled"
     AGAIN = "again"
-    """It was signalled a second time, or an attempt at that is being made."""
+    """It was signalled a second time; or it may have been, since an attempt at that is being made."""
     FORCED = "forced"
     """It was to be sent the signal that `stuck` sets."""
     GONE = "gone"
@@ -38,11 +38,11 @@ _SENT = frozenset((Phase.AGAIN, Phase.FORCED, Phase.GONE))
 # What each phase may become; every reap ends from any of them.
 TRANSITIONS: Mapping[Phase, frozenset[Phase]] = {
     Phase.ATTEMPTED: frozenset((Phase.UNKNOWN, Phase.SIGNALLED)),
-    # One of which that is not known is not forced, as it may never have been asked to leave.
+    # It may never have been asked to leave, so it is not forced, and a second signal changes that only once it is sent.
     Phase.UNKNOWN: frozenset((Phase.AGAIN, Phase.GONE)),
     Phase.SIGNALLED: _SENT,
-    # Back to what it was, if the second signal was not sent.
-    Phase.AGAIN: frozenset((Phase.UNKNOWN, Phase.SIGNALLED, Phase.FORCED, Phase.GONE)),
+    # Back to SIGNALLED if the second signal was not sent.
+    Phase.AGAIN: frozenset((Phase.SIGNALLED, Phase.FORCED, Phase.GONE)),
     # To AGAIN if it could not be sent: no signal but this one may follow.
     Phase.FORCED: frozenset((Phase.AGAIN, Phase.GONE)),
     # A list of children may miss one: it may be there after all, and stay.

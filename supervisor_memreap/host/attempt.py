@@ -36,8 +36,9 @@ _OVERRUN = 2.0
 # Seconds to wait for a child that has spoken its last word; and for one that was told to end, or killed: one that waits
 # for a lock in the kernel ends when it gets that.
 _LAST_WORD, _ENDS = 0.1, {signal.SIGTERM: 0.1, signal.SIGKILL: 0.02}
-# Seconds between two readings of whether a worker is idle: a hundred in 0.3 s, at a few % of one core.
-_BETWEEN_READS = 0.003
+# Seconds between two readings of whether a worker is idle, and so many times as long as the last one took: less than a
+# tenth of one core.
+_BETWEEN_READS, _PART_OF_READ = 0.003, 9
 # Readings of a sleeping worker, so many seconds apart, that must all lack the place where it waits before it is proven
 # that the system never tells it: of a busy worker 2 to 6 % lack it by chance, up to 70 in a row at 3 ms.
 _UNSEEN_PROVES, _UNSEEN_APART = 20, 0.1
@@ -84,14 +85,14 @@ class Outcome:
     """What the worker was doing when the signal was sent; None: it was not sent."""
     unheld: bool = False
     """It was not permitted to bring it to its boundary."""
-    has_boundary: bool = False
-    """It was, or would have been, brought there."""
+    has_boundary: bool | None = None
+    """Whether it could have been brought there; None: that was not found out."""
     unreadable: bool = False
     """Whether it is idle is never to be seen here."""
     private: int | None = None
     """Bytes that the worker had for itself; None if that may not be read."""
     watched: float = 0.0
-    """Seconds in which it was seen that it never came to an idle moment."""
+    """Seconds in which it was seen that it never was between two requests."""
     is_kept: bool = False
     """A client's connection was seen that is kept between requests."""
     signal: str = ""
@@ -183,10 +184,13 @@ class Attempt:
         queued = [line for line in self._written.splitlines() if line.startswith(_QUEUES)]
         if queued:
             return Outcome(Result.SENT, SentMoment.UNKNOWN, sent_at=float(queued[-1][len(_QUEUES) :] or self._began))
-        # A seccomp filter that kills who calls ptrace would kill the next one too.
-        refused = status is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS
+        # A seccomp filter that kills who calls ptrace would kill the next one too. One that was killed may have stopped
+        # the worker until then (boundary.STOPPED).
+        killed = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else 0
+        if killed == signal.SIGSYS:
+            return Outcome(Result.BUSY, unheld=True)
         watched = min(time.monotonic() - self._began, self.order.patience)
-        return Outcome(Result.BUSY, unheld=refused, watched=0.0 if refused else watched)
+        return Outcome(Result.BUSY, watched=watched, stopped=boundary.STOPPED if killed else 0.0)
 
 
 _uncollected: list[int] = []
@@ -366,6 +370,8 @@ class _Child:
                 last = written or last
         if last == boundary.LATE:
             return self._late(has_boundary=True)
+        if last == boundary.TRACED:
+            return None
         if last in (boundary.NOT_PERMITTED, boundary.UNTRACEABLE):
             self._is_at_boundary, self._is_traced = False, last == boundary.UNTRACEABLE
             return Outcome(Result.BUSY, unheld=True)
@@ -393,12 +399,12 @@ class _Child:
                 return replace(outcome, unreadable=unreadable)
             if self._order.may_be_busy and moment is not Moment.ANY:
                 self._note_clients()
-            time.sleep(_BETWEEN_READS)
+            time.sleep(max(_BETWEEN_READS, (time.monotonic() - now) * _PART_OF_READ))
             if self._has_changed():
                 return Outcome(Result.CHANGED)
 
     def _late(self, has_boundary: bool, moment: SentMoment = SentMoment.BUSY) -> Outcome:
-        """It did not come to an idle moment in time."""
+        """It was not found between two requests in time."""
         self._note_clients()
         order = self._order
         if order.may_be_busy and may_signal_busy(order.server, has_boundary) and self._permit_it():

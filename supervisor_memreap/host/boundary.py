@@ -30,12 +30,13 @@ from supervisor_memreap.host.procfile import read, stat, status
 from supervisor_memreap.host.procfs import READS
 from supervisor_memreap.host.waiting import (
     KINDS,
+    RESTART,
     Kind,
     Wait,
     awaits_connection,
-    called,
-    current,
     other_threads_sleep,
+    system_call,
+    wait_in,
     watches,
 )
 
@@ -54,8 +55,7 @@ _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 # What a call returns inside the kernel that is entered again, unless a handler runs: then it returns EINTR.
 _ERESTARTNOHAND = -514
 
-# From asm/unistd.h: restart_syscall, tgkill, and AUDIT_ARCH of <linux/audit.h>.
-_RESTART = {"x86_64": 219, "aarch64": 128}
+# From asm/unistd.h: tgkill, and AUDIT_ARCH of <linux/audit.h>.
 _TGKILL = {"x86_64": 234, "aarch64": 131}
 _EPOLL_PWAIT2 = 441
 # Of x86_64, and of aarch64, which lacks pause.
@@ -73,7 +73,7 @@ _SEMOP = {"x86_64": 65}
 _READS = {"x86_64": {0: None, 19: None, 45: 3, 47: 2}, "aarch64": {63: None, 65: None, 207: 3, 212: 2}}
 # Seconds for which a worker may be stopped while it is read whether it is at its boundary: it can keep locked what is
 # read then. The kernel ends the tracer, and lets go of the worker.
-_STOPPED = 1.0
+STOPPED = 1.0
 # Calls of x86_64 that return EINTR after a stop if they have a time-out, or always, and then are entered again: those
 # above, accept, write, sendto, sendmsg, writev, sendfile, epoll, semtimedop, rt_sigtimedwait, io_getevents.
 _EINTR_TAKEN_BACK = {0, 19, 45, 47, 43, 288, 1, 44, 46, 20, 40, 232, 281, 441, 65, 220, 128, 208, 333}
@@ -86,8 +86,8 @@ _BETWEEN, _PART_OF_LOOK, _PART_OF_TIME = 0.0005, 9, 1 / 200
 _RUNS = 3_000_000
 # Seconds for the stop by the interrupt, on a busy machine.
 _FIRST_STOP = 1.0
-# And for the last one: a worker that runs comes to its next call sooner, and one that waits in one may be left there.
-_NEXT_STOP = 0.005
+# And for the last one: between two looks at whether the worker still runs, and in all.
+_NEXT_STOP, _LAST_STOP = 0.005, 1.0
 # And for each stop, until this process runs.
 _SWITCH = 20e-6
 # Stops of one attempt: two for each system call, 35 us each from Python.
@@ -120,8 +120,9 @@ class Bounds(NamedTuple):
 # What `steps` yields: the signal is about to be queued; and how it ended. NOT_PERMITTED: it was not traced.
 # UNTRACEABLE: it was, in vain, as its system calls are not known here, or the kernel is older than Linux 5.3. NONE: it
 # has no boundary, as it listens on nothing: its manager hands it connections. NOT_SHARED: on no socket of its manager.
+# TRACED: a debugger has it.
 QUEUES, SENT, LATE, GONE, CHANGED, NONE, NOT_SHARED = b"q", b"s", b"l", b"g", b"c", b"n", b"o"
-NOT_PERMITTED, UNTRACEABLE = b"p", b"u"
+NOT_PERMITTED, UNTRACEABLE, TRACED = b"p", b"u", b"t"
 
 
 class Signal(NamedTuple):
@@ -146,6 +147,8 @@ class _Worker:
     def __init__(self, pid: int, known: Mapping[int, bytes]):
         self.turn: Wait | None = None
         """In what it waited for its turn to wait for a connection when that was last asked."""
+        self.polls = False
+        """The last call in which it was seen is poll, which is entered again as restart_syscall: as other calls are."""
         self._pid = pid
         self._known = known
         """The inodes of the sockets on which it listens, and that its manager has too."""
@@ -156,17 +159,18 @@ class _Worker:
         """Its descriptors of the pool's sockets."""
         return {fd for fd, inode in self._known.items() if sockets.inode(self._pid, fd) == inode}
 
-    def may_interrupt(self) -> bool:
-        """Whether interrupting the main thread does no harm now."""
+    def may_interrupt(self, place: bytes) -> bool:
+        """Whether interrupting the main thread does no harm while /proc/PID/syscall says `place`."""
         pid = self._pid
         if is_zombie(pid):
             raise ProcessLookupError(pid)
-        number, *arguments = called(pid)
+        number, *arguments = system_call(place)
         if number < 0:
             return self._runs_on()
+        wait = wait_in(pid, number, arguments)
+        self.polls = wait is not None and wait.kind is Kind.POLL
         if number in _GOES_ON[_MACHINE] or number == _SEMOP.get(_MACHINE):
             return True
-        wait = current(pid)
         if wait and wait.kind is Kind.ACCEPT:
             return arguments[0] in self.sockets() or sockets.reads_without_time_out(pid, arguments[0])
         if number in _READS[_MACHINE]:
@@ -237,7 +241,7 @@ class Tracer:
             yield GONE if is_zombie(pid) else NOT_SHARED if sockets.of(pid).listening else NONE
             return
         if status(pid, b"TracerPid") != [b"0"]:
-            yield LATE  # a debugger has it
+            yield TRACED
             return
         # Each stop is a SIGCHLD. Blocked, so that one that comes before it is waited for is not missed; not ignored, as
         # inherited from some shells, since then there is none.
@@ -278,7 +282,7 @@ class Tracer:
             signum = _passed_on(stop)
             if signum is None:
                 break
-            if stop.si_status >> 8 == _EVENT_STOP:
+            if _goes_unnoticed(pid, stop, signum):
                 _enter_again(pid)
             yield b""
             _ptrace(_SYSCALL, pid, 0, signum)
@@ -293,7 +297,7 @@ class Tracer:
             looked = time.monotonic()
             place = read(f"/proc/{self._pid}/syscall")
             # The last thing before the interrupt: what it does now must be what was judged.
-            if self._worker.may_interrupt() and read(f"/proc/{self._pid}/syscall") == place:
+            if self._worker.may_interrupt(place) and read(f"/proc/{self._pid}/syscall") == place:
                 _ptrace(_INTERRUPT, self._pid)
                 return True
             now = time.monotonic()
@@ -310,12 +314,19 @@ class Tracer:
         """
         signal.setitimer(signal.ITIMER_REAL, 0)
         with contextlib.suppress(OSError):
-            stop = self._next_stop(_NEXT_STOP, 0.0)
+            began = time.monotonic()
+            stop = self._next_stop(0.0, 0.0)
+            # One that runs comes to its next call; one that waits in a call is not stopped there, and is left at once.
+            while stop is None and time.monotonic() - began < _LAST_STOP and self._runs():
+                stop = self._next_stop(_NEXT_STOP, 0.0)
             signum = None if stop is None or _has_ended(stop) else _passed_on(stop)
             if signum is not None:
-                if stop and stop.si_status >> 8 == _EVENT_STOP:
+                if stop and _goes_unnoticed(self._pid, stop, signum):
                     _enter_again(self._pid)
                 _ptrace(_CONT, self._pid, 0, signum)
+
+    def _runs(self) -> bool:
+        return system_call(read(f"/proc/{self._pid}/syscall"))[0] < 0
 
     def _next_stop(self, at_least: float, deadline: float | None = None) -> os.waitid_result | None:
         """The next stop, or the end, of the worker, which is not taken from the kernel; None: it came too late."""
@@ -339,12 +350,15 @@ class Tracer:
             raise PermissionError("the numbers of its system calls are not known here")
         was, self._worker.turn = self._worker.turn, None
         arguments = tuple(info.arguments)
-        # poll is entered again as restart_syscall, which has the arguments of poll.
-        kind = Kind.POLL if info.number == _RESTART[_MACHINE] else KINDS.get(info.number)
+        kind = KINDS.get(info.number)
+        if info.number == RESTART:  # which has the arguments of the call that it goes on with
+            kind = Kind.POLL if self._worker.polls else None
+        else:
+            self._worker.polls = kind is Kind.POLL
         if kind is None:
             return False
         wait = Wait(kind, info.number, arguments)
-        signal.setitimer(signal.ITIMER_REAL, _STOPPED)
+        signal.setitimer(signal.ITIMER_REAL, STOPPED)
         if kind is Kind.FLOCK:
             return was is not None and was[:2] == wait[:2] and arguments[:2] == was.arguments[:2]
         if not watches(self._pid, wait, READS, self._worker.sockets()):
@@ -380,6 +394,16 @@ def _passed_on(stop: os.waitid_result) -> int | None:
     if stop.si_status >> 8 == _EVENT_STOP:
         return 0 if stop.si_status & 0x7F == signal.SIGTRAP else None
     return int(stop.si_status)
+
+
+def _goes_unnoticed(pid: int, stop: os.waitid_result, signum: int) -> bool:
+    """Whether the worker would not notice what stopped it, were it not traced: the interrupt, and a signal that it
+    ignores, as SIGCHLD is by default. The kernel wakes a process for that only if it is traced.
+    """
+    if stop.si_status == _SYSCALL_STOP or not signum:
+        return stop.si_status >> 8 == _EVENT_STOP
+    (caught,) = status(pid, b"SigCgt")
+    return not int(caught, 16) >> (signum - 1) & 1
 
 
 def tgkill(group: int, thread: int, signum: int) -> None:

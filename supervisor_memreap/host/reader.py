@@ -36,6 +36,10 @@ class Blocked(PermissionError):
     """The process keeps locked what is to be read: of a file, its own memory map."""
 
 
+class NoReader(PermissionError):
+    """There is no process that could read it, which says nothing of what was to be read."""
+
+
 class _Child:
     """Answers one question after another."""
 
@@ -146,7 +150,7 @@ def _ask(question: str, about: str, patience: float) -> bytes:
         try:
             _child = _Child()
         except OSError as error:  # no memory, no process, no descriptor left
-            raise PermissionError(errno.EACCES, f"cannot be read: {error.strerror}", about) from None
+            raise NoReader(errno.EACCES, f"cannot be read: {error.strerror}", about) from None
     try:
         data = _child.ask(question, patience)
     except TimeoutError:
@@ -157,7 +161,7 @@ def _ask(question: str, about: str, patience: float) -> bytes:
         raise
     except EOFError:
         _end_child()
-        raise PermissionError(errno.EACCES, "the process that reads it has ended", about) from None
+        raise NoReader(errno.EACCES, "the process that reads it has ended", about) from None
     _avoided.pop(about, None)
     return data
 

@@ -76,8 +76,8 @@ class Serving:
         began = time.monotonic()
         try:
             self._facts[child] = reader.fact(child.pid, manager.pid)
-        except reader.Blocked:
-            pass  # it could not be read in time: nothing new is known
+        except (reader.Blocked, reader.NoReader):
+            pass  # not in time, or not at all, which says nothing of it
         except PermissionError:
             self._facts[child] = Fact.HIDDEN
         except ProcessLookupError:

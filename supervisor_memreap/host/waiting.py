@@ -16,7 +16,7 @@ import enum
 import os
 import platform
 import struct
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from supervisor_memreap.host import sockets
@@ -79,7 +79,7 @@ KINDS = {number: kind for kind, numbers in _NUMBERS.get(_MACHINE, {}).items() fo
 # read, readv, recvfrom, recvmsg: the first argument is the descriptor.
 _READS = {"x86_64": (0, 19, 45, 47), "aarch64": (63, 65, 207, 212)}.get(_MACHINE, ())
 # restart_syscall: in it, a process waits on that was stopped and continued while in poll, or in other calls.
-_RESTART = {"x86_64": 219, "aarch64": 128}.get(_MACHINE)
+RESTART = {"x86_64": 219, "aarch64": 128}.get(_MACHINE)
 # The stack of a 64-bit process lies above this address; a 32-bit process numbers its system calls differently.
 _LOWEST_STACK = 1 << 32
 # futex, futex_waitv, nanosleep, clock_nanosleep: what a thread sleeps in that serves nothing.
@@ -127,20 +127,15 @@ def current(pid: int) -> Wait | None:
     Raises ProcessLookupError, PermissionError.
     """
     number, *values = _system_call(f"/proc/{pid}")
-    if number < 0:
-        return None
+    return wait_in(pid, number, values)
+
+
+def wait_in(pid: int, number: int, values: Sequence[int]) -> Wait | None:
+    """As `current`, of a main thread that is in this system call."""
     kind = KINDS.get(number)
-    if number == _RESTART and read(f"/proc/{pid}/wchan").startswith(_POLL):
+    if number == RESTART and read(f"/proc/{pid}/wchan").startswith(_POLL):
         kind = Kind.POLL
     return Wait(kind, number, tuple(values[:6])) if kind else None
-
-
-def called(pid: int) -> list[int]:
-    """The system call in which the main thread is, and its arguments; only -1: it runs, in a call or not.
-
-    Raises ProcessLookupError, PermissionError.
-    """
-    return _system_call(f"/proc/{pid}")
 
 
 def watches(pid: int, wait: Wait, reads: Reads, descriptors: Collection[int]) -> bool:
@@ -371,11 +366,16 @@ def _sleeps(thread: str) -> bool:
 
 
 def _system_call(task: str) -> list[int]:
-    """The system call in which this thread waits: its number, its six arguments, the stack pointer, and where it is.
+    """As `system_call`, of this thread. Raises ProcessLookupError, PermissionError."""
+    return system_call(read(f"{task}/syscall"))
 
-    Only -1: it waits in none, or runs. Raises ProcessLookupError, PermissionError.
+
+def system_call(place: bytes) -> list[int]:
+    """What /proc/PID/syscall says: the number of a system call, its six arguments, the stack pointer, and where it is.
+
+    Only -1: the thread waits in none, or runs. Raises PermissionError.
     """
-    fields = read(f"{task}/syscall").split()
+    fields = place.split()
     if len(fields) < 9 or not fields[0].isdigit():
         return [-1]
     values = [int(fields[0]), *(int(field, 16) for field in fields[1:])]

@@ -27,6 +27,7 @@ WORDS = {
     boundary.NOT_SHARED: "not shared",
     boundary.UNTRACEABLE: "untraceable",
     boundary.NOT_PERMITTED: "not permitted",
+    boundary.TRACED: "traced",
 }
 
 
