@@ -1,9 +1,9 @@
 #!/bin/sh
-# Runs the hold on an aarch64 kernel, emulated: sh benchmarks/aarch64.sh
+# Runs reaps at the boundary on an aarch64 kernel, emulated: sh benchmarks/aarch64.sh
 #
 # For Debian with qemu-system-arm, cpio and the network. Fetches a kernel, Perl, Python and FCGI::ProcManager of arm64 into
 # a directory that is removed at the end, and boots them with this checkout; some ten minutes. Ends with 0 if each worker
-# was held, none else was signalled, and no request was lost.
+# was signalled at its boundary, none else was signalled, and no request was lost.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 for command in qemu-system-aarch64 cpio dpkg-deb apt-get; do

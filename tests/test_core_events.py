@@ -51,7 +51,10 @@ EXAMPLES = [
         events.Signalled(*STAMP, WORKER, TooOld(21_700.0, 21_600.0), "HUP", SentMoment.IDLE, 60.0),
         "worker 4242 is 6.0 h old, max_age 6.0 h: HUP sent while idle",
     ),
-    (events.SignalledAgain(*STAMP, WORKER, "HUP", SentMoment.HELD, True), "HUP sent a second time (held)"),
+    (
+        events.SignalledAgain(*STAMP, WORKER, "HUP", SentMoment.HELD, True),
+        "worker 4242 waits for its next connection and has not left: the first HUP",
+    ),
     (events.SignalledAgain(*STAMP, WORKER, "HUP", SentMoment.IDLE, False), "before it could signal it; HUP sent"),
     (events.Forced(*STAMP, WORKER, "TERM"), "worker 4242: TERM sent (stuck=TERM)"),
     (events.NotForced(*STAMP, WORKER, "KILL", "gone"), "KILL (stuck=KILL) could not be sent: gone"),

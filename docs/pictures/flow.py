@@ -24,9 +24,10 @@ def draw(_values: None) -> str:
     return svg.document(
         "From TICK to settled",
         "supervisord sends TICK to the listener, which answers OK at once. The listener looks at the size of every"
-        " worker and chooses the largest one over its limit. It looks at that worker again and waits until it is idle."
-        " It holds the worker, sends HUP, and lets it go. The worker leaves, the manager forks another one, and when"
-        " that one has settled the next worker may be chosen.",
+        " worker and chooses the largest one over its limit. A child process of it follows that worker by ptrace to the"
+        " end of its request, where it will wait for its next connection, sends HUP there, and lets it go. The worker"
+        " leaves, the manager forks another one, and when that one serves and has settled the next worker may be"
+        " chosen.",
         (WIDTH, END + 14),
         [*_lifelines(), *_steps()],
     )
@@ -38,16 +39,15 @@ def _lifelines() -> Iterator[str]:
         yield svg.path([(x, TOP - 8), (x, bottom)], "edge line", ' stroke-dasharray="3 3"')
         yield svg.rect(x - 44, TOP - 36, 88, 26, "panel edge line", ' rx="5"')
         yield svg.text(x, TOP - 18, name, "text bold", "middle")
-    # What the worker does: it serves a request, waits, and is held while it waits.
-    yield svg.rect(WORKER - 4, TOP - 8, 8, 222 - TOP + 8, "blue")
-    yield svg.rect(WORKER - 4, 222, 8, HELD - 222, "panel edge line")
+    # What the worker does: it serves a request, is followed to its end, and is stopped between two requests.
+    yield svg.rect(WORKER - 4, TOP - 8, 8, HELD - TOP + 8, "blue")
     yield svg.rect(WORKER - 4, HELD, 8, RELEASED - HELD, "amber")
     yield svg.rect(WORKER - 4, RELEASED, 8, GONE - RELEASED, "panel edge line")
     yield svg.text(WORKER + 10, 150, "serves a request", "blue small")
-    yield svg.text(WORKER + 10, 264, "idle: waits", "dim small")
-    yield svg.text(WORKER + 10, 278, "for the next one", "dim small")
-    yield svg.text(WORKER + 10, 340, "held: no request", "amber small")
-    yield svg.text(WORKER + 10, 354, "can reach it", "amber small")
+    yield svg.text(WORKER + 10, 264, "is followed to", "dim small")
+    yield svg.text(WORKER + 10, 278, "the request's end", "dim small")
+    yield svg.text(WORKER + 10, 340, "between two", "amber small")
+    yield svg.text(WORKER + 10, 354, "requests", "amber small")
     yield svg.rect(WORKER - 4, FORKED, 8, END - FORKED, "green")
     yield svg.text(WORKER + 10, FORKED + 22, "a fresh worker", "green small")
     yield svg.text(WORKER + 10, FORKED + 36, "serves requests", "green small")
@@ -58,8 +58,8 @@ def _steps() -> Iterator[str]:
     yield from _arrow(LISTENER, SUPERVISORD, 104, "OK, at once")
     yield from _note(136, "look", "read every worker's size")
     yield from _note(184, "choose", "the largest over its limit")
-    yield from _arrow(LISTENER, WORKER, 244, "look again, wait")
-    yield from _arrow(LISTENER, WORKER, HELD, "hold (ptrace)", "amber")
+    yield from _arrow(LISTENER, WORKER, 244, "attach (ptrace)")
+    yield from _arrow(LISTENER, WORKER, HELD, "boundary", "amber")
     yield from _arrow(LISTENER, WORKER, 336, "HUP", "red")
     yield from _arrow(LISTENER, WORKER, RELEASED, "let go")
     yield svg.text(WORKER - 10, 416, "runs its handler", "dim small", "end")
@@ -67,7 +67,7 @@ def _steps() -> Iterator[str]:
     yield from _arrow(MANAGER, WORKER, FORKED, "")
     yield svg.text((WORKER + MANAGER) / 2 + 4, FORKED - 5, "fork", "text", "middle")
     yield from _note(500, "see it gone", "and replaced: log the MiB freed")
-    yield from _note(552, "settle", "only now the next one")
+    yield from _note(552, "settle", "it serves: now the next")
 
 
 def _arrow(start: float, end: float, y: float, label: str, classes: str = "text") -> Iterator[str]:

@@ -62,7 +62,7 @@ class Signalled(_Base):
 
 @dataclass(frozen=True)
 class SignalledAgain(_Base):
-    """A worker that is idle long after the first signal was sent a second one."""
+    """A worker that came to its boundary long after the first signal was sent a second one there."""
 
     worker: ProcessId
     signal: str
@@ -72,13 +72,12 @@ class SignalledAgain(_Base):
 
     @property
     def text(self) -> str:
-        held = " (held)" if self.moment is SentMoment.HELD else ""
-        start = f"worker {self.worker.pid} is idle and has not left: "
+        start = f"worker {self.worker.pid} waits for its next connection and has not left: "
         if not self.first_was_sent:
-            return f"{start}memreap was killed before it could signal it; {self.signal} sent{held}"
+            return f"{start}memreap was killed before it could signal it; {self.signal} sent"
         return (
             f"{start}the first {self.signal} came between a request and accept, where it is only recorded;"
-            f" {self.signal} sent a second time{held}"
+            f" {self.signal} sent a second time"
         )
 
 

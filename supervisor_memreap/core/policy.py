@@ -19,8 +19,8 @@ core.selection who goes next over all pools.
  6. At its boundary: the caller signals a worker where it enters its wait for the next connection. Where that may not
     be had, while it is seen idle; and while busy once attempts in this pool were in vain for `idle_wait`, with the
     signal that costs least then, unless it costs too much (core.servers).
- 7. Signalled once. A second time, once, only if it is idle `AGAIN` after the first: that one came between the last
-    request and accept, where Perl only records it.
+ 7. Signalled once. A second time, once, only if it comes to its boundary `AGAIN` after the first: that one came between
+    the last request and accept, where Perl only records it.
  8. A worker that does not leave within `grace` is stuck: it is reported, and the next may go. Only if `stuck` says so
     is it sent a stronger signal, once, and then it has another `grace`.
  9. A limit that workers already exceed when they begin to serve is wrong: suspended, not recycled endlessly; tried
@@ -138,7 +138,7 @@ class Candidate:
     worker: Worker
     reason: Reason
     idle_wait_expired: bool = False
-    """There was no idle moment within `idle_wait`: signal it while busy, if its server permits that."""
+    """It was not found between two requests for `idle_wait`: signal it while busy, if its server permits that."""
     attempts: int = 0
     """Those that were made in vain to signal it."""
     all_reasons: tuple[Reason, ...] = ()
@@ -168,7 +168,7 @@ class Choice:
     unreadable: int = 0
     """The number of workers that may be over the limit and whose size may not be read."""
     again: Worker | None = None
-    """It was signalled long ago: signal it a second time, only if it is idle."""
+    """It was signalled long ago: signal it a second time, if it comes to its boundary."""
     force: Worker | None = None
     """It is stuck: send it the signal that `stuck` sets."""
     unwatched: str = ""

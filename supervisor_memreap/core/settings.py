@@ -70,9 +70,9 @@ class PoolSettings:
     stuck: str = "report"
     """What to do about a worker that does not leave within `grace`: report it, or send it TERM or KILL."""
     idle_wait: float = 60.0
-    """Seconds to wait for an idle moment before a busy worker is signalled; infinite: a busy worker never is."""
+    """Seconds to try in vain before a busy worker is signalled, where that is permitted; infinite: none ever is."""
     hold: bool = True
-    """Whether a worker is held where it waits for a connection while it is signalled."""
+    """Whether a worker is brought to its boundary."""
     announce: bool = True
     """Whether events are announced to other listeners of supervisord."""
     depth: int = 1

@@ -9,6 +9,7 @@ signal was sent, so it counts as sent. It ends with its parent, and keeps the po
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -241,6 +242,7 @@ def _run(order: Order, view: Source, pidfd: int | None, writable: int, kept: Col
     try:
         # Ctrl-Z of `memreap once` would stop it while it holds a worker.
         os.setsid()
+        gc.disable()  # it would write to all that is shared with the parent, and so unshare it
         forked.settle("memreap attempt", kept, {signal.SIGINT, signal.SIGHUP}, with_parent=True)
         signal.signal(signal.SIGTERM, _leave)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from typing import NamedTuple
 
-from supervisor_memreap.host import sockets
+from supervisor_memreap.host import sockets, waiting
 from supervisor_memreap.host.procfile import read, stat, status
 from supervisor_memreap.host.procfs import READS
 from supervisor_memreap.host.waiting import (
@@ -69,8 +69,6 @@ _GOES_ON = {
 }
 # semop, of which Net::Server ends when it returns EINTR: only where that is taken back (_enter_again).
 _SEMOP = {"x86_64": 65}
-# read, readv, recvfrom, recvmsg, with the argument that holds the flags, if any.
-_READS = {"x86_64": {0: None, 19: None, 45: 3, 47: 2}, "aarch64": {63: None, 65: None, 207: 3, 212: 2}}
 # Seconds for which a worker may be stopped while it is read whether it is at its boundary: it can keep locked what is
 # read then. The kernel ends the tracer, and lets go of the worker.
 STOPPED = 1.0
@@ -173,8 +171,8 @@ class _Worker:
             return True
         if wait and wait.kind is Kind.ACCEPT:
             return arguments[0] in self.sockets() or sockets.reads_without_time_out(pid, arguments[0])
-        if number in _READS[_MACHINE]:
-            flags = _READS[_MACHINE][number]
+        if number in waiting.READS:
+            flags = waiting.READS[number]
             waits_for_all = flags is not None and arguments[flags] & socket.MSG_WAITALL
             return not waits_for_all and sockets.reads_without_time_out(pid, arguments[0])
         if wait and wait.kind is Kind.FLOCK:

@@ -76,8 +76,12 @@ _NUMBERS: dict[str, dict[Kind, tuple[int, ...]]] = {
 }
 KINDS = {number: kind for kind, numbers in _NUMBERS.get(_MACHINE, {}).items() for number in numbers}
 """By the number of the system call, on this machine."""
-# read, readv, recvfrom, recvmsg: the first argument is the descriptor.
-_READS = {"x86_64": (0, 19, 45, 47), "aarch64": (63, 65, 207, 212)}.get(_MACHINE, ())
+_READS: dict[str, dict[int, int | None]] = {
+    "x86_64": {0: None, 19: None, 45: 3, 47: 2},
+    "aarch64": {63: None, 65: None, 207: 3, 212: 2},
+}
+READS = _READS.get(_MACHINE, {})
+"""read, readv, recvfrom, recvmsg, whose first argument is the descriptor, with the number of the one with flags."""
 # restart_syscall: in it, a process waits on that was stopped and continued while in poll, or in other calls.
 RESTART = {"x86_64": 219, "aarch64": 128}.get(_MACHINE)
 # The stack of a 64-bit process lies above this address; a 32-bit process numbers its system calls differently.
@@ -177,7 +181,7 @@ def clients(pid: int, reads: Reads) -> Clients:
 def _reads_from(pid: int, reads: Reads) -> frozenset[int] | set[int]:
     """The descriptors from which the main thread waits for data. Raises ProcessLookupError, PermissionError."""
     number, *values = _system_call(f"/proc/{pid}")
-    if number in _READS:
+    if number in READS:
         return {values[0]}
     wait = current(pid)
     is_among = wait is not None and wait.kind in (Kind.EPOLL, Kind.SELECT, Kind.POLL)

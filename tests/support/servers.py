@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -192,10 +192,12 @@ REFUSED = (
 
 
 @contextlib.contextmanager
-def running(server: Server, where: Path, more: str = "", keep: bool = False) -> Iterator[stack.Pool]:
+def running(
+    server: Server, where: Path, more: str = "", keep: bool = False, within: Sequence[str] = (), prompt: bool = True
+) -> Iterator[stack.Pool]:
     """The pool `myapp` of this server below a supervisord, with `more` sections.
 
-    `keep`: nginx keeps its connections to the workers.
+    `keep`: nginx keeps its connections to the workers. `within` and `prompt` are those of driver.supervisord.
     """
     skip_without(server)
     shutil.copy(stack.APPS / server.app, where)
@@ -204,7 +206,7 @@ def running(server: Server, where: Path, more: str = "", keep: bool = False) -> 
         (where / name).write_text(text.format(where=where, port=port))
     text = server.program.format(where=where, port=port) + more
     nginx_conf = front(server, where, keep) if server.front else None
-    with stack.running(text, "myapp", where, nginx_conf=nginx_conf, port=port) as pool:
+    with stack.running(text, "myapp", where, nginx_conf=nginx_conf, within=within, port=port, prompt=prompt) as pool:
         yield pool
 
 
