@@ -88,7 +88,7 @@ def test_the_lock_of_another_memreap_is_named_as_what_stands_in_the_way():
         watched = eventually(assert_overdue)
         assert watched.state.delay.hindrance.kind is Kind.LOCKED
         (told,) = second.all_of(events.Overdue)
-        assert "another memreap may be reaping in this pool" in told.text
+        assert "another memreap, a listener or once, reaps in this pool" in told.text
 
 
 def assert_replaced(manager: int, pid: int) -> None:

@@ -269,7 +269,7 @@ def _sum_up(requests: load.Load, tally: Tally, screen: Screen, phases: Phases) -
         screen.say(
             f"\nWith {phases.clients} clients on {phases.workers} workers, so that none was ever idle:"
             f" {tally.reaped_saturated} reaped, {requests.answered - phases.answered:,} requests answered,"
-            f" {requests.lost - phases.lost} lost."
+            f" {requests.lost - phases.lost} lost. They go one at a time, so some grow past the limit meanwhile."
         )
     workers = "1 worker" if tally.reaped == 1 else f"{tally.reaped} workers"
     why = f" ({requests.why})" if requests.lost else ""
