@@ -13,7 +13,7 @@ from supervisor_memreap.core.hindrance import Hindrance
 from supervisor_memreap.core.model import Pool, ProcessId, Result, SentMoment, Worker
 from supervisor_memreap.core.policy import Candidate
 from supervisor_memreap.core.reasons import Reason, is_host_wide
-from supervisor_memreap.core.servers import Moment, cost_while_busy, moment_of, signal_while_busy
+from supervisor_memreap.core.servers import Moment, cost_while_busy, may_signal_busy, moment_of, signal_while_busy
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import Phase
 from supervisor_memreap.followed import Followed, FollowedWorkers, TakeLock
@@ -63,8 +63,11 @@ class Trial:
     pidfd: int | None = None
     attempt: Attempt | None = None
 
-    def siblings(self) -> frozenset[int]:
-        return self.attempt.order.siblings if self.attempt else frozenset()
+    def may_still_go(self, pool: Pool) -> bool:
+        """Whether not too many have left since it began: where they were replaced, a new one may count those."""
+        assert self.attempt
+        order = self.attempt.order
+        return len(order.siblings - {each.id.pid for each in pool.workers}) <= order.may_lack
 
     def shorten(self) -> None:
         """Others are due too."""
@@ -114,8 +117,7 @@ class PoolAttempts:
 
     def _may_go_on(self, trial: Trial, pool: Pool, candidates: Collection[ProcessId]) -> bool:
         if trial.candidate:
-            # One that has left in between may have been replaced: that is for the policy to judge, at each look anew.
-            return trial.worker.id in candidates and trial.siblings() <= {each.id.pid for each in pool.workers}
+            return trial.worker.id in candidates and trial.may_still_go(pool)
         return policy.may_signal_again(trial.worker.id, self._kept.state)
 
     def follow(self, pool: Pool, now: float) -> None:
@@ -168,17 +170,16 @@ class PoolAttempts:
 
     def _patience(self, candidate: Candidate) -> float:
         remaining = self._settings.idle_wait - policy.waited(self._kept.state)
-        return _patience(candidate, is_alone=not self._turns.waiting, remaining=remaining)
+        has_boundary = policy.has_boundary(self._settings, self._kept.state)
+        return _patience(candidate, not self._turns.waiting, remaining, has_boundary)
 
     def signal_again(self, worker: Worker, view: Source, now: float) -> None:
         """Begin an attempt to signal a worker a second time."""
         kept, leaving, manager = self._kept, self._kept.state.leaving, self._pool.manager
         assert leaving
         assert manager
-        # Saved first, as before the first signal: if the listener is killed here, no third one may be sent. Of one that
-        # may never have got the first, it is saved already that it may have been signalled.
-        is_known = leaving.phase is Phase.SIGNALLED
-        if not (kept.can_save(policy.signalled_again(kept.state, now)) if is_known else not kept.write_down()):
+        # Saved first, as before the first signal: if the listener is killed here, no third one may be sent.
+        if not kept.can_save(policy.signalled_again(kept.state, now)):
             return
         processes = len(self._pool.workers) + 1
         order = Order(worker.id, manager, processes, leaving.server, leaving.signal, self._may_hold(), patience=AGAIN)
@@ -279,10 +280,8 @@ def _settle_again(kept: Kept, worker: ProcessId, outcome: Outcome, now: float) -
         return
     if outcome.result is Result.SENT:
         assert outcome.moment
-        is_second = leaving.phase is not Phase.UNKNOWN
-        if not is_second:
-            kept.update(policy.signalled_again(kept.state, now))
-        how = leaving.signal, outcome.moment, is_second
+        how = leaving.signal, outcome.moment, leaving.is_sent
+        kept.update(policy.was_signalled_again(kept.state))
         kept.emit(events.SignalledAgain(kept.name, time.time(), worker, *how))
     elif leaving.phase is Phase.AGAIN:
         kept.update(policy.not_signalled_again(kept.state, now))
@@ -318,14 +317,16 @@ def _order(pool: Pool, candidate: Candidate, signal: str | None) -> Order:
     )
 
 
-def _patience(candidate: Candidate, is_alone: bool, remaining: float) -> float:
+def _patience(candidate: Candidate, is_alone: bool, remaining: float, has_boundary: bool) -> float:
     """Seconds that an attempt to signal this candidate may take.
 
-    `is_alone`: no other one of its pool is due; `remaining` is what is left of `idle_wait`.
+    `is_alone`: no other one of its pool is due; `remaining` is what is left of `idle_wait`; `has_boundary`: of
+    may_signal_busy.
     """
     assert candidate.worker.detail
-    moment = moment_of(candidate.worker.detail.server)
-    if candidate.idle_wait_expired and moment is Moment.ANY:
+    server = candidate.worker.detail.server
+    moment = moment_of(server)
+    if candidate.idle_wait_expired and moment is Moment.ANY and may_signal_busy(server, has_boundary):
         return attempt.LAST
     patience = attempt.TURN if candidate.idle_wait_expired or is_host_wide(candidate.reason) else attempt.ALONE
     if not is_alone:

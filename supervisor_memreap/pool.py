@@ -12,7 +12,7 @@ from supervisor_memreap.core.events import Event, Sink
 from supervisor_memreap.core.model import Pool, Result, Worker
 from supervisor_memreap.core.policy import Choice, Look
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.state import PoolState
+from supervisor_memreap.core.state import Phase, PoolState
 from supervisor_memreap.followed import FollowedWorkers, TakeLock
 from supervisor_memreap.host import look, signalling
 from supervisor_memreap.host.source import Source
@@ -81,7 +81,7 @@ class WatchedPool(Kept):
         self.attempts.end(now, by_force=True)
         if not self.followed.is_ours(worker.id):
             if force:
-                self._give_up(now)
+                self._give_up(force, now)
             return
         if again:
             self.attempts.signal_again(again, view, now)
@@ -99,11 +99,13 @@ class WatchedPool(Kept):
             return
         self.emit(events.NotForced(self.name, time.time(), worker.id, signal, result.value))
         if result in (Result.NOT_PERMITTED, Result.FAILED):
-            self._give_up(now)
+            self._give_up(worker, now)
 
-    def _give_up(self, now: float) -> None:
+    def _give_up(self, worker: Worker, now: float) -> None:
         """Send a stuck worker nothing more; the next one may go as soon as the pool's lock is free."""
-        self.update(policy.not_forced(self._state, now))
+        reap = self._state.reap
+        if reap and (reap.worker, reap.phase) == (worker.id, Phase.FORCED):  # else it is that of another memreap
+            self.update(policy.not_forced(self._state, now))
         self.followed.release(self._state)
 
     def close(self) -> None:

@@ -296,7 +296,7 @@ def test_a_shortage_that_is_given_up_does_not_wake(kind, scope, kinds):
     settings = PoolSettings(headroom=100 * MIB)
     memory.begin([Watch(Program("myapp", "myapp", "RUNNING", 1), settings)])
     assert [waker.kind for waker in memory.wakers()] == ["stall"]
-    shortage = Shortage(kind, scope, 1.0, 2.0)
+    shortage = Shortage(kind, scope, 1.0, 2.0, 2.4)
     memory._episodes = {shortage.key: Episode(shortage, 0.0, given_up=1.0)}
     assert [waker.kind for waker in memory.wakers()] == kinds
     memory.begin([Watch(Program("myapp", "myapp", "RUNNING", 1), PoolSettings(limit=MIB))])

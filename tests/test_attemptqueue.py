@@ -14,7 +14,7 @@ from supervisor_memreap.core.policy import Candidate, Choice, Standing
 from supervisor_memreap.core.reasons import Requested
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.host.attempt import ALONE, TURN, Attempt, Outcome
+from supervisor_memreap.host.attempt import ALONE, LAST, TURN, Attempt, Outcome
 from supervisor_memreap.memorywatch import MemoryWatch
 from supervisor_memreap.pool import WatchedPool
 from supervisor_memreap.pools import Pools
@@ -155,3 +155,20 @@ def test_settings_that_change_end_an_attempt(begun):
     machine.look()
     assert machine.child("a") is not first
     assert begun == [11, 11]
+
+
+@pytest.mark.parametrize(
+    ("server", "has_boundary", "patience"),
+    [("", True, TURN), ("", False, LAST), ("gunicorn", True, LAST), ("Starman", False, TURN)],
+)
+def test_an_attempt_is_short_only_where_a_busy_worker_may_be_signalled_at_its_end(server, has_boundary, patience):
+    worker = Worker(ProcessId(11, 1.0), 60.0, 1, WorkerDetail(1, True, server))
+    due = Candidate(worker, Requested(None, "uss"), idle_wait_expired=True)
+    assert attempts._patience(due, True, 0.0, has_boundary) == patience
+
+
+def test_a_worker_that_was_attempted_in_vain_a_thousand_times_is_attempted_again():
+    due = Candidate(
+        Worker(ProcessId(11, 1.0), 60.0, 1, WorkerDetail(1, True, "")), Requested(None, "uss"), attempts=2000
+    )
+    assert attempts._patience(due, False, 0.0, True) == ALONE

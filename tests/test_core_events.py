@@ -19,9 +19,9 @@ MIB = 1024**2
 STAMP = ("myapp", 1_700_000_000.0)
 LISTENER = ("", 1_700_000_000.0)
 WORKER, NEW = ProcessId(4242, 1.0), ProcessId(4250, 2.0)
-SHORT = Shortage(Kind.HEADROOM, HOST, 412 * MIB, 512 * MIB)
-OVER_TOTAL = Shortage(Kind.TOTAL, "myapp", 912 * MIB, 800 * MIB)
-PRESSURE = Shortage(Kind.PRESSURE, HOST, 31.0, 20.0)
+SHORT = Shortage(Kind.HEADROOM, HOST, 412 * MIB, 512 * MIB, 614.4 * MIB)
+OVER_TOTAL = Shortage(Kind.TOTAL, "myapp", 912 * MIB, 800 * MIB, 800 * MIB)
+PRESSURE = Shortage(Kind.PRESSURE, HOST, 31.0, 20.0, 10.0)
 OVER = OverLimit(312 * MIB, 150 * MIB, "uss")
 
 # One of each class at least; with what a line of it must have.
@@ -33,11 +33,11 @@ EXAMPLES = [
     (events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.HELD, 60.0), ": HUP sent between two requests"),
     (
         events.Signalled(*STAMP, WORKER, OVER, "USR1", SentMoment.BUSY, 60.0, "0 of 793 lost a request"),
-        "USR1 sent while busy, after 60 s without an idle moment (0 of 793 lost a request)",
+        "USR1 sent while busy, since it was not found between two requests for 60 s (0 of 793 lost a request)",
     ),
     (
         events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.BUSY, 60.0),
-        ": HUP sent while busy, after 60 s without an idle moment",
+        ": HUP sent while busy, since it was not found between two requests for 60 s",
     ),
     (
         events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.UNKNOWN, 60.0),

@@ -109,7 +109,7 @@ def test_a_worker_that_was_requested_before_is_not_signalled():
 def test_of_the_workers_that_would_go_for_a_total_one_is_told():
     film = Film(OBSERVED)
     pool = film.look({11: 20, 12: 20, 13: 20}).pool
-    reason = OverTotal(Shortage(Kind.TOTAL, "myapp", 120 * MIB, 100 * MIB), 40 * MIB)
+    reason = OverTotal(Shortage(Kind.TOTAL, "myapp", 120 * MIB, 100 * MIB, 100 * MIB), 40 * MIB)
     log = []
     policy._report_observed(pool, [policy.Candidate(worker, reason) for worker in pool.workers], film.state, log)
     assert [event.pid for event in log] == [11]

@@ -25,7 +25,7 @@ def reading(at: float, available: float | None, settings: PoolSettings = SETTING
 
 
 def short(kind: Kind = Kind.HEADROOM, **others) -> dict:
-    shortage = Shortage(kind, "a" if kind is Kind.TOTAL else HOST, 300.0 * MIB, 500.0 * MIB)
+    shortage = Shortage(kind, "a" if kind is Kind.TOTAL else HOST, 300.0 * MIB, 500.0 * MIB, 500.0 * MIB)
     return {shortage.key: Episode(shortage, **{"since": 0.0, **others})}
 
 

@@ -8,6 +8,7 @@ import pytest
 from test_core_policy import BOOT, SETTINGS, Film
 
 from supervisor_memreap.core import policy
+from supervisor_memreap.core.events import Stuck
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.state import TRANSITIONS, Phase, PoolState, Reap, decode, encode, restored
 
@@ -33,15 +34,33 @@ def a_reap(phase: Phase) -> Reap:
     return Reap(WORKER, 5.0, frozenset([WORKER]), phase=phase, since=5.0)
 
 
-@pytest.mark.parametrize("after", Phase)
-@pytest.mark.parametrize("before", Phase)
-def test_a_reap_goes_only_where_the_table_lets_it(before, after):
-    if after in TRANSITIONS[before]:
-        reap = a_reap(before).to(after, 9.0, left=8.0)
-        assert (reap.phase, reap.since, reap.signalled, reap.left) == (after, 9.0, 5.0, 8.0)
-    else:
-        with pytest.raises(AssertionError, match=f"{before.value} to {after.value}"):
-            a_reap(before).to(after, 9.0)
+def test_a_phase_that_follows_another_keeps_what_is_known_and_when_it_came():
+    reap = a_reap(Phase.SIGNALLED).to(Phase.GONE, 9.0, left=8.0)
+    assert (reap.phase, reap.since, reap.signalled, reap.left) == (Phase.GONE, 9.0, 5.0, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("ATTEMPTED", "AGAIN"),
+        ("ATTEMPTED", "FORCED"),
+        ("ATTEMPTED", "GONE"),
+        ("SIGNALLED", "ATTEMPTED"),
+        ("FORCED", "SIGNALLED"),
+        ("GONE", "AGAIN"),
+        ("GONE", "FORCED"),
+        ("REPLACED", "FORCED"),
+        ("REPLACED", "GONE"),
+    ],
+)
+def test_no_signal_follows_where_none_may(before, after):
+    with pytest.raises(AssertionError, match=f"{before.lower()} to {after.lower()}"):
+        a_reap(Phase[before]).to(Phase[after], 9.0)
+
+
+def test_every_phase_has_its_line_in_the_table_and_is_reached():
+    assert TRANSITIONS.keys() == set(Phase)
+    assert {Phase.ATTEMPTED}.union(*TRANSITIONS.values()) == set(Phase)
 
 
 def test_a_reap_goes_through_all_phases_and_is_over_when_its_replacement_has_settled():
@@ -63,26 +82,53 @@ def test_a_reap_goes_through_all_phases_and_is_over_when_its_replacement_has_set
     assert phases == [Phase.SIGNALLED, Phase.AGAIN, Phase.FORCED, Phase.GONE, Phase.REPLACED, None]
 
 
-def test_a_worker_that_is_there_after_all_was_reported_as_gone_and_is_not_signalled_again():
-    film = Film()
+@pytest.mark.parametrize("is_sent", [True, False])
+def test_a_worker_that_is_there_after_all_was_reported_as_gone_and_gets_no_signal_any_more(is_sent):
+    film = Film(replace(SETTINGS, stuck="KILL"))
     film.look({11: 300, 12: 20})
+    film.state = replace(film.state, reap=replace(film.state.reap, is_sent=is_sent))
     film.look({12: 20})
     assert film.look({11: 300, 12: 20}, after=policy.AGAIN).again is None
     assert (film.state.reap.phase, film.state.reap.left) == (Phase.GONE, None)
-    assert film.look({12: 20}).events == ()
+    verdict = film.look({11: 300, 12: 20}, after=SETTINGS.grace, signal=False)
+    assert (verdict.force, film.state.leaving) == (None, None)
+    assert [type(event) for event in verdict.events] == [Stuck] * is_sent
+
+
+def test_one_that_may_never_have_got_its_signal_is_not_forced_when_an_attempt_at_a_second_one_is_made_at_grace():
+    film = Film(replace(SETTINGS, stuck="KILL"))
+    film.look({11: 300, 12: 20})
+    film.state = replace(film.state, reap=replace(film.state.reap, is_sent=False))
+    assert film.look({11: 300, 12: 20}, after=SETTINGS.grace - 1).again
+    film.state = policy.signalled_again(film.state, film.now)
+    verdict = film.look({11: 300, 12: 20}, after=2, signal=False)
+    assert (verdict.force, film.state.leaving.phase) == (None, Phase.AGAIN)  # it may be sent now
+    verdict = film.look({11: 300, 12: 20}, after=policy.AGAIN, signal=False)
+    assert (verdict.force, film.state.leaving, verdict.events) == (None, None, ())
+
+
+def test_a_second_signal_that_went_out_counts_as_the_first_where_that_was_not_known():
+    film = Film(replace(SETTINGS, stuck="KILL"))
+    film.look({11: 300, 12: 20})
+    film.state = replace(film.state, reap=replace(film.state.reap, is_sent=False))
+    film.state = policy.was_signalled_again(policy.signalled_again(film.state, film.now))
+    assert film.look({11: 300, 12: 20}, after=SETTINGS.grace).force.id.pid == 11
 
 
 @pytest.mark.parametrize("phase", Phase)
 def test_after_a_restart_an_attempt_counts_as_sent_and_all_else_is_as_it_was(phase):
     state = restored(decode(encode(PoolState(reap=a_reap(phase)))))
     assert state.attempted is None
-    assert state.leaving == a_reap(Phase.UNKNOWN if phase is Phase.ATTEMPTED else phase)
+    if phase is Phase.ATTEMPTED:
+        assert state.leaving == replace(a_reap(Phase.SIGNALLED), is_sent=False)
+    else:
+        assert state.leaving == a_reap(phase)
 
 
 @pytest.mark.parametrize(
     ("flags", "phase"),
     [
-        ({"sent": False}, Phase.UNKNOWN),
+        ({"sent": False}, Phase.SIGNALLED),
         ({}, Phase.SIGNALLED),
         ({"again": True}, Phase.AGAIN),
         ({"again": True, "forced": 7.0}, Phase.FORCED),
@@ -97,5 +143,13 @@ def test_a_file_of_an_older_version_is_read_and_its_reap_goes_on(flags, phase):
     state = decode({**values, "leaving": {**OLDER, **flags}})
     reap = state.leaving
     assert reap
+    assert reap.is_sent == flags.get("sent", True)
     assert (reap.phase, reap.worker, reap.since) == (phase, WORKER, 7.0 if "forced" in flags else 5.0)
     assert (reap.left, reap.replaced_by is not None) == (flags.get("left"), phase is Phase.REPLACED)
+
+
+def test_an_attempt_that_a_version_without_phases_was_making_may_have_sent_its_signal():
+    values = encode(PoolState())
+    del values["reap"]
+    reap = decode({**values, "leaving": None, "attempted": {**OLDER, "sent": False}}).leaving
+    assert (reap.worker, reap.phase, reap.is_sent) == (WORKER, Phase.SIGNALLED, False)

@@ -1001,7 +1001,7 @@ def test_a_worker_that_may_never_have_got_the_signal_gets_it_when_it_is_idle_and
     unsent(film, {11: 300, 12: 20})
     verdict = film.look({11: 300, 12: 20}, after=policy.AGAIN)
     assert verdict.again.id.pid == 11
-    film.state = policy.signalled_again(film.state, film.now)  # only once it is sent
+    film.state = policy.was_signalled_again(policy.signalled_again(film.state, film.now))
     (event,) = film.look({11: 300, 12: 20}, after=300).events
     assert isinstance(event, Stuck)
 

@@ -76,6 +76,15 @@ def test_what_could_not_be_read_in_time_is_not_taken_to_serve_and_says_nothing_o
     assert (judged(pool), pool.helpers, pool.sharing) == ({11: False, 12: None}, (), Sharing.NONE)
 
 
+def test_one_that_could_not_be_read_in_time_may_have_served_for_long_when_it_is_read():
+    state, unread, read = PoolState(), children(UNREAD, HOLDS), children(SERVES, SERVES)
+    for now, pool in ((BOOT + 600, unread), (BOOT + 605, read)):
+        workers = tuple(replace(worker, age=now - BOOT) for worker in pool.workers)
+        state, _ = policy.follow(replace(pool, workers=workers), SETTINGS, state, now)
+    # The other one was seen not to serve at the look before.
+    assert state.serving == {ProcessId(11, BOOT): BOOT, ProcessId(12, BOOT): BOOT + 605}
+
+
 def test_one_that_has_a_shared_socket_and_waits_elsewhere_is_a_helper_and_its_pool_shares():
     pool = children(HOLDS, ELSEWHERE)
     assert (judged(pool), [helper.pid for helper in pool.helpers], pool.sharing) == ({11: False}, [12], Sharing.SHARED)

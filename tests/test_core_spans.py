@@ -114,7 +114,7 @@ def test_a_pool_that_is_suspended_again_after_such_a_reap_was_suspended_twice():
 
 
 def test_a_reap_for_memory_that_is_short_does_not_end_a_suspension():
-    short = OverTotal(Shortage(Kind.TOTAL, "a", 90, 80), 10)
+    short = OverTotal(Shortage(Kind.TOTAL, "a", 90, 80, 80), 10)
     reap = events.Signalled("a", 500.0, ProcessId(11, 1.0), short, "HUP", SentMoment.HELD, 60.0)
     assert suspensions(TOO_LOW, reap)[0].span == Span(100, 1000)
 

@@ -120,7 +120,7 @@ def test_an_error_lasts_until_a_look_says_otherwise_and_is_unknown_when_no_look_
 
 def test_a_shortage_in_which_reaping_does_not_help_is_that_of_its_pool_or_of_the_host():
     def short(pool: str, kind: Kind):
-        return event(events.NotRelieved(pool, 1.0, Shortage(kind, pool or "the host", 2.0, 1.0), 0, 0, 600.0))
+        return event(events.NotRelieved(pool, 1.0, Shortage(kind, pool or "the host", 2.0, 1.0, 1.0), 0, 0, 600.0))
 
     tally = tally_of(look(row()), short("myapp", Kind.TOTAL), short("", Kind.HEADROOM))
     assert counted(tally.pools()["myapp"].not_relieved) == {"total": 1}

@@ -418,7 +418,7 @@ def test_a_worker_that_a_listener_may_have_signalled_before_it_ended_is_leaving(
         (manager,) = (child.pid for child in psutil.Process(process.pid).children() if child.children())
         (worker,) = (view.process(pid).id for pid in view.children(manager))
         # So long ago that it is sent at the first look, and far less than `grace`, after which the worker is stuck.
-        about = Reap(worker, time.monotonic() - policy.AGAIN, frozenset([worker]), phase=Phase.UNKNOWN)
+        about = Reap(worker, time.monotonic() - policy.AGAIN, frozenset([worker]), is_sent=False)
         file, above = _listeners_file(view, process.pid), view.process(manager).id
         assert file.write({"myapp": PoolState(manager=above, reap=about)}, time.monotonic()) == ""
         programs = [Program("myapp", "myapp", "RUNNING", manager, process.pid)]

@@ -157,7 +157,7 @@ def _end_by_force(manager: int, statefile: StateFile, moment: str) -> None:
 
 def test_what_is_kept_is_what_was_there(statefile):
     worker, other = ProcessId(11, 0.1), ProcessId(12, 1 / 3)
-    leaving = Reap(worker, 1.5, frozenset([worker, other]), 0.5, Phase.REPLACED, 2.5, 3.5, other, True)
+    leaving = Reap(worker, 1.5, frozenset([worker, other]), 0.5, Phase.REPLACED, 2.5, False, 3.5, other, True)
     section = {"limit": Given("30MB", ""), "idle_wait": Given("never", "")}
     state = PoolState(
         settings=resolve({"myapp": section}).of(Program("myapp", "myapp", "RUNNING", 1)),
@@ -301,7 +301,7 @@ def test_a_worker_that_is_ended_before_its_signal_gets_it_from_the_next_listener
         monkeypatch.undo()
         before.close()
         states, _ = statefile.read(time.monotonic())
-        assert (states["myapp"].leaving.worker.pid, states["myapp"].leaving.phase) == (worker, Phase.UNKNOWN)
+        assert (states["myapp"].leaving.worker.pid, states["myapp"].leaving.is_sent) == (worker, False)
         reaping.reaper = Reaper((reaping.events.append,), states=states)
         assert reaping.tick().choice.standing == "leaving"
         reaping.later = policy.AGAIN

@@ -53,7 +53,7 @@ class Signalled(_Base):
         moment = {
             SentMoment.HELD: "between two requests",
             SentMoment.IDLE: "while idle",
-            SentMoment.BUSY: f"while busy, after {seconds(self.idle_wait)} without an idle moment",
+            SentMoment.BUSY: f"while busy, since it was not found between two requests for {seconds(self.idle_wait)}",
             SentMoment.UNKNOWN: "; whether it was idle is not known",
         }[self.moment]
         text = f"worker {self.worker.pid} {self.reason.text}: {self.signal} sent {moment}".replace(" ;", ";")

@@ -292,6 +292,8 @@ class Pool:
     """What limits its memory; read only if a setting needs it. The scope with the pool's name is its `total`."""
     is_total_unreadable: bool = False
     """Whether `total` is set, but memreap may not read what its processes hold."""
+    unread: frozenset[ProcessId] = frozenset()
+    """Workers of which it could not be read in time whether they serve: they may have served for long."""
     helpers: tuple[ProcessId, ...] = ()
     """Children of the manager that take no connections from the pool's sockets."""
     sharing: Sharing | None = None

@@ -51,7 +51,7 @@ from supervisor_memreap.core.reasons import Circumstances, OverLimit, Reason
 from supervisor_memreap.core.servers import DEFAULT_SIGNAL, graceful, may_signal_busy, pace_of
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episodes
-from supervisor_memreap.core.state import Cause, Phase, PoolState, Reap, Seen, Suspension, Wait
+from supervisor_memreap.core.state import TRANSITIONS, Cause, Phase, PoolState, Reap, Seen, Suspension, Wait
 
 # A limit is wrong if workers began to serve at so many looks in succession, and all were over it then (rule 9).
 STARTED_OVER = 3
@@ -326,7 +326,8 @@ def _at(pool: Pool, worker: Worker, state: PoolState, now: float) -> tuple[froze
 
 def unknown(state: PoolState, now: float) -> PoolState:
     """Nobody is left to say whether an attempt has sent its signal."""
-    return replace(state, reap=state.attempted.to(Phase.UNKNOWN, now)) if state.attempted else state
+    attempted = state.attempted
+    return replace(state, reap=attempted.to(Phase.SIGNALLED, now, is_sent=False)) if attempted else state
 
 
 def signalled(pool: Pool, candidate: Candidate, state: PoolState, now: float) -> PoolState:
@@ -386,9 +387,15 @@ def not_sent(state: PoolState, why: Hindrance | None) -> PoolState:
 
 
 def signalled_again(state: PoolState, now: float) -> PoolState:
-    """The second signal that `choose_in` asked for was sent, or is about to be."""
+    """The second signal that `choose_in` asked for is about to be sent."""
     assert state.reap
     return replace(state, reap=state.reap.to(Phase.AGAIN, now))
+
+
+def was_signalled_again(state: PoolState) -> PoolState:
+    """It was sent."""
+    assert state.reap
+    return replace(state, reap=replace(state.reap, is_sent=True))
 
 
 def not_signalled_again(state: PoolState, now: float) -> PoolState:
@@ -616,7 +623,7 @@ def is_grown(worker: Worker, settings: PoolSettings, state: PoolState) -> bool:
 
 
 def _note_serving(pool: Pool, state: PoolState, now: float) -> PoolState:
-    starting = frozenset(worker.id for worker in pool.workers if worker.serving is False)
+    starting = frozenset(worker.id for worker in pool.workers if worker.serving is False) - pool.unread
     new = [worker for worker in pool.workers if worker.serving and worker.id not in state.serving]
     if not new and starting == state.starting:
         return state
@@ -716,12 +723,14 @@ def _follow_present(
     is_forced = leaving.phase is Phase.FORCED
     if now - (leaving.since if is_forced else leaving.signalled) < settings.grace:
         return state
-    if leaving.phase is Phase.UNKNOWN:
-        return replace(state, reap=None)  # it never got the signal, as far as is known
+    if not leaving.is_sent:
+        # It never got the signal, as far as is known; but an attempt at a second one may just be sending that.
+        is_attempted = leaving.phase is Phase.AGAIN and now - leaving.since < AGAIN
+        return state if is_attempted else replace(state, reap=None)
     if (state.paused or state.is_unsaved or only_observes(settings, state)) and settings.stuck != "report":
         return state
     forced = settings.stuck if is_forced else ""
-    is_last = settings.stuck == "report" or is_forced
+    is_last = settings.stuck == "report" or Phase.FORCED not in TRANSITIONS[leaving.phase]
     after = now - leaving.signalled
     following = "" if is_last else settings.stuck
     log.append(events.Stuck(*pool.stamp, leaving.worker, after, leaving.signal, forced, following))
@@ -1071,7 +1080,7 @@ def _due_again(pool: Pool, settings: PoolSettings, state: PoolState, now: float)
     leaving = state.leaving
     if leaving is None or leaving.left is not None or state.paused:
         return None
-    if leaving.phase not in (Phase.UNKNOWN, Phase.SIGNALLED):
+    if leaving.phase is not Phase.SIGNALLED or now - leaving.signalled >= settings.grace:
         return None
     if leaving.slot in pool.stopped:
         return None  # supervisord is ending it

@@ -35,7 +35,8 @@ def sort_out(pool: Pool, facts: Mapping[ProcessId, Fact], is_shared: bool) -> Po
     how = sharing(facts.values(), is_shared)
     helpers = tuple(id for id, fact in facts.items() if how is Sharing.SHARED and fact in _HELPS)
     workers = tuple(_judged(worker, facts) for worker in pool.workers if worker.id not in helpers)
-    return replace(pool, workers=workers, helpers=helpers, sharing=how)
+    unread = frozenset(id for id, fact in facts.items() if fact is Fact.UNREAD)
+    return replace(pool, workers=workers, unread=unread, helpers=helpers, sharing=how)
 
 
 def _judged(worker: Worker, facts: Mapping[ProcessId, Fact]) -> Worker:

@@ -52,8 +52,8 @@ class Shortage:
     """Bytes that the pool holds (`total`) or that are available (`headroom`); with `pressure` a percentage."""
     wanted: float
     """The value of the setting, in the same unit."""
-    end: float = 0.0
-    """Where it ends, in the same unit, if not at the setting itself (`total`)."""
+    end: float
+    """Where it ends, in the same unit: some way past the setting, but for `total`."""
 
     @property
     def key(self) -> tuple[Kind, str]:
@@ -112,7 +112,8 @@ def _short(kind: Kind, scope: MemoryScope, pool: Pool, settings: PoolSettings, l
     is_pool = scope.name == pool.name
     if kind is Kind.TOTAL and is_pool and settings.total is not None and scope.available is not None:
         short = scope.available < 0
-        return Shortage(kind, scope.name, settings.total - scope.available, settings.total) if short else None
+        held = settings.total - scope.available
+        return Shortage(kind, scope.name, held, settings.total, settings.total) if short else None
     if kind is Kind.HEADROOM and not is_pool and settings.headroom is not None and scope.available is not None:
         wanted = headroom_in(scope, settings.headroom)
         end = wanted * RELIEF
@@ -227,8 +228,8 @@ def is_expected(episode: Episode, coming: int, now: float) -> bool:
 def ends_with(shortage: Shortage, coming: int) -> bool:
     """Whether it ends when this many bytes come back. Not known of pressure: False."""
     if shortage.kind is Kind.TOTAL:
-        return shortage.measured - coming <= shortage.wanted
-    return shortage.kind is Kind.HEADROOM and shortage.measured + coming >= shortage.wanted * RELIEF
+        return shortage.measured - coming <= shortage.end
+    return shortage.kind is Kind.HEADROOM and shortage.measured + coming >= shortage.end
 
 
 def grown(workers: Iterable[Worker], kind: Kind, baseline: int | None) -> int:

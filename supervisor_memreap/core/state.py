@@ -21,11 +21,9 @@ class Phase(str, enum.Enum):
 
     ATTEMPTED = "attempted"
     """An attempt is being made, which may send the signal at any moment."""
-    UNKNOWN = "unknown"
-    """Nobody is left to say whether that attempt sent it. It counts as sent."""
     SIGNALLED = "signalled"
     AGAIN = "again"
-    """It was signalled a second time; or it may have been, since an attempt at that is being made."""
+    """A second signal was sent, or an attempt at that is being made."""
     FORCED = "forced"
     """It was to be sent the signal that `stuck` sets."""
     GONE = "gone"
@@ -34,20 +32,17 @@ class Phase(str, enum.Enum):
     """A worker has come in its place, which may not have settled yet."""
 
 
-_SENT = frozenset((Phase.AGAIN, Phase.FORCED, Phase.GONE))
 # What each phase may become; every reap ends from any of them.
 TRANSITIONS: Mapping[Phase, frozenset[Phase]] = {
-    Phase.ATTEMPTED: frozenset((Phase.UNKNOWN, Phase.SIGNALLED)),
-    # It may never have been asked to leave, so it is not forced, and a second signal changes that only once it is sent.
-    Phase.UNKNOWN: frozenset((Phase.AGAIN, Phase.GONE)),
-    Phase.SIGNALLED: _SENT,
+    Phase.ATTEMPTED: frozenset((Phase.SIGNALLED,)),
+    Phase.SIGNALLED: frozenset((Phase.AGAIN, Phase.FORCED, Phase.GONE)),
     # Back to SIGNALLED if the second signal was not sent.
     Phase.AGAIN: frozenset((Phase.SIGNALLED, Phase.FORCED, Phase.GONE)),
     # To AGAIN if it could not be sent: no signal but this one may follow.
     Phase.FORCED: frozenset((Phase.AGAIN, Phase.GONE)),
-    # A list of children may miss one: it may be there after all, and stay.
-    Phase.GONE: frozenset((Phase.REPLACED, Phase.FORCED)),
-    Phase.REPLACED: frozenset((Phase.FORCED,)),
+    # A list of children may miss one, so it may be there after all; but it was reported as gone, and is sent no more.
+    Phase.GONE: frozenset((Phase.REPLACED,)),
+    Phase.REPLACED: frozenset(),
 }
 
 
@@ -65,6 +60,8 @@ class Reap:
     phase: Phase = Phase.SIGNALLED
     since: float = 0.0
     """When it came into this phase."""
+    is_sent: bool = True
+    """False: nobody is left to say whether the signal was sent. It counts as sent, but as no reason to be forced."""
     left: float | None = None
     """When it left, also before that was reported."""
     replaced_by: ProcessId | None = None
@@ -277,7 +274,7 @@ def restored(kept: Lasting, looked: float | None = None) -> PoolState:
     """
     state = PoolState(**{name: getattr(kept, name) for name in _LASTING}, looked=looked)
     attempted = state.attempted
-    return replace(state, reap=attempted.to(Phase.UNKNOWN, attempted.since)) if attempted else state
+    return replace(state, reap=attempted.to(Phase.SIGNALLED, attempted.since, is_sent=False)) if attempted else state
 
 
 def is_worth_keeping(state: Lasting) -> bool:
@@ -311,8 +308,8 @@ def decode(values: Mapping[str, Any]) -> Lasting:
     return Lasting(
         settings=_settings(values.get("settings")),
         manager=_optional(values["manager"], process_id),
-        # `leaving`: of older versions, which had no phases.
-        reap=_optional(values["reap"] if "reap" in values else values["leaving"], _reap),
+        # `leaving` and `attempted`: of older versions, which had no phases.
+        reap=_optional(values["reap"] if "reap" in values else values["leaving"] or values.get("attempted"), _reap),
         stuck=tuple(map(_reap, values["stuck"])),
         # Not `early_reaps` of older versions: those workers may have grown over the limit after they began to serve.
         started_over=tuple(map(int, values.get("started_over", ()))),
@@ -370,6 +367,7 @@ def _reap(values: dict[str, Any]) -> Reap:
         started_after=float(values["started_after"]),
         phase=Phase(values["phase"]) if "phase" in values else _phase_of_older(values),
         since=float(values.get("since", values.get("forced") or values["signalled"])),
+        is_sent=bool(values["is_sent"] if "is_sent" in values else values["sent"]),
         left=_optional(values["left"], float),
         replaced_by=_optional(values["replaced_by"], process_id),
         overdue=bool(values["overdue"]),
@@ -388,6 +386,5 @@ def _phase_of_older(values: dict[str, Any]) -> Phase:
         (Phase.GONE, values["reported"]),
         (Phase.FORCED, values["forced"] is not None),
         (Phase.AGAIN, values["again"]),
-        (Phase.SIGNALLED, values["sent"]),
     )
-    return next((phase for phase, is_set in flags if is_set), Phase.UNKNOWN)
+    return next((phase for phase, is_set in flags if is_set), Phase.SIGNALLED)

@@ -185,13 +185,12 @@ class Attempt:
         queued = [line for line in self._written.splitlines() if line.startswith(_QUEUES)]
         if queued:
             return Outcome(Result.SENT, SentMoment.UNKNOWN, sent_at=float(queued[-1][len(_QUEUES) :] or self._began))
-        # A seccomp filter that kills who calls ptrace would kill the next one too. One that was killed may have stopped
-        # the worker until then (boundary.STOPPED).
+        # A seccomp filter that kills who calls ptrace would kill the next one too. SIGALRM: boundary.STOPPED.
         killed = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else 0
         if killed == signal.SIGSYS:
             return Outcome(Result.BUSY, unheld=True)
         watched = min(time.monotonic() - self._began, self.order.patience)
-        return Outcome(Result.BUSY, watched=watched, stopped=boundary.STOPPED if killed else 0.0)
+        return Outcome(Result.BUSY, watched=watched, stopped=boundary.STOPPED if killed == signal.SIGALRM else 0.0)
 
 
 _uncollected: list[int] = []
@@ -313,6 +312,7 @@ class _Child:
         self._is_traced = False
         self._is_at_boundary = False
         self._others_left = False
+        self._has_debugger = False
         self._has_queued = False
         self._tracer: boundary.Tracer | None = None
 
@@ -331,6 +331,8 @@ class _Child:
         if outcome is None or (outcome.unheld and not self._is_traced):
             idle = self._when_idle()
             outcome = replace(idle, unheld=outcome is not None)
+        if self._has_debugger:
+            outcome = replace(outcome, has_boundary=None)
         return replace(outcome, private=private)
 
     def when_ended(self) -> Outcome:
@@ -373,6 +375,9 @@ class _Child:
         if last == boundary.LATE:
             return self._late(has_boundary=True)
         if last == boundary.TRACED:
+            # For this attempt as if it were not permitted, but not so that it is signalled while busy for that.
+            self._is_at_boundary, self._has_debugger = False, True
+            self._order = replace(self._order, may_be_busy=False)
             return None
         if last in (boundary.NOT_PERMITTED, boundary.UNTRACEABLE):
             self._is_at_boundary, self._is_traced = False, last == boundary.UNTRACEABLE
@@ -401,7 +406,8 @@ class _Child:
                 return replace(outcome, unreadable=unreadable)
             if self._order.may_be_busy and moment is not Moment.ANY:
                 self._note_clients()
-            time.sleep(max(_BETWEEN_READS, (time.monotonic() - now) * _PART_OF_READ))
+            pause = max(_BETWEEN_READS, (time.monotonic() - now) * _PART_OF_READ)
+            time.sleep(max(0.0, min(pause, self._deadline - time.monotonic())))
             if self._has_changed():
                 return Outcome(Result.CHANGED)
 

@@ -84,8 +84,9 @@ _BETWEEN, _PART_OF_LOOK, _PART_OF_TIME = 0.0005, 9, 1 / 200
 _RUNS = 3_000_000
 # Seconds for the stop by the interrupt, on a busy machine.
 _FIRST_STOP = 1.0
-# And for the last one: between two looks at whether the worker still runs, and in all.
-_NEXT_STOP, _LAST_STOP = 0.005, 1.0
+# And for the last one: between two looks at whether the worker still runs, and in all; and where the parent ends this
+# process, which then has 0.1 s (host.attempt).
+_NEXT_STOP, _LAST_STOP, _HURRIED_STOP = 0.005, 1.0, 0.05
 # And for each stop, until this process runs.
 _SWITCH = 20e-6
 # Stops of one attempt: two for each system call, 35 us each from Python.
@@ -163,6 +164,7 @@ class _Worker:
         if is_zombie(pid):
             raise ProcessLookupError(pid)
         number, *arguments = system_call(place)
+        self.polls, self.turn = False, None
         if number < 0:
             return self._runs_on()
         wait = wait_in(pid, number, arguments)
@@ -312,11 +314,13 @@ class Tracer:
         """
         signal.setitimer(signal.ITIMER_REAL, 0)
         with contextlib.suppress(OSError):
-            began = time.monotonic()
+            # Where it is ended from outside, there is no time.
+            until = time.monotonic() + (_LAST_STOP if sys.exc_info()[0] is None else _HURRIED_STOP)
             stop = self._next_stop(0.0, 0.0)
             # One that runs comes to its next call; one that waits in a call is not stopped there, and is left at once.
-            while stop is None and time.monotonic() - began < _LAST_STOP and self._runs():
+            while stop is None and time.monotonic() < until and self._runs():
                 stop = self._next_stop(_NEXT_STOP, 0.0)
+            stop = stop or self._next_stop(0.0, 0.0)  # it may have come there since it was seen to run
             signum = None if stop is None or _has_ended(stop) else _passed_on(stop)
             if signum is not None:
                 if stop and _goes_unnoticed(self._pid, stop, signum):

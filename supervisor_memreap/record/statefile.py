@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from supervisor_memreap.core.model import ProcessId, Program, supervisord_of
-from supervisor_memreap.core.state import Phase, PoolState, decode, encode, is_worth_keeping, process_id, restored
+from supervisor_memreap.core.state import PoolState, decode, encode, is_worth_keeping, process_id, restored
 from supervisor_memreap.host import lock, procfs
 from supervisor_memreap.record import statedirectory
 from supervisor_memreap.record.statedirectory import Refused
@@ -187,7 +187,7 @@ def _is_being_signalled(state: PoolState) -> bool:
 
     Where that is free, the listener has ended in between, and the signal may have gone out: the worker is leaving.
     """
-    if state.leaving is None or state.leaving.phase is not Phase.UNKNOWN or state.manager is None:
+    if state.leaving is None or state.leaving.is_sent or state.manager is None:
         return False
     try:
         # A worker with a slot is one of a group, whose lock is another one than that of supervisord itself.

@@ -8,6 +8,7 @@ from typing import Any
 
 from supervisor_memreap.core.policy import Candidate, Choice
 from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.state import Cause
 from supervisor_memreap.core.text import memory, seconds
 
 OBSERVED = "it is only observed (observe=yes): nothing is sent"
@@ -69,5 +70,9 @@ def _to_replace(choice: Choice, settings: PoolSettings) -> str:
     others = (settings.max_age, settings.total, settings.headroom, settings.pressure)
     if choice.to_go == 0 and settings.limit is not None and not any(other is not None for other in others):
         return f"none over the limit of {memory(settings.limit)}"
-    held = choice.state.paused or choice.state.suspended
-    return f"{choice.to_go or 'none'} to replace{', and nothing is sent' if choice.to_go and held else ''}"
+    suspended = choice.state.suspended
+    held = (
+        ", and nothing is sent" if choice.state.paused or (suspended and suspended.cause is Cause.MANAGER_LOST) else ""
+    )
+    held = held or (f", and nothing is sent for its {suspended.setting}" if suspended else "")
+    return f"{choice.to_go or 'none'} to replace{held if choice.to_go else ''}"
