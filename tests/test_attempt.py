@@ -75,6 +75,17 @@ def test_a_child_that_is_ended_before_it_has_handlers_of_its_own_does_not_wake_i
         assert os.waitstatus_to_exitcode(os.waitpid(parent, 0)[1]) == 0
 
 
+def test_one_that_has_no_more_time_than_that_is_not_shortened_as_it_may_signal_a_busy_worker_at_its_end():
+    with ordered("busy", patience=5.0) as (_worker, order):
+        one = made(order)
+        before = one.deadline
+        one.shorten(5.0)
+        assert one.deadline == before
+        one.shorten(1.0)
+        assert one.deadline < before - 3
+        one.cancel()
+
+
 def test_a_child_is_in_a_session_of_its_own_so_that_ctrl_z_does_not_stop_it():
     with ordered("busy") as (_worker, order):
         one = made(order)

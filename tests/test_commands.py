@@ -126,7 +126,8 @@ def test_a_command_that_supervisord_discards_is_sent_again_and_carried_out_once(
         finally:
             process.send_signal(signal.SIGCONT)
         output, _ = command.communicate()
-        assert (command.returncode, output) == (0, "myapp: all 2 workers are to be replaced, one at a time\n")
+        assert command.returncode == 0
+        assert output.startswith("myapp: all 2 workers are to be replaced, one at a time")
         assert operated.log().count("are to be replaced") == 1
 
 
@@ -249,7 +250,7 @@ def test_a_group_or_a_program_with_numprocs_is_a_name_everywhere():
         )
         partly = operated.ctl("memreap", "roll", "all")
         assert partly.returncode == 1
-        assert re.search(r"myapp: worker \d+ is to be replaced\n", partly.stdout)
+        assert re.search(r"^myapp: worker \d+ is to be replaced", partly.stdout, re.MULTILINE)
         assert "many:many_00 is paused: supervisorctl memreap resume many:many_00 first" in partly.stdout
         assert operated.ctl("memreap", "resume", "many_00").stdout == "many:many_00: resumed\n"
         assert operated.ctl("memreap", "resume", "all").returncode == 0

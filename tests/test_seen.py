@@ -216,10 +216,11 @@ def test_one_that_does_not_serve_is_asked_less_and_less_often(monkeypatch):
     assert 50 < len(asked.asked) < 120
 
 
-def test_of_one_whose_reading_hangs_age_counts(monkeypatch):
-    Asked(monkeypatch, reader.Blocked(13, "locked"))
-    (worker,) = looked(Serving(), 100.0).workers
-    assert worker.serving is None
+@pytest.mark.parametrize("error", [reader.Blocked(13, "locked"), reader.NoReader(13, "no process left")])
+def test_one_that_could_not_be_read_is_not_taken_to_serve(monkeypatch, error):
+    Asked(monkeypatch, error)
+    pool = looked(Serving(), 100.0)
+    assert ([worker.serving for worker in pool.workers], pool.unread) == ([False], {WORKER})
 
 
 def test_one_that_may_not_be_read_is_unknown(monkeypatch):
@@ -236,7 +237,7 @@ def test_a_tick_asks_for_no_longer_than_its_patience(monkeypatch):
     serving.begin()
     pool = serving.look(Pool("myapp", "RUNNING", manager=ProcessId(1, 0.5), workers=workers), (), 100.0)
     assert len(asked) <= 3
-    assert [worker.serving for worker in pool.workers] == [False] * len(asked) + [None] * (30 - len(asked))
+    assert (len(pool.unread), {worker.serving for worker in pool.workers}) == (30 - len(asked), {False})
 
 
 def test_a_reading_that_hangs_ends_with_its_child(monkeypatch):
@@ -250,6 +251,6 @@ def test_a_reading_that_hangs_ends_with_its_child(monkeypatch):
             began = time.monotonic()
             pool = serving.look(pool_of(pid), (), began)
             assert time.monotonic() - began < 30  # of the 60 s for which it hangs
-            assert [worker.serving for worker in pool.workers] == [None]
+            assert ([worker.serving for worker in pool.workers], len(pool.unread)) == ([False], 1)
     finally:
         reader.end()

@@ -120,8 +120,8 @@ def test_a_worker_that_is_leaving_gets_no_second_signal_after_that(listener, sec
         listener.tick()
     assert _assert_one_is_reaped(tmp_path) == pid
     (statefile,) = (tmp_path / "memreap").iterdir()
-    leaving = json.loads(statefile.read_text())["pools"]["myapp"]["leaving"]
-    assert (leaving["worker"][0], leaving["again"]) == (pid, False)
+    leaving = json.loads(statefile.read_text())["pools"]["myapp"]["reap"]
+    assert (leaving["worker"][0], leaving["phase"]) == (pid, "signalled")
 
 
 def test_a_removal_of_the_only_included_file_before_the_second_tick_is_noticed(listener, section):

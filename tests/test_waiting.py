@@ -526,13 +526,13 @@ def program_32(tmp_path_factory):
 @pytest.mark.skipif(platform.machine() != "x86_64" or not shutil.which("gcc"), reason="builds an i386 program")
 def test_a_32_bit_process_numbers_its_calls_differently_so_it_is_not_held(program_32):
     sent: list[int] = []
-    with subprocess.Popen([program_32]) as process:
+    with waiter.listen("tcp") as listening, subprocess.Popen([program_32], stdin=listening.fileno()) as process:
         try:
             eventually(lambda: _assert_state(process.pid, b"S"))
             with pytest.raises(PermissionError):
                 waiting.current(process.pid)
             assert Procfs().idle(process.pid) is False
-            assert attempt(process.pid, lambda: sent.append(1)) == "not permitted"
+            assert attempt(process.pid, lambda: sent.append(1)) == "untraceable"
             assert not sent
         finally:
             process.kill()

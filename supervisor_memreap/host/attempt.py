@@ -142,8 +142,12 @@ class Attempt:
         self.deadline = self._began + order.patience + _OVERRUN
 
     def shorten(self, patience: float) -> None:
-        """Give it no more than so many seconds, from its begin."""
-        self.deadline = min(self.deadline, self._began + patience)
+        """Give it no more than so many seconds, from its begin.
+
+        One that has no more ends by itself: it may signal a busy worker then.
+        """
+        if self.order.patience > patience:
+            self.deadline = min(self.deadline, self._began + patience)
 
     def outcome(self) -> Outcome | None:
         """What became of it, as soon as that is known; None: it goes on. Never waits for long."""
