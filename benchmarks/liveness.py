@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 4, 8, 64])
     parser.add_argument("--reaps", type=int, default=10, help="of each row of the first table (10)")
-    parser.add_argument("--seconds", type=float, default=120.0, help="of each row of the second one (120)")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of each row of the second one (120); 0: none")
     arguments = parser.parse_args()
     what = ", ".join(f"{name} {version}" for name, version in versions().items())
     print(f"{what}; settle={SETTLE:g}s, TICK_5, four workers\n")
