@@ -112,6 +112,8 @@ def main() -> None:
     for name, keep in LOADS:
         for clients in arguments.clients:
             print(liveness(name, keep, clients, arguments.reaps), flush=True)
+    if not arguments.seconds:
+        return
     print(
         f"\nA control group of {GROUP_MB} MiB with headroom={HEADROOM_MB}MB, 8 clients, {arguments.seconds:g} s each.\n"
     )
