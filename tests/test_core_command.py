@@ -158,7 +158,7 @@ def test_a_pause_says_that_what_was_requested_is_dropped():
     ("text", "answer"),
     [
         ("roll myapp", "all 3 workers are to be replaced, one at a time; 3 of them not before min_age=2 min"),
-        ("reap myapp 11", "worker 11 is to be replaced; it not before min_age=2 min"),
+        ("reap myapp 11", "worker 11 is to be replaced; not before min_age=2 min"),
     ],
 )
 def test_a_request_says_that_a_young_worker_must_come_of_age(text, answer):

@@ -105,7 +105,7 @@ def test_workers_are_reaped_no_request_is_lost_and_nothing_is_left(place, kind):
     demo.assert_nothing_is_left()
     assert "saturated: 8 clients on 4 workers, none is ever idle" in output
     saturated = re.search(
-        r"^With 8 clients on 4 .* idle: (\d+) reaped, (\d+) requests answered, 0 lost\.$", output, re.MULTILINE
+        r"^With 8 clients on 4 .* idle: (\d+) reaped, (\d+) requests answered, 0 lost\.", output, re.MULTILINE
     )
     assert int(saturated[1]) >= 1
     assert int(saturated[2]) > 300

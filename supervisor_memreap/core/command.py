@@ -208,5 +208,5 @@ def _young(workers: Sequence[Worker], state: PoolState) -> str:
     young = sum(worker.age < min_age for worker in workers)
     if not young:
         return ""
-    which = f"{young} of them" if len(workers) > 1 else "it"
-    return f"; {which} not before min_age={seconds(min_age)}"
+    which = f"{young} of them " if len(workers) > 1 else ""
+    return f"; {which}not before min_age={seconds(min_age)}"
