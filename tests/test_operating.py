@@ -313,7 +313,9 @@ def test_the_doctor_of_the_listener_finds_no_problems(operated):
 def test_what_the_doctor_of_the_listener_finds_comes_back_and_the_listener_works_on(tmp_path):
     where = stack.directory()
     text = configuration(where, sys.executable).replace(
-        "[memreap:other]", "[memreap:other]\nlimit=1MB\nmetric=rss\nchecks=9999"
+        # However long the doctor takes, the worker is fresh.
+        "[memreap:other]",
+        "[memreap:other]\nlimit=1MB\nmetric=rss\nchecks=9999\nsettle=5min",
     )
     try:
         with supervisord(where, text):
