@@ -11,7 +11,7 @@ from supervisor_memreap.core import delay, hindrance, policy
 from supervisor_memreap.core.events import Overdue, OverdueEnded
 from supervisor_memreap.core.hindrance import Kind
 from supervisor_memreap.core.model import ProcessId, Result, WorkerDetail
-from supervisor_memreap.core.state import decode, encode, is_worth_keeping, restored
+from supervisor_memreap.core.state import PoolState, decode, encode, is_worth_keeping, restored
 
 FCGI = "FCGI::ProcManager"
 
@@ -250,3 +250,13 @@ def test_pools_of_a_group_take_turns_for_as_long_as_a_worker_may_take_to_leave()
         verdict = attempt(film, saturated(film, 300, 200))
         film.state = policy.not_sent(film.state, hindrance.GROUP)
     assert (verdict.standing, film.state.delay.hindrance.kind) == ("overdue", Kind.GROUP)
+
+
+@pytest.mark.parametrize(
+    ("server", "is_kept", "goes"),
+    [("gunicorn", True, True), ("FCGI::ProcManager", True, False), ("FCGI::ProcManager", False, True)],
+)
+def test_a_kept_connection_matters_only_to_a_server_that_loses_requests_on_it(server, is_kept, goes):
+    without_ptrace = policy.tried(PoolState(), has_boundary=False)
+    assert policy.may_go_busy(server, is_kept, SETTINGS, without_ptrace) is goes
+    assert not policy.may_go_busy(server, is_kept, replace(SETTINGS, idle_wait=float("inf")), without_ptrace)

@@ -14,7 +14,7 @@ from supervisor_memreap.core.hindrance import Hindrance, Kind
 from supervisor_memreap.core.model import Result, Worker
 from supervisor_memreap.core.policy import Choice, Look, Standing
 from supervisor_memreap.core.reasons import Reason
-from supervisor_memreap.core.servers import Moment, may_signal_busy, moment_of, pace_of
+from supervisor_memreap.core.servers import pace_of
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episodes
 from supervisor_memreap.core.state import Delay, DueSince, PoolState
@@ -70,11 +70,8 @@ def _is_fine(look: Look, choice: Choice, due: Due, now: float) -> bool:
 def _may_go_busy(candidate: policy.Candidate, settings: PoolSettings, state: PoolState) -> bool:
     """Whether the worker is signalled as soon as `idle_wait` has expired, busy or not."""
     detail = candidate.worker.detail
-    if settings.idle_wait == float("inf") or detail is None:
-        return False
     is_kept = state.refusal is not None and state.refusal.kind is Kind.KEPT
-    may_be_kept = moment_of(detail.server) is Moment.ANY
-    return (may_be_kept or not is_kept) and may_signal_busy(detail.server, policy.has_boundary(settings, state))
+    return detail is not None and policy.may_go_busy(detail.server, is_kept, settings, state)
 
 
 def _count(state: PoolState, due: Due, now: float) -> PoolState:

@@ -48,7 +48,7 @@ from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.hindrance import Hindrance
 from supervisor_memreap.core.model import STOPPED_BY_HAND, Ending, InitialSize, Pool, ProcessId, Sharing, Worker
 from supervisor_memreap.core.reasons import Circumstances, OverLimit, Reason
-from supervisor_memreap.core.servers import DEFAULT_SIGNAL, graceful, may_signal_busy, pace_of
+from supervisor_memreap.core.servers import DEFAULT_SIGNAL, Moment, graceful, may_signal_busy, moment_of, pace_of
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episodes
 from supervisor_memreap.core.state import TRANSITIONS, Cause, Phase, PoolState, Reap, Seen, Suspension, Wait
@@ -1118,13 +1118,22 @@ def _report_long_waits(
         assert worker.detail
         server, signal = worker.detail.server, worker.detail.signal
         wait = state.waits.get(worker.id, Wait())
-        may_go_busy = may_signal_busy(server, has_boundary(settings, state)) and not wait.is_kept
-        if wait.seconds >= patience and (never or not may_go_busy):
+        if wait.seconds >= patience and not may_go_busy(server, wait.is_kept, settings, state):
             start = *pool.stamp, worker.id, candidate.reason
             which = "" if never else server or "a server that memreap does not know"
             event = events.NeverIdle(*start, wait.seconds, which, signal, wait.is_kept)
             state = _report(event, state, log)
     return state
+
+
+def may_go_busy(server: str, is_kept: bool, settings: PoolSettings, state: PoolState) -> bool:
+    """Whether a worker of this server is signalled as soon as `idle_wait` has expired, busy or not.
+
+    `is_kept`: it has a client's connection that is kept between requests.
+    """
+    if settings.idle_wait == float("inf") or (is_kept and moment_of(server) is not Moment.ANY):
+        return False
+    return may_signal_busy(server, has_boundary(settings, state))
 
 
 def has_boundary(settings: PoolSettings, state: PoolState) -> bool:

@@ -117,8 +117,6 @@ class Attempt:
     def __init__(self, order: Order, view: Source, pidfd: int | None, lock: int | None):
         """Raises OSError where no process can be started: nothing was sent then."""
         self.order = order
-        self.pidfd = pidfd
-        self.lock = lock
         self._written = b""
         self.fd, writable = os.pipe()
         try:
@@ -255,7 +253,7 @@ def _run(order: Order, view: Source, pidfd: int | None, writable: int, kept: Col
 
             def queues() -> None:
                 has_queued.append(time.monotonic())
-                _write(writable, _QUEUES + b"%f\n" % has_queued[-1])
+                os.write(writable, _QUEUES + b"%f\n" % has_queued[-1])
 
             try:
                 outcome = carry_out(order, view, pidfd, queues)
@@ -264,7 +262,7 @@ def _run(order: Order, view: Source, pidfd: int | None, writable: int, kept: Col
                 if has_queued:
                     raise  # it is unknown whether it was sent
                 outcome = Outcome(Result.FAILED, error=f"{type(error).__name__}: {error}")
-            _write(writable, json.dumps(asdict(outcome)).encode() + b"\n")
+            os.write(writable, json.dumps(asdict(outcome)).encode() + b"\n")
     finally:
         os._exit(0)
 
@@ -272,10 +270,6 @@ def _run(order: Order, view: Source, pidfd: int | None, writable: int, kept: Col
 def _leave(_signum: int, _frame: object) -> None:
     """Let go of the worker and end, without a word: so boundary.steps has its way out."""
     sys.exit()
-
-
-def _write(fd: int, text: bytes) -> None:
-    os.write(fd, text)
 
 
 def carry_out(order: Order, view: Source, pidfd: int | None, queues: Callable[[], None]) -> Outcome:
