@@ -214,6 +214,8 @@ class Reaper:
         self.memory.close()
         if self._statm:
             self._statm.close()
+        if self._serving:
+            self._serving.close()
 
 
 def _look_of(pool: WatchedPool) -> Look:

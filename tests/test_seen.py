@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 
+import psutil
 import pytest
 from support.driver import eventually
 from support.waiter import WAYS, connect, forked, listen
@@ -31,7 +32,14 @@ def own():
 
 
 def says(pid: int) -> Fact:
-    return reader.fact(pid, os.getpid())
+    facts = reader.Facts()
+    try:
+        facts.ask(pid, os.getpid())
+        answer = facts.answer(60.0)
+    finally:
+        facts.end()
+    assert answer
+    return answer
 
 
 def assert_says(pid: int, fact: Fact) -> None:
@@ -158,14 +166,10 @@ def test_without_the_right_to_attach_the_place_where_it_waits_shows_it(own, way,
 
     monkeypatch.setattr(waiting, "_system_call", refused)
     monkeypatch.setattr(sockets, "_by_copies", refuse_copies)
-    reader.end()  # its child is to be forked from this process
-    try:
-        with forked(lambda: WAYS[way](own)) as pid:
-            eventually(lambda: assert_says(pid, expected))
-        with forked(lambda: time.sleep(60)) as pid:
-            eventually(lambda: assert_says(pid, Fact.HOLDS))
-    finally:
-        reader.end()
+    with forked(lambda: WAYS[way](own)) as pid:
+        eventually(lambda: assert_says(pid, expected))
+    with forked(lambda: time.sleep(60)) as pid:
+        eventually(lambda: assert_says(pid, Fact.HOLDS))
 
 
 def pool_of(*pids: int) -> Pool:
@@ -175,15 +179,15 @@ def pool_of(*pids: int) -> Pool:
 
 
 class Asked:
-    """Counts what is asked, and answers so."""
+    """Counts what is asked, and answers so; None: not in time."""
 
     def __init__(self, monkeypatch, *answers):
         self.answers = list(answers)
         self.asked: list[int] = []
-        monkeypatch.setattr(reader, "fact", self)
+        monkeypatch.setattr(reader.Facts, "ask", lambda _facts, pid, _manager: self.asked.append(pid))
+        monkeypatch.setattr(reader.Facts, "answer", lambda _facts, _patience: self.answer())
 
-    def __call__(self, pid: int, _manager: int) -> Fact:
-        self.asked.append(pid)
+    def answer(self) -> Fact | None:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
@@ -216,9 +220,9 @@ def test_one_that_does_not_serve_is_asked_less_and_less_often(monkeypatch):
     assert 50 < len(asked.asked) < 120
 
 
-@pytest.mark.parametrize("error", [reader.Blocked(13, "locked"), reader.NoReader(13, "no process left")])
-def test_one_that_could_not_be_read_is_not_taken_to_serve(monkeypatch, error):
-    Asked(monkeypatch, error)
+@pytest.mark.parametrize("answer", [None, reader.NoReader(13, "no process left")])
+def test_one_that_could_not_be_read_is_not_taken_to_serve(monkeypatch, answer):
+    Asked(monkeypatch, answer)
     pool = looked(Serving(), 100.0)
     assert ([worker.serving for worker in pool.workers], pool.unread) == ([False], {WORKER})
 
@@ -229,28 +233,75 @@ def test_one_that_may_not_be_read_is_unknown(monkeypatch):
     assert worker.serving is None
 
 
-def test_a_tick_asks_for_no_longer_than_its_patience(monkeypatch):
+def test_what_is_not_answered_in_time_is_known_at_a_later_look_and_nothing_else_is_asked_until_then(monkeypatch):
+    asked = Asked(monkeypatch, None, None, Fact.SERVES)
+    serving = Serving()
+    assert [looked(serving, now).unread for now in (100.0, 101.0)] == [{WORKER}, {WORKER}]
+    pool = looked(serving, 102.0)
+    assert ([worker.serving for worker in pool.workers], pool.unread) == ([True], set())
+    assert asked.asked == [WORKER.pid]
+
+
+def test_a_look_asks_for_no_longer_than_its_patience(monkeypatch):
     asked = []
-    monkeypatch.setattr(reader, "fact", lambda pid, _manager: asked.append(pid) or time.sleep(0.1) or Fact.HOLDS)
+    monkeypatch.setattr(reader.Facts, "ask", lambda _facts, pid, _manager: asked.append(pid))
+    monkeypatch.setattr(reader.Facts, "answer", lambda _facts, _patience: time.sleep(0.05) or Fact.HOLDS)
     workers = tuple(Worker(ProcessId(pid, 1.0), 60.0, 0) for pid in range(11, 41))
     serving = Serving()
     serving.begin()
     pool = serving.look(Pool("myapp", "RUNNING", manager=ProcessId(1, 0.5), workers=workers), (), 100.0)
-    assert len(asked) <= 3
+    assert len(asked) <= 2
     assert (len(pool.unread), {worker.serving for worker in pool.workers}) == (30 - len(asked), {False})
 
 
-def test_a_reading_that_hangs_ends_with_its_child(monkeypatch):
+def test_a_reading_that_hangs_keeps_no_look_waiting_and_the_others_are_read_by_the_next_child(monkeypatch):
     """As a close with SO_LINGER would, where the copy of a worker's socket is the last one."""
-    reader.end()  # its child is to be forked from this process
-    monkeypatch.setattr(seen, "fact", lambda _pid, _manager, _reads: time.sleep(60))
-    try:
-        with forked(lambda: time.sleep(60)) as pid:
-            serving = Serving()
+    real = seen.fact
+
+    def fact(pid: int, *how) -> Fact:
+        if pid == hangs:
+            time.sleep(600)
+        return real(pid, *how)
+
+    monkeypatch.setattr(seen, "fact", fact)  # the child is forked from this process
+    serving = Serving()
+    with forked(lambda: time.sleep(600)) as hangs, forked(lambda: time.sleep(600)) as other:
+
+        def look() -> dict[int, Pool]:
             serving.begin()
-            began = time.monotonic()
-            pool = serving.look(pool_of(pid), (), began)
-            assert time.monotonic() - began < 30  # of the 60 s for which it hangs
-            assert ([worker.serving for worker in pool.workers], len(pool.unread)) == ([False], 1)
-    finally:
-        reader.end()
+            pools = {pid: serving.look(pool_of(pid), (), time.monotonic()) for pid in (hangs, other)}
+            serving.end()
+            return pools
+
+        try:
+            assert [len(pool.unread) for pool in look().values()] == [1, 1]  # the other one has to wait
+            eventually(lambda: assert_knows(look()[other]))
+            assert len(look()[hangs].unread) == 1
+        finally:
+            serving.close()
+
+
+def assert_knows(pool: Pool) -> None:
+    assert not pool.unread
+
+
+def test_the_child_that_reads_has_ended_when_there_is_nobody_left_to_ask_about():
+    before = set(psutil.Process().children())
+    serving = Serving()
+    with listen("tcp") as own, forked(lambda: own.accept()) as pid:
+        worker = pool_of(pid).workers[0].id
+
+        def look(known=()) -> Pool:
+            serving.begin()
+            pool = serving.look(pool_of(pid), known, time.monotonic())
+            serving.end()
+            return pool
+
+        eventually(lambda: assert_serves(look()))
+        assert len(set(psutil.Process().children()) - before) == 2
+        look({worker})
+        assert len(set(psutil.Process().children()) - before) == 1
+
+
+def assert_serves(pool: Pool) -> None:
+    assert [worker.serving for worker in pool.workers] == [True]

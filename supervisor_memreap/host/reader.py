@@ -3,6 +3,7 @@
 A process can hold that lock endlessly, for example if a thread maps a file on a file server that hangs. A process that
 reads its smaps_rollup, cmdline, environ or mem then waits as long. So a child reads, and is killed if it does not
 answer: KILL interrupts the wait for the lock. One child serves until this process ends; a question costs 0.05 ms.
+Questions about sockets, of which a process may have 18,000, have another child, whose answers may come later (Facts).
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class _Child:
         asked, self._asks = os.pipe()
         self._answers, answered = os.pipe()
         self.owner = os.getpid()
+        self._data = b""
         self._pid = os.fork()
         if self._pid == 0:
             _serve(asked, answered, self.owner)
@@ -55,13 +57,23 @@ class _Child:
 
     def ask(self, question: str, patience: float) -> bytes:
         """The answer. Raises OSError as open and read do; TimeoutError; EOFError if the child has ended."""
-        deadline = time.monotonic() + patience
+        self.write(question)
+        return self.answer(question, patience)
+
+    def write(self, question: str) -> None:
+        """Raises EOFError."""
         try:
             os.write(self._asks, f"{question}\n".encode())
         except BrokenPipeError:
             raise EOFError from None
-        number, count = _LENGTH.unpack(self._take(_LENGTH.size, deadline))
-        data = self._take(count, deadline)
+
+    def answer(self, question: str, patience: float) -> bytes:
+        """To the question that was written last; after a TimeoutError it may come later. Raises as `ask`."""
+        deadline = time.monotonic() + patience
+        self._take(_LENGTH.size, deadline)
+        number, count = _LENGTH.unpack_from(self._data)
+        self._take(_LENGTH.size + count, deadline)
+        data, self._data = self._data[_LENGTH.size :], b""
         if number:
             raise OSError(number, os.strerror(number), question)
         return data
@@ -78,18 +90,17 @@ class _Child:
         except (ProcessLookupError, ChildProcessError):
             pass  # a library ignores SIGCHLD in this process: then the kernel has waited for it
 
-    def _take(self, count: int, deadline: float) -> bytes:
-        data = b""
+    def _take(self, count: int, deadline: float) -> None:
+        """Read the first so many bytes of the answer."""
         poll = select.poll()
         poll.register(self._answers, select.POLLIN)
-        while len(data) < count:
+        while len(self._data) < count:
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise TimeoutError
-            chunk = os.read(self._answers, count - len(data))
+            chunk = os.read(self._answers, count - len(self._data))
             if not chunk:
                 raise EOFError
-            data += chunk
-        return data
+            self._data += chunk
 
 
 _READS = Reads(
@@ -102,7 +113,7 @@ _reads_here = False
 _lost_at = float("-inf")
 """When a process did not answer within PATIENCE (monotonic)."""
 _avoided: dict[str, tuple[float, float]] = {}
-"""By its directory, or its sockets: until when (monotonic) nothing is read of a process, and for how long that is."""
+"""By its directory: until when (monotonic) nothing is read of a process, and for how long that is."""
 
 
 def read_here() -> None:
@@ -131,14 +142,54 @@ def read(path: str, offset: int = 0, length: int = _MAX_BYTES) -> bytes:
         raise Blocked(errno.EACCES, "its memory map is locked", path) from None
 
 
-def fact(pid: int, manager: int) -> Fact:
-    """As host.seen.fact. Raises as `read` does."""
-    if _reads_here:
-        return seen.fact(pid, manager, _READS)
+class Facts:
+    """Asks a child of its own what the sockets of processes say, one question at a time."""
+
+    def __init__(self) -> None:
+        self._child: _Child | None = None
+        self._asked_at = 0.0
+
+    def ask(self, pid: int, manager: int) -> None:
+        """As host.seen.fact; `answer` has the answer. Not before the last one has come. Raises NoReader."""
+        self._child = self._child or _begin_child(str(pid))
+        self._asked_at = time.monotonic()
+        try:
+            self._child.write(f"{pid} {manager}")
+        except EOFError:
+            raise self._no_more() from None
+
+    def answer(self, patience: float) -> Fact | None:
+        """To the question asked last, if it comes within so many seconds; None: it may come later.
+
+        Raises ProcessLookupError, PermissionError; NoReader, also where PATIENCE has passed since it was asked.
+        """
+        if self._child is None:
+            raise self._no_more()
+        try:
+            return Fact(self._child.answer("", patience).decode())
+        except TimeoutError:
+            if time.monotonic() - self._asked_at < PATIENCE:
+                return None
+            raise self._no_more() from None
+        except EOFError:
+            raise self._no_more() from None
+
+    def end(self) -> None:
+        """End the child, which otherwise ends a moment after this process."""
+        if self._child:
+            self._child.end()
+            self._child = None
+
+    def _no_more(self) -> NoReader:
+        self.end()
+        return NoReader(errno.EACCES, "the process that reads it has ended")
+
+
+def _begin_child(about: str) -> _Child:
     try:
-        return Fact(_ask(f"{pid} {manager}", f"sockets of {pid}", PATIENCE).decode())
-    except TimeoutError:
-        raise Blocked(errno.EACCES, "its sockets cannot be read in time", str(pid)) from None
+        return _Child()
+    except OSError as error:  # no memory, no process, no descriptor left
+        raise NoReader(errno.EACCES, f"cannot be read: {error.strerror}", about) from None
 
 
 def _ask(question: str, about: str, patience: float) -> bytes:
@@ -147,10 +198,7 @@ def _ask(question: str, about: str, patience: float) -> bytes:
     if _is_avoided(about):
         raise Blocked(errno.EACCES, "it could not be read in time", about)
     if _child is None or _child.owner != os.getpid():
-        try:
-            _child = _Child()
-        except OSError as error:  # no memory, no process, no descriptor left
-            raise NoReader(errno.EACCES, f"cannot be read: {error.strerror}", about) from None
+        _child = _begin_child(about)
     try:
         data = _child.ask(question, patience)
     except TimeoutError:

@@ -1,12 +1,13 @@
 """Reads from the sockets of a pool's processes who is a worker and who serves. Linux only.
 
-All of it is read in the child of host.reader: a process can keep its epoll and its memory map locked, and a copy of its
-socket may be the last one when it is closed, which waits then where SO_LINGER is set. A worker is asked about until it
-was seen to serve, so a quiet tick asks for none.
+All of it is read in a child (host.reader.Facts): a process can keep its epoll and its memory map locked, and a copy of
+its socket may be the last one when it is closed, which waits then where SO_LINGER is set. What the child has not read
+in time is known at a later look. A worker is asked about until it was seen to serve, so a quiet tick asks for none.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Collection
 
@@ -14,8 +15,8 @@ from supervisor_memreap.core import serving
 from supervisor_memreap.core.model import Fact, Pool, ProcessId, Sharing
 from supervisor_memreap.host import reader
 
-# Seconds of a tick in which workers are asked about; the rest of them at the next one.
-PATIENCE = 0.3
+# Seconds of a look for answers, of which one takes 0.05 ms; the others come at the next one.
+PATIENCE = 0.1
 # A child that does not serve is asked about again after this share of the time for which it has been asked about, and
 # after so many seconds at most: it may be a helper, which never serves.
 _SHARE, _LONGEST = 0.1, 60.0
@@ -25,6 +26,9 @@ class Serving:
     """What is known of the children of all managers. Call `begin` and `end` around each tick."""
 
     def __init__(self) -> None:
+        self._reader = reader.Facts()
+        self._asking: ProcessId | None = None
+        """About whom the reader has not answered yet."""
         self._facts: dict[ProcessId, Fact] = {}
         """Of those that were not seen to serve yet."""
         self._asked: dict[ProcessId, tuple[float, float]] = {}
@@ -37,18 +41,18 @@ class Serving:
     def begin(self) -> None:
         self._remaining = PATIENCE
         self._present = set()
+        self._take()
 
     def end(self) -> None:
+        if self._asking is None and not self._facts.keys() & self._present:
+            self._reader.end()
         for known in (self._facts, self._asked):
             for gone in known.keys() - self._present:
                 del known[gone]
         self._shared &= self._present
 
     def look(self, pool: Pool, known: Collection[ProcessId], now: float) -> Pool:
-        """The pool with its helpers apart; `known` are workers that were seen to serve.
-
-        Begins no reading after PATIENCE; one that hangs takes reader.PATIENCE longer.
-        """
+        """The pool with its helpers apart; `known` are workers that were seen to serve."""
         manager = pool.manager
         if manager is None:
             return pool
@@ -67,20 +71,41 @@ class Serving:
         return pool
 
     def _is_due(self, child: ProcessId, now: float) -> bool:
-        if self._remaining <= 0:
+        if self._asking or self._remaining <= 0 or self._facts.get(child) is Fact.SERVES:
             return False
         first, last = self._asked.get(child, (now, float("-inf")))
         return now - last >= min(_SHARE * (now - first), _LONGEST)
 
     def _ask(self, child: ProcessId, manager: ProcessId, now: float) -> None:
+        self._asked[child] = self._asked.get(child, (now, now))[0], now
+        self._asking = child
+        with contextlib.suppress(reader.NoReader):
+            self._reader.ask(child.pid, manager.pid)
+        self._take()
+
+    def _take(self) -> None:
+        """The answer that the reader owes, if it comes in time."""
+        child = self._asking
+        if child is None:
+            return
         began = time.monotonic()
+        fact: Fact | None = None
         try:
-            self._facts[child] = reader.fact(child.pid, manager.pid)
-        except (reader.Blocked, reader.NoReader):
+            fact = self._reader.answer(max(0.0, self._remaining))
+            if fact is None:
+                return
+        except reader.NoReader:
             pass  # not in time, or not at all, which says nothing of it
         except PermissionError:
-            self._facts[child] = Fact.HIDDEN
+            fact = Fact.HIDDEN
         except ProcessLookupError:
             pass  # one of them has just ended
-        self._asked[child] = self._asked.get(child, (now, now))[0], now
-        self._remaining -= time.monotonic() - began
+        finally:
+            self._remaining -= time.monotonic() - began
+        self._asking = None
+        if fact:
+            self._facts[child] = fact
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        self._reader.end()
