@@ -14,6 +14,7 @@ from supervisor_memreap.core.settings import Sections, Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.doctorprocess import DoctorProcess
 from supervisor_memreap.host import orphans, procfs
+from supervisor_memreap.host.serving import PATIENCE
 from supervisor_memreap.livesettings import LiveSettings
 from supervisor_memreap.reaper import Reaper
 from supervisor_memreap.record import log
@@ -50,7 +51,7 @@ class Application:
         self._rows: list[dict[str, Any]] = []
         """The status of the pools at the last look."""
         kept, sinks = self.remembered, (self._emit, self._announce)
-        self.reaper = Reaper(sinks, False, kept.read(), kept.keep, self._endings.of, kept.leaving_by_once)
+        self.reaper = Reaper(sinks, False, kept.read(), kept.keep, self._endings.of, kept.leaving_by_once, PATIENCE)
         self.timing = Timing(self.reaper.memory, self._once)
         self._publisher = Publisher(lambda: self._rows, self._once, self.reaper.memory.troubles)
         self.doctor: DoctorProcess | None = None

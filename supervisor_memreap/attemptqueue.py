@@ -29,6 +29,10 @@ class AttemptQueue:
         self._may_relieve = True
         """Whether no worker was signalled since the last look for memory that is short on the host."""
 
+    @property
+    def is_full(self) -> bool:
+        return len(self._made()) >= MOST
+
     def begin(self, due: Sequence[WatchedPool], view: Source, now: float) -> None:
         """Call after each look."""
         self._due, self._may_relieve = due, True

@@ -98,6 +98,8 @@ class PoolAttempts:
         self._turns = Turns()
         self._taken: Candidate | None = None
         self._refused_until = 0.0
+        self._not_again_before = 0.0
+        """When the next attempt at a second signal may be made (monotonic)."""
 
     def offer(self, pool: Pool, settings: PoolSettings, candidates: Collection[Candidate], now: float) -> None:
         """Those that may be signalled after this look; an attempt on another worker ends."""
@@ -178,6 +180,8 @@ class PoolAttempts:
         kept, leaving, manager = self._kept, self._kept.state.leaving, self._pool.manager
         assert leaving
         assert manager
+        if time.monotonic() < self._not_again_before:
+            return
         # Saved first, as before the first signal: if the listener is killed here, no third one may be sent.
         if not kept.can_save(policy.signalled_again(kept.state, now)):
             return
@@ -233,6 +237,7 @@ class PoolAttempts:
         if outcome.has_boundary is not None:
             self._kept.update(policy.tried(self._kept.state, outcome.has_boundary))
         if trial.candidate is None:
+            self._not_again_before = time.monotonic() + outcome.stopped * PAUSE
             trial.close()
             _settle_again(self._kept, trial.worker.id, outcome, now)
         elif outcome.result is Result.SENT:
@@ -244,7 +249,8 @@ class PoolAttempts:
                 self._note_refusal(trial, trial.candidate, outcome)
             finally:
                 trial.close()  # last: who takes the lock next must find what is saved
-        self._kept.emit_all(_next_best(self._kept.name, outcome))
+        if outcome.unheld:
+            self._kept.emit(events.CannotHold(self._kept.name, time.time()))
         if outcome.error:
             raise RuntimeError(f"in an attempt: {outcome.error}")
 
@@ -265,8 +271,7 @@ class PoolAttempts:
         waited = outcome.watched if result is Result.BUSY else None
         state = policy.not_signalled(kept.state, waited, outcome.is_kept)
         if trial.is_first:
-            has_boundary = self._may_hold() and not outcome.unheld
-            how = hindrance.Seen(has_boundary, outcome.is_kept, outcome.is_deaf)
+            how = hindrance.Seen(self._may_hold(), outcome.is_kept, outcome.is_deaf)
             state = policy.not_sent(state, hindrance.of_attempt(result, candidate.worker.detail, self._settings, how))
         kept.update(state)
         if not outcome.error:
@@ -341,6 +346,8 @@ def _lock_for(candidate: Candidate, pool: Pool, take_lock: TakeLock) -> int | tu
         return take_lock(pool.manager, pool.is_group)
     except ProcessLookupError:
         result = Result.CHANGED
+    except OSError:
+        result = Result.FAILED
     except Locked as trouble:
         if signalling.may_signal(candidate.worker.id):
             event = events.Locked(*_refused(pool.name, candidate), str(trouble))
@@ -358,11 +365,3 @@ def _refusal(name: str, candidate: Candidate, result: Result) -> Iterator[Event]
 
 def _refused(name: str, candidate: Candidate) -> tuple[str, float, ProcessId, Reason]:
     return name, time.time(), candidate.worker.id, candidate.reason
-
-
-def _next_best(name: str, outcome: Outcome) -> Iterator[Event]:
-    """Why the worker could not be signalled at the safest moment."""
-    if outcome.unheld:
-        yield events.CannotHold(name, time.time())
-    if outcome.unreadable:
-        yield events.IdlenessUnknown(name, time.time())

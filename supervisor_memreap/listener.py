@@ -60,6 +60,7 @@ def run(config: str | None, limits: Sequence[str]) -> int:
         application.forget_if_all_ends()
     except (EOFError, BrokenPipeError):
         # supervisord closes the pipe when it exits, and its pools end with it.
+        application.reaper.attempts.end_all()  # what becomes of them is saved, and is not to be saved later
         application.remembered.forget()
     application.close()
     return 0

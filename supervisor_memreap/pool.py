@@ -71,12 +71,12 @@ class WatchedPool(Kept):
         self.counters = self.counters.with_standing(choice.standing.value, time.time())
         self.choice = choice  # last: if any of this fails, memreap does not act on the pool
 
-    def follow_up(self, view: Source, now: float) -> None:
-        """Signal a worker again if it has not left and a second signal is due."""
+    def follow_up(self, view: Source, now: float, may_attempt: bool) -> None:
+        """Signal a worker again if it has not left and a second signal is due, for which it `may_attempt`."""
         assert self.choice
         again, force = self.choice.again, self.choice.force
         worker = again or force
-        if worker is None or (self.attempts.trial and not force):
+        if worker is None or ((self.attempts.trial or not may_attempt) and not force):
             return
         self.attempts.end(now, by_force=True)
         if not self.followed.is_ours(worker.id):

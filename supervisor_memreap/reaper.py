@@ -19,7 +19,7 @@ from supervisor_memreap.core.settings import Settings, Watch
 from supervisor_memreap.followed import signalled
 from supervisor_memreap.host import look, procfs
 from supervisor_memreap.host.memory import Memory
-from supervisor_memreap.host.serving import Serving
+from supervisor_memreap.host.serving import OF_COMMAND, Serving
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.host.statm import Statm
 from supervisor_memreap.memorywatch import MemoryWatch
@@ -49,14 +49,16 @@ class Reaper:
         keep: Keep = lambda _: None,
         how_ended: HowEnded = lambda _program, _since: Ending.UNKNOWN,
         saved: Callable[[], States] = dict,
+        patience: float = OF_COMMAND,
     ):
+        """`patience`: seconds that a look may wait for who serves."""
         self._dry_run = dry_run
         self._how_ended = how_ended
         self.pools = Pools(sinks, dry_run, states or {}, keep, saved)
         self._watched: list[WatchedPool] = []
         """The pools of the last tick."""
         self._statm = Statm() if procfs.is_usable() else None
-        self._serving = Serving() if procfs.is_usable() else None
+        self._serving = Serving(patience) if procfs.is_usable() else None
         self.memory = MemoryWatch()
         self.attempts = AttemptQueue(self.pools, self.memory)
         self._sizes = Sizes(self.pools)
@@ -77,7 +79,7 @@ class Reaper:
         if self._statm:
             self._statm.begin()
         if self._serving:
-            self._serving.begin()
+            self._serving.begin(now)
         for watch in watches:
             pool = self.pools.named(watch.program.namespec)
             self.pools.guard(pool, functools.partial(self._look, watch, programs, looks, view, memory, now, counts))
@@ -89,7 +91,7 @@ class Reaper:
         self._watched = [pool for pool in map(self.pools.named, looks) if pool.choice]
         # A dry run sends nothing, neither a first signal nor another one.
         for pool in () if self._dry_run else self._watched:
-            self.pools.guard(pool, functools.partial(pool.follow_up, view, now))
+            self.pools.guard(pool, functools.partial(pool.follow_up, view, now, not self.attempts.is_full))
         self.attempts.begin(() if self._dry_run else by_urgency, view, now)
         if not self._dry_run:
             chosen = [(_look_of(pool), pool.choice) for pool in self._watched if pool.choice]
@@ -118,7 +120,7 @@ class Reaper:
         probe = policy.needs_probe(settings, state, now)
         seen = look.look(watch, view, gate, expected, self._statm, memory, reads_structure, probe)
         if self._serving:
-            seen = self._serving.look(seen, state.serving.keys(), now)
+            seen = self._serving.look(seen, state.serving.keys(), view, now)
         seen = self._with_ending(seen, watch.program, programs, now)
         self.memory.note(before, seen, state)
         how = {"may_suspend": not self._dry_run, "counts": counts}

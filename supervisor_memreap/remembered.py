@@ -28,9 +28,10 @@ class Remembered:
         if trouble:
             self._emit(events.NotRemembered("", time.time(), trouble))
         for name, state in states.items():
-            if state.leaving:
-                after = now - state.leaving.signalled
-                self._emit(events.Remembered(name, time.time(), state.leaving.worker, after))
+            leaving = state.leaving
+            if leaving:
+                after = now - leaving.signalled
+                self._emit(events.Remembered(name, time.time(), leaving.worker, after, leaving.is_sent))
         return states
 
     def keep(self, states: States) -> str:

@@ -65,7 +65,6 @@ EXAMPLES = [
     (events.NotPermitted(*STAMP, WORKER, OVER), "run memreap as the worker's user or as root"),
     (events.Locked(*STAMP, WORKER, OVER, "process 1 (x) holds its lock"), "nothing sent, process 1 (x) holds its lock"),
     (events.CannotHold(*STAMP), "CAP_SYS_PTRACE"),
-    (events.IdlenessUnknown(*STAMP), "CAP_SYS_PTRACE"),
     (events.NeverIdle(*STAMP, WORKER, OVER, 90.0, "Starman", "HUP"), "since Starman can lose requests on HUP"),
     (events.NeverIdle(*STAMP, WORKER, OVER, 90.0, "Starman", "HUP", is_kept=True), "keepalive_requests"),
     (

@@ -23,7 +23,7 @@ from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.state import PoolState, decode, encode, restored
 from supervisor_memreap.record.counters import Counters
 
-SERVES, HOLDS, ELSEWHERE, APART, NONE, HIDDEN, UNREAD = Fact
+SERVES, HOLDS, ELSEWHERE, APART, NONE, HIDDEN, UNREAD, TURN = Fact
 MANAGER = ProcessId(1, BOOT)
 
 

@@ -124,10 +124,9 @@ def test_signals_are_sent_from_one_place_to_one_process_at_a_time():
     ]
     assert senders == [
         ("doctorprocess.py", "end", "killpg"),
-        ("attempt.py", "_collect", "kill"),
         ("boundary.py", "tgkill", "syscall"),
+        ("forked.py", "collect", "kill"),
         ("procfile.py", "missing", "kill"),
-        ("reader.py", "end", "kill"),
         ("rights.py", "_signal", "kill"),
         ("signalling.py", "send", "pidfd_send_signal"),
         ("signalling.py", "send", "kill"),

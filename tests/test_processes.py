@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -21,7 +20,7 @@ from support.looking import SETTINGS, look, reap
 from support.stack import ROOT
 
 from supervisor_memreap.core import servers
-from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker, WorkerDetail
+from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import lock, procfile, procfs, roster, signalling, waiting
 from supervisor_memreap.host import look as host_look
@@ -255,8 +254,7 @@ def test_a_busy_worker_is_not_signalled_unless_it_has_been_waited_for_long_enoug
 def test_where_idleness_cannot_be_read_idle_wait_is_waited_for_and_then_the_signal_goes_out():
     with pool(1, 40) as pid:
         seen, settings = look(pid, view=Psutil()), replace(SETTINGS, hold=False)
-        outcome = reap(seen, seen.workers[0], settings, Psutil(), LONG_ENOUGH)
-        assert (outcome.result, outcome.unreadable) == ("busy", True)
+        assert reap(seen, seen.workers[0], settings, Psutil(), 0.1).result == "busy"
         assert reap(seen, seen.workers[0], settings, Psutil(), 0.1, True).moment == "unknown"
 
 
@@ -275,10 +273,6 @@ def test_where_a_worker_may_not_be_held_the_signal_follows_the_reading():
             tracer.kill()
         assert (outcome.result, outcome.moment, outcome.unheld) == ("sent", "idle", False)
         eventually(lambda: _gone(worker.id.pid))
-
-
-# Seconds in which it can be proven that the system never tells where a worker waits.
-LONG_ENOUGH = 2.5
 
 
 def not_permitted(_task: str) -> list[int]:
@@ -319,8 +313,7 @@ def test_where_only_an_unknown_moment_is_seen_the_worker_is_not_signalled_before
         seen = look(pid)
         (worker,) = seen.workers
         eventually(lambda: _assert_idle(Procfs(), worker.id.pid, None))
-        outcome = reap(seen, worker, watch=0.1)
-        assert (outcome.result, outcome.unreadable) == ("busy", False)
+        assert reap(seen, worker, watch=0.1).result == "busy"
         assert look(pid).workers[0].id == worker.id
 
 
@@ -727,20 +720,6 @@ def _opens(path: Path) -> bool:
 
 
 @needs_linux
-def test_whether_idleness_is_told_is_not_judged_by_one_moment(monkeypatch):
-    with pool(1, 1) as pid:
-        (worker,) = psutil.Process(pid).children()
-        eventually(lambda: _assert_idle(Procfs(), worker.pid, True))
-        assert waiting.can_observe_idle(worker.pid) is True
-        # As under Yama: the place in the kernel is told, and for datagrams it is that of accept on a unix socket.
-        monkeypatch.setattr(waiting, "_system_call", not_permitted)
-        assert waiting.can_observe_idle(worker.pid) is True
-        real = waiting.read
-        monkeypatch.setattr(waiting, "read", lambda path: b"0" if path.endswith("wchan") else real(path))
-        assert waiting.can_observe_idle(worker.pid) is False
-
-
-@needs_linux
 def test_a_pidfd_that_cannot_be_opened_for_want_of_descriptors_is_no_reason_to_use_the_pid(monkeypatch):
     def fails(_pid):
         raise OSError(errno.EMFILE, "Too many open files")
@@ -767,65 +746,6 @@ def test_a_pidfd_that_cannot_be_opened_for_want_of_descriptors_is_no_reason_to_u
 def test_a_lock_is_taken_in_the_proc_that_a_process_sees_only_if_that_is_the_kernels(mounts, expected):
     lines = [f"1 2 0:3 / {point} rw - {kind} {source} rw" for source, point, kind in map(str.split, mounts)]
     assert lock._is_of_the_kernel("/proc/42", "\n".join(lines).encode()) is expected
-
-
-TALKATIVE = """
-import ctypes, os, signal, socket
-signal.signal(signal.SIGHUP, lambda *_: os._exit(7))
-ctypes.CDLL(None).prctl(15, b"perl-fcgi", 0, 0, 0)
-ours, theirs = socket.socketpair()
-if os.fork() == 0:
-    ours.close()
-    while data := theirs.recv(100):
-        theirs.send(data)
-    os._exit(0)
-theirs.close()
-print("ready", flush=True)
-while True:
-    ours.send(b"x")
-    ours.recv(100)
-    for _ in range(3000):
-        pass
-"""
-"""A busy worker that waits for very short times: it may run when its place is read, and sleep when its state is."""
-
-
-@needs_linux
-@pytest.mark.usefixtures("_yama")
-def test_that_idleness_is_never_told_is_not_concluded_from_readings_of_a_busy_worker_that_missed_it():
-    with subprocess.Popen([sys.executable, "-c", TALKATIVE], stdout=subprocess.PIPE) as process, _killed(process):
-        assert process.stdout
-        assert process.stdout.readline() == b"ready\n"
-        view = Procfs()
-        me, worker = view.process(os.getpid()), view.process(process.pid)
-        detail = WorkerDetail(40 * MIB, True, "FCGI::ProcManager")
-        seen = Pool("myapp", "RUNNING", "", me.id, workers=(Worker(worker.id, 60.0, 40 * MIB, detail),))
-        settings = replace(SETTINGS, hold=False)
-        outcome = reap(seen, seen.workers[0], settings, view, LONG_ENOUGH, idle_wait_expired=True)
-        assert (outcome.result, outcome.unreadable) == ("busy", False)
-
-
-@contextlib.contextmanager
-def _killed(process):
-    try:
-        yield
-    finally:
-        process.kill()
-
-
-@needs_linux
-@pytest.mark.usefixtures("_yama")
-def test_that_idleness_is_never_told_takes_many_readings_to_conclude(monkeypatch):
-    real = waiting.read
-    monkeypatch.setattr(waiting, "read", lambda path: b"0" if path.endswith("wchan") else real(path))
-    with pool(1, 40) as pid:
-        seen = look(pid)
-        worker = replace(seen.workers[0], detail=replace(seen.workers[0].detail, server="FCGI::ProcManager"))
-        settings = replace(SETTINGS, hold=False)
-        outcome = reap(seen, worker, settings, watch=LONG_ENOUGH / 2)
-        assert (outcome.result, outcome.unreadable) == ("busy", False)
-        outcome = reap(seen, worker, settings, watch=LONG_ENOUGH)
-        assert (outcome.result, outcome.unreadable) == ("busy", True)
 
 
 class Names(Psutil):

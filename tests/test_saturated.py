@@ -67,9 +67,6 @@ class Blind(NeverIdle):
     def clients(self, pid: int) -> Clients:
         raise PermissionError
 
-    def can_observe_idle(self, pid: int) -> bool | None:
-        return False
-
 
 def workers_of(pool: stack.Pool) -> Seen:
     return look.look(Watch(Program("myapp", "myapp", "RUNNING", pool.manager().pid), SETTINGS), Procfs())

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -17,6 +18,12 @@ from support.waiter import WAYS, connect, forked, listen
 from supervisor_memreap.core.model import Fact, Pool, ProcessId, Worker
 from supervisor_memreap.host import procfs, reader, seen, sockets, waiting
 from supervisor_memreap.host.serving import Serving
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """A busy machine takes more than half a second to begin a child."""
+    monkeypatch.setattr(reader, "PATIENCE", 60.0)
 
 
 @pytest.fixture(params=["tcp", "tcp6", "unix", "abstract"])
@@ -199,8 +206,8 @@ POOL = Pool("myapp", "RUNNING", manager=ProcessId(1, 0.5), workers=(Worker(WORKE
 
 
 def looked(serving: Serving, now: float, known=()) -> Pool:
-    serving.begin()
-    pool = serving.look(POOL, known, now)
+    serving.begin(now)
+    pool = serving.look(POOL, known, procfs.source(), now)
     serving.end()
     return pool
 
@@ -248,8 +255,8 @@ def test_a_look_asks_for_no_longer_than_its_patience(monkeypatch):
     monkeypatch.setattr(reader.Facts, "answer", lambda _facts, _patience: time.sleep(0.05) or Fact.HOLDS)
     workers = tuple(Worker(ProcessId(pid, 1.0), 60.0, 0) for pid in range(11, 41))
     serving = Serving()
-    serving.begin()
-    pool = serving.look(Pool("myapp", "RUNNING", manager=ProcessId(1, 0.5), workers=workers), (), 100.0)
+    serving.begin(100.0)
+    pool = serving.look(replace(POOL, workers=workers), (), procfs.source(), 100.0)
     assert len(asked) <= 2
     assert (len(pool.unread), {worker.serving for worker in pool.workers}) == (30 - len(asked), {False})
 
@@ -264,12 +271,14 @@ def test_a_reading_that_hangs_keeps_no_look_waiting_and_the_others_are_read_by_t
         return real(pid, *how)
 
     monkeypatch.setattr(seen, "fact", fact)  # the child is forked from this process
+    monkeypatch.setattr(reader, "PATIENCE", 1.0)
     serving = Serving()
     with forked(lambda: time.sleep(600)) as hangs, forked(lambda: time.sleep(600)) as other:
 
         def look() -> dict[int, Pool]:
-            serving.begin()
-            pools = {pid: serving.look(pool_of(pid), (), time.monotonic()) for pid in (hangs, other)}
+            now, view = time.monotonic(), procfs.source()
+            serving.begin(now)
+            pools = {pid: serving.look(pool_of(pid), (), view, now) for pid in (hangs, other)}
             serving.end()
             return pools
 
@@ -292,8 +301,8 @@ def test_the_child_that_reads_has_ended_when_there_is_nobody_left_to_ask_about()
         worker = pool_of(pid).workers[0].id
 
         def look(known=()) -> Pool:
-            serving.begin()
-            pool = serving.look(pool_of(pid), known, time.monotonic())
+            serving.begin(time.monotonic())
+            pool = serving.look(pool_of(pid), known, procfs.source(), time.monotonic())
             serving.end()
             return pool
 

@@ -23,7 +23,7 @@ from support import waiter
 from support.boundary import attempt
 from support.driver import eventually
 
-from supervisor_memreap.host import procfile, reader, sockets, waiting
+from supervisor_memreap.host import procfile, sockets, waiting
 from supervisor_memreap.host.attempt import Attempt, Order
 from supervisor_memreap.host.boundary import tgkill
 from supervisor_memreap.host.procfs import Procfs
@@ -464,16 +464,16 @@ def test_in_a_network_namespace_of_its_own_the_sockets_are_those_of_that_one(way
 
 
 @pytest.mark.parametrize("way", ["select", "poll"])
-def test_where_its_memory_may_not_be_read_it_is_unknown(tcp, way):
-    def fails(_pid: int, _address: int, _length: int) -> bytes:
-        raise reader.Blocked
+def test_where_its_memory_may_not_be_read_it_is_unknown(tcp, way, monkeypatch):
+    def fails(*_where: object) -> bytes:
+        raise PermissionError
 
     with waiter.forked(lambda: waiter.WAYS[way](tcp)) as pid:
         eventually(lambda: assert_idle(pid, True))
-        assert waiting.idle(pid, waiting.Reads(fails, procfile.read)) is None
-        assert (
-            waiting.idle(pid, waiting.Reads(lambda *_: b"", procfile.read)) is False
-        )  # whatever is there, it is no set of descriptors
+        monkeypatch.setattr(waiting, "read_part", fails)
+        assert waiting.idle(pid) is None
+        monkeypatch.setattr(waiting, "read_part", lambda *_: b"")
+        assert waiting.idle(pid) is False  # whatever is there, it is no set of descriptors
 
 
 @pytest.fixture
@@ -572,7 +572,6 @@ def test_a_worker_that_keeps_its_epoll_locked_does_not_block_the_listener():
             if process.stdout.readline() != "blocks\n":
                 pytest.skip("this user may not use userfaultfd")
             eventually(lambda: assert_waits(process.pid))
-            assert_idle(process.pid, None)
             view = Procfs()
             worker, manager = view.process(process.pid).id, view.process(os.getpid()).id
             began = time.monotonic()

@@ -105,7 +105,7 @@ def _obstacle(look: Look, choice: Choice, due: Due, now: float) -> Hindrance | N
     if len(vetoes) == len(free):
         return Hindrance(Kind.REFUSED, vetoes[0].text)
     if not any(policy.serves(worker, state) for worker in free):
-        return hindrance.NOT_SERVING
+        return hindrance.UNREAD if all(worker.id in pool.unread for worker in free) else hindrance.NOT_SERVING
     return hindrance.too_few(settings) if state.too_few_since is not None else None
 
 

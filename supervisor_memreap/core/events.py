@@ -170,22 +170,8 @@ class CannotHold(_Base):
     @property
     def text(self) -> str:
         return (
-            "workers may not be held: each is signalled right after it is seen idle, or after idle_wait while busy, if"
-            f" its server permits that; {SAFER_WAY}"
-        )
-
-
-@dataclass(frozen=True)
-class IdlenessUnknown(_Base):
-    """memreap cannot read whether workers are idle."""
-
-    is_reported_once = True
-
-    @property
-    def text(self) -> str:
-        return (
-            "cannot read whether workers are idle: each is signalled only after idle_wait, if its server permits that"
-            f" at any moment; {SAFER_WAY}"
+            "workers may not be held: each is signalled right after it is seen idle, where that can be seen, or after"
+            f" idle_wait while busy, if its server permits that; {SAFER_WAY}"
         )
 
 
@@ -655,15 +641,18 @@ class Stuck(_Base):
 
 @dataclass(frozen=True)
 class Remembered(_Base):
-    """A worker was signalled before memreap was restarted, and has not left yet."""
+    """A worker was signalled before memreap was restarted, or may have been, and has not left yet."""
 
     worker: ProcessId
     after: float
+    is_sent: bool = True
+    """False: an attempt was being made to signal it, and nobody is left to say what came of that."""
 
     @property
     def text(self) -> str:
+        was = "was" if self.is_sent else "may have been"
         return (
-            f"worker {self.worker.pid} was signalled {seconds(self.after)} ago, before memreap was restarted:"
+            f"worker {self.worker.pid} {was} signalled {seconds(self.after)} ago, before memreap was restarted:"
             " waiting for it first"
         )
 
@@ -1157,7 +1146,6 @@ Event = Union[
     NotPermitted,
     Locked,
     CannotHold,
-    IdlenessUnknown,
     NeverIdle,
     Overdue,
     OverdueEnded,

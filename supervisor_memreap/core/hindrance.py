@@ -63,6 +63,10 @@ NOT_SERVING = Hindrance(
     "they were never seen to wait for a connection, nor with one: they may start for long, or take no part in serving;"
     " see the program's own log",
 )
+UNREAD = Hindrance(
+    Kind.OUT_OF_RESOURCES,
+    "whether they serve cannot be read in time: a file server may hang, or no process can be started that reads it",
+)
 GROUP = Hindrance(Kind.GROUP, "a worker of another pool of this group is leaving, and one leaves at a time")
 UNSAVED = Hindrance(
     Kind.UNSAVED, "what must survive a restart cannot be saved; memreap status and the log say why, and what to do"

@@ -253,6 +253,8 @@ class Fact(str, enum.Enum):
     """Its sockets, those of its manager, or what it waits for, may not be read."""
     UNREAD = "unread"
     """They could not be read in time."""
+    TURN = "turn"
+    """It has a listening socket of its manager, and waits for a lock, which may be its turn to wait there."""
 
 
 class Sharing(str, enum.Enum):

@@ -623,7 +623,9 @@ def is_grown(worker: Worker, settings: PoolSettings, state: PoolState) -> bool:
 
 
 def _note_serving(pool: Pool, state: PoolState, now: float) -> PoolState:
-    starting = frozenset(worker.id for worker in pool.workers if worker.serving is False) - pool.unread
+    # Of one that was there before and that could not be read in time, it is not known whether it still starts.
+    known = state.workers - state.starting if state.looked is not None else pool.unread
+    starting = frozenset(each.id for each in pool.workers if each.serving is False) - (pool.unread & known)
     new = [worker for worker in pool.workers if worker.serving and worker.id not in state.serving]
     if not new and starting == state.starting:
         return state
@@ -936,7 +938,7 @@ def _candidates(
             state = _report_unreadable(pool, worker, settings, state, log)
         elif state.leaving is None or worker.id != state.leaving.worker:
             pending.append(Candidate(worker, (ready or applying)[0], all_reasons=tuple(applying)))
-            if ready and not (serves(worker, state) or is_starting(worker, state)):
+            if ready and not (serves(worker, state) or is_starting(worker, state) or worker.id in pool.unread):
                 state = _report(events.NeverServed(*pool.stamp, worker.id, ready[0], worker.age), state, log)
             if ready and is_grown(worker, settings, state):
                 state = _report_default_signal(pool, worker, settings, state, log)

@@ -59,6 +59,8 @@ class Server(NamedTuple):
     """The minimum time in seconds from the start of a replacement to the next signal in its pool."""
     refusal: str = ""
     """Why no signal suits, as text that follows the server's name and `which`."""
+    takes_turns: bool = False
+    """Whether its workers may wait for a lock that they share until it is their turn to wait for a connection."""
 
 
 # What each moment costs was measured (docs/servers.md); at its boundary, no server lost a request. Starman loses
@@ -85,8 +87,8 @@ SERVERS = (
         WhileBusy("USR1", "0 of 793", "4 of 449"),
         re.compile(r"perl-fcgi(-pm)?\b"),
     ),
-    Server("Starman", ("HUP",), Moment.HELD, None, re.compile(r"starman\b")),
-    Server("uWSGI", ("HUP",), Moment.HELD, None, re.compile(r"uwsgi(_\w+)?\b"), pace=2.0),
+    Server("Starman", ("HUP",), Moment.HELD, None, re.compile(r"starman\b"), takes_turns=True),
+    Server("uWSGI", ("HUP",), Moment.HELD, None, re.compile(r"uwsgi(_\w+)?\b"), pace=2.0, takes_turns=True),
     Server("gunicorn", ("TERM",), Moment.ANY, WhileBusy("TERM", "0 of 300", "0 of 300"), re.compile(r"gunicorn\b")),
     Server(
         "php-fpm",
@@ -103,6 +105,7 @@ SERVERS = (
         WhileBusy("USR1", "0 of 300", "3 of 300"),
         re.compile(r"(apache2|httpd)$"),
         pace=1.0,
+        takes_turns=True,
     ),
     Server("fcgiwrap", (), Moment.HELD, None, re.compile(r"fcgiwrap$"), refusal="drops requests on every signal"),
     Server(
@@ -213,6 +216,12 @@ def graceful(server: str) -> tuple[str, ...] | None:
 def signal_for(server: str, chosen: str | None) -> str:
     """The signal for a worker of this server: the user's, or else the server's first graceful one, or else HUP."""
     return chosen or next(iter(graceful(server) or ()), DEFAULT_SIGNAL)
+
+
+def takes_turns(server: str) -> bool:
+    """Whether a worker of this server that waits for a lock may be waiting for its turn; unknown counts as yes."""
+    line = known(server)
+    return line.takes_turns if line else server == UNRECOGNISABLE
 
 
 def pace_of(server: str) -> float:

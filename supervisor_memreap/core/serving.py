@@ -15,6 +15,8 @@ from supervisor_memreap.core.model import Fact, Pool, ProcessId, Sharing, Worker
 _HELPS = (Fact.ELSEWHERE, Fact.APART, Fact.NONE)
 # Of the others, their age is all that is known. What could not be read in time is not taken for one that serves.
 _SERVING: Mapping[Fact, bool] = {Fact.SERVES: True, Fact.HOLDS: False, Fact.UNREAD: False}
+# Of one that waits for a lock, where its server's workers take turns by one, and where they do not.
+IN_TURN: Mapping[bool, Fact] = {True: Fact.HIDDEN, False: Fact.HOLDS}
 
 
 def sharing(facts: Collection[Fact], is_shared: bool) -> Sharing | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.restart import advise_interface
 from supervisor_memreap.doctor.sections import NO
 from supervisor_memreap.host import look, orphans, perl, procfs, roster
-from supervisor_memreap.host.serving import Serving
+from supervisor_memreap.host.serving import OF_COMMAND, Serving
 from supervisor_memreap.supervisord.configfile import Section
 
 # States of a program that came to this by itself.
@@ -35,7 +36,8 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
         yield Finding("", f"{section.where} {text}")
     pool = look.look(watch, case.view, reads_structure=True)
     if procfs.is_usable():
-        pool = Serving().look(pool, (), time.monotonic())
+        with contextlib.closing(Serving(OF_COMMAND)) as serving:
+            pool = serving.look(pool, (), case.view, time.monotonic())
     yield from _daemonizing(case, watch, command, pool)
     for member in watch.members or (program,):
         if member.state in _DOWN:

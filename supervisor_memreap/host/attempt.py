@@ -34,15 +34,11 @@ TURN, ALONE = 5.0, 30.0
 LAST = 0.5
 # Seconds by which a child may overrun its time, on a machine that is busy, before it is ended.
 _OVERRUN = 2.0
-# Seconds to wait for a child that has spoken its last word; and for one that was told to end, or killed: one that waits
-# for a lock in the kernel ends when it gets that.
+# Seconds to wait for a child that has spoken its last word; and for one that was told to end, or killed.
 _LAST_WORD, _ENDS = 0.1, {signal.SIGTERM: 0.1, signal.SIGKILL: 0.02}
 # Seconds between two readings of whether a worker is idle, and so many times as long as the last one took: less than a
 # tenth of one core.
 _BETWEEN_READS, _PART_OF_READ = 0.003, 9
-# Readings of a sleeping worker, so many seconds apart, that must all lack the place where it waits before it is proven
-# that the system never tells it: of a busy worker 2 to 6 % lack it by chance, up to 70 in a row at 3 ms.
-_UNSEEN_PROVES, _UNSEEN_APART = 20, 0.1
 
 # A line with the time (monotonic).
 _QUEUES = b"q "
@@ -88,8 +84,6 @@ class Outcome:
     """It was not permitted to bring it to its boundary."""
     has_boundary: bool | None = None
     """Whether it could have been brought there; None: that was not found out."""
-    unreadable: bool = False
-    """Whether it is idle is never to be seen here."""
     private: int | None = None
     """Bytes that the worker had for itself; None if that may not be read."""
     watched: float = 0.0
@@ -178,7 +172,7 @@ class Attempt:
         return True
 
     def _end(self, by_force: bool) -> Outcome:
-        status = _collect(self.child, by_force)
+        status = forked.collect(self.child, 0.0 if by_force else _LAST_WORD, _ENDS)
         self._read()
         os.close(self.fd)
         report = self._written.rpartition(b"\n")[0].rpartition(b"\n")[2]
@@ -193,43 +187,6 @@ class Attempt:
             return Outcome(Result.BUSY, unheld=True)
         watched = min(time.monotonic() - self._began, self.order.patience)
         return Outcome(Result.BUSY, watched=watched, stopped=boundary.STOPPED if killed == signal.SIGALRM else 0.0)
-
-
-_uncollected: list[int] = []
-"""Children that did not end in time after they were killed."""
-
-
-def _collect(child: int, by_force: bool) -> int | None:
-    """Its wait status; None: it is not known, or it has not ended yet. `by_force`: end it first, gently if it can."""
-    for uncollected in tuple(_uncollected):
-        if _wait(uncollected, 0.0) != _RUNS:
-            _uncollected.remove(uncollected)
-    status = _wait(child, 0.0 if by_force else _LAST_WORD)
-    for signum in (signal.SIGTERM, signal.SIGKILL):
-        if status == _RUNS:
-            os.kill(child, signum)  # ours, and not waited for yet: no other process can have its pid
-            status = _wait(child, _ENDS[signum])
-    if status == _RUNS:
-        _uncollected.append(child)
-    return None if status in (_RUNS, _UNKNOWN) else status
-
-
-# No wait status: it has not ended; and it has, but nobody knows how.
-_RUNS, _UNKNOWN = -1, -2
-
-
-def _wait(child: int, patience: float) -> int:
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            ended, status = os.waitpid(child, os.WNOHANG)
-        except ChildProcessError:
-            return _UNKNOWN  # a library ignores SIGCHLD in this process: then the kernel has waited for it
-        if ended:
-            return status
-        if time.monotonic() >= deadline:
-            return _RUNS
-        time.sleep(0.001)
 
 
 def _decoded(report: bytes) -> Outcome:
@@ -249,19 +206,7 @@ def _run(order: Order, view: Source, pidfd: int | None, writable: int, kept: Col
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         reader.read_here()
         if os.getppid() == parent:
-            has_queued: list[float] = []
-
-            def queues() -> None:
-                has_queued.append(time.monotonic())
-                os.write(writable, _QUEUES + b"%f\n" % has_queued[-1])
-
-            try:
-                outcome = carry_out(order, view, pidfd, queues)
-                outcome = replace(outcome, sent_at=has_queued[-1] if has_queued else None)
-            except Exception as error:
-                if has_queued:
-                    raise  # it is unknown whether it was sent
-                outcome = Outcome(Result.FAILED, error=f"{type(error).__name__}: {error}")
+            outcome = carry_out(order, view, pidfd, lambda at: os.write(writable, _QUEUES + b"%f\n" % at))
             os.write(writable, json.dumps(asdict(outcome)).encode() + b"\n")
     finally:
         os._exit(0)
@@ -272,11 +217,11 @@ def _leave(_signum: int, _frame: object) -> None:
     sys.exit()
 
 
-def carry_out(order: Order, view: Source, pidfd: int | None, queues: Callable[[], None]) -> Outcome:
-    """In the child. `queues` is called right before each signal. Never raises OSError."""
+def carry_out(order: Order, view: Source, pidfd: int | None, queues: Callable[[float], object]) -> Outcome:
+    """In the child. `queues` is called right before each signal, with the time. Never raises OSError."""
     child = _Child(order, view, pidfd, queues)
     try:
-        return child.outcome()
+        return replace(child.outcome(), sent_at=child.queued_at)
     except SystemExit:
         return child.when_ended()
     except ProcessLookupError:
@@ -285,6 +230,10 @@ def carry_out(order: Order, view: Source, pidfd: int | None, queues: Callable[[]
         return Outcome(Result.NOT_PERMITTED)
     except OSError:
         return Outcome(Result.FAILED)
+    except Exception as error:
+        if child.queued_at is not None:
+            raise  # it is unknown whether it was sent
+        return Outcome(Result.FAILED, error=f"{type(error).__name__}: {error}")
 
 
 # By how bringing it to its boundary ended.
@@ -293,11 +242,15 @@ _OUTCOMES = {
     boundary.GONE: Outcome(Result.GONE),
     boundary.CHANGED: Outcome(Result.CHANGED),
     boundary.NOT_SHARED: Outcome(Result.NOT_SHARED),
+    # It is let go of only when this process ends.
+    boundary.UNTRACEABLE: Outcome(Result.BUSY, unheld=True),
 }
 
 
 class _Child:
-    def __init__(self, order: Order, view: Source, pidfd: int | None, queues: Callable[[], None]):
+    def __init__(self, order: Order, view: Source, pidfd: int | None, queues: Callable[[float], object]):
+        self.queued_at: float | None = None
+        """When the signal was about to be sent (monotonic)."""
         self._order = order
         self._view = view
         self._pid = order.worker.pid
@@ -307,12 +260,9 @@ class _Child:
         self._began = time.monotonic()
         self._deadline = self._began + order.patience
         self._connections = Connections()
-        self._is_traced = False
-        self._is_at_boundary = False
         self._others_left = False
-        self._has_debugger = False
-        self._has_queued = False
         self._tracer: boundary.Tracer | None = None
+        """None: it is not brought to its boundary."""
 
     def outcome(self) -> Outcome:
         """Raises ProcessLookupError, PermissionError, OSError."""
@@ -324,21 +274,14 @@ class _Child:
         private = self._order.private
         if private is None:
             private = private_memory(self._order.worker, self._order.processes, self._view)
-        outcome = self._at_its_boundary() if self._order.hold and boundary.is_usable() else None
-        # One that is traced is let go of only when this process ends.
-        if outcome is None or (outcome.unheld and not self._is_traced):
-            idle = self._when_idle()
-            outcome = replace(idle, unheld=outcome is not None)
-        if self._has_debugger:
-            outcome = replace(outcome, has_boundary=None)
-        return replace(outcome, private=private)
+        return replace(self._signalled(), private=private)
 
     def when_ended(self) -> Outcome:
         """What to say where the parent ends the attempt. Raises SystemExit: it is unknown whether it was sent."""
-        if self._has_queued:
+        if self.queued_at is not None:
             sys.exit()
         self._note_clients()
-        return self._busy(has_boundary=self._is_at_boundary)
+        return self._busy(has_boundary=self._tracer is not None)
 
     def _has_changed(self) -> bool:
         return has_changed(self._order.worker, self._order.manager, self._view) or (
@@ -351,8 +294,26 @@ class _Child:
         self._others_left = len(gone) > self._order.may_lack
         return not self._others_left and not self._has_changed()
 
-    def _at_its_boundary(self) -> Outcome | None:
-        """None: it has no boundary."""
+    def _signalled(self) -> Outcome:
+        """At its boundary, or where that may not be had, when it is seen idle."""
+        if not (self._order.hold and boundary.is_usable()):
+            return replace(self._when_idle(), unheld=self._order.hold)
+        last = self._at_its_boundary()
+        if last == boundary.LATE:
+            return self._late(has_boundary=True)
+        if self._others_left:
+            return self._busy(has_boundary=True)
+        if last in _OUTCOMES:
+            return _OUTCOMES[last]
+        self._tracer = None
+        if last == boundary.TRACED:
+            # For this attempt as if it were not permitted, but not so that it is signalled while busy for that.
+            self._order = replace(self._order, may_be_busy=False)
+            return replace(self._when_idle(), has_boundary=None)
+        return replace(self._when_idle(), unheld=last == boundary.NOT_PERMITTED)
+
+    def _at_its_boundary(self) -> bytes:
+        """How bringing it there ended, as boundary.Tracer.steps says."""
 
         def to_thread() -> None:
             send_to_main_thread(self._order.worker, self._pidfd, self._signum, self._view)
@@ -360,48 +321,27 @@ class _Child:
         def to_process() -> None:
             send(self._pid, self._pidfd, self._signum)
 
-        last = b""
-        self._is_at_boundary = True
         queued = boundary.Signal(self._signum, self._may_send, to_thread, to_process)
-        bounds = boundary.Bounds(self._deadline, self._order.stops)
-        self._tracer = boundary.Tracer(self._pid, queued, bounds)
+        self._tracer = boundary.Tracer(self._pid, queued, boundary.Bounds(self._deadline, self._order.stops))
+        last = b""
         with contextlib.closing(self._tracer.steps(self._order.manager.pid)) as steps:
             for written in steps:
                 if written == boundary.QUEUES:
                     self._queue()
                 last = written or last
-        if last == boundary.LATE:
-            return self._late(has_boundary=True)
-        if last == boundary.TRACED:
-            # For this attempt as if it were not permitted, but not so that it is signalled while busy for that.
-            self._is_at_boundary, self._has_debugger = False, True
-            self._order = replace(self._order, may_be_busy=False)
-            return None
-        if last in (boundary.NOT_PERMITTED, boundary.UNTRACEABLE):
-            self._is_at_boundary, self._is_traced = False, last == boundary.UNTRACEABLE
-            return Outcome(Result.BUSY, unheld=True)
-        if self._others_left:
-            return self._busy(has_boundary=True)
-        self._is_at_boundary = last != boundary.NONE
-        return _OUTCOMES.get(last)
+        return last
 
     def _when_idle(self) -> Outcome:
-        moment, unseen, was_seen, counted = moment_of(self._order.server), 0, False, 0.0
+        moment = moment_of(self._order.server)
         if moment is Moment.HELD:
             return self._busy(has_boundary=False)  # it is signalled nowhere else
         while True:
             idle = self._view.idle(self._pid)
             now = time.monotonic()
-            if not was_seen and now - counted >= _UNSEEN_APART:
-                tells = True if idle else self._view.can_observe_idle(self._pid)
-                was_seen, counted = tells is True, now
-                unseen += tells is False
             if idle:
                 return self._send(SentMoment.IDLE)
             if now >= self._deadline:
-                unreadable = unseen >= _UNSEEN_PROVES and not was_seen
-                outcome = self._late(False, SentMoment.UNKNOWN if idle is None else SentMoment.BUSY)
-                return replace(outcome, unreadable=unreadable)
+                return self._late(False, SentMoment.UNKNOWN if idle is None else SentMoment.BUSY)
             if self._order.may_be_busy and moment is not Moment.ANY:
                 self._note_clients()
             pause = max(_BETWEEN_READS, (time.monotonic() - now) * _PART_OF_READ)
@@ -434,8 +374,8 @@ class _Child:
         return moment is Moment.ANY or not (seen.are_kept or seen.is_same)
 
     def _queue(self) -> None:
-        self._has_queued = True
-        self._queues()
+        self.queued_at = time.monotonic()
+        self._queues(self.queued_at)
 
     def _note_clients(self) -> None:
         with contextlib.suppress(OSError):  # it has left; or that may not be read

@@ -27,7 +27,6 @@ from typing import NamedTuple
 
 from supervisor_memreap.host import sockets, waiting
 from supervisor_memreap.host.procfile import read, stat, status
-from supervisor_memreap.host.procfs import READS
 from supervisor_memreap.host.waiting import (
     KINDS,
     RESTART,
@@ -67,8 +66,6 @@ _GOES_ON = {
     "x86_64": {23, 270, 7, 271, 202, 35, 230, 61, 247, 34, 130, 219, 72},
     "aarch64": {72, 73, 98, 101, 115, 260, 95, 133, 128, 25},
 }
-# semop, of which Net::Server ends when it returns EINTR: only where that is taken back (_enter_again).
-_SEMOP = {"x86_64": 65}
 # Seconds for which a worker may be stopped while it is read whether it is at its boundary: it can keep locked what is
 # read then. The kernel ends the tracer, and lets go of the worker.
 STOPPED = 1.0
@@ -169,7 +166,7 @@ class _Worker:
             return self._runs_on()
         wait = wait_in(pid, number, arguments)
         self.polls = wait is not None and wait.kind is Kind.POLL
-        if number in _GOES_ON[_MACHINE] or number == _SEMOP.get(_MACHINE):
+        if number in _GOES_ON[_MACHINE]:
             return True
         if wait and wait.kind is Kind.ACCEPT:
             return arguments[0] in self.sockets() or sockets.reads_without_time_out(pid, arguments[0])
@@ -179,12 +176,12 @@ class _Worker:
             return not waits_for_all and sockets.reads_without_time_out(pid, arguments[0])
         if wait and wait.kind is Kind.FLOCK:
             # Of a lock that it waits for, it cannot be seen at its entry who holds it.
-            self.turn = wait if awaits_connection(pid, wait, READS) is True else None
+            self.turn = wait if awaits_connection(pid, wait) is True else None
             return True
         if wait and wait.kind is Kind.EPOLL:
             # A time-out would begin anew. For the wait for a connection that is nothing.
             is_endless = _MACHINE == "x86_64" and number != _EPOLL_PWAIT2 and ctypes.c_int32(arguments[3]).value < 0
-            return is_endless or watches(pid, wait, READS, self.sockets())
+            return is_endless or watches(pid, wait, self.sockets())
         return False
 
     def _runs_on(self) -> bool:
@@ -326,6 +323,9 @@ class Tracer:
                 if stop and _goes_unnoticed(self._pid, stop, signum):
                     _enter_again(self._pid)
                 _ptrace(_CONT, self._pid, 0, signum)
+            elif stop is None:
+                # It waits in a call, and stops when that returns: until this process ends, which has more to read.
+                signal.setitimer(signal.ITIMER_REAL, STOPPED)
 
     def _runs(self) -> bool:
         return system_call(read(f"/proc/{self._pid}/syscall"))[0] < 0
@@ -363,9 +363,9 @@ class Tracer:
         signal.setitimer(signal.ITIMER_REAL, STOPPED)
         if kind is Kind.FLOCK:
             return was is not None and was[:2] == wait[:2] and arguments[:2] == was.arguments[:2]
-        if not watches(self._pid, wait, READS, self._worker.sockets()):
+        if not watches(self._pid, wait, self._worker.sockets()):
             return False
-        return awaits_connection(self._pid, wait, READS) is True and other_threads_sleep(self._pid)
+        return awaits_connection(self._pid, wait) is True and other_threads_sleep(self._pid)
 
     def _send(self) -> Generator[bytes, None, None]:
         if not self._queued.may_send():
@@ -436,7 +436,7 @@ def _enter_again(pid: int) -> None:
     registers = _registers(pid, _NT_PRSTATUS, 27)
     if registers[15] in _EINTR_TAKEN_BACK and registers[10] == -errno.EINTR:
         registers[10] = _ERESTARTNOHAND
-        _set_registers(pid, _NT_PRSTATUS, registers)
+        _regset(_SETREGSET, pid, _NT_PRSTATUS, registers)
 
 
 def _return_eintr(pid: int, is_filtered: bool) -> None:
@@ -450,11 +450,11 @@ def _return_eintr(pid: int, is_filtered: bool) -> None:
         registers[15] = _PAUSE if is_filtered else -1
         if not is_filtered:
             registers[10] = -errno.EINTR
-        _set_registers(pid, _NT_PRSTATUS, registers)
+        _regset(_SETREGSET, pid, _NT_PRSTATUS, registers)
         return
     registers = _registers(pid, _NT_PRSTATUS, 34)
     registers[:5] = [0] * 5 if is_filtered else [-errno.EINTR, *registers[1:5]]
-    _set_registers(pid, _NT_PRSTATUS, registers)
+    _regset(_SETREGSET, pid, _NT_PRSTATUS, registers)
     number = (ctypes.c_int32 * 1)(_PPOLL if is_filtered else -1)
     _regset(_SETREGSET, pid, _NT_ARM_SYSTEM_CALL, number)
 
@@ -464,10 +464,6 @@ def _registers(pid: int, kind: int, count: int) -> ctypes.Array[ctypes.c_int64]:
     registers = (ctypes.c_int64 * count)()
     _regset(_GETREGSET, pid, kind, registers)
     return registers
-
-
-def _set_registers(pid: int, kind: int, registers: ctypes.Array[ctypes.c_int64]) -> None:
-    _regset(_SETREGSET, pid, kind, registers)
 
 
 def _regset(

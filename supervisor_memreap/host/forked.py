@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Mapping
 
 # prctl(2): end with the parent; and the name that ps(1) shows.
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
@@ -33,6 +34,49 @@ def settle(name: str, kept: Collection[int], ignored: Collection[int], with_pare
                 os.close(fd)
             except OSError:
                 pass  # that of the list itself
+
+
+# No wait status: it has not ended; and it has, but nobody knows how.
+_RUNS, _UNKNOWN = -1, -2
+_uncollected: list[int] = []
+"""Children that did not end in time after they were killed."""
+
+
+def collect(child: int, last_word: float, ends: Mapping[signal.Signals, float]) -> int | None:
+    """The wait status of a child of this process; None: it is not known, or it has not ended yet.
+
+    Wait for it for `last_word` seconds, then send each of the signals of `ends` and wait for so many seconds. One that
+    waits for a lock in the kernel ends when it gets that, and is collected by a later call, or by `uncollected`.
+    """
+    status = _wait(child, last_word)
+    for signum, patience in ends.items():
+        if status == _RUNS:
+            os.kill(child, signum)  # ours, and not waited for yet: no other process can have its pid
+            status = _wait(child, patience)
+    uncollected()
+    if status == _RUNS:
+        _uncollected.append(child)
+    return None if status in (_RUNS, _UNKNOWN) else status
+
+
+def uncollected() -> int:
+    """The number of children that were killed and have not ended yet."""
+    _uncollected[:] = [child for child in _uncollected if _wait(child, 0.0) == _RUNS]
+    return len(_uncollected)
+
+
+def _wait(child: int, patience: float) -> int:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            ended, status = os.waitpid(child, os.WNOHANG)
+        except ChildProcessError:
+            return _UNKNOWN  # a library ignores SIGCHLD in this process: then the kernel has waited for it
+        if ended:
+            return status
+        if time.monotonic() >= deadline:
+            return _RUNS
+        time.sleep(0.001)
 
 
 def _open_descriptors() -> list[int]:

@@ -18,7 +18,6 @@ from supervisor_memreap.host.connections import Clients
 from supervisor_memreap.host.procfile import missing, read, stat, status
 from supervisor_memreap.host.source import Process, Psutil, Sizes, Source
 
-READS = waiting.Reads(reader.memory, lambda path: reader.read(path, 0, waiting.MAX_FDINFO))
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -73,13 +72,10 @@ class Procfs:
         return bool(int(mask, 16) >> (signum - 1) & 1) if mask.strip() else None
 
     def idle(self, pid: int) -> bool | None:
-        return waiting.idle(pid, READS)
+        return waiting.idle(pid)
 
     def clients(self, pid: int) -> Clients:
-        return waiting.clients(pid, READS)
-
-    def can_observe_idle(self, pid: int) -> bool | None:
-        return waiting.can_observe_idle(pid)
+        return waiting.clients(pid)
 
     def names(self, pid: int) -> Names:
         comm = read(f"/proc/{pid}/comm").decode(errors="replace").rstrip("\n")

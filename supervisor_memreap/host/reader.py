@@ -8,6 +8,7 @@ Questions about sockets, of which a process may have 18,000, have another child,
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -18,7 +19,6 @@ import time
 from supervisor_memreap.core.model import Fact
 from supervisor_memreap.host import forked, seen
 from supervisor_memreap.host.procfile import read_part
-from supervisor_memreap.host.waiting import MAX_FDINFO, Reads
 
 # Seconds that an answer may take. A rollup of 20 GB takes 0.1 s.
 PATIENCE = 0.5
@@ -31,6 +31,10 @@ AVOIDED, AVOIDED_LONGEST = 4.0, 60.0
 # Of each file: a command line may have 2 MB, and its beginning is all that is needed.
 _MAX_BYTES = 65536
 _LENGTH = struct.Struct("=ii")
+# Seconds for a child that was killed to end.
+_ENDS = 0.02
+# Children that were killed and wait in the kernel, as where a file server hangs: with so many, no more are begun.
+_MOST_UNCOLLECTED = 4
 
 
 class Blocked(PermissionError):
@@ -45,15 +49,19 @@ class _Child:
     """Answers one question after another."""
 
     def __init__(self) -> None:
-        asked, self._asks = os.pipe()
-        self._answers, answered = os.pipe()
         self.owner = os.getpid()
         self._data = b""
-        self._pid = os.fork()
-        if self._pid == 0:
-            _serve(asked, answered, self.owner)
-        os.close(asked)
-        os.close(answered)
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as its:
+            asked, self._asks = os.pipe()
+            its.callback(os.close, asked)
+            ours.callback(os.close, self._asks)
+            self._answers, answered = os.pipe()
+            its.callback(os.close, answered)
+            ours.callback(os.close, self._answers)
+            self._pid = os.fork()
+            if self._pid == 0:
+                _serve(asked, answered, self.owner)
+            ours.pop_all()
 
     def ask(self, question: str, patience: float) -> bytes:
         """The answer. Raises OSError as open and read do; TimeoutError; EOFError if the child has ended."""
@@ -81,14 +89,8 @@ class _Child:
     def end(self) -> None:
         os.close(self._asks)
         os.close(self._answers)
-        try:
-            os.kill(self._pid, signal.SIGKILL)  # ours, and not waited for yet: no other process can have its pid
-            # Where KILL does not interrupt its wait for the lock (before Linux 5.3), it ends when it gets it.
-            deadline = time.monotonic() + PATIENCE
-            while os.waitpid(self._pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
-                time.sleep(0.001)
-        except (ProcessLookupError, ChildProcessError):
-            pass  # a library ignores SIGCHLD in this process: then the kernel has waited for it
+        # Where KILL does not interrupt its wait for the lock (before Linux 5.3), it ends when it gets it.
+        forked.collect(self._pid, 0.0, {signal.SIGKILL: _ENDS})
 
     def _take(self, count: int, deadline: float) -> None:
         """Read the first so many bytes of the answer."""
@@ -103,11 +105,6 @@ class _Child:
             self._data += chunk
 
 
-_READS = Reads(
-    lambda pid, address, length: read_part(f"/proc/{pid}/mem", address, length),
-    lambda path: read_part(path, 0, MAX_FDINFO),
-)
-"""In the child."""
 _child: _Child | None = None
 _reads_here = False
 _lost_at = float("-inf")
@@ -122,21 +119,16 @@ def read_here() -> None:
     _reads_here = True
 
 
-def memory(pid: int, address: int, length: int) -> bytes:
-    """What the process's memory holds there; empty where it holds nothing. Raises as `read` does."""
-    return read(f"/proc/{pid}/mem", address, length)
-
-
-def read(path: str, offset: int = 0, length: int = _MAX_BYTES) -> bytes:
-    """A part of a file of /proc/PID, its beginning by default. Raises as host.procfile.read does, and Blocked."""
+def read(path: str) -> bytes:
+    """The beginning of a file of /proc/PID. Raises as host.procfile.read does, and Blocked."""
     global _lost_at
     if _reads_here:
-        return read_part(path, offset, length)
+        return read_part(path, 0, _MAX_BYTES)
     directory = path[: path.index("/", len("/proc/"))]
     asked = time.monotonic()
     is_short = asked - _lost_at < LOST_WITHIN
     try:
-        return _ask(f"{offset} {length} {path}", directory, IMPATIENCE if is_short else PATIENCE)
+        return _ask(path, directory, IMPATIENCE if is_short else PATIENCE)
     except TimeoutError:
         _lost_at = _lost_at if is_short else asked
         raise Blocked(errno.EACCES, "its memory map is locked", path) from None
@@ -161,14 +153,15 @@ class Facts:
     def answer(self, patience: float) -> Fact | None:
         """To the question asked last, if it comes within so many seconds; None: it may come later.
 
-        Raises ProcessLookupError, PermissionError; NoReader, also where PATIENCE has passed since it was asked.
+        Raises OSError; NoReader, also where PATIENCE has passed since it was asked.
         """
         if self._child is None:
             raise self._no_more()
+        left = PATIENCE - (time.monotonic() - self._asked_at)
         try:
-            return Fact(self._child.answer("", patience).decode())
+            return Fact(self._child.answer("", max(0.0, min(patience, left))).decode())
         except TimeoutError:
-            if time.monotonic() - self._asked_at < PATIENCE:
+            if patience < left:
                 return None
             raise self._no_more() from None
         except EOFError:
@@ -186,6 +179,9 @@ class Facts:
 
 
 def _begin_child(about: str) -> _Child:
+    """Raises NoReader."""
+    if forked.uncollected() >= _MOST_UNCOLLECTED:
+        raise NoReader(errno.EACCES, "the processes that read it do not end", about)
     try:
         return _Child()
     except OSError as error:  # no memory, no process, no descriptor left
@@ -253,12 +249,12 @@ def _serve(asked: int, answered: int, parent: int) -> None:
 
 
 def _answer(question: str) -> bytes:
-    first, second, *path = question.split(" ", 2)
+    number = 0
     try:
-        if path:
-            data, number = read_part(path[0], int(first), int(second)), 0
+        if question.startswith("/"):
+            data = read_part(question, 0, _MAX_BYTES)
         else:
-            data, number = seen.fact(int(first), int(second), _READS).value.encode(), 0
+            data = seen.fact(*map(int, question.split())).value.encode()
     except ProcessLookupError:
         data, number = b"", errno.ESRCH
     except OSError as error:

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from supervisor_memreap.core.model import Fact
 from supervisor_memreap.host import sockets, waiting
-from supervisor_memreap.host.waiting import Reads
 
 
-def fact(pid: int, manager: int, reads: Reads) -> Fact:
+def fact(pid: int, manager: int) -> Fact:
     """Raises ProcessLookupError where one of them is gone, PermissionError where their sockets may not be read."""
     own = sockets.inodes(pid)
     theirs = {*sockets.inodes(manager).values()}
     shared = sockets.listening(pid, {fd: inode for fd, inode in own.items() if inode in theirs})
     # Before all the others are asked, of which there may be 18,000.
-    waits = waiting.waits_for(pid, shared, reads) if shared else False
-    if waits:
-        return Fact.SERVES
+    waits = waiting.waits_for(pid, shared) if shared else None
+    if waits is Fact.SERVES:
+        return waits
     every = sockets.of(pid)
     if not every.listening:
         return Fact.NONE
@@ -26,8 +25,8 @@ def fact(pid: int, manager: int, reads: Reads) -> Fact:
         return Fact.APART
     others = every.listening - shared
     # Where it listens on no other one, all of its clients are of these.
-    if sockets.has_client_of(pid, shared) if others else every.has_client:
+    if (sockets.of(pid, shared) if others else every).has_client:
         return Fact.SERVES
-    if others and waiting.waits_for(pid, others, reads):
+    if others and waiting.waits_for(pid, others) is Fact.SERVES:
         return Fact.ELSEWHERE
-    return Fact.HIDDEN if waits is None else Fact.HOLDS
+    return waits or Fact.HOLDS

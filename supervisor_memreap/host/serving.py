@@ -10,38 +10,56 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Collection
+from typing import NamedTuple
 
 from supervisor_memreap.core import serving
 from supervisor_memreap.core.model import Fact, Pool, ProcessId, Sharing
+from supervisor_memreap.core.servers import takes_turns
 from supervisor_memreap.host import reader
+from supervisor_memreap.host.look import server_of
+from supervisor_memreap.host.source import Source
 
-# Seconds of a look for answers, of which one takes 0.05 ms; the others come at the next one.
-PATIENCE = 0.1
+# Seconds of a listener's look for answers, of which one takes 0.05 ms; the others come at the next one. And of one by
+# which a command decides.
+PATIENCE, OF_COMMAND = 0.1, 5.0
 # A child that does not serve is asked about again after this share of the time for which it has been asked about, and
 # after so many seconds at most: it may be a helper, which never serves.
 _SHARE, _LONGEST = 0.1, 60.0
 
 
-class Serving:
-    """What is known of the children of all managers. Call `begin` and `end` around each tick."""
+class _Asked(NamedTuple):
+    """When a child was asked about (monotonic)."""
 
-    def __init__(self) -> None:
+    manager: ProcessId
+    first: float
+    last: float
+
+
+class Serving:
+    """What is known of the children of all managers. Call `begin` and `end` around each look."""
+
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self._patience = patience
         self._reader = reader.Facts()
         self._asking: ProcessId | None = None
         """About whom the reader has not answered yet."""
         self._facts: dict[ProcessId, Fact] = {}
         """Of those that were not seen to serve yet."""
-        self._asked: dict[ProcessId, tuple[float, float]] = {}
-        """When each of them was asked about first and last (monotonic)."""
+        self._asked: dict[ProcessId, _Asked] = {}
         self._shared: set[ProcessId] = set()
         """The managers whose listening sockets their children have."""
         self._present: set[ProcessId] = set()
-        self._remaining = PATIENCE
+        self._remaining = patience
 
-    def begin(self) -> None:
-        self._remaining = PATIENCE
+    def begin(self, now: float) -> None:
+        self._remaining = self._patience
         self._present = set()
         self._take()
+        # Over all pools: one whose children do not answer keeps no other one from its turn.
+        for child, asked in sorted(self._asked.items(), key=lambda each: each[1].last):
+            is_due = now - asked.last >= min(_SHARE * (now - asked.first), _LONGEST)
+            if is_due and self._facts.get(child) is not Fact.SERVES:
+                self._ask(child, asked.manager, now)
 
     def end(self) -> None:
         if self._asking is None and not self._facts.keys() & self._present:
@@ -51,7 +69,7 @@ class Serving:
                 del known[gone]
         self._shared &= self._present
 
-    def look(self, pool: Pool, known: Collection[ProcessId], now: float) -> Pool:
+    def look(self, pool: Pool, known: Collection[ProcessId], view: Source, now: float) -> Pool:
         """The pool with its helpers apart; `known` are workers that were seen to serve."""
         manager = pool.manager
         if manager is None:
@@ -60,24 +78,26 @@ class Serving:
         self._present |= {manager, *unknown}
         if not unknown:
             return pool
-        for child in sorted(unknown, key=lambda child: self._asked.get(child, (0.0, 0.0))[1]):
-            if self._is_due(child, now):
+        for child in unknown:
+            if child not in self._asked:
                 self._ask(child, manager, now)
         facts = {child: self._facts.get(child, Fact.UNREAD) for child in unknown}
+        if Fact.TURN in facts.values():
+            name = server_of(pool, view)
+            in_turn = serving.IN_TURN[name is None or takes_turns(name)]
+            facts = {child: in_turn if fact is Fact.TURN else fact for child, fact in facts.items()}
         is_shared = manager in self._shared or len(unknown) < len(pool.workers)
         pool = serving.sort_out(pool, facts, is_shared)
         if pool.sharing is Sharing.SHARED:
             self._shared.add(manager)
         return pool
 
-    def _is_due(self, child: ProcessId, now: float) -> bool:
-        if self._asking or self._remaining <= 0 or self._facts.get(child) is Fact.SERVES:
-            return False
-        first, last = self._asked.get(child, (now, float("-inf")))
-        return now - last >= min(_SHARE * (now - first), _LONGEST)
-
     def _ask(self, child: ProcessId, manager: ProcessId, now: float) -> None:
-        self._asked[child] = self._asked.get(child, (now, now))[0], now
+        """Unless another answer is owed, or there is no time left in this look."""
+        if self._asking or self._remaining <= 0:
+            return
+        before = self._asked.get(child)
+        self._asked[child] = _Asked(manager, before.first if before else now, now)
         self._asking = child
         with contextlib.suppress(reader.NoReader):
             self._reader.ask(child.pid, manager.pid)
@@ -98,8 +118,8 @@ class Serving:
             pass  # not in time, or not at all, which says nothing of it
         except PermissionError:
             fact = Fact.HIDDEN
-        except ProcessLookupError:
-            pass  # one of them has just ended
+        except OSError:
+            pass  # one of them has just ended; or the system is out of resources
         finally:
             self._remaining -= time.monotonic() - began
         self._asking = None

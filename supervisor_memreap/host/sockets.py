@@ -57,13 +57,17 @@ class _Socket(NamedTuple):
     """
 
 
-def of(pid: int) -> Sockets:
-    """Raises ProcessLookupError, PermissionError."""
+def of(pid: int, among: Collection[int] | None = None) -> Sockets:
+    """Its clients are those of these listening sockets, by default of all.
+
+    Raises ProcessLookupError, PermissionError.
+    """
     found = _asked(pid, inodes(pid))
-    addresses = {each.address for each in found.values() if each and each.listens}
+    listening = frozenset(fd for fd, each in found.items() if each and each.listens)
+    wanted = listening if among is None else among
+    addresses = {each.address for fd, each in found.items() if each and fd in wanted}
     clients = frozenset(fd for fd, each in found.items() if each and not each.listens and each.address in addresses)
     has_client = True if clients else None if None in found.values() else False
-    listening = frozenset(fd for fd, each in found.items() if each and each.listens)
     streams = frozenset(fd for fd, each in found.items() if each and each.is_stream)
     return Sockets(listening, clients, has_client, streams, len(streams) < len(found))
 
@@ -71,16 +75,6 @@ def of(pid: int) -> Sockets:
 def listening(pid: int, descriptors: Mapping[int, bytes]) -> frozenset[int]:
     """Those of these sockets, with their inodes, that listen. Raises ProcessLookupError, PermissionError."""
     return frozenset(fd for fd, each in _asked(pid, descriptors).items() if each and each.listens)
-
-
-def has_client_of(pid: int, listening: Collection[int]) -> bool:
-    """Whether it has a connection that was accepted from one of these of its sockets.
-
-    Raises ProcessLookupError, PermissionError.
-    """
-    found = _asked(pid, inodes(pid))
-    addresses = {each.address for fd, each in found.items() if each and fd in listening}
-    return any(each is not None and not each.listens and each.address in addresses for each in found.values())
 
 
 def _asked(pid: int, descriptors: Mapping[int, bytes]) -> dict[int, _Socket | None]:

@@ -45,13 +45,13 @@ class Source(Protocol):
         """Whether the process has a handler for the signal; None where the system does not tell."""
 
     def idle(self, pid: int) -> bool | None:
-        """Whether the process waits for a connection at this moment; None where the system does not tell."""
+        """Whether the process waits for a connection at this moment; None where the system does not tell.
+
+        Like `clients` only for a child of memreap: the process can keep locked what is read.
+        """
 
     def clients(self, pid: int) -> Clients:
         """The clients' connections that the process has. Raises PermissionError."""
-
-    def can_observe_idle(self, pid: int) -> bool | None:
-        """Whether this system says if the process is idle, be it at another moment; None: not known by this reading."""
 
     def names(self, pid: int) -> Names:
         """What the process is called."""
@@ -107,9 +107,6 @@ class Psutil:
 
     def clients(self, pid: int) -> Clients:
         raise PermissionError("this system does not tell whose connections they are")
-
-    def can_observe_idle(self, pid: int) -> bool | None:
-        return False
 
     def names(self, pid: int) -> Names:
         try:

@@ -1,5 +1,7 @@
 """Whether a worker waits for a connection. All knowledge of how they wait is here. Linux only.
 
+Only for a child of memreap, which may be killed: a process can keep its memory map and its epoll locked.
+
 A worker is idle when its main thread waits for a socket on which it listens, in accept(2) or in epoll, select or poll,
 when it has no client's connection in hand, and when all its other threads sleep. If the workers take turns
 at that by a lock on a file, as those of Starman with several addresses do, one that waits for its turn in flock(2) is
@@ -16,12 +18,13 @@ import enum
 import os
 import platform
 import struct
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from supervisor_memreap.core.model import Fact
 from supervisor_memreap.host import sockets
 from supervisor_memreap.host.connections import Clients
-from supervisor_memreap.host.procfile import missing, read, stat
+from supervisor_memreap.host.procfile import missing, read, read_part, stat
 
 
 class Kind(enum.Enum):
@@ -42,17 +45,8 @@ class Wait(NamedTuple):
     arguments: tuple[int, ...]
 
 
-class Reads(NamedTuple):
-    """Reads what another process can keep locked for as long as it likes."""
-
-    memory: Callable[[int, int, int], bytes]
-    """pid, address, length: what the process's memory holds there; empty where it holds nothing."""
-    fdinfo: Callable[[str], bytes]
-    """A file of /proc/PID/fdinfo. That of an epoll waits, without end, for a lock of the epoll."""
-
-
 # Of a file of fdinfo: 10,000 descriptors take 0.8 MB.
-MAX_FDINFO = 1 << 20
+_MAX_FDINFO = 1 << 20
 
 
 _MACHINE = platform.machine()
@@ -109,7 +103,7 @@ _MOST_THREADS = 64
 _POLLFD, _MAX_POLLFDS = struct.Struct("=ihh"), 1024
 
 
-def idle(pid: int, reads: Reads) -> bool | None:
+def idle(pid: int) -> bool | None:
     """Whether the process waits for a connection and serves nothing; None: that may not be read, or is uncertain.
 
     Raises ProcessLookupError where the process is gone.
@@ -119,9 +113,9 @@ def idle(pid: int, reads: Reads) -> bool | None:
     try:
         wait = current(pid)
     except PermissionError:
-        main = by_wchan(pid, reads)
+        main = by_wchan(pid)
     else:
-        main = wait is not None and awaits_connection(pid, wait, reads)
+        main = wait is not None and awaits_connection(pid, wait)
     return None if main and not others_sleep else main
 
 
@@ -142,34 +136,30 @@ def wait_in(pid: int, number: int, values: Sequence[int]) -> Wait | None:
     return Wait(kind, number, tuple(values[:6])) if kind else None
 
 
-def watches(pid: int, wait: Wait, reads: Reads, descriptors: Collection[int]) -> bool:
+def watches(pid: int, wait: Wait, descriptors: Collection[int]) -> bool:
     """Whether one of these is among what the thread waits for. Raises ProcessLookupError, PermissionError."""
-    watched = {wait.arguments[0]} if wait.kind is Kind.ACCEPT else _watched(pid, wait, reads)
-    return not watched.isdisjoint(descriptors)
+    return not _watched(pid, wait).isdisjoint(descriptors)
 
 
-def awaits_connection(pid: int, wait: Wait, reads: Reads) -> bool | None:
+def awaits_connection(pid: int, wait: Wait) -> bool | None:
     """Whether a main thread that waits so waits for a connection, and the process has none in hand; None: unknown.
 
     Raises ProcessLookupError.
     """
     try:
-        if wait.kind is Kind.ACCEPT:
-            return has_no_client(pid, wait.kind)
         if wait.kind is Kind.FLOCK:
-            return has_no_client(pid, wait.kind) if _is_taking_turns(pid, reads) else False
-        descriptors = _watched(pid, wait, reads)
-        return _are_idle(descriptors, pid) if descriptors else False
+            return _is_taking_turns(pid) and has_no_client(pid)
+        return has_no_client(pid, _watched(pid, wait))
     except PermissionError:
         return None
 
 
-def clients(pid: int, reads: Reads) -> Clients:
+def clients(pid: int) -> Clients:
     """The clients' connections that the process has. Raises ProcessLookupError, PermissionError."""
     own = sockets.of(pid)
     names = {fd: _link(pid, str(fd)) for fd in own.clients}
     try:
-        awaits = _reads_from(pid, reads)
+        awaits = _reads_from(pid)
     except PermissionError:
         # By the place alone, it is not known which of its connections it waits for.
         is_only = len(own.clients) == 1 and own.streams == own.listening | own.clients
@@ -178,95 +168,75 @@ def clients(pid: int, reads: Reads) -> Clients:
     return Clients(frozenset(filter(None, names.values())), awaited[0] if awaited else None)
 
 
-def _reads_from(pid: int, reads: Reads) -> frozenset[int] | set[int]:
+def _reads_from(pid: int) -> frozenset[int] | set[int]:
     """The descriptors from which the main thread waits for data. Raises ProcessLookupError, PermissionError."""
     number, *values = _system_call(f"/proc/{pid}")
     if number in READS:
         return {values[0]}
-    wait = current(pid)
-    is_among = wait is not None and wait.kind in (Kind.EPOLL, Kind.SELECT, Kind.POLL)
-    return _watched(pid, wait, reads) if wait and is_among else frozenset()
+    wait = wait_in(pid, number, values)
+    return _watched(pid, wait) if wait else frozenset()
 
 
-def waits_for(pid: int, descriptors: Collection[int], reads: Reads) -> bool | None:
-    """Whether one of its threads waits for what comes on one of these listening sockets; None: that may not be seen.
+def waits_for(pid: int, descriptors: Collection[int]) -> Fact | None:
+    """SERVES: one of its threads waits for what comes on one of these listening sockets; None: none does.
 
-    Raises ProcessLookupError.
+    TURN: the main thread waits for a lock. HIDDEN: what it waits for may not be seen. Raises ProcessLookupError.
     """
     try:
-        if _main_waits_for(pid, descriptors, reads):
-            return True
-        if _may_wait_for_its_turn(pid):
-            return None
+        number, *values = _system_call(f"/proc/{pid}")
+        wait = wait_in(pid, number, values)
+        if wait and (_is_taking_turns(pid) if wait.kind is Kind.FLOCK else watches(pid, wait, descriptors)):
+            return Fact.SERVES
+        # Which lock it is, is not to be seen: it may be the one of workers of Apache with several addresses, of uWSGI
+        # with thunder-lock, of Net::Server with serialize. A private futex is of one process alone.
+        if number in _LOCKS or (number == _FUTEX and not values[1] & _FUTEX_PRIVATE):
+            return Fact.TURN
     except PermissionError:
         try:
-            return _place_waits_for(pid, descriptors, reads)
+            return _place_waits_for(pid, descriptors)
         except PermissionError:
-            return None
+            return Fact.HIDDEN
     others = (thread for thread in _threads(pid)[:_MOST_THREADS] if int(thread) != pid)
-    return any(_thread_waits_for(pid, thread, descriptors, reads) for thread in others)
+    return Fact.SERVES if any(_thread_waits_for(pid, thread, descriptors) for thread in others) else None
 
 
-def _main_waits_for(pid: int, descriptors: Collection[int], reads: Reads) -> bool:
-    wait = current(pid)
-    if wait and wait.kind is Kind.FLOCK:
-        return _is_taking_turns(pid, reads)
-    return wait is not None and watches(pid, wait, reads, descriptors)
-
-
-def _may_wait_for_its_turn(pid: int) -> bool:
-    """Whether the main thread waits for a lock that it may share with its siblings: which lock, is not to be seen.
-
-    So do workers of Apache with several addresses, of uWSGI with thunder-lock, of Net::Server with serialize.
-    """
-    number, *arguments = _system_call(f"/proc/{pid}")
-    # A private futex is of one process alone.
-    return number in _LOCKS or (number == _FUTEX and not arguments[1] & _FUTEX_PRIVATE)
-
-
-def _thread_waits_for(pid: int, thread: str, descriptors: Collection[int], reads: Reads) -> bool:
+def _thread_waits_for(pid: int, thread: str, descriptors: Collection[int]) -> bool:
     try:
         number, *values = _system_call(f"/proc/{pid}/task/{thread}")
         kind = KINDS.get(number)
         wait = Wait(kind, number, tuple(values[:6])) if kind and kind is not Kind.FLOCK else None
-        return wait is not None and watches(pid, wait, reads, descriptors)
+        return wait is not None and watches(pid, wait, descriptors)
     except PermissionError:
         return False  # it may have ended since the list was read
 
 
-def _place_waits_for(pid: int, descriptors: Collection[int], reads: Reads) -> bool | None:
+def _place_waits_for(pid: int, descriptors: Collection[int]) -> Fact | None:
     """The same by /proc/PID/wchan, which does not show for which descriptor it waits, but in epoll."""
     place = read(f"/proc/{pid}/wchan")
     if place in _EPOLL:
-        return not _in_its_epolls(pid, reads).isdisjoint(descriptors)
+        return None if _in_its_epolls(pid).isdisjoint(descriptors) else Fact.SERVES
     if place in (_TCP_ACCEPT, _UNIX_ACCEPT):
         own = sockets.of(pid)
         is_accept = place == _TCP_ACCEPT or not own.has_others
-        return True if is_accept and own.listening <= set(descriptors) else None
-    if place in (b"0", b""):
-        return False if stat(pid)[0] == b"R" else None
-    return None if place.startswith(_POLL) else False
+        return Fact.SERVES if is_accept and own.listening <= set(descriptors) else Fact.HIDDEN
+    is_shown = stat(pid)[0] == b"R" if place in (b"0", b"") else not place.startswith(_POLL)
+    return None if is_shown else Fact.HIDDEN
 
 
-def has_no_client(pid: int, kind: Kind) -> bool | None:
-    """Whether a process that waits so has no client's connection; None: unknown.
+def has_no_client(pid: int, among: Collection[int] | None = None) -> bool | None:
+    """Whether it listens on one of these descriptors, by default on any, and has no client's connection; None: unknown.
 
     A server with one thread has none while it is in accept, but the application may be: it may wait there for a
-    connection of its own, as for the data of FTP. Raises ProcessLookupError, PermissionError.
+    connection of its own, as for the data of FTP. Raises ProcessLookupError.
     """
     own = sockets.of(pid)
-    # In accept, a process with one thread listens, even if its listening socket cannot be told from others.
-    return _is_free(own, bool(own.listening) or (kind is Kind.ACCEPT and len(_threads(pid)) == 1))
-
-
-def _is_free(own: sockets.Sockets, listens: bool) -> bool | None:
-    """Whether a process with these sockets has no client's connection, if it listens where it waits; None: unknown."""
+    listens = bool(own.listening) if among is None else not own.listening.isdisjoint(among)
     if own.has_client or not listens:
         return False
     return None if own.has_client is None else True
 
 
-def _is_taking_turns(pid: int, reads: Reads) -> bool:
+def _is_taking_turns(pid: int) -> bool:
     """Whether what the process waits for in flock is locked by a sibling that itself waits for a connection."""
     holder, parent = _holder_of_flock(pid), stat(pid)[1]
     try:
@@ -276,7 +246,7 @@ def _is_taking_turns(pid: int, reads: Reads) -> bool:
         # Not in epoll, as with Apache's `Mutex flock`: there, one that waits for its turn does not leave on a signal.
         if wait is None or wait.kind not in (Kind.SELECT, Kind.ACCEPT):
             return False
-        return awaits_connection(holder, wait, reads) is True
+        return awaits_connection(holder, wait) is True
     except ProcessLookupError:
         return False  # that one has ended, and this one is about to have its turn
 
@@ -294,56 +264,34 @@ def _holder_of_flock(pid: int) -> int | None:
     return holders[0] if len(holders) == 1 and holders[0] > 0 else None
 
 
-def _are_idle(descriptors: Iterable[int], pid: int) -> bool | None:
-    """Whether one of these is a socket on which the process listens, and it has no client's connection."""
-    own = sockets.of(pid)
-    return _is_free(own, not own.listening.isdisjoint(descriptors))
-
-
-def _watched(pid: int, wait: Wait, reads: Reads) -> set[int]:
+def _watched(pid: int, wait: Wait) -> set[int]:
     """The descriptors from which the thread waits for data. Raises ProcessLookupError, PermissionError."""
     first, second, *_ = wait.arguments
+    if wait.kind in (Kind.ACCEPT, Kind.FLOCK):  # of flock: the file, which is no socket
+        return {first}
     if wait.kind is Kind.EPOLL:
-        return _in_epoll(pid, first, reads)
+        return _in_epoll(pid, first)
     if wait.kind is Kind.SELECT:
         # int nfds, fd_set *readfds: a bit for each descriptor, in words of 64.
-        words = reads.memory(pid, second, (min(first, _MAX_POLLFDS) + 63) // 64 * 8) if second else b""
+        words = _memory(pid, second, (min(first, _MAX_POLLFDS) + 63) // 64 * 8) if second else b""
         bits = int.from_bytes(words, "little")
         return {fd for fd in range(min(first, _MAX_POLLFDS)) if bits >> fd & 1}
     # struct pollfd *fds, nfds_t nfds
-    data = reads.memory(pid, first, min(second, _MAX_POLLFDS) * _POLLFD.size)
+    data = _memory(pid, first, min(second, _MAX_POLLFDS) * _POLLFD.size)
     whole = data[: len(data) // _POLLFD.size * _POLLFD.size]
     return {fd for fd, events, _ in _POLLFD.iter_unpack(whole) if fd >= 0 and events & _IN}
 
 
-def _in_epoll(pid: int, fd: int, reads: Reads) -> set[int]:
+def _memory(pid: int, address: int, length: int) -> bytes:
+    """What the process's memory holds there; empty where it holds nothing."""
+    return read_part(f"/proc/{pid}/mem", address, length)
+
+
+def _in_epoll(pid: int, fd: int) -> set[int]:
     """What is in the epoll set of this descriptor, and is waited for."""
-    lines = reads.fdinfo(f"/proc/{pid}/fdinfo/{fd}").rpartition(b"\n")[0].splitlines()
+    lines = read_part(f"/proc/{pid}/fdinfo/{fd}", 0, _MAX_FDINFO).rpartition(b"\n")[0].splitlines()
     targets = [fields for line in lines if len(fields := line.split()) >= 4 and fields[0] == b"tfd:"]
     return {int(fields[1]) for fields in targets if int(fields[3], 16) & _IN}
-
-
-def can_observe_idle(pid: int) -> bool | None:
-    """Whether the kernel shows where this process waits; None: at this moment it runs, and waits nowhere.
-
-    False is no proof: a process that waits for very short times may run when its place is read, and sleep when its
-    state is. Raises ProcessLookupError.
-    """
-    for shows in (_shows_call, _shows_place):
-        try:
-            if shows(pid):
-                return True
-        except PermissionError:
-            pass
-    return None if stat(pid)[0] == b"R" else False
-
-
-def _shows_call(pid: int) -> bool:
-    return bool(_system_call(f"/proc/{pid}"))
-
-
-def _shows_place(pid: int) -> bool:
-    return read(f"/proc/{pid}/wchan") not in (b"0", b"")
 
 
 def other_threads_sleep(pid: int) -> bool:
@@ -388,23 +336,21 @@ def system_call(place: bytes) -> list[int]:
     return values
 
 
-def by_wchan(pid: int, reads: Reads) -> bool | None:
+def by_wchan(pid: int) -> bool | None:
     """Whether the main thread waits for a connection, according to /proc/PID/wchan. Raises ProcessLookupError."""
     try:
         place = read(f"/proc/{pid}/wchan")
     except PermissionError:
         place = b"0"
     try:
-        if place == _TCP_ACCEPT:
-            return has_no_client(pid, Kind.ACCEPT)
-        if place == _UNIX_ACCEPT:
-            # recv on other sockets waits there too.
-            return None if sockets.of(pid).has_others else has_no_client(pid, Kind.ACCEPT)
+        if place in (_TCP_ACCEPT, _UNIX_ACCEPT):
+            # recv on other sockets waits there too, where they are unix.
+            return None if place == _UNIX_ACCEPT and sockets.of(pid).has_others else has_no_client(pid)
         if place in _EPOLL:
-            return _in_any_epoll(pid, reads)
+            return has_no_client(pid, _in_its_epolls(pid))
         if place.startswith(_POLL):
             # For what it waits there cannot be seen without more rights.
-            return False if has_no_client(pid, Kind.POLL) is False else None
+            return False if has_no_client(pid) is False else None
     except PermissionError:
         return None
     if place in (b"0", b""):
@@ -413,18 +359,13 @@ def by_wchan(pid: int, reads: Reads) -> bool | None:
     return False
 
 
-def _in_any_epoll(pid: int, reads: Reads) -> bool | None:
-    """Whether one of its epoll sets has a socket on which it listens, and it has no client's connection."""
-    return _are_idle(_in_its_epolls(pid, reads), pid)
-
-
-def _in_its_epolls(pid: int, reads: Reads) -> set[int]:
+def _in_its_epolls(pid: int) -> set[int]:
     """What is in its epoll sets, and is waited for. Raises ProcessLookupError, PermissionError."""
     try:
         links = {int(name): _link(pid, name) for name in os.listdir(f"/proc/{pid}/fd")}
     except FileNotFoundError:
         raise missing(pid, f"/proc/{pid}/fd") from None
-    watched = [_in_epoll(pid, fd, reads) for fd, link in links.items() if link == "anon_inode:[eventpoll]"]
+    watched = [_in_epoll(pid, fd) for fd, link in links.items() if link == "anon_inode:[eventpoll]"]
     return set().union(*watched)
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from supervisor_memreap.host import boundary, reader, waiting
+from supervisor_memreap.host import boundary, waiting
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.host.waiting import Kind
 from support.driver import eventually, workers_below
@@ -55,7 +55,6 @@ def attempt(
     child = os.fork()
     if child == 0:
         try:
-            reader.read_here()
             bounds = boundary.Bounds(time.monotonic() + patience, stops)
             steps = boundary.Tracer(worker, hup_to(worker, send, may_send), bounds).steps(manager)
             for count, written in enumerate(steps, 1):
