@@ -112,13 +112,16 @@ class Served(Film):
     def __init__(self, settings=SETTINGS):
         super().__init__(settings)
         self.starting: set[int] = set()
+        self.unread: set[int] = set()
         self.sharing = Sharing.SHARED
 
     def worker(self, pid, mib, *args, **options):
-        return replace(super().worker(pid, mib, *args, **options), serving=pid not in self.starting)
+        serving = pid not in self.starting | self.unread
+        return replace(super().worker(pid, mib, *args, **options), serving=serving)
 
     def decide(self, pool, now):
-        return super().decide(replace(pool, sharing=self.sharing), now)
+        unread = frozenset(worker.id for worker in pool.workers if worker.id.pid in self.unread)
+        return super().decide(replace(pool, sharing=self.sharing, unread=unread), now)
 
 
 def in_its_place(film: Served) -> None:
@@ -138,6 +141,27 @@ def test_settle_counts_from_when_the_replacement_was_first_seen_to_serve():
     assert reaped(film.look({11: 200, 13: 40, 14: 20})) is None
     assert reaped(film.look({11: 200, 13: 40, 14: 20}, after=9.9)) is None
     assert reaped(film.look({11: 200, 13: 40, 14: 20}, after=0.1)) == 11
+
+
+def test_so_it_does_where_a_newborn_could_not_be_read_in_time_at_first():
+    film = Served()
+    in_its_place(film)
+    film.starting, film.unread = set(), {14}
+    for _ in range(9):
+        film.look({11: 200, 13: 40, 14: 20})
+    film.unread = set()
+    assert reaped(film.look({11: 200, 13: 40, 14: 20})) is None
+    assert reaped(film.look({11: 200, 13: 40, 14: 20}, after=9.9)) is None
+    assert reaped(film.look({11: 200, 13: 40, 14: 20}, after=0.1)) == 11
+
+
+def test_of_a_due_worker_that_could_not_be_read_in_time_nobody_says_that_it_never_served():
+    film = Served()
+    film.unread = {11, 12}
+    verdicts = [film.look({11: 200, 12: 40}, after=60) for _ in range(5)]
+    assert [event for verdict in verdicts for event in events(verdict, NeverServed)] == []
+    overdue = events(verdicts[-1], Overdue) or [each for verdict in verdicts for each in events(verdict, Overdue)]
+    assert overdue[0].hindrance is hindrance.UNREAD
 
 
 def test_settled_says_who_took_whose_place_and_after_how_many_seconds_it_served():

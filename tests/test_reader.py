@@ -18,7 +18,7 @@ from supervisor_memreap.core.events import Unreadable
 from supervisor_memreap.core.model import Pool, ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.host import procfile, reader
+from supervisor_memreap.host import forked, procfile, reader
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.host.reader import Blocked
 
@@ -50,7 +50,8 @@ def test_a_process_that_is_gone_and_a_file_that_may_not_be_read_are_told_apart()
         reader.read(f"/proc/{os.getpid()}/no_such_file")
 
 
-def test_a_file_that_never_opens_is_given_up_and_others_are_read_on(endless):
+def test_a_file_that_never_opens_is_given_up_and_others_are_read_on(endless, monkeypatch):
+    monkeypatch.setattr(reader, "IMPATIENCE", 60.0)  # a busy machine needs more to begin the next child
     with pytest.raises(Blocked):
         reader.read(endless)
     assert reader.read(f"/proc/{os.getpid()}/cmdline")
@@ -143,7 +144,16 @@ def test_where_no_process_can_be_forked_nothing_is_read(monkeypatch):
 
     monkeypatch.setattr(reader, "_child", None)
     monkeypatch.setattr(os, "fork", fails)
+    before = psutil.Process().num_fds()
     with pytest.raises(PermissionError):
+        reader.read(f"/proc/{os.getpid()}/cmdline")
+    assert psutil.Process().num_fds() == before
+
+
+def test_while_children_that_were_killed_wait_in_the_kernel_no_more_are_begun(monkeypatch):
+    monkeypatch.setattr(reader, "_child", None)
+    monkeypatch.setattr(forked, "uncollected", lambda: 4)
+    with pytest.raises(reader.NoReader):
         reader.read(f"/proc/{os.getpid()}/cmdline")
 
 

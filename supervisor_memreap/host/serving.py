@@ -28,11 +28,11 @@ _SHARE, _LONGEST = 0.1, 60.0
 
 
 class _Asked(NamedTuple):
-    """When a child was asked about (monotonic)."""
+    """Since when a child is there that was not seen to serve, and when it was asked about (monotonic)."""
 
     manager: ProcessId
     first: float
-    last: float
+    last: float = float("-inf")
 
 
 class Serving:
@@ -80,6 +80,7 @@ class Serving:
             return pool
         for child in unknown:
             if child not in self._asked:
+                self._asked[child] = _Asked(manager, now)
                 self._ask(child, manager, now)
         facts = {child: self._facts.get(child, Fact.UNREAD) for child in unknown}
         if Fact.TURN in facts.values():
@@ -96,8 +97,7 @@ class Serving:
         """Unless another answer is owed, or there is no time left in this look."""
         if self._asking or self._remaining <= 0:
             return
-        before = self._asked.get(child)
-        self._asked[child] = _Asked(manager, before.first if before else now, now)
+        self._asked[child] = self._asked[child]._replace(last=now)
         self._asking = child
         with contextlib.suppress(reader.NoReader):
             self._reader.ask(child.pid, manager.pid)
