@@ -151,7 +151,10 @@ def test_reap_of_a_pool_that_has_the_name_of_its_group_means_that_one():
 def test_a_pause_says_that_what_was_requested_is_dropped():
     state, answer = carry_out(parse("pause myapp"), POOL, carry_out(parse("roll myapp"), POOL, PoolState())[0])
     assert state.requested == frozenset()
-    assert answer == "paused: no worker is signalled until supervisorctl memreap resume; 3 requested to go stay"
+    assert answer == (
+        "paused: no worker is signalled until supervisorctl memreap resume myapp; 3 requested to go will not be"
+        " replaced: reap or roll again after that"
+    )
 
 
 @pytest.mark.parametrize(

@@ -166,9 +166,10 @@ def _result(command: Command, name: str, pool: Pool, state: PoolState, is_one_of
 def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState, str]:
     """The new state of one pool, and a line about it. Raises CommandError if nothing has changed."""
     if command.verb == "pause":
-        text = "paused: no worker is signalled until supervisorctl memreap resume"
+        text = f"paused: no worker is signalled until supervisorctl memreap resume {pool.name}"
         dropped = len(state.requested)
-        return policy.pause(state), f"{text}; {dropped} requested to go stay" if dropped else text
+        dropped_text = f"; {dropped} requested to go will not be replaced: reap or roll again after that"
+        return policy.pause(state), text + dropped_text if dropped else text
     if command.verb == "resume":
         return policy.resume(state), "resumed"
     if state.settings and state.settings.observe:
