@@ -111,7 +111,10 @@ EXAMPLES = [
     (events.ServingUnknown(*STAMP, False), "none of its workers listens, so it is not known when a replacement serves"),
     (events.SizesUnreadable(*STAMP, WORKER, "uss"), "worker 4242 (uss) may not be read: the pool is not watched; run"),
     (events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", False), "set metric=rss"),
-    (events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", True), "it holds the lock of its own memory map"),
+    (
+        events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", True),
+        "the worker may hold the lock of its own memory map",
+    ),
     (events.NotVisible(*STAMP, "its processes are hidden"), "it runs, but its processes are hidden: not watched"),
     (events.NoWorkers(*STAMP, ProcessId(41, 1.0)), "process 41 has no workers: not watched"),
     (events.TooFewWorkers(*STAMP, 1, 5, 30.0), "only 1 of the usual 5 workers serve and are older than min_age=30 s"),

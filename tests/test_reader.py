@@ -15,10 +15,10 @@ from support.driver import eventually, pool, workers_below
 
 from supervisor_memreap.core import policy, selection
 from supervisor_memreap.core.events import Unreadable
-from supervisor_memreap.core.model import Pool, ProcessId, Worker, WorkerDetail
-from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker, WorkerDetail
+from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.host import forked, procfile, reader
+from supervisor_memreap.host import forked, look, procfile, reader
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.host.reader import Blocked
 
@@ -80,11 +80,9 @@ def test_each_time_it_is_longer_until_a_process_is_asked_about_again_and_an_answ
     for _ in range(6):
         with pytest.raises(Blocked):
             reader.read(path)
-        assert reader.is_blocked(os.getpid())
         until, _ = reader._avoided[f"/proc/{os.getpid()}"]
         pauses.append(until - now)
         now = until
-        assert not reader.is_blocked(os.getpid())
     assert pauses == pytest.approx([4, 8, 16, 32, 60, 60])
     monkeypatch.undo()
     reader._avoided[f"/proc/{os.getpid()}"] = time.monotonic(), 60.0
@@ -104,19 +102,37 @@ def test_a_worker_whose_lock_is_held_is_one_that_may_not_be_read(monkeypatch):
 def test_the_line_on_such_a_worker_says_so():
     reader._avoided[f"/proc/{os.getpid()}"] = float("inf"), reader.AVOIDED
     try:
-        assert reader.is_blocked(os.getpid())
         with pytest.raises(Blocked):
             Procfs().memory(os.getpid())
     finally:
         reader._avoided.clear()
-    worker = Worker(ProcessId(11, 1.0), 60.0, 200 << 20, WorkerDetail(None, True, is_locked=True))
+    worker = Worker(ProcessId(11, 1.0), 60.0, 200 << 20, WorkerDetail(None, True, is_late=True))
     settings = PoolSettings(limit=150 << 20, min_age=1.0)
     pool_ = Pool("myapp", "RUNNING", "", ProcessId(1, 0.5), 60.0, (worker,))
     state, _ = policy.follow(pool_, settings, PoolState(), 100.0)
     ((choice,), *_) = selection.choose([policy.Look(pool_, settings, state)], 100.0)
     (event,) = choice.events
     assert isinstance(event, Unreadable)
-    assert event.is_locked
+    assert event.is_late
+
+
+def test_a_worker_whose_size_nobody_could_read_in_time_is_not_one_that_may_not_be_read(monkeypatch):
+    def fails(_path: str) -> bytes:
+        raise reader.NoReader(errno.EACCES, "the process that reads it has ended")
+
+    with pool(1, 40) as manager:
+        program = Program("myapp", "myapp", "RUNNING", manager)
+        watch = Watch(program, PoolSettings(limit=30 << 20, min_age=1.0))
+        eventually(lambda: assert_has_a_worker(watch))
+        monkeypatch.setattr(reader, "read", fails)
+        (worker,) = look.look(watch, Procfs()).workers
+    assert worker.detail
+    assert (worker.detail.used, worker.detail.is_late) == (None, True)
+
+
+def assert_has_a_worker(watch: Watch) -> None:
+    (worker,) = look.look(watch, Procfs()).workers
+    assert worker.bound > 30 << 20
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import pytest
 from support.driver import eventually
 from support.waiter import WAYS, connect, forked, listen
 
-from supervisor_memreap.core.model import Fact, Pool, ProcessId, Worker
+from supervisor_memreap.core.model import Fact, Pool, ProcessId, Sharing, Worker
 from supervisor_memreap.host import forked as forked_children
 from supervisor_memreap.host import procfs, reader, seen, sockets, waiting
 from supervisor_memreap.host import serving as host_serving
@@ -251,14 +251,15 @@ def test_what_is_not_answered_in_time_is_known_at_a_later_look_and_nothing_else_
     assert asked.asked == [WORKER.pid]
 
 
-@pytest.mark.parametrize(("server", "serving"), [("uWSGI", None), ("Apache", None), ("gunicorn", False), ("", False)])
+@pytest.mark.parametrize(("server", "serving"), [("uWSGI", None), ("Apache", None), ("gunicorn", False), ("", None)])
 def test_one_that_waits_for_a_lock_may_be_waiting_for_its_turn_only_where_its_server_takes_turns(
     server, serving, monkeypatch
 ):
     """A helper of gunicorn's that waits in a lock of multiprocessing has the pool's socket too."""
     Asked(monkeypatch, Fact.TURN)
     monkeypatch.setattr(host_serving, "server_of", lambda _pool, _view: server)
-    assert [worker.serving for worker in looked(Serving(), 100.0).workers] == [serving]
+    pool = looked(Serving(), 100.0)
+    assert ([worker.serving for worker in pool.workers], pool.sharing) == ([serving], Sharing.SHARED)
 
 
 def test_a_pool_whose_children_do_not_answer_keeps_no_other_one_from_its_turn(monkeypatch):

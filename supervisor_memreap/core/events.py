@@ -385,8 +385,8 @@ class Unreadable(_Base):
     bound: int
     limit: int
     metric: str
-    is_locked: bool
-    """It holds the lock of its own memory map."""
+    is_late: bool
+    """It could not be read in time."""
 
     @property
     def text(self) -> str:
@@ -394,10 +394,10 @@ class Unreadable(_Base):
             f"worker {self.worker.pid} may hold up to {memory(self.bound)}, limit {memory(self.limit)}, but its"
             f" {self.metric}"
         )
-        if self.is_locked:
+        if self.is_late:
             return (
-                f"{start} cannot be read, since it holds the lock of its own memory map: nothing sent; see what it"
-                f" does (cat /proc/{self.worker.pid}/stack)"
+                f"{start} could not be read in time: nothing sent; if this host is not just busy, the worker may hold"
+                f" the lock of its own memory map: see what it does (cat /proc/{self.worker.pid}/stack)"
             )
         return (
             f"{start} may not be read: nothing sent; run memreap as the worker's user or as root with CAP_SYS_PTRACE"

@@ -150,8 +150,8 @@ class WorkerDetail:
     """Whether it may be a manager itself: by its name, or by children that may be its workers. None: it has forked a
     child a moment ago, which may be about to run a command.
     """
-    is_locked: bool = False
-    """Whether the metric could not be read because the worker holds the lock of its own memory map."""
+    is_late: bool = False
+    """Whether the metric could not be read in time: the worker may hold the lock of its own memory map."""
     memory: ProcessMemory | None = None
     """None: it may not be read."""
     own_swap: int = 0

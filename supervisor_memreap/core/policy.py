@@ -478,8 +478,8 @@ def veto(pool: Pool, worker: Worker) -> Event | None:
 
 def unreadable_worker(pool: Pool, worker: Worker, settings: PoolSettings) -> events.Unreadable:
     """The event for a worker that may be over the limit and whose size may not be read."""
-    is_locked = worker.detail is not None and worker.detail.is_locked
-    return events.Unreadable(*pool.stamp, worker.id, worker.bound, settings.limit or 0, settings.metric, is_locked)
+    is_late = worker.detail is not None and worker.detail.is_late
+    return events.Unreadable(*pool.stamp, worker.id, worker.bound, settings.limit or 0, settings.metric, is_late)
 
 
 def is_new(event: Event, state: PoolState) -> tuple[bool, PoolState]:

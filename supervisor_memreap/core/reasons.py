@@ -328,7 +328,7 @@ def _needs_own_memory(settings: PoolSettings) -> bool:
 def is_unreadable(worker: Worker, settings: PoolSettings) -> bool:
     """Whether the worker was read, and memreap lacks the right to read what the settings need."""
     detail = worker.detail
-    if detail is None or detail.is_locked:
+    if detail is None or detail.is_late:
         return False
     lacks_own_memory = _needs_own_memory(settings) and detail.memory is None
     return lacks_own_memory or (_limits_exactly(settings) and detail.used is None)

@@ -219,9 +219,9 @@ def signal_for(server: str, chosen: str | None) -> str:
 
 
 def takes_turns(server: str) -> bool:
-    """Whether a worker of this server that waits for a lock may be waiting for its turn; unknown counts as yes."""
+    """Whether a worker of this server that waits for a lock may be waiting for its turn; not known counts as yes."""
     line = known(server)
-    return line.takes_turns if line else server == UNRECOGNISABLE
+    return line.takes_turns if line else True
 
 
 def pace_of(server: str) -> float:

@@ -12,7 +12,7 @@ from supervisor_memreap.core.servers import UNRECOGNISABLE, signal_for
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import roster
 from supervisor_memreap.host.memory import Memory
-from supervisor_memreap.host.reader import is_blocked
+from supervisor_memreap.host.reader import Blocked, NoReader
 from supervisor_memreap.host.roster import Roster
 from supervisor_memreap.host.signals import number
 from supervisor_memreap.host.source import Source
@@ -172,9 +172,14 @@ class _Reading:
     def _detail(self, worker: Worker) -> WorkerDetail:
         """Raises ProcessLookupError. Values that may not be read are unknown, but the worker counts."""
         pid, manager, view = worker.id.pid, self._manager.pid, self._view
-        exact = self._exact.get(pid) or _exact(pid, view)
+        exact, is_late = self._exact.get(pid), False
+        try:
+            exact = exact or view.memory(pid)
+        except (Blocked, NoReader):
+            is_late = True
+        except PermissionError:
+            pass
         used = _used(worker.bound, self._settings.metric, exact, self._processes)
-        is_locked = exact is None and is_blocked(pid)
         try:
             is_group = self._members.is_group
             server = _server_of(pid, None if is_group else manager, view)
@@ -184,9 +189,9 @@ class _Reading:
             is_manager = bool(view.children(pid)) if is_group else roster.looks_like_manager(pid, manager, view)
         except PermissionError:
             signal = signal_for(UNRECOGNISABLE, self._settings.signal)
-            return WorkerDetail(None, None, UNRECOGNISABLE, signal, is_locked=is_locked)
+            return WorkerDetail(None, None, UNRECOGNISABLE, signal, is_late=is_late)
         own_swap = exact.own_swap(self._processes) if exact else 0
-        return WorkerDetail(used, caught, server, signal, is_manager, is_locked, exact, own_swap)
+        return WorkerDetail(used, caught, server, signal, is_manager, is_late, exact, own_swap)
 
 
 def server_of(pool: Pool, view: Source) -> str | None:

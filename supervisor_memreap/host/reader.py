@@ -210,11 +210,6 @@ def _ask(question: str, about: str, patience: float) -> bytes:
     return data
 
 
-def is_blocked(pid: int) -> bool:
-    """Whether this process held the lock of its memory map when it was last asked about."""
-    return _is_avoided(f"/proc/{pid}")
-
-
 def _is_avoided(directory: str) -> bool:
     until, _ = _avoided.get(directory, (0.0, 0.0))
     return until > time.monotonic()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from supervisor_memreap.core import serving
 from supervisor_memreap.core.model import Fact, Pool, ProcessId, Sharing
 from supervisor_memreap.core.servers import takes_turns
-from supervisor_memreap.host import reader
+from supervisor_memreap.host import forked, reader
 from supervisor_memreap.host.look import server_of
 from supervisor_memreap.host.source import Source
 
@@ -64,6 +64,7 @@ class Serving:
     def end(self) -> None:
         if self._asking is None and not self._facts.keys() & self._present:
             self._reader.end()
+        forked.uncollected()  # on a busy machine it ends a moment later
         for known in (self._facts, self._asked):
             for gone in known.keys() - self._present:
                 del known[gone]
@@ -83,12 +84,8 @@ class Serving:
                 self._asked[child] = _Asked(manager, now)
                 self._ask(child, manager, now)
         facts = {child: self._facts.get(child, Fact.UNREAD) for child in unknown}
-        if Fact.TURN in facts.values():
-            name = server_of(pool, view)
-            in_turn = serving.IN_TURN[name is None or takes_turns(name)]
-            facts = {child: in_turn if fact is Fact.TURN else fact for child, fact in facts.items()}
         is_shared = manager in self._shared or len(unknown) < len(pool.workers)
-        pool = serving.sort_out(pool, facts, is_shared)
+        pool = serving.sort_out(pool, facts, is_shared, lambda: takes_turns(server_of(pool, view) or ""))
         if pool.sharing is Sharing.SHARED:
             self._shared.add(manager)
         return pool
