@@ -274,44 +274,24 @@ def measure(case: Case, reaps: int, seconds: float, progress: Callable[[str], No
 
 def _times(reaps: Iterable[Reap], answers: list[Answer]) -> dict[str, Counter[int]]:
     """How often something took so many milliseconds. Such counts can be added up."""
-    counts: dict[str, Counter[int]] = {
-        name: Counter() for name in ("signalled", "gone", "replaced", "serving", "took", "took_meanwhile")
-    }
+    counts: dict[str, Counter[int]] = {name: Counter() for name in ("signalled", "gone", "replaced", "serving", "took")}
     first: dict[int, float] = {}
     for answer in sorted(answers):
         first.setdefault(answer.worker, answer.at)
         counts["took"][_in_steps(answer.took)] += 1
-    windows = []
     for reap in reaps:
-        counts["signalled"][_ms(reap.signalled - reap.due)] += 1
-        counts["gone"][_ms(reap.gone - reap.due)] += 1
-        counts["replaced"][_ms(reap.replaced - reap.due)] += 1
+        counts["signalled"][_in_steps(reap.signalled - reap.due)] += 1
+        counts["gone"][_in_steps(reap.gone - reap.due)] += 1
+        counts["replaced"][_in_steps(reap.replaced - reap.due)] += 1
         serves = [first[pid] for pid in reap.new if pid in first]
         if serves:
-            counts["serving"][_ms(min(serves) - reap.due)] += 1
-        windows.append((reap.due, max([reap.replaced, *serves[:1]])))
-    _note_meanwhile(windows, answers, counts["took_meanwhile"])
+            counts["serving"][_in_steps(min(serves) - reap.due)] += 1
     return counts
-
-
-def _note_meanwhile(windows: list[tuple[float, float]], answers: list[Answer], counts: Counter[int]) -> None:
-    """Of the requests that were being answered during a reap."""
-    by_start = sorted((answer.at - answer.took, answer.at) for answer in answers)
-    number = 0
-    for start, end in by_start:
-        while number < len(windows) and windows[number][1] < start:
-            number += 1
-        if number < len(windows) and windows[number][0] <= end:
-            counts[_in_steps(end - start)] += 1
-
-
-def _ms(seconds: float) -> int:
-    return max(0, round(1000 * seconds))
 
 
 def _in_steps(seconds: float) -> int:
     """In milliseconds, by steps of 5, so that there are not thousands of values."""
-    return 5 * math.ceil(200 * seconds)
+    return 5 * max(0, math.ceil(200 * seconds))
 
 
 def version(server: Server) -> str:

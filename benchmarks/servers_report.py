@@ -25,7 +25,7 @@ NOTHING, ANY, WHILE_BUSY, IDLE, BOUNDARY = (
 )
 SHOWN = (ANY, IDLE, BOUNDARY)
 BEGIN, END = "<!-- python benchmarks/servers.py writes what follows, -->", "<!-- up to here. -->"
-_TIMES = ("signalled", "gone", "replaced", "serving", "took", "took_meanwhile")
+_TIMES = ("signalled", "gone", "replaced", "serving", "took")
 
 
 class Load(NamedTuple):
@@ -55,6 +55,7 @@ def by_load(results: Iterable[Result]) -> dict[Load, dict[str, Result]]:
 
     Results of before there were two loads count only where there are no later ones.
     """
+    results = list(results)
     loads: dict[Load, dict[str, Result]] = {}
     for row in sorted(results, key=lambda row: "load" in row):
         load = Load(row["server"], row["kept"], row.get("load", "3 clients"))
@@ -62,7 +63,8 @@ def by_load(results: Iterable[Result]) -> dict[Load, dict[str, Result]]:
         earlier = loads.setdefault(load, {}).get(moment)
         is_more = earlier is not None and "load" in earlier
         loads[load][moment] = _sum(earlier, row) if earlier and is_more else row
-    return loads
+    names = list(dict.fromkeys(row["server"] for row in results))
+    return dict(sorted(loads.items(), key=lambda item: (names.index(item[0].server), item[0].kept, item[0].load)))
 
 
 def _sum(first: Result, second: Result) -> Result:

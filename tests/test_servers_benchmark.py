@@ -33,7 +33,6 @@ def row(moment: str, lost: dict[str, int], **changes: object) -> servers_report.
         "gave_up": False,
         **dict.fromkeys(("signalled", "gone", "replaced", "serving"), times),
         "took": {"40": 900, "50": 99, "80": 1},
-        "took_meanwhile": {"40": 10},
         "at": "2026-01-02 03:04:05",
         "versions": {"memreap": "0.1.0", SERVER: "8.2"},
         "machine": "2 of a model",
@@ -55,7 +54,7 @@ def test_each_signalled_worker_is_waited_for_and_what_the_clients_got_is_counted
     servers.skip_without(benchmark.server_of(SERVER))
     result = json.loads(json.dumps(benchmark.measure(benchmark.Case(SERVER, False, "8 clients", moment), 10, 60)))
     assert (result["reaps"], result["signal"], result["moment"]) == (10, "QUIT", moment)
-    assert result["answered"] >= sum(result["took"].values()) > sum(result["took_meanwhile"].values()) > 0
+    assert result["answered"] >= sum(result["took"].values()) > 0
     for what in ("signalled", "gone", "replaced"):
         assert sum(result[what].values()) == 10
     assert sum(result["serving"].values()) > 5

@@ -102,7 +102,7 @@ SERVERS = (
         "Apache",
         ("USR1",),
         Moment.IF_FRESH,
-        WhileBusy("USR1", "0 of 300", "3 of 300"),
+        WhileBusy("USR1", "0 of 300", "38 of 300"),
         re.compile(r"(apache2|httpd)$"),
         pace=1.0,
         takes_turns=True,
