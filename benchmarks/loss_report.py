@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from loss_ways import WAYS
@@ -14,6 +15,10 @@ from supervisor_memreap.core.text import memory
 
 # What loss.py writes down of one way under one condition; a line of JSON in its results.
 Result = dict[str, Any]
+
+
+def _said(moments: Mapping[str, int]) -> Counter[str]:
+    return Counter({{"held": "at its boundary"}.get(moment, moment): count for moment, count in moments.items()})
 
 
 def add_up(results: list[Result]) -> Result:
@@ -91,8 +96,8 @@ def _of_methods(results: list[Result]) -> list[str]:
         "- *shortened sleeps*: a signal ended a `sleep` in the application early.",
         "- *lost cleanup handlers*: the answer promised a handler (`psgix.cleanup.handlers`) that never ran.",
         "",
-        "These are sums over all load conditions, and not every method replaced the same number of workers in each. To"
-        " compare two methods, use the second table.",
+        "These are sums over all load conditions. Not every method was measured in each, or replaced as many workers."
+        " To compare two methods, use the second table.",
         "",
     ]
     return lines + [f"- **{key}, {way.title}**: {way.about}." for key, way in WAYS.items()]
@@ -121,7 +126,7 @@ def _of_conditions(results: list[Result]) -> list[str]:
             f"| {key} | {name} | {leaks} | {result['recycled']:,} | {result['seconds']:,.0f} | {result['answered']:,}"
             f" | {_each(result['lost'])} | {result['shortened']:,} of {result['sleeps']:,}"
             f" | {cleanups} | {memory(result['overshoot']) if result['took'] else '-'} | {_durations(result['took'])}"
-            f" | {result['longest_gap']:.2f} s | {_each(result['moments'], '-')} |"
+            f" | {result['longest_gap']:.2f} s | {_each(_said(result['moments']), '-')} |"
         )
     return lines
 
