@@ -47,7 +47,7 @@ class AttemptQueue:
             group = self._pools.group_of(pool)
             if not (pool.choice and pool.choice.candidates) or any(each.attempts.trial for each in group):
                 continue
-            if len(trials) >= MOST:
+            if self.is_full:
                 for trial in trials:
                     trial.shorten()
                 return

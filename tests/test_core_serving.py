@@ -131,25 +131,16 @@ def in_its_place(film: Served) -> None:
     film.starting = {14}
 
 
-def test_settle_counts_from_when_the_replacement_was_first_seen_to_serve():
+@pytest.mark.parametrize("what", ["starting", "unread"])  # unread: it could not be read in time at first
+def test_settle_counts_from_when_the_replacement_was_first_seen_to_serve(what):
     film = Served()
     in_its_place(film)
+    film.starting = set()
+    setattr(film, what, {14})
     for _ in range(9):  # an import of 45 s
         verdict = film.look({11: 200, 13: 40, 14: 20})
         assert (reaped(verdict), verdict.standing) == (None, "settling")
-    film.starting = set()
-    assert reaped(film.look({11: 200, 13: 40, 14: 20})) is None
-    assert reaped(film.look({11: 200, 13: 40, 14: 20}, after=9.9)) is None
-    assert reaped(film.look({11: 200, 13: 40, 14: 20}, after=0.1)) == 11
-
-
-def test_so_it_does_where_a_newborn_could_not_be_read_in_time_at_first():
-    film = Served()
-    in_its_place(film)
-    film.starting, film.unread = set(), {14}
-    for _ in range(9):
-        film.look({11: 200, 13: 40, 14: 20})
-    film.unread = set()
+    setattr(film, what, set())
     assert reaped(film.look({11: 200, 13: 40, 14: 20})) is None
     assert reaped(film.look({11: 200, 13: 40, 14: 20}, after=9.9)) is None
     assert reaped(film.look({11: 200, 13: 40, 14: 20}, after=0.1)) == 11

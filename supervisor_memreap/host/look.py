@@ -219,14 +219,6 @@ def _server_of(worker: int, manager: int | None, view: Source) -> str:
     return servers.server_of(names, view.names(manager), view.is_fork(worker, manager))
 
 
-def _exact(pid: int, view: Source) -> ProcessMemory | None:
-    """None: it may not be read."""
-    try:
-        return view.memory(pid)
-    except PermissionError:
-        return None
-
-
 def _used(bound: int, metric: str, exact: ProcessMemory | None, processes: int) -> int | None:
     """The metric in bytes; None if it may not be read: a bound never takes its place.
 
@@ -250,12 +242,12 @@ def measure(
             used[worker.id] = size
         elif time.monotonic() < deadline:
             try:
-                exact = _exact(worker.id.pid, view) if settings.metric in ("uss", "pss") else None
+                exact = view.memory(worker.id.pid) if settings.metric in ("uss", "pss") else None
                 size = _used(worker.bound, settings.metric, exact, len(pool.workers) + 1)
                 if size is not None and view.process(worker.id.pid).id == worker.id:
                     used[worker.id] = size
             except (ProcessLookupError, PermissionError):
-                pass  # it has just left
+                pass  # it has just left, or may not be read
     return used
 
 
