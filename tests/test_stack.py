@@ -49,17 +49,18 @@ def plack(sock: Path) -> str:
     return f"plackup -E deployment -s FCGI --listen {sock} --nproc 5 --keep-stderr 1 {app}"
 
 
-def assert_all_are_there(pool: stack.Pool) -> set[int]:
-    """The manager forks all of them at once: it has done so when the youngest is older than a second."""
+def assert_all_are_there(pool: stack.Pool, number: int) -> set[int]:
+    """All that the manager is to keep, the youngest older than a second."""
     workers = pool.workers()
+    assert len(workers) == number
     assert time.time() - max(psutil.Process(pid).create_time() for pid in workers) > 1
     return workers
 
 
 @contextlib.contextmanager
-def one_at_a_time(pool: stack.Pool) -> Iterator[set[int]]:
+def one_at_a_time(pool: stack.Pool, workers: int = 5) -> Iterator[set[int]]:
     """What must be so for every pool while workers are reaped; the set is for those that grow and are to go."""
-    before = eventually(lambda: assert_all_are_there(pool))
+    before = eventually(lambda: assert_all_are_there(pool, workers))
     grown: set[int] = set()
     with stack.Watch(pool) as watch:
         yield grown
@@ -74,9 +75,9 @@ def one_at_a_time(pool: stack.Pool) -> Iterator[set[int]]:
     assert pool.largest() < LIMIT_MB
 
 
-def the_one_that_grows_is_replaced_and_no_other(pool: stack.Pool) -> None:
-    before = eventually(lambda: assert_all_are_there(pool))
-    with one_at_a_time(pool) as grown:
+def the_one_that_grows_is_replaced_and_no_other(pool: stack.Pool, workers: int = 5) -> None:
+    before = eventually(lambda: assert_all_are_there(pool, workers))
+    with one_at_a_time(pool, workers) as grown:
         grown |= pool.grow(1, LIMIT_MB + 50)
     (new,) = pool.workers() - before
     _, left = stack.announced(pool.directory)
@@ -102,8 +103,7 @@ def test_a_worker_of_an_fcgi_program_that_grows_is_replaced_and_no_other(sock, c
     text = block(sock, f"{catalyst_script} -l x -n 4 -e", python)
     text = text.replace("[program:myapp]", f"[fcgi-program:myapp]\nsocket=unix://{sock}\nsocket_mode=0777")
     with stack.running(text, "myapp", sock.parent, python) as pool:
-        assert len(pool.workers()) == 4
-        the_one_that_grows_is_replaced_and_no_other(pool)
+        the_one_that_grows_is_replaced_and_no_other(pool, workers=4)
 
 
 def test_a_worker_in_a_long_request_answers_whole_and_is_signalled_when_it_is_idle_again(sock, catalyst_script):
