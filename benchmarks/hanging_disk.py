@@ -28,12 +28,13 @@ from tick import HERE, build, sleepers
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId, Program
-from supervisor_memreap.core.recording import Recording
+from supervisor_memreap.core.outputsettings import Recording
 from supervisor_memreap.core.settings import Settings
-from supervisor_memreap.reaper import Reaper
-from supervisor_memreap.record import child, historyfile
-from supervisor_memreap.record.log import Once
-from supervisor_memreap.recorders import Recorders
+from supervisor_memreap.history import historyfile
+from supervisor_memreap.listener.reaper import Reaper
+from supervisor_memreap.listener.sinks import Recorders
+from supervisor_memreap.outputs import child
+from supervisor_memreap.outputs.log import Once
 from supervisor_memreap.supervisord.configfile import Contents
 
 PROGRAMS, WORKERS, LOOKS = 50, 1000, 30

@@ -16,7 +16,7 @@ from support.reaping import wait_for
 from supervisor_memreap.core.events import Event, ManagerLost, Signalled, Sink, Stuck, WrongSetting
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host import procfs
-from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.supervisord.client import Unavailable, connect
 
 WORKERS = 4

@@ -58,7 +58,7 @@ from supervisor_memreap.core.events import Event, Left, Signalled
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import PoolSettings, Settings, Watch
 from supervisor_memreap.host import look, procfs, reader
-from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.supervisord.client import connect
 
 HERE = Path(__file__).resolve().parent

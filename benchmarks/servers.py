@@ -57,7 +57,7 @@ from servers_measure import LOADS, MOMENTS, NOTHING, WHILE_BUSY, Case, measure, 
 from servers_report import Result, lost, put_into, svg
 from support.servers import SERVERS
 
-from supervisor_memreap.demo.pool import end_with_parent
+from supervisor_memreap.demo.prefork import end_with_parent
 
 HERE = Path(__file__).resolve().parent
 # uWSGI is measured behind nginx.

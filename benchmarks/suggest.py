@@ -19,8 +19,8 @@ from typing import NamedTuple
 from suggest_pools import EPOCH, Pool, afterwards, history, reaps_a_day
 from suggest_report import markdown, summary, table
 
-from supervisor_memreap.core.evidence import DAY
-from supervisor_memreap.core.suggestion import suggest
+from supervisor_memreap.advice.evidence import DAY
+from supervisor_memreap.advice.suggestion import suggest
 
 PAGE = Path(__file__).parent.parent / "docs/suggest.md"
 POOLS = 30

@@ -15,7 +15,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from supervisor_memreap.core.history import PoolHistory, PoolReading, Reading, WorkerHistory
+from supervisor_memreap.advice.poolhistory import PoolHistory, PoolReading, Reading, WorkerHistory
 
 MIB = 1024**2
 HOUR, DAY = 3600.0, 86400.0

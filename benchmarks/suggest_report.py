@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from supervisor_memreap.core.suggestion import Why
+from supervisor_memreap.advice.suggestion import Why
 
 _INTRODUCTION = """\
 # How often `memreap suggest` is right

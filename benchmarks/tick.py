@@ -39,12 +39,12 @@ from superlance.memmon import Memmon
 from supervisor_memreap.core import policy, selection
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.recording import Recording
+from supervisor_memreap.core.outputsettings import Recording
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host import look, roster
-from supervisor_memreap.reaper import Reaper
-from supervisor_memreap.record.log import Once
-from supervisor_memreap.recorders import Recorders
+from supervisor_memreap.listener.reaper import Reaper
+from supervisor_memreap.listener.sinks import Recorders
+from supervisor_memreap.outputs.log import Once
 from supervisor_memreap.supervisord.configfile import Contents
 
 HERE = Path(__file__).resolve().parent

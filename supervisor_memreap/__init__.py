@@ -2,15 +2,15 @@
 
 One way, on each TICK that supervisord sends to the listener:
 
-    listener               answers OK at once
-    application            asks what supervisord runs, in one XML-RPC call            -> Program
-    reaper.Reaper.tick     the only place where the steps meet:
+    listener.loop          answers OK at once
+    listener.application   asks what supervisord runs, in one XML-RPC call            -> Program
+    listener.reaper        the only place where the steps meet:
       host.roster            which processes make up each pool                        -> Roster
       host.look              their sizes; exact figures where a reason needs them     -> Pool
       policy.follow          what became of those signalled before (pure)             -> Event, PoolState
       selection.choose       who goes next, over all pools (pure)                     -> Candidate
       host.attempt           a child process brings it to its boundary, and signals it -> Outcome
-    sinks                  the log, the counters and announcements get each Event
+    outputs                the log, the counters and announcements get each Event
 
 Nothing in `core` knows a process, a clock or a file.
 """

@@ -15,7 +15,7 @@ def main() -> int:
             # http.client would load it, for nothing: supervisord speaks no TLS, and the listener stays 1.2 MB smaller.
             sys.modules["ssl"] = None  # type: ignore[assignment]
         # Here, since this takes 0.2 s: Ctrl-C in that time is no traceback either.
-        from supervisor_memreap import cli
+        from supervisor_memreap.commands import cli
 
         return cli.main()
     except KeyboardInterrupt:

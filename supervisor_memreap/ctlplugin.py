@@ -131,7 +131,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
                 self._fail(f"supervisord refused: {fault.faultString}")
 
     def _status(self, words: list[str]) -> None:
-        from supervisor_memreap.record import status
+        from supervisor_memreap.outputs import statusrows
 
         names = _names(words)
         seen = self._look()
@@ -140,20 +140,20 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             # If no pool is watched, that is a problem.
             text = "no pool is watched: no program has a [memreap:PROGRAM] section, or the listener has not looked yet"
             seen = seen._replace(troubles=[text])
-        if not all(map(status.is_well, shown)):
+        if not all(map(statusrows.is_well, shown)):
             self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
         if _JSON in words:
             self._print_json(seen, shown, names)
             return
         if shown:
-            self.ctl.output(status.table(shown, time.time(), seen.has_commands))
+            self.ctl.output(statusrows.table(shown, time.time(), seen.has_commands))
         for warning in seen.warnings:
             self.ctl.output(f"memreap: {warning}")
         for trouble in seen.troubles:
             self._fail(trouble)
 
     def _workers(self, words: list[str]) -> None:
-        from supervisor_memreap.record import status
+        from supervisor_memreap.outputs import statusrows
 
         names = _names(words)
         if len(names) != 1:
@@ -165,33 +165,34 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             self._print_json(seen, shown, names)
             return
         for pool in shown:
-            if len(shown) > 1:
-                self.ctl.output(f"{pool['name']}:")
-            self.ctl.output(status.workers_table(pool))
+            title = f"{pool['name']}:\n" if len(shown) > 1 else ""
+            self.ctl.output(f"{title}{statusrows.workers_table(pool)}")
         for trouble in seen.troubles:
             self._fail(trouble)
 
     def _print_json(self, seen: _Seen, shown: list[dict[str, Any]], names: list[str]) -> None:
         """Unless one of the names matches no pool, which has been reported in a line."""
         from supervisor_memreap.core.command import named
-        from supervisor_memreap.record import status
+        from supervisor_memreap.outputs import statusrows
 
         if seen.troubles:
             self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
         if all(named(name, [pool["name"] for pool in shown]) for name in names):
-            values = status.document(status.of_listener(shown), "listener", "", seen.troubles, seen.age, seen.warnings)
+            pools = statusrows.of_listener(shown)
+            values = statusrows.document(pools, "listener", "", seen.troubles, seen.age, seen.warnings)
             self.ctl.output(json.dumps(values, indent=2))
 
     def _look(self) -> _Seen:
         """The state of the pools, and what is wrong with the listener or its settings, a line each."""
-        from supervisor_memreap.record import status
+        from supervisor_memreap.outputs import statusrows
 
-        pools = self._memreap().getPools()
-        listener = self._memreap().getListener()
-        trouble = status.trouble_of_listener(listener)
+        pools, listener = self._memreap().getPools(), self._memreap().getListener()
+        trouble = statusrows.trouble_of_listener(listener)
         age, takes = listener.get("age_seconds"), bool(listener["takes_commands"])
-        seen = _Seen(pools, status.troubles_beside(listener, __version__), age, status.warnings_of(listener), takes)
-        return seen._replace(pools=status.unwatched(pools), troubles=[trouble], warnings=[]) if trouble else seen
+        if trouble:
+            return _Seen(statusrows.unwatched(pools), [trouble], age, [], takes)
+        troubles, warnings = statusrows.troubles_beside(listener, __version__), statusrows.warnings_of(listener)
+        return _Seen(pools, troubles, age, warnings, takes)
 
     def _chosen(self, names: list[str], pools: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The pools with these names; fails if a name matches none."""
@@ -206,7 +207,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
 
     def _command(self, words: list[str]) -> None:
         from supervisor_memreap.core.command import CommandError, parse
-        from supervisor_memreap.record.status import trouble_of_listener
+        from supervisor_memreap.outputs.statusrows import trouble_of_listener
 
         try:
             verb = parse(" ".join(words)).verb

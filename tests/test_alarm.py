@@ -22,10 +22,10 @@ from supervisor_memreap.core.shortage import Episode, Kind, Shortage
 from supervisor_memreap.host import alarm
 from supervisor_memreap.host.alarm import Alarm, Waker, wakers
 from supervisor_memreap.host.memory import Group, Memory
-from supervisor_memreap.memorywatch import MemoryWatch
-from supervisor_memreap.record.log import Once
+from supervisor_memreap.listener.memorywatch import MemoryWatch
+from supervisor_memreap.listener.timing import Timing
+from supervisor_memreap.outputs.log import Once
 from supervisor_memreap.supervisord.protocol import Event
-from supervisor_memreap.timing import Timing
 
 MIB = 1024**2
 PRESSURE = "/proc/pressure/memory"

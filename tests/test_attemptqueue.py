@@ -6,8 +6,6 @@ import os
 
 import pytest
 
-from supervisor_memreap import attemptqueue, attempts
-from supervisor_memreap.attemptqueue import AttemptQueue
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.model import Pool, ProcessId, Result, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Candidate, Choice, Standing
@@ -15,9 +13,11 @@ from supervisor_memreap.core.reasons import Requested
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.host.attempt import ALONE, LAST, TURN, Attempt, Outcome
-from supervisor_memreap.memorywatch import MemoryWatch
-from supervisor_memreap.pool import WatchedPool
-from supervisor_memreap.pools import Pools
+from supervisor_memreap.listener import attemptqueue, attempts
+from supervisor_memreap.listener.attemptqueue import AttemptQueue
+from supervisor_memreap.listener.memorywatch import MemoryWatch
+from supervisor_memreap.listener.pool import WatchedPool
+from supervisor_memreap.listener.pools import Pools
 
 
 class Child(Attempt):

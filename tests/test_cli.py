@@ -74,5 +74,5 @@ def test_the_listener_loads_nothing_that_it_never_needs():
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     loaded = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
-    assert "supervisor_memreap.reaper" in loaded
+    assert "supervisor_memreap.listener.reaper" in loaded
     assert not loaded & {"_ssl", "sqlite3", "asyncio", "supervisor_memreap.doctor"}

@@ -24,7 +24,7 @@ from support.operated import Operated, assert_status, look
 
 from supervisor_memreap.core.events import Left, Resumed
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.record.announcements import Announcements
+from supervisor_memreap.outputs.announcements import Announcements
 
 LISTEN = f"{Path(sys.executable).parent}/memreap listen"
 POOLS = [f"p{number:02}" for number in range(12)]

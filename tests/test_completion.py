@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor_memreap.cli import parser
-from supervisor_memreap.completion import SHELLS
+from supervisor_memreap.commands.cli import parser
+from supervisor_memreap.commands.completion import SHELLS
 from supervisor_memreap.host import packages
 
 MEMREAP = [sys.executable, "-m", "supervisor_memreap"]

@@ -13,7 +13,7 @@ from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId, SentMoment
 from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.settings import POOL_KEYS, PoolSettings
-from supervisor_memreap.record import fields
+from supervisor_memreap.outputs import fields
 
 WORKER = ProcessId(4242, 1.0)
 STUCK = events.Stuck("myapp", 1e9, WORKER, 300.0, "HUP", next="TERM")

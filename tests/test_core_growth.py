@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from supervisor_memreap.core import growth
-from supervisor_memreap.core.growth import Growth, Sample
+from supervisor_memreap.advice import growth
+from supervisor_memreap.advice.growth import Growth, Sample
 from supervisor_memreap.core.model import ProcessId, Worker
 
 MIB = 1024**2

@@ -13,7 +13,7 @@ from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId, SentMoment
 from supervisor_memreap.core.reasons import OverLimit, Requested
 from supervisor_memreap.core.text import MIB
-from supervisor_memreap.record import report
+from supervisor_memreap.reports import summary
 
 SINCE = UNTIL - DAY
 OVER = OverLimit(152 * MIB, LIMIT, "uss")
@@ -26,11 +26,11 @@ def _utc():
 
 
 def of(history, since=SINCE, until=UNTIL):
-    return report.of(history, since, until)
+    return summary.of(history, since, until)
 
 
 def page(history, since=SINCE, until=UNTIL) -> str:
-    return report.text(of(history, since, until))
+    return summary.text(of(history, since, until))
 
 
 def empty(*happened, **values):
@@ -118,15 +118,15 @@ def test_each_day_has_its_own_reaps_by_the_wall_clock():
 def test_every_refusal_and_veto_of_memreap_has_words():
     vetoes: tuple[type, ...] = events.VETOES
     kinds = {kind.__name__ for kind in (*events._Refused.__subclasses__(), *vetoes)}
-    assert kinds - {"WouldReap"} <= set(report.REFUSALS)
-    assert all(hasattr(events, name) for name in (*report.REFUSALS, *report.TROUBLES))
+    assert kinds - {"WouldReap"} <= set(summary.REFUSALS)
+    assert all(hasattr(events, name) for name in (*summary.REFUSALS, *summary.TROUBLES))
 
 
 def test_what_observe_would_have_done_is_no_refusal():
     history = empty(events.WouldReap("a", SINCE + HOUR, ProcessId(7, 1.0), OVER))
     assert (of(history).refused, of(history).observed) == ({}, {"limit": 1})
     assert "  would be replaced  1 (limit), observe=yes" in page(history)
-    assert "1 would be replaced (observe=yes)" in report.summary_line(history, SINCE, UNTIL)
+    assert "1 would be replaced (observe=yes)" in summary.summary_line(history, SINCE, UNTIL)
 
 
 def test_growth_is_per_worker_and_hour_without_the_first_minute_of_a_worker():
@@ -152,7 +152,7 @@ def test_a_suspension_that_began_before_counts_and_one_that_ended_before_does_no
     (lasting,) = of(empty(wrong)).suspensions
     assert not lasting.has_ended
     assert "26 Nov 21:00 since then (27 h): a fresh worker" in page(empty(wrong))
-    assert "suspended for 24 h" in report.summary_line(empty(wrong), SINCE, UNTIL)
+    assert "suspended for 24 h" in summary.summary_line(empty(wrong), SINCE, UNTIL)
 
 
 def test_other_trouble_is_counted():
@@ -200,14 +200,14 @@ def test_processes_that_the_kernel_ended_since_memory_had_run_out_are_counted():
     at = SINCE + HOUR
     killed = events.OomKilled("a", at, "this host", None, 3, (ProcessId(7, 1.0), ProcessId(8, 1.0)), None, MIB, 2, 2)
     facts = of(empty(killed, dataclasses.replace(killed, at=at + 5, killed=1)))
-    assert ("OOM killer", "ended 3 of its processes") in list(report.rows(facts))
-    assert report.values(facts)["oom_killed"] == 3
+    assert ("OOM killer", "ended 3 of its processes") in list(summary.rows(facts))
+    assert summary.values(facts)["oom_killed"] == 3
     assert "OOM killer" not in page(empty())
 
 
 def test_the_suggestion_is_the_last_line_of_the_facts():
-    facts = report.of(sawtooth.pool(), SINCE, UNTIL, suggestion="limit=170MB: 9 reaps a day instead of 11")
-    assert list(report.rows(facts))[-1] == ("suggestion", "limit=170MB: 9 reaps a day instead of 11")
+    facts = summary.of(sawtooth.pool(), SINCE, UNTIL, suggestion="limit=170MB: 9 reaps a day instead of 11")
+    assert list(summary.rows(facts))[-1] == ("suggestion", "limit=170MB: 9 reaps a day instead of 11")
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_the_suggestion_is_the_last_line_of_the_facts():
     ],
 )
 def test_the_daily_line_of_the_log(history, line):
-    assert report.summary_line(history, SINCE, UNTIL) == line
+    assert summary.summary_line(history, SINCE, UNTIL) == line
 
 
 def test_a_pool_without_workers_has_a_line_too():
@@ -237,12 +237,12 @@ def test_a_pool_without_workers_has_a_line_too():
         workers=(),
         readings=tuple(each._replace(workers=0, total=0, largest=0) for each in sawtooth.pool().readings),
     )
-    assert "largest 0.0 MiB" in report.summary_line(history, SINCE, UNTIL)
+    assert "largest 0.0 MiB" in summary.summary_line(history, SINCE, UNTIL)
     assert "no worker" in page(history)
 
 
 def test_values_are_json_with_units_and_zones():
-    values = json.loads(json.dumps(report.values(of(sawtooth.troubled())), allow_nan=False))
+    values = json.loads(json.dumps(summary.values(of(sawtooth.troubled())), allow_nan=False))
     assert values["reaps"] == sum(values["reaps_by_reason"].values()) == 12
     assert values["refused"] == {"NotPermitted": 2, "NeverIdle": 1, "NotCaught": 1}
     assert (values["since"], values["since_time"]) == (SINCE, "2025-11-27T00:00:00+00:00")

@@ -9,6 +9,7 @@ import pytest
 from test_core_policy import BOOT, MIB, SETTINGS, STAMP, Film, events, reaped
 
 from supervisor_memreap.core import hindrance, policy, serving
+from supervisor_memreap.core.counters import Counters
 from supervisor_memreap.core.events import (
     NeverServed,
     NoReplacement,
@@ -21,7 +22,6 @@ from supervisor_memreap.core.events import (
 from supervisor_memreap.core.model import Fact, Pool, ProcessId, Sharing, Worker
 from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.state import PoolState, decode, encode, restored
-from supervisor_memreap.record.counters import Counters
 
 SERVES, HOLDS, ELSEWHERE, APART, NONE, HIDDEN, UNREAD, TURN = Fact
 MANAGER = ProcessId(1, BOOT)

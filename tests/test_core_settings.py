@@ -9,7 +9,7 @@ from hypothesis import given as for_any
 from hypothesis import strategies as st
 
 from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.recording import RECORDING_KEYS, Address, Recording
+from supervisor_memreap.core.outputsettings import RECORDING_KEYS, Address, Recording
 from supervisor_memreap.core.settings import (
     KEYS,
     Given,

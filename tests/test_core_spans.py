@@ -6,11 +6,12 @@ import pytest
 from support import sawtooth
 from support.sawtooth import DAY, HOUR, UNTIL
 
-from supervisor_memreap.core import events, spans
+from supervisor_memreap.advice import spans
+from supervisor_memreap.advice.spans import Span
+from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId, SentMoment
 from supervisor_memreap.core.reasons import OverLimit, OverTotal, Requested
 from supervisor_memreap.core.shortage import Kind, Shortage
-from supervisor_memreap.core.spans import Span
 
 MINUTE = 60.0
 

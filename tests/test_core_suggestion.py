@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor_memreap.core.evidence import Kind
-from supervisor_memreap.core.history import EventRecord, PoolHistory, PoolReading, Reading, WorkerHistory
-from supervisor_memreap.core.passage import passage
-from supervisor_memreap.core.suggestion import Suggestion, Why, round_sizes, suggest
-from supervisor_memreap.record import suggestion as words
+from supervisor_memreap.advice.evidence import Kind
+from supervisor_memreap.advice.passage import passage
+from supervisor_memreap.advice.poolhistory import EventRecord, PoolHistory, PoolReading, Reading, WorkerHistory
+from supervisor_memreap.advice.suggestion import Suggestion, Why, round_sizes, suggest
+from supervisor_memreap.reports import advicetext as words
 
 MIB = 1024**2
 HOUR, DAY = 3600.0, 86400.0

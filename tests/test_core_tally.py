@@ -9,8 +9,8 @@ from test_core_events import EXAMPLES
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.shortage import Kind, Shortage
-from supervisor_memreap.record import fields
-from supervisor_memreap.record.tally import BUCKETS, ERRORS, REFUSED, PoolTally, Tally, is_blind
+from supervisor_memreap.outputs import fields
+from supervisor_memreap.outputs.tally import BUCKETS, ERRORS, REFUSED, PoolTally, Tally, is_blind
 
 EVENTS: list[events.Event] = [happened for happened, _ in EXAMPLES]  # type: ignore[misc]
 

@@ -6,7 +6,7 @@ import pytest
 from support import sawtooth
 from support.sawtooth import DAY, HOUR, UNTIL
 
-from supervisor_memreap.record import timeaxis
+from supervisor_memreap.reports import timeaxis
 
 BERLIN = "CET-1CEST,M3.5.0,M10.5.0/3"
 

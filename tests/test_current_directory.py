@@ -18,9 +18,9 @@ from support.doctor import BIN, SMALL_POOL
 from support.driver import assert_in, eventually, supervisord
 from support.screen import Screen
 
-from supervisor_memreap import cli
-from supervisor_memreap.record import historyfile
-from supervisor_memreap.record.historypath import HistoryError
+from supervisor_memreap.commands import cli
+from supervisor_memreap.history import historyfile
+from supervisor_memreap.history.historypath import HistoryError
 
 TEXT = f"{SMALL_POOL}stderr_logfile=WHERE/memreap.log\n{stack.INTERFACE}{stack.PLUGIN}"
 # A command that is not here gets the configuration alone.

@@ -11,10 +11,11 @@ from support.histories import MIB, Messages, left, look, signalled
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId, SentMoment
+from supervisor_memreap.core.outputsettings import Recording
 from supervisor_memreap.core.reasons import OverLimit
-from supervisor_memreap.core.recording import Recording
-from supervisor_memreap.record import daily, fields, historyfile, historywriter
-from supervisor_memreap.record.daily import Daily
+from supervisor_memreap.history import daily, historyfile, historywriter
+from supervisor_memreap.history.daily import Daily
+from supervisor_memreap.outputs import fields
 
 DAY = 86400.0
 NOON = time.mktime((2026, 11, 28, 12, 0, 0, 0, 0, -1))
@@ -111,7 +112,7 @@ def test_a_limit_that_becomes_known_is_told_at_once_and_then_once_a_day(recorded
         limit = 120 * 1024**2
 
     monkeypatch.setattr(daily, "suggest", lambda _history, _now: Known)
-    monkeypatch.setattr(daily.suggestion, "line", lambda _known: "set limit=120MB")
+    monkeypatch.setattr(daily.advicetext, "line", lambda _known: "set limit=120MB")
     (line,) = Daily(False, recorded).lines(marks, observing, NOON + 3600)
     assert line["text"] == "set limit=120MB"
     assert list(Daily(False, recorded).lines(marks, observing, NOON + 7200)) == []

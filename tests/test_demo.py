@@ -377,7 +377,7 @@ def test_bad_usage_is_one_clear_line(args, line):
 def pool(tmp_path):
     """The small pool with two workers: its process and its socket."""
     path = str(tmp_path / "pool.sock")
-    command = [sys.executable, "-m", "supervisor_memreap.demo.pool", path, "2"]
+    command = [sys.executable, "-m", "supervisor_memreap.demo.prefork", path, "2"]
     with subprocess.Popen(command) as process:
         eventually(lambda: _assert_workers(process, 2))
         yield process, path

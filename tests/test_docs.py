@@ -15,10 +15,10 @@ import pytest
 from support import stack
 from test_core_events import EXAMPLES
 
-from supervisor_memreap.cli import parser
+from supervisor_memreap.commands.cli import parser
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.settings import KEYS
-from supervisor_memreap.record import fields
+from supervisor_memreap.outputs import fields
 
 (COMMANDS,) = [list(action.choices) for action in parser()._actions if isinstance(action.choices, dict)]
 DOCUMENTS = [stack.ROOT / "README.md", *sorted((stack.ROOT / "docs").glob("*.md"))]

@@ -17,8 +17,8 @@ from support.doctor import BIN, assert_found, doctor, needs_root, running
 from support.driver import POOL, eventually, supervisord
 from support.stack import INTERFACE, NAMESPACE, PLUGIN, may_unshare, python_for
 
-from supervisor_memreap import cli
 from supervisor_memreap import doctor as memreap_doctor
+from supervisor_memreap.commands import cli
 from supervisor_memreap.core.model import ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import orphans, perl

@@ -13,9 +13,9 @@ from support.driver import POOL, eventually
 
 from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId, Worker
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.doctor import memory
+from supervisor_memreap.doctor import headroom
 from supervisor_memreap.doctor.finding import Finding
-from supervisor_memreap.doctor.memory import Held
+from supervisor_memreap.doctor.headroom import Held
 
 MIB = 1024**2
 # Nothing is reaped while doctor looks: no worker gets so old.
@@ -74,7 +74,7 @@ def test_a_total_below_what_the_manager_alone_holds_is_found_however_old_its_wor
     with running(where, TEXT.replace("total=1GB", "total=1MB")):
         eventually(lambda: assert_found(where, expression))
     settings = PoolSettings(total=100 * MIB)
-    ((text, harms),) = texts(memory.check_total(pool(9999.0), settings, held(private=50, rest=101)))
+    ((text, harms),) = texts(headroom.check_total(pool(9999.0), settings, held(private=50, rest=101)))
     assert harms
     assert "set total=210MB or more" in text
 
@@ -82,12 +82,12 @@ def test_a_total_below_what_the_manager_alone_holds_is_found_however_old_its_wor
 def test_a_total_that_grown_workers_exceed_is_a_note():
     settings = PoolSettings(total=100 * MIB)
     expected = "its manager and workers hold 130 MiB, over its total of 100 MiB"
-    assert texts(memory.check_total(pool(10.0, 61.0), settings, held(90, 30, 10))) == [(expected, False)]
-    assert texts(memory.check_total(pool(10.0, 61.0), settings, held(60, 30, 10))) == []
+    assert texts(headroom.check_total(pool(10.0, 61.0), settings, held(90, 30, 10))) == [(expected, False)]
+    assert texts(headroom.check_total(pool(10.0, 61.0), settings, held(60, 30, 10))) == []
 
 
 def test_a_total_of_processes_that_may_not_be_read_is_a_note():
-    ((text, harms),) = texts(memory.check_total(pool(10.0), PoolSettings(total=100 * MIB), None, ": run as root"))
+    ((text, harms),) = texts(headroom.check_total(pool(10.0), PoolSettings(total=100 * MIB), None, ": run as root"))
     assert not harms
     assert text == "its total was not checked: doctor may not read what its processes hold: run as root"
 
@@ -101,9 +101,9 @@ def test_a_headroom_that_this_host_does_not_have_is_found(where):
 def test_a_headroom_for_which_the_manager_leaves_no_room_is_found():
     group = MemoryScope("control group /web", 500 * MIB, 100 * MIB)
     settings = PoolSettings(headroom=0.9)
-    assert texts(memory.check_headroom([group], settings, held(private=300, rest=50))) == []
-    assert texts(memory.check_headroom([group], settings, None)) == []
-    ((text, harms),) = texts(memory.check_headroom([group], settings, held(private=300, rest=51)))
+    assert texts(headroom.check_headroom([group], settings, held(private=300, rest=50))) == []
+    assert texts(headroom.check_headroom([group], settings, None)) == []
+    ((text, harms),) = texts(headroom.check_headroom([group], settings, held(private=300, rest=51)))
     assert harms
     assert text == (
         "headroom=90% can never be met: control group /web has 500 MiB, of which the manager and the memory shared with"
@@ -113,19 +113,19 @@ def test_a_headroom_for_which_the_manager_leaves_no_room_is_found():
 
 def test_a_headroom_in_a_scope_without_a_size_is_not_judged():
     scopes = [MemoryScope("control group /web", None, None, 0.0)]
-    assert texts(memory.check_headroom(scopes, PoolSettings(headroom=1024 * MIB), held(1, 1))) == []
+    assert texts(headroom.check_headroom(scopes, PoolSettings(headroom=1024 * MIB), held(1, 1))) == []
 
 
 def test_a_pressure_that_the_kernel_does_not_tell_is_a_note():
     silent, telling = MemoryScope(HOST, MIB, MIB, None), MemoryScope("control group /web", None, None, 0.0)
-    ((text, harms),) = texts(memory.check_pressure([silent], PoolSettings(pressure=20.0)))
+    ((text, harms),) = texts(headroom.check_pressure([silent], PoolSettings(pressure=20.0)))
     assert not harms
     assert text == (
         "this kernel does not report memory pressure, so pressure=20% has no effect: boot it with psi=1, or set"
         " headroom="
     )
-    assert texts(memory.check_pressure([silent, telling], PoolSettings(pressure=20.0))) == []
-    assert texts(memory.check_pressure([silent], PoolSettings())) == []
+    assert texts(headroom.check_pressure([silent, telling], PoolSettings(pressure=20.0))) == []
+    assert texts(headroom.check_pressure([silent], PoolSettings())) == []
 
 
 def test_a_control_group_that_is_not_visible_from_here_is_a_note(where):

@@ -19,7 +19,7 @@ from support.doctor import BIN, assert_found, doctor, running
 from support.driver import POOL, eventually
 
 from supervisor_memreap.doctor import recycling
-from supervisor_memreap.doctor.pool import _STARTING
+from supervisor_memreap.doctor.program import _STARTING
 from supervisor_memreap.doctor.recycling import Recycling, Started, found, options, starman_requests, text_of
 
 PHP_CONF = "/etc/php/8.2/fpm/php-fpm.conf"

@@ -18,7 +18,7 @@ from support.stack import INTERFACE, PLUGIN, python_for
 
 from supervisor_memreap.core.model import ProcessId, Program, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings, Settings
-from supervisor_memreap.doctor import attach, finding, listener, workers
+from supervisor_memreap.doctor import attach, finding, listening, workers
 from supervisor_memreap.host import procfs, rights
 from supervisor_memreap.supervisord.configfile import ConfigFile
 
@@ -126,10 +126,10 @@ def test_a_socket_that_the_listeners_user_may_not_open_is_found(where):
 def test_no_chown_is_advised_with_which_supervisord_would_not_start(where, monkeypatch, user, remedy):
     (where / "supervisord.conf").write_text(f"[supervisorctl]\nserverurl=unix://{where}/s.sock\n")
     actor = rights.Rights((user,) * 4, (33,) * 4, (), 0, 0)
-    monkeypatch.setattr(listener, "rights_of_listener", lambda case: actor)
+    monkeypatch.setattr(listening, "rights_of_listener", lambda case: actor)
     monkeypatch.setattr(rights, "run_as", lambda actor, work: b"refused")
     case = finding.Case(ConfigFile(f"{where}/supervisord.conf").read(), (), Settings({}), {}, procfs.source(), 0.0)
-    (found,) = listener._socket(case)
+    (found,) = listening._socket(case)
     assert remedy in found.text
 
 
@@ -209,8 +209,10 @@ def test_where_nothing_can_be_sent_without_ptrace_that_is_a_problem():
 def test_of_a_listener_that_does_not_run_supervisords_own_reason_is_given_and_where_to_look():
     program = Program("memreap", "memreap", "FATAL", 0, spawnerr="Exited too quickly (process log may have details)")
     text = "memreap is FATAL (Exited too quickly (process log may have details)): see its log, then supervisorctl start"
-    assert listener.not_running(program) == finding.Finding("listener", f"{text} memreap")
-    assert "set command=" in listener.not_running(Program("m", "m", "FATAL", 0, spawnerr="can't find command 'm'")).text
+    assert listening.not_running(program) == finding.Finding("listener", f"{text} memreap")
+    assert (
+        "set command=" in listening.not_running(Program("m", "m", "FATAL", 0, spawnerr="can't find command 'm'")).text
+    )
 
 
 @pytest.mark.parametrize(("server", "harms"), [("Starman", True), ("FCGI::ProcManager", False)])

@@ -12,16 +12,17 @@ from support.driver import eventually
 from support.reaping import Reaping
 from support.stack import ROOT
 
-from supervisor_memreap import sizes
-from supervisor_memreap.core import growth, policy, selection
-from supervisor_memreap.core.growth import Growth, Sample
+from supervisor_memreap.advice import growth
+from supervisor_memreap.advice.growth import Growth, Sample
+from supervisor_memreap.core import policy, selection
+from supervisor_memreap.core.counters import Counters
 from supervisor_memreap.core.model import MemoryScope, Pool, ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.record import growth as record_growth
-from supervisor_memreap.record import status
-from supervisor_memreap.record.counters import Counters
+from supervisor_memreap.listener import sizes
+from supervisor_memreap.outputs import growthfields as record_growth
+from supervisor_memreap.outputs import statusrows
 from supervisor_memreap.rpcinterface import make_rpcinterface
 
 MIB = 1024**2
@@ -128,7 +129,7 @@ def values(*workers: Worker, settings=SETTINGS, known: Growth | None = None, **m
     ((choice,), *_) = selection.choose([Look(pool, settings, state)], 100.0)
     counters = Counters().with_standing(choice.standing.value, NOW - 34)
     used = {each.id: each.used for each in workers if each.used is not None}
-    return status.of_pool(choice, settings, choice.state, counters, used, growth=known)
+    return statusrows.of_pool(choice, settings, choice.state, counters, used, growth=known)
 
 
 GROWING = values(worker(11, 60), worker(12, 50), known=grown({11: 12, 12: -2}))
@@ -137,9 +138,9 @@ GROWING = values(worker(11, 60), worker(12, 50), known=grown({11: 12, 12: -2}))
 def test_unknown_growth_is_left_out_and_a_dash_in_the_tables():
     early = values(worker(11, 60))
     assert not set(record_growth.OF_POOL) & {*early, *early["workers"][0]}
-    head, line = status.table([early], NOW, True).splitlines()
+    head, line = statusrows.table([early], NOW, True).splitlines()
     assert line[head.index("growth") :].split()[0] == "-"
-    head, line = status.workers_table(early).splitlines()
+    head, line = statusrows.workers_table(early).splitlines()
     assert (head.split(), line.split()[-1]) == (["pid", "age", "uss", "growth"], "-")
 
 
@@ -147,10 +148,10 @@ def test_known_growth_is_shown_with_when_the_next_worker_meets_its_limit():
     assert GROWING["growth_bytes_per_hour"] == 10 * MIB
     assert GROWING["next_at_limit_seconds"] == pytest.approx(90 / 12 * 3600, abs=2)
     assert [each["growth_bytes_per_hour"] for each in GROWING["workers"]] == [12 * MIB, -2 * MIB]
-    head, line, below = status.table([GROWING], NOW, True).splitlines()
+    head, line, below = statusrows.table([GROWING], NOW, True).splitlines()
     assert line[head.index("growth") :].startswith("10 MiB/h ")
     assert below == "  the next worker reaches its limit in about 8 h"
-    _, largest, other = status.workers_table(GROWING).splitlines()
+    _, largest, other = statusrows.workers_table(GROWING).splitlines()
     assert (largest.split()[-2:], other.split()[-2:]) == (["12", "MiB/h"], ["-2.0", "MiB/h"])
 
 
@@ -171,10 +172,10 @@ def test_growth_is_a_size_an_hour(size, expected):
 
 
 def test_one_look_of_our_own_knows_no_growth():
-    (pool,) = status.of_look([GROWING])
+    (pool,) = statusrows.of_look([GROWING])
     assert "growth" not in json.dumps(pool)
     assert "next_at_limit_seconds" not in pool
-    assert "growth" not in status.table([pool], NOW, True)
+    assert "growth" not in statusrows.table([pool], NOW, True)
 
 
 def test_sizes_an_hour_are_doubles_in_xml_rpc_and_integers_in_json():
@@ -184,9 +185,9 @@ def test_sizes_an_hour_are_doubles_in_xml_rpc_and_integers_in_json():
     sized = (pool["growth_bytes_per_hour"], pool["workers"][1]["growth_bytes_per_hour"], pool["limit_bytes"])
     assert [type(size) for size in sized] == [float, float, float]
     assert isinstance(pool["next_at_limit_seconds"], int)
-    assert status.of_listener(interface.getPools()) == [GROWING]
-    assert isinstance(status.of_listener(pool)["growth_bytes_per_hour"], int)
-    assert status.table([pool], NOW, True) == status.table([GROWING], NOW, True)
+    assert statusrows.of_listener(interface.getPools()) == [GROWING]
+    assert isinstance(statusrows.of_listener(pool)["growth_bytes_per_hour"], int)
+    assert statusrows.table([pool], NOW, True) == statusrows.table([GROWING], NOW, True)
 
 
 @pytest.mark.parametrize(
@@ -206,10 +207,10 @@ def test_a_table_with_growth_is_80_columns_wide_whatever_is_in_it(name, lines):
         "given_back_bytes": 1023 * MIB,
         "since": NOW - 86399 * 2,
     }
-    table = status.table([values(worker(11, 60)), largest], NOW, True)
+    table = statusrows.table([values(worker(11, 60)), largest], NOW, True)
     assert max(map(len, table.splitlines())) <= 80
     assert {"growth", "reaps", "total"} <= set(table.splitlines()[0].split())
-    small = status.table([GROWING], NOW, True)
+    small = statusrows.table([GROWING], NOW, True)
     assert {"growth", "since"} <= set(small.splitlines()[0].split())
 
 
@@ -217,14 +218,14 @@ def test_a_worker_that_has_to_go_is_shown_with_the_reason():
     settings = PoolSettings(150 * MIB, max_age=1000.0)
     pool = values(worker(11, 160, age=10.0), worker(12, 50, age=2000.0), worker(13, 50, age=10.0), settings=settings)
     assert [each.get("reason") for each in pool["workers"]] == ["over its limit", "too old", None]
-    rows = status.workers_table(pool).splitlines()[1:]
+    rows = statusrows.workers_table(pool).splitlines()[1:]
     assert [row.endswith(note) for row, note in zip(rows, ("over its limit", "too old", "MiB   -"))] == [True] * 3
 
 
 def test_a_pool_with_an_age_alone_has_no_limit():
     pool = values(worker(11, 60), settings=PoolSettings(max_age=86400.0))
     assert "limit_bytes" not in pool
-    head, line = status.table([pool], NOW, True).splitlines()
+    head, line = statusrows.table([pool], NOW, True).splitlines()
     assert line[head.index("limit") : head.index("workers")].strip() == "-"
 
 

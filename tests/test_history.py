@@ -10,10 +10,10 @@ import subprocess
 import pytest
 from support.histories import MIB, Messages, left, look, now, signalled
 
-from supervisor_memreap.core.recording import Recording
-from supervisor_memreap.record import historyfile, historywriter
-from supervisor_memreap.record.historyfile import Writer
-from supervisor_memreap.record.historypath import HistoryError, default_path
+from supervisor_memreap.core.outputsettings import Recording
+from supervisor_memreap.history import historyfile, historywriter
+from supervisor_memreap.history.historyfile import Writer
+from supervisor_memreap.history.historypath import HistoryError, default_path
 from supervisor_memreap.supervisord import mainlog
 from supervisor_memreap.supervisord.configfile import Contents
 from supervisor_memreap.supervisord.mainlog import MainLog

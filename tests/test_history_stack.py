@@ -14,7 +14,7 @@ from support.doctor import BIN, assert_found, doctor, needs_root, running
 from support.driver import POOL, eventually
 from support.operated import Operated, assert_status
 
-from supervisor_memreap.record import historyfile
+from supervisor_memreap.history import historyfile
 
 TEXT = f"""\
 [program:myapp]

@@ -22,7 +22,7 @@ from support.reaping import Reaping
 from supervisor_memreap import doctor
 from supervisor_memreap.core import events
 from supervisor_memreap.core.settings import SettingsError, resolve
-from supervisor_memreap.record import log
+from supervisor_memreap.outputs import log
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Unavailable
 

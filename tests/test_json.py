@@ -12,7 +12,7 @@ import pytest
 from support import stack
 from support.driver import POOL, eventually, listening, supervisord, workers_below
 
-from supervisor_memreap.record import fields
+from supervisor_memreap.outputs import fields
 
 POOLS = f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40\nstopasgroup=true\nkillasgroup=true\n"
 SETTINGS = "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n"

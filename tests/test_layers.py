@@ -3,46 +3,45 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import supervisor_memreap
+from supervisor_memreap.commands import cli
 
 ROOT = Path(supervisor_memreap.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 MAX_LINES_OF_A_FUNCTION, MAX_LINES_OF_A_CLASS = 50, 200
-# A package, or a file of the top, imports from itself and from the layers before its own.
+# A room, or a file of the top, imports from itself and from the rooms before its own.
 LAYERS: tuple[set[str], ...] = (
     {"core"},
+    {"advice"},
     {"host"},
     {"supervisord"},
-    {"record"},  # publisher.py hands supervisord what others may ask it for
-    {"doctorprocess", "followed", "kept", "livesettings", "memorywatch", "recorded", "recorders", "turns"},
-    {"attempts"},
-    {"pool"},
-    {"pools"},
-    {"attemptqueue", "remembered", "sizes", "timing"},
-    {"reaper"},
-    {"application"},
-    # The doors: none of them imports another.
-    {
-        "completion",
-        "ctlplugin",
-        "demo",
-        "doctor",
-        "listener",
-        "once",
-        "plot",
-        "report",
-        "rpcinterface",
-        "suggest",
-        "view",
-    },
-    {"top"},  # what view shows, live
-    {"cli"},  # the door of the shell, to the others
-    {"__main__"},
+    {"outputs"},
+    {"reports"},
+    {"history"},  # its writer makes the lines of each day
+    {"listener"},
+    {"views", "doctor", "demo"},
+    {"commands"},
+    {"ctlplugin", "rpcinterface", "__main__"},  # the entry points
 )
+MAX_FILES_ON_TOP = 6
+# The rooms of which a command loads only those that it needs: all else would cost memory and time of each.
+ROOMS_OF_COMMANDS = {"demo", "doctor", "reports", "views"}
+ROOM_OF = {
+    "demo": "demo",
+    "doctor": "doctor",
+    "plot": "reports",
+    "report": "reports",
+    "status": "views",
+    "suggest": "reports",
+    "top": "views",
+}
 
 
 def imports(file: Path) -> set[str]:
@@ -67,7 +66,7 @@ def name_of(file: Path) -> str:
 
 
 def part_of(module: str) -> str:
-    """The package, or the file of the top, that this module is in."""
+    """The room, or the file of the top, that this module is in."""
     return module.split(".")[1]
 
 
@@ -85,6 +84,26 @@ def test_no_module_imports_from_its_own_layer_or_one_above_it(file):
 
 def test_every_layer_is_there():
     assert set().union(*LAYERS) == {part_of(name_of(file)) for file in FILES if file != ROOT / "__init__.py"}
+
+
+def test_few_files_lie_on_the_top_and_each_name_is_that_of_one_module():
+    assert len([file for file in FILES if file.parent == ROOT]) <= MAX_FILES_ON_TOP
+    names = Counter(file.stem for file in FILES if file.name != "__init__.py")
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
+def test_a_command_loads_no_other_command_and_no_room_that_it_does_not_need(command):
+    script = (
+        "import sys\nfrom supervisor_memreap.commands import cli\n"
+        f"try: cli.main([{command!r}, '--help'])\nexcept SystemExit: print(*sys.modules, file=sys.stderr)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[2] for name in result.stderr.split() if name.startswith("supervisor_memreap.")}
+    others = {f"commands.{module}" for name, (module, _) in cli.COMMANDS.items() if name != command}
+    assert not loaded & others
+    rooms = {module.partition(".")[0] for module in loaded} & ROOMS_OF_COMMANDS
+    assert rooms <= {ROOM_OF.get(command)}
 
 
 def test_no_modules_import_each_other_in_a_circle():

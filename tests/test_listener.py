@@ -159,7 +159,7 @@ def test_what_a_library_prints_does_not_reach_supervisord(log, tmp_path):
         "import os, sys, time\n"
         "class Loud:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.startswith('supervisor_memreap.listener'): sys.meta_path.remove(self); hook()\n"
+        "        if name.startswith('supervisor_memreap.listener.loop'): sys.meta_path.remove(self); hook()\n"
         "def hook():\n"
         "    import select, selectors\n"  # which tries poll() when it is imported
         "    quiet = select.poll\n"
@@ -461,7 +461,7 @@ def _assert_announced(directory: Path, *kinds: str) -> None:
 
 def test_a_fault_of_our_own_is_one_line_and_the_listener_goes_on(log, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
-        "import supervisor_memreap.reaper as r\n"
+        "import supervisor_memreap.listener.reaper as r\n"
         "def tick(*_): raise RuntimeError('made for the test')\n"
         "r.Reaper.tick = tick\n"
     )

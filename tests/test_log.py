@@ -12,11 +12,11 @@ import pytest
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Pool, ProcessId, Worker
+from supervisor_memreap.core.outputsettings import Recording
 from supervisor_memreap.core.policy import Choice, Standing
-from supervisor_memreap.core.recording import Recording
 from supervisor_memreap.core.settings import PoolSettings, Settings
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.record import fields, log, words
+from supervisor_memreap.outputs import fields, log, words
 
 RESUMED = events.Resumed("a", 1e9, "x")
 

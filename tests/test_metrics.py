@@ -391,7 +391,7 @@ def test_both_at_once_and_each_trouble_is_told_with_the_other(tmp_path):
 
 
 def test_without_prometheus_client_one_line_says_what_to_install_and_the_messages_are_taken(tmp_path):
-    lacking = "sys.modules['prometheus_client'] = None; del sys.modules['supervisor_memreap.record.scrape']"
+    lacking = "sys.modules['prometheus_client'] = None; del sys.modules['supervisor_memreap.outputs.scrape']"
     with child(first=lacking) as metrics:
         for _ in range(100):
             metrics.takes(look(row(junk="x" * 10000)))

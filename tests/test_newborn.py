@@ -22,7 +22,7 @@ from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.demo import fastcgi
 from supervisor_memreap.host import procfs
-from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.listener.reaper import Reaper
 
 MIB = 1024**2
 WORKERS = 4

@@ -19,14 +19,14 @@ from support.driver import POOL, assert_have_served, eventually, pool, superviso
 from support.driver import workers_below as pids
 from support.looking import look
 
-from supervisor_memreap import cli
+from supervisor_memreap.commands import cli
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import resolve
 from supervisor_memreap.core.state import Cause, Phase, PoolState, Reap, Suspension
 from supervisor_memreap.host import lock, procfs
-from supervisor_memreap.record import statedirectory
-from supervisor_memreap.record.statefile import BesideListener, StateFile
+from supervisor_memreap.listener import statedirectory
+from supervisor_memreap.listener.statefile import BesideListener, StateFile
 from supervisor_memreap.supervisord.configfile import ConfigFile
 
 SETTLE = 0.1

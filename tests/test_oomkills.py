@@ -16,7 +16,7 @@ from supervisor_memreap.core.memoryevents import OomKilled
 from supervisor_memreap.core.model import HOST, ProcessId
 from supervisor_memreap.core.oomkills import Kills
 from supervisor_memreap.host import procfs
-from supervisor_memreap.host.oomkills import OomKills
+from supervisor_memreap.host.oomcounters import OomKills
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MIB = 1024**2

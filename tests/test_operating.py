@@ -24,10 +24,10 @@ from support import stack
 from support.driver import POOL, an_hour_tick, assert_in, eventually, supervisord
 from support.operated import Operated, assert_status, look
 
-from supervisor_memreap import doctorprocess as process
-from supervisor_memreap.core.recording import RECORDING_KEYS
+from supervisor_memreap.core.outputsettings import RECORDING_KEYS
 from supervisor_memreap.core.settings import POOL_KEYS
-from supervisor_memreap.record.fields import COMMON, time_text
+from supervisor_memreap.listener import doctorprocess as process
+from supervisor_memreap.outputs.fields import COMMON, time_text
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
 PASSWORD = "to%%pse:cret@"  # as it is written in the file: a % is doubled there

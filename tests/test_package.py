@@ -80,7 +80,7 @@ def test_the_installed_wheel_runs_without_the_checkout(wheel, tmp_path):
     subprocess.run(install, check=True, capture_output=True)
     # Without -P the directory it starts in would come first on the path; that is an empty one.
     environment = {**os.environ, "PYTHONPATH": str(target)}
-    shown = "import supervisor_memreap, sys; print(supervisor_memreap.__file__); import supervisor_memreap.cli as c;"
+    shown = "import sys, supervisor_memreap, supervisor_memreap.commands.cli as c; print(supervisor_memreap.__file__);"
     result = subprocess.run(
         [sys.executable, "-c", shown + "sys.exit(c.main(['--version']))"],
         cwd=tmp_path,
@@ -123,7 +123,6 @@ def test_signals_are_sent_from_one_place_to_one_process_at_a_time():
         if isinstance(call, ast.Call) and (name := _name_of(call)) in names | {"syscall"}
     ]
     assert senders == [
-        ("doctorprocess.py", "end", "killpg"),
         ("boundary.py", "tgkill", "syscall"),
         ("forked.py", "collect", "kill"),
         ("procfile.py", "missing", "kill"),
@@ -133,6 +132,7 @@ def test_signals_are_sent_from_one_place_to_one_process_at_a_time():
         ("signalling.py", "send_to_main_thread", "tgkill"),
         ("signalling.py", "send_to_main_thread", "pidfd_send_signal"),
         ("sockets.py", "_copy", "syscall"),  # pidfd_getfd
+        ("doctorprocess.py", "end", "killpg"),
         ("statefile.py", "_exists", "kill"),
         ("terminal.py", "_stop", "kill"),  # itself, for Ctrl-Z
     ]

@@ -11,7 +11,7 @@ from support import browser, sawtooth
 from support.sawtooth import DAY, UNTIL
 
 from supervisor_memreap.host import packages
-from supervisor_memreap.record import page, plot, report
+from supervisor_memreap.reports import chart, htmlpage, summary
 
 HOSTILE = '</style><script>document.title="run"</script><img src=http://example.com/x onerror=alert(1)>"\'&amp;'
 LONG = "a" * 100
@@ -25,8 +25,8 @@ def _utc():
 
 def html(*pools, days: float = 1, host: str = "web1.example.com") -> str:
     since = UNTIL - days * DAY
-    shown = [page.pool(history, report.of(history, since, UNTIL)) for history in pools]
-    return page.html(shown, host, since, UNTIL, "memreap 1.2.3")
+    shown = [htmlpage.pool(history, summary.of(history, since, UNTIL)) for history in pools]
+    return htmlpage.html(shown, host, since, UNTIL, "memreap 1.2.3")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def _luminance(color: str) -> float:
 
 @pytest.mark.parametrize("column", [1, 2], ids=["light", "dark"])
 def test_text_has_enough_contrast(column):
-    colors = {row[0]: row[column] for row in page._COLORS}
+    colors = {row[0]: row[column] for row in htmlpage._COLORS}
     for text in ("ink", "muted", "accent"):
         for background in ("paper", "back"):
             assert contrast(colors[text], colors[background]) >= 4.5
@@ -143,7 +143,7 @@ def test_a_name_that_is_html_is_shown_as_it_is(measured):
 @pytest.mark.parametrize("name", [r"a\1b", r"x\g<0>y", "back\\"])
 def test_a_name_with_a_backslash_is_shown_as_it_is(name):
     shown = name.replace("<", "&lt;").replace(">", "&gt;")
-    assert f'aria-label="{shown}"' in page.inline("<svg viewBox='0 0 1 1'></svg>", "p", name)
+    assert f'aria-label="{shown}"' in htmlpage.inline("<svg viewBox='0 0 1 1'></svg>", "p", name)
 
 
 def test_a_host_and_a_name_of_no_encoding_can_be_written():
@@ -175,11 +175,11 @@ def test_the_same_histories_give_the_same_page():
 
 
 def test_the_facts_of_the_text_are_in_the_page(day):
-    for label, text in report.rows(report.of(sawtooth.troubled(), UNTIL - DAY, UNTIL)):
+    for label, text in summary.rows(summary.of(sawtooth.troubled(), UNTIL - DAY, UNTIL)):
         assert f'<th scope="row">{label}</th><td>{text}</td>' in day
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(plot.MissingLibraryError, match=re.escape(packages.install_extra("plot"))):
+    with pytest.raises(chart.MissingLibraryError, match=re.escape(packages.install_extra("plot"))):
         html(sawtooth.pool())

@@ -13,7 +13,7 @@ import pytest
 from support import sawtooth, stack
 from support.sawtooth import DAY, HOUR, UNTIL
 
-from supervisor_memreap.record import plot
+from supervisor_memreap.reports import chart
 
 SINCE = UNTIL - DAY
 
@@ -26,7 +26,7 @@ def _utc():
 
 @pytest.fixture
 def library():
-    with plot.library():
+    with chart.library():
         yield
 
 
@@ -45,7 +45,7 @@ def marks(axes) -> dict[str, list[float]]:
 
 
 def test_it_says_which_pool_metric_and_time_it_shows_with_units_and_zone():
-    found = texts(plot.svg(sawtooth.pool(), SINCE, UNTIL))
+    found = texts(chart.svg(sawtooth.pool(), SINCE, UNTIL))
     for text in (
         "myapp",
         "memory of its workers (uss), from 27 Nov 00:00 to 28 Nov 2025 00:00 (UTC+00:00)",
@@ -60,12 +60,12 @@ def test_it_says_which_pool_metric_and_time_it_shows_with_units_and_zone():
 
 
 def test_sizes_of_gigabytes_are_in_gib():
-    assert "total of the pool (GiB)" in texts(plot.svg(sawtooth.pool(workers=30), SINCE, UNTIL))
+    assert "total of the pool (GiB)" in texts(chart.svg(sawtooth.pool(workers=30), SINCE, UNTIL))
 
 
 def test_each_reap_is_a_mark_by_its_reason_where_the_worker_was(library):
     history = sawtooth.troubled()
-    above, _ = plot.draw(history, SINCE, UNTIL).axes
+    above, _ = chart.draw(history, SINCE, UNTIL).axes
     reaps = [event for event in history.events if event.name == "Signalled"]
     by_reason = {
         reason: [event.at for event in reaps if event.values["reason"] == reason] for reason in ("limit", "max_age")
@@ -80,37 +80,37 @@ def test_each_reap_is_a_mark_by_its_reason_where_the_worker_was(library):
 
 def test_what_observe_would_have_reaped_is_a_hollow_mark(library):
     history = sawtooth.observed()
-    above, _ = plot.draw(history, SINCE, UNTIL).axes
+    above, _ = chart.draw(history, SINCE, UNTIL).axes
     (mark,) = lines(above, label="would be reaped: limit (5)")
     assert list(mark.get_xdata()) == [event.at for event in history.events]
-    assert (mark.get_markerfacecolor(), mark.get_markeredgecolor()) == (plot.PAPER, plot.INK)
+    assert (mark.get_markerfacecolor(), mark.get_markeredgecolor()) == (chart.PAPER, chart.INK)
     assert min(mark.get_ydata()) >= 150
 
 
 def test_a_workers_line_ends_where_it_left(library):
     history = sawtooth.pool()
-    above, _ = plot.draw(history, SINCE, UNTIL).axes
+    above, _ = chart.draw(history, SINCE, UNTIL).axes
     drawn = {(line.get_xdata()[0], line.get_xdata()[-1]) for line in lines(above, linewidth=1.4)}
     assert drawn == {(worker.readings[0].at, worker.readings[-1].at) for worker in history.workers}
 
 
 def test_a_worker_goes_on_in_the_style_of_the_one_that_it_replaced(library):
     history = sawtooth.pool()
-    above, _ = plot.draw(history, SINCE, UNTIL).axes
+    above, _ = chart.draw(history, SINCE, UNTIL).axes
     assert len({line.get_color() for line in lines(above, linewidth=1.4)}) == 5
     assert len(history.workers) == 16
 
 
 def test_without_colour_the_lines_still_differ(library):
-    above, _ = plot.draw(sawtooth.pool(), SINCE, UNTIL).axes
+    above, _ = chart.draw(sawtooth.pool(), SINCE, UNTIL).axes
     patterns = {(line.get_color(), str(line._unscaled_dash_pattern)) for line in lines(above, linewidth=1.4)}
     assert len(patterns) == len({pattern for _, pattern in patterns}) == 5
-    assert len({str(style) for _, style in plot.STYLES}) == len({color for color, _ in plot.STYLES}) == 6
+    assert len({str(style) for _, style in chart.STYLES}) == len({color for color, _ in chart.STYLES}) == 6
 
 
 def test_a_gap_in_the_recording_is_a_gap_in_every_line(library):
     history = sawtooth.troubled()
-    above, below = plot.draw(history, SINCE, UNTIL).axes
+    above, below = chart.draw(history, SINCE, UNTIL).axes
     start, end = UNTIL - 15 * HOUR, UNTIL - 13 * HOUR
     crossing = 0
     for line in (*lines(above, linewidth=1.4), *lines(below, linewidth=1.2), *lines(above, linewidth=1.6)):
@@ -120,34 +120,34 @@ def test_a_gap_in_the_recording_is_a_gap_in_every_line(library):
                 assert math.isnan(y) or math.isnan(after)
                 crossing += 1
     assert crossing == 5 + 1 + 1
-    assert "not recorded" in texts(plot.svg(history, SINCE, UNTIL))
+    assert "not recorded" in texts(chart.svg(history, SINCE, UNTIL))
 
 
 def test_a_limit_that_changed_is_a_step_with_both_labels(library):
-    above, _ = plot.draw(sawtooth.troubled(), SINCE, UNTIL).axes
+    above, _ = chart.draw(sawtooth.troubled(), SINCE, UNTIL).axes
     (limit,) = lines(above, linewidth=1.6)
     assert limit.get_drawstyle() == "steps-post"
     assert sorted({y for y in limit.get_ydata() if not math.isnan(y)}) == [120, 150]
-    assert {"limit 120 MiB", "limit 150 MiB"} <= set(texts(plot.svg(sawtooth.troubled(), SINCE, UNTIL)))
+    assert {"limit 120 MiB", "limit 150 MiB"} <= set(texts(chart.svg(sawtooth.troubled(), SINCE, UNTIL)))
 
 
 def test_without_a_limit_there_is_no_line_for_it():
-    found = texts(plot.svg(sawtooth.pool(limit=None), SINCE, UNTIL))
+    found = texts(chart.svg(sawtooth.pool(limit=None), SINCE, UNTIL))
     assert not any(text.startswith("limit") for text in found)
 
 
 def test_the_pools_total_is_below_with_its_peak(library):
     history = sawtooth.pool()
-    _, below = plot.draw(history, SINCE, UNTIL).axes
+    _, below = chart.draw(history, SINCE, UNTIL).axes
     (total,) = lines(below, linewidth=1.2)
     assert len(total.get_xdata()) == len(history.readings)
-    assert any(text.startswith("peak ") for text in texts(plot.svg(history, SINCE, UNTIL)))
+    assert any(text.startswith("peak ") for text in texts(chart.svg(history, SINCE, UNTIL)))
 
 
 @pytest.mark.parametrize(("workers", "days"), [(30, 30), (30, 1), (5, 30)])
 def test_workers_or_lives_that_are_too_many_to_tell_apart_are_a_band(workers, days):
     history = sawtooth.pool(workers=workers, days=days)
-    picture = plot.svg(history, UNTIL - days * DAY, UNTIL)
+    picture = chart.svg(history, UNTIL - days * DAY, UNTIL)
     found = texts(picture)
     assert {"largest", "median", "smallest", "limit 150 MiB"} <= set(found)
     reaps = sum(event.name == "Signalled" and event.at <= UNTIL for event in history.events)
@@ -157,7 +157,7 @@ def test_workers_or_lives_that_are_too_many_to_tell_apart_are_a_band(workers, da
 
 def test_the_band_goes_from_the_smallest_to_the_largest_worker(library):
     history = sawtooth.pool(workers=30, days=30)
-    above, _ = plot.draw(history, UNTIL - 30 * DAY, UNTIL).axes
+    above, _ = chart.draw(history, UNTIL - 30 * DAY, UNTIL).axes
     most, middle, least = (list(line.get_ydata()) for line in lines(above, linewidth=1.1))
     assert all(low <= median <= high for low, median, high in zip(least, middle, most))
     assert max(most) == pytest.approx(max(reading.largest for reading in history.readings) / 1024**2)
@@ -167,31 +167,31 @@ def test_the_band_goes_from_the_smallest_to_the_largest_worker(library):
 def test_two_readings_are_enough_and_fill_the_picture(library):
     history = sawtooth.pool(days=1 / 1440)
     assert len(history.readings) == 2
-    above, _ = plot.draw(history, SINCE, UNTIL).axes
+    above, _ = chart.draw(history, SINCE, UNTIL).axes
     assert above.get_xlim() == (history.readings[0].at, UNTIL)
     assert all(line.get_marker() == "." for line in lines(above, linewidth=1.4))
-    plot.svg(sawtooth.pool(days=0), SINCE, UNTIL)
+    chart.svg(sawtooth.pool(days=0), SINCE, UNTIL)
 
 
 def test_a_pool_of_which_no_worker_is_known_has_its_total_and_limit():
     history = dataclasses.replace(sawtooth.pool(), workers=())
-    assert {"limit 150 MiB", "time (UTC+00:00)"} <= set(texts(plot.svg(history, SINCE, UNTIL)))
+    assert {"limit 150 MiB", "time (UTC+00:00)"} <= set(texts(chart.svg(history, SINCE, UNTIL)))
 
 
 def test_without_a_reading_there_is_a_line_that_says_so():
     with pytest.raises(
-        plot.NothingToDrawError, match=r"^myapp: nothing was recorded from 28 Nov 00:00 to 29 Nov 2025 00:00"
+        chart.NothingToDrawError, match=r"^myapp: nothing was recorded from 28 Nov 00:00 to 29 Nov 2025 00:00"
     ):
-        plot.svg(sawtooth.pool(until=UNTIL - 60), UNTIL, UNTIL + DAY)
+        chart.svg(sawtooth.pool(until=UNTIL - 60), UNTIL, UNTIL + DAY)
 
 
 @pytest.mark.parametrize("name", ["$\\frac{1}{2}$", "<b>&amp;", "a:b%s", "\N{SNOWMAN}\N{CJK UNIFIED IDEOGRAPH-6C34}"])
 def test_a_name_is_shown_as_it_is(name):
-    assert name in texts(plot.svg(sawtooth.pool(name), SINCE, UNTIL))
+    assert name in texts(chart.svg(sawtooth.pool(name), SINCE, UNTIL))
 
 
 def test_a_name_with_control_characters_or_of_no_encoding_is_still_drawn():
-    assert "a?b??c" in texts(plot.svg(sawtooth.pool("a\nb\x1b\udcffc"), SINCE, UNTIL))
+    assert "a?b??c" in texts(chart.svg(sawtooth.pool("a\nb\x1b\udcffc"), SINCE, UNTIL))
 
 
 SCRIPT = """
@@ -212,11 +212,11 @@ def test_the_same_history_gives_the_same_file_whatever_the_users_own_style(tmp_p
     style.write_text("font.size: 20\nlines.linewidth: 9\nbackend: TkAgg\n")
     first, second = drawn(), drawn(MATPLOTLIBRC=str(style), PYTHONHASHSEED="7", LC_ALL="C")
     assert first.stdout == second.stdout
-    assert first.stdout == plot.svg(sawtooth.pool(), SINCE, UNTIL)
+    assert first.stdout == chart.svg(sawtooth.pool(), SINCE, UNTIL)
 
 
 def test_it_names_no_date_and_loads_nothing():
-    picture = plot.svg(sawtooth.pool(), SINCE, UNTIL)
+    picture = chart.svg(sawtooth.pool(), SINCE, UNTIL)
     root = ElementTree.fromstring(picture)
     assert not list(root.iter("{http://www.w3.org/2000/svg}metadata"))
     assert all(
@@ -235,4 +235,4 @@ def test_a_home_that_cannot_be_written_is_no_trouble(tmp_path):
 
 
 def test_a_png_has_the_picture_too():
-    assert plot.png(sawtooth.pool(), SINCE, UNTIL).startswith(b"\x89PNG")
+    assert chart.png(sawtooth.pool(), SINCE, UNTIL).startswith(b"\x89PNG")

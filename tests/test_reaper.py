@@ -19,8 +19,6 @@ from support.boundary import fastcgi_pool
 from support.driver import POOL, eventually, pool, workers_below
 from support.reaping import QUICK, Reaping
 
-from supervisor_memreap import attempts
-from supervisor_memreap.attempts import AGAIN
 from supervisor_memreap.core import events, policy
 from supervisor_memreap.core.command import Command
 from supervisor_memreap.core.model import ProcessId, Program, Result
@@ -30,13 +28,14 @@ from supervisor_memreap.core.state import Cause, Phase, PoolState, Reap, Suspens
 from supervisor_memreap.host import lock, procfs, reader, signalling, sockets
 from supervisor_memreap.host import look as host_look
 from supervisor_memreap.host.attempt import Outcome
-from supervisor_memreap.memorywatch import MemoryWatch
-from supervisor_memreap.pool import WatchedPool
-from supervisor_memreap.pools import States
-from supervisor_memreap.reaper import Reaper
-from supervisor_memreap.record import statedirectory
-from supervisor_memreap.record.statefile import StateFile
-from supervisor_memreap.sizes import Sizes
+from supervisor_memreap.listener import attempts, statedirectory
+from supervisor_memreap.listener.attempts import AGAIN
+from supervisor_memreap.listener.memorywatch import MemoryWatch
+from supervisor_memreap.listener.pool import WatchedPool
+from supervisor_memreap.listener.pools import States
+from supervisor_memreap.listener.reaper import Reaper
+from supervisor_memreap.listener.sizes import Sizes
+from supervisor_memreap.listener.statefile import StateFile
 
 
 def test_a_worker_that_got_the_signal_between_a_request_and_accept_gets_a_second_one_when_it_is_idle():

@@ -14,15 +14,16 @@ import pytest
 from support.driver import eventually, stop
 from support.histories import MIB, left, look, now
 
-from supervisor_memreap import recorders
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.core.recording import Address, Recording
+from supervisor_memreap.core.outputsettings import Address, Recording
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.record import child, historyfile
-from supervisor_memreap.record.child import Child
-from supervisor_memreap.record.historypath import HistoryError
-from supervisor_memreap.record.log import Once
+from supervisor_memreap.history import historyfile
+from supervisor_memreap.history.historypath import HistoryError
+from supervisor_memreap.listener import sinks
+from supervisor_memreap.outputs import child
+from supervisor_memreap.outputs.child import Child
+from supervisor_memreap.outputs.log import Once
 from supervisor_memreap.supervisord.configfile import Contents
 
 NOW = now()
@@ -121,7 +122,7 @@ def test_a_child_works_where_the_listener_has_a_thousand_descriptors():
 
 def test_a_metrics_child_that_starts_later_knows_which_pools_are_to_be_watched(listener, monkeypatch):
     got = []
-    monkeypatch.setattr(recorders.Child, "send", lambda _self, message, is_event: got.append(message))
+    monkeypatch.setattr(sinks.Child, "send", lambda _self, message, is_event: got.append(message))
     listener.recorders.apply(OFF, Contents())
     listener.recorders.take(events.Watching("", 1.0, (("myapp", PoolSettings()),)))
     listener.recorders.apply(Recording(history=None, metrics=Address("127.0.0.1", 1)), Contents())
@@ -187,7 +188,7 @@ class Listener:
     def __init__(self):
         self.log = []
         self.once = Once(self.log.append)
-        self.recorders = recorders.Recorders(self.log.append, self.once)
+        self.recorders = sinks.Recorders(self.log.append, self.once)
 
     def loop(self):
         self.recorders.wake(self.recorders.fds())
@@ -203,7 +204,7 @@ class Listener:
 
 @pytest.fixture
 def listener(monkeypatch):
-    monkeypatch.setattr(recorders, "_EARLY", 60.0)  # each look is recorded
+    monkeypatch.setattr(sinks, "_EARLY", 60.0)  # each look is recorded
     listener = Listener()
     yield listener
     listener.recorders.close()
@@ -312,8 +313,8 @@ def test_what_was_wrong_with_a_setting_is_over_when_it_is_changed_and_not_when_a
 
 
 def test_what_is_wrong_with_the_history_is_one_line_however_often_it_is_tried(listener, tmp_path, monkeypatch):
-    monkeypatch.setattr("supervisor_memreap.record.historywriter.HANDOVER", 0.0)
-    monkeypatch.setattr("supervisor_memreap.record.historywriter.RETRY", 0.0)
+    monkeypatch.setattr("supervisor_memreap.history.historywriter.HANDOVER", 0.0)
+    monkeypatch.setattr("supervisor_memreap.history.historywriter.RETRY", 0.0)
     listener.recorders.apply(history(tmp_path / "no/h.sqlite"), Contents())
 
     def assert_told():
@@ -351,7 +352,7 @@ def test_a_child_that_was_killed_is_started_again_and_that_is_one_line(listener,
 
     eventually(assert_told)
     assert "its process has ended; it is started again in 30 s" in listener.texts()[0]
-    monkeypatch.setattr(recorders, "_RESTART", 0.0)
+    monkeypatch.setattr(sinks, "_RESTART", 0.0)
 
     def assert_recorded_again():
         listener.look()
@@ -395,7 +396,7 @@ def test_an_error_in_recording_is_one_line_and_reaches_nobody_else(listener, tmp
     def broken(_event):
         raise KeyError("x")
 
-    monkeypatch.setattr("supervisor_memreap.record.fields.of", broken)
+    monkeypatch.setattr("supervisor_memreap.outputs.fields.of", broken)
     for _ in range(3):
         listener.recorders.take(left_event())
         listener.look()
@@ -412,7 +413,7 @@ def test_where_no_process_can_be_made_that_is_one_line_and_it_is_tried_again(lis
         listener.recorders.apply(history(tmp_path / "h.sqlite"), Contents())
         listener.look()
     assert "no process could be started: Resource temporarily unavailable" in listener.texts()[0]
-    monkeypatch.setattr(recorders, "_RESTART", 0.0)
+    monkeypatch.setattr(sinks, "_RESTART", 0.0)
     listener.look()
     listener.look()
     eventually(lambda: assert_readings(tmp_path / "h.sqlite", 1))

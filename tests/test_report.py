@@ -212,8 +212,8 @@ def test_a_report_as_text_needs_no_matplotlib(conf):
 
 
 def test_the_listener_loads_nothing_for_it():
-    code = "import sys, supervisor_memreap.cli; print([name for name in sys.modules if name in sys.argv[1:]])"
-    heavy = ["matplotlib", "sqlite3", "supervisor_memreap.record.plot", "supervisor_memreap.record.report"]
+    code = "import sys, supervisor_memreap.commands.cli; print([name for name in sys.modules if name in sys.argv[1:]])"
+    heavy = ["matplotlib", "sqlite3", "supervisor_memreap.reports.chart", "supervisor_memreap.reports.summary"]
     result = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
 

@@ -22,11 +22,11 @@ from supervisor_memreap.core import events, policy
 from supervisor_memreap.core.command import Command, CommandError
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.reaper import Reaper
-from supervisor_memreap.record import statedirectory
-from supervisor_memreap.record.log import Once
-from supervisor_memreap.record.statefile import StateFile
-from supervisor_memreap.remembered import Remembered
+from supervisor_memreap.listener import statedirectory
+from supervisor_memreap.listener.reaper import Reaper
+from supervisor_memreap.listener.savedstates import Remembered
+from supervisor_memreap.listener.statefile import StateFile
+from supervisor_memreap.outputs.log import Once
 from supervisor_memreap.supervisord.configfile import ConfigFile, Contents
 
 SUPERVISORD = ProcessId(4_000_000, 1.5)

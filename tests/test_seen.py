@@ -18,8 +18,8 @@ from support.waiter import WAYS, connect, forked, listen
 from supervisor_memreap.core.model import Fact, Pool, ProcessId, Sharing, Worker
 from supervisor_memreap.host import forked as forked_children
 from supervisor_memreap.host import procfs, reader, seen, sockets, waiting
-from supervisor_memreap.host import serving as host_serving
-from supervisor_memreap.host.serving import Serving
+from supervisor_memreap.host import whoserves as host_serving
+from supervisor_memreap.host.whoserves import Serving
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import PoolSettings, Settings, Watch
 from supervisor_memreap.host import look as host_look
 from supervisor_memreap.host import procfs, statm
-from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.listener.reaper import Reaper
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MIB = 1024**2

@@ -11,16 +11,16 @@ import pytest
 from supervisor.states import EventListenerStates, ProcessStates
 
 from supervisor_memreap.core import policy, selection
+from supervisor_memreap.core.counters import Counters
 from supervisor_memreap.core.events import Left
 from supervisor_memreap.core.listeners import ListenerState
 from supervisor_memreap.core.model import Pool, ProcessId, ProgramState, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.settings import Given, PoolSettings
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.record import fields, inforce, status, words
-from supervisor_memreap.record.counters import Counters
-from supervisor_memreap.record.status import age_of_listener, trouble_of_listener
-from supervisor_memreap.view import View
+from supervisor_memreap.outputs import fields, inforce, statusrows, words
+from supervisor_memreap.outputs.statusrows import age_of_listener, trouble_of_listener
+from supervisor_memreap.views.view import View
 
 
 def names(states: type) -> set[str]:
@@ -100,7 +100,7 @@ def shown(*workers: Worker, **more) -> dict:
     choice = look_at(pool)
     counters = replace(Counters().after(left), reaps=0, given_back=0).with_standing(choice.standing.value, NOW - 34)
     used = {each.id: each.used for each in workers if each.used is not None}
-    return {**status.of_pool(choice, SETTINGS, choice.state, counters, used), **more}
+    return {**statusrows.of_pool(choice, SETTINGS, choice.state, counters, used), **more}
 
 
 def look_at(pool: Pool) -> policy.Choice:
@@ -119,10 +119,10 @@ def test_since_when_reaps_are_counted_is_said_once_and_only_on_the_first_day():
     young, other = NOW - 3600, NOW - 7200
     pools = [shown(worker(11, 80), name=name, reaps=3, counted_since=young) for name in ("myapp", "web")]
     line = f"Reaps are counted since {words.clock(young)}."
-    assert status.table(pools, NOW, True).splitlines()[-1] == line
-    assert "ounted since" not in status.table([{**pools[0], "counted_since": NOW - 86400}], NOW, True)
-    assert "ounted since" not in status.table([{**pools[0], "reaps": 0}], NOW, True)
-    assert status.table([pools[0], {**pools[1], "counted_since": other}], NOW, True).splitlines()[-1] == (
+    assert statusrows.table(pools, NOW, True).splitlines()[-1] == line
+    assert "ounted since" not in statusrows.table([{**pools[0], "counted_since": NOW - 86400}], NOW, True)
+    assert "ounted since" not in statusrows.table([{**pools[0], "reaps": 0}], NOW, True)
+    assert statusrows.table([pools[0], {**pools[1], "counted_since": other}], NOW, True).splitlines()[-1] == (
         f"Reaps are counted since {words.clock(young)} (myapp); {words.clock(other)} (web)."
     )
 
@@ -140,7 +140,7 @@ def test_since_when_reaps_are_counted_is_said_once_and_only_on_the_first_day():
 def test_the_signal_that_is_used_and_whether_it_is_set_are_in_the_values(server, chosen, expected):
     settings = replace(SETTINGS, signal=chosen)
     choice = look_at(Pool("myapp", "RUNNING", "", MANAGER, 60.0, (worker(11, 50),)))
-    values = status.of_pool(choice, settings, choice.state, Counters(), {}, server=server)
+    values = statusrows.of_pool(choice, settings, choice.state, Counters(), {}, server=server)
     assert (values.get("signal"), values["signal_is_set"], values.get("server")) == expected
 
 
@@ -161,7 +161,7 @@ def test_the_table_of_settings_has_the_signal_that_is_used(server, given, line):
 
 
 def test_a_pool_is_a_line_and_its_last_message_one_below_it():
-    head, line, message = status.table([shown(worker(11, 50), worker(12, 60))], NOW, True).splitlines()
+    head, line, message = statusrows.table([shown(worker(11, 50), worker(12, 60))], NOW, True).splitlines()
     assert head.split() == ["limit", "workers", "largest", "total", "growth", "reaps", "since"]
     assert line.split() == ["myapp", "QUIET", "100", "MiB", "uss", "2", "-", "-", "-", "0", "34", "s"]
     assert message.endswith(" worker 12 left after 0.4 s, 301 MiB freed")
@@ -188,7 +188,7 @@ def test_a_table_is_80_columns_wide_whatever_is_in_it(name, standing):
         * 3,
         suspension={"reason": "its manager went away", "since": NOW - 60, "until": NOW + 540},
     )
-    table = status.table([shown(worker(11, 50)), largest], NOW, True)
+    table = statusrows.table([shown(worker(11, 50)), largest], NOW, True)
     assert max(map(len, table.splitlines())) <= 80
     assert name in table
 
@@ -196,11 +196,11 @@ def test_a_table_is_80_columns_wide_whatever_is_in_it(name, standing):
 def test_a_worker_whose_size_may_not_be_read_makes_its_pool_blind():
     pool = shown(worker(11, 150), worker(12, 50), worker(13, 150, 120))
     assert (pool["standing"], pool["unreadable_workers"]) == ("blind", 1)
-    table = status.table([pool], NOW, True)
+    table = statusrows.table([pool], NOW, True)
     assert "myapp  BLIND  " in table
     assert "1 of 3 workers: uss may not be read" in " ".join(below(table))
-    assert not status.is_well(pool)
-    assert status.is_well(shown(worker(12, 50), worker(13, 150, 120)))
+    assert not statusrows.is_well(pool)
+    assert statusrows.is_well(shown(worker(12, 50), worker(13, 150, 120)))
 
 
 def test_a_worker_whose_bound_is_within_the_limit_is_not_blind_even_if_its_size_is_unknown():
@@ -211,13 +211,15 @@ def test_a_program_that_runs_and_cannot_be_looked_at_is_blind():
     pool = Pool("myapp", "RUNNING", "its processes are hidden from this user")
     choice = look_at(pool)
     assert choice.standing == "blind"
-    values = status.of_pool(choice, SETTINGS, choice.state, Counters().with_standing("blind", NOW), {})
-    table = status.table([values], NOW, True)
+    values = statusrows.of_pool(choice, SETTINGS, choice.state, Counters().with_standing("blind", NOW), {})
+    table = statusrows.table([values], NOW, True)
     assert below(table) == ["not watched: its processes are hidden from this user"]
     stopped = look_at(Pool("myapp", "STOPPED"))
     assert stopped.standing == "not running"
-    values = status.of_pool(stopped, SETTINGS, stopped.state, Counters().with_standing(stopped.standing.value, NOW), {})
-    assert "STOPPED" in status.table([values], NOW, True)
+    values = statusrows.of_pool(
+        stopped, SETTINGS, stopped.state, Counters().with_standing(stopped.standing.value, NOW), {}
+    )
+    assert "STOPPED" in statusrows.table([values], NOW, True)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +240,7 @@ def test_a_program_that_runs_and_cannot_be_looked_at_is_blind():
 @pytest.mark.parametrize("paused", [False, True])
 def test_a_suspended_pool_is_shown_with_reason_since_and_until_and_is_not_well(paused, more, expected):
     pool = shown(worker(11, 50), standing="suspended", paused=paused, **more)
-    table = status.table([pool], NOW, True)
+    table = statusrows.table([pool], NOW, True)
     text = " ".join(below(table))
     for clock in ({"since": pool["since"]}, more.get("suspension", {})):
         for key in ("since", "until"):
@@ -247,17 +249,19 @@ def test_a_suspended_pool_is_shown_with_reason_since_and_until_and_is_not_well(p
     assert text.startswith(expected)
     assert "SUSPENDED" in table
     assert ("paused: nothing is sent until supervisorctl memreap resume myapp" in text) is paused
-    assert not status.is_well(pool)
+    assert not statusrows.is_well(pool)
 
 
 def test_without_the_plugin_no_line_names_its_command_as_the_remedy():
     """A changed setting ends a suspension everywhere; of a pause doctor says what is missing."""
     suspension = {"reason": "its limit is too low; set limit=90MB or more", "since": NOW, "until": NOW + 60}
-    (line,) = status.details(shown(worker(11, 50), standing="suspended", suspension=suspension), False)
+    (line,) = statusrows.details(shown(worker(11, 50), standing="suspended", suspension=suspension), False)
     assert "until CLOCK or its settings change: its limit" in line.replace(words.clock(NOW + 60), "CLOCK")
-    (line,) = status.details(shown(worker(11, 50), standing="paused", paused=True), False)
+    (line,) = statusrows.details(shown(worker(11, 50), standing="paused", paused=True), False)
     assert line.endswith("until supervisorctl memreap resume myapp (not set up here: memreap doctor says how)")
-    assert not list(status.details(shown(worker(11, 50), standing="paused", paused=True), True))  # the message says it
+    assert not list(
+        statusrows.details(shown(worker(11, 50), standing="paused", paused=True), True)
+    )  # the message says it
 
 
 @pytest.mark.parametrize(
@@ -276,26 +280,26 @@ def test_supervisorctl_memreap_needs_the_plugin_the_interface_and_a_listener_tha
 
 
 def test_what_a_listener_saw_that_looks_no_more_is_not_called_quiet():
-    (pool,) = status.unwatched([shown(worker(11, 50))])
-    assert not status.is_well(pool)
-    assert "BLIND" in status.table([pool], NOW, True)
+    (pool,) = statusrows.unwatched([shown(worker(11, 50))])
+    assert not statusrows.is_well(pool)
+    assert "BLIND" in statusrows.table([pool], NOW, True)
 
 
 def test_a_look_leaves_out_what_it_does_not_know():
-    (pool,) = status.of_look([shown(worker(11, 50), worker(12, 150, 120), worker(13, 150))])
+    (pool,) = statusrows.of_look([shown(worker(11, 50), worker(12, 150, 120), worker(13, 150))])
     values = json.loads(json.dumps(View([pool], "look", "one look").values()))
     assert set(values) == {"version", "view", "note", "pools"}
     assert not [key for key in values["pools"][0] if key.endswith("_time")]
     assert not {"reaps", "given_back_bytes", "since", "message", "message_at"} & set(values["pools"][0])
     assert ["over" in row for row in pool["workers"]] == [True, True, False]
-    head, line, *_ = status.table([pool], NOW, True).splitlines()
+    head, line, *_ = statusrows.table([pool], NOW, True).splitlines()
     assert head.split() == ["limit", "workers", "over", "largest", "total"]
     assert line.split() == ["myapp", "BLIND", "100", "MiB", "uss", "3", "-", "120", "MiB", "120", "MiB"]
 
 
 def test_in_json_each_time_has_a_text_with_the_zone_beside_it():
     suspension = {"cause": "manager lost", "reason": "x", "since": 1_700_000_000, "until": 1_700_000_600}
-    whole = status.document([shown(suspension=suspension)], "listener", age=1.5)
+    whole = statusrows.document([shown(suspension=suspension)], "listener", age=1.5)
     (pool,) = whole["pools"]
     texts = {key: value for key, value in pool.items() if key.endswith("_time")}
     assert texts == {

@@ -15,7 +15,7 @@ import pytest
 from support import savedhistory
 from test_core_suggestion import BEGIN, HOUR, MIB, four, leak, pool, shifted
 
-from supervisor_memreap.core.history import PoolHistory
+from supervisor_memreap.advice.poolhistory import PoolHistory
 
 NOW = float(int(time.time()))
 

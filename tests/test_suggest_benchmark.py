@@ -7,7 +7,7 @@ import sys
 import pytest
 from support import stack
 
-from supervisor_memreap.core.suggestion import Why
+from supervisor_memreap.advice.suggestion import Why
 
 sys.path.append(str(stack.ROOT / "benchmarks"))
 import suggest as benchmark

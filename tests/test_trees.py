@@ -18,9 +18,9 @@ from support import stack
 from support.driver import POOL, assert_have_served, eventually, listening, supervisord
 from support.stack import NAMESPACE, may_unshare
 
-from supervisor_memreap import once
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.settings import Given, resolve
+from supervisor_memreap.listener import oneshot
 
 
 @pytest.mark.skipif(not may_unshare(), reason="may not make a namespace of pids")
@@ -70,8 +70,11 @@ def test_a_daemonized_old_procmanager_falls_with_the_first_worker_and_that_is_to
     section = {key: Given(value, "") for key, value in {"limit": "30MB", "min_age": "1s", "settle": "0s"}.items()}
     try:
         eventually(lambda: assert_have_served(manager.pid, settle=0.0))
-        programs = once.of_pid(manager.pid, "old")
-        assert once.run(programs, resolve({"old": section}), ["old"], False, happened.append, once.ended_by_itself) == 1
+        programs = oneshot.of_pid(manager.pid, "old")
+        assert (
+            oneshot.run(programs, resolve({"old": section}), ["old"], False, happened.append, oneshot.ended_by_itself)
+            == 1
+        )
     finally:
         _, there = psutil.wait_procs(tree, timeout=5)
         for remaining in there:

@@ -41,7 +41,7 @@ def rate(part: float) -> float:
 
 
 def _configuration(where: Path) -> str:
-    pool = f"{sys.executable} -m supervisor_memreap.demo.pool {where}/pool.sock {WORKERS}"
+    pool = f"{sys.executable} -m supervisor_memreap.demo.prefork {where}/pool.sock {WORKERS}"
     return (
         f"[program:myapp]\ncommand={pool}\nstopwaitsecs=2\nkillasgroup=true\n{_section('observe=yes')}"
         f"[eventlistener:memreap]\ncommand={sys.executable} -m supervisor_memreap listen\nevents=TICK_5\n"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from supervisor_memreap.core.model import Program, ProgramState
-from supervisor_memreap.core.recording import RECORDING_KEYS, Recording
+from supervisor_memreap.core.outputsettings import RECORDING_KEYS, Recording
 from supervisor_memreap.core.text import quote, shown_size
 from supervisor_memreap.core.values import duration, size
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from supervisor_memreap.demo.pool import end_with_parent
+from supervisor_memreap.demo.prefork import end_with_parent
 
 _PREFIX = "memreap-demo-"
 _END = 10.0

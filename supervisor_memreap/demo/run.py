@@ -1,15 +1,4 @@
-"""\
-Show memreap at work on this machine, without root, Perl or a web server: a private supervisord in
-a temporary directory, a pool of leaking workers under load, and the real listener, which reaps
-each worker that is over its limit. The table shows each worker's size against the limit. In the
-last half minute there are twice as many clients as workers: none is idle, and it goes on as before.
-
-It ends by itself, or with Ctrl-C, and leaves no process and no file behind. (If it is killed by
-SIGKILL, its directory stays, and the next demo removes it.)
-
-exit status: 0 if workers were reaped and no request was lost, or if you stopped it before; 1 if
-not; 2 bad usage; 128 plus the signal's number if you stopped it before the pool ran.
-"""
+"""The demo: a private supervisord with a pool that leaks, load on it, and the real listener, shown until it ends."""
 
 from __future__ import annotations
 
@@ -26,17 +15,17 @@ from supervisor_memreap.core.model import Pool, Program
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.core.text import memory
 from supervisor_memreap.demo import fastcgi, load, private
-from supervisor_memreap.demo.pool import LEAK
+from supervisor_memreap.demo.prefork import LEAK
+from supervisor_memreap.demo.progress import Tally
 from supervisor_memreap.demo.screen import Screen
 from supervisor_memreap.demo.stop import Stop
-from supervisor_memreap.demo.tally import Tally
 from supervisor_memreap.host import look, procfs, reader
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
 _LIMIT_MB = 40
 _LIMIT = _LIMIT_MB * 1024**2
 _START = 20.0
-_DEFAULT = 60
+DEFAULT = 60
 # Seconds at the end, if there is time for them, in which the pool is saturated.
 _SATURATED = 30
 # Seconds from the moment when a worker is over its limit until it has left: ticks come every 5 s, up to 2 s late.
@@ -68,36 +57,8 @@ def least(workers: int) -> int:
     return math.ceil((growing + _REAP) / 5) * 5
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--seconds",
-        type=_seconds,
-        metavar="N",
-        help=f"end after N seconds (default: {_DEFAULT}, or more if many workers grow more slowly)",
-    )
-    parser.add_argument("--workers", type=_workers, default=4, metavar="N", help="number of workers (default: 4)")
-    parser.add_argument(
-        "--pool",
-        choices=("auto", "perl", "python"),
-        default="auto",
-        help="perl: the real FCGI::ProcManager; python: a small manager like it (default: perl if it is installed)",
-    )
-
-
-def _seconds(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= 86400):
-        raise argparse.ArgumentTypeError(f"{text[:100]}: not a number of seconds up to 86400")
-    return int(text)
-
-
-def _workers(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= 20):
-        raise argparse.ArgumentTypeError(f"{text[:100]}: not a number of workers from 1 to 20")
-    return int(text)
-
-
 def run(args: argparse.Namespace) -> int:
-    """The exit status, as above."""
+    """The exit status of `memreap demo`."""
     shortest = least(args.workers)
     if args.seconds is not None and args.seconds < shortest:
         count = f"{args.workers} workers" if args.workers > 1 else "a single worker"
@@ -110,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     stop = Stop()
     stop.catch_signals()
     try:
-        seconds = args.seconds or max(_DEFAULT, shortest + _SATURATED)
+        seconds = args.seconds or max(DEFAULT, shortest + _SATURATED)
         return _demonstrate(args, seconds, max(shortest, seconds - _SATURATED), stop)
     finally:
         reader.end()
@@ -161,7 +122,7 @@ def _has_perl() -> bool:
 
 def _configuration(directory: Path, perl: bool, workers: int) -> str:
     here = Path(__file__).parent
-    pool = ["perl", str(here / "pool.pl")] if perl else [sys.executable, "-m", "supervisor_memreap.demo.pool"]
+    pool = ["perl", str(here / "pool.pl")] if perl else [sys.executable, "-m", "supervisor_memreap.demo.prefork"]
     # The last two lines of the program: if the demo is killed by SIGKILL, its supervisord ends all processes soon.
     return f"""\
 [supervisord]

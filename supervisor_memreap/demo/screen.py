@@ -11,8 +11,8 @@ import time
 
 from supervisor_memreap.core.model import Pool
 from supervisor_memreap.core.text import memory
+from supervisor_memreap.demo.progress import Tally
 from supervisor_memreap.demo.stop import Stop
-from supervisor_memreap.demo.tally import Tally
 
 # Seconds between two lines about the workers, where there is no table.
 _EVERY = 5.0

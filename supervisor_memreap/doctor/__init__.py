@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings, SettingsError, resolve
-from supervisor_memreap.doctor import history, listener, pool, restart, sections, unread
+from supervisor_memreap.doctor import historychecks, listening, program, restart, sections, unread
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.host import procfs
 from supervisor_memreap.supervisord import configfile
@@ -66,8 +66,8 @@ def _findings(path: str, connect: Callable[[Mapping[str, str]], Client]) -> Iter
         yield unavailable
         return
     try:
-        yield from listener.check(case)
-        yield from history.check(case)
+        yield from listening.check(case)
+        yield from historychecks.check(case)
         yield from unread.check(case)
         yield from _pools(case)
     except Unavailable as error:
@@ -92,5 +92,5 @@ def _settings(case: Case) -> Iterator[Finding]:
 
 def _pools(case: Case) -> Iterator[Finding]:
     for watch in case.settings.pools(case.programs):
-        for finding in pool.check(case, watch):
+        for finding in program.check(case, watch):
             yield finding._replace(subject=watch.program.namespec)

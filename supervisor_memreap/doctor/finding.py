@@ -11,7 +11,7 @@ from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host.interpreter import Answer
 from supervisor_memreap.host.source import Source
-from supervisor_memreap.record import words
+from supervisor_memreap.outputs import words
 from supervisor_memreap.supervisord.client import Client, Unavailable
 from supervisor_memreap.supervisord.configfile import Contents
 

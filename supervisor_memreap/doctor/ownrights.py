@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from supervisor_memreap.doctor.finding import Case
 from supervisor_memreap.host import rights
-from supervisor_memreap.record import statedirectory
+from supervisor_memreap.listener import statedirectory
 
 
 def remedy(case: Case, pids: Sequence[int]) -> str:

@@ -12,8 +12,9 @@ from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.doctor import ownrights
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.host import rights
-from supervisor_memreap.record import statedirectory, words
-from supervisor_memreap.record.statefile import StateFile
+from supervisor_memreap.listener import statedirectory
+from supervisor_memreap.listener.statefile import StateFile
+from supervisor_memreap.outputs import words
 
 
 def check(case: Case, watch: Watch) -> Iterator[Finding]:

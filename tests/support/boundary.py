@@ -78,7 +78,7 @@ def attempt(
 def fastcgi_pool(tmp_path: Path, workers: int) -> Iterator[tuple[int, str]]:
     """The pid of the manager, and the path of its socket: the demo's pool, all of whose workers wait in accept."""
     path = str(tmp_path / "s")
-    with subprocess.Popen([sys.executable, "-m", "supervisor_memreap.demo.pool", path, str(workers)]) as process:
+    with subprocess.Popen([sys.executable, "-m", "supervisor_memreap.demo.prefork", path, str(workers)]) as process:
         try:
             eventually(lambda: _assert_all_in_accept(process.pid, workers))
             yield process.pid, path

@@ -8,7 +8,7 @@ from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId, SentMoment
 from supervisor_memreap.core.reasons import OverLimit, Reason
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.record import fields
+from supervisor_memreap.outputs import fields
 
 MIB = 1024**2
 LIMIT = OverLimit(312 * MIB, 150 * MIB, "uss")

@@ -10,7 +10,7 @@ from typing import TypeVar
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, Settings, resolve
-from supervisor_memreap.reaper import Reaper
+from supervisor_memreap.listener.reaper import Reaper
 from support.driver import assert_have_served, eventually
 
 QUICK = {"limit": "30MB", "min_age": "1s", "settle": "0s"}

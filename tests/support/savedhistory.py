@@ -7,9 +7,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from supervisor_memreap.core.history import PoolHistory
+from supervisor_memreap.advice.poolhistory import PoolHistory
 from supervisor_memreap.core.text import MIB
-from supervisor_memreap.record import historyfile, historywriter
+from supervisor_memreap.history import historyfile, historywriter
 
 
 def save(path: Path, *histories: PoolHistory) -> None:

@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from supervisor_memreap.advice.poolhistory import EventRecord, PoolHistory, PoolReading, Reading, WorkerHistory
 from supervisor_memreap.core import events
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.history import EventRecord, PoolHistory, PoolReading, Reading, WorkerHistory
 from supervisor_memreap.core.model import ProcessId, SentMoment
 from supervisor_memreap.core.reasons import OverLimit, Reason, TooOld
 from supervisor_memreap.core.text import MIB
-from supervisor_memreap.record import fields
+from supervisor_memreap.outputs import fields
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 UNTIL = 1_764_288_000.0

@@ -1,0 +1,1 @@
+"""The commands of `memreap`, a file each."""

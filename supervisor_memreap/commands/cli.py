@@ -1,0 +1,140 @@
+"""The `memreap` command: which commands there are, and what all of them have."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from supervisor_memreap import __version__
+from supervisor_memreap.commands.arguments import CONFIGURATION
+from supervisor_memreap.core.command import VERBS
+from supervisor_memreap.core.settings import SettingsError
+from supervisor_memreap.core.text import quote
+from supervisor_memreap.outputs import log
+from supervisor_memreap.supervisord.client import Unavailable
+
+# The modules of this package. Each has its help in its docstring (and EPILOG), add_arguments(parser) and run(args).
+COMMANDS = {
+    "listen": ("listen", "watch the pools; supervisord starts this"),
+    "once": ("once", "reap workers that are over their limit now, then exit"),
+    "status": ("status", "the state of the pools"),
+    "top": ("top", "the pools live, in a terminal"),
+    "doctor": ("doctor", "check for anything that would stop memreap or make it unsafe"),
+    "settings": ("showsettings", "the settings in force, and where each was set"),
+    "report": ("report", "what happened in a day or a month, as text or as a page"),
+    "suggest": ("suggest", "which limit is right for a pool"),
+    "plot": ("plot", "the history of a pool as a picture"),
+    "demo": ("demo", "see it work, on a private supervisord in a temporary directory"),
+    "completion": ("completion", "print a script with which a shell completes memreap's commands"),
+}
+# Errors of a write to a full or broken disk.
+_OUTPUT_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One clear line, not a screen of usage."""
+        verb = next((verb for verb in (*VERBS, "workers") if f"invalid choice: '{verb}'" in message), "")
+        if verb:
+            message = f"{verb} is a command of supervisorctl: supervisorctl memreap {verb}; memreap doctor says how"
+        self.exit(2, f"{self.prog}: {' '.join(map(quote, message.split()))} (see {self.prog} --help)\n")
+
+
+class Command(_Parser):
+    """A command whose module is imported when it is needed: a listener has no use for reports, nor they for it."""
+
+    def __init__(self, *, module: str, **options: Any):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self._module = module
+
+    def load(self) -> None:
+        if not self._module:
+            return
+        module = importlib.import_module(f"supervisor_memreap.commands.{self._module}")
+        self._module = ""
+        self.description = module.__doc__
+        self.epilog = getattr(module, "EPILOG", "")
+        module.add_arguments(self)
+        self.set_defaults(run=module.run, parser=self)
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def] # as argparse's
+        self.load()
+        return super().parse_known_args(args, namespace)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    # If it was inherited as ignored, as from a shell with `trap '' CHLD`, every wait for our own children would fail.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _open_standard_descriptors()
+    whole = parser()
+    args, rest = whole.parse_known_args(argv)
+    # `once myapp -n limit=1MB`: argparse takes no further argument of a list that an option has ended.
+    positional = next((key for key in ("words", "names") if hasattr(args, key)), "")
+    if rest and (not positional or any(argument.startswith("-") for argument in rest)):
+        whole.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        setattr(args, positional, [*getattr(args, positional), *rest])
+    if not hasattr(args, "run"):
+        whole.print_help()
+        return 2
+    try:
+        exit_status = int(args.run(args))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What reads our output has ended, such as head. Nothing more is written, not even at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in _OUTPUT_FULL:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        log.to(sys.stderr)(f"cannot write the output: {error.strerror}")
+        return 1
+    except (SettingsError, Unavailable) as error:
+        log.to(sys.stderr)(str(error))
+        return 2 if isinstance(error, SettingsError) else 1
+    except KeyboardInterrupt:
+        return 130
+    return exit_status
+
+
+def _open_standard_descriptors() -> None:
+    """If a shell has closed 0, 1 or 2 (`<&-`), one of our pipes would get that number."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115 # for as long as we run
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; only the command that is called is complete."""
+    whole = _Parser(
+        prog="memreap",
+        description="Keeps pools of pre-forked FastCGI workers under supervisord small, without cutting a request.",
+    )
+    whole.add_argument("--version", action="version", version=f"memreap {__version__}")
+    whole.add_argument("-c", "--configuration", metavar="FILE", help=f"{CONFIGURATION}; also after the command")
+    commands = whole.add_subparsers(title="commands", metavar="COMMAND", parser_class=Command)
+    for name, (module, summary) in COMMANDS.items():
+        commands.add_parser(name, help=summary, module=module)
+    return whole
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """With all arguments of all commands, for what documents them."""
+    whole = parser()
+    for action in whole._actions:  # noqa: SLF001 # argparse has no other list of them
+        for command in (action.choices or {}).values() if isinstance(action.choices, dict) else ():
+            command.load()
+    return whole

@@ -1,0 +1,53 @@
+"""\
+Show memreap at work on this machine, without root, Perl or a web server: a private supervisord in
+a temporary directory, a pool of leaking workers under load, and the real listener, which reaps
+each worker that is over its limit. The table shows each worker's size against the limit. In the
+last half minute there are twice as many clients as workers: none is idle, and it goes on as before.
+
+It ends by itself, or with Ctrl-C, and leaves no process and no file behind. (If it is killed by
+SIGKILL, its directory stays, and the next demo removes it.)
+
+exit status: 0 if workers were reaped and no request was lost, or if you stopped it before; 1 if
+not; 2 bad usage; 128 plus the signal's number if you stopped it before the pool ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from supervisor_memreap.demo import run as demo
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        metavar="N",
+        help=f"end after N seconds (default: {demo.DEFAULT}, or more if many workers grow more slowly)",
+    )
+    parser.add_argument("--workers", type=_workers, default=4, metavar="N", help="number of workers (default: 4)")
+    parser.add_argument(
+        "--pool",
+        choices=("auto", "perl", "python"),
+        default="auto",
+        help="perl: the real FCGI::ProcManager; python: a small manager like it (default: perl if it is installed)",
+    )
+
+
+def _seconds(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= 86400):
+        raise argparse.ArgumentTypeError(f"{text[:100]}: not a number of seconds up to 86400")
+    return int(text)
+
+
+def _workers(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= 20):
+        raise argparse.ArgumentTypeError(f"{text[:100]}: not a number of workers from 1 to 20")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit status, as above."""
+    if args.configuration:
+        args.parser.error("unexpected argument -c: demo has its own configuration")
+    return demo.run(args)

@@ -1,0 +1,50 @@
+"""\
+Check for anything that would stop memreap on this machine or make it unsafe, and say what to do
+about it: the configuration, and whether supervisord and supervisorctl can load what it names; the
+listener and its rights; the watched programs and their workers. Signals no process and changes
+nothing. Asks the Pythons of supervisord and supervisorctl what they can import, and the managers'
+Perl which FCGI::ProcManager it has.
+
+    memreap doctor                     as root it can check more
+    memreap doctor --json              for programs
+    supervisorctl memreap doctor       the same, run by the listener, also from another machine
+
+A line with "note:" is about something that works but could work better, or that is unknown.
+
+exit status: 0 no problems found; 1 problems found; 2 no configuration, or bad usage; 70 internal
+error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+
+from supervisor_memreap import doctor
+from supervisor_memreap.commands.arguments import add_configuration, add_json
+from supervisor_memreap.outputs import log
+from supervisor_memreap.supervisord import configfile
+from supervisor_memreap.supervisord.client import connect_as_supervisorctl
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_json(parser)
+    add_configuration(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit status, as above."""
+    path = configfile.find(args.configuration)
+    try:
+        if not args.json:
+            return doctor.run(path, connect_as_supervisorctl, log.to(sys.stdout))
+        found = doctor.document(path, connect_as_supervisorctl)
+        print(json.dumps(found, indent=2))
+        return 1 if found["problems"] else 0
+    except Exception:
+        # 1 would mean that problems were found.
+        traceback.print_exc()
+        return os.EX_SOFTWARE

@@ -1,0 +1,97 @@
+"""\
+Reap every worker that is over its limit, one at a time: signal it while it serves no request, wait
+until it has left and another one has taken its place, then reap the next. For cron and by hand.
+
+    memreap once                              all pools that have a [memreap:NAME] section
+    memreap once myapp limit=150MB            one pool, with another limit
+    memreap once --pid 4242 limit=104857600   a manager that supervisord does not run
+    memreap once --pidfile /run/myapp.pid limit=100MB
+
+If a listener or another `once` is reaping in a pool, this one waits: one at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import textwrap
+from pathlib import Path
+
+from supervisor_memreap.commands.arguments import add_configuration
+from supervisor_memreap.core.settings import (
+    COMMAND_LINE,
+    POOL_KEYS,
+    Given,
+    SettingsError,
+    has_reason,
+    no_reason,
+    overlay,
+    resolve,
+)
+from supervisor_memreap.listener import oneshot
+from supervisor_memreap.listener.reaper import HowEnded
+from supervisor_memreap.outputs import log, words
+from supervisor_memreap.supervisord.configured import configured
+
+EPILOG = f"""\
+settings: {textwrap.fill(", ".join(POOL_KEYS), 85)}
+
+exit status: 0 no worker is left over the limit; 1 a worker could not be reaped, and the output
+says why; 2 bad usage or configuration; 130 Ctrl-C.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--pid", type=int, help="the manager of the pool")
+    which.add_argument("--pidfile", metavar="FILE", help="a file with the manager's pid")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="send nothing, say what would be done")
+    parser.add_argument("--json", action="store_true", help="for programs: an event a line; see docs/events.md")
+    parser.add_argument("words", nargs="*", metavar="NAME|KEY=VALUE", help="only these programs; settings for this run")
+    add_configuration(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit status, as above."""
+    names = [argument for argument in args.words if "=" not in argument]
+    pairs = [argument.partition("=") for argument in args.words if "=" in argument]
+    given = {key: Given(value, COMMAND_LINE) for key, _, value in pairs}
+    emit = log.sink(sys.stdout, args.json)
+    how_ended: HowEnded = oneshot.ended_by_itself
+    has_commands = False
+    contents = None
+    if args.pid is not None or args.pidfile is not None:
+        if names or args.configuration:
+            raise SettingsError(f"{COMMAND_LINE}: --pid and --pidfile take only settings, such as limit=100MB")
+        if not has_reason(given):
+            raise no_reason(COMMAND_LINE)
+        if given.get("target", Given("", "")).value.lower() == "self":
+            raise SettingsError(f"{COMMAND_LINE} target=self: not allowed with --pid, which names a manager")
+        pid = args.pid if args.pid is not None else _pid_in(args.pidfile)
+        since = None if args.pidfile is None else os.stat(args.pidfile).st_mtime
+        name = f"pid-{pid}"
+        settings = resolve(overlay({name: {}}, given))
+        try:
+            programs = oneshot.of_pid(pid, name, since)
+        except ProcessLookupError:
+            log.to(sys.stderr)(f"there is no process {pid}")
+            return 1
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
+    else:
+        used = configured(args.configuration, names, given)
+        settings, programs = used.settings, used.client.programs
+        how_ended, contents = used.client.how_ended, used.contents
+        has_commands = words.has_commands(contents.has_plugin, used.client.listener())
+    return oneshot.run(programs, settings, names, args.dry_run, emit, how_ended, has_commands, contents)
+
+
+def _pid_in(path: str) -> int:
+    try:
+        text = Path(path).read_text(errors="replace").strip()
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    if not text.isascii() or not text.isdigit():
+        raise SettingsError(f"{path}: contains {text[:40]!r}, not a pid")
+    return int(text)

@@ -1,0 +1,71 @@
+"""\
+Show the pools live: the state of each pool, the size of each worker against the limit, and what
+happened last. Signals no worker. Needs rich: the extra `top`, or Debian's python3-rich
+
+    memreap top                      all pools that have a [memreap:NAME] section
+    memreap top myapp                one pool
+    memreap top --url http://web1:9001
+
+Shows what `memreap status` shows: the listener's view, or this command's own if the listener cannot
+be asked. With --url it shows the listener's view on another machine, whose supervisord must have
+[inet_http_server] and [rpcinterface:memreap]. The user name and the password for --url are those
+in the URL, in SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD, or in [supervisorctl] of the
+configuration. A password in the URL can be seen in the list of processes.
+
+q or Ctrl-C ends it. Without a terminal, or with TERM=dumb, it prints all pools at each interval.
+
+exit status: 0 ended by q; 1 supervisord does not answer at the start, or NAME is not watched; 2 bad
+usage or configuration, or rich is missing; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from supervisor_memreap.commands.arguments import add_configuration, interval
+from supervisor_memreap.core.settings import SettingsError
+from supervisor_memreap.host import packages
+from supervisor_memreap.supervisord import configfile
+from supervisor_memreap.views import view
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--interval", type=interval, default=2.0, metavar="SECONDS", help="time between two looks (default: 2 s)"
+    )
+    parser.add_argument("--url", metavar="URL", help="another supervisord, such as http://web1:9001")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
+    add_configuration(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit status, as above."""
+    try:
+        from supervisor_memreap.views import live
+    except ModuleNotFoundError:
+        remedy = packages.install_extra("top")
+        raise SettingsError(f"memreap top needs rich, which is not installed: {remedy}") from None
+    if args.url is None:
+        viewer = view.viewer(args.configuration, args.names)
+        shown = None
+    else:
+        username, password = _credentials(args.configuration)
+        client = live.client_of(args.url, username, password)
+        viewer, shown = view.Remote(client), client.shown_url
+    try:
+        return live.run(viewer, args.names, args.interval, shown)
+    finally:
+        viewer.close()
+
+
+def _credentials(configuration: str | None) -> tuple[str | None, str | None]:
+    """The user name and password for --url, which needs no configuration unless one is named."""
+    try:
+        server = configfile.ConfigFile(configfile.find(configuration)).read().server
+    except SettingsError:
+        if configuration is not None:
+            raise
+        server = {}
+    username = os.environ.get("SUPERVISOR_USERNAME", server.get("username"))
+    return username, os.environ.get("SUPERVISOR_PASSWORD", server.get("password"))

@@ -1,0 +1,125 @@
+"""The running listener: its state, its version, and whether it can reach supervisord."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from supervisor_memreap import __version__
+from supervisor_memreap.core import events
+from supervisor_memreap.core.model import UP, Program, supervisord_of
+from supervisor_memreap.doctor import ownrights
+from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor.restart import advise_interface, advise_restart
+from supervisor_memreap.host import rights
+from supervisor_memreap.listener import statedirectory
+from supervisor_memreap.outputs.statusrows import age_of_listener, trouble_of_listener
+
+
+def check(case: Case) -> Iterator[Finding]:
+    running = ", ".join(sorted({program.namespec for program in case.programs}))
+    for name in case.settings.unmatched(case.programs):
+        yield Finding("configuration", f"[memreap:{name}]: not a program or group in supervisord; there are: {running}")
+    yield from _socket(case)
+    values = case.listener
+    yield from _unsaved(case, values or {})
+    if values is None:
+        yield from _without_interface(case)
+        return
+    trouble = trouble_of_listener(values) or age_of_listener(values, __version__)
+    if trouble:
+        yield Finding("listener", trouble)
+    elif values["count"] > 1:
+        text = f"supervisord has {values['count']} of them: keep one, with numprocs=1, then run supervisorctl update"
+        yield Finding("listener", text)
+
+
+def _without_interface(case: Case) -> Iterator[Finding]:
+    if case.contents.own_sections("rpcinterface"):
+        yield Finding("supervisord", f"it has not read [rpcinterface:memreap] yet: {advise_restart(case)}")
+    else:
+        text = "whether it still looks is unknown: supervisord calls a dead listener RUNNING"
+        yield Finding("listener", f"{text}; {advise_interface(case)}", False)
+    yield from (not_running(program) for program in case.listeners() if program.state not in UP)
+
+
+def not_running(program: Program) -> Finding:
+    why = f" ({program.spawnerr})" if program.spawnerr else ""
+    remedy = f"see its log, then supervisorctl start {program.namespec}"
+    if "can't find command" in program.spawnerr:
+        command = os.path.abspath(sys.argv[0]) if os.path.isfile(sys.argv[0]) else "the full path of memreap"
+        remedy = f"set command={command} listen in its section, then supervisorctl update"
+    return Finding("listener", f"{program.namespec} is {program.state}{why}: {remedy}")
+
+
+def _unsaved(case: Case, values: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether the listener can save what must survive a restart: without that it signals no worker."""
+    supervisord, actor = supervisord_of(case.programs), rights_of_listener(case)
+    if supervisord and actor:
+        environ = ownrights.environment_of_listener(case, supervisord)
+
+        def find() -> bytes:
+            return statedirectory.trouble(statedirectory.candidates(supervisord, case.contents, environ)).encode()
+
+        trouble = rights.run_as(actor, find)
+        if trouble:
+            yield Finding("listener", events.NotSaved("", time.time(), trouble.decode()).text)
+            return
+    for line in values.get("troubles", ()):
+        if line.startswith(events.NotSaved.BEGINNING):
+            yield Finding("listener", line)
+
+
+def _socket(case: Case) -> Iterator[Finding]:
+    url = case.supervisord.serverurl or case.contents.server.get("serverurl", "")
+    actor = rights_of_listener(case)
+    if actor is None or not url.startswith("unix://"):
+        return
+    path = url[len("unix://") :]
+    if rights.run_as(actor, lambda: _connect(path)) == b"refused":
+        name = name_of_user(actor.users[1])
+        text = f"its user {name} may not open supervisord's socket {path}, so it sees no program"
+        remedy = f"set chown={name} in [unix_http_server], then {advise_restart(case)}"
+        if name.isdigit():  # with a chown= that it cannot look up supervisord would not start
+            remedy = "run it as a user that has a name here"
+        yield Finding("listener", f"{text}: {remedy}")
+
+
+def _connect(path: str) -> bytes:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(1.0)
+            connection.connect(path)
+    except PermissionError:
+        return b"refused"
+    except OSError:
+        return b"unknown"
+    return b"open"
+
+
+def rights_of_listener(case: Case) -> rights.Rights | None:
+    """The rights of the listener: of its process, or of the user in its section."""
+    try:
+        pid = next((program.pid for program in case.listeners() if program.pid), 0)
+        if pid:
+            return rights.of(pid)
+        names = [section.options.get("user", "") for section in case.contents.others if section.listens]
+        if os.geteuid() != 0 or len(names) != 1 or not names[0]:
+            return None
+        entry = pwd.getpwuid(int(names[0])) if names[0].isdigit() else pwd.getpwnam(names[0])
+        groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
+        return rights.Rights((entry.pw_uid,) * 4, (entry.pw_gid,) * 4, groups, 0, 0)
+    except (OSError, KeyError, ValueError):
+        return None  # it has just ended, or there is no such user: supervisord reports that itself
+
+
+def name_of_user(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)

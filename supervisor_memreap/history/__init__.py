@@ -1,0 +1,1 @@
+"""The history: where it is, its file, what is written to it and read from it."""

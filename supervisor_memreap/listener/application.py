@@ -1,0 +1,265 @@
+"""The listener's work: it handles the events of supervisord. The protocol and the waiting are in listener.py."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from supervisor_memreap.core import events
+from supervisor_memreap.core.command import NEED_WORKERS, TYPE, Command, CommandError, id_of, named, parse
+from supervisor_memreap.core.model import Program, ProgramState
+from supervisor_memreap.core.settings import Sections, Settings
+from supervisor_memreap.core.text import seconds
+from supervisor_memreap.host import orphans, procfs
+from supervisor_memreap.host.whoserves import PATIENCE
+from supervisor_memreap.listener.doctorprocess import DoctorProcess
+from supervisor_memreap.listener.livesettings import LiveSettings
+from supervisor_memreap.listener.reaper import Reaper
+from supervisor_memreap.listener.savedstates import Remembered
+from supervisor_memreap.listener.sinks import Recorders
+from supervisor_memreap.listener.statefile import StateFile
+from supervisor_memreap.listener.timing import Timing
+from supervisor_memreap.outputs import log
+from supervisor_memreap.outputs.publisher import Publisher
+from supervisor_memreap.supervisord.client import Client, ShuttingDown, Unavailable, connect
+from supervisor_memreap.supervisord.configfile import ConfigFile
+from supervisor_memreap.supervisord.endings import Endings
+from supervisor_memreap.supervisord.protocol import Event
+
+
+class Application:
+    """The state that is kept from one event to the next."""
+
+    def __init__(
+        self,
+        file: ConfigFile | None,
+        command_line: Sections,
+        emit: events.Sink,
+        statefile: StateFile | None = None,
+        apply: Callable[[Settings], None] = lambda _: None,
+    ):
+        """`apply` is as in LiveSettings."""
+        self._log = emit
+        self._once = log.Once(self._emit)
+        self._live = LiveSettings(file, command_line, self._once, apply)
+        self._orphans = OrphanWatch(self._once)
+        self._endings = Endings(self._client)
+        self.remembered = Remembered(statefile, self._emit, self._once)
+        self.recorders = Recorders(self._emit, self._once)
+        self._rows: list[dict[str, Any]] = []
+        """The status of the pools at the last look."""
+        kept, sinks = self.remembered, (self._emit, self._announce)
+        self.reaper = Reaper(sinks, False, kept.read(), kept.keep, self._endings.of, kept.leaving_by_once, PATIENCE)
+        self.timing = Timing(self.reaper.memory, self._once)
+        self._publisher = Publisher(lambda: self._rows, self._once, self.reaper.memory.troubles)
+        self.doctor: DoctorProcess | None = None
+        """The one that runs; None: none does."""
+
+    def handle(self, event: Event) -> None:
+        """Act on one event: on a tick that is not long past, and on a command. Never raises."""
+        if event.name.startswith("PROCESS_STATE_"):
+            self._endings.note(event)
+            return
+        kind, _, data = event.payload.partition("\n")
+        is_command = event.name == "REMOTE_COMMUNICATION" and kind == f"type:{TYPE}"
+        if not is_command and not self.timing.is_for_a_look(event):
+            return
+        self._guard(lambda: self._handle_command(data) if is_command else self.tick())
+
+    def _emit(self, event: events.Event) -> None:
+        """Everything that happens comes by here."""
+        self._log(event)
+        self.recorders.take(event)
+
+    def _announce(self, event: events.Event) -> None:
+        if event.announced_as and self.reaper.announces(event.pool):
+            self._publisher.announcements.add(event)
+
+    def _guard(self, act: Callable[[], None]) -> None:
+        """Any error becomes a line in the log, and the listener continues."""
+        try:
+            act()
+            self._once.clear(events.InternalError)
+        except Unavailable as error:
+            self._once(events.SupervisordUnavailable("", time.time(), str(error)))
+        except Exception as error:
+            # A listener that exits while it handles an event gets it again about every 2 s, and none would look.
+            self._once(log.internal_error("", error))
+
+    def publish_totals(self) -> None:
+        """If the history has just been read: until then nobody knew how much earlier listeners reaped. Never raises."""
+        if self.recorders.has_new_totals():
+            self._rows = self.recorders.with_totals(self._rows)
+            # A supervisord that hangs would have to be waited for. Not with _guard, which would end what lasts.
+            if self._rows and not self._once.has_passed(events.SupervisordUnavailable):
+                try:
+                    self._publisher.publish(self._client())
+                except Exception as error:
+                    self._once(log.internal_error("", error))
+
+    def look_between_ticks(self) -> None:
+        """If that is due. Never raises."""
+        if self.timing.is_due():
+            self._guard(lambda: self.tick(counts=False))
+
+    def forget_if_all_ends(self) -> None:
+        """On TERM, which may end only this listener, or supervisord with all its programs."""
+        try:
+            self._client().programs()
+        except ShuttingDown:
+            # It may be a reload: leaving workers are gone with their managers, and what a user paused stays paused.
+            self.reaper.attempts.end_all()  # what becomes of them is saved, and is not to be saved later
+            self.remembered.keep(self.reaper.pools.paused())
+        except Unavailable:
+            pass  # a leaving worker may outlive this listener
+
+    # Ticks.
+
+    def tick(self, counts: bool = True) -> None:
+        """Read what changed, look, decide, act; not `counts`: between two ticks. Raises Unavailable."""
+        self.timing.begin()
+        try:
+            self._look(counts)
+        finally:
+            self.timing.end()
+
+    def _look(self, counts: bool) -> None:
+        self._live.refresh()
+        if self._live.are_known:
+            self.recorders.apply(self._live.settings.recording, self._live.contents)
+        client, settings = self._client(), self._live.settings
+        if not self._live.are_known:
+            # Half of the settings may be in a file with a mistake; and what is remembered stays remembered.
+            self._publisher.publish(client)
+            return
+        programs = client.programs()
+        self._once.end(events.SupervisordUnavailable, events.SupervisordAvailable("", time.time()))
+        _report_names(settings, programs, self._once)
+        self.reaper.tick(programs, settings, time.monotonic(), counts)
+        if self._publisher.is_read or self.recorders.want_a_look() or self.reaper.is_measuring:
+            self._rows = self.recorders.with_totals(self.reaper.status())
+        self.recorders.look(self._rows)
+        self._publisher.note_look()
+        self._publisher.publish(client)
+        watched = [program for program in programs if settings.of(program)]
+        self._orphans.look(watched, client.programs, self._live.contents.command_of)
+
+    # Commands.
+
+    def _handle_command(self, data: str) -> None:
+        """Carry out a user's command at once, and keep the answer for the sender. Raises Unavailable."""
+        answers = self._publisher.answers
+        id, is_done = id_of(data), False
+        try:
+            command = parse(data)
+            # A sender repeats a command whose answer has not reached supervisord.
+            is_done = answers.begin(command) and self._carry_out(command)
+        except CommandError as error:
+            self._emit(events.CommandRefused("", time.time(), str(error)))
+            answers.give(id, False, str(error))
+        except Unavailable as error:
+            answers.give(id, False, f"{error}; nothing was done")
+            raise
+        if is_done:
+            self.tick()
+        else:
+            # Not a look: `checks` counts looks, and a refused command changes nothing.
+            self._publisher.publish(self._client())
+
+    def _carry_out(self, command: Command) -> bool:
+        """Whether anything was done in a pool that is watched now.
+
+        Raises CommandError and Unavailable if nothing was done.
+        """
+        if command.until is not None and time.time() > command.until:
+            late = seconds(time.time() - command.until)
+            raise CommandError(
+                f"{command.verb} {command.name} came {late} after it had expired and was not carried out"
+            )
+        if command.verb == "doctor":
+            self._start_doctor(command.id)
+            return False
+        self._live.refresh()
+        if not self._live.are_known:
+            raise CommandError("no pool is watched, since the configuration has an error: see the listener's log")
+        programs = self._client().programs()
+        watched = sorted(watch.program.namespec for watch in self._live.settings.pools(programs))
+        # These need a look, to know the workers. A pause needs none, and must come before the next look.
+        if command.verb in NEED_WORKERS and not self.reaper.has_seen(named(command.name, watched)):
+            self.tick()
+        results = self.reaper.command(command, watched)
+        done = not any(result.refused for result in results)
+        self._publisher.answers.give(command.id, done, "\n".join(result.line for result in results))
+        return True
+
+    def _start_doctor(self, id: str) -> None:
+        if self.doctor:
+            raise CommandError("doctor is already running")
+        try:
+            self.doctor = DoctorProcess(self._live.path, id)
+        except OSError as error:
+            raise CommandError(f"doctor could not be started: {error.strerror}") from None
+
+    def read_doctor(self) -> None:
+        """doctor has written something, or its time is up. Never raises."""
+        self._guard(self._read_doctor)
+
+    def _read_doctor(self) -> None:
+        doctor = self.doctor
+        if doctor is None or not doctor.has_ended():
+            return
+        self.doctor = None
+        self._publisher.answers.give(doctor.id, *doctor.result())
+        self._publisher.publish(self._client())
+
+    def close(self) -> None:
+        """Release everything, and leave no process behind."""
+        if self.doctor:
+            self.doctor.end()
+        self.timing.close()
+        self.reaper.close()
+        self.recorders.close()
+
+    def _client(self) -> Client:
+        url = os.environ.get("SUPERVISOR_SERVER_URL")
+        if not url:
+            raise Unavailable("supervisord has no http server to ask: add [unix_http_server] to its configuration")
+        return connect(url, self._live.contents.server)
+
+
+def _report_names(settings: Settings, programs: list[Program], once: log.Once) -> None:
+    """Report what is watched, and which names do not exist."""
+    once.follow(events.ProgramsMissing, events.ProgramsMissing.of(settings.unmatched(programs), programs, time.time()))
+    pools = tuple((watch.program.namespec, watch.settings) for watch in settings.pools(programs))
+    once(events.Watching("", time.time(), pools))
+
+
+class OrphanWatch:
+    """Reports what a daemonized start of a program has left behind."""
+
+    def __init__(self, once: log.Once):
+        self._once = once
+        self._starts: dict[str, tuple[str, int]] = {}
+        """State and pid of each watched program in the last search for orphans."""
+
+    def look(
+        self, watched: list[Program], ask: Callable[[], list[Program]], command_of: Callable[[Program], str]
+    ) -> None:
+        """To be called after each tick; searches after each start or end of a program.
+
+        `ask` returns what supervisord runs; raises what `ask` raises.
+        """
+        starts = {program.namespec: (program.state, program.pid) for program in watched}
+        changed = [each for each in watched if starts[each.namespec] != self._starts.get(each.namespec)]
+        if not changed:
+            return
+        sought = {program: command_of(program) for program in changed}
+        left_behind = orphans.find(sought, ask, os.environ, procfs.source())
+        self._starts = starts
+        for program in changed:
+            # While supervisord keeps restarting the program, one line is enough; when it gives up, count them again.
+            is_trying = program.state in (ProgramState.STARTING, ProgramState.BACKOFF)
+            if not (is_trying and self._once.has_passed(events.OrphansFound, program.namespec)):
+                self._once.follow(events.OrphansFound, left_behind.get(program), program.namespec)

@@ -1,0 +1,367 @@
+"""The attempts to signal workers of one pool, one at a time; each is made by a child process (host.attempt)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+
+from supervisor_memreap.core import events, hindrance, policy
+from supervisor_memreap.core.events import Event
+from supervisor_memreap.core.hindrance import Hindrance
+from supervisor_memreap.core.model import Pool, ProcessId, Result, SentMoment, Worker
+from supervisor_memreap.core.policy import Candidate
+from supervisor_memreap.core.reasons import Reason, is_host_wide
+from supervisor_memreap.core.servers import Moment, cost_while_busy, may_signal_busy, moment_of, signal_while_busy
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.state import Phase
+from supervisor_memreap.host import attempt, signalling
+from supervisor_memreap.host.attempt import Attempt, Order, Outcome
+from supervisor_memreap.host.boundary import MOST_STOPS
+from supervisor_memreap.host.lock import Locked
+from supervisor_memreap.host.source import Source
+from supervisor_memreap.listener.followed import Followed, FollowedWorkers, TakeLock
+from supervisor_memreap.listener.poolstate import Kept
+from supervisor_memreap.listener.turns import Turns
+
+# Seconds for which no worker is brought to its boundary after that was refused: if a seccomp filter kills the child
+# that tries, each attempt is a line in the kernel's log.
+REFUSED = 300.0
+# Seconds that a worker which is signalled a second time may take to its boundary: it was idle there long ago.
+AGAIN = 2.0
+# Seconds of the first attempt where another worker is due too; each that was made in vain doubles it.
+FIRST = 1.0
+# No other attempt is made on a worker for so many times the time for which one has stopped it in vain: they slow it
+# down by a tenth at most.
+PAUSE = 9
+# Each attempt made in vain doubles the number of system calls in which the next may stop the worker, so many times:
+# then it may cost a request 1.4 s.
+MOST_DOUBLINGS = 2
+
+# What is reported if nothing was sent; a busy worker is not reported.
+_REFUSALS: dict[Result, Callable[..., Event]] = {
+    Result.GONE: events.LeftByItself,
+    Result.CHANGED: events.Changed,
+    Result.NOT_PERMITTED: events.NotPermitted,
+    Result.FAILED: events.OutOfResources,
+}
+
+
+@dataclass
+class Trial:
+    """An attempt, and what it needs."""
+
+    pool: Pool
+    """In the look in which its worker was chosen."""
+    worker: Worker
+    candidate: Candidate | None = None
+    """None: it is for a second signal."""
+    is_first: bool = False
+    """Of the candidates of a look: the most urgent one says what stands in the way."""
+    lock: int | None = None
+    pidfd: int | None = None
+    attempt: Attempt | None = None
+
+    def may_still_go(self, pool: Pool) -> bool:
+        """Whether not too many have left since it began: where they were replaced, a new one may count those."""
+        assert self.attempt
+        order = self.attempt.order
+        return len(order.siblings - {each.id.pid for each in pool.workers}) <= order.may_lack
+
+    def shorten(self) -> None:
+        """Others are due too."""
+        if self.attempt:
+            self.attempt.shorten(attempt.TURN)
+
+    def group_lock(self, manager: ProcessId) -> int | None:
+        return self.lock if self.pool.is_group and self.pool.manager == manager else None
+
+    def close(self) -> None:
+        held, self.lock, self.pidfd = (self.lock, self.pidfd), None, None
+        for fd in held:
+            if fd is not None:
+                os.close(fd)
+
+
+class PoolAttempts:
+    """Those of one pool; `kept` is its state, and `followed` gets the workers that were signalled."""
+
+    def __init__(self, kept: Kept, followed: FollowedWorkers, take_lock: TakeLock):
+        self.trial: Trial | None = None
+        """The attempt that is being made."""
+        self._kept = kept
+        self._followed = followed
+        self._take_lock = take_lock
+        self._pool = Pool(kept.name, "not looked at yet")
+        self._settings = PoolSettings()
+        self._turns = Turns()
+        self._taken: Candidate | None = None
+        self._refused_until = 0.0
+        self._not_again_before = 0.0
+        """When the next attempt at a second signal may be made (monotonic)."""
+
+    def offer(self, pool: Pool, settings: PoolSettings, candidates: Collection[Candidate], now: float) -> None:
+        """Those that may be signalled after this look; an attempt on another worker ends."""
+        has_changed = settings != self._settings
+        if self.trial and (
+            has_changed or not self._may_go_on(self.trial, pool, {each.worker.id for each in candidates})
+        ):
+            self.end(now, by_force=True)
+        self._pool, self._settings = pool, settings
+        if self._kept.state.leaving:
+            candidates = ()  # the attempt that has just been ended had sent its signal
+        self._turns.offer(candidates, self.trial.worker.id if self.trial else None, now)
+        if self.trial:
+            self.trial.pool = pool
+            if self._turns.waiting:
+                self.trial.shorten()
+
+    def _may_go_on(self, trial: Trial, pool: Pool, candidates: Collection[ProcessId]) -> bool:
+        if trial.candidate:
+            return trial.worker.id in candidates and trial.may_still_go(pool)
+        return policy.may_signal_again(trial.worker.id, self._kept.state)
+
+    def follow(self, pool: Pool, now: float) -> None:
+        """Before a look is followed: take what came of the attempt, and end one whose manager is gone."""
+        self.end(now, by_force=self.trial is not None and self.trial.pool.manager != pool.manager)
+
+    def begin_next(self, view: Source, now: float, may_relieve: bool) -> None:
+        """Begin an attempt to signal the next candidate, unless one is being made.
+
+        If not `may_relieve`, none for memory that is short on the host.
+        """
+        may_begin = [each for each in self._turns.waiting if may_relieve or not is_host_wide(each.reason)]
+        for candidate in may_begin:
+            if self.trial or candidate not in self._turns.waiting:
+                return
+            self._turns.waiting.remove(candidate)
+            self._begin(candidate, view, now)
+
+    def group_lock(self, manager: ProcessId) -> int | None:
+        """The lock that all pools with target=self share, if it is held here."""
+        return self.trial.group_lock(manager) if self.trial else None
+
+    @property
+    def in_vain(self) -> int:
+        """Attempts that were made in vain to signal the next candidate."""
+        return self._turns.waiting[0].attempts if self._turns.waiting else 0
+
+    def _begin(self, candidate: Candidate, view: Source, now: float) -> None:
+        kept = self._kept
+        order = _order(self._pool, candidate, self._settings.signal)
+        order = replace(order, hold=self._may_hold(), patience=self._patience(candidate))
+        lock = _lock_for(candidate, self._pool, self._take_lock)
+        if not isinstance(lock, int):
+            self._turns.clear()
+            kept.update(policy.not_sent(kept.state, lock[0]))
+            kept.emit_all(lock[1])
+            return
+        is_first = candidate.worker.id == self._turns.first
+        trial = Trial(self._pool, candidate.worker, candidate, is_first=is_first, lock=lock)
+        # If the listener is killed after the signal, the next one must find this saved.
+        if kept.can_save(policy.attempted(self._pool, candidate, kept.state, now)):
+            self._start(trial, order, view, now)
+        else:
+            self._turns.clear()
+            trial.close()
+            kept.update(policy.not_sent(kept.state, hindrance.UNSAVED))
+
+    def _may_hold(self) -> bool:
+        return self._settings.hold and time.monotonic() >= self._refused_until
+
+    def _patience(self, candidate: Candidate) -> float:
+        remaining = self._settings.idle_wait - policy.waited(self._kept.state)
+        has_boundary = policy.has_boundary(self._settings, self._kept.state)
+        return _patience(candidate, not self._turns.waiting, remaining, has_boundary)
+
+    def signal_again(self, worker: Worker, view: Source, now: float) -> None:
+        """Begin an attempt to signal a worker a second time."""
+        kept, leaving, manager = self._kept, self._kept.state.leaving, self._pool.manager
+        assert leaving
+        assert manager
+        if time.monotonic() < self._not_again_before:
+            return
+        # Saved first, as before the first signal: if the listener is killed here, no third one may be sent.
+        if not kept.can_save(policy.signalled_again(kept.state, now)):
+            return
+        processes = len(self._pool.workers) + 1
+        order = Order(worker.id, manager, processes, leaving.server, leaving.signal, self._may_hold(), patience=AGAIN)
+        self._start(Trial(self._pool, worker), order, view, now)
+
+    def _start(self, trial: Trial, order: Order, view: Source, now: float) -> None:
+        followed = self._followed.of(order.worker)
+        lock = followed.lock if followed else trial.lock
+        try:
+            trial.pidfd = signalling.open_pidfd(order.worker.pid)
+            trial.attempt = Attempt(order, view, trial.pidfd, lock)
+        except OSError as error:
+            result = Result.GONE if isinstance(error, ProcessLookupError) else Result.FAILED
+            self._settle(trial, Outcome(result), now)
+        except BaseException:
+            trial.close()
+            self._kept.update(policy.unknown(self._kept.state, now))
+            raise
+        else:
+            self.trial = trial
+
+    def end(self, now: float, by_force: bool = False) -> None:
+        """If the attempt has ended, or `by_force`, take what came of it."""
+        if by_force:
+            self._turns.clear()
+        trial = self.trial
+        if trial is None:
+            return
+        assert trial.attempt
+        outcome = trial.attempt.cancel() if by_force else trial.attempt.outcome()
+        if outcome is None:
+            return
+        self.trial = None
+        try:
+            self._settle(trial, outcome, now)
+        except BaseException:
+            trial.close()
+            if trial.candidate and self._kept.state.attempted:
+                # It is unknown whether the signal was sent, so it counts as sent.
+                self._kept.update(policy.signalled(trial.pool, trial.candidate, self._kept.state, now))
+            raise
+
+    def taken(self) -> Candidate | None:
+        """The candidate that was signalled since the last call, also where what came after the signal has failed."""
+        taken, self._taken = self._taken, None
+        return taken
+
+    def _settle(self, trial: Trial, outcome: Outcome, now: float) -> None:
+        if outcome.unheld:
+            self._refused_until = time.monotonic() + REFUSED
+        if outcome.has_boundary is not None:
+            self._kept.update(policy.tried(self._kept.state, outcome.has_boundary))
+        if trial.candidate is None:
+            self._not_again_before = time.monotonic() + outcome.stopped * PAUSE
+            trial.close()
+            _settle_again(self._kept, trial.worker.id, outcome, now)
+        elif outcome.result is Result.SENT:
+            self._turns.clear()
+            self._taken = trial.candidate
+            self._follow(trial, trial.candidate, outcome, now)
+        else:
+            try:
+                self._note_refusal(trial, trial.candidate, outcome)
+            finally:
+                trial.close()  # last: who takes the lock next must find what is saved
+        if outcome.unheld:
+            self._kept.emit(events.CannotHold(self._kept.name, time.time()))
+        if outcome.error:
+            raise RuntimeError(f"in an attempt: {outcome.error}")
+
+    def _follow(self, trial: Trial, candidate: Candidate, outcome: Outcome, now: float) -> None:
+        kept, worker = self._kept, candidate.worker
+        # From here on nothing may fail before the state says that a worker is leaving.
+        held = outcome.private, worker.used, self._settings.metric
+        self._followed.add(Followed(worker.id, trial.pool, trial.pidfd, trial.lock, *held))
+        trial.pidfd = trial.lock = None
+        sent_at = now if outcome.sent_at is None else min(now, outcome.sent_at)
+        kept.update(policy.signalled(trial.pool, candidate, kept.state, sent_at))
+        kept.emit(_signalled(kept.name, candidate, outcome, self._settings.idle_wait))
+
+    def _note_refusal(self, trial: Trial, candidate: Candidate, outcome: Outcome) -> None:
+        kept, result = self._kept, outcome.result
+        if outcome.stopped:
+            self._turns.pause(candidate.worker.id, time.monotonic() + outcome.stopped * PAUSE)
+        waited = outcome.watched if result is Result.BUSY else None
+        state = policy.not_signalled(kept.state, waited, outcome.is_kept)
+        if trial.is_first:
+            how = hindrance.Seen(self._may_hold(), outcome.is_kept, outcome.is_deaf)
+            state = policy.not_sent(state, hindrance.of_attempt(result, candidate.worker.detail, self._settings, how))
+        kept.update(state)
+        if not outcome.error:
+            kept.emit_all(_refusal(kept.name, candidate, result))
+
+
+def _settle_again(kept: Kept, worker: ProcessId, outcome: Outcome, now: float) -> None:
+    """Note what came of an attempt to signal it a second time."""
+    leaving = kept.state.leaving
+    if leaving is None or leaving.worker != worker:
+        return
+    if outcome.result is Result.SENT:
+        assert outcome.moment
+        how = leaving.signal, outcome.moment, leaving.is_sent
+        kept.update(policy.was_signalled_again(kept.state))
+        kept.emit(events.SignalledAgain(kept.name, time.time(), worker, *how))
+    elif leaving.phase is Phase.AGAIN:
+        kept.update(policy.not_signalled_again(kept.state, now))
+
+
+def _signalled(name: str, candidate: Candidate, outcome: Outcome, idle_wait: float) -> Event:
+    worker, moment = candidate.worker, outcome.moment
+    assert worker.detail
+    assert moment
+    signal = outcome.signal or worker.detail.signal
+    is_busy = moment in (SentMoment.BUSY, SentMoment.UNKNOWN)
+    cost = cost_while_busy(worker.detail.server, signal) if is_busy else ""
+    return events.Signalled(name, time.time(), worker.id, candidate.reason, signal, moment, idle_wait, cost)
+
+
+def _order(pool: Pool, candidate: Candidate, signal: str | None) -> Order:
+    """To signal this candidate; `signal` is what the user has set."""
+    detail = candidate.worker.detail
+    assert detail
+    assert pool.manager
+    return Order(
+        candidate.worker.id,
+        pool.manager,
+        len(pool.workers) + 1,
+        detail.server,
+        detail.signal,
+        may_be_busy=candidate.idle_wait_expired,
+        busy_signal=signal_while_busy(detail.server, signal),
+        private=candidate.worker.freed,
+        stops=MOST_STOPS * 2 ** min(candidate.attempts, MOST_DOUBLINGS),
+        siblings=frozenset(each.id.pid for each in pool.workers if each.id != candidate.worker.id),
+        may_lack=max(0, len(pool.workers) // policy.MOST_LACKING - 1),
+    )
+
+
+def _patience(candidate: Candidate, is_alone: bool, remaining: float, has_boundary: bool) -> float:
+    """Seconds that an attempt to signal this candidate may take.
+
+    `is_alone`: no other one of its pool is due; `remaining` is what is left of `idle_wait`; `has_boundary`: of
+    may_signal_busy.
+    """
+    assert candidate.worker.detail
+    server = candidate.worker.detail.server
+    moment = moment_of(server)
+    if candidate.idle_wait_expired and moment is Moment.ANY and may_signal_busy(server, has_boundary):
+        return attempt.LAST
+    patience = attempt.TURN if candidate.idle_wait_expired or is_host_wide(candidate.reason) else attempt.ALONE
+    if not is_alone:
+        patience = min(patience, FIRST * 2 ** min(candidate.attempts, 5))  # more than ALONE by then
+    return patience if moment is Moment.HELD or remaining <= 0 else min(patience, remaining)
+
+
+def _lock_for(candidate: Candidate, pool: Pool, take_lock: TakeLock) -> int | tuple[Hindrance | None, list[Event]]:
+    """The lock of this pool; if it cannot be taken, what stands in the way, and the events to report."""
+    assert pool.manager
+    try:
+        return take_lock(pool.manager, pool.is_group)
+    except ProcessLookupError:
+        result = Result.CHANGED
+    except OSError:
+        result = Result.FAILED
+    except Locked as trouble:
+        if signalling.may_signal(candidate.worker.id):
+            event = events.Locked(*_refused(pool.name, candidate), str(trouble))
+            return hindrance.of_lock(str(trouble)), [event]
+        result = Result.NOT_PERMITTED
+    why = hindrance.of_attempt(result, candidate.worker.detail, PoolSettings())
+    return why, list(_refusal(pool.name, candidate, result))
+
+
+def _refusal(name: str, candidate: Candidate, result: Result) -> Iterator[Event]:
+    """The event to report if nothing was sent to this candidate."""
+    if result in _REFUSALS:
+        yield _REFUSALS[result](*_refused(name, candidate))
+
+
+def _refused(name: str, candidate: Candidate) -> tuple[str, float, ProcessId, Reason]:
+    return name, time.time(), candidate.worker.id, candidate.reason

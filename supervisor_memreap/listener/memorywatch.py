@@ -1,0 +1,122 @@
+"""Memory that is short, at run time: the only owner of what is known about it between two looks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from supervisor_memreap.core import memoryevents, oomkills, pace, reasons, selection, shortage, unmet
+from supervisor_memreap.core.events import Event
+from supervisor_memreap.core.model import Pool, ProcessId
+from supervisor_memreap.core.policy import Candidate, Choice, Look
+from supervisor_memreap.core.selection import Decision
+from supervisor_memreap.core.settings import Watch
+from supervisor_memreap.core.shortage import Episodes, Kind
+from supervisor_memreap.core.state import PoolState
+from supervisor_memreap.host import alarm, look
+from supervisor_memreap.host.memory import Memory
+from supervisor_memreap.host.oomcounters import OomKills
+from supervisor_memreap.host.source import Source
+
+
+class MemoryWatch:
+    def __init__(self) -> None:
+        self._episodes: Episodes = {}
+        self._memory: Memory | None = None
+        self._wanted: tuple[float | None, float | None] = None, None
+        """`headroom` and `pressure`, which are the same for all pools."""
+        self.readings: tuple[pace.Reading, ...] = ()
+        """Those of the last two looks, the older first."""
+        self._texts: dict[object, str] = {}
+        """A line for each shortage about which nothing is done, by key."""
+        self._oom_kills = OomKills()
+        self._unexplained: dict[str, int] = {}
+        """Kills by the OOM killer for which no process was seen to leave yet, by scope."""
+        self._gone: list[oomkills.Gone] = []
+        """By pool, at this look."""
+
+    @property
+    def episodes(self) -> Episodes:
+        return self._episodes
+
+    def begin(self, watches: Iterable[Watch]) -> Memory | None:
+        """The memory limits of processes at this look; None: no setting needs them."""
+        wanted = {(watch.settings.headroom, watch.settings.pressure) for watch in watches}
+        self._wanted = next((each for each in wanted if each != (None, None)), (None, None))
+        self._memory = None if self._wanted == (None, None) else Memory()
+        self._gone = []
+        return self._memory
+
+    def note(self, before: Pool, after: Pool, state: PoolState) -> None:
+        """Note who is gone from a pool since the last look; `state` is that before this look."""
+        self._gone.append(oomkills.gone(before, after, state))
+
+    def follow(self, looks: Sequence[Look], now: float) -> tuple[Event, ...]:
+        """Update the shortages after all pools were read; the events about those that have ended."""
+        reading = pace.reading(((look.pool, look.settings) for look in looks), now)
+        self.readings = (*self.readings[-1:], reading)
+        self._episodes, log = selection.follow_memory(looks, self._episodes, now, time.time())
+        self._texts = {key: text for key, text in self._texts.items() if key in self._episodes}
+        return (*log, *self._follow_oom_kills(looks, now))
+
+    def _follow_oom_kills(self, looks: Sequence[Look], now: float) -> tuple[Event, ...]:
+        scopes, kills = self._oom_kills.look({look.pool.name: _a_process(look.pool) for look in looks}, now)
+        log, self._unexplained = oomkills.follow(self._gone, scopes, kills, self._unexplained, time.time())
+        return log
+
+    def take(self, decision: Decision, looks: Sequence[Look], view: Source) -> list[Event]:
+        """Accept what was decided about shortages; the events, completed with what only the system knows."""
+        self._episodes = decision.episodes
+        log = [self._complete(event, looks, view) for event in decision.events]
+        self._texts.update(
+            {event.shortage.key: event.text for event in log if isinstance(event, memoryevents.NotRelieved)}
+        )
+        return log
+
+    def note_sent(self, candidate: Candidate, now: float) -> None:
+        """Count the signal that was sent to this candidate."""
+        key = reasons.shortage_of(candidate.reason)
+        if key and key in self._episodes:
+            freed = reasons.given_back(candidate.reason) or 0
+            self._episodes = shortage.after_reap(self._episodes, key, freed, now)
+            self._texts.pop(key, None)
+
+    def end(self, pools: Sequence[tuple[Look, Choice]], now: float) -> tuple[Event, ...]:
+        """After the signals of a look: the events about what could not be signalled."""
+        self._episodes, log = unmet.follow(pools, self._episodes, now, time.time())
+        self._texts.update({event.shortage.key: event.text for event in log})
+        return log
+
+    def wakers(self) -> list[alarm.Waker]:
+        """What the kernel may wake memreap by, except for shortages about which nothing is done."""
+        if self._memory is None:
+            return []
+        ignored = {
+            scope
+            for (kind, scope), episode in self._episodes.items()
+            if episode.given_up is not None and kind is not Kind.TOTAL
+        }
+        return alarm.wakers(self._memory.groups.values(), *self._wanted, ignored)
+
+    def troubles(self) -> list[str]:
+        """The shortages about which nothing is done, a line for each."""
+        return list(self._texts.values())
+
+    def _complete(self, event: Event, looks: Sequence[Look], view: Source) -> Event:
+        if not isinstance(event, memoryevents.NotRelieved):
+            return event
+        if event.pool:
+            pool = next(seen.pool for seen in looks if seen.pool.name == event.pool)
+            return replace(event, holders=look.holders(pool, view))
+        return replace(event, holders=self._memory.holders(event.shortage.scope) if self._memory else ())
+
+    def close(self) -> None:
+        self._oom_kills.close()
+
+
+def _a_process(pool: Pool) -> ProcessId | None:
+    """One whose control groups are the pool's: with target=self, supervisord may be in others."""
+    if pool.is_group:
+        return min((worker.id for worker in pool.workers), default=None)
+    return pool.manager

@@ -1,0 +1,133 @@
+"""One pool at run time: the only owner of its state, its lock, its descriptors and its counters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from supervisor_memreap.core import events, policy
+from supervisor_memreap.core.events import Event, Sink
+from supervisor_memreap.core.model import Pool, Result, Worker
+from supervisor_memreap.core.policy import Choice, Look
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.state import Phase, PoolState
+from supervisor_memreap.host import look, signalling
+from supervisor_memreap.host.source import Source
+from supervisor_memreap.listener.attempts import PoolAttempts
+from supervisor_memreap.listener.followed import FollowedWorkers, TakeLock
+from supervisor_memreap.listener.poolstate import Kept
+
+
+class WatchedPool(Kept):
+    """As `Kept`; `take_lock` takes the lock of a manager."""
+
+    def __init__(
+        self,
+        name: str,
+        state: PoolState,
+        sinks: Iterable[Sink],
+        write_down: Callable[[], str],
+        take_lock: TakeLock,
+    ):
+        super().__init__(name, state, sinks, write_down)
+        self.choice: Choice | None = None
+        """The choice of the last look; None: not looked at."""
+        self.settings = PoolSettings()
+        self.followed = FollowedWorkers(take_lock)
+        self.attempts = PoolAttempts(self, self.followed, take_lock)
+
+    def hide(self) -> None:
+        """Note that the pool is not watched now."""
+        self.attempts.end(time.monotonic(), by_force=True)
+        self.choice = None
+        if self._state.leaving is None or self._state.leaving.left is not None:
+            self.followed.unlock()
+
+    @property
+    def pool(self) -> Pool:
+        """The pool as the kernel reported it in the last look."""
+        return self.choice.pool if self.choice else Pool(self.name, "not looked at yet")
+
+    def follow(self, pool: Pool, settings: PoolSettings, view: Source, now: float, **how: bool) -> Look:
+        """Find out what happened since the last look; `how` says what kind of look this is, as for policy.follow."""
+        self.attempts.follow(pool, now)
+        self.choice = None
+        if self._state.is_unsaved:
+            self.update(replace(self._state, is_unsaved=bool(self.write_down())), save=False)
+        state, followed = policy.follow(pool, settings, self._state, now, **how)
+        self.settings = settings
+        self.update(state)
+        self.hand_on(_complete(event, pool, self.followed, view) for event in followed)
+        self.followed.release(state)
+        self.followed.take_over(pool, state, view)
+        return Look(pool, settings, self._state)
+
+    def take(self, choice: Choice, now: float) -> None:
+        """Accept what to do in this pool."""
+        self.update(choice.state)
+        self.hand_on(choice.events)
+        self.attempts.offer(choice.pool, self.settings, choice.candidates, now)
+        self.counters = self.counters.with_standing(choice.standing.value, time.time())
+        self.choice = choice  # last: if any of this fails, memreap does not act on the pool
+
+    def follow_up(self, view: Source, now: float, may_attempt: bool) -> None:
+        """Signal a worker again if it has not left and a second signal is due, for which it `may_attempt`."""
+        assert self.choice
+        again, force = self.choice.again, self.choice.force
+        worker = again or force
+        if worker is None or ((self.attempts.trial or not may_attempt) and not force):
+            return
+        self.attempts.end(now, by_force=True)
+        if not self.followed.is_ours(worker.id):
+            if force:
+                self._give_up(force, now)
+            return
+        if again:
+            self.attempts.signal_again(again, view, now)
+        if force:
+            self._force(force, view, now)
+
+    def _force(self, worker: Worker, view: Source, now: float) -> None:
+        signal = self.settings.stuck
+        if self.write_down():
+            self.update(policy.force_later(self._state, now), save=False)
+            return
+        result = signalling.force(self.pool, worker, signal, view)
+        if result is Result.SENT:
+            self.emit(events.Forced(self.name, time.time(), worker.id, signal))
+            return
+        self.emit(events.NotForced(self.name, time.time(), worker.id, signal, result.value))
+        if result in (Result.NOT_PERMITTED, Result.FAILED):
+            self._give_up(worker, now)
+
+    def _give_up(self, worker: Worker, now: float) -> None:
+        """Send a stuck worker nothing more; the next one may go as soon as the pool's lock is free."""
+        reap = self._state.reap
+        if reap and (reap.worker, reap.phase) == (worker.id, Phase.FORCED):  # else it is that of another memreap
+            self.update(policy.not_forced(self._state, now))
+        self.followed.release(self._state)
+
+    def close(self) -> None:
+        """Release everything that is held; an attempt that is being made ends."""
+        self.attempts.end(time.monotonic(), by_force=True)
+        self.followed.close()
+
+    def exited(self, pidfd: int, now: float) -> None:
+        """The kernel reported that the worker of this descriptor is gone."""
+        worker = self.followed.forget_pidfd(pidfd)
+        if worker:
+            self.update(policy.exited(worker, self._state, now))
+
+
+def _complete(event: Event, pool: Pool, followed: FollowedWorkers, view: Source) -> Event:
+    """Complete an event of the policy with what only the system knows."""
+    if isinstance(event, events.Left):
+        known = followed.of(event.worker)
+        taken = look.private_memory(event.replaced_by, len(pool.workers) + 1, view) if event.replaced_by else None
+        if known is None:
+            return replace(event, taken=taken)
+        return replace(event, came_back=known.private, taken=taken, used=known.used, metric=known.metric)
+    if isinstance(event, events.Stuck):
+        return replace(event, activity=look.activity(event.worker, view))
+    return event

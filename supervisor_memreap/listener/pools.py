@@ -1,0 +1,170 @@
+"""All pools at run time, and what they share: the watched pools, and hidden ones that must not be forgotten."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar, Union
+
+from supervisor_memreap.core.events import Event, Sink
+from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.core.state import PoolState, is_worth_keeping
+from supervisor_memreap.host import lock
+from supervisor_memreap.host.source import Source
+from supervisor_memreap.listener.pool import WatchedPool
+from supervisor_memreap.outputs import log
+
+# Seconds for which memreap remembers a pool that is no longer watched and whose manager has ended: its section, program
+# or group may come back, and with it a pause that a user set.
+REMEMBERED = 24 * 3600.0
+
+States = Mapping[str, PoolState]
+Keep = Callable[[States], Union[str, None]]
+"""Saves all states, and returns why they could not be saved; empty or None: they are saved."""
+T = TypeVar("T")
+
+
+class Pools:
+    """`states` are those of the memreap before this one; `keep` gets all of them whenever what outlives us changes.
+
+    `saved` says what another memreap has saved meanwhile: a listener may have signalled a worker and ended.
+    """
+
+    def __init__(
+        self,
+        sinks: Sequence[Sink],
+        dry_run: bool,
+        states: States,
+        keep: Keep,
+        saved: Callable[[], States] = dict,
+    ):
+        self._sinks = sinks
+        self._dry_run = dry_run
+        self._keep = keep
+        self._saved = saved
+        self._adopted: set[ProcessId] = set()
+        """Workers of which another memreap had saved that they are leaving."""
+        self._pools: dict[str, WatchedPool] = {}
+        for name, state in states.items():
+            self.named(name, state)
+
+    def __iter__(self) -> Iterator[WatchedPool]:
+        return iter(self._pools.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._pools
+
+    def named(self, name: str, state: PoolState | None = None) -> WatchedPool:
+        """The pool of this name; it is created if there is none yet."""
+        if name not in self._pools:
+            self._pools[name] = WatchedPool(name, state or PoolState(), self._sinks, self.write_down, self._take_lock)
+        return self._pools[name]
+
+    def write_down(self) -> str:
+        """Returns why that was not possible; empty: all is saved."""
+        return self._keep({name: pool.state for name, pool in self._pools.items()}) or ""
+
+    def change(self, states: States) -> str:
+        """Change these states, all or none. Returns why they cannot be saved, and none is changed; empty: all are."""
+        before = {name: self.named(name).state for name in states}
+        for name, state in states.items():
+            self.named(name).update(state, save=False)
+        trouble = self.write_down()
+        for name, state in before.items() if trouble else ():
+            self.named(name).update(state, save=False)
+        return trouble
+
+    def paused(self) -> States:
+        """The pools that a user paused; the states have nothing else."""
+        return {name: PoolState(paused=True) for name, pool in self._pools.items() if pool.state.paused}
+
+    def emit(self, event: Event) -> None:
+        """Of a pool, or of none."""
+        if event.pool in self._pools:
+            self._pools[event.pool].emit(event)
+            return
+        for sink in self._sinks:
+            sink(event)
+
+    def guard(self, pool: WatchedPool, act: Callable[[], T]) -> T | None:
+        """Log an error in one pool in one line, so that memreap goes on with the other pools."""
+        try:
+            return act()
+        except Exception as error:
+            pool.emit(log.internal_error(pool.name, error))
+            return None
+
+    def attempt(self, act: Callable[[], T], otherwise: T) -> T:
+        """An error in what is about all pools is a line in the log, and each pool is handled all the same."""
+        try:
+            return act()
+        except Exception as error:
+            self.emit(log.internal_error("", error))
+            return otherwise
+
+    def pidfds(self) -> dict[int, WatchedPool]:
+        """Descriptors that become readable when a signalled worker is gone, each with its pool."""
+        return {pidfd: pool for pool in self for pidfd in pool.followed.pidfds()}
+
+    def close(self) -> None:
+        for pool in self:
+            pool.close()
+
+    def group_of(self, pool: WatchedPool) -> list[WatchedPool]:
+        """The pools of which one worker goes at a time: with target=self those of the group, otherwise only this."""
+        group = pool.name.partition(":")[0]
+        return [other for other in self if other.name.partition(":")[0] == group] if pool.pool.is_group else [pool]
+
+    def _take_lock(self, manager: ProcessId, is_group: bool) -> int:
+        """A descriptor with the lock of this manager. Raises Locked, ProcessLookupError."""
+        if self._dry_run:
+            raise lock.Locked("a dry run takes no lock")
+        if not is_group:
+            return self._unless_leaving(lock.take(manager), manager)
+        # All pools with target=self have one manager, supervisord, and so one lock, which is shared here.
+        for pool in self:
+            held = pool.attempts.group_lock(manager) or pool.followed.group_lock(manager)
+            if held is not None:
+                return os.dup(held)
+        # A user that runs the pool may not open the files of root's supervisord.
+        return self._unless_leaving(lock.take_file(manager), manager)
+
+    def _unless_leaving(self, taken: int, manager: ProcessId) -> int:
+        """The lock that was taken, unless a memreap that has ended signalled a worker, which is followed then.
+
+        Raises Locked.
+        """
+        for name, state in self._saved().items():
+            leaving = state.leaving
+            if leaving is None or state.manager != manager or leaving.worker in self._adopted:
+                continue
+            self._adopted.add(leaving.worker)
+            pool = self.named(name)
+            if pool.pool.worker(leaving.worker):
+                os.close(taken)
+                pool.update(replace(pool.state, reap=leaving))
+                raise lock.Locked(f"worker {leaving.worker.pid} was signalled by a memreap that has ended")
+        return taken
+
+    def set_aside(self, watched: Iterable[str], now: float, view: Source) -> None:
+        """Keep what is known of pools that are not watched now: a section may be missing for one look only."""
+        for name in set(self._pools) - set(watched):
+            pool = self._pools[name]
+            self.guard(pool, pool.hide)
+            if is_worth_keeping(pool.state) and not _is_outdated(pool.state, now, view):
+                continue
+            pool.close()
+            del self._pools[name]
+
+
+def _is_outdated(state: PoolState, now: float, view: Source) -> bool:
+    """Whether the state is useless: the pool has been hidden for long, and its manager has ended."""
+    if state.looked is None or now - state.looked < REMEMBERED:
+        return False
+    try:
+        return state.manager is None or view.process(state.manager.pid).id != state.manager
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # it may exist

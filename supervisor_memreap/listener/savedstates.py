@@ -1,0 +1,53 @@
+"""What survives a restart of memreap: it is read at the start, and saved at each change."""
+
+from __future__ import annotations
+
+import time
+
+from supervisor_memreap.core import events
+from supervisor_memreap.core.events import Sink
+from supervisor_memreap.listener.pools import States
+from supervisor_memreap.listener.statefile import StateFile
+from supervisor_memreap.outputs.log import Once
+
+
+class Remembered:
+    """Without a file nothing is remembered."""
+
+    def __init__(self, file: StateFile | None, emit: Sink, once: Once):
+        self._file = file
+        self._emit = emit
+        self._once = once
+
+    def read(self) -> States:
+        """What the previous listener knew: a worker that it signalled may still be leaving."""
+        if self._file is None:
+            return {}
+        now = time.monotonic()
+        states, trouble = self._file.read(now)
+        if trouble:
+            self._emit(events.NotRemembered("", time.time(), trouble))
+        for name, state in states.items():
+            leaving = state.leaving
+            if leaving:
+                after = now - leaving.signalled
+                self._emit(events.Remembered(name, time.time(), leaving.worker, after, leaving.is_sent))
+        return states
+
+    def keep(self, states: States) -> str:
+        """Returns why they could not be saved, in a line; empty: they are saved."""
+        trouble = self._file.write(states, time.monotonic()) if self._file else ""
+        if trouble:
+            self._once(events.NotSaved("", time.time(), trouble))
+        else:
+            self._once.end(events.NotSaved, events.SavedAgain("", time.time()))
+        return trouble
+
+    def leaving_by_once(self) -> States:
+        """The pools in which a `memreap once` signalled a worker that may not have left."""
+        return self._file.leaving_by_once() if self._file else {}
+
+    def forget(self) -> None:
+        """Remove what is saved for the next listener: there will be none."""
+        if self._file:
+            self._file.remove()

@@ -1,0 +1,209 @@
+"""A child process for a sink that may have to wait, such as for a disk. The listener never waits for it.
+
+The listener writes messages into a pipe, a line of JSON each. What the pipe does not take is kept, up to a bound, and
+what is beyond that is lost, which the listener reports.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import select
+import signal
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from supervisor_memreap.core.outputsettings import Recording
+from supervisor_memreap.host import forked
+
+Message = Mapping[str, Any]
+"""`{"kind": "event", …}` with record.fields, or `{"kind": "look", "at": seconds since 1970, "pools": […],
+"lasting": […]}` with outputs.statusrows and the kinds of the events whose states last.
+"""
+Tell = Callable[[Message], None]
+"""Sends a message back to the listener: {"trouble": a line, or empty when it is over}, {"note": a line about what is
+over already}, and what else the sink has.
+"""
+Consume = Callable[["Inbox", Tell, Recording], None]
+"""What the child does, until the messages end."""
+
+# Bytes that may wait for the child: looks up to the first, events, which are few and say more, up to the second. A look
+# at 1,000 workers has 150 KB.
+_MOST_LOOKS, _MOST_EVENTS = 2 * 1024**2, 4 * 1024**2
+# Seconds for which the child may take nothing before that is a trouble: a busy disk takes seconds.
+PATIENCE = 30.0
+# Seconds that the listener waits, when it exits, for a child that has everything: it needs some milliseconds.
+_FAREWELL = 0.5
+
+
+class Inbox:
+    """The messages, in their order; the iteration ends with the listener."""
+
+    def __init__(self, fd: int):
+        self._fd = fd
+        self._lines: deque[bytes] = deque()
+        self._rest = b""
+
+    def __iter__(self) -> Iterator[Message]:
+        while True:
+            while self._lines:
+                yield json.loads(self._lines.popleft())
+            chunk = os.read(self._fd, 1 << 20)
+            if not chunk:
+                return
+            *lines, self._rest = (self._rest + chunk).split(b"\n")
+            self._lines.extend(lines)
+
+    def has_more(self, timeout: float = 0.0) -> bool:
+        """Whether a message, or the end, can be had within so many seconds."""
+        if self._lines:
+            return True
+        poll = select.poll()  # not select(2), which ends at descriptor 1023: the listener has one for each worker
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(math.ceil(timeout * 1000)))
+
+
+class Child:
+    """`name` is what ps shows after memreap. Raises OSError if no process can be made."""
+
+    def __init__(self, name: str, consume: Consume, recording: Recording):
+        received, self._out = os.pipe()
+        self.fd, told = os.pipe()
+        """Readable when the child has told something, or has ended."""
+        for fd in (self._out, self.fd):
+            os.set_blocking(fd, False)
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._stalled: float | None = None
+        """Since when the pipe has been full (monotonic)."""
+        self._told = b""
+        self.lost = 0
+        """Messages for which there was no room."""
+        _wait_for(_ended)
+        try:
+            self._pid = os.fork()
+        except OSError:
+            for fd in (received, self._out, self.fd, told):
+                os.close(fd)
+            raise
+        if self._pid == 0:
+            _run(name, consume, recording, received, told)
+        os.close(received)
+        os.close(told)
+
+    def send(self, message: Message, is_event: bool) -> None:
+        """Never waits."""
+        line = json.dumps(message).encode() + b"\n"
+        if self._size + len(line) > (_MOST_EVENTS if is_event else _MOST_LOOKS):
+            self.lost += 1
+            return
+        self._waiting.append(line)
+        self._size += len(line)
+        self.flush()
+
+    def flush(self) -> None:
+        """Hand over what waits, as far as there is room."""
+        while self._waiting:
+            line = self._waiting[0]
+            try:
+                count = os.write(self._out, line)
+            except BlockingIOError:
+                self._stalled = time.monotonic() if self._stalled is None else self._stalled
+                return
+            except OSError:
+                return  # it has ended, which `read` finds
+            self._stalled = None
+            self._size -= count
+            if count < len(line):
+                self._waiting[0] = line[count:]
+            else:
+                self._waiting.popleft()
+
+    def wants(self) -> int | None:
+        """The descriptor to wait for until it is writable; None: nothing waits."""
+        return self._out if self._waiting else None
+
+    def stalled(self) -> float:
+        """Seconds for which the child has taken nothing of what waits; 0: it keeps up."""
+        return 0.0 if self._stalled is None else time.monotonic() - self._stalled
+
+    def read(self) -> list[Message] | None:
+        """What the child has told; None: it has ended."""
+        try:
+            chunk = os.read(self.fd, 1 << 20)
+        except BlockingIOError:
+            return []
+        if not chunk:
+            return None
+        *lines, self._told = (self._told + chunk).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def close(self) -> None:
+        """Let it finish. It is waited for only a moment: where a disk hangs, it ends when that comes back."""
+        deadline = time.monotonic() + _FAREWELL
+        self._hand_over(deadline)
+        os.close(self._out)
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        try:
+            while poll.poll(max(0.0, deadline - time.monotonic()) * 1000) and self.read() is not None:
+                pass
+            _ended.add(self._pid)
+            while _wait_for({self._pid}) and time.monotonic() < deadline:
+                time.sleep(0.001)
+        finally:
+            os.close(self.fd)
+
+    def _hand_over(self, deadline: float) -> None:
+        """What waits, as far as the child takes it until then (monotonic)."""
+        room = select.poll()
+        room.register(self._out, select.POLLOUT)
+        self.flush()
+        while self._waiting:
+            before = self._size
+            if not room.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                return
+            self.flush()
+            if self._size == before:
+                return  # it has ended
+
+
+_ended: set[int] = set()
+"""Children that have been told to end, and that the kernel keeps until they are waited for."""
+
+
+def _wait_for(pids: Collection[int]) -> bool:
+    """Whether any of these is still there."""
+    for pid in list(pids):
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                _ended.discard(pid)
+        except ChildProcessError:
+            _ended.discard(pid)  # a library ignores SIGCHLD in this process: then the kernel has waited for it
+    return not _ended.isdisjoint(pids)
+
+
+def _run(name: str, consume: Consume, recording: Recording, received: int, told: int) -> None:
+    """Never returns. It ends when the listener closes the pipe, also if both got a signal for their group."""
+    ended = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+    def tell(message: Message) -> None:
+        try:
+            os.write(told, json.dumps(message).encode() + b"\n")
+        except OSError:
+            pass  # the listener has ended, and so will the messages
+
+    try:
+        forked.settle(f"memreap {name}"[:15], (received, told), ended, with_parent=False)
+        try:
+            consume(Inbox(received), tell, recording)
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{os.path.basename(place.filename)}:{place.lineno}"
+            tell({"trouble": f"internal error, please report it: {error!r} at {where}"})
+    finally:
+        os._exit(0)

@@ -1,0 +1,194 @@
+"""The metrics as Prometheus gets them. Needs prometheus-client.
+
+Base units, and by pool, never by pid: a worker lives for hours, and each pid would be a time series for ever. What is
+unknown has no value, rather than 0. docs/fleet.md has a table of all of them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from supervisor_memreap import __version__
+from supervisor_memreap.core.model import ProgramState
+from supervisor_memreap.core.policy import Standing
+from supervisor_memreap.outputs.growthfields import OF_WORKER as GROWTH
+from supervisor_memreap.outputs.tally import BUCKETS, PoolTally, Tally, is_blind
+
+_Row = Mapping[str, Any]
+
+
+def _measured(key: str) -> Callable[[_Row], float | None]:
+    """A sum over workers, some of which may not be read, would be wrong."""
+    return lambda row: None if is_blind(row) or row.get("unreadable_workers") else row.get(key)
+
+
+def _growth(row: _Row) -> float | None:
+    return float(row[GROWTH]) / 3600 if GROWTH in row else None
+
+
+def _stuck(row: _Row) -> float:
+    return sum(1 for worker in row["workers"] if worker.get("note") == "stuck")
+
+
+# Of each pool at the last look; None: unknown.
+_GAUGES: tuple[tuple[str, str, Callable[[_Row], float | None]], ...] = (
+    ("workers", "Workers of the pool.", lambda row: len(row["workers"])),
+    ("due_workers", "Workers that are due for replacement.", lambda row: row["due"]),
+    (
+        "overdue_workers",
+        "Workers that are due, if none could be signalled for more than two ticks.",
+        lambda row: row.get("overdue"),
+    ),
+    ("stuck_workers", "Workers that were signalled and have not left within grace=.", _stuck),
+    ("worker_limit_bytes", "What a worker may use (limit=).", lambda row: row.get("limit_bytes")),
+    ("largest_worker_bytes", "What the largest worker uses, in the pool's metric.", _measured("largest_bytes")),
+    ("workers_bytes", "What all workers use, in the pool's metric.", _measured("total_bytes")),
+    ("pool_limit_bytes", "What the pool may hold (total=).", lambda row: row.get("total_limit_bytes")),
+    ("pool_bytes", "What manager and workers hold together, or more (total=).", _measured("pool_bytes")),
+    ("growth_bytes_per_second", "How fast all workers grow together, over at most the last 2 hours.", _growth),
+    ("pool_running", "1 if supervisord runs the program.", lambda row: row["state"] == ProgramState.RUNNING),
+    ("pool_suspended", "1 if memreap has suspended the pool by itself.", lambda row: "suspension" in row),
+    ("pool_paused", "1 if a user has paused the pool.", lambda row: row["paused"]),
+    (
+        "pool_observed",
+        "1 if the pool is only observed (observe=yes).",
+        lambda row: row["standing"] == Standing.OBSERVED,
+    ),
+)
+
+
+class Exposition(Collector):
+    """Of a tally that another thread adds to while it holds `lock`."""
+
+    def __init__(self, tally: Tally, lock: threading.Lock):
+        self._tally = tally
+        self._lock = lock
+        self._started = time.time()
+
+    def collect(self) -> Iterator[Metric]:
+        with self._lock:
+            metrics = [*self._of_listener(), *self._of_pools(time.monotonic())]
+        yield from metrics
+
+    def _of_listener(self) -> Iterator[Metric]:
+        tally = self._tally
+        info = GaugeMetricFamily("memreap_build_info", "Always 1; the version of memreap.", labels=["version"])
+        info.add_metric([__version__], 1)
+        yield info
+        yield GaugeMetricFamily("memreap_start_time_seconds", "When the counters began, since 1970.", self._started)
+        yield GaugeMetricFamily(
+            "memreap_last_look_timestamp_seconds", "When memreap last looked at the pools, since 1970.", tally.looked_at
+        )
+        yield GaugeMetricFamily("memreap_pools", "Pools that memreap is set to watch.", len(tally.pools()))
+        errors = CounterMetricFamily("memreap_errors", "How often memreap itself began to fail.", labels=["kind"])
+        for kind, count in tally.errors.items():
+            errors.add_metric([kind], count)
+        yield errors
+        lasting = GaugeMetricFamily("memreap_lasting_error", "1 while this error of memreap lasts.", labels=["kind"])
+        for kind, lasts in tally.lasting_errors(time.monotonic()).items():
+            lasting.add_metric([kind], lasts)
+        yield lasting
+
+    def _of_pools(self, now: float) -> Iterator[Metric]:
+        rows = {name: self._tally.row(name, now) for name in self._tally.pools()}
+        for name, text, value_of in _GAUGES:
+            gauge = GaugeMetricFamily(f"memreap_{name}", text, labels=["pool"])
+            for pool, row in rows.items():
+                value = None if row is None else value_of(row)
+                if value is not None:
+                    gauge.add_metric([pool], value)
+            yield gauge
+        blind = "1 if the state of the pool is unknown: it is not watched, although it is set to be."
+        gauge = GaugeMetricFamily("memreap_pool_blind", blind, labels=["pool"])
+        for pool, row in rows.items():
+            gauge.add_metric([pool], is_blind(row))
+        yield gauge
+        info = GaugeMetricFamily(
+            "memreap_pool_info", "Always 1; the pool's metric and server.", labels=["pool", "metric", "server"]
+        )
+        for pool, row in rows.items():
+            if row is not None:
+                info.add_metric([pool, row["metric"], row.get("server", "")], 1)
+        yield info
+        yield from self._counters(self._tally.pools())
+
+    def _counters(self, pools: Mapping[str, PoolTally]) -> Iterator[Metric]:
+        yield _counter("reaps", "Workers that were signalled and have left.", "reason", pools, lambda pool: pool.reaps)
+        yield _counter(
+            "would_reap",
+            "Workers that would have been signalled (observe=yes).",
+            "reason",
+            pools,
+            lambda pool: pool.would_reap,
+        )
+        yield _counter(
+            "returned_bytes",
+            "What the host got back when workers left, less what their replacements had taken.",
+            "",
+            pools,
+            lambda pool: {"": pool.returned},
+        )
+        leaving = HistogramMetricFamily(
+            "memreap_leave_seconds", "How long signalled workers took to leave.", labels=["pool"]
+        )
+        for name, pool in pools.items():
+            buckets = zip((*map(str, BUCKETS), "+Inf"), accumulate(pool.left))
+            leaving.add_metric([name], [*buckets], pool.leaving_took)
+        yield leaving
+        yield _counter("stuck", "Workers that did not leave within grace=.", "", pools, lambda pool: {"": pool.stuck})
+        yield _counter(
+            "refused_signals",
+            "How often a worker was due and memreap began to send it nothing.",
+            "kind",
+            pools,
+            lambda pool: pool.refused,
+        )
+        failed = _counter(
+            "not_relieved",
+            "How often memory was short and reaping did not help. No pool: on the host or in a control group.",
+            "kind",
+            pools,
+            lambda pool: pool.not_relieved,
+        )
+        for kind, count in self._tally.not_relieved.items():
+            failed.add_metric(["", kind], count)
+        yield failed
+        killed = _counter(
+            "oom_killed",
+            "Processes of the pool that the kernel's OOM killer ended, at most. No pool: others in its control groups.",
+            "",
+            pools,
+            lambda pool: {"": pool.oom_killed},
+        )
+        killed.add_metric([""], self._tally.oom_killed)
+        yield killed
+
+
+def _counter(
+    name: str,
+    text: str,
+    label: str,
+    pools: Mapping[str, PoolTally],
+    values_of: Callable[[PoolTally], Mapping[str, int]],
+) -> CounterMetricFamily:
+    counter = CounterMetricFamily(f"memreap_{name}", text, labels=["pool", label] if label else ["pool"])
+    for pool, tally in pools.items():
+        for value, count in values_of(tally).items():
+            counter.add_metric([pool, value] if label else [pool], count)
+    return counter
+
+
+def registry(tally: Tally, lock: threading.Lock) -> CollectorRegistry:
+    """These metrics alone, without those of Python and of its process."""
+    # auto_describe: so that a scrape may ask for some of them by name.
+    registry = CollectorRegistry(auto_describe=True)
+    registry.register(Exposition(tally, lock))
+    return registry

@@ -1,0 +1,133 @@
+"""The log: one line for each event, to a stream that may be closed or full; that never stops the listener."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import time
+import traceback
+from collections.abc import Callable
+from typing import TextIO
+
+from supervisor_memreap.core.events import Event, InternalError, LinesMissing, Sink
+from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.outputs import fields
+
+
+def to(stream: TextIO | None) -> Callable[[str], None]:
+    """A function that writes one line, for commands."""
+    return lambda text: _print(stream, _line(text))
+
+
+def sink(stream: TextIO | None, is_json: bool = False) -> Sink:
+    """A log of events, for commands: one line for each."""
+    return lambda event: _print(stream, json.dumps(fields.of(event)) if is_json else _line(_text(event)))
+
+
+def _print(stream: TextIO | None, line: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # nothing reads any more; the work continues
+        if stream is not None:
+            print(line, file=stream, flush=True)
+
+
+def _text(event: Event) -> str:
+    return f"{event.pool}: {event.text}" if event.pool else event.text
+
+
+def _line(text: str) -> str:
+    # Text from a configuration or a process may contain anything; one event must stay one line.
+    return f"memreap: {''.join(char if char.isprintable() else '?' for char in text)}"
+
+
+class Log:
+    """The listener's log, a sink: each event is one line, as text with the time, or as JSON.
+
+    A reader that is slow or absent must not block the listener. A line for which there is no room is dropped, and the
+    next one says so.
+    """
+
+    def __init__(self, stream: TextIO | None, is_json: bool = False):
+        self._stream = stream
+        self._is_json = is_json
+        self._missing = 0
+
+    def apply(self, settings: Settings) -> None:
+        """From now on, write as the settings say."""
+        self._is_json = settings.recording.log == "json"
+
+    def __call__(self, event: Event) -> None:
+        if self._missing and self._write(LinesMissing("", time.time(), self._missing)):
+            self._missing = 0
+        if self._missing or not self._write(event):
+            self._missing += 1
+
+    def _write(self, event: Event) -> bool:
+        """Whether there was room, as far as that is known."""
+        try:
+            if self._stream is None:
+                return True
+            # O_NONBLOCK would also be set for the other writers of this file.
+            if not select.select([], [self._stream], [], 0)[1]:
+                return False
+            os.write(self._stream.fileno(), f"{self._line(event)}\n".encode())
+        except (OSError, ValueError):
+            pass  # nothing reads any more; the work continues
+        return True
+
+    def _line(self, event: Event) -> str:
+        # A writable pipe accepts PIPE_BUF bytes without blocking.
+        room = select.PIPE_BUF - 1
+        if self._is_json:
+            return fields.line(fields.of(event), room)
+        # supervisord adds no time to the lines. A character that is cut in two is dropped as well.
+        whole = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {_line(_text(event))}"
+        return whole.encode()[:room].decode(errors="ignore")
+
+
+def internal_error(pool: str, error: Exception) -> InternalError:
+    """The event, with the place where the error was raised."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return InternalError(pool, time.time(), repr(error), f"{os.path.basename(place.filename)}:{place.lineno}")
+
+
+class Once:
+    """A sink that passes on an event of a lasting state; again only if its text has changed."""
+
+    def __init__(self, emit: Sink):
+        self._emit = emit
+        self._last: dict[tuple[type[Event], str], str] = {}
+
+    def __call__(self, event: Event) -> None:
+        key = type(event), event.pool
+        if self._last.get(key) != event.text:
+            self._last[key] = event.text
+            self._emit(event)
+
+    def follow(self, kind: type[Event], event: Event | None, pool: str = "") -> None:
+        """Report the state of this kind; None: there is no such state now."""
+        if event:
+            self(event)
+        else:
+            self.clear(kind, pool)
+
+    def has_passed(self, kind: type[Event], pool: str = "") -> bool:
+        return (kind, pool) in self._last
+
+    def lasting(self, *kinds: type[Event]) -> list[str]:
+        """The texts of the states of these kinds that still last."""
+        return [text for (kind, _), text in self._last.items() if kind in kinds]
+
+    def lasting_kinds(self) -> set[str]:
+        """The kinds of the states that still last, named as in record.fields."""
+        return {fields.kind_of(kind) for kind, _ in self._last}
+
+    def end(self, kind: type[Event], over: Event) -> None:
+        """End that state, and pass on the event that says so, if there was one."""
+        if self.clear(kind):
+            self._emit(over)
+
+    def clear(self, kind: type[Event], pool: str = "") -> bool:
+        """End that state; whether there was one."""
+        return self._last.pop((kind, pool), None) is not None

@@ -1,1 +1,0 @@
-"""What is logged, published and kept."""

@@ -1,0 +1,232 @@
+"""What `memreap suggest` says, as text, as a line of the log, and as values. Pure."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from supervisor_memreap.advice.climbrate import FEWEST_HOURS
+from supervisor_memreap.advice.evidence import DAY, HOUR, Kind
+from supervisor_memreap.advice.suggestion import CLEAR, WARM, Forecast, Suggestion, Why
+from supervisor_memreap.core.text import memory, quote, shown_size
+from supervisor_memreap.outputs.growthfields import about
+
+VERSION = 1
+"""Of the values; increased when a key is removed or changes its meaning, not when one is added."""
+_WIDTH = 80
+_NOT_KNOWN = "not known"
+_KINDS = {
+    Kind.STEADY: "a steady leak",
+    Kind.LEVELS_OFF: "it levels off, as copy on write does",
+    Kind.SPIKES: "in jumps, each after a single request",
+    Kind.NONE: "no growth to speak of",
+    Kind.MIXED: "a leak, and growth of other kinds beside it",
+    Kind.UNKNOWN: "of which kind is not known yet",
+}
+_HEAD = ("", "limit", "a worker lives", "reaps a day", "all workers", "at most")
+
+
+def text(suggestion: Suggestion) -> str:
+    """All of it, 80 columns wide; the block to paste at the end."""
+    parts = [_paragraph(_header(suggestion))]
+    if suggestion.forecasts:
+        parts.append(_table(suggestion))
+    if suggestion.limit is None:
+        parts.append(_paragraph(_sentence(why_not(suggestion))))
+        return "\n\n".join(parts)
+    parts.append(_paragraph(" ".join(_sentence(each) for each in (_reason(suggestion), *_present(suggestion)))))
+    parts.append(f"[memreap:{suggestion.pool}]\nlimit={shown_size(suggestion.limit)}")
+    return "\n\n".join(parts)
+
+
+def line(suggestion: Suggestion) -> str:
+    """One line for the log: what the suggested limit would do, or why none is known yet."""
+    chosen = suggestion.suggested
+    if chosen is None:
+        return why_not(suggestion)
+    limit, watched = shown_size(chosen.limit), _watched(suggestion)
+    holds = "" if chosen.total is None else f" and hold the pool at about {memory(chosen.total)}"
+    if suggestion.present and suggestion.present.limit == chosen.limit:
+        holds = holds.replace("hold", "holds")
+        return f"{watched}: the limit of {limit} replaces {_workers_a_day(chosen)}{holds}; keep it"
+    return f"{watched}: a limit of {limit} would replace {_workers_a_day(chosen)}{holds}; set limit={limit}"
+
+
+def values(suggestion: Suggestion) -> dict[str, Any]:
+    """For `--json`; unknown values are left out."""
+    found = {
+        "name": suggestion.pool,
+        "metric": suggestion.metric,
+        "watched_seconds": round(suggestion.watched),
+        "restarted_seconds_ago": None if suggestion.restarted is None else round(suggestion.restarted),
+        "ask_again_seconds": None if suggestion.again is None else round(suggestion.again),
+        "workers": suggestion.workers,
+        "workers_watched": suggestion.seen,
+        "workers_watched_from_start": suggestion.fresh,
+        "workers_grew": suggestion.grew,
+        "baseline_bytes": suggestion.baseline,
+        "growth_bytes_per_hour": None if suggestion.growth is None else round(suggestion.growth),
+        "kind": suggestion.kind.value,
+        "limit_bytes": suggestion.limit,
+        "limit": None if suggestion.limit is None else shown_size(suggestion.limit),
+        "reason": why_not(suggestion) if suggestion.limit is None else _reason(suggestion),
+        "candidates": [_forecast_values(forecast) for forecast in suggestion.forecasts],
+        "present": _forecast_values(suggestion.present) if suggestion.present else None,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _forecast_values(forecast: Forecast) -> dict[str, Any]:
+    found = {
+        "limit_bytes": forecast.limit,
+        "life_seconds": None if forecast.life is None else round(forecast.life),
+        "reaps_per_day": None if forecast.reaps is None else round(forecast.reaps, 2),
+        "reaps_per_day_below": forecast.below,
+        "total_bytes": forecast.total,
+        "most_bytes": forecast.most,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def why_not(suggestion: Suggestion) -> str:
+    """Why no limit is suggested, and what to do."""
+    watched, grew = _watched(suggestion), _count(suggestion.grew, "worker")
+    if suggestion.why is Why.NO_WORKERS:
+        return "no worker was watched yet; ask again tomorrow"
+    if suggestion.restarted is not None and suggestion.again is not None:
+        return (
+            f"all workers were restarted {about(suggestion.restarted)} ago, perhaps with another release, and too"
+            f" little was watched since then to know how they grow now; ask again in {about(suggestion.again)}"
+        )
+    if suggestion.why is Why.TOO_SHORT:
+        return f"{watched}, {grew} grew; ask again tomorrow"
+    if suggestion.why is Why.NO_FRESH:
+        return (
+            f"{watched}, but no worker was watched from its start, so what a fresh one holds is not known; restart the"
+            " program when it suits you, and ask again a day later"
+        )
+    if suggestion.why is Why.SHORT_LIVED:
+        return f"{watched}, but workers leave too soon to see how they grow: something else replaces them"
+    if suggestion.why is Why.FEW_HOURS:
+        return (
+            f"{watched}, but in fewer than {FEWEST_HOURS} of the 24 hours of a weekday (UTC), and the load changes over"
+            " the day and at weekends; ask again when a whole weekday was watched"
+        )
+    if suggestion.why is Why.NOT_SEEN:
+        return (
+            f"{watched}, {grew} grew, but none came near a limit of twice what a warmed-up worker holds: ask again when"
+            " they have grown more"
+        )
+    return (
+        f"{watched}, {grew} grew, but the reaps a day cannot be predicted within 25 % for any limit yet: "
+        f"{_WHY_UNSURE.get(suggestion.kind, 'growth changes from hour to hour')}; ask again in a few days"
+    )
+
+
+_WHY_UNSURE = {
+    Kind.SPIKES: "too few large requests were seen",
+    Kind.MIXED: "too few workers were seen to reach one",
+    Kind.LEVELS_OFF: "growth has not levelled off for long enough",
+}
+
+
+def _watched(suggestion: Suggestion) -> str:
+    watched = f"watched for {about(suggestion.watched)}"
+    return watched if suggestion.restarted is None else f"{watched} since all workers were restarted"
+
+
+def _header(suggestion: Suggestion) -> str:
+    start = f"{quote(suggestion.pool)}: {_watched(suggestion)}, {_count(suggestion.workers, 'worker')}"
+    if suggestion.baseline is None:
+        holds = "what a fresh worker holds is not known"
+    else:
+        counted = _count(suggestion.fresh, "worker") if suggestion.fresh else "calculated from their growth"
+        holds = f"a warmed-up worker holds {memory(suggestion.baseline)} ({suggestion.metric}; {counted})"
+    if suggestion.growth is None:
+        return f"{start}; {holds}."
+    grows = f"grows by {memory(round(suggestion.growth))} an hour"
+    return f"{start}; {holds}, and {grows}: {_KINDS[suggestion.kind]}."
+
+
+def _table(suggestion: Suggestion) -> str:
+    rows = [_HEAD, *(_row(forecast, suggestion) for forecast in suggestion.forecasts)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def _row(forecast: Forecast, suggestion: Suggestion) -> tuple[str, ...]:
+    mark = "*" if forecast.limit == suggestion.limit else ""
+    limit = shown_size(forecast.limit) + (" (now)" if _is_present(forecast, suggestion) else "")
+    if forecast.below:
+        reaps = f"less than {forecast.below}"
+    else:
+        reaps = _NOT_KNOWN if forecast.reaps is None else _number(forecast.reaps)
+    sizes = ("-" if size is None else memory(size) for size in (forecast.total, forecast.most))
+    return (mark, limit, _life(forecast, suggestion), reaps, *sizes)
+
+
+def _life(forecast: Forecast, suggestion: Suggestion) -> str:
+    if forecast.below:
+        return f"over {about(suggestion.workers * DAY / forecast.below)}"
+    return _NOT_KNOWN if forecast.life is None else about(forecast.life)
+
+
+def _is_present(forecast: Forecast, suggestion: Suggestion) -> bool:
+    return suggestion.present is not None and suggestion.present.limit == forecast.limit
+
+
+def _reason(suggestion: Suggestion) -> str:
+    """Why this limit, in one sentence."""
+    assert suggestion.limit is not None
+    limit, warm = shown_size(suggestion.limit), f"{WARM / HOUR:.0f} hours"
+    reasons = {
+        Why.WARM: f"{limit} is the smallest limit that is at least twice what a warmed-up worker holds and with which a"
+        f" worker lives for {warm} or more, so that its caches are warm",
+        Why.SHORT_LIVES: f"workers grow so fast that with {limit}, the largest limit that can be judged, they live for"
+        f" less than {warm}: fix the leak, or set a larger limit if the machine has the memory",
+        Why.CLEAR: f"{limit} is more than {CLEAR:g} times what any worker was seen to hold, so in normal running it"
+        " replaces few or none, and catches a leak",
+        Why.AFTER_SPIKES: f"{limit} is the smallest limit that gives back the memory of large requests, while a worker"
+        f" lives for {warm} or more on average",
+    }
+    return reasons[suggestion.why]
+
+
+def _present(suggestion: Suggestion) -> Iterator[str]:
+    """How the limit that is set now compares."""
+    present = suggestion.present
+    if present is None or suggestion.limit is None:
+        return
+    if present.limit == suggestion.limit:
+        yield "it is set already"
+    elif present.is_known:
+        holds = "" if present.total is None else f", and the pool holds about {memory(present.total)}"
+        yield f"the present limit of {shown_size(present.limit)} replaces {_workers_a_day(present)}{holds}"
+    else:
+        yield f"what the present limit of {shown_size(present.limit)} does in the long run is not known"
+
+
+def _workers_a_day(forecast: Forecast) -> str:
+    if forecast.below or forecast.reaps is None:
+        return f"less than {_count(forecast.below or 0, 'worker')} a day"
+    if forecast.reaps < 1:
+        return f"about {_number(forecast.reaps)} workers a day"
+    return f"about {_number(forecast.reaps)} {'worker' if _number(forecast.reaps) == '1' else 'workers'} a day"
+
+
+def _number(reaps: float) -> str:
+    """`0.4`, `3.5`, `14`: no more digits than are known."""
+    return f"{reaps:.1f}".removesuffix(".0") if reaps < 9.95 else f"{reaps:.0f}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
+
+
+def _paragraph(words: str) -> str:
+    return textwrap.fill(words, _WIDTH, break_long_words=False, break_on_hyphens=False)

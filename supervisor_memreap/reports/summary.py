@@ -1,0 +1,465 @@
+"""What happened in a pool in a day or a month: as values, as a page of text, and as the daily line of the log. Pure."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, NamedTuple
+
+from supervisor_memreap.advice import growth, spans
+from supervisor_memreap.advice.growth import Sample
+from supervisor_memreap.advice.poolhistory import EventRecord, PoolHistory, PoolReading, WorkerHistory
+from supervisor_memreap.advice.spans import Span, Suspension
+from supervisor_memreap.core import counters
+from supervisor_memreap.core.text import memory, seconds
+from supervisor_memreap.outputs.fields import time_text
+from supervisor_memreap.reports import timeaxis
+
+VERSION = 1
+"""The version of `values`; increased when a key is removed or changes its meaning, not when one is added."""
+
+REFUSALS: Mapping[str, str] = {
+    "NeverIdle": "never idle",
+    "NotCaught": "signal not caught",
+    "WrongSignal": "signal drops requests",
+    "LooksLikeManager": "looks like a manager",
+    "NotShared": "a socket for each",
+    "NeverServed": "never seen to serve",
+    "NotPermitted": "not permitted",
+    "Unreadable": "size may not be read",
+    "TooFewWorkers": "too few workers",
+    "Locked": "another memreap at work",
+    "OutOfResources": "out of resources",
+    "Changed": "changed since measured",
+    "LeftByItself": "left by itself before",
+    "NotForced": "stuck= not sent",
+}
+"""The events that say that a worker had to go and nothing was sent, and why in a few words."""
+TROUBLES: Mapping[str, str] = {
+    "NotReplaced": "pool not settled after a reap",
+    "NoReplacement": "no replacement came",
+    "NotRelieved": "reaping did not help",
+    "TotalUnreadable": "total may not be read",
+    "NotVisible": "pool not visible",
+    "NoWorkers": "no workers",
+    "Wrapped": "pool below a wrapper",
+    "OrphansFound": "orphans found",
+    "InternalError": "internal error",
+}
+"""Other events that a reader of the report wants to know of."""
+
+_WIDTH, _LABEL = 80, 19
+# A reading that is older than this, in seconds, is not what the pool holds now.
+_NOW = 300.0
+
+
+class Peak(NamedTuple):
+    size: int
+    at: float
+
+
+class Day(NamedTuple):
+    at: float
+    """Its first second in the report, in seconds since 1970."""
+    replaced: Mapping[str, int]
+    """By reason."""
+    returned: int
+    """Bytes."""
+    is_recorded: bool
+    """Whether anything of it was recorded."""
+
+
+@dataclass(frozen=True)
+class PoolReport:
+    """A pool from `since` to `until`, in seconds since 1970; sizes in bytes."""
+
+    name: str
+    metric: str
+    since: float
+    until: float
+    recorded: float
+    """Seconds."""
+    gaps: tuple[Span, ...]
+    replaced: Mapping[str, int]
+    """Workers that were signalled and left, by the setting for which they had to go, or `requested`."""
+    observed: Mapping[str, int]
+    """Workers that would have been signalled, without observe=yes."""
+    returned: int
+    times_to_leave: tuple[float, ...]
+    """Seconds, the shortest first."""
+    refused: Mapping[str, int]
+    """By the name of the event."""
+    troubles: Mapping[str, int]
+    """By the name of the event."""
+    stuck: int
+    oom_killed: int
+    """Processes, at most."""
+    second_signals: int
+    suspensions: tuple[Suspension, ...]
+    growth: float | None
+    """Of a worker, in bytes per hour: the median over `grown` workers. None: no worker was recorded for long enough."""
+    grown: int
+    last: PoolReading | None
+    """None: nothing was recorded in this time."""
+    largest: Peak | None
+    total: Peak | None
+    days: tuple[Day, ...]
+    counted_since: float
+    counted_reaps: int
+    counted_returned: int
+    suggestion: str = ""
+    """A line about the right limit; empty: none was asked for."""
+
+    @property
+    def begin(self) -> float:
+        """When it could be recorded: what lay before the first look at the pool is not missing."""
+        return _begin(self.since, self.until, self.counted_since)
+
+
+def _begin(since: float, until: float, first: float) -> float:
+    return min(max(since, first), until)
+
+
+def of(history: PoolHistory, since: float, until: float, suggestion: str = "") -> PoolReport:
+    events = [event for event in history.events if since <= event.at <= until]
+    readings = [reading for reading in history.readings if since <= reading.at <= until]
+    recorded = spans.recorded([reading.at for reading in history.readings if reading.at <= until], until)
+    left = _named(events, "Left")
+    reasons = _reasons(history.events)
+    slopes = [slope for slope in (_growth(worker, since, until) for worker in history.workers) if slope is not None]
+    suspensions = spans.suspensions(history.events, until)
+    return PoolReport(
+        history.name,
+        history.metric,
+        since,
+        until,
+        recorded=sum(span.within(since, until).length for span in recorded),
+        gaps=tuple(spans.gaps(recorded, _begin(since, until, history.since), until)),
+        replaced=_counted(reasons.get((event.pid, event.at), "unknown") for event in left),
+        observed=_counted(str(event.values.get("reason", "")) for event in _named(events, "WouldReap")),
+        returned=_returned(left),
+        times_to_leave=tuple(sorted(float(event.values.get("after") or 0) for event in left)),
+        refused=_counted(event.name for event in _named(events, *REFUSALS)),
+        troubles=_counted(event.name for event in _named(events, *TROUBLES)),
+        stuck=len(_named(events, "Stuck")),
+        oom_killed=sum(int(event.values.get("killed") or 0) for event in _named(events, "OomKilled")),
+        second_signals=len(_named(events, "SignalledAgain")),
+        suspensions=tuple(each for each in suspensions if each.span.end > since and each.span.start <= until),
+        growth=median(slopes) if slopes else None,
+        grown=len(slopes),
+        last=readings[-1] if readings else None,
+        largest=max((Peak(reading.largest, reading.at) for reading in readings), default=None, key=_size),
+        total=max((Peak(reading.total, reading.at) for reading in readings), default=None, key=_size),
+        days=tuple(_days(left, reasons, recorded, since, until)),
+        counted_since=history.since,
+        counted_reaps=history.reaps,
+        counted_returned=history.returned,
+        suggestion=suggestion,
+    )
+
+
+def _size(peak: Peak) -> int:
+    return peak.size
+
+
+def _named(events: Iterable[EventRecord], *names: str) -> list[EventRecord]:
+    return [event for event in events if event.name in names]
+
+
+def _counted(words: Iterable[str]) -> dict[str, int]:
+    """The most frequent one first."""
+    return dict(sorted(Counter(words).items(), key=lambda item: (-item[1], item[0])))
+
+
+def _returned(left: Iterable[EventRecord]) -> int:
+    return sum(counters.returned(event.values.get("came_back"), event.values.get("taken")) for event in left)
+
+
+def _reasons(events: Iterable[EventRecord]) -> dict[tuple[int, float], str]:
+    """Why each worker that left had been signalled, by its pid and the time at which it left."""
+    signalled: dict[int, str] = {}
+    reasons = {}
+    for event in events:
+        if event.name == "Signalled":
+            signalled[event.pid] = str(event.values.get("reason", "")) or "unknown"
+        elif event.name == "Left" and event.pid in signalled:
+            reasons[event.pid, event.at] = signalled.pop(event.pid)
+    return reasons
+
+
+def _growth(worker: WorkerHistory, since: float, until: float) -> float | None:
+    """Bytes per hour; None: it was not recorded for long enough. As core.growth has it."""
+    first = max(since, worker.started + growth.WARM_UP)
+    samples = [Sample(*reading) for reading in worker.readings if first <= reading.at <= until]
+    if len(samples) < growth.FEWEST or samples[-1].at - samples[0].at < growth.WATCHED:
+        return None
+    step = -(-len(samples) // growth.MOST)
+    return growth.slope(samples[::step]) * 3600
+
+
+def _days(
+    left: Sequence[EventRecord],
+    reasons: Mapping[tuple[int, float], str],
+    recorded: Sequence[Span],
+    since: float,
+    until: float,
+) -> Iterator[Day]:
+    """Each day of this machine's calendar that the report touches."""
+    for start, end in timeaxis.days(since, until):
+        events = [event for event in left if start <= event.at < end or event.at == end == until]
+        replaced = _counted(reasons.get((event.pid, event.at), "unknown") for event in events)
+        is_recorded = any(span.within(start, end).length > 0 for span in recorded)
+        yield Day(start, replaced, _returned(events), is_recorded)
+
+
+# As text.
+
+
+def text(report: PoolReport) -> str:
+    """A page of 80 columns."""
+    lines = [report.name, *_wrapped("  ", f"{timeaxis.span_text(report.since, report.until)}, {recorded(report)}")]
+    lines.append("")
+    for label, value in rows(report):
+        lines += _wrapped(f"  {label:{_LABEL}}", value)
+    if report.last:
+        lines += ["", *_table(day_rows(report))]
+    return "\n".join(lines)
+
+
+def _wrapped(start: str, value: str) -> list[str]:
+    return textwrap.wrap(
+        value, _WIDTH, initial_indent=start, subsequent_indent=" " * len(start), break_on_hyphens=False
+    )
+
+
+def _table(table: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]) - 1)]
+    for row in table:
+        cells = (cell.rjust(width) for cell, width in zip(row, widths))
+        yield "\n".join(_wrapped(f"  {'  '.join(cells)}  ", row[-1] or "-"))
+
+
+def recorded(report: PoolReport) -> str:
+    """`recorded for 22 h of 24 h`."""
+    if report.last is None:
+        return "nothing recorded"
+    whole, first = report.until - report.begin, ""
+    if report.begin - report.since >= _NOW:
+        first = f" since {timeaxis.minute(report.begin)}, its first look"
+    if whole - report.recorded < _NOW:
+        return f"recorded{first or ' all the time'}"
+    return f"recorded for {duration(report.recorded)} of {duration(whole)}{first}"
+
+
+def duration(value: float) -> str:
+    """`45 min`, `2.5 h`, `22 h`, `30 d`, from seconds."""
+    if value < 7200:
+        return seconds(value)
+    number, unit = (value / 3600, "h") if value < 3 * 86400 else (value / 86400, "d")
+    shown = f"{number:.0f}" if number >= 10 or number == round(number) else f"{number:.1f}"
+    return f"{shown} {unit}"
+
+
+def rows(report: PoolReport) -> Iterator[tuple[str, str]]:
+    """What is said of the pool: a label and a text each."""
+    last = report.last
+    if last is None:
+        yield "counted since", _since(report)
+        return
+    yield "workers replaced", _by_reason(report.replaced)
+    if report.observed:
+        yield "would be replaced", f"{_by_reason(report.observed)}, observe=yes"
+    if report.replaced:
+        yield "memory returned", memory(report.returned)
+        times = report.times_to_leave
+        yield "time to leave", f"median {seconds(median(times))}, longest {seconds(times[-1])}"
+    yield "refused", _by_words(report.refused, REFUSALS)
+    yield "stuck", str(report.stuck or "none")
+    if report.oom_killed:
+        yield "OOM killer", f"ended {report.oom_killed:,} of its processes"
+    if report.second_signals:
+        yield "signalled twice", str(report.second_signals)
+    for suspension in report.suspensions:
+        yield "suspended", _suspended(suspension)
+    if not report.suspensions:
+        yield "suspended", "never"
+    if report.troubles:
+        yield "other trouble", _by_words(report.troubles, TROUBLES)
+    yield "growth", _growth_text(report)
+    assert report.largest
+    assert report.total
+    limit = "no limit" if last.limit is None else f"limit {memory(last.limit)}"
+    yield f"largest ({report.metric})", f"{_now_and_peak(report, last.largest, report.largest)}, {limit}"
+    yield "total of the pool", f"{_now_and_peak(report, last.total, report.total)}, {_workers(last.workers)}"
+    yield "counted since", _since(report)
+    if report.gaps:
+        yield "not recorded", "; ".join(_gap(gap) for gap in report.gaps[-5:]) + _more(report.gaps)
+    if report.suggestion:
+        yield "suggestion", report.suggestion
+
+
+def day_rows(report: PoolReport) -> list[tuple[str, str, str, str]]:
+    """A table: its head, then each day with the workers that were replaced, the memory, and the reasons."""
+    table = [("day", "replaced", "returned", "reasons")]
+    for day in report.days:
+        count = sum(day.replaced.values())
+        parts = ", ".join(f"{number:,} {reason}" for reason, number in day.replaced.items())
+        shown = f"{count:,}" if count or day.is_recorded else "-"
+        table.append((timeaxis.day(day.at), shown, memory(day.returned) if count else "-", parts))
+    return table
+
+
+def _by_reason(counts: Mapping[str, int]) -> str:
+    if len(counts) == 1:
+        ((reason, count),) = counts.items()
+        return f"{count:,} ({reason})"
+    parts = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+    return f"{sum(counts.values()):,}: {parts}" if counts else "none"
+
+
+def _by_words(counts: Mapping[str, int], words: Mapping[str, str]) -> str:
+    return _by_reason({words[name]: count for name, count in counts.items()})
+
+
+def _suspended(suspension: Suspension) -> str:
+    start, lasted = timeaxis.minute(suspension.span.start), duration(suspension.span.length)
+    until = f"for {lasted}" if suspension.has_ended else f"since then ({lasted})"
+    return f"{start} {until}: {suspension.why.removeprefix('suspended: ')}"
+
+
+def _growth_text(report: PoolReport) -> str:
+    if report.growth is None:
+        return "unknown: no worker was recorded for 10 minutes"
+    sign = "-" if report.growth < 0 else ""
+    of = "1 worker" if report.grown == 1 else f"median of {report.grown:,} workers"
+    return f"{sign}{memory(round(abs(report.growth)))} an hour for a worker ({of})"
+
+
+def _now_and_peak(report: PoolReport, size: int, peak: Peak) -> str:
+    assert report.last
+    when = "now" if report.until - report.last.at <= _NOW else f"at {timeaxis.minute(report.last.at)}"
+    return f"{memory(size)} {when}, peak {memory(peak.size)} ({timeaxis.minute(peak.at)})"
+
+
+def _since(report: PoolReport) -> str:
+    start = f"{timeaxis.date(report.counted_since)}: {_workers(report.counted_reaps)} replaced"
+    return f"{start}, {memory(report.counted_returned)} returned" if report.counted_reaps else start
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count:,} workers" if count else "no worker"
+
+
+def _gap(gap: Span) -> str:
+    return f"{timeaxis.minute(gap.start)} for {duration(gap.length)}"
+
+
+def _more(gaps: Sequence[Span]) -> str:
+    return f"; and {len(gaps) - 5} more before" if len(gaps) > 5 else ""
+
+
+def summary_line(history: PoolHistory, since: float, until: float) -> str:
+    """The daily line of the log about a pool."""
+    report = of(history, since, until)
+    start = f"in the last {duration(until - since)}:"
+    if report.last is None or report.largest is None:
+        return f"{start} nothing recorded"
+    count = sum(report.replaced.values())
+    parts = [f"{start} {_workers(count)} replaced{_in_brackets(report.replaced)}"]
+    if report.observed:
+        parts.append(f"{sum(report.observed.values()):,} would be replaced (observe=yes)")
+    if count:
+        parts += [f"{memory(report.returned)} returned", f"longest time to leave {seconds(report.times_to_leave[-1])}"]
+    refused = sum(report.refused.values())
+    parts += [f"{refused:,} refused"] * bool(refused)
+    parts += [f"{report.stuck:,} stuck"] * bool(report.stuck)
+    parts += [f"{report.oom_killed:,} ended by the OOM killer"] * bool(report.oom_killed)
+    suspended = sum(each.span.within(since, until).length for each in report.suspensions)
+    parts += [f"suspended for {duration(suspended)}"] * bool(report.suspensions)
+    limit = "no limit" if report.last.limit is None else f"limit {memory(report.last.limit)}"
+    is_whole = until - since - report.recorded < _NOW
+    length = duration(until - since if is_whole else report.recorded)
+    return f"{', '.join(parts)}; largest {memory(report.largest.size)}, {limit}; recorded {length}"
+
+
+def _in_brackets(counts: Mapping[str, int]) -> str:
+    return f" ({', '.join(f'{count:,} {reason}' for reason, count in counts.items())})" if counts else ""
+
+
+# As values.
+
+
+def values(report: PoolReport) -> dict[str, Any]:
+    """The report as JSON has it, with units in the names; unknown values are left out.
+
+    Each time in seconds since 1970 has a text with the time zone beside it: `since_time` of `since`.
+    """
+    times = report.times_to_leave
+    found = {
+        "name": report.name,
+        "metric": report.metric,
+        **_timed(since=report.since, until=report.until),
+        "recorded_seconds": round(report.recorded),
+        "gaps": [_timed(since=gap.start, until=gap.end) for gap in report.gaps],
+        "reaps": sum(report.replaced.values()),
+        "reaps_by_reason": dict(report.replaced),
+        "observed_by_reason": dict(report.observed),
+        "given_back_bytes": report.returned,
+        "median_seconds_to_leave": median(times) if times else None,
+        "longest_seconds_to_leave": times[-1] if times else None,
+        "refused": dict(report.refused),
+        "troubles": dict(report.troubles),
+        "stuck": report.stuck,
+        "oom_killed": report.oom_killed,
+        "second_signals": report.second_signals,
+        "suspensions": [_suspension_values(each) for each in report.suspensions],
+        "growth_bytes_per_hour": None if report.growth is None else round(report.growth),
+        "days": [_day_values(day) for day in report.days],
+        **_timed(counted_since=report.counted_since),
+        "counted_reaps": report.counted_reaps,
+        "counted_given_back_bytes": report.counted_returned,
+        "suggestion": report.suggestion or None,
+        **_sizes(report),
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _timed(**times: float) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, at in times.items():
+        values[key] = round(at, 3)
+        values[f"{key.removesuffix('_at')}_time"] = time_text(at)
+    return values
+
+
+def _suspension_values(suspension: Suspension) -> dict[str, Any]:
+    start, end = suspension.span
+    times = _timed(since=start, until=end) if suspension.has_ended else _timed(since=start)
+    return {**times, "reason": suspension.why}
+
+
+def _day_values(day: Day) -> dict[str, Any]:
+    reaps = sum(day.replaced.values())
+    return {
+        "day": time_text(day.at)[:10],
+        "reaps": reaps,
+        "reaps_by_reason": dict(day.replaced),
+        "given_back_bytes": day.returned,
+    }
+
+
+def _sizes(report: PoolReport) -> dict[str, Any]:
+    if report.last is None or report.largest is None or report.total is None:
+        return {}
+    return {
+        **_timed(read_at=report.last.at, peak_largest_at=report.largest.at, peak_total_at=report.total.at),
+        "workers": report.last.workers,
+        "limit_bytes": report.last.limit,
+        "largest_bytes": report.last.largest,
+        "total_bytes": report.last.total,
+        "peak_largest_bytes": report.largest.size,
+        "peak_total_bytes": report.total.size,
+    }

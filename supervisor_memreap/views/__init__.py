@@ -1,0 +1,1 @@
+"""What `memreap status` and `memreap top` show."""

@@ -1,0 +1,297 @@
+"""What `memreap top` shows, as lines for a terminal of a given size. Pure, but for rich's Text."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rich.text import Text
+
+from supervisor_memreap.core.policy import Standing
+from supervisor_memreap.core.text import memory, seconds
+from supervisor_memreap.outputs import growthfields, statusrows, words
+from supervisor_memreap.views.view import View
+
+# Columns of the bar, at least and at most; and of what a worker does, so that the bars keep their length.
+_BAR, _LONGEST_BAR, _NOTE = 8, 72, 14
+# Lines of the last events where all workers fit; where not, they get one line of four at most.
+_EVENTS, _SHARE = 8, 4
+_UNKNOWN = "-"
+_STANDING = {
+    Standing.QUIET.value: "green",
+    Standing.BLIND.value: "bold red",
+    Standing.SUSPENDED.value: "bold red",
+    Standing.OVERDUE.value: "bold red",
+    Standing.NOT_RUNNING.value: "bold red",
+}
+
+
+class Message(NamedTuple):
+    at: float
+    """Seconds since 1970."""
+    pool: str
+    text: str
+
+
+class Frame(NamedTuple):
+    where: str
+    """The machine, or the address of its supervisord."""
+    view: View
+    trouble: str
+    """Why there is no newer view; empty: there is none."""
+    seen: float
+    """When the view was received, in seconds since 1970."""
+    now: float
+    messages: Sequence[Message]
+    """The oldest first."""
+    hint: str
+    """Which key ends it."""
+
+
+class Glyphs(NamedTuple):
+    full: str
+    empty: str
+    more: str
+
+
+UNICODE = Glyphs("█", "░", "…")
+ASCII = Glyphs("#", ".", "...")
+
+
+class _Block(NamedTuple):
+    """One pool."""
+
+    head: list[Text]
+    workers: list[Text]
+    sizes: list[int | None]
+    """Of the workers, the largest first, in bytes."""
+    is_well: bool
+    standing: str
+
+
+def page(frame: Frame, columns: int, rows: int | None, glyphs: Glyphs) -> list[Text]:
+    """At most `rows` lines of less than `columns`; None: as many lines as there are."""
+    width = max(20, columns - 1)  # a line that fills the last column would make some terminals scroll
+    pools = frame.view.pools if _is_watched(frame) else statusrows.unwatched(frame.view.pools)
+    head = _head(frame, pools, width)
+    blocks = _blocks(pools, width, glyphs, frame.view.has_commands)
+    events = _events(frame.messages, width)
+    if rows is None:
+        shown = [line for block in blocks for line in (Text(), *block.head, *block.workers)]
+        lines = [*head, *shown, *([Text(), *events[-_EVENTS:]] if events else [])]
+    else:
+        lines = _fitted(head, blocks, events, rows, glyphs)
+    lines = [line if line.plain.isprintable() else Text(_clean(line.plain)) for line in lines[:rows]]
+    for line in lines:
+        line.truncate(width, overflow="ellipsis" if glyphs is UNICODE else "crop")
+    return lines
+
+
+def _is_watched(frame: Frame) -> bool:
+    return frame.view.is_watched and not frame.trouble
+
+
+def _fitted(head: list[Text], blocks: list[_Block], events: list[Text], rows: int, glyphs: Glyphs) -> list[Text]:
+    """The lines that are shown in so many rows."""
+    least = min(len(events), _EVENTS, max(1, rows // _SHARE))
+    below = least + 1 if events and rows > len(head) + least + 4 else 0
+    left = rows - len(head) - below
+    shown = _with_room(blocks, left, glyphs)
+    lines = [*head, *shown]
+    tail = events[-max(0, min(_EVENTS, rows - len(lines) - 1)) :] if below else []
+    return [*lines, *([Text(), *tail] if tail else [])]
+
+
+def _with_room(blocks: list[_Block], rows: int, glyphs: Glyphs) -> list[Text]:
+    """The pools in so many rows: as many as there is room for, and of each the largest workers."""
+    whole = [line for block in blocks for line in (Text(), *block.head, *block.workers)]
+    if len(whole) <= rows:
+        return whole
+    chosen, others = _chosen(blocks, rows)
+    lines = {id(block): min(1, len(block.workers)) for block in chosen}
+    spare = rows - bool(others) - sum(len(block.head) + lines[id(block)] for block in chosen)
+    while spare > 0 and (hidden := [block for block in chosen if lines[id(block)] < len(block.workers)]):
+        for block in hidden[:spare]:
+            lines[id(block)] += 1
+        spare -= len(hidden)
+    shown = [line for block in chosen for line in (*block.head, *_largest(block, lines[id(block)], glyphs))]
+    return [*shown, *([_others(others)] if others else [])]
+
+
+def _chosen(blocks: list[_Block], rows: int) -> tuple[list[_Block], list[_Block]]:
+    """The pools that have room, those with a trouble before all others, in their order; and the rest."""
+    chosen: list[_Block] = []
+    for block in sorted(blocks, key=lambda block: block.is_well):
+        needed = sum(len(each.head) + min(1, len(each.workers)) for each in (*chosen, block))
+        if needed + (len(chosen) + 1 < len(blocks)) <= rows:
+            chosen.append(block)
+    known = {id(block) for block in chosen}
+    return [block for block in blocks if id(block) in known], [block for block in blocks if id(block) not in known]
+
+
+def _largest(block: _Block, rows: int, glyphs: Glyphs) -> list[Text]:
+    """So many lines of workers; the last one says how many are not shown."""
+    if rows >= len(block.workers):
+        return block.workers
+    hidden = block.sizes[rows - 1 :]
+    known = [size for size in hidden if size is not None]
+    each = f", each {memory(max(known))} or less" if len(known) == len(hidden) and rows > 1 else ""
+    what = "more workers" if rows > 1 else "workers"
+    return [*block.workers[: rows - 1], Text(f"    {glyphs.more} {len(hidden)} {what} not shown{each}", "dim")]
+
+
+def _others(blocks: list[_Block]) -> Text:
+    counted = Counter(block.standing for block in blocks)
+    names = ", ".join(f"{count} {standing}" for standing, count in sorted(counted.items()))
+    return Text(
+        f"{len(blocks)} pools do not fit on the screen: {names}", "" if all(b.is_well for b in blocks) else "bold red"
+    )
+
+
+def _head(frame: Frame, pools: Sequence[Mapping[str, Any]], width: int) -> list[Text]:
+    view = frame.view
+    workers = sum(len(pool["workers"]) for pool in pools)
+    total = sum(pool.get("total_bytes", 0) for pool in pools)
+    counts = f"{_count(len(pools), 'pool')}, {_count(workers, 'worker')}, {memory(total)}"
+    right = f"{words.clock(frame.now)}  {frame.hint}"
+    left = f"memreap top  {_clean(frame.where)}  "
+    room = width - len(right) - len(left) - 2
+    middle = counts if len(counts) <= room else ""
+    first = Text(left, "bold").append(f"{middle:<{max(0, room)}}  ", "not bold").append(right, "not bold")
+    limited = all("limit_bytes" in pool for pool in pools)
+    bar = "a full bar is the limit" + ("" if limited else " or, without one, the largest worker")
+    lines = [first, *_wrapped(f"{_seen(frame)}; {bar}", width, "dim")]
+    if frame.trouble:
+        lines += _wrapped(f"TROUBLE: {frame.trouble}", width, "bold red")
+    elif not pools:
+        lines += _wrapped("TROUBLE: no pool is watched: run memreap doctor", width, "bold red")
+    for trouble in view.troubles:
+        lines += _wrapped(f"TROUBLE: {trouble}", width, "bold red")
+    for warning in view.warnings:
+        lines += _wrapped(warning, width, "yellow")
+    return lines
+
+
+def _seen(frame: Frame) -> str:
+    """Whose view this is, and how old."""
+    age = max(0.0, frame.now - frame.seen) + (frame.view.age or 0.0)
+    old = f"{age:.0f} s ago" if age < 120 else f"{seconds(age)} ago"
+    if frame.view.whose == "look":
+        return f"seen by this command {old}: {frame.view.why}"
+    if frame.view.age is None:
+        return f"what the listener saw last, received {old}; it does not look now"
+    return f"seen by the listener {old}, sizes up to 30 s old"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _blocks(pools: Sequence[Mapping[str, Any]], width: int, glyphs: Glyphs, has_commands: bool) -> list[_Block]:
+    table = _pool_rows(pools, width)
+    known = [pool for pool in pools if any("growth_bytes_per_hour" in worker for worker in pool["workers"])]
+    notes = [statusrows.note(worker) for pool in pools for worker in pool["workers"]]
+    rest = max(_NOTE, *map(len, notes), 0) + (11 if known else 0)
+    bar = max(_BAR, min(_LONGEST_BAR, width - 31 - rest))
+    blocks = []
+    for pool, line in zip(pools, table):
+        workers = sorted(pool["workers"], key=lambda each: each.get("used_bytes", 0), reverse=True)
+        text = [line] if isinstance(line, Text) else line
+        below = statusrows.details(pool, has_commands)
+        details = [part for detail in below for part in _wrapped(f"  {detail}", width, "")]
+        scale = pool.get("limit_bytes") or pool.get("largest_bytes") or 0
+        blocks.append(
+            _Block(
+                [*text, *details],
+                [_worker(worker, scale, "limit_bytes" in pool, bar, bool(known), glyphs) for worker in workers],
+                [worker.get("used_bytes") for worker in workers],
+                statusrows.is_well(pool) and pool["standing"] != Standing.NOT_RUNNING,
+                statusrows.standing_word(pool),
+            )
+        )
+    return blocks
+
+
+def _pool_rows(pools: Sequence[Mapping[str, Any]], width: int) -> list[list[Text]]:
+    """The lines of each pool's own numbers; above those of the first one their names."""
+    if not pools:
+        return []
+    names = ("", "", "limit", "workers", "total", "growth", "reaps", "freed")
+    rows = [names, *map(_pool_row, pools)]
+    used = [column for column in range(8) if column < 5 or any(row[column] for row in rows[1:])]
+    rows = [tuple(row[column] for column in used) for row in rows]
+    lengths = [max(len(row[column]) for row in rows) for column in range(len(used))]
+    apart = sum(lengths) + 2 * (len(used) - 1) > width
+    lines: list[list[Text]] = []
+    for number, row in enumerate(rows):
+        cells = [cell.ljust(length) for cell, length in zip(row, lengths)]
+        name, standing = Text(cells[0].rstrip() if apart else cells[0], "bold"), Text(cells[1], _colour(pools, number))
+        rest = Text("  ".join(cells[2:]).rstrip(), "dim" if number == 0 else "")
+        numbers = Text("  ").join([standing, rest])
+        together = [name, Text("  ").append_text(numbers)] if apart else [Text("  ").join([name, numbers])]
+        lines.append(together[1:] if apart and number == 0 else together)
+    return [[*lines[0], *lines[1]], *lines[2:]]
+
+
+def _colour(pools: Sequence[Mapping[str, Any]], number: int) -> str:
+    """Of the standing in this row."""
+    return _STANDING.get(pools[number - 1]["standing"], "yellow") if number else ""
+
+
+def _pool_row(pool: Mapping[str, Any]) -> tuple[str, ...]:
+    limit = f"{memory(pool['limit_bytes'])} {pool['metric']}" if "limit_bytes" in pool else _UNKNOWN
+    total = memory(pool["total_bytes"]) if "total_bytes" in pool else _UNKNOWN
+    if "since" in pool:
+        freed = memory(pool["given_back_bytes"]) if "given_back_bytes" in pool else _UNKNOWN
+        history = growthfields.cell(pool), str(pool.get("reaps", _UNKNOWN)), freed
+    else:
+        history = "", "", ""
+    return (
+        _clean(str(pool["name"])),
+        statusrows.standing_word(pool),
+        limit,
+        str(len(pool["workers"])),
+        total,
+        *history,
+    )
+
+
+def _worker(
+    worker: Mapping[str, Any], scale: int, has_limit: bool, width: int, has_growth: bool, glyphs: Glyphs
+) -> Text:
+    """`scale` is what a full bar means, in bytes: the limit, or else the largest worker."""
+    used, note = worker.get("used_bytes"), statusrows.note(worker)
+    over = bool(worker.get("over"))
+    filled = min(width, round(width * used / scale)) if used is not None and scale else 0
+    colour = "red" if over or note == "stuck" else "yellow" if note else "green" if has_limit else "blue"
+    line = Text(f"{worker['pid']:>9} {memory(used) if used is not None else _UNKNOWN:>9} ")
+    line.append(glyphs.full * filled, colour).append(glyphs.empty * (width - filled), "dim")
+    line.append(f" {seconds(worker['age_seconds']):>7}")
+    if has_growth:
+        line.append(f" {growthfields.cell(worker):>10}")
+    return line.append(f"  {note}", colour if note else "")
+
+
+def _events(messages: Iterable[Message], width: int) -> list[Text]:
+    return [line for message in messages for line in _event(message, width)]
+
+
+def _event(message: Message, width: int) -> Iterator[Text]:
+    clock = words.clock(message.at) if message.at else time.strftime("%H:%M:%S")
+    text = f"{clock} {message.pool}: {message.text}"
+    for part in textwrap.wrap(_clean(text), width, subsequent_indent=" " * 9, break_on_hyphens=False):
+        yield Text(part)
+
+
+def _wrapped(text: str, width: int, style: str) -> list[Text]:
+    indent = " " * (len(text) - len(text.lstrip()))
+    parts = textwrap.wrap(_clean(text.lstrip()), width - len(indent) - 2, break_on_hyphens=False)
+    return [Text(f"{indent}{'  ' if number else ''}{part}", style) for number, part in enumerate(parts)]
+
+
+def _clean(text: str) -> str:
+    """What a program or another machine has written may hold anything, also what a terminal would obey."""
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -1,0 +1,212 @@
+"""What `memreap status` and `memreap top` show: the listener's view; if it cannot be asked, a look of our own.
+
+The two would contradict each other: a look does not know of a pause or of leaving workers, and a listener's look is
+some seconds old. So the command shows one of the two, and says which.
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from supervisor_memreap import __version__
+from supervisor_memreap.core import events
+from supervisor_memreap.core.command import named
+from supervisor_memreap.core.listeners import ListenerState
+from supervisor_memreap.core.model import UP, Program, supervisord_of
+from supervisor_memreap.core.settings import Settings, SettingsError
+from supervisor_memreap.core.text import seconds
+from supervisor_memreap.listener import statedirectory
+from supervisor_memreap.listener.reaper import Reaper
+from supervisor_memreap.listener.statefile import BesideListener
+from supervisor_memreap.outputs import statusrows, words
+from supervisor_memreap.supervisord import configfile
+from supervisor_memreap.supervisord.client import Client, Unavailable, connect_as_supervisorctl
+from supervisor_memreap.supervisord.configfile import Contents
+from supervisor_memreap.supervisord.configured import configured
+
+_NO_INTERFACE = "supervisord has no [rpcinterface:memreap] to ask the listener through"
+_NO_LISTENER = "there is no listener"
+_NO_LISTENER_TROUBLE = "there is no listener, so no pool is watched, and only memreap once reaps: run memreap doctor"
+_WRITTEN = "pauses, suspensions and leaving workers are those that a listener of this user has saved"
+
+
+class View(NamedTuple):
+    pools: list[dict[str, Any]]
+    """As statusrows.of_pool returns them."""
+    whose: Literal["listener", "look"]
+    note: str
+    """Whose view this is, in a sentence."""
+    troubles: tuple[str, ...] = ()
+    """Why something is not watched, and the remedy, a line each; empty: no trouble is known."""
+    age: float | None = None
+    """Seconds since the listener looked; None: this is a look of our own, or it has not looked yet."""
+    why: str = ""
+    """Why this is a look of our own."""
+    warnings: tuple[str, ...] = ()
+    """What else does not work, a line each: the history or the metrics."""
+    is_watched: bool = True
+    """Whether a listener watches these pools, as far as known."""
+    has_commands: bool = False
+    """Whether supervisorctl memreap reaches that listener, as far as known."""
+
+    def values(self) -> dict[str, Any]:
+        """For JSON."""
+        return statusrows.document(self.pools, self.whose, self.note, self.troubles, self.age, self.warnings)
+
+    def text(self, now: float) -> str:
+        note = textwrap.fill(self.note, statusrows.WIDTH)
+        return "\n".join([*([statusrows.table(self.pools, now, self.has_commands)] if self.pools else []), note])
+
+    def is_well(self) -> bool:
+        return not self.troubles and all(map(statusrows.is_well, self.pools))
+
+    def only(self, names: Sequence[str]) -> View:
+        """The pools of these names; all if there are none."""
+        chosen = {pool for name in names for pool in named(name, [pool["name"] for pool in self.pools])}
+        return self._replace(pools=[pool for pool in self.pools if pool["name"] in chosen]) if names else self
+
+
+def _is_of_this_user(pid: int) -> bool:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid == os.geteuid()
+    except OSError:
+        return False  # it has ended, or this is not Linux
+
+
+class Viewer:
+    """Looks as often as asked. `contents` are those of the configuration."""
+
+    def __init__(self, client: Client, settings: Settings, contents: Contents):
+        self._client = client
+        self._has_plugin = contents.has_plugin
+        self._settings = settings
+        self._contents = contents
+        self._listeners = [name for section in contents.others if section.listens for name in section.processes]
+        self._reaper: Reaper | None = None
+
+    def look(self) -> View:
+        """Raises Unavailable."""
+        seen = self._client.seen_by_listener()
+        if not self._listeners and (seen is None or seen[1]["listener_state"] == ListenerState.NONE):
+            return self._own_look(_NO_LISTENER, _NO_LISTENER_TROUBLE)
+        if seen is None:
+            return self._own_look(_NO_INTERFACE)
+        pools, listener = seen
+        trouble = statusrows.trouble_of_listener(listener)
+        if trouble:
+            return self._own_look("the listener does not look", trouble)
+        return _of_listener(pools, listener, self._has_plugin)
+
+    def _own_look(self, why: str, trouble: str | None = None) -> View:
+        """`trouble` is what is wrong with the listener, in a line; None: ask supervisord for its state."""
+        programs = self._client.programs()
+        if self._reaper is None:
+            self._reaper = Reaper(dry_run=True, states=BesideListener(programs, self._contents).known())
+        self._reaper.tick(programs, self._settings, time.monotonic())
+        pools = statusrows.of_look(self._reaper.status())
+        note = f"This command read the pools itself, once: {why}; {_WRITTEN}."
+        trouble = self._trouble_of_listener(programs) if trouble is None else trouble
+        # A misspelt section watches nothing, while everything else may look well.
+        missing = events.ProgramsMissing.of(self._settings.unmatched(programs), programs, time.time())
+        found = trouble, self._unsaved(programs), missing.text if missing else ""
+        troubles = *found, *self._reaper.memory.troubles()
+        return View(pools, "look", note, tuple(filter(None, troubles)), None, why, is_watched=not trouble)
+
+    def _trouble_of_listener(self, programs: Sequence[Program]) -> str:
+        """What is wrong with the listener, judging only by its process state in supervisord."""
+        known = [program for program in programs if program.name in self._listeners]
+        if not known:
+            return (
+                "supervisord has not read the listener's section yet, so no pool is watched: run supervisorctl update"
+            )
+        for program in known:
+            if program.state not in UP:
+                return statusrows.trouble_of_listener(
+                    {"name": program.namespec, "state": program.state, "listener_state": "", "age_seconds": 0.0}
+                )
+        return ""
+
+    def _unsaved(self, programs: Sequence[Program]) -> str:
+        """Why the listener can save nothing, and so signals no worker; empty too if it runs as another user."""
+        listeners = [program.pid for program in programs if program.name in self._listeners and program.pid]
+        supervisord = supervisord_of(programs)
+        if not supervisord or not listeners or not all(map(_is_of_this_user, listeners)):
+            return ""
+        trouble = statedirectory.trouble(statedirectory.candidates(supervisord, self._contents))
+        return events.NotSaved("", time.time(), trouble).text if trouble else ""
+
+    def close(self) -> None:
+        if self._reaper:
+            self._reaper.close()
+
+
+class Remote:
+    """What only the listener can say: of another machine's pools, or while the settings have an error."""
+
+    def __init__(self, client: Client, trouble: str = "", has_plugin: bool = False):
+        """`trouble` is one that the listener may not have found yet."""
+        self._client = client
+        self._has_plugin = has_plugin
+        self._trouble = trouble
+
+    def look(self) -> View:
+        """Raises Unavailable."""
+        view = self._look()
+        if not self._trouble or any(self._trouble in trouble for trouble in view.troubles):
+            return view
+        return view._replace(troubles=(self._trouble, *view.troubles))
+
+    def _look(self) -> View:
+        seen = self._client.seen_by_listener()
+        if seen is None:
+            raise Unavailable(
+                f"supervisord at {self._client.shown_url} has no [rpcinterface:memreap] to ask its listener through:"
+                " run memreap doctor on that machine, which says how to add it"
+            )
+        pools, listener = seen
+        trouble = statusrows.trouble_of_listener(listener)
+        if not trouble:
+            return _of_listener(pools, listener, self._has_plugin)
+        note = "The listener does not look; this is what it saw last."
+        return View(statusrows.of_listener(statusrows.unwatched(pools)), "listener", note, (trouble,), is_watched=False)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _of_listener(pools: list[dict[str, Any]], listener: Mapping[str, Any], has_plugin: bool) -> View:
+    """The view of a listener that looks."""
+    age = float(listener["age_seconds"])
+    note = f"This is what the listener saw {seconds(age)} ago."
+    troubles, warnings = statusrows.troubles_beside(listener, __version__), statusrows.warnings_of(listener)
+    view = View(statusrows.of_listener(pools), "listener", note, tuple(troubles), age, warnings=tuple(warnings))
+    return view._replace(has_commands=words.has_commands(has_plugin, listener))
+
+
+def viewer(configuration: str | None, names: Sequence[str]) -> Viewer | Remote:
+    """Of our own; while the settings have an error, what the listener says, who goes on with the earlier ones.
+
+    Raises SettingsError, Unavailable.
+    """
+    try:
+        used = configured(configuration, names, {})
+    except SettingsError as error:
+        remote = _listeners_viewer(configuration, error)
+        if remote is None:
+            raise
+        return remote
+    return Viewer(used.client, used.settings, used.contents)
+
+
+def _listeners_viewer(configuration: str | None, error: SettingsError) -> Remote | None:
+    """None: no listener looks, as far as is known."""
+    try:
+        contents = configfile.ConfigFile(configfile.find(configuration)).read()
+        viewer = Remote(connect_as_supervisorctl(contents.server), str(error), contents.has_plugin)
+        return viewer if viewer.look().is_watched else None
+    except (SettingsError, Unavailable):
+        return None
