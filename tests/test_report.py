@@ -87,7 +87,8 @@ def test_more_days_show_more(conf):
 
 
 def test_what_lasts_since_before_the_time_shown_is_known(tmp_path):
-    history, since = sawtooth.pool("myapp", days=3, until=NOW), NOW - 2.5 * DAY
+    now = time.time()  # and not when this file was read, which may be half an hour ago
+    history, since = sawtooth.pool("myapp", days=3, until=now), now - 2.5 * DAY
     history = replace(history, events=tuple(event for event in history.events if event.at < since))
     wrong = sawtooth.suspended(since)
     savedhistory.save(tmp_path / "memreap.sqlite", sawtooth.with_events(history, wrong))
