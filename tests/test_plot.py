@@ -197,8 +197,8 @@ def test_a_name_with_control_characters_or_of_no_encoding_is_still_drawn():
 SCRIPT = """
 import sys
 from support import sawtooth
-from supervisor_memreap.record import plot
-sys.stdout.write(plot.svg(sawtooth.pool(), sawtooth.UNTIL - sawtooth.DAY, sawtooth.UNTIL))
+from supervisor_memreap.reports import chart
+sys.stdout.write(chart.svg(sawtooth.pool(), sawtooth.UNTIL - sawtooth.DAY, sawtooth.UNTIL))
 """
 
 

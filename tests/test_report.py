@@ -213,7 +213,9 @@ def test_a_report_as_text_needs_no_matplotlib(conf):
 
 
 def test_the_listener_loads_nothing_for_it():
-    code = "import sys, supervisor_memreap.commands.cli; print([name for name in sys.modules if name in sys.argv[1:]])"
+    code = (
+        "import sys, supervisor_memreap.commands.listen; print([name for name in sys.modules if name in sys.argv[1:]])"
+    )
     heavy = ["matplotlib", "sqlite3", "supervisor_memreap.reports.chart", "supervisor_memreap.reports.summary"]
     result = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
@@ -228,7 +230,7 @@ def test_a_reader_that_ends_early_is_no_error(conf, words):
 
 INTERRUPTED = """
 import os, signal, sys
-from supervisor_memreap.record import wholefile
+from supervisor_memreap.reports import wholefile
 replace = os.replace
 os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGINT)
 from supervisor_memreap.__main__ import main
