@@ -118,8 +118,13 @@ def test_each_day_has_its_own_reaps_by_the_wall_clock():
 def test_every_refusal_and_veto_of_memreap_has_words():
     vetoes: tuple[type, ...] = events.VETOES
     kinds = {kind.__name__ for kind in (*events._Refused.__subclasses__(), *vetoes)}
-    assert kinds - {"WouldReap"} <= set(summary.REFUSALS)
+    assert kinds - {"WouldReap", "LeftByItself"} <= set(summary.REFUSALS)
     assert all(hasattr(events, name) for name in (*summary.REFUSALS, *summary.TROUBLES))
+
+
+def test_a_worker_that_left_before_it_was_signalled_is_no_refusal():
+    history = empty(events.LeftByItself("a", SINCE + HOUR, ProcessId(7, 1.0), OVER))
+    assert (of(history).refused, of(history).troubles) == ({}, {})
 
 
 def test_what_observe_would_have_done_is_no_refusal():

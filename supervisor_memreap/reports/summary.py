@@ -34,7 +34,6 @@ REFUSALS: Mapping[str, str] = {
     "Locked": "another memreap at work",
     "OutOfResources": "out of resources",
     "Changed": "changed since measured",
-    "LeftByItself": "left by itself before",
     "NotForced": "stuck= not sent",
 }
 """The events that say that a worker had to go and nothing was sent, and why in a few words."""
