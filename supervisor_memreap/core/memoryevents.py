@@ -1,10 +1,10 @@
-"""The events about memory that processes share; core.events has them too. Pure."""
+"""The events about memory that processes share. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from supervisor_memreap.core.event import Base
+from supervisor_memreap.core.event import Event
 from supervisor_memreap.core.model import HOST, Holder, ProcessId
 from supervisor_memreap.core.shortage import Kind, Shortage
 from supervisor_memreap.core.text import memory, seconds
@@ -14,11 +14,12 @@ _MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
-class NotRelieved(Base):
+class NotRelieved(Event):
     """Memory is short, and reaping does not help: memreap reaps nothing for it for a while."""
 
     announced_as = "short"
     fails = True
+    trouble = "reaping did not help"
     shortage: Shortage
     reaps: int
     """Workers reaped for it since memreap last began to try."""
@@ -48,25 +49,22 @@ class NotRelieved(Base):
 
 
 @dataclass(frozen=True)
-class Outgrown(Base):
+class Outgrown(Event):
     """Memory is short, and workers grow as fast as they are replaced: reaping goes on."""
 
+    wording = (
+        "{shortage.text}, though {reaps} workers were replaced in {after:seconds}: workers grow as fast as they are"
+        " replaced, one at a time; find what leaks, or run fewer workers"
+    )
     shortage: Shortage
     reaps: int
     """Workers reaped for it since memreap last began to try."""
     after: float
     """Seconds since it began."""
 
-    @property
-    def text(self) -> str:
-        return (
-            f"{self.shortage.text}, though {self.reaps} workers were replaced in {seconds(self.after)}: workers grow as"
-            " fast as they are replaced, one at a time; find what leaks, or run fewer workers"
-        )
-
 
 @dataclass(frozen=True)
-class NotMet(Base):
+class NotMet(Event):
     """Memory is short, and at this look no worker could be signalled for it."""
 
     shortage: Shortage
@@ -81,7 +79,7 @@ class NotMet(Base):
 
 
 @dataclass(frozen=True)
-class Relieved(Base):
+class Relieved(Event):
     """Memory was short, workers were reaped, and memory is no longer short."""
 
     announced_as = "relieved"
@@ -100,22 +98,19 @@ class Relieved(Base):
         return f"{start}{now} after {seconds(self.after)}: workers that held {memory(self.freed)} were replaced"
 
 
-@dataclass(frozen=True)
-class TotalUnreadable(Base):
+class TotalUnreadable(Event):
     """`total` is set, but memreap may not read what the pool's processes hold."""
 
     is_reported_once = fails = True
-
-    @property
-    def text(self) -> str:
-        return (
-            "memreap may not read what its processes hold (pss), so total= has no effect; run memreap as their user"
-            " or as root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE)"
-        )
+    trouble = "total may not be read"
+    wording = (
+        "memreap may not read what its processes hold (pss), so total= has no effect; run memreap as their user or as"
+        " root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE)"
+    )
 
 
 @dataclass(frozen=True)
-class OomKilled(Base):
+class OomKilled(Event):
     """Processes of this pool left without a signal of memreap while the kernel's OOM killer ended some in its group."""
 
     scope: str
@@ -163,7 +158,7 @@ class OomKilled(Base):
 
 
 @dataclass(frozen=True)
-class OomKilledOther(Base):
+class OomKilledOther(Event):
     """The OOM killer ended processes in a scope of watched pools, and no worker of these had left without a signal."""
 
     scope: str
