@@ -56,8 +56,8 @@ class Event:
     @property
     def key(self) -> str:
         """Of two events with the same key, only one is reported, if `is_reported_once`."""
-        apart = _FORMATTER.format(self.told_apart_by, self)
-        return f"{type(self).__name__}: {apart}" if apart else type(self).__name__
+        name = type(self).__name__
+        return f"{name}: {_FORMATTER.format(self.told_apart_by, self)}" if self.told_apart_by else name
 
     @property
     def asked_by(self) -> str:

@@ -110,14 +110,31 @@ class TotalUnreadable(Event):
 
 
 @dataclass(frozen=True)
-class OomKilled(Event):
-    """Processes of this pool left without a signal of memreap while the kernel's OOM killer ended some in its group."""
+class OomKills(Event):
+    """The kernel's OOM killer ended processes."""
 
     scope: str
     size: int | None
     """The scope's own limit in bytes; None: it has none."""
     kills: int
     """Processes that the kernel ended there since the last look."""
+
+    @property
+    def _ended(self) -> str:
+        processes = "1 process" if self.kills == 1 else f"{self.kills} processes"
+        place = f"{'on' if self.scope == HOST else 'in'} {self.scope}"
+        limit = "" if self.size is None else f" (limit {memory(self.size)})"
+        return f"the kernel's OOM killer ended {processes} {place}{limit}"
+
+
+@dataclass(frozen=True)
+class OomKilled(OomKills):
+    """Processes of this pool left without a signal of memreap while the kernel's OOM killer ended some in its group."""
+
+    wording = (
+        "{_who} left without a signal while {_ended}{_doubt}: a request that it had in hand was lost; give it more"
+        " memory, or set headroom= or a lower limit="
+    )
     workers: tuple[ProcessId, ...]
     manager: ProcessId | None
     """The manager, if it is gone too."""
@@ -135,18 +152,6 @@ class OomKilled(Event):
         return self.workers[0].pid if len(self.workers) == 1 and not self.manager else 0
 
     @property
-    def text(self) -> str:
-        ended = f"the kernel's OOM killer ended {_processes(self.kills)} {_where(self.scope, self.size)}"
-        doubt = ""
-        if self.kills < self.gone:
-            also = f" (others belong to {', '.join(self.others)})" if self.others else ""
-            doubt = f", not known which of the {self.gone} that left{also}"
-        return (
-            f"{self._who} left without a signal while {ended}{doubt}: a request that it had in hand was lost; give it"
-            " more memory, or set headroom= or a lower limit="
-        )
-
-    @property
     def _who(self) -> str:
         manager = f"the manager {self.manager.pid}" if self.manager else ""
         first = ", ".join(str(worker.pid) for worker in self.workers[:_MOST_NAMED])
@@ -156,27 +161,15 @@ class OomKilled(Event):
         workers = f"{word} {first}{more} ({held} {memory(self.held)})" if self.workers else ""
         return " and ".join(filter(None, (manager, workers)))
 
+    @property
+    def _doubt(self) -> str:
+        if self.kills >= self.gone:
+            return ""
+        also = f" (others belong to {', '.join(self.others)})" if self.others else ""
+        return f", not known which of the {self.gone} that left{also}"
 
-@dataclass(frozen=True)
-class OomKilledOther(Event):
+
+class OomKilledOther(OomKills):
     """The OOM killer ended processes in a scope of watched pools, and no worker of these had left without a signal."""
 
-    scope: str
-    size: int | None
-    kills: int
-
-    @property
-    def text(self) -> str:
-        return (
-            f"the kernel's OOM killer ended {_processes(self.kills)} {_where(self.scope, self.size)}, and no"
-            " worker of a watched pool left without a signal then; dmesg has the names"
-        )
-
-
-def _processes(count: int) -> str:
-    return "1 process" if count == 1 else f"{count} processes"
-
-
-def _where(scope: str, size: int | None) -> str:
-    place = f"{'on' if scope == HOST else 'in'} {scope}"
-    return place if size is None else f"{place} (limit {memory(size)})"
+    wording = "{_ended}, and no worker of a watched pool left without a signal then; dmesg has the names"
