@@ -26,7 +26,9 @@ class Event:
     """Seconds since 1970."""
 
     wording: ClassVar[str]
-    """The text, with the event's own attributes in braces: `worker {pid}`, `{after:seconds}`, `{limit:memory}`."""
+    """The text, with the event's own attributes in braces: `worker {pid}`, `{after:seconds}`, `{limit:memory}`; and
+    `{is_sent:was|may have been}`, the first if the attribute is true.
+    """
     announced_as: ClassVar[Announcement] = ""
     """Its name as a supervisord event; empty: it is not announced."""
     is_reported_once: ClassVar[bool] = False
@@ -71,12 +73,15 @@ class Event:
 
 
 class _Formatter(string.Formatter):
-    """Takes the values from the attributes of an object, and knows the units."""
+    """Takes the values from the attributes of an object; see Event.wording."""
 
     def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         return getattr(args[0], str(key))
 
     def format_field(self, value: Any, format_spec: str) -> str:
+        if "|" in format_spec:
+            yes, no = format_spec.split("|")
+            return yes if value else no
         return _UNITS[format_spec](value) if format_spec else str(value)
 
 

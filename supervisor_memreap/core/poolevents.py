@@ -93,17 +93,13 @@ class ServingUnknown(Event):
     """It cannot be seen whether workers serve: their age counts."""
 
     is_reported_once = True
+    wording = (
+        "{is_hidden:the sockets of its processes may not be read|none of its workers listens}, so it is not known when"
+        " a replacement serves: its age counts (settle); set settle= above the time that one needs to start"
+        "{is_hidden:; " + SAFER_WAY + "|}"
+    )
     is_hidden: bool
     """Whether their sockets may not be read; False: none of them listens."""
-
-    @property
-    def text(self) -> str:
-        why = "the sockets of its processes may not be read" if self.is_hidden else "none of its workers listens"
-        remedy = f"; {SAFER_WAY}" if self.is_hidden else ""
-        return (
-            f"{why}, so it is not known when a replacement serves: its age counts (settle); set settle= above the"
-            f" time that one needs to start{remedy}"
-        )
 
 
 @dataclass(frozen=True)
@@ -201,25 +197,18 @@ class ManagerLost(AboutWorker):
 
     announced_as = "suspended"
     fails = True
+    wording = (
+        "suspended: the manager {manager.pid} ended {after:seconds} after worker {pid} was signalled: {is_certain:it"
+        " ended by itself; the likely causes: it runs daemonized (-d), or FCGI::ProcManager is 0.17 or older"
+        "|supervisord did not say whether it was stopped or ended by itself}; resumes when the next manager has run"
+        " for {resumes_after:seconds} or the settings change"
+    )
     manager: ProcessId
     resumes_after: float
     after: float
     """Seconds since the signal."""
     is_certain: bool
     """Whether supervisord said that it ended by itself; False: it did not say how it ended."""
-
-    @property
-    def text(self) -> str:
-        causes = (
-            "it ended by itself; the likely causes: it runs daemonized (-d), or FCGI::ProcManager is 0.17 or older"
-            if self.is_certain
-            else "supervisord did not say whether it was stopped or ended by itself"
-        )
-        return (
-            f"suspended: the manager {self.manager.pid} ended {seconds(self.after)} after worker {self.pid}"
-            f" was signalled: {causes}; resumes when the next manager has run for {seconds(self.resumes_after)} or"
-            " the settings change"
-        )
 
 
 @dataclass(frozen=True)

@@ -222,17 +222,13 @@ class NotCaught(Veto):
     """A worker has no handler for the signal."""
 
     refusal = "signal not caught"
+    wording = (
+        "worker {pid} would die of {signal} (it does not catch it): nothing sent; set signal= to one on which this"
+        " server finishes its request{serves_alone: (FastCGI without a manager: TERM)|}"
+    )
     signal: str
     serves_alone: bool
     """With target=self."""
-
-    @property
-    def text(self) -> str:
-        hint = " (FastCGI without a manager: TERM)" if self.serves_alone else ""
-        return (
-            f"worker {self.pid} would die of {self.signal} (it does not catch it): nothing sent;"
-            f" set signal= to one on which this server finishes its request{hint}"
-        )
 
 
 @dataclass(frozen=True)
@@ -262,20 +258,13 @@ class LooksLikeManager(Veto):
     """The worker looks like a manager itself."""
 
     refusal = "looks like a manager"
+    wording = (
+        "worker {pid} {serves_alone:has children of its own and may be a manager: nothing sent; target=self is for"
+        " programs that serve in one process|may be a manager itself (it has children, or a manager's name): nothing"
+        " sent; if it is the pool's manager below a wrapper, write exec in the program's command, or set depth=2}"
+    )
     serves_alone: bool
     """With target=self."""
-
-    @property
-    def text(self) -> str:
-        if self.serves_alone:
-            return (
-                f"worker {self.pid} has children of its own and may be a manager: nothing sent; target=self is"
-                " for programs that serve in one process"
-            )
-        return (
-            f"worker {self.pid} may be a manager itself (it has children, or a manager's name): nothing sent; if"
-            " it is the pool's manager below a wrapper, write exec in the program's command, or set depth=2"
-        )
 
 
 @dataclass(frozen=True)
@@ -283,18 +272,13 @@ class NotShared(Veto):
     """Each worker listens on a socket of its own: what waits in its queue ends with it."""
 
     refusal = "a socket for each"
+    wording = (
+        "worker {pid} listens on a socket of its own, and clients that wait there are refused when it leaves: nothing"
+        " sent; let {serves_alone:supervisord hold one socket for all ([fcgi-program], socket=), or remove this"
+        " section|the manager open one socket for all its workers (no reuse-port for each of them)}"
+    )
     serves_alone: bool
     """With target=self."""
-
-    @property
-    def text(self) -> str:
-        start = (
-            f"worker {self.pid} listens on a socket of its own, and clients that wait there are refused when it"
-            " leaves: nothing sent"
-        )
-        if self.serves_alone:
-            return f"{start}; let supervisord hold one socket for all ([fcgi-program], socket=), or remove this section"
-        return f"{start}; let the manager open one socket for all its workers (no reuse-port for each of them)"
 
 
 # What became of a worker that was signalled.
@@ -378,19 +362,13 @@ class NoReplacement(AboutWorker):
     """No worker took the place of one that left, and the others are stable: the next may be signalled."""
 
     trouble = "no replacement came"
+    wording = (
+        "worker {pid} left {after:seconds} ago and none took its place ({workers} of {before} workers);"
+        " {workers:the others are stable, so the next one may be signalled|the pool needs none now}"
+    )
     after: float
     workers: int
     before: int
-
-    @property
-    def text(self) -> str:
-        others = (
-            "the others are stable, so the next one may be signalled" if self.workers else "the pool needs none now"
-        )
-        return (
-            f"worker {self.pid} left {seconds(self.after)} ago and none took its place ({self.workers} of"
-            f" {self.before} workers); {others}"
-        )
 
 
 @dataclass(frozen=True)
@@ -427,14 +405,10 @@ class Stuck(AboutWorker):
 class Remembered(AboutWorker):
     """A worker was signalled before memreap was restarted, or may have been, and has not left yet."""
 
+    wording = (
+        "worker {pid} {is_sent:was|may have been} signalled {after:seconds} ago, before memreap was restarted: waiting"
+        " for it first"
+    )
     after: float
     is_sent: bool = True
     """False: an attempt was being made to signal it, and nobody is left to say what came of that."""
-
-    @property
-    def text(self) -> str:
-        was = "was" if self.is_sent else "may have been"
-        return (
-            f"worker {self.pid} {was} signalled {seconds(self.after)} ago, before memreap was restarted:"
-            " waiting for it first"
-        )
