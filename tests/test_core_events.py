@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import abc
-import typing
-
 import pytest
 
 from supervisor_memreap.core import events
@@ -266,18 +263,15 @@ def test_each_event_is_one_line_with_its_figures_and_remedy(event, text):
     assert event.text.split() == event.text.split(" ")
 
 
-def test_every_class_of_event_is_in_the_union_and_has_an_example():
-    classes = {
-        kind
-        for kind in vars(events).values()
-        if type(kind) is abc.ABCMeta and issubclass(kind, events._Base) and not kind.__name__.startswith(("_", "Base"))
-    }
-    assert classes == set(typing.get_args(events.Event))
-    assert classes == {type(event) for event, _ in EXAMPLES}
+def test_every_class_of_event_has_an_example():
+    kinds = list(events.kinds())
+    assert set(kinds) == {type(event) for event, _ in EXAMPLES}
+    assert all(vars(events)[kind.__name__] is kind for kind in kinds)
+    assert len(kinds) > 70
 
 
 def test_what_is_announced_and_what_fails_a_single_run_stands_with_the_class():
-    announced = {kind.__name__: kind.announced_as for kind in typing.get_args(events.Event) if kind.announced_as}
+    announced = {kind.__name__: kind.announced_as for kind in events.kinds() if kind.announced_as}
     assert announced == {
         "Signalled": "reap",
         "Left": "left",
@@ -289,9 +283,42 @@ def test_what_is_announced_and_what_fails_a_single_run_stands_with_the_class():
         "NotRelieved": "short",
         "Relieved": "relieved",
     }
-    ends_wait = {kind.__name__ for kind in typing.get_args(events.Event) if kind.ends_wait}
+    ends_wait = {kind.__name__ for kind in events.kinds() if kind.ends_wait}
     assert ends_wait == {"NotPermitted", "NeverIdle", "NeverServed", "TooFewWorkers", "NotSaved"}
-    assert all(kind.fails for kind in typing.get_args(events.Event) if kind.ends_wait)
+    assert all(kind.fails for kind in events.kinds() if kind.ends_wait)
+
+
+def test_what_a_report_counts_is_a_refusal_or_other_trouble_and_only_an_error_can_last_as_one():
+    assert [kind.__name__ for kind in events.kinds() if kind.refusal and kind.trouble] == []
+    assert [kind.__name__ for kind in events.kinds() if kind.may_last and not kind.is_error] == []
+
+
+def test_what_must_never_be_signalled_is_a_refusal_reported_once_by_its_class_alone():
+    vetoes = list(events.kinds(events.Veto))
+    assert len(vetoes) == 4
+    assert all(kind.refusal and kind.is_reported_once and not kind.told_apart_by for kind in vetoes)
+
+
+def test_each_end_of_a_lasting_state_says_which():
+    ends = {kind.__name__: kind.ends.__name__ for kind in events.kinds() if issubclass(kind, events.Over)}
+    assert ends == {
+        "OverdueEnded": "Overdue",
+        "SettingsAccepted": "SettingsRefused",
+        "SupervisordAvailable": "SupervisordUnavailable",
+        "SavedAgain": "NotSaved",
+        "RecordedAgain": "NotRecorded",
+        "ExposedAgain": "NotExposed",
+    }
+
+
+def test_of_two_events_that_are_reported_once_those_with_the_same_key_are_one():
+    assert events.NotPermitted(*STAMP, WORKER, OVER).key == events.NotPermitted(*STAMP, NEW, OVER).key == "NotPermitted"
+    assert events.NotVisible(*STAMP, "its processes are hidden").key == "NotVisible: its processes are hidden"
+    assert events.InternalError(*STAMP, "ValueError()", "pool.py:1").key == "InternalError: ValueError() at pool.py:1"
+
+
+def test_values_are_not_taken_for_a_wording():
+    assert events.Noted(*STAMP, "{pool} {0} {").text == "{pool} {0} {"
 
 
 def test_the_reason_of_an_event_is_the_setting_that_asked_for_it():

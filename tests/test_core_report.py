@@ -13,6 +13,7 @@ from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId, SentMoment
 from supervisor_memreap.core.reasons import OverLimit, Requested
 from supervisor_memreap.core.text import MIB
+from supervisor_memreap.outputs import fields, tally
 from supervisor_memreap.reports import summary
 
 SINCE = UNTIL - DAY
@@ -115,11 +116,14 @@ def test_each_day_has_its_own_reaps_by_the_wall_clock():
     assert [day.at for day in found.days] == [SINCE, SINCE + 23 * HOUR]
 
 
-def test_every_refusal_and_veto_of_memreap_has_words():
-    vetoes: tuple[type, ...] = events.VETOES
-    kinds = {kind.__name__ for kind in (*events._Refused.__subclasses__(), *vetoes)}
-    assert kinds - {"WouldReap"} <= set(summary.REFUSALS)
-    assert all(hasattr(events, name) for name in (*summary.REFUSALS, *summary.TROUBLES))
+def test_a_report_and_the_metrics_count_the_same_refusals():
+    assert {fields.kind_of(getattr(events, name)) for name in summary.REFUSALS} == set(tally.REFUSED)
+    assert {kind.__name__ for kind in events.kinds(events.Veto)} < set(summary.REFUSALS)
+
+
+def test_a_worker_that_left_before_it_was_signalled_is_no_refusal():
+    history = empty(events.LeftByItself("a", SINCE + HOUR, ProcessId(7, 1.0), OVER))
+    assert (of(history).refused, of(history).troubles) == ({}, {})
 
 
 def test_what_observe_would_have_done_is_no_refusal():

@@ -12,7 +12,7 @@ from supervisor_memreap.core.shortage import Kind, Shortage
 from supervisor_memreap.outputs import fields
 from supervisor_memreap.outputs.tally import BUCKETS, ERRORS, REFUSED, PoolTally, Tally, is_blind
 
-EVENTS: list[events.Event] = [happened for happened, _ in EXAMPLES]  # type: ignore[misc]
+EVENTS: list[events.Event] = [happened for happened, _ in EXAMPLES]
 
 
 def tally_of(*messages) -> Tally:

@@ -9,14 +9,12 @@ import re
 import shutil
 import subprocess
 import sys
-from typing import cast
 
 import pytest
 from support import stack
 from test_core_events import EXAMPLES
 
 from supervisor_memreap.commands.cli import parser
-from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.settings import KEYS
 from supervisor_memreap.outputs import fields
 
@@ -47,7 +45,7 @@ def test_every_link_within_leads_somewhere(document):
 def test_the_page_on_events_has_each_of_them_with_its_own_fields():
     rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (.*?) \|", (stack.ROOT / "docs/events.md").read_text(), re.MULTILINE)
     described = {(event, name): set(re.findall(r"`(\w+)`", own)) for event, name, own in rows}
-    values = [fields.of(cast("Event", event)) for event, _ in EXAMPLES]
+    values = [fields.of(event) for event, _ in EXAMPLES]
     assert described == {(each["event"], each["name"]): set(each) - set(fields.COMMON) for each in values}
     assert len(rows) == len(described)
 

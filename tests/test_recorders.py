@@ -279,7 +279,7 @@ def test_that_a_part_was_lost_is_one_line_once_the_rest_is_written_and_then_it_i
     assert listener.texts() == [
         "history: a part is missing: more happened than its process could take (workers are replaced all the same)"
     ]
-    assert listener.once.lasting(events.NotRecorded) == []
+    assert listener.once.lasting("warnings") == []
 
 
 def test_a_change_of_the_setting_takes_effect_at_once(listener, tmp_path):
@@ -296,7 +296,7 @@ def test_a_change_of_the_setting_takes_effect_at_once(listener, tmp_path):
 def test_what_was_wrong_with_a_setting_is_over_when_it_is_changed_and_not_when_another_one_is(listener, tmp_path):
     def assert_lasting(*texts):
         listener.look()
-        lasting = sorted(listener.once.lasting(events.NotRecorded, events.NotExposed))
+        lasting = sorted(listener.once.lasting("warnings"))
         assert len(lasting) == len(texts)
         assert all(text in line for text, line in zip(texts, lasting))
 

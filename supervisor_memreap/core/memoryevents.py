@@ -1,10 +1,10 @@
-"""The events about memory that processes share; core.events has them too. Pure."""
+"""The events about memory that processes share. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from supervisor_memreap.core.event import Base
+from supervisor_memreap.core.event import Event
 from supervisor_memreap.core.model import HOST, Holder, ProcessId
 from supervisor_memreap.core.shortage import Kind, Shortage
 from supervisor_memreap.core.text import memory, seconds
@@ -14,11 +14,12 @@ _MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
-class NotRelieved(Base):
+class NotRelieved(Event):
     """Memory is short, and reaping does not help: memreap reaps nothing for it for a while."""
 
     announced_as = "short"
     fails = True
+    trouble = "reaping did not help"
     shortage: Shortage
     reaps: int
     """Workers reaped for it since memreap last began to try."""
@@ -48,25 +49,22 @@ class NotRelieved(Base):
 
 
 @dataclass(frozen=True)
-class Outgrown(Base):
+class Outgrown(Event):
     """Memory is short, and workers grow as fast as they are replaced: reaping goes on."""
 
+    wording = (
+        "{shortage.text}, though {reaps} workers were replaced in {after:seconds}: workers grow as fast as they are"
+        " replaced, one at a time; find what leaks, or run fewer workers"
+    )
     shortage: Shortage
     reaps: int
     """Workers reaped for it since memreap last began to try."""
     after: float
     """Seconds since it began."""
 
-    @property
-    def text(self) -> str:
-        return (
-            f"{self.shortage.text}, though {self.reaps} workers were replaced in {seconds(self.after)}: workers grow as"
-            " fast as they are replaced, one at a time; find what leaks, or run fewer workers"
-        )
-
 
 @dataclass(frozen=True)
-class NotMet(Base):
+class NotMet(Event):
     """Memory is short, and at this look no worker could be signalled for it."""
 
     shortage: Shortage
@@ -81,7 +79,7 @@ class NotMet(Base):
 
 
 @dataclass(frozen=True)
-class Relieved(Base):
+class Relieved(Event):
     """Memory was short, workers were reaped, and memory is no longer short."""
 
     announced_as = "relieved"
@@ -100,29 +98,43 @@ class Relieved(Base):
         return f"{start}{now} after {seconds(self.after)}: workers that held {memory(self.freed)} were replaced"
 
 
-@dataclass(frozen=True)
-class TotalUnreadable(Base):
+class TotalUnreadable(Event):
     """`total` is set, but memreap may not read what the pool's processes hold."""
 
     is_reported_once = fails = True
-
-    @property
-    def text(self) -> str:
-        return (
-            "memreap may not read what its processes hold (pss), so total= has no effect; run memreap as their user"
-            " or as root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE)"
-        )
+    trouble = "total may not be read"
+    wording = (
+        "memreap may not read what its processes hold (pss), so total= has no effect; run memreap as their user or as"
+        " root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE)"
+    )
 
 
 @dataclass(frozen=True)
-class OomKilled(Base):
-    """Processes of this pool left without a signal of memreap while the kernel's OOM killer ended some in its group."""
+class OomKills(Event):
+    """The kernel's OOM killer ended processes."""
 
     scope: str
     size: int | None
     """The scope's own limit in bytes; None: it has none."""
     kills: int
     """Processes that the kernel ended there since the last look."""
+
+    @property
+    def _ended(self) -> str:
+        processes = "1 process" if self.kills == 1 else f"{self.kills} processes"
+        place = f"{'on' if self.scope == HOST else 'in'} {self.scope}"
+        limit = "" if self.size is None else f" (limit {memory(self.size)})"
+        return f"the kernel's OOM killer ended {processes} {place}{limit}"
+
+
+@dataclass(frozen=True)
+class OomKilled(OomKills):
+    """Processes of this pool left without a signal of memreap while the kernel's OOM killer ended some in its group."""
+
+    wording = (
+        "{_who} left without a signal while {_ended}{_doubt}: a request that it had in hand was lost; give it more"
+        " memory, or set headroom= or a lower limit="
+    )
     workers: tuple[ProcessId, ...]
     manager: ProcessId | None
     """The manager, if it is gone too."""
@@ -140,18 +152,6 @@ class OomKilled(Base):
         return self.workers[0].pid if len(self.workers) == 1 and not self.manager else 0
 
     @property
-    def text(self) -> str:
-        ended = f"the kernel's OOM killer ended {_processes(self.kills)} {_where(self.scope, self.size)}"
-        doubt = ""
-        if self.kills < self.gone:
-            also = f" (others belong to {', '.join(self.others)})" if self.others else ""
-            doubt = f", not known which of the {self.gone} that left{also}"
-        return (
-            f"{self._who} left without a signal while {ended}{doubt}: a request that it had in hand was lost; give it"
-            " more memory, or set headroom= or a lower limit="
-        )
-
-    @property
     def _who(self) -> str:
         manager = f"the manager {self.manager.pid}" if self.manager else ""
         first = ", ".join(str(worker.pid) for worker in self.workers[:_MOST_NAMED])
@@ -161,27 +161,15 @@ class OomKilled(Base):
         workers = f"{word} {first}{more} ({held} {memory(self.held)})" if self.workers else ""
         return " and ".join(filter(None, (manager, workers)))
 
+    @property
+    def _doubt(self) -> str:
+        if self.kills >= self.gone:
+            return ""
+        also = f" (others belong to {', '.join(self.others)})" if self.others else ""
+        return f", not known which of the {self.gone} that left{also}"
 
-@dataclass(frozen=True)
-class OomKilledOther(Base):
+
+class OomKilledOther(OomKills):
     """The OOM killer ended processes in a scope of watched pools, and no worker of these had left without a signal."""
 
-    scope: str
-    size: int | None
-    kills: int
-
-    @property
-    def text(self) -> str:
-        return (
-            f"the kernel's OOM killer ended {_processes(self.kills)} {_where(self.scope, self.size)}, and no"
-            " worker of a watched pool left without a signal then; dmesg has the names"
-        )
-
-
-def _processes(count: int) -> str:
-    return "1 process" if count == 1 else f"{count} processes"
-
-
-def _where(scope: str, size: int | None) -> str:
-    place = f"{'on' if scope == HOST else 'in'} {scope}"
-    return place if size is None else f"{place} (limit {memory(size)})"
+    wording = "{_ended}, and no worker of a watched pool left without a signal then; dmesg has the names"

@@ -435,7 +435,7 @@ def exited(worker: ProcessId, state: PoolState, at: float) -> PoolState:
 
 def request(workers: Iterable[ProcessId], state: PoolState) -> PoolState:
     """A user requests these workers, whatever the settings say."""
-    vetoes = {kind.__name__ for kind in events.VETOES}
+    vetoes = {kind.__name__ for kind in events.kinds(events.Veto)}
     return replace(state, requested=state.requested | set(workers), reported=state.reported - vetoes)
 
 

@@ -135,7 +135,7 @@ class Application:
             self._publisher.publish(client)
             return
         programs = client.programs()
-        self._once.end(events.SupervisordUnavailable, events.SupervisordAvailable("", time.time()))
+        self._once.end(events.SupervisordAvailable("", time.time()))
         _report_names(settings, programs, self._once)
         self.reaper.tick(programs, settings, time.monotonic(), counts)
         if self._publisher.is_read or self.recorders.want_a_look() or self.reaper.is_measuring:

@@ -51,7 +51,7 @@ class LiveSettings:
             self._once(events.SettingsRefused("", time.time(), str(error), self.are_known))
             return
         self._apply(self.settings)
-        self._once.end(events.SettingsRefused, events.SettingsAccepted("", time.time()))
+        self._once.end(events.SettingsAccepted("", time.time()))
         self.contents = contents
         self.are_known = True
         warned = events.SettingsWarned("", time.time(), tuple(contents.warnings)) if contents.warnings else None

@@ -40,7 +40,7 @@ class Remembered:
         if trouble:
             self._once(events.NotSaved("", time.time(), trouble))
         else:
-            self._once.end(events.NotSaved, events.SavedAgain("", time.time()))
+            self._once.end(events.SavedAgain("", time.time()))
         return trouble
 
     def leaving_by_once(self) -> States:

@@ -46,14 +46,17 @@ def _message(event: Event) -> Message:
 
 class _Kind(NamedTuple):
     consume: Consume
-    trouble: type[events.NotRecorded | events.NotExposed]
-    over: type[events.RecordedAgain | events.ExposedAgain]
+    over: type[events.OutputWorks]
     outputs: tuple[str, ...]
     """It is started if one of these settings is not off."""
     keys: tuple[str, ...]
     """The settings with which it is started; a change of one starts it anew."""
     period: float
     """Seconds between two looks that it gets."""
+
+    @property
+    def trouble(self) -> type[events.OutputFailed]:
+        return self.over.ends
 
     def is_wanted(self, recording: Recording) -> bool:
         return any(getattr(recording, key) is not None for key in self.outputs)
@@ -63,12 +66,8 @@ class _Kind(NamedTuple):
 
 
 _KINDS: Mapping[str, _Kind] = {
-    "history": _Kind(
-        _history, events.NotRecorded, events.RecordedAgain, ("history",), ("history", "history_size", "summary"), 60.0
-    ),
-    "metrics": _Kind(
-        _metrics, events.NotExposed, events.ExposedAgain, ("metrics", "metrics_file"), ("metrics", "metrics_file"), 0.0
-    ),
+    "history": _Kind(_history, events.RecordedAgain, ("history",), ("history", "history_size", "summary"), 60.0),
+    "metrics": _Kind(_metrics, events.ExposedAgain, ("metrics", "metrics_file"), ("metrics", "metrics_file"), 0.0),
 }
 
 

@@ -9,9 +9,9 @@ import select
 import time
 import traceback
 from collections.abc import Callable
-from typing import TextIO
+from typing import Literal, TextIO
 
-from supervisor_memreap.core.events import Event, InternalError, LinesMissing, Sink
+from supervisor_memreap.core.events import Event, InternalError, LinesMissing, Over, Sink
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.outputs import fields
 
@@ -115,17 +115,17 @@ class Once:
     def has_passed(self, kind: type[Event], pool: str = "") -> bool:
         return (kind, pool) in self._last
 
-    def lasting(self, *kinds: type[Event]) -> list[str]:
-        """The texts of the states of these kinds that still last."""
-        return [text for (kind, _), text in self._last.items() if kind in kinds]
+    def lasting(self, in_status: Literal["troubles", "warnings"]) -> list[str]:
+        """The texts of the states that still last and that the status has there."""
+        return [text for (kind, _), text in self._last.items() if kind.in_status == in_status]
 
     def lasting_kinds(self) -> set[str]:
         """The kinds of the states that still last, named as in record.fields."""
         return {fields.kind_of(kind) for kind, _ in self._last}
 
-    def end(self, kind: type[Event], over: Event) -> None:
-        """End that state, and pass on the event that says so, if there was one."""
-        if self.clear(kind):
+    def end(self, over: Over) -> None:
+        """End the state of which this is the end, and pass this on, if there was one."""
+        if self.clear(over.ends):
             self._emit(over)
 
     def clear(self, kind: type[Event], pool: str = "") -> bool:

@@ -15,9 +15,6 @@ from supervisor_memreap.outputs.log import Once
 from supervisor_memreap.outputs.statusrows import VERSION
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
-# States in which something is not watched, or no worker is signalled.
-_STOPPING = (events.SettingsRefused, events.SettingsWarned, events.ProgramsMissing, events.NotSaved)
-
 
 class Publisher:
     """`pools` returns the state of the pools, in the form of outputs.statusrows; `troubles`, what else is wrong."""
@@ -57,8 +54,8 @@ class Publisher:
                 "version": VERSION,
                 "memreap": __version__,
                 "looked": self._looked,
-                "troubles": [*self._once.lasting(*_STOPPING), *self._troubles()],
-                "warnings": self._once.lasting(events.NotRecorded, events.NotExposed),
+                "troubles": [*self._once.lasting("troubles"), *self._troubles()],
+                "warnings": self._once.lasting("warnings"),
                 "pools": self._pools(),
                 "answers": self.answers.values(),
             }

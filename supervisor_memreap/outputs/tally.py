@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from supervisor_memreap.core import counters
+from supervisor_memreap.core import counters, events
 from supervisor_memreap.core.policy import Standing
 from supervisor_memreap.core.reasons import REASONS
+from supervisor_memreap.outputs.fields import kind_of
 
 # Upper bounds of the buckets of the time to leave, in seconds: an idle worker leaves within some ms, a busy one after
 # its request, and `grace` is 300 s.
@@ -22,27 +23,11 @@ BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 1
 # By which a worker was reaped. Unknown: it was signalled before the listener, or its settings, last changed.
 UNKNOWN = "unknown"
 REAPED_FOR = (*(each.setting or "requested" for each in REASONS), UNKNOWN)
-# Events, as in record.fields, of a worker that was due and was sent nothing.
-REFUSED = (
-    *(
-        "not_permitted",
-        "not_caught",
-        "wrong_signal",
-        "looks_like_manager",
-        "not_shared",
-        "never_served",
-        "unreadable",
-        "too_few_workers",
-    ),
-    *("never_idle", "locked", "changed", "out_of_resources", "not_forced"),
-)
-# Events that say that memreap itself does not work as it should.
-ERRORS = (
-    *("internal_error", "settings_refused", "programs_missing", "supervisord_unavailable", "not_published"),
-    *("not_remembered", "not_saved", "not_recorded", "not_exposed"),
-)
-# Those of them that may last for a while; a counter tells only when they began.
-LASTING = tuple(kind for kind in ERRORS if kind != "internal_error")
+# By the field `event`: events of a worker that was due and was sent nothing; those that say that memreap itself does
+# not work as it should; and those of these that may last for a while, of which a counter tells only the beginning.
+REFUSED = tuple(kind_of(kind) for kind in events.kinds() if kind.refusal)
+ERRORS = tuple(kind_of(kind) for kind in events.kinds() if kind.is_error)
+LASTING = tuple(kind_of(kind) for kind in events.kinds() if kind.may_last)
 # What may be short so that reaping does not help: in a pool, and on the host or in a control group.
 OF_POOL, OF_HOST = ("total",), ("headroom", "pressure")
 # Looks of which the longest interval is the usual one; before there are two, that of TICK_60. While memory is short, up

@@ -14,6 +14,7 @@ from supervisor_memreap.advice.growth import Sample
 from supervisor_memreap.advice.poolhistory import EventRecord, PoolHistory, PoolReading, WorkerHistory
 from supervisor_memreap.advice.spans import Span, Suspension
 from supervisor_memreap.core import counters
+from supervisor_memreap.core.events import kinds
 from supervisor_memreap.core.text import memory, seconds
 from supervisor_memreap.outputs.fields import time_text
 from supervisor_memreap.reports import timeaxis
@@ -21,34 +22,9 @@ from supervisor_memreap.reports import timeaxis
 VERSION = 1
 """The version of `values`; increased when a key is removed or changes its meaning, not when one is added."""
 
-REFUSALS: Mapping[str, str] = {
-    "NeverIdle": "never idle",
-    "NotCaught": "signal not caught",
-    "WrongSignal": "signal drops requests",
-    "LooksLikeManager": "looks like a manager",
-    "NotShared": "a socket for each",
-    "NeverServed": "never seen to serve",
-    "NotPermitted": "not permitted",
-    "Unreadable": "size may not be read",
-    "TooFewWorkers": "too few workers",
-    "Locked": "another memreap at work",
-    "OutOfResources": "out of resources",
-    "Changed": "changed since measured",
-    "LeftByItself": "left by itself before",
-    "NotForced": "stuck= not sent",
-}
+REFUSALS: Mapping[str, str] = {kind.__name__: kind.refusal for kind in kinds() if kind.refusal}
 """The events that say that a worker had to go and nothing was sent, and why in a few words."""
-TROUBLES: Mapping[str, str] = {
-    "NotReplaced": "pool not settled after a reap",
-    "NoReplacement": "no replacement came",
-    "NotRelieved": "reaping did not help",
-    "TotalUnreadable": "total may not be read",
-    "NotVisible": "pool not visible",
-    "NoWorkers": "no workers",
-    "Wrapped": "pool below a wrapper",
-    "OrphansFound": "orphans found",
-    "InternalError": "internal error",
-}
+TROUBLES: Mapping[str, str] = {kind.__name__: kind.trouble for kind in kinds() if kind.trouble}
 """Other events that a reader of the report wants to know of."""
 
 _WIDTH, _LABEL = 80, 19

@@ -1,0 +1,277 @@
+"""The events about the listener itself: `pool` is empty, but for an internal error in one pool. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from supervisor_memreap.core.event import Event, Over
+from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.settings import PoolSettings, shown
+from supervisor_memreap.core.text import memory, quote, seconds
+
+# Its start.
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    memreap: str
+    """Its version."""
+    configuration: str
+    """Path of the file; empty if there is none."""
+
+    @property
+    def text(self) -> str:
+        return f"version {self.memreap}, configuration {self.configuration or 'from the command only'}"
+
+
+class NotUnderSupervisord(Event):
+    """A user runs the listener by hand."""
+
+    wording = "supervisord starts listen, from an [eventlistener:memreap] section; by hand, use memreap once"
+
+
+@dataclass(frozen=True)
+class AnotherListener(Event):
+    """Another listener of the same supervisord is running: this one exits."""
+
+    wording = (
+        "another listener of this supervisord is running already ({holder}): this one exits; keep one"
+        " [eventlistener:memreap], with numprocs=1"
+    )
+    holder: str
+
+
+@dataclass(frozen=True)
+class OtherListenersUnknown(Event):
+    """memreap cannot find out whether another listener of the same supervisord is running."""
+
+    wording = "{why}: cannot tell whether another listener of this supervisord is running; keep only one"
+    why: str
+
+
+@dataclass(frozen=True)
+class SupervisordHidden(Event):
+    """The supervisord that started the listener is hidden from the listener's user."""
+
+    wording = (
+        "supervisord (process {supervisord}) is hidden from this user, as by hidepid= of /proc: pools of other users"
+        " cannot be seen, and the saved state may be that of an earlier supervisord; run the listener as root, or mount"
+        " /proc with the gid= of a group that it is in"
+    )
+    supervisord: int
+
+
+@dataclass(frozen=True)
+class NoAlarm(Event):
+    """`headroom` or `pressure` is set, but the kernel cannot wake the listener between two ticks."""
+
+    wording = (
+        "the kernel offers no wake-up when memory is short ({why}): a sudden shortage is noticed only at the next tick"
+    )
+    why: str
+    """The kernel's error."""
+
+
+# Settings and commands.
+
+
+@dataclass(frozen=True)
+class Watching(Event):
+    """What the listener watches, at its start and after each change."""
+
+    pools: tuple[tuple[str, PoolSettings], ...]
+
+    @property
+    def text(self) -> str:
+        if not self.pools:
+            return "watching nothing: no program has a [memreap:PROGRAM] section"
+        return f"watching {', '.join(f'{name} ({_bounds(settings)})' for name, settings in self.pools)}"
+
+
+def _bounds(settings: PoolSettings) -> str:
+    limit = "" if settings.limit is None else f"limit {memory(settings.limit)} {settings.metric}"
+    max_age = "" if settings.max_age is None else f"max_age {seconds(settings.max_age)}"
+    total = "" if settings.total is None else f"total {memory(settings.total)}"
+    keys = ("headroom", "pressure") if settings.relieves else ()
+    shared = (f"{key} {shown(settings, key)}" for key in keys if getattr(settings, key) is not None)
+    return ", ".join(filter(None, ("only observed" if settings.observe else "", limit, max_age, total, *shared)))
+
+
+@dataclass(frozen=True)
+class SettingsRefused(Event):
+    """The settings have an error, and none of them is applied."""
+
+    is_error = may_last = True
+    in_status = "troubles"
+    error: str
+    are_known: bool | None
+    """Whether earlier settings are in force; None: the listener exits, or has only those of its command."""
+
+    @property
+    def text(self) -> str:
+        if self.are_known is None:
+            return self.error
+        consequence = (
+            "the earlier settings stay in force" if self.are_known else "nothing is watched until it is corrected"
+        )
+        return f"{self.error} ({consequence})"
+
+
+class SettingsAccepted(Over):
+    """A mistake in the settings was corrected."""
+
+    ends = SettingsRefused
+    wording = "the configuration has no error any more: its settings are in force"
+
+
+@dataclass(frozen=True)
+class SettingsWarned(Event):
+    in_status = "troubles"
+    warnings: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return "; ".join(self.warnings)
+
+
+@dataclass(frozen=True)
+class ProgramsMissing(Event):
+    """Settings or a command name programs that supervisord does not have."""
+
+    is_error = may_last = True
+    in_status = "troubles"
+    names: tuple[str, ...]
+    existing: tuple[str, ...]
+
+    @classmethod
+    def of(cls, names: Iterable[str], programs: Iterable[Program], at: float) -> ProgramsMissing | None:
+        """None: no name is missing."""
+        missing = tuple(names)
+        return cls("", at, missing, tuple(sorted({program.namespec for program in programs}))) if missing else None
+
+    @property
+    def text(self) -> str:
+        missing = "; ".join(f"no program or group '{quote(name)}' in supervisord" for name in self.names)
+        return f"{missing}; there are: {', '.join(self.existing)}"
+
+
+@dataclass(frozen=True)
+class CommandRefused(Event):
+    wording = "a command was refused: {error}"
+    error: str
+
+
+# What it needs: supervisord, and its saved state.
+
+
+@dataclass(frozen=True)
+class SupervisordUnavailable(Event):
+    is_error = may_last = True
+    wording = "{error}; trying again at every tick"
+    error: str
+
+
+class SupervisordAvailable(Over):
+    ends = SupervisordUnavailable
+    wording = "supervisord answers again"
+
+
+@dataclass(frozen=True)
+class NotPublished(Event):
+    """supervisord did not accept the status."""
+
+    is_error = may_last = True
+    wording = "could not publish the status: {error}"
+    error: str
+
+
+@dataclass(frozen=True)
+class NotRemembered(Event):
+    """What the last listener saved could not be read."""
+
+    is_error = may_last = True
+    wording = (
+        "{why}: what an earlier listener saved there is not known, such as a pause: pause again what is to be paused"
+    )
+    why: str
+
+
+@dataclass(frozen=True)
+class NotSaved(Event):
+    """What must survive a restart cannot be saved."""
+
+    fails = ends_wait = is_error = may_last = True
+    in_status = "troubles"
+    BEGINNING: ClassVar[str] = "no worker is signalled, since what must survive a restart cannot be saved: "
+    wording = BEGINNING + "{why}"
+    why: str
+
+
+class SavedAgain(Over):
+    """What must survive a restart can be saved again."""
+
+    ends = NotSaved
+    wording = "what must survive a restart can be saved again: workers are signalled again"
+
+
+# Its outputs.
+
+
+@dataclass(frozen=True)
+class OutputFailed(Event):
+    """An output that has a process of its own does not work."""
+
+    is_error = may_last = True
+    in_status = "warnings"
+    wording = "{output}: {error} (workers are replaced all the same)"
+    output: ClassVar[str]
+    error: str
+
+
+class OutputWorks(Over):
+    """Such an output works again."""
+
+    ends: ClassVar[type[OutputFailed]]
+    wording = "{ends.output}: there is no problem any more"
+
+
+class NotRecorded(OutputFailed):
+    """The history cannot be written."""
+
+    output = "history"
+
+
+class RecordedAgain(OutputWorks):
+    ends = NotRecorded
+
+
+class NotExposed(OutputFailed):
+    """The metrics cannot be offered."""
+
+    output = "metrics"
+
+
+class ExposedAgain(OutputWorks):
+    ends = NotExposed
+
+
+@dataclass(frozen=True)
+class LinesMissing(Event):
+    """Lines of the log were dropped, since nothing read it."""
+
+    wording = "{count} lines are missing here: nothing read the log, and there was no room for them"
+    count: int
+
+
+@dataclass(frozen=True)
+class InternalError(Event):
+    """A bug in memreap, in this pool or in the listener; the other pools are handled as usual."""
+
+    is_reported_once = is_error = True
+    told_apart_by = "{error} at {place}"
+    trouble = "internal error"
+    wording = "internal error, please report it: {error} at {place}"
+    error: str
+    place: str

@@ -1,0 +1,293 @@
+"""The events about a pool as a whole; those about memory that pools share are in core.memoryevents. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from supervisor_memreap.core.event import AboutWorker, Event, Over
+from supervisor_memreap.core.hindrance import SAFER_WAY, Hindrance
+from supervisor_memreap.core.model import Nested, ProcessId
+from supervisor_memreap.core.reasons import Reason
+from supervisor_memreap.core.text import memory, seconds
+
+# Managers of which a line has the pids.
+_MOST_NAMED = 5
+
+# What is watched, and how its workers are signalled.
+
+
+@dataclass(frozen=True)
+class NotVisible(Event):
+    """The program runs, but its manager cannot be seen."""
+
+    is_reported_once = fails = True
+    told_apart_by = "{why}"
+    trouble = "pool not visible"
+    wording = "it runs, but {why}: not watched"
+    why: str
+
+
+@dataclass(frozen=True)
+class NoWorkers(Event):
+    """The program has been running for a while, but no process below it serves."""
+
+    is_reported_once = fails = True
+    trouble = "no workers"
+    wording = (
+        "process {manager.pid} has no workers: not watched; is -l missing in the command of an [fcgi-program], or the"
+        " manager turned off (--manager '')? If the process itself serves, set target=self"
+    )
+    manager: ProcessId
+
+
+@dataclass(frozen=True)
+class Wrapped(Event):
+    """The workers are not children of what supervisord started, but of one of its children, or deeper."""
+
+    is_reported_once = fails = True
+    trouble = "pool below a wrapper"
+    wording = "not watched: {why}"
+    managers: tuple[Nested, ...]
+    depth: int
+
+    @property
+    def why(self) -> str:
+        """The text, without that it is not watched."""
+        if len(self.managers) > 1:
+            several = " and ".join(f"{each.id.pid} ({each.name})" for each in self.managers[:_MOST_NAMED])
+            return (
+                f"its children {several} are managers themselves, and no other child can be a worker; give each of"
+                " them a program of its own"
+            )
+        (manager,) = self.managers
+        children = "a child" if manager.children == 1 else f"{manager.children} children"
+        start = f"its child {manager.id.pid} ({manager.name}) has {children}, and no other child can be a worker"
+        if self.depth == 2:
+            deeper = "depth=2 does not reach the pool; write exec in the program's command, and user= in place of su"
+            return f"{start}: {deeper}"
+        return f"{start}: the pool is below it; write exec in the program's command, or set depth=2"
+
+
+class CannotHold(Event):
+    """Workers may not be held while they are signalled."""
+
+    is_reported_once = True
+    wording = (
+        "workers may not be held: each is signalled right after it is seen idle, where that can be seen, or after"
+        f" idle_wait while busy, if its server permits that; {SAFER_WAY}"
+    )
+
+
+@dataclass(frozen=True)
+class SignalOfServer(Event):
+    """`signal` is not set, and the server finishes its requests on another one than HUP: that one is used."""
+
+    is_reported_once = True
+    wording = "{server} finishes its requests on {signal}, so {signal} is used (signal= is not set)"
+    server: str
+    signal: str
+
+
+@dataclass(frozen=True)
+class ServingUnknown(Event):
+    """It cannot be seen whether workers serve: their age counts."""
+
+    is_reported_once = True
+    wording = (
+        "{is_hidden:the sockets of its processes may not be read|none of its workers listens}, so it is not known when"
+        " a replacement serves: its age counts (settle); set settle= above the time that one needs to start"
+        "{is_hidden:; " + SAFER_WAY + "|}"
+    )
+    is_hidden: bool
+    """Whether their sockets may not be read; False: none of them listens."""
+
+
+@dataclass(frozen=True)
+class TooFewWorkers(Event):
+    """Too few workers are old enough to serve: none of them is signalled."""
+
+    is_reported_once = fails = ends_wait = True
+    refusal = "too few workers"
+    wording = (
+        "only {old_enough} of the usual {usual} workers serve and are older than min_age={min_age:seconds}: nothing is"
+        " sent; see the program's own log for why the others exit"
+    )
+    old_enough: int
+    usual: int
+    min_age: float
+
+
+# What goes on for long.
+
+
+@dataclass(frozen=True)
+class Overdue(Event):
+    """Workers are due, and for too long none could be signalled; said again while that lasts."""
+
+    workers: int
+    largest: int | None
+    """What the largest of them uses, in bytes; None: unknown."""
+    limit: int | None
+    metric: str
+    lasts: float
+    """Seconds."""
+    hindrance: Hindrance
+
+    @property
+    def text(self) -> str:
+        are_due = "1 worker is due" if self.workers == 1 else f"{self.workers} workers are due"
+        limit = "" if self.limit is None else f", limit {memory(self.limit)}"
+        largest = "" if self.largest is None else f" (the largest holds {memory(self.largest)} {self.metric}{limit})"
+        none = "none could be signalled" if self.workers > 1 else "could not be signalled"
+        return f"{are_due}{largest} and {none} for {seconds(self.lasts)}: {self.hindrance.text}"
+
+
+@dataclass(frozen=True)
+class OverdueEnded(Over):
+    """Workers are signalled again, or none has to go any more."""
+
+    ends = Overdue
+    wording = "no worker is overdue any more, after {after:seconds}"
+    after: float
+    """Seconds."""
+
+
+@dataclass(frozen=True)
+class FastLeak(Event):
+    """Workers are over the limit soon after their start, as far as is known not from the start: reaping goes on."""
+
+    is_reported_once = True
+    limit: int
+    ages: tuple[float, ...]
+    """The ages at which the last reaped workers were first seen over the limit."""
+    within: float
+
+    @property
+    def text(self) -> str:
+        return (
+            f"workers reach the limit within {seconds(self.within)} of their start; the last {len(self.ages)} were"
+            f" over {memory(self.limit)} when they were at most {seconds(max(self.ages))} old, and"
+            " each replacement begins with cold caches: raise limit=, or find what leaks"
+        )
+
+
+@dataclass(frozen=True)
+class WrongSetting(Event):
+    """Workers are over the limit already when they begin to serve: the pool is suspended."""
+
+    announced_as = "suspended"
+    fails = True
+    wording = (
+        "suspended: a fresh worker already {baseline.text}, {age:seconds} after its start, so all would be reaped"
+        " endlessly; set {usable} or more; resumes after {lasts:seconds}"
+    )
+    baseline: Reason
+    """The reason as it applied when the worker began to serve that exceeds the setting least."""
+    usable: str
+    """A usable setting, as a user writes it."""
+    age: float
+    """Of that worker at that time, in seconds."""
+    lasts: float
+    """Seconds after which the setting is tried again."""
+
+
+@dataclass(frozen=True)
+class ManagerLost(AboutWorker):
+    """The manager ended after a reap, and no user asked for that: the pool is suspended."""
+
+    announced_as = "suspended"
+    fails = True
+    wording = (
+        "suspended: the manager {manager.pid} ended {after:seconds} after worker {pid} was signalled: {is_certain:it"
+        " ended by itself; the likely causes: it runs daemonized (-d), or FCGI::ProcManager is 0.17 or older"
+        "|supervisord did not say whether it was stopped or ended by itself}; resumes when the next manager has run"
+        " for {resumes_after:seconds} or the settings change"
+    )
+    manager: ProcessId
+    resumes_after: float
+    after: float
+    """Seconds since the signal."""
+    is_certain: bool
+    """Whether supervisord said that it ended by itself; False: it did not say how it ended."""
+
+
+@dataclass(frozen=True)
+class Resumed(Event):
+    announced_as = "resumed"
+    wording = "resumed: {because}"
+    because: str
+
+
+@dataclass(frozen=True)
+class OrphansFound(Event):
+    """Earlier starts of a program have left processes behind that supervisord does not know."""
+
+    trouble = "orphans found"
+    roots: tuple[int, ...]
+    memory: int
+    """Bytes that they hold together."""
+    daemonizes: bool
+    """Whether the program's command says that it daemonizes itself."""
+
+    @property
+    def text(self) -> str:
+        trees = "a process tree" if len(self.roots) == 1 else f"{len(self.roots)} process trees"
+        cause = (
+            "it daemonized itself; remove -d (--daemonize) from its command"
+            if self.daemonizes
+            else "it daemonizes itself, or its manager was killed before its workers; keep it in the"
+            " foreground, and set stopwaitsecs= above the time that they need to finish"
+        )
+        return (
+            f"{trees} from its earlier starts, unknown to supervisord, still hold {memory(self.memory)}:"
+            f" {cause}; then end them: kill {' '.join(map(str, self.roots))}"
+        )
+
+
+# What a user asked for, or gets to read.
+
+
+@dataclass(frozen=True)
+class CommandDone(Event):
+    """A user's command was carried out in this pool."""
+
+    wording = "{result}"
+    result: str
+
+
+class Paused(CommandDone):
+    """A user paused this pool."""
+
+
+class ResumedByUser(CommandDone):
+    """A user ended the pause or suspension of this pool."""
+
+    announced_as = "resumed"
+
+
+class WorkersRequested(CommandDone):
+    """A user asked for workers of this pool to be replaced."""
+
+
+@dataclass(frozen=True)
+class Noted(Event):
+    """How a pool stands, or what the run waits for."""
+
+    wording = "{note}"
+    note: str
+
+
+@dataclass(frozen=True)
+class Summary(Event):
+    """What happened in this pool in the last day, once a day."""
+
+    wording = "{line}"
+    line: str
+
+
+@dataclass(frozen=True)
+class LimitSuggested(Event):
+    """What is known about the right limit of a pool that is only observed."""
+
+    wording = "{line}"
+    line: str
