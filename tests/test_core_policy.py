@@ -14,7 +14,6 @@ from supervisor_memreap.core.events import (
     Left,
     LooksLikeManager,
     ManagerLost,
-    NeverIdle,
     NoReplacement,
     NotCaught,
     NotReplaced,
@@ -879,14 +878,6 @@ def test_a_worker_that_has_just_forked_is_neither_signalled_nor_called_a_manager
     assert reaped(film.look({11: 300, 12: 20})) == 11
 
 
-def test_with_never_a_worker_that_is_never_idle_is_told_of_once():
-    film = Film(replace(SETTINGS, idle_wait=float("inf")))
-    told = [event for _ in range(40) for event in film.look({11: 300, 12: 20}, signal=False).events]
-    (event,) = told
-    assert isinstance(event, NeverIdle)
-    assert event.after >= policy.LONG_WAIT
-
-
 def test_a_program_that_runs_and_cannot_be_looked_at_is_told_of_once():
     film = Film()
     hidden = Pool("myapp", "RUNNING", "its processes are hidden from this user")
@@ -1483,33 +1474,12 @@ def test_a_limit_that_was_found_to_be_wrong_is_tried_again_after_some_hours():
     assert reaped(verdict) == 12
 
 
-@pytest.mark.parametrize(
-    ("server", "signal"),
-    [("FCGI::ProcManager", "HUP"), ("Starman", "HUP"), ("uWSGI", "HUP"), ("Apache", "USR1")],
-)
-def test_a_server_that_loses_requests_at_any_moment_is_waited_for_and_that_is_told_once(server, signal):
-    film = Film(replace(SETTINGS, signal=signal))
-    told = []
-    for _ in range(40):
-        told += events(film.look({11: film.worker(11, 300, server=server), 12: 20}, signal=False), NeverIdle)
-    assert [event.server for event in told] == [server]
-
-
 def test_who_was_asked_for_is_not_forgotten_by_a_look_that_finds_nobody():
     film = Film()
     film.look({11: 20, 12: 20})
     asking(film, 11, 12)
     film.look(state="RUNNING", manager=1)
     assert film.state.requested == frozenset()
-
-
-def test_where_it_cannot_be_seen_whether_a_worker_is_idle_nobody_says_that_it_never_was():
-    film = Film()
-    film.look({11: film.worker(11, 300, server="FCGI::ProcManager"), 12: 20}, signal=False)
-    film.state = policy.tried(film.state, has_boundary=False)
-    for _ in range(40):
-        verdict = film.look({11: film.worker(11, 300, server="FCGI::ProcManager"), 12: 20}, signal=False)
-        assert events(verdict, NeverIdle) == []
 
 
 def test_a_worker_that_could_not_be_seen_for_one_look_is_still_leaving():

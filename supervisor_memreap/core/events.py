@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Union
 
 from supervisor_memreap.core.event import Base as _Base
-from supervisor_memreap.core.hindrance import SAFER_WAY, SHORTEN, Hindrance
+from supervisor_memreap.core.hindrance import SAFER_WAY, Hindrance
 from supervisor_memreap.core.memoryevents import (
     NotMet,
     NotRelieved,
@@ -25,7 +25,7 @@ from supervisor_memreap.core.memoryevents import (
 )
 from supervisor_memreap.core.model import Nested, ProcessId, Program, SentMoment
 from supervisor_memreap.core.reasons import Reason
-from supervisor_memreap.core.servers import UNRECOGNISABLE, refusal
+from supervisor_memreap.core.servers import refusal
 from supervisor_memreap.core.settings import PoolSettings, shown
 from supervisor_memreap.core.text import MIB, memory, quote, seconds
 
@@ -172,37 +172,6 @@ class CannotHold(_Base):
         return (
             "workers may not be held: each is signalled right after it is seen idle, where that can be seen, or after"
             f" idle_wait while busy, if its server permits that; {SAFER_WAY}"
-        )
-
-
-@dataclass(frozen=True)
-class NeverIdle(_Base):
-    """A worker has long been due, was not found between two requests, and may not be signalled while busy."""
-
-    is_reported_once = fails = ends_wait = True
-    worker: ProcessId
-    reason: Reason
-    after: float
-    server: str
-    """The server that would lose requests; empty: idle_wait=never forbids it."""
-    signal: str
-    is_kept: bool = False
-    """It was seen to have a client's connection that is kept between requests."""
-
-    @property
-    def text(self) -> str:
-        start = f"worker {self.worker.pid} {self.reason.text} and was not found between two requests"
-        start += f" in {seconds(self.after)}: nothing"
-        if not self.server:
-            return f"{start} sent (idle_wait=never)"
-        if self.server == UNRECOGNISABLE:
-            return (
-                f"{start} sent yet, since neither its names nor its manager's say which server it is, and many lose"
-                " requests at any other moment; let the manager keep the title that its server gives it"
-            )
-        return (
-            f"{start} sent yet, since {self.server} can lose requests on {self.signal} at any other moment"
-            f"{f'; a client keeps its connection between requests: {SHORTEN}' if self.is_kept else ''}"
         )
 
 
@@ -1146,7 +1115,6 @@ Event = Union[
     NotPermitted,
     Locked,
     CannotHold,
-    NeverIdle,
     Overdue,
     OverdueEnded,
     SignalOfServer,

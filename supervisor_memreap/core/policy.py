@@ -48,7 +48,7 @@ from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.hindrance import Hindrance
 from supervisor_memreap.core.model import STOPPED_BY_HAND, Ending, InitialSize, Pool, ProcessId, Sharing, Worker
 from supervisor_memreap.core.reasons import Circumstances, OverLimit, Reason
-from supervisor_memreap.core.servers import DEFAULT_SIGNAL, Moment, graceful, may_signal_busy, moment_of, pace_of
+from supervisor_memreap.core.servers import DEFAULT_SIGNAL, graceful, pace_of
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episodes
 from supervisor_memreap.core.state import TRANSITIONS, Cause, Phase, PoolState, Reap, Seen, Suspension, Wait
@@ -220,7 +220,6 @@ def choose_in(look: Look, episodes: Episodes, now: float) -> Choice:
     if not due >= state.waits.keys():
         state = replace(state, waits={worker: wait for worker, wait in state.waits.items() if worker in due})
     candidates = tuple(_after_its_waits(each, settings, state) for each in candidates)
-    state = _report_long_waits(pool, candidates, settings, state, log)
     unwatched = _why_unwatched(pool, settings, state, now)
     if unwatched:
         state = _report(unwatched, state, log)
@@ -358,16 +357,13 @@ def _after_reap(worker: Worker, reason: Reason, state: PoolState) -> tuple[float
     return state.fast if started_over is None else ()
 
 
-def not_signalled(state: PoolState, seconds: float | None, is_kept: bool = False) -> PoolState:
-    """The attempt ended without a signal; `seconds` is how long it waited in vain, None: not for that reason.
-
-    `is_kept`: the worker has a client's connection that is kept between requests.
-    """
+def not_signalled(state: PoolState, seconds: float | None) -> PoolState:
+    """The attempt ended without a signal; `seconds` is how long it waited in vain, None: not for that reason."""
     assert state.attempted
     worker, waits = state.attempted.worker, state.waits
     if seconds is not None:
         wait = waits.get(worker, Wait())
-        waits = {**waits, worker: Wait(wait.attempts + 1, wait.seconds + seconds, is_kept)}
+        waits = {**waits, worker: Wait(wait.attempts + 1, wait.seconds + seconds)}
     return replace(state, reap=None, waits=waits)
 
 
@@ -1104,38 +1100,6 @@ def _due_force(pool: Pool, state: PoolState, now: float) -> Worker | None:
     if leaving.slot in pool.stopped:
         return None
     return pool.worker(leaving.worker)
-
-
-def _report_long_waits(
-    pool: Pool,
-    candidates: tuple[Candidate, ...],
-    settings: PoolSettings,
-    state: PoolState,
-    log: list[Event],
-) -> PoolState:
-    never = settings.idle_wait == float("inf")
-    patience = LONG_WAIT if never else max(LONG_WAIT, settings.idle_wait)
-    for candidate in candidates:
-        worker = candidate.worker
-        assert worker.detail
-        server, signal = worker.detail.server, worker.detail.signal
-        wait = state.waits.get(worker.id, Wait())
-        if wait.seconds >= patience and not may_go_busy(server, wait.is_kept, settings, state):
-            start = *pool.stamp, worker.id, candidate.reason
-            which = "" if never else server or "a server that memreap does not know"
-            event = events.NeverIdle(*start, wait.seconds, which, signal, wait.is_kept)
-            state = _report(event, state, log)
-    return state
-
-
-def may_go_busy(server: str, is_kept: bool, settings: PoolSettings, state: PoolState) -> bool:
-    """Whether a worker of this server is signalled as soon as `idle_wait` has expired, busy or not.
-
-    `is_kept`: it has a client's connection that is kept between requests.
-    """
-    if settings.idle_wait == float("inf") or (is_kept and moment_of(server) is not Moment.ANY):
-        return False
-    return may_signal_busy(server, has_boundary(settings, state))
 
 
 def has_boundary(settings: PoolSettings, state: PoolState) -> bool:

@@ -177,8 +177,6 @@ class Wait:
     """Those made in vain."""
     seconds: float = 0.0
     """How long they took together."""
-    is_kept: bool = False
-    """It has a client's connection that is kept between requests."""
 
 
 @dataclass(frozen=True)

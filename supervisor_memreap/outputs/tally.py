@@ -34,7 +34,7 @@ REFUSED = (
         "unreadable",
         "too_few_workers",
     ),
-    *("never_idle", "locked", "changed", "out_of_resources", "not_forced"),
+    *("locked", "changed", "out_of_resources", "not_forced"),
 )
 # Events that say that memreap itself does not work as it should.
 ERRORS = (

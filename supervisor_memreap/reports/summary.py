@@ -22,7 +22,7 @@ VERSION = 1
 """The version of `values`; increased when a key is removed or changes its meaning, not when one is added."""
 
 REFUSALS: Mapping[str, str] = {
-    "NeverIdle": "never idle",
+    "NeverIdle": "never idle",  # of older versions
     "NotCaught": "signal not caught",
     "WrongSignal": "signal drops requests",
     "LooksLikeManager": "looks like a manager",
@@ -39,6 +39,7 @@ REFUSALS: Mapping[str, str] = {
 }
 """The events that say that a worker had to go and nothing was sent, and why in a few words."""
 TROUBLES: Mapping[str, str] = {
+    "Overdue": "pool overdue",
     "NotReplaced": "pool not settled after a reap",
     "NoReplacement": "no replacement came",
     "NotRelieved": "reaping did not help",
