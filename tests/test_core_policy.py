@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor_memreap.core import policy, selection
+from supervisor_memreap.core import following, policy, selection
 from supervisor_memreap.core.events import (
     FastLeak,
     Left,
@@ -109,7 +109,7 @@ class Film:
 
     def decide(self, pool: Pool, now: float):
         """What `follow` and `choose` say together: a Choice with the events of both."""
-        self.state, followed = policy.follow(pool, self.settings, self.state, now)
+        self.state, followed = following.follow(pool, self.settings, self.state, now)
         ((choice,), *_) = selection.choose([Look(pool, self.settings, self.state)], now)
         self.state = choice.state
         return replace(choice, events=(*followed, *choice.events))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from test_core_policy import BOOT, MIB, SETTINGS, STAMP, Film, events, reaped
 
-from supervisor_memreap.core import hindrance, policy, serving
+from supervisor_memreap.core import following, hindrance, policy, serving
 from supervisor_memreap.core.counters import Counters
 from supervisor_memreap.core.events import (
     NeverServed,
@@ -80,7 +80,7 @@ def test_one_that_could_not_be_read_in_time_may_have_served_for_long_when_it_is_
     state, unread, read = PoolState(), children(UNREAD, HOLDS), children(SERVES, SERVES)
     for now, pool in ((BOOT + 600, unread), (BOOT + 605, read)):
         workers = tuple(replace(worker, age=now - BOOT) for worker in pool.workers)
-        state, _ = policy.follow(replace(pool, workers=workers), SETTINGS, state, now)
+        state, _ = following.follow(replace(pool, workers=workers), SETTINGS, state, now)
     # The other one was seen not to serve at the look before.
     assert state.serving == {ProcessId(11, BOOT): BOOT, ProcessId(12, BOOT): BOOT + 605}
 
