@@ -32,6 +32,7 @@ from supervisor_memreap.core.events import (
 )
 from supervisor_memreap.core.model import Ending, Nested, Pool, ProcessId, ProcessMemory, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Candidate, Look
+from supervisor_memreap.core.population import Population
 from supervisor_memreap.core.reasons import OverLimit, Requested, TooOld
 from supervisor_memreap.core.servers import graceful, pace_of, signal_for
 from supervisor_memreap.core.settings import PoolSettings
@@ -1325,7 +1326,7 @@ def test_a_manager_that_did_not_replace_a_worker_and_forks_one_later_may_make_it
     del workers[11]
     for _ in range(70):
         film.look(workers)
-    assert film.state.replaces is False
+    assert film.state.population.replaces is False
     film.fork(30)
     for _ in range(4):  # it settles
         film.look({**workers, 30: 20})
@@ -1381,7 +1382,7 @@ def test_where_replacements_die_at_once_the_old_workers_stay_also_in_a_pool_that
     film = Film()
     old = dict.fromkeys(range(11, 21), 300)
     film.look(dict.fromkeys(old, 20))
-    film.state = replace(film.state, shrinks=shrinks, served=True)
+    film.state = replace(film.state, population=Population(shrinks=shrinks, served=True))
     for count in range(350):
         newborn = {}
         if len(old) < 10 and count % looks == 0:
@@ -1592,3 +1593,18 @@ def test_only_settings_that_need_exact_sizes_make_a_pool_blind_without_them(sett
     assert policy.needs_probe(settings, film.state, film.now) is needs
     worker = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB if settings.metric == "rss" else None, True))
     assert film.look({11: worker}).standing == ("blind" if needs else "quiet")
+
+
+def test_resume_forgets_how_many_workers_there_were_and_not_what_the_manager_is_like():
+    known = Population(replaces=False, shrinks=True, served=True, had_more=True, peaks=(9, 8), peak_since=BOOT)
+    resumed = policy.resume(PoolState(population=known))
+    assert resumed.population == Population(shrinks=True, served=True)
+
+
+def test_of_a_new_manager_nothing_is_known():
+    film = Film()
+    film.look({11: 20, 12: 20}, after=SETTINGS.settle)
+    assert film.state.population.had_more
+    film.fork(21)
+    film.look({21: 20}, manager=2, start_time=film.now)
+    assert (film.state.population.had_more, film.state.population.peaks) == (False, (1, 0))

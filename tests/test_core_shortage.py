@@ -10,6 +10,7 @@ from supervisor_memreap.core import following, policy, reasons, selection, short
 from supervisor_memreap.core.events import NotMet, NotRelieved, Outgrown, Relieved, WrongSetting
 from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId, ProcessMemory, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Look
+from supervisor_memreap.core.population import Population
 from supervisor_memreap.core.reasons import OverLimit, OverTotal, ShortOfHeadroom, UnderPressure
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
@@ -472,6 +473,10 @@ def test_a_shortage_that_ends_and_begins_again_is_told_again():
     assert len(not_met(Host(), 450, 700, 450, signal=False)) == 2
 
 
+# It had nine workers.
+LARGE = Population(peaks=(9, 9), peak_since=BOOT + 3600)
+
+
 @pytest.mark.parametrize(
     ("settings", "state", "cause"),
     [
@@ -479,7 +484,7 @@ def test_a_shortage_that_ends_and_begins_again_is_told_again():
         (replace(HEADROOM, observe=True), PoolState(), "only observed (observe=yes)"),
         (HEADROOM, PoolState(paused=True), "paused"),
         (replace(HEADROOM, min_age=4000), PoolState(), "all workers are younger than min_age=67 min"),
-        (replace(HEADROOM, min_age=3605), PoolState(peaks=(9, 9), peak_since=BOOT + 3600), "too few workers are old"),
+        (replace(HEADROOM, min_age=3605), PoolState(population=LARGE), "too few workers are old"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

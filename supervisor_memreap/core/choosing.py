@@ -28,9 +28,9 @@ class _Reports(PoolInLook):
 
     def report_unwatched(self) -> Event | None:
         """Why there is no worker that could ever be reaped, as far as is known, where that is to be shown."""
-        state, stamp = self.state, self.pool.stamp
-        empty_for = self.now - state.no_workers_since if state.no_workers_since is not None else 0.0
-        if empty_for >= policy.LONG_WAIT and not (state.shrinks or self.pool.is_group):
+        state, stamp, population = self.state, self.pool.stamp, self.state.population
+        empty_since = self.now if population.no_workers_since is None else population.no_workers_since
+        if self.now - empty_since >= policy.LONG_WAIT and not (population.shrinks or self.pool.is_group):
             assert self.pool.manager
             event: Event = events.NoWorkers(*stamp, self.pool.manager)
         elif state.nested and self.pool.is_group:
@@ -72,7 +72,7 @@ class _Reports(PoolInLook):
         detail, sharing = worker.detail, self.pool.sharing
         if self.settings.signal is None and detail is not None and detail.signal != DEFAULT_SIGNAL:
             self.say(events.SignalOfServer(*self.pool.stamp, detail.server, detail.signal))
-        if worker.id not in self.state.serving and sharing in (Sharing.NONE, Sharing.HIDDEN):
+        if worker.id not in self.state.population.serving and sharing in (Sharing.NONE, Sharing.HIDDEN):
             self.say(events.ServingUnknown(*self.pool.stamp, sharing is Sharing.HIDDEN))
 
     def report_observed(self, due: Iterable[Candidate]) -> None:
@@ -139,7 +139,7 @@ class _Choosing(_Reports):
         return replace(candidate, attempts=attempts, idle_wait_expired=has_expired)
 
     def _candidates(self, circumstances: Circumstances) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
-        """All that are due, and those of them that may go now; the most urgent first (rule 2)."""
+        """All that have to go, and those of them that may go now; the most urgent first (rule 2)."""
         pool, settings = self.pool, self.settings
         stuck = {leaving.worker for leaving in self.state.stuck}
         if self.state.requested:
@@ -176,7 +176,7 @@ class _Choosing(_Reports):
         return tuple(pending), self._that_may_go(due)
 
     def _that_may_go(self, due: list[Candidate]) -> tuple[Candidate, ...]:
-        """Those of the due ones that may go now; they are sorted (rules 1, 9, 12 and 13)."""
+        """Those of the due ones that may go now; they are sorted (rule 1, rule 9, rule 12, rule 13)."""
         state = self.state
         if policy.only_observes(self.settings, state):
             self.report_observed(due)
@@ -197,15 +197,16 @@ class _Choosing(_Reports):
         deployment: then the old ones are the pool.
         """
         pool, settings, state, now = self.pool, self.settings, self.state, self.now
+        population = state.population
         # Where none comes in the place of another one, a stuck worker, which may serve nothing, must not be the last.
-        stuck = {leaving.worker for leaving in state.stuck} if state.replaces is False else ()
+        stuck = {leaving.worker for leaving in state.stuck} if population.replaces is False else ()
         ages = [worker.age for worker in pool.workers if worker.id not in stuck and policy.serves(worker, state)]
         old_enough = sum(age >= settings.min_age for age in ages)
         # At least one other worker must serve.
         serving = sum(age >= min(settings.min_age, max(settings.settle, policy.CALM)) for age in ages)
-        usual = max(state.peaks) - len(pool.stopped)
+        usual = max(population.peaks) - len(pool.stopped)
         enough_serve = serving >= 2 or (usual <= 1 and len(ages) == 1 and self._may_take_single())
-        may_be_smaller = state.shrinks and state.replaces is not False and not pool.is_group
+        may_be_smaller = population.shrinks and population.replaces is not False and not pool.is_group
         is_smaller_on_purpose = may_be_smaller and policy.is_long_calm(settings, state, now)
         starting = sum(policy.is_starting(worker, state) for worker in pool.workers)
         since = now if state.too_few_since is None else state.too_few_since
@@ -225,17 +226,16 @@ class _Choosing(_Reports):
         One that is left of several is the last that serves, unless the manager has replaced the last one that was
         reaped. Children that come and go all the time may be workers that end at once, which are in no look.
         """
-        state, settings = self.state, self.settings
+        population, settings = self.state.population, self.settings
         if self.pool.is_group:
             return True  # supervisord has said that it starts it again
-        if state.replaces is not None:
-            return state.replaces
-        calm = self.now - state.calm_since if state.calm_since is not None else 0.0
-        needed = min(policy.CALM, max(settings.min_age, settings.settle))
-        return not state.had_more and calm >= max(policy.SINGLE_CALM, needed)
+        if population.replaces is not None:
+            return population.replaces
+        needed = max(policy.SINGLE_CALM, min(policy.CALM, max(settings.min_age, settings.settle)))
+        return not population.had_more and population.calm(self.now) >= needed
 
     def _due_again(self) -> Worker | None:
-        """Rule 7."""
+        """Rule 7: the worker that is to be signalled a second time."""
         leaving, grace = self.state.leaving, self.settings.grace
         if leaving is None or leaving.left is not None or self.state.paused or leaving.phase is not Phase.SIGNALLED:
             return None

@@ -55,7 +55,7 @@ class _Manager(PoolInLook):
         self.set(settings=settings, changed_settings=None, suspended=None, manager_losses=0, reported=frozenset())
 
     def apply_manager(self) -> None:
-        """Rules 10 and 11."""
+        """Rule 10, rule 11: whether this is the manager of the last look, and a suspension that was about that one."""
         pool, manager = self.pool, self.pool.manager
         if pool.not_visible:
             return  # it may still be there, and so may the leaving worker
@@ -99,13 +99,13 @@ class _Manager(PoolInLook):
 
     def apply_group_restart(self) -> None:
         """With target=self the manager is supervisord, and stays: a restarted group has only new workers."""
-        state = self.state
+        state, last = self.state, self.state.population.last_workers
         workers = frozenset(worker.id for worker in self.pool.workers)
-        if workers and state.last_workers and not workers & state.last_workers and not state.leaving:
+        if workers and last and not workers & last and not state.leaving:
             if state.suspended:
                 self.say(events.Resumed(*self.pool.stamp, "all of its processes are new ones"))
             self.set(suspended=None, started_over=(), reported=frozenset())
-        self.set(last_workers=workers or state.last_workers)
+        self.note(last_workers=workers or last)
 
     def end_suspension(self) -> None:
         """Rule 9: a setting that was wrong is tried again."""
@@ -130,66 +130,67 @@ class _Workers(PoolInLook):
 
     def note_serving(self) -> None:
         """Rule 4: who serves, and since when."""
-        pool, state, now = self.pool, self.state, self.now
+        pool, now, looked, population = self.pool, self.now, self.state.looked, self.state.population
         # Of one that was there before and that could not be read in time, it is not known whether it still starts.
-        known = state.workers - state.starting if state.looked is not None else pool.unread
+        known = population.workers - population.starting if looked is not None else pool.unread
         starting = frozenset(each.id for each in pool.workers if each.serving is False) - (pool.unread & known)
-        new = [worker for worker in pool.workers if worker.serving and worker.id not in state.serving]
-        if not new and starting == state.starting:
+        new = [worker for worker in pool.workers if worker.serving and worker.id not in population.serving]
+        if not new and starting == population.starting:
             return
-        before = state.workers - state.starting
+        before = population.workers - population.starting
         # Of one that was there before, and not seen when it did not serve yet, it is not known when it began: it may be
         # old, and large.
-        is_known = {worker.id: state.looked is not None and worker.id not in before for worker in new}
+        is_known = {worker.id: looked is not None and worker.id not in before for worker in new}
         began = {worker.id: now if is_known[worker.id] else now - worker.age for worker in new}
         present = {worker.id for worker in pool.workers}
-        kept = {id: since for id, since in state.serving.items() if id in present}
-        self.set(serving={**kept, **began}, starting=starting)
+        kept = {id: since for id, since in population.serving.items() if id in present}
+        self.note(serving={**kept, **began}, starting=starting)
 
     def note_changes(self) -> None:
         """How many workers this pool usually has, and since when none has come or left (rule 1)."""
         pool, now = self.pool, self.now
         if not pool.is_group:  # supervisord starts each of its processes again, however many they are
             self._note_elasticity()
-        state, workers = self.state, frozenset(worker.id for worker in pool.workers)
+        population, workers = self.state.population, frozenset(worker.id for worker in pool.workers)
         # A child that came and left between two looks shows in the page faults alone.
-        is_calm = workers == state.workers and pool.child_faults == state.child_faults
+        is_calm = workers == population.workers and pool.child_faults == population.child_faults
         if pool.nested is not None:
             self.set(nested=pool.nested, nested_read=now, nested_of=workers)
-        peaks, since = state.peaks, state.peak_since
-        never_served = (each.serving is False and not policy.serves(each, state) for each in pool.workers)
+        peaks, since, empty_since = population.peaks, population.peak_since, population.no_workers_since
+        never_served = (each.serving is False and not policy.serves(each, self.state) for each in pool.workers)
         number = len(workers) - sum(never_served)
         if since is None or now - since >= policy.USUAL:
             peaks, since = (number, peaks[0]), now
-        elif is_calm and workers and state.calm_since is not None and number <= peaks[0]:
+        elif is_calm and workers and population.calm_since is not None and number <= peaks[0]:
             return  # at nearly every look of nearly every pool: a copy costs 8 us
-        self.set(
+        self.note(
             workers=workers,
             child_faults=pool.child_faults,
-            calm_since=state.calm_since if is_calm and state.calm_since is not None else now,
+            calm_since=population.calm_since if is_calm and population.calm_since is not None else now,
             peaks=(max(peaks[0], number), peaks[1]),
             peak_since=since,
-            had_more=state.had_more or len(workers) > 1,
-            no_workers_since=None if workers else now if state.no_workers_since is None else state.no_workers_since,
+            had_more=population.had_more or len(workers) > 1,
+            no_workers_since=None if workers else now if empty_since is None else empty_since,
         )
 
     def _note_elasticity(self) -> None:
         """Whether the manager makes its pool larger and smaller by itself, as far as the looks before this show it."""
-        state, settle = self.state, self.settings.settle
+        state, population, settle = self.state, self.state.population, self.settings.settle
         looked = state.looked if state.looked is not None else 0.0
-        served = state.served or any(policy.served_for(each, state, self.now) >= settle for each in self.pool.workers)
-        is_smaller = len(state.workers) < max(state.peaks)
+        serve = (policy.served_for(each, state, self.now) >= settle for each in self.pool.workers)
+        served = population.served or any(serve)
+        is_smaller = len(population.workers) < max(population.peaks)
         # A pool that has become empty may also have a manager that forks none any more, until it has.
-        is_alive = bool(state.workers or self.pool.workers)
+        is_alive = bool(population.workers or self.pool.workers)
         may_shrink = served and is_smaller and is_alive and not state.leaving
-        shrinks = state.shrinks or (may_shrink and policy.is_long_calm(self.settings, state, looked))
-        replaces = state.replaces
+        shrinks = population.shrinks or (may_shrink and policy.is_long_calm(self.settings, state, looked))
+        replaces = population.replaces
         times = (policy.served_for(worker, state, self.now) for worker in self.pool.workers)
         just_settled = (settle <= time < settle + self.now - looked for time in times)
         if replaces is False and not state.leaving and any(just_settled):
             replaces = None  # it had more than it needed when it did not replace that one
-        if (served, shrinks, replaces) != (state.served, state.shrinks, state.replaces):
-            self.set(served=served, shrinks=shrinks, replaces=replaces)
+        if (served, shrinks, replaces) != (population.served, population.shrinks, population.replaces):
+            self.note(served=served, shrinks=shrinks, replaces=replaces)
 
     def count(self, counts: bool) -> None:
         """Rule 3: in how many consecutive looks a reason has applied."""
@@ -233,9 +234,10 @@ class _Workers(PoolInLook):
     def _just_settled(self, gap: float) -> list[Worker]:
         """The workers that have served for `settle` since the last look, `gap` seconds ago."""
         state, now, settle = self.state, self.now, self.settings.settle
+        serving = state.population.serving
         before = settle + min(gap, policy.LATE) + min(gap, policy.READ)
         # Most are older, and a call for each of 500 costs 0.1 ms.
-        may_be = [worker for worker in self.pool.workers if state.serving.get(worker.id, now) >= now - before]
+        may_be = [worker for worker in self.pool.workers if serving.get(worker.id, now) >= now - before]
         return [worker for worker in may_be if settle <= policy.served_for(worker, state, now) <= before]
 
     def _size(self, worker: Worker) -> InitialSize:
@@ -285,7 +287,7 @@ class _Reap(PoolInLook):
         self.set(stuck=tuple(still))
 
     def follow_leaving(self) -> None:
-        """Rules 1, 7 and 8."""
+        """Rule 1, rule 8: the worker that was signalled last."""
         leaving = self.state.leaving
         if leaving is None:
             return
@@ -342,7 +344,7 @@ class _Reap(PoolInLook):
         # A pool may be made smaller on purpose (FCGI::ProcManager::Dynamic): after `grace` one settled newcomer will
         # do; or one that had settled and left, where workers leave that have nothing to do (php-fpm's ondemand).
         leaving = replace(leaving, has_settled=leaving.has_settled or bool(settled))
-        came_and_left = state.shrinks and leaving.has_settled
+        came_and_left = state.population.shrinks and leaving.has_settled
         is_late = gone_for >= settings.grace
         if len(settled) >= gone or (is_late and (settled or came_and_left)):
             self._end_settled(leaving, settled)
@@ -351,7 +353,8 @@ class _Reap(PoolInLook):
         if is_late and all(policy.serves(worker, state) for worker in newcomers) and self._is_stable():
             # The server makes its pool smaller by itself (FCGI::ProcManager::Dynamic, uWSGI's cheaper, Apache).
             self.say(events.NoReplacement(*pool.stamp, leaving.worker, gone_for, present, before))
-            self.set(reap=None, manager_losses=0, replaces=False)
+            self.set(reap=None, manager_losses=0)
+            self.note(replaces=False)
             return
         if is_late and not leaving.overdue:
             self.say(events.NotReplaced(*pool.stamp, leaving.worker, gone_for, present, before))
@@ -377,16 +380,17 @@ class _Reap(PoolInLook):
         state = self.state
         if settled:
             worker = next((each for each in settled if each.id == leaving.replaced_by), settled[0])
-            since = state.serving.get(worker.id)
+            since = state.population.serving.get(worker.id)
             to_serve = None if since is None else max(0.0, since - (self.now - worker.age))
             self.say(events.Settled(*self.pool.stamp, leaving.worker, worker.id, to_serve))
         baseline = min((worker.private for worker in settled if worker.private is not None), default=state.baseline)
-        self.set(reap=None, manager_losses=0, replaces=True if settled else None, baseline=baseline)
+        self.set(reap=None, manager_losses=0, baseline=baseline)
+        self.note(replaces=True if settled else None)
 
     def _is_stable(self) -> bool:
-        calm_since = self.state.calm_since
-        calm = self.now - calm_since if calm_since is not None else 0.0
-        return bool(self.pool.workers or self.state.shrinks) and calm >= max(policy.CALM, self.settings.settle)
+        population = self.state.population
+        is_calm = population.calm(self.now) >= max(policy.CALM, self.settings.settle)
+        return is_calm and bool(self.pool.workers or population.shrinks)
 
 
 class _Following(_Manager, _Workers, _Reap):

@@ -1,8 +1,8 @@
 """Decides about one pool: values in, values out. All rules are listed here, with the numbers that the code refers to.
 
-Search the code for "rule 7". core.following finds out what happened in a pool since the last look, core.choosing who
-goes next in it, and core.selection who goes next over all pools. Here are the words they use, what they both ask of
-the state, and what becomes of that as attempts are made and as users command.
+To find the code of a rule, search core/ for "rule 7", in any case of letters. core.following finds out what happened in
+a pool since the last look, core.choosing who goes next in it, and core.selection who goes next over all pools. Here are
+the words they use, what they both ask of the state, and what becomes of that as attempts are made and as users command.
 
  1. One worker at a time. The next is not chosen before the last has left, the manager has forked a replacement, and
     that has settled: it was seen to serve, `settle` ago, and is as old as the server's pace (core.servers). (A
@@ -189,6 +189,10 @@ class PoolInLook:
         """Give these fields of the state other values."""
         self.state = replace(self.state, **values)
 
+    def note(self, **values: Any) -> None:
+        """Give these fields of the population other values."""
+        self.set(population=replace(self.state.population, **values))
+
     def say(self, event: Event) -> None:
         """Emit the event, unless it is one that is reported once and was."""
         new, self.state = is_new(event, self.state)
@@ -210,8 +214,9 @@ def is_structure_due(state: PoolState, now: float) -> bool:
     """Whether to read again what is below each child: the workers may be there, and may have come only now."""
     if state.nested_read is None:
         return True
-    has_changed = state.workers != state.nested_of or state.calm_since is None or now - state.calm_since < LONG_WAIT
-    pause = min(STRUCTURE, STRUCTURE_OF_CHILD * len(state.workers)) if has_changed else STRUCTURE
+    workers, calm_since = state.population.workers, state.population.calm_since
+    has_changed = workers != state.nested_of or calm_since is None or now - calm_since < LONG_WAIT
+    pause = min(STRUCTURE, STRUCTURE_OF_CHILD * len(workers)) if has_changed else STRUCTURE
     return now - state.nested_read >= pause
 
 
@@ -368,10 +373,7 @@ def resume(state: PoolState) -> PoolState:
         started_over=(),
         initial={},
         manager_losses=0,
-        peaks=(0, 0),
-        peak_since=None,
-        had_more=False,
-        replaces=None,
+        population=state.population.without_expectations(),
     )
 
 
@@ -417,14 +419,14 @@ def asks_how_it_ended(pool: Pool, state: PoolState) -> bool:
 
 def serves(worker: Worker, state: PoolState) -> bool:
     """Whether it was seen to serve; where that may not be read, its age is all that is known."""
-    return worker.id in state.serving or worker.serving is not False
+    return worker.id in state.population.serving or worker.serving is not False
 
 
 def served_for(worker: Worker, state: PoolState, now: float) -> float:
     """Seconds since it was first seen to serve, negative if it was not; where that may not be read, its age."""
     if not serves(worker, state):
         return -1.0
-    since = state.serving.get(worker.id)
+    since = state.population.serving.get(worker.id)
     return worker.age if since is None else now - since
 
 
@@ -443,8 +445,7 @@ def is_long_calm(settings: PoolSettings, state: PoolState, at: float) -> bool:
 
     A worker that starts and then fails does so before it is `min_age` old; meanwhile it counts, and is young.
     """
-    calm = at - state.calm_since if state.calm_since is not None else 0.0
-    return calm >= max(SINGLE_CALM, 2 * settings.min_age)
+    return state.population.calm(at) >= max(SINGLE_CALM, 2 * settings.min_age)
 
 
 def is_ready(worker: Worker, reason: Reason, settings: PoolSettings, state: PoolState) -> bool:
