@@ -7,7 +7,7 @@ One way, on each TICK that supervisord sends to the listener:
     listener.reaper        the only place where the steps meet:
       host.roster            which processes make up each pool                        -> Roster
       host.look              their sizes; exact figures where a reason needs them     -> Pool
-      policy.follow          what became of those signalled before (pure)             -> Event, PoolState
+      following.follow       what became of those signalled before (pure)             -> Event, PoolState
       selection.choose       who goes next, over all pools (pure)                     -> Candidate
       host.attempt           a child process brings it to its boundary, and signals it -> Outcome
     outputs                the log, the counters and announcements get each Event

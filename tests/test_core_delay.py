@@ -9,7 +9,7 @@ from test_core_policy import MIB, SETTINGS, STAMP, Film, events, reaped
 
 from supervisor_memreap.core import delay, hindrance, policy
 from supervisor_memreap.core.events import Overdue, OverdueEnded
-from supervisor_memreap.core.hindrance import Kind
+from supervisor_memreap.core.hindrance import Hindrance, Kind
 from supervisor_memreap.core.model import ProcessId, Result, WorkerDetail
 from supervisor_memreap.core.state import PoolState, decode, encode, is_worth_keeping, restored
 
@@ -253,10 +253,57 @@ def test_pools_of_a_group_take_turns_for_as_long_as_a_worker_may_take_to_leave()
 
 
 @pytest.mark.parametrize(
-    ("server", "is_kept", "goes"),
-    [("gunicorn", True, True), ("FCGI::ProcManager", True, False), ("FCGI::ProcManager", False, True)],
+    ("server", "kind", "goes"),
+    [("gunicorn", Kind.KEPT, True), (FCGI, Kind.KEPT, False), (FCGI, Kind.BUSY, True)],
 )
-def test_a_kept_connection_matters_only_to_a_server_that_loses_requests_on_it(server, is_kept, goes):
-    without_ptrace = policy.tried(PoolState(), has_boundary=False)
-    assert policy.may_go_busy(server, is_kept, SETTINGS, without_ptrace) is goes
-    assert not policy.may_go_busy(server, is_kept, replace(SETTINGS, idle_wait=float("inf")), without_ptrace)
+def test_a_kept_connection_matters_only_to_a_server_that_loses_requests_on_it(server, kind, goes):
+    without_ptrace = policy.not_sent(policy.tried(PoolState(), has_boundary=False), Hindrance(kind, ""))
+    assert delay.may_go_busy(server, SETTINGS, without_ptrace) is goes
+    assert not delay.may_go_busy(server, replace(SETTINGS, idle_wait=float("inf")), without_ptrace)
+
+
+def test_with_never_a_worker_that_is_always_busy_is_reported_once_in_10_minutes():
+    film = Film(replace(SETTINGS, idle_wait=float("inf")))
+    (event,) = [event for look in standings(film, 40) for event in look.events]
+    assert isinstance(event, Overdue)
+    assert "(idle_wait=never)" in event.text
+
+
+@pytest.mark.parametrize(
+    ("server", "signal"),
+    [(FCGI, "HUP"), ("Starman", "HUP"), ("uWSGI", "HUP"), ("Apache", "USR1")],
+)
+def test_a_server_that_loses_requests_at_any_moment_is_waited_for_and_that_is_reported_once(server, signal):
+    film = Film(replace(SETTINGS, signal=signal))
+    (event,) = [event for look in standings(film, 40, server=server) for event in events(look, Overdue)]
+    assert f"{server} can lose requests on {signal} at any other moment" in event.text
+    assert film.state.delay
+
+
+def test_without_ptrace_a_worker_that_may_be_signalled_after_idle_wait_is_not_overdue():
+    film = Film()
+    standings(film, 1)
+    film.state = policy.tried(film.state, has_boundary=False)
+    assert [events(look, Overdue) for look in standings(film, 40)] == [[]] * 40
+
+
+@pytest.mark.parametrize(
+    ("idle_wait", "patience"),
+    [(60.0, 60.0), (5.0, 60.0), (600.0, 600.0), (float("inf"), 60.0)],
+)
+def test_once_stops_waiting_for_workers_that_are_always_busy_after_idle_wait_and_at_least_a_minute(idle_wait, patience):
+    settings = replace(SETTINGS, idle_wait=idle_wait)
+    film = Film(settings)
+    standings(film, 4)
+    since = film.state.delay.since
+    assert not delay.is_in_vain(settings, film.state, since + patience - 1)
+    assert delay.is_in_vain(settings, film.state, since + patience)
+
+
+@pytest.mark.parametrize("result", [Result.CHANGED, Result.FAILED])
+def test_what_may_end_at_any_moment_is_waited_for(result):
+    film = Film()
+    standings(film, 100, result)
+    assert film.state.delay
+    assert not delay.is_in_vain(SETTINGS, film.state, film.now)
+    assert not delay.is_in_vain(SETTINGS, PoolState(), film.now)

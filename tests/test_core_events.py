@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from supervisor_memreap.core import events
-from supervisor_memreap.core.hindrance import GROUP
-from supervisor_memreap.core.model import HOST, Holder, Nested, ProcessId, SentMoment
+from supervisor_memreap.core.hindrance import GROUP, of_attempt
+from supervisor_memreap.core.model import HOST, Holder, Nested, ProcessId, Result, SentMoment, WorkerDetail
 from supervisor_memreap.core.reasons import OverLimit, Requested, ShortOfHeadroom, TooOld
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Kind, Shortage
@@ -20,6 +20,8 @@ SHORT = Shortage(Kind.HEADROOM, HOST, 412 * MIB, 512 * MIB, 614.4 * MIB)
 OVER_TOTAL = Shortage(Kind.TOTAL, "myapp", 912 * MIB, 800 * MIB, 800 * MIB)
 PRESSURE = Shortage(Kind.PRESSURE, HOST, 31.0, 20.0, 10.0)
 OVER = OverLimit(312 * MIB, 150 * MIB, "uss")
+ALWAYS_BUSY = of_attempt(Result.BUSY, WorkerDetail(102 * MIB, True, "Starman", "HUP"), PoolSettings(limit=40 * MIB))
+assert ALWAYS_BUSY
 
 # One of each class at least; with what a line of it must have.
 EXAMPLES = [
@@ -62,8 +64,6 @@ EXAMPLES = [
     (events.NotPermitted(*STAMP, WORKER, OVER), "run memreap as the worker's user or as root"),
     (events.Locked(*STAMP, WORKER, OVER, "process 1 (x) holds its lock"), "nothing sent, process 1 (x) holds its lock"),
     (events.CannotHold(*STAMP), "CAP_SYS_PTRACE"),
-    (events.NeverIdle(*STAMP, WORKER, OVER, 90.0, "Starman", "HUP"), "since Starman can lose requests on HUP"),
-    (events.NeverIdle(*STAMP, WORKER, OVER, 90.0, "Starman", "HUP", is_kept=True), "keepalive_requests"),
     (
         events.Overdue(*STAMP, 4, 102 * MIB, 40 * MIB, "uss", 600.0, GROUP),
         "4 workers are due (the largest holds 102 MiB uss, limit 40 MiB) and none could be signalled for 10 min: a",
@@ -72,8 +72,11 @@ EXAMPLES = [
         events.Overdue(*STAMP, 1, None, None, "uss", 10.0, GROUP),
         "1 worker is due and could not be signalled for 10 s: ",
     ),
+    (
+        events.Overdue(*STAMP, 2, 102 * MIB, 40 * MIB, "uss", 600.0, ALWAYS_BUSY),
+        "none of them was found between two requests, and Starman can lose requests on HUP at any other moment; if its",
+    ),
     (events.OverdueEnded(*STAMP, 600.0), "no worker is overdue any more, after 10 min"),
-    (events.NeverIdle(*STAMP, WORKER, OVER, 90.0, "", "HUP"), "nothing sent (idle_wait=never)"),
     (
         events.NotCaught(*STAMP, WORKER, "HUP", False),
         "worker 4242 would die of HUP (it does not catch it): nothing sent; set signal= to one",
@@ -284,7 +287,7 @@ def test_what_is_announced_and_what_fails_a_single_run_stands_with_the_class():
         "Relieved": "relieved",
     }
     ends_wait = {kind.__name__ for kind in events.kinds() if kind.ends_wait}
-    assert ends_wait == {"NotPermitted", "NeverIdle", "NeverServed", "TooFewWorkers", "NotSaved"}
+    assert ends_wait == {"NotPermitted", "NeverServed", "TooFewWorkers", "NotSaved"}
     assert all(kind.fails for kind in events.kinds() if kind.ends_wait)
 
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 from test_core_policy import MIB, SETTINGS, Film, events, reaped
 
-from supervisor_memreap.core import policy, shortage
+from supervisor_memreap.core import choosing, policy, shortage
 from supervisor_memreap.core.command import CommandError, carry_out, parse
 from supervisor_memreap.core.events import Stuck, Watching, WouldReap, WrongSetting
 from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId, WorkerDetail
+from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.reasons import OverTotal
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Kind, Shortage
@@ -110,9 +111,9 @@ def test_of_the_workers_that_would_go_for_a_total_one_is_told():
     film = Film(OBSERVED)
     pool = film.look({11: 20, 12: 20, 13: 20}).pool
     reason = OverTotal(Shortage(Kind.TOTAL, "myapp", 120 * MIB, 100 * MIB, 100 * MIB), 40 * MIB)
-    log = []
-    policy._report_observed(pool, [policy.Candidate(worker, reason) for worker in pool.workers], film.state, log)
-    assert [event.pid for event in log] == [11]
+    choosing_ = choosing._Choosing(Look(pool, OBSERVED, film.state), film.now)
+    choosing_.report_observed([policy.Candidate(worker, reason) for worker in pool.workers])
+    assert [event.pid for event in choosing_.events] == [11]
 
 
 def test_the_log_says_that_a_pool_is_only_observed():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor_memreap.core import pace, policy, selection
+from supervisor_memreap.core import following, pace, policy, selection
 from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episode, Kind, Shortage
@@ -105,7 +105,7 @@ def test_looks_between_two_ticks_are_none_of_the_consecutive_checks():
     for now, counts in ((5000.0, True), (5001.0, False), (5002.0, False), (5005.0, True)):
         workers = tuple(Worker(ProcessId(pid, 1.0), now, size, WorkerDetail(size, True)) for pid, size in SIZES.items())
         pool = Pool("a", "RUNNING", "", ProcessId(1, 0.0), now, workers)
-        state, _ = policy.follow(pool, settings, state, now, counts=counts)
+        state, _ = following.follow(pool, settings, state, now, counts=counts)
         (choice,) = selection.choose([policy.Look(pool, settings, state)], now).choices
         state = choice.state
         candidates.append([each.worker.id.pid for each in choice.candidates])

@@ -8,13 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor_memreap.core import policy, selection
+from supervisor_memreap.core import following, policy, selection
 from supervisor_memreap.core.events import (
     FastLeak,
     Left,
     LooksLikeManager,
     ManagerLost,
-    NeverIdle,
     NoReplacement,
     NotCaught,
     NotReplaced,
@@ -33,6 +32,7 @@ from supervisor_memreap.core.events import (
 )
 from supervisor_memreap.core.model import Ending, Nested, Pool, ProcessId, ProcessMemory, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Candidate, Look
+from supervisor_memreap.core.population import Population
 from supervisor_memreap.core.reasons import OverLimit, Requested, TooOld
 from supervisor_memreap.core.servers import graceful, pace_of, signal_for
 from supervisor_memreap.core.settings import PoolSettings
@@ -110,7 +110,7 @@ class Film:
 
     def decide(self, pool: Pool, now: float):
         """What `follow` and `choose` say together: a Choice with the events of both."""
-        self.state, followed = policy.follow(pool, self.settings, self.state, now)
+        self.state, followed = following.follow(pool, self.settings, self.state, now)
         ((choice,), *_) = selection.choose([Look(pool, self.settings, self.state)], now)
         self.state = choice.state
         return replace(choice, events=(*followed, *choice.events))
@@ -879,14 +879,6 @@ def test_a_worker_that_has_just_forked_is_neither_signalled_nor_called_a_manager
     assert reaped(film.look({11: 300, 12: 20})) == 11
 
 
-def test_with_never_a_worker_that_is_never_idle_is_told_of_once():
-    film = Film(replace(SETTINGS, idle_wait=float("inf")))
-    told = [event for _ in range(40) for event in film.look({11: 300, 12: 20}, signal=False).events]
-    (event,) = told
-    assert isinstance(event, NeverIdle)
-    assert event.after >= policy.LONG_WAIT
-
-
 def test_a_program_that_runs_and_cannot_be_looked_at_is_told_of_once():
     film = Film()
     hidden = Pool("myapp", "RUNNING", "its processes are hidden from this user")
@@ -1334,7 +1326,7 @@ def test_a_manager_that_did_not_replace_a_worker_and_forks_one_later_may_make_it
     del workers[11]
     for _ in range(70):
         film.look(workers)
-    assert film.state.replaces is False
+    assert film.state.population.replaces is False
     film.fork(30)
     for _ in range(4):  # it settles
         film.look({**workers, 30: 20})
@@ -1390,7 +1382,7 @@ def test_where_replacements_die_at_once_the_old_workers_stay_also_in_a_pool_that
     film = Film()
     old = dict.fromkeys(range(11, 21), 300)
     film.look(dict.fromkeys(old, 20))
-    film.state = replace(film.state, shrinks=shrinks, served=True)
+    film.state = replace(film.state, population=Population(shrinks=shrinks, served=True))
     for count in range(350):
         newborn = {}
         if len(old) < 10 and count % looks == 0:
@@ -1483,33 +1475,12 @@ def test_a_limit_that_was_found_to_be_wrong_is_tried_again_after_some_hours():
     assert reaped(verdict) == 12
 
 
-@pytest.mark.parametrize(
-    ("server", "signal"),
-    [("FCGI::ProcManager", "HUP"), ("Starman", "HUP"), ("uWSGI", "HUP"), ("Apache", "USR1")],
-)
-def test_a_server_that_loses_requests_at_any_moment_is_waited_for_and_that_is_told_once(server, signal):
-    film = Film(replace(SETTINGS, signal=signal))
-    told = []
-    for _ in range(40):
-        told += events(film.look({11: film.worker(11, 300, server=server), 12: 20}, signal=False), NeverIdle)
-    assert [event.server for event in told] == [server]
-
-
 def test_who_was_asked_for_is_not_forgotten_by_a_look_that_finds_nobody():
     film = Film()
     film.look({11: 20, 12: 20})
     asking(film, 11, 12)
     film.look(state="RUNNING", manager=1)
     assert film.state.requested == frozenset()
-
-
-def test_where_it_cannot_be_seen_whether_a_worker_is_idle_nobody_says_that_it_never_was():
-    film = Film()
-    film.look({11: film.worker(11, 300, server="FCGI::ProcManager"), 12: 20}, signal=False)
-    film.state = policy.tried(film.state, has_boundary=False)
-    for _ in range(40):
-        verdict = film.look({11: film.worker(11, 300, server="FCGI::ProcManager"), 12: 20}, signal=False)
-        assert events(verdict, NeverIdle) == []
 
 
 def test_a_worker_that_could_not_be_seen_for_one_look_is_still_leaving():
@@ -1622,3 +1593,18 @@ def test_only_settings_that_need_exact_sizes_make_a_pool_blind_without_them(sett
     assert policy.needs_probe(settings, film.state, film.now) is needs
     worker = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB if settings.metric == "rss" else None, True))
     assert film.look({11: worker}).standing == ("blind" if needs else "quiet")
+
+
+def test_resume_forgets_how_many_workers_there_were_and_not_what_the_manager_is_like():
+    known = Population(replaces=False, shrinks=True, served=True, had_more=True, peaks=(9, 8), peak_since=BOOT)
+    resumed = policy.resume(PoolState(population=known))
+    assert resumed.population == Population(shrinks=True, served=True)
+
+
+def test_of_a_new_manager_nothing_is_known():
+    film = Film()
+    film.look({11: 20, 12: 20}, after=SETTINGS.settle)
+    assert film.state.population.had_more
+    film.fork(21)
+    film.look({21: 20}, manager=2, start_time=film.now)
+    assert (film.state.population.had_more, film.state.population.peaks) == (False, (1, 0))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from test_core_policy import BOOT, MIB, SETTINGS, STAMP, Film, events, reaped
 
-from supervisor_memreap.core import hindrance, policy, serving
+from supervisor_memreap.core import following, hindrance, policy, serving
 from supervisor_memreap.core.counters import Counters
 from supervisor_memreap.core.events import (
     NeverServed,
@@ -80,9 +80,9 @@ def test_one_that_could_not_be_read_in_time_may_have_served_for_long_when_it_is_
     state, unread, read = PoolState(), children(UNREAD, HOLDS), children(SERVES, SERVES)
     for now, pool in ((BOOT + 600, unread), (BOOT + 605, read)):
         workers = tuple(replace(worker, age=now - BOOT) for worker in pool.workers)
-        state, _ = policy.follow(replace(pool, workers=workers), SETTINGS, state, now)
+        state, _ = following.follow(replace(pool, workers=workers), SETTINGS, state, now)
     # The other one was seen not to serve at the look before.
-    assert state.serving == {ProcessId(11, BOOT): BOOT, ProcessId(12, BOOT): BOOT + 605}
+    assert state.population.serving == {ProcessId(11, BOOT): BOOT, ProcessId(12, BOOT): BOOT + 605}
 
 
 def test_one_that_has_a_shared_socket_and_waits_elsewhere_is_a_helper_and_its_pool_shares():
@@ -331,13 +331,13 @@ def test_since_when_workers_serve_survives_a_restart_of_the_listener():
 def test_a_file_of_an_older_version_says_of_none_since_when_it_serves():
     values = encode(PoolState(paused=True))
     del values["serving"]
-    assert decode(values).serving == {}
+    assert decode(values).population.serving == {}
 
 
 def test_workers_that_serve_at_the_first_look_have_settled_long_ago():
     film = Served()
     (look,) = [Look(Pool("myapp", "RUNNING"), SETTINGS, film.state)]
-    assert look.state.serving == {}
+    assert look.state.population.serving == {}
     film.look({11: 40, 12: 40})
     assert [policy.served_for(film.worker(pid, 40), film.state, film.now) for pid in (11, 12)] == [3605.0] * 2
 

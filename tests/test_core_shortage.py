@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor_memreap.core import policy, reasons, selection, shortage, unmet
+from supervisor_memreap.core import following, policy, reasons, selection, shortage, unmet
 from supervisor_memreap.core.events import NotMet, NotRelieved, Outgrown, Relieved, WrongSetting
 from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId, ProcessMemory, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Look
+from supervisor_memreap.core.population import Population
 from supervisor_memreap.core.reasons import OverLimit, OverTotal, ShortOfHeadroom, UnderPressure
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
@@ -49,7 +50,7 @@ class Host:
             own = () if total is None else (MemoryScope(name, total * MIB, int((total - sum(workers.values())) * MIB)),)
             manager = ProcessId(ord(name), BOOT)
             pool = Pool(name, "RUNNING", "", manager, self.now - BOOT, there, scopes=(*host, *scopes, *own))
-            state, followed = policy.follow(pool, self.settings[name], self.states[name], self.now)
+            state, followed = following.follow(pool, self.settings[name], self.states[name], self.now)
             log += followed
             looks.append(Look(pool, self.settings[name], state))
         self.episodes, ended = selection.follow_memory(looks, self.episodes, self.now, 0.0)
@@ -211,7 +212,7 @@ def test_the_tighter_of_host_and_container_counts_and_only_its_own_pools():
     for name, workers, scopes in (("a", {11: 300, 12: 20}, ()), ("b", {21: 100, 22: 20}, inside)):
         there = tuple(host.worker(pid, mib) for pid, mib in workers.items())
         pool = Pool(name, "RUNNING", "", ProcessId(ord(name), BOOT), 3600.0, there, scopes=(host.host(4000), *scopes))
-        looks.append(Look(pool, HEADROOM, policy.follow(pool, HEADROOM, state[name], host.now)[0]))
+        looks.append(Look(pool, HEADROOM, following.follow(pool, HEADROOM, state[name], host.now)[0]))
     episodes, _ = selection.follow_memory(looks, {}, host.now, 0.0)
     choices = selection.choose(looks, host.now, episodes).choices
     assert [each.worker.id.pid for choice in choices for each in choice.candidates] == [21]
@@ -472,6 +473,10 @@ def test_a_shortage_that_ends_and_begins_again_is_told_again():
     assert len(not_met(Host(), 450, 700, 450, signal=False)) == 2
 
 
+# It had nine workers.
+LARGE = Population(peaks=(9, 9), peak_since=BOOT + 3600)
+
+
 @pytest.mark.parametrize(
     ("settings", "state", "cause"),
     [
@@ -479,7 +484,7 @@ def test_a_shortage_that_ends_and_begins_again_is_told_again():
         (replace(HEADROOM, observe=True), PoolState(), "only observed (observe=yes)"),
         (HEADROOM, PoolState(paused=True), "paused"),
         (replace(HEADROOM, min_age=4000), PoolState(), "all workers are younger than min_age=67 min"),
-        (replace(HEADROOM, min_age=3605), PoolState(peaks=(9, 9), peak_since=BOOT + 3600), "too few workers are old"),
+        (replace(HEADROOM, min_age=3605), PoolState(population=LARGE), "too few workers are old"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

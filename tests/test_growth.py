@@ -14,7 +14,7 @@ from support.stack import ROOT
 
 from supervisor_memreap.advice import growth
 from supervisor_memreap.advice.growth import Growth, Sample
-from supervisor_memreap.core import policy, selection
+from supervisor_memreap.core import following, selection
 from supervisor_memreap.core.counters import Counters
 from supervisor_memreap.core.model import MemoryScope, Pool, ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Look
@@ -125,7 +125,7 @@ def grown(per_hour: dict[int, float]) -> Growth:
 
 def values(*workers: Worker, settings=SETTINGS, known: Growth | None = None, **more) -> dict:
     pool = replace(Pool("myapp", "RUNNING", "", ProcessId(1, 0.5), 7200.0, workers), **more)
-    state, _ = policy.follow(pool, settings, PoolState(), 100.0)
+    state, _ = following.follow(pool, settings, PoolState(), 100.0)
     ((choice,), *_) = selection.choose([Look(pool, settings, state)], 100.0)
     counters = Counters().with_standing(choice.standing.value, NOW - 34)
     used = {each.id: each.used for each in workers if each.used is not None}

@@ -21,11 +21,15 @@ from support.looking import look
 
 from supervisor_memreap.commands import cli
 from supervisor_memreap.core import policy
-from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.hindrance import Hindrance, Kind
+from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker
+from supervisor_memreap.core.policy import Candidate, Choice, Standing
+from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.settings import resolve
-from supervisor_memreap.core.state import Cause, Phase, PoolState, Reap, Suspension
+from supervisor_memreap.core.state import Cause, Delay, Phase, PoolState, Reap, Suspension
 from supervisor_memreap.host import lock, procfs
-from supervisor_memreap.listener import statedirectory
+from supervisor_memreap.listener import oneshot, statedirectory
+from supervisor_memreap.listener.pool import WatchedPool
 from supervisor_memreap.listener.statefile import BesideListener, StateFile
 from supervisor_memreap.supervisord.configfile import ConfigFile
 
@@ -294,6 +298,18 @@ def test_a_long_wait_is_told():
 
 
 @pytest.mark.timeout(300)  # nine Pythons, one after the other
+@pytest.mark.parametrize(("busy_for", "waits"), [(59.0, True), (61.0, False)])
+def test_it_does_not_wait_for_ever_for_workers_that_are_always_busy(busy_for, waits):
+    now = time.monotonic()
+    delay = Delay(now - busy_for, Hindrance(Kind.BUSY, "none of them was found between two requests"))
+    watched = WatchedPool("myapp", PoolState(delay=delay), (), str, lambda _manager, _is_group: 0)
+    worker = Worker(ProcessId(11, 1.0), 90.0, 300, serving=True)
+    there = Pool("myapp", "RUNNING", "", ProcessId(1, 0.0), 90.0, (worker,))
+    pending = Candidate(worker, OverLimit(300, 150, "uss"))
+    watched.choice = Choice(there, Standing.OVERDUE, watched.state, pending=(pending,), to_go=1)
+    assert oneshot._Waits(print, oneshot._Verdicts()).has_any([watched]) is waits
+
+
 def test_all_pools_of_the_configuration_are_looked_at(tmp_path):
     programs = "".join(
         f"[program:{name}]\ncommand={sys.executable} {POOL} 1 {mib}\nstopasgroup=true\nkillasgroup=true\n"

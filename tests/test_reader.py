@@ -13,7 +13,7 @@ import psutil
 import pytest
 from support.driver import eventually, pool, workers_below
 
-from supervisor_memreap.core import policy, selection
+from supervisor_memreap.core import following, policy, selection
 from supervisor_memreap.core.events import Unreadable
 from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings, Watch
@@ -109,7 +109,7 @@ def test_the_line_on_such_a_worker_says_so():
     worker = Worker(ProcessId(11, 1.0), 60.0, 200 << 20, WorkerDetail(None, True, is_late=True))
     settings = PoolSettings(limit=150 << 20, min_age=1.0)
     pool_ = Pool("myapp", "RUNNING", "", ProcessId(1, 0.5), 60.0, (worker,))
-    state, _ = policy.follow(pool_, settings, PoolState(), 100.0)
+    state, _ = following.follow(pool_, settings, PoolState(), 100.0)
     ((choice,), *_) = selection.choose([policy.Look(pool_, settings, state)], 100.0)
     (event,) = choice.events
     assert isinstance(event, Unreadable)

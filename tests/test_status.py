@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from supervisor.states import EventListenerStates, ProcessStates
 
-from supervisor_memreap.core import policy, selection
+from supervisor_memreap.core import following, policy, selection
 from supervisor_memreap.core.counters import Counters
 from supervisor_memreap.core.events import Left
 from supervisor_memreap.core.listeners import ListenerState
@@ -104,7 +104,7 @@ def shown(*workers: Worker, **more) -> dict:
 
 
 def look_at(pool: Pool) -> policy.Choice:
-    state, _ = policy.follow(pool, SETTINGS, PoolState(), 100.0)
+    state, _ = following.follow(pool, SETTINGS, PoolState(), 100.0)
     ((choice,), *_) = selection.choose([Look(pool, SETTINGS, state)], 100.0)
     return choice
 

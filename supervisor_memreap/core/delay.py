@@ -14,7 +14,7 @@ from supervisor_memreap.core.hindrance import Hindrance, Kind
 from supervisor_memreap.core.model import Result, Worker
 from supervisor_memreap.core.policy import Choice, Look, Standing
 from supervisor_memreap.core.reasons import Reason
-from supervisor_memreap.core.servers import pace_of
+from supervisor_memreap.core.servers import Moment, may_signal_busy, moment_of, pace_of
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episodes
 from supervisor_memreap.core.state import Delay, DueSince, PoolState
@@ -64,14 +64,24 @@ def _is_fine(look: Look, choice: Choice, due: Due, now: float) -> bool:
     if few is not None and now - few < max(policy.LONG_WAIT, 2 * settings.min_age):
         return True
     is_busy = state.refusal is not None and state.refusal.kind in (Kind.BUSY, Kind.KEPT)
-    return is_busy and any(_may_go_busy(candidate, settings, state) for candidate in choice.candidates)
+    servers = (each.worker.detail.server for each in choice.candidates if each.worker.detail)
+    return is_busy and any(may_go_busy(server, settings, state) for server in servers)
 
 
-def _may_go_busy(candidate: policy.Candidate, settings: PoolSettings, state: PoolState) -> bool:
-    """Whether the worker is signalled as soon as `idle_wait` has expired, busy or not."""
-    detail = candidate.worker.detail
+def may_go_busy(server: str, settings: PoolSettings, state: PoolState) -> bool:
+    """Whether a worker of this server is signalled as soon as `idle_wait` has expired, busy or not."""
     is_kept = state.refusal is not None and state.refusal.kind is Kind.KEPT
-    return detail is not None and policy.may_go_busy(detail.server, is_kept, settings, state)
+    if settings.idle_wait == float("inf") or (is_kept and moment_of(server) is not Moment.ANY):
+        return False
+    return may_signal_busy(server, policy.has_boundary(settings, state))
+
+
+def is_in_vain(settings: PoolSettings, state: PoolState, now: float) -> bool:
+    """Whether workers have been tried for so long and were always busy that waiting longer is useless."""
+    if state.delay is None or state.delay.hindrance.kind not in (Kind.BUSY, Kind.KEPT, Kind.CANNOT_HOLD):
+        return False
+    never = settings.idle_wait == float("inf")
+    return now - state.delay.since >= max(policy.LONG_WAIT, 0.0 if never else settings.idle_wait)
 
 
 def _count(state: PoolState, due: Due, now: float) -> PoolState:

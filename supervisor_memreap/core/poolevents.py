@@ -124,6 +124,7 @@ class TooFewWorkers(Event):
 class Overdue(Event):
     """Workers are due, and for too long none could be signalled; said again while that lasts."""
 
+    trouble = "pool overdue"
     workers: int
     largest: int | None
     """What the largest of them uses, in bytes; None: unknown."""

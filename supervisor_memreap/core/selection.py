@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from supervisor_memreap.core import delay, memoryevents, policy, reasons, shortage
+from supervisor_memreap.core import choosing, delay, memoryevents, policy, reasons, shortage
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import MemoryScope, Pool, Worker
 from supervisor_memreap.core.policy import Choice, Look
@@ -78,7 +78,7 @@ def choose(looks: Iterable[Look], now: float, episodes: Episodes | None = None, 
         for key, episode in episodes.items()
         if episode.given_up is None and not shortage.is_expected(episode, _coming(looks, episode, now), now)
     }
-    choices = [delay.follow(look, policy.choose_in(look, open_, now), open_, now) for look in looks]
+    choices = [delay.follow(look, choosing.choose_in(look, open_, now), open_, now) for look in looks]
     after, log = _give_up(looks, choices, open_, now, at)
     given_up = {key for key, episode in after.items() if episode.given_up is not None}
     choices = [_without(choice, given_up) for choice in choices]

@@ -13,6 +13,7 @@ from typing import Any
 from supervisor_memreap.core.hindrance import Hindrance
 from supervisor_memreap.core.hindrance import Kind as HindranceKind
 from supervisor_memreap.core.model import InitialSize, Nested, ProcessId
+from supervisor_memreap.core.population import Population
 from supervisor_memreap.core.settings import PoolSettings
 
 
@@ -140,14 +141,9 @@ class Lasting:
     paused: bool = False
     requested: frozenset[ProcessId] = frozenset()
     """Workers that a user requested, while they exist."""
-    replaces: bool | None = None
-    """Whether the manager forked another worker in the place of the last one that was reaped; None: not known."""
-    shrinks: bool = False
-    """The manager has made its pool smaller by itself: it forks workers when they are needed."""
+    population: Population = field(default_factory=Population)
     delay: Delay | None = None
     """Saved for commands that cannot ask the listener, and so that a new listener goes on with it."""
-    serving: Mapping[ProcessId, float] = field(default_factory=dict)
-    """Since when each worker serves that was seen to do so: it serves until it ends."""
 
     @property
     def attempted(self) -> Reap | None:
@@ -177,8 +173,6 @@ class Wait:
     """Those made in vain."""
     seconds: float = 0.0
     """How long they took together."""
-    is_kept: bool = False
-    """It has a client's connection that is kept between requests."""
 
 
 @dataclass(frozen=True)
@@ -214,36 +208,17 @@ class PoolState(Lasting):
     """When the log last said what stands in the way of due workers, in this delay or an earlier one."""
     reported: frozenset[str] = frozenset()
     """The keys of events that are reported once."""
-    last_workers: frozenset[ProcessId] = frozenset()
-    """The workers of the last look that had any."""
-    workers: frozenset[ProcessId] = frozenset()
-    """The workers of the last look."""
-    child_faults: int | None = None
-    """Of the last look, as in core.model."""
-    calm_since: float | None = None
-    """Since when no worker has come or left."""
-    peaks: tuple[int, int] = (0, 0)
-    """The largest number of workers since `peak_since`, and in the period before."""
-    peak_since: float | None = None
-    no_workers_since: float | None = None
-    """Since when the manager has had none; None: it has some."""
     nested: tuple[Nested, ...] = ()
     """As in core.model, when that was read last."""
     nested_read: float | None = None
     nested_of: frozenset[ProcessId] = frozenset()
     """The children at that time."""
-    served: bool = False
-    """A worker was seen, under this manager, that had settled."""
-    had_more: bool = False
-    """It was seen to have more than one worker, under this manager."""
     changed_settings: tuple[PoolSettings, float] | None = None
     """Other settings than those in `settings`, and since when: they may be those of a file that is half written."""
     too_few_since: float | None = None
     """Since when too few workers have been old enough to serve."""
     observed: frozenset[ProcessId] = frozenset()
     """In a pool that is only observed: the workers that would have been signalled."""
-    starting: frozenset[ProcessId] = frozenset()
-    """Workers that were seen in the last look not to serve yet."""
     has_boundary: bool = True
     """Whether the last attempt could bring a worker to its boundary."""
     probed: float | None = None
@@ -252,18 +227,20 @@ class PoolState(Lasting):
     """Bytes that the last worker which took the place of another one held of its own when it had settled."""
 
 
-_LASTING = tuple(each.name for each in fields(Lasting))
+_LASTING = tuple(each.name for each in fields(Lasting) if each.name != "population")
 
 
 def lasting(state: Lasting) -> Lasting:
     """The part that survives a restart."""
-    return Lasting(**{name: getattr(state, name) for name in _LASTING})
+    return Lasting(population=state.population.lasting(), **{name: getattr(state, name) for name in _LASTING})
 
 
 def persistent_part_differs(state: Lasting, other: Lasting) -> bool:
     """Whether the parts that survive a restart differ."""
     if state is other:
         return False
+    if state.population.lasting_part_differs(other.population):
+        return True
     return any(getattr(state, name) != getattr(other, name) for name in _LASTING)
 
 
@@ -272,7 +249,7 @@ def restored(kept: Lasting, looked: float | None = None) -> PoolState:
 
     Whether an attempt sent its signal is unknown then, so it counts as sent.
     """
-    state = PoolState(**{name: getattr(kept, name) for name in _LASTING}, looked=looked)
+    state = PoolState(**vars(lasting(kept)), looked=looked)
     attempted = state.attempted
     return replace(state, reap=attempted.to(Phase.SIGNALLED, attempted.since, is_sent=False)) if attempted else state
 
@@ -287,7 +264,7 @@ def is_worth_keeping(state: Lasting) -> bool:
         or state.manager_losses
         or state.paused
         or state.requested
-        or state.replaces is False
+        or state.population.replaces is False
         or state.delay
     )
 
@@ -296,7 +273,9 @@ def encode(state: Lasting) -> dict[str, Any]:
     """The values for JSON."""
     values = asdict(lasting(state))
     values["requested"] = sorted(values["requested"])
-    values["serving"] = [[*worker, since] for worker, since in sorted(state.serving.items())]
+    population = values.pop("population")  # in the file its values are beside the others, as before there was one
+    values |= {"replaces": population["replaces"], "shrinks": population["shrinks"]}
+    values["serving"] = [[*worker, since] for worker, since in sorted(population["serving"].items())]
     suspended = values["suspended"]
     for reap in filter(None, (values["reap"], *values["stuck"], suspended and suspended["leaving"])):
         reap["before"] = sorted(reap["before"])
@@ -317,10 +296,12 @@ def decode(values: Mapping[str, Any]) -> Lasting:
         manager_losses=int(values["manager_losses"]),
         paused=bool(values["paused"]),
         requested=frozenset(map(process_id, values.get("requested", ()))),
-        replaces=_optional(values.get("replaces"), bool),
-        shrinks=bool(values.get("shrinks")),
+        population=Population(
+            replaces=_optional(values.get("replaces"), bool),
+            shrinks=bool(values.get("shrinks")),
+            serving={process_id(worker): float(since) for *worker, since in values.get("serving", ())},
+        ),
         delay=_optional(values.get("delay"), _delay),
-        serving={process_id(worker): float(since) for *worker, since in values.get("serving", ())},
     )
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from supervisor_memreap.core.event import AboutDueWorker, AboutWorker
-from supervisor_memreap.core.hindrance import SHORTEN
 from supervisor_memreap.core.model import ProcessId, SentMoment
-from supervisor_memreap.core.servers import UNRECOGNISABLE, refusal
+from supervisor_memreap.core.servers import refusal
 from supervisor_memreap.core.text import MIB, memory, seconds
 
 # What was sent.
@@ -116,35 +115,6 @@ class Locked(AboutDueWorker):
         "{due_worker}: nothing sent, {holder}: another memreap, a listener or once, reaps in this pool; trying again"
     )
     holder: str
-
-
-@dataclass(frozen=True)
-class NeverIdle(AboutDueWorker):
-    """A worker has long been due, was not found between two requests, and may not be signalled while busy."""
-
-    is_reported_once = fails = ends_wait = True
-    refusal = "never idle"
-    after: float
-    server: str
-    """The server that would lose requests; empty: idle_wait=never forbids it."""
-    signal: str
-    is_kept: bool = False
-    """It was seen to have a client's connection that is kept between requests."""
-
-    @property
-    def text(self) -> str:
-        start = f"{self.due_worker} and was not found between two requests in {seconds(self.after)}: nothing"
-        if not self.server:
-            return f"{start} sent (idle_wait=never)"
-        if self.server == UNRECOGNISABLE:
-            return (
-                f"{start} sent yet, since neither its names nor its manager's say which server it is, and many lose"
-                " requests at any other moment; let the manager keep the title that its server gives it"
-            )
-        return (
-            f"{start} sent yet, since {self.server} can lose requests on {self.signal} at any other moment"
-            f"{f'; a client keeps its connection between requests: {SHORTEN}' if self.is_kept else ''}"
-        )
 
 
 @dataclass(frozen=True)

@@ -269,7 +269,7 @@ class PoolAttempts:
         if outcome.stopped:
             self._turns.pause(candidate.worker.id, time.monotonic() + outcome.stopped * PAUSE)
         waited = outcome.watched if result is Result.BUSY else None
-        state = policy.not_signalled(kept.state, waited, outcome.is_kept)
+        state = policy.not_signalled(kept.state, waited)
         if trial.is_first:
             how = hindrance.Seen(self._may_hold(), outcome.is_kept, outcome.is_deaf)
             state = policy.not_sent(state, hindrance.of_attempt(result, candidate.worker.detail, self._settings, how))

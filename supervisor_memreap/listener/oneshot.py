@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from supervisor_memreap.core import events, policy, reasons
+from supervisor_memreap.core import delay, events, policy, reasons
 from supervisor_memreap.core.command import named
 from supervisor_memreap.core.events import Event, Sink
 from supervisor_memreap.core.model import Ending, Program, ProgramState
@@ -244,6 +244,8 @@ class _Waits:
         if policy.only_observes(pool.settings, state):
             return ""
         if {"", pool.name} & self._verdicts.given_up or (leaving and leaving.overdue):
+            return ""
+        if delay.is_in_vain(pool.settings, state, time.monotonic()):
             return ""
         if leaving and leaving.left is None:
             return f"waiting for worker {leaving.worker.pid} to finish its request"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from supervisor_memreap.core import events, policy
+from supervisor_memreap.core import events, following, policy
 from supervisor_memreap.core.events import Event, Sink
 from supervisor_memreap.core.model import Pool, Result, Worker
 from supervisor_memreap.core.policy import Choice, Look
@@ -50,12 +50,12 @@ class WatchedPool(Kept):
         return self.choice.pool if self.choice else Pool(self.name, "not looked at yet")
 
     def follow(self, pool: Pool, settings: PoolSettings, view: Source, now: float, **how: bool) -> Look:
-        """Find out what happened since the last look; `how` says what kind of look this is, as for policy.follow."""
+        """Find out what happened since the last look; `how` says what kind of look this is, as for following.follow."""
         self.attempts.follow(pool, now)
         self.choice = None
         if self._state.is_unsaved:
             self.update(replace(self._state, is_unsaved=bool(self.write_down())), save=False)
-        state, followed = policy.follow(pool, settings, self._state, now, **how)
+        state, followed = following.follow(pool, settings, self._state, now, **how)
         self.settings = settings
         self.update(state)
         self.hand_on(_complete(event, pool, self.followed, view) for event in followed)

@@ -120,7 +120,7 @@ class Reaper:
         probe = policy.needs_probe(settings, state, now)
         seen = look.look(watch, view, gate, expected, self._statm, memory, reads_structure, probe)
         if self._serving:
-            seen = self._serving.look(seen, state.serving.keys(), view, now)
+            seen = self._serving.look(seen, state.population.serving.keys(), view, now)
         seen = self._with_ending(seen, watch.program, programs, now)
         self.memory.note(before, seen, state)
         how = {"may_suspend": not self._dry_run, "counts": counts}

@@ -22,7 +22,9 @@ from supervisor_memreap.reports import timeaxis
 VERSION = 1
 """The version of `values`; increased when a key is removed or changes its meaning, not when one is added."""
 
-REFUSALS: Mapping[str, str] = {kind.__name__: kind.refusal for kind in kinds() if kind.refusal}
+# Of older versions, in their histories.
+_OLD_REFUSALS = {"NeverIdle": "never idle"}
+REFUSALS: Mapping[str, str] = {**_OLD_REFUSALS, **{kind.__name__: kind.refusal for kind in kinds() if kind.refusal}}
 """The events that say that a worker had to go and nothing was sent, and why in a few words."""
 TROUBLES: Mapping[str, str] = {kind.__name__: kind.trouble for kind in kinds() if kind.trouble}
 """Other events that a reader of the report wants to know of."""

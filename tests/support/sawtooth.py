@@ -189,13 +189,15 @@ def troubled(name: str = "shop", until: float = UNTIL) -> PoolHistory:
     worker = ProcessId(4711, start)
     over, old = OverLimit(152 * MIB, LIMIT, "uss"), TooOld(6.1 * HOUR, 6 * HOUR)
     too_low = OverLimit(42 * MIB, 40 * MIB, "uss")
+    never_idle = {"event": "never_idle", "name": "NeverIdle", "message": "worker 4711 was never idle"}
     history = with_gap(pool(name, until=until, seed=3), until - 15 * HOUR, until - 13 * HOUR)
     history = with_limit(history, 120 * MIB, until - 9 * HOUR)
     return with_events(
         history,
         events.Signalled(name, start + 7 * HOUR, worker, old, "HUP", SentMoment.IDLE, 60.0),
         events.Left(name, start + 7 * HOUR + 4, worker, 4.0, ProcessId(4712, start), 80 * MIB, None, 90 * MIB, "uss"),
-        events.NeverIdle(name, start + 8 * HOUR, worker, over, 60.0, "Starman", "HUP"),
+        # Of an older version, which had such an event.
+        EventRecord(start + 8 * HOUR, "NeverIdle", worker.pid, never_idle),
         events.NotPermitted(name, start + 8.1 * HOUR, worker, over),
         events.NotPermitted(name, start + 8.2 * HOUR, worker, over),
         events.NotCaught(name, start + 8.3 * HOUR, worker, "HUP", False),
