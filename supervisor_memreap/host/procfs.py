@@ -16,7 +16,7 @@ from supervisor_memreap.core.servers import Names
 from supervisor_memreap.host import reader, waiting
 from supervisor_memreap.host.connections import Clients
 from supervisor_memreap.host.procfile import missing, read, stat, status
-from supervisor_memreap.host.source import Process, Psutil, Sizes, Source
+from supervisor_memreap.host.source import Process, Sizes, Source
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -26,7 +26,7 @@ def is_usable() -> bool:
     return sys.platform == "linux" and Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists()
 
 
-class Procfs:
+class Procfs(Source):
     """The view of one look. Nothing is cached: each answer is the kernel's at that moment."""
 
     def process(self, pid: int) -> Process:
@@ -114,4 +114,4 @@ _IS_USABLE = is_usable()
 
 def source() -> Source:
     """A fresh view of this system, for one look."""
-    return Procfs() if _IS_USABLE else Psutil()
+    return Procfs() if _IS_USABLE else Source()
