@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from supervisor_memreap.core.model import supervisord_of
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.host import interpreter
 from supervisor_memreap.host.interpreter import Answer
@@ -19,14 +20,14 @@ PLUGIN = "supervisor.ctl_factory=supervisor_memreap.ctlplugin:make_ctlplugin"
 
 def ask(case: Case) -> None:
     """Ask the Pythons of supervisord and supervisorctl what they can import."""
-    pid = next((program.supervisord for program in case.programs if program.supervisord), 0)
+    pid = supervisord_of(case.programs)
     if pid:
         case.supervisord = interpreter.of_supervisord(pid, case.files, case.time_left)
     elif case.contents.own_sections("rpcinterface"):
         case.supervisord = _on_path(case, "supervisord")
     if pid or case.contents.own_sections("ctlplugin"):
         # Of several, the one that was installed with the supervisord that runs.
-        case.supervisorctl = _on_path(case, "supervisorctl", interpreter.script_beside(pid, "supervisorctl"))
+        case.supervisorctl = _on_path(case, "supervisorctl", interpreter.script_beside(pid or 0, "supervisorctl"))
 
 
 def _on_path(case: Case, name: str, beside: str | None = None) -> Answer:

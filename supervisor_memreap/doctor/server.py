@@ -12,7 +12,7 @@ from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.doctor import recycling
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.recycling import Recycling, Started
-from supervisor_memreap.host import look, reader
+from supervisor_memreap.host import look
 from supervisor_memreap.supervisord.configfile import Section
 
 
@@ -109,8 +109,12 @@ def _started(case: Case, pool: Pool, section: Section | None, environ: Mapping[s
         argv = case.view.names(pid).argv
     except (ProcessLookupError, PermissionError):
         argv = []
+    try:
+        own = case.view.environ(pid)
+    except OSError:
+        own = {}
     words = [*argv, *_split(options.get("command", ""))]
-    return Started(words, {**_environ(pid), **environ}, _directory(pid, options), argv[0] if argv else "")
+    return Started(words, {**own, **environ}, _directory(pid, options), argv[0] if argv else "")
 
 
 def _split(command: str) -> list[str]:
@@ -118,15 +122,6 @@ def _split(command: str) -> list[str]:
         return shlex.split(command)
     except ValueError:
         return command.split()
-
-
-def _environ(pid: int) -> dict[str, str]:
-    """Empty if it may not be read. Perl overwrites it when it gives itself a title."""
-    try:
-        raw = reader.read(f"/proc/{pid}/environ").decode(errors="replace")
-    except OSError:
-        return {}
-    return dict(pair.partition("=")[::2] for pair in raw.split("\0") if pair.find("=") > 0)
 
 
 def _directory(pid: int, options: Mapping[str, str]) -> str:

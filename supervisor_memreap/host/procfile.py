@@ -57,6 +57,12 @@ def status(pid: int, *keys: bytes) -> list[bytes]:
     return values
 
 
+def variables(environ: bytes) -> dict[str, str]:
+    """What /proc/PID/environ holds; empty where the process has overwritten it, as Perl does when it sets its title."""
+    pairs = (entry.partition("=") for entry in os.fsdecode(environ).split("\0"))
+    return {name: value for name, equals, value in pairs if name and equals}
+
+
 def missing(pid: int, path: str) -> OSError:
     """Why this path of /proc/PID is not there: the error to raise."""
     if os.path.exists(f"/proc/{pid}"):

@@ -15,7 +15,7 @@ from supervisor_memreap.core.model import ProcessId, ProcessMemory
 from supervisor_memreap.core.servers import Names
 from supervisor_memreap.host import reader, waiting
 from supervisor_memreap.host.connections import Clients
-from supervisor_memreap.host.procfile import missing, read, stat, status
+from supervisor_memreap.host.procfile import missing, read, stat, status, variables
 from supervisor_memreap.host.source import Process, Sizes, Source
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -84,6 +84,9 @@ class Procfs(Source):
         except PermissionError:
             argv = []
         return Names(comm, argv, _executable(pid))
+
+    def environ(self, pid: int) -> dict[str, str]:
+        return variables(reader.read(f"/proc/{pid}/environ"))
 
     def is_fork(self, pid: int, parent: int) -> bool | None:
         # Of proc_pid_stat(5): 26 startcode, 27 endcode, 28 startstack. A fork has its parent's; exec puts the stack at

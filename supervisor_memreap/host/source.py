@@ -99,6 +99,15 @@ class Source:
         except psutil.Error:
             return names
 
+    def environ(self, pid: int) -> dict[str, str]:
+        """The environment with which it was started; empty where it has overwritten that. Raises PermissionError."""
+        try:
+            return psutil.Process(pid).environ()
+        except psutil.NoSuchProcess:
+            raise ProcessLookupError(pid) from None
+        except psutil.Error:
+            raise PermissionError(pid) from None
+
     def is_fork(self, pid: int, parent: int) -> bool | None:
         """Whether the process was forked from `parent` and has run no other program since; None: it cannot be told."""
         return None
