@@ -85,3 +85,8 @@ class Case:
         """The configured listeners of memreap that supervisord runs."""
         names = {name for section in self.contents.others if section.listens for name in section.processes}
         return [program for program in self.programs if program.name in names]
+
+    @property
+    def running_listener(self) -> Program | None:
+        """The one that has a process; None: none has."""
+        return next((program for program in self.listeners() if program.pid), None)

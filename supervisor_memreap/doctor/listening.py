@@ -104,10 +104,9 @@ def _connect(path: str) -> bytes:
 
 def rights_of_listener(case: Case) -> rights.Rights | None:
     """The rights of the listener: of its process, or of the user in its section."""
+    if case.running_listener:
+        return ownrights.rights_of_running_listener(case)
     try:
-        pid = next((program.pid for program in case.listeners() if program.pid), 0)
-        if pid:
-            return rights.of(pid)
         names = [section.options.get("user", "") for section in case.contents.others if section.listens]
         if os.geteuid() != 0 or len(names) != 1 or not names[0]:
             return None
@@ -115,7 +114,7 @@ def rights_of_listener(case: Case) -> rights.Rights | None:
         groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
         return rights.Rights((entry.pw_uid,) * 4, (entry.pw_gid,) * 4, groups, 0, 0)
     except (OSError, KeyError, ValueError):
-        return None  # it has just ended, or there is no such user: supervisord reports that itself
+        return None  # there is no such user: supervisord reports that itself
 
 
 def name_of_user(user: int) -> str:

@@ -37,10 +37,10 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
 
 def _remembered(case: Case, watch: Watch) -> dict[str, Any]:
     """What the listener has saved, read as its user."""
-    pid = next((program.pid for program in case.listeners() if program.pid), 0)
+    listener = case.running_listener
     try:
         supervisord = case.view.process(watch.program.supervisord).id
-        actor = rights.of(pid) if pid else rights.of(os.getpid())
+        actor = rights.of(listener.pid if listener else os.getpid())
     except (OSError, ValueError):
         return {}
 

@@ -72,7 +72,8 @@ def _rights(case: Case, pool: Pool, workers: list[Worker], settings: PoolSetting
 
 
 def _check_attach(case: Case, worker: Worker, settings: PoolSettings, actor: rights.Rights) -> Finding:
-    listener = next(program for program in case.listeners() if program.pid)
+    listener = case.running_listener
+    assert listener
     attaching = attach.of(actor, worker.id.pid, listener.supervisord, f"eventlistener:{listener.group}")
     return not_attached(attaching, worker, settings)
 
