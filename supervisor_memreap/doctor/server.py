@@ -16,17 +16,14 @@ from supervisor_memreap.host import look
 from supervisor_memreap.supervisord.configfile import Section
 
 
-def check(
-    case: Case, watch: Watch, pool: Pool, section: Section | None, environ: Mapping[str, str]
-) -> Iterator[Finding]:
-    """`environ` is what the program's section sets."""
+def check(case: Case, watch: Watch, pool: Pool, section: Section) -> Iterator[Finding]:
     server = look.server_of(pool, case.view)
     if server is None:
         return
     yield from _signal(case, watch, pool, server)
     if not graceful(server):
         return
-    started = _started(case, pool, section, environ)
+    started = _started(case, pool, section)
     for each in dict.fromkeys(recycling.found(server, started, recycling.text_of)):
         yield Finding("", f"{_what(server, each)}; {_remedy(server, each, section, watch)}", False)
     if server == "Starman":
@@ -36,14 +33,14 @@ def check(
         )
 
 
-def shrinks(case: Case, pool: Pool, section: Section | None, environ: Mapping[str, str]) -> bool:
+def shrinks(case: Case, pool: Pool, section: Section) -> bool:
     """Whether the server ends workers that have nothing to do, so that a pool may be empty."""
     assert pool.manager
     try:
         server = recognise(case.view.names(pool.manager.pid))
     except (ProcessLookupError, PermissionError):
         return False
-    found = recycling.found(server, _started(case, pool, section, environ), recycling.text_of)
+    found = recycling.found(server, _started(case, pool, section), recycling.text_of)
     return any(each.shrinks for each in found)
 
 
@@ -85,7 +82,7 @@ def _what(server: str, found: Recycling) -> str:
     )
 
 
-def _remedy(server: str, found: Recycling, section: Section | None, watch: Watch) -> str:
+def _remedy(server: str, found: Recycling, section: Section, watch: Watch) -> str:
     """How to switch it off, and what that restarts."""
     name = watch.program.namespec
     if found.shrinks and server == "php-fpm":
@@ -93,18 +90,16 @@ def _remedy(server: str, found: Recycling, section: Section | None, watch: Watch
     else:
         change = f"remove {found.setting.partition(' ')[0].partition('=')[0]}"
     option = "command=" if not found.place else "environment="
-    in_section = section is not None and found.setting.split()[0].partition("=")[0] in section.options.get(
-        option[:-1], ""
-    )
-    if section and in_section and not found.place.startswith("/"):
+    in_section = found.setting.split()[0].partition("=")[0] in section.options.get(option[:-1], "")
+    if in_section and not found.place.startswith("/"):
         return f"{change} from {option} in {section.where}, then run supervisorctl update, which restarts {name}"
     return f"{change} there; it takes effect when {name} is restarted next"
 
 
-def _started(case: Case, pool: Pool, section: Section | None, environ: Mapping[str, str]) -> Started:
+def _started(case: Case, pool: Pool, section: Section) -> Started:
     """How the manager was started, as far as that can be read."""
     assert pool.manager
-    pid, options = pool.manager.pid, section.options if section else {}
+    pid, options = pool.manager.pid, section.options
     try:
         argv = case.view.names(pid).argv
     except (ProcessLookupError, PermissionError):
@@ -114,7 +109,7 @@ def _started(case: Case, pool: Pool, section: Section | None, environ: Mapping[s
     except OSError:
         own = {}
     words = [*argv, *_split(options.get("command", ""))]
-    return Started(words, {**own, **environ}, _directory(pid, options), argv[0] if argv else "")
+    return Started(words, {**own, **section.environment}, _directory(pid, options), argv[0] if argv else "")
 
 
 def _split(command: str) -> list[str]:

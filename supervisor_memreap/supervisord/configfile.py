@@ -63,6 +63,9 @@ class Section:
     def is_on(self, key: str) -> bool:
         return self.options.get(key, "").lower() in ("true", "yes", "on", "t", "y", "1")
 
+    def is_off(self, key: str) -> bool:
+        return self.options.get(key, "").lower() in ("false", "no", "off", "f", "n", "0")
+
 
 @dataclass
 class Contents:
