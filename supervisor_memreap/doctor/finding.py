@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Settings
-from supervisor_memreap.host.interpreter import Answer
+from supervisor_memreap.doctor.interpreter import Answer
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.outputs import words
 from supervisor_memreap.supervisord.client import Client, Unavailable

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 
 from supervisor_memreap.core.model import supervisord_of
+from supervisor_memreap.doctor import rights
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.listening import name_of_user, rights_of_listener
 from supervisor_memreap.history.historypath import HistoryError, in_force, refusal
-from supervisor_memreap.host import rights
 from supervisor_memreap.outputs.statusrows import warnings_of
 
 

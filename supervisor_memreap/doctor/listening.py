@@ -13,10 +13,9 @@ from typing import Any
 from supervisor_memreap import __version__
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import UP, Program, supervisord_of
-from supervisor_memreap.doctor import ownrights
+from supervisor_memreap.doctor import ownrights, rights
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.restart import advise_interface, advise_restart
-from supervisor_memreap.host import rights
 from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.outputs.statusrows import age_of_listener, trouble_of_listener
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from supervisor_memreap.doctor import rights
 from supervisor_memreap.doctor.finding import Case
-from supervisor_memreap.host import rights
 from supervisor_memreap.listener import statedirectory
 
 

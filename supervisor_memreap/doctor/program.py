@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Pool, ProgramState
 from supervisor_memreap.core.settings import Watch
-from supervisor_memreap.doctor import headroom, ownrights, server, standing, workers
+from supervisor_memreap.doctor import headroom, ownrights, perl, server, standing, workers
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.doctor.restart import advise_interface
-from supervisor_memreap.host import look, orphans, perl, procfs, roster
+from supervisor_memreap.host import look, orphans, procfs, roster
 from supervisor_memreap.host.whoserves import OF_COMMAND, Serving
 from supervisor_memreap.supervisord.configfile import Section
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from supervisor_memreap.core.model import supervisord_of
+from supervisor_memreap.doctor import interpreter
 from supervisor_memreap.doctor.finding import Case, Finding
-from supervisor_memreap.host import interpreter
-from supervisor_memreap.host.interpreter import Answer
+from supervisor_memreap.doctor.interpreter import Answer
 
 INTERFACE = "supervisor.rpcinterface_factory=supervisor_memreap.rpcinterface:make_rpcinterface"
 PLUGIN = "supervisor.ctl_factory=supervisor_memreap.ctlplugin:make_ctlplugin"

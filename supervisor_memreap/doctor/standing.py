@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from supervisor_memreap.core.settings import Watch
-from supervisor_memreap.doctor import ownrights
+from supervisor_memreap.doctor import ownrights, rights
 from supervisor_memreap.doctor.finding import Case, Finding
-from supervisor_memreap.host import rights
 from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.listener.statefile import StateFile
 from supervisor_memreap.outputs import words

@@ -10,9 +10,9 @@ from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.servers import UNRECOGNISABLE, Moment, moment_of
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import memory as shown
-from supervisor_memreap.doctor import attach, ownrights
+from supervisor_memreap.doctor import attach, ownrights, rights
 from supervisor_memreap.doctor.finding import Case, Finding
-from supervisor_memreap.host import memory, rights
+from supervisor_memreap.host import memory
 
 
 def is_fresh(worker: Worker, settings: PoolSettings) -> bool:

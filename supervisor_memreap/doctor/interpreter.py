@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from supervisor_memreap import __version__
-from supervisor_memreap.host import packages, rights
+from supervisor_memreap.doctor import rights
+from supervisor_memreap.host import packages
 from supervisor_memreap.host.procfile import variables
 
 _QUESTION = Path(__file__).with_name("question.py")
