@@ -166,7 +166,7 @@ def find(explicit: str | None) -> str:
         return os.path.abspath(explicit)
     supervisord = ancestor.find()
     start = ancestor.directory(supervisord) if supervisord else os.getcwd()
-    given = ancestor.configuration(supervisord) if supervisord else None
+    given = ancestor.option(supervisord, "-c", "--configuration") if supervisord else None
     if given:
         return os.path.join(start, given)
     searched = ClientOptions().searchpaths
