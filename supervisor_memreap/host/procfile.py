@@ -40,6 +40,15 @@ def read_part(path: str, offset: int, length: int) -> bytes:
         os.close(fd)
 
 
+def listed(pid: int, directory: str) -> list[str]:
+    """The names in a directory of /proc/PID, `task` or `fd`. Raises as `read` does."""
+    path = f"/proc/{pid}/{directory}"
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        raise missing(pid, path) from None
+
+
 def stat(pid: int) -> list[bytes]:
     """The fields of proc_pid_stat(5) from the state on, which is the 3rd there. Raises as `read` does."""
     # The name stands in brackets and may hold brackets, spaces and newlines: what counts is behind the last one.

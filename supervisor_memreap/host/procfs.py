@@ -15,7 +15,7 @@ from supervisor_memreap.core.model import ProcessId, ProcessMemory
 from supervisor_memreap.core.servers import Names
 from supervisor_memreap.host import reader, waiting
 from supervisor_memreap.host.connections import Clients
-from supervisor_memreap.host.procfile import missing, read, stat, status, variables
+from supervisor_memreap.host.procfile import listed, read, stat, status, variables
 from supervisor_memreap.host.source import Process, Sizes, Source
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -40,12 +40,8 @@ class Procfs(Source):
         )
 
     def children(self, pid: int) -> list[int]:
-        try:
-            threads = os.listdir(f"/proc/{pid}/task")
-        except FileNotFoundError:
-            raise missing(pid, f"/proc/{pid}/task") from None
         pids: list[int] = []
-        for thread in threads:
+        for thread in listed(pid, "task"):
             try:
                 pids.extend(map(int, read(f"/proc/{pid}/task/{thread}/children").split()))
             except (ProcessLookupError, PermissionError):
