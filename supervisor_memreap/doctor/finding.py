@@ -34,6 +34,16 @@ class Finding(NamedTuple):
         return int(not self.harms) + int(self.is_good)
 
 
+def note(subject: str, text: str) -> Finding:
+    """What does no harm, but could be better."""
+    return Finding(subject, text, harms=False)
+
+
+def good(subject: str, text: str) -> Finding:
+    """What is as it should be."""
+    return Finding(subject, text, harms=False, is_good=True)
+
+
 @dataclass
 class Case:
     """What the checks look at."""

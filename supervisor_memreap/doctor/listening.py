@@ -14,7 +14,7 @@ from supervisor_memreap import __version__
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import UP, Program, supervisord_of
 from supervisor_memreap.doctor import ownrights, rights
-from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.doctor.restart import advise_interface, advise_restart
 from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.outputs.statusrows import age_of_listener, trouble_of_listener
@@ -43,7 +43,7 @@ def _without_interface(case: Case) -> Iterator[Finding]:
         yield Finding("supervisord", f"it has not read [rpcinterface:memreap] yet: {advise_restart(case)}")
     else:
         text = "whether it still looks is unknown: supervisord calls a dead listener RUNNING"
-        yield Finding("listener", f"{text}; {advise_interface(case)}", False)
+        yield note("listener", f"{text}; {advise_interface(case)}")
     yield from (not_running(program) for program in case.listeners() if program.state not in UP)
 
 

@@ -10,7 +10,7 @@ from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Pool, ProgramState
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.doctor import headroom, ownrights, perl, server, standing, workers
-from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.doctor.restart import advise_interface
 from supervisor_memreap.host import look, orphans, procfs, roster
 from supervisor_memreap.host.whoserves import OF_COMMAND, Serving
@@ -98,8 +98,8 @@ def _procmanager(case: Case, watch: Watch, section: Section, pool: Pool) -> Iter
             if is_first
             else " (daemonized, or below a supervisord that is process 1)"
         )
-        yield Finding("", f"{text}{now}, one worker that leaves ends them all: install a later version", True)
+        yield Finding("", f"{text}{now}, one worker that leaves ends them all: install a later version")
     elif version is None and perl.is_perl(pool.manager.pid):
         where = "supervisord is process 1, and " if is_first else "if its parent has pid 1, "
         text = f"{where}with FCGI::ProcManager 0.17 or older, one worker that leaves ends them all; the version could"
-        yield Finding("", f"{text} not be determined{ownrights.remedy(case, [pool.manager.pid])}", False)
+        yield note("", f"{text} not be determined{ownrights.remedy(case, [pool.manager.pid])}")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from supervisor_memreap.core.text import quote
-from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.doctor.restart import advise_interface
 from supervisor_memreap.supervisord.configfile import Section
 
@@ -35,7 +35,7 @@ def _listener(section: Section) -> Iterator[Finding]:
         text = (
             "it does not get the commands supervisorctl memreap reap, roll, pause and resume: add REMOTE_COMMUNICATION"
         )
-        yield Finding("listener", f"{section.where} events={quote(events)}: {text}", False)
+        yield note("listener", f"{section.where} events={quote(events)}: {text}")
     if section.is_off("autorestart"):
         text = "autorestart=false: a listener that exits is not restarted: remove that line"
         yield Finding("listener", f"{section.where} {text}")

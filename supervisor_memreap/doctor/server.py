@@ -10,7 +10,7 @@ from supervisor_memreap.core.model import Pool
 from supervisor_memreap.core.servers import UNRECOGNISABLE, graceful, known, recognise, signal_for
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.doctor import recycling
-from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor.finding import Case, Finding, good, note
 from supervisor_memreap.doctor.recycling import Recycling, Started
 from supervisor_memreap.host import look
 from supervisor_memreap.supervisord.configfile import Section
@@ -25,12 +25,10 @@ def check(case: Case, watch: Watch, pool: Pool, section: Section) -> Iterator[Fi
         return
     started = _started(case, pool, section)
     for each in dict.fromkeys(recycling.found(server, started, recycling.text_of)):
-        yield Finding("", f"{_what(server, each)}; {_remedy(server, each, section, watch)}", False)
+        yield note("", f"{_what(server, each)}; {_remedy(server, each, section, watch)}")
     if server == "Starman":
         requests = recycling.starman_requests(started.words)
-        yield Finding(
-            "", f"Starman itself replaces each worker after {requests} requests, which is harmless", False, True
-        )
+        yield good("", f"Starman itself replaces each worker after {requests} requests, which is harmless")
 
 
 def shrinks(case: Case, pool: Pool, section: Section) -> bool:
@@ -51,7 +49,7 @@ def _signal(case: Case, watch: Watch, pool: Pool, server: str) -> Iterator[Findi
     given = case.settings.origins(member).get("signal")
     if safe and signal in safe:
         how = f"set in {given.where}" if given else "signal= is not set"
-        yield Finding("", f"{server}: workers are reaped with {signal} ({how})", False, True)
+        yield good("", f"{server}: workers are reaped with {signal} ({how})")
     elif safe and given:
         text = f"{server} drops its requests on signal={given.value} (set in {given.where}): nothing is sent; under"
         # Not where it is set: other pools may inherit that.
@@ -62,7 +60,7 @@ def _signal(case: Case, watch: Watch, pool: Pool, server: str) -> Iterator[Findi
         which = "its names do not say which server it is" if is_hidden else "memreap does not know its server"
         text = f"{which}, so it uses {signal}: check that a worker which gets it finishes its request and is replaced,"
         remedy = f"then write signal={signal}, or the signal that is right, under [memreap:{watch.program.namespec}]"
-        yield Finding("", f"{text} {remedy}", False)
+        yield note("", f"{text} {remedy}")
 
 
 def _is_caught(pool: Pool) -> bool:

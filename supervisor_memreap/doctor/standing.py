@@ -10,7 +10,7 @@ from typing import Any
 
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.doctor import ownrights, rights
-from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.listener.statefile import StateFile
 from supervisor_memreap.outputs import words
@@ -31,7 +31,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
         since = words.clock(hindrance["since"])
         yield Finding("", f"workers are due, and none could be signalled since {since}: {hindrance['text']}")
     if values.get("paused"):
-        yield Finding("", words.paused(name, case.has_commands), False)
+        yield note("", words.paused(name, case.has_commands))
 
 
 def _remembered(case: Case, watch: Watch) -> dict[str, Any]:
