@@ -21,7 +21,7 @@ from supervisor_memreap.core.model import Program, Result
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.demo import fastcgi, load
 from supervisor_memreap.host import boundary, look, procfs, reader
-from supervisor_memreap.host.attempt import Attempt, Order
+from supervisor_memreap.host.attempt import Attempt, Order, Outcome
 
 REAPS = 60
 SOCKET = "/tmp/pool.sock"
@@ -67,7 +67,7 @@ def _reap_again_and_again(manager: int) -> tuple[Counter[str], int]:
         assert pool.manager
         assert worker.detail
         order = Order(worker.id, pool.manager, 4, worker.detail.server, worker.detail.signal, patience=PATIENCE)
-        outcome = Attempt(order, view, None, None).wait()
+        outcome = _ended(Attempt(order, view, None, None))
         outcomes[f"{outcome.result.value} {outcome.moment.value if outcome.moment else ''}".strip()] += 1
         if outcome.result is Result.SENT:
             _wait_until(lambda: not os.path.exists(f"/proc/{worker.id.pid}"))  # noqa: B023
@@ -106,7 +106,7 @@ def _not_in_accept() -> bool:
                 for _ in range(20):
                     view = procfs.source()
                     ids = view.process(child.pid).id, view.process(os.getpid()).id
-                    outcome = Attempt(Order(*ids, 2, "Starman", "HUP", patience=2.0), view, None, None).wait()
+                    outcome = _ended(Attempt(Order(*ids, 2, "Starman", "HUP", patience=2.0), view, None, None))
                     outcomes[f"{what}: {outcome.result.value}"] += 1
                 readable, _, _ = select.select([child.stdout], [], [], 2.0)
                 signalled += bool(readable)
@@ -115,6 +115,12 @@ def _not_in_accept() -> bool:
     listening.close()
     print(f"processes that are not in accept: {dict(outcomes)}; {signalled} of {len(_BUSY)} got the signal")
     return not signalled and all(outcome.endswith("busy") for outcome in outcomes)
+
+
+def _ended(attempt: Attempt) -> Outcome:
+    while (outcome := attempt.outcome()) is None:
+        select.select([attempt.fd], [], [], max(0.0, attempt.deadline - time.monotonic()) + 0.001)
+    return outcome
 
 
 def _wait_until(holds) -> None:

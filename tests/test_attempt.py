@@ -12,7 +12,7 @@ from dataclasses import replace
 import psutil
 import pytest
 from support.driver import eventually, pool, workers_below
-from support.looking import look, order_of
+from support.looking import ended, look, order_of
 
 from supervisor_memreap.core.model import SentMoment
 from supervisor_memreap.host import attempt, boundary, lock
@@ -42,7 +42,7 @@ def _assert_gone(pid: int) -> None:
 
 def test_what_the_child_says_is_what_came_of_it():
     with ordered() as (worker, order):
-        outcome = made(order).wait()
+        outcome = ended(made(order))
         assert (outcome.result, outcome.moment, outcome.unheld) == ("sent", SentMoment.HELD, False)
         assert outcome.private > 40 * 1024**2
         eventually(lambda: _assert_gone(worker))
@@ -99,7 +99,7 @@ def _assert_own_session(child: int) -> None:
 
 def test_where_another_worker_has_left_meanwhile_nothing_is_sent():
     with ordered() as (worker, order):
-        outcome = made(replace(order, siblings=frozenset({worker, 1}))).wait()
+        outcome = ended(made(replace(order, siblings=frozenset({worker, 1}))))
         assert (outcome.result, outcome.unheld) == ("busy", False)
         assert psutil.pid_exists(worker)
 
@@ -107,7 +107,7 @@ def test_where_another_worker_has_left_meanwhile_nothing_is_sent():
 def test_a_child_that_ends_after_it_said_that_it_signals_may_have_done_so(monkeypatch):
     monkeypatch.setattr(attempt, "send_to_main_thread", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with ordered() as (_worker, order):
-        outcome = made(order).wait()
+        outcome = ended(made(order))
     assert (outcome.result, outcome.moment) == ("sent", SentMoment.UNKNOWN)
 
 
@@ -116,14 +116,14 @@ def test_a_child_that_is_ended_after_it_signalled_has_done_so_even_if_that_was_n
         monkeypatch.setattr(attempt, "_OVERRUN", 0.0)
         one = made(order)
         eventually(lambda: _assert_gone(worker))  # this process did not run while the child did all of it
-        assert one.wait().result == "sent"
+        assert ended(one).result == "sent"
 
 
 def test_a_child_that_hangs_is_ended_in_time(monkeypatch):
     monkeypatch.setattr(attempt, "_OVERRUN", 0.1)
     monkeypatch.setattr(attempt, "has_changed", lambda *_: time.sleep(1000))
     with ordered(patience=0.1) as (worker, order):
-        outcome = made(order).wait()
+        outcome = ended(made(order))
         assert (outcome.result, outcome.unheld) == ("busy", False)
         assert psutil.pid_exists(worker)
 
@@ -132,7 +132,7 @@ def test_a_child_that_is_ended_at_once_means_that_ptrace_is_not_permitted(monkey
     # As a seccomp filter does that kills who calls ptrace.
     monkeypatch.setattr(boundary.Tracer, "steps", lambda *_: os.kill(os.getpid(), signal.SIGSYS))
     with ordered() as (worker, order):
-        outcome = made(order).wait()
+        outcome = ended(made(order))
         assert (outcome.result, outcome.unheld) == ("busy", True)
         assert psutil.pid_exists(worker)
 
@@ -140,7 +140,7 @@ def test_a_child_that_is_ended_at_once_means_that_ptrace_is_not_permitted(monkey
 def test_a_child_that_is_killed_by_anything_else_means_nothing(monkeypatch):
     monkeypatch.setattr(boundary.Tracer, "steps", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with ordered() as (worker, order):
-        outcome = made(order).wait()
+        outcome = ended(made(order))
         assert (outcome.result, outcome.unheld) == ("busy", False)
         assert psutil.pid_exists(worker)
 
@@ -156,7 +156,7 @@ def _children_are_not_waited_for():
 @pytest.mark.usefixtures("_children_are_not_waited_for")
 def test_where_sigchld_is_ignored_what_the_child_said_counts():
     with ordered() as (worker, order):
-        assert made(order).wait().result == "sent"
+        assert ended(made(order)).result == "sent"
         eventually(lambda: _assert_gone(worker))
 
 

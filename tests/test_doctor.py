@@ -21,7 +21,8 @@ from supervisor_memreap import doctor as memreap_doctor
 from supervisor_memreap.commands import cli
 from supervisor_memreap.core.model import ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.host import orphans, perl
+from supervisor_memreap.doctor import perl
+from supervisor_memreap.host import orphans
 from supervisor_memreap.supervisord.client import connect_as_supervisorctl
 
 PLACK = f"plackup -E deployment -s FCGI --listen WHERE/myapp.sock --nproc 2 --keep-stderr 1 {stack.APPS}/leaky.psgi"

@@ -18,7 +18,7 @@ from support.stack import INTERFACE, PLUGIN, python_for
 
 import supervisor_memreap
 from supervisor_memreap import __version__
-from supervisor_memreap.host import interpreter
+from supervisor_memreap.doctor import interpreter
 
 TEXT = SMALL_POOL
 RESOLVED = r"supervisor_memreap.rpcinterface:make_rpcinterface cannot be resolved within \[rpcinterface:memreap\]"

@@ -18,8 +18,8 @@ from support.stack import INTERFACE, PLUGIN, python_for
 
 from supervisor_memreap.core.model import ProcessId, Program, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings, Settings
-from supervisor_memreap.doctor import attach, finding, listening, workers
-from supervisor_memreap.host import procfs, rights
+from supervisor_memreap.doctor import attach, finding, listening, rights, workers
+from supervisor_memreap.host import procfs
 from supervisor_memreap.supervisord.configfile import ConfigFile
 
 TEXT = f"""\

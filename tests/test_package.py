@@ -123,10 +123,10 @@ def test_signals_are_sent_from_one_place_to_one_process_at_a_time():
         if isinstance(call, ast.Call) and (name := _name_of(call)) in names | {"syscall"}
     ]
     assert senders == [
+        ("rights.py", "_signal", "kill"),
         ("boundary.py", "tgkill", "syscall"),
         ("forked.py", "collect", "kill"),
         ("procfile.py", "missing", "kill"),
-        ("rights.py", "_signal", "kill"),
         ("signalling.py", "send", "pidfd_send_signal"),
         ("signalling.py", "send", "kill"),
         ("signalling.py", "send_to_main_thread", "tgkill"),

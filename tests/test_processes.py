@@ -26,7 +26,7 @@ from supervisor_memreap.host import lock, procfile, procfs, roster, signalling, 
 from supervisor_memreap.host import look as host_look
 from supervisor_memreap.host.connections import Clients
 from supervisor_memreap.host.procfs import Procfs
-from supervisor_memreap.host.source import Psutil
+from supervisor_memreap.host.source import Source
 
 MIB = 1024**2
 NOBODY = 65534
@@ -34,7 +34,7 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-@pytest.fixture(params=[Procfs, Psutil], ids=["procfs", "psutil"])
+@pytest.fixture(params=[Procfs, Source], ids=["procfs", "psutil"])
 def view(request):
     if request.param is Procfs and sys.platform != "linux":
         pytest.skip("reads /proc")
@@ -61,7 +61,7 @@ def test_a_worker_whose_bound_is_within_the_limit_is_not_measured(view):
 def test_procfs_and_psutil_agree():
     with pool(1, 40) as pid:
         (worker,) = look(pid, view=Procfs()).workers
-        (reference,) = look(pid, view=Psutil()).workers
+        (reference,) = look(pid, view=Source()).workers
         assert worker.id.pid == reference.id.pid
         assert abs(worker.used - reference.used) < MIB
         assert abs(worker.bound - reference.bound) < 2 * MIB
@@ -253,9 +253,9 @@ def test_a_busy_worker_is_not_signalled_unless_it_has_been_waited_for_long_enoug
 
 def test_where_idleness_cannot_be_read_idle_wait_is_waited_for_and_then_the_signal_goes_out():
     with pool(1, 40) as pid:
-        seen, settings = look(pid, view=Psutil()), replace(SETTINGS, hold=False)
-        assert reap(seen, seen.workers[0], settings, Psutil(), 0.1).result == "busy"
-        assert reap(seen, seen.workers[0], settings, Psutil(), 0.1, True).moment == "unknown"
+        seen, settings = look(pid, view=Source()), replace(SETTINGS, hold=False)
+        assert reap(seen, seen.workers[0], settings, Source(), 0.1).result == "busy"
+        assert reap(seen, seen.workers[0], settings, Source(), 0.1, True).moment == "unknown"
 
 
 @needs_linux
@@ -562,8 +562,8 @@ def test_a_system_that_refuses_is_an_outcome_and_leaves_no_descriptor_open(monke
 
 def test_with_never_a_worker_of_which_nothing_is_known_is_not_signalled():
     with pool(1, 40) as pid:
-        seen = look(pid, view=Psutil())
-        assert reap(seen, seen.workers[0], replace(SETTINGS, hold=False), Psutil(), 0.5).result == "busy"
+        seen = look(pid, view=Source())
+        assert reap(seen, seen.workers[0], replace(SETTINGS, hold=False), Source(), 0.5).result == "busy"
 
 
 @needs_linux
@@ -748,7 +748,7 @@ def test_a_lock_is_taken_in_the_proc_that_a_process_sees_only_if_that_is_the_ker
     assert lock._is_of_the_kernel("/proc/42", "\n".join(lines).encode()) is expected
 
 
-class Names(Psutil):
+class Names(Source):
     """A view of processes that have only names."""
 
     def __init__(self, **names: str):

@@ -22,6 +22,7 @@ import pytest
 from support import waiter
 from support.boundary import attempt
 from support.driver import eventually
+from support.looking import ended
 
 from supervisor_memreap.host import procfile, sockets, waiting
 from supervisor_memreap.host.attempt import Attempt, Order
@@ -577,6 +578,6 @@ def test_a_worker_that_keeps_its_epoll_locked_does_not_block_the_listener():
             began = time.monotonic()
             tried = Attempt(Order(worker, manager, 2, "", "TERM", patience=0.3), view, None, None)
             assert time.monotonic() - began < PROMPTLY
-            assert tried.wait().result == "busy"
+            assert ended(tried).result == "busy"
         finally:
             process.kill()

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from supervisor_memreap.core.servers import Moment, cost_while_busy, moment_of, signal_while_busy
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import seconds
-from supervisor_memreap.host import rights
-from supervisor_memreap.host.rights import Rights
+from supervisor_memreap.doctor import rights
+from supervisor_memreap.doctor.rights import Rights
 
 _YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 _IN_CONTAINER = (

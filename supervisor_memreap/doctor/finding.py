@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Settings
-from supervisor_memreap.host.interpreter import Answer
+from supervisor_memreap.doctor.interpreter import Answer
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.outputs import words
 from supervisor_memreap.supervisord.client import Client, Unavailable
@@ -32,6 +32,16 @@ class Finding(NamedTuple):
     def rank(self) -> int:
         """Problems come first, and what is as it should be last."""
         return int(not self.harms) + int(self.is_good)
+
+
+def note(subject: str, text: str) -> Finding:
+    """What does no harm, but could be better."""
+    return Finding(subject, text, harms=False)
+
+
+def good(subject: str, text: str) -> Finding:
+    """What is as it should be."""
+    return Finding(subject, text, harms=False, is_good=True)
 
 
 @dataclass
@@ -85,3 +95,8 @@ class Case:
         """The configured listeners of memreap that supervisord runs."""
         names = {name for section in self.contents.others if section.listens for name in section.processes}
         return [program for program in self.programs if program.name in names]
+
+    @property
+    def running_listener(self) -> Program | None:
+        """The one that has a process; None: none has."""
+        return next((program for program in self.listeners() if program.pid), None)

@@ -10,7 +10,7 @@ from supervisor_memreap.core.model import MemoryScope, Pool
 from supervisor_memreap.core.settings import PoolSettings, shown
 from supervisor_memreap.core.text import memory as in_words
 from supervisor_memreap.doctor import ownrights
-from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.doctor.workers import is_fresh
 from supervisor_memreap.host.memory import Memory
 
@@ -64,7 +64,7 @@ def check_total(pool: Pool, settings: PoolSettings, held: Held | None, remedy: s
     total = settings.total
     assert total is not None
     if held is None:
-        yield Finding("", f"its total was not checked: doctor may not read what its processes hold{remedy}", False)
+        yield note("", f"its total was not checked: doctor may not read what its processes hold{remedy}")
         return
     all_of_it, over = sum(held), f"over its total of {in_words(total)}"
     if held.rest > total:
@@ -74,7 +74,7 @@ def check_total(pool: Pool, settings: PoolSettings, held: Held | None, remedy: s
         text = f"its manager and {len(pool.workers)} fresh workers hold {in_words(all_of_it)} already, {over}"
         yield Finding("", f"{text}: reaping does not help; {_larger_total(held)}, or run fewer workers")
     elif all_of_it > total:
-        yield Finding("", f"its manager and workers hold {in_words(all_of_it)}, {over}", False)
+        yield note("", f"its manager and workers hold {in_words(all_of_it)}, {over}")
 
 
 def _larger_total(held: Held) -> str:
@@ -103,11 +103,11 @@ def check_pressure(scopes: Sequence[MemoryScope], settings: PoolSettings) -> Ite
     if settings.pressure is not None and all(scope.pressure is None for scope in scopes):
         value = shown(settings, "pressure")
         text = f"this kernel does not report memory pressure, so pressure={value} has no effect"
-        yield Finding("", f"{text}: boot it with psi=1, or set headroom=", False)
+        yield note("", f"{text}: boot it with psi=1, or set headroom=")
 
 
 def check_visibility(hidden: Sequence[str]) -> Iterator[Finding]:
     for path in hidden:
         text = f"its control group {path} is not visible from here, so its memory limit there is unknown"
         remedy = "run memreap in the pool's container, or with that container's /sys/fs/cgroup"
-        yield Finding("", f"{text}: {remedy}", False)
+        yield note("", f"{text}: {remedy}")

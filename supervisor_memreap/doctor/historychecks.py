@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 
 from supervisor_memreap.core.model import supervisord_of
-from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor import rights
+from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.doctor.listening import name_of_user, rights_of_listener
 from supervisor_memreap.history.historypath import HistoryError, in_force, refusal
-from supervisor_memreap.host import rights
 from supervisor_memreap.outputs.statusrows import warnings_of
 
 
@@ -19,7 +19,7 @@ def check(case: Case) -> Iterator[Finding]:
     for warning in warnings_of(case.listener or {}):
         subject, _, text = warning.partition(": ")
         if subject not in {finding.subject for finding in found}:
-            yield Finding(subject, text, False)
+            yield note(subject, text)
 
 
 def _history(case: Case) -> Iterator[Finding]:
@@ -27,7 +27,7 @@ def _history(case: Case) -> Iterator[Finding]:
     try:
         path = in_force(case.settings.recording, case.contents, supervisord_of(case.programs))
     except HistoryError as error:
-        yield Finding("history", f"nothing is recorded: {error}", False)
+        yield note("history", f"nothing is recorded: {error}")
         return
     actor = rights_of_listener(case)
     if path is None or actor is None:
@@ -36,7 +36,7 @@ def _history(case: Case) -> Iterator[Finding]:
     if trouble:
         user = name_of_user(actor.users[1])
         text = f"nothing is recorded: {trouble.decode()}, for the listener's user {user}: set history=PATH in [memreap]"
-        yield Finding("history", f"{text} to a file in a directory of that user, or off", False)
+        yield note("history", f"{text} to a file in a directory of that user, or off")
 
 
 def _trouble(path: str) -> bytes:

@@ -13,10 +13,9 @@ from typing import Any
 from supervisor_memreap import __version__
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import UP, Program, supervisord_of
-from supervisor_memreap.doctor import ownrights
-from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor import ownrights, rights
+from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.doctor.restart import advise_interface, advise_restart
-from supervisor_memreap.host import rights
 from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.outputs.statusrows import age_of_listener, trouble_of_listener
 
@@ -44,7 +43,7 @@ def _without_interface(case: Case) -> Iterator[Finding]:
         yield Finding("supervisord", f"it has not read [rpcinterface:memreap] yet: {advise_restart(case)}")
     else:
         text = "whether it still looks is unknown: supervisord calls a dead listener RUNNING"
-        yield Finding("listener", f"{text}; {advise_interface(case)}", False)
+        yield note("listener", f"{text}; {advise_interface(case)}")
     yield from (not_running(program) for program in case.listeners() if program.state not in UP)
 
 
@@ -104,10 +103,9 @@ def _connect(path: str) -> bytes:
 
 def rights_of_listener(case: Case) -> rights.Rights | None:
     """The rights of the listener: of its process, or of the user in its section."""
+    if case.running_listener:
+        return ownrights.rights_of_running_listener(case)
     try:
-        pid = next((program.pid for program in case.listeners() if program.pid), 0)
-        if pid:
-            return rights.of(pid)
         names = [section.options.get("user", "") for section in case.contents.others if section.listens]
         if os.geteuid() != 0 or len(names) != 1 or not names[0]:
             return None
@@ -115,7 +113,7 @@ def rights_of_listener(case: Case) -> rights.Rights | None:
         groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
         return rights.Rights((entry.pw_uid,) * 4, (entry.pw_gid,) * 4, groups, 0, 0)
     except (OSError, KeyError, ValueError):
-        return None  # it has just ended, or there is no such user: supervisord reports that itself
+        return None  # there is no such user: supervisord reports that itself
 
 
 def name_of_user(user: int) -> str:

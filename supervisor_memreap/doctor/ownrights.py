@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from supervisor_memreap.doctor import rights
 from supervisor_memreap.doctor.finding import Case
-from supervisor_memreap.host import rights
 from supervisor_memreap.listener import statedirectory
 
 
@@ -23,9 +23,9 @@ def remedy(case: Case, pids: Sequence[int]) -> str:
 
 
 def rights_of_running_listener(case: Case) -> rights.Rights | None:
-    pid = next((program.pid for program in case.listeners() if program.pid), 0)
+    listener = case.running_listener
     try:
-        return rights.of(pid) if pid else None
+        return rights.of(listener.pid) if listener else None
     except OSError:
         return None  # it has just ended, or this system does not report it
 

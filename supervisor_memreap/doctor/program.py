@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Pool, ProgramState
 from supervisor_memreap.core.settings import Watch
-from supervisor_memreap.doctor import headroom, ownrights, server, standing, workers
-from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor import headroom, ownrights, perl, server, standing, workers
+from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.doctor.restart import advise_interface
-from supervisor_memreap.doctor.sections import NO
-from supervisor_memreap.host import look, orphans, perl, procfs, roster
+from supervisor_memreap.host import look, orphans, procfs, roster
 from supervisor_memreap.host.whoserves import OF_COMMAND, Serving
 from supervisor_memreap.supervisord.configfile import Section
 
+# Of a program that the file does not have, as after a change without an update.
+_NO_SECTION = Section("program", "", "", {})
 # States of a program that came to this by itself.
 _DOWN = (ProgramState.BACKOFF, ProgramState.FATAL, ProgramState.EXITED)
 # Seconds that FCGI::ProcManager gives its workers to finish when it is stopped (die_timeout).
@@ -29,16 +30,15 @@ _STARTING = 5.0
 
 def check(case: Case, watch: Watch) -> Iterator[Finding]:
     program, settings = watch.program, watch.settings
-    section = case.contents.section_of(watch.members[0] if watch.members else program)
-    command = section.options.get("command", "") if section else ""
-    if section and settings.target == "workers" and section.options.get("autorestart", "").lower() in NO:
+    section = case.contents.section_of(watch.members[0] if watch.members else program) or _NO_SECTION
+    if settings.target == "workers" and section.is_off("autorestart"):
         text = "autorestart=false: a manager that exits is not restarted: set it to true"
         yield Finding("", f"{section.where} {text}")
     pool = look.look(watch, case.view, reads_structure=True)
     if procfs.is_usable():
         with contextlib.closing(Serving(OF_COMMAND)) as serving:
             pool = serving.look(pool, (), case.view, time.monotonic())
-    yield from _daemonizing(case, watch, command, pool)
+    yield from _daemonizing(case, watch, section, pool)
     for member in watch.members or (program,):
         if member.state in _DOWN:
             which = f"{member.namespec} " if watch.members else "it "
@@ -53,21 +53,21 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
         return
     old_enough = min(settings.min_age, _STARTING)
     grown_up = [worker for worker in pool.workers if worker.detail and worker.age >= old_enough]
-    environ = section.environment if section else {}
     is_empty = not pool.workers and settings.target == "workers" and pool.manager_age > _STARTING
-    if is_empty and not server.shrinks(case, pool, section, environ):
+    if is_empty and not server.shrinks(case, pool, section):
         yield Finding("", events.NoWorkers(*pool.stamp, pool.manager).text)
     if pool.nested and not pool.is_group:
         yield Finding("", events.Wrapped(*pool.stamp, pool.nested, settings.depth).text)
         return  # what is below it is not looked at
     yield from workers.check(case, pool, grown_up, settings)
     yield from headroom.check(case, pool, settings)
-    yield from server.check(case, watch, pool, section, environ)
+    yield from server.check(case, watch, pool, section)
     if any(worker.detail and worker.detail.server == "FCGI::ProcManager" for worker in grown_up):
-        yield from _procmanager(case, pool, section, command, watch)
+        yield from _procmanager(case, watch, section, pool)
 
 
-def _daemonizing(case: Case, watch: Watch, command: str, pool: Pool) -> Iterator[Finding]:
+def _daemonizing(case: Case, watch: Watch, section: Section, pool: Pool) -> Iterator[Finding]:
+    command = section.options.get("command", "")
     # If there is a manager, its -d means something else.
     if orphans.daemonizes(command) and pool.manager is None:
         text = "its command has -d, -D or --daemonize: it daemonizes itself, and supervisord keeps restarting it"
@@ -79,19 +79,17 @@ def _daemonizing(case: Case, watch: Watch, command: str, pool: Pool) -> Iterator
         yield Finding("", left.text)
 
 
-def _procmanager(case: Case, pool: Pool, section: Section | None, command: str, watch: Watch) -> Iterator[Finding]:
+def _procmanager(case: Case, watch: Watch, section: Section, pool: Pool) -> Iterator[Finding]:
     assert pool.manager
-    options = section.options if section else {}
-    wait = options.get("stopwaitsecs", "10")
-    if section and wait.isdigit() and int(wait) < _PROCMANAGER_PATIENCE:
+    wait = section.options.get("stopwaitsecs", "10")
+    if section is not _NO_SECTION and wait.isdigit() and int(wait) < _PROCMANAGER_PATIENCE:
         yield Finding(
             "",
             f"{section.where} stopwaitsecs={wait}: FCGI::ProcManager gives its workers {_PROCMANAGER_PATIENCE} s to"
             " finish, and supervisord would kill them before: set stopwaitsecs=70",
         )
-    version = perl.procmanager_version(
-        pool.manager.pid, command, section.environment if section else {}, case.time_left
-    )
+    command = section.options.get("command", "")
+    version = perl.procmanager_version(pool.manager.pid, command, section.environment, case.time_left)
     is_first = watch.program.supervisord == 1
     if version is not None and version < _SOUND_PROCMANAGER:
         text = f"FCGI::ProcManager {version[0]}.{version[1]:02} is older than 0.18: if its parent has pid 1"
@@ -100,8 +98,8 @@ def _procmanager(case: Case, pool: Pool, section: Section | None, command: str, 
             if is_first
             else " (daemonized, or below a supervisord that is process 1)"
         )
-        yield Finding("", f"{text}{now}, one worker that leaves ends them all: install a later version", True)
+        yield Finding("", f"{text}{now}, one worker that leaves ends them all: install a later version")
     elif version is None and perl.is_perl(pool.manager.pid):
         where = "supervisord is process 1, and " if is_first else "if its parent has pid 1, "
         text = f"{where}with FCGI::ProcManager 0.17 or older, one worker that leaves ends them all; the version could"
-        yield Finding("", f"{text} not be determined{ownrights.remedy(case, [pool.manager.pid])}", False)
+        yield note("", f"{text} not be determined{ownrights.remedy(case, [pool.manager.pid])}")

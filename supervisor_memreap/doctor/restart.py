@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from supervisor_memreap.doctor.finding import Case, Finding
-from supervisor_memreap.host import interpreter
-from supervisor_memreap.host.interpreter import Answer
+from supervisor_memreap.core.model import supervisord_of
+from supervisor_memreap.doctor import interpreter
+from supervisor_memreap.doctor.finding import Case, Finding, note
+from supervisor_memreap.doctor.interpreter import Answer
 
 INTERFACE = "supervisor.rpcinterface_factory=supervisor_memreap.rpcinterface:make_rpcinterface"
 PLUGIN = "supervisor.ctl_factory=supervisor_memreap.ctlplugin:make_ctlplugin"
@@ -19,14 +20,14 @@ PLUGIN = "supervisor.ctl_factory=supervisor_memreap.ctlplugin:make_ctlplugin"
 
 def ask(case: Case) -> None:
     """Ask the Pythons of supervisord and supervisorctl what they can import."""
-    pid = next((program.supervisord for program in case.programs if program.supervisord), 0)
+    pid = supervisord_of(case.programs)
     if pid:
         case.supervisord = interpreter.of_supervisord(pid, case.files, case.time_left)
     elif case.contents.own_sections("rpcinterface"):
         case.supervisord = _on_path(case, "supervisord")
     if pid or case.contents.own_sections("ctlplugin"):
         # Of several, the one that was installed with the supervisord that runs.
-        case.supervisorctl = _on_path(case, "supervisorctl", interpreter.script_beside(pid, "supervisorctl"))
+        case.supervisorctl = _on_path(case, "supervisorctl", interpreter.script_beside(pid or 0, "supervisorctl"))
 
 
 def _on_path(case: Case, name: str, beside: str | None = None) -> Answer:
@@ -50,10 +51,10 @@ def _supervisord(case: Case) -> Iterator[Finding]:
         # If no supervisord runs, and there is no such section, nothing depends on it.
         if case.programs or sections:
             text = f"whether supervisord will start {again}, and has read all of its configuration, is unknown"
-            yield Finding("supervisord", f"{text}: {answer.unknown}", False)
+            yield note("supervisord", f"{text}: {answer.unknown}")
     elif sections and not answer.can_import:
         text = f"{answer.lacks}, the version that runs here: first {answer.remedy}, then {advise_restart(case)}"
-        yield Finding("supervisord", text, False)
+        yield note("supervisord", text)
 
 
 def _supervisorctl(case: Case) -> Iterator[Finding]:
@@ -63,18 +64,18 @@ def _supervisorctl(case: Case) -> Iterator[Finding]:
         yield Finding("supervisorctl", f"every call of {answer.program} fails: {_refusal(answer)}")
     elif sections and answer.unknown:
         text = f"whether it can load [ctlplugin:memreap] is unknown: {answer.unknown}"
-        yield Finding("supervisorctl", text, False)
+        yield note("supervisorctl", text)
     elif sections and not answer.can_import:
-        yield Finding("supervisorctl", f"{answer.lacks}, the version that runs here: {answer.remedy}", False)
+        yield note("supervisorctl", f"{answer.lacks}, the version that runs here: {answer.remedy}")
     elif sections or case.contents.own_sections("ctlplugin") or answer.unknown or answer.refused:
         return
     elif not answer.can_import:
         fails = "" if answer.version else f", and every call of {answer.program} would fail"
         text = f"do not add [ctlplugin:memreap] yet: {answer.lacks}{fails}"
-        yield Finding("supervisorctl", f"{text}; first {answer.remedy}", False)
+        yield note("supervisorctl", f"{text}; first {answer.remedy}")
     elif case.contents.own_sections("rpcinterface"):
         text = f"for supervisorctl memreap status, add [ctlplugin:memreap] with {PLUGIN} to {case.main}"
-        yield Finding("supervisorctl", text, False)
+        yield note("supervisorctl", text)
 
 
 def _refusal(answer: Answer) -> str:

@@ -7,11 +7,9 @@ import re
 from collections.abc import Iterator
 
 from supervisor_memreap.core.text import quote
-from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.doctor.restart import advise_interface
 from supervisor_memreap.supervisord.configfile import Section
-
-NO = ("false", "no", "off", "f", "n", "0")
 
 
 def check(case: Case) -> Iterator[Finding]:
@@ -37,8 +35,8 @@ def _listener(section: Section) -> Iterator[Finding]:
         text = (
             "it does not get the commands supervisorctl memreap reap, roll, pause and resume: add REMOTE_COMMUNICATION"
         )
-        yield Finding("listener", f"{section.where} events={quote(events)}: {text}", False)
-    if section.options.get("autorestart", "").lower() in NO:
+        yield note("listener", f"{section.where} events={quote(events)}: {text}")
+    if section.is_off("autorestart"):
         text = "autorestart=false: a listener that exits is not restarted: remove that line"
         yield Finding("listener", f"{section.where} {text}")
     if section.is_on("redirect_stderr"):

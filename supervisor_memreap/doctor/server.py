@@ -10,40 +10,35 @@ from supervisor_memreap.core.model import Pool
 from supervisor_memreap.core.servers import UNRECOGNISABLE, graceful, known, recognise, signal_for
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.doctor import recycling
-from supervisor_memreap.doctor.finding import Case, Finding
+from supervisor_memreap.doctor.finding import Case, Finding, good, note
 from supervisor_memreap.doctor.recycling import Recycling, Started
-from supervisor_memreap.host import look, reader
+from supervisor_memreap.host import look
 from supervisor_memreap.supervisord.configfile import Section
 
 
-def check(
-    case: Case, watch: Watch, pool: Pool, section: Section | None, environ: Mapping[str, str]
-) -> Iterator[Finding]:
-    """`environ` is what the program's section sets."""
+def check(case: Case, watch: Watch, pool: Pool, section: Section) -> Iterator[Finding]:
     server = look.server_of(pool, case.view)
     if server is None:
         return
     yield from _signal(case, watch, pool, server)
     if not graceful(server):
         return
-    started = _started(case, pool, section, environ)
+    started = _started(case, pool, section)
     for each in dict.fromkeys(recycling.found(server, started, recycling.text_of)):
-        yield Finding("", f"{_what(server, each)}; {_remedy(server, each, section, watch)}", False)
+        yield note("", f"{_what(server, each)}; {_remedy(server, each, section, watch)}")
     if server == "Starman":
         requests = recycling.starman_requests(started.words)
-        yield Finding(
-            "", f"Starman itself replaces each worker after {requests} requests, which is harmless", False, True
-        )
+        yield good("", f"Starman itself replaces each worker after {requests} requests, which is harmless")
 
 
-def shrinks(case: Case, pool: Pool, section: Section | None, environ: Mapping[str, str]) -> bool:
+def shrinks(case: Case, pool: Pool, section: Section) -> bool:
     """Whether the server ends workers that have nothing to do, so that a pool may be empty."""
     assert pool.manager
     try:
         server = recognise(case.view.names(pool.manager.pid))
     except (ProcessLookupError, PermissionError):
         return False
-    found = recycling.found(server, _started(case, pool, section, environ), recycling.text_of)
+    found = recycling.found(server, _started(case, pool, section), recycling.text_of)
     return any(each.shrinks for each in found)
 
 
@@ -54,7 +49,7 @@ def _signal(case: Case, watch: Watch, pool: Pool, server: str) -> Iterator[Findi
     given = case.settings.origins(member).get("signal")
     if safe and signal in safe:
         how = f"set in {given.where}" if given else "signal= is not set"
-        yield Finding("", f"{server}: workers are reaped with {signal} ({how})", False, True)
+        yield good("", f"{server}: workers are reaped with {signal} ({how})")
     elif safe and given:
         text = f"{server} drops its requests on signal={given.value} (set in {given.where}): nothing is sent; under"
         # Not where it is set: other pools may inherit that.
@@ -65,7 +60,7 @@ def _signal(case: Case, watch: Watch, pool: Pool, server: str) -> Iterator[Findi
         which = "its names do not say which server it is" if is_hidden else "memreap does not know its server"
         text = f"{which}, so it uses {signal}: check that a worker which gets it finishes its request and is replaced,"
         remedy = f"then write signal={signal}, or the signal that is right, under [memreap:{watch.program.namespec}]"
-        yield Finding("", f"{text} {remedy}", False)
+        yield note("", f"{text} {remedy}")
 
 
 def _is_caught(pool: Pool) -> bool:
@@ -85,7 +80,7 @@ def _what(server: str, found: Recycling) -> str:
     )
 
 
-def _remedy(server: str, found: Recycling, section: Section | None, watch: Watch) -> str:
+def _remedy(server: str, found: Recycling, section: Section, watch: Watch) -> str:
     """How to switch it off, and what that restarts."""
     name = watch.program.namespec
     if found.shrinks and server == "php-fpm":
@@ -93,24 +88,26 @@ def _remedy(server: str, found: Recycling, section: Section | None, watch: Watch
     else:
         change = f"remove {found.setting.partition(' ')[0].partition('=')[0]}"
     option = "command=" if not found.place else "environment="
-    in_section = section is not None and found.setting.split()[0].partition("=")[0] in section.options.get(
-        option[:-1], ""
-    )
-    if section and in_section and not found.place.startswith("/"):
+    in_section = found.setting.split()[0].partition("=")[0] in section.options.get(option[:-1], "")
+    if in_section and not found.place.startswith("/"):
         return f"{change} from {option} in {section.where}, then run supervisorctl update, which restarts {name}"
     return f"{change} there; it takes effect when {name} is restarted next"
 
 
-def _started(case: Case, pool: Pool, section: Section | None, environ: Mapping[str, str]) -> Started:
+def _started(case: Case, pool: Pool, section: Section) -> Started:
     """How the manager was started, as far as that can be read."""
     assert pool.manager
-    pid, options = pool.manager.pid, section.options if section else {}
+    pid, options = pool.manager.pid, section.options
     try:
         argv = case.view.names(pid).argv
     except (ProcessLookupError, PermissionError):
         argv = []
+    try:
+        own = case.view.environ(pid)
+    except OSError:
+        own = {}
     words = [*argv, *_split(options.get("command", ""))]
-    return Started(words, {**_environ(pid), **environ}, _directory(pid, options), argv[0] if argv else "")
+    return Started(words, {**own, **section.environment}, _directory(pid, options), argv[0] if argv else "")
 
 
 def _split(command: str) -> list[str]:
@@ -118,15 +115,6 @@ def _split(command: str) -> list[str]:
         return shlex.split(command)
     except ValueError:
         return command.split()
-
-
-def _environ(pid: int) -> dict[str, str]:
-    """Empty if it may not be read. Perl overwrites it when it gives itself a title."""
-    try:
-        raw = reader.read(f"/proc/{pid}/environ").decode(errors="replace")
-    except OSError:
-        return {}
-    return dict(pair.partition("=")[::2] for pair in raw.split("\0") if pair.find("=") > 0)
 
 
 def _directory(pid: int, options: Mapping[str, str]) -> str:

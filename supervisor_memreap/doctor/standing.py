@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from supervisor_memreap.core.settings import Watch
-from supervisor_memreap.doctor import ownrights
-from supervisor_memreap.doctor.finding import Case, Finding
-from supervisor_memreap.host import rights
+from supervisor_memreap.doctor import ownrights, rights
+from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.listener.statefile import StateFile
 from supervisor_memreap.outputs import words
@@ -32,15 +31,15 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
         since = words.clock(hindrance["since"])
         yield Finding("", f"workers are due, and none could be signalled since {since}: {hindrance['text']}")
     if values.get("paused"):
-        yield Finding("", words.paused(name, case.has_commands), False)
+        yield note("", words.paused(name, case.has_commands))
 
 
 def _remembered(case: Case, watch: Watch) -> dict[str, Any]:
     """What the listener has saved, read as its user."""
-    pid = next((program.pid for program in case.listeners() if program.pid), 0)
+    listener = case.running_listener
     try:
         supervisord = case.view.process(watch.program.supervisord).id
-        actor = rights.of(pid) if pid else rights.of(os.getpid())
+        actor = rights.of(listener.pid if listener else os.getpid())
     except (OSError, ValueError):
         return {}
 

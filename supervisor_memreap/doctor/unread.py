@@ -1,7 +1,7 @@
 """Compares the configuration file with what supervisord runs: a change takes effect after `supervisorctl update`.
 
 supervisor.reloadConfig would report what has changed, but also makes supervisord load it, so it is never called here.
-supervisor's own parser reads the file in a separate process (host.interpreter). The result is compared with
+supervisor's own parser reads the file in a separate process (doctor.interpreter). The result is compared with
 supervisor.getAllConfigInfo, value by value. That lacks environment, autorestart, stopasgroup, umask and events; and
 after `supervisorctl reread` it shows what was read, not what runs: only [rpcinterface:memreap] knows that difference.
 """

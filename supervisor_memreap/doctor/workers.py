@@ -10,9 +10,9 @@ from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.servers import UNRECOGNISABLE, Moment, moment_of
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import memory as shown
-from supervisor_memreap.doctor import attach, ownrights
-from supervisor_memreap.doctor.finding import Case, Finding
-from supervisor_memreap.host import memory, rights
+from supervisor_memreap.doctor import attach, ownrights, rights
+from supervisor_memreap.doctor.finding import Case, Finding, note
+from supervisor_memreap.host import memory
 
 
 def is_fresh(worker: Worker, settings: PoolSettings) -> bool:
@@ -25,7 +25,7 @@ def check(case: Case, pool: Pool, workers: list[Worker], settings: PoolSettings)
     assert pool.manager
     yield from _vetoes(pool, workers)
     if pool.sharing is Sharing.NONE:
-        yield Finding("", events.ServingUnknown(*pool.stamp, False).text, False)
+        yield note("", events.ServingUnknown(*pool.stamp, False).text)
     yield from _rights(case, pool, workers, settings)
     yield from check_limit(workers, settings, ownrights.remedy(case, [worker.id.pid for worker in workers]))
     yield from check_memory(settings, len(pool.workers), memory.size_for(pool.manager.pid))
@@ -52,7 +52,7 @@ def _rights(case: Case, pool: Pool, workers: list[Worker], settings: PoolSetting
     access = rights.access(actor, [pool.manager.pid, *(worker.id.pid for worker in workers)])
     if access is None:
         text = f"what the listener (user {actor.users[1]}) may do to its workers could not be tested from here"
-        yield Finding("", f"{text}{ownrights.remedy(case, [])}", False)
+        yield note("", f"{text}{ownrights.remedy(case, [])}")
         return
     # One finding is enough: the other workers are alike.
     for worker in workers:
@@ -68,11 +68,12 @@ def _rights(case: Case, pool: Pool, workers: list[Worker], settings: PoolSetting
             yield finding
             break
     if any(not may.reads for may in access.values()):
-        yield Finding("", events.ServingUnknown(*pool.stamp, True).text, False)
+        yield note("", events.ServingUnknown(*pool.stamp, True).text)
 
 
 def _check_attach(case: Case, worker: Worker, settings: PoolSettings, actor: rights.Rights) -> Finding:
-    listener = next(program for program in case.listeners() if program.pid)
+    listener = case.running_listener
+    assert listener
     attaching = attach.of(actor, worker.id.pid, listener.supervisord, f"eventlistener:{listener.group}")
     return not_attached(attaching, worker, settings)
 
@@ -121,7 +122,7 @@ def check_limit(workers: Sequence[Worker], settings: PoolSettings, remedy: str =
     measured = [worker for worker in workers if worker.used is not None]
     if workers and not measured:
         text = f"its limit was not checked: the {settings.metric} of its workers may not be read from here"
-        yield Finding("", f"{text}{remedy}", False)
+        yield note("", f"{text}{remedy}")
     fresh = [worker.used or 0 for worker in measured if is_fresh(worker, settings)]
     # One alone may be a spike.
     if fresh and min(fresh) > settings.limit:
@@ -144,4 +145,4 @@ def check_memory(settings: PoolSettings, workers: int, available: tuple[int, str
         yield Finding("", f"{text}; set a limit= low enough for all workers together")
     elif workers * settings.limit > size:
         text = f"{workers} workers of up to {limit} each are together above {has}: the limit alone does not protect it"
-        yield Finding("", f"{text}; a limit= of {max(1, size // workers // 1024**2)}MB or less would", False)
+        yield note("", f"{text}; a limit= of {max(1, size // workers // 1024**2)}MB or less would")

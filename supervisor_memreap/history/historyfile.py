@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import json
 import os
 import sqlite3
@@ -225,20 +226,17 @@ def each(path: str, since: float, wanted: Iterable[str] | None = None) -> Iterat
     What an old event began may still last. A week of 400 workers takes 200 MB while it is judged. Raises HistoryError.
     """
     for name in names(path) if wanted is None else wanted:
-        yield from load(path, since, 0.0, [name])
+        yield from load(path, since, [name])
 
 
-def load(
-    path: str, since: float = 0.0, events_since: float | None = None, wanted: Collection[str] | None = None
-) -> list[PoolHistory]:
-    """The `wanted` pools, or all, by name; what was recorded from `since` on, in seconds since 1970.
+def load(path: str, since: float = 0.0, wanted: Collection[str] | None = None) -> list[PoolHistory]:
+    """The `wanted` pools, or all, by name: the readings since then, in seconds since 1970, and all events.
 
-    `events_since` is for the events alone. Raises HistoryError.
+    Raises HistoryError.
     """
-    events_since = since if events_since is None else events_since
     with _reading(path) as db:
         rows = db.execute("SELECT * FROM pool ORDER BY name").fetchall()
-        return [_pool(db, row, since, events_since) for row in rows if wanted is None or row[1] in wanted]
+        return [_pool(db, row, since) for row in rows if wanted is None or row[1] in wanted]
 
 
 @contextmanager
@@ -277,15 +275,13 @@ def _open_to_read(path: str) -> sqlite3.Connection:
     return db
 
 
-def _pool(db: sqlite3.Connection, row: tuple[Any, ...], since: float, events_since: float) -> PoolHistory:
+def _pool(db: sqlite3.Connection, row: tuple[Any, ...], since: float) -> PoolHistory:
     number, name, metric, began, reaps, returned = row
     readings = db.execute(
         'SELECT at, workers, "limit", total, largest FROM reading WHERE pool = ? AND at >= ? ORDER BY at',
         (number, since),
     )
-    events = db.execute(
-        "SELECT at, name, pid, fields FROM event WHERE pool = ? AND at >= ? ORDER BY at, id", (name, events_since)
-    )
+    events = db.execute("SELECT at, name, pid, fields FROM event WHERE pool = ? ORDER BY at, id", (name,))
     return PoolHistory(
         name,
         metric,
@@ -304,18 +300,6 @@ def _workers(db: sqlite3.Connection, pool: int, since: float) -> Iterator[Worker
         " WHERE pool = ? AND at >= ? ORDER BY worker.id, at",
         (pool, since),
     )
-    known: tuple[Any, ...] | None = None
-    readings: list[Reading] = []
-    for *worker, at, kib in rows:
-        if known is not None and known[0] != worker[0]:
-            yield _worker(known, readings)
-            readings = []
-        known = tuple(worker)
-        readings.append(Reading(at, kib * 1024))
-    if known is not None:
-        yield _worker(known, readings)
-
-
-def _worker(known: tuple[Any, ...], readings: list[Reading]) -> WorkerHistory:
-    _, pid, started, reaped = known
-    return WorkerHistory(pid, started, tuple(readings), bool(reaped))
+    for (_, pid, started, reaped), readings in itertools.groupby(rows, lambda row: row[:4]):
+        sizes = tuple(Reading(at, kib * 1024) for *_, at, kib in readings)
+        yield WorkerHistory(pid, started, sizes, bool(reaped))

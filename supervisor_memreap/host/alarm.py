@@ -15,7 +15,7 @@ from __future__ import annotations
 import ctypes
 import os
 import select
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from supervisor_memreap.core.shortage import headroom_in
@@ -157,19 +157,17 @@ def _lasts(armed: _Armed, happened: int) -> bool:
 
 
 def _arm_stall(waker: Waker) -> int:
-    fd = os.open(waker.place, os.O_RDWR | os.O_NONBLOCK)
-    try:
-        os.write(fd, f"some {waker.value} {WINDOW}\0".encode())
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
+    return _opened(waker, os.O_RDWR, lambda fd: os.write(fd, f"some {waker.value} {WINDOW}\0".encode()))
 
 
 def _arm_limit(waker: Waker) -> int:
-    fd = os.open(waker.place, os.O_RDONLY | os.O_NONBLOCK)
+    return _opened(waker, os.O_RDONLY, lambda fd: os.pread(fd, 4096, 0))  # poll reports what happens after this read
+
+
+def _opened(waker: Waker, flags: int, begin: Callable[[int], object]) -> int:
+    fd = os.open(waker.place, flags | os.O_NONBLOCK)
     try:
-        os.pread(fd, 4096, 0)  # poll reports what happens after this read
+        begin(fd)
     except OSError:
         os.close(fd)
         raise

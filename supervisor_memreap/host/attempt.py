@@ -12,7 +12,6 @@ import contextlib
 import gc
 import json
 import os
-import select
 import signal
 import sys
 import time
@@ -151,16 +150,6 @@ class Attempt:
     def cancel(self) -> Outcome:
         """End it now."""
         return self._end(by_force=not self._read())
-
-    def wait(self) -> Outcome:
-        """Wait until it has ended."""
-        poll = select.poll()
-        poll.register(self.fd, select.POLLIN)
-        while True:
-            poll.poll(max(0.0, self.deadline - time.monotonic()) * 1000 + 1)
-            outcome = self.outcome()
-            if outcome:
-                return outcome
 
     def _read(self) -> bool:
         """Read what the child has written; whether it has ended."""

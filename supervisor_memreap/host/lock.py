@@ -49,7 +49,7 @@ def take_file(process: ProcessId, purpose: str = "reaper", mode: int = 0o644) ->
     For a process whose files in /proc not all that have to be kept apart may open. By default every user may read the
     file, and so lock it; with mode=0o600 only one user and root may.
     """
-    path = os.path.join(temporary_directory(), f"memreap-{process.pid}-{process.start_time:.2f}-{purpose}.lock")
+    path = os.path.join(_temporary_directory(), f"memreap-{process.pid}-{process.start_time:.2f}-{purpose}.lock")
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         try:
@@ -143,8 +143,7 @@ def _holder(fd: int) -> str:
         return "another memreap holds its lock"
 
 
-def temporary_directory() -> str:
-    """The directory of our own files."""
+def _temporary_directory() -> str:
     try:
         return tempfile.gettempdir()
     except FileNotFoundError:  # there is none that can be written to

@@ -11,7 +11,7 @@ from supervisor_memreap.core.model import Holder, MemoryScope, Pool, ProcessId, 
 from supervisor_memreap.core.servers import UNRECOGNISABLE, signal_for
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import roster
-from supervisor_memreap.host.memory import Memory
+from supervisor_memreap.host.memory import Memory, largest
 from supervisor_memreap.host.reader import Blocked, NoReader
 from supervisor_memreap.host.roster import Roster
 from supervisor_memreap.host.signals import number
@@ -196,19 +196,14 @@ class _Reading:
 
 def server_of(pool: Pool, view: Source) -> str | None:
     """The name of the pool's server in core.servers, empty if it is none of those; None: there is no worker to read."""
+    manager = pool.manager.pid if pool.manager and not pool.is_group else None
     for worker in pool.workers if pool.manager else ():
         try:
-            return server_of_worker(worker, pool, view)
+            # The last look may not have read it in full.
+            return worker.detail.server if worker.detail else _server_of(worker.id.pid, manager, view)
         except (ProcessLookupError, PermissionError):
             pass  # it has just left
     return None
-
-
-def server_of_worker(worker: Worker, pool: Pool, view: Source) -> str:
-    """As core.servers.server_of, if the last look did not read the worker in full. Raises as `_server_of`."""
-    assert pool.manager
-    manager = None if pool.is_group else pool.manager.pid
-    return worker.detail.server if worker.detail else _server_of(worker.id.pid, manager, view)
 
 
 def _server_of(worker: int, manager: int | None, view: Source) -> str:
@@ -261,8 +256,8 @@ def private_memory(process: ProcessId, processes: int, view: Source) -> int | No
         return None
 
 
-def holders(pool: Pool, view: Source, most: int = 3) -> tuple[Holder, ...]:
-    """The processes of this pool that hold most memory (pss), the largest first."""
+def holders(pool: Pool, view: Source) -> tuple[Holder, ...]:
+    """The processes of this pool that hold most memory (pss), as `largest`."""
     held = []
     for process in (*(() if pool.is_group else (pool.manager,)), *(worker.id for worker in pool.workers)):
         if process is None:
@@ -273,7 +268,7 @@ def holders(pool: Pool, view: Source, most: int = 3) -> tuple[Holder, ...]:
             held.append(Holder(process.pid, name, size))
         except (ProcessLookupError, PermissionError):
             pass  # it has just left
-    return tuple(sorted(held, key=lambda holder: -holder.resident)[:most])
+    return largest(held)
 
 
 def activity(process: ProcessId, view: Source) -> str:

@@ -7,7 +7,7 @@ inactive file pages, since the kernel takes those back first.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -174,8 +174,8 @@ class Memory:
                 self._read[path] = ""
         return self._read[path]
 
-    def holders(self, scope: str, most: int = 3) -> tuple[Holder, ...]:
-        """The processes that hold most memory in this scope, the largest first."""
+    def holders(self, scope: str) -> tuple[Holder, ...]:
+        """The processes that hold most memory in this scope, as `largest`."""
         held = []
         for pid in self._pids(scope):
             try:
@@ -184,7 +184,7 @@ class Memory:
                     held.append(Holder(pid, comm.read().strip(), int(statm.read().split()[1]) * _PAGE))
             except (OSError, ValueError, IndexError):
                 pass  # it has just ended
-        return tuple(sorted(held, key=lambda holder: -holder.resident)[:most])
+        return largest(held)
 
     def _pids(self, scope: str) -> Iterator[int]:
         if scope == HOST:
@@ -197,6 +197,11 @@ class Memory:
                 words = self._text(f"{directory[len(self._root) :]}/cgroup.procs").split()
                 pids.update(int(pid) for pid in words if pid.isdecimal())
         yield from pids
+
+
+def largest(held: Iterable[Holder]) -> tuple[Holder, ...]:
+    """Those three that hold most, the largest first: enough to know what to look at."""
+    return tuple(sorted(held, key=lambda holder: -holder.resident)[:3])
 
 
 def size_for(pid: int) -> tuple[int, str] | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,9 +16,8 @@ from pathlib import Path
 import psutil
 
 from supervisor_memreap.core.events import OrphansFound
-from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.model import Program, supervisord_of
 from supervisor_memreap.core.servers import recognise, script
-from supervisor_memreap.host import reader
 from supervisor_memreap.host.source import Source
 
 # How the address is written in the commands of Catalyst, Plack and their like.
@@ -43,14 +41,14 @@ def find(
     # Asked after all processes were read: one that supervisord has just started is not an orphan.
     known = {program.pid for program in ask() if program.pid} | {os.getpid()}
     # The process that looks may be in another place than they are, as doctor is in a shell: supervisord never is.
-    supervisord = next((program.supervisord for program in sought if program.supervisord), os.getpid())
+    supervisord = supervisord_of(sought) or os.getpid()
     above = _chain(supervisord, parents)
     orphans = [pid for pid, parent in parents.items() if parent in above and pid not in known and pid not in above]
     names = {(program.group, program.name): program for program in sought}
     addresses = {program: _addresses(command) for program, command in sought.items()}
     roots: dict[Program, list[int]] = {}
     for pid in sorted(orphans):
-        program = _owner(pid, names, addresses, environ)
+        program = _owner(pid, names, addresses, environ, view)
         if program and _cgroup(pid) == _cgroup(supervisord) and _is_left_over(pid, program, sought[program], view):
             roots.setdefault(program, []).append(pid)
     left_behind = {}
@@ -72,9 +70,11 @@ def _owner(
     names: Mapping[tuple[str, str], Program],
     addresses: Mapping[Program, set[str]],
     environ: Mapping[str, str],
+    view: Source,
 ) -> Program | None:
-    variables = _environ(pid)
-    if variables is None:
+    try:
+        variables = view.environ(pid)
+    except OSError:
         return None
     if variables:
         url = variables.get("SUPERVISOR_SERVER_URL", "")
@@ -125,17 +125,6 @@ def _chain(pid: int, parents: Mapping[int, int]) -> list[int]:
         chain.append(pid)
         pid = parents[pid]
     return chain
-
-
-def _environ(pid: int) -> dict[str, str] | None:
-    """Empty if the process has overwritten it; None if it may not be read."""
-    try:
-        if sys.platform != "linux":
-            return psutil.Process(pid).environ()
-        text = os.fsdecode(reader.read(f"/proc/{pid}/environ"))
-    except (psutil.Error, OSError, ValueError):
-        return None
-    return {name: value for name, equals, value in (entry.partition("=") for entry in text.split("\0")) if equals}
 
 
 def _listening(pid: int) -> set[str]:

@@ -40,6 +40,15 @@ def read_part(path: str, offset: int, length: int) -> bytes:
         os.close(fd)
 
 
+def listed(pid: int, directory: str) -> list[str]:
+    """The names in a directory of /proc/PID, `task` or `fd`. Raises as `read` does."""
+    path = f"/proc/{pid}/{directory}"
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        raise missing(pid, path) from None
+
+
 def stat(pid: int) -> list[bytes]:
     """The fields of proc_pid_stat(5) from the state on, which is the 3rd there. Raises as `read` does."""
     # The name stands in brackets and may hold brackets, spaces and newlines: what counts is behind the last one.
@@ -55,6 +64,12 @@ def status(pid: int, *keys: bytes) -> list[bytes]:
         start = text.find(b"\n" + key + b":")
         values.append(text[start + len(key) + 2 : text.find(b"\n", start + 1)].strip() if start >= 0 else b"")
     return values
+
+
+def variables(environ: bytes) -> dict[str, str]:
+    """What /proc/PID/environ holds; empty where the process has overwritten it, as Perl does when it sets its title."""
+    pairs = (entry.partition("=") for entry in os.fsdecode(environ).split("\0"))
+    return {name: value for name, equals, value in pairs if name and equals}
 
 
 def missing(pid: int, path: str) -> OSError:

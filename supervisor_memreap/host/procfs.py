@@ -15,8 +15,8 @@ from supervisor_memreap.core.model import ProcessId, ProcessMemory
 from supervisor_memreap.core.servers import Names
 from supervisor_memreap.host import reader, waiting
 from supervisor_memreap.host.connections import Clients
-from supervisor_memreap.host.procfile import missing, read, stat, status
-from supervisor_memreap.host.source import Process, Psutil, Sizes, Source
+from supervisor_memreap.host.procfile import listed, read, stat, status, variables
+from supervisor_memreap.host.source import Process, Sizes, Source
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -26,7 +26,7 @@ def is_usable() -> bool:
     return sys.platform == "linux" and Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists()
 
 
-class Procfs:
+class Procfs(Source):
     """The view of one look. Nothing is cached: each answer is the kernel's at that moment."""
 
     def process(self, pid: int) -> Process:
@@ -40,12 +40,8 @@ class Procfs:
         )
 
     def children(self, pid: int) -> list[int]:
-        try:
-            threads = os.listdir(f"/proc/{pid}/task")
-        except FileNotFoundError:
-            raise missing(pid, f"/proc/{pid}/task") from None
         pids: list[int] = []
-        for thread in threads:
+        for thread in listed(pid, "task"):
             try:
                 pids.extend(map(int, read(f"/proc/{pid}/task/{thread}/children").split()))
             except (ProcessLookupError, PermissionError):
@@ -85,6 +81,9 @@ class Procfs:
             argv = []
         return Names(comm, argv, _executable(pid))
 
+    def environ(self, pid: int) -> dict[str, str]:
+        return variables(reader.read(f"/proc/{pid}/environ"))
+
     def is_fork(self, pid: int, parent: int) -> bool | None:
         # Of proc_pid_stat(5): 26 startcode, 27 endcode, 28 startstack. A fork has its parent's; exec puts the stack at
         # a random place, and no title moves it. Without ptrace read rights it is 0.
@@ -114,4 +113,4 @@ _IS_USABLE = is_usable()
 
 def source() -> Source:
     """A fresh view of this system, for one look."""
-    return Procfs() if _IS_USABLE else Psutil()
+    return Procfs() if _IS_USABLE else Source()

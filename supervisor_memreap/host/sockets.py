@@ -16,7 +16,7 @@ import socket
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from supervisor_memreap.host.procfile import missing, read
+from supervisor_memreap.host.procfile import listed, read
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 # pidfd_getfd(2), Linux 5.6, has this number on every machine.
@@ -88,11 +88,7 @@ def _asked(pid: int, descriptors: Mapping[int, bytes]) -> dict[int, _Socket | No
 
 def inodes(pid: int) -> dict[int, bytes]:
     """The inode of each descriptor that is a socket. Blocks nowhere. Raises ProcessLookupError, PermissionError."""
-    try:
-        names = os.listdir(f"/proc/{pid}/fd")
-    except FileNotFoundError:
-        raise missing(pid, f"/proc/{pid}/fd") from None
-    numbers = {int(name): inode(pid, int(name)) for name in names}
+    numbers = {int(name): inode(pid, int(name)) for name in listed(pid, "fd")}
     return {fd: number for fd, number in numbers.items() if number}
 
 

@@ -1,9 +1,9 @@
-"""What a look asks of the system, and the answer of psutil, which serves where /proc does not."""
+"""What a look asks of the system, and the answers of psutil, which serve where /proc does not."""
 
 from __future__ import annotations
 
 import time
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import psutil
 
@@ -29,42 +29,11 @@ class Sizes(NamedTuple):
     """Resident and swapped memory, in bytes."""
 
 
-class Source(Protocol):
-    """All raise ProcessLookupError where the process is gone."""
+class Source:
+    """One look's view through psutil: who is whose child is read once, at the first question.
 
-    def process(self, pid: int) -> Process: ...
-
-    def children(self, pid: int) -> list[int]: ...
-
-    def sizes(self, pid: int) -> Sizes: ...
-
-    def memory(self, pid: int) -> ProcessMemory:
-        """What the process holds, by its page tables. Raises PermissionError."""
-
-    def catches(self, pid: int, signum: int) -> bool | None:
-        """Whether the process has a handler for the signal; None where the system does not tell."""
-
-    def idle(self, pid: int) -> bool | None:
-        """Whether the process waits for a connection at this moment; None where the system does not tell.
-
-        Like `clients` only for a child of memreap: the process can keep locked what is read.
-        """
-
-    def clients(self, pid: int) -> Clients:
-        """The clients' connections that the process has. Raises PermissionError."""
-
-    def names(self, pid: int) -> Names:
-        """What the process is called."""
-
-    def is_fork(self, pid: int, parent: int) -> bool | None:
-        """Whether the process was forked from `parent` and has run no other program since; None: it cannot be told."""
-
-    def activity(self, pid: int) -> str:
-        """What the process does at this moment, for a reader, such as `state S, in futex_wait_queue`."""
-
-
-class Psutil:
-    """One look's view through psutil: who is whose child is read once, at the first question."""
+    All raise ProcessLookupError where the process is gone. host.procfs answers more than other systems tell.
+    """
 
     def __init__(self) -> None:
         self._children: dict[int, list[int]] | None = None
@@ -93,6 +62,7 @@ class Psutil:
         return Sizes(info.vms, info.rss)
 
     def memory(self, pid: int) -> ProcessMemory:
+        """What the process holds, by its page tables. Raises PermissionError."""
         info = self._memory(pid, full=True)
         if not hasattr(info, "uss"):  # the BSDs
             raise PermissionError("this system does not tell uss")
@@ -100,15 +70,22 @@ class Psutil:
         return ProcessMemory(int(info.uss), int(getattr(info, "swap", 0)), None if pss is None else int(pss))
 
     def catches(self, pid: int, signum: int) -> bool | None:
+        """Whether the process has a handler for the signal; None where the system does not tell."""
         return None
 
     def idle(self, pid: int) -> bool | None:
+        """Whether the process waits for a connection at this moment; None where the system does not tell.
+
+        Like `clients` only for a child of memreap: the process can keep locked what is read.
+        """
         return None
 
     def clients(self, pid: int) -> Clients:
+        """The clients' connections that the process has. Raises PermissionError."""
         raise PermissionError("this system does not tell whose connections they are")
 
     def names(self, pid: int) -> Names:
+        """What the process is called."""
         try:
             process = psutil.Process(pid)
             with process.oneshot():
@@ -122,10 +99,21 @@ class Psutil:
         except psutil.Error:
             return names
 
+    def environ(self, pid: int) -> dict[str, str]:
+        """The environment with which it was started; empty where it has overwritten that. Raises PermissionError."""
+        try:
+            return psutil.Process(pid).environ()
+        except psutil.NoSuchProcess:
+            raise ProcessLookupError(pid) from None
+        except psutil.Error:
+            raise PermissionError(pid) from None
+
     def is_fork(self, pid: int, parent: int) -> bool | None:
+        """Whether the process was forked from `parent` and has run no other program since; None: it cannot be told."""
         return None
 
     def activity(self, pid: int) -> str:
+        """What the process does at this moment, for a reader, such as `state S, in futex_wait_queue`."""
         try:
             return f"state {psutil.Process(pid).status()}"
         except psutil.NoSuchProcess:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from supervisor_memreap.core.model import Fact
 from supervisor_memreap.host import sockets
 from supervisor_memreap.host.connections import Clients
-from supervisor_memreap.host.procfile import missing, read, read_part, stat
+from supervisor_memreap.host.procfile import listed, read, read_part, stat
 
 
 class Kind(enum.Enum):
@@ -196,7 +196,7 @@ def waits_for(pid: int, descriptors: Collection[int]) -> Fact | None:
             return _place_waits_for(pid, descriptors)
         except PermissionError:
             return Fact.HIDDEN
-    others = (thread for thread in _threads(pid)[:_MOST_THREADS] if int(thread) != pid)
+    others = (thread for thread in listed(pid, "task")[:_MOST_THREADS] if int(thread) != pid)
     return Fact.SERVES if any(_thread_waits_for(pid, thread, descriptors) for thread in others) else None
 
 
@@ -296,14 +296,7 @@ def _in_epoll(pid: int, fd: int) -> set[int]:
 
 def other_threads_sleep(pid: int) -> bool:
     """Whether all threads but the main one sleep, and wait for nothing from outside. Raises ProcessLookupError."""
-    return all(_sleeps(f"/proc/{pid}/task/{thread}") for thread in _threads(pid) if int(thread) != pid)
-
-
-def _threads(pid: int) -> list[str]:
-    try:
-        return os.listdir(f"/proc/{pid}/task")
-    except FileNotFoundError:
-        raise missing(pid, f"/proc/{pid}/task") from None
+    return all(_sleeps(f"/proc/{pid}/task/{thread}") for thread in listed(pid, "task") if int(thread) != pid)
 
 
 def _sleeps(thread: str) -> bool:
@@ -361,10 +354,7 @@ def by_wchan(pid: int) -> bool | None:
 
 def _in_its_epolls(pid: int) -> set[int]:
     """What is in its epoll sets, and is waited for. Raises ProcessLookupError, PermissionError."""
-    try:
-        links = {int(name): _link(pid, name) for name in os.listdir(f"/proc/{pid}/fd")}
-    except FileNotFoundError:
-        raise missing(pid, f"/proc/{pid}/fd") from None
+    links = {int(name): _link(pid, name) for name in listed(pid, "fd")}
     watched = [_in_epoll(pid, fd) for fd, link in links.items() if link == "anon_inode:[eventpoll]"]
     return set().union(*watched)
 

@@ -120,5 +120,6 @@ def environment(supervisord: int) -> Mapping[str, str]:
                     listeners.append(pid)
     for pid in (*listeners, supervisord) if supervisord else ():
         with contextlib.suppress(psutil.Error, OSError):
+            # Whole, since it is no process of a pool, which could keep it locked: host.reader has its beginning only.
             return os.environ if pid == os.getpid() else psutil.Process(pid).environ()
     return os.environ

@@ -41,22 +41,8 @@ def directory(supervisord: psutil.Process) -> str:
         return os.getcwd()  # another user's: a listener starts where its supervisord is, unless it has directory=
 
 
-def configuration(supervisord: psutil.Process) -> str | None:
-    """The file that its command line names; None: it names none."""
-    return _option(supervisord, "-c", "--configuration")
-
-
-def logfile(supervisord: psutil.Process) -> str | None:
-    """Its log, if its command line names one."""
-    return _option(supervisord, "-l", "--logfile")
-
-
-def pidfile(supervisord: psutil.Process) -> str | None:
-    """Its pid file, if its command line names one."""
-    return _option(supervisord, "-j", "--pidfile")
-
-
-def _option(supervisord: psutil.Process, *names: str) -> str | None:
+def option(supervisord: psutil.Process, *names: str) -> str | None:
+    """The value of this option on its command line, such as that of "-c", "--configuration"; None: it is not there."""
     words = _command(supervisord)
     start = next((number for number, argument in enumerate(words) if _is_supervisord(argument)), len(words))
     try:

@@ -88,12 +88,11 @@ class Client:
     def programs(self) -> list[Program]:
         """All programs that supervisord runs, and its own pid, in one call. Raises Unavailable."""
         asked = time.monotonic()
-        methods = ("supervisor.getPID", "supervisor.getAllProcessInfo", "memreap.getRestarted")
-        answers = self._call("system.multicall", [{"methodName": name, "params": []} for name in methods])
+        answers = self._call_all("supervisor.getPID", "supervisor.getAllProcessInfo", "memreap.getRestarted")
         try:
             pid, infos, restarted = answers
             for answer in (pid, infos):
-                if isinstance(answer, dict) and "faultCode" in answer:
+                if _is_fault(answer):
                     raise self._explain_fault(answer["faultCode"], answer["faultString"])
             # A struct is a fault: there is no [rpcinterface:memreap], or that of an older memreap.
             known = set(restarted) if isinstance(restarted, list) else None
@@ -136,8 +135,8 @@ class Client:
 
     def publish(self, status: str) -> bool:
         """Publish the status; False: this supervisord has no [rpcinterface:memreap]. Raises Unavailable."""
-        (answer,) = self._call("system.multicall", [{"methodName": "memreap.publish", "params": [status]}])
-        if not isinstance(answer, dict) or "faultCode" not in answer:
+        (answer,) = self._call_all("memreap.publish", params=[status])
+        if not _is_fault(answer):
             return True
         if answer["faultCode"] != Faults.UNKNOWN_METHOD:
             raise self._explain_fault(answer["faultCode"], answer["faultString"])
@@ -145,8 +144,7 @@ class Client:
 
     def listener(self) -> dict[str, Any] | None:
         """The result of memreap.getListener; None: there is no [rpcinterface:memreap]. Raises Unavailable."""
-        (answer,) = self._call("system.multicall", [{"methodName": "memreap.getListener", "params": []}])
-        return dict(answer) if isinstance(answer, dict) and "faultCode" not in answer else None
+        return self._struct("memreap.getListener")
 
     def configuration(self) -> list[dict[str, Any]]:
         """The configuration that supervisord has read, from supervisor.getAllConfigInfo. Raises Unavailable."""
@@ -155,13 +153,11 @@ class Client:
 
     def pending(self) -> dict[str, list[str]]:
         """The result of memreap.getPending; empty if there is no such method. Raises Unavailable."""
-        (answer,) = self._call("system.multicall", [{"methodName": "memreap.getPending", "params": []}])
-        return dict(answer) if isinstance(answer, dict) and "faultCode" not in answer else {}
+        return self._struct("memreap.getPending") or {}
 
     def seen_by_listener(self) -> tuple[list[dict[str, Any]], dict[str, Any]] | None:
         """The results of memreap.getPools and getListener; None: no [rpcinterface:memreap]. Raises Unavailable."""
-        methods = ("memreap.getPools", "memreap.getListener")
-        answers = self._call("system.multicall", [{"methodName": name, "params": []} for name in methods])
+        answers = self._call_all("memreap.getPools", "memreap.getListener")
         try:
             pools, listener = answers
             if isinstance(pools, dict):
@@ -175,6 +171,15 @@ class Client:
     def announce(self, announcements: Sequence[str]) -> None:
         """Send all of them, a line each, as one event. Raises Unavailable."""
         self._call("supervisor.sendRemoteCommEvent", ANNOUNCEMENT, "\n".join(announcements))
+
+    def _struct(self, method: str) -> dict[str, Any] | None:
+        """What this method returns; None: there is no such method. Raises Unavailable."""
+        (answer,) = self._call_all(method)
+        return dict(answer) if isinstance(answer, dict) and not _is_fault(answer) else None
+
+    def _call_all(self, *methods: str, params: Sequence[Any] = ()) -> Any:
+        """The answers of these methods, in one call: of one that failed, its fault. Raises Unavailable."""
+        return self._call("system.multicall", [{"methodName": name, "params": [*params]} for name in methods])
 
     def _call(self, method: str, *params: Any) -> Any:
         try:
@@ -232,6 +237,10 @@ class Client:
                 " or as SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD in the listener's environment="
             )
         return f"supervisord at {self.shown_url} answered with HTTP status {error.errcode} {error.errmsg}"
+
+
+def _is_fault(answer: Any) -> bool:
+    return isinstance(answer, dict) and "faultCode" in answer
 
 
 def _epoch(local_time: str) -> float:

@@ -63,6 +63,9 @@ class Section:
     def is_on(self, key: str) -> bool:
         return self.options.get(key, "").lower() in ("true", "yes", "on", "t", "y", "1")
 
+    def is_off(self, key: str) -> bool:
+        return self.options.get(key, "").lower() in ("false", "no", "off", "f", "n", "0")
+
 
 @dataclass
 class Contents:
@@ -163,7 +166,7 @@ def find(explicit: str | None) -> str:
         return os.path.abspath(explicit)
     supervisord = ancestor.find()
     start = ancestor.directory(supervisord) if supervisord else os.getcwd()
-    given = ancestor.configuration(supervisord) if supervisord else None
+    given = ancestor.option(supervisord, "-c", "--configuration") if supervisord else None
     if given:
         return os.path.join(start, given)
     searched = ClientOptions().searchpaths

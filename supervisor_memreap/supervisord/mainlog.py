@@ -26,7 +26,7 @@ def directories(contents: Contents, pid: int) -> list[str]:
     """Where the supervisord with this pid keeps its log and its pid file, as far as they are files."""
     log = find(contents, pid)
     try:
-        pidfile = ancestor.pidfile(psutil.Process(pid))
+        pidfile = ancestor.option(psutil.Process(pid), "-j", "--pidfile")
     except psutil.Error:
         pidfile = None
     paths = (path_of(log), path_of(log._replace(path=pidfile or contents.pidfile or _DEFAULT_PIDFILE)))
@@ -51,5 +51,5 @@ def find(contents: Contents, pid: int | None = None) -> MainLog:
         supervisord = user = None
     if supervisord is None:
         return MainLog(contents.logfile or _DEFAULT, os.getcwd(), None)
-    path = ancestor.logfile(supervisord) or contents.logfile or _DEFAULT
+    path = ancestor.option(supervisord, "-l", "--logfile") or contents.logfile or _DEFAULT
     return MainLog(path, ancestor.directory(supervisord), user)

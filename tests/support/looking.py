@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import time
 
 from supervisor_memreap.core import reasons
 from supervisor_memreap.core.model import Program, Result
@@ -38,13 +40,20 @@ def order_of(seen, worker, settings=SETTINGS, watch=5.0, idle_wait_expired=False
     )
 
 
+def ended(attempt: Attempt) -> Outcome:
+    """What came of it, when it has ended."""
+    while (outcome := attempt.outcome()) is None:
+        select.select([attempt.fd], [], [], max(0.0, attempt.deadline - time.monotonic()) + 0.001)
+    return outcome
+
+
 def reap(seen, worker, settings=SETTINGS, view=None, watch=5.0, idle_wait_expired=False) -> Outcome:
     """One attempt, and what came of it."""
     order = order_of(seen, worker, settings, watch, idle_wait_expired)
     pidfd = None
     try:
         pidfd = signalling.open_pidfd(worker.id.pid)
-        return Attempt(order, view or procfs.source(), pidfd, None).wait()
+        return ended(Attempt(order, view or procfs.source(), pidfd, None))
     except ProcessLookupError:
         return Outcome(Result.GONE)
     except OSError:

@@ -1,4 +1,4 @@
-"""Runs in the Python of supervisord or supervisorctl (`python -c`), and prints as JSON what host.interpreter asks.
+"""Runs in the Python of supervisord or supervisorctl (`python -c`), and prints as JSON what doctor.interpreter asks.
 
 Only the standard library, and no syntax that an old Python 3 does not have: this text runs in an interpreter that may
 know nothing of memreap. It opens no socket and no log, and writes nothing: supervisor's own parser reads the file, and

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from supervisor_memreap import __version__
-from supervisor_memreap.host import packages, rights
+from supervisor_memreap.doctor import rights
+from supervisor_memreap.host import packages
+from supervisor_memreap.host.procfile import variables
 
 _QUESTION = Path(__file__).with_name("question.py")
 _MODULES = {"supervisord": "supervisor_memreap.rpcinterface", "supervisorctl": "supervisor_memreap.ctlplugin"}
@@ -157,8 +159,7 @@ def _start_of(pid: int) -> _Start:
     if os.geteuid() not in (0, user.users[1]):
         raise PermissionError(pid)
     directory, executable = os.readlink(f"/proc/{pid}/cwd"), os.readlink(f"/proc/{pid}/exe")
-    raw = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="surrogateescape")
-    environ = dict(pair.partition("=")[::2] for pair in raw.split("\0") if pair.find("=") > 0)
+    environ = variables(Path(f"/proc/{pid}/environ").read_bytes())
     python = _resolve(words[0], directory, environ)
     # After an upgrade it runs a deleted file; the next start uses the new file at that path.
     if os.path.realpath(python) != executable.replace(" (deleted)", ""):

@@ -7,7 +7,7 @@ import re
 import subprocess
 from collections.abc import Mapping
 
-from supervisor_memreap.host.rights import of
+from supervisor_memreap.doctor.rights import of
 
 _PERL = re.compile(r"perl[0-9.]*$")
 _ASK = ("-MFCGI::ProcManager", "-e", "print FCGI::ProcManager->VERSION")
