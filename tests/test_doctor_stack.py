@@ -38,7 +38,11 @@ from supervisor_memreap.host import orphans
 from supervisor_memreap.supervisord.client import connect_as_supervisorctl
 
 PLACK = f"plackup -E deployment -s FCGI --listen WHERE/myapp.sock --nproc 2 --keep-stderr 1 {stack.APPS}/leaky.psgi"
-REAL = changed((f"{sys.executable} {POOL} 2 5", f"{PLACK}\nstopwaitsecs=70"), text=SMALL_POOL)
+REAL = changed(
+    (f"{sys.executable} {POOL} 2 5", f"{PLACK}\nstopwaitsecs=70"),
+    ("limit=1GB", "limit=1GB\nmin_age=1s"),  # doctor judges no younger worker
+    text=SMALL_POOL,
+)
 OLD_PERL = ("stopwaitsecs=70", 'stopwaitsecs=70\nenvironment=PERL5LIB="WHERE"')
 NO_PROBLEMS = r"no problems found\n\Z"
 
@@ -84,7 +88,8 @@ def test_of_a_real_pool_nothing_is_found_but_what_its_settings_are_wrong_for(whe
         ok = r"memreap: myapp: ok: FCGI::ProcManager: workers are reaped with HUP \(signal= is not set\)\n"
         eventually(lambda: assert_found(where, rf"\A{ok}memreap: no problems found\n\Z", 0))
         too_low = r"myapp: a fresh worker already holds [0-9.]+ MiB \(rss\), over .* 4.0 MiB.* set limit=\d+MB or more"
-        assert_found_with(where, ("limit=1GB", "limit=4MB\nmetric=rss\nsettle=1h"), too_low)
+        low = ("limit=1GB", "limit=4MB\nmetric=rss\nsettle=1h")
+        eventually(lambda: assert_found_with(where, low, too_low))
         drops = r"myapp: FCGI::ProcManager drops its requests on signal=QUIT"
         assert_found_with(where, ("limit=1GB", "limit=1GB\nsignal=QUIT"), drops)
         # By the manager's own Perl, in its environment.
