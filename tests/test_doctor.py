@@ -1,346 +1,232 @@
-"""`memreap doctor`: each thing that it finds is made so, on the real stack."""
+"""`memreap doctor`: what each check finds, on a configuration, programs and processes that the test gives it.
+
+What only a real supervisord, listener, Perl or server can show is in test_doctor_stack.py.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from support import stack
-from support.doctor import BIN, assert_found, doctor, needs_root, running
-from support.driver import POOL, eventually, supervisord
-from support.stack import INTERFACE, NAMESPACE, PLUGIN, may_unshare, python_for
+from support import driver
+from support.doctor import (
+    MANAGER,
+    READY,
+    RUNNING,
+    SOUND,
+    SUPERVISORD,
+    Process,
+    assert_finds,
+    assert_found,
+    changed,
+    doctor,
+    examined,
+    pool,
+    row,
+)
+from support.driver import POOL, assert_matches, eventually
+from support.stack import INTERFACE, PLUGIN
 
+from supervisor_memreap import __version__
 from supervisor_memreap import doctor as memreap_doctor
 from supervisor_memreap.commands import cli
 from supervisor_memreap.core.model import ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.doctor import perl
-from supervisor_memreap.host import orphans
+from supervisor_memreap.doctor import perl, program, workers
+from supervisor_memreap.doctor.interpreter import Answer
 from supervisor_memreap.supervisord.client import connect_as_supervisorctl
 
-PLACK = f"plackup -E deployment -s FCGI --listen WHERE/myapp.sock --nproc 2 --keep-stderr 1 {stack.APPS}/leaky.psgi"
-SOUND = f"""\
-[program:myapp]
-command={PLACK}
-stopwaitsecs=70
-[memreap:myapp]
-limit=150MB
-min_age=1s
-[eventlistener:memreap]
-command={BIN}/memreap listen
-events=TICK_5,REMOTE_COMMUNICATION
-stderr_logfile=WHERE/memreap.log
-environment=TMPDIR="WHERE"
-"""
-SECOND = f"[eventlistener:b]\ncommand={BIN}/memreap listen\nevents=TICK_5\nautostart=false\n"
+COMMAND = "python3 /srv/myapp.py"
+# A shell whose only child is the manager.
+BELOW_SHELL = {MANAGER - 1: Process(SUPERVISORD, "sh -c /srv/myapp; true"), **pool()}
+BELOW_SHELL[MANAGER] = Process(MANAGER - 1, "perl-fcgi-pm")
+SECOND = "[eventlistener:b]\ncommand=memreap listen\nevents=TICK_5\n"
+TWICE = "[memreap:myapp]\nlimit=160MB\n"
+MYAPP, MEMREAP = RUNNING
 
 
-def changed(*changes: tuple[str, str]) -> str:
-    text = SOUND
-    for old, new in changes:
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    return text
+def test_where_all_is_as_it_should_be_no_problems_are_found():
+    assert examined(SOUND + INTERFACE + PLUGIN, processes=pool("gunicorn", "gunicorn"), listener=READY) == (
+        "myapp: ok: gunicorn: workers are reaped with TERM (signal= is not set)\nno problems found\nexit status 0"
+    )
 
 
-def test_where_all_is_as_it_should_be_no_problems_are_found(where):
-    with running(where, SOUND + INTERFACE + PLUGIN):
-        ok = r"memreap: myapp: ok: FCGI::ProcManager: workers are reaped with HUP \(signal= is not set\)\n"
-        eventually(lambda: assert_found(where, rf"^{ok}memreap: no problems found\n$", 0))
-
-
-FINDINGS = {
-    "a value": (
-        [("limit=150MB", "limit=150 monkeys")],
-        r"limit=150 monkeys: not a size, .* no setting of the file is used until",
-    ),
-    "a misspelt section": ([("[eventlistener", "[memreep:x]\n[eventlistener")], r"\[memreep:x\]: not read"),
-    "a section that stands twice": (
-        [("[eventlistener", "[memreap:myapp]\nlimit=160MB\n[eventlistener")],
-        r"configuration: \[memreap:myapp\] stands at .*supervisord.conf line \d+ and .* line \d+: .*; keep one section",
-    ),
-    "a name that is not there": (
-        [("[memreap:myapp]", "[memreap:myap]")],
-        r"\[memreap:myap\]: not a program or group in",
-    ),
-    "no pool": ([("[memreap:myapp]\nlimit=150MB\nmin_age=1s\n", "")], r"no program has a \[memreap:PROGRAM\] section"),
-    "no listener": (
-        [("/memreap listen", "/memreap --help\nautostart=false")],
-        r"listener: there is none: add \[eventlistener:memreap\]",
-    ),
-    "two listeners": (
-        [("[eventlistener:memreap]\n", f"{SECOND}[eventlistener:memreap]\n")],
-        r"listener: there is more than one \(.*\[eventlistener:b\], .*\[eventlistener:memreap\]\): keep one",
-    ),
-    "no ticks": ([("TICK_5,REMOTE", "REMOTE")], r"events=REMOTE_COMMUNICATION: no TICK, so it never looks: add TICK_5"),
-    "a listener that does not run": (
-        [("events=", "autostart=false\nevents=")],
-        r"listener: memreap is STOPPED: see its log, then supervisorctl start memreap",
-    ),
-    "a listener in numbers": (
-        [("events=", "numprocs=2\nprocess_name=%(program_name)s_%(process_num)s\nautostart=false\nevents=")],
-        r"listener: there is more than one \(.*\[eventlistener:memreap\]\): keep one, with numprocs=1",
-    ),
-    "a listener that is not started again": (
-        [("events=", "autorestart=false\nevents=")],
-        r"listener: .*\[eventlistener:memreap\] autorestart=false: a listener that exits is not restarted",
-    ),
-    "a program that cannot be started": (
-        [("[event", "[program:none]\ncommand=/none\nstartretries=0\n[memreap:none]\nlimit=1GB\n[event")],
-        r"none: it does not run \((BACKOFF|FATAL)\): can't find command '/none'",
-    ),
-    "a plugin without its interface": (
-        [("[eventlistener", f"{PLUGIN}[eventlistener")],
-        r"needs \[rpcinterface:memreap\]",
-    ),
-    "a wrapper without exec": (
-        [(PLACK, f"sh -c '{PLACK}; true'\nstopasgroup=true")],
-        r"myapp: not watched: its child \d+ .* the pool is below it; write exec",
-    ),
-    "too little time to finish": ([("stopwaitsecs=70\n", "")], r"stopwaitsecs=10: FCGI::ProcManager gives .* 60 s"),
-    "no manager": (
-        [
-            ("[program:myapp]", "[fcgi-program:myapp]\nsocket=unix://WHERE/myapp.sock"),
-            ("--listen WHERE/myapp.sock --nproc 2", "--manager ''"),
-        ],
-        r"myapp: process \d+ has no workers: not watched.*set target=self",
-    ),
-    "a manager that is not started again": (
-        [("stopwaitsecs=70", "stopwaitsecs=70\nautorestart=false")],
-        r"autorestart=false: a manager that exits is not restarted: set it to true",
-    ),
-    "a worker that is not started again": (
-        [("limit=150MB", "limit=150MB\ntarget=self"), ("[eventlistener", f"{INTERFACE}[eventlistener")],
-        r"with target=self supervisord must restart the process after exit status 0: set autorestart=true",
-    ),
-    "a supervisord that does not say whether it starts a worker again": (
-        [("limit=150MB", "limit=150MB\ntarget=self")],
-        r"myapp: with target=self supervisord must say .*: not watched; add \[rpcinterface:memreap\] with .*, then ",
-    ),
-    "a signal that is not caught": (
-        [(PLACK, f"{sys.executable} {POOL} 2 5 deaf")],
-        r"myapp: worker \d+ would die of HUP \(it does not catch it\)",
-    ),
-    "a signal that drops requests": (
-        [("limit=150MB", "limit=150MB\nsignal=QUIT")],
-        r"myapp: FCGI::ProcManager drops its requests on signal=QUIT .* under \[memreap:myapp\], write signal=HUP;",
-    ),
-    "a limit that is too low": (
-        [("limit=150MB", "limit=4MB\nmetric=rss\nsettle=1min")],
-        r"a fresh worker already holds [0-9.]+ MiB \(rss\), over the limit of 4.0 MiB.* set limit=\d0MB or more",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", FINDINGS)
-def test_what_would_make_it_fail_or_do_harm_is_found_with_its_remedy(where, name):
-    changes, expression = FINDINGS[name]
-    with running(where, changed(*changes)):
-        eventually(lambda: assert_found(where, expression))
-
-
-def test_a_listener_that_broke_the_protocol_is_found_though_supervisord_calls_it_running(where):
-    text = changed((f"{BIN}/memreap listen", f"sh -c 'echo hello; exec {BIN}/memreap listen'"))
-    with running(where, text + INTERFACE):
-        eventually(lambda: assert_found(where, "broke the event protocol and gets no more events"))
-
-
-def test_a_log_in_the_event_protocol_is_found_before_supervisord_refuses_to_start_with_it(where):
-    with running(where, SOUND):
-        conf = where / "supervisord.conf"
-        conf.write_text(conf.read_text().replace("events=TICK_5", "redirect_stderr=true\nevents=TICK_5"))
-        assert_found(where, r"redirect_stderr=true: its log would be mixed into the event protocol.*: remove that line")
-
-
-def test_without_the_interface_it_says_what_it_cannot_know_and_ends_with_0(where):
-    with running(where, SOUND):
-        expression = r"listener: note: whether it still looks is unknown: .*; add \[rpcinterface:memreap\] with"
-        eventually(lambda: assert_found(where, expression, 0))
-        with (where / "supervisord.conf").open("a") as conf:
-            conf.write(INTERFACE)
-        assert_found(where, r"supervisord: it has not read \[rpcinterface:memreap\] yet: restart supervisord, once\n")
-
-
-def test_a_plugin_in_an_included_file_is_found(where):
-    (where / "more.conf").write_text(PLUGIN)
-    with running(where, f"{SOUND}{INTERFACE}[include]\nfiles=more.conf\n"):
-        expression = (
-            r"more.conf \[ctlplugin:memreap\]: supervisorctl does not read included files: move this section to "
-        )
-        eventually(lambda: assert_found(where, expression))
-
-
-def of_another_cgroup(where: Path, monkeypatch) -> str:
-    """What doctor says in a shell of a host where systemd has each service, and each login, in a group of its own."""
-    told: list[str] = []
-    real = orphans._cgroup
-    monkeypatch.setattr(orphans, "_cgroup", lambda pid: "a shell" if pid == os.getpid() else real(pid))
-    monkeypatch.setenv("SUPERVISOR_SERVER_URL", f"unix://{where}/s.sock")
-    assert memreap_doctor.run(f"{where}/supervisord.conf", connect_as_supervisorctl, told.append) == 1
-    return "\n".join(told)
-
-
-def test_a_program_that_daemonizes_is_found_and_what_it_has_left_behind(where, monkeypatch):
-    text = changed((PLACK, f"{PLACK} --daemonize\nstartretries=1"))
-    try:
-        with running(where, text, gives_up=True):
-            result = doctor(where)
-            assert result.returncode == 1
-            assert "--daemonize: it daemonizes itself, and supervisord keeps restarting it: remove -d" in result.stdout
-            assert "myapp: it does not run (FATAL): Exited too quickly" in result.stdout
-            managers = stack.left_in(where, name="perl-fcgi-pm")
-            assert len(managers) == 2
-            pids = [str(pid) for pid in sorted(manager.pid for manager in managers)]
-            expression = rf"2 process trees from its earlier starts, .*: kill {' '.join(pids)}$"
-            assert re.search(expression, result.stdout, re.MULTILINE)
-            assert re.search(expression, of_another_cgroup(where, monkeypatch), re.MULTILINE)
-            subprocess.run(["kill", *pids], check=True)
-    finally:
-        for process in stack.left_in(where):  # where the test failed
-            process.kill()
-
-
-def old_procmanager(where: Path) -> None:
-    """A copy of the real one that says it is 0.17."""
-    ask = ["perl", "-MFCGI::ProcManager", "-e", "print $INC{'FCGI/ProcManager.pm'}"]
-    path = Path(subprocess.run(ask, capture_output=True, text=True, check=True).stdout)
-    (where / "FCGI").mkdir()
-    text, count = re.subn(r"(VERSION\s*=\s*')[0-9.]+'", r"\g<1>0.17'", path.read_text())
-    assert count >= 1
-    (where / "FCGI/ProcManager.pm").write_text(text)
-
-
-OLD = ("stopwaitsecs=70", 'stopwaitsecs=70\nenvironment=PERL5LIB="WHERE"')
-
-
-def test_an_old_procmanager_is_found_by_the_managers_own_perl(where):
-    old_procmanager(where)
-    with running(where, changed(OLD)):
-        eventually(
-            lambda: assert_found(where, r"myapp: FCGI::ProcManager 0.17 is older than 0.18: .* \(daemonized, or")
-        )
-
-
-@pytest.mark.skipif(not may_unshare(), reason="may not make a namespace of pids")
-def test_a_supervisord_that_is_process_1_is_found_where_it_matters(where):
-    old_procmanager(where)
-    script = where / "doctor.sh"
-    script.write_text(f"while sleep 1; do {BIN}/memreap doctor -c {where}/supervisord.conf >{where}/out; done\n")
-    text = changed(OLD) + f"[program:doctor]\ncommand=sh {script}\nstopasgroup=true\n"
-    with supervisord(where, text.replace("WHERE", str(where)), within=NAMESPACE):
-        expression = r"FCGI::ProcManager 0.17 is older than 0.18: .* \(as here: supervisord is process 1\)"
-        eventually(lambda: assert_in(expression, where / "out"))
-
-
-def assert_in(expression: str, path: Path) -> None:
-    text = path.read_text() if path.exists() else ""
-    assert re.search(expression, text), text
-
-
-@needs_root
-def test_a_listener_that_may_not_signal_the_workers_is_found(where):
-    where.chmod(0o777)
-    command = python_for("www-data", where)
-    http = f"[unix_http_server]\nfile={where}/s.sock\nchown=www-data\n"
-    with running(where, changed((f"{BIN}/memreap listen", f"{command} listen\nuser=www-data")), http=http):
-        expression = r"the listener \(user 33\) may not signal worker \d+ \(user 0\): run it as the pool's user"
-        eventually(lambda: assert_found(where, expression))
-
-
-@needs_root
 @pytest.mark.parametrize(
-    ("metric", "expression", "status"),
+    ("old", "new", "expression"),
     [
-        ("uss", r"myapp: the listener \(user 0\) may not read the uss of worker \d+ \(user 33\).*CAP_SYS_PTRACE", 1),
+        ("150MB", "150 monkeys", "configuration: .*limit=150 monkeys: not a size, .* no setting of the file is used"),
+        ("[event", "[memreep:x]\n[event", r"configuration: .*\[memreep:x\]: not read"),
         (
-            "rss",
-            r"myapp: note: the listener \(user 0\) may not bring workers to the point between two requests \(ptrace\),"
-            r" so they are signalled when seen idle, and after idle_wait=60 s while busy, by USR1 \(0 of 793 .*\); this"
-            r" root lacks CAP_SYS_PTRACE: start the container with it: docker run --cap-add SYS_PTRACE",
-            0,
+            "[event",
+            f"{TWICE}[event",
+            r"configuration: \[memreap:myapp\] stands at .* line \d and .* line \d: .*keep",
         ),
-        ("rss", r"myapp: note: the sockets of its processes may not be read, so it is not known when a replac", 0),
+        (
+            "[memreap:myapp",
+            "[memreap:my",
+            r"configuration: \[memreap:my\]: not a program .* are: memreap, myapp$",
+        ),
+        ("[memreap:myapp]\nlimit=150MB\n", "", r"configuration: .*: no program has a \[memreap:PROGRAM\] section: add"),
+        ("memreap listen", "x", r"listener: there is none: add \[eventlistener:memreap\] with command=memreap listen"),
+        ("[event", f"{SECOND}[event", r"listener: .* more than one \(.*:b\], .*\[eventlistener:memreap\]\): keep one"),
+        ("events=", "numprocs=2\nevents=", "listener: there is more than one .*: keep one, with numprocs=1$"),
+        ("TICK_5,", "", "listener: .*events=REMOTE_COMMUNICATION: no TICK, so it never looks: add TICK_5$"),
+        (",REMOTE_COMMUNICATION", "", "listener: note: .* commands .* reap.*: add REMOTE_COMMUNICATION$"),
+        ("events=", "autorestart=no\nevents=", "listener: .* autorestart=false: .*: remove that line$"),
+        ("events=", "redirect_stderr=true\nevents=", "listener: .*redirect_stderr=true: .* not start with it: remove"),
+        ("[event", f"{PLUGIN}[event", r"supervisorctl: memreap needs \[rpcinterface:memreap\] too: add "),
+        ("[event", f"{INTERFACE}[event", r"supervisord: it has not read \[rpcinterface:memreap\] yet: restart super"),
+        ("events=", "events=", r"listener: note: whether it still looks is unknown: .*; add \[rpcinterface:memreap\]"),
+        ("stopwait", "autorestart=no\nstopwait", r"myapp: .*\[program:myapp\] autorestart=false: .*: set it to true$"),
+        (
+            "stopwaitsecs=70\n",
+            "",
+            "myapp: .* stopwaitsecs=10: FCGI::ProcManager gives .* 60 s .*: set stopwaitsecs=70",
+        ),
+        ("150MB", "150MB\nsignal=QUIT", "myapp: FCGI::ProcManager drops .* signal=QUIT .*, write signal=HUP; "),
+        ("150MB", "999TB", r"myapp: its limit of .* is above the memory of this (machine|container) \(.*\): "),
+        ("-n 2", "-n 2 -I lib", "myapp: note: if its parent has pid 1, with .* 0.17 .*; the version could not be det"),
     ],
 )
-def test_a_listener_that_may_not_read_the_workers_is_found(where, metric, expression, status):
-    # With CAP_PERFMON or CAP_SYS_ADMIN Linux 6.15 and later let it read.
-    assert_found_of(where, "-sys_ptrace,-perfmon,-sys_admin", metric, expression, status)
+def test_what_is_wrong_in_the_configuration_is_found_with_its_remedy(old, new, expression):
+    assert_finds(expression, examined(changed((old, new))))
 
 
-# What matters here of the rights of root in a container of Docker's.
-CONTAINED = ("setpriv", "--bounding-set=-all,+chown,+dac_override,+fowner,+kill,+setgid,+setuid,+setpcap")
+def down(error: str = "Exited too quickly (see the log)") -> dict[str, Any]:
+    return {"pid": 0, "state": "FATAL", "spawnerr": error}
 
 
-@needs_root
-@pytest.mark.parametrize("user", ["www-data", "root"])
-def test_root_of_a_container_says_which_right_it_lacks_and_whether_the_listener_has_it(where, user):
-    where.chmod(0o1777)
-    shutil.copy(POOL, where)
-    listen = f"{python_for('www-data', where)} listen"
-    if user == "root":
-        listen = f"{' '.join(CONTAINED)} {listen}"
-    text = changed(
-        (f"command={PLACK}", f"command=/usr/bin/python3 {where}/pool.py 2 5\nuser=www-data"),
-        (f"command={BIN}/memreap listen", f"command={listen}\nuser={user}"),
+@pytest.mark.parametrize(
+    ("rows", "expression"),
+    [
+        ([MYAPP, row("memreap", **down())], r"listener: memreap is FATAL \(Exited .* log\)\): see its log, then super"),
+        (
+            [MYAPP, row("memreap", **down("can't find command 'x'"))],
+            "listener: memreap is FATAL .*: set command=",
+        ),
+        ([MEMREAP, row("myapp", **down("can't find command '/none'"))], r"myapp: .*run \(FATAL\): .*command '/none'$"),
+        ([MEMREAP, row("myapp", 0, "FATAL")], r"myapp: it does not run \(FATAL\): see its log$"),
+    ],
+)
+def test_a_listener_or_a_program_that_does_not_run_is_found_with_supervisords_own_reason(rows, expression):
+    assert_finds(expression, examined(rows=rows))
+
+
+@pytest.mark.parametrize(
+    ("restarts", "expression"),
+    [
+        (True, r"myapp: myapp:1 does not run \(FATAL\): Exited"),
+        (False, "myapp: .*must restart the process after exit status 0: set autorestart=true"),
+        (None, r"myapp: with target=self supervisord must say .*: not watched; add \[rpcinterface:memreap\] .*, then "),
+    ],
+)
+def test_of_a_group_each_process_that_does_not_run_or_would_not_be_restarted_is_found(restarts, expression):
+    rows = [row("0", 0, group="myapp", restarts=restarts), row("1", group="myapp", restarts=restarts, **down())]
+    text = changed(("150MB", "150MB\ntarget=self"), ("stopwait", "numprocs=2\nprocess_name=%(process_num)s\nstopwait"))
+    output = examined(text, [*rows, MEMREAP])
+    assert_finds(expression, output)
+    assert "myapp:0 does not run" not in output
+
+
+@pytest.mark.parametrize(
+    ("listener", "pool", "expression"),
+    [
+        ({"listener_state": "UNKNOWN"}, {}, "listener: .*broke the event protocol and gets no more events"),
+        ({"count": 2}, {}, "listener: supervisord has 2 of them: keep one"),
+        ({}, {"suspension": {"reason": "too low", "since": 0}}, "myapp: suspended since .* resume myapp: too low$"),
+        (
+            {},
+            {"hindrance": {"text": "not idle", "since": 0}},
+            "myapp: workers are due, .* since .*: not idle$",
+        ),
+        ({}, {"paused": True}, "myapp: note: paused: nothing is sent until supervisorctl memreap resume myapp$"),
+    ],
+)
+def test_what_the_listener_says_of_itself_and_of_a_pool_is_found(listener, pool, expression):
+    listener = {"name": "memreap", **READY, **listener}
+    assert_finds(expression, examined(SOUND + INTERFACE + PLUGIN, listener=listener, pool=pool))
+
+
+@pytest.mark.parametrize(
+    ("pid", "processes", "expression"),
+    [
+        (MANAGER - 1, BELOW_SHELL, f"myapp: not watched: its child {MANAGER} .* the pool is below it; write exec"),
+        (MANAGER, pool(pids=[]), f"myapp: process {MANAGER} has no workers: not watched.*set target=self$"),
+        (
+            MANAGER,
+            pool(COMMAND, COMMAND, catches=False),
+            r"myapp: worker \d+ would die of HUP \(it does not cat",
+        ),
+        (
+            MANAGER,
+            pool(mib=200, age=5.0),
+            r"myapp: a fresh worker already holds 200 MiB \(uss\), .* set limit=400MB",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_processes_of_a_pool_is_found_with_its_remedy(pid, processes, expression):
+    assert_finds(expression, examined(rows=[row("myapp", pid), MEMREAP], processes=processes))
+
+
+def test_a_pool_that_has_just_been_started_may_still_be_without_workers():
+    manager = Process(SUPERVISORD, "perl-fcgi-pm", age=program._STARTING - 1)
+    assert "has no workers" not in examined(processes={MANAGER: manager})
+
+
+@pytest.mark.parametrize(("parent", "where"), [(SUPERVISORD, r"\(daemonized, or"), (1, r"\(as here: .* process 1\)")])
+def test_an_old_procmanager_is_found_with_what_makes_its_pool_end(monkeypatch, parent, where):
+    monkeypatch.setattr(perl, "procmanager_version", lambda *_: (0, 17))
+    processes = {**pool(), MANAGER: Process(parent, "perl-fcgi-pm")}
+    output = examined(rows=[row("myapp", supervisord=parent), MEMREAP], processes=processes)
+    assert_finds(f"myapp: FCGI::ProcManager 0.17 is older than 0.18: .* {where}", output)
+    monkeypatch.setattr(perl, "procmanager_version", lambda *_: (0, 18))
+    assert "0.18" not in examined()
+
+
+def test_a_program_that_daemonizes_is_found_while_the_d_of_a_manager_that_is_there_means_something_else():
+    text = changed(("-n 2", "-n 2 -d"))
+    expression = "myapp: .*--daemonize: it daemonizes itself, and supervisord keeps restarting it: remove -d$"
+    assert_finds(expression, examined(text, [row("myapp", 0, "FATAL"), MEMREAP]))
+    assert "daemonizes" not in examined(text)
+
+
+def test_a_plugin_in_an_included_file_is_found(tmp_path):
+    (tmp_path / "more.conf").write_text(PLUGIN)
+    found = examined(f"{SOUND}{INTERFACE}[include]\nfiles={tmp_path}/more.conf\n", listener=READY)
+    assert_finds(
+        r"supervisorctl: .*more.conf \[ctlplugin:memreap\]: .*: move this section to .*supervisord.conf", found
     )
-    http = f"[unix_http_server]\nfile={where}/s.sock\nchown=www-data\n"
-    expression = {
-        "www-data": r": run supervisorctl memreap doctor, which has the listener's rights\n",
-        "root": r": run memreap doctor as root with CAP_SYS_PTRACE \(in Docker: --cap-add SYS_PTRACE\)\n",
-    }[user]
-    with running(where, text + INTERFACE + PLUGIN, http=http):
-        unread = r"myapp: note: its limit was not checked: the uss of its workers may not be read from here"
-        lack = rf"{unread} \(this root lacks CAP_SYS_PTRACE\){expression}"
-        eventually(lambda: assert_found(where, lack, 0 if user == "www-data" else 1, within=CONTAINED))
-        command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", f"{where}/supervisord.conf"]
-        asked = subprocess.run([*command, "memreap", "doctor"], capture_output=True, text=True, check=False)
-        by_listener = asked.stdout
-        assert ("may not be read from here" in by_listener) is (user == "root"), by_listener
 
 
-@needs_root
-def test_what_the_listener_may_do_is_tried_not_computed(where):
-    """Whether root without CAP_SYS_PTRACE may read depends on the kernel: doctor says what a read says."""
-    with sleeping_as_www_data(where) as pid:
-        read = ["setpriv", "--bounding-set", "-sys_ptrace", "head", "-c", "1", f"/proc/{pid}/smaps_rollup"]
-        may_read = subprocess.run(read, capture_output=True, check=False).returncode == 0
-    expression = r"may not bring workers to the point between two" if may_read else "may not read the uss"
-    assert_found_of(where, "-sys_ptrace", "uss", expression, 0 if may_read else 1)
-
-
-@contextlib.contextmanager
-def sleeping_as_www_data(where: Path):
-    with subprocess.Popen(["sleep", "1000"], cwd=where, user="www-data", group="www-data") as process:
+def test_what_a_program_of_another_supervisord_left_behind_is_none_of_this_ones():
+    """Real processes whose parent has ended, as those of a program that daemonizes."""
+    environment = {"SUPERVISOR_GROUP_NAME": "myapp", "SUPERVISOR_PROCESS_NAME": "myapp"}
+    environment["SUPERVISOR_SERVER_URL"] = "unix:///run/this"
+    text = changed(("/srv/myapp_fastcgi.pl", f"{sys.executable} {POOL} 2 5 -d"))
+    rows = [row("myapp", 0, "FATAL", os.getpid()), MEMREAP]
+    with driver.pool(2, 5, "daemonized", env={**os.environ, **environment}) as manager:
         try:
-            yield process.pid
+            tree = psutil.Process(manager)
+            found = examined(text, rows, view=memreap_doctor.procfs.source(), url="unix:///run/this")
+            assert_finds(f"myapp: a process tree from its earlier starts, .*: kill {manager}$", found)
+            other = examined(text, rows, view=memreap_doctor.procfs.source(), url="unix:///run/other")
+            assert "earlier starts" not in other
         finally:
-            process.kill()
+            tree.terminate()
+            eventually(lambda: not tree.is_running())
 
 
-def assert_found_of(where: Path, bounds: str, metric: str, expression: str, status: int) -> None:
-    where.chmod(0o777)
-    shutil.copy(stack.APPS / "leaky.psgi", where)
-    text = changed(
-        (f"command={PLACK}", f"command={PLACK.replace(str(stack.APPS), str(where))}\nuser=www-data"),
-        (f"command={BIN}", f"command=setpriv --bounding-set {bounds} {BIN}"),
-        ("limit=150MB", f"limit=150MB\nmetric={metric}"),
-    )
-    with running(where, text):
-        eventually(lambda: assert_found(where, expression, status))
-
-
-def test_a_supervisord_that_does_not_answer_is_found(where):
-    (where / "supervisord.conf").write_text(
-        SOUND.replace("WHERE", str(where)) + f"[supervisorctl]\nserverurl=unix://{where}/none.sock\n"
-    )
-    assert_found(where, r"supervisord: no supervisord answers at unix://")
+def test_a_supervisord_that_does_not_answer_is_found(tmp_path, monkeypatch):
+    monkeypatch.delenv("SUPERVISOR_SERVER_URL", raising=False)
+    conf = tmp_path / "supervisord.conf"
+    conf.write_text(f"{SOUND}[supervisorctl]\nserverurl=unix://{tmp_path}/none.sock\n")
+    lines: list[str] = []
+    assert memreap_doctor.run(str(conf), connect_as_supervisorctl, lines.append) == 1
+    assert lines[0].startswith("supervisord: no supervisord answers at unix://")
 
 
 def test_a_configuration_that_is_none_is_one_line(where):
@@ -350,29 +236,14 @@ def test_a_configuration_that_is_none_is_one_line(where):
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
 
 
-def test_a_listener_that_hears_no_commands_is_a_note(where):
-    with running(where, changed(("TICK_5,REMOTE_COMMUNICATION", "TICK_5"))):
-        expression = (
-            r"listener: note: .*it does not get the commands supervisorctl memreap reap.*: add REMOTE_COMMUNICATION"
-        )
-        eventually(lambda: assert_found(where, expression, 0))
+def test_that_doctor_itself_failed_is_no_finding(where, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("a fault")
 
-
-def test_of_a_group_each_process_that_does_not_run_is_named(where):
-    text = changed(
-        (PLACK, f"sh -c 'test %(process_num)s = 0 || exit 1; exec {sys.executable} {POOL} 1 5'"),
-        ("stopwaitsecs=70", "numprocs=2\nprocess_name=%(process_num)s\nautorestart=true\nstartretries=0"),
-        ("limit=150MB", "limit=150MB\ntarget=self"),
-    )
-    with running(where, text + INTERFACE, gives_up=True):
-        eventually(lambda: assert_found(where, r"myapp: myapp:1 does not run \(FATAL\): Exited too quickly"))
-        assert "myapp:0 does not run" not in doctor(where).stdout
-
-
-def test_the_d_of_a_manager_that_is_there_means_something_else(where):
-    with running(where, changed((PLACK, f"{sys.executable} {POOL} 2 5 -d"))):
-        eventually(lambda: assert_found(where, r"no problems found\n$", 0))
-        assert "daemonizes" not in doctor(where).stdout
+    (where / "supervisord.conf").write_text("[supervisord]\n")
+    monkeypatch.setattr(memreap_doctor, "run", fail)
+    assert cli.main(["doctor", "-c", f"{where}/supervisord.conf"]) == 70
+    assert "RuntimeError: a fault" in capsys.readouterr().err
 
 
 def grown(pid: int, age: float, mb: int) -> Worker:
@@ -381,7 +252,7 @@ def grown(pid: int, age: float, mb: int) -> Worker:
 
 
 @pytest.mark.parametrize(
-    ("workers", "is_reported"),
+    ("measured", "is_reported"),
     [
         ([grown(1, 19, 200)], True),
         ([grown(1, 19, 200), grown(2, 19, 40)], False),
@@ -390,11 +261,22 @@ def grown(pid: int, age: float, mb: int) -> Worker:
     ],
     ids=["fresh", "one of the fresh", "all are old", "the old ones"],
 )
-def test_a_limit_is_too_low_if_all_fresh_workers_are_over_it_however_large_old_ones_are(workers, is_reported):
+def test_a_limit_is_too_low_if_all_fresh_workers_are_over_it_however_large_old_ones_are(measured, is_reported):
     settings = PoolSettings(limit=150 * 1024**2, min_age=3600)
-    texts = [finding.text for finding in memreap_doctor.workers.check_limit(workers, settings)]
-    assert bool(texts) is is_reported
-    assert all("set limit=400MB or more" in text for text in texts)
+    assert bool(list(workers.check_limit(measured, settings))) is is_reported
+
+
+def test_a_limit_that_all_workers_together_cannot_reach_is_a_note():
+    settings = PoolSettings(limit=1024**3)
+    (finding,) = workers.check_memory(settings, 10, (8 * 1024**3, "container"))
+    assert not finding.harms
+    expression = (
+        r"10 workers of up to 1.0 GiB each are together above the memory of this container .*; a limit= of 819MB"
+    )
+    assert_matches(f"^{expression}", finding.text)
+    assert not list(workers.check_memory(settings, 8, (8 * 1024**3, "machine")))
+    assert not list(workers.check_memory(PoolSettings(limit=1024**4, metric="vms"), 8, (8 * 1024**3, "machine")))
+    assert not list(workers.check_memory(settings, 99, None))
 
 
 def test_another_users_perl_is_not_asked_by_who_cannot_become_that_user(monkeypatch):
@@ -408,28 +290,37 @@ def test_another_users_perl_is_not_asked_by_who_cannot_become_that_user(monkeypa
             asked.kill()
 
 
-def test_that_doctor_itself_failed_is_no_finding(where, monkeypatch, capsys):
-    def fail(*_):
-        raise RuntimeError("a fault")
-
-    (where / "supervisord.conf").write_text("[supervisord]\n")
-    monkeypatch.setattr(memreap_doctor, "run", fail)
-    assert cli.main(["doctor", "-c", f"{where}/supervisord.conf"]) == 70
-    assert "RuntimeError: a fault" in capsys.readouterr().err
+# What supervisor's parser reads from the file, and what supervisord has read.
+APP = {"group": "myapp", "name": "myapp", "command": "x", "stopwaitsecs": 70, "stdout_logfile": "auto", "inuse": False}
+LISTENS = {"group": "memreap", "name": "memreap", "command": "memreap listen"}
+OTHER = {"group": "other", "name": "other", "command": "sleep 9"}
+BOTH: list[dict[str, Any]] = [APP, LISTENS]
 
 
-def test_what_a_program_of_another_supervisord_left_behind_is_none_of_this_ones(where, tmp_path):
-    pool = f"{sys.executable} {POOL} 2 5"
-    with supervisord(tmp_path, f"[program:myapp]\ncommand={pool}\nautorestart=false\n[memreap:myapp]\nlimit=1GB\n"):
-        (manager,) = stack.left_in(tmp_path, words="pool.py", children=2)
-        workers = manager.children()
-        try:
-            manager.kill()
-            psutil.wait_procs([manager], timeout=10)
-            with running(where, SOUND):
-                result = doctor(where)
-            assert "earlier starts" not in result.stdout
-            assert "earlier starts" in doctor(tmp_path).stdout
-        finally:
-            for worker in workers:
-                worker.kill()
+@pytest.mark.parametrize(
+    ("written", "read", "not_applied", "expression"),
+    [
+        (BOTH, [{**APP, "stopwaitsecs": 80}, LISTENS], [], r"restart: myapp \(stopwaitsecs: 80, now 70\)$"),
+        ([*BOTH, {**APP, "name": "b"}], BOTH, [], r"restart: myapp \(1 processes, now 2\)$"),
+        ([*BOTH, OTHER], BOTH, [], "note: start: other$"),
+        ([APP], BOTH, [], "stop and remove: memreap$"),
+        ([LISTENS], BOTH, [], "stop and remove: myapp$"),
+        (BOTH, BOTH, ["myapp"], r"restart: myapp \(read, but not applied\)$"),
+        (BOTH, [{**APP, "inuse": True, "stdout_logfile": "/tmp/x"}, LISTENS], [], ""),
+    ],
+)
+def test_what_update_would_do_is_a_problem_if_a_pool_or_the_listener_is_concerned(
+    written, read, not_applied, expression
+):
+    answer = Answer("supervisord", version=__version__, processes=written)
+    output = examined(answer=answer, read=read, not_applied=not_applied)
+    kind, what = ("note: ", expression[6:]) if expression.startswith("note: ") else ("", expression)
+    if expression:
+        assert_finds(f"supervisord: {kind}it has not read .*: run supervisorctl update, which will {what}", output)
+    else:
+        assert "has not read" not in output
+
+
+def test_a_listener_that_has_not_been_read_yet_is_found():
+    answer = Answer("supervisord", version=__version__, processes=BOTH)
+    assert_finds("supervisord: .* which will start: memreap$", examined(rows=[MYAPP], answer=answer, read=[APP]))

@@ -1,25 +1,16 @@
 """`memreap doctor` on the server of a pool: which one it is, with which signal, and what else replaces its workers.
 
-The command lines are written by hand, as /proc/PID/cmdline has them; a gunicorn and a php-fpm really run.
+The command lines are written by hand, as /proc/PID/cmdline has them; test_doctor_stack.py has real servers.
 """
 
 from __future__ import annotations
 
-import os
-import re
 import shlex
-import shutil
-import sys
-import time
-from pathlib import Path
 
 import pytest
-from support import stack
-from support.doctor import BIN, assert_found, doctor, running
-from support.driver import POOL, eventually
+from support.doctor import SOUND, assert_finds, changed, examined, pool
 
 from supervisor_memreap.doctor import recycling
-from supervisor_memreap.doctor.program import _STARTING
 from supervisor_memreap.doctor.recycling import Recycling, Started, found, options, starman_requests, text_of
 
 PHP_CONF = "/etc/php/8.2/fpm/php-fpm.conf"
@@ -146,120 +137,65 @@ def test_starman_always_replaces_its_workers(words, requests):
     assert starman_requests(words) == requests
 
 
-TEXT = f"""\
-[program:shop]
-command={sys.executable} WHERE/NAME 2 5 term
-[memreap:shop]
-limit=1GB
-min_age=1s
-[eventlistener:memreap]
-command={BIN}/memreap listen
-events=TICK_5
-environment=TMPDIR="WHERE"
-"""
+SHOP = pool("gunicorn", "gunicorn")
 
 
-def named(where: Path, name: str) -> str:
-    """A pool whose processes are called as those of this server, and leave on TERM."""
-    shutil.copy(POOL, where / name)
-    return TEXT.replace("NAME", name)
+def test_which_signal_is_used_is_said_as_what_is_in_order_with_where_it_is_set():
+    assert_finds(r"myapp: ok: gunicorn: .* TERM \(signal= is not set\)$", examined(processes=SHOP))
+    output = examined(with_signal("TERM"), processes=SHOP)
+    assert_finds(r"myapp: ok: gunicorn: .* TERM \(set in .*supervisord.conf \[memreap:myapp\]\)$", output)
 
 
-def test_which_server_it_is_and_which_signal_is_used_is_said_as_what_is_in_order(where):
-    with running(where, named(where, "gunicorn")):
-        expression = r"shop: ok: gunicorn: workers are reaped with TERM \(signal= is not set\)\n.*no problems found\n\Z"
-        eventually(lambda: assert_found(where, expression, 0))
-    with running(where, named(where, "gunicorn").replace("limit=1GB", "limit=1GB\nsignal=TERM")):
-        expression = r"shop: ok: gunicorn: .* TERM \(set in .*supervisord.conf \[memreap:shop\]\)\n"
-        eventually(lambda: assert_found(where, expression, 0))
+def with_signal(name: str) -> str:
+    return changed(("limit=150MB", f"limit=150MB\nsignal={name}"))
 
 
-def test_a_wrong_signal_is_found_with_the_line_to_write_and_where(where):
-    with running(where, named(where, "gunicorn").replace("limit=1GB", "limit=1GB\nsignal=sighup")):
-        expression = (
-            r"shop: gunicorn drops its requests on signal=sighup \(set in .*supervisord.conf \[memreap:shop\]\):"
-            r" nothing is sent; under \[memreap:shop\], write signal=TERM; it takes effect at the next tick\n"
-        )
-        eventually(lambda: assert_found(where, expression))
-
-
-def test_where_the_wrong_signal_is_one_for_all_pools_it_is_set_right_for_this_one_alone(where):
-    with running(where, named(where, "gunicorn") + "[memreap]\nsignal=HUP\n"):
-        expression = (
-            r"shop: gunicorn drops its requests on signal=HUP \(set in .*supervisord.conf \[memreap\]\):"
-            r" nothing is sent; under \[memreap:shop\], write signal=TERM;"
-        )
-        eventually(lambda: assert_found(where, expression))
-
-
-def test_where_the_server_is_unknown_and_no_signal_is_set_doctor_says_what_to_check(where):
-    text = named(where, "shop_fastcgi").replace(" term", "")
-    with running(where, text):
-        expression = r"shop: note: memreap does not know its server, so it uses HUP: check .* \[memreap:shop\]\n"
-        eventually(lambda: assert_found(where, expression, 0))
-    with running(where, text.replace("limit=1GB", "limit=1GB\nsignal=HUP")):
-        eventually(lambda: assert_found(where, r"no problems found\n\Z", 0))
-        assert "does not know" not in doctor(where).stdout
-
-
-def test_a_pool_whose_server_no_signal_suits_is_a_problem(where):
-    with running(where, named(where, "fcgiwrap")):
-        expression = r"shop: worker \d+ belongs to fcgiwrap, which drops requests on every signal: nothing sent"
-        eventually(lambda: assert_found(where, expression))
-        assert "ok:" not in doctor(where).stdout
-
-
-# Beside our Python, where tests/run installs it, or Debian's.
-GUNICORN = shutil.which("gunicorn", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-
-
-@pytest.mark.skipif(not GUNICORN, reason="gunicorn is not installed")
-def test_what_a_real_gunicorn_replaces_by_itself_is_a_note_with_what_that_restarts(where):
-    (where / "app.py").write_text("def application(environ, start_response):\n    return []\n")
-    (where / "conf.py").write_text("max_requests = 300\n")
-    command = f"{GUNICORN} --chdir WHERE -w 2 -b unix:WHERE/g.sock --max-requests 1000 -c conf.py app:application"
-    text = re.sub(r"command=.* term", f"command={command}\ndirectory=WHERE", TEXT)
-    with running(where, text):
-        on_the_command_line = (
-            r"shop: note: gunicorn replaces workers by itself too \(--max-requests 1000 in its command\): more than.*;"
-            r" remove --max-requests from command= in .*\[program:shop\], then run supervisorctl update, which restarts"
-            r" shop\n"
-        )
-        eventually(lambda: assert_found(where, on_the_command_line, 0))
-        assert_found(where, r"shop: ok: gunicorn: workers are reaped with TERM", 0)
-        assert doctor(where).stdout.count("by itself") == 1  # the command line overrides the file
-
-
-@pytest.mark.skipif(not shutil.which("php-fpm8.2"), reason="php-fpm is not installed")
-def test_a_pool_that_is_empty_while_nobody_asks_is_no_fault(where):
-    user = "user=www-data\ngroup=www-data\n" if os.getuid() == 0 else ""
-    pool = f"[www]\n{user}listen={where}/php.sock\npm=ondemand\npm.max_children=4\n"
-    (where / "fpm.conf").write_text(f"[global]\nerror_log={where}/php.log\n{pool}")
-    text = re.sub(r"command=.* term", "command=php-fpm8.2 -F -y fpm.conf\ndirectory=WHERE", TEXT)
-    with running(where, text):
-        eventually(lambda: assert_has_started(where))
-        eventually(lambda: assert_found(where, "memreap: no problems found", 0))
-
-
-def assert_has_started(where: Path) -> None:
-    """It is so old that doctor would miss its workers."""
-    (manager,) = stack.left_in(where, "php-fpm")
-    assert time.time() - manager.create_time() > _STARTING + 1
-
-
-@pytest.mark.skipif(not shutil.which("php-fpm8.2"), reason="php-fpm is not installed")
-def test_that_a_real_php_fpm_makes_its_pool_smaller_by_itself_is_a_note(where):
-    user = "user=www-data\ngroup=www-data\n" if os.getuid() == 0 else ""
-    (where / "pool.conf").write_text(
-        f"[www]\n{user}listen={where}/php.sock\npm=dynamic\npm.max_children=4\npm.start_servers=2\n"
-        "pm.min_spare_servers=1\npm.max_spare_servers=2\npm.max_requests=500\n"
+def test_a_wrong_signal_is_found_with_the_line_to_write_and_where():
+    expression = (
+        r"myapp: gunicorn drops its requests on signal=sighup \(set in .*supervisord.conf \[memreap:myapp\]\): nothing"
+        r" is sent; under \[memreap:myapp\], write signal=TERM; it takes effect at the next tick$"
     )
-    (where / "fpm.conf").write_text(f"[global]\nerror_log={where}/php.log\ninclude={where}/pool.conf\n")
-    text = re.sub(r"command=.* term", "command=php-fpm8.2 -F -y fpm.conf\ndirectory=WHERE", TEXT)
-    with running(where, text):
-        eventually(lambda: assert_found(where, r"shop: ok: php-fpm: workers are reaped with QUIT", 0))
-        place = rf"{where}/pool.conf \[www\]"
-        remedy = "set pm = static and pm.max_children to the number that may always run there"
-        shrinks = rf"makes its pool smaller by itself \(pm = dynamic in {place}\): .*; {remedy}"
-        assert_found(where, rf"shop: note: php-fpm {shrinks}", 0)
-        assert_found(where, rf"too \(pm.max_requests = 500 in {place}\).*; remove pm.max_requests there", 0)
+    assert_finds(expression, examined(with_signal("sighup"), processes=SHOP))
+
+
+def test_where_the_wrong_signal_is_one_for_all_pools_it_is_set_right_for_this_one_alone():
+    output = examined(f"{SOUND}[memreap]\nsignal=HUP\n", processes=SHOP)
+    assert_finds(r"myapp: .* \(set in .*supervisord.conf \[memreap\]\): .* under \[memreap:myapp\], write", output)
+
+
+def test_where_the_server_is_unknown_and_no_signal_is_set_doctor_says_what_to_check():
+    unknown = pool("python3 /srv/shop", "python3 /srv/shop")
+    expression = r"myapp: note: memreap does not know its server, so it uses HUP: check .* \[memreap:myapp\]$"
+    assert_finds(expression, examined(processes=unknown))
+    assert "does not know" not in examined(with_signal("HUP"), processes=unknown)
+
+
+def test_a_pool_whose_server_no_signal_suits_is_a_problem():
+    output = examined(processes=pool("fcgiwrap", "fcgiwrap"))
+    assert_finds(r"myapp: worker \d+ belongs to fcgiwrap, which drops requests on every signal: nothing sent", output)
+    assert "ok:" not in output
+
+
+def test_that_starman_replaces_workers_by_itself_is_said_and_is_no_fault():
+    output = examined(processes=pool("starman master", "starman worker"))
+    expression = "myapp: ok: Starman itself replaces each worker after 1000 requests, which is harmless$"
+    assert_finds(expression, output)
+
+
+def test_an_option_that_stands_in_the_command_is_to_be_removed_there():
+    text = changed(("-n 2 -e", "--max-requests 1000"))
+    remedy = (
+        r"remove --max-requests from command= in .*\[program:myapp\], then run supervisorctl update, which restarts"
+    )
+    expression = (
+        rf"myapp: note: gunicorn replaces workers by itself too \(--max-requests 1000 in its command\): .*; {remedy}"
+    )
+    assert_finds(f"{expression} myapp$", examined(text, processes=SHOP))
+
+
+@pytest.mark.parametrize(("mode", "is_found"), [("ondemand", False), ("static", True)])
+def test_a_pool_that_may_be_empty_while_nobody_asks_is_no_fault(tmp_path, mode, is_found):
+    (tmp_path / "fpm.conf").write_text(f"[www]\npm = {mode}\n")
+    text = changed(("/srv/myapp_fastcgi.pl", f"php-fpm8.2 -F -y {tmp_path}/fpm.conf"))
+    output = examined(text, processes=pool("php-fpm8.2", pids=[]))
+    assert ("has no workers" in output) is is_found
