@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -36,7 +35,6 @@ def consume(
 ) -> None:
     """Serve what the messages say until they end. The process must end then: its threads do not."""
     serving = _Serving(recording, Tally(), _Troubles(tell))
-    _allow_ssl()
     serving.begin()
     for message in messages:
         serving.take(message)
@@ -88,13 +86,6 @@ class _Serving:
     def end(self) -> None:
         if self._file:
             self._file.remove()
-
-
-def _allow_ssl() -> None:
-    """prometheus-client needs it, and __main__ keeps it out of the listener, so that these were loaded without it."""
-    if sys.modules.get("ssl", sys) is None:
-        for name in ("ssl", "http.client", "urllib.request"):
-            sys.modules.pop(name, None)
 
 
 def _start(function: Callable[..., None], *arguments: object) -> None:
