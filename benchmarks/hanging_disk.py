@@ -34,7 +34,7 @@ from supervisor_memreap.history import historyfile
 from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.listener.sinks import Recorders
 from supervisor_memreap.outputs import child
-from supervisor_memreap.outputs.log import Once
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.configfile import Contents
 
 PROGRAMS, WORKERS, LOOKS = 50, 1000, 30

@@ -44,7 +44,7 @@ from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host import look, roster
 from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.listener.sinks import Recorders
-from supervisor_memreap.outputs.log import Once
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.configfile import Contents
 
 HERE = Path(__file__).resolve().parent

@@ -23,7 +23,7 @@ from supervisor_memreap.history.historypath import HistoryError
 from supervisor_memreap.listener import sinks
 from supervisor_memreap.outputs import child
 from supervisor_memreap.outputs.child import Child
-from supervisor_memreap.outputs.log import Once
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.configfile import Contents
 
 NOW = now()

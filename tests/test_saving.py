@@ -26,7 +26,7 @@ from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.listener.savedstates import Remembered
 from supervisor_memreap.listener.statefile import StateFile
-from supervisor_memreap.outputs.log import Once
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.configfile import ConfigFile, Contents
 
 SUPERVISORD = ProcessId(4_000_000, 1.5)

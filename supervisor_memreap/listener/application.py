@@ -22,6 +22,7 @@ from supervisor_memreap.listener.sinks import Recorders
 from supervisor_memreap.listener.statefile import StateFile
 from supervisor_memreap.listener.timing import Timing
 from supervisor_memreap.outputs import log
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.outputs.publisher import Publisher
 from supervisor_memreap.supervisord.client import Client, ShuttingDown, Unavailable, connect
 from supervisor_memreap.supervisord.configfile import ConfigFile
@@ -42,7 +43,7 @@ class Application:
     ):
         """`apply` is as in LiveSettings."""
         self._log = emit
-        self._once = log.Once(self._emit)
+        self._once = Once(self._emit)
         self._live = LiveSettings(file, command_line, self._once, apply)
         self._orphans = OrphanWatch(self._once)
         self._endings = Endings(self._client)
@@ -229,7 +230,7 @@ class Application:
         return connect(url, self._live.contents.server)
 
 
-def _report_names(settings: Settings, programs: list[Program], once: log.Once) -> None:
+def _report_names(settings: Settings, programs: list[Program], once: Once) -> None:
     """Report what is watched, and which names do not exist."""
     once.follow(events.ProgramsMissing, events.ProgramsMissing.of(settings.unmatched(programs), programs, time.time()))
     pools = tuple((watch.program.namespec, watch.settings) for watch in settings.pools(programs))
@@ -239,7 +240,7 @@ def _report_names(settings: Settings, programs: list[Program], once: log.Once) -
 class OrphanWatch:
     """Reports what a daemonized start of a program has left behind."""
 
-    def __init__(self, once: log.Once):
+    def __init__(self, once: Once):
         self._once = once
         self._starts: dict[str, tuple[str, int]] = {}
         """State and pid of each watched program in the last search for orphans."""

@@ -22,7 +22,8 @@ from supervisor_memreap.listener.pools import Keep, States
 from supervisor_memreap.listener.reaper import HowEnded, Reaper
 from supervisor_memreap.listener.savedstates import Remembered
 from supervisor_memreap.listener.statefile import BesideListener
-from supervisor_memreap.outputs import log, statusrows, words
+from supervisor_memreap.outputs import statusrows, words
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.configfile import Contents
 
 # Seconds between two looks: short compared with the second in which FCGI::ProcManager replaces a worker.
@@ -124,7 +125,7 @@ def _run(
 ) -> int:
     """`listed` is what `programs` has just said."""
     verdicts = _Verdicts()
-    keep = _keep_in(Remembered(None if dry_run else beside.file, emit, log.Once(_both(emit, verdicts))))
+    keep = _keep_in(Remembered(None if dry_run else beside.file, emit, Once(_both(emit, verdicts))))
     reaper = Reaper((emit, verdicts), dry_run, beside.known(), keep, how_ended, beside.leaving)
     try:
         pools = reaper.tick(listed, settings, time.monotonic())

@@ -8,7 +8,7 @@ from supervisor_memreap.core import events
 from supervisor_memreap.core.events import Sink
 from supervisor_memreap.listener.pools import States
 from supervisor_memreap.listener.statefile import StateFile
-from supervisor_memreap.outputs.log import Once
+from supervisor_memreap.outputs.lasting import Once
 
 
 class Remembered:

@@ -15,7 +15,8 @@ from supervisor_memreap.core.outputsettings import Recording
 from supervisor_memreap.history.historypath import HistoryError, in_force
 from supervisor_memreap.outputs import child, fields
 from supervisor_memreap.outputs.child import Child, Consume, Inbox, Message, Tell
-from supervisor_memreap.outputs.log import Once, internal_error
+from supervisor_memreap.outputs.lasting import Once
+from supervisor_memreap.outputs.log import internal_error
 from supervisor_memreap.supervisord.configfile import Contents
 
 # Seconds before its time that a sink gets a look.

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from supervisor_memreap.core import events, pace
 from supervisor_memreap.host.alarm import Alarm
 from supervisor_memreap.listener.memorywatch import MemoryWatch
-from supervisor_memreap.outputs.log import Once
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.protocol import Event
 
 # Event names of supervisord and the seconds between two of them.

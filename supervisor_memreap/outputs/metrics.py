@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor_memreap.core.outputsettings import Address, Recording
 from supervisor_memreap.host import packages
+from supervisor_memreap.outputs.lasting import Lasting
 from supervisor_memreap.outputs.tally import Tally
 
 if TYPE_CHECKING:
@@ -103,14 +104,13 @@ class _Troubles:
     def __init__(self, tell: Callable[[Mapping[str, Any]], None]):
         self._tell = tell
         self._lock = threading.Lock()
-        self._troubles: dict[str, str] = {}
+        self._lasting: Lasting[str] = Lasting()
 
     def follow(self, of: str, trouble: str) -> None:
         """Empty: it is over."""
         with self._lock:
-            if self._troubles.get(of, "") != trouble:
-                self._troubles[of] = trouble
-                self._tell({"trouble": "; ".join(filter(None, self._troubles.values()))})
+            if self._lasting.note(of, trouble):
+                self._tell({"trouble": "; ".join(self._lasting.texts())})
 
     def fail(self, error: BaseException) -> None:
         self.follow("scrape", f"internal error in a scrape, please report it: {error!r}")
