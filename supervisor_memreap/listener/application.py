@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from supervisor_memreap.core import events
@@ -21,7 +22,7 @@ from supervisor_memreap.listener.savedstates import Remembered
 from supervisor_memreap.listener.sinks import Recorders
 from supervisor_memreap.listener.statefile import StateFile
 from supervisor_memreap.listener.timing import Timing
-from supervisor_memreap.outputs import log
+from supervisor_memreap.outputs.guard import guard
 from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.outputs.publisher import Publisher
 from supervisor_memreap.supervisord.client import Client, ShuttingDown, Unavailable, connect
@@ -67,7 +68,11 @@ class Application:
         is_command = event.name == "REMOTE_COMMUNICATION" and kind == f"type:{TYPE}"
         if not is_command and not self.timing.is_for_a_look(event):
             return
-        self._guard(lambda: self._handle_command(data) if is_command else self.tick())
+        with self._guard():
+            if is_command:
+                self._handle_command(data)
+            else:
+                self.tick()
 
     def _emit(self, event: events.Event) -> None:
         """Everything that happens comes by here."""
@@ -78,16 +83,16 @@ class Application:
         if event.announced_as and self.reaper.announces(event.pool):
             self._publisher.announcements.add(event)
 
-    def _guard(self, act: Callable[[], None]) -> None:
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
         """Any error becomes a line in the log, and the listener continues."""
-        try:
-            act()
-            self._once.clear(events.InternalError)
-        except Unavailable as error:
-            self._once(events.SupervisordUnavailable("", time.time(), str(error)))
-        except Exception as error:
-            # A listener that exits while it handles an event gets it again about every 2 s, and none would look.
-            self._once(log.internal_error("", error))
+        # A listener that exits while it handles an event gets it again about every 2 s, and none would look.
+        with guard(self._once):
+            try:
+                yield
+                self._once.clear(events.InternalError)
+            except Unavailable as error:
+                self._once(events.SupervisordUnavailable("", time.time(), str(error)))
 
     def publish_totals(self) -> None:
         """If the history has just been read: until then nobody knew how much earlier listeners reaped. Never raises."""
@@ -95,15 +100,14 @@ class Application:
             self._rows = self.recorders.with_totals(self._rows)
             # A supervisord that hangs would have to be waited for. Not with _guard, which would end what lasts.
             if self._rows and not self._once.has_passed(events.SupervisordUnavailable):
-                try:
+                with guard(self._once):
                     self._publisher.publish(self._client())
-                except Exception as error:
-                    self._once(log.internal_error("", error))
 
     def look_between_ticks(self) -> None:
         """If that is due. Never raises."""
         if self.timing.is_due():
-            self._guard(lambda: self.tick(counts=False))
+            with self._guard():
+                self.tick(counts=False)
 
     def forget_if_all_ends(self) -> None:
         """On TERM, which may end only this listener, or supervisord with all its programs."""
@@ -205,15 +209,12 @@ class Application:
 
     def read_doctor(self) -> None:
         """doctor has written something, or its time is up. Never raises."""
-        self._guard(self._read_doctor)
-
-    def _read_doctor(self) -> None:
-        doctor = self.doctor
-        if doctor is None or not doctor.has_ended():
-            return
-        self.doctor = None
-        self._publisher.answers.give(doctor.id, *doctor.result())
-        self._publisher.publish(self._client())
+        with self._guard():
+            doctor = self.doctor
+            if doctor and doctor.has_ended():
+                self.doctor = None
+                self._publisher.answers.give(doctor.id, *doctor.result())
+                self._publisher.publish(self._client())
 
     def close(self) -> None:
         """Release everything, and leave no process behind."""

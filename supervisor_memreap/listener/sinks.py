@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,8 +15,8 @@ from supervisor_memreap.core.outputsettings import Recording
 from supervisor_memreap.history.historypath import HistoryError, in_force
 from supervisor_memreap.outputs import child, fields
 from supervisor_memreap.outputs.child import Child, Consume, Inbox, Message, Tell
+from supervisor_memreap.outputs.guard import guard
 from supervisor_memreap.outputs.lasting import Once
-from supervisor_memreap.outputs.log import internal_error
 from supervisor_memreap.supervisord.configfile import Contents
 
 # Seconds before its time that a sink gets a look.
@@ -116,7 +116,7 @@ class Recorders:
         """When the child of this kind ended by itself (monotonic)."""
         self._troubles: dict[str, str] = {}
         self._lasting = _Lasting(emit, once)
-        self._error: events.InternalError | None = None
+        self._error: Event | None = None
         self._totals = Totals(time.time())
         self._are_totals_new = False
         self._watching: Message | None = None
@@ -124,17 +124,15 @@ class Recorders:
         self._looked: dict[str, float] = {}
         """When each of them last got a look (monotonic)."""
 
-    def _attempt(self, act: Callable[[], None]) -> None:
-        try:
-            act()
-        except Exception as error:
-            self._error = internal_error("", error)
+    def _note_error(self, event: Event) -> None:
+        self._error = event
 
     def apply(self, recording: Recording, contents: Contents) -> None:
         """Follow the settings: start and end children. `contents` is the configuration."""
         if recording != self._recording:
             self._recording = recording
-            self._attempt(lambda: self._apply(recording, contents))
+            with guard(self._note_error):
+                self._apply(recording, contents)
 
     def _apply(self, recording: Recording, contents: Contents) -> None:
         why = ""
@@ -187,7 +185,8 @@ class Recorders:
 
     def take(self, event: Event) -> None:
         """A sink of events."""
-        self._attempt(lambda: self._take(event))
+        with guard(self._note_error):
+            self._take(event)
 
     def _take(self, event: Event) -> None:
         self._totals(event)
@@ -200,7 +199,8 @@ class Recorders:
 
     def look(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The pools were looked at; `rows` are as outputs.statusrows has them, if one of the sinks wants them."""
-        self._attempt(lambda: self._look(rows))
+        with guard(self._note_error):
+            self._look(rows)
         self._report()
 
     def _look(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -246,7 +246,8 @@ class Recorders:
 
     def wake(self, ready: Iterable[int]) -> None:
         """These descriptors are ready; others may be among them."""
-        self._attempt(lambda: self._wake(ready))
+        with guard(self._note_error):
+            self._wake(ready)
 
     def _wake(self, ready: Iterable[int]) -> None:
         fds = set(ready)

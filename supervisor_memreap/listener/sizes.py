@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -46,7 +45,8 @@ class Sizes:
         self.is_incomplete = False
         rows: list[dict[str, Any]] = []
         for pool in sorted(pools, key=lambda pool: pool.name):
-            self._pools.guard(pool, functools.partial(self._add, rows, pool, view, now))
+            with pool.guard():
+                self._add(rows, pool, view, now)
         return rows
 
     def _add(self, rows: list[dict[str, Any]], pool: WatchedPool, view: Source, now: float) -> None:

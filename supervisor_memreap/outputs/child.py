@@ -12,13 +12,13 @@ import os
 import select
 import signal
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from supervisor_memreap.core.outputsettings import Recording
 from supervisor_memreap.host import forked
+from supervisor_memreap.outputs.guard import internal_error
 
 Message = Mapping[str, Any]
 """`{"kind": "event", …}` with record.fields, or `{"kind": "look", "at": seconds since 1970, "pools": […],
@@ -202,8 +202,6 @@ def _run(name: str, consume: Consume, recording: Recording, received: int, told:
         try:
             consume(Inbox(received), tell, recording)
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{os.path.basename(place.filename)}:{place.lineno}"
-            tell({"trouble": f"internal error, please report it: {error!r} at {where}"})
+            tell({"trouble": internal_error(error).text})
     finally:
         os._exit(0)

@@ -7,11 +7,10 @@ import json
 import os
 import select
 import time
-import traceback
 from collections.abc import Callable
 from typing import TextIO
 
-from supervisor_memreap.core.events import Event, InternalError, LinesMissing, Sink
+from supervisor_memreap.core.events import Event, LinesMissing, Sink
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.outputs import fields
 
@@ -84,9 +83,3 @@ class Log:
         # supervisord adds no time to the lines. A character that is cut in two is dropped as well.
         whole = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {_line(_text(event))}"
         return whole.encode()[:room].decode(errors="ignore")
-
-
-def internal_error(pool: str, error: Exception) -> InternalError:
-    """The event, with the place where the error was raised."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return InternalError(pool, time.time(), repr(error), f"{os.path.basename(place.filename)}:{place.lineno}")
