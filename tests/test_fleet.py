@@ -110,8 +110,8 @@ def test_all_that_alerts_and_dashboard_ask_for_is_exposed(exposed):
 # Growth is known after seconds, not minutes.
 IMPATIENT = """\
 import sys
-from supervisor_memreap import sizes
-from supervisor_memreap.core import growth
+from supervisor_memreap.listener import sizes
+from supervisor_memreap.advice import growth
 from supervisor_memreap.__main__ import main
 
 sizes.MEASURE, growth.WARM_UP, growth.APART, growth.WATCHED = 0.2, 0.0, 0.2, 3.0
