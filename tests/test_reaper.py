@@ -382,9 +382,9 @@ def test_a_pool_that_is_out_of_sight_keeps_who_is_leaving_and_its_lock():
 def test_a_pool_that_is_out_of_sight_is_let_go_when_its_worker_has_left():
     with pool(2, 40, "stuck") as manager, Reaping(manager) as reaping:
         os.kill(reaping.until(events.Signalled).pid, signal.SIGKILL)
-        (fd,) = reaping.reaper.pools.pidfds()
+        (fd,) = reaping.reaper.fds()
         assert select.select([fd], [], [], 5)[0]
-        reaping.reaper.exited(fd, time.monotonic())
+        reaping.reaper.wake([fd])
         reaping.reaper.tick([], reaping.settings, time.monotonic())
         os.close(lock.take(procfs.source().process(manager).id))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from supervisor_memreap.core import events
@@ -15,6 +15,7 @@ from supervisor_memreap.core.settings import Sections, Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.host import orphans, procfs
 from supervisor_memreap.host.whoserves import PATIENCE
+from supervisor_memreap.listener import wakeable
 from supervisor_memreap.listener.doctorprocess import DoctorProcess
 from supervisor_memreap.listener.livesettings import LiveSettings
 from supervisor_memreap.listener.reaper import Reaper
@@ -22,6 +23,7 @@ from supervisor_memreap.listener.savedstates import Remembered
 from supervisor_memreap.listener.sinks import Recorders
 from supervisor_memreap.listener.statefile import StateFile
 from supervisor_memreap.listener.timing import Timing
+from supervisor_memreap.listener.wakeable import Wakeable
 from supervisor_memreap.outputs.guard import guard
 from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.outputs.publisher import Publisher
@@ -49,14 +51,14 @@ class Application:
         self._orphans = OrphanWatch(self._once)
         self._endings = Endings(self._client)
         self.remembered = Remembered(statefile, self._emit, self._once)
-        self.recorders = Recorders(self._emit, self._once)
+        self._recorders = Recorders(self._emit, self._once)
         self._rows: list[dict[str, Any]] = []
         """The status of the pools at the last look."""
         kept, sinks = self.remembered, (self._emit, self._announce)
         self.reaper = Reaper(sinks, False, kept.read(), kept.keep, self._endings.of, kept.leaving_by_once, PATIENCE)
-        self.timing = Timing(self.reaper.memory, self._once)
+        self._timing = Timing(self.reaper.memory, self._once)
         self._publisher = Publisher(lambda: self._rows, self._once, self.reaper.memory.troubles)
-        self.doctor: DoctorProcess | None = None
+        self._doctor: DoctorProcess | None = None
         """The one that runs; None: none does."""
 
     def handle(self, event: Event) -> None:
@@ -66,7 +68,7 @@ class Application:
             return
         kind, _, data = event.payload.partition("\n")
         is_command = event.name == "REMOTE_COMMUNICATION" and kind == f"type:{TYPE}"
-        if not is_command and not self.timing.is_for_a_look(event):
+        if not is_command and not self._timing.is_for_a_look(event):
             return
         with self._guard():
             if is_command:
@@ -77,7 +79,7 @@ class Application:
     def _emit(self, event: events.Event) -> None:
         """Everything that happens comes by here."""
         self._log(event)
-        self.recorders.take(event)
+        self._recorders.take(event)
 
     def _announce(self, event: events.Event) -> None:
         if event.announced_as and self.reaper.announces(event.pool):
@@ -94,10 +96,32 @@ class Application:
             except Unavailable as error:
                 self._once(events.SupervisordUnavailable("", time.time(), str(error)))
 
-    def publish_totals(self) -> None:
+    # For the loop of the listener.
+
+    def _parts(self) -> list[Wakeable]:
+        """What may have to be woken, in this order."""
+        return [self._timing, self._recorders, self.reaper, *([self._doctor] if self._doctor else [])]
+
+    def fds(self) -> dict[int, int]:
+        return wakeable.fds(self._parts())
+
+    def patience(self) -> float | None:
+        return wakeable.patience(self._parts())
+
+    def wake(self, readable: Collection[int]) -> None:
+        """As Wakeable. Never raises."""
+        for part in self._parts():
+            with guard(self._once):
+                part.wake(readable)
+        self._publish_totals()
+        if self._doctor and self._doctor.has_ended():
+            with self._guard():
+                self._answer_doctor(self._doctor)
+
+    def _publish_totals(self) -> None:
         """If the history has just been read: until then nobody knew how much earlier listeners reaped. Never raises."""
-        if self.recorders.has_new_totals():
-            self._rows = self.recorders.with_totals(self._rows)
+        if self._recorders.has_new_totals():
+            self._rows = self._recorders.with_totals(self._rows)
             # A supervisord that hangs would have to be waited for. Not with _guard, which would end what lasts.
             if self._rows and not self._once.has_passed(events.SupervisordUnavailable):
                 with guard(self._once):
@@ -105,7 +129,7 @@ class Application:
 
     def look_between_ticks(self) -> None:
         """If that is due. Never raises."""
-        if self.timing.is_due():
+        if self._timing.is_due():
             with self._guard():
                 self.tick(counts=False)
 
@@ -124,16 +148,16 @@ class Application:
 
     def tick(self, counts: bool = True) -> None:
         """Read what changed, look, decide, act; not `counts`: between two ticks. Raises Unavailable."""
-        self.timing.begin()
+        self._timing.begin()
         try:
             self._look(counts)
         finally:
-            self.timing.end()
+            self._timing.end()
 
     def _look(self, counts: bool) -> None:
         self._live.refresh()
         if self._live.are_known:
-            self.recorders.apply(self._live.settings.recording, self._live.contents)
+            self._recorders.apply(self._live.settings.recording, self._live.contents)
         client, settings = self._client(), self._live.settings
         if not self._live.are_known:
             # Half of the settings may be in a file with a mistake; and what is remembered stays remembered.
@@ -143,9 +167,9 @@ class Application:
         self._once.end(events.SupervisordUnavailable, events.SupervisordAvailable("", time.time()))
         _report_names(settings, programs, self._once)
         self.reaper.tick(programs, settings, time.monotonic(), counts)
-        if self._publisher.is_read or self.recorders.want_a_look() or self.reaper.is_measuring:
-            self._rows = self.recorders.with_totals(self.reaper.status())
-        self.recorders.look(self._rows)
+        if self._publisher.is_read or self._recorders.want_a_look() or self.reaper.is_measuring:
+            self._rows = self._recorders.with_totals(self.reaper.status())
+        self._recorders.look(self._rows)
         self._publisher.note_look()
         self._publisher.publish(client)
         watched = [program for program in programs if settings.of(program)]
@@ -200,29 +224,25 @@ class Application:
         return True
 
     def _start_doctor(self, id: str) -> None:
-        if self.doctor:
+        if self._doctor:
             raise CommandError("doctor is already running")
         try:
-            self.doctor = DoctorProcess(self._live.path, id)
+            self._doctor = DoctorProcess(self._live.path, id)
         except OSError as error:
             raise CommandError(f"doctor could not be started: {error.strerror}") from None
 
-    def read_doctor(self) -> None:
-        """doctor has written something, or its time is up. Never raises."""
-        with self._guard():
-            doctor = self.doctor
-            if doctor and doctor.has_ended():
-                self.doctor = None
-                self._publisher.answers.give(doctor.id, *doctor.result())
-                self._publisher.publish(self._client())
+    def _answer_doctor(self, doctor: DoctorProcess) -> None:
+        self._doctor = None
+        self._publisher.answers.give(doctor.id, *doctor.result())
+        self._publisher.publish(self._client())
 
     def close(self) -> None:
         """Release everything, and leave no process behind."""
-        if self.doctor:
-            self.doctor.end()
-        self.timing.close()
+        if self._doctor:
+            self._doctor.end()
+        self._timing.close()
         self.reaper.close()
-        self.recorders.close()
+        self._recorders.close()
 
     def _client(self) -> Client:
         url = os.environ.get("SUPERVISOR_SERVER_URL")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Sequence
 
@@ -71,9 +72,9 @@ class AttemptQueue:
 
     # For the loop of the listener.
 
-    def fds(self) -> list[int]:
+    def fds(self) -> dict[int, int]:
         """Descriptors that become readable when an attempt has something to say."""
-        return [attempt.fd for attempt in self._made()]
+        return {attempt.fd: select.POLLIN for attempt in self._made()}
 
     def patience(self) -> float | None:
         """Seconds until the time of an attempt is up; None: none is being made."""

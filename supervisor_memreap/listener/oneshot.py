@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import select
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from supervisor_memreap.listener.pools import Keep, States
 from supervisor_memreap.listener.reaper import HowEnded, Reaper
 from supervisor_memreap.listener.savedstates import Remembered
 from supervisor_memreap.listener.statefile import BesideListener
+from supervisor_memreap.listener.wakeable import wait
 from supervisor_memreap.outputs import statusrows, words
 from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.configfile import Contents
@@ -270,14 +270,8 @@ class _Waits:
 def _pause(reaper: Reaper) -> None:
     """Wait until the next look, or until a signalled worker is gone."""
     until = time.monotonic() + INTERVAL
-    while (now := time.monotonic()) < until:
-        poll = select.poll()
-        for fd in (*reaper.pools.pidfds(), *reaper.attempts.fds()):
-            poll.register(fd, select.POLLIN)
-        readable = [fd for fd, _ in poll.poll((until - now) * 1000 + 1)]
-        reaper.attempts.wake(time.monotonic())
-        gone = [fd for fd in readable if fd in reaper.pools.pidfds()]
-        for fd in gone:
-            reaper.exited(fd, time.monotonic())
-        if gone:
+    while (left := until - time.monotonic()) > 0:
+        exits = reaper.exits
+        reaper.wake(wait(reaper, at_most=left))
+        if reaper.exits > exits:
             until = time.monotonic() + INTERVAL / 4  # the manager needs a moment to fork the replacement

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -61,6 +62,8 @@ class Reaper:
         self.memory = MemoryWatch()
         self.attempts = AttemptQueue(self.pools, self.memory)
         self._sizes = Sizes(self.pools)
+        self.exits = 0
+        """How many signalled workers were seen to be gone between two looks."""
 
     def tick(
         self, programs: Iterable[Program], settings: Settings, now: float, counts: bool = True
@@ -203,9 +206,25 @@ class Reaper:
         """Whether all of these pools were seen in the last tick."""
         return set(names) <= {pool.name for pool in self._watched}
 
-    def exited(self, pidfd: int, now: float) -> None:
-        """The kernel reported that the worker of this descriptor is gone."""
-        self.pools.pidfds()[pidfd].exited(pidfd, now)
+    # For whoever waits between two looks.
+
+    def fds(self) -> dict[int, int]:
+        """Those of attempts, and of workers that were signalled: the kernel reports there that one is gone."""
+        return {**dict.fromkeys(self.pools.pidfds(), select.POLLIN), **self.attempts.fds()}
+
+    def wake(self, readable: Collection[int]) -> None:
+        """Note which workers are gone, and take what came of attempts. Never raises."""
+        now = time.monotonic()
+        for fd in readable:
+            pool = self.pools.pidfds().get(fd)
+            if pool:
+                self.exits += 1
+                with pool.guard():
+                    pool.exited(fd, now)
+        self.attempts.wake(time.monotonic())
+
+    def patience(self) -> float | None:
+        return self.attempts.patience()
 
     def close(self) -> None:
         """Release everything that is held."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -244,18 +244,17 @@ class Recorders:
                 wanted[out] = select.POLLOUT
         return wanted
 
-    def wake(self, ready: Iterable[int]) -> None:
-        """These descriptors are ready; others may be among them."""
+    def wake(self, readable: Collection[int]) -> None:
+        """As Wakeable; the descriptors may be writable too."""
         with guard(self._note_error):
-            self._wake(ready)
+            for name, running in list(self._children.items()):
+                if running.wants() in readable:
+                    running.flush()
+                if running.fd in readable:
+                    self._read(name, running)
 
-    def _wake(self, ready: Iterable[int]) -> None:
-        fds = set(ready)
-        for name, running in list(self._children.items()):
-            if running.wants() in fds:
-                running.flush()
-            if running.fd in fds:
-                self._read(name, running)
+    def patience(self) -> None:
+        return None
 
     def _read(self, name: str, running: Child) -> None:
         told = running.read()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from supervisor_memreap.core import events, pace
 from supervisor_memreap.host.alarm import Alarm
@@ -86,7 +86,7 @@ class Timing:
         """Descriptors to wait for, each with its poll events; none if the next look is due soon anyway."""
         return {} if self._is_woken else self._alarm.fds()
 
-    def wake(self, readable: Iterable[int]) -> None:
+    def wake(self, readable: Collection[int]) -> None:
         """Look soon if the kernel woke the listener by one of these descriptors."""
         if not self._alarm.fds().keys().isdisjoint(readable):
             self._is_woken = True
