@@ -20,7 +20,7 @@ from supervisor_memreap.listener.doctorprocess import DoctorProcess
 from supervisor_memreap.listener.livesettings import LiveSettings
 from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.listener.savedstates import Remembered
-from supervisor_memreap.listener.sinks import Recorders
+from supervisor_memreap.listener.slowoutputs import SlowOutputs
 from supervisor_memreap.listener.statefile import StateFile
 from supervisor_memreap.listener.timing import Timing
 from supervisor_memreap.listener.wakeable import Wakeable
@@ -51,7 +51,7 @@ class Application:
         self._orphans = OrphanWatch(self._once)
         self._endings = Endings(self._client)
         self.remembered = Remembered(statefile, self._emit, self._once)
-        self._recorders = Recorders(self._emit, self._once)
+        self._slow_outputs = SlowOutputs(self._emit, self._once)
         self._rows: list[dict[str, Any]] = []
         """The status of the pools at the last look."""
         kept, sinks = self.remembered, (self._emit, self._announce)
@@ -79,7 +79,7 @@ class Application:
     def _emit(self, event: events.Event) -> None:
         """Everything that happens comes by here."""
         self._log(event)
-        self._recorders.take(event)
+        self._slow_outputs.take(event)
 
     def _announce(self, event: events.Event) -> None:
         if event.announced_as and self.reaper.announces(event.pool):
@@ -100,7 +100,7 @@ class Application:
 
     def _parts(self) -> list[Wakeable]:
         """What may have to be woken, in this order."""
-        return [self._timing, self._recorders, self.reaper, *([self._doctor] if self._doctor else [])]
+        return [self._timing, self._slow_outputs, self.reaper, *([self._doctor] if self._doctor else [])]
 
     def fds(self) -> dict[int, int]:
         return wakeable.fds(self._parts())
@@ -120,8 +120,8 @@ class Application:
 
     def _publish_totals(self) -> None:
         """If the history has just been read: until then nobody knew how much earlier listeners reaped. Never raises."""
-        if self._recorders.has_new_totals():
-            self._rows = self._recorders.with_totals(self._rows)
+        if self._slow_outputs.has_new_totals():
+            self._rows = self._slow_outputs.with_totals(self._rows)
             # A supervisord that hangs would have to be waited for. Not with _guard, which would end what lasts.
             if self._rows and not self._once.has_passed(events.SupervisordUnavailable):
                 with guard(self._once):
@@ -157,7 +157,7 @@ class Application:
     def _look(self, counts: bool) -> None:
         self._live.refresh()
         if self._live.are_known:
-            self._recorders.apply(self._live.settings.recording, self._live.contents)
+            self._slow_outputs.apply(self._live.settings.recording, self._live.contents)
         client, settings = self._client(), self._live.settings
         if not self._live.are_known:
             # Half of the settings may be in a file with a mistake; and what is remembered stays remembered.
@@ -167,9 +167,9 @@ class Application:
         self._once.end(events.SupervisordUnavailable, events.SupervisordAvailable("", time.time()))
         _report_names(settings, programs, self._once)
         self.reaper.tick(programs, settings, time.monotonic(), counts)
-        if self._publisher.is_read or self._recorders.want_a_look() or self.reaper.is_measuring:
-            self._rows = self._recorders.with_totals(self.reaper.status())
-        self._recorders.look(self._rows)
+        if self._publisher.is_read or self._slow_outputs.want_a_look() or self.reaper.is_measuring:
+            self._rows = self._slow_outputs.with_totals(self.reaper.status())
+        self._slow_outputs.look(self._rows)
         self._publisher.note_look()
         self._publisher.publish(client)
         watched = [program for program in programs if settings.of(program)]
@@ -242,7 +242,7 @@ class Application:
             self._doctor.end()
         self._timing.close()
         self.reaper.close()
-        self._recorders.close()
+        self._slow_outputs.close()
 
     def _client(self) -> Client:
         url = os.environ.get("SUPERVISOR_SERVER_URL")
