@@ -425,13 +425,13 @@ def test_a_fault_in_one_pool_is_a_line_and_the_others_are_reaped(monkeypatch):
     assert [event for event in reaping.events if event.pool == "broken"] == [error]
 
 
-@pytest.mark.parametrize("step", ["take", "_add"])
+@pytest.mark.parametrize("step", ["take", "_row"])
 def test_a_fault_in_any_step_of_one_pool_leaves_the_others_as_they_are(monkeypatch, step):
     owner = WatchedPool if step == "take" else Sizes
     real = getattr(owner, step)
 
     def fails(self, *args):
-        about = self if step == "take" else args[1]
+        about = self if step == "take" else args[0]
         if about.name == "broken":
             raise RuntimeError("made for the test")
         return real(self, *args)
