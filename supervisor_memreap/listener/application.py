@@ -1,4 +1,4 @@
-"""The listener's work: it handles the events of supervisord. The protocol and the waiting are in listener.py."""
+"""The listener's work: it handles the events of supervisord. The protocol and the waiting are in loop.py."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from supervisor_memreap.core.settings import Sections, Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.host import orphans, procfs
 from supervisor_memreap.host.whoserves import PATIENCE
-from supervisor_memreap.listener import wakeable
 from supervisor_memreap.listener.doctorprocess import DoctorProcess
 from supervisor_memreap.listener.livesettings import LiveSettings
 from supervisor_memreap.listener.reaper import Reaper
-from supervisor_memreap.listener.savedstates import Remembered
+from supervisor_memreap.listener.savedstates import SavedStates
 from supervisor_memreap.listener.slowoutputs import SlowOutputs
 from supervisor_memreap.listener.statefile import StateFile
 from supervisor_memreap.listener.timing import Timing
@@ -50,12 +49,12 @@ class Application:
         self._live = LiveSettings(file, command_line, self._once, apply)
         self._orphans = OrphanWatch(self._once)
         self._endings = Endings(self._client)
-        self.remembered = Remembered(statefile, self._emit, self._once)
+        self.saved_states = SavedStates(statefile, self._emit, self._once)
         self._slow_outputs = SlowOutputs(self._emit, self._once)
         self._rows: list[dict[str, Any]] = []
         """The status of the pools at the last look."""
-        kept, sinks = self.remembered, (self._emit, self._announce)
-        self.reaper = Reaper(sinks, False, kept.read(), kept.keep, self._endings.of, kept.leaving_by_once, PATIENCE)
+        saved, sinks = self.saved_states, (self._emit, self._announce)
+        self.reaper = Reaper(sinks, False, saved.read(), saved.save, self._endings.of, saved.leaving_by_once, PATIENCE)
         self._timing = Timing(self.reaper.memory, self._once)
         self._publisher = Publisher(lambda: self._rows, self._once, self.reaper.memory.troubles)
         self._doctor: DoctorProcess | None = None
@@ -98,25 +97,22 @@ class Application:
 
     # For the loop of the listener.
 
-    def _parts(self) -> list[Wakeable]:
+    def parts(self) -> list[Wakeable]:
         """What may have to be woken, in this order."""
         return [self._timing, self._slow_outputs, self.reaper, *([self._doctor] if self._doctor else [])]
 
-    def fds(self) -> dict[int, int]:
-        return wakeable.fds(self._parts())
-
-    def patience(self) -> float | None:
-        return wakeable.patience(self._parts())
-
     def wake(self, readable: Collection[int]) -> None:
-        """As Wakeable. Never raises."""
-        for part in self._parts():
+        """Wake each of its parts, as Wakeable. Never raises."""
+        for part in self.parts():
             with guard(self._once):
                 part.wake(readable)
         self._publish_totals()
-        if self._doctor and self._doctor.has_ended():
+        doctor = self._doctor
+        if doctor and doctor.has_ended():
+            self._doctor = None
             with self._guard():
-                self._answer_doctor(self._doctor)
+                self._publisher.answers.give(doctor.id, *doctor.result())
+                self._publisher.publish(self._client())
 
     def _publish_totals(self) -> None:
         """If the history has just been read: until then nobody knew how much earlier listeners reaped. Never raises."""
@@ -140,7 +136,7 @@ class Application:
         except ShuttingDown:
             # It may be a reload: leaving workers are gone with their managers, and what a user paused stays paused.
             self.reaper.attempts.end_all()  # what becomes of them is saved, and is not to be saved later
-            self.remembered.keep(self.reaper.pools.paused())
+            self.saved_states.save(self.reaper.pools.paused())
         except Unavailable:
             pass  # a leaving worker may outlive this listener
 
@@ -202,13 +198,9 @@ class Application:
 
         Raises CommandError and Unavailable if nothing was done.
         """
-        if command.until is not None and time.time() > command.until:
-            late = seconds(time.time() - command.until)
-            raise CommandError(
-                f"{command.verb} {command.name} came {late} after it had expired and was not carried out"
-            )
+        _refuse_if_late(command)
         if command.verb == "doctor":
-            self._start_doctor(command.id)
+            self._doctor = _start_doctor(self._live.path, command.id, self._doctor)
             return False
         self._live.refresh()
         if not self._live.are_known:
@@ -223,19 +215,6 @@ class Application:
         self._publisher.answers.give(command.id, done, "\n".join(result.line for result in results))
         return True
 
-    def _start_doctor(self, id: str) -> None:
-        if self._doctor:
-            raise CommandError("doctor is already running")
-        try:
-            self._doctor = DoctorProcess(self._live.path, id)
-        except OSError as error:
-            raise CommandError(f"doctor could not be started: {error.strerror}") from None
-
-    def _answer_doctor(self, doctor: DoctorProcess) -> None:
-        self._doctor = None
-        self._publisher.answers.give(doctor.id, *doctor.result())
-        self._publisher.publish(self._client())
-
     def close(self) -> None:
         """Release everything, and leave no process behind."""
         if self._doctor:
@@ -249,6 +228,23 @@ class Application:
         if not url:
             raise Unavailable("supervisord has no http server to ask: add [unix_http_server] to its configuration")
         return connect(url, self._live.contents.server)
+
+
+def _refuse_if_late(command: Command) -> None:
+    """Raises CommandError."""
+    if command.until is not None and time.time() > command.until:
+        late = seconds(time.time() - command.until)
+        raise CommandError(f"{command.verb} {command.name} came {late} after it had expired and was not carried out")
+
+
+def _start_doctor(configuration: str, id: str, running: DoctorProcess | None) -> DoctorProcess:
+    """`running` is the one that runs, if one does. Raises CommandError."""
+    if running:
+        raise CommandError("doctor is already running")
+    try:
+        return DoctorProcess(configuration, id)
+    except OSError as error:
+        raise CommandError(f"doctor could not be started: {error.strerror}") from None
 
 
 def _report_names(settings: Settings, programs: list[Program], once: Once) -> None:

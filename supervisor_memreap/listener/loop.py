@@ -63,7 +63,7 @@ def run(config: str | None, limits: Sequence[str]) -> int:
     except (EOFError, BrokenPipeError):
         # supervisord closes the pipe when it exits, and its pools end with it.
         application.reaper.attempts.end_all()  # what becomes of them is saved, and is not to be saved later
-        application.remembered.forget()
+        application.saved_states.forget()
     application.close()
     return 0
 
@@ -176,7 +176,7 @@ def _serve(protocol: Protocol, stdin: int, application: Application) -> None:
     signals, supervisord = _Signals(), _Events(protocol, stdin, application.handle)
     protocol.ready()
     while True:
-        readable = wait(signals, application, supervisord)
+        readable = wait(signals, supervisord, *application.parts())
         signals.wake(readable)
         if signals.is_ending:
             return

@@ -19,7 +19,7 @@ from supervisor_memreap.host import procfs
 from supervisor_memreap.listener.pool import WatchedPool
 from supervisor_memreap.listener.pools import Keep, States
 from supervisor_memreap.listener.reaper import HowEnded, Reaper
-from supervisor_memreap.listener.savedstates import Remembered
+from supervisor_memreap.listener.savedstates import SavedStates
 from supervisor_memreap.listener.statefile import BesideListener
 from supervisor_memreap.listener.wakeable import wait
 from supervisor_memreap.outputs import statusrows, words
@@ -125,7 +125,7 @@ def _run(
 ) -> int:
     """`listed` is what `programs` has just said."""
     verdicts = _Verdicts()
-    keep = _keep_in(Remembered(None if dry_run else beside.file, emit, Once(_both(emit, verdicts))))
+    keep = _keep_in(SavedStates(None if dry_run else beside.file, emit, Once(_both(emit, verdicts))))
     reaper = Reaper((emit, verdicts), dry_run, beside.known(), keep, how_ended, beside.leaving)
     try:
         pools = reaper.tick(listed, settings, time.monotonic())
@@ -159,12 +159,12 @@ def _run(
     return 1 if verdicts.has_failed or is_left else 0
 
 
-def _keep_in(remembered: Remembered) -> Keep:
+def _keep_in(saved_states: SavedStates) -> Keep:
     """Saves who is leaving: the next memreap follows that worker. All else is the listener's, or of this run alone."""
 
     def keep(states: States) -> str:
         reaped = {name: state for name, state in states.items() if state.reap}
-        return remembered.keep(
+        return saved_states.save(
             {name: PoolState(manager=state.manager, reap=state.reap) for name, state in reaped.items()}
         )
 

@@ -17,12 +17,12 @@ from supervisor_memreap.host import look, signalling
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.listener.attempts import PoolAttempts
 from supervisor_memreap.listener.followed import FollowedWorkers, TakeLock
-from supervisor_memreap.listener.poolstate import Kept
+from supervisor_memreap.listener.poolstate import StatefulPool
 from supervisor_memreap.outputs.guard import guard
 
 
-class WatchedPool(Kept):
-    """As `Kept`; `take_lock` takes the lock of a manager."""
+class WatchedPool(StatefulPool):
+    """As StatefulPool; `take_lock` takes the lock of a manager."""
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 
@@ -18,20 +18,11 @@ class Wakeable(Protocol):
         """Seconds after which to be woken even if nothing is ready; None: that may take for ever."""
 
 
-def fds(parts: Iterable[Wakeable]) -> dict[int, int]:
-    """Those of all of these."""
-    return {fd: wanted for part in parts for fd, wanted in part.fds().items()}
-
-
-def patience(parts: Iterable[Wakeable]) -> float | None:
-    """That of the least patient one."""
-    return min((seconds for part in parts if (seconds := part.patience()) is not None), default=None)
-
-
 def wait(*parts: Wakeable, at_most: float | None = None) -> list[int]:
     """Wait until one of these has to be woken, `at_most` so many seconds; the descriptors that are ready."""
     poll = select.poll()  # not select(2), which ends at descriptor 1023
-    for fd, wanted in fds(parts).items():
-        poll.register(fd, wanted)
-    waits = [seconds for seconds in (patience(parts), at_most) if seconds is not None]
+    for part in parts:
+        for fd, wanted in part.fds().items():
+            poll.register(fd, wanted)
+    waits = [seconds for seconds in (at_most, *(part.patience() for part in parts)) if seconds is not None]
     return [fd for fd, _ in poll.poll(max(0.0, min(waits)) * 1000 + 1 if waits else None)]
