@@ -32,9 +32,9 @@ from supervisor_memreap.core.outputsettings import Recording
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.history import historyfile
 from supervisor_memreap.listener.reaper import Reaper
-from supervisor_memreap.listener.sinks import Recorders
+from supervisor_memreap.listener.slowoutputs import SlowOutputs
 from supervisor_memreap.outputs import child
-from supervisor_memreap.outputs.log import Once
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.configfile import Contents
 
 PROGRAMS, WORKERS, LOOKS = 50, 1000, 30
@@ -93,8 +93,8 @@ class Listener:
         self._programs = [Program(f"p{pid}", f"p{pid}", "RUNNING", pid) for pid in managers]
         self._settings = Settings({program.name: {"limit": 1 << 40} for program in self._programs})
         self.log: list[events.Event] = []
-        self._recorders = Recorders(self.log.append, Once(self.log.append))
-        self._recorders.apply(Recording(history=str(path)), Contents())
+        self._outputs = SlowOutputs(self.log.append, Once(self.log.append))
+        self._outputs.apply(Recording(history=str(path)), Contents())
         self._reaper = Reaper()
         self.events = 0
 
@@ -102,19 +102,19 @@ class Listener:
         """ms of the wall clock."""
         begin = time.monotonic()
         self._reaper.tick(self._programs, self._settings, time.monotonic())
-        self._recorders._looked.clear()  # every look is recorded, not one a minute
-        self._recorders.look(self._recorders.with_totals(self._reaper.status()))
+        self._outputs._history._looked = None  # every look is recorded, not one a minute
+        self._outputs.look(self._outputs.with_totals(self._reaper.status()))
         worker = ProcessId(self.events + 1, 1.0)
-        self._recorders.take(
+        self._outputs.take(
             events.Left(self._programs[0].name, time.time(), worker, 0.4, None, 100, 0, used=100, metric="uss")
         )
         self.events += 1
-        self._recorders.wake(self._recorders.fds())
+        self._outputs.wake(self._outputs.fds())
         return (time.monotonic() - begin) * 1000
 
     def close(self) -> None:
         self._reaper.close()
-        self._recorders.close()
+        self._outputs.close()
 
 
 def measure(managers: list[int], mounted: Path) -> str:
@@ -156,7 +156,7 @@ def wait_for(path: Path, count: int, listener: Listener | None = None) -> int:
         if found >= count:
             break
         if listener:
-            listener._recorders.wake(listener._recorders.fds())
+            listener._outputs.wake(listener._outputs.fds())
         time.sleep(0.1)
     return found
 

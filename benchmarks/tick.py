@@ -43,8 +43,8 @@ from supervisor_memreap.core.outputsettings import Recording
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host import look, roster
 from supervisor_memreap.listener.reaper import Reaper
-from supervisor_memreap.listener.sinks import Recorders
-from supervisor_memreap.outputs.log import Once
+from supervisor_memreap.listener.slowoutputs import SlowOutputs
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.configfile import Contents
 
 HERE = Path(__file__).resolve().parent
@@ -135,8 +135,8 @@ class Minute:
         self._settings = settings
         self._directory = tempfile.TemporaryDirectory()
         self._log: list[Event] = []
-        self._recorders = Recorders(self._log.append, Once(self._log.append))
-        self._recorders.apply(Recording(history=f"{self._directory.name}/history.sqlite"), Contents())
+        self._outputs = SlowOutputs(self._log.append, Once(self._log.append))
+        self._outputs.apply(Recording(history=f"{self._directory.name}/history.sqlite"), Contents())
         self._reaper = Reaper()
 
     def pass_by(self) -> None:
@@ -145,15 +145,15 @@ class Minute:
             if number == 0:
                 self._reaper._sizes._measured = float("-inf")
                 self._reaper._sizes.is_incomplete = False
-                self._recorders._looked.clear()
-            if self._recorders.want_a_look() or self._reaper.is_measuring:
-                rows = self._recorders.with_totals(self._reaper.status())
-                self._recorders.look(rows)
-            self._recorders.wake(self._recorders.fds())
+                self._outputs._history._looked = None
+            if self._outputs.want_a_look() or self._reaper.is_measuring:
+                rows = self._outputs.with_totals(self._reaper.status())
+                self._outputs.look(rows)
+            self._outputs.wake(self._outputs.fds())
 
     def close(self) -> None:
         self._reaper.close()
-        self._recorders.close()
+        self._outputs.close()
         assert self._log == [], [event.text for event in self._log]
         self._directory.cleanup()
 

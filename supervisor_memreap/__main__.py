@@ -11,9 +11,6 @@ if __name__ == "__main__" and not (sys.flags.isolated or getattr(sys.flags, "saf
 def main() -> int:
     """Run the command; the exit status."""
     try:
-        if sys.argv[1:2] == ["listen"]:
-            # http.client would load it, for nothing: supervisord speaks no TLS, and the listener stays 1.2 MB smaller.
-            sys.modules["ssl"] = None  # type: ignore[assignment]
         # Here, since this takes 0.2 s: Ctrl-C in that time is no traceback either.
         from supervisor_memreap.commands import cli
 

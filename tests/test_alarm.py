@@ -24,7 +24,7 @@ from supervisor_memreap.host.alarm import Alarm, Waker, wakers
 from supervisor_memreap.host.memory import Group, Memory
 from supervisor_memreap.listener.memorywatch import MemoryWatch
 from supervisor_memreap.listener.timing import Timing
-from supervisor_memreap.outputs.log import Once
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.protocol import Event
 
 MIB = 1024**2

@@ -79,7 +79,7 @@ def test_a_reading_costs_no_extra_look(growing, in_seconds, monkeypatch):
         for _ in range(5):
             reaping.tick()
             reaping.reaper.status()
-        (of_pool,) = reaping.reaper._sizes._growth.values()
+        (of_pool,) = [each.growth for each in reaping.reaper._sizes._by_pool.values()]
     assert len(measured) == 5
     # What is known from the first one is no reading of the later ones.
     assert [len(series.samples) for series in of_pool.series.values()] == [1, 1, 1]
@@ -97,14 +97,14 @@ def test_pools_that_are_not_watched_any_more_are_forgotten(growing, in_seconds):
     with Reaping(growing, limit="1GB") as reaping:
         reaping.tick()
         reaping.reaper.status()
-        assert set(reaping.reaper._sizes._growth) == {"myapp"}
+        assert set(reaping.reaper._sizes._by_pool) == {"myapp"}
         reaping.reaper.pools._pools.clear()
         reaping.programs = []
 
         def assert_forgotten() -> None:
             reaping.reaper.tick([], reaping.settings, 0.0)
             reaping.reaper.status()
-            assert reaping.reaper._sizes._growth == {}
+            assert reaping.reaper._sizes._by_pool == {}
 
         eventually(assert_forgotten)
 

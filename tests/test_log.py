@@ -17,6 +17,7 @@ from supervisor_memreap.core.policy import Choice, Standing
 from supervisor_memreap.core.settings import PoolSettings, Settings
 from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.outputs import fields, log, words
+from supervisor_memreap.outputs.lasting import Once
 
 RESUMED = events.Resumed("a", 1e9, "x")
 
@@ -96,7 +97,7 @@ def test_a_stream_that_takes_nothing_is_no_error(stream):
 
 def test_a_lasting_state_is_logged_again_only_when_its_text_changes():
     logged = []
-    once = log.Once(logged.append)
+    once = Once(logged.append)
     for at, error in enumerate(("a", "a", "b", "a")):
         once(events.NotPublished("", at, error))
     assert [event.error for event in logged] == ["a", "b", "a"]

@@ -27,6 +27,7 @@ from support.operated import Operated, assert_status, look
 from supervisor_memreap.core.outputsettings import RECORDING_KEYS
 from supervisor_memreap.core.settings import POOL_KEYS
 from supervisor_memreap.listener import doctorprocess as process
+from supervisor_memreap.listener.wakeable import wait
 from supervisor_memreap.outputs.fields import COMMON, time_text
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
@@ -391,7 +392,12 @@ def test_a_doctor_that_does_not_end_is_ended_with_all_that_it_has_started(monkey
     monkeypatch.setattr(process, "PATIENCE", 0.5)
     monkeypatch.setattr(sys, "argv", [str(script)])
     doctor = process.DoctorProcess("", "1")
-    eventually(lambda: assert_true(doctor.has_ended()))
+
+    def assert_ended() -> None:
+        doctor.wake(wait(doctor))  # as the listener does
+        assert doctor.has_ended()
+
+    eventually(assert_ended)
     ok, text = doctor.result()
     pid, reason = text.splitlines()
     assert (ok, reason) == (False, "doctor did not finish")

@@ -382,9 +382,9 @@ def test_a_pool_that_is_out_of_sight_keeps_who_is_leaving_and_its_lock():
 def test_a_pool_that_is_out_of_sight_is_let_go_when_its_worker_has_left():
     with pool(2, 40, "stuck") as manager, Reaping(manager) as reaping:
         os.kill(reaping.until(events.Signalled).pid, signal.SIGKILL)
-        (fd,) = reaping.reaper.pools.pidfds()
+        (fd,) = reaping.reaper.fds()
         assert select.select([fd], [], [], 5)[0]
-        reaping.reaper.exited(fd, time.monotonic())
+        reaping.reaper.wake([fd])
         reaping.reaper.tick([], reaping.settings, time.monotonic())
         os.close(lock.take(procfs.source().process(manager).id))
 
@@ -425,13 +425,13 @@ def test_a_fault_in_one_pool_is_a_line_and_the_others_are_reaped(monkeypatch):
     assert [event for event in reaping.events if event.pool == "broken"] == [error]
 
 
-@pytest.mark.parametrize("step", ["take", "_add"])
+@pytest.mark.parametrize("step", ["take", "_row"])
 def test_a_fault_in_any_step_of_one_pool_leaves_the_others_as_they_are(monkeypatch, step):
     owner = WatchedPool if step == "take" else Sizes
     real = getattr(owner, step)
 
     def fails(self, *args):
-        about = self if step == "take" else args[1]
+        about = self if step == "take" else args[0]
         if about.name == "broken":
             raise RuntimeError("made for the test")
         return real(self, *args)

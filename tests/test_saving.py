@@ -24,9 +24,9 @@ from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.listener.reaper import Reaper
-from supervisor_memreap.listener.savedstates import Remembered
+from supervisor_memreap.listener.savedstates import SavedStates
 from supervisor_memreap.listener.statefile import StateFile
-from supervisor_memreap.outputs.log import Once
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.configfile import ConfigFile, Contents
 
 SUPERVISORD = ProcessId(4_000_000, 1.5)
@@ -53,8 +53,8 @@ def mend(directory: Path) -> None:
 def reaping_with(directory: Path, manager: int, **settings: str) -> Iterator[Reaping]:
     with Reaping(manager, **settings) as reaping:
         take = reaping.events.append
-        remembered = Remembered(StateFile(SUPERVISORD, [str(directory)]), take, Once(take))
-        reaping.reaper = Reaper((take,), keep=remembered.keep)
+        saved_states = SavedStates(StateFile(SUPERVISORD, [str(directory)]), take, Once(take))
+        reaping.reaper = Reaper((take,), keep=saved_states.save)
         yield reaping
 
 

@@ -43,7 +43,7 @@ class PoolReading(NamedTuple):
 
 
 class EventRecord(NamedTuple):
-    """One event of the pool, as record.fields has it."""
+    """One event of the pool, as outputs.fields has it."""
 
     at: float
     """Seconds since 1970."""

@@ -23,6 +23,7 @@ from supervisor_memreap.history.daily import Daily
 from supervisor_memreap.history.historyfile import DamagedError, FullError, InUseError, Writer
 from supervisor_memreap.history.historypath import HistoryError
 from supervisor_memreap.outputs.child import Inbox, Message, Tell
+from supervisor_memreap.outputs.lasting import Lasting
 
 # For so many seconds all readings are kept, one a minute; older ones so many seconds apart; the oldest are removed.
 FINE_FOR, COARSE, COARSE_FOR = 25 * 3600, 900, 31 * 86400
@@ -79,7 +80,7 @@ class _History:
         self._began = time.monotonic()
         self._retry_at = float("-inf")
         """Not before (monotonic)."""
-        self._trouble: str | None = None
+        self._lasting: Lasting[str] = Lasting()
 
     @property
     def is_behind(self) -> bool:
@@ -180,9 +181,8 @@ class _History:
             self._say(f"{error}; trying again every {RETRY:.0f} s")
 
     def _say(self, trouble: str) -> None:
-        if trouble != (self._trouble or ""):
+        if self._lasting.note("file", trouble):
             self._tell({"trouble": trouble})
-        self._trouble = trouble
 
     def close(self) -> None:
         if self._file:

@@ -1,10 +1,11 @@
-"""The listener's work: it handles the events of supervisord. The protocol and the waiting are in listener.py."""
+"""The listener's work: it handles the events of supervisord. The protocol and the waiting are in loop.py."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from supervisor_memreap.core import events
@@ -17,11 +18,13 @@ from supervisor_memreap.host.whoserves import PATIENCE
 from supervisor_memreap.listener.doctorprocess import DoctorProcess
 from supervisor_memreap.listener.livesettings import LiveSettings
 from supervisor_memreap.listener.reaper import Reaper
-from supervisor_memreap.listener.savedstates import Remembered
-from supervisor_memreap.listener.sinks import Recorders
+from supervisor_memreap.listener.savedstates import SavedStates
+from supervisor_memreap.listener.slowoutputs import SlowOutputs
 from supervisor_memreap.listener.statefile import StateFile
 from supervisor_memreap.listener.timing import Timing
-from supervisor_memreap.outputs import log
+from supervisor_memreap.listener.wakeable import Wakeable
+from supervisor_memreap.outputs.guard import guard
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.outputs.publisher import Publisher
 from supervisor_memreap.supervisord.client import Client, ShuttingDown, Unavailable, connect
 from supervisor_memreap.supervisord.configfile import ConfigFile
@@ -42,19 +45,19 @@ class Application:
     ):
         """`apply` is as in LiveSettings."""
         self._log = emit
-        self._once = log.Once(self._emit)
+        self._once = Once(self._emit)
         self._live = LiveSettings(file, command_line, self._once, apply)
         self._orphans = OrphanWatch(self._once)
         self._endings = Endings(self._client)
-        self.remembered = Remembered(statefile, self._emit, self._once)
-        self.recorders = Recorders(self._emit, self._once)
+        self.saved_states = SavedStates(statefile, self._emit, self._once)
+        self._slow_outputs = SlowOutputs(self._emit, self._once)
         self._rows: list[dict[str, Any]] = []
         """The status of the pools at the last look."""
-        kept, sinks = self.remembered, (self._emit, self._announce)
-        self.reaper = Reaper(sinks, False, kept.read(), kept.keep, self._endings.of, kept.leaving_by_once, PATIENCE)
-        self.timing = Timing(self.reaper.memory, self._once)
+        saved, sinks = self.saved_states, (self._emit, self._announce)
+        self.reaper = Reaper(sinks, False, saved.read(), saved.save, self._endings.of, saved.leaving_by_once, PATIENCE)
+        self._timing = Timing(self.reaper.memory, self._once)
         self._publisher = Publisher(lambda: self._rows, self._once, self.reaper.memory.troubles)
-        self.doctor: DoctorProcess | None = None
+        self._doctor: DoctorProcess | None = None
         """The one that runs; None: none does."""
 
     def handle(self, event: Event) -> None:
@@ -64,45 +67,67 @@ class Application:
             return
         kind, _, data = event.payload.partition("\n")
         is_command = event.name == "REMOTE_COMMUNICATION" and kind == f"type:{TYPE}"
-        if not is_command and not self.timing.is_for_a_look(event):
+        if not is_command and not self._timing.is_for_a_look(event):
             return
-        self._guard(lambda: self._handle_command(data) if is_command else self.tick())
+        with self._guard():
+            if is_command:
+                self._handle_command(data)
+            else:
+                self.tick()
 
     def _emit(self, event: events.Event) -> None:
         """Everything that happens comes by here."""
         self._log(event)
-        self.recorders.take(event)
+        self._slow_outputs.take(event)
 
     def _announce(self, event: events.Event) -> None:
         if event.announced_as and self.reaper.announces(event.pool):
             self._publisher.announcements.add(event)
 
-    def _guard(self, act: Callable[[], None]) -> None:
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
         """Any error becomes a line in the log, and the listener continues."""
-        try:
-            act()
-            self._once.clear(events.InternalError)
-        except Unavailable as error:
-            self._once(events.SupervisordUnavailable("", time.time(), str(error)))
-        except Exception as error:
-            # A listener that exits while it handles an event gets it again about every 2 s, and none would look.
-            self._once(log.internal_error("", error))
+        # A listener that exits while it handles an event gets it again about every 2 s, and none would look.
+        with guard(self._once):
+            try:
+                yield
+                self._once.clear(events.InternalError)
+            except Unavailable as error:
+                self._once(events.SupervisordUnavailable("", time.time(), str(error)))
 
-    def publish_totals(self) -> None:
+    # For the loop of the listener.
+
+    def parts(self) -> list[Wakeable]:
+        """What may have to be woken, in this order."""
+        return [self._timing, self._slow_outputs, self.reaper, *([self._doctor] if self._doctor else [])]
+
+    def wake(self, readable: Collection[int]) -> None:
+        """Wake each of its parts, as Wakeable. Never raises."""
+        for part in self.parts():
+            with guard(self._once):
+                part.wake(readable)
+        self._publish_totals()
+        doctor = self._doctor
+        if doctor and doctor.has_ended():
+            self._doctor = None
+            with self._guard():
+                self._publisher.answers.give(doctor.id, *doctor.result())
+                self._publisher.publish(self._client())
+
+    def _publish_totals(self) -> None:
         """If the history has just been read: until then nobody knew how much earlier listeners reaped. Never raises."""
-        if self.recorders.has_new_totals():
-            self._rows = self.recorders.with_totals(self._rows)
+        if self._slow_outputs.has_new_totals():
+            self._rows = self._slow_outputs.with_totals(self._rows)
             # A supervisord that hangs would have to be waited for. Not with _guard, which would end what lasts.
             if self._rows and not self._once.has_passed(events.SupervisordUnavailable):
-                try:
+                with guard(self._once):
                     self._publisher.publish(self._client())
-                except Exception as error:
-                    self._once(log.internal_error("", error))
 
     def look_between_ticks(self) -> None:
         """If that is due. Never raises."""
-        if self.timing.is_due():
-            self._guard(lambda: self.tick(counts=False))
+        if self._timing.is_due():
+            with self._guard():
+                self.tick(counts=False)
 
     def forget_if_all_ends(self) -> None:
         """On TERM, which may end only this listener, or supervisord with all its programs."""
@@ -111,7 +136,7 @@ class Application:
         except ShuttingDown:
             # It may be a reload: leaving workers are gone with their managers, and what a user paused stays paused.
             self.reaper.attempts.end_all()  # what becomes of them is saved, and is not to be saved later
-            self.remembered.keep(self.reaper.pools.paused())
+            self.saved_states.save(self.reaper.pools.paused())
         except Unavailable:
             pass  # a leaving worker may outlive this listener
 
@@ -119,16 +144,16 @@ class Application:
 
     def tick(self, counts: bool = True) -> None:
         """Read what changed, look, decide, act; not `counts`: between two ticks. Raises Unavailable."""
-        self.timing.begin()
+        self._timing.begin()
         try:
             self._look(counts)
         finally:
-            self.timing.end()
+            self._timing.end()
 
     def _look(self, counts: bool) -> None:
         self._live.refresh()
         if self._live.are_known:
-            self.recorders.apply(self._live.settings.recording, self._live.contents)
+            self._slow_outputs.apply(self._live.settings.recording, self._live.contents)
         client, settings = self._client(), self._live.settings
         if not self._live.are_known:
             # Half of the settings may be in a file with a mistake; and what is remembered stays remembered.
@@ -138,9 +163,9 @@ class Application:
         self._once.end(events.SupervisordAvailable("", time.time()))
         _report_names(settings, programs, self._once)
         self.reaper.tick(programs, settings, time.monotonic(), counts)
-        if self._publisher.is_read or self.recorders.want_a_look() or self.reaper.is_measuring:
-            self._rows = self.recorders.with_totals(self.reaper.status())
-        self.recorders.look(self._rows)
+        if self._publisher.is_read or self._slow_outputs.want_a_look() or self.reaper.is_measuring:
+            self._rows = self._slow_outputs.with_totals(self.reaper.status())
+        self._slow_outputs.look(self._rows)
         self._publisher.note_look()
         self._publisher.publish(client)
         watched = [program for program in programs if settings.of(program)]
@@ -173,13 +198,9 @@ class Application:
 
         Raises CommandError and Unavailable if nothing was done.
         """
-        if command.until is not None and time.time() > command.until:
-            late = seconds(time.time() - command.until)
-            raise CommandError(
-                f"{command.verb} {command.name} came {late} after it had expired and was not carried out"
-            )
+        _refuse_if_late(command)
         if command.verb == "doctor":
-            self._start_doctor(command.id)
+            self._doctor = _start_doctor(self._live.path, command.id, self._doctor)
             return False
         self._live.refresh()
         if not self._live.are_known:
@@ -194,33 +215,13 @@ class Application:
         self._publisher.answers.give(command.id, done, "\n".join(result.line for result in results))
         return True
 
-    def _start_doctor(self, id: str) -> None:
-        if self.doctor:
-            raise CommandError("doctor is already running")
-        try:
-            self.doctor = DoctorProcess(self._live.path, id)
-        except OSError as error:
-            raise CommandError(f"doctor could not be started: {error.strerror}") from None
-
-    def read_doctor(self) -> None:
-        """doctor has written something, or its time is up. Never raises."""
-        self._guard(self._read_doctor)
-
-    def _read_doctor(self) -> None:
-        doctor = self.doctor
-        if doctor is None or not doctor.has_ended():
-            return
-        self.doctor = None
-        self._publisher.answers.give(doctor.id, *doctor.result())
-        self._publisher.publish(self._client())
-
     def close(self) -> None:
         """Release everything, and leave no process behind."""
-        if self.doctor:
-            self.doctor.end()
-        self.timing.close()
+        if self._doctor:
+            self._doctor.end()
+        self._timing.close()
         self.reaper.close()
-        self.recorders.close()
+        self._slow_outputs.close()
 
     def _client(self) -> Client:
         url = os.environ.get("SUPERVISOR_SERVER_URL")
@@ -229,7 +230,24 @@ class Application:
         return connect(url, self._live.contents.server)
 
 
-def _report_names(settings: Settings, programs: list[Program], once: log.Once) -> None:
+def _refuse_if_late(command: Command) -> None:
+    """Raises CommandError."""
+    if command.until is not None and time.time() > command.until:
+        late = seconds(time.time() - command.until)
+        raise CommandError(f"{command.verb} {command.name} came {late} after it had expired and was not carried out")
+
+
+def _start_doctor(configuration: str, id: str, running: DoctorProcess | None) -> DoctorProcess:
+    """`running` is the one that runs, if one does. Raises CommandError."""
+    if running:
+        raise CommandError("doctor is already running")
+    try:
+        return DoctorProcess(configuration, id)
+    except OSError as error:
+        raise CommandError(f"doctor could not be started: {error.strerror}") from None
+
+
+def _report_names(settings: Settings, programs: list[Program], once: Once) -> None:
     """Report what is watched, and which names do not exist."""
     once.follow(events.ProgramsMissing, events.ProgramsMissing.of(settings.unmatched(programs), programs, time.time()))
     pools = tuple((watch.program.namespec, watch.settings) for watch in settings.pools(programs))
@@ -239,7 +257,7 @@ def _report_names(settings: Settings, programs: list[Program], once: log.Once) -
 class OrphanWatch:
     """Reports what a daemonized start of a program has left behind."""
 
-    def __init__(self, once: log.Once):
+    def __init__(self, once: Once):
         self._once = once
         self._starts: dict[str, tuple[str, int]] = {}
         """State and pid of each watched program in the last search for orphans."""

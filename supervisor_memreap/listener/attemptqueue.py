@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import select
 import time
 from collections.abc import Sequence
 
@@ -56,7 +56,8 @@ class AttemptQueue:
                 continue
             # Of all pools, only one worker goes at each look for memory that is short on the host.
             may_relieve = self._may_relieve and not any(map(_relieves, trials))
-            self._pools.guard(pool, functools.partial(pool.attempts.begin_next, view, now, may_relieve))
+            with pool.guard():
+                pool.attempts.begin_next(view, now, may_relieve)
 
     def _count(self, now: float) -> None:
         for candidate in filter(None, [pool.attempts.taken() for pool in self._pools]):
@@ -66,13 +67,14 @@ class AttemptQueue:
     def end_all(self) -> None:
         """End those that are being made. Never raises."""
         for pool in self._pools:
-            self._pools.guard(pool, functools.partial(pool.attempts.end, time.monotonic(), by_force=True))
+            with pool.guard():
+                pool.attempts.end(time.monotonic(), by_force=True)
 
     # For the loop of the listener.
 
-    def fds(self) -> list[int]:
+    def fds(self) -> dict[int, int]:
         """Descriptors that become readable when an attempt has something to say."""
-        return [attempt.fd for attempt in self._made()]
+        return {attempt.fd: select.POLLIN for attempt in self._made()}
 
     def patience(self) -> float | None:
         """Seconds until the time of an attempt is up; None: none is being made."""
@@ -85,15 +87,14 @@ class AttemptQueue:
 
     def wake(self, now: float) -> None:
         """Take what came of attempts that have ended, and begin with the next ones. Never raises."""
-        self._pools.attempt(functools.partial(self._wake, now), None)
-
-    def _wake(self, now: float) -> None:
-        before = len(self._made())
-        for pool in self._pools:
-            self._pools.guard(pool, functools.partial(pool.attempts.end, now))
-        if len(self._made()) < before:
-            self._go_on(procfs.source(), now)
-            self._pools.write_down()
+        with self._pools.guard():
+            before = len(self._made())
+            for pool in self._pools:
+                with pool.guard():
+                    pool.attempts.end(now)
+            if len(self._made()) < before:
+                self._go_on(procfs.source(), now)
+                self._pools.write_down()
 
 
 def _relieves(trial: Trial) -> bool:

@@ -22,7 +22,7 @@ from supervisor_memreap.host.boundary import MOST_STOPS
 from supervisor_memreap.host.lock import Locked
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.listener.followed import Followed, FollowedWorkers, TakeLock
-from supervisor_memreap.listener.poolstate import Kept
+from supervisor_memreap.listener.poolstate import StatefulPool
 from supervisor_memreap.listener.turns import Turns
 
 # Seconds for which no worker is brought to its boundary after that was refused: if a seccomp filter kills the child
@@ -85,9 +85,9 @@ class Trial:
 
 
 class PoolAttempts:
-    """Those of one pool; `kept` is its state, and `followed` gets the workers that were signalled."""
+    """Those of one pool; `kept` is that pool, and `followed` gets the workers that were signalled."""
 
-    def __init__(self, kept: Kept, followed: FollowedWorkers, take_lock: TakeLock):
+    def __init__(self, kept: StatefulPool, followed: FollowedWorkers, take_lock: TakeLock):
         self.trial: Trial | None = None
         """The attempt that is being made."""
         self._kept = kept
@@ -278,7 +278,7 @@ class PoolAttempts:
             kept.emit_all(_refusal(kept.name, candidate, result))
 
 
-def _settle_again(kept: Kept, worker: ProcessId, outcome: Outcome, now: float) -> None:
+def _settle_again(kept: StatefulPool, worker: ProcessId, outcome: Outcome, now: float) -> None:
     """Note what came of an attempt to signal it a second time."""
     leaving = kept.state.leaving
     if leaving is None or leaving.worker != worker:

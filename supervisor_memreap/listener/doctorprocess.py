@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 
 # Seconds that it may take: it needs one or two, and more if Perl is slow to start.
 PATIENCE = 30.0
@@ -19,8 +22,9 @@ class DoctorProcess:
         # With the script that started us: with -m, Python would import modules from the current directory.
         command = [sys.executable, sys.argv[0], "doctor", *(("-c", configuration) if configuration else ())]
         self.id = id
-        self.deadline = time.monotonic() + PATIENCE
+        self._deadline = time.monotonic() + PATIENCE
         self._output = b""
+        self._is_complete = False
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -29,17 +33,26 @@ class DoctorProcess:
             start_new_session=True,
         )
         assert self._process.stdout
-        self.fd = self._process.stdout.fileno()
-        os.set_blocking(self.fd, False)
+        self._fd = self._process.stdout.fileno()
+        os.set_blocking(self._fd, False)
+
+    def fds(self) -> dict[int, int]:
+        return {self._fd: select.POLLIN}
+
+    def patience(self) -> float:
+        return self._deadline - time.monotonic()
+
+    def wake(self, readable: Collection[int]) -> None:
+        """Read what it has written."""
+        if self._fd in readable:
+            with contextlib.suppress(BlockingIOError):
+                chunk = os.read(self._fd, 65536)
+                self._output += chunk
+                self._is_complete = not chunk
 
     def has_ended(self) -> bool:
         """Whether it has written everything, or its time is up."""
-        try:
-            chunk = os.read(self.fd, 65536)
-        except BlockingIOError:
-            return time.monotonic() > self.deadline
-        self._output += chunk
-        return not chunk
+        return self._is_complete or time.monotonic() > self._deadline
 
     def result(self) -> tuple[bool, str]:
         """Whether it found no problems, and what it wrote."""
@@ -54,7 +67,7 @@ class DoctorProcess:
         assert self._process.stdout
         self._process.stdout.close()
         try:
-            return self._process.wait(0.1 if time.monotonic() < self.deadline else 0)
+            return self._process.wait(0.1 if time.monotonic() < self._deadline else 0)
         except subprocess.TimeoutExpired:
             # It was not waited for yet, so its pid is still its own. This also ends all that it has started.
             os.killpg(self._process.pid, signal.SIGKILL)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.settings import Sections, Settings, SettingsError, resolve
-from supervisor_memreap.outputs.log import Once
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.configfile import ConfigFile, Contents
 

@@ -12,7 +12,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core import events
@@ -22,9 +22,10 @@ from supervisor_memreap.host import lock, procfs
 from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.listener.application import Application
 from supervisor_memreap.listener.statefile import StateFile
+from supervisor_memreap.listener.wakeable import wait
 from supervisor_memreap.outputs import log
 from supervisor_memreap.supervisord import ancestor, configfile
-from supervisor_memreap.supervisord.protocol import Protocol
+from supervisor_memreap.supervisord.protocol import Event, Protocol
 
 
 def run(config: str | None, limits: Sequence[str]) -> int:
@@ -62,7 +63,7 @@ def run(config: str | None, limits: Sequence[str]) -> int:
     except (EOFError, BrokenPipeError):
         # supervisord closes the pipe when it exits, and its pools end with it.
         application.reaper.attempts.end_all()  # what becomes of them is saved, and is not to be saved later
-        application.remembered.forget()
+        application.saved_states.forget()
     application.close()
     return 0
 
@@ -125,47 +126,60 @@ def _keep_protocol_apart() -> tuple[int, int]:
     return stdin, stdout
 
 
+class _Signals:
+    """Signals to us, as bytes in a pipe. Their handlers do nothing: the current tick finishes first."""
+
+    def __init__(self) -> None:
+        self._woken, wake = os.pipe()
+        self.is_ending = False
+        """Whether TERM or INT has come."""
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake)
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(signum, lambda *_: None)
+
+    def fds(self) -> dict[int, int]:
+        return {self._woken: select.POLLIN}
+
+    def wake(self, readable: Collection[int]) -> None:
+        if self._woken in readable and set(os.read(self._woken, 512)) & {signal.SIGTERM, signal.SIGINT}:
+            self.is_ending = True
+
+    def patience(self) -> None:
+        return None
+
+
+class _Events:
+    """The events of supervisord, each of which is answered before it is handled."""
+
+    def __init__(self, protocol: Protocol, stdin: int, handle: Callable[[Event], None]):
+        self._protocol = protocol
+        self._stdin = stdin
+        self._handle = handle
+
+    def fds(self) -> dict[int, int]:
+        return {self._stdin: select.POLLIN}
+
+    def wake(self, readable: Collection[int]) -> None:
+        """Raises EOFError, BrokenPipeError."""
+        for event in self._protocol.feed() if self._stdin in readable else ():
+            self._protocol.ok()
+            self._handle(event)
+            self._protocol.ready()
+
+    def patience(self) -> None:
+        return None
+
+
 def _serve(protocol: Protocol, stdin: int, application: Application) -> None:
     """Until TERM. Raises EOFError, BrokenPipeError."""
-    woken, wake = os.pipe()
-    os.set_blocking(wake, False)
-    signal.set_wakeup_fd(wake)
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # The handler does nothing: the current tick finishes, then the byte in the pipe is seen.
-        signal.signal(signum, lambda *_: None)
+    signals, supervisord = _Signals(), _Events(protocol, stdin, application.handle)
     protocol.ready()
     while True:
-        poll = select.poll()
-        doctor = application.doctor
-        workers, attempts = application.reaper.pools.pidfds(), application.reaper.attempts.fds()
-        for fd in (stdin, woken, *workers, *attempts, *((doctor.fd,) if doctor else ())):
-            poll.register(fd, select.POLLIN)
-        for fd, wanted in (*application.timing.fds().items(), *application.recorders.fds().items()):
-            poll.register(fd, wanted)
-        readable = [fd for fd, _ in poll.poll(_patience(application))]
-        application.timing.wake(readable)
-        application.recorders.wake(readable)
-        application.publish_totals()
-        now = time.monotonic()
-        for fd in readable:
-            if fd == woken and set(os.read(woken, 512)) & {signal.SIGTERM, signal.SIGINT}:
-                return
-            if fd in application.reaper.pools.pidfds():
-                application.reaper.exited(fd, now)
-        application.reaper.attempts.wake(time.monotonic())
-        if doctor and (doctor.fd in readable or not readable):
-            application.read_doctor()
-        if stdin in readable:
-            for event in protocol.feed():
-                protocol.ok()
-                application.handle(event)
-                protocol.ready()
+        readable = wait(signals, supervisord, *application.parts())
+        signals.wake(readable)
+        if signals.is_ending:
+            return
+        application.wake(readable)
+        supervisord.wake(readable)
         application.look_between_ticks()
-
-
-def _patience(application: Application) -> float | None:
-    """The milliseconds after which something is to be done even if nothing comes; None: nothing is."""
-    doctor, look, attempts = application.doctor, application.timing.patience(), application.reaper.attempts.patience()
-    waits = [] if doctor is None else [max(0.0, doctor.deadline - time.monotonic())]
-    waits += [each for each in (look, attempts) if each is not None]
-    return min(waits) * 1000 + 1 if waits else None

@@ -18,6 +18,7 @@ from supervisor_memreap.host import alarm, look
 from supervisor_memreap.host.memory import Memory
 from supervisor_memreap.host.oomcounters import OomKills
 from supervisor_memreap.host.source import Source
+from supervisor_memreap.outputs.lasting import Lasting
 
 
 class MemoryWatch:
@@ -28,8 +29,8 @@ class MemoryWatch:
         """`headroom` and `pressure`, which are the same for all pools."""
         self.readings: tuple[pace.Reading, ...] = ()
         """Those of the last two looks, the older first."""
-        self._texts: dict[object, str] = {}
-        """A line for each shortage about which nothing is done, by key."""
+        self._unrelieved: Lasting[tuple[Kind, str]] = Lasting()
+        """A line for each shortage about which nothing is done."""
         self._oom_kills = OomKills()
         self._unexplained: dict[str, int] = {}
         """Kills by the OOM killer for which no process was seen to leave yet, by scope."""
@@ -57,7 +58,7 @@ class MemoryWatch:
         reading = pace.reading(((look.pool, look.settings) for look in looks), now)
         self.readings = (*self.readings[-1:], reading)
         self._episodes, log = selection.follow_memory(looks, self._episodes, now, time.time())
-        self._texts = {key: text for key, text in self._texts.items() if key in self._episodes}
+        self._unrelieved.keep_only(self._episodes)
         return (*log, *self._follow_oom_kills(looks, now))
 
     def _follow_oom_kills(self, looks: Sequence[Look], now: float) -> tuple[Event, ...]:
@@ -69,9 +70,7 @@ class MemoryWatch:
         """Accept what was decided about shortages; the events, completed with what only the system knows."""
         self._episodes = decision.episodes
         log = [self._complete(event, looks, view) for event in decision.events]
-        self._texts.update(
-            {event.shortage.key: event.text for event in log if isinstance(event, memoryevents.NotRelieved)}
-        )
+        self._note_unrelieved(event for event in log if isinstance(event, memoryevents.NotRelieved))
         return log
 
     def note_sent(self, candidate: Candidate, now: float) -> None:
@@ -80,13 +79,17 @@ class MemoryWatch:
         if key and key in self._episodes:
             freed = reasons.given_back(candidate.reason) or 0
             self._episodes = shortage.after_reap(self._episodes, key, freed, now)
-            self._texts.pop(key, None)
+            self._unrelieved.note(key, "")
 
     def end(self, pools: Sequence[tuple[Look, Choice]], now: float) -> tuple[Event, ...]:
         """After the signals of a look: the events about what could not be signalled."""
         self._episodes, log = unmet.follow(pools, self._episodes, now, time.time())
-        self._texts.update({event.shortage.key: event.text for event in log})
+        self._note_unrelieved(log)
         return log
+
+    def _note_unrelieved(self, happened: Iterable[memoryevents.NotRelieved | memoryevents.NotMet]) -> None:
+        for event in happened:
+            self._unrelieved.note(event.shortage.key, event.text)
 
     def wakers(self) -> list[alarm.Waker]:
         """What the kernel may wake memreap by, except for shortages about which nothing is done."""
@@ -101,7 +104,7 @@ class MemoryWatch:
 
     def troubles(self) -> list[str]:
         """The shortages about which nothing is done, a line for each."""
-        return list(self._texts.values())
+        return self._unrelieved.texts()
 
     def _complete(self, event: Event, looks: Sequence[Look], view: Source) -> Event:
         if not isinstance(event, memoryevents.NotRelieved):

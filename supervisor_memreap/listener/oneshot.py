@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import select
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,9 +19,11 @@ from supervisor_memreap.host import procfs
 from supervisor_memreap.listener.pool import WatchedPool
 from supervisor_memreap.listener.pools import Keep, States
 from supervisor_memreap.listener.reaper import HowEnded, Reaper
-from supervisor_memreap.listener.savedstates import Remembered
+from supervisor_memreap.listener.savedstates import SavedStates
 from supervisor_memreap.listener.statefile import BesideListener
-from supervisor_memreap.outputs import log, statusrows, words
+from supervisor_memreap.listener.wakeable import wait
+from supervisor_memreap.outputs import statusrows, words
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.configfile import Contents
 
 # Seconds between two looks: short compared with the second in which FCGI::ProcManager replaces a worker.
@@ -124,7 +125,7 @@ def _run(
 ) -> int:
     """`listed` is what `programs` has just said."""
     verdicts = _Verdicts()
-    keep = _keep_in(Remembered(None if dry_run else beside.file, emit, log.Once(_both(emit, verdicts))))
+    keep = _keep_in(SavedStates(None if dry_run else beside.file, emit, Once(_both(emit, verdicts))))
     reaper = Reaper((emit, verdicts), dry_run, beside.known(), keep, how_ended, beside.leaving)
     try:
         pools = reaper.tick(listed, settings, time.monotonic())
@@ -158,12 +159,12 @@ def _run(
     return 1 if verdicts.has_failed or is_left else 0
 
 
-def _keep_in(remembered: Remembered) -> Keep:
+def _keep_in(saved_states: SavedStates) -> Keep:
     """Saves who is leaving: the next memreap follows that worker. All else is the listener's, or of this run alone."""
 
     def keep(states: States) -> str:
         reaped = {name: state for name, state in states.items() if state.reap}
-        return remembered.keep(
+        return saved_states.save(
             {name: PoolState(manager=state.manager, reap=state.reap) for name, state in reaped.items()}
         )
 
@@ -271,14 +272,8 @@ class _Waits:
 def _pause(reaper: Reaper) -> None:
     """Wait until the next look, or until a signalled worker is gone."""
     until = time.monotonic() + INTERVAL
-    while (now := time.monotonic()) < until:
-        poll = select.poll()
-        for fd in (*reaper.pools.pidfds(), *reaper.attempts.fds()):
-            poll.register(fd, select.POLLIN)
-        readable = [fd for fd, _ in poll.poll((until - now) * 1000 + 1)]
-        reaper.attempts.wake(time.monotonic())
-        gone = [fd for fd in readable if fd in reaper.pools.pidfds()]
-        for fd in gone:
-            reaper.exited(fd, time.monotonic())
-        if gone:
+    while (left := until - time.monotonic()) > 0:
+        exits = reaper.exits
+        reaper.wake(wait(reaper, at_most=left))
+        if reaper.exits > exits:
             until = time.monotonic() + INTERVAL / 4  # the manager needs a moment to fork the replacement

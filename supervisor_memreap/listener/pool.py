@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -16,11 +17,12 @@ from supervisor_memreap.host import look, signalling
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.listener.attempts import PoolAttempts
 from supervisor_memreap.listener.followed import FollowedWorkers, TakeLock
-from supervisor_memreap.listener.poolstate import Kept
+from supervisor_memreap.listener.poolstate import StatefulPool
+from supervisor_memreap.outputs.guard import guard
 
 
-class WatchedPool(Kept):
-    """As `Kept`; `take_lock` takes the lock of a manager."""
+class WatchedPool(StatefulPool):
+    """As StatefulPool; `take_lock` takes the lock of a manager."""
 
     def __init__(
         self,
@@ -36,6 +38,10 @@ class WatchedPool(Kept):
         self.settings = PoolSettings()
         self.followed = FollowedWorkers(take_lock)
         self.attempts = PoolAttempts(self, self.followed, take_lock)
+
+    def guard(self) -> contextlib.AbstractContextManager[None]:
+        """An error in this pool is a line in the log, and memreap goes on with the other pools."""
+        return guard(self.emit, self.name)
 
     def hide(self) -> None:
         """Note that the pool is not watched now."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar, Union
+from typing import Union
 
 from supervisor_memreap.core.events import Event, Sink
 from supervisor_memreap.core.model import ProcessId
@@ -13,7 +14,7 @@ from supervisor_memreap.core.state import PoolState, is_worth_keeping
 from supervisor_memreap.host import lock
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.listener.pool import WatchedPool
-from supervisor_memreap.outputs import log
+from supervisor_memreap.outputs.guard import guard
 
 # Seconds for which memreap remembers a pool that is no longer watched and whose manager has ended: its section, program
 # or group may come back, and with it a pause that a user set.
@@ -22,7 +23,6 @@ REMEMBERED = 24 * 3600.0
 States = Mapping[str, PoolState]
 Keep = Callable[[States], Union[str, None]]
 """Saves all states, and returns why they could not be saved; empty or None: they are saved."""
-T = TypeVar("T")
 
 
 class Pools:
@@ -87,21 +87,15 @@ class Pools:
         for sink in self._sinks:
             sink(event)
 
-    def guard(self, pool: WatchedPool, act: Callable[[], T]) -> T | None:
-        """Log an error in one pool in one line, so that memreap goes on with the other pools."""
-        try:
-            return act()
-        except Exception as error:
-            pool.emit(log.internal_error(pool.name, error))
-            return None
+    def emit_all(self, emitted: Iterable[Event]) -> None:
+        """An error in one is a line in the log, and the others are emitted all the same."""
+        for event in emitted:
+            with self.guard():
+                self.emit(event)
 
-    def attempt(self, act: Callable[[], T], otherwise: T) -> T:
+    def guard(self) -> contextlib.AbstractContextManager[None]:
         """An error in what is about all pools is a line in the log, and each pool is handled all the same."""
-        try:
-            return act()
-        except Exception as error:
-            self.emit(log.internal_error("", error))
-            return otherwise
+        return guard(self.emit)
 
     def pidfds(self) -> dict[int, WatchedPool]:
         """Descriptors that become readable when a signalled worker is gone, each with its pool."""
@@ -151,7 +145,8 @@ class Pools:
         """Keep what is known of pools that are not watched now: a section may be missing for one look only."""
         for name in set(self._pools) - set(watched):
             pool = self._pools[name]
-            self.guard(pool, pool.hide)
+            with pool.guard():
+                pool.hide()
             if is_worth_keeping(pool.state) and not _is_outdated(pool.state, now, view):
                 continue
             pool.close()

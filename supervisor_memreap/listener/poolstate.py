@@ -10,8 +10,11 @@ from supervisor_memreap.core.events import Event, Sink
 from supervisor_memreap.core.state import PoolState, persistent_part_differs
 
 
-class Kept:
-    """`write_down` saves what survives a restart, after each change of it; it returns why it could not be saved."""
+class StatefulPool:
+    """A pool, the only owner of its state.
+
+    `write_down` saves what survives a restart, after each change of it; it returns why it could not be saved.
+    """
 
     def __init__(self, name: str, state: PoolState, sinks: Iterable[Sink], write_down: Callable[[], str]):
         self.name = name

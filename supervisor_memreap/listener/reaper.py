@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
+import select
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -62,6 +62,8 @@ class Reaper:
         self.memory = MemoryWatch()
         self.attempts = AttemptQueue(self.pools, self.memory)
         self._sizes = Sizes(self.pools)
+        self.exits = 0
+        """How many signalled workers were seen to be gone between two looks."""
 
     def tick(
         self, programs: Iterable[Program], settings: Settings, now: float, counts: bool = True
@@ -82,7 +84,8 @@ class Reaper:
             self._serving.begin(now)
         for watch in watches:
             pool = self.pools.named(watch.program.namespec)
-            self.pools.guard(pool, functools.partial(self._look, watch, programs, looks, view, memory, now, counts))
+            with pool.guard():
+                looks[pool.name] = self._look(watch, programs, view, memory, now, counts)
         if self._statm:
             self._statm.end()
         if self._serving:
@@ -91,11 +94,13 @@ class Reaper:
         self._watched = [pool for pool in map(self.pools.named, looks) if pool.choice]
         # A dry run sends nothing, neither a first signal nor another one.
         for pool in () if self._dry_run else self._watched:
-            self.pools.guard(pool, functools.partial(pool.follow_up, view, now, not self.attempts.is_full))
+            with pool.guard():
+                pool.follow_up(view, now, not self.attempts.is_full)
         self.attempts.begin(() if self._dry_run else by_urgency, view, now)
         if not self._dry_run:
             chosen = [(_look_of(pool), pool.choice) for pool in self._watched if pool.choice]
-            self._emit(functools.partial(self.memory.end, chosen, now))
+            with self.pools.guard():
+                self.pools.emit_all(self.memory.end(chosen, now))
         self.pools.write_down()
         return self._watched
 
@@ -103,12 +108,11 @@ class Reaper:
         self,
         watch: Watch,
         programs: Sequence[Program],
-        looks: dict[str, Look],
         view: Source,
         memory: Memory | None,
         now: float,
         counts: bool,
-    ) -> None:
+    ) -> Look:
         pool = self.pools.named(watch.program.namespec)
         before, state, settings = pool.pool, pool.state, watch.settings
 
@@ -123,37 +127,32 @@ class Reaper:
             seen = self._serving.look(seen, state.population.serving.keys(), view, now)
         seen = self._with_ending(seen, watch.program, programs, now)
         self.memory.note(before, seen, state)
-        how = {"may_suspend": not self._dry_run, "counts": counts}
-        looks[pool.name] = pool.follow(seen, settings, view, now, **how)
+        return pool.follow(seen, settings, view, now, may_suspend=not self._dry_run, counts=counts)
 
     def _choose(self, looks: Sequence[Look], view: Source, now: float) -> list[WatchedPool]:
         """Give each pool its choice, and return the pools, the most urgent first.
 
         A pool for which this fails is left out.
         """
-        self._emit(functools.partial(self.memory.follow, looks, now))
+        with self.pools.guard():
+            self.pools.emit_all(self.memory.follow(looks, now))
         try:
             decision = selection.choose(looks, now, self.memory.episodes, time.time())
         except Exception:
             # Choose in each pool alone, and not for shared memory: which worker gives back most is unknown.
             alone: list[Choice] = []
             for only in looks:
-                choose = functools.partial(selection.choose, [only], now)
-                decided = self.pools.guard(self.pools.named(only.pool.name), choose)
-                alone += decided.choices if decided else []
+                with self.pools.named(only.pool.name).guard():
+                    alone += selection.choose([only], now).choices
             decision = Decision(alone, self.memory.episodes)
-        self._emit(functools.partial(self.memory.take, decision, looks, view))
+        with self.pools.guard():
+            self.pools.emit_all(self.memory.take(decision, looks, view))
         for choice in decision.choices:
             pool = self.pools.named(choice.pool.name)
-            self.pools.guard(pool, functools.partial(pool.take, choice, now))
+            with pool.guard():
+                pool.take(choice, now)
         chosen = [self.pools.named(choice.pool.name) for choice in decision.choices]
         return [pool for pool in chosen if pool.choice]
-
-    def _emit(self, happened: Callable[[], Iterable[events.Event]]) -> None:
-        """Events about more than one pool; an error in them is a line in the log, and each pool is handled as usual."""
-        none: Iterable[events.Event] = ()
-        for event in self.pools.attempt(happened, none):
-            self.pools.attempt(functools.partial(self.pools.emit, event), None)
 
     def _with_ending(self, pool: Pool, program: Program, programs: Sequence[Program], now: float) -> Pool:
         """The pool with how its last manager ended, if the policy needs that."""
@@ -189,7 +188,8 @@ class Reaper:
         if command.verb == "pause":
             for name in names:
                 pool = self.pools.named(name)
-                self.pools.guard(pool, functools.partial(pool.attempts.end, time.monotonic(), by_force=True))
+                with pool.guard():
+                    pool.attempts.end(time.monotonic(), by_force=True)
         # A pool can be paused before the first look, and so before any worker is signalled.
         pools = {name: (self.pools.named(name).pool, self.pools.named(name).state) for name in names}
         results = carry_out_in_all(command, pools)
@@ -206,9 +206,25 @@ class Reaper:
         """Whether all of these pools were seen in the last tick."""
         return set(names) <= {pool.name for pool in self._watched}
 
-    def exited(self, pidfd: int, now: float) -> None:
-        """The kernel reported that the worker of this descriptor is gone."""
-        self.pools.pidfds()[pidfd].exited(pidfd, now)
+    # For whoever waits between two looks.
+
+    def fds(self) -> dict[int, int]:
+        """Those of attempts, and of workers that were signalled: the kernel reports there that one is gone."""
+        return {**dict.fromkeys(self.pools.pidfds(), select.POLLIN), **self.attempts.fds()}
+
+    def wake(self, readable: Collection[int]) -> None:
+        """Note which workers are gone, and take what came of attempts. Never raises."""
+        now = time.monotonic()
+        for fd in readable:
+            pool = self.pools.pidfds().get(fd)
+            if pool:
+                self.exits += 1
+                with pool.guard():
+                    pool.exited(fd, now)
+        self.attempts.wake(time.monotonic())
+
+    def patience(self) -> float | None:
+        return self.attempts.patience()
 
     def close(self) -> None:
         """Release everything that is held."""

@@ -1,4 +1,4 @@
-"""What survives a restart of memreap: it is read at the start, and saved at each change."""
+"""The states of pools that survive a restart of memreap: read at its start, and saved at each change."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from supervisor_memreap.core import events
 from supervisor_memreap.core.events import Sink
 from supervisor_memreap.listener.pools import States
 from supervisor_memreap.listener.statefile import StateFile
-from supervisor_memreap.outputs.log import Once
+from supervisor_memreap.outputs.lasting import Once
 
 
-class Remembered:
-    """Without a file nothing is remembered."""
+class SavedStates:
+    """Those in a file; without one nothing is saved."""
 
     def __init__(self, file: StateFile | None, emit: Sink, once: Once):
         self._file = file
@@ -34,7 +34,7 @@ class Remembered:
                 self._emit(events.Remembered(name, time.time(), leaving.worker, after, leaving.is_sent))
         return states
 
-    def keep(self, states: States) -> str:
+    def save(self, states: States) -> str:
         """Returns why they could not be saved, in a line; empty: they are saved."""
         trouble = self._file.write(states, time.monotonic()) if self._file else ""
         if trouble:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from supervisor_memreap.advice.growth import Growth, Sample
 from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.core.policy import Choice
 from supervisor_memreap.host import look, procfs
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.listener.pool import WatchedPool
@@ -21,55 +21,74 @@ MEASURE = 30.0
 MEASURING = 0.1
 
 
+class PoolSizes:
+    """Those of one pool, how fast its workers grow, and its server."""
+
+    def __init__(self) -> None:
+        self.used: dict[ProcessId, int] = {}
+        """The metric of each worker in bytes, as far as it was read in this round."""
+        self._before: dict[ProcessId, int] = {}
+        """The same of the round before: shown until the worker is read again."""
+        self.growth = Growth()
+        self._server: tuple[ProcessId | None, str | None] = None, None
+        """The manager and its server, as far as that is known."""
+
+    def begin_round(self) -> None:
+        self._before, self.used, self._server = self.used, {}, (None, None)
+
+    def measure(self, pool: WatchedPool, view: Source, now: float) -> bool:
+        """Read the workers that were not read in this round; whether there was time for all."""
+        known = self.used
+        self.used = look.measure(pool.pool, pool.settings, view, now + MEASURING, known)
+        had_time = len(self.used) >= len(pool.pool.workers) or time.monotonic() < now + MEASURING
+        readings = _readings(pool, self.used, known, now)
+        self.growth = self.growth.after(pool.pool.workers, pool.settings.metric, readings)
+        return had_time
+
+    def shown(self, pool: WatchedPool) -> dict[ProcessId, int]:
+        """The metric of each worker in bytes, as far as it was read in this round or the one before."""
+        before = {each.id: self._before[each.id] for each in pool.pool.workers if each.id in self._before}
+        return {**before, **self.used}
+
+    def server(self, pool: WatchedPool, view: Source) -> str | None:
+        manager, server = self._server
+        if server is None or manager != pool.pool.manager:
+            server = look.server_of(pool.pool, view)
+            self._server = pool.pool.manager, server
+        return server
+
+
 class Sizes:
     def __init__(self, pools: Pools) -> None:
         self._pools = pools
-        self._used: dict[str, dict[ProcessId, int]] = {}
-        """The metric of each worker in bytes, by pool, as far as it was read in this round."""
-        self._before: dict[str, dict[ProcessId, int]] = {}
-        """The same of the round before: shown until the worker is read again."""
+        self._by_pool: dict[str, PoolSizes] = {}
         self._measured = float("-inf")
         self.is_incomplete = False
         """Whether there was no time for some workers in this round."""
-        self._growth: dict[str, Growth] = {}
-        self._servers: dict[str, tuple[ProcessId | None, str | None]] = {}
-        """The manager and the server of each pool, as far as they are known."""
 
     def status(self, pools: Iterable[WatchedPool]) -> list[dict[str, Any]]:
         """The status of these pools at the last tick, as statusrows.of_pool; sizes are read every MEASURE seconds."""
         now = time.monotonic()
         if now - self._measured >= MEASURE and not self.is_incomplete:
-            self._before, self._used, self._servers = self._used, {}, {}
             self._measured = now
-            self._growth = {name: growth for name, growth in self._growth.items() if name in self._pools}
+            self._by_pool = {name: sizes for name, sizes in self._by_pool.items() if name in self._pools}
+            for sizes in self._by_pool.values():
+                sizes.begin_round()
         view = procfs.source()
         self.is_incomplete = False
         rows: list[dict[str, Any]] = []
         for pool in sorted(pools, key=lambda pool: pool.name):
-            self._pools.guard(pool, functools.partial(self._add, rows, pool, view, now))
+            with pool.guard():
+                if pool.choice:
+                    rows.append(self._row(pool, pool.choice, view, now))
         return rows
 
-    def _add(self, rows: list[dict[str, Any]], pool: WatchedPool, view: Source, now: float) -> None:
-        if pool.choice is None:
-            return
-        known = self._used.get(pool.name, {})
-        used = self._used[pool.name] = look.measure(pool.pool, pool.settings, view, now + MEASURING, known)
-        if len(used) < len(pool.pool.workers) and time.monotonic() >= now + MEASURING:
+    def _row(self, pool: WatchedPool, choice: Choice, view: Source, now: float) -> dict[str, Any]:
+        sizes = self._by_pool.setdefault(pool.name, PoolSizes())
+        if not sizes.measure(pool, view, now):
             self.is_incomplete = True
-        growth = self._growth.get(pool.name, Growth())
-        growth = growth.after(pool.pool.workers, pool.settings.metric, _readings(pool, used, known, now))
-        self._growth[pool.name] = growth
-        boot, server = time.time() - now, self._server(pool, view)
-        before = self._before.get(pool.name, {})
-        shown = {**{worker.id: before[worker.id] for worker in pool.pool.workers if worker.id in before}, **used}
-        rows.append(of_pool(pool.choice, pool.settings, pool.state, pool.counters, shown, boot, growth, server))
-
-    def _server(self, pool: WatchedPool, view: Source) -> str | None:
-        manager, server = self._servers.get(pool.name, (None, None))
-        if server is None or manager != pool.pool.manager:
-            server = look.server_of(pool.pool, view)
-            self._servers[pool.name] = pool.pool.manager, server
-        return server
+        boot, server, shown = time.time() - now, sizes.server(pool, view), sizes.shown(pool)
+        return of_pool(choice, pool.settings, pool.state, pool.counters, shown, boot, sizes.growth, server)
 
 
 def _readings(

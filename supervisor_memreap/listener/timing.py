@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from supervisor_memreap.core import events, pace
 from supervisor_memreap.host.alarm import Alarm
 from supervisor_memreap.listener.memorywatch import MemoryWatch
-from supervisor_memreap.outputs.log import Once
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.protocol import Event
 
 # Event names of supervisord and the seconds between two of them.
@@ -86,7 +86,7 @@ class Timing:
         """Descriptors to wait for, each with its poll events; none if the next look is due soon anyway."""
         return {} if self._is_woken else self._alarm.fds()
 
-    def wake(self, readable: Iterable[int]) -> None:
+    def wake(self, readable: Collection[int]) -> None:
         """Look soon if the kernel woke the listener by one of these descriptors."""
         if not self._alarm.fds().keys().isdisjoint(readable):
             self._is_woken = True

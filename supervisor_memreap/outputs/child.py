@@ -1,4 +1,4 @@
-"""A child process for a sink that may have to wait, such as for a disk. The listener never waits for it.
+"""A child process for an output that may have to wait, such as for a disk. The listener never waits for it.
 
 The listener writes messages into a pipe, a line of JSON each. What the pipe does not take is kept, up to a bound, and
 what is beyond that is lost, which the listener reports.
@@ -12,21 +12,21 @@ import os
 import select
 import signal
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from supervisor_memreap.core.outputsettings import Recording
 from supervisor_memreap.host import forked
+from supervisor_memreap.outputs.guard import internal_error
 
 Message = Mapping[str, Any]
-"""`{"kind": "event", …}` with record.fields, or `{"kind": "look", "at": seconds since 1970, "pools": […],
+"""`{"kind": "event", …}` with outputs.fields, or `{"kind": "look", "at": seconds since 1970, "pools": […],
 "lasting": […]}` with outputs.statusrows and the kinds of the events whose states last.
 """
 Tell = Callable[[Message], None]
 """Sends a message back to the listener: {"trouble": a line, or empty when it is over}, {"note": a line about what is
-over already}, and what else the sink has.
+over already}, and what else the output has.
 """
 Consume = Callable[["Inbox", Tell, Recording], None]
 """What the child does, until the messages end."""
@@ -202,8 +202,6 @@ def _run(name: str, consume: Consume, recording: Recording, received: int, told:
         try:
             consume(Inbox(received), tell, recording)
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{os.path.basename(place.filename)}:{place.lineno}"
-            tell({"trouble": f"internal error, please report it: {error!r} at {where}"})
+            tell({"trouble": internal_error(error).text})
     finally:
         os._exit(0)

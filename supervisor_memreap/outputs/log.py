@@ -7,11 +7,10 @@ import json
 import os
 import select
 import time
-import traceback
 from collections.abc import Callable
-from typing import Literal, TextIO
+from typing import TextIO
 
-from supervisor_memreap.core.events import Event, InternalError, LinesMissing, Over, Sink
+from supervisor_memreap.core.events import Event, LinesMissing, Sink
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.outputs import fields
 
@@ -84,50 +83,3 @@ class Log:
         # supervisord adds no time to the lines. A character that is cut in two is dropped as well.
         whole = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {_line(_text(event))}"
         return whole.encode()[:room].decode(errors="ignore")
-
-
-def internal_error(pool: str, error: Exception) -> InternalError:
-    """The event, with the place where the error was raised."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return InternalError(pool, time.time(), repr(error), f"{os.path.basename(place.filename)}:{place.lineno}")
-
-
-class Once:
-    """A sink that passes on an event of a lasting state; again only if its text has changed."""
-
-    def __init__(self, emit: Sink):
-        self._emit = emit
-        self._last: dict[tuple[type[Event], str], str] = {}
-
-    def __call__(self, event: Event) -> None:
-        key = type(event), event.pool
-        if self._last.get(key) != event.text:
-            self._last[key] = event.text
-            self._emit(event)
-
-    def follow(self, kind: type[Event], event: Event | None, pool: str = "") -> None:
-        """Report the state of this kind; None: there is no such state now."""
-        if event:
-            self(event)
-        else:
-            self.clear(kind, pool)
-
-    def has_passed(self, kind: type[Event], pool: str = "") -> bool:
-        return (kind, pool) in self._last
-
-    def lasting(self, in_status: Literal["troubles", "warnings"]) -> list[str]:
-        """The texts of the states that still last and that the status has there."""
-        return [text for (kind, _), text in self._last.items() if kind.in_status == in_status]
-
-    def lasting_kinds(self) -> set[str]:
-        """The kinds of the states that still last, named as in record.fields."""
-        return {fields.kind_of(kind) for kind, _ in self._last}
-
-    def end(self, over: Over) -> None:
-        """End the state of which this is the end, and pass this on, if there was one."""
-        if self.clear(over.ends):
-            self._emit(over)
-
-    def clear(self, kind: type[Event], pool: str = "") -> bool:
-        """End that state; whether there was one."""
-        return self._last.pop((kind, pool), None) is not None

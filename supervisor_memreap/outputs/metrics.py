@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor_memreap.core.outputsettings import Address, Recording
 from supervisor_memreap.host import packages
+from supervisor_memreap.outputs.lasting import Lasting
 from supervisor_memreap.outputs.tally import Tally
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ def consume(
 ) -> None:
     """Serve what the messages say until they end. The process must end then: its threads do not."""
     serving = _Serving(recording, Tally(), _Troubles(tell))
-    _allow_ssl()
     serving.begin()
     for message in messages:
         serving.take(message)
@@ -90,13 +89,6 @@ class _Serving:
             self._file.remove()
 
 
-def _allow_ssl() -> None:
-    """prometheus-client needs it, and __main__ keeps it out of the listener, so that these were loaded without it."""
-    if sys.modules.get("ssl", sys) is None:
-        for name in ("ssl", "http.client", "urllib.request"):
-            sys.modules.pop(name, None)
-
-
 def _start(function: Callable[..., None], *arguments: object) -> None:
     threading.Thread(target=function, args=arguments, daemon=True).start()
 
@@ -112,14 +104,13 @@ class _Troubles:
     def __init__(self, tell: Callable[[Mapping[str, Any]], None]):
         self._tell = tell
         self._lock = threading.Lock()
-        self._troubles: dict[str, str] = {}
+        self._lasting: Lasting[str] = Lasting()
 
     def follow(self, of: str, trouble: str) -> None:
         """Empty: it is over."""
         with self._lock:
-            if self._troubles.get(of, "") != trouble:
-                self._troubles[of] = trouble
-                self._tell({"trouble": "; ".join(filter(None, self._troubles.values()))})
+            if self._lasting.note(of, trouble):
+                self._tell({"trouble": "; ".join(self._lasting.texts())})
 
     def fail(self, error: BaseException) -> None:
         self.follow("scrape", f"internal error in a scrape, please report it: {error!r}")

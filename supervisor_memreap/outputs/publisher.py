@@ -11,7 +11,7 @@ from supervisor_memreap import __version__
 from supervisor_memreap.core import events
 from supervisor_memreap.outputs.announcements import Announcements
 from supervisor_memreap.outputs.answers import Answers
-from supervisor_memreap.outputs.log import Once
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.outputs.statusrows import VERSION
 from supervisor_memreap.supervisord.client import Client, Unavailable
 

@@ -20,10 +20,10 @@ from supervisor_memreap.core.outputsettings import Address, Recording
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.history import historyfile
 from supervisor_memreap.history.historypath import HistoryError
-from supervisor_memreap.listener import sinks
+from supervisor_memreap.listener import slowoutputs
 from supervisor_memreap.outputs import child
 from supervisor_memreap.outputs.child import Child
-from supervisor_memreap.outputs.log import Once
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.configfile import Contents
 
 NOW = now()
@@ -122,10 +122,10 @@ def test_a_child_works_where_the_listener_has_a_thousand_descriptors():
 
 def test_a_metrics_child_that_starts_later_knows_which_pools_are_to_be_watched(listener, monkeypatch):
     got = []
-    monkeypatch.setattr(sinks.Child, "send", lambda _self, message, is_event: got.append(message))
-    listener.recorders.apply(OFF, Contents())
-    listener.recorders.take(events.Watching("", 1.0, (("myapp", PoolSettings()),)))
-    listener.recorders.apply(Recording(history=None, metrics=Address("127.0.0.1", 1)), Contents())
+    monkeypatch.setattr(slowoutputs.Child, "send", lambda _self, message, is_event: got.append(message))
+    listener.outputs.apply(OFF, Contents())
+    listener.outputs.take(events.Watching("", 1.0, (("myapp", PoolSettings()),)))
+    listener.outputs.apply(Recording(history=None, metrics=Address("127.0.0.1", 1)), Contents())
     assert [(message["event"], message["pools"][0][0]) for message in got] == [("watching", "myapp")]
 
 
@@ -174,7 +174,7 @@ def test_an_error_in_a_child_is_told_with_its_place():
 
     with running(broken) as started:
         (reply,) = replies(started)
-        assert reply["trouble"].startswith("internal error, please report it: KeyError('x') at test_recorders.py:")
+        assert reply["trouble"].startswith("internal error, please report it: KeyError('x') at test_slowoutputs.py:")
         eventually(lambda: assert_ended(started))
 
 
@@ -183,19 +183,19 @@ def assert_ended(started):
 
 
 class Listener:
-    """The recorders of a listener, and its loop."""
+    """The slow outputs of a listener, and its loop."""
 
     def __init__(self):
         self.log = []
         self.once = Once(self.log.append)
-        self.recorders = sinks.Recorders(self.log.append, self.once)
+        self.outputs = slowoutputs.SlowOutputs(self.log.append, self.once)
 
     def loop(self):
-        self.recorders.wake(self.recorders.fds())
+        self.outputs.wake(self.outputs.fds())
 
     def look(self, workers=None):
         rows = look(time.time(), workers or {11: 100})["pools"]
-        self.recorders.look(self.recorders.with_totals(rows))
+        self.outputs.look(self.outputs.with_totals(rows))
         self.loop()
 
     def texts(self):
@@ -204,10 +204,10 @@ class Listener:
 
 @pytest.fixture
 def listener(monkeypatch):
-    monkeypatch.setattr(sinks, "_EARLY", 60.0)  # each look is recorded
+    monkeypatch.setattr(slowoutputs, "_EARLY", 60.0)  # each look is recorded
     listener = Listener()
     yield listener
-    listener.recorders.close()
+    listener.outputs.close()
 
 
 def history(path):
@@ -222,23 +222,23 @@ def left_event(pid=11):
 
 def test_the_listener_records_and_its_counters_go_on_after_a_restart(listener, tmp_path):
     path = tmp_path / "h.sqlite"
-    listener.recorders.apply(history(path), Contents())
+    listener.outputs.apply(history(path), Contents())
     listener.look()
-    listener.recorders.take(left_event())
-    listener.recorders.close()
+    listener.outputs.take(left_event())
+    listener.outputs.close()
     eventually(lambda: assert_readings(path, 1))
     (recorded,) = historyfile.load(str(path))
     assert (len(recorded.readings), recorded.reaps) == (1, 1)
 
     second = Listener()
-    second.recorders.apply(history(path), Contents())
-    second.recorders.take(left_event(pid=12))
-    (row,) = second.recorders.with_totals([{"name": "myapp", "reaps": 1, "given_back_bytes": 95 * MIB}])
+    second.outputs.apply(history(path), Contents())
+    second.outputs.take(left_event(pid=12))
+    (row,) = second.outputs.with_totals([{"name": "myapp", "reaps": 1, "given_back_bytes": 95 * MIB}])
     assert row == {"name": "myapp"}, "not 1: the earlier ones are not known yet"
 
     def assert_counted():
         second.look()
-        (row,) = second.recorders.with_totals([{"name": "myapp"}])
+        (row,) = second.outputs.with_totals([{"name": "myapp"}])
         assert row == {
             "name": "myapp",
             "reaps": 2,
@@ -247,27 +247,27 @@ def test_the_listener_records_and_its_counters_go_on_after_a_restart(listener, t
         }
 
     try:
-        assert not second.recorders.has_new_totals()
+        assert not second.outputs.has_new_totals()
         eventually(assert_counted)
-        assert [second.recorders.has_new_totals() for _ in range(2)] == [True, False]
+        assert [second.outputs.has_new_totals() for _ in range(2)] == [True, False]
     finally:
-        second.recorders.close()
+        second.outputs.close()
     assert second.log == []
 
 
 def test_without_a_history_the_counters_begin_with_the_listener(listener):
-    listener.recorders.apply(OFF, Contents())
-    listener.recorders.take(left_event())
-    (row,) = listener.recorders.with_totals([{"name": "myapp"}])
+    listener.outputs.apply(OFF, Contents())
+    listener.outputs.take(left_event())
+    (row,) = listener.outputs.with_totals([{"name": "myapp"}])
     assert (row["reaps"], row["given_back_bytes"]) == (1, 95 * MIB)
     assert abs(row["counted_since"] - time.time()) < 60
-    assert not listener.recorders.want_a_look()
+    assert not listener.outputs.want_a_look()
 
 
 def test_that_a_part_was_lost_is_one_line_once_the_rest_is_written_and_then_it_is_over(listener, tmp_path):
-    listener.recorders.apply(history(tmp_path / "h.sqlite"), Contents())
+    listener.outputs.apply(history(tmp_path / "h.sqlite"), Contents())
     listener.look()
-    (child,) = listener.recorders._children.values()
+    child = listener.outputs._history.child
     child.lost = 3
 
     def assert_told():
@@ -284,13 +284,13 @@ def test_that_a_part_was_lost_is_one_line_once_the_rest_is_written_and_then_it_i
 
 def test_a_change_of_the_setting_takes_effect_at_once(listener, tmp_path):
     for name in ("a", "b"):
-        listener.recorders.apply(history(tmp_path / name), Contents())
+        listener.outputs.apply(history(tmp_path / name), Contents())
         listener.look()
-    listener.recorders.apply(OFF, Contents())
+    listener.outputs.apply(OFF, Contents())
     listener.look()
     for name in ("a", "b"):  # their children write on for a moment
         eventually(lambda: assert_readings(tmp_path / name, 1))  # noqa: B023
-    assert not listener.recorders.want_a_look()
+    assert not listener.outputs.want_a_look()
 
 
 def test_what_was_wrong_with_a_setting_is_over_when_it_is_changed_and_not_when_another_one_is(listener, tmp_path):
@@ -304,20 +304,20 @@ def test_what_was_wrong_with_a_setting_is_over_when_it_is_changed_and_not_when_a
         port, free = taken.getsockname()[1], other.getsockname()[1]
         other.close()
         wrong = Recording(history=f"{tmp_path}/no/h.sqlite", metrics=Address("127.0.0.1", port))
-        listener.recorders.apply(wrong, Contents())
+        listener.outputs.apply(wrong, Contents())
         eventually(lambda: assert_lasting("h.sqlite", f"cannot listen on 127.0.0.1:{port}"))
-        listener.recorders.apply(replace(wrong, metrics=Address("127.0.0.1", free)), Contents())
+        listener.outputs.apply(replace(wrong, metrics=Address("127.0.0.1", free)), Contents())
         for _ in range(2):
             assert_lasting("h.sqlite")
         assert listener.texts()[-1] == "metrics: there is no problem any more"
-        listener.recorders.apply(OFF, Contents())
+        listener.outputs.apply(OFF, Contents())
         assert_lasting()
 
 
 def test_what_is_wrong_with_the_history_is_one_line_however_often_it_is_tried(listener, tmp_path, monkeypatch):
     monkeypatch.setattr("supervisor_memreap.history.historywriter.HANDOVER", 0.0)
     monkeypatch.setattr("supervisor_memreap.history.historywriter.RETRY", 0.0)
-    listener.recorders.apply(history(tmp_path / "no/h.sqlite"), Contents())
+    listener.outputs.apply(history(tmp_path / "no/h.sqlite"), Contents())
 
     def assert_told():
         listener.look()
@@ -333,7 +333,7 @@ def test_what_is_wrong_with_the_history_is_one_line_however_often_it_is_tried(li
 
 
 def test_where_supervisords_log_is_no_file_one_line_asks_for_a_path(listener):
-    listener.recorders.apply(Recording(), Contents(logfile="/dev/stdout"))
+    listener.outputs.apply(Recording(), Contents(logfile="/dev/stdout"))
     for _ in range(3):
         listener.look()
     (line,) = listener.texts()
@@ -342,9 +342,9 @@ def test_where_supervisords_log_is_no_file_one_line_asks_for_a_path(listener):
 
 def test_a_child_that_was_killed_is_started_again_and_that_is_one_line(listener, tmp_path, monkeypatch):
     path = tmp_path / "h.sqlite"
-    listener.recorders.apply(history(path), Contents())
+    listener.outputs.apply(history(path), Contents())
     listener.look()
-    (started,) = listener.recorders._children.values()
+    started = listener.outputs._history.child
     eventually(lambda: assert_readings(path, 1))
     os.kill(started._pid, signal.SIGKILL)
 
@@ -354,13 +354,32 @@ def test_a_child_that_was_killed_is_started_again_and_that_is_one_line(listener,
 
     eventually(assert_told)
     assert "its process has ended; it is started again in 30 s" in listener.texts()[0]
-    monkeypatch.setattr(sinks, "_RESTART", 0.0)
+    monkeypatch.setattr(slowoutputs, "_RESTART", 0.0)
 
     def assert_recorded_again():
         listener.look()
         assert_readings(path, 2)
 
     eventually(assert_recorded_again)
+
+
+def test_a_child_that_was_killed_is_one_line_also_after_an_earlier_trouble_that_is_over(
+    listener, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("supervisor_memreap.history.historywriter.HANDOVER", 0.0)
+    monkeypatch.setattr("supervisor_memreap.history.historywriter.RETRY", 0.0)
+    listener.outputs.apply(history(tmp_path / "later/h.sqlite"), Contents())
+
+    def assert_told(count, text):
+        listener.look()
+        assert len(listener.texts()) == count
+        assert text in listener.texts()[-1]
+
+    eventually(lambda: assert_told(1, "No such file or directory"))
+    (tmp_path / "later").mkdir()
+    eventually(lambda: assert_told(2, "there is no problem any more"))
+    os.kill(listener.outputs._history.child._pid, signal.SIGKILL)
+    eventually(lambda: assert_told(3, "its process has ended; it is started again in 30 s"))
 
 
 def assert_readings(path, count):
@@ -374,8 +393,8 @@ def assert_readings(path, count):
 
 def test_a_disk_that_hangs_is_one_line_and_no_look_waits_for_it(listener, tmp_path, monkeypatch):
     monkeypatch.setattr(child, "PATIENCE", 0.0)
-    listener.recorders.apply(history(tmp_path / "h.sqlite"), Contents())
-    (started,) = listener.recorders._children.values()
+    listener.outputs.apply(history(tmp_path / "h.sqlite"), Contents())
+    started = listener.outputs._history.child
     os.kill(started._pid, signal.SIGSTOP)  # as it stands while it waits for a disk
     try:
         for _ in range(5):
@@ -393,14 +412,14 @@ def test_a_disk_that_hangs_is_one_line_and_no_look_waits_for_it(listener, tmp_pa
 
 
 def test_an_error_in_recording_is_one_line_and_reaches_nobody_else(listener, tmp_path, monkeypatch):
-    listener.recorders.apply(history(tmp_path / "h.sqlite"), Contents())
+    listener.outputs.apply(history(tmp_path / "h.sqlite"), Contents())
 
     def broken(_event):
         raise KeyError("x")
 
     monkeypatch.setattr("supervisor_memreap.outputs.fields.of", broken)
     for _ in range(3):
-        listener.recorders.take(left_event())
+        listener.outputs.take(left_event())
         listener.look()
     (line,) = listener.texts()
     assert "internal error, please report it: KeyError('x')" in line
@@ -412,10 +431,10 @@ def test_where_no_process_can_be_made_that_is_one_line_and_it_is_tried_again(lis
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fork", refuse)
-        listener.recorders.apply(history(tmp_path / "h.sqlite"), Contents())
+        listener.outputs.apply(history(tmp_path / "h.sqlite"), Contents())
         listener.look()
     assert "no process could be started: Resource temporarily unavailable" in listener.texts()[0]
-    monkeypatch.setattr(sinks, "_RESTART", 0.0)
+    monkeypatch.setattr(slowoutputs, "_RESTART", 0.0)
     listener.look()
     listener.look()
     eventually(lambda: assert_readings(tmp_path / "h.sqlite", 1))
