@@ -7,7 +7,7 @@ from typing import Any
 
 from supervisor_memreap.advice.growth import Growth
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.core.text import memory
+from supervisor_memreap.core.text import about, memory
 
 _HOUR = 3600
 OF_WORKER = "growth_bytes_per_hour"
@@ -52,10 +52,3 @@ def forecast(pool: Mapping[str, Any]) -> str:
     if "next_at_limit_seconds" not in pool:
         return ""
     return f"the next worker reaches its limit in about {about(pool['next_at_limit_seconds'])}"
-
-
-def about(duration: float) -> str:
-    """`1 min`, `45 min`, `3 h` or `5 d`, from seconds."""
-    if duration < 90 * 60:
-        return f"{max(1, round(duration / 60))} min"
-    return f"{duration / 3600:.0f} h" if duration < 2 * 86400 else f"{duration / 86400:.0f} d"

@@ -17,7 +17,7 @@ from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.servers import signal_for
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.core.text import memory, seconds
+from supervisor_memreap.core.text import aligned, duration, memory, seconds
 from supervisor_memreap.outputs import fields, words
 from supervisor_memreap.outputs import growthfields as growth_values
 
@@ -307,18 +307,18 @@ def _row(pool: Mapping[str, Any], has_history: bool, now: float) -> tuple[str, .
         return (*start, _over(pool), largest, total)
     growth = growth_values.cell(pool)
     reaps = str(pool.get("reaps", "-"))
-    history = growth, reaps, _memory(pool, "given_back_bytes"), _age(now - pool["since"])
+    history = growth, reaps, _memory(pool, "given_back_bytes"), duration(max(0.0, now - pool["since"]))
     return (*start, largest, total, *history)
 
 
 def _within(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Aligned; if that is too wide, without `freed`, or else with each name on its own line, and without `since`."""
     for dropped in _DROPPED[:2]:
-        lines = words.aligned(_without(rows, dropped)).split("\n")
+        lines = aligned(_without(rows, dropped)).split("\n")
         if max(map(len, lines)) <= WIDTH:
             return lines
     for dropped in _DROPPED:
-        head, *rest = words.aligned([row[1:] for row in _without(rows, dropped)]).split("\n")
+        head, *rest = aligned([row[1:] for row in _without(rows, dropped)]).split("\n")
         if max(map(len, (head, *rest))) <= WIDTH - 2:
             break
     return [f"  {head}", *(f"{row[0]}\n  {line}" for row, line in zip(rows[1:], rest))]
@@ -383,17 +383,13 @@ def _over(pool: Mapping[str, Any]) -> str:
     return str(sum(known)) if len(known) == len(pool["workers"]) else "-"
 
 
-def _age(value: float) -> str:
-    return seconds(max(0.0, value)) if value < 2 * 86400 else f"{value / 86400:.0f} d"
-
-
 def workers_table(pool: Mapping[str, Any]) -> str:
     """One line for each worker of a pool, the largest first."""
     rows = [("pid", "age", str(pool["metric"]), "growth", "")]
     for worker in sorted(pool["workers"], key=lambda each: each.get("used_bytes", 0), reverse=True):
         used, growth = _memory(worker, "used_bytes"), growth_values.cell(worker)
         rows.append((str(worker["pid"]), seconds(worker["age_seconds"]), used, growth, note(worker)))
-    return words.aligned(rows)
+    return aligned(rows)
 
 
 def note(worker: Mapping[str, Any]) -> str:

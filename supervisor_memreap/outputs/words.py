@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from supervisor_memreap.core.policy import Candidate, Choice
@@ -38,12 +38,6 @@ def suspended(pool: str, suspension: Mapping[str, Any], has_commands: bool) -> s
 def has_commands(has_plugin: bool, listener: Mapping[str, Any] | None) -> bool:
     """Whether supervisorctl has the command memreap, and the listener, which getListener returned, gets it."""
     return has_plugin and listener is not None and bool(listener.get("takes_commands"))
-
-
-def aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    """The rows as a table."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
 def planned_action(candidate: Candidate, settings: PoolSettings) -> str:

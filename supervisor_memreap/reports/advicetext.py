@@ -9,8 +9,7 @@ from typing import Any
 from supervisor_memreap.advice.climbrate import FEWEST_HOURS
 from supervisor_memreap.advice.evidence import DAY, HOUR, Kind
 from supervisor_memreap.advice.suggestion import CLEAR, WARM, Forecast, Suggestion, Why
-from supervisor_memreap.core.text import memory, quote, shown_size
-from supervisor_memreap.outputs.growthfields import about
+from supervisor_memreap.core.text import about, aligned, memory, quote, shown_size
 
 VERSION = 1
 """Of the values; increased when a key is removed or changes its meaning, not when one is added."""
@@ -151,8 +150,7 @@ def _header(suggestion: Suggestion) -> str:
 
 def _table(suggestion: Suggestion) -> str:
     rows = [_HEAD, *(_row(forecast, suggestion) for forecast in suggestion.forecasts)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return aligned(rows)
 
 
 def _row(forecast: Forecast, suggestion: Suggestion) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from html import escape
 from typing import NamedTuple
 
 from supervisor_memreap.advice.poolhistory import PoolHistory
-from supervisor_memreap.core.text import memory
+from supervisor_memreap.core.text import memory, printable
 from supervisor_memreap.reports import chart, summary, timeaxis
 from supervisor_memreap.reports.summary import PoolReport
 
@@ -137,7 +137,7 @@ def html(pools: Sequence[Pool], host: str, since: float, until: float, made_by: 
 
 def _text(text: str) -> str:
     """Text that a user or a process chose, for HTML."""
-    return escape("".join(char if char.isprintable() else "?" for char in text))
+    return escape(printable(text))
 
 
 def _overview(pools: Sequence[Pool]) -> str:

@@ -14,7 +14,7 @@ from supervisor_memreap.advice.growth import Sample
 from supervisor_memreap.advice.poolhistory import EventRecord, PoolHistory, PoolReading, WorkerHistory
 from supervisor_memreap.advice.spans import Span, Suspension
 from supervisor_memreap.core import counters
-from supervisor_memreap.core.text import memory, seconds
+from supervisor_memreap.core.text import duration, memory, padded, seconds
 from supervisor_memreap.outputs.fields import time_text
 from supervisor_memreap.reports import timeaxis
 
@@ -236,9 +236,7 @@ def _wrapped(start: str, value: str) -> list[str]:
 
 
 def _table(table: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]) - 1)]
-    for row in table:
-        cells = (cell.rjust(width) for cell, width in zip(row, widths))
+    for row, cells in zip(table, padded([row[:-1] for row in table], is_right=True)):
         yield "\n".join(_wrapped(f"  {'  '.join(cells)}  ", row[-1] or "-"))
 
 
@@ -252,15 +250,6 @@ def recorded(report: PoolReport) -> str:
     if whole - report.recorded < _NOW:
         return f"recorded{first or ' all the time'}"
     return f"recorded for {duration(report.recorded)} of {duration(whole)}{first}"
-
-
-def duration(value: float) -> str:
-    """`45 min`, `2.5 h`, `22 h`, `30 d`, from seconds."""
-    if value < 7200:
-        return seconds(value)
-    number, unit = (value / 3600, "h") if value < 3 * 86400 else (value / 86400, "d")
-    shown = f"{number:.0f}" if number >= 10 or number == round(number) else f"{number:.1f}"
-    return f"{shown} {unit}"
 
 
 def rows(report: PoolReport) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rich.text import Text
 
 from supervisor_memreap.core.policy import Standing
-from supervisor_memreap.core.text import memory, seconds
+from supervisor_memreap.core.text import memory, padded, printable, seconds
 from supervisor_memreap.outputs import growthfields, statusrows, words
 from supervisor_memreap.views.view import View
 
@@ -84,7 +84,7 @@ def page(frame: Frame, columns: int, rows: int | None, glyphs: Glyphs) -> list[T
         lines = [*head, *shown, *([Text(), *events[-_EVENTS:]] if events else [])]
     else:
         lines = _fitted(head, blocks, events, rows, glyphs)
-    lines = [line if line.plain.isprintable() else Text(_clean(line.plain)) for line in lines[:rows]]
+    lines = [line if line.plain.isprintable() else Text(printable(line.plain)) for line in lines[:rows]]
     for line in lines:
         line.truncate(width, overflow="ellipsis" if glyphs is UNICODE else "crop")
     return lines
@@ -157,7 +157,7 @@ def _head(frame: Frame, pools: Sequence[Mapping[str, Any]], width: int) -> list[
     total = sum(pool.get("total_bytes", 0) for pool in pools)
     counts = f"{_count(len(pools), 'pool')}, {_count(workers, 'worker')}, {memory(total)}"
     right = f"{words.clock(frame.now)}  {frame.hint}"
-    left = f"memreap top  {_clean(frame.where)}  "
+    left = f"memreap top  {printable(frame.where)}  "
     room = width - len(right) - len(left) - 2
     middle = counts if len(counts) <= room else ""
     first = Text(left, "bold").append(f"{middle:<{max(0, room)}}  ", "not bold").append(right, "not bold")
@@ -223,11 +223,10 @@ def _pool_rows(pools: Sequence[Mapping[str, Any]], width: int) -> list[list[Text
     rows = [names, *map(_pool_row, pools)]
     used = [column for column in range(8) if column < 5 or any(row[column] for row in rows[1:])]
     rows = [tuple(row[column] for column in used) for row in rows]
-    lengths = [max(len(row[column]) for row in rows) for column in range(len(used))]
-    apart = sum(lengths) + 2 * (len(used) - 1) > width
+    table = padded(rows)
+    apart = len("  ".join(table[0])) > width
     lines: list[list[Text]] = []
-    for number, row in enumerate(rows):
-        cells = [cell.ljust(length) for cell, length in zip(row, lengths)]
+    for number, cells in enumerate(table):
         name, standing = Text(cells[0].rstrip() if apart else cells[0], "bold"), Text(cells[1], _colour(pools, number))
         rest = Text("  ".join(cells[2:]).rstrip(), "dim" if number == 0 else "")
         numbers = Text("  ").join([standing, rest])
@@ -250,7 +249,7 @@ def _pool_row(pool: Mapping[str, Any]) -> tuple[str, ...]:
     else:
         history = "", "", ""
     return (
-        _clean(str(pool["name"])),
+        printable(str(pool["name"])),
         statusrows.standing_word(pool),
         limit,
         str(len(pool["workers"])),
@@ -282,16 +281,11 @@ def _events(messages: Iterable[Message], width: int) -> list[Text]:
 def _event(message: Message, width: int) -> Iterator[Text]:
     clock = words.clock(message.at) if message.at else time.strftime("%H:%M:%S")
     text = f"{clock} {message.pool}: {message.text}"
-    for part in textwrap.wrap(_clean(text), width, subsequent_indent=" " * 9, break_on_hyphens=False):
+    for part in textwrap.wrap(printable(text), width, subsequent_indent=" " * 9, break_on_hyphens=False):
         yield Text(part)
 
 
 def _wrapped(text: str, width: int, style: str) -> list[Text]:
     indent = " " * (len(text) - len(text.lstrip()))
-    parts = textwrap.wrap(_clean(text.lstrip()), width - len(indent) - 2, break_on_hyphens=False)
+    parts = textwrap.wrap(printable(text.lstrip()), width - len(indent) - 2, break_on_hyphens=False)
     return [Text(f"{indent}{'  ' if number else ''}{part}", style) for number, part in enumerate(parts)]
-
-
-def _clean(text: str) -> str:
-    """What a program or another machine has written may hold anything, also what a terminal would obey."""
-    return "".join(char if char.isprintable() else "?" for char in text)
