@@ -11,7 +11,7 @@ import pytest
 from supervisor.states import EventListenerStates, ProcessStates
 
 from supervisor_memreap.core import policy, selection
-from supervisor_memreap.core.counters import Counters
+from supervisor_memreap.core.counters import Counters, Reaps
 from supervisor_memreap.core.events import Left
 from supervisor_memreap.core.listeners import ListenerState
 from supervisor_memreap.core.model import Pool, ProcessId, ProgramState, Worker, WorkerDetail
@@ -98,7 +98,7 @@ def shown(*workers: Worker, **more) -> dict:
     pool = Pool("myapp", "RUNNING", "", MANAGER, 60.0, workers)
     left = Left("myapp", NOW, ProcessId(12, 1.0), 0.4, None, 301 * MIB)
     choice = look_at(pool)
-    counters = replace(Counters().after(left), reaps=0, given_back=0).with_standing(choice.standing.value, NOW - 34)
+    counters = replace(Counters().after(left), reaps=Reaps()).with_standing(choice.standing.value, NOW - 34)
     used = {each.id: each.used for each in workers if each.used is not None}
     return {**statusrows.of_pool(choice, SETTINGS, choice.state, counters, used), **more}
 

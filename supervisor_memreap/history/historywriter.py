@@ -206,7 +206,7 @@ class _Tables:
         """What is counted of each pool, by name: the counters of a listener go on from there."""
         with historyfile.errors(self._file.path):
             rows = self._file.db.execute("SELECT name, since, reaps, returned FROM pool").fetchall()
-        return {name: {"since": since, "reaps": reaps, "returned": returned} for name, since, reaps, returned in rows}
+        return {name: {"since": since, "reaps": reaps, "returned": freed} for name, since, reaps, freed in rows}
 
     def write(self, messages: Iterable[Message]) -> None:
         try:
@@ -309,8 +309,8 @@ class _Tables:
         )
         if name == "Left":
             number = self._pool(pool, event["metric"], at)
-            returned = counters.returned(event["came_back"], event["taken"])
-            db.execute("UPDATE pool SET reaps = reaps + 1, returned = returned + ? WHERE id = ?", (returned, number))
+            freed = counters.freed(event["came_back"], event["taken"])
+            db.execute("UPDATE pool SET reaps = reaps + 1, returned = returned + ? WHERE id = ?", (freed, number))
         elif name == "Signalled":
             row = db.execute("SELECT id FROM pool WHERE name = ?", (pool,)).fetchone()
             worker = row and self._last_worker(row[0], pid)

@@ -134,7 +134,7 @@ class Exposition(Collector):
             "What the host got back when workers left, less what their replacements had taken.",
             "",
             pools,
-            lambda pool: {"": pool.returned},
+            lambda pool: {"": pool.freed},
         )
         leaving = HistogramMetricFamily(
             "memreap_leave_seconds", "How long signalled workers took to leave.", labels=["pool"]

@@ -63,7 +63,7 @@ class PoolTally:
     would_reap: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REAPED_FOR[:-1], 0)))
     refused: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REFUSED, 0)))
     not_relieved: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(OF_POOL, 0)))
-    returned: int = 0
+    freed: int = 0
     """Bytes."""
     stuck: int = 0
     oom_killed: int = 0
@@ -97,7 +97,7 @@ class PoolTally:
 
     def _take_left(self, event: Mapping[str, Any]) -> None:
         self.reaps[self._leaving.pop(event["pid"], UNKNOWN)] += 1
-        self.returned += counters.returned(event["came_back"], event["taken"])
+        self.freed += counters.freed(event["came_back"], event["taken"])
         self.left[bisect_left(BUCKETS, event["after"])] += 1
         self.leaving_took += event["after"]
 

@@ -145,7 +145,7 @@ def _overview(pools: Sequence[Pool]) -> str:
     lines = []
     for number, (facts, _) in enumerate(pools, 1):
         count = sum(facts.replaced.values())
-        cells = (f"{count:,}", memory(facts.returned) if count else "-", _peak(facts.total))
+        cells = (f"{count:,}", memory(facts.freed) if count else "-", _peak(facts.total))
         name = f'<a href="#pool-{number}">{_text(facts.name)}</a>'
         lines.append(f"<tr><td>{name}</td>{_numbers(cells)}</tr>")
     head = _numbers(("replaced", "returned", "peak total"), "th")
@@ -191,7 +191,7 @@ def _tiles(facts: PoolReport) -> Iterator[str]:
     limit = "no limit" if facts.last.limit is None else f"limit {memory(facts.last.limit)}"
     times = facts.times_to_leave
     yield _tile("workers replaced", f"{sum(facts.replaced.values()):,}", f"of {facts.last.workers:,} at a time")
-    yield _tile("memory returned", memory(facts.returned) if times else "-", "to the host")
+    yield _tile("memory returned", memory(facts.freed) if times else "-", "to the host")
     yield _tile("largest worker", _peak(facts.largest), limit)
     yield _tile("peak of the pool", _peak(facts.total), f"{memory(facts.last.total)} now")
 

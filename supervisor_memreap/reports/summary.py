@@ -66,7 +66,7 @@ class Day(NamedTuple):
     """Its first second in the report, in seconds since 1970."""
     replaced: Mapping[str, int]
     """By reason."""
-    returned: int
+    freed: int
     """Bytes."""
     is_recorded: bool
     """Whether anything of it was recorded."""
@@ -87,7 +87,7 @@ class PoolReport:
     """Workers that were signalled and left, by the setting for which they had to go, or `requested`."""
     observed: Mapping[str, int]
     """Workers that would have been signalled, without observe=yes."""
-    returned: int
+    freed: int
     times_to_leave: tuple[float, ...]
     """Seconds, the shortest first."""
     refused: Mapping[str, int]
@@ -109,7 +109,7 @@ class PoolReport:
     days: tuple[Day, ...]
     counted_since: float
     counted_reaps: int
-    counted_returned: int
+    counted_freed: int
     suggestion: str = ""
     """A line about the right limit; empty: none was asked for."""
 
@@ -140,7 +140,7 @@ def of(history: PoolHistory, since: float, until: float, suggestion: str = "") -
         gaps=tuple(spans.gaps(recorded, _begin(since, until, history.since), until)),
         replaced=_counted(reasons.get((event.pid, event.at), "unknown") for event in left),
         observed=_counted(str(event.values.get("reason", "")) for event in _named(events, "WouldReap")),
-        returned=_returned(left),
+        freed=_freed(left),
         times_to_leave=tuple(sorted(float(event.values.get("after") or 0) for event in left)),
         refused=_counted(event.name for event in _named(events, *REFUSALS)),
         troubles=_counted(event.name for event in _named(events, *TROUBLES)),
@@ -156,7 +156,7 @@ def of(history: PoolHistory, since: float, until: float, suggestion: str = "") -
         days=tuple(_days(left, reasons, recorded, since, until)),
         counted_since=history.since,
         counted_reaps=history.reaps,
-        counted_returned=history.returned,
+        counted_freed=history.freed,
         suggestion=suggestion,
     )
 
@@ -174,8 +174,8 @@ def _counted(words: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(words).items(), key=lambda item: (-item[1], item[0])))
 
 
-def _returned(left: Iterable[EventRecord]) -> int:
-    return sum(counters.returned(event.values.get("came_back"), event.values.get("taken")) for event in left)
+def _freed(left: Iterable[EventRecord]) -> int:
+    return sum(counters.freed(event.values.get("came_back"), event.values.get("taken")) for event in left)
 
 
 def _reasons(events: Iterable[EventRecord]) -> dict[tuple[int, float], str]:
@@ -212,7 +212,7 @@ def _days(
         events = [event for event in left if start <= event.at < end or event.at == end == until]
         replaced = _counted(reasons.get((event.pid, event.at), "unknown") for event in events)
         is_recorded = any(span.within(start, end).length > 0 for span in recorded)
-        yield Day(start, replaced, _returned(events), is_recorded)
+        yield Day(start, replaced, _freed(events), is_recorded)
 
 
 # As text.
@@ -262,7 +262,7 @@ def rows(report: PoolReport) -> Iterator[tuple[str, str]]:
     if report.observed:
         yield "would be replaced", f"{_by_reason(report.observed)}, observe=yes"
     if report.replaced:
-        yield "memory returned", memory(report.returned)
+        yield "memory returned", memory(report.freed)
         times = report.times_to_leave
         yield "time to leave", f"median {seconds(median(times))}, longest {seconds(times[-1])}"
     yield "refused", _by_words(report.refused, REFUSALS)
@@ -297,7 +297,7 @@ def day_rows(report: PoolReport) -> list[tuple[str, str, str, str]]:
         count = sum(day.replaced.values())
         parts = ", ".join(f"{number:,} {reason}" for reason, number in day.replaced.items())
         shown = f"{count:,}" if count or day.is_recorded else "-"
-        table.append((timeaxis.day(day.at), shown, memory(day.returned) if count else "-", parts))
+        table.append((timeaxis.day(day.at), shown, memory(day.freed) if count else "-", parts))
     return table
 
 
@@ -335,7 +335,7 @@ def _now_and_peak(report: PoolReport, size: int, peak: Peak) -> str:
 
 def _since(report: PoolReport) -> str:
     start = f"{timeaxis.date(report.counted_since)}: {_workers(report.counted_reaps)} replaced"
-    return f"{start}, {memory(report.counted_returned)} returned" if report.counted_reaps else start
+    return f"{start}, {memory(report.counted_freed)} returned" if report.counted_reaps else start
 
 
 def _workers(count: int) -> str:
@@ -361,7 +361,7 @@ def summary_line(history: PoolHistory, since: float, until: float) -> str:
     if report.observed:
         parts.append(f"{sum(report.observed.values()):,} would be replaced (observe=yes)")
     if count:
-        parts += [f"{memory(report.returned)} returned", f"longest time to leave {seconds(report.times_to_leave[-1])}"]
+        parts += [f"{memory(report.freed)} returned", f"longest time to leave {seconds(report.times_to_leave[-1])}"]
     refused = sum(report.refused.values())
     parts += [f"{refused:,} refused"] * bool(refused)
     parts += [f"{report.stuck:,} stuck"] * bool(report.stuck)
@@ -396,7 +396,7 @@ def values(report: PoolReport) -> dict[str, Any]:
         "reaps": sum(report.replaced.values()),
         "reaps_by_reason": dict(report.replaced),
         "observed_by_reason": dict(report.observed),
-        "given_back_bytes": report.returned,
+        "given_back_bytes": report.freed,
         "median_seconds_to_leave": median(times) if times else None,
         "longest_seconds_to_leave": times[-1] if times else None,
         "refused": dict(report.refused),
@@ -409,7 +409,7 @@ def values(report: PoolReport) -> dict[str, Any]:
         "days": [_day_values(day) for day in report.days],
         **_timed(counted_since=report.counted_since),
         "counted_reaps": report.counted_reaps,
-        "counted_given_back_bytes": report.counted_returned,
+        "counted_given_back_bytes": report.counted_freed,
         "suggestion": report.suggestion or None,
         **_sizes(report),
     }
@@ -436,7 +436,7 @@ def _day_values(day: Day) -> dict[str, Any]:
         "day": time_text(day.at)[:10],
         "reaps": reaps,
         "reaps_by_reason": dict(day.replaced),
-        "given_back_bytes": day.returned,
+        "given_back_bytes": day.freed,
     }
 
 
