@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from supervisor_memreap.core.events import Event, Left, Settled
+from supervisor_memreap.core.rows import PoolRow, TotalsRow, known
 
 
 def freed(came_back: int | None, taken: int | None) -> int:
@@ -55,13 +55,13 @@ class Totals:
         self._began = began
         self._own: dict[str, Reaps] = {}
         """Since this listener started."""
-        self._before: Mapping[str, Mapping[str, Any]] | None = None
+        self._before: Mapping[str, TotalsRow] | None = None
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Left):
             self._own[event.pool] = self._own.get(event.pool, Reaps()).after(event)
 
-    def continue_from(self, before: Mapping[str, Mapping[str, Any]]) -> None:
+    def continue_from(self, before: Mapping[str, TotalsRow]) -> None:
         """Of the history, as it was before this listener; later calls change nothing, since they include our own."""
         if self._before is None:
             self._before = before
@@ -70,17 +70,18 @@ class Totals:
     def are_continued(self) -> bool:
         return self._before is not None
 
-    def without(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def without(self, row: PoolRow) -> PoolRow:
         """The status of a pool while its totals are unknown."""
-        return {key: value for key, value in row.items() if key not in ("reaps", "given_back_bytes")}
+        shown: PoolRow = {**row, "reaps": None, "given_back_bytes": None}
+        return known(shown)
 
-    def into(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def into(self, row: PoolRow) -> PoolRow:
         """The status of a pool with its totals."""
         own = self._own.get(row["name"], Reaps())
-        before = (self._before or {}).get(row["name"], {})
+        before = (self._before or {}).get(row["name"]) or {"since": self._began, "reaps": 0, "returned": 0}
         return {
             **row,
-            "reaps": before.get("reaps", 0) + own.count,
-            "given_back_bytes": before.get("returned", 0) + own.freed,
-            "counted_since": int(before.get("since", self._began)),
+            "reaps": before["reaps"] + own.count,
+            "given_back_bytes": before["returned"] + own.freed,
+            "counted_since": int(before["since"]),
         }

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.command import NEED_WORKERS, TYPE, Command, CommandError, id_of, named, parse
 from supervisor_memreap.core.model import Program, ProgramState
+from supervisor_memreap.core.rows import PoolRow
 from supervisor_memreap.core.settings import Sections, Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.host import orphans, procfs
@@ -48,7 +48,7 @@ class Application:
         self._endings = Endings(self._client)
         self.remembered = Remembered(statefile, self._emit, self._once)
         self.recorders = Recorders(self._emit, self._once)
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[PoolRow] = []
         """The status of the pools at the last look."""
         kept, sinks = self.remembered, (self._emit, self._announce)
         self.reaper = Reaper(sinks, False, kept.read(), kept.keep, self._endings.of, kept.leaving_by_once, PATIENCE)

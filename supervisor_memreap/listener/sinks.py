@@ -6,12 +6,13 @@ import select
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.counters import Totals
 from supervisor_memreap.core.events import Event, Sink
 from supervisor_memreap.core.outputsettings import Recording
+from supervisor_memreap.core.rows import PoolRow
 from supervisor_memreap.history.historypath import HistoryError, in_force
 from supervisor_memreap.outputs import child, fields
 from supervisor_memreap.outputs.child import Child, Consume, Inbox, Message, Tell
@@ -197,12 +198,12 @@ class Recorders:
             for running in self._children.values():
                 running.send(message, is_event=True)
 
-    def look(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """The pools were looked at; `rows` are as outputs.statusrows has them, if one of the sinks wants them."""
+    def look(self, rows: Sequence[PoolRow]) -> None:
+        """The pools were looked at; `rows` are there if one of the sinks wants them."""
         self._attempt(lambda: self._look(rows))
         self._report()
 
-    def _look(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _look(self, rows: Sequence[PoolRow]) -> None:
         now = time.monotonic()
         lasting = sorted(self._once.lasting_kinds())
         message = {"kind": "look", "at": time.time(), "pools": rows, "lasting": lasting}
@@ -215,7 +216,7 @@ class Recorders:
             self._troubles.pop(name, None)
             self._start(name, self._in_force)
 
-    def with_totals(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def with_totals(self, rows: Iterable[PoolRow]) -> list[PoolRow]:
         """The status of the pools with what is counted of them, also by earlier listeners."""
         add = self._totals.without if self._is_history_unread() else self._totals.into
         return [add(row) for row in rows]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from supervisor_memreap.advice.growth import Growth, Sample
 from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.core.rows import PoolRow
 from supervisor_memreap.host import look, procfs
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.listener.pool import WatchedPool
@@ -35,7 +35,7 @@ class Sizes:
         self._servers: dict[str, tuple[ProcessId | None, str | None]] = {}
         """The manager and the server of each pool, as far as they are known."""
 
-    def status(self, pools: Iterable[WatchedPool]) -> list[dict[str, Any]]:
+    def status(self, pools: Iterable[WatchedPool]) -> list[PoolRow]:
         """The status of these pools at the last tick, as statusrows.of_pool; sizes are read every MEASURE seconds."""
         now = time.monotonic()
         if now - self._measured >= MEASURE and not self.is_incomplete:
@@ -44,12 +44,12 @@ class Sizes:
             self._growth = {name: growth for name, growth in self._growth.items() if name in self._pools}
         view = procfs.source()
         self.is_incomplete = False
-        rows: list[dict[str, Any]] = []
+        rows: list[PoolRow] = []
         for pool in sorted(pools, key=lambda pool: pool.name):
             self._pools.guard(pool, functools.partial(self._add, rows, pool, view, now))
         return rows
 
-    def _add(self, rows: list[dict[str, Any]], pool: WatchedPool, view: Source, now: float) -> None:
+    def _add(self, rows: list[PoolRow], pool: WatchedPool, view: Source, now: float) -> None:
         if pool.choice is None:
             return
         known = self._used.get(pool.name, {})

@@ -15,6 +15,7 @@ from typing import Any
 from supervisor_memreap.core import counters
 from supervisor_memreap.core.policy import Standing
 from supervisor_memreap.core.reasons import REASONS
+from supervisor_memreap.core.rows import PoolRow
 
 # Upper bounds of the buckets of the time to leave, in seconds: an idle worker leaves within some ms, a busy one after
 # its request, and `grace` is 300 s.
@@ -113,7 +114,7 @@ class Tally:
         self.oom_killed = 0
         """Processes that belong to no pool, in the control groups of the pools."""
         self._pools: dict[str, PoolTally] = {}
-        self._rows: dict[str, Mapping[str, Any]] = {}
+        self._rows: dict[str, PoolRow] = {}
         self._watching: tuple[str, ...] = ()
         """The pools that the listener has said to watch."""
         self._looked: float | None = None
@@ -159,8 +160,8 @@ class Tally:
         """All that should be watched, by name."""
         return self._pools
 
-    def row(self, pool: str, now: float) -> Mapping[str, Any] | None:
-        """The pool at the last look, as outputs.statusrows has it; None: its state is unknown now."""
+    def row(self, pool: str, now: float) -> PoolRow | None:
+        """The pool at the last look; None: its state is unknown now."""
         return None if self.is_old(now) else self._rows.get(pool)
 
     def lasting_errors(self, now: float) -> Mapping[str, bool]:
@@ -174,5 +175,5 @@ class Tally:
         return now - self._looked > _INTERVALS * max(self._intervals, default=_INTERVAL) + _LATE
 
 
-def is_blind(row: Mapping[str, Any] | None) -> bool:
+def is_blind(row: PoolRow | None) -> bool:
     return row is None or row["standing"] == Standing.BLIND

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from supervisor_memreap.core.policy import Candidate, Choice
+from supervisor_memreap.core.rows import ListenerRow, SuspensionRow
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import Cause
 from supervisor_memreap.core.text import memory, seconds
@@ -26,16 +25,17 @@ def paused(pool: str, has_commands: bool) -> str:
     return f"paused: nothing is sent until supervisorctl memreap resume {pool}{where}"
 
 
-def suspended(pool: str, suspension: Mapping[str, Any], has_commands: bool) -> str:
+def suspended(pool: str, suspension: SuspensionRow, has_commands: bool) -> str:
     """Of a pool that memreap has suspended, why, and what ends that. A changed setting does everywhere."""
     since = f" since {clock(suspension['since'])}" if "since" in suspension else ""
-    ends = [clock(suspension["until"])] if "until" in suspension else []
-    ends += ["its settings change", *([f"supervisorctl memreap resume {pool}"] if has_commands else [])]
+    end = suspension.get("until")
+    ends = ["its settings change", *([f"supervisorctl memreap resume {pool}"] if has_commands else [])]
+    ends = ends if end is None else [clock(end), *ends]
     until = " or ".join(filter(None, (", ".join(ends[:-1]), ends[-1])))
     return f"suspended{since}, nothing is sent until {until}: {suspension.get('reason') or 'the log has the reason'}"
 
 
-def has_commands(has_plugin: bool, listener: Mapping[str, Any] | None) -> bool:
+def has_commands(has_plugin: bool, listener: ListenerRow | None) -> bool:
     """Whether supervisorctl has the command memreap, and the listener, which getListener returned, gets it."""
     return has_plugin and listener is not None and bool(listener.get("takes_commands"))
 

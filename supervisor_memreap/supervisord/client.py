@@ -10,13 +10,14 @@ import struct
 import time
 import xmlrpc.client
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 from xml.parsers.expat import ExpatError
 
 from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
 
 from supervisor_memreap.core.model import Ending, Program
+from supervisor_memreap.core.rows import ListenerRow, PoolRow, of_xmlrpc
 
 # Seconds. supervisord answers for 200 programs in 25 ms; one that needs longer than this is stopped or hangs.
 TIMEOUT = 1.0
@@ -143,10 +144,10 @@ class Client:
             raise self._explain_fault(answer["faultCode"], answer["faultString"])
         return False
 
-    def listener(self) -> dict[str, Any] | None:
+    def listener(self) -> ListenerRow | None:
         """The result of memreap.getListener; None: there is no [rpcinterface:memreap]. Raises Unavailable."""
         (answer,) = self._call("system.multicall", [{"methodName": "memreap.getListener", "params": []}])
-        return dict(answer) if isinstance(answer, dict) and "faultCode" not in answer else None
+        return cast(ListenerRow, answer) if isinstance(answer, dict) and "faultCode" not in answer else None
 
     def configuration(self) -> list[dict[str, Any]]:
         """The configuration that supervisord has read, from supervisor.getAllConfigInfo. Raises Unavailable."""
@@ -158,7 +159,7 @@ class Client:
         (answer,) = self._call("system.multicall", [{"methodName": "memreap.getPending", "params": []}])
         return dict(answer) if isinstance(answer, dict) and "faultCode" not in answer else {}
 
-    def seen_by_listener(self) -> tuple[list[dict[str, Any]], dict[str, Any]] | None:
+    def seen_by_listener(self) -> tuple[list[PoolRow], ListenerRow] | None:
         """The results of memreap.getPools and getListener; None: no [rpcinterface:memreap]. Raises Unavailable."""
         methods = ("memreap.getPools", "memreap.getListener")
         answers = self._call("system.multicall", [{"methodName": name, "params": []} for name in methods])
@@ -168,7 +169,7 @@ class Client:
                 if pools["faultCode"] == Faults.UNKNOWN_METHOD:
                     return None
                 raise self._explain_fault(pools["faultCode"], pools["faultString"])
-            return [dict(pool) for pool in pools], dict(listener)
+            return of_xmlrpc(pools), cast(ListenerRow, dict(listener))
         except (KeyError, TypeError, ValueError):
             raise Unavailable(f"{self.shown_url} gave an answer that is not supervisord's") from None
 
