@@ -20,6 +20,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
+def count(number: int, noun: str) -> str:
+    """`1 worker`, `3 workers`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def memory(size: int) -> str:
     """`312 MiB`, `5.3 MiB`, `1.4 GiB`, `2.0 TiB` of bytes."""
     mib = size / MIB

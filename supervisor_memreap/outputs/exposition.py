@@ -22,11 +22,6 @@ from supervisor_memreap.core.rows import PoolRow
 from supervisor_memreap.outputs.tally import BUCKETS, PoolTally, Tally, is_blind
 
 
-def _measured(row: PoolRow, size: int | None) -> int | None:
-    """A sum over workers, some of which may not be read, would be wrong."""
-    return None if is_blind(row) or row.get("unreadable_workers") else size
-
-
 def _growth(row: PoolRow) -> float | None:
     per_hour = row.get("growth_bytes_per_hour")
     return None if per_hour is None else per_hour / 3600
@@ -50,19 +45,11 @@ _GAUGES: tuple[tuple[str, str, Callable[[PoolRow], float | None]], ...] = (
     (
         "largest_worker_bytes",
         "What the largest worker uses, in the pool's metric.",
-        lambda row: _measured(row, row.get("largest_bytes")),
+        lambda row: row.get("largest_bytes"),
     ),
-    (
-        "workers_bytes",
-        "What all workers use, in the pool's metric.",
-        lambda row: _measured(row, row.get("total_bytes")),
-    ),
+    ("workers_bytes", "What all workers use, in the pool's metric.", lambda row: row.get("total_bytes")),
     ("pool_limit_bytes", "What the pool may hold (total=).", lambda row: row.get("total_limit_bytes")),
-    (
-        "pool_bytes",
-        "What manager and workers hold together, or more (total=).",
-        lambda row: _measured(row, row.get("pool_bytes")),
-    ),
+    ("pool_bytes", "What manager and workers hold together, or more (total=).", lambda row: row.get("pool_bytes")),
     ("growth_bytes_per_second", "How fast all workers grow together, over at most the last 2 hours.", _growth),
     ("pool_running", "1 if supervisord runs the program.", lambda row: row["state"] == ProgramState.RUNNING),
     ("pool_suspended", "1 if memreap has suspended the pool by itself.", lambda row: "suspension" in row),
@@ -73,6 +60,14 @@ _GAUGES: tuple[tuple[str, str, Callable[[PoolRow], float | None]], ...] = (
         lambda row: row["standing"] == Standing.OBSERVED,
     ),
 )
+
+
+# A sum over workers, some of which may not be read, would be wrong.
+_MEASURED = {"largest_worker_bytes", "workers_bytes", "pool_bytes"}
+
+
+def _is_measured(row: PoolRow) -> bool:
+    return not (is_blind(row) or row.get("unreadable_workers"))
 
 
 class Exposition(Collector):
@@ -112,7 +107,8 @@ class Exposition(Collector):
         for name, text, value_of in _GAUGES:
             gauge = GaugeMetricFamily(f"memreap_{name}", text, labels=["pool"])
             for pool, row in rows.items():
-                value = None if row is None else value_of(row)
+                is_known = row is not None and (name not in _MEASURED or _is_measured(row))
+                value = value_of(row) if row is not None and is_known else None
                 if value is not None:
                     gauge.add_metric([pool], value)
             yield gauge

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from supervisor_memreap.core.policy import Candidate, Choice
+from supervisor_memreap.core.reasons import REASONS, OverLimit
 from supervisor_memreap.core.rows import ListenerRow, SuspensionRow
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import Cause
@@ -61,8 +62,8 @@ def summary(choice: Choice, settings: PoolSettings, reaped: int | None) -> str:
 
 
 def _to_replace(choice: Choice, settings: PoolSettings) -> str:
-    others = (settings.max_age, settings.total, settings.headroom, settings.pressure)
-    if choice.to_go == 0 and settings.limit is not None and not any(other is not None for other in others):
+    set_reasons = [each for each in REASONS if each.setting and getattr(settings, each.setting) is not None]
+    if choice.to_go == 0 and settings.limit is not None and set_reasons == [OverLimit]:
         return f"none over the limit of {memory(settings.limit)}"
     suspended = choice.state.suspended
     held = (

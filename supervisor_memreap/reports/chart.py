@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from supervisor_memreap.advice import spans
 from supervisor_memreap.advice.poolhistory import EventRecord, PoolHistory, WorkerHistory
 from supervisor_memreap.advice.spans import Span
+from supervisor_memreap.core.reasons import REASONS
 from supervisor_memreap.core.text import MIB, memory, printable
 from supervisor_memreap.host import packages
 from supervisor_memreap.reports import timeaxis
@@ -49,7 +50,8 @@ _REPLACED = 3600
 # Columns of a band.
 _COLUMNS = 300
 _IS_WIDE = 8
-_MARKERS = {"limit": "v", "max_age": "D", "requested": "s"}
+# Of the reasons that are about one worker; of those about memory that processes share, a dot.
+_MARKERS = dict(zip((each.setting or "requested" for each in REASONS if each.is_about_worker), "svDP^"))
 _OTHER_MARKER = "o"
 
 

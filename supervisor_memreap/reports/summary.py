@@ -14,6 +14,7 @@ from supervisor_memreap.advice.growth import Sample
 from supervisor_memreap.advice.poolhistory import EventRecord, PoolHistory, PoolReading, WorkerHistory
 from supervisor_memreap.advice.spans import Span, Suspension
 from supervisor_memreap.core import counters
+from supervisor_memreap.core.rows import known
 from supervisor_memreap.core.text import duration, memory, padded, seconds
 from supervisor_memreap.outputs.fields import time_text
 from supervisor_memreap.reports import timeaxis
@@ -72,12 +73,19 @@ class Day(NamedTuple):
     """Whether anything of it was recorded."""
 
 
+class Sizes(NamedTuple):
+    """What a pool held, as far as it was recorded."""
+
+    last: PoolReading
+    largest: Peak
+    total: Peak
+
+
 @dataclass(frozen=True)
 class PoolReport:
     """A pool from `since` to `until`, in seconds since 1970; sizes in bytes."""
 
-    name: str
-    metric: str
+    history: PoolHistory
     since: float
     until: float
     recorded: float
@@ -102,25 +110,20 @@ class PoolReport:
     growth: float | None
     """Of a worker, in bytes per hour: the median over `grown` workers. None: no worker was recorded for long enough."""
     grown: int
-    last: PoolReading | None
+    sizes: Sizes | None
     """None: nothing was recorded in this time."""
-    largest: Peak | None
-    total: Peak | None
     days: tuple[Day, ...]
-    counted_since: float
-    counted_reaps: int
-    counted_freed: int
     suggestion: str = ""
     """A line about the right limit; empty: none was asked for."""
 
     @property
     def begin(self) -> float:
         """When it could be recorded: what lay before the first look at the pool is not missing."""
-        return _begin(self.since, self.until, self.counted_since)
+        return _begin(self.history, self.since, self.until)
 
 
-def _begin(since: float, until: float, first: float) -> float:
-    return min(max(since, first), until)
+def _begin(history: PoolHistory, since: float, until: float) -> float:
+    return min(max(since, history.since), until)
 
 
 def of(history: PoolHistory, since: float, until: float, suggestion: str = "") -> PoolReport:
@@ -132,12 +135,11 @@ def of(history: PoolHistory, since: float, until: float, suggestion: str = "") -
     slopes = [slope for slope in (_growth(worker, since, until) for worker in history.workers) if slope is not None]
     suspensions = spans.suspensions(history.events, until)
     return PoolReport(
-        history.name,
-        history.metric,
+        history,
         since,
         until,
         recorded=sum(span.within(since, until).length for span in recorded),
-        gaps=tuple(spans.gaps(recorded, _begin(since, until, history.since), until)),
+        gaps=tuple(spans.gaps(recorded, _begin(history, since, until), until)),
         replaced=_counted(reasons.get((event.pid, event.at), "unknown") for event in left),
         observed=_counted(str(event.values.get("reason", "")) for event in _named(events, "WouldReap")),
         freed=_freed(left),
@@ -150,19 +152,16 @@ def of(history: PoolHistory, since: float, until: float, suggestion: str = "") -
         suspensions=tuple(each for each in suspensions if each.span.end > since and each.span.start <= until),
         growth=median(slopes) if slopes else None,
         grown=len(slopes),
-        last=readings[-1] if readings else None,
-        largest=max((Peak(reading.largest, reading.at) for reading in readings), default=None, key=_size),
-        total=max((Peak(reading.total, reading.at) for reading in readings), default=None, key=_size),
+        sizes=_sizes(readings) if readings else None,
         days=tuple(_days(left, reasons, recorded, since, until)),
-        counted_since=history.since,
-        counted_reaps=history.reaps,
-        counted_freed=history.freed,
         suggestion=suggestion,
     )
 
 
-def _size(peak: Peak) -> int:
-    return peak.size
+def _sizes(readings: Sequence[PoolReading]) -> Sizes:
+    largest = max(readings, key=lambda reading: reading.largest)
+    total = max(readings, key=lambda reading: reading.total)
+    return Sizes(readings[-1], Peak(largest.largest, largest.at), Peak(total.total, total.at))
 
 
 def _named(events: Iterable[EventRecord], *names: str) -> list[EventRecord]:
@@ -220,11 +219,11 @@ def _days(
 
 def text(report: PoolReport) -> str:
     """A page of 80 columns."""
-    lines = [report.name, *_wrapped("  ", f"{timeaxis.span_text(report.since, report.until)}, {recorded(report)}")]
-    lines.append("")
+    span = f"{timeaxis.span_text(report.since, report.until)}, {recorded(report)}"
+    lines = [report.history.name, *_wrapped("  ", span), ""]
     for label, value in rows(report):
         lines += _wrapped(f"  {label:{_LABEL}}", value)
-    if report.last:
+    if report.sizes:
         lines += ["", *_table(day_rows(report))]
     return "\n".join(lines)
 
@@ -242,7 +241,7 @@ def _table(table: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 def recorded(report: PoolReport) -> str:
     """`recorded for 22 h of 24 h`."""
-    if report.last is None:
+    if report.sizes is None:
         return "nothing recorded"
     whole, first = report.until - report.begin, ""
     if report.begin - report.since >= _NOW:
@@ -254,18 +253,18 @@ def recorded(report: PoolReport) -> str:
 
 def rows(report: PoolReport) -> Iterator[tuple[str, str]]:
     """What is said of the pool: a label and a text each."""
-    last = report.last
-    if last is None:
-        yield "counted since", _since(report)
+    sizes = report.sizes
+    if sizes is None:
+        yield "counted since", _since(report.history)
         return
-    yield "workers replaced", _by_reason(report.replaced)
+    yield "workers replaced", _counts(report.replaced)
     if report.observed:
-        yield "would be replaced", f"{_by_reason(report.observed)}, observe=yes"
+        yield "would be replaced", f"{_counts(report.observed)}, observe=yes"
     if report.replaced:
         yield "memory returned", memory(report.freed)
         times = report.times_to_leave
         yield "time to leave", f"median {seconds(median(times))}, longest {seconds(times[-1])}"
-    yield "refused", _by_words(report.refused, REFUSALS)
+    yield "refused", _counts(report.refused, REFUSALS)
     yield "stuck", str(report.stuck or "none")
     if report.oom_killed:
         yield "OOM killer", f"ended {report.oom_killed:,} of its processes"
@@ -276,18 +275,22 @@ def rows(report: PoolReport) -> Iterator[tuple[str, str]]:
     if not report.suspensions:
         yield "suspended", "never"
     if report.troubles:
-        yield "other trouble", _by_words(report.troubles, TROUBLES)
+        yield "other trouble", _counts(report.troubles, TROUBLES)
     yield "growth", _growth_text(report)
-    assert report.largest
-    assert report.total
-    limit = "no limit" if last.limit is None else f"limit {memory(last.limit)}"
-    yield f"largest ({report.metric})", f"{_now_and_peak(report, last.largest, report.largest)}, {limit}"
-    yield "total of the pool", f"{_now_and_peak(report, last.total, report.total)}, {_workers(last.workers)}"
-    yield "counted since", _since(report)
+    last, largest, total = sizes
+    when = "now" if report.until - last.at <= _NOW else f"at {timeaxis.minute(last.at)}"
+    yield f"largest ({report.history.metric})", f"{memory(last.largest)} {when}, {_peak(largest)}, {limit(sizes)}"
+    yield "total of the pool", f"{memory(last.total)} {when}, {_peak(total)}, {_workers(last.workers)}"
+    yield "counted since", _since(report.history)
     if report.gaps:
         yield "not recorded", "; ".join(_gap(gap) for gap in report.gaps[-5:]) + _more(report.gaps)
     if report.suggestion:
         yield "suggestion", report.suggestion
+
+
+def limit(sizes: Sizes) -> str:
+    """The limit that was in force last."""
+    return "no limit" if sizes.last.limit is None else f"limit {memory(sizes.last.limit)}"
 
 
 def day_rows(report: PoolReport) -> list[tuple[str, str, str, str]]:
@@ -295,22 +298,22 @@ def day_rows(report: PoolReport) -> list[tuple[str, str, str, str]]:
     table = [("day", "replaced", "returned", "reasons")]
     for day in report.days:
         count = sum(day.replaced.values())
-        parts = ", ".join(f"{number:,} {reason}" for reason, number in day.replaced.items())
         shown = f"{count:,}" if count or day.is_recorded else "-"
-        table.append((timeaxis.day(day.at), shown, memory(day.freed) if count else "-", parts))
+        table.append((timeaxis.day(day.at), shown, memory(day.freed) if count else "-", _parts(day.replaced)))
     return table
 
 
-def _by_reason(counts: Mapping[str, int]) -> str:
-    if len(counts) == 1:
-        ((reason, count),) = counts.items()
-        return f"{count:,} ({reason})"
-    parts = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
-    return f"{sum(counts.values()):,}: {parts}" if counts else "none"
+def _parts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items())
 
 
-def _by_words(counts: Mapping[str, int], words: Mapping[str, str]) -> str:
-    return _by_reason({words[name]: count for name, count in counts.items()})
+def _counts(counts: Mapping[str, int], words: Mapping[str, str] | None = None) -> str:
+    """The sum and its parts; `words` are for the keys."""
+    shown = {(words or {}).get(what, what): count for what, count in counts.items()}
+    if len(shown) == 1:
+        ((what, count),) = shown.items()
+        return f"{count:,} ({what})"
+    return f"{sum(shown.values()):,}: {_parts(shown)}" if shown else "none"
 
 
 def _suspended(suspension: Suspension) -> str:
@@ -327,15 +330,13 @@ def _growth_text(report: PoolReport) -> str:
     return f"{sign}{memory(round(abs(report.growth)))} an hour for a worker ({of})"
 
 
-def _now_and_peak(report: PoolReport, size: int, peak: Peak) -> str:
-    assert report.last
-    when = "now" if report.until - report.last.at <= _NOW else f"at {timeaxis.minute(report.last.at)}"
-    return f"{memory(size)} {when}, peak {memory(peak.size)} ({timeaxis.minute(peak.at)})"
+def _peak(peak: Peak) -> str:
+    return f"peak {memory(peak.size)} ({timeaxis.minute(peak.at)})"
 
 
-def _since(report: PoolReport) -> str:
-    start = f"{timeaxis.date(report.counted_since)}: {_workers(report.counted_reaps)} replaced"
-    return f"{start}, {memory(report.counted_freed)} returned" if report.counted_reaps else start
+def _since(history: PoolHistory) -> str:
+    start = f"{timeaxis.date(history.since)}: {_workers(history.reaps)} replaced"
+    return f"{start}, {memory(history.freed)} returned" if history.reaps else start
 
 
 def _workers(count: int) -> str:
@@ -352,12 +353,11 @@ def _more(gaps: Sequence[Span]) -> str:
 
 def summary_line(history: PoolHistory, since: float, until: float) -> str:
     """The daily line of the log about a pool."""
-    report = of(history, since, until)
-    start = f"in the last {duration(until - since)}:"
-    if report.last is None or report.largest is None:
+    report, start = of(history, since, until), f"in the last {duration(until - since)}:"
+    if report.sizes is None:
         return f"{start} nothing recorded"
     count = sum(report.replaced.values())
-    parts = [f"{start} {_workers(count)} replaced{_in_brackets(report.replaced)}"]
+    parts = [f"{start} {_workers(count)} replaced" + (f" ({_parts(report.replaced)})" if count else "")]
     if report.observed:
         parts.append(f"{sum(report.observed.values()):,} would be replaced (observe=yes)")
     if count:
@@ -368,14 +368,10 @@ def summary_line(history: PoolHistory, since: float, until: float) -> str:
     parts += [f"{report.oom_killed:,} ended by the OOM killer"] * bool(report.oom_killed)
     suspended = sum(each.span.within(since, until).length for each in report.suspensions)
     parts += [f"suspended for {duration(suspended)}"] * bool(report.suspensions)
-    limit = "no limit" if report.last.limit is None else f"limit {memory(report.last.limit)}"
     is_whole = until - since - report.recorded < _NOW
     length = duration(until - since if is_whole else report.recorded)
-    return f"{', '.join(parts)}; largest {memory(report.largest.size)}, {limit}; recorded {length}"
-
-
-def _in_brackets(counts: Mapping[str, int]) -> str:
-    return f" ({', '.join(f'{count:,} {reason}' for reason, count in counts.items())})" if counts else ""
+    largest = memory(report.sizes.largest.size)
+    return f"{', '.join(parts)}; largest {largest}, {limit(report.sizes)}; recorded {length}"
 
 
 # As values.
@@ -386,10 +382,10 @@ def values(report: PoolReport) -> dict[str, Any]:
 
     Each time in seconds since 1970 has a text with the time zone beside it: `since_time` of `since`.
     """
-    times = report.times_to_leave
+    history, times = report.history, report.times_to_leave
     found = {
-        "name": report.name,
-        "metric": report.metric,
+        "name": history.name,
+        "metric": history.metric,
         **_timed(since=report.since, until=report.until),
         "recorded_seconds": round(report.recorded),
         "gaps": [_timed(since=gap.start, until=gap.end) for gap in report.gaps],
@@ -407,13 +403,13 @@ def values(report: PoolReport) -> dict[str, Any]:
         "suspensions": [_suspension_values(each) for each in report.suspensions],
         "growth_bytes_per_hour": None if report.growth is None else round(report.growth),
         "days": [_day_values(day) for day in report.days],
-        **_timed(counted_since=report.counted_since),
-        "counted_reaps": report.counted_reaps,
-        "counted_given_back_bytes": report.counted_freed,
+        **_timed(counted_since=history.since),
+        "counted_reaps": history.reaps,
+        "counted_given_back_bytes": history.freed,
         "suggestion": report.suggestion or None,
-        **_sizes(report),
+        **(_size_values(report.sizes) if report.sizes else {}),
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return known(found)
 
 
 def _timed(**times: float) -> dict[str, Any]:
@@ -440,15 +436,14 @@ def _day_values(day: Day) -> dict[str, Any]:
     }
 
 
-def _sizes(report: PoolReport) -> dict[str, Any]:
-    if report.last is None or report.largest is None or report.total is None:
-        return {}
+def _size_values(sizes: Sizes) -> dict[str, Any]:
+    last, largest, total = sizes
     return {
-        **_timed(read_at=report.last.at, peak_largest_at=report.largest.at, peak_total_at=report.total.at),
-        "workers": report.last.workers,
-        "limit_bytes": report.last.limit,
-        "largest_bytes": report.last.largest,
-        "total_bytes": report.last.total,
-        "peak_largest_bytes": report.largest.size,
-        "peak_total_bytes": report.total.size,
+        **_timed(read_at=last.at, peak_largest_at=largest.at, peak_total_at=total.at),
+        "workers": last.workers,
+        "limit_bytes": last.limit,
+        "largest_bytes": last.largest,
+        "total_bytes": last.total,
+        "peak_largest_bytes": largest.size,
+        "peak_total_bytes": total.size,
     }

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from supervisor_memreap.core.policy import Standing
 from supervisor_memreap.core.rows import PoolRow, WorkerRow
-from supervisor_memreap.core.text import memory, padded, printable, seconds
+from supervisor_memreap.core.text import count, memory, padded, printable, seconds
 from supervisor_memreap.outputs import statusrows, statustable, words
 from supervisor_memreap.views.view import View
 
@@ -155,7 +155,7 @@ def _head(frame: Frame, pools: Sequence[PoolRow], width: int) -> list[Text]:
     view = frame.view
     workers = sum(len(pool["workers"]) for pool in pools)
     total = sum(pool.get("total_bytes") or 0 for pool in pools)
-    counts = f"{_count(len(pools), 'pool')}, {_count(workers, 'worker')}, {memory(total)}"
+    counts = f"{count(len(pools), 'pool')}, {count(workers, 'worker')}, {memory(total)}"
     right = f"{words.clock(frame.now)}  {frame.hint}"
     left = f"memreap top  {printable(frame.where)}  "
     room = width - len(right) - len(left) - 2
@@ -184,10 +184,6 @@ def _seen(frame: Frame) -> str:
     if frame.view.age is None:
         return f"what the listener saw last, received {old}; it does not look now"
     return f"seen by the listener {old}, sizes up to 30 s old"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _blocks(pools: Sequence[PoolRow], width: int, glyphs: Glyphs, has_commands: bool) -> list[_Block]:
