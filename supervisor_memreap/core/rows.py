@@ -140,7 +140,7 @@ def known(row: Row) -> Row:
 
 
 def of_xmlrpc(pools: Iterable[Any]) -> list[PoolRow]:
-    """The pools as memreap.getPools has them. Raises TypeError or ValueError if these are none."""
+    """The pools as memreap.getPools has them. Raises TypeError, ValueError or OverflowError if not."""
     return [_of_type(dict(pool), PoolRow) for pool in pools]
 
 

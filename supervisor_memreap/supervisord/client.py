@@ -170,7 +170,7 @@ class Client:
                     return None
                 raise self._explain_fault(pools["faultCode"], pools["faultString"])
             return of_xmlrpc(pools), cast(ListenerRow, dict(listener))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise Unavailable(f"{self.shown_url} gave an answer that is not supervisord's") from None
 
     def announce(self, announcements: Sequence[str]) -> None:
