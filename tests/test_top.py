@@ -121,7 +121,7 @@ def test_whatever_ends_it_the_terminal_is_as_before(host, ends):
 
 def test_after_an_internal_error_the_terminal_is_as_before(host):
     script = (
-        "import sys\nfrom supervisor_memreap import cli\nfrom supervisor_memreap.top import run\n"
+        "import sys\nfrom supervisor_memreap.commands import cli\nfrom supervisor_memreap.views import live as run\n"
         "whole, count = run.page, [0]\n"
         "def page(*args):\n    count[0] += 1\n    return whole(*args) if count[0] < 3 else 1 / 0\n"
         "run.page = page\nsys.exit(cli.main(sys.argv[1:]))\n"
@@ -303,7 +303,8 @@ def test_a_wrong_password_is_one_clear_line(host):
 
 def without_rich(*words: str) -> subprocess.CompletedProcess[str]:
     script = (
-        "import sys\nsys.modules['rich'] = None\nfrom supervisor_memreap import cli\nsys.exit(cli.main(sys.argv[1:]))"
+        "import sys\nsys.modules['rich'] = None\nfrom supervisor_memreap.commands import cli\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
     )
     return subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
 

@@ -18,12 +18,12 @@ from support import stack
 
 _CHILD = """\
 import json, os, sys
-from supervisor_memreap.core.recording import Address, Recording
+from supervisor_memreap.core.outputsettings import Address, Recording
 try:
-    from supervisor_memreap.record import scrape
+    from supervisor_memreap.outputs import scrape
 except ImportError:
     pass
-from supervisor_memreap.record import metrics, tally
+from supervisor_memreap.outputs import metrics, tally
 
 exec(sys.argv[4])
 host, port, file = sys.argv[1:4]
