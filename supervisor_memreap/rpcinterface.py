@@ -13,7 +13,7 @@ import json
 import math
 import re
 import time
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from supervisor.datatypes import RestartUnconditionally, RestartWhenExitUnexpected
 from supervisor.events import RemoteCommunicationEvent, Tick5Event, Tick60Event, Tick3600Event
@@ -27,7 +27,9 @@ from supervisor.xmlrpc import Faults, RPCError
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core.listeners import ListenerState, is_listener
-from supervisor_memreap.core.rows import ListenerRow, PoolRow, known
+
+if TYPE_CHECKING:
+    from supervisor_memreap.core.rows import ListenerRow, PoolRow
 
 # The status of ten thousand workers is 800 kB.
 _MAX_CHARACTERS = 4_000_000
@@ -80,7 +82,7 @@ class MemreapNamespaceRPCInterface:
         """
         for pool in self._published.get("pools", ()):
             if pool.get("name") == name:
-                return cast(PoolRow, pool)
+                return cast("PoolRow", pool)
         raise RPCError(Faults.BAD_NAME, str(name))
 
     def getListener(self) -> ListenerRow:
@@ -119,7 +121,7 @@ class MemreapNamespaceRPCInterface:
             listener["version"] = str(self._published.get("memreap", ""))
             listener["troubles"] = self._published.get("troubles", [])
             listener["warnings"] = self._published.get("warnings", [])
-        return known(listener)
+        return cast("ListenerRow", {key: value for key, value in listener.items() if value is not None})
 
     def getRestarted(self) -> list[str]:
         """Get the processes that supervisord restarts after exit status 0
