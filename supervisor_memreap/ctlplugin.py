@@ -23,6 +23,7 @@ from supervisor_memreap import __version__
 
 if TYPE_CHECKING:
     from supervisor_memreap.core.command import Verb
+    from supervisor_memreap.core.rows import ListenerRow, PoolRow
 
 # Seconds in which the listener must start a command; then it expires. The listener starts it after the current tick:
 # within a second, but a busy machine may need longer.
@@ -59,7 +60,7 @@ _JSON = "--json"
 
 
 class _Seen(NamedTuple):
-    pools: list[dict[str, Any]]
+    pools: list[PoolRow]
     troubles: list[str]
     age: float | None
     """Seconds since the listener looked; None: it has not."""
@@ -131,7 +132,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
                 self._fail(f"supervisord refused: {fault.faultString}")
 
     def _status(self, words: list[str]) -> None:
-        from supervisor_memreap.outputs import statusrows
+        from supervisor_memreap.outputs import statusrows, statustable
 
         names = _names(words)
         seen = self._look()
@@ -146,14 +147,14 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             self._print_json(seen, shown, names)
             return
         if shown:
-            self.ctl.output(statusrows.table(shown, time.time(), seen.has_commands))
+            self.ctl.output(statustable.table(shown, time.time(), seen.has_commands))
         for warning in seen.warnings:
             self.ctl.output(f"memreap: {warning}")
         for trouble in seen.troubles:
             self._fail(trouble)
 
     def _workers(self, words: list[str]) -> None:
-        from supervisor_memreap.outputs import statusrows
+        from supervisor_memreap.outputs import statustable
 
         names = _names(words)
         if len(names) != 1:
@@ -166,11 +167,11 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             return
         for pool in shown:
             title = f"{pool['name']}:\n" if len(shown) > 1 else ""
-            self.ctl.output(f"{title}{statusrows.workers_table(pool)}")
+            self.ctl.output(f"{title}{statustable.workers_table(pool)}")
         for trouble in seen.troubles:
             self._fail(trouble)
 
-    def _print_json(self, seen: _Seen, shown: list[dict[str, Any]], names: list[str]) -> None:
+    def _print_json(self, seen: _Seen, shown: list[PoolRow], names: list[str]) -> None:
         """Unless one of the names matches no pool, which has been reported in a line."""
         from supervisor_memreap.core.command import named
         from supervisor_memreap.outputs import statusrows
@@ -178,23 +179,22 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         if seen.troubles:
             self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
         if all(named(name, [pool["name"] for pool in shown]) for name in names):
-            pools = statusrows.of_listener(shown)
-            values = statusrows.document(pools, "listener", "", seen.troubles, seen.age, seen.warnings)
+            values = statusrows.document(shown, "listener", "", seen.troubles, seen.age, seen.warnings)
             self.ctl.output(json.dumps(values, indent=2))
 
     def _look(self) -> _Seen:
         """The state of the pools, and what is wrong with the listener or its settings, a line each."""
+        from supervisor_memreap.core.rows import of_xmlrpc
         from supervisor_memreap.outputs import statusrows
 
-        pools, listener = self._memreap().getPools(), self._memreap().getListener()
+        pools = of_xmlrpc(self._memreap().getPools())
+        listener: ListenerRow = self._memreap().getListener()
+        troubles, warnings = statusrows.troubles_beside(listener, __version__), listener.get("warnings") or []
+        seen = _Seen(pools, troubles, listener.get("age_seconds"), warnings, listener["takes_commands"])
         trouble = statusrows.trouble_of_listener(listener)
-        age, takes = listener.get("age_seconds"), bool(listener["takes_commands"])
-        if trouble:
-            return _Seen(statusrows.unwatched(pools), [trouble], age, [], takes)
-        troubles, warnings = statusrows.troubles_beside(listener, __version__), statusrows.warnings_of(listener)
-        return _Seen(pools, troubles, age, warnings, takes)
+        return seen._replace(pools=statusrows.unwatched(pools), troubles=[trouble], warnings=[]) if trouble else seen
 
-    def _chosen(self, names: list[str], pools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _chosen(self, names: list[str], pools: list[PoolRow]) -> list[PoolRow]:
         """The pools with these names; fails if a name matches none."""
         from supervisor_memreap.core.command import named, unknown
 
@@ -214,7 +214,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         except CommandError as error:
             self._fail(str(error), usage=True)
             return
-        listener = self._memreap().getListener()
+        listener: ListenerRow = self._memreap().getListener()
         # A listener that has not looked yet, as with TICK_3600, looks when it gets a command.
         trouble = trouble_of_listener({"age_seconds": 0.0, **listener})
         if trouble:
@@ -238,13 +238,13 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         else:
             self._fail(answer["text"])
 
-    def _answer(self, words: list[str], verb: Verb, listener: dict[str, Any]) -> dict[str, Any] | None:
+    def _answer(self, words: list[str], verb: Verb, listener: ListenerRow) -> dict[str, Any] | None:
         """The listener's answer; None if there is none, which has then been reported."""
         from supervisor_memreap.core.command import TYPE
 
         id = uuid.uuid4().hex
         # By the clock of supervisord's machine, which is also the listener's.
-        until = listener.get("time", time.time()) + PATIENCE
+        until = listener["time"] + PATIENCE
         text = f"{' '.join(words)} id={id} until={until:.3f}"
         patience = PATIENCE + LATE + (DOCTOR_PATIENCE if verb == "doctor" else 0.0)
         start = asked = time.monotonic()
@@ -274,20 +274,21 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         self.ctl.exitstatus = LSBInitExitStatuses.INVALID_ARGS if usage else LSBInitExitStatuses.GENERIC
 
 
-def _is_ready(listener: dict[str, Any]) -> bool:
+def _is_ready(listener: ListenerRow) -> bool:
     """Whether it handles no event, and none waits for it."""
     from supervisor_memreap.core.listeners import ListenerState
 
     return bool(listener["listener_state"] == ListenerState.READY and not listener["events_waiting"])
 
 
-def _without_answer(listener: dict[str, Any], pid: int, until: float) -> str:
+def _without_answer(listener: ListenerRow, pid: int, until: float) -> str:
     """What is known about a command that got no answer in time."""
     if listener["pid"] != pid:
         return "no answer: the listener was restarted; see memreap status for what was done"
     # It handles events in order: if it has looked after the command expired, it would have answered. (Ages are
     # rounded to 0.1 s.)
-    if listener.get("time", 0.0) - listener.get("age_seconds", float("inf")) > until + 0.1:
+    age = listener.get("age_seconds")
+    if age is not None and listener["time"] - age > until + 0.1:
         return (
             "nothing was done: the command did not reach the listener in time. supervisord discards events when many"
             " wait: set buffer_size=100 in the listener's [eventlistener:...] section"

@@ -13,7 +13,7 @@ import json
 import math
 import re
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from supervisor.datatypes import RestartUnconditionally, RestartWhenExitUnexpected
 from supervisor.events import RemoteCommunicationEvent, Tick5Event, Tick60Event, Tick3600Event
@@ -27,6 +27,9 @@ from supervisor.xmlrpc import Faults, RPCError
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core.listeners import ListenerState, is_listener
+
+if TYPE_CHECKING:
+    from supervisor_memreap.core.rows import ListenerRow, PoolRow
 
 # The status of ten thousand workers is 800 kB.
 _MAX_CHARACTERS = 4_000_000
@@ -56,7 +59,7 @@ class MemreapNamespaceRPCInterface:
         """
         return __version__
 
-    def getPools(self) -> list[dict[str, Any]]:
+    def getPools(self) -> list[PoolRow]:
         """Get the state of each pool at the last tick
 
         Sizes are in bytes, growth in bytes per hour, `since`, `counted_since` and `message_at` in seconds of the clock
@@ -66,7 +69,7 @@ class MemreapNamespaceRPCInterface:
         """
         return list(self._published.get("pools", ()))
 
-    def getPool(self, name: str) -> dict[str, Any]:
+    def getPool(self, name: str) -> PoolRow:
         """Get the state of one pool at the last tick
 
         @param string name    The name of the pool, as of its program: group:name, or name
@@ -79,10 +82,10 @@ class MemreapNamespaceRPCInterface:
         """
         for pool in self._published.get("pools", ()):
             if pool.get("name") == name:
-                return dict(pool)
+                return cast("PoolRow", pool)
         raise RPCError(Faults.BAD_NAME, str(name))
 
-    def getListener(self) -> dict[str, Any]:
+    def getListener(self) -> ListenerRow:
         """Get the state of the listener itself
 
         supervisord also calls a listener RUNNING that has not answered for hours. `listener_state` is READY, BUSY,
@@ -94,10 +97,7 @@ class MemreapNamespaceRPCInterface:
                               not apply), warnings (strings: why the history or the metrics are missing)
         """
         now = time.time()
-        stopped = getProcessStateDescription(ProcessStates.STOPPED)
-        listener: dict[str, Any] = {"name": "", "state": stopped, "pid": 0, "count": 0}
-        # XML-RPC carries plain strings only.
-        listener.update(listener_state=ListenerState.NONE.value, events_waiting=0, takes_commands=False, time=now)
+        listener = _no_listener(now)
         for group, process in self._listeners():
             listener["count"] += 1
             if listener["count"] > 1 and not process.pid:
@@ -108,22 +108,20 @@ class MemreapNamespaceRPCInterface:
                 listener["period_seconds"] = min(periods)
             unknown = EventListenerStates.UNKNOWN
             state = unknown if process.listener_state is None else process.listener_state
-            listener.update(
-                name=f"{group.config.name}:{process.config.name}",
-                state=getProcessStateDescription(process.get_state()),
-                listener_state=getEventListenerStateDescription(state),
-                pid=process.pid,
-                events_waiting=len(getattr(group, "event_buffer", ())),
-                takes_commands=issubclass(RemoteCommunicationEvent, wanted),
-            )
+            listener["name"] = f"{group.config.name}:{process.config.name}"
+            listener["state"] = getProcessStateDescription(process.get_state())
+            listener["listener_state"] = getEventListenerStateDescription(state)
+            listener["pid"] = process.pid
+            listener["events_waiting"] = len(getattr(group, "event_buffer", ()))
+            listener["takes_commands"] = issubclass(RemoteCommunicationEvent, wanted)
         if self._published:
             looked = self._published.get("looked", self._published["received"])
             if looked is not None:
                 listener["age_seconds"] = round(max(0.0, now - looked), 1)
             listener["version"] = str(self._published.get("memreap", ""))
-            for key in ("troubles", "warnings"):
-                listener[key] = self._published.get(key, [])
-        return listener
+            listener["troubles"] = self._published.get("troubles", [])
+            listener["warnings"] = self._published.get("warnings", [])
+        return cast("ListenerRow", {key: value for key, value in listener.items() if value is not None})
 
     def getRestarted(self) -> list[str]:
         """Get the processes that supervisord restarts after exit status 0
@@ -203,6 +201,25 @@ class MemreapNamespaceRPCInterface:
             for group, process in self._processes()
             if hasattr(group, "event_buffer") and is_listener(str(process.config.command))
         ]
+
+
+def _no_listener(now: float) -> ListenerRow:
+    """The state of the listener where there is none; `now` is in seconds since 1970."""
+    return {
+        "name": "",
+        "state": getProcessStateDescription(ProcessStates.STOPPED),
+        "pid": 0,
+        "count": 0,
+        "listener_state": ListenerState.NONE.value,  # XML-RPC carries plain strings only
+        "events_waiting": 0,
+        "takes_commands": False,
+        "time": now,
+        "period_seconds": None,
+        "age_seconds": None,
+        "version": None,
+        "troubles": None,
+        "warnings": None,
+    }
 
 
 def _is_restarted(config: Any) -> bool:

@@ -106,7 +106,7 @@ def test_a_pid_that_is_used_again_has_the_reason_of_its_own_signal():
 
 
 def test_memory_of_which_it_is_unknown_whether_it_came_back_is_not_counted():
-    assert of(empty(*reaped(SINCE + 1), *reaped(SINCE + 9, pid=2, came_back=None))).returned == MIB
+    assert of(empty(*reaped(SINCE + 1), *reaped(SINCE + 9, pid=2, came_back=None))).freed == MIB
 
 
 def test_each_day_has_its_own_reaps_by_the_wall_clock():

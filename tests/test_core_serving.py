@@ -351,4 +351,4 @@ def test_the_status_keeps_saying_what_was_freed_when_the_replacement_settles():
         for event in film.look({11: 200, 13: 40, 14: 20}).events:
             counters = counters.after(event)
     assert counters.message.startswith("worker 12 left after")
-    assert counters.reaps == 1
+    assert counters.reaps.count == 1

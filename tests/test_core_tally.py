@@ -34,7 +34,7 @@ def test_all_counters_of_a_watched_pool_begin_at_0_so_that_rate_sees_the_first()
     pool = pool_of()
     assert set(pool.reaps) == {"requested", "headroom", "pressure", "total", "limit", "max_age", "unknown"}
     assert set(pool.refused) == set(REFUSED)
-    assert not any((*pool.reaps.values(), *pool.refused.values(), pool.returned, pool.stuck, *pool.left))
+    assert not any((*pool.reaps.values(), *pool.refused.values(), pool.freed, pool.stuck, *pool.left))
     assert tally_of(watching("shop")).pools() == {"shop": PoolTally()}
 
 
@@ -58,9 +58,9 @@ def test_the_reasons_of_workers_that_never_leave_do_not_pile_up():
 
 
 def test_returned_is_what_came_back_less_what_the_replacement_has_taken_and_never_less_than_nothing():
-    assert pool_of(left(freed=300, taken=100), left(freed=5, taken=100)).returned == 200 * MIB
+    assert pool_of(left(freed=300, taken=100), left(freed=5, taken=100)).freed == 200 * MIB
     unknown = events.Left("myapp", 1.0, worker(), 0.1, None)
-    assert pool_of(event(unknown)).returned == 0
+    assert pool_of(event(unknown)).freed == 0
 
 
 @pytest.mark.parametrize(

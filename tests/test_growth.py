@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from support import driver
@@ -18,11 +19,11 @@ from supervisor_memreap.core import following, selection
 from supervisor_memreap.core.counters import Counters
 from supervisor_memreap.core.model import MemoryScope, Pool, ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Look
+from supervisor_memreap.core.rows import of_xmlrpc
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.listener import sizes
-from supervisor_memreap.outputs import growthfields as record_growth
-from supervisor_memreap.outputs import statusrows
+from supervisor_memreap.outputs import statusrows, statustable
 from supervisor_memreap.rpcinterface import make_rpcinterface
 
 MIB = 1024**2
@@ -123,7 +124,7 @@ def grown(per_hour: dict[int, float]) -> Growth:
     return known
 
 
-def values(*workers: Worker, settings=SETTINGS, known: Growth | None = None, **more) -> dict:
+def values(*workers: Worker, settings=SETTINGS, known: Growth | None = None, **more) -> Any:
     pool = replace(Pool("myapp", "RUNNING", "", ProcessId(1, 0.5), 7200.0, workers), **more)
     state, _ = following.follow(pool, settings, PoolState(), 100.0)
     ((choice,), *_) = selection.choose([Look(pool, settings, state)], 100.0)
@@ -137,10 +138,10 @@ GROWING = values(worker(11, 60), worker(12, 50), known=grown({11: 12, 12: -2}))
 
 def test_unknown_growth_is_left_out_and_a_dash_in_the_tables():
     early = values(worker(11, 60))
-    assert not set(record_growth.OF_POOL) & {*early, *early["workers"][0]}
-    head, line = statusrows.table([early], NOW, True).splitlines()
+    assert not {"growth_bytes_per_hour", "next_at_limit_seconds"} & {*early, *early["workers"][0]}
+    head, line = statustable.table([early], NOW, True).splitlines()
     assert line[head.index("growth") :].split()[0] == "-"
-    head, line = statusrows.workers_table(early).splitlines()
+    head, line = statustable.workers_table(early).splitlines()
     assert (head.split(), line.split()[-1]) == (["pid", "age", "uss", "growth"], "-")
 
 
@@ -148,10 +149,10 @@ def test_known_growth_is_shown_with_when_the_next_worker_meets_its_limit():
     assert GROWING["growth_bytes_per_hour"] == 10 * MIB
     assert GROWING["next_at_limit_seconds"] == pytest.approx(90 / 12 * 3600, abs=2)
     assert [each["growth_bytes_per_hour"] for each in GROWING["workers"]] == [12 * MIB, -2 * MIB]
-    head, line, below = statusrows.table([GROWING], NOW, True).splitlines()
+    head, line, below = statustable.table([GROWING], NOW, True).splitlines()
     assert line[head.index("growth") :].startswith("10 MiB/h ")
     assert below == "  the next worker reaches its limit in about 8 h"
-    _, largest, other = statusrows.workers_table(GROWING).splitlines()
+    _, largest, other = statustable.workers_table(GROWING).splitlines()
     assert (largest.split()[-2:], other.split()[-2:]) == (["12", "MiB/h"], ["-2.0", "MiB/h"])
 
 
@@ -159,7 +160,7 @@ def test_known_growth_is_shown_with_when_the_next_worker_meets_its_limit():
     ("seconds", "about"), [(5, "1 min"), (3000, "50 min"), (3 * 3600, "3 h"), (5 * 86400 + 9, "5 d")]
 )
 def test_the_forecast_is_as_exact_as_it_is_sure(seconds, about):
-    line = record_growth.forecast({"next_at_limit_seconds": seconds})
+    (line,) = statustable.details({**GROWING, "next_at_limit_seconds": seconds}, True)
     assert line == f"the next worker reaches its limit in about {about}"
 
 
@@ -168,14 +169,14 @@ def test_the_forecast_is_as_exact_as_it_is_sure(seconds, about):
     [(12 * MIB, "12 MiB/h"), (0, "0.0 MiB/h"), (-3, "0.0 MiB/h"), (-12 * MIB, "-12 MiB/h"), (2048 * MIB, "2.0 GiB/h")],
 )
 def test_growth_is_a_size_an_hour(size, expected):
-    assert record_growth.cell({"growth_bytes_per_hour": size}) == expected
+    assert statustable.growth(size) == expected
 
 
 def test_one_look_of_our_own_knows_no_growth():
     (pool,) = statusrows.of_look([GROWING])
     assert "growth" not in json.dumps(pool)
     assert "next_at_limit_seconds" not in pool
-    assert "growth" not in statusrows.table([pool], NOW, True)
+    assert "growth" not in statustable.table([pool], NOW, True)
 
 
 def test_sizes_an_hour_are_doubles_in_xml_rpc_and_integers_in_json():
@@ -185,16 +186,18 @@ def test_sizes_an_hour_are_doubles_in_xml_rpc_and_integers_in_json():
     sized = (pool["growth_bytes_per_hour"], pool["workers"][1]["growth_bytes_per_hour"], pool["limit_bytes"])
     assert [type(size) for size in sized] == [float, float, float]
     assert isinstance(pool["next_at_limit_seconds"], int)
-    assert statusrows.of_listener(interface.getPools()) == [GROWING]
-    assert isinstance(statusrows.of_listener(pool)["growth_bytes_per_hour"], int)
-    assert statusrows.table([pool], NOW, True) == statusrows.table([GROWING], NOW, True)
+    (restored,) = of_xmlrpc(interface.getPools())
+    assert restored == GROWING
+    grew = (each["growth_bytes_per_hour"] for each in (restored, *restored["workers"]))
+    assert {type(size) for size in (restored["limit_bytes"], *grew)} == {int}
+    assert statustable.table([pool], NOW, True) == statustable.table([GROWING], NOW, True)
 
 
 @pytest.mark.parametrize(
     ("name", "lines"), [("myapp", 2), ("a-group-of-shops:shop_of_the_north_west_00", 3)], ids=["short", "long"]
 )
 def test_a_table_with_growth_is_80_columns_wide_whatever_is_in_it(name, lines):
-    largest = {
+    largest: Any = {
         **values(worker(11, 60)),
         "name": name,
         "standing": "suspended",
@@ -207,10 +210,10 @@ def test_a_table_with_growth_is_80_columns_wide_whatever_is_in_it(name, lines):
         "given_back_bytes": 1023 * MIB,
         "since": NOW - 86399 * 2,
     }
-    table = statusrows.table([values(worker(11, 60)), largest], NOW, True)
+    table = statustable.table([values(worker(11, 60)), largest], NOW, True)
     assert max(map(len, table.splitlines())) <= 80
     assert {"growth", "reaps", "total"} <= set(table.splitlines()[0].split())
-    small = statusrows.table([GROWING], NOW, True)
+    small = statustable.table([GROWING], NOW, True)
     assert {"growth", "since"} <= set(small.splitlines()[0].split())
 
 
@@ -218,14 +221,14 @@ def test_a_worker_that_has_to_go_is_shown_with_the_reason():
     settings = PoolSettings(150 * MIB, max_age=1000.0)
     pool = values(worker(11, 160, age=10.0), worker(12, 50, age=2000.0), worker(13, 50, age=10.0), settings=settings)
     assert [each.get("reason") for each in pool["workers"]] == ["over its limit", "too old", None]
-    rows = statusrows.workers_table(pool).splitlines()[1:]
+    rows = statustable.workers_table(pool).splitlines()[1:]
     assert [row.endswith(note) for row, note in zip(rows, ("over its limit", "too old", "MiB   -"))] == [True] * 3
 
 
 def test_a_pool_with_an_age_alone_has_no_limit():
     pool = values(worker(11, 60), settings=PoolSettings(max_age=86400.0))
     assert "limit_bytes" not in pool
-    head, line = statusrows.table([pool], NOW, True).splitlines()
+    head, line = statustable.table([pool], NOW, True).splitlines()
     assert line[head.index("limit") : head.index("workers")].strip() == "-"
 
 

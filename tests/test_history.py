@@ -78,7 +78,7 @@ def test_pools_workers_and_events_are_read_as_they_were_recorded(path):
         ("Left", 11, NOW + 31),
     ]
     assert history.events[1].values["came_back"] == 100 * MIB
-    assert (history.reaps, history.returned) == (1, 95 * MIB)
+    assert (history.reaps, history.freed) == (1, 95 * MIB)
     assert troubles(told) == []
 
 

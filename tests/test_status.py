@@ -6,19 +6,20 @@ import json
 import re
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from supervisor.states import EventListenerStates, ProcessStates
 
 from supervisor_memreap.core import following, policy, selection
-from supervisor_memreap.core.counters import Counters
+from supervisor_memreap.core.counters import Counters, Reaps
 from supervisor_memreap.core.events import Left
 from supervisor_memreap.core.listeners import ListenerState
 from supervisor_memreap.core.model import Pool, ProcessId, ProgramState, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.settings import Given, PoolSettings
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.outputs import fields, inforce, statusrows, words
+from supervisor_memreap.outputs import fields, inforce, statusrows, statustable, words
 from supervisor_memreap.outputs.statusrows import age_of_listener, trouble_of_listener
 from supervisor_memreap.views.view import View
 
@@ -32,7 +33,7 @@ def test_the_states_are_those_of_supervisor():
     assert {state.value for state in ListenerState} == names(EventListenerStates) | {"NONE"}
 
 
-WELL = {
+WELL: Any = {
     "name": "memreap:memreap",
     "state": "RUNNING",
     "listener_state": "READY",
@@ -93,12 +94,12 @@ def worker(pid: int, bound: int, used: int | None = None) -> Worker:
     return Worker(ProcessId(pid, 1.0), 60.0, bound * MIB, detail)
 
 
-def shown(*workers: Worker, **more) -> dict:
+def shown(*workers: Worker, **more) -> Any:
     """A pool after a look, as the listener publishes it."""
     pool = Pool("myapp", "RUNNING", "", MANAGER, 60.0, workers)
     left = Left("myapp", NOW, ProcessId(12, 1.0), 0.4, None, 301 * MIB)
     choice = look_at(pool)
-    counters = replace(Counters().after(left), reaps=0, given_back=0).with_standing(choice.standing.value, NOW - 34)
+    counters = replace(Counters().after(left), reaps=Reaps()).with_standing(choice.standing.value, NOW - 34)
     used = {each.id: each.used for each in workers if each.used is not None}
     return {**statusrows.of_pool(choice, SETTINGS, choice.state, counters, used), **more}
 
@@ -119,10 +120,10 @@ def test_since_when_reaps_are_counted_is_said_once_and_only_on_the_first_day():
     young, other = NOW - 3600, NOW - 7200
     pools = [shown(worker(11, 80), name=name, reaps=3, counted_since=young) for name in ("myapp", "web")]
     line = f"Reaps are counted since {words.clock(young)}."
-    assert statusrows.table(pools, NOW, True).splitlines()[-1] == line
-    assert "ounted since" not in statusrows.table([{**pools[0], "counted_since": NOW - 86400}], NOW, True)
-    assert "ounted since" not in statusrows.table([{**pools[0], "reaps": 0}], NOW, True)
-    assert statusrows.table([pools[0], {**pools[1], "counted_since": other}], NOW, True).splitlines()[-1] == (
+    assert statustable.table(pools, NOW, True).splitlines()[-1] == line
+    assert "ounted since" not in statustable.table([{**pools[0], "counted_since": NOW - 86400}], NOW, True)
+    assert "ounted since" not in statustable.table([{**pools[0], "reaps": 0}], NOW, True)
+    assert statustable.table([pools[0], {**pools[1], "counted_since": other}], NOW, True).splitlines()[-1] == (
         f"Reaps are counted since {words.clock(young)} (myapp); {words.clock(other)} (web)."
     )
 
@@ -161,7 +162,7 @@ def test_the_table_of_settings_has_the_signal_that_is_used(server, given, line):
 
 
 def test_a_pool_is_a_line_and_its_last_message_one_below_it():
-    head, line, message = statusrows.table([shown(worker(11, 50), worker(12, 60))], NOW, True).splitlines()
+    head, line, message = statustable.table([shown(worker(11, 50), worker(12, 60))], NOW, True).splitlines()
     assert head.split() == ["limit", "workers", "largest", "total", "growth", "reaps", "since"]
     assert line.split() == ["myapp", "QUIET", "100", "MiB", "uss", "2", "-", "-", "-", "0", "34", "s"]
     assert message.endswith(" worker 12 left after 0.4 s, 301 MiB freed")
@@ -188,7 +189,7 @@ def test_a_table_is_80_columns_wide_whatever_is_in_it(name, standing):
         * 3,
         suspension={"reason": "its manager went away", "since": NOW - 60, "until": NOW + 540},
     )
-    table = statusrows.table([shown(worker(11, 50)), largest], NOW, True)
+    table = statustable.table([shown(worker(11, 50)), largest], NOW, True)
     assert max(map(len, table.splitlines())) <= 80
     assert name in table
 
@@ -196,7 +197,7 @@ def test_a_table_is_80_columns_wide_whatever_is_in_it(name, standing):
 def test_a_worker_whose_size_may_not_be_read_makes_its_pool_blind():
     pool = shown(worker(11, 150), worker(12, 50), worker(13, 150, 120))
     assert (pool["standing"], pool["unreadable_workers"]) == ("blind", 1)
-    table = statusrows.table([pool], NOW, True)
+    table = statustable.table([pool], NOW, True)
     assert "myapp  BLIND  " in table
     assert "1 of 3 workers: uss may not be read" in " ".join(below(table))
     assert not statusrows.is_well(pool)
@@ -212,14 +213,14 @@ def test_a_program_that_runs_and_cannot_be_looked_at_is_blind():
     choice = look_at(pool)
     assert choice.standing == "blind"
     values = statusrows.of_pool(choice, SETTINGS, choice.state, Counters().with_standing("blind", NOW), {})
-    table = statusrows.table([values], NOW, True)
+    table = statustable.table([values], NOW, True)
     assert below(table) == ["not watched: its processes are hidden from this user"]
     stopped = look_at(Pool("myapp", "STOPPED"))
     assert stopped.standing == "not running"
     values = statusrows.of_pool(
         stopped, SETTINGS, stopped.state, Counters().with_standing(stopped.standing.value, NOW), {}
     )
-    assert "STOPPED" in statusrows.table([values], NOW, True)
+    assert "STOPPED" in statustable.table([values], NOW, True)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +241,7 @@ def test_a_program_that_runs_and_cannot_be_looked_at_is_blind():
 @pytest.mark.parametrize("paused", [False, True])
 def test_a_suspended_pool_is_shown_with_reason_since_and_until_and_is_not_well(paused, more, expected):
     pool = shown(worker(11, 50), standing="suspended", paused=paused, **more)
-    table = statusrows.table([pool], NOW, True)
+    table = statustable.table([pool], NOW, True)
     text = " ".join(below(table))
     for clock in ({"since": pool["since"]}, more.get("suspension", {})):
         for key in ("since", "until"):
@@ -255,12 +256,12 @@ def test_a_suspended_pool_is_shown_with_reason_since_and_until_and_is_not_well(p
 def test_without_the_plugin_no_line_names_its_command_as_the_remedy():
     """A changed setting ends a suspension everywhere; of a pause doctor says what is missing."""
     suspension = {"reason": "its limit is too low; set limit=90MB or more", "since": NOW, "until": NOW + 60}
-    (line,) = statusrows.details(shown(worker(11, 50), standing="suspended", suspension=suspension), False)
+    (line,) = statustable.details(shown(worker(11, 50), standing="suspended", suspension=suspension), False)
     assert "until CLOCK or its settings change: its limit" in line.replace(words.clock(NOW + 60), "CLOCK")
-    (line,) = statusrows.details(shown(worker(11, 50), standing="paused", paused=True), False)
+    (line,) = statustable.details(shown(worker(11, 50), standing="paused", paused=True), False)
     assert line.endswith("until supervisorctl memreap resume myapp (not set up here: memreap doctor says how)")
     assert not list(
-        statusrows.details(shown(worker(11, 50), standing="paused", paused=True), True)
+        statustable.details(shown(worker(11, 50), standing="paused", paused=True), True)
     )  # the message says it
 
 
@@ -282,7 +283,7 @@ def test_supervisorctl_memreap_needs_the_plugin_the_interface_and_a_listener_tha
 def test_what_a_listener_saw_that_looks_no_more_is_not_called_quiet():
     (pool,) = statusrows.unwatched([shown(worker(11, 50))])
     assert not statusrows.is_well(pool)
-    assert "BLIND" in statusrows.table([pool], NOW, True)
+    assert "BLIND" in statustable.table([pool], NOW, True)
 
 
 def test_a_look_leaves_out_what_it_does_not_know():
@@ -292,7 +293,7 @@ def test_a_look_leaves_out_what_it_does_not_know():
     assert not [key for key in values["pools"][0] if key.endswith("_time")]
     assert not {"reaps", "given_back_bytes", "since", "message", "message_at"} & set(values["pools"][0])
     assert ["over" in row for row in pool["workers"]] == [True, True, False]
-    head, line, *_ = statusrows.table([pool], NOW, True).splitlines()
+    head, line, *_ = statustable.table([pool], NOW, True).splitlines()
     assert head.split() == ["limit", "workers", "over", "largest", "total"]
     assert line.split() == ["myapp", "BLIND", "100", "MiB", "uss", "3", "-", "120", "MiB", "120", "MiB"]
 

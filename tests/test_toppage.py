@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ def worker(pid: int, mib: float | None, **more) -> dict:
     return {"pid": pid, "age_seconds": 3600.0, **used, **more}
 
 
-def pool(name: str, *workers: dict, **more) -> dict:
+def pool(name: str, *workers: dict, **more) -> Any:
     known = [each["used_bytes"] for each in workers if "used_bytes" in each]
     sizes = {"largest_bytes": max(known), "total_bytes": sum(known)} if known else {}
     history = {"since": NOW, "reaps": 12, "given_back_bytes": 1229 * MIB, "growth_bytes_per_hour": 41 * MIB}
@@ -28,7 +30,7 @@ def pool(name: str, *workers: dict, **more) -> dict:
     return {"name": name, **fixed, **sizes, **history, "workers": list(workers), **more}
 
 
-def frame(*pools: dict, trouble: str = "", messages: tuple[Message, ...] = (), **of_view) -> Frame:
+def frame(*pools: Any, trouble: str = "", messages: tuple[Message, ...] = (), **of_view) -> Frame:
     view = View(list(pools), **{"whose": "listener", "note": "", "age": 2.0, **of_view})
     return Frame("web1", view, trouble, NOW - 1, NOW, messages, "q: quit")
 

@@ -70,5 +70,5 @@ class PoolHistory:
     """In their order."""
     reaps: int = 0
     """Since `since`."""
-    returned: int = 0
+    freed: int = 0
     """Bytes that the host got back since `since`."""

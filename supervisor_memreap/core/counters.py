@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from supervisor_memreap.core.events import Event, Left, Settled
+from supervisor_memreap.core.rows import PoolRow, TotalsRow, known
 
 
-def returned(came_back: int | None, taken: int | None) -> int:
+def freed(came_back: int | None, taken: int | None) -> int:
     """Bytes that the host got back when a worker left, less what the worker in its place has taken already."""
     return max(0, (came_back or 0) - (taken or 0))
+
+
+@dataclass(frozen=True)
+class Reaps:
+    """Workers that were signalled and have left."""
+
+    count: int = 0
+    freed: int = 0
+    """Bytes."""
+
+    def after(self, left: Left) -> Reaps:
+        return Reaps(self.count + 1, self.freed + freed(left.came_back, left.taken))
 
 
 @dataclass(frozen=True)
@@ -21,8 +33,7 @@ class Counters:
     standing: str = ""
     since: float = 0.0
     """When `standing` last changed."""
-    reaps: int = 0
-    given_back: int = 0
+    reaps: Reaps = Reaps()
     message: str = ""
     """The text of the last event."""
     message_at: float = 0.0
@@ -31,10 +42,7 @@ class Counters:
         if isinstance(event, Settled):
             return self  # what was freed is to be seen for longer
         counters = replace(self, message=event.text, message_at=event.at)
-        if isinstance(event, Left):
-            given_back = self.given_back + returned(event.came_back, event.taken)
-            counters = replace(counters, reaps=self.reaps + 1, given_back=given_back)
-        return counters
+        return replace(counters, reaps=self.reaps.after(event)) if isinstance(event, Left) else counters
 
     def with_standing(self, standing: str, at: float) -> Counters:
         return self if standing == self.standing else replace(self, standing=standing, since=at)
@@ -45,16 +53,15 @@ class Totals:
 
     def __init__(self, began: float):
         self._began = began
-        self._own: dict[str, tuple[int, int]] = {}
-        """Reaps and bytes returned since this listener started."""
-        self._before: Mapping[str, Mapping[str, Any]] | None = None
+        self._own: dict[str, Reaps] = {}
+        """Since this listener started."""
+        self._before: Mapping[str, TotalsRow] | None = None
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Left):
-            reaps, bytes_ = self._own.get(event.pool, (0, 0))
-            self._own[event.pool] = reaps + 1, bytes_ + returned(event.came_back, event.taken)
+            self._own[event.pool] = self._own.get(event.pool, Reaps()).after(event)
 
-    def continue_from(self, before: Mapping[str, Mapping[str, Any]]) -> None:
+    def continue_from(self, before: Mapping[str, TotalsRow]) -> None:
         """Of the history, as it was before this listener; later calls change nothing, since they include our own."""
         if self._before is None:
             self._before = before
@@ -63,17 +70,18 @@ class Totals:
     def are_continued(self) -> bool:
         return self._before is not None
 
-    def without(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def without(self, row: PoolRow) -> PoolRow:
         """The status of a pool while its totals are unknown."""
-        return {key: value for key, value in row.items() if key not in ("reaps", "given_back_bytes")}
+        shown: PoolRow = {**row, "reaps": None, "given_back_bytes": None}
+        return known(shown)
 
-    def into(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def into(self, row: PoolRow) -> PoolRow:
         """The status of a pool with its totals."""
-        reaps, bytes_ = self._own.get(row["name"], (0, 0))
-        before = (self._before or {}).get(row["name"], {})
+        own = self._own.get(row["name"], Reaps())
+        before = (self._before or {}).get(row["name"]) or {"since": self._began, "reaps": 0, "returned": 0}
         return {
             **row,
-            "reaps": before.get("reaps", 0) + reaps,
-            "given_back_bytes": before.get("returned", 0) + bytes_,
-            "counted_since": int(before.get("since", self._began)),
+            "reaps": before["reaps"] + own.count,
+            "given_back_bytes": before["returned"] + own.freed,
+            "counted_since": int(before["since"]),
         }

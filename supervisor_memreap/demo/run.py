@@ -181,8 +181,8 @@ def _starts(directory: Path, client: Client, supervisord: private.Supervisord, s
 
 def _hears_events(client: Client) -> bool:
     """Whether the listener has begun, as supervisord knows by the event protocol. Raises Unavailable."""
-    listener = client.listener() or {}
-    return listener.get("listener_state") in (ListenerState.READY, ListenerState.BUSY)
+    listener = client.listener()
+    return listener is not None and listener["listener_state"] in (ListenerState.READY, ListenerState.BUSY)
 
 
 def _show(

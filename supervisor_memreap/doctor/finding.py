@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.rows import ListenerRow
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.doctor.interpreter import Answer
 from supervisor_memreap.host.source import Source
@@ -61,7 +62,7 @@ class Case:
     """The answer of the Python of the running supervisord."""
     supervisorctl: Answer = _NOT_ASKED
     """The answer of the Python of the supervisorctl on the PATH."""
-    listener: Mapping[str, Any] | None = None
+    listener: ListenerRow | None = None
     """What supervisord says of the listener; None: it has no [rpcinterface:memreap], or was not asked."""
     _client: Client | None = None
 

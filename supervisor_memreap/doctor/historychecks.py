@@ -10,13 +10,12 @@ from supervisor_memreap.doctor import rights
 from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.doctor.listening import name_of_user, rights_of_listener
 from supervisor_memreap.history.historypath import HistoryError, in_force, refusal
-from supervisor_memreap.outputs.statusrows import warnings_of
 
 
 def check(case: Case) -> Iterator[Finding]:
     found = list(_history(case))
     yield from found
-    for warning in warnings_of(case.listener or {}):
+    for warning in (case.listener and case.listener.get("warnings")) or ():
         subject, _, text = warning.partition(": ")
         if subject not in {finding.subject for finding in found}:
             yield note(subject, text)

@@ -7,12 +7,12 @@ import pwd
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import UP, Program, supervisord_of
+from supervisor_memreap.core.rows import ListenerRow
 from supervisor_memreap.doctor import ownrights, rights
 from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.doctor.restart import advise_interface, advise_restart
@@ -26,7 +26,7 @@ def check(case: Case) -> Iterator[Finding]:
         yield Finding("configuration", f"[memreap:{name}]: not a program or group in supervisord; there are: {running}")
     yield from _socket(case)
     values = case.listener
-    yield from _unsaved(case, values or {})
+    yield from _unsaved(case, values)
     if values is None:
         yield from _without_interface(case)
         return
@@ -56,7 +56,7 @@ def not_running(program: Program) -> Finding:
     return Finding("listener", f"{program.namespec} is {program.state}{why}: {remedy}")
 
 
-def _unsaved(case: Case, values: Mapping[str, Any]) -> Iterator[Finding]:
+def _unsaved(case: Case, values: ListenerRow | None) -> Iterator[Finding]:
     """Whether the listener can save what must survive a restart: without that it signals no worker."""
     supervisord, actor = supervisord_of(case.programs), rights_of_listener(case)
     if supervisord and actor:
@@ -69,7 +69,7 @@ def _unsaved(case: Case, values: Mapping[str, Any]) -> Iterator[Finding]:
         if trouble:
             yield Finding("listener", events.NotSaved("", time.time(), trouble.decode()).text)
             return
-    for line in values.get("troubles", ()):
+    for line in (values and values.get("troubles")) or ():
         if line.startswith(events.NotSaved.BEGINNING):
             yield Finding("listener", line)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from supervisor_memreap.core.settings import Watch
@@ -21,7 +21,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
     name = watch.program.namespec
     seen = case.client.seen_by_listener()
     if seen is None:
-        values = _remembered(case, watch)
+        values: Mapping[str, Any] = _remembered(case, watch)
     else:
         values = next((pool for pool in seen[0] if pool.get("name") == name), {})
     if values.get("suspension"):

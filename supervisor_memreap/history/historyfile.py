@@ -276,7 +276,7 @@ def _open_to_read(path: str) -> sqlite3.Connection:
 
 
 def _pool(db: sqlite3.Connection, row: tuple[Any, ...], since: float) -> PoolHistory:
-    number, name, metric, began, reaps, returned = row
+    number, name, metric, began, reaps, freed = row
     readings = db.execute(
         'SELECT at, workers, "limit", total, largest FROM reading WHERE pool = ? AND at >= ? ORDER BY at',
         (number, since),
@@ -290,7 +290,7 @@ def _pool(db: sqlite3.Connection, row: tuple[Any, ...], since: float) -> PoolHis
         tuple(_workers(db, number, since)),
         tuple(EventRecord(at, kind, pid, json.loads(values)) for at, kind, pid, values in events),
         reaps,
-        returned,
+        freed,
     )
 
 

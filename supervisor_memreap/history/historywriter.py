@@ -13,11 +13,11 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
 
 from supervisor_memreap.core import counters
 from supervisor_memreap.core.outputsettings import Recording
 from supervisor_memreap.core.policy import Standing
+from supervisor_memreap.core.rows import PoolRow, TotalsRow
 from supervisor_memreap.history import historyfile
 from supervisor_memreap.history.daily import Daily
 from supervisor_memreap.history.historyfile import DamagedError, FullError, InUseError, Writer
@@ -202,11 +202,11 @@ class _Tables:
         self._workers: dict[tuple[int, int], tuple[int, float]] = {}
         """Number and start of the last worker of each pool and pid."""
 
-    def totals(self) -> dict[str, dict[str, Any]]:
+    def totals(self) -> dict[str, TotalsRow]:
         """What is counted of each pool, by name: the counters of a listener go on from there."""
         with historyfile.errors(self._file.path):
             rows = self._file.db.execute("SELECT name, since, reaps, returned FROM pool").fetchall()
-        return {name: {"since": since, "reaps": reaps, "returned": returned} for name, since, reaps, returned in rows}
+        return {name: {"since": since, "reaps": reaps, "returned": freed} for name, since, reaps, freed in rows}
 
     def write(self, messages: Iterable[Message]) -> None:
         try:
@@ -222,14 +222,15 @@ class _Tables:
 
     def _write_look(self, look: Message) -> None:
         at = int(look["at"])
-        for row in look["pools"]:
+        rows: list[PoolRow] = look["pools"]
+        for row in rows:
             pool = self._pool_of_look(row["name"], row["metric"], at)
             if pool is None:
                 continue
-            known = [worker for worker in row["workers"] if "used_bytes" in worker]
+            known = [(worker, size) for worker in row["workers"] if (size := worker.get("used_bytes")) is not None]
             if not known:
                 continue
-            sizes = [worker["used_bytes"] for worker in known]
+            sizes = [size for _, size in known]
             # Of workers that were not read in time, the size of an average one is the best guess.
             total = sum(sizes) * len(row["workers"]) // len(known)
             self._file.db.execute(
@@ -239,8 +240,8 @@ class _Tables:
             self._file.db.executemany(
                 "INSERT OR REPLACE INTO worker_reading VALUES (?, ?, ?)",
                 [
-                    (at, self._worker(pool, worker["pid"], at - worker["age_seconds"]), worker["used_bytes"] // 1024)
-                    for worker in known
+                    (at, self._worker(pool, worker["pid"], at - worker["age_seconds"]), size // 1024)
+                    for worker, size in known
                 ],
             )
 
@@ -309,8 +310,8 @@ class _Tables:
         )
         if name == "Left":
             number = self._pool(pool, event["metric"], at)
-            returned = counters.returned(event["came_back"], event["taken"])
-            db.execute("UPDATE pool SET reaps = reaps + 1, returned = returned + ? WHERE id = ?", (returned, number))
+            freed = counters.freed(event["came_back"], event["taken"])
+            db.execute("UPDATE pool SET reaps = reaps + 1, returned = returned + ? WHERE id = ?", (freed, number))
         elif name == "Signalled":
             row = db.execute("SELECT id FROM pool WHERE name = ?", (pool,)).fetchone()
             worker = row and self._last_worker(row[0], pid)

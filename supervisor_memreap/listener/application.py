@@ -6,11 +6,11 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.command import NEED_WORKERS, TYPE, Command, CommandError, id_of, named, parse
 from supervisor_memreap.core.model import Program, ProgramState
+from supervisor_memreap.core.rows import PoolRow
 from supervisor_memreap.core.settings import Sections, Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.host import orphans, procfs
@@ -51,7 +51,7 @@ class Application:
         self._endings = Endings(self._client)
         self.saved_states = SavedStates(statefile, self._emit, self._once)
         self._slow_outputs = SlowOutputs(self._emit, self._once)
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[PoolRow] = []
         """The status of the pools at the last look."""
         saved, sinks = self.saved_states, (self._emit, self._announce)
         self.reaper = Reaper(sinks, False, saved.read(), saved.save, self._endings.of, saved.leaving_by_once, PATIENCE)

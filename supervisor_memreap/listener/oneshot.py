@@ -154,8 +154,8 @@ def _run(
         left = bool(pool.choice and pool.choice.to_go)
         is_left = is_left or (left and not policy.only_observes(pool.settings, pool.state))
         # cron mails every output, so print nothing if nothing happened.
-        if pool.choice and (pool.counters.reaps or left or sys.stdout.isatty()):
-            _note(emit, pool.name, words.summary(pool.choice, pool.settings, pool.counters.reaps))
+        if pool.choice and (pool.counters.reaps.count or left or sys.stdout.isatty()):
+            _note(emit, pool.name, words.summary(pool.choice, pool.settings, pool.counters.reaps.count))
     return 1 if verdicts.has_failed or is_left else 0
 
 

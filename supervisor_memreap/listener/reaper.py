@@ -6,13 +6,13 @@ import select
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from supervisor_memreap.core import events, policy, selection
 from supervisor_memreap.core.command import Command, CommandError, Result, Verb, carry_out_in_all, named, unknown
 from supervisor_memreap.core.events import Sink
 from supervisor_memreap.core.model import Ending, Pool, Program
 from supervisor_memreap.core.policy import Choice, Look
+from supervisor_memreap.core.rows import PoolRow
 from supervisor_memreap.core.selection import Decision
 from supervisor_memreap.core.settings import Settings, Watch
 from supervisor_memreap.host import look, procfs
@@ -167,8 +167,8 @@ class Reaper:
 
     # Status and commands.
 
-    def status(self) -> list[dict[str, Any]]:
-        """The status of the pools at the last tick, as in outputs.statusrows."""
+    def status(self) -> list[PoolRow]:
+        """The status of the pools at the last tick."""
         return self._sizes.status(self._watched)
 
     @property

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from supervisor_memreap.advice.growth import Growth, Sample
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.policy import Choice
+from supervisor_memreap.core.rows import PoolRow
 from supervisor_memreap.host import look, procfs
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.listener.pool import WatchedPool
@@ -66,7 +66,7 @@ class Sizes:
         self.is_incomplete = False
         """Whether there was no time for some workers in this round."""
 
-    def status(self, pools: Iterable[WatchedPool]) -> list[dict[str, Any]]:
+    def status(self, pools: Iterable[WatchedPool]) -> list[PoolRow]:
         """The status of these pools at the last tick, as statusrows.of_pool; sizes are read every MEASURE seconds."""
         now = time.monotonic()
         if now - self._measured >= MEASURE and not self.is_incomplete:
@@ -76,14 +76,14 @@ class Sizes:
                 sizes.begin_round()
         view = procfs.source()
         self.is_incomplete = False
-        rows: list[dict[str, Any]] = []
+        rows: list[PoolRow] = []
         for pool in sorted(pools, key=lambda pool: pool.name):
             with pool.guard():
                 if pool.choice:
                     rows.append(self._row(pool, pool.choice, view, now))
         return rows
 
-    def _row(self, pool: WatchedPool, choice: Choice, view: Source, now: float) -> dict[str, Any]:
+    def _row(self, pool: WatchedPool, choice: Choice, view: Source, now: float) -> PoolRow:
         sizes = self._by_pool.setdefault(pool.name, PoolSizes())
         if not sizes.measure(pool, view, now):
             self.is_incomplete = True

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.counters import Totals
 from supervisor_memreap.core.events import Event, Sink
 from supervisor_memreap.core.outputsettings import Recording
+from supervisor_memreap.core.rows import PoolRow
 from supervisor_memreap.history.historypath import HistoryError, in_force
 from supervisor_memreap.outputs import child, fields
 from supervisor_memreap.outputs.child import Child, Consume, Inbox, Message, Tell
@@ -248,8 +249,8 @@ class SlowOutputs:
             for each in running:
                 each.send(message, is_event=True)
 
-    def look(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """The pools were looked at; `rows` are as outputs.statusrows has them, if one of the outputs wants them."""
+    def look(self, rows: Sequence[PoolRow]) -> None:
+        """The pools were looked at; `rows` are there if one of the outputs wants them."""
         with guard(self._note_error):
             lasting = sorted(self._once.lasting_kinds())
             message = {"kind": "look", "at": time.time(), "pools": rows, "lasting": lasting}
@@ -261,7 +262,7 @@ class SlowOutputs:
         for output in self._all:
             output.report()
 
-    def with_totals(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def with_totals(self, rows: Iterable[PoolRow]) -> list[PoolRow]:
         """The status of the pools with what is counted of them, also by earlier listeners."""
         add = self._totals.without if self._is_history_unread() else self._totals.into
         return [add(row) for row in rows]

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
-from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -19,27 +18,21 @@ from prometheus_client.registry import Collector
 from supervisor_memreap import __version__
 from supervisor_memreap.core.model import ProgramState
 from supervisor_memreap.core.policy import Standing
-from supervisor_memreap.outputs.growthfields import OF_WORKER as GROWTH
+from supervisor_memreap.core.rows import PoolRow
 from supervisor_memreap.outputs.tally import BUCKETS, PoolTally, Tally, is_blind
 
-_Row = Mapping[str, Any]
+
+def _growth(row: PoolRow) -> float | None:
+    per_hour = row.get("growth_bytes_per_hour")
+    return None if per_hour is None else per_hour / 3600
 
 
-def _measured(key: str) -> Callable[[_Row], float | None]:
-    """A sum over workers, some of which may not be read, would be wrong."""
-    return lambda row: None if is_blind(row) or row.get("unreadable_workers") else row.get(key)
-
-
-def _growth(row: _Row) -> float | None:
-    return float(row[GROWTH]) / 3600 if GROWTH in row else None
-
-
-def _stuck(row: _Row) -> float:
+def _stuck(row: PoolRow) -> float:
     return sum(1 for worker in row["workers"] if worker.get("note") == "stuck")
 
 
 # Of each pool at the last look; None: unknown.
-_GAUGES: tuple[tuple[str, str, Callable[[_Row], float | None]], ...] = (
+_GAUGES: tuple[tuple[str, str, Callable[[PoolRow], float | None]], ...] = (
     ("workers", "Workers of the pool.", lambda row: len(row["workers"])),
     ("due_workers", "Workers that are due for replacement.", lambda row: row["due"]),
     (
@@ -49,10 +42,14 @@ _GAUGES: tuple[tuple[str, str, Callable[[_Row], float | None]], ...] = (
     ),
     ("stuck_workers", "Workers that were signalled and have not left within grace=.", _stuck),
     ("worker_limit_bytes", "What a worker may use (limit=).", lambda row: row.get("limit_bytes")),
-    ("largest_worker_bytes", "What the largest worker uses, in the pool's metric.", _measured("largest_bytes")),
-    ("workers_bytes", "What all workers use, in the pool's metric.", _measured("total_bytes")),
+    (
+        "largest_worker_bytes",
+        "What the largest worker uses, in the pool's metric.",
+        lambda row: row.get("largest_bytes"),
+    ),
+    ("workers_bytes", "What all workers use, in the pool's metric.", lambda row: row.get("total_bytes")),
     ("pool_limit_bytes", "What the pool may hold (total=).", lambda row: row.get("total_limit_bytes")),
-    ("pool_bytes", "What manager and workers hold together, or more (total=).", _measured("pool_bytes")),
+    ("pool_bytes", "What manager and workers hold together, or more (total=).", lambda row: row.get("pool_bytes")),
     ("growth_bytes_per_second", "How fast all workers grow together, over at most the last 2 hours.", _growth),
     ("pool_running", "1 if supervisord runs the program.", lambda row: row["state"] == ProgramState.RUNNING),
     ("pool_suspended", "1 if memreap has suspended the pool by itself.", lambda row: "suspension" in row),
@@ -63,6 +60,14 @@ _GAUGES: tuple[tuple[str, str, Callable[[_Row], float | None]], ...] = (
         lambda row: row["standing"] == Standing.OBSERVED,
     ),
 )
+
+
+# A sum over workers, some of which may not be read, would be wrong.
+_MEASURED = {"largest_worker_bytes", "workers_bytes", "pool_bytes"}
+
+
+def _is_measured(row: PoolRow) -> bool:
+    return not (is_blind(row) or row.get("unreadable_workers"))
 
 
 class Exposition(Collector):
@@ -102,7 +107,8 @@ class Exposition(Collector):
         for name, text, value_of in _GAUGES:
             gauge = GaugeMetricFamily(f"memreap_{name}", text, labels=["pool"])
             for pool, row in rows.items():
-                value = None if row is None else value_of(row)
+                is_known = row is not None and (name not in _MEASURED or _is_measured(row))
+                value = value_of(row) if row is not None and is_known else None
                 if value is not None:
                     gauge.add_metric([pool], value)
             yield gauge
@@ -116,7 +122,7 @@ class Exposition(Collector):
         )
         for pool, row in rows.items():
             if row is not None:
-                info.add_metric([pool, row["metric"], row.get("server", "")], 1)
+                info.add_metric([pool, row["metric"], row.get("server") or ""], 1)
         yield info
         yield from self._counters(self._tally.pools())
 
@@ -134,7 +140,7 @@ class Exposition(Collector):
             "What the host got back when workers left, less what their replacements had taken.",
             "",
             pools,
-            lambda pool: {"": pool.returned},
+            lambda pool: {"": pool.freed},
         )
         leaving = HistogramMetricFamily(
             "memreap_leave_seconds", "How long signalled workers took to leave.", labels=["pool"]

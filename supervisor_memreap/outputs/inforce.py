@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from supervisor_memreap.core.outputsettings import RECORDING_KEYS, Recording
 from supervisor_memreap.core.servers import graceful, refusal, signal_for
 from supervisor_memreap.core.settings import POOL_KEYS, Given, PoolSettings, field_of, shown
-from supervisor_memreap.outputs import fields, words
+from supervisor_memreap.core.text import aligned
+from supervisor_memreap.outputs import fields
 
 VERSION = 1
 """The version of the JSON; increased when a key is removed or changes its meaning, not when one is added."""
@@ -70,7 +71,7 @@ def table(groups: Iterable[Group]) -> str:
     rows: list[tuple[str, ...]] = []
     for group in groups:
         rows += [(f"[{group.name}]", "", ""), *((f"  {row.key}", row.text, row.where) for row in group.rows)]
-    return words.aligned(rows)
+    return aligned(rows)
 
 
 def document(configuration: str, listener: Group, pools: Iterable[Group]) -> dict[str, Any]:

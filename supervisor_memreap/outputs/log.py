@@ -12,6 +12,7 @@ from typing import TextIO
 
 from supervisor_memreap.core.events import Event, LinesMissing, Sink
 from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.core.text import printable
 from supervisor_memreap.outputs import fields
 
 
@@ -37,7 +38,7 @@ def _text(event: Event) -> str:
 
 def _line(text: str) -> str:
     # Text from a configuration or a process may contain anything; one event must stay one line.
-    return f"memreap: {''.join(char if char.isprintable() else '?' for char in text)}"
+    return f"memreap: {printable(text)}"
 
 
 class Log:

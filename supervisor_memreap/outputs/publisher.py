@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core import events
+from supervisor_memreap.core.rows import PoolRow
 from supervisor_memreap.outputs.announcements import Announcements
 from supervisor_memreap.outputs.answers import Answers
 from supervisor_memreap.outputs.lasting import Once
@@ -17,10 +17,10 @@ from supervisor_memreap.supervisord.client import Client, Unavailable
 
 
 class Publisher:
-    """`pools` returns the state of the pools, in the form of outputs.statusrows; `troubles`, what else is wrong."""
+    """`pools` returns the state of the pools; `troubles`, what else is wrong."""
 
     def __init__(
-        self, pools: Callable[[], Sequence[dict[str, Any]]], once: Once, troubles: Callable[[], Sequence[str]] = tuple
+        self, pools: Callable[[], Sequence[PoolRow]], once: Once, troubles: Callable[[], Sequence[str]] = tuple
     ):
         self._pools = pools
         self._troubles = troubles

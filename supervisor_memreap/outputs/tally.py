@@ -15,6 +15,7 @@ from typing import Any
 from supervisor_memreap.core import counters, events
 from supervisor_memreap.core.policy import Standing
 from supervisor_memreap.core.reasons import REASONS
+from supervisor_memreap.core.rows import PoolRow
 from supervisor_memreap.outputs.fields import kind_of
 
 # Upper bounds of the buckets of the time to leave, in seconds: an idle worker leaves within some ms, a busy one after
@@ -48,7 +49,7 @@ class PoolTally:
     would_reap: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REAPED_FOR[:-1], 0)))
     refused: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REFUSED, 0)))
     not_relieved: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(OF_POOL, 0)))
-    returned: int = 0
+    freed: int = 0
     """Bytes."""
     stuck: int = 0
     oom_killed: int = 0
@@ -82,7 +83,7 @@ class PoolTally:
 
     def _take_left(self, event: Mapping[str, Any]) -> None:
         self.reaps[self._leaving.pop(event["pid"], UNKNOWN)] += 1
-        self.returned += counters.returned(event["came_back"], event["taken"])
+        self.freed += counters.freed(event["came_back"], event["taken"])
         self.left[bisect_left(BUCKETS, event["after"])] += 1
         self.leaving_took += event["after"]
 
@@ -98,7 +99,7 @@ class Tally:
         self.oom_killed = 0
         """Processes that belong to no pool, in the control groups of the pools."""
         self._pools: dict[str, PoolTally] = {}
-        self._rows: dict[str, Mapping[str, Any]] = {}
+        self._rows: dict[str, PoolRow] = {}
         self._watching: tuple[str, ...] = ()
         """The pools that the listener has said to watch."""
         self._looked: float | None = None
@@ -144,8 +145,8 @@ class Tally:
         """All that should be watched, by name."""
         return self._pools
 
-    def row(self, pool: str, now: float) -> Mapping[str, Any] | None:
-        """The pool at the last look, as outputs.statusrows has it; None: its state is unknown now."""
+    def row(self, pool: str, now: float) -> PoolRow | None:
+        """The pool at the last look; None: its state is unknown now."""
         return None if self.is_old(now) else self._rows.get(pool)
 
     def lasting_errors(self, now: float) -> Mapping[str, bool]:
@@ -159,5 +160,5 @@ class Tally:
         return now - self._looked > _INTERVALS * max(self._intervals, default=_INTERVAL) + _LATE
 
 
-def is_blind(row: Mapping[str, Any] | None) -> bool:
+def is_blind(row: PoolRow | None) -> bool:
     return row is None or row["standing"] == Standing.BLIND

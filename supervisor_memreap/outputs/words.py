@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from supervisor_memreap.core.policy import Candidate, Choice
+from supervisor_memreap.core.reasons import REASONS, OverLimit
+from supervisor_memreap.core.rows import ListenerRow, SuspensionRow
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import Cause
 from supervisor_memreap.core.text import memory, seconds
@@ -26,24 +26,19 @@ def paused(pool: str, has_commands: bool) -> str:
     return f"paused: nothing is sent until supervisorctl memreap resume {pool}{where}"
 
 
-def suspended(pool: str, suspension: Mapping[str, Any], has_commands: bool) -> str:
+def suspended(pool: str, suspension: SuspensionRow, has_commands: bool) -> str:
     """Of a pool that memreap has suspended, why, and what ends that. A changed setting does everywhere."""
     since = f" since {clock(suspension['since'])}" if "since" in suspension else ""
-    ends = [clock(suspension["until"])] if "until" in suspension else []
-    ends += ["its settings change", *([f"supervisorctl memreap resume {pool}"] if has_commands else [])]
+    end = suspension.get("until")
+    ends = ["its settings change", *([f"supervisorctl memreap resume {pool}"] if has_commands else [])]
+    ends = ends if end is None else [clock(end), *ends]
     until = " or ".join(filter(None, (", ".join(ends[:-1]), ends[-1])))
     return f"suspended{since}, nothing is sent until {until}: {suspension.get('reason') or 'the log has the reason'}"
 
 
-def has_commands(has_plugin: bool, listener: Mapping[str, Any] | None) -> bool:
+def has_commands(has_plugin: bool, listener: ListenerRow | None) -> bool:
     """Whether supervisorctl has the command memreap, and the listener, which getListener returned, gets it."""
     return has_plugin and listener is not None and bool(listener.get("takes_commands"))
-
-
-def aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    """The rows as a table."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
 def planned_action(candidate: Candidate, settings: PoolSettings) -> str:
@@ -67,8 +62,8 @@ def summary(choice: Choice, settings: PoolSettings, reaped: int | None) -> str:
 
 
 def _to_replace(choice: Choice, settings: PoolSettings) -> str:
-    others = (settings.max_age, settings.total, settings.headroom, settings.pressure)
-    if choice.to_go == 0 and settings.limit is not None and not any(other is not None for other in others):
+    set_reasons = [each for each in REASONS if each.setting and getattr(settings, each.setting) is not None]
+    if choice.to_go == 0 and settings.limit is not None and set_reasons == [OverLimit]:
         return f"none over the limit of {memory(settings.limit)}"
     suspended = choice.state.suspended
     held = (

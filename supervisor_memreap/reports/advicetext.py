@@ -9,8 +9,8 @@ from typing import Any
 from supervisor_memreap.advice.climbrate import FEWEST_HOURS
 from supervisor_memreap.advice.evidence import DAY, HOUR, Kind
 from supervisor_memreap.advice.suggestion import CLEAR, WARM, Forecast, Suggestion, Why
-from supervisor_memreap.core.text import memory, quote, shown_size
-from supervisor_memreap.outputs.growthfields import about
+from supervisor_memreap.core.rows import known
+from supervisor_memreap.core.text import about, aligned, count, memory, quote, shown_size
 
 VERSION = 1
 """Of the values; increased when a key is removed or changes its meaning, not when one is added."""
@@ -74,7 +74,7 @@ def values(suggestion: Suggestion) -> dict[str, Any]:
         "candidates": [_forecast_values(forecast) for forecast in suggestion.forecasts],
         "present": _forecast_values(suggestion.present) if suggestion.present else None,
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return known(found)
 
 
 def _forecast_values(forecast: Forecast) -> dict[str, Any]:
@@ -86,12 +86,12 @@ def _forecast_values(forecast: Forecast) -> dict[str, Any]:
         "total_bytes": forecast.total,
         "most_bytes": forecast.most,
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return known(found)
 
 
 def why_not(suggestion: Suggestion) -> str:
     """Why no limit is suggested, and what to do."""
-    watched, grew = _watched(suggestion), _count(suggestion.grew, "worker")
+    watched, grew = _watched(suggestion), count(suggestion.grew, "worker")
     if suggestion.why is Why.NO_WORKERS:
         return "no worker was watched yet; ask again tomorrow"
     if suggestion.restarted is not None and suggestion.again is not None:
@@ -137,11 +137,11 @@ def _watched(suggestion: Suggestion) -> str:
 
 
 def _header(suggestion: Suggestion) -> str:
-    start = f"{quote(suggestion.pool)}: {_watched(suggestion)}, {_count(suggestion.workers, 'worker')}"
+    start = f"{quote(suggestion.pool)}: {_watched(suggestion)}, {count(suggestion.workers, 'worker')}"
     if suggestion.baseline is None:
         holds = "what a fresh worker holds is not known"
     else:
-        counted = _count(suggestion.fresh, "worker") if suggestion.fresh else "calculated from their growth"
+        counted = count(suggestion.fresh, "worker") if suggestion.fresh else "calculated from their growth"
         holds = f"a warmed-up worker holds {memory(suggestion.baseline)} ({suggestion.metric}; {counted})"
     if suggestion.growth is None:
         return f"{start}; {holds}."
@@ -151,8 +151,7 @@ def _header(suggestion: Suggestion) -> str:
 
 def _table(suggestion: Suggestion) -> str:
     rows = [_HEAD, *(_row(forecast, suggestion) for forecast in suggestion.forecasts)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return aligned(rows)
 
 
 def _row(forecast: Forecast, suggestion: Suggestion) -> tuple[str, ...]:
@@ -209,7 +208,7 @@ def _present(suggestion: Suggestion) -> Iterator[str]:
 
 def _workers_a_day(forecast: Forecast) -> str:
     if forecast.below or forecast.reaps is None:
-        return f"less than {_count(forecast.below or 0, 'worker')} a day"
+        return f"less than {count(forecast.below or 0, 'worker')} a day"
     if forecast.reaps < 1:
         return f"about {_number(forecast.reaps)} workers a day"
     return f"about {_number(forecast.reaps)} {'worker' if _number(forecast.reaps) == '1' else 'workers'} a day"
@@ -218,10 +217,6 @@ def _workers_a_day(forecast: Forecast) -> str:
 def _number(reaps: float) -> str:
     """`0.4`, `3.5`, `14`: no more digits than are known."""
     return f"{reaps:.1f}".removesuffix(".0") if reaps < 9.95 else f"{reaps:.0f}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _sentence(words: str) -> str:

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 from supervisor_memreap.advice import spans
 from supervisor_memreap.advice.poolhistory import EventRecord, PoolHistory, WorkerHistory
 from supervisor_memreap.advice.spans import Span
-from supervisor_memreap.core.text import MIB, memory
+from supervisor_memreap.core.reasons import REASONS
+from supervisor_memreap.core.text import MIB, memory, printable
 from supervisor_memreap.host import packages
 from supervisor_memreap.reports import timeaxis
 
@@ -49,7 +50,8 @@ _REPLACED = 3600
 # Columns of a band.
 _COLUMNS = 300
 _IS_WIDE = 8
-_MARKERS = {"limit": "v", "max_age": "D", "requested": "s"}
+# Of the reasons that are about one worker; of those about memory that processes share, a dot.
+_MARKERS = dict(zip((each.setting or "requested" for each in REASONS if each.is_about_worker), "svDP^"))
 _OTHER_MARKER = "o"
 
 
@@ -490,7 +492,7 @@ def _write_labels(axes: Any, labels: list[_Label]) -> None:
 
 def _write_title(figure: Any, picture: _Picture, size: Size) -> None:
     left, height = 0.1 / size.width, size.height
-    name = "".join(char if char.isprintable() else "?" for char in picture.history.name)
+    name = printable(picture.history.name)
     name = name if len(name) <= 90 else f"{name[:87]}..."
     figure.text(left, 1 - 0.12 / height, name, fontsize=13, fontweight="bold", va="top")
     what = f"memory of its workers ({picture.history.metric}), {timeaxis.span_text(picture.since, picture.until)}"

@@ -12,7 +12,7 @@ from html import escape
 from typing import NamedTuple
 
 from supervisor_memreap.advice.poolhistory import PoolHistory
-from supervisor_memreap.core.text import memory
+from supervisor_memreap.core.text import memory, printable
 from supervisor_memreap.reports import chart, summary, timeaxis
 from supervisor_memreap.reports.summary import PoolReport
 
@@ -96,7 +96,7 @@ class Pool(NamedTuple):
 
 def pool(history: PoolHistory, facts: PoolReport) -> Pool:
     """A pool with its pictures. Raises plot.MissingLibraryError."""
-    if facts.last is None:
+    if facts.sizes is None:
         return Pool(facts, None)
     wide, narrow = (chart.svg(history, facts.since, facts.until, size) for size in (chart.WIDE, chart.NARROW))
     return Pool(facts, (wide, narrow))
@@ -137,7 +137,7 @@ def html(pools: Sequence[Pool], host: str, since: float, until: float, made_by: 
 
 def _text(text: str) -> str:
     """Text that a user or a process chose, for HTML."""
-    return escape("".join(char if char.isprintable() else "?" for char in text))
+    return escape(printable(text))
 
 
 def _overview(pools: Sequence[Pool]) -> str:
@@ -145,8 +145,9 @@ def _overview(pools: Sequence[Pool]) -> str:
     lines = []
     for number, (facts, _) in enumerate(pools, 1):
         count = sum(facts.replaced.values())
-        cells = (f"{count:,}", memory(facts.returned) if count else "-", _peak(facts.total))
-        name = f'<a href="#pool-{number}">{_text(facts.name)}</a>'
+        peak = memory(facts.sizes.total.size) if facts.sizes else "-"
+        cells = (f"{count:,}", memory(facts.freed) if count else "-", peak)
+        name = f'<a href="#pool-{number}">{_text(facts.history.name)}</a>'
         lines.append(f"<tr><td>{name}</td>{_numbers(cells)}</tr>")
     head = _numbers(("replaced", "returned", "peak total"), "th")
     body = "\n".join(lines)
@@ -157,17 +158,14 @@ def _numbers(cells: Iterable[str], tag: str = "td") -> str:
     return "".join(f'<{tag} class="number">{_text(cell)}</{tag}>' for cell in cells)
 
 
-def _peak(peak: summary.Peak | None) -> str:
-    return memory(peak.size) if peak else "-"
-
-
 def _section(number: int, pool: Pool) -> Iterator[str]:
     facts = pool.report
-    yield f'<section id="pool-{number}">\n<h2>{_text(facts.name)}</h2>'
+    yield f'<section id="pool-{number}">\n<h2>{_text(facts.history.name)}</h2>'
     yield f'<p class="muted">{_text(summary.recorded(facts))}</p>'
-    if pool.pictures:
-        yield f'<dl class="tiles">{"".join(_tiles(facts))}</dl>'
-        label = f"Memory of each worker of {facts.name}, the limit and each reap over time; below, the pool's total."
+    if pool.pictures and facts.sizes:
+        yield f'<dl class="tiles">{"".join(_tiles(facts, facts.sizes))}</dl>'
+        of = facts.history.name
+        label = f"Memory of each worker of {of}, the limit and each reap over time; below, the pool's total."
         wide, narrow = (inline(picture, f"p{number}{part}-", label) for picture, part in zip(pool.pictures, ("w", "n")))
         yield f'<figure class="wide">{wide}</figure>\n<figure class="narrow">{narrow}</figure>'
     yield '<table class="facts">'
@@ -186,18 +184,15 @@ def _cells(row: Sequence[str], tag: str) -> str:
     return f"<{tag}>{_text(row[0])}</{tag}>{_numbers(row[1:-1], tag)}<{tag}>{_text(row[-1])}</{tag}>"
 
 
-def _tiles(facts: PoolReport) -> Iterator[str]:
-    assert facts.last
-    limit = "no limit" if facts.last.limit is None else f"limit {memory(facts.last.limit)}"
-    times = facts.times_to_leave
-    yield _tile("workers replaced", f"{sum(facts.replaced.values()):,}", f"of {facts.last.workers:,} at a time")
-    yield _tile("memory returned", memory(facts.returned) if times else "-", "to the host")
-    yield _tile("largest worker", _peak(facts.largest), limit)
-    yield _tile("peak of the pool", _peak(facts.total), f"{memory(facts.last.total)} now")
-
-
-def _tile(name: str, value: str, detail: str) -> str:
-    return f"<div><dt>{_text(name)}</dt><dd>{_text(value)}<small>{_text(detail)}</small></dd></div>"
+def _tiles(facts: PoolReport, sizes: summary.Sizes) -> Iterator[str]:
+    last, largest, total = sizes
+    for name, value, detail in (
+        ("workers replaced", f"{sum(facts.replaced.values()):,}", f"of {last.workers:,} at a time"),
+        ("memory returned", memory(facts.freed) if facts.times_to_leave else "-", "to the host"),
+        ("largest worker", memory(largest.size), summary.limit(sizes)),
+        ("peak of the pool", memory(total.size), f"{memory(last.total)} now"),
+    ):
+        yield f"<div><dt>{_text(name)}</dt><dd>{_text(value)}<small>{_text(detail)}</small></dd></div>"
 
 
 def inline(svg: str, prefix: str, label: str) -> str:

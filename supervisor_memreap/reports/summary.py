@@ -15,7 +15,8 @@ from supervisor_memreap.advice.poolhistory import EventRecord, PoolHistory, Pool
 from supervisor_memreap.advice.spans import Span, Suspension
 from supervisor_memreap.core import counters
 from supervisor_memreap.core.events import kinds
-from supervisor_memreap.core.text import memory, seconds
+from supervisor_memreap.core.rows import known
+from supervisor_memreap.core.text import duration, memory, padded, seconds
 from supervisor_memreap.outputs.fields import time_text
 from supervisor_memreap.reports import timeaxis
 
@@ -44,18 +45,25 @@ class Day(NamedTuple):
     """Its first second in the report, in seconds since 1970."""
     replaced: Mapping[str, int]
     """By reason."""
-    returned: int
+    freed: int
     """Bytes."""
     is_recorded: bool
     """Whether anything of it was recorded."""
+
+
+class Sizes(NamedTuple):
+    """What a pool held, as far as it was recorded."""
+
+    last: PoolReading
+    largest: Peak
+    total: Peak
 
 
 @dataclass(frozen=True)
 class PoolReport:
     """A pool from `since` to `until`, in seconds since 1970; sizes in bytes."""
 
-    name: str
-    metric: str
+    history: PoolHistory
     since: float
     until: float
     recorded: float
@@ -65,7 +73,7 @@ class PoolReport:
     """Workers that were signalled and left, by the setting for which they had to go, or `requested`."""
     observed: Mapping[str, int]
     """Workers that would have been signalled, without observe=yes."""
-    returned: int
+    freed: int
     times_to_leave: tuple[float, ...]
     """Seconds, the shortest first."""
     refused: Mapping[str, int]
@@ -80,25 +88,20 @@ class PoolReport:
     growth: float | None
     """Of a worker, in bytes per hour: the median over `grown` workers. None: no worker was recorded for long enough."""
     grown: int
-    last: PoolReading | None
+    sizes: Sizes | None
     """None: nothing was recorded in this time."""
-    largest: Peak | None
-    total: Peak | None
     days: tuple[Day, ...]
-    counted_since: float
-    counted_reaps: int
-    counted_returned: int
     suggestion: str = ""
     """A line about the right limit; empty: none was asked for."""
 
     @property
     def begin(self) -> float:
         """When it could be recorded: what lay before the first look at the pool is not missing."""
-        return _begin(self.since, self.until, self.counted_since)
+        return _begin(self.history, self.since, self.until)
 
 
-def _begin(since: float, until: float, first: float) -> float:
-    return min(max(since, first), until)
+def _begin(history: PoolHistory, since: float, until: float) -> float:
+    return min(max(since, history.since), until)
 
 
 def of(history: PoolHistory, since: float, until: float, suggestion: str = "") -> PoolReport:
@@ -110,15 +113,14 @@ def of(history: PoolHistory, since: float, until: float, suggestion: str = "") -
     slopes = [slope for slope in (_growth(worker, since, until) for worker in history.workers) if slope is not None]
     suspensions = spans.suspensions(history.events, until)
     return PoolReport(
-        history.name,
-        history.metric,
+        history,
         since,
         until,
         recorded=sum(span.within(since, until).length for span in recorded),
-        gaps=tuple(spans.gaps(recorded, _begin(since, until, history.since), until)),
+        gaps=tuple(spans.gaps(recorded, _begin(history, since, until), until)),
         replaced=_counted(reasons.get((event.pid, event.at), "unknown") for event in left),
         observed=_counted(str(event.values.get("reason", "")) for event in _named(events, "WouldReap")),
-        returned=_returned(left),
+        freed=_freed(left),
         times_to_leave=tuple(sorted(float(event.values.get("after") or 0) for event in left)),
         refused=_counted(event.name for event in _named(events, *REFUSALS)),
         troubles=_counted(event.name for event in _named(events, *TROUBLES)),
@@ -128,19 +130,16 @@ def of(history: PoolHistory, since: float, until: float, suggestion: str = "") -
         suspensions=tuple(each for each in suspensions if each.span.end > since and each.span.start <= until),
         growth=median(slopes) if slopes else None,
         grown=len(slopes),
-        last=readings[-1] if readings else None,
-        largest=max((Peak(reading.largest, reading.at) for reading in readings), default=None, key=_size),
-        total=max((Peak(reading.total, reading.at) for reading in readings), default=None, key=_size),
+        sizes=_sizes(readings) if readings else None,
         days=tuple(_days(left, reasons, recorded, since, until)),
-        counted_since=history.since,
-        counted_reaps=history.reaps,
-        counted_returned=history.returned,
         suggestion=suggestion,
     )
 
 
-def _size(peak: Peak) -> int:
-    return peak.size
+def _sizes(readings: Sequence[PoolReading]) -> Sizes:
+    largest = max(readings, key=lambda reading: reading.largest)
+    total = max(readings, key=lambda reading: reading.total)
+    return Sizes(readings[-1], Peak(largest.largest, largest.at), Peak(total.total, total.at))
 
 
 def _named(events: Iterable[EventRecord], *names: str) -> list[EventRecord]:
@@ -152,8 +151,8 @@ def _counted(words: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(words).items(), key=lambda item: (-item[1], item[0])))
 
 
-def _returned(left: Iterable[EventRecord]) -> int:
-    return sum(counters.returned(event.values.get("came_back"), event.values.get("taken")) for event in left)
+def _freed(left: Iterable[EventRecord]) -> int:
+    return sum(counters.freed(event.values.get("came_back"), event.values.get("taken")) for event in left)
 
 
 def _reasons(events: Iterable[EventRecord]) -> dict[tuple[int, float], str]:
@@ -190,7 +189,7 @@ def _days(
         events = [event for event in left if start <= event.at < end or event.at == end == until]
         replaced = _counted(reasons.get((event.pid, event.at), "unknown") for event in events)
         is_recorded = any(span.within(start, end).length > 0 for span in recorded)
-        yield Day(start, replaced, _returned(events), is_recorded)
+        yield Day(start, replaced, _freed(events), is_recorded)
 
 
 # As text.
@@ -198,11 +197,11 @@ def _days(
 
 def text(report: PoolReport) -> str:
     """A page of 80 columns."""
-    lines = [report.name, *_wrapped("  ", f"{timeaxis.span_text(report.since, report.until)}, {recorded(report)}")]
-    lines.append("")
+    span = f"{timeaxis.span_text(report.since, report.until)}, {recorded(report)}"
+    lines = [report.history.name, *_wrapped("  ", span), ""]
     for label, value in rows(report):
         lines += _wrapped(f"  {label:{_LABEL}}", value)
-    if report.last:
+    if report.sizes:
         lines += ["", *_table(day_rows(report))]
     return "\n".join(lines)
 
@@ -214,15 +213,13 @@ def _wrapped(start: str, value: str) -> list[str]:
 
 
 def _table(table: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]) - 1)]
-    for row in table:
-        cells = (cell.rjust(width) for cell, width in zip(row, widths))
+    for row, cells in zip(table, padded([row[:-1] for row in table], is_right=True)):
         yield "\n".join(_wrapped(f"  {'  '.join(cells)}  ", row[-1] or "-"))
 
 
 def recorded(report: PoolReport) -> str:
     """`recorded for 22 h of 24 h`."""
-    if report.last is None:
+    if report.sizes is None:
         return "nothing recorded"
     whole, first = report.until - report.begin, ""
     if report.begin - report.since >= _NOW:
@@ -232,29 +229,20 @@ def recorded(report: PoolReport) -> str:
     return f"recorded for {duration(report.recorded)} of {duration(whole)}{first}"
 
 
-def duration(value: float) -> str:
-    """`45 min`, `2.5 h`, `22 h`, `30 d`, from seconds."""
-    if value < 7200:
-        return seconds(value)
-    number, unit = (value / 3600, "h") if value < 3 * 86400 else (value / 86400, "d")
-    shown = f"{number:.0f}" if number >= 10 or number == round(number) else f"{number:.1f}"
-    return f"{shown} {unit}"
-
-
 def rows(report: PoolReport) -> Iterator[tuple[str, str]]:
     """What is said of the pool: a label and a text each."""
-    last = report.last
-    if last is None:
-        yield "counted since", _since(report)
+    sizes = report.sizes
+    if sizes is None:
+        yield "counted since", _since(report.history)
         return
-    yield "workers replaced", _by_reason(report.replaced)
+    yield "workers replaced", _counts(report.replaced)
     if report.observed:
-        yield "would be replaced", f"{_by_reason(report.observed)}, observe=yes"
+        yield "would be replaced", f"{_counts(report.observed)}, observe=yes"
     if report.replaced:
-        yield "memory returned", memory(report.returned)
+        yield "memory returned", memory(report.freed)
         times = report.times_to_leave
         yield "time to leave", f"median {seconds(median(times))}, longest {seconds(times[-1])}"
-    yield "refused", _by_words(report.refused, REFUSALS)
+    yield "refused", _counts(report.refused, REFUSALS)
     yield "stuck", str(report.stuck or "none")
     if report.oom_killed:
         yield "OOM killer", f"ended {report.oom_killed:,} of its processes"
@@ -265,18 +253,22 @@ def rows(report: PoolReport) -> Iterator[tuple[str, str]]:
     if not report.suspensions:
         yield "suspended", "never"
     if report.troubles:
-        yield "other trouble", _by_words(report.troubles, TROUBLES)
+        yield "other trouble", _counts(report.troubles, TROUBLES)
     yield "growth", _growth_text(report)
-    assert report.largest
-    assert report.total
-    limit = "no limit" if last.limit is None else f"limit {memory(last.limit)}"
-    yield f"largest ({report.metric})", f"{_now_and_peak(report, last.largest, report.largest)}, {limit}"
-    yield "total of the pool", f"{_now_and_peak(report, last.total, report.total)}, {_workers(last.workers)}"
-    yield "counted since", _since(report)
+    last, largest, total = sizes
+    when = "now" if report.until - last.at <= _NOW else f"at {timeaxis.minute(last.at)}"
+    yield f"largest ({report.history.metric})", f"{memory(last.largest)} {when}, {_peak(largest)}, {limit(sizes)}"
+    yield "total of the pool", f"{memory(last.total)} {when}, {_peak(total)}, {_workers(last.workers)}"
+    yield "counted since", _since(report.history)
     if report.gaps:
         yield "not recorded", "; ".join(_gap(gap) for gap in report.gaps[-5:]) + _more(report.gaps)
     if report.suggestion:
         yield "suggestion", report.suggestion
+
+
+def limit(sizes: Sizes) -> str:
+    """The limit that was in force last."""
+    return "no limit" if sizes.last.limit is None else f"limit {memory(sizes.last.limit)}"
 
 
 def day_rows(report: PoolReport) -> list[tuple[str, str, str, str]]:
@@ -284,22 +276,22 @@ def day_rows(report: PoolReport) -> list[tuple[str, str, str, str]]:
     table = [("day", "replaced", "returned", "reasons")]
     for day in report.days:
         count = sum(day.replaced.values())
-        parts = ", ".join(f"{number:,} {reason}" for reason, number in day.replaced.items())
         shown = f"{count:,}" if count or day.is_recorded else "-"
-        table.append((timeaxis.day(day.at), shown, memory(day.returned) if count else "-", parts))
+        table.append((timeaxis.day(day.at), shown, memory(day.freed) if count else "-", _parts(day.replaced)))
     return table
 
 
-def _by_reason(counts: Mapping[str, int]) -> str:
-    if len(counts) == 1:
-        ((reason, count),) = counts.items()
-        return f"{count:,} ({reason})"
-    parts = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
-    return f"{sum(counts.values()):,}: {parts}" if counts else "none"
+def _parts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items())
 
 
-def _by_words(counts: Mapping[str, int], words: Mapping[str, str]) -> str:
-    return _by_reason({words[name]: count for name, count in counts.items()})
+def _counts(counts: Mapping[str, int], words: Mapping[str, str] | None = None) -> str:
+    """The sum and its parts; `words` are for the keys."""
+    shown = {(words or {}).get(what, what): count for what, count in counts.items()}
+    if len(shown) == 1:
+        ((what, count),) = shown.items()
+        return f"{count:,} ({what})"
+    return f"{sum(shown.values()):,}: {_parts(shown)}" if shown else "none"
 
 
 def _suspended(suspension: Suspension) -> str:
@@ -316,15 +308,13 @@ def _growth_text(report: PoolReport) -> str:
     return f"{sign}{memory(round(abs(report.growth)))} an hour for a worker ({of})"
 
 
-def _now_and_peak(report: PoolReport, size: int, peak: Peak) -> str:
-    assert report.last
-    when = "now" if report.until - report.last.at <= _NOW else f"at {timeaxis.minute(report.last.at)}"
-    return f"{memory(size)} {when}, peak {memory(peak.size)} ({timeaxis.minute(peak.at)})"
+def _peak(peak: Peak) -> str:
+    return f"peak {memory(peak.size)} ({timeaxis.minute(peak.at)})"
 
 
-def _since(report: PoolReport) -> str:
-    start = f"{timeaxis.date(report.counted_since)}: {_workers(report.counted_reaps)} replaced"
-    return f"{start}, {memory(report.counted_returned)} returned" if report.counted_reaps else start
+def _since(history: PoolHistory) -> str:
+    start = f"{timeaxis.date(history.since)}: {_workers(history.reaps)} replaced"
+    return f"{start}, {memory(history.freed)} returned" if history.reaps else start
 
 
 def _workers(count: int) -> str:
@@ -341,30 +331,25 @@ def _more(gaps: Sequence[Span]) -> str:
 
 def summary_line(history: PoolHistory, since: float, until: float) -> str:
     """The daily line of the log about a pool."""
-    report = of(history, since, until)
-    start = f"in the last {duration(until - since)}:"
-    if report.last is None or report.largest is None:
+    report, start = of(history, since, until), f"in the last {duration(until - since)}:"
+    if report.sizes is None:
         return f"{start} nothing recorded"
     count = sum(report.replaced.values())
-    parts = [f"{start} {_workers(count)} replaced{_in_brackets(report.replaced)}"]
+    parts = [f"{start} {_workers(count)} replaced" + (f" ({_parts(report.replaced)})" if count else "")]
     if report.observed:
         parts.append(f"{sum(report.observed.values()):,} would be replaced (observe=yes)")
     if count:
-        parts += [f"{memory(report.returned)} returned", f"longest time to leave {seconds(report.times_to_leave[-1])}"]
+        parts += [f"{memory(report.freed)} returned", f"longest time to leave {seconds(report.times_to_leave[-1])}"]
     refused = sum(report.refused.values())
     parts += [f"{refused:,} refused"] * bool(refused)
     parts += [f"{report.stuck:,} stuck"] * bool(report.stuck)
     parts += [f"{report.oom_killed:,} ended by the OOM killer"] * bool(report.oom_killed)
     suspended = sum(each.span.within(since, until).length for each in report.suspensions)
     parts += [f"suspended for {duration(suspended)}"] * bool(report.suspensions)
-    limit = "no limit" if report.last.limit is None else f"limit {memory(report.last.limit)}"
     is_whole = until - since - report.recorded < _NOW
     length = duration(until - since if is_whole else report.recorded)
-    return f"{', '.join(parts)}; largest {memory(report.largest.size)}, {limit}; recorded {length}"
-
-
-def _in_brackets(counts: Mapping[str, int]) -> str:
-    return f" ({', '.join(f'{count:,} {reason}' for reason, count in counts.items())})" if counts else ""
+    largest = memory(report.sizes.largest.size)
+    return f"{', '.join(parts)}; largest {largest}, {limit(report.sizes)}; recorded {length}"
 
 
 # As values.
@@ -375,17 +360,17 @@ def values(report: PoolReport) -> dict[str, Any]:
 
     Each time in seconds since 1970 has a text with the time zone beside it: `since_time` of `since`.
     """
-    times = report.times_to_leave
+    history, times = report.history, report.times_to_leave
     found = {
-        "name": report.name,
-        "metric": report.metric,
+        "name": history.name,
+        "metric": history.metric,
         **_timed(since=report.since, until=report.until),
         "recorded_seconds": round(report.recorded),
         "gaps": [_timed(since=gap.start, until=gap.end) for gap in report.gaps],
         "reaps": sum(report.replaced.values()),
         "reaps_by_reason": dict(report.replaced),
         "observed_by_reason": dict(report.observed),
-        "given_back_bytes": report.returned,
+        "given_back_bytes": report.freed,
         "median_seconds_to_leave": median(times) if times else None,
         "longest_seconds_to_leave": times[-1] if times else None,
         "refused": dict(report.refused),
@@ -396,13 +381,13 @@ def values(report: PoolReport) -> dict[str, Any]:
         "suspensions": [_suspension_values(each) for each in report.suspensions],
         "growth_bytes_per_hour": None if report.growth is None else round(report.growth),
         "days": [_day_values(day) for day in report.days],
-        **_timed(counted_since=report.counted_since),
-        "counted_reaps": report.counted_reaps,
-        "counted_given_back_bytes": report.counted_returned,
+        **_timed(counted_since=history.since),
+        "counted_reaps": history.reaps,
+        "counted_given_back_bytes": history.freed,
         "suggestion": report.suggestion or None,
-        **_sizes(report),
+        **(_size_values(report.sizes) if report.sizes else {}),
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return known(found)
 
 
 def _timed(**times: float) -> dict[str, Any]:
@@ -425,19 +410,18 @@ def _day_values(day: Day) -> dict[str, Any]:
         "day": time_text(day.at)[:10],
         "reaps": reaps,
         "reaps_by_reason": dict(day.replaced),
-        "given_back_bytes": day.returned,
+        "given_back_bytes": day.freed,
     }
 
 
-def _sizes(report: PoolReport) -> dict[str, Any]:
-    if report.last is None or report.largest is None or report.total is None:
-        return {}
+def _size_values(sizes: Sizes) -> dict[str, Any]:
+    last, largest, total = sizes
     return {
-        **_timed(read_at=report.last.at, peak_largest_at=report.largest.at, peak_total_at=report.total.at),
-        "workers": report.last.workers,
-        "limit_bytes": report.last.limit,
-        "largest_bytes": report.last.largest,
-        "total_bytes": report.last.total,
-        "peak_largest_bytes": report.largest.size,
-        "peak_total_bytes": report.total.size,
+        **_timed(read_at=last.at, peak_largest_at=largest.at, peak_total_at=total.at),
+        "workers": last.workers,
+        "limit_bytes": last.limit,
+        "largest_bytes": last.largest,
+        "total_bytes": last.total,
+        "peak_largest_bytes": largest.size,
+        "peak_total_bytes": total.size,
     }

@@ -6,23 +6,11 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-_HOUR, _DAY = 3600, 86400
+_DAY = 86400
 # Seconds between two ticks; each divides a day, or is a number of days.
 _STEPS = (
-    60,
-    300,
-    600,
-    900,
-    1800,
-    _HOUR,
-    2 * _HOUR,
-    3 * _HOUR,
-    6 * _HOUR,
-    12 * _HOUR,
-    _DAY,
-    2 * _DAY,
-    7 * _DAY,
-    14 * _DAY,
+    *(60 * minutes for minutes in (1, 5, 10, 15, 30, 60, 120, 180, 360, 720)),
+    *(_DAY * days for days in (1, 2, 7, 14)),
 )
 
 

@@ -10,13 +10,14 @@ import struct
 import time
 import xmlrpc.client
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Optional, cast
 from urllib.parse import urlsplit
 from xml.parsers.expat import ExpatError
 
 from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
 
 from supervisor_memreap.core.model import Ending, Program
+from supervisor_memreap.core.rows import ListenerRow, PoolRow, of_xmlrpc
 
 # Seconds. supervisord answers for 200 programs in 25 ms; one that needs longer than this is stopped or hangs.
 TIMEOUT = 1.0
@@ -142,9 +143,9 @@ class Client:
             raise self._explain_fault(answer["faultCode"], answer["faultString"])
         return False
 
-    def listener(self) -> dict[str, Any] | None:
+    def listener(self) -> ListenerRow | None:
         """The result of memreap.getListener; None: there is no [rpcinterface:memreap]. Raises Unavailable."""
-        return self._struct("memreap.getListener")
+        return cast(Optional[ListenerRow], self._struct("memreap.getListener"))
 
     def configuration(self) -> list[dict[str, Any]]:
         """The configuration that supervisord has read, from supervisor.getAllConfigInfo. Raises Unavailable."""
@@ -155,7 +156,7 @@ class Client:
         """The result of memreap.getPending; empty if there is no such method. Raises Unavailable."""
         return self._struct("memreap.getPending") or {}
 
-    def seen_by_listener(self) -> tuple[list[dict[str, Any]], dict[str, Any]] | None:
+    def seen_by_listener(self) -> tuple[list[PoolRow], ListenerRow] | None:
         """The results of memreap.getPools and getListener; None: no [rpcinterface:memreap]. Raises Unavailable."""
         answers = self._call_all("memreap.getPools", "memreap.getListener")
         try:
@@ -164,8 +165,8 @@ class Client:
                 if pools["faultCode"] == Faults.UNKNOWN_METHOD:
                     return None
                 raise self._explain_fault(pools["faultCode"], pools["faultString"])
-            return [dict(pool) for pool in pools], dict(listener)
-        except (KeyError, TypeError, ValueError):
+            return of_xmlrpc(pools), cast(ListenerRow, dict(listener))
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise Unavailable(f"{self.shown_url} gave an answer that is not supervisord's") from None
 
     def announce(self, announcements: Sequence[str]) -> None:

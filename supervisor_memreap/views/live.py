@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from supervisor_memreap.core.command import named, unknown
 from supervisor_memreap.core.settings import SettingsError
 from supervisor_memreap.core.text import quote, seconds
-from supervisor_memreap.outputs import statusrows
+from supervisor_memreap.outputs import statustable
 from supervisor_memreap.supervisord.client import Client, Unavailable
 from supervisor_memreap.views.page import ASCII, UNICODE, Frame, Glyphs, Message, page
 from supervisor_memreap.views.terminal import Terminal
@@ -112,7 +112,7 @@ class _Top:
         """Where nothing can be drawn over."""
         try:
             while True:
-                print("\n".join(line.plain for line in page(self._frame("", 0.0), statusrows.WIDTH, None, _glyphs())))
+                print("\n".join(line.plain for line in page(self._frame("", 0.0), statustable.WIDTH, None, _glyphs())))
                 print(flush=True)
                 time.sleep(interval)
                 self._take(self._look())
@@ -133,8 +133,9 @@ class _Top:
             return
         self._view, self._seen = outcome.view.only(self._names), outcome.at
         for pool in self._view.pools:
-            if pool.get("message"):
-                self._messages[Message(pool.get("message_at", 0.0), pool["name"], pool["message"])] = None
+            text = pool.get("message")
+            if text:
+                self._messages[Message(pool.get("message_at") or 0.0, pool["name"], text)] = None
         for message in list(self._messages)[:-_MESSAGES]:
             del self._messages[message]
 

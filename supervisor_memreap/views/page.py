@@ -5,21 +5,21 @@ from __future__ import annotations
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from rich.text import Text
 
 from supervisor_memreap.core.policy import Standing
-from supervisor_memreap.core.text import memory, seconds
-from supervisor_memreap.outputs import growthfields, statusrows, words
+from supervisor_memreap.core.rows import PoolRow, WorkerRow
+from supervisor_memreap.core.text import count, memory, padded, printable, seconds
+from supervisor_memreap.outputs import statusrows, statustable, words
 from supervisor_memreap.views.view import View
 
 # Columns of the bar, at least and at most; and of what a worker does, so that the bars keep their length.
 _BAR, _LONGEST_BAR, _NOTE = 8, 72, 14
 # Lines of the last events where all workers fit; where not, they get one line of four at most.
 _EVENTS, _SHARE = 8, 4
-_UNKNOWN = "-"
 _STANDING = {
     Standing.QUIET.value: "green",
     Standing.BLIND.value: "bold red",
@@ -84,7 +84,7 @@ def page(frame: Frame, columns: int, rows: int | None, glyphs: Glyphs) -> list[T
         lines = [*head, *shown, *([Text(), *events[-_EVENTS:]] if events else [])]
     else:
         lines = _fitted(head, blocks, events, rows, glyphs)
-    lines = [line if line.plain.isprintable() else Text(_clean(line.plain)) for line in lines[:rows]]
+    lines = [line if line.plain.isprintable() else Text(printable(line.plain)) for line in lines[:rows]]
     for line in lines:
         line.truncate(width, overflow="ellipsis" if glyphs is UNICODE else "crop")
     return lines
@@ -151,13 +151,13 @@ def _others(blocks: list[_Block]) -> Text:
     )
 
 
-def _head(frame: Frame, pools: Sequence[Mapping[str, Any]], width: int) -> list[Text]:
+def _head(frame: Frame, pools: Sequence[PoolRow], width: int) -> list[Text]:
     view = frame.view
     workers = sum(len(pool["workers"]) for pool in pools)
-    total = sum(pool.get("total_bytes", 0) for pool in pools)
-    counts = f"{_count(len(pools), 'pool')}, {_count(workers, 'worker')}, {memory(total)}"
+    total = sum(pool.get("total_bytes") or 0 for pool in pools)
+    counts = f"{count(len(pools), 'pool')}, {count(workers, 'worker')}, {memory(total)}"
     right = f"{words.clock(frame.now)}  {frame.hint}"
-    left = f"memreap top  {_clean(frame.where)}  "
+    left = f"memreap top  {printable(frame.where)}  "
     room = width - len(right) - len(left) - 2
     middle = counts if len(counts) <= room else ""
     first = Text(left, "bold").append(f"{middle:<{max(0, room)}}  ", "not bold").append(right, "not bold")
@@ -186,21 +186,17 @@ def _seen(frame: Frame) -> str:
     return f"seen by the listener {old}, sizes up to 30 s old"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _blocks(pools: Sequence[Mapping[str, Any]], width: int, glyphs: Glyphs, has_commands: bool) -> list[_Block]:
+def _blocks(pools: Sequence[PoolRow], width: int, glyphs: Glyphs, has_commands: bool) -> list[_Block]:
     table = _pool_rows(pools, width)
     known = [pool for pool in pools if any("growth_bytes_per_hour" in worker for worker in pool["workers"])]
-    notes = [statusrows.note(worker) for pool in pools for worker in pool["workers"]]
+    notes = [statustable.note(worker) for pool in pools for worker in pool["workers"]]
     rest = max(_NOTE, *map(len, notes), 0) + (11 if known else 0)
     bar = max(_BAR, min(_LONGEST_BAR, width - 31 - rest))
     blocks = []
     for pool, line in zip(pools, table):
-        workers = sorted(pool["workers"], key=lambda each: each.get("used_bytes", 0), reverse=True)
+        workers = statustable.largest_first(pool)
         text = [line] if isinstance(line, Text) else line
-        below = statusrows.details(pool, has_commands)
+        below = statustable.details(pool, has_commands)
         details = [part for detail in below for part in _wrapped(f"  {detail}", width, "")]
         scale = pool.get("limit_bytes") or pool.get("largest_bytes") or 0
         blocks.append(
@@ -209,13 +205,13 @@ def _blocks(pools: Sequence[Mapping[str, Any]], width: int, glyphs: Glyphs, has_
                 [_worker(worker, scale, "limit_bytes" in pool, bar, bool(known), glyphs) for worker in workers],
                 [worker.get("used_bytes") for worker in workers],
                 statusrows.is_well(pool) and pool["standing"] != Standing.NOT_RUNNING,
-                statusrows.standing_word(pool),
+                statustable.standing_word(pool),
             )
         )
     return blocks
 
 
-def _pool_rows(pools: Sequence[Mapping[str, Any]], width: int) -> list[list[Text]]:
+def _pool_rows(pools: Sequence[PoolRow], width: int) -> list[list[Text]]:
     """The lines of each pool's own numbers; above those of the first one their names."""
     if not pools:
         return []
@@ -223,11 +219,10 @@ def _pool_rows(pools: Sequence[Mapping[str, Any]], width: int) -> list[list[Text
     rows = [names, *map(_pool_row, pools)]
     used = [column for column in range(8) if column < 5 or any(row[column] for row in rows[1:])]
     rows = [tuple(row[column] for column in used) for row in rows]
-    lengths = [max(len(row[column]) for row in rows) for column in range(len(used))]
-    apart = sum(lengths) + 2 * (len(used) - 1) > width
+    table = padded(rows)
+    apart = len("  ".join(table[0])) > width
     lines: list[list[Text]] = []
-    for number, row in enumerate(rows):
-        cells = [cell.ljust(length) for cell, length in zip(row, lengths)]
+    for number, cells in enumerate(table):
         name, standing = Text(cells[0].rstrip() if apart else cells[0], "bold"), Text(cells[1], _colour(pools, number))
         rest = Text("  ".join(cells[2:]).rstrip(), "dim" if number == 0 else "")
         numbers = Text("  ").join([standing, rest])
@@ -236,42 +231,28 @@ def _pool_rows(pools: Sequence[Mapping[str, Any]], width: int) -> list[list[Text
     return [[*lines[0], *lines[1]], *lines[2:]]
 
 
-def _colour(pools: Sequence[Mapping[str, Any]], number: int) -> str:
+def _colour(pools: Sequence[PoolRow], number: int) -> str:
     """Of the standing in this row."""
     return _STANDING.get(pools[number - 1]["standing"], "yellow") if number else ""
 
 
-def _pool_row(pool: Mapping[str, Any]) -> tuple[str, ...]:
-    limit = f"{memory(pool['limit_bytes'])} {pool['metric']}" if "limit_bytes" in pool else _UNKNOWN
-    total = memory(pool["total_bytes"]) if "total_bytes" in pool else _UNKNOWN
-    if "since" in pool:
-        freed = memory(pool["given_back_bytes"]) if "given_back_bytes" in pool else _UNKNOWN
-        history = growthfields.cell(pool), str(pool.get("reaps", _UNKNOWN)), freed
-    else:
-        history = "", "", ""
-    return (
-        _clean(str(pool["name"])),
-        statusrows.standing_word(pool),
-        limit,
-        str(len(pool["workers"])),
-        total,
-        *history,
-    )
+def _pool_row(pool: PoolRow) -> tuple[str, ...]:
+    start = printable(pool["name"]), statustable.standing_word(pool), statustable.limit(pool), str(len(pool["workers"]))
+    history = statustable.history(pool) if "since" in pool else ("", "", "")
+    return (*start, statustable.size(pool.get("total_bytes")), *history)
 
 
-def _worker(
-    worker: Mapping[str, Any], scale: int, has_limit: bool, width: int, has_growth: bool, glyphs: Glyphs
-) -> Text:
+def _worker(worker: WorkerRow, scale: int, has_limit: bool, width: int, has_growth: bool, glyphs: Glyphs) -> Text:
     """`scale` is what a full bar means, in bytes: the limit, or else the largest worker."""
-    used, note = worker.get("used_bytes"), statusrows.note(worker)
+    used, note = worker.get("used_bytes"), statustable.note(worker)
     over = bool(worker.get("over"))
     filled = min(width, round(width * used / scale)) if used is not None and scale else 0
     colour = "red" if over or note == "stuck" else "yellow" if note else "green" if has_limit else "blue"
-    line = Text(f"{worker['pid']:>9} {memory(used) if used is not None else _UNKNOWN:>9} ")
+    line = Text(f"{worker['pid']:>9} {statustable.size(used):>9} ")
     line.append(glyphs.full * filled, colour).append(glyphs.empty * (width - filled), "dim")
     line.append(f" {seconds(worker['age_seconds']):>7}")
     if has_growth:
-        line.append(f" {growthfields.cell(worker):>10}")
+        line.append(f" {statustable.growth(worker.get('growth_bytes_per_hour')):>10}")
     return line.append(f"  {note}", colour if note else "")
 
 
@@ -282,16 +263,11 @@ def _events(messages: Iterable[Message], width: int) -> list[Text]:
 def _event(message: Message, width: int) -> Iterator[Text]:
     clock = words.clock(message.at) if message.at else time.strftime("%H:%M:%S")
     text = f"{clock} {message.pool}: {message.text}"
-    for part in textwrap.wrap(_clean(text), width, subsequent_indent=" " * 9, break_on_hyphens=False):
+    for part in textwrap.wrap(printable(text), width, subsequent_indent=" " * 9, break_on_hyphens=False):
         yield Text(part)
 
 
 def _wrapped(text: str, width: int, style: str) -> list[Text]:
     indent = " " * (len(text) - len(text.lstrip()))
-    parts = textwrap.wrap(_clean(text.lstrip()), width - len(indent) - 2, break_on_hyphens=False)
+    parts = textwrap.wrap(printable(text.lstrip()), width - len(indent) - 2, break_on_hyphens=False)
     return [Text(f"{indent}{'  ' if number else ''}{part}", style) for number, part in enumerate(parts)]
-
-
-def _clean(text: str) -> str:
-    """What a program or another machine has written may hold anything, also what a terminal would obey."""
-    return "".join(char if char.isprintable() else "?" for char in text)

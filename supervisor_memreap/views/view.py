@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from supervisor_memreap import __version__
@@ -17,12 +17,13 @@ from supervisor_memreap.core import events
 from supervisor_memreap.core.command import named
 from supervisor_memreap.core.listeners import ListenerState
 from supervisor_memreap.core.model import UP, Program, supervisord_of
+from supervisor_memreap.core.rows import ListenerRow, PoolRow
 from supervisor_memreap.core.settings import Settings, SettingsError
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.listener.statefile import BesideListener
-from supervisor_memreap.outputs import statusrows, words
+from supervisor_memreap.outputs import statusrows, statustable, words
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Client, Unavailable, connect_as_supervisorctl
 from supervisor_memreap.supervisord.configfile import Contents
@@ -35,8 +36,7 @@ _WRITTEN = "pauses, suspensions and leaving workers are those that a listener of
 
 
 class View(NamedTuple):
-    pools: list[dict[str, Any]]
-    """As statusrows.of_pool returns them."""
+    pools: list[PoolRow]
     whose: Literal["listener", "look"]
     note: str
     """Whose view this is, in a sentence."""
@@ -58,8 +58,8 @@ class View(NamedTuple):
         return statusrows.document(self.pools, self.whose, self.note, self.troubles, self.age, self.warnings)
 
     def text(self, now: float) -> str:
-        note = textwrap.fill(self.note, statusrows.WIDTH)
-        return "\n".join([*([statusrows.table(self.pools, now, self.has_commands)] if self.pools else []), note])
+        note = textwrap.fill(self.note, statustable.WIDTH)
+        return "\n".join([*([statustable.table(self.pools, now, self.has_commands)] if self.pools else []), note])
 
     def is_well(self) -> bool:
         return not self.troubles and all(map(statusrows.is_well, self.pools))
@@ -125,9 +125,7 @@ class Viewer:
             )
         for program in known:
             if program.state not in UP:
-                return statusrows.trouble_of_listener(
-                    {"name": program.namespec, "state": program.state, "listener_state": "", "age_seconds": 0.0}
-                )
+                return statusrows.listener_is_down(program.namespec, program.state)
         return ""
 
     def _unsaved(self, programs: Sequence[Program]) -> str:
@@ -172,18 +170,18 @@ class Remote:
         if not trouble:
             return _of_listener(pools, listener, self._has_plugin)
         note = "The listener does not look; this is what it saw last."
-        return View(statusrows.of_listener(statusrows.unwatched(pools)), "listener", note, (trouble,), is_watched=False)
+        return View(statusrows.unwatched(pools), "listener", note, (trouble,), is_watched=False)
 
     def close(self) -> None:
         """Nothing is open."""
 
 
-def _of_listener(pools: list[dict[str, Any]], listener: Mapping[str, Any], has_plugin: bool) -> View:
+def _of_listener(pools: list[PoolRow], listener: ListenerRow, has_plugin: bool) -> View:
     """The view of a listener that looks."""
-    age = float(listener["age_seconds"])
+    age = listener["age_seconds"] or 0.0
     note = f"This is what the listener saw {seconds(age)} ago."
-    troubles, warnings = statusrows.troubles_beside(listener, __version__), statusrows.warnings_of(listener)
-    view = View(statusrows.of_listener(pools), "listener", note, tuple(troubles), age, warnings=tuple(warnings))
+    troubles, warnings = statusrows.troubles_beside(listener, __version__), listener.get("warnings") or ()
+    view = View(pools, "listener", note, tuple(troubles), age, warnings=tuple(warnings))
     return view._replace(has_commands=words.has_commands(has_plugin, listener))
 
 

@@ -18,7 +18,7 @@ def worker(pid: int = 4242) -> ProcessId:
     return ProcessId(pid, 1.0)
 
 
-def row(name: str = "myapp", **values: Any) -> dict[str, Any]:
+def row(name: str = "myapp", **values: Any) -> Any:
     """A pool of two workers in which all is well, as in a look."""
     workers = [{"pid": pid, "age_seconds": 60.0, "used_bytes": pid * MIB, "over": False} for pid in (40, 50)]
     usual = {

@@ -1,0 +1,155 @@
+"""What JSON and XML-RPC carry of pools and of the listener: each key with its unit. Pure.
+
+An Optional value that is unknown has no key (`known`), so it is read with `get`. The types are evaluated, since
+`of_xmlrpc` asks them: integers in XML-RPC end at 2 GiB, so sizes are sent as doubles.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Optional, TypedDict, TypeVar, cast, get_args
+
+Row = TypeVar("Row")
+
+
+class WorkerRow(TypedDict):
+    pid: int
+    age_seconds: float
+    used_bytes: Optional[int]
+    """In the pool's metric."""
+    over: Optional[bool]
+    """Whether it is over the limit."""
+    note: Optional[str]
+    """What happens to it: leaving, stuck, requested, starting or not serving."""
+    reason: Optional[str]
+    """Why it has to go, in a word or two: the most urgent reason."""
+    growth_bytes_per_hour: Optional[int]
+
+
+class SuspensionRow(TypedDict):
+    cause: str
+    """A value of core.state.Cause."""
+    reason: str
+    """In a sentence."""
+    since: int
+    """Seconds since 1970."""
+    until: Optional[int]
+    """Seconds since 1970."""
+
+
+class HindranceRow(TypedDict):
+    kind: str
+    """A value of core.hindrance.Kind."""
+    text: str
+    """The cause and the remedy."""
+    since: int
+    """Seconds since 1970."""
+
+
+class PoolRow(TypedDict):
+    name: str
+    state: str
+    """Of its program, as supervisord has it."""
+    standing: str
+    """A value of core.policy.Standing."""
+    paused: bool
+    since: Optional[int]
+    """When `standing` last changed, in seconds since 1970."""
+    metric: str
+    limit_bytes: Optional[int]
+    """What a worker may use."""
+    signal: Optional[str]
+    signal_is_set: bool
+    """Whether a user has set it."""
+    server: Optional[str]
+    workers: list[WorkerRow]
+    manager_pid: Optional[int]
+    helpers: Optional[list[int]]
+    """Pids."""
+    due: int
+    """Workers that are due for replacement."""
+    overdue: int
+    """Those of them that are overdue."""
+    hindrance: Optional[HindranceRow]
+    reaps: Optional[int]
+    """Since `counted_since`."""
+    given_back_bytes: Optional[int]
+    """What the host got back since `counted_since`."""
+    message: Optional[str]
+    """The text of the last event."""
+    unreadable_workers: Optional[int]
+    not_visible: Optional[str]
+    """Why the pool is not watched."""
+    suspension: Optional[SuspensionRow]
+    largest_bytes: Optional[int]
+    """Of the largest worker, in the pool's metric."""
+    total_bytes: Optional[int]
+    """Of all workers, in the pool's metric."""
+    total_limit_bytes: Optional[int]
+    """What the pool may hold."""
+    pool_bytes: Optional[int]
+    """What manager and workers hold together, or more."""
+    growth_bytes_per_hour: Optional[int]
+    """Of all workers together."""
+    next_at_limit_seconds: Optional[int]
+    """Until a worker reaches its limit."""
+    message_at: Optional[int]
+    """Seconds since 1970."""
+    counted_since: Optional[int]
+    """Seconds since 1970."""
+
+
+class ListenerRow(TypedDict):
+    """The result of memreap.getListener."""
+
+    name: str
+    """As group:name; empty: there is none."""
+    state: str
+    """Of its process, as supervisord has it."""
+    pid: int
+    count: int
+    """Of listeners."""
+    listener_state: str
+    """A value of core.listeners.ListenerState."""
+    events_waiting: int
+    takes_commands: bool
+    time: float
+    """Now, in seconds since 1970."""
+    period_seconds: Optional[int]
+    """Of its ticks."""
+    age_seconds: Optional[float]
+    """Since it looked at the pools."""
+    version: Optional[str]
+    troubles: Optional[list[str]]
+    """Why something is not watched, a line each."""
+    warnings: Optional[list[str]]
+    """What does not work while workers are replaced all the same, a line each."""
+
+
+class TotalsRow(TypedDict):
+    """What the history has counted of a pool."""
+
+    since: float
+    """Seconds since 1970."""
+    reaps: int
+    returned: int
+    """Bytes that the host got back."""
+
+
+def known(row: Row) -> Row:
+    """The row without its unknown values."""
+    return cast(Row, {key: value for key, value in cast(Mapping[str, object], row).items() if value is not None})
+
+
+def of_xmlrpc(pools: Iterable[Any]) -> list[PoolRow]:
+    """The pools as memreap.getPools has them. Raises TypeError, ValueError or OverflowError if not."""
+    return [_of_type(dict(pool), PoolRow) for pool in pools]
+
+
+def _of_type(value: Any, kind: Any) -> Any:
+    """The value with the integers that this type has."""
+    kind = next((each for each in get_args(kind) if type(None) in get_args(kind)), kind)
+    if isinstance(value, dict):
+        kinds = getattr(kind, "__annotations__", {})
+        return {key: _of_type(part, kinds.get(key)) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_of_type(part, next(iter(get_args(kind)), None)) for part in value]
+    return int(value) if kind is int and isinstance(value, float) else value
