@@ -75,7 +75,7 @@ def _reap_again_and_again(manager: int) -> tuple[Counter[str], int]:
     return outcomes, left
 
 
-# Each says when it is where it stays, catches HUP, and notes it.
+# Each reports when it waits in accept, catches HUP, and records it.
 _CHILD = """
 import signal, socket, sys, time
 signal.signal(signal.SIGHUP, lambda *_: print("HUP", flush=True))

@@ -1,11 +1,11 @@
-"""Whether a tick waits for the disk of the history: python benchmarks/hanging_disk.py [--out FOLDER]
+"""Whether a tick waits for the disk of the history: python benchmarks/hanging_disk.py [--out DIRECTORY]
 
-A file system of its own, in a file and mounted through a loop device, holds the history. 1,000 sleeping workers are
+A separate file system, in a file and mounted through a loop device, holds the history. 1,000 sleeping workers are
 looked at, every look is recorded, and everything that happens is an event:
 
     writing    the disk works
     hanging    fsfreeze: every write waits in the kernel, as with a file server or a controller that does not answer
-    writing    it works again: what happened meanwhile is written
+    writing    it works again: buffered events are written
 
 Needs root, a C compiler and e2fsprogs. Writes the table of history.md to docs. Linux only.
 """
@@ -130,7 +130,7 @@ def measure(managers: list[int], mounted: Path) -> str:
             rows.append(("hanging", [listener.look() for _ in range(LOOKS)]))
             time.sleep(child.PATIENCE)
             rows[-1][1].append(listener.look())
-            said = [event.text for event in listener.log]
+            logged = [event.text for event in listener.log]
         rows.append(("writing again", [listener.look() for _ in range(LOOKS)]))
         written = wait_for(path, listener.events, listener)
     finally:
@@ -141,14 +141,14 @@ def measure(managers: list[int], mounted: Path) -> str:
         *(f"| {state} | {len(times)} | {statistics.median(times):.0f} | {max(times):.0f} |" for state, times in rows),
         "",
         f"{written} of {listener.events} events were in the history afterwards. While the disk hung, the log had",
-        f"{len(said)} line: `{said[0] if said else '-'}`.",
+        f"{len(logged)} line: `{logged[0] if logged else '-'}`.",
         f"Python {platform.python_version()}, Linux {platform.release()} {platform.machine()}, {os.cpu_count()} CPUs.",
     ]
     return "\n".join(lines)
 
 
 def wait_for(path: Path, count: int, listener: Listener | None = None) -> int:
-    """How many events are in the history: at least so many, or as many as there are after half a minute."""
+    """The number of events in the history: at least this many, or the number after half a minute."""
     found = 0
     for _ in range(300):
         with contextlib.suppress(historyfile.HistoryError):

@@ -20,7 +20,7 @@ lost: another status than 200, a reset, a cut, a wrong checksum of the body that
 request only where there is another server, or a GET on a kept connection: its defaults.) After a loss a client waits
 for 0.1 s, so that a time without any worker is not counted at the rate at which nginx refuses.
 
-The limit is what a worker holds that has served, measured first, and 8 MiB: by memreap in memory of its own, by
+The limit is what a worker holds that has served, measured first, plus 8 MiB: by memreap in its private memory, by
 kidreaper and ulimit in address space, by memmon in resident memory of all together. Needs what tests/run installs, and
 superlance for b. The ways:
 """
@@ -72,7 +72,7 @@ ROOM = 8 * 1024**2
 """Bytes from a worker that has served to one that is over the limit."""
 SLEEP = 0.2
 MOST = 128 * 1024**2
-"""Bytes over the limit at which workers grow no more: where none can be replaced, the machine is to live on."""
+"""Bytes over the limit at which workers grow no more: where none can be replaced, the machine must survive."""
 NO_LIMITS = Limits(0, 0, 0, 0)
 FORK = multiprocessing.get_context("fork")
 
@@ -219,7 +219,7 @@ def is_over(stop: Any) -> bool:
 
 @contextlib.contextmanager
 def beside(work: Callable[..., None], *args: object) -> Iterator[Any]:
-    """Runs work(stop, …) in a process of its own, which ends with the block and not with Ctrl-C."""
+    """Runs work(stop, …) in a separate process, which ends with the block and not with Ctrl-C."""
 
     def run() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -286,14 +286,14 @@ def limits_of(pool: stack.Pool) -> Limits:
 def observe(
     pool: stack.Pool, key: str, condition: Condition, limits: Limits, reaps: int, seconds: float, name: str
 ) -> Result:
-    """One way under one condition until so many workers are recycled, or the time is up; what came of it.
+    """One way under one condition until this many workers are recycled, or the time is up; returns the result.
 
     Ctrl-C ends it early: what came of it until then has `interrupted`.
     """
     census = Census(pool)
     grown = pool.directory / "grown"
     interrupted = False
-    began = told = time.monotonic()
+    began = reported_at = time.monotonic()
     leak = 0 if key == "n" else condition.leak
     with beside(client, pool, condition, leak) as asker, beside(pursue, WAYS[key], pool, limits) as pursuer:
         try:
@@ -304,9 +304,9 @@ def observe(
                     grown.touch()
                 else:
                     grown.unlink(missing_ok=True)
-                if time.monotonic() > told + 5:
-                    told = time.monotonic()
-                    say_progress(name, census.recycled, reaps, told - began, seconds, pool)
+                if time.monotonic() > reported_at + 5:
+                    reported_at = time.monotonic()
+                    print_progress(name, census.recycled, reaps, reported_at - began, seconds, pool)
         except KeyboardInterrupt:
             interrupted = True
         took = time.monotonic() - began
@@ -354,7 +354,7 @@ def tally(pool: stack.Pool) -> Result:
     }
 
 
-def say_progress(name: str, recycled: int, reaps: int, since: float, seconds: float, pool: stack.Pool) -> None:
+def print_progress(name: str, recycled: int, reaps: int, since: float, seconds: float, pool: stack.Pool) -> None:
     answers = pool.log("answers")
     whole = answers.count(" ok ")
     left = min(seconds - since, since * (reaps - recycled) / recycled if recycled else seconds)

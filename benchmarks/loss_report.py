@@ -17,7 +17,7 @@ from supervisor_memreap.core.text import memory
 Result = dict[str, Any]
 
 
-def _said(moments: Mapping[str, int]) -> Counter[str]:
+def _cell(moments: Mapping[str, int]) -> Counter[str]:
     return Counter({{"held": "at its boundary"}.get(moment, moment): count for moment, count in moments.items()})
 
 
@@ -52,7 +52,7 @@ def grouped(results: list[Result], *keys: str) -> dict[tuple[str, ...], Result]:
 
 
 def rate(count: int, recycled: int) -> str:
-    """So many for each 1,000 recycled; where there was none, what it is less than with 95 % certainty: `0 (< 1.5)`."""
+    """The number per 1,000 recycled; if there was none, its upper bound at 95 % certainty: `0 (< 1.5)`."""
     if not recycled:
         return "-"
     return _number(1000 * count / recycled) if count else f"0 (< {_number(3000 / recycled)})"
@@ -126,7 +126,7 @@ def _of_conditions(results: list[Result]) -> list[str]:
             f"| {key} | {name} | {leaks} | {result['recycled']:,} | {result['seconds']:,.0f} | {result['answered']:,}"
             f" | {_each(result['lost'])} | {result['shortened']:,} of {result['sleeps']:,}"
             f" | {cleanups} | {memory(result['overshoot']) if result['took'] else '-'} | {_durations(result['took'])}"
-            f" | {result['longest_gap']:.2f} s | {_each(_said(result['moments']), '-')} |"
+            f" | {result['longest_gap']:.2f} s | {_each(_cell(result['moments']), '-')} |"
         )
     return lines
 

@@ -22,7 +22,7 @@ from supervisor_memreap.supervisord.client import Unavailable, connect
 WORKERS = 4
 NEWBORN = 0.3
 """Seconds: until then a worker may still run its manager's signal handlers. No strategy here signals one, though only
-memreap takes care of that by itself: the others' losses are not to be those of an accident."""
+memreap does that itself: the losses of the others must not be accidental."""
 TICK = 0.05
 # The default idle_wait of 60 s, shortened as the time between two looks is: 12 ticks of TICK_5, of 0.35 s each here.
 SAME_LOOKS = 60 / 5 * 0.35
@@ -42,7 +42,7 @@ Write = Callable[[str], None]
 # Begins a line with the moment at which a worker was signalled, and one with what the page is to mention.
 MOMENT = "moment: "
 REMARK = "remark: "
-# Looks, acts, yields the seconds until it is to be called again; ends if it can do no more.
+# Looks, acts, yields the seconds until its next call; ends if nothing is left to do.
 Act = Callable[[stack.Pool, Limits, Write], Iterator[float]]
 
 
@@ -127,7 +127,7 @@ def memreap(hold: bool = True, idle_wait: float = 60.0) -> Act:
             except Unavailable:
                 pools = []  # it is tried again
             if any(watched.state.suspended for watched in pools):
-                return  # a remark says why
+                return  # explained by a remark
             wait_for(reaper, TICK)
             yield TICK
 
@@ -142,7 +142,7 @@ class Way(NamedTuple):
     extra: str = ""
     """What is added to supervisord.conf."""
     patient: bool = False
-    """Whether it is to recycle as many workers as --reaps says; the others lose enough to be seen with fewer."""
+    """Whether to recycle as many workers as --reaps; the others lose enough to be seen with fewer."""
 
 
 MEMMON = "command={python} -m superlance.memmon --cumulative -p myapp={cumulative_rss}\nevents=TICK_5\n"

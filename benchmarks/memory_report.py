@@ -27,7 +27,7 @@ def share(row: Result) -> float:
 
 
 def picked_best(row: Result) -> bool:
-    """Whether the reaped worker was the one with most memory of its own."""
+    """Whether the reaped worker had the most private memory."""
     return max(row["workers"].items(), key=lambda worker: worker[1]["uss"])[0] == str(row["picked"])
 
 
@@ -145,16 +145,16 @@ _LEFT, _TOP, _WIDTH, _HEIGHT = 62, 52, 560, 300
 def svg(results: list[Result]) -> str:
     """A plot of what came back against what was promised, with a mark for each reap."""
     reaps = [row for row in results if "metric" in row]
-    most_promised = _step(max(row["promised"] for row in reaps) / MIB)
+    best_bound = _step(max(row["promised"] for row in reaps) / MIB)
     most_back = _step(max(map(came_back, reaps)) / MIB)
 
     def x(mib: float) -> float:
-        return _LEFT + _WIDTH * mib / most_promised
+        return _LEFT + _WIDTH * mib / best_bound
 
     def y(mib: float) -> float:
         return _TOP + _HEIGHT * (1 - mib / most_back)
 
-    end = min(most_promised, most_back)
+    end = min(best_bound, most_back)
     low, high = (1 - TOLERANCE) * end, end / (1 + TOLERANCE)
     parts = [
         '<text x="20" y="20" class="bold">What a metric promises, and what came back when the worker left</text>',
@@ -165,7 +165,7 @@ def svg(results: list[Result]) -> str:
     for mib in range(0, most_back + 1, 50):
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_LEFT + _WIDTH}" y1="{y(mib):.1f}" y2="{y(mib):.1f}"/>')
         parts.append(f'<text x="{_LEFT - 8}" y="{y(mib) + 4:.1f}" text-anchor="end">{mib}</text>')
-    for mib in range(0, most_promised + 1, 100):
+    for mib in range(0, best_bound + 1, 100):
         parts.append(f'<text x="{x(mib):.1f}" y="{_TOP + _HEIGHT + 18}" text-anchor="middle">{mib}</text>')
     middle, below = _LEFT + _WIDTH / 2, _TOP + _HEIGHT + 38
     parts.append(f'<text x="{middle:.0f}" y="{below}" text-anchor="middle" class="small">MiB promised</text>')

@@ -1,4 +1,4 @@
-"""Quantiles of counts, as benchmarks record them: how often something took so many milliseconds. Pure."""
+"""Quantiles of counts, as benchmarks record them: how often something took a number of milliseconds. Pure."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@
     python benchmarks/servers.py --report               only write the page and the picture again, from the results
 
 Everything is real: each server (tests/support/servers.py) runs under a supervisord with 4 workers, behind nginx, or
-without it where the server speaks HTTP. The clients ask without pause, each on a connection of its own for every
+without it where the server speaks HTTP. The clients ask without pause, each on a new connection for every
 request ("not kept") or for 20 requests ("kept": that of the client, or that of nginx to the worker). Of ten requests 5
 are quick GETs, 3 are POSTs of 2 KB, one is a POST of 100 KB, and one takes 50 ms. A request is lost if its answer is
 not a whole and right 200: an empty answer and a closed connection too, also on a connection that is kept.
@@ -32,7 +32,7 @@ requests that took longer than any without reaps, and by how much; and how far a
 is 128 MiB, workers grow no further, and the case ends 30 s later: with 8 clients hardly one is ever seen idle.)
 
 What was measured is a line in OUT/servers.jsonl and counts when the same command is given again: remove the file, or
-give another --out, to begin anew. Writes servers.svg and the tables of servers.md too. Needs what tests/run installs.
+give another --out, to start over. Writes servers.svg and the tables of servers.md too. Needs what tests/run installs.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def measure_all(options: argparse.Namespace, file: Path) -> None:
     writing, is_over = threading.Lock(), threading.Event()
 
     def run(place: str, case: Case, reaps: int, seconds: float) -> None:
-        """In a process of its own, which is its workers' only tracer; Ctrl-C does not reach it."""
+        """In a separate process, which is the only tracer of its workers; Ctrl-C does not reach it."""
         words = ["--case", json.dumps(case), "--reaps", str(reaps), "--seconds", str(seconds)]
         command = [sys.executable, __file__, *words, "--parent", str(os.getpid())]
         with writing:
@@ -178,7 +178,7 @@ def measure_all(options: argparse.Namespace, file: Path) -> None:
     try:
         for result in [threads.submit(run_group, number) for number in range(len(todo))]:
             while not result.done():
-                time.sleep(0.1)  # so that Ctrl-C is heard
+                time.sleep(0.1)  # so that Ctrl-C arrives
             result.result()
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

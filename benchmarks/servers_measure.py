@@ -188,7 +188,7 @@ class Workers:
         return True
 
     def _outcome(self, order: Any, view: Source) -> Any:
-        """What came of an attempt, while sizes are looked at; None: the worker is gone."""
+        """The outcome of an attempt, while sizes are read; None: the worker is gone."""
         try:
             pidfd = signalling.open_pidfd(order.worker.pid)
         except ProcessLookupError:
@@ -218,7 +218,7 @@ class Workers:
 
 
 def measure(case: Case, reaps: int, seconds: float, progress: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Replace so many workers under load, within so many seconds; what it cost."""
+    """Replace a number of workers under load, within a time; returns the cost."""
     server, load_kind = server_of(case.server), LOADS[case.load]
     where = stack.directory()
     done: list[Reap] = []
@@ -233,7 +233,7 @@ def measure(case: Case, reaps: int, seconds: float, progress: Callable[[str], No
                 grows = case.moment != NOTHING
                 load.let_grow(load_kind.kb if grows else 0)
                 pace = workers.pace()
-                began = told = last = time.monotonic()
+                began = reported_at = last = time.monotonic()
                 end = began + seconds
                 while len(done) < reaps and time.monotonic() < end:
                     reap = None if case.moment == NOTHING else workers.reap(last)
@@ -247,9 +247,11 @@ def measure(case: Case, reaps: int, seconds: float, progress: Callable[[str], No
                         grows = False
                         load.let_grow(0)
                         end = min(end, time.monotonic() + IN_VAIN)
-                    if time.monotonic() > told + PROGRESS:
-                        told = time.monotonic()
-                        progress(f"{len(done)} of {reaps} reaps after {told - began:.0f} of at most {seconds:.0f} s")
+                    if time.monotonic() > reported_at + PROGRESS:
+                        reported_at = time.monotonic()
+                        progress(
+                            f"{len(done)} of {reaps} reaps after {reported_at - began:.0f} of at most {seconds:.0f} s"
+                        )
                 took = time.monotonic() - began
         answers = [answer for answer in read_answers(where / "answers") if answer.at >= began]
     finally:
@@ -273,7 +275,7 @@ def measure(case: Case, reaps: int, seconds: float, progress: Callable[[str], No
 
 
 def _times(reaps: Iterable[Reap], answers: list[Answer]) -> dict[str, Counter[int]]:
-    """How often something took so many milliseconds. Such counts can be added up."""
+    """How often something took a number of milliseconds. Such counts can be added up."""
     counts: dict[str, Counter[int]] = {name: Counter() for name in ("signalled", "gone", "replaced", "serving", "took")}
     first: dict[int, float] = {}
     for answer in sorted(answers):

@@ -53,7 +53,7 @@ _OF_BEFORE = (
 def by_load(results: Iterable[Result]) -> dict[Load, dict[str, Result]]:
     """By server, connections and clients, then by moment; several measurements of the same are added up.
 
-    Results of before there were two loads count only where there are no later ones.
+    Results from before there were two loads count only if there are no later ones.
     """
     results = list(results)
     loads: dict[Load, dict[str, Result]] = {}

@@ -5,7 +5,7 @@
 
 gunicorn runs without preload, so each replacement imports before it serves. memreap (Reaper.tick, once in half a
 second) replaces every worker that is older than 2 s, with settle=0.5s, as fast as its rules permit, while one client
-asks without pause. A row also says how long the same client waited while nothing was replaced. Prints a table.
+asks without pause. A row also shows how long the same client waited while no worker was replaced. Prints a table.
 """
 
 from __future__ import annotations

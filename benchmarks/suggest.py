@@ -1,7 +1,7 @@
 """How often `memreap suggest` is right, on synthetic pools of each kind.
 
 python benchmarks/suggest.py              measure, a few minutes on two CPUs, and write docs/suggest.md
-python benchmarks/suggest.py --pools 5    so many of each kind, print the table only
+python benchmarks/suggest.py --pools 5    5 of each kind, print the table only
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from supervisor_memreap.advice.suggestion import suggest
 
 PAGE = Path(__file__).parent.parent / "docs/suggest.md"
 POOLS = 30
-# core.suggestion was tuned on those before it, so they say less about other pools.
+# core.suggestion was tuned on those before it, so they predict less about other pools.
 FIRST = 4000
 KINDS = (
     "steady leak",
@@ -45,15 +45,15 @@ TOO_SHORT = "watched for too short a time"
 class Outcome(NamedTuple):
     kind: str
     number: int
-    found: str
+    result: str
     """The kind that was recognised."""
     why: str
     limit: int | None
-    promised: float | None
+    predicted: float | None
     """Reaps a day."""
     below: int | None
-    """Fewer reaps a day than this, where no more is promised."""
-    truth: float | None
+    """The predicted upper bound of reaps a day, if there is no better prediction."""
+    actual: float | None
     seconds: float
 
     @property
@@ -63,11 +63,11 @@ class Outcome(NamedTuple):
     @property
     def is_right(self) -> bool:
         """Within 25 %; or both less than one a day; or less than the bound that is promised."""
-        if self.truth is None:
+        if self.actual is None:
             return False
-        if self.promised is None:
-            return self.truth < (self.below or 0)
-        return abs(self.promised - self.truth) <= 0.25 * self.truth or max(self.promised, self.truth) < 1
+        if self.predicted is None:
+            return self.actual < (self.below or 0)
+        return abs(self.predicted - self.actual) <= 0.25 * self.actual or max(self.predicted, self.actual) < 1
 
 
 def pool(kind: str, number: int) -> Pool:
@@ -139,17 +139,17 @@ def _growth(kind: str, baseline: float, chance: random.Random) -> dict[str, obje
 def judge(job: tuple[str, int]) -> Outcome:
     """What is suggested for a pool, and whether it is right."""
     kind, number = job
-    truth = pool(kind, number)
-    recorded = history(truth)
+    actual = pool(kind, number)
+    recorded = history(actual)
     begin = time.process_time()
-    found = suggest(recorded, truth.begin + truth.days * DAY)
+    result = suggest(recorded, actual.begin + actual.days * DAY)
     seconds = time.process_time() - begin
-    chosen = found.suggested
-    common = (kind, number, found.kind.value, found.why.value, found.limit)
+    chosen = result.suggested
+    common = (kind, number, result.kind.value, result.why.value, result.limit)
     if chosen is None:
         return Outcome(*common, None, None, None, seconds)
     return Outcome(
-        *common, chosen.reaps, chosen.below, reaps_a_day(afterwards(truth), chosen.limit, chosen.life), seconds
+        *common, chosen.reaps, chosen.below, reaps_a_day(afterwards(actual), chosen.limit, chosen.life), seconds
     )
 
 

@@ -1,10 +1,10 @@
-"""Synthetic pools of which the truth is known, for suggest.py.
+"""Synthetic pools whose true behaviour is known, for suggest.py.
 
 The pool's load has a daily cycle, and differs from day to day. Its workers share it; some serve more requests than
 others. With the requests that it serves a worker grows: by a leak, by copy on write (which levels off), or by single
 large requests whose memory stays, is leaked each time, or is returned after some minutes. A nightly batch may be such a
 request for all of them at once, a weekend may have less traffic, and a deployment may change the leak. What a worker
-holds is read with noise, since each reading falls into another request.
+holds is read with noise, since each reading is taken in a different request.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Run:
             self.spike_end = np.where(hit, now + self.random.uniform(180, 600, self.shape), self.spike_end)
 
     def sizes(self, now: float, looks: int = 1) -> np.ndarray:
-        """What each worker holds, in MiB; the largest of so many looks."""
+        """What each worker holds, in MiB; the largest of several looks."""
         pool = self.pool
         warm = 1 - 0.4 * np.exp(-(now - self.started) / 60)
         held = self.base * warm + self.leaked + self.spike

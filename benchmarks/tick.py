@@ -1,4 +1,4 @@
-"""What one quiet tick costs, in ms of CPU: python benchmarks/tick.py [--out FOLDER]
+"""What one quiet tick costs, in ms of CPU: python benchmarks/tick.py [--out DIRECTORY]
 
 Sleeping workers, 10 to 10,000 of them in 1 to 200 programs, are looked at by each way in turn, several times over; the
 median counts. All run on the same workers in the same run:
@@ -224,7 +224,7 @@ def by_ps(managers: list[int]) -> None:
 
 
 def by_memmon(managers: list[int], cumulative: bool) -> None:
-    """One tick of superlance's listener, told by a supervisord of ours what runs."""
+    """One tick of superlance's listener, with a fake supervisord that reports what runs."""
     infos = [{"pid": pid, "name": f"p{pid}", "group": f"p{pid}"} for pid in managers]
     rpc = mock.Mock(**{"supervisor.getAllProcessInfo.return_value": infos})
     memmon = Memmon(cumulative, {}, {}, 1 << 50, None, None, 0, None, rpc)

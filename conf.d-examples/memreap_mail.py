@@ -119,7 +119,7 @@ class Mailer:
             self.pools.setdefault(name, Pool(name)).add([(event, text)])
 
     def send(self):
-        """Send what is due, one mail at a time. Takes about a second for each: events wait meanwhile."""
+        """Send what is due, one mail at a time. Takes about a second for each; events wait."""
         while self.sending is None or self.has_ended():
             now = time.monotonic()
             due = [pool for pool in self.pools.values() if pool.lines and now >= max(pool.next, self.retry)]
@@ -220,10 +220,10 @@ class Sending:
             status = None
         with self.output:
             self.output.seek(0)
-            said = clean(" ".join(self.output.read(1000).decode(errors="replace").split()))
+            stderr_text = clean(" ".join(self.output.read(1000).decode(errors="replace").split()))
         if status == 0:
             return ""
-        return self.failed or f"{self.command[0]} failed with status {status}: {said}"
+        return self.failed or f"{self.command[0]} failed with status {status}: {stderr_text}"
 
 
 def clean(text):

@@ -11,7 +11,7 @@ if __name__ == "__main__" and not (sys.flags.isolated or getattr(sys.flags, "saf
 def main() -> int:
     """Run the command; the exit status."""
     try:
-        # Here, since this takes 0.2 s: Ctrl-C in that time is no traceback either.
+        # Here, since this takes 0.2 s: Ctrl-C during that time prints no traceback either.
         from supervisor_memreap.commands import cli
 
         return cli.main()

@@ -37,7 +37,7 @@ _MAX_CHARACTERS = 4_000_000
 _INTEGER = 2**31
 # The pools, one of them, its workers, one of them, a value of that one.
 _DEEPEST = 5
-# Our numbers have no more digits, and Python's int() needs minutes for a million.
+# No number of memreap has more digits, and Python's int() needs minutes for a million.
 _MAX_DIGITS = 40
 # Characters that XML 1.0 cannot carry: they would break the whole answer.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

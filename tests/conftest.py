@@ -1,6 +1,6 @@
 """What holds for every run of the tests, and fixtures that several files share.
 
-A run has a temporary directory of its own, and what is still in it, or still running, at the end is an error; so is a
+A run has its own temporary directory, and whatever is left in it or running at the end is an error; so is a
 changed mode or owner of a directory above it. What a limit of time, a warning and a thread that dies do to a test is in
 pyproject.toml.
 """
@@ -147,7 +147,7 @@ def _nothing_is_left_behind(pytestconfig):
     """Neither a file in the temporary directory nor a process.
 
     What a test starts has a mark in its environment, whatever becomes its parent. Perl writes over its environment when
-    it sets $0; but it stands in a directory below ours, unless its parent chose another one.
+    it sets $0; but its working directory is below ours, unless its parent chose another.
     """
     worker = getattr(pytestconfig, "workerinput", {"workerid": "main"})["workerid"]
     ours = pytestconfig.stash[_root] / worker
@@ -197,9 +197,10 @@ def _left_running(mark: str, directory: Path) -> list[psutil.Process]:
     left = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # it has just ended, or is another user's
-            stands_in = Path(process.cwd())
+            working_directory = Path(process.cwd())
             if process.pid != os.getpid() and (
-                process.environ().get("MEMREAP_TESTS") == mark or directory in (stands_in, *stands_in.parents)
+                process.environ().get("MEMREAP_TESTS") == mark
+                or directory in (working_directory, *working_directory.parents)
             ):
                 left.append(process)
     return left
@@ -268,5 +269,5 @@ def where():
 
 @pytest.fixture
 def sock(where):
-    """A path for a pool's socket, in a directory of its own that every user may enter."""
+    """A path for a pool's socket, in its own directory, which every user may enter."""
     return where / "myapp.sock"

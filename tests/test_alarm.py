@@ -101,7 +101,7 @@ def unified() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def holding(group: Path, mib: int) -> Iterator[None]:
-    """A process in the group that holds so much memory."""
+    """A process in the group that holds this much memory."""
     code = (
         "import os, sys\n"
         "open(sys.argv[1] + '/cgroup.procs', 'w').write(str(os.getpid()))\n"
@@ -122,7 +122,7 @@ def on(group: Path, mib: int, usage: int = 0) -> Waker:
     return Waker("usage", str(group), mib * MIB, MIB, usage * MIB)
 
 
-def test_the_kernel_takes_a_trigger_for_pressure_and_wakes_nobody_without_it(kernel):
+def test_kernel_accepts_a_pressure_trigger_and_does_not_wake_without_pressure(kernel):
     kernel.set([STALL])
     if kernel.refused:
         pytest.skip(f"the kernel offers no trigger here: {kernel.refused}")
@@ -130,7 +130,7 @@ def test_the_kernel_takes_a_trigger_for_pressure_and_wakes_nobody_without_it(ker
     assert wakes(kernel, 0.1) == []
 
 
-def test_a_group_of_version_2_has_a_trigger_which_ends_with_the_group(kernel, unified):
+def test_a_v2_group_has_a_trigger_that_ends_with_the_group(kernel, unified):
     kernel.set([Waker("stall", f"{unified}/memory.pressure", 200_000)])
     if kernel.refused:
         pytest.skip(f"the kernel offers no trigger here: {kernel.refused}")
@@ -138,10 +138,10 @@ def test_a_group_of_version_2_has_a_trigger_which_ends_with_the_group(kernel, un
     unified.rmdir()
     assert wakes(kernel, 5.0)
     kernel.acknowledge()
-    assert kernel.fds() == {}  # else it would wake us for ever
+    assert kernel.fds() == {}  # else it would wake us forever
 
 
-def test_an_events_file_of_version_2_wakes_once_for_each_change(kernel, unified):
+def test_a_v2_events_file_wakes_once_for_each_change(kernel, unified):
     # memory.events needs the memory controller, which may be in use by version 1; cgroup.events wakes in the same way.
     kernel.set([Waker("limit", f"{unified}/cgroup.events")])
     assert list(kernel.fds().values()) == [select.POLLPRI]
@@ -162,7 +162,7 @@ def _assert_closed(kernel: Alarm) -> None:
     assert kernel.fds() == {}
 
 
-def test_usage_that_crosses_the_value_wakes_and_nothing_else_does(kernel, group):
+def test_only_usage_that_crosses_the_value_wakes(kernel, group):
     kernel.set([on(group, 100)])
     assert list(kernel.fds().values()) == [select.POLLIN]
     with holding(group, 20):
@@ -180,7 +180,7 @@ def test_usage_that_crossed_the_value_since_the_look_wakes_at_once(kernel, group
         assert wakes(kernel) == []
 
 
-def test_a_small_change_of_the_value_arms_nothing_anew(kernel, group):
+def test_a_small_change_of_the_value_does_not_rearm(kernel, group):
     kernel.set([on(group, 100)])
     before = list(kernel._armed.values())
     kernel.set([Waker("usage", str(group), 100 * MIB + MIB // 2, MIB)])
@@ -189,7 +189,7 @@ def test_a_small_change_of_the_value_arms_nothing_anew(kernel, group):
     assert [each.waker.value for each in kernel._armed.values()] == [120 * MIB]
 
 
-def test_of_a_group_that_was_made_anew_it_hears_too(kernel, group):
+def test_a_recreated_group_is_watched_again(kernel, group):
     kernel.set([on(group, 100)])
     _remove(group)
     assert wakes(kernel, 5.0)
@@ -200,14 +200,14 @@ def test_of_a_group_that_was_made_anew_it_hears_too(kernel, group):
         assert wakes(kernel, 5.0)
 
 
-def test_the_pressure_level_of_a_group_can_be_had(kernel, group):
+def test_the_pressure_level_of_a_group_can_be_watched(kernel, group):
     kernel.set([Waker("level", str(group))])
     if kernel.refused:
         pytest.skip(f"this kernel has no memory.pressure_level: {kernel.refused}")
     assert wakes(kernel, 0.1) == []
 
 
-def test_no_descriptor_is_left_over_and_none_is_inherited(kernel, group):
+def test_no_descriptor_stays_open_or_is_inherited(kernel, group):
     before = len(descriptors())
     for number in range(20):
         kernel.set([on(group, 100 + 10 * (number % 2)), Waker("level", str(group)), STALL])
@@ -219,7 +219,7 @@ def test_no_descriptor_is_left_over_and_none_is_inherited(kernel, group):
 
 
 @pytest.mark.parametrize("kind", ["stall", "limit", "usage", "level"])
-def test_what_the_kernel_does_not_have_is_not_offered_and_says_why(kernel, tmp_path, kind):
+def test_a_missing_kernel_feature_is_reported_and_not_offered(kernel, tmp_path, kind):
     for place in (tmp_path / "none", tmp_path):
         kernel.set([Waker(kind, str(place), 1)])
         assert kernel.fds() == {}
@@ -247,7 +247,7 @@ def asked(group: Group, headroom: float | None = 100 * MIB, pressure: float | No
     return [(each.kind, each.place, each.value) for each in wakers([group], headroom, pressure, set(ignored))]
 
 
-def test_a_group_of_version_1_wakes_where_its_limit_less_the_headroom_is_used():
+def test_a_v1_group_wakes_when_usage_reaches_its_limit_minus_headroom():
     # Of 150 MiB in use, 30 are file pages that count as available: 300 less 100, and those.
     assert asked(of_group(1, 300, 180)) == [
         ("stall", PRESSURE, 200_000),
@@ -256,7 +256,7 @@ def test_a_group_of_version_1_wakes_where_its_limit_less_the_headroom_is_used():
     ]
 
 
-def test_a_group_of_version_2_wakes_at_its_limit():
+def test_a_v2_group_wakes_at_its_limit():
     assert asked(of_group(2, 300, 180)) == [
         ("stall", PRESSURE, 200_000),
         ("stall", "/sys/g/memory.pressure", 200_000),
@@ -265,21 +265,21 @@ def test_a_group_of_version_2_wakes_at_its_limit():
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_group_full_of_file_pages_is_at_its_limit_all_the_time_and_does_not_wake(version):
+def test_a_group_full_of_page_cache_does_not_wake_although_at_its_limit(version):
     kinds = [kind for kind, *_ in asked(of_group(version, 300, 200, usage=300))]
     assert "usage" not in kinds
     assert "limit" not in kinds
     assert "stall" in kinds
 
 
-def test_pressure_is_a_part_of_the_window():
+def test_pressure_is_a_share_of_the_window():
     assert asked(of_group(2, None, None, None), None, 20.0) == [
         ("stall", PRESSURE, 400_000),
         ("stall", "/sys/g/memory.pressure", 400_000),
     ]
 
 
-def test_memory_about_which_nothing_is_done_does_not_wake():
+def test_a_shortage_that_is_ignored_does_not_wake():
     assert asked(of_group(1, 300, 180), ignored={"g"}) == []
 
 
@@ -288,7 +288,7 @@ def test_memory_about_which_nothing_is_done_does_not_wake():
     [
         (Kind.HEADROOM, HOST, []),
         (Kind.PRESSURE, "control group /g", []),
-        (Kind.TOTAL, "myapp", ["stall"]),  # which is no matter of the host
+        (Kind.TOTAL, "myapp", ["stall"]),  # which does not concern the host
     ],
 )
 def test_a_shortage_that_is_given_up_does_not_wake(kind, scope, kinds):
@@ -310,7 +310,7 @@ def timing(monkeypatch) -> Iterator[Timing]:
     made.close()
 
 
-def test_it_looks_a_second_after_the_last_look_and_waits_for_nothing_else_until_then(monkeypatch, timing):
+def test_the_next_look_is_one_second_after_the_last_and_waits_for_nothing_else(monkeypatch, timing):
     reading, writing = os.pipe()
     monkeypatch.setitem(alarm._ARM, "level", lambda _: os.dup(reading))
     monkeypatch.setattr(MemoryWatch, "wakers", lambda _: [Waker("level", "/x")])
@@ -340,7 +340,7 @@ def tick(late: float = 0.0) -> Event:
     return Event("TICK_5", f"when:{int(time.time() - late)}")
 
 
-def test_a_tick_right_after_another_look_is_none_of_its_own(monkeypatch, timing):
+def test_a_tick_right_after_another_look_causes_no_look(monkeypatch, timing):
     assert timing.is_for_a_look(tick())
     assert not timing.is_for_a_look(tick())
     monkeypatch.setattr(timing, "_began", time.monotonic() - 1)
@@ -354,14 +354,14 @@ def test_a_tick_right_after_another_look_is_none_of_its_own(monkeypatch, timing)
     assert not timing.is_for_a_look(Event("PROCESS_LOG", ""))
 
 
-def test_where_the_kernel_offers_nothing_that_is_told_once(monkeypatch, tmp_path):
-    told: list[events.Event] = []
-    timing = Timing(MemoryWatch(), Once(told.append))
+def test_a_kernel_without_wakeups_is_reported_once(monkeypatch, tmp_path):
+    reported: list[events.Event] = []
+    timing = Timing(MemoryWatch(), Once(reported.append))
     monkeypatch.setattr(MemoryWatch, "wakers", lambda _: [Waker("stall", str(tmp_path / "none"), 1)])
     for _ in range(3):
         timing.begin()
         timing.end()
-    (event,) = told
+    (event,) = reported
     assert isinstance(event, events.NoAlarm)
     assert_in("none: No such file or directory", event.text)
 
@@ -409,7 +409,7 @@ def stalled() -> float:
     return int(Path(PRESSURE).read_text().split()[4].partition("=")[2]) / 1e6
 
 
-def test_a_jump_between_two_ticks_is_looked_at_without_a_tick(listener, group):
+def test_a_jump_between_two_ticks_causes_a_look(listener, group):
     assert "HUP sent" not in listener.text()
     process = listener.listener()
     before = alarms_of(process)
@@ -430,12 +430,12 @@ def _assert_asleep(process: psutil.Process) -> None:
     assert reads(process) == before
 
 
-def test_while_nothing_happens_it_sleeps(listener):
+def test_it_sleeps_while_nothing_happens(listener):
     process = listener.listener()
     eventually(lambda: _assert_asleep(process))
     before, waited = reads(process), stalled()
     select.select([], [], [], 3.0)
-    # Where others on this machine waited for memory meanwhile, that was a reason to look.
+    # If other processes waited for memory meanwhile, that was a reason to look.
     assert reads(process) == before or stalled() - waited > 0.1
     listener.tick()
     assert reads(process) > before + 10

@@ -1,4 +1,4 @@
-"""An attempt is made by a child process, and whatever becomes of that, it is known or counts as sent."""
+"""An attempt is made by a child process; its outcome is known, or it counts as sent."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _assert_gone(pid: int) -> None:
         assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_what_the_child_says_is_what_came_of_it():
+def test_the_outcome_is_what_the_child_reports():
     with ordered() as (worker, order):
         outcome = ended(made(order))
         assert (outcome.result, outcome.moment, outcome.unheld) == ("sent", SentMoment.HELD, False)
@@ -48,7 +48,7 @@ def test_what_the_child_says_is_what_came_of_it():
         eventually(lambda: _assert_gone(worker))
 
 
-def test_while_it_goes_on_nothing_is_known_and_when_it_is_cancelled_nothing_was_sent():
+def test_an_attempt_has_no_outcome_while_it_runs_and_sends_nothing_when_cancelled():
     with ordered("busy") as (worker, order):
         one = made(order)
         assert one.outcome() is None
@@ -56,8 +56,8 @@ def test_while_it_goes_on_nothing_is_known_and_when_it_is_cancelled_nothing_was_
         assert psutil.pid_exists(worker)
 
 
-def test_a_child_that_is_ended_before_it_has_handlers_of_its_own_does_not_wake_its_parent():
-    """The listener ends itself on TERM, of which it hears by a pipe that the child has too."""
+def test_a_child_ended_before_it_installs_its_handlers_does_not_wake_its_parent():
+    """The listener ends on TERM, which reaches it through a pipe that the child has too."""
     with ordered("busy") as (_worker, order):
         parent = os.fork()
         if parent == 0:
@@ -75,7 +75,7 @@ def test_a_child_that_is_ended_before_it_has_handlers_of_its_own_does_not_wake_i
         assert os.waitstatus_to_exitcode(os.waitpid(parent, 0)[1]) == 0
 
 
-def test_one_that_has_no_more_time_than_that_is_not_shortened_as_it_may_signal_a_busy_worker_at_its_end():
+def test_an_attempt_with_little_time_left_is_not_shortened_since_it_may_end_with_a_busy_signal():
     with ordered("busy", patience=5.0) as (_worker, order):
         one = made(order)
         before = one.deadline
@@ -86,7 +86,7 @@ def test_one_that_has_no_more_time_than_that_is_not_shortened_as_it_may_signal_a
         one.cancel()
 
 
-def test_a_child_is_in_a_session_of_its_own_so_that_ctrl_z_does_not_stop_it():
+def test_a_child_has_its_own_session_so_ctrl_z_does_not_stop_it():
     with ordered("busy") as (_worker, order):
         one = made(order)
         eventually(lambda: _assert_own_session(one.child))
@@ -97,21 +97,21 @@ def _assert_own_session(child: int) -> None:
     assert os.getsid(child) == child
 
 
-def test_where_another_worker_has_left_meanwhile_nothing_is_sent():
+def test_nothing_is_sent_if_another_worker_has_left_meanwhile():
     with ordered() as (worker, order):
         outcome = ended(made(replace(order, siblings=frozenset({worker, 1}))))
         assert (outcome.result, outcome.unheld) == ("busy", False)
         assert psutil.pid_exists(worker)
 
 
-def test_a_child_that_ends_after_it_said_that_it_signals_may_have_done_so(monkeypatch):
+def test_a_child_that_ends_after_announcing_its_signal_may_have_sent_it(monkeypatch):
     monkeypatch.setattr(attempt, "send_to_main_thread", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with ordered() as (_worker, order):
         outcome = ended(made(order))
     assert (outcome.result, outcome.moment) == ("sent", SentMoment.UNKNOWN)
 
 
-def test_a_child_that_is_ended_after_it_signalled_has_done_so_even_if_that_was_not_read_in_time(monkeypatch):
+def test_a_child_ended_after_signalling_has_signalled_even_if_that_was_read_late(monkeypatch):
     with ordered(patience=2.0) as (worker, order):
         monkeypatch.setattr(attempt, "_OVERRUN", 0.0)
         one = made(order)
@@ -128,7 +128,7 @@ def test_a_child_that_hangs_is_ended_in_time(monkeypatch):
         assert psutil.pid_exists(worker)
 
 
-def test_a_child_that_is_ended_at_once_means_that_ptrace_is_not_permitted(monkeypatch):
+def test_a_child_killed_for_calling_ptrace_shows_that_it_is_not_permitted(monkeypatch):
     # As a seccomp filter does that kills who calls ptrace.
     monkeypatch.setattr(boundary.Tracer, "steps", lambda *_: os.kill(os.getpid(), signal.SIGSYS))
     with ordered() as (worker, order):
@@ -137,7 +137,7 @@ def test_a_child_that_is_ended_at_once_means_that_ptrace_is_not_permitted(monkey
         assert psutil.pid_exists(worker)
 
 
-def test_a_child_that_is_killed_by_anything_else_means_nothing(monkeypatch):
+def test_a_child_killed_by_another_signal_proves_nothing(monkeypatch):
     monkeypatch.setattr(boundary.Tracer, "steps", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with ordered() as (worker, order):
         outcome = ended(made(order))
@@ -154,7 +154,7 @@ def _children_are_not_waited_for():
 
 
 @pytest.mark.usefixtures("_children_are_not_waited_for")
-def test_where_sigchld_is_ignored_what_the_child_said_counts():
+def test_the_report_of_the_child_counts_where_sigchld_is_ignored():
     with ordered() as (worker, order):
         assert ended(made(order)).result == "sent"
         eventually(lambda: _assert_gone(worker))

@@ -21,7 +21,7 @@ from supervisor_memreap.listener.pools import Pools
 
 
 class Child(Attempt):
-    """An attempt that ends when the test says how."""
+    """An attempt that ends as the test decides."""
 
     fd = 0
     deadline = float("inf")
@@ -104,7 +104,7 @@ def busy(stopped: float = 0.0) -> Outcome:
     return Outcome(Result.BUSY, has_boundary=True, watched=1.0, stopped=stopped)
 
 
-def test_a_pool_that_is_paused_while_it_waits_for_its_turn_is_not_attempted(begun, monkeypatch):
+def test_a_paused_pool_is_not_attempted_when_its_turn_comes(begun, monkeypatch):
     monkeypatch.setattr(attemptqueue, "MOST", 1)
     machine = Machine(a=(11,), b=(21,))
     machine.look()
@@ -116,7 +116,7 @@ def test_a_pool_that_is_paused_while_it_waits_for_its_turn_is_not_attempted(begu
     assert begun == [11]
 
 
-def test_where_as_many_are_made_as_may_be_they_are_shortened_for_the_others(begun, monkeypatch):
+def test_attempts_are_shortened_when_the_maximum_number_is_running(begun, monkeypatch):
     monkeypatch.setattr(attemptqueue, "MOST", 1)
     machine = Machine(a=(11,))
     machine.look()
@@ -128,7 +128,7 @@ def test_where_as_many_are_made_as_may_be_they_are_shortened_for_the_others(begu
     assert begun == [11, 21]
 
 
-def test_one_that_is_always_busy_does_not_keep_the_others_from_their_turn(begun):
+def test_an_always_busy_worker_does_not_block_the_turn_of_others(begun):
     machine = Machine(a=(11, 12, 13))
     for _ in range(2):
         machine.look()
@@ -139,7 +139,7 @@ def test_one_that_is_always_busy_does_not_keep_the_others_from_their_turn(begun)
     assert machine.child("a").patience == 4 * attempts.FIRST
 
 
-def test_a_worker_that_was_stopped_in_vain_is_left_alone_for_nine_times_as_long(begun):
+def test_a_worker_stopped_without_a_signal_is_left_alone_nine_times_as_long(begun):
     machine = Machine(a=(11,))
     machine.look()
     machine.ends("a", busy(stopped=3600.0))  # by the clock of this machine, which is not that of the looks
@@ -147,7 +147,7 @@ def test_a_worker_that_was_stopped_in_vain_is_left_alone_for_nine_times_as_long(
     assert begun == [11]
 
 
-def test_settings_that_change_end_an_attempt(begun):
+def test_changed_settings_end_an_attempt(begun):
     machine = Machine(a=(11,))
     machine.look()
     first = machine.child("a")
@@ -161,13 +161,13 @@ def test_settings_that_change_end_an_attempt(begun):
     ("server", "has_boundary", "patience"),
     [("", True, TURN), ("", False, LAST), ("gunicorn", True, LAST), ("Starman", False, TURN)],
 )
-def test_an_attempt_is_short_only_where_a_busy_worker_may_be_signalled_at_its_end(server, has_boundary, patience):
+def test_an_attempt_is_short_only_if_it_may_end_with_a_signal_to_a_busy_worker(server, has_boundary, patience):
     worker = Worker(ProcessId(11, 1.0), 60.0, 1, WorkerDetail(1, True, server))
     due = Candidate(worker, Requested(None, "uss"), idle_wait_expired=True)
     assert attempts._patience(due, True, 0.0, has_boundary) == patience
 
 
-def test_a_worker_that_was_attempted_in_vain_a_thousand_times_is_attempted_again():
+def test_a_worker_with_a_thousand_failed_attempts_is_attempted_again():
     due = Candidate(
         Worker(ProcessId(11, 1.0), 60.0, 1, WorkerDetail(1, True, "")), Requested(None, "uss"), attempts=2000
     )

@@ -29,7 +29,7 @@ from supervisor_memreap.host.procfs import Procfs
 
 pytestmark = pytest.mark.skipif(not boundary.is_usable(), reason=f"not on {sys.platform} {platform.machine()}")
 
-# Seconds that an attempt gets which is to be in vain.
+# Seconds for an attempt that is meant to fail.
 BRIEF = 0.3
 # Steps of an attempt on an idle worker: from SEIZE on, each is one where its child may be killed.
 STEPS = 10
@@ -37,7 +37,7 @@ STEPS = 10
 
 @contextlib.contextmanager
 def load(path: str, clients: int) -> Iterator[list[str]]:
-    """What became of each request that was lost, while so many clients ask without pause."""
+    """The results of lost requests, while clients send requests without pause."""
     lost: list[str] = []
     answered, is_over = [0], threading.Event()
 
@@ -62,7 +62,7 @@ def load(path: str, clients: int) -> Iterator[list[str]]:
     assert answered[0] > 30
 
 
-def test_an_idle_worker_gets_the_signal_where_it_waits_and_leaves(tmp_path):
+def test_an_idle_worker_is_signalled_where_it_waits_and_leaves(tmp_path):
     with fastcgi_pool(tmp_path, 1) as (manager, path):
         (worker,) = workers_below(manager)
         assert attempt(worker) == "sent"
@@ -94,7 +94,7 @@ def _assert_two(manager: int) -> list[int]:
     return pids
 
 
-def test_a_child_that_is_killed_at_any_step_loses_no_request_and_leaves_no_worker_stopped(tmp_path):
+def test_a_child_killed_at_any_step_loses_no_request_and_leaves_no_worker_stopped(tmp_path):
     with fastcgi_pool(tmp_path, 2) as (manager, path):
         with load(path, 4) as lost:
             for last in (*range(1, STEPS), 15, 30, 60) * 2:
@@ -110,7 +110,7 @@ def _assert_runs_or_is_gone(pid: int) -> None:
 
 
 @pytest.mark.parametrize("last", range(1, STEPS))
-def test_where_nothing_is_sent_an_idle_worker_whose_tracer_is_killed_waits_on(tmp_path, last):
+def test_an_idle_worker_whose_tracer_is_killed_keeps_waiting_when_nothing_was_sent(tmp_path, last):
     with fastcgi_pool(tmp_path, 1) as (manager, path):
         (worker,) = workers_below(manager)
         attempt(worker, lambda: None, killed_at=last)
@@ -120,7 +120,7 @@ def test_where_nothing_is_sent_an_idle_worker_whose_tracer_is_killed_waits_on(tm
         eventually(lambda: _assert_runs_or_is_gone(worker))
 
 
-def test_a_worker_that_has_ended_and_is_not_collected_yet_is_gone(tmp_path):
+def test_a_worker_that_has_ended_but_is_not_reaped_by_its_parent_is_gone(tmp_path):
     with fastcgi_pool(tmp_path, 1) as (manager, _path):
         (worker,) = workers_below(manager)
         stop(manager)
@@ -137,13 +137,13 @@ def _assert_status(pid: int, status: str) -> None:
     assert psutil.Process(pid).status() == status
 
 
-def test_a_worker_that_ends_while_it_is_held_is_no_error():
+def test_a_worker_that_ends_while_held_is_not_an_error():
     with forked_worker() as worker:
         assert attempt(worker, lambda: os.kill(worker, signal.SIGKILL)) == "sent"
         eventually(lambda: _assert_gone(worker))
 
 
-def test_a_worker_with_half_a_request_gets_no_signal_and_answers_it(tmp_path):
+def test_a_worker_with_half_a_request_is_not_signalled_and_answers_it(tmp_path):
     sent = []
     with fastcgi_pool(tmp_path, 1) as (manager, path), socket.socket(socket.AF_UNIX) as half:
         (worker,) = workers_below(manager)
@@ -180,7 +180,7 @@ def test_a_worker_that_a_debugger_traces_is_tried_again_later(tmp_path):
 
 
 @pytest.mark.parametrize("call", ["_return_eintr", "_ptrace"])
-def test_a_signal_that_was_sent_is_reported_as_that_also_where_what_follows_fails(tmp_path, monkeypatch, call):
+def test_a_sent_signal_is_reported_even_if_the_next_step_fails(tmp_path, monkeypatch, call):
     real = getattr(boundary, call)
 
     def fails(*args: int, **_how: bool) -> None:
@@ -213,7 +213,7 @@ def _assert_gone(pid: int) -> None:
         assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_worker_with_a_second_thread_runs_the_handler_in_the_main_one_and_leaves():
+def test_a_worker_with_two_threads_runs_the_handler_in_the_main_thread_and_leaves():
     with forked_worker("thread") as worker:
         assert len(os.listdir(f"/proc/{worker}/task")) == 2
         assert attempt(worker) == "sent"
@@ -232,7 +232,7 @@ def _assert_threads(pid: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("moment", [1, 2, 4])
-def test_another_signal_on_its_way_is_delivered_and_not_lost(moment):
+def test_another_pending_signal_is_delivered(moment):
     """After SEIZE, after INTERRUPT, where the stop is that of the signal itself, and between two system calls."""
     for _ in range(5):
         with forked_worker() as worker:
@@ -250,7 +250,7 @@ def test_another_signal_on_its_way_is_delivered_and_not_lost(moment):
             eventually(lambda worker=worker: _assert_gone(worker))
 
 
-def test_a_worker_that_is_stopped_meanwhile_stays_stopped_and_goes_on_when_it_is_continued(tmp_path):
+def test_a_worker_stopped_meanwhile_stays_stopped_and_resumes_when_continued(tmp_path):
     with fastcgi_pool(tmp_path, 1) as (manager, path), socket.socket(socket.AF_UNIX) as half:
         (worker,) = workers_below(manager)
         half.connect(path)
@@ -265,7 +265,7 @@ def test_a_worker_that_is_stopped_meanwhile_stays_stopped_and_goes_on_when_it_is
 
 
 def _serve_and_leave(way: str, listening: socket.socket) -> None:
-    """Accepts when it is told that there is a connection, as servers do that wait first; HUP ends it while it waits."""
+    """Accepts after a wait that reports a connection, as many servers do; HUP ends it while it waits."""
     signal.signal(signal.SIGHUP, lambda *_: os._exit(0))
     while True:
         waiter.WAYS[way](listening)
@@ -275,7 +275,7 @@ def _serve_and_leave(way: str, listening: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("way", ["epoll", "select", "poll"])
-def test_a_worker_that_waits_in_another_call_gets_the_signal_there_and_leaves(way):
+def test_a_worker_that_waits_in_another_call_is_signalled_there_and_leaves(way):
     with waiter.listen("tcp") as listening, waiter.forked(lambda: _serve_and_leave(way, listening)) as worker:
         eventually(lambda: _assert_idle(worker))
         assert attempt(worker) == "sent"
@@ -287,7 +287,7 @@ def _assert_idle(worker: int) -> None:
 
 
 @pytest.mark.parametrize("way", ["epoll", "select", "poll"])
-def test_a_worker_there_that_is_not_signalled_waits_on(way):
+def test_a_worker_in_another_call_that_is_not_signalled_keeps_waiting(way):
     with waiter.listen("tcp") as listening, waiter.forked(lambda: _serve_and_leave(way, listening)) as worker:
         eventually(lambda: _assert_idle(worker))
         assert attempt(worker, lambda: None) == "sent"  # by one who sends nothing
@@ -298,7 +298,7 @@ def test_a_worker_there_that_is_not_signalled_waits_on(way):
 
 
 @pytest.mark.parametrize("way", ["epoll", "select", "poll"])
-def test_a_connection_that_comes_while_it_is_held_stays_in_the_queue_for_its_siblings(way):
+def test_a_connection_that_arrives_while_a_worker_is_held_stays_queued_for_its_siblings(way):
     """A worker that is held accepts nothing, and after the signal it leaves."""
     with waiter.listen("tcp") as listening, waiter.forked(lambda: _serve_and_leave(way, listening)) as worker:
         eventually(lambda: _assert_idle(worker))
@@ -317,7 +317,7 @@ def test_a_connection_that_comes_while_it_is_held_stays_in_the_queue_for_its_sib
         client.close()
 
 
-def test_a_worker_whose_listening_socket_its_manager_does_not_have_is_not_signalled():
+def test_a_worker_with_a_listening_socket_that_its_manager_lacks_is_not_signalled():
     def serve() -> None:
         with waiter.listen("tcp") as own:
             own.accept()
@@ -327,12 +327,12 @@ def test_a_worker_whose_listening_socket_its_manager_does_not_have_is_not_signal
         assert attempt(worker) == "not shared"
 
 
-def test_a_worker_that_listens_on_nothing_has_no_boundary():
+def test_a_worker_that_listens_on_no_socket_has_no_boundary():
     with waiter.forked(lambda: time.sleep(1000)) as worker:
         assert attempt(worker) == "none"
 
 
-def test_a_worker_that_may_not_go_when_its_moment_comes_gets_nothing_and_waits_on(tmp_path):
+def test_a_worker_that_may_not_leave_at_its_boundary_is_not_signalled_and_keeps_waiting(tmp_path):
     sent = []
     with fastcgi_pool(tmp_path, 1) as (manager, path):
         (worker,) = workers_below(manager)
@@ -342,7 +342,7 @@ def test_a_worker_that_may_not_go_when_its_moment_comes_gets_nothing_and_waits_o
 
 
 @pytest.mark.parametrize("call", ["_is_at_boundary", "_next_stop"])
-def test_a_failure_while_it_is_traced_leaves_it_running(tmp_path, monkeypatch, call):
+def test_a_failure_while_a_worker_is_traced_leaves_it_running(tmp_path, monkeypatch, call):
     def fails(*_args: object) -> None:
         raise OSError(errno.EIO, "made for the test")
 
@@ -354,7 +354,7 @@ def test_a_failure_while_it_is_traced_leaves_it_running(tmp_path, monkeypatch, c
         assert workers_below(manager) == {worker}
 
 
-def test_of_a_worker_whose_main_thread_blocks_the_signal_another_thread_gets_it():
+def test_another_thread_gets_the_signal_if_the_main_thread_blocks_it():
     with waiter.listen("tcp") as listening:
         child = os.fork()
         if child == 0:
@@ -418,7 +418,7 @@ def test_a_worker_whose_system_calls_are_filtered_sees_no_error_and_leaves(other
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
-# What a request does while attempts are made in vain, each with the C library itself, as Python would try again after
+# What a request does while attempts fail, each with the C library itself, as Python would try again after
 # EINTR: what must come of it, and the seconds that it must take at least.
 _LIBC = ctypes.CDLL(None, use_errno=True)
 LONG = 0.8
@@ -442,7 +442,7 @@ def _recv_with_a_time_out() -> int:
     return _LIBC.recv(ours.fileno(), ctypes.create_string_buffer(1), 1, 0)
 
 
-def _epoll_wait_of_its_own() -> int:
+def _own_epoll_wait() -> int:
     ours, _theirs = socket.socketpair()
     with select.epoll() as epoll:
         epoll.register(ours, select.EPOLLIN)
@@ -514,7 +514,7 @@ def _waits_for_a_command() -> int:
 
 
 def _semop() -> int:
-    """Without a time-out: a child of its own lets it go on."""
+    """Without a time-out: its own child lets it continue."""
     semaphores = _LIBC.semget(0, 1, 0o600)
     try:
         child = _forked(LONG, lambda: _LIBC.semop(semaphores, ctypes.byref(_Sembuf(0, 1, 0)), 1))
@@ -530,10 +530,10 @@ def _accept_with_a_time_out() -> int:
 
 
 def _epoll_wait_while_commands_end() -> int:
-    """By default SIGCHLD is ignored, so that it wakes nobody."""
+    """By default SIGCHLD is ignored and wakes no process."""
     children = [_forked(LONG * number / 20, lambda: None) for number in range(20)]
     try:
-        return _epoll_wait_of_its_own()
+        return _own_epoll_wait()
     finally:
         for child in children:
             os.waitpid(child, 0)
@@ -550,7 +550,7 @@ def _forked(after: float, act: Callable[[], object]) -> int:
 
 HARMS: dict[str, tuple[Callable[[], int], int, int]] = {
     "recv with SO_RCVTIMEO": (_recv_with_a_time_out, -1, errno.EAGAIN),
-    "epoll_wait": (_epoll_wait_of_its_own, 0, 0),
+    "epoll_wait": (_own_epoll_wait, 0, 0),
     "semtimedop": (_semtimedop, -1, errno.EAGAIN),
     "sigtimedwait": (_sigtimedwait, -1, errno.EAGAIN),
     "nanosleep": (_nanosleep, 0, 0),
@@ -565,7 +565,7 @@ HARMS: dict[str, tuple[Callable[[], int], int, int]] = {
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_request_does_not_notice_an_attempt_whatever_it_waits_for(harm):
+def test_a_request_does_not_notice_an_attempt_whatever_call_it_waits_in(harm):
     act, expected, number = HARMS[harm]
     with waiter.listen("tcp") as listening:
 
@@ -602,7 +602,7 @@ def test_a_request_does_not_notice_an_attempt_whatever_it_waits_for(harm):
         "accept with SO_RCVTIMEO",
     ],
 )
-def test_a_call_whose_time_would_begin_anew_or_that_would_return_less_is_not_interrupted_at_all(harm, monkeypatch):
+def test_a_call_that_would_restart_its_timeout_or_return_less_is_not_interrupted(harm, monkeypatch):
     act, *_ = HARMS[harm]
     real = boundary._ptrace
 
@@ -663,14 +663,14 @@ def test_a_request_that_runs_commands_is_answered():
     _requests_that(act)
 
 
-def test_commands_that_end_do_not_wake_a_request_that_waits_for_something_else():
+def test_commands_that_end_do_not_wake_a_request_that_waits_for_another_event():
     def act() -> None:
         assert _epoll_wait_while_commands_end() == 0
 
     _requests_that(act)
 
 
-def test_a_request_that_calls_accept_itself_as_for_the_data_of_ftp_is_answered():
+def test_a_request_that_calls_accept_as_for_ftp_data_is_answered():
     def act() -> None:
         with waiter.listen("tcp") as data:
             child = _forked(BRIEF, lambda: waiter.connect(data).close())
@@ -681,7 +681,7 @@ def test_a_request_that_calls_accept_itself_as_for_the_data_of_ftp_is_answered()
     _requests_that(act)
 
 
-def test_a_request_that_sends_itself_signals_gets_them_all():
+def test_a_request_that_signals_itself_receives_every_signal():
     def act() -> None:
         got: list[int] = []
         signal.signal(signal.SIGUSR1, lambda *_: got.append(1))
@@ -695,7 +695,7 @@ def test_a_request_that_sends_itself_signals_gets_them_all():
     _requests_that(act)
 
 
-def test_a_request_that_makes_more_system_calls_than_that_is_let_go_and_answered():
+def test_a_request_that_exceeds_the_number_of_stops_is_released_and_answered():
     with waiter.listen("tcp") as listening:
 
         def serve() -> None:
@@ -713,7 +713,7 @@ def test_a_request_that_makes_more_system_calls_than_that_is_let_go_and_answered
             assert client.recv(2) == b"ok"
 
 
-def test_a_worker_that_becomes_another_program_in_the_middle_runs_on():
+def test_a_worker_that_execs_during_an_attempt_keeps_running():
     with waiter.listen("tcp") as listening:
 
         def serve() -> None:
@@ -730,7 +730,7 @@ def test_a_worker_that_becomes_another_program_in_the_middle_runs_on():
             assert client.recv(2) == b"ok"
 
 
-def test_on_aarch64_the_call_is_made_to_return_eintr_by_its_registers(monkeypatch):
+def test_aarch64_registers_make_the_call_return_eintr(monkeypatch):
     """From the kernel's source; the registers are set by hand."""
     written: list[tuple[int, list[int]]] = []
     monkeypatch.setattr(boundary, "_MACHINE", "aarch64")

@@ -14,14 +14,14 @@ def memreap(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_without_a_command_it_prints_its_help_and_ends_with_2():
+def test_without_a_command_it_prints_its_help_and_exits_2():
     result = memreap()
     assert (result.returncode, result.stderr) == (2, "")
     assert result.stdout == memreap("--help").stdout
 
 
 @pytest.mark.parametrize("command", ["status", "settings", "doctor", "once"])
-def test_the_configuration_is_named_before_or_behind_the_command(tmp_path, command):
+def test_the_configuration_may_precede_or_follow_the_command(tmp_path, command):
     conf = tmp_path / "supervisord.conf"
     conf.write_text("[memreap:myapp]\nlimit=150 monkeys\n")
     before, behind = memreap("-c", str(conf), command), memreap(command, "-c", str(conf))
@@ -29,13 +29,13 @@ def test_the_configuration_is_named_before_or_behind_the_command(tmp_path, comma
     assert (before.stdout, before.stderr, before.returncode) == (behind.stdout, behind.stderr, behind.returncode)
 
 
-def test_the_configuration_behind_the_command_wins(tmp_path):
+def test_the_configuration_after_the_command_wins(tmp_path):
     conf = tmp_path / "supervisord.conf"
     conf.write_text("[memreap:myapp]\nlimit=150 monkeys\n")
     assert "monkeys" in memreap("-c", "/nowhere", "settings", "-c", str(conf)).stderr
 
 
-def test_doctor_as_json_tells_a_problem_from_a_note(tmp_path):
+def test_doctor_json_distinguishes_problems_from_notes(tmp_path):
     conf = tmp_path / "supervisord.conf"
     conf.write_text("[memreap:myapp]\nlimit=150 monkeys\n")
     result = memreap("doctor", "--json", "-c", str(conf))
@@ -44,7 +44,7 @@ def test_doctor_as_json_tells_a_problem_from_a_note(tmp_path):
     assert (result.returncode, result.stderr, kinds) == (1, "", {"problem"})
 
 
-def test_demo_takes_no_configuration():
+def test_demo_refuses_a_configuration():
     result = memreap("-c", "/nowhere", "demo")
     assert result.returncode == 2
     assert "unexpected argument -c: demo has its own configuration" in result.stderr
@@ -61,7 +61,7 @@ def test_bad_usage_quotes_at_most_100_characters(words):
 
 
 @pytest.mark.parametrize("command", ["settings", "doctor"])
-def test_a_value_of_100_kb_does_not_come_back_whole(tmp_path, command):
+def test_a_value_of_100_kb_is_not_printed_whole(tmp_path, command):
     conf = tmp_path / "supervisord.conf"
     conf.write_text(f"[memreap:myapp]\nlimit={'v' * 100_000}\n")
     result = memreap(command, "-c", str(conf))
@@ -69,7 +69,7 @@ def test_a_value_of_100_kb_does_not_come_back_whole(tmp_path, command):
     assert "v" * 101 not in result.stdout + result.stderr
 
 
-def test_the_listener_loads_nothing_that_it_never_needs():
+def test_the_listener_does_not_import_what_it_never_uses():
     command = [sys.executable, "-X", "importtime", "-m", "supervisor_memreap", "listen"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2

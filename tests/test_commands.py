@@ -51,15 +51,13 @@ def operating(text: str, events: str = "TICK_5,REMOTE_COMMUNICATION", prompt: bo
         shutil.rmtree(where)
 
 
-def test_while_the_state_cannot_be_saved_all_say_so_and_nothing_is_signalled_also_after_a_restart(
-    tmp_path, monkeypatch
-):
+def test_every_view_reports_unsaved_state_and_no_worker_is_signalled_even_after_a_restart(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     (tmp_path / "memreap").touch()
     metrics = f"[memreap]\nmetrics_file={tmp_path}/m.prom\n"
     settings = "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n"
     trouble = f"no worker is signalled, since what must survive a restart cannot be saved: {tmp_path}/memreap is not"
-    # With more than one worker, the limit would be found to be too low.
+    # With more than one worker, the limit would be detected as too low.
     with operating(program("myapp", 1, 40) + metrics + settings) as operated:
         eventually(lambda: assert_in(trouble, operated.log()))
         eventually(lambda: assert_status(operated, "OVERDUE"))
@@ -97,7 +95,7 @@ def assert_waiting(operated: Operated, count: int) -> None:
     assert operated.rpc().memreap.getListener()["events_waiting"] >= count
 
 
-def test_no_event_is_discarded_where_many_pools_reap_at_once():
+def test_no_event_is_discarded_when_many_pools_reap_at_once():
     """With supervisord's default buffer of 10 events, and 12 workers signalled in one tick."""
     sections = "".join(program(name, 1, 25) + f"[memreap:{name}]\n" for name in POOLS)
     with operating(sections + "[memreap]\nlimit=20MB\nmin_age=1s\nsettle=1s\n") as operated:
@@ -112,7 +110,7 @@ def test_no_event_is_discarded_where_many_pools_reap_at_once():
         assert sorted(event["pool"] for event in operated.announced() if event["event"] == "reap") == POOLS
 
 
-def test_a_command_that_supervisord_discards_is_sent_again_and_carried_out_once():
+def test_a_command_that_supervisord_discards_is_resent_and_carried_out_once():
     with operating(program("myapp", 2, 5) + "[memreap:myapp]\nlimit=1GB\nmin_age=1s\n") as operated:
         eventually(lambda: assert_status(operated, "myapp +QUIET"))
         process = process_of(operated)
@@ -131,7 +129,7 @@ def test_a_command_that_supervisord_discards_is_sent_again_and_carried_out_once(
         assert operated.log().count("are to be replaced") == 1
 
 
-def test_a_command_that_comes_twice_is_carried_out_once_and_one_without_a_time_each_time():
+def test_a_command_that_arrives_twice_is_carried_out_once_and_each_time_if_it_has_no_time():
     with operating(program("myapp", 2, 5) + "[memreap:myapp]\nlimit=1GB\nmin_age=1h\n") as operated:
         eventually(lambda: assert_status(operated, "myapp +QUIET"))
         send = operated.rpc().supervisor.sendRemoteCommEvent
@@ -144,7 +142,7 @@ def test_a_command_that_comes_twice_is_carried_out_once_and_one_without_a_time_e
         assert operated.log().count("paused: no worker") == 3
 
 
-def test_a_command_that_comes_after_its_time_is_not_carried_out():
+def test_an_expired_command_is_not_carried_out():
     text = program("myapp", 2, 5) + "[memreap:myapp]\nlimit=1GB\nmin_age=1s\n"
     # With a tick each second, they alone would fill supervisord's buffer of 10 events until the commands expire.
     with operating(text, prompt=False) as operated:
@@ -184,7 +182,7 @@ def assert_blind(operated: Operated) -> None:
     assert result.returncode == 1
 
 
-def test_a_refused_command_is_not_a_look_and_a_pause_before_the_first_look_comes_first():
+def test_a_refused_command_is_not_a_look_and_a_pause_precedes_the_first_look():
     text = program("myapp", 1, 40) + "[memreap:myapp]\nlimit=30MB\nmin_age=1s\n"
     with operating(text, f"{an_hour_tick()},REMOTE_COMMUNICATION") as operated:
         eventually(lambda: assert_in("READY", operated.rpc().memreap.getListener()["listener_state"]))
@@ -202,7 +200,7 @@ def test_a_refused_command_is_not_a_look_and_a_pause_before_the_first_look_comes
         assert "HUP sent" not in operated.log()
 
 
-def test_a_refused_command_does_not_count_as_one_of_checks():
+def test_a_refused_command_does_not_count_towards_checks():
     text = program("myapp", 1, 40) + "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nchecks=3\n"
     with operating(text, f"{an_hour_tick()},REMOTE_COMMUNICATION") as operated:
         eventually(lambda: assert_in("READY", operated.rpc().memreap.getListener()["listener_state"]))
@@ -214,7 +212,7 @@ def test_a_refused_command_does_not_count_as_one_of_checks():
         assert "HUP sent" not in operated.log()
 
 
-def test_a_command_is_refused_while_the_configuration_was_never_read_whole():
+def test_a_command_is_refused_until_the_configuration_was_read_completely():
     with operating(program("myapp", 1, 5) + "[memreap:myapp]\nlimit=1 monkey\n") as operated:
         eventually(lambda: assert_in("not a size", operated.log()))
         refused = operated.ctl("memreap", "pause", "all")
@@ -224,7 +222,7 @@ def test_a_command_is_refused_while_the_configuration_was_never_read_whole():
         )
 
 
-def test_a_group_or_a_program_with_numprocs_is_a_name_everywhere():
+def test_every_command_accepts_the_name_of_a_group_or_of_a_program_with_numprocs():
     many = program("many", 1, 5, "numprocs=2\nprocess_name=%(program_name)s_%(process_num)02d\n")
     sections = "[memreap:many]\n[memreap:myapp]\n[memreap]\nlimit=1GB\n"
     with operating(many + program("myapp", 1, 5) + sections) as operated:
@@ -258,7 +256,7 @@ def test_a_group_or_a_program_with_numprocs_is_a_name_everywhere():
         assert (rolled.returncode, rolled.stdout.count("to be replaced")) == (0, 3)
 
 
-def test_a_listener_whose_configuration_is_named_before_its_command_is_one(monkeypatch):
+def test_a_listener_with_the_configuration_before_its_command_is_recognised(monkeypatch):
     monkeypatch.setattr(
         f"{__name__}.LISTEN", f"{Path(sys.executable).parent}/memreap -c %(here)s/supervisord.conf listen"
     )
@@ -276,7 +274,7 @@ def shown_to_all() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can take a right away from itself")
-def test_where_sizes_may_not_be_read_the_status_is_blind_and_the_exit_status_1(monkeypatch, shown_to_all):
+def test_unreadable_sizes_make_the_status_blind_and_the_exit_status_1(monkeypatch, shown_to_all):
     # What matters here of the rights that root has in a container of Docker's.
     blindfold = "setpriv --bounding-set=-all,+kill,+dac_override,+setuid,+setgid"
     monkeypatch.setattr(f"{__name__}.LISTEN", f"{blindfold} {LISTEN}")
@@ -292,7 +290,7 @@ def test_where_sizes_may_not_be_read_the_status_is_blind_and_the_exit_status_1(m
         assert values["pools"][0]["standing"] == "blind"
 
 
-def test_where_no_worker_is_near_its_limit_and_sizes_may_not_be_read_the_status_is_blind_too(monkeypatch, shown_to_all):
+def test_unreadable_sizes_make_the_status_blind_even_if_no_worker_is_near_its_limit(monkeypatch, shown_to_all):
     blindfold = "setpriv --bounding-set=-all,+kill,+dac_override,+setuid,+setgid"
     monkeypatch.setattr(f"{__name__}.LISTEN", f"{blindfold} {LISTEN}")
     pool = shutil.copy(POOL, shown_to_all)
@@ -308,7 +306,7 @@ def test_where_no_worker_is_near_its_limit_and_sizes_may_not_be_read_the_status_
 
 
 @pytest.mark.parametrize("what", ["paused", "suspended"])
-def test_without_an_interface_status_is_one_look_with_what_the_listener_wrote_down(monkeypatch, what):
+def test_without_the_interface_status_is_one_look_plus_the_saved_state(monkeypatch, what):
     monkeypatch.setattr(stack, "INTERFACE", "")
     mib = 40 if what == "suspended" else 5
     with operating(program("myapp", 2, mib) + "[memreap:myapp]\nlimit=30MB\nmin_age=1h\n") as operated:
@@ -335,14 +333,14 @@ def test_without_an_interface_status_is_one_look_with_what_the_listener_wrote_do
         )
 
 
-def test_newborn_workers_over_the_limit_do_not_make_one_look_call_the_pool_suspended(tmp_path):
+def test_newborn_workers_over_the_limit_do_not_make_a_single_look_report_suspended(tmp_path):
     with supervisord(tmp_path, program("myapp", 2, 40) + "[memreap:myapp]\nlimit=30MB\nmin_age=1h\n"):
         result = look(Operated(tmp_path, sys.executable, f"unix://{tmp_path}/s.sock", "", ""))
     assert re.search("myapp +DUE  30 MiB uss  2        2     ", result.stdout)
     assert "itself, once: there is no listener; pauses" in " ".join(result.stdout.split())
 
 
-def test_without_a_listener_no_pool_is_watched_and_the_status_says_so(tmp_path):
+def test_without_a_listener_status_reports_that_no_pool_is_watched(tmp_path):
     with supervisord(tmp_path, program("myapp", 1, 1) + "[memreap:myapp]\nlimit=30MB\n"):
         result = look(Operated(tmp_path, sys.executable, f"unix://{tmp_path}/s.sock", "", ""))
     assert (result.returncode, result.stderr) == (
@@ -351,7 +349,7 @@ def test_without_a_listener_no_pool_is_watched_and_the_status_says_so(tmp_path):
     )
 
 
-def test_a_listener_that_supervisord_has_not_read_yet_watches_nothing_and_the_status_says_so(tmp_path):
+def test_a_listener_not_yet_read_by_supervisord_watches_nothing_and_status_reports_it(tmp_path):
     with supervisord(tmp_path, program("myapp", 1, 1) + "[memreap:myapp]\nlimit=30MB\n"):
         path = tmp_path / "supervisord.conf"
         path.write_text(f"{path.read_text()}[eventlistener:memreap]\ncommand=memreap listen\nevents=TICK_5\n")
@@ -364,7 +362,7 @@ def test_a_listener_that_supervisord_has_not_read_yet_watches_nothing_and_the_st
 
 
 @pytest.mark.parametrize("interface", ["", stack.INTERFACE], ids=["look", "listener"])
-def test_a_section_of_no_program_is_not_well_whatever_the_others_are(monkeypatch, interface):
+def test_a_section_without_a_program_fails_whatever_the_other_pools_are(monkeypatch, interface):
     monkeypatch.setattr(stack, "INTERFACE", interface)
     text = program("myapp", 1, 1) + program("web", 1, 1) + "[memreap:myapp]\nlimit=30MB\n[memreap:wbe]\nlimit=30MB\n"
     with operating(text) as operated:
@@ -382,7 +380,7 @@ def test_a_section_of_no_program_is_not_well_whatever_the_others_are(monkeypatch
             assert (shown.returncode, shown.stdout.splitlines()[-1]) == (1, result.stderr.strip())
 
 
-def test_settings_that_the_listener_does_not_apply_are_shown_to_supervisorctl():
+def test_settings_that_the_listener_did_not_apply_are_shown_by_supervisorctl():
     with operating(program("myapp", 1, 1) + "[memreap:myapp]\nlimit=30MB\n") as operated:
         eventually(lambda: assert_status(operated, "myapp +QUIET"))
         path = operated.directory / "supervisord.conf"
@@ -393,7 +391,7 @@ def test_settings_that_the_listener_does_not_apply_are_shown_to_supervisorctl():
         assert operated.ctl("memreap", "pause", "myapp").returncode == 0
 
 
-def test_what_supervisord_does_not_take_waits_for_the_next_tick():
+def test_a_failed_announcement_is_sent_again_with_the_next_ones():
     waiting, sent = Announcements(), []
 
     def fails(lines) -> None:
@@ -405,10 +403,10 @@ def test_what_supervisord_does_not_take_waits_for_the_next_tick():
     waiting.add(Resumed("myapp", 2.0, "second"))
     waiting.send(sent.extend)
     assert [json.loads(line)["message"] for line in sent] == ["resumed: first", "resumed: second"]
-    waiting.send(fails)  # nothing waits any more
+    waiting.send(fails)  # the queue is empty
 
 
-def test_what_waits_has_an_end():
+def test_the_queue_of_announcements_is_bounded_and_keeps_the_newest():
     waiting, sent = Announcements(), []
     for number in range(5000):
         waiting.add(Left("myapp", 0.0, ProcessId(number, 1.0), 0.0, None))
@@ -417,7 +415,7 @@ def test_what_waits_has_an_end():
 
 
 class Deaf:
-    """Stands before a supervisord, and does not answer the first call with `marker` in it."""
+    """A proxy of supervisord that does not answer the first call with `marker` in it."""
 
     def __init__(self, to: Path, marker: bytes):
         self._to = str(to)
@@ -465,7 +463,7 @@ def assert_swallowed(driver, deaf: Deaf) -> None:
 
 
 @pytest.mark.parametrize("marker", [b"memreap.publish", b"sendRemoteCommEvent"])
-def test_an_announcement_outlives_a_call_that_times_out(tmp_path, marker):
+def test_an_announcement_survives_a_call_that_times_out(tmp_path, marker):
     text = program("myapp", 1, 40) + "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n"
     with (
         supervisord(tmp_path, text + stack.INTERFACE + stack.recorder(tmp_path)),

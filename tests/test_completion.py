@@ -25,7 +25,7 @@ START = {
     "zsh": ["zsh", "-f", "-i"],
     "tcsh": ["tcsh", "-f"],
 }
-# As docs/install.md says; zsh finds _memreap in a directory of $fpath.
+# As in docs/install.md; zsh looks up _memreap in a directory of $fpath.
 READ = {
     "bash": "source {where}/bash",
     "zsh": "fpath=({where} $fpath); autoload -U compinit; compinit -u -D",
@@ -92,7 +92,7 @@ def terminal(shell: str, where: Path) -> Iterator[Terminal]:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_the_script_is_one_that_the_shell_can_read(scripts, shell):
+def test_the_shell_can_read_the_script(scripts, shell):
     result = subprocess.run([installed(shell), "-n", scripts / shell], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
@@ -101,7 +101,7 @@ def test_the_script_is_one_that_the_shell_can_read(scripts, shell):
 @pytest.mark.parametrize(
     ("typed", "shown"), [("memreap sta", "memreap status"), ("memreap settings -c fleet.", "fleet.conf")]
 )
-def test_a_shell_completes_what_is_typed(scripts, shell, typed, shown):
+def test_the_shell_completes_typed_words(scripts, shell, typed, shown):
     (scripts / "fleet.conf").touch()
     with terminal(shell, scripts) as opened:
         opened.types(f"{typed}\t")
@@ -131,12 +131,12 @@ def test_every_command_and_every_option_is_offered(scripts):
     "words",
     [["-c"], ["once", "-c"], ["once", "--pidfile"], ["plot", "-o"], ["report", "--html"], ["status", "--json", "-c"]],
 )
-def test_a_file_is_offered_where_one_is_expected(scripts, words):
+def test_a_file_is_offered_where_the_option_takes_one(scripts, words):
     (scripts / "fleet.conf").touch()
     assert completed(scripts, *words, "fl") == {"fleet.conf"}
 
 
-def test_a_full_disk_is_one_line_and_a_closed_output_is_none():
+def test_a_full_disk_is_reported_in_one_line_and_a_closed_output_not_at_all():
     with open("/dev/full", "w") as full:
         result = subprocess.run(
             [*MEMREAP, "completion", "bash"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
@@ -147,7 +147,7 @@ def test_a_full_disk_is_one_line_and_a_closed_output_is_none():
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_without_shtab_it_is_one_line_that_names_the_extra(tmp_path):
+def test_without_shtab_one_line_names_the_extra(tmp_path):
     (tmp_path / "shtab.py").write_text("raise ImportError")
     result = subprocess.run(
         [*MEMREAP, "completion", "bash"],
@@ -160,7 +160,7 @@ def test_without_shtab_it_is_one_line_that_names_the_extra(tmp_path):
     assert result.stderr == f"memreap: shtab is missing: {packages.install_extra('completion')}\n"
 
 
-def test_a_shell_that_is_not_known_is_named():
+def test_an_unknown_shell_is_named_in_the_error():
     result = subprocess.run([*MEMREAP, "completion", "fsh"], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (2, "")
     assert "invalid choice: 'fsh'" in result.stderr

@@ -1,4 +1,4 @@
-"""Where the configuration is found, and what of it is read."""
+"""The place of the configuration, and the parts of it that are read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def written(tmp_path, text: str, name: str = "supervisord.conf") -> ConfigFile:
     return ConfigFile(str(tmp_path / name))
 
 
-def test_our_sections_are_read_and_no_others(tmp_path):
+def test_only_memreap_sections_are_read(tmp_path):
     contents = written(
         tmp_path, "[program:x]\ncommand=y\n[memreap]\nchecks=2\n[memreap:g:n]\nlimit = 1MB ; small\n"
     ).read()
@@ -44,7 +44,7 @@ def test_includes_are_followed_as_supervisord_does(tmp_path):
     assert sections["b"]["limit"].value == f"{tmp_path}/conf.d"
 
 
-def test_a_section_of_ours_that_stands_twice_is_a_warning_with_both_places(tmp_path):
+def test_a_memreap_section_that_appears_twice_is_a_warning_with_both_places(tmp_path):
     written(tmp_path, "\n[memreap:a]\nlimit=1MB\n[memreap:b]\nlimit=1MB\n", "conf.d/a.conf")
     text = (
         "[include]\nfiles=conf.d/*.conf conf.d/a.conf\n[memreap:a]\nlimit=2MB\n[memreap:c]\n[program:x]\n[memreap:c]\n"
@@ -59,14 +59,14 @@ def test_a_section_of_ours_that_stands_twice_is_a_warning_with_both_places(tmp_p
     assert contents.sections["a"]["limit"].value == "1MB"
 
 
-def test_here_and_the_environment_are_expanded(tmp_path, monkeypatch):
+def test_percent_here_and_the_environment_are_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("LIMIT", "7MB")
     written(tmp_path, "[memreap:a]\nlimit=%(ENV_LIMIT)s\n", "extra/a.ini")
     assert written(tmp_path, "[include]\nfiles=%(here)s/extra/*.ini\n").read().sections["a"]["limit"].value == "7MB"
 
 
 @pytest.mark.parametrize("written_as", ["10%", "10 %", "10%%", "10%  ; of the container"])
-def test_a_percentage_is_written_with_one_percent_sign_or_as_elsewhere_in_the_file_with_two(tmp_path, written_as):
+def test_a_percentage_may_be_written_with_one_or_two_percent_signs(tmp_path, written_as):
     sections = written(tmp_path, f"[memreap]\nheadroom={written_as}\n[memreap:a]\nlimit=1MB\n").read().sections
     assert resolve(sections).of(Program("a", "a", "RUNNING", 1)).headroom == 0.1
 
@@ -81,7 +81,7 @@ def test_a_percentage_is_written_with_one_percent_sign_or_as_elsewhere_in_the_fi
         ("[memreap:]\nlimit=1MB\n", "[memreap:]: no name; write [memreap] or [memreap:PROGRAM]"),
     ],
 )
-def test_what_cannot_be_read_is_one_line_with_the_file(tmp_path, text, expected):
+def test_an_unreadable_file_is_reported_in_one_line_with_its_name(tmp_path, text, expected):
     with pytest.raises(SettingsError) as caught:
         written(tmp_path, text).read()
     assert expected in str(caught.value)
@@ -99,20 +99,20 @@ def test_what_cannot_be_read_is_one_line_with_the_file(tmp_path, text, expected)
         "[memreap:a VALUE\n",
     ],
 )
-def test_a_line_about_a_long_value_quotes_at_most_100_characters_of_it(tmp_path, text):
+def test_an_error_about_a_long_value_quotes_at_most_100_characters(tmp_path, text):
     with pytest.raises(SettingsError) as caught:
         written(tmp_path, text.replace("VALUE", "v" * 100_000)).read()
     assert "v" * 101 not in str(caught.value)
     assert len(str(caught.value)) < 600
 
 
-def test_a_file_that_is_not_there_is_one_line():
+def test_a_missing_file_is_reported_in_one_line():
     with pytest.raises(SettingsError, match=r"^/nowhere/x\.conf: cannot be read: No such file or directory$"):
         ConfigFile("/nowhere/x.conf").read()
 
 
 @pytest.mark.parametrize("section", ["memreep:myapp", "memreap myapp", "memreap.myapp", "mem_reap:myapp"])
-def test_a_section_that_was_meant_for_us_gets_a_warning(tmp_path, section):
+def test_a_section_that_resembles_a_memreap_section_gets_a_warning(tmp_path, section):
     contents = written(tmp_path, f"[{section}]\nlimit=1MB\n").read()
     assert contents.sections == {}
     (warning,) = contents.warnings
@@ -120,24 +120,24 @@ def test_a_section_that_was_meant_for_us_gets_a_warning(tmp_path, section):
 
 
 @pytest.mark.parametrize("section", ["eventlistener:memreap", "program:memreap", "supervisord", "rpcinterface:memreap"])
-def test_sections_of_supervisord_get_none(tmp_path, section):
+def test_sections_of_supervisord_get_no_warning(tmp_path, section):
     assert written(tmp_path, f"[{section}]\nx=1\n").read().warnings == []
 
 
-def test_bytes_that_are_no_text_do_no_harm(tmp_path):
+def test_bytes_that_are_not_text_do_no_harm(tmp_path):
     (tmp_path / "x.conf").write_bytes(b"; caf\xe9\n[memreap:a]\nlimit=1MB\n")
     assert ConfigFile(str(tmp_path / "x.conf")).read().sections["a"]["limit"].value == "1MB"
 
 
 def has_changed(file: ConfigFile) -> bool:
-    """Whether it has; it is read then, and has not changed any more."""
+    """Whether it has; it is read then, and is unchanged afterwards."""
     changed = file.has_changed()
     file.read()
     assert not file.has_changed()
     return changed
 
 
-def test_a_file_has_changed_with_an_included_one_a_new_one_and_one_that_is_gone(tmp_path):
+def test_a_file_has_changed_if_an_included_file_changed_appeared_or_disappeared(tmp_path):
     file = written(tmp_path, "[include]\nfiles=*.ini\n")
     assert has_changed(file)
     for count, name in enumerate(("a.ini", "b.ini", "b.ini")):
@@ -152,7 +152,7 @@ def test_a_file_has_changed_with_an_included_one_a_new_one_and_one_that_is_gone(
     assert not has_changed(file)
 
 
-def test_a_removal_of_the_only_included_file_right_after_the_first_read_is_a_change(tmp_path):
+def test_removing_the_only_included_file_right_after_the_first_read_is_a_change(tmp_path):
     written(tmp_path, "[memreap:a]\nlimit=1MB\n", "a.ini")
     file = written(tmp_path, "[include]\nfiles=*.ini\n")
     file.read()
@@ -160,7 +160,7 @@ def test_a_removal_of_the_only_included_file_right_after_the_first_read_is_a_cha
     assert file.has_changed()
 
 
-def test_a_file_that_could_not_be_read_is_read_again(tmp_path):
+def test_an_unreadable_file_is_read_again(tmp_path):
     file = written(tmp_path, "[memreap:a]\nlimit=1MB\n")
     file.read()
     written(tmp_path, "[memreap:a\n")
@@ -178,7 +178,7 @@ def test_the_last_source_wins_key_by_key():
     assert file["a"]["limit"].value == "1MB"
 
 
-def test_a_path_that_is_given_is_taken(tmp_path, monkeypatch):
+def test_a_given_path_is_used(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find("x.conf") == str(tmp_path / "x.conf")
 
@@ -197,7 +197,7 @@ def test_a_path_that_is_given_is_taken(tmp_path, monkeypatch):
     ],
     ids=" ".join,
 )
-def test_it_is_the_one_of_the_supervisord_that_started_the_listener(tmp_path, option):
+def test_the_configuration_is_that_of_the_supervisord_that_started_the_listener(tmp_path, option):
     name = "my.conf" if option else "supervisord.conf"
     (tmp_path / name).write_text(
         f"[supervisord]\nnodaemon=true\nlogfile={tmp_path}/s.log\npidfile={tmp_path}/s.pid\n"
@@ -207,18 +207,18 @@ def test_it_is_the_one_of_the_supervisord_that_started_the_listener(tmp_path, op
     command = [sys.executable, "-m", "supervisor.supervisord", *(argument.format(tmp_path) for argument in option)]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            eventually(lambda: _assert_found(tmp_path, name))
+            eventually(lambda: _assert_used(tmp_path, name))
         finally:
             process.terminate()
 
 
-def _assert_found(tmp_path, name) -> None:
+def _assert_used(tmp_path, name) -> None:
     log = tmp_path / "memreap.log"
     text = log.read_text() if log.exists() else ""
     assert text.partition("\n")[0].endswith(f", configuration {tmp_path / name}"), text
 
 
-def test_a_password_with_a_percent_sign_is_neither_told_nor_an_obstacle(tmp_path):
+def test_a_password_with_a_percent_sign_is_not_shown_and_no_obstacle(tmp_path):
     contents = written(tmp_path, "[supervisorctl]\npassword=s3cr%et\n[memreap:a]\nlimit=1MB\n").read()
     assert set(contents.sections) == {"a"}
     (warning,) = contents.warnings
@@ -226,7 +226,7 @@ def test_a_password_with_a_percent_sign_is_neither_told_nor_an_obstacle(tmp_path
     assert "s3cr" not in warning
 
 
-def test_the_section_of_a_process_is_found_by_its_name_and_its_group(tmp_path):
+def test_a_process_section_is_looked_up_by_name_and_group(tmp_path):
     path = tmp_path / "supervisord.conf"
     path.write_text(
         "[program:a]\ncommand=run %(program_name)s %(process_num)d\nnumprocs=2\nnumprocs_start=5\n"
@@ -245,7 +245,7 @@ def test_the_section_of_a_process_is_found_by_its_name_and_its_group(tmp_path):
     assert [program.namespec for program in contents.programs()] == ["a:a_05_of_2", "a:a_06_of_2", "g:b", "g:c"]
 
 
-def test_a_listener_whose_command_only_supervisord_can_expand_is_one(tmp_path):
+def test_a_listener_with_a_command_that_only_supervisord_can_expand_is_recognised(tmp_path):
     path = tmp_path / "supervisord.conf"
     path.write_text("[eventlistener:x]\ncommand=%(ENV_NOT_HERE)s/memreap listen a=1MB\nevents=TICK_5\n")
     contents = ConfigFile(str(path)).read()
@@ -262,14 +262,14 @@ def test_a_listener_whose_command_only_supervisord_can_expand_is_one(tmp_path):
         ("memmon -p listen=1MB", {}),
     ],
 )
-def test_limits_in_the_listeners_command_are_found(tmp_path, command, limits):
+def test_limits_in_the_command_of_the_listener_are_read(tmp_path, command, limits):
     path = tmp_path / "supervisord.conf"
     path.write_text(f"[eventlistener:x]\ncommand={command}\nevents=TICK_5\n")
     given_limits = ConfigFile(str(path)).read().limits()
     assert {name: given["limit"].value for name, given in given_limits.items()} == limits
 
 
-def test_the_options_of_supervisord_are_those_of_the_supervisor_that_is_installed():
+def test_the_known_options_are_those_of_the_installed_supervisor():
     options = ServerOptions()
     assert sorted("".join(options.short_options)) == sorted(ancestor.SHORT_OPTIONS)
     assert options.long_options == ancestor.LONG_OPTIONS

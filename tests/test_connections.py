@@ -35,6 +35,6 @@ def seen(*readings: str) -> Connections:
         (["a", "b"], False, False, False),
     ],
 )
-def test_connections_that_are_kept_outlast_others(readings, are_kept, is_same, are_fresh):
+def test_the_readings_show_which_connections_are_kept(readings, are_kept, is_same, are_fresh):
     connections = seen(*readings)
     assert (connections.are_kept, connections.is_same, connections.are_fresh) == (are_kept, is_same, are_fresh)

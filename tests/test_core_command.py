@@ -39,7 +39,7 @@ POOL = Pool("myapp", "RUNNING", "", MANAGER, 60.0, WORKERS)
         ("doctor until=1", Command("doctor", "all", 0, "", 1.0)),
     ],
 )
-def test_what_is_a_command(text, command):
+def test_valid_commands_are_parsed(text, command):
     assert parse(text) == command
 
 
@@ -67,7 +67,7 @@ def test_what_is_a_command(text, command):
         (f"pause {'x' * 2000} id=1", "a command has at most 1000 characters, this one has 2011"),
     ],
 )
-def test_what_is_none_is_one_line(text, expected):
+def test_an_invalid_command_is_refused_in_one_line(text, expected):
     with pytest.raises(CommandError) as caught:
         parse(text)
     assert expected in str(caught.value)
@@ -75,7 +75,7 @@ def test_what_is_none_is_one_line(text, expected):
     assert "x" * 101 not in str(caught.value)
 
 
-def test_the_sender_of_what_is_no_command_finds_the_answer_too():
+def test_the_sender_of_an_invalid_command_gets_an_answer_too():
     assert id_of("frobnicate id=1a") == "1a"
     assert id_of(f"pause {'x' * 100_000} id=1a until=1700000000") == "1a"
     assert id_of("pause myapp") == id_of("") == id_of("id=1 pause myapp all") == ""
@@ -100,11 +100,11 @@ POOLS = ["many:many_00", "many:many_01", "web", "web:api"]
         ("", []),
     ],
 )
-def test_a_name_means_a_pool_a_process_or_all_of_a_group(name, expected):
+def test_a_name_matches_a_pool_a_process_or_a_whole_group(name, expected):
     assert named(name, POOLS) == expected
 
 
-def test_a_name_that_means_no_pool_is_answered_with_those_that_there_are():
+def test_an_unknown_name_is_answered_with_the_known_ones():
     assert unknown("x", ["a", "b"]) == "no pool 'x' is watched; there are: a, b"
     assert unknown("x", []) == "no pool 'x' is watched; there are: none"
     assert len(unknown("x" * 1000, [f"a{number}" for number in range(1000)])) < 300
@@ -114,7 +114,7 @@ def pools(**states: PoolState) -> dict[str, tuple[Pool, PoolState]]:
     return {name: (replace(POOL, name=name), state) for name, state in states.items()}
 
 
-def test_roll_all_rolls_those_that_it_can_and_says_what_it_cannot():
+def test_roll_all_rolls_every_pool_it_can_and_reports_the_others():
     both = pools(a=PoolState(), b=PoolState(paused=True))
     first, second, third = carry_out_in_all(parse("roll all"), {**both, "c": (Pool("c", "STOPPED"), PoolState())})
     assert first.state.requested == {worker.id for worker in WORKERS}
@@ -127,12 +127,12 @@ def test_roll_all_rolls_those_that_it_can_and_says_what_it_cannot():
     assert (third.state, third.refused, third.line) == (None, False, "c: no workers to replace: it is STOPPED")
 
 
-def test_a_command_that_can_be_done_in_no_pool_is_refused():
+def test_a_command_that_no_pool_can_carry_out_is_refused():
     with pytest.raises(CommandError, match="a is paused: supervisorctl memreap resume a first; b is paused"):
         carry_out_in_all(parse("roll all"), pools(a=PoolState(paused=True), b=PoolState(paused=True)))
 
 
-def test_reap_of_a_group_wants_one_pool_or_a_pid():
+def test_reap_of_a_group_needs_one_pool_or_a_pid():
     both = pools(**{"g:a": PoolState(), "g:b": PoolState()})
     with pytest.raises(CommandError, match="reap: 'g' is 2 pools; name one of them: g:a, g:b"):
         carry_out_in_all(parse("reap g"), both)
@@ -143,12 +143,12 @@ def test_reap_of_a_group_wants_one_pool_or_a_pid():
     assert only.line == "g:c: worker 21 is to be replaced"
 
 
-def test_reap_of_a_pool_that_has_the_name_of_its_group_means_that_one():
+def test_reap_of_a_pool_named_as_its_group_means_the_pool():
     (only,) = carry_out_in_all(parse("reap web"), pools(**{"web": PoolState(), "web:api": PoolState()}))
     assert only.pool == "web"
 
 
-def test_a_pause_says_that_what_was_requested_is_dropped():
+def test_a_pause_reports_the_requests_that_it_drops():
     state, answer = carry_out(parse("pause myapp"), POOL, carry_out(parse("roll myapp"), POOL, PoolState())[0])
     assert state.requested == frozenset()
     assert answer == (
@@ -164,22 +164,22 @@ def test_a_pause_says_that_what_was_requested_is_dropped():
         ("reap myapp 11", "worker 11 is to be replaced; not before min_age=2 min"),
     ],
 )
-def test_a_request_says_that_a_young_worker_must_come_of_age(text, answer):
+def test_a_request_reports_that_a_young_worker_must_reach_min_age(text, answer):
     assert carry_out(parse(text), POOL, PoolState(settings=PoolSettings(min_age=120.0)))[1] == answer
 
 
-def test_reap_asks_for_the_largest_or_the_one_that_is_named():
+def test_reap_requests_the_largest_worker_or_the_one_with_the_pid():
     assert carry_out(parse("reap myapp"), POOL, PoolState())[0].requested == {ProcessId(13, 1.0)}
     assert carry_out(parse("reap myapp 11"), POOL, PoolState())[0].requested == {ProcessId(11, 1.0)}
 
 
-def test_roll_asks_for_all():
+def test_roll_requests_all_workers():
     state, answer = carry_out(parse("roll myapp"), POOL, PoolState())
     assert state.requested == {worker.id for worker in WORKERS}
     assert answer == "all 3 workers are to be replaced, one at a time"
 
 
-def test_a_pause_takes_back_what_was_asked_for():
+def test_a_pause_withdraws_requests():
     state, _ = carry_out(parse("roll myapp"), POOL, PoolState())
     state, _ = carry_out(parse("pause myapp"), POOL, state)
     assert (state.paused, state.requested) == (True, frozenset())
@@ -199,18 +199,18 @@ def test_a_pause_takes_back_what_was_asked_for():
     ],
 )
 @pytest.mark.parametrize("text", ["reap myapp", "roll myapp"])
-def test_where_nobody_may_go_that_is_said(pool, state, expected, text):
+def test_a_command_reports_that_no_worker_may_be_replaced(pool, state, expected, text):
     with pytest.raises(CommandError) as caught:
         carry_out(parse(text), pool, state)
     assert expected in str(caught.value)
 
 
-def test_a_worker_that_is_not_there_is_refused_with_those_that_are():
+def test_an_unknown_pid_is_refused_with_the_existing_ones():
     with pytest.raises(CommandError, match="myapp has no worker 99; there are 11, 13, 12"):
         carry_out(parse("reap myapp 99"), POOL, PoolState())
 
 
-def test_reap_without_a_pid_never_means_one_that_was_signalled_already():
+def test_reap_without_a_pid_skips_workers_already_signalled():
     eleven, thirteen, twelve = (worker.id for worker in WORKERS)
     state = PoolState(reap=Reap(thirteen, 0.0, frozenset()), stuck=(Reap(twelve, 0.0, frozenset()),))
     after, answer = carry_out(parse("reap myapp"), POOL, state)
@@ -219,7 +219,7 @@ def test_reap_without_a_pid_never_means_one_that_was_signalled_already():
         carry_out(parse("reap myapp"), replace(POOL, workers=WORKERS[1:]), state)
 
 
-def test_a_worker_that_was_signalled_already_is_not_asked_for_again_by_its_pid_nor_by_roll():
+def test_a_worker_already_signalled_is_not_requested_again_by_pid_or_roll():
     thirteen = WORKERS[1].id
     state = PoolState(stuck=(Reap(thirteen, 0.0, frozenset()),))
     with pytest.raises(CommandError, match="worker 13 has already been signalled"):

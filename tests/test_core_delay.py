@@ -34,7 +34,7 @@ def standings(film: Film, looks: int, result: Result = Result.BUSY, server: str 
 
 
 @pytest.mark.parametrize("after", [5.0, 60.0])
-def test_workers_that_are_always_busy_are_overdue_after_two_ticks_whatever_the_interval(after):
+def test_always_busy_workers_are_overdue_after_two_ticks_of_any_interval(after):
     film = Film()
     looks = standings(film, 4, after=after)
     assert [look.standing for look in looks] == ["due", "due", "overdue", "overdue"]
@@ -47,11 +47,11 @@ def test_looks_between_two_ticks_make_no_worker_overdue():
     assert {look.standing for look in looks} == {"due"}
 
 
-def test_the_log_says_it_every_10_minutes_with_the_number_and_the_largest_and_its_end_once():
+def test_the_log_repeats_an_overdue_pool_every_10_minutes_and_its_end_once():
     film = Film()
-    told = [(film.now, event) for look in standings(film, 250) for event in events(look, Overdue)]
-    assert [event.lasts for _, event in told] == [10.0, 610.0, 1210.0]
-    assert {(event.workers, event.largest, event.limit) for _, event in told} == {(2, 300 * MIB, SETTINGS.limit)}
+    reported = [(film.now, event) for look in standings(film, 250) for event in events(look, Overdue)]
+    assert [event.lasts for _, event in reported] == [10.0, 610.0, 1210.0]
+    assert {(event.workers, event.largest, event.limit) for _, event in reported} == {(2, 300 * MIB, SETTINGS.limit)}
     lasted = film.now + 5 - film.state.delay.since
     verdict = film.look({11: 20, 12: 20})
     assert events(verdict, OverdueEnded) == [OverdueEnded(*STAMP, lasted)]
@@ -59,18 +59,18 @@ def test_the_log_says_it_every_10_minutes_with_the_number_and_the_largest_and_it
     assert events(film.look({11: 20, 12: 20}), OverdueEnded) == []
 
 
-def test_a_pool_that_has_an_idle_moment_now_and_then_is_at_most_two_lines_in_10_minutes():
+def test_a_pool_that_is_idle_now_and_then_logs_at_most_two_lines_in_10_minutes():
     film = Film()
-    told, began = [], film.now
+    reported, began = [], film.now
     for pid in range(20, 40):
         due = {11: 20, 12: 20, 13: 20, pid: film.worker(pid, 200, server=FCGI)}
         for _ in range(4):
-            told += attempt(film, {**due, pid: film.worker(pid, 200, server=FCGI)}).events
+            reported += attempt(film, {**due, pid: film.worker(pid, 200, server=FCGI)}).events
         assert reaped(film.look({**due, pid: film.worker(pid, 200, server=FCGI)})) == pid
         film.fork(pid + 1)
         for _ in range(4):
-            told += film.look({11: 20, 12: 20, 13: 20, pid + 1: 20}, after=30).events
-    overdue = [event for event in told if isinstance(event, (Overdue, OverdueEnded))]
+            reported += film.look({11: 20, 12: 20, 13: 20, pid + 1: 20}, after=30).events
+    overdue = [event for event in reported if isinstance(event, (Overdue, OverdueEnded))]
     assert 2 <= len(overdue) <= 2 * (1 + (film.now - began) / delay.REPEAT)
 
 
@@ -87,7 +87,7 @@ def test_a_pool_that_has_an_idle_moment_now_and_then_is_at_most_two_lines_in_10_
         ),
     ],
 )
-def test_what_stands_in_the_way_is_said(result, kind, text):
+def test_the_hindrance_is_reported(result, kind, text):
     film = Film()
     *_, last = standings(film, 3, result)
     (event,) = events(last, Overdue)
@@ -97,7 +97,7 @@ def test_what_stands_in_the_way_is_said(result, kind, text):
     assert "keep" not in event.text
 
 
-def test_of_kept_connections_is_spoken_only_where_one_was_seen():
+def test_kept_connections_are_mentioned_only_if_one_was_seen():
     detail = WorkerDetail(300 * MIB, True, FCGI)
     kept = hindrance.of_attempt(Result.BUSY, detail, SETTINGS, hindrance.Seen(is_kept=True))
     assert (kept.kind, "keepalive_requests" in kept.text) == (Kind.KEPT, True)
@@ -108,13 +108,13 @@ def test_of_kept_connections_is_spoken_only_where_one_was_seen():
     ("settings", "remedy"),
     [(SETTINGS, "CAP_SYS_PTRACE"), (replace(SETTINGS, hold=False), "set hold=yes")],
 )
-def test_a_server_whose_workers_must_be_held_and_may_not_be_is_not_called_busy(settings, remedy):
+def test_a_server_whose_workers_must_be_held_but_cannot_be_is_not_called_busy(settings, remedy):
     detail = WorkerDetail(300 * MIB, True, "Starman")
     why = hindrance.of_attempt(Result.BUSY, detail, settings, hindrance.Seen(has_boundary=False))
     assert (why.kind, remedy in why.text) == (Kind.CANNOT_HOLD, True)
 
 
-def test_while_idle_wait_runs_after_which_a_busy_worker_is_signalled_none_is_overdue():
+def test_no_worker_is_overdue_during_idle_wait_if_it_is_signalled_afterwards():
     film = Film(replace(SETTINGS, idle_wait=60))
     looks = standings(film, 14, server="gunicorn")
     assert {look.standing for look in looks} == {"due"}
@@ -123,7 +123,7 @@ def test_while_idle_wait_runs_after_which_a_busy_worker_is_signalled_none_is_ove
     assert last.standing == "overdue"
 
 
-def test_where_ptrace_is_not_permitted_idle_wait_is_waited_for_too():
+def test_idle_wait_applies_too_where_ptrace_is_not_permitted():
     film = Film()
     for _ in range(6):
         verdict = attempt(film, saturated(film, 300, 200))
@@ -131,7 +131,7 @@ def test_where_ptrace_is_not_permitted_idle_wait_is_waited_for_too():
     assert verdict.standing == "due"
 
 
-def test_where_a_kept_connection_was_seen_a_worker_that_may_not_be_signalled_busy_is_overdue():
+def test_a_worker_that_must_not_be_signalled_while_busy_is_overdue_once_a_kept_connection_was_seen():
     film = Film(replace(SETTINGS, hold=False))
     kept = hindrance.of_attempt(Result.BUSY, WorkerDetail(0, True, FCGI), film.settings, hindrance.Seen(False, True))
     for _ in range(5):
@@ -141,7 +141,7 @@ def test_where_a_kept_connection_was_seen_a_worker_that_may_not_be_signalled_bus
     assert film.state.delay.hindrance.kind is Kind.KEPT
 
 
-def test_without_ptrace_it_is_said_what_is_sent_to_busy_workers_and_what_that_may_cost():
+def test_without_ptrace_the_signal_for_busy_workers_and_its_cost_are_reported():
     detail = WorkerDetail(0, True, FCGI)
     why = hindrance.of_attempt(Result.BUSY, detail, SETTINGS, hindrance.Seen(has_boundary=False))
     assert "after idle_wait=60 s, busy workers are sent USR1 too (0 of 793" in why.text
@@ -150,13 +150,13 @@ def test_without_ptrace_it_is_said_what_is_sent_to_busy_workers_and_what_that_ma
     assert "workers have no handler for USR1" in deaf.text
 
 
-def test_with_never_a_busy_worker_of_any_server_is_overdue():
+def test_with_idle_wait_never_a_busy_worker_of_any_server_is_overdue():
     film = Film(replace(SETTINGS, idle_wait=float("inf")))
     *_, last = standings(film, 3, server="gunicorn")
     assert "none of them was found between two requests (idle_wait=never)" in events(last, Overdue)[0].text
 
 
-def test_workers_that_wait_for_their_turn_are_not_overdue_but_those_of_a_pool_that_never_settles_are():
+def test_workers_that_wait_for_their_turn_are_not_overdue_unless_the_pool_never_settles():
     film = Film()
     assert reaped(film.look({11: 300, 12: 200, 13: 250})) == 11
     film.look({12: 200, 13: 250})
@@ -171,7 +171,7 @@ def test_workers_that_wait_for_their_turn_are_not_overdue_but_those_of_a_pool_th
     assert film.look({12: 200, 13: 250, 14: 20}).standing == "leaving"
 
 
-def test_a_worker_that_must_never_be_signalled_is_overdue_with_the_reason():
+def test_a_worker_that_must_never_be_signalled_is_overdue_and_the_reason_is_reported():
     film = Film()
     for _ in range(3):
         verdict = film.look({11: film.worker(11, 300, caught=False), 12: 20})
@@ -182,7 +182,7 @@ def test_a_worker_that_must_never_be_signalled_is_overdue_with_the_reason():
     )
 
 
-def test_a_worker_that_is_stuck_for_ever_is_overdue_and_another_one_that_may_go_goes():
+def test_a_permanently_stuck_worker_is_overdue_and_another_worker_is_reaped():
     film = Film()
     film.look({11: 300, 12: 20})
     film.look({11: 300, 12: 20}, after=300)
@@ -192,7 +192,7 @@ def test_a_worker_that_is_stuck_for_ever_is_overdue_and_another_one_that_may_go_
     assert reaped(film.look({11: 300, 12: 200})) == 12
 
 
-def test_too_few_that_serve_are_waited_for_for_a_minute_and_then_the_due_one_is_overdue():
+def test_the_due_worker_is_overdue_after_a_minute_with_too_few_serving():
     film = Film()
     film.look({11: 20, 12: 20, 13: 20, 14: 20})
     looks = []
@@ -205,14 +205,14 @@ def test_too_few_that_serve_are_waited_for_for_a_minute_and_then_the_due_one_is_
 
 
 @pytest.mark.parametrize("how", [{"paused": True}, {"settings": "observe"}])
-def test_where_a_user_wants_nothing_to_be_sent_no_worker_is_overdue(how):
+def test_no_worker_is_overdue_where_the_user_wants_no_signals(how):
     film = Film(replace(SETTINGS, observe="settings" in how))
     film.state = replace(film.state, paused="paused" in how)
     assert {look.standing for look in standings(film, 5)} <= {"paused", "observed"}
     assert film.state.delay is None
 
 
-def test_a_new_listener_and_a_single_look_know_what_the_last_one_found():
+def test_a_new_listener_and_a_single_look_know_the_earlier_hindrance():
     film = Film(replace(SETTINGS, checks=3))
     standings(film, 6)
     since = film.state.delay.since
@@ -223,13 +223,13 @@ def test_a_new_listener_and_a_single_look_know_what_the_last_one_found():
     assert film.look({11: 20, 12: 20}).standing == "quiet"
 
 
-def test_without_any_attempt_as_in_a_dry_run_no_worker_is_called_overdue():
+def test_without_an_attempt_as_in_a_dry_run_no_worker_is_overdue():
     film = Film()
     looks = [film.look(saturated(film, 300, 200), signal=False, waited=None) for _ in range(20)]
     assert {look.standing for look in looks} == {"due"}
 
 
-def test_a_new_manager_ends_it():
+def test_a_new_manager_ends_the_delay():
     film = Film()
     standings(film, 4)
     for pid in (21, 22):
@@ -238,7 +238,7 @@ def test_a_new_manager_ends_it():
     assert (verdict.standing, len(events(verdict, OverdueEnded))) == ("quiet", 1)
 
 
-def test_pools_of_a_group_take_turns_for_as_long_as_a_worker_may_take_to_leave():
+def test_pools_of_a_group_wait_for_their_turn_for_up_to_grace():
     film = Film()
     for _ in range(80):
         verdict = attempt(film, saturated(film, 300, 200))
@@ -256,7 +256,7 @@ def test_pools_of_a_group_take_turns_for_as_long_as_a_worker_may_take_to_leave()
     ("server", "kind", "goes"),
     [("gunicorn", Kind.KEPT, True), (FCGI, Kind.KEPT, False), (FCGI, Kind.BUSY, True)],
 )
-def test_a_kept_connection_matters_only_to_a_server_that_loses_requests_on_it(server, kind, goes):
+def test_a_kept_connection_matters_only_for_a_server_that_loses_requests_on_it(server, kind, goes):
     without_ptrace = policy.not_sent(policy.tried(PoolState(), has_boundary=False), Hindrance(kind, ""))
     assert delay.may_go_busy(server, SETTINGS, without_ptrace) is goes
     assert not delay.may_go_busy(server, replace(SETTINGS, idle_wait=float("inf")), without_ptrace)

@@ -273,7 +273,7 @@ def test_every_class_of_event_has_an_example():
     assert len(kinds) > 70
 
 
-def test_what_is_announced_and_what_fails_a_single_run_stands_with_the_class():
+def test_the_class_of_an_event_defines_whether_it_is_announced_and_fails_a_run():
     announced = {kind.__name__: kind.announced_as for kind in events.kinds() if kind.announced_as}
     assert announced == {
         "Signalled": "reap",
@@ -324,14 +324,14 @@ def test_values_are_not_taken_for_a_wording():
     assert events.Noted(*STAMP, "{pool} {0} {").text == "{pool} {0} {"
 
 
-def test_the_reason_of_an_event_is_the_setting_that_asked_for_it():
+def test_the_reason_of_an_event_is_the_setting_that_caused_it():
     reasons = (OVER, Requested(None, "uss"), TooOld(90.0, 60.0), ShortOfHeadroom(SHORT, 57 * MIB))
     signalled = [events.Signalled(*STAMP, WORKER, reason, "HUP", SentMoment.HELD, 60.0) for reason in reasons]
     assert [event.asked_by for event in signalled] == ["limit", "requested", "max_age", "headroom"]
     assert events.Left(*STAMP, WORKER, 0.4, NEW).asked_by == ""
 
 
-def test_the_pid_of_an_event_is_that_of_its_worker():
+def test_the_pid_of_an_event_is_the_pid_of_its_worker():
     assert events.Left(*STAMP, WORKER, 0.4, NEW).pid == 4242
     assert events.Resumed(*STAMP, "because").pid == 0
 

@@ -45,7 +45,7 @@ def test_settings_have_the_keys_of_the_configuration():
     assert (name, settings["yield"], list(settings)) == ("myapp", False, list(POOL_KEYS))
 
 
-def test_a_line_that_has_room_is_all_of_the_event():
+def test_a_line_with_enough_room_has_the_whole_event():
     values = fields.of(STUCK)
     whole = fields.line(values, 4095)
     assert json.loads(whole) == values
@@ -55,7 +55,7 @@ def test_a_line_that_has_room_is_all_of_the_event():
 
 @pytest.mark.parametrize("text", ["x", "\n", '"', "\u00e4", "\u4e16", "\U0001f600", "\udcff", "a\U0001f600"])
 @pytest.mark.parametrize("pool", ["myapp", "\u4e16" * 5000])
-def test_a_line_without_room_is_json_all_the_same(text, pool):
+def test_a_line_with_too_little_room_is_still_json(text, pool):
     for length in (0, *range(3980, 4000), 100_000):
         event = dataclasses.replace(STUCK, pool=pool, activity=text * length)
         line = fields.line(fields.of(event), 4095)
@@ -69,7 +69,7 @@ def test_a_line_without_room_is_json_all_the_same(text, pool):
             assert event.text.encode(errors="replace").decode().startswith(values["message"])
 
 
-def test_what_takes_most_room_is_left_out_first():
+def test_the_longest_field_is_omitted_first():
     event = dataclasses.replace(STUCK, activity="x" * 200, forced="y" * 50, next="z" * 100)
     values = fields.of(event)
     left_out = []
@@ -80,7 +80,7 @@ def test_what_takes_most_room_is_left_out_first():
     assert set(fields.COMMON) <= set(kept)
 
 
-def test_half_a_surrogate_pair_is_no_text_for_a_strict_reader():
+def test_a_lone_surrogate_is_replaced_for_strict_readers():
     values = fields.of(events.CommandRefused("a\udcff", 1e9, "b\udcff"))
     assert (values["pool"], values["error"]) == ("a?", "b?")
     assert values["message"] == "a command was refused: b?"

@@ -66,12 +66,12 @@ def noisy(size, of: float, seed: int = 1):
 
 
 def levelling_off(start: float = 20.0, by: float = 100.0, within: float = 20.0):
-    """As copy on write does: in so many minutes all but 1/e of what the worker will ever unshare."""
+    """As copy on write does: in `minutes` minutes all but 1/e of what the worker will ever unshare."""
     return lambda minutes: start + by * (1 - math.exp(-minutes / within))
 
 
 @pytest.mark.parametrize("minutes", [12, 30, 60, 300, 1000])
-def test_a_steady_leak_is_told_to_the_byte_however_long_it_was_watched(minutes):
+def test_a_steady_leak_is_measured_to_the_byte_for_any_time_watched(minutes):
     strip = Strip().play(minutes, w11=leak(3), w12=leak(6))
     assert strip.mib_per_hour == pytest.approx(9, rel=0.001)
     assert (strip.of_worker(11), strip.of_worker(12)) == pytest.approx((3, 6), rel=0.001)
@@ -81,7 +81,7 @@ def test_a_steady_leak_is_told_to_the_byte_however_long_it_was_watched(minutes):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_leak_with_noise_is_told_nearly_as_well(seed):
+def test_a_leak_with_noise_is_measured_nearly_as_well(seed):
     strip = Strip().play(60, w11=noisy(leak(30), of=1, seed=seed))
     assert strip.mib_per_hour == pytest.approx(30, rel=0.1)
     assert strip.minutes_to_limit() == pytest.approx((LIMIT - 80) / 30 * 60, rel=0.2)
@@ -94,7 +94,7 @@ def test_a_leak_in_steps_of_whole_requests_is_a_leak():
     assert strip.mib_per_hour == pytest.approx(30, rel=0.1)
 
 
-def test_too_early_it_is_unknown():
+def test_growth_is_unknown_at_first():
     strip = Strip()
     assert (strip.mib_per_hour, strip.minutes_to_limit()) == (None, None)
     strip.play(10.5, w11=leak(30))
@@ -103,7 +103,7 @@ def test_too_early_it_is_unknown():
     assert strip.mib_per_hour == pytest.approx(30, rel=0.001)
 
 
-def test_five_samples_are_the_fewest_however_far_apart_they_are():
+def test_five_samples_are_needed_at_any_distance():
     strip = Strip(every=HOUR).play(300, w11=leak(3))
     assert len(strip.growth.series[ProcessId(11, strip.forked[11])].samples) == 4  # the first was of a newborn
     assert strip.mib_per_hour is None
@@ -115,7 +115,7 @@ def test_the_first_minute_of_a_worker_does_not_count():
     assert strip.mib_per_hour == 0
 
 
-def test_copy_on_write_that_levels_off_promises_no_end():
+def test_copy_on_write_that_levels_off_predicts_no_time_to_limit():
     strip = Strip()
     shape = levelling_off(start=20, by=100)  # it ends at 120 MiB
     strip.play(10.5, w11=shape)
@@ -125,26 +125,26 @@ def test_copy_on_write_that_levels_off_promises_no_end():
     assert strip.mib_per_hour == pytest.approx(0, abs=0.1)
 
 
-def test_copy_on_write_that_meets_the_limit_before_it_levels_off_is_told():
+def test_copy_on_write_that_reaches_the_limit_before_it_levels_off_is_predicted():
     strip = Strip().play(20, w11=levelling_off(start=20, by=100))
     assert strip.minutes_to_limit(110) == pytest.approx(46 - 20, rel=0.15)  # 20 min * ln(100 / 10) in all
 
 
 @pytest.mark.parametrize("at", range(2, 60, 3))
 @pytest.mark.parametrize("lasts", [0.5, 3, 1000])
-def test_one_large_request_is_no_growth_that_goes_on(at, lasts):
+def test_one_large_request_is_not_continuing_growth(at, lasts):
     strip = Strip().play(10.5, w11=lambda minutes: 50 + 60 * (at <= minutes < at + lasts))
     for _ in range(80):
         strip.play(1, w11=lambda minutes: 50 + 60 * (at <= minutes < at + lasts))
         assert (strip.mib_per_hour, strip.minutes_to_limit()) == (0, None)
 
 
-def test_no_growth_is_known_to_be_none():
+def test_no_growth_is_reported_as_zero():
     strip = Strip().play(60, w11=50, w12=60)
     assert (strip.mib_per_hour, strip.minutes_to_limit()) == (0, None)
 
 
-def test_a_worker_that_shrinks_counts_less_than_nothing():
+def test_a_worker_that_shrinks_counts_as_negative_growth():
     strip = Strip().play(60, w11=leak(-12, start=100), w12=leak(2))
     assert strip.mib_per_hour == pytest.approx(-10, rel=0.001)
     assert strip.minutes_to_limit() == pytest.approx((LIMIT - 52) / 2 * 60, rel=0.01)
@@ -152,7 +152,7 @@ def test_a_worker_that_shrinks_counts_less_than_nothing():
     assert shrinks.minutes_to_limit() is None
 
 
-def test_a_worker_that_was_replaced_is_forgotten_and_the_new_one_counts_as_the_others():
+def test_a_replaced_worker_is_forgotten_and_its_replacement_counts():
     strip = Strip().play(60, w11=leak(12), w12=leak(12))
     strip.play(1, w12=leak(12), w21=leak(12))
     assert set(strip.growth.series) == {ProcessId(12, strip.forked[12]), ProcessId(21, strip.forked[21])}
@@ -160,7 +160,7 @@ def test_a_worker_that_was_replaced_is_forgotten_and_the_new_one_counts_as_the_o
     assert (strip.of_worker(12), strip.of_worker(21)) == (pytest.approx(12, rel=0.001), None)
 
 
-def test_with_most_workers_new_it_is_unknown_again():
+def test_growth_is_unknown_again_when_most_workers_are_new():
     strip = Strip().play(60, w11=leak(12), w12=leak(12), w13=leak(12))
     strip.play(1, w11=leak(12), w22=leak(12), w23=leak(12))
     assert (strip.mib_per_hour, strip.minutes_to_limit()) == (None, None)
@@ -169,24 +169,24 @@ def test_with_most_workers_new_it_is_unknown_again():
     assert strip.mib_per_hour == pytest.approx(36, rel=0.001)
 
 
-def test_workers_over_the_limit_have_met_it_so_the_next_one_is_told():
+def test_workers_over_the_limit_are_skipped_when_the_next_one_is_predicted():
     strip = Strip().play(60, w11=leak(12, start=200), w12=leak(12, start=100))
     assert strip.minutes_to_limit() == pytest.approx((LIMIT - 112) / 12 * 60, rel=0.01)
 
 
-def test_an_end_in_more_than_a_week_is_not_promised():
+def test_a_time_to_limit_of_more_than_a_week_is_not_predicted():
     strip = Strip().play(60, w11=leak(0.5))
     assert strip.mib_per_hour == pytest.approx(0.5, rel=0.001)
     assert strip.minutes_to_limit() is None
 
 
-def test_what_a_worker_did_long_ago_does_not_count():
+def test_old_samples_do_not_count():
     strip = Strip().play(600, w11=leak(6))
     strip.play(240, w11=110)
     assert strip.mib_per_hour == 0
 
 
-def test_another_metric_begins_anew():
+def test_another_metric_starts_over():
     strip = Strip().play(60, w11=leak(12))
     strip.metric = "pss"
     strip.play(1, w11=leak(12))

@@ -26,7 +26,7 @@ def imported(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_nothing_in_the_core_knows_a_process_a_clock_or_a_file(file):
+def test_the_core_imports_no_process_clock_or_file_module(file):
     for name in imported(file):
         assert name.split(".")[0] not in FORBIDDEN
         assert not name.startswith("supervisor_memreap") or name.startswith(ALLOWED_OF_OURS)
@@ -42,5 +42,5 @@ def test_the_core_opens_and_prints_nothing(file):
     assert not called & {"open", "print", "input", "exec", "eval"}
 
 
-def test_there_is_a_core_to_check():
+def test_the_core_has_modules_to_check():
     assert {"model.py", "policy.py", "settings.py", "events.py"} <= {file.name for file in FILES}

@@ -24,7 +24,7 @@ from supervisor_memreap.core.listeners import is_listener, words_of_listener
         ("setpriv --reuid www-data memreap-1.0 listen", []),
     ],
 )
-def test_a_listener_is_recognised_with_the_words_behind_it(command, words):
+def test_a_listener_command_with_arguments_is_recognised(command, words):
     assert is_listener(command)
     assert words_of_listener(command) == words
 
@@ -32,6 +32,6 @@ def test_a_listener_is_recognised_with_the_words_behind_it(command, words):
 @pytest.mark.parametrize(
     "command", ["", "memreap", "memreap once", "memreap listen-x", "memreap listening", "memreaplisten", "cat listen"]
 )
-def test_other_commands_are_none(command):
+def test_other_commands_are_not_listeners(command):
     assert not is_listener(command)
     assert words_of_listener(command) == []

@@ -1,4 +1,4 @@
-"""Film strips of a pool that is only observed: nothing is ever sent, and the log says what would have been."""
+"""Film strips of a pool that is only observed: nothing is ever sent, and the log reports what would have been."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from supervisor_memreap.core.shortage import Kind, Shortage
 OBSERVED = replace(SETTINGS, observe=True)
 
 
-def test_each_worker_that_would_be_replaced_is_told_once_and_none_is_signalled():
+def test_each_worker_that_would_be_reaped_is_reported_once_and_not_signalled():
     film = Film(OBSERVED)
-    told = []
+    reported = []
     for _ in range(5):
         verdict = film.look({11: 200, 12: 300, 13: 20})
         assert (verdict.candidates, verdict.again, verdict.force, verdict.standing) == ((), None, None, "observed")
-        told += events(verdict, WouldReap)
-    assert [(event.worker.pid, event.asked_by) for event in told] == [(12, "limit"), (11, "limit")]
+        reported += events(verdict, WouldReap)
+    assert [(event.worker.pid, event.asked_by) for event in reported] == [(12, "limit"), (11, "limit")]
 
 
-def test_a_worker_that_took_the_pid_of_another_is_told_too():
+def test_a_worker_that_reuses_a_pid_is_reported_too():
     film = Film(OBSERVED)
     film.look({11: 200})
     film.look({12: 20})
@@ -43,7 +43,7 @@ def test_a_pool_without_a_limit_can_be_observed():
     assert (verdict.candidates, verdict.events, verdict.standing) == ((), (), "observed")
 
 
-def test_a_worker_that_was_signalled_before_is_followed_but_gets_nothing_more():
+def test_a_worker_signalled_earlier_is_followed_but_not_signalled_again():
     film = Film(replace(SETTINGS, stuck="KILL"))
     assert reaped(film.look({11: 300, 12: 20})) == 11
     film.settings = replace(film.settings, observe=True)
@@ -54,7 +54,7 @@ def test_a_worker_that_was_signalled_before_is_followed_but_gets_nothing_more():
         assert events(verdict, Stuck) == []
 
 
-def test_what_was_observed_is_signalled_only_when_the_file_has_been_without_that_line_for_ten_seconds():
+def test_an_observed_worker_is_signalled_only_ten_seconds_after_observe_is_removed():
     film = Film(OBSERVED)
     film.look({11: 300, 12: 20})
     film.settings = SETTINGS
@@ -71,7 +71,7 @@ def test_a_limit_that_fresh_workers_exceed_suspends_nothing():
     assert (events(verdict, WrongSetting), verdict.standing) == ([], "observed")
 
 
-def test_observed_workers_are_not_counted_on_where_the_host_is_short():
+def test_observed_workers_do_not_relieve_the_host():
     host = MemoryScope(HOST, 1000 * MIB, 10 * MIB)
     pool = Pool("myapp", "RUNNING", manager=ProcessId(1, 1.0), scopes=(host,))
     for settings, relieves in (
@@ -90,7 +90,7 @@ def test_a_user_cannot_have_a_worker_of_an_observed_pool_replaced(command):
         carry_out(parse(command), pool, film.state)
 
 
-def test_a_worker_that_was_requested_before_is_not_signalled():
+def test_a_worker_requested_before_observe_is_not_signalled():
     film = Film()
 
     def look():
@@ -102,12 +102,12 @@ def test_a_worker_that_was_requested_before_is_not_signalled():
     assert look() != ()
     film.settings = OBSERVED
     assert [look() for _ in range(5)] == [()] * 5
-    # Nor is it kept until the pool is observed no more.
+    # Nor is it kept until observe is off.
     film.settings = SETTINGS
     assert [look() for _ in range(9)] == [()] * 9
 
 
-def test_of_the_workers_that_would_go_for_a_total_one_is_told():
+def test_one_of_the_workers_that_would_be_reaped_for_a_total_is_reported():
     film = Film(OBSERVED)
     pool = film.look({11: 20, 12: 20, 13: 20}).pool
     reason = OverTotal(Shortage(Kind.TOTAL, "myapp", 120 * MIB, 100 * MIB, 100 * MIB), 40 * MIB)
@@ -116,6 +116,6 @@ def test_of_the_workers_that_would_go_for_a_total_one_is_told():
     assert [event.pid for event in choosing_.events] == [11]
 
 
-def test_the_log_says_that_a_pool_is_only_observed():
+def test_the_log_reports_that_a_pool_is_only_observed():
     watching = Watching("", 0.0, (("myapp", OBSERVED), ("web", PoolSettings(observe=True))))
     assert watching.text == "watching myapp (only observed, limit 150 MiB uss), web (only observed)"

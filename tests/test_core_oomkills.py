@@ -1,4 +1,4 @@
-"""Whose processes the OOM killer may have ended: what is said, and what is not."""
+"""Whose processes the OOM killer may have ended: what is reported, and what is not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def gone(before: Pool, after: Pool, state: PoolState | None = None) -> tuple[lis
     return [worker.id.pid for worker in departed.workers], departed.manager is not None
 
 
-def test_a_worker_is_gone_by_itself_only_if_neither_memreap_nor_supervisord_ended_it():
+def test_a_worker_left_without_a_signal_only_if_neither_memreap_nor_supervisord_ended_it():
     assert gone(pool(11, 12), pool(12, 13)) == ([11], False)
     assert gone(pool(11, 12), pool(11, 12)) == ([], False)
     leaving = Reap(ProcessId(11, 1.0), 0.0, frozenset())
@@ -52,7 +52,7 @@ class Film:
         return list(log)
 
 
-def test_the_worker_that_is_gone_at_the_look_at_which_the_counter_rose_is_named_with_its_size():
+def test_a_worker_gone_when_the_counter_rose_is_named_with_its_size():
     (event,) = Film().look(1, myapp=[40])
     assert (event.pool, event.pid, event.kills, event.killed) == ("myapp", 40, 1, 1)
     assert event.text == (
@@ -62,11 +62,11 @@ def test_the_worker_that_is_gone_at_the_look_at_which_the_counter_rose_is_named_
     )
 
 
-def test_where_none_has_risen_a_worker_that_leaves_is_no_news():
+def test_a_worker_that_leaves_without_a_rise_of_the_counter_is_not_reported():
     assert Film().look(0, myapp=[40]) == []
 
 
-def test_of_more_that_left_than_were_ended_it_is_said_that_it_is_not_known_which():
+def test_if_more_workers_left_than_were_killed_the_line_reports_the_doubt():
     first, second = Film().look(1, myapp=[40, 41], shop=[50])
     assert (first.pool, first.killed, second.pool, second.killed) == ("myapp", 1, "shop", 1)
     assert "workers 40, 41 (the largest up to 41 MiB) left" in first.text
@@ -80,7 +80,7 @@ def test_a_worker_that_is_still_ending_when_the_counter_rises_is_named_at_the_ne
     assert film.look(0, myapp=[42]) == []
 
 
-def test_kills_of_no_worker_are_said_at_the_next_look_once():
+def test_kills_of_other_processes_are_reported_once_at_the_next_look():
     film = Film()
     assert film.look(1, myapp=[]) == []
     (event,) = film.look(0, myapp=[])
@@ -88,11 +88,11 @@ def test_kills_of_no_worker_are_said_at_the_next_look_once():
     assert film.look(0, myapp=[]) == []
 
 
-def test_kills_in_another_group_concern_no_worker_of_this_one():
+def test_kills_in_another_group_do_not_concern_a_worker():
     log, pending = oomkills.follow([Gone("myapp", pool(40).workers)], {"myapp": WEB}, [Kills("other", 1)], {}, 7.0)
     assert (log, pending) == ((), {"other": 1})
 
 
-def test_what_the_host_counts_and_no_worker_explains_may_be_of_any_container():
+def test_unexplained_kills_on_the_host_may_belong_to_any_container():
     _, pending = oomkills.follow([], {}, [Kills(HOST, 1)], {}, 7.0)
     assert oomkills.follow([], {}, [Kills(HOST, 0)], pending, 7.0) == ((), {})

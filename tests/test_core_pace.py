@@ -19,8 +19,10 @@ SIZES = {11: 200 * MIB, 12: 20 * MIB}
 
 
 def reading(at: float, available: float | None, settings: PoolSettings = SETTINGS, size: int = 8000) -> pace.Reading:
-    there = None if available is None else int(available * MIB)
-    pool = Pool("a", "RUNNING", scopes=(MemoryScope(HOST, size * MIB, there), MemoryScope("a", MIB, -5 * MIB)))
+    bytes_available = None if available is None else int(available * MIB)
+    pool = Pool(
+        "a", "RUNNING", scopes=(MemoryScope(HOST, size * MIB, bytes_available), MemoryScope("a", MIB, -5 * MIB))
+    )
     return pace.reading([(pool, settings)], at)
 
 
@@ -39,40 +41,40 @@ def film(*available: float, every: float = TICK) -> list[float | None]:
     ]
 
 
-def test_while_nothing_happens_the_next_look_is_at_the_next_tick():
+def test_without_events_the_next_look_is_at_the_next_tick():
     assert film(4000, 4000, 3990, 4010) == [None] * 4
     assert pace.next_look(7.0, False, {}, (), 12.0) is None
 
 
-def test_after_the_kernel_has_woken_the_listener_it_looks_one_second_after_the_last_look():
+def test_after_a_wakeup_the_next_look_is_one_second_after_the_last():
     assert pace.next_look(7.0, True, {}, (), 12.0) == 8.0
 
 
-def test_where_available_memory_reaches_headroom_before_the_next_tick_it_looks_after_a_second():
+def test_the_next_look_is_in_a_second_if_available_memory_would_reach_headroom_before_the_tick():
     # 4,000 MiB fall by 1,500 in 5 s: the next tick sees 1,000. Then by 1,400: the one after that would see none.
     assert film(4000, 2500, 1100) == [None, None, 1.0]
 
 
-def test_a_fall_that_has_stopped_causes_no_more_looks():
+def test_memory_that_stopped_falling_causes_no_extra_looks():
     assert film(1100, 700, 700, every=1.0) == [None, 1.0, None]
 
 
-def test_the_same_fall_causes_no_extra_look_shortly_before_a_tick():
+def test_falling_memory_causes_no_extra_look_shortly_before_a_tick():
     readings = reading(0.0, 1100), reading(1.0, 1000)
     assert pace.next_look(1.0, False, {}, readings, 5.9) is None
     assert pace.next_look(1.0, False, {}, readings, 6.0) == 2.0
 
 
-def test_memory_below_headroom_falls_no_further_than_that():
+def test_memory_already_below_headroom_causes_no_extra_look():
     assert film(600, 400, 200) == [None, None, None]  # that is a shortage, and causes looks as such
 
 
-def test_a_share_is_one_of_the_scopes_size():
+def test_a_share_is_a_share_of_the_size_of_the_scope():
     settings = replace(SETTINGS, headroom=0.1)
     assert reading(0.0, 500, settings, 2000).spare == {HOST: 300 * MIB}
 
 
-def test_what_is_not_known_or_not_asked_for_causes_no_look():
+def test_unknown_or_unset_values_cause_no_look():
     assert reading(0.0, None).spare == {}
     assert reading(0.0, 300, PoolSettings(pressure=20.0)).spare == {}
     readings = reading(0.0, None), reading(5.0, 600)
@@ -85,21 +87,21 @@ def test_while_memory_is_short_it_looks_every_second(kind):
     assert pace.next_look(3.0, False, short(kind), (), 8.0) == 4.0
 
 
-def test_a_total_is_looked_at_with_the_ticks():
+def test_a_total_is_checked_only_at_ticks():
     assert pace.next_look(3.0, False, short(Kind.TOTAL), (), 8.0) is None
 
 
-def test_a_shortage_that_is_given_up_causes_no_look():
+def test_a_shortage_that_was_given_up_causes_no_look():
     assert pace.next_look(3.0, False, short(given_up=2.0), (), 8.0) is None
 
 
-def test_a_shortage_that_lasts_causes_no_more_looks_until_a_worker_goes_for_it():
+def test_a_lasting_shortage_causes_no_extra_looks_until_a_worker_is_reaped_for_it():
     assert pace.next_look(pace.HURRY - 1, False, short(), (), 99.0) == pace.HURRY
     assert pace.next_look(pace.HURRY, False, short(), (), 99.0) is None
     assert pace.next_look(pace.HURRY, False, short(last=50.0), (), 99.0) == pace.HURRY + 1
 
 
-def test_looks_between_two_ticks_are_none_of_the_consecutive_checks():
+def test_looks_between_two_ticks_do_not_count_towards_checks():
     settings = PoolSettings(limit=100 * MIB, checks=2)
     state, candidates = PoolState(), []
     for now, counts in ((5000.0, True), (5001.0, False), (5002.0, False), (5005.0, True)):

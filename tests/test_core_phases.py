@@ -34,7 +34,7 @@ def a_reap(phase: Phase) -> Reap:
     return Reap(WORKER, 5.0, frozenset([WORKER]), phase=phase, since=5.0)
 
 
-def test_a_phase_that_follows_another_keeps_what_is_known_and_when_it_came():
+def test_the_next_phase_keeps_the_data_and_the_time_of_the_previous_one():
     reap = a_reap(Phase.SIGNALLED).to(Phase.GONE, 9.0, left=8.0)
     assert (reap.phase, reap.since, reap.signalled, reap.left) == (Phase.GONE, 9.0, 5.0, 8.0)
 
@@ -53,7 +53,7 @@ def test_a_phase_that_follows_another_keeps_what_is_known_and_when_it_came():
         ("REPLACED", "GONE"),
     ],
 )
-def test_no_signal_follows_where_none_may(before, after):
+def test_no_signal_follows_in_a_phase_that_forbids_it(before, after):
     with pytest.raises(AssertionError, match=f"{before.lower()} to {after.lower()}"):
         a_reap(Phase[before]).to(Phase[after], 9.0)
 
@@ -83,7 +83,7 @@ def test_a_reap_goes_through_all_phases_and_is_over_when_its_replacement_has_set
 
 
 @pytest.mark.parametrize("is_sent", [True, False])
-def test_a_worker_that_is_there_after_all_was_reported_as_gone_and_gets_no_signal_any_more(is_sent):
+def test_a_worker_that_reappears_after_it_was_reported_gone_is_not_signalled_again(is_sent):
     film = Film(replace(SETTINGS, stuck="KILL"))
     film.look({11: 300, 12: 20})
     film.state = replace(film.state, reap=replace(film.state.reap, is_sent=is_sent))
@@ -95,7 +95,7 @@ def test_a_worker_that_is_there_after_all_was_reported_as_gone_and_gets_no_signa
     assert [type(event) for event in verdict.events] == [Stuck] * is_sent
 
 
-def test_one_that_may_never_have_got_its_signal_is_not_forced_when_an_attempt_at_a_second_one_is_made_at_grace():
+def test_a_worker_that_may_have_missed_its_signal_is_not_forced_when_a_second_attempt_starts_at_grace():
     film = Film(replace(SETTINGS, stuck="KILL"))
     film.look({11: 300, 12: 20})
     film.state = replace(film.state, reap=replace(film.state.reap, is_sent=False))
@@ -107,7 +107,7 @@ def test_one_that_may_never_have_got_its_signal_is_not_forced_when_an_attempt_at
     assert (verdict.force, film.state.leaving, verdict.events) == (None, None, ())
 
 
-def test_a_second_signal_that_went_out_counts_as_the_first_where_that_was_not_known():
+def test_a_second_signal_counts_as_the_first_if_the_first_was_uncertain():
     film = Film(replace(SETTINGS, stuck="KILL"))
     film.look({11: 300, 12: 20})
     film.state = replace(film.state, reap=replace(film.state.reap, is_sent=False))
@@ -116,7 +116,7 @@ def test_a_second_signal_that_went_out_counts_as_the_first_where_that_was_not_kn
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_after_a_restart_an_attempt_counts_as_sent_and_all_else_is_as_it_was(phase):
+def test_after_a_restart_an_attempt_counts_as_sent_and_the_other_phases_are_unchanged(phase):
     state = restored(decode(encode(PoolState(reap=a_reap(phase)))))
     assert state.attempted is None
     if phase is Phase.ATTEMPTED:
@@ -137,7 +137,7 @@ def test_after_a_restart_an_attempt_counts_as_sent_and_all_else_is_as_it_was(pha
         ({"left": 8.0, "reported": True, "replaced_by": [13, BOOT]}, Phase.REPLACED),
     ],
 )
-def test_a_file_of_an_older_version_is_read_and_its_reap_goes_on(flags, phase):
+def test_a_state_file_of_an_older_version_is_read_and_its_reap_continues(flags, phase):
     values = encode(PoolState())
     del values["reap"]
     state = decode({**values, "leaving": {**OLDER, **flags}})
@@ -148,7 +148,7 @@ def test_a_file_of_an_older_version_is_read_and_its_reap_goes_on(flags, phase):
     assert (reap.left, reap.replaced_by is not None) == (flags.get("left"), phase is Phase.REPLACED)
 
 
-def test_an_attempt_that_a_version_without_phases_was_making_may_have_sent_its_signal():
+def test_an_attempt_saved_by_a_version_without_phases_may_have_sent_its_signal():
     values = encode(PoolState())
     del values["reap"]
     reap = decode({**values, "leaving": None, "attempted": {**OLDER, "sent": False}}).leaving

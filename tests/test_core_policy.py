@@ -1,4 +1,4 @@
-"""Film strips: frames of (now, pool) in, what the policy says out. No process, no clock."""
+"""Film strips: frames of (now, pool) in, the decisions of the policy out. No process, no clock."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ MIB = 1024**2
 LIMIT = 150 * MIB
 SETTINGS = PoolSettings(limit=LIMIT, min_age=30, settle=10, grace=300)
 BOOT = 10_000.0
-"""The `now` at which the manager was start_time, in the tests that do not say otherwise."""
+"""The `now` at which the manager was start_time, by default."""
 
 
 class Film:
-    """Plays looks at one pool; workers are `pid: MiB`, `pid: (MiB, age)` or a Worker, born with the manager."""
+    """Plays looks at one pool; workers are `pid: MiB`, `pid: (MiB, age)` or a Worker, started with the manager."""
 
     def __init__(self, settings: PoolSettings = SETTINGS):
         self.settings = settings
@@ -85,18 +85,18 @@ class Film:
     ):
         """The verdict of the next look, `after` seconds later; the signal that it asks for goes out.
 
-        Not `signal`: attempts were made in vain, and each `waited` for so many seconds.
+        Not `signal`: attempts failed, and each `waited` for this many seconds.
         """
         self.now += after
         if workers is None:
             pool = Pool("myapp", state)
         else:
-            there = tuple(
+            present = tuple(
                 worker_or_size if isinstance(worker_or_size, Worker) else self.worker(pid, worker_or_size)
                 for pid, worker_or_size in sorted(workers.items())
             )
             pool = Pool(
-                "myapp", state, "", ProcessId(manager, start_time), self.now - start_time, there, frozenset(stopped)
+                "myapp", state, "", ProcessId(manager, start_time), self.now - start_time, present, frozenset(stopped)
             )
         pool = replace(pool, ending=ending, child_faults=child_faults, is_group=self.is_group, nested=nested)
         verdict = self.decide(pool, self.now)
@@ -109,14 +109,14 @@ class Film:
         return verdict
 
     def decide(self, pool: Pool, now: float):
-        """What `follow` and `choose` say together: a Choice with the events of both."""
+        """The result of `follow` and `choose`: a Choice with the events of both."""
         self.state, followed = following.follow(pool, self.settings, self.state, now)
         ((choice,), *_) = selection.choose([Look(pool, self.settings, self.state)], now)
         self.state = choice.state
         return replace(choice, events=(*followed, *choice.events))
 
     def fork(self, pid: int, ago: float = 0.0) -> None:
-        """From the next look on, `pid` is a process that was born `ago` seconds before now."""
+        """From the next look on, `pid` is a process that started `ago` seconds before now."""
         self.started[pid] = self.now - ago
 
 
@@ -139,19 +139,19 @@ def test_a_pool_within_its_limit_is_left_alone():
         assert (reaped(verdict), verdict.standing, verdict.events) == (None, "quiet", ())
 
 
-def test_the_worker_over_the_limit_is_reaped_and_only_it():
+def test_only_the_worker_over_the_limit_is_reaped():
     assert reaped(Film().look({11: 40, 12: 151})) == 12
 
 
-def test_exactly_the_limit_is_not_over_it():
+def test_a_worker_exactly_at_the_limit_is_not_over_it():
     assert reaped(Film().look({11: 150})) is None
 
 
-def test_the_worker_with_the_most_to_give_back_goes_first():
+def test_the_worker_that_frees_most_is_reaped_first():
     assert reaped(Film().look({11: 200, 12: 300, 13: 250})) == 12
 
 
-def test_the_next_is_not_chosen_before_the_last_has_left_was_replaced_and_the_new_one_has_settled():
+def test_the_next_worker_is_chosen_only_after_the_last_replacement_has_settled():
     film = Film()
     assert reaped(film.look({11: 200, 12: 300, 13: 250})) == 12
     busy = film.look({11: 200, 12: 300, 13: 250})
@@ -165,7 +165,7 @@ def test_the_next_is_not_chosen_before_the_last_has_left_was_replaced_and_the_ne
     assert reaped(film.look({11: 200, 13: 250, 14: 20}, after=0.1)) == 13
 
 
-def test_what_left_is_told_once_with_its_time_and_its_replacement():
+def test_a_worker_that_left_is_reported_once_with_time_and_replacement():
     film = Film()
     film.look({11: 200, 12: 40})
     film.fork(13, ago=-1)
@@ -174,7 +174,7 @@ def test_what_left_is_told_once_with_its_time_and_its_replacement():
     assert film.look({12: 40, 13: 20}).events == ()
 
 
-def test_the_moment_that_the_kernel_told_counts_not_the_look():
+def test_the_time_of_leaving_is_the_one_from_the_kernel_not_from_the_look():
     film = Film()
     film.look({11: 200, 12: 40})
     film.state = policy.exited(ProcessId(11, BOOT), film.state, film.now + 0.4)
@@ -182,7 +182,7 @@ def test_the_moment_that_the_kernel_told_counts_not_the_look():
     assert left.after == pytest.approx(0.4)
 
 
-def test_a_replacement_that_comes_late_is_told_when_it_comes():
+def test_a_late_replacement_is_reported_when_it_appears():
     film = Film()
     film.look({11: 200, 12: 40})
     (left,) = film.look({12: 40}).events
@@ -192,23 +192,23 @@ def test_a_replacement_that_comes_late_is_told_when_it_comes():
     assert replaced == Replaced(*STAMP, ProcessId(11, BOOT), 3.0, ProcessId(13, film.started[13]))
 
 
-def test_replacements_that_die_at_once_never_settle_and_the_old_workers_stay():
+def test_replacements_that_exit_at_once_never_settle_and_the_old_workers_stay():
     film = Film()
     film.look({11: 200, 12: 300})
-    told = []
+    reported_events = []
     for pid in range(100, 180):  # a broken deployment: each look finds another newborn in the place of 12
         film.fork(pid)
         verdict = film.look({11: 200, pid: 20})
         assert reaped(verdict) is None
-        told += events(verdict, NotReplaced)
-    assert len(told) == 1
-    assert told[0].after == pytest.approx(300)
+        reported_events += events(verdict, NotReplaced)
+    assert len(reported_events) == 1
+    assert reported_events[0].after == pytest.approx(300)
     film.fork(180)
     film.look({11: 200, 180: 20}, after=9)
     assert reaped(film.look({11: 200, 180: 20}, after=1)) == 11
 
 
-def test_a_pool_that_was_made_smaller_goes_on_after_grace():
+def test_a_pool_made_smaller_continues_after_grace():
     film = Film()
     film.look({11: 200, 12: 300, 13: 20, 14: 20})
     film.fork(15)
@@ -225,7 +225,7 @@ def of_age(film: Film, *pids: int) -> dict[int, Worker]:
     return {pid: replace(film.worker(pid, 40), detail=WorkerDetail(40 * MIB, True)) for pid in pids}
 
 
-def test_a_worker_that_is_too_old_is_reaped_without_any_limit_and_says_so():
+def test_a_worker_that_is_too_old_is_reaped_without_a_limit_and_the_reason_has_its_age():
     film = Film(AGED)
     film.fork(11, ago=5 * 3600)
     film.fork(12, ago=6 * 3600 + 1)
@@ -249,7 +249,7 @@ def test_workers_that_were_forked_together_do_not_become_too_old_together():
     assert len(set(due_at.values())) > 15
 
 
-def test_the_limit_is_more_urgent_than_age_and_of_two_reasons_one_is_told():
+def test_the_limit_is_more_urgent_than_the_age_and_one_reason_is_reported():
     film = Film(replace(AGED, limit=LIMIT))
     film.fork(11, ago=7 * 3600)
     film.fork(12, ago=7 * 3600)
@@ -267,7 +267,7 @@ def test_a_spike_is_not_a_leak():
     assert reaped(film.look({11: 200, 12: 20})) == 11
 
 
-def test_checks_are_counted_for_each_worker_by_its_birth_not_by_its_pid():
+def test_checks_are_counted_by_start_time_not_by_pid():
     film = Film(replace(SETTINGS, checks=2))
     film.look({11: 200, 12: 20})
     film.fork(11, ago=60)  # the pid came back for another process
@@ -282,7 +282,7 @@ def test_a_newborn_is_not_signalled():
     assert reaped(film.look({11: 20, 12: 200}, after=0.1)) == 12
 
 
-def test_a_worker_that_would_die_of_the_signal_is_not_signalled_and_that_is_told_once():
+def test_a_worker_without_a_handler_is_not_signalled_and_that_is_reported_once():
     film = Film()
     deaf = film.worker(11, 300, caught=False)
     verdict = film.look({11: deaf, 12: 20})
@@ -301,7 +301,7 @@ def test_a_worker_that_would_die_of_the_signal_is_not_signalled_and_that_is_told
         ("FCGI::ProcManager", "HUP", True),
     ],
 )
-def test_where_the_server_is_known_its_table_decides_not_the_handler(server, signal, goes):
+def test_the_table_of_servers_decides_before_the_handler(server, signal, goes):
     film = Film(replace(SETTINGS, signal=signal))
     worker = film.worker(11, 300, server=server)
     verdict = film.look({11: worker, 12: 20})
@@ -315,44 +315,44 @@ def test_where_the_server_is_known_its_table_decides_not_the_handler(server, sig
 @pytest.mark.parametrize(
     ("server", "signal"), [("gunicorn", "TERM"), ("php-fpm", "QUIT"), ("unicorn", "QUIT"), ("Apache", "USR1")]
 )
-def test_where_no_signal_is_set_the_servers_own_is_used_and_that_is_told_once(server, signal):
+def test_the_signal_of_the_server_is_used_by_default_and_reported_once(server, signal):
     film = Film()
-    told = []
+    reported_events = []
     for _ in range(3):
         verdict = film.look({11: film.worker(11, 300, server=server), 12: 20}, signal=False)
         assert reaped(verdict) == 11
         assert verdict.candidates[0].worker.detail.signal == signal
-        told += events(verdict, SignalOfServer)
-    assert told == [SignalOfServer(*STAMP, server, signal)]
+        reported_events += events(verdict, SignalOfServer)
+    assert reported_events == [SignalOfServer(*STAMP, server, signal)]
     film.look({11: film.worker(11, 300, server=server), 12: 20})
     assert (film.state.leaving.signal, film.state.leaving.server) == (signal, server)
 
 
-def test_that_the_servers_own_signal_is_used_is_told_again_of_another_manager():
+def test_the_signal_of_the_server_is_reported_again_for_a_new_manager():
     film = Film()
-    told = []
+    reported_events = []
     for manager in (1, 2, 2):
         verdict = film.look({11: film.worker(11, 300, server="gunicorn"), 12: 20}, manager=manager, signal=False)
-        told += events(verdict, SignalOfServer)
-    assert len(told) == 2
+        reported_events += events(verdict, SignalOfServer)
+    assert len(reported_events) == 2
 
 
 @pytest.mark.parametrize(("server", "chosen"), [("uWSGI", None), ("", None), ("gunicorn", "TERM")])
-def test_hup_and_a_signal_that_is_set_are_not_told(server, chosen):
+def test_hup_and_a_configured_signal_are_not_reported(server, chosen):
     film = Film(replace(SETTINGS, signal=chosen))
     verdict = film.look({11: film.worker(11, 300, server=server), 12: 20})
     assert (reaped(verdict), verdict.events) == (11, ())
     assert film.state.leaving.signal == (chosen or "HUP")
 
 
-def test_a_young_worker_is_no_reason_to_tell_which_signal_is_used():
+def test_a_young_worker_does_not_cause_a_report_of_the_signal():
     film = Film()
     film.fork(11)
     assert film.look({11: film.worker(11, 300, server="gunicorn"), 12: 20}).events == ()
 
 
 @pytest.mark.parametrize(("server", "seconds"), [("uWSGI", 2.0), ("Apache", 1.0), ("Starman", 0.0)])
-def test_the_next_is_not_chosen_before_the_replacement_is_as_old_as_the_servers_pace(server, seconds):
+def test_the_next_worker_is_chosen_only_when_the_replacement_has_the_age_of_the_pace(server, seconds):
     assert pace_of(server) == seconds
     film = Film(replace(SETTINGS, settle=0.0, min_age=1))
     grown = {pid: film.worker(pid, 300, server=server) for pid in (11, 12)}
@@ -371,7 +371,7 @@ def test_the_next_is_not_chosen_before_the_replacement_is_as_old_as_the_servers_
         assert reaped(film.look({12: still, 13: 20, 14: 20}, after=0.1)) == 12
 
 
-def test_a_pace_that_is_shorter_than_settle_changes_nothing():
+def test_a_pace_shorter_than_settle_changes_nothing():
     film = Film(replace(SETTINGS, settle=10.0))
     assert reaped(film.look({11: film.worker(11, 300, server="uWSGI"), 12: film.worker(12, 200, server="uWSGI")})) == 11
     film.fork(14)
@@ -379,12 +379,12 @@ def test_a_pace_that_is_shorter_than_settle_changes_nothing():
     assert reaped(film.look({12: film.worker(12, 200, server="uWSGI"), 14: 20}, after=0.1)) == 12
 
 
-def test_where_the_system_does_not_tell_what_is_caught_the_signal_goes_out():
+def test_the_signal_is_sent_where_handlers_cannot_be_read():
     film = Film()
     assert reaped(film.look({11: film.worker(11, 300, caught=None), 12: 20})) == 11
 
 
-def test_a_bound_is_not_taken_for_a_metric_that_may_not_be_read():
+def test_a_bound_never_replaces_an_unreadable_metric():
     film = Film()
     hidden = film.worker(11, 300, readable=False)
     verdict = film.look({11: hidden, 12: 20})
@@ -392,7 +392,7 @@ def test_a_bound_is_not_taken_for_a_metric_that_may_not_be_read():
     assert film.look({11: hidden, 12: 20}).events == ()
 
 
-def test_a_stuck_worker_is_told_once_signalled_once_and_the_next_may_go():
+def test_a_stuck_worker_is_reported_once_signalled_once_and_the_next_may_be_reaped():
     film = Film()
     assert reaped(film.look({11: 300, 12: 200})) == 11
     assert film.look({11: 300, 12: 200}, after=299).events == ()
@@ -410,7 +410,7 @@ def again(verdict):
     return verdict.again.id.pid if verdict.again else None
 
 
-def test_a_worker_that_is_there_well_after_the_signal_gets_a_second_one_and_no_third():
+def test_a_worker_still_running_long_after_the_signal_gets_a_second_one_but_no_third():
     film = Film()
     assert again(film.look({11: 300, 12: 20})) is None
     assert again(film.look({11: 300, 12: 20}, after=9)) is None
@@ -421,7 +421,7 @@ def test_a_worker_that_is_there_well_after_the_signal_gets_a_second_one_and_no_t
         assert again(film.look({11: 300, 12: 20})) is None
 
 
-def test_a_second_signal_never_comes_after_grace():
+def test_no_second_signal_is_sent_after_grace():
     film = Film(replace(SETTINGS, grace=12))
     film.look({11: 300, 12: 20})
     assert again(film.look({11: 300, 12: 20}, after=6)) == 11
@@ -433,7 +433,7 @@ def forced(verdict):
 
 
 @pytest.mark.parametrize("stuck", ["TERM", "KILL"])
-def test_a_stuck_worker_is_forced_once_where_that_is_asked_for_and_the_next_waits_for_it(stuck):
+def test_a_stuck_worker_is_forced_once_if_configured_and_the_next_waits_for_it(stuck):
     film = Film(replace(SETTINGS, stuck=stuck))
     film.look({11: 300, 12: 200})
     verdict = film.look({11: 300, 12: 200}, after=300)
@@ -446,7 +446,7 @@ def test_a_stuck_worker_is_forced_once_where_that_is_asked_for_and_the_next_wait
     assert (forced(verdict), reaped(verdict)) == (None, 12)
 
 
-def test_a_worker_that_leaves_when_it_is_forced_is_replaced_before_the_next_goes():
+def test_a_worker_that_leaves_when_forced_is_replaced_before_the_next_is_reaped():
     film = Film(replace(SETTINGS, stuck="KILL"))
     film.look({11: 300, 12: 200})
     film.look({11: 300, 12: 200}, after=300)
@@ -459,7 +459,7 @@ def wrong(mib: float, age: float, usable: str) -> WrongSetting:
     return WrongSetting(*STAMP, OverLimit(int(mib * MIB), LIMIT, "uss"), usable, age, policy.RETRY_SETTING)
 
 
-def test_where_all_workers_begin_to_serve_over_the_limit_the_pool_is_suspended_before_any_is_reaped():
+def test_a_pool_whose_workers_all_start_over_the_limit_is_suspended_before_any_is_reaped():
     film = Film()
     film.now = BOOT
     assert film.look({11: 160, 12: 170, 13: 165}).events == ()  # not known to serve yet
@@ -471,7 +471,7 @@ def test_where_all_workers_begin_to_serve_over_the_limit_the_pool_is_suspended_b
         assert (reaped(later), later.events) == (None, ())
 
 
-def test_one_worker_that_begins_over_the_limit_among_others_is_no_wrong_limit():
+def test_one_worker_that_starts_over_the_limit_is_not_a_wrong_limit():
     film = Film()
     film.now = BOOT
     for _ in range(3):
@@ -485,7 +485,7 @@ class Growth:
         self.film = Film(settings)
         self.film.now = BOOT
         self.mib = mib
-        self.there = list(range(11, 11 + count))
+        self.present = list(range(11, 11 + count))
         self.reaps = 0
         self.log: list[object] = []
 
@@ -493,14 +493,14 @@ class Growth:
         for _ in range(int(minutes * 60 / tick)):
             now = self.film.now + tick
             verdict = self.film.look(
-                {pid: self.mib(now - self.film.started.get(pid, BOOT)) for pid in self.there}, after=tick
+                {pid: self.mib(now - self.film.started.get(pid, BOOT)) for pid in self.present}, after=tick
             )
             self.log += verdict.events
             if verdict.candidates:
                 self.reaps += 1
-                self.there.remove(reaped(verdict))
-                self.there.append(1000 + self.reaps)
-                self.film.fork(self.there[-1])
+                self.present.remove(reaped(verdict))
+                self.present.append(1000 + self.reaps)
+                self.film.fork(self.present[-1])
         return self
 
     def restart(self) -> None:
@@ -512,7 +512,7 @@ class Growth:
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 10])
-def test_a_limit_below_what_workers_hold_when_they_begin_to_serve_suspends_the_pool(count):
+def test_a_limit_below_the_size_of_fresh_workers_suspends_the_pool(count):
     pool = Growth(lambda _age: 160, count).play(20)
     assert pool.of(WrongSetting) == [wrong(160, 10.0, "limit=320MB")]
     assert pool.reaps == (2 if count == 1 else 0)
@@ -520,7 +520,7 @@ def test_a_limit_below_what_workers_hold_when_they_begin_to_serve_suspends_the_p
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 10])
-def test_that_is_found_also_when_the_listener_starts_later(count):
+def test_a_wrong_limit_is_detected_by_a_listener_that_starts_later(count):
     pool = Growth(lambda _age: 160, count)
     pool.film.now += 3600
     pool.play(20)
@@ -529,7 +529,7 @@ def test_that_is_found_also_when_the_listener_starts_later(count):
 
 
 @pytest.mark.parametrize("settle", [10, 2])
-def test_a_worker_that_crosses_the_limit_five_seconds_after_its_start_did_so_before_it_was_known_to_serve(settle):
+def test_a_worker_over_the_limit_within_five_seconds_was_over_it_before_it_served(settle):
     settings = replace(SETTINGS, settle=settle)
     pool = Growth(lambda age: 20 if age < 5 else 160, 2, settings).play(15, tick=1)
     assert len(pool.of(WrongSetting)) == (settle == 10)
@@ -538,7 +538,7 @@ def test_a_worker_that_crosses_the_limit_five_seconds_after_its_start_did_so_bef
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_a_leak_that_reaches_the_limit_in_forty_seconds_is_said_once_and_reaping_goes_on(count):
+def test_a_leak_that_reaches_the_limit_in_forty_seconds_is_reported_once_and_reaping_continues(count):
     pool = Growth(lambda age: 4 * age, count).play(20)
     assert pool.of(WrongSetting) == []
     (event,) = pool.of(FastLeak)
@@ -547,20 +547,20 @@ def test_a_leak_that_reaches_the_limit_in_forty_seconds_is_said_once_and_reaping
     assert pool.film.state.suspended is None
 
 
-def test_with_long_ticks_it_is_not_known_what_workers_held_when_they_began_to_serve_but_how_young_they_were():
+def test_with_long_ticks_the_size_of_fresh_workers_is_unknown_but_not_their_age():
     pool = Growth(lambda _age: 160).play(60, tick=60)
     assert pool.of(WrongSetting) == []
     assert len(pool.of(FastLeak)) == 1
     assert pool.reaps > 20
 
 
-def test_workers_that_reach_the_limit_in_two_minutes_are_no_fast_leak():
+def test_workers_that_reach_the_limit_in_two_minutes_are_not_a_fast_leak():
     pool = Growth(lambda age: 1.3 * age).play(20)
     assert (pool.of(WrongSetting), pool.of(FastLeak)) == ([], [])
     assert pool.reaps > 20
 
 
-def test_of_workers_that_serve_when_the_listener_starts_it_is_not_known_what_they_held_at_first():
+def test_the_first_size_of_workers_older_than_the_listener_is_unknown():
     film = Film()
     film.now = BOOT + 10
     for _ in range(3):
@@ -568,7 +568,7 @@ def test_of_workers_that_serve_when_the_listener_starts_it_is_not_known_what_the
     assert reaped(film.look({11: 160, 12: 170})) == 12
 
 
-def test_a_worker_that_was_not_watched_from_its_start_is_no_evidence_either_way():
+def test_a_worker_not_watched_from_its_start_is_not_evidence():
     pool = Growth(lambda _age: 160, 1).play(1)
     assert len(pool.film.state.started_over) == 2
     for pid in range(2000, 2010):
@@ -579,7 +579,7 @@ def test_a_worker_that_was_not_watched_from_its_start_is_no_evidence_either_way(
     assert pool.film.state.suspended is None
 
 
-def test_a_wrong_limit_is_found_although_the_listener_is_restarted_after_each_reap():
+def test_a_wrong_limit_is_detected_although_the_listener_restarts_after_each_reap():
     pool = Growth(lambda _age: 160, 1)
     for _ in range(6):
         pool.play(0.75)
@@ -588,7 +588,7 @@ def test_a_wrong_limit_is_found_although_the_listener_is_restarted_after_each_re
     assert pool.reaps <= policy.STARTED_OVER
 
 
-def test_a_fast_leak_suspends_nothing_although_the_listener_is_restarted_after_each_reap():
+def test_a_fast_leak_suspends_nothing_although_the_listener_restarts_after_each_reap():
     pool = Growth(lambda age: 4 * age)
     for _ in range(60):
         pool.play(0.75)
@@ -597,14 +597,14 @@ def test_a_fast_leak_suspends_nothing_although_the_listener_is_restarted_after_e
     assert pool.reaps > 30
 
 
-def test_what_older_versions_have_saved_of_early_reaps_is_no_evidence():
+def test_early_reaps_saved_by_older_versions_are_not_evidence():
     values = encode(PoolState())
     del values["started_over"]
     assert decode({**values, "early_reaps": [["limit", 1.0]] * 3}).started_over == ()
 
 
 @pytest.mark.parametrize(("raised", "suspended"), [(155, True), (165, False)])
-def test_a_limit_that_is_raised_is_compared_with_what_workers_held_when_they_began_to_serve(raised, suspended):
+def test_a_raised_limit_is_compared_with_the_size_of_fresh_workers(raised, suspended):
     pool = Growth(lambda age: 160 + age / 60, 4).play(2)
     assert pool.film.state.suspended
     pool.film.settings = replace(SETTINGS, limit=raised * MIB)
@@ -615,13 +615,13 @@ def test_a_limit_that_is_raised_is_compared_with_what_workers_held_when_they_beg
     assert bool(pool.reaps) == (not suspended)
 
 
-def test_a_worker_that_has_held_less_since_it_began_to_serve_was_no_evidence():
+def test_a_worker_that_held_less_after_it_began_to_serve_is_not_evidence():
     pool = Growth(lambda age: 160 if age < 12 or age > 600 else 40, 2, replace(SETTINGS, checks=3)).play(120)
     assert pool.of(WrongSetting) == []
     assert pool.reaps > 10
 
 
-def test_another_metric_says_nothing_of_what_workers_held_when_they_began_to_serve():
+def test_another_metric_is_not_evidence_of_the_size_of_fresh_workers():
     pool = Growth(lambda _age: 160, 2, replace(SETTINGS, metric="pss", limit=500 * MIB)).play(1)
     pool.film.settings = SETTINGS
     pool.play(0.1)
@@ -642,7 +642,7 @@ def test_a_suspension_ends_when_the_settings_change(change, then):
     assert [type(event) for event in others] == then  # the limit is as wrong as before
 
 
-def test_settings_that_are_not_about_what_is_wrong_do_not_end_a_suspension():
+def test_unrelated_settings_do_not_end_a_suspension():
     film = Film()
     film.now = BOOT
     film.look({11: 160, 12: 170}, after=SETTINGS.settle)
@@ -652,7 +652,7 @@ def test_settings_that_are_not_about_what_is_wrong_do_not_end_a_suspension():
     assert (film.state.suspended.setting, film.state.settings) == ("limit", film.settings)
 
 
-def test_a_suspension_by_new_settings_is_not_ended_by_them():
+def test_a_suspension_caused_by_new_settings_is_not_ended_by_them():
     settings = replace(SETTINGS, settle=2.0)
     film = Film(replace(settings, limit=500 * MIB))
     film.look({11: 160, 12: 170})
@@ -666,7 +666,7 @@ def test_a_suspension_by_new_settings_is_not_ended_by_them():
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_file_that_is_half_written_at_one_look_ends_no_suspension(lost):
+def test_a_half_written_file_at_one_look_ends_no_suspension(lost):
     film = Film()
     film.look({11: 300, 12: 20})
     if lost:
@@ -696,11 +696,13 @@ def test_a_wrong_limit_is_forgotten_with_its_manager():
     assert [type(event) for event in verdict.events] == [Resumed]
 
 
-def test_a_tree_that_falls_right_after_a_reap_suspends_the_pool_until_the_next_manager_has_stood():
+def test_a_manager_lost_right_after_a_reap_suspends_the_pool_until_the_next_manager_has_run_long_enough():
     film = Film()
     assert reaped(film.look({11: 300, 12: 20})) == 11
     verdict = film.look(state="EXITED")
-    assert verdict.events == (ManagerLost(*STAMP, ProcessId(11, BOOT), ProcessId(1, BOOT), policy.STOOD, 5.0, True),)
+    assert verdict.events == (
+        ManagerLost(*STAMP, ProcessId(11, BOOT), ProcessId(1, BOOT), policy.TRUSTED_AFTER, 5.0, True),
+    )
     start_time = film.now
     film.fork(21)
     assert reaped(film.look({21: 300}, manager=2, start_time=start_time, after=300)) is None
@@ -709,31 +711,31 @@ def test_a_tree_that_falls_right_after_a_reap_suspends_the_pool_until_the_next_m
     assert reaped(verdict) == 21
 
 
-def test_a_tree_that_falls_again_is_trusted_only_after_twice_the_time():
+def test_after_a_second_loss_the_manager_must_run_twice_as_long():
     film = Film()
     film.look({11: 300, 12: 20})
     film.look(state="BACKOFF")
     start_time = film.now
     film.fork(21)
-    assert reaped(film.look({21: 300, 22: 20}, manager=2, start_time=start_time, after=policy.STOOD)) == 21
+    assert reaped(film.look({21: 300, 22: 20}, manager=2, start_time=start_time, after=policy.TRUSTED_AFTER)) == 21
     (lost,) = film.look({31: 20}, manager=3, start_time=film.now).events
-    assert lost.resumes_after == 2 * policy.STOOD
+    assert lost.resumes_after == 2 * policy.TRUSTED_AFTER
 
 
-def test_another_manager_right_after_a_reap_is_a_fallen_tree_too():
+def test_a_new_manager_right_after_a_reap_counts_as_a_lost_manager():
     film = Film()
     film.look({11: 300, 12: 20})
     assert events(film.look({21: 20}, manager=2, start_time=film.now), ManagerLost)
 
 
-def test_a_restart_of_ours_and_of_the_program_together_is_no_fallen_tree():
+def test_a_restart_of_memreap_and_of_the_program_together_is_not_a_lost_manager():
     film = Film()
     film.look({11: 300, 12: 20})
     film.state = replace(film.state, looked=None)  # what is kept over a restart knows of no look
     assert film.look({21: 20}, manager=2, start_time=film.now).events == ()
 
 
-def test_a_program_that_somebody_stops_is_no_fallen_tree():
+def test_a_program_stopped_by_a_user_is_not_a_lost_manager():
     film = Film()
     film.look({11: 300, 12: 20})
     verdict = film.look(state="STOPPING")
@@ -743,7 +745,7 @@ def test_a_program_that_somebody_stops_is_no_fallen_tree():
     assert reaped(film.look({21: 300, 22: 20}, manager=2, start_time=film.now - 60)) == 21
 
 
-def test_a_manager_that_is_restarted_with_nothing_leaving_is_just_a_new_one():
+def test_a_manager_restarted_while_no_worker_leaves_is_just_a_new_manager():
     film = Film()
     film.look({11: 40})
     film.look({21: 40}, manager=2, start_time=film.now)
@@ -754,25 +756,25 @@ def test_without_a_manager_nothing_is_signalled():
     assert reaped(Film().look(state="STARTING")) is None
 
 
-def test_a_worker_that_leaves_by_itself_between_looks_is_no_event():
+def test_a_worker_that_exits_on_its_own_between_looks_is_not_an_event():
     film = Film(replace(SETTINGS, checks=2))
     film.look({11: 300, 12: 20})
     assert film.look({12: 20}).events == ()
 
 
-def test_an_idle_moment_is_waited_for_so_long_and_not_longer():
+def test_an_idle_moment_is_waited_for_until_idle_wait_and_no_longer():
     film = Film(replace(SETTINGS, idle_wait=20))
     looks = [film.look({11: 300, 12: 20}, after=60, signal=False, waited=waited) for waited in (5, 10, 4, 1, 5)]
     assert [expired(look) for look in looks] == [set(), set(), set(), set(), {11}]
 
 
-def test_only_the_time_of_attempts_that_were_made_in_vain_counts_for_idle_wait():
+def test_only_failed_attempts_count_towards_idle_wait():
     film = Film(replace(SETTINGS, idle_wait=60))
     verdicts = [film.look({11: 300, 12: 20}, after=60, signal=False, waited=None) for _ in range(14)]
     assert expired(verdicts[-1]) == set()
 
 
-def test_the_wait_for_an_idle_moment_begins_anew_with_each_reap_and_when_nothing_is_due():
+def test_idle_wait_restarts_with_each_reap_and_when_no_worker_is_due():
     film = Film(replace(SETTINGS, idle_wait=10))
     film.look({11: 300, 12: 20}, signal=False, waited=10)
     assert expired(film.look({11: 300, 12: 20}))
@@ -782,23 +784,23 @@ def test_the_wait_for_an_idle_moment_begins_anew_with_each_reap_and_when_nothing
     assert not expired(film.look({12: 300, 13: 20}, after=60))
 
 
-def test_a_wait_that_never_ends_never_expires():
+def test_an_infinite_idle_wait_never_expires():
     film = Film(replace(SETTINGS, idle_wait=float("inf")))
     for _ in range(100):
         assert not expired(film.look({11: 300}, after=1e6, signal=False))
 
 
-def test_a_signal_that_did_not_go_out_leaves_nobody_leaving():
+def test_a_signal_that_was_not_sent_leaves_no_worker_leaving():
     film = Film()
     assert reaped(film.look({11: 300, 12: 20}, signal=False)) == 11
     assert reaped(film.look({11: 300, 12: 20}, signal=False)) == 11
 
 
-def test_all_that_are_due_are_offered_the_largest_first():
+def test_all_due_workers_are_candidates_the_largest_first():
     assert [each.worker.id.pid for each in Film().look({11: 200, 12: 300, 13: 40, 14: 250}).candidates] == [12, 14, 11]
 
 
-def test_the_wait_for_an_idle_moment_is_each_workers_own():
+def test_each_worker_has_its_own_idle_wait():
     film = Film(replace(SETTINGS, idle_wait=10))
     film.look({11: 200, 12: 20}, signal=False, waited=10)
     verdict = film.look({11: 200, 12: 300}, after=10, signal=False)
@@ -806,7 +808,7 @@ def test_the_wait_for_an_idle_moment_is_each_workers_own():
     assert expired(verdict) == {11}
 
 
-def test_workers_that_take_turns_do_not_wait_for_so_long_each():
+def test_workers_that_take_turns_do_not_each_wait_for_idle_wait():
     film = Film(replace(SETTINGS, idle_wait=20))
     busy = {11: 300, 12: 290, 13: 280, 14: 270}
     film.look(busy, signal=False, waited=4)
@@ -814,7 +816,7 @@ def test_workers_that_take_turns_do_not_wait_for_so_long_each():
     assert expired(film.look(busy, signal=False, waited=4)) == {11, 12, 13, 14}
 
 
-def test_a_worker_that_dies_by_itself_meanwhile_needs_a_settled_one_in_its_place_too():
+def test_a_worker_that_exits_on_its_own_meanwhile_needs_a_settled_replacement_too():
     film = Film()
     assert reaped(film.look({11: 300, 12: 250, 13: 20})) == 11
     film.fork(14)
@@ -824,7 +826,7 @@ def test_a_worker_that_dies_by_itself_meanwhile_needs_a_settled_one_in_its_place
     assert reaped(film.look({12: 250, 14: 20, 15: 20}, after=9.9)) == 12
 
 
-def test_the_one_that_took_its_place_is_the_youngest():
+def test_the_replacement_is_the_youngest_worker():
     film = Film()
     film.look({11: 300, 12: 20})
     film.fork(13)
@@ -834,7 +836,7 @@ def test_the_one_that_took_its_place_is_the_youngest():
     assert left.replaced_by.pid == 14
 
 
-def test_a_manager_that_stood_on_after_the_worker_left_did_not_fall():
+def test_a_manager_that_ran_on_after_the_worker_left_is_not_lost():
     film = Film()
     film.look({11: 300, 12: 20})
     for _ in range(20):
@@ -842,14 +844,14 @@ def test_a_manager_that_stood_on_after_the_worker_left_did_not_fall():
     assert events(film.look(state="EXITED"), ManagerLost) == []
 
 
-def test_a_reap_that_goes_well_restores_the_trust():
+def test_a_successful_reap_resets_the_losses():
     film = Film()
     film.look({11: 300, 12: 20})
     film.look(state="EXITED")
     assert film.state.manager_losses == 1
     start_time = film.now
     film.fork(21)
-    assert reaped(film.look({21: 300, 23: 20}, manager=2, start_time=start_time, after=policy.STOOD)) == 21
+    assert reaped(film.look({21: 300, 23: 20}, manager=2, start_time=start_time, after=policy.TRUSTED_AFTER)) == 21
     film.fork(22)
     film.look({22: 20, 23: 20}, manager=2, start_time=start_time, after=5)
     film.look({22: 20, 23: 20}, manager=2, start_time=start_time, after=5)
@@ -862,7 +864,7 @@ def test_what_looks_like_a_manager_below_a_wrapper_is_not_signalled():
     verdict = film.look({11: manager})
     assert (reaped(verdict), verdict.events) == (None, (LooksLikeManager(*STAMP, manager.id, False),))
     assert reaped(film.look({11: manager, 12: 20})) is None
-    for _ in range(2):  # whoever asks for it is told each time, and it is not asked for any more
+    for _ in range(2):  # each request is answered, and it is not requested any longer
         film.state = policy.request([manager.id], film.state)
         verdict = film.look({11: manager, 12: 20})
         assert reaped(verdict) is None
@@ -870,7 +872,7 @@ def test_what_looks_like_a_manager_below_a_wrapper_is_not_signalled():
         assert film.state.requested == frozenset()
 
 
-def test_a_worker_that_has_just_forked_is_neither_signalled_nor_called_a_manager():
+def test_a_worker_that_has_just_forked_is_neither_signalled_nor_taken_for_a_manager():
     film = Film()
     forking = replace(film.worker(11, 300), detail=WorkerDetail(300 * MIB, True, looks_like_manager=None))
     film.state = policy.request([forking.id], film.state)
@@ -879,21 +881,21 @@ def test_a_worker_that_has_just_forked_is_neither_signalled_nor_called_a_manager
     assert reaped(film.look({11: 300, 12: 20})) == 11
 
 
-def test_a_program_that_runs_and_cannot_be_looked_at_is_told_of_once():
+def test_a_running_program_that_cannot_be_looked_at_is_reported_once():
     film = Film()
     hidden = Pool("myapp", "RUNNING", "its processes are hidden from this user")
-    told = []
+    reported_events = []
     for now in range(3):
         verdict = film.decide(hidden, now)
-        told += verdict.events
-    assert told == [NotVisible(*STAMP, "its processes are hidden from this user")]
+        reported_events += verdict.events
+    assert reported_events == [NotVisible(*STAMP, "its processes are hidden from this user")]
 
 
 def asking(film, *pids):
     film.state = policy.request([ProcessId(pid, film.started[pid]) for pid in pids], film.state)
 
 
-def test_a_worker_that_somebody_asked_for_goes_first_over_the_limit_or_not():
+def test_a_requested_worker_is_reaped_first_over_its_limit_or_not():
     film = Film()
     asked = replace(film.worker(12, 20), detail=WorkerDetail(20 * MIB, True))
     assert reaped(film.look({11: 20, 12: asked})) is None
@@ -904,7 +906,7 @@ def test_a_worker_that_somebody_asked_for_goes_first_over_the_limit_or_not():
     assert film.state.requested == frozenset()
 
 
-def test_all_that_were_asked_for_go_one_at_a_time():
+def test_all_requested_workers_are_reaped_one_at_a_time():
     film = Film()
     asked = {pid: replace(film.worker(pid, pid), detail=WorkerDetail(pid * MIB, True)) for pid in (11, 12, 13)}
     workers: dict[int, Worker | int] = {**asked}
@@ -921,7 +923,7 @@ def test_all_that_were_asked_for_go_one_at_a_time():
     assert film.look(workers, after=60).standing == "quiet"
 
 
-def test_who_was_asked_for_and_would_die_of_the_signal_does_not_go():
+def test_a_requested_worker_without_a_handler_is_not_reaped():
     film = Film()
     deaf = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB, False))
     film.look({11: deaf, 12: 20})
@@ -930,7 +932,7 @@ def test_who_was_asked_for_and_would_die_of_the_signal_does_not_go():
     assert (reaped(verdict), verdict.events) == (None, (NotCaught(*STAMP, deaf.id, "HUP", False),))
 
 
-def test_a_newborn_that_was_asked_for_waits_until_it_is_none():
+def test_a_requested_newborn_waits_for_min_age():
     film = Film()
     film.fork(11)
     young = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB, True))
@@ -940,7 +942,7 @@ def test_a_newborn_that_was_asked_for_waits_until_it_is_none():
     assert reaped(film.look({11: replace(young, age=30.0), 12: 20})) == 11
 
 
-def test_in_a_paused_pool_nobody_goes_and_who_leaves_is_followed():
+def test_a_paused_pool_is_not_reaped_and_a_leaving_worker_is_followed():
     film = Film()
     assert reaped(film.look({11: 300, 12: 200})) == 11
     film.state = policy.pause(film.state)
@@ -952,7 +954,7 @@ def test_in_a_paused_pool_nobody_goes_and_who_leaves_is_followed():
     assert reaped(film.look({12: 200, 13: 20})) == 12
 
 
-def test_a_pause_stays_with_the_program_under_another_manager():
+def test_a_pause_survives_a_new_manager():
     film = Film()
     film.look({11: 300})
     film.state = policy.pause(film.state)
@@ -961,7 +963,7 @@ def test_a_pause_stays_with_the_program_under_another_manager():
     assert film.look({21: 300}, manager=2, start_time=film.now - 60).standing == "paused"
 
 
-def test_a_suspension_ends_when_somebody_resumes_the_pool():
+def test_a_suspension_ends_when_a_user_resumes_the_pool():
     film = Film()
     film.now = BOOT
     film.look({11: 160, 12: 170}, after=SETTINGS.settle)
@@ -970,7 +972,7 @@ def test_a_suspension_ends_when_somebody_resumes_the_pool():
 
 
 def unsent(film: Film, pool_of: dict) -> None:
-    """The look that chooses 11, by a listener that was ended before it could say that the signal went out."""
+    """The look that chooses 11, by a listener that was killed before it could save that the signal was sent."""
     assert reaped(film.look(pool_of, signal=False)) == 11
     worker = film.worker(11, pool_of[11])
     pool = Pool("myapp", "RUNNING", "", ProcessId(1, BOOT), 60, (worker,))
@@ -979,7 +981,7 @@ def unsent(film: Film, pool_of: dict) -> None:
 
 
 @pytest.mark.parametrize("stuck", ["report", "TERM", "KILL"])
-def test_a_worker_that_may_never_have_got_the_signal_is_neither_stuck_nor_forced_but_chosen_again(stuck):
+def test_a_worker_that_may_have_missed_the_signal_is_neither_stuck_nor_forced_but_chosen_again(stuck):
     film = Film(replace(SETTINGS, stuck=stuck))
     unsent(film, {11: 300, 12: 20})
     assert film.look({11: 300, 12: 20}).standing == "leaving"
@@ -988,7 +990,7 @@ def test_a_worker_that_may_never_have_got_the_signal_is_neither_stuck_nor_forced
     assert reaped(verdict) == 11
 
 
-def test_a_worker_that_may_never_have_got_the_signal_gets_it_when_it_is_idle_and_counts_as_signalled_then():
+def test_a_worker_that_may_have_missed_the_signal_gets_it_when_idle_and_then_counts_as_signalled():
     film = Film()
     unsent(film, {11: 300, 12: 20})
     verdict = film.look({11: 300, 12: 20}, after=policy.AGAIN)
@@ -998,7 +1000,7 @@ def test_a_worker_that_may_never_have_got_the_signal_gets_it_when_it_is_idle_and
     assert isinstance(event, Stuck)
 
 
-def test_in_a_paused_pool_nobody_gets_a_second_signal_or_a_stronger_one():
+def test_no_worker_of_a_paused_pool_gets_a_second_or_stronger_signal():
     film = Film(replace(SETTINGS, stuck="KILL"))
     assert reaped(film.look({11: 300, 12: 20})) == 11
     film.state = policy.pause(film.state)
@@ -1009,7 +1011,7 @@ def test_in_a_paused_pool_nobody_gets_a_second_signal_or_a_stronger_one():
     assert film.look({11: 300, 12: 20}).force.id.pid == 11
 
 
-def test_where_the_stronger_signal_could_not_be_sent_it_is_not_claimed_and_the_next_may_go():
+def test_a_stronger_signal_that_failed_is_not_reported_as_sent_and_the_next_may_be_reaped():
     film = Film(replace(SETTINGS, stuck="KILL"))
     assert reaped(film.look({11: 300, 12: 200})) == 11
     assert film.look({11: 300, 12: 200}, after=300).force.id.pid == 11
@@ -1018,7 +1020,7 @@ def test_where_the_stronger_signal_could_not_be_sent_it_is_not_claimed_and_the_n
     assert (reaped(verdict), verdict.events) == (12, ())
 
 
-def test_a_manager_that_cannot_be_looked_at_for_a_while_has_not_fallen():
+def test_a_manager_that_cannot_be_looked_at_for_a_while_is_not_lost():
     film = Film()
     assert reaped(film.look({11: 300, 12: 200})) == 11
     film.now += 5
@@ -1030,7 +1032,7 @@ def test_a_manager_that_cannot_be_looked_at_for_a_while_has_not_fallen():
     assert events(film.look({12: 200, 13: 20}), Left)
 
 
-def test_a_manager_that_is_there_after_all_has_not_fallen():
+def test_a_manager_that_reappears_is_not_lost():
     film = Film()
     film.look({11: 300, 12: 20})
     assert events(film.look(state="gone"), ManagerLost)
@@ -1043,7 +1045,7 @@ def test_a_manager_that_is_there_after_all_has_not_fallen():
     assert reaped(film.look({12: 200, 13: 20}, after=10)) == 12
 
 
-def test_a_worker_that_the_list_of_children_had_missed_is_no_replacement():
+def test_a_worker_missing_from_an_earlier_list_of_children_is_not_a_replacement():
     film = Film()
     film.look({11: 300, 12: 20})
     missed = {12: 20, 13: 20}  # 13 is as old as its manager
@@ -1054,16 +1056,16 @@ def test_a_worker_that_the_list_of_children_had_missed_is_no_replacement():
     assert film.look({**missed, 14: 20}, after=0).standing == "quiet"
 
 
-def test_a_replacement_that_is_born_within_the_step_of_the_kernels_clock_counts():
+def test_a_replacement_that_starts_within_the_same_clock_tick_counts():
     film = Film()
     film.look({11: 300, 12: 20})
-    film.fork(13, ago=0.009)  # forked 1 ms after the signal, and told as born 9 ms before it
+    film.fork(13, ago=0.009)  # forked 1 ms after the signal, with a start time 9 ms before it
     (left,) = film.look({12: 20, 13: 20}).events
     assert left.replaced_by.pid == 13
     assert film.look({12: 20, 13: 20}, after=5).standing == "quiet"
 
 
-def test_workers_that_grew_old_while_nobody_saw_them_are_not_fresh():
+def test_workers_that_aged_unwatched_are_not_fresh():
     film = Film()
     film.look({11: 20, 12: 20, 13: 20, 14: 20})
     hidden = Pool("myapp", "RUNNING", "its processes are hidden from this user")
@@ -1077,7 +1079,7 @@ def test_workers_that_grew_old_while_nobody_saw_them_are_not_fresh():
     assert film.state.initial == {}
 
 
-def test_a_manager_that_is_another_one_long_after_the_worker_left_did_not_fall_even_if_nobody_saw_it_stand():
+def test_a_new_manager_long_after_the_worker_left_is_not_a_loss_even_if_unwatched():
     film = Film()
     film.look({11: 300, 12: 20})
     film.fork(13)
@@ -1094,14 +1096,14 @@ SELF = replace(SETTINGS, target="self", signal="TERM")
 
 
 def single(settings: PoolSettings = SELF) -> Film:
-    """Two processes of a group, each a worker of its own."""
+    """Two processes of a group, each a worker."""
     film = Film(settings)
     film.slots = {11: "a", 12: "b", 13: "a", 14: "b"}
     film.is_group = True
     return film
 
 
-def test_who_leaves_a_slot_that_somebody_stopped_is_not_waited_for():
+def test_a_worker_leaving_a_slot_that_a_user_stopped_is_not_waited_for():
     film = single()
     assert reaped(film.look({11: 300, 12: 200})) == 11
     assert reaped(film.look({12: 200}, stopped=["a"])) is None  # it may be a restart
@@ -1109,7 +1111,7 @@ def test_who_leaves_a_slot_that_somebody_stopped_is_not_waited_for():
     assert (reaped(verdict), verdict.standing) == (12, "due")
 
 
-def test_who_leaves_a_slot_that_runs_again_is_waited_for_though_another_slot_is_stopped():
+def test_a_worker_leaving_a_slot_that_runs_again_is_waited_for_while_another_slot_is_stopped():
     film = single()
     film.look({11: 300, 12: 200})
     for _ in range(3):
@@ -1118,7 +1120,7 @@ def test_who_leaves_a_slot_that_runs_again_is_waited_for_though_another_slot_is_
 
 
 @pytest.mark.parametrize("stuck", ["report", "KILL"])
-def test_who_is_being_stopped_gets_no_second_signal_and_no_stronger_one(stuck):
+def test_a_worker_being_stopped_gets_no_second_or_stronger_signal(stuck):
     film = single(replace(SELF, stuck=stuck))
     assert reaped(film.look({11: 300, 12: 40})) == 11
     for _ in range(70):
@@ -1127,7 +1129,7 @@ def test_who_is_being_stopped_gets_no_second_signal_and_no_stronger_one(stuck):
     assert film.state.stuck or film.state.leaving
 
 
-def test_a_suspension_and_what_was_said_once_end_when_a_group_is_restarted_as_a_whole():
+def test_a_restart_of_the_whole_group_clears_a_suspension_and_reported_states():
     film = single()
     film.fork(11)
     film.fork(12)
@@ -1135,7 +1137,7 @@ def test_a_suspension_and_what_was_said_once_end_when_a_group_is_restarted_as_a_
     assert suspended.usable
     assert film.look({11: 200, 12: 200}).standing == "suspended"
     film.fork(13)
-    film.look({11: 200, 13: 40})  # one of them is no restart
+    film.look({11: 200, 13: 40})  # one of them is not a restart
     assert film.state.suspended
     film.fork(14)
     film.look({13: 40})
@@ -1146,21 +1148,21 @@ def test_a_suspension_and_what_was_said_once_end_when_a_group_is_restarted_as_a_
     assert (verdict.events, verdict.standing) == ((Resumed(*STAMP, "all of its processes are new ones"),), "quiet")
 
 
-def test_the_replacement_of_a_single_worker_is_no_restart_of_its_group():
+def test_replacing_one_worker_is_not_a_restart_of_its_group():
     film = single(replace(SELF, min_age=1))
-    pid, told = 11, []
+    pid, reported_events = 11, []
     film.fork(pid)
     for _ in range(40):
         verdict = film.look({pid: 200})
-        told += events(verdict, WrongSetting)
+        reported_events += events(verdict, WrongSetting)
         if reaped(verdict):
             pid += 1
             film.look({})
             film.fork(pid)
-    assert len(told) == 1
+    assert len(reported_events) == 1
 
 
-def test_a_pool_that_is_paused_and_suspended_says_both_and_resume_ends_both():
+def test_a_paused_and_suspended_pool_shows_both_and_resume_ends_both():
     film = Film()
     film.fork(11)
     film.fork(12)
@@ -1171,7 +1173,7 @@ def test_a_pool_that_is_paused_and_suspended_says_both_and_resume_ends_both():
     assert (film.state.paused, film.state.suspended) == (False, None)
 
 
-def test_resume_ends_the_wait_for_a_replacement_that_is_overdue_and_no_other():
+def test_resume_ends_only_the_wait_for_an_overdue_replacement():
     film = Film()
     film.look({11: 300, 12: 200})
     film.look({12: 200})
@@ -1196,17 +1198,17 @@ def test_a_manager_that_a_user_stopped_or_restarted_right_after_a_reap_suspends_
     assert (events(verdict, ManagerLost), film.state.suspended) == ([], None)
 
 
-def test_a_manager_whose_end_nobody_explains_suspends_the_pool_for_a_shorter_time():
+def test_an_unexplained_end_of_the_manager_suspends_the_pool_for_a_shorter_time():
     film = after_a_reap()
     (lost,) = film.look(state="STARTING", ending=Ending.UNKNOWN).events
-    assert (lost.is_certain, lost.resumes_after) == (False, policy.STOOD_UNKNOWN)
+    assert (lost.is_certain, lost.resumes_after) == (False, policy.TRUSTED_AFTER_UNKNOWN)
     start_time = film.now
     film.fork(21, ago=-1)
     assert film.state.suspended.since == film.now
-    assert film.look({21: 20}, manager=2, start_time=start_time, after=policy.STOOD_UNKNOWN).standing == "quiet"
+    assert film.look({21: 20}, manager=2, start_time=start_time, after=policy.TRUSTED_AFTER_UNKNOWN).standing == "quiet"
 
 
-def test_how_the_manager_ended_is_asked_only_where_it_matters():
+def test_supervisord_is_asked_how_the_manager_ended_only_if_it_matters():
     film = after_a_reap()
     gone = Pool("myapp", "STARTING")
     assert policy.asks_how_it_ended(gone, film.state)
@@ -1223,22 +1225,22 @@ def test_the_line_on_a_lost_manager_has_the_seconds_since_the_signal():
     assert lost.after == 235
 
 
-def test_where_no_worker_comes_in_its_place_and_the_others_are_stable_the_next_may_go_after_grace():
+def test_without_a_replacement_the_next_may_be_reaped_after_grace_if_the_others_are_stable():
     film = Film()
     assert reaped(film.look({11: 400, 12: 300, 13: 250, 14: 20})) == 11
-    told, gone = [], None
+    reported_events, gone = [], None
     for _ in range(70):
         verdict = film.look({12: 300, 13: 250, 14: 20})
-        told += events(verdict, NotReplaced) + events(verdict, NoReplacement)
+        reported_events += events(verdict, NotReplaced) + events(verdict, NoReplacement)
         gone = gone or (film.now, reaped(verdict)) if reaped(verdict) else gone
         if gone:
             break
-    assert [type(event) for event in told] == [NoReplacement]
+    assert [type(event) for event in reported_events] == [NoReplacement]
     assert gone[1] == 12
-    assert told[0].after == pytest.approx(SETTINGS.grace, abs=5)
+    assert reported_events[0].after == pytest.approx(SETTINGS.grace, abs=5)
 
 
-def test_where_workers_come_and_die_between_two_looks_the_pool_is_not_stable():
+def test_a_pool_whose_workers_come_and_go_between_two_looks_is_not_stable():
     film = Film()
     assert reaped(film.look({11: 400, 12: 300, 13: 20})) == 11
     for count in range(200):
@@ -1248,18 +1250,18 @@ def test_where_workers_come_and_die_between_two_looks_the_pool_is_not_stable():
 
 
 @pytest.mark.parametrize("usual", [2, 3, 4, 5])
-def test_where_all_but_one_die_at_every_look_the_last_one_that_serves_is_never_taken(usual):
+def test_the_last_serving_worker_is_never_reaped_while_all_others_exit_at_every_look(usual):
     film = Film()
     film.look(dict.fromkeys(range(11, 11 + usual), 20))
-    told = []
+    reported_events = []
     for count in range(500):
         newborns = range(1000 + count * usual, 1000 + count * usual + usual - 1)
         for pid in newborns:
             film.fork(pid)
         verdict = film.look({11: 300, **dict.fromkeys(newborns, 20)})
         assert reaped(verdict) is None
-        told += events(verdict, TooFewWorkers)
-    assert told == [TooFewWorkers(*STAMP, 1, usual, 30)]
+        reported_events += events(verdict, TooFewWorkers)
+    assert reported_events == [TooFewWorkers(*STAMP, 1, usual, 30)]
 
 
 def test_half_of_the_usual_workers_must_be_old_enough():
@@ -1272,7 +1274,7 @@ def test_half_of_the_usual_workers_must_be_old_enough():
     assert reaped(film.look(few, after=20)) == 11
 
 
-def test_a_pool_that_was_made_smaller_counts_as_that_after_an_hour():
+def test_a_pool_made_smaller_counts_as_smaller_after_an_hour():
     film = Film()
     film.look(dict.fromkeys(range(11, 31), 20))
     assert reaped(film.look({11: 300, 12: 20}, after=600)) is None
@@ -1282,22 +1284,22 @@ def test_a_pool_that_was_made_smaller_counts_as_that_after_an_hour():
 
 
 def shrink(film: Film, usual: int, left: int) -> None:
-    """A pool of so many workers, from 11 on, that its manager makes smaller, one a second, until so many are left."""
+    """A pool of workers, from 11 on, that its manager shrinks by one a second until a number is left."""
     for count in range(usual, left - 1, -1):
         film.look(dict.fromkeys(range(11, 11 + count), 20), after=1, child_faults=usual - count)
 
 
-def test_a_pool_that_its_manager_made_smaller_is_reaped_as_soon_as_no_worker_has_come_or_left_for_a_while():
+def test_a_pool_shrunk_by_its_manager_is_reaped_once_no_worker_has_come_or_left_for_a_while():
     film = Film()
     shrink(film, usual=20, left=3)
     calm = [reaped(film.look({11: 300, 12: 20, 13: 20}, child_faults=17)) for _ in range(13)]
     assert calm == [None] * 12 + [11]  # twice min_age, and a look
 
 
-def test_a_pool_that_grows_for_each_burst_of_requests_is_reaped_between_two_of_them():
+def test_a_pool_that_grows_for_bursts_is_reaped_between_two_bursts():
     film = Film()
     usual = {11: 20, 12: 20, 13: 20}
-    told = []
+    reported_events = []
     for burst in range(10):
         newborns = range(1000 + 20 * burst, 1020 + 20 * burst)
         for pid in newborns:
@@ -1306,20 +1308,20 @@ def test_a_pool_that_grows_for_each_burst_of_requests_is_reaped_between_two_of_t
         usual[11] = 20 if burst < 9 else 300
         for _ in range(13):
             verdict = film.look(usual, child_faults=20 * burst + 20)
-            told += events(verdict, TooFewWorkers)
+            reported_events += events(verdict, TooFewWorkers)
             if reaped(verdict):
                 break
-    assert (reaped(verdict), told) == (11, [])
+    assert (reaped(verdict), reported_events) == (11, [])
 
 
-def test_where_workers_come_and_die_between_two_looks_a_pool_that_has_become_smaller_is_not_reaped():
+def test_a_shrunken_pool_is_not_reaped_while_workers_come_and_go_between_two_looks():
     film = Film()
     shrink(film, usual=8, left=3)
     for count in range(100):
         assert reaped(film.look({11: 300, 12: 20, 13: 20}, child_faults=100 + count)) is None
 
 
-def test_a_manager_that_did_not_replace_a_worker_and_forks_one_later_may_make_its_pool_smaller():
+def test_a_manager_that_replaces_a_worker_late_may_shrink_its_pool():
     film = Film()
     workers = dict.fromkeys(range(11, 21), 20)
     assert reaped(film.look({**workers, 11: 300})) == 11
@@ -1335,7 +1337,7 @@ def test_a_manager_that_did_not_replace_a_worker_and_forks_one_later_may_make_it
     assert calm[11] == 11
 
 
-def test_a_pool_that_is_empty_while_there_is_nothing_to_do_is_neither_blind_nor_unreplaced():
+def test_an_empty_pool_without_load_is_neither_blind_nor_unreplaced():
     """Once its manager has shown that it is not wedged: the first time, an empty pool is not shown as fine."""
     film = Film()
     film.look({11: 20, 12: 20})
@@ -1349,14 +1351,14 @@ def test_a_pool_that_is_empty_while_there_is_nothing_to_do_is_neither_blind_nor_
     film.look({21: 20, 22: 20}, child_faults=1)
     assert reaped(film.look({21: 300, 22: 20}, after=31, child_faults=1)) == 21
     film.state = restored(decode(encode(film.state)), film.now)
-    told = []
+    reported_events = []
     for _ in range(100):
-        told += film.look({}, child_faults=2).events
-    assert [type(event) for event in told] == [Left, NoReplacement]
+        reported_events += film.look({}, child_faults=2).events
+    assert [type(event) for event in reported_events] == [Left, NoReplacement]
     assert film.state.leaving is None
 
 
-def test_where_each_worker_leaves_when_it_has_nothing_to_do_the_replacement_need_not_settle():
+def test_a_replacement_need_not_settle_where_workers_leave_when_idle():
     film = Film()
     film.look({11: 20, 12: 20})
     for _ in range(13):
@@ -1365,19 +1367,19 @@ def test_where_each_worker_leaves_when_it_has_nothing_to_do_the_replacement_need
     film.fork(22)
     film.look({21: 20, 22: 20}, child_faults=1)
     assert reaped(film.look({21: 300, 22: 20}, after=31, child_faults=1)) == 21
-    told = []
+    reported_events = []
     for number in range(40):  # each request is served by a new worker, which leaves 10 s after it
         film.fork(100 + number)
         for _ in range(4):
-            told += film.look({100 + number: 20}, child_faults=2 + number).events
-        told += film.look({}, child_faults=3 + number).events
-    assert [type(event) for event in told] == [Left]
+            reported_events += film.look({100 + number: 20}, child_faults=2 + number).events
+        reported_events += film.look({}, child_faults=3 + number).events
+    assert [type(event) for event in reported_events] == [Left]
     assert film.state.leaving is None
 
 
 @pytest.mark.parametrize("looks", [2, 24], ids=["all the time", "every two minutes"])
 @pytest.mark.parametrize("shrinks", [False, True])
-def test_where_replacements_die_at_once_the_old_workers_stay_also_in_a_pool_that_shrinks_by_itself(looks, shrinks):
+def test_old_workers_stay_while_replacements_exit_at_once_even_in_a_pool_that_shrinks_on_its_own(looks, shrinks):
     """As after a broken deployment. If the pool is calm in between, none goes when fewer than half are left."""
     film = Film()
     old = dict.fromkeys(range(11, 21), 300)
@@ -1393,20 +1395,20 @@ def test_where_replacements_die_at_once_the_old_workers_stay_also_in_a_pool_that
     assert len(old) >= (9 if looks == 2 else 4)
 
 
-def test_a_single_worker_is_reaped_all_the_same_once_it_is_known_that_no_others_come_and_go():
+def test_a_single_worker_is_reaped_once_no_others_are_known_to_come_and_go():
     film = Film()
     assert reaped(film.look({11: 300})) is None
     assert reaped(film.look({11: 300}, after=9)) is None
     assert reaped(film.look({11: 300}, after=1)) == 11
 
 
-def test_looks_that_are_close_together_do_not_make_a_pool_calm():
+def test_frequent_looks_do_not_make_a_pool_calm():
     film = Film()
     for count in range(200):  # a new worker every 2 s, which dies at once
         assert reaped(film.look({11: 300}, after=0.2, child_faults=count // 10)) is None
 
 
-def test_where_no_worker_is_replaced_a_stuck_one_does_not_count_as_serving():
+def test_a_stuck_worker_does_not_count_as_serving_where_none_is_replaced():
     film = Film(replace(SETTINGS, grace=20))
     assert reaped(film.look({11: 300, 12: 200, 13: 100})) == 11
     for _ in range(20):  # it leaves, and none comes
@@ -1418,22 +1420,22 @@ def test_where_no_worker_is_replaced_a_stuck_one_does_not_count_as_serving():
         assert reaped(film.look({12: 200, 13: 300})) is None
 
 
-def test_a_manager_that_never_replaces_a_worker_keeps_its_last_one():
+def test_the_last_worker_is_kept_if_the_manager_never_replaces_workers():
     film = Film()
-    there = {11: 300, 12: 300, 13: 300, 14: 300}
-    told = []
+    present = {11: 300, 12: 300, 13: 300, 14: 300}
+    reported_events = []
     for _ in range(4 * 720):
-        verdict = film.look(dict(there))
-        told += events(verdict, TooFewWorkers)
-        there.pop(reaped(verdict) or 0, None)
-    assert len(there) == 1
-    assert told
+        verdict = film.look(dict(present))
+        reported_events += events(verdict, TooFewWorkers)
+        present.pop(reaped(verdict) or 0, None)
+    assert len(present) == 1
+    assert reported_events
     film.state = restored(decode(encode(film.state)), film.now)
-    assert [reaped(film.look(dict(there))) for _ in range(100)] == [None] * 100
+    assert [reaped(film.look(dict(present))) for _ in range(100)] == [None] * 100
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-def test_the_only_worker_that_is_left_is_not_taken_while_others_come_and_die_between_two_looks(restarts):
+def test_the_only_remaining_worker_is_kept_while_others_come_and_go_between_two_looks(restarts):
     film = Film()
     for _ in range(120):
         film.look(dict.fromkeys(range(11, 15), 20))
@@ -1443,7 +1445,7 @@ def test_the_only_worker_that_is_left_is_not_taken_while_others_come_and_die_bet
         assert reaped(film.look({11: 300}, child_faults=count + 1)) is None
 
 
-def test_a_pool_that_was_made_smaller_is_reaped_to_its_last_worker_where_each_is_replaced():
+def test_a_pool_made_smaller_is_reaped_to_its_last_worker_if_each_is_replaced():
     film = Film()
     film.look({11: 300, 12: 20})
     for _ in range(3):
@@ -1454,7 +1456,7 @@ def test_a_pool_that_was_made_smaller_is_reaped_to_its_last_worker_where_each_is
     assert reaped(film.look({12: 300})) == 12
 
 
-def test_with_long_ticks_a_limit_that_workers_reach_after_a_while_is_not_wrong():
+def test_with_long_ticks_a_limit_reached_after_a_while_is_not_wrong():
     film = Film()
     for hour in range(24):
         film.fork(100 + hour, ago=2700)
@@ -1464,7 +1466,7 @@ def test_with_long_ticks_a_limit_that_workers_reach_after_a_while_is_not_wrong()
     assert film.state.suspended is None
 
 
-def test_a_limit_that_was_found_to_be_wrong_is_tried_again_after_some_hours():
+def test_a_wrong_limit_is_tried_again_after_some_hours():
     film = Film()
     for pid in (11, 12):
         film.fork(pid)
@@ -1475,7 +1477,7 @@ def test_a_limit_that_was_found_to_be_wrong_is_tried_again_after_some_hours():
     assert reaped(verdict) == 12
 
 
-def test_who_was_asked_for_is_not_forgotten_by_a_look_that_finds_nobody():
+def test_a_request_survives_a_look_that_sees_no_workers():
     film = Film()
     film.look({11: 20, 12: 20})
     asking(film, 11, 12)
@@ -1483,7 +1485,7 @@ def test_who_was_asked_for_is_not_forgotten_by_a_look_that_finds_nobody():
     assert film.state.requested == frozenset()
 
 
-def test_a_worker_that_could_not_be_seen_for_one_look_is_still_leaving():
+def test_a_worker_not_seen_at_one_look_is_still_leaving():
     film = Film()
     assert reaped(film.look({11: 300, 12: 250, 13: 20})) == 11
     film.look({12: 250, 13: 20})
@@ -1493,13 +1495,13 @@ def test_a_worker_that_could_not_be_seen_for_one_look_is_still_leaving():
         assert (reaped(verdict), verdict.standing) == (None, "leaving")
 
 
-def test_a_program_that_has_no_workers_for_long_is_not_shown_as_fine():
+def test_a_program_without_workers_for_long_is_not_shown_as_fine():
     film = Film()
-    told = []
+    reported_events = []
     for _ in range(30):
         verdict = film.look({})
-        told += events(verdict, NoWorkers)
-    assert told == [NoWorkers(*STAMP, ProcessId(1, BOOT))]
+        reported_events += events(verdict, NoWorkers)
+    assert reported_events == [NoWorkers(*STAMP, ProcessId(1, BOOT))]
     assert verdict.standing == "blind"
     assert film.look({11: 20}).standing == "quiet"
 
@@ -1516,7 +1518,7 @@ def test_a_pool_whose_workers_are_below_a_child_is_not_shown_as_fine():
     assert film.look({11: 20, 12: 20}, nested=()).standing == "quiet"
 
 
-def test_with_target_self_a_process_that_has_children_is_not_shown_as_fine():
+def test_with_target_self_a_process_with_children_is_not_shown_as_fine():
     film = Film()
     film.is_group = True
     below = Nested(ProcessId(11, BOOT), "sh", 1)
@@ -1524,7 +1526,7 @@ def test_with_target_self_a_process_that_has_children_is_not_shown_as_fine():
     assert (verdict.standing, verdict.events) == ("blind", (LooksLikeManager(*STAMP, below.id, True),))
 
 
-def test_what_is_below_the_children_is_read_again_after_each_change_and_every_minute():
+def test_grandchildren_are_read_again_after_each_change_and_every_minute():
     film = Film()
 
     def is_due(after: float = 0.0) -> bool:
@@ -1539,7 +1541,7 @@ def test_what_is_below_the_children_is_read_again_after_each_change_and_every_mi
     assert is_due()
 
 
-def test_what_is_below_the_children_of_a_large_pool_is_read_seldom_however_often_they_change():
+def test_grandchildren_of_a_large_pool_are_read_seldom_however_often_they_change():
     film = Film()
     film.look(dict.fromkeys(range(11, 311), 20), nested=())
     film.look(dict.fromkeys(range(12, 312), 20))
@@ -1552,19 +1554,21 @@ def unreadable(worker: Worker) -> Worker:
     return replace(worker, detail=WorkerDetail(None, True))
 
 
-def test_a_pool_whose_sizes_may_not_be_read_is_blind_at_the_first_look_and_that_is_told_once_it_is_old_enough():
+def test_a_pool_with_unreadable_sizes_is_blind_at_the_first_look_and_reported_once_old_enough():
     film = Film()
     film.fork(11, ago=0)
     verdict = film.look({11: unreadable(film.worker(11, 20)), 12: 20})
     assert (verdict.standing, verdict.unreadable, verdict.events) == ("blind", 1, ())  # it may still change its user
-    told = [event for _ in range(20) for event in film.look({11: unreadable(film.worker(11, 20)), 12: 20}).events]
-    assert told == [SizesUnreadable(*STAMP, ProcessId(11, film.started[11]), "uss")]
+    reported_events = [
+        event for _ in range(20) for event in film.look({11: unreadable(film.worker(11, 20)), 12: 20}).events
+    ]
+    assert reported_events == [SizesUnreadable(*STAMP, ProcessId(11, film.started[11]), "uss")]
     readable = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB, True, memory=ProcessMemory(20 * MIB, 0, 0)))
     assert film.look({11: readable, 12: 20}).standing == "quiet"
     assert film.look({11: 20, 12: 20}).standing == "quiet"
 
 
-def test_whether_sizes_may_be_read_is_tried_at_the_first_look_then_at_intervals_and_at_every_look_while_they_may_not():
+def test_readability_of_sizes_is_tested_at_the_first_look_then_seldom_and_at_every_look_while_they_are_unreadable():
     film = Film()
     readable = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB, True, memory=ProcessMemory(20 * MIB, 0, 0)))
     assert policy.needs_probe(SETTINGS, film.state, film.now)

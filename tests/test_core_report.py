@@ -1,4 +1,4 @@
-"""What a report says about a pool: counts, sizes, times, and what is not known. No process here."""
+"""What a report shows about a pool: counts, sizes, times, and what is not known. No process here."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ shop
   27 Nov        12   1.6 GiB  11 limit, 1 max_age"""
 
 
-def test_a_page_says_it_all_in_80_columns():
+def test_a_report_fits_80_columns():
     assert page(sawtooth.troubled()) == TROUBLED
 
 
@@ -87,33 +87,33 @@ def test_a_month_fits_on_a_page_with_a_line_for_each_day():
     )
 
 
-def test_a_worker_counts_when_it_has_left_by_the_reason_of_its_signal():
+def test_a_reap_counts_when_the_worker_has_left_under_the_reason_of_its_signal():
     before, after = reaped(SINCE - 1, pid=1, after=2.0), reaped(UNTIL - 1, pid=2, after=2.0)
     asked = reaped(SINCE + HOUR, pid=3, reason=Requested(None, "uss"))
-    found = of(empty(*before, *after, *asked))
-    assert found.replaced == {"limit": 1, "requested": 1}
-    assert found.times_to_leave == (1.0, 2.0)
+    report = of(empty(*before, *after, *asked))
+    assert report.replaced == {"limit": 1, "requested": 1}
+    assert report.times_to_leave == (1.0, 2.0)
 
 
-def test_a_worker_whose_signal_was_not_recorded_has_left_for_an_unknown_reason():
+def test_a_worker_without_a_recorded_signal_left_for_an_unknown_reason():
     _, left = reaped(SINCE + HOUR)
     assert of(empty(left)).replaced == {"unknown": 1}
 
 
-def test_a_pid_that_is_used_again_has_the_reason_of_its_own_signal():
+def test_a_reused_pid_has_the_reason_of_its_own_signal():
     twice = (*reaped(SINCE + HOUR), *reaped(SINCE + 2 * HOUR, reason=Requested(None, "uss")))
     assert of(empty(*twice)).replaced == {"limit": 1, "requested": 1}
 
 
-def test_memory_of_which_it_is_unknown_whether_it_came_back_is_not_counted():
+def test_memory_not_known_to_be_freed_is_not_counted():
     assert of(empty(*reaped(SINCE + 1), *reaped(SINCE + 9, pid=2, came_back=None))).freed == MIB
 
 
 def test_each_day_has_its_own_reaps_by_the_wall_clock():
     with sawtooth.time_zone("CET-1CEST,M3.5.0,M10.5.0/3"):
-        found = of(empty(*reaped(SINCE + 22 * HOUR), *reaped(SINCE + 23.5 * HOUR, pid=2)))
-    assert [sum(day.replaced.values()) for day in found.days] == [1, 1]
-    assert [day.at for day in found.days] == [SINCE, SINCE + 23 * HOUR]
+        report = of(empty(*reaped(SINCE + 22 * HOUR), *reaped(SINCE + 23.5 * HOUR, pid=2)))
+    assert [sum(day.replaced.values()) for day in report.days] == [1, 1]
+    assert [day.at for day in report.days] == [SINCE, SINCE + 23 * HOUR]
 
 
 def test_a_report_and_the_metrics_count_the_same_refusals():
@@ -127,7 +127,7 @@ def test_a_worker_that_left_before_it_was_signalled_is_no_refusal():
     assert (of(history).refused, of(history).troubles) == ({}, {})
 
 
-def test_what_observe_would_have_done_is_no_refusal():
+def test_what_observe_would_have_done_is_not_a_refusal():
     history = empty(events.WouldReap("a", SINCE + HOUR, ProcessId(7, 1.0), OVER))
     assert (of(history).refused, of(history).observed) == ({}, {"limit": 1})
     assert "  would be replaced  1 (limit), observe=yes" in page(history)
@@ -135,11 +135,11 @@ def test_what_observe_would_have_done_is_no_refusal():
 
 
 def test_growth_is_per_worker_and_hour_without_the_first_minute_of_a_worker():
-    found = of(sawtooth.pool(workers=1, limit=None))
+    report = of(sawtooth.pool(workers=1, limit=None))
     (worker,) = sawtooth.pool(workers=1, limit=None).workers
     per_hour = (worker.readings[-1].used - worker.readings[0].used) / 24
-    assert found.growth == pytest.approx(per_hour, rel=0.02)
-    assert found.grown == 1
+    assert report.growth == pytest.approx(per_hour, rel=0.02)
+    assert report.grown == 1
 
 
 def test_growth_of_workers_that_were_watched_too_briefly_is_unknown():
@@ -160,18 +160,18 @@ def test_a_suspension_that_began_before_counts_and_one_that_ended_before_does_no
     assert "suspended for 24 h" in summary.summary_line(empty(wrong), SINCE, UNTIL)
 
 
-def test_other_trouble_is_counted():
+def test_other_problems_are_counted():
     lost = events.NotReplaced("a", SINCE + HOUR, ProcessId(7, 1.0), 60.0, 3, 5)
     assert "  other trouble      1 (pool not settled after a reap)" in page(empty(lost))
 
 
-def test_what_was_read_long_ago_is_not_now():
+def test_an_old_reading_is_not_shown_as_current():
     text = page(sawtooth.pool(until=UNTIL - 3 * HOUR))
     assert "115 MiB at 27 Nov 21:00" in text
     assert " now" not in text
 
 
-def test_the_last_gaps_are_named_and_the_others_counted():
+def test_the_last_gaps_are_listed_and_the_others_counted():
     history = sawtooth.pool()
     for hour in range(2, 23, 3):
         history = sawtooth.with_gap(history, SINCE + hour * HOUR, SINCE + (hour + 1) * HOUR)
@@ -181,7 +181,7 @@ def test_the_last_gaps_are_named_and_the_others_counted():
     assert "and 2 more before" in " ".join(text.split())
 
 
-def test_what_lay_before_the_first_look_at_a_pool_is_not_missing():
+def test_the_time_before_the_first_look_at_a_pool_is_not_a_gap():
     new = sawtooth.pool(days=2 / 24)
     assert of(new).gaps == ()
     text = page(new)
@@ -192,7 +192,7 @@ def test_what_lay_before_the_first_look_at_a_pool_is_not_missing():
     assert "recorded for 61 min of 2 h since 27 Nov 22:00" in " ".join(page(missed).split())
 
 
-def test_without_a_reading_it_says_only_that():
+def test_without_a_reading_the_report_has_only_the_counters():
     text = page(sawtooth.pool(), UNTIL + DAY, UNTIL + 2 * DAY)
     assert text.splitlines()[1:] == [
         "  from 29 Nov 00:00 to 30 Nov 2025 00:00 (UTC+00:00), nothing recorded",
@@ -201,7 +201,7 @@ def test_without_a_reading_it_says_only_that():
     ]
 
 
-def test_processes_that_the_kernel_ended_since_memory_had_run_out_are_counted():
+def test_oom_kills_are_counted():
     at = SINCE + HOUR
     killed = events.OomKilled("a", at, "this host", None, 3, (ProcessId(7, 1.0), ProcessId(8, 1.0)), None, MIB, 2, 2)
     facts = of(empty(killed, dataclasses.replace(killed, at=at + 5, killed=1)))

@@ -84,7 +84,7 @@ def test_a_server_is_recognised_by_its_own_name_or_the_script_of_its_interpreter
         (Names("myapp", ["myapp"], "php-fpm8.2"), "php-fpm"),
         (Names("myapp", ["myapp"], "apache2"), "Apache"),
         (Names("myapp GET /a", ["myapp GET /a", ""], "perl"), UNRECOGNISABLE),
-        # The path of a request says nothing.
+        # The path of a request is not evidence.
         (Names("myapp GET /unic", ["myapp GET /unicorn"], "perl"), UNRECOGNISABLE),
         (Names("myapp GET /perl", ["myapp GET /perl", "/srv/myapp.pl"], "perl"), UNRECOGNISABLE),
         (Names("/gunicorn", ["/gunicorn"], "perl"), UNRECOGNISABLE),
@@ -96,7 +96,7 @@ def test_a_server_is_recognised_by_its_own_name_or_the_script_of_its_interpreter
         (Names("myapp.pl", ["/usr/bin/perl", "/srv/myapp.pl"], "perl"), ""),
     ],
 )
-def test_what_the_kernel_runs_tells_the_server_of_a_process_that_has_changed_its_title(names, server):
+def test_the_executable_identifies_the_server_of_a_process_with_a_changed_title(names, server):
     assert recognise(names) == server
 
 
@@ -130,11 +130,11 @@ TITLED = Names("myapp GET /a", ["myapp GET /a"], "perl")
         (CUSTOM, None, None, ""),
     ],
 )
-def test_a_worker_whose_names_say_no_server_is_of_its_managers(worker, manager, is_fork, server):
+def test_a_worker_with_unknown_names_belongs_to_the_server_of_its_manager(worker, manager, is_fork, server):
     assert server_of(worker, manager, is_fork) == server
 
 
-def test_what_may_be_any_server_is_signalled_only_at_the_moment_that_is_safe_for_all():
+def test_an_unidentified_server_is_signalled_only_at_the_moment_safe_for_all():
     assert moment_of(UNRECOGNISABLE) is Moment.HELD
     assert moment_of("") is Moment.ANY
 
@@ -151,28 +151,26 @@ def test_what_may_be_any_server_is_signalled_only_at_the_moment_that_is_safe_for
         (UNRECOGNISABLE, False, False),
     ],
 )
-def test_a_busy_worker_may_be_signalled_where_that_costs_nothing_or_little_and_there_is_no_better_way(
-    server, with_ptrace, without
-):
+def test_a_busy_worker_may_be_signalled_where_that_costs_little_and_no_better_way_exists(server, with_ptrace, without):
     assert may_signal_busy(server, True) is with_ptrace
     assert may_signal_busy(server, False) is without
 
 
-def test_the_signal_for_a_busy_worker_is_the_one_that_costs_least_unless_the_user_chose_another():
+def test_the_signal_for_a_busy_worker_is_the_cheapest_unless_the_user_chose_another():
     assert signal_while_busy("FCGI::ProcManager", None) == "USR1"
     assert signal_while_busy("FCGI::ProcManager", "TERM") == "TERM"
     assert signal_while_busy("php-fpm", None) == "QUIT"
     assert signal_while_busy("", None) == "HUP"
 
 
-def test_what_a_signal_to_a_busy_worker_costs_is_said_where_it_was_measured():
+def test_the_cost_of_a_signal_to_a_busy_worker_is_reported_if_measured():
     cost = cost_while_busy("FCGI::ProcManager", "USR1")
     assert cost == "0 of 793 such signals lost a request when measured, 4 of 449 on kept connections"
     assert "not measured" in cost_while_busy("FCGI::ProcManager", "HUP")
     assert "not measured" in cost_while_busy("", "HUP")
 
 
-def test_a_server_that_may_be_signalled_while_busy_has_a_graceful_signal_for_that():
+def test_a_server_that_may_be_signalled_while_busy_has_a_graceful_signal_for_it():
     for server in SERVERS:
         assert (server.while_busy is None) is (server.moment is Moment.HELD)
         assert server.while_busy is None or server.while_busy.signal in server.graceful
@@ -199,17 +197,17 @@ def test_only_servers_of_the_table_are_known():
         ("", "TERM", "TERM"),
     ],
 )
-def test_a_signal_that_is_set_is_used_or_else_the_servers_first_graceful_one_or_else_hup(server, chosen, used):
+def test_the_signal_is_the_configured_one_else_the_first_graceful_one_else_hup(server, chosen, used):
     assert signal_for(server, chosen) == used
 
 
-def test_a_server_that_no_signal_suits_says_why_and_the_others_have_nothing_to_say():
+def test_a_server_without_a_graceful_signal_has_a_reason_and_others_have_none():
     assert {server.name for server in SERVERS if not server.graceful} == {"fcgiwrap", "multiwatch"}
     assert [server.name for server in SERVERS if bool(refusal(server.name)) is bool(server.graceful)] == []
     assert refusal("") == refusal(UNRECOGNISABLE) == ""
 
 
-def test_a_server_that_is_not_in_the_table_has_no_pace_of_its_own():
+def test_a_server_missing_from_the_table_has_no_pace():
     assert (pace_of(""), pace_of(UNRECOGNISABLE)) == (0.0, 0.0)
     assert [server.name for server in SERVERS if pace_of(server.name) != server.pace] == []
 
@@ -232,5 +230,5 @@ def test_a_server_that_is_not_in_the_table_has_no_pace_of_its_own():
         ("", [], False),
     ],
 )
-def test_a_manager_is_known_by_its_title_where_it_has_one(comm, argv, answer):
+def test_a_manager_is_recognised_by_its_title_if_it_has_one(comm, argv, answer):
     assert manages(Names(comm, argv)) is answer

@@ -1,4 +1,4 @@
-"""Who is a worker and who serves, as far as sockets say it; and what the rules of a pool make of that."""
+"""Which children are workers and which serve, as far as sockets show; and how the policy uses that."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MANAGER = ProcessId(1, BOOT)
 
 
 def children(*facts: Fact | None, is_shared: bool = False) -> Pool:
-    """A pool of which the children 11, 12, … say this; None: nothing had to be read."""
+    """A pool whose children 11, 12, … have these facts; None: nothing had to be read."""
     ids = [ProcessId(11 + number, BOOT) for number in range(len(facts))]
     workers = tuple(Worker(id, 60.0, 20 * MIB) for id in ids)
     known = {id: fact for id, fact in zip(ids, facts) if fact}
@@ -39,19 +39,19 @@ def judged(pool: Pool) -> dict[int, bool | None]:
     return {worker.id.pid: worker.serving for worker in pool.workers}
 
 
-def test_a_child_that_was_seen_at_the_pools_socket_serves_and_one_that_only_has_it_does_not_yet():
+def test_a_child_seen_at_the_socket_of_the_pool_serves_and_one_that_only_holds_it_does_not_yet():
     pool = children(SERVES, HOLDS)
     assert (judged(pool), pool.helpers, pool.sharing) == ({11: True, 12: False}, (), Sharing.SHARED)
 
 
 @pytest.mark.parametrize("fact", [APART, NONE])
-def test_a_child_without_the_pools_socket_is_a_helper(fact):
+def test_a_child_without_the_socket_of_the_pool_is_a_helper(fact):
     pool = children(SERVES, fact)
     assert (judged(pool), pool.helpers) == ({11: True}, (ProcessId(12, BOOT),))
 
 
 @pytest.mark.parametrize("fact", [APART, NONE])
-def test_a_helper_is_one_also_where_all_the_others_are_known_to_serve(fact):
+def test_a_helper_is_a_helper_even_if_all_others_are_known_to_serve(fact):
     pool = children(None, fact, is_shared=True)
     assert (judged(pool), pool.helpers) == ({11: None}, (ProcessId(12, BOOT),))
 
@@ -61,22 +61,22 @@ def test_children_with_a_socket_each_are_workers_that_must_not_be_signalled():
     assert (judged(pool), pool.helpers, pool.sharing) == ({11: None, 12: None}, (), Sharing.APART)
 
 
-def test_where_none_listens_the_age_counts():
+def test_the_age_decides_where_no_worker_listens():
     pool = children(NONE, NONE)
     assert (judged(pool), pool.sharing) == ({11: None, 12: None}, Sharing.NONE)
 
 
-def test_where_sockets_may_not_be_read_the_age_counts():
+def test_the_age_decides_where_sockets_are_unreadable():
     pool = children(HIDDEN, HIDDEN)
     assert (judged(pool), pool.sharing) == ({11: None, 12: None}, Sharing.HIDDEN)
 
 
-def test_what_could_not_be_read_in_time_is_not_taken_to_serve_and_says_nothing_of_the_others():
+def test_a_worker_not_read_in_time_does_not_serve_and_does_not_affect_the_others():
     pool = children(UNREAD, NONE)
     assert (judged(pool), pool.helpers, pool.sharing) == ({11: False, 12: None}, (), Sharing.NONE)
 
 
-def test_one_that_could_not_be_read_in_time_may_have_served_for_long_when_it_is_read():
+def test_a_worker_not_read_in_time_may_have_served_for_long_when_it_is_read():
     state, unread, read = PoolState(), children(UNREAD, HOLDS), children(SERVES, SERVES)
     for now, pool in ((BOOT + 600, unread), (BOOT + 605, read)):
         workers = tuple(replace(worker, age=now - BOOT) for worker in pool.workers)
@@ -85,12 +85,12 @@ def test_one_that_could_not_be_read_in_time_may_have_served_for_long_when_it_is_
     assert state.population.serving == {ProcessId(11, BOOT): BOOT, ProcessId(12, BOOT): BOOT + 605}
 
 
-def test_one_that_has_a_shared_socket_and_waits_elsewhere_is_a_helper_and_its_pool_shares():
+def test_a_worker_with_a_shared_socket_that_waits_elsewhere_is_a_helper():
     pool = children(HOLDS, ELSEWHERE)
     assert (judged(pool), [helper.pid for helper in pool.helpers], pool.sharing) == ({11: False}, [12], Sharing.SHARED)
 
 
-def test_an_old_worker_that_could_not_be_judged_at_first_did_not_begin_to_serve_just_now():
+def test_an_old_worker_that_was_unknown_at_first_did_not_just_begin_to_serve():
     """Its size is not that of a fresh one."""
     film = Film()
     film.look({11: 300, 12: 300})
@@ -132,7 +132,7 @@ def in_its_place(film: Served) -> None:
 
 
 @pytest.mark.parametrize("what", ["starting", "unread"])  # unread: it could not be read in time at first
-def test_settle_counts_from_when_the_replacement_was_first_seen_to_serve(what):
+def test_settle_starts_when_the_replacement_was_first_seen_serving(what):
     film = Served()
     in_its_place(film)
     film.starting = set()
@@ -146,7 +146,7 @@ def test_settle_counts_from_when_the_replacement_was_first_seen_to_serve(what):
     assert reaped(film.look({11: 200, 13: 40, 14: 20}, after=0.1)) == 11
 
 
-def test_of_a_due_worker_that_could_not_be_read_in_time_nobody_says_that_it_never_served():
+def test_a_due_worker_not_read_in_time_is_not_reported_as_never_serving():
     film = Served()
     film.unread = {11, 12}
     verdicts = [film.look({11: 200, 12: 40}, after=60) for _ in range(5)]
@@ -155,7 +155,7 @@ def test_of_a_due_worker_that_could_not_be_read_in_time_nobody_says_that_it_neve
     assert overdue[0].hindrance is hindrance.UNREAD
 
 
-def test_settled_says_who_took_whose_place_and_after_how_many_seconds_it_served():
+def test_the_settled_event_names_both_workers_and_the_seconds_until_serving():
     film = Served()
     in_its_place(film)
     film.look({11: 200, 13: 40, 14: 20}, after=8)
@@ -166,7 +166,7 @@ def test_settled_says_who_took_whose_place_and_after_how_many_seconds_it_served(
     assert settled.text == "worker 14 has settled in the place of 12; it was seen to serve 9.0 s after its start"
 
 
-def test_where_the_age_counts_settled_does_not_say_when_it_served():
+def test_the_settled_event_has_no_serving_time_where_the_age_decides():
     film = Film()
     film.look({11: 200, 12: 40})
     film.fork(13)
@@ -175,14 +175,14 @@ def test_where_the_age_counts_settled_does_not_say_when_it_served():
     assert (settled.to_serve, settled.text) == (None, "worker 13 has settled in the place of 11")
 
 
-def test_a_worker_that_was_seen_to_serve_is_not_asked_again():
+def test_a_worker_seen_serving_is_not_read_again():
     film = Served()
     film.look({11: 40, 12: 40})
     film.starting = {11, 12}
     assert reaped(film.look({11: 200, 12: 40})) == 11
 
 
-def test_a_worker_that_does_not_serve_yet_is_not_signalled_whatever_its_age():
+def test_a_worker_that_does_not_serve_yet_is_not_signalled_at_any_age():
     film = Served()
     film.starting = {13}
     film.fork(13, ago=100)
@@ -191,7 +191,7 @@ def test_a_worker_that_does_not_serve_yet_is_not_signalled_whatever_its_age():
     assert [each.worker.id.pid for each in verdict.pending] == [13]
 
 
-def test_another_one_must_serve_not_only_be_old():
+def test_another_worker_must_serve_not_just_be_old():
     film = Served()
     film.starting = {12}
     film.fork(12, ago=100)
@@ -200,7 +200,7 @@ def test_another_one_must_serve_not_only_be_old():
     assert reaped(film.look({11: 300, 12: 40})) == 11
 
 
-def test_of_three_none_goes_while_another_starts_by_itself():
+def test_no_worker_of_three_is_reaped_while_another_starts_on_its_own():
     film = Served()
     film.look({11: 40, 12: 40, 13: 40})
     film.fork(14)
@@ -210,7 +210,7 @@ def test_of_three_none_goes_while_another_starts_by_itself():
     assert reaped(film.look({11: 300, 12: 40, 14: 20}, after=30)) == 11
 
 
-def test_in_a_large_pool_one_goes_while_few_others_start():
+def test_in_a_large_pool_a_worker_is_reaped_while_few_others_start():
     film = Served()
     others = dict.fromkeys(range(20, 27), 40)
     film.starting = {99}
@@ -218,7 +218,7 @@ def test_in_a_large_pool_one_goes_while_few_others_start():
     assert reaped(film.look({11: 300, **others, 99: 20})) == 11
 
 
-def test_children_that_come_and_go_all_the_time_and_never_serve_do_not_keep_a_worker_for_ever():
+def test_children_that_come_and_go_without_serving_do_not_block_reaping_forever():
     film = Served()
     film.starting = set(range(100, 200))
     reaps = []
@@ -229,38 +229,38 @@ def test_children_that_come_and_go_all_the_time_and_never_serve_do_not_keep_a_wo
     assert 5.0 * first == pytest.approx(2 * policy.STARTS, abs=5)
 
 
-def test_one_that_has_not_served_for_very_long_keeps_none_from_going():
+def test_a_child_that_has_not_served_for_very_long_blocks_no_reap():
     film = Served()
     film.starting = {13}  # it has the pool's socket, and takes no part
     assert reaped(film.look({11: 300, 12: 40, 13: 40})) == 11
 
 
-def test_a_due_worker_that_never_served_is_told_once_and_stands_in_the_way():
+def test_a_due_worker_that_never_served_is_reported_once_and_blocks_the_pool():
     film = Served()
     film.starting = {13}
     verdicts = [film.look({11: 40, 12: 40, 13: 300}) for _ in range(4)]
-    (told,) = [event for verdict in verdicts for event in events(verdict, NeverServed)]
-    assert "was never seen to wait for a connection, nor with one: nothing sent" in told.text
+    (reported,) = [event for verdict in verdicts for event in events(verdict, NeverServed)]
+    assert "was never seen to wait for a connection, nor with one: nothing sent" in reported.text
     (overdue,) = [event for verdict in verdicts for event in events(verdict, Overdue)]
     assert overdue.hindrance == hindrance.NOT_SERVING
 
 
-def test_where_too_few_serve_none_goes_and_the_line_counts_those_that_serve():
+def test_where_too_few_serve_no_worker_is_reaped_and_the_line_counts_the_serving_ones():
     film = Served()
     film.look({11: 40, 12: 40, 13: 40, 14: 40})
     for pid in (22, 23, 24):
         film.fork(pid, ago=50)
     film.starting = {22, 23, 24}
-    told = []
+    reported = []
     for _ in range(14):
         verdict = film.look({11: 300, 22: 20, 23: 20, 24: 20})
         assert reaped(verdict) is None
-        told += events(verdict, TooFewWorkers)
-    (few,) = told
+        reported += events(verdict, TooFewWorkers)
+    (few,) = reported
     assert few.text.startswith("only 1 of the usual 4 workers serve and are older than min_age=30 s: nothing is sent")
 
 
-def test_a_replacement_that_starts_for_longer_than_grace_is_not_taken_for_none():
+def test_a_replacement_that_starts_for_longer_than_grace_is_not_missing():
     film = Served(replace(SETTINGS, grace=20))
     in_its_place(film)
     for _ in range(9):
@@ -268,17 +268,17 @@ def test_a_replacement_that_starts_for_longer_than_grace_is_not_taken_for_none()
         assert (reaped(verdict), events(verdict, NoReplacement)) == (None, [])
 
 
-def test_with_a_socket_each_none_is_signalled_and_one_line_says_what_to_do():
+def test_workers_with_a_socket_each_are_not_signalled_and_one_line_names_the_remedy():
     film = Served()
     film.sharing = Sharing.APART
     verdicts = [film.look({11: 300, 12: 300}) for _ in range(3)]
     assert [reaped(verdict) for verdict in verdicts] == [None] * 3
-    (told,) = [event for verdict in verdicts for event in events(verdict, NotShared)]
-    assert told.text.startswith("worker 11 listens on a socket of its own")
-    assert "let the manager open one socket for all its workers" in told.text
+    (reported,) = [event for verdict in verdicts for event in events(verdict, NotShared)]
+    assert reported.text.startswith("worker 11 listens on a socket of its own")
+    assert "let the manager open one socket for all its workers" in reported.text
 
 
-def test_with_a_port_each_of_target_self_the_line_names_fcgi_program():
+def test_with_target_self_and_a_port_each_the_line_names_fcgi_program():
     assert "[fcgi-program], socket=" in NotShared(*STAMP, ProcessId(11, BOOT), True).text
 
 
@@ -289,35 +289,35 @@ def test_with_a_port_each_of_target_self_the_line_names_fcgi_program():
         (Sharing.HIDDEN, "the sockets of its processes may not be read"),
     ],
 )
-def test_where_it_is_unknown_who_serves_workers_go_by_age_and_a_line_says_so_once(sharing, why):
+def test_where_serving_is_unknown_workers_are_reaped_by_age_and_a_line_reports_it_once(sharing, why):
     film = Film()
-    told = []
+    reported = []
     for _ in range(3):
         film.now += 5
-        there = tuple(film.worker(pid, mib) for pid, mib in {11: 300, 12: 300, 13: 40}.items())
-        pool = Pool("myapp", "RUNNING", "", MANAGER, film.now - BOOT, there, sharing=sharing)
+        present = tuple(film.worker(pid, mib) for pid, mib in {11: 300, 12: 300, 13: 40}.items())
+        pool = Pool("myapp", "RUNNING", "", MANAGER, film.now - BOOT, present, sharing=sharing)
         verdict = film.decide(pool, film.now)
         assert reaped(verdict) == 11
-        told += events(verdict, ServingUnknown)
-    (unknown,) = told
+        reported += events(verdict, ServingUnknown)
+    (unknown,) = reported
     assert unknown.text.startswith(why)
     assert "its age counts" in unknown.text
 
 
-def test_a_helper_that_leaves_needs_no_worker_in_its_place():
+def test_a_helper_that_leaves_needs_no_replacement():
     film = Served()
     assert reaped(film.look({11: 300, 12: 40, 13: 40})) == 11  # of 13 it is not known yet that it is a helper
     film.fork(14)
     helper = ProcessId(13, BOOT)
     for _ in range(3):
         film.now += 5
-        there = tuple(film.worker(pid, 40) for pid in (12, 14))
-        pool = Pool("myapp", "RUNNING", "", MANAGER, film.now - BOOT, there, helpers=(helper,))
+        present = tuple(film.worker(pid, 40) for pid in (12, 14))
+        pool = Pool("myapp", "RUNNING", "", MANAGER, film.now - BOOT, present, helpers=(helper,))
         verdict = film.decide(pool, film.now)
     assert events(verdict, Settled)
 
 
-def test_since_when_workers_serve_survives_a_restart_of_the_listener():
+def test_the_time_since_workers_serve_survives_a_restart_of_the_listener():
     film = Served()
     in_its_place(film)
     film.starting = set()
@@ -328,7 +328,7 @@ def test_since_when_workers_serve_survives_a_restart_of_the_listener():
     assert reaped(film.look({11: 200, 13: 40, 14: 20}, after=0.1)) == 11
 
 
-def test_a_file_of_an_older_version_says_of_none_since_when_it_serves():
+def test_a_state_file_of_an_older_version_has_no_serving_times():
     values = encode(PoolState(paused=True))
     del values["serving"]
     assert decode(values).population.serving == {}
@@ -342,7 +342,7 @@ def test_workers_that_serve_at_the_first_look_have_settled_long_ago():
     assert [policy.served_for(film.worker(pid, 40), film.state, film.now) for pid in (11, 12)] == [3605.0] * 2
 
 
-def test_the_status_keeps_saying_what_was_freed_when_the_replacement_settles():
+def test_the_status_still_shows_the_freed_memory_when_the_replacement_settles():
     film = Served()
     in_its_place(film)
     film.starting = set()

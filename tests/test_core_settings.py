@@ -49,14 +49,14 @@ def program(name: str, group: str = "") -> Program:
         ("0.5m", MIB // 2),
     ],
 )
-def test_a_size_is_read_as_supervisor_writes_it_and_as_people_do(text, expected):
+def test_sizes_are_read_in_the_notation_of_supervisor_and_of_people(text, expected):
     assert size(text) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["", "MB", "150 monkeys", "-1MB", "1e9", "1,5GB", "150MBit", "0x10", "\u0661\u0665MB", "nan"]
 )
-def test_what_is_no_size_is_refused(text):
+def test_an_invalid_size_is_refused(text):
     with pytest.raises(ValueError, match="not a size, such as 150MB"):
         size(text)
 
@@ -69,7 +69,7 @@ def test_a_duration_is_read(text, expected):
 
 
 @pytest.mark.parametrize("text", ["", "s", "5 years", "-5s", "inf", "5min30s"])
-def test_what_is_no_duration_is_refused(text):
+def test_an_invalid_duration_is_refused(text):
     with pytest.raises(ValueError, match="not a duration, such as 30s, 5min or 2h"):
         duration(text)
 
@@ -145,13 +145,13 @@ def test_headroom_is_a_share_of_the_memory_or_a_size(value, expected):
 
 
 @pytest.mark.parametrize("key", ["headroom", "pressure"])
-def test_what_is_about_all_pools_is_refused_in_the_section_of_one(key):
+def test_settings_for_all_pools_are_refused_in_the_section_of_one_pool(key):
     with pytest.raises(SettingsError, match=rf" {key}=20%: belongs in \[memreap\].* yield=no keeps this pool out"):
         resolve({"myapp": section(limit="150MB", **{key: "20%"})})
 
 
 @pytest.mark.parametrize("key", RECORDING_KEYS)
-def test_what_is_about_the_listener_is_refused_in_the_section_of_a_program(key):
+def test_settings_of_the_listener_are_refused_in_the_section_of_a_program(key):
     value = {"history_size": "64MB", "summary": "daily", "log": "json"}.get(key, "off")
     with pytest.raises(SettingsError, match=rf" {key}={value}: belongs in \[memreap\], since it is about the listener"):
         resolve({"myapp": section(limit="150MB", **{key: value})})
@@ -227,13 +227,13 @@ def test_a_program_that_is_not_only_observed_needs_a_limit():
         ("depth", "3", "must be 1 (workers are children of what supervisord started) or 2 (a wrapper is between)"),
     ],
 )
-def test_a_bad_value_gets_one_line_with_file_section_key_value_and_what_is_allowed(key, value, message):
+def test_a_bad_value_gets_one_line_with_file_section_key_value_and_allowed_values(key, value, message):
     with pytest.raises(SettingsError) as caught:
         resolve({"myapp": section(**{key: value})})
     assert str(caught.value) == f"{WHERE} {key}={value}: {message}"
 
 
-def test_the_largest_values_that_make_sense_are_taken():
+def test_the_largest_sensible_values_are_accepted():
     given = section(limit="1024TB", min_age="365d", settle="8760h", grace="31536000", idle_wait="365d")
     settings = resolve({"myapp": given}).of(program("myapp"))
     assert (settings.limit, settings.min_age, settings.idle_wait) == (1024**5, 365 * 86400, 365 * 86400)
@@ -257,7 +257,7 @@ LONG = "v" * 100_000
     ],
     ids=range(9),
 )
-def test_an_error_quotes_at_most_100_characters_of_what_was_written(sections):
+def test_an_error_quotes_at_most_100_characters_of_the_value(sections):
     with pytest.raises(SettingsError) as caught:
         resolve(sections)
     assert len(str(caught.value)) < 400
@@ -266,13 +266,13 @@ def test_an_error_quotes_at_most_100_characters_of_what_was_written(sections):
 
 
 @pytest.mark.parametrize("argument", [LONG, f"limit={LONG}", f"={LONG}"])
-def test_an_error_in_the_command_quotes_at_most_100_characters_of_it(argument):
+def test_an_error_in_the_command_quotes_at_most_100_characters(argument):
     with pytest.raises(SettingsError) as caught:
         parse_name_size([argument], "there")
     assert len(str(caught.value)) < 300
 
 
-def test_a_section_without_any_reason_to_reap_is_refused():
+def test_a_section_without_a_reason_to_reap_is_refused():
     with pytest.raises(
         SettingsError,
         match=r"\[memreap:myapp\]: no limit=, max_age=, total=, headroom= or pressure=, here or in \[memreap\]",
@@ -287,17 +287,17 @@ def test_a_limit_and_an_age_are_reasons_to_reap(keys):
 
 
 @pytest.mark.parametrize("keys", [[], ["settle", "metric"]])
-def test_other_settings_are_no_reason_to_reap(keys):
+def test_other_settings_are_not_a_reason_to_reap(keys):
     assert not has_reason(keys)
 
 
 @pytest.mark.parametrize("name", ["my app", "a:b:c", ":a", "a:", "a/b"])
-def test_a_name_that_no_program_can_have_is_refused(name):
+def test_an_impossible_program_name_is_refused(name):
     with pytest.raises(SettingsError, match="is not a program, a group, or group:name"):
         resolve({name: section(limit="150MB")})
 
 
-def test_the_most_exact_section_wins_key_by_key():
+def test_the_most_specific_section_wins_for_each_key():
     settings = resolve(
         {
             "": section(limit="100MB", checks="2", settle="1s", grace="1min"),
@@ -319,7 +319,7 @@ def test_defaults_alone_watch_nothing():
     assert settings.of(program("postgres")) is None
 
 
-def test_names_that_supervisord_does_not_run_are_found():
+def test_names_unknown_to_supervisord_are_listed():
     settings = resolve({name: section(limit="100MB") for name in ("web", "shop", "shop:web", "shop:wbe", "wbe")})
     assert settings.unmatched([program("web", "shop")]) == ("shop:wbe", "wbe")
 
@@ -329,7 +329,7 @@ _VALUE = st.one_of(st.text(max_size=12), st.from_regex(r"[0-9]{1,20}(\.[0-9]+)?[
 
 
 @for_any(st.dictionaries(st.text(max_size=8), st.dictionaries(_KEY, _VALUE, max_size=4), max_size=3))
-def test_whatever_is_written_is_either_taken_whole_or_refused_with_one_error(sections):
+def test_any_input_is_accepted_completely_or_refused_with_one_error(sections):
     given = {name: {key: Given(value, WHERE) for key, value in section.items()} for name, section in sections.items()}
     settings = None
     with contextlib.suppress(SettingsError):
@@ -344,7 +344,7 @@ def test_whatever_is_written_is_either_taken_whole_or_refused_with_one_error(sec
 
 
 @for_any(st.integers(min_value=1, max_value=1 << 60))
-def test_bytes_written_plainly_are_taken_to_the_byte(number):
+def test_sizes_in_bytes_are_exact(number):
     assert size(str(number)) == number
 
 
@@ -366,13 +366,13 @@ def test_bytes_written_plainly_are_taken_to_the_byte(number):
         ("metric", "rss"),
     ],
 )
-def test_a_value_is_shown_as_it_may_be_written(key, text):
+def test_a_value_is_shown_as_a_user_may_write_it(key, text):
     given = {"limit": Given("1MB", "here"), key: Given(text, "there")}
     pool_settings = resolve({"myapp": given}).of(Program("myapp", "myapp", "RUNNING", 1))
     assert shown(pool_settings, key) == text
 
 
-def test_where_a_value_comes_from_is_that_of_the_most_exact_section():
+def test_the_origin_of_a_value_is_the_most_specific_section():
     settings = resolve(
         {
             "": {"limit": Given("1MB", "all"), "grace": Given("1h", "all")},
@@ -408,13 +408,13 @@ def test_with_target_self_the_processes_of_a_group_are_one_pool_below_supervisor
         (["A STATE OF TOMORROW"], "A STATE OF TOMORROW"),
     ],
 )
-def test_a_group_is_in_the_state_of_its_liveliest_process_and_an_unknown_state_passes_through(states, shown):
+def test_a_group_has_the_state_of_its_liveliest_process_and_unknown_states_pass_through(states, shown):
     settings = resolve({"g": {"limit": Given("1MB", ""), "target": Given("self", "")}})
     (pool,) = settings.pools(group(*states))
     assert (pool.program.state, type(pool.program.state)) == (shown, str)
 
 
-def test_a_process_with_settings_of_its_own_is_a_pool_of_its_own():
+def test_a_process_with_its_own_settings_is_its_own_pool():
     own = {"target": Given("self", ""), "limit": Given("1MB", "")}
     settings = resolve({"g": own, "a2": {"limit": Given("2MB", "")}})
     pools = settings.pools(group("STOPPED", "STOPPED", "FATAL"))
@@ -429,7 +429,7 @@ def test_without_target_self_each_program_is_a_pool():
     assert [watch.program.namespec for watch in settings.pools(group("RUNNING", "STOPPED"))] == ["g:a1", "g:a2"]
 
 
-def test_limits_in_a_command_are_sections():
+def test_limits_in_a_command_become_sections():
     assert parse_name_size(["a=1MB", "g:b=2MB"], "there") == {
         "a": {"limit": Given("1MB", "there a:")},
         "g:b": {"limit": Given("2MB", "there g:b:")},

@@ -23,7 +23,7 @@ HEADROOM = PoolSettings(headroom=500 * MIB, min_age=30, settle=10)
 
 
 class Host:
-    """Plays looks at pools; workers are `pid: MiB of its own`, as old as the manager unless `fork` started them."""
+    """Plays looks at pools; workers are `pid: private MiB`, as old as the manager unless `fork` started them."""
 
     def __init__(self, settings: PoolSettings = HEADROOM, **others: PoolSettings):
         self.settings = {"a": settings, **others}
@@ -32,7 +32,7 @@ class Host:
         self.now = BOOT + 3600
         self.started: dict[int, float] = {}
         self.used: dict[int, int] = {}
-        """The metric, if it differs from what a worker holds of its own."""
+        """The metric, if it differs from the private memory of a worker."""
 
     def worker(self, pid: int, mib: float) -> Worker:
         start_time = self.started.setdefault(pid, BOOT)
@@ -46,10 +46,10 @@ class Host:
         host = () if available is None and pressure is None else (self.host(available, pressure),)
         looks, log = [], []
         for name, workers in pools.items():
-            there = tuple(self.worker(pid, mib) for pid, mib in sorted(workers.items()))
+            present = tuple(self.worker(pid, mib) for pid, mib in sorted(workers.items()))
             own = () if total is None else (MemoryScope(name, total * MIB, int((total - sum(workers.values())) * MIB)),)
             manager = ProcessId(ord(name), BOOT)
-            pool = Pool(name, "RUNNING", "", manager, self.now - BOOT, there, scopes=(*host, *scopes, *own))
+            pool = Pool(name, "RUNNING", "", manager, self.now - BOOT, present, scopes=(*host, *scopes, *own))
             state, followed = following.follow(pool, self.settings[name], self.states[name], self.now)
             log += followed
             looks.append(Look(pool, self.settings[name], state))
@@ -103,13 +103,13 @@ class Host:
         return [event for event in self.events if isinstance(event, kind)]
 
 
-def test_with_enough_memory_no_worker_goes():
+def test_with_enough_memory_no_worker_is_reaped():
     host = Host()
     assert host.look({"a": {11: 300, 12: 20}}, available=500)[1] == []
     assert host.episodes == {}
 
 
-def test_short_of_headroom_the_worker_goes_that_gives_back_most_over_all_pools():
+def test_short_of_headroom_the_worker_that_frees_most_in_all_pools_is_reaped():
     host = Host(b=HEADROOM)
     decision, signalled = host.look({"a": {11: 100, 12: 20}, "b": {21: 200, 22: 20}}, available=450)
     assert signalled == [21]
@@ -119,7 +119,7 @@ def test_short_of_headroom_the_worker_goes_that_gives_back_most_over_all_pools()
     assert shown.worker.id.pid == 21
 
 
-def test_what_a_signalled_worker_gives_back_is_waited_for():
+def test_the_memory_of_a_signalled_worker_is_waited_for():
     host = Host(b=HEADROOM)
     pools = {"a": {11: 100, 12: 20}, "b": {21: 200, 22: 20}}
     assert host.look(pools, available=450)[1] == [21]
@@ -127,14 +127,14 @@ def test_what_a_signalled_worker_gives_back_is_waited_for():
     assert host.look(pools, available=450)[1] == [11]  # it is in a long request: the next pool's turn
 
 
-def test_where_one_worker_is_not_enough_the_next_one_goes_at_the_next_look():
+def test_if_one_worker_is_not_enough_the_next_is_reaped_at_the_next_look():
     host = Host(b=HEADROOM)
     pools = {"a": {11: 100, 12: 20}, "b": {21: 200, 22: 20}}
     assert host.look(pools, available=100)[1] == [21]
     assert host.look(pools, available=100)[1] == [11]
 
 
-def test_a_shortage_ends_with_some_more_than_is_asked_for():
+def test_a_shortage_ends_somewhat_above_the_setting():
     host = Host()
     host.look({"a": {11: 100, 12: 20}}, available=450)
     host.fork(13)
@@ -152,42 +152,45 @@ def test_a_pool_that_does_not_yield_keeps_its_workers():
     assert host.look({"a": {11: 100, 12: 20}, "b": {21: 200, 22: 20}}, available=450)[1] == [11]
 
 
-def test_a_newborn_never_goes():
+def test_a_newborn_is_never_reaped_for_memory():
     host = Host()
     host.fork(11)
     assert host.look({"a": {11: 300, 12: 100, 13: 20}}, available=450)[1] == [12]
 
 
 @pytest.mark.parametrize("there", [{"a": {11: 100, 12: 80}}, {"a": {11: 100, 12: 80}, "b": {21: 90, 22: 70}}])
-def test_where_the_memory_is_somebody_elses_each_worker_goes_once_and_that_is_told(there):
+def test_if_others_hold_the_memory_each_worker_is_reaped_once_and_that_is_reported(present):
     host = Host(b=HEADROOM)
-    gone, told, fresh = [], [], 100
+    gone, reported, fresh = [], [], 100
     for _ in range(200):
-        _, signalled = host.look(there, available=300)
-        told += host.of(NotRelieved)
+        _, signalled = host.look(present, available=300)
+        reported += host.of(NotRelieved)
         for pid in signalled:
-            name = next(name for name in there if pid in there[name])
+            name = next(name for name in present if pid in present[name])
             gone.append(pid)
             fresh += 1
             host.fork(fresh)
-            there = {**there, name: {**{each: mib for each, mib in there[name].items() if each != pid}, fresh: 20}}
+            present = {
+                **present,
+                name: {**{each: mib for each, mib in present[name].items() if each != pid}, fresh: 20},
+            }
     assert sorted(gone) == sorted(pid for pid in (11, 12, 21, 22) if pid in gone)
-    assert len(gone) == sum(len(workers) for workers in there.values())
-    (event,) = told
+    assert len(gone) == sum(len(workers) for workers in present.values())
+    (event,) = reported
     assert (event.reaps, event.shortage.scope) == (len(gone), HOST)
 
 
-def test_where_no_worker_holds_more_than_a_fresh_one_none_goes_and_that_is_told_once():
+def test_if_no_worker_holds_more_than_a_fresh_one_none_is_reaped_and_that_is_reported_once():
     host = Host()
     host.states["a"] = PoolState(baseline=20 * MIB)
-    told = []
+    reported = []
     for _ in range(1000):
         assert host.look({"a": {11: 22, 12: 21}}, available=300)[1] == []
-        told += host.of(NotRelieved)
-    assert [event.reaps for event in told] == [0]
+        reported += host.of(NotRelieved)
+    assert [event.reaps for event in reported] == [0]
 
 
-def test_a_leaking_pool_is_not_recycled_faster_than_twice_in_ten_minutes_where_that_does_not_help():
+def test_reaping_that_does_not_help_recycles_a_leaking_pool_at_most_twice_in_ten_minutes():
     host = Host(replace(HEADROOM, min_age=1, settle=1))
     workers, reaps, fresh = {11: 100, 12: 100}, [], 100
     for _ in range(240):  # 20 min
@@ -203,22 +206,22 @@ def test_a_leaking_pool_is_not_recycled_faster_than_twice_in_ten_minutes_where_t
     assert len(reaps) >= shortage.REAPS_PER_WORKER * 2
 
 
-def test_the_tighter_of_host_and_container_counts_and_only_its_own_pools():
+def test_the_tighter_of_host_and_container_decides_for_its_own_pools_only():
     host = Host(b=HEADROOM)
     inside = (MemoryScope(CONTAINER, 1000 * MIB, 300 * MIB),)
     host.now += 5
     state = host.states
     looks = []
     for name, workers, scopes in (("a", {11: 300, 12: 20}, ()), ("b", {21: 100, 22: 20}, inside)):
-        there = tuple(host.worker(pid, mib) for pid, mib in workers.items())
-        pool = Pool(name, "RUNNING", "", ProcessId(ord(name), BOOT), 3600.0, there, scopes=(host.host(4000), *scopes))
+        present = tuple(host.worker(pid, mib) for pid, mib in workers.items())
+        pool = Pool(name, "RUNNING", "", ProcessId(ord(name), BOOT), 3600.0, present, scopes=(host.host(4000), *scopes))
         looks.append(Look(pool, HEADROOM, following.follow(pool, HEADROOM, state[name], host.now)[0]))
     episodes, _ = selection.follow_memory(looks, {}, host.now, 0.0)
     choices = selection.choose(looks, host.now, episodes).choices
     assert [each.worker.id.pid for choice in choices for each in choice.candidates] == [21]
 
 
-def test_a_share_is_one_of_each_scopes_own_size():
+def test_a_share_is_a_share_of_the_size_of_each_scope():
     settings = replace(HEADROOM, headroom=0.1)
     host = Host(settings)
     inside = (MemoryScope(CONTAINER, 1000 * MIB, 120 * MIB),)
@@ -227,7 +230,7 @@ def test_a_share_is_one_of_each_scopes_own_size():
     assert host.look({"a": {11: 300, 12: 20}}, available=900, scopes=inside)[1] == [11]
 
 
-def test_under_pressure_one_worker_goes_in_ten_seconds():
+def test_under_pressure_one_worker_is_reaped_per_ten_seconds():
     host = Host(replace(HEADROOM, headroom=None, pressure=20.0), b=replace(HEADROOM, headroom=None, pressure=20.0))
     pools = {"a": {11: 100, 12: 20}, "b": {21: 200, 22: 20}}
     assert host.look(pools, pressure=15.0)[1] == []
@@ -243,7 +246,7 @@ def test_under_pressure_one_worker_goes_in_ten_seconds():
 TOTAL = PoolSettings(total=400 * MIB, min_age=30, settle=10)
 
 
-def test_a_pool_over_its_total_loses_the_largest_one_at_a_time_until_it_fits():
+def test_a_pool_over_its_total_is_reaped_one_worker_at_a_time_until_it_fits():
     host = Host(TOTAL)
     workers = {11: 150, 12: 160, 13: 170}
     assert host.look({"a": workers}, total=400)[1] == [13]
@@ -257,25 +260,25 @@ def test_a_pool_over_its_total_loses_the_largest_one_at_a_time_until_it_fits():
     assert host.of(Relieved)
 
 
-def test_while_the_large_worker_is_busy_none_goes_in_its_place_that_holds_as_little_as_a_fresh_one():
+def test_while_the_large_worker_is_busy_no_worker_as_small_as_a_fresh_one_is_reaped_instead():
     host = Host(TOTAL)
     for _ in range(3):  # no fresh worker was seen yet
         decision, _ = host.look({"a": {11: 380, 12: 20, 13: 22, 14: 60}}, total=400, signal=False)
         assert [each.worker.id.pid for each in decision.choices[0].candidates] == [11, 14]
 
 
-def test_where_all_workers_have_grown_alike_the_largest_goes():
+def test_if_all_workers_have_grown_alike_the_largest_is_reaped():
     host = Host(TOTAL)
     assert host.look({"a": {11: 150, 12: 148, 13: 149}}, total=400)[1] == [11]
 
 
-def test_a_total_that_fresh_workers_exceed_is_told_with_figures_and_ends_no_other_reaping():
+def test_a_total_below_fresh_workers_is_reported_with_numbers_and_stops_no_other_reaping():
     settings = replace(TOTAL, total=100 * MIB, limit=200 * MIB)
     host = Host(settings)
-    workers, told, fresh, reaps = {11: 80, 12: 80}, [], 100, 0
+    workers, reported, fresh, reaps = {11: 80, 12: 80}, [], 100, 0
     for _ in range(100):
         _, signalled = host.look({"a": workers}, total=100)
-        told += host.of(NotRelieved)
+        reported += host.of(NotRelieved)
         for pid in signalled:
             reaps += 1
             del workers[pid]
@@ -283,7 +286,7 @@ def test_a_total_that_fresh_workers_exceed_is_told_with_figures_and_ends_no_othe
             host.fork(fresh)
             workers[fresh] = 60
     assert reaps == 2
-    (event,) = told
+    (event,) = reported
     assert (event.shortage.measured, event.shortage.wanted, event.pool) == (120 * MIB, 100 * MIB, "a")
     assert host.states["a"].suspended is None
     assert host.look({"a": {101: 60, 102: 300}}, total=100)[1] == [102]
@@ -299,7 +302,7 @@ GROWTH = {
 
 @pytest.mark.parametrize("settings", [TOTAL, HEADROOM], ids=["total", "headroom"])
 @pytest.mark.parametrize("growth", GROWTH)
-def test_where_fresh_workers_would_be_enough_reaping_goes_on_however_fast_they_grow(settings, growth):
+def test_reaping_continues_if_fresh_workers_would_fit_however_fast_they_grow(settings, growth):
     host = Host(settings)
     host.now, workers, reaps, log = BOOT, [11, 12, 13, 14], [], []
     for pid in workers:
@@ -312,17 +315,17 @@ def test_where_fresh_workers_would_be_enough_reaping_goes_on_however_fast_they_g
             reaps.append(host.now)
             host.fork(1000 + len(reaps))
             workers[workers.index(pid)] = 1000 + len(reaps)
-    told = [type(event) for event in log if isinstance(event, (NotRelieved, Outgrown))]
+    reported = [type(event) for event in log if isinstance(event, (NotRelieved, Outgrown))]
     if growth == "crosses it after 40 s":
-        assert told == [Outgrown]
+        assert reported == [Outgrown]
         assert len(reaps) > 60
         assert max(later - before for before, later in zip(reaps, reaps[1:])) <= 20
     else:
-        assert set(told) == {NotRelieved}
+        assert set(reported) == {NotRelieved}
         assert len(reaps) <= 2 * shortage.REAPS_PER_WORKER * 4
 
 
-def test_a_total_of_which_nothing_was_read_at_a_look_is_no_end_of_the_shortage():
+def test_a_total_that_was_not_read_at_a_look_does_not_end_the_shortage():
     host = Host(TOTAL)
     host.look({"a": {11: 300, 12: 160}}, total=400, signal=False)
     assert list(host.episodes) == [(shortage.Kind.TOTAL, "a")]
@@ -333,7 +336,7 @@ def test_a_total_of_which_nothing_was_read_at_a_look_is_no_end_of_the_shortage()
 ALL = PoolSettings(limit=150 * MIB, max_age=60.0, total=300 * MIB, headroom=500 * MIB, pressure=20.0)
 
 
-def test_of_reasons_that_meet_one_worker_goes_and_the_most_urgent_reason_is_told():
+def test_if_several_reasons_apply_to_a_worker_the_most_urgent_is_reported():
     host = Host(ALL)
     _, signalled = host.look({"a": {11: 200, 12: 180, 13: 20}}, available=450, pressure=30.0, total=300)
     assert signalled == [11]
@@ -357,14 +360,14 @@ def test_reasons_in_the_order_of_their_urgency(available, pressure, total, reaso
     assert type(host.reason) is reason
 
 
-def test_while_another_pool_relieves_the_host_a_worker_over_its_own_limit_goes_all_the_same():
+def test_a_worker_over_its_own_limit_is_reaped_while_another_pool_relieves_the_host():
     host = Host(replace(HEADROOM, limit=90 * MIB), b=HEADROOM)
     _, signalled = host.look({"a": {11: 100, 12: 20}, "b": {21: 200, 22: 20}}, available=450)
     assert signalled == [21, 11]
     assert isinstance(host.reason, OverLimit)
 
 
-def test_a_limit_that_is_wrong_does_not_keep_memreap_from_relieving_the_host():
+def test_a_wrong_limit_does_not_keep_memreap_from_relieving_the_host():
     host = Host(replace(HEADROOM, limit=50 * MIB))
     host.now = BOOT
     for pid in (11, 12):
@@ -375,7 +378,7 @@ def test_a_limit_that_is_wrong_does_not_keep_memreap_from_relieving_the_host():
     assert host.look({"a": {11: 90, 12: 70}}, available=300)[1] == [11]
 
 
-def test_of_two_shortages_at_once_none_is_given_up_while_a_worker_would_relieve_both():
+def test_neither_of_two_shortages_is_given_up_while_a_worker_would_relieve_both():
     both = replace(HEADROOM, pressure=20.0)
     host = Host(both, b=both)
     pools = {"a": {11: 100, 12: 20}, "b": {21: 200, 22: 20}}
@@ -385,7 +388,7 @@ def test_of_two_shortages_at_once_none_is_given_up_while_a_worker_would_relieve_
     assert all(episode.given_up is None for episode in host.episodes.values())
 
 
-def test_where_host_and_container_are_both_short_neither_is_given_up_while_a_worker_would_relieve_both():
+def test_neither_host_nor_container_is_given_up_while_a_worker_would_relieve_both():
     host = Host()
     inside = (MemoryScope(CONTAINER, 1000 * MIB, 100 * MIB),)
     assert host.look({"a": {11: 300, 12: 20}}, available=400, scopes=inside)[1] == [11]
@@ -393,7 +396,7 @@ def test_where_host_and_container_are_both_short_neither_is_given_up_while_a_wor
     assert len(host.episodes) == 2
 
 
-def test_a_worker_that_a_user_asked_for_relieves_the_total_too():
+def test_a_worker_requested_by_a_user_relieves_the_total_too():
     host = Host(TOTAL)
     host.look({"a": {11: 100, 12: 20}}, total=400)
     host.states["a"] = policy.request([ProcessId(11, BOOT)], host.states["a"])
@@ -401,7 +404,7 @@ def test_a_worker_that_a_user_asked_for_relieves_the_total_too():
     assert host.of(NotRelieved) == []
 
 
-def test_a_shortage_that_lasts_past_its_setting_says_where_it_ends():
+def test_a_shortage_that_lasts_past_its_setting_reports_where_it_ends():
     host = Host()
     host.look({"a": {11: 300, 12: 20}}, available=450)
     host.look({"a": {11: 300, 12: 20}}, available=590)
@@ -424,7 +427,7 @@ def test_a_headroom_of_nearly_all_memory_can_end():
     assert host.episodes == {}
 
 
-def test_more_headroom_than_a_group_has_is_left_out_there():
+def test_a_headroom_larger_than_a_group_is_ignored_there():
     host = Host(replace(HEADROOM, headroom=2000 * MIB))
     inside = (MemoryScope(CONTAINER, 1000 * MIB, 900 * MIB),)
     assert host.look({"a": {11: 30, 12: 10}}, available=4000, scopes=inside)[1] == []
@@ -432,7 +435,7 @@ def test_more_headroom_than_a_group_has_is_left_out_there():
     assert host.look({"a": {11: 30, 12: 10}}, available=1000, scopes=inside)[1] == [11]
 
 
-def test_a_pool_that_is_no_longer_watched_has_not_got_its_memory_back():
+def test_a_pool_no_longer_watched_did_not_free_its_memory():
     host = Host(TOTAL, b=TOTAL)
     host.look({"a": {11: 300, 12: 160}}, total=400)
     host.look({"b": {21: 10, 22: 10}}, total=400)
@@ -440,7 +443,7 @@ def test_a_pool_that_is_no_longer_watched_has_not_got_its_memory_back():
     assert host.episodes == {}
 
 
-def test_a_paused_pool_gives_nothing_back():
+def test_a_paused_pool_frees_no_memory():
     host = Host()
     host.states["a"] = policy.pause(host.states["a"])
     for _ in range(20):
@@ -460,16 +463,16 @@ def not_met(host: Host, *looks: int, **kwargs) -> list[str]:
 START = "this host has 450 MiB available, headroom 500 MiB, and no worker could be signalled for it now"
 
 
-def test_workers_that_are_busy_while_memory_is_short_are_told_at_the_first_look_and_once():
+def test_busy_workers_during_a_shortage_are_reported_once_at_the_first_look():
     text = f"{START} (a: the workers that may go were not found between two requests); trying again at each look"
     assert not_met(Host(), 600, 450, 440, signal=False) == [text]
 
 
-def test_where_a_worker_goes_at_the_first_look_there_is_nothing_to_tell():
+def test_nothing_is_reported_if_a_worker_is_reaped_at_the_first_look():
     assert not_met(Host(), 450, 450) == []
 
 
-def test_a_shortage_that_ends_and_begins_again_is_told_again():
+def test_a_shortage_that_ends_and_begins_again_is_reported_again():
     assert len(not_met(Host(), 450, 700, 450, signal=False)) == 2
 
 
@@ -488,14 +491,14 @@ LARGE = Population(peaks=(9, 9), peak_since=BOOT + 3600)
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_why_no_worker_goes_is_told_at_the_first_look(settings, state, cause):
+def test_the_first_look_reports_why_no_worker_is_reaped(settings, state, cause):
     host = Host(settings)
     host.states["a"] = replace(state, settings=settings)
     (line,) = not_met(host, 450)
     assert line.startswith(f"{START} (a: {cause}")
 
 
-def test_a_signalled_worker_that_stays_is_told_when_its_memory_should_have_come():
+def test_a_signalled_worker_that_does_not_leave_is_reported_when_its_memory_is_due():
     host = Host()
     assert host.look({"a": {11: 300, 12: 20}}, available=450)[1] == [11]
     assert not_met(host, 450) == []
@@ -503,7 +506,7 @@ def test_a_signalled_worker_that_stays_is_told_when_its_memory_should_have_come(
     assert "(a: worker 11 was signalled 10 s ago and stays)" in line
 
 
-def test_a_total_that_is_exceeded_has_lines_of_its_own():
+def test_an_exceeded_total_has_its_own_lines():
     host = Host(replace(HEADROOM, headroom=None, total=100 * MIB))
     host.look({"a": {11: 300, 12: 20}}, total=100, signal=False)
     assert host.of(NotMet) == []

@@ -28,7 +28,7 @@ def test_a_reading_a_minute_is_one_span():
     assert spans.recorded(every(MINUTE, 0, HOUR), HOUR) == [Span(0, HOUR)]
 
 
-def test_a_step_that_is_much_longer_than_those_beside_it_is_a_gap():
+def test_an_interval_much_longer_than_its_neighbours_is_a_gap():
     times = every(MINUTE, 0, HOUR) + every(MINUTE, 3 * HOUR, 4 * HOUR)
     recorded = spans.recorded(times, 4 * HOUR)
     assert recorded == [Span(0, HOUR + MINUTE), Span(3 * HOUR, 4 * HOUR)]
@@ -36,20 +36,20 @@ def test_a_step_that_is_much_longer_than_those_beside_it_is_a_gap():
 
 
 @pytest.mark.parametrize("late", [61.0, 90.0, 170.0])
-def test_a_reading_that_comes_late_is_no_gap(late):
+def test_a_late_reading_is_not_a_gap(late):
     times = every(MINUTE, 0, HOUR)
     times += [each + late for each in times[-1:]] + every(MINUTE, HOUR + late + MINUTE, 2 * HOUR)
     assert len(spans.recorded(times, 2 * HOUR)) == 1
 
 
-def test_readings_that_are_thinned_with_age_have_no_gap_at_the_border():
+def test_thinned_readings_have_no_gap_at_the_border():
     times = every(15 * MINUTE, 0, 6 * HOUR) + every(MINUTE, 6 * HOUR + MINUTE, 7 * HOUR)
     assert lengths(times, 7 * HOUR) == [7 * HOUR]
     history = sawtooth.pool(workers=2, days=3)
     assert len(spans.recorded([reading.at for reading in history.readings], UNTIL)) == 1
 
 
-def test_a_gap_between_thinned_readings_is_seen_too():
+def test_a_gap_between_thinned_readings_is_detected_too():
     times = every(15 * MINUTE, 0, 6 * HOUR) + every(15 * MINUTE, 9 * HOUR, 12 * HOUR)
     assert lengths(times, 12 * HOUR) == [6.25 * HOUR, 3 * HOUR]
 
@@ -64,7 +64,7 @@ def test_before_the_first_reading_nothing_is_recorded():
     assert spans.gaps(spans.recorded(every(MINUTE, HOUR, DAY), DAY), 0, DAY) == [Span(0, HOUR)]
 
 
-def test_no_reading_is_no_span_and_a_single_one_a_minute():
+def test_no_reading_is_no_span_and_a_single_reading_a_minute():
     assert spans.recorded([], DAY) == []
     assert spans.gaps([], 0, DAY) == [Span(0, DAY)]
     assert spans.recorded([HOUR], DAY) == [Span(HOUR, HOUR + MINUTE)]
@@ -95,14 +95,14 @@ def test_a_suspension_that_was_not_resumed_lasts():
     assert suspensions(TOO_LOW) == [spans.Suspension(Span(100, 1000), TOO_LOW.text, has_ended=False)]
 
 
-def test_an_event_that_is_repeated_after_a_restart_is_no_second_suspension():
+def test_an_event_repeated_after_a_restart_is_not_a_second_suspension():
     again = events.WrongSetting("a", 200.0, OverLimit(43, 40, "uss"), "limit=90MB", 12.0, 21600.0)
     assert [each.span for each in suspensions(TOO_LOW, again, events.Resumed("a", 400.0, "x"))] == [Span(100, 400)]
 
 
 @pytest.mark.parametrize("reason", [OverLimit(95, 90, "uss"), Requested(None, "uss")])
 def test_a_reap_that_the_suspension_would_have_prevented_ends_it(reason):
-    """The machine was restarted, and memreap does not know of it any more."""
+    """The machine was rebooted, and memreap no longer knows of it."""
     reap = events.Signalled("a", 500.0, ProcessId(11, 1.0), reason, "HUP", SentMoment.HELD, 60.0)
     (suspension,) = suspensions(TOO_LOW, reap)
     assert (suspension.span, suspension.has_ended) == (Span(100, 500), True)
@@ -114,11 +114,11 @@ def test_a_pool_that_is_suspended_again_after_such_a_reap_was_suspended_twice():
     assert [each.span for each in suspensions(TOO_LOW, reap, again)] == [Span(100, 500), Span(700, 1000)]
 
 
-def test_a_reap_for_memory_that_is_short_does_not_end_a_suspension():
+def test_a_reap_for_short_memory_does_not_end_a_suspension():
     short = OverTotal(Shortage(Kind.TOTAL, "a", 90, 80, 80), 10)
     reap = events.Signalled("a", 500.0, ProcessId(11, 1.0), short, "HUP", SentMoment.HELD, 60.0)
     assert suspensions(TOO_LOW, reap)[0].span == Span(100, 1000)
 
 
-def test_the_end_of_a_pause_is_no_suspension():
+def test_the_end_of_a_pause_is_not_a_suspension():
     assert suspensions(events.ResumedByUser("a", 300.0, "resumed")) == []

@@ -61,7 +61,7 @@ def pool(
 
 
 def shifted(history: PoolHistory, seconds: float) -> PoolHistory:
-    """The same, so much later."""
+    """The same, shifted by `seconds`."""
     workers = tuple(
         replace(
             worker,
@@ -102,7 +102,7 @@ def reaped_at(limit: float, per_hour: float, days: float = 1.0, base: float = 50
     return workers
 
 
-def test_a_steady_leak_gives_the_smallest_limit_with_which_a_worker_lives_for_hours():
+def test_a_steady_leak_gives_the_smallest_limit_with_a_lifetime_of_hours():
     suggestion = judged(pool(four(leak(5))))
     assert suggestion.kind is Kind.STEADY
     assert (suggestion.limit, suggestion.why) == (120 * MIB, Why.WARM)
@@ -113,7 +113,7 @@ def test_a_steady_leak_gives_the_smallest_limit_with_which_a_worker_lives_for_ho
     assert chosen.most == 4 * 120 * MIB
 
 
-def test_the_baseline_is_what_most_workers_hold_that_were_watched_from_their_youth():
+def test_the_baseline_is_the_size_of_most_workers_watched_from_early_on():
     workers = [*four(leak(5)), worker(15, leak(5, base=90)), worker(16, leak(5, base=10), start=-30)]
     suggestion = judged(pool(workers, 6))
     assert suggestion.baseline == pytest.approx(51 * MIB, rel=0.05)
@@ -127,7 +127,7 @@ def test_a_limit_is_never_below_twice_the_baseline():
         assert suggestion.limit >= 2 * suggestion.baseline
 
 
-def test_minutes_are_too_short_to_say_more_than_how_workers_grew_so_far():
+def test_minutes_only_show_the_growth_so_far():
     suggestion = judged(pool(four(leak(60), end=0.8), hours=0.8), 0.8)
     assert (suggestion.why, suggestion.limit, suggestion.kind) == (Why.TOO_SHORT, None, Kind.UNKNOWN)
     assert (suggestion.baseline, suggestion.growth) == (None, None)
@@ -137,7 +137,7 @@ def test_minutes_are_too_short_to_say_more_than_how_workers_grew_so_far():
     assert suggestion.grew == 4
 
 
-def test_most_of_a_day_is_too_short_since_the_load_may_differ_in_the_rest_of_it():
+def test_most_of_a_day_is_too_short_since_the_load_may_differ_later():
     assert judged(pool(four(leak(5), end=19), hours=19), 19).why is Why.TOO_SHORT
     assert judged(pool(four(leak(5), end=23.9), hours=23.9), 23.9).limit
 
@@ -146,52 +146,52 @@ def test_a_day_with_a_gap_of_half_of_it_is_too_short():
     assert judged(pool(four(leak(5)), gap=(6, 18))).why is Why.TOO_SHORT
 
 
-def test_what_was_climbed_in_a_gap_does_not_count():
+def test_growth_during_a_gap_does_not_count():
     suggestion = judged(pool(four(leak(5), end=28), hours=28, gap=(10, 13)), 28)
     assert suggestion.growth == pytest.approx(5 * MIB, rel=0.1)
 
 
-def test_a_pool_without_a_worker_says_so():
+def test_a_pool_without_workers_is_reported():
     assert judged(pool([])).why is Why.NO_WORKERS
 
 
-def test_growth_that_levels_off_gives_a_limit_above_all_that_was_seen():
+def test_growth_that_levels_off_gives_a_limit_above_all_sizes_seen():
     suggestion = judged(pool(four(lambda age: 50 + 60 * (1 - math.exp(-age)))))
     assert (suggestion.kind, suggestion.why) == (Kind.LEVELS_OFF, Why.CLEAR)
     assert suggestion.limit == 150 * MIB
     assert suggestion.suggested.below == 3
 
 
-def test_no_growth_gives_a_limit_that_catches_a_leak_which_may_come():
+def test_no_growth_gives_a_limit_that_catches_a_future_leak():
     suggestion = judged(pool(four(lambda age: 51)))
     assert (suggestion.kind, suggestion.limit) == (Kind.NONE, 120 * MIB)
     assert suggestion.suggested.below == 3
     assert suggestion.suggested.total == pytest.approx(4 * 51 * MIB, rel=0.02)
 
 
-def test_a_leak_after_copy_on_write_is_promised_by_the_leak_alone():
+def test_a_leak_after_copy_on_write_is_predicted_from_the_leak_alone():
     suggestion = judged(pool(four(lambda age: 50 + 40 * (1 - math.exp(-2 * age)) + 4 * age, end=48), hours=48), 48)
     assert suggestion.kind is Kind.MIXED
     assert suggestion.suggested.life == pytest.approx((suggestion.limit / MIB - 90) / 4 * HOUR, rel=0.15)
 
 
 def jumps(pid: int, days: int, every: float) -> Size:
-    """A large request every so many hours on average, which leaks 80 MiB."""
+    """A large request every few hours on average, which leaks 80 MiB."""
     chance = random.Random(pid)
     times = [chance.uniform(0, days * 24) for _ in range(round(days * 24 / every))]
     return lambda age: 50 + 80 * sum(time < age for time in times)
 
 
 @pytest.mark.parametrize("start", [0, -3])
-def test_the_time_of_the_day_at_which_watching_began_makes_no_difference(start):
-    """A part of the day of which only some minutes were watched says nothing."""
+def test_the_time_of_day_at_the_start_makes_no_difference(start):
+    """A part of the day watched for only some minutes is not evidence."""
     leaking = pool(four(leak(2), start=start))
-    found = {
+    values_for = {
         (suggestion.kind, suggestion.limit)
         for later in range(0, 3 * 3600, 300)
         for suggestion in [suggest(shifted(leaking, later), BEGIN + later + 24 * HOUR)]
     }
-    assert found == {(Kind.STEADY, 120 * MIB)}
+    assert values_for == {(Kind.STEADY, 120 * MIB)}
 
 
 def test_jumps_after_single_requests_are_spikes():
@@ -204,7 +204,7 @@ def test_jumps_after_single_requests_are_spikes():
 
 
 @pytest.mark.parametrize("late", [0, 2, 10])
-def test_nothing_is_promised_above_a_limit_in_force_however_late_a_worker_is_reaped(late):
+def test_nothing_is_predicted_above_a_limit_in_force(late):
     """Busy workers are reaped after their next readings, which are above the limit."""
     workers, pid = [], 0
     for place in range(4):
@@ -220,45 +220,45 @@ def test_nothing_is_promised_above_a_limit_in_force_however_late_a_worker_is_rea
     assert suggestion.limit is None
 
 
-def test_a_few_jumps_say_too_little():
+def test_a_few_jumps_are_not_enough():
     workers = [worker(pid, jumps(pid, 1, 8)) for pid in range(3)]
     suggestion = judged(pool(workers, 3))
     assert (suggestion.why, suggestion.limit) == (Why.UNSURE, None)
     assert not suggestion.forecasts[0].is_known
 
 
-def test_twenty_jumps_over_a_limit_are_too_few_to_tell_how_often_they_come():
+def test_twenty_jumps_over_a_limit_are_not_enough_for_a_rate():
     workers = [worker(pid, jumps(pid, 3, 8), end=72) for pid in range(20)]
     (forecast,) = suggest(pool(workers, 20, 72), BEGIN + 72 * HOUR, [320 * MIB]).forecasts
     assert not forecast.is_known
 
 
-def test_sizes_that_no_worker_was_seen_to_climb_may_take_any_time():
+def test_sizes_that_no_worker_grew_through_may_take_any_time():
     low = [worker(pid, leak(5), end=6) for pid in range(4)]
     high = [worker(pid, leak(5), start=-20) for pid in range(10, 14)]
     assert passage([*low, *high], 52 * MIB, 200 * MIB, 1200, 7200).crossings == 4
     assert math.isinf(passage([*low, *high], 52 * MIB, 200 * MIB, 1200, 7200).seconds)
 
 
-def test_workers_that_are_all_old_do_not_say_what_a_fresh_one_holds_if_they_grew_for_long():
+def test_old_workers_do_not_show_the_size_of_a_fresh_one_if_they_grew_for_long():
     suggestion = judged(pool(four(leak(5), start=-200)))
     assert (suggestion.why, suggestion.baseline) == (Why.NO_FRESH, None)
     assert suggestion.growth == pytest.approx(5 * MIB, rel=0.1)
 
 
-def test_what_a_fresh_worker_holds_is_calculated_back_over_some_hours():
+def test_the_size_of_a_fresh_worker_is_extrapolated_over_some_hours():
     suggestion = judged(pool(four(leak(2), start=-3)))
     assert suggestion.fresh == 0
     assert suggestion.baseline == pytest.approx(50 * MIB, rel=0.1)
     assert suggestion.limit == 120 * MIB
 
 
-def test_a_worker_of_which_the_youth_is_unknown_counts_from_when_it_was_seen():
+def test_a_worker_with_an_unknown_start_counts_from_when_it_was_seen():
     suggestion = judged(pool([*four(leak(5))[:2], *four(leak(5), start=-40)[2:]]))
     assert suggestion.suggested.life == pytest.approx((suggestion.limit / MIB - 50) / 5 * HOUR, rel=0.15)
 
 
-def test_workers_that_the_present_limit_replaces_count_up_to_it():
+def test_workers_replaced_by_the_present_limit_count_up_to_it():
     suggestion = judged(pool(reaped_at(90, 5), limit=90))
     assert suggestion.present.limit == 90 * MIB
     assert suggestion.present.life == pytest.approx(8 * HOUR, rel=0.15)
@@ -270,7 +270,7 @@ def test_the_present_limit_is_kept_if_it_is_right():
     assert suggestion.limit == 110 * MIB
 
 
-def test_a_worker_that_was_reaped_for_another_reason_did_not_reach_the_limit():
+def test_a_worker_reaped_for_another_reason_did_not_reach_the_limit():
     rolled = [worker(pid, leak(0.1), end=12, reaped=True) for pid in range(4)]
     fresh = [worker(pid + 10, leak(0.1), start=12) for pid in range(4)]
     event = [EventRecord(BEGIN + 12 * HOUR, "Signalled", pid, {"reason": "requested"}) for pid in range(4)]
@@ -279,7 +279,7 @@ def test_a_worker_that_was_reaped_for_another_reason_did_not_reach_the_limit():
     assert not suggestion.forecasts[0].reaps
 
 
-def test_nothing_is_promised_far_above_what_was_seen():
+def test_nothing_is_predicted_far_above_the_sizes_seen():
     suggestion = judged(pool(four(leak(3))))
     (far,) = suggest(pool(four(leak(3))), BEGIN + DAY, [400 * MIB]).forecasts
     assert far.life is None
@@ -287,20 +287,20 @@ def test_nothing_is_promised_far_above_what_was_seen():
     assert suggestion.limit
 
 
-def test_the_candidates_may_be_given():
+def test_candidate_limits_may_be_passed():
     history = pool(four(leak(5)))
     suggestion = suggest(history, BEGIN + DAY, [130 * MIB, 110 * MIB])
     assert [forecast.limit for forecast in suggestion.forecasts] == [110 * MIB, 130 * MIB]
     assert suggestion.limit == 110 * MIB
 
 
-def test_a_leak_too_fast_for_hours_of_life_gives_the_largest_limit_that_can_be_judged():
+def test_a_leak_too_fast_for_hours_gives_the_largest_limit_that_can_be_judged():
     suggestion = judged(pool(reaped_at(300, 250), limit=300))
     assert suggestion.why is Why.SHORT_LIVES
     assert suggestion.suggested.life < 6 * HOUR
 
 
-def test_what_was_recorded_more_than_a_week_ago_does_not_count():
+def test_records_older_than_a_week_do_not_count():
     old = [worker(pid, leak(50), end=24) for pid in range(4)]
     new = [worker(pid + 10, leak(1), start=24 * 9, end=24 * 11) for pid in range(4)]
     suggestion = judged(pool([*old, *new], hours=24 * 11), 24 * 11)
@@ -314,7 +314,7 @@ def restarted(before: float, after: float, hours: float, base: float = 50.0) -> 
 
 
 @pytest.mark.parametrize("factor", [0.25, 0.4, 2.5, 4])
-def test_what_was_before_a_restart_that_changed_the_leak_does_not_count(factor):
+def test_records_before_a_restart_that_changed_the_leak_do_not_count(factor):
     suggestion = restarted(5, 5 * factor, 28)
     assert suggestion.growth == pytest.approx(5 * factor * MIB, rel=0.1)
     assert suggestion.restarted == 28 * HOUR
@@ -322,7 +322,7 @@ def test_what_was_before_a_restart_that_changed_the_leak_does_not_count(factor):
     assert words.line(suggestion).startswith("watched for 28 h since all workers were restarted: a limit of")
 
 
-def test_what_was_before_a_restart_that_changed_nothing_counts():
+def test_records_before_a_restart_that_changed_nothing_count():
     suggestion = restarted(5, 5, 8)
     assert (suggestion.restarted, suggestion.seen) == (None, 8)
     assert suggestion.limit
@@ -333,7 +333,7 @@ def test_what_was_before_a_restart_that_changed_nothing_counts():
     [(12.5, 50, 8, "8 h", "13 h"), (5, 70, 8, "8 h", "13 h"), (5, 50, 1, "60 min", "3 h")],
     ids=["another leak", "another size", "not known"],
 )
-def test_if_too_little_came_after_a_restart_it_says_when_to_ask_again(rate, base, hours, ago, again):
+def test_with_too_few_records_after_a_restart_it_reports_when_to_ask_again(rate, base, hours, ago, again):
     suggestion = restarted(5, rate, hours, base)
     assert (suggestion.why, suggestion.limit) == (Why.TOO_SHORT, None)
     assert words.why_not(suggestion) == (
@@ -342,12 +342,12 @@ def test_if_too_little_came_after_a_restart_it_says_when_to_ask_again(rate, base
     )
 
 
-def test_workers_that_are_all_replaced_many_times_a_day_are_no_new_release():
+def test_workers_all_replaced_many_times_a_day_are_not_a_new_release():
     workers = [worker(number, leak(5), start=5.0 * number, end=5.0 * number + 5) for number in range(15)]
     assert judged(pool(workers, 1, 75), 75).restarted is None
 
 
-def test_workers_that_were_all_reaped_are_no_new_release():
+def test_workers_that_were_all_reaped_are_not_a_new_release():
     workers = [replace(each, was_reaped=True) for each in four(leak(5), end=48)]
     later = [worker(pid + 10, leak(20), start=48, end=76) for pid in (11, 12, 13, 14)]
     assert judged(pool([*workers, *later], hours=76), 76).restarted is None
@@ -361,12 +361,12 @@ def test_a_weekend_with_less_traffic_counts_as_two_days_of_seven():
     assert suggestion.growth == pytest.approx((5 + 2 * 0.3) / 7 * MIB, rel=0.03)
 
 
-def test_a_weekend_alone_says_nothing_of_the_other_days():
+def test_a_weekend_alone_does_not_represent_the_other_days():
     suggestion = suggest(shifted(pool(four(leak(5))), 4.5 * DAY), BEGIN + 5.5 * DAY)
     assert "ask again when a whole weekday was watched" in words.line(suggestion)
 
 
-def test_the_answer_is_the_same_each_time():
+def test_the_answer_is_deterministic():
     history = pool(four(leak(5)))
     assert judged(history) == judged(history)
 
@@ -377,7 +377,7 @@ def test_sizes_are_as_users_write_them():
     assert 1024 in sizes
 
 
-def test_the_line_of_the_log_says_what_the_suggested_limit_would_do():
+def test_the_log_line_states_what_the_suggested_limit_would_do():
     assert re.fullmatch(
         r"watched for 24 h: a limit of 120MB would replace about 6\.9 workers a day and hold the pool at about"
         r" 3[34]\d MiB; set limit=120MB",
@@ -385,7 +385,7 @@ def test_the_line_of_the_log_says_what_the_suggested_limit_would_do():
     )
 
 
-def test_the_line_says_that_the_present_limit_is_right():
+def test_the_log_line_states_that_the_present_limit_is_right():
     line = words.line(judged(pool(reaped_at(110, 5), limit=110)))
     assert line.startswith("watched for 24 h: the limit of 110MB replaces about 8 workers a day and holds the pool at")
     assert line.endswith("; keep it")
@@ -422,7 +422,7 @@ def test_the_text_compares_the_present_limit_with_the_suggested_one():
     ],
     ids=["too short", "no worker", "no fresh worker", "too few jumps", "short lives", "few hours", "not seen"],
 )
-def test_it_says_why_no_limit_is_known_and_what_to_do(history, hours, reason):
+def test_it_explains_why_no_limit_is_known_and_what_to_do(history, hours, reason):
     suggestion = judged(history, hours)
     assert reason in words.line(suggestion)
     assert reason in words.values(suggestion)["reason"]
@@ -434,7 +434,7 @@ def test_the_text_has_80_columns():
         assert max(map(len, words.text(judged(history)).splitlines())) <= 80
 
 
-def test_the_values_leave_out_what_is_not_known():
+def test_the_values_omit_what_is_unknown():
     values = words.values(judged(pool(four(leak(3)))))
     assert None not in values.values()
     known, unknown = values["candidates"][0], values["candidates"][-1]

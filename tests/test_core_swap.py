@@ -19,7 +19,7 @@ def worker(memory: ProcessMemory | None) -> Worker:
 @pytest.mark.parametrize(
     ("kind", "expected"), [(Kind.TOTAL, 62), (Kind.HEADROOM, 2), (Kind.PRESSURE, 2)], ids=lambda value: str(value)
 )
-def test_swap_is_given_back_to_total_and_no_memory_to_the_host(kind, expected):
+def test_swap_counts_for_total_but_not_for_the_host(kind, expected):
     in_swap = worker(ProcessMemory(2 * MIB, 60 * MIB, 3 * MIB))
     assert gives_back(in_swap, kind) == expected * MIB
     assert is_worth_reaping(in_swap, kind, 5 * MIB, 0.0) is (kind is Kind.TOTAL)
@@ -28,23 +28,23 @@ def test_swap_is_given_back_to_total_and_no_memory_to_the_host(kind, expected):
 @pytest.mark.parametrize(
     ("memory", "processes", "own"),
     [
-        # 60 of its own, and 150 that all five share: 30 each.
+        # 60 private, and 150 that all five share: 30 each.
         (ProcessMemory(0, 90, 0, 210), 5, 60),
         (ProcessMemory(0, 30, 0, 150), 5, 0),
-        # 60 of its own and none shared.
+        # 60 private and none shared.
         (ProcessMemory(0, 60, 0, 60), 5, 60),
-        # 60 of its own, and 150 that only four still share, since one worker has written to them: 37 each.
+        # 60 private, and 150 that only four still share, since one worker has written to them: 37 each.
         (ProcessMemory(0, 97, 0, 210), 5, 68),
         # A child of a worker shares them too: less than nothing is left.
         (ProcessMemory(0, 25, 0, 150), 5, 0),
-        # A process alone, and a system that does not tell.
+        # A process alone, and a system that does not report it.
         (ProcessMemory(0, 60, 0, 60), 1, 60),
         (ProcessMemory(0, 90, 0), 5, 90),
     ],
 )
-def test_of_swap_that_manager_and_workers_share_a_worker_counts_as_having_none(memory, processes, own):
+def test_a_worker_has_no_share_of_swap_that_manager_and_workers_share(memory, processes, own):
     assert memory.own_swap(processes) == own
 
 
-def test_a_worker_whose_memory_may_not_be_read_gives_back_nothing_that_is_known():
+def test_a_worker_with_unreadable_memory_frees_an_unknown_amount():
     assert gives_back(worker(None), Kind.TOTAL) is None

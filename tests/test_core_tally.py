@@ -30,7 +30,7 @@ def counted(counter) -> dict[str, int]:
     return {key: count for key, count in counter.items() if count}
 
 
-def test_all_counters_of_a_watched_pool_begin_at_0_so_that_rate_sees_the_first():
+def test_all_counters_of_a_watched_pool_start_at_0_so_that_rate_sees_the_first():
     pool = pool_of()
     assert set(pool.reaps) == {"requested", "headroom", "pressure", "total", "limit", "max_age", "unknown"}
     assert set(pool.refused) == set(REFUSED)
@@ -38,7 +38,7 @@ def test_all_counters_of_a_watched_pool_begin_at_0_so_that_rate_sees_the_first()
     assert tally_of(watching("shop")).pools() == {"shop": PoolTally()}
 
 
-def test_a_reap_counts_when_the_worker_has_left_by_the_reason_for_which_it_was_signalled():
+def test_a_reap_counts_when_the_worker_has_left_by_the_reason_of_its_signal():
     assert counted(pool_of(signalled()).reaps) == {}
     assert counted(pool_of(*reap()).reaps) == {"limit": 1}
 
@@ -47,17 +47,17 @@ def test_a_worker_that_was_signalled_before_the_restart_is_reaped_for_an_unknown
     assert counted(pool_of(left()).reaps) == {"unknown": 1}
 
 
-def test_a_pid_that_comes_again_has_the_reason_of_its_own_time():
+def test_a_reused_pid_has_the_reason_of_its_own_time():
     assert counted(pool_of(*reap(7), left(7)).reaps) == {"limit": 1, "unknown": 1}
 
 
-def test_the_reasons_of_workers_that_never_leave_do_not_pile_up():
+def test_the_reasons_of_workers_that_never_leave_do_not_accumulate():
     pool = pool_of(*(signalled(pid) for pid in range(1, 1001)), left(1000), left(1))
     assert counted(pool.reaps) == {"limit": 1, "unknown": 1}
     assert len(pool._leaving) < 200
 
 
-def test_returned_is_what_came_back_less_what_the_replacement_has_taken_and_never_less_than_nothing():
+def test_returned_is_freed_minus_taken_and_never_negative():
     assert pool_of(left(freed=300, taken=100), left(freed=5, taken=100)).freed == 200 * MIB
     unknown = events.Left("myapp", 1.0, worker(), 0.1, None)
     assert pool_of(event(unknown)).freed == 0
@@ -72,18 +72,18 @@ def test_the_time_to_leave_is_in_the_first_bucket_that_holds_it(after, bucket):
     assert pool.leaving_took == after
 
 
-def test_a_stuck_worker_counts_once_also_if_a_stronger_signal_did_not_help():
+def test_a_stuck_worker_counts_once_even_if_a_stronger_signal_did_not_help():
     stuck = events.Stuck("myapp", 1.0, worker(), 300.0, "HUP", next="TERM")
     again = events.Stuck("myapp", 1.0, worker(), 600.0, "HUP", forced="TERM")
     assert pool_of(event(stuck), event(again)).stuck == 1
 
 
-def test_what_would_be_reaped_counts_by_its_reason():
+def test_would_be_reaped_is_counted_by_reason():
     assert counted(pool_of(event(events.WouldReap("myapp", 1.0, worker(), LIMIT))).would_reap) == {"limit": 1}
 
 
 @pytest.mark.parametrize("happened", EVENTS, ids=lambda each: type(each).__name__)
-def test_each_event_that_says_that_nothing_is_sent_to_a_due_worker_is_a_refused_signal(happened):
+def test_each_event_of_a_due_worker_to_which_nothing_is_sent_is_a_refused_signal(happened):
     others = (events.LeftByItself, events.WouldReap)  # nothing is wrong
     says = any(words in happened.text for words in ("nothing sent", "nothing is sent", "could not be sent"))
     refuses = says and not isinstance(happened, others)
@@ -91,22 +91,22 @@ def test_each_event_that_says_that_nothing_is_sent_to_a_due_worker_is_a_refused_
     assert sum(pool.refused.values()) == (1 if refuses else 0), happened.text
 
 
-def test_each_kind_of_refused_signal_and_of_error_is_that_of_an_event():
+def test_each_kind_of_refused_signal_and_error_is_an_event_class():
     assert {*REFUSED, *ERRORS} <= {fields.of(happened)["event"] for happened in EVENTS}
 
 
 @pytest.mark.parametrize("happened", EVENTS, ids=lambda each: type(each).__name__)
-def test_every_event_is_taken(happened):
+def test_every_event_is_accepted(happened):
     tally_of(event(happened), look(row()))
 
 
-def test_errors_are_those_of_memreap_also_in_a_pool():
+def test_errors_are_errors_of_memreap_even_in_a_pool():
     tally = tally_of(look(row()), event(events.InternalError("myapp", 1.0, "KeyError", "a.py:1")))
     assert counted(tally.errors) == {"internal_error": 1}
     assert set(tally.errors) == set(ERRORS)
 
 
-def test_an_error_lasts_until_a_look_says_otherwise_and_is_unknown_when_no_look_comes():
+def test_an_error_lasts_until_a_look_clears_it_and_is_unknown_without_looks():
     tally = Tally()
     assert tally.lasting_errors(0.0) == {}
     tally.take(look(lasting=("settings_refused", "memory_short")), 0.0)
@@ -118,7 +118,7 @@ def test_an_error_lasts_until_a_look_says_otherwise_and_is_unknown_when_no_look_
     assert tally.lasting_errors(10_000.0) == {}
 
 
-def test_a_shortage_in_which_reaping_does_not_help_is_that_of_its_pool_or_of_the_host():
+def test_an_unrelieved_shortage_belongs_to_its_pool_or_to_the_host():
     def short(pool: str, kind: Kind):
         return event(events.NotRelieved(pool, 1.0, Shortage(kind, pool or "the host", 2.0, 1.0, 1.0), 0, 0, 600.0))
 
@@ -127,14 +127,14 @@ def test_a_shortage_in_which_reaping_does_not_help_is_that_of_its_pool_or_of_the
     assert counted(tally.not_relieved) == {"headroom": 1}
 
 
-def test_processes_that_the_oom_killer_ended_are_those_of_their_pool_or_of_none():
+def test_oom_kills_belong_to_their_pool_or_to_none():
     worker = ProcessId(7, 1.0)
     killed = event(events.OomKilled("myapp", 1.0, "the host", None, 3, (worker,), None, MIB, 1, 1))
     tally = tally_of(look(row()), killed, killed, event(events.OomKilledOther("", 1.0, "the host", None, 2)))
     assert (tally.pools()["myapp"].oom_killed, tally.oom_killed) == (2, 2)
 
 
-def test_a_pool_that_is_gone_disappears_and_begins_anew_when_it_is_back():
+def test_a_removed_pool_disappears_and_starts_over_when_it_returns():
     tally = tally_of(watching("myapp", "shop"), look(row("myapp"), row("shop")), *reap(pool="shop"))
     for message in (watching("myapp"), look(row("myapp"))):
         tally.take(message, 1.0)
@@ -146,7 +146,7 @@ def test_a_pool_that_is_gone_disappears_and_begins_anew_when_it_is_back():
 # What must never look fine.
 
 
-def test_a_pool_that_the_look_does_not_have_although_it_is_to_be_watched_is_blind():
+def test_a_watched_pool_missing_from_the_look_is_blind():
     tally = tally_of(watching("myapp", "shop"), look(row("myapp")))
     assert not is_blind(tally.row("myapp", 1.0))
     assert is_blind(tally.row("shop", 1.0))
@@ -157,7 +157,7 @@ def test_a_pool_is_blind_before_the_first_look():
 
 
 @pytest.mark.parametrize("period", [1.0, 5.0, 60.0])
-def test_a_pool_is_blind_when_no_look_has_come_for_two_periods_and_not_before(period):
+def test_a_pool_is_blind_after_two_periods_without_a_look_and_not_before(period):
     tally = tally_of(look(row()))
     assert not tally.is_old(2 * 60.0)  # the period is unknown yet
     tally.take(look(row()), period)
@@ -167,7 +167,7 @@ def test_a_pool_is_blind_when_no_look_has_come_for_two_periods_and_not_before(pe
     assert not is_blind(tally.row("myapp", 1001.0))
 
 
-def test_looks_between_two_ticks_do_not_make_it_blind_at_the_next_tick():
+def test_looks_between_two_ticks_do_not_make_a_pool_blind_at_the_next_tick():
     tally = tally_of(look(row()))
     for now in (60.0, 120.0, 121.0, 122.0, 123.0):
         tally.take(look(row()), now)

@@ -1,4 +1,4 @@
-"""No module that lies in the current directory is run: whoever may write there could have anything run, as root."""
+"""No module that lies in the current directory is run: any user who may write there could run code as root."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ARGUMENTS = {
     "report": ["-c", "CONF", "--html", "OUT/report.html"],
 }
 STATUS = {"listen": 2, "suggest": 1}
-"""Those that end otherwise than with 0: there is no supervisord above it, and nothing can be advised yet."""
+"""Commands with an exit status other than 0: there is no supervisord above it, and nothing can be advised yet."""
 STARTS = {"script": [f"{BIN}/memreap"], "module": [sys.executable, "-m", "supervisor_memreap"]}
 OTHERS = {"matplotlib", "pip", "prometheus_client", "psutil", "rich", "shtab", "sitecustomize", "supervisor"}
 
@@ -112,12 +112,12 @@ def see_demo(directory: Path, *command: str) -> subprocess.CompletedProcess[str]
     return subprocess.CompletedProcess(command, demo.returncode, output, errors)
 
 
-def test_there_is_a_trap_for_whatever_a_command_may_import(traps):
+def test_a_trap_exists_for_every_module_that_a_command_may_import(traps):
     assert {"__future__", "ctypes", "http", "json", "logging", "signal", "socket", "tempfile", "xmlrpc"} <= traps.names
     assert len(traps.names) > 150
 
 
-def test_a_trap_catches_what_has_the_current_directory_on_its_path(traps, tmp_path):
+def test_a_trap_catches_a_process_with_the_current_directory_on_its_path(traps, tmp_path):
     traps.set(tmp_path)
     subprocess.run([sys.executable, "-c", "import json"], cwd=tmp_path, check=False)
     with pytest.raises(AssertionError, match="json"):
@@ -135,7 +135,7 @@ def conf() -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("name", "start"), [*((name, "script") for name in commands()), ("doctor", "module")])
-def test_no_command_runs_what_lies_in_the_directory_in_which_it_is_started(conf, tmp_path, traps, name, start):
+def test_no_command_runs_code_from_its_current_directory(conf, tmp_path, traps, name, start):
     directory = tmp_path / "current"
     directory.mkdir()
     traps.set(directory)
@@ -148,7 +148,7 @@ def test_no_command_runs_what_lies_in_the_directory_in_which_it_is_started(conf,
     traps.assert_none_ran()
 
 
-def test_no_doctor_runs_what_lies_in_the_directory_of_supervisord(where, traps):
+def test_doctor_runs_no_code_from_the_directory_of_supervisord(where, traps):
     traps.set(where)
     with running(where, prompt=True):
         command = [f"{BIN}/supervisorctl", "-c", f"{where}/supervisord.conf", "memreap", "doctor"]
@@ -156,7 +156,7 @@ def test_no_doctor_runs_what_lies_in_the_directory_of_supervisord(where, traps):
         traps.assert_none_ran()
 
 
-def test_nor_where_supervisord_itself_was_started_with_m(where, traps):
+def test_doctor_runs_no_code_from_there_where_supervisord_was_started_with_m(where, traps):
     with running(where, prompt=False):
         traps.set(where)
         command = [f"{BIN}/memreap", "doctor", "-c", f"{where}/supervisord.conf"]

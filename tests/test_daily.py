@@ -47,7 +47,7 @@ def recorded(tmp_path):
     return functools.partial(historyfile.each, str(path))
 
 
-def test_each_day_is_summarised_once_when_it_is_over_also_after_a_restart(recorded):
+def test_each_day_is_summarised_once_after_its_end_and_across_a_restart(recorded):
     marks = Marks()
     assert list(Daily(True, recorded).lines(marks, (), NOON - DAY)) == []  # its first day
     (line,) = Daily(True, recorded).lines(marks, (), NOON)
@@ -85,17 +85,17 @@ def test_a_suspension_of_an_earlier_day_and_a_reap_over_midnight_are_in_the_summ
     assert "1 worker replaced (1 limit)" in line["text"]
 
 
-def test_a_clock_that_is_set_back_summarises_nothing(recorded):
+def test_a_clock_set_back_summarises_nothing(recorded):
     marks = Marks(summary=NOON + 3 * DAY)
     assert list(Daily(True, recorded).lines(marks, (), NOON)) == []
     assert len(list(Daily(True, recorded).lines(marks, (), NOON + DAY))) == 1
 
 
-def test_without_summary_daily_there_is_none(recorded):
+def test_without_summary_daily_there_is_no_summary(recorded):
     assert list(Daily(False, recorded).lines(Marks(), (), NOON + 5 * DAY)) == []
 
 
-def test_of_an_observed_pool_the_log_says_once_a_day_what_is_known_of_the_right_limit(recorded):
+def test_the_log_reports_the_suggestion_for_an_observed_pool_once_a_day(recorded):
     marks, observing = Marks(), {"myapp"}
     (line,) = Daily(False, recorded).lines(marks, observing, NOON)
     assert (line["kind"], line["pool"]) == ("suggestion", "myapp")
@@ -104,7 +104,7 @@ def test_of_an_observed_pool_the_log_says_once_a_day_what_is_known_of_the_right_
     assert len(list(Daily(False, recorded).lines(marks, observing, NOON + DAY))) == 1
 
 
-def test_a_limit_that_becomes_known_is_told_at_once_and_then_once_a_day(recorded, monkeypatch):
+def test_a_new_suggestion_is_reported_at_once_and_then_once_a_day(recorded, monkeypatch):
     marks, observing = Marks(), {"myapp"}
     list(Daily(False, recorded).lines(marks, observing, NOON))
 
@@ -119,30 +119,30 @@ def test_a_limit_that_becomes_known_is_told_at_once_and_then_once_a_day(recorded
     assert len(list(Daily(False, recorded).lines(marks, observing, NOON + 3600 + DAY))) == 1
 
 
-def test_a_pool_that_is_not_observed_is_left_alone(recorded):
+def test_a_pool_that_is_not_observed_gets_no_suggestion(recorded):
     assert list(Daily(False, recorded).lines(Marks(), (), NOON)) == []
     assert list(Daily(False, recorded).lines(Marks(), {"web"}, NOON)) == []
 
 
 def test_the_history_sends_its_lines_to_the_listener(tmp_path):
-    told = []
+    reported = []
     recording = Recording(history=str(tmp_path / "h.sqlite"))
     now = time.time()
     messages = [look(now - 60, {11: 40}, standing="observed"), look(now, {11: 41}, standing="observed")]
-    historywriter.consume(Messages(messages), told.append, recording)
-    ((line,),) = [message["lines"] for message in told if "lines" in message]
+    historywriter.consume(Messages(messages), reported.append, recording)
+    ((line,),) = [message["lines"] for message in reported if "lines" in message]
     assert (line["kind"], line["pool"]) == ("suggestion", "myapp")
 
 
-def test_an_error_in_a_line_is_told_and_the_history_goes_on(tmp_path, monkeypatch):
+def test_an_error_in_a_summary_is_reported_and_the_history_continues(tmp_path, monkeypatch):
     def broken(_history, _now):
         raise KeyError("x")
 
     monkeypatch.setattr(daily, "suggest", broken)
-    told = []
+    reported = []
     recording = Recording(history=str(tmp_path / "h.sqlite"))
     now = time.time()
     messages = [look(now - 60, {11: 40}, standing="observed"), look(now, {11: 41}, standing="observed")]
-    historywriter.consume(Messages(messages), told.append, recording)
-    assert {"trouble": "internal error, please report it: KeyError('x')"} in told
+    historywriter.consume(Messages(messages), reported.append, recording)
+    assert {"trouble": "internal error, please report it: KeyError('x')"} in reported
     assert len(historyfile.load(recording.history)[0].readings) == 2

@@ -26,23 +26,23 @@ TOOLS = ("git", "dpkg-buildpackage", "dh_python3", "apt-get", "man", "/usr/bin/s
 SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def test_the_version_of_the_debian_package_is_ours():
+def test_the_version_of_the_debian_package_matches():
     first = (stack.ROOT / "debian/changelog").read_text().splitlines()[0]
     assert first.startswith(f"{NAME} ({__version__}) ")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can install a Debian package")
 def test_the_debian_package_is_built_installed_run_and_purged():
-    skip_where_it_cannot_be()
+    skip_without_debian()
     where = stack.directory()
     try:
         old = build(where)
         new = with_version(old, where, "9.9.9")
-        assert_its_files_are_where_debian_has_them(old)
+        assert_files_in_debian_places(old)
         with alone():
             services = running_services()
             with installed(old) as files:
-                assert_it_may_be_used_at_once()
+                assert_usable_at_once()
                 assert running_services() == services
                 go_through(where, new)
                 assert_removal_warns_of_sections(where)
@@ -51,7 +51,7 @@ def test_the_debian_package_is_built_installed_run_and_purged():
         shutil.rmtree(where)
 
 
-def skip_where_it_cannot_be() -> None:
+def skip_without_debian() -> None:
     if not Path("/etc/debian_version").exists():
         pytest.skip("not Debian")
     absent = [tool for tool in TOOLS if not shutil.which(tool, path=SYSTEM)]
@@ -107,7 +107,7 @@ def with_version(package: Path, where: Path, version: str) -> Path:
     return changed
 
 
-def assert_its_files_are_where_debian_has_them(package: Path) -> None:
+def assert_files_in_debian_places(package: Path) -> None:
     lines = system("dpkg-deb", "--contents", str(package)).stdout.splitlines()
     files = {line.split()[5].removeprefix("./") for line in lines if not line.endswith("/")}
     code = "usr/lib/python3/dist-packages/supervisor_memreap"
@@ -161,7 +161,7 @@ def running_services() -> set[int]:
     }
 
 
-def assert_it_may_be_used_at_once() -> None:
+def assert_usable_at_once() -> None:
     assert system("memreap", "--version").stdout == f"memreap {__version__}\n"
     assert system("man", "-w", "memreap").stdout == "/usr/share/man/man1/memreap.1.gz\n"
     check = stack.ROOT.joinpath("docs/install.md").read_text().partition("```sh\n")[2].partition("```")[0]
@@ -169,7 +169,7 @@ def assert_it_may_be_used_at_once() -> None:
 
 
 def go_through(where: Path, new: Path) -> None:
-    """As docs/install.md says it, with Debian's own supervisord and its own configuration, less the paths."""
+    """As in docs/install.md, with the supervisord and configuration of Debian, except for the paths."""
     (where / "conf.d").mkdir()
     plain = Path("/etc/supervisor/supervisord.conf").read_text()
     for path, replacement in {
@@ -232,9 +232,9 @@ def assert_logged(where: Path, text: str) -> None:
 
 def steer(where: Path, main: Path) -> None:
     eventually(lambda: assert_logged(where, "watching myapp"))
-    eventually(lambda: control_says(where, "30 MiB uss", "status"))
+    eventually(lambda: assert_control_output(where, "30 MiB uss", "status"))
     control(where, "memreap", "pause", "myapp")
-    eventually(lambda: control_says(where, "PAUSED", "status"))
+    eventually(lambda: assert_control_output(where, "PAUSED", "status"))
     control(where, "memreap", "resume", "myapp")
     # Not while its only worker, which was over the limit, is leaving.
     eventually(lambda: control(where, "memreap", "reap", "myapp"))
@@ -244,7 +244,7 @@ def steer(where: Path, main: Path) -> None:
     eventually(lambda: system("memreap", "doctor", "-c", str(main)))
 
 
-def control_says(where: Path, text: str, *words: str) -> None:
+def assert_control_output(where: Path, text: str, *words: str) -> None:
     assert text in control(where, "memreap", *words)
 
 
@@ -254,9 +254,9 @@ def upgrade(where: Path, new: Path) -> None:
     assert pid_of(where, "memreap") == listener  # nothing is restarted
     control(where, "restart", "memreap")
     eventually(lambda: assert_logged(where, "memreap: version 9.9.9"))
-    eventually(lambda: control_says(where, "30 MiB uss", "status"))
+    eventually(lambda: assert_control_output(where, "30 MiB uss", "status"))
     control(where, "memreap", "pause", "myapp")
-    eventually(lambda: control_says(where, "PAUSED", "status"))
+    eventually(lambda: assert_control_output(where, "PAUSED", "status"))
 
 
 def assert_removal_warns_of_sections(where: Path) -> None:

@@ -27,7 +27,7 @@ from support.driver import eventually, workers_below
 
 from supervisor_memreap.demo import fastcgi
 
-# The number of accept(2), as /proc/PID/syscall tells it.
+# The number of accept(2), as /proc/PID/syscall shows it.
 ACCEPT = "202 " if platform.machine() == "aarch64" else "43 "
 DEMO = [sys.executable, "-m", "supervisor_memreap", "demo"]
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
@@ -43,7 +43,7 @@ def place():
 
 
 class Demo:
-    """A demo that runs, with a temporary directory of its own; `words` are its arguments."""
+    """A running demo, with its own temporary directory; `words` are its arguments."""
 
     def __init__(self, directory: Path, *words: str, stdout=subprocess.PIPE, preexec_fn=None, **environment: str):
         self.directory = directory
@@ -66,7 +66,7 @@ class Demo:
         pytest.fail(f"it ended without {text!r}: {self.process.stderr.read()}")
 
     def closes(self) -> list[str]:
-        """What it says from now on; afterwards nothing of it is there."""
+        """Its output from now on; afterwards it has left nothing behind."""
         with self.process:
             output, errors = self.process.communicate(timeout=30)
         assert errors == ""
@@ -96,7 +96,7 @@ def assert_ended(demo: Demo) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_workers_are_reaped_no_request_is_lost_and_nothing_is_left(place, kind):
+def test_workers_are_reaped_no_request_is_lost_and_no_process_or_file_remains(place, kind):
     demo = Demo(place / "tmp", "--seconds", "45", "--pool", kind)
     demo.until("Ends in 45 s")
     with demo.process:
@@ -125,7 +125,7 @@ def test_workers_are_reaped_no_request_is_lost_and_nothing_is_left(place, kind):
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
-def test_a_signal_ends_it_at_once_and_nothing_is_left(place, signum):
+def test_a_signal_ends_it_at_once_and_no_process_or_file_remains(place, signum):
     demo = Demo(place / "tmp", "--pool", "python")
     demo.until("workers hold")
     demo.process.send_signal(signum)
@@ -137,7 +137,7 @@ def test_a_signal_ends_it_at_once_and_nothing_is_left(place, signum):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_left_whatever_the_moment_of_a_signal_or_of_two(place, kind):
+def test_no_process_or_file_remains_whenever_one_or_two_signals_arrive(place, kind):
     """From 0.3 s on, when Python has begun, to 3 s; side by side, so that they meet a busy machine as well.
 
     27 moments, and in every run other ones.
@@ -168,12 +168,12 @@ def _signal_after(directory: Path, kind: str, delay: float, gap: float | None) -
     with demo.process:
         output, errors = demo.process.communicate(timeout=30)
     demo.assert_nothing_is_left()
-    # On a busy machine Python is still beginning: then the signal ends it, and it has not said a word.
+    # On a busy machine Python is still beginning: then the signal ends it before any output.
     begun = output.count("stopping") == 1 and errors == ""
     assert begun or output == "", (delay, signums, output, errors)
 
 
-def test_a_signal_that_was_ignored_before_stays_ignored(place):
+def test_an_ignored_signal_stays_ignored(place):
     demo = Demo(place / "tmp", "--pool", "python", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     demo.until("workers hold")
     demo.process.send_signal(signal.SIGHUP)  # as to one that nohup started
@@ -183,7 +183,7 @@ def test_a_signal_that_was_ignored_before_stays_ignored(place):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_demo_that_is_killed_leaves_no_process_and_the_next_one_removes_its_directory(place, kind):
+def test_a_killed_demo_leaves_no_process_and_the_next_demo_removes_its_directory(place, kind):
     demo = Demo(place / "tmp", "--pool", kind)
     demo.until("Ends in")
     with demo.process:
@@ -205,7 +205,7 @@ def test_a_demo_that_is_killed_leaves_no_process_and_the_next_one_removes_its_di
     demo.assert_nothing_is_left()
 
 
-def test_a_demo_whose_supervisord_is_ended_by_another_says_so_and_leaves_nothing(place):
+def test_a_demo_reports_that_its_supervisord_was_ended_by_another_process(place):
     demo = Demo(place / "tmp", "--pool", "perl")
     demo.until("workers hold")
     below = psutil.Process(demo.process.pid).children()
@@ -218,7 +218,7 @@ def test_a_demo_whose_supervisord_is_ended_by_another_says_so_and_leaves_nothing
     demo.assert_nothing_is_left()
 
 
-def test_a_demo_whose_output_is_read_no_more_ends_and_leaves_nothing(place):
+def test_a_demo_whose_output_is_closed_ends_and_leaves_nothing(place):
     demo = Demo(place / "tmp", "--pool", "python")
     demo.until("Ends in")
     demo.process.stdout.close()
@@ -227,7 +227,7 @@ def test_a_demo_whose_output_is_read_no_more_ends_and_leaves_nothing(place):
     demo.assert_nothing_is_left()
 
 
-def test_a_temporary_folder_with_a_percent_sign_is_no_obstacle(place):
+def test_a_temporary_directory_with_a_percent_sign_works(place):
     demo = Demo(place / "50%s", "--pool", "python")
     demo.until("workers hold")
     demo.process.terminate()
@@ -242,7 +242,7 @@ class Terminal:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         environment = {"TERM": "xterm", "PYTHONIOENCODING": "utf-8", "NO_COLOR": "", **environment}
-        size = {"COLUMNS": "", "LINES": ""}  # those of whoever runs the tests
+        size = {"COLUMNS": "", "LINES": ""}  # those of the user who runs the tests
         path = os.ttyname(slave)
 
         def open_it() -> None:
@@ -252,7 +252,7 @@ class Terminal:
         os.close(slave)
 
     def until(self, *texts: str, seconds: float = 60) -> None:
-        """Until all of these stood there, in this order."""
+        """Wait until all of these have appeared, in this order."""
         deadline = time.monotonic() + seconds
         expression = re.compile(".*".join(map(re.escape, texts)), re.DOTALL)
         while not expression.search(self.text):
@@ -300,7 +300,7 @@ class Terminal:
         return True
 
 
-def test_at_80_columns_and_24_rows_all_is_whole_and_the_counter_agrees_with_it(place):
+def test_the_table_fits_80_columns_and_24_rows_and_the_counter_agrees_with_it(place):
     terminal = Terminal(place / "tmp", "--seconds", "25")
     terminal.until("Without memreap")
     terminal.closes()
@@ -324,7 +324,7 @@ def test_at_80_columns_and_24_rows_all_is_whole_and_the_counter_agrees_with_it(p
     assert terminal.text.count("\033[J") > 20
 
 
-def test_ctrl_c_in_a_terminal_is_answered_below_the_table_which_stands_as_it_was_at_the_end(place):
+def test_ctrl_c_is_answered_below_the_table_which_stays_as_it_was(place):
     terminal = Terminal(place / "tmp", "--pool", "python", NO_COLOR="1")
     terminal.until("to go", "to go")
     terminal.types(b"\x03")
@@ -337,7 +337,7 @@ def test_ctrl_c_in_a_terminal_is_answered_below_the_table_which_stands_as_it_was
     assert re.search(r"\n0 reaped, .* 0 lost\n(.*\n)*\nstopping\n\n0 workers reaped, .*\nThe pool holds .*\n", text)
 
 
-def test_a_terminal_that_is_closed_ends_it_and_nothing_is_left(place):
+def test_a_closed_terminal_ends_it_and_no_process_or_file_remains(place):
     terminal = Terminal(place / "tmp", "--pool", "perl")
     terminal.until("to go")
     terminal.is_closed()
@@ -347,7 +347,7 @@ def test_a_terminal_that_is_closed_ends_it_and_nothing_is_left(place):
 
 
 @pytest.mark.parametrize("term", ["dumb", ""])
-def test_a_terminal_that_can_do_nothing_gets_plain_lines(place, term):
+def test_a_dumb_terminal_gets_plain_lines(place, term):
     terminal = Terminal(place / "tmp", "--pool", "python", TERM=term)
     terminal.until("workers hold")
     terminal.types(b"\x03")
@@ -367,7 +367,7 @@ def test_a_terminal_that_can_do_nothing_gets_plain_lines(place, term):
         (["--pool", "ruby"], "argument --pool: invalid choice: 'ruby'"),
     ],
 )
-def test_bad_usage_is_one_clear_line(args, line):
+def test_bad_usage_is_reported_in_one_line(args, line):
     result = subprocess.run([*DEMO, *args], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
     assert line in result.stderr
@@ -411,7 +411,7 @@ def _all_gone(pids) -> None:
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
 
 
-def test_a_worker_that_does_not_hear_the_end_of_the_pool_is_ended(pool):
+def test_a_worker_that_misses_the_end_of_the_pool_is_ended(pool):
     process, _path = pool
     workers = workers_below(process.pid)
     os.kill(min(workers), signal.SIGSTOP)
@@ -427,7 +427,7 @@ def test_a_busy_worker_of_the_small_pool_finishes_its_request_first(pool):
     idle = {pid: _descriptors(pid) for pid in before}
     with socket.socket(socket.AF_UNIX) as half:
         half.connect(path)  # a request that is taken, and not there yet
-        busy = eventually(lambda: _the_one_with_a_connection(idle))
+        busy = eventually(lambda: _worker_with_a_connection(idle))
         os.kill(busy, signal.SIGHUP)
         assert fastcgi.get(path).endswith(b"ok")
         assert busy in workers_below(process.pid)
@@ -444,14 +444,14 @@ def _descriptors(pid) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def _the_one_with_a_connection(idle) -> int:
+def _worker_with_a_connection(idle) -> int:
     # Not by its system call: the kernel may wake another one too, which finds nothing and goes back to accept.
     busy = [pid for pid, descriptors in idle.items() if _descriptors(pid) > descriptors]
     assert len(busy) == 1
     return busy[0]
 
 
-def test_an_answer_that_is_cut_short_is_an_error(tmp_path):
+def test_a_truncated_answer_is_an_error(tmp_path):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "s"))
         server.listen()

@@ -1,4 +1,4 @@
-"""A deployment right after a reap: a manager that a user stops or restarts is no manager that ends by itself."""
+"""A deployment right after a reap: a manager that a user stops or restarts has not exited on its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def control(directory):
 
 @pytest.fixture
 def listener(tmp_path):
-    """A listener that hears ticks only, of a supervisord whose pool has a worker that is leaving."""
+    """A listener that receives ticks only, of a supervisord whose pool has a worker that is leaving."""
     url = f"unix://{tmp_path}/s.sock"
     with supervisord(tmp_path, PROGRAM + QUICK + stack.recorder(tmp_path)):
         options = {"log": tmp_path / "listener.log", "SUPERVISOR_SERVER_URL": url, "TMPDIR": str(tmp_path)}
@@ -64,7 +64,7 @@ def stop_and_start_later(directory) -> None:
 
 
 @pytest.mark.parametrize("deploy", [restart, remove_and_add, stop_and_start_later])
-def test_what_a_user_restarts_right_after_a_reap_is_never_suspended(listener, tmp_path, deploy):
+def test_a_restart_by_the_user_right_after_a_reap_suspends_nothing(listener, tmp_path, deploy):
     before = _assert_runs(tmp_path)
     deploy(tmp_path)
     assert eventually(lambda: _assert_runs(tmp_path)) != before
@@ -74,7 +74,7 @@ def test_what_a_user_restarts_right_after_a_reap_is_never_suspended(listener, tm
     eventually(lambda: listener.tick() and _assert_announced(tmp_path, "reap", "reap"))
 
 
-def test_a_manager_that_ends_by_itself_right_after_a_reap_suspends_the_pool(listener, tmp_path):
+def test_a_manager_that_exits_on_its_own_right_after_a_reap_suspends_the_pool(listener, tmp_path):
     manager = _assert_runs(tmp_path)
     workers = workers_below(manager)
     os.kill(manager, signal.SIGKILL)
@@ -85,7 +85,7 @@ def test_a_manager_that_ends_by_itself_right_after_a_reap_suspends_the_pool(list
     assert re.match(rf"suspended: the manager {manager} ended .* it ended by itself", suspended["message"])
 
 
-def test_where_the_log_does_not_say_it_the_events_that_are_subscribed_to_do(listener, tmp_path):
+def test_subscribed_events_are_used_where_the_log_has_no_entry(listener, tmp_path):
     log = tmp_path / "s.log"
     pid = _assert_runs(tmp_path)
     control(tmp_path).stopProcess("myapp")
@@ -100,7 +100,7 @@ def test_where_the_log_does_not_say_it_the_events_that_are_subscribed_to_do(list
     assert "suspended" not in listener.text()
 
 
-def test_where_nothing_says_how_it_ended_the_pool_is_suspended_for_a_minute(listener, tmp_path):
+def test_the_pool_is_suspended_for_a_minute_if_the_cause_of_the_end_is_unknown(listener, tmp_path):
     control(tmp_path).stopProcess("myapp")
     (tmp_path / "s.log").write_text("")
     control(tmp_path).startProcess("myapp", False)
@@ -119,7 +119,7 @@ def test_where_nothing_says_how_it_ended_the_pool_is_suspended_for_a_minute(list
         ([], Ending.UNKNOWN),
     ],
 )
-def test_what_supervisords_log_says_first_counts(tmp_path, lines, ending):
+def test_the_first_entry_in_the_log_of_supervisord_counts(tmp_path, lines, ending):
     with supervisord(tmp_path, PROGRAM):
         old = "2001-01-01 00:00:00,000 INFO exited: myapp (exit status 0; expected)\n"
         stamp = time.strftime("%Y-%m-%d %H:%M:%S,000")

@@ -1,4 +1,4 @@
-"""What the documents say of the tests and of each other is so."""
+"""References in the documentation to tests and to other pages are correct."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DOCUMENTS = [stack.ROOT / "README.md", *sorted((stack.ROOT / "docs").glob("*.md"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_test_that_is_named_is_there(document):
+def test_every_named_test_exists(document):
     missing = []
     for file, name in re.findall(r"`(test_\w+\.py)::(test_\w+)`", document.read_text()):
         path = stack.ROOT / "tests" / file
@@ -32,17 +32,17 @@ def test_every_test_that_is_named_is_there(document):
     assert missing == []
 
 
-def test_the_page_on_safety_names_tests_at_all():
+def test_the_safety_page_names_tests():
     assert len(re.findall(r"`test_\w+\.py::test_\w+`", (stack.ROOT / "docs/safety.md").read_text())) > 30
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_link_within_leads_somewhere(document):
+def test_every_internal_link_resolves(document):
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
-def test_the_page_on_events_has_each_of_them_with_its_own_fields():
+def test_the_events_page_has_each_event_with_its_fields():
     rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (.*?) \|", (stack.ROOT / "docs/events.md").read_text(), re.MULTILINE)
     described = {(event, name): set(re.findall(r"`(\w+)`", own)) for event, name, own in rows}
     values = [fields.of(event) for event, _ in EXAMPLES]
@@ -50,7 +50,7 @@ def test_the_page_on_events_has_each_of_them_with_its_own_fields():
     assert len(rows) == len(described)
 
 
-def test_the_page_on_events_has_the_fields_that_all_have():
+def test_the_events_page_has_the_common_fields():
     table = (stack.ROOT / "docs/events.md").read_text().partition("| field | meaning |")[2].partition("\n\n")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [*fields.COMMON, "shortened"]
 
@@ -62,7 +62,7 @@ def man_page():
     return module
 
 
-def test_the_man_page_is_what_help_and_readme_say():
+def test_the_man_page_is_generated_from_help_and_readme():
     assert (stack.ROOT / "docs/memreap.1").read_text() == man_page().page(), "run python docs/manpage.py"
 
 
@@ -74,21 +74,21 @@ def test_the_man_page_has_every_command_and_every_setting():
 
 
 @pytest.mark.skipif(not shutil.which("groff"), reason="groff would say what is wrong with it")
-def test_the_man_page_is_without_warnings():
+def test_the_man_page_has_no_warnings():
     command = ["groff", "-man", "-Tutf8", "-ww", "-z", str(stack.ROOT / "docs/memreap.1")]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stderr == ""
 
 
 @pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS)])
-def test_help_is_a_page_that_fits_a_terminal(words):
+def test_each_help_page_fits_a_terminal(words):
     command = [sys.executable, "-m", "supervisor_memreap", *words, "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "100"})
     assert result.stdout.startswith("usage: memreap")
     assert max(map(len, result.stdout.splitlines())) <= 100
 
 
-def test_every_line_that_the_readme_explains_is_one_that_memreap_writes():
+def test_every_line_explained_in_the_readme_is_written_by_memreap():
     table = (stack.ROOT / "README.md").read_text().partition("| the log says |")[2].partition("\n\n")[0]
     explained = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
     sources = (path.read_text() for path in (stack.ROOT / "supervisor_memreap").rglob("*.py"))

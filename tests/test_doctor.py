@@ -49,7 +49,7 @@ TWICE = "[memreap:myapp]\nlimit=160MB\n"
 MYAPP, MEMREAP = RUNNING
 
 
-def test_where_all_is_as_it_should_be_no_problems_are_found():
+def test_no_problems_are_reported_on_a_correct_setup():
     assert examined(SOUND + INTERFACE + PLUGIN, processes=pool("gunicorn", "gunicorn"), listener=READY) == (
         "myapp: ok: gunicorn: workers are reaped with TERM (signal= is not set)\nno problems found\nexit status 0"
     )
@@ -194,7 +194,7 @@ def test_a_program_that_daemonizes_is_found_while_the_d_of_a_manager_that_is_the
     assert "daemonizes" not in examined(text)
 
 
-def test_a_plugin_in_an_included_file_is_found(tmp_path):
+def test_a_plugin_in_an_included_file_is_reported(tmp_path):
     (tmp_path / "more.conf").write_text(PLUGIN)
     found = examined(f"{SOUND}{INTERFACE}[include]\nfiles={tmp_path}/more.conf\n", listener=READY)
     assert_finds(
@@ -202,7 +202,7 @@ def test_a_plugin_in_an_included_file_is_found(tmp_path):
     )
 
 
-def test_what_a_program_of_another_supervisord_left_behind_is_none_of_this_ones():
+def test_orphans_of_another_supervisord_are_not_reported():
     """Real processes whose parent has ended, as those of a program that daemonizes."""
     environment = {"SUPERVISOR_GROUP_NAME": "myapp", "SUPERVISOR_PROCESS_NAME": "myapp"}
     environment["SUPERVISOR_SERVER_URL"] = "unix:///run/this"
@@ -220,7 +220,7 @@ def test_what_a_program_of_another_supervisord_left_behind_is_none_of_this_ones(
             eventually(lambda: not tree.is_running())
 
 
-def test_a_supervisord_that_does_not_answer_is_found(tmp_path, monkeypatch):
+def test_a_supervisord_that_does_not_answer_is_reported(tmp_path, monkeypatch):
     monkeypatch.delenv("SUPERVISOR_SERVER_URL", raising=False)
     conf = tmp_path / "supervisord.conf"
     conf.write_text(f"{SOUND}[supervisorctl]\nserverurl=unix://{tmp_path}/none.sock\n")
@@ -229,14 +229,14 @@ def test_a_supervisord_that_does_not_answer_is_found(tmp_path, monkeypatch):
     assert lines[0].startswith("supervisord: no supervisord answers at unix://")
 
 
-def test_a_configuration_that_is_none_is_one_line(where):
+def test_an_invalid_configuration_is_reported_in_one_line(where):
     (where / "supervisord.conf").write_text("[supervisord\n")
     assert_found(where, r"configuration: .*supervisord.conf: File contains no section headers")
     result = doctor(where, "nonsense")
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
 
 
-def test_that_doctor_itself_failed_is_no_finding(where, monkeypatch, capsys):
+def test_an_internal_error_of_doctor_is_not_a_finding(where, monkeypatch, capsys):
     def fail(*_):
         raise RuntimeError("a fault")
 
@@ -261,7 +261,7 @@ def grown(pid: int, age: float, mb: int) -> Worker:
     ],
     ids=["fresh", "one of the fresh", "all are old", "the old ones"],
 )
-def test_a_limit_is_too_low_if_all_fresh_workers_are_over_it_however_large_old_ones_are(measured, is_reported):
+def test_a_limit_is_too_low_only_if_all_fresh_workers_exceed_it(measured, is_reported):
     settings = PoolSettings(limit=150 * 1024**2, min_age=3600)
     assert bool(list(workers.check_limit(measured, settings))) is is_reported
 
@@ -279,7 +279,7 @@ def test_a_limit_that_all_workers_together_cannot_reach_is_a_note():
     assert not list(workers.check_memory(settings, 99, None))
 
 
-def test_another_users_perl_is_not_asked_by_who_cannot_become_that_user(monkeypatch):
+def test_the_perl_of_another_user_is_not_run_without_becoming_that_user(monkeypatch):
     with subprocess.Popen(["perl", "-e", "$| = 1; print 1; sleep 1000"], stdout=subprocess.PIPE) as asked:
         try:
             assert asked.stdout.read(1)

@@ -47,11 +47,11 @@ def texts(findings: Iterable[Finding]) -> list[tuple[str, bool]]:
     return [(finding.text, finding.harms) for finding in findings]
 
 
-def test_where_all_of_it_has_room_nothing_is_found(real_pool):
+def test_nothing_is_reported_if_everything_fits_in_memory(real_pool):
     assert examined_with(real_pool, "total=1GB").endswith("no problems found\nexit status 0")
 
 
-def test_a_total_in_which_fresh_workers_have_no_room_is_found_and_one_above_it_that_is_named_is_enough(real_pool):
+def test_a_total_too_small_for_fresh_workers_is_reported_and_the_advised_one_is_enough(real_pool):
     expression = (
         r"myapp: its manager and 2 fresh workers hold (\d+) MiB already, over its total of 60 MiB: reaping does not"
         r" help; set total=(\d+)MB or more, or run fewer workers$"
@@ -63,7 +63,7 @@ def test_a_total_in_which_fresh_workers_have_no_room_is_found_and_one_above_it_t
     assert holds + 80 <= usable < holds + 100
 
 
-def test_a_total_below_what_the_manager_alone_holds_is_found_however_old_its_workers_are(real_pool):
+def test_a_total_below_the_size_of_the_manager_is_reported_at_any_age_of_the_workers(real_pool):
     expression = (
         r"myapp: its manager and the memory shared with its workers take [0-9.]+ MiB, over its total of 1.0 MiB,"
         r" whatever is reaped: set total=\d+MB or more, or restart the program when convenient$"
@@ -82,18 +82,18 @@ def test_a_total_that_grown_workers_exceed_is_a_note():
     assert texts(headroom.check_total(pool(10.0, 61.0), settings, held(60, 30, 10))) == []
 
 
-def test_a_total_of_processes_that_may_not_be_read_is_a_note():
+def test_a_total_of_unreadable_processes_is_a_note():
     ((text, harms),) = texts(headroom.check_total(pool(10.0), PoolSettings(total=100 * MIB), None, ": run as root"))
     assert not harms
     assert text == "its total was not checked: doctor may not read what its processes hold: run as root"
 
 
-def test_a_headroom_that_this_host_does_not_have_is_found(real_pool):
+def test_a_headroom_larger_than_the_host_is_reported(real_pool):
     expression = f"myapp: headroom=1000GB can never be met: {HOST} has .* GiB; set a smaller headroom="
     assert_finds(expression, examined_with(real_pool, "total=1GB", headroom="1000GB"))
 
 
-def test_a_headroom_for_which_the_manager_leaves_no_room_is_found():
+def test_a_headroom_that_the_manager_leaves_no_room_for_is_reported():
     group = MemoryScope("control group /web", 500 * MIB, 100 * MIB)
     settings = PoolSettings(headroom=0.9)
     assert texts(headroom.check_headroom([group], settings, held(private=300, rest=50))) == []
@@ -111,13 +111,13 @@ def test_a_headroom_in_a_scope_without_a_size_is_not_judged():
     assert texts(headroom.check_headroom(scopes, PoolSettings(headroom=1024 * MIB), held(1, 1))) == []
 
 
-def test_a_pressure_that_the_kernel_does_not_tell_is_a_note():
-    silent, telling = MemoryScope(HOST, MIB, MIB, None), MemoryScope("control group /web", None, None, 0.0)
+def test_a_pressure_that_the_kernel_does_not_report_is_a_note():
+    silent, reporting = MemoryScope(HOST, MIB, MIB, None), MemoryScope("control group /web", None, None, 0.0)
     ((text, harms),) = texts(headroom.check_pressure([silent], PoolSettings(pressure=20.0)))
     assert not harms
     assert text == (
         "this kernel does not report memory pressure, so pressure=20% has no effect: boot it with psi=1, or set"
         " headroom="
     )
-    assert texts(headroom.check_pressure([silent, telling], PoolSettings(pressure=20.0))) == []
+    assert texts(headroom.check_pressure([silent, reporting], PoolSettings(pressure=20.0))) == []
     assert texts(headroom.check_pressure([silent], PoolSettings())) == []

@@ -44,7 +44,7 @@ def test_with_the_interface_an_older_memreap_and_a_missing_plugin_are_notes():
     assert_finds(advice, examined(SOUND + INTERFACE, listener=READY))
 
 
-def test_a_supervisord_that_is_down_because_of_the_section_is_found(where, monkeypatch):
+def test_a_supervisord_that_is_down_because_of_the_section_is_reported(where, monkeypatch):
     theirs = Environment(where)
     monkeypatch.setenv("PATH", theirs.path)
     (where / "supervisord.conf").write_text(
@@ -73,7 +73,7 @@ def test_a_supervisord_of_another_user_may_not_be_asked(where, monkeypatch):
 
 
 @needs_root
-def test_a_file_that_only_root_may_read_is_unknown_where_supervisord_has_become_another_user(where):
+def test_a_file_readable_only_by_root_is_unknown_if_supervisord_changed_its_user(where):
     where.chmod(0o777)
     python = python_for("www-data", where).split()[2]
     (where / "supervisord.conf").write_text("[supervisord]\n[include]\nfiles=secret.conf\n")
@@ -85,7 +85,7 @@ def test_a_file_that_only_root_may_read_is_unknown_where_supervisord_has_become_
         assert f"{where}/secret.conf may not be read by" in interpreter.of_supervisord(pid, files, 30.0).unknown
 
 
-def test_the_question_changes_nothing_and_a_python_that_hangs_is_given_up(where):
+def test_the_check_changes_nothing_and_a_hanging_python_is_given_up(where):
     theirs = Environment(where)
     conf = where / "supervisord.conf"
     conf.write_text(
@@ -111,7 +111,7 @@ def test_the_question_changes_nothing_and_a_python_that_hangs_is_given_up(where)
         (["-bW", "error", "-c", "import supervisor"], ["-bW", "error"]),
     ],
 )
-def test_the_flags_of_python_are_those_in_front_of_the_script(words, flags):
+def test_the_flags_of_python_are_the_words_before_the_script(words, flags):
     assert list(interpreter._flags(words)) == flags
 
 
@@ -124,12 +124,12 @@ def test_the_flags_of_python_are_those_in_front_of_the_script(words, flags):
         ("#!/bin/sh\n'''exec' /a/long/python \"$0\" \"$@\"\n' '''\n", ["/a/long/python"]),
     ],
 )
-def test_the_python_of_a_script_is_that_of_its_first_line(tmp_path, head, words):
+def test_the_python_of_a_script_is_the_one_in_its_first_line(tmp_path, head, words):
     (tmp_path / "x").write_text(head)
     assert interpreter._shebang(str(tmp_path / "x")) == words
 
 
-def test_a_script_of_something_else_is_not_asked(tmp_path):
+def test_an_unrelated_script_is_not_run(tmp_path):
     for text in ("", "\x7fELF", "#!\n", "#!/bin/sh\necho\n"):
         (tmp_path / "supervisorctl").write_text(text)
         answer = interpreter.of_script("supervisorctl", f"{tmp_path}/supervisorctl", ["/none"], os.environ, 10.0)
@@ -137,7 +137,7 @@ def test_a_script_of_something_else_is_not_asked(tmp_path):
         assert not answer.can_import
 
 
-def test_the_supervisorctl_beside_the_supervisord_that_runs_comes_before_the_one_on_the_path(tmp_path):
+def test_the_supervisorctl_beside_the_running_supervisord_precedes_the_one_on_the_path(tmp_path):
     with called_supervisord(tmp_path) as pid:
         assert interpreter.script_beside(pid, "supervisorctl") is None
         beside = tmp_path / "supervisorctl"

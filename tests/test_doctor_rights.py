@@ -43,14 +43,14 @@ def examined_with(actor: int, worker: int, text: str = SOUND, mib: int | None = 
 
 
 @needs_root
-def test_a_listener_that_may_not_signal_the_workers_is_found():
+def test_a_listener_that_cannot_signal_the_workers_is_reported():
     with sleeping() as worker, sleeping(user="www-data") as listener:
         expression = rf"myapp: the listener \(user 33\) may not signal worker {worker} \(user 0\): run it as the pool's"
         assert_finds(expression, examined_with(listener, worker))
 
 
 @needs_root
-def test_a_listener_that_may_not_read_the_workers_is_found():
+def test_a_listener_that_cannot_read_the_workers_is_reported():
     with sleeping(user="www-data") as worker, sleeping(*WITHOUT_READING) as listener:
         may_not = rf"myapp: the listener \(user 0\) may not read the uss of worker {worker} \(user 33\).*CAP_SYS_PTRACE"
         assert_finds(may_not, examined_with(listener, worker))
@@ -65,8 +65,8 @@ def test_a_listener_that_may_not_read_the_workers_is_found():
 
 
 @needs_root
-def test_what_the_listener_may_do_is_tried_not_computed():
-    """Whether root without CAP_SYS_PTRACE may read depends on the kernel: doctor says what a read says."""
+def test_the_rights_of_the_listener_are_tried_not_computed():
+    """Whether root without CAP_SYS_PTRACE may read depends on the kernel: doctor reports the result of a read."""
     with sleeping(user="www-data") as worker, sleeping(*WITHOUT_PTRACE) as listener:
         read = [*WITHOUT_PTRACE, "head", "-c", "1", f"/proc/{worker}/smaps_rollup"]
         may_read = subprocess.run(read, capture_output=True, check=False).returncode == 0
@@ -89,7 +89,7 @@ def test_where_the_listener_lacks_a_right_too_doctor_is_to_be_run_with_it(monkey
     ("user", "remedy"),
     [("www-data", r"set chown=www-data in \[unix_http_server\], then "), (2**21, "run it as a user that has a n")],
 )
-def test_a_socket_that_the_listeners_user_may_not_open_is_found(where, user, remedy):
+def test_a_socket_that_the_user_of_the_listener_cannot_open_is_reported(where, user, remedy):
     """No chown= is advised with which supervisord would not start."""
     path = where / "s.sock"
     text = f"{SOUND}[supervisorctl]\nserverurl=unix://{path}\n"
@@ -136,7 +136,7 @@ OTHER = USER._replace(users=(34, 34, 34, 34))
         (attach.Attaching(USER, USER, False, 0, False), "capabilities that it lacks, .*: run supervisord as root"),
     ],
 )
-def test_that_the_listener_may_not_attach_is_a_note_with_the_reason_and_the_remedy(attaching, remedy):
+def test_a_listener_without_ptrace_is_a_note_with_reason_and_remedy(attaching, remedy):
     finding = workers.not_attached(attaching, of_server("FCGI::ProcManager"), PoolSettings())
     assert not finding.harms
     assert_matches(remedy, finding.text)
@@ -146,13 +146,13 @@ def of_server(name: str) -> Worker:
     return Worker(ProcessId(2**22 + 1, 0.0), age=60.0, bound=0, detail=WorkerDetail(0, True, name))
 
 
-def test_where_nothing_can_be_sent_without_ptrace_that_is_a_problem():
+def test_missing_ptrace_is_a_problem_where_nothing_can_be_sent_without_it():
     finding = workers.not_attached(attach.Attaching(ROOT, USER, False, 0, True), of_server("Starman"), PoolSettings())
     assert finding.harms
     assert "so nothing is sent, since those of Starman lose requests otherwise" in finding.text
 
 
-def test_that_hold_is_off_is_a_problem_where_nothing_can_be_sent_then():
+def test_hold_no_is_a_problem_where_nothing_can_be_sent_without_holding():
     assert workers.not_to_hold(of_server("FCGI::ProcManager"), PoolSettings(hold=False)) is None
     finding = workers.not_to_hold(of_server("Starman"), PoolSettings(hold=False))
     assert finding.harms

@@ -11,7 +11,7 @@ import pytest
 from support.doctor import SOUND, assert_finds, changed, examined, pool
 
 from supervisor_memreap.doctor import recycling
-from supervisor_memreap.doctor.recycling import Recycling, Started, found, options, starman_requests, text_of
+from supervisor_memreap.doctor.recycling import Recycling, Started, detect, options, starman_requests, text_of
 
 PHP_CONF = "/etc/php/8.2/fpm/php-fpm.conf"
 PHP_STATIC = ("pm.max_requests = 500", "/srv/static.conf [www]", False)
@@ -25,10 +25,10 @@ FILES = {
 }
 
 
-def found_in(server: str, command: str, environ: dict[str, str] | None = None, title: str = ""):
-    """What is found where the directory is /srv, and the files are those above."""
+def detected_in(server: str, command: str, environ: dict[str, str] | None = None, title: str = ""):
+    """What is detected if the directory is /srv and the files are those above."""
     started = Started(shlex.split(command), environ or {}, "/srv", title)
-    return [tuple(each) for each in found(server, started, lambda path: FILES.get(path, ""))]
+    return [tuple(each) for each in detect(server, started, lambda path: FILES.get(path, ""))]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def found_in(server: str, command: str, environ: dict[str, str] | None = None, t
         ([], []),
     ],
 )
-def test_an_option_is_read_in_each_way_that_it_may_be_written(words, expected):
+def test_an_option_is_read_in_every_notation(words, expected):
     assert list(options(words, ("--max-requests", "-R"))) == expected
 
 
@@ -65,8 +65,8 @@ def test_an_option_is_read_in_each_way_that_it_may_be_written(words, expected):
         ("", "anything --max-requests 5", []),
     ],
 )
-def test_what_replaces_workers_is_found_on_the_command_line(server, command, expected):
-    assert [setting for setting, *_ in found_in(server, command)] == expected
+def test_recycling_is_detected_on_the_command_line(server, command, expected):
+    assert [setting for setting, *_ in detected_in(server, command)] == expected
 
 
 @pytest.mark.parametrize(
@@ -83,42 +83,42 @@ def test_what_replaces_workers_is_found_on_the_command_line(server, command, exp
         ("php-fpm", "php-fpm8.2 -F", []),
     ],
 )
-def test_what_replaces_workers_is_found_in_the_file_that_the_command_names(server, command, expected):
-    assert found_in(server, command) == expected
+def test_recycling_is_detected_in_the_file_named_by_the_command(server, command, expected):
+    assert detected_in(server, command) == expected
 
 
-def test_the_title_of_php_fpm_names_its_file_where_the_command_does_not():
-    found_by_title = found_in("php-fpm", "php-fpm8.2 -F", title=f"php-fpm: master process ({PHP_CONF})")
-    assert found_by_title == [("pm = dynamic", f"{PHP_CONF} [www]", True)]
+def test_the_title_of_php_fpm_names_its_file_if_the_command_does_not():
+    detected_by_title = detected_in("php-fpm", "php-fpm8.2 -F", title=f"php-fpm: master process ({PHP_CONF})")
+    assert detected_by_title == [("pm = dynamic", f"{PHP_CONF} [www]", True)]
 
 
-def test_a_relative_file_is_not_looked_for_in_the_directory_of_doctor():
+def test_a_relative_file_is_not_opened_in_the_directory_of_doctor():
     read: list[str] = []
-    found("uWSGI", Started(["uwsgi", "app.ini"], {}, ""), lambda path: read.append(path) or "")
+    detect("uWSGI", Started(["uwsgi", "app.ini"], {}, ""), lambda path: read.append(path) or "")
     assert read == [""]
     assert text_of("") == ""
 
 
-def test_what_replaces_workers_is_found_in_the_environment():
-    assert found_in("gunicorn", "gunicorn a:b", {"GUNICORN_CMD_ARGS": "-w 4 --max-requests=9"}) == [
+def test_recycling_is_detected_in_the_environment():
+    assert detected_in("gunicorn", "gunicorn a:b", {"GUNICORN_CMD_ARGS": "-w 4 --max-requests=9"}) == [
         ("--max-requests 9", "GUNICORN_CMD_ARGS", False)
     ]
-    assert found_in("FCGI::ProcManager", "", {"PM_MAX_REQUESTS": "100", "PM_MAX_SIZE": "0"}) == [
+    assert detected_in("FCGI::ProcManager", "", {"PM_MAX_REQUESTS": "100", "PM_MAX_SIZE": "0"}) == [
         ("PM_MAX_REQUESTS=100", "its environment", False)
     ]
 
 
-def test_files_that_php_fpm_includes_are_read_too(tmp_path):
+def test_files_included_by_php_fpm_are_read_too(tmp_path):
     (tmp_path / "pool.d").mkdir()
     (tmp_path / "pool.d/a.conf").write_text("[a]\npm = ondemand\npm.max_requests = 9\n")
     (tmp_path / "main.conf").write_text(f"[global]\ninclude={tmp_path}/pool.d/*.conf\n")
     started = Started(["php-fpm8.2", "-y", f"{tmp_path}/main.conf"], {}, "")
     place = f"{tmp_path}/pool.d/a.conf [a]"
     expected = [Recycling("pm = ondemand", place, True), Recycling("pm.max_requests = 9", place)]
-    assert found("php-fpm", started, text_of) == expected
+    assert detect("php-fpm", started, text_of) == expected
 
 
-def test_a_file_that_is_no_file_or_may_not_be_read_has_no_text(tmp_path):
+def test_an_irregular_or_unreadable_file_has_no_text(tmp_path):
     assert text_of(str(tmp_path)) == text_of(str(tmp_path / "none")) == text_of("/dev/zero") == ""
     (tmp_path / "raw").write_bytes(b"\xff[uwsgi]\x00")
     assert "[uwsgi]" in text_of(str(tmp_path / "raw"))
@@ -150,7 +150,7 @@ def with_signal(name: str) -> str:
     return changed(("limit=150MB", f"limit=150MB\nsignal={name}"))
 
 
-def test_a_wrong_signal_is_found_with_the_line_to_write_and_where():
+def test_a_wrong_signal_is_reported_with_the_line_to_write_and_its_place():
     expression = (
         r"myapp: gunicorn drops its requests on signal=sighup \(set in .*supervisord.conf \[memreap:myapp\]\): nothing"
         r" is sent; under \[memreap:myapp\], write signal=TERM; it takes effect at the next tick$"
@@ -158,25 +158,25 @@ def test_a_wrong_signal_is_found_with_the_line_to_write_and_where():
     assert_finds(expression, examined(with_signal("sighup"), processes=SHOP))
 
 
-def test_where_the_wrong_signal_is_one_for_all_pools_it_is_set_right_for_this_one_alone():
+def test_a_wrong_signal_set_for_all_pools_is_corrected_for_this_pool_alone():
     output = examined(f"{SOUND}[memreap]\nsignal=HUP\n", processes=SHOP)
     assert_finds(r"myapp: .* \(set in .*supervisord.conf \[memreap\]\): .* under \[memreap:myapp\], write", output)
 
 
-def test_where_the_server_is_unknown_and_no_signal_is_set_doctor_says_what_to_check():
+def test_an_unknown_server_without_a_signal_gets_advice_on_what_to_check():
     unknown = pool("python3 /srv/shop", "python3 /srv/shop")
     expression = r"myapp: note: memreap does not know its server, so it uses HUP: check .* \[memreap:myapp\]$"
     assert_finds(expression, examined(processes=unknown))
     assert "does not know" not in examined(with_signal("HUP"), processes=unknown)
 
 
-def test_a_pool_whose_server_no_signal_suits_is_a_problem():
+def test_a_server_without_a_graceful_signal_is_a_problem():
     output = examined(processes=pool("fcgiwrap", "fcgiwrap"))
     assert_finds(r"myapp: worker \d+ belongs to fcgiwrap, which drops requests on every signal: nothing sent", output)
     assert "ok:" not in output
 
 
-def test_that_starman_replaces_workers_by_itself_is_said_and_is_no_fault():
+def test_recycling_by_starman_is_reported_and_not_a_problem():
     output = examined(processes=pool("starman master", "starman worker"))
     expression = "myapp: ok: Starman itself replaces each worker after 1000 requests, which is harmless$"
     assert_finds(expression, output)

@@ -73,7 +73,7 @@ def assert_found_with(where: Path, change: tuple[str, str], expression: str, sta
 
 
 def old_procmanager(where: Path) -> None:
-    """A copy of the real one that says it is 0.17."""
+    """A copy of the real module with version 0.17."""
     ask = ["perl", "-MFCGI::ProcManager", "-e", "print $INC{'FCGI/ProcManager.pm'}"]
     path = Path(subprocess.run(ask, capture_output=True, text=True, check=True).stdout)
     (where / "FCGI").mkdir()
@@ -98,7 +98,7 @@ def test_of_a_real_pool_nothing_is_found_but_what_its_settings_are_wrong_for(whe
 
 
 @pytest.mark.skipif(not may_unshare(), reason="may not make a namespace of pids")
-def test_a_supervisord_that_is_process_1_is_found_where_it_matters(where):
+def test_a_supervisord_with_pid_1_is_reported_where_it_matters(where):
     old_procmanager(where)
     text = changed(OLD_PERL, text=REAL).replace("WHERE", str(where))
     with supervisord(where, text, within=NAMESPACE) as process:
@@ -136,7 +136,7 @@ def test_a_program_that_daemonizes_and_a_listener_that_broke_the_protocol_are_fo
 
 
 def from_another_cgroup(where: Path, monkeypatch) -> str:
-    """What doctor says in a shell of a host where systemd has each service, and each login, in a group of its own."""
+    """The output of doctor in a shell on a host where systemd puts each service and login in its own group."""
     lines: list[str] = []
     real = orphans._cgroup
     monkeypatch.setattr(orphans, "_cgroup", lambda pid: "a shell" if pid == os.getpid() else real(pid))
@@ -203,7 +203,7 @@ def assert_read(where: Path) -> None:
 
 
 @pytest.mark.parametrize("version", stack.ENVIRONMENTS)
-def test_what_supervisord_has_not_read_yet_is_found_with_what_update_will_restart(where, version):
+def test_unread_configuration_is_reported_with_what_update_will_restart(where, version):
     python = stack.python_with(version)
     text = changed(("2 5\n", '2 5\nstopwaitsecs=70\nenvironment=A="%(ENV_HOME)s"\n'), text=SMALL_POOL)
     listener = text[text.index("[eventlistener") :]
@@ -237,7 +237,7 @@ def test_a_control_group_that_is_not_visible_from_here_is_a_note(where):
     with cgroup.made(500 * MIB) as group, cgroup.made(500 * MIB) as own:
         text = changed(("limit=1GB", "total=1GB"), text=SMALL_POOL) + "[memreap]\nheadroom=1MB\n"
         with running(where, text, within=group.command):
-            # In a namespace of its own, as in another container.
+            # In a separate namespace, as in another container.
             inside = (*own.command, "unshare", "--cgroup")
             expression = rf"myapp: note: its control group /\.\./{group.directory.name} is not visible from here, so"
             eventually(lambda: assert_found(where, expression, 0, within=inside))
@@ -328,7 +328,7 @@ def test_a_suspended_pool_is_a_problem_and_a_paused_one_a_note_also_from_what_is
         how = ", its settings change or supervisorctl memreap resume low"
         eventually(lambda: assert_found(where, suspended.format(how)))
         eventually(lambda: assert_found(where, paused))
-        # As where supervisord is started anew without the interface, and the listener reads what it wrote.
+        # As if supervisord was restarted without the interface, and the listener reads what it wrote.
         rewrite(where, (INTERFACE, ""))
         supervisorctl(where, "reload")
         unknown = r"is unknown(.*\n)*"

@@ -1,4 +1,4 @@
-"""Real managers that make their pools larger and smaller by themselves: a grown worker is replaced there as well."""
+"""Real managers that grow and shrink their pools: a grown worker is replaced there too."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def memreap(server: Server, where: Path) -> str:
     )
 
 
-def ask_much(pool: stack.Pool) -> None:
+def request_in_parallel(pool: stack.Pool) -> None:
     """Ask until the manager has forked as many workers as it may: each request keeps one of them for a while."""
     stop = threading.Event()
 
@@ -86,9 +86,9 @@ def assert_replaced(pool: stack.Pool) -> None:
 
 
 @pytest.mark.parametrize("server", ELASTIC, ids=str)
-def test_a_worker_that_grows_is_replaced_though_its_manager_made_the_pool_smaller(server, where):
+def test_a_worker_that_grows_is_replaced_although_its_manager_shrank_the_pool(server, where):
     with servers.running(server, where, memreap(server, where)) as pool:
-        ask_much(pool)
+        request_in_parallel(pool)
         eventually(lambda: assert_number(pool, LEFT))
         with stack.Watch(pool) as watch:
             grown, _ = pool.ask("mb=60")
@@ -97,6 +97,6 @@ def test_a_worker_that_grows_is_replaced_though_its_manager_made_the_pool_smalle
         assert watch.fewest >= LEFT - 1
         assert watch.most_gone_together <= 1
         if not pool.lines("took its place"):  # Apache forks none in its place before there is more to do
-            ask_much(pool)
+            request_in_parallel(pool)
         eventually(lambda: assert_replaced(pool))
         assert [line for line in pool.log().splitlines() if any(words in line for words in COMPLAINTS)] == []

@@ -38,26 +38,26 @@ POOLS = {
 SINGLE = {"single": Expected(4, 150)}
 
 
-def test_the_examples_are_those_of_the_readme():
+def test_the_examples_match_the_readme():
     named = set(re.findall(r"conf\.d-examples/([a-z-]+\.conf)", (stack.ROOT / "README.md").read_text()))
     expected = ("memreap", "catalyst", "plack", "fcgi-program", "single", "container", "notify", "mail")
     assert {file.name for file in FILES} == named == {f"{name}.conf" for name in (*expected, *OTHER_SERVERS)}
 
 
-def test_no_two_of_them_have_a_program_of_the_same_name():
+def test_no_two_examples_define_the_same_program():
     names = [name for file in FILES for name in re.findall(r"(?m)^\[(?:fcgi-)?program:(.*)\]$", file.read_text())]
     assert len(names) == len(set(names)) > len(OTHER_SERVERS)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_none_of_them_makes_supervisord_or_supervisorctl_import_memreap_before_it_was_turned_on(file):
+def test_no_example_makes_supervisord_or_supervisorctl_import_memreap_unasked(file):
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";",))
     parser.read(file)
     assert not [section for section in parser.sections() if section.startswith(("rpcinterface:", "ctlplugin:"))]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_each_program_may_finish_its_requests_and_stays_in_the_foreground(file):
+def test_each_program_finishes_its_requests_and_stays_in_the_foreground(file):
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";",))
     parser.read(file)
     for section in parser.sections():
@@ -104,7 +104,7 @@ def assert_all_are_there(pool: stack.Pool) -> None:
         assert len(pool.another(name).workers()) == count
 
 
-def test_all_of_them_together_run_and_are_watched(together):
+def test_all_examples_run_together_and_are_watched(together):
     def assert_watched():
         assert (
             "watching admin (limit 150 MiB uss), myapi (limit 150 MiB uss, headroom 10%), myapp (limit 150 MiB uss,"
@@ -124,7 +124,7 @@ def test_all_of_them_together_run_and_are_watched(together):
         assert f"memreap: {name}: {count} workers, none to replace" in dry.stdout
 
 
-def test_in_each_of_them_the_worker_that_grows_is_replaced_and_no_other(together):
+def test_only_the_worker_that_grows_is_replaced_in_each_example(together):
     pools = [together.another(name) for name in POOLS]
     before = {pool.name: pool.workers() for pool in pools}
     grown = {pool.name: pool.grow(1, POOLS[pool.name].limit_mb + 50) for pool in pools}
@@ -166,7 +166,7 @@ def test_a_process_without_a_manager_that_grows_is_replaced(together):
     assert "TERM sent" in reap["message"]
 
 
-def test_a_listener_that_is_ended_by_hand_comes_back(together):
+def test_a_listener_ended_by_hand_is_restarted(together):
     before = stack.listener_in(together.directory)
     lines = together.log().splitlines()
     before.terminate()

@@ -1,4 +1,4 @@
-"""The files in conf.d-examples/ for servers other than FCGI::ProcManager, each run by a supervisord of its own."""
+"""The files in conf.d-examples/ for servers other than FCGI::ProcManager, each run by a private supervisord."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ GUNICORN = f"{Path(sys.executable).parent}/gunicorn"
 
 
 def adapted(text: str, example: Example, where: Path, port: int) -> str:
-    """An example as it stands, but for its paths, its port, and times in which a test can wait."""
+    """An unmodified example, except for its paths, its port, and times in which a test can wait."""
     replacements = {
         "/srv/blog/venv/bin/gunicorn": GUNICORN,
         rf"/(srv|run)/{example.program}\b": str(where),
@@ -57,7 +57,7 @@ def adapted(text: str, example: Example, where: Path, port: int) -> str:
 
 
 def write_own_configuration(text: str, example: Example, where: Path, port: int) -> None:
-    """The server's own file, which stands in the comments of an example, with what this server and the test need."""
+    """The server's own file, from the comments of an example, with what this server and the test need."""
     (path,) = re.findall(rf"(?m)^; (?:In )?{where}/([a-z.-]+)[:,]", text) or [""]
     if not path:
         return
@@ -87,7 +87,7 @@ def pool(request, where) -> Iterator[stack.Pool]:
         yield running
 
 
-def test_the_worker_that_grows_is_replaced_and_a_program_that_is_stopped_finishes_its_requests(pool):
+def test_the_worker_that_grows_is_replaced_and_a_stopped_program_finishes_its_requests(pool):
     before = eventually(lambda: assert_all_are_there(pool))
     (grown, _) = pool.ask("mb=200")
     eventually(lambda: stack.assert_in_turn(pool.directory, 1))

@@ -1,4 +1,4 @@
-"""What goes wrong around memreap, made for real: whatever it is, no process is signalled that is not to be."""
+"""Real faults around memreap: in none of them is a wrong process signalled."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def signalled(emitted: list[events.Event]) -> list[int]:
     return [event.pid for event in emitted if isinstance(event, events.Signalled)]
 
 
-# The log: nobody reads it, or it is closed.
+# The log is not read, or it is closed.
 
 
 def replaced(directory: Path, before: set[int]) -> None:
@@ -122,13 +122,13 @@ def test_with_stderr_closed_it_answers_and_reaps(log, tmp_path):
             eventually(lambda: listener.tick() and replaced(tmp_path, before))
             listener.tick()
             (process,) = psutil.Process(listener.process.pid).children()
-            # Else the next descriptor is 2, and what a library writes there is sent to whoever that belongs to.
+            # Else the next descriptor is 2, and what a library writes there goes to the owner of that descriptor.
             assert os.readlink(f"/proc/{process.pid}/fd/2") == os.devnull
     assert log.read_bytes() == b""
 
 
 def all_of(readable: int) -> bytes:
-    """What is in a pipe of which nothing is waited for."""
+    """The present content of a pipe."""
     text = b""
     with contextlib.suppress(BlockingIOError):
         while chunk := os.read(readable, 65536):
@@ -152,7 +152,7 @@ def full_pipe(tmp_path):
     os.close(reader)
 
 
-def test_with_a_log_that_nobody_reads_it_answers_and_reaps_and_tells_what_was_lost(log, tmp_path, full_pipe):
+def test_with_a_log_that_is_not_read_it_answers_and_reaps_and_reports_lost_lines(log, tmp_path, full_pipe):
     path, reader = full_pipe
     into = ("sh", "-c", f'exec "$@" 2>{path}', "sh")
     programs = program(POOL, 1, 40) + f"[memreap:myapp]\n{QUICK}"
@@ -165,16 +165,16 @@ def test_with_a_log_that_nobody_reads_it_answers_and_reaps_and_tells_what_was_lo
             (tmp_path / "more.ini").write_text("[memreap:myapp]\nlimit=77MB\n")
             listener.tick()
         lost, *lines = all_of(reader).decode().splitlines()
-    # Version, watching, sent and left were told while there was no room, and it may have settled by then.
+    # Version, watching, sent and left were logged while there was no room, and it may have settled by then.
     assert re.search(
         " memreap: [45] lines are missing here: nothing read the log, and there was no room for them$", lost
     )
     assert any(line.endswith(" memreap: watching myapp (limit 77 MiB uss)") for line in lines)
     others = [line for line in lines if " has settled in the place of " not in line]
-    assert len(others) == 2  # and that the section stands twice
+    assert len(others) == 2  # and that the section appears twice
 
 
-def test_a_line_goes_into_the_log_whole_or_not_at_all():
+def test_a_log_line_is_written_whole_or_not_at_all():
     readable, writable = os.pipe()
     os.set_blocking(readable, False)
     with os.fdopen(writable, "w") as stream:
@@ -228,12 +228,12 @@ def pool_of(user: str, workers: int, directory: Path) -> str:
     [(WITHOUT_PTRACE, "nobody", "uss"), (AS_NOBODY, "daemon", "pss"), (AS_NOBODY, "root", "uss")],
     ids=["root without ptrace", "nobody for daemon", "nobody for root"],
 )
-def test_where_the_metric_may_not_be_read_nothing_is_signalled_and_the_remedy_is_told_once(sock, through, user, metric):
+def test_with_an_unreadable_metric_nothing_is_signalled_and_the_remedy_is_reported_once(sock, through, user, metric):
     may_run(*through)
     directory = sock.parent
     programs = pool_of(user, 2, directory) + f"[memreap:myapp]\nmetric={metric}\n{QUICK}"
-    told = "may not be read: nothing sent"
-    (line,) = [each for each in told_with_nobody_signalled(directory, programs, through, told) if told in each]
+    expected = "may not be read: nothing sent"
+    (line,) = [each for each in logged_without_a_signal(directory, programs, through, expected) if expected in each]
     assert re.fullmatch(
         rf"myapp: worker \d+ may hold up to \d+ MiB, limit 30 MiB, but its {metric} may not be read: nothing sent;"
         r" run memreap as the worker's user or as root with CAP_SYS_PTRACE .*",
@@ -241,53 +241,53 @@ def test_where_the_metric_may_not_be_read_nothing_is_signalled_and_the_remedy_is
     )
 
 
-def told_with_nobody_signalled(directory: Path, programs: str, through: tuple[str, ...], text: str) -> list[str]:
-    """What a listener that is run `through` this says, two looks after it has said `text`."""
+def logged_without_a_signal(directory: Path, programs: str, through: tuple[str, ...], text: str) -> list[str]:
+    """The log of a listener that is run `through` this, two looks after it has logged `text`."""
     # Its user may not write beside supervisord's log either, which would be a line as well.
     programs += "[memreap]\nhistory=off\n"
     with among_bystanders(directory, programs, http=f"[unix_http_server]\nfile={directory}/s.sock\nchmod=0777\n"):
         before = workers_of(directory)
         eventually(lambda: assert_have_served(spawned(directory, "myapp")[-1], settle=1.0))
         with watching(directory, directory / "listener.log", through=through) as listener:
-            eventually(lambda: assert_told(listener, text))
+            eventually(lambda: assert_logged(listener, text))
             for _ in range(2):
                 listener.tick()
         assert workers_of(directory) == before
     return listener.lines()
 
 
-def assert_told(listener, text: str) -> None:
+def assert_logged(listener, text: str) -> None:
     listener.tick()
     assert text in listener.text()
 
 
 @needs_linux
 @needs_root
-def test_where_the_listener_may_not_signal_nothing_is_signalled_and_the_remedy_is_told_once(sock):
+def test_without_permission_nothing_is_signalled_and_the_remedy_is_reported_once(sock):
     may_run(*AS_NOBODY)
     directory = sock.parent
     programs = pool_of("daemon", 2, directory) + f"[memreap:myapp]\nmetric=rss\nidle_wait=7s\n{QUICK}"
-    told = "nothing sent, not permitted"
-    (line,) = [each for each in told_with_nobody_signalled(directory, programs, AS_NOBODY, told) if told in each]
+    expected = "nothing sent, not permitted"
+    (line,) = [each for each in logged_without_a_signal(directory, programs, AS_NOBODY, expected) if expected in each]
     remedy = "nothing sent, not permitted; run memreap as the worker's user or as root (user=)"
     assert re.fullmatch(rf"myapp: worker \d+ holds \d+ MiB \(rss\), limit 30 MiB: {re.escape(remedy)}", line)
 
 
 @needs_linux
 @needs_root
-def test_a_listener_from_which_supervisord_and_the_pool_are_hidden_says_so(sock):
+def test_a_listener_that_cannot_see_supervisord_and_the_pool_reports_it(sock):
     through = ("unshare", "--mount", "sh", "-c", 'mount -t proc -o hidepid=2 proc /proc && exec "$@"', "sh", *AS_NOBODY)
     may_run(*through)
     directory = sock.parent
     programs = pool_of("daemon", 2, directory) + f"[memreap:myapp]\n{QUICK}"
-    lines = told_with_nobody_signalled(directory, programs, through, "hidden from this user: not watched")
+    lines = logged_without_a_signal(directory, programs, through, "hidden from this user: not watched")
     assert re.match(r"supervisord \(process \d+\) is hidden from this user, as by hidepid= of /proc: ", lines[0])
     assert "myapp: it runs, but its processes are hidden from this user: not watched" in lines
 
 
 @needs_linux
 @needs_root
-def test_root_without_ptrace_reaps_by_a_metric_that_it_may_read_and_says_that_it_cannot_be_sure(sock):
+def test_root_without_ptrace_reaps_by_a_readable_metric_and_reports_the_uncertainty(sock):
     may_run(*WITHOUT_PTRACE)
     directory = sock.parent
     programs = pool_of("nobody", 1, directory) + f"[memreap:myapp]\nmetric=rss\nidle_wait=7s\n{QUICK}"
@@ -305,14 +305,14 @@ def test_root_without_ptrace_reaps_by_a_metric_that_it_may_read_and_says_that_it
 
 
 def announced(directory: Path, kind: str) -> list[int]:
-    """The pids of the workers of which memreap announced this."""
+    """The pids of the workers in these announcements."""
     return [event["pid"] for event in stack.announced(directory) if event["event"] == kind]
 
 
 # The wall clock jumps.
 
 
-def test_a_clock_that_jumps_an_hour_stops_nothing_for_good(log, tmp_path):
+def test_a_clock_that_jumps_an_hour_stops_nothing_permanently(log, tmp_path):
     with among_bystanders(tmp_path, program(POOL, 3, 40) + f"[memreap:myapp]\n{QUICK}checks=2\n"):
         before = workers_of(tmp_path)
         eventually(lambda: assert_have_served(spawned(tmp_path, "myapp")[-1], settle=1.0))
@@ -347,7 +347,7 @@ def control(directory: Path):
     return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
 
 
-def test_a_manager_that_is_restarted_since_the_look_has_no_worker_signalled(tmp_path):
+def test_no_worker_of_a_manager_restarted_since_the_look_is_signalled(tmp_path):
     with among_bystanders(tmp_path, program(POOL, 2, 40)):
         (manager,) = spawned(tmp_path, "myapp")
         seen = look(manager)
@@ -368,7 +368,7 @@ def assert_at_least(pids, count: int) -> None:
     assert len(pids) >= count
 
 
-def test_workers_that_outlive_a_manager_that_is_replaced_are_not_signalled(tmp_path):
+def test_workers_that_outlive_a_replaced_manager_are_not_signalled(tmp_path):
     with among_bystanders(tmp_path, program(POOL, 2, 40).replace("autorestart=false", "autorestart=true")):
         (manager,) = spawned(tmp_path, "myapp")
         seen = look(manager)
@@ -386,7 +386,7 @@ def test_workers_that_outlive_a_manager_that_is_replaced_are_not_signalled(tmp_p
                 os.kill(pid, signal.SIGKILL)
 
 
-def test_a_manager_that_ends_in_the_middle_of_a_tick_has_no_worker_signalled():
+def test_no_worker_of_a_manager_that_ends_during_a_tick_is_signalled():
     emitted: list[events.Event] = []
     with pool(2, 40) as manager:
 
@@ -422,12 +422,12 @@ def assert_replaced(workers: set[int], pid: int) -> None:
 
 
 def make_next(pid: int) -> None:
-    """Whoever forks first in this namespace gets this pid."""
+    """The next process forked in this namespace gets this pid."""
     Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
 
 
 def in_a_pid_namespace(function) -> None:
-    """Run a function of this file where nobody else forks, so that a pid can be had again."""
+    """Run a function of this file where no other process forks, so that a pid can be reused."""
     enter = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     try:
         subprocess.run([*enter, "true"], check=True, capture_output=True)
@@ -518,11 +518,11 @@ def assert_only(manager: int, worker) -> None:
 
 @needs_linux
 @pytest.mark.parametrize("case", [a_strangers_pid, a_siblings_pid, a_siblings_pid_between_two_looks])
-def test_a_worker_whose_pid_is_used_again_means_nobody_else(case):
+def test_another_process_with_a_reused_pid_is_not_signalled(case):
     in_a_pid_namespace(case)
 
 
-# A worker ends by itself in the middle of a reap.
+# A worker exits on its own during a reap.
 
 
 def end(worker: int) -> None:
@@ -531,7 +531,7 @@ def end(worker: int) -> None:
 
 
 class EndsAt(Procfs):
-    """What /proc says, and just before the answer with this number the worker ends."""
+    """The answers of /proc; just before the answer with this number the worker ends."""
 
     def __init__(self, worker: int, last: int):
         self.left = last
@@ -581,7 +581,7 @@ def test_a_worker_that_ends_before_any_reading_of_a_reap_is_gone(last, words, wa
         order = order_of(seen, worker, replace(SETTINGS, hold=False), idle_wait_expired=True)
         outcome = attempt.carry_out(order, view, os.pidfd_open(worker.id.pid), lambda _at: None)
         assert view.left <= 0
-        assert outcome.result in ("gone", "changed")  # a zombie has no handlers any more
+        assert outcome.result in ("gone", "changed")  # a zombie no longer has handlers
         os.kill(manager, signal.SIGCONT)
         eventually(lambda: assert_count(workers_below(manager), 3))
         assert {other.id for other in others} < {sibling.id for sibling in look(manager).workers}

@@ -39,12 +39,12 @@ def alerts() -> set[str]:
     return set(re.findall(r"- alert: (\w+)", (FLEET / "alerts.yml").read_text()))
 
 
-def test_the_alert_rules_are_rules_and_do_what_their_tests_say():
+def test_the_alert_rules_are_valid_and_pass_their_tests():
     promtool("check", "rules", "alerts.yml")
     promtool("test", "rules", "alerts.test.yml")
 
 
-def test_each_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not_and_is_in_the_page():
+def test_each_alert_has_a_firing_and_a_silent_test_and_is_documented():
     tests = (FLEET / "alerts.test.yml").read_text()
     assert alerts() == set(re.findall(r"^\| `(Memreap\w+)` \|", PAGE, re.MULTILINE))
     for alert in alerts():
@@ -79,7 +79,7 @@ def labels_in(text: str, metric: str) -> set[str]:
     return {label for sample in samples for label in re.findall(r'(\w+)="', sample)} - {"le"}
 
 
-def test_the_page_has_every_metric_with_its_type_and_labels_and_no_other(exposed):
+def test_the_page_has_exactly_the_exposed_metrics_with_types_and_labels(exposed):
     table = re.findall(r"(?m)^\| `(memreap_\w+)` \| (\w+) \| (.*?) \|", PAGE)
     shown = {name: (kind, set(re.findall(r"\w+", labels))) for name, kind, labels in table}
     types = re.findall(r"(?m)^# TYPE (\S+) (\S+)", exposed)
@@ -93,13 +93,13 @@ def test_the_page_has_every_reason_and_kind(exposed):
         assert values <= set(re.findall(r"`(\w+)`", meaning))
 
 
-def test_a_pool_has_no_more_series_than_the_page_says(exposed):
+def test_a_pool_has_no_more_series_than_documented(exposed):
     (most,) = re.findall(r"A pool has at most\s+(\d+)\s+time", PAGE)
     count = len(re.findall('(?m)^memreap_.*pool="myapp"', exposed))
     assert int(most) - 10 < count <= int(most)
 
 
-def test_all_that_alerts_and_dashboard_ask_for_is_exposed(exposed):
+def test_every_metric_used_by_alerts_and_dashboard_is_exposed(exposed):
     types = dict(re.findall(r"(?m)^# TYPE (\S+) (\S+)", exposed))
     asked = re.findall(r"\bmemreap_\w+", (FLEET / "alerts.yml").read_text() + json.dumps(DASHBOARD))
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in asked} <= set(types)
@@ -166,9 +166,9 @@ def prometheus() -> Iterator[Prometheus]:
     """It has seen reaps, a refused signal, and what would have been reaped."""
     where = stack.directory()
     (where / "listen.py").write_text(IMPATIENT)
-    ours, its = stack.free_port(), stack.free_port()
+    ours, node_port = stack.free_port(), stack.free_port()
     try:
-        with supervisord(where, configuration(where, ours, "1GB")), prometheus_of(where, ours, its) as prometheus:
+        with supervisord(where, configuration(where, ours, "1GB")), prometheus_of(where, ours, node_port) as prometheus:
             eventually(lambda: assert_all(prometheus, 'memreap_reaps_total{pool="myapp",reason="limit"} == 0'))
             conf = where / "supervisord.conf"
             conf.write_text(conf.read_text().replace("limit=1GB", "limit=25MB"))
@@ -187,7 +187,7 @@ def prometheus() -> Iterator[Prometheus]:
 
 
 @contextlib.contextmanager
-def prometheus_of(where: Path, ours: int, its: int) -> Iterator[Prometheus]:
+def prometheus_of(where: Path, ours: int, node_port: int) -> Iterator[Prometheus]:
     """It scrapes the port `ours` each second."""
     (where / "prometheus.yml").write_text(
         "global: {scrape_interval: 1s, evaluation_interval: 1s}\n"
@@ -197,10 +197,10 @@ def prometheus_of(where: Path, ours: int, its: int) -> Iterator[Prometheus]:
     command = ["prometheus", f"--config.file={where}/prometheus.yml", f"--storage.tsdb.path={where}/tsdb"]
     with (where / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, f"--web.listen-address=127.0.0.1:{its}"], stdout=log, stderr=log, cwd=where
+            [*command, f"--web.listen-address=127.0.0.1:{node_port}"], stdout=log, stderr=log, cwd=where
         )
     try:
-        yield Prometheus(its, f"127.0.0.1:{ours}")
+        yield Prometheus(node_port, f"127.0.0.1:{ours}")
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -246,7 +246,7 @@ def assert_has_data(prometheus: Prometheus, expression: str, is_instant: bool) -
     assert prometheus.values(expression, is_instant), expression
 
 
-def test_the_dashboard_offers_the_hosts_and_pools_that_there_are(prometheus):
+def test_the_dashboard_lists_the_existing_hosts_and_pools(prometheus):
     offered = {}
     for variable in DASHBOARD["templating"]["list"][1:]:
         metric, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"]).groups()
@@ -255,7 +255,7 @@ def test_the_dashboard_offers_the_hosts_and_pools_that_there_are(prometheus):
     assert offered == {"instance": [prometheus.listener], "pool": ["deaf", "myapp", "seen"]}
 
 
-def test_the_dashboard_is_one_that_grafana_can_import():
+def test_grafana_can_import_the_dashboard():
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(ids) == len(set(ids)) > 10
     assert (DASHBOARD["uid"], DASHBOARD["schemaVersion"]) == ("memreap", 39)
@@ -274,7 +274,7 @@ def cells_of(place: dict[str, int]) -> list[tuple[int, int]]:
     return [(column, row) for column in columns for row in rows]
 
 
-def test_every_alert_rule_can_be_evaluated_on_what_a_real_listener_says(prometheus):
+def test_every_alert_rule_can_be_evaluated_on_a_real_listener(prometheus):
     def assert_evaluated() -> list[dict[str, Any]]:
         (group,) = prometheus.get("rules")["groups"]
         assert all(rule["health"] != "unknown" for rule in group["rules"])
@@ -294,7 +294,7 @@ def last_look(text: str) -> float:
 
 
 def assert_looks(path: Path, count: int) -> None:
-    """So many looks more, none of which was late."""
+    """`count` more looks, none of them late."""
     assert path.exists()
     before = last_look(path.read_text())
     for _ in range(count):
@@ -308,7 +308,7 @@ def assert_later(path: Path, before: float) -> None:
     assert last_look(path.read_text()) > before
 
 
-def test_neither_a_taken_port_nor_scrapers_that_hang_delay_a_look_and_the_file_goes_with_the_listener(where):
+def test_neither_a_taken_port_nor_hanging_scrapers_delay_a_look_and_the_file_is_removed_with_the_listener(where):
     port, path = stack.free_port(), where / "memreap.prom"
     (where / "listen.py").write_text(IMPATIENT)
     pool = stack.Pool(where, 0, "myapp")

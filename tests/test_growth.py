@@ -49,7 +49,7 @@ def growing():
 
 # With `limit` alone sizes are measured for the status; with `max_age` each worker is read at each look.
 @pytest.mark.parametrize("more", [{}, {"max_age": "60s", "settle": "1h"}], ids=["measured", "read for a reason"])
-def test_the_growth_of_a_real_pool_is_within_20_percent_of_the_truth(growing, in_seconds, more):
+def test_the_growth_of_a_real_pool_is_within_20_percent(growing, in_seconds, more):
     with Reaping(growing, limit="1GB", min_age="1h", **more) as reaping:
 
         def assert_true() -> None:
@@ -86,7 +86,7 @@ def test_a_reading_costs_no_extra_look(growing, in_seconds, monkeypatch):
     assert [len(series.samples) for series in of_pool.series.values()] == [1, 1, 1]
 
 
-def test_what_a_real_pool_holds_together_is_there_where_it_has_a_total(growing):
+def test_a_real_pool_with_a_total_has_the_memory_of_all_its_processes(growing):
     with Reaping(growing, limit="1GB", total="2GB") as reaping:
         reaping.tick()
         (pool,) = reaping.reaper.status()
@@ -94,7 +94,7 @@ def test_what_a_real_pool_holds_together_is_there_where_it_has_a_total(growing):
     assert pool["total_bytes"] <= pool["pool_bytes"] < 2048 * MIB
 
 
-def test_pools_that_are_not_watched_any_more_are_forgotten(growing, in_seconds):
+def test_pools_no_longer_watched_are_forgotten(growing, in_seconds):
     with Reaping(growing, limit="1GB") as reaping:
         reaping.tick()
         reaping.reaper.status()
@@ -116,7 +116,7 @@ def worker(pid: int, mib: float, age: float = 3600.0) -> Worker:
 
 
 def grown(per_hour: dict[int, float]) -> Growth:
-    """Of workers by their pids, which grew by so many MiB an hour for an hour."""
+    """Of workers by their pids, which grew by these MiB an hour for an hour."""
     known = Growth()
     for at in range(0, 3600, 60):
         workers = [worker(pid, 50 + mib * at / 3600) for pid, mib in per_hour.items()]
@@ -136,7 +136,7 @@ def values(*workers: Worker, settings=SETTINGS, known: Growth | None = None, **m
 GROWING = values(worker(11, 60), worker(12, 50), known=grown({11: 12, 12: -2}))
 
 
-def test_unknown_growth_is_left_out_and_a_dash_in_the_tables():
+def test_unknown_growth_is_omitted_and_a_dash_in_the_tables():
     early = values(worker(11, 60))
     assert not {"growth_bytes_per_hour", "next_at_limit_seconds"} & {*early, *early["workers"][0]}
     head, line = statustable.table([early], NOW, True).splitlines()
@@ -145,7 +145,7 @@ def test_unknown_growth_is_left_out_and_a_dash_in_the_tables():
     assert (head.split(), line.split()[-1]) == (["pid", "age", "uss", "growth"], "-")
 
 
-def test_known_growth_is_shown_with_when_the_next_worker_meets_its_limit():
+def test_known_growth_is_shown_with_the_time_until_a_worker_reaches_its_limit():
     assert GROWING["growth_bytes_per_hour"] == 10 * MIB
     assert GROWING["next_at_limit_seconds"] == pytest.approx(90 / 12 * 3600, abs=2)
     assert [each["growth_bytes_per_hour"] for each in GROWING["workers"]] == [12 * MIB, -2 * MIB]
@@ -159,7 +159,7 @@ def test_known_growth_is_shown_with_when_the_next_worker_meets_its_limit():
 @pytest.mark.parametrize(
     ("seconds", "about"), [(5, "1 min"), (3000, "50 min"), (3 * 3600, "3 h"), (5 * 86400 + 9, "5 d")]
 )
-def test_the_forecast_is_as_exact_as_it_is_sure(seconds, about):
+def test_the_forecast_is_rounded_to_its_certainty(seconds, about):
     (line,) = statustable.details({**GROWING, "next_at_limit_seconds": seconds}, True)
     assert line == f"the next worker reaches its limit in about {about}"
 
@@ -172,7 +172,7 @@ def test_growth_is_a_size_an_hour(size, expected):
     assert statustable.growth(size) == expected
 
 
-def test_one_look_of_our_own_knows_no_growth():
+def test_a_single_look_has_no_growth():
     (pool,) = statusrows.of_look([GROWING])
     assert "growth" not in json.dumps(pool)
     assert "next_at_limit_seconds" not in pool
@@ -196,7 +196,7 @@ def test_sizes_an_hour_are_doubles_in_xml_rpc_and_integers_in_json():
 @pytest.mark.parametrize(
     ("name", "lines"), [("myapp", 2), ("a-group-of-shops:shop_of_the_north_west_00", 3)], ids=["short", "long"]
 )
-def test_a_table_with_growth_is_80_columns_wide_whatever_is_in_it(name, lines):
+def test_a_table_with_growth_is_80_columns_wide_with_any_content(name, lines):
     largest: Any = {
         **values(worker(11, 60)),
         "name": name,
@@ -217,7 +217,7 @@ def test_a_table_with_growth_is_80_columns_wide_whatever_is_in_it(name, lines):
     assert {"growth", "since"} <= set(small.splitlines()[0].split())
 
 
-def test_a_worker_that_has_to_go_is_shown_with_the_reason():
+def test_a_due_worker_is_shown_with_its_reason():
     settings = PoolSettings(150 * MIB, max_age=1000.0)
     pool = values(worker(11, 160, age=10.0), worker(12, 50, age=2000.0), worker(13, 50, age=10.0), settings=settings)
     assert [each.get("reason") for each in pool["workers"]] == ["over its limit", "too old", None]
@@ -225,14 +225,14 @@ def test_a_worker_that_has_to_go_is_shown_with_the_reason():
     assert [row.endswith(note) for row, note in zip(rows, ("over its limit", "too old", "MiB   -"))] == [True] * 3
 
 
-def test_a_pool_with_an_age_alone_has_no_limit():
+def test_a_pool_with_max_age_alone_has_no_limit():
     pool = values(worker(11, 60), settings=PoolSettings(max_age=86400.0))
     assert "limit_bytes" not in pool
     head, line = statustable.table([pool], NOW, True).splitlines()
     assert line[head.index("limit") : head.index("workers")].strip() == "-"
 
 
-def test_a_pool_with_a_total_has_it_and_what_it_holds():
+def test_a_pool_with_a_total_shows_it_and_what_it_holds():
     settings = PoolSettings(total=500 * MIB)
     pool = values(worker(11, 60), settings=settings, scopes=(MemoryScope("myapp", 500 * MIB, 380 * MIB),))
     assert (pool["total_limit_bytes"], pool["pool_bytes"]) == (500 * MIB, 120 * MIB)
@@ -240,7 +240,7 @@ def test_a_pool_with_a_total_has_it_and_what_it_holds():
     assert (unread["total_limit_bytes"], unread.get("pool_bytes")) == (500 * MIB, None)
 
 
-def test_the_manual_has_every_value():
+def test_the_manual_documents_every_value():
     manual = (ROOT / "docs/operating.md").read_text()
     total = values(worker(11, 160), settings=replace(SETTINGS, total=MIB), scopes=(MemoryScope("myapp", 9, 8),))
     keys = {*GROWING, *total, *GROWING["workers"][0], *total["workers"][0]}

@@ -1,4 +1,4 @@
-"""The history: what is recorded is read again, whatever happens to its file; and it keeps within its size."""
+"""The history: recorded data is read back, whatever happens to its file; and the file stays within its size."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ def no_test_waits(monkeypatch):
 
 
 def record(path, messages, size=64 * MIB, **options):
-    told = []
+    reported = []
     recording = Recording(history=str(path), history_size=size)
-    historywriter.consume(Messages(messages, **options), told.append, recording)
-    return told
+    historywriter.consume(Messages(messages, **options), reported.append, recording)
+    return reported
 
 
-def troubles(told):
+def troubles(reported):
     return [
         message[key].removesuffix("; trying again every 0 s")
-        for message in told
+        for message in reported
         for key in ("trouble", "note")
         if key in message
     ]
 
 
-def test_pools_workers_and_events_are_read_as_they_were_recorded(path):
-    told = record(
+def test_pools_workers_and_events_are_read_as_recorded(path):
+    reported = record(
         path,
         [
             look(NOW, {11: 100, 12: 40}, ages={11: 600, 12: 60}),
@@ -79,24 +79,24 @@ def test_pools_workers_and_events_are_read_as_they_were_recorded(path):
     ]
     assert history.events[1].values["came_back"] == 100 * MIB
     assert (history.reaps, history.freed) == (1, 95 * MIB)
-    assert troubles(told) == []
+    assert troubles(reported) == []
 
 
-def test_the_counters_of_the_next_listener_go_on_from_there(path):
+def test_the_counters_continue_with_the_next_listener(path):
     record(path, [look(NOW, {11: 100}), left(NOW + 1), left(NOW + 2, pid=12)])
     assert record(path, [look(NOW + 60, {13: 20})])[0] == {
         "totals": {"myapp": {"since": NOW, "reaps": 2, "returned": 190 * MIB}}
     }
 
 
-def test_a_worker_is_known_again_after_a_restart_of_the_listener_and_its_pid_may_be_used_again(path):
+def test_a_worker_is_recognised_after_a_restart_of_the_listener_and_its_pid_may_be_reused(path):
     record(path, [look(NOW, {11: 100}, ages={11: 600})])
     record(path, [look(NOW + 60, {11: 101}, ages={11: 661}), look(NOW + 120, {11: 20}, ages={11: 10})])
     (history,) = historyfile.load(str(path))
     assert [(each.started, len(each.readings)) for each in history.workers] == [(NOW - 600, 2), (NOW + 110, 1)]
 
 
-def test_another_metric_begins_anew_and_the_counters_go_on(path):
+def test_another_metric_starts_over_and_the_counters_continue(path):
     record(path, [look(NOW, {11: 100}), left(NOW + 1)])
     record(path, [look(NOW + 60 * number, {12: 200}, metric="rss") for number in (1, 2, 3)])
     (history,) = historyfile.load(str(path))
@@ -104,7 +104,7 @@ def test_another_metric_begins_anew_and_the_counters_go_on(path):
     assert ([each.pid for each in history.workers], history.reaps) == ([12], 1)
 
 
-def test_another_metric_at_two_looks_as_of_a_file_that_is_half_written_removes_nothing(path):
+def test_another_metric_at_two_looks_as_in_a_half_written_file_removes_nothing(path):
     record(path, [look(NOW, {11: 100}), *(look(NOW + number, {11: 200}, metric="rss") for number in (1, 2))])
     record(path, [look(NOW + 60, {11: 101}), left(NOW + 61), look(NOW + 120, {12: 300}, metric="rss")])
     (history,) = historyfile.load(str(path))
@@ -112,38 +112,38 @@ def test_another_metric_at_two_looks_as_of_a_file_that_is_half_written_removes_n
 
 
 @pytest.mark.parametrize("number", [50, 1])
-def test_what_needs_more_than_the_room_that_is_left_takes_that_of_what_is_older(path, number):
+def test_new_data_without_room_replaces_older_data(path, number):
     """A backlog of looks at many workers, or a single one at very many."""
     many = dict.fromkeys(range(1000, 1000 + (1000 if number > 1 else 6000)), 50.0)
     older = [look(NOW - 6000 + each, dict.fromkeys(range(100, 200), 50.0), name="old") for each in range(900)]
-    told = record(path, [*older, *(look(NOW + each, many) for each in range(number))], size=4 * MIB, at_once=10_000)
-    assert troubles(told) == []
+    reported = record(path, [*older, *(look(NOW + each, many) for each in range(number))], size=4 * MIB, at_once=10_000)
+    assert troubles(reported) == []
     newest = historyfile.load(str(path))[0]
     assert (newest.name, newest.readings[-1].at) == ("myapp", NOW + number - 1)
 
 
-def test_what_never_fits_is_left_out_and_the_rest_goes_on(path):
+def test_an_entry_that_never_fits_is_dropped_and_the_rest_is_written(path):
     huge = look(NOW + 1, dict.fromkeys(range(1000, 90000), 50.0))
-    told = record(path, [look(NOW, {11: 100}), huge, look(NOW + 2, {11: 102})], size=4 * MIB, at_once=100)
-    assert troubles(told) == ["something is too large for history_size= and is not recorded"]
+    reported = record(path, [look(NOW, {11: 100}), huge, look(NOW + 2, {11: 102})], size=4 * MIB, at_once=100)
+    assert troubles(reported) == ["something is too large for history_size= and is not recorded"]
     assert historyfile.load(str(path))[0].readings[-1].at == NOW + 2
 
 
-def test_what_an_error_of_ours_keeps_from_being_recorded_is_left_out_and_the_rest_goes_on(path):
-    told = record(path, [look(NOW, {11: 100}), look(NOW + 1, {11: 101}, name="\udc80"), look(NOW + 2, {11: 102})])
-    (trouble,) = troubles(told)
+def test_an_entry_that_causes_an_internal_error_is_dropped_and_the_rest_is_written(path):
+    reported = record(path, [look(NOW, {11: 100}), look(NOW + 1, {11: 101}, name="\udc80"), look(NOW + 2, {11: 102})])
+    (trouble,) = troubles(reported)
     assert trouble.startswith("internal error, please report it: UnicodeEncodeError")
     assert len(historyfile.load(str(path))[0].readings) == 2
 
 
-def test_workers_that_were_not_read_count_as_an_average_one(path):
+def test_unread_workers_count_as_average(path):
     message = look(NOW, {11: 100, 12: 40})
     message["pools"][0]["workers"].append({"pid": 13, "age_seconds": 5.0})
     record(path, [message])
     assert historyfile.load(str(path))[0].readings[0].total == 210 * MIB
 
 
-def test_old_readings_are_thinned_and_the_oldest_removed_but_not_the_largest_size_and_the_counters(path):
+def test_old_readings_are_thinned_and_the_oldest_removed_but_the_peak_and_counters_kept(path):
     begin = NOW - 40 * 86400
     looks = [look(begin + hour * 3600, {1: 10}) for hour in range(24)]
     begin = (NOW - 3 * 86400) // 900 * 900
@@ -161,7 +161,7 @@ def test_old_readings_are_thinned_and_the_oldest_removed_but_not_the_largest_siz
     assert (history.events, history.reaps) == ((), 1)
 
 
-def test_the_file_keeps_within_its_size_and_what_is_newest_stays(path):
+def test_the_file_stays_within_its_size_and_the_newest_data_stays(path):
     size = 4 * MIB
     sizes = []
 
@@ -172,9 +172,9 @@ def test_the_file_keeps_within_its_size_and_what_is_newest_stays(path):
                 yield left(NOW - 90000 + 60 * minute)
                 sizes.append(path.stat().st_size if path.exists() else 0)
 
-    told = record(path, messages(), size, at_once=20)
+    reported = record(path, messages(), size, at_once=20)
     (history,) = historyfile.load(str(path))
-    assert troubles(told) == []
+    assert troubles(reported) == []
     assert max(sizes) < size
     assert history.readings[-1].at == NOW - 90000 + 60 * 1499
     assert history.readings[0].at > NOW - 90000 + 3600
@@ -189,7 +189,7 @@ def test_a_smaller_size_makes_an_existing_file_smaller(path):
     assert historyfile.load(str(path))[0].readings[-1].at == NOW
 
 
-def test_events_that_wait_are_written_when_the_directory_is_there_again(path):
+def test_waiting_events_are_written_when_the_directory_is_back(path):
     path = path.parent / "later/memreap.sqlite"
     seen = []
 
@@ -199,13 +199,13 @@ def test_events_that_wait_are_written_when_the_directory_is_there_again(path):
             path.parent.mkdir()
 
     messages = [left(NOW + number) for number in range(5)]
-    told = record(path, messages, between=mend)
-    assert troubles(told) == [f"{path}: No such file or directory", ""]
+    reported = record(path, messages, between=mend)
+    assert troubles(reported) == [f"{path}: No such file or directory", ""]
     (history,) = historyfile.load(str(path))
     assert (len(history.events), history.reaps) == (5, 5)
 
 
-def test_a_full_disk_is_one_line_and_nothing_that_happened_is_lost(path):
+def test_a_full_disk_is_one_line_and_no_event_is_lost(path):
     """SQLite reports a full disk and a file that has reached its maximum in the same way."""
     record(path, [look(NOW, {11: 100})])
     pages = []
@@ -221,8 +221,8 @@ def test_a_full_disk_is_one_line_and_nothing_that_happened_is_lost(path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Writer, "_prepare", fill)
         messages = [left(NOW + number, pid=number) for number in range(200)]
-        told = record(path, messages, at_once=20)
-    assert troubles(told) == [f"{path}: database or disk is full", ""]
+        reported = record(path, messages, at_once=20)
+    assert troubles(reported) == [f"{path}: database or disk is full", ""]
     assert historyfile.load(str(path))[0].reaps == 200
 
 
@@ -232,26 +232,26 @@ def test_a_read_only_file_system_is_one_line(path, monkeypatch):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "open", refuse)
-        told = record(path, [look(NOW, {11: 1}), look(NOW, {11: 1})])
-    assert troubles(told) == [f"{path}: Read-only file system"]
+        reported = record(path, [look(NOW, {11: 1}), look(NOW, {11: 1})])
+    assert troubles(reported) == [f"{path}: Read-only file system"]
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:100] + b"x" * 8000 + data[8100:], lambda data: data[:5000]])
-def test_a_damaged_history_is_kept_and_a_new_one_begun(path, damage):
+def test_a_damaged_history_is_kept_and_a_new_one_started(path, damage):
     record(path, [look(NOW, dict.fromkeys(range(300), 50)), left(NOW)])
     path.write_bytes(damage(path.read_bytes()))
-    told = record(path, [look(NOW + 60, {11: 1}), look(NOW + 120, {11: 1})])
-    (line,) = [trouble for trouble in troubles(told) if trouble]
+    reported = record(path, [look(NOW + 60, {11: 1}), look(NOW + 120, {11: 1})])
+    (line,) = [trouble for trouble in troubles(reported) if trouble]
     assert line.endswith(f"it is kept as {path}.damaged, and a new history was begun")
     assert (path.parent / "memreap.sqlite.damaged").exists()
     assert historyfile.load(str(path))[0].readings[-1].at == NOW + 120
 
 
 @pytest.mark.parametrize("content", [b"root:x:0:0:root:/root:/bin/bash\n", b"SQLite format 3\0" + bytes(200)])
-def test_a_file_of_somebody_else_is_not_touched(path, content):
+def test_a_file_of_another_user_is_not_touched(path, content):
     path.write_bytes(content)
-    told = record(path, [look(NOW, {11: 1}), look(NOW, {11: 1})])
-    assert troubles(told) == [f"{path}: not a history of memreap; set history=PATH in [memreap] to another file"]
+    reported = record(path, [look(NOW, {11: 1}), look(NOW, {11: 1})])
+    assert troubles(reported) == [f"{path}: not a history of memreap; set history=PATH in [memreap] to another file"]
     assert path.read_bytes() == content
     with pytest.raises(HistoryError, match="not a history of memreap"):
         historyfile.load(str(path))
@@ -266,7 +266,7 @@ def test_a_database_of_another_program_is_not_touched(path):
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
-def test_what_is_no_file_is_refused_at_once(path, make):
+def test_an_irregular_file_is_refused_at_once(path, make):
     make(path)
     assert troubles(record(path, [look(NOW, {11: 1})]))[0].startswith(f"{path}: ")
 
@@ -278,7 +278,7 @@ def test_a_link_is_not_followed(path):
     assert not target.exists()
 
 
-def test_no_history_is_written_where_every_user_may_put_a_file(path):
+def test_no_history_is_written_where_every_user_may_create_files(path):
     path.parent.chmod(0o1777)
     assert f"every user may write to {path.parent}: set history=" in troubles(record(path, [look(NOW, {11: 1})]))[0]
     assert not path.exists()
@@ -286,7 +286,7 @@ def test_no_history_is_written_where_every_user_may_put_a_file(path):
 
 @needs_root
 @pytest.mark.parametrize("whose", ["directory", "file"])
-def test_no_history_is_written_to_another_users_directory_or_file_and_root_can_read_it(path, whose):
+def test_no_history_is_written_to_the_directory_or_file_of_another_user_but_root_can_read_it(path, whose):
     record(path, [look(NOW, {11: 1})])
     theirs = {"directory": path.parent, "file": path}[whose]
     os.chown(theirs, 12345, 12345)
@@ -296,7 +296,7 @@ def test_no_history_is_written_to_another_users_directory_or_file_and_root_can_r
 
 
 @needs_root
-def test_root_undoes_nothing_in_another_users_directory(path):
+def test_root_removes_nothing_in_the_directory_of_another_user(path):
     record(path, [look(NOW, {11: 100})])
     end_in_the_middle(path)
     before = path.read_bytes()
@@ -306,41 +306,41 @@ def test_root_undoes_nothing_in_another_users_directory(path):
     assert path.read_bytes() == before
 
 
-def test_a_fifo_in_the_place_of_the_history_does_not_block_who_reads_it(path):
+def test_a_fifo_in_place_of_the_history_does_not_block_readers(path):
     os.mkfifo(path)
     with pytest.raises(HistoryError, match="not a history of memreap"):
         historyfile.load(str(path))
 
 
-def test_that_a_worker_was_reaped_is_recorded_also_by_a_writer_that_has_not_seen_the_pool(path):
-    """It was started anew, or what it had written was taken back."""
+def test_a_reap_is_recorded_even_if_the_writer_has_not_seen_the_pool(path):
+    """It was restarted, or its transaction was rolled back."""
     record(path, [look(NOW, {11: 100})])
     record(path, [signalled(NOW + 1)])
     (history,) = historyfile.load(str(path))
     assert [worker.was_reaped for worker in history.workers] == [True]
 
 
-def test_two_memreaps_do_not_write_to_one_file(path):
+def test_two_listeners_do_not_write_to_one_file(path):
     first = Writer(str(path), 64 * MIB)
     try:
-        told = record(path, [look(NOW, {11: 1}), look(NOW, {11: 1})])
+        reported = record(path, [look(NOW, {11: 1}), look(NOW, {11: 1})])
     finally:
         first.close()
-    assert troubles(told) == [
+    assert troubles(reported) == [
         f"{path}: another memreap writes to it; set another history=PATH in [memreap] for this supervisord"
     ]
     assert troubles(record(path, [look(NOW, {11: 1})])) == []
 
 
-def test_what_the_one_before_still_writes_is_waited_for_without_a_word(path, monkeypatch):
+def test_the_previous_writer_is_waited_for_silently(path, monkeypatch):
     monkeypatch.setattr(historywriter, "HANDOVER", 1000.0)
     first = Writer(str(path), 64 * MIB)
-    told = record(path, [look(NOW, {11: 1})])
+    reported = record(path, [look(NOW, {11: 1})])
     first.close()
-    assert troubles(told) == []
+    assert troubles(reported) == []
 
 
-def test_once_the_one_before_has_ended_the_rest_is_written_though_nothing_new_comes(path, monkeypatch):
+def test_the_rest_is_written_once_the_previous_writer_has_ended(path, monkeypatch):
     monkeypatch.setattr(historywriter, "HANDOVER", 1000.0)
     first = Writer(str(path), 64 * MIB)
     waits = []
@@ -352,9 +352,9 @@ def test_once_the_one_before_has_ended_the_rest_is_written_though_nothing_new_co
                 first.close()
             return False
 
-    told = []
-    historywriter.consume(Quiet([look(NOW, {11: 1})]), told.append, Recording(history=str(path)))
-    assert troubles(told) == []
+    reported = []
+    historywriter.consume(Quiet([look(NOW, {11: 1})]), reported.append, Recording(history=str(path)))
+    assert troubles(reported) == []
     assert len(historyfile.load(str(path))[0].readings) == 1
     assert waits[0] == 0
     assert all(wait <= 1 for wait in waits)
@@ -367,7 +367,7 @@ def test_a_file_that_cannot_be_written_is_reported_at_once(tmp_path, monkeypatch
     assert "No such file or directory" in trouble
 
 
-def test_a_history_that_a_newer_memreap_has_written_is_not_touched(path):
+def test_a_history_written_by_a_newer_memreap_is_not_touched(path):
     record(path, [look(NOW, {11: 1})])
     with sqlite3.connect(path) as database:
         database.execute(f"PRAGMA user_version = {historyfile.SCHEMA + 1}")
@@ -379,7 +379,7 @@ def test_a_history_that_a_newer_memreap_has_written_is_not_touched(path):
         historyfile.load(str(path))
 
 
-def test_a_history_of_an_older_schema_is_brought_up_to_date_with_all_that_is_in_it(path, monkeypatch):
+def test_a_history_of_an_older_schema_is_upgraded_with_all_its_data(path, monkeypatch):
     record(path, [look(NOW, {11: 100}), left(NOW)])
     newer = (*historyfile._SCHEMAS, "ALTER TABLE pool ADD COLUMN note TEXT;")
     monkeypatch.setattr(historyfile, "_SCHEMAS", newer)
@@ -417,7 +417,7 @@ def end_in_the_middle(path) -> None:
     assert os.path.getsize(f"{path}-journal") > 0
 
 
-def test_a_writer_that_is_killed_while_it_writes_leaves_what_was_there(path):
+def test_a_writer_killed_while_writing_leaves_the_earlier_data(path):
     record(path, [look(NOW, {11: 100})])
     end_in_the_middle(path)
     assert len(historyfile.load(str(path))[0].readings) == 1
@@ -425,12 +425,12 @@ def test_a_writer_that_is_killed_while_it_writes_leaves_what_was_there(path):
     assert len(historyfile.load(str(path))[0].readings) == 2
 
 
-def test_a_history_that_is_not_there_yet_is_one_line(path):
+def test_a_missing_history_is_reported_in_one_line(path):
     with pytest.raises(HistoryError, match="no history yet"):
         historyfile.load(str(path))
 
 
-def test_only_what_is_asked_for_is_read(path):
+def test_only_the_requested_data_is_read(path):
     record(path, [look(NOW - 7200, {11: 1}), look(NOW, {11: 2}), left(NOW - 7200), left(NOW)])
     (history,) = historyfile.load(str(path), NOW - 3600)
     # What an old event began may still last.
@@ -444,13 +444,13 @@ def test_the_default_is_beside_the_log_of_supervisord(tmp_path):
 
 
 @pytest.mark.parametrize("logfile", ["/dev/stdout", "syslog", "/dev/null", "/nowhere/at/all/supervisord.log"])
-def test_where_the_log_is_in_no_directory_the_user_is_asked_to_name_a_file(logfile):
+def test_the_user_is_asked_for_a_path_where_the_log_is_in_no_directory(logfile):
     with pytest.raises(HistoryError, match=r"set history=PATH in \[memreap\], or off"):
         default_path(MainLog(logfile, "/", None))
 
 
 @needs_root
-def test_a_directory_of_another_user_is_no_default(tmp_path):
+def test_a_directory_of_another_user_is_not_the_default(tmp_path):
     os.chown(tmp_path, 12345, 12345)
     with pytest.raises(HistoryError, match="belongs to another user: set history=PATH"):
         default_path(MainLog(f"{tmp_path}/supervisord.log", "/", None))
@@ -461,14 +461,14 @@ def test_a_directory_of_another_user_is_no_default(tmp_path):
     assert default_path(log) == f"{tmp_path}/memreap.sqlite"
 
 
-def test_what_waits_for_a_file_that_cannot_be_written_is_bounded_and_the_newest_stays(path):
+def test_data_waiting_for_an_unwritable_file_is_bounded_and_the_newest_stays(path):
     messages = [left(NOW + number) if number % 10 else look(NOW + number, {11: 10}) for number in range(3000)]
     record(path, messages, at_once=5000)
     (history,) = historyfile.load(str(path))
     assert (len(history.readings), history.readings[-1].at, history.reaps) == (60, NOW + 2990, 2000)
 
 
-def test_a_directory_that_everyone_may_write_to_is_no_default(tmp_path):
+def test_a_world_writable_directory_is_not_the_default(tmp_path):
     tmp_path.chmod(stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO | stat.S_ISVTX)
     with pytest.raises(HistoryError, match="every user may write to"):
         default_path(MainLog(f"{tmp_path}/supervisord.log", "/", None))

@@ -60,7 +60,7 @@ def assert_continued(where: Path, before: dict, shown: list) -> dict:
     return after
 
 
-def test_it_is_beside_supervisords_log_and_the_counters_go_on_after_a_restart(where):
+def test_it_is_beside_the_log_of_supervisord_and_the_counters_continue_after_a_restart(where):
     with running(where, TEXT):
         eventually(lambda: assert_recorded(where))
         for count in (1, 2):
@@ -91,12 +91,12 @@ def assert_gone(process) -> None:
     assert not process.is_running()
 
 
-def test_what_observe_yes_watches_is_recorded_told_and_never_signalled(where):
-    """The first thing that the README tells a new user to do; here with a limit that every worker is over."""
+def test_an_observed_pool_is_recorded_reported_and_never_signalled(where):
+    """The first step of the README for a new user; here with a limit that every worker is over."""
     text = TEXT.replace("limit=1GB", "limit=10MB\nobserve=yes")
     with running(where, text):
         eventually(lambda: assert_recorded(where))
-        eventually(lambda: assert_told(where, 3))
+        eventually(lambda: assert_observed_workers_logged(where, 3))
         workers = operated(where).workers()
         eventually(lambda: assert_status(operated(where), r"myapp +OBSERVED +10 MiB uss +3 "))
         assert operated(where).ctl("memreap", "status").returncode == 0
@@ -113,7 +113,7 @@ def test_what_observe_yes_watches_is_recorded_told_and_never_signalled(where):
         assert [event.name for event in history.events if event.pid] == ["WouldReap"] * 3
 
 
-def assert_told(where: Path, count: int) -> None:
+def assert_observed_workers_logged(where: Path, count: int) -> None:
     log = operated(where).log()
     assert log.count("it would be replaced now; nothing sent (observe=yes)") == count, log
     assert "watching myapp (only observed, limit 10 MiB uss)" in log
@@ -127,7 +127,7 @@ def test_a_pool_can_be_observed_without_a_limit(where):
 
 
 @needs_root
-def test_doctor_finds_a_history_that_the_listeners_user_may_not_write(where):
+def test_doctor_reports_a_history_that_the_user_of_the_listener_cannot_write(where):
     (where / "closed").mkdir(0o755)
     command = stack.python_for("www-data", where)
     text = TEXT.replace(f"{BIN}/memreap listen", f"{command} listen\nuser=www-data")
@@ -141,13 +141,13 @@ def test_doctor_finds_a_history_that_the_listeners_user_may_not_write(where):
         eventually(lambda: assert_found(where, expression, 1))
 
 
-def test_doctor_finds_that_supervisord_logs_to_no_file(where):
+def test_doctor_reports_that_supervisord_logs_to_no_file(where):
     text = TEXT.replace("[memreap]\n", "[memreap]\nhistory=WHERE/no/history.sqlite\n")
     with running(where, text):
         eventually(lambda: assert_found(where, rf"history: note: .*there is no directory {where}/no", 0))
 
 
-def test_what_cannot_be_recorded_or_exposed_is_shown_by_every_view_while_the_pool_is_well(where):
+def test_recording_and_export_problems_are_shown_by_every_view_although_the_pool_is_well(where):
     """Another process has the port, and the directory of the history is missing."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -172,7 +172,7 @@ def test_what_cannot_be_recorded_or_exposed_is_shown_by_every_view_while_the_poo
             assert (shown.returncode, shown.stderr.count("all the same")) == (0, 2), shown.stdout + shown.stderr
 
 
-def test_while_the_settings_have_a_mistake_status_shows_the_listeners_pools_with_it_and_the_log_says_when_it_is_over(
+def test_with_invalid_settings_status_shows_the_pools_and_the_error_and_the_log_reports_its_end(
     where,
 ):
     conf = where / "supervisord.conf"

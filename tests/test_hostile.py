@@ -47,7 +47,7 @@ def hostile_pool(name: bytes):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_a_pool_with_a_hostile_name_arguments_and_environment_is_reaped_as_any_other():
+def test_a_pool_with_hostile_names_arguments_and_environment_is_reaped_like_any_other():
     bystander = subprocess.Popen(["sleep", "99"], env={"SUPERVISOR_PROCESS_NAME": "myapp"})
     with hostile_pool(b"x) R 1 (\nSig") as manager:
         before = workers_below(manager)
@@ -65,7 +65,7 @@ def test_a_pool_with_a_hostile_name_arguments_and_environment_is_reaped_as_any_o
     bystander.wait()
 
 
-def test_a_name_that_means_another_server_only_stops_the_signal():
+def test_a_name_that_looks_like_another_server_only_prevents_the_signal():
     with hostile_pool(b"gunicorn\nx)\xff") as manager:
         workers = workers_below(manager)
         with Reaping(manager) as reaping:
@@ -115,13 +115,13 @@ def broken(edits) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def nobody_answers(_server):
+def no_answer(_server):
     raise Unavailable("no supervisord answers")
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(EDITS)
-def test_a_broken_configuration_is_one_line_and_never_anything_else(edits):
+def test_a_broken_configuration_is_always_one_line(edits):
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "supervisord.conf")
         file.write_bytes(broken(edits))
@@ -131,7 +131,7 @@ def test_a_broken_configuration_is_one_line_and_never_anything_else(edits):
             texts = contents.warnings
         except SettingsError as error:
             texts = [str(error)]
-        doctor.run(str(file), nobody_answers, texts.append)
+        doctor.run(str(file), no_answer, texts.append)
         stream = io.StringIO()
         for text in texts:
             log.to(stream)(text)
@@ -174,8 +174,8 @@ def a_typo(file: Path) -> None:
     file.write_text(file.read_text().replace("limit=30MB", "limt=30MB"))
 
 
-def test_whatever_becomes_of_the_file_the_listener_answers_and_signals_nobody(tmp_path):
-    """One listener through all of them; what was in force before signals nobody: its limit is high."""
+def test_whatever_happens_to_the_file_the_listener_answers_and_signals_no_worker(tmp_path):
+    """One listener through all of them; the settings in force signal no worker: the limit is high."""
     text = f"[program:myapp]\ncommand={sys.executable} {POOL} 2 40\n[memreap:myapp]\nlimit=30MB\nmin_age=1s\n"
     file = tmp_path / "watched" / "supervisord.conf"
     file.parent.mkdir()
@@ -199,7 +199,7 @@ def test_whatever_becomes_of_the_file_the_listener_answers_and_signals_nobody(tm
 
 
 @pytest.mark.parametrize("action", ["reload", "stop"])
-def test_supervisord_that_is_reloaded_or_stopped_in_the_middle_of_a_reap_leaves_nothing_behind(action):
+def test_a_supervisord_reloaded_or_stopped_during_a_reap_leaves_nothing_behind(action):
     where = stack.directory()
     memreap = f"{Path(sys.executable).parent}/memreap"
     text = (
@@ -218,7 +218,7 @@ def test_supervisord_that_is_reloaded_or_stopped_in_the_middle_of_a_reap_leaves_
             eventually(lambda: assert_announced("reap"))
             if action == "reload":
                 process.send_signal(signal.SIGHUP)
-                # Its programs are new ones: the worker that was leaving is gone with its manager, and no fall is told.
+                # Its programs are new: the leaving worker ended with its manager, and no lost manager is reported.
                 eventually(lambda: assert_announced("reap", "reap"))
             os.kill(process.pid, signal.SIGTERM)  # and not waited for: that is the driver's
             eventually(lambda: stack.assert_none_left(where))
@@ -226,7 +226,7 @@ def test_supervisord_that_is_reloaded_or_stopped_in_the_middle_of_a_reap_leaves_
             assert "suspended" not in text
             assert "internal error" not in text
             assert {event["event"] for event in stack.announced(where)} == {"reap"}
-            assert stack.statefiles(process.pid) == []  # nobody will ask who was leaving
+            assert stack.statefiles(process.pid) == []  # no listener will read who was leaving
             assert bystander.poll() is None
             bystander.kill()
             bystander.wait()

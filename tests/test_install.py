@@ -75,7 +75,7 @@ def where():
 
 @pytest.fixture
 def environment(where, wheel):
-    """A virtual environment with memreap in it, made as the page says; of a Python that every user may run."""
+    """A virtual environment with memreap in it, made as documented; of a Python that every user may run."""
     path = where / "memreap"
     subprocess.run([base_python(), "-m", "venv", str(path)], check=True)
     pip_install(path, wheel)
@@ -159,7 +159,7 @@ class Installed:
     def assert_logged(self, text: str, of: str = "") -> None:
         assert any(text in line and of in line for line in self.log().splitlines()), self.log()
 
-    def assert_says(self, text: str, *words: str, status: int = 0) -> None:
+    def assert_output(self, text: str, *words: str, status: int = 0) -> None:
         assert text in self.control(*words, status=status)
 
     def assert_does_not_start(self, section: str) -> None:
@@ -178,11 +178,11 @@ def block_of_check() -> str:
     return PAGE.partition("```sh\n")[2].partition("```")[0]
 
 
-def test_the_page_names_files_of_this_version():
+def test_the_page_names_files_of_the_current_version():
     assert set(re.findall(r"supervisor[-_]memreap[-_]([0-9.]+[0-9])", PAGE)) == {__version__}
 
 
-def test_a_listener_in_an_environment_of_its_own_reaps_and_supervisord_is_not_touched(where, environment):
+def test_a_listener_in_its_own_venv_reaps_and_supervisord_is_not_changed(where, environment):
     supervisors = environment_without_memreap(where / "supervisor", environment)
     section = changed(
         block("A virtual environment for the listener alone"),
@@ -209,7 +209,7 @@ def test_a_listener_in_an_environment_of_its_own_reaps_and_supervisord_is_not_to
     installed.assert_does_not_start("rpcinterface:memreap")
 
 
-def test_in_supervisords_environment_all_works_through_upgrade_and_uninstall(where, environment):
+def test_in_the_venv_of_supervisord_everything_works_through_upgrade_and_uninstall(where, environment):
     section = changed(
         block("The virtual environment of supervisord"),
         ("/opt/supervisor", str(environment)),
@@ -221,7 +221,7 @@ def test_in_supervisords_environment_all_works_through_upgrade_and_uninstall(whe
     with installed.running():
         manager = installed.control("pid", "myapp")
         eventually(lambda: installed.assert_logged("left after"))
-        eventually(lambda: installed.assert_says("30 MiB uss", "memreap", "status"))
+        eventually(lambda: installed.assert_output("30 MiB uss", "memreap", "status"))
         assert run(f"{environment}/bin/memreap", "doctor", "-c", str(installed.conf)).returncode == 0
         upgrade(installed, environment)
         uninstall_in_the_wrong_order(installed, environment)
@@ -237,9 +237,9 @@ def upgrade(installed: Installed, environment: Path) -> None:
     assert installed.control("pid", "memreap") == listener
     installed.control("restart", "memreap")
     eventually(lambda: installed.assert_logged("memreap: version 9.9.9"))
-    eventually(lambda: installed.assert_says("30 MiB uss", "memreap", "status"))
+    eventually(lambda: installed.assert_output("30 MiB uss", "memreap", "status"))
     installed.control("memreap", "pause", "myapp")
-    eventually(lambda: installed.assert_says("PAUSED", "memreap", "status"))
+    eventually(lambda: installed.assert_output("PAUSED", "memreap", "status"))
     installed.control("memreap", "resume", "myapp")
     assert version_in_supervisord(installed) == __version__
 
@@ -269,7 +269,7 @@ def yama_scope() -> int:
 
 
 class Container(NamedTuple):
-    """Where supervisord is process 1, and what the log says there of a pool of www-data's."""
+    """A container where supervisord is process 1, and the log there for a pool of www-data."""
 
     user: str
     """Of the listener."""
@@ -289,7 +289,7 @@ CONTAINERS = [
 ]
 
 
-def skip_where_there_can_be_no_container() -> None:
+def skip_without_containers() -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can make a namespace of pids")
     absent = [tool for tool in ("unshare", "setpriv") if not shutil.which(tool)]
@@ -303,20 +303,20 @@ def skip_where_there_can_be_no_container() -> None:
     pytest.skip("there is no user www-data")
 
 
-def test_in_a_container_the_pools_user_may_do_all_that_root_may_not(where, environment):
-    skip_where_there_can_be_no_container()
+def test_in_a_container_the_user_of_the_pool_may_do_all_that_root_may_not(where, environment):
+    skip_without_containers()
     with contextlib.ExitStack() as containers:
         running = [
             (container, containers.enter_context(contained(where, environment, container))) for container in CONTAINERS
         ]
         for container, installed in running:
-            assert_is_as_the_page_says(container, installed)
+            assert_matches_the_page(container, installed)
 
 
-def assert_is_as_the_page_says(container: Container, installed: Installed) -> None:
+def assert_matches_the_page(container: Container, installed: Installed) -> None:
     assert installed.control("pid") == "1\n"
     for name, expected in (("myapp", container.with_uss), ("web", container.with_rss)):
-        # What is left after a signal is said a tick later, and what is not sent is never sent.
+        # A worker that left is reported a tick later, and what is not sent now is never sent.
         last = "left after" if "HUP sent" in expected else expected
         eventually(lambda: installed.assert_logged(last, f"{name}: "))  # noqa: B023
         lines = [line for line in installed.log().splitlines() if f" {name}: " in line]
@@ -325,9 +325,9 @@ def assert_is_as_the_page_says(container: Container, installed: Installed) -> No
         assert len([line for line in lines if "HUP sent" in line]) == ("HUP sent" in expected)
     # A pool whose memory may not be read is not shown as well.
     text, status = ("BLIND", 1) if "may not be read" in container.with_uss else ("30 MiB uss", 0)
-    eventually(lambda: installed.assert_says(text, "memreap", "status", status=status))
+    eventually(lambda: installed.assert_output(text, "memreap", "status", status=status))
     installed.control("memreap", "pause", "all")
-    eventually(lambda: installed.assert_says("PAUSED", "memreap", "status"))
+    eventually(lambda: installed.assert_output("PAUSED", "memreap", "status"))
 
 
 @contextlib.contextmanager

@@ -96,7 +96,7 @@ def test_a_changed_file_changes_the_log_and_a_mistake_in_it_does_not(pool):
         ("", ["myapp"], ["SettingsRefused"]),
     ],
 )
-def test_the_first_line_is_json_whatever_is_wrong_elsewhere(tmp_path, more, words, expected):
+def test_the_first_line_is_json_whatever_else_is_wrong(tmp_path, more, words, expected):
     (tmp_path / "supervisord.conf").write_text(JSON + more)
     log = tmp_path / "log"
     driver = listening("-c", str(tmp_path / "supervisord.conf"), *words, log=log)

@@ -1,4 +1,4 @@
-"""The house: who imports whom, and how large a piece may be."""
+"""The layers: which module may import which, and how large a function or class may be."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LAYERS: tuple[set[str], ...] = (
     {"ctlplugin", "rpcinterface", "__main__"},  # the entry points
 )
 MAX_FILES_ON_TOP = 6
-# The rooms of which a command loads only those that it needs: all else would cost memory and time of each.
+# The packages of which a command imports only those that it needs: all else would cost memory and time of each.
 ROOMS_OF_COMMANDS = {"demo", "doctor", "reports", "views"}
 ROOM_OF = {
     "demo": "demo",
@@ -45,7 +45,7 @@ ROOM_OF = {
 
 
 def imports(file: Path) -> set[str]:
-    """The modules of ours that it imports, anywhere in it."""
+    """The memreap modules that it imports, anywhere in the file."""
     modules = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("supervisor_memreap"):
@@ -82,18 +82,18 @@ def test_no_module_imports_from_its_own_layer_or_one_above_it(file):
         assert part_of(module) in below, f"{name_of(file)} imports {module}"
 
 
-def test_every_layer_is_there():
+def test_every_layer_exists():
     assert set().union(*LAYERS) == {part_of(name_of(file)) for file in FILES if file != ROOT / "__init__.py"}
 
 
-def test_few_files_lie_on_the_top_and_each_name_is_that_of_one_module():
+def test_few_files_are_at_the_top_level_and_module_names_are_unique():
     assert len([file for file in FILES if file.parent == ROOT]) <= MAX_FILES_ON_TOP
     names = Counter(file.stem for file in FILES if file.name != "__init__.py")
     assert [name for name, count in names.items() if count > 1] == []
 
 
 @pytest.mark.parametrize("command", sorted(cli.COMMANDS))
-def test_a_command_loads_no_other_command_and_no_room_that_it_does_not_need(command):
+def test_a_command_imports_no_other_command_and_no_package_it_does_not_need(command):
     script = (
         "import sys\nfrom supervisor_memreap.commands import cli\n"
         f"try: cli.main([{command!r}, '--help'])\nexcept SystemExit: print(*sys.modules, file=sys.stderr)\n"
@@ -106,7 +106,7 @@ def test_a_command_loads_no_other_command_and_no_room_that_it_does_not_need(comm
     assert rooms <= {ROOM_OF.get(command)}
 
 
-def test_no_modules_import_each_other_in_a_circle():
+def test_no_modules_import_each_other_in_a_cycle():
     graph = {name_of(file): imports(file) for file in FILES}
     done: set[str] = set()
 
@@ -122,7 +122,7 @@ def test_no_modules_import_each_other_in_a_circle():
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_no_function_and_no_class_is_larger_than_a_readers_patience(file):
+def test_no_function_or_class_is_too_large(file):
     for node in ast.walk(ast.parse(file.read_text())):
         most = {ast.FunctionDef: MAX_LINES_OF_A_FUNCTION, ast.ClassDef: MAX_LINES_OF_A_CLASS}.get(type(node))
         if most and isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.end_lineno:

@@ -1,4 +1,4 @@
-"""The listener as supervisord sees it: the protocol, the faults of supervisord, and what it says about them."""
+"""The listener as seen by supervisord: the protocol, faults of supervisord, and the log lines about them."""
 
 from __future__ import annotations
 
@@ -71,18 +71,18 @@ def test_every_kind_of_event_is_answered_with_ok_at_once(log):
             took = []
             for _ in range(3):  # a busy machine may be late, but not each time
                 listener.event(name)
-                took.append(listener.hears(OK))
-                listener.hears(READY)
+                took.append(listener.expect(OK))
+                listener.expect(READY)
             assert min(took) < 1
 
 
-def test_an_event_is_read_by_its_characters_whatever_pieces_it_comes_in(log):
+def test_an_event_is_read_by_its_length_in_any_pieces(log):
     with listening(log=log) as listener:
         payload = "type:n\u00e4chtlich\n\u4e16\u754c \U0001f600"
         text = f"ver:3.0 server:my super:visor serial:1 pool:m poolserial:1 eventname:X len:{len(payload)}\n{payload}"
         for byte in text.encode():
-            listener.says(bytes([byte]))
-        listener.hears(OK + READY)
+            listener.send(bytes([byte]))
+        listener.expect(OK + READY)
         listener.tick()
 
 
@@ -93,15 +93,15 @@ def event(name: str, payload: str) -> bytes:
 
 def test_an_event_of_10_mb_is_read_and_the_next_one_too(log):
     with listening(log=log) as listener:
-        listener.says(
+        listener.send(
             event("REMOTE_COMMUNICATION", "type:memreap-command\nroll " + "x" * 10_000_000) + event("X", "ab")
         )
-        listener.hears((OK + READY) * 2)
+        listener.expect((OK + READY) * 2)
         assert "a command has at most 1000 characters, this one has 10000005" in listener.text()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100, 65536])
-def test_whatever_pieces_events_come_in_they_are_the_same(size):
+def test_events_are_the_same_in_any_pieces(size):
     events = [("A", ""), ("B", "n\u00e4chtlich\n" * 20), ("C", "x"), ("D", "\U0001f600" * 30)]
     data = b"torn\n" + b"".join(event(*values) for values in events) + b"ver:3.0 serv"
     reading, writing = os.pipe()
@@ -117,24 +117,24 @@ def test_whatever_pieces_events_come_in_they_are_the_same(size):
     assert received == [("", ""), *events]
 
 
-def test_two_events_in_one_piece_are_two_answers(log):
+def test_two_events_in_one_piece_get_two_answers(log):
     with listening(log=log) as listener:
         message = b"ver:3.0 server:s serial:1 pool:m poolserial:1 eventname:X len:2\nab"
-        listener.says(message + message)
-        listener.hears((OK + READY) * 2)
+        listener.send(message + message)
+        listener.expect((OK + READY) * 2)
 
 
-def test_a_torn_header_is_answered_and_the_listener_goes_on(log):
+def test_a_torn_header_is_answered_and_the_listener_continues(log):
     with listening(log=log) as listener:
-        listener.says(b"len\n")
-        listener.hears(OK + READY)
+        listener.send(b"len\n")
+        listener.expect(OK + READY)
         listener.tick()
 
 
 @pytest.mark.parametrize("torn", [b"", b"ver:3.0 serv", b"ver:3.0 eventname:TICK_5 len:99\nwhen:"])
 def test_the_end_of_supervisord_ends_it_with_0(log, torn):
     with listening(log=log) as listener:
-        listener.says(torn)
+        listener.send(torn)
         listener.process.stdin.close()
         assert listener.process.wait(10) == 0
 
@@ -175,7 +175,7 @@ def test_what_a_library_prints_does_not_reach_supervisord(log, tmp_path):
         assert text in listener.text()
 
 
-def test_without_supervisord_it_says_what_it_is_for():
+def test_without_supervisord_it_explains_its_purpose():
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SUPERVISOR_")}
     result = subprocess.run(
         [sys.executable, "-m", "supervisor_memreap", "listen"],
@@ -188,7 +188,7 @@ def test_without_supervisord_it_says_what_it_is_for():
     assert "supervisord starts listen" in result.stderr
 
 
-def test_it_reaps_the_worker_over_the_limit_and_says_so(log, tmp_path):
+def test_it_reaps_the_worker_over_the_limit_and_logs_it(log, tmp_path):
     with supervisord(tmp_path, program(1, 40) + f"[memreap:myapp]\nlimit=30MB\n{QUICK}"):
         (before,) = workers_of(tmp_path)
         with listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener:
@@ -221,35 +221,35 @@ def test_it_is_silent_while_nothing_changes(log, tmp_path):
     assert len(listener.lines()) == 2
 
 
-def test_ticks_that_are_long_past_are_answered_and_not_acted_on(log, tmp_path):
+def test_old_ticks_are_answered_and_not_acted_on(log, tmp_path):
     with (
         serving(tmp_path, program(2, 40) + f"[memreap:myapp]\nlimit=30MB\n{QUICK}"),
         listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
     ):
         for age in range(90, 30, -6):
             listener.event(payload=f"when:{int(time.time()) - age}")
-        listener.hears((OK + READY) * 10)
+        listener.expect((OK + READY) * 10)
         assert len(listener.lines()) == 1
         listener.event("TICK_60", payload=f"when:{int(time.time()) - 60}")  # of TICK_60 the last one is 60 s old
-        listener.hears(OK + READY)
+        listener.expect(OK + READY)
         eventually(lambda: assert_in("HUP sent", listener.text()))  # by a child, between ticks
 
 
-def test_ticks_that_come_together_are_one_look(log, tmp_path):
+def test_ticks_that_arrive_together_are_one_look(log, tmp_path):
     with (
         serving(tmp_path, program(2, 40) + f"[memreap:myapp]\nlimit=30MB\nchecks=3\n{QUICK}"),
         listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
     ):
         for _ in range(10):
             listener.event()
-        listener.hears((OK + READY) * 10)
+        listener.expect((OK + READY) * 10)
         assert "sent" not in listener.text()
         listener.tick()
         listener.tick()
         eventually(lambda: assert_in("sent", listener.text()))
 
 
-def test_a_supervisord_that_hangs_gets_one_line_and_the_listener_stays_in_time(log, tmp_path):
+def test_a_hanging_supervisord_is_one_line_and_the_listener_stays_in_time(log, tmp_path):
     with (
         supervisord(tmp_path, program(1, 40) + f"[memreap:myapp]\nlimit=30MB\n{QUICK}") as process,
         listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
@@ -290,7 +290,7 @@ def test_a_supervisord_that_shuts_down_gets_one_line(log, tmp_path):
         ({"SUPERVISOR_SERVER_URL": "gopher://x"}, "gopher://x: not an address of supervisord"),
     ],
 )
-def test_where_nobody_can_be_asked_that_is_one_line(log, environment, expected):
+def test_a_supervisord_without_an_address_is_one_line(log, environment, expected):
     with listening("myapp=50MB", log=log, **environment) as listener:
         listener.tick()
         listener.tick()
@@ -298,7 +298,7 @@ def test_where_nobody_can_be_asked_that_is_one_line(log, environment, expected):
     assert line.startswith(expected)
 
 
-def test_a_server_that_is_no_supervisord_gets_one_line(log):
+def test_another_kind_of_server_is_one_line(log):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with listening("myapp=50MB", log=log, SUPERVISOR_SERVER_URL=f"http://127.0.0.1:{port}") as listener:
@@ -307,7 +307,7 @@ def test_a_server_that_is_no_supervisord_gets_one_line(log):
             connection.recv(65536)  # what is closed unread would be a reset
             connection.sendall(b"220 mail.example.com ESMTP\r\n")
             connection.close()
-            listener.hears(OK + READY)
+            listener.expect(OK + READY)
     assert "does not answer like supervisord" in listener.text()
 
 
@@ -359,7 +359,7 @@ def test_a_second_listener_of_the_same_supervisord_is_refused(log, tmp_path):
     (tmp_path / "s.log").write_text("spawned: entered RUNNING state, process has stayed up")  # one will not
     with supervisord(tmp_path, block):
 
-        def one_watches_and_one_has_ended():
+        def one_watches_and_the_other_has_ended():
             texts = [log.read_text() for log in tmp_path.glob("memreap_0?.log")]
             assert sorted("configuration" in text for text in texts) == [False, True]
             (refused,) = (text for text in texts if "configuration" not in text)
@@ -367,10 +367,10 @@ def test_a_second_listener_of_the_same_supervisord_is_refused(log, tmp_path):
             # The first where it ended within startsecs (1 s), the second where it took longer to start.
             assert re.search(r"gave up|exit status 0; expected", (tmp_path / "s.log").read_text())
 
-        eventually(one_watches_and_one_has_ended)
+        eventually(one_watches_and_the_other_has_ended)
 
 
-def test_a_changed_file_is_read_at_the_next_tick_and_a_bad_one_is_refused_whole(log, tmp_path):
+def test_a_changed_file_is_read_at_the_next_tick_and_a_bad_one_is_refused_completely(log, tmp_path):
     section = tmp_path / "myapp.ini"
     section.write_text("[memreap:myapp]\nlimit=100MB\n" + QUICK)
     with (
@@ -395,7 +395,7 @@ def test_a_changed_file_is_read_at_the_next_tick_and_a_bad_one_is_refused_whole(
     assert "sent" in sent
 
 
-def test_a_section_that_appears_in_a_new_file_of_an_include_counts(log, tmp_path):
+def test_a_section_in_a_new_included_file_counts(log, tmp_path):
     with (
         supervisord(tmp_path, program(1, 40) + "[include]\nfiles=*.ini\n"),
         listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
@@ -407,7 +407,7 @@ def test_a_section_that_appears_in_a_new_file_of_an_include_counts(log, tmp_path
     assert listener.lines()[2:] == ["watching myapp (limit 100 MiB uss)"]
 
 
-def test_names_that_supervisord_does_not_run_are_named_with_those_that_it_does(log, tmp_path):
+def test_names_unknown_to_supervisord_are_reported_with_the_known_ones(log, tmp_path):
     with (
         supervisord(tmp_path, program(1, 5) + "[memreap:myap]\nlimit=50MB\n"),
         listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
@@ -429,7 +429,7 @@ def test_limits_in_the_command_win_over_the_file(log, tmp_path):
     assert listener.lines()[1] == "watching myapp (limit 60 MiB uss)"
 
 
-def test_a_listener_that_is_ended_by_force_in_the_middle_of_a_reap_goes_on_where_it_was(log, tmp_path):
+def test_a_listener_killed_during_a_reap_continues_after_its_restart(log, tmp_path):
     # Busy workers get no second signal, however long a listener takes to start.
     text = program(2, 40, "stuck", "busy") + f"[memreap:myapp]\nlimit=30MB\nidle_wait=0s\nhold=no\n{QUICK}"
     with serving(tmp_path, text + stack.recorder(tmp_path)):
@@ -440,7 +440,7 @@ def test_a_listener_that_is_ended_by_force_in_the_middle_of_a_reap_goes_on_where
             (statefile,) = (tmp_path / "memreap").glob("*.json")
             first, _ = json.loads(statefile.read_text())["pools"]["myapp"]["reap"]["worker"]
             listener.listener().kill()
-            listener.hears(READY)
+            listener.expect(READY)
             for _ in range(3):
                 listener.tick()
             assert [(event["event"], event["pid"]) for event in stack.announced(tmp_path)] == [("reap", first)]
@@ -452,14 +452,14 @@ def test_a_listener_that_is_ended_by_force_in_the_middle_of_a_reap_goes_on_where
             assert left["pid"] == first
             assert "took its place" in left["message"]
             assert second["pid"] in workers.keys() - {first}
-        assert list((tmp_path / "memreap").iterdir()) == []  # this supervisord has said goodbye
+        assert list((tmp_path / "memreap").iterdir()) == []  # this supervisord has ended
 
 
 def _assert_announced(directory: Path, *kinds: str) -> None:
     assert [event["event"] for event in stack.announced(directory)] == list(kinds)
 
 
-def test_a_fault_of_our_own_is_one_line_and_the_listener_goes_on(log, tmp_path):
+def test_an_internal_error_is_one_line_and_the_listener_continues(log, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import supervisor_memreap.listener.reaper as r\n"
         "def tick(*_): raise RuntimeError('made for the test')\n"
@@ -482,18 +482,18 @@ TROUBLES = {
 }
 
 
-def test_each_trouble_has_its_own_line_and_is_told_once(log, tmp_path):
+def test_each_problem_has_its_own_line_and_is_reported_once(log, tmp_path):
     programs = "".join(program(1, 40, behaviour, name=behaviour) + f"[memreap:{behaviour}]\n" for behaviour in TROUBLES)
     with (
         supervisord(tmp_path, programs + f"[memreap]\nlimit=30MB\ngrace=2s\n{QUICK}"),
         listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
     ):
-        eventually(lambda: listener.tick() and _assert_told_once(listener))
+        eventually(lambda: listener.tick() and _assert_logged_once(listener))
         for _ in range(3):
             listener.tick()
-        _assert_told_once(listener)
+        _assert_logged_once(listener)
 
 
-def _assert_told_once(listener) -> None:
+def _assert_logged_once(listener) -> None:
     for behaviour, expression in TROUBLES.items():
         assert len([line for line in listener.lines() if re.fullmatch(f"{behaviour}: {expression}", line)]) == 1

@@ -84,31 +84,31 @@ RIGHT = expected(b"")
     ],
     ids=["none", "cut", "empty", "truncated", "of another body", "an error", "something else"],
 )
-def test_an_answer_that_is_not_whole_and_right_is_a_loss(answer, how):
+def test_an_incomplete_or_wrong_answer_is_a_loss(answer, how):
     tally = tally_of(answer)
     assert tally.answered == 0
     assert sum(tally.lost.values()) > 5
     assert {kind.split()[1] for kind in tally.lost} == {how}
 
 
-def test_a_right_answer_is_none_but_for_a_request_with_another_body():
+def test_a_right_answer_is_not_a_loss_unless_for_a_request_with_another_body():
     tally = tally_of(answer(RIGHT))
     assert tally.answered > 0
     assert set(tally.lost) <= {"post wrong", "upload wrong"}
 
 
-def test_a_kept_connection_that_the_server_closes_without_saying_so_is_a_loss():
+def test_a_kept_connection_closed_without_notice_is_a_loss():
     tally = tally_of(answer(RIGHT), per_connection=20)
     assert {kind.split()[1] for kind in tally.lost} - {"wrong"} != set()
 
 
-def test_the_longest_time_without_an_answer_is_told():
+def test_the_longest_time_without_an_answer_is_reported():
     with serving(answer(RIGHT)) as server, Load(server.port, clients=1, pause=0.3) as load:
         eventually(lambda: assert_asked(server))
     assert 0.3 <= load.tally.longest_gap < 10
 
 
-def test_where_nobody_listens_each_request_is_lost():
+def test_each_request_is_lost_where_no_server_listens():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with Load(port, clients=1) as load:

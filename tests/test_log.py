@@ -22,7 +22,7 @@ from supervisor_memreap.outputs.lasting import Once
 RESUMED = events.Resumed("a", 1e9, "x")
 
 
-def test_a_pool_that_does_not_run_is_shown_as_that():
+def test_a_pool_that_does_not_run_is_shown_as_such():
     choice = Choice(Pool("myapp", "STOPPED"), Standing.NOT_RUNNING, PoolState())
     assert words.summary(choice, PoolSettings(limit=1 << 20), 0) == "does not run (STOPPED)"
 
@@ -38,7 +38,7 @@ def test_a_pool_that_does_not_run_is_shown_as_that():
         (PoolSettings(total=60 << 20), 1, "1 to replace"),
     ],
 )
-def test_a_run_ends_with_how_many_have_to_go_and_names_the_limit_only_where_nothing_else_was_checked(
+def test_a_run_ends_with_the_number_of_due_workers_and_names_the_limit_only_if_nothing_else_was_checked(
     settings, to_go, expected
 ):
     pool = Pool("myapp", "RUNNING", manager=ProcessId(1, 0.0), workers=(Worker(ProcessId(2, 1.0), 5.0, 0),))
@@ -47,7 +47,7 @@ def test_a_run_ends_with_how_many_have_to_go_and_names_the_limit_only_where_noth
     assert words.summary(choice, settings, 3) == f"1 workers, 3 reaped, {expected}"
 
 
-def test_a_line_of_the_log_is_one_line_whatever_stands_in_it():
+def test_a_log_line_is_one_line_with_any_content():
     stream = io.StringIO()
     log.to(stream)("a\nb\x1b[31m\udcff")
     assert stream.getvalue() == "memreap: a?b?[31m?\n"
@@ -72,7 +72,7 @@ def test_a_line_of_json_is_the_event_until_the_settings_ask_for_text(tmp_path):
     assert second.endswith(" memreap: a: resumed: x")
 
 
-def test_json_that_nobody_reads_is_dropped_line_by_line_and_counted_in_json():
+def test_unread_json_is_dropped_by_line_and_counted_in_json():
     readable, writable = os.pipe()
     os.set_blocking(readable, False)
     with os.fdopen(writable, "w") as stream:
@@ -90,12 +90,12 @@ def test_json_that_nobody_reads_is_dropped_line_by_line_and_counted_in_json():
 
 
 @pytest.mark.parametrize("stream", [None, open("/dev/null")])  # noqa: SIM115 # one that cannot be written to
-def test_a_stream_that_takes_nothing_is_no_error(stream):
+def test_a_stream_that_accepts_nothing_is_not_an_error(stream):
     log.to(stream)("x")
     log.Log(stream)(RESUMED)
 
 
-def test_a_lasting_state_is_logged_again_only_when_its_text_changes():
+def test_a_lasting_state_is_logged_again_only_if_its_text_changes():
     logged = []
     once = Once(logged.append)
     for at, error in enumerate(("a", "a", "b", "a")):

@@ -41,7 +41,7 @@ def test_a_worker_that_is_held_in_accept_loses_nothing_when_it_is_reaped(measure
     assert held["sleeps"] > 0
 
 
-def test_a_request_that_is_cut_off_is_seen_as_lost(measured):
+def test_a_request_that_is_cut_off_counts_as_lost(measured):
     limited, _ = measured
     assert limited["recycled"] >= 4
     assert sum(limited["lost"].values()) >= 4
@@ -65,7 +65,7 @@ def test_the_page_and_the_picture_have_the_figures(measured):
     assert texts[at + 1 : at + 5] == [f"{held['recycled']} replaced", "0", "0", "0"]
 
 
-def test_what_is_in_the_file_of_results_is_not_measured_again(measured, tmp_path, monkeypatch):
+def test_recorded_results_are_not_measured_again(measured, tmp_path, monkeypatch):
     file = tmp_path / "loss.jsonl"
     monkeypatch.setattr(sys, "argv", ["loss.py", "--strategy", "f", "--condition", "moderate, kept", "--reaps", "40"])
     options = loss.arguments()
@@ -80,5 +80,5 @@ def test_what_is_in_the_file_of_results_is_not_measured_again(measured, tmp_path
     ("count", "recycled", "expected"),
     [(0, 0, "-"), (0, 2000, "0 (< 1.5)"), (0, 20, "0 (< 150)"), (7, 2000, "3.5"), (1, 2000, "0.5"), (90, 40, "2,250")],
 )
-def test_a_rate_of_none_is_given_with_its_bound(count, recycled, expected):
+def test_a_rate_of_zero_is_reported_with_its_bound(count, recycled, expected):
     assert loss_report.rate(count, recycled) == expected

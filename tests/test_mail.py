@@ -105,7 +105,7 @@ def log_of(mailing) -> str:
     return (mailing.directory / "memreap_mail.log").read_text()
 
 
-def test_a_pool_that_is_suspended_is_a_mail(mailing, inbox):
+def test_a_suspended_pool_causes_a_mail(mailing, inbox):
     (mail,) = eventually(lambda: assert_mails(inbox, "myapp", 1))
     assert mail["To"] == "root@example.org"
     assert mail["From"].addresses[0].addr_spec == "memreap@example.org"
@@ -118,7 +118,7 @@ def test_a_pool_that_is_suspended_is_a_mail(mailing, inbox):
     assert log_of(mailing) == ""
 
 
-def test_what_comes_within_the_time_is_in_the_next_mail_and_other_pools_do_not_wait(mailing, inbox):
+def test_later_events_go_into_the_next_mail_and_other_pools_do_not_wait(mailing, inbox):
     announce(mailing, announcement("a", "first"))
     eventually(lambda: assert_mails(inbox, "a", 1))
     again = announcement("a", "first")  # a line may arrive twice
@@ -168,9 +168,9 @@ class Running:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
             )
-        self.hears(READY)
+        self.expect(READY)
 
-    def hears(self, expected: bytes) -> None:
+    def expect(self, expected: bytes) -> None:
         assert self.process.stdout
         assert self.process.stdout.read(len(expected)) == expected
 
@@ -180,7 +180,7 @@ class Running:
         name, payload = ("REMOTE_COMMUNICATION", "\n".join(["type:memreap", *lines])) if lines else ("TICK_5", "when:1")
         self.process.stdin.write(f"ver:3.0 server:a:b eventname:{name} len:{len(payload)}\n{payload}".encode())
         self.process.stdin.flush()
-        self.hears(OK + READY)
+        self.expect(OK + READY)
 
     def lines(self) -> list[str]:
         return [line.partition(" memreap_mail: ")[2] for line in self.log.read_text().splitlines()]
@@ -242,7 +242,7 @@ def test_when_sendmail_fails_events_are_answered_and_the_mail_is_sent_later(tmp_
         assert running.lines()[1:] == ["mails are sent again"]
 
 
-def test_a_command_that_is_not_there_is_one_line(tmp_path):
+def test_a_missing_command_is_reported_in_one_line(tmp_path):
     with Running(tmp_path, "/nowhere/sendmail -t") as running:
         running.event(announcement("a", "first"))
         assert running.lines() == [
@@ -251,7 +251,7 @@ def test_a_command_that_is_not_there_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["TERM", "end of file"])
-def test_what_was_not_sent_at_the_end_is_in_the_log(tmp_path, ending):
+def test_unsent_mails_are_logged_at_the_end(tmp_path, ending):
     with Running(tmp_path, script(tmp_path, "exec sleep 1000"), "--every", "1h") as running:
         running.event(announcement("a", "first"))
         running.event(announcement("a", "second"))
@@ -265,7 +265,7 @@ def test_what_was_not_sent_at_the_end_is_in_the_log(tmp_path, ending):
         assert [line.split()[-1] for line in lost] == ["first", "second"]
 
 
-def test_more_than_a_mail_should_have_is_counted(tmp_path, inbox):
+def test_events_beyond_the_maximum_of_a_mail_are_counted(tmp_path, inbox):
     with Running(tmp_path, "false") as running:
         running.event(*(announcement("a", f"line {number}") for number in range(1200)))
         running.process.send_signal(signal.SIGTERM)

@@ -263,7 +263,7 @@ TREES = {
 
 
 @pytest.mark.parametrize(("group", "mounts", "files", "expected"), TREES.values(), ids=TREES.keys())
-def test_what_limits_a_process(tmp_path, group, mounts, files, expected):
+def test_the_scopes_of_a_process(tmp_path, group, mounts, files, expected):
     assert mib(*memory(tmp_path, group, mounts, files).scopes(7)) == expected
 
 
@@ -277,19 +277,19 @@ def test_the_pressure_in_a_group_is_the_share_of_the_last_10_s(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["some avg60=1.00", "some avg10=x", "full avg10=3.00", "\0", "some", "some avg10"])
-def test_a_pressure_that_cannot_be_understood_is_unknown(tmp_path, text):
+def test_an_invalid_pressure_is_unknown(tmp_path, text):
     files = v2("a", size(900), 1, pressure=text)
     (scope,) = memory(tmp_path, "0::/a", V2.format(root="/"), files).scopes(7)
     assert scope.pressure is None
 
 
-def test_of_a_group_in_both_versions_1_says_the_limit_and_2_the_pressure(tmp_path):
+def test_in_a_hybrid_hierarchy_v1_has_the_limit_and_v2_the_pressure(tmp_path):
     files = {**v1("/web", size(500), 300), **v1("", NO_LIMIT, 900), "unified/web/memory.pressure": PRESSURE}
     scopes = memory(tmp_path, "4:memory:/web\n0::/web\n", V1.format(root="/") + UNIFIED, files).scopes(7)
     assert scopes == (MemoryScope("control group /web", 500 * MIB, 200 * MIB, 12.5),)
 
 
-def test_the_host_has_what_meminfo_says_and_its_own_pressure(tmp_path):
+def test_the_host_has_the_values_of_meminfo_and_its_own_pressure(tmp_path):
     recorded = memory(tmp_path, "0::/", V2.format(root="/"), {})
     (tmp_path / "proc/meminfo").write_text("MemTotal:  2048 kB\nMemFree: 1 kB\nMemAvailable:  1024 kB\nHugePages: 0\n")
     assert recorded.scopes(7) == (MemoryScope(HOST, 2 * MIB, MIB, None),)
@@ -299,13 +299,13 @@ def test_the_host_has_what_meminfo_says_and_its_own_pressure(tmp_path):
 
 
 @pytest.mark.parametrize("meminfo", ["", "MemTotal: 2048 kB\n", "MemTotal: x kB\nMemAvailable: 7 kB\n"])
-def test_a_host_that_does_not_tell_is_left_out(tmp_path, meminfo):
+def test_a_host_that_reports_no_memory_is_omitted(tmp_path, meminfo):
     recorded = memory(tmp_path, "0::/", V2.format(root="/"), {})
     (tmp_path / "proc/meminfo").write_text(meminfo)
     assert recorded.scopes(7) == ()
 
 
-def test_a_process_that_is_gone_has_the_host_alone():
+def test_a_process_that_is_gone_has_only_the_host():
     assert [scope.name for scope in Memory().scopes(2**22 + 1)] == [HOST]
 
 
@@ -322,7 +322,7 @@ def test_a_process_that_is_gone_has_the_host_alone():
         ("", V2.format(root="/"), []),
     ],
 )
-def test_which_group_of_a_process_is_not_visible_here(tmp_path, group, mounts, expected):
+def test_the_hidden_groups_of_a_process_are_listed(tmp_path, group, mounts, expected):
     assert memory(tmp_path, group, mounts, {}).hidden_groups(7) == expected
 
 
@@ -341,7 +341,7 @@ def with_processes(where: Path, root: str) -> Memory:
     return memory(where, f"4:memory:{root.rstrip('/')}/a\n0::/a", V1.format(root=root) + UNIFIED, files)
 
 
-def test_who_holds_most_on_the_host(tmp_path):
+def test_the_largest_holders_on_the_host(tmp_path):
     recorded = with_processes(tmp_path, "/")
     recorded_process(tmp_path, 10, "fourth", 5)
     of_three = Holder(8, "large", 30 * PAGE), Holder(9, "other", 20 * PAGE), Holder(7, "small", 10 * PAGE)
@@ -349,7 +349,7 @@ def test_who_holds_most_on_the_host(tmp_path):
 
 
 @pytest.mark.parametrize("root", ["/", "/docker/1f2e"])
-def test_who_holds_most_in_a_group_and_those_below_it(tmp_path, root):
+def test_the_largest_holders_in_a_group_and_its_subgroups(tmp_path, root):
     recorded = with_processes(tmp_path, root)
     holders = recorded.holders(f"control group {root.rstrip('/')}/a")
     assert holders == (Holder(8, "large", 30 * PAGE), Holder(7, "small", 10 * PAGE))
@@ -358,14 +358,14 @@ def test_who_holds_most_in_a_group_and_those_below_it(tmp_path, root):
 
 
 @pytest.mark.parametrize("scope", ["control group /gone", "control group /docker/other", "control group /../other"])
-def test_nobody_is_known_to_hold_memory_in_a_group_that_is_not_visible(tmp_path, scope):
+def test_an_invisible_group_has_no_known_holders(tmp_path, scope):
     assert with_processes(tmp_path, "/docker/1f2e").holders(scope) == ()
 
 
 # This machine.
 
 
-def test_of_this_host_it_says_what_meminfo_says():
+def test_this_host_has_the_values_of_meminfo():
     def assert_agrees() -> None:
         scope, known = Memory().scopes(os.getpid())[0], psutil.virtual_memory()
         assert (scope.name, scope.size) == (HOST, known.total)
@@ -374,7 +374,7 @@ def test_of_this_host_it_says_what_meminfo_says():
     eventually(assert_agrees)
 
 
-def test_of_this_host_those_that_hold_most_are_real_processes():
+def test_the_largest_holders_on_this_host_are_real_processes():
     for holder in Memory().holders(HOST):
         with contextlib.suppress(psutil.NoSuchProcess):
             assert psutil.Process(holder.pid).name().startswith(holder.name[:15])
@@ -386,7 +386,7 @@ def group() -> Iterator[cgroup.Group]:
         yield group
 
 
-def test_in_a_real_group_what_is_available_falls_as_a_process_in_it_allocates(group):
+def test_in_a_real_group_available_memory_decreases_as_a_process_allocates(group):
     # Allocates as many bytes as each line says.
     program = "import sys; held = [(bytearray(int(line)), print('held', flush=True)) for line in sys.stdin]"
     command = [*group.command, sys.executable, "-c", program]

@@ -27,7 +27,7 @@ def test_its_configurations_are_valid(block):
     )
 
 
-def test_the_lines_that_it_quotes_are_ones_that_memreap_writes():
+def test_the_quoted_lines_are_written_by_memreap():
     quoted = re.findall(r"^    (.+)$", PAGE, re.MULTILINE)
     texts = [event.text for event, _ in EXAMPLES]
     assert len(quoted) == 7

@@ -1,4 +1,4 @@
-"""benchmarks/memory.py at a small scale: what each metric promises, what comes back, and what the event says of it."""
+"""benchmarks/memory.py at a small scale: what each metric predicts, what is freed, and what the event reports."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def with_metric(measured, metric):
     return [row for row in measured if row["metric"] == metric]
 
 
-def test_with_uss_the_worker_goes_that_gives_back_most_and_that_much_comes_back(measured):
+def test_with_uss_the_worker_that_frees_most_is_reaped_and_that_much_is_freed(measured):
     rows = with_metric(measured, "uss")
     assert len(rows) == REAPS
     for row in rows:
@@ -42,7 +42,7 @@ def test_with_uss_the_worker_goes_that_gives_back_most_and_that_much_comes_back(
         assert memory_report.came_back(row) == pytest.approx(row["promised"], rel=0.1)
 
 
-def test_the_event_says_what_came_back_whatever_the_metric(measured):
+def test_the_event_reports_what_was_freed_with_any_metric(measured):
     for row in measured:
         assert row["event"]["came_back"] == pytest.approx(memory_report.came_back(row), rel=0.1)
         assert row["event"]["used"] == pytest.approx(row["promised"], rel=0.01)
@@ -52,7 +52,7 @@ def test_the_event_says_what_came_back_whatever_the_metric(measured):
 @pytest.mark.parametrize(
     ("metric", "rest"), [("rss", "the rest is shared"), ("vms", "the rest is shared or was never used")]
 )
-def test_where_the_metric_promised_more_than_came_back_the_line_explains_it(measured, metric, rest):
+def test_the_line_explains_a_metric_that_promised_more_than_was_freed(measured, metric, rest):
     (row,) = with_metric(measured, metric)
     assert row["promised"] > 1.3 * memory_report.came_back(row)
     line = (
@@ -61,7 +61,7 @@ def test_where_the_metric_promised_more_than_came_back_the_line_explains_it(meas
     assert re.match(line, row["event"]["text"]), row["event"]["text"]
 
 
-def test_memory_in_swap_that_manager_and_workers_share_is_not_counted_as_a_workers_own():
+def test_swap_shared_by_manager_and_workers_is_not_counted_as_swap_of_a_worker():
     try:
         pools = memory.in_swap()["swap"]
     except CannotSwap as error:
@@ -83,7 +83,7 @@ def test_the_tables_and_the_picture_have_the_figures(measured):
     assert len(marks) == REAPS + 1  # and that of the legend
 
 
-def test_the_page_and_the_picture_are_made_of_the_results_that_lie_beside_them():
+def test_the_page_and_the_picture_are_made_from_the_results_beside_them():
     docs = stack.ROOT / "docs"
     results = memory.read(docs / "memory.jsonl")
     page = (docs / "memory.md").read_text()

@@ -16,7 +16,7 @@ from support.driver import eventually
 
 MIB = 1024**2
 GROUP_MB, HEADROOM_MB, WORKERS = 450, 180, 4
-# One request in each so many seconds makes the worker that gets it grow by so many MB: 27 MB a second, so that it
+# One request per interval of seconds makes its worker grow by a number of MB: 27 MB a second, so that it
 # takes about 12 s until the group is full, and 80 MB in the 3 s after which the next worker may go.
 GROW_MB, EVERY = 8, 0.3
 # The others only take their time, so that a worker which the kernel ends is most likely in a request.
@@ -94,7 +94,7 @@ def assert_all_are_there(pool: stack.Pool) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_of_two_pools_that_outgrow_their_control_group_the_one_with_memreap_loses_no_request():
+def test_of_two_pools_that_outgrow_their_group_the_one_with_memreap_loses_no_request():
     with contextlib.ExitStack() as ending:
         plain_group, watched_group = (ending.enter_context(cgroup.made(GROUP_MB * MIB)) for _ in range(2))
         plain_pool = ending.enter_context(pool_in(plain_group, ""))

@@ -1,4 +1,4 @@
-"""The child that keeps the metrics, as a process of its own: its port, its file, and what hangs on them."""
+"""The child that keeps the metrics, as a separate process: its port, its file, and hanging clients."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from supervisor_memreap import __version__
 from supervisor_memreap.core import events
 
 WORKERS = 'memreap_workers{pool="myapp"} 2.0'
-# Without a look for so long, in place of 125 s, a pool is blind.
+# The seconds without a look after which a pool is blind, instead of 125 s.
 IMPATIENT = "tally._INTERVAL, tally._LATE = 0.2, 0.2"
 
 
@@ -39,17 +39,17 @@ def assert_scraped(of: Child, *texts: str, host: str = "127.0.0.1") -> str:
     return got
 
 
-def assert_told(of: Child, *troubles: str) -> None:
+def assert_troubles(of: Child, *troubles: str) -> None:
     """These and no others; a trouble begins like this."""
     assert len(of.troubles) == len(troubles), of.troubles
-    for told, expected in zip(of.troubles, troubles):
-        assert told.startswith(expected) if expected else not told
+    for actual, expected in zip(of.troubles, troubles):
+        assert actual.startswith(expected) if expected else not actual
 
 
 # What is served.
 
 
-def test_promtool_has_nothing_to_say_of_the_metrics():
+def test_promtool_accepts_the_metrics():
     shortage = events.TotalUnreadable("myapp", 1.0)
     with child() as metrics:
         metrics.takes(look(row(), row('a:b "c" \\ \n é')), *reap(), event(shortage), look(row(total_limit_bytes=1e9)))
@@ -129,7 +129,7 @@ def test_a_scrape_may_ask_for_some_metrics_only():
     assert [line for line in text.splitlines() if line[0] != "#"] == [WORKERS]
 
 
-def test_a_listener_that_does_not_look_any_more_does_not_look_fine():
+def test_a_listener_that_no_longer_looks_does_not_look_fine():
     with child(first=IMPATIENT) as metrics:
         metrics.takes(look(row()))
         text = eventually(lambda: assert_scraped(metrics, 'memreap_pool_blind{pool="myapp"} 1.0'))
@@ -141,7 +141,7 @@ def test_a_listener_that_does_not_look_any_more_does_not_look_fine():
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
-def test_it_listens_on_the_address_that_it_was_given_and_on_no_other(host):
+def test_it_listens_on_the_given_address_only(host):
     with child(host) as metrics:
         shown = f"[{host}]" if ":" in host else host
         eventually(lambda: assert_scraped(metrics, "memreap_pools 0.0", host=shown))
@@ -151,31 +151,31 @@ def test_it_listens_on_the_address_that_it_was_given_and_on_no_other(host):
         assert metrics.troubles == []
 
 
-def test_all_of_ipv6_is_not_all_of_ipv4_too():
+def test_all_of_ipv6_does_not_include_ipv4():
     with child("::") as metrics:
         eventually(lambda: assert_scraped(metrics, "memreap_pools 0.0", host="[::1]"))
         with pytest.raises(urllib.error.URLError, match="refused"):
             metrics.scrape()
 
 
-def test_a_taken_port_is_told_once_and_used_once_it_is_free():
+def test_a_taken_port_is_reported_once_and_used_when_it_is_free():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with child(port=port, first="metrics._RETRY = 0.1") as metrics:
             trouble = f"cannot listen on 127.0.0.1:{port}: Address already in use: Prometheus cannot scrape this"
-            eventually(lambda: assert_told(metrics, trouble))
+            eventually(lambda: assert_troubles(metrics, trouble))
             metrics.takes(look(row()))
             time.sleep(0.5)  # some more attempts
-            assert_told(metrics, trouble)
+            assert_troubles(metrics, trouble)
             other.close()
             eventually(lambda: assert_scraped(metrics, WORKERS))
-            assert_told(metrics, trouble, "")
+            assert_troubles(metrics, trouble, "")
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "a..b"])
-def test_an_address_that_this_host_does_not_have_is_told(host):
+def test_an_address_that_this_host_lacks_is_reported(host):
     with child(host) as metrics:
-        eventually(lambda: assert_told(metrics, f"cannot listen on {host}:{metrics.port}: "))
+        eventually(lambda: assert_troubles(metrics, f"cannot listen on {host}:{metrics.port}: "))
 
 
 def test_a_port_that_was_just_closed_is_used_at_once():
@@ -189,11 +189,11 @@ def test_a_port_that_was_just_closed_is_used_at_once():
 @contextlib.contextmanager
 def hanging(port: int, count: int, say: bytes = b""):
     with contextlib.ExitStack() as open:
-        yield [open.enter_context(hanging_one(port, say)) for _ in range(count)]
+        yield [open.enter_context(hanging_connection(port, say)) for _ in range(count)]
 
 
 @contextlib.contextmanager
-def hanging_one(port: int, say: bytes):
+def hanging_connection(port: int, say: bytes):
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
         connection.connect(("127.0.0.1", port))
@@ -202,8 +202,8 @@ def hanging_one(port: int, say: bytes):
 
 
 @pytest.mark.parametrize("say", [b"", b"GET /metrics HT", b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"], ids=len)
-def test_scrapers_that_hang_stop_neither_other_scrapes_nor_the_messages_nor_the_end(say):
-    """They say nothing, half a request, or a whole one and read nothing of the answer."""
+def test_hanging_scrapers_block_neither_other_scrapes_nor_messages_nor_the_end(say):
+    """They send nothing, half a request, or a whole one without reading the answer."""
     many = [row(f"pool{number}") for number in range(100)]  # more than a socket buffers
     with child(first="scrape.PATIENCE = 60.0") as metrics:
         metrics.takes(look(*many))
@@ -220,7 +220,7 @@ def test_scrapers_that_hang_stop_neither_other_scrapes_nor_the_messages_nor_the_
             assert ended(metrics) < 5
 
 
-def test_a_connection_ends_after_its_time_whatever_it_says_meanwhile():
+def test_a_connection_ends_after_its_time_whatever_it_sends():
     with child(first="scrape.PATIENCE = 0.5") as metrics:
         eventually(lambda: assert_scraped(metrics, "memreap_pools 0.0"))
         with hanging(metrics.port, 3) as connections:
@@ -242,11 +242,11 @@ def assert_few_threads(metrics: Child) -> None:
     assert psutil.Process(metrics.process.pid).num_threads() <= 2
 
 
-def test_nonsense_on_the_port_is_no_trouble():
+def test_garbage_on_the_port_does_no_harm():
     with child() as metrics:
         eventually(lambda: assert_scraped(metrics, "memreap_pools 0.0"))
         for say in (b"\0" * 70000, b"GET\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n"):
-            with hanging_one(metrics.port, b"") as connection, contextlib.suppress(OSError):
+            with hanging_connection(metrics.port, b"") as connection, contextlib.suppress(OSError):
                 connection.sendall(say)
                 connection.recv(100)
         with pytest.raises(urllib.error.HTTPError):
@@ -265,7 +265,7 @@ def assert_written(path: Path, *texts: str) -> str:
     return path.read_text()
 
 
-def test_the_file_is_written_after_each_look_for_all_to_read_and_goes_with_the_listener(tmp_path):
+def test_the_file_is_written_after_each_look_world_readable_and_removed_with_the_listener(tmp_path):
     path = tmp_path / "memreap.prom"
     with child("", file=path, first="os.umask(0o077)") as metrics:
         metrics.takes(look(row()))
@@ -280,7 +280,7 @@ def test_the_file_is_written_after_each_look_for_all_to_read_and_goes_with_the_l
         assert metrics.troubles == []
 
 
-def test_whoever_reads_the_file_finds_it_whole(tmp_path):
+def test_a_reader_always_reads_a_complete_file(tmp_path):
     path = tmp_path / "memreap.prom"
     with child("", file=path) as metrics:
         metrics.takes(look(row()))
@@ -295,7 +295,7 @@ def test_whoever_reads_the_file_finds_it_whole(tmp_path):
         assert len(versions) > 1
 
 
-def test_the_file_of_a_listener_that_does_not_look_any_more_does_not_look_fine(tmp_path):
+def test_the_file_of_a_listener_that_no_longer_looks_does_not_look_fine(tmp_path):
     path = tmp_path / "memreap.prom"
     with child("", file=path, first=IMPATIENT) as metrics:
         metrics.takes(look(row()))
@@ -308,19 +308,19 @@ def test_the_file_of_a_listener_that_does_not_look_any_more_does_not_look_fine(t
         eventually(assert_looked)
 
 
-def test_a_missing_directory_is_told_once_and_the_file_is_written_once_it_is_there(tmp_path):
+def test_a_missing_directory_is_reported_once_and_the_file_is_written_when_it_exists(tmp_path):
     path = tmp_path / "later/memreap.prom"
     with child("", file=path) as metrics:
         trouble = f"cannot write {path}: No such file or directory: node_exporter gets nothing; trying again after"
         metrics.takes(look(row()))
-        eventually(lambda: assert_told(metrics, trouble))
+        eventually(lambda: assert_troubles(metrics, trouble))
         path.parent.mkdir()
         metrics.takes(look(row()))
         eventually(lambda: assert_written(path, WORKERS))
-        eventually(lambda: assert_told(metrics, trouble, ""))
+        eventually(lambda: assert_troubles(metrics, trouble, ""))
 
 
-def test_a_full_disk_leaves_no_half_and_no_old_file_and_is_told_until_there_is_room(tmp_path):
+def test_a_full_disk_leaves_no_partial_or_stale_file_and_is_reported_until_there_is_room(tmp_path):
     path = tmp_path / "memreap.prom"
     with child("", file=path) as metrics:
         metrics.takes(look(row()))
@@ -330,15 +330,15 @@ def test_a_full_disk_leaves_no_half_and_no_old_file_and_is_told_until_there_is_r
         process.rlimit(resource.RLIMIT_FSIZE, (1000, hard))
         metrics.takes(look(row()))
         trouble = f"cannot write {path}: File too large: node_exporter gets nothing"
-        eventually(lambda: assert_told(metrics, trouble))
+        eventually(lambda: assert_troubles(metrics, trouble))
         assert list(tmp_path.iterdir()) == []
         process.rlimit(resource.RLIMIT_FSIZE, (hard, hard))
         metrics.takes(look(row()))
-        eventually(lambda: assert_told(metrics, trouble, ""))
+        eventually(lambda: assert_troubles(metrics, trouble, ""))
         assert_written(path, WORKERS)
 
 
-def test_what_lies_in_the_way_of_the_new_file_is_never_followed(tmp_path):
+def test_a_link_in_place_of_the_new_file_is_never_followed(tmp_path):
     path, precious = tmp_path / "memreap.prom", tmp_path / "precious"
     precious.write_text("mine")
     path.with_name("memreap.prom.new").symlink_to(precious)
@@ -350,7 +350,7 @@ def test_what_lies_in_the_way_of_the_new_file_is_never_followed(tmp_path):
         assert not path.is_symlink()
 
 
-def test_a_file_that_another_memreap_writes_by_now_is_left_to_it(tmp_path):
+def test_a_file_now_written_by_another_memreap_is_left_alone(tmp_path):
     path = tmp_path / "memreap.prom"
     with child("", file=path) as old, child("", file=path) as new:
         old.takes(look(row("old")))
@@ -363,8 +363,8 @@ def test_a_file_that_another_memreap_writes_by_now_is_left_to_it(tmp_path):
         assert not path.exists()
 
 
-def test_a_disk_that_hangs_stops_neither_the_messages_nor_the_scrapes(tmp_path):
-    """A fifo in place of the disk: who opens it waits for ever."""
+def test_a_hanging_disk_blocks_neither_messages_nor_scrapes(tmp_path):
+    """A fifo in place of the disk: open blocks forever."""
     path = tmp_path / "memreap.prom"
     os.mkfifo(tmp_path / "fifo")
     hang = f"open_file = os.open; os.open = lambda *_, **__: open_file({str(tmp_path / 'fifo')!r}, os.O_WRONLY)"
@@ -378,25 +378,25 @@ def test_a_disk_that_hangs_stops_neither_the_messages_nor_the_scrapes(tmp_path):
 # The rest.
 
 
-def test_both_at_once_and_each_trouble_is_told_with_the_other(tmp_path):
+def test_problems_of_both_exports_are_reported_together(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port, path = other.getsockname()[1], tmp_path / "later/memreap.prom"
         with child(port=port, file=path, first="metrics._RETRY = 0.1") as metrics:
-            eventually(lambda: assert_told(metrics, "cannot listen"))
+            eventually(lambda: assert_troubles(metrics, "cannot listen"))
             metrics.takes(look(row()))
-            eventually(lambda: assert_told(metrics, "cannot listen", "cannot listen"))
+            eventually(lambda: assert_troubles(metrics, "cannot listen", "cannot listen"))
             assert "; cannot write " in metrics.troubles[1]
             other.close()
-            eventually(lambda: assert_told(metrics, "cannot listen", "cannot listen", "cannot write"))
+            eventually(lambda: assert_troubles(metrics, "cannot listen", "cannot listen", "cannot write"))
 
 
-def test_without_prometheus_client_one_line_says_what_to_install_and_the_messages_are_taken(tmp_path):
+def test_without_prometheus_client_one_line_names_the_package_and_messages_are_accepted(tmp_path):
     lacking = "sys.modules['prometheus_client'] = None; del sys.modules['supervisor_memreap.outputs.scrape']"
     with child(first=lacking) as metrics:
         for _ in range(100):
             metrics.takes(look(row(junk="x" * 10000)))
         eventually(
-            lambda: assert_told(
+            lambda: assert_troubles(
                 metrics, f"Python's prometheus-client is missing, or older than 0.16: {sys.executable} -m pip"
             )
         )
@@ -404,7 +404,7 @@ def test_without_prometheus_client_one_line_says_what_to_install_and_the_message
         assert ended(metrics) < 5
 
 
-def test_messages_and_scrapes_at_the_same_time_do_not_disturb_each_other():
+def test_concurrent_messages_and_scrapes_do_not_disturb_each_other():
     with child() as metrics:
         stop, failed = threading.Event(), []
 

@@ -72,7 +72,7 @@ def _assert_whole(pool: Started) -> None:
     assert all(view.idle(pid) for pid in workers)
 
 
-def test_the_hazard_is_there_a_newborn_that_gets_hup_ends_its_siblings(pool):
+def test_the_hazard_exists_a_newborn_that_gets_hup_ends_its_siblings(pool):
     siblings = pool.workers()
     os.kill(min(siblings), signal.SIGHUP)
 
@@ -98,7 +98,7 @@ def _assert_none_of(siblings: set[int], pool: Started) -> None:
     assert not siblings & pool.workers()
 
 
-def test_under_constant_recycling_nobody_leaves_but_who_was_signalled(pool):
+def test_under_constant_recycling_only_signalled_workers_leave(pool):
     view = procfs.source()
     limit = 70 * MIB + max(view.memory(pid).private for pid in pool.workers())
     settings = Settings({"myapp": {"limit": limit, "min_age": 0.6, "settle": 0.0}})
@@ -111,7 +111,7 @@ def test_under_constant_recycling_nobody_leaves_but_who_was_signalled(pool):
 
     def recycle() -> None:
         # At most 50 MiB a second, should one worker get all of it: one that is over the limit sooner than 2 x min_age
-        # after its birth would be the sign of a wrong limit.
+        # after its start would indicate a wrong limit.
         time.sleep(0.02)
         fastcgi.get(pool.socket)
         reaper.tick([Program("myapp", "myapp", "RUNNING", pool.manager)], settings, time.monotonic())

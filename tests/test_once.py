@@ -62,20 +62,20 @@ def test_every_worker_over_the_limit_is_reaped_one_at_a_time():
         assert len(after) == 3
     lines = result.stdout.splitlines()
     assert [" left after " in line for line in lines[:9]] == [False, True, False] * 3
-    _assert_each_is_in_one(before, "HUP sent between two requests", lines[:9:3])
-    _assert_each_is_in_one(before, " left after ", lines[1:9:3])
-    _assert_each_is_in_one(after, " has settled in the place of ", lines[2:9:3])
+    _assert_each_in_one_line(before, "HUP sent between two requests", lines[:9:3])
+    _assert_each_in_one_line(before, " left after ", lines[1:9:3])
+    _assert_each_in_one_line(after, " has settled in the place of ", lines[2:9:3])
     assert lines[9:] == [f"memreap: pid-{pid}: 3 workers, 3 reaped, none over the limit of 30 MiB"]
 
 
-def test_the_manager_may_be_named_by_its_pidfile(tmp_path):
+def test_the_manager_may_be_given_by_its_pidfile(tmp_path):
     with pool(1, 40) as pid:
         (tmp_path / "myapp.pid").write_text(f"{pid}\n")
         assert once("--pidfile", tmp_path / "myapp.pid", "limit=30MB", *QUICK).returncode == 0
         assert [worker.used for worker in look(pid).workers] == [None]
 
 
-def test_for_programs_each_line_is_an_event():
+def test_with_json_each_line_is_an_event():
     with pool(2, 40) as pid:
         eventually(lambda: assert_have_served(pid, SETTLE))
         before = pids(pid)
@@ -92,20 +92,20 @@ def test_for_programs_each_line_is_an_event():
         assert (last["pool"], last["message"]) == (f"pid-{pid}", "2 workers, 2 reaped, none over the limit of 30 MiB")
 
 
-def test_an_age_alone_is_reason_enough_for_a_manager_that_is_named_by_its_pid():
+def test_max_age_alone_is_enough_for_a_manager_given_by_its_pid():
     with pool(1, 5) as pid:
         result = once("--pid", pid, "--dry-run", "max_age=6h")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.endswith(": 1 workers, none to replace\n")
 
 
-def test_with_nothing_over_the_limit_cron_has_nothing_to_mail():
+def test_with_no_worker_over_the_limit_cron_has_no_output_to_mail():
     with pool(2, 5) as pid:
         result = once("--pid", pid, "limit=300MB")
         assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_a_dry_run_says_what_would_be_done_and_does_nothing():
+def test_a_dry_run_reports_what_would_be_done_and_does_nothing():
     with pool(2, 40) as pid:
         before = pids(pid)
         eventually(lambda: assert_have_served(pid, SETTLE))
@@ -115,20 +115,20 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing():
     *lines, summary = result.stdout.splitlines()
     for line in lines:
         assert re.search(r" holds 4\d MiB \(uss\), limit 30 MiB: HUP would be sent$", line)
-    _assert_each_is_in_one(before, "HUP would be sent", lines)
+    _assert_each_in_one_line(before, "HUP would be sent", lines)
     assert summary.endswith(": 2 workers, 2 to replace")
 
 
-def test_a_servers_own_signal_is_used_where_none_is_set_and_that_is_told_once(tmp_path):
+def test_the_signal_of_the_server_is_used_by_default_and_reported_once(tmp_path):
     script = Path(shutil.copy(POOL, tmp_path / "gunicorn"))
-    told = "gunicorn finishes its requests on TERM, so TERM is used (signal= is not set)"
+    expected = "gunicorn finishes its requests on TERM, so TERM is used (signal= is not set)"
     with pool(2, 40, "term", script=script) as pid:
         eventually(lambda: assert_have_served(pid, SETTLE))
         before = pids(pid)
         dry = once("--pid", pid, "--dry-run", "limit=30MB", *QUICK)
         first, *lines, _ = dry.stdout.splitlines()
-        assert first == f"memreap: pid-{pid}: {told}"
-        _assert_each_is_in_one(before, "TERM would be sent", lines)
+        assert first == f"memreap: pid-{pid}: {expected}"
+        _assert_each_in_one_line(before, "TERM would be sent", lines)
         set_by_hand = once("--pid", pid, "--dry-run", "limit=30MB", "signal=HUP", *QUICK)
         assert (
             "belongs to gunicorn, which drops its request on HUP: nothing sent; set signal=TERM" in set_by_hand.stdout
@@ -137,13 +137,13 @@ def test_a_servers_own_signal_is_used_where_none_is_set_and_that_is_told_once(tm
         result = once("--pid", pid, "limit=30MB", *QUICK)
         assert (result.returncode, result.stderr) == (0, "")
         assert not before & pids(pid)
-    assert result.stdout.count(told) == 1
-    _assert_each_is_in_one(
+    assert result.stdout.count(expected) == 1
+    _assert_each_in_one_line(
         before, "TERM sent between two requests", [line for line in result.stdout.splitlines() if "sent" in line]
     )
 
 
-def test_a_dry_run_among_workers_younger_than_min_age_says_so_and_ends_with_0():
+def test_a_dry_run_with_workers_younger_than_min_age_reports_it_and_exits_0():
     with pool(2, 40) as pid:
         before = pids(pid)
         result = once("--pid", pid, "-n", "limit=30MB", "min_age=1h")
@@ -151,12 +151,12 @@ def test_a_dry_run_among_workers_younger_than_min_age_says_so_and_ends_with_0():
     *lines, summary = result.stdout.splitlines()
     for line in lines:
         assert re.search(r" holds 4\d MiB \(uss\), limit 30 MiB: it is .* old, would be reaped at", line)
-    _assert_each_is_in_one(before, "would be reaped at", lines)
+    _assert_each_in_one_line(before, "would be reaped at", lines)
     assert summary.endswith(": 2 workers, 2 to replace")
     assert "suspend" not in result.stdout
 
 
-def _assert_each_is_in_one(workers: set[int], text: str, lines: list[str]) -> None:
+def _assert_each_in_one_line(workers: set[int], text: str, lines: list[str]) -> None:
     """There is one line with this text for each worker, and no other line."""
     assert [text in line for line in lines] == [True] * len(workers), lines
     assert [sum(f": worker {pid} " in line for line in lines) for pid in workers] == [1] * len(workers), lines
@@ -171,14 +171,14 @@ def _assert_each_is_in_one(workers: set[int], text: str, lines: list[str]) -> No
         ("once", "the pool has not settled since"),
     ],
 )
-def test_what_could_not_be_reaped_is_told_and_ends_with_1(behaviour, line):
+def test_a_worker_that_could_not_be_reaped_is_reported_and_the_exit_status_is_1(behaviour, line):
     with pool(1, 40, behaviour) as pid:
         result = once("--pid", pid, "limit=30MB", "grace=1s", *QUICK)
     assert (result.returncode, result.stdout.count(line)) == (1, 1)
 
 
-def test_a_limit_that_fresh_workers_exceed_ends_with_1_and_reaps_nobody(capfd):
-    """In this process: a Python that starts on a busy machine may come when they are not fresh any more."""
+def test_a_limit_below_fresh_workers_reaps_no_worker_and_the_exit_status_is_1(capfd):
+    """In this process: a Python that starts on a busy machine may come when they are no longer fresh."""
     with pool(2, 40) as pid:
         before = pids(pid)
         assert cli.main(["once", "--pid", str(pid), "limit=30MB", "min_age=1h", "settle=5s"]) == 1
@@ -188,7 +188,7 @@ def test_a_limit_that_fresh_workers_exceed_ends_with_1_and_reaps_nobody(capfd):
     assert "set limit=" in output
 
 
-def test_while_another_reaps_in_the_pool_it_waits():
+def test_it_waits_while_another_memreap_reaps_in_the_pool():
     with pool(1, 40) as pid:
         held = lock.take(look(pid).manager)
         with subprocess.Popen(
@@ -201,7 +201,7 @@ def test_while_another_reaps_in_the_pool_it_waits():
             assert "HUP sent" in process.stdout.read()
 
 
-def test_two_at_once_are_still_one_at_a_time():
+def test_two_runs_at_once_still_reap_one_at_a_time():
     with pool(4, 40) as pid:
         eventually(lambda: assert_have_served(pid, SETTLE))
         before = pids(pid)
@@ -215,14 +215,14 @@ def test_two_at_once_are_still_one_at_a_time():
         texts = [process.communicate()[0] for process in both]
         assert [process.returncode for process in both] == [0, 0], texts
         assert fewest >= 3
-        _assert_each_is_in_one(before, "HUP sent", _lines_with("HUP sent", "".join(texts)))
+        _assert_each_in_one_line(before, "HUP sent", _lines_with("HUP sent", "".join(texts)))
 
 
 def _lines_with(text: str, output: str) -> list[str]:
     return [line for line in output.splitlines() if text in line]
 
 
-def test_where_sigchld_is_ignored_it_is_still_one_at_a_time():
+def test_where_sigchld_is_ignored_it_still_reaps_one_at_a_time():
     """As inherited from `trap '' CHLD`, or from a job runner in Perl."""
     with pool(5, 40) as pid:
         eventually(lambda: assert_have_served(pid, SETTLE))
@@ -237,7 +237,7 @@ def test_where_sigchld_is_ignored_it_is_still_one_at_a_time():
         assert fewest >= 4
         assert "failed" not in text
         for event in ("HUP sent", " left after "):
-            _assert_each_is_in_one(before, event, _lines_with(event, text))
+            _assert_each_in_one_line(before, event, _lines_with(event, text))
 
 
 def test_ctrl_c_ends_it_and_leaves_no_worker_stopped():
@@ -254,7 +254,7 @@ def test_ctrl_c_ends_it_and_leaves_no_worker_stopped():
         os.close(held)
 
 
-def test_a_worker_that_an_interrupted_once_signalled_is_followed_and_no_other_is_taken():
+def test_a_worker_signalled_by_an_interrupted_run_is_followed_and_no_other_is_reaped():
     with pool(2, 40, "stuck") as pid:
         eventually(lambda: assert_have_served(pid, SETTLE))
         with subprocess.Popen(command("--pid", pid, "limit=30MB", *QUICK), stdout=subprocess.PIPE, text=True) as first:
@@ -271,7 +271,7 @@ def test_a_worker_that_an_interrupted_once_signalled_is_followed_and_no_other_is
             second.terminate()
 
 
-def test_where_it_cannot_save_whom_it_signals_it_signals_nobody_and_ends_with_1(tmp_path):
+def test_if_it_cannot_save_the_state_it_signals_no_worker_and_exits_1(tmp_path):
     (tmp_path / "memreap").touch()
     with pool(2, 40) as pid:
         eventually(lambda: assert_have_served(pid, SETTLE))
@@ -287,7 +287,7 @@ def test_where_it_cannot_save_whom_it_signals_it_signals_nobody_and_ends_with_1(
     assert summary.endswith("2 workers, 0 reaped, 2 to replace")
 
 
-def test_a_long_wait_is_told():
+def test_a_long_wait_is_reported():
     with (
         pool(1, 40, "stuck") as pid,
         subprocess.Popen(command("--pid", pid, "limit=30MB", *QUICK), stdout=subprocess.PIPE, text=True) as process,
@@ -351,7 +351,7 @@ def test_all_pools_of_the_configuration_are_looked_at(tmp_path):
     assert re.fullmatch(r"memreap: no supervisord answers at unix://.*\n", gone.stderr)
 
 
-def test_a_name_narrows_the_run_and_takes_nothing_from_the_settings(tmp_path):
+def test_a_name_narrows_the_run_and_keeps_the_settings(tmp_path):
     programs = "".join(
         f"[program:{name}]\ncommand={sys.executable} {POOL} 1 40\nstopasgroup=true\nkillasgroup=true\n"
         for name in ("web", "api")
@@ -368,7 +368,7 @@ def test_a_name_narrows_the_run_and_takes_nothing_from_the_settings(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["stuck", "leaving", "paused", "suspended"])
-def test_what_the_listener_has_written_down_counts(tmp_path, what):
+def test_the_state_saved_by_the_listener_counts(tmp_path, what):
     conf = tmp_path / "supervisord.conf"
     text = f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40 stuck\n[memreap:myapp]\nlimit=30MB\nmin_age=1s\n"
     with supervisord(tmp_path, text) as process:
@@ -426,14 +426,14 @@ def the_settings(conf: Path):
     return resolve(ConfigFile(str(conf)).read().sections).of(Program("myapp", "myapp", "RUNNING", 1))
 
 
-def test_a_worker_that_a_listener_may_have_signalled_before_it_ended_is_leaving(tmp_path):
+def test_a_worker_that_a_killed_listener_may_have_signalled_is_leaving(tmp_path):
     settings = "limit=30MB\nmin_age=1s\nsettle=1s\n"
     text = f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40\n[memreap:myapp]\n{settings}"
     with supervisord(tmp_path, text) as process:
         view = procfs.source()
         (manager,) = (child.pid for child in psutil.Process(process.pid).children() if child.children())
         (worker,) = (view.process(pid).id for pid in view.children(manager))
-        # So long ago that it is sent at the first look, and far less than `grace`, after which the worker is stuck.
+        # Long enough ago that it is sent at the first look, and far less than `grace`, after which the worker is stuck.
         about = Reap(worker, time.monotonic() - policy.AGAIN, frozenset([worker]), is_sent=False)
         file, above = _listeners_file(view, process.pid), view.process(manager).id
         assert file.write({"myapp": PoolState(manager=above, reap=about)}, time.monotonic()) == ""
@@ -444,12 +444,12 @@ def test_a_worker_that_a_listener_may_have_signalled_before_it_ended_is_leaving(
         os.close(held)
         result = once("-c", tmp_path / "supervisord.conf")
         assert result.returncode == 0
-        _assert_each_is_in_one({worker.pid}, "HUP sent", _lines_with("HUP sent", result.stdout))
+        _assert_each_in_one_line({worker.pid}, "HUP sent", _lines_with("HUP sent", result.stdout))
         assert not psutil.pid_exists(worker.pid)
         assert "memreap was killed before it could signal it; HUP sent" in result.stdout
 
 
-def _assert_that_of_a_group_is_known_by_the_lock_of_the_group(file, above, about, programs) -> None:
+def _assert_group_lock_shows_the_leaving_worker(file, above, about, programs) -> None:
     """With target=self: a listener that runs has the lock of supervisord itself all the time."""
     of_group = PoolState(manager=above, reap=replace(about, slot="myapp"))
     assert file.write({"myapp": of_group}, time.monotonic()) == ""
@@ -462,7 +462,7 @@ def _assert_that_of_a_group_is_known_by_the_lock_of_the_group(file, above, about
     assert file.write({"myapp": PoolState(manager=above, reap=about)}, time.monotonic()) == ""
 
 
-def test_a_pidfile_that_another_process_left_is_refused(tmp_path):
+def test_a_stale_pidfile_is_refused(tmp_path):
     with pool(1, 40) as pid:
         (tmp_path / "old.pid").write_text(str(pid))
         os.utime(tmp_path / "old.pid", (time.time() - 3600, time.time() - 3600))
@@ -490,14 +490,14 @@ def test_a_pidfile_that_another_process_left_is_refused(tmp_path):
         (["--colour"], "memreap: unrecognized arguments: --colour"),
     ],
 )
-def test_bad_usage_is_one_clear_line_and_ends_with_2(args, line):
+def test_bad_usage_is_reported_in_one_line_and_exits_2(args, line):
     result = once(*args)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1
     assert line in result.stderr
 
 
-def test_a_manager_that_is_not_there_ends_with_1():
+def test_a_missing_manager_exits_1():
     with subprocess.Popen(["true"]) as process:
         process.wait()
     result = once("--pid", process.pid, "limit=10MB")
@@ -513,7 +513,7 @@ def test_a_closed_stdout_does_not_end_a_reap():
         assert not before & pids(pid)
 
 
-def test_with_standard_input_closed_workers_are_measured_all_the_same():
+def test_with_stdin_closed_workers_are_still_measured():
     with pool(2, 40) as manager:
         words = [sys.executable, "-m", "supervisor_memreap", "once", "-n", "--pid", str(manager), "limit=30MB"]
         result = subprocess.run(["sh", "-c", '"$@" <&-', "sh", *words], capture_output=True, text=True, check=False)

@@ -52,9 +52,7 @@ def record(where: Path, group: str, mounts: str) -> None:
 
 
 @pytest.mark.parametrize(("group", "mounts", "file", "text"), COUNTERS.values(), ids=COUNTERS)
-def test_the_counter_of_the_group_of_the_process_counts_and_what_was_before_does_not(
-    tmp_path, group, mounts, file, text
-):
+def test_kills_in_the_group_of_the_process_count_from_the_first_look(tmp_path, group, mounts, file, text):
     record(tmp_path, group, mounts)
     write(tmp_path / file, text.format(4))
     kills = OomKills(str(tmp_path))
@@ -76,7 +74,7 @@ def test_the_counter_of_the_group_of_the_process_counts_and_what_was_before_does
         kills.close()
 
 
-def test_where_no_group_counts_the_host_does(tmp_path):
+def test_the_counter_of_the_host_is_used_if_no_group_has_one(tmp_path):
     record(tmp_path, "4:memory:/other/container", "")
     kills = OomKills(str(tmp_path))
     try:
@@ -87,7 +85,7 @@ def test_where_no_group_counts_the_host_does(tmp_path):
         kills.close()
 
 
-def test_a_group_that_goes_and_comes_again_counts_from_where_it_is_then(tmp_path):
+def test_a_recreated_group_counts_from_its_present_value(tmp_path):
     group, mounts, file, text = COUNTERS["version 1"]
     record(tmp_path, group, mounts)
     write(tmp_path / file, text.format(4))
@@ -95,7 +93,7 @@ def test_a_group_that_goes_and_comes_again_counts_from_where_it_is_then(tmp_path
     descriptors = len(os.listdir("/proc/self/fd"))
     try:
         kills.look({"myapp": PROCESS}, 0.0)
-        write(tmp_path / file, "")  # as if it could not be read any more
+        write(tmp_path / file, "")  # as if it had become unreadable
         assert kills.look({"myapp": PROCESS}, 5.0)[1] == [Kills(WEB, 0)]
         (tmp_path / file).unlink()
         write(tmp_path / file, text.format(1))
@@ -109,14 +107,14 @@ def test_a_group_that_goes_and_comes_again_counts_from_where_it_is_then(tmp_path
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
-def test_a_machine_that_does_not_count_is_no_error(tmp_path):
+def test_a_machine_without_counters_is_not_an_error(tmp_path):
     kills = OomKills(str(tmp_path))
     for now in (0.0, 5.0):
         assert [each.risen for each in kills.look({"myapp": PROCESS}, now)[1]] in ([], [0])
     kills.close()
 
 
-def test_a_worker_that_the_kernel_ends_is_named_at_the_next_look_in_a_pool_without_headroom():
+def test_a_worker_ended_by_the_kernel_is_named_at_the_next_look_even_without_headroom():
     program = "import sys; sys.stdin.readline(); held = bytearray(60 << 20); print('held', flush=True)"
     with cgroup.made(140 * MIB) as group:
 

@@ -85,12 +85,12 @@ def operating(version: str, kind: str, prompt: bool = True) -> Iterator[Operated
 
 
 @pytest.mark.parametrize("pair", OTHER_PAIRS, ids=pair_name)
-def test_each_version_is_seen_and_steered_over_each_transport(pair):
+def test_each_version_is_read_and_controlled_over_each_transport(pair):
     """The other half of what all tests of `operated` are run with: one walk through all doors."""
     with operating(*pair) as operated:
-        test_a_worker_is_replaced_when_somebody_asks_for_it(operated)
+        test_a_worker_is_replaced_on_request(operated)
         test_pools_are_structs_with_units_in_the_names(operated)
-        test_the_doctor_of_the_listener_finds_no_problems(operated)
+        test_the_doctor_of_the_listener_reports_no_problems(operated)
         assert operated.ctl("memreap", "pause", "all").returncode == 0
         eventually(lambda: assert_status(operated, "myapp +PAUSED"))
         assert operated.ctl("memreap", "resume", "all").returncode == 0
@@ -123,7 +123,7 @@ def assert_same_pids(operated) -> None:
     assert {int(row.split()[0]) for row in rows if row} == operated.workers()
 
 
-def test_a_worker_is_replaced_when_somebody_asks_for_it(operated):
+def test_a_worker_is_replaced_on_request(operated):
     before = operated.workers()
     pid = max(before)
     result = operated.ctl("memreap", "reap", "myapp", str(pid))
@@ -142,7 +142,7 @@ def assert_reaped(operated, pid: int) -> list[dict]:
     return events
 
 
-def test_what_happens_is_announced_and_not_for_who_does_not_want_it(operated):
+def test_events_are_announced_except_where_announce_is_off(operated):
     (pid,) = operated.workers("other")
     assert operated.ctl("memreap", "reap", "other").returncode == 0
     eventually(lambda: assert_in(f"other: worker {pid} left after", operated.log()))
@@ -156,7 +156,7 @@ def test_what_happens_is_announced_and_not_for_who_does_not_want_it(operated):
     assert not [event for event in operated.announced() if event["pool"] == "other"]
 
 
-def test_a_roll_replaces_all_of_them_one_at_a_time(operated):
+def test_a_roll_replaces_all_workers_one_at_a_time(operated):
     before = operated.workers()
     assert operated.ctl("memreap", "roll", "myapp").stdout.startswith("myapp: all 3 workers are to be replaced")
     fewest = 3
@@ -171,7 +171,7 @@ def test_a_roll_replaces_all_of_them_one_at_a_time(operated):
     assert fewest >= 2
 
 
-def test_a_pause_lasts_over_a_restart_of_the_listener_and_is_ended_by_resume(operated):
+def test_a_pause_survives_a_restart_of_the_listener_and_is_ended_by_resume(operated):
     assert operated.ctl("memreap", "pause", "myapp").returncode == 0
     eventually(lambda: assert_status(operated, "myapp +PAUSED"))  # who is leaving is followed first
     assert not re.search("other +PAUSED", operated.ctl("memreap", "status").stdout)
@@ -208,14 +208,14 @@ def assert_another_listener(operated, pid: int) -> None:
         ([], 2, "no command given"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_a_status_for_scripts(operated, words, status, expected):
+def test_each_problem_is_one_line_and_an_exit_status(operated, words, status, expected):
     result = operated.ctl("memreap", *words)
     assert expected in result.stdout
     assert result.returncode == status
     assert "Traceback" not in result.stdout + result.stderr
 
 
-def test_help_is_there_and_no_help_of_others_suffers(operated):
+def test_help_exists_and_the_help_of_other_commands_is_unchanged(operated):
     own = operated.ctl("memreap", "help")
     assert own.returncode == 0
     assert "memreap status [NAME ...]" in own.stdout
@@ -226,7 +226,7 @@ def test_help_is_there_and_no_help_of_others_suffers(operated):
     assert "memreap commands (type help <topic>):" in operated.ctl("help").stdout
 
 
-def test_at_a_terminal_it_works_as_well(operated):
+def test_it_works_at_a_terminal_too(operated):
     pid, terminal = pty.fork()
     if pid == 0:
         access = ["-u", operated.username, "-p", operated.password] if operated.username else []
@@ -235,12 +235,12 @@ def test_at_a_terminal_it_works_as_well(operated):
         os.chdir(operated.directory)
         os.execv(operated.python, command)
     try:
-        seen = heard_until(terminal, "supervisor> ")
+        seen = read_until(terminal, "supervisor> ")
         os.write(terminal, b"memreap status\n")
-        seen = heard_until(terminal, "supervisor> ")
+        seen = read_until(terminal, "supervisor> ")
         assert re.search("myapp +[A-Z]+ +1.0 GiB uss", seen)
         os.write(terminal, b"help memreap\n")
-        seen = heard_until(terminal, "supervisor> ")
+        seen = read_until(terminal, "supervisor> ")
         assert "memreap pause NAME|all" in seen
         assert "No help on" not in seen
     finally:
@@ -249,7 +249,7 @@ def test_at_a_terminal_it_works_as_well(operated):
         os.close(terminal)
 
 
-def heard_until(terminal: int, end: str) -> str:
+def read_until(terminal: int, end: str) -> str:
     seen = ""
     deadline = time.monotonic() + 20
     while not seen.endswith(end):
@@ -258,7 +258,7 @@ def heard_until(terminal: int, end: str) -> str:
     return seen
 
 
-def test_the_methods_are_documented_as_those_of_supervisor(operated):
+def test_the_methods_are_documented_like_those_of_supervisor(operated):
     rpc = operated.rpc()
     names = [name for name in rpc.system.listMethods() if name.startswith("memreap.")]
     assert names == sorted(f"memreap.{method}" for method in METHODS)
@@ -298,11 +298,11 @@ def assert_same_workers(operated) -> None:
     assert {worker["pid"] for worker in mine["workers"]} == operated.workers()
 
 
-def test_what_supervisord_starts_again_is_what_it_says(operated):
+def test_programs_that_supervisord_restarts_are_listed(operated):
     assert operated.rpc().memreap.getRestarted() == ["other:other"]
 
 
-def test_the_doctor_of_the_listener_finds_no_problems(operated):
+def test_the_doctor_of_the_listener_reports_no_problems(operated):
     result = operated.ctl("memreap", "doctor")
     *notes, last = result.stdout.splitlines()
     assert (result.returncode, last) == (0, "no problems found")
@@ -311,7 +311,7 @@ def test_the_doctor_of_the_listener_finds_no_problems(operated):
     assert (too_much.returncode, too_much.stdout) == (2, "memreap: doctor: unexpected argument 'myapp'\n")
 
 
-def test_what_the_doctor_of_the_listener_finds_comes_back_and_the_listener_works_on(tmp_path):
+def test_a_problem_reported_by_the_doctor_of_the_listener_is_returned_and_the_listener_continues(tmp_path):
     where = stack.directory()
     text = configuration(where, sys.executable).replace(
         # However long the doctor takes, the worker is fresh.
@@ -337,12 +337,12 @@ def test_what_the_doctor_of_the_listener_finds_comes_back_and_the_listener_works
         shutil.rmtree(where)
 
 
-def test_a_listener_that_is_older_than_supervisorctl_is_told_of():
+def test_a_listener_older_than_supervisorctl_is_reported():
     # Between two ticks there must be time for a command.
     with operating(*PAIRS[0], prompt=False) as operated:
         memreap = operated.rpc().memreap
 
-        def assert_told() -> None:
+        def assert_older_listener_reported() -> None:
             # As that listener would; the real one hands in its own after each tick.
             old = {"version": 1, "memreap": "0.0.9", "pools": memreap.getPools(), "answers": {}}
             for words in (["status"], ["workers", "myapp"]):
@@ -351,10 +351,10 @@ def test_a_listener_that_is_older_than_supervisorctl_is_told_of():
                 assert "memreap: the listener memreap:memreap is memreap 0.0.9, older than " in result.stdout
                 assert result.returncode == 1
 
-        eventually(assert_told)
+        eventually(assert_older_listener_reported)
 
 
-def test_a_listener_that_ticks_once_an_hour_is_known_as_that_and_takes_commands_before_its_first_tick():
+def test_a_listener_with_hourly_ticks_is_recognised_and_accepts_commands_before_its_first_tick():
     where = stack.directory()
     text = configuration(where, sys.executable).replace("events=TICK_5,", f"events={an_hour_tick()},")
     try:
@@ -370,7 +370,7 @@ def test_a_listener_that_ticks_once_an_hour_is_known_as_that_and_takes_commands_
         shutil.rmtree(where)
 
 
-def test_a_pool_whose_section_was_removed_is_watched_no_more_and_takes_no_commands():
+def test_a_pool_whose_section_was_removed_is_no_longer_watched_and_accepts_no_commands():
     with operating(*PAIRS[0]) as operated:
         conf = operated.directory / "supervisord.conf"
         text = conf.read_text()
@@ -386,7 +386,7 @@ def test_a_pool_whose_section_was_removed_is_watched_no_more_and_takes_no_comman
         assert operated.workers() == before
 
 
-def test_a_doctor_that_does_not_end_is_ended_with_all_that_it_has_started(monkeypatch, tmp_path):
+def test_a_hanging_doctor_is_ended_with_all_its_children(monkeypatch, tmp_path):
     script = tmp_path / "memreap"
     script.write_text("import os; os.system('sleep 1000 & echo $!; wait')")
     monkeypatch.setattr(process, "PATIENCE", 0.5)
@@ -408,7 +408,7 @@ def assert_true(value: bool) -> None:
     assert value
 
 
-def test_settings_are_shown_with_where_each_comes_from(operated):
+def test_settings_are_shown_with_their_origin(operated):
     result = look(operated, "myapp", command="settings")
     assert result.returncode == 0
     assert re.search(rf"^  limit +1GB +{operated.directory}/supervisord.conf \[memreap\]$", result.stdout, re.MULTILINE)
@@ -451,13 +451,13 @@ NO_NUMBERS = ["9" * 400, "-" + "9" * 400, "9" * 400 + ".5", "1e999", "NaN", "Inf
     ],
     ids=range(20),
 )
-def test_what_no_listener_would_publish_is_refused(operated, text):
+def test_values_that_no_listener_publishes_are_refused(operated, text):
     with pytest.raises(xmlrpc.client.Fault, match="INCORRECT_PARAMETERS"):
         operated.rpc().memreap.publish(text)
     assert [pool["name"] for pool in operated.rpc().memreap.getPools()] == ["myapp", "other"]
 
 
-def test_a_status_that_is_refused_is_not_taken_for_handed_in(operated):
+def test_a_refused_status_does_not_count_as_published(operated):
     client = Client(operated.url, operated.username, operated.password)
     with pytest.raises(Unavailable, match="INCORRECT_PARAMETERS"):
         client.publish("none")
@@ -466,7 +466,7 @@ def test_a_status_that_is_refused_is_not_taken_for_handed_in(operated):
 @pytest.mark.parametrize(
     "data", ["", "kill -9 1", "reap myapp 1 2 3", "reap \u009b31m", "pause", "x" * 100_000, "reap 世"]
 )
-def test_a_command_that_is_none_is_one_line_and_changes_nothing(operated, data):
+def test_an_invalid_command_is_one_line_and_changes_nothing(operated, data):
     before = operated.workers()
     lines = len(operated.log().splitlines())
     operated.rpc().supervisor.sendRemoteCommEvent("memreap-command", data)
@@ -480,7 +480,7 @@ def assert_more_lines(operated, lines: int) -> None:
     assert len(operated.log().splitlines()) > lines
 
 
-def test_where_the_doors_are_missing_that_is_said(tmp_path):
+def test_a_missing_interface_or_event_subscription_is_reported(tmp_path):
     python = sys.executable
     where = stack.directory()
     text = configuration(where, python).replace("REMOTE_COMMUNICATION\nstderr", "PROCESS_STATE\nstderr")
@@ -511,7 +511,7 @@ def test_where_the_doors_are_missing_that_is_said(tmp_path):
 
 
 @pytest.mark.parametrize(("module", "brings"), [("rpcinterface", ["core", "core.listeners"]), ("ctlplugin", [])])
-def test_what_supervisor_itself_imports_brings_next_to_nothing(module, brings):
+def test_what_supervisor_imports_loads_next_to_nothing(module, brings):
     listed = "*[name for name in sys.modules if name.startswith(('supervisor_memreap', 'psutil'))]"
     code = f"import sys, supervisor_memreap.{module}; print({listed})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -519,7 +519,7 @@ def test_what_supervisor_itself_imports_brings_next_to_nothing(module, brings):
     assert sorted(result.stdout.split()) == sorted(names)
 
 
-def test_characters_that_xml_cannot_carry_do_not_break_the_answer():
+def test_characters_invalid_in_xml_do_not_break_the_answer():
     with operating(*PAIRS[0]) as operated:
         memreap = operated.rpc().memreap
 
@@ -533,7 +533,7 @@ def test_characters_that_xml_cannot_carry_do_not_break_the_answer():
         eventually(assert_replaced)
 
 
-def test_status_from_the_command_line_is_the_view_of_the_listener(operated):
+def test_the_status_command_shows_the_view_of_the_listener(operated):
     result = look(operated)
     assert (result.returncode, result.stderr) == (0, "")
     head, *lines = result.stdout.rstrip().splitlines()
@@ -581,7 +581,7 @@ def test_supervisorctl_prints_the_same_as_json(operated):
 
 
 @pytest.mark.parametrize("words", [["status", "myapp", "wbe", "--json"], ["workers", "wbe", "--json"]])
-def test_a_name_that_supervisorctl_does_not_find_is_a_line_and_no_json(operated, words):
+def test_an_unknown_name_is_one_line_and_no_json_in_supervisorctl(operated, words):
     result = operated.ctl("memreap", *words)
     assert (result.returncode, result.stdout) == (
         1,
@@ -589,7 +589,7 @@ def test_a_name_that_supervisorctl_does_not_find_is_a_line_and_no_json(operated,
     )
 
 
-def test_supervisorctl_says_in_json_what_is_wrong(operated):
+def test_supervisorctl_reports_problems_in_json(operated):
     operated.ctl("stop", "memreap:*")
     try:
         result = operated.ctl("memreap", "status", "--json")
@@ -601,7 +601,7 @@ def test_supervisorctl_says_in_json_what_is_wrong(operated):
         eventually(lambda: assert_status(operated, "myapp +QUIET"))
 
 
-def test_settings_as_json_have_values_and_texts_and_where_each_was_set(operated):
+def test_settings_as_json_have_values_texts_and_origins(operated):
     result = look(operated, "--json", "other", command="settings")
     values = json.loads(result.stdout)
     conf = f"{operated.directory}/supervisord.conf"
@@ -636,7 +636,7 @@ def test_doctor_as_json_has_the_same_findings(operated):
         (["--watch", "0.1"], 2, "at least 0.5s"),
     ],
 )
-def test_a_look_that_cannot_be_is_one_line(operated, words, status, expected):
+def test_an_impossible_look_is_reported_in_one_line(operated, words, status, expected):
     result = look(operated, *words)
     assert result.returncode == status
     assert expected in result.stderr

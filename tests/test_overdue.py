@@ -33,7 +33,7 @@ def listener(where: Path) -> str:
 
 @contextlib.contextmanager
 def requests(port: int, count: int) -> Iterator[None]:
-    """So many requests, in which a worker grows by 60 MB and then is busy to the end."""
+    """Requests in which a worker grows by 60 MB and then is busy to the end."""
     with contextlib.ExitStack() as clients:
         for _ in range(count):
             client = clients.enter_context(socket.create_connection(("127.0.0.1", port)))
@@ -72,11 +72,11 @@ def test_a_pool_that_is_never_idle_is_overdue_with_the_reason_and_exit_status_1(
         shutil.rmtree(where)
 
 
-def test_the_lock_of_another_memreap_is_named_as_what_stands_in_the_way():
+def test_the_lock_of_another_memreap_is_reported_as_the_hindrance():
     with pool(2, 40) as manager, Reaping(manager) as first, Reaping(manager, grace="1h") as second:
         signalled = first.until(events.Signalled).pid
         second.until(events.Locked)
-        # Else that half of the workers are too young may stand in the way as well.
+        # Else half of the workers may be too young, which is a hindrance too.
         eventually(lambda: assert_replaced(manager, signalled))
 
         def assert_overdue():

@@ -56,7 +56,7 @@ def minors() -> list[int]:
     return [int(minor) for minor in re.findall(r"Python :: 3\.(\d+)$", classifiers, re.MULTILINE)]
 
 
-def test_all_say_what_setup_cfg_says_of_the_pythons_that_are_supported():
+def test_all_files_agree_with_setup_cfg_about_the_supported_pythons():
     oldest, newest = minors()[0], minors()[-1]
     assert minors() == [*range(oldest, newest + 1)]
     assert setup()["options"]["python_requires"] == f">=3.{oldest}"
@@ -64,7 +64,7 @@ def test_all_say_what_setup_cfg_says_of_the_pythons_that_are_supported():
     assert f"needs Python 3.{oldest} to 3.{newest}, supervisor" in (stack.ROOT / "README.md").read_text()
 
 
-def test_the_script_of_the_tests_reads_them_there():
+def test_the_test_script_reads_the_versions_from_setup_cfg():
     text = (stack.ROOT / "tests/run").read_text()
     assert not re.search(r"3\.[0-9]|3, [0-9]|minor in [0-9]", text)
     (function,) = re.findall(r"^minors\(\) .*$", text, re.MULTILINE)
@@ -92,7 +92,7 @@ def test_the_installed_wheel_runs_without_the_checkout(wheel, tmp_path):
     assert result.stdout.splitlines() == [f"{target}/supervisor_memreap/__init__.py", f"memreap {__version__}"]
 
 
-def test_every_command_has_help_worth_reading_and_the_readme_names_it():
+def test_every_command_has_useful_help_and_is_named_in_the_readme():
     readme = (stack.ROOT / "README.md").read_text()
     for command in ("listen", "once", "demo"):
         result = subprocess.run(
@@ -102,14 +102,14 @@ def test_every_command_has_help_worth_reading_and_the_readme_names_it():
         assert f"memreap {command}" in readme
 
 
-def test_the_two_commands_of_the_readme_are_those_that_ci_runs():
+def test_the_two_commands_in_the_readme_are_those_of_ci():
     readme = (stack.ROOT / "README.md").read_text()
     assert "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/memreap demo\n" in readme
     assert "    sh tests/run\n" in readme
     assert (stack.ROOT / ".ci/run").read_text().endswith("exec sh tests/run\n")
 
 
-def test_signals_are_sent_from_one_place_to_one_process_at_a_time():
+def test_signals_are_sent_from_one_place_to_one_process():
     """Besides that one there are the ends of our own children; signal 0 only asks whether a process is there."""
     package = stack.ROOT / "supervisor_memreap"
     names = {"kill", "killpg", "pidfd_send_signal", "send_signal", "terminate", "sigqueue", "pthread_kill", "tgkill"}

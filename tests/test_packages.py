@@ -1,4 +1,4 @@
-"""What a message says that is to be installed: what exists for the Python that runs memreap."""
+"""What a message recommends to install: a package that exists for the Python that runs memreap."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def extras() -> dict[str, tuple[str, str]]:
     """Library and oldest version of each extra in setup.cfg."""
     parser = configparser.RawConfigParser()
     parser.read(ROOT / "setup.cfg")
-    found = {}
+    methods = {}
     for extra, value in parser["options.extras_require"].items():
         if extra != "test":
             library, _, version = value.strip().partition(">=")
-            found[extra] = library, version
-    return found
+            methods[extra] = library, version
+    return methods
 
 
-def test_the_extras_are_those_of_the_package():
+def test_the_extras_match_the_package():
     assert extras() == packages.EXTRAS
 
 
@@ -40,7 +40,7 @@ def test_debians_package_suggests_each_library():
     assert set(suggests[1].split(", ")) == {f"python3-{library}" for library, _ in packages.EXTRAS.values()}
 
 
-def test_pip_is_named_only_where_it_installs():
+def test_pip_is_named_only_where_it_can_install():
     ours = ("rich", "'rich>=12'", "apt install python3-rich")
     assert packages.install(Python("/opt/a b/python", False, True), *ours) == (
         "'/opt/a b/python' -m pip install 'rich>=12'"
@@ -49,7 +49,7 @@ def test_pip_is_named_only_where_it_installs():
     assert packages.install(Python("/x", False, False), *ours) == "install rich for /x, which has no pip"
 
 
-def test_in_a_venv_it_is_its_own_pip(monkeypatch):
+def test_in_a_venv_the_pip_of_the_venv_is_named(monkeypatch):
     monkeypatch.setattr(sys, "prefix", f"{sys.base_prefix}/venv")
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: sys.__spec__)
     expected = f"{shlex.quote(sys.executable)} -m pip install 'matplotlib>=3.6'"
@@ -58,7 +58,7 @@ def test_in_a_venv_it_is_its_own_pip(monkeypatch):
 
 @pytest.mark.skipif(not os.path.exists("/etc/debian_version"), reason="not Debian")
 @pytest.mark.parametrize(("library", "oldest"), packages.EXTRAS.values())
-def test_with_debians_python_it_is_debians_package(library, oldest):
+def test_with_the_python_of_debian_the_debian_package_is_named(library, oldest):
     extra = next(extra for extra, (name, _) in packages.EXTRAS.items() if name == library)
     code = f"from supervisor_memreap.host import packages; print(packages.install_extra({extra!r}))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -62,7 +62,7 @@ def measured(day, month, tmp_path_factory):
 
 @WIDTHS
 @pytest.mark.parametrize(("which", "pools"), [("day", ["myapp", "shop", HOSTILE, LONG]), ("month", ["big", "small"])])
-def test_it_fits_and_has_the_picture_of_each_pool(measured, which, pools, width):
+def test_it_fits_and_has_a_picture_of_each_pool(measured, which, pools, width):
     page = measured(which, width)
     assert (page.scroll_width, page.client_width) == (width, width)
     assert page.outside == []
@@ -76,7 +76,7 @@ def test_it_fits_and_has_the_picture_of_each_pool(measured, which, pools, width)
 
 @WIDTHS
 @pytest.mark.parametrize("which", ["day", "month"])
-def test_no_text_of_a_picture_covers_another_or_is_cut_off_or_tiny(measured, which, width):
+def test_no_text_in_a_picture_overlaps_another_or_is_cut_off_or_tiny(measured, which, width):
     for picture in measured(which, width).pictures:
         assert picture.overlapping() == []
         assert picture.outside() == []
@@ -117,7 +117,7 @@ def test_text_has_enough_contrast(column):
     assert min(contrast(colors[f"c{number}"], colors["paper"]) for number in range(6)) >= 2
 
 
-def test_every_colour_of_a_picture_is_one_of_the_page(day):
+def test_every_colour_in_a_picture_is_defined_by_the_page(day):
     assert re.findall(r"(?:fill|stroke): #[0-9a-f]+", day) == []
     assert "var(--c0)" in day
 
@@ -133,7 +133,7 @@ def test_it_needs_no_network_and_no_script(day, measured):
     assert "@import" not in day
 
 
-def test_a_name_that_is_html_is_shown_as_it_is(measured):
+def test_a_name_containing_html_is_shown_literally(measured):
     page = measured("day", 1280)
     assert HOSTILE in page.headings
     assert page.title.startswith("memreap on web1.example.com, from 27 Nov 00:00 to 28 Nov 2025")
@@ -141,22 +141,22 @@ def test_a_name_that_is_html_is_shown_as_it_is(measured):
 
 
 @pytest.mark.parametrize("name", [r"a\1b", r"x\g<0>y", "back\\"])
-def test_a_name_with_a_backslash_is_shown_as_it_is(name):
+def test_a_name_containing_a_backslash_is_shown_literally(name):
     shown = name.replace("<", "&lt;").replace(">", "&gt;")
     assert f'aria-label="{shown}"' in htmlpage.inline("<svg viewBox='0 0 1 1'></svg>", "p", name)
 
 
-def test_a_host_and_a_name_of_no_encoding_can_be_written():
+def test_an_unencodable_host_or_name_can_be_written():
     assert b"a?b" in html(sawtooth.pool("a\udcffb"), host="x\udcff").encode()
 
 
-def test_each_id_is_there_once_and_every_reference_has_one(day, measured):
+def test_each_id_is_unique_and_every_reference_resolves(day, measured):
     ids = measured("day", 1280).ids
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', day)) <= set(ids)
 
 
-def test_it_prints(month, tmp_path):
+def test_it_can_be_printed(month, tmp_path):
     source, printed = tmp_path / "month.html", tmp_path / "month.pdf"
     source.write_text(month)
     browser.run(f"--print-to-pdf={printed}", f"file://{source}", directory=tmp_path)
@@ -174,12 +174,12 @@ def test_the_same_histories_give_the_same_page():
     assert html(sawtooth.pool(), sawtooth.troubled()) == html(sawtooth.pool(), sawtooth.troubled())
 
 
-def test_the_facts_of_the_text_are_in_the_page(day):
+def test_the_facts_of_the_text_report_are_in_the_page(day):
     for label, text in summary.rows(summary.of(sawtooth.troubled(), UNTIL - DAY, UNTIL)):
         assert f'<th scope="row">{label}</th><td>{text}</td>' in day
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch):
+def test_without_the_extra_it_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(chart.MissingLibraryError, match=re.escape(packages.install_extra("plot"))):
         html(sawtooth.pool())

@@ -26,7 +26,7 @@ def test_the_readme_has_the_pictures_that_are_made():
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_each_picture_is_well_formed_has_a_title_and_needs_nothing_else(name):
+def test_each_picture_is_well_formed_titled_and_self_contained(name):
     text = (stack.ROOT / name).read_text()
     assert len(text.encode()) < 300_000
     root = ET.fromstring(text)
@@ -47,7 +47,7 @@ def test_each_picture_is_well_formed_has_a_title_and_needs_nothing_else(name):
     assert "prefers-color-scheme:dark" in text
 
 
-def test_the_pictures_are_those_that_are_drawn_from_the_records(tmp_path):
+def test_the_pictures_are_drawn_from_the_records(tmp_path):
     command = [sys.executable, str(stack.ROOT / "docs/pictures"), "--draw", "--to", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True)
     assert {path.stem for path in tmp_path.iterdir()} == set(DRAWN)
@@ -56,12 +56,12 @@ def test_the_pictures_are_those_that_are_drawn_from_the_records(tmp_path):
         assert same, f"run python docs/pictures --draw {path.stem}"
 
 
-def test_the_readme_has_the_versions_with_which_sizes_were_measured():
+def test_the_readme_names_the_versions_for_which_sizes_were_measured():
     record = json.loads((stack.ROOT / "docs/pictures/sizes.json").read_text())
     assert f"Catalyst {record['catalyst']}, Perl {record['perl']}, {record['system']};" in README
 
 
-def test_each_picture_is_made_alone_and_a_wrong_name_is_one_clear_line(tmp_path):
+def test_each_picture_can_be_made_alone_and_a_wrong_name_is_one_line(tmp_path):
     command = [sys.executable, str(stack.ROOT / "docs/pictures"), "--to", str(tmp_path)]
     subprocess.run([*command, "flow"], check=True, capture_output=True)
     assert [path.name for path in tmp_path.iterdir()] == ["flow.svg"]
@@ -70,7 +70,7 @@ def test_each_picture_is_made_alone_and_a_wrong_name_is_one_clear_line(tmp_path)
     assert "no picture 'flaw'; there are: demo, flow, sizes, day" in result.stderr
 
 
-def test_the_demo_rests_on_its_last_frame_for_those_who_want_no_motion():
+def test_the_demo_stays_on_its_last_frame_with_reduced_motion():
     text = (stack.ROOT / "docs/demo.svg").read_text()
     assert "@media(prefers-reduced-motion:reduce){#film{animation:none}}" in text
     frames = text.count('<g transform="translate(', text.index('<g id="film">'))
@@ -99,15 +99,15 @@ document.title = JSON.stringify({
 @pytest.mark.skipif(not shutil.which("chromium-headless-shell"), reason="no chromium: tests/run installs it")
 @pytest.mark.parametrize(("width", "scheme"), [(390, 0), (1280, 1)], ids=["phone, dark", "desktop, light"])
 @pytest.mark.parametrize("name", DRAWN)
-def test_in_a_browser_no_text_leaves_the_picture_in_light_and_dark(tmp_path, name, width, scheme):
+def test_in_a_browser_no_text_overflows_the_picture_in_light_or_dark(tmp_path, name, width, scheme):
     picture = (stack.ROOT / f"docs/{name}.svg").read_text()
     page = tmp_path / "page.html"
     page.write_text(f"<!doctype html><style>svg{{max-width:100%;height:auto}}</style><body>{picture}{PROBE}")
     command = ["chromium-headless-shell", "--no-sandbox", f"--window-size={width},800", "--dump-dom"]
     settings = [f"--blink-settings=preferredColorScheme={scheme}", f"--user-data-dir={tmp_path}/profile"]
     result = subprocess.run([*command, *settings, f"file://{page}"], capture_output=True, text=True, check=True)
-    found = json.loads(re.search(r"<title>(\{.*?\})</title>", result.stdout)[1])
-    assert found["lost"] == []
-    assert found["width"] <= width
+    measured = json.loads(re.search(r"<title>(\{.*?\})</title>", result.stdout)[1])
+    assert measured["lost"] == []
+    assert measured["width"] <= width
     dark, light = ("rgb(230, 237, 243)", "rgb(13, 17, 23)"), ("rgb(31, 35, 40)", "rgb(255, 255, 255)")
-    assert (found["text"], found["ground"]) == (light if scheme else dark)
+    assert (measured["text"], measured["ground"]) == (light if scheme else dark)

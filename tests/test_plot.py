@@ -1,4 +1,4 @@
-"""The picture of a pool: what is in it, that it is the same again, and that it says why there is none."""
+"""The picture of a pool: its content, that it is deterministic, and the message if there is none."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def marks(axes) -> dict[str, list[float]]:
     return {line.get_label(): list(line.get_xdata()) for line in axes.get_lines() if line.get_label()[0] != "_"}
 
 
-def test_it_says_which_pool_metric_and_time_it_shows_with_units_and_zone():
-    found = texts(chart.svg(sawtooth.pool(), SINCE, UNTIL))
+def test_it_names_pool_metric_and_time_with_units_and_zone():
+    elements = texts(chart.svg(sawtooth.pool(), SINCE, UNTIL))
     for text in (
         "myapp",
         "memory of its workers (uss), from 27 Nov 00:00 to 28 Nov 2025 00:00 (UTC+00:00)",
@@ -55,25 +55,25 @@ def test_it_says_which_pool_metric_and_time_it_shows_with_units_and_zone():
         "limit 150 MiB",
         "12:00",
     ):
-        assert text in found
-    assert sum(text.startswith("pid ") for text in found) == 5
+        assert text in elements
+    assert sum(text.startswith("pid ") for text in elements) == 5
 
 
 def test_sizes_of_gigabytes_are_in_gib():
     assert "total of the pool (GiB)" in texts(chart.svg(sawtooth.pool(workers=30), SINCE, UNTIL))
 
 
-def test_each_reap_is_a_mark_by_its_reason_where_the_worker_was(library):
+def test_each_reap_is_a_mark_for_its_reason_at_the_worker(library):
     history = sawtooth.troubled()
     above, _ = chart.draw(history, SINCE, UNTIL).axes
     reaps = [event for event in history.events if event.name == "Signalled"]
     by_reason = {
         reason: [event.at for event in reaps if event.values["reason"] == reason] for reason in ("limit", "max_age")
     }
-    found = marks(above)
-    assert found["reaped: limit (12)"] == by_reason["limit"]
-    assert found["reaped: max_age (1)"] == by_reason["max_age"]
-    assert len(found["stuck (1)"]) == 1
+    elements = marks(above)
+    assert elements["reaped: limit (12)"] == by_reason["limit"]
+    assert elements["reaped: max_age (1)"] == by_reason["max_age"]
+    assert len(elements["stuck (1)"]) == 1
     (limit,) = lines(above, label="reaped: limit (12)")
     assert max(limit.get_ydata()) == pytest.approx(150, rel=0.02)
 
@@ -87,14 +87,14 @@ def test_what_observe_would_have_reaped_is_a_hollow_mark(library):
     assert min(mark.get_ydata()) >= 150
 
 
-def test_a_workers_line_ends_where_it_left(library):
+def test_the_line_of_a_worker_ends_where_it_left(library):
     history = sawtooth.pool()
     above, _ = chart.draw(history, SINCE, UNTIL).axes
     drawn = {(line.get_xdata()[0], line.get_xdata()[-1]) for line in lines(above, linewidth=1.4)}
     assert drawn == {(worker.readings[0].at, worker.readings[-1].at) for worker in history.workers}
 
 
-def test_a_worker_goes_on_in_the_style_of_the_one_that_it_replaced(library):
+def test_a_replacement_keeps_the_line_style_of_its_predecessor(library):
     history = sawtooth.pool()
     above, _ = chart.draw(history, SINCE, UNTIL).axes
     assert len({line.get_color() for line in lines(above, linewidth=1.4)}) == 5
@@ -132,8 +132,8 @@ def test_a_limit_that_changed_is_a_step_with_both_labels(library):
 
 
 def test_without_a_limit_there_is_no_line_for_it():
-    found = texts(chart.svg(sawtooth.pool(limit=None), SINCE, UNTIL))
-    assert not any(text.startswith("limit") for text in found)
+    elements = texts(chart.svg(sawtooth.pool(limit=None), SINCE, UNTIL))
+    assert not any(text.startswith("limit") for text in elements)
 
 
 def test_the_pools_total_is_below_with_its_peak(library):
@@ -145,17 +145,17 @@ def test_the_pools_total_is_below_with_its_peak(library):
 
 
 @pytest.mark.parametrize(("workers", "days"), [(30, 30), (30, 1), (5, 30)])
-def test_workers_or_lives_that_are_too_many_to_tell_apart_are_a_band(workers, days):
+def test_too_many_workers_or_lifetimes_are_drawn_as_a_band(workers, days):
     history = sawtooth.pool(workers=workers, days=days)
     picture = chart.svg(history, UNTIL - days * DAY, UNTIL)
-    found = texts(picture)
-    assert {"largest", "median", "smallest", "limit 150 MiB"} <= set(found)
+    elements = texts(picture)
+    assert {"largest", "median", "smallest", "limit 150 MiB"} <= set(elements)
     reaps = sum(event.name == "Signalled" and event.at <= UNTIL for event in history.events)
-    assert f"each tick: a worker reaped ({reaps:,})" in found
+    assert f"each tick: a worker reaped ({reaps:,})" in elements
     assert len(picture) < 400_000
 
 
-def test_the_band_goes_from_the_smallest_to_the_largest_worker(library):
+def test_the_band_spans_the_smallest_to_the_largest_worker(library):
     history = sawtooth.pool(workers=30, days=30)
     above, _ = chart.draw(history, UNTIL - 30 * DAY, UNTIL).axes
     most, middle, least = (list(line.get_ydata()) for line in lines(above, linewidth=1.1))
@@ -173,12 +173,12 @@ def test_two_readings_are_enough_and_fill_the_picture(library):
     chart.svg(sawtooth.pool(days=0), SINCE, UNTIL)
 
 
-def test_a_pool_of_which_no_worker_is_known_has_its_total_and_limit():
+def test_a_pool_without_known_workers_has_its_total_and_limit():
     history = dataclasses.replace(sawtooth.pool(), workers=())
     assert {"limit 150 MiB", "time (UTC+00:00)"} <= set(texts(chart.svg(history, SINCE, UNTIL)))
 
 
-def test_without_a_reading_there_is_a_line_that_says_so():
+def test_without_a_reading_one_line_reports_it():
     with pytest.raises(
         chart.NothingToDrawError, match=r"^myapp: nothing was recorded from 28 Nov 00:00 to 29 Nov 2025 00:00"
     ):
@@ -186,11 +186,11 @@ def test_without_a_reading_there_is_a_line_that_says_so():
 
 
 @pytest.mark.parametrize("name", ["$\\frac{1}{2}$", "<b>&amp;", "a:b%s", "\N{SNOWMAN}\N{CJK UNIFIED IDEOGRAPH-6C34}"])
-def test_a_name_is_shown_as_it_is(name):
+def test_a_name_is_shown_literally(name):
     assert name in texts(chart.svg(sawtooth.pool(name), SINCE, UNTIL))
 
 
-def test_a_name_with_control_characters_or_of_no_encoding_is_still_drawn():
+def test_a_name_with_control_characters_or_surrogates_is_still_drawn():
     assert "a?b??c" in texts(chart.svg(sawtooth.pool("a\nb\x1b\udcffc"), SINCE, UNTIL))
 
 
@@ -207,7 +207,7 @@ def drawn(script: str = SCRIPT, **environment: str) -> subprocess.CompletedProce
     return subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, text=True, check=True)
 
 
-def test_the_same_history_gives_the_same_file_whatever_the_users_own_style(tmp_path):
+def test_the_same_history_gives_the_same_file_with_any_user_style(tmp_path):
     style = tmp_path / "matplotlibrc"
     style.write_text("font.size: 20\nlines.linewidth: 9\nbackend: TkAgg\n")
     first, second = drawn(), drawn(MATPLOTLIBRC=str(style), PYTHONHASHSEED="7", LC_ALL="C")
@@ -215,7 +215,7 @@ def test_the_same_history_gives_the_same_file_whatever_the_users_own_style(tmp_p
     assert first.stdout == chart.svg(sawtooth.pool(), SINCE, UNTIL)
 
 
-def test_it_names_no_date_and_loads_nothing():
+def test_it_contains_no_date_and_loads_nothing():
     picture = chart.svg(sawtooth.pool(), SINCE, UNTIL)
     root = ElementTree.fromstring(picture)
     assert not list(root.iter("{http://www.w3.org/2000/svg}metadata"))
@@ -226,7 +226,7 @@ def test_it_names_no_date_and_loads_nothing():
     assert "@" not in picture
 
 
-def test_a_home_that_cannot_be_written_is_no_trouble(tmp_path):
+def test_an_unwritable_home_directory_does_no_harm(tmp_path):
     # Not even root can make a directory below a file.
     variables = {"HOME": "/dev/null/home", "TMPDIR": str(tmp_path), "XDG_CONFIG_HOME": "", "XDG_CACHE_HOME": ""}
     result = drawn(**variables)

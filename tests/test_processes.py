@@ -41,7 +41,7 @@ def view(request):
     return request.param()
 
 
-def test_a_look_finds_the_manager_its_workers_and_what_they_hold(view):
+def test_a_look_reads_the_manager_its_workers_and_their_sizes(view):
     with pool(3, 40) as pid:
         seen = look(pid, view=view)
         assert seen.manager.pid == pid
@@ -70,7 +70,7 @@ def test_procfs_and_psutil_agree():
 
 @needs_linux
 @pytest.mark.parametrize("metric", ["uss", "pss", "rss", "vms"])
-def test_each_metric_is_what_psutil_says(metric):
+def test_each_metric_equals_that_of_psutil(metric):
     with pool(2, 40) as pid:
         for worker in look(pid, PoolSettings(limit=MIB, metric=metric)).workers:
             expected = getattr(psutil.Process(worker.id.pid).memory_full_info(), metric)
@@ -90,14 +90,14 @@ def test_a_program_that_does_not_run_has_no_manager():
     assert (seen.manager, seen.workers, seen.state) == (None, (), "STOPPED")
 
 
-def test_a_manager_that_is_gone_is_a_normal_answer(view):
+def test_a_manager_that_is_gone_is_a_normal_value(view):
     with pool(1, 1) as pid:
         pass
     eventually(lambda: _gone(pid))
     assert look(pid, view=view).manager is None
 
 
-def test_with_depth_2_the_workers_below_the_wrapper_are_found(view):
+def test_with_depth_2_the_workers_below_the_wrapper_are_seen(view):
     with pool(2, 40, "wrapped") as pid:
         wrapper = psutil.Process(pid).ppid()
         assert look(wrapper, view=view).manager.pid == wrapper
@@ -105,7 +105,7 @@ def test_with_depth_2_the_workers_below_the_wrapper_are_found(view):
         assert (seen.manager.pid, len(seen.workers)) == (pid, 2)
 
 
-def test_with_depth_2_and_no_wrapper_nothing_is_taken_for_a_manager(view):
+def test_with_depth_2_and_no_wrapper_no_process_is_taken_for_a_manager(view):
     with pool(2, 40) as pid:
         seen = look(pid, PoolSettings(limit=30 * MIB, depth=2), view)
         assert (seen.manager, seen.not_visible) == (
@@ -114,9 +114,9 @@ def test_with_depth_2_and_no_wrapper_nothing_is_taken_for_a_manager(view):
         )
 
 
-def test_a_zombie_is_no_worker(view):
+def test_a_zombie_is_not_a_worker(view):
     with pool(2, 40) as pid:
-        stop(pid)  # so that nobody waits for the worker
+        stop(pid)  # so that no process waits for the worker
         first, second = look(pid, view=view).workers
         os.kill(first.id.pid, signal.SIGKILL)
         fresh = type(view)
@@ -136,7 +136,7 @@ def _only(workers):
     return workers[0]
 
 
-def test_an_expected_worker_counts_as_there_until_it_is_gone():
+def test_an_expected_worker_counts_as_present_until_it_is_gone():
     class Forgetful(type(procfs.source())):  # type: ignore[misc]
         def children(self, pid):
             return []  # what the kernel's list may do for a moment while a sibling exits
@@ -195,7 +195,7 @@ def test_exactly_the_chosen_worker_leaves_and_is_replaced():
         eventually(replaced)
 
 
-def test_a_worker_that_left_by_itself_is_not_signalled():
+def test_a_worker_that_left_on_its_own_is_not_signalled():
     with pool(2, 40) as pid:
         seen = look(pid)
         os.kill(seen.workers[0].id.pid, signal.SIGKILL)
@@ -230,7 +230,7 @@ def test_a_worker_that_lost_its_handler_since_the_look_is_not_signalled():
 
 @needs_linux
 @pytest.mark.parametrize(("hold", "moment"), [(True, "held"), (False, "idle")])
-def test_an_idle_worker_is_signalled_at_once_held_unless_that_is_turned_off(hold, moment):
+def test_an_idle_worker_is_signalled_at_once_and_held_unless_hold_is_off(hold, moment):
     with pool(1, 40) as pid:
         seen = look(pid)
         outcome = reap(seen, seen.workers[0], replace(SETTINGS, hold=hold))
@@ -238,7 +238,7 @@ def test_an_idle_worker_is_signalled_at_once_held_unless_that_is_turned_off(hold
 
 
 @needs_linux
-def test_a_busy_worker_is_not_signalled_unless_it_has_been_waited_for_long_enough():
+def test_a_busy_worker_is_not_signalled_before_idle_wait():
     with pool(1, 40, "busy") as pid:
         seen = look(pid)
         assert reap(seen, seen.workers[0], watch=0.1).result == "busy"
@@ -251,7 +251,7 @@ def test_a_busy_worker_is_not_signalled_unless_it_has_been_waited_for_long_enoug
         assert (outcome.result, outcome.moment) == ("sent", "busy")
 
 
-def test_where_idleness_cannot_be_read_idle_wait_is_waited_for_and_then_the_signal_goes_out():
+def test_where_idleness_is_unreadable_the_signal_is_sent_after_idle_wait():
     with pool(1, 40) as pid:
         seen, settings = look(pid, view=Source()), replace(SETTINGS, hold=False)
         assert reap(seen, seen.workers[0], settings, Source(), 0.1).result == "busy"
@@ -259,7 +259,7 @@ def test_where_idleness_cannot_be_read_idle_wait_is_waited_for_and_then_the_sign
 
 
 @needs_linux
-def test_where_a_worker_may_not_be_held_the_signal_follows_the_reading():
+def test_where_a_worker_cannot_be_held_the_signal_follows_the_reading():
     with pool(1, 40) as pid:
         seen = look(pid)
         (worker,) = seen.workers
@@ -291,7 +291,7 @@ def _yama(monkeypatch):
     ("words", "expected"),
     [([], True), (["busy"], False), (["datagram"], None), (["thread"], True), (["serving"], None)],
 )
-def test_wchan_tells_idleness_where_syscall_may_not_be_read(words, expected):
+def test_wchan_shows_idleness_where_syscall_is_unreadable(words, expected):
     with pool(1, 40, *words) as pid:
         (worker,) = look(pid).workers
         eventually(lambda: _assert_idle(Procfs(), worker.id.pid, expected))
@@ -299,7 +299,7 @@ def test_wchan_tells_idleness_where_syscall_may_not_be_read(words, expected):
 
 @needs_linux
 @pytest.mark.usefixtures("_yama")
-def test_where_syscall_may_not_be_read_a_worker_that_computes_is_busy():
+def test_where_syscall_is_unreadable_a_computing_worker_is_busy():
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
         eventually(lambda: _assert_idle(Procfs(), process.pid, False))
         for _ in range(200):
@@ -308,7 +308,7 @@ def test_where_syscall_may_not_be_read_a_worker_that_computes_is_busy():
 
 
 @needs_linux
-def test_where_only_an_unknown_moment_is_seen_the_worker_is_not_signalled_before_idle_wait():
+def test_a_worker_only_seen_at_an_unknown_moment_is_not_signalled_before_idle_wait():
     with pool(1, 40, "serving") as pid:
         seen = look(pid)
         (worker,) = seen.workers
@@ -334,7 +334,7 @@ def test_where_only_an_unknown_moment_is_seen_the_worker_is_not_signalled_before
         ("gunicorn", True, ("busy",), "busy"),
     ],
 )
-def test_a_server_that_loses_requests_at_other_moments_is_signalled_at_none_of_them(server, hold, words, sent):
+def test_a_server_that_loses_requests_at_other_moments_is_never_signalled_then(server, hold, words, sent):
     with pool(1, 40, *words) as pid:
         seen = look(pid)
         (worker,) = seen.workers
@@ -353,7 +353,7 @@ class NoClients(Procfs):
 
 @needs_linux
 @pytest.mark.parametrize(("signal_set", "sent"), [(None, None), ("HUP", "busy")])
-def test_a_signal_for_busy_workers_is_not_sent_to_one_that_would_die_of_it(signal_set, sent):
+def test_a_worker_without_a_handler_is_not_sent_the_signal_for_busy_workers(signal_set, sent):
     """The worker catches HUP, and not USR1, which costs least with its server."""
     with pool(1, 40, "busy") as pid:
         seen = look(pid)
@@ -367,7 +367,7 @@ def _assert_idle(view, pid, expected) -> None:
     assert view.idle(pid) is expected
 
 
-def as_nobody(function):
+def as_unprivileged_user(function):
     """What the function returns, as text, when it runs as a user without any rights."""
     readable, writable = os.pipe()
     pid = os.fork()
@@ -387,19 +387,19 @@ def as_nobody(function):
 
 
 @needs_root
-def test_where_signalling_is_not_permitted_that_is_the_outcome():
+def test_a_missing_permission_to_signal_is_the_outcome():
     with pool(1, 40) as pid:
         seen = look(pid)
-        assert as_nobody(lambda: reap(seen, seen.workers[0]).result.value) == "not permitted"
+        assert as_unprivileged_user(lambda: reap(seen, seen.workers[0]).result.value) == "not permitted"
         assert look(pid).workers[0].id == seen.workers[0].id
 
 
 @needs_root
 @needs_linux
 @pytest.mark.parametrize(("metric", "readable"), [("uss", False), ("pss", False), ("rss", True), ("vms", True)])
-def test_where_the_metric_may_not_be_read_no_bound_is_taken_for_it(metric, readable):
+def test_a_bound_is_not_used_for_an_unreadable_metric(metric, readable):
     with pool(1, 40) as pid:
-        used = as_nobody(lambda: look(pid, PoolSettings(limit=30 * MIB, metric=metric)).workers[0].used)
+        used = as_unprivileged_user(lambda: look(pid, PoolSettings(limit=30 * MIB, metric=metric)).workers[0].used)
         assert used != "None" if readable else used == "None"
 
 
@@ -408,7 +408,7 @@ def _assert_locked(process: ProcessId) -> None:
         os.close(lock.take(process))
 
 
-def test_the_lock_of_a_process_is_held_once_until_it_is_let_go():
+def test_the_lock_of_a_process_is_exclusive_until_released():
     mine = procfs.source().process(os.getpid()).id
     held = lock.take(mine)
     with pytest.raises(lock.Locked, match=rf"process {os.getpid()} \(.*python.*\) holds its lock"):
@@ -419,7 +419,7 @@ def test_the_lock_of_a_process_is_held_once_until_it_is_let_go():
 
 @needs_root
 @needs_linux
-def test_no_other_user_can_take_the_lock_of_a_process_and_that_counts_as_locked():
+def test_another_user_cannot_take_the_lock_of_a_process_which_counts_as_locked():
     with pool(1, 1) as pid:
         manager = look(pid).manager
 
@@ -429,26 +429,28 @@ def test_no_other_user_can_take_the_lock_of_a_process_and_that_counts_as_locked(
             except lock.Unlockable as trouble:
                 return str(trouble)
 
-        assert as_nobody(attempt) == f"the lock /proc/{pid}/personality may not be opened (Permission denied)"
+        assert (
+            as_unprivileged_user(attempt) == f"the lock /proc/{pid}/personality may not be opened (Permission denied)"
+        )
         os.close(lock.take(manager))
 
 
 @needs_root
 @needs_linux
-def test_the_lock_counts_for_a_user_and_root_alike_and_ends_with_its_holder():
+def test_the_lock_excludes_a_user_and_root_alike_and_ends_with_its_holder():
     with subprocess.Popen(["sleep", "60"], user=NOBODY, group=NOBODY) as process:
         manager = procfs.source().process(process.pid).id
         held = lock.take(manager)
-        assert as_nobody(lambda: _assert_locked(manager)) == "None"
+        assert as_unprivileged_user(lambda: _assert_locked(manager)) == "None"
         os.close(held)
-        assert as_nobody(lambda: lock.take(manager)).isdigit()
+        assert as_unprivileged_user(lambda: lock.take(manager)).isdigit()
         os.close(lock.take(manager))  # that process has ended, and its lock with it
         process.kill()
 
 
 @needs_root
 @needs_linux
-def test_the_lock_counts_over_two_mounts_of_proc():
+def test_the_lock_excludes_across_two_mounts_of_proc():
     code = (
         "import sys; from supervisor_memreap.host import lock, look, procfs, signalling;"
         "process = procfs.source().process(int(sys.argv[1])).id\n"
@@ -464,7 +466,7 @@ def test_the_lock_counts_over_two_mounts_of_proc():
         assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "taken\n"
 
 
-def test_where_proc_does_not_serve_the_lock_is_a_file(monkeypatch, tmp_path):
+def test_the_lock_is_a_file_where_proc_cannot_be_locked(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "freebsd14")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     held = lock.take(ProcessId(4242, 1.0))
@@ -474,7 +476,7 @@ def test_where_proc_does_not_serve_the_lock_is_a_file(monkeypatch, tmp_path):
 
 
 @needs_root
-def test_a_lock_file_that_may_not_be_opened_counts_as_locked_and_the_line_names_it(monkeypatch, where):
+def test_an_unopenable_lock_file_counts_as_locked_and_the_line_names_it(monkeypatch, where):
     monkeypatch.setattr("tempfile.tempdir", str(where))
     os.close(lock.take_file(ProcessId(4242, 1.0)))
     (path,) = where.iterdir()
@@ -486,10 +488,10 @@ def test_a_lock_file_that_may_not_be_opened_counts_as_locked_and_the_line_names_
         except lock.Unlockable as trouble:
             return str(trouble)
 
-    assert as_nobody(attempt) == f"the lock {path} cannot be taken (Permission denied)"
+    assert as_unprivileged_user(attempt) == f"the lock {path} cannot be taken (Permission denied)"
 
 
-def test_a_process_of_another_start_than_supervisord_says_is_none():
+def test_a_process_with_another_start_time_than_supervisord_reports_is_not_the_manager():
     with pool(1, 40) as pid:
         age = procfs.source().process(pid).age
         for reported_age, there in ((None, True), (age, True), (age + 60, False)):
@@ -499,7 +501,7 @@ def test_a_process_of_another_start_than_supervisord_says_is_none():
             assert ("another start time than supervisord says" in seen.not_visible) is not there
 
 
-def test_on_a_busy_machine_supervisord_may_have_been_asked_long_before_the_process_is_looked_at():
+def test_on_a_busy_machine_supervisord_may_have_answered_long_before_the_process_is_read():
     with pool(1, 40) as pid:
         age = procfs.source().process(pid).age
         asked = time.monotonic() - 60
@@ -510,7 +512,7 @@ def test_on_a_busy_machine_supervisord_may_have_been_asked_long_before_the_proce
 
 @needs_root
 @needs_linux
-def test_a_process_that_hidepid_hides_is_hidden_and_not_gone():
+def test_a_process_hidden_by_hidepid_is_hidden_not_gone():
     code = (
         "import sys; from supervisor_memreap.host.procfs import Procfs\n"
         "for pid in map(int, sys.argv[1:]):\n"
@@ -527,7 +529,7 @@ def test_a_process_that_hidepid_hides_is_hidden_and_not_gone():
     assert result.stdout.split() == ["hidden", "gone"]
 
 
-def test_a_manager_that_is_no_child_of_the_supervisord_that_named_it_is_none():
+def test_a_process_that_is_not_a_child_of_that_supervisord_is_not_the_manager():
     with pool(1, 40) as pid:
         for above, there in ((os.getpid(), True), (1, False)):
             program = Program("myapp", "myapp", "RUNNING", pid, above)
@@ -547,7 +549,7 @@ def test_where_no_process_can_be_forked_nothing_is_sent(monkeypatch):
         assert reap(seen, seen.workers[0]).result == "failed"
 
 
-def test_a_system_that_refuses_is_an_outcome_and_leaves_no_descriptor_open(monkeypatch):
+def test_a_refusal_by_the_system_is_an_outcome_and_leaves_no_descriptor_open(monkeypatch):
     def refuse(*_):
         raise OSError("Cannot allocate memory")
 
@@ -560,21 +562,21 @@ def test_a_system_that_refuses_is_an_outcome_and_leaves_no_descriptor_open(monke
         assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_with_never_a_worker_of_which_nothing_is_known_is_not_signalled():
+def test_with_idle_wait_never_an_unknown_worker_is_not_signalled():
     with pool(1, 40) as pid:
         seen = look(pid, view=Source())
         assert reap(seen, seen.workers[0], replace(SETTINGS, hold=False), Source(), 0.5).result == "busy"
 
 
 @needs_linux
-def test_a_file_that_this_kernel_has_not_is_no_process_that_is_gone():
+def test_a_file_that_this_kernel_lacks_does_not_mean_that_the_process_is_gone():
     with pytest.raises(PermissionError):
         procfile.read(f"/proc/{os.getpid()}/no_such_file")
     with pytest.raises(ProcessLookupError):
         procfile.read("/proc/99999999/stat")
 
 
-def test_a_worker_with_children_of_its_own_is_known_as_that(view):
+def test_a_worker_with_children_looks_like_a_manager(view):
     with pool(1, 40, "wrapped") as pid:
         wrapper = psutil.Process(pid).ppid()
         worker = eventually(lambda: _manager_below(wrapper, view))
@@ -589,7 +591,7 @@ def _manager_below(wrapper: int, view) -> Worker:
 
 
 @needs_linux
-def test_a_worker_that_runs_a_command_is_no_manager_and_one_that_forks_may_be(monkeypatch):
+def test_a_worker_that_runs_a_command_is_not_a_manager_but_one_that_forks_may_be(monkeypatch):
     with pool(2, 40, "parent") as pid:
         eventually(lambda: _assert_equal(_may_manage(pid), [False, True]))
         # A child that has just been forked may be about to run a command.
@@ -602,7 +604,7 @@ def _may_manage(pid: int) -> list[bool | None]:
 
 
 @needs_linux
-def test_where_it_cannot_be_told_what_a_child_of_a_worker_is_the_worker_may_be_a_manager(monkeypatch):
+def test_a_worker_with_an_unidentified_child_may_be_a_manager(monkeypatch):
     monkeypatch.setattr(Procfs, "is_fork", lambda _self, _pid, _parent: None)
     with pool(2, 40, "parent") as pid:
         assert _may_manage(pid) == [True, True]
@@ -611,7 +613,7 @@ def test_where_it_cannot_be_told_what_a_child_of_a_worker_is_the_worker_may_be_a
 
 
 @needs_linux
-def test_a_command_that_has_ended_and_was_not_waited_for_makes_no_worker_a_manager():
+def test_a_finished_command_not_yet_waited_for_does_not_make_a_worker_a_manager():
     with pool(2, 40, "parent") as pid:
         for worker in look(pid).workers:
             (command,) = psutil.Process(worker.id.pid).children()
@@ -620,7 +622,7 @@ def test_a_command_that_has_ended_and_was_not_waited_for_makes_no_worker_a_manag
         assert _may_manage(pid) == [False, False]
 
 
-def test_two_managers_below_one_wrapper_are_known_as_that(view):
+def test_two_managers_below_one_wrapper_are_recognised(view):
     def look_like_managers() -> list[bool]:
         seen = look(psutil.Process(pid).ppid(), PoolSettings(limit=MIB), type(view)())
         return [worker.detail.looks_like_manager for worker in seen.workers]
@@ -634,7 +636,7 @@ def _assert_equal(value: object, expected: object) -> None:
 
 
 @needs_linux
-def test_what_cannot_be_followed_leaves_no_descriptor_open(monkeypatch):
+def test_a_process_that_cannot_be_followed_leaves_no_descriptor_open(monkeypatch):
     def fails(_self, _pid):
         raise OSError("too many open files")
 
@@ -660,7 +662,7 @@ class Vanishing(Procfs):
 
 
 @needs_linux
-def test_a_sibling_that_ends_during_the_look_makes_nobody_else_gone():
+def test_a_sibling_that_ends_during_the_look_does_not_affect_the_others():
     with pool(2, 40, "parent") as pid:
         first, second = sorted(eventually(lambda: _two(pid)))
         for gone in (first, second):
@@ -675,7 +677,7 @@ def _two(manager: int) -> list[int]:
 
 
 @needs_linux
-def test_with_depth_2_a_child_of_the_wrapper_that_ends_during_the_look_is_no_fall():
+def test_with_depth_2_a_child_of_the_wrapper_that_ends_during_the_look_is_not_a_lost_manager():
     with pool(2, 40, "wrapped") as pid:
         wrapper = psutil.Process(pid).ppid()
 
@@ -689,7 +691,7 @@ def test_with_depth_2_a_child_of_the_wrapper_that_ends_during_the_look_is_no_fal
 
 @needs_root
 @needs_linux
-def test_a_file_that_another_user_locked_says_nothing_about_who_is_alone():
+def test_a_lock_file_of_another_user_does_not_prove_another_listener():
     process = procfs.source().process(os.getpid()).id
     path = Path(tempfile.gettempdir()) / f"memreap-{process.pid}-{process.start_time:.2f}-listener.lock"
     path.touch(mode=0o644)
@@ -702,14 +704,14 @@ def test_a_file_that_another_user_locked_says_nothing_about_who_is_alone():
 
 @needs_root
 @needs_linux
-def test_no_other_user_can_keep_a_listener_from_starting_by_its_file():
+def test_no_other_user_can_prevent_a_listener_from_starting_by_its_file():
     process = procfs.source().process(os.getpid()).id
     path = Path(tempfile.gettempdir()) / f"memreap-{process.pid}-{process.start_time:.2f}-alone.lock"
-    assert as_nobody(lambda: lock.take_file(process, "alone", 0o600) > 0) == "True"
+    assert as_unprivileged_user(lambda: lock.take_file(process, "alone", 0o600) > 0) == "True"
     assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (NOBODY, 0o600)
     path.chmod(0o600)
     os.chown(path, 0, 0)  # to the stranger it is another user's file
-    assert as_nobody(lambda: _opens(path)) == "False"
+    assert as_unprivileged_user(lambda: _opens(path)) == "False"
 
 
 def _opens(path: Path) -> bool:
@@ -720,7 +722,7 @@ def _opens(path: Path) -> bool:
 
 
 @needs_linux
-def test_a_pidfd_that_cannot_be_opened_for_want_of_descriptors_is_no_reason_to_use_the_pid(monkeypatch):
+def test_a_pidfd_that_cannot_be_opened_for_lack_of_descriptors_is_not_replaced_by_the_pid(monkeypatch):
     def fails(_pid):
         raise OSError(errno.EMFILE, "Too many open files")
 
@@ -743,7 +745,7 @@ def test_a_pidfd_that_cannot_be_opened_for_want_of_descriptors_is_no_reason_to_u
         ([], False),
     ],
 )
-def test_a_lock_is_taken_in_the_proc_that_a_process_sees_only_if_that_is_the_kernels(mounts, expected):
+def test_a_lock_is_taken_in_the_visible_proc_only_if_it_is_the_kernels(mounts, expected):
     lines = [f"1 2 0:3 / {point} rw - {kind} {source} rw" for source, point, kind in map(str.split, mounts)]
     assert lock._is_of_the_kernel("/proc/42", "\n".join(lines).encode()) is expected
 
@@ -772,7 +774,7 @@ class Names(Source):
         ({"p1": "sh"}, None),
     ],
 )
-def test_a_pool_is_of_the_server_of_its_workers_or_of_a_manager_that_no_signal_suits(names, server):
+def test_the_server_of_a_pool_is_that_of_its_workers_or_of_a_manager_without_a_graceful_signal(names, server):
     workers = tuple(Worker(ProcessId(pid, 1.0), 60.0, 0) for pid in (11, 12))
     pool_of_two = Pool("myapp", "RUNNING", "", ProcessId(1, 0.5), 60.0, workers)
     assert host_look.server_of(pool_of_two, Names(**names)) == server

@@ -27,19 +27,19 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 @pytest.fixture
 def endless(tmp_path, monkeypatch):
-    """A file that takes for ever to open, as smaps_rollup does while its process holds the mmap lock."""
+    """A file that takes forever to open, as smaps_rollup does while its process holds the mmap lock."""
     reader._avoided.clear()
     path = tmp_path / "fifo"
     os.mkfifo(path)
     return str(path)
 
 
-def test_what_is_read_is_what_the_file_holds():
+def test_the_answer_is_the_content_of_the_file():
     path = f"/proc/{os.getpid()}/cmdline"
     assert reader.read(path) == procfile.read(path)
 
 
-def test_a_process_that_is_gone_and_a_file_that_may_not_be_read_are_told_apart():
+def test_a_process_that_is_gone_is_distinguished_from_an_unreadable_file():
     with pool(1, 1) as pid:
         (worker,) = workers_below(pid)
         assert b"Pss:" in reader.read(f"/proc/{worker}/smaps_rollup")
@@ -50,14 +50,14 @@ def test_a_process_that_is_gone_and_a_file_that_may_not_be_read_are_told_apart()
         reader.read(f"/proc/{os.getpid()}/no_such_file")
 
 
-def test_a_file_that_never_opens_is_given_up_and_others_are_read_on(endless, monkeypatch):
+def test_a_file_that_never_opens_is_given_up_and_the_others_are_read(endless, monkeypatch):
     monkeypatch.setattr(reader, "IMPATIENCE", 60.0)  # a busy machine needs more to begin the next child
     with pytest.raises(Blocked):
         reader.read(endless)
     assert reader.read(f"/proc/{os.getpid()}/cmdline")
 
 
-def test_after_that_the_same_process_is_not_asked_about_for_a_while(endless, monkeypatch):
+def test_afterwards_the_same_process_is_not_read_for_a_while(endless, monkeypatch):
     with pytest.raises(Blocked):
         reader.read(endless)
     monkeypatch.setattr(reader, "_child", None)
@@ -66,8 +66,8 @@ def test_after_that_the_same_process_is_not_asked_about_for_a_while(endless, mon
         reader.read(endless)
 
 
-def test_each_time_it_is_longer_until_a_process_is_asked_about_again_and_an_answer_ends_that(monkeypatch):
-    """A busy machine may be late once; a lock may be held for ever."""
+def test_the_pause_grows_with_each_failure_and_an_answer_ends_it(monkeypatch):
+    """A busy machine may be late once; a lock may be held forever."""
 
     def no_answer(*_question: object) -> bytes:
         raise TimeoutError
@@ -90,7 +90,7 @@ def test_each_time_it_is_longer_until_a_process_is_asked_about_again_and_an_answ
     assert not reader._avoided
 
 
-def test_a_worker_whose_lock_is_held_is_one_that_may_not_be_read(monkeypatch):
+def test_a_worker_whose_lock_is_held_counts_as_unreadable(monkeypatch):
     def blocked(path: str) -> bytes:
         raise Blocked(errno.EACCES, "its memory map is locked", path)
 
@@ -99,7 +99,7 @@ def test_a_worker_whose_lock_is_held_is_one_that_may_not_be_read(monkeypatch):
         Procfs().memory(os.getpid())
 
 
-def test_the_line_on_such_a_worker_says_so():
+def test_the_line_about_such_a_worker_gives_the_cause():
     reader._avoided[f"/proc/{os.getpid()}"] = float("inf"), reader.AVOIDED
     try:
         with pytest.raises(Blocked):
@@ -116,7 +116,7 @@ def test_the_line_on_such_a_worker_says_so():
     assert event.is_late
 
 
-def test_a_worker_whose_size_nobody_could_read_in_time_is_not_one_that_may_not_be_read(monkeypatch):
+def test_a_worker_not_read_in_time_is_not_the_same_as_an_unreadable_one(monkeypatch):
     def fails(_path: str) -> bytes:
         raise reader.NoReader(errno.EACCES, "the process that reads it has ended")
 
@@ -142,7 +142,7 @@ def nothing_avoided(monkeypatch):
     monkeypatch.setattr(reader, "_lost_at", float("-inf"))
 
 
-def test_a_child_that_was_ended_is_replaced():
+def test_an_ended_child_is_replaced():
     reader.read(f"/proc/{os.getpid()}/cmdline")
     os.kill(reader._child._pid, signal.SIGKILL)
     with pytest.raises(PermissionError):
@@ -166,14 +166,14 @@ def test_where_no_process_can_be_forked_nothing_is_read(monkeypatch):
     assert psutil.Process().num_fds() == before
 
 
-def test_while_children_that_were_killed_wait_in_the_kernel_no_more_are_begun(monkeypatch):
+def test_while_killed_children_remain_in_the_kernel_no_more_are_started(monkeypatch):
     monkeypatch.setattr(reader, "_child", None)
     monkeypatch.setattr(forked, "uncollected", lambda: 4)
     with pytest.raises(reader.NoReader):
         reader.read(f"/proc/{os.getpid()}/cmdline")
 
 
-def test_the_child_holds_no_lock_and_no_descriptor_of_its_parent(tmp_path, monkeypatch):
+def test_the_child_holds_no_lock_or_descriptor_of_its_parent(tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "_child", None)
     held = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
@@ -205,7 +205,7 @@ def _assert_gone(pid: int) -> None:
     assert not psutil.pid_exists(pid)
 
 
-def test_many_processes_that_do_not_answer_take_little_more_time_than_one(monkeypatch):
+def test_many_hanging_processes_take_little_more_time_than_one(monkeypatch):
     patience = []
 
     def hangs(*question):

@@ -38,7 +38,7 @@ from supervisor_memreap.listener.sizes import Sizes
 from supervisor_memreap.listener.statefile import StateFile
 
 
-def test_a_worker_that_got_the_signal_between_a_request_and_accept_gets_a_second_one_when_it_is_idle():
+def test_a_worker_signalled_between_a_request_and_accept_is_signalled_again_when_idle():
     with pool(1, 40, "gap") as manager, Reaping(manager) as reaping:
         first = reaping.until(events.Signalled)
         for _ in range(3):
@@ -49,7 +49,7 @@ def test_a_worker_that_got_the_signal_between_a_request_and_accept_gets_a_second
         assert reaping.until(events.Left).worker == first.worker
 
 
-def test_a_worker_that_is_too_old_is_replaced_whatever_it_holds():
+def test_a_worker_that_is_too_old_is_replaced_at_any_size():
     with pool(2, 5) as manager, Reaping(manager) as reaping:
         # What may be written is a minute at least.
         reaping.settings = Settings({"myapp": {"max_age": 2.0, "min_age": 1.0, "settle": 0.0}})
@@ -73,7 +73,7 @@ def test_a_worker_that_still_serves_gets_no_second_signal():
 
 
 @pytest.mark.parametrize("stuck", ["TERM", "KILL"])
-def test_a_stuck_worker_is_told_with_what_it_does_and_gets_what_was_asked_for(stuck):
+def test_a_stuck_worker_is_reported_with_its_activity_and_sent_the_configured_signal(stuck):
     with pool(2, 40, "stuck") as manager, Reaping(manager, stuck=stuck) as reaping:
         worker = reaping.until(events.Signalled).worker
         reaping.later = 300.0
@@ -116,7 +116,7 @@ def statefile(states_in):
 
 
 @pytest.mark.parametrize("moment", ["before the signal", "right after it"])
-def test_whenever_it_is_ended_by_force_the_next_one_knows_who_may_be_leaving(statefile, moment):
+def test_whenever_a_listener_is_killed_the_next_one_knows_who_may_be_leaving(statefile, moment):
     with pool(2, 40, "stuck") as manager:
         child = os.fork()
         if child == 0:
@@ -154,7 +154,7 @@ def _end_by_force(manager: int, statefile: StateFile, moment: str) -> None:
         os._exit(1)
 
 
-def test_what_is_kept_is_what_was_there(statefile):
+def test_saved_state_is_restored_unchanged(statefile):
     worker, other = ProcessId(11, 0.1), ProcessId(12, 1 / 3)
     leaving = Reap(worker, 1.5, frozenset([worker, other]), 0.5, Phase.REPLACED, 2.5, False, 3.5, other, True)
     section = {"limit": Given("30MB", ""), "idle_wait": Given("never", "")}
@@ -174,13 +174,13 @@ def test_what_is_kept_is_what_was_there(statefile):
     assert statefile.read(9.0) == ({}, "")  # written later than now: before the last boot
 
 
-def test_a_pause_is_kept(statefile):
+def test_a_pause_is_saved(statefile):
     state = PoolState(paused=True, looked=1.0)
     statefile.write({"myapp": state}, 1.0)
     assert statefile.read(2.0) == ({"myapp": state}, "")
 
 
-def test_nothing_to_keep_is_no_file(statefile, states_in):
+def test_no_file_is_written_for_empty_state(statefile, states_in):
     statefile.write({"myapp": PoolState(started_over=(1,))}, 1.0)
     (path,) = states_in.iterdir()
     assert path.stat().st_mode & 0o777 == 0o600
@@ -192,7 +192,7 @@ def test_nothing_to_keep_is_no_file(statefile, states_in):
     "text",
     ["", "{", "[]", "null", '{"pools": 1}', '{"supervisord": [1, 2], "written": 0}', "\0" * 99, "[" * 100_000, "\xff"],
 )
-def test_a_file_that_is_none_of_ours_is_told_of_and_not_believed(statefile, states_in, text):
+def test_a_foreign_file_is_reported_and_ignored(statefile, states_in, text):
     statefile.write({"myapp": PoolState(started_over=(1,))}, 1.0)
     (path,) = states_in.iterdir()
     path.write_text(text, encoding="latin-1")
@@ -201,13 +201,13 @@ def test_a_file_that_is_none_of_ours_is_told_of_and_not_believed(statefile, stat
     assert trouble in ("", f"{path}: not written by a listener")
 
 
-def test_a_file_of_another_process_with_that_pid_is_not_believed(statefile, states_in):
+def test_a_file_of_another_process_with_that_pid_is_ignored(statefile, states_in):
     statefile.write({"myapp": PoolState(started_over=(1,))}, 1.0)
     me = psutil.Process()
     assert StateFile(ProcessId(me.pid, me.create_time() - 1), [str(states_in)]).read(2.0) == ({}, "")
 
 
-def test_a_file_under_the_name_of_another_process_is_not_believed(statefile, states_in):
+def test_a_file_under_the_name_of_another_process_is_ignored(statefile, states_in):
     statefile.write({"myapp": PoolState(started_over=(1,))}, 1.0)
     (path,) = states_in.iterdir()
     me = psutil.Process()
@@ -219,7 +219,7 @@ def test_a_file_under_the_name_of_another_process_is_not_believed(statefile, sta
 
 
 @pytest.mark.parametrize("kind", ["link", "directory", "pipe", "writable"])
-def test_what_another_user_could_have_put_there_is_not_believed(statefile, states_in, kind):
+def test_a_file_that_another_user_could_have_created_is_ignored(statefile, states_in, kind):
     statefile.write({"myapp": PoolState(started_over=(1,))}, 1.0)
     (path,) = states_in.iterdir()
     text = path.read_text()
@@ -239,14 +239,14 @@ def test_what_another_user_could_have_put_there_is_not_believed(statefile, state
     assert trouble.startswith(f"{path}: ")
 
 
-def test_a_directory_that_cannot_be_made_is_told_of():
+def test_a_directory_that_cannot_be_created_is_reported():
     me = psutil.Process()
     other = StateFile(ProcessId(me.pid, me.create_time()), ["/proc/memreap-0"])
     trouble = other.write({"myapp": PoolState(paused=True)}, 1.0)
     assert trouble == f"/proc/memreap-0: No such file or directory; {statedirectory.REMEDY}"
 
 
-def test_files_of_supervisords_that_are_no_more_are_swept(statefile, states_in):
+def test_files_of_ended_supervisords_are_removed(statefile, states_in):
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -261,7 +261,7 @@ def test_files_of_supervisords_that_are_no_more_are_swept(statefile, states_in):
 
 
 @pytest.mark.parametrize(("stuck", "kind"), [("report", events.SignalledAgain), ("KILL", events.Forced)])
-def test_a_second_signal_and_a_stronger_one_are_written_down_before_they_are_sent(monkeypatch, stuck, kind):
+def test_a_second_or_stronger_signal_is_saved_before_it_is_sent(monkeypatch, stuck, kind):
     kept: list[dict] = []
 
     def keeping(real):
@@ -282,7 +282,7 @@ def test_a_second_signal_and_a_stronger_one_are_written_down_before_they_are_sen
         assert reaping.until(kind).signal == ("HUP" if stuck == "report" else "KILL")
 
 
-def test_a_worker_that_is_ended_before_its_signal_gets_it_from_the_next_listener(statefile, monkeypatch):
+def test_a_worker_whose_listener_was_killed_before_the_signal_gets_it_from_the_next(statefile, monkeypatch):
     with pool(1, 40) as manager, Reaping(manager) as reaping:
         (worker,) = workers_below(manager)
         before = reaping.reaper
@@ -318,7 +318,7 @@ def test_workers_that_begin_to_serve_over_the_limit_suspend_the_pool_before_any_
         assert reaping.signalled() == set()
 
 
-def test_a_file_that_somebody_removed_is_written_again_and_a_week_old_one_is_renewed(statefile, states_in):
+def test_a_removed_file_is_written_again_and_a_week_old_one_is_renewed(statefile, states_in):
     states = {"myapp": PoolState(paused=True, looked=2.0)}
     statefile.write(states, 1.0)
     (path,) = states_in.iterdir()
@@ -330,7 +330,7 @@ def test_a_file_that_somebody_removed_is_written_again_and_a_week_old_one_is_ren
     assert path.stat().st_mtime > 0
 
 
-def test_what_another_memreap_follows_gets_nothing_from_us(statefile):
+def test_a_pool_followed_by_another_memreap_is_not_signalled(statefile):
     """`once` beside a listener: both know who is stuck, and one of them sends what stuck= asks for."""
     with pool(1, 40, "stuck") as manager, Reaping(manager, stuck="TERM") as first:
         first.until(events.Signalled)
@@ -348,7 +348,7 @@ def test_what_another_memreap_follows_gets_nothing_from_us(statefile):
             other.close()
 
 
-def test_that_the_signal_went_out_is_written_down_before_anything_else_is_done():
+def test_a_sent_signal_is_saved_before_anything_else_is_done():
     kept: list[dict] = []
     with pool(1, 40) as manager, Reaping(manager) as reaping:
         phases: list[Phase] = []
@@ -366,7 +366,7 @@ def test_that_the_signal_went_out_is_written_down_before_anything_else_is_done()
 NOTHING = resolve({})
 
 
-def test_a_pool_that_is_out_of_sight_keeps_who_is_leaving_and_its_lock():
+def test_a_pool_out_of_sight_keeps_its_leaving_worker_and_its_lock():
     with pool(3, 40, "stuck") as manager, Reaping(manager) as reaping:
         pid = reaping.until(events.Signalled).pid
         assert reaping.reaper.tick(reaping.programs, NOTHING, time.monotonic()) == []
@@ -379,7 +379,7 @@ def test_a_pool_that_is_out_of_sight_keeps_who_is_leaving_and_its_lock():
         assert reaping.signalled() == {pid}
 
 
-def test_a_pool_that_is_out_of_sight_is_let_go_when_its_worker_has_left():
+def test_a_pool_out_of_sight_is_released_when_its_worker_has_left():
     with pool(2, 40, "stuck") as manager, Reaping(manager) as reaping:
         os.kill(reaping.until(events.Signalled).pid, signal.SIGKILL)
         (fd,) = reaping.reaper.fds()
@@ -390,7 +390,7 @@ def test_a_pool_that_is_out_of_sight_is_let_go_when_its_worker_has_left():
 
 
 @pytest.mark.parametrize("days", [0.5, 3])
-def test_a_pause_outlives_a_time_out_of_sight_while_the_manager_lives_and_a_day_beyond(days):
+def test_a_pause_survives_while_the_manager_of_a_pool_out_of_sight_lives_and_a_day_longer(days):
     with pool(1, 40) as manager, Reaping(manager) as reaping:
         reaping.tick()
         reaping.reaper.command(Command("pause", "myapp"), ["myapp"])
@@ -405,7 +405,7 @@ def _assert_manager_is_gone(manager: int) -> None:
     assert not psutil.pid_exists(manager)
 
 
-def test_a_fault_in_one_pool_is_a_line_and_the_others_are_reaped(monkeypatch):
+def test_an_error_in_one_pool_is_one_line_and_the_others_are_reaped(monkeypatch):
     real = host_look.look
 
     def fails(watch, *args):
@@ -426,7 +426,7 @@ def test_a_fault_in_one_pool_is_a_line_and_the_others_are_reaped(monkeypatch):
 
 
 @pytest.mark.parametrize("step", ["take", "_row"])
-def test_a_fault_in_any_step_of_one_pool_leaves_the_others_as_they_are(monkeypatch, step):
+def test_an_error_in_any_step_of_one_pool_leaves_the_others_unchanged(monkeypatch, step):
     owner = WatchedPool if step == "take" else Sizes
     real = getattr(owner, step)
 
@@ -445,7 +445,7 @@ def test_a_fault_in_any_step_of_one_pool_leaves_the_others_as_they_are(monkeypat
     assert [event.pool for event in reaping.all_of(events.InternalError)] == ["broken"]
 
 
-def test_a_pool_with_a_total_that_is_no_longer_watched_ends_no_tick(monkeypatch):
+def test_a_pool_with_a_total_that_is_no_longer_watched_does_not_end_the_tick(monkeypatch):
     with pool(2, 40) as manager, pool(2, 40) as other, Reaping(other), Reaping(manager) as reaping:
         given = _given({"total": "50MB", "min_age": "1s", "settle": "0s"})
         reaping.programs.append(Program("second", "second", "RUNNING", other))
@@ -462,7 +462,7 @@ def _assert_more_signalled(reaping: Reaping, before: int) -> None:
     assert len(reaping.all_of(events.Signalled)) > before
 
 
-def test_an_error_in_what_is_about_all_pools_is_a_line_and_each_pool_is_reaped(monkeypatch):
+def test_an_error_in_the_common_steps_is_one_line_and_each_pool_is_reaped(monkeypatch):
     def fails(*_):
         raise OSError(errno.EMFILE, "made for the test")
 
@@ -472,7 +472,7 @@ def test_an_error_in_what_is_about_all_pools_is_a_line_and_each_pool_is_reaped(m
     assert reaping.all_of(events.InternalError)
 
 
-def test_a_shortage_counts_a_signal_after_which_something_failed():
+def test_a_signal_followed_by_an_error_counts_for_the_shortage():
     with pool(2, 40) as manager, Reaping(manager) as reaping:
         reaping.settings = resolve({"myapp": _given({"total": "50MB", "min_age": "1s", "settle": "0s"})})
 
@@ -486,7 +486,7 @@ def test_a_shortage_counts_a_signal_after_which_something_failed():
         assert episode.reaps == 1
 
 
-def test_a_worker_that_a_memreap_signalled_which_has_ended_is_followed_and_no_other_is_taken():
+def test_a_worker_signalled_by_an_ended_memreap_is_followed_and_no_other_is_reaped():
     with pool(3, 40) as manager, Reaping(manager) as reaping:
         view = procfs.source()
         (first, *_) = (view.process(pid).id for pid in sorted(workers_below(manager)))
@@ -511,7 +511,7 @@ def _assert_emitted(reaping: Reaping, kind: type[events.Event], pool: str) -> No
     assert pool in [event.pool for event in reaping.all_of(kind)]
 
 
-def test_a_fault_after_the_signal_may_have_gone_out_counts_as_sent(monkeypatch):
+def test_an_error_after_the_signal_may_have_been_sent_counts_as_sent(monkeypatch):
     def fails(*_):
         raise RuntimeError("made for the test")
 
@@ -523,7 +523,7 @@ def test_a_fault_after_the_signal_may_have_gone_out_counts_as_sent(monkeypatch):
             assert reaping.tick().state.leaving.phase is Phase.SIGNALLED
 
 
-def test_a_fault_after_the_second_signal_may_have_gone_out_counts_as_sent(monkeypatch):
+def test_an_error_after_the_second_signal_may_have_been_sent_counts_as_sent(monkeypatch):
     def fails(*_):
         raise RuntimeError("made for the test")
 
@@ -537,7 +537,7 @@ def test_a_fault_after_the_second_signal_may_have_gone_out_counts_as_sent(monkey
             assert reaping.tick().state.leaving.phase is Phase.AGAIN
 
 
-def test_where_the_lock_cannot_be_had_nothing_is_sent_and_the_line_says_why(monkeypatch):
+def test_without_the_lock_nothing_is_sent_and_the_line_gives_the_cause(monkeypatch):
     def fails(_process):
         raise lock.Unlockable("the lock /proc/1/personality may not be opened (Permission denied)")
 
@@ -551,7 +551,7 @@ def test_where_the_lock_cannot_be_had_nothing_is_sent_and_the_line_says_why(monk
     assert event.holder == "the lock /proc/1/personality may not be opened (Permission denied)"
 
 
-def test_who_was_asked_for_is_not_forgotten_by_one_incomplete_list_of_children(monkeypatch):
+def test_a_request_survives_one_incomplete_list_of_children(monkeypatch):
     with pool(3, 5, "busy") as manager, Reaping(manager, min_age="1h") as reaping:
         reaping.tick()
         reaping.reaper.command(Command("roll", "myapp"), ["myapp"])
@@ -559,7 +559,7 @@ def test_who_was_asked_for_is_not_forgotten_by_one_incomplete_list_of_children(m
         assert len(reaping.tick().state.requested) == 3
 
 
-def test_a_worker_whose_files_cannot_be_read_for_a_moment_has_not_left(monkeypatch):
+def test_a_worker_whose_files_are_unreadable_for_a_moment_has_not_left(monkeypatch):
     with pool(3, 40, "stuck", "busy") as manager, Reaping(manager, idle_wait="0s", hold="no") as reaping:
         pid = reaping.until(events.Signalled).pid
         real = reader.read
@@ -579,7 +579,7 @@ def test_a_worker_whose_files_cannot_be_read_for_a_moment_has_not_left(monkeypat
 
 
 @pytest.mark.parametrize("stuck", ["report", "KILL"])
-def test_a_dry_run_sends_no_second_signal_and_no_stronger_one(monkeypatch, stuck):
+def test_a_dry_run_sends_no_second_or_stronger_signal(monkeypatch, stuck):
     for module, name in ((attempts, "Attempt"), (signalling, "force")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("a dry run has sent something"))
     with pool(2, 40, "stuck") as manager, Reaping(manager, stuck=stuck) as reaping:
@@ -596,7 +596,7 @@ def test_a_dry_run_sends_no_second_signal_and_no_stronger_one(monkeypatch, stuck
             reaping.tick()
 
 
-def test_what_another_version_wrote_of_one_pool_does_not_lose_the_others_nor_a_pause(statefile, states_in):
+def test_one_pool_saved_by_another_version_loses_neither_the_others_nor_a_pause(statefile, states_in):
     leaving = Reap(ProcessId(11, 0.1), 1.5, frozenset([ProcessId(11, 0.1)]))
     statefile.write({"old": PoolState(paused=True), "new": PoolState(reap=leaving)}, 1.0)
     (path,) = states_in.glob("memreap-*.json")
@@ -610,7 +610,7 @@ def test_what_another_version_wrote_of_one_pool_does_not_lose_the_others_nor_a_p
     assert "parts of it were not written by this version" in trouble
 
 
-def test_the_status_of_a_quiet_pool_has_its_server_and_the_signal_that_is_used(tmp_path):
+def test_the_status_of_a_quiet_pool_shows_its_server_and_signal(tmp_path):
     with pool(2, 5, "term", script=Path(shutil.copy(POOL, tmp_path / "gunicorn"))) as manager:
         with Reaping(manager, limit="1GB") as reaping:
             reaping.tick()
@@ -620,7 +620,7 @@ def test_the_status_of_a_quiet_pool_has_its_server_and_the_signal_that_is_used(t
     assert values["signal_is_set"] is False
 
 
-def test_a_second_signal_is_the_first_one_again_even_if_the_settings_have_changed():
+def test_the_second_signal_equals_the_first_even_if_the_settings_have_changed():
     with pool(1, 40, "gap") as manager, Reaping(manager) as reaping:
         first = reaping.until(events.Signalled)
         reaping.settings = reaping.with_settings(signal="TERM")
@@ -629,7 +629,7 @@ def test_a_second_signal_is_the_first_one_again_even_if_the_settings_have_change
     assert (first.signal, second.signal, second.worker) == ("HUP", "HUP", first.worker)
 
 
-def test_a_worker_that_never_comes_to_its_boundary_does_not_keep_the_others_waiting(tmp_path):
+def test_a_worker_that_never_reaches_its_boundary_does_not_delay_the_others(tmp_path):
     with fastcgi_pool(tmp_path, 2) as (manager, path), socket.socket(socket.AF_UNIX) as half:
         half.connect(path)  # its worker is never between two requests
         busy = eventually(lambda: _assert_one_serves(manager))
@@ -644,7 +644,7 @@ def _assert_one_serves(manager: int) -> int:
     return serves
 
 
-def test_ptrace_that_was_refused_is_not_tried_again_at_each_look(monkeypatch):
+def test_a_refused_ptrace_is_not_tried_again_at_each_look(monkeypatch):
     holds = []
 
     def refused(order, *_):

@@ -51,7 +51,7 @@ def assert_reaped(where) -> None:
     assert pool["reaps_by_reason"] == {"requested": 1}
 
 
-def test_the_report_has_what_the_listener_did(recorded):
+def test_the_report_shows_what_the_listener_did(recorded):
     (pool,) = pools(recorded)
     assert (pool["name"], pool["metric"], pool["workers"], pool["limit_bytes"]) == ("myapp", "uss", 3, 1024**3)
     assert pool["given_back_bytes"] > 30 * 1024**2
@@ -60,7 +60,7 @@ def test_the_report_has_what_the_listener_did(recorded):
     assert "  workers replaced   1 (requested)" in text
 
 
-def test_the_picture_has_the_reap_and_the_limit(recorded):
+def test_the_picture_shows_the_reap_and_the_limit(recorded):
     assert memreap(recorded, "plot", "myapp", "-o", f"{recorded}/myapp.svg").returncode == 0
     picture = (recorded / "myapp.svg").read_text()
     assert "reaped: requested (1)" in picture
@@ -68,7 +68,7 @@ def test_the_picture_has_the_reap_and_the_limit(recorded):
 
 
 @pytest.mark.parametrize("words", [["report"], ["suggest", "--json"], ["plot", "myapp", "-o", "copied.svg"]])
-def test_a_copy_of_the_file_is_read_without_a_configuration_as_on_another_machine(recorded, tmp_path, words):
+def test_a_copied_history_is_read_without_a_configuration(recorded, tmp_path, words):
     shutil.copy(recorded / "memreap.sqlite", tmp_path / "web1.sqlite")
     command = [sys.executable, "-m", "supervisor_memreap", *words, "--history", "web1.sqlite", "-c", "/nowhere.conf"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)

@@ -78,7 +78,7 @@ def test_a_name_may_be_a_pool_or_a_group(conf):
     assert names(memreap(conf, "report", "shop", "myapp").stdout) == ["myapp", "shop:back", "shop:front"]
 
 
-def test_more_days_show_more(conf):
+def test_more_days_show_more_events(conf):
     counts = [
         json.loads(memreap(conf, "report", "myapp", "--json", *length).stdout)["pools"][0]["reaps"]
         for length in ([], ["--days", "2"], ["--month"])
@@ -86,7 +86,7 @@ def test_more_days_show_more(conf):
     assert 0 < counts[0] < counts[1] < counts[2]
 
 
-def test_what_lasts_since_before_the_time_shown_is_known(tmp_path):
+def test_a_suspension_that_began_before_the_time_shown_is_known(tmp_path):
     now = time.time()  # and not when this file was read, which may be half an hour ago
     history, since = sawtooth.pool("myapp", days=3, until=now), now - 2.5 * DAY
     history = replace(history, events=tuple(event for event in history.events if event.at < since))
@@ -113,7 +113,7 @@ def test_the_page_has_the_picture_of_each_pool_in_a_browser(conf, tmp_path):
 
 
 @pytest.mark.parametrize(("ending", "begin"), [("svg", b"<?xml"), ("png", b"\x89PNG"), ("SVG", b"<?xml")])
-def test_a_picture_is_written_and_written_over(conf, tmp_path, ending, begin):
+def test_an_existing_picture_is_overwritten(conf, tmp_path, ending, begin):
     path = tmp_path / f"myapp.{ending}"
     path.write_text("an earlier one")
     result = memreap(conf, "plot", "myapp", "-o", str(path))
@@ -129,7 +129,7 @@ def umask() -> int:
     return mask
 
 
-def test_a_link_stays_a_link_to_the_new_picture(conf, tmp_path):
+def test_a_link_still_points_to_the_new_picture(conf, tmp_path):
     (tmp_path / "link.svg").symlink_to("real.svg")
     assert memreap(conf, "plot", "myapp", "-o", f"{tmp_path}/link.svg").returncode == 0
     assert (tmp_path / "link.svg").is_symlink()
@@ -137,7 +137,7 @@ def test_a_link_stays_a_link_to_the_new_picture(conf, tmp_path):
 
 
 @pytest.mark.parametrize("length", [["--hours", "3"], ["--days", "2"]])
-def test_the_time_of_a_picture_is_chosen(conf, tmp_path, length):
+def test_the_time_of_a_picture_can_be_chosen(conf, tmp_path, length):
     assert memreap(conf, "plot", "myapp", "-o", f"{tmp_path}/a.svg", *length).returncode == 0
     hours = int(length[1]) * (24 if length[0] == "--days" else 1)
     start = time.gmtime(NOW - hours * HOUR)
@@ -165,7 +165,7 @@ def test_the_time_of_a_picture_is_chosen(conf, tmp_path, length):
         (["report", "--json", "--html", "a.html"], 2, "not allowed with argument"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_nothing_is_written(conf, words, status, line):
+def test_each_problem_is_one_line_and_nothing_is_written(conf, words, status, line):
     before = sorted(os.listdir(conf.parent))
     result = memreap(conf, *words)
     assert (result.returncode, result.stdout) == (status, "")
@@ -174,31 +174,31 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(conf, words, status, l
     assert sorted(os.listdir(conf.parent)) == before
 
 
-def test_without_a_history_it_says_where_it_looked(tmp_path):
+def test_without_a_history_it_names_the_path_it_tried(tmp_path):
     result = memreap(configuration(tmp_path, f"history={tmp_path}/none.sqlite"), "report")
     assert (result.returncode, result.stdout) == (1, "")
     assert f"{tmp_path}/none.sqlite: no history yet" in result.stderr
 
 
-def test_a_history_that_is_off_is_said_to_be_off(tmp_path):
+def test_a_history_that_is_off_is_reported_as_off(tmp_path):
     result = memreap(configuration(tmp_path, "history=off"), "plot", "myapp", "-o", "a.svg")
     assert result.returncode == 1
     assert "there is no history: history=off in [memreap]" in result.stderr
 
 
-def test_the_default_history_is_beside_supervisords_log(tmp_path):
+def test_the_default_history_is_beside_the_log_of_supervisord(tmp_path):
     savedhistory.save(tmp_path / "memreap.sqlite", sawtooth.pool(until=NOW))
     assert names(memreap(configuration(tmp_path, ""), "report").stdout) == ["myapp"]
 
 
-def test_a_wrong_configuration_ends_with_2(tmp_path):
+def test_an_invalid_configuration_exits_2(tmp_path):
     result = memreap(configuration(tmp_path, "limit=150 monkeys"), "report")
     assert (result.returncode, result.stdout) == (2, "")
     assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("words", [["plot", "myapp", "-o", "a.svg"], ["report", "--html", "a.html"]])
-def test_without_matplotlib_it_names_the_extra_and_ends_with_2(conf, words):
+def test_without_matplotlib_it_names_the_extra_and_exits_2(conf, words):
     result = memreap(conf, *words, code=NO_LIBRARY)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
@@ -207,12 +207,12 @@ def test_without_matplotlib_it_names_the_extra_and_ends_with_2(conf, words):
     assert not {"a.svg", "a.html"} & set(os.listdir(conf.parent))
 
 
-def test_a_report_as_text_needs_no_matplotlib(conf):
+def test_a_text_report_needs_no_matplotlib(conf):
     assert memreap(conf, "report", code=NO_LIBRARY).stdout == memreap(conf, "report").stdout
     assert memreap(conf, "report", "--json", code=NO_LIBRARY).returncode == 0
 
 
-def test_the_listener_loads_nothing_for_it():
+def test_the_listener_imports_nothing_for_it():
     code = (
         "import sys, supervisor_memreap.commands.listen; print([name for name in sys.modules if name in sys.argv[1:]])"
     )
@@ -222,7 +222,7 @@ def test_the_listener_loads_nothing_for_it():
 
 
 @pytest.mark.parametrize("words", [["report"], ["report", "--json"]])
-def test_a_reader_that_ends_early_is_no_error(conf, words):
+def test_a_reader_that_ends_early_is_not_an_error(conf, words):
     command = f"{sys.executable} -m supervisor_memreap {' '.join(words)} -c {conf} | head -1"
     result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     assert (len(result.stdout.splitlines()), result.stderr) == (1, "")
@@ -238,7 +238,7 @@ sys.exit(main())
 """
 
 
-def test_ctrl_c_in_the_middle_leaves_the_earlier_file_and_no_other(conf, tmp_path):
+def test_ctrl_c_leaves_the_earlier_file_and_no_other(conf, tmp_path):
     path = tmp_path / "a.svg"
     path.write_text("an earlier one")
     result = memreap(conf, "plot", "myapp", "-o", str(path), code=INTERRUPTED)
@@ -247,7 +247,7 @@ def test_ctrl_c_in_the_middle_leaves_the_earlier_file_and_no_other(conf, tmp_pat
     assert os.listdir(tmp_path) == ["a.svg"]
 
 
-def test_a_full_disk_leaves_no_half_file(conf, tmp_path):
+def test_a_full_disk_leaves_no_partial_file(conf, tmp_path):
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "import matplotlib.figure; resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000));"
@@ -259,12 +259,12 @@ def test_a_full_disk_leaves_no_half_file(conf, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_device_is_written_to_and_not_replaced(conf):
+def test_a_device_is_written_to_not_replaced(conf):
     result = memreap(conf, "report", "myapp", "--html", "/dev/stdout")
     assert result.returncode == 0
     assert result.stdout.startswith("<!DOCTYPE html>")
 
 
-def test_help_says_when_a_picture_needs_the_extra(conf):
+def test_help_names_the_extra_that_a_picture_needs(conf):
     for command in ("plot", "report"):
         assert "extra `plot`" in " ".join(memreap(conf, command, "--help").stdout.split())

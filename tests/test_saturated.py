@@ -1,4 +1,4 @@
-"""Pools with more clients than workers where ptrace is not used: no worker is seen idle, and they go all the same."""
+"""Pools with more clients than workers where ptrace is not used: no worker is seen idle, and they are still reaped."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def memreap(where, more: str = "") -> str:
     )
 
 
-def test_workers_that_are_never_idle_are_signalled_with_what_costs_least_and_no_request_is_lost(where):
+def test_never_idle_workers_get_the_cheapest_signal_and_no_request_is_lost(where):
     server = servers.named("FCGI::ProcManager")
     with servers.running(server, where, memreap(where)) as pool:
         with Load(pool.port, "/myapp/", CLIENTS, pause=0.0, takes=TAKES) as load:
@@ -93,7 +93,7 @@ def yama(monkeypatch):
 
 
 def signalled(server: str, where: Path, view: NeverIdle, watch: float, count: int) -> None:
-    """So many busy workers get the signal for them, and leave without a loss."""
+    """`count` busy workers get their signal and leave without a lost request."""
     with servers.running(servers.named(server), where) as pool:
         with Load(pool.port, "/myapp/", CLIENTS, pause=0.0, takes=TAKES) as load:
             for _ in range(count):
@@ -108,16 +108,16 @@ def signalled(server: str, where: Path, view: NeverIdle, watch: float, count: in
 
 
 @pytest.mark.parametrize("server", ["FCGI::ProcManager", "php-fpm", "Apache prefork"])
-def test_busy_workers_whose_connections_are_not_kept_finish_their_request_and_leave(where, server):
+def test_busy_workers_without_kept_connections_finish_their_request_and_leave(where, server):
     signalled(server, where, NeverIdle(), 2.0, 3)
 
 
-def test_so_do_those_of_whom_nothing_can_be_seen(where):
+def test_busy_workers_leave_where_nothing_can_be_read(where):
     signalled("FCGI::ProcManager", where, Blind(), 0.1, 10)
 
 
 @pytest.mark.usefixtures("yama")
-def test_so_do_those_of_whom_only_wchan_can_be_seen(where):
+def test_busy_workers_leave_where_only_wchan_can_be_read(where):
     signalled("FCGI::ProcManager", where, NeverIdle(), 2.0, 3)
 
 
@@ -134,16 +134,16 @@ def kept(server: str, where: Path) -> None:
 
 
 @pytest.mark.parametrize("server", ["FCGI::ProcManager", "php-fpm", "Apache prefork"])
-def test_busy_workers_whose_connections_are_kept_are_not_signalled(where, server):
+def test_busy_workers_with_kept_connections_are_not_signalled(where, server):
     kept(server, where)
 
 
 @pytest.mark.usefixtures("yama")
-def test_that_connections_are_kept_is_seen_by_wchan_too(where):
+def test_kept_connections_are_seen_by_wchan_too(where):
     kept("FCGI::ProcManager", where)
 
 
-def test_apache_of_which_nothing_can_be_seen_is_not_signalled_while_busy_since_its_clients_keep_connections(where):
+def test_apache_is_not_signalled_while_busy_where_nothing_can_be_read_since_clients_keep_connections(where):
     with servers.running(servers.named("Apache prefork"), where) as pool:
         eventually(lambda: assert_all_are_there(pool))
         seen = workers_of(pool)

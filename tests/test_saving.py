@@ -60,7 +60,7 @@ def reaping_with(directory: Path, manager: int, **settings: str) -> Iterator[Rea
 
 @pytest.fixture
 def full(tmp_path):
-    """A directory on a disk of its own that is full."""
+    """A directory on a separate disk that is full."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], check=False, stderr=-3).returncode:
@@ -75,7 +75,7 @@ def full(tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
-def test_with_a_full_disk_nothing_is_signalled_and_one_line_says_so_and_one_that_it_is_over(full):
+def test_with_a_full_disk_nothing_is_signalled_and_one_line_reports_its_begin_and_one_its_end(full):
     with pool(2, 40) as manager, reaping_with(full, manager) as reaping:
         before = workers_below(manager)
         reaping.until(events.NotSaved)
@@ -126,7 +126,7 @@ def test_a_stronger_signal_waits_until_it_can_be_saved(directory):
         reaping.until(events.Left)
 
 
-def test_a_command_whose_effect_cannot_be_saved_is_refused_and_changes_no_pool(directory):
+def test_a_command_that_cannot_be_saved_is_refused_and_changes_no_pool(directory):
     file = StateFile(SUPERVISORD, [str(directory)])
     reaper = Reaper(states={"a": PoolState(paused=True)}, keep=lambda states: file.write(states, 2.0))
     reaper.pools.write_down()
@@ -145,7 +145,7 @@ def test_a_command_whose_effect_cannot_be_saved_is_refused_and_changes_no_pool(d
 
 
 @pytest.mark.parametrize("verb", ["reap", "roll"])
-def test_a_worker_that_a_user_wants_replaced_is_not_when_that_cannot_be_saved(directory, verb):
+def test_a_requested_worker_is_not_replaced_if_the_request_cannot_be_saved(directory, verb):
     with pool(2, 5) as manager, reaping_with(directory, manager) as reaping:
         reaping.tick()
         break_it(directory)
@@ -155,7 +155,7 @@ def test_a_worker_that_a_user_wants_replaced_is_not_when_that_cannot_be_saved(di
         assert not reaping.all_of(events.WorkersRequested)
 
 
-def test_a_smaller_text_that_has_room_does_not_end_the_trouble(full):
+def test_a_smaller_state_that_fits_does_not_end_the_problem(full):
     file = StateFile(SUPERVISORD, [str(full)])
     (full.parent / "all").unlink()
     (full.parent / "all").write_bytes(bytes(40_960))
@@ -168,7 +168,7 @@ def test_a_smaller_text_that_has_room_does_not_end_the_trouble(full):
     assert list(full.iterdir()) == []
 
 
-def test_a_file_that_is_written_in_parts_only_leaves_the_one_before(full):
+def test_a_partial_write_leaves_the_earlier_file(full):
     file = StateFile(SUPERVISORD, [str(full)])
     (full.parent / "all").unlink()
     assert file.write(PAUSED, 1.0) == ""
@@ -186,7 +186,7 @@ def parents(directories: list[str]) -> list[str]:
     return [os.path.dirname(path) for path in directories]
 
 
-def test_the_directory_of_a_user_is_that_of_the_login_if_it_is_private(tmp_path):
+def test_a_user_gets_the_directory_of_the_login_if_it_is_private(tmp_path):
     environ = {"XDG_RUNTIME_DIR": str(tmp_path), "TMPDIR": str(tmp_path)}
     assert statedirectory.candidates(0, None, environ)[0] == f"{tmp_path}/memreap"
     for mode in (0o755, 0o770):
@@ -197,30 +197,30 @@ def test_the_directory_of_a_user_is_that_of_the_login_if_it_is_private(tmp_path)
 
 
 @AS_ROOT
-def test_root_has_one_in_run_and_nobody_else_has(tmp_path):
+def test_only_root_has_a_directory_in_run(tmp_path):
     assert statedirectory.candidates(0, None, {})[0] == "/run/memreap"
     assert as_user(65534, lambda: statedirectory.candidates(0, None, {})) == ["/tmp/memreap-65534"]
 
 
-def test_the_directory_of_supervisords_log_or_pid_file_serves_if_nobody_else_may_write_there(tmp_path):
+def test_the_directory_of_the_log_or_pid_file_is_used_if_no_other_user_may_write_there(tmp_path):
     for name in ("log", "pid"):
         (tmp_path / name).mkdir(mode=0o755)
     contents = Contents(logfile=f"{tmp_path}/log/s.log", pidfile=f"{tmp_path}/pid/s.pid")
-    found = statedirectory.candidates(os.getpid(), contents, {})
-    assert found[-3:-1] == [f"{tmp_path}/log/memreap-state", f"{tmp_path}/pid/memreap-state"]
+    paths = statedirectory.candidates(os.getpid(), contents, {})
+    assert paths[-3:-1] == [f"{tmp_path}/log/memreap-state", f"{tmp_path}/pid/memreap-state"]
     (tmp_path / "log").chmod(0o775)
     assert statedirectory.candidates(os.getpid(), contents, {})[-2] == f"{tmp_path}/pid/memreap-state"
     device = Contents(logfile="/dev/stdout", pidfile=f"{tmp_path}/pid/s.pid")
     assert "/dev/memreap-state" not in statedirectory.candidates(os.getpid(), device, {})
 
 
-def test_the_configuration_says_where_the_pid_file_is(tmp_path):
+def test_the_configuration_defines_the_place_of_the_pid_file(tmp_path):
     (tmp_path / "s.conf").write_text("[supervisord]\nlogfile=%(here)s/a/s.log\npidfile=%(here)s/b/s.pid\n")
     contents = ConfigFile(str(tmp_path / "s.conf")).read()
     assert (contents.logfile, contents.pidfile) == (f"{tmp_path}/a/s.log", f"{tmp_path}/b/s.pid")
 
 
-def test_it_is_made_for_its_user_alone_whatever_the_umask(tmp_path):
+def test_the_directory_is_private_with_any_umask(tmp_path):
     before = os.umask(0)
     try:
         path = statedirectory.usable([str(tmp_path / "memreap-0")])
@@ -229,12 +229,12 @@ def test_it_is_made_for_its_user_alone_whatever_the_umask(tmp_path):
     assert os.stat(path).st_mode & 0o7777 == 0o700
 
 
-def test_where_none_can_be_made_the_next_one_serves(tmp_path):
+def test_the_next_directory_is_used_if_one_cannot_be_created(tmp_path):
     assert statedirectory.usable(["/proc/memreap", str(tmp_path / "memreap")]) == str(tmp_path / "memreap")
 
 
 @pytest.mark.parametrize("kind", ["link", "file", "writable", "another user's", "below a user's"])
-def test_a_directory_that_another_user_may_have_made_is_refused_with_a_line(tmp_path, directory, kind):
+def test_a_directory_that_another_user_may_have_created_is_refused_with_a_line(tmp_path, directory, kind):
     if "user" in kind and os.geteuid():
         pytest.skip("only root can act for two users")
     file = StateFile(SUPERVISORD, [str(directory)])
@@ -267,7 +267,7 @@ def test_a_directory_that_another_user_may_have_made_is_refused_with_a_line(tmp_
 
 
 @AS_ROOT
-def test_another_user_that_was_first_in_the_temporary_directory_stops_it_and_decides_nothing():
+def test_another_user_who_creates_the_temporary_directory_first_only_prevents_its_use():
     where = stack.directory()
     where.chmod(0o1777)
     try:
@@ -306,7 +306,7 @@ def as_user(user: int, work):
     return json.loads(text)
 
 
-def test_whoever_asks_finds_it_by_the_environment_of_supervisord_not_by_its_own(tmp_path, monkeypatch):
+def test_every_command_uses_the_environment_of_supervisord_not_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with subprocess.Popen(["sleep", "600"]) as supervisord:
         monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
@@ -316,7 +316,7 @@ def test_whoever_asks_finds_it_by_the_environment_of_supervisord_not_by_its_own(
             supervisord.kill()
 
 
-def test_what_an_earlier_version_saved_is_read_once_and_moved(tmp_path):
+def test_state_saved_by_an_earlier_version_is_read_once_and_moved(tmp_path):
     now = time.monotonic()
     old = StateFile(SUPERVISORD, [str(tmp_path / "memreap-0")])
     old.write(PAUSED, now - 2)
@@ -333,7 +333,7 @@ def test_what_an_earlier_version_saved_is_read_once_and_moved(tmp_path):
     assert file.read(now)[0]["myapp"].paused
 
 
-def test_of_two_files_the_newer_one_counts_and_the_other_one_is_removed(tmp_path):
+def test_the_newer_of_two_files_counts_and_the_other_is_removed(tmp_path):
     first, second = (str(tmp_path / name) for name in ("a", "b"))
     StateFile(SUPERVISORD, [first]).write(PAUSED, 1.0)
     StateFile(SUPERVISORD, [second]).write({"other": PoolState(paused=True)}, 2.0)
@@ -346,7 +346,7 @@ def test_of_two_files_the_newer_one_counts_and_the_other_one_is_removed(tmp_path
     assert os.listdir(first) == []
 
 
-def test_status_says_that_nothing_can_be_saved_also_where_the_listener_cannot_be_asked(tmp_path, monkeypatch):
+def test_status_reports_unsaved_state_even_if_the_listener_cannot_be_asked(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir(mode=0o700)
     (tmp_path / "run/memreap").touch()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
@@ -357,10 +357,10 @@ def test_status_says_that_nothing_can_be_saved_also_where_the_listener_cannot_be
     )
     with supervisord(tmp_path, text):
 
-        def assert_said() -> None:
+        def assert_unsaved_reported() -> None:
             command = [memreap, "status", "-c", f"{tmp_path}/supervisord.conf"]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             assert "cannot be saved" in " ".join(result.stderr.split()), result
             assert result.returncode == 1
 
-        eventually(assert_said)
+        eventually(assert_unsaved_reported)

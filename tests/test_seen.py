@@ -1,4 +1,4 @@
-"""What the sockets of a real process say of it: a child of this one, which listens."""
+"""What the sockets of a real process show: a child of this one, which listens."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def own():
         yield own
 
 
-def says(pid: int) -> Fact:
+def fact_of(pid: int) -> Fact:
     facts = reader.Facts()
     try:
         facts.ask(pid, os.getpid())
@@ -51,12 +51,12 @@ def says(pid: int) -> Fact:
     return answer
 
 
-def assert_says(pid: int, fact: Fact) -> None:
-    assert says(pid) is fact
+def assert_fact(pid: int, fact: Fact) -> None:
+    assert fact_of(pid) is fact
 
 
 def in_its_own(way):
-    """Waits so for a connection on a socket of its own."""
+    """Waits this way for a connection on its own socket."""
 
     def waits() -> None:
         with listen("tcp") as other:
@@ -66,12 +66,12 @@ def in_its_own(way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_one_that_waits_at_the_shared_socket_serves(listening, way):
+def test_a_worker_that_waits_at_the_shared_socket_serves(listening, way):
     with forked(lambda: WAYS[way](listening)) as pid:
-        eventually(lambda: assert_says(pid, Fact.SERVES))
+        eventually(lambda: assert_fact(pid, Fact.SERVES))
 
 
-def test_so_does_one_with_a_client_whatever_it_does(listening):
+def test_a_worker_with_a_client_serves_whatever_it_does(listening):
     def serves() -> None:
         connection, _ = listening.accept()
         signal.pause()
@@ -79,7 +79,7 @@ def test_so_does_one_with_a_client_whatever_it_does(listening):
 
     with forked(serves) as pid, connect(listening):
         eventually(lambda: assert_in_call(pid, signal.pause))
-        assert says(pid) is Fact.SERVES
+        assert fact_of(pid) is Fact.SERVES
 
 
 def assert_in_call(pid: int, _call) -> None:
@@ -87,30 +87,30 @@ def assert_in_call(pid: int, _call) -> None:
         assert "pause" in place.read()
 
 
-def test_so_does_one_of_which_another_thread_waits(listening):
+def test_a_worker_serves_if_another_of_its_threads_waits(listening):
     def serves() -> None:
         threading.Thread(target=listening.accept, daemon=True).start()
         threading.Event().wait()
 
     with forked(serves) as pid:
-        eventually(lambda: assert_says(pid, Fact.SERVES))
+        eventually(lambda: assert_fact(pid, Fact.SERVES))
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_one_that_imports_only_has_it(listening, way):
+def test_a_worker_that_waits_elsewhere_only_holds_the_socket(listening, way):
     with forked(lambda: time.sleep(60)) as pid:
-        assert says(pid) is Fact.HOLDS
+        assert fact_of(pid) is Fact.HOLDS
     with listen("tcp"), forked(lambda: select.select([], [], [], 60)) as pid:
-        assert says(pid) is Fact.HOLDS
+        assert fact_of(pid) is Fact.HOLDS
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_one_that_has_the_shared_socket_and_waits_at_one_of_its_own_is_elsewhere(own, way):
+def test_a_worker_with_the_shared_socket_that_waits_at_its_own_is_elsewhere(own, way):
     with forked(in_its_own(way)) as pid:
-        eventually(lambda: assert_says(pid, Fact.ELSEWHERE))
+        eventually(lambda: assert_fact(pid, Fact.ELSEWHERE))
 
 
-def test_one_whose_second_thread_waits_at_a_socket_of_its_own_serves_while_it_has_a_client(listening):
+def test_a_worker_whose_second_thread_waits_at_its_own_socket_serves_while_it_has_a_client(listening):
     """As where a thread shows metrics."""
 
     def serves() -> None:
@@ -121,33 +121,33 @@ def test_one_whose_second_thread_waits_at_a_socket_of_its_own_serves_while_it_ha
 
     with forked(serves) as pid, connect(listening):
         eventually(lambda: assert_threads(pid, 2))
-        eventually(lambda: assert_says(pid, Fact.SERVES))
+        eventually(lambda: assert_fact(pid, Fact.SERVES))
 
 
 def assert_threads(pid: int, number: int) -> None:
     assert len(os.listdir(f"/proc/{pid}/task")) == number
 
 
-def test_one_that_has_closed_the_shared_socket_and_listens_elsewhere_is_apart(own):
+def test_a_worker_that_closed_the_shared_socket_and_listens_elsewhere_is_apart(own):
     def elsewhere() -> None:
         own.close()
         with listen("tcp") as other:
             other.accept()
 
     with forked(elsewhere) as pid:
-        eventually(lambda: assert_says(pid, Fact.APART))
+        eventually(lambda: assert_fact(pid, Fact.APART))
 
 
-def test_one_that_listens_on_nothing_says_so(own):
+def test_a_worker_that_listens_on_no_socket_is_recognised(own):
     def logs() -> None:
         own.close()
         signal.pause()
 
     with forked(logs) as pid:
-        eventually(lambda: assert_says(pid, Fact.NONE))
+        eventually(lambda: assert_fact(pid, Fact.NONE))
 
 
-def test_a_connection_to_elsewhere_is_no_client(own, tmp_path):
+def test_an_outgoing_connection_is_not_a_client(own, tmp_path):
     with listen("unix", str(tmp_path / "other")) as other:
 
         def asks() -> None:
@@ -157,14 +157,14 @@ def test_a_connection_to_elsewhere_is_no_client(own, tmp_path):
 
         with forked(asks) as pid:
             eventually(lambda: assert_in_call(pid, signal.pause))
-            assert says(pid) is Fact.HOLDS
+            assert fact_of(pid) is Fact.HOLDS
 
 
 @pytest.mark.parametrize(
     ("way", "expected"),
     [("accept", Fact.SERVES), ("epoll", Fact.SERVES), ("select", Fact.HIDDEN), ("poll", Fact.HIDDEN)],
 )
-def test_without_the_right_to_attach_the_place_where_it_waits_shows_it(own, way, expected, monkeypatch):
+def test_without_ptrace_the_call_in_which_it_waits_shows_it(own, way, expected, monkeypatch):
     """In select and poll it does not show for what it waits: then its age counts, as where nothing may be read."""
 
     def refused(_task: str):
@@ -176,9 +176,9 @@ def test_without_the_right_to_attach_the_place_where_it_waits_shows_it(own, way,
     monkeypatch.setattr(waiting, "_system_call", refused)
     monkeypatch.setattr(sockets, "_by_copies", refuse_copies)
     with forked(lambda: WAYS[way](own)) as pid:
-        eventually(lambda: assert_says(pid, expected))
+        eventually(lambda: assert_fact(pid, expected))
     with forked(lambda: time.sleep(60)) as pid:
-        eventually(lambda: assert_says(pid, Fact.HOLDS))
+        eventually(lambda: assert_fact(pid, Fact.HOLDS))
 
 
 def pool_of(*pids: int) -> Pool:
@@ -214,14 +214,14 @@ def looked(serving: Serving, now: float, known=()) -> Pool:
     return pool
 
 
-def test_of_a_worker_that_is_known_to_serve_nothing_is_read(monkeypatch):
+def test_a_worker_known_to_serve_is_not_read_again(monkeypatch):
     asked = Asked(monkeypatch, Fact.SERVES)
     serving = Serving()
     assert looked(serving, 100.0, {WORKER}) is POOL
     assert asked.asked == []
 
 
-def test_one_that_does_not_serve_is_asked_less_and_less_often(monkeypatch):
+def test_a_worker_that_does_not_serve_is_read_less_and_less_often(monkeypatch):
     asked = Asked(monkeypatch, Fact.HOLDS)
     serving = Serving()
     for second in range(3600):
@@ -230,19 +230,19 @@ def test_one_that_does_not_serve_is_asked_less_and_less_often(monkeypatch):
 
 
 @pytest.mark.parametrize("answer", [None, reader.NoReader(13, "no process left")])
-def test_one_that_could_not_be_read_is_not_taken_to_serve(monkeypatch, answer):
+def test_a_worker_not_read_in_time_does_not_count_as_serving(monkeypatch, answer):
     Asked(monkeypatch, answer)
     pool = looked(Serving(), 100.0)
     assert ([worker.serving for worker in pool.workers], pool.unread) == ([False], {WORKER})
 
 
-def test_one_that_may_not_be_read_is_unknown(monkeypatch):
+def test_an_unreadable_worker_is_unknown(monkeypatch):
     Asked(monkeypatch, PermissionError())
     (worker,) = looked(Serving(), 100.0).workers
     assert worker.serving is None
 
 
-def test_what_is_not_answered_in_time_is_known_at_a_later_look_and_nothing_else_is_asked_until_then(monkeypatch):
+def test_a_late_answer_is_used_at_a_later_look_and_no_other_is_requested_until_then(monkeypatch):
     asked = Asked(monkeypatch, None, None, Fact.SERVES)
     serving = Serving()
     assert [looked(serving, now).unread for now in (100.0, 101.0)] == [{WORKER}, {WORKER}]
@@ -252,9 +252,7 @@ def test_what_is_not_answered_in_time_is_known_at_a_later_look_and_nothing_else_
 
 
 @pytest.mark.parametrize(("server", "serving"), [("uWSGI", None), ("Apache", None), ("gunicorn", False), ("", None)])
-def test_one_that_waits_for_a_lock_may_be_waiting_for_its_turn_only_where_its_server_takes_turns(
-    server, serving, monkeypatch
-):
+def test_a_worker_waiting_for_a_lock_may_serve_only_if_its_server_takes_turns(server, serving, monkeypatch):
     """A helper of gunicorn's that waits in a lock of multiprocessing has the pool's socket too."""
     Asked(monkeypatch, Fact.TURN)
     monkeypatch.setattr(host_serving, "server_of", lambda _pool, _view: server)
@@ -262,7 +260,7 @@ def test_one_that_waits_for_a_lock_may_be_waiting_for_its_turn_only_where_its_se
     assert ([worker.serving for worker in pool.workers], pool.sharing) == ([serving], Sharing.SHARED)
 
 
-def test_a_pool_whose_children_do_not_answer_keeps_no_other_one_from_its_turn(monkeypatch):
+def test_a_pool_with_hanging_children_does_not_block_the_turn_of_others(monkeypatch):
     hung = [ProcessId(pid, 1.0) for pid in range(11, 21)]
     asked: list[int] = []
     waited: set[int] = set()
@@ -291,7 +289,7 @@ def test_a_pool_whose_children_do_not_answer_keeps_no_other_one_from_its_turn(mo
     assert any(look(100.0 + 5 * number) for number in range(len(hung) + 2))
 
 
-def test_a_look_asks_for_no_longer_than_its_patience(monkeypatch):
+def test_a_look_reads_no_longer_than_its_timeout(monkeypatch):
     asked = []
     monkeypatch.setattr(reader.Facts, "ask", lambda _facts, pid, _manager: asked.append(pid))
     monkeypatch.setattr(reader.Facts, "answer", lambda _facts, _patience: time.sleep(0.05) or Fact.HOLDS)
@@ -303,7 +301,7 @@ def test_a_look_asks_for_no_longer_than_its_patience(monkeypatch):
     assert (len(pool.unread), {worker.serving for worker in pool.workers}) == (30 - len(asked), {False})
 
 
-def test_a_reading_that_hangs_keeps_no_look_waiting_and_the_others_are_read_by_the_next_child(monkeypatch):
+def test_a_hanging_read_delays_no_look_and_the_others_are_read_by_the_next_child(monkeypatch):
     """As a close with SO_LINGER would, where the copy of a worker's socket is the last one."""
     real = seen.fact
 
@@ -326,17 +324,17 @@ def test_a_reading_that_hangs_keeps_no_look_waiting_and_the_others_are_read_by_t
 
         try:
             assert [len(pool.unread) for pool in look().values()] == [1, 1]  # the other one has to wait
-            eventually(lambda: assert_knows(look()[other]))
+            eventually(lambda: assert_all_read(look()[other]))
             assert len(look()[hangs].unread) == 1
         finally:
             serving.close()
 
 
-def assert_knows(pool: Pool) -> None:
+def assert_all_read(pool: Pool) -> None:
     assert not pool.unread
 
 
-def test_the_child_that_reads_has_ended_when_there_is_nobody_left_to_ask_about():
+def test_the_reading_child_ends_when_no_worker_is_left_to_read():
     before = set(psutil.Process().children())
     serving = Serving()
     with listen("tcp") as own, forked(lambda: own.accept()) as pid:

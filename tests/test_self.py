@@ -37,7 +37,7 @@ def processes(where: Path) -> set[int]:
     return {process.pid for process in stack.left_in(where, words="plackup")}
 
 
-def test_of_a_group_the_process_that_grows_is_replaced_and_no_other_and_no_request_is_lost(sock):
+def test_of_a_group_only_the_process_that_grows_is_replaced_and_no_request_is_lost(sock):
     where = sock.parent
     with stack.running(bare(where, "signal=TERM\n"), "myapp", where) as pool:
         lost, answered, stop = [], [], threading.Event()
@@ -71,7 +71,7 @@ def test_of_a_group_the_process_that_grows_is_replaced_and_no_other_and_no_reque
 @pytest.mark.parametrize(
     "names", [("myapp",), ("myapp_00", "myapp_01", "myapp_02")], ids=["one section", "a section for each"]
 )
-def test_of_two_that_grow_one_goes_after_the_other(sock, names):
+def test_two_processes_that_grow_are_replaced_one_after_the_other(sock, names):
     where = sock.parent
     with stack.running(bare(where, "signal=TERM\n", names), "myapp", where) as pool:
         grown = pool.grow(2, LIMIT_MB + 50)
@@ -79,13 +79,13 @@ def test_of_two_that_grow_one_goes_after_the_other(sock, names):
         assert {event["pid"] for event in stack.announced(where)} == grown
 
 
-def test_a_group_that_is_stopped_by_hand_while_one_is_leaving_is_nobodys_fall(sock):
+def test_stopping_a_group_by_hand_while_a_worker_leaves_is_not_a_lost_manager(sock):
     where = sock.parent
     with stack.running(bare(where, "signal=TERM\nsettle=1h\n"), "myapp", where) as pool:
         pool.grow(1, LIMIT_MB + 50)
         eventually(lambda: stack.assert_in_turn(where, 1))
         assert control(where, "stop", "myapp:*") == 0
-        # The listener has looked since: it takes commands for a pool that it watches, and says how that stands.
+        # The listener has looked since: it accepts commands for a pool that it watches, and reports its state.
         eventually(lambda: assert_matches("myapp +STOPPED", asked(where, "status")))
         assert "suspended" not in pool.log()
         stack.assert_in_turn(where, 1)
@@ -116,7 +116,7 @@ def asked(where: Path, *words: str) -> str:
     ],
     ids=["the signal is not caught", "not started again, by default", "not started again after 0", "unknown"],
 )
-def test_where_it_would_end_a_request_or_the_program_nothing_is_sent(sock, section, old, new, line):
+def test_nothing_is_sent_if_it_would_end_a_request_or_the_program(sock, section, old, new, line):
     where = sock.parent
     text = bare(where, section)
     assert old in text
@@ -130,7 +130,7 @@ def test_where_it_would_end_a_request_or_the_program_nothing_is_sent(sock, secti
         assert processes(where) == before
 
 
-def test_what_counts_is_how_supervisord_runs_it_and_not_what_the_file_says_by_now(sock):
+def test_the_settings_supervisord_runs_with_count_not_the_changed_file(sock):
     where = sock.parent
     text = bare(where, "signal=TERM\n").replace("autorestart=true\n", "")
     with stack.running(text, "myapp", where) as pool:
@@ -141,7 +141,7 @@ def test_what_counts_is_how_supervisord_runs_it_and_not_what_the_file_says_by_no
         )
         conf = where / "supervisord.conf"
         conf.write_text(conf.read_text().replace("numprocs=3\n", "numprocs=3\nautorestart=true\n"))
-        # A change of settings is taken, and what was told once is told again.
+        # Changed settings are applied, and what was reported once is reported again.
         conf.write_text(conf.read_text().replace("settle=1s", "settle=2s"))
         eventually(lambda: assert_matches("(supervisord must restart the process(?s:.*)){2}", pool.log()))
         assert processes(where) == before
@@ -152,22 +152,24 @@ def test_what_counts_is_how_supervisord_runs_it_and_not_what_the_file_says_by_no
         assert {event["pid"] for event in stack.announced(where)} == {grown}
 
 
-def test_an_exit_status_that_counts_as_unexpected_is_as_good_as_autorestart(tmp_path):
+def test_an_exit_status_that_counts_as_unexpected_works_like_autorestart(tmp_path):
     with watched(tmp_path, "autorestart=unexpected\nexitcodes=2\n") as listener:
         assert "watching" in listener.text()
         assert "not watched" not in listener.text()
 
 
-def test_a_manager_is_not_taken_for_a_worker_because_somebody_wrote_target_self(tmp_path):
+def test_a_manager_is_not_taken_for_a_worker_with_a_wrong_target_self(tmp_path):
     with watched(tmp_path, "autorestart=true\n") as listener:
         (manager,) = stack.left_in(tmp_path, words="pool.py", children=2)
-        eventually(lambda: assert_told(listener, f"worker {manager.pid} has children of its own and may be a manager"))
+        eventually(
+            lambda: assert_logged(listener, f"worker {manager.pid} has children of its own and may be a manager")
+        )
         assert "sent" not in listener.text().replace("nothing sent", "")
         assert len(manager.children()) == 2
         assert psutil.pid_exists(manager.pid)
 
 
-def assert_told(listener, text: str) -> None:
+def assert_logged(listener, text: str) -> None:
     listener.tick()
     assert text in listener.text()
 

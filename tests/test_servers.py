@@ -47,7 +47,7 @@ def memreap(where: Path) -> str:
 
 
 def grown(pool: stack.Pool, count: int) -> set[int]:
-    """The pids of so many workers, each of which has grown."""
+    """Grow `count` workers; returns their pids."""
     pids: list[int] = []
     while len(set(pids)) < count:
         assert len(pids) < 40, pids
@@ -56,7 +56,7 @@ def grown(pool: stack.Pool, count: int) -> set[int]:
 
 
 def assert_all_are_there(pool: stack.Pool) -> set[int]:
-    """Old enough that none is replaced by itself any more."""
+    """Old enough that the server no longer replaces one on its own."""
     workers = pool.workers()
     assert len(workers) == WORKERS
     assert time.time() - max(psutil.Process(pid).create_time() for pid in workers) > 1
@@ -64,7 +64,7 @@ def assert_all_are_there(pool: stack.Pool) -> set[int]:
 
 
 def assert_reaped_while_idle(pool: stack.Pool, count: int, signal: str) -> set[int]:
-    """So many workers, in turn, each held while it was idle, have left; their pids."""
+    """The pids of the workers that left in turn, each held while idle."""
     stack.assert_in_turn(pool.directory, count)
     events = stack.announced(pool.directory)
     for event in events[0::2]:
@@ -107,7 +107,7 @@ def test_no_request_is_lost_where_connections_are_kept(server, where):
 
 
 @pytest.mark.parametrize("server", SERVERS, ids=str)
-def test_a_connection_that_waits_in_the_queue_when_a_worker_is_signalled_is_served(server, where):
+def test_a_queued_connection_is_served_when_a_worker_is_signalled(server, where):
     """All others are stopped, so that none takes it before, and the worker is held when the connection comes.
 
     It is served by another one, by the one that takes its place, or by the worker itself before it leaves.
@@ -181,7 +181,7 @@ def assert_queued(pool: stack.Pool, server: Server) -> None:
         assert any(row[1].endswith(f":{pool.port:04X}") and row[3] == "01" and row[9] == "0" for row in rows[1:])
 
 
-def test_the_new_manager_of_an_upgrade_is_never_taken_for_a_worker_of_the_old_one(where):
+def test_the_new_manager_of_an_upgrade_is_never_taken_for_a_worker(where):
     """USR2 to gunicorn: the new manager is a child of the old one, and `python -m` calls all of them python."""
     shutil.copy(stack.APPS / "growing.py", where)
     command = [sys.executable, "-m", "gunicorn", "--workers", "2", "--bind", f"unix:{where}/s", "growing:application"]
@@ -214,7 +214,7 @@ def managers_among(manager: int) -> list[int]:
 
 
 @pytest.mark.parametrize("server", REFUSED, ids=str)
-def test_a_server_with_no_graceful_signal_is_refused_and_nothing_is_signalled(server, where):
+def test_a_server_without_a_graceful_signal_is_refused_and_no_worker_is_signalled(server, where):
     # Its workers do not grow, but each has more address space than that.
     text = memreap(where).replace(f"limit={LIMIT_MB}MB", "limit=1MB\nmetric=vms")
     with servers.running(server, where, text) as pool:
@@ -228,7 +228,7 @@ def test_a_server_with_no_graceful_signal_is_refused_and_nothing_is_signalled(se
         pool.ask()
 
 
-def test_tests_run_installs_what_each_of_them_needs():
+def test_tests_run_installs_what_each_server_needs():
     (text,) = re.findall(r"^PACKAGES='(.*?)'", (stack.ROOT / "tests/run").read_text(), re.DOTALL | re.MULTILINE)
     needed = {package for server in (*SERVERS, *REFUSED) for package in server.packages}
     assert needed - set(text.split()) == set()

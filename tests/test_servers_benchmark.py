@@ -50,7 +50,7 @@ RESULTS = [
 
 
 @pytest.mark.parametrize("moment", ["any moment", "boundary"])
-def test_each_signalled_worker_is_waited_for_and_what_the_clients_got_is_counted(moment):
+def test_each_signalled_worker_is_waited_for_and_the_answers_are_counted(moment):
     servers.skip_without(benchmark.server_of(SERVER))
     result = json.loads(json.dumps(benchmark.measure(benchmark.Case(SERVER, False, "8 clients", moment), 10, 60)))
     assert (result["reaps"], result["signal"], result["moment"]) == (10, "QUIT", moment)
@@ -66,7 +66,7 @@ def test_each_signalled_worker_is_waited_for_and_what_the_clients_got_is_counted
         assert (result["lost"], result["otherwise"]) == ({}, {})
 
 
-def test_the_page_has_the_losses_the_times_and_what_clients_notice():
+def test_the_page_has_the_losses_the_times_and_the_effect_on_clients():
     page = servers_report.tables(RESULTS)
     start = f"| {SERVER} | not kept | 8 clients |"
     assert f"{start} QUIT | 21 of 300 | 0 of 0 | **0 of 300** | 12,345 |" in page
@@ -77,20 +77,20 @@ def test_the_page_has_the_losses_the_times_and_what_clients_notice():
     assert "0 of 300 says, at 95 %, that fewer than 1.0% of the signals lose a request" in page
 
 
-def test_what_was_measured_twice_is_added_up():
+def test_repeated_measurements_are_added_up():
     again = row("boundary", {"get 502": 2}, at="2026-02-03 03:04:05")
     page = servers_report.tables([*RESULTS, again])
     assert "| **2 of 600** |" in page
     assert "Measured on 2026-01-02 to 2026-02-03" in page
 
 
-def test_results_of_before_there_were_two_loads_count_until_there_are_new_ones():
+def test_results_from_before_there_were_two_loads_count_until_there_are_new_ones():
     old = {key: value for key, value in row("held", {"get 502": 7}).items() if key not in ("load", "took", "signalled")}
     assert "| not kept | 3 clients | QUIT | - | - | **7 of 300** |" in servers_report.tables([old])
     assert "**0 of 300**" in servers_report.tables([old, row("boundary", {}, load="3 clients")])
 
 
-def test_another_signal_for_busy_workers_has_its_own_figure():
+def test_a_different_signal_for_busy_workers_has_its_own_number():
     page = servers_report.tables([*RESULTS, row("any moment, signal while busy", {}, signal="USR1")])
     assert "| 21 of 300 (USR1: 0 of 300) |" in page
 
@@ -107,7 +107,7 @@ def options(monkeypatch, *words: str):
     return benchmark.arguments()
 
 
-def test_what_was_measured_is_not_measured_again(monkeypatch, tmp_path):
+def test_measured_servers_are_not_measured_again(monkeypatch, tmp_path):
     given = options(monkeypatch, "--server", SERVER, "--load", "8", "--kept", "no", "--reaps", "400")
     file = tmp_path / "servers.jsonl"
     (cases,) = benchmark.plan(given, file)
@@ -120,13 +120,13 @@ def test_what_was_measured_is_not_measured_again(monkeypatch, tmp_path):
     ]
 
 
-def test_only_where_another_signal_costs_less_while_busy_is_that_measured(monkeypatch):
+def test_the_signal_for_busy_workers_is_measured_only_if_it_is_cheaper(monkeypatch):
     given = options(monkeypatch, "--moment", "any moment, signal while busy,boundary")
     measured = {case.server for group in benchmark.groups(given) for case in group if case.moment.startswith("any")}
     assert measured == {"FCGI::ProcManager", "FCGI::Engine"}
 
 
-def test_the_page_of_the_documentation_is_made_of_its_results():
+def test_the_documentation_page_is_made_from_its_results():
     results = benchmark.read(stack.ROOT / "docs/servers.jsonl")
     page = (stack.ROOT / "docs/servers.md").read_text()
     assert servers_report.tables(results) in page

@@ -35,7 +35,7 @@ def sharing(how: str):
 
 
 @pytest.mark.parametrize("how", ["closed", "other"])
-def test_a_child_that_takes_no_connections_of_the_pool_is_a_helper_and_never_signalled(how):
+def test_a_child_that_accepts_no_connections_of_the_pool_is_a_helper_and_never_signalled(how):
     with sharing(how) as manager, reaping(manager) as own:
         *workers, helper = sorted(workers_below(manager))
         eventually(lambda: assert_settled(own, 4))
@@ -52,7 +52,7 @@ def assert_settled(own: Reaping, number: int) -> None:
     assert len(own.all_of(events.Settled)) >= number, own.events
 
 
-def test_a_logger_that_has_the_pools_socket_and_never_serves_is_not_signalled(monkeypatch):
+def test_a_logger_that_holds_the_socket_and_never_serves_is_not_signalled(monkeypatch):
     monkeypatch.setattr("supervisor_memreap.core.policy.STARTS", 3.0)
     with sharing("logger") as manager, reaping(manager) as own:
         *workers, logger = sorted(workers_below(manager))
@@ -73,7 +73,7 @@ def test_the_dirty_arbiter_of_gunicorn_is_a_helper(where):
             assert own.reaper.status()[0]["helpers"] == [arbiter]
 
 
-def test_workers_that_are_handed_their_connections_go_by_age_and_a_line_says_so():
+def test_workers_that_are_passed_their_connections_are_reaped_by_age_and_a_line_reports_it():
     with sharing("handed") as manager, reaping(manager, idle_wait=0.1) as own:
         eventually(lambda: assert_settled(own, 2))
         (told,) = own.all_of(events.ServingUnknown)
@@ -99,7 +99,7 @@ http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler).ser
 """
 
 
-def test_programs_with_a_port_each_are_refused_and_the_line_says_what_to_do(sock):
+def test_programs_with_a_port_each_are_refused_and_the_line_names_the_remedy(sock):
     where = sock.parent
     (where / "server.py").write_text(SERVER)
     section = (
@@ -115,6 +115,6 @@ def test_programs_with_a_port_each_are_refused_and_the_line_says_what_to_do(sock
         assert log.count("listens on a socket of its own") == 1
         assert "let supervisord hold one socket for all ([fcgi-program], socket=)" in log
         assert "sent between" not in log
-        found = doctor.doctor(where)
-        assert "listens on a socket of its own" in found.stdout
-        assert found.returncode == 1
+        findings = doctor.doctor(where)
+        assert "listens on a socket of its own" in findings.stdout
+        assert findings.returncode == 1

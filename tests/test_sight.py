@@ -1,4 +1,4 @@
-"""A pool that goes out of sight, for whatever reason, is not forgotten; over a restart of the listener either."""
+"""A pool that goes out of sight is not forgotten, not even across a restart of the listener."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.driver import POOL, assert_have_served, assert_in, eventually, list
 PROGRAM = (
     f"[program:myapp]\ncommand={sys.executable} {POOL} 3 40 stuck\nstopwaitsecs=5\n[include]\nfiles=pools/*.conf\n"
 )
-# With checks=4 nothing is signalled before the pause is said.
+# With checks=4 nothing is signalled before the pause is logged.
 SECTION = "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=0s\nchecks=4\n"
 
 
@@ -51,8 +51,8 @@ def serving(directory):
 
 def command(listener, text: str) -> None:
     listener.event("REMOTE_COMMUNICATION", f"type:memreap-command\n{text}")
-    listener.hears(b"RESULT 2\nOK")
-    listener.hears(b"READY\n")
+    listener.expect(b"RESULT 2\nOK")
+    listener.expect(b"READY\n")
 
 
 def _assert_one_is_reaped(directory) -> int:
@@ -81,7 +81,7 @@ WAYS = [comment_out, remove, truncate, mistype]
 
 
 @pytest.mark.parametrize("out_of_sight", WAYS)
-def test_a_pause_outlives_that_its_section_is_gone_for_a_look(listener, section, tmp_path, out_of_sight):
+def test_a_pause_survives_if_its_section_is_missing_for_a_look(listener, section, tmp_path, out_of_sight):
     command(listener, "pause myapp")
     out_of_sight(section)
     listener.tick()
@@ -94,14 +94,12 @@ def test_a_pause_outlives_that_its_section_is_gone_for_a_look(listener, section,
 
 
 @pytest.mark.parametrize("out_of_sight", WAYS)
-def test_a_pause_outlives_a_listener_that_is_started_while_its_section_is_gone(
-    listener, section, tmp_path, out_of_sight
-):
+def test_a_pause_survives_a_listener_started_while_its_section_is_missing(listener, section, tmp_path, out_of_sight):
     command(listener, "pause myapp")
     out_of_sight(section)
     before = listener.listener()
     before.kill()
-    listener.hears(b"READY\n")
+    listener.expect(b"READY\n")
     listener.tick()
     section.write_text(SECTION)
     for _ in range(4):
@@ -111,7 +109,7 @@ def test_a_pause_outlives_a_listener_that_is_started_while_its_section_is_gone(
     eventually(lambda: listener.tick() and _assert_one_is_reaped(tmp_path))
 
 
-def test_a_worker_that_is_leaving_gets_no_second_signal_after_that(listener, section, tmp_path):
+def test_a_leaving_worker_gets_no_second_signal_afterwards(listener, section, tmp_path):
     pid = eventually(lambda: listener.tick() and _assert_one_is_reaped(tmp_path))
     remove(section)
     listener.tick()
@@ -124,7 +122,7 @@ def test_a_worker_that_is_leaving_gets_no_second_signal_after_that(listener, sec
     assert (leaving["worker"][0], leaving["phase"]) == (pid, "signalled")
 
 
-def test_a_removal_of_the_only_included_file_before_the_second_tick_is_noticed(listener, section):
+def test_removing_the_only_included_file_before_the_second_tick_is_noticed(listener, section):
     listener.tick()
     remove(section)
     listener.tick()
@@ -137,7 +135,7 @@ def mistyped(path):
     yield
 
 
-def test_before_the_file_was_ever_read_whole_no_pool_is_looked_at(tmp_path, section):
+def test_no_pool_is_looked_at_before_the_file_was_read_completely(tmp_path, section):
     options = {
         "log": tmp_path / "listener.log",
         "SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock",
@@ -153,7 +151,7 @@ def test_before_the_file_was_ever_read_whole_no_pool_is_looked_at(tmp_path, sect
         eventually(lambda: listener.tick() and _assert_one_is_reaped(tmp_path))
 
 
-def test_a_file_that_was_made_readable_again_is_read(listener, section):
+def test_a_file_made_readable_again_is_read(listener, section):
     listener.tick()
     mistype(section)
     listener.tick()

@@ -1,4 +1,4 @@
-"""The children of the listener that record: the listener never waits for them, and goes on whatever becomes of them."""
+"""The children of the listener that record: the listener never waits for them, and survives their faults."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def running(consume, recording=OFF):
 
 
 def replies(started, count=1):
-    """What the child has told, after so many messages."""
+    """The reports of the child, after `count` messages."""
     told = []
 
     def assert_told():
@@ -62,7 +62,7 @@ def hang(_messages, _tell, _recording):
         time.sleep(1000)
 
 
-def test_messages_arrive_whole_and_in_their_order():
+def test_messages_arrive_whole_and_in_order():
     with running(echo) as started:
         sent = [{"number": number, "text": "x" * 100_000} for number in range(30)]
         for message in sent:
@@ -71,7 +71,7 @@ def test_messages_arrive_whole_and_in_their_order():
         assert started.stalled() == 0.0
 
 
-def test_a_child_has_no_descriptor_but_its_two_pipes_and_a_name_of_its_own():
+def test_a_child_has_only_its_two_pipes_and_its_own_name():
     secret, other = os.pipe()
 
     def descriptors(messages, tell, _recording):
@@ -88,7 +88,7 @@ def test_a_child_has_no_descriptor_but_its_two_pipes_and_a_name_of_its_own():
     assert reply["name"] == "memreap test"
 
 
-def test_what_waits_for_a_child_that_keeps_up_is_handed_over_before_the_end():
+def test_messages_waiting_for_a_working_child_are_delivered_before_the_end():
     started = Child("test", count, OFF)
     stop(started._pid)
     for _ in range(10):
@@ -120,7 +120,7 @@ def test_a_child_works_where_the_listener_has_a_thousand_descriptors():
             started.close()
 
 
-def test_a_metrics_child_that_starts_later_knows_which_pools_are_to_be_watched(listener, monkeypatch):
+def test_a_metrics_child_that_starts_later_knows_the_watched_pools(listener, monkeypatch):
     got = []
     monkeypatch.setattr(slowoutputs.Child, "send", lambda _self, message, is_event: got.append(message))
     listener.outputs.apply(OFF, Contents())
@@ -129,7 +129,7 @@ def test_a_metrics_child_that_starts_later_knows_which_pools_are_to_be_watched(l
     assert [(message["event"], message["pools"][0][0]) for message in got] == [("watching", "myapp")]
 
 
-def test_a_child_that_takes_nothing_is_never_waited_for_and_looks_are_lost_before_events():
+def test_a_child_that_reads_nothing_is_never_waited_for_and_loses_looks_before_events():
     started = Child("test", hang, OFF)
     pid = started._pid
     try:
@@ -154,7 +154,7 @@ def test_a_child_that_takes_nothing_is_never_waited_for_and_looks_are_lost_befor
         os.waitpid(pid, 0)
 
 
-def test_a_child_ends_with_the_listener_and_not_before_it_has_done_what_it_had():
+def test_a_child_ends_with_the_listener_after_finishing_its_work():
     def slow(messages, tell, _recording):
         for _ in messages:
             time.sleep(0.1)
@@ -168,7 +168,7 @@ def test_a_child_ends_with_the_listener_and_not_before_it_has_done_what_it_had()
     assert not psutil.pid_exists(pid)
 
 
-def test_an_error_in_a_child_is_told_with_its_place():
+def test_an_error_in_a_child_is_reported_with_its_place():
     def broken(_messages, _tell, _recording):
         raise KeyError("x")
 
@@ -220,7 +220,7 @@ def left_event(pid=11):
     )
 
 
-def test_the_listener_records_and_its_counters_go_on_after_a_restart(listener, tmp_path):
+def test_the_listener_records_and_its_counters_continue_after_a_restart(listener, tmp_path):
     path = tmp_path / "h.sqlite"
     listener.outputs.apply(history(path), Contents())
     listener.look()
@@ -255,7 +255,7 @@ def test_the_listener_records_and_its_counters_go_on_after_a_restart(listener, t
     assert second.log == []
 
 
-def test_without_a_history_the_counters_begin_with_the_listener(listener):
+def test_without_a_history_the_counters_start_with_the_listener(listener):
     listener.outputs.apply(OFF, Contents())
     listener.outputs.take(left_event())
     (row,) = listener.outputs.with_totals([{"name": "myapp"}])
@@ -264,7 +264,7 @@ def test_without_a_history_the_counters_begin_with_the_listener(listener):
     assert not listener.outputs.want_a_look()
 
 
-def test_that_a_part_was_lost_is_one_line_once_the_rest_is_written_and_then_it_is_over(listener, tmp_path):
+def test_a_loss_of_entries_is_one_line_after_the_rest_is_written_and_then_cleared(listener, tmp_path):
     listener.outputs.apply(history(tmp_path / "h.sqlite"), Contents())
     listener.look()
     child = listener.outputs._history.child
@@ -293,7 +293,7 @@ def test_a_change_of_the_setting_takes_effect_at_once(listener, tmp_path):
     assert not listener.outputs.want_a_look()
 
 
-def test_what_was_wrong_with_a_setting_is_over_when_it_is_changed_and_not_when_another_one_is(listener, tmp_path):
+def test_a_problem_with_a_setting_is_cleared_only_by_a_change_of_that_setting(listener, tmp_path):
     def assert_lasting(*texts):
         listener.look()
         lasting = sorted(listener.once.lasting("warnings"))
@@ -314,7 +314,7 @@ def test_what_was_wrong_with_a_setting_is_over_when_it_is_changed_and_not_when_a
         assert_lasting()
 
 
-def test_what_is_wrong_with_the_history_is_one_line_however_often_it_is_tried(listener, tmp_path, monkeypatch):
+def test_a_problem_with_the_history_is_one_line_however_often_it_is_tried(listener, tmp_path, monkeypatch):
     monkeypatch.setattr("supervisor_memreap.history.historywriter.HANDOVER", 0.0)
     monkeypatch.setattr("supervisor_memreap.history.historywriter.RETRY", 0.0)
     listener.outputs.apply(history(tmp_path / "no/h.sqlite"), Contents())
@@ -332,7 +332,7 @@ def test_what_is_wrong_with_the_history_is_one_line_however_often_it_is_tried(li
     ]
 
 
-def test_where_supervisords_log_is_no_file_one_line_asks_for_a_path(listener):
+def test_without_a_log_file_of_supervisord_one_line_asks_for_a_path(listener):
     listener.outputs.apply(Recording(), Contents(logfile="/dev/stdout"))
     for _ in range(3):
         listener.look()
@@ -340,7 +340,7 @@ def test_where_supervisords_log_is_no_file_one_line_asks_for_a_path(listener):
     assert "is in no directory: set history=PATH in [memreap], or off" in line
 
 
-def test_a_child_that_was_killed_is_started_again_and_that_is_one_line(listener, tmp_path, monkeypatch):
+def test_a_killed_child_is_restarted_and_reported_in_one_line(listener, tmp_path, monkeypatch):
     path = tmp_path / "h.sqlite"
     listener.outputs.apply(history(path), Contents())
     listener.look()
@@ -391,11 +391,11 @@ def assert_readings(path, count):
     assert len(recorded.readings) >= count
 
 
-def test_a_disk_that_hangs_is_one_line_and_no_look_waits_for_it(listener, tmp_path, monkeypatch):
+def test_a_hanging_disk_is_one_line_and_delays_no_look(listener, tmp_path, monkeypatch):
     monkeypatch.setattr(child, "PATIENCE", 0.0)
     listener.outputs.apply(history(tmp_path / "h.sqlite"), Contents())
     started = listener.outputs._history.child
-    os.kill(started._pid, signal.SIGSTOP)  # as it stands while it waits for a disk
+    os.kill(started._pid, signal.SIGSTOP)  # its state while it waits for a disk
     try:
         for _ in range(5):
             listener.look(dict.fromkeys(range(1000), 100))
@@ -411,7 +411,7 @@ def test_a_disk_that_hangs_is_one_line_and_no_look_waits_for_it(listener, tmp_pa
     eventually(assert_written)
 
 
-def test_an_error_in_recording_is_one_line_and_reaches_nobody_else(listener, tmp_path, monkeypatch):
+def test_an_error_in_recording_is_one_line_and_affects_nothing_else(listener, tmp_path, monkeypatch):
     listener.outputs.apply(history(tmp_path / "h.sqlite"), Contents())
 
     def broken(_event):
@@ -425,7 +425,7 @@ def test_an_error_in_recording_is_one_line_and_reaches_nobody_else(listener, tmp
     assert "internal error, please report it: KeyError('x')" in line
 
 
-def test_where_no_process_can_be_made_that_is_one_line_and_it_is_tried_again(listener, tmp_path, monkeypatch):
+def test_a_failed_fork_is_one_line_and_tried_again(listener, tmp_path, monkeypatch):
     def refuse():
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
@@ -440,6 +440,6 @@ def test_where_no_process_can_be_made_that_is_one_line_and_it_is_tried_again(lis
     eventually(lambda: assert_readings(tmp_path / "h.sqlite", 1))
 
 
-def test_an_event_of_before_is_in_the_history_as_it_was(tmp_path):
+def test_an_earlier_event_is_recorded_unchanged(tmp_path):
     """The messages of the tests are those of the listener."""
     assert {"kind", "name", "came_back", "taken", "metric", "pid", "at", "pool"} <= set(left(NOW))

@@ -17,7 +17,7 @@ MIB = 1024**2
 
 @pytest.mark.parametrize("kind", ["sync", "gthread"])
 @pytest.mark.parametrize("workers", [2, 3])
-def test_never_do_fewer_than_all_but_one_serve(kind, workers, tmp_path):
+def test_all_but_one_always_serve(kind, workers, tmp_path):
     with slow(kind, workers, tmp_path, IMPORT) as pool, Reaping(pool.manager) as reaping:
         # What may be written is a minute at least.
         reaping.settings = Settings({"myapp": {"max_age": 2.0, "min_age": 1.0, "settle": 0.5}})
@@ -29,7 +29,7 @@ def test_never_do_fewer_than_all_but_one_serve(kind, workers, tmp_path):
         assert IMPORT <= first.to_serve < IMPORT + 5
 
 
-def test_nor_where_they_go_for_what_they_hold(tmp_path):
+def test_all_but_one_always_serve_when_reaped_for_their_size(tmp_path):
     with slow("sync", 2, tmp_path, IMPORT) as pool, Reaping(pool.manager) as reaping:
         grow(pool)
         reaping.settings = Settings({"myapp": {"limit": 60 * MIB, "min_age": 1.0, "settle": 0.5}})
@@ -51,7 +51,7 @@ def assert_settled(reaping: Reaping, number: int) -> None:
     assert len(reaping.all_of(events.Settled)) >= number, reaping.events
 
 
-def test_status_calls_the_replacement_starting(tmp_path):
+def test_status_shows_the_replacement_as_starting(tmp_path):
     with slow("sync", 2, tmp_path, 3.0) as pool, Reaping(pool.manager) as reaping:
         reaping.settings = Settings({"myapp": {"max_age": 2.0, "min_age": 1.0, "settle": 0.5}})
         reaping.until(events.Left)

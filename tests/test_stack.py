@@ -58,7 +58,7 @@ def assert_all_are_there(pool: stack.Pool, number: int) -> set[int]:
 
 
 @contextlib.contextmanager
-def one_at_a_time(pool: stack.Pool, workers: int = 5) -> Iterator[set[int]]:
+def in_turn(pool: stack.Pool, workers: int = 5) -> Iterator[set[int]]:
     """What must be so for every pool while workers are reaped; the set is for those that grow and are to go."""
     before = eventually(lambda: assert_all_are_there(pool, workers))
     grown: set[int] = set()
@@ -75,9 +75,9 @@ def one_at_a_time(pool: stack.Pool, workers: int = 5) -> Iterator[set[int]]:
     assert pool.largest() < LIMIT_MB
 
 
-def the_one_that_grows_is_replaced_and_no_other(pool: stack.Pool, workers: int = 5) -> None:
+def only_the_growing_worker_is_replaced(pool: stack.Pool, workers: int = 5) -> None:
     before = eventually(lambda: assert_all_are_there(pool, workers))
-    with one_at_a_time(pool, workers) as grown:
+    with in_turn(pool, workers) as grown:
         grown |= pool.grow(1, LIMIT_MB + 50)
     (new,) = pool.workers() - before
     _, left = stack.announced(pool.directory)
@@ -85,32 +85,32 @@ def the_one_that_grows_is_replaced_and_no_other(pool: stack.Pool, workers: int =
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_plack_worker_that_grows_is_replaced_and_no_other(sock, version):
+def test_only_the_plack_worker_that_grows_is_replaced(sock, version):
     python = stack.python_with(version)
     # With supervisord as it is, and ticks 5 s apart.
     with stack.running(block(sock, plack(sock), python), "myapp", sock.parent, python, prompt=False) as pool:
-        the_one_that_grows_is_replaced_and_no_other(pool)
+        only_the_growing_worker_is_replaced(pool)
 
 
-def test_a_catalyst_worker_that_grows_is_replaced_and_no_other(sock, catalyst_script):
+def test_only_the_catalyst_worker_that_grows_is_replaced(sock, catalyst_script):
     with stack.running(block(sock, f"{catalyst_script} -l {sock} -n 5 -e"), "myapp", sock.parent) as pool:
-        the_one_that_grows_is_replaced_and_no_other(pool)
+        only_the_growing_worker_is_replaced(pool)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_worker_of_an_fcgi_program_that_grows_is_replaced_and_no_other(sock, catalyst_script, version):
+def test_only_the_worker_of_an_fcgi_program_that_grows_is_replaced(sock, catalyst_script, version):
     python = stack.python_with(version)
     text = block(sock, f"{catalyst_script} -l x -n 4 -e", python)
     text = text.replace("[program:myapp]", f"[fcgi-program:myapp]\nsocket=unix://{sock}\nsocket_mode=0777")
     with stack.running(text, "myapp", sock.parent, python) as pool:
-        the_one_that_grows_is_replaced_and_no_other(pool, workers=4)
+        only_the_growing_worker_is_replaced(pool, workers=4)
 
 
-def test_a_worker_in_a_long_request_answers_whole_and_is_signalled_when_it_is_idle_again(sock, catalyst_script):
+def test_a_worker_in_a_long_request_finishes_it_and_is_signalled_when_idle_again(sock, catalyst_script):
     body = os.urandom(300_000)
     text = block(sock, f"{catalyst_script} -l {sock} -n 5 -e").replace("settle=1s", "settle=1s\nidle_wait=1s")
     with stack.running(text, "myapp", sock.parent) as pool:
-        with one_at_a_time(pool) as grown:
+        with in_turn(pool) as grown:
             # Several ticks and more than idle_wait long.
             pid, answer = pool.ask(f"mb={LIMIT_MB + 50}&s=5", body)
             grown.add(pid)
@@ -120,7 +120,7 @@ def test_a_worker_in_a_long_request_answers_whole_and_is_signalled_when_it_is_id
 
 
 @needs_root
-def test_a_listener_that_runs_as_the_pools_user_needs_no_more_rights(sock):
+def test_a_listener_that_runs_as_the_user_of_the_pool_needs_no_more_rights(sock):
     where = sock.parent
     where.chmod(0o777)
     shutil.copy(stack.APPS / "leaky.psgi", where)
@@ -130,15 +130,15 @@ def test_a_listener_that_runs_as_the_pools_user_needs_no_more_rights(sock):
     http = f"[unix_http_server]\nfile={where}/s.sock\nchown=www-data\n"
     with stack.running(text, "myapp", where, http=http) as pool:
         assert pool.manager().username() == "www-data"
-        the_one_that_grows_is_replaced_and_no_other(pool)
+        only_the_growing_worker_is_replaced(pool)
 
 
-def test_of_three_over_the_limit_never_two_are_leaving_and_the_pool_ends_within_it(sock):
-    with stack.running(block(sock, plack(sock)), "myapp", sock.parent) as pool, one_at_a_time(pool) as grown:
+def test_never_two_of_three_workers_over_the_limit_leave_at_once_and_the_pool_ends_within_it(sock):
+    with stack.running(block(sock, plack(sock)), "myapp", sock.parent) as pool, in_turn(pool) as grown:
         grown |= pool.grow(3, LIMIT_MB + 50)
 
 
-def test_a_request_that_sleeps_is_neither_cut_nor_shortened(sock):
+def test_a_request_that_sleeps_is_neither_cut_off_nor_shortened(sock):
     with stack.running(block(sock, plack(sock)), "myapp", sock.parent) as pool:
         begun = time.monotonic()
         busy, _ = pool.ask(f"mb={LIMIT_MB + 50}&s=5")  # several ticks long
@@ -150,7 +150,7 @@ def test_a_request_that_sleeps_is_neither_cut_nor_shortened(sock):
         assert "HUP sent between two requests" in reap["message"]
 
 
-def test_a_worker_on_a_connection_that_nginx_keeps_is_not_idle_until_that_ends(sock):
+def test_a_worker_with_a_connection_that_nginx_keeps_is_not_idle_until_it_closes(sock):
     """With the block of docs/safety.md, but that connections are kept for 3 s."""
     where = sock.parent
     safety = (stack.ROOT / "docs/safety.md").read_text()

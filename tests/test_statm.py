@@ -1,4 +1,4 @@
-"""Descriptors of statm that are kept from look to look: they mean one process for ever, and none is left over."""
+"""Descriptors of statm that are kept from look to look: each means one process forever, and none is left open."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def is_open(fd: str) -> bool:
 
 
 @pytest.mark.parametrize("metric", ["uss", "vms"])
-def test_a_look_with_kept_descriptors_says_what_one_without_says(table, metric, monkeypatch):
+def test_a_look_with_kept_descriptors_equals_one_without(table, metric, monkeypatch):
     settings = PoolSettings(limit=500 * MIB, metric=metric)
     monkeypatch.setattr(statm, "_swap_in_use", lambda: 0)  # a test beside this one may switch a swap file on
     with pool(3, 40) as manager:
@@ -68,7 +68,7 @@ def test_a_look_with_kept_descriptors_says_what_one_without_says(table, metric, 
         assert open_descriptors() == 3
 
 
-def test_a_worker_that_is_gone_is_not_known_by_its_descriptor_and_one_that_came_is_seen(table):
+def test_a_gone_worker_is_detected_by_its_descriptor_and_a_new_one_is_seen(table):
     with pool(2, 5) as manager:
         (first, second) = sorted(worker.id.pid for worker in look(manager, table).workers)
         os.kill(first, signal.SIGKILL)
@@ -82,7 +82,7 @@ def test_a_worker_that_is_gone_is_not_known_by_its_descriptor_and_one_that_came_
         assert open_descriptors() == 2
 
 
-def test_a_zombie_is_no_worker(table):
+def test_a_zombie_is_not_a_worker(table):
     with pool(2, 5) as manager:
         look(manager, table)
         victim = min(workers_below(manager))
@@ -99,7 +99,7 @@ def assert_zombie(pid: int) -> None:
     assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_pid_below_another_manager_is_read_anew(table):
+def test_a_pid_below_another_manager_is_opened_again(table):
     with pool(1, 5) as manager:
         (worker,) = look(manager, table).workers
         other = worker.id._replace(pid=manager + 1)
@@ -118,7 +118,7 @@ def test_pools_that_come_and_go_leave_no_descriptor_open():
     reaper.close()
 
 
-def test_where_no_descriptor_is_left_all_is_read_anew(table):
+def test_without_a_free_descriptor_every_file_is_opened_again(table):
     table._most = 1
     with pool(3, 5) as manager:
         for _ in range(2):
@@ -126,7 +126,7 @@ def test_where_no_descriptor_is_left_all_is_read_anew(table):
         assert open_descriptors() == 1
 
 
-def test_swap_that_could_be_a_workers_own_is_looked_up(table, monkeypatch):
+def test_swap_that_may_belong_to_a_worker_is_read(table, monkeypatch):
     monkeypatch.setattr(statm, "_swap_in_use", lambda: 450 * MIB)
 
     def over(worker) -> bool:

@@ -28,7 +28,7 @@ def names(states: type) -> set[str]:
     return {name for name in vars(states) if name.isupper()}
 
 
-def test_the_states_are_those_of_supervisor():
+def test_the_states_match_those_of_supervisor():
     assert {state.value for state in ProgramState} == names(ProcessStates)
     assert {state.value for state in ListenerState} == names(EventListenerStates) | {"NONE"}
 
@@ -42,7 +42,7 @@ WELL: Any = {
 }
 
 
-def test_of_a_listener_that_is_well_nothing_is_said():
+def test_a_healthy_listener_is_not_mentioned():
     assert (trouble_of_listener(WELL), age_of_listener(WELL, "0.9.5")) == ("", "")
 
 
@@ -66,17 +66,17 @@ def test_of_a_listener_that_is_well_nothing_is_said():
         ),
     ],
 )
-def test_what_is_wrong_with_a_listener_is_said_with_the_remedy(change, expected):
+def test_a_problem_of_the_listener_is_reported_with_its_remedy(change, expected):
     assert expected in trouble_of_listener({**WELL, **change})
 
 
-def test_a_listener_of_rare_ticks_is_not_called_silent_between_two_of_them():
+def test_a_listener_with_rare_ticks_is_not_called_silent_between_two_ticks():
     rare = {**WELL, "period_seconds": 3600}
     assert trouble_of_listener({**rare, "age_seconds": 7200.0}) == ""
     assert "looked at the pools 7206 s ago" in trouble_of_listener({**rare, "age_seconds": 7206.0})
 
 
-def test_a_listener_that_is_older_than_we_are_is_told():
+def test_a_listener_older_than_the_command_is_reported():
     assert age_of_listener(WELL, "0.11.0") == (
         "the listener memreap:memreap is memreap 0.10.0, older than this memreap 0.11.0: restart memreap:memreap"
     )
@@ -115,8 +115,8 @@ def below(table: str) -> list[str]:
     return [line.strip() for line in table.splitlines()[2:] if line.startswith(" ")]
 
 
-def test_since_when_reaps_are_counted_is_said_once_and_only_on_the_first_day():
-    """After that it is no news, and memreap report has it."""
+def test_the_start_of_the_counters_is_shown_once_and_only_on_the_first_day():
+    """Later it is omitted; memreap report has it."""
     young, other = NOW - 3600, NOW - 7200
     pools = [shown(worker(11, 80), name=name, reaps=3, counted_since=young) for name in ("myapp", "web")]
     line = f"Reaps are counted since {words.clock(young)}."
@@ -138,7 +138,7 @@ def test_since_when_reaps_are_counted_is_said_once_and_only_on_the_first_day():
         (None, "QUIT", ("QUIT", True, None)),
     ],
 )
-def test_the_signal_that_is_used_and_whether_it_is_set_are_in_the_values(server, chosen, expected):
+def test_the_signal_and_whether_it_is_set_are_in_the_values(server, chosen, expected):
     settings = replace(SETTINGS, signal=chosen)
     choice = look_at(Pool("myapp", "RUNNING", "", MANAGER, 60.0, (worker(11, 50),)))
     values = statusrows.of_pool(choice, settings, choice.state, Counters(), {}, server=server)
@@ -155,13 +155,13 @@ def test_the_signal_that_is_used_and_whether_it_is_set_are_in_the_values(server,
         (None, {}, "signal - default: it depends on the server, and no running worker is known"),
     ],
 )
-def test_the_table_of_settings_has_the_signal_that_is_used(server, given, line):
+def test_the_table_of_settings_shows_the_signal_in_use(server, given, line):
     settings = replace(SETTINGS, signal=given["signal"].value if given else None)
     table = inforce.table([inforce.of_pool("myapp", settings, given, server)])
     assert line in [" ".join(each.split()) for each in table.splitlines()]
 
 
-def test_a_pool_is_a_line_and_its_last_message_one_below_it():
+def test_a_pool_is_one_line_with_its_last_message_below():
     head, line, message = statustable.table([shown(worker(11, 50), worker(12, 60))], NOW, True).splitlines()
     assert head.split() == ["limit", "workers", "largest", "total", "growth", "reaps", "since"]
     assert line.split() == ["myapp", "QUIET", "100", "MiB", "uss", "2", "-", "-", "-", "0", "34", "s"]
@@ -174,7 +174,7 @@ LONG_NAME = "a-group-of-shops:shop_of_the_north_west_00"
 
 @pytest.mark.parametrize("name", ["myapp", "group:process_00", LONG_NAME])
 @pytest.mark.parametrize("standing", ["quiet", "settling", "suspended"])
-def test_a_table_is_80_columns_wide_whatever_is_in_it(name, standing):
+def test_a_table_is_80_columns_wide_with_any_content(name, standing):
     largest = shown(
         name=name,
         standing=standing,
@@ -194,7 +194,7 @@ def test_a_table_is_80_columns_wide_whatever_is_in_it(name, standing):
     assert name in table
 
 
-def test_a_worker_whose_size_may_not_be_read_makes_its_pool_blind():
+def test_a_worker_with_an_unreadable_size_makes_its_pool_blind():
     pool = shown(worker(11, 150), worker(12, 50), worker(13, 150, 120))
     assert (pool["standing"], pool["unreadable_workers"]) == ("blind", 1)
     table = statustable.table([pool], NOW, True)
@@ -204,11 +204,11 @@ def test_a_worker_whose_size_may_not_be_read_makes_its_pool_blind():
     assert statusrows.is_well(shown(worker(12, 50), worker(13, 150, 120)))
 
 
-def test_a_worker_whose_bound_is_within_the_limit_is_not_blind_even_if_its_size_is_unknown():
+def test_a_worker_with_a_bound_below_the_limit_is_not_blind_even_if_its_size_is_unknown():
     assert shown(worker(11, 50))["standing"] == "quiet"
 
 
-def test_a_program_that_runs_and_cannot_be_looked_at_is_blind():
+def test_a_running_program_that_cannot_be_looked_at_is_blind():
     pool = Pool("myapp", "RUNNING", "its processes are hidden from this user")
     choice = look_at(pool)
     assert choice.standing == "blind"
@@ -239,7 +239,7 @@ def test_a_program_that_runs_and_cannot_be_looked_at_is_blind():
     ],
 )
 @pytest.mark.parametrize("paused", [False, True])
-def test_a_suspended_pool_is_shown_with_reason_since_and_until_and_is_not_well(paused, more, expected):
+def test_a_suspended_pool_is_shown_with_reason_since_and_until_and_fails(paused, more, expected):
     pool = shown(worker(11, 50), standing="suspended", paused=paused, **more)
     table = statustable.table([pool], NOW, True)
     text = " ".join(below(table))
@@ -253,8 +253,8 @@ def test_a_suspended_pool_is_shown_with_reason_since_and_until_and_is_not_well(p
     assert not statusrows.is_well(pool)
 
 
-def test_without_the_plugin_no_line_names_its_command_as_the_remedy():
-    """A changed setting ends a suspension everywhere; of a pause doctor says what is missing."""
+def test_without_the_plugin_no_line_recommends_its_command():
+    """A changed setting ends a suspension everywhere; for a pause doctor reports what is missing."""
     suspension = {"reason": "its limit is too low; set limit=90MB or more", "since": NOW, "until": NOW + 60}
     (line,) = statustable.details(shown(worker(11, 50), standing="suspended", suspension=suspension), False)
     assert "until CLOCK or its settings change: its limit" in line.replace(words.clock(NOW + 60), "CLOCK")
@@ -262,7 +262,7 @@ def test_without_the_plugin_no_line_names_its_command_as_the_remedy():
     assert line.endswith("until supervisorctl memreap resume myapp (not set up here: memreap doctor says how)")
     assert not list(
         statustable.details(shown(worker(11, 50), standing="paused", paused=True), True)
-    )  # the message says it
+    )  # the message has it
 
 
 @pytest.mark.parametrize(
@@ -274,19 +274,19 @@ def test_without_the_plugin_no_line_names_its_command_as_the_remedy():
         (False, {"takes_commands": True}, False),
     ],
 )
-def test_supervisorctl_memreap_needs_the_plugin_the_interface_and_a_listener_that_gets_commands(
+def test_supervisorctl_memreap_needs_the_plugin_the_interface_and_a_listener_that_receives_commands(
     has_plugin, listener, expected
 ):
     assert words.has_commands(has_plugin, listener) is expected
 
 
-def test_what_a_listener_saw_that_looks_no_more_is_not_called_quiet():
+def test_the_view_of_a_listener_that_no_longer_looks_is_not_called_quiet():
     (pool,) = statusrows.unwatched([shown(worker(11, 50))])
     assert not statusrows.is_well(pool)
     assert "BLIND" in statustable.table([pool], NOW, True)
 
 
-def test_a_look_leaves_out_what_it_does_not_know():
+def test_a_look_omits_what_it_does_not_know():
     (pool,) = statusrows.of_look([shown(worker(11, 50), worker(12, 150, 120), worker(13, 150))])
     values = json.loads(json.dumps(View([pool], "look", "one look").values()))
     assert set(values) == {"version", "view", "note", "pools"}
@@ -298,7 +298,7 @@ def test_a_look_leaves_out_what_it_does_not_know():
     assert line.split() == ["myapp", "BLIND", "100", "MiB", "uss", "3", "-", "120", "MiB", "120", "MiB"]
 
 
-def test_in_json_each_time_has_a_text_with_the_zone_beside_it():
+def test_in_json_each_time_also_has_a_text_with_the_zone():
     suspension = {"cause": "manager lost", "reason": "x", "since": 1_700_000_000, "until": 1_700_000_600}
     whole = statusrows.document([shown(suspension=suspension)], "listener", age=1.5)
     (pool,) = whole["pools"]
@@ -316,7 +316,7 @@ def test_in_json_each_time_has_a_text_with_the_zone_beside_it():
     assert whole["age_seconds"] == 1.5
 
 
-def test_a_view_is_narrowed_to_a_group():
+def test_a_view_can_be_narrowed_to_a_group():
     pools = [shown(name=name) for name in ("g:a", "g:b", "web")]
     view = View(pools, "listener", "")
     assert [pool["name"] for pool in view.only(["g"]).pools] == ["g:a", "g:b"]

@@ -61,7 +61,7 @@ def assert_blind(reaping: Reaping) -> Wrapped:
         ),
     ],
 )
-def test_a_pool_behind_a_wrapper_is_not_watched_and_that_is_told_with_what_to_set(wrapped):
+def test_a_pool_behind_a_wrapper_is_not_watched_and_the_remedy_is_reported(wrapped):
     with running(wrapped.format(POOL)) as shell:
         eventually(lambda: manager_below(shell))
         with Reaping(shell.pid, **WIDE) as reaping:
@@ -91,7 +91,7 @@ def one_child(process: psutil.Process) -> list[psutil.Process]:
     return children
 
 
-def test_with_depth_2_the_same_pool_is_watched_and_one_that_is_deeper_is_told():
+def test_with_depth_2_the_same_pool_is_watched_and_a_deeper_one_is_reported():
     with running(f"{POOL} | cat >/dev/null") as shell:
         eventually(lambda: manager_below(shell))
         with Reaping(shell.pid, **WIDE, depth="2") as reaping:

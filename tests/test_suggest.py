@@ -1,4 +1,4 @@
-"""The command suggest: which pools it judges, what it prints, its exit status, and what it says without a history."""
+"""The command suggest: which pools it judges, what it prints, its exit status, and its message without a history."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_it_ends_with_the_block_to_paste(conf):
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
-def test_a_group_is_all_of_its_pools_and_one_without_a_suggestion_fails(conf):
+def test_a_group_means_all_its_pools_and_a_pool_without_a_suggestion_fails(conf):
     result = memreap(conf, "shop")
     assert result.returncode == 1
     assert "[memreap:shop:old]\nlimit=" in result.stdout
@@ -69,7 +69,7 @@ def test_a_group_is_all_of_its_pools_and_one_without_a_suggestion_fails(conf):
     assert "myapp" not in result.stdout
 
 
-def test_all_pools_are_judged_if_none_is_named(conf):
+def test_without_a_name_all_pools_are_judged(conf):
     result = memreap(conf, "--json")
     assert result.returncode == 1
     values = json.loads(result.stdout)
@@ -82,7 +82,7 @@ def test_all_pools_are_judged_if_none_is_named(conf):
     assert young["reason"] == "watched for 22 min, 4 workers grew; ask again tomorrow"
 
 
-def test_a_name_that_is_in_no_history_is_an_error_that_says_which_are(conf):
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones(conf):
     result = memreap(conf, "myap")
     assert (result.returncode, result.stdout) == (1, "")
     (error,) = result.stderr.splitlines()
@@ -90,7 +90,7 @@ def test_a_name_that_is_in_no_history_is_an_error_that_says_which_are(conf):
     assert "myapp, shop:old, shop:young" in error
 
 
-def test_without_a_history_it_says_what_to_do(tmp_path):
+def test_without_a_history_it_explains_what_to_do(tmp_path):
     result = memreap(configuration(tmp_path, f"history={tmp_path}/none.sqlite"))
     assert (result.returncode, result.stdout) == (1, "")
     error, needs = result.stderr.splitlines()
@@ -98,7 +98,7 @@ def test_without_a_history_it_says_what_to_do(tmp_path):
     assert "set observe=yes in [memreap:NAME]" in needs
 
 
-def test_a_history_that_is_off_is_said(tmp_path):
+def test_a_history_that_is_off_is_reported(tmp_path):
     result = memreap(configuration(tmp_path, "history=off"))
     assert result.returncode == 1
     assert "history=off" in result.stderr

@@ -18,13 +18,13 @@ WRONG = benchmark.Outcome("steady leak", 0, "steady leak", "", 100, 10.0, None, 
 
 @pytest.fixture(scope="module")
 def outcomes():
-    # In this process: a pool of processes leaves one of its own behind for a while.
+    # In this process: a process pool leaves a helper process behind for a while.
     leaks = [kind for kind in benchmark.KINDS if kind.startswith("steady")]
     kinds = [*leaks * 3, *(kind for kind in (*benchmark.KINDS, benchmark.TOO_SHORT) if kind not in leaks)]
     return [benchmark.judge((kind, benchmark.FIRST + number)) for number, kind in enumerate(kinds)]
 
 
-def test_of_what_is_promised_9_of_10_are_right(outcomes):
+def test_nine_of_ten_predictions_are_right(outcomes):
     answered = [outcome for outcome in outcomes if outcome.is_answered]
     wrong = [outcome for outcome in answered if not outcome.is_right]
     assert len(wrong) <= 0.1 * len(answered), wrong
@@ -35,7 +35,7 @@ def test_most_leaks_are_answered(outcomes):
     assert sum(outcome.is_answered for outcome in leaks) >= 0.7 * len(leaks)
 
 
-def test_nothing_is_promised_for_a_pool_that_was_watched_for_too_short_a_time(outcomes):
+def test_nothing_is_predicted_for_a_pool_watched_for_too_short_a_time(outcomes):
     short = [outcome for outcome in outcomes if outcome.kind == benchmark.TOO_SHORT]
     assert len(short) == 1
     assert not any(outcome.is_answered for outcome in short)
@@ -53,18 +53,18 @@ def test_nothing_is_promised_for_a_pool_that_was_watched_for_too_short_a_time(ou
         (None, 3, 3.0, False),
     ],
 )
-def test_right_is_within_25_percent_or_below_the_bound(promised, below, truth, is_right):
-    assert WRONG._replace(promised=promised, below=below, truth=truth).is_right is is_right
+def test_a_prediction_is_right_within_25_percent_or_below_its_bound(predicted, below, actual, is_right):
+    assert WRONG._replace(predicted=predicted, below=below, actual=actual).is_right is is_right
 
 
-def test_the_table_counts_what_is_wrong():
-    right = WRONG._replace(truth=10.0)
+def test_the_table_counts_wrong_predictions():
+    right = WRONG._replace(actual=10.0)
     no_answer = WRONG._replace(limit=None, why=Why.NO_FRESH.value)
     rows = suggest_report.table([WRONG, right, right, no_answer])
     assert rows[-1] == "| steady leak | 4 | 3 | 2 | 0 | 1 | steady leak 4 |"
 
 
-def test_the_page_of_the_documentation_is_one_of_the_benchmark():
+def test_the_documentation_page_matches_the_benchmark():
     page = (stack.ROOT / "docs/suggest.md").read_text()
     assert all(f"| {kind} |" in page for kind in (*benchmark.KINDS, benchmark.TOO_SHORT))
     assert suggest_report._LEGEND in page

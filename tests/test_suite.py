@@ -59,7 +59,7 @@ def assert_passes(run: subprocess.CompletedProcess[str], place: Path) -> None:
     assert list(place.glob("memreap-*")) == []
 
 
-def assert_nothing_stands_in(place: Path) -> None:
+def assert_no_process_in(place: Path) -> None:
     assert [process for process in psutil.process_iter(["cwd"]) if str(place) in (process.info["cwd"] or "")] == []
 
 
@@ -94,14 +94,14 @@ def test_none_of_these(started):
 
 
 @both
-def test_a_test_that_waits_for_ever_fails_and_what_it_started_is_ended(place, workers):
+def test_a_test_that_hangs_fails_and_its_processes_are_ended(place, workers):
     result = run(place, HANGS, "-o", "timeout=2", *workers)
     assert_fails(result, "Timeout (>2.0s)", "3 failed, 1 passed")
     assert len(list(place.glob("test_* is over"))) == 4
-    assert_nothing_stands_in(place)
+    assert_no_process_in(place)
 
 
-def test_a_test_has_two_minutes_unless_it_says_otherwise(request):
+def test_a_test_has_two_minutes_unless_marked(request):
     assert request.config.getini("timeout") == "120"
 
 
@@ -119,7 +119,7 @@ def test_thread():
 
 
 @both
-def test_a_warning_something_that_is_not_closed_and_a_thread_that_dies_fail_a_test(place, workers):
+def test_a_warning_an_unclosed_resource_and_a_dying_thread_fail_a_test(place, workers):
     seen = (
         "UserWarning: mind this",
         "ResourceWarning: unclosed file",
@@ -147,12 +147,12 @@ def test_it():
 
 
 @both
-def test_what_a_test_leaves_behind_fails_the_run_and_is_removed(place, workers):
+def test_leftovers_of_a_test_fail_the_run_and_are_removed(place, workers):
     result = run(place, LEFT, *workers)
     assert_fails(
         result, "left behind:", "sleep 1001", "sleep 1002", "a name that is long", "/a-file-", "1 passed, 1 error"
     )
-    assert_nothing_stands_in(place)
+    assert_no_process_in(place)
     assert list(place.glob("memreap-*")) == []
 
 
@@ -162,7 +162,7 @@ def test_what_a_test_leaves_behind_fails_the_run_and_is_removed(place, workers):
     ["def test_it(): pytest.skip('on a holiday')", "pytest.skip('on a holiday', allow_module_level=True)"],
     ids=["a test", "a file"],
 )
-def test_a_skip_that_ci_does_not_expect_fails_its_run_and_no_other(place, workers, skips):
+def test_a_skip_unexpected_in_ci_fails_the_ci_run_only(place, workers, skips):
     text = f"import pytest\ndef test_another(): pass\n{skips}\n"
     assert run(place, text, *workers).returncode in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
     result = run(place, text, *workers, environment={"CI": "true"})
@@ -174,7 +174,7 @@ def test_a_skip_that_ci_does_not_expect_fails_its_run_and_no_other(place, worker
 
 
 @both
-def test_what_a_shell_in_the_background_ignores_is_not_ignored_by_what_the_tests_start(place, workers):
+def test_signals_ignored_by_a_background_shell_are_not_ignored_by_test_processes(place, workers):
     def ignore() -> None:
         for signum in (signal.SIGINT, signal.SIGQUIT):
             signal.signal(signum, signal.SIG_IGN)
@@ -192,7 +192,7 @@ def test_it(signum):
 
 
 @both
-def test_the_files_of_a_test_that_fails_are_kept_and_those_of_others_are_not(place, workers):
+def test_the_files_of_a_failed_test_are_kept_and_others_removed(place, workers):
     text = """
 def test_one(tmp_path):
     (tmp_path / "of-one").touch()
@@ -209,7 +209,7 @@ def test_two(tmp_path):
 
 
 @both
-def test_a_directory_above_that_of_the_tests_with_another_mode_at_the_end_fails_the_run(place, workers):
+def test_a_parent_directory_whose_mode_changed_fails_the_run(place, workers):
     text = f"""
 import pathlib
 

@@ -52,7 +52,7 @@ def used_by(manager: int, worker: int, **settings) -> int:
 
 
 @pytest.mark.parametrize("metric", ["uss", "pss", "rss"])
-def test_a_worker_in_swap_counts_at_its_full_size(manager, metric):
+def test_a_worker_in_swap_counts_with_its_full_size(manager, metric):
     worker = procfs.source().children(manager)[0]
     before = used_by(manager, worker, metric=metric)
     push_out(worker)
@@ -60,7 +60,7 @@ def test_a_worker_in_swap_counts_at_its_full_size(manager, metric):
     assert used_by(manager, worker, metric=metric) == pytest.approx(before, rel=0.02)
 
 
-def test_the_limit_holds_for_a_worker_that_went_into_swap_between_two_looks(manager):
+def test_the_limit_applies_to_a_worker_swapped_out_between_two_looks(manager):
     with Reaping(manager, limit="50GB") as reaping:
         for _ in range(2):
             reaping.tick()  # from then on only its statm is read, which has no swap
@@ -75,7 +75,7 @@ def test_the_limit_holds_for_a_worker_that_went_into_swap_between_two_looks(mana
     assert left.came_back == pytest.approx(signalled.reason.used, rel=0.02)
 
 
-def test_total_counts_swap_and_workers_in_swap_go_until_the_pool_fits(manager):
+def test_total_counts_swap_and_swapped_workers_are_reaped_until_the_pool_fits(manager):
     for worker in procfs.source().children(manager):
         push_out(worker)
     with Reaping(manager, limit="50GB", total="100MB") as reaping:
@@ -88,7 +88,7 @@ def test_total_counts_swap_and_workers_in_swap_go_until_the_pool_fits(manager):
         assert left.came_back == pytest.approx(event.reason.private, rel=0.02)
 
 
-def test_where_the_host_is_short_of_memory_a_worker_in_memory_goes_and_not_one_in_swap(manager):
+def test_if_the_host_is_short_of_memory_a_worker_in_memory_is_reaped_not_one_in_swap(manager):
     first, second, third = procfs.source().children(manager)
     push_out(first)
     push_out(third)

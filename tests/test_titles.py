@@ -76,7 +76,7 @@ def assert_titled(manager: int, port: int, title: str) -> None:
     [(STARMAN, "myapp /gunicorn", "Starman"), (UWSGI, "myapp", "uWSGI"), (GUNICORN, "myapp", "gunicorn")],
     ids=["Starman", "uWSGI", "gunicorn"],
 )
-def test_workers_that_have_changed_their_title_are_of_the_same_server(command, title, server, tmp_path):
+def test_workers_with_a_changed_title_belong_to_the_same_server(command, title, server, tmp_path):
     with running(command, tmp_path) as (manager, port):
         eventually(lambda: assert_titled(manager, port, title))
         pool = seen(manager)
@@ -87,7 +87,7 @@ def test_workers_that_have_changed_their_title_are_of_the_same_server(command, t
 @pytest.mark.parametrize(
     ("argument", "server"), [("", "FCGI::ProcManager"), (" a", UNRECOGNISABLE)], ids=["manager", "both"]
 )
-def test_where_manager_and_workers_have_other_titles_their_server_is_not_taken_for_none(argument, server, tmp_path):
+def test_a_server_is_recognised_when_manager_and_workers_have_other_titles(argument, server, tmp_path):
     with running(f"perl {{apps}}/titled.pl{argument}", tmp_path) as (manager, _):
         eventually(lambda: assert_called(manager, "worker of" if argument else "perl-fcgi", 2))
         assert {worker.detail.server for worker in seen(manager).workers} == {server}
@@ -99,11 +99,11 @@ def assert_called(above: int, title: str, count: int) -> list[psutil.Process]:
     return called
 
 
-def test_the_dirty_arbiter_of_gunicorn_which_is_called_as_its_siblings_is_never_signalled(where):
+def test_the_dirty_arbiter_of_gunicorn_with_the_name_of_its_siblings_is_never_signalled(where):
     (where / "gunicorn.conf.py").write_text("dirty_apps = ['titled:Waits']\ndirty_workers = 2\n")
     with running(GUNICORN, where) as (manager, port):
         arbiter = eventually(lambda: assert_has_arbiter(manager))
-        # Without setproctitle, nothing but its children tells it from the workers.
+        # Without setproctitle, only its children distinguish it from the workers.
         names = {tuple(psutil.Process(pid).cmdline()) for pid in workers_below(manager)}
         assert len(names) == 1
         eventually(lambda: assert_vetoed(manager, [arbiter]))

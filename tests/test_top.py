@@ -75,7 +75,7 @@ def is_whole(text: str) -> bool:
 
 
 def assert_restored(screen: Screen) -> None:
-    assert screen.attributes() == screen.found
+    assert screen.attributes() == screen.saved_mode
     assert screen.raw.count(ENTERED) == screen.raw.count(LEFT) > 0
     assert screen.raw.rfind(LEFT) > screen.raw.rfind(ENTERED)
 
@@ -87,7 +87,7 @@ def assert_fits(screen: Screen, columns: int) -> None:
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(80, 24), (120, 40)])
-def test_all_pools_are_shown_with_their_largest_workers_and_q_ends_it(host, columns, rows):
+def test_all_pools_are_shown_with_their_largest_workers_and_q_quits(host, columns, rows):
     with Screen(host.top(), columns, rows) as screen:
         text = screen.until(is_whole)
         assert_fits(screen, columns)
@@ -107,10 +107,10 @@ def test_all_pools_are_shown_with_their_largest_workers_and_q_ends_it(host, colu
 
 
 @pytest.mark.parametrize("ends", [b"\x03", signal.SIGTERM, signal.SIGHUP], ids=["Ctrl-C", "TERM", "HUP"])
-def test_whatever_ends_it_the_terminal_is_as_before(host, ends):
+def test_however_it_ends_the_terminal_is_restored(host, ends):
     with Screen(host.top()) as screen:
         screen.until(is_whole)
-        assert screen.attributes() != screen.found
+        assert screen.attributes() != screen.saved_mode
         if isinstance(ends, bytes):
             screen.types(ends)
         else:
@@ -119,7 +119,7 @@ def test_whatever_ends_it_the_terminal_is_as_before(host, ends):
         assert_restored(screen)
 
 
-def test_after_an_internal_error_the_terminal_is_as_before(host):
+def test_after_an_internal_error_the_terminal_is_restored(host):
     script = (
         "import sys\nfrom supervisor_memreap.commands import cli\nfrom supervisor_memreap.views import live\n"
         "whole, count = live.page, [0]\n"
@@ -132,7 +132,7 @@ def test_after_an_internal_error_the_terminal_is_as_before(host):
         assert b"ZeroDivisionError" in screen.raw.rpartition(LEFT)[2]
 
 
-def test_ctrl_z_gives_the_shell_its_terminal_and_fg_goes_on(host):
+def test_ctrl_z_returns_the_terminal_to_the_shell_and_fg_continues(host):
     with Screen(host.top()) as screen:
         screen.until(is_whole)
         screen.types(b"\x1a")
@@ -175,7 +175,7 @@ def test_no_color_is_respected_and_every_state_is_in_words(host):
     assert re.search(rb"\033\[[\d;]*3[0-7][\d;]*m", screen.raw)
 
 
-def test_without_unicode_the_bars_are_of_ascii(host):
+def test_without_unicode_the_bars_are_ascii(host):
     with Screen(host.top("myapp"), PYTHONIOENCODING="ascii") as screen:
         text = screen.until(is_whole)
         assert re.search(r"MiB #*\.+ ", text)
@@ -185,7 +185,7 @@ def test_without_unicode_the_bars_are_of_ascii(host):
         screen.ends()
 
 
-def test_when_supervisord_does_not_answer_it_says_so_and_continues(host):
+def test_an_unavailable_supervisord_is_reported_and_it_continues(host):
     with Screen(host.top(), NO_COLOR="1") as screen:
         screen.until(is_whole)
         stop(host.supervisord.pid)
@@ -209,7 +209,7 @@ ACCESS = [
 
 
 @pytest.mark.parametrize(("userinfo", "environment"), ACCESS)
-def test_another_host_is_shown_by_its_address_and_no_password_appears(host, userinfo, environment):
+def test_another_host_is_shown_by_its_address_without_a_password(host, userinfo, environment):
     configuration = [] if userinfo or environment else ["-c", f"{host.operated.directory}/supervisord.conf"]
     command = [*MEMREAP, "top", *configuration, "--url", f"http://{userinfo}127.0.0.1:{host.port}"]
     with Screen([*command, "--interval", "0.5"], **environment) as screen:
@@ -247,7 +247,7 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_into_a_pipe_it_writes_whole_tables_and_ends_with_their_reader(host):
+def test_into_a_pipe_it_writes_whole_tables_and_ends_with_the_reader(host):
     command = " ".join(host.top())
     result = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command} | head -60"], capture_output=True, text=True, check=True
@@ -261,13 +261,13 @@ def test_into_a_pipe_it_writes_whole_tables_and_ends_with_their_reader(host):
     assert max(map(len, lines)) < 80
 
 
-def test_a_terminal_that_can_do_nothing_gets_plain_lines(host):
+def test_a_dumb_terminal_gets_plain_lines(host):
     with Screen(host.top(), TERM="dumb", rows=60) as screen:
         screen.until(lambda text: text.count("memreap top") == 2)
         screen.types(b"\x03")
         assert screen.ends() == 130
         assert b"\033" not in screen.raw
-        assert screen.attributes() == screen.found
+        assert screen.attributes() == screen.saved_mode
 
 
 @pytest.mark.parametrize(
@@ -287,14 +287,14 @@ def test_a_terminal_that_can_do_nothing_gets_plain_lines(host):
         ),
     ],
 )
-def test_a_mistake_is_one_clear_line_before_the_screen_changes(host, words, status, line):
+def test_a_mistake_is_one_line_before_the_screen_changes(host, words, status, line):
     result = run("-c", f"{host.operated.directory}/supervisord.conf", *words)
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (status, "", 1)
     assert line in result.stderr
     assert "cret" not in result.stderr
 
 
-def test_a_wrong_password_is_one_clear_line(host):
+def test_a_wrong_password_is_one_line(host):
     result = run("--url", f"http://me:wrong@127.0.0.1:{host.port}")
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert "requires a user name and password" in result.stderr
@@ -309,7 +309,7 @@ def without_rich(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
 
 
-def test_without_rich_one_line_says_what_to_install():
+def test_without_rich_one_line_names_what_to_install():
     result = without_rich("top")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
@@ -317,12 +317,12 @@ def test_without_rich_one_line_says_what_to_install():
     )
 
 
-def test_the_other_commands_do_not_load_rich():
+def test_the_other_commands_do_not_import_rich():
     assert without_rich("--help").returncode == 0
     assert without_rich("top", "--help").returncode == 0
 
 
-def test_pools_that_nothing_watches_never_look_fine(where):
+def test_unwatched_pools_never_look_fine(where):
     with supervisord(where, sections(where, listener=False)):
         conf = f"{where}/supervisord.conf"
         with Screen([*MEMREAP, "top", "-c", conf]) as screen:

@@ -65,7 +65,7 @@ def test_a_pool_and_its_workers():
     assert rest[-1].endswith("myapp: worker 4242 holds 120 MiB")
 
 
-def test_the_largest_workers_are_shown_and_how_many_are_not():
+def test_the_largest_workers_are_shown_and_the_others_counted():
     lines = shown(frame(pool("myapp", *(worker(100 + mib, mib) for mib in range(1, 61)))), rows=12)
     assert len(lines) == 12
     assert [line.split()[0] for line in lines[4:11]] == ["160", "159", "158", "157", "156", "155", "154"]
@@ -80,7 +80,7 @@ def test_each_pool_gets_its_share():
     assert sum(line.startswith(("    … 22 more", "    … 21 more")) for line in lines) == 2
 
 
-def test_of_too_many_pools_those_with_a_trouble_are_shown_and_the_others_counted():
+def test_of_too_many_pools_the_troubled_ones_are_shown_and_the_others_counted():
     pools = [pool(f"pool{number}", worker(number, 5)) for number in range(30)]
     pools[25]["standing"] = "blind"
     pools[27].update(standing="suspended", suspension={"reason": "its limit is too low", "since": NOW})
@@ -100,18 +100,18 @@ def test_of_too_many_pools_those_with_a_trouble_are_shown_and_the_others_counted
         ({"is_watched": False, "troubles": ("there is no listener",)}, "TROUBLE: there is no listener"),
     ],
 )
-def test_what_nothing_watches_never_looks_fine(options, line):
+def test_an_unwatched_pool_never_looks_fine(options, line):
     text = "\n".join(shown(frame(pool("myapp", worker(1, 5)), **options)))
     assert line in text
     assert "myapp  BLIND" in text
     assert "QUIET" not in text
 
 
-def test_without_any_pool_it_says_that_nothing_is_watched():
+def test_without_pools_it_reports_that_no_pool_is_watched():
     assert "TROUBLE: no pool is watched: run memreap doctor" in shown(frame())
 
 
-def test_what_a_terminal_would_obey_is_not_passed_on():
+def test_control_characters_are_not_passed_on():
     evil = "a\033[2Jb\nc"
     text = "\n".join(
         shown(
@@ -128,7 +128,7 @@ def test_what_a_terminal_would_obey_is_not_passed_on():
     assert text.count("a?[2Jb?c") >= 5
 
 
-def test_without_a_limit_the_largest_worker_is_a_full_bar():
+def test_without_a_limit_the_largest_worker_has_a_full_bar():
     mine = pool("myapp", worker(1, 40), worker(2, 20))
     del mine["limit_bytes"]
     lines = shown(frame(mine))

@@ -24,7 +24,7 @@ from supervisor_memreap.listener import oneshot
 
 
 @pytest.mark.skipif(not may_unshare(), reason="may not make a namespace of pids")
-def test_an_old_procmanager_below_a_supervisord_that_is_pid_1_falls_once_and_is_left_alone_from_then_on():
+def test_an_old_procmanager_below_a_supervisord_with_pid_1_is_lost_once_and_then_left_alone():
     where = stack.directory()
     memreap = f"{Path(sys.executable).parent}/memreap"
     text = (
@@ -42,10 +42,10 @@ def test_an_old_procmanager_below_a_supervisord_that_is_pid_1_falls_once_and_is_
             assert "daemonized (-d)" in suspended["message"]
             assert "FCGI::ProcManager is 0.17 or older" in suspended["message"]
             assert "resumes when the next manager has run for 10 min" in suspended["message"]
-            told = (where / "memreap.log").read_text()
+            log_text = (where / "memreap.log").read_text()
             after = time.time() + 6  # several ticks have passed, and the new workers are over the limit too
             eventually(lambda: _assert_later(after))
-            assert (where / "memreap.log").read_text() == told
+            assert (where / "memreap.log").read_text() == log_text
             assert len(re.findall(managers, (where / "s.log").read_text())) == 2
     finally:
         shutil.rmtree(where)
@@ -59,7 +59,7 @@ def _assert_later(moment: float) -> None:
     assert time.time() > moment
 
 
-def test_a_daemonized_old_procmanager_falls_with_the_first_worker_and_that_is_told():
+def test_a_daemonized_old_procmanager_is_lost_with_the_first_worker_and_reported():
     """By hand, since under supervisord a daemonized program is never RUNNING."""
     command = [sys.executable, str(POOL), "2", "40", "daemonized", "falls"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -76,10 +76,10 @@ def test_a_daemonized_old_procmanager_falls_with_the_first_worker_and_that_is_to
             == 1
         )
     finally:
-        _, there = psutil.wait_procs(tree, timeout=5)
-        for remaining in there:
+        _, alive = psutil.wait_procs(tree, timeout=5)
+        for remaining in alive:
             remaining.kill()
-    assert there == []  # the tree fell
+    assert alive == []  # the manager was lost
     lines = [event.text for event in happened]
     assert len([line for line in lines if "HUP sent" in line]) == 1
     (line,) = (line for line in lines if "suspended" in line)
@@ -95,7 +95,7 @@ PLACKUP = "plackup -s FCGI --listen {where}/myapp.sock --nproc 2 --daemonize {ap
     [f"{sys.executable} {POOL} 2 5 daemonized -d", PLACKUP],
     ids=["known by its environment", "known by its socket, since Perl has overwritten its environment"],
 )
-def test_what_a_daemonized_program_leaves_behind_is_told_with_the_command_that_ends_it(command):
+def test_orphans_of_a_daemonized_program_are_reported_with_the_command_that_ends_them(command):
     where = stack.directory()
     command = command.format(where=where, apps=stack.APPS)
     text = f"[program:myapp]\ncommand={command}\nstartretries=2\nstartsecs=5\n[memreap:myapp]\nlimit=1MB\nmin_age=1s\n"
@@ -121,10 +121,10 @@ def test_what_a_daemonized_program_leaves_behind_is_told_with_the_command_that_e
             )
             trees = [process for root in roots for process in (root, *root.children())]
             assert len(set(trees)) == 9
-            assert "sent" not in listener.text()  # they are over the limit, and nobody of the pool
+            assert "sent" not in listener.text()  # they are over the limit, and not in the pool
             subprocess.run(end, shell=True, check=True)
-            _, there = psutil.wait_procs(trees, timeout=10)
-            assert there == []
+            _, alive = psutil.wait_procs(trees, timeout=10)
+            assert alive == []
     finally:
         for process in psutil.process_iter(["cmdline", "cwd"]):  # where the test failed
             command = " ".join(process.info["cmdline"] or ())
@@ -153,7 +153,7 @@ def restart(where, control: str = "restart") -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def test_what_a_healthy_program_has_detached_is_no_orphan_and_none_after_its_restart(tmp_path):
+def test_detached_processes_of_a_healthy_program_are_not_orphans_even_after_its_restart(tmp_path):
     script = tmp_path / "start.sh"
     script.write_text(f"setsid -f sleep 1000\nexec {sys.executable} {POOL} 2 5\n")
     with watched(tmp_path, f"sh {script}") as listener:
@@ -168,14 +168,14 @@ def test_what_a_healthy_program_has_detached_is_no_orphan_and_none_after_its_res
                 helper.kill()
 
 
-def test_workers_whose_manager_was_ended_by_force_are_told_and_not_as_daemonized(tmp_path):
+def test_workers_of_a_killed_manager_are_reported_but_not_as_daemonized(tmp_path):
     with watched(tmp_path, f"{sys.executable} {POOL} 2 5", "autorestart=false\n") as listener:
         (manager,) = stack.left_in(tmp_path, words="pool.py", children=2)
         workers = manager.children()
         try:
             manager.kill()
             psutil.wait_procs([manager], timeout=10)
-            eventually(lambda: _assert_told(listener, "2 process trees from its earlier starts"))
+            eventually(lambda: _assert_logged(listener, "2 process trees from its earlier starts"))
             line = next(line for line in listener.lines() if "earlier starts" in line)
             assert "set stopwaitsecs= above" in line
             assert "remove -d" not in line
@@ -186,13 +186,13 @@ def test_workers_whose_manager_was_ended_by_force_are_told_and_not_as_daemonized
                 worker.kill()
 
 
-def _assert_told(listener, text: str) -> None:
+def _assert_logged(listener, text: str) -> None:
     listener.tick()
     assert text in listener.text()
 
 
-def test_a_tree_whose_parent_lives_is_no_orphan(tmp_path):
-    """Somebody has started a second one by hand, from a shell of the first one's environment."""
+def test_a_tree_with_a_living_parent_is_not_an_orphan(tmp_path):
+    """A user has started a second one by hand, from a shell of the first one's environment."""
     with watched(tmp_path, f"{sys.executable} {POOL} 2 5") as listener:
         shell = f"import subprocess; subprocess.call([{sys.executable!r}, {str(POOL)!r}, '2', '5'])"
         environment = {"SUPERVISOR_PROCESS_NAME": "myapp", "SUPERVISOR_GROUP_NAME": "myapp"}
@@ -213,7 +213,7 @@ def _assert_has_grandchildren(pid: int) -> None:
     assert len(psutil.Process(pid).children(recursive=True)) == 3
 
 
-def test_what_runs_below_a_program_that_supervisord_knows_is_no_orphan(tmp_path):
+def test_a_process_below_a_known_program_is_not_an_orphan(tmp_path):
     """Its own workers have its name in their environment too, and so has what another program started by hand."""
     text = f"[program:myapp]\ncommand={sys.executable} {POOL} 2 5\n[memreap:myapp]\nlimit=100MB\n"
     environment = {"SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock"}
@@ -235,7 +235,7 @@ def test_what_runs_below_a_program_that_supervisord_knows_is_no_orphan(tmp_path)
                 sleeping.kill()
 
 
-def test_a_real_manager_below_a_shell_and_beside_another_process_is_never_signalled():
+def test_a_real_manager_below_a_shell_beside_another_process_is_never_signalled():
     """HUP to it would end all of its workers together."""
     where = stack.directory()
     command = f"plackup -s FCGI --listen {where}/myapp.sock --nproc 2 {stack.APPS}/leaky.psgi"
@@ -251,7 +251,7 @@ def test_a_real_manager_below_a_shell_and_beside_another_process_is_never_signal
         ):
             (manager,) = eventually(lambda: _assert_one(where, "perl-fcgi-pm"))
             workers = manager.children()
-            eventually(lambda: _assert_told(listener, f"worker {manager.pid} may be a manager itself"))
+            eventually(lambda: _assert_logged(listener, f"worker {manager.pid} may be a manager itself"))
             for _ in range(3):
                 listener.tick()
             assert "sent" not in listener.text().replace("nothing sent", "")
@@ -275,7 +275,7 @@ def _assert_one(where: Path, name: str) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("workers", ["", " 1"], ids=["perl-fcgi", "with titles too"])
-def test_two_real_managers_with_titles_of_their_own_below_one_shell_are_never_signalled(workers, tmp_path):
+def test_two_real_managers_with_their_own_titles_below_one_shell_are_never_signalled(workers, tmp_path):
     script = f"{stack.APPS}/titled.pl{workers}"
     text = (
         f"[program:myapp]\ncommand=sh -c 'perl {script} & perl {script} & wait'\nstopasgroup=true\nkillasgroup=true\n"
@@ -288,7 +288,7 @@ def test_two_real_managers_with_titles_of_their_own_below_one_shell_are_never_si
     ):
         managers = eventually(lambda: _assert_two(tmp_path))
         workers = [manager.children() for manager in managers]
-        eventually(lambda: _assert_told(listener, "may be a manager itself"))
+        eventually(lambda: _assert_logged(listener, "may be a manager itself"))
         for _ in range(3):
             listener.tick()
         assert "sent" not in listener.text().replace("nothing sent", "")

@@ -84,7 +84,7 @@ def test_a_process_that_waits_for_its_listening_socket_is_idle(listening, way):
 
 @pytest.mark.usefixtures("_by_both")
 @pytest.mark.parametrize("way", ["epoll", "select", "poll"])
-def test_with_a_connection_in_hand_it_is_not_whatever_it_waits_for(listening, way):
+def test_a_process_with_a_connection_is_not_idle_whatever_it_waits_for(listening, way):
     def serve() -> None:
         connection, _ = listening.accept()
         waiter.WAYS[way](listening)
@@ -96,7 +96,7 @@ def test_with_a_connection_in_hand_it_is_not_whatever_it_waits_for(listening, wa
 
 
 @pytest.mark.parametrize("ending", ["closed", "reset"])
-def test_nor_where_the_client_has_gone_meanwhile(listening, ending):
+def test_a_process_is_not_idle_if_its_client_has_disconnected(listening, ending):
     def serve() -> None:
         connection, _ = listening.accept()
         waiter.in_epoll(listening)
@@ -114,7 +114,7 @@ def test_nor_where_the_client_has_gone_meanwhile(listening, ending):
 
 @pytest.mark.usefixtures("by_tables")
 @pytest.mark.parametrize("way", ["accept", "epoll"])
-def test_where_a_reset_connection_cannot_be_told_from_another_socket_it_is_unknown(tcp, way):
+def test_a_reset_connection_that_looks_like_another_socket_makes_it_unknown(tcp, way):
     """Also in a process with one thread: what is unknown counts as busy."""
 
     def serve() -> None:
@@ -181,7 +181,7 @@ def test_no_user_can_make_a_busy_worker_look_idle_by_the_name_of_a_socket(tmp_pa
     os.close(inode)
 
 
-def test_a_descriptor_that_is_no_socket_any_more_leaves_no_copy_behind():
+def test_a_descriptor_that_is_no_longer_a_socket_leaves_no_copy_behind():
     reads, writes = os.pipe()
     pidfd = os.pidfd_open(os.getpid())
     before = os.listdir("/proc/self/fd")
@@ -191,7 +191,7 @@ def test_a_descriptor_that_is_no_socket_any_more_leaves_no_copy_behind():
         os.close(fd)
 
 
-def test_where_this_process_gives_its_sockets_a_time_out_no_descriptor_is_copied(tcp):
+def test_no_descriptor_is_copied_if_this_process_sets_socket_timeouts(tcp):
     """Python would make the copy non-blocking, and so the worker's own."""
     socket.setdefaulttimeout(5)
     try:
@@ -201,7 +201,7 @@ def test_where_this_process_gives_its_sockets_a_time_out_no_descriptor_is_copied
         socket.setdefaulttimeout(None)
 
 
-def test_a_request_that_waits_in_accept_for_a_connection_of_its_own_is_not_idle(tcp):
+def test_a_request_that_waits_in_accept_for_its_own_connection_is_not_idle(tcp):
     """As one that fetches a file by FTP in active mode."""
 
     def serve() -> None:
@@ -221,7 +221,7 @@ def assert_has_client(pid: int) -> None:
     assert sockets.of(pid).has_client
 
 
-def test_connections_of_its_own_to_other_servers_make_no_difference(listening, tmp_path):
+def test_outgoing_connections_make_no_difference(listening, tmp_path):
     database = waiter.listen("unix", str(tmp_path / "database"))
     cache = waiter.listen("tcp")
 
@@ -245,7 +245,7 @@ def test_a_process_that_waits_for_other_sockets_is_busy(tcp, way):
         assert_idle(pid, False)
 
 
-def test_one_that_waits_until_its_listening_socket_may_be_written_to_is_busy(tcp):
+def test_a_process_that_waits_for_its_listening_socket_to_be_writable_is_busy(tcp):
     def wait() -> None:
         epoll, poll = select.epoll(), select.poll()
         epoll.register(tcp, select.EPOLLPRI)
@@ -260,7 +260,7 @@ def test_one_that_waits_until_its_listening_socket_may_be_written_to_is_busy(tcp
             assert_idle(pid, False)
 
 
-def test_descriptors_above_64_are_found_in_a_set_of_select(tcp):
+def test_descriptors_above_64_are_read_from_a_select_set(tcp):
     def wait() -> None:
         high = os.dup2(tcp.fileno(), 200)
         select.select([high], [], [])
@@ -270,7 +270,7 @@ def test_descriptors_above_64_are_found_in_a_set_of_select(tcp):
 
 
 @pytest.mark.parametrize("way", ["select", "poll"])
-def test_one_that_was_stopped_and_continued_is_idle_as_before(tcp, way):
+def test_a_stopped_and_continued_process_is_idle_as_before(tcp, way):
     with waiter.forked(lambda: waiter.WAYS[way](tcp)) as pid:
         eventually(lambda: assert_idle(pid, True))
         os.kill(pid, signal.SIGSTOP)
@@ -284,7 +284,7 @@ def _assert_state(pid: int, state: bytes) -> None:
 
 
 @pytest.mark.parametrize("way", waiter.WAYS)
-def test_with_another_thread_it_is_idle_only_while_that_one_sleeps_in_a_futex(tcp, way):
+def test_with_another_thread_a_process_is_idle_only_while_that_thread_sleeps_in_a_futex(tcp, way):
     asks, answers = os.pipe()
 
     def serve() -> None:
@@ -316,7 +316,7 @@ def _by_syscall_or_wchan(request):
 
 @pytest.mark.usefixtures("_by_syscall_or_wchan")
 @pytest.mark.parametrize("way", ["accept", "epoll"])
-def test_a_connection_that_another_thread_has_in_hand_counts_even_if_that_sleeps_in_a_futex(tcp, way):
+def test_a_connection_held_by_another_thread_counts_even_if_it_sleeps_in_a_futex(tcp, way):
     def serve() -> None:
         connection, _ = tcp.accept()
         threading.Thread(target=threading.Event().wait, daemon=True).start()
@@ -329,7 +329,7 @@ def test_a_connection_that_another_thread_has_in_hand_counts_even_if_that_sleeps
         assert_idle(pid, False)
 
 
-def test_a_thread_that_only_sleeps_now_and_then_is_no_reason_not_to_be_idle(tcp):
+def test_a_thread_that_only_sleeps_periodically_does_not_prevent_idleness(tcp):
     def work() -> None:
         while True:
             time.sleep(60)
@@ -344,7 +344,7 @@ def test_a_thread_that_only_sleeps_now_and_then_is_no_reason_not_to_be_idle(tcp)
 
 
 @pytest.mark.usefixtures("_by_syscall_or_wchan")
-def test_a_thread_that_ends_while_its_file_is_read_is_not_the_end_of_the_process(tcp, monkeypatch):
+def test_a_thread_that_ends_while_it_is_read_is_not_the_end_of_the_process(tcp, monkeypatch):
     asks, answers = os.pipe()
 
     def serve() -> None:
@@ -365,7 +365,7 @@ def test_a_thread_that_ends_while_its_file_is_read_is_not_the_end_of_the_process
         os.close(answers)
 
 
-def test_a_process_that_ends_while_a_file_of_its_thread_is_read_is_gone(monkeypatch):
+def test_a_process_that_ends_while_its_thread_is_read_is_gone(monkeypatch):
     with subprocess.Popen(["sleep", "1000"]) as process:
         _once_a_thread_is_open(monkeypatch, lambda: end(process))
         with pytest.raises(ProcessLookupError):
@@ -396,7 +396,7 @@ def _assert_threads(pid: int, count: int) -> None:
 
 @contextlib.contextmanager
 def taking_turns(listening: socket.socket, lock: Path, waits: Callable[[], object]) -> Iterator[int]:
-    """The pid of a process that waits in flock for its sibling, which waits as said; as Net::Server's workers do."""
+    """The pid of a process that waits in flock for its sibling, which waits as given; as in Net::Server."""
 
     def take_turn(way: Callable[[], object]) -> None:
         with lock.open("w") as file:
@@ -410,21 +410,21 @@ def taking_turns(listening: socket.socket, lock: Path, waits: Callable[[], objec
             yield second
 
 
-def test_one_that_waits_for_its_turn_in_flock_is_idle_if_a_sibling_waits_for_a_connection(listening, tmp_path):
+def test_a_process_waiting_in_flock_for_its_turn_is_idle_if_a_sibling_waits_for_a_connection(listening, tmp_path):
     with taking_turns(listening, tmp_path / "lock", lambda: waiter.in_select(listening)) as pid:
         assert_idle(pid, True)
         assert attempt(pid, lambda: tgkill(pid, pid, signal.SIGTERM)) == "sent"
         eventually(lambda: _assert_state(pid, b"Z"))
 
 
-def test_one_that_waits_for_a_lock_of_the_application_is_busy(tcp, tmp_path):
+def test_a_process_waiting_for_a_lock_of_the_application_is_busy(tcp, tmp_path):
     other, partner = socket.socketpair()
     with other, partner, taking_turns(tcp, tmp_path / "lock", lambda: waiter.in_select(other)) as pid:
         assert_idle(pid, False)
         assert attempt(pid, lambda: None, 0.3) == "late"
 
 
-def test_a_lock_that_it_shares_with_a_sibling_is_not_the_one_for_which_it_waits(tcp, tmp_path):
+def test_a_lock_shared_with_a_sibling_is_not_the_lock_it_waits_for(tcp, tmp_path):
     shared = (tmp_path / "shared").open("w")
     other, partner = socket.socketpair()
     fcntl.flock(shared, fcntl.LOCK_SH)  # the children inherit it
@@ -432,7 +432,7 @@ def test_a_lock_that_it_shares_with_a_sibling_is_not_the_one_for_which_it_waits(
         assert_idle(pid, False)
 
 
-def test_one_that_waits_in_flock_with_a_connection_in_hand_is_busy(tcp, tmp_path):
+def test_a_process_waiting_in_flock_with_a_connection_is_busy(tcp, tmp_path):
     lock = (tmp_path / "lock").open("w")
     with lock, waiter.forked(lambda: (fcntl.flock(lock, fcntl.LOCK_EX), waiter.in_select(tcp))) as holder:
         eventually(lambda: assert_idle(holder, True))
@@ -450,7 +450,7 @@ def test_one_that_waits_in_flock_with_a_connection_in_hand_is_busy(tcp, tmp_path
 
 @needs_root
 @pytest.mark.parametrize("way", waiter.WAYS)
-def test_in_a_network_namespace_of_its_own_the_sockets_are_those_of_that_one(way):
+def test_in_its_own_network_namespace_the_sockets_are_read_there(way):
     program = (
         "import os, sys; sys.path.insert(0, os.environ['TESTS']); from support import waiter;"
         f"waiter.WAYS[{way!r}](waiter.listen('abstract'))"
@@ -465,7 +465,7 @@ def test_in_a_network_namespace_of_its_own_the_sockets_are_those_of_that_one(way
 
 
 @pytest.mark.parametrize("way", ["select", "poll"])
-def test_where_its_memory_may_not_be_read_it_is_unknown(tcp, way, monkeypatch):
+def test_a_process_with_unreadable_memory_is_unknown(tcp, way, monkeypatch):
     def fails(*_where: object) -> bytes:
         raise PermissionError
 
@@ -474,7 +474,7 @@ def test_where_its_memory_may_not_be_read_it_is_unknown(tcp, way, monkeypatch):
         monkeypatch.setattr(waiting, "read_part", fails)
         assert waiting.idle(pid) is None
         monkeypatch.setattr(waiting, "read_part", lambda *_: b"")
-        assert waiting.idle(pid) is False  # whatever is there, it is no set of descriptors
+        assert waiting.idle(pid) is False  # the memory there is not a set of descriptors
 
 
 @pytest.fixture
@@ -485,14 +485,14 @@ def _yama(monkeypatch):
 
 @pytest.mark.usefixtures("_yama")
 @pytest.mark.parametrize(("way", "idle"), [("accept", True), ("epoll", True), ("select", None), ("poll", None)])
-def test_with_wchan_alone_epoll_is_told_and_for_what_select_and_poll_wait_is_not(listening, way, idle):
+def test_with_wchan_alone_epoll_is_recognised_but_not_the_targets_of_select_and_poll(listening, way, idle):
     with waiter.forked(lambda: waiter.WAYS[way](listening)) as pid:
         eventually(lambda: assert_idle(pid, idle))
 
 
 @pytest.mark.usefixtures("_yama")
 @pytest.mark.parametrize("way", ["epoll", "select", "poll"])
-def test_with_wchan_alone_one_with_a_connection_in_hand_is_busy(listening, way):
+def test_with_wchan_alone_a_process_with_a_connection_is_busy(listening, way):
     def serve() -> None:
         connection, _ = listening.accept()
         waiter.WAYS[way](listening)
@@ -507,7 +507,7 @@ def _assert_place(pid: int, places: tuple[bytes, ...]) -> None:
     assert Path(f"/proc/{pid}/wchan").read_bytes().startswith(places)
 
 
-# pause() for ever, as a 32-bit program calls it.
+# pause() forever, as a 32-bit program calls it.
 PROGRAM_32 = """
 void _start(void) {
     for (;;) __asm__ volatile ("int $0x80" : : "a"(29));
@@ -525,7 +525,7 @@ def program_32(tmp_path_factory):
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64" or not shutil.which("gcc"), reason="builds an i386 program")
-def test_a_32_bit_process_numbers_its_calls_differently_so_it_is_not_held(program_32):
+def test_a_32_bit_process_is_not_held_since_its_calls_have_other_numbers(program_32):
     sent: list[int] = []
     with waiter.listen("tcp") as listening, subprocess.Popen([program_32], stdin=listening.fileno()) as process:
         try:
@@ -539,7 +539,7 @@ def test_a_32_bit_process_numbers_its_calls_differently_so_it_is_not_held(progra
             process.kill()
 
 
-# userfaultfd(2) on x86_64: a page of memory that the kernel waits for until somebody fills it.
+# userfaultfd(2) on x86_64: a page of memory that the kernel waits for until a process fills it.
 BLOCKED = """
 import ctypes, fcntl, os, select, signal, socket, struct, sys
 signal.signal(signal.SIGTERM, lambda *_: None)

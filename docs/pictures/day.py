@@ -88,7 +88,7 @@ class _Load:
         self.lock = threading.Lock()
 
     def run(self, start: float) -> None:
-        """Two threads ask in turn, as often as the hour says."""
+        """Two threads send requests in turn, at the rate of the hour."""
         while (now := time.monotonic() - start) < DAY:
             time.sleep(2 / rate(now / DAY))
             try:

@@ -17,7 +17,7 @@ SECONDS = 70
 COLUMNS, ROWS = 66, 24
 # Of a cell, and of the window around them.
 WIDTH, HEIGHT, MARGIN, BAR = 7.2, 16, 12, 26
-# The run is shown so many times as fast, so many frames of it a second, and its end for so many seconds.
+# The speed-up of the run, its frames per second, and the seconds for which the end is shown.
 SPEED, RATE, LAST = 3, 3, 5.0
 _COLOURS = {"red": "red", "green": "green", "brown": "amber"}
 _FULL, _EMPTY = "█", "░"

@@ -81,7 +81,7 @@ def _arrow(start: float, end: float, y: float, label: str, classes: str = "text"
 
 
 def _note(y: float, title: str, text: str) -> Iterator[str]:
-    """What the listener does by itself."""
+    """What the listener does on its own."""
     width = 14 + 6.2 * max(len(text), len(title))
     left = LISTENER - width / 2
     yield svg.rect(left, y - 14, width, 36, "panel edge line", ' rx="5"')

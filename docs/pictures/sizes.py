@@ -27,7 +27,7 @@ _MIB = 1024**2
 
 
 def record() -> dict[str, Any]:
-    """In bytes, of each worker and of the manager, after so many requests, of which the last ones leaked."""
+    """In bytes, of each worker and of the manager, after a number of requests, of which the last ones leaked."""
     with tempfile.TemporaryDirectory(prefix="memreap-") as name:
         script = stack.catalyst(Path(name))
         command = [str(script), "-l", f"{name}/s", "-n", str(WORKERS), "-e"]

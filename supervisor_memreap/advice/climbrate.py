@@ -27,7 +27,7 @@ PARTS = 8
 # Of the 24 hours of a weekday, the least that must be watched; and the least where watching went on for more than a
 # day, so that another part of the day does not look like another age.
 FEWEST_HOURS, FEWEST_HOURS_LATER = 20, 23
-# A part of the day that was watched for less than this share of the others says nothing: in a minute a worker climbs
+# A part of the day that was watched for less than this share of the others is not evidence: in a minute a worker climbs
 # less than its readings fall and rise.
 THIN = 0.1
 # Seconds of watching after which what came before a restart is compared with what came after it.
@@ -89,13 +89,19 @@ class Cells:
         needed = FEWEST_HOURS_LATER if len({hour for _, hour in self._cells}) >= 27 else FEWEST_HOURS
         if len({hour % 24 for _, hour, _, _ in cells if _part(hour) < PARTS}) < needed:
             return None
-        found, seconds_of = self._parts(first)
-        weekday, weekend = found[:PARTS], found[PARTS:]
+        part_rates, seconds_of = self._parts(first)
+        weekday, weekend = part_rates[:PARTS], part_rates[PARTS:]
         known = [rate for rate in weekday if rate is not None]
         usual = [sum(known) / len(known) if rate is None else rate for rate in weekday]
-        rates = (*usual, *(one if rate is None else rate for one, rate in zip(usual, weekend)))
-        mean = sum((5 * one + 2 * other) / 7 for one, other in zip(rates[:PARTS], rates[PARTS:])) / PARTS
-        cells = [cell for cell in cells if found[_part(cell[1])] is not None]
+        rates = (*usual, *(weekday_rate if rate is None else rate for weekday_rate, rate in zip(usual, weekend)))
+        mean = (
+            sum(
+                (5 * weekday_rate + 2 * weekend_rate) / 7
+                for weekday_rate, weekend_rate in zip(rates[:PARTS], rates[PARTS:])
+            )
+            / PARTS
+        )
+        cells = [cell for cell in cells if part_rates[_part(cell[1])] is not None]
         shares = [1.0 if rate is None else 5 / 7 for rate in weekend] + [2 / 7] * PARTS
         days = max(1.0, len({hour for _, hour, _, _ in cells}) / 24)
         error = math.sqrt(_variance(cells, rates, seconds_of, shares) + (DAYS_DIFFER * mean) ** 2 / days)
@@ -142,10 +148,10 @@ class Cells:
         If `before` was not watched then, at the times beside them, and a weekend is compared with weekdays. The error
         is infinite if less than 3 hours can be compared.
         """
-        found, _ = before._parts(first)
-        weekday = found[:PARTS]
+        part_rates, _ = before._parts(first)
+        weekday = part_rates[:PARTS]
         weekday = list(map(_known, weekday, [weekday[-1], *weekday[:-1]], [*weekday[1:], weekday[0]]))
-        rates = [*weekday, *map(_known, found[PARTS:], weekday)]
+        rates = [*weekday, *map(_known, part_rates[PARTS:], weekday)]
         climbed, expected, error = self._beside(rates, first)
         return climbed, expected, math.hypot(error, before._beside(rates, first)[2])
 

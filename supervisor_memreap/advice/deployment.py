@@ -33,7 +33,7 @@ from supervisor_memreap.advice.poolhistory import WorkerHistory
 _OVERLAP = 600.0
 # Seconds between the last readings of workers that ended together; old readings are 900 s apart.
 _TOGETHER = 1000.0
-# Restarts up to so many, whatever the days that were watched, are no routine.
+# Up to this many restarts are not routine, however many days were watched.
 _FEW = 3
 # The largest factor between rates that agree, and its largest standard error; and the factor between sizes.
 _SAME_RATE, _RATE_ERROR, _SAME_SIZE = 4 / 3, 0.2, 1 / 0.85
@@ -50,7 +50,7 @@ def changed_at(workers: Sequence[WorkerHistory]) -> float | None:
 
 def _restarts(workers: Sequence[WorkerHistory]) -> list[int]:
     """For each restart, the number of the first new worker; the workers are in the order of their starts."""
-    found: list[int] = []
+    restarts: list[int] = []
     seen = first = 0.0
     end = max((worker.readings[-1].at for worker in workers), default=0.0)
     for number, worker in enumerate(workers):
@@ -59,11 +59,11 @@ def _restarts(workers: Sequence[WorkerHistory]) -> list[int]:
             if 2 * sum(each.was_reaped for each in ended) <= len(ended):
                 if worker.started - first >= HOUR:
                     first = worker.started
-                    found.append(number)
-                found[-1] = number
+                    restarts.append(number)
+                restarts[-1] = number
         seen = max(seen, worker.readings[-1].at)
     days = (end - min((worker.readings[0].at for worker in workers), default=end)) / DAY
-    return found if len(found) <= max(_FEW, days) else []
+    return restarts if len(restarts) <= max(_FEW, days) else []
 
 
 def _agree(before: Sequence[WorkerHistory], after: Sequence[WorkerHistory]) -> bool:

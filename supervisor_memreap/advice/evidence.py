@@ -1,4 +1,4 @@
-"""What the readings of a pool say about how its workers grow; core.suggestion has the rules. Pure."""
+"""What the readings of a pool show about how its workers grow; core.suggestion has the rules. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SURE = 0.15
 # Seconds: the ages from which on growth may be steady; the first is that from which on it counts (climb.run_in).
 _AGES = (1 * HOUR, 2 * HOUR, 4 * HOUR, 8 * HOUR, 16 * HOUR, 32 * HOUR, 64 * HOUR)
 _BASELINE_AGES = ((2 * 60.0, 10 * 60.0), (10 * 60.0, 30 * 60.0))
-# A step is a jump if it is larger than this share of the baseline, and than so many mean steps.
+# A step is a jump if it is larger than this share of the baseline, and than this many mean steps.
 _JUMP, _JUMP_STEPS = 0.1, 6
 # Maximum seconds of a step that shows whether workers climb in jumps.
 _FINE = 150.0
@@ -46,7 +46,7 @@ class Kind(enum.Enum):
 
 
 class Evidence:
-    """What the readings of a pool say about its growth."""
+    """What the readings of a pool show about its growth."""
 
     def __init__(
         self, workers: Sequence[WorkerHistory], number: int, baseline: int | None, cap: float, days: float

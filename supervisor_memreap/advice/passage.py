@@ -6,7 +6,7 @@ climbs through several levels at once. The sum over the levels is the mean time 
 only for a part of its way counts for that part: one that was forked earlier, still runs, or was reaped.
 
 A worker that returns the memory of a large request is as good as fresh: once it was over the limit, and is then back
-near the size of a fresh worker, its running maximum begins anew.
+near the size of a fresh worker, its running maximum starts over.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class EventRecord(NamedTuple):
 class PoolHistory:
     name: str
     metric: str
-    """The metric of all readings. When the setting changes, the history of the pool begins anew."""
+    """The metric of all readings. When the setting changes, the history of the pool starts over."""
     since: float
     """When the counters and the history of this pool began, in seconds since 1970."""
     readings: tuple[PoolReading, ...]

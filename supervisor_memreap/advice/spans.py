@@ -16,10 +16,10 @@ from supervisor_memreap.core.reasons import REASONS
 
 # For which no worker of a suspended pool is reaped.
 _ABOUT_WORKERS = frozenset(each.setting or "requested" for each in REASONS if each.is_about_worker)
-# A step between two readings is a gap if it is so many times as long as those beside it, and at least so many seconds.
+# An interval between readings is a gap if it is this many times as long as its neighbours, and at least this long.
 _TIMES = 3.0
 _AT_LEAST = 180.0
-# So many steps on each side are compared; a reading stands for this many seconds if there is no other.
+# Intervals compared on each side; the seconds that a single reading covers.
 _BESIDE = 5
 _ALONE = 60.0
 
@@ -50,7 +50,7 @@ class Suspension(NamedTuple):
 def recorded(times: Sequence[float], until: float) -> list[Span]:
     """The spans in which a pool was recorded; `times` are those of its readings, in their order, none after `until`.
 
-    Each reading stands for the time until the next one would be due.
+    Each reading covers the time until the next one would be due.
     """
     if not times:
         return []
@@ -65,41 +65,41 @@ def recorded(times: Sequence[float], until: float) -> list[Span]:
 
 
 def _usual(steps: Sequence[float], number: int) -> float:
-    """The longer one of the usual steps before and after this one: the border of a thinned part is no gap."""
+    """The longer one of the usual steps before and after this one: the border of a thinned part is not a gap."""
     before, after = steps[max(0, number - _BESIDE) : number], steps[number + 1 : number + 1 + _BESIDE]
     return max((median(part) for part in (before, after) if part), default=_ALONE)
 
 
 def gaps(spans: Iterable[Span], since: float, until: float) -> list[Span]:
     """What lies between these spans, from `since` to `until`; a gap that is shorter than a reading's step is none."""
-    found, end = [], since
+    result, end = [], since
     for span in (*(each.within(since, until) for each in spans), Span(until, until)):
         if span.start - end > _AT_LEAST:
-            found.append(Span(end, span.start))
+            result.append(Span(end, span.start))
         end = max(end, span.end)
-    return found
+    return result
 
 
 def suspensions(events: Iterable[EventRecord], until: float) -> list[Suspension]:
     """The suspensions of a pool, in their order; one that lasts ends at `until`.
 
-    After a restart of the machine memreap knows nothing of it, and no event says so. So one that was never resumed
+    After a reboot memreap knows nothing of it, and no event reports that. So one that was never resumed
     ended by the first reap that it would have prevented.
     """
-    found: list[Suspension] = []
+    result: list[Suspension] = []
     start, why, reaped = 0.0, "", None
     is_suspended = False
     for event in events:
         kind = event.values.get("event")
         if kind == "suspended" and (not is_suspended or reaped is not None):
             if is_suspended and reaped is not None:
-                found.append(Suspension(Span(start, reaped), why, has_ended=True))
+                result.append(Suspension(Span(start, reaped), why, has_ended=True))
             start, why, reaped, is_suspended = event.at, str(event.values.get("message", "")), None, True
         elif kind == "resumed" and is_suspended:
-            found.append(Suspension(Span(start, event.at), why, has_ended=True))
+            result.append(Suspension(Span(start, event.at), why, has_ended=True))
             is_suspended = False
         elif kind == "reap" and reaped is None and event.values.get("reason") in _ABOUT_WORKERS:
             reaped = event.at
     if is_suspended:
-        found.append(Suspension(Span(start, until if reaped is None else reaped), why, has_ended=reaped is not None))
-    return found
+        result.append(Suspension(Span(start, until if reaped is None else reaped), why, has_ended=reaped is not None))
+    return result

@@ -49,9 +49,9 @@ WARM = 6 * HOUR
 ROOM = 2
 # A limit that is to replace none in normal running is at least this many times the largest size that was seen.
 CLEAR = 1.25
-# Fewer reaps a day are a few, whatever the exact figure.
+# Fewer reaps a day count as few, whatever the exact number.
 FEW = 1
-# If something was never seen, at most so many times were to be expected (95 %, Poisson). So after one day that is the
+# If something was never seen, at most this many occurrences were expected (95 %, Poisson). So after one day that is the
 # least that may happen in a day.
 _NONE_SEEN = 3
 # How far beyond the range of sizes that was seen steady growth is expected to go on.
@@ -293,7 +293,7 @@ def _by_levels(evidence: Evidence, limit: int, climb: Passage) -> Forecast:
     if math.isfinite(life) and error <= SURE * life:
         return Forecast(limit, life, evidence.number * DAY / life, None, round(evidence.number * climb.mean), most)
     if climb.crossings == 0 and climb.watched and not _is_far(evidence, limit):
-        # Nor may the mean growth bring so many workers over the limit: those that were seen may only be too young.
+        # Nor may the mean growth bring this many workers over the limit: those that were seen may only be too young.
         assert evidence.start is not None
         by_growth = evidence.rates[0].most / (limit - evidence.start)
         below = max(FEW, math.ceil(evidence.number * DAY * max(_NONE_SEEN / climb.watched, by_growth)))

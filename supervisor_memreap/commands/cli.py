@@ -47,7 +47,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class Command(_Parser):
-    """A command whose module is imported when it is needed: a listener has no use for reports, nor they for it."""
+    """A command whose module is imported when it is needed: the listener needs no reports, and vice versa."""
 
     def __init__(self, *, module: str, **options: Any):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)

@@ -41,10 +41,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         if not args.json:
             return doctor.run(path, connect_as_supervisorctl, log.to(sys.stdout))
-        found = doctor.document(path, connect_as_supervisorctl)
-        print(json.dumps(found, indent=2))
-        return 1 if found["problems"] else 0
+        findings = doctor.document(path, connect_as_supervisorctl)
+        print(json.dumps(findings, indent=2))
+        return 1 if findings["problems"] else 0
     except Exception:
-        # 1 would mean that problems were found.
+        # 1 would mean that there are problems.
         traceback.print_exc()
         return os.EX_SOFTWARE

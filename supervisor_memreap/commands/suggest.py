@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     now = time.time()
     try:
         histories = query.pools(args.configuration, args.names, now - RECENT, args.history)
-        found = [suggest(history, now) for history in histories]
+        suggestions = [suggest(history, now) for history in histories]
     except HistoryError as error:
         print_line = log.to(sys.stderr)
         print_line(str(error))
@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
             print_line(_NEEDS)
         return 1
     if args.json:
-        pools = [advicetext.values(each) for each in found]
+        pools = [advicetext.values(each) for each in suggestions]
         print(json.dumps({"version": advicetext.VERSION, "pools": pools}, indent=2))
     else:
-        print("\n\n".join(map(advicetext.text, found)))
-    return 0 if all(each.limit is not None for each in found) else 1
+        print("\n\n".join(map(advicetext.text, suggestions)))
+    return 0 if all(each.limit is not None for each in suggestions) else 1

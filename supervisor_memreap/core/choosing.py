@@ -143,7 +143,7 @@ class _Choosing(_Reports):
         pool, settings = self.pool, self.settings
         stuck = {leaving.worker for leaving in self.state.stuck}
         if self.state.requested:
-            # In an observed pool nothing is sent, nor weeks later, when it is observed no more.
+            # In an observed pool nothing is sent, not even weeks later, when observe is off again.
             is_observed = policy.only_observes(settings, self.state)
             present = frozenset() if is_observed else {worker.id for worker in pool.workers} - stuck
             self.set(requested=self.state.requested & present)
@@ -184,7 +184,7 @@ class _Choosing(_Reports):
         if state.paused or state.leaving or not due:
             return ()
         if state.suspended:
-            # A setting that is wrong is no reason to let the host run out of memory.
+            # A wrong setting must not let the host run out of memory.
             is_wrong = state.suspended.cause is Cause.WRONG_SETTING
             due = [candidate for candidate in due if is_wrong and not candidate.reason.is_about_worker]
         self.report_fast_leak(due)
@@ -228,7 +228,7 @@ class _Choosing(_Reports):
         """
         population, settings = self.state.population, self.settings
         if self.pool.is_group:
-            return True  # supervisord has said that it starts it again
+            return True  # supervisord will restart it
         if population.replaces is not None:
             return population.replaces
         needed = max(policy.SINGLE_CALM, min(policy.CALM, max(settings.min_age, settings.settle)))
@@ -270,6 +270,6 @@ class _Choosing(_Reports):
 
 
 def _reasons_to_go(ready: list[Reason]) -> list[Reason]:
-    """The most urgent one; and where any other worker would do for that, the most urgent one of its own."""
+    """The most urgent reason; if any other worker would do for that, also the most urgent one about this worker."""
     own = next((reason for reason in ready if not reasons.is_host_wide(reason)), None)
     return [reason for reason in ready if reason is ready[0] or reason is own]

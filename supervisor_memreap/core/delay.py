@@ -24,14 +24,14 @@ from supervisor_memreap.core.state import Delay, DueSince, PoolState
 OVERDUE, LOOKS = 10.0, 2
 # Seconds by which an attempt may begin after the look for it.
 LATE = 1.0
-# Seconds after which the log says again what stands in the way.
+# Seconds after which the log repeats the hindrance.
 REPEAT = 600.0
 
 Due = Mapping[Worker, tuple[Reason, ...]]
 
 
 def follow(look: Look, choice: Choice, episodes: Episodes, now: float) -> Choice:
-    """The choice, with what stands in the way where no worker could be signalled for too long."""
+    """The choice, with the hindrance if no worker could be signalled for too long."""
     look = look._replace(state=choice.state)
     if look.pool.manager is None:
         return choice
@@ -46,7 +46,7 @@ def follow(look: Look, choice: Choice, episodes: Episodes, now: float) -> Choice
         if state.delay is None or state.delay.hindrance.kind is not obstacle.kind:
             state = replace(state, delay=Delay(since, obstacle))
     choice = replace(choice, state=state)
-    # What an earlier listener has found goes on until this one has tried.
+    # The hindrance that an earlier listener reported stays until this one has tried.
     return _delayed(look, choice, state.delay, overdue or due, now) if state.delay else choice
 
 
@@ -98,14 +98,14 @@ def _is_overdue(since: DueSince, obstacle: Hindrance | None, settings: PoolSetti
 
 
 def _obstacle(look: Look, choice: Choice, due: Due, now: float) -> Hindrance | None:
-    """What stands in the way of all due workers; None: none of them has been tried yet."""
+    """The hindrance of all due workers; None: none of them has been tried yet."""
     pool, settings, state = look
     if state.leaving:
         return hindrance.not_replaced(pool.name, state.leaving.worker.pid)
     if choice.candidates:
         attempted, detail = state.attempted, choice.candidates[0].worker.detail
         if state.refusal is None and attempted and now - attempted.signalled >= OVERDUE - LATE:
-            return hindrance.of_attempt(Result.BUSY, detail, settings)  # an attempt that lasts for so long
+            return hindrance.of_attempt(Result.BUSY, detail, settings)  # a long attempt
         return state.refusal
     stuck = {leaving.worker for leaving in state.stuck}
     free = [worker for worker in due if worker.id not in stuck]
@@ -126,8 +126,8 @@ def _delayed(look: Look, choice: Choice, delay: Delay, overdue: Due, now: float)
     number = len(own) or 1
     standing = Standing.BLIND if choice.standing is Standing.BLIND else Standing.OVERDUE
     choice = replace(choice, standing=standing, overdue=number)
-    told = choice.state.delay_told
-    if told is not None and now - told < REPEAT:
+    logged_at = choice.state.delay_told
+    if logged_at is not None and now - logged_at < REPEAT:
         return choice
     largest = max((worker.used for worker in overdue if worker.used is not None), default=None)
     lasts = now - delay.since
@@ -139,9 +139,9 @@ def _without_delay(look: Look, choice: Choice, now: float) -> Choice:
     state = choice.state
     if not state.due and state.delay is None and state.refusal is None:
         return choice
-    delay, told = state.delay, state.delay_told
+    delay, logged_at = state.delay, state.delay_told
     is_busy = state.refusal if choice.candidates else None
     choice = replace(choice, state=replace(state, due={}, delay=None, refusal=is_busy))
-    if delay is None or told is None or told < delay.since:
-        return choice  # the log has not said that there was one
+    if delay is None or logged_at is None or logged_at < delay.since:
+        return choice  # it was never logged
     return replace(choice, events=(*choice.events, events.OverdueEnded(*look.pool.stamp, now - delay.since)))

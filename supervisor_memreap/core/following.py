@@ -91,7 +91,7 @@ class _Manager(PoolInLook):
         assert leaving
         assert manager
         certain = pool.ending is Ending.EXITED
-        needs_age = (policy.STOOD if certain else policy.STOOD_UNKNOWN) * 2**before.manager_losses
+        needs_age = (policy.TRUSTED_AFTER if certain else policy.TRUSTED_AFTER_UNKNOWN) * 2**before.manager_losses
         after = self.now - leaving.signalled
         self.say(events.ManagerLost(*pool.stamp, leaving.worker, manager, needs_age, after, certain))
         suspended = Suspension(Cause.MANAGER_LOST, manager, needs_age, leaving, self.now)
@@ -180,7 +180,7 @@ class _Workers(PoolInLook):
         serve = (policy.served_for(each, state, self.now) >= settle for each in self.pool.workers)
         served = population.served or any(serve)
         is_smaller = len(population.workers) < max(population.peaks)
-        # A pool that has become empty may also have a manager that forks none any more, until it has.
+        # An empty pool may also have a manager that no longer forks workers, until it does.
         is_alive = bool(population.workers or self.pool.workers)
         may_shrink = served and is_smaller and is_alive and not state.leaving
         shrinks = population.shrinks or (may_shrink and policy.is_long_calm(self.settings, state, looked))
@@ -339,7 +339,7 @@ class _Reap(PoolInLook):
         old = max(settings.settle, pace_of(leaving.server))
         served = [worker for worker in newcomers if policy.served_for(worker, state, self.now) >= settings.settle]
         settled = [worker for worker in served if worker.age >= old]
-        # Others may have left by themselves meanwhile: each of them needs a settled one in its place too.
+        # Others may have exited on their own meanwhile: each of them needs a settled replacement too.
         gone = len(leaving.before - {worker.id for worker in pool.workers} - set(pool.helpers))
         # A pool may be made smaller on purpose (FCGI::ProcManager::Dynamic): after `grace` one settled newcomer will
         # do; or one that had settled and left, where workers leave that have nothing to do (php-fpm's ondemand).
@@ -351,7 +351,7 @@ class _Reap(PoolInLook):
             return
         present, before = len(pool.workers), len(leaving.before)
         if is_late and all(policy.serves(worker, state) for worker in newcomers) and self._is_stable():
-            # The server makes its pool smaller by itself (FCGI::ProcManager::Dynamic, uWSGI's cheaper, Apache).
+            # The server shrinks its pool on its own (FCGI::ProcManager::Dynamic, uWSGI's cheaper, Apache).
             self.say(events.NoReplacement(*pool.stamp, leaving.worker, gone_for, present, before))
             self.set(reap=None, manager_losses=0)
             self.note(replaces=False)

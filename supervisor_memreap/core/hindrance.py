@@ -21,7 +21,7 @@ SHORTEN = "shorten their life (of nginx: keepalive_requests, keepalive_timeout)"
 
 class Kind(str, enum.Enum):
     BUSY = "busy"
-    """No moment between two requests was found."""
+    """No moment between two requests was seen."""
     KEPT = "kept_connection"
     """The worker has a client's connection between requests."""
     CANNOT_HOLD = "cannot_hold"
@@ -88,7 +88,7 @@ def of_lock(holder: str) -> Hindrance:
 
 
 class Seen(NamedTuple):
-    """What an attempt found out that sent nothing."""
+    """What an attempt that sent nothing has seen."""
 
     has_boundary: bool = True
     """The worker may be brought to its boundary."""

@@ -18,7 +18,7 @@ class ListenerState(str, enum.Enum):
     BUSY = "BUSY"
     ACKNOWLEDGED = "ACKNOWLEDGED"
     UNKNOWN = "UNKNOWN"
-    """It broke the protocol: no event reaches it any more."""
+    """It broke the protocol: it no longer receives events."""
     NONE = "NONE"
     """There is no listener."""
 
@@ -29,6 +29,6 @@ def is_listener(command: str) -> bool:
 
 
 def words_of_listener(command: str) -> list[str]:
-    """What stands behind `listen` in the command, without quotation marks; none where it is another command."""
+    """What follows `listen` in the command, without quotation marks; none where it is another command."""
     match = _COMMAND.search(command)
     return [bare for part in match["words"].split() if (bare := part.strip("\"'"))] if match else []

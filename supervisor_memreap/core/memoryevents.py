@@ -9,7 +9,7 @@ from supervisor_memreap.core.model import HOST, Holder, ProcessId
 from supervisor_memreap.core.shortage import Kind, Shortage
 from supervisor_memreap.core.text import memory, seconds
 
-# Workers of which a line has the pids.
+# The maximum number of pids in a line.
 _MOST_NAMED = 5
 
 
@@ -143,22 +143,22 @@ class OomKilled(OomKills):
     gone: int
     """All processes that left so there, also of other pools."""
     killed: int
-    """At most so many of the kills are of this pool."""
+    """At most this many of the kills were in this pool."""
     others: tuple[str, ...] = ()
-    """Other pools of which some left so there."""
+    """Other pools whose processes left that way there."""
 
     @property
     def pid(self) -> int:
         return self.workers[0].pid if len(self.workers) == 1 and not self.manager else 0
 
     @property
-    def _who(self) -> str:
+    def _subject(self) -> str:
         manager = f"the manager {self.manager.pid}" if self.manager else ""
         first = ", ".join(str(worker.pid) for worker in self.workers[:_MOST_NAMED])
         more = f" and {len(self.workers) - _MOST_NAMED} more" if len(self.workers) > _MOST_NAMED else ""
-        word = "worker" if len(self.workers) == 1 else "workers"
+        noun = "worker" if len(self.workers) == 1 else "workers"
         held = "up to" if len(self.workers) == 1 else "the largest up to"
-        workers = f"{word} {first}{more} ({held} {memory(self.held)})" if self.workers else ""
+        workers = f"{noun} {first}{more} ({held} {memory(self.held)})" if self.workers else ""
         return " and ".join(filter(None, (manager, workers)))
 
     @property

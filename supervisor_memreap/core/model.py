@@ -48,7 +48,7 @@ class Program:
     supervisord: int = 0
     """The pid of the supervisord that reported it, which must be the manager's parent; 0: the user gave --pid."""
     restarts: bool | None = None
-    """Whether supervisord restarts it after exit status 0; None: it did not say."""
+    """Whether supervisord restarts it after exit status 0; None: unknown."""
     spawnerr: str = ""
     """supervisord's error for a start that failed."""
     age: float | None = None
@@ -72,7 +72,7 @@ class Ending(enum.Enum):
     STOPPED = "stopped"
     """A user asked supervisord to stop or restart it."""
     EXITED = "exited"
-    """It ended by itself."""
+    """It exited on its own."""
     UNKNOWN = "unknown"
 
 
@@ -85,7 +85,7 @@ class Result(str, enum.Enum):
     GONE = "gone"
     CHANGED = "changed"
     NOT_SHARED = "not shared"
-    """It has no socket of its manager: what waits in the queue of a socket of its own would be lost with it."""
+    """It has no socket of its manager: connections queued at its own socket would be lost with it."""
     NOT_PERMITTED = "not permitted"
     FAILED = "failed"
 
@@ -237,14 +237,14 @@ class Nested(NamedTuple):
 
 
 class Fact(str, enum.Enum):
-    """What the sockets of a child of the manager say of it."""
+    """What the sockets of a child of the manager show about it."""
 
     SERVES = "serves"
     """It has a listening socket of its manager, and was seen to wait there for a connection, or to have one."""
     HOLDS = "holds"
     """It has a listening socket of its manager, and was not seen to serve yet."""
     ELSEWHERE = "elsewhere"
-    """It has a listening socket of its manager, and waits on another one: a manager of a pool of its own."""
+    """It has a listening socket of its manager, and waits on another one: a manager of its own pool."""
     APART = "apart"
     """It listens, but on no socket of its manager."""
     NONE = "none"
@@ -262,7 +262,7 @@ class Sharing(str, enum.Enum):
 
     SHARED = "shared"
     APART = "apart"
-    """Each listens on sockets of its own: what waits in their queue ends with it."""
+    """Each listens on sockets of its own: connections queued there end with it."""
     NONE = "none"
     """None of them listens: the manager may hand them connections."""
     HIDDEN = "hidden"
@@ -274,7 +274,7 @@ class Pool:
 
     name: str
     state: str
-    """As supervisord says, or `gone`."""
+    """As reported by supervisord, or `gone`."""
     not_visible: str = ""
     """Why a running program has no manager that can be seen."""
     manager: ProcessId | None = None

@@ -1,7 +1,7 @@
 """Whose processes the kernel's OOM killer may have ended. Pure.
 
 The kernel counts each process that it ends for lack of memory in the control group of that process (`oom_kill`),
-whatever was short of memory: that group, one above it, or the host. It does not say which process it was. So a worker
+whatever was short of memory: that group, one above it, or the host. It does not show which process it was. So a worker
 that left without a signal of memreap, at a look at which the counter of its group had risen, may be the one. The
 counter rises before the process is gone: where none is gone yet, the next look decides.
 """
@@ -32,7 +32,7 @@ class Gone:
 
 @dataclass(frozen=True)
 class Kills:
-    """What the counter of one memory scope says at this look."""
+    """The counter of one memory scope at this look."""
 
     scope: str
     risen: int
@@ -42,16 +42,16 @@ class Kills:
 
 
 def gone(before: Pool, after: Pool, state: PoolState) -> Gone:
-    """`state` is that before this look. Where supervisord stops the pool, none is gone by itself."""
+    """`state` is that before this look. If supervisord stops the pool, no worker exited on its own."""
     if before.manager is None or after.not_visible or after.state in STOPPED_BY_HAND:
         return Gone(after.name, ())
     leaving = (state.leaving,) if state.leaving else ()
     signalled = {each.worker for each in (*leaving, *state.stuck)}
-    there = {worker.id for worker in after.workers}
+    present = {worker.id for worker in after.workers}
     workers = tuple(
         worker
         for worker in before.workers
-        if worker.id not in there and worker.id not in signalled and worker.slot not in after.stopped
+        if worker.id not in present and worker.id not in signalled and worker.slot not in after.stopped
     )
     return Gone(after.name, workers, None if after.manager == before.manager else before.manager)
 
@@ -61,7 +61,7 @@ def follow(
 ) -> tuple[tuple[OomKilled | OomKilledOther, ...], dict[str, int]]:
     """The events of this look, and the kills for which no process was seen to leave yet, by scope.
 
-    `scopes` has the scope of each pool, `kills` what each counter says, `pending` what the last look left.
+    `scopes` has the scope of each pool, `kills` the counters, `pending` what the last look left open.
     """
     log: list[OomKilled | OomKilledOther] = []
     left: dict[str, int] = {}

@@ -73,8 +73,8 @@ def _reaches_headroom(readings: Sequence[Reading], tick: float) -> bool:
         return False
     before, last = readings[-2:]
     for scope, spare in last.spare.items():
-        fallen = before.spare.get(scope, spare) - spare
+        decrease = before.spare.get(scope, spare) - spare
         # If it is below headroom already, that is a shortage.
-        if spare > 0 and fallen / (last.at - before.at) * (tick - last.at) >= spare:
+        if spare > 0 and decrease / (last.at - before.at) * (tick - last.at) >= spare:
             return True
     return False

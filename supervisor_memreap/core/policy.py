@@ -18,15 +18,15 @@ the words they use, what they both ask of the state, and what becomes of that as
     its siblings.
  5. Never a worker that has no handler for the signal, or that is known to drop its request on it (core.servers).
  6. At its boundary: the caller signals a worker where it enters its wait for the next connection. Where that may not
-    be had, while it is seen idle; and while busy once attempts in this pool were in vain for `idle_wait`, with the
+    be had, while it is seen idle; and while busy once attempts in this pool have failed for `idle_wait`, with the
     signal that costs least then, unless it costs too much (core.servers).
  7. Signalled once. A second time, once, only if it comes to its boundary `AGAIN` after the first: that one came between
     the last request and accept, where Perl only records it.
- 8. A worker that does not leave within `grace` is stuck: it is reported, and the next may go. Only if `stuck` says so
+ 8. A worker that does not leave within `grace` is stuck: it is reported, and the next may go. Only if `stuck` is set
     is it sent a stronger signal, once, and then it has another `grace`.
  9. A limit that workers already exceed when they begin to serve is wrong: suspended, not recycled endlessly; tried
     again after 6 h. Workers that grow over it later leak, however fast: they are reaped, and that is reported.
-10. If a manager ends by itself right after a reap, the pool is suspended, since here a HUP to a worker ends the tree.
+10. If a manager exits on its own right after a reap, the pool is suspended, since here a HUP to a worker ends the tree.
     Not if a user stopped or restarted the manager; if that is unknown, the suspension is shorter.
 11. Only programs that supervisord calls RUNNING, only (pid, start time): otherwise the pool has no manager here.
 12. A user may request a worker: it goes before all others, over the limit or not, by the same rules. In a pool that a
@@ -54,18 +54,18 @@ from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episodes
 from supervisor_memreap.core.state import Phase, PoolState, Reap, Wait
 
-# A limit is wrong if workers began to serve at so many looks in succession, and all were over it then (rule 9).
+# A limit is wrong if workers began to serve at this many consecutive looks, all of them over it (rule 9).
 STARTED_OVER = 3
-# Seconds after which a reading does not show any more what a worker held when it began to serve: two ticks of TICK_5.
+# Seconds after which a reading no longer shows what a worker held when it began to serve: two ticks of TICK_5.
 LATE = 10.0
 # Seconds that a look may take to read a worker: its age is of that moment.
 READ = 1.0
-# Seconds: a leak is reported as fast if so many workers in succession were over the limit at this age.
+# Seconds: a leak is reported as fast if this many consecutive workers were over the limit at this age.
 FAST, FAST_REAPS = 60.0, 3
 # Seconds that the next manager must have run before the pool resumes; doubled with each loss (rule 10).
-STOOD = 600.0
-# The same if it is unknown whether a user stopped the manager or it ended by itself.
-STOOD_UNKNOWN = 60.0
+TRUSTED_AFTER = 600.0
+# The same if it is unknown whether a user stopped the manager or it exited on its own.
+TRUSTED_AFTER_UNKNOWN = 60.0
 # Seconds after the worker left; a manager that ends later did not end because of that.
 LOSS = 10.0
 # Seconds after the first signal, or half of `grace` if that is less: a worker that got it during a request leaves as
@@ -87,7 +87,7 @@ CALM = 10.0
 # The same at least before the only worker of a pool goes: new ones that end at once may be in no look.
 SINGLE_CALM = 3.0
 # Seconds between two readings of what is below each child of a manager; after a change, and for LONG_WAIT from then on,
-# so many for each child: one of them takes 0.1 ms.
+# this many for each child: one of them takes 0.1 ms.
 STRUCTURE, STRUCTURE_OF_CHILD = 60.0, 0.1
 # Seconds after which a child that has the pool's socket and does not serve is no longer taken for one that starts.
 STARTS = 120.0
@@ -139,9 +139,9 @@ class Candidate:
     worker: Worker
     reason: Reason
     idle_wait_expired: bool = False
-    """It was not found between two requests for `idle_wait`: signal it while busy, if its server permits that."""
+    """It was not seen between two requests for `idle_wait`: signal it while busy, if its server permits that."""
     attempts: int = 0
-    """Those that were made in vain to signal it."""
+    """Attempts to signal it that failed."""
     all_reasons: tuple[Reason, ...] = ()
     """Of a pending worker, every reason that applies to it."""
 
@@ -165,7 +165,7 @@ class Choice:
     to_go: int = 0
     """The same, and one more where memory is short."""
     overdue: int = 0
-    """Of them those that are overdue, if none could be signalled for too long; the state says why."""
+    """Of them those that are overdue, if none could be signalled for too long; the state has the reason."""
     unreadable: int = 0
     """The number of workers that may be over the limit and whose size may not be read."""
     again: Worker | None = None
@@ -173,7 +173,7 @@ class Choice:
     force: Worker | None = None
     """It is stuck: send it the signal that `stuck` sets."""
     unwatched: str = ""
-    """Why none of its workers could ever be reaped, and what to do; empty: some may be, or the log says why."""
+    """Why none of its workers could ever be reaped, and what to do; empty: some may be, or the log has the reason."""
 
 
 class PoolInLook:
@@ -206,7 +206,7 @@ def needs_probe(settings: PoolSettings, state: PoolState, now: float) -> bool:
 
 
 def waited(state: PoolState) -> float:
-    """Seconds that attempts took which were made in vain in this pool, since a worker was signalled or none was due."""
+    """Seconds that failed attempts took in this pool, since a worker was signalled or none was due."""
     return sum(wait.seconds for wait in state.waits.values())
 
 
@@ -247,7 +247,7 @@ def _at(pool: Pool, worker: Worker, state: PoolState, now: float) -> tuple[froze
 
 
 def unknown(state: PoolState, now: float) -> PoolState:
-    """Nobody is left to say whether an attempt has sent its signal."""
+    """It is unknown whether an attempt has sent its signal."""
     attempted = state.attempted
     return replace(state, reap=attempted.to(Phase.SIGNALLED, now, is_sent=False)) if attempted else state
 
@@ -281,7 +281,7 @@ def _after_reap(worker: Worker, reason: Reason, state: PoolState) -> tuple[float
 
 
 def not_signalled(state: PoolState, seconds: float | None) -> PoolState:
-    """The attempt ended without a signal; `seconds` is how long it waited in vain, None: not for that reason."""
+    """The attempt ended without a signal; `seconds` is how long it waited for a moment, None: not for that reason."""
     assert state.attempted
     worker, waits = state.attempted.worker, state.waits
     if seconds is not None:
@@ -353,7 +353,7 @@ def exited(worker: ProcessId, state: PoolState, at: float) -> PoolState:
 
 
 def request(workers: Iterable[ProcessId], state: PoolState) -> PoolState:
-    """A user requests these workers, whatever the settings say."""
+    """A user requests these workers, whatever the settings are."""
     vetoes = {kind.__name__ for kind in events.kinds(events.Veto)}
     return replace(state, requested=state.requested | set(workers), reported=state.reported - vetoes)
 
@@ -406,7 +406,7 @@ def is_new(event: Event, state: PoolState) -> tuple[bool, PoolState]:
 
 
 def asks_how_it_ended(pool: Pool, state: PoolState) -> bool:
-    """Whether `follow` needs to know how the manager of the last look ended: stopped by a user, or by itself."""
+    """Whether `follow` needs to know how the manager of the last look ended: stopped by a user, or on its own."""
     leaving = state.leaving
     if pool.not_visible or leaving is None or state.manager is None or pool.manager == state.manager:
         return False
@@ -414,7 +414,7 @@ def asks_how_it_ended(pool: Pool, state: PoolState) -> bool:
         return False  # a user is stopping it
     if state.looked is None or not state.manager_seen:
         return False  # remembered from before a restart of ours, in which the program may have been restarted too
-    return leaving.left is None or state.looked - leaving.left <= LOSS  # else it stood on after the worker had left
+    return leaving.left is None or state.looked - leaving.left <= LOSS  # else it ran on after the worker had left
 
 
 def serves(worker: Worker, state: PoolState) -> bool:

@@ -122,7 +122,7 @@ class TooFewWorkers(Event):
 
 @dataclass(frozen=True)
 class Overdue(Event):
-    """Workers are due, and for too long none could be signalled; said again while that lasts."""
+    """Workers are due, and for too long none could be signalled; repeated while that lasts."""
 
     trouble = "pool overdue"
     workers: int
@@ -145,7 +145,7 @@ class Overdue(Event):
 
 @dataclass(frozen=True)
 class OverdueEnded(Over):
-    """Workers are signalled again, or none has to go any more."""
+    """Workers are signalled again, or none is due any longer."""
 
     ends = Overdue
     wording = "no worker is overdue any more, after {after:seconds}"
@@ -209,7 +209,7 @@ class ManagerLost(AboutWorker):
     after: float
     """Seconds since the signal."""
     is_certain: bool
-    """Whether supervisord said that it ended by itself; False: it did not say how it ended."""
+    """Whether supervisord reported that it exited on its own; False: it did not report how it ended."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class OrphansFound(Event):
     memory: int
     """Bytes that they hold together."""
     daemonizes: bool
-    """Whether the program's command says that it daemonizes itself."""
+    """Whether the program's command has an option that daemonizes it."""
 
     @property
     def text(self) -> str:
@@ -272,7 +272,7 @@ class WorkersRequested(CommandDone):
 
 @dataclass(frozen=True)
 class Noted(Event):
-    """How a pool stands, or what the run waits for."""
+    """The state of a pool, or what the run waits for."""
 
     wording = "{note}"
     note: str

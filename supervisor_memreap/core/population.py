@@ -16,7 +16,7 @@ class Population:
     replaces: bool | None = None
     """Whether the manager forked another worker in the place of the last one that was reaped; None: not known."""
     shrinks: bool = False
-    """The manager has made its pool smaller by itself: it forks workers when they are needed."""
+    """The manager has shrunk its pool on its own: it forks workers when they are needed."""
     serving: Mapping[ProcessId, float] = field(default_factory=dict)
     """Since when each worker serves that was seen to do so: it serves until it ends."""
     served: bool = False

@@ -26,7 +26,7 @@ class Circumstances:
     episodes: tuple[Episode, ...] = ()
     """Shortages of memory that this pool may relieve."""
     baseline: int | None = None
-    """Bytes that a fresh worker of this pool holds of its own, or the smallest one; None: all are alike."""
+    """Private bytes of a fresh worker of this pool, or of the smallest one; None: all are alike."""
     now: float = 0.0
     """Monotonic, in seconds."""
 
@@ -42,7 +42,7 @@ class Reason(abc.ABC):
     is_counted: ClassVar[bool] = False
     """Whether it must apply at `checks` consecutive looks."""
     is_about_worker: ClassVar[bool] = True
-    """False: memory is short, and any worker that gives memory back will do."""
+    """False: memory is short, and any worker that frees memory will do."""
 
     @classmethod
     def may_occur(cls, circumstances: Circumstances) -> bool:
@@ -190,13 +190,13 @@ def _age_factor(id: ProcessId) -> float:
 
 @dataclass(frozen=True)
 class _Shared(Reason):
-    """Memory is short, and this worker gives memory back."""
+    """Memory is short, and this worker would free some."""
 
     is_about_worker = False
     kind: ClassVar[Kind]
     shortage: Shortage
     private: int
-    """Bytes that the exit of this worker takes off the shortage."""
+    """Bytes by which the exit of this worker reduces the shortage."""
 
     @classmethod
     def may_occur(cls, circumstances: Circumstances) -> bool:
@@ -204,7 +204,7 @@ class _Shared(Reason):
 
     @staticmethod
     def may_apply(worker: Worker, circumstances: Circumstances) -> bool:
-        return True  # the own memory of each must be read, to know which gives back most
+        return True  # the private memory of each must be read, to know which frees most
 
     @classmethod
     def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Reason | None:
@@ -265,7 +265,7 @@ def shortage_of(reason: Reason) -> tuple[Kind, str] | None:
 
 
 def given_back(reason: Reason) -> int | None:
-    """Bytes that the worker's exit takes off the shortage; None: the reason is about the worker itself."""
+    """Bytes by which the worker's exit reduces the shortage; None: the reason is about the worker itself."""
     return reason.private if isinstance(reason, _Shared) else None
 
 
@@ -278,7 +278,7 @@ REASONS: tuple[type[Reason], ...] = (Requested, ShortOfHeadroom, UnderPressure, 
 
 
 def detail_needed(circumstances: Circumstances) -> Callable[[Worker], bool]:
-    """A function that tells whether a reason may apply to a worker, so that its detail must be read."""
+    """A function that returns whether a reason may apply to a worker, so that its detail must be read."""
     kinds = [kind for kind in REASONS if kind.may_occur(circumstances)]
     if len(kinds) == 1:  # as for nearly every pool: a fifth less for each worker at each look
         may_apply = kinds[0].may_apply

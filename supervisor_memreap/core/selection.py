@@ -25,13 +25,13 @@ class Decision(NamedTuple):
 
 
 def detail_needed(look: Look, episodes: Episodes, now: float) -> Callable[[Worker], bool]:
-    """A function that tells whether a worker's detail must be read to decide about it; `look` has no workers yet."""
+    """A function that returns whether a worker's detail must be read to decide about it; `look` has no workers yet."""
     after = shortage.follow([(look.pool, look.settings)], episodes, now)
     needed = reasons.detail_needed(look.circumstances(after, now))
     leaving = look.state.leaving
     if leaving is None or not leaving.private:
         return needed
-    # Replacements are read to learn what a fresh worker holds of its own.
+    # Replacements are read to learn the private memory of a fresh worker.
     return lambda worker: worker.id not in leaving.before or needed(worker)
 
 
@@ -42,7 +42,7 @@ def follow_memory(
     pools = [(look.pool, look.settings) for look in looks if look.pool.manager]
     after = shortage.follow(pools, episodes, now)
     scopes = {scope.name: scope for pool, _ in pools for scope in pool.scopes}
-    # One whose pool or group is not watched any more has not ended: nothing is known of it.
+    # A shortage whose pool or group is no longer watched has not ended: nothing is known of it.
     ended = [
         episode
         for key, episode in episodes.items()
@@ -106,7 +106,7 @@ def _is_in(pool: Pool, episode: Episode) -> bool:
 def _give_up(
     looks: Sequence[Look], choices: Sequence[Choice], episodes: Episodes, now: float, at: float
 ) -> tuple[dict[tuple[Kind, str], Episode], tuple[Event, ...]]:
-    """Those in which reaping does not help, or in which workers grow as fast as they are replaced, and what to say."""
+    """Those in which reaping does not help, or in which workers grow as fast as they are replaced, and the events."""
     log: list[Event] = []
     after: dict[tuple[Kind, str], Episode] = {}
     for key, episode in episodes.items():

@@ -117,7 +117,7 @@ SERVERS = (
         refusal="gives up a worker that ends 4 times within 10 s of its start",
     ),
 )
-# A manager that says so in its title, or is always one; FCGI::ProcManager's workers are called perl-fcgi. gunicorn's
+# A manager by its title, or always a manager; FCGI::ProcManager's workers are called perl-fcgi. gunicorn's
 # dirty arbiter has workers of its own. The kernel keeps 15 characters.
 _MANAGER = re.compile(r"perl-fcgi-pm\b|(starman|gunicorn:|php-fpm:|unicorn(_rails)?) maste|gunicorn: dirty|multiwatch$")
 DEFAULT_SIGNAL = "HUP"
@@ -137,7 +137,7 @@ UNRECOGNISABLE = "unknown"
 def server_of(worker: Names, manager: Names | None, is_fork: bool | None) -> str:
     """The server of a worker: by its own names, or else its manager's, since an application may change its title.
 
-    Empty: it is none of the table; UNRECOGNISABLE: it may be any. `manager`: None with target=self, where each worker
+    Empty: not in the table; UNRECOGNISABLE: it may be any. `manager`: None with target=self, where each worker
     is a server of its own. `is_fork`: whether the worker runs the same program as its manager; None: not known.
     """
     own = recognise(worker)
@@ -156,7 +156,7 @@ def server_of(worker: Names, manager: Names | None, is_fork: bool | None) -> str
 def recognise(names: Names) -> str:
     """The server that a process belongs to by its own names.
 
-    Empty: it is none of the table. UNRECOGNISABLE: it is one of an interpreter, or may be, and no script is to be seen.
+    Empty: not in the table. UNRECOGNISABLE: it is one of an interpreter, or may be, and no script is to be seen.
     """
     title = names.argv[0] if names.argv else ""
     first = "" if " " in title else title.rpartition("/")[2]
@@ -166,9 +166,9 @@ def recognise(names: Names) -> str:
     called = [names.executable, names.comm, title, program or ""]
     if any(map(_PLACKUP.match, called)):
         called += _server_of_plackup(names.argv)
-    found = next((server.name for name in called for server in SERVERS if server.process_name.match(name)), None)
-    if found:
-        return found
+    matching = next((server.name for name in called for server in SERVERS if server.process_name.match(name)), None)
+    if matching:
+        return matching
     # Behind a title, `argv` may hold remains of the arguments.
     is_visible = bool(program and _INTERPRETER.match(first)) if interpreter else bool(names.executable)
     return "" if is_visible else UNRECOGNISABLE

@@ -1,6 +1,6 @@
 """Who is a worker, and who serves: what the sockets of a manager's children mean. Pure.
 
-Names and ages do not say it: a newborn may import for a minute before it serves, and gunicorn's dirty arbiter is called
+Names and ages do not tell: a newborn may import for a minute before it serves, and gunicorn's dirty arbiter is called
 like a worker. A child that serves was seen to do so (core.model.Fact); then it serves until it ends.
 """
 

@@ -70,7 +70,7 @@ class PoolSettings:
     stuck: str = "report"
     """What to do about a worker that does not leave within `grace`: report it, or send it TERM or KILL."""
     idle_wait: float = 60.0
-    """Seconds to try in vain before a busy worker is signalled, where that is permitted; infinite: none ever is."""
+    """Seconds to try in vain before a busy worker is signalled, where that is permitted; infinite: never."""
     hold: bool = True
     """Whether a worker is brought to its boundary."""
     announce: bool = True
@@ -235,7 +235,7 @@ _KEYS = {
 }
 # Without one of these no worker would ever be due.
 _REASON_KEYS = ("limit", "max_age", "total", "headroom", "pressure")
-# They are about all pools of a host or container, so they stand in [memreap] alone.
+# They are about all pools of a host or container, so they belong in [memreap] only.
 _FOR_ALL = ("headroom", "pressure")
 POOL_KEYS = tuple(_KEYS)
 KEYS = (*POOL_KEYS, *RECORDING_KEYS)
@@ -261,7 +261,7 @@ def has_reason(keys: Iterable[str]) -> bool:
 
 
 def no_reason(where: str, places: str = "") -> SettingsError:
-    """The error for settings without a reason; `places` says where one may be written."""
+    """The error for settings without a reason; `places` names where one may be written."""
     return SettingsError(
         f"{where}: no {REASON_KEYS_TEXT}{places}; add one, such as limit=100MB, or observe=yes to only watch"
     )
@@ -285,7 +285,7 @@ class Watch(NamedTuple):
     program: Program
     settings: PoolSettings
     members: tuple[Program, ...] = ()
-    """With target=self: the processes that are the workers; `program` stands for them all, with supervisord's pid."""
+    """With target=self: the processes that are the workers; `program` represents them all, with supervisord's pid."""
 
 
 class Settings:

@@ -119,7 +119,7 @@ def _short(kind: Kind, scope: MemoryScope, pool: Pool, settings: PoolSettings, l
         end = wanted * RELIEF
         if scope.size is not None:
             if wanted >= scope.size:
-                return None  # it can never hold: memreap doctor says so
+                return None  # it can never be met: memreap doctor reports it
             end = min(end, (wanted + scope.size) / 2)  # one of 90 % would never end
         short = scope.available < (end if lasts else wanted)
         return Shortage(kind, scope.name, scope.available, wanted, end) if short else None
@@ -152,7 +152,7 @@ def follow(
     """
     pools = list(pools)
     read = {scope.name for pool, _ in pools for scope in pool.scopes}
-    going_on = {key: episode for key, episode in episodes.items() if key[1] not in read and _is_there(key, pools)}
+    going_on = {key: episode for key, episode in episodes.items() if key[1] not in read and _is_watched(key, pools)}
     for pool, settings in pools:
         for shortage in of_pool(pool, settings, episodes):
             before = episodes.get(shortage.key)
@@ -163,7 +163,7 @@ def follow(
     return going_on
 
 
-def _is_there(key: tuple[Kind, str], pools: list[tuple[Pool, PoolSettings]]) -> bool:
+def _is_watched(key: tuple[Kind, str], pools: list[tuple[Pool, PoolSettings]]) -> bool:
     """Whether a pool is watched that this shortage may be about."""
     kind, scope = key
     return any(
@@ -195,7 +195,7 @@ def gives_back(worker: Worker, kind: Kind) -> int | None:
 def is_worth_reaping(worker: Worker, kind: Kind, baseline: int | None, lasts: float) -> bool:
     """Whether this worker gives back clearly more than its replacement will take.
 
-    `baseline` is what a fresh worker holds of its own, in bytes, or the smallest worker if no fresh one was seen. If it
+    `baseline`: private bytes of a fresh worker, or of the smallest worker if no fresh one was seen. If it
     is None, all workers are alike: then a worker counts if it is older than the shortage, which has lasted for `lasts`
     seconds.
     """
@@ -212,7 +212,7 @@ def _grown(baseline: int) -> float:
 
 
 def smallest(workers: Iterable[Worker]) -> int | None:
-    """Bytes that the smallest worker holds of its own, if another holds clearly more; None: all are alike."""
+    """Private bytes of the smallest worker, if another holds clearly more; None: all are alike."""
     held = [worker.private for worker in workers if worker.private is not None]
     return min(held) if held and max(held) >= _grown(min(held)) else None
 
@@ -242,7 +242,7 @@ def after_reap(episodes: Episodes, key: tuple[Kind, str], private: int, now: flo
     """Count a worker that was signalled for this shortage and holds `private` bytes of its own."""
     episode = episodes[key]
     after = replace(episode, reaps=episode.reaps + 1, freed=episode.freed + private, last=now)
-    # Whatever it was signalled for, it relieves the pressure as well.
+    # Whatever the reason of its signal, it relieves the pressure too.
     others = {
         each: replace(other, last=now) for each, other in episodes.items() if other.shortage.kind is Kind.PRESSURE
     }

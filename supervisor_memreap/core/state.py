@@ -41,7 +41,7 @@ TRANSITIONS: Mapping[Phase, frozenset[Phase]] = {
     Phase.AGAIN: frozenset((Phase.SIGNALLED, Phase.FORCED, Phase.GONE)),
     # To AGAIN if it could not be sent: no signal but this one may follow.
     Phase.FORCED: frozenset((Phase.AGAIN, Phase.GONE)),
-    # A list of children may miss one, so it may be there after all; but it was reported as gone, and is sent no more.
+    # A list of children may miss one, so it may still run; but it was reported as gone, and is sent nothing more.
     Phase.GONE: frozenset((Phase.REPLACED,)),
     Phase.REPLACED: frozenset(),
 }
@@ -62,7 +62,7 @@ class Reap:
     since: float = 0.0
     """When it came into this phase."""
     is_sent: bool = True
-    """False: nobody is left to say whether the signal was sent. It counts as sent, but as no reason to be forced."""
+    """False: it is unknown whether the signal was sent. It counts as sent, but the worker is not forced for it."""
     left: float | None = None
     """When it left, also before that was reported."""
     replaced_by: ProcessId | None = None
@@ -71,7 +71,7 @@ class Reap:
     slot: str = ""
     """Of the worker, as in core.model."""
     private: int = 0
-    """Bytes that it held of its own when it was signalled, and that should come back; 0: unknown."""
+    """Its private bytes when it was signalled, which should be freed; 0: unknown."""
     signal: str = "HUP"
     """The signal that it was sent."""
     server: str = ""
@@ -101,10 +101,10 @@ class Suspension:
     needs_age: float | None = None
     """It ends once another manager has run for this many seconds."""
     leaving: Reap | None = None
-    """The worker that was leaving when that manager went away, in case it is still there after all."""
+    """The worker that was leaving when that manager exited, in case it is still running."""
     since: float = 0.0
     until: float | None = None
-    """When it ends by itself; None: not at a fixed time."""
+    """When it ends automatically; None: not at a fixed time."""
     setting: str = ""
     """The setting that is wrong."""
     usable: str = ""
@@ -170,7 +170,7 @@ class Wait:
     """Of a worker that is due, for its boundary or to be seen idle."""
 
     attempts: int = 0
-    """Those made in vain."""
+    """Failed attempts."""
     seconds: float = 0.0
     """How long they took together."""
 
@@ -200,12 +200,12 @@ class PoolState(Lasting):
     fast: tuple[float, ...] = ()
     """The ages at which the last reaped workers were first seen over the limit, as long as all were young (FAST)."""
     waits: Mapping[ProcessId, Wait] = field(default_factory=dict)
-    """Of the workers that are due and that attempts were made in vain to signal."""
+    """Of the due workers to which attempts have failed."""
     due: Mapping[ProcessId, DueSince] = field(default_factory=dict)
     refusal: Hindrance | None = None
     """Why the last attempt to signal a worker sent nothing; None: it did, or there was none yet."""
     delay_told: float | None = None
-    """When the log last said what stands in the way of due workers, in this delay or an earlier one."""
+    """When the log last had the hindrance of due workers, in this delay or an earlier one."""
     reported: frozenset[str] = frozenset()
     """The keys of events that are reported once."""
     nested: tuple[Nested, ...] = ()
@@ -224,7 +224,7 @@ class PoolState(Lasting):
     probed: float | None = None
     """When it was last seen that sizes may be read; None: not yet, or they could not be."""
     baseline: int | None = None
-    """Bytes that the last worker which took the place of another one held of its own when it had settled."""
+    """Private bytes of the last replacement when it had settled."""
 
 
 _LASTING = tuple(each.name for each in fields(Lasting) if each.name != "population")

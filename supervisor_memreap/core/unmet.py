@@ -1,6 +1,6 @@
-"""Memory that is short while no worker can go for it: why, in each pool. Pure.
+"""Memory that is short while no worker can be reaped for it: why, in each pool. Pure.
 
-core.selection gives a shortage up where reaping does not help. Here it may help, but does not happen: that is said at
+core.selection gives a shortage up where reaping does not help. Here it may help, but does not happen: that is logged at
 the first look, since the OOM killer does not wait.
 """
 
@@ -28,10 +28,10 @@ def follow(
     for key, episode in episodes.items():
         if key[0] is Kind.TOTAL or episode.given_up is not None or episode.is_unmet:
             continue
-        there = [(look, choice) for look, choice in pools if any(scope.name == key[1] for scope in look.pool.scopes)]
-        if not there or _is_under_way(episode, [look for look, _ in there], now):
+        affected = [(look, choice) for look, choice in pools if any(scope.name == key[1] for scope in look.pool.scopes)]
+        if not affected or _is_under_way(episode, [look for look, _ in affected], now):
             continue
-        causes = [(look.pool.name, _cause(look, choice, key, now)) for look, choice in there]
+        causes = [(look.pool.name, _cause(look, choice, key, now)) for look, choice in affected]
         after[key] = replace(episode, is_unmet=True)
         log.append(NotMet("", at, episode.shortage, tuple((pool, cause) for pool, cause in causes if cause)))
     return after, tuple(log)

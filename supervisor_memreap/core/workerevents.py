@@ -21,7 +21,7 @@ class Signalled(AboutDueWorker):
     moment: SentMoment
     idle_wait: float
     cost: str = ""
-    """What it may cost that the worker was busy; empty: nothing."""
+    """What signalling a busy worker may cost; empty: nothing."""
 
     @property
     def text(self) -> str:
@@ -239,7 +239,7 @@ class LooksLikeManager(Veto):
 
 @dataclass(frozen=True)
 class NotShared(Veto):
-    """Each worker listens on a socket of its own: what waits in its queue ends with it."""
+    """Each worker listens on its own socket: connections queued there end with it."""
 
     refusal = "a socket for each"
     wording = (
@@ -264,9 +264,9 @@ class Left(AboutWorker):
     """Seconds since the signal."""
     replaced_by: ProcessId | None
     came_back: int | None = None
-    """Bytes that the host got back: what the worker held of its own when it was signalled. None: unknown."""
+    """Bytes freed: the private memory of the worker when it was signalled. None: unknown."""
     taken: int | None = None
-    """Bytes that its replacement holds of its own now; None: unknown."""
+    """Private bytes of its replacement now; None: unknown."""
     used: int | None = None
     """The worker's metric when it was signalled, in bytes; None: unknown."""
     metric: str = ""
@@ -381,4 +381,4 @@ class Remembered(AboutWorker):
     )
     after: float
     is_sent: bool = True
-    """False: an attempt was being made to signal it, and nobody is left to say what came of that."""
+    """False: an attempt was being made to signal it, and its outcome is lost."""

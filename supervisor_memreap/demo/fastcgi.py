@@ -26,7 +26,7 @@ _GET = {
 def get(path: str, patience: float = _PATIENCE, query: bytes = b"") -> bytes:
     """What the worker behind the socket at `path` answers to a GET.
 
-    Raises OSError if that is cut short, or nothing comes for so many seconds.
+    Raises OSError if that is cut short, or nothing arrives for `patience` seconds.
     """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(patience)

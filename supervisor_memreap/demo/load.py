@@ -34,7 +34,7 @@ class Load:
     def saturate(self, workers: int) -> int:
         """From now on, ask without pause with more clients than there are workers; the number of clients.
 
-        Each request takes so long that there are as many as before: so the workers grow as fast, and none is ever idle.
+        Each request takes longer, so that their number stays the same: workers grow as fast, and none is ever idle.
         """
         self._query, self._pause = b"s=%.3f" % (workers / PER_SECOND), 0.0
         clients = max(_LOADERS, _CLIENTS * workers)
@@ -52,7 +52,7 @@ class Load:
             except OSError as error:
                 why = str(error)
             with self._lock:
-                if not self._over:  # afterwards the pool is ended, and that is no loss
+                if not self._over:  # afterwards the pool is stopped: not a loss
                     self.lost += bool(why)
                     self.answered += not why
                     self.why = why or self.why

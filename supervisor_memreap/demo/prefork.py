@@ -60,7 +60,7 @@ def collect(workers: set[int]) -> None:
 
 
 def end(workers: set[int]) -> None:
-    """TERM, and KILL for those that do not leave: it fell into the gap before accept, or the request is a long one."""
+    """TERM, and KILL for those that do not leave: it arrived in the gap before accept, or the request is long."""
     for signum, patience in ((signal.SIGTERM, DIE_TIMEOUT), (signal.SIGKILL, DIE_TIMEOUT)):
         for pid in workers:
             os.kill(pid, signum)
@@ -79,16 +79,16 @@ def end_with_parent(signum: int, parent: int) -> None:
 
 
 def work(listening: socket.socket, manager: int) -> None:
-    """Serve until told to leave; a request that has been taken is always finished."""
+    """Serve until signalled to leave; a request that has been taken is always finished."""
     end_with_parent(signal.SIGKILL, manager)
     leave = False
 
-    def hear(*_: object) -> None:
+    def handle(*_: object) -> None:
         nonlocal leave
         leave = True
 
     for signum in _SIGNALS:
-        signal.signal(signum, hear)
+        signal.signal(signum, handle)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     kept = []
     pace = PACES[os.getpid() % len(PACES)]

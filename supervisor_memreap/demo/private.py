@@ -1,4 +1,4 @@
-"""A private supervisord in a temporary directory of its own; afterwards nothing of the two is there, whatever happened.
+"""A private supervisord in its own temporary directory; both are removed at the end, whatever happened.
 
 The end is not asked for but made: all that runs in the session of that supervisord gets SIGKILL. Nothing there is worth
 an orderly end, and that one can take long: workers of FCGI::ProcManager that are signalled right after their fork spin
@@ -94,7 +94,7 @@ class Supervisord:
         def end_with_demo() -> None:
             end_with_parent(signal.SIGTERM, parent)
 
-        # A session of its own: Ctrl-C in the terminal is for the demo alone, and all that belongs to it can be found.
+        # A session of its own: Ctrl-C in the terminal is for the demo alone, and all its processes can be listed.
         # With -m, this Python and those below it import from their current directory: no other user may enter ours.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self._directory / "supervisord.conf")],

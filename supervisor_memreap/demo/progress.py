@@ -1,4 +1,4 @@
-"""What the demo counts: who was signalled, as the listener announced it, and who of them is gone, by its own looks."""
+"""What the demo counts: the workers signalled, as announced by the listener, and those of them that are gone."""
 
 from __future__ import annotations
 

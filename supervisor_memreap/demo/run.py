@@ -89,7 +89,7 @@ def _demonstrate(args: argparse.Namespace, seconds: int, calm: int, stop: Stop) 
         conf = _configuration(directory, perl, args.workers)
         with private.Supervisord(directory, conf) as supervisord:
             name = "FCGI::ProcManager" if perl else "a small manager like FCGI::ProcManager"
-            screen.say(
+            screen.write(
                 f"A pool of {args.workers} leaking workers under {name}, limit {memory(_LIMIT)} each, under"
                 f" load, and the real listener on a private supervisord in {directory}."
                 + (f" After {calm} s there will be more clients than workers." if calm < seconds else "")
@@ -168,7 +168,7 @@ def _starts(directory: Path, client: Client, supervisord: private.Supervisord, s
     deadline = time.monotonic() + _START
     while time.monotonic() < deadline and not supervisord.has_ended():
         with contextlib.suppress(OSError, Unavailable):
-            if _hears_events(client) and fastcgi.get(f"{directory}/pool.sock", patience=1.0).endswith(b"ok"):
+            if _receives_events(client) and fastcgi.get(f"{directory}/pool.sock", patience=1.0).endswith(b"ok"):
                 return True
         if stop.wait(0.1):
             return False
@@ -179,7 +179,7 @@ def _starts(directory: Path, client: Client, supervisord: private.Supervisord, s
     return False
 
 
-def _hears_events(client: Client) -> bool:
+def _receives_events(client: Client) -> bool:
     """Whether the listener has begun, as supervisord knows by the event protocol. Raises Unavailable."""
     listener = client.listener()
     return listener is not None and listener["listener_state"] in (ListenerState.READY, ListenerState.BUSY)
@@ -227,21 +227,21 @@ def _look(client: Client) -> Pool:
 
 def _sum_up(requests: load.Load, tally: Tally, screen: Screen, phases: Phases) -> None:
     if phases.clients:
-        screen.say(
+        screen.write(
             f"\nWith {phases.clients} clients on {phases.workers} workers, so that none was ever idle:"
             f" {tally.reaped_saturated} reaped, {requests.answered - phases.answered:,} requests answered,"
             f" {requests.lost - phases.lost} lost. They go one at a time, so some grow past the limit meanwhile."
         )
     workers = "1 worker" if tally.reaped == 1 else f"{tally.reaped} workers"
     why = f" ({requests.why})" if requests.lost else ""
-    screen.say(f"\n{workers} reaped, {requests.answered:,} requests answered, {requests.lost} requests lost{why}")
+    screen.write(f"\n{workers} reaped, {requests.answered:,} requests answered, {requests.lost} requests lost{why}")
     now = memory(tally.held)
     if not tally.reaped:
-        screen.say(f"The pool holds {now}, as it would without memreap.")
+        screen.write(f"The pool holds {now}, as it would without memreap.")
         return
     # Each replacement started small; without memreap it would not have been started.
     without = tally.held + tally.came_back - tally.reaped * tally.fresh
-    screen.say(
+    screen.write(
         f"The pool holds {now}. Without memreap it would hold {memory(without)}: the {workers} held"
         f" {memory(tally.came_back)}, and a fresh one starts with {memory(tally.fresh)}."
     )

@@ -28,7 +28,7 @@ class Screen:
         self._drawn = 0
         self._shown = 0.0
 
-    def say(self, text: str) -> None:
+    def write(self, text: str) -> None:
         """Some lines; in a terminal no word of them is broken."""
         if sys.stdout.isatty():
             columns = min(100, shutil.get_terminal_size().columns - 1)
@@ -36,22 +36,22 @@ class Screen:
         self._print(text)
 
     def show(self, pool: Pool, tally: Tally, new: list[str], numbers: str, last: bool = False) -> None:
-        """How the pool stands; `last` is the final time, after which nothing is drawn over it."""
+        """Show the state of the pool; `last` is the final time, after which nothing is drawn over it."""
         if _has_room(len(pool.workers)):
             self._draw(pool, tally, numbers, last)
             return
         for line in new:
-            self.say(line)
+            self.write(line)
         if last or time.monotonic() - self._shown >= _EVERY:
             self._shown = time.monotonic()
-            self.say(f"workers hold {', '.join(memory(worker.used or 0) for worker in pool.workers)}; {numbers}")
+            self.write(f"workers hold {', '.join(memory(worker.used or 0) for worker in pool.workers)}; {numbers}")
 
     def _draw(self, pool: Pool, tally: Tally, numbers: str, last: bool) -> None:
         columns, rows = shutil.get_terminal_size()
         lines = [*self._table(pool, tally.leaving, columns), "", numbers, ""]
         lines += _tail(tally.lines, columns - 1, min(_LOG_ROWS, rows - 1 - len(lines)))
         with self._stop.silent():
-            # The word "stopping" has a line of its own below the table, and so has the ^C of the terminal.
+            # The word "stopping" is on a separate line below the table, and so is the ^C of the terminal.
             up = self._drawn + 2 if self._stop.signum else self._drawn
             if self._stop.signum and not last:
                 return
@@ -75,7 +75,7 @@ class Screen:
         try:
             print(text, flush=True)
         except OSError:
-            # No one reads it any more: `| head`, or a terminal that was closed. What is still in the buffer is dropped.
+            # The reader is gone: `| head`, or a closed terminal. What is still in the buffer is dropped.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             self._stop.request(signal.SIGPIPE)
 

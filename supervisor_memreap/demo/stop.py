@@ -59,6 +59,6 @@ class Stop:
         if not self.signum or self._silent or self._announced:
             return
         self._announced = True
-        # Not by print: this may run in the middle of one. The terminal may be closed: that is what SIGHUP says.
+        # Not by print: this may run in the middle of one. The terminal may be closed: that is what SIGHUP means.
         with contextlib.suppress(OSError):
             os.write(1, b"\nstopping\n")

@@ -22,23 +22,23 @@ from supervisor_memreap.supervisord.client import Client, Unavailable
 _ASKING = 10.0
 
 
-def run(path: str, connect: Callable[[Mapping[str, str]], Client], say: Callable[[str], None]) -> int:
+def run(path: str, connect: Callable[[Mapping[str, str]], Client], print_line: Callable[[str], None]) -> int:
     """Returns 0: no problems; 1: some. `connect` makes a client from the settings of [supervisorctl]."""
     problems = 0
     for finding in sorted(_findings(path, connect), key=lambda finding: finding.rank):
-        say(f"{finding.subject}: {('', 'note: ', 'ok: ')[finding.rank]}{finding.text}")
+        print_line(f"{finding.subject}: {('', 'note: ', 'ok: ')[finding.rank]}{finding.text}")
         problems += finding.harms
-    say("no problems found" if not problems else f"{problems} problem{'s' if problems > 1 else ''} found")
+    print_line("no problems found" if not problems else f"{problems} problem{'s' if problems > 1 else ''} found")
     return 1 if problems else 0
 
 
 def document(path: str, connect: Callable[[Mapping[str, str]], Client]) -> dict[str, Any]:
     """The same for JSON; its version is increased when a key is removed or changes its meaning."""
-    found = sorted(_findings(path, connect), key=lambda finding: finding.rank)
+    findings = sorted(_findings(path, connect), key=lambda finding: finding.rank)
     rows = [
-        {"kind": ("problem", "note", "ok")[each.rank], "subject": each.subject, "text": each.text} for each in found
+        {"kind": ("problem", "note", "ok")[each.rank], "subject": each.subject, "text": each.text} for each in findings
     ]
-    return {"version": 1, "problems": sum(each.harms for each in found), "findings": rows}
+    return {"version": 1, "problems": sum(each.harms for each in findings), "findings": rows}
 
 
 def _findings(path: str, connect: Callable[[Mapping[str, str]], Client]) -> Iterator[Finding]:

@@ -27,7 +27,7 @@ class Finding(NamedTuple):
     harms: bool = True
     """False: memreap works, but could work better."""
     is_good: bool = False
-    """It says what is as it should be."""
+    """It reports what is in order."""
 
     @property
     def rank(self) -> int:
@@ -63,7 +63,7 @@ class Case:
     supervisorctl: Answer = _NOT_ASKED
     """The answer of the Python of the supervisorctl on the PATH."""
     listener: ListenerRow | None = None
-    """What supervisord says of the listener; None: it has no [rpcinterface:memreap], or was not asked."""
+    """The listener as reported by supervisord; None: it has no [rpcinterface:memreap], or was not asked."""
     _client: Client | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""Whether the listener can write the history and offer its metrics. Without them it reaps all the same."""
+"""Whether the listener can write the history and offer its metrics. Without them it still reaps."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from supervisor_memreap.history.historypath import HistoryError, in_force, refus
 
 
 def check(case: Case) -> Iterator[Finding]:
-    found = list(_history(case))
-    yield from found
+    findings = list(_history(case))
+    yield from findings
     for warning in (case.listener and case.listener.get("warnings")) or ():
         subject, _, text = warning.partition(": ")
-        if subject not in {finding.subject for finding in found}:
+        if subject not in {finding.subject for finding in findings}:
             yield note(subject, text)
 
 

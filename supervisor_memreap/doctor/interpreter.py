@@ -44,7 +44,7 @@ _SOURCE = f"DIRECTORY, the source of memreap {__version__}"
 
 @dataclass(frozen=True)
 class Answer:
-    """What an interpreter says. With `unknown` nothing else is known."""
+    """The answer of an interpreter. With `unknown` nothing else is known."""
 
     program: str
     """supervisord or supervisorctl, with its path where that is known."""
@@ -61,7 +61,7 @@ class Answer:
     refused: str = ""
     """Why supervisor's own parser does not take the configuration."""
     processes: Sequence[Mapping[str, Any]] | None = None
-    """What the configuration says, as supervisor.getAllConfigInfo would; None where that is not known."""
+    """The configuration, as supervisor.getAllConfigInfo returns it; None where that is not known."""
     serverurl: str = ""
     """supervisord's address for its programs, from the configuration."""
 

@@ -32,11 +32,11 @@ def rights_of_running_listener(case: Case) -> rights.Rights | None:
 
 def environment_of_listener(case: Case, supervisord: int) -> Mapping[str, str]:
     """Where none runs, the one that it will have."""
-    found = statedirectory.environment(supervisord)
+    environ = statedirectory.environment(supervisord)
     if rights_of_running_listener(case):
-        return found
+        return environ
     sections = (section.environment for section in case.contents.others if section.listens)
-    return {**found, **next(sections, {})}
+    return {**environ, **next(sections, {})}
 
 
 def _may_read(actor: rights.Rights, pids: Sequence[int]) -> bool:

@@ -24,7 +24,7 @@ def is_perl(pid: int) -> bool:
 def procmanager_version(
     pid: int, command: str, environment: Mapping[str, str], timeout: float
 ) -> tuple[int, ...] | None:
-    """(0, 28) of 0.28; None where this process is no Perl, or does not tell within `timeout` seconds.
+    """(0, 28) of 0.28; None where this process is no Perl, or does not answer within `timeout` seconds.
 
     `command` and `environment` are its own. Run as the manager's user, never as ours: the modules are that user's.
     """

@@ -18,7 +18,7 @@ from supervisor_memreap.supervisord.configfile import Section
 
 # Of a program that the file does not have, as after a change without an update.
 _NO_SECTION = Section("program", "", "", {})
-# States of a program that came to this by itself.
+# States of a program that exited on its own.
 _DOWN = (ProgramState.BACKOFF, ProgramState.FATAL, ProgramState.EXITED)
 # Seconds that FCGI::ProcManager gives its workers to finish when it is stopped (die_timeout).
 _PROCMANAGER_PATIENCE = 60

@@ -1,4 +1,4 @@
-"""How a server was told to replace its workers by itself: from its command line, its environment and its own files.
+"""How a server is configured to recycle its workers: from its command line, its environment and its own files.
 
 Each server's options were read in its documentation, and tried with the version that core.servers names.
 """
@@ -49,7 +49,7 @@ class Recycling(NamedTuple):
     """It does not replace workers, but lets the pool become smaller."""
 
 
-def found(server: str, started: Started, read: Read) -> list[Recycling]:
+def detect(server: str, started: Started, read: Read) -> list[Recycling]:
     """What replaces this server's workers besides memreap. `read` returns a file's text, empty if it has none."""
     find = _FINDERS.get(server)
     return [*find(started, read)] if find else []

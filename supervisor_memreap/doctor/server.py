@@ -24,7 +24,7 @@ def check(case: Case, watch: Watch, pool: Pool, section: Section) -> Iterator[Fi
     if not graceful(server):
         return
     started = _started(case, pool, section)
-    for each in dict.fromkeys(recycling.found(server, started, recycling.text_of)):
+    for each in dict.fromkeys(recycling.detect(server, started, recycling.text_of)):
         yield note("", f"{_what(server, each)}; {_remedy(server, each, section, watch)}")
     if server == "Starman":
         requests = recycling.starman_requests(started.words)
@@ -38,7 +38,7 @@ def shrinks(case: Case, pool: Pool, section: Section) -> bool:
         server = recognise(case.view.names(pool.manager.pid))
     except (ProcessLookupError, PermissionError):
         return False
-    found = recycling.found(server, _started(case, pool, section), recycling.text_of)
+    found = recycling.detect(server, _started(case, pool, section), recycling.text_of)
     return any(each.shrinks for each in found)
 
 

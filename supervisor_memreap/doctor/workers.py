@@ -16,7 +16,7 @@ from supervisor_memreap.host import memory
 
 
 def is_fresh(worker: Worker, settings: PoolSettings) -> bool:
-    """Whether it has just begun to serve: what it holds is no leak yet."""
+    """Whether it has just begun to serve: what it holds is not a leak yet."""
     return worker.age < settings.settle + policy.LATE
 
 
@@ -81,8 +81,8 @@ def _check_attach(case: Case, worker: Worker, settings: PoolSettings, actor: rig
 def not_attached(attaching: attach.Attaching, worker: Worker, settings: PoolSettings) -> Finding:
     """What the listener does to workers to which it may not attach, and what gives it that right."""
     server = worker.detail.server if worker.detail else UNRECOGNISABLE
-    who = f"the listener (user {attaching.actor.users[1]})"
-    text = f"{who} may not bring workers to the point between two requests (ptrace), so "
+    subject = f"the listener (user {attaching.actor.users[1]})"
+    text = f"{subject} may not bring workers to the point between two requests (ptrace), so "
     text += f"{attach.what_remains(server, settings)}; {attach.remedy(attaching)}"
     return Finding("", text, moment_of(server) is Moment.HELD)
 
@@ -97,12 +97,16 @@ def not_to_hold(worker: Worker, settings: PoolSettings) -> Finding | None:
 
 def check_access(worker: Worker, settings: PoolSettings, user: int, may: rights.Access) -> Finding | None:
     """What the listener, which runs as `user`, must do to this worker and may not."""
-    who, which = f"the listener (user {user})", f"worker {worker.id.pid}{_user_of(worker)}"
+    subject, which = f"the listener (user {user})", f"worker {worker.id.pid}{_user_of(worker)}"
     if not may.signals:
-        return Finding("", f"{who} may not signal {which}: run it as the pool's user (user= in its section) or as root")
+        return Finding(
+            "", f"{subject} may not signal {which}: run it as the pool's user (user= in its section) or as root"
+        )
     # The size counts for the limit alone; and a worker that is below it now may exceed it later.
     if settings.limit is not None and settings.metric in ("uss", "pss") and not may.reads:
-        text = f"{who} may not read the {settings.metric} of {which}, and sends nothing where it may be over the limit"
+        text = (
+            f"{subject} may not read the {settings.metric} of {which}, and sends nothing where it may be over the limit"
+        )
         remedy = "run it as the pool's user, or as root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE)"
         return Finding("", f"{text}: {remedy}, or set metric=rss")
     return None

@@ -60,16 +60,16 @@ class Daily:
     def _suggestions(self, marks: Marks, observed: Collection[str], now: float) -> Iterator[Line]:
         def is_due(name: str) -> bool:
             # If a limit is known, nothing is calculated until it is repeated.
-            told = marks.mark(f"suggestion of {name}")
-            return told is None or told < 0 or now - told >= REPEATED
+            reported_at = marks.mark(f"suggestion of {name}")
+            return reported_at is None or reported_at < 0 or now - reported_at >= REPEATED
 
         for history in self._load(now - _LOOKED_BACK, filter(is_due, sorted(observed))):
             suggested = suggest(history, now)
             is_known = suggested.limit is not None
-            # When it was told, and negative if none was known.
+            # When it was reported; negative if none was known.
             mark = f"suggestion of {history.name}"
-            told = marks.mark(mark)
-            is_news = told is None or now - abs(told) >= REPEATED or (is_known and told < 0)
+            reported_at = marks.mark(mark)
+            is_news = reported_at is None or now - abs(reported_at) >= REPEATED or (is_known and reported_at < 0)
             if not is_news:
                 continue
             marks.set_mark(mark, now if is_known else -now)

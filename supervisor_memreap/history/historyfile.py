@@ -21,7 +21,7 @@ from supervisor_memreap.advice.poolhistory import EventRecord, PoolHistory, Pool
 from supervisor_memreap.history.historypath import HistoryError, NoHistoryError, refusal
 
 _MAGIC, _APPLICATION = b"SQLite format 3\0", 0x6D656D72
-"""The beginning of every file of SQLite, and what says that it is one of ours: `memr`."""
+"""The beginning of every file of SQLite, and the mark of memreap's files: `memr`."""
 # One script for each version of the schema: the last of them is that of this memreap.
 _SCHEMAS = (
     """
@@ -60,7 +60,7 @@ class FullError(HistoryError):
 
 
 class DamagedError(HistoryError):
-    """The file is a history that SQLite cannot read any more."""
+    """The file is a history that SQLite can no longer read."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Where the history is, if the settings do not say: beside supervisord's log. Imports no SQLite into the listener."""
+"""Where the history is by default: beside supervisord's log. Imports no SQLite into the listener."""
 
 from __future__ import annotations
 

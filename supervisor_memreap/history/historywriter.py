@@ -1,6 +1,6 @@
 """Fills the history, in a child process of the listener: pools and workers over time, and each event.
 
-Whatever goes wrong with the file, nothing that waits for it is lost up to a bound, one line says what is wrong, and it
+Whatever goes wrong with the file, nothing that waits for it is lost up to a bound, one line reports the problem, and it
 is tried again every RETRY seconds.
 """
 
@@ -25,7 +25,7 @@ from supervisor_memreap.history.historypath import HistoryError
 from supervisor_memreap.outputs.child import Inbox, Message, Tell
 from supervisor_memreap.outputs.lasting import Lasting
 
-# For so many seconds all readings are kept, one a minute; older ones so many seconds apart; the oldest are removed.
+# Keep every reading, one a minute, for FINE_FOR seconds; then one per COARSE seconds, for COARSE_FOR seconds.
 FINE_FOR, COARSE, COARSE_FOR = 25 * 3600, 900, 31 * 86400
 # Seconds between two times at which old readings are thinned.
 THINNED_EVERY = 3600.0
@@ -43,7 +43,7 @@ _FULL, _ROOMY = 0.95, 0.85
 _HALF = 0.5
 # Looks in a row with another metric, after which it is that of the pool, and the earlier readings are removed.
 _LOOKS_DIFFER = 3
-# Two start times of one process may differ by so many seconds: they are reckoned from its age by a clock that is set.
+# Two start times of a process may differ by this many seconds: they are computed from its age by an adjusted clock.
 _SAME_START = 30.0
 # Priority (nice): workers go first.
 _NICE = 10
@@ -72,7 +72,7 @@ class _History:
         self._observed: set[str] = set()
         """The pools that were only observed in the last look."""
         self._size = size
-        self._tell = tell
+        self._report = tell
         self._file: Writer | None = None
         self._tables: _Tables | None = None
         self._waiting: deque[Message] = deque()
@@ -115,15 +115,15 @@ class _History:
                 self._thinned = now
                 tables.thin(time.time())
             for line in self._daily.lines(tables, self._observed, time.time()):
-                self._tell({"lines": [line]})
+                self._report({"lines": [line]})
         except HistoryError as error:
             self._handle(error, now)
             return
         except Exception as error:
             # Of a line for the log: what is recorded must not suffer from that.
-            self._say(f"internal error, please report it: {error!r}")
+            self._report_trouble(f"internal error, please report it: {error!r}")
             return
-        self._say("")
+        self._report_trouble("")
 
     def _write_part(self, tables: _Tables) -> None:
         """Some of the messages that wait, in one transaction; one at a time where there is little room."""
@@ -140,7 +140,7 @@ class _History:
                     continue
                 if tables.remove_oldest():
                     continue
-                self._tell({"note": "something is too large for history_size= and is not recorded"})
+                self._report({"note": "something is too large for history_size= and is not recorded"})
             except HistoryError:
                 raise
             except Exception as error:
@@ -148,7 +148,7 @@ class _History:
                 if most > 1:
                     most = 1
                     continue
-                self._tell({"note": f"internal error, please report it: {error!r}; something is not recorded"})
+                self._report({"note": f"internal error, please report it: {error!r}; something is not recorded"})
             for _ in part:
                 self._waiting.popleft()
             return
@@ -161,7 +161,7 @@ class _History:
         if self._tables is None:
             self._file = Writer(self._path, self._size)
             self._tables = _Tables(self._file)
-            self._tell({"totals": self._tables.totals()})
+            self._report({"totals": self._tables.totals()})
         return self._tables
 
     def _handle(self, error: HistoryError, now: float) -> None:
@@ -175,14 +175,14 @@ class _History:
                 error = failed
             else:
                 self._retry_at = float("-inf")
-                self._tell({"note": f"{error}: it is kept as {kept}, and a new history was begun"})
+                self._report({"note": f"{error}: it is kept as {kept}, and a new history was begun"})
                 return
         if not is_handover:
-            self._say(f"{error}; trying again every {RETRY:.0f} s")
+            self._report_trouble(f"{error}; trying again every {RETRY:.0f} s")
 
-    def _say(self, trouble: str) -> None:
+    def _report_trouble(self, trouble: str) -> None:
         if self._lasting.note("file", trouble):
-            self._tell({"trouble": trouble})
+            self._report({"trouble": trouble})
 
     def close(self) -> None:
         if self._file:

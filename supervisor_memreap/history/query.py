@@ -17,11 +17,11 @@ from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Unavailable, connect_as_supervisorctl
 from supervisor_memreap.supervisord.configfile import Contents
 
-# Seconds of readings before the time that is asked for: gaps are found by the readings beside them.
+# Seconds of readings before the time that is asked for: gaps are detected by their neighbours.
 _BEFORE = 86400.0
 _MOST_NAMES = 20
 DAYS = 31
-"""The history keeps no more."""
+"""The history keeps no older ones."""
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +87,7 @@ def _chosen(existing: Sequence[str], names: Sequence[str], file: str) -> list[st
         matching = named(name, existing)
         if not matching:
             more = f", and {len(existing) - _MOST_NAMES} more" if len(existing) > _MOST_NAMES else ""
-            there = ", ".join(existing[:_MOST_NAMES])
-            raise HistoryError(f"no pool '{quote(name)}' in {file}; there are: {there}{more}")
+            names_shown = ", ".join(existing[:_MOST_NAMES])
+            raise HistoryError(f"no pool '{quote(name)}' in {file}; there are: {names_shown}{more}")
         chosen.update(matching)
     return [name for name in existing if name in chosen]

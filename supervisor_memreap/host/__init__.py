@@ -1,1 +1,1 @@
-"""What this machine says, and the signal."""
+"""Readings of this machine, and the signal."""

@@ -1,7 +1,7 @@
 """One try to signal one worker, made by a child process, so that the listener waits for nothing.
 
 The child checks the worker again, brings it to its boundary (host.boundary), and signals it there; where ptrace is not
-permitted it waits until the worker is seen idle, or signals it while busy if the order says that it may be. It reports
+permitted it waits until the worker is seen idle, or signals it while busy if the order allows that. It reports
 through a pipe, first that it is about to signal: if it ends after that without another word, it is unknown whether the
 signal was sent, so it counts as sent. It ends with its parent, and keeps the pool's lock for as long as it lives.
 """
@@ -33,8 +33,8 @@ TURN, ALONE = 5.0, 30.0
 LAST = 0.5
 # Seconds by which a child may overrun its time, on a machine that is busy, before it is ended.
 _OVERRUN = 2.0
-# Seconds to wait for a child that has spoken its last word; and for one that was told to end, or killed.
-_LAST_WORD, _ENDS = 0.1, {signal.SIGTERM: 0.1, signal.SIGKILL: 0.02}
+# Seconds to wait for a child after its last report; and for one that was signalled to end, or killed.
+_PATIENCE, _ENDS = 0.1, {signal.SIGTERM: 0.1, signal.SIGKILL: 0.02}
 # Seconds between two readings of whether a worker is idle, and so many times as long as the last one took: less than a
 # tenth of one core.
 _BETWEEN_READS, _PART_OF_READ = 0.003, 9
@@ -82,9 +82,9 @@ class Outcome:
     unheld: bool = False
     """It was not permitted to bring it to its boundary."""
     has_boundary: bool | None = None
-    """Whether it could have been brought there; None: that was not found out."""
+    """Whether it could have been brought there; None: unknown."""
     private: int | None = None
-    """Bytes that the worker had for itself; None if that may not be read."""
+    """Private bytes of the worker; None: unknown."""
     watched: float = 0.0
     """Seconds in which it was seen that it never was between two requests."""
     is_kept: bool = False
@@ -94,7 +94,7 @@ class Outcome:
     is_deaf: bool = False
     """It has no handler for the signal that it would be sent while busy, so nothing was sent."""
     stopped: float = 0.0
-    """Seconds for which the worker was stopped in vain."""
+    """Seconds for which the worker was stopped without a signal being sent."""
     sent_at: float | None = None
     """Monotonic: right before the signal; None: it was not sent, or it is not known when."""
     error: str = ""
@@ -105,7 +105,7 @@ _HANDLED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
 class Attempt:
-    """The parent's side. `fd` becomes readable when the child has something to say, also when it ends."""
+    """The parent's side. `fd` becomes readable when the child reports something, or ends."""
 
     def __init__(self, order: Order, view: Source, pidfd: int | None, lock: int | None):
         """Raises OSError where no process can be started: nothing was sent then."""
@@ -114,7 +114,7 @@ class Attempt:
         self.fd, writable = os.pipe()
         try:
             parent = os.getpid()
-            # Until the child has handlers of its own, a signal to it would wake the parent, by its pipe for signals.
+            # Until the child has its own handlers, a signal to it would wake the parent, by its pipe for signals.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
             try:
                 self.child = os.fork()
@@ -133,9 +133,9 @@ class Attempt:
         self.deadline = self._began + order.patience + _OVERRUN
 
     def shorten(self, patience: float) -> None:
-        """Give it no more than so many seconds, from its begin.
+        """Give it at most `patience` seconds from its start.
 
-        One that has no more ends by itself: it may signal a busy worker then.
+        An attempt with no time left ends on its own: it may signal a busy worker then.
         """
         if self.order.patience > patience:
             self.deadline = min(self.deadline, self._began + patience)
@@ -161,7 +161,7 @@ class Attempt:
         return True
 
     def _end(self, by_force: bool) -> Outcome:
-        status = forked.collect(self.child, 0.0 if by_force else _LAST_WORD, _ENDS)
+        status = forked.collect(self.child, 0.0 if by_force else _PATIENCE, _ENDS)
         self._read()
         os.close(self.fd)
         report = self._written.rpartition(b"\n")[0].rpartition(b"\n")[2]
@@ -255,7 +255,7 @@ class _Child:
 
     def outcome(self) -> Outcome:
         """Raises ProcessLookupError, PermissionError, OSError."""
-        # Asks whether it may be signalled, before a moment is waited for in vain.
+        # Ask whether it may be signalled, before waiting for nothing.
         send(self._pid, self._pidfd, 0)
         if self._has_changed():
             return Outcome(Result.CHANGED)
@@ -266,7 +266,7 @@ class _Child:
         return replace(self._signalled(), private=private)
 
     def when_ended(self) -> Outcome:
-        """What to say where the parent ends the attempt. Raises SystemExit: it is unknown whether it was sent."""
+        """What to report if the parent ends the attempt. Raises SystemExit: it is unknown whether it was sent."""
         if self.queued_at is not None:
             sys.exit()
         self._note_clients()
@@ -302,7 +302,7 @@ class _Child:
         return replace(self._when_idle(), unheld=last == boundary.NOT_PERMITTED)
 
     def _at_its_boundary(self) -> bytes:
-        """How bringing it there ended, as boundary.Tracer.steps says."""
+        """How bringing it there ended, as reported by boundary.Tracer.steps."""
 
         def to_thread() -> None:
             send_to_main_thread(self._order.worker, self._pidfd, self._signum, self._view)
@@ -339,7 +339,7 @@ class _Child:
                 return Outcome(Result.CHANGED)
 
     def _late(self, has_boundary: bool, moment: SentMoment = SentMoment.BUSY) -> Outcome:
-        """It was not found between two requests in time."""
+        """It was not seen between two requests in time."""
         self._note_clients()
         order = self._order
         if order.may_be_busy and may_signal_busy(order.server, has_boundary) and self._permit_it():

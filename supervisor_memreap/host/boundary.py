@@ -8,7 +8,7 @@ boundary at once, as the interrupted call is entered again; a busy one at the en
 
 All of this runs in a child process (host.attempt). The kernel lets go of a traced process when its tracer ends, so
 `steps` may end anywhere: each stop is only looked at and never taken (WNOWAIT), so a signal that was on its way is
-delivered all the same.
+still delivered.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class _Worker:
         return {fd for fd, inode in self._known.items() if sockets.inode(self._pid, fd) == inode}
 
     def may_interrupt(self, place: bytes) -> bool:
-        """Whether interrupting the main thread does no harm while /proc/PID/syscall says `place`."""
+        """Whether interrupting the main thread does no harm while /proc/PID/syscall shows `place`."""
         pid = self._pid
         if is_zombie(pid):
             raise ProcessLookupError(pid)
@@ -179,13 +179,13 @@ class _Worker:
             self.turn = wait if awaits_connection(pid, wait) is True else None
             return True
         if wait and wait.kind is Kind.EPOLL:
-            # A time-out would begin anew. For the wait for a connection that is nothing.
+            # A time-out would start over. That does not matter for a wait for a connection.
             is_endless = _MACHINE == "x86_64" and number != _EPOLL_PWAIT2 and ctypes.c_int32(arguments[3]).value < 0
             return is_endless or watches(pid, wait, self.sockets())
         return False
 
     def _runs_on(self) -> bool:
-        """Whether it has run for so long without waiting that it is in no call that an interrupt would cut short."""
+        """Whether it has run without waiting for long enough that no call can be cut short by an interrupt."""
         (switches,) = status(self._pid, b"voluntary_ctxt_switches")
         try:
             ran = switches, int(read(f"/proc/{self._pid}/schedstat").split()[0])

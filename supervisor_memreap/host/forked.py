@@ -36,19 +36,19 @@ def settle(name: str, kept: Collection[int], ignored: Collection[int], with_pare
                 pass  # that of the list itself
 
 
-# No wait status: it has not ended; and it has, but nobody knows how.
+# No wait status: it has not ended; it has ended, but its status is unknown.
 _RUNS, _UNKNOWN = -1, -2
 _uncollected: list[int] = []
 """Children that did not end in time after they were killed."""
 
 
-def collect(child: int, last_word: float, ends: Mapping[signal.Signals, float]) -> int | None:
+def collect(child: int, patience_before: float, ends: Mapping[signal.Signals, float]) -> int | None:
     """The wait status of a child of this process; None: it is not known, or it has not ended yet.
 
-    Wait for it for `last_word` seconds, then send each of the signals of `ends` and wait for so many seconds. One that
+    Wait for it for `patience_before` seconds, then send each signal of `ends` and wait its number of seconds. One that
     waits for a lock in the kernel ends when it gets that, and is collected by a later call, or by `uncollected`.
     """
-    status = _wait(child, last_word)
+    status = _wait(child, patience_before)
     for signum, patience in ends.items():
         if status == _RUNS:
             os.kill(child, signum)  # ours, and not waited for yet: no other process can have its pid

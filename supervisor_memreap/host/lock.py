@@ -26,7 +26,7 @@ class Locked(Exception):
 
 
 class Unlockable(Locked):
-    """The lock cannot be taken, so whether another process holds it is unknown; the text says why."""
+    """The lock cannot be taken, so whether another process holds it is unknown; the text has the reason."""
 
 
 def take(process: ProcessId) -> int:
@@ -103,7 +103,7 @@ def _seen_by_itself(process: ProcessId) -> str:
 
 
 def _is_of_the_kernel(directory: str, mountinfo: bytes) -> bool:
-    """Whether what a process sees there is the kernel's proc: a file system of its own could block us."""
+    """Whether what a process sees there is the kernel's proc: another file system could block us."""
     mounts = [line.split() for line in mountinfo.decode(errors="replace").splitlines()]
     types = [mount[mount.index("-") + 1] for mount in mounts if mount[4] == "/proc"]
     on_top = any(f"{mount[4]}/".startswith(f"{directory}/") for mount in mounts)

@@ -19,7 +19,7 @@ from supervisor_memreap.host.source import Source
 from supervisor_memreap.host.statm import Statm
 
 NeedsDetail = Callable[[Worker], bool]
-# Takes a pool with its manager and memory scopes, but no workers yet; tells which of its workers need details.
+# Takes a pool with its manager and memory scopes, but no workers yet; returns which of its workers need details.
 Gate = Callable[[Pool], NeedsDetail]
 
 

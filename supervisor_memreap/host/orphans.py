@@ -31,7 +31,7 @@ def find(
 ) -> dict[Program, OrphansFound]:
     """The orphans of each program in `sought`, with its command, among all processes of this machine.
 
-    `ask` tells what supervisord runs, `environ` is that of a process of this supervisord. An orphan is a process whose
+    `ask` gets what supervisord runs, `environ` is that of a process of this supervisord. An orphan is a process whose
     parent has ended, in the control group of supervisord (a service of systemd has another one), older than what
     supervisord runs now under its name, and of the same kind: not what a healthy program has detached. It is known by
     the program's name in its environment. Perl overwrites the environment when it sets $0, as FCGI::ProcManager does:
@@ -61,7 +61,7 @@ def find(
 
 
 def daemonizes(command: str) -> bool:
-    """Whether this command tells the program to move to the background, judging by its arguments."""
+    """Whether this command makes the program move to the background, judging by its arguments."""
     return bool(_DAEMON.search(command))
 
 
@@ -140,7 +140,7 @@ def _listening(pid: int) -> set[str]:
             elif connection.laddr and connection.status == psutil.CONN_LISTEN:
                 addresses.add(str(connection.laddr[1]))
     except (psutil.Error, OSError):
-        pass  # what may not be seen is not said of anybody
+        pass  # do not claim what cannot be read
     return addresses - {""}
 
 

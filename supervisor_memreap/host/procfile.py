@@ -1,4 +1,4 @@
-"""Reads a file of /proc/PID, and tells a process that is gone from one that is hidden."""
+"""Reads a file of /proc/PID, and distinguishes a process that is gone from a hidden one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def listed(pid: int, directory: str) -> list[str]:
 
 def stat(pid: int) -> list[bytes]:
     """The fields of proc_pid_stat(5) from the state on, which is the 3rd there. Raises as `read` does."""
-    # The name stands in brackets and may hold brackets, spaces and newlines: what counts is behind the last one.
+    # The name is in parentheses and may contain parentheses, spaces and newlines: the fields follow the last one.
     return read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
 
 

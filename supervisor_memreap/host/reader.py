@@ -22,7 +22,7 @@ from supervisor_memreap.host.procfile import read_part
 
 # Seconds that an answer may take. A rollup of 20 GB takes 0.1 s.
 PATIENCE = 0.5
-# Of so many seconds no more than PATIENCE is lost with processes that do not answer: where a file server hangs, all
+# In this many seconds at most PATIENCE is spent on processes that do not answer: where a file server hangs, all
 # workers of a pool may. Then each of the others has only this long.
 LOST_WITHIN, IMPATIENCE = 4.0, 0.02
 # Seconds for which a process is not asked about again where the answer took too long: at first, since the reason may be
@@ -33,7 +33,7 @@ _MAX_BYTES = 65536
 _LENGTH = struct.Struct("=ii")
 # Seconds for a child that was killed to end.
 _ENDS = 0.02
-# Children that were killed and wait in the kernel, as where a file server hangs: with so many, no more are begun.
+# Children that were killed and wait in the kernel, as where a file server hangs: with this many, no more are started.
 _MOST_UNCOLLECTED = 4
 
 
@@ -42,7 +42,7 @@ class Blocked(PermissionError):
 
 
 class NoReader(PermissionError):
-    """There is no process that could read it, which says nothing of what was to be read."""
+    """There is no process that could read it, which tells nothing about the file."""
 
 
 class _Child:
@@ -51,17 +51,17 @@ class _Child:
     def __init__(self) -> None:
         self.owner = os.getpid()
         self._data = b""
-        with contextlib.ExitStack() as ours, contextlib.ExitStack() as its:
+        with contextlib.ExitStack() as own_ends, contextlib.ExitStack() as child_ends:
             asked, self._asks = os.pipe()
-            its.callback(os.close, asked)
-            ours.callback(os.close, self._asks)
+            child_ends.callback(os.close, asked)
+            own_ends.callback(os.close, self._asks)
             self._answers, answered = os.pipe()
-            its.callback(os.close, answered)
-            ours.callback(os.close, self._answers)
+            child_ends.callback(os.close, answered)
+            own_ends.callback(os.close, self._answers)
             self._pid = os.fork()
             if self._pid == 0:
                 _serve(asked, answered, self.owner)
-            ours.pop_all()
+            own_ends.pop_all()
 
     def ask(self, question: str, patience: float) -> bytes:
         """The answer. Raises OSError as open and read do; TimeoutError; EOFError if the child has ended."""
@@ -93,7 +93,7 @@ class _Child:
         forked.collect(self._pid, 0.0, {signal.SIGKILL: _ENDS})
 
     def _take(self, count: int, deadline: float) -> None:
-        """Read the first so many bytes of the answer."""
+        """Read the first `count` bytes of the answer."""
         poll = select.poll()
         poll.register(self._answers, select.POLLIN)
         while len(self._data) < count:
@@ -114,7 +114,7 @@ _avoided: dict[str, tuple[float, float]] = {}
 
 
 def read_here() -> None:
-    """From now on this process reads by itself: it is a child that may be killed when it takes too long."""
+    """From now on this process reads files itself: it is a child that may be killed when it takes too long."""
     global _reads_here
     _reads_here = True
 
@@ -135,7 +135,7 @@ def read(path: str) -> bytes:
 
 
 class Facts:
-    """Asks a child of its own what the sockets of processes say, one question at a time."""
+    """Asks its own child what the sockets of processes show, one question at a time."""
 
     def __init__(self) -> None:
         self._child: _Child | None = None
@@ -151,7 +151,7 @@ class Facts:
             raise self._no_more() from None
 
     def answer(self, patience: float) -> Fact | None:
-        """To the question asked last, if it comes within so many seconds; None: it may come later.
+        """To the question asked last, if it arrives within `patience` seconds; None: it may arrive later.
 
         Raises OSError; NoReader, also where PATIENCE has passed since it was asked.
         """

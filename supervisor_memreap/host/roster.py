@@ -37,7 +37,7 @@ class Roster:
 
     name: str
     state: str
-    """As supervisord says, or `gone`."""
+    """As reported by supervisord, or `gone`."""
     not_visible: str = ""
     """Why a running program has no manager that can be seen."""
     manager: Process | None = None
@@ -67,7 +67,7 @@ def _of_manager(watch: Watch, expected: Collection[ProcessId], view: Source) -> 
         # A supervisord of another machine or container: its pids mean other processes here.
         if program.supervisord and manager.parent != program.supervisord:
             return Roster(name, state, "its process here is not a child of that supervisord")
-        if not _has_started_when_supervisord_says(program, manager):
+        if not _start_time_matches(program, manager):
             return Roster(name, state, _ANOTHER_START)
         if watch.settings.depth == 2:
             below = _below_wrapper(program.pid, view)
@@ -104,7 +104,7 @@ def _of_group(watch: Watch, expected: Collection[ProcessId], view: Source) -> Ro
     running.pop(os.getpid(), None)
     for member in members:
         try:
-            if member.pid in running and not _has_started_when_supervisord_says(member, view.process(member.pid)):
+            if member.pid in running and not _start_time_matches(member, view.process(member.pid)):
                 return Roster(name, state, _ANOTHER_START)
         except OSError:
             running.pop(member.pid)  # it has just ended, or is hidden
@@ -113,7 +113,7 @@ def _of_group(watch: Watch, expected: Collection[ProcessId], view: Source) -> Ro
     return Roster(name, state, "", supervisord, pids, slots=running, stopped=stopped)
 
 
-def _has_started_when_supervisord_says(program: Program, process: Process) -> bool:
+def _start_time_matches(program: Program, process: Process) -> bool:
     if program.age is None:
         return True
     # On a busy machine, other pools may have been looked at for long since supervisord was asked.
@@ -206,7 +206,7 @@ def _name(pid: int, view: Source) -> str:
 
 
 def _children(pid: int, view: Source) -> list[int]:
-    """Empty for a process that has just ended: that says nothing about the process that is being judged."""
+    """Empty for a process that has just ended: that is no evidence about the process in question."""
     try:
         return view.children(pid)
     except (ProcessLookupError, PermissionError):

@@ -1,4 +1,4 @@
-"""What the sockets of one process say of it: is it a worker of its manager, and was it seen to serve? Linux only.
+"""What the sockets of one process show about it: is it a worker of its manager, and was it seen to serve? Linux only.
 
 Runs in a child of memreap (host.reader), since the process can keep locked what is read here.
 """

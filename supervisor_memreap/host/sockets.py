@@ -23,7 +23,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _PIDFD_GETFD = 438
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 # Tables of /proc/PID/net with the column of the inode, in the order in which they are searched: the rest of a process's
-# sockets is searched only where one was found in none so far.
+# sockets is searched only for sockets not seen in earlier ones.
 _TABLES = {"unix": 6, "tcp": 9, "tcp6": 9, "udp": 9, "udp6": 9, "netlink": 9}
 _STREAMS = ("unix", "tcp", "tcp6")
 # Of /proc/net/unix: the type of a stream, the flag of a socket that listens (__SO_ACCEPTCON), the state of one that is
@@ -40,7 +40,7 @@ class Sockets(NamedTuple):
     """Descriptors of the connections that it accepted from one of these."""
     has_client: bool | None
     """Whether it has a connection that it accepted from one of these, even if the client has closed it. None: it has
-    a socket of which that cannot be said.
+    a socket of which that is unknown.
     """
     streams: frozenset[int]
     """Descriptors of its streams of TCP or UNIX."""
@@ -194,7 +194,7 @@ def _rows(pid: int, table: str, column: int, inodes: Iterable[bytes]) -> dict[by
             if len(fields) > column and fields[column] == inode:
                 rows.append(fields)
             at = text.find(b" " + inode, at + 1)
-        # The path of a socket may hold a newline, so any user can write what looks like a row: two say nothing.
+        # The path of a socket may hold a newline, so any user can write what looks like a row: two are not evidence.
         if len(rows) == 1 and (row := _from_row(table, rows[0])):
             found[inode] = row
     return found

@@ -19,7 +19,7 @@ class Process(NamedTuple):
     ended: bool
     """A zombie: it serves nothing and holds nothing."""
     child_faults: int | None = None
-    """Page faults of its children that have ended and were waited for; None where the system does not tell."""
+    """Page faults of its children that have ended and were waited for; None where unknown."""
 
 
 class Sizes(NamedTuple):
@@ -70,11 +70,11 @@ class Source:
         return ProcessMemory(int(info.uss), int(getattr(info, "swap", 0)), None if pss is None else int(pss))
 
     def catches(self, pid: int, signum: int) -> bool | None:
-        """Whether the process has a handler for the signal; None where the system does not tell."""
+        """Whether the process has a handler for the signal; None: unknown."""
         return None
 
     def idle(self, pid: int) -> bool | None:
-        """Whether the process waits for a connection at this moment; None where the system does not tell.
+        """Whether the process waits for a connection at this moment; None: unknown.
 
         Like `clients` only for a child of memreap: the process can keep locked what is read.
         """
@@ -109,7 +109,7 @@ class Source:
             raise PermissionError(pid) from None
 
     def is_fork(self, pid: int, parent: int) -> bool | None:
-        """Whether the process was forked from `parent` and has run no other program since; None: it cannot be told."""
+        """Whether the process was forked from `parent` and has run no other program since; None: unknown."""
         return None
 
     def activity(self, pid: int) -> str:

@@ -20,7 +20,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SPARE = 200
 
 
-class Known(NamedTuple):
+class Measured(NamedTuple):
     id: ProcessId
     age: float
     size: int
@@ -60,7 +60,7 @@ class Statm:
         for pid in list(self._kept):
             self._close(pid)
 
-    def known(self, pid: int, manager: ProcessId) -> Known | None:
+    def known(self, pid: int, manager: ProcessId) -> Measured | None:
         """This child of `manager` and its size; None: it must be read again, or is gone."""
         kept = self._kept.get(pid)
         if kept is None or kept.manager != manager:
@@ -69,7 +69,7 @@ class Statm:
         if not resident:  # gone, or a zombie
             return None
         self._used.add(pid)
-        return Known(kept.id, self._now - kept.id.start_time, size, resident)
+        return Measured(kept.id, self._now - kept.id.start_time, size, resident)
 
     def keep(self, pid: int, manager: ProcessId, view: Source) -> Process:
         """Read this process, and keep a descriptor of it if it is a child of `manager`. Raises as `view` does."""

@@ -82,7 +82,7 @@ RESTART = {"x86_64": 219, "aarch64": 128}.get(_MACHINE)
 _LOWEST_STACK = 1 << 32
 # futex, futex_waitv, nanosleep, clock_nanosleep: what a thread sleeps in that serves nothing.
 _SLEEP = {"x86_64": (202, 449, 35, 230), "aarch64": (98, 449, 101, 115)}.get(_MACHINE, ())
-# futex, with the flag of its operation that says that it is of one process alone; semop, semtimedop, fcntl.
+# futex, with the flag for one process only (FUTEX_PRIVATE_FLAG); semop, semtimedop, fcntl.
 _FUTEX, _FUTEX_PRIVATE = {"x86_64": 202, "aarch64": 98}.get(_MACHINE, -2), 128
 _LOCKS = {"x86_64": (65, 220, 72), "aarch64": (193, 192, 25)}.get(_MACHINE, ())
 # The kernel functions of these.
@@ -97,9 +97,9 @@ _EPOLL, _POLL = (b"ep_poll", b"do_epoll_wait"), b"poll_schedule_timeout"
 _READ_PLACES = (b"unix_stream_", b"wait_woken", b"sk_wait_data")
 # EPOLLIN and POLLIN.
 _IN = 1
-# Threads of a process of which it is read in what they wait.
+# The maximum number of threads read in a process.
 _MOST_THREADS = 64
-# struct pollfd; and as many of them as are looked at.
+# struct pollfd; and the maximum number read.
 _POLLFD, _MAX_POLLFDS = struct.Struct("=ihh"), 1024
 
 
@@ -214,7 +214,7 @@ def _place_waits_for(pid: int, descriptors: Collection[int]) -> Fact | None:
     """The same by /proc/PID/wchan, which does not show for which descriptor it waits, but in epoll."""
     place = read(f"/proc/{pid}/wchan")
     if place in _EPOLL:
-        return None if _in_its_epolls(pid).isdisjoint(descriptors) else Fact.SERVES
+        return None if _in_own_epolls(pid).isdisjoint(descriptors) else Fact.SERVES
     if place in (_TCP_ACCEPT, _UNIX_ACCEPT):
         own = sockets.of(pid)
         is_accept = place == _TCP_ACCEPT or not own.has_others
@@ -267,7 +267,7 @@ def _holder_of_flock(pid: int) -> int | None:
 def _watched(pid: int, wait: Wait) -> set[int]:
     """The descriptors from which the thread waits for data. Raises ProcessLookupError, PermissionError."""
     first, second, *_ = wait.arguments
-    if wait.kind in (Kind.ACCEPT, Kind.FLOCK):  # of flock: the file, which is no socket
+    if wait.kind in (Kind.ACCEPT, Kind.FLOCK):  # of flock: the file, which is not a socket
         return {first}
     if wait.kind is Kind.EPOLL:
         return _in_epoll(pid, first)
@@ -316,7 +316,7 @@ def _system_call(task: str) -> list[int]:
 
 
 def system_call(place: bytes) -> list[int]:
-    """What /proc/PID/syscall says: the number of a system call, its six arguments, the stack pointer, and where it is.
+    """What /proc/PID/syscall has: the number of a system call, its six arguments, the stack pointer, and where it is.
 
     Only -1: the thread waits in none, or runs. Raises PermissionError.
     """
@@ -340,7 +340,7 @@ def by_wchan(pid: int) -> bool | None:
             # recv on other sockets waits there too, where they are unix.
             return None if place == _UNIX_ACCEPT and sockets.of(pid).has_others else has_no_client(pid)
         if place in _EPOLL:
-            return has_no_client(pid, _in_its_epolls(pid))
+            return has_no_client(pid, _in_own_epolls(pid))
         if place.startswith(_POLL):
             # For what it waits there cannot be seen without more rights.
             return False if has_no_client(pid) is False else None
@@ -352,7 +352,7 @@ def by_wchan(pid: int) -> bool | None:
     return False
 
 
-def _in_its_epolls(pid: int) -> set[int]:
+def _in_own_epolls(pid: int) -> set[int]:
     """What is in its epoll sets, and is waited for. Raises ProcessLookupError, PermissionError."""
     links = {int(name): _link(pid, name) for name in listed(pid, "fd")}
     watched = [_in_epoll(pid, fd) for fd, link in links.items() if link == "anon_inode:[eventpoll]"]

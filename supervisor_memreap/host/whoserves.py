@@ -23,7 +23,7 @@ from supervisor_memreap.host.source import Source
 # which a command decides.
 PATIENCE, OF_COMMAND = 0.1, 5.0
 # A child that does not serve is asked about again after this share of the time for which it has been asked about, and
-# after so many seconds at most: it may be a helper, which never serves.
+# after this many seconds at most: it may be a helper, which never serves.
 _SHARE, _LONGEST = 0.1, 60.0
 
 
@@ -42,7 +42,7 @@ class Serving:
         self._patience = patience
         self._reader = reader.Facts()
         self._asking: ProcessId | None = None
-        """About whom the reader has not answered yet."""
+        """The worker that the reader has not answered about yet."""
         self._facts: dict[ProcessId, Fact] = {}
         """Of those that were not seen to serve yet."""
         self._asked: dict[ProcessId, _Asked] = {}
@@ -112,7 +112,7 @@ class Serving:
             if fact is None:
                 return
         except reader.NoReader:
-            pass  # not in time, or not at all, which says nothing of it
+            pass  # not in time, or not at all: still unknown
         except PermissionError:
             fact = Fact.HIDDEN
         except OSError:

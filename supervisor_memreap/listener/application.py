@@ -115,7 +115,7 @@ class Application:
                 self._publisher.publish(self._client())
 
     def _publish_totals(self) -> None:
-        """If the history has just been read: until then nobody knew how much earlier listeners reaped. Never raises."""
+        """If the history has just been read: until then the reaps of earlier listeners are unknown. Never raises."""
         if self._slow_outputs.has_new_totals():
             self._rows = self._slow_outputs.with_totals(self._rows)
             # A supervisord that hangs would have to be waited for. Not with _guard, which would end what lasts.
@@ -134,7 +134,7 @@ class Application:
         try:
             self._client().programs()
         except ShuttingDown:
-            # It may be a reload: leaving workers are gone with their managers, and what a user paused stays paused.
+            # It may be a reload: leaving workers ended with their managers, and paused pools stay paused.
             self.reaper.attempts.end_all()  # what becomes of them is saved, and is not to be saved later
             self.saved_states.save(self.reaper.pools.paused())
         except Unavailable:

@@ -73,7 +73,7 @@ class AttemptQueue:
     # For the loop of the listener.
 
     def fds(self) -> dict[int, int]:
-        """Descriptors that become readable when an attempt has something to say."""
+        """Descriptors that become readable when an attempt reports something."""
         return {attempt.fd: select.POLLIN for attempt in self._made()}
 
     def patience(self) -> float | None:

@@ -30,12 +30,12 @@ from supervisor_memreap.listener.turns import Turns
 REFUSED = 300.0
 # Seconds that a worker which is signalled a second time may take to its boundary: it was idle there long ago.
 AGAIN = 2.0
-# Seconds of the first attempt where another worker is due too; each that was made in vain doubles it.
+# Seconds of the first attempt if another worker is due too; each failed attempt doubles it.
 FIRST = 1.0
-# No other attempt is made on a worker for so many times the time for which one has stopped it in vain: they slow it
+# After a failed attempt, none is made on the worker for this many times the time it was stopped: attempts slow it
 # down by a tenth at most.
 PAUSE = 9
-# Each attempt made in vain doubles the number of system calls in which the next may stop the worker, so many times:
+# Each failed attempt doubles the number of system calls at which the next may stop the worker, this many times:
 # then it may cost a request 1.4 s.
 MOST_DOUBLINGS = 2
 
@@ -58,7 +58,7 @@ class Trial:
     candidate: Candidate | None = None
     """None: it is for a second signal."""
     is_first: bool = False
-    """Of the candidates of a look: the most urgent one says what stands in the way."""
+    """Of the candidates of a look: the most urgent one determines the hindrance."""
     lock: int | None = None
     pidfd: int | None = None
     attempt: Attempt | None = None
@@ -144,7 +144,7 @@ class PoolAttempts:
 
     @property
     def in_vain(self) -> int:
-        """Attempts that were made in vain to signal the next candidate."""
+        """Failed attempts to signal the next candidate."""
         return self._turns.waiting[0].attempts if self._turns.waiting else 0
 
     def _begin(self, candidate: Candidate, view: Source, now: float) -> None:
@@ -248,7 +248,7 @@ class PoolAttempts:
             try:
                 self._note_refusal(trial, trial.candidate, outcome)
             finally:
-                trial.close()  # last: who takes the lock next must find what is saved
+                trial.close()  # last: the next holder of the lock must see the saved state
         if outcome.unheld:
             self._kept.emit(events.CannotHold(self._kept.name, time.time()))
         if outcome.error:
@@ -256,7 +256,7 @@ class PoolAttempts:
 
     def _follow(self, trial: Trial, candidate: Candidate, outcome: Outcome, now: float) -> None:
         kept, worker = self._kept, candidate.worker
-        # From here on nothing may fail before the state says that a worker is leaving.
+        # From here on nothing may fail before the state records that a worker is leaving.
         held = outcome.private, worker.used, self._settings.metric
         self._followed.add(Followed(worker.id, trial.pool, trial.pidfd, trial.lock, *held))
         trial.pidfd = trial.lock = None
@@ -340,7 +340,7 @@ def _patience(candidate: Candidate, is_alone: bool, remaining: float, has_bounda
 
 
 def _lock_for(candidate: Candidate, pool: Pool, take_lock: TakeLock) -> int | tuple[Hindrance | None, list[Event]]:
-    """The lock of this pool; if it cannot be taken, what stands in the way, and the events to report."""
+    """The lock of this pool; if it cannot be taken, the hindrance, and the events to report."""
     assert pool.manager
     try:
         return take_lock(pool.manager, pool.is_group)

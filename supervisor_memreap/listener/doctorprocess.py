@@ -55,7 +55,7 @@ class DoctorProcess:
         return self._is_complete or time.monotonic() > self._deadline
 
     def result(self) -> tuple[bool, str]:
-        """Whether it found no problems, and what it wrote."""
+        """Whether it reported no problems, and its output."""
         text = self._output.decode(errors="replace").replace("memreap: ", "").strip()
         status = self.end()
         if status not in (0, 1):

@@ -1,7 +1,7 @@
 """Entry point 1, [eventlistener:memreap]: answers supervisord's events.
 
 supervisord sends `header\\npayload`; the listener answers RESULT, and READY for the next event. It answers OK as soon
-as it has read the event, before it acts on it: whatever happens then, supervisord does not wait, and delivers no event
+as it has read the event, before it acts on it: whatever happens later, supervisord does not wait, and delivers no event
 twice (after FAIL it redelivers endlessly, 283,242 times in 8 s).
 """
 

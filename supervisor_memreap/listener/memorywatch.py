@@ -50,7 +50,7 @@ class MemoryWatch:
         return self._memory
 
     def note(self, before: Pool, after: Pool, state: PoolState) -> None:
-        """Note who is gone from a pool since the last look; `state` is that before this look."""
+        """Note the workers gone from a pool since the last look; `state` is that before this look."""
         self._gone.append(oomkills.gone(before, after, state))
 
     def follow(self, looks: Sequence[Look], now: float) -> tuple[Event, ...]:

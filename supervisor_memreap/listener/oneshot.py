@@ -123,7 +123,7 @@ def _run(
     held_back: Callable[[WatchedPool], str],
     beside: BesideListener,
 ) -> int:
-    """`listed` is what `programs` has just said."""
+    """`listed` is the latest result of `programs`."""
     verdicts = _Verdicts()
     keep = _keep_in(SavedStates(None if dry_run else beside.file, emit, Once(_both(emit, verdicts))))
     reaper = Reaper((emit, verdicts), dry_run, beside.known(), keep, how_ended, beside.leaving)

@@ -18,7 +18,7 @@ from supervisor_memreap.outputs.guard import guard
 
 # Seconds for which memreap remembers a pool that is no longer watched and whose manager has ended: its section, program
 # or group may come back, and with it a pause that a user set.
-REMEMBERED = 24 * 3600.0
+FORGET_AFTER = 24 * 3600.0
 
 States = Mapping[str, PoolState]
 Keep = Callable[[States], Union[str, None]]
@@ -28,7 +28,7 @@ Keep = Callable[[States], Union[str, None]]
 class Pools:
     """`states` are those of the memreap before this one; `keep` gets all of them whenever what outlives us changes.
 
-    `saved` says what another memreap has saved meanwhile: a listener may have signalled a worker and ended.
+    `saved` returns what another memreap has saved meanwhile: a listener may have signalled a worker and ended.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Pools:
                 self.emit(event)
 
     def guard(self) -> contextlib.AbstractContextManager[None]:
-        """An error in what is about all pools is a line in the log, and each pool is handled all the same."""
+        """An error in a step for all pools is one log line, and each pool is still handled."""
         return guard(self.emit)
 
     def pidfds(self) -> dict[int, WatchedPool]:
@@ -155,7 +155,7 @@ class Pools:
 
 def _is_outdated(state: PoolState, now: float, view: Source) -> bool:
     """Whether the state is useless: the pool has been hidden for long, and its manager has ended."""
-    if state.looked is None or now - state.looked < REMEMBERED:
+    if state.looked is None or now - state.looked < FORGET_AFTER:
         return False
     try:
         return state.manager is None or view.process(state.manager.pid).id != state.manager

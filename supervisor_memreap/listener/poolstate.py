@@ -36,7 +36,7 @@ class StatefulPool:
         return self.write_down() if save and persistent_part_differs(before, state) else ""
 
     def can_save(self, state: PoolState) -> bool:
-        """Save this state, which says that a signal is about to be sent; if that fails, it stays as it was.
+        """Save this state, which records that a signal is about to be sent; if that fails, keep the earlier one.
 
         Then nothing may be sent: another memreap would not know of it.
         """

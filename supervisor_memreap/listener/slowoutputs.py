@@ -49,7 +49,7 @@ class _Kind(NamedTuple):
     wanted_by: tuple[str, ...]
     """It is started if one of these settings is not off."""
     keys: tuple[str, ...]
-    """The settings with which it is started; a change of one starts it anew."""
+    """The settings with which it is started; a change of one restarts it."""
     period: float
     """Seconds between two looks that it gets."""
     is_of_now: bool
@@ -206,7 +206,7 @@ class SlowOutputs:
         self._totals = Totals(time.time())
         self._are_totals_new = False
         self._watching: Message | None = None
-        """The last event that says which pools are to be watched."""
+        """The last event with the watched pools."""
 
     def _note_error(self, event: Event) -> None:
         self._error = event

@@ -34,13 +34,13 @@ def candidates(supervisord: int, contents: Contents | None, environ: Mapping[str
     """
     environ = environment(supervisord) if environ is None else environ
     user, runtime = os.geteuid(), environ.get("XDG_RUNTIME_DIR", "")
-    found = [os.path.join(runtime, "memreap")] if _is_private(runtime, (user,), _MAY_ANYTHING) else []
+    paths = [os.path.join(runtime, "memreap")] if _is_private(runtime, (user,), _MAY_ANYTHING) else []
     if user == 0:
         system = next((path for path in ("/run", "/var/run") if os.path.isdir(path)), "")
-        found += [os.path.join(system, "memreap")] if _is_private(system, (0,), _MAY_WRITE) else []
+        paths += [os.path.join(system, "memreap")] if _is_private(system, (0,), _MAY_WRITE) else []
     for beside in mainlog.directories(contents, supervisord) if contents and supervisord else ():
-        found += [os.path.join(beside, "memreap-state")] if _is_private(beside, (0, user), _MAY_WRITE) else []
-    return [*dict.fromkeys(found), os.path.join(_temporary(environ), f"memreap-{user}")]
+        paths += [os.path.join(beside, "memreap-state")] if _is_private(beside, (0, user), _MAY_WRITE) else []
+    return [*dict.fromkeys(paths), os.path.join(_temporary(environ), f"memreap-{user}")]
 
 
 def usable(directories: Sequence[str]) -> str:

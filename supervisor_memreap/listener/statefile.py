@@ -69,7 +69,7 @@ class StateFile:
 
     def read(self, now: float) -> tuple[dict[str, PoolState], str]:
         """The states of the last listener, by pool; and an error if the file could not be read, else empty."""
-        directories = _trusted(self._directories)
+        directories = _trusted_files(self._directories)
         _sweep(directories)
         newest: _Saved | None = None
         troubles: list[str] = []
@@ -119,7 +119,7 @@ class StateFile:
     def leaving_by_once(self) -> dict[str, PoolState]:
         """The pools in which a `memreap once` of this user signalled a worker, as far as it saved that."""
         states: dict[str, PoolState] = {}
-        for path in _glob(_trusted(self._directories), f"{_ONCE}*.json"):
+        for path in _glob(_trusted_files(self._directories), f"{_ONCE}*.json"):
             with contextlib.suppress(OSError, ValueError):
                 saved = _load(path, time.monotonic())
                 states.update(_states(saved)[0] if saved else {})
@@ -131,7 +131,7 @@ class StateFile:
             self._remove_all()
 
     def _remove_all(self, but: str = "") -> None:
-        for path in (os.path.join(directory, self._name) for directory in _trusted(self._directories)):
+        for path in (os.path.join(directory, self._name) for directory in _trusted_files(self._directories)):
             if path != but and _is_ours(path):
                 _remove(path)
 
@@ -172,7 +172,7 @@ def _prefix() -> str:
     return f"memreap-{os.geteuid()}-"
 
 
-def _trusted(directories: Sequence[str]) -> list[str]:
+def _trusted_files(directories: Sequence[str]) -> list[str]:
     """Those that are ours alone, and the temporary directory itself, in which earlier versions had the file."""
     ours = []
     for directory in directories:

@@ -11,11 +11,11 @@ from supervisor_memreap.core.policy import Candidate
 class Turns:
     def __init__(self) -> None:
         self.first: ProcessId | None = None
-        """The most urgent one of the last look: it says what stands in the way."""
+        """The most urgent one of the last look: it determines the hindrance."""
         self.waiting: list[Candidate] = []
         """Those of the last look for which no attempt was made since."""
         self._not_before: dict[ProcessId, float] = {}
-        """When the next attempt may be made on workers that were stopped in vain."""
+        """When the next attempt may be made on workers that were stopped without a signal."""
 
     def offer(self, candidates: Collection[Candidate], but: ProcessId | None, now: float) -> None:
         """Those that may be signalled after a look, the most urgent first; on `but` an attempt is being made."""

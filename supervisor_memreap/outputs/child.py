@@ -31,7 +31,7 @@ over already}, and what else the output has.
 Consume = Callable[["Inbox", Tell, Recording], None]
 """What the child does, until the messages end."""
 
-# Bytes that may wait for the child: looks up to the first, events, which are few and say more, up to the second. A look
+# Bytes that may wait for the child: looks up to the first, events, few and more important, up to the second. A look
 # at 1,000 workers has 150 KB.
 _MOST_LOOKS, _MOST_EVENTS = 2 * 1024**2, 4 * 1024**2
 # Seconds for which the child may take nothing before that is a trouble: a busy disk takes seconds.
@@ -59,7 +59,7 @@ class Inbox:
             self._lines.extend(lines)
 
     def has_more(self, timeout: float = 0.0) -> bool:
-        """Whether a message, or the end, can be had within so many seconds."""
+        """Whether a message, or the end, arrives within `timeout` seconds."""
         if self._lines:
             return True
         poll = select.poll()  # not select(2), which ends at descriptor 1023: the listener has one for each worker
@@ -72,28 +72,28 @@ class Child:
 
     def __init__(self, name: str, consume: Consume, recording: Recording):
         received, self._out = os.pipe()
-        self.fd, told = os.pipe()
-        """Readable when the child has told something, or has ended."""
+        self.fd, reports = os.pipe()
+        """Readable when the child has reported something, or has ended."""
         for fd in (self._out, self.fd):
             os.set_blocking(fd, False)
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._stalled: float | None = None
         """Since when the pipe has been full (monotonic)."""
-        self._told = b""
+        self._partial_line = b""
         self.lost = 0
         """Messages for which there was no room."""
         _wait_for(_ended)
         try:
             self._pid = os.fork()
         except OSError:
-            for fd in (received, self._out, self.fd, told):
+            for fd in (received, self._out, self.fd, reports):
                 os.close(fd)
             raise
         if self._pid == 0:
-            _run(name, consume, recording, received, told)
+            _run(name, consume, recording, received, reports)
         os.close(received)
-        os.close(told)
+        os.close(reports)
 
     def send(self, message: Message, is_event: bool) -> None:
         """Never waits."""
@@ -132,14 +132,14 @@ class Child:
         return 0.0 if self._stalled is None else time.monotonic() - self._stalled
 
     def read(self) -> list[Message] | None:
-        """What the child has told; None: it has ended."""
+        """What the child has reported; None: it has ended."""
         try:
             chunk = os.read(self.fd, 1 << 20)
         except BlockingIOError:
             return []
         if not chunk:
             return None
-        *lines, self._told = (self._told + chunk).split(b"\n")
+        *lines, self._partial_line = (self._partial_line + chunk).split(b"\n")
         return [json.loads(line) for line in lines]
 
     def close(self) -> None:
@@ -173,7 +173,7 @@ class Child:
 
 
 _ended: set[int] = set()
-"""Children that have been told to end, and that the kernel keeps until they are waited for."""
+"""Children that are ending, and that the kernel keeps until they are waited for."""
 
 
 def _wait_for(pids: Collection[int]) -> bool:
@@ -187,18 +187,18 @@ def _wait_for(pids: Collection[int]) -> bool:
     return not _ended.isdisjoint(pids)
 
 
-def _run(name: str, consume: Consume, recording: Recording, received: int, told: int) -> None:
+def _run(name: str, consume: Consume, recording: Recording, received: int, reports: int) -> None:
     """Never returns. It ends when the listener closes the pipe, also if both got a signal for their group."""
     ended = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
     def tell(message: Message) -> None:
         try:
-            os.write(told, json.dumps(message).encode() + b"\n")
+            os.write(reports, json.dumps(message).encode() + b"\n")
         except OSError:
             pass  # the listener has ended, and so will the messages
 
     try:
-        forked.settle(f"memreap {name}"[:15], (received, told), ended, with_parent=False)
+        forked.settle(f"memreap {name}"[:15], (received, reports), ended, with_parent=False)
         try:
             consume(Inbox(received), tell, recording)
         except Exception as error:

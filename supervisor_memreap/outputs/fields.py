@@ -20,7 +20,7 @@ VERSION = 1
 
 
 def of(event: Event) -> dict[str, Any]:
-    """All that the event says: first what every event has, then its own fields. Sizes in bytes, times in seconds.
+    """All fields of the event: first the common ones, then its own. Sizes in bytes, times in seconds.
 
     A process is its pid. `reason` is the setting for which a worker goes; its numbers are in `evidence`.
     """
@@ -53,7 +53,7 @@ COMMON = ("version", "event", "name", "pool", "pid", "reason", "message", "at", 
 
 
 def line(values: Mapping[str, Any], room: int) -> str:
-    """The fields as JSON, in ASCII and of at most so many characters.
+    """The fields as JSON, in ASCII, of at most `room` characters.
 
     If they do not fit, the largest of those that not every event has are left out, then the texts are cut, and
     `shortened` is true.
@@ -74,7 +74,7 @@ def line(values: Mapping[str, Any], room: int) -> str:
 
 
 def _cut(text: str, room: int) -> str:
-    """As much of its beginning as takes at most so many characters in JSON, where a character may take 12."""
+    """Its longest beginning that fits `room` characters in JSON, where a character may take 12."""
     fits, too_long = 0, len(text) + 1
     while fits + 1 < too_long:
         middle = (fits + too_long) // 2
@@ -97,7 +97,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, str):
-        # Half of a surrogate pair stands for a byte that is not UTF-8. Strict readers of JSON, and SQLite, refuse it.
+        # A lone surrogate represents a byte that is not UTF-8. Strict readers of JSON, and SQLite, refuse it.
         return value.encode(errors="replace").decode()
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None

@@ -27,7 +27,7 @@ def sink(stream: TextIO | None, is_json: bool = False) -> Sink:
 
 
 def _print(stream: TextIO | None, line: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # nothing reads any more; the work continues
+    with contextlib.suppress(OSError, ValueError):  # the reader is gone; the work continues
         if stream is not None:
             print(line, file=stream, flush=True)
 
@@ -45,7 +45,7 @@ class Log:
     """The listener's log, a sink: each event is one line, as text with the time, or as JSON.
 
     A reader that is slow or absent must not block the listener. A line for which there is no room is dropped, and the
-    next one says so.
+    next one reports it.
     """
 
     def __init__(self, stream: TextIO | None, is_json: bool = False):
@@ -54,7 +54,7 @@ class Log:
         self._missing = 0
 
     def apply(self, settings: Settings) -> None:
-        """From now on, write as the settings say."""
+        """From now on, write in the configured format."""
         self._is_json = settings.recording.log == "json"
 
     def __call__(self, event: Event) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _LOOK_AGAIN = 30.0
 # Seconds between two attempts to listen on a port that is taken.
 _RETRY = 5.0
-# Seconds between two looks at whether the listener still looks, which decides what the file says.
+# Seconds between two looks at whether the listener still looks, which decides the content of the file.
 _TURN = 1.0
 # Seconds to wait at the end for a write of the file.
 _FAREWELL = 2.0
@@ -34,7 +34,7 @@ _FAREWELL = 2.0
 def consume(
     messages: Iterable[Mapping[str, Any]], tell: Callable[[Mapping[str, Any]], None], recording: Recording
 ) -> None:
-    """Serve what the messages say until they end. The process must end then: its threads do not."""
+    """Serve the messages until they end. The process must end then: its threads do not."""
     serving = _Serving(recording, Tally(), _Troubles(tell))
     serving.begin()
     for message in messages:
@@ -43,7 +43,7 @@ def consume(
 
 
 class _Serving:
-    """All that is offered to Prometheus; until its library is there, the messages are counted all the same."""
+    """All that is offered to Prometheus; until its library is installed, the messages are still counted."""
 
     def __init__(self, recording: Recording, tally: Tally, troubles: _Troubles):
         self._recording = recording
@@ -99,10 +99,10 @@ def _is_old(tally: Tally, lock: threading.Lock) -> bool:
 
 
 class _Troubles:
-    """Tells the listener what is wrong with the port and with the file, in one line, whenever that changes."""
+    """Reports the problems of the port and of the file to the listener, in one line, whenever they change."""
 
     def __init__(self, tell: Callable[[Mapping[str, Any]], None]):
-        self._tell = tell
+        self._report = tell
         self._lock = threading.Lock()
         self._lasting: Lasting[str] = Lasting()
 
@@ -110,7 +110,7 @@ class _Troubles:
         """Empty: it is over."""
         with self._lock:
             if self._lasting.note(of, trouble):
-                self._tell({"trouble": "; ".join(self._lasting.texts())})
+                self._report({"trouble": "; ".join(self._lasting.texts())})
 
     def fail(self, error: BaseException) -> None:
         self.follow("scrape", f"internal error in a scrape, please report it: {error!r}")
@@ -147,7 +147,7 @@ class _File:
         """There was a look."""
 
     def keep(self, is_old: Callable[[], bool]) -> None:
-        """Write it after each look, and once when there are no looks any more: it must not look fine for ever."""
+        """Write it after each look, and once when looks have stopped: it must not look fine indefinitely."""
         was_old = False
         while True:
             has_looked = self.due.wait(_TURN)
@@ -184,8 +184,8 @@ class _File:
             self._troubles.fail(error)
 
     def remove(self) -> None:
-        """Nothing is watched any more. If another memreap writes it by now, leave it there."""
-        if not self._lock.acquire(timeout=_FAREWELL):  # for ever: nothing may be written any more
+        """No pool is watched any longer. If another memreap writes the file now, leave it."""
+        if not self._lock.acquire(timeout=_FAREWELL):  # forever: nothing may be written now
             return
         with contextlib.suppress(OSError):
             status = os.stat(self._path)

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, MetricsHandler
 
 from supervisor_memreap.core.outputsettings import Address
 
-# Seconds that a connection may last: for so long Prometheus waits for a scrape, if not told otherwise.
+# Seconds that a connection may last: as long as Prometheus waits for a scrape by default.
 PATIENCE = 10.0
 # Connections at a time, each with its thread. For one more, the oldest is closed.
 MOST = 16
@@ -35,8 +35,8 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
         self._lock = threading.Lock()
         self._open: dict[socket.socket, float] = {}
         """The connections, the oldest first, and until when each may last."""
-        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        self.address_family, where = found[0][0], found[0][4]
+        addresses = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        self.address_family, where = addresses[0][0], addresses[0][4]
         super().__init__(where, MetricsHandler.factory(registry))  # type: ignore[arg-type] # IPv6 has four parts
 
     def server_bind(self) -> None:

@@ -11,7 +11,7 @@ from supervisor_memreap.core.rows import HindranceRow, PoolRow, WorkerRow
 from supervisor_memreap.core.text import about, aligned, duration, memory, seconds
 from supervisor_memreap.outputs import words
 
-# Seconds after which the start of the counting is no news: `memreap report` has it.
+# Seconds after which the start of the counters is not worth a line: `memreap report` has it.
 _FIRST_DAY = 86400.0
 # Columns of a terminal.
 WIDTH = 80

@@ -101,7 +101,7 @@ class Tally:
         self._pools: dict[str, PoolTally] = {}
         self._rows: dict[str, PoolRow] = {}
         self._watching: tuple[str, ...] = ()
-        """The pools that the listener has said to watch."""
+        """The pools that the listener watches."""
         self._looked: float | None = None
         self._intervals: deque[float] = deque(maxlen=_LOOKS)
 
@@ -154,7 +154,7 @@ class Tally:
         return {} if self.is_old(now) else {kind: kind in self._lasting for kind in LASTING}
 
     def is_old(self, now: float) -> bool:
-        """Whether the listener does not look any more, or has not begun to."""
+        """Whether the listener has stopped looking, or has not begun."""
         if self._looked is None:
             return True
         return now - self._looked > _INTERVALS * max(self._intervals, default=_INTERVAL) + _LATE

@@ -1,4 +1,4 @@
-"""What `memreap suggest` says, as text, as a line of the log, and as values. Pure."""
+"""The output of `memreap suggest`, as text, as a line of the log, and as values. Pure."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def line(suggestion: Suggestion) -> str:
 
 def values(suggestion: Suggestion) -> dict[str, Any]:
     """For `--json`; unknown values are left out."""
-    found = {
+    pairs = {
         "name": suggestion.pool,
         "metric": suggestion.metric,
         "watched_seconds": round(suggestion.watched),
@@ -74,11 +74,11 @@ def values(suggestion: Suggestion) -> dict[str, Any]:
         "candidates": [_forecast_values(forecast) for forecast in suggestion.forecasts],
         "present": _forecast_values(suggestion.present) if suggestion.present else None,
     }
-    return known(found)
+    return known(pairs)
 
 
 def _forecast_values(forecast: Forecast) -> dict[str, Any]:
-    found = {
+    pairs = {
         "limit_bytes": forecast.limit,
         "life_seconds": None if forecast.life is None else round(forecast.life),
         "reaps_per_day": None if forecast.reaps is None else round(forecast.reaps, 2),
@@ -86,7 +86,7 @@ def _forecast_values(forecast: Forecast) -> dict[str, Any]:
         "total_bytes": forecast.total,
         "most_bytes": forecast.most,
     }
-    return known(found)
+    return known(pairs)
 
 
 def why_not(suggestion: Suggestion) -> str:

@@ -5,7 +5,7 @@ file, whatever the user's own settings of matplotlib are.
 
 1. Readable in black and white and by the colour-blind: the colours of Okabe and Ito, each with its own style of line,
    and a label at the line.
-2. More workers than there are styles, or lives too short to be told apart, are drawn as a band: the smallest, the
+2. More workers than there are styles, or lifetimes too short to distinguish, are drawn as a band: the smallest, the
    middle half, the median and the largest.
 """
 
@@ -43,14 +43,14 @@ STYLES: tuple[tuple[str, Any], ...] = (
     ("#e69f00", SHORT),
     ("#56b4e9", (0, (5, 2, 1, 2, 1, 2))),
 )
-# Lives that follow each other on one line: more are not told apart on the width of a page.
+# Lifetimes in succession on one line: more cannot be distinguished on the width of a page.
 _MOST_LIVES = 40
 # Seconds between the last reading of a worker and the first one of its replacement.
 _REPLACED = 3600
 # Columns of a band.
 _COLUMNS = 300
 _IS_WIDE = 8
-# Of the reasons that are about one worker; of those about memory that processes share, a dot.
+# Of the reasons that are about one worker; of grouped about memory that processes share, a dot.
 _MARKERS = dict(zip((each.setting or "requested" for each in REASONS if each.is_about_worker), "svDP^"))
 _OTHER_MARKER = "o"
 
@@ -72,7 +72,7 @@ class Size(NamedTuple):
 
 
 PAGE = Size(11, 6.2)
-"""For a file of its own."""
+"""For a separate file."""
 WIDE, NARROW = Size(11, 5.6, has_title=False), Size(4.4, 5.2, has_title=False)
 """For a page that has the title itself, on a screen and on a telephone."""
 
@@ -101,7 +101,7 @@ def _saved(history: PoolHistory, since: float, until: float, size: Size, kind: s
 
 def require() -> None:
     """Raise MissingLibraryError before any work is done."""
-    # It says, for example, that it cannot write its cache of fonts into this home, and uses a temporary directory.
+    # It reports, for example, that it cannot write its cache of fonts into this home, and uses a temporary directory.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -341,22 +341,22 @@ def _draw_limit(axes: Any, picture: _Picture, unit: _Unit, labels: list[_Label])
 
 def _draw_reaps(axes: Any, picture: _Picture, unit: _Unit, is_band: bool) -> None:
     """A mark for each reap, and a hollow one for each that there would have been without observe=yes."""
-    for number, (done, found) in enumerate((("reaped", picture.reaps), ("would be reaped", picture.observed))):
-        if is_band and found:
+    for number, (done, drawn) in enumerate((("reaped", picture.reaps), ("would be reaped", picture.observed))):
+        if is_band and drawn:
             # Above the band, where there is room for thousands, as one path.
             top = 0.995 - 0.05 * number
-            xs = [x for event in found for x in (event.at, event.at, math.nan)]
-            ys = [y for _ in found for y in (top - 0.04, top, math.nan)]
+            xs = [x for event in drawn for x in (event.at, event.at, math.nan)]
+            ys = [y for _ in drawn for y in (top - 0.04, top, math.nan)]
             axes.plot(xs, ys, transform=axes.get_xaxis_transform(), color=INK, linewidth=0.5)
-            axes.plot([], [], "|", color=INK, markersize=9, label=f"each tick: a worker {done} ({len(found):,})")
+            axes.plot([], [], "|", color=INK, markersize=9, label=f"each tick: a worker {done} ({len(drawn):,})")
             continue
         reasons: dict[str, list[EventRecord]] = {}
-        for event in found:
+        for event in drawn:
             reasons.setdefault(str(event.values.get("reason", "")) or "unknown", []).append(event)
         inside, edge = (PAPER, INK) if number else (INK, PAPER)
-        for reason, those in sorted(reasons.items()):
+        for reason, grouped in sorted(reasons.items()):
             marker = _MARKERS.get(reason, _OTHER_MARKER)
-            _draw_marks(axes, picture, unit, those, f"{done}: {reason}", marker, (inside, edge))
+            _draw_marks(axes, picture, unit, grouped, f"{done}: {reason}", marker, (inside, edge))
     if picture.stuck:
         _draw_marks(axes, picture, unit, picture.stuck, "stuck", "X", ("#d55e00", PAPER))
 
@@ -365,20 +365,20 @@ def _draw_marks(
     axes: Any,
     picture: _Picture,
     unit: _Unit,
-    found: Sequence[EventRecord],
+    drawn: Sequence[EventRecord],
     text: str,
     marker: str,
     colors: tuple[str, str],
 ) -> None:
     """A mark where the worker of each event was; its inside and its edge have these colours."""
     axes.plot(
-        [event.at for event in found],
-        [_used(picture, event) / unit.bytes for event in found],
+        [event.at for event in drawn],
+        [_used(picture, event) / unit.bytes for event in drawn],
         marker,
         color=colors[0],
         markeredgecolor=colors[1],
         markersize=8 if marker == "X" else 6,
-        label=f"{text} ({len(found):,})",
+        label=f"{text} ({len(drawn):,})",
         zorder=5,
     )
 

@@ -16,7 +16,7 @@ from supervisor_memreap.core.text import memory, printable
 from supervisor_memreap.reports import chart, summary, timeaxis
 from supervisor_memreap.reports.summary import PoolReport
 
-# What stands for each colour of a picture: light and dark. In the dark, the colours of Okabe and Ito are lighter.
+# The replacement of each colour of a picture: light and dark. In the dark, the colours of Okabe and Ito are lighter.
 _COLORS: tuple[tuple[str, str, str], ...] = (
     ("ink", chart.INK, "#e6edf3"),
     ("muted", chart.MUTED, "#9ba4ae"),
@@ -196,7 +196,7 @@ def _tiles(facts: PoolReport, sizes: summary.Sizes) -> Iterator[str]:
 
 
 def inline(svg: str, prefix: str, label: str) -> str:
-    """A picture of record.plot as a part of a page: with ids of its own, and the colours of the page."""
+    """A picture of record.plot as a part of a page: with unique ids and the colours of the page."""
     variables = {light: f"var(--{name})" for name, light, _ in _COLORS}
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)

@@ -26,7 +26,7 @@ VERSION = 1
 # Of older versions, in their histories.
 _OLD_REFUSALS = {"NeverIdle": "never idle"}
 REFUSALS: Mapping[str, str] = {**_OLD_REFUSALS, **{kind.__name__: kind.refusal for kind in kinds() if kind.refusal}}
-"""The events that say that a worker had to go and nothing was sent, and why in a few words."""
+"""The events of a due worker to which nothing was sent, and why in a few words."""
 TROUBLES: Mapping[str, str] = {kind.__name__: kind.trouble for kind in kinds() if kind.trouble}
 """Other events that a reader of the report wants to know of."""
 
@@ -230,7 +230,7 @@ def recorded(report: PoolReport) -> str:
 
 
 def rows(report: PoolReport) -> Iterator[tuple[str, str]]:
-    """What is said of the pool: a label and a text each."""
+    """The rows about the pool: a label and a text each."""
     sizes = report.sizes
     if sizes is None:
         yield "counted since", _since(report.history)
@@ -361,7 +361,7 @@ def values(report: PoolReport) -> dict[str, Any]:
     Each time in seconds since 1970 has a text with the time zone beside it: `since_time` of `since`.
     """
     history, times = report.history, report.times_to_leave
-    found = {
+    pairs = {
         "name": history.name,
         "metric": history.metric,
         **_timed(since=report.since, until=report.until),
@@ -387,7 +387,7 @@ def values(report: PoolReport) -> dict[str, Any]:
         "suggestion": report.suggestion or None,
         **(_size_values(report.sizes) if report.sizes else {}),
     }
-    return known(found)
+    return known(pairs)
 
 
 def _timed(**times: float) -> dict[str, Any]:

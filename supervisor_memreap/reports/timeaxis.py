@@ -21,18 +21,18 @@ class Tick(NamedTuple):
 
 
 def ticks(since: float, until: float, most: int) -> list[Tick]:
-    """At most so many round times of the day, or days, from `since` to `until`."""
+    """At most `most` round times of the day, or days, from `since` to `until`."""
     step = next((each for each in _STEPS if (until - since) / each <= most), 30 * _DAY)
     # By the wall clock, so that a tick stays at midnight where the zone changes between summer and winter.
     clock = datetime.fromtimestamp(since).replace(hour=0, minute=0, second=0, microsecond=0)  # noqa: DTZ006
-    found = []
+    made = []
     while clock.timestamp() <= until:
         # The hour that is left out when summer time begins has no times.
         if clock.timestamp() >= since and datetime.fromtimestamp(clock.timestamp()) == clock:  # noqa: DTZ006
             is_day = clock.hour == clock.minute == 0
-            found.append(Tick(clock.timestamp(), day(clock.timestamp()) if is_day else f"{clock:%H:%M}"))
+            made.append(Tick(clock.timestamp(), day(clock.timestamp()) if is_day else f"{clock:%H:%M}"))
         clock += timedelta(seconds=step)
-    return found
+    return made
 
 
 def day(at: float) -> str:

@@ -1,1 +1,1 @@
-"""What supervisord says: its answers and its configuration."""
+"""supervisord: its answers and its configuration."""

@@ -1,4 +1,4 @@
-"""The supervisord that this process runs under, and what its command line says."""
+"""The supervisord that this process runs under, and its command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONG_OPTIONS = [
 
 
 def find() -> psutil.Process | None:
-    """The nearest ancestor whose command says that it is supervisord; None: there is none, as in a shell."""
+    """The nearest ancestor whose command is supervisord; None: there is none, as in a shell."""
     try:
         for process in psutil.Process().parents():
             if any(map(_is_supervisord, _command(process)[:4])):
@@ -28,7 +28,7 @@ def find() -> psutil.Process | None:
 
 
 def pid() -> int:
-    """Of the supervisord above a listener: its parent, where no ancestor says that it is one."""
+    """Of the supervisord above a listener: its parent, if no ancestor is recognised as one."""
     supervisord = find()
     return supervisord.pid if supervisord else os.getppid()
 

@@ -95,7 +95,7 @@ class Client:
             for answer in (pid, infos):
                 if _is_fault(answer):
                     raise self._explain_fault(answer["faultCode"], answer["faultString"])
-            # A struct is a fault: there is no [rpcinterface:memreap], or that of an older memreap.
+            # A struct is a Fault: there is no [rpcinterface:memreap], or that of an older memreap.
             known = set(restarted) if isinstance(restarted, list) else None
             is_proven = self._runs_here(pid)
             return [

@@ -24,7 +24,7 @@ from supervisor_memreap.supervisord import ancestor
 
 _KINDS = ("program", "fcgi-program", "eventlistener", "group", "ctlplugin", "rpcinterface")
 _OURS = re.compile(r"\[(memreap(?::[^]]+)?)\]")
-# So many processes of one program have their names worked out.
+# The maximum number of processes of one program whose names are expanded.
 _MAX_PROCESSES = 10_000
 
 
@@ -69,7 +69,7 @@ class Section:
 
 @dataclass
 class Contents:
-    """What the file and its includes say that concerns us."""
+    """What memreap uses of the file and its includes."""
 
     sections: Sections = field(default_factory=dict)
     """By name; that of `[memreap]` is ''."""
@@ -136,7 +136,7 @@ class Contents:
         return groups or [section.name]
 
     def limits(self) -> Sections:
-        """What stands in the command of the listener, as in `memreap listen myapp=150MB`. Raises SettingsError."""
+        """The limits in the command of the listener, as in `memreap listen myapp=150MB`. Raises SettingsError."""
         sections: Sections = {}
         for section in self.others:
             if section.listens and "command" in section.options:
@@ -334,7 +334,7 @@ def _get(parser: UnhosedConfigParser, section: str, key: str, path: str) -> str:
 
 
 def _one_line(error: configparser.Error) -> str:
-    """What the parser says, without the whole of what stands in the file: its third line quotes that."""
+    """The message of the parser, without its third line, which quotes the whole line of the file."""
     lines = [" ".join(line.split()) for line in str(error).splitlines()[:3]]
     return " ".join(lines[:1] + [line if line.startswith("file:") else quote(line) for line in lines[1:]])
 

@@ -10,7 +10,7 @@ from supervisor_memreap.core.model import Ending, Program
 from supervisor_memreap.supervisord.client import Client, Unavailable
 from supervisor_memreap.supervisord.protocol import Event
 
-# What supervisord's events say.
+# The endings that supervisord's events report.
 _ENDINGS = {
     "PROCESS_STATE_STOPPING": Ending.STOPPED,
     "PROCESS_STATE_STOPPED": Ending.STOPPED,

@@ -95,7 +95,7 @@ def _is_watched(frame: Frame) -> bool:
 
 
 def _fitted(head: list[Text], blocks: list[_Block], events: list[Text], rows: int, glyphs: Glyphs) -> list[Text]:
-    """The lines that are shown in so many rows."""
+    """The lines shown in this many rows."""
     least = min(len(events), _EVENTS, max(1, rows // _SHARE))
     below = least + 1 if events and rows > len(head) + least + 4 else 0
     left = rows - len(head) - below
@@ -106,7 +106,7 @@ def _fitted(head: list[Text], blocks: list[_Block], events: list[Text], rows: in
 
 
 def _with_room(blocks: list[_Block], rows: int, glyphs: Glyphs) -> list[Text]:
-    """The pools in so many rows: as many as there is room for, and of each the largest workers."""
+    """The pools in this many rows: as many as there is room for, and of each the largest workers."""
     whole = [line for block in blocks for line in (Text(), *block.head, *block.workers)]
     if len(whole) <= rows:
         return whole
@@ -133,7 +133,7 @@ def _chosen(blocks: list[_Block], rows: int) -> tuple[list[_Block], list[_Block]
 
 
 def _largest(block: _Block, rows: int, glyphs: Glyphs) -> list[Text]:
-    """So many lines of workers; the last one says how many are not shown."""
+    """This many lines of workers; the last one shows how many are hidden."""
     if rows >= len(block.workers):
         return block.workers
     hidden = block.sizes[rows - 1 :]

@@ -1,4 +1,4 @@
-"""The terminal: its alternate screen, its keys, its size, and signals. Whatever happens, it is left as it was found."""
+"""The terminal: its alternate screen, its keys, its size, and signals. Whatever happens, it is restored."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Terminal:
             no_color=bool(os.environ.get("NO_COLOR")),  # older releases of rich obey an empty one
         )
         self._keys = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
-        self._found = None if self._keys is None else termios.tcgetattr(self._keys)
+        self._saved_mode = None if self._keys is None else termios.tcgetattr(self._keys)
         self._reading, self._writing = os.pipe()
         for fd in (self._reading, self._writing):
             os.set_blocking(fd, False)
@@ -122,9 +122,9 @@ class Terminal:
 
     def _leave(self) -> None:
         self._write("\033[0m\033[2J\033[?1049l\033[?25h")
-        if self._keys is not None and self._found is not None:
+        if self._keys is not None and self._saved_mode is not None:
             with contextlib.suppress(termios.error):  # it is gone
-                termios.tcsetattr(self._keys, termios.TCSADRAIN, self._found)
+                termios.tcsetattr(self._keys, termios.TCSADRAIN, self._saved_mode)
 
     def _write(self, text: str) -> None:
         data = text.encode(self._console.encoding, errors="replace")

@@ -1,7 +1,7 @@
 """What `memreap status` and `memreap top` show: the listener's view; if it cannot be asked, a look of our own.
 
 The two would contradict each other: a look does not know of a pause or of leaving workers, and a listener's look is
-some seconds old. So the command shows one of the two, and says which.
+some seconds old. So the command shows one of the two, and names it.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ class Viewer:
         trouble = self._trouble_of_listener(programs) if trouble is None else trouble
         # A misspelt section watches nothing, while everything else may look well.
         missing = events.ProgramsMissing.of(self._settings.unmatched(programs), programs, time.time())
-        found = trouble, self._unsaved(programs), missing.text if missing else ""
-        troubles = *found, *self._reaper.memory.troubles()
+        problems = trouble, self._unsaved(programs), missing.text if missing else ""
+        troubles = *problems, *self._reaper.memory.troubles()
         return View(pools, "look", note, tuple(filter(None, troubles)), None, why, is_watched=not trouble)
 
     def _trouble_of_listener(self, programs: Sequence[Program]) -> str:
@@ -143,10 +143,10 @@ class Viewer:
 
 
 class Remote:
-    """What only the listener can say: of another machine's pools, or while the settings have an error."""
+    """The listener's view only: of another machine's pools, or while the settings have an error."""
 
     def __init__(self, client: Client, trouble: str = "", has_plugin: bool = False):
-        """`trouble` is one that the listener may not have found yet."""
+        """`trouble` is one that the listener may not have reported yet."""
         self._client = client
         self._has_plugin = has_plugin
         self._trouble = trouble
@@ -186,7 +186,7 @@ def _of_listener(pools: list[PoolRow], listener: ListenerRow, has_plugin: bool) 
 
 
 def viewer(configuration: str | None, names: Sequence[str]) -> Viewer | Remote:
-    """Of our own; while the settings have an error, what the listener says, who goes on with the earlier ones.
+    """Of our own; while the settings have an error, the view of the listener, which continues with the earlier ones.
 
     Raises SettingsError, Unavailable.
     """

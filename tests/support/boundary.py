@@ -1,4 +1,4 @@
-"""One attempt of host.boundary, by a child process of its own, as it is made."""
+"""One attempt of host.boundary, by a separate child process, as in production."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real browser, which says what it made of a page; the page itself runs no script."""
+"""A real browser, which reports how it rendered a page; the page itself runs no script."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ class Picture:
 
     def overlapping(self) -> list[tuple[str, str]]:
         """Texts that cover each other."""
-        found = []
+        overlaps = []
         for number, (text, left, top, right, bottom) in enumerate(self.texts):
             for other, left2, top2, right2, bottom2 in self.texts[number + 1 :]:
                 # A box has the height of the font, a letter has less.
                 if min(right, right2) - max(left, left2) > 1 and min(bottom, bottom2) - max(top, top2) > 3:
-                    found.append((text, other))
-        return found
+                    overlaps.append((text, other))
+        return overlaps
 
     def outside(self) -> list[str]:
         """Texts that go beyond the picture."""

@@ -1,4 +1,4 @@
-"""None of memreap's business: python bystander.py FILE [MIB]
+"""A process unrelated to memreap: python bystander.py FILE [MIB]
 
 A process and its child, as a manager and its worker are, that hold MIB each. Every signal that one of them gets, and
 that can be caught, is a line in FILE; TERM ends them as well.

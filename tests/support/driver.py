@@ -1,4 +1,4 @@
-"""Stands where supervisord's event side stands, to say to a real `memreap listen` what a supervisord seldom says."""
+"""Takes the place of supervisord's event side, to send a real `memreap listen` what a supervisord seldom sends."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Transport(SupervisorTransport):
 class Driver:
     def __init__(self, *args: str, env: dict[str, str], log, through: Sequence[str] = ()):
         self.log = log
-        self._heard = b""
+        self._received = b""
         self._serial = 0
         self._ticked = 0.0
-        # A process between, named so that the listener finds "its supervisord": one of its own for every test. Like
+        # A process between, named so that the listener recognises it as its supervisord: a new one for every test. Like
         # supervisord it starts a listener again that was ended by force.
         between = (
             "import subprocess, sys\n"
@@ -57,21 +57,21 @@ class Driver:
                 env={**os.environ, "SUPERVISOR_ENABLED": "1", **env},
             )
 
-    def hears(self, expected: bytes, within: float = 30.0) -> float:
-        """The seconds until exactly this was said on stdout; fails on anything else."""
+    def expect(self, expected: bytes, within: float = 30.0) -> float:
+        """The seconds until exactly this was written to stdout; fails on anything else."""
         start = time.monotonic()
-        while not self._heard.startswith(expected):
-            assert expected.startswith(self._heard), f"{self._heard!r} on stdout, {expected!r} was due"
+        while not self._received.startswith(expected):
+            assert expected.startswith(self._received), f"{self._received!r} on stdout, {expected!r} was due"
             left = start + within - time.monotonic()
-            assert left > 0, f"only {self._heard!r} on stdout after {within} s, {expected!r} was due"
+            assert left > 0, f"only {self._received!r} on stdout after {within} s, {expected!r} was due"
             if select.select([self.process.stdout], [], [], left)[0]:
                 chunk = os.read(self.process.stdout.fileno(), 4096)
                 assert chunk, f"stdout was closed, {expected!r} was due; the log: {self.text()}"
-                self._heard += chunk
-        self._heard = self._heard[len(expected) :]
+                self._received += chunk
+        self._received = self._received[len(expected) :]
         return time.monotonic() - start
 
-    def says(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
         self.process.stdin.write(data)
         self.process.stdin.flush()
 
@@ -81,7 +81,7 @@ class Driver:
         if payload is None:
             payload = f"when:{int(time.time())}"
         header = f"ver:3.0 server:{server} serial:{self._serial} pool:memreap poolserial:{self._serial}"
-        self.says(f"{header} eventname:{name} len:{len(payload)}\n{payload}".encode())
+        self.send(f"{header} eventname:{name} len:{len(payload)}\n{payload}".encode())
 
     def listener(self) -> psutil.Process:
         (process,) = psutil.Process(self.process.pid).children()
@@ -91,8 +91,8 @@ class Driver:
         """One tick that is looked at; the seconds that it took until OK."""
         time.sleep(max(0.0, self._ticked + 0.6 - time.monotonic()))  # ticks that come together are one look
         self.event(**options)
-        took = self.hears(OK)
-        self.hears(READY)
+        took = self.expect(OK)
+        self.expect(READY)
         return took
 
     def text(self) -> str:
@@ -114,7 +114,7 @@ def supervisord(
     gives_up: bool = False,
     prompt: bool = True,
 ):
-    """A real supervisord without a listener; its process. Its socket is directory/s.sock unless `http` says otherwise.
+    """A real supervisord without a listener; its process. Its socket is directory/s.sock unless `http` names another.
 
     Its programs are RUNNING, and each pool of tests/support/pool.py has all its workers; with `gives_up` they are to
     become FATAL. `within` is a command that it is started by. It has a TICK_5 each second, as
@@ -140,7 +140,7 @@ def supervisord(
 @contextlib.contextmanager
 def started(command: Sequence[str], directory: Path, gives_up: bool = False, **options):
     """The process of a supervisord that this command starts, in the foreground, with directory/s.log as its log."""
-    # A session of its own: Ctrl-C is for us, who end it when all else is over.
+    # A session of its own: Ctrl-C is for us, and we end it last.
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=directory, start_new_session=True, **options)
     try:
         eventually(
@@ -165,7 +165,7 @@ def started(command: Sequence[str], directory: Path, gives_up: bool = False, **o
 
 
 def _end_newborns(directory: Path) -> None:
-    """A newborn of FCGI::ProcManager that gets TERM before it has handlers of its own spins for a minute: no fault."""
+    """A newborn of FCGI::ProcManager that gets TERM before it has handlers of its own spins for a minute; no error."""
     here = [process for process in psutil.process_iter(["cwd", "name"]) if process.info["cwd"] == str(directory)]
     newborns = [process for process in here if (process.info["name"] or "").startswith("perl-fcgi")]
     for process in newborns:
@@ -208,15 +208,15 @@ def _assert_entered_running(log) -> None:
 
 
 def _assert_pools_are_ready(supervisord: int, directory: Path) -> None:
-    """RUNNING says only that a manager has stayed up: on a busy machine it may have no worker yet."""
+    """RUNNING only means that a manager has stayed up: on a busy machine it may have no worker yet."""
     below = psutil.Process(supervisord).children(recursive=True)
     try:
         of_pools = {process.pid: process.ppid() for process in below if _runs_pool(process)}
     except psutil.NoSuchProcess as error:
         raise AssertionError(str(error)) from None
     managers = [pid for pid, parent in of_pools.items() if parent not in of_pools]
-    said = "".join(path.read_text() for path in directory.glob("*-stdout---*"))
-    assert said.count("ready (pid: ") >= len(managers), said
+    output = "".join(path.read_text() for path in directory.glob("*-stdout---*"))
+    assert output.count("ready (pid: ") >= len(managers), output
 
 
 def _runs_pool(process: psutil.Process) -> bool:
@@ -293,7 +293,7 @@ def listening(*args: str, log, through: Sequence[str] = (), **env: Any):
     """A real `memreap listen` that is ready; `through` is a command that runs the one behind it, such as setpriv."""
     driver = Driver(*args, env=env, log=log, through=through)
     try:
-        driver.hears(READY)
+        driver.expect(READY)
         yield driver
     finally:
         driver.process.stdin.close()

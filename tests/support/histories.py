@@ -14,11 +14,11 @@ from supervisor_memreap.outputs.child import Inbox
 
 MIB = 1024**2
 STARTED = time.time() - 50 * 86400
-"""When a worker was forked, if a test does not say."""
+"""When a worker was forked, by default."""
 
 
 class Messages(Inbox):
-    """An Inbox that has these; `between` is called before each but the first. So many `at_once` do not wait."""
+    """An Inbox with these; `between` is called before each but the first. Batches of `at_once` do not wait."""
 
     def __init__(self, messages: Iterable[dict[str, Any]], between=lambda: None, at_once: int = 1):
         super().__init__(-1)
@@ -35,7 +35,7 @@ class Messages(Inbox):
             yield message
 
     def has_more(self, timeout: float = 0.0) -> bool:
-        """Whoever asks again has time: the next one comes before that is over."""
+        """A second call has time to wait: the next message arrives within `timeout`."""
         is_again, self._asked = self._asked == self._count, self._count
         return is_again or self._count % self._at_once > 0
 

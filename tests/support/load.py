@@ -1,4 +1,4 @@
-"""Load on a web server, by a process of its own, so that neither slows the other.
+"""Load on a web server, from a separate process, so that neither slows the other.
 
     python load.py PORT PATH CLIENTS PER_CONNECTION PAUSE TAKES KB ANSWERS
 
@@ -37,13 +37,13 @@ class Tally:
     """How many, by the kind of request and how it was lost."""
     connections: int
     longest_gap: float
-    """Seconds between two answers, whichever clients got them: so long did nobody get one."""
+    """The longest time in seconds in which no client got an answer."""
 
 
 def exchange(
     connection: http.client.HTTPConnection, path: str, body: bytes = b"", keep: bool = True
 ) -> tuple[str, bytes, int]:
-    """`ok`, the body of the answer to a GET, or to a POST if there is a body, and the worker's pid if it said that.
+    """`ok`, the body of the answer to a GET, or to a POST if there is a body, and the worker's pid if it had that.
 
     Or in a word how it was lost.
     """
@@ -64,7 +64,7 @@ def expected(body: bytes) -> bytes:
 
 
 class Answer(NamedTuple):
-    """A whole and right answer, as it stands in the file of answers."""
+    """A complete, correct answer, as in the file of answers."""
 
     at: float
     """When it was there, in seconds (monotonic)."""
@@ -92,7 +92,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 class Clients:
-    """Each of them asks in a thread of its own, on one connection for `per_connection` requests."""
+    """Each client has its own thread, on one connection for `per_connection` requests."""
 
     def __init__(self, port: int, path: str, clients: int, per_connection: int, pause: float, takes: float, kb: int):
         self._port = port
@@ -164,7 +164,7 @@ class Clients:
 
 
 class Load:
-    """The process with its clients, in a `with` block; `tally` after that says what came of their requests.
+    """The process with its clients, in a `with` block; `tally` then has the results of their requests.
 
     `takes`: seconds that each request takes, at least; `kb`: by how much it lets its worker grow. All whole answers
     stand in the file `answers`, if it is given.
@@ -187,12 +187,12 @@ class Load:
 
     def __enter__(self) -> Load:
         pipe = subprocess.PIPE
-        # A session of its own: Ctrl-C is for us, and it ends when its standard input is closed.
+        # A separate session: Ctrl-C is for us, and it ends when its standard input is closed.
         self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, start_new_session=True)
         return self
 
     def let_grow(self, kb: int) -> None:
-        """From now on, each request lets its worker grow by so many KiB."""
+        """From now on, each request makes its worker grow by this many KiB."""
         assert self._process.stdin
         self._process.stdin.write(b"%d\n" % kb)
         self._process.stdin.flush()

@@ -1,4 +1,4 @@
-"""A memory control group for a pool of its own: what that pool holds, by the kernel's own count."""
+"""A memory control group for one pool: what that pool holds, by the kernel's own count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the listener tells a child that keeps its looks and events. Pure."""
+"""The messages of the listener to a child that keeps its looks and events. Pure."""
 
 from __future__ import annotations
 

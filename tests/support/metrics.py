@@ -1,4 +1,4 @@
-"""The child of the listener that keeps the metrics, as a process of its own."""
+"""The child of the listener that keeps the metrics, as a separate process."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Child:
         self.process = process
         self.port = port
         self.troubles: list[str] = []
-        """What it told the listener."""
+        """What it reported to the listener."""
 
     def takes(self, *messages: dict[str, Any]) -> None:
         self.process.stdin.write("".join(json.dumps(message) + "\n" for message in messages))

@@ -54,7 +54,7 @@ def assert_status(operated: Operated, expression: str) -> None:
 
 
 def assert_have_been_seen_serving(operated: Operated, settle: float, name: str = "myapp") -> None:
-    """The listener has seen each worker when it did not begin to serve any more: from now on it grows (rule 9)."""
+    """The listener has seen each worker after it began to serve: from now on growth counts (rule 9)."""
     (pool,) = (pool for pool in operated.rpc().memreap.getPools() if pool["name"] == name)
     assert min(worker["age_seconds"] for worker in pool.get("workers", ())) > settle + policy.READ
 

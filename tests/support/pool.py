@@ -47,7 +47,7 @@ def stay(_signum: int, _frame: object) -> None:
 
 
 def fork_worker(mib: int, words: set[str], ready: int, number: int = 0) -> int:
-    # Signals wait until the worker has handlers of its own, so that no newborn runs its manager's.
+    # Signals wait until the worker has handlers of its own, so that no newborn runs the handlers of its manager.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGTERM})
     pid = os.fork()
     if pid == 0:
@@ -89,7 +89,7 @@ def main() -> None:
         if os.fork():
             return
         os.setsid()
-    LISTENING.bind("")  # an abstract address of the kernel's choice: nobody will connect
+    LISTENING.bind("")  # an abstract address chosen by the kernel: no client connects
     LISTENING.listen()
     starting, ready = os.pipe()
     held = [mib] * count
@@ -109,7 +109,7 @@ def main() -> None:
         # In one write: with PYTHONUNBUFFERED print() makes two, and two managers would write into each other's line.
         os.write(1, f"ready (pid: {os.getpid()})\n".encode())
     except BrokenPipeError:
-        pass  # a daemonized one may be so late that nobody listens any more
+        pass  # a daemonized one may be too late: the reader has ended
     while True:
         try:
             gone, _ = os.wait()

@@ -132,7 +132,7 @@ def pool(
     until: float = UNTIL,
     seed: int = 1,
 ) -> PoolHistory:
-    """A pool that was watched for so many days."""
+    """A pool that was watched for `days` days."""
     since = until - days * DAY
     return Simulation(workers, limit, seed).play(since, until).history(name, since)
 

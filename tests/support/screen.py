@@ -25,7 +25,7 @@ class Screen:
         self._stream = pyte.ByteStream(self._screen)
         self.master, self._slave = pty.openpty()
         self._size(columns, rows)
-        self.found = termios.tcgetattr(self._slave)
+        self.saved_mode = termios.tcgetattr(self._slave)
         path = os.ttyname(self._slave)
         usual = {"TERM": "xterm", "PYTHONIOENCODING": "utf-8", "NO_COLOR": "", "COLUMNS": "", "LINES": ""}
         self.process = subprocess.Popen(
@@ -60,7 +60,7 @@ class Screen:
         os.write(self.master, keys)
 
     def read(self, seconds: float) -> bool:
-        """Take in what is written, waiting for it so long; whether there was anything."""
+        """Read what is written, waiting up to `seconds`; whether there was anything."""
         if not select.select([self.master], [], [], max(0.0, seconds))[0]:
             return False
         chunk = os.read(self.master, 65536)

@@ -105,7 +105,7 @@ MaxConnectionsPerChild 0
 LuaScope thread
 LuaMapHandler / {{where}}/growing.lua handle
 """
-# A worker of Starman leaves after 1000 requests, if it is not told otherwise.
+# A worker of Starman leaves after 1000 requests by default.
 _STARMAN = "starman --workers 4 --listen 127.0.0.1:{port} --max-requests 1000000000 -E deployment {where}/growing.psgi"
 _GUNICORN = f"{Path(sys.executable).parent}/gunicorn --workers 4 --bind 127.0.0.1:{{port}} --max-requests 0"
 _UWSGI = "uwsgi --master --die-on-term --need-app --disable-logging --processes 4"

@@ -2,9 +2,9 @@
 
     logger      a third child has the pool's socket, and waits for other things
     closed      a third child has closed it
-    other       a third child waits on a socket of its own
+    other       a third child waits on its own socket
     handed      the workers do not listen: the manager hands them connections
-    each        every worker has a socket of its own, with SO_REUSEPORT, and the manager has none
+    each        every worker has its own socket, with SO_REUSEPORT, and the manager has none
 
 It announces `ready (pid: N)`, and replaces those that leave.
 """

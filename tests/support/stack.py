@@ -1,4 +1,4 @@
-"""The real thing in a directory of its own: supervisord, FCGI::ProcManager under Plack or Catalyst, nginx in front."""
+"""The real stack in a private directory: supervisord, FCGI::ProcManager under Plack or Catalyst, nginx in front."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Pool:
             return int(answer.headers["X-Worker"]), answer.read()
 
     def grow(self, count: int, mb: int) -> set[int]:
-        """The pids of `count` workers that grew by so many MB; each was busy while the others were asked.
+        """Let `count` workers grow by `mb` MB, each busy while the others are asked; returns their pids.
 
         One of them may be asked again, where the others have only begun to serve.
         """
@@ -135,7 +135,7 @@ class Pool:
         return workers_below(self.manager().pid)
 
     def largest(self) -> float:
-        """What the largest worker holds of its own, in MiB, swapped memory included."""
+        """The private memory of the largest worker, in MiB, including swap."""
         infos = [psutil.Process(pid).memory_full_info() for pid in self.workers()]
         return max(info.uss + info.swap for info in infos) / 1024**2
 
@@ -144,7 +144,7 @@ class Pool:
         return path.read_text() if path.exists() else ""
 
     def lines(self, text: str) -> list[str]:
-        """What the listener said of this pool, where the text is in it."""
+        """The log lines about this pool that contain the text."""
         return [line for line in self.log().splitlines() if f" memreap: {self.name}: " in line and text in line]
 
 
@@ -197,7 +197,7 @@ def assert_grown_up(supervisord: int) -> None:
 
 
 def end(where: Path) -> None:
-    """A newborn of FCGI::ProcManager that got TERM all the same, where workers come all the time, is no fault."""
+    """A newborn of FCGI::ProcManager that still got TERM, where workers are forked all the time, is not an error."""
     try:
         eventually(lambda: assert_none_left(where), timeout=20)
     except AssertionError:
@@ -217,7 +217,7 @@ def assert_none_left(where: Path) -> None:
 def left_in(where: Path, name: str = "", words: str = "", children: int | None = None) -> list[psutil.Process]:
     """supervisord and what it started, which run in its directory; perl and nginx write over their environment.
 
-    Those whose name begins with `name`, with `words` in their command line, and with so many children. All of it is of
+    Those whose name begins with `name`, with `words` in their command line, and with `children` children. All is of
     one reading: a process that ends meanwhile is no error.
     """
     read = psutil.process_iter(["cwd", "name", "cmdline", "ppid"])
@@ -259,7 +259,7 @@ def announced(where: Path) -> list[dict[str, Any]]:
 
 
 def assert_in_turn(where: Path, count: int) -> None:
-    """So many workers were signalled, each after the one before had left."""
+    """`count` workers were signalled, each after the one before had left."""
     events = announced(where)
     happened = [(event["event"], event["pid"]) for event in events]
     assert [event for event, _ in happened] == ["reap", "left"] * count, [event["message"] for event in events]
@@ -287,7 +287,7 @@ class Watch:
             self.managers.add(self._pool.manager().pid)
             now = self._pool.workers()
         except psutil.NoSuchProcess:
-            now = set()  # without a manager nobody replaces anybody
+            now = set()  # without a manager no worker is replaced
         self.most_gone_together = max(self.most_gone_together, len(self._last - now))
         self.fewest = min(self.fewest, len(now))
         self._last = now

@@ -15,7 +15,7 @@ from pathlib import Path
 
 MIB = 1024**2
 _SIZE = 512 * MIB
-# Of the disk, so much stays free.
+# The part of the disk that stays free.
 _SPARE = 2048 * MIB
 # Of <linux/mman.h>, and the number of the system call, the same on all architectures.
 _MADV_PAGEOUT, _PROCESS_MADVISE = 21, 440
