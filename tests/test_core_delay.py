@@ -287,23 +287,56 @@ def test_without_ptrace_a_worker_that_may_be_signalled_after_idle_wait_is_not_ov
     assert [events(look, Overdue) for look in standings(film, 40)] == [[]] * 40
 
 
+def in_vain(film: Film, verdict) -> bool:
+    return delay.is_in_vain(verdict, film.settings, film.state, film.now)
+
+
 @pytest.mark.parametrize(
     ("idle_wait", "patience"),
     [(60.0, 60.0), (5.0, 60.0), (600.0, 600.0), (float("inf"), 60.0)],
 )
-def test_once_stops_waiting_for_workers_that_are_always_busy_after_idle_wait_and_at_least_a_minute(idle_wait, patience):
-    settings = replace(SETTINGS, idle_wait=idle_wait)
-    film = Film(settings)
-    standings(film, 4)
-    since = film.state.delay.since
-    assert not delay.is_in_vain(settings, film.state, since + patience - 1)
-    assert delay.is_in_vain(settings, film.state, since + patience)
+def test_once_gives_up_on_a_worker_after_attempts_of_idle_wait_and_of_at_least_a_minute(idle_wait, patience):
+    film = Film(replace(SETTINGS, idle_wait=idle_wait))
+    *_, last = standings(film, int(patience / 5) - 1)
+    assert not in_vain(film, last)
+    last = standings(film, 2)[-1]
+    assert in_vain(film, last)
+
+
+def test_once_gives_up_on_a_worker_that_is_always_busy_whatever_becomes_of_a_more_urgent_one():
+    film = Film()
+    for _ in range(20):
+        film.look(saturated(film, 300, 200), signal=False, waited=5.0)
+        last = attempt(film, saturated(film, 300, 200), Result.CHANGED)
+    assert film.state.delay.hindrance.kind is Kind.CHANGED
+    assert in_vain(film, last)
+
+
+@pytest.mark.parametrize("how", [hindrance.Seen(has_boundary=False), hindrance.Seen(False, is_deaf=True)])
+def test_once_gives_up_after_a_minute_where_workers_cannot_be_signalled_at_all(how):
+    film, server = Film(), FCGI if how.is_deaf else "Starman"
+    why = hindrance.of_attempt(Result.BUSY, WorkerDetail(0, True, server), film.settings, how)
+    film.state = policy.tried(film.state, has_boundary=False)
+    for looks in range(20):
+        verdict = film.look(saturated(film, 300, 200, server=server), signal=False)
+        film.state = policy.not_sent(film.state, why)
+        assert in_vain(film, verdict) is (bool(film.state.delay) and film.now - film.state.delay.since >= 60), looks
+    assert verdict.standing == "overdue"
+    assert in_vain(film, verdict)
+
+
+def test_what_a_listener_has_tried_in_vain_says_nothing_of_a_run_of_once():
+    film = Film()
+    standings(film, 20)
+    film.state = restored(decode(encode(film.state)))
+    verdict = film.look(saturated(film, 300, 200), signal=False)
+    assert film.state.delay
+    assert not in_vain(film, verdict)
 
 
 @pytest.mark.parametrize("result", [Result.CHANGED, Result.FAILED])
 def test_what_may_end_at_any_moment_is_waited_for(result):
     film = Film()
-    standings(film, 100, result)
+    *_, last = standings(film, 100, result)
     assert film.state.delay
-    assert not delay.is_in_vain(SETTINGS, film.state, film.now)
-    assert not delay.is_in_vain(SETTINGS, PoolState(), film.now)
+    assert not in_vain(film, last)

@@ -22,11 +22,11 @@ from support.looking import look
 from supervisor_memreap.commands import cli
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.hindrance import Hindrance, Kind
-from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker
+from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Candidate, Choice, Standing
 from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.settings import resolve
-from supervisor_memreap.core.state import Cause, Delay, Phase, PoolState, Reap, Suspension
+from supervisor_memreap.core.state import Cause, Delay, Phase, PoolState, Reap, Suspension, Wait
 from supervisor_memreap.host import lock, procfs
 from supervisor_memreap.listener import oneshot, statedirectory
 from supervisor_memreap.listener.pool import WatchedPool
@@ -297,19 +297,18 @@ def test_a_long_wait_is_reported():
         process.terminate()
 
 
-@pytest.mark.timeout(300)  # nine Pythons, one after the other
 @pytest.mark.parametrize(("busy_for", "waits"), [(59.0, True), (61.0, False)])
 def test_it_does_not_wait_for_ever_for_workers_that_are_always_busy(busy_for, waits):
-    now = time.monotonic()
-    delay = Delay(now - busy_for, Hindrance(Kind.BUSY, "none of them was found between two requests"))
-    watched = WatchedPool("myapp", PoolState(delay=delay), (), str, lambda _manager, _is_group: 0)
-    worker = Worker(ProcessId(11, 1.0), 90.0, 300, serving=True)
+    worker = Worker(ProcessId(11, 1.0), 90.0, 300, WorkerDetail(0, True, "Starman"), serving=True)
+    state = PoolState(waits={worker.id: Wait(attempts=9, seconds=busy_for)})
+    watched = WatchedPool("myapp", state, (), str, lambda _manager, _is_group: 0)
     there = Pool("myapp", "RUNNING", "", ProcessId(1, 0.0), 90.0, (worker,))
-    pending = Candidate(worker, OverLimit(300, 150, "uss"))
-    watched.choice = Choice(there, Standing.OVERDUE, watched.state, pending=(pending,), to_go=1)
+    candidates = (Candidate(worker, OverLimit(300, 150, "uss")),)
+    watched.choice = Choice(there, Standing.DUE, state, candidates=candidates, pending=candidates, to_go=1)
     assert oneshot._Waits(print, oneshot._Verdicts()).has_any([watched]) is waits
 
 
+@pytest.mark.timeout(300)  # nine Pythons, one after the other
 def test_all_pools_of_the_configuration_are_looked_at(tmp_path):
     programs = "".join(
         f"[program:{name}]\ncommand={sys.executable} {POOL} 1 {mib}\nstopasgroup=true\nkillasgroup=true\n"
@@ -409,6 +408,18 @@ def test_the_state_saved_by_the_listener_counts(tmp_path, what):
             dry = once("-n", "-c", conf)
             assert dry.returncode == 0
             assert "would be sent" not in dry.stdout
+
+
+def test_a_delay_saved_by_the_listener_does_not_end_a_run_before_it_has_tried(tmp_path):
+    conf = tmp_path / "supervisord.conf"
+    program = f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40\nstopasgroup=true\nkillasgroup=true\n"
+    with supervisord(tmp_path, f"{program}[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n") as process:
+        delay = Delay(time.monotonic() - 3600, Hindrance(Kind.BUSY, "none of them was found between two requests"))
+        file = _listeners_file(procfs.source(), process.pid)
+        assert file.write({"myapp": PoolState(delay=delay)}, time.monotonic()) == ""
+        result = once("-c", conf)
+    assert "HUP sent between two requests" in result.stdout
+    assert result.returncode == 0
 
 
 def _assert_to_replace(conf: Path) -> subprocess.CompletedProcess:

@@ -17,7 +17,7 @@ from supervisor_memreap.core.reasons import Reason
 from supervisor_memreap.core.servers import Moment, may_signal_busy, moment_of, pace_of
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episodes
-from supervisor_memreap.core.state import Delay, DueSince, PoolState
+from supervisor_memreap.core.state import Delay, DueSince, PoolState, Wait
 
 # Seconds, two ticks of TICK_5, and looks after the first one, two ticks whatever their interval is: a worker that has
 # been due for longer is overdue.
@@ -76,12 +76,17 @@ def may_go_busy(server: str, settings: PoolSettings, state: PoolState) -> bool:
     return may_signal_busy(server, policy.has_boundary(settings, state))
 
 
-def is_in_vain(settings: PoolSettings, state: PoolState, now: float) -> bool:
-    """Whether workers have been tried for so long and were always busy that waiting longer is useless."""
-    if state.delay is None or state.delay.hindrance.kind not in (Kind.BUSY, Kind.KEPT, Kind.CANNOT_HOLD):
-        return False
-    never = settings.idle_wait == float("inf")
-    return now - state.delay.since >= max(policy.LONG_WAIT, 0.0 if never else settings.idle_wait)
+def is_in_vain(choice: Choice, settings: PoolSettings, state: PoolState, now: float) -> bool:
+    """Whether a due worker was tried for so long, or can be signalled so little, that waiting longer is useless."""
+    patience = policy.LONG_WAIT if settings.idle_wait == float("inf") else max(policy.LONG_WAIT, settings.idle_wait)
+    if state.refusal and state.refusal.kind in (Kind.CANNOT_HOLD, Kind.DEAF):
+        # Attempts take no time there; of an earlier listener only the delay is known, and not why.
+        return bool(state.delay and now - state.delay.since >= patience)
+    return any(
+        state.waits.get(each.worker.id, Wait()).seconds >= patience and not may_go_busy(server, settings, state)
+        for each in choice.candidates
+        for server in (each.worker.detail.server if each.worker.detail else "",)
+    )
 
 
 def _count(state: PoolState, due: Due, now: float) -> PoolState:

@@ -25,6 +25,8 @@ class Kind(str, enum.Enum):
     KEPT = "kept_connection"
     """The worker has a client's connection between requests."""
     CANNOT_HOLD = "cannot_hold"
+    DEAF = "no_handler"
+    """The worker has no handler for the signal that busy ones are sent."""
     NOT_PERMITTED = "not_permitted"
     LOCKED = "locked"
     """Another process holds the pool's lock."""
@@ -128,6 +130,8 @@ def _of_busy(detail: WorkerDetail, settings: PoolSettings, seen: Seen) -> Hindra
         remedy = _remedy(settings)
         return Hindrance(Kind.CANNOT_HOLD, f"workers may not be held while they are signalled, and {why}; {remedy}")
     start = f"none of them was found between two requests{_why_only_idle(detail, settings, seen)}"
+    if seen.is_deaf:
+        return Hindrance(Kind.DEAF, start)
     if seen.is_kept:
         return Hindrance(Kind.KEPT, f"{start}; a client keeps its connection between requests: {SHORTEN}")
     if not seen.has_boundary:

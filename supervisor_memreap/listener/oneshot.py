@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from supervisor_memreap.core import delay, events, policy, reasons
 from supervisor_memreap.core.command import named
@@ -126,7 +127,9 @@ def _run(
     """`listed` is the latest result of `programs`."""
     verdicts = _Verdicts()
     keep = _keep_in(SavedStates(None if dry_run else beside.file, emit, Once(_both(emit, verdicts))))
-    reaper = Reaper((emit, verdicts), dry_run, beside.known(), keep, how_ended, beside.leaving)
+    # How long a listener has tried in vain says nothing of this run.
+    known = {name: replace(state, delay=None) for name, state in beside.known().items()}
+    reaper = Reaper((emit, verdicts), dry_run, known, keep, how_ended, beside.leaving)
     try:
         pools = reaper.tick(listed, settings, time.monotonic())
         for pool in pools:
@@ -246,7 +249,7 @@ class _Waits:
             return ""
         if {"", pool.name} & self._verdicts.given_up or (leaving and leaving.overdue):
             return ""
-        if delay.is_in_vain(pool.settings, state, time.monotonic()):
+        if delay.is_in_vain(pool.choice, pool.settings, state, time.monotonic()):
             return ""
         if leaving and leaving.left is None:
             return f"waiting for worker {leaving.worker.pid} to finish its request"

@@ -218,9 +218,9 @@ class Reaper:
         for fd in readable:
             pool = self.pools.pidfds().get(fd)
             if pool:
-                self.exits += 1
                 with pool.guard():
                     pool.exited(fd, now)
+                    self.exits += 1
         self.attempts.wake(time.monotonic())
 
     def patience(self) -> float | None:

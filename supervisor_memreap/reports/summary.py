@@ -14,6 +14,7 @@ from supervisor_memreap.advice.growth import Sample
 from supervisor_memreap.advice.poolhistory import EventRecord, PoolHistory, PoolReading, WorkerHistory
 from supervisor_memreap.advice.spans import Span, Suspension
 from supervisor_memreap.core import counters
+from supervisor_memreap.core.delay import REPEAT
 from supervisor_memreap.core.events import kinds
 from supervisor_memreap.core.rows import known
 from supervisor_memreap.core.text import duration, memory, padded, seconds
@@ -123,7 +124,7 @@ def of(history: PoolHistory, since: float, until: float, suggestion: str = "") -
         freed=_freed(left),
         times_to_leave=tuple(sorted(float(event.values.get("after") or 0) for event in left)),
         refused=_counted(event.name for event in _named(events, *REFUSALS)),
-        troubles=_counted(event.name for event in _named(events, *TROUBLES)),
+        troubles=_counted(event.name for event in _named(events, *TROUBLES) if not _is_repeated(event)),
         stuck=len(_named(events, "Stuck")),
         oom_killed=sum(int(event.values.get("killed") or 0) for event in _named(events, "OomKilled")),
         second_signals=len(_named(events, "SignalledAgain")),
@@ -144,6 +145,11 @@ def _sizes(readings: Sequence[PoolReading]) -> Sizes:
 
 def _named(events: Iterable[EventRecord], *names: str) -> list[EventRecord]:
     return [event for event in events if event.name in names]
+
+
+def _is_repeated(event: EventRecord) -> bool:
+    """It only says that a pool is still overdue, which is logged every 10 minutes."""
+    return event.name == "Overdue" and float(event.values.get("lasts") or 0) > REPEAT
 
 
 def _counted(words: Iterable[str]) -> dict[str, int]:
