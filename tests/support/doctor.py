@@ -129,7 +129,14 @@ def assert_found(where: Path, expression: str, status: int = 1, **options) -> No
 # Pids that no process of this machine can have.
 SUPERVISORD, MANAGER, LISTENER = 2**22 + 1, 2**22 + 100, 2**22 + 200
 CAN_IMPORT = Answer("supervisord", sys.executable, version=__version__)
-READY = {"state": "RUNNING", "listener_state": "READY", "age_seconds": 1.0, "count": 1, "takes_commands": True}
+READY = {
+    "name": "memreap",
+    "state": "RUNNING",
+    "listener_state": "READY",
+    "age_seconds": 1.0,
+    "count": 1,
+    "takes_commands": True,
+}
 """What memreap.getListener says of a listener that works."""
 SOUND = """\
 [program:myapp]
