@@ -9,7 +9,7 @@ import pytest
 from support import sawtooth
 from support.sawtooth import DAY, HOUR, LIMIT, UNTIL
 
-from supervisor_memreap.core import events
+from supervisor_memreap.core import events, hindrance
 from supervisor_memreap.core.model import ProcessId, SentMoment
 from supervisor_memreap.core.reasons import OverLimit, Requested
 from supervisor_memreap.core.text import MIB
@@ -125,6 +125,15 @@ def test_a_report_and_the_metrics_count_the_same_refusals():
 def test_a_worker_that_left_before_it_was_signalled_is_no_refusal():
     history = empty(events.LeftByItself("a", SINCE + HOUR, ProcessId(7, 1.0), OVER))
     assert (of(history).refused, of(history).troubles) == ({}, {})
+
+
+def test_a_pool_that_stays_overdue_is_counted_once_however_often_the_log_repeats_it():
+    begun, *repeated = (
+        events.Overdue("a", SINCE + HOUR + lasts, 2, 300 * MIB, 150 * MIB, "uss", lasts, hindrance.GROUP)
+        for lasts in (10.0, 610.0, 1210.0)
+    )
+    assert of(empty(begun, *repeated)).troubles == {"Overdue": 1}
+    assert "  other trouble      1 (pool overdue)" in page(empty(begun, *repeated))
 
 
 def test_what_observe_would_have_done_is_not_a_refusal():
