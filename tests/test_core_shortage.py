@@ -158,7 +158,7 @@ def test_a_newborn_is_never_reaped_for_memory():
     assert host.look({"a": {11: 300, 12: 100, 13: 20}}, available=450)[1] == [12]
 
 
-@pytest.mark.parametrize("there", [{"a": {11: 100, 12: 80}}, {"a": {11: 100, 12: 80}, "b": {21: 90, 22: 70}}])
+@pytest.mark.parametrize("present", [{"a": {11: 100, 12: 80}}, {"a": {11: 100, 12: 80}, "b": {21: 90, 22: 70}}])
 def test_if_others_hold_the_memory_each_worker_is_reaped_once_and_that_is_reported(present):
     host = Host(b=HEADROOM)
     gone, reported, fresh = [], [], 100

@@ -42,7 +42,7 @@ def test_nothing_is_predicted_for_a_pool_watched_for_too_short_a_time(outcomes):
 
 
 @pytest.mark.parametrize(
-    ("promised", "below", "truth", "is_right"),
+    ("predicted", "below", "actual", "is_right"),
     [
         (10.0, None, 12.4, True),
         (10.0, None, 13.5, False),

@@ -132,7 +132,7 @@ class OomKilled(OomKills):
     """Processes of this pool left without a signal of memreap while the kernel's OOM killer ended some in its group."""
 
     wording = (
-        "{_who} left without a signal while {_ended}{_doubt}: a request that it had in hand was lost; give it more"
+        "{_subject} left without a signal while {_ended}{_doubt}: a request that it had in hand was lost; give it more"
         " memory, or set headroom= or a lower limit="
     )
     workers: tuple[ProcessId, ...]
