@@ -60,8 +60,8 @@ def table(outcomes: Sequence[Any]) -> list[str]:
         right = sum(outcome.is_right for outcome in answered)
         no_fresh = sum(outcome.why == Why.NO_FRESH.value for outcome in of_kind)
         unsure = len(of_kind) - len(answered) - no_fresh
-        found = Counter(outcome.found for outcome in of_kind)
-        kinds = ", ".join(f"{name} {count}" for name, count in found.most_common())
+        kinds_found = Counter(outcome.result for outcome in of_kind)
+        kinds = ", ".join(f"{name} {count}" for name, count in kinds_found.most_common())
         lines.append(f"| {kind} | {len(of_kind)} | {len(answered)} | {right} | {unsure} | {no_fresh} | {kinds} |")
     return lines
 

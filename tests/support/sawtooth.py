@@ -189,7 +189,13 @@ def troubled(name: str = "shop", until: float = UNTIL) -> PoolHistory:
     worker = ProcessId(4711, start)
     over, old = OverLimit(152 * MIB, LIMIT, "uss"), TooOld(6.1 * HOUR, 6 * HOUR)
     too_low = OverLimit(42 * MIB, 40 * MIB, "uss")
-    never_idle = {"event": "never_idle", "name": "NeverIdle", "message": "worker 4711 was never idle"}
+    never_idle = {
+        "event": "never_idle",
+        "name": "NeverIdle",
+        "at": start + 8 * HOUR,
+        "pid": worker.pid,
+        "message": "worker 4711 was never idle",
+    }
     history = with_gap(pool(name, until=until, seed=3), until - 15 * HOUR, until - 13 * HOUR)
     history = with_limit(history, 120 * MIB, until - 9 * HOUR)
     return with_events(
