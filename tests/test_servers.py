@@ -222,7 +222,8 @@ def test_a_server_without_a_graceful_signal_is_refused_and_no_worker_is_signalle
         eventually(lambda: assert_in(REFUSALS[server.name], pool.log()))
         ticks_later = time.time() + 2.5
         eventually(lambda: assert_is_past(ticks_later))
-        assert pool.log().count("nothing sent") == 1
+        # And not the number of all lines: a worker between fork and exec of its CGI script may be taken for a manager.
+        assert pool.log().count(REFUSALS[server.name]) == 1
         assert [event for event in stack.announced(where) if event["event"] == "reap"] == []
         assert pool.workers() == before
         pool.ask()
