@@ -12,7 +12,7 @@ from pathlib import Path
 from argparse_manpage.manpage import Manpage
 
 from supervisor_memreap import __version__
-from supervisor_memreap.commands.cli import whole_parser
+from supervisor_memreap.commands.cli import parser
 
 HERE = Path(__file__).parent
 PAGE = HERE / "memreap.1"
@@ -23,7 +23,7 @@ SETTINGS = (
 
 
 def page() -> str:
-    whole = whole_parser()
+    whole = parser(is_whole=True)
     summary = (whole.description or "").rstrip(".")
     data = {
         "description": summary[:1].lower() + summary[1:],

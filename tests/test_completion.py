@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor_memreap.commands.cli import whole_parser
+from supervisor_memreap.commands.cli import parser
 from supervisor_memreap.commands.completion import SHELLS
 from supervisor_memreap.host import packages
 
@@ -120,7 +120,7 @@ def completed(scripts: Path, *words: str) -> set[str]:
 
 
 def test_every_command_and_every_option_is_offered(scripts):
-    (commands,) = [action.choices for action in whole_parser()._actions if isinstance(action.choices, dict)]
+    (commands,) = [action.choices for action in parser(is_whole=True)._actions if isinstance(action.choices, dict)]
     assert completed(scripts, "") >= set(commands)
     for name, command in commands.items():
         options = {option for action in command._actions for option in action.option_strings}

@@ -117,8 +117,8 @@ def _open_standard_descriptors() -> None:
             setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115 # for as long as we run
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line; only the command that is called is complete."""
+def parser(is_whole: bool = False) -> argparse.ArgumentParser:
+    """The command line; if not `is_whole`, a command has its arguments only when it is called."""
     whole = _Parser(
         prog="memreap",
         description="Keeps pools of pre-forked FastCGI workers under supervisord small, without cutting a request.",
@@ -127,14 +127,7 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("-c", "--configuration", metavar="FILE", help=f"{CONFIGURATION}; also after the command")
     commands = whole.add_subparsers(title="commands", metavar="COMMAND", parser_class=Command)
     for name, (module, summary) in COMMANDS.items():
-        commands.add_parser(name, help=summary, module=module)
-    return whole
-
-
-def whole_parser() -> argparse.ArgumentParser:
-    """With all arguments of all commands, for what documents them."""
-    whole = parser()
-    for action in whole._actions:  # noqa: SLF001 # argparse has no other list of them
-        for command in (action.choices or {}).values() if isinstance(action.choices, dict) else ():
+        command = commands.add_parser(name, help=summary, module=module)
+        if is_whole:
             command.load()
     return whole

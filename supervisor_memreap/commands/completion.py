@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError:
         log.to(sys.stderr)(f"shtab is missing: {packages.install_extra('completion')}")
         return 2
-    whole = cli.whole_parser()
+    whole = cli.parser(is_whole=True)
     for action in _actions(whole):
         if str(action.metavar).startswith("FILE"):
             action.complete = shtab.FILE  # type: ignore[attr-defined] # where shtab looks for it

@@ -80,12 +80,13 @@ def is_in_vain(choice: Choice, settings: PoolSettings, state: PoolState, now: fl
     """Whether a due worker was tried for so long, or can be signalled so little, that waiting longer is useless."""
     patience = policy.LONG_WAIT if settings.idle_wait == float("inf") else max(policy.LONG_WAIT, settings.idle_wait)
     if state.refusal and state.refusal.kind in (Kind.CANNOT_HOLD, Kind.DEAF):
-        # Attempts take no time there; of an earlier listener only the delay is known, and not why.
+        # Attempts take no time there, so their seconds do not count up.
         return bool(state.delay and now - state.delay.since >= patience)
     return any(
-        state.waits.get(each.worker.id, Wait()).seconds >= patience and not may_go_busy(server, settings, state)
-        for each in choice.candidates
-        for server in (each.worker.detail.server if each.worker.detail else "",)
+        state.waits.get(worker.id, Wait()).seconds >= patience
+        and worker.detail is not None
+        and not may_go_busy(worker.detail.server, settings, state)
+        for worker in (each.worker for each in choice.candidates)
     )
 
 

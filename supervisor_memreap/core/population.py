@@ -48,8 +48,7 @@ class Population:
         return Population(self.replaces, self.shrinks, self.serving)
 
     def lasting_part_differs(self, other: Population) -> bool:
-        mine, others = (self.replaces, self.shrinks, self.serving), (other.replaces, other.shrinks, other.serving)
-        return self is not other and mine != others
+        return self is not other and self.lasting() != other.lasting()
 
     def without_expectations(self) -> Population:
         """A user says that the number of workers is right as it is.
