@@ -38,14 +38,14 @@ ASK_AGAIN = 1.0
 HELP = """\
 memreap status [NAME ...]   show the state and the last message of each pool
 memreap workers NAME        list the workers of a pool, the largest first
-                            (both: --json, for programs)
+                            (both: --json)
 memreap reap NAME [PID]     replace a worker now, over its limit or not: the
                             one with this pid, or the largest
 memreap roll NAME|all       replace all workers of a pool, one at a time
 memreap pause NAME|all      stop signalling workers
 memreap resume NAME|all     end a pause, or a suspension by memreap itself
 memreap doctor              check for anything that would stop memreap or make
-                            it unsafe, and say what to do about it
+                            it unsafe, and suggest how to fix it
 memreap help                show this
 
 NAME is a pool, or a group or a program with numprocs: then all of its pools.
@@ -110,10 +110,10 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             act = self._command
         if act is None:
             what = f"unknown command {verb[:100]!r}" if verb else "no command given"
-            self._fail(f"{what}; there are status, workers, {', '.join(VERBS)}, help", usage=True)
+            self._fail(f"{what}; the commands are status, workers, {', '.join(VERBS)}, help", usage=True)
             return
         if any(word.startswith("-") and word != _JSON for word in words):
-            self._fail(f"unknown option; there is {_JSON}, of status and workers", usage=True)
+            self._fail(f"unknown option; only status and workers have {_JSON}", usage=True)
             return
         if not self.ctl.upcheck():
             return
@@ -123,7 +123,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             if fault.faultCode == Faults.UNKNOWN_METHOD:
                 # Do not recommend adding it: a supervisord that cannot import it would not start again.
                 self._fail(
-                    "supervisord has no [rpcinterface:memreap]: run memreap doctor on its machine, which says whether"
+                    "supervisord has no [rpcinterface:memreap]: run memreap doctor on its machine, which shows whether"
                     " supervisord can load it, and how"
                 )
             elif fault.faultCode == Faults.SHUTDOWN_STATE:
@@ -223,7 +223,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             return
         if not listener["takes_commands"]:
             self._fail(
-                "nothing was done: the listener does not get commands: set events=TICK_5,REMOTE_COMMUNICATION in its"
+                "nothing was done: the listener receives no commands: set events=TICK_5,REMOTE_COMMUNICATION in its"
                 " [eventlistener:...] section, then run supervisorctl update"
             )
             return
@@ -290,12 +290,12 @@ def _without_answer(listener: ListenerRow, pid: int, until: float) -> str:
     age = listener.get("age_seconds")
     if age is not None and listener["time"] - age > until + 0.1:
         return (
-            "nothing was done: the command did not reach the listener in time. supervisord discards events when many"
-            " wait: set buffer_size=100 in the listener's [eventlistener:...] section"
+            "nothing was done: the command did not reach the listener in time. supervisord discards events when too"
+            " many wait: set buffer_size=100 in the listener's [eventlistener:...] section"
         )
     return (
         f"no answer within {PATIENCE:.0f} s, the listener is {listener['listener_state']} and"
-        f" {listener['events_waiting']} events wait for it. The command has expired: if it was not started before, it"
+        f" {listener['events_waiting']} events are waiting. The command has expired: unless it was already started, it"
         " will not be carried out; see memreap status, and the listener's log"
     )
 

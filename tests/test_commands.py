@@ -56,7 +56,7 @@ def test_every_view_reports_unsaved_state_and_no_worker_is_signalled_even_after_
     (tmp_path / "memreap").touch()
     metrics = f"[memreap]\nmetrics_file={tmp_path}/m.prom\n"
     settings = "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n"
-    trouble = f"no worker is signalled, since what must survive a restart cannot be saved: {tmp_path}/memreap is not"
+    trouble = f"no worker is signalled, since the state cannot be saved: {tmp_path}/memreap is not"
     # With more than one worker, the limit would be detected as too low.
     with operating(program("myapp", 1, 40) + metrics + settings) as operated:
         eventually(lambda: assert_in(trouble, operated.log()))
@@ -248,7 +248,7 @@ def test_every_command_accepts_the_name_of_a_group_or_of_a_program_with_numprocs
         )
         partly = operated.ctl("memreap", "roll", "all")
         assert partly.returncode == 1
-        assert re.search(r"^myapp: worker \d+ is to be replaced", partly.stdout, re.MULTILINE)
+        assert re.search(r"^myapp: worker \d+ is going to be replaced", partly.stdout, re.MULTILINE)
         assert "many:many_00 is paused: supervisorctl memreap resume many:many_00 first" in partly.stdout
         assert operated.ctl("memreap", "resume", "many_00").stdout == "many:many_00: resumed\n"
         assert operated.ctl("memreap", "resume", "all").returncode == 0

@@ -50,7 +50,7 @@ def test_a_memreap_section_that_appears_twice_is_a_warning_with_both_places(tmp_
         "[include]\nfiles=conf.d/*.conf conf.d/a.conf\n[memreap:a]\nlimit=2MB\n[memreap:c]\n[program:x]\n[memreap:c]\n"
     )
     main = f"{tmp_path}/supervisord.conf"
-    ends = ": what both set is read from the last one; keep one section"
+    ends = ": of a key in both the last one counts; keep one section"
     contents = written(tmp_path, f"{text}[program:x]\n;[memreap:c]\n").read()
     assert contents.warnings == [
         f"[memreap:a] stands at {main} line 3 and {tmp_path}/conf.d/a.conf line 2{ends}",
@@ -78,7 +78,7 @@ def test_a_percentage_may_be_written_with_one_or_two_percent_signs(tmp_path, wri
         ("limit=1MB\n", "File contains no section headers."),
         ("[memreap:a]\nlimit=%(ENV_NOWHERE_SET)s\n", "[memreap:a] limit=%(ENV_NOWHERE_SET)s: unknown expansion"),
         ("[memreap:a]\nlimit=5%0\n", "[memreap:a] limit=5%0: unknown expansion"),
-        ("[memreap:]\nlimit=1MB\n", "[memreap:]: no name; write [memreap] or [memreap:PROGRAM]"),
+        ("[memreap:]\nlimit=1MB\n", "[memreap:]: no name; use [memreap] or [memreap:PROGRAM]"),
     ],
 )
 def test_an_unreadable_file_is_reported_in_one_line_with_its_name(tmp_path, text, expected):
@@ -116,7 +116,7 @@ def test_a_section_that_resembles_a_memreap_section_gets_a_warning(tmp_path, sec
     contents = written(tmp_path, f"[{section}]\nlimit=1MB\n").read()
     assert contents.sections == {}
     (warning,) = contents.warnings
-    assert warning.endswith(f"[{section}]: not read; write [memreap] or [memreap:PROGRAM]")
+    assert warning.endswith(f"[{section}]: ignored; use [memreap] or [memreap:PROGRAM]")
 
 
 @pytest.mark.parametrize("section", ["eventlistener:memreap", "program:memreap", "supervisord", "rpcinterface:memreap"])

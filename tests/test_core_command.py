@@ -52,7 +52,7 @@ def test_valid_commands_are_parsed(text, command):
         ("pause", "no pool given; write pause NAME or all"),
         ("roll", "no pool given; write roll NAME or all"),
         ("reap", "no pool given; write reap NAME [PID]"),
-        ("reap all", "name one pool; for all workers of all pools, there is roll all"),
+        ("reap all", "name one pool; for all workers of all pools, use roll all"),
         ("reap myapp 0", "'0' is not a pid"),
         ("reap myapp 99999999999", "is not a pid"),
         ("reap myapp 1 2", "unexpected argument '2'"),
@@ -140,7 +140,7 @@ def test_reap_of_a_group_needs_one_pool_or_a_pid():
         carry_out_in_all(parse("reap g 99"), both)
     other = {"g:c": (replace(POOL, name="g:c", workers=(Worker(ProcessId(21, 1.0), 60.0, 1),)), PoolState())}
     (only,) = carry_out_in_all(parse("reap g 21"), {**both, **other})
-    assert only.line == "g:c: worker 21 is to be replaced"
+    assert only.line == "g:c: worker 21 is going to be replaced"
 
 
 def test_reap_of_a_pool_named_as_its_group_means_the_pool():
@@ -161,7 +161,7 @@ def test_a_pause_reports_the_requests_that_it_drops():
     ("text", "answer"),
     [
         ("roll myapp", "all 3 workers are to be replaced, one at a time; 3 of them not before min_age=2 min"),
-        ("reap myapp 11", "worker 11 is to be replaced; not before min_age=2 min"),
+        ("reap myapp 11", "worker 11 is going to be replaced; not before min_age=2 min"),
     ],
 )
 def test_a_request_reports_that_a_young_worker_must_reach_min_age(text, answer):
@@ -214,7 +214,7 @@ def test_reap_without_a_pid_skips_workers_already_signalled():
     eleven, thirteen, twelve = (worker.id for worker in WORKERS)
     state = PoolState(reap=Reap(thirteen, 0.0, frozenset()), stuck=(Reap(twelve, 0.0, frozenset()),))
     after, answer = carry_out(parse("reap myapp"), POOL, state)
-    assert (answer, after.requested) == ("worker 11 is to be replaced", {eleven})
+    assert (answer, after.requested) == ("worker 11 is going to be replaced", {eleven})
     with pytest.raises(CommandError, match="all of its workers have already been signalled"):
         carry_out(parse("reap myapp"), replace(POOL, workers=WORKERS[1:]), state)
 

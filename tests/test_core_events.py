@@ -32,15 +32,15 @@ EXAMPLES = [
     (events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.HELD, 60.0), ": HUP sent between two requests"),
     (
         events.Signalled(*STAMP, WORKER, OVER, "USR1", SentMoment.BUSY, 60.0, "0 of 793 lost a request"),
-        "USR1 sent while busy, since it was not found between two requests for 60 s (0 of 793 lost a request)",
+        "USR1 sent while busy, since it was not seen between two requests for 60 s (0 of 793 lost a request)",
     ),
     (
         events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.BUSY, 60.0),
-        ": HUP sent while busy, since it was not found between two requests for 60 s",
+        ": HUP sent while busy, since it was not seen between two requests for 60 s",
     ),
     (
         events.Signalled(*STAMP, WORKER, OVER, "HUP", SentMoment.UNKNOWN, 60.0),
-        ": HUP sent; whether it was idle is not known",
+        ": HUP sent; could not tell whether it was idle",
     ),
     (
         events.Signalled(*STAMP, WORKER, Requested(20 * MIB, "uss"), "HUP", SentMoment.IDLE, 60.0),
@@ -52,12 +52,12 @@ EXAMPLES = [
     ),
     (
         events.SignalledAgain(*STAMP, WORKER, "HUP", SentMoment.HELD, True),
-        "worker 4242 waits for its next connection and has not left: the first HUP",
+        "worker 4242 is waiting for its next connection and has not left: the first HUP",
     ),
     (events.SignalledAgain(*STAMP, WORKER, "HUP", SentMoment.IDLE, False), "before it could signal it; HUP sent"),
     (events.Forced(*STAMP, WORKER, "TERM"), "worker 4242: TERM sent (stuck=TERM)"),
     (events.NotForced(*STAMP, WORKER, "KILL", "gone"), "KILL (stuck=KILL) could not be sent: gone"),
-    (events.LeftByItself(*STAMP, WORKER, OVER), "limit 150 MiB: it left by itself, nothing sent"),
+    (events.LeftByItself(*STAMP, WORKER, OVER), "limit 150 MiB: it exited on its own; nothing sent"),
     (events.WouldReap(*STAMP, WORKER, OVER), "limit 150 MiB: it would be replaced now; nothing sent (observe=yes)"),
     (events.Changed(*STAMP, WORKER, OVER), "nothing sent"),
     (events.OutOfResources(*STAMP, WORKER, OVER), "trying again"),
@@ -76,7 +76,7 @@ EXAMPLES = [
         events.Overdue(*STAMP, 2, 102 * MIB, 40 * MIB, "uss", 600.0, ALWAYS_BUSY),
         "none of them was found between two requests, and Starman can lose requests on HUP at any other moment; if its",
     ),
-    (events.OverdueEnded(*STAMP, 600.0), "no worker is overdue any more, after 10 min"),
+    (events.OverdueEnded(*STAMP, 600.0), "no worker is overdue any longer, after 10 min"),
     (
         events.NotCaught(*STAMP, WORKER, "HUP", False),
         "worker 4242 would die of HUP (it does not catch it): nothing sent; set signal= to one",
@@ -181,7 +181,7 @@ EXAMPLES = [
     (events.Replaced(*STAMP, WORKER, 3.0, NEW), "worker 4250 took the place of 4242 after 3.0 s"),
     (
         events.Settled(*STAMP, WORKER, NEW, 8.3),
-        "worker 4250 has settled in the place of 4242; it was seen to serve 8.3 s after",
+        "worker 4250 has settled in place of 4242; first seen serving 8.3 s after",
     ),
     (events.NotReplaced(*STAMP, WORKER, 300.0, 3, 4), "(3 of 4 workers): nothing more is reaped until it has"),
     (events.NoReplacement(*STAMP, WORKER, 300.0, 3, 4), "so the next one may be signalled"),
@@ -193,7 +193,7 @@ EXAMPLES = [
     ),
     (
         events.Remembered(*STAMP, WORKER, 9.0),
-        "before memreap was restarted: waiting for it first",
+        "before memreap was restarted: waiting for it to leave first",
     ),
     (
         events.WrongSetting(*STAMP, OVER, "limit=330MB", 12.0, 21600.0),
@@ -208,7 +208,7 @@ EXAMPLES = [
     (events.Resumed(*STAMP, "its settings changed"), "resumed: its settings changed"),
     (events.Paused(*STAMP, "paused"), "paused"),
     (events.ResumedByUser(*STAMP, "resumed"), "resumed"),
-    (events.WorkersRequested(*STAMP, "worker 11 is to be replaced"), "worker 11 is to be replaced"),
+    (events.WorkersRequested(*STAMP, "worker 11 is going to be replaced"), "worker 11 is going to be replaced"),
     (events.OrphansFound(*STAMP, (11, 12), 80 * MIB, True), "kill 11 12"),
     (events.OrphansFound(*STAMP, (11,), 80 * MIB, False), "stopwaitsecs="),
     (events.NotUnderSupervisord(*LISTENER), "by hand, use memreap once"),
@@ -216,7 +216,7 @@ EXAMPLES = [
     (events.OtherListenersUnknown(*LISTENER, "the lock cannot be taken"), "the lock cannot be taken: cannot tell"),
     (events.SupervisordHidden(*LISTENER, 7), "supervisord (process 7) is hidden from this user"),
     (events.Started(*LISTENER, "0.1.0", "/etc/supervisord.conf"), "version 0.1.0, configuration /etc/supervisord.conf"),
-    (events.Started(*LISTENER, "0.1.0", ""), "from the command only"),
+    (events.Started(*LISTENER, "0.1.0", ""), "from the command line only"),
     (events.SettingsRefused(*LISTENER, "limit=150 monkeys: not a size", True), "(the earlier settings stay in force)"),
     (events.SettingsRefused(*LISTENER, "limit=x: not a size", False), "(nothing is watched until it is corrected)"),
     (events.SettingsRefused(*LISTENER, "limit=x: not a size", None), "limit=x: not a size"),
@@ -234,18 +234,18 @@ EXAMPLES = [
     (events.SupervisordUnavailable(*LISTENER, "refused"), "refused; trying again at every tick"),
     (events.SupervisordAvailable(*LISTENER), "answers again"),
     (events.SettingsAccepted(*LISTENER), "no error any more"),
-    (events.RecordedAgain(*LISTENER), "history: there is no problem any more"),
-    (events.ExposedAgain(*LISTENER), "metrics: there is no problem any more"),
+    (events.RecordedAgain(*LISTENER), "history: recording resumed"),
+    (events.ExposedAgain(*LISTENER), "metrics: export resumed"),
     (
         events.NotRemembered(*LISTENER, "/tmp/x: torn"),
         "/tmp/x: torn: what an earlier listener saved there is not known",
     ),
     (
         events.NotSaved(*LISTENER, "/run/memreap/x: No space left on device; free space in that directory"),
-        "no worker is signalled, since what must survive a restart cannot be saved: /run/memreap/x: No space left on"
+        "no worker is signalled, since the state cannot be saved: /run/memreap/x: No space left on"
         " device; free space in that directory",
     ),
-    (events.SavedAgain(*LISTENER), "what must survive a restart can be saved again: workers are signalled again"),
+    (events.SavedAgain(*LISTENER), "the state can be saved again: signalling resumed"),
     (events.NotPublished(*LISTENER, "refused"), "could not publish the status: refused"),
     (events.NotRecorded(*LISTENER, "/h.sqlite: disk full"), "history: /h.sqlite: disk full (workers are replaced"),
     (events.NotExposed(*LISTENER, "the port is taken"), "metrics: the port is taken (workers are replaced"),

@@ -57,7 +57,7 @@ def test_a_worker_gone_when_the_counter_rose_is_named_with_its_size():
     assert (event.pool, event.pid, event.kills, event.killed) == ("myapp", 40, 1, 1)
     assert event.text == (
         "worker 40 (up to 40 MiB) left without a signal while the kernel's OOM killer ended 1 process in control group"
-        " /web (limit 450 MiB): a request that it had in hand was lost; give it more memory, or set headroom= or a"
+        " /web (limit 450 MiB): requests in progress were lost; give it more memory, or set headroom= or a"
         " lower limit="
     )
 

@@ -1037,7 +1037,7 @@ def test_a_manager_that_reappears_is_not_lost():
     film.look({11: 300, 12: 20})
     assert events(film.look(state="gone"), ManagerLost)
     back = film.look({11: 300, 12: 200})
-    assert (back.events, back.standing) == ((Resumed(*STAMP, "its manager 1 is there after all"),), "leaving")
+    assert (back.events, back.standing) == ((Resumed(*STAMP, "its manager 1 is still running"),), "leaving")
     assert film.state.manager_losses == 0
     assert reaped(film.look({11: 300, 12: 200})) is None  # 11 is still leaving
     film.fork(13)
@@ -1145,7 +1145,7 @@ def test_a_restart_of_the_whole_group_clears_a_suspension_and_reported_states():
     film.fork(15)
     film.fork(16)
     verdict = film.look({15: 40, 16: 40})
-    assert (verdict.events, verdict.standing) == ((Resumed(*STAMP, "all of its processes are new ones"),), "quiet")
+    assert (verdict.events, verdict.standing) == ((Resumed(*STAMP, "all of its processes are new"),), "quiet")
 
 
 def test_replacing_one_worker_is_not_a_restart_of_its_group():

@@ -57,7 +57,7 @@ shop
   time to leave      median 0.2 s, longest 4.0 s
   refused            4: 2 not permitted, 1 never idle, 1 signal not caught
   stuck              1
-  suspended          27 Nov 14:00 for 90 min: a fresh worker already holds 42
+  suspended          27 Nov 14:00 for 90 min: even a fresh worker holds 42
                      MiB (uss), limit 40 MiB, 12 s after its start, so all would
                      be reaped endlessly; set limit=90MB or more; resumes after
                      6.0 h

@@ -163,7 +163,7 @@ def test_the_settled_event_names_both_workers_and_the_seconds_until_serving():
     film.look({11: 200, 13: 40, 14: 20}, after=1)
     (settled,) = events(film.look({11: 200, 13: 40, 14: 20}, after=10), Settled)
     assert settled == Settled(*STAMP, ProcessId(12, BOOT), ProcessId(14, film.started[14]), 9.0)
-    assert settled.text == "worker 14 has settled in the place of 12; it was seen to serve 9.0 s after its start"
+    assert settled.text == "worker 14 has settled in place of 12; first seen serving 9.0 s after its start"
 
 
 def test_the_settled_event_has_no_serving_time_where_the_age_decides():
@@ -172,7 +172,7 @@ def test_the_settled_event_has_no_serving_time_where_the_age_decides():
     film.fork(13)
     film.look({12: 40, 13: 20})
     (settled,) = events(film.look({12: 40, 13: 20}, after=10), Settled)
-    assert (settled.to_serve, settled.text) == (None, "worker 13 has settled in the place of 11")
+    assert (settled.to_serve, settled.text) == (None, "worker 13 has settled in place of 11")
 
 
 def test_a_worker_seen_serving_is_not_read_again():

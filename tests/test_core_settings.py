@@ -224,7 +224,7 @@ def test_a_program_that_is_not_only_observed_needs_a_limit():
         ("min_age", "366d", "longer than a year; the maximum is 365d"),
         ("settle", "8761h", "longer than a year; the maximum is 365d"),
         ("hold", "maybe", "must be yes or no"),
-        ("depth", "3", "must be 1 (workers are children of what supervisord started) or 2 (a wrapper is between)"),
+        ("depth", "3", "must be 1 (workers are children of what supervisord started) or 2 (with a wrapper between)"),
     ],
 )
 def test_a_bad_value_gets_one_line_with_file_section_key_value_and_allowed_values(key, value, message):

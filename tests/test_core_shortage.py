@@ -416,7 +416,7 @@ def test_a_shortage_that_lasts_past_its_setting_reports_where_it_ends():
     for pressure in (25.0, 12.0):
         pressed.look({"a": {11: 300, 12: 20}}, pressure=pressure)
     (episode,) = pressed.episodes.values()
-    assert episode.shortage.text == "this host has a memory pressure of 12 %, pressure 20 % until it is below 10 %"
+    assert episode.shortage.text == "this host has a memory pressure of 12 %, pressure 20 % (until below 10 %"
 
 
 def test_a_headroom_of_nearly_all_memory_can_end():
@@ -464,7 +464,7 @@ START = "this host has 450 MiB available, headroom 500 MiB, and no worker could 
 
 
 def test_busy_workers_during_a_shortage_are_reported_once_at_the_first_look():
-    text = f"{START} (a: the workers that may go were not found between two requests); trying again at each look"
+    text = f"{START} (a: none of the candidates was seen between two requests); trying again at each look"
     assert not_met(Host(), 600, 450, 440, signal=False) == [text]
 
 

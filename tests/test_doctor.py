@@ -164,7 +164,7 @@ def test_what_the_listener_says_of_itself_and_of_a_pool_is_found(listener, pool,
         (
             MANAGER,
             pool(mib=200, age=5.0),
-            r"myapp: a fresh worker already holds 200 MiB \(uss\), .* set limit=400MB",
+            r"myapp: even a fresh worker holds 200 MiB \(uss\), .* set limit=400MB",
         ),
     ],
 )
@@ -226,7 +226,7 @@ def test_a_supervisord_that_does_not_answer_is_reported(tmp_path, monkeypatch):
     conf.write_text(f"{SOUND}[supervisorctl]\nserverurl=unix://{tmp_path}/none.sock\n")
     lines: list[str] = []
     assert memreap_doctor.run(str(conf), connect_as_supervisorctl, lines.append) == 1
-    assert lines[0].startswith("supervisord: no supervisord answers at unix://")
+    assert lines[0].startswith("supervisord: supervisord does not answer at unix://")
 
 
 def test_an_invalid_configuration_is_reported_in_one_line(where):

@@ -53,7 +53,7 @@ def test_nothing_is_reported_if_everything_fits_in_memory(real_pool):
 
 def test_a_total_too_small_for_fresh_workers_is_reported_and_the_advised_one_is_enough(real_pool):
     expression = (
-        r"myapp: its manager and 2 fresh workers hold (\d+) MiB already, over its total of 60 MiB: reaping does not"
+        r"myapp: its manager and 2 fresh workers already hold (\d+) MiB already, over its total of 60 MiB: reaping does not"
         r" help; set total=(\d+)MB or more, or run fewer workers$"
     )
     output = examined_with(real_pool, "total=60MB\nsettle=1h")
@@ -85,7 +85,7 @@ def test_a_total_that_grown_workers_exceed_is_a_note():
 def test_a_total_of_unreadable_processes_is_a_note():
     ((text, harms),) = texts(headroom.check_total(pool(10.0), PoolSettings(total=100 * MIB), None, ": run as root"))
     assert not harms
-    assert text == "its total was not checked: doctor may not read what its processes hold: run as root"
+    assert text == "its total was not checked: doctor cannot read the memory of its processes: run as root"
 
 
 def test_a_headroom_larger_than_the_host_is_reported(real_pool):

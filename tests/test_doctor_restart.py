@@ -28,7 +28,11 @@ UNKNOWN = Answer("supervisord", unknown="it is another user's process: run memre
     ("answer", "sections", "expression"),
     [
         (OLD, "", r"listener: note: .*/their/python has supervisor_memreap 0.1, not .*: first .*, then add \[rpcint"),
-        (UNKNOWN, "", f"supervisord: note: whether supervisord will start again, .* is unknown: {UNKNOWN.unknown}$"),
+        (
+            UNKNOWN,
+            "",
+            f"supervisord: note: cannot tell whether supervisord will start again, .* is unknown: {UNKNOWN.unknown}$",
+        ),
         (UNKNOWN, "", r"listener: note: .*; do not add \[rpcinterface:memreap\] before it is known"),
         (REFUSES, INTERFACE, "supervisord: it has not read .*: restart supervisord, but first solve the problem"),
     ],

@@ -188,7 +188,7 @@ def test_an_option_that_stands_in_the_command_is_to_be_removed_there():
         r"remove --max-requests from command= in .*\[program:myapp\], then run supervisorctl update, which restarts"
     )
     expression = (
-        rf"myapp: note: gunicorn replaces workers by itself too \(--max-requests 1000 in its command\): .*; {remedy}"
+        rf"myapp: note: gunicorn also replaces workers on its own \(--max-requests 1000 in its command\): .*; {remedy}"
     )
     assert_finds(f"{expression} myapp$", examined(text, processes=SHOP))
 

@@ -327,7 +327,7 @@ def test_neither_a_taken_port_nor_hanging_scrapers_delay_a_look_and_the_file_is_
         for _ in range(30):
             open.enter_context(socket.create_connection(("127.0.0.1", port)))
         assert_looks(path, 3)
-        assert_logged(taken, "metrics: there is no problem any more")
+        assert_logged(taken, "metrics: export resumed")
         conf = where / "supervisord.conf"
         conf.write_text(conf.read_text().replace(f"metrics=127.0.0.1:{port}", "metrics=off"))
         eventually(lambda: assert_refuses(port))

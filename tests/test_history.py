@@ -125,7 +125,7 @@ def test_new_data_without_room_replaces_older_data(path, number):
 def test_an_entry_that_never_fits_is_dropped_and_the_rest_is_written(path):
     huge = look(NOW + 1, dict.fromkeys(range(1000, 90000), 50.0))
     reported = record(path, [look(NOW, {11: 100}), huge, look(NOW + 2, {11: 102})], size=4 * MIB, at_once=100)
-    assert troubles(reported) == ["something is too large for history_size= and is not recorded"]
+    assert troubles(reported) == ["an entry is too large for history_size= and was not recorded"]
     assert historyfile.load(str(path))[0].readings[-1].at == NOW + 2
 
 
@@ -242,7 +242,7 @@ def test_a_damaged_history_is_kept_and_a_new_one_started(path, damage):
     path.write_bytes(damage(path.read_bytes()))
     reported = record(path, [look(NOW + 60, {11: 1}), look(NOW + 120, {11: 1})])
     (line,) = [trouble for trouble in troubles(reported) if trouble]
-    assert line.endswith(f"it is kept as {path}.damaged, and a new history was begun")
+    assert line.endswith(f"it is kept as {path}.damaged, and a new history was started")
     assert (path.parent / "memreap.sqlite.damaged").exists()
     assert historyfile.load(str(path))[0].readings[-1].at == NOW + 120
 
@@ -251,7 +251,7 @@ def test_a_damaged_history_is_kept_and_a_new_one_started(path, damage):
 def test_a_file_of_another_user_is_not_touched(path, content):
     path.write_bytes(content)
     reported = record(path, [look(NOW, {11: 1}), look(NOW, {11: 1})])
-    assert troubles(reported) == [f"{path}: not a history of memreap; set history=PATH in [memreap] to another file"]
+    assert troubles(reported) == [f"{path}: not a memreap history; set history=PATH in [memreap] to another file"]
     assert path.read_bytes() == content
     with pytest.raises(HistoryError, match="not a history of memreap"):
         historyfile.load(str(path))
@@ -373,7 +373,7 @@ def test_a_history_written_by_a_newer_memreap_is_not_touched(path):
         database.execute(f"PRAGMA user_version = {historyfile.SCHEMA + 1}")
     before = path.read_bytes()
     (trouble,) = troubles(record(path, [look(NOW, {11: 1}), look(NOW, {11: 1})]))
-    assert f"a newer memreap has written it (schema {historyfile.SCHEMA + 1}" in trouble
+    assert f"written by a newer memreap (schema {historyfile.SCHEMA + 1}" in trouble
     assert path.read_bytes() == before
     with pytest.raises(HistoryError, match="upgrade memreap"):
         historyfile.load(str(path))

@@ -185,7 +185,7 @@ def test_with_invalid_settings_status_shows_the_pools_and_the_error_and_the_log_
         assert (shown.returncode, shown.stderr.count("monkeys")) == (1, 1)
         eventually(lambda: assert_log(where, "the earlier settings stay in force"))
         conf.write_text(right)
-        eventually(lambda: assert_log(where, "the configuration has no error any more: its settings are in force"))
+        eventually(lambda: assert_log(where, "the configuration is valid again and in force"))
 
 
 def assert_log(where: Path, text: str) -> None:

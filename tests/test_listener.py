@@ -282,10 +282,10 @@ def test_a_supervisord_that_shuts_down_gets_one_line(log, tmp_path):
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, "supervisord has no http server to ask: add [unix_http_server]"),
+        ({}, "supervisord has no HTTP server: add [unix_http_server]"),
         (
             {"SUPERVISOR_SERVER_URL": "unix:///nowhere/s.sock"},
-            "no supervisord answers at unix:///nowhere/s.sock: No such file",
+            "supervisord does not answer at unix:///nowhere/s.sock: No such file",
         ),
         ({"SUPERVISOR_SERVER_URL": "gopher://x"}, "gopher://x: not an address of supervisord"),
     ],
@@ -386,7 +386,7 @@ def test_a_changed_file_is_read_at_the_next_tick_and_a_bad_one_is_refused_comple
         listener.tick()
         eventually(lambda: assert_in("sent", listener.text()))
     _, first, refused, accepted, second, sent = listener.lines()
-    assert accepted == "the configuration has no error any more: its settings are in force"
+    assert accepted == "the configuration is valid again and in force"
     assert first == "watching myapp (limit 100 MiB uss)"
     assert refused == (
         f"{section} [memreap:myapp] limit=30 monkeys: not a size, such as 150MB (the earlier settings stay in force)"

@@ -114,7 +114,7 @@ def test_a_suspended_pool_causes_a_mail(mailing, inbox):
     assert re.fullmatch(r"<[^<>@\s]+@[^<>@\s]+>", mail["Message-ID"])
     assert abs(email.utils.parsedate_to_datetime(mail["Date"]).timestamp() - time.time()) < 60
     (line,) = body(mail)
-    assert re.match(r"[0-9: -]{19} myapp: suspended: a fresh worker already holds 4\d MiB", line)
+    assert re.match(r"[0-9: -]{19} myapp: suspended: even a fresh worker holds 4\d MiB", line)
     assert log_of(mailing) == ""
 
 
@@ -239,7 +239,7 @@ def test_when_sendmail_fails_events_are_answered_and_the_mail_is_sent_later(tmp_
         mail = eventually(assert_sent)
         assert [line.split(": ")[-1] for line in body(mail)] == ["first", *(f"line {number}" for number in range(5))]
         running.event()
-        assert running.lines()[1:] == ["mails are sent again"]
+        assert running.lines()[1:] == ["mail is being sent again"]
 
 
 def test_a_missing_command_is_reported_in_one_line(tmp_path):

@@ -400,7 +400,7 @@ def test_without_prometheus_client_one_line_names_the_package_and_messages_are_a
                 metrics, f"Python's prometheus-client is missing, or older than 0.16: {sys.executable} -m pip"
             )
         )
-        assert "'prometheus-client>=0.16'; it is looked for every 30 s" in metrics.troubles[0]
+        assert "'prometheus-client>=0.16'; checking again every 30 s" in metrics.troubles[0]
         assert ended(metrics) < 5
 
 

@@ -64,7 +64,7 @@ def test_every_worker_over_the_limit_is_reaped_one_at_a_time():
     assert [" left after " in line for line in lines[:9]] == [False, True, False] * 3
     _assert_each_in_one_line(before, "HUP sent between two requests", lines[:9:3])
     _assert_each_in_one_line(before, " left after ", lines[1:9:3])
-    _assert_each_in_one_line(after, " has settled in the place of ", lines[2:9:3])
+    _assert_each_in_one_line(after, " has settled in place of ", lines[2:9:3])
     assert lines[9:] == [f"memreap: pid-{pid}: 3 workers, 3 reaped, none over the limit of 30 MiB"]
 
 
@@ -184,7 +184,7 @@ def test_a_limit_below_fresh_workers_reaps_no_worker_and_the_exit_status_is_1(ca
         assert cli.main(["once", "--pid", str(pid), "limit=30MB", "min_age=1h", "settle=5s"]) == 1
         assert pids(pid) == before
     output = capfd.readouterr().out
-    assert "suspended: a fresh worker already holds 4" in output
+    assert "suspended: even a fresh worker holds 4" in output
     assert "set limit=" in output
 
 
@@ -266,7 +266,7 @@ def test_a_worker_signalled_by_an_interrupted_run_is_followed_and_no_other_is_re
             psutil.Process(signalled).kill()
             lines = [second.stdout.readline() for _ in range(3)]
             assert f"worker {signalled} left" in lines[0]
-            assert f"has settled in the place of {signalled}" in lines[1]
+            assert f"has settled in place of {signalled}" in lines[1]
             assert "HUP sent" in lines[2]
             second.terminate()
 
@@ -281,7 +281,7 @@ def test_if_it_cannot_save_the_state_it_signals_no_worker_and_exits_1(tmp_path):
     assert result.returncode == 1
     line, summary = result.stdout.splitlines()
     assert line.startswith(
-        "memreap: no worker is signalled, since what must survive a restart cannot be saved:"
+        "memreap: no worker is signalled, since the state cannot be saved:"
         f" {tmp_path}/memreap is not a directory: remove it, or set XDG_RUNTIME_DIR"
     )
     assert summary.endswith("2 workers, 0 reaped, 2 to replace")
@@ -347,7 +347,7 @@ def test_all_pools_of_the_configuration_are_looked_at(tmp_path):
         assert (section.returncode, section.stdout) == (1, f"memreap: no program or group 'wbe' {missing}")
     gone = once("-c", conf)
     assert gone.returncode == 1
-    assert re.fullmatch(r"memreap: no supervisord answers at unix://.*\n", gone.stderr)
+    assert re.fullmatch(r"memreap: supervisord does not answer at unix://.*\n", gone.stderr)
 
 
 def test_a_name_narrows_the_run_and_keeps_the_settings(tmp_path):

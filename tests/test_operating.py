@@ -128,7 +128,7 @@ def test_a_worker_is_replaced_on_request(operated):
     pid = max(before)
     result = operated.ctl("memreap", "reap", "myapp", str(pid))
     assert result.returncode == 0
-    assert result.stdout.startswith(f"myapp: worker {pid} is to be replaced")  # perhaps not before `min_age`
+    assert result.stdout.startswith(f"myapp: worker {pid} is going to be replaced")  # perhaps not before `min_age`
     reap, _ = eventually(lambda: assert_reaped(operated, pid))
     assert re.match(rf"worker {pid} was requested by a user, holds .*: HUP sent between two requests", reap["message"])
     after = operated.workers()

@@ -429,9 +429,7 @@ def test_another_user_cannot_take_the_lock_of_a_process_which_counts_as_locked()
             except lock.Unlockable as trouble:
                 return str(trouble)
 
-        assert (
-            as_unprivileged_user(attempt) == f"the lock /proc/{pid}/personality may not be opened (Permission denied)"
-        )
+        assert as_unprivileged_user(attempt) == f"the lock /proc/{pid}/personality cannot be opened (Permission denied)"
         os.close(lock.take(manager))
 
 

@@ -539,7 +539,7 @@ def test_an_error_after_the_second_signal_may_have_been_sent_counts_as_sent(monk
 
 def test_without_the_lock_nothing_is_sent_and_the_line_gives_the_cause(monkeypatch):
     def fails(_process):
-        raise lock.Unlockable("the lock /proc/1/personality may not be opened (Permission denied)")
+        raise lock.Unlockable("the lock /proc/1/personality cannot be opened (Permission denied)")
 
     monkeypatch.setattr(lock, "take", fails)
     with pool(2, 40) as manager, Reaping(manager) as reaping:
@@ -548,7 +548,7 @@ def test_without_the_lock_nothing_is_sent_and_the_line_gives_the_cause(monkeypat
             reaping.tick()
     assert reaping.all_of(events.Locked) == [event]
     assert not reaping.all_of(events.Signalled)
-    assert event.holder == "the lock /proc/1/personality may not be opened (Permission denied)"
+    assert event.holder == "the lock /proc/1/personality cannot be opened (Permission denied)"
 
 
 def test_a_request_survives_one_incomplete_list_of_children(monkeypatch):
@@ -607,7 +607,7 @@ def test_one_pool_saved_by_another_version_loses_neither_the_others_nor_a_pause(
     path.write_text(json.dumps(data))
     states, trouble = statefile.read(2.0)
     assert (states["old"].paused, states["new"].leaving, states["new"].settings) == (True, leaving, None)
-    assert "parts of it were not written by this version" in trouble
+    assert "parts of it were written by another version" in trouble
 
 
 def test_the_status_of_a_quiet_pool_shows_its_server_and_signal(tmp_path):

@@ -84,7 +84,7 @@ def test_with_a_full_disk_nothing_is_signalled_and_one_line_reports_its_begin_an
         (event,) = reaping.all_of(events.NotSaved)
         path = full / f"memreap-{os.geteuid()}-4000000-1.50.json"
         assert event.text == (
-            "no worker is signalled, since what must survive a restart cannot be saved: "
+            "no worker is signalled, since the state cannot be saved: "
             f"{path}: No space left on device; free space in that directory"
         )
         assert not reaping.signalled()
@@ -249,7 +249,7 @@ def test_a_directory_that_another_user_may_have_created_is_refused_with_a_line(t
         expected = "is not a directory"
     elif kind == "writable":
         directory.chmod(0o770)
-        expected = r"may be written by others \(mode 0770\)"
+        expected = r"is writable by other users \(mode 0770\)"
     elif kind == "another user's":
         os.chown(directory, 65534, 65534)
         expected = "belongs to user 65534, not to user 0"

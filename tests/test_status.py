@@ -49,7 +49,7 @@ def test_a_healthy_listener_is_not_mentioned():
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"listener_state": "NONE"}, "supervisord has no listener of memreap: add [eventlistener:memreap]"),
+        ({"listener_state": "NONE"}, "supervisord has no memreap listener: add [eventlistener:memreap]"),
         (
             {"state": "FATAL"},
             "the listener memreap:memreap is FATAL: see its log, then supervisorctl start memreap:memreap",
@@ -187,7 +187,7 @@ def test_a_table_is_80_columns_wide_with_any_content(name, standing):
         since=NOW - 86399 * 2,
         message="worker 4242 may hold up to 176 MiB, limit 150 MiB, but its uss may not be read: nothing sent; run it"
         * 3,
-        suspension={"reason": "its manager went away", "since": NOW - 60, "until": NOW + 540},
+        suspension={"reason": "its manager exited", "since": NOW - 60, "until": NOW + 540},
     )
     table = statustable.table([shown(worker(11, 50)), largest], NOW, True)
     assert max(map(len, table.splitlines())) <= 80
@@ -227,9 +227,9 @@ def test_a_running_program_that_cannot_be_looked_at_is_blind():
     ("more", "expected"),
     [
         (
-            {"suspension": {"reason": "its manager went away", "since": NOW - 60, "until": NOW + 540}},
+            {"suspension": {"reason": "its manager exited", "since": NOW - 60, "until": NOW + 540}},
             "suspended since CLOCK, nothing is sent until CLOCK, its settings change or supervisorctl memreap resume"
-            " myapp: its manager went away",
+            " myapp: its manager exited",
         ),
         (
             {"suspension": {"reason": "its limit is too low; set limit=90MB or more", "since": NOW - 60}},
@@ -259,7 +259,7 @@ def test_without_the_plugin_no_line_recommends_its_command():
     (line,) = statustable.details(shown(worker(11, 50), standing="suspended", suspension=suspension), False)
     assert "until CLOCK or its settings change: its limit" in line.replace(words.clock(NOW + 60), "CLOCK")
     (line,) = statustable.details(shown(worker(11, 50), standing="paused", paused=True), False)
-    assert line.endswith("until supervisorctl memreap resume myapp (not set up here: memreap doctor says how)")
+    assert line.endswith("until supervisorctl memreap resume myapp (not set up here: see memreap doctor)")
     assert not list(
         statustable.details(shown(worker(11, 50), standing="paused", paused=True), True)
     )  # the message has it

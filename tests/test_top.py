@@ -279,11 +279,11 @@ def test_a_dumb_terminal_gets_plain_lines(host):
         (["--url", "web1:9001"], 2, "--url web1:9001: not an address of supervisord, such as http://web1:9001"),
         (["--url", "http://me:cret@web1:x"], 2, "--url web1:x: not an address"),
         (["--url", "https://web1"], 2, "--url https://web1: not an address"),
-        (["--url", "unix:///nowhere/s.sock"], 1, "no supervisord answers at unix:///nowhere/s.sock: No such file"),
+        (["--url", "unix:///nowhere/s.sock"], 1, "supervisord does not answer at unix:///nowhere/s.sock: No such file"),
         (
             ["--url", "http://me:cret@127.0.0.1:1"],
             1,
-            "no supervisord answers at http://127.0.0.1:1: Connection refused",
+            "supervisord does not answer at http://127.0.0.1:1: Connection refused",
         ),
     ],
 )

@@ -115,7 +115,7 @@ def test_orphans_of_a_daemonized_program_are_reported_with_the_command_that_ends
             assert len(roots) == 3
             end = f"kill {' '.join(str(pid) for pid in sorted(root.pid for root in roots))}"
             assert re.fullmatch(
-                r"myapp: 3 process trees from its earlier starts, unknown to supervisord, still hold"
+                r"myapp: 3 process trees from earlier starts of this program, unknown to supervisord, still hold"
                 rf" [0-9.]+ MiB: .*remove -d .*: {end}",
                 lines[0],
             )

@@ -16,7 +16,7 @@ def add_configuration(parser: argparse.ArgumentParser) -> None:
 
 
 def add_json(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--json", action="store_true", help="for programs; docs/operating.md describes it")
+    parser.add_argument("--json", action="store_true", help="print JSON; see docs/operating.md")
 
 
 def interval(text: str) -> float:

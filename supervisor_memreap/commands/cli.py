@@ -23,15 +23,15 @@ from supervisor_memreap.supervisord.client import Unavailable
 COMMANDS = {
     "listen": ("listen", "watch the pools; supervisord starts this"),
     "once": ("once", "reap workers that are over their limit now, then exit"),
-    "status": ("status", "the state of the pools"),
-    "top": ("top", "the pools live, in a terminal"),
+    "status": ("status", "show the state of the pools"),
+    "top": ("top", "show the pools live in a terminal"),
     "doctor": ("doctor", "check for anything that would stop memreap or make it unsafe"),
-    "settings": ("showsettings", "the settings in force, and where each was set"),
-    "report": ("report", "what happened in a day or a month, as text or as a page"),
-    "suggest": ("suggest", "which limit is right for a pool"),
-    "plot": ("plot", "the history of a pool as a picture"),
+    "settings": ("showsettings", "show the settings in force, and where each was set"),
+    "report": ("report", "report what happened in a day or a month, as text or HTML"),
+    "suggest": ("suggest", "suggest a limit for a pool"),
+    "plot": ("plot", "plot the history of a pool"),
     "demo": ("demo", "see it work, on a private supervisord in a temporary directory"),
-    "completion": ("completion", "print a script with which a shell completes memreap's commands"),
+    "completion": ("completion", "print a shell completion script"),
 }
 # Errors of a write to a full or broken disk.
 _OUTPUT_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -42,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
         """One clear line, not a screen of usage."""
         verb = next((verb for verb in (*VERBS, "workers") if f"invalid choice: '{verb}'" in message), "")
         if verb:
-            message = f"{verb} is a command of supervisorctl: supervisorctl memreap {verb}; memreap doctor says how"
+            message = f"{verb} is a command of supervisorctl: supervisorctl memreap {verb}; see memreap doctor"
         self.exit(2, f"{self.prog}: {' '.join(map(quote, message.split()))} (see {self.prog} --help)\n")
 
 
@@ -124,7 +124,7 @@ def parser(is_whole: bool = False) -> argparse.ArgumentParser:
         description="Keeps pools of pre-forked FastCGI workers under supervisord small, without cutting a request.",
     )
     whole.add_argument("--version", action="version", version=f"memreap {__version__}")
-    whole.add_argument("-c", "--configuration", metavar="FILE", help=f"{CONFIGURATION}; also after the command")
+    whole.add_argument("-c", "--configuration", metavar="FILE", help=f"{CONFIGURATION}; may also follow the command")
     commands = whole.add_subparsers(title="commands", metavar="COMMAND", parser_class=Command)
     for name, (module, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, module=module)

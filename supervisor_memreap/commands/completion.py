@@ -1,12 +1,12 @@
 """\
-Print a script with which a shell completes memreap's commands, options and files. It needs shtab:
+Print a shell completion script for memreap's commands, options and files. It needs shtab:
 the extra `completion`, or Debian's python3-shtab, 1.5.6 or later
 
     memreap completion bash > /etc/bash_completion.d/memreap
     memreap completion zsh > /usr/local/share/zsh/site-functions/_memreap
     memreap completion tcsh > /etc/memreap.tcsh     and in ~/.tcshrc: source /etc/memreap.tcsh
 
-A new shell reads it. Make it again after an upgrade of memreap.
+It takes effect in a new shell. Print it again after each upgrade of memreap.
 
 exit status: 0; 2 bad usage, or the extra is missing.
 """

@@ -2,7 +2,7 @@
 Show memreap at work on this machine, without root, Perl or a web server: a private supervisord in
 a temporary directory, a pool of leaking workers under load, and the real listener, which reaps
 each worker that is over its limit. The table shows each worker's size against the limit. In the
-last half minute there are twice as many clients as workers: none is idle, and it goes on as before.
+last half minute there are twice as many clients as workers: none is idle, and reaping continues.
 
 It ends by itself, or with Ctrl-C, and leaves no process and no file behind. (If it is killed by
 SIGKILL, its directory stays, and the next demo removes it.)

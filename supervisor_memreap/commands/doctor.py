@@ -1,12 +1,12 @@
 """\
-Check for anything that would stop memreap on this machine or make it unsafe, and say what to do
-about it: the configuration, and whether supervisord and supervisorctl can load what it names; the
+Check for anything that would stop memreap on this machine or make it unsafe, and suggest how to
+fix it: the configuration, and whether supervisord and supervisorctl can load what it names; the
 listener and its rights; the watched programs and their workers. Signals no process and changes
 nothing. Asks the Pythons of supervisord and supervisorctl what they can import, and the managers'
 Perl which FCGI::ProcManager it has.
 
     memreap doctor                     as root it can check more
-    memreap doctor --json              for programs
+    memreap doctor --json              as JSON
     supervisorctl memreap doctor       the same, run by the listener, also from another machine
 
 A line with "note:" is about something that works but could work better, or that is unknown.

@@ -44,10 +44,10 @@ says why; 2 bad usage or configuration; 130 Ctrl-C.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--pid", type=int, help="the manager of the pool")
-    which.add_argument("--pidfile", metavar="FILE", help="a file with the manager's pid")
-    parser.add_argument("-n", "--dry-run", action="store_true", help="send nothing, say what would be done")
-    parser.add_argument("--json", action="store_true", help="for programs: an event a line; see docs/events.md")
+    which.add_argument("--pid", type=int, help="pid of the pool's manager")
+    which.add_argument("--pidfile", metavar="FILE", help="file with the pid of the manager")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="send nothing, print what would be done")
+    parser.add_argument("--json", action="store_true", help="print JSON, one event per line; see docs/events.md")
     parser.add_argument("words", nargs="*", metavar="NAME|KEY=VALUE", help="only these programs; settings for this run")
     add_configuration(parser)
 

@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, type=_output, metavar="FILE", help="FILE.svg or FILE.png")
     query.add_argument(parser)
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--hours", type=query.count(24 * query.DAYS), metavar="N", help="the last N hours (24)")
+    length.add_argument(
+        "--hours", type=query.count(24 * query.DAYS), metavar="N", help="the last N hours (default: 24)"
+    )
     length.add_argument("--days", type=query.count(query.DAYS), metavar="N", help="the last N days")
     add_configuration(parser)
 
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         histories = list(query.pools(args.configuration, [args.name], since, args.history))
         if len(histories) > 1:
             names = ", ".join(each.name for each in histories)
-            print_line(f"'{quote(args.name)}' is {len(histories)} pools; name one of them: {names}")
+            print_line(f"'{quote(args.name)}' matches {len(histories)} pools; name one of them: {names}")
             return 1
         picture = draw(histories[0], since, until)
         wholefile.write(args.output, picture if isinstance(picture, bytes) else picture.encode())

@@ -1,5 +1,5 @@
 """\
-Show what happened in each pool: the workers replaced, by reason and day, memory returned, time to
+Show what happened in each pool: the workers replaced, by reason and day, memory freed, time to
 leave, what was refused, suspensions, growth, the largest worker, the pool's total, gaps in the
 recording, and the limit that memreap suggest would set.
 
@@ -39,7 +39,7 @@ _MONTH = 30
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--days", type=query.count(query.DAYS), metavar="N", help="the last N days (1)")
+    length.add_argument("--days", type=query.count(query.DAYS), metavar="N", help="the last N days (default: 1)")
     length.add_argument("--month", action="store_const", const=_MONTH, dest="days", help=f"the last {_MONTH} days")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--html", type=_file, metavar="FILE", help="write a page with pictures to FILE")

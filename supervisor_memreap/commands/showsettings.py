@@ -5,7 +5,7 @@ the listener's command, or nowhere (default). For each setting, the most specifi
 
     memreap settings
     memreap settings myapp
-    memreap settings --json          for programs
+    memreap settings --json          as JSON
 
 If supervisord does not answer, the programs in the configuration are shown.
 

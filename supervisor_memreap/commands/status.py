@@ -3,10 +3,10 @@ Show the state of the pools. Signals no worker.
 
     memreap status                   all pools that have a [memreap:NAME] section
     memreap status myapp --watch     one pool, every 2 seconds, until Ctrl-C
-    memreap status --json            for programs
+    memreap status --json            as JSON
 
 Shows the listener's view, read through [rpcinterface:memreap]. If the listener cannot be asked, the
-command reads the pools itself, once. The last line says which of the two it shows.
+command reads the pools itself, once. The last line tells which view is shown.
 
 exit status: 0 all pools are watched; 1 a pool is suspended, OVERDUE or not watched (BLIND), there
 is no listener or it does not look, a section names no program, supervisord does not answer, or
@@ -28,7 +28,9 @@ from supervisor_memreap.views import view
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
-    parser.add_argument("--watch", type=interval, nargs="?", const=2.0, metavar="SECONDS", help="repeat it (every 2 s)")
+    parser.add_argument(
+        "--watch", type=interval, nargs="?", const=2.0, metavar="SECONDS", help="repeat every SECONDS (default: 2)"
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
     add_configuration(parser)
 

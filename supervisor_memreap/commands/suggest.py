@@ -1,11 +1,11 @@
 """\
-Say which limit is right for a pool, from what the listener has recorded of it: what a fresh worker
+Suggest a limit for a pool, from what the listener has recorded: what a fresh worker
 holds, how workers grow, and for each of some limits how long a worker lives, how many are replaced
 in a day and what the pool holds. Signals no worker and changes nothing.
 
     memreap suggest                 all pools
     memreap suggest myapp
-    memreap suggest myapp --json    for programs; docs/operating.md describes it
+    memreap suggest myapp --json    as JSON; see docs/operating.md
 
 Start with observe=yes in [memreap:myapp]: then the pool is watched and no worker is signalled. Ask
 a day later. The block at the end is for your configuration. A figure that cannot be right within

@@ -96,7 +96,7 @@ def parse(text: str) -> Command:
     else:
         name = rest[0]
     if verb == "reap" and name == "all":
-        raise CommandError("reap: name one pool; for all workers of all pools, there is roll all")
+        raise CommandError("reap: name one pool; for all workers of all pools, use roll all")
     pid = 0
     if verb == "reap" and len(rest) > 1:
         if not re.fullmatch("[1-9][0-9]{0,9}", rest[1]):
@@ -151,7 +151,7 @@ def _pool_to_reap(
     if command.pid:
         raise CommandError(f"'{quote(command.name)}' has no worker {command.pid}")
     names = ", ".join([*pools][:_MAX_NAMES])
-    raise CommandError(f"reap: '{quote(command.name)}' is {len(pools)} pools; name one of them: {names}")
+    raise CommandError(f"reap: '{quote(command.name)}' matches {len(pools)} pools; name one of them: {names}")
 
 
 def _result(command: Command, name: str, pool: Pool, state: PoolState, is_one_of_many: bool) -> Result:
@@ -168,7 +168,7 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
     if command.verb == "pause":
         text = f"paused: no worker is signalled until supervisorctl memreap resume {pool.name}"
         dropped = len(state.requested)
-        dropped_text = f"; {dropped} requested to go will not be replaced: reap or roll again after that"
+        dropped_text = f"; {dropped} requested workers will not be replaced: reap or roll again afterwards"
         return policy.pause(state), text + dropped_text if dropped else text
     if command.verb == "resume":
         return policy.resume(state), "resumed"
@@ -195,11 +195,11 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
         raise CommandError(f"{pool.name}: all of its workers have already been signalled")
     elif command.verb == "roll":
         all_ = f"all {len(present)} workers are" if len(present) > 1 else f"worker {present[0].id.pid} is"
-        text = f"{all_} to be replaced{', one at a time' if len(present) > 1 else ''}"
+        text = f"{all_} going to be replaced{', one at a time' if len(present) > 1 else ''}"
         return policy.request((each.id for each in present), state), text + _young(present, state)
     else:
         worker = max(present, key=lambda worker: (worker.used or 0, worker.bound))
-    text = f"worker {worker.id.pid} is to be replaced"
+    text = f"worker {worker.id.pid} is going to be replaced"
     return policy.request([worker.id], state), text + _young([worker], state)
 
 

@@ -103,7 +103,7 @@ class _Manager(PoolInLook):
         workers = frozenset(worker.id for worker in self.pool.workers)
         if workers and last and not workers & last and not state.leaving:
             if state.suspended:
-                self.say(events.Resumed(*self.pool.stamp, "all of its processes are new ones"))
+                self.say(events.Resumed(*self.pool.stamp, "all of its processes are new"))
             self.set(suspended=None, started_over=(), reported=frozenset())
         self.note(last_workers=workers or last)
 

@@ -15,7 +15,7 @@ SAFER_WAY = (
     "to make this safer, run memreap as the workers' user with kernel.yama.ptrace_scope=0, or as root with"
     " CAP_SYS_PTRACE"
 )
-SHORTEN = "shorten their life (of nginx: keepalive_requests, keepalive_timeout)"
+SHORTEN = "shorten keep-alive (nginx: keepalive_requests, keepalive_timeout)"
 """The remedy for connections that are kept between requests."""
 
 
@@ -58,25 +58,23 @@ class Hindrance:
 
 
 STUCK = Hindrance(
-    Kind.STUCK, "they were signalled before and have not left within grace; the log says what each of them does"
+    Kind.STUCK, "they were signalled before and have not left within grace; the log shows what each is doing"
 )
 NOT_SERVING = Hindrance(
     Kind.NOT_SERVING,
-    "they were never seen to wait for a connection, nor with one: they may start for long, or take no part in serving;"
+    "they were never seen waiting for a connection or handling one: they may still be starting, or may not serve;"
     " see the program's own log",
 )
 UNREAD = Hindrance(
     Kind.OUT_OF_RESOURCES,
-    "whether they serve cannot be read in time: a file server may hang, or no process can be started that reads it",
+    "cannot find out in time whether they serve: a file server may be hanging, or no reader process can be started",
 )
-GROUP = Hindrance(Kind.GROUP, "a worker of another pool of this group is leaving, and one leaves at a time")
-UNSAVED = Hindrance(
-    Kind.UNSAVED, "what must survive a restart cannot be saved; memreap status and the log say why, and what to do"
-)
+GROUP = Hindrance(Kind.GROUP, "a worker of another pool of this group is leaving, and only one may leave at a time")
+UNSAVED = Hindrance(Kind.UNSAVED, "the state cannot be saved; memreap status and the log show why, and what to do")
 
 
 def not_replaced(pool: str, worker: int) -> Hindrance:
-    text = f"worker {worker} left, and no other one settles in its place: see the program's own log for why"
+    text = f"worker {worker} left, and no replacement has settled: see the program's own log for why"
     return Hindrance(Kind.NOT_REPLACED, f"{text}; supervisorctl memreap resume {pool} goes on without it")
 
 
@@ -86,7 +84,7 @@ def too_few(settings: PoolSettings) -> Hindrance:
 
 
 def of_lock(holder: str) -> Hindrance:
-    return Hindrance(Kind.LOCKED, f"{holder}: another memreap, a listener or once, reaps in this pool, one at a time")
+    return Hindrance(Kind.LOCKED, f"{holder}: another memreap (listener or once) is reaping in this pool")
 
 
 class Seen(NamedTuple):
@@ -109,14 +107,14 @@ def of_attempt(
     """Why an attempt to signal a worker sent nothing; None: it did, or the worker is gone."""
     if result is Result.NOT_PERMITTED:
         return Hindrance(
-            Kind.NOT_PERMITTED, "memreap may not signal them; run it as the workers' user or as root (user=)"
+            Kind.NOT_PERMITTED, "no permission to signal them; run memreap as the workers' user or as root (user=)"
         )
     if result is Result.CHANGED:
-        text = "a worker changed after it was measured, at each look; see the program's own log"
+        text = "at each look a worker changed after it was measured; see the program's own log"
         return Hindrance(Kind.CHANGED, text)
     if result is Result.NOT_SHARED:
         text = "they listen on sockets of their own, which their manager does not share (SO_REUSEPORT, a port for each)"
-        lost = "connections that wait there would be refused if one left"
+        lost = "connections queued there would be refused if one left"
         return Hindrance(Kind.NOT_SHARED, f"{text}: {lost}; let the manager open one socket for all of them")
     if result is Result.FAILED:
         return Hindrance(Kind.OUT_OF_RESOURCES, "the system is out of resources (descriptors, processes, memory)")
@@ -128,15 +126,15 @@ def _of_busy(detail: WorkerDetail, settings: PoolSettings, seen: Seen) -> Hindra
     if not seen.has_boundary and moment_of(server) is Moment.HELD:
         why = "its command line cannot be read" if server == UNRECOGNISABLE else f"{server} can lose requests otherwise"
         remedy = _remedy(settings)
-        return Hindrance(Kind.CANNOT_HOLD, f"workers may not be held while they are signalled, and {why}; {remedy}")
-    start = f"none of them was found between two requests{_why_only_idle(detail, settings, seen)}"
+        return Hindrance(Kind.CANNOT_HOLD, f"workers cannot be held while they are signalled, and {why}; {remedy}")
+    start = f"none of them was seen between two requests{_why_only_idle(detail, settings, seen)}"
     if seen.is_deaf:
         return Hindrance(Kind.DEAF, start)
     if seen.is_kept:
-        return Hindrance(Kind.KEPT, f"{start}; a client keeps its connection between requests: {SHORTEN}")
+        return Hindrance(Kind.KEPT, f"{start}; a client keeps its connection open between requests: {SHORTEN}")
     if not seen.has_boundary:
         return Hindrance(Kind.BUSY, f"{start}; {_remedy(settings)}")
-    return Hindrance(Kind.BUSY, f"{start}; if its requests take so long, restart the program when convenient")
+    return Hindrance(Kind.BUSY, f"{start}; if requests take that long, restart the program when convenient")
 
 
 def _remedy(settings: PoolSettings) -> str:

@@ -23,13 +23,13 @@ class Started(Event):
 
     @property
     def text(self) -> str:
-        return f"version {self.memreap}, configuration {self.configuration or 'from the command only'}"
+        return f"version {self.memreap}, configuration {self.configuration or 'from the command line only'}"
 
 
 class NotUnderSupervisord(Event):
     """A user runs the listener by hand."""
 
-    wording = "supervisord starts listen, from an [eventlistener:memreap] section; by hand, use memreap once"
+    wording = "supervisord starts memreap listen, from [eventlistener:memreap]; to reap by hand, use memreap once"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class AnotherListener(Event):
     """Another listener of the same supervisord is running: this one exits."""
 
     wording = (
-        "another listener of this supervisord is running already ({holder}): this one exits; keep one"
+        "another listener of this supervisord is already running ({holder}): this one exits; keep one"
         " [eventlistener:memreap], with numprocs=1"
     )
     holder: str
@@ -56,7 +56,7 @@ class SupervisordHidden(Event):
     """The supervisord that started the listener is hidden from the listener's user."""
 
     wording = (
-        "supervisord (process {supervisord}) is hidden from this user, as by hidepid= of /proc: pools of other users"
+        "supervisord (process {supervisord}) is hidden from this user (by hidepid= on /proc?): pools of other users"
         " cannot be seen, and the saved state may be that of an earlier supervisord; run the listener as root, or mount"
         " /proc with the gid= of a group that it is in"
     )
@@ -123,7 +123,7 @@ class SettingsAccepted(Over):
     """A mistake in the settings was corrected."""
 
     ends = SettingsRefused
-    wording = "the configuration has no error any more: its settings are in force"
+    wording = "the configuration is valid again and in force"
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class NotSaved(Event):
 
     fails = ends_wait = is_error = may_last = True
     in_status = "troubles"
-    BEGINNING: ClassVar[str] = "no worker is signalled, since what must survive a restart cannot be saved: "
+    BEGINNING: ClassVar[str] = "no worker is signalled, since the state cannot be saved: "
     wording = BEGINNING + "{why}"
     why: str
 
@@ -213,7 +213,7 @@ class SavedAgain(Over):
     """What must survive a restart can be saved again."""
 
     ends = NotSaved
-    wording = "what must survive a restart can be saved again: workers are signalled again"
+    wording = "the state can be saved again: signalling resumed"
 
 
 # Its outputs.

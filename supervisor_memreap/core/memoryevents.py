@@ -166,7 +166,7 @@ class OomKilled(OomKills):
         if self.kills >= self.gone:
             return ""
         also = f" (others belong to {', '.join(self.others)})" if self.others else ""
-        return f", not known which of the {self.gone} that left{also}"
+        return f", unknown which of the {self.gone} that left{also}"
 
 
 class OomKilledOther(OomKills):

@@ -56,16 +56,16 @@ class Wrapped(Event):
         if len(self.managers) > 1:
             several = " and ".join(f"{each.id.pid} ({each.name})" for each in self.managers[:_MOST_NAMED])
             return (
-                f"its children {several} are managers themselves, and no other child can be a worker; give each of"
-                " them a program of its own"
+                f"its children {several} are managers themselves, and no other child can be a worker; give each its"
+                " own [program:...] section"
             )
         (manager,) = self.managers
         children = "a child" if manager.children == 1 else f"{manager.children} children"
         start = f"its child {manager.id.pid} ({manager.name}) has {children}, and no other child can be a worker"
         if self.depth == 2:
-            deeper = "depth=2 does not reach the pool; write exec in the program's command, and user= in place of su"
+            deeper = "depth=2 does not reach the pool; use exec in the program's command, and user= instead of su"
             return f"{start}: {deeper}"
-        return f"{start}: the pool is below it; write exec in the program's command, or set depth=2"
+        return f"{start}: the pool is below it; use exec in the program's command, or set depth=2"
 
 
 class CannotHold(Event):
@@ -168,7 +168,7 @@ class FastLeak(Event):
         return (
             f"workers reach the limit within {seconds(self.within)} of their start; the last {len(self.ages)} were"
             f" over {memory(self.limit)} when they were at most {seconds(max(self.ages))} old, and"
-            " each replacement begins with cold caches: raise limit=, or find what leaks"
+            " each replacement begins with cold caches: raise limit=, or find the leak"
         )
 
 
@@ -237,10 +237,10 @@ class OrphansFound(Event):
             "it daemonized itself; remove -d (--daemonize) from its command"
             if self.daemonizes
             else "it daemonizes itself, or its manager was killed before its workers; keep it in the"
-            " foreground, and set stopwaitsecs= above the time that they need to finish"
+            " foreground, and set stopwaitsecs= longer than they take to finish"
         )
         return (
-            f"{trees} from its earlier starts, unknown to supervisord, still hold {memory(self.memory)}:"
+            f"{trees} from earlier starts of this program, unknown to supervisord, still hold {memory(self.memory)}:"
             f" {cause}; then end them: kill {' '.join(map(str, self.roots))}"
         )
 

@@ -264,7 +264,7 @@ def cost_while_busy(server: str, signal: str) -> str:
     """What it may cost to send this signal to a busy worker, as a clause."""
     line = known(server)
     if line is None or line.while_busy is None or line.while_busy.signal != signal:
-        return "what that costs with this server was not measured"
+        return "the cost with this server was not measured"
     _, lost, lost_kept = line.while_busy
     return (
         f"{lost} such signals lost a request when measured{f', {lost_kept} on kept connections' if lost_kept else ''}"

@@ -101,7 +101,7 @@ def _headroom(text: str) -> float:
     match = _PERCENT.fullmatch(text.strip())
     if match:
         if not 0 < float(match[1]) <= 90:
-            raise ValueError("at most 90%, and more than 0%")
+            raise ValueError("must be more than 0% and at most 90%")
         return float(match[1]) / 100
     try:
         return _limit(text)
@@ -180,7 +180,7 @@ def _checks(text: str) -> int:
 
 def _depth(text: str) -> int:
     if text not in ("1", "2"):
-        raise ValueError("must be 1 (workers are children of what supervisord started) or 2 (a wrapper is between)")
+        raise ValueError("must be 1 (workers are children of what supervisord started) or 2 (with a wrapper between)")
     return int(text)
 
 
@@ -388,9 +388,9 @@ def _refuse_keys_for_all(name: str, given: Mapping[str, Given]) -> None:
         if name and key in given:
             where = f"{given[key].where} {key}={quote(given[key].value)}"
             why = (
-                "it is about all pools of the host or container; yield=no keeps this pool out"
+                "it applies to all pools of the host or container; yield=no exempts this pool"
                 if key in _FOR_ALL
-                else "it is about the listener"
+                else "it applies to the listener"
             )
             raise SettingsError(f"{where}: belongs in [memreap], since {why}")
 

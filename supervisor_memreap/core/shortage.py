@@ -67,9 +67,9 @@ class Shortage:
         if self.kind is Kind.HEADROOM:
             has = f"{self.scope} has {memory(int(self.measured))} available, headroom {memory(int(self.wanted))}"
             # It began below the setting, and lasts until there is more than that.
-            return has if self.measured < self.wanted else f"{has} until {memory(int(self.end))} are"
+            return has if self.measured < self.wanted else f"{has} (until {memory(int(self.end))} are available)"
         has = f"{self.scope} has a memory pressure of {self.measured:.0f} %, pressure {self.wanted:g} %"
-        return has if self.measured > self.wanted else f"{has} until it is below {self.end:g} %"
+        return has if self.measured > self.wanted else f"{has} (until below {self.end:g} %)"
 
     @property
     def ended(self) -> str:

@@ -113,7 +113,7 @@ class Suspension:
     @property
     def text(self) -> str:
         if self.cause is Cause.MANAGER_LOST:
-            return "its manager went away"
+            return "its manager exited"
         return f"its {self.setting} is too low{f'; set {self.usable} or more' if self.usable else ''}"
 
 

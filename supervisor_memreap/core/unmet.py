@@ -60,9 +60,10 @@ def _cause(look: Look, choice: Choice, key: tuple[Kind, str], now: float) -> str
     if state.suspended and state.suspended.cause is not Cause.WRONG_SETTING:
         return "suspended"
     if state.leaving:
-        return f"worker {state.leaving.worker.pid} was signalled {seconds(now - state.leaving.signalled)} ago and stays"
+        ago = seconds(now - state.leaving.signalled)
+        return f"worker {state.leaving.worker.pid} was signalled {ago} ago and has not left"
     if any(reasons.shortage_of(each.reason) == key for each in choice.candidates):
-        return "the workers that may go were not found between two requests"
+        return "none of the candidates was seen between two requests"
     if look.pool.workers and all(worker.age < settings.min_age for worker in look.pool.workers):
         return f"all workers are younger than min_age={seconds(settings.min_age)}"
     if any(reasons.shortage_of(reason) == key for each in choice.pending for reason in each.all_reasons):

@@ -28,8 +28,8 @@ class Signalled(AboutDueWorker):
         moment = {
             SentMoment.HELD: "between two requests",
             SentMoment.IDLE: "while idle",
-            SentMoment.BUSY: f"while busy, since it was not found between two requests for {seconds(self.idle_wait)}",
-            SentMoment.UNKNOWN: "; whether it was idle is not known",
+            SentMoment.BUSY: f"while busy, since it was not seen between two requests for {seconds(self.idle_wait)}",
+            SentMoment.UNKNOWN: "; could not tell whether it was idle",
         }[self.moment]
         text = f"{self.due_worker}: {self.signal} sent {moment}".replace(" ;", ";")
         return f"{text} ({self.cost})" if self.cost else text
@@ -46,11 +46,11 @@ class SignalledAgain(AboutWorker):
 
     @property
     def text(self) -> str:
-        start = f"worker {self.pid} waits for its next connection and has not left: "
+        start = f"worker {self.pid} is waiting for its next connection and has not left: "
         if not self.first_was_sent:
             return f"{start}memreap was killed before it could signal it; {self.signal} sent"
         return (
-            f"{start}the first {self.signal} came between a request and accept, where it is only recorded;"
+            f"{start}the first {self.signal} arrived between a request and accept, where the worker only records it;"
             f" {self.signal} sent a second time"
         )
 
@@ -89,7 +89,7 @@ class WouldReap(AboutDueWorker):
 
 
 class Changed(AboutDueWorker):
-    refusal = "changed since measured"
+    refusal = "changed after measuring"
     wording = "{due_worker}: it has changed since it was measured, nothing sent"
 
 
@@ -110,9 +110,9 @@ class Locked(AboutDueWorker):
     """Another process, such as a second memreap, holds the lock of this pool."""
 
     is_reported_once = True
-    refusal = "another memreap at work"
+    refusal = "locked by another memreap"
     wording = (
-        "{due_worker}: nothing sent, {holder}: another memreap, a listener or once, reaps in this pool; trying again"
+        "{due_worker}: nothing sent, {holder}: another memreap (listener or once) is reaping in this pool; trying again"
     )
     holder: str
 
@@ -149,11 +149,11 @@ class Unreadable(AboutWorker):
         )
         if self.is_late:
             return (
-                f"{start} could not be read in time: nothing sent; if this host is not just busy, the worker may hold"
-                f" the lock of its own memory map: see what it does (cat /proc/{self.pid}/stack)"
+                f"{start} could not be read in time: nothing sent; unless the host is just busy, the worker may be"
+                f" holding the lock of its own memory map: see what it is doing (cat /proc/{self.pid}/stack)"
             )
         return (
-            f"{start} may not be read: nothing sent; run memreap as the worker's user or as root with CAP_SYS_PTRACE"
+            f"{start} cannot be read: nothing sent; run memreap as the worker's user or as root with CAP_SYS_PTRACE"
             " (in Docker: --cap-add SYS_PTRACE), or set metric=rss"
         )
 
@@ -231,7 +231,7 @@ class LooksLikeManager(Veto):
     wording = (
         "worker {pid} {serves_alone:has children of its own and may be a manager: nothing sent; target=self is for"
         " programs that serve in one process|may be a manager itself (it has children, or a manager's name): nothing"
-        " sent; if it is the pool's manager below a wrapper, write exec in the program's command, or set depth=2}"
+        " sent; if it is the pool's manager below a wrapper, use exec in the program's command, or set depth=2}"
     )
     serves_alone: bool
     """With target=self."""
@@ -241,11 +241,11 @@ class LooksLikeManager(Veto):
 class NotShared(Veto):
     """Each worker listens on its own socket: connections queued there end with it."""
 
-    refusal = "a socket for each"
+    refusal = "socket per worker"
     wording = (
         "worker {pid} listens on a socket of its own, and clients that wait there are refused when it leaves: nothing"
         " sent; let {serves_alone:supervisord hold one socket for all ([fcgi-program], socket=), or remove this"
-        " section|the manager open one socket for all its workers (no reuse-port for each of them)}"
+        " section|the manager open one socket for all its workers (no SO_REUSEPORT per worker)}"
     )
     serves_alone: bool
     """With target=self."""
@@ -308,7 +308,7 @@ class Settled(AboutWorker):
 
     @property
     def text(self) -> str:
-        serves = "" if self.to_serve is None else f"; it was seen to serve {seconds(self.to_serve)} after its start"
+        serves = "" if self.to_serve is None else f"; first seen serving {seconds(self.to_serve)} after its start"
         return f"worker {self.replaced_by.pid} has settled in the place of {self.pid}{serves}"
 
 
@@ -365,7 +365,7 @@ class Stuck(AboutWorker):
         if self.next:
             return start
         return (
-            f"{start}, nothing more is sent to it, the next one may be signalled; see what it does"
+            f"{start}, nothing more is sent to it, the next one may be signalled; see what it is doing"
             f" (cat /proc/{self.pid}/stack, strace -p {self.pid}),"
             " and raise grace= if requests may take that long"
         )

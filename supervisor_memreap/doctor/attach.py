@@ -64,7 +64,7 @@ def remedy(attaching: Attaching) -> str:
     """Why it may not, and a way that restarts no program but the listener, if there is one."""
     actor, worker, has_changed_user, scope, may_be_root, section = attaching
     if scope >= 3:
-        return f"kernel.yama.ptrace_scope={scope} forbids that to all processes until the next boot"
+        return f"kernel.yama.ptrace_scope={scope} forbids that for all processes until the next boot"
     if rights.has(actor, "CAP_SYS_PTRACE"):
         return "it has CAP_SYS_PTRACE, so a debugger, a seccomp filter, AppArmor or SELinux (deny_ptrace) forbids it"
     if actor.users[1] == 0:
@@ -72,7 +72,7 @@ def remedy(attaching: Attaching) -> str:
     if worker and worker.users != actor.users:
         why = f"it is user {actor.users[1]}, the worker user {worker.users[1]}"
     elif has_changed_user:
-        why = "the worker was root before, so its user may not attach to it"
+        why = "the worker once ran as root, so its user is not allowed to attach to it"
     elif scope:
         why = f"kernel.yama.ptrace_scope={scope}"
     else:

@@ -64,14 +64,14 @@ def check_total(pool: Pool, settings: PoolSettings, held: Held | None, remedy: s
     total = settings.total
     assert total is not None
     if held is None:
-        yield note("", f"its total was not checked: doctor may not read what its processes hold{remedy}")
+        yield note("", f"its total was not checked: doctor cannot read the memory of its processes{remedy}")
         return
     all_of_it, over = sum(held), f"over its total of {in_words(total)}"
     if held.rest > total:
         text = f"its manager and the memory shared with its workers take {in_words(held.rest)}, {over}"
         yield Finding("", f"{text}, whatever is reaped: {_larger_total(held)}, or restart the program when convenient")
     elif all_of_it > total and all(is_fresh(worker, settings) for worker in pool.workers):
-        text = f"its manager and {len(pool.workers)} fresh workers hold {in_words(all_of_it)} already, {over}"
+        text = f"its manager and {len(pool.workers)} fresh workers already hold {in_words(all_of_it)}, {over}"
         yield Finding("", f"{text}: reaping does not help; {_larger_total(held)}, or run fewer workers")
     elif all_of_it > total:
         yield note("", f"its manager and workers hold {in_words(all_of_it)}, {over}")

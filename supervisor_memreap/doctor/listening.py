@@ -42,7 +42,7 @@ def _without_interface(case: Case) -> Iterator[Finding]:
     if case.contents.own_sections("rpcinterface"):
         yield Finding("supervisord", f"it has not read [rpcinterface:memreap] yet: {advise_restart(case)}")
     else:
-        text = "whether it still looks is unknown: supervisord calls a dead listener RUNNING"
+        text = "cannot tell whether it still works: supervisord shows even a dead listener as RUNNING"
         yield note("listener", f"{text}; {advise_interface(case)}")
     yield from (not_running(program) for program in case.listeners() if program.state not in UP)
 
@@ -82,7 +82,7 @@ def _socket(case: Case) -> Iterator[Finding]:
     path = url[len("unix://") :]
     if rights.run_as(actor, lambda: _connect(path)) == b"refused":
         name = name_of_user(actor.users[1])
-        text = f"its user {name} may not open supervisord's socket {path}, so it sees no program"
+        text = f"its user {name} has no permission to open supervisord's socket {path}, so it sees no program"
         remedy = f"set chown={name} in [unix_http_server], then {advise_restart(case)}"
         if name.isdigit():  # with a chown= that it cannot look up supervisord would not start
             remedy = "run it as a user that has a name here"

@@ -46,7 +46,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
     yield from standing.check(case, watch)
     if pool.manager is None:
         if pool.not_visible == roster.RESTART_UNKNOWN:
-            text = "with target=self supervisord must say whether it restarts the process after exit status 0"
+            text = "with target=self supervisord must report whether it restarts the process after exit status 0"
             yield Finding("", f"{text}: not watched; {advise_interface(case)}")
         elif pool.not_visible:
             yield Finding("", events.NotVisible(*pool.stamp, pool.not_visible).text)
@@ -86,7 +86,7 @@ def _procmanager(case: Case, watch: Watch, section: Section, pool: Pool) -> Iter
         yield Finding(
             "",
             f"{section.where} stopwaitsecs={wait}: FCGI::ProcManager gives its workers {_PROCMANAGER_PATIENCE} s to"
-            " finish, and supervisord would kill them before: set stopwaitsecs=70",
+            " finish, and supervisord would kill them earlier: set stopwaitsecs=70",
         )
     command = section.options.get("command", "")
     version = perl.procmanager_version(pool.manager.pid, command, section.environment, case.time_left)
@@ -98,8 +98,8 @@ def _procmanager(case: Case, watch: Watch, section: Section, pool: Pool) -> Iter
             if is_first
             else " (daemonized, or below a supervisord that is process 1)"
         )
-        yield Finding("", f"{text}{now}, one worker that leaves ends them all: install a later version")
+        yield Finding("", f"{text}{now}, one worker that leaves ends the whole pool: install a newer version")
     elif version is None and perl.is_perl(pool.manager.pid):
         where = "supervisord is process 1, and " if is_first else "if its parent has pid 1, "
-        text = f"{where}with FCGI::ProcManager 0.17 or older, one worker that leaves ends them all; the version could"
+        text = f"{where}with FCGI::ProcManager 0.17 or older, one worker that leaves ends the pool; the version could"
         yield note("", f"{text} not be determined{ownrights.remedy(case, [pool.manager.pid])}")

@@ -62,7 +62,7 @@ def answer(kind: str, module: str, first: str, path: str, *included: str) -> Dic
     for file in (path, *included):
         # supervisord may have read it before it became this user; its parser leaves out what it may not read.
         if os.path.exists(file) and not os.access(file, os.R_OK):
-            answer["unread"] = file + " may not be read by its user"
+            answer["unread"] = file + " cannot be read by its user (no permission)"
             return answer
     try:
         answer.update(read_configuration(kind, path))

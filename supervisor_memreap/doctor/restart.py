@@ -50,7 +50,7 @@ def _supervisord(case: Case) -> Iterator[Finding]:
     elif answer.unknown:
         # If no supervisord runs, and there is no such section, nothing depends on it.
         if case.programs or sections:
-            text = f"whether supervisord will start {again}, and has read all of its configuration, is unknown"
+            text = f"cannot tell whether supervisord will start {again}, or has read all of its configuration"
             yield note("supervisord", f"{text}: {answer.unknown}")
     elif sections and not answer.can_import:
         text = f"{answer.lacks}, the version that runs here: first {answer.remedy}, then {advise_restart(case)}"
@@ -63,7 +63,7 @@ def _supervisorctl(case: Case) -> Iterator[Finding]:
     if sections and answer.refused:
         yield Finding("supervisorctl", f"every call of {answer.program} fails: {_refusal(answer)}")
     elif sections and answer.unknown:
-        text = f"whether it can load [ctlplugin:memreap] is unknown: {answer.unknown}"
+        text = f"cannot tell whether it can load [ctlplugin:memreap]: {answer.unknown}"
         yield note("supervisorctl", text)
     elif sections and not answer.can_import:
         yield note("supervisorctl", f"{answer.lacks}, the version that runs here: {answer.remedy}")

@@ -57,9 +57,9 @@ def _signal(case: Case, watch: Watch, pool: Pool, server: str) -> Iterator[Findi
         yield Finding("", f"{text} {remedy}")
     elif known(server) is None and not settings.signal and _is_caught(pool):
         is_hidden = server == UNRECOGNISABLE
-        which = "its names do not say which server it is" if is_hidden else "memreap does not know its server"
-        text = f"{which}, so it uses {signal}: check that a worker which gets it finishes its request and is replaced,"
-        remedy = f"then write signal={signal}, or the signal that is right, under [memreap:{watch.program.namespec}]"
+        which = "its process names do not identify the server" if is_hidden else "memreap does not know its server"
+        text = f"{which}, so it uses {signal}: check that a worker that gets it finishes its request and is replaced,"
+        remedy = f"then write signal={signal}, or the right signal, under [memreap:{watch.program.namespec}]"
         yield note("", f"{text} {remedy}")
 
 
@@ -71,11 +71,9 @@ def _is_caught(pool: Pool) -> bool:
 def _what(server: str, found: Recycling) -> str:
     where = f" in {found.place}" if found.place else " in its command"
     if found.shrinks:
-        return (
-            f"{server} makes its pool smaller by itself ({found.setting}{where}): a reaped worker may not be replaced"
-        )
+        return f"{server} shrinks its pool on its own ({found.setting}{where}): a reaped worker may not be replaced"
     return (
-        f"{server} replaces workers by itself too ({found.setting}{where}): more than one may be away at a time, and"
+        f"{server} also replaces workers on its own ({found.setting}{where}): more than one may be missing at once, and"
         " memreap counts only its own"
     )
 
@@ -91,7 +89,7 @@ def _remedy(server: str, found: Recycling, section: Section, watch: Watch) -> st
     in_section = found.setting.split()[0].partition("=")[0] in section.options.get(option[:-1], "")
     if in_section and not found.place.startswith("/"):
         return f"{change} from {option} in {section.where}, then run supervisorctl update, which restarts {name}"
-    return f"{change} there; it takes effect when {name} is restarted next"
+    return f"{change} there; it takes effect at the next restart of {name}"
 
 
 def _started(case: Case, pool: Pool, section: Section) -> Started:

@@ -125,15 +125,15 @@ def check_limit(workers: Sequence[Worker], settings: PoolSettings, remedy: str =
         return
     measured = [worker for worker in workers if worker.used is not None]
     if workers and not measured:
-        text = f"its limit was not checked: the {settings.metric} of its workers may not be read from here"
+        text = f"its limit was not checked: no permission to read the {settings.metric} of its workers from here"
         yield note("", f"{text}{remedy}")
     fresh = [worker.used or 0 for worker in measured if is_fresh(worker, settings)]
     # One alone may be a spike.
     if fresh and min(fresh) > settings.limit:
         yield Finding(
             "",
-            f"a fresh worker already holds {shown(min(fresh))} ({settings.metric}), over the limit of"
-            f" {shown(settings.limit)}: all would be reaped endlessly; set {OverLimit.usable(fresh)} or more",
+            f"even a fresh worker holds {shown(min(fresh))} ({settings.metric}), over the limit of"
+            f" {shown(settings.limit)}: every worker would be reaped; set {OverLimit.usable(fresh)} or higher",
         )
 
 

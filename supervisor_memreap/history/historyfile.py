@@ -125,7 +125,7 @@ class Writer:
                 db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         begin = os.pread(self._fd, 100, 0)
         if begin and not _is_ours(begin):
-            raise HistoryError(f"{self.path}: not a history of memreap; set history=PATH in [memreap] to another file")
+            raise HistoryError(f"{self.path}: not a memreap history; set history=PATH in [memreap] to another file")
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None)
@@ -135,7 +135,7 @@ class Writer:
         (version,) = self.db.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA:
             raise HistoryError(
-                f"{self.path}: a newer memreap has written it (schema {version}, this one knows {SCHEMA}): upgrade"
+                f"{self.path}: written by a newer memreap (schema {version}, this one reads {SCHEMA}): upgrade"
                 " memreap, or set another history=PATH in [memreap]"
             )
         if version == 0:
@@ -251,7 +251,7 @@ def _reading(path: str) -> Iterator[sqlite3.Connection]:
         finally:
             os.close(fd)
         if not _is_ours(begin):
-            raise HistoryError(f"{path}: not a history of memreap")
+            raise HistoryError(f"{path}: not a memreap history")
         with closing(_open_to_read(path)) as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version != SCHEMA:

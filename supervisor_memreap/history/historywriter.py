@@ -140,7 +140,7 @@ class _History:
                     continue
                 if tables.remove_oldest():
                     continue
-                self._report({"note": "something is too large for history_size= and is not recorded"})
+                self._report({"note": "an entry is too large for history_size= and was not recorded"})
             except HistoryError:
                 raise
             except Exception as error:
@@ -148,7 +148,7 @@ class _History:
                 if most > 1:
                     most = 1
                     continue
-                self._report({"note": f"internal error, please report it: {error!r}; something is not recorded"})
+                self._report({"note": f"internal error, please report it: {error!r}; an entry was not recorded"})
             for _ in part:
                 self._waiting.popleft()
             return
@@ -175,7 +175,7 @@ class _History:
                 error = failed
             else:
                 self._retry_at = float("-inf")
-                self._report({"note": f"{error}: it is kept as {kept}, and a new history was begun"})
+                self._report({"note": f"{error}: it was kept as {kept}, and a new history was started"})
                 return
         if not is_handover:
             self._report_trouble(f"{error}; trying again every {RETRY:.0f} s")

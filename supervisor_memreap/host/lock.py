@@ -80,7 +80,7 @@ def _open(process: ProcessId) -> int:
         trouble = error
     if isinstance(trouble, ProcessLookupError):
         raise trouble
-    raise Unlockable(f"the lock {path} may not be opened ({trouble.strerror or trouble})")
+    raise Unlockable(f"the lock {path} cannot be opened ({trouble.strerror or trouble})")
 
 
 def _seen_by_itself(process: ProcessId) -> str:

@@ -20,14 +20,14 @@ NOT_RESTARTED = (
 # Seconds by which two start times of the same process may differ.
 _SAME_START = 5.0
 _ANOTHER_START = (
-    "its process here has another start time than supervisord says: supervisord runs in another container, or the clock"
+    "its process here has another start time than in supervisord: supervisord runs in another container, or the clock"
     " was set since; run memreap where supervisord runs, or restart the program"
 )
 # Seconds that a child may need from its fork to the program that it runs.
 _FORK_TO_EXEC = 2.0
 RESTART_UNKNOWN = (
-    "with target=self supervisord must say whether it restarts the process after exit status 0, and it has no"
-    " [rpcinterface:memreap]: run memreap doctor, which says how to add it safely"
+    "with target=self supervisord must report whether it restarts the process after exit status 0, and it has no"
+    " [rpcinterface:memreap]: memreap doctor shows how to add it safely"
 )
 
 

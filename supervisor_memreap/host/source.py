@@ -65,7 +65,7 @@ class Source:
         """What the process holds, by its page tables. Raises PermissionError."""
         info = self._memory(pid, full=True)
         if not hasattr(info, "uss"):  # the BSDs
-            raise PermissionError("this system does not tell uss")
+            raise PermissionError("this system does not report uss")
         pss = getattr(info, "pss", None)  # macOS has none
         return ProcessMemory(int(info.uss), int(getattr(info, "swap", 0)), None if pss is None else int(pss))
 
@@ -82,7 +82,7 @@ class Source:
 
     def clients(self, pid: int) -> Clients:
         """The clients' connections that the process has. Raises PermissionError."""
-        raise PermissionError("this system does not tell whose connections they are")
+        raise PermissionError("this system does not show whose connections they are")
 
     def names(self, pid: int) -> Names:
         """What the process is called."""

@@ -226,7 +226,7 @@ class Application:
     def _client(self) -> Client:
         url = os.environ.get("SUPERVISOR_SERVER_URL")
         if not url:
-            raise Unavailable("supervisord has no http server to ask: add [unix_http_server] to its configuration")
+            raise Unavailable("supervisord has no HTTP server: add [unix_http_server] to its configuration")
         return connect(url, self._live.contents.server)
 
 
@@ -234,7 +234,7 @@ def _refuse_if_late(command: Command) -> None:
     """Raises CommandError."""
     if command.until is not None and time.time() > command.until:
         late = seconds(time.time() - command.until)
-        raise CommandError(f"{command.verb} {command.name} came {late} after it had expired and was not carried out")
+        raise CommandError(f"{command.verb} {command.name} arrived {late} after it had expired and was not carried out")
 
 
 def _start_doctor(configuration: str, id: str, running: DoctorProcess | None) -> DoctorProcess:

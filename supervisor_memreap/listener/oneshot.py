@@ -259,7 +259,7 @@ class _Waits:
             return f"waiting for the replacement of {leaving.worker.pid} to settle"
         pending = [each.worker for each in pool.choice.pending]
         if pending and not any(policy.serves(worker, state) for worker in pending):
-            return f"waiting for {len(pending)} to serve"
+            return f"waiting for due workers to serve ({len(pending)})"
         min_age = pool.settings.min_age
         # A worker whose size may not be read is reported when it is old enough: a new one may still change its user.
         hidden = [worker for worker in pool.pool.workers if reasons.is_hidden(worker, pool.settings)]
@@ -268,7 +268,7 @@ class _Waits:
         if not ages:
             return ""
         if max(ages) < min_age:
-            return f"waiting for {len(ages)} to reach min_age={seconds(min_age)}"
+            return f"waiting for workers to reach min_age={seconds(min_age)} ({len(ages)})"
         return f"{len(ages)} to reap"
 
 

@@ -24,10 +24,8 @@ from supervisor_memreap.supervisord.configfile import Contents
 _EARLY = 2.5
 # Seconds until a child that has ended is started again.
 _RESTART = 30.0
-_STALLED = (
-    f"nothing was written for {child.PATIENCE:.0f} s: does its disk hang? What happens meanwhile is kept, up to 4 MB"
-)
-_LOST = "a part is missing: more happened than its process could take"
+_STALLED = f"nothing was written for {child.PATIENCE:.0f} s: the disk may be hanging; up to 4 MB is buffered"
+_LOST = "some entries were dropped: the recorder fell behind"
 
 
 def _history(messages: Inbox, tell: Tell, recording: Recording) -> None:
@@ -160,7 +158,7 @@ class SlowOutput:
         if messages is None:
             self.close()
             self._ended = time.monotonic()
-            self.trouble = self.trouble or f"its process has ended; it is started again in {_RESTART:.0f} s"
+            self.trouble = self.trouble or f"its process ended; restarting it in {_RESTART:.0f} s"
         return messages or ()
 
     def note(self, message: Message) -> None:

@@ -69,11 +69,11 @@ def trouble(directories: Sequence[str]) -> str:
             if is_there:
                 check(path)
             if not os.access(place, os.W_OK | os.X_OK):
-                return f"{path} may not be written to: make it writable for its user"
-            return "" if os.statvfs(place).f_bavail else f"{path}: no space is left: free some"
+                return f"{path} is not writable: make it writable for its user"
+            return "" if os.statvfs(place).f_bavail else f"{path}: no space left on device: free some"
         except OSError as error:
             return str(error)
-    return f"{directories[-1]} cannot be made: {REMEDY}"
+    return f"{directories[-1]} cannot be created: {REMEDY}"
 
 
 def check(path: str) -> None:
@@ -82,11 +82,11 @@ def check(path: str) -> None:
     above = os.stat(os.path.dirname(path))
     wrong = ""
     if not stat.S_ISDIR(status.st_mode):
-        wrong = "is a link" if stat.S_ISLNK(status.st_mode) else "is not a directory"
+        wrong = "is a symbolic link" if stat.S_ISLNK(status.st_mode) else "is not a directory"
     elif status.st_uid != user:
         wrong = f"belongs to user {status.st_uid}, not to user {user}"
     elif status.st_mode & _MAY_WRITE:
-        wrong = f"may be written by others (mode {status.st_mode & 0o7777:04o})"
+        wrong = f"is writable by other users (mode {status.st_mode & 0o7777:04o})"
     elif above.st_uid not in (0, user) or (above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX):
         wrong = "is in a directory in which another user may replace it"
     if wrong:

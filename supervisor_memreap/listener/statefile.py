@@ -87,7 +87,7 @@ class StateFile:
         states, unreadable = _states(newest)
         self._written, self._when = None if unreadable else _worth_keeping(states), newest.written
         if unreadable:
-            troubles.append(f"{self._path}: parts of it were not written by this version")
+            troubles.append(f"{self._path}: parts of it were written by another version")
         return states, "; ".join(troubles)
 
     def write(self, states: Mapping[str, PoolState], now: float) -> str:
@@ -234,7 +234,7 @@ def _read(path: str) -> str:
     with open(fd, encoding="ascii", errors="replace") as file:
         # Every user may write to the temporary directory: ignore what another user wrote.
         if not _is_of_this_user(os.fstat(fd)):
-            raise OSError("not a file that only this user may write")
+            raise OSError("writable by other users")
         return file.read(_MAX_BYTES)
 
 

@@ -49,7 +49,11 @@ _GAUGES: tuple[tuple[str, str, Callable[[PoolRow], float | None]], ...] = (
     ),
     ("workers_bytes", "What all workers use, in the pool's metric.", lambda row: row.get("total_bytes")),
     ("pool_limit_bytes", "What the pool may hold (total=).", lambda row: row.get("total_limit_bytes")),
-    ("pool_bytes", "What manager and workers hold together, or more (total=).", lambda row: row.get("pool_bytes")),
+    (
+        "pool_bytes",
+        "Upper bound of what manager and workers hold together (total=).",
+        lambda row: row.get("pool_bytes"),
+    ),
     ("growth_bytes_per_second", "How fast all workers grow together, over at most the last 2 hours.", _growth),
     ("pool_running", "1 if supervisord runs the program.", lambda row: row["state"] == ProgramState.RUNNING),
     ("pool_suspended", "1 if memreap has suspended the pool by itself.", lambda row: "suspension" in row),
@@ -88,12 +92,12 @@ class Exposition(Collector):
         info = GaugeMetricFamily("memreap_build_info", "Always 1; the version of memreap.", labels=["version"])
         info.add_metric([__version__], 1)
         yield info
-        yield GaugeMetricFamily("memreap_start_time_seconds", "When the counters began, since 1970.", self._started)
+        yield GaugeMetricFamily("memreap_start_time_seconds", "Start of the counters, as Unix time.", self._started)
         yield GaugeMetricFamily(
-            "memreap_last_look_timestamp_seconds", "When memreap last looked at the pools, since 1970.", tally.looked_at
+            "memreap_last_look_timestamp_seconds", "Last look at the pools, as Unix time.", tally.looked_at
         )
-        yield GaugeMetricFamily("memreap_pools", "Pools that memreap is set to watch.", len(tally.pools()))
-        errors = CounterMetricFamily("memreap_errors", "How often memreap itself began to fail.", labels=["kind"])
+        yield GaugeMetricFamily("memreap_pools", "Pools that memreap is configured to watch.", len(tally.pools()))
+        errors = CounterMetricFamily("memreap_errors", "Errors of memreap, counted as they begin.", labels=["kind"])
         for kind, count in tally.errors.items():
             errors.add_metric([kind], count)
         yield errors
@@ -112,7 +116,7 @@ class Exposition(Collector):
                 if value is not None:
                     gauge.add_metric([pool], value)
             yield gauge
-        blind = "1 if the state of the pool is unknown: it is not watched, although it is set to be."
+        blind = "1 if the state of the pool is unknown: it is configured but not watched."
         gauge = GaugeMetricFamily("memreap_pool_blind", blind, labels=["pool"])
         for pool, row in rows.items():
             gauge.add_metric([pool], is_blind(row))
@@ -137,7 +141,7 @@ class Exposition(Collector):
         )
         yield _counter(
             "returned_bytes",
-            "What the host got back when workers left, less what their replacements had taken.",
+            "Memory freed when workers left, minus the memory of their replacements.",
             "",
             pools,
             lambda pool: {"": pool.freed},
@@ -152,14 +156,14 @@ class Exposition(Collector):
         yield _counter("stuck", "Workers that did not leave within grace=.", "", pools, lambda pool: {"": pool.stuck})
         yield _counter(
             "refused_signals",
-            "How often a worker was due and memreap began to send it nothing.",
+            "Due workers to which memreap sent nothing, each counted when that begins.",
             "kind",
             pools,
             lambda pool: pool.refused,
         )
         failed = _counter(
             "not_relieved",
-            "How often memory was short and reaping did not help. No pool: on the host or in a control group.",
+            "Shortages of memory that reaping did not relieve. No pool: on the host or in a control group.",
             "kind",
             pools,
             lambda pool: pool.not_relieved,

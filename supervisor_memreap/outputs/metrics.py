@@ -65,7 +65,7 @@ class _Serving:
             if not (error.name or "").startswith("prometheus_client"):
                 raise
             missing = f"Python's prometheus-client is missing, or older than 0.16: {packages.install_extra('metrics')}"
-            self._troubles.follow("client", f"{missing}; it is looked for every {_LOOK_AGAIN:.0f} s")
+            self._troubles.follow("client", f"{missing}; checking again every {_LOOK_AGAIN:.0f} s")
             return
         self._troubles.follow("client", "")
         self._has_begun = True

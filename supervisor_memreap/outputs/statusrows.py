@@ -156,7 +156,7 @@ def suspension(pool: Pool, state: PoolState, boot: float) -> SuspensionRow | Non
 def trouble_of_listener(listener: ListenerRow) -> str:
     """What is wrong with the listener, in a line; empty if nothing is."""
     if listener["listener_state"] == ListenerState.NONE:
-        return "supervisord has no listener of memreap: add [eventlistener:memreap] with command=memreap listen"
+        return "supervisord has no memreap listener: add [eventlistener:memreap] with command=memreap listen"
     name, age = listener["name"], listener.get("age_seconds")
     if listener["state"] not in UP:
         return listener_is_down(name, listener["state"])

@@ -131,7 +131,7 @@ def _unreadable(pool: PoolRow, number: int) -> str:
     # With another metric it is headroom or pressure for which the workers' own memory must be read.
     metric, other = (pool["metric"], ", or set metric=rss") if pool["metric"] in ("uss", "pss") else ("uss", "")
     remedy = f"run memreap as their user or as root with CAP_SYS_PTRACE{other}"
-    return f"{at_least}{number} of {workers} workers: {metric} may not be read; {remedy}"
+    return f"{at_least}{number} of {workers} workers: no permission to read {metric}; {remedy}"
 
 
 def _overdue(number: int, hindrance: HindranceRow) -> str:

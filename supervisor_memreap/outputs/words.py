@@ -22,7 +22,7 @@ def clock(moment: float) -> str:
 
 def paused(pool: str, has_commands: bool) -> str:
     """Of a pool that a user has paused, and what ends that. `has_commands` is as in has_commands()."""
-    where = "" if has_commands else " (not set up here: memreap doctor says how)"
+    where = "" if has_commands else " (not set up here: see memreap doctor)"
     return f"paused: nothing is sent until supervisorctl memreap resume {pool}{where}"
 
 

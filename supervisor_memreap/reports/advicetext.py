@@ -20,9 +20,9 @@ _KINDS = {
     Kind.STEADY: "a steady leak",
     Kind.LEVELS_OFF: "it levels off, as copy on write does",
     Kind.SPIKES: "in jumps, each after a single request",
-    Kind.NONE: "no growth to speak of",
-    Kind.MIXED: "a leak, and growth of other kinds beside it",
-    Kind.UNKNOWN: "of which kind is not known yet",
+    Kind.NONE: "no significant growth",
+    Kind.MIXED: "a leak, and growth of other kinds",
+    Kind.UNKNOWN: "of a kind that is not known yet",
 }
 _HEAD = ("", "limit", "a worker lives", "reaps a day", "all workers", "at most")
 
@@ -104,7 +104,7 @@ def why_not(suggestion: Suggestion) -> str:
     if suggestion.why is Why.NO_FRESH:
         return (
             f"{watched}, but no worker was watched from its start, so what a fresh one holds is not known; restart the"
-            " program when it suits you, and ask again a day later"
+            " program when convenient, and ask again a day later"
         )
     if suggestion.why is Why.SHORT_LIVED:
         return f"{watched}, but workers leave too soon to see how they grow: something else replaces them"
@@ -184,9 +184,9 @@ def _reason(suggestion: Suggestion) -> str:
         f" worker lives for {warm} or more, so that its caches are warm",
         Why.SHORT_LIVES: f"workers grow so fast that with {limit}, the largest limit that can be judged, they live for"
         f" less than {warm}: fix the leak, or set a larger limit if the machine has the memory",
-        Why.CLEAR: f"{limit} is more than {CLEAR:g} times what any worker was seen to hold, so in normal running it"
+        Why.CLEAR: f"{limit} is more than {CLEAR:g} times what any worker was seen to hold, so in normal operation it"
         " replaces few or none, and catches a leak",
-        Why.AFTER_SPIKES: f"{limit} is the smallest limit that gives back the memory of large requests, while a worker"
+        Why.AFTER_SPIKES: f"{limit} is the smallest limit that frees the memory of large requests, while a worker"
         f" lives for {warm} or more on average",
     }
     return reasons[suggestion.why]

@@ -149,7 +149,7 @@ def _overview(pools: Sequence[Pool]) -> str:
         cells = (f"{count:,}", memory(facts.freed) if count else "-", peak)
         name = f'<a href="#pool-{number}">{_text(facts.history.name)}</a>'
         lines.append(f"<tr><td>{name}</td>{_numbers(cells)}</tr>")
-    head = _numbers(("replaced", "returned", "peak total"), "th")
+    head = _numbers(("replaced", "freed", "peak total"), "th")
     body = "\n".join(lines)
     return f"<nav>\n<h2>{len(pools)} pools</h2>\n<table>\n<tr><th>pool</th>{head}</tr>\n{body}\n</table>\n</nav>\n"
 

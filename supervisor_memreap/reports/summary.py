@@ -279,7 +279,7 @@ def limit(sizes: Sizes) -> str:
 
 def day_rows(report: PoolReport) -> list[tuple[str, str, str, str]]:
     """A table: its head, then each day with the workers that were replaced, the memory, and the reasons."""
-    table = [("day", "replaced", "returned", "reasons")]
+    table = [("day", "replaced", "freed", "reasons")]
     for day in report.days:
         count = sum(day.replaced.values())
         shown = f"{count:,}" if count or day.is_recorded else "-"

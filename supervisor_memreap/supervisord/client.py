@@ -195,11 +195,11 @@ class Client:
             ) from None
         except PermissionError:
             raise Unavailable(
-                f"may not connect to supervisord at {self.shown_url}: run memreap as the user that owns the socket,"
-                " or set chmod= and chown= in [unix_http_server]"
+                f"permission denied connecting to supervisord at {self.shown_url}: run memreap as the user that owns"
+                " the socket, or set chmod= and chown= in [unix_http_server]"
             ) from None
         except OSError as error:
-            raise Unavailable(f"no supervisord answers at {self.shown_url}: {error.strerror or error}") from None
+            raise Unavailable(f"supervisord does not answer at {self.shown_url}: {error.strerror or error}") from None
         except (http.client.HTTPException, xmlrpc.client.Error, ExpatError, ValueError) as error:
             raise Unavailable(f"{self.shown_url} does not answer like supervisord: {type(error).__name__}") from None
         finally:

@@ -173,7 +173,7 @@ def find(explicit: str | None) -> str:
     for path in searched:
         if os.path.exists(os.path.join(start, path)):
             return os.path.join(start, path)
-    raise SettingsError(f"no supervisord.conf in {', '.join(searched)}; name it with -c")
+    raise SettingsError(f"no supervisord.conf in {', '.join(searched)}; specify it with -c")
 
 
 class ConfigFile:
@@ -228,13 +228,13 @@ class ConfigFile:
                 contents.others.append(_section(parser, section, path))
             elif section == "memreap" or kind == "memreap":
                 if section != "memreap" and not name:
-                    raise SettingsError(f"{path} [{section}]: no name; write [memreap] or [memreap:PROGRAM]")
+                    raise SettingsError(f"{path} [{section}]: no name; use [memreap] or [memreap:PROGRAM]")
                 given = contents.sections.setdefault(name, {})
                 for key in parser.options(section):
                     if key not in parser.defaults():
                         given[key] = Given(_get(parser, section, key, path), f"{path} [{quote(section)}]")
             elif difflib.get_close_matches(re.split(r"[\s:.]", section)[0], ["memreap"], cutoff=0.8):
-                contents.warnings.append(f"{path} [{quote(section)}]: not read; write [memreap] or [memreap:PROGRAM]")
+                contents.warnings.append(f"{path} [{quote(section)}]: ignored; use [memreap] or [memreap:PROGRAM]")
 
 
 def _add_server(parser: UnhosedConfigParser, path: str, contents: Contents) -> None:
@@ -243,7 +243,7 @@ def _add_server(parser: UnhosedConfigParser, path: str, contents: Contents) -> N
             try:
                 contents.server[key] = str(parser.saneget("supervisorctl", key))
             except ValueError:  # it names the value, which may be a password
-                contents.warnings.append(f"{path} [supervisorctl] {key}: not read, its % is not an expansion")
+                contents.warnings.append(f"{path} [supervisorctl] {key}: ignored, its % is not an expansion")
 
 
 def _path(parser: UnhosedConfigParser, key: str) -> str:
@@ -316,7 +316,7 @@ def _repeated(headers: Mapping[str, Sequence[str]]) -> Iterator[str]:
         places = list(dict.fromkeys(found))  # a file may be included by two patterns
         if len(places) > 1:
             where = f"{', '.join(places[:-1])} and {places[-1]}"
-            yield f"[{quote(section)}] stands at {where}: what both set is read from the last one; keep one section"
+            yield f"[{quote(section)}] appears at {where}: of a key in both the last one counts; keep one section"
 
 
 def _get(parser: UnhosedConfigParser, section: str, key: str, path: str) -> str:

@@ -182,7 +182,7 @@ def _seen(frame: Frame) -> str:
     if frame.view.whose == "look":
         return f"seen by this command {old}: {frame.view.why}"
     if frame.view.age is None:
-        return f"what the listener saw last, received {old}; it does not look now"
+        return f"last view of the listener, received {old}; it is not looking now"
     return f"seen by the listener {old}, sizes up to 30 s old"
 
 

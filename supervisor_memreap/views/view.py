@@ -29,7 +29,7 @@ from supervisor_memreap.supervisord.client import Client, Unavailable, connect_a
 from supervisor_memreap.supervisord.configfile import Contents
 from supervisor_memreap.supervisord.configured import configured
 
-_NO_INTERFACE = "supervisord has no [rpcinterface:memreap] to ask the listener through"
+_NO_INTERFACE = "supervisord has no [rpcinterface:memreap], so the listener cannot be asked"
 _NO_LISTENER = "there is no listener"
 _NO_LISTENER_TROUBLE = "there is no listener, so no pool is watched, and only memreap once reaps: run memreap doctor"
 _WRITTEN = "pauses, suspensions and leaving workers are those that a listener of this user has saved"
@@ -162,14 +162,14 @@ class Remote:
         seen = self._client.seen_by_listener()
         if seen is None:
             raise Unavailable(
-                f"supervisord at {self._client.shown_url} has no [rpcinterface:memreap] to ask its listener through:"
-                " run memreap doctor on that machine, which says how to add it"
+                f"supervisord at {self._client.shown_url} has no [rpcinterface:memreap], so its listener cannot be"
+                " asked: memreap doctor on that machine shows how to add it"
             )
         pools, listener = seen
         trouble = statusrows.trouble_of_listener(listener)
         if not trouble:
             return _of_listener(pools, listener, self._has_plugin)
-        note = "The listener does not look; this is what it saw last."
+        note = "The listener is not looking at the pools; this is its last view."
         return View(statusrows.unwatched(pools), "listener", note, (trouble,), is_watched=False)
 
     def close(self) -> None:
