@@ -17,7 +17,7 @@ import psutil
 import pytest
 from support.boundary import fastcgi_pool
 from support.driver import POOL, eventually, pool, workers_below
-from support.reaping import QUICK, Reaping
+from support.reaping import QUICK, Reaping, shorten_times
 
 from supervisor_memreap.core import events, policy
 from supervisor_memreap.core.command import Command
@@ -38,6 +38,11 @@ from supervisor_memreap.listener.sizes import Sizes
 from supervisor_memreap.listener.statefile import StateFile
 
 
+@pytest.fixture(autouse=True)
+def _times_are_short(monkeypatch):
+    shorten_times(monkeypatch)
+
+
 def test_a_worker_signalled_between_a_request_and_accept_is_signalled_again_when_idle():
     with pool(1, 40, "gap") as manager, Reaping(manager) as reaping:
         first = reaping.until(events.Signalled)
@@ -52,7 +57,7 @@ def test_a_worker_signalled_between_a_request_and_accept_is_signalled_again_when
 def test_a_worker_that_is_too_old_is_replaced_at_any_size():
     with pool(2, 5) as manager, Reaping(manager) as reaping:
         # What may be written is a minute at least.
-        reaping.settings = Settings({"myapp": {"max_age": 2.0, "min_age": 1.0, "settle": 0.0}})
+        reaping.settings = Settings({"myapp": {"max_age": 1.0, "min_age": 0.5, "settle": 0.0}})
         before = workers_below(manager)
         reaping.until(events.Left)
         first, *_ = reaping.all_of(events.Signalled)
@@ -310,9 +315,9 @@ def test_a_worker_whose_listener_was_killed_before_the_signal_gets_it_from_the_n
 
 
 def test_workers_that_begin_to_serve_over_the_limit_suspend_the_pool_before_any_is_signalled():
-    with pool(2, 40) as manager, Reaping(manager, min_age="1h", settle="5s") as reaping:
+    with pool(2, 40) as manager, Reaping(manager, min_age="1h", settle="2s") as reaping:
         event = reaping.until(events.WrongSetting)
-        assert (event.usable, 5.0 - policy.READ < event.age < 5.0 + policy.LATE) == ("limit=90MB", True)
+        assert (event.usable, 2.0 - policy.READ < event.age < 2.0 + policy.LATE) == ("limit=90MB", True)
         initial = reaping.reaper.pools.named("myapp").state.initial
         assert event.baseline.measure == min(size.size for size in initial.values())
         assert reaping.signalled() == set()

@@ -1,4 +1,4 @@
-"""gunicorn without preload, whose workers import for 8 s: a replacement serves only then."""
+"""gunicorn without preload, whose workers import for 4 s: a replacement serves only then."""
 
 from __future__ import annotations
 
@@ -11,31 +11,28 @@ from support.slowstart import Slow, slow
 from supervisor_memreap.core import events
 from supervisor_memreap.core.settings import Settings
 
-IMPORT = 8
+IMPORT = 4
 MIB = 1024**2
 
 
-@pytest.mark.parametrize("kind", ["sync", "gthread"])
-@pytest.mark.parametrize("workers", [2, 3])
-def test_all_but_one_always_serve(kind, workers, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "workers", "reason"),
+    [("sync", 2, {"limit": 60 * MIB}), ("gthread", 3, {"max_age": 2.0})],
+    ids=["2 sync, by size", "3 gthread, by age"],
+)
+def test_all_but_one_always_serve(kind, workers, reason, tmp_path):
     with slow(kind, workers, tmp_path, IMPORT) as pool, Reaping(pool.manager) as reaping:
-        # What may be written is a minute at least.
-        reaping.settings = Settings({"myapp": {"max_age": 2.0, "min_age": 1.0, "settle": 0.5}})
+        grow(pool)
+        # What may be written as max_age is a minute at least.
+        reaping.settings = Settings({"myapp": {**reason, "min_age": 1.0, "settle": 0.5}})
+        starting: set[int] = set()
         with pool.watched():
-            eventually(lambda: assert_settled(reaping, 2))
+            eventually(lambda: assert_settled(reaping, 2, starting))
         assert (pool.fewest, pool.lost) == (workers - 1, [])
         assert pool.longest < IMPORT / 2
         first, *_ = reaping.all_of(events.Settled)
         assert IMPORT <= first.to_serve < IMPORT + 5
-
-
-def test_all_but_one_always_serve_when_reaped_for_their_size(tmp_path):
-    with slow("sync", 2, tmp_path, IMPORT) as pool, Reaping(pool.manager) as reaping:
-        grow(pool)
-        reaping.settings = Settings({"myapp": {"limit": 60 * MIB, "min_age": 1.0, "settle": 0.5}})
-        with pool.watched():
-            eventually(lambda: assert_settled(reaping, 2))
-        assert (pool.fewest, pool.lost) == (1, [])
+        assert starting == {0, 1}
 
 
 def grow(pool: Slow) -> None:
@@ -46,21 +43,9 @@ def grow(pool: Slow) -> None:
     eventually(all_have_grown)
 
 
-def assert_settled(reaping: Reaping, number: int) -> None:
+def assert_settled(reaping: Reaping, number: int, starting: set[int]) -> None:
+    """Collects how many workers the status shows as starting."""
     reaping.tick()
+    (status,) = reaping.reaper.status()
+    starting.add([worker.get("note") for worker in status["workers"]].count("starting"))
     assert len(reaping.all_of(events.Settled)) >= number, reaping.events
-
-
-def test_status_shows_the_replacement_as_starting(tmp_path):
-    with slow("sync", 2, tmp_path, 3.0) as pool, Reaping(pool.manager) as reaping:
-        reaping.settings = Settings({"myapp": {"max_age": 2.0, "min_age": 1.0, "settle": 0.5}})
-        reaping.until(events.Left)
-
-        def assert_starting() -> None:
-            reaping.tick()
-            (status,) = reaping.reaper.status()
-            notes = [worker.get("note") for worker in status["workers"]]
-            assert notes.count("starting") == 1
-
-        eventually(assert_starting)
-        reaping.until(events.Settled)

@@ -7,15 +7,28 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from supervisor_memreap.core import events
+import pytest
+
+from supervisor_memreap.core import events, policy, settings
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, Settings, resolve
+from supervisor_memreap.core.values import duration
+from supervisor_memreap.host import attempt
 from supervisor_memreap.listener.reaper import Reaper
 from support.driver import assert_have_served, eventually
 
 QUICK = {"limit": "30MB", "min_age": "1s", "settle": "0s"}
 
 EventT = TypeVar("EventT")
+
+
+def shorten_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a pool of tests/support/pool.py need not wait for: it serves at once, and has handlers from the start."""
+    monkeypatch.setitem(QUICK, "min_age", "0.2s")
+    monkeypatch.setitem(settings._KEYS, "min_age", duration)
+    monkeypatch.setattr(policy, "READ", 0.1)
+    monkeypatch.setattr(policy, "SINGLE_CALM", 0.5)
+    monkeypatch.setattr(attempt, "ALONE", 1.0)
 
 
 def wait_for(reaper: Reaper, seconds: float = 5.0, later: float = 0.0) -> None:

@@ -40,17 +40,17 @@ class Slow:
         self.longest = max(self.longest, time.monotonic() - began)
 
     def serving(self) -> int:
-        return sum(_is_alive(int(mark.name)) for mark in self._marks.iterdir())
+        return sum(stack.is_alive(int(mark.name)) for mark in self._marks.iterdir())
 
     def assert_all_serve(self) -> None:
         assert self.serving() == self.workers
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.01):
+        while not self._stop.wait(0.03):
             self.fewest = min(self.fewest, self.serving())
 
     def _load(self) -> None:
-        while not self._stop.wait(0.01):
+        while not self._stop.wait(0.03):
             try:
                 self.ask()
             except OSError as error:
@@ -67,12 +67,6 @@ class Slow:
             self._stop.set()
             for thread in threads:
                 thread.join()
-
-
-def _is_alive(pid: int) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 @contextlib.contextmanager
