@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -21,12 +22,14 @@ from support.driver import (
     OK,
     POOL,
     READY,
+    Driver,
     assert_have_served,
     assert_in,
     eventually,
     listening,
     stop,
     supervisord,
+    workers_below,
 )
 
 from supervisor_memreap.supervisord.protocol import Protocol
@@ -48,42 +51,73 @@ def url(directory: Path) -> str:
     return f"unix://{directory}/s.sock"
 
 
-def manager_of(directory: Path, name: str = "myapp") -> psutil.Process:
-    (pid,) = re.findall(rf"spawned: '{name}' with pid ([0-9]+)", (directory / "s.log").read_text())
-    return psutil.Process(int(pid))
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory) -> Iterator[Driver]:
+    """A listener that knows no supervisord, for the protocol alone."""
+    with listening(log=tmp_path_factory.mktemp("bare") / "listener.log") as listener:
+        yield listener
 
 
-def workers_of(directory: Path) -> list[psutil.Process]:
-    return manager_of(directory).children()
+class World(NamedTuple):
+    """A real supervisord for several tests: each has a listener and a configuration of its own."""
+
+    process: subprocess.Popen[bytes]
+    directory: Path
+    port: int
+    """Of its HTTP server, for `admin` with the password `s3cret`."""
+
+    def manager(self, name: str) -> psutil.Process:
+        (pid,) = re.findall(rf"spawned: '{name}' with pid ([0-9]+)", (self.directory / "s.log").read_text())
+        return psutil.Process(int(pid))
+
+    def workers(self, name: str) -> set[int]:
+        return workers_below(self.manager(name).pid)
+
+    @contextlib.contextmanager
+    def listening(self, where: Path, text: str, *args: str, **env: str) -> Iterator[Driver]:
+        """A listener with this text as its configuration."""
+        conf = where / "own.conf"
+        conf.write_text(f"[memreap]\nhistory=off\n{text}")
+        environment = {"SUPERVISOR_SERVER_URL": url(self.directory), **env}
+        with listening("-c", str(conf), *args, log=where / "listener.log", **environment) as listener:
+            yield listener
 
 
-@contextlib.contextmanager
-def serving(directory: Path, programs: str) -> Iterator[None]:
-    """A real supervisord whose pool serves long enough for a listener to signal a worker at its first look."""
-    with supervisord(directory, programs):
-        eventually(lambda: assert_have_served(manager_of(directory).pid, settle=1.0))
-        yield
+# Each of the pools whose workers are over a limit of 30 MB is for one test.
+DUE = {"reaped": (2, 40, "fresh"), "stale": (2, 40), "together": (2, 40), "changed": (2, 40)}
 
 
-def test_every_kind_of_event_is_answered_with_ok_at_once(log):
-    with listening(log=log) as listener:
-        for name in ("TICK_5", "TICK_60", "TICK_3600", "PROCESS_STATE_EXITED", "REMOTE_COMMUNICATION", "NEW_IN_5_0"):
-            took = []
-            for _ in range(3):  # a busy machine may be late, but not each time
-                listener.event(name)
-                took.append(listener.expect(OK))
-                listener.expect(READY)
-            assert min(took) < 1
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Iterator[World]:
+    """Its pools have served for so long that a listener may signal a worker at its first look."""
+    directory, port = tmp_path_factory.mktemp("world"), stack.free_port()
+    http = f"[unix_http_server]\nfile={directory}/s.sock\n"
+    http += f"[inet_http_server]\nport=127.0.0.1:{port}\nusername=admin\npassword=s3cret\n"
+    programs = program(2, 5) + "".join(program(*how, name=name) for name, how in DUE.items())
+    with supervisord(directory, programs, http) as process:
+        world = World(process, directory, port)
+        for name in DUE:
+            eventually(lambda name=name: assert_have_served(world.manager(name).pid, settle=1.0))
+        yield world
 
 
-def test_an_event_is_read_by_its_length_in_any_pieces(log):
-    with listening(log=log) as listener:
-        payload = "type:n\u00e4chtlich\n\u4e16\u754c \U0001f600"
-        text = f"ver:3.0 server:my super:visor serial:1 pool:m poolserial:1 eventname:X len:{len(payload)}\n{payload}"
-        for byte in text.encode():
-            listener.send(bytes([byte]))
-        listener.expect(OK + READY)
-        listener.tick()
+def test_every_kind_of_event_is_answered_with_ok_at_once(bare):
+    for name in ("TICK_5", "TICK_60", "TICK_3600", "PROCESS_STATE_EXITED", "REMOTE_COMMUNICATION", "NEW_IN_5_0"):
+        took = []
+        for _ in range(3):  # a busy machine may be late, but not each time
+            bare.event(name)
+            took.append(bare.expect(OK))
+            bare.expect(READY)
+        assert min(took) < 1
+
+
+def test_an_event_is_read_by_its_length_in_any_pieces(bare):
+    payload = "type:n\u00e4chtlich\n\u4e16\u754c \U0001f600"
+    text = f"ver:3.0 server:my super:visor serial:1 pool:m poolserial:1 eventname:X len:{len(payload)}\n{payload}"
+    for byte in text.encode():
+        bare.send(bytes([byte]))
+    bare.expect(OK + READY)
+    bare.tick()
 
 
 def event(name: str, payload: str) -> bytes:
@@ -91,13 +125,10 @@ def event(name: str, payload: str) -> bytes:
     return f"{header}\n{payload}".encode()
 
 
-def test_an_event_of_10_mb_is_read_and_the_next_one_too(log):
-    with listening(log=log) as listener:
-        listener.send(
-            event("REMOTE_COMMUNICATION", "type:memreap-command\nroll " + "x" * 10_000_000) + event("X", "ab")
-        )
-        listener.expect((OK + READY) * 2)
-        assert "a command has at most 1000 characters, this one has 10000005" in listener.text()
+def test_an_event_of_10_mb_is_read_and_the_next_one_too(bare):
+    bare.send(event("REMOTE_COMMUNICATION", "type:memreap-command\nroll " + "x" * 10_000_000) + event("X", "ab"))
+    bare.expect((OK + READY) * 2)
+    assert "a command has at most 1000 characters, this one has 10000005" in bare.text()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100, 65536])
@@ -117,18 +148,15 @@ def test_events_are_the_same_in_any_pieces(size):
     assert received == [("", ""), *events]
 
 
-def test_two_events_in_one_piece_get_two_answers(log):
-    with listening(log=log) as listener:
-        message = b"ver:3.0 server:s serial:1 pool:m poolserial:1 eventname:X len:2\nab"
-        listener.send(message + message)
-        listener.expect((OK + READY) * 2)
+def test_two_events_in_one_piece_get_two_answers(bare):
+    bare.send(event("X", "ab") * 2)
+    bare.expect((OK + READY) * 2)
 
 
-def test_a_torn_header_is_answered_and_the_listener_continues(log):
-    with listening(log=log) as listener:
-        listener.send(b"len\n")
-        listener.expect(OK + READY)
-        listener.tick()
+def test_a_torn_header_is_answered_and_the_listener_continues(bare):
+    bare.send(b"len\n")
+    bare.expect(OK + READY)
+    bare.tick()
 
 
 @pytest.mark.parametrize("torn", [b"", b"ver:3.0 serv", b"ver:3.0 eventname:TICK_5 len:99\nwhen:"])
@@ -142,16 +170,13 @@ def test_the_end_of_supervisord_ends_it_with_0(log, torn):
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_term_ends_it_with_0(log, signum):
     with listening(log=log) as listener:
-        (process,) = psutil.Process(listener.process.pid).children()
-        process.send_signal(signum)
+        listener.listener().send_signal(signum)
         assert listener.process.wait(10) == 0
 
 
-def test_hup_does_not_end_it(log):
-    with listening(log=log) as listener:
-        (process,) = psutil.Process(listener.process.pid).children()
-        process.send_signal(signal.SIGHUP)
-        listener.tick()
+def test_hup_does_not_end_it(bare):
+    bare.listener().send_signal(signal.SIGHUP)
+    bare.tick()
 
 
 def test_what_a_library_prints_does_not_reach_supervisord(log, tmp_path):
@@ -185,47 +210,41 @@ def test_without_supervisord_it_explains_its_purpose():
         check=False,
     )
     assert (result.returncode, result.stdout) == (2, "")
-    assert "supervisord starts listen" in result.stderr
+    assert "supervisord starts memreap listen" in result.stderr
 
 
-def test_it_reaps_the_worker_over_the_limit_and_logs_it(log, tmp_path):
-    with supervisord(tmp_path, program(1, 40) + f"[memreap:myapp]\nlimit=30MB\n{QUICK}"):
-        (before,) = workers_of(tmp_path)
-        with listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener:
-            eventually(lambda: listener.tick() and _assert_left(listener))  # for 3 s it may not be the only one
-        (after,) = workers_of(tmp_path)
+def test_it_reaps_the_worker_over_the_limit_and_logs_it(world, tmp_path):
+    before = world.workers("reaped")
+    with world.listening(tmp_path, f"[memreap:reaped]\nlimit=30MB\n{QUICK}") as listener:
+        eventually(lambda: listener.tick() and _assert_left(listener))
+    (reaped,), (new,) = before - world.workers("reaped"), world.workers("reaped") - before
     first, watching, sent, left = listener.lines()
-    assert re.fullmatch(r"version [0-9.]+, configuration .*supervisord\.conf", first)
-    assert watching == "watching myapp (limit 30 MiB uss)"
+    assert re.fullmatch(r"version [0-9.]+, configuration .*own\.conf", first)
+    assert watching == "watching reaped (limit 30 MiB uss)"
     assert re.fullmatch(
-        rf"myapp: worker {before.pid} holds 4\d MiB \(uss\), limit 30 MiB: HUP sent between two requests",
-        sent,
+        rf"reaped: worker {reaped} holds 4\d MiB \(uss\), limit 30 MiB: HUP sent between two requests", sent
     )
     took, back = r"[0-9.]+ m?s", r"\d+ MiB"
-    assert re.fullmatch(
-        rf"myapp: worker {before.pid} left after {took}, {back} freed, {after.pid} took its place", left
-    )
+    assert re.fullmatch(rf"reaped: worker {reaped} left after {took}, {back} freed, {new} took its place", left)
 
 
 def _assert_left(listener) -> None:
     assert any(" left after " in line for line in listener.lines())
 
 
-def test_it_is_silent_while_nothing_changes(log, tmp_path):
-    with (
-        supervisord(tmp_path, program(2, 5) + "[memreap:myapp]\nlimit=100MB\n"),
-        listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
-    ):
-        for _ in range(4):
+def test_names_unknown_to_supervisord_are_reported_with_the_known_ones_and_then_it_is_silent(world, tmp_path):
+    with world.listening(tmp_path, "[memreap:myapp]\nlimit=100MB\n[memreap:myap]\nlimit=50MB\n") as listener:
+        for _ in range(3):
             listener.tick()
-    assert len(listener.lines()) == 2
+    names = ", ".join(sorted(["myapp", *DUE]))
+    assert listener.lines()[1:] == [
+        f"no program or group 'myap' in supervisord; there are: {names}",
+        "watching myapp (limit 100 MiB uss)",
+    ]
 
 
-def test_old_ticks_are_answered_and_not_acted_on(log, tmp_path):
-    with (
-        serving(tmp_path, program(2, 40) + f"[memreap:myapp]\nlimit=30MB\n{QUICK}"),
-        listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
-    ):
+def test_old_ticks_are_answered_and_not_acted_on(world, tmp_path):
+    with world.listening(tmp_path, f"[memreap:stale]\nlimit=30MB\n{QUICK}") as listener:
         for age in range(90, 30, -6):
             listener.event(payload=f"when:{int(time.time()) - age}")
         listener.expect((OK + READY) * 10)
@@ -235,11 +254,8 @@ def test_old_ticks_are_answered_and_not_acted_on(log, tmp_path):
         eventually(lambda: assert_in("HUP sent", listener.text()))  # by a child, between ticks
 
 
-def test_ticks_that_arrive_together_are_one_look(log, tmp_path):
-    with (
-        serving(tmp_path, program(2, 40) + f"[memreap:myapp]\nlimit=30MB\nchecks=3\n{QUICK}"),
-        listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
-    ):
+def test_ticks_that_arrive_together_are_one_look(world, tmp_path):
+    with world.listening(tmp_path, f"[memreap:together]\nlimit=30MB\nchecks=3\n{QUICK}") as listener:
         for _ in range(10):
             listener.event()
         listener.expect((OK + READY) * 10)
@@ -249,15 +265,14 @@ def test_ticks_that_arrive_together_are_one_look(log, tmp_path):
         eventually(lambda: assert_in("sent", listener.text()))
 
 
-def test_a_hanging_supervisord_is_one_line_and_the_listener_stays_in_time(log, tmp_path):
-    with (
-        supervisord(tmp_path, program(1, 40) + f"[memreap:myapp]\nlimit=30MB\n{QUICK}") as process,
-        listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
-    ):
-        stop(process.pid)
-        # A busy machine may be late, but not each time.
-        assert min(listener.tick() for _ in range(3)) < 1
-        process.send_signal(signal.SIGCONT)
+def test_a_hanging_supervisord_is_one_line_and_the_listener_stays_in_time(world, tmp_path):
+    with world.listening(tmp_path, "[memreap:myapp]\nlimit=100MB\n") as listener:
+        stop(world.process.pid)
+        try:
+            # A busy machine may be late, but not each time.
+            assert min(listener.tick() for _ in range(3)) < 1
+        finally:
+            world.process.send_signal(signal.SIGCONT)
         listener.tick()
     _, hangs, again, *_ = listener.lines()
     assert hangs.startswith("supervisord did not answer within 1 s at unix:///")
@@ -266,7 +281,7 @@ def test_a_hanging_supervisord_is_one_line_and_the_listener_stays_in_time(log, t
 
 def test_a_supervisord_that_shuts_down_gets_one_line(log, tmp_path):
     (tmp_path / "slow.py").write_text("import signal, time\nsignal.signal(15, lambda *_: None)\nwhile 1: time.sleep(1)")
-    slow = f"[program:slow]\ncommand={sys.executable} {tmp_path}/slow.py\nstopwaitsecs=8\n"
+    slow = f"[program:slow]\ncommand={sys.executable} {tmp_path}/slow.py\nstopwaitsecs=5\n"
     with (
         supervisord(tmp_path, slow + "[memreap:slow]\nlimit=300MB\n") as process,
         listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
@@ -329,21 +344,10 @@ def test_a_supervisord_without_an_rpc_interface_gets_one_line(log, tmp_path):
         ("username=admin\npassword=s3cret\n", {}, True),
     ],
 )
-def test_credentials_are_used_and_never_logged(log, tmp_path, ini, environment, works):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    http = f"[inet_http_server]\nport=127.0.0.1:{port}\nusername=admin\npassword=s3cret\n"
-    (tmp_path / "client.conf").write_text(f"[supervisorctl]\n{ini}[memreap:myapp]\nlimit=50MB\n")
-    with (
-        supervisord(tmp_path, program(1, 5), http),
-        listening(
-            "-c",
-            f"{tmp_path}/client.conf",
-            log=log,
-            SUPERVISOR_SERVER_URL=f"http://127.0.0.1:{port}",
-            **environment,
-        ) as listener,
-    ):
+def test_credentials_are_used_and_never_logged(world, tmp_path, ini, environment, works):
+    text = f"[supervisorctl]\n{ini}[memreap:myapp]\nlimit=50MB\n"
+    environment = {"SUPERVISOR_SERVER_URL": f"http://127.0.0.1:{world.port}", **environment}
+    with world.listening(tmp_path, text, **environment) as listener:
         listener.tick()
     assert ("watching myapp" in listener.text()) is works
     assert ("requires a user name and password" in listener.text()) is not works
@@ -363,78 +367,49 @@ def test_a_second_listener_of_the_same_supervisord_is_refused(log, tmp_path):
             texts = [log.read_text() for log in tmp_path.glob("memreap_0?.log")]
             assert sorted("configuration" in text for text in texts) == [False, True]
             (refused,) = (text for text in texts if "configuration" not in text)
-            assert "another listener of this supervisord is running already" in refused
+            assert "another listener of this supervisord is already running" in refused
             # The first where it ended within startsecs (1 s), the second where it took longer to start.
             assert re.search(r"gave up|exit status 0; expected", (tmp_path / "s.log").read_text())
 
         eventually(one_watches_and_the_other_has_ended)
 
 
-def test_a_changed_file_is_read_at_the_next_tick_and_a_bad_one_is_refused_completely(log, tmp_path):
-    section = tmp_path / "myapp.ini"
-    section.write_text("[memreap:myapp]\nlimit=100MB\n" + QUICK)
-    with (
-        serving(tmp_path, program(2, 40) + "[include]\nfiles=*.ini\n"),
-        listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
-    ):
+def test_a_changed_file_is_read_at_the_next_tick_and_a_bad_one_is_refused_completely(world, tmp_path):
+    """The file is a new one, of an [include]."""
+    section = tmp_path / "changed.ini"
+    with world.listening(tmp_path, "[include]\nfiles=*.ini\n") as listener:
         listener.tick()
-        section.write_text("[memreap:myapp]\nlimit=30 monkeys\nsettle=1s\n")
+        section.write_text("[memreap:changed]\nlimit=100MB\n" + QUICK)
+        listener.tick()
+        section.write_text("[memreap:changed]\nlimit=30 monkeys\nsettle=1s\n")
         listener.tick()
         listener.tick()
         assert "sent" not in listener.text()
-        section.write_text("[memreap:myapp]\nlimit=30MB\n" + QUICK)
+        section.write_text("[memreap:changed]\nlimit=30MB\n" + QUICK)
         listener.tick()
         eventually(lambda: assert_in("sent", listener.text()))
-    _, first, refused, accepted, second, sent = listener.lines()
-    assert accepted == "the configuration is valid again and in force"
-    assert first == "watching myapp (limit 100 MiB uss)"
+    _, none, first, refused, accepted, second, sent = listener.lines()
+    assert none.startswith("watching nothing: no program has a [memreap:PROGRAM] section")
+    assert first == "watching changed (limit 100 MiB uss)"
     assert refused == (
-        f"{section} [memreap:myapp] limit=30 monkeys: not a size, such as 150MB (the earlier settings stay in force)"
+        f"{section} [memreap:changed] limit=30 monkeys: not a size, such as 150MB (the earlier settings stay in force)"
     )
-    assert second == "watching myapp (limit 30 MiB uss)"
+    assert accepted == "the configuration is valid again and in force"
+    assert second == "watching changed (limit 30 MiB uss)"
     assert "sent" in sent
-
-
-def test_a_section_in_a_new_included_file_counts(log, tmp_path):
-    with (
-        supervisord(tmp_path, program(1, 40) + "[include]\nfiles=*.ini\n"),
-        listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
-    ):
-        listener.tick()
-        (tmp_path / "later.ini").write_text("[memreap:myapp]\nlimit=100MB\n")
-        listener.tick()
-    assert listener.lines()[1].startswith("watching nothing: no program has a [memreap:PROGRAM] section")
-    assert listener.lines()[2:] == ["watching myapp (limit 100 MiB uss)"]
-
-
-def test_names_unknown_to_supervisord_are_reported_with_the_known_ones(log, tmp_path):
-    with (
-        supervisord(tmp_path, program(1, 5) + "[memreap:myap]\nlimit=50MB\n"),
-        listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
-    ):
-        listener.tick()
-        listener.tick()
-    (line,) = (line for line in listener.lines() if "myap'" in line)
-    assert line == "no program or group 'myap' in supervisord; there are: myapp"
-
-
-def test_limits_in_the_command_win_over_the_file(log, tmp_path):
-    with (
-        supervisord(tmp_path, program(1, 5) + "[memreap:myapp]\nlimit=50MB\n"),
-        listening(
-            "-c", f"{tmp_path}/supervisord.conf", "myapp=60MB", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)
-        ) as listener,
-    ):
-        listener.tick()
-    assert listener.lines()[1] == "watching myapp (limit 60 MiB uss)"
 
 
 def test_a_listener_killed_during_a_reap_continues_after_its_restart(log, tmp_path):
     # Busy workers get no second signal, however long a listener takes to start.
     text = program(2, 40, "stuck", "busy") + f"[memreap:myapp]\nlimit=30MB\nidle_wait=0s\nhold=no\n{QUICK}"
-    with serving(tmp_path, text + stack.recorder(tmp_path)):
-        workers = {worker.pid: worker for worker in workers_of(tmp_path)}
+    # Else an attempt on a busy worker lasts for 30 s.
+    (tmp_path / "sitecustomize.py").write_text("import supervisor_memreap.host.attempt as a\na.ALONE = 1.0\n")
+    with supervisord(tmp_path, text + stack.recorder(tmp_path)) as process:
+        manager = World(process, tmp_path, 0).manager("myapp")
+        eventually(lambda: assert_have_served(manager.pid, settle=1.0))
+        workers = {worker.pid: worker for worker in manager.children()}
         environment = {"SUPERVISOR_SERVER_URL": url(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
+        environment["PYTHONPATH"] = str(tmp_path)
         with listening("-c", f"{tmp_path}/supervisord.conf", log=log, **environment) as listener:
             eventually(lambda: listener.tick() and _assert_announced(tmp_path, "reap"))
             (statefile,) = (tmp_path / "memreap").glob("*.json")
@@ -459,17 +434,15 @@ def _assert_announced(directory: Path, *kinds: str) -> None:
     assert [event["event"] for event in stack.announced(directory)] == list(kinds)
 
 
-def test_an_internal_error_is_one_line_and_the_listener_continues(log, tmp_path):
+def test_an_internal_error_is_one_line_and_the_listener_continues(world, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import supervisor_memreap.listener.reaper as r\n"
         "def tick(*_): raise RuntimeError('made for the test')\n"
         "r.Reaper.tick = tick\n"
     )
-    with supervisord(tmp_path, program(1, 5)):
-        environment = {"PYTHONPATH": str(tmp_path), "SUPERVISOR_SERVER_URL": url(tmp_path)}
-        with listening("myapp=50MB", log=log, **environment) as listener:
-            listener.tick()
-            listener.tick()
+    with world.listening(tmp_path, "", "myapp=50MB", PYTHONPATH=str(tmp_path)) as listener:
+        listener.tick()
+        listener.tick()
     (line,) = (line for line in listener.lines() if "internal error" in line)
     assert line.startswith("internal error, please report it: RuntimeError('made for the test')")
 
