@@ -21,7 +21,8 @@ from supervisor_memreap.core.model import Program, Result
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.demo import fastcgi, load
 from supervisor_memreap.host import boundary, look, procfs, reader
-from supervisor_memreap.host.attempt import Attempt, Order, Outcome
+from supervisor_memreap.host.attempt import Attempt
+from supervisor_memreap.host.machine import Order, Outcome
 
 REAPS = 60
 SOCKET = "/tmp/pool.sock"

@@ -17,6 +17,7 @@ from support.looking import ended, look, order_of
 from supervisor_memreap.core.model import SentMoment
 from supervisor_memreap.host import attempt, boundary, lock
 from supervisor_memreap.host.attempt import Attempt
+from supervisor_memreap.host.machine import Locked
 from supervisor_memreap.host.procfs import Procfs
 
 pytestmark = pytest.mark.skipif(not boundary.is_usable(), reason=f"not on {sys.platform}")
@@ -172,7 +173,7 @@ def test_a_child_ends_with_its_parent_and_holds_the_lock_until_then():
             finally:
                 os._exit(0)
         (child,) = eventually(lambda: _assert_one_below(parent))
-        with pytest.raises(lock.Locked):
+        with pytest.raises(Locked):
             lock.take(seen.manager)
         os.kill(parent, signal.SIGKILL)
         os.waitpid(parent, 0)

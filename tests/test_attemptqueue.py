@@ -12,9 +12,11 @@ from supervisor_memreap.core.policy import Candidate, Choice, Standing
 from supervisor_memreap.core.reasons import Requested
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.host.attempt import ALONE, LAST, TURN, Attempt, Outcome
+from supervisor_memreap.host.attempt import Attempt
+from supervisor_memreap.host.machine import TURN, Outcome
 from supervisor_memreap.listener import attemptqueue, attempts
 from supervisor_memreap.listener.attemptqueue import AttemptQueue
+from supervisor_memreap.listener.attempts import ALONE, LAST
 from supervisor_memreap.listener.memorywatch import MemoryWatch
 from supervisor_memreap.listener.pool import WatchedPool
 from supervisor_memreap.listener.pools import Pools

@@ -25,6 +25,7 @@ from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import lock, procfile, procfs, roster, signalling, waiting
 from supervisor_memreap.host import look as host_look
 from supervisor_memreap.host.connections import Clients
+from supervisor_memreap.host.machine import Locked, Unlockable
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.host.source import Source
 
@@ -404,14 +405,14 @@ def test_a_bound_is_not_used_for_an_unreadable_metric(metric, readable):
 
 
 def _assert_locked(process: ProcessId) -> None:
-    with pytest.raises(lock.Locked):
+    with pytest.raises(Locked):
         os.close(lock.take(process))
 
 
 def test_the_lock_of_a_process_is_exclusive_until_released():
     mine = procfs.source().process(os.getpid()).id
     held = lock.take(mine)
-    with pytest.raises(lock.Locked, match=rf"process {os.getpid()} \(.*python.*\) holds its lock"):
+    with pytest.raises(Locked, match=rf"process {os.getpid()} \(.*python.*\) holds its lock"):
         lock.take(mine)
     os.close(held)
     os.close(lock.take(mine))
@@ -426,7 +427,7 @@ def test_another_user_cannot_take_the_lock_of_a_process_which_counts_as_locked()
         def attempt() -> str:
             try:
                 return f"taken {lock.take(manager)}"
-            except lock.Unlockable as trouble:
+            except Unlockable as trouble:
                 return str(trouble)
 
         assert as_unprivileged_user(attempt) == f"the lock /proc/{pid}/personality cannot be opened (Permission denied)"
@@ -483,7 +484,7 @@ def test_an_unopenable_lock_file_counts_as_locked_and_the_line_names_it(monkeypa
     def attempt() -> str:
         try:
             return f"taken {lock.take_file(ProcessId(4242, 1.0))}"
-        except lock.Unlockable as trouble:
+        except Unlockable as trouble:
             return str(trouble)
 
     assert as_unprivileged_user(attempt) == f"the lock {path} cannot be taken (Permission denied)"
@@ -496,7 +497,7 @@ def test_a_process_with_another_start_time_than_supervisord_reports_is_not_the_m
             program = Program("myapp", "myapp", "RUNNING", pid, os.getpid(), age=reported_age)
             seen = host_look.look(Watch(program, SETTINGS), procfs.source())
             assert bool(seen.manager) is there
-            assert ("another start time than supervisord says" in seen.not_visible) is not there
+            assert ("another start time than in supervisord" in seen.not_visible) is not there
 
 
 def test_on_a_busy_machine_supervisord_may_have_answered_long_before_the_process_is_read():
@@ -696,7 +697,7 @@ def test_a_lock_file_of_another_user_does_not_prove_another_listener():
     os.chown(path, NOBODY, NOBODY)
     with path.open() as theirs:
         fcntl.flock(theirs, fcntl.LOCK_EX)
-        with pytest.raises(lock.Unlockable, match=f"by a file of user {NOBODY}"):
+        with pytest.raises(Unlockable, match=f"by a file of user {NOBODY}"):
             lock.take_file(process, "listener")
 
 

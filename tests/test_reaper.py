@@ -27,7 +27,7 @@ from supervisor_memreap.core.settings import Given, Settings, resolve
 from supervisor_memreap.core.state import Cause, Phase, PoolState, Reap, Suspension
 from supervisor_memreap.host import lock, procfs, reader, signalling, sockets
 from supervisor_memreap.host import look as host_look
-from supervisor_memreap.host.attempt import Outcome
+from supervisor_memreap.host.machine import Locked, Outcome, Unlockable
 from supervisor_memreap.listener import attempts, statedirectory
 from supervisor_memreap.listener.attempts import AGAIN
 from supervisor_memreap.listener.memorywatch import MemoryWatch
@@ -376,7 +376,7 @@ def test_a_pool_out_of_sight_keeps_its_leaving_worker_and_its_lock():
         pid = reaping.until(events.Signalled).pid
         assert reaping.reaper.tick(reaping.programs, NOTHING, time.monotonic()) == []
         assert reaping.reaper.tick([], reaping.settings, time.monotonic()) == []
-        with pytest.raises(lock.Locked):
+        with pytest.raises(Locked):
             lock.take(procfs.source().process(manager).id)
         reaping.later = 60.0
         for _ in range(3):
@@ -544,7 +544,7 @@ def test_an_error_after_the_second_signal_may_have_been_sent_counts_as_sent(monk
 
 def test_without_the_lock_nothing_is_sent_and_the_line_gives_the_cause(monkeypatch):
     def fails(_process):
-        raise lock.Unlockable("the lock /proc/1/personality cannot be opened (Permission denied)")
+        raise Unlockable("the lock /proc/1/personality cannot be opened (Permission denied)")
 
     monkeypatch.setattr(lock, "take", fails)
     with pool(2, 40) as manager, Reaping(manager) as reaping:

@@ -134,7 +134,7 @@ def test_a_command_that_cannot_be_saved_is_refused_and_changes_no_pool(directory
     for verb in ("pause", "resume"):
         break_it(directory)
         with pytest.raises(
-            CommandError, match=rf"^{verb} all: nothing was done, .* {directory} may be written by others"
+            CommandError, match=rf"^{verb} all: nothing was done, .* {directory} is writable by other users"
         ):
             reaper.command(Command(verb, "all"), names)
         assert [reaper.pools.named(name).state.paused for name in names] == [True, False, False]
@@ -242,7 +242,7 @@ def test_a_directory_that_another_user_may_have_created_is_refused_with_a_line(t
     if kind == "link":
         directory.rename(tmp_path / "other")
         directory.symlink_to(tmp_path / "other")
-        expected = "is a link"
+        expected = "is a symbolic link"
     elif kind == "file":
         shutil.rmtree(directory)
         directory.touch()

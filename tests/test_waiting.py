@@ -25,8 +25,9 @@ from support.driver import eventually
 from support.looking import ended
 
 from supervisor_memreap.host import procfile, sockets, waiting
-from supervisor_memreap.host.attempt import Attempt, Order
+from supervisor_memreap.host.attempt import Attempt
 from supervisor_memreap.host.boundary import tgkill
+from supervisor_memreap.host.machine import Order
 from supervisor_memreap.host.procfs import Procfs
 
 pytestmark = pytest.mark.skipif(not waiting.KINDS, reason=f"the system calls of {platform.machine()} are not known")

@@ -16,21 +16,18 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
-from supervisor_memreap.core.model import ProcessId, Result, SentMoment
+from supervisor_memreap.core.model import Result, SentMoment
 from supervisor_memreap.core.servers import Moment, may_signal_busy, moment_of
 from supervisor_memreap.host import boundary, forked, reader
 from supervisor_memreap.host.connections import Connections
 from supervisor_memreap.host.look import private_memory
+from supervisor_memreap.host.machine import Order, Outcome
 from supervisor_memreap.host.signalling import has_changed, send, send_to_main_thread
 from supervisor_memreap.host.signals import number
 from supervisor_memreap.host.source import Source
 
-# Seconds in which a worker has to come to its boundary, so that others that are due have their turn; and if none is.
-TURN, ALONE = 5.0, 30.0
-# The same where it is signalled at any moment after that.
-LAST = 0.5
 # Seconds by which a child may overrun its time, on a machine that is busy, before it is ended.
 _OVERRUN = 2.0
 # Seconds to wait for a child after its last report; and for one that was signalled to end, or killed.
@@ -41,64 +38,6 @@ _BETWEEN_READS, _PART_OF_READ = 0.003, 9
 
 # A line with the time (monotonic).
 _QUEUES = b"q "
-
-
-@dataclass(frozen=True)
-class Order:
-    """What an attempt is to do."""
-
-    worker: ProcessId
-    manager: ProcessId
-    processes: int
-    """The number of processes in the pool, which share memory."""
-    server: str
-    """As in core.model."""
-    signal: str
-    hold: bool = True
-    """Whether to bring the worker to its boundary."""
-    may_be_busy: bool = False
-    """Signal it at the end even while busy, if its server permits that: `idle_wait` has expired."""
-    busy_signal: str = ""
-    """The signal for it then; empty: the same."""
-    patience: float = TURN
-    """Seconds that this may take."""
-    private: int | None = None
-    """Bytes that the worker has for itself, as read at the look; None: not read there."""
-    stops: int = boundary.MOST_STOPS
-    """System calls, twice over, in which the worker may be stopped for microseconds."""
-    siblings: frozenset[int] = frozenset()
-    """The pids of the pool's other workers."""
-    may_lack: int = 0
-    """If more of them are gone by then, nothing is sent."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of an attempt."""
-
-    result: Result
-    moment: SentMoment | None = None
-    """What the worker was doing when the signal was sent; None: it was not sent."""
-    unheld: bool = False
-    """It was not permitted to bring it to its boundary."""
-    has_boundary: bool | None = None
-    """Whether it could have been brought there; None: unknown."""
-    private: int | None = None
-    """Private bytes of the worker; None: unknown."""
-    watched: float = 0.0
-    """Seconds in which it was seen that it never was between two requests."""
-    is_kept: bool = False
-    """A client's connection was seen that is kept between requests."""
-    signal: str = ""
-    """The one that was sent; empty: that of the order."""
-    is_deaf: bool = False
-    """It has no handler for the signal that it would be sent while busy, so nothing was sent."""
-    stopped: float = 0.0
-    """Seconds for which the worker was stopped without a signal being sent."""
-    sent_at: float | None = None
-    """Monotonic: right before the signal; None: it was not sent, or it is not known when."""
-    error: str = ""
-    """Of memreap itself: nothing was sent."""
 
 
 _HANDLED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}

@@ -26,6 +26,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import NamedTuple
 
 from supervisor_memreap.host import sockets, waiting
+from supervisor_memreap.host.machine import MOST_STOPS
 from supervisor_memreap.host.procfile import read, stat, status
 from supervisor_memreap.host.waiting import (
     KINDS,
@@ -86,8 +87,6 @@ _FIRST_STOP = 1.0
 _NEXT_STOP, _LAST_STOP, _HURRIED_STOP = 0.005, 1.0, 0.05
 # And for each stop, until this process runs.
 _SWITCH = 20e-6
-# Stops of one attempt: two for each system call, 35 us each from Python.
-MOST_STOPS = 10000
 
 
 class _SyscallInfo(ctypes.Structure):

@@ -14,19 +14,12 @@ import sys
 import tempfile
 
 from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.host.machine import Locked, Unlockable
 from supervisor_memreap.host.procfile import missing, read
 
 _FILE = "personality"
 # A process in its own mount namespace may have replaced its /proc with anything: a fifo must not block us.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-
-
-class Locked(Exception):
-    """Another process holds the lock; the text names it."""
-
-
-class Unlockable(Locked):
-    """The lock cannot be taken, so whether another process holds it is unknown; the text has the reason."""
 
 
 def take(process: ProcessId) -> int:

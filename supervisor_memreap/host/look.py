@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from supervisor_memreap.core import servers
@@ -11,16 +11,13 @@ from supervisor_memreap.core.model import Holder, MemoryScope, Pool, ProcessId, 
 from supervisor_memreap.core.servers import UNRECOGNISABLE, signal_for
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import roster
+from supervisor_memreap.host.machine import Gate, NeedsDetail
 from supervisor_memreap.host.memory import Memory, largest
 from supervisor_memreap.host.reader import Blocked, NoReader
 from supervisor_memreap.host.roster import Roster
 from supervisor_memreap.host.signals import number
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.host.statm import Statm
-
-NeedsDetail = Callable[[Worker], bool]
-# Takes a pool with its manager and memory scopes, but no workers yet; returns which of its workers need details.
-Gate = Callable[[Pool], NeedsDetail]
 
 
 def always(_pool: Pool) -> NeedsDetail:

@@ -16,10 +16,9 @@ from supervisor_memreap.core.reasons import Reason, is_host_wide
 from supervisor_memreap.core.servers import Moment, cost_while_busy, may_signal_busy, moment_of, signal_while_busy
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import Phase
-from supervisor_memreap.host import attempt, signalling
-from supervisor_memreap.host.attempt import Attempt, Order, Outcome
-from supervisor_memreap.host.boundary import MOST_STOPS
-from supervisor_memreap.host.lock import Locked
+from supervisor_memreap.host import signalling
+from supervisor_memreap.host.attempt import Attempt
+from supervisor_memreap.host.machine import MOST_STOPS, TURN, Locked, Order, Outcome
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.listener.followed import Followed, FollowedWorkers, TakeLock
 from supervisor_memreap.listener.poolstate import StatefulPool
@@ -30,6 +29,8 @@ from supervisor_memreap.listener.turns import Turns
 REFUSED = 300.0
 # Seconds that a worker which is signalled a second time may take to its boundary: it was idle there long ago.
 AGAIN = 2.0
+# Seconds of an attempt if no other worker is due; and where it is signalled at any moment after that.
+ALONE, LAST = 30.0, 0.5
 # Seconds of the first attempt if another worker is due too; each failed attempt doubles it.
 FIRST = 1.0
 # After a failed attempt, none is made on the worker for this many times the time it was stopped: attempts slow it
@@ -72,7 +73,7 @@ class Trial:
     def shorten(self) -> None:
         """Others are due too."""
         if self.attempt:
-            self.attempt.shorten(attempt.TURN)
+            self.attempt.shorten(TURN)
 
     def group_lock(self, manager: ProcessId) -> int | None:
         return self.lock if self.pool.is_group and self.pool.manager == manager else None
@@ -332,8 +333,8 @@ def _patience(candidate: Candidate, is_alone: bool, remaining: float, has_bounda
     server = candidate.worker.detail.server
     moment = moment_of(server)
     if candidate.idle_wait_expired and moment is Moment.ANY and may_signal_busy(server, has_boundary):
-        return attempt.LAST
-    patience = attempt.TURN if candidate.idle_wait_expired or is_host_wide(candidate.reason) else attempt.ALONE
+        return LAST
+    patience = TURN if candidate.idle_wait_expired or is_host_wide(candidate.reason) else ALONE
     if not is_alone:
         patience = min(patience, FIRST * 2 ** min(candidate.attempts, 5))  # more than ALONE by then
     return patience if moment is Moment.HELD or remaining <= 0 else min(patience, remaining)

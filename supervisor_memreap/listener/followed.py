@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from supervisor_memreap.core.model import Pool, ProcessId
 from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.host import signalling
-from supervisor_memreap.host.lock import Locked
+from supervisor_memreap.host.machine import Locked
 from supervisor_memreap.host.source import Source
 
 # Takes the lock of a manager, with target=self that of supervisord. Raises Locked, ProcessLookupError.

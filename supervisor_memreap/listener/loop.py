@@ -19,6 +19,7 @@ from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.settings import COMMAND_LINE, SettingsError, parse, parse_name_size, resolve
 from supervisor_memreap.host import lock, procfs
+from supervisor_memreap.host.machine import Locked, Unlockable
 from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.listener.application import Application
 from supervisor_memreap.listener.statefile import StateFile
@@ -101,13 +102,13 @@ def _is_alone(above: ProcessId, emit: events.Sink) -> bool:
     try:
         try:
             lock.take(above)
-        except lock.Unlockable:
+        except Unlockable:
             # We do not run as supervisord's user. A file that others may open would let each of them keep us from
             # starting.
             lock.take_file(above, "listener", 0o600)
-    except lock.Unlockable as trouble:
+    except Unlockable as trouble:
         emit(events.OtherListenersUnknown("", time.time(), str(trouble)))
-    except lock.Locked as trouble:
+    except Locked as trouble:
         emit(events.AnotherListener("", time.time(), str(trouble)))
         return False
     except ProcessLookupError:

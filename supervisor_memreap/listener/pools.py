@@ -12,6 +12,7 @@ from supervisor_memreap.core.events import Event, Sink
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.state import PoolState, is_worth_keeping
 from supervisor_memreap.host import lock
+from supervisor_memreap.host.machine import Locked
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.listener.pool import WatchedPool
 from supervisor_memreap.outputs.guard import guard
@@ -113,7 +114,7 @@ class Pools:
     def _take_lock(self, manager: ProcessId, is_group: bool) -> int:
         """A descriptor with the lock of this manager. Raises Locked, ProcessLookupError."""
         if self._dry_run:
-            raise lock.Locked("a dry run takes no lock")
+            raise Locked("a dry run takes no lock")
         if not is_group:
             return self._unless_leaving(lock.take(manager), manager)
         # All pools with target=self have one manager, supervisord, and so one lock, which is shared here.
@@ -138,7 +139,7 @@ class Pools:
             if pool.pool.worker(leaving.worker):
                 os.close(taken)
                 pool.update(replace(pool.state, reap=leaving))
-                raise lock.Locked(f"worker {leaving.worker.pid} was signalled by a memreap that has ended")
+                raise Locked(f"worker {leaving.worker.pid} was signalled by a memreap that has ended")
         return taken
 
     def set_aside(self, watched: Iterable[str], now: float, view: Source) -> None:

@@ -16,6 +16,7 @@ from supervisor_memreap.core.rows import PoolRow
 from supervisor_memreap.core.selection import Decision
 from supervisor_memreap.core.settings import Settings, Watch
 from supervisor_memreap.host import look, procfs
+from supervisor_memreap.host.machine import NeedsDetail
 from supervisor_memreap.host.memory import Memory
 from supervisor_memreap.host.source import Source
 from supervisor_memreap.host.statm import Statm
@@ -116,7 +117,7 @@ class Reaper:
         pool = self.pools.named(watch.program.namespec)
         before, state, settings = pool.pool, pool.state, watch.settings
 
-        def gate(seen: Pool) -> look.NeedsDetail:
+        def gate(seen: Pool) -> NeedsDetail:
             return selection.detail_needed(Look(seen, settings, state), self.memory.episodes, now)
 
         expected = (*signalled(state), *state.requested)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from supervisor_memreap.core.model import ProcessId, Program, supervisord_of
 from supervisor_memreap.core.state import PoolState, decode, encode, is_worth_keeping, process_id, restored
 from supervisor_memreap.host import lock, procfs
+from supervisor_memreap.host.machine import Locked, Unlockable
 from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.listener.statedirectory import Refused
 from supervisor_memreap.supervisord.configfile import Contents
@@ -192,9 +193,9 @@ def _is_being_signalled(state: PoolState) -> bool:
     try:
         # A worker with a slot is one of a group, whose lock is another one than that of supervisord itself.
         os.close(lock.take_file(state.manager) if state.leaving.slot else lock.take(state.manager))
-    except lock.Unlockable:
+    except Unlockable:
         return False  # not known
-    except lock.Locked:
+    except Locked:
         return True
     except ProcessLookupError:
         pass

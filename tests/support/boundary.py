@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from supervisor_memreap.host import boundary, waiting
+from supervisor_memreap.host.machine import MOST_STOPS
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.host.waiting import Kind
 from support.driver import eventually, workers_below
@@ -45,7 +46,7 @@ def attempt(
     worker: int,
     send: Callable[[], None] | None = None,
     patience: float = 30.0,
-    stops: int = boundary.MOST_STOPS,
+    stops: int = MOST_STOPS,
     killed_at: int | None = None,
     may_send: bool = True,
 ) -> str:

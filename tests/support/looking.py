@@ -12,7 +12,8 @@ from supervisor_memreap.core.servers import signal_while_busy
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import look as host_look
 from supervisor_memreap.host import procfs, signalling
-from supervisor_memreap.host.attempt import Attempt, Order, Outcome
+from supervisor_memreap.host.attempt import Attempt
+from supervisor_memreap.host.machine import Order, Outcome
 
 MIB = 1024**2
 SETTINGS = PoolSettings(limit=30 * MIB)
