@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from supervisor_memreap.core.carryout import carry_out, carry_out_in_all
 from supervisor_memreap.core.command import (
     Command,
     CommandError,
-    carry_out,
-    carry_out_in_all,
     id_of,
     named,
     parse,

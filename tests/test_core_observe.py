@@ -8,7 +8,8 @@ import pytest
 from test_core_policy import MIB, SETTINGS, Film, events, reaped
 
 from supervisor_memreap.core import choosing, policy, shortage
-from supervisor_memreap.core.command import CommandError, carry_out, parse
+from supervisor_memreap.core.carryout import carry_out
+from supervisor_memreap.core.command import CommandError, parse
 from supervisor_memreap.core.events import Stuck, Watching, WouldReap, WrongSetting
 from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId, WorkerDetail
 from supervisor_memreap.core.policy import Look

@@ -42,7 +42,7 @@ from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host import attempt, boundary
 from supervisor_memreap.host.procfs import Procfs
 from supervisor_memreap.listener.reaper import Reaper
-from supervisor_memreap.outputs.log import Log
+from supervisor_memreap.outputs.eventlog import Log
 
 BYSTANDER = POOL.with_name("bystander.py")
 QUICK = "limit=30MB\nmin_age=1s\nsettle=1s\n"

@@ -16,7 +16,7 @@ from supervisor_memreap.core.outputsettings import Recording
 from supervisor_memreap.core.policy import Choice, Standing
 from supervisor_memreap.core.settings import PoolSettings, Settings
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.outputs import fields, log, words
+from supervisor_memreap.outputs import eventlog, fields, log, words
 from supervisor_memreap.outputs.lasting import Once
 
 RESUMED = events.Resumed("a", 1e9, "x")
@@ -55,13 +55,13 @@ def test_a_log_line_is_one_line_with_any_content():
 
 def test_a_stamped_line_begins_with_the_time(tmp_path):
     with (tmp_path / "log").open("w") as stream:
-        log.Log(stream)(RESUMED)
+        eventlog.Log(stream)(RESUMED)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d memreap: a: resumed: x\n", (tmp_path / "log").read_text())
 
 
 def test_a_line_of_json_is_the_event_until_the_settings_ask_for_text(tmp_path):
     with (tmp_path / "log").open("w") as stream:
-        write = log.Log(stream, is_json=True)
+        write = eventlog.Log(stream, is_json=True)
         write(RESUMED)
         write.apply(Settings({}))
         write(RESUMED)
@@ -76,7 +76,7 @@ def test_unread_json_is_dropped_by_line_and_counted_in_json():
     readable, writable = os.pipe()
     os.set_blocking(readable, False)
     with os.fdopen(writable, "w") as stream:
-        write = log.Log(stream, is_json=True)
+        write = eventlog.Log(stream, is_json=True)
         for _ in range(100):  # more than there is room for
             write(events.Resumed("a", 1e9, "\u00e4" * 5000))
         whole = os.read(readable, 1 << 20).splitlines(keepends=True)
@@ -92,7 +92,7 @@ def test_unread_json_is_dropped_by_line_and_counted_in_json():
 @pytest.mark.parametrize("stream", [None, open("/dev/null")])  # noqa: SIM115 # one that cannot be written to
 def test_a_stream_that_accepts_nothing_is_not_an_error(stream):
     log.to(stream)("x")
-    log.Log(stream)(RESUMED)
+    eventlog.Log(stream)(RESUMED)
 
 
 def test_a_lasting_state_is_logged_again_only_if_its_text_changes():

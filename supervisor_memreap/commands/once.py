@@ -31,7 +31,7 @@ from supervisor_memreap.core.settings import (
 )
 from supervisor_memreap.listener import oneshot
 from supervisor_memreap.listener.reaper import HowEnded
-from supervisor_memreap.outputs import log, words
+from supervisor_memreap.outputs import eventlog, log, words
 from supervisor_memreap.supervisord.configured import configured
 
 EPILOG = f"""\
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     names = [argument for argument in args.words if "=" not in argument]
     pairs = [argument.partition("=") for argument in args.words if "=" in argument]
     given = {key: Given(value, COMMAND_LINE) for key, _, value in pairs}
-    emit = log.sink(sys.stdout, args.json)
+    emit = eventlog.sink(sys.stdout, args.json)
     how_ended: HowEnded = oneshot.ended_by_itself
     has_commands = False
     contents = None

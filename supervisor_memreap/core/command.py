@@ -1,4 +1,4 @@
-"""The commands that a user may send to a listener: text in, new states of the pools out. Pure.
+"""The commands that a user may send to a listener, as text; they are carried out in core.carryout. Pure.
 
 The text is the data of a REMOTE_COMMUNICATION event, so only users who may control supervisord can send it:
 `pause myapp`, `resume all`, `reap myapp`, `reap myapp 4242`, `roll myapp`, `doctor`. Two options may follow.
@@ -10,14 +10,10 @@ when the listener recovers. A command with both is carried out once, however oft
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, get_args
 
-from supervisor_memreap.core import policy
-from supervisor_memreap.core.model import Pool, Worker
-from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.core.text import quote, seconds
+from supervisor_memreap.core.text import quote
 
 TYPE = "memreap-command"
 """The type of the events that carry commands."""
@@ -30,16 +26,15 @@ _MAX_CHARACTERS = 1000
 _NAME = re.compile(r"[^\s:=]+(?::[^\s:=]+)?")
 _ID = re.compile(r"id=([0-9a-zA-Z-]{1,64})")
 _UNTIL = re.compile(r"until=([0-9]{1,12}(?:\.[0-9]{1,6})?)")
-# At most this many names are listed in a message.
-_MAX_NAMES = 20
+MAX_NAMES = 20
+"""At most this many names are listed in a message."""
 
 
 class CommandError(ValueError):
     """One line: what is wrong with the command, and what is allowed."""
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     verb: Verb
     name: str
     """Of a pool, a program or a group; or `all`."""
@@ -48,21 +43,6 @@ class Command:
     id: str = ""
     until: float | None = None
     """When it expires, in seconds since 1970; None: never."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """The outcome of a command in one pool."""
-
-    pool: str
-    state: PoolState | None
-    """None: unchanged."""
-    text: str
-    refused: bool = False
-
-    @property
-    def line(self) -> str:
-        return self.text if self.refused else f"{self.pool}: {self.text}"
 
 
 def id_of(text: str) -> str:
@@ -119,95 +99,6 @@ def _names_of(pool: str) -> tuple[str, ...]:
 
 def unknown(name: str, pools: Sequence[str]) -> str:
     """The line for a name that matches no pool."""
-    more = f", and {len(pools) - _MAX_NAMES} more" if len(pools) > _MAX_NAMES else ""
-    names = ", ".join(pools[:_MAX_NAMES]) or "none"
+    more = f", and {len(pools) - MAX_NAMES} more" if len(pools) > MAX_NAMES else ""
+    names = ", ".join(pools[:MAX_NAMES]) or "none"
     return f"no pool '{quote(name)}' is watched; there are: {names}{more}"
-
-
-def carry_out_in_all(command: Command, pools: Mapping[str, tuple[Pool, PoolState]]) -> list[Result]:
-    """A result for each of these pools, which `command` names.
-
-    Raises CommandError if it can be carried out in none of them; then nothing has changed.
-    """
-    if command.verb == "reap":
-        pools = _pool_to_reap(command, pools)
-    results = [_result(command, name, pool, state, len(pools) > 1) for name, (pool, state) in pools.items()]
-    if not any(result.state for result in results):
-        raise CommandError("; ".join(result.line for result in results))
-    return results
-
-
-def _pool_to_reap(
-    command: Command, pools: Mapping[str, tuple[Pool, PoolState]]
-) -> Mapping[str, tuple[Pool, PoolState]]:
-    """The pool with this name, or with a worker of this pid."""
-    meant = {
-        name: (pool, state)
-        for name, (pool, state) in pools.items()
-        if (any(worker.id.pid == command.pid for worker in pool.workers) if command.pid else name == command.name)
-    }
-    if len(pools) == 1 or len(meant) == 1:
-        return meant or pools
-    if command.pid:
-        raise CommandError(f"'{quote(command.name)}' has no worker {command.pid}")
-    names = ", ".join([*pools][:_MAX_NAMES])
-    raise CommandError(f"reap: '{quote(command.name)}' matches {len(pools)} pools; name one of them: {names}")
-
-
-def _result(command: Command, name: str, pool: Pool, state: PoolState, is_one_of_many: bool) -> Result:
-    if command.verb == "roll" and is_one_of_many and not pool.workers:
-        return Result(name, None, f"no workers to replace: it is {pool.state}")
-    try:
-        return Result(name, *carry_out(command, pool, state))
-    except CommandError as error:
-        return Result(name, None, str(error), refused=True)
-
-
-def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState, str]:
-    """The new state of one pool, and a line about it. Raises CommandError if nothing has changed."""
-    if command.verb == "pause":
-        text = f"paused: no worker is signalled until supervisorctl memreap resume {pool.name}"
-        dropped = len(state.requested)
-        dropped_text = f"; {dropped} requested workers will not be replaced: reap or roll again afterwards"
-        return policy.pause(state), text + dropped_text if dropped else text
-    if command.verb == "resume":
-        return policy.resume(state), "resumed"
-    if state.settings and state.settings.observe:
-        raise CommandError(f"{pool.name} is only observed (observe=yes): no worker is signalled")
-    if pool.manager is None or not pool.workers:
-        raise CommandError(f"{pool.name} has no workers: it is {pool.state}")
-    if state.paused:
-        raise CommandError(f"{pool.name} is paused: supervisorctl memreap resume {pool.name} first")
-    if state.suspended:
-        raise CommandError(
-            f"{pool.name} is suspended ({state.suspended.text}): supervisorctl memreap resume {pool.name} first"
-        )
-    signalled = {leaving.worker for leaving in (state.leaving, *state.stuck) if leaving}
-    present = [worker for worker in pool.workers if worker.id not in signalled]
-    if command.pid:
-        worker = next((worker for worker in pool.workers if worker.id.pid == command.pid), None)
-        if worker is None:
-            pids = ", ".join(str(worker.id.pid) for worker in pool.workers)
-            raise CommandError(f"{pool.name} has no worker {command.pid}; there are {pids}")
-        if worker.id in signalled:
-            raise CommandError(f"{pool.name}: worker {command.pid} has already been signalled")
-    elif not present:
-        raise CommandError(f"{pool.name}: all of its workers have already been signalled")
-    elif command.verb == "roll":
-        all_ = f"all {len(present)} workers are" if len(present) > 1 else f"worker {present[0].id.pid} is"
-        text = f"{all_} going to be replaced{', one at a time' if len(present) > 1 else ''}"
-        return policy.request((each.id for each in present), state), text + _young(present, state)
-    else:
-        worker = max(present, key=lambda worker: (worker.used or 0, worker.bound))
-    text = f"worker {worker.id.pid} is going to be replaced"
-    return policy.request([worker.id], state), text + _young([worker], state)
-
-
-def _young(workers: Sequence[Worker], state: PoolState) -> str:
-    """That a worker must come of age first."""
-    min_age = state.settings.min_age if state.settings else 0.0
-    young = sum(worker.age < min_age for worker in workers)
-    if not young:
-        return ""
-    which = f"{young} of them " if len(workers) > 1 else ""
-    return f"; {which}not before min_age={seconds(min_age)}"

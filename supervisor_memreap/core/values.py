@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]+)(?:\.([0-9]+))?\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _SIZE_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", re.IGNORECASE)
 _DURATION_UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
@@ -18,7 +17,9 @@ def size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if not match or len(text) > 40:
         raise ValueError("not a size, such as 150MB")
-    return int(Decimal(match[1]) * _SIZE_UNITS[match[2].lower()])
+    whole, fraction = match[1], match[2] or ""
+    divisor: int = 10 ** len(fraction)
+    return int(whole + fraction) * _SIZE_UNITS[match[3].lower()] // divisor
 
 
 def duration(text: str) -> float:

@@ -24,7 +24,7 @@ from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.listener.application import Application
 from supervisor_memreap.listener.statefile import StateFile
 from supervisor_memreap.listener.wakeable import wait
-from supervisor_memreap.outputs import log
+from supervisor_memreap.outputs.eventlog import Log
 from supervisor_memreap.supervisord import ancestor, configfile
 from supervisor_memreap.supervisord.protocol import Event, Protocol
 
@@ -35,7 +35,7 @@ def run(config: str | None, limits: Sequence[str]) -> int:
     `limits` are the NAME=SIZE words of the command.
     """
     is_started = "SUPERVISOR_ENABLED" in os.environ
-    emit = log.Log(sys.stderr, is_json=is_started and _asks_for_json(config))
+    emit = Log(sys.stderr, is_json=is_started and _asks_for_json(config))
     try:
         command_line = parse_name_size(limits, COMMAND_LINE)
         resolve(command_line)
