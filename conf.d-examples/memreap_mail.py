@@ -43,20 +43,26 @@ def main() -> None:
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--to", required=True, type=address, metavar="ADDRESS", help="who gets the mails; several with commas")
-    add("--every", type=duration, default=3600, metavar="TIME", help="at most one mail for each pool in this time (1h)")
+    add("--to", required=True, type=address, metavar="ADDRESS", help="recipients, separated by commas")
+    add(
+        "--every",
+        type=duration,
+        default=3600,
+        metavar="TIME",
+        help="at most one mail per pool in this time (default: 1h)",
+    )
     add(
         "--events",
         type=choice,
         default=["stuck", "suspended", "resumed", "short", "relieved"],
-        help=f"which announcements are mailed, with commas: {', '.join(ANNOUNCEMENTS)} (all but reap and left)",
+        help=f"announcements to mail, separated by commas: {', '.join(ANNOUNCEMENTS)} (default: all but reap and left)",
     )
     add(
         "--sendmail",
         type=shlex.split,
         default=["/usr/sbin/sendmail", "-t", "-i"],
         metavar="COMMAND",
-        help="it reads a whole mail from standard input (/usr/sbin/sendmail -t -i)",
+        help="reads a mail from standard input (default: /usr/sbin/sendmail -t -i)",
     )
     return parser.parse_args()
 
@@ -139,11 +145,11 @@ class Mailer:
             # The mails of other pools wait too: each could take as long to fail.
             self.retry = time.monotonic() + self.patience
             if not self.trouble:
-                log(f"{trouble}; trying again, and {len(lines)} lines about {pool.name} wait")
+                log(f"{trouble}; trying again, and {len(lines)} lines about {pool.name} are waiting")
         else:
             pool.next = time.monotonic() + self.options.every
             if self.trouble:
-                log("mails are sent again")
+                log("mail is being sent again")
         self.sending = None
         self.trouble = trouble
         return True
@@ -175,7 +181,7 @@ class Pool:
     def mail(self, to):
         host = socket.gethostname()
         events = ", ".join(dict.fromkeys(event for event, _ in self.lines))
-        missing = [f"{self.missing} earlier lines are missing here: there were too many."] if self.missing else []
+        missing = [f"{self.missing} earlier lines were dropped: there were too many."] if self.missing else []
         message = email.message.EmailMessage()
         message["To"] = to
         message["Subject"] = f"[{host}] memreap: {self.name[:100]}: {events}"

@@ -125,7 +125,7 @@ def test_a_command_that_supervisord_discards_is_resent_and_carried_out_once():
             process.send_signal(signal.SIGCONT)
         output, _ = command.communicate()
         assert command.returncode == 0
-        assert output.startswith("myapp: all 2 workers are to be replaced, one at a time")
+        assert output.startswith("myapp: all 2 workers are going to be replaced, one at a time")
         assert operated.log().count("are to be replaced") == 1
 
 
@@ -284,7 +284,7 @@ def test_unreadable_sizes_make_the_status_blind_and_the_exit_status_1(monkeypatc
         eventually(lambda: assert_status(operated, "myapp +BLIND"))
         result = operated.ctl("memreap", "status")
         assert result.returncode == 1
-        assert "1 of 1 workers: uss may not be read; run memreap as their user" in result.stdout
+        assert "1 of 1 workers: no permission to read uss; run memreap as their user" in result.stdout
         assert look(operated).returncode == 1
         values = json.loads(look(operated, "--json").stdout)
         assert values["pools"][0]["standing"] == "blind"
@@ -298,11 +298,11 @@ def test_unreadable_sizes_make_the_status_blind_even_if_no_worker_is_near_its_li
         f"[program:myapp]\ncommand=/usr/bin/python3 {pool} 3 1\nuser=nobody\n[memreap:myapp]\nlimit=1GB\nmin_age=1s\n"
     )
     with operating(text) as operated:
-        eventually(lambda: assert_in("(uss) may not be read: the pool is not watched", operated.log()))
+        eventually(lambda: assert_in("no permission to read the uss of worker", operated.log()))
         eventually(lambda: assert_status(operated, "myapp +BLIND"))
         result = operated.ctl("memreap", "status")
         assert result.returncode == 1
-        assert "at least 1 of 3 workers: uss may not be read; run memreap as their user" in result.stdout
+        assert "at least 1 of 3 workers: no permission to read uss; run memreap as their user" in result.stdout
 
 
 @pytest.mark.parametrize("what", ["paused", "suspended"])
@@ -314,7 +314,7 @@ def test_without_the_interface_status_is_one_look_plus_the_saved_state(monkeypat
             operated.rpc().supervisor.sendRemoteCommEvent("memreap-command", "pause all")
             eventually(lambda: assert_in("paused: no worker", operated.log()))
         else:
-            eventually(lambda: assert_in("suspended: a fresh worker", operated.log()))
+            eventually(lambda: assert_in("suspended: even a fresh worker", operated.log()))
         result = look(operated)
         assert re.search(rf"myapp +{what.upper()}  30 MiB uss  2        {2 if mib == 40 else 0}     ", result.stdout)
         assert " ".join(result.stdout.split()).endswith(

@@ -53,8 +53,8 @@ def test_a_memreap_section_that_appears_twice_is_a_warning_with_both_places(tmp_
     ends = ": of a key in both the last one counts; keep one section"
     contents = written(tmp_path, f"{text}[program:x]\n;[memreap:c]\n").read()
     assert contents.warnings == [
-        f"[memreap:a] stands at {main} line 3 and {tmp_path}/conf.d/a.conf line 2{ends}",
-        f"[memreap:c] stands at {main} line 5 and {main} line 7{ends}",
+        f"[memreap:a] appears at {main} line 3 and {tmp_path}/conf.d/a.conf line 2{ends}",
+        f"[memreap:c] appears at {main} line 5 and {main} line 7{ends}",
     ]
     assert contents.sections["a"]["limit"].value == "1MB"
 

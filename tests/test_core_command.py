@@ -117,7 +117,7 @@ def test_roll_all_rolls_every_pool_it_can_and_reports_the_others():
     both = pools(a=PoolState(), b=PoolState(paused=True))
     first, second, third = carry_out_in_all(parse("roll all"), {**both, "c": (Pool("c", "STOPPED"), PoolState())})
     assert first.state.requested == {worker.id for worker in WORKERS}
-    assert first.line == "a: all 3 workers are to be replaced, one at a time"
+    assert first.line == "a: all 3 workers are going to be replaced, one at a time"
     assert (second.state, second.refused, second.line) == (
         None,
         True,
@@ -133,7 +133,7 @@ def test_a_command_that_no_pool_can_carry_out_is_refused():
 
 def test_reap_of_a_group_needs_one_pool_or_a_pid():
     both = pools(**{"g:a": PoolState(), "g:b": PoolState()})
-    with pytest.raises(CommandError, match="reap: 'g' is 2 pools; name one of them: g:a, g:b"):
+    with pytest.raises(CommandError, match="reap: 'g' matches 2 pools; name one of them: g:a, g:b"):
         carry_out_in_all(parse("reap g"), both)
     with pytest.raises(CommandError, match="'g' has no worker 99"):
         carry_out_in_all(parse("reap g 99"), both)
@@ -151,15 +151,15 @@ def test_a_pause_reports_the_requests_that_it_drops():
     state, answer = carry_out(parse("pause myapp"), POOL, carry_out(parse("roll myapp"), POOL, PoolState())[0])
     assert state.requested == frozenset()
     assert answer == (
-        "paused: no worker is signalled until supervisorctl memreap resume myapp; 3 requested to go will not be"
-        " replaced: reap or roll again after that"
+        "paused: no worker is signalled until supervisorctl memreap resume myapp; 3 requested workers will not"
+        " be replaced: reap or roll again afterwards"
     )
 
 
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        ("roll myapp", "all 3 workers are to be replaced, one at a time; 3 of them not before min_age=2 min"),
+        ("roll myapp", "all 3 workers are going to be replaced, one at a time; 3 of them not before min_age=2 min"),
         ("reap myapp 11", "worker 11 is going to be replaced; not before min_age=2 min"),
     ],
 )
@@ -175,7 +175,7 @@ def test_reap_requests_the_largest_worker_or_the_one_with_the_pid():
 def test_roll_requests_all_workers():
     state, answer = carry_out(parse("roll myapp"), POOL, PoolState())
     assert state.requested == {worker.id for worker in WORKERS}
-    assert answer == "all 3 workers are to be replaced, one at a time"
+    assert answer == "all 3 workers are going to be replaced, one at a time"
 
 
 def test_a_pause_withdraws_requests():
@@ -224,5 +224,5 @@ def test_a_worker_already_signalled_is_not_requested_again_by_pid_or_roll():
     with pytest.raises(CommandError, match="worker 13 has already been signalled"):
         carry_out(parse("reap myapp 13"), POOL, state)
     after, answer = carry_out(parse("roll myapp"), POOL, state)
-    assert answer == "all 2 workers are to be replaced, one at a time"
+    assert answer == "all 2 workers are going to be replaced, one at a time"
     assert {worker.pid for worker in after.requested} == {11, 12}

@@ -77,7 +77,7 @@ def test_a_pool_that_is_idle_now_and_then_logs_at_most_two_lines_in_10_minutes()
 @pytest.mark.parametrize(
     ("result", "kind", "text"),
     [
-        (Result.NOT_PERMITTED, Kind.NOT_PERMITTED, "memreap may not signal them"),
+        (Result.NOT_PERMITTED, Kind.NOT_PERMITTED, "no permission to signal them"),
         (Result.CHANGED, Kind.CHANGED, "changed after it was measured"),
         (Result.FAILED, Kind.OUT_OF_RESOURCES, "out of resources"),
         (
@@ -153,7 +153,7 @@ def test_without_ptrace_the_signal_for_busy_workers_and_its_cost_are_reported():
 def test_with_idle_wait_never_a_busy_worker_of_any_server_is_overdue():
     film = Film(replace(SETTINGS, idle_wait=float("inf")))
     *_, last = standings(film, 3, server="gunicorn")
-    assert "none of them was found between two requests (idle_wait=never)" in events(last, Overdue)[0].text
+    assert "none of them was seen between two requests (idle_wait=never)" in events(last, Overdue)[0].text
 
 
 def test_workers_that_wait_for_their_turn_are_not_overdue_unless_the_pool_never_settles():
@@ -176,7 +176,7 @@ def test_a_worker_that_must_never_be_signalled_is_overdue_and_the_reason_is_repo
     for _ in range(3):
         verdict = film.look({11: film.worker(11, 300, caught=False), 12: 20})
     assert (verdict.standing, verdict.overdue) == ("overdue", 1)
-    assert (film.state.delay.hindrance.kind, "would die of HUP" in film.state.delay.hindrance.text) == (
+    assert (film.state.delay.hindrance.kind, "HUP would kill" in film.state.delay.hindrance.text) == (
         Kind.REFUSED,
         True,
     )

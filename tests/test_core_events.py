@@ -74,12 +74,12 @@ EXAMPLES = [
     ),
     (
         events.Overdue(*STAMP, 2, 102 * MIB, 40 * MIB, "uss", 600.0, ALWAYS_BUSY),
-        "none of them was found between two requests, and Starman can lose requests on HUP at any other moment; if its",
+        "none of them was seen between two requests, and Starman can lose requests on HUP at any other moment; if",
     ),
     (events.OverdueEnded(*STAMP, 600.0), "no worker is overdue any longer, after 10 min"),
     (
         events.NotCaught(*STAMP, WORKER, "HUP", False),
-        "worker 4242 would die of HUP (it does not catch it): nothing sent; set signal= to one",
+        "HUP would kill worker 4242 (no handler): nothing sent; set signal= to one",
     ),
     (events.NotCaught(*STAMP, WORKER, "HUP", True), "(FastCGI without a manager: TERM)"),
     (
@@ -96,7 +96,7 @@ EXAMPLES = [
     (
         events.Wrapped(*STAMP, (Nested(WORKER, "perl-fcgi-pm", 5),), 1),
         "not watched: its child 4242 (perl-fcgi-pm) has 5 children, and no other child can be a worker: the pool is"
-        " below it; write exec in the program's command, or set depth=2",
+        " below it; use exec in the program's command, or set depth=2",
     ),
     (events.Wrapped(*STAMP, (Nested(WORKER, "su", 1),), 2), "(su) has a child, and no other child can be a worker: de"),
     (
@@ -104,18 +104,33 @@ EXAMPLES = [
         "its children 4242 (perl) and 4250 (perl) are managers themselves",
     ),
     (events.LooksLikeManager(*STAMP, WORKER, True), "target=self is for programs that serve in one process"),
-    (events.NotShared(*STAMP, WORKER, False), "clients that wait there are refused when it leaves: nothing sent; let"),
+    (events.NotShared(*STAMP, WORKER, False), "clients queued there are refused when it leaves: nothing sent; let"),
     (events.NotShared(*STAMP, WORKER, True), "let supervisord hold one socket for all ([fcgi-program], socket=)"),
-    (events.NeverServed(*STAMP, WORKER, OVER, 400.0), "in 7 min it was never seen to wait for a connection, nor with"),
-    (events.ServingUnknown(*STAMP, True), "the sockets of its processes may not be read, so it is not known when"),
-    (events.ServingUnknown(*STAMP, False), "none of its workers listens, so it is not known when a replacement serves"),
-    (events.SizesUnreadable(*STAMP, WORKER, "uss"), "worker 4242 (uss) may not be read: the pool is not watched; run"),
+    (
+        events.NeverServed(*STAMP, WORKER, OVER, 400.0),
+        "in 7 min it was never seen waiting for a connection or handling",
+    ),
+    (
+        events.ServingUnknown(*STAMP, True),
+        "no permission to read the sockets of its processes, so memreap cannot tell when",
+    ),
+    (
+        events.ServingUnknown(*STAMP, False),
+        "none of its workers listens, so memreap cannot tell when a replacement serves",
+    ),
+    (
+        events.SizesUnreadable(*STAMP, WORKER, "uss"),
+        "no permission to read the uss of worker 4242: the pool is not watched; run",
+    ),
     (events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", False), "set metric=rss"),
     (
         events.Unreadable(*STAMP, WORKER, 330 * MIB, 150 * MIB, "uss", True),
-        "the worker may hold the lock of its own memory map",
+        "the worker may be holding the lock of its own memory map",
     ),
-    (events.NotVisible(*STAMP, "its processes are hidden"), "it runs, but its processes are hidden: not watched"),
+    (
+        events.NotVisible(*STAMP, "its processes are hidden"),
+        "the program runs, but its processes are hidden: not watched",
+    ),
     (events.NoWorkers(*STAMP, ProcessId(41, 1.0)), "process 41 has no workers: not watched"),
     (events.TooFewWorkers(*STAMP, 1, 5, 30.0), "only 1 of the usual 5 workers serve and are older than min_age=30 s"),
     (
@@ -147,7 +162,7 @@ EXAMPLES = [
     (
         events.OomKilled(*STAMP, HOST, None, 3, (WORKER, NEW), ProcessId(41, 1.0), 312 * MIB, 3, 3),
         "the manager 41 and workers 4242, 4250 (the largest up to 312 MiB) left without a signal while the kernel's OOM"
-        " killer ended 3 processes on this host: a request",
+        " killer ended 3 processes on this host: any request in progress",
     ),
     (
         events.OomKilledOther(*LISTENER, "control group /web", 450 * MIB, 1),
@@ -197,14 +212,14 @@ EXAMPLES = [
     ),
     (
         events.WrongSetting(*STAMP, OVER, "limit=330MB", 12.0, 21600.0),
-        "limit 150 MiB, 12 s after its start, so all would be reaped endlessly; set limit=330MB or more",
+        "limit 150 MiB, 12 s after its start; set limit=330MB or higher",
     ),
     (
         events.FastLeak(*STAMP, 150 * MIB, (40.0, 35.0, 55.0), 60.0),
         "within 60 s of their start; the last 3 were over 150 MiB when they were at most 55 s old",
     ),
     (events.ManagerLost(*STAMP, WORKER, NEW, 600.0, 5.0, True), "daemonized (-d)"),
-    (events.ManagerLost(*STAMP, WORKER, NEW, 60.0, 5.0, False), "did not say whether it was stopped"),
+    (events.ManagerLost(*STAMP, WORKER, NEW, 60.0, 5.0, False), "did not report whether it was stopped"),
     (events.Resumed(*STAMP, "its settings changed"), "resumed: its settings changed"),
     (events.Paused(*STAMP, "paused"), "paused"),
     (events.ResumedByUser(*STAMP, "resumed"), "resumed"),
@@ -212,7 +227,7 @@ EXAMPLES = [
     (events.OrphansFound(*STAMP, (11, 12), 80 * MIB, True), "kill 11 12"),
     (events.OrphansFound(*STAMP, (11,), 80 * MIB, False), "stopwaitsecs="),
     (events.NotUnderSupervisord(*LISTENER), "by hand, use memreap once"),
-    (events.AnotherListener(*LISTENER, "process 7 holds its lock"), "already (process 7 holds its lock)"),
+    (events.AnotherListener(*LISTENER, "process 7 holds its lock"), "already running (process 7 holds its lock)"),
     (events.OtherListenersUnknown(*LISTENER, "the lock cannot be taken"), "the lock cannot be taken: cannot tell"),
     (events.SupervisordHidden(*LISTENER, 7), "supervisord (process 7) is hidden from this user"),
     (events.Started(*LISTENER, "0.1.0", "/etc/supervisord.conf"), "version 0.1.0, configuration /etc/supervisord.conf"),
@@ -233,12 +248,12 @@ EXAMPLES = [
     ),
     (events.SupervisordUnavailable(*LISTENER, "refused"), "refused; trying again at every tick"),
     (events.SupervisordAvailable(*LISTENER), "answers again"),
-    (events.SettingsAccepted(*LISTENER), "no error any more"),
+    (events.SettingsAccepted(*LISTENER), "valid again and in force"),
     (events.RecordedAgain(*LISTENER), "history: recording resumed"),
     (events.ExposedAgain(*LISTENER), "metrics: export resumed"),
     (
         events.NotRemembered(*LISTENER, "/tmp/x: torn"),
-        "/tmp/x: torn: what an earlier listener saved there is not known",
+        "/tmp/x: torn: the state that an earlier listener saved there, such as a pause, is lost",
     ),
     (
         events.NotSaved(*LISTENER, "/run/memreap/x: No space left on device; free space in that directory"),
@@ -247,14 +262,17 @@ EXAMPLES = [
     ),
     (events.SavedAgain(*LISTENER), "the state can be saved again: signalling resumed"),
     (events.NotPublished(*LISTENER, "refused"), "could not publish the status: refused"),
-    (events.NotRecorded(*LISTENER, "/h.sqlite: disk full"), "history: /h.sqlite: disk full (workers are replaced"),
-    (events.NotExposed(*LISTENER, "the port is taken"), "metrics: the port is taken (workers are replaced"),
+    (
+        events.NotRecorded(*LISTENER, "/h.sqlite: disk full"),
+        "history: /h.sqlite: disk full (workers are still replaced",
+    ),
+    (events.NotExposed(*LISTENER, "the port is taken"), "metrics: the port is taken (workers are still replaced"),
     (events.Summary(*STAMP, "in the last 24 h: 3 workers replaced"), "3 workers replaced"),
     (events.LimitSuggested(*STAMP, "set limit=120MB"), "set limit=120MB"),
     (events.CommandRefused(*LISTENER, "no pool 'x'"), "a command was refused: no pool 'x'"),
     (events.Planned(*STAMP, WORKER, OVER, "HUP would be sent"), "limit 150 MiB: HUP would be sent"),
     (events.Noted(*STAMP, "5 workers, none to replace"), "5 workers, none to replace"),
-    (events.LinesMissing(*LISTENER, 3), "3 lines are missing here: nothing read the log"),
+    (events.LinesMissing(*LISTENER, 3), "3 log lines lost: nothing was reading the log"),
     (events.InternalError(*STAMP, "ValueError()", "pool.py:1"), "please report it: ValueError() at pool.py:1"),
 ]
 

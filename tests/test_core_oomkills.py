@@ -57,7 +57,7 @@ def test_a_worker_gone_when_the_counter_rose_is_named_with_its_size():
     assert (event.pool, event.pid, event.kills, event.killed) == ("myapp", 40, 1, 1)
     assert event.text == (
         "worker 40 (up to 40 MiB) left without a signal while the kernel's OOM killer ended 1 process in control group"
-        " /web (limit 450 MiB): requests in progress were lost; give it more memory, or set headroom= or a"
+        " /web (limit 450 MiB): any request in progress was lost; give it more memory, or set headroom= or a"
         " lower limit="
     )
 
@@ -70,7 +70,7 @@ def test_if_more_workers_left_than_were_killed_the_line_reports_the_doubt():
     first, second = Film().look(1, myapp=[40, 41], shop=[50])
     assert (first.pool, first.killed, second.pool, second.killed) == ("myapp", 1, "shop", 1)
     assert "workers 40, 41 (the largest up to 41 MiB) left" in first.text
-    assert "not known which of the 3 that left (others belong to shop): a request" in first.text
+    assert "unknown which of the 3 that left (others belong to shop): any request" in first.text
 
 
 def test_a_worker_that_is_still_ending_when_the_counter_rises_is_named_at_the_next_look():

@@ -1514,7 +1514,7 @@ def test_a_pool_whose_workers_are_below_a_child_is_not_shown_as_fine():
     assert (verdict.standing, verdict.events) == ("blind", (Wrapped(*STAMP, (below,), 1),))
     verdict = film.look({11: 20, 12: 20})  # it was not read again: what was seen stays so
     assert (verdict.standing, verdict.events) == ("blind", ())
-    assert verdict.unwatched.endswith("write exec in the program's command, or set depth=2")
+    assert verdict.unwatched.endswith("use exec in the program's command, or set depth=2")
     assert film.look({11: 20, 12: 20}, nested=()).standing == "quiet"
 
 

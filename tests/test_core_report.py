@@ -53,22 +53,21 @@ shop
   from 27 Nov 00:00 to 28 Nov 2025 00:00 (UTC+00:00), recorded for 22 h of 24 h
 
   workers replaced   12: 11 limit, 1 max_age
-  memory returned    1.6 GiB
+  memory freed       1.6 GiB
   time to leave      median 0.2 s, longest 4.0 s
   refused            4: 2 not permitted, 1 never idle, 1 signal not caught
   stuck              1
-  suspended          27 Nov 14:00 for 90 min: even a fresh worker holds 42
-                     MiB (uss), limit 40 MiB, 12 s after its start, so all would
-                     be reaped endlessly; set limit=90MB or more; resumes after
-                     6.0 h
+  suspended          27 Nov 14:00 for 90 min: even a fresh worker holds 42 MiB
+                     (uss), limit 40 MiB, 12 s after its start; set limit=90MB
+                     or higher; resumes after 6.0 h
   growth             11 MiB an hour for a worker (median of 16 workers)
   largest (uss)      128 MiB now, peak 151 MiB (27 Nov 14:04), limit 150 MiB
   total of the pool  486 MiB now, peak 601 MiB (27 Nov 11:59), 5 workers
-  counted since      27 Nov 2025 00:00: 11 workers replaced, 1.6 GiB returned
+  counted since      27 Nov 2025 00:00: 11 workers replaced, 1.6 GiB freed
   not recorded       27 Nov 09:01 for 119 min
 
-     day  replaced  returned  reasons
-  27 Nov        12   1.6 GiB  11 limit, 1 max_age"""
+     day  replaced    freed  reasons
+  27 Nov        12  1.6 GiB  11 limit, 1 max_age"""
 
 
 def test_a_report_fits_80_columns():
@@ -163,7 +162,7 @@ def test_a_suspension_that_began_before_counts_and_one_that_ended_before_does_no
     assert of(empty(wrong, ended)).suspensions == ()
     (lasting,) = of(empty(wrong)).suspensions
     assert not lasting.has_ended
-    assert "26 Nov 21:00 since then (27 h): a fresh worker" in page(empty(wrong))
+    assert "26 Nov 21:00 since then (27 h): even a fresh worker" in page(empty(wrong))
     assert "suspended for 24 h" in summary.summary_line(empty(wrong), SINCE, UNTIL)
 
 
@@ -204,7 +203,7 @@ def test_without_a_reading_the_report_has_only_the_counters():
     assert text.splitlines()[1:] == [
         "  from 29 Nov 00:00 to 30 Nov 2025 00:00 (UTC+00:00), nothing recorded",
         "",
-        "  counted since      27 Nov 2025 00:00: 11 workers replaced, 1.6 GiB returned",
+        "  counted since      27 Nov 2025 00:00: 11 workers replaced, 1.6 GiB freed",
     ]
 
 
@@ -227,12 +226,12 @@ def test_the_suggestion_is_the_last_line_of_the_facts():
     [
         (
             sawtooth.troubled(),
-            "in the last 24 h: 12 workers replaced (11 limit, 1 max_age), 1.6 GiB returned, longest time to leave"
+            "in the last 24 h: 12 workers replaced (11 limit, 1 max_age), 1.6 GiB freed, longest time to leave"
             " 4.0 s, 4 refused, 1 stuck, suspended for 90 min; largest 151 MiB, limit 150 MiB; recorded 22 h",
         ),
         (
             sawtooth.pool(),
-            "in the last 24 h: 11 workers replaced (11 limit), 1.5 GiB returned, longest time to leave 0.4 s;"
+            "in the last 24 h: 11 workers replaced (11 limit), 1.5 GiB freed, longest time to leave 0.4 s;"
             " largest 151 MiB, limit 150 MiB; recorded 24 h",
         ),
         (empty(), "in the last 24 h: no worker replaced; largest 349 MiB, no limit; recorded 24 h"),

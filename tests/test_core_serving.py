@@ -240,7 +240,7 @@ def test_a_due_worker_that_never_served_is_reported_once_and_blocks_the_pool():
     film.starting = {13}
     verdicts = [film.look({11: 40, 12: 40, 13: 300}) for _ in range(4)]
     (reported,) = [event for verdict in verdicts for event in events(verdict, NeverServed)]
-    assert "was never seen to wait for a connection, nor with one: nothing sent" in reported.text
+    assert "was never seen waiting for a connection or handling one: nothing sent" in reported.text
     (overdue,) = [event for verdict in verdicts for event in events(verdict, Overdue)]
     assert overdue.hindrance == hindrance.NOT_SERVING
 
@@ -274,7 +274,7 @@ def test_workers_with_a_socket_each_are_not_signalled_and_one_line_names_the_rem
     verdicts = [film.look({11: 300, 12: 300}) for _ in range(3)]
     assert [reaped(verdict) for verdict in verdicts] == [None] * 3
     (reported,) = [event for verdict in verdicts for event in events(verdict, NotShared)]
-    assert reported.text.startswith("worker 11 listens on a socket of its own")
+    assert reported.text.startswith("worker 11 listens on its own socket")
     assert "let the manager open one socket for all its workers" in reported.text
 
 
@@ -286,7 +286,7 @@ def test_with_target_self_and_a_port_each_the_line_names_fcgi_program():
     ("sharing", "why"),
     [
         (Sharing.NONE, "none of its workers listens"),
-        (Sharing.HIDDEN, "the sockets of its processes may not be read"),
+        (Sharing.HIDDEN, "no permission to read the sockets of its processes"),
     ],
 )
 def test_where_serving_is_unknown_workers_are_reaped_by_age_and_a_line_reports_it_once(sharing, why):
@@ -301,7 +301,7 @@ def test_where_serving_is_unknown_workers_are_reaped_by_age_and_a_line_reports_i
         reported += events(verdict, ServingUnknown)
     (unknown,) = reported
     assert unknown.text.startswith(why)
-    assert "its age counts" in unknown.text
+    assert "goes by its age" in unknown.text
 
 
 def test_a_helper_that_leaves_needs_no_replacement():

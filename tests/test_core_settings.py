@@ -146,14 +146,16 @@ def test_headroom_is_a_share_of_the_memory_or_a_size(value, expected):
 
 @pytest.mark.parametrize("key", ["headroom", "pressure"])
 def test_settings_for_all_pools_are_refused_in_the_section_of_one_pool(key):
-    with pytest.raises(SettingsError, match=rf" {key}=20%: belongs in \[memreap\].* yield=no keeps this pool out"):
+    with pytest.raises(SettingsError, match=rf" {key}=20%: belongs in \[memreap\].* yield=no exempts this pool"):
         resolve({"myapp": section(limit="150MB", **{key: "20%"})})
 
 
 @pytest.mark.parametrize("key", RECORDING_KEYS)
 def test_settings_of_the_listener_are_refused_in_the_section_of_a_program(key):
     value = {"history_size": "64MB", "summary": "daily", "log": "json"}.get(key, "off")
-    with pytest.raises(SettingsError, match=rf" {key}={value}: belongs in \[memreap\], since it is about the listener"):
+    with pytest.raises(
+        SettingsError, match=rf" {key}={value}: belongs in \[memreap\], since it applies to the listener"
+    ):
         resolve({"myapp": section(limit="150MB", **{key: value})})
 
 

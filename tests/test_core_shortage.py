@@ -409,14 +409,14 @@ def test_a_shortage_that_lasts_past_its_setting_reports_where_it_ends():
     host.look({"a": {11: 300, 12: 20}}, available=450)
     host.look({"a": {11: 300, 12: 20}}, available=590)
     (episode,) = host.episodes.values()
-    assert episode.shortage.text == "this host has 590 MiB available, headroom 500 MiB until 600 MiB are"
+    assert episode.shortage.text == "this host has 590 MiB available, headroom 500 MiB (until 600 MiB are available)"
     host.look({"a": {11: 300, 12: 20}}, available=600)
     assert host.episodes == {}
     pressed = Host(replace(HEADROOM, headroom=None, pressure=20.0))
     for pressure in (25.0, 12.0):
         pressed.look({"a": {11: 300, 12: 20}}, pressure=pressure)
     (episode,) = pressed.episodes.values()
-    assert episode.shortage.text == "this host has a memory pressure of 12 %, pressure 20 % (until below 10 %"
+    assert episode.shortage.text == "this host has a memory pressure of 12 %, pressure 20 % (until below 10 %)"
 
 
 def test_a_headroom_of_nearly_all_memory_can_end():
@@ -503,7 +503,7 @@ def test_a_signalled_worker_that_does_not_leave_is_reported_when_its_memory_is_d
     assert host.look({"a": {11: 300, 12: 20}}, available=450)[1] == [11]
     assert not_met(host, 450) == []
     (line,) = not_met(host, 450, 450)
-    assert "(a: worker 11 was signalled 10 s ago and stays)" in line
+    assert "(a: worker 11 was signalled 10 s ago and has not left)" in line
 
 
 def test_an_exceeded_total_has_its_own_lines():

@@ -52,7 +52,7 @@ def test_each_day_is_summarised_once_after_its_end_and_across_a_restart(recorded
     assert list(Daily(True, recorded).lines(marks, (), NOON - DAY)) == []  # its first day
     (line,) = Daily(True, recorded).lines(marks, (), NOON)
     assert (line["kind"], line["pool"]) == ("summary", "myapp")
-    assert line["text"].startswith("in the last 24 h: 1 worker replaced (1 limit), 95 MiB returned")
+    assert line["text"].startswith("in the last 24 h: 1 worker replaced (1 limit), 95 MiB freed")
     assert list(Daily(True, recorded).lines(marks, (), NOON + 3600)) == []
     (next_day,) = Daily(True, recorded).lines(marks, (), NOON + DAY)
     assert "no worker replaced" in next_day["text"]

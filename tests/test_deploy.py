@@ -82,7 +82,7 @@ def test_a_manager_that_exits_on_its_own_right_after_a_reap_suspends_the_pool(li
         os.kill(pid, signal.SIGKILL)  # they would stay as orphans
     eventually(lambda: listener.tick() and _assert_announced(tmp_path, "reap", "suspended"))
     _, suspended = stack.announced(tmp_path)
-    assert re.match(rf"suspended: the manager {manager} ended .* it ended by itself", suspended["message"])
+    assert re.match(rf"suspended: the manager {manager} ended .* it exited on its own", suspended["message"])
 
 
 def test_subscribed_events_are_used_where_the_log_has_no_entry(listener, tmp_path):

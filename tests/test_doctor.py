@@ -63,7 +63,7 @@ def test_no_problems_are_reported_on_a_correct_setup():
         (
             "[event",
             f"{TWICE}[event",
-            r"configuration: \[memreap:myapp\] stands at .* line \d and .* line \d: .*keep",
+            r"configuration: \[memreap:myapp\] appears at .* line \d and .* line \d: .*keep",
         ),
         (
             "[memreap:myapp",
@@ -80,7 +80,11 @@ def test_no_problems_are_reported_on_a_correct_setup():
         ("events=", "redirect_stderr=true\nevents=", "listener: .*redirect_stderr=true: .* not start with it: remove"),
         ("[event", f"{PLUGIN}[event", r"supervisorctl: memreap needs \[rpcinterface:memreap\] too: add "),
         ("[event", f"{INTERFACE}[event", r"supervisord: it has not read \[rpcinterface:memreap\] yet: restart super"),
-        ("events=", "events=", r"listener: note: whether it still looks is unknown: .*; add \[rpcinterface:memreap\]"),
+        (
+            "events=",
+            "events=",
+            r"listener: note: cannot tell whether it is still looking: .*; add \[rpcinterface:memreap\]",
+        ),
         ("stopwait", "autorestart=no\nstopwait", r"myapp: .*\[program:myapp\] autorestart=false: .*: set it to true$"),
         (
             "stopwaitsecs=70\n",
@@ -121,7 +125,10 @@ def test_a_listener_or_a_program_that_does_not_run_is_found_with_supervisords_ow
     [
         (True, r"myapp: myapp:1 does not run \(FATAL\): Exited"),
         (False, "myapp: .*must restart the process after exit status 0: set autorestart=true"),
-        (None, r"myapp: with target=self supervisord must say .*: not watched; add \[rpcinterface:memreap\] .*, then "),
+        (
+            None,
+            r"myapp: with target=self supervisord must report .*: not watched; add \[rpcinterface:memreap\] .*, then ",
+        ),
     ],
 )
 def test_of_a_group_each_process_that_does_not_run_or_would_not_be_restarted_is_found(restarts, expression):
@@ -154,12 +161,12 @@ def test_what_the_listener_says_of_itself_and_of_a_pool_is_found(listener, pool,
 @pytest.mark.parametrize(
     ("pid", "processes", "expression"),
     [
-        (MANAGER - 1, BELOW_SHELL, f"myapp: not watched: its child {MANAGER} .* the pool is below it; write exec"),
+        (MANAGER - 1, BELOW_SHELL, f"myapp: not watched: its child {MANAGER} .* the pool is below it; use exec"),
         (MANAGER, pool(pids=[]), f"myapp: process {MANAGER} has no workers: not watched.*set target=self$"),
         (
             MANAGER,
             pool(COMMAND, COMMAND, catches=False),
-            r"myapp: worker \d+ would die of HUP \(it does not cat",
+            r"myapp: HUP would kill worker \d+ \(no hand",
         ),
         (
             MANAGER,
@@ -212,7 +219,7 @@ def test_orphans_of_another_supervisord_are_not_reported():
         try:
             tree = psutil.Process(manager)
             found = examined(text, rows, view=memreap_doctor.procfs.source(), url="unix:///run/this")
-            assert_finds(f"myapp: a process tree from its earlier starts, .*: kill {manager}$", found)
+            assert_finds(f"myapp: a process tree from earlier starts of this program, .*: kill {manager}$", found)
             other = examined(text, rows, view=memreap_doctor.procfs.source(), url="unix:///run/other")
             assert "earlier starts" not in other
         finally:

@@ -53,7 +53,7 @@ def test_nothing_is_reported_if_everything_fits_in_memory(real_pool):
 
 def test_a_total_too_small_for_fresh_workers_is_reported_and_the_advised_one_is_enough(real_pool):
     expression = (
-        r"myapp: its manager and 2 fresh workers already hold (\d+) MiB already, over its total of 60 MiB: reaping does not"
+        r"myapp: its manager and 2 fresh workers already hold (\d+) MiB, over its total of 60 MiB: reaping does not"
         r" help; set total=(\d+)MB or more, or run fewer workers$"
     )
     output = examined_with(real_pool, "total=60MB\nsettle=1h")

@@ -45,14 +45,18 @@ def examined_with(actor: int, worker: int, text: str = SOUND, mib: int | None = 
 @needs_root
 def test_a_listener_that_cannot_signal_the_workers_is_reported():
     with sleeping() as worker, sleeping(user="www-data") as listener:
-        expression = rf"myapp: the listener \(user 33\) may not signal worker {worker} \(user 0\): run it as the pool's"
+        expression = (
+            rf"myapp: the listener \(user 33\) has no permission to signal worker {worker} \(user 0\): run it as"
+        )
         assert_finds(expression, examined_with(listener, worker))
 
 
 @needs_root
 def test_a_listener_that_cannot_read_the_workers_is_reported():
     with sleeping(user="www-data") as worker, sleeping(*WITHOUT_READING) as listener:
-        may_not = rf"myapp: the listener \(user 0\) may not read the uss of worker {worker} \(user 33\).*CAP_SYS_PTRACE"
+        may_not = (
+            rf"myapp: the listener \(user 0\) has no permission to read the uss of worker {worker} .*CAP_SYS_PTRACE"
+        )
         assert_finds(may_not, examined_with(listener, worker))
         found = examined_with(listener, worker, changed(("limit=150MB", "limit=150MB\nmetric=rss")))
         assert_finds(
@@ -61,7 +65,9 @@ def test_a_listener_that_cannot_read_the_workers_is_reported():
             r" root lacks CAP_SYS_PTRACE: start the container with it: docker run --cap-add SYS_PTRACE",
             found,
         )
-        assert_finds("myapp: note: the sockets of its processes may not be read, so it is not known when", found)
+        assert_finds(
+            "myapp: note: no permission to read the sockets of its processes, so memreap cannot tell when", found
+        )
 
 
 @needs_root
@@ -70,8 +76,11 @@ def test_the_rights_of_the_listener_are_tried_not_computed():
     with sleeping(user="www-data") as worker, sleeping(*WITHOUT_PTRACE) as listener:
         read = [*WITHOUT_PTRACE, "head", "-c", "1", f"/proc/{worker}/smaps_rollup"]
         may_read = subprocess.run(read, capture_output=True, check=False).returncode == 0
-        note = r"note: the listener \(user 0\) may not bring workers"
-        assert_finds(f"myapp: {note if may_read else 'the listener .* may not read'}", examined_with(listener, worker))
+        note = r"note: the listener \(user 0\) has no permission to hold workers"
+        assert_finds(
+            f"myapp: {note if may_read else 'the listener .* has no permission to read'}",
+            examined_with(listener, worker),
+        )
 
 
 @needs_root
@@ -79,7 +88,7 @@ def test_where_the_listener_lacks_a_right_too_doctor_is_to_be_run_with_it(monkey
     monkeypatch.setattr(rights, "lacking", lambda: ["CAP_SYS_PTRACE"])
     with sleeping(user="www-data") as worker, sleeping(*CONTAINED) as actor:
         found = examined_with(actor, worker, SOUND + INTERFACE + PLUGIN, mib=None, listener=READY)
-    unread = r"uss of its workers may not be read from here \(this root lacks CAP_SYS_PTRACE\)"
+    unread = r"no permission to read the uss of its workers from here \(this root lacks CAP_SYS_PTRACE\)"
     remedy = r"run memreap doctor as root with CAP_SYS_PTRACE \(in Docker: --cap-add SYS_PTRACE\)"
     assert_matches(f"myapp: note: its limit was not checked: the {unread}: {remedy}\n", found)
 
@@ -98,7 +107,9 @@ def test_a_socket_that_the_user_of_the_listener_cannot_open_is_reported(where, u
         server.listen()
         path.chmod(0o700)
         found = examined_with(listener, LISTENER, text)
-        assert_finds(f"listener: its user {user} may not open supervisord's socket {path}, .*: {remedy}", found)
+        assert_finds(
+            f"listener: its user {user} has no permission to open supervisord's socket {path}, .*: {remedy}", found
+        )
         path.chmod(0o777)
         assert "may not open" not in examined_with(listener, LISTENER, text)
 
@@ -115,7 +126,7 @@ def test_a_size_that_may_not_be_read_is_a_problem_only_where_there_is_a_limit_an
     assert refused(PoolSettings(max_age=3600.0), reads=False) is None
     finding = refused(PoolSettings(max_age=3600.0), signals=False)
     assert finding.harms
-    assert "may not signal worker" in finding.text
+    assert "has no permission to signal worker" in finding.text
 
 
 ROOT = rights.Rights((0, 0, 0, 0), (0, 0, 0, 0), (), (1 << 19) - 1, 0)  # all capabilities below CAP_SYS_PTRACE

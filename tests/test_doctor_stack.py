@@ -87,7 +87,7 @@ def test_of_a_real_pool_nothing_is_found_but_what_its_settings_are_wrong_for(whe
     with running(where, REAL + INTERFACE + PLUGIN):
         ok = r"memreap: myapp: ok: FCGI::ProcManager: workers are reaped with HUP \(signal= is not set\)\n"
         eventually(lambda: assert_found(where, rf"\A{ok}memreap: no problems found\n\Z", 0))
-        too_low = r"myapp: a fresh worker already holds [0-9.]+ MiB \(rss\), over .* 4.0 MiB.* set limit=\d+MB or more"
+        too_low = r"myapp: even a fresh worker holds [0-9.]+ MiB \(rss\), over .* 4.0 MiB.* set limit=\d+MB or higher"
         low = ("limit=1GB", "limit=4MB\nmetric=rss\nsettle=1h")
         eventually(lambda: assert_found_with(where, low, too_low))
         drops = r"myapp: FCGI::ProcManager drops its requests on signal=QUIT"
@@ -129,7 +129,7 @@ def test_a_program_that_daemonizes_and_a_listener_that_broke_the_protocol_are_fo
         managers = stack.left_in(where, words="daemonized", children=2)
         assert len(managers) == 2
         end = ["kill", *(str(pid) for pid in sorted(manager.pid for manager in managers))]
-        expression = rf"daemon: 2 process trees from its earlier starts, .*: {' '.join(end)}\n"
+        expression = rf"daemon: 2 process trees from earlier starts of this program, .*: {' '.join(end)}\n"
         assert_found(where, expression)
         assert re.search(expression, from_another_cgroup(where, monkeypatch))
         subprocess.run(end, check=True)
@@ -156,13 +156,13 @@ def test_the_listener_may_read_what_root_of_a_container_may_not(where):
     )
     http = f"[unix_http_server]\nfile={where}/s.sock\nchown=www-data\n"
     with running(where, text + INTERFACE + PLUGIN, http=http):
-        unread = "myapp: note: its limit was not checked: .* may not be read from here"
+        unread = "myapp: note: its limit was not checked: no permission to read .* from here"
         expression = rf"{unread} \(this root lacks CAP_SYS_PTRACE\): run supervisorctl memreap doctor, which has"
         eventually(lambda: assert_found(where, expression, 0, within=CONTAINED))
         assert_found(where, NO_PROBLEMS, 0)
         by_listener = supervisorctl(where, "memreap", "doctor")
         assert by_listener.endswith("no problems found\n")
-        assert "may not be read from here" not in by_listener
+        assert "its limit was not checked" not in by_listener
 
 
 def test_a_supervisord_and_a_supervisorctl_that_cannot_import_memreap_are_found_before_they_fail(where, monkeypatch):
@@ -285,7 +285,7 @@ def test_what_real_servers_replace_by_themselves_is_a_note_with_what_to_change(w
         (where / f"{mode}.conf").write_text(f"[global]\nerror_log={where}/{mode}.log\ninclude={where}/{mode}.pool\n")
     with running(where, SERVERS):
         on_the_command_line = (
-            r"gunicorn: note: gunicorn replaces workers by itself too \(--max-requests 1000 in its command\): more"
+            r"gunicorn: note: gunicorn also replaces workers on its own \(--max-requests 1000 in its command\): more"
             r" than.*; remove --max-requests from command= in .*\[program:gunicorn\], then run supervisorctl update"
         )
         eventually(lambda: assert_found(where, on_the_command_line, 0))
@@ -297,7 +297,7 @@ def test_what_real_servers_replace_by_themselves_is_a_note_with_what_to_change(w
     assert "dynamic: ok: php-fpm: workers are reaped with QUIT" in lines
     place = rf"{where}/dynamic.pool \[www\]"
     remedy = "set pm = static and pm.max_children to the number that may always run there"
-    assert re.search(rf"dynamic: note: .* smaller by itself \(pm = dynamic in {place}\): .*; {remedy}", lines), lines
+    assert re.search(rf"dynamic: note: .* on its own \(pm = dynamic in {place}\): .*; {remedy}", lines), lines
     assert re.search(rf"too \(pm.max_requests = 500 in {place}\).*; remove pm.max_requests there", lines), lines
     # It is empty while nobody asks.
     assert lines.endswith("no problems found\n")

@@ -187,7 +187,7 @@ def test_a_log_line_is_written_whole_or_not_at_all():
     os.close(readable)
     assert len(whole) == 65536 // select.PIPE_BUF
     assert {len(line.encode()) for line in whole[1:]} <= {select.PIPE_BUF - 1, select.PIPE_BUF - 2}
-    assert f" {101 - len(whole)} lines are missing here" in missing
+    assert f" {101 - len(whole)} log lines lost" in missing
     assert last.endswith(" memreap: myapp: resumed: room again")
 
 
@@ -230,10 +230,10 @@ def test_with_an_unreadable_metric_nothing_is_signalled_and_the_remedy_is_report
     may_run(*through)
     directory = sock.parent
     programs = pool_of(user, 2, directory) + f"[memreap:myapp]\nmetric={metric}\n{QUICK}"
-    expected = "may not be read: nothing sent"
+    expected = "cannot be read: nothing sent"
     (line,) = [each for each in logged_without_a_signal(directory, programs, through, expected) if expected in each]
     assert re.fullmatch(
-        rf"myapp: worker \d+ may hold up to \d+ MiB, limit 30 MiB, but its {metric} may not be read: nothing sent;"
+        rf"myapp: worker \d+ may hold up to \d+ MiB, limit 30 MiB, but its {metric} cannot be read: nothing sent;"
         r" run memreap as the worker's user or as root with CAP_SYS_PTRACE .*",
         line,
     )
@@ -279,8 +279,8 @@ def test_a_listener_that_cannot_see_supervisord_and_the_pool_reports_it(sock):
     directory = sock.parent
     programs = pool_of("daemon", 2, directory) + f"[memreap:myapp]\n{QUICK}"
     lines = logged_without_a_signal(directory, programs, through, "hidden from this user: not watched")
-    assert re.match(r"supervisord \(process \d+\) is hidden from this user, as by hidepid= of /proc: ", lines[0])
-    assert "myapp: it runs, but its processes are hidden from this user: not watched" in lines
+    assert re.match(r"supervisord \(process \d+\) is hidden from this user \(by hidepid= on /proc\?\): ", lines[0])
+    assert "myapp: the program runs, but its processes are hidden from this user: not watched" in lines
 
 
 @needs_linux
@@ -299,7 +299,7 @@ def test_root_without_ptrace_reaps_by_a_readable_metric_and_reports_the_uncertai
     assert len(before) == 1
     lines = [line for line in listener.lines() if "CAP_SYS_PTRACE" in line]
     assert len(lines) == len(set(lines))
-    assert any("workers may not be held" in line for line in lines)
+    assert any("no permission to hold workers" in line for line in lines)
 
 
 def announced(directory: Path, kind: str) -> list[int]:

@@ -242,7 +242,7 @@ def test_a_damaged_history_is_kept_and_a_new_one_started(path, damage):
     path.write_bytes(damage(path.read_bytes()))
     reported = record(path, [look(NOW + 60, {11: 1}), look(NOW + 120, {11: 1})])
     (line,) = [trouble for trouble in troubles(reported) if trouble]
-    assert line.endswith(f"it is kept as {path}.damaged, and a new history was started")
+    assert line.endswith(f"it was kept as {path}.damaged, and a new history was started")
     assert (path.parent / "memreap.sqlite.damaged").exists()
     assert historyfile.load(str(path))[0].readings[-1].at == NOW + 120
 
@@ -253,7 +253,7 @@ def test_a_file_of_another_user_is_not_touched(path, content):
     reported = record(path, [look(NOW, {11: 1}), look(NOW, {11: 1})])
     assert troubles(reported) == [f"{path}: not a memreap history; set history=PATH in [memreap] to another file"]
     assert path.read_bytes() == content
-    with pytest.raises(HistoryError, match="not a history of memreap"):
+    with pytest.raises(HistoryError, match="not a memreap history"):
         historyfile.load(str(path))
 
 
@@ -261,7 +261,7 @@ def test_a_database_of_another_program_is_not_touched(path):
     with sqlite3.connect(path) as database:
         database.execute("CREATE TABLE mine (x)")
     before = path.read_bytes()
-    assert "not a history of memreap" in troubles(record(path, [look(NOW, {11: 1})]))[0]
+    assert "not a memreap history" in troubles(record(path, [look(NOW, {11: 1})]))[0]
     assert path.read_bytes() == before
 
 
@@ -308,7 +308,7 @@ def test_root_removes_nothing_in_the_directory_of_another_user(path):
 
 def test_a_fifo_in_place_of_the_history_does_not_block_readers(path):
     os.mkfifo(path)
-    with pytest.raises(HistoryError, match="not a history of memreap"):
+    with pytest.raises(HistoryError, match="not a memreap history"):
         historyfile.load(str(path))
 
 

@@ -154,7 +154,7 @@ def test_recording_and_export_problems_are_shown_by_every_view_although_the_pool
         lines = f"[memreap]\nhistory=WHERE/no/history.sqlite\nmetrics=127.0.0.1:{port}\n"
         with running(where, TEXT.replace("[memreap]\n", lines)):
             eventually(
-                lambda: assert_found(where, rf"metrics: note: cannot listen on 127.0.0.1:{port}: .*all the same", 0)
+                lambda: assert_found(where, rf"metrics: note: cannot listen on 127.0.0.1:{port}: .*still replaced", 0)
             )
             # Of the two lines about the history, the one with the remedy.
             assert doctor(where).stdout.count("history:") == 1
@@ -169,7 +169,7 @@ def test_recording_and_export_problems_are_shown_by_every_view_although_the_pool
                 text=True,
                 check=False,
             )
-            assert (shown.returncode, shown.stderr.count("all the same")) == (0, 2), shown.stdout + shown.stderr
+            assert (shown.returncode, shown.stderr.count("still replaced")) == (0, 2), shown.stdout + shown.stderr
 
 
 def test_with_invalid_settings_status_shows_the_pools_and_the_error_and_the_log_reports_its_end(

@@ -116,7 +116,7 @@ def broken(edits) -> bytes:
 
 
 def no_answer(_server):
-    raise Unavailable("no supervisord answers")
+    raise Unavailable("supervisord does not answer")
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

@@ -284,7 +284,7 @@ OF_THE_SAME_USER = HELD if yama_scope() == 0 else "HUP sent"
 # The lines of the page's table.
 CONTAINERS = [
     Container("www-data", "", OF_THE_SAME_USER, OF_THE_SAME_USER),
-    Container("root", "", "its uss may not be read: nothing sent", "HUP sent"),
+    Container("root", "", "its uss cannot be read: nothing sent", "HUP sent"),
     Container("root", ",+sys_ptrace", HELD, HELD),
 ]
 
@@ -324,7 +324,7 @@ def assert_matches_the_page(container: Container, installed: Installed) -> None:
         assert (HELD in line) == (HELD in expected)
         assert len([line for line in lines if "HUP sent" in line]) == ("HUP sent" in expected)
     # A pool whose memory may not be read is not shown as well.
-    text, status = ("BLIND", 1) if "may not be read" in container.with_uss else ("30 MiB uss", 0)
+    text, status = ("BLIND", 1) if "cannot be read" in container.with_uss else ("30 MiB uss", 0)
     eventually(lambda: installed.assert_output(text, "memreap", "status", status=status))
     installed.control("memreap", "pause", "all")
     eventually(lambda: installed.assert_output("PAUSED", "memreap", "status"))

@@ -165,7 +165,7 @@ def _assert_each_in_one_line(workers: set[int], text: str, lines: list[str]) -> 
 @pytest.mark.parametrize(
     ("behaviour", "line"),
     [
-        ("deaf", "would die of HUP"),
+        ("deaf", "HUP would kill"),
         ("stuck", "nothing more is sent to it"),
         ("falls", "suspended: the manager"),
         ("once", "the pool has not settled since"),
@@ -194,7 +194,7 @@ def test_it_waits_while_another_memreap_reaps_in_the_pool():
         with subprocess.Popen(
             command("--pid", pid, "limit=30MB", *QUICK), stdout=subprocess.PIPE, text=True
         ) as process:
-            assert "another memreap, a listener or once, reaps in this pool" in process.stdout.readline()
+            assert "another memreap (listener or once) is reaping in this pool" in process.stdout.readline()
             assert process.poll() is None
             os.close(held)
             assert process.wait(20) == 0
@@ -362,7 +362,7 @@ def test_a_name_narrows_the_run_and_keeps_the_settings(tmp_path):
             result = once("-c", conf, name, "limit=30MB")
             assert result.returncode == 1
             assert "shop:web: worker" in result.stdout
-            assert "would die of USR1" in result.stdout
+            assert "USR1 would kill" in result.stdout
             assert "shop:api" not in result.stdout
 
 
@@ -414,7 +414,7 @@ def test_a_delay_saved_by_the_listener_does_not_end_a_run_before_it_has_tried(tm
     conf = tmp_path / "supervisord.conf"
     program = f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40\nstopasgroup=true\nkillasgroup=true\n"
     with supervisord(tmp_path, f"{program}[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n") as process:
-        delay = Delay(time.monotonic() - 3600, Hindrance(Kind.BUSY, "none of them was found between two requests"))
+        delay = Delay(time.monotonic() - 3600, Hindrance(Kind.BUSY, "none of them was seen between two requests"))
         file = _listeners_file(procfs.source(), process.pid)
         assert file.write({"myapp": PoolState(delay=delay)}, time.monotonic()) == ""
         result = once("-c", conf)

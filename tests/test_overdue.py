@@ -53,7 +53,7 @@ def test_a_pool_that_is_never_idle_is_overdue_with_the_reason_and_exit_status_1(
                 for shown in (operated.ctl("memreap", "status"), look(operated)):
                     text = " ".join(shown.stdout.split())
                     assert re.search(
-                        r"4 workers are due and none could be signalled since [0-9:]+: none of them was found between",
+                        r"4 workers are due and none could be signalled since [0-9:]+: none of them was seen between",
                         text,
                     )
                     assert "keep" not in text.partition("This is what")[0]
@@ -62,7 +62,7 @@ def test_a_pool_that_is_never_idle_is_overdue_with_the_reason_and_exit_status_1(
                 assert (row["overdue"], row["hindrance"]["kind"]) == (4, "busy")
                 assert operated.rpc().memreap.getPool("myapp")["hindrance"]["kind"] == "busy"
                 assert re.search(
-                    "workers are due, and none could be signalled since .*: none of them was found between",
+                    "workers are due, and none could be signalled since .*: none of them was seen between",
                     doctor(where).stdout,
                 )
                 # On a busy machine one worker may have grown long before the others: then the line is about that one.
@@ -88,7 +88,7 @@ def test_the_lock_of_another_memreap_is_reported_as_the_hindrance():
         watched = eventually(assert_overdue)
         assert watched.state.delay.hindrance.kind is Kind.LOCKED
         (told,) = second.all_of(events.Overdue)
-        assert "another memreap, a listener or once, reaps in this pool" in told.text
+        assert "another memreap (listener or once) is reaping in this pool" in told.text
 
 
 def assert_replaced(manager: int, pid: int) -> None:

@@ -93,7 +93,7 @@ def test_a_suspension_that_began_before_the_time_shown_is_known(tmp_path):
     wrong = sawtooth.suspended(since)
     savedhistory.save(tmp_path / "memreap.sqlite", sawtooth.with_events(history, wrong))
     result = memreap(configuration(tmp_path, f"history={tmp_path}/memreap.sqlite"), "report")
-    assert "since then (60 h): a fresh worker" in result.stdout
+    assert "since then (60 h): even a fresh worker" in result.stdout
 
 
 def test_json_has_every_pool_with_times_and_their_zone(conf):
@@ -149,7 +149,7 @@ def test_the_time_of_a_picture_can_be_chosen(conf, tmp_path, length):
     [
         (["report", "myap"], 1, "no pool 'myap' in .*memreap.sqlite; there are: myapp, old, shop:back, shop:front"),
         (["plot", "myap", "-o", "a.svg"], 1, "no pool 'myap' in .*; there are: myapp, old"),
-        (["plot", "shop", "-o", "a.svg"], 1, "'shop' is 2 pools; name one of them: shop:back, shop:front"),
+        (["plot", "shop", "-o", "a.svg"], 1, "'shop' matches 2 pools; name one of them: shop:back, shop:front"),
         (["plot", "old", "-o", "a.svg"], 1, "old: nothing was recorded from .*: no picture"),
         (["plot", "myapp", "-o", "a.gif"], 2, r"a.gif: must end in .svg or .png"),
         (["plot", "myapp", "-o", "svg"], 2, "svg: must end in .svg or .png"),

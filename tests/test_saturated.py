@@ -45,7 +45,7 @@ def test_never_idle_workers_get_the_cheapest_signal_and_no_request_is_lost(where
             eventually(lambda: stack.assert_in_turn(where, 2), timeout=60)
         reaps = stack.announced(where)[0::2]
         assert {event["pid"] for event in reaps} == large
-        busy = [event for event in reaps if "USR1 sent while busy, since it was not found" in event["message"]]
+        busy = [event for event in reaps if "USR1 sent while busy, since it was not seen" in event["message"]]
         assert busy
         for event in reaps:
             assert event["signal"] in ("USR1", "HUP")

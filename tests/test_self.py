@@ -108,11 +108,11 @@ def asked(where: Path, *words: str) -> str:
             "",
             "",
             "",
-            r"worker \d+ would die of HUP \(it does not catch it\): .* \(FastCGI without a manager: TERM\)",
+            r"HUP would kill worker \d+ \(no handler\): .* \(FastCGI without a manager: TERM\)",
         ),
         ("signal=TERM\n", "autorestart=true\n", "", "supervisord must restart the process .* set autorestart=true"),
         ("signal=TERM\n", "autorestart=true", "autorestart=unexpected\nexitcodes=0,2", "set autorestart=true"),
-        ("signal=TERM\n", INTERFACE, "", r"must say whether it restarts the process .* run memreap doctor"),
+        ("signal=TERM\n", INTERFACE, "", r"must report whether it restarts the process .*: memreap doctor shows"),
     ],
     ids=["the signal is not caught", "not started again, by default", "not started again after 0", "unknown"],
 )

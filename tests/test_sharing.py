@@ -109,12 +109,12 @@ def test_programs_with_a_port_each_are_refused_and_the_line_names_the_remedy(soc
     )
     text = f'{section}{LISTENER}stderr_logfile={where}/memreap.log\nenvironment=TMPDIR="{where}"\n'
     with driver.supervisord(where, text):
-        eventually(lambda: assert_in("listens on a socket of its own", (where / "memreap.log").read_text()))
+        eventually(lambda: assert_in("listens on its own socket", (where / "memreap.log").read_text()))
         time.sleep(3)
         log = (where / "memreap.log").read_text()
-        assert log.count("listens on a socket of its own") == 1
+        assert log.count("listens on its own socket") == 1
         assert "let supervisord hold one socket for all ([fcgi-program], socket=)" in log
         assert "sent between" not in log
         findings = doctor.doctor(where)
-        assert "listens on a socket of its own" in findings.stdout
+        assert "listens on its own socket" in findings.stdout
         assert findings.returncode == 1

@@ -277,7 +277,7 @@ def test_a_loss_of_entries_is_one_line_after_the_rest_is_written_and_then_cleare
     eventually(assert_told)
     listener.look()
     assert listener.texts() == [
-        "history: a part is missing: more happened than its process could take (workers are replaced all the same)"
+        "history: some entries were dropped: the recorder fell behind (workers are still replaced)"
     ]
     assert listener.once.lasting("warnings") == []
 
@@ -309,7 +309,7 @@ def test_a_problem_with_a_setting_is_cleared_only_by_a_change_of_that_setting(li
         listener.outputs.apply(replace(wrong, metrics=Address("127.0.0.1", free)), Contents())
         for _ in range(2):
             assert_lasting("h.sqlite")
-        assert listener.texts()[-1] == "metrics: there is no problem any more"
+        assert listener.texts()[-1] == "metrics: export resumed"
         listener.outputs.apply(OFF, Contents())
         assert_lasting()
 
@@ -328,7 +328,7 @@ def test_a_problem_with_the_history_is_one_line_however_often_it_is_tried(listen
         listener.look()
     assert listener.texts() == [
         f"history: {tmp_path}/no/h.sqlite: No such file or directory; trying again every 0 s"
-        " (workers are replaced all the same)"
+        " (workers are still replaced)"
     ]
 
 
@@ -353,7 +353,7 @@ def test_a_killed_child_is_restarted_and_reported_in_one_line(listener, tmp_path
         assert [type(event) for event in listener.log] == [events.NotRecorded]
 
     eventually(assert_told)
-    assert "its process has ended; it is started again in 30 s" in listener.texts()[0]
+    assert "its process ended; restarting it in 30 s" in listener.texts()[0]
     monkeypatch.setattr(slowoutputs, "_RESTART", 0.0)
 
     def assert_recorded_again():
@@ -377,9 +377,9 @@ def test_a_child_that_was_killed_is_one_line_also_after_an_earlier_trouble_that_
 
     eventually(lambda: assert_told(1, "No such file or directory"))
     (tmp_path / "later").mkdir()
-    eventually(lambda: assert_told(2, "there is no problem any more"))
+    eventually(lambda: assert_told(2, "recording resumed"))
     os.kill(listener.outputs._history.child._pid, signal.SIGKILL)
-    eventually(lambda: assert_told(3, "its process has ended; it is started again in 30 s"))
+    eventually(lambda: assert_told(3, "its process ended; restarting it in 30 s"))
 
 
 def assert_readings(path, count):
@@ -400,7 +400,7 @@ def test_a_hanging_disk_is_one_line_and_delays_no_look(listener, tmp_path, monke
         for _ in range(5):
             listener.look(dict.fromkeys(range(1000), 100))
         (line,) = listener.texts()
-        assert "does its disk hang?" in line
+        assert "the disk may be hanging" in line
     finally:
         os.kill(started._pid, signal.SIGCONT)
 

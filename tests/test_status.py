@@ -185,7 +185,7 @@ def test_a_table_is_80_columns_wide_with_any_content(name, standing):
         reaps=99_999,
         given_back_bytes=1023 * MIB,
         since=NOW - 86399 * 2,
-        message="worker 4242 may hold up to 176 MiB, limit 150 MiB, but its uss may not be read: nothing sent; run it"
+        message="worker 4242 may hold up to 176 MiB, limit 150 MiB, but its uss cannot be read: nothing sent; run it"
         * 3,
         suspension={"reason": "its manager exited", "since": NOW - 60, "until": NOW + 540},
     )
@@ -199,7 +199,7 @@ def test_a_worker_with_an_unreadable_size_makes_its_pool_blind():
     assert (pool["standing"], pool["unreadable_workers"]) == ("blind", 1)
     table = statustable.table([pool], NOW, True)
     assert "myapp  BLIND  " in table
-    assert "1 of 3 workers: uss may not be read" in " ".join(below(table))
+    assert "1 of 3 workers: no permission to read uss" in " ".join(below(table))
     assert not statusrows.is_well(pool)
     assert statusrows.is_well(shown(worker(12, 50), worker(13, 150, 120)))
 

@@ -68,7 +68,7 @@ def test_a_pool_behind_a_wrapper_is_not_watched_and_the_remedy_is_reported(wrapp
             event = eventually(lambda: assert_blind(reaping))
             (row,) = reaping.reaper.status()
     assert len(event.managers) == 1
-    assert "write exec in the program's command, or set depth=2" in event.text
+    assert "use exec in the program's command, or set depth=2" in event.text
     assert row["not_visible"] == event.why
 
 

@@ -96,7 +96,10 @@ def test_of_too_many_pools_the_troubled_ones_are_shown_and_the_others_counted():
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"trouble": "supervisord does not answer at http://web1:9001: refused"}, "TROUBLE: no supervisord answers"),
+        (
+            {"trouble": "supervisord does not answer at http://web1:9001: refused"},
+            "TROUBLE: supervisord does not answer",
+        ),
         ({"is_watched": False, "troubles": ("there is no listener",)}, "TROUBLE: there is no listener"),
     ],
 )

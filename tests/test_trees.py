@@ -175,9 +175,9 @@ def test_workers_of_a_killed_manager_are_reported_but_not_as_daemonized(tmp_path
         try:
             manager.kill()
             psutil.wait_procs([manager], timeout=10)
-            eventually(lambda: _assert_logged(listener, "2 process trees from its earlier starts"))
+            eventually(lambda: _assert_logged(listener, "2 process trees from earlier starts of this program"))
             line = next(line for line in listener.lines() if "earlier starts" in line)
-            assert "set stopwaitsecs= above" in line
+            assert "set stopwaitsecs= longer" in line
             assert "remove -d" not in line
             assert line.endswith(f"kill {' '.join(str(worker.pid) for worker in workers)}")
             assert all(worker.is_running() for worker in workers)

@@ -67,10 +67,10 @@ class _Manager(PoolInLook):
             self.set(manager=manager, manager_seen=True)
         suspended = self.state.suspended
         if suspended and manager != suspended.manager and pool.manager_age >= (suspended.needs_age or 0):
-            self.say(events.Resumed(*pool.stamp, f"its manager {manager.pid} is a new one"))
+            self.say(events.Resumed(*pool.stamp, f"its manager {manager.pid} is new"))
             self.set(suspended=None)
         elif suspended and manager == suspended.manager and suspended.needs_age is not None:
-            self.say(events.Resumed(*pool.stamp, f"its manager {manager.pid} is there after all"))
+            self.say(events.Resumed(*pool.stamp, f"its manager {manager.pid} is still running"))
             losses = max(0, self.state.manager_losses - 1)
             self.set(suspended=None, reap=suspended.leaving, manager_losses=losses)
 

@@ -145,11 +145,11 @@ def _why_only_idle(detail: WorkerDetail, settings: PoolSettings, seen: Seen) -> 
     if settings.idle_wait == float("inf"):
         return " (idle_wait=never)"
     if detail.server == UNRECOGNISABLE:
-        unread = ", and which server it is cannot be read (let the manager keep the title that its server gives it)"
-        return f"{unread}, so it is unknown whether it loses requests at any other moment"
+        unread = ", and the server cannot be identified (let the manager keep the title that its server gives it)"
+        return f"{unread}, so it may lose requests at any other moment"
     moment = moment_of(detail.server)
     if moment is Moment.ANY and seen.has_boundary and not known(detail.server):
-        return ", and it is not known whether its server loses requests at any other moment"
+        return ", and memreap does not know whether its server loses requests at any other moment"
     if moment is Moment.ANY:
         return ""
     busy = signal_while_busy(detail.server, settings.signal)

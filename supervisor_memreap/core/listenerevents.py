@@ -58,7 +58,7 @@ class SupervisordHidden(Event):
     wording = (
         "supervisord (process {supervisord}) is hidden from this user (by hidepid= on /proc?): pools of other users"
         " cannot be seen, and the saved state may be that of an earlier supervisord; run the listener as root, or mount"
-        " /proc with the gid= of a group that it is in"
+        " /proc with the gid= of one of its groups"
     )
     supervisord: int
 
@@ -192,9 +192,7 @@ class NotRemembered(Event):
     """What the last listener saved could not be read."""
 
     is_error = may_last = True
-    wording = (
-        "{why}: what an earlier listener saved there is not known, such as a pause: pause again what is to be paused"
-    )
+    wording = "{why}: the state that an earlier listener saved there, such as a pause, is lost; pause those pools again"
     why: str
 
 
@@ -225,7 +223,7 @@ class OutputFailed(Event):
 
     is_error = may_last = True
     in_status = "warnings"
-    wording = "{output}: {error} (workers are replaced all the same)"
+    wording = "{output}: {error} (workers are still replaced)"
     output: ClassVar[str]
     error: str
 
@@ -234,7 +232,8 @@ class OutputWorks(Over):
     """Such an output works again."""
 
     ends: ClassVar[type[OutputFailed]]
-    wording = "{ends.output}: there is no problem any more"
+    activity: ClassVar[str]
+    wording = "{ends.output}: {activity} resumed"
 
 
 class NotRecorded(OutputFailed):
@@ -245,6 +244,7 @@ class NotRecorded(OutputFailed):
 
 class RecordedAgain(OutputWorks):
     ends = NotRecorded
+    activity = "recording"
 
 
 class NotExposed(OutputFailed):
@@ -255,13 +255,14 @@ class NotExposed(OutputFailed):
 
 class ExposedAgain(OutputWorks):
     ends = NotExposed
+    activity = "export"
 
 
 @dataclass(frozen=True)
 class LinesMissing(Event):
     """Lines of the log were dropped, since nothing read it."""
 
-    wording = "{count} lines are missing here: nothing read the log, and there was no room for them"
+    wording = "{count} log lines lost: nothing was reading the log"
     count: int
 
 

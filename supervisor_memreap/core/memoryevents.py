@@ -102,10 +102,10 @@ class TotalUnreadable(Event):
     """`total` is set, but memreap may not read what the pool's processes hold."""
 
     is_reported_once = fails = True
-    trouble = "total may not be read"
+    trouble = "total unreadable"
     wording = (
-        "memreap may not read what its processes hold (pss), so total= has no effect; run memreap as their user or as"
-        " root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE)"
+        "no permission to read the pss of its processes, so total= has no effect; run memreap as their user or as root"
+        " with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE)"
     )
 
 
@@ -132,7 +132,7 @@ class OomKilled(OomKills):
     """Processes of this pool left without a signal of memreap while the kernel's OOM killer ended some in its group."""
 
     wording = (
-        "{_subject} left without a signal while {_ended}{_doubt}: a request that it had in hand was lost; give it more"
+        "{_subject} left without a signal while {_ended}{_doubt}: any request in progress was lost; give it more"
         " memory, or set headroom= or a lower limit="
     )
     workers: tuple[ProcessId, ...]

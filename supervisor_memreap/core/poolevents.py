@@ -23,7 +23,7 @@ class NotVisible(Event):
     is_reported_once = fails = True
     told_apart_by = "{why}"
     trouble = "pool not visible"
-    wording = "it runs, but {why}: not watched"
+    wording = "the program runs, but {why}: not watched"
     why: str
 
 
@@ -73,8 +73,8 @@ class CannotHold(Event):
 
     is_reported_once = True
     wording = (
-        "workers may not be held: each is signalled right after it is seen idle, where that can be seen, or after"
-        f" idle_wait while busy, if its server permits that; {SAFER_WAY}"
+        "no permission to hold workers (ptrace): each is signalled right after it is seen idle, where that is visible,"
+        f" or while busy after idle_wait, if its server allows that; {SAFER_WAY}"
     )
 
 
@@ -94,8 +94,8 @@ class ServingUnknown(Event):
 
     is_reported_once = True
     wording = (
-        "{is_hidden:the sockets of its processes may not be read|none of its workers listens}, so it is not known when"
-        " a replacement serves: its age counts (settle); set settle= above the time that one needs to start"
+        "{is_hidden:no permission to read the sockets of its processes|none of its workers listens}, so memreap cannot"
+        " tell when a replacement serves and goes by its age (settle); set settle= longer than a worker takes to start"
         "{is_hidden:; " + SAFER_WAY + "|}"
     )
     is_hidden: bool
@@ -148,7 +148,7 @@ class OverdueEnded(Over):
     """Workers are signalled again, or none is due any longer."""
 
     ends = Overdue
-    wording = "no worker is overdue any more, after {after:seconds}"
+    wording = "no worker is overdue any longer, after {after:seconds}"
     after: float
     """Seconds."""
 
@@ -179,8 +179,8 @@ class WrongSetting(Event):
     announced_as = "suspended"
     fails = True
     wording = (
-        "suspended: a fresh worker already {baseline.text}, {age:seconds} after its start, so all would be reaped"
-        " endlessly; set {usable} or more; resumes after {lasts:seconds}"
+        "suspended: even a fresh worker {baseline.text}, {age:seconds} after its start; set {usable} or higher; resumes"
+        " after {lasts:seconds}"
     )
     baseline: Reason
     """The reason as it applied when the worker began to serve that exceeds the setting least."""
@@ -200,9 +200,9 @@ class ManagerLost(AboutWorker):
     fails = True
     wording = (
         "suspended: the manager {manager.pid} ended {after:seconds} after worker {pid} was signalled: {is_certain:it"
-        " ended by itself; the likely causes: it runs daemonized (-d), or FCGI::ProcManager is 0.17 or older"
-        "|supervisord did not say whether it was stopped or ended by itself}; resumes when the next manager has run"
-        " for {resumes_after:seconds} or the settings change"
+        " exited on its own; likely causes: it runs daemonized (-d), or FCGI::ProcManager is 0.17 or older"
+        "|supervisord did not report whether it was stopped or exited on its own}; resumes when the next manager has"
+        " run for {resumes_after:seconds} or the settings change"
     )
     manager: ProcessId
     resumes_after: float

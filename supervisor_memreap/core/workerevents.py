@@ -79,7 +79,7 @@ class NotForced(AboutWorker):
 class LeftByItself(AboutDueWorker):
     """The worker was gone before anything was sent: no refusal, since nothing stood in the way of what was wanted."""
 
-    wording = "{due_worker}: it left by itself, nothing sent"
+    wording = "{due_worker}: it exited on its own; nothing sent"
 
 
 class WouldReap(AboutDueWorker):
@@ -90,7 +90,7 @@ class WouldReap(AboutDueWorker):
 
 class Changed(AboutDueWorker):
     refusal = "changed after measuring"
-    wording = "{due_worker}: it has changed since it was measured, nothing sent"
+    wording = "{due_worker}: the process changed after it was measured; nothing sent"
 
 
 class OutOfResources(AboutDueWorker):
@@ -124,8 +124,8 @@ class NeverServed(AboutDueWorker):
     is_reported_once = fails = ends_wait = True
     refusal = "never seen to serve"
     wording = (
-        "{due_worker}, and in {age:seconds} it was never seen to wait for a connection, nor with one:"
-        " nothing sent, since it may start for long, or take no part in serving; see the program's own log"
+        "{due_worker}, and in {age:seconds} it was never seen waiting for a connection or handling one: nothing sent;"
+        " it may still be starting, or may not serve at all; see the program's own log"
     )
     age: float
 
@@ -135,7 +135,7 @@ class Unreadable(AboutWorker):
     """A worker's bound is over the limit and its metric cannot be read."""
 
     is_reported_once = fails = True
-    refusal = "size may not be read"
+    refusal = "size unreadable"
     bound: int
     limit: int
     metric: str
@@ -164,8 +164,8 @@ class SizesUnreadable(AboutWorker):
 
     is_reported_once = True
     wording = (
-        "the memory of worker {pid} ({metric}) may not be read: the pool is not watched; run memreap as the worker's"
-        " user or as root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE)"
+        "no permission to read the {metric} of worker {pid}: the pool is not watched; run memreap as the worker's user"
+        " or as root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE)"
     )
     metric: str
 
@@ -193,8 +193,8 @@ class NotCaught(Veto):
 
     refusal = "signal not caught"
     wording = (
-        "worker {pid} would die of {signal} (it does not catch it): nothing sent; set signal= to one on which this"
-        " server finishes its request{serves_alone: (FastCGI without a manager: TERM)|}"
+        "{signal} would kill worker {pid} (no handler): nothing sent; set signal= to one on which this server finishes"
+        " its request{serves_alone: (FastCGI without a manager: TERM)|}"
     )
     signal: str
     serves_alone: bool
@@ -243,9 +243,9 @@ class NotShared(Veto):
 
     refusal = "socket per worker"
     wording = (
-        "worker {pid} listens on a socket of its own, and clients that wait there are refused when it leaves: nothing"
-        " sent; let {serves_alone:supervisord hold one socket for all ([fcgi-program], socket=), or remove this"
-        " section|the manager open one socket for all its workers (no SO_REUSEPORT per worker)}"
+        "worker {pid} listens on its own socket, and clients queued there are refused when it leaves: nothing sent;"
+        " let {serves_alone:supervisord hold one socket for all ([fcgi-program], socket=), or remove this section"
+        "|the manager open one socket for all its workers (no SO_REUSEPORT per worker)}"
     )
     serves_alone: bool
     """With target=self."""
@@ -309,7 +309,7 @@ class Settled(AboutWorker):
     @property
     def text(self) -> str:
         serves = "" if self.to_serve is None else f"; first seen serving {seconds(self.to_serve)} after its start"
-        return f"worker {self.replaced_by.pid} has settled in the place of {self.pid}{serves}"
+        return f"worker {self.replaced_by.pid} has settled in place of {self.pid}{serves}"
 
 
 @dataclass(frozen=True)
@@ -333,7 +333,7 @@ class NoReplacement(AboutWorker):
 
     trouble = "no replacement came"
     wording = (
-        "worker {pid} left {after:seconds} ago and none took its place ({workers} of {before} workers);"
+        "worker {pid} left {after:seconds} ago and no worker took its place ({workers} of {before} workers);"
         " {workers:the others are stable, so the next one may be signalled|the pool needs none now}"
     )
     after: float
@@ -377,7 +377,7 @@ class Remembered(AboutWorker):
 
     wording = (
         "worker {pid} {is_sent:was|may have been} signalled {after:seconds} ago, before memreap was restarted: waiting"
-        " for it first"
+        " for it to leave first"
     )
     after: float
     is_sent: bool = True

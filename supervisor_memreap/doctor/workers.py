@@ -82,7 +82,7 @@ def not_attached(attaching: attach.Attaching, worker: Worker, settings: PoolSett
     """What the listener does to workers to which it may not attach, and what gives it that right."""
     server = worker.detail.server if worker.detail else UNRECOGNISABLE
     subject = f"the listener (user {attaching.actor.users[1]})"
-    text = f"{subject} may not bring workers to the point between two requests (ptrace), so "
+    text = f"{subject} has no permission to hold workers between two requests (ptrace), so "
     text += f"{attach.what_remains(server, settings)}; {attach.remedy(attaching)}"
     return Finding("", text, moment_of(server) is Moment.HELD)
 
@@ -99,14 +99,12 @@ def check_access(worker: Worker, settings: PoolSettings, user: int, may: rights.
     """What the listener, which runs as `user`, must do to this worker and may not."""
     subject, which = f"the listener (user {user})", f"worker {worker.id.pid}{_user_of(worker)}"
     if not may.signals:
-        return Finding(
-            "", f"{subject} may not signal {which}: run it as the pool's user (user= in its section) or as root"
-        )
+        text = f"{subject} has no permission to signal {which}"
+        return Finding("", f"{text}: run it as the pool's user (user= in its section) or as root")
     # The size counts for the limit alone; and a worker that is below it now may exceed it later.
     if settings.limit is not None and settings.metric in ("uss", "pss") and not may.reads:
-        text = (
-            f"{subject} may not read the {settings.metric} of {which}, and sends nothing where it may be over the limit"
-        )
+        text = f"{subject} has no permission to read the {settings.metric} of {which}"
+        text += ", and sends nothing where it may be over the limit"
         remedy = "run it as the pool's user, or as root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE)"
         return Finding("", f"{text}: {remedy}, or set metric=rss")
     return None

@@ -188,7 +188,7 @@ def _tiles(facts: PoolReport, sizes: summary.Sizes) -> Iterator[str]:
     last, largest, total = sizes
     for name, value, detail in (
         ("workers replaced", f"{sum(facts.replaced.values()):,}", f"of {last.workers:,} at a time"),
-        ("memory returned", memory(facts.freed) if facts.times_to_leave else "-", "to the host"),
+        ("memory freed", memory(facts.freed) if facts.times_to_leave else "-", "on the host"),
         ("largest worker", memory(largest.size), summary.limit(sizes)),
         ("peak of the pool", memory(total.size), f"{memory(last.total)} now"),
     ):

@@ -245,7 +245,7 @@ def rows(report: PoolReport) -> Iterator[tuple[str, str]]:
     if report.observed:
         yield "would be replaced", f"{_counts(report.observed)}, observe=yes"
     if report.replaced:
-        yield "memory returned", memory(report.freed)
+        yield "memory freed", memory(report.freed)
         times = report.times_to_leave
         yield "time to leave", f"median {seconds(median(times))}, longest {seconds(times[-1])}"
     yield "refused", _counts(report.refused, REFUSALS)
@@ -320,7 +320,7 @@ def _peak(peak: Peak) -> str:
 
 def _since(history: PoolHistory) -> str:
     start = f"{timeaxis.date(history.since)}: {_workers(history.reaps)} replaced"
-    return f"{start}, {memory(history.freed)} returned" if history.reaps else start
+    return f"{start}, {memory(history.freed)} freed" if history.reaps else start
 
 
 def _workers(count: int) -> str:
@@ -345,7 +345,7 @@ def summary_line(history: PoolHistory, since: float, until: float) -> str:
     if report.observed:
         parts.append(f"{sum(report.observed.values()):,} would be replaced (observe=yes)")
     if count:
-        parts += [f"{memory(report.freed)} returned", f"longest time to leave {seconds(report.times_to_leave[-1])}"]
+        parts += [f"{memory(report.freed)} freed", f"longest time to leave {seconds(report.times_to_leave[-1])}"]
     refused = sum(report.refused.values())
     parts += [f"{refused:,} refused"] * bool(refused)
     parts += [f"{report.stuck:,} stuck"] * bool(report.stuck)
