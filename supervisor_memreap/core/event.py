@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from supervisor_memreap.core.frozen import Frozen
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.reasons import Reason
 from supervisor_memreap.core.text import memory, seconds
@@ -16,8 +16,7 @@ Announcement = Literal["", "reap", "left", "stuck", "suspended", "resumed", "sho
 _UNITS = {"memory": memory, "seconds": seconds}
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(Frozen):
     """Something that happened. The class attributes say what it means for the outputs: no list elsewhere does."""
 
     pool: str
@@ -88,7 +87,6 @@ class _Formatter(string.Formatter):
 _FORMATTER = _Formatter()
 
 
-@dataclass(frozen=True)
 class AboutWorker(Event):
     worker: ProcessId
 
@@ -97,7 +95,6 @@ class AboutWorker(Event):
         return self.worker.pid
 
 
-@dataclass(frozen=True)
 class AboutDueWorker(AboutWorker):
     """About a worker that has to go."""
 

@@ -1,4 +1,4 @@
-"""Everything that can happen, as values: one frozen class each, in the module that says what they are about. Pure.
+"""Everything that can happen, as values: one class each, in the module that says what they are about. Pure.
 
 An event has its pool, its time and all its numbers before it is emitted. The log line, the announcement, the counters
 and the exit status of `memreap once` are made from it alone; its class says what it means for them.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import ClassVar
 
 from supervisor_memreap.core.event import Event, Over
@@ -14,7 +13,6 @@ from supervisor_memreap.core.text import memory, quote, seconds
 # Its start.
 
 
-@dataclass(frozen=True)
 class Started(Event):
     memreap: str
     """Its version."""
@@ -32,7 +30,6 @@ class NotUnderSupervisord(Event):
     wording = "supervisord starts memreap listen, from [eventlistener:memreap]; to reap by hand, use memreap once"
 
 
-@dataclass(frozen=True)
 class AnotherListener(Event):
     """Another listener of the same supervisord is running: this one exits."""
 
@@ -43,7 +40,6 @@ class AnotherListener(Event):
     holder: str
 
 
-@dataclass(frozen=True)
 class OtherListenersUnknown(Event):
     """memreap cannot find out whether another listener of the same supervisord is running."""
 
@@ -51,7 +47,6 @@ class OtherListenersUnknown(Event):
     why: str
 
 
-@dataclass(frozen=True)
 class SupervisordHidden(Event):
     """The supervisord that started the listener is hidden from the listener's user."""
 
@@ -63,7 +58,6 @@ class SupervisordHidden(Event):
     supervisord: int
 
 
-@dataclass(frozen=True)
 class NoAlarm(Event):
     """`headroom` or `pressure` is set, but the kernel cannot wake the listener between two ticks."""
 
@@ -77,7 +71,6 @@ class NoAlarm(Event):
 # Settings and commands.
 
 
-@dataclass(frozen=True)
 class Watching(Event):
     """What the listener watches, at its start and after each change."""
 
@@ -99,7 +92,6 @@ def _bounds(settings: PoolSettings) -> str:
     return ", ".join(filter(None, ("only observed" if settings.observe else "", limit, max_age, total, *shared)))
 
 
-@dataclass(frozen=True)
 class SettingsRefused(Event):
     """The settings have an error, and none of them is applied."""
 
@@ -126,7 +118,6 @@ class SettingsAccepted(Over):
     wording = "the configuration is valid again and in force"
 
 
-@dataclass(frozen=True)
 class SettingsWarned(Event):
     in_status = "troubles"
     warnings: tuple[str, ...]
@@ -136,7 +127,6 @@ class SettingsWarned(Event):
         return "; ".join(self.warnings)
 
 
-@dataclass(frozen=True)
 class ProgramsMissing(Event):
     """Settings or a command name programs that supervisord does not have."""
 
@@ -157,7 +147,6 @@ class ProgramsMissing(Event):
         return f"{missing}; there are: {', '.join(self.existing)}"
 
 
-@dataclass(frozen=True)
 class CommandRefused(Event):
     wording = "a command was refused: {error}"
     error: str
@@ -166,7 +155,6 @@ class CommandRefused(Event):
 # What it needs: supervisord, and its saved state.
 
 
-@dataclass(frozen=True)
 class SupervisordUnavailable(Event):
     is_error = may_last = True
     wording = "{error}; trying again at every tick"
@@ -178,7 +166,6 @@ class SupervisordAvailable(Over):
     wording = "supervisord answers again"
 
 
-@dataclass(frozen=True)
 class NotPublished(Event):
     """supervisord did not accept the status."""
 
@@ -187,7 +174,6 @@ class NotPublished(Event):
     error: str
 
 
-@dataclass(frozen=True)
 class NotRemembered(Event):
     """What the last listener saved could not be read."""
 
@@ -196,7 +182,6 @@ class NotRemembered(Event):
     why: str
 
 
-@dataclass(frozen=True)
 class NotSaved(Event):
     """What must survive a restart cannot be saved."""
 
@@ -217,7 +202,6 @@ class SavedAgain(Over):
 # Its outputs.
 
 
-@dataclass(frozen=True)
 class OutputFailed(Event):
     """An output that has a process of its own does not work."""
 
@@ -258,7 +242,6 @@ class ExposedAgain(OutputWorks):
     activity = "export"
 
 
-@dataclass(frozen=True)
 class LinesMissing(Event):
     """Lines of the log were dropped, since nothing read it."""
 
@@ -266,7 +249,6 @@ class LinesMissing(Event):
     count: int
 
 
-@dataclass(frozen=True)
 class InternalError(Event):
     """A bug in memreap, in this pool or in the listener; the other pools are handled as usual."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from supervisor_memreap.core.event import Event
 from supervisor_memreap.core.model import HOST, Holder, ProcessId
 from supervisor_memreap.core.shortage import Kind, Shortage
@@ -13,7 +11,6 @@ from supervisor_memreap.core.text import memory, seconds
 _MOST_NAMED = 5
 
 
-@dataclass(frozen=True)
 class NotRelieved(Event):
     """Memory is short, and reaping does not help: memreap reaps nothing for it for a while."""
 
@@ -48,7 +45,6 @@ class NotRelieved(Event):
         return f"nothing more is reaped for {self.shortage.kind.value}"
 
 
-@dataclass(frozen=True)
 class Outgrown(Event):
     """Memory is short, and workers grow as fast as they are replaced: reaping goes on."""
 
@@ -63,7 +59,6 @@ class Outgrown(Event):
     """Seconds since it began."""
 
 
-@dataclass(frozen=True)
 class NotMet(Event):
     """Memory is short, and at this look no worker could be signalled for it."""
 
@@ -78,7 +73,6 @@ class NotMet(Event):
         return f"{self.shortage.text}, and no worker could be signalled for it now{why}; trying again at each look"
 
 
-@dataclass(frozen=True)
 class Relieved(Event):
     """Memory was short, workers were reaped, and memory is no longer short."""
 
@@ -109,7 +103,6 @@ class TotalUnreadable(Event):
     )
 
 
-@dataclass(frozen=True)
 class OomKills(Event):
     """The kernel's OOM killer ended processes."""
 
@@ -127,7 +120,6 @@ class OomKills(Event):
         return f"the kernel's OOM killer ended {processes} {place}{limit}"
 
 
-@dataclass(frozen=True)
 class OomKilled(OomKills):
     """Processes of this pool left without a signal of memreap while the kernel's OOM killer ended some in its group."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from supervisor_memreap.core.event import AboutWorker, Event, Over
 from supervisor_memreap.core.hindrance import SAFER_WAY, Hindrance
 from supervisor_memreap.core.model import Nested, ProcessId
@@ -16,7 +14,6 @@ _MOST_NAMED = 5
 # What is watched, and how its workers are signalled.
 
 
-@dataclass(frozen=True)
 class NotVisible(Event):
     """The program runs, but its manager cannot be seen."""
 
@@ -27,7 +24,6 @@ class NotVisible(Event):
     why: str
 
 
-@dataclass(frozen=True)
 class NoWorkers(Event):
     """The program has been running for a while, but no process below it serves."""
 
@@ -40,7 +36,6 @@ class NoWorkers(Event):
     manager: ProcessId
 
 
-@dataclass(frozen=True)
 class Wrapped(Event):
     """The workers are not children of what supervisord started, but of one of its children, or deeper."""
 
@@ -78,7 +73,6 @@ class CannotHold(Event):
     )
 
 
-@dataclass(frozen=True)
 class SignalOfServer(Event):
     """`signal` is not set, and the server finishes its requests on another one than HUP: that one is used."""
 
@@ -88,7 +82,6 @@ class SignalOfServer(Event):
     signal: str
 
 
-@dataclass(frozen=True)
 class ServingUnknown(Event):
     """It cannot be seen whether workers serve: their age counts."""
 
@@ -102,7 +95,6 @@ class ServingUnknown(Event):
     """Whether their sockets may not be read; False: none of them listens."""
 
 
-@dataclass(frozen=True)
 class TooFewWorkers(Event):
     """Too few workers are old enough to serve: none of them is signalled."""
 
@@ -120,7 +112,6 @@ class TooFewWorkers(Event):
 # What goes on for long.
 
 
-@dataclass(frozen=True)
 class Overdue(Event):
     """Workers are due, and for too long none could be signalled; repeated while that lasts."""
 
@@ -143,7 +134,6 @@ class Overdue(Event):
         return f"{are_due}{largest} and {none} for {seconds(self.lasts)}: {self.hindrance.text}"
 
 
-@dataclass(frozen=True)
 class OverdueEnded(Over):
     """Workers are signalled again, or none is due any longer."""
 
@@ -153,7 +143,6 @@ class OverdueEnded(Over):
     """Seconds."""
 
 
-@dataclass(frozen=True)
 class FastLeak(Event):
     """Workers are over the limit soon after their start, as far as is known not from the start: reaping goes on."""
 
@@ -172,7 +161,6 @@ class FastLeak(Event):
         )
 
 
-@dataclass(frozen=True)
 class WrongSetting(Event):
     """Workers are over the limit already when they begin to serve: the pool is suspended."""
 
@@ -192,7 +180,6 @@ class WrongSetting(Event):
     """Seconds after which the setting is tried again."""
 
 
-@dataclass(frozen=True)
 class ManagerLost(AboutWorker):
     """The manager ended after a reap, and no user asked for that: the pool is suspended."""
 
@@ -212,14 +199,12 @@ class ManagerLost(AboutWorker):
     """Whether supervisord reported that it exited on its own; False: it did not report how it ended."""
 
 
-@dataclass(frozen=True)
 class Resumed(Event):
     announced_as = "resumed"
     wording = "resumed: {because}"
     because: str
 
 
-@dataclass(frozen=True)
 class OrphansFound(Event):
     """Earlier starts of a program have left processes behind that supervisord does not know."""
 
@@ -248,7 +233,6 @@ class OrphansFound(Event):
 # What a user asked for, or gets to read.
 
 
-@dataclass(frozen=True)
 class CommandDone(Event):
     """A user's command was carried out in this pool."""
 
@@ -270,7 +254,6 @@ class WorkersRequested(CommandDone):
     """A user asked for workers of this pool to be replaced."""
 
 
-@dataclass(frozen=True)
 class Noted(Event):
     """The state of a pool, or what the run waits for."""
 
@@ -278,7 +261,6 @@ class Noted(Event):
     note: str
 
 
-@dataclass(frozen=True)
 class Summary(Event):
     """What happened in this pool in the last day, once a day."""
 
@@ -286,7 +268,6 @@ class Summary(Event):
     line: str
 
 
-@dataclass(frozen=True)
 class LimitSuggested(Event):
     """What is known about the right limit of a pool that is only observed."""
 

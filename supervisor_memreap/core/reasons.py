@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
+from supervisor_memreap.core.frozen import Frozen
 from supervisor_memreap.core.model import InitialSize, ProcessId, Worker
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episode, Kind, Shortage, gives_back, is_worth_reaping
 from supervisor_memreap.core.text import memory, seconds
 
 
-@dataclass(frozen=True)
-class Circumstances:
+class Circumstances(Frozen):
     """What decides about a worker, besides the worker itself."""
 
     settings: PoolSettings
@@ -31,8 +30,7 @@ class Circumstances:
     """Monotonic, in seconds."""
 
 
-@dataclass(frozen=True)
-class Reason(abc.ABC):
+class Reason(Frozen, abc.ABC):
     """One reason, with the evidence that it applies to one worker."""
 
     setting: ClassVar[str] = ""
@@ -70,7 +68,6 @@ class Reason(abc.ABC):
         """The evidence, as text that follows `worker 4242`."""
 
 
-@dataclass(frozen=True)
 class Requested(Reason):
     """A user requested this worker."""
 
@@ -101,7 +98,6 @@ class Requested(Reason):
         return f"was requested by a user{size}"
 
 
-@dataclass(frozen=True)
 class OverLimit(Reason):
     """The worker uses more memory than `limit`."""
 
@@ -150,7 +146,6 @@ class OverLimit(Reason):
         return f"limit={size // 1024**2}MB"
 
 
-@dataclass(frozen=True)
 class TooOld(Reason):
     """The worker is older than `max_age` allows."""
 
@@ -188,7 +183,6 @@ def _age_factor(id: ProcessId) -> float:
     return 0.9 + 0.1 * (id.pid * 2654435761 % 2**32) / 2**32
 
 
-@dataclass(frozen=True)
 class _Shared(Reason):
     """Memory is short, and this worker would free some."""
 
@@ -232,7 +226,6 @@ class _Shared(Reason):
         return f"holds {memory(self.private)} for itself, and {self.shortage.text}"
 
 
-@dataclass(frozen=True)
 class OverTotal(_Shared):
     """The pool uses more memory than `total`."""
 
@@ -241,7 +234,6 @@ class OverTotal(_Shared):
     kind = Kind.TOTAL
 
 
-@dataclass(frozen=True)
 class ShortOfHeadroom(_Shared):
     """Less memory than `headroom` is available on the host or in a control group."""
 
@@ -250,7 +242,6 @@ class ShortOfHeadroom(_Shared):
     kind = Kind.HEADROOM
 
 
-@dataclass(frozen=True)
 class UnderPressure(_Shared):
     """Processes wait for memory for longer than `pressure` allows."""
 

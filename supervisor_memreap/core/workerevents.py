@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from supervisor_memreap.core.event import AboutDueWorker, AboutWorker
 from supervisor_memreap.core.model import ProcessId, SentMoment
 from supervisor_memreap.core.servers import refusal
@@ -12,7 +10,6 @@ from supervisor_memreap.core.text import MIB, memory, seconds
 # What was sent.
 
 
-@dataclass(frozen=True)
 class Signalled(AboutDueWorker):
     """A worker was sent the signal."""
 
@@ -35,7 +32,6 @@ class Signalled(AboutDueWorker):
         return f"{text} ({self.cost})" if self.cost else text
 
 
-@dataclass(frozen=True)
 class SignalledAgain(AboutWorker):
     """A worker that came to its boundary long after the first signal was sent a second one there."""
 
@@ -55,7 +51,6 @@ class SignalledAgain(AboutWorker):
         )
 
 
-@dataclass(frozen=True)
 class Forced(AboutWorker):
     """A stuck worker was sent the signal that `stuck` sets."""
 
@@ -63,7 +58,6 @@ class Forced(AboutWorker):
     signal: str
 
 
-@dataclass(frozen=True)
 class NotForced(AboutWorker):
     """The signal that `stuck` sets could not be sent."""
 
@@ -105,7 +99,6 @@ class NotPermitted(AboutDueWorker):
     wording = "{due_worker}: nothing sent, not permitted; run memreap as the worker's user or as root (user=)"
 
 
-@dataclass(frozen=True)
 class Locked(AboutDueWorker):
     """Another process, such as a second memreap, holds the lock of this pool."""
 
@@ -117,7 +110,6 @@ class Locked(AboutDueWorker):
     holder: str
 
 
-@dataclass(frozen=True)
 class NeverServed(AboutDueWorker):
     """A worker has to go, and was never seen to serve."""
 
@@ -130,7 +122,6 @@ class NeverServed(AboutDueWorker):
     age: float
 
 
-@dataclass(frozen=True)
 class Unreadable(AboutWorker):
     """A worker's bound is over the limit and its metric cannot be read."""
 
@@ -158,7 +149,6 @@ class Unreadable(AboutWorker):
         )
 
 
-@dataclass(frozen=True)
 class SizesUnreadable(AboutWorker):
     """memreap may not read what the workers hold, whether or not one is near its limit."""
 
@@ -170,7 +160,6 @@ class SizesUnreadable(AboutWorker):
     metric: str
 
 
-@dataclass(frozen=True)
 class Planned(AboutDueWorker):
     """What a run without --dry-run would do with a worker."""
 
@@ -187,7 +176,6 @@ class Veto(AboutWorker):
     is_reported_once = fails = True
 
 
-@dataclass(frozen=True)
 class NotCaught(Veto):
     """A worker has no handler for the signal."""
 
@@ -201,7 +189,6 @@ class NotCaught(Veto):
     """With target=self."""
 
 
-@dataclass(frozen=True)
 class WrongSignal(Veto):
     """The worker belongs to a server that drops its request on this signal, even with a handler."""
 
@@ -223,7 +210,6 @@ class WrongSignal(Veto):
         return f"{start} drops its request on {self.signal}: nothing sent; {remedy}"
 
 
-@dataclass(frozen=True)
 class LooksLikeManager(Veto):
     """The worker looks like a manager itself."""
 
@@ -237,7 +223,6 @@ class LooksLikeManager(Veto):
     """With target=self."""
 
 
-@dataclass(frozen=True)
 class NotShared(Veto):
     """Each worker listens on its own socket: connections queued there end with it."""
 
@@ -254,7 +239,6 @@ class NotShared(Veto):
 # What became of a worker that was signalled.
 
 
-@dataclass(frozen=True)
 class Left(AboutWorker):
     """A signalled worker is gone."""
 
@@ -289,7 +273,6 @@ class Left(AboutWorker):
         return f", {self.replaced_by.pid} took its place{uses}"
 
 
-@dataclass(frozen=True)
 class Replaced(AboutWorker):
     """The replacement came after the worker was reported as having left."""
 
@@ -298,7 +281,6 @@ class Replaced(AboutWorker):
     replaced_by: ProcessId
 
 
-@dataclass(frozen=True)
 class Settled(AboutWorker):
     """The worker that took the place of one that left serves and has settled: the next one may go."""
 
@@ -312,7 +294,6 @@ class Settled(AboutWorker):
         return f"worker {self.replaced_by.pid} has settled in place of {self.pid}{serves}"
 
 
-@dataclass(frozen=True)
 class NotReplaced(AboutWorker):
     """A worker left long ago, and the pool is still not complete and settled."""
 
@@ -327,7 +308,6 @@ class NotReplaced(AboutWorker):
     before: int
 
 
-@dataclass(frozen=True)
 class NoReplacement(AboutWorker):
     """No worker took the place of one that left, and the others are stable: the next may be signalled."""
 
@@ -341,7 +321,6 @@ class NoReplacement(AboutWorker):
     before: int
 
 
-@dataclass(frozen=True)
 class Stuck(AboutWorker):
     """A worker was signalled and did not leave within `grace`."""
 
@@ -371,7 +350,6 @@ class Stuck(AboutWorker):
         )
 
 
-@dataclass(frozen=True)
 class Remembered(AboutWorker):
     """A worker was signalled before memreap was restarted, or may have been, and has not left yet."""
 

@@ -1,0 +1,62 @@
+"""Frozen behaves as a frozen dataclass."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from dataclasses import FrozenInstanceError, asdict, dataclass, fields, replace
+
+import pytest
+
+from supervisor_memreap.core.frozen import Frozen
+
+
+class Size(Frozen):
+    name: str
+    size: int | None = None
+
+
+class Measured(Size):
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Twin:
+    name: str
+    size: int | None = None
+    at: float = 0.0
+
+
+def test_the_fields_are_those_of_the_class_and_of_the_classes_that_it_is_derived_from():
+    value = Measured("a", at=2.0)
+    assert [field.name for field in fields(value)] == ["name", "size", "at"]
+    assert asdict(value) == asdict(Twin("a", at=2.0)) == {"name": "a", "size": None, "at": 2.0}
+    assert replace(value, size=3) == Measured("a", 3, 2.0)
+    assert repr(value) == "Measured(name='a', size=None, at=2.0)"
+    assert copy.deepcopy(value) == pickle.loads(pickle.dumps(value)) == value
+
+
+def test_two_are_equal_if_their_class_and_all_values_are():
+    assert Measured("a", 1) == Measured("a", 1, 0.0)
+    assert hash(Measured("a", 1)) == hash(Measured("a", 1, 0.0)) == hash(Twin("a", 1))
+    assert Measured("a", 1) != Measured("a", 2)
+    assert Size("a", 1) != Measured("a", 1)
+    assert Size("a", 1) != ("a", 1)
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [((), {}), ((), {"size": 1}), (("a", 1, 2.0, 3), {}), (("a",), {"name": "b"}), (("a",), {"x": 1})],
+)
+def test_wrong_arguments_are_refused_as_by_a_dataclass(args, named):
+    for kind in (Measured, Twin):
+        with pytest.raises(TypeError):
+            kind(*args, **named)
+
+
+def test_nothing_can_be_set_or_deleted():
+    for value in (Measured("a"), Twin("a")):
+        with pytest.raises(FrozenInstanceError, match="cannot assign to field 'name'"):
+            value.name = "b"  # type: ignore[misc]
+        with pytest.raises(FrozenInstanceError, match="cannot delete field 'name'"):
+            del value.name
