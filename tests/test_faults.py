@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import os
 import re
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import xmlrpc.client
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from support import stack
 from support.boundary import hup_to
 from support.driver import (
     POOL,
-    Transport,
     assert_have_served,
     eventually,
     listening,
@@ -207,7 +207,7 @@ def may_run(*through: str) -> None:
         pytest.skip(f"cannot be run here: {error}")
 
 
-def pool_of(user: str, workers: int, directory: Path) -> str:
+def pool_of(user: str, workers: int, directory: Path, name: str = "myapp") -> str:
     """A pool that runs as this user, by a Python that every user may run."""
     for python in (sys.executable, "/usr/bin/python3"):
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
@@ -215,43 +215,59 @@ def pool_of(user: str, workers: int, directory: Path) -> str:
                 [python, "-c", "import socket"], check=True, user=user, group=65534, extra_groups=[], cwd="/"
             )
             shutil.copy(POOL, directory)
-            return program(directory / POOL.name, workers, 40, more=f"user={user}\n").replace(sys.executable, python)
+            more = f"user={user}\n"
+            return program(directory / POOL.name, workers, 40, name=name, more=more).replace(sys.executable, python)
     pytest.skip(f"no Python here that {user} may run")
 
 
+# The user of each pool, and its metric.
+POOLS = {"nobody": "uss", "daemon": "pss", "root": "uss", "bin": "rss"}
+
+
+@pytest.fixture(scope="module")
+def pools() -> Iterator[Path]:
+    """The directory of a supervisord with POOLS that have served for a while, each over its limit."""
+    if os.getuid() != 0:
+        pytest.skip("becomes another user")
+    directory = stack.directory()
+    programs = "".join(pool_of(user, 2, directory, user) for user in POOLS)
+    try:
+        with among_bystanders(directory, programs, http=f"[unix_http_server]\nfile={directory}/s.sock\nchmod=0777\n"):
+            for user in POOLS:
+                eventually(lambda user=user: assert_have_served(spawned(directory, user)[-1], settle=1.0))
+            yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+def logged_without_a_signal(directory: Path, user: str, through: tuple[str, ...], text: str) -> list[str]:
+    """The log of a listener of this pool that is run `through` this, two looks after it has logged `text`."""
+    may_run(*through)
+    conf = directory / "own.conf"
+    # Its user may not write beside supervisord's log either, which would be a line as well.
+    conf.write_text(f"[memreap]\nhistory=off\n[memreap:{user}]\nmetric={POOLS[user]}\nidle_wait=7s\n{QUICK}")
+    before = workers_of(directory, user)
+    log, environment = directory / "listener.log", {"SUPERVISOR_SERVER_URL": f"unix://{directory}/s.sock"}
+    with listening("-c", str(conf), log=log, through=through, **environment) as listener:
+        eventually(lambda: assert_logged(listener, text))
+        for _ in range(2):
+            listener.tick()
+    assert workers_of(directory, user) == before
+    return listener.lines()
+
+
 @needs_linux
-@needs_root
 @pytest.mark.parametrize(
-    ("through", "user", "metric"),
-    [(WITHOUT_PTRACE, "nobody", "uss"), (AS_NOBODY, "daemon", "pss"), (AS_NOBODY, "root", "uss")],
+    ("through", "user"),
+    [(WITHOUT_PTRACE, "nobody"), (AS_NOBODY, "daemon"), (AS_NOBODY, "root")],
     ids=["root without ptrace", "nobody for daemon", "nobody for root"],
 )
-def test_with_an_unreadable_metric_nothing_is_signalled_and_the_remedy_is_reported_once(sock, through, user, metric):
-    may_run(*through)
-    directory = sock.parent
-    programs = pool_of(user, 2, directory) + f"[memreap:myapp]\nmetric={metric}\n{QUICK}"
+def test_with_an_unreadable_metric_nothing_is_signalled_and_the_remedy_is_reported_once(pools, through, user):
     expected = "cannot be read: nothing sent"
-    (line,) = [each for each in logged_without_a_signal(directory, programs, through, expected) if expected in each]
-    assert re.fullmatch(
-        rf"myapp: worker \d+ may hold up to \d+ MiB, limit 30 MiB, but its {metric} cannot be read: nothing sent;"
-        r" run memreap as the worker's user or as root with CAP_SYS_PTRACE .*",
-        line,
-    )
-
-
-def logged_without_a_signal(directory: Path, programs: str, through: tuple[str, ...], text: str) -> list[str]:
-    """The log of a listener that is run `through` this, two looks after it has logged `text`."""
-    # Its user may not write beside supervisord's log either, which would be a line as well.
-    programs += "[memreap]\nhistory=off\n"
-    with among_bystanders(directory, programs, http=f"[unix_http_server]\nfile={directory}/s.sock\nchmod=0777\n"):
-        before = workers_of(directory)
-        eventually(lambda: assert_have_served(spawned(directory, "myapp")[-1], settle=1.0))
-        with watching(directory, directory / "listener.log", through=through) as listener:
-            eventually(lambda: assert_logged(listener, text))
-            for _ in range(2):
-                listener.tick()
-        assert workers_of(directory) == before
-    return listener.lines()
+    (line,) = [each for each in logged_without_a_signal(pools, user, through, expected) if expected in each]
+    held = rf"{user}: worker \d+ may hold up to \d+ MiB, limit 30 MiB"
+    remedy = "run memreap as the worker's user or as root with CAP_SYS_PTRACE"
+    assert re.fullmatch(f"{held}, but its {POOLS[user]} cannot be read: nothing sent; {remedy} .*", line)
 
 
 def assert_logged(listener, text: str) -> None:
@@ -260,27 +276,19 @@ def assert_logged(listener, text: str) -> None:
 
 
 @needs_linux
-@needs_root
-def test_without_permission_nothing_is_signalled_and_the_remedy_is_reported_once(sock):
-    may_run(*AS_NOBODY)
-    directory = sock.parent
-    programs = pool_of("daemon", 2, directory) + f"[memreap:myapp]\nmetric=rss\nidle_wait=7s\n{QUICK}"
+def test_without_permission_nothing_is_signalled_and_the_remedy_is_reported_once(pools):
     expected = "nothing sent, not permitted"
-    (line,) = [each for each in logged_without_a_signal(directory, programs, AS_NOBODY, expected) if expected in each]
+    (line,) = [each for each in logged_without_a_signal(pools, "bin", AS_NOBODY, expected) if expected in each]
     remedy = "nothing sent, not permitted; run memreap as the worker's user or as root (user=)"
-    assert re.fullmatch(rf"myapp: worker \d+ holds \d+ MiB \(rss\), limit 30 MiB: {re.escape(remedy)}", line)
+    assert re.fullmatch(rf"bin: worker \d+ holds \d+ MiB \(rss\), limit 30 MiB: {re.escape(remedy)}", line)
 
 
 @needs_linux
-@needs_root
-def test_a_listener_that_cannot_see_supervisord_and_the_pool_reports_it(sock):
+def test_a_listener_that_cannot_see_supervisord_and_the_pool_reports_it(pools):
     through = ("unshare", "--mount", "sh", "-c", 'mount -t proc -o hidepid=2 proc /proc && exec "$@"', "sh", *AS_NOBODY)
-    may_run(*through)
-    directory = sock.parent
-    programs = pool_of("daemon", 2, directory) + f"[memreap:myapp]\n{QUICK}"
-    lines = logged_without_a_signal(directory, programs, through, "hidden from this user: not watched")
+    lines = logged_without_a_signal(pools, "daemon", through, "hidden from this user: not watched")
     assert re.match(r"supervisord \(process \d+\) is hidden from this user \(by hidepid= on /proc\?\): ", lines[0])
-    assert "myapp: the program runs, but its processes are hidden from this user: not watched" in lines
+    assert "daemon: the program runs, but its processes are hidden from this user: not watched" in lines
 
 
 @needs_linux
@@ -339,18 +347,12 @@ def test_a_clock_that_jumps_an_hour_stops_nothing_permanently(log, tmp_path):
 # The manager is restarted, and a pid is used again, between the look and the signal.
 
 
-def control(directory: Path):
-    """What supervisorctl speaks with."""
-    transport = Transport(None, None, f"unix://{directory}/s.sock")
-    return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
-
-
 def test_no_worker_of_a_manager_restarted_since_the_look_is_signalled(tmp_path):
     with among_bystanders(tmp_path, program(POOL, 2, 40)):
         (manager,) = spawned(tmp_path, "myapp")
         seen = look(manager)
-        control(tmp_path).stopProcess("myapp")
-        control(tmp_path).startProcess("myapp")
+        stack.control(tmp_path).stopProcess("myapp")
+        stack.control(tmp_path).startProcess("myapp")
         eventually(lambda: assert_count(workers_of(tmp_path), 2))
         after = workers_of(tmp_path)
         assert [reap(seen, worker, idle_wait_expired=True).result for worker in seen.workers] == ["gone", "gone"]
@@ -568,21 +570,23 @@ def assert_ended(pid: int) -> None:
 @needs_linux
 @pytest.mark.parametrize("waited_for", [True, False], ids=["gone", "zombie"])
 @pytest.mark.parametrize("words", [(), ("busy",)], ids=["idle", "busy"])
-@pytest.mark.parametrize("last", range(1, 7))
-def test_a_worker_that_ends_before_any_reading_of_a_reap_is_gone(last, words, waited_for):
-    with pool(3, 40, *words) as manager:
-        seen = look(manager)
-        worker, *others = seen.workers
-        if not waited_for:
-            stop(manager)
-        view = EndsAt(worker.id.pid, last)
-        order = order_of(seen, worker, replace(SETTINGS, hold=False), idle_wait_expired=True)
-        outcome = attempt.carry_out(order, view, os.pidfd_open(worker.id.pid), lambda _at: None)
-        assert view.left <= 0
-        assert outcome.result in ("gone", "changed")  # a zombie no longer has handlers
-        os.kill(manager, signal.SIGCONT)
-        eventually(lambda: assert_count(workers_below(manager), 3))
-        assert {other.id for other in others} < {sibling.id for sibling in look(manager).workers}
+def test_a_worker_that_ends_before_any_reading_of_a_reap_is_gone(words, waited_for):
+    """Six readings: each of one of the six workers that are over the limit; those that take their place are not."""
+    with pool(7, 40, *words) as manager:
+        for last in range(1, 7):
+            seen = look(manager)
+            worker = next(worker for worker in seen.workers if worker.detail)
+            if not waited_for:
+                stop(manager)
+            view = EndsAt(worker.id.pid, last)
+            order = order_of(seen, worker, replace(SETTINGS, hold=False), idle_wait_expired=True)
+            outcome = attempt.carry_out(order, view, os.pidfd_open(worker.id.pid), lambda _at: None)
+            assert view.left <= 0, last
+            assert outcome.result in ("gone", "changed"), last  # a zombie no longer has handlers
+            os.kill(manager, signal.SIGCONT)
+            eventually(lambda: assert_count(workers_below(manager), 7))
+            others = {other.id for other in seen.workers if other is not worker}
+            assert others < {sibling.id for sibling in look(manager).workers}, last
 
 
 def hup_by(pidfd: int) -> None:
@@ -590,36 +594,45 @@ def hup_by(pidfd: int) -> None:
 
 
 # There are ten steps in an attempt on an idle worker; the last is the end.
+STEPS = 10
+
+
 @pytest.mark.skipif(not boundary.is_usable(), reason="by ptrace")
-@pytest.mark.parametrize("last", range(10))
-def test_a_worker_that_ends_at_any_step_on_the_way_to_its_boundary_is_gone_or_was_signalled(last):
+def test_a_worker_that_ends_at_any_step_on_the_way_to_its_boundary_is_gone_or_was_signalled():
     with pool(3, 40) as manager:
-        worker, *others = (sibling.id.pid for sibling in look(manager).workers)
-        eventually(lambda: assert_idle(worker))
-        pidfd = os.pidfd_open(worker)
-        readable, writable = os.pipe()
-        if os.fork() == 0:
-            written = b""
-            try:
-                if last == 0:
+        for last in range(STEPS):
+            worker, *others = (sibling.id.pid for sibling in look(manager).workers)
+            eventually(lambda worker=worker: assert_idle(worker))
+            assert ended_at(last, manager, worker) in (b"g", b"qg", b"qs"), last
+            eventually(functools.partial(assert_replaced_by_one, manager, worker, others))
+
+
+def ended_at(last: int, manager: int, worker: int) -> bytes:
+    """What an attempt reports whose worker ends before it, or after this number of steps."""
+    pidfd = os.pidfd_open(worker)
+    readable, writable = os.pipe()
+    if os.fork() == 0:
+        written = b""
+        try:
+            if last == 0:
+                end(worker)
+            bounds = boundary.Bounds(time.monotonic() + 10.0)
+            steps = boundary.Tracer(worker, hup_to(worker, lambda: hup_by(pidfd)), bounds).steps(manager)
+            for count, output in enumerate(steps, 1):
+                written += output
+                if count == last:
                     end(worker)
-                bounds = boundary.Bounds(time.monotonic() + 10.0)
-                steps = boundary.Tracer(worker, hup_to(worker, lambda: hup_by(pidfd)), bounds).steps(manager)
-                for count, output in enumerate(steps, 1):
-                    written += output
-                    if count == last:
-                        end(worker)
-            except BaseException as error:
-                written = repr(error).encode()
-            finally:
-                os.write(writable, written)
-                os._exit(0)
-        os.close(writable)
-        os.wait()
-        assert os.read(readable, 100) in (b"g", b"qg", b"qs")
-        for fd in (readable, pidfd):
-            os.close(fd)
-        eventually(lambda: assert_replaced_by_one(manager, worker, others))
+        except BaseException as error:
+            written = repr(error).encode()
+        finally:
+            os.write(writable, written)
+            os._exit(0)
+    os.close(writable)
+    os.wait()
+    with open(readable, "rb") as file:
+        reported = file.read()
+    os.close(pidfd)
+    return reported
 
 
 def assert_idle(worker: int) -> None:

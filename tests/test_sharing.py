@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,8 +37,7 @@ def sharing(how: str):
 def test_a_child_that_accepts_no_connections_of_the_pool_is_a_helper_and_never_signalled(how):
     with sharing(how) as manager, reaping(manager) as own:
         *workers, helper = sorted(workers_below(manager))
-        eventually(lambda: assert_settled(own, 4))
-        assert own.signalled() >= set(workers)
+        eventually(lambda: assert_all_are_signalled(own, workers))
         assert helper not in own.signalled()
         assert psutil.pid_exists(helper)
         (status,) = own.reaper.status()
@@ -52,12 +50,17 @@ def assert_settled(own: Reaping, number: int) -> None:
     assert len(own.all_of(events.Settled)) >= number, own.events
 
 
+def assert_all_are_signalled(own: Reaping, workers: list[int]) -> None:
+    """And the next one could be signalled too."""
+    assert_settled(own, 2)
+    assert own.signalled() >= set(workers)
+
+
 def test_a_logger_that_holds_the_socket_and_never_serves_is_not_signalled(monkeypatch):
     monkeypatch.setattr("supervisor_memreap.core.policy.STARTS", 3.0)
     with sharing("logger") as manager, reaping(manager) as own:
         *workers, logger = sorted(workers_below(manager))
-        eventually(lambda: assert_settled(own, 3))
-        assert own.signalled() >= set(workers)
+        eventually(lambda: assert_all_are_signalled(own, workers))
         assert logger not in own.signalled()
         (told,) = own.all_of(events.NeverServed)
         assert told.pid == logger
@@ -110,11 +113,10 @@ def test_programs_with_a_port_each_are_refused_and_the_line_names_the_remedy(soc
     text = f'{section}{LISTENER}stderr_logfile={where}/memreap.log\nenvironment=TMPDIR="{where}"\n'
     with driver.supervisord(where, text):
         eventually(lambda: assert_in("listens on its own socket", (where / "memreap.log").read_text()))
-        time.sleep(3)
+        findings = doctor.doctor(where)  # which takes longer than a tick
         log = (where / "memreap.log").read_text()
         assert log.count("listens on its own socket") == 1
         assert "let supervisord hold one socket for all ([fcgi-program], socket=)" in log
         assert "sent between" not in log
-        findings = doctor.doctor(where)
         assert "listens on its own socket" in findings.stdout
         assert findings.returncode == 1

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from support import stack
-from support.driver import POOL, assert_have_served, assert_in, eventually, listening, supervisord
+from support.driver import POOL, assert_have_served, eventually, listening, supervisord
 
 PROGRAM = (
     f"[program:myapp]\ncommand={sys.executable} {POOL} 3 40 stuck\nstopwaitsecs=5\n[include]\nfiles=pools/*.conf\n"
@@ -27,26 +27,21 @@ def section(tmp_path):
 
 
 @pytest.fixture
-def listener(tmp_path, section):
-    options = {
-        "log": tmp_path / "listener.log",
-        "SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock",
-        "XDG_RUNTIME_DIR": str(tmp_path),
-    }
-    with (
-        serving(tmp_path),
-        listening("-c", f"{tmp_path}/supervisord.conf", **options) as listener,
-    ):
-        yield listener
+def listening_to(tmp_path, section):
+    """Starts a listener of a supervisord whose pool has served for a while, with the section that it has by then."""
 
+    @contextlib.contextmanager
+    def start(*args: str):
+        environment = {"SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock", "XDG_RUNTIME_DIR": str(tmp_path)}
+        with listening(
+            "-c", f"{tmp_path}/supervisord.conf", *args, log=tmp_path / "listener.log", **environment
+        ) as listener:
+            yield listener
 
-@contextlib.contextmanager
-def serving(directory):
-    """A supervisord whose pool has served for a while; with the section that it has by then."""
-    with supervisord(directory, PROGRAM + stack.recorder(directory)):
-        (manager,) = stack.left_in(directory, words=POOL.name, children=3)
+    with supervisord(tmp_path, PROGRAM + stack.recorder(tmp_path)):
+        (manager,) = stack.left_in(tmp_path, words=POOL.name, children=3)
         eventually(lambda: assert_have_served(manager.pid, settle=0.0))
-        yield
+        yield start
 
 
 def command(listener, text: str) -> None:
@@ -61,100 +56,52 @@ def _assert_one_is_reaped(directory) -> int:
     return event["pid"]
 
 
-def comment_out(path) -> None:
-    path.write_text("".join(f";{line}\n" for line in SECTION.splitlines()))
-
-
 def remove(path) -> None:
     path.unlink()
 
 
-def truncate(path) -> None:
-    path.write_text("")
-
-
 def mistype(path) -> None:
-    path.write_text("[memreap:myapp\n")
+    path.write_text("[memreap:myapp\n")  # supervisord itself would not start with it
 
 
-WAYS = [comment_out, remove, truncate, mistype]
-
-
-@pytest.mark.parametrize("out_of_sight", WAYS)
-def test_a_pause_survives_if_its_section_is_missing_for_a_look(listener, section, tmp_path, out_of_sight):
-    command(listener, "pause myapp")
+def return_after_a_look(listener, section, out_of_sight, is_killed: bool = False) -> None:
+    """The section is away for a look, and is there for four, after which a worker over the limit is signalled."""
     out_of_sight(section)
+    if is_killed:
+        listener.listener().kill()
+        listener.expect(b"READY\n")
     listener.tick()
     section.write_text(SECTION)
     for _ in range(4):
         listener.tick()
-    assert "HUP sent" not in listener.text()
-    command(listener, "resume myapp")
-    eventually(lambda: listener.tick() and _assert_one_is_reaped(tmp_path))
 
 
-@pytest.mark.parametrize("out_of_sight", WAYS)
-def test_a_pause_survives_a_listener_started_while_its_section_is_missing(listener, section, tmp_path, out_of_sight):
-    command(listener, "pause myapp")
-    out_of_sight(section)
-    before = listener.listener()
-    before.kill()
-    listener.expect(b"READY\n")
-    listener.tick()
-    section.write_text(SECTION)
-    for _ in range(4):
-        listener.tick()
-    assert "HUP sent" not in listener.text()
-    command(listener, "resume myapp")
-    eventually(lambda: listener.tick() and _assert_one_is_reaped(tmp_path))
+@pytest.mark.parametrize("out_of_sight", [remove, mistype])
+def test_a_pause_and_a_leaving_worker_are_kept_while_their_section_is_missing(
+    listening_to, section, tmp_path, out_of_sight
+):
+    """Also where a listener is started meanwhile."""
+    with listening_to() as listener:
+        command(listener, "pause myapp")
+        return_after_a_look(listener, section, out_of_sight)
+        return_after_a_look(listener, section, out_of_sight, is_killed=True)
+        assert "HUP sent" not in listener.text()
+        command(listener, "resume myapp")
+        pid = eventually(lambda: listener.tick() and _assert_one_is_reaped(tmp_path))
+        return_after_a_look(listener, section, out_of_sight)
+        assert _assert_one_is_reaped(tmp_path) == pid
+        (statefile,) = (tmp_path / "memreap").iterdir()
+        leaving = json.loads(statefile.read_text())["pools"]["myapp"]["reap"]
+        assert (leaving["worker"][0], leaving["phase"]) == (pid, "signalled")
 
 
-def test_a_leaving_worker_gets_no_second_signal_afterwards(listener, section, tmp_path):
-    pid = eventually(lambda: listener.tick() and _assert_one_is_reaped(tmp_path))
-    remove(section)
-    listener.tick()
-    section.write_text(SECTION)
-    for _ in range(4):
-        listener.tick()
-    assert _assert_one_is_reaped(tmp_path) == pid
-    (statefile,) = (tmp_path / "memreap").iterdir()
-    leaving = json.loads(statefile.read_text())["pools"]["myapp"]["reap"]
-    assert (leaving["worker"][0], leaving["phase"]) == (pid, "signalled")
-
-
-def test_removing_the_only_included_file_before_the_second_tick_is_noticed(listener, section):
-    listener.tick()
-    remove(section)
-    listener.tick()
-    assert "watching nothing" in listener.text()
-
-
-@contextlib.contextmanager
-def mistyped(path):
-    mistype(path)  # supervisord itself would not start with it
-    yield
-
-
-def test_no_pool_is_looked_at_before_the_file_was_read_completely(tmp_path, section):
-    options = {
-        "log": tmp_path / "listener.log",
-        "SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock",
-        "XDG_RUNTIME_DIR": str(tmp_path),
-    }
-    arguments = ("-c", f"{tmp_path}/supervisord.conf", "myapp=30MB")
-    with serving(tmp_path), mistyped(section), listening(*arguments, **options) as listener:
+def test_no_pool_is_looked_at_before_the_file_was_read_completely(listening_to, tmp_path, section):
+    mistype(section)
+    with listening_to("myapp=30MB") as listener:
         for _ in range(6):
             listener.tick()
         assert "nothing is watched until it is corrected" in listener.text()
         assert "HUP sent" not in listener.text()
         section.write_text(SECTION)
+        section.chmod(0o600)
         eventually(lambda: listener.tick() and _assert_one_is_reaped(tmp_path))
-
-
-def test_a_file_made_readable_again_is_read(listener, section):
-    listener.tick()
-    mistype(section)
-    listener.tick()
-    section.write_text(SECTION.replace("30MB", "31MB"))
-    section.chmod(0o600)
-    eventually(lambda: listener.tick() and assert_in("limit 31 MiB", listener.text()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -10,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from support import stack
-from support.driver import POOL, assert_have_served, eventually, listening, supervisord
+from support.driver import POOL, Driver, assert_have_served, eventually, listening, supervisord
 from support.stack import NAMESPACE, may_unshare
 
 from supervisor_memreap.core.events import Event
@@ -43,7 +43,7 @@ def test_an_old_procmanager_below_a_supervisord_with_pid_1_is_lost_once_and_then
             assert "FCGI::ProcManager is 0.17 or older" in suspended["message"]
             assert "resumes when the next manager has run for 10 min" in suspended["message"]
             log_text = (where / "memreap.log").read_text()
-            after = time.time() + 6  # several ticks have passed, and the new workers are over the limit too
+            after = time.time() + 3.5  # three ticks have passed, and the new workers are over the limit too
             eventually(lambda: _assert_later(after))
             assert (where / "memreap.log").read_text() == log_text
             assert len(re.findall(managers, (where / "s.log").read_text())) == 2
@@ -135,55 +135,77 @@ def test_orphans_of_a_daemonized_program_are_reported_with_the_command_that_ends
         shutil.rmtree(where)
 
 
-@contextlib.contextmanager
-def watched(where, command: str, options: str = ""):
-    """A listener of a supervisord that runs this as myapp, and has been looked at once."""
-    text = f"[program:myapp]\ncommand={command}\n{options}[memreap:myapp]\nlimit=100MB\n"
+# What supervisord runs as a program of this name; each is for one test.
+WATCHED = {
+    "healthy": "sh {where}/start.sh",
+    "killed": f"{sys.executable} {POOL} 2 5",
+    "second": f"{sys.executable} {POOL} 2 5",
+    "named": f"{sys.executable} {POOL} 2 5",
+}
+
+
+@pytest.fixture(scope="module")
+def watched() -> Iterator[tuple[Path, Driver]]:
+    """The directory of a supervisord with WATCHED, and a listener that has looked at them once."""
+    where = stack.directory()
+    (where / "start.sh").write_text(f"setsid -f sleep 1000\nexec {sys.executable} {POOL} 2 5\n")
+    text = "".join(
+        f"[program:{name}]\ncommand={command.format(where=where)}\nautorestart=false\n[memreap:{name}]\nlimit=100MB\n"
+        for name, command in WATCHED.items()
+    )
     environment = {"SUPERVISOR_SERVER_URL": f"unix://{where}/s.sock"}
-    with (
-        supervisord(where, text),
-        listening("-c", f"{where}/supervisord.conf", log=where / "l.log", **environment) as listener,
-    ):
-        listener.tick()
-        yield listener
-
-
-def restart(where, control: str = "restart") -> None:
-    command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", f"{where}/supervisord.conf", control, "myapp"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-
-def test_detached_processes_of_a_healthy_program_are_not_orphans_even_after_its_restart(tmp_path):
-    script = tmp_path / "start.sh"
-    script.write_text(f"setsid -f sleep 1000\nexec {sys.executable} {POOL} 2 5\n")
-    with watched(tmp_path, f"sh {script}") as listener:
-        try:
-            restart(tmp_path)
+    try:
+        with (
+            supervisord(where, text),
+            listening("-c", f"{where}/supervisord.conf", log=where / "l.log", **environment) as listener,
+        ):
             listener.tick()
-            helpers = stack.left_in(tmp_path, name="sleep")
-            assert len(helpers) == 2
-            assert "earlier starts" not in listener.text()
-        finally:
-            for helper in stack.left_in(tmp_path, name="sleep"):
-                helper.kill()
+            yield where, listener
+    finally:
+        shutil.rmtree(where)
 
 
-def test_workers_of_a_killed_manager_are_reported_but_not_as_daemonized(tmp_path):
-    with watched(tmp_path, f"{sys.executable} {POOL} 2 5", "autorestart=false\n") as listener:
-        (manager,) = stack.left_in(tmp_path, words="pool.py", children=2)
-        workers = manager.children()
-        try:
-            manager.kill()
-            psutil.wait_procs([manager], timeout=10)
-            eventually(lambda: _assert_logged(listener, "2 process trees from earlier starts of this program"))
-            line = next(line for line in listener.lines() if "earlier starts" in line)
-            assert "set stopwaitsecs= longer" in line
-            assert "remove -d" not in line
-            assert line.endswith(f"kill {' '.join(str(worker.pid) for worker in workers)}")
-            assert all(worker.is_running() for worker in workers)
-        finally:
-            for worker in workers:
-                worker.kill()
+def restart(where: Path, name: str) -> None:
+    stack.control(where).stopProcess(name)
+    stack.control(where).startProcess(name)
+
+
+def about_orphans(listener: Driver, name: str) -> list[str]:
+    listener.tick()
+    return [line for line in listener.lines() if line.startswith(f"{name}: ") and "earlier starts" in line]
+
+
+def test_detached_processes_of_a_healthy_program_are_not_orphans_even_after_its_restart(watched):
+    where, listener = watched
+    try:
+        restart(where, "healthy")
+        assert about_orphans(listener, "healthy") == []
+        assert len(stack.left_in(where, name="sleep")) == 2
+    finally:
+        for helper in stack.left_in(where, name="sleep"):
+            helper.kill()
+
+
+def test_workers_of_a_killed_manager_are_reported_but_not_as_daemonized(watched):
+    where, listener = watched
+    manager = stack.Pool(where, 0, "killed").manager()
+    workers = manager.children()
+    try:
+        manager.kill()
+        line = eventually(lambda: _assert_one_line(about_orphans(listener, "killed")))
+        assert "2 process trees from earlier starts of this program" in line
+        assert "set stopwaitsecs= longer" in line
+        assert "remove -d" not in line
+        assert line.endswith(f"kill {' '.join(str(worker.pid) for worker in workers)}")
+        assert all(worker.is_running() for worker in workers)
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def _assert_one_line(lines: list[str]) -> str:
+    assert len(lines) == 1
+    return lines[0]
 
 
 def _assert_logged(listener, text: str) -> None:
@@ -191,48 +213,37 @@ def _assert_logged(listener, text: str) -> None:
     assert text in listener.text()
 
 
-def test_a_tree_with_a_living_parent_is_not_an_orphan(tmp_path):
+def test_a_tree_with_a_living_parent_is_not_an_orphan(watched):
     """A user has started a second one by hand, from a shell of the first one's environment."""
-    with watched(tmp_path, f"{sys.executable} {POOL} 2 5") as listener:
-        shell = f"import subprocess; subprocess.call([{sys.executable!r}, {str(POOL)!r}, '2', '5'])"
-        environment = {"SUPERVISOR_PROCESS_NAME": "myapp", "SUPERVISOR_GROUP_NAME": "myapp"}
-        # The name of a process counts, not that of the shell.
-        wrapper = f"import os, sys; os.environ.update({environment}); "
-        command = [sys.executable, "-c", wrapper + shell]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
-            try:
-                eventually(lambda: _assert_has_grandchildren(process.pid))
-                restart(tmp_path)
-                listener.tick()
-                assert "earlier starts" not in listener.text()
-            finally:
-                os.killpg(process.pid, signal.SIGKILL)
+    where, listener = watched
+    shell = f"import subprocess; subprocess.call([{sys.executable!r}, {str(POOL)!r}, '2', '5'])"
+    environment = {"SUPERVISOR_PROCESS_NAME": "second", "SUPERVISOR_GROUP_NAME": "second"}
+    # The name of a process counts, not that of the shell.
+    wrapper = f"import os, sys; os.environ.update({environment}); "
+    command = [sys.executable, "-c", wrapper + shell]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            eventually(lambda: _assert_has_grandchildren(process.pid))
+            restart(where, "second")
+            assert about_orphans(listener, "second") == []
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _assert_has_grandchildren(pid: int) -> None:
     assert len(psutil.Process(pid).children(recursive=True)) == 3
 
 
-def test_a_process_below_a_known_program_is_not_an_orphan(tmp_path):
+def test_a_process_below_a_known_program_is_not_an_orphan(watched):
     """Its own workers have its name in their environment too, and so has what another program started by hand."""
-    text = f"[program:myapp]\ncommand={sys.executable} {POOL} 2 5\n[memreap:myapp]\nlimit=100MB\n"
-    environment = {"SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock"}
-    with (
-        supervisord(tmp_path, text),
-        listening("-c", f"{tmp_path}/supervisord.conf", log=tmp_path / "l.log", **environment) as listener,
-    ):
-        # That of another supervisord, of which this one cannot know.
-        other = {
-            "SUPERVISOR_PROCESS_NAME": "myapp",
-            "SUPERVISOR_GROUP_NAME": "myapp",
-            "SUPERVISOR_SERVER_URL": "unix:///o",
-        }
-        with subprocess.Popen(["sleep", "1000"], env={**os.environ, **other}) as sleeping:
-            try:
-                listener.tick()
-                assert "earlier starts" not in listener.text()
-            finally:
-                sleeping.kill()
+    _, listener = watched
+    # That of another supervisord, of which this one cannot know.
+    other = {"SUPERVISOR_PROCESS_NAME": "named", "SUPERVISOR_GROUP_NAME": "named", "SUPERVISOR_SERVER_URL": "unix:///o"}
+    with subprocess.Popen(["sleep", "1000"], env={**os.environ, **other}) as sleeping:
+        try:
+            assert about_orphans(listener, "named") == []
+        finally:
+            sleeping.kill()
 
 
 def test_a_real_manager_below_a_shell_beside_another_process_is_never_signalled():
@@ -274,28 +285,37 @@ def _assert_one(where: Path, name: str) -> list[psutil.Process]:
     return managers
 
 
-@pytest.mark.parametrize("workers", ["", " 1"], ids=["perl-fcgi", "with titles too"])
-def test_two_real_managers_with_their_own_titles_below_one_shell_are_never_signalled(workers, tmp_path):
-    script = f"{stack.APPS}/titled.pl{workers}"
-    text = (
-        f"[program:myapp]\ncommand=sh -c 'perl {script} & perl {script} & wait'\nstopasgroup=true\nkillasgroup=true\n"
-        "[memreap:myapp]\nlimit=1MB\nmetric=rss\nmin_age=1s\nidle_wait=0s\n"
-    )
+def test_two_real_managers_with_their_own_titles_below_one_shell_are_never_signalled(tmp_path):
+    """Called perl-fcgi, or with titles of their workers too."""
+    text = ""
+    for name, workers in (("plain", ""), ("titled", " 1")):
+        script = f"{stack.APPS}/titled.pl{workers}"
+        text += (
+            f"[program:{name}]\ncommand=sh -c 'perl {script} & perl {script} & wait'\n"
+            "stopasgroup=true\nkillasgroup=true\n"
+            f"[memreap:{name}]\nlimit=1MB\nmetric=rss\nmin_age=1s\nidle_wait=0s\n"
+        )
     environment = {"SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock"}
     with (
         supervisord(tmp_path, text),
         listening("-c", f"{tmp_path}/supervisord.conf", log=tmp_path / "l.log", **environment) as listener,
     ):
-        managers = eventually(lambda: _assert_two(tmp_path))
-        workers = [manager.children() for manager in managers]
-        eventually(lambda: _assert_logged(listener, "may be a manager itself"))
-        for _ in range(3):
+        managers = eventually(lambda: _assert_four(tmp_path))
+        before = [manager.children() for manager in managers]
+        for name in ("plain", "titled"):
+            eventually(lambda name=name: _assert_may_be_a_manager(listener, name))
+        for _ in range(2):
             listener.tick()
         assert "sent" not in listener.text().replace("nothing sent", "")
-        assert [manager.children() for manager in managers] == workers
+        assert [manager.children() for manager in managers] == before
 
 
-def _assert_two(where: Path) -> list[psutil.Process]:
+def _assert_four(where: Path) -> list[psutil.Process]:
     managers = stack.left_in(where, name="myapp", children=2)
-    assert len(managers) == 2
+    assert len(managers) == 4
     return managers
+
+
+def _assert_may_be_a_manager(listener, name: str) -> None:
+    listener.tick()
+    assert re.search(f" {name}: .*may be a manager itself", listener.text())

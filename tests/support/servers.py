@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ WORKERS = 4
 # As root, servers that can do so run their workers as another user; else these lines would be refused.
 _USER = "User www-data\nGroup www-data\n" if os.getuid() == 0 else ""
 # Requests on a connection that nginx keeps: a worker is idle only when its connection has ended.
-_KEPT = "upstream kept { server unix:FOLDER/myapp.sock; keepalive 2; keepalive_requests 10; }\n"
+_KEPT = "upstream kept { server unix:FOLDER/myapp.sock; keepalive 2; keepalive_requests 10; keepalive_timeout 2s; }\n"
 _PASS = "fastcgi_pass unix:FOLDER/$pool.sock;"
 
 
@@ -197,7 +198,8 @@ def running(
 ) -> Iterator[stack.Pool]:
     """The pool `myapp` of this server below a supervisord, with `more` sections.
 
-    `keep`: nginx keeps its connections to the workers. `within` and `prompt` are those of driver.supervisord.
+    `keep`: nginx keeps its connections to the workers, else only those for `kept`. `within` and `prompt` are those of
+    driver.supervisord.
     """
     skip_without(server)
     shutil.copy(stack.APPS / server.app, where)
@@ -218,14 +220,21 @@ def skip_without(server: Server) -> None:
 def front(server: Server, where: Path, keep: bool = False) -> Path:
     """The configuration of an nginx in front of it."""
     text = (stack.APPS / "nginx.conf").read_text()
-    passes = server.front
-    if keep:
-        passes = passes.replace(_PASS, "fastcgi_keep_conn on; fastcgi_pass kept;")
+    (location,) = re.findall(r"^ +location .*?^        \}\n", text, re.DOTALL | re.MULTILINE)
+    assert location.count(_PASS) == 1
+    plain = location.replace(_PASS, server.front)
+    keeping = plain.replace(_PASS, "fastcgi_keep_conn on; fastcgi_pass kept;")
+    if server.keeps_connections:
         text = text.replace("    server {", f"    {_KEPT}    server {{", 1)
-    assert text.count(_PASS) == 1
+    for_kept = keeping.replace("[a-z]+", "kept") if server.keeps_connections else ""
     path = where / "front.conf"
-    path.write_text(text.replace(_PASS, passes))
+    path.write_text(text.replace(location, for_kept + (keeping if keep else plain)))
     return path
+
+
+def kept(server: Server, pool: stack.Pool) -> stack.Pool:
+    """The same pool, by an address at which connections to its workers are kept, if the client wants that."""
+    return pool.another("kept") if server.front else pool
 
 
 def named(name: str) -> Server:

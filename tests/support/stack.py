@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+import xmlrpc.client
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +26,7 @@ import pytest
 import supervisor
 
 import supervisor_memreap
-from support.driver import eventually, supervisord, workers_below
+from support.driver import Transport, eventually, supervisord, workers_below
 
 INTERFACE = (
     "[rpcinterface:memreap]\nsupervisor.rpcinterface_factory=supervisor_memreap.rpcinterface:make_rpcinterface\n"
@@ -249,6 +250,17 @@ def left_in(where: Path, name: str = "", words: str = "", children: int | None =
         and words in " ".join(process.info["cmdline"] or ())
         and children in (None, sum(other.info["ppid"] == process.pid for other in here))
     ]
+
+
+def rpc(where: Path) -> Any:
+    """The supervisord of this directory."""
+    transport = Transport(None, None, f"unix://{where}/s.sock")
+    return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+
+
+def control(where: Path) -> Any:
+    """What supervisorctl speaks with."""
+    return rpc(where).supervisor
 
 
 def listener_in(where: Path) -> psutil.Process:
