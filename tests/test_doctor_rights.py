@@ -114,6 +114,18 @@ def test_a_socket_that_the_user_of_the_listener_cannot_open_is_reported(where, u
         assert "may not open" not in examined_with(listener, LISTENER, text)
 
 
+@needs_root
+def test_a_history_that_the_user_of_the_listener_cannot_write_is_a_note(where):
+    (where / "closed").mkdir(0o755)
+    with sleeping(user="www-data") as worker, sleeping(user="www-data") as listener:
+        found = examined_with(listener, worker, f"{SOUND}[memreap]\nhistory={where}/closed/history.sqlite\n")
+    assert_matches(
+        f"history: note: nothing is recorded: cannot create a file in {where}/closed, for the listener's user"
+        r" www-data: set history=PATH in \[memreap\] to a file in a directory of that user, or off\n",
+        found,
+    )
+
+
 def refused(settings: PoolSettings, **may: bool):
     """What doctor finds where the listener may not do all to a worker."""
     access = rights.Access(**{"signals": True, "reads": True, "holds": True, **may})

@@ -8,93 +8,99 @@ import os
 import pty
 import re
 import select
-import shutil
-import socket
 import subprocess
 import sys
 import time
 import xmlrpc.client
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+from supervisor.xmlrpc import RPCError
 from support import stack
-from support.driver import POOL, an_hour_tick, assert_in, eventually, supervisord
-from support.operated import Operated, assert_status, look
+from support.driver import assert_in, eventually
+from support.operated import Operated, assert_logged, assert_status, operating
+from support.sections import program
 
 from supervisor_memreap.core.outputsettings import RECORDING_KEYS
 from supervisor_memreap.core.settings import POOL_KEYS
 from supervisor_memreap.listener import doctorprocess as process
 from supervisor_memreap.listener.wakeable import wait
 from supervisor_memreap.outputs.fields import COMMON, time_text
+from supervisor_memreap.rpcinterface import make_rpcinterface
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
 PASSWORD = "to%%pse:cret@"  # as it is written in the file: a % is doubled there
+POOLS = (
+    program("myapp", 3, 40)
+    + program("other", 1, 5, more="autorestart=true\n")
+    + "[memreap]\nlimit=1GB\nmin_age=1s\nsettle=1s\n[memreap:myapp]\n[memreap:other]\nannounce=no\n"
+)
+ALL_QUIET = r"myapp +QUIET(?s:.*)\nother +QUIET"
 
 
-def configuration(where: Path, python: str, sections: str = "") -> str:
-    bin = Path(python).parent
-    return (
-        f"[program:myapp]\ncommand={sys.executable} {POOL} 3 40\n"
-        f"[program:other]\ncommand={sys.executable} {POOL} 1 5\nautorestart=true\n"
-        "[memreap]\nlimit=1GB\nmin_age=1s\nsettle=1s\n[memreap:myapp]\n[memreap:other]\nannounce=no\n"
-        f"[eventlistener:memreap]\ncommand={bin}/memreap listen\nevents=TICK_5,REMOTE_COMMUNICATION\n"
-        f'stderr_logfile={where}/memreap.log\nenvironment=TMPDIR="{where}"\n{sections}'
-        f"{stack.recorder(where)}{stack.PLUGIN}{stack.INTERFACE}"
-    )
-
-
-PAIRS = list(zip(stack.ENVIRONMENTS, ("unix", "http")))
-OTHER_PAIRS = list(zip(stack.ENVIRONMENTS, ("http", "unix")))
-
-
-def pair_name(param: tuple[str, str]) -> str:
-    return "-".join(param)
-
-
-@pytest.fixture(scope="module", params=PAIRS, ids=pair_name)
-def operated(request) -> Iterator[Operated]:
-    with operating(*request.param) as operated:
+@pytest.fixture(scope="module")
+def operated() -> Iterator[Operated]:
+    """Each test leaves both pools watched, unpaused and with the settings of the start."""
+    with operating(POOLS) as operated:
+        eventually(lambda: assert_status(operated, ALL_QUIET))
         yield operated
 
 
 @contextlib.contextmanager
-def operating(version: str, kind: str, prompt: bool = True) -> Iterator[Operated]:
+def operating_with(version: str, transport: str) -> Iterator[Operated]:
+    """The same, of another supervisor or through a port with a login."""
     python = stack.python_with(version)
-    where = stack.directory()
-    if kind == "unix":
-        http, url, name, password, credentials = None, f"unix://{where}/s.sock", "", "", ""
-    else:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        url, name, password = f"http://127.0.0.1:{port}", "me", PASSWORD.replace("%%", "%")
-        http = f"[inet_http_server]\nport=127.0.0.1:{port}\nusername=me\npassword={PASSWORD}\n"
-        credentials = f'environment=SUPERVISOR_USERNAME="me",SUPERVISOR_PASSWORD="{PASSWORD}",TMPDIR="{where}"\n'
-    text = configuration(where, python)
-    if credentials:
-        text = text.replace(f'environment=TMPDIR="{where}"\n', credentials)
-    try:
-        with supervisord(where, text, http, python=python, prompt=prompt):
-            operated = Operated(where, python, url, name, password)
-            eventually(lambda: assert_status(operated, r"myapp +QUIET(?s:.*)\nother +QUIET"))
-            yield operated
-    finally:
-        shutil.rmtree(where)
+    command = f"{Path(python).parent}/memreap listen"
+    if transport == "unix":
+        with operating(POOLS, command, python=python) as operated:
+            yield operated._replace(python=python)
+        return
+    port = stack.free_port()
+    http = f"[inet_http_server]\nport=127.0.0.1:{port}\nusername=me\npassword={PASSWORD}\n"
+    login = f',SUPERVISOR_USERNAME="me",SUPERVISOR_PASSWORD="{PASSWORD}"'
+    with operating(POOLS, command, environment=login, http=http, python=python) as operated:
+        yield Operated(operated.directory, python, f"http://127.0.0.1:{port}", "me", PASSWORD.replace("%%", "%"))
 
 
-@pytest.mark.parametrize("pair", OTHER_PAIRS, ids=pair_name)
+OTHERS = [(version, transport) for version in stack.ENVIRONMENTS for transport in ("unix", "http")][1:]
+
+
+@pytest.mark.parametrize("pair", OTHERS, ids="-".join)
 def test_each_version_is_read_and_controlled_over_each_transport(pair):
-    """The other half of what all tests of `operated` are run with: one walk through all doors."""
-    with operating(*pair) as operated:
-        test_a_worker_is_replaced_on_request(operated)
+    """One walk through all doors; of another supervisor each command is a process."""
+    with operating_with(*pair) as operated:
+        eventually(lambda: assert_status(operated, ALL_QUIET))
+        assert re.search(ALL_QUIET, output(operated, "status"))
+        assert {int(pid) for pid in re.findall(r"(?m)^ *(\d+) ", output(operated, "workers", "myapp"))} == (
+            operated.workers()
+        )
+        assert json.loads(output(operated, "status", "--json", "other"))["view"] == "listener"
+        assert "memreap status [NAME ...]" in output(operated, "help")
         test_pools_are_structs_with_units_in_the_names(operated)
-        test_the_doctor_of_the_listener_reports_no_problems(operated)
-        assert operated.ctl("memreap", "pause", "all").returncode == 0
-        eventually(lambda: assert_status(operated, "myapp +PAUSED"))
-        assert operated.ctl("memreap", "resume", "all").returncode == 0
-        assert operated.ctl("memreap", "frobnicate").returncode == 2
+        assert output(operated, "doctor").endswith("no problems found\n")
+        assert "paused" in output(operated, "pause", "all")
+        assert_status(operated, "myapp +PAUSED")
+        assert "is paused" in output(operated, "reap", "myapp", status=1)
+        assert "resumed" in output(operated, "resume", "all")
+        pid = max(operated.workers())
+        assert f"worker {pid} is going to be replaced" in output(operated, "reap", "myapp", str(pid))
+        eventually(lambda: assert_reaped(operated, pid))
+        output(operated, "frobnicate", status=2)
+        operated.send("reap 世")
+        eventually(lambda: assert_logged(operated, REFUSED, 1))
+        test_what_is_no_status_is_refused_and_does_not_count_as_published(operated)
+
+
+def output(operated: Operated, *words: str, status: int = 0) -> str:
+    """What the supervisorctl of that supervisor prints."""
+    run = operated.ctl if operated.python == sys.executable else operated.process
+    result = run("memreap", *words)
+    assert (result.returncode, result.stderr) == (status, ""), result
+    return result.stdout
 
 
 def test_status_is_a_table_with_all_pools(operated):
@@ -108,19 +114,17 @@ def test_status_is_a_table_with_all_pools(operated):
     assert re.match(r"myapp +\w+ +1.0 GiB uss +3 +\d+ MiB +\d+ MiB +(-|-?[0-9.]+ [MG]iB/h) +\d+ ", mine)
     assert re.match(r"other +\w+ +1.0 GiB uss +1 +", other)
     assert max(map(len, lines)) <= 80
-    only = operated.ctl("memreap", "status", "other")
-    assert "myapp" not in only.stdout
+    assert "myapp" not in operated.ctl("memreap", "status", "other").stdout
 
 
 def test_the_workers_of_a_pool_are_listed(operated):
-    result = operated.ctl("memreap", "workers", "myapp")
-    assert result.returncode == 0
-    eventually(lambda: assert_same_pids(operated))
+    def assert_same_pids() -> None:
+        result = operated.ctl("memreap", "workers", "myapp")
+        rows = result.stdout.splitlines()[1:]
+        assert {int(row.split()[0]) for row in rows if row} == operated.workers()
+        assert result.returncode == 0
 
-
-def assert_same_pids(operated) -> None:
-    rows = operated.ctl("memreap", "workers", "myapp").stdout.splitlines()[1:]
-    assert {int(row.split()[0]) for row in rows if row} == operated.workers()
+    eventually(assert_same_pids)
 
 
 def test_a_worker_is_replaced_on_request(operated):
@@ -130,12 +134,12 @@ def test_a_worker_is_replaced_on_request(operated):
     assert result.returncode == 0
     assert result.stdout.startswith(f"myapp: worker {pid} is going to be replaced")  # perhaps not before `min_age`
     reap, _ = eventually(lambda: assert_reaped(operated, pid))
-    assert re.match(rf"worker {pid} was requested by a user, holds .*: HUP sent between two requests", reap["message"])
+    assert (reap["reason"], reap["moment"]) == ("requested", "held")
     after = operated.workers()
     assert (len(after), before - after) == (3, {pid})
 
 
-def assert_reaped(operated, pid: int) -> list[dict]:
+def assert_reaped(operated: Operated, pid: int) -> list[dict]:
     """What was announced of this worker."""
     events = [event for event in operated.announced() if event["pid"] == pid]
     assert [event["event"] for event in events] == ["reap", "left"]
@@ -145,7 +149,7 @@ def assert_reaped(operated, pid: int) -> list[dict]:
 def test_events_are_announced_except_where_announce_is_off(operated):
     (pid,) = operated.workers("other")
     assert operated.ctl("memreap", "reap", "other").returncode == 0
-    eventually(lambda: assert_in(f"other: worker {pid} left after", operated.log()))
+    eventually(lambda: assert_logged(operated, f"other: worker {pid} left after"))
     pid = min(operated.workers())
     assert operated.ctl("memreap", "reap", "myapp", str(pid)).returncode == 0
 
@@ -158,7 +162,8 @@ def test_events_are_announced_except_where_announce_is_off(operated):
 
 def test_a_roll_replaces_all_workers_one_at_a_time(operated):
     before = operated.workers()
-    assert operated.ctl("memreap", "roll", "myapp").stdout.startswith("myapp: all 3 workers are to be replaced")
+    result = operated.ctl("memreap", "roll", "myapp")
+    assert (result.returncode, "myapp: all 3 workers " in result.stdout) == (0, True), result
     fewest = 3
 
     def assert_all_are_new() -> None:
@@ -175,18 +180,17 @@ def test_a_pause_survives_a_restart_of_the_listener_and_is_ended_by_resume(opera
     assert operated.ctl("memreap", "pause", "myapp").returncode == 0
     eventually(lambda: assert_status(operated, "myapp +PAUSED"))  # who is leaving is followed first
     assert not re.search("other +PAUSED", operated.ctl("memreap", "status").stdout)
-    refused = operated.ctl("memreap", "reap", "myapp")
-    assert refused.returncode == 1
-    assert "myapp is paused: supervisorctl memreap resume myapp first" in refused.stdout
-    pid = operated.rpc().memreap.getListener()["pid"]
-    psutil.Process(pid).kill()
-    eventually(lambda: assert_another_listener(operated, pid))
+    assert operated.ctl("memreap", "reap", "myapp").returncode == 1
+    assert re.search("myapp +PAUSED", operated.memreap("status").stdout)
+    killed = operated.listener()
+    killed.kill()
+    eventually(lambda: assert_another_listener(operated, killed.pid))
     eventually(lambda: assert_status(operated, "myapp +PAUSED"))
     assert operated.ctl("memreap", "resume", "all").returncode == 0
     eventually(lambda: assert_status(operated, "myapp +QUIET"))
 
 
-def assert_another_listener(operated, pid: int) -> None:
+def assert_another_listener(operated: Operated, pid: int) -> None:
     listener = operated.rpc().memreap.getListener()
     assert listener["pid"] not in (0, pid)
     assert listener["age_seconds"] < 3  # it is the new one that has looked
@@ -196,23 +200,22 @@ def assert_another_listener(operated, pid: int) -> None:
     ("words", "status", "expected"),
     [
         (["status", "nowhere"], 1, "no pool 'nowhere' is watched; there are: myapp, other"),
-        (["workers", "nowhere"], 1, "no pool 'nowhere' is watched; there are: myapp, other"),
-        (["workers"], 2, "write memreap workers NAME"),
+        (["status", "myapp", "wbe", "--json"], 1, "no pool 'wbe' is watched; there are: myapp, other"),
+        (["workers", "wbe", "--json"], 1, "no pool 'wbe' is watched; there are: myapp, other"),
+        (["workers"], 2, "workers: name one pool; write memreap workers NAME"),
         (["reap", "nowhere"], 1, "no pool 'nowhere' is watched; there are: myapp, other"),
         (["reap", "myapp", "1"], 1, "myapp has no worker 1; there are "),
-        (["reap", "myapp", "x"], 2, "'x' is not a pid"),
         (["reap", "all"], 2, "reap: name one pool"),
-        (["reap"], 2, "no pool given; write reap NAME"),
+        (["doctor", "myapp"], 2, "doctor: unexpected argument 'myapp'"),
         (["pause", "x" * 2000], 2, "a command has at most 1000 characters, this one has 2006"),
-        (["frobnicate"], 2, "unknown command 'frobnicate'; there are status,"),
+        (["frobnicate"], 2, "unknown command 'frobnicate'; the commands are status,"),
         ([], 2, "no command given"),
     ],
 )
 def test_each_problem_is_one_line_and_an_exit_status(operated, words, status, expected):
     result = operated.ctl("memreap", *words)
-    assert expected in result.stdout
-    assert result.returncode == status
-    assert "Traceback" not in result.stdout + result.stderr
+    assert result.stdout.startswith(f"memreap: {expected}")
+    assert (result.returncode, result.stdout.count("\n"), result.stderr) == (status, 1, "")
 
 
 def test_help_exists_and_the_help_of_other_commands_is_unchanged(operated):
@@ -227,13 +230,11 @@ def test_help_exists_and_the_help_of_other_commands_is_unchanged(operated):
 
 
 def test_it_works_at_a_terminal_too(operated):
+    command = operated.command()
     pid, terminal = pty.fork()
     if pid == 0:
-        access = ["-u", operated.username, "-p", operated.password] if operated.username else []
-        conf = f"{operated.directory}/supervisord.conf"
-        command = [operated.python, "-m", "supervisor.supervisorctl", "-i", "-c", conf, "-s", operated.url, *access]
         os.chdir(operated.directory)
-        os.execv(operated.python, command)
+        os.execv(command[0], [*command, "-i"])
     try:
         seen = read_until(terminal, "supervisor> ")
         os.write(terminal, b"memreap status\n")
@@ -278,6 +279,7 @@ def test_pools_are_structs_with_units_in_the_names(operated):
     eventually(lambda: assert_same_workers(operated))  # one may just have been replaced
     with pytest.raises(xmlrpc.client.Fault, match="BAD_NAME: nowhere"):
         rpc.memreap.getPool("nowhere")
+    assert rpc.memreap.getRestarted() == ["other:other"]
     listener = rpc.memreap.getListener()
     assert (listener["name"], listener["state"], listener["count"], listener["takes_commands"]) == (
         "memreap:memreap",
@@ -293,13 +295,8 @@ def assert_same_in_both(rpc) -> dict[str, Any]:
     return mine
 
 
-def assert_same_workers(operated) -> None:
-    (mine,) = [pool for pool in operated.rpc().memreap.getPools() if pool["name"] == "myapp"]
-    assert {worker["pid"] for worker in mine["workers"]} == operated.workers()
-
-
-def test_programs_that_supervisord_restarts_are_listed(operated):
-    assert operated.rpc().memreap.getRestarted() == ["other:other"]
+def assert_same_workers(operated: Operated) -> None:
+    assert {worker["pid"] for worker in operated.rpc().memreap.getPool("myapp")["workers"]} == operated.workers()
 
 
 def test_the_doctor_of_the_listener_reports_no_problems(operated):
@@ -307,83 +304,79 @@ def test_the_doctor_of_the_listener_reports_no_problems(operated):
     *notes, last = result.stdout.splitlines()
     assert (result.returncode, last) == (0, "no problems found")
     assert [note for note in notes if "note: memreap does not know its server, so it uses HUP" not in note] == []
-    too_much = operated.ctl("memreap", "doctor", "myapp")
-    assert (too_much.returncode, too_much.stdout) == (2, "memreap: doctor: unexpected argument 'myapp'\n")
 
 
-def test_a_problem_reported_by_the_doctor_of_the_listener_is_returned_and_the_listener_continues(tmp_path):
-    where = stack.directory()
-    text = configuration(where, sys.executable).replace(
-        # However long the doctor takes, the worker is fresh.
-        "[memreap:other]",
-        "[memreap:other]\nlimit=1MB\nmetric=rss\nchecks=9999\nsettle=5min",
-    )
+@contextlib.contextmanager
+def changed(operated: Operated, old: str, new: str) -> Iterator[None]:
+    """Where another file is there, which the listener reads at its next look; later that of before."""
+    text = operated.conf.read_text()
+    assert text.count(old) == 1
+    operated.conf.write_text(text.replace(old, new))
     try:
-        with supervisord(where, text):
-            operated = Operated(where, sys.executable, f"unix://{where}/s.sock", "", "")
-            eventually(lambda: assert_status(operated, "myapp +QUIET"))
-            asked = [
-                subprocess.Popen(operated.command("memreap", "doctor"), stdout=subprocess.PIPE, text=True) for _ in "ab"
-            ]
-            outputs = [each.communicate()[0] for each in asked]
-            assert [each.returncode for each in asked] == [1, 1]
-            assert any("over the limit of 1.0 MiB" in each for each in outputs), outputs
-            assert all("other: " in each or "doctor is already running" in each for each in outputs), outputs
-            result = operated.ctl("memreap", "pause", "all")
-            assert result.returncode == 0
-            listener = stack.listener_in(where)
-            assert {each.name() for each in listener.children()} <= {"memreap history", "memreap reader"}
+        yield
     finally:
-        shutil.rmtree(where)
+        operated.conf.write_text(text)
+        eventually(lambda: assert_status(operated, ALL_QUIET))
 
 
-def test_a_listener_older_than_supervisorctl_is_reported():
-    # Between two ticks there must be time for a command.
-    with operating(*PAIRS[0], prompt=False) as operated:
-        memreap = operated.rpc().memreap
-
-        def assert_older_listener_reported() -> None:
-            # As that listener would; the real one hands in its own after each tick.
-            old = {"version": 1, "memreap": "0.0.9", "pools": memreap.getPools(), "answers": {}}
-            for words in (["status"], ["workers", "myapp"]):
-                memreap.publish(json.dumps(old))
-                result = operated.ctl("memreap", *words)
-                assert "memreap: the listener memreap:memreap is memreap 0.0.9, older than " in result.stdout
-                assert result.returncode == 1
-
-        eventually(assert_older_listener_reported)
-
-
-def test_a_listener_with_hourly_ticks_is_recognised_and_accepts_commands_before_its_first_tick():
-    where = stack.directory()
-    text = configuration(where, sys.executable).replace("events=TICK_5,", f"events={an_hour_tick()},")
-    try:
-        with supervisord(where, text):
-            operated = Operated(where, sys.executable, f"unix://{where}/s.sock", "", "")
-            eventually(lambda: assert_in("has not looked at the pools yet", operated.ctl("memreap", "status").stdout))
-            listener = operated.rpc().memreap.getListener()
-            assert (listener["period_seconds"], listener["takes_commands"]) == (3600, True)
-            result = operated.ctl("memreap", "pause", "all")
-            assert (result.returncode, len(result.stdout.splitlines())) == (0, 2)
-            assert_status(operated, "myapp +PAUSED")
-    finally:
-        shutil.rmtree(where)
+def test_a_problem_reported_by_the_doctor_of_the_listener_is_returned_and_the_listener_continues(operated):
+    # However long the doctor takes, the worker is fresh.
+    low = "[memreap:other]\nlimit=1MB\nmetric=rss\nchecks=9999\nsettle=30min\n"
+    with changed(operated, "[memreap:other]\n", low):
+        eventually(lambda: assert_limit(operated, 1024**2))
+        asked = [
+            subprocess.Popen(operated.command("memreap", "doctor"), stdout=subprocess.PIPE, text=True) for _ in "ab"
+        ]
+        outputs = [each.communicate()[0] for each in asked]
+        assert [each.returncode for each in asked] == [1, 1]
+        assert any("over the limit of 1.0 MiB" in each for each in outputs), outputs
+        assert all("other: " in each or "doctor is already running" in each for each in outputs), outputs
+        assert operated.ctl("memreap", "pause", "all").returncode == 0
+        children = stack.listener_in(operated.directory).children()
+        assert {each.name() for each in children} <= {"memreap history", "memreap reader"}
+        assert operated.ctl("memreap", "resume", "all").returncode == 0
 
 
-def test_a_pool_whose_section_was_removed_is_no_longer_watched_and_accepts_no_commands():
-    with operating(*PAIRS[0]) as operated:
-        conf = operated.directory / "supervisord.conf"
-        text = conf.read_text()
-        start, end = text.index("[memreap]"), text.index("[eventlistener:memreap]")
-        conf.write_text(text[:start] + text[end:])
+def assert_limit(operated: Operated, size: float) -> None:
+    assert operated.rpc().memreap.getPool("other")["limit_bytes"] == size
+
+
+def test_a_listener_older_than_supervisorctl_is_reported(operated):
+    memreap = operated.rpc().memreap
+
+    def assert_older_listener_reported() -> None:
+        # As that listener would; the real one hands in its own after each tick.
+        old = {"version": 1, "memreap": "0.0.9", "pools": memreap.getPools(), "answers": {}}
+        for words in (["status"], ["workers", "myapp"]):
+            memreap.publish(json.dumps(old))
+            result = operated.ctl("memreap", *words)
+            assert "memreap: the listener memreap:memreap is memreap 0.0.9, older than " in result.stdout
+            assert result.returncode == 1
+
+    eventually(assert_older_listener_reported)
+
+
+def test_a_pool_whose_section_was_removed_is_no_longer_watched_and_accepts_no_commands(operated):
+    text = operated.conf.read_text()
+    before = operated.workers()
+    with changed(operated, text[text.index("[memreap]") : text.index("[eventlistener:memreap]")], ""):
         eventually(lambda: assert_in("no pool is watched", operated.ctl("memreap", "status").stdout))
-        assert "watching nothing" in operated.log()
-        before = operated.workers()
+        assert_logged(operated, "watching nothing")
         refused = operated.ctl("memreap", "roll", "myapp")
         assert (refused.returncode, refused.stdout) == (1, "memreap: no pool 'myapp' is watched; there are: none\n")
-        conf.write_text(text)
-        eventually(lambda: assert_status(operated, "myapp +QUIET"))
-        assert operated.workers() == before
+    assert operated.workers() == before
+
+
+def test_a_listener_without_commands_is_reported_with_the_remedy(operated):
+    events = "events=TICK_5,REMOTE_COMMUNICATION\n"
+    with changed(operated, events, "events=TICK_5\n"):
+        assert "memreap: updated process group" in operated.ctl("update").stdout
+        refused = operated.ctl("memreap", "pause", "all")
+        assert refused.returncode == 1
+        assert "nothing was done: the listener " in refused.stdout
+        assert f"set {events.strip()}" in refused.stdout
+    assert "memreap: updated process group" in operated.ctl("update").stdout
+    eventually(lambda: assert_status(operated, ALL_QUIET))
 
 
 def test_a_hanging_doctor_is_ended_with_all_its_children(monkeypatch, tmp_path):
@@ -401,113 +394,75 @@ def test_a_hanging_doctor_is_ended_with_all_its_children(monkeypatch, tmp_path):
     ok, text = doctor.result()
     pid, reason = text.splitlines()
     assert (ok, reason) == (False, "doctor did not finish")
-    eventually(lambda: assert_true(not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == "zombie"))
+    eventually(lambda: assert_gone(int(pid)))
 
 
-def assert_true(value: bool) -> None:
-    assert value
+def assert_gone(pid: int) -> None:
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
 
 
 def test_settings_are_shown_with_their_origin(operated):
-    result = look(operated, "myapp", command="settings")
+    result = operated.memreap("settings", "myapp")
     assert result.returncode == 0
-    assert re.search(rf"^  limit +1GB +{operated.directory}/supervisord.conf \[memreap\]$", result.stdout, re.MULTILINE)
+    assert re.search(rf"^  limit +1GB +{operated.conf} \[memreap\]$", result.stdout, re.MULTILINE)
     assert re.search(r"^  signal +HUP +default$", result.stdout, re.MULTILINE)
     assert "[other]" not in result.stdout
-    both = look(operated, command="settings")
-    assert re.search(
-        rf"\[other\](?s:.*)announce +no +{operated.directory}/supervisord.conf \[memreap:other\]\n", both.stdout
-    )
-    assert re.search(
-        rf"^  history +{operated.directory}/memreap.sqlite +default: beside the log of supervisord$",
-        both.stdout,
-        re.MULTILINE,
-    )
-    missing = look(operated, "nowhere", command="settings")
+    both = operated.memreap("settings").stdout
+    assert re.search(rf"\[other\](?s:.*)announce +no +{operated.conf} \[memreap:other\]\n", both)
+    history = rf"^  history +{operated.directory}/memreap.sqlite +default: beside the log of supervisord$"
+    assert re.search(history, both, re.MULTILINE)
+    missing = operated.memreap("settings", "nowhere")
     assert (missing.returncode, missing.stdout) == (1, "")
     assert missing.stderr == "memreap: no pool 'nowhere' is watched; there are: myapp, other\n"
 
 
 # What XML-RPC has no form for; the last would keep Python busy for minutes.
 NO_NUMBERS = ["9" * 400, "-" + "9" * 400, "9" * 400 + ".5", "1e999", "NaN", "Infinity", "-Infinity", "9" * 3_900_000]
+NO_STATUS = [
+    "",
+    "[]",
+    "{}",
+    '{"pools": 1}',
+    '{"pools": [1], "answers": {}}',
+    '{"pools": [], "answers": {"a": {"ok": 1, "text": "x"}}}',
+    '{"pools": [], "answers": {"a": {"ok": true, "text": ["x"]}}}',
+    '{"pools": [{"name": "a\\ud800"}], "answers": {}}',
+    f'{{"pools": [{{"name": "a", "x": {"[" * 500}{"]" * 500}}}], "answers": {{}}}}',
+    "x" * 5_000_000,
+    *(f'{{"pools": [{{"name": "a", "total_bytes": {number}}}], "answers": {{}}}}' for number in NO_NUMBERS),
+    f'{{"pools": [], "answers": {{}}, "looked": {"9" * 400}}}',
+    '{"pools": [], "answers": {}, "looked": "now"}',
+]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        "{}",
-        '{"pools": 1}',
-        '{"pools": [1], "answers": {}}',
-        '{"pools": [], "answers": {"a": {"ok": 1, "text": "x"}}}',
-        '{"pools": [], "answers": {"a": {"ok": true, "text": ["x"]}}}',
-        '{"pools": [{"name": "a\\ud800"}], "answers": {}}',
-        f'{{"pools": [{{"name": "a", "x": {"[" * 500}{"]" * 500}}}], "answers": {{}}}}',
-        "x" * 5_000_000,
-        *(f'{{"pools": [{{"name": "a", "total_bytes": {number}}}], "answers": {{}}}}' for number in NO_NUMBERS),
-        f'{{"pools": [], "answers": {{}}, "looked": {"9" * 400}}}',
-        '{"pools": [], "answers": {}, "looked": "now"}',
-    ],
-    ids=range(20),
-)
-def test_values_that_no_listener_publishes_are_refused(operated, text):
-    with pytest.raises(xmlrpc.client.Fault, match="INCORRECT_PARAMETERS"):
-        operated.rpc().memreap.publish(text)
-    assert [pool["name"] for pool in operated.rpc().memreap.getPools()] == ["myapp", "other"]
+@pytest.mark.parametrize("text", NO_STATUS, ids=range(len(NO_STATUS)))
+def test_values_that_no_listener_publishes_are_refused(text):
+    interface = make_rpcinterface(SimpleNamespace())
+    interface.publish('{"pools": [{"name": "myapp"}], "answers": {}}')
+    with pytest.raises(RPCError, match="INCORRECT_PARAMETERS"):
+        interface.publish(text)
+    assert interface.getPools() == [{"name": "myapp"}]
 
 
-def test_a_refused_status_does_not_count_as_published(operated):
-    client = Client(operated.url, operated.username, operated.password)
+def test_what_is_no_status_is_refused_and_does_not_count_as_published(operated):
     with pytest.raises(Unavailable, match="INCORRECT_PARAMETERS"):
-        client.publish("none")
+        Client(operated.url, operated.username, operated.password).publish("none")
+    memreap = operated.rpc().memreap
+    with pytest.raises(xmlrpc.client.Fault, match="INCORRECT_PARAMETERS"):
+        memreap.publish(f'{{"pools": [{{"name": "a", "total_bytes": {NO_NUMBERS[-1]}}}], "answers": {{}}}}')
+    assert [pool["name"] for pool in memreap.getPools()] == ["myapp", "other"]
 
 
-@pytest.mark.parametrize(
-    "data", ["", "kill -9 1", "reap myapp 1 2 3", "reap \u009b31m", "pause", "x" * 100_000, "reap 世"]
-)
+REFUSED = " memreap: a command was refused: "
+
+
+@pytest.mark.parametrize("data", ["", "reap \u009b31m", "reap 世"])
 def test_an_invalid_command_is_one_line_and_changes_nothing(operated, data):
-    before = operated.workers()
-    lines = len(operated.log().splitlines())
-    operated.rpc().supervisor.sendRemoteCommEvent("memreap-command", data)
-    eventually(lambda: assert_more_lines(operated, lines))
-    (line,) = operated.log().splitlines()[lines:]
-    assert " memreap: a command was refused: " in line
+    before, count = operated.workers(), operated.log().count(REFUSED)
+    operated.send(data)
+    eventually(lambda: assert_logged(operated, REFUSED, count + 1))
+    assert all(" memreap: " in line for line in operated.log().splitlines())
     assert operated.workers() == before
-
-
-def assert_more_lines(operated, lines: int) -> None:
-    assert len(operated.log().splitlines()) > lines
-
-
-def test_a_missing_interface_or_event_subscription_is_reported(tmp_path):
-    python = sys.executable
-    where = stack.directory()
-    text = configuration(where, python).replace("REMOTE_COMMUNICATION\nstderr", "PROCESS_STATE\nstderr")
-    text = text.replace("TICK_5,REMOTE_COMMUNICATION", "TICK_5")
-    without = re.sub(r"\[rpcinterface:memreap\]\n.*\n", "", text)
-    try:
-        with supervisord(where, without):
-            result = Operated(where, python, f"unix://{where}/s.sock", "", "").ctl("memreap", "status")
-            assert result.returncode == 1
-            assert "supervisord has no [rpcinterface:memreap]: run memreap doctor" in result.stdout
-        for path in where.iterdir():
-            path.unlink()
-        with supervisord(where, text):
-            operated = Operated(where, python, f"unix://{where}/s.sock", "", "")
-            early = operated.ctl("memreap", "pause", "all")
-            assert early.returncode == 1
-            assert "nothing was done: the listener " in early.stdout
-            eventually(lambda: assert_status(operated, "myapp +QUIET"))
-            deaf = operated.ctl("memreap", "pause", "all")
-            assert deaf.returncode == 1
-            assert "set events=TICK_5,REMOTE_COMMUNICATION" in deaf.stdout
-            operated.ctl("stop", "memreap:*")
-            stopped = operated.ctl("memreap", "status")
-            assert stopped.returncode == 1
-            assert "the listener memreap:memreap is STOPPED" in stopped.stdout
-    finally:
-        shutil.rmtree(where)
 
 
 @pytest.mark.parametrize(("module", "brings"), [("rpcinterface", ["core", "core.listeners"]), ("ctlplugin", [])])
@@ -520,80 +475,52 @@ def test_what_supervisor_imports_loads_next_to_nothing(module, brings):
 
 
 def test_characters_invalid_in_xml_do_not_break_the_answer():
-    with operating(*PAIRS[0]) as operated:
-        memreap = operated.rpc().memreap
-
-        def assert_replaced() -> None:
-            # As a listener would; the real one hands in its own after each tick.
-            memreap.publish(
-                '{"pools": [{"name": "a\\u0000\\u001b"}], "answers": {"1": {"ok": true, "text": "\\ufffe"}}}'
-            )
-            assert (memreap.getPools(), memreap.getAnswer("1")) == ([{"name": "a??"}], {"ok": True, "text": "?"})
-
-        eventually(assert_replaced)
+    interface = make_rpcinterface(SimpleNamespace())
+    interface.publish('{"pools": [{"name": "a\\u0000\\u001b"}], "answers": {"1": {"ok": true, "text": "\\ufffe"}}}')
+    answer = xmlrpc.client.dumps((interface.getPools(), interface.getAnswer("1")))
+    assert xmlrpc.client.loads(answer)[0] == ([{"name": "a??"}], {"ok": True, "text": "?"})
 
 
 def test_the_status_command_shows_the_view_of_the_listener(operated):
-    result = look(operated)
+    result = operated.memreap("status")
     assert (result.returncode, result.stderr) == (0, "")
     head, *lines = result.stdout.rstrip().splitlines()
     assert head.split() == ["limit", "workers", "largest", "total", "growth", "reaps", "since"]
-    assert [line.split()[0] for line in lines if line[0] != " " and not line.startswith("Reaps ")] == [
-        "myapp",
-        "other",
-        "This",
-    ]
+    names = [line.split()[0] for line in lines if line[0] != " " and not line.startswith("Reaps ")]
+    assert names == ["myapp", "other", "This"]
     assert re.fullmatch(r"This is what the listener saw [0-9.]+ m?s ago\.", lines[-1])
-    assert operated.ctl("memreap", "pause", "other").returncode == 0
-    assert re.search("other +PAUSED", look(operated).stdout)
-    assert operated.ctl("memreap", "resume", "other").returncode == 0
 
 
-def test_status_as_json_has_units_in_the_names(operated):
-    eventually(lambda: assert_status(operated, "myapp +QUIET"))
-    values = json.loads(look(operated, "--json", "myapp").stdout)
-    (pool,) = values["pools"]
-    assert (values["version"], values["view"], pool["name"]) == (1, "listener", "myapp")
-    assert (pool["standing"], pool["limit_bytes"]) == ("quiet", 1024**3)
-    assert isinstance(pool["limit_bytes"], int)
-    assert isinstance(pool["workers"][0]["used_bytes"], int)
-    assert {worker["pid"] for worker in pool["workers"]} == operated.workers()
-    assert pool["largest_bytes"] == max(worker["used_bytes"] for worker in pool["workers"])
-    assert pool["total_bytes"] == sum(worker["used_bytes"] for worker in pool["workers"])
-
-
-def test_supervisorctl_prints_the_same_as_json(operated):
-    eventually(lambda: assert_status(operated, "myapp +QUIET"))
-    for words in (["status", "--json", "myapp"], ["workers", "myapp", "--json"]):
-        result = operated.ctl("memreap", *words)
+def test_status_as_json_has_units_and_texts_of_times_through_each_door(operated):
+    def assert_json(result: subprocess.CompletedProcess[str]) -> None:
         values = json.loads(result.stdout)
         (pool,) = values["pools"]
         assert (result.returncode, values["version"], values["view"]) == (0, 1, "listener")
         assert values["age_seconds"] < 30
+        assert (pool["name"], pool["standing"], pool["limit_bytes"]) == ("myapp", "quiet", 1024**3)
+        assert {type(size) for size in (pool["limit_bytes"], pool["workers"][0]["used_bytes"])} == {int}
+        assert {worker["pid"] for worker in pool["workers"]} == operated.workers()
+        assert pool["largest_bytes"] == max(worker["used_bytes"] for worker in pool["workers"])
+        assert pool["total_bytes"] == sum(worker["used_bytes"] for worker in pool["workers"])
         times = {key.removesuffix("_at") for key, value in pool.items() if type(value) is int and 1e9 < value < 4e9}
         assert times >= {"since", "counted_since"}
         assert {key.removesuffix("_time") for key in pool if key.endswith("_time")} == times - {"limit_bytes"}
         assert pool["since_time"] == time_text(pool["since"])
-        assert isinstance(pool["limit_bytes"], int)
-        assert {worker["pid"] for worker in pool["workers"]} == operated.workers()
+
+    eventually(lambda: assert_status(operated, "myapp +QUIET"))
+    assert_json(operated.memreap("status", "--json", "myapp"))
+    assert_json(operated.ctl("memreap", "status", "--json", "myapp"))
+    assert_json(operated.ctl("memreap", "workers", "myapp", "--json"))
     both = json.loads(operated.ctl("memreap", "status", "--json").stdout)
     assert [pool["name"] for pool in both["pools"]] == ["myapp", "other"]
 
 
-@pytest.mark.parametrize("words", [["status", "myapp", "wbe", "--json"], ["workers", "wbe", "--json"]])
-def test_an_unknown_name_is_one_line_and_no_json_in_supervisorctl(operated, words):
-    result = operated.ctl("memreap", *words)
-    assert (result.returncode, result.stdout) == (
-        1,
-        "memreap: no pool 'wbe' is watched; there are: myapp, other\n",
-    )
-
-
-def test_supervisorctl_reports_problems_in_json(operated):
+def test_supervisorctl_reports_a_stopped_listener_in_text_and_json(operated):
     operated.ctl("stop", "memreap:*")
     try:
-        result = operated.ctl("memreap", "status", "--json")
+        text, result = operated.ctl("memreap", "status"), operated.ctl("memreap", "status", "--json")
         values = json.loads(result.stdout)
+        assert (text.returncode, "the listener memreap:memreap is STOPPED" in text.stdout) == (1, True)
         assert (result.returncode, {pool["standing"] for pool in values["pools"]}) == (1, {"blind"})
         assert values["trouble"].startswith("the listener memreap:memreap is STOPPED: see its log")
     finally:
@@ -602,9 +529,9 @@ def test_supervisorctl_reports_problems_in_json(operated):
 
 
 def test_settings_as_json_have_values_texts_and_origins(operated):
-    result = look(operated, "--json", "other", command="settings")
+    result = operated.memreap("settings", "--json", "other")
     values = json.loads(result.stdout)
-    conf = f"{operated.directory}/supervisord.conf"
+    conf = str(operated.conf)
     (pool,) = values["pools"]
     assert (result.returncode, values["version"], values["configuration"], pool["name"]) == (0, 1, conf, "other")
     assert list(pool["settings"]) == list(POOL_KEYS)
@@ -617,7 +544,7 @@ def test_settings_as_json_have_values_texts_and_origins(operated):
 
 
 def test_doctor_as_json_has_the_same_findings(operated):
-    result, text = look(operated, "--json", command="doctor"), look(operated, command="doctor")
+    result, text = operated.memreap("doctor", "--json"), operated.memreap("doctor")
     values = json.loads(result.stdout)
     assert result.returncode == text.returncode
     problems = [finding for finding in values["findings"] if finding["kind"] == "problem"]
@@ -637,7 +564,7 @@ def test_doctor_as_json_has_the_same_findings(operated):
     ],
 )
 def test_an_impossible_look_is_reported_in_one_line(operated, words, status, expected):
-    result = look(operated, *words)
+    result = operated.memreap("status", *words)
     assert result.returncode == status
     assert expected in result.stderr
     assert len(result.stderr.splitlines()) == 1

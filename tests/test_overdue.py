@@ -5,30 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import shutil
 import socket
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-from support import servers, stack
-from support.doctor import doctor
+from support import servers
 from support.driver import assert_have_served, eventually, pool, workers_below
-from support.operated import Operated, assert_have_been_seen_serving, assert_status, look
+from support.operated import Operated, assert_have_been_seen_serving, assert_status
 from support.reaping import Reaping
+from support.sections import INTERFACES, listener
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.hindrance import Kind
 
 PROCMANAGER = servers.named("FCGI::ProcManager")
-LISTEN = f"{Path(sys.executable).parent}/memreap listen"
-
-
-def listener(where: Path) -> str:
-    return (
-        f"[eventlistener:memreap]\ncommand={LISTEN}\nevents=TICK_5\nstderr_logfile={where}/memreap.log\n"
-        f'environment=TMPDIR="{where}"\n{stack.PLUGIN}{stack.INTERFACE}'
-    )
 
 
 @contextlib.contextmanager
@@ -41,35 +30,27 @@ def requests(port: int, count: int) -> Iterator[None]:
         yield
 
 
-def test_a_pool_that_is_never_idle_is_overdue_with_the_reason_and_exit_status_1():
-    where = stack.directory()
-    more = listener(where) + "[memreap:myapp]\nlimit=40MB\nmin_age=1s\nsettle=1s\n"
-    try:
-        with servers.running(PROCMANAGER, where, more) as served:
-            operated = Operated(where, sys.executable, f"unix://{where}/s.sock", "", "")
-            eventually(lambda: assert_have_been_seen_serving(operated, settle=1.0))
-            with requests(served.port, servers.WORKERS):
-                eventually(lambda: assert_status(operated, r"myapp +OVERDUE(?s:.*)\b4\s+workers\s+are\s+due"))
-                for shown in (operated.ctl("memreap", "status"), look(operated)):
-                    text = " ".join(shown.stdout.split())
-                    assert re.search(
-                        r"4 workers are due and none could be signalled since [0-9:]+: none of them was seen between",
-                        text,
-                    )
-                    assert "keep" not in text.partition("This is what")[0]
-                    assert shown.returncode == 1
-                (row,) = json.loads(look(operated, "--json").stdout)["pools"]
-                assert (row["overdue"], row["hindrance"]["kind"]) == (4, "busy")
-                assert operated.rpc().memreap.getPool("myapp")["hindrance"]["kind"] == "busy"
-                assert re.search(
-                    "workers are due, and none could be signalled since .*: none of them was seen between",
-                    doctor(where).stdout,
-                )
-                # On a busy machine one worker may have grown long before the others: then the line is about that one.
-                (line,) = served.lines(" due (the largest holds")
-                assert re.search(r"limit 40 MiB\) and (none could|could not) be signalled for", line)
-    finally:
-        shutil.rmtree(where)
+def test_a_pool_that_is_never_idle_is_overdue_with_the_reason_and_exit_status_1(where):
+    more = listener(where) + INTERFACES + "[memreap:myapp]\nlimit=40MB\nmin_age=1s\nsettle=1s\n"
+    operated = Operated.of(where)
+    with servers.running(PROCMANAGER, where, more) as served:
+        eventually(lambda: assert_have_been_seen_serving(operated, settle=1.0))
+        with requests(served.port, servers.WORKERS):
+            eventually(lambda: assert_status(operated, r"myapp +OVERDUE(?s:.*)\b4\s+workers\s+are\s+due"))
+            for shown in (operated.ctl("memreap", "status"), operated.memreap("status")):
+                text = " ".join(shown.stdout.split())
+                assert re.search(r"4 workers are due and none could be signalled since [0-9:]+: ", text)
+                assert "keep" not in text.partition("This is what")[0]
+                assert shown.returncode == 1
+            (row,) = json.loads(operated.memreap("status", "--json").stdout)["pools"]
+            assert (row["overdue"], row["hindrance"]["kind"]) == (4, "busy")
+            assert operated.rpc().memreap.getPool("myapp")["hindrance"]["kind"] == "busy"
+            assert re.search(
+                "workers are due, and none could be signalled since .*: ", operated.memreap("doctor").stdout
+            )
+            # On a busy machine one worker may have grown long before the others: then the line is about that one.
+            (line,) = served.lines(" due (the largest holds")
+            assert re.search(r"limit 40 MiB\) and (none could|could not) be signalled for", line)
 
 
 def test_the_lock_of_another_memreap_is_reported_as_the_hindrance():
@@ -87,8 +68,8 @@ def test_the_lock_of_another_memreap_is_reported_as_the_hindrance():
 
         watched = eventually(assert_overdue)
         assert watched.state.delay.hindrance.kind is Kind.LOCKED
-        (told,) = second.all_of(events.Overdue)
-        assert "another memreap (listener or once) is reaping in this pool" in told.text
+        (overdue,) = second.all_of(events.Overdue)
+        assert "holds its lock" in overdue.text
 
 
 def assert_replaced(manager: int, pid: int) -> None:
