@@ -109,7 +109,7 @@ def test_every_command_accepts_the_name_of_a_group_or_of_a_program_with_numprocs
     assert (reap.returncode, "name one of them: many:many_00, many:many_01\n" in reap.stdout) == (1, True)
     partly = quiet.ctl("memreap", "roll", "all")
     assert partly.returncode == 1
-    assert re.search(r"^myapp: all 2 workers are going to be replaced", partly.stdout, re.MULTILINE)
+    assert re.search(r"^myapp: all 2 workers will be replaced", partly.stdout, re.MULTILINE)
     assert "many:many_00 is paused: supervisorctl memreap resume many:many_00 first" in partly.stdout
     assert quiet.ctl("memreap", "resume", "many_00").stdout == "many:many_00: resumed\n"
     assert quiet.ctl("memreap", "resume", "all").returncode == 0
@@ -175,7 +175,7 @@ def test_an_expired_command_is_not_carried_out():
             own = operated.memreap("status")
             assert own.returncode == 1
             assert "the listener last looked at the pools" in own.stderr
-            assert "This command read the pools itself, once: the listener does not look" in own.stdout
+            assert "This command read the pools itself, once: the listener is not looking at the pools" in own.stdout
             assert max(map(len, own.stdout.splitlines())) <= 80
             assert re.search("myapp +QUIET", own.stdout)
         finally:

@@ -45,12 +45,12 @@ def test_valid_commands_are_parsed(text, command):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "unknown command ''; there are reap, roll, pause, resume, doctor"),
+        ("", "unknown command ''; the commands are reap, roll, pause, resume, doctor"),
         ("id=1", "unknown command ''"),
         ("Pause myapp", "unknown command 'Pause'"),
-        ("pause", "no pool given; write pause NAME or all"),
-        ("roll", "no pool given; write roll NAME or all"),
-        ("reap", "no pool given; write reap NAME [PID]"),
+        ("pause", "no pool given; use pause NAME or all"),
+        ("roll", "no pool given; use roll NAME or all"),
+        ("reap", "no pool given; use reap NAME [PID]"),
         ("reap all", "name one pool; for all workers of all pools, use roll all"),
         ("reap myapp 0", "'0' is not a pid"),
         ("reap myapp 99999999999", "is not a pid"),
@@ -117,7 +117,7 @@ def test_roll_all_rolls_every_pool_it_can_and_reports_the_others():
     both = pools(a=PoolState(), b=PoolState(paused=True))
     first, second, third = carry_out_in_all(parse("roll all"), {**both, "c": (Pool("c", "STOPPED"), PoolState())})
     assert first.state.requested == {worker.id for worker in WORKERS}
-    assert first.line == "a: all 3 workers are going to be replaced, one at a time"
+    assert first.line == "a: all 3 workers will be replaced, one at a time"
     assert (second.state, second.refused, second.line) == (
         None,
         True,
@@ -139,7 +139,7 @@ def test_reap_of_a_group_needs_one_pool_or_a_pid():
         carry_out_in_all(parse("reap g 99"), both)
     other = {"g:c": (replace(POOL, name="g:c", workers=(Worker(ProcessId(21, 1.0), 60.0, 1),)), PoolState())}
     (only,) = carry_out_in_all(parse("reap g 21"), {**both, **other})
-    assert only.line == "g:c: worker 21 is going to be replaced"
+    assert only.line == "g:c: worker 21 will be replaced"
 
 
 def test_reap_of_a_pool_named_as_its_group_means_the_pool():
@@ -159,8 +159,8 @@ def test_a_pause_reports_the_requests_that_it_drops():
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        ("roll myapp", "all 3 workers are going to be replaced, one at a time; 3 of them not before min_age=2 min"),
-        ("reap myapp 11", "worker 11 is going to be replaced; not before min_age=2 min"),
+        ("roll myapp", "all 3 workers will be replaced, one at a time; 3 of them not before min_age=2 min"),
+        ("reap myapp 11", "worker 11 will be replaced; not before min_age=2 min"),
     ],
 )
 def test_a_request_reports_that_a_young_worker_must_reach_min_age(text, answer):
@@ -175,7 +175,7 @@ def test_reap_requests_the_largest_worker_or_the_one_with_the_pid():
 def test_roll_requests_all_workers():
     state, answer = carry_out(parse("roll myapp"), POOL, PoolState())
     assert state.requested == {worker.id for worker in WORKERS}
-    assert answer == "all 3 workers are going to be replaced, one at a time"
+    assert answer == "all 3 workers will be replaced, one at a time"
 
 
 def test_a_pause_withdraws_requests():
@@ -205,7 +205,7 @@ def test_a_command_reports_that_no_worker_may_be_replaced(pool, state, expected,
 
 
 def test_an_unknown_pid_is_refused_with_the_existing_ones():
-    with pytest.raises(CommandError, match="myapp has no worker 99; there are 11, 13, 12"):
+    with pytest.raises(CommandError, match="myapp has no worker 99; its workers are 11, 13, 12"):
         carry_out(parse("reap myapp 99"), POOL, PoolState())
 
 
@@ -213,7 +213,7 @@ def test_reap_without_a_pid_skips_workers_already_signalled():
     eleven, thirteen, twelve = (worker.id for worker in WORKERS)
     state = PoolState(reap=Reap(thirteen, 0.0, frozenset()), stuck=(Reap(twelve, 0.0, frozenset()),))
     after, answer = carry_out(parse("reap myapp"), POOL, state)
-    assert (answer, after.requested) == ("worker 11 is going to be replaced", {eleven})
+    assert (answer, after.requested) == ("worker 11 will be replaced", {eleven})
     with pytest.raises(CommandError, match="all of its workers have already been signalled"):
         carry_out(parse("reap myapp"), replace(POOL, workers=WORKERS[1:]), state)
 
@@ -224,5 +224,5 @@ def test_a_worker_already_signalled_is_not_requested_again_by_pid_or_roll():
     with pytest.raises(CommandError, match="worker 13 has already been signalled"):
         carry_out(parse("reap myapp 13"), POOL, state)
     after, answer = carry_out(parse("roll myapp"), POOL, state)
-    assert answer == "all 2 workers are going to be replaced, one at a time"
+    assert answer == "all 2 workers will be replaced, one at a time"
     assert {worker.pid for worker in after.requested} == {11, 12}

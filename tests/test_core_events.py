@@ -44,7 +44,7 @@ EXAMPLES = [
     ),
     (
         events.Signalled(*STAMP, WORKER, Requested(20 * MIB, "uss"), "HUP", SentMoment.IDLE, 60.0),
-        "worker 4242 was requested by a user, holds 20 MiB (uss): HUP sent while idle",
+        "worker 4242 holds 20 MiB (uss), replacement requested by a user: HUP sent while idle",
     ),
     (
         events.Signalled(*STAMP, WORKER, TooOld(21_700.0, 21_600.0), "HUP", SentMoment.IDLE, 60.0),
@@ -132,7 +132,7 @@ EXAMPLES = [
         "the program runs, but its processes are hidden: not watched",
     ),
     (events.NoWorkers(*STAMP, ProcessId(41, 1.0)), "process 41 has no workers: not watched"),
-    (events.TooFewWorkers(*STAMP, 1, 5, 30.0), "only 1 of the usual 5 workers serve and are older than min_age=30 s"),
+    (events.TooFewWorkers(*STAMP, 1, 5, 30.0), "older than min_age=30 s (1 of the usual 5): nothing is sent"),
     (
         events.Left(*STAMP, WORKER, 0.4, NEW, 307 * MIB),
         "worker 4242 left after 0.4 s, 307 MiB freed, 4250 took its place",
@@ -152,12 +152,12 @@ EXAMPLES = [
     ),
     (
         events.Signalled(*STAMP, WORKER, ShortOfHeadroom(SHORT, 57 * MIB), "HUP", SentMoment.HELD, 60.0),
-        "worker 4242 holds 57 MiB for itself, and this host has 412 MiB available, headroom 512 MiB: HUP sent between",
+        "worker 4242 holds 57 MiB of its own, and this host has 412 MiB available, headroom 512 MiB: HUP sent between",
     ),
     (
         events.NotRelieved(*LISTENER, SHORT, 4, 120 * MIB, 600.0, (Holder(812, "java", 3 << 30),)),
         "this host has 412 MiB available, headroom 512 MiB, and reaping does not help: replacing 4 workers freed"
-        " 120 MiB; most is held by java (812) 3.0 GiB; nothing more is reaped for headroom, trying again in 10 min",
+        " 120 MiB; most is held by java (812) 3.0 GiB; nothing more is reaped for headroom; trying again in 10 min",
     ),
     (
         events.OomKilled(*STAMP, HOST, None, 3, (WORKER, NEW), ProcessId(41, 1.0), 312 * MIB, 3, 3),
@@ -223,7 +223,7 @@ EXAMPLES = [
     (events.Resumed(*STAMP, "its settings changed"), "resumed: its settings changed"),
     (events.Paused(*STAMP, "paused"), "paused"),
     (events.ResumedByUser(*STAMP, "resumed"), "resumed"),
-    (events.WorkersRequested(*STAMP, "worker 11 is going to be replaced"), "worker 11 is going to be replaced"),
+    (events.WorkersRequested(*STAMP, "worker 11 will be replaced"), "worker 11 will be replaced"),
     (events.OrphansFound(*STAMP, (11, 12), 80 * MIB, True), "kill 11 12"),
     (events.OrphansFound(*STAMP, (11,), 80 * MIB, False), "stopwaitsecs="),
     (events.NotUnderSupervisord(*LISTENER), "by hand, use memreap once"),

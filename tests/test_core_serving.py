@@ -257,7 +257,9 @@ def test_where_too_few_serve_no_worker_is_reaped_and_the_line_counts_the_serving
         assert reaped(verdict) is None
         reported += events(verdict, TooFewWorkers)
     (few,) = reported
-    assert few.text.startswith("only 1 of the usual 4 workers serve and are older than min_age=30 s: nothing is sent")
+    assert few.text.startswith(
+        "too few workers serve and are older than min_age=30 s (1 of the usual 4): nothing is sent"
+    )
 
 
 def test_a_replacement_that_starts_for_longer_than_grace_is_not_missing():

@@ -114,7 +114,7 @@ def test_short_of_headroom_the_worker_that_frees_most_in_all_pools_is_reaped():
     decision, signalled = host.look({"a": {11: 100, 12: 20}, "b": {21: 200, 22: 20}}, available=450)
     assert signalled == [21]
     assert isinstance(host.reason, ShortOfHeadroom)
-    assert host.reason.text == ("holds 200 MiB for itself, and this host has 450 MiB available, headroom 500 MiB")
+    assert host.reason.text == ("holds 200 MiB of its own, and this host has 450 MiB available, headroom 500 MiB")
     (shown,) = (each for choice in decision.choices for each in choice.pending)
     assert shown.worker.id.pid == 21
 
@@ -236,7 +236,7 @@ def test_under_pressure_one_worker_is_reaped_per_ten_seconds():
     assert host.look(pools, pressure=15.0)[1] == []
     assert host.look(pools, pressure=25.0)[1] == [21]
     assert isinstance(host.reason, UnderPressure)
-    assert host.reason.text == "holds 200 MiB for itself, and this host has a memory pressure of 25 %, pressure 20 %"
+    assert host.reason.text == "holds 200 MiB of its own, and this host has a memory pressure of 25 %, pressure 20 %"
     assert host.look(pools, pressure=25.0)[1] == []
     assert host.look(pools, pressure=15.0)[1] == [11]  # it began above 20 %, and ends below 10 %
     host.look(pools, pressure=9.0)
@@ -251,7 +251,7 @@ def test_a_pool_over_its_total_is_reaped_one_worker_at_a_time_until_it_fits():
     workers = {11: 150, 12: 160, 13: 170}
     assert host.look({"a": workers}, total=400)[1] == [13]
     assert isinstance(host.reason, OverTotal)
-    assert host.reason.text == "holds 170 MiB for itself, and the pool holds 480 MiB, total 400 MiB"
+    assert host.reason.text == "holds 170 MiB of its own, and the pool holds 480 MiB, total 400 MiB"
     host.fork(14)
     workers = {11: 150, 12: 160, 14: 100}
     assert [host.look({"a": workers}, total=400)[1] for _ in range(4)] == [[], [12], [], []]

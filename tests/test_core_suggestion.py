@@ -393,7 +393,7 @@ def test_the_log_line_states_that_the_present_limit_is_right():
 
 def test_the_text_compares_the_present_limit_with_the_suggested_one():
     text = " ".join(words.text(judged(pool(reaped_at(80, 6), limit=80))).split())
-    assert "The present limit of 80MB replaces about 19 workers a day" in text
+    assert "The current limit of 80MB replaces about 19 workers a day" in text
     assert text.endswith("[memreap:myapp] limit=120MB")
 
 

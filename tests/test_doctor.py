@@ -113,7 +113,7 @@ def down(error: str = "Exited too quickly (see the log)") -> dict[str, Any]:
             "listener: memreap is FATAL .*: set command=",
         ),
         ([MEMREAP, row("myapp", **down("can't find command '/none'"))], r"myapp: .*run \(FATAL\): .*command '/none'$"),
-        ([MEMREAP, row("myapp", 0, "FATAL")], r"myapp: it does not run \(FATAL\): see its log$"),
+        ([MEMREAP, row("myapp", 0, "FATAL")], r"myapp: it is not running \(FATAL\): see its log$"),
     ],
 )
 def test_a_listener_or_a_program_that_does_not_run_is_found_with_supervisords_own_reason(rows, expression):
@@ -123,7 +123,7 @@ def test_a_listener_or_a_program_that_does_not_run_is_found_with_supervisords_ow
 @pytest.mark.parametrize(
     ("restarts", "expression"),
     [
-        (True, r"myapp: myapp:1 does not run \(FATAL\): Exited"),
+        (True, r"myapp: myapp:1 is not running \(FATAL\): Exited"),
         (False, "myapp: .*must restart the process after exit status 0: set autorestart=true"),
         (
             None,
@@ -136,7 +136,7 @@ def test_of_a_group_each_process_that_does_not_run_or_would_not_be_restarted_is_
     text = changed(("150MB", "150MB\ntarget=self"), ("stopwait", "numprocs=2\nprocess_name=%(process_num)s\nstopwait"))
     output = examined(text, [*rows, MEMREAP])
     assert_finds(expression, output)
-    assert "myapp:0 does not run" not in output
+    assert "myapp:0 is not running" not in output
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,9 @@ def test_orphans_of_another_supervisord_are_not_reported():
         try:
             tree = psutil.Process(manager)
             found = examined(text, rows, view=memreap_doctor.procfs.source(), url="unix:///run/this")
-            assert_finds(f"myapp: a process tree from earlier starts of this program, .*: kill {manager}$", found)
+            assert_finds(
+                f"myapp: a process tree from an earlier start of this program, .* then end it: kill {manager}$", found
+            )
             other = examined(text, rows, view=memreap_doctor.procfs.source(), url="unix:///run/other")
             assert "earlier starts" not in other
         finally:
@@ -278,7 +280,7 @@ def test_a_limit_that_all_workers_together_cannot_reach_is_a_note():
     (finding,) = workers.check_memory(settings, 10, (8 * 1024**3, "container"))
     assert not finding.harms
     expression = (
-        r"10 workers of up to 1.0 GiB each are together above the memory of this container .*; a limit= of 819MB"
+        r"10 workers of up to 1.0 GiB each add up to more than the memory of this container .*; a limit= of 819MB"
     )
     assert_matches(f"^{expression}", finding.text)
     assert not list(workers.check_memory(settings, 8, (8 * 1024**3, "machine")))

@@ -54,7 +54,7 @@ def test_nothing_is_reported_if_everything_fits_in_memory(real_pool):
 def test_a_total_too_small_for_fresh_workers_is_reported_and_the_advised_one_is_enough(real_pool):
     expression = (
         r"myapp: its manager and 2 fresh workers already hold (\d+) MiB, over its total of 60 MiB: reaping does not"
-        r" help; set total=(\d+)MB or more, or run fewer workers$"
+        r" help; set total=(\d+)MB or higher, or run fewer workers$"
     )
     output = examined_with(real_pool, "total=60MB\nsettle=1h")
     assert_finds(expression, output)
@@ -66,13 +66,13 @@ def test_a_total_too_small_for_fresh_workers_is_reported_and_the_advised_one_is_
 def test_a_total_below_the_size_of_the_manager_is_reported_at_any_age_of_the_workers(real_pool):
     expression = (
         r"myapp: its manager and the memory shared with its workers take [0-9.]+ MiB, over its total of 1.0 MiB,"
-        r" whatever is reaped: set total=\d+MB or more, or restart the program when convenient$"
+        r" whatever is reaped: set total=\d+MB or higher, or restart the program when convenient$"
     )
     assert_finds(expression, examined_with(real_pool, "total=1MB"))
     settings = PoolSettings(total=100 * MIB)
     ((text, harms),) = texts(headroom.check_total(pool(9999.0), settings, held(private=50, rest=101)))
     assert harms
-    assert "set total=210MB or more" in text
+    assert "set total=210MB or higher" in text
 
 
 def test_a_total_that_grown_workers_exceed_is_a_note():

@@ -137,7 +137,7 @@ def test_an_unrelated_script_is_not_run(tmp_path):
     for text in ("", "\x7fELF", "#!\n", "#!/bin/sh\necho\n"):
         (tmp_path / "supervisorctl").write_text(text)
         answer = interpreter.of_script("supervisorctl", f"{tmp_path}/supervisorctl", ["/none"], os.environ, 10.0)
-        assert re.search("is not a Python script|is not a Python", answer.unknown), text
+        assert re.search("is not a Python script|is not a Python interpreter", answer.unknown), text
         assert not answer.can_import
 
 

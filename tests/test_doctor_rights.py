@@ -172,7 +172,7 @@ def of_server(name: str) -> Worker:
 def test_missing_ptrace_is_a_problem_where_nothing_can_be_sent_without_it():
     finding = workers.not_attached(attach.Attaching(ROOT, USER, False, 0, True), of_server("Starman"), PoolSettings())
     assert finding.harms
-    assert "so nothing is sent, since those of Starman lose requests otherwise" in finding.text
+    assert "so nothing is sent, since workers of Starman lose requests otherwise" in finding.text
 
 
 def test_hold_no_is_a_problem_where_nothing_can_be_sent_without_holding():

@@ -124,7 +124,7 @@ environment=TMPDIR="WHERE"
 
 def test_a_program_that_daemonizes_and_a_listener_that_broke_the_protocol_are_found(where, monkeypatch):
     with running(where, SICK + INTERFACE + PLUGIN, gives_up=True):
-        expression = r"listener: .*broke the event protocol .*\n(.*\n)*.*daemon: it does not run \(FATAL\): Exited"
+        expression = r"listener: .*broke the event protocol .*\n(.*\n)*.*daemon: it is not running \(FATAL\): Exited"
         eventually(lambda: assert_found(where, expression))
         managers = stack.left_in(where, words="daemonized", children=2)
         assert len(managers) == 2

@@ -274,13 +274,13 @@ def test_an_irregular_file_is_refused_at_once(path, make):
 def test_a_link_is_not_followed(path):
     target = path.parent / "target"
     path.symlink_to(target)
-    assert f"{path} is a link: set history=PATH" in troubles(record(path, [look(NOW, {11: 1})]))[0]
+    assert f"{path} is a symbolic link: set history=PATH" in troubles(record(path, [look(NOW, {11: 1})]))[0]
     assert not target.exists()
 
 
 def test_no_history_is_written_where_every_user_may_create_files(path):
     path.parent.chmod(0o1777)
-    assert f"every user may write to {path.parent}: set history=" in troubles(record(path, [look(NOW, {11: 1})]))[0]
+    assert f"{path.parent} is writable by every user: set history=" in troubles(record(path, [look(NOW, {11: 1})]))[0]
     assert not path.exists()
 
 
@@ -470,5 +470,5 @@ def test_data_waiting_for_an_unwritable_file_is_bounded_and_the_newest_stays(pat
 
 def test_a_world_writable_directory_is_not_the_default(tmp_path):
     tmp_path.chmod(stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO | stat.S_ISVTX)
-    with pytest.raises(HistoryError, match="every user may write to"):
+    with pytest.raises(HistoryError, match="is writable by every user"):
         default_path(MainLog(f"{tmp_path}/supervisord.log", "/", None))

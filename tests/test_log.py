@@ -24,7 +24,7 @@ RESUMED = events.Resumed("a", 1e9, "x")
 
 def test_a_pool_that_does_not_run_is_shown_as_such():
     choice = Choice(Pool("myapp", "STOPPED"), Standing.NOT_RUNNING, PoolState())
-    assert words.summary(choice, PoolSettings(limit=1 << 20), 0) == "does not run (STOPPED)"
+    assert words.summary(choice, PoolSettings(limit=1 << 20), 0) == "not running (STOPPED)"
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_a_dry_run_with_workers_younger_than_min_age_reports_it_and_exits_0():
         assert (result.returncode, result.stderr) == (0, "")
     *lines, summary = result.stdout.splitlines()
     for line in lines:
-        assert re.search(r" holds 4\d MiB \(uss\), limit 30 MiB: it is .* old, would be reaped at", line)
+        assert re.search(r" holds 4\d MiB \(uss\), limit 30 MiB: it is .* old and would be reaped at", line)
     _assert_each_in_one_line(before, "would be reaped at", lines)
     assert summary.endswith(": 2 workers, 2 to replace")
     assert "suspend" not in result.stdout

@@ -87,7 +87,7 @@ def test_each_version_is_read_and_controlled_over_each_transport(pair):
         assert "is paused" in output(operated, "reap", "myapp", status=1)
         assert "resumed" in output(operated, "resume", "all")
         pid = max(operated.workers())
-        assert f"worker {pid} is going to be replaced" in output(operated, "reap", "myapp", str(pid))
+        assert f"worker {pid} will be replaced" in output(operated, "reap", "myapp", str(pid))
         eventually(lambda: assert_reaped(operated, pid))
         output(operated, "frobnicate", status=2)
         operated.send("reap 世")
@@ -132,7 +132,7 @@ def test_a_worker_is_replaced_on_request(operated):
     pid = max(before)
     result = operated.ctl("memreap", "reap", "myapp", str(pid))
     assert result.returncode == 0
-    assert result.stdout.startswith(f"myapp: worker {pid} is going to be replaced")  # perhaps not before `min_age`
+    assert result.stdout.startswith(f"myapp: worker {pid} will be replaced")  # perhaps not before `min_age`
     reap, _ = eventually(lambda: assert_reaped(operated, pid))
     assert (reap["reason"], reap["moment"]) == ("requested", "held")
     after = operated.workers()
@@ -204,7 +204,7 @@ def assert_another_listener(operated: Operated, pid: int) -> None:
         (["workers", "wbe", "--json"], 1, "no pool 'wbe' is watched; there are: myapp, other"),
         (["workers"], 2, "workers: name one pool; write memreap workers NAME"),
         (["reap", "nowhere"], 1, "no pool 'nowhere' is watched; there are: myapp, other"),
-        (["reap", "myapp", "1"], 1, "myapp has no worker 1; there are "),
+        (["reap", "myapp", "1"], 1, "myapp has no worker 1; its workers are "),
         (["reap", "all"], 2, "reap: name one pool"),
         (["doctor", "myapp"], 2, "doctor: unexpected argument 'myapp'"),
         (["pause", "x" * 2000], 2, "a command has at most 1000 characters, this one has 2006"),

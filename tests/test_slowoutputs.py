@@ -337,7 +337,7 @@ def test_without_a_log_file_of_supervisord_one_line_asks_for_a_path(listener):
     for _ in range(3):
         listener.look()
     (line,) = listener.texts()
-    assert "is in no directory: set history=PATH in [memreap], or off" in line
+    assert "supervisord does not log to a file (/dev/stdout): set history=PATH in [memreap], or off" in line
 
 
 def test_a_killed_child_is_restarted_and_reported_in_one_line(listener, tmp_path, monkeypatch):

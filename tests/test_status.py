@@ -152,7 +152,7 @@ def test_the_signal_and_whether_it_is_set_are_in_the_values(server, chosen, expe
         ("gunicorn", {"signal": Given("QUIT", "file [memreap:myapp]")}, "signal QUIT file [memreap:myapp]"),
         ("fcgiwrap", {}, "signal - fcgiwrap drops requests on every signal"),
         ("", {}, "signal HUP default"),
-        (None, {}, "signal - default: it depends on the server, and no running worker is known"),
+        (None, {}, "signal - default: depends on the server; no running worker is known"),
     ],
 )
 def test_the_table_of_settings_shows_the_signal_in_use(server, given, line):
@@ -232,9 +232,9 @@ def test_a_running_program_that_cannot_be_looked_at_is_blind():
             " myapp: its manager exited",
         ),
         (
-            {"suspension": {"reason": "its limit is too low; set limit=90MB or more", "since": NOW - 60}},
+            {"suspension": {"reason": "its limit is too low; set limit=90MB or higher", "since": NOW - 60}},
             "suspended since CLOCK, nothing is sent until its settings change or supervisorctl memreap resume myapp:"
-            " its limit is too low; set limit=90MB or more",
+            " its limit is too low; set limit=90MB or higher",
         ),
     ],
 )
@@ -255,7 +255,7 @@ def test_a_suspended_pool_is_shown_with_reason_since_and_until_and_fails(paused,
 
 def test_without_the_plugin_no_line_recommends_its_command():
     """A changed setting ends a suspension everywhere; for a pause doctor reports what is missing."""
-    suspension = {"reason": "its limit is too low; set limit=90MB or more", "since": NOW, "until": NOW + 60}
+    suspension = {"reason": "its limit is too low; set limit=90MB or higher", "since": NOW, "until": NOW + 60}
     (line,) = statustable.details(shown(worker(11, 50), standing="suspended", suspension=suspension), False)
     assert "until CLOCK or its settings change: its limit" in line.replace(words.clock(NOW + 60), "CLOCK")
     (line,) = statustable.details(shown(worker(11, 50), standing="paused", paused=True), False)

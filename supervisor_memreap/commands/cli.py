@@ -21,7 +21,7 @@ from supervisor_memreap.supervisord.client import Unavailable
 
 # The modules of this package. Each has its help in its docstring (and EPILOG), add_arguments(parser) and run(args).
 COMMANDS = {
-    "listen": ("listen", "watch the pools; supervisord starts this"),
+    "listen": ("listen", "watch the pools; started by supervisord"),
     "once": ("once", "reap workers that are over their limit now, then exit"),
     "status": ("status", "show the state of the pools"),
     "top": ("top", "show the pools live in a terminal"),
@@ -30,7 +30,7 @@ COMMANDS = {
     "report": ("report", "report what happened in a day or a month, as text or HTML"),
     "suggest": ("suggest", "suggest a limit for a pool"),
     "plot": ("plot", "plot the history of a pool"),
-    "demo": ("demo", "see it work, on a private supervisord in a temporary directory"),
+    "demo": ("demo", "show memreap at work on a private supervisord in a temporary directory"),
     "completion": ("completion", "print a shell completion script"),
 }
 # Errors of a write to a full or broken disk.

@@ -1,6 +1,6 @@
 """\
-Print a shell completion script for memreap's commands, options and files. It needs shtab:
-the extra `completion`, or Debian's python3-shtab, 1.5.6 or later
+Print a shell completion script for memreap's commands, options and files. It needs shtab
+1.5.6 or later: the extra `completion`, or Debian's python3-shtab.
 
     memreap completion bash > /etc/bash_completion.d/memreap
     memreap completion zsh > /usr/local/share/zsh/site-functions/_memreap

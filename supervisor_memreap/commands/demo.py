@@ -4,7 +4,7 @@ a temporary directory, a pool of leaking workers under load, and the real listen
 each worker that is over its limit. The table shows each worker's size against the limit. In the
 last half minute there are twice as many clients as workers: none is idle, and reaping continues.
 
-It ends by itself, or with Ctrl-C, and leaves no process and no file behind. (If it is killed by
+It ends on its own, or with Ctrl-C, and leaves no process and no file behind. (If it is killed by
 SIGKILL, its directory stays, and the next demo removes it.)
 
 exit status: 0 if workers were reaped and no request was lost, or if you stopped it before; 1 if

@@ -5,7 +5,7 @@ listener and its rights; the watched programs and their workers. Signals no proc
 nothing. Asks the Pythons of supervisord and supervisorctl what they can import, and the managers'
 Perl which FCGI::ProcManager it has.
 
-    memreap doctor                     as root it can check more
+    memreap doctor                     run as root, it can check more
     memreap doctor --json              as JSON
     supervisorctl memreap doctor       the same, run by the listener, also from another machine
 

@@ -6,10 +6,10 @@ Show the state of the pools. Signals no worker.
     memreap status --json            as JSON
 
 Shows the listener's view, read through [rpcinterface:memreap]. If the listener cannot be asked, the
-command reads the pools itself, once. The last line tells which view is shown.
+command reads the pools itself, once. The last line says which view is shown.
 
 exit status: 0 all pools are watched; 1 a pool is suspended, OVERDUE or not watched (BLIND), there
-is no listener or it does not look, a section names no program, supervisord does not answer, or
+is no listener or it is not looking, a section names no program, supervisord does not answer, or
 NAME is not watched; 2 bad usage or configuration; 130 Ctrl-C.
 """
 

@@ -1,18 +1,18 @@
 """\
-Suggest a limit for a pool, from what the listener has recorded: what a fresh worker
-holds, how workers grow, and for each of some limits how long a worker lives, how many are replaced
-in a day and what the pool holds. Signals no worker and changes nothing.
+Suggest a limit for a pool, from what the listener has recorded: what a fresh worker holds, how
+workers grow, and, for several limits, how long a worker lives, how many are replaced in a day and
+what the pool holds. Signals no worker and changes nothing.
 
     memreap suggest                 all pools
     memreap suggest myapp
     memreap suggest myapp --json    as JSON; see docs/operating.md
 
 Start with observe=yes in [memreap:myapp]: then the pool is watched and no worker is signalled. Ask
-a day later. The block at the end is for your configuration. A figure that cannot be right within
-25 % is "not known".
+a day later. The block at the end is for your configuration. A figure that cannot be predicted
+within 25 % is "not known".
 
-exit status: 0 each pool has a suggestion; 1 for one of them none is known yet, or there is no
-history or no such pool; 2 bad usage or configuration; 130 Ctrl-C.
+exit status: 0 each pool has a suggestion; 1 a pool has none yet, or there is no history or no such
+pool; 2 bad usage or configuration; 130 Ctrl-C.
 """
 
 from __future__ import annotations

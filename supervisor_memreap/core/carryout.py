@@ -91,18 +91,18 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
         worker = next((worker for worker in pool.workers if worker.id.pid == command.pid), None)
         if worker is None:
             pids = ", ".join(str(worker.id.pid) for worker in pool.workers)
-            raise CommandError(f"{pool.name} has no worker {command.pid}; there are {pids}")
+            raise CommandError(f"{pool.name} has no worker {command.pid}; its workers are {pids}")
         if worker.id in signalled:
             raise CommandError(f"{pool.name}: worker {command.pid} has already been signalled")
     elif not present:
         raise CommandError(f"{pool.name}: all of its workers have already been signalled")
     elif command.verb == "roll":
-        all_ = f"all {len(present)} workers are" if len(present) > 1 else f"worker {present[0].id.pid} is"
-        text = f"{all_} going to be replaced{', one at a time' if len(present) > 1 else ''}"
+        all_ = f"all {len(present)} workers" if len(present) > 1 else f"worker {present[0].id.pid}"
+        text = f"{all_} will be replaced{', one at a time' if len(present) > 1 else ''}"
         return policy.request((each.id for each in present), state), text + _young(present, state)
     else:
         worker = max(present, key=lambda worker: (worker.used or 0, worker.bound))
-    text = f"worker {worker.id.pid} is going to be replaced"
+    text = f"worker {worker.id.pid} will be replaced"
     return policy.request([worker.id], state), text + _young([worker], state)
 
 

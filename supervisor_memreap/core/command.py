@@ -67,12 +67,12 @@ def parse(text: str) -> Command:
     written, *rest = words or [""]
     verb = next((known for known in VERBS if known == written), None)
     if verb is None:
-        raise CommandError(f"unknown command {quote(written)!r}; there are {', '.join(VERBS)}")
+        raise CommandError(f"unknown command {quote(written)!r}; the commands are {', '.join(VERBS)}")
     if verb == "doctor":
         name, rest = "all", ["", *rest]
     elif not rest or not _NAME.fullmatch(rest[0]):
         usage = "NAME [PID]" if verb == "reap" else "NAME or all"
-        raise CommandError(f"{verb}: no pool given; write {verb} {usage}")
+        raise CommandError(f"{verb}: no pool given; use {verb} {usage}")
     else:
         name = rest[0]
     if verb == "reap" and name == "all":

@@ -67,7 +67,7 @@ class _Manager(PoolInLook):
             self.set(manager=manager, manager_seen=True)
         suspended = self.state.suspended
         if suspended and manager != suspended.manager and pool.manager_age >= (suspended.needs_age or 0):
-            self.say(events.Resumed(*pool.stamp, f"its manager {manager.pid} is new"))
+            self.say(events.Resumed(*pool.stamp, f"its new manager {manager.pid} keeps running"))
             self.set(suspended=None)
         elif suspended and manager == suspended.manager and suspended.needs_age is not None:
             self.say(events.Resumed(*pool.stamp, f"its manager {manager.pid} is still running"))

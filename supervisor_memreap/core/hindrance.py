@@ -113,7 +113,7 @@ def of_attempt(
         text = "at each look a worker changed after it was measured; see the program's own log"
         return Hindrance(Kind.CHANGED, text)
     if result is Result.NOT_SHARED:
-        text = "they listen on sockets of their own, which their manager does not share (SO_REUSEPORT, a port for each)"
+        text = "they listen on their own sockets, which their manager does not share (SO_REUSEPORT, a port each)"
         lost = "connections queued there would be refused if one left"
         return Hindrance(Kind.NOT_SHARED, f"{text}: {lost}; let the manager open one socket for all of them")
     if result is Result.FAILED:

@@ -36,7 +36,7 @@ class NotRelieved(Event):
         )
         held = ", ".join(f"{each.name} ({each.pid}) {memory(each.resident)}" for each in self.holders)
         most = f"; most is held by {held}" if held else ""
-        return f"{self.shortage.text}, and {done}{most}; {self._remedy}, trying again in {seconds(self.retry_after)}"
+        return f"{self.shortage.text}, and {done}{most}; {self._remedy}; trying again in {seconds(self.retry_after)}"
 
     @property
     def _remedy(self) -> str:
@@ -50,7 +50,7 @@ class Outgrown(Event):
 
     wording = (
         "{shortage.text}, though {reaps} workers were replaced in {after:seconds}: workers grow as fast as they are"
-        " replaced, one at a time; find what leaks, or run fewer workers"
+        " replaced, one at a time; find the leak, or run fewer workers"
     )
     shortage: Shortage
     reaps: int

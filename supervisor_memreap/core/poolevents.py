@@ -101,8 +101,8 @@ class TooFewWorkers(Event):
     is_reported_once = fails = ends_wait = True
     refusal = "too few workers"
     wording = (
-        "only {old_enough} of the usual {usual} workers serve and are older than min_age={min_age:seconds}: nothing is"
-        " sent; see the program's own log for why the others exit"
+        "too few workers serve and are older than min_age={min_age:seconds} ({old_enough} of the usual {usual}):"
+        " nothing is sent; see the program's own log for why the others exit"
     )
     old_enough: int
     usual: int
@@ -157,7 +157,7 @@ class FastLeak(Event):
         return (
             f"workers reach the limit within {seconds(self.within)} of their start; the last {len(self.ages)} were"
             f" over {memory(self.limit)} when they were at most {seconds(max(self.ages))} old, and"
-            " each replacement begins with cold caches: raise limit=, or find the leak"
+            " each replacement starts with cold caches: raise limit=, or find the leak"
         )
 
 
@@ -217,7 +217,11 @@ class OrphansFound(Event):
 
     @property
     def text(self) -> str:
-        trees = "a process tree" if len(self.roots) == 1 else f"{len(self.roots)} process trees"
+        is_one = len(self.roots) == 1
+        trees = (
+            "a process tree from an earlier start" if is_one else f"{len(self.roots)} process trees from earlier starts"
+        )
+        hold = "holds" if is_one else "hold"
         cause = (
             "it daemonized itself; remove -d (--daemonize) from its command"
             if self.daemonizes
@@ -225,8 +229,8 @@ class OrphansFound(Event):
             " foreground, and set stopwaitsecs= longer than they take to finish"
         )
         return (
-            f"{trees} from earlier starts of this program, unknown to supervisord, still hold {memory(self.memory)}:"
-            f" {cause}; then end them: kill {' '.join(map(str, self.roots))}"
+            f"{trees} of this program, unknown to supervisord, still {hold} {memory(self.memory)}: {cause};"
+            f" then end {'it' if is_one else 'them'}: kill {' '.join(map(str, self.roots))}"
         )
 
 

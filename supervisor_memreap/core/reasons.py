@@ -94,8 +94,8 @@ class Requested(Reason):
 
     @property
     def text(self) -> str:
-        size = "" if self.used is None else f", holds {memory(self.used)} ({self.metric})"
-        return f"was requested by a user{size}"
+        start = "is due" if self.used is None else f"holds {memory(self.used)} ({self.metric})"
+        return f"{start}, replacement requested by a user"
 
 
 class OverLimit(Reason):
@@ -223,7 +223,7 @@ class _Shared(Reason):
 
     @property
     def text(self) -> str:
-        return f"holds {memory(self.private)} for itself, and {self.shortage.text}"
+        return f"holds {memory(self.private)} of its own, and {self.shortage.text}"
 
 
 class OverTotal(_Shared):

@@ -114,7 +114,7 @@ class Suspension:
     def text(self) -> str:
         if self.cause is Cause.MANAGER_LOST:
             return "its manager exited"
-        return f"its {self.setting} is too low{f'; set {self.usable} or more' if self.usable else ''}"
+        return f"its {self.setting} is too low{f'; set {self.usable} or higher' if self.usable else ''}"
 
 
 @dataclass(frozen=True)

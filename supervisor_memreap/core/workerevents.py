@@ -344,7 +344,7 @@ class Stuck(AboutWorker):
         if self.next:
             return start
         return (
-            f"{start}, nothing more is sent to it, the next one may be signalled; see what it is doing"
+            f"{start}; nothing more is sent to it, and the next one may be signalled; see what it is doing"
             f" (cat /proc/{self.pid}/stack, strace -p {self.pid}),"
             " and raise grace= if requests may take that long"
         )

@@ -70,7 +70,7 @@ def remedy(attaching: Attaching) -> str:
     if actor.users[1] == 0:
         return f"this root lacks CAP_SYS_PTRACE: {_IN_CONTAINER}"
     if worker and worker.users != actor.users:
-        why = f"it is user {actor.users[1]}, the worker user {worker.users[1]}"
+        why = f"it runs as user {actor.users[1]}, the worker as user {worker.users[1]}"
     elif has_changed_user:
         why = "the worker once ran as root, so its user is not allowed to attach to it"
     elif scope:
@@ -90,7 +90,7 @@ def remedy(attaching: Attaching) -> str:
 def what_remains(server: str, settings: PoolSettings) -> str:
     """How workers of this server are signalled without that right, as a clause."""
     if moment_of(server) is Moment.HELD:
-        which = f"those of {server} lose requests otherwise" if server else "which server it is cannot be read"
+        which = f"workers of {server} lose requests otherwise" if server else "the server cannot be identified"
         return f"nothing is sent, since {which}"
     if settings.idle_wait == float("inf"):
         return "they are signalled only when seen idle (idle_wait=never)"

@@ -80,7 +80,7 @@ def check_total(pool: Pool, settings: PoolSettings, held: Held | None, remedy: s
 def _larger_total(held: Held) -> str:
     """Advice with room for twice what the workers hold of their own, rounded up to 10 MiB."""
     step = 10 * 1024**2
-    return f"set total={-(-(held.rest + held.swapped + 2 * held.private) // step) * step // 1024**2}MB or more"
+    return f"set total={-(-(held.rest + held.swapped + 2 * held.private) // step) * step // 1024**2}MB or higher"
 
 
 def check_headroom(scopes: Sequence[MemoryScope], settings: PoolSettings, held: Held | None) -> Iterator[Finding]:

@@ -174,7 +174,7 @@ def _start_of(pid: int) -> _Start:
 def _resolve(argument: str, directory: str, environ: Mapping[str, str]) -> str:
     """The path with which an interpreter was started, not that of the file behind it, which knows no venv."""
     if not _PYTHON.match(os.path.basename(argument)):
-        raise Unknown(f"{argument} is not a Python")
+        raise Unknown(f"{argument} is not a Python interpreter")
     if "/" in argument:
         return os.path.join(directory, argument)
     path = shutil.which(argument, path=environ.get("PATH", os.defpath))

@@ -42,7 +42,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
     for member in watch.members or (program,):
         if member.state in _DOWN:
             which = f"{member.namespec} " if watch.members else "it "
-            yield Finding("", f"{which}does not run ({member.state}): {member.spawnerr or 'see its log'}")
+            yield Finding("", f"{which}is not running ({member.state}): {member.spawnerr or 'see its log'}")
     yield from standing.check(case, watch)
     if pool.manager is None:
         if pool.not_visible == roster.RESTART_UNKNOWN:

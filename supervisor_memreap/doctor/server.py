@@ -82,7 +82,7 @@ def _remedy(server: str, found: Recycling, section: Section, watch: Watch) -> st
     """How to switch it off, and what that restarts."""
     name = watch.program.namespec
     if found.shrinks and server == "php-fpm":
-        change = "set pm = static and pm.max_children to the number that may always run"
+        change = "set pm = static, and pm.max_children to the number of workers that may always run"
     else:
         change = f"remove {found.setting.partition(' ')[0].partition('=')[0]}"
     option = "command=" if not found.place else "environment="

@@ -146,5 +146,5 @@ def check_memory(settings: PoolSettings, workers: int, available: tuple[int, str
         text = f"its limit of {limit} is above {has}: memory runs out before any worker is reaped"
         yield Finding("", f"{text}; set a limit= low enough for all workers together")
     elif workers * settings.limit > size:
-        text = f"{workers} workers of up to {limit} each are together above {has}: the limit alone does not protect it"
+        text = f"{workers} workers of up to {limit} each add up to more than {has}: the limit alone does not protect it"
         yield note("", f"{text}; a limit= of {max(1, size // workers // 1024**2)}MB or less would")

@@ -26,7 +26,7 @@ def default_path(log: MainLog) -> str:
     path = mainlog.path_of(log)
     above = os.path.dirname(path)
     if not mainlog.is_file(path):
-        raise HistoryError(f"supervisord's log ({log.path}) is in no directory: set history=PATH in [memreap], or off")
+        raise HistoryError(f"supervisord does not log to a file ({log.path}): set history=PATH in [memreap], or off")
     try:
         reason = _unsafe(above, os.stat(above), log.user)
     except OSError as error:
@@ -44,7 +44,7 @@ def refusal(path: str) -> str:
         return unsafe
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):
-        return f"{path} is a link"
+        return f"{path} is a symbolic link"
     return _unsafe(path, status)
 
 
@@ -54,7 +54,7 @@ def _unsafe(path: str, status: os.stat_result, owner: int | None = None) -> str:
     Another user could put a file or a link in the place of the history, or of SQLite's journal.
     """
     if status.st_mode & stat.S_IWOTH:
-        return f"every user may write to {path}"
+        return f"{path} is writable by every user"
     return "" if status.st_uid in (0, os.geteuid(), owner) else f"{path} belongs to another user"
 
 

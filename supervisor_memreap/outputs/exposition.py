@@ -56,7 +56,7 @@ _GAUGES: tuple[tuple[str, str, Callable[[PoolRow], float | None]], ...] = (
     ),
     ("growth_bytes_per_second", "How fast all workers grow together, over at most the last 2 hours.", _growth),
     ("pool_running", "1 if supervisord runs the program.", lambda row: row["state"] == ProgramState.RUNNING),
-    ("pool_suspended", "1 if memreap has suspended the pool by itself.", lambda row: "suspension" in row),
+    ("pool_suspended", "1 if memreap has suspended the pool.", lambda row: "suspension" in row),
     ("pool_paused", "1 if a user has paused the pool.", lambda row: row["paused"]),
     (
         "pool_observed",

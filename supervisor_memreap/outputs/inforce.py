@@ -60,7 +60,7 @@ def _where(key: str, origins: Mapping[str, Given]) -> str:
 def _default_signal(server: str | None) -> Row:
     """The signal that is used if none is set, and why."""
     if server is None:
-        return Row("signal", None, "-", "default: it depends on the server, and no running worker is known")
+        return Row("signal", None, "-", "default: depends on the server; no running worker is known")
     if refusal(server):
         return Row("signal", None, "-", f"{server} {refusal(server)}")
     signal = signal_for(server, None)

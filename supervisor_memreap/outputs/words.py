@@ -47,7 +47,7 @@ def planned_action(candidate: Candidate, settings: PoolSettings) -> str:
     if worker.serving is False:
         return "it does not serve yet"
     if worker.age < settings.min_age:
-        return f"it is {seconds(worker.age)} old, would be reaped at min_age={seconds(settings.min_age)}"
+        return f"it is {seconds(worker.age)} old and would be reaped at min_age={seconds(settings.min_age)}"
     assert worker.detail
     return f"{worker.detail.signal} would be sent"
 
@@ -56,7 +56,7 @@ def summary(choice: Choice, settings: PoolSettings, reaped: int | None) -> str:
     """The state of a pool at the end of a run."""
     pool = choice.pool
     if pool.manager is None:
-        return f"not watched, {pool.not_visible}" if pool.not_visible else f"does not run ({pool.state})"
+        return f"not watched, {pool.not_visible}" if pool.not_visible else f"not running ({pool.state})"
     done = "" if reaped is None else f", {reaped} reaped"
     return f"{len(pool.workers)} workers{done}, {_to_replace(choice, settings)}"
 

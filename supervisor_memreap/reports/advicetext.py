@@ -198,12 +198,12 @@ def _present(suggestion: Suggestion) -> Iterator[str]:
     if present is None or suggestion.limit is None:
         return
     if present.limit == suggestion.limit:
-        yield "it is set already"
+        yield "it is already set"
     elif present.is_known:
         holds = "" if present.total is None else f", and the pool holds about {memory(present.total)}"
-        yield f"the present limit of {shown_size(present.limit)} replaces {_workers_a_day(present)}{holds}"
+        yield f"the current limit of {shown_size(present.limit)} replaces {_workers_a_day(present)}{holds}"
     else:
-        yield f"what the present limit of {shown_size(present.limit)} does in the long run is not known"
+        yield f"the long-term effect of the current limit of {shown_size(present.limit)} is not known"
 
 
 def _workers_a_day(forecast: Forecast) -> str:

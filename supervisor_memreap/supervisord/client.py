@@ -113,7 +113,7 @@ class Client:
                 for info in infos
             ]
         except (KeyError, TypeError, ValueError):
-            raise Unavailable(f"{self.shown_url} gave an answer that is not supervisord's") from None
+            raise Unavailable(f"{self.shown_url} does not answer like supervisord") from None
 
     def _runs_here(self, pid: int) -> bool:
         """Whether this pid of supervisord certainly means the same process here as there.
@@ -167,7 +167,7 @@ class Client:
                 raise self._explain_fault(pools["faultCode"], pools["faultString"])
             return of_xmlrpc(pools), cast(ListenerRow, dict(listener))
         except (KeyError, TypeError, ValueError, OverflowError):
-            raise Unavailable(f"{self.shown_url} gave an answer that is not supervisord's") from None
+            raise Unavailable(f"{self.shown_url} does not answer like supervisord") from None
 
     def announce(self, announcements: Sequence[str]) -> None:
         """Send all of them, a line each, as one event. Raises Unavailable."""

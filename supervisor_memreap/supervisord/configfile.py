@@ -328,8 +328,8 @@ def _get(parser: UnhosedConfigParser, section: str, key: str, path: str) -> str:
     except ValueError:
         value = quote(raw)
         raise SettingsError(
-            f"{path} [{quote(section)}] {quote(key)}={value}: unknown expansion; there are %(here)s, %(host_node_name)s"
-            " and %(ENV_X)s for each X in the environment; a percent sign is written %%"
+            f"{path} [{quote(section)}] {quote(key)}={value}: unknown expansion; use %(here)s, %(host_node_name)s"
+            " or %(ENV_X)s for an X in the environment; write a percent sign as %%"
         ) from None
 
 

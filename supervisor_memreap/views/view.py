@@ -32,7 +32,7 @@ from supervisor_memreap.supervisord.configured import configured
 _NO_INTERFACE = "supervisord has no [rpcinterface:memreap], so the listener cannot be asked"
 _NO_LISTENER = "there is no listener"
 _NO_LISTENER_TROUBLE = "there is no listener, so no pool is watched, and only memreap once reaps: run memreap doctor"
-_WRITTEN = "pauses, suspensions and leaving workers are those that a listener of this user has saved"
+_WRITTEN = "pauses, suspensions and leaving workers are as last saved by a listener of this user"
 
 
 class View(NamedTuple):
@@ -98,7 +98,7 @@ class Viewer:
         pools, listener = seen
         trouble = statusrows.trouble_of_listener(listener)
         if trouble:
-            return self._own_look("the listener does not look", trouble)
+            return self._own_look("the listener is not looking at the pools", trouble)
         return _of_listener(pools, listener, self._has_plugin)
 
     def _own_look(self, why: str, trouble: str | None = None) -> View:
