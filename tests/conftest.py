@@ -30,7 +30,7 @@ EXPECTED_SKIPS: dict[str, str] = {
         "a container may make none; the recorded trees of test_memory.py are read everywhere"
     ),
     r"no version [12] memory control groups are mounted|no control group can be made": "a machine has one of the two",
-    r"the kernel offers no trigger|this kernel (has no memory.pressure_level|tells no pressure)": "an older kernel",
+    r"the kernel offers no trigger|this kernel (has no memory.pressure_level|reports no pressure)": "an older kernel",
     "^only root can switch a swap file on|^no swap file can be|^too little disk": "swap belongs to the whole machine",
     "^only root may mount a file system": "and a container may forbid it to root too",
     "^no process can be pushed into swap": "process_madvise(2) is of Linux 5.10, and a container may forbid it",

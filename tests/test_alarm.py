@@ -232,7 +232,7 @@ def test_a_missing_kernel_feature_is_reported_and_not_offered(kernel, tmp_path, 
 
 def test_a_trigger_that_the_kernel_refuses_is_not_offered(kernel):
     if not os.path.exists(PRESSURE):
-        pytest.skip("this kernel tells no pressure")
+        pytest.skip("this kernel reports no pressure")
     kernel.set([Waker("stall", PRESSURE, 10 * alarm.WINDOW)])
     assert kernel.fds() == {}
     assert_in("Invalid argument", kernel.refused)

@@ -222,7 +222,7 @@ def test_a_password_with_a_percent_sign_is_not_shown_and_no_obstacle(tmp_path):
     contents = written(tmp_path, "[supervisorctl]\npassword=s3cr%et\n[memreap:a]\nlimit=1MB\n").read()
     assert set(contents.sections) == {"a"}
     (warning,) = contents.warnings
-    assert "[supervisorctl] password: not read" in warning
+    assert "[supervisorctl] password: ignored" in warning
     assert "s3cr" not in warning
 
 

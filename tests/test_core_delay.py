@@ -325,7 +325,7 @@ def test_once_gives_up_after_a_minute_where_workers_cannot_be_signalled_at_all(h
     assert in_vain(film, verdict)
 
 
-def test_what_a_listener_has_tried_in_vain_says_nothing_of_a_run_of_once():
+def test_failed_attempts_of_a_listener_do_not_count_for_a_run_of_once():
     film = Film()
     standings(film, 20)
     film.state = restored(decode(encode(film.state)))

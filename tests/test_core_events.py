@@ -320,7 +320,7 @@ def test_what_must_never_be_signalled_is_a_refusal_reported_once_by_its_class_al
     assert all(kind.refusal and kind.is_reported_once and not kind.told_apart_by for kind in vetoes)
 
 
-def test_each_end_of_a_lasting_state_says_which():
+def test_each_end_of_a_lasting_state_names_that_state():
     ends = {kind.__name__: kind.ends.__name__ for kind in events.kinds() if issubclass(kind, events.Over)}
     assert ends == {
         "OverdueEnded": "Overdue",

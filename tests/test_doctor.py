@@ -59,7 +59,7 @@ def test_no_problems_are_reported_on_a_correct_setup():
     ("old", "new", "expression"),
     [
         ("150MB", "150 monkeys", "configuration: .*limit=150 monkeys: not a size, .* no setting of the file is used"),
-        ("[event", "[memreep:x]\n[event", r"configuration: .*\[memreep:x\]: not read"),
+        ("[event", "[memreep:x]\n[event", r"configuration: .*\[memreep:x\]: ignored"),
         (
             "[event",
             f"{TWICE}[event",
@@ -83,7 +83,7 @@ def test_no_problems_are_reported_on_a_correct_setup():
         (
             "events=",
             "events=",
-            r"listener: note: cannot tell whether it is still looking: .*; add \[rpcinterface:memreap\]",
+            r"listener: note: cannot tell whether it still works: .*; add \[rpcinterface:memreap\]",
         ),
         ("stopwait", "autorestart=no\nstopwait", r"myapp: .*\[program:myapp\] autorestart=false: .*: set it to true$"),
         (
@@ -96,7 +96,7 @@ def test_no_problems_are_reported_on_a_correct_setup():
         ("-n 2", "-n 2 -I lib", "myapp: note: if its parent has pid 1, with .* 0.17 .*; the version could not be det"),
     ],
 )
-def test_what_is_wrong_in_the_configuration_is_found_with_its_remedy(old, new, expression):
+def test_an_error_in_the_configuration_is_reported_with_its_remedy(old, new, expression):
     assert_finds(expression, examined(changed((old, new))))
 
 
@@ -116,7 +116,7 @@ def down(error: str = "Exited too quickly (see the log)") -> dict[str, Any]:
         ([MEMREAP, row("myapp", 0, "FATAL")], r"myapp: it is not running \(FATAL\): see its log$"),
     ],
 )
-def test_a_listener_or_a_program_that_does_not_run_is_found_with_supervisords_own_reason(rows, expression):
+def test_a_listener_or_program_that_is_not_running_is_reported_with_supervisords_own_reason(rows, expression):
     assert_finds(expression, examined(rows=rows))
 
 
@@ -131,7 +131,7 @@ def test_a_listener_or_a_program_that_does_not_run_is_found_with_supervisords_ow
         ),
     ],
 )
-def test_of_a_group_each_process_that_does_not_run_or_would_not_be_restarted_is_found(restarts, expression):
+def test_each_process_of_a_group_that_is_not_running_or_would_not_be_restarted_is_reported(restarts, expression):
     rows = [row("0", 0, group="myapp", restarts=restarts), row("1", group="myapp", restarts=restarts, **down())]
     text = changed(("150MB", "150MB\ntarget=self"), ("stopwait", "numprocs=2\nprocess_name=%(process_num)s\nstopwait"))
     output = examined(text, [*rows, MEMREAP])
@@ -153,7 +153,7 @@ def test_of_a_group_each_process_that_does_not_run_or_would_not_be_restarted_is_
         ({}, {"paused": True}, "myapp: note: paused: nothing is sent until supervisorctl memreap resume myapp$"),
     ],
 )
-def test_what_the_listener_says_of_itself_and_of_a_pool_is_found(listener, pool, expression):
+def test_what_the_listener_reports_of_itself_and_of_a_pool_is_passed_on(listener, pool, expression):
     listener = {"name": "memreap", **READY, **listener}
     assert_finds(expression, examined(SOUND + INTERFACE + PLUGIN, listener=listener, pool=pool))
 
@@ -175,7 +175,7 @@ def test_what_the_listener_says_of_itself_and_of_a_pool_is_found(listener, pool,
         ),
     ],
 )
-def test_what_is_wrong_with_the_processes_of_a_pool_is_found_with_its_remedy(pid, processes, expression):
+def test_a_fault_of_the_processes_of_a_pool_is_reported_with_its_remedy(pid, processes, expression):
     assert_finds(expression, examined(rows=[row("myapp", pid), MEMREAP], processes=processes))
 
 
@@ -185,7 +185,7 @@ def test_a_pool_that_has_just_been_started_may_still_be_without_workers():
 
 
 @pytest.mark.parametrize(("parent", "where"), [(SUPERVISORD, r"\(daemonized, or"), (1, r"\(as here: .* process 1\)")])
-def test_an_old_procmanager_is_found_with_what_makes_its_pool_end(monkeypatch, parent, where):
+def test_an_old_procmanager_is_reported_with_what_makes_its_pool_end(monkeypatch, parent, where):
     monkeypatch.setattr(perl, "procmanager_version", lambda *_: (0, 17))
     processes = {**pool(), MANAGER: Process(parent, "perl-fcgi-pm")}
     output = examined(rows=[row("myapp", supervisord=parent), MEMREAP], processes=processes)
@@ -194,7 +194,7 @@ def test_an_old_procmanager_is_found_with_what_makes_its_pool_end(monkeypatch, p
     assert "0.18" not in examined()
 
 
-def test_a_program_that_daemonizes_is_found_while_the_d_of_a_manager_that_is_there_means_something_else():
+def test_a_program_that_daemonizes_is_reported_but_not_the_d_of_a_running_manager():
     text = changed(("-n 2", "-n 2 -d"))
     expression = "myapp: .*--daemonize: it daemonizes itself, and supervisord keeps restarting it: remove -d$"
     assert_finds(expression, examined(text, [row("myapp", 0, "FATAL"), MEMREAP]))
@@ -330,6 +330,6 @@ def test_what_update_would_do_is_a_problem_if_a_pool_or_the_listener_is_concerne
         assert "has not read" not in output
 
 
-def test_a_listener_that_has_not_been_read_yet_is_found():
+def test_a_listener_that_has_not_been_read_yet_is_reported():
     answer = Answer("supervisord", version=__version__, processes=BOTH)
     assert_finds("supervisord: .* which will start: memreap$", examined(rows=[MYAPP], answer=answer, read=[APP]))

@@ -31,7 +31,7 @@ UNKNOWN = Answer("supervisord", unknown="it is another user's process: run memre
         (
             UNKNOWN,
             "",
-            f"supervisord: note: cannot tell whether supervisord will start again, .* is unknown: {UNKNOWN.unknown}$",
+            f"supervisord: note: cannot tell whether supervisord will start again, or has read .*: {UNKNOWN.unknown}$",
         ),
         (UNKNOWN, "", r"listener: note: .*; do not add \[rpcinterface:memreap\] before it is known"),
         (REFUSES, INTERFACE, "supervisord: it has not read .*: restart supervisord, but first solve the problem"),
@@ -86,7 +86,7 @@ def test_a_file_readable_only_by_root_is_unknown_if_supervisord_changed_its_user
     environ = {**os.environ, "PYTHONPATH": f"{where}/lib"}
     with called_supervisord(where, python, env=environ, cwd=where, user="www-data", group="www-data") as pid:
         files = [f"{where}/supervisord.conf", f"{where}/secret.conf"]
-        assert f"{where}/secret.conf may not be read by" in interpreter.of_supervisord(pid, files, 30.0).unknown
+        assert f"{where}/secret.conf cannot be read by" in interpreter.of_supervisord(pid, files, 30.0).unknown
 
 
 def test_the_check_changes_nothing_and_a_hanging_python_is_given_up(where):

@@ -60,7 +60,7 @@ def test_a_listener_that_cannot_read_the_workers_is_reported():
         assert_finds(may_not, examined_with(listener, worker))
         found = examined_with(listener, worker, changed(("limit=150MB", "limit=150MB\nmetric=rss")))
         assert_finds(
-            r"myapp: note: the listener \(user 0\) may not bring workers to the point between two requests \(ptrace\),"
+            r"myapp: note: the listener \(user 0\) has no permission to hold workers between two requests \(ptrace\),"
             r" so they are signalled when seen idle, and after idle_wait=60 s while busy, by USR1 \(0 of 793 .*\); this"
             r" root lacks CAP_SYS_PTRACE: start the container with it: docker run --cap-add SYS_PTRACE",
             found,
@@ -90,7 +90,7 @@ def test_where_the_listener_lacks_a_right_too_doctor_is_to_be_run_with_it(monkey
         found = examined_with(actor, worker, SOUND + INTERFACE + PLUGIN, mib=None, listener=READY)
     unread = r"no permission to read the uss of its workers from here \(this root lacks CAP_SYS_PTRACE\)"
     remedy = r"run memreap doctor as root with CAP_SYS_PTRACE \(in Docker: --cap-add SYS_PTRACE\)"
-    assert_matches(f"myapp: note: its limit was not checked: the {unread}: {remedy}\n", found)
+    assert_matches(f"myapp: note: its limit was not checked: {unread}: {remedy}\n", found)
 
 
 @needs_root
@@ -150,10 +150,16 @@ OTHER = USER._replace(users=(34, 34, 34, 34))
     ("attaching", "remedy"),
     [
         (attach.Attaching(ROOT, USER, False, 0, True), "this root lacks CAP_SYS_PTRACE: "),
-        (attach.Attaching(ROOT, USER, False, 3, True), "ptrace_scope=3 forbids that to all processes until the next b"),
+        (
+            attach.Attaching(ROOT, USER, False, 3, True),
+            "ptrace_scope=3 forbids that for all processes until the next b",
+        ),
         (attach.Attaching(ROOT._replace(effective=1 << 19), USER, False, 1, True), "so a debugger, a seccomp filter"),
-        (attach.Attaching(OTHER, USER, False, 0, True), "it is user 34, the worker user 33: remove user= from .eventl"),
-        (attach.Attaching(USER, USER, True, 0, True), "the worker was root before, .*: remove user= from"),
+        (
+            attach.Attaching(OTHER, USER, False, 0, True),
+            "it runs as user 34, the worker as user 33: remove user= from .eventl",
+        ),
+        (attach.Attaching(USER, USER, True, 0, True), "the worker once ran as root, .*: remove user= from"),
         (attach.Attaching(USER, USER, False, 1, True), "ptrace_scope=1: remove user= .*, which restarts only memreap"),
         (attach.Attaching(USER, USER, False, 1, False), "ptrace_scope=1: run supervisord as root, or set kernel.yama"),
         (attach.Attaching(USER, USER, False, 0, False), "capabilities that it lacks, .*: run supervisord as root"),
@@ -179,7 +185,7 @@ def test_hold_no_is_a_problem_where_nothing_can_be_sent_without_holding():
     assert workers.not_to_hold(of_server("FCGI::ProcManager"), PoolSettings(hold=False)) is None
     finding = workers.not_to_hold(of_server("Starman"), PoolSettings(hold=False))
     assert finding.harms
-    assert_matches("^hold=no: nothing is sent, since those of Starman .*: remove hold=no$", finding.text)
+    assert_matches("^hold=no: nothing is sent, since workers of Starman .*: remove hold=no$", finding.text)
 
 
 @needs_root

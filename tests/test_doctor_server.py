@@ -140,7 +140,7 @@ def test_starman_always_replaces_its_workers(words, requests):
 SHOP = pool("gunicorn", "gunicorn")
 
 
-def test_which_signal_is_used_is_said_as_what_is_in_order_with_where_it_is_set():
+def test_the_signal_in_use_is_reported_as_ok_with_where_it_is_set():
     assert_finds(r"myapp: ok: gunicorn: .* TERM \(signal= is not set\)$", examined(processes=SHOP))
     output = examined(with_signal("TERM"), processes=SHOP)
     assert_finds(r"myapp: ok: gunicorn: .* TERM \(set in .*supervisord.conf \[memreap:myapp\]\)$", output)
@@ -194,7 +194,7 @@ def test_an_option_that_stands_in_the_command_is_to_be_removed_there():
 
 
 @pytest.mark.parametrize(("mode", "is_found"), [("ondemand", False), ("static", True)])
-def test_a_pool_that_may_be_empty_while_nobody_asks_is_no_fault(tmp_path, mode, is_found):
+def test_a_pool_that_may_be_empty_while_no_client_asks_is_no_fault(tmp_path, mode, is_found):
     (tmp_path / "fpm.conf").write_text(f"[www]\npm = {mode}\n")
     text = changed(("/srv/myapp_fastcgi.pl", f"php-fpm8.2 -F -y {tmp_path}/fpm.conf"))
     output = examined(text, processes=pool("php-fpm8.2", pids=[]))

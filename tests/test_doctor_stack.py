@@ -82,7 +82,7 @@ def old_procmanager(where: Path) -> None:
     (where / "FCGI/ProcManager.pm").write_text(text)
 
 
-def test_of_a_real_pool_nothing_is_found_but_what_its_settings_are_wrong_for(where):
+def test_of_a_real_pool_only_wrong_settings_are_reported(where):
     old_procmanager(where)
     with running(where, REAL + INTERFACE + PLUGIN):
         ok = r"memreap: myapp: ok: FCGI::ProcManager: workers are reaped with HUP \(signal= is not set\)\n"
@@ -122,7 +122,7 @@ environment=TMPDIR="WHERE"
 """
 
 
-def test_a_program_that_daemonizes_and_a_listener_that_broke_the_protocol_are_found(where, monkeypatch):
+def test_a_program_that_daemonizes_and_a_listener_that_broke_the_protocol_are_reported(where, monkeypatch):
     with running(where, SICK + INTERFACE + PLUGIN, gives_up=True):
         expression = r"listener: .*broke the event protocol .*\n(.*\n)*.*daemon: it is not running \(FATAL\): Exited"
         eventually(lambda: assert_found(where, expression))
@@ -165,7 +165,7 @@ def test_the_listener_may_read_what_root_of_a_container_may_not(where):
         assert "its limit was not checked" not in by_listener
 
 
-def test_a_supervisord_and_a_supervisorctl_that_cannot_import_memreap_are_found_before_they_fail(where, monkeypatch):
+def test_a_supervisord_and_a_supervisorctl_that_cannot_import_memreap_are_reported_before_they_fail(where, monkeypatch):
     theirs = Environment(where)
     monkeypatch.setenv("PATH", theirs.path)
     install = rf"'{theirs.python}' -m pip install DIRECTORY, the source of memreap {re.escape(__version__)}"
@@ -299,7 +299,7 @@ def test_what_real_servers_replace_by_themselves_is_a_note_with_what_to_change(w
     remedy = "set pm = static and pm.max_children to the number that may always run there"
     assert re.search(rf"dynamic: note: .* on its own \(pm = dynamic in {place}\): .*; {remedy}", lines), lines
     assert re.search(rf"too \(pm.max_requests = 500 in {place}\).*; remove pm.max_requests there", lines), lines
-    # It is empty while nobody asks.
+    # It is empty while no client asks.
     assert lines.endswith("no problems found\n")
 
 
@@ -331,7 +331,7 @@ def test_a_suspended_pool_is_a_problem_and_a_paused_one_a_note_also_from_what_is
         # As if supervisord was restarted without the interface, and the listener reads what it wrote.
         rewrite(where, (INTERFACE, ""))
         supervisorctl(where, "reload")
-        unknown = r"is unknown(.*\n)*"
+        unknown = r"cannot tell(.*\n)*"
         eventually(lambda: assert_found(where, f"{unknown}.*{paused}"))
         eventually(lambda: assert_found(where, suspended.format(" or its settings change")))
 

@@ -444,7 +444,7 @@ def test_the_default_is_beside_the_log_of_supervisord(tmp_path):
 
 
 @pytest.mark.parametrize("logfile", ["/dev/stdout", "syslog", "/dev/null", "/nowhere/at/all/supervisord.log"])
-def test_the_user_is_asked_for_a_path_where_the_log_is_in_no_directory(logfile):
+def test_the_user_is_asked_for_a_path_where_supervisord_does_not_log_to_a_file(logfile):
     with pytest.raises(HistoryError, match=r"set history=PATH in \[memreap\], or off"):
         default_path(MainLog(logfile, "/", None))
 

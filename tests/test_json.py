@@ -81,7 +81,7 @@ def test_a_changed_file_changes_the_log_and_a_mistake_in_it_does_not(pool):
         listener.tick()
         *_, warned, watching = listener.text().splitlines()
         assert " memreap: " in warned
-        assert "[memreep:x]: not read" in warned
+        assert "[memreep:x]: ignored" in warned
         assert watching.endswith(" memreap: watching myapp (limit 60 MiB uss)")
         settings.write_text(JSON + SETTINGS.replace("30MB", "61MB"))
         listener.tick()

@@ -146,13 +146,13 @@ TREES = {
         {**v2("web", size(300), 200), **v2("", size(512), 300)},
         [("/system.slice/docker-1.scope/web", 300, 100), ("/system.slice/docker-1.scope", 512, 212)],
     ),
-    "version 2: the pages of the group are not told": (
+    "version 2: the pages of the group are not reported": (
         "0::/web",
         V2.format(root="/"),
         {"web/memory.max": size(500), "web/memory.current": size(300)},
         [("/web", 500, 200)],
     ),
-    "version 2: the usage is not told": ("0::/web", V2.format(root="/"), {"web/memory.max": size(500)}, []),
+    "version 2: the usage is not reported": ("0::/web", V2.format(root="/"), {"web/memory.max": size(500)}, []),
     "version 2: the group was removed, and those above are there": (
         "0::/a/gone (deleted)",
         V2.format(root="/"),

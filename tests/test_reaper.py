@@ -94,7 +94,7 @@ def test_a_stuck_worker_is_reported_with_its_activity_and_sent_the_configured_si
 
 
 def test_by_default_a_stuck_worker_gets_nothing_more():
-    # A worker that is as young when 300 s are said to have passed would seem to begin to serve with the default.
+    # A worker that is as young when 300 s seem to have passed would seem to begin to serve with the default.
     with pool(2, 40, "stuck") as manager, Reaping(manager, settle="1h") as reaping:
         worker = reaping.until(events.Signalled).worker
         reaping.later = 300.0

@@ -62,8 +62,8 @@ def test_a_logger_that_holds_the_socket_and_never_serves_is_not_signalled(monkey
         *workers, logger = sorted(workers_below(manager))
         eventually(lambda: assert_all_are_signalled(own, workers))
         assert logger not in own.signalled()
-        (told,) = own.all_of(events.NeverServed)
-        assert told.pid == logger
+        (reported,) = own.all_of(events.NeverServed)
+        assert reported.pid == logger
 
 
 def test_the_dirty_arbiter_of_gunicorn_is_a_helper(where):
@@ -79,8 +79,8 @@ def test_the_dirty_arbiter_of_gunicorn_is_a_helper(where):
 def test_workers_that_are_passed_their_connections_are_reaped_by_age_and_a_line_reports_it():
     with sharing("handed") as manager, reaping(manager, idle_wait=0.1) as own:
         eventually(lambda: assert_settled(own, 2))
-        (told,) = own.all_of(events.ServingUnknown)
-        assert told.text.startswith("none of its workers listens")
+        (reported,) = own.all_of(events.ServingUnknown)
+        assert reported.text.startswith("none of its workers listens")
 
 
 def test_workers_with_a_socket_each_are_refused_with_one_line():

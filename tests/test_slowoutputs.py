@@ -41,23 +41,23 @@ def running(consume, recording=OFF):
 
 def replies(started, count=1):
     """The reports of the child, after `count` messages."""
-    told = []
+    received = []
 
-    def assert_told():
+    def assert_reported():
         started.flush()
-        told.extend(started.read() or ())
-        assert len(told) >= count
+        received.extend(started.read() or ())
+        assert len(received) >= count
 
-    eventually(assert_told)
-    return told
+    eventually(assert_reported)
+    return received
 
 
-def echo(messages, tell, _recording):
+def echo(messages, send, _recording):
     for message in messages:
-        tell({"got": message, "more": messages.has_more()})
+        send({"got": message, "more": messages.has_more()})
 
 
-def hang(_messages, _tell, _recording):
+def hang(_messages, _send, _recording):
     while True:
         time.sleep(1000)
 
@@ -74,10 +74,10 @@ def test_messages_arrive_whole_and_in_order():
 def test_a_child_has_only_its_two_pipes_and_its_own_name():
     secret, other = os.pipe()
 
-    def descriptors(messages, tell, _recording):
+    def descriptors(messages, send, _recording):
         for _ in messages:
             listed = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd") if int(fd) > 2]
-            tell({"fds": [fd for fd in listed if os.path.exists(fd)], "name": psutil.Process().name()})
+            send({"fds": [fd for fd in listed if os.path.exists(fd)], "name": psutil.Process().name()})
 
     with running(descriptors) as started:
         started.send({}, is_event=True)
@@ -103,8 +103,8 @@ def test_messages_waiting_for_a_working_child_are_delivered_before_the_end():
     assert {"kinds": 11} in [message for part in read for message in part or ()]
 
 
-def count(messages, tell, _recording):
-    tell({"kinds": sum(1 for _ in messages)})
+def count(messages, send, _recording):
+    send({"kinds": sum(1 for _ in messages)})
 
 
 def test_a_child_works_where_the_listener_has_a_thousand_descriptors():
@@ -155,10 +155,10 @@ def test_a_child_that_reads_nothing_is_never_waited_for_and_loses_looks_before_e
 
 
 def test_a_child_ends_with_the_listener_after_finishing_its_work():
-    def slow(messages, tell, _recording):
+    def slow(messages, send, _recording):
         for _ in messages:
             time.sleep(0.1)
-            tell({"done": True})
+            send({"done": True})
 
     started = Child("test", slow, OFF)
     pid = started._pid
@@ -169,7 +169,7 @@ def test_a_child_ends_with_the_listener_after_finishing_its_work():
 
 
 def test_an_error_in_a_child_is_reported_with_its_place():
-    def broken(_messages, _tell, _recording):
+    def broken(_messages, _send, _recording):
         raise KeyError("x")
 
     with running(broken) as started:
@@ -270,11 +270,11 @@ def test_a_loss_of_entries_is_one_line_after_the_rest_is_written_and_then_cleare
     child = listener.outputs._history.child
     child.lost = 3
 
-    def assert_told():
+    def assert_reported():
         listener.look()
         assert listener.texts() != []
 
-    eventually(assert_told)
+    eventually(assert_reported)
     listener.look()
     assert listener.texts() == [
         "history: some entries were dropped: the recorder fell behind (workers are still replaced)"
@@ -319,11 +319,11 @@ def test_a_problem_with_the_history_is_one_line_however_often_it_is_tried(listen
     monkeypatch.setattr("supervisor_memreap.history.historywriter.RETRY", 0.0)
     listener.outputs.apply(history(tmp_path / "no/h.sqlite"), Contents())
 
-    def assert_told():
+    def assert_reported():
         listener.look()
         assert listener.texts() != []
 
-    eventually(assert_told)
+    eventually(assert_reported)
     for _ in range(20):
         listener.look()
     assert listener.texts() == [
@@ -348,11 +348,11 @@ def test_a_killed_child_is_restarted_and_reported_in_one_line(listener, tmp_path
     eventually(lambda: assert_readings(path, 1))
     os.kill(started._pid, signal.SIGKILL)
 
-    def assert_told():
+    def assert_reported():
         listener.look()
         assert [type(event) for event in listener.log] == [events.NotRecorded]
 
-    eventually(assert_told)
+    eventually(assert_reported)
     assert "its process ended; restarting it in 30 s" in listener.texts()[0]
     monkeypatch.setattr(slowoutputs, "_RESTART", 0.0)
 
@@ -370,16 +370,16 @@ def test_a_child_that_was_killed_is_one_line_also_after_an_earlier_trouble_that_
     monkeypatch.setattr("supervisor_memreap.history.historywriter.RETRY", 0.0)
     listener.outputs.apply(history(tmp_path / "later/h.sqlite"), Contents())
 
-    def assert_told(count, text):
+    def assert_reported(count, text):
         listener.look()
         assert len(listener.texts()) == count
         assert text in listener.texts()[-1]
 
-    eventually(lambda: assert_told(1, "No such file or directory"))
+    eventually(lambda: assert_reported(1, "No such file or directory"))
     (tmp_path / "later").mkdir()
-    eventually(lambda: assert_told(2, "recording resumed"))
+    eventually(lambda: assert_reported(2, "recording resumed"))
     os.kill(listener.outputs._history.child._pid, signal.SIGKILL)
-    eventually(lambda: assert_told(3, "its process ended; restarting it in 30 s"))
+    eventually(lambda: assert_reported(3, "its process ended; restarting it in 30 s"))
 
 
 def assert_readings(path, count):

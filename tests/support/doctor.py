@@ -168,7 +168,7 @@ def pool(
     pids: Sequence[int] = (MANAGER + 1, MANAGER + 2),
     **of_workers: Any,
 ) -> dict[int, Process]:
-    """A manager and its workers with these titles, or commands; FCGI::ProcManager's unless said otherwise."""
+    """A manager and its workers with these titles, or commands; FCGI::ProcManager's unless stated otherwise."""
     workers = {pid: Process(MANAGER, worker, **of_workers) for pid in pids}
     return {MANAGER: Process(SUPERVISORD, manager), **workers}
 
@@ -255,7 +255,7 @@ def examined(
 ) -> str:
     """What `memreap doctor` prints where all is as the arguments say, without a process; then its exit status.
 
-    `processes` are a pool of FCGI::ProcManager unless said otherwise; `view`: look at real ones instead. `answer` is
+    `processes` are a pool of FCGI::ProcManager unless stated otherwise; `view`: look at real ones instead. `answer` is
     that of the Pythons of supervisord and supervisorctl. supervisord says `rows`; the others are what its methods
     memreap.getListener (None: it has no such interface), getPools, supervisor.getAllConfigInfo and memreap.getPending
     return.
