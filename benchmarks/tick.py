@@ -39,8 +39,7 @@ from superlance.memmon import Memmon
 from supervisor_memreap.core import policy, selection
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.outputsettings import Recording
-from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.core.settings import Recording, Settings
 from supervisor_memreap.host import look, roster
 from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.listener.slowoutputs import SlowOutputs

@@ -9,11 +9,13 @@ from hypothesis import given as for_any
 from hypothesis import strategies as st
 
 from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.outputsettings import RECORDING_KEYS, Address, Recording
 from supervisor_memreap.core.settings import (
     KEYS,
+    RECORDING_KEYS,
+    Address,
     Given,
     PoolSettings,
+    Recording,
     SettingsError,
     has_reason,
     parse_name_size,

@@ -11,8 +11,8 @@ from support.histories import MIB, Messages, left, look, signalled
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId, SentMoment
-from supervisor_memreap.core.outputsettings import Recording
 from supervisor_memreap.core.reasons import OverLimit
+from supervisor_memreap.core.settings import Recording
 from supervisor_memreap.history import daily, historyfile, historywriter
 from supervisor_memreap.history.daily import Daily
 from supervisor_memreap.outputs import fields

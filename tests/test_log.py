@@ -12,9 +12,8 @@ import pytest
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Pool, ProcessId, Worker
-from supervisor_memreap.core.outputsettings import Recording
 from supervisor_memreap.core.policy import Choice, Standing
-from supervisor_memreap.core.settings import PoolSettings, Settings
+from supervisor_memreap.core.settings import PoolSettings, Recording, Settings
 from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.outputs import eventlog, fields, log, words
 from supervisor_memreap.outputs.lasting import Once

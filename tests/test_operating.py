@@ -25,8 +25,7 @@ from support.driver import assert_in, eventually
 from support.operated import Operated, assert_logged, assert_status, operating
 from support.sections import program
 
-from supervisor_memreap.core.outputsettings import RECORDING_KEYS
-from supervisor_memreap.core.settings import POOL_KEYS
+from supervisor_memreap.core.settings import POOL_KEYS, RECORDING_KEYS
 from supervisor_memreap.listener import doctorprocess as process
 from supervisor_memreap.listener.wakeable import wait
 from supervisor_memreap.outputs.fields import COMMON, time_text

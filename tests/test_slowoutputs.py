@@ -16,8 +16,7 @@ from support.histories import MIB, left, look, now
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.core.outputsettings import Address, Recording
-from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.settings import Address, PoolSettings, Recording
 from supervisor_memreap.history import historyfile
 from supervisor_memreap.history.historypath import HistoryError
 from supervisor_memreap.listener import slowoutputs

@@ -22,8 +22,7 @@ from collections.abc import Sequence
 from supervisor_memreap.commands.arguments import add_configuration, add_json
 from supervisor_memreap.core.command import named, unknown
 from supervisor_memreap.core.model import Program, supervisord_of
-from supervisor_memreap.core.outputsettings import Recording
-from supervisor_memreap.core.settings import resolve
+from supervisor_memreap.core.settings import Recording, resolve
 from supervisor_memreap.core.text import quote
 from supervisor_memreap.history import historypath
 from supervisor_memreap.host import look, procfs

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from supervisor_memreap.core.model import Program, ProgramState
-from supervisor_memreap.core.outputsettings import RECORDING_KEYS, Recording
-from supervisor_memreap.core.text import quote, shown_size
-from supervisor_memreap.core.values import duration, size
+from supervisor_memreap.core.text import MIB, quote, shown_size
+from supervisor_memreap.core.values import at_least, choice, duration, either, size
 
 METRICS = ("uss", "pss", "rss", "vms")
 # Signals on which some pre-forking server finishes its work; on KILL and STOP none can.
@@ -25,6 +24,8 @@ _PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)\s*%")
 _SECTION_NAME = re.compile(r"[^\s:/]+(?::[^\s:/]+)?")
 # No machine has more memory: a larger value is a mistake, and would be shown as 1e+39.
 _MAX_BYTES = 1024 * 1024**4
+# A history that is smaller than this keeps no whole day of a pool of 100 workers.
+_MIN_HISTORY, _MAX_HISTORY = 4 * MIB, 1024**4
 
 
 class SettingsError(ValueError):
@@ -88,6 +89,37 @@ class PoolSettings:
         return self.yields and not self.observe
 
 
+class Address(NamedTuple):
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Recording:
+    history: str | None = ""
+    """Path of the history; empty: beside supervisord's log; None: there is none."""
+    history_size: int = 64 * MIB
+    """Bytes that the history may take on the disk."""
+    summary: str = "off"
+    """daily: a line in the log for each pool, once a day."""
+    metrics: Address | None = None
+    """Where Prometheus may fetch metrics; None: nowhere."""
+    metrics_file: str | None = None
+    """Path of a file for node_exporter's textfile collector; None: there is none."""
+    log: str = "text"
+    """json: a JSON object on each line of the log."""
+
+    def shown(self, key: str) -> str:
+        """The value of a key as a user may write it."""
+        value = getattr(self, key)
+        if key == "history" and not value:
+            return "off" if value is None else "-"
+        return "-" if value is None else shown_size(value) if key == "history_size" else str(value)
+
+
 def _limit(text: str) -> int:
     limit = size(text)
     if limit < 1024**2:  # no process fits in 1 MiB: the unit is missing
@@ -116,60 +148,25 @@ def _pressure(text: str) -> float:
     return float(match[1])
 
 
-def _max_age(text: str) -> float:
-    seconds = duration(text)
-    if seconds < 60:  # many applications take longer to start: the pool would do nothing but start
-        raise ValueError("must be at least 1min, since it is the age at which a worker is replaced")
-    return seconds
+def _signal(names: Sequence[str], why: str) -> Callable[[str], str]:
+    """A parser of one of these signals, with SIG before it or not; `why` is the error of any other text."""
 
+    def parse(text: str) -> str:
+        name = text.upper().removeprefix("SIG")
+        if name not in names:
+            raise ValueError(why)
+        return name
 
-def _min_age(text: str) -> float:
-    seconds = duration(text)
-    if seconds < 1:  # see the newborn hazard in core/policy.py, rule 4
-        raise ValueError("must be at least 1s, since a new worker still runs its manager's signal handlers")
-    return seconds
-
-
-def _grace(text: str) -> float:
-    seconds = duration(text)
-    if seconds < 1:
-        raise ValueError("must be at least 1s, since it is the time that a worker has to finish its request")
-    return seconds
+    return parse
 
 
 def _stuck(text: str) -> str:
-    name = text.upper().removeprefix("SIG")
-    if name not in ("REPORT", "TERM", "KILL"):
-        raise ValueError("must be report (send nothing more), TERM or KILL")
-    return name.lower() if name == "REPORT" else name
-
-
-def _idle_wait(text: str) -> float:
-    if text.lower() == "never":
-        return float("inf")
-    try:
-        return duration(text)
-    except ValueError as error:
-        raise ValueError(f"{error}, or never") from None
+    signal = _signal(("REPORT", "TERM", "KILL"), "must be report (send nothing more), TERM or KILL")(text)
+    return "report" if signal == "REPORT" else signal
 
 
 def _yes(text: str) -> bool:
-    if text.lower() not in ("yes", "no", "true", "false", "on", "off"):
-        raise ValueError("must be yes or no")
-    return text.lower() in ("yes", "true", "on")
-
-
-def _metric(text: str) -> str:
-    if text.lower() not in METRICS:
-        raise ValueError(f"not a metric; must be one of {', '.join(METRICS)}")
-    return text.lower()
-
-
-def _signal(text: str) -> str:
-    name = text.upper().removeprefix("SIG")
-    if name not in SIGNALS:
-        raise ValueError(f"not a signal on which a worker can finish; must be one of {', '.join(SIGNALS)}")
-    return name
+    return choice(("yes", "no", "true", "false", "on", "off"), "must be yes or no")(text) in ("yes", "true", "on")
 
 
 def _checks(text: str) -> int:
@@ -184,10 +181,32 @@ def _depth(text: str) -> int:
     return int(text)
 
 
-def _target(text: str) -> str:
-    if text.lower() not in ("workers", "self"):
-        raise ValueError("must be workers (of a manager that supervisord runs) or self (what it runs is the worker)")
-    return text.lower()
+def _path(text: str) -> str:
+    # Of a relative path it would not be clear where it begins: supervisord changes its directory.
+    if not text.startswith("/") or text.endswith("/") or "\0" in text:
+        raise ValueError("not the absolute path of a file, such as /var/lib/memreap/history.sqlite")
+    return text
+
+
+def _history_size(text: str) -> int:
+    value = size(text)
+    if not _MIN_HISTORY <= value <= _MAX_HISTORY:
+        raise ValueError("must be from 4MB to 1TB")
+    return value
+
+
+def _address(text: str) -> Address:
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s:/\[\]]+)):([0-9]{1,5})", text)
+    if not match or not 0 < int(match[3]) < 65536:
+        raise ValueError("not an address and a port, such as 127.0.0.1:9402 or [::1]:9402")
+    return Address(match[1] or match[2], int(match[3]))
+
+
+def _prom_file(text: str) -> str:
+    # node_exporter reads only files with this ending.
+    if not text.startswith("/") or not text.endswith(".prom") or text.endswith("/.prom") or "\0" in text:
+        raise ValueError("not the absolute path of a .prom file, such as /var/lib/node_exporter/memreap.prom")
+    return text
 
 
 def shown(settings: PoolSettings, key: str) -> str:
@@ -212,26 +231,38 @@ def shown(settings: PoolSettings, key: str) -> str:
 
 
 _SHOWN_DURATIONS = (("d", 86400), ("h", 3600), ("min", 60))
-_KEYS = {
+_KEYS: Mapping[str, Callable[[str], Any]] = {
     "limit": _limit,
-    "max_age": _max_age,
+    # Many applications take longer to start: with a shorter one the pool would do nothing but start.
+    "max_age": at_least("1min", "it is the age at which a worker is replaced"),
     "total": _limit,
     "headroom": _headroom,
     "pressure": _pressure,
     "yield": _yes,
-    "metric": _metric,
-    "signal": _signal,
+    "metric": choice(METRICS, f"not a metric; must be one of {', '.join(METRICS)}"),
+    "signal": _signal(SIGNALS, f"not a signal on which a worker can finish; must be one of {', '.join(SIGNALS)}"),
     "checks": _checks,
-    "min_age": _min_age,
+    # See the newborn hazard in core/policy.py, rule 4.
+    "min_age": at_least("1s", "a new worker still runs its manager's signal handlers"),
     "settle": duration,
-    "grace": _grace,
+    "grace": at_least("1s", "it is the time that a worker has to finish its request"),
     "stuck": _stuck,
-    "idle_wait": _idle_wait,
+    "idle_wait": either("never", float("inf"), duration),
     "hold": _yes,
     "announce": _yes,
     "depth": _depth,
-    "target": _target,
+    "target": choice(
+        ("workers", "self"), "must be workers (of a manager that supervisord runs) or self (what it runs is the worker)"
+    ),
     "observe": _yes,
+}
+RECORDING_KEYS: Mapping[str, Callable[[str], Any]] = {
+    "history": either("off", None, _path),
+    "history_size": _history_size,
+    "summary": choice(("daily", "off"), "must be daily or off"),
+    "metrics": either("off", None, _address),
+    "metrics_file": either("off", None, _prom_file),
+    "log": choice(("text", "json"), "must be text or json"),
 }
 # Without one of these no worker would ever be due.
 _REASON_KEYS = ("limit", "max_age", "total", "headroom", "pressure")
@@ -252,6 +283,7 @@ def key_of(field: str) -> str:
 
 
 assert list(map(field_of, _KEYS)) == [field.name for field in fields(PoolSettings)]
+assert list(RECORDING_KEYS) == [field.name for field in fields(Recording)]
 REASON_KEYS_TEXT = f"{', '.join(f'{key}=' for key in _REASON_KEYS[:-1])} or {_REASON_KEYS[-1]}="
 
 

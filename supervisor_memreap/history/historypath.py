@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from supervisor_memreap.core.outputsettings import Recording
+from supervisor_memreap.core.settings import Recording
 from supervisor_memreap.supervisord import mainlog
 from supervisor_memreap.supervisord.configfile import Contents
 from supervisor_memreap.supervisord.mainlog import MainLog

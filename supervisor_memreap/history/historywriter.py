@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Iterable
 
 from supervisor_memreap.core import counters
-from supervisor_memreap.core.outputsettings import Recording
 from supervisor_memreap.core.policy import Standing
 from supervisor_memreap.core.rows import PoolRow, TotalsRow
+from supervisor_memreap.core.settings import Recording
 from supervisor_memreap.history import historyfile
 from supervisor_memreap.history.daily import Daily
 from supervisor_memreap.history.historyfile import DamagedError, FullError, InUseError, Writer

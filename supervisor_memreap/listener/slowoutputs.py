@@ -11,8 +11,8 @@ from typing import NamedTuple
 from supervisor_memreap.core import events
 from supervisor_memreap.core.counters import Totals
 from supervisor_memreap.core.events import Event, Sink
-from supervisor_memreap.core.outputsettings import Recording
 from supervisor_memreap.core.rows import PoolRow
+from supervisor_memreap.core.settings import Recording
 from supervisor_memreap.history.historypath import HistoryError, in_force
 from supervisor_memreap.outputs import child, fields
 from supervisor_memreap.outputs.child import Child, Consume, Inbox, Message, Tell

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from supervisor_memreap.core.outputsettings import Recording
+from supervisor_memreap.core.settings import Recording
 from supervisor_memreap.host import forked
 from supervisor_memreap.outputs.guard import internal_error
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from supervisor_memreap.core.outputsettings import RECORDING_KEYS, Recording
 from supervisor_memreap.core.servers import graceful, refusal, signal_for
-from supervisor_memreap.core.settings import POOL_KEYS, Given, PoolSettings, field_of, shown
+from supervisor_memreap.core.settings import POOL_KEYS, RECORDING_KEYS, Given, PoolSettings, Recording, field_of, shown
 from supervisor_memreap.core.text import aligned
 from supervisor_memreap.outputs import fields
 

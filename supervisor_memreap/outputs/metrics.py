@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from supervisor_memreap.core.outputsettings import Address, Recording
+from supervisor_memreap.core.settings import Address, Recording
 from supervisor_memreap.host import packages
 from supervisor_memreap.outputs.lasting import Lasting
 from supervisor_memreap.outputs.tally import Tally
