@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.driver import POOL, assert_in, eventually, listening, supervisord
+from support.driver import POOL, assert_in, eventually, listening_in, supervisord, until
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import HOST, MemoryScope, Program
@@ -376,12 +376,9 @@ PROGRAM = (
 def listener(tmp_path, group):
     """A real listener that has looked once at a pool in this group, and gets no more ticks."""
     inside = ["sh", "-c", 'echo $$ > "$0/cgroup.procs"; exec "$@"', str(group)]
-    environment = {"SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock"}
-    with supervisord(tmp_path, PROGRAM, within=inside):
-        configuration = str(tmp_path / "supervisord.conf")
-        with listening("-c", configuration, log=tmp_path / "l.log", **environment) as driver:
-            driver.tick()
-            yield driver
+    with supervisord(tmp_path, PROGRAM, within=inside), listening_in(tmp_path) as driver:
+        driver.tick()
+        yield driver
 
 
 def reads(process: psutil.Process) -> int:
@@ -396,10 +393,6 @@ def alarms_of(process: psutil.Process) -> list[str]:
         with contextlib.suppress(FileNotFoundError):  # it has just been closed
             opened.append(os.readlink(fd))
     return sorted(path for path in opened if "eventfd" in path or path == PRESSURE)
-
-
-def _assert_alarms(process: psutil.Process, expected: list[str]) -> None:
-    assert alarms_of(process) == expected
 
 
 def stalled() -> float:
@@ -419,7 +412,7 @@ def test_a_jump_between_two_ticks_causes_a_look(listener, group):
         # It goes on to look on its own: the first one leaves, the replacement settles, the other one goes.
         eventually(lambda: assert_in("has its headroom of 100 MiB again", listener.text()))
     assert listener.text().count("HUP sent") == 2
-    eventually(lambda: _assert_alarms(process, before))
+    until(lambda: alarms_of(process), before)
     assert "internal error" not in listener.text()
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import psutil
 import pytest
-from support.driver import eventually, pool, workers_below
+from support.driver import eventually, is_alive, pool, until, workers_below
 from support.looking import ended, look, order_of
 
 from supervisor_memreap.core.model import SentMoment
@@ -36,17 +36,12 @@ def made(order) -> Attempt:
     return Attempt(order, Procfs(), None, None)
 
 
-def _assert_gone(pid: int) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-
-
 def test_the_outcome_is_what_the_child_reports():
     with ordered() as (worker, order):
         outcome = ended(made(order))
         assert (outcome.result, outcome.moment, outcome.unheld) == ("sent", SentMoment.HELD, False)
         assert outcome.private > 40 * 1024**2
-        eventually(lambda: _assert_gone(worker))
+        until(lambda: not is_alive(worker))
 
 
 def test_an_attempt_has_no_outcome_while_it_runs_and_sends_nothing_when_cancelled():
@@ -90,12 +85,8 @@ def test_an_attempt_with_little_time_left_is_not_shortened_since_it_may_end_with
 def test_a_child_has_its_own_session_so_ctrl_z_does_not_stop_it():
     with ordered("busy") as (_worker, order):
         one = made(order)
-        eventually(lambda: _assert_own_session(one.child))
+        until(lambda: os.getsid(one.child), one.child)
         one.cancel()
-
-
-def _assert_own_session(child: int) -> None:
-    assert os.getsid(child) == child
 
 
 def test_nothing_is_sent_if_another_worker_has_left_meanwhile():
@@ -116,7 +107,7 @@ def test_a_child_ended_after_signalling_has_signalled_even_if_that_was_read_late
     with ordered(patience=2.0) as (worker, order):
         monkeypatch.setattr(attempt, "_OVERRUN", 0.0)
         one = made(order)
-        eventually(lambda: _assert_gone(worker))  # this process did not run while the child did all of it
+        until(lambda: not is_alive(worker))  # this process did not run while the child did all of it
         assert ended(one).result == "sent"
 
 
@@ -158,7 +149,7 @@ def _children_are_not_waited_for():
 def test_the_report_of_the_child_counts_where_sigchld_is_ignored():
     with ordered() as (worker, order):
         assert ended(made(order)).result == "sent"
-        eventually(lambda: _assert_gone(worker))
+        until(lambda: not is_alive(worker))
 
 
 def test_a_child_ends_with_its_parent_and_holds_the_lock_until_then():
@@ -177,7 +168,7 @@ def test_a_child_ends_with_its_parent_and_holds_the_lock_until_then():
             lock.take(seen.manager)
         os.kill(parent, signal.SIGKILL)
         os.waitpid(parent, 0)
-        eventually(lambda: _assert_ended(child))
+        until(lambda: not psutil.pid_exists(child))
         os.close(lock.take(seen.manager))
         assert psutil.pid_exists(worker.id.pid)
 
@@ -186,7 +177,3 @@ def _assert_one_below(parent: int) -> set[int]:
     below = workers_below(parent)
     assert len(below) == 1
     return below
-
-
-def _assert_ended(pid: int) -> None:
-    assert not psutil.pid_exists(pid)

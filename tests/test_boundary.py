@@ -16,12 +16,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 from support import driver, waiter
 from support.boundary import attempt, fastcgi_pool, hup, hup_to, in_accept
-from support.driver import eventually, stop, workers_below
+from support.driver import eventually, is_alive, stop, until, workers_below
 
 from supervisor_memreap.demo import fastcgi
 from supervisor_memreap.host import boundary, sockets
@@ -62,9 +63,37 @@ def load(path: str, clients: int) -> Iterator[list[str]]:
     assert answered[0] > 30
 
 
-def test_an_idle_worker_is_signalled_where_it_waits_and_leaves(tmp_path):
+@contextlib.contextmanager
+def one_worker(tmp_path: Path) -> Iterator[tuple[int, str, int]]:
+    """The manager of a pool of one, the path of its socket, and the worker."""
     with fastcgi_pool(tmp_path, 1) as (manager, path):
         (worker,) = workers_below(manager)
+        yield manager, path, worker
+
+
+@contextlib.contextmanager
+def serving(way: str) -> Iterator[tuple[socket.socket, int]]:
+    """A socket, and a worker that waits there for a connection in this way; HUP ends it while it waits.
+
+    It accepts after a wait that reports a connection, as many servers do.
+    """
+    with waiter.listen("tcp") as listening:
+
+        def serve() -> None:
+            signal.signal(signal.SIGHUP, lambda *_: os._exit(0))
+            while True:
+                waiter.WAYS[way](listening)
+                connection, _ = listening.accept()
+                connection.recv(1)
+                connection.close()
+
+        with waiter.forked(serve) as worker:
+            until(lambda: Procfs().idle(worker))
+            yield listening, worker
+
+
+def test_an_idle_worker_is_signalled_where_it_waits_and_leaves(tmp_path):
+    with one_worker(tmp_path) as (manager, path, worker):
         assert attempt(worker) == "sent"
         eventually(lambda: _assert_replaced(manager, worker))
         assert fastcgi.get(path).endswith(b"ok")
@@ -111,8 +140,7 @@ def _assert_runs_or_is_gone(pid: int) -> None:
 
 @pytest.mark.parametrize("last", range(1, STEPS))
 def test_an_idle_worker_whose_tracer_is_killed_keeps_waiting_when_nothing_was_sent(tmp_path, last):
-    with fastcgi_pool(tmp_path, 1) as (manager, path):
-        (worker,) = workers_below(manager)
+    with one_worker(tmp_path) as (manager, path, worker):
         attempt(worker, lambda: None, killed_at=last)
         for _ in range(3):
             assert fastcgi.get(path).endswith(b"ok")
@@ -121,34 +149,28 @@ def test_an_idle_worker_whose_tracer_is_killed_keeps_waiting_when_nothing_was_se
 
 
 def test_a_worker_that_has_ended_but_is_not_reaped_by_its_parent_is_gone(tmp_path):
-    with fastcgi_pool(tmp_path, 1) as (manager, _path):
-        (worker,) = workers_below(manager)
+    with one_worker(tmp_path) as (manager, _path, worker):
         stop(manager)
         try:
-            eventually(lambda: _assert_status(manager, psutil.STATUS_STOPPED))
+            until(lambda: psutil.Process(manager).status(), psutil.STATUS_STOPPED)
             os.kill(worker, signal.SIGKILL)
-            eventually(lambda: _assert_status(worker, psutil.STATUS_ZOMBIE))
+            until(lambda: psutil.Process(worker).status(), psutil.STATUS_ZOMBIE)
             assert attempt(worker) == "gone"
         finally:
             os.kill(manager, signal.SIGCONT)
 
 
-def _assert_status(pid: int, status: str) -> None:
-    assert psutil.Process(pid).status() == status
-
-
 def test_a_worker_that_ends_while_held_is_not_an_error():
     with forked_worker() as worker:
         assert attempt(worker, lambda: os.kill(worker, signal.SIGKILL)) == "sent"
-        eventually(lambda: _assert_gone(worker))
+        until(lambda: not is_alive(worker))
 
 
 def test_a_worker_with_half_a_request_is_not_signalled_and_answers_it(tmp_path):
     sent = []
-    with fastcgi_pool(tmp_path, 1) as (manager, path), socket.socket(socket.AF_UNIX) as half:
-        (worker,) = workers_below(manager)
+    with one_worker(tmp_path) as (manager, path, worker), socket.socket(socket.AF_UNIX) as half:
         half.connect(path)
-        eventually(lambda: _assert_busy(worker))
+        until(lambda: not in_accept(worker))
         assert attempt(worker, lambda: sent.append(1), BRIEF) == "late"
         half.sendall(fastcgi.request())
         assert half.recv(4096)
@@ -156,13 +178,8 @@ def test_a_worker_with_half_a_request_is_not_signalled_and_answers_it(tmp_path):
     assert not sent
 
 
-def _assert_busy(worker: int) -> None:
-    assert not in_accept(worker)
-
-
 def test_a_worker_that_a_debugger_traces_is_tried_again_later(tmp_path):
-    with fastcgi_pool(tmp_path, 1) as (manager, _path):
-        (worker,) = workers_below(manager)
+    with one_worker(tmp_path) as (manager, _path, worker):
         tracer = subprocess.Popen(
             [
                 sys.executable,
@@ -189,8 +206,7 @@ def test_a_sent_signal_is_reported_even_if_the_next_step_fails(tmp_path, monkeyp
         real(*args)
 
     monkeypatch.setattr(boundary, call, fails)
-    with fastcgi_pool(tmp_path, 1) as (manager, _path):
-        (worker,) = workers_below(manager)
+    with one_worker(tmp_path) as (manager, _path, worker):
         assert attempt(worker) == "sent"
         eventually(lambda: _assert_replaced(manager, worker))
 
@@ -200,35 +216,22 @@ def forked_worker(*words: str) -> Iterator[int]:
     """The pid of a worker of tests/support/pool.py, which waits in accept."""
     with driver.pool(1, 1, *words) as manager:
         (worker,) = workers_below(manager)
-        eventually(lambda: _assert_in_accept(worker))
+        until(lambda: in_accept(worker))
         yield worker
-
-
-def _assert_in_accept(worker: int) -> None:
-    assert in_accept(worker)
-
-
-def _assert_gone(pid: int) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_worker_with_two_threads_runs_the_handler_in_the_main_thread_and_leaves():
     with forked_worker("thread") as worker:
         assert len(os.listdir(f"/proc/{worker}/task")) == 2
         assert attempt(worker) == "sent"
-        eventually(lambda: _assert_gone(worker))
+        until(lambda: not is_alive(worker))
 
 
 def test_a_worker_whose_second_thread_may_serve_is_not_signalled():
     with forked_worker("serving") as worker:
-        eventually(lambda: _assert_threads(worker, 2))
+        until(lambda: len(os.listdir(f"/proc/{worker}/task")), 2)
         assert attempt(worker, patience=BRIEF) == "late"
         assert psutil.pid_exists(worker)
-
-
-def _assert_threads(pid: int, count: int) -> None:
-    assert len(os.listdir(f"/proc/{pid}/task")) == count
 
 
 @pytest.mark.parametrize("moment", [1, 2, 4])
@@ -247,51 +250,34 @@ def test_another_pending_signal_is_delivered(moment):
                         os.kill(worker, signal.SIGTERM)
                 os._exit(0)
             os.waitpid(child, 0)
-            eventually(lambda worker=worker: _assert_gone(worker))
+            until(lambda worker=worker: not is_alive(worker))
 
 
 def test_a_worker_stopped_meanwhile_stays_stopped_and_resumes_when_continued(tmp_path):
-    with fastcgi_pool(tmp_path, 1) as (manager, path), socket.socket(socket.AF_UNIX) as half:
-        (worker,) = workers_below(manager)
+    with one_worker(tmp_path) as (_manager, path, worker), socket.socket(socket.AF_UNIX) as half:
         half.connect(path)
-        eventually(lambda: _assert_busy(worker))
+        until(lambda: not in_accept(worker))
         stopper = threading.Timer(BRIEF, os.kill, (worker, signal.SIGSTOP))
         stopper.start()
         assert attempt(worker) == "late"
-        eventually(lambda: _assert_status(worker, psutil.STATUS_STOPPED))
+        until(lambda: psutil.Process(worker).status(), psutil.STATUS_STOPPED)
         os.kill(worker, signal.SIGCONT)
         half.sendall(fastcgi.request())
         assert half.recv(4096)
 
 
-def _serve_and_leave(way: str, listening: socket.socket) -> None:
-    """Accepts after a wait that reports a connection, as many servers do; HUP ends it while it waits."""
-    signal.signal(signal.SIGHUP, lambda *_: os._exit(0))
-    while True:
-        waiter.WAYS[way](listening)
-        connection, _ = listening.accept()
-        connection.recv(1)
-        connection.close()
-
-
 @pytest.mark.parametrize("way", ["epoll", "select", "poll"])
 def test_a_worker_that_waits_in_another_call_is_signalled_there_and_leaves(way):
-    with waiter.listen("tcp") as listening, waiter.forked(lambda: _serve_and_leave(way, listening)) as worker:
-        eventually(lambda: _assert_idle(worker))
+    with serving(way) as (_listening, worker):
         assert attempt(worker) == "sent"
-        eventually(lambda: _assert_gone(worker))
-
-
-def _assert_idle(worker: int) -> None:
-    assert Procfs().idle(worker)
+        until(lambda: not is_alive(worker))
 
 
 @pytest.mark.parametrize("way", ["epoll", "select", "poll"])
 def test_a_worker_in_another_call_that_is_not_signalled_keeps_waiting(way):
-    with waiter.listen("tcp") as listening, waiter.forked(lambda: _serve_and_leave(way, listening)) as worker:
-        eventually(lambda: _assert_idle(worker))
+    with serving(way) as (listening, worker):
         assert attempt(worker, lambda: None) == "sent"  # by one who sends nothing
-        eventually(lambda: _assert_idle(worker))
+        until(lambda: Procfs().idle(worker))
         with waiter.connect(listening) as client:
             client.sendall(b"x")
             assert client.recv(1) == b""
@@ -300,8 +286,7 @@ def test_a_worker_in_another_call_that_is_not_signalled_keeps_waiting(way):
 @pytest.mark.parametrize("way", ["epoll", "select", "poll"])
 def test_a_connection_that_arrives_while_a_worker_is_held_stays_queued_for_its_siblings(way):
     """A worker that is held accepts nothing, and after the signal it leaves."""
-    with waiter.listen("tcp") as listening, waiter.forked(lambda: _serve_and_leave(way, listening)) as worker:
-        eventually(lambda: _assert_idle(worker))
+    with serving(way) as (listening, worker):
         client = socket.socket()
 
         def send() -> None:
@@ -310,7 +295,7 @@ def test_a_connection_that_arrives_while_a_worker_is_held_stays_queued_for_its_s
             hup(worker)
 
         assert attempt(worker, send) == "sent"
-        eventually(lambda: _assert_gone(worker))
+        until(lambda: not is_alive(worker))
         connection, _ = listening.accept()
         assert connection.recv(1) == b"x"
         connection.close()
@@ -323,7 +308,7 @@ def test_a_worker_with_a_listening_socket_that_its_manager_lacks_is_not_signalle
             own.accept()
 
     with waiter.forked(serve) as worker:
-        eventually(lambda: _assert_idle(worker))
+        until(lambda: Procfs().idle(worker))
         assert attempt(worker) == "not shared"
 
 
@@ -334,8 +319,7 @@ def test_a_worker_that_listens_on_no_socket_has_no_boundary():
 
 def test_a_worker_that_may_not_leave_at_its_boundary_is_not_signalled_and_keeps_waiting(tmp_path):
     sent = []
-    with fastcgi_pool(tmp_path, 1) as (manager, path):
-        (worker,) = workers_below(manager)
+    with one_worker(tmp_path) as (manager, path, worker):
         assert attempt(worker, lambda: sent.append(1), may_send=False) == "changed"
         assert fastcgi.get(path).endswith(b"ok")
         assert workers_below(manager) == {worker}
@@ -347,8 +331,7 @@ def test_a_failure_while_a_worker_is_traced_leaves_it_running(tmp_path, monkeypa
         raise OSError(errno.EIO, "made for the test")
 
     monkeypatch.setattr(boundary.Tracer, call, fails)
-    with fastcgi_pool(tmp_path, 1) as (manager, path):
-        (worker,) = workers_below(manager)
+    with one_worker(tmp_path) as (manager, path, worker):
         assert attempt(worker) == "untraceable"
         assert fastcgi.get(path).endswith(b"ok")
         assert workers_below(manager) == {worker}
@@ -365,7 +348,7 @@ def test_another_thread_gets_the_signal_if_the_main_thread_blocks_it():
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
             listening.accept()
             os._exit(9)
-        eventually(lambda: _assert_in_accept(child))
+        until(lambda: in_accept(child))
         assert attempt(child) == "sent"
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == signal.SIGHUP
 
@@ -413,7 +396,7 @@ def test_a_worker_whose_system_calls_are_filtered_sees_no_error_and_leaves(other
         child = os.fork()
         if child == 0:
             serve()
-        eventually(lambda: _assert_in_accept(child))
+        until(lambda: in_accept(child))
         assert attempt(child) == "sent"
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
@@ -580,7 +563,7 @@ def test_a_request_does_not_notice_an_attempt_whatever_call_it_waits_in(harm):
             listening.accept()
 
         with waiter.forked(serve) as worker, waiter.connect(listening) as client:
-            eventually(lambda: _assert_has_client(worker))
+            until(lambda: sockets.of(worker).has_client)
             assert attempt(worker, lambda: None, LONG / 8) == "late"
             attempt(worker, lambda: None, LONG / 8)
             returned, error, seconds = json.loads(client.recv(1000))
@@ -620,13 +603,9 @@ def test_a_call_that_would_restart_its_timeout_or_return_less_is_not_interrupted
             listening.accept()
 
         with waiter.forked(serve) as worker, waiter.connect(listening):
-            eventually(lambda: _assert_has_client(worker))
+            until(lambda: sockets.of(worker).has_client)
             monkeypatch.setattr(boundary, "_ptrace", ends_where_it_interrupts)
             assert attempt(worker, lambda: None, LONG / 4) == "late"
-
-
-def _assert_has_client(worker: int) -> None:
-    assert sockets.of(worker).has_client
 
 
 def _requests_that(act: Callable[[], object]) -> None:
@@ -642,7 +621,7 @@ def _requests_that(act: Callable[[], object]) -> None:
             listening.accept()
 
         with waiter.forked(serve) as worker, waiter.connect(listening) as client:
-            eventually(lambda: _assert_has_client(worker))
+            until(lambda: sockets.of(worker).has_client)
             ask = threading.Timer(BRIEF, client.sendall, (b"x",))
             ask.start()
 
@@ -707,7 +686,7 @@ def test_a_request_that_exceeds_the_number_of_stops_is_released_and_answered():
             connection.close()
 
         with waiter.forked(serve) as worker, waiter.connect(listening) as client:
-            eventually(lambda: _assert_has_client(worker))
+            until(lambda: sockets.of(worker).has_client)
             threading.Timer(BRIEF, client.sendall, (b"x",)).start()
             assert attempt(worker, lambda: None, stops=2000) == "late"
             assert client.recv(2) == b"ok"
@@ -724,7 +703,7 @@ def test_a_worker_that_execs_during_an_attempt_keeps_running():
             os.execl(sys.executable, sys.executable, "-c", code, str(connection.fileno()))
 
         with waiter.forked(serve) as worker, waiter.connect(listening) as client:
-            eventually(lambda: _assert_has_client(worker))
+            until(lambda: sockets.of(worker).has_client)
             threading.Timer(BRIEF, client.sendall, (b"x",)).start()
             assert attempt(worker, lambda: None, stops=100_000) == "gone"
             assert client.recv(2) == b"ok"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import servers, stack
-from support.driver import eventually
+from support.driver import eventually, until
 from support.servers import Server
 
 # The number of workers while there is little to do, and the largest: more than twice as many, so that those which are
@@ -70,26 +70,18 @@ def request_in_parallel(pool: stack.Pool) -> None:
     for thread in threads:
         thread.start()
     try:
-        eventually(lambda: assert_number(pool, MOST))
+        until(lambda: len(pool.workers()), MOST)
     finally:
         stop.set()
         for thread in threads:
             thread.join()
 
 
-def assert_number(pool: stack.Pool, number: int) -> None:
-    assert len(pool.workers()) == number
-
-
-def assert_replaced(pool: stack.Pool) -> None:
-    assert pool.lines("took its place") or pool.lines("took the place of")
-
-
 @pytest.mark.parametrize("server", ELASTIC, ids=str)
 def test_a_worker_that_grows_is_replaced_although_its_manager_shrank_the_pool(server, where):
     with servers.running(server, where, memreap(server, where)) as pool:
         request_in_parallel(pool)
-        eventually(lambda: assert_number(pool, LEFT))
+        until(lambda: len(pool.workers()), LEFT)
         with stack.Watch(pool) as watch:
             grown, _ = pool.ask("mb=60")
             eventually(lambda: stack.assert_in_turn(where, 1))
@@ -98,5 +90,5 @@ def test_a_worker_that_grows_is_replaced_although_its_manager_shrank_the_pool(se
         assert watch.most_gone_together <= 1
         if not pool.lines("took its place"):  # Apache forks none in its place before there is more to do
             request_in_parallel(pool)
-        eventually(lambda: assert_replaced(pool))
+        until(lambda: pool.lines("took its place") or pool.lines("took the place of"))
         assert [line for line in pool.log().splitlines() if any(words in line for words in COMPLAINTS)] == []

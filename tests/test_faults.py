@@ -26,10 +26,13 @@ from support.driver import (
     POOL,
     assert_have_served,
     eventually,
+    is_alive,
     listening,
+    listening_in,
     pool,
     stop,
     supervisord,
+    until,
     workers_below,
 )
 from support.looking import SETTINGS, look, order_of, reap
@@ -91,16 +94,6 @@ def _one_of(pids: set[int]) -> set[int]:
     return pids
 
 
-@contextlib.contextmanager
-def watching(directory: Path, log: Path, *args: str, **options):
-    """A real listener of the supervisord in this directory."""
-    address = f"unix://{directory}/s.sock"
-    with listening(
-        *args, "-c", f"{directory}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=address, **options
-    ) as listener:
-        yield listener
-
-
 def signalled(emitted: list[events.Event]) -> list[int]:
     return [event.pid for event in emitted if isinstance(event, events.Signalled)]
 
@@ -118,7 +111,7 @@ def test_with_stderr_closed_it_answers_and_reaps(log, tmp_path):
     closed = ("sh", "-c", 'exec "$@" 2>&-', "sh")
     with among_bystanders(tmp_path, program(POOL, 1, 40) + f"[memreap:myapp]\n{QUICK}"):
         before = workers_of(tmp_path)
-        with watching(tmp_path, log, through=closed) as listener:
+        with listening_in(tmp_path, log=log, through=closed) as listener:
             eventually(lambda: listener.tick() and replaced(tmp_path, before))
             listener.tick()
             (process,) = psutil.Process(listener.process.pid).children()
@@ -158,7 +151,7 @@ def test_with_a_log_that_is_not_read_it_answers_and_reaps_and_reports_lost_lines
     programs = program(POOL, 1, 40) + f"[memreap:myapp]\n{QUICK}"
     with among_bystanders(tmp_path, programs + "[include]\nfiles=*.ini\n"):
         before = workers_of(tmp_path)
-        with watching(tmp_path, log, through=into) as listener:
+        with listening_in(tmp_path, log=log, through=into) as listener:
             eventually(lambda: listener.tick() and replaced(tmp_path, before))
             listener.tick()
             assert all_of(reader).strip(b"\n") == b""
@@ -249,7 +242,7 @@ def logged_without_a_signal(directory: Path, user: str, through: tuple[str, ...]
     before = workers_of(directory, user)
     log, environment = directory / "listener.log", {"SUPERVISOR_SERVER_URL": f"unix://{directory}/s.sock"}
     with listening("-c", str(conf), log=log, through=through, **environment) as listener:
-        eventually(lambda: assert_logged(listener, text))
+        listener.until(text)
         for _ in range(2):
             listener.tick()
     assert workers_of(directory, user) == before
@@ -268,11 +261,6 @@ def test_with_an_unreadable_metric_nothing_is_signalled_and_the_remedy_is_report
     held = rf"{user}: worker \d+ may hold up to \d+ MiB, limit 30 MiB"
     remedy = "run memreap as the worker's user or as root with CAP_SYS_PTRACE"
     assert re.fullmatch(f"{held}, but its {POOLS[user]} cannot be read: nothing sent; {remedy} .*", line)
-
-
-def assert_logged(listener, text: str) -> None:
-    listener.tick()
-    assert text in listener.text()
 
 
 @needs_linux
@@ -299,10 +287,10 @@ def test_root_without_ptrace_reaps_by_a_readable_metric_and_reports_the_uncertai
     programs = pool_of("nobody", 1, directory) + f"[memreap:myapp]\nmetric=rss\nidle_wait=7s\n{QUICK}"
     with among_bystanders(directory, programs):
         before = workers_of(directory)
-        with watching(directory, directory / "listener.log", through=WITHOUT_PTRACE) as listener:
+        with listening_in(directory, through=WITHOUT_PTRACE) as listener:
             eventually(lambda: listener.tick() and replaced(directory, before))  # it takes ten looks to be sure
             listener.tick()
-            eventually(lambda: assert_count(announced(directory, "left"), 1))
+            until(lambda: len(announced(directory, "left")), 1)
     assert announced(directory, "reap") == announced(directory, "left") == list(before)
     assert len(before) == 1
     lines = [line for line in listener.lines() if "CAP_SYS_PTRACE" in line]
@@ -322,23 +310,23 @@ def test_a_clock_that_jumps_an_hour_stops_nothing_permanently(log, tmp_path):
     with among_bystanders(tmp_path, program(POOL, 3, 40) + f"[memreap:myapp]\n{QUICK}checks=2\n"):
         before = workers_of(tmp_path)
         eventually(lambda: assert_have_served(spawned(tmp_path, "myapp")[-1], settle=1.0))
-        with watching(tmp_path, log) as listener:
+        with listening_in(tmp_path, log=log) as listener:
             for _ in range(4):
                 listener.tick(payload=f"when:{int(time.time()) - 3600}")
             assert len(listener.lines()) == 1  # not even what is watched: nothing was looked at
             # Two looks are needed: one ahead of time and one after the jump back are two.
             listener.tick(payload=f"when:{int(time.time()) + 3600}")
             assert listener.lines()[1].startswith("watching myapp")
-            eventually(lambda: listener.tick() and assert_at_least(announced(tmp_path, "reap"), 1))
+            until(lambda: listener.tick() and len(announced(tmp_path, "reap")) >= 1)
             listener.tick(payload=f"when:{int(time.time()) + 3600}")
-            eventually(lambda: assert_at_least(announced(tmp_path, "left"), 1))
+            until(lambda: len(announced(tmp_path, "left")) >= 1)
             first = announced(tmp_path, "left")[0]
             assert first in before
             assert announced(tmp_path, "reap")[0] == first
             for _ in range(2):
                 listener.tick(payload=f"when:{int(time.time()) - 3600}")
-            eventually(lambda: listener.tick() and assert_at_least(announced(tmp_path, "reap"), 2))
-            eventually(lambda: assert_count(workers_of(tmp_path), 3))
+            until(lambda: listener.tick() and len(announced(tmp_path, "reap")) >= 2)
+            until(lambda: len(workers_of(tmp_path)), 3)
         reaped = announced(tmp_path, "reap")
         assert before - workers_of(tmp_path) <= set(reaped)
         assert len(set(reaped)) == len(reaped)
@@ -353,19 +341,11 @@ def test_no_worker_of_a_manager_restarted_since_the_look_is_signalled(tmp_path):
         seen = look(manager)
         stack.control(tmp_path).stopProcess("myapp")
         stack.control(tmp_path).startProcess("myapp")
-        eventually(lambda: assert_count(workers_of(tmp_path), 2))
+        until(lambda: len(workers_of(tmp_path)), 2)
         after = workers_of(tmp_path)
         assert [reap(seen, worker, idle_wait_expired=True).result for worker in seen.workers] == ["gone", "gone"]
         assert workers_of(tmp_path) == after
         assert not after & {worker.id.pid for worker in seen.workers}
-
-
-def assert_count(pids, count: int) -> None:
-    assert len(pids) == count
-
-
-def assert_at_least(pids, count: int) -> None:
-    assert len(pids) >= count
 
 
 def test_workers_that_outlive_a_replaced_manager_are_not_signalled(tmp_path):
@@ -373,8 +353,8 @@ def test_workers_that_outlive_a_replaced_manager_are_not_signalled(tmp_path):
         (manager,) = spawned(tmp_path, "myapp")
         seen = look(manager)
         os.kill(manager, signal.SIGKILL)
-        eventually(lambda: assert_count(set(spawned(tmp_path, "myapp")), 2))
-        eventually(lambda: assert_count(workers_of(tmp_path), 2))
+        until(lambda: len(set(spawned(tmp_path, "myapp"))), 2)
+        until(lambda: len(workers_of(tmp_path)), 2)
         after, orphans = workers_of(tmp_path), {worker.id.pid for worker in seen.workers}
         results = [reap(seen, worker, idle_wait_expired=True).result for worker in seen.workers]
         try:
@@ -541,7 +521,7 @@ class EndsAt(Procfs):
         self.left -= 1
         if self.left == 0:
             end(self._worker)
-            eventually(lambda: assert_ended(self._worker))
+            until(lambda: not is_alive(self._worker))
 
     def process(self, pid):
         self._count()
@@ -558,13 +538,6 @@ class EndsAt(Procfs):
     def idle(self, pid):
         self._count()
         return super().idle(pid)
-
-
-def assert_ended(pid: int) -> None:
-    try:
-        assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        pass
 
 
 @needs_linux
@@ -584,7 +557,7 @@ def test_a_worker_that_ends_before_any_reading_of_a_reap_is_gone(words, waited_f
             assert view.left <= 0, last
             assert outcome.result in ("gone", "changed"), last  # a zombie no longer has handlers
             os.kill(manager, signal.SIGCONT)
-            eventually(lambda: assert_count(workers_below(manager), 7))
+            until(lambda: len(workers_below(manager)), 7)
             others = {other.id for other in seen.workers if other is not worker}
             assert others < {sibling.id for sibling in look(manager).workers}, last
 
@@ -602,7 +575,7 @@ def test_a_worker_that_ends_at_any_step_on_the_way_to_its_boundary_is_gone_or_wa
     with pool(3, 40) as manager:
         for last in range(STEPS):
             worker, *others = (sibling.id.pid for sibling in look(manager).workers)
-            eventually(lambda worker=worker: assert_idle(worker))
+            until(lambda worker=worker: Procfs().idle(worker))
             assert ended_at(last, manager, worker) in (b"g", b"qg", b"qs"), last
             eventually(functools.partial(assert_replaced_by_one, manager, worker, others))
 
@@ -633,10 +606,6 @@ def ended_at(last: int, manager: int, worker: int) -> bytes:
         reported = file.read()
     os.close(pidfd)
     return reported
-
-
-def assert_idle(worker: int) -> None:
-    assert Procfs().idle(worker)
 
 
 def assert_replaced_by_one(manager: int, worker: int, others: list[int]) -> None:

@@ -27,6 +27,7 @@ from support.driver import (
     assert_in,
     eventually,
     listening,
+    listening_in,
     stop,
     supervisord,
     workers_below,
@@ -279,12 +280,12 @@ def test_a_hanging_supervisord_is_one_line_and_the_listener_stays_in_time(world,
     assert again == "supervisord answers again"
 
 
-def test_a_supervisord_that_shuts_down_gets_one_line(log, tmp_path):
+def test_a_supervisord_that_shuts_down_gets_one_line(tmp_path):
     (tmp_path / "slow.py").write_text("import signal, time\nsignal.signal(15, lambda *_: None)\nwhile 1: time.sleep(1)")
     slow = f"[program:slow]\ncommand={sys.executable} {tmp_path}/slow.py\nstopwaitsecs=5\n"
     with (
         supervisord(tmp_path, slow + "[memreap:slow]\nlimit=300MB\n") as process,
-        listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
+        listening_in(tmp_path) as listener,
     ):
         listener.tick()
         process.terminate()
@@ -354,7 +355,7 @@ def test_credentials_are_used_and_never_logged(world, tmp_path, ini, environment
     assert not re.search("s3cret|wr0ng", listener.text())
 
 
-def test_a_second_listener_of_the_same_supervisord_is_refused(log, tmp_path):
+def test_a_second_listener_of_the_same_supervisord_is_refused(tmp_path):
     block = (
         f"[eventlistener:memreap]\ncommand={sys.executable} -m supervisor_memreap listen\nevents=TICK_5\n"
         "numprocs=2\nprocess_name=%(program_name)s_%(process_num)02d\nstartretries=0\nautorestart=false\n"
@@ -455,11 +456,11 @@ TROUBLES = {
 }
 
 
-def test_each_problem_has_its_own_line_and_is_reported_once(log, tmp_path):
+def test_each_problem_has_its_own_line_and_is_reported_once(tmp_path):
     programs = "".join(program(1, 40, behaviour, name=behaviour) + f"[memreap:{behaviour}]\n" for behaviour in TROUBLES)
     with (
         supervisord(tmp_path, programs + f"[memreap]\nlimit=30MB\ngrace=2s\n{QUICK}"),
-        listening("-c", f"{tmp_path}/supervisord.conf", log=log, SUPERVISOR_SERVER_URL=url(tmp_path)) as listener,
+        listening_in(tmp_path) as listener,
     ):
         eventually(lambda: listener.tick() and _assert_logged_once(listener))
         for _ in range(3):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 from support import stack
-from support.driver import eventually, workers_below
+from support.driver import eventually, until, workers_below
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Program
@@ -80,22 +80,8 @@ def test_the_hazard_exists_a_newborn_that_gets_hup_ends_its_siblings(pool):
         (pid,) = pool.workers() - siblings
         return pid
 
-    os.kill(_retried(newborn), signal.SIGHUP)
-    eventually(lambda: _assert_none_of(siblings, pool))
-
-
-def _retried(find):
-    def assertion():
-        try:
-            return find()
-        except ValueError:
-            raise AssertionError("no newborn yet") from None
-
-    return eventually(assertion)
-
-
-def _assert_none_of(siblings: set[int], pool: Started) -> None:
-    assert not siblings & pool.workers()
+    os.kill(eventually(newborn), signal.SIGHUP)
+    until(lambda: not siblings & pool.workers())
 
 
 def test_under_constant_recycling_only_signalled_workers_leave(pool):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -15,14 +16,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.driver import eventually, pool, stop
-from support.looking import SETTINGS, look, reap
+from support.driver import eventually, pool, stop, until
+from support.looking import SETTINGS, look, only_wchan, reap
 from support.stack import ROOT
 
 from supervisor_memreap.core import servers
 from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker
 from supervisor_memreap.core.settings import PoolSettings, Watch
-from supervisor_memreap.host import lock, procfile, procfs, roster, signalling, waiting
+from supervisor_memreap.host import lock, procfile, procfs, roster, signalling
 from supervisor_memreap.host import look as host_look
 from supervisor_memreap.host.connections import Clients
 from supervisor_memreap.host.machine import Locked, Unlockable
@@ -40,6 +41,14 @@ def view(request):
     if request.param is Procfs and sys.platform != "linux":
         pytest.skip("reads /proc")
     return request.param()
+
+
+@contextlib.contextmanager
+def looked(count: int, mib: int, *words: str):
+    """The pid of a pool's manager, one look at the pool, and the first worker of that look."""
+    with pool(count, mib, *words) as pid:
+        seen = look(pid)
+        yield pid, seen, seen.workers[0]
 
 
 def test_a_look_reads_the_manager_its_workers_and_their_sizes(view):
@@ -94,7 +103,7 @@ def test_a_program_that_does_not_run_has_no_manager():
 def test_a_manager_that_is_gone_is_a_normal_value(view):
     with pool(1, 1) as pid:
         pass
-    eventually(lambda: _gone(pid))
+    until(lambda: not psutil.pid_exists(pid))
     assert look(pid, view=view).manager is None
 
 
@@ -124,14 +133,6 @@ def test_a_zombie_is_not_a_worker(view):
         assert eventually(lambda: _only(look(pid, view=fresh()).workers)).id == second.id
 
 
-def _gone(pid):
-    assert not psutil.pid_exists(pid)
-
-
-def _orphaned(pid, former_parent):
-    assert psutil.Process(pid).ppid() != former_parent
-
-
 def _only(workers):
     assert len(workers) == 1
     return workers[0]
@@ -146,11 +147,7 @@ def test_an_expected_worker_counts_as_present_until_it_is_gone():
         (worker,) = look(pid).workers
         assert look(pid, view=Forgetful(), expected=(worker.id,)).workers[0].id == worker.id
         os.kill(worker.id.pid, signal.SIGKILL)
-        eventually(lambda: _none(look(pid, view=Forgetful(), expected=(worker.id,)).workers))
-
-
-def _none(workers):
-    assert workers == ()
+        until(lambda: look(pid, view=Forgetful(), expected=(worker.id,)).workers, ())
 
 
 @needs_linux
@@ -180,75 +177,67 @@ def _with_and_without_pidfd(request, monkeypatch):
 
 @pytest.mark.usefixtures("_with_and_without_pidfd")
 def test_exactly_the_chosen_worker_leaves_and_is_replaced():
-    with pool(3, 40) as pid:
-        seen = look(pid)
-        chosen, *others = seen.workers
-        outcome = reap(seen, chosen)
+    with looked(3, 40) as (pid, seen, worker):
+        _, *others = seen.workers
+        outcome = reap(seen, worker)
         assert outcome.result == "sent"
-        assert outcome.private == pytest.approx(chosen.used, abs=MIB)
+        assert outcome.private == pytest.approx(worker.used, abs=MIB)
 
         def replaced():
             now = {worker.id for worker in look(pid).workers}
             assert len(now) == 3
-            assert chosen.id not in now
+            assert worker.id not in now
             assert {other.id for other in others} < now
 
         eventually(replaced)
 
 
 def test_a_worker_that_left_on_its_own_is_not_signalled():
-    with pool(2, 40) as pid:
-        seen = look(pid)
-        os.kill(seen.workers[0].id.pid, signal.SIGKILL)
-        eventually(lambda: _gone(seen.workers[0].id.pid))
-        assert reap(seen, seen.workers[0]).result == "gone"
+    with looked(2, 40) as (_pid, seen, worker):
+        os.kill(worker.id.pid, signal.SIGKILL)
+        until(lambda: not psutil.pid_exists(worker.id.pid))
+        assert reap(seen, worker).result == "gone"
 
 
 def test_another_process_with_the_workers_pid_is_not_signalled():
-    with pool(1, 40) as pid:
-        seen = look(pid)
-        (worker,) = seen.workers
+    with looked(1, 40) as (pid, seen, worker):
         earlier = replace(worker, id=ProcessId(worker.id.pid, worker.id.start_time - 1))
         assert reap(seen, earlier).result == "gone"
         assert look(pid).workers[0].id == worker.id
 
 
 def test_an_orphan_of_a_manager_that_died_is_not_signalled():
-    with pool(1, 40) as pid:
-        seen = look(pid)
+    with looked(1, 40) as (pid, seen, worker):
         os.kill(pid, signal.SIGKILL)
-        eventually(lambda: _orphaned(seen.workers[0].id.pid, pid))
-        assert reap(seen, seen.workers[0]).result == "changed"
-        assert psutil.pid_exists(seen.workers[0].id.pid)
+        until(lambda: psutil.Process(worker.id.pid).ppid() != pid)
+        assert reap(seen, worker).result == "changed"
+        assert psutil.pid_exists(worker.id.pid)
 
 
 def test_a_worker_that_lost_its_handler_since_the_look_is_not_signalled():
-    with pool(1, 40, "deaf") as pid:
-        seen = look(pid)
-        assert reap(seen, seen.workers[0]).result == "changed"
-        assert look(pid).workers[0].id == seen.workers[0].id
+    with looked(1, 40, "deaf") as (pid, seen, worker):
+        assert reap(seen, worker).result == "changed"
+        assert look(pid).workers[0].id == worker.id
 
 
 @needs_linux
 @pytest.mark.parametrize(("hold", "moment"), [(True, "held"), (False, "idle")])
 def test_an_idle_worker_is_signalled_at_once_and_held_unless_hold_is_off(hold, moment):
-    with pool(1, 40) as pid:
-        seen = look(pid)
-        outcome = reap(seen, seen.workers[0], replace(SETTINGS, hold=hold))
+    with looked(1, 40) as (_pid, seen, worker):
+        outcome = reap(seen, worker, replace(SETTINGS, hold=hold))
         assert (outcome.result, outcome.moment, outcome.unheld) == ("sent", moment, False)
 
 
 @needs_linux
 def test_a_busy_worker_is_not_signalled_before_idle_wait():
-    with pool(1, 40, "busy") as pid:
-        seen = look(pid)
-        assert reap(seen, seen.workers[0], watch=0.1).result == "busy"
-        assert look(pid).workers[0].id == seen.workers[0].id
+    with looked(1, 40, "busy") as (pid, seen, worker):
+        assert reap(seen, worker, watch=0.1).result == "busy"
+        assert look(pid).workers[0].id == worker.id
         # Of its server it was not measured that it finishes any request: not where it may be brought to its boundary.
-        assert reap(seen, seen.workers[0], watch=0.1, idle_wait_expired=True).result == "busy"
-        assert look(pid).workers[0].id == seen.workers[0].id
+        assert reap(seen, worker, watch=0.1, idle_wait_expired=True).result == "busy"
+        assert look(pid).workers[0].id == worker.id
         settings = replace(SETTINGS, hold=False)
-        outcome = reap(seen, seen.workers[0], settings, watch=0.1, idle_wait_expired=True)
+        outcome = reap(seen, worker, settings, watch=0.1, idle_wait_expired=True)
         assert (outcome.result, outcome.moment) == ("sent", "busy")
 
 
@@ -261,9 +250,7 @@ def test_where_idleness_is_unreadable_the_signal_is_sent_after_idle_wait():
 
 @needs_linux
 def test_where_a_worker_cannot_be_held_the_signal_follows_the_reading():
-    with pool(1, 40) as pid:
-        seen = look(pid)
-        (worker,) = seen.workers
+    with looked(1, 40) as (_pid, seen, worker):
         code = f"from supervisor_memreap.host import boundary; boundary._ptrace(boundary._SEIZE, {worker.id.pid});"
         with subprocess.Popen(
             [sys.executable, "-c", code + "print('traced', flush=True); import time; time.sleep(60)"],
@@ -273,17 +260,12 @@ def test_where_a_worker_cannot_be_held_the_signal_follows_the_reading():
             outcome = reap(seen, worker)
             tracer.kill()
         assert (outcome.result, outcome.moment, outcome.unheld) == ("sent", "idle", False)
-        eventually(lambda: _gone(worker.id.pid))
-
-
-def not_permitted(_task: str) -> list[int]:
-    raise PermissionError
+        until(lambda: not psutil.pid_exists(worker.id.pid))
 
 
 @pytest.fixture
 def _yama(monkeypatch):
-    """As under kernel.yama.ptrace_scope=1: syscall may not be read, wchan may. This kernel has no Yama to turn on."""
-    monkeypatch.setattr(waiting, "_system_call", not_permitted)
+    only_wchan(monkeypatch)
 
 
 @needs_linux
@@ -295,14 +277,14 @@ def _yama(monkeypatch):
 def test_wchan_shows_idleness_where_syscall_is_unreadable(words, expected):
     with pool(1, 40, *words) as pid:
         (worker,) = look(pid).workers
-        eventually(lambda: _assert_idle(Procfs(), worker.id.pid, expected))
+        until(lambda: Procfs().idle(worker.id.pid), expected)
 
 
 @needs_linux
 @pytest.mark.usefixtures("_yama")
 def test_where_syscall_is_unreadable_a_computing_worker_is_busy():
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
-        eventually(lambda: _assert_idle(Procfs(), process.pid, False))
+        until(lambda: Procfs().idle(process.pid), False)
         for _ in range(200):
             assert Procfs().idle(process.pid) is not True
         process.kill()
@@ -310,10 +292,8 @@ def test_where_syscall_is_unreadable_a_computing_worker_is_busy():
 
 @needs_linux
 def test_a_worker_only_seen_at_an_unknown_moment_is_not_signalled_before_idle_wait():
-    with pool(1, 40, "serving") as pid:
-        seen = look(pid)
-        (worker,) = seen.workers
-        eventually(lambda: _assert_idle(Procfs(), worker.id.pid, None))
+    with looked(1, 40, "serving") as (pid, seen, worker):
+        until(lambda: Procfs().idle(worker.id.pid), None)
         assert reap(seen, worker, watch=0.1).result == "busy"
         assert look(pid).workers[0].id == worker.id
 
@@ -336,9 +316,7 @@ def test_a_worker_only_seen_at_an_unknown_moment_is_not_signalled_before_idle_wa
     ],
 )
 def test_a_server_that_loses_requests_at_other_moments_is_never_signalled_then(server, hold, words, sent):
-    with pool(1, 40, *words) as pid:
-        seen = look(pid)
-        (worker,) = seen.workers
+    with looked(1, 40, *words) as (_pid, seen, worker):
         worker = replace(worker, detail=replace(worker.detail, server=server))
         settings = replace(SETTINGS, hold=hold, signal="HUP")
         outcome = reap(seen, worker, settings, watch=0.1, idle_wait_expired=True)
@@ -356,16 +334,11 @@ class NoClients(Procfs):
 @pytest.mark.parametrize(("signal_set", "sent"), [(None, None), ("HUP", "busy")])
 def test_a_worker_without_a_handler_is_not_sent_the_signal_for_busy_workers(signal_set, sent):
     """The worker catches HUP, and not USR1, which costs least with its server."""
-    with pool(1, 40, "busy") as pid:
-        seen = look(pid)
-        worker = replace(seen.workers[0], detail=replace(seen.workers[0].detail, server="FCGI::ProcManager"))
+    with looked(1, 40, "busy") as (_pid, seen, worker):
+        worker = replace(worker, detail=replace(worker.detail, server="FCGI::ProcManager"))
         settings = replace(SETTINGS, hold=False, signal=signal_set)
         outcome = reap(seen, worker, settings, NoClients(), 0.1, True)
         assert (outcome.moment, outcome.is_deaf) == (sent, sent is None)
-
-
-def _assert_idle(view, pid, expected) -> None:
-    assert view.idle(pid) is expected
 
 
 def as_unprivileged_user(function):
@@ -389,10 +362,9 @@ def as_unprivileged_user(function):
 
 @needs_root
 def test_a_missing_permission_to_signal_is_the_outcome():
-    with pool(1, 40) as pid:
-        seen = look(pid)
-        assert as_unprivileged_user(lambda: reap(seen, seen.workers[0]).result.value) == "not permitted"
-        assert look(pid).workers[0].id == seen.workers[0].id
+    with looked(1, 40) as (pid, seen, worker):
+        assert as_unprivileged_user(lambda: reap(seen, worker).result.value) == "not permitted"
+        assert look(pid).workers[0].id == worker.id
 
 
 @needs_root
@@ -542,22 +514,20 @@ def test_where_no_process_can_be_forked_nothing_is_sent(monkeypatch):
     def fork():
         raise BlockingIOError("Resource temporarily unavailable")
 
-    with pool(1, 40) as pid:
-        seen = look(pid)
+    with looked(1, 40) as (_pid, seen, worker):
         monkeypatch.setattr(os, "fork", fork)
-        assert reap(seen, seen.workers[0]).result == "failed"
+        assert reap(seen, worker).result == "failed"
 
 
 def test_a_refusal_by_the_system_is_an_outcome_and_leaves_no_descriptor_open(monkeypatch):
     def refuse(*_):
         raise OSError("Cannot allocate memory")
 
-    with pool(1, 40) as pid:
-        seen = look(pid)
+    with looked(1, 40) as (_pid, seen, worker):
         before = len(os.listdir("/proc/self/fd"))
         view = procfs.source()
         view.process = refuse
-        assert reap(seen, seen.workers[0], view=view).result == "failed"
+        assert reap(seen, worker, view=view).result == "failed"
         assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -592,7 +562,7 @@ def _manager_below(wrapper: int, view) -> Worker:
 @needs_linux
 def test_a_worker_that_runs_a_command_is_not_a_manager_but_one_that_forks_may_be(monkeypatch):
     with pool(2, 40, "parent") as pid:
-        eventually(lambda: _assert_equal(_may_manage(pid), [False, True]))
+        until(lambda: _may_manage(pid), [False, True])
         # A child that has just been forked may be about to run a command.
         monkeypatch.setattr(roster, "_FORK_TO_EXEC", 1000.0)
         assert _may_manage(pid) == [False, None]
@@ -617,7 +587,7 @@ def test_a_finished_command_not_yet_waited_for_does_not_make_a_worker_a_manager(
         for worker in look(pid).workers:
             (command,) = psutil.Process(worker.id.pid).children()
             command.kill()
-            eventually(lambda command=command: _assert_equal(command.status(), psutil.STATUS_ZOMBIE))
+            until(lambda command=command: command.status(), psutil.STATUS_ZOMBIE)
         assert _may_manage(pid) == [False, False]
 
 
@@ -627,11 +597,7 @@ def test_two_managers_below_one_wrapper_are_recognised(view):
         return [worker.detail.looks_like_manager for worker in seen.workers]
 
     with pool(2, 40, "twice") as pid:
-        eventually(lambda: _assert_equal(look_like_managers(), [True, True]))  # the second one is still about to fork
-
-
-def _assert_equal(value: object, expected: object) -> None:
-    assert value == expected
+        until(look_like_managers, [True, True])  # the second one is still about to fork
 
 
 @needs_linux
@@ -725,11 +691,10 @@ def test_a_pidfd_that_cannot_be_opened_for_lack_of_descriptors_is_not_replaced_b
     def fails(_pid):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    with pool(1, 40) as pid:
-        seen = look(pid)
+    with looked(1, 40) as (_pid, seen, worker):
         monkeypatch.setattr(os, "pidfd_open", fails)
-        assert reap(seen, seen.workers[0]).result == "failed"
-        assert psutil.pid_exists(seen.workers[0].id.pid)
+        assert reap(seen, worker).result == "failed"
+        assert psutil.pid_exists(worker.id.pid)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import time
 
 import psutil
 import pytest
-from support.driver import eventually, pool, workers_below
+from support.driver import eventually, pool, until, workers_below
 
 from supervisor_memreap.core import following, policy, selection
 from supervisor_memreap.core.events import Unreadable
@@ -43,7 +43,7 @@ def test_a_process_that_is_gone_is_distinguished_from_an_unreadable_file():
     with pool(1, 1) as pid:
         (worker,) = workers_below(pid)
         assert b"Pss:" in reader.read(f"/proc/{worker}/smaps_rollup")
-    eventually(lambda: _assert_gone(worker))
+    until(lambda: not psutil.pid_exists(worker))
     with pytest.raises(ProcessLookupError):
         reader.read(f"/proc/{worker}/smaps_rollup")
     with pytest.raises(PermissionError):
@@ -198,11 +198,7 @@ def test_the_child_ends_with_its_parent():
     os.waitpid(parent, 0)
     os.close(readable)
     os.close(writable)
-    eventually(lambda: _assert_gone(child))
-
-
-def _assert_gone(pid: int) -> None:
-    assert not psutil.pid_exists(pid)
+    until(lambda: not psutil.pid_exists(child))
 
 
 def test_many_hanging_processes_take_little_more_time_than_one(monkeypatch):

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.boundary import fastcgi_pool
-from support.driver import POOL, eventually, pool, workers_below
+from support.driver import POOL, eventually, pool, until, workers_below
 from support.reaping import QUICK, Reaping, shorten_times
 
 from supervisor_memreap.core import events, policy
@@ -101,11 +101,7 @@ def test_by_default_a_stuck_worker_gets_nothing_more():
         report = reaping.until(events.Stuck)
         assert (report.worker, report.next) == (worker, "")
         reaping.until(events.Signalled, lambda event: event.worker != worker)
-        eventually(lambda: _assert_sleeps(worker.pid))
-
-
-def _assert_sleeps(pid: int) -> None:
-    assert psutil.Process(pid).status() == psutil.STATUS_SLEEPING
+        until(lambda: psutil.Process(worker.pid).status(), psutil.STATUS_SLEEPING)
 
 
 @pytest.fixture
@@ -401,13 +397,9 @@ def test_a_pause_survives_while_the_manager_of_a_pool_out_of_sight_lives_and_a_d
         reaping.reaper.command(Command("pause", "myapp"), ["myapp"])
         reaping.reaper.tick([], NOTHING, time.monotonic() + days * 86400)
         assert reaping.reaper.pools.paused()
-    eventually(lambda: _assert_manager_is_gone(manager))
+    until(lambda: not psutil.pid_exists(manager))
     reaping.reaper.tick([], NOTHING, time.monotonic() + days * 86400)
     assert bool(reaping.reaper.pools.paused()) is (days < 1)
-
-
-def _assert_manager_is_gone(manager: int) -> None:
-    assert not psutil.pid_exists(manager)
 
 
 def test_an_error_in_one_pool_is_one_line_and_the_others_are_reaped(monkeypatch):

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import re
 import sys
-from collections.abc import Iterator
 
 import psutil
 import pytest
 from support import servers, stack
-from support.driver import eventually
+from support.driver import eventually, until
 from support.load import Load
-from support.looking import reap
+from support.looking import only_wchan, reap
 
 from supervisor_memreap.core.model import Pool as Seen
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.servers import signal_while_busy
 from supervisor_memreap.core.settings import PoolSettings, Watch
-from supervisor_memreap.host import look, waiting
+from supervisor_memreap.host import look
 from supervisor_memreap.host.connections import Clients
 from supervisor_memreap.host.procfs import Procfs
 
@@ -79,30 +76,9 @@ def assert_all_are_there(pool: stack.Pool) -> None:
     assert all(worker.age > 0.5 for worker in seen.workers)
 
 
-def assert_gone(pid: int) -> None:
-    assert not psutil.pid_exists(pid)
-
-
-def not_permitted(_task: str) -> list[int]:
-    raise PermissionError
-
-
-@pytest.fixture
-def yama():
-    """As under kernel.yama.ptrace_scope=1: syscall may not be read, wchan may."""
-
-    @contextlib.contextmanager
-    def only_wchan() -> Iterator[None]:
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(waiting, "_system_call", not_permitted)
-            yield
-
-    return only_wchan
-
-
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("server", ["FCGI::ProcManager", "php-fpm", "Apache prefork"])
-def test_busy_workers_are_signalled_and_lose_nothing_but_not_where_connections_are_kept(where, server, yama):
+def test_busy_workers_are_signalled_and_lose_nothing_but_not_where_connections_are_kept(where, server):
     """Also as seen with fewer rights: that takes one of the servers, and Apache where nothing is seen."""
     set_up = servers.named(server)
     with servers.running(set_up, where) as pool:
@@ -112,7 +88,8 @@ def test_busy_workers_are_signalled_and_lose_nothing_but_not_where_connections_a
         leave(pool, NeverIdle(), 2.0, 3)
         stay(pool, kept)
         if server == "FCGI::ProcManager":
-            with yama():
+            with pytest.MonkeyPatch.context() as patched:
+                only_wchan(patched)
                 leave(pool, NeverIdle(), 2.0, 2)
                 stay(pool, kept)
             leave(pool, Blind(), 0.1, 4)
@@ -128,7 +105,7 @@ def leave(pool: stack.Pool, view: NeverIdle, watch: float, count: int) -> None:
             outcome = reap(seen, worker, SETTINGS, view, watch, idle_wait_expired=True)
             expected = signal_while_busy(worker.detail.server, None)
             assert (outcome.result, outcome.moment, outcome.signal) == ("sent", "unknown", expected)
-            eventually(functools.partial(assert_gone, worker.id.pid))
+            until(lambda pid=worker.id.pid: not psutil.pid_exists(pid))
     assert load.tally.lost == {}
 
 
@@ -138,7 +115,7 @@ def stay(pool: stack.Pool, kept: stack.Pool) -> None:
         eventually(lambda: assert_all_are_there(pool))
         seen = workers_of(pool)
         for worker in seen.workers[:2]:
-            outcome = reap(seen, worker, SETTINGS, NeverIdle(), 5.0, idle_wait_expired=True)
+            outcome = reap(seen, worker, SETTINGS, NeverIdle(), 3.0, idle_wait_expired=True)
             assert (outcome.result, outcome.is_kept) == ("busy", True)
     assert load.tally.lost == {}
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import psutil
 import pytest
-from support.driver import eventually
+from support.driver import eventually, until
 from support.waiter import WAYS, connect, forked, listen
 
 from supervisor_memreap.core.model import Fact, Pool, ProcessId, Sharing, Worker
@@ -51,10 +51,6 @@ def fact_of(pid: int) -> Fact:
     return answer
 
 
-def assert_fact(pid: int, fact: Fact) -> None:
-    assert fact_of(pid) is fact
-
-
 def in_its_own(way):
     """Waits this way for a connection on its own socket."""
 
@@ -68,7 +64,7 @@ def in_its_own(way):
 @pytest.mark.parametrize("way", WAYS)
 def test_a_worker_that_waits_at_the_shared_socket_serves(listening, way):
     with forked(lambda: WAYS[way](listening)) as pid:
-        eventually(lambda: assert_fact(pid, Fact.SERVES))
+        until(lambda: fact_of(pid), Fact.SERVES)
 
 
 def test_a_worker_with_a_client_serves_whatever_it_does(listening):
@@ -93,7 +89,7 @@ def test_a_worker_serves_if_another_of_its_threads_waits(listening):
         threading.Event().wait()
 
     with forked(serves) as pid:
-        eventually(lambda: assert_fact(pid, Fact.SERVES))
+        until(lambda: fact_of(pid), Fact.SERVES)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -107,7 +103,7 @@ def test_a_worker_that_waits_elsewhere_only_holds_the_socket(listening, way):
 @pytest.mark.parametrize("way", WAYS)
 def test_a_worker_with_the_shared_socket_that_waits_at_its_own_is_elsewhere(own, way):
     with forked(in_its_own(way)) as pid:
-        eventually(lambda: assert_fact(pid, Fact.ELSEWHERE))
+        until(lambda: fact_of(pid), Fact.ELSEWHERE)
 
 
 def test_a_worker_whose_second_thread_waits_at_its_own_socket_serves_while_it_has_a_client(listening):
@@ -120,12 +116,8 @@ def test_a_worker_whose_second_thread_waits_at_its_own_socket_serves_while_it_ha
             connection.recv(1)
 
     with forked(serves) as pid, connect(listening):
-        eventually(lambda: assert_threads(pid, 2))
-        eventually(lambda: assert_fact(pid, Fact.SERVES))
-
-
-def assert_threads(pid: int, number: int) -> None:
-    assert len(os.listdir(f"/proc/{pid}/task")) == number
+        until(lambda: len(os.listdir(f"/proc/{pid}/task")), 2)
+        until(lambda: fact_of(pid), Fact.SERVES)
 
 
 def test_a_worker_that_closed_the_shared_socket_and_listens_elsewhere_is_apart(own):
@@ -135,7 +127,7 @@ def test_a_worker_that_closed_the_shared_socket_and_listens_elsewhere_is_apart(o
             other.accept()
 
     with forked(elsewhere) as pid:
-        eventually(lambda: assert_fact(pid, Fact.APART))
+        until(lambda: fact_of(pid), Fact.APART)
 
 
 def test_a_worker_that_listens_on_no_socket_is_recognised(own):
@@ -144,7 +136,7 @@ def test_a_worker_that_listens_on_no_socket_is_recognised(own):
         signal.pause()
 
     with forked(logs) as pid:
-        eventually(lambda: assert_fact(pid, Fact.NONE))
+        until(lambda: fact_of(pid), Fact.NONE)
 
 
 def test_an_outgoing_connection_is_not_a_client(own, tmp_path):
@@ -176,9 +168,9 @@ def test_without_ptrace_the_call_in_which_it_waits_shows_it(own, way, expected, 
     monkeypatch.setattr(waiting, "_system_call", refused)
     monkeypatch.setattr(sockets, "_by_copies", refuse_copies)
     with forked(lambda: WAYS[way](own)) as pid:
-        eventually(lambda: assert_fact(pid, expected))
+        until(lambda: fact_of(pid), expected)
     with forked(lambda: time.sleep(60)) as pid:
-        eventually(lambda: assert_fact(pid, Fact.HOLDS))
+        until(lambda: fact_of(pid), Fact.HOLDS)
 
 
 def pool_of(*pids: int) -> Pool:
@@ -324,14 +316,10 @@ def test_a_hanging_read_delays_no_look_and_the_others_are_read_by_the_next_child
 
         try:
             assert [len(pool.unread) for pool in look().values()] == [1, 1]  # the other one has to wait
-            eventually(lambda: assert_all_read(look()[other]))
+            until(lambda: not look()[other].unread)
             assert len(look()[hangs].unread) == 1
         finally:
             serving.close()
-
-
-def assert_all_read(pool: Pool) -> None:
-    assert not pool.unread
 
 
 def test_the_reading_child_ends_when_no_worker_is_left_to_read():
@@ -346,14 +334,10 @@ def test_the_reading_child_ends_when_no_worker_is_left_to_read():
             serving.end()
             return pool
 
-        eventually(lambda: assert_serves(look()))
+        until(lambda: [worker.serving for worker in look().workers], [True])
         assert_children(2, before)
         look({worker})
         eventually(lambda: assert_children(1, before))
-
-
-def assert_serves(pool: Pool) -> None:
-    assert [worker.serving for worker in pool.workers] == [True]
 
 
 def assert_children(number: int, before: set[psutil.Process]) -> None:

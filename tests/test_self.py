@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support import stack
-from support.driver import POOL, assert_matches, eventually, listening, supervisord
+from support.driver import POOL, assert_matches, eventually, listening_in, supervisord, until
 from support.stack import INTERFACE, PLUGIN
 
 LIMIT_MB = 100
@@ -61,7 +61,7 @@ def test_of_a_group_only_the_process_that_grows_is_replaced_and_no_request_is_lo
         thread.start()
         try:
             eventually(lambda: stack.assert_in_turn(where, 1))
-            eventually(lambda: assert_number(where, 3))
+            until(lambda: len(processes(where)), 3)
         finally:
             stop.set()
             thread.join()
@@ -73,17 +73,9 @@ def test_of_a_group_only_the_process_that_grows_is_replaced_and_no_request_is_lo
         assert len(answered) > 10
         stack.control(where).stopProcessGroup("myapp")
         # The listener has looked since: its status has the new state.
-        eventually(lambda: assert_stopped(where))
+        until(lambda: [pool["state"] for pool in stack.rpc(where).memreap.getPools()], ["STOPPED"])
         assert "suspended" not in pool.log()
         stack.assert_in_turn(where, 1)
-
-
-def assert_number(where: Path, number: int) -> None:
-    assert len(processes(where)) == number
-
-
-def assert_stopped(where: Path) -> None:
-    assert [pool["state"] for pool in stack.rpc(where).memreap.getPools()] == ["STOPPED"]
 
 
 @pytest.mark.parametrize(
@@ -152,14 +144,10 @@ def test_the_settings_supervisord_runs_with_count_not_the_changed_file(sock):
         assert processes(where) == before
         command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", str(conf), "update", "myapp"]
         subprocess.run(command, check=True, capture_output=True)
-        eventually(lambda: assert_all_are_new(where, before))
+        until(lambda: len(processes(where) - before), 3)
         (grown,) = pool.grow(1, LIMIT_MB + 50)
         eventually(lambda: stack.assert_in_turn(where, 1))
         assert {event["pid"] for event in stack.announced(where)} == {grown}
-
-
-def assert_all_are_new(where: Path, before: set[int]) -> None:
-    assert len(processes(where) - before) == 3
 
 
 def test_a_manager_is_not_taken_for_a_worker_with_a_wrong_target_self(tmp_path):
@@ -170,20 +158,11 @@ def test_a_manager_is_not_taken_for_a_worker_with_a_wrong_target_self(tmp_path):
         f"[memreap:{name}]\nlimit=1MB\nmetric=rss\nmin_age=1s\ntarget=self\n"
         for name, way in ways.items()
     )
-    environment = {"SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock"}
-    with (
-        supervisord(tmp_path, text),
-        listening("-c", f"{tmp_path}/supervisord.conf", log=tmp_path / "l.log", **environment) as listener,
-    ):
+    with supervisord(tmp_path, text), listening_in(tmp_path) as listener:
         for name in ways:
             manager = stack.Pool(tmp_path, 0, name).manager()
             line = f"{name}: worker {manager.pid} has children of its own and may be a manager"
-            eventually(lambda line=line: assert_logged(listener, line))
+            listener.until(line)
             assert len(manager.children()) == 2
         assert "not watched" not in listener.text()
         assert "sent" not in listener.text().replace("nothing sent", "")
-
-
-def assert_logged(listener, text: str) -> None:
-    listener.tick()
-    assert text in listener.text()

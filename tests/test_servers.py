@@ -16,7 +16,7 @@ import psutil
 import pytest
 from support import servers, stack
 from support.boundary import attempt
-from support.driver import assert_in, eventually, workers_below
+from support.driver import assert_in, eventually, stop, until, workers_below
 from support.load import Load, expected
 from support.servers import REFUSED, SERVERS, WORKERS, Server
 
@@ -44,15 +44,6 @@ def memreap(where: Path) -> str:
         f"[eventlistener:memreap]\ncommand={Path(sys.executable).parent}/memreap listen\n"
         f"events=TICK_5\nbuffer_size=100\nstderr_logfile={where}/memreap.log\n"
     )
-
-
-def grown(pool: stack.Pool, count: int) -> set[int]:
-    """Grow `count` workers; returns their pids."""
-    pids: list[int] = []
-    while len(set(pids)) < count:
-        assert len(pids) < 40, pids
-        pids.append(pool.ask(f"mb={GROWTH_MB}&s=0.2")[0])
-    return set(pids)
 
 
 def assert_all_are_there(pool: stack.Pool) -> set[int]:
@@ -91,7 +82,7 @@ def reaps_without_loss(server: Server, pool: stack.Pool, asked: stack.Pool, per_
     # host with many busy processes.
     asking = Load(pool.port, f"/{asked.name}/", per_connection=per_connection, pause=0.03)
     with stack.Watch(pool) as watch, asking as load:
-        large = grown(asked, 2)
+        large = asked.grow(2, GROWTH_MB)
         reaped = eventually(lambda: assert_reaped_while_idle(pool, reaps, server.signal), timeout=80)
     assert reaped == large
     assert load.tally.lost == {}
@@ -115,10 +106,11 @@ def serves_a_queued_connection(server: Server, pool: stack.Pool) -> None:
     view = Procfs()
     before = eventually(lambda: assert_all_are_there(pool))
     for pid in before:
-        eventually(lambda pid=pid: assert_idle(view, pid), timeout=30)
+        until(lambda pid=pid: view.idle(pid), timeout=30)
     target, *others = sorted(before)
-    stop(others)
     try:
+        for pid in others:
+            stop(pid)
         with ThreadPoolExecutor(1) as threads:
             held, is_held = os.pipe()
             asked = threads.submit(ask_when_held, pool, held)
@@ -131,31 +123,12 @@ def serves_a_queued_connection(server: Server, pool: stack.Pool) -> None:
     finally:
         let_go(others)
     assert answer == expected(BODY)
-    eventually(lambda: assert_gone(target))
-
-
-def assert_idle(view: Procfs, pid: int) -> None:
-    assert view.idle(pid)
-
-
-def assert_gone(pid: int) -> None:
-    assert not psutil.pid_exists(pid)
-
-
-def stop(pids: list[int]) -> None:
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    for pid in pids:
-        eventually(lambda pid=pid: assert_stopped(pid))
+    until(lambda: not psutil.pid_exists(target))
 
 
 def let_go(pids: list[int]) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
-
-
-def assert_stopped(pid: int) -> None:
-    assert psutil.Process(pid).status() == psutil.STATUS_STOPPED
 
 
 def ask_when_held(pool: stack.Pool, held: int) -> tuple[int, bytes]:
@@ -220,7 +193,7 @@ def test_a_server_without_a_graceful_signal_is_refused_and_no_worker_is_signalle
         before = eventually(lambda: assert_forked(pool.manager().pid, WORKERS))
         eventually(lambda: assert_in(REFUSALS[server.name], pool.log()))
         ticks_later = time.time() + 2.5
-        eventually(lambda: assert_is_past(ticks_later))
+        until(lambda: time.time() > ticks_later)
         # And not the number of all lines: a worker between fork and exec of its CGI script may be taken for a manager.
         assert pool.log().count(REFUSALS[server.name]) == 1
         assert [event for event in stack.announced(where) if event["event"] == "reap"] == []
@@ -234,7 +207,3 @@ def test_tests_run_installs_what_each_server_needs():
     assert needed - set(text.split()) == set()
     assert [server.name for server in SERVERS if not server.packages] == ["gunicorn sync", "gunicorn gthread"]
     assert "gunicorn\n" in (stack.ROOT / "setup.cfg").read_text()
-
-
-def assert_is_past(moment: float) -> None:
-    assert time.time() > moment

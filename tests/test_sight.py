@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
 import sys
 
 import pytest
 from support import stack
-from support.driver import POOL, assert_have_served, eventually, listening, supervisord
+from support.driver import POOL, assert_have_served, eventually, listening_in, supervisord
 
 PROGRAM = (
     f"[program:myapp]\ncommand={sys.executable} {POOL} 3 40 stuck\nstopwaitsecs=5\n[include]\nfiles=pools/*.conf\n"
@@ -29,19 +29,10 @@ def section(tmp_path):
 @pytest.fixture
 def listening_to(tmp_path, section):
     """Starts a listener of a supervisord whose pool has served for a while, with the section that it has by then."""
-
-    @contextlib.contextmanager
-    def start(*args: str):
-        environment = {"SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock", "XDG_RUNTIME_DIR": str(tmp_path)}
-        with listening(
-            "-c", f"{tmp_path}/supervisord.conf", *args, log=tmp_path / "listener.log", **environment
-        ) as listener:
-            yield listener
-
     with supervisord(tmp_path, PROGRAM + stack.recorder(tmp_path)):
         (manager,) = stack.left_in(tmp_path, words=POOL.name, children=3)
         eventually(lambda: assert_have_served(manager.pid, settle=0.0))
-        yield start
+        yield functools.partial(listening_in, tmp_path, XDG_RUNTIME_DIR=str(tmp_path))
 
 
 def command(listener, text: str) -> None:

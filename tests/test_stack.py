@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support import stack
-from support.driver import eventually
+from support.driver import eventually, until
 from support.looking import reap
 from support.stack import python_for
 
@@ -22,7 +22,6 @@ from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import look as host_look
 from supervisor_memreap.host import procfs
-from supervisor_memreap.host.source import Source
 
 LIMIT_MB = 150
 README = (stack.ROOT / "README.md").read_text()
@@ -160,10 +159,6 @@ def test_a_worker_with_a_connection_that_nginx_keeps_is_not_idle_until_it_closes
         seen = host_look.look(Watch(program, settings), view)
         worker = seen.worker(view.process(busy).id)
         assert reap(seen, worker, settings, view, 0.3).result == "busy"
-        eventually(lambda: assert_idle(view, busy))
+        until(lambda: view.idle(busy))
         outcome = reap(seen, worker, settings, view)
         assert (outcome.result, outcome.moment) == ("sent", "held")
-
-
-def assert_idle(view: Source, pid: int) -> None:
-    assert view.idle(pid)

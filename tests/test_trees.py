@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support import stack
-from support.driver import POOL, Driver, assert_have_served, eventually, listening, supervisord
+from support.driver import POOL, Driver, assert_have_served, eventually, listening_in, supervisord, until
 from support.stack import NAMESPACE, may_unshare
 
 from supervisor_memreap.core.events import Event
@@ -36,7 +36,7 @@ def test_an_old_procmanager_below_a_supervisord_with_pid_1_is_lost_once_and_then
     managers = r"spawned: 'myapp' with pid"
     try:
         with supervisord(where, text, within=NAMESPACE):
-            eventually(lambda: _assert_suspended(where))
+            until(lambda: [event["event"] for event in stack.announced(where)], ["reap", "suspended"])
             assert len(re.findall(managers, (where / "s.log").read_text())) == 2
             _, suspended = stack.announced(where)
             assert "daemonized (-d)" in suspended["message"]
@@ -44,19 +44,11 @@ def test_an_old_procmanager_below_a_supervisord_with_pid_1_is_lost_once_and_then
             assert "resumes when the next manager has run for 10 min" in suspended["message"]
             log_text = (where / "memreap.log").read_text()
             after = time.time() + 3.5  # three ticks have passed, and the new workers are over the limit too
-            eventually(lambda: _assert_later(after))
+            until(lambda: time.time() > after)
             assert (where / "memreap.log").read_text() == log_text
             assert len(re.findall(managers, (where / "s.log").read_text())) == 2
     finally:
         shutil.rmtree(where)
-
-
-def _assert_suspended(where: Path) -> None:
-    assert [event["event"] for event in stack.announced(where)] == ["reap", "suspended"]
-
-
-def _assert_later(moment: float) -> None:
-    assert time.time() > moment
 
 
 def test_a_daemonized_old_procmanager_is_lost_with_the_first_worker_and_reported():
@@ -99,14 +91,9 @@ def test_orphans_of_a_daemonized_program_are_reported_with_the_command_that_ends
     where = stack.directory()
     command = command.format(where=where, apps=stack.APPS)
     text = f"[program:myapp]\ncommand={command}\nstartretries=2\nstartsecs=5\n[memreap:myapp]\nlimit=1MB\nmin_age=1s\n"
-    log = where / "memreap.log"
     bystander = subprocess.Popen(["sleep", "1000"], start_new_session=True)
-    environment = {"SUPERVISOR_SERVER_URL": f"unix://{where}/s.sock"}
     try:
-        with (
-            supervisord(where, text, gives_up=True),
-            listening("-c", f"{where}/supervisord.conf", log=log, **environment) as listener,
-        ):
+        with supervisord(where, text, gives_up=True), listening_in(where) as listener:
             for _ in range(3):
                 listener.tick()
             lines = [line for line in listener.lines() if "earlier starts" in line]
@@ -153,12 +140,8 @@ def watched() -> Iterator[tuple[Path, Driver]]:
         f"[program:{name}]\ncommand={command.format(where=where)}\nautorestart=false\n[memreap:{name}]\nlimit=100MB\n"
         for name, command in WATCHED.items()
     )
-    environment = {"SUPERVISOR_SERVER_URL": f"unix://{where}/s.sock"}
     try:
-        with (
-            supervisord(where, text),
-            listening("-c", f"{where}/supervisord.conf", log=where / "l.log", **environment) as listener,
-        ):
+        with supervisord(where, text), listening_in(where) as listener:
             listener.tick()
             yield where, listener
     finally:
@@ -208,11 +191,6 @@ def _assert_one_line(lines: list[str]) -> str:
     return lines[0]
 
 
-def _assert_logged(listener, text: str) -> None:
-    listener.tick()
-    assert text in listener.text()
-
-
 def test_a_tree_with_a_living_parent_is_not_an_orphan(watched):
     """A user has started a second one by hand, from a shell of the first one's environment."""
     where, listener = watched
@@ -223,15 +201,11 @@ def test_a_tree_with_a_living_parent_is_not_an_orphan(watched):
     command = [sys.executable, "-c", wrapper + shell]
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
         try:
-            eventually(lambda: _assert_has_grandchildren(process.pid))
+            until(lambda: len(psutil.Process(process.pid).children(recursive=True)), 3)
             restart(where, "second")
             assert about_orphans(listener, "second") == []
         finally:
             os.killpg(process.pid, signal.SIGKILL)
-
-
-def _assert_has_grandchildren(pid: int) -> None:
-    assert len(psutil.Process(pid).children(recursive=True)) == 3
 
 
 def test_a_process_below_a_known_program_is_not_an_orphan(watched):
@@ -254,15 +228,11 @@ def test_a_real_manager_below_a_shell_beside_another_process_is_never_signalled(
         f'[program:myapp]\ncommand=sh -c "{command} | cat"\nstopasgroup=true\nkillasgroup=true\n'
         "[memreap:myapp]\nlimit=1MB\nmetric=rss\nmin_age=1s\nidle_wait=0s\n"
     )
-    environment = {"SUPERVISOR_SERVER_URL": f"unix://{where}/s.sock"}
     try:
-        with (
-            supervisord(where, text),
-            listening("-c", f"{where}/supervisord.conf", log=where / "l.log", **environment) as listener,
-        ):
+        with supervisord(where, text), listening_in(where) as listener:
             (manager,) = eventually(lambda: _assert_one(where, "perl-fcgi-pm"))
             workers = manager.children()
-            eventually(lambda: _assert_logged(listener, f"worker {manager.pid} may be a manager itself"))
+            listener.until(f"worker {manager.pid} may be a manager itself")
             for _ in range(3):
                 listener.tick()
             assert "sent" not in listener.text().replace("nothing sent", "")
@@ -295,15 +265,11 @@ def test_two_real_managers_with_their_own_titles_below_one_shell_are_never_signa
             "stopasgroup=true\nkillasgroup=true\n"
             f"[memreap:{name}]\nlimit=1MB\nmetric=rss\nmin_age=1s\nidle_wait=0s\n"
         )
-    environment = {"SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock"}
-    with (
-        supervisord(tmp_path, text),
-        listening("-c", f"{tmp_path}/supervisord.conf", log=tmp_path / "l.log", **environment) as listener,
-    ):
+    with supervisord(tmp_path, text), listening_in(tmp_path) as listener:
         managers = eventually(lambda: _assert_four(tmp_path))
         before = [manager.children() for manager in managers]
         for name in ("plain", "titled"):
-            eventually(lambda name=name: _assert_may_be_a_manager(listener, name))
+            listener.until(f" {name}: .*may be a manager itself")
         for _ in range(2):
             listener.tick()
         assert "sent" not in listener.text().replace("nothing sent", "")
@@ -314,8 +280,3 @@ def _assert_four(where: Path) -> list[psutil.Process]:
     managers = stack.left_in(where, name="myapp", children=2)
     assert len(managers) == 4
     return managers
-
-
-def _assert_may_be_a_manager(listener, name: str) -> None:
-    listener.tick()
-    assert re.search(f" {name}: .*may be a manager itself", listener.text())

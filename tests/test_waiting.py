@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 from support import waiter
 from support.boundary import attempt
-from support.driver import eventually
-from support.looking import ended
+from support.driver import eventually, until
+from support.looking import ended, not_permitted, only_wchan
 
 from supervisor_memreap.host import procfile, sockets, waiting
 from supervisor_memreap.host.attempt import Attempt
@@ -41,10 +41,6 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="makes a network namesp
 def listening(request, tmp_path):
     with waiter.listen(request.param, str(tmp_path / "s")) as listening:
         yield listening
-
-
-def not_permitted(*_arguments: object) -> None:
-    raise PermissionError
 
 
 @pytest.fixture
@@ -86,24 +82,14 @@ def test_a_process_that_waits_for_its_listening_socket_is_idle(listening, way):
 @pytest.mark.usefixtures("_by_both")
 @pytest.mark.parametrize("way", ["epoll", "select", "poll"])
 def test_a_process_with_a_connection_is_not_idle_whatever_it_waits_for(listening, way):
-    def serve() -> None:
-        connection, _ = listening.accept()
-        waiter.WAYS[way](listening)
-        connection.close()
-
-    with waiter.forked(serve) as pid, waiter.connect(listening):
+    with waiter.busy(listening, lambda: waiter.WAYS[way](listening)) as pid, waiter.connect(listening):
         eventually(lambda: assert_waits(pid, waiting.Kind(way)))
         assert_idle(pid, False)
 
 
 @pytest.mark.parametrize("ending", ["closed", "reset"])
 def test_a_process_is_not_idle_if_its_client_has_disconnected(listening, ending):
-    def serve() -> None:
-        connection, _ = listening.accept()
-        waiter.in_epoll(listening)
-        connection.close()
-
-    with waiter.forked(serve) as pid:
+    with waiter.busy(listening, lambda: waiter.in_epoll(listening)) as pid:
         client = waiter.connect(listening)
         eventually(lambda: assert_waits(pid))
         if ending == "reset" and client.family != socket.AF_UNIX:
@@ -117,15 +103,9 @@ def test_a_process_is_not_idle_if_its_client_has_disconnected(listening, ending)
 @pytest.mark.parametrize("way", ["accept", "epoll"])
 def test_a_reset_connection_that_looks_like_another_socket_makes_it_unknown(tcp, way):
     """Also in a process with one thread: what is unknown counts as busy."""
-
-    def serve() -> None:
-        connection, _ = tcp.accept()
-        waiter.WAYS[way](tcp)
-        connection.close()
-
-    with waiter.forked(serve) as pid:
+    with waiter.busy(tcp, lambda: waiter.WAYS[way](tcp)) as pid:
         client = waiter.connect(tcp)
-        eventually(lambda: assert_has_client(pid))
+        until(lambda: sockets.of(pid).has_client)
         eventually(lambda: assert_waits(pid, waiting.Kind(way)))
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
@@ -140,15 +120,10 @@ def test_a_client_in_another_network_namespace_is_seen_too(tmp_path, monkeypatch
         monkeypatch.setattr(sockets, "_by_copies", not_permitted)
     listening = waiter.listen("unix", str(tmp_path / "s"))
 
-    def serve() -> None:
-        connection, _ = listening.accept()
-        waiter.in_epoll(listening)
-        connection.close()
-
     program = (
         f"import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect({str(tmp_path / 's')!r}); sys.stdin.read()"
     )
-    with listening, waiter.forked(serve) as pid:
+    with listening, waiter.busy(listening, lambda: waiter.in_epoll(listening)) as pid:
         command = ["unshare", "-n", sys.executable, "-c", program]
         with subprocess.Popen(command, stdin=subprocess.PIPE) as client:
             eventually(lambda: assert_waits(pid))
@@ -212,14 +187,10 @@ def test_a_request_that_waits_in_accept_for_its_own_connection_is_not_idle(tcp):
         connection.close()
 
     with waiter.forked(serve) as pid, waiter.connect(tcp):
-        eventually(lambda: assert_has_client(pid))
+        until(lambda: sockets.of(pid).has_client)
         eventually(lambda: assert_waits(pid, waiting.Kind.ACCEPT))
         assert_idle(pid, False)
         assert attempt(pid, lambda: None, 0.3) == "late"
-
-
-def assert_has_client(pid: int) -> None:
-    assert sockets.of(pid).has_client
 
 
 def test_outgoing_connections_make_no_difference(listening, tmp_path):
@@ -247,18 +218,15 @@ def test_a_process_that_waits_for_other_sockets_is_busy(tcp, way):
 
 
 def test_a_process_that_waits_for_its_listening_socket_to_be_writable_is_busy(tcp):
-    def wait() -> None:
-        epoll, poll = select.epoll(), select.poll()
+    poll = select.poll()
+    poll.register(tcp, select.POLLPRI)
+    with select.epoll() as epoll:
         epoll.register(tcp, select.EPOLLPRI)
-        poll.register(tcp, select.POLLPRI)
-        epoll.poll(0.1)
-        poll.poll(100)
-        select.select([], [], [tcp])
-
-    with waiter.forked(wait) as pid:
-        for kind in (waiting.Kind.EPOLL, waiting.Kind.POLL, waiting.Kind.SELECT):
-            eventually(lambda kind=kind: assert_waits(pid, kind))
-            assert_idle(pid, False)
+        calls = ("epoll", epoll.poll), ("poll", poll.poll), ("select", lambda: select.select([], [], [tcp]))
+        for kind, call in calls:
+            with waiter.forked(call) as pid:
+                eventually(lambda pid=pid, kind=kind: assert_waits(pid, waiting.Kind(kind)))
+                assert_idle(pid, False)
 
 
 def test_descriptors_above_64_are_read_from_a_select_set(tcp):
@@ -275,13 +243,9 @@ def test_a_stopped_and_continued_process_is_idle_as_before(tcp, way):
     with waiter.forked(lambda: waiter.WAYS[way](tcp)) as pid:
         eventually(lambda: assert_idle(pid, True))
         os.kill(pid, signal.SIGSTOP)
-        eventually(lambda: _assert_state(pid, b"T"))
+        until(lambda: procfile.stat(pid)[0], b"T")
         os.kill(pid, signal.SIGCONT)
         eventually(lambda: assert_idle(pid, True))
-
-
-def _assert_state(pid: int, state: bytes) -> None:
-    assert procfile.stat(pid)[0] == state
 
 
 @pytest.mark.parametrize("way", waiter.WAYS)
@@ -325,8 +289,8 @@ def test_a_connection_held_by_another_thread_counts_even_if_it_sleeps_in_a_futex
         connection.close()
 
     with waiter.forked(serve) as pid, waiter.connect(tcp):
-        eventually(lambda: _assert_threads(pid, 2))
-        eventually(lambda: _assert_place(pid, (b"inet_csk_accept", b"ep_poll", b"do_epoll_wait")))
+        until(lambda: len(os.listdir(f"/proc/{pid}/task")), 2)
+        until(lambda: place(pid).startswith((b"inet_csk_accept", b"ep_poll", b"do_epoll_wait")))
         assert_idle(pid, False)
 
 
@@ -340,7 +304,7 @@ def test_a_thread_that_only_sleeps_periodically_does_not_prevent_idleness(tcp):
         waiter.in_select(tcp)
 
     with waiter.forked(serve) as pid:
-        eventually(lambda: _assert_threads(pid, 2))
+        until(lambda: len(os.listdir(f"/proc/{pid}/task")), 2)
         eventually(lambda: assert_idle(pid, True))
 
 
@@ -354,11 +318,11 @@ def test_a_thread_that_ends_while_it_is_read_is_not_the_end_of_the_process(tcp, 
 
     def end_thread(pid: int) -> None:
         os.write(answers, b"x")
-        eventually(lambda: _assert_threads(pid, 1))
+        until(lambda: len(os.listdir(f"/proc/{pid}/task")), 1)
 
     try:
         with waiter.forked(serve) as pid:
-            eventually(lambda: _assert_threads(pid, 2))
+            until(lambda: len(os.listdir(f"/proc/{pid}/task")), 2)
             _once_a_thread_is_open(monkeypatch, lambda: end_thread(pid))
             eventually(lambda: assert_idle(pid, True))
     finally:
@@ -391,10 +355,6 @@ def _once_a_thread_is_open(monkeypatch, act: Callable[[], None]) -> None:
     monkeypatch.setattr(procfile, "open", open_and_act, raising=False)
 
 
-def _assert_threads(pid: int, count: int) -> None:
-    assert len(os.listdir(f"/proc/{pid}/task")) == count
-
-
 @contextlib.contextmanager
 def taking_turns(listening: socket.socket, lock: Path, waits: Callable[[], object]) -> Iterator[int]:
     """The pid of a process that waits in flock for its sibling, which waits as given; as in Net::Server."""
@@ -415,7 +375,7 @@ def test_a_process_waiting_in_flock_for_its_turn_is_idle_if_a_sibling_waits_for_
     with taking_turns(listening, tmp_path / "lock", lambda: waiter.in_select(listening)) as pid:
         assert_idle(pid, True)
         assert attempt(pid, lambda: tgkill(pid, pid, signal.SIGTERM)) == "sent"
-        eventually(lambda: _assert_state(pid, b"Z"))
+        until(lambda: procfile.stat(pid)[0], b"Z")
 
 
 def test_a_process_waiting_for_a_lock_of_the_application_is_busy(tcp, tmp_path):
@@ -480,8 +440,7 @@ def test_a_process_with_unreadable_memory_is_unknown(tcp, way, monkeypatch):
 
 @pytest.fixture
 def _yama(monkeypatch):
-    """As under kernel.yama.ptrace_scope=1: syscall may not be read, wchan may."""
-    monkeypatch.setattr(waiting, "_system_call", not_permitted)
+    only_wchan(monkeypatch)
 
 
 @pytest.mark.usefixtures("_yama")
@@ -494,18 +453,14 @@ def test_with_wchan_alone_epoll_is_recognised_but_not_the_targets_of_select_and_
 @pytest.mark.usefixtures("_yama")
 @pytest.mark.parametrize("way", ["epoll", "select", "poll"])
 def test_with_wchan_alone_a_process_with_a_connection_is_busy(listening, way):
-    def serve() -> None:
-        connection, _ = listening.accept()
-        waiter.WAYS[way](listening)
-        connection.close()
-
-    with waiter.forked(serve) as pid, waiter.connect(listening):
-        eventually(lambda: _assert_place(pid, (b"ep_poll", b"do_epoll_wait", b"poll_schedule_timeout")))
+    with waiter.busy(listening, lambda: waiter.WAYS[way](listening)) as pid, waiter.connect(listening):
+        until(lambda: place(pid).startswith((b"ep_poll", b"do_epoll_wait", b"poll_schedule_timeout")))
         assert_idle(pid, False)
 
 
-def _assert_place(pid: int, places: tuple[bytes, ...]) -> None:
-    assert Path(f"/proc/{pid}/wchan").read_bytes().startswith(places)
+def place(pid: int) -> bytes:
+    """The function of the kernel in which it sleeps."""
+    return Path(f"/proc/{pid}/wchan").read_bytes()
 
 
 # pause() forever, as a 32-bit program calls it.
@@ -530,7 +485,7 @@ def test_a_32_bit_process_is_not_held_since_its_calls_have_other_numbers(program
     sent: list[int] = []
     with waiter.listen("tcp") as listening, subprocess.Popen([program_32], stdin=listening.fileno()) as process:
         try:
-            eventually(lambda: _assert_state(process.pid, b"S"))
+            until(lambda: procfile.stat(process.pid)[0], b"S")
             with pytest.raises(PermissionError):
                 waiting.current(process.pid)
             assert Procfs().idle(process.pid) is False

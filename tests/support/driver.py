@@ -95,6 +95,10 @@ class Driver:
         self.expect(READY)
         return took
 
+    def until(self, expression: str) -> None:
+        """Tick until the log has this."""
+        eventually(lambda: self.tick() and assert_matches(expression, self.text()))
+
     def text(self) -> str:
         return self.log.read_text()
 
@@ -258,24 +262,37 @@ def eventually(assertion, timeout: float = 60.0):
             time.sleep(min(0.2, max(0.02, 5 * (now - began))))
 
 
+def until(value, expected: object = ..., timeout: float = 60.0) -> None:
+    """Wait until the value is this, or without `expected` until it is true."""
+
+    def assertion() -> None:
+        now = value()
+        assert now if expected is ... else now == expected
+
+    eventually(assertion, timeout)
+
+
 def stop(pid: int) -> None:
     """Stop the process. On a busy machine it may run on for a while after the signal: return when it does not."""
     os.kill(pid, signal.SIGSTOP)
-    eventually(lambda: _assert_stopped(pid))
-
-
-def _assert_stopped(pid: int) -> None:
-    assert psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    until(lambda: psutil.Process(pid).status(), psutil.STATUS_STOPPED)
 
 
 def workers_below(manager: int) -> set[int]:
-    """The pids of the manager's workers; one that ends while it is looked at is none."""
-    pids = set()
-    for worker in psutil.Process(manager).children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if worker.status() != psutil.STATUS_ZOMBIE:
-                pids.add(worker.pid)
-    return pids
+    """The pids of its children that have not ended; none where it has itself. psutil would read all processes."""
+    try:
+        pids = procfs.source().children(manager)
+    except ProcessLookupError:
+        return set()
+    return set(filter(is_alive, pids))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, and it is no zombie."""
+    try:
+        return not procfs.source().process(pid).ended
+    except ProcessLookupError:
+        return False
 
 
 def assert_have_served(manager: int, settle: float) -> None:
@@ -305,3 +322,9 @@ def listening(*args: str, log, through: Sequence[str] = (), **env: Any):
         driver.process.kill()
         driver.process.stdout.close()
         driver.process.wait()
+
+
+def listening_in(directory: Path, *args: str, **options: Any):
+    """A listener of the supervisord in this directory, by its configuration; its log is directory/listener.log."""
+    options = {"log": directory / "listener.log", "SUPERVISOR_SERVER_URL": f"unix://{directory}/s.sock", **options}
+    return listening("-c", f"{directory}/supervisord.conf", *args, **options)

@@ -6,17 +6,28 @@ import os
 import select
 import time
 
+import pytest
+
 from supervisor_memreap.core import reasons
 from supervisor_memreap.core.model import Program, Result
 from supervisor_memreap.core.servers import signal_while_busy
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import look as host_look
-from supervisor_memreap.host import procfs, signalling
+from supervisor_memreap.host import procfs, signalling, waiting
 from supervisor_memreap.host.attempt import Attempt
 from supervisor_memreap.host.machine import Order, Outcome
 
 MIB = 1024**2
 SETTINGS = PoolSettings(limit=30 * MIB)
+
+
+def not_permitted(*_: object) -> None:
+    raise PermissionError
+
+
+def only_wchan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under kernel.yama.ptrace_scope=1: syscall may not be read, wchan may. This kernel has no Yama to turn on."""
+    monkeypatch.setattr(waiting, "_system_call", not_permitted)
 
 
 def look(pid: int, settings: PoolSettings = SETTINGS, view=None, **options):

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from support import stack
-from support.driver import eventually
+from support.driver import eventually, is_alive
 
 
 class Slow:
@@ -40,7 +40,7 @@ class Slow:
         self.longest = max(self.longest, time.monotonic() - began)
 
     def serving(self) -> int:
-        return sum(stack.is_alive(int(mark.name)) for mark in self._marks.iterdir())
+        return sum(is_alive(int(mark.name)) for mark in self._marks.iterdir())
 
     def assert_all_serve(self) -> None:
         assert self.serving() == self.workers

@@ -26,7 +26,7 @@ import pytest
 import supervisor
 
 import supervisor_memreap
-from support.driver import Transport, eventually, supervisord, workers_below
+from support.driver import Transport, eventually, is_alive, supervisord, workers_below
 
 INTERFACE = (
     "[rpcinterface:memreap]\nsupervisor.rpcinterface_factory=supervisor_memreap.rpcinterface:make_rpcinterface\n"
@@ -150,23 +150,6 @@ class Pool:
     def lines(self, text: str) -> list[str]:
         """The log lines about this pool that contain the text."""
         return [line for line in self.log().splitlines() if f" memreap: {self.name}: " in line and text in line]
-
-
-def children(manager: int) -> set[int]:
-    """The pids of its children that have not ended, by two files of /proc each."""
-    try:
-        pids = Path(f"/proc/{manager}/task/{manager}/children").read_text().split()
-    except OSError:
-        return set()
-    return {int(pid) for pid in pids if is_alive(int(pid))}
-
-
-def is_alive(pid: int) -> bool:
-    """Whether there is such a process, and it is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except OSError:
-        return False
 
 
 def free_port() -> int:
@@ -305,7 +288,7 @@ class Watch:
         self._pool = pool
         self._stop = threading.Event()
         self._manager = pool.manager().pid
-        self._last = children(self._manager)
+        self._last = workers_below(self._manager)
         self.fewest = len(self._last)
         self.most_gone_together = 0
         self._thread = threading.Thread(target=self._run)
@@ -320,7 +303,7 @@ class Watch:
             self._look()
 
     def _look(self) -> None:
-        listed = children(self._manager)
+        listed = workers_below(self._manager)
         # The kernel's list may lack one for a moment while another one ends.
         now = listed | {pid for pid in self._last - listed if is_alive(pid)}
         if not is_alive(self._manager):

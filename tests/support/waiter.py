@@ -58,6 +58,19 @@ def connect(listening: socket.socket) -> socket.socket:
 
 
 @contextlib.contextmanager
+def busy(listening: socket.socket, act: Callable[[], object]) -> Iterator[int]:
+    """The pid of a child that accepts a connection, does this while it has it in hand, and closes it."""
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        act()
+        connection.close()
+
+    with forked(serve) as pid:
+        yield pid
+
+
+@contextlib.contextmanager
 def forked(function: Callable[[], object]) -> Iterator[int]:
     """The pid of a child that runs this, and has no thread but the main one."""
     pid = os.fork()
