@@ -402,20 +402,6 @@ def stalled() -> float:
     return int(Path(PRESSURE).read_text().split()[4].partition("=")[2]) / 1e6
 
 
-def test_a_jump_between_two_ticks_causes_a_look(listener, group):
-    assert "HUP sent" not in listener.text()
-    process = listener.listener()
-    before = alarms_of(process)
-    assert before
-    with holding(group, 140):
-        eventually(lambda: assert_in("headroom 100 MiB: HUP sent", listener.text()))
-        # It goes on to look on its own: the first one leaves, the replacement settles, the other one goes.
-        eventually(lambda: assert_in("has its headroom of 100 MiB again", listener.text()))
-    assert listener.text().count("HUP sent") == 2
-    until(lambda: alarms_of(process), before)
-    assert "internal error" not in listener.text()
-
-
 def _assert_asleep(process: psutil.Process) -> None:
     """Not while it still reads what its other processes have answered to the tick."""
     before = reads(process)
@@ -423,7 +409,7 @@ def _assert_asleep(process: psutil.Process) -> None:
     assert reads(process) == before
 
 
-def test_it_sleeps_while_nothing_happens(listener):
+def test_it_sleeps_while_nothing_happens_and_a_jump_between_two_ticks_causes_a_look(listener, group):
     process = listener.listener()
     eventually(lambda: _assert_asleep(process))
     before, waited = reads(process), stalled()
@@ -432,3 +418,13 @@ def test_it_sleeps_while_nothing_happens(listener):
     assert reads(process) == before or stalled() - waited > 0.1
     listener.tick()
     assert reads(process) > before + 10
+    assert "HUP sent" not in listener.text()
+    armed = alarms_of(process)
+    assert armed
+    with holding(group, 140):
+        eventually(lambda: assert_in("headroom 100 MiB: HUP sent", listener.text()))
+        # It goes on to look on its own: the first one leaves, the replacement settles, the other one goes.
+        eventually(lambda: assert_in("has its headroom of 100 MiB again", listener.text()))
+    assert listener.text().count("HUP sent") == 2
+    until(lambda: alarms_of(process), armed)
+    assert "internal error" not in listener.text()

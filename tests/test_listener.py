@@ -404,7 +404,7 @@ def test_a_listener_killed_during_a_reap_continues_after_its_restart(log, tmp_pa
     # Busy workers get no second signal, however long a listener takes to start.
     text = program(2, 40, "stuck", "busy") + f"[memreap:myapp]\nlimit=30MB\nidle_wait=0s\nhold=no\n{QUICK}"
     # Else an attempt on a busy worker lasts for 30 s.
-    (tmp_path / "sitecustomize.py").write_text("import supervisor_memreap.host.attempt as a\na.ALONE = 1.0\n")
+    (tmp_path / "sitecustomize.py").write_text("import supervisor_memreap.listener.attempts as a\na.ALONE = 1.0\n")
     with supervisord(tmp_path, text + stack.recorder(tmp_path)) as process:
         manager = World(process, tmp_path, 0).manager("myapp")
         eventually(lambda: assert_have_served(manager.pid, settle=1.0))

@@ -13,7 +13,7 @@ from supervisor_memreap.core import events, policy, settings
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, Settings, resolve
 from supervisor_memreap.core.values import duration
-from supervisor_memreap.host import attempt
+from supervisor_memreap.listener import attempts
 from supervisor_memreap.listener.reaper import Reaper
 from support.driver import assert_have_served, eventually
 
@@ -28,7 +28,7 @@ def shorten_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(settings._KEYS, "min_age", duration)
     monkeypatch.setattr(policy, "READ", 0.1)
     monkeypatch.setattr(policy, "SINGLE_CALM", 0.5)
-    monkeypatch.setattr(attempt, "ALONE", 1.0)
+    monkeypatch.setattr(attempts, "ALONE", 1.0)
 
 
 def wait_for(reaper: Reaper, seconds: float = 5.0, later: float = 0.0) -> None:
