@@ -450,7 +450,7 @@ def test_an_internal_error_is_one_line_and_the_listener_continues(world, tmp_pat
 
 TROUBLES = {
     "deaf": r"HUP would kill worker \d+ \(no handler\): nothing sent; set signal= .*",
-    "stuck": r"worker \d+ has not left .* after HUP: stuck \(state S, in \w+\), nothing more is sent to it.*",
+    "stuck": r"worker \d+ has not left .* after HUP: stuck \(state S, in \w+\); nothing more is sent to it.*",
     "once": r"worker \d+ left .* ago and the pool has not settled since \(0 of 1 workers\).*",
     "falls": r"suspended: the manager \d+ ended .* after worker \d+ was signalled: it exited on its own; .*",
 }
