@@ -14,7 +14,7 @@ from supervisor_memreap.advice.suggestion import Why
 _INTRODUCTION = """\
 # How often `memreap suggest` is right
 
-`python benchmarks/suggest.py` wrote this page. It makes synthetic pools of which the truth is known, and what the
+`python benchmarks/suggest.py` wrote this page. It makes synthetic pools whose growth is known, and what the
 listener would have recorded of each: 1 to 7 days, a reading a minute for the last day and one each 15 minutes
 before. It asks `memreap suggest` for a limit, and then lets the same pool run under that limit for a long time,
 with a look every 5 s. A suggestion is *right* if the reaps a day that it promises are within 25 % of the true ones,
