@@ -30,6 +30,7 @@ from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId, Program
 from supervisor_memreap.core.settings import Recording, Settings
 from supervisor_memreap.history import historyfile
+from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.listener.slowoutputs import SlowOutputs
 from supervisor_memreap.outputs import child
@@ -94,7 +95,7 @@ class Listener:
         self.log: list[events.Event] = []
         self._outputs = SlowOutputs(self.log.append, Once(self.log.append))
         self._outputs.apply(Recording(history=str(path)), Contents())
-        self._reaper = Reaper()
+        self._reaper = Reaper(ThisMachine())
         self.events = 0
 
     def look(self) -> float:

@@ -16,6 +16,7 @@ from support.reaping import wait_for
 from supervisor_memreap.core.events import Event, ManagerLost, Signalled, Sink, Stuck, WrongSetting
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host import procfs
+from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.supervisord.client import Unavailable, connect
 
@@ -120,7 +121,7 @@ def memreap(hold: bool = True, idle_wait: float = 60.0) -> Act:
             "hold": hold,
         }
         supervisord = connect(f"unix://{pool.directory}/s.sock", {})
-        reaper = Reaper((_notes(write),))
+        reaper = Reaper(ThisMachine(), (_notes(write),))
         while True:
             try:
                 pools = reaper.tick(supervisord.programs(), Settings({pool.name: settings}), time.monotonic())

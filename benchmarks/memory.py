@@ -58,6 +58,7 @@ from supervisor_memreap.core.events import Event, Left, Signalled
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import PoolSettings, Settings, Watch
 from supervisor_memreap.host import look, procfs, reader
+from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.supervisord.client import connect
 
@@ -161,7 +162,7 @@ def reap(served: Served, metric: str, dice: random.Random) -> Result:
     settings = {"limit": int(0.98 * max(sizes[metric] for sizes in workers.values())), "metric": metric}
     events: list[Event] = []
     supervisord = connect(f"unix://{served.pool.directory}/s.sock", {})
-    reaper = Reaper([events.append])
+    reaper = Reaper(ThisMachine(), [events.append])
 
     def tick() -> None:
         given = {**settings, "min_age": MIN_AGE, "settle": 60.0}  # no other worker goes meanwhile
@@ -237,7 +238,7 @@ def costs(served: Served) -> Result:
 def _cpu_of_a_look(programs: list[Program], settings: Settings) -> float:
     """CPU time in ms, including that of the process that reads page tables."""
     events: list[Event] = []
-    reaper = Reaper([events.append])
+    reaper = Reaper(ThisMachine(), [events.append])
     began = _cpu()
     for _ in range(LOOKS):
         reaper.tick(programs, settings, time.monotonic())

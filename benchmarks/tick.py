@@ -41,6 +41,7 @@ from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Recording, Settings
 from supervisor_memreap.host import look, roster
+from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.listener.slowoutputs import SlowOutputs
 from supervisor_memreap.outputs.lasting import Once
@@ -96,7 +97,7 @@ def measure_all(floor: str, managers: list[int]) -> tuple[dict[str, float], dict
     """
     programs = [Program(f"p{pid}", f"p{pid}", "RUNNING", pid) for pid in managers]
     settings = Settings({program.name: {"limit": 1 << 40} for program in programs})
-    reaper, recording = Reaper(), Minute(programs, settings)
+    reaper, recording = Reaper(ThisMachine()), Minute(programs, settings)
     reaper.tick(programs, settings, time.monotonic())
     ways: dict[str, Callable[[], float]] = {
         "C floor": lambda: by_floor(floor, managers),
@@ -136,7 +137,7 @@ class Minute:
         self._log: list[Event] = []
         self._outputs = SlowOutputs(self._log.append, Once(self._log.append))
         self._outputs.apply(Recording(history=f"{self._directory.name}/history.sqlite"), Contents())
-        self._reaper = Reaper()
+        self._reaper = Reaper(ThisMachine())
 
     def pass_by(self) -> None:
         for number in range(self.TICKS):

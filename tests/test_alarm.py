@@ -16,12 +16,14 @@ import pytest
 from support.driver import POOL, assert_in, eventually, listening_in, supervisord, until
 
 from supervisor_memreap.core import events
+from supervisor_memreap.core.events import Sink
 from supervisor_memreap.core.model import HOST, MemoryScope, Program
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.core.shortage import Episode, Kind, Shortage
 from supervisor_memreap.host import alarm
 from supervisor_memreap.host.alarm import Alarm, Waker, wakers
 from supervisor_memreap.host.memory import Group, Memory
+from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener.memorywatch import MemoryWatch
 from supervisor_memreap.listener.timing import Timing
 from supervisor_memreap.outputs.lasting import Once
@@ -292,28 +294,42 @@ def test_a_shortage_that_is_ignored_does_not_wake():
     ],
 )
 def test_a_shortage_that_is_given_up_does_not_wake(kind, scope, kinds):
-    memory = MemoryWatch()
+    wanted: list[list[str]] = []
+
+    class Woken(ThisMachine):
+        def set_alarm(self, headroom, pressure, ignored):
+            is_wanted = (headroom, pressure) != (None, None)
+            wanted.append([each.kind for each in wakers((), headroom, pressure, ignored)] if is_wanted else [])
+            return ""
+
+    memory = MemoryWatch(Woken())
     settings = PoolSettings(headroom=100 * MIB)
     memory.begin([Watch(Program("myapp", "myapp", "RUNNING", 1), settings)])
-    assert [waker.kind for waker in memory.wakers()] == ["stall"]
+    memory.set_alarm()
     shortage = Shortage(kind, scope, 1.0, 2.0, 2.4)
     memory._episodes = {shortage.key: Episode(shortage, 0.0, given_up=1.0)}
-    assert [waker.kind for waker in memory.wakers()] == kinds
+    memory.set_alarm()
     memory.begin([Watch(Program("myapp", "myapp", "RUNNING", 1), PoolSettings(limit=MIB))])
-    assert memory.wakers() == []
+    memory.set_alarm()
+    assert wanted == [["stall"], kinds, []]
+
+
+def timing_of(machine: ThisMachine, take: Sink) -> Timing:
+    memory = MemoryWatch(machine)
+    memory.begin([Watch(Program("myapp", "myapp", "RUNNING", 1), PoolSettings(headroom=100 * MIB))])
+    return Timing(machine, memory, Once(take))
 
 
 @pytest.fixture
-def timing(monkeypatch) -> Iterator[Timing]:
-    made = Timing(MemoryWatch(), Once(lambda _: None))
-    yield made
-    made.close()
+def timing() -> Iterator[Timing]:
+    with contextlib.closing(ThisMachine()) as machine:
+        yield timing_of(machine, lambda _: None)
 
 
 def test_the_next_look_is_one_second_after_the_last_and_waits_for_nothing_else(monkeypatch, timing):
     reading, writing = os.pipe()
     monkeypatch.setitem(alarm._ARM, "level", lambda _: os.dup(reading))
-    monkeypatch.setattr(MemoryWatch, "wakers", lambda _: [Waker("level", "/x")])
+    monkeypatch.setattr(alarm, "wakers", lambda *_: [Waker("level", "/x")])
     timing.begin()
     timing.end()
     assert timing.patience() is None
@@ -356,8 +372,8 @@ def test_a_tick_right_after_another_look_causes_no_look(monkeypatch, timing):
 
 def test_a_kernel_without_wakeups_is_reported_once(monkeypatch, tmp_path):
     reported: list[events.Event] = []
-    timing = Timing(MemoryWatch(), Once(reported.append))
-    monkeypatch.setattr(MemoryWatch, "wakers", lambda _: [Waker("stall", str(tmp_path / "none"), 1)])
+    timing = timing_of(ThisMachine(), reported.append)
+    monkeypatch.setattr(alarm, "wakers", lambda *_: [Waker("stall", str(tmp_path / "none"), 1)])
     for _ in range(3):
         timing.begin()
         timing.end()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from supervisor_memreap.core import policy
@@ -14,6 +12,7 @@ from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.host.attempt import Attempt
 from supervisor_memreap.host.machine import TURN, Outcome
+from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener import attemptqueue, attempts
 from supervisor_memreap.listener.attemptqueue import AttemptQueue
 from supervisor_memreap.listener.attempts import ALONE, LAST
@@ -28,7 +27,7 @@ class Child(Attempt):
     fd = 0
     deadline = float("inf")
 
-    def __init__(self, order, *_):  # the real one would fork
+    def __init__(self, order):  # the real one would fork
         self.order = order
         self.ended: Outcome | None = None
         self.patience = order.patience
@@ -43,22 +42,14 @@ class Child(Attempt):
         self.patience = min(self.patience, patience)
 
 
-@pytest.fixture
-def begun(monkeypatch) -> list[int]:
-    """The workers on which attempts were begun."""
-    pids: list[int] = []
+class Free:
+    """A lock that no other one holds."""
 
-    def begin(order, *rest) -> Child:
-        pids.append(order.worker.pid)
-        return Child(order, *rest)
+    def share(self) -> Free:
+        return self
 
-    monkeypatch.setattr(attempts, "Attempt", begin)
-    monkeypatch.setattr(attempts.signalling, "open_pidfd", lambda _pid: None)
-    return pids
-
-
-def null(*_: object) -> int:
-    return os.open(os.devnull, os.O_RDONLY)
+    def close(self) -> None:
+        pass
 
 
 def candidate(worker: Worker, state: PoolState) -> Candidate:
@@ -66,12 +57,30 @@ def candidate(worker: Worker, state: PoolState) -> Candidate:
     return Candidate(worker, Requested(None, "uss"), attempts=wait.attempts if wait else 0)
 
 
-class Machine:
+class Machine(ThisMachine):
+    """This one, on which every lock is free and nothing is signalled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[int] = []
+        """The workers on which attempts were begun."""
+
+    def lock(self, manager, is_group):
+        return Free()
+
+    def attempt(self, order, lock):
+        self.begun.append(order.worker.pid)
+        return Child(order)
+
+
+class Queue:
     """Pools, each with the workers that are due."""
 
     def __init__(self, **due: tuple[int, ...]):
-        self.pools = Pools((), False, {}, lambda _states: "", dict)
-        self.queue = AttemptQueue(self.pools, MemoryWatch())
+        machine = Machine()
+        self.begun = machine.begun
+        self.pools = Pools(machine, (), False, {}, lambda _states: "", dict)
+        self.queue = AttemptQueue(machine, self.pools, MemoryWatch(machine))
         self.due = due
         self.now = 0.0
 
@@ -82,13 +91,12 @@ class Machine:
         self.now += 5.0
         for name, pids in self.due.items():
             pool = self.pool(name)
-            pool.attempts._take_lock = null
             detail = WorkerDetail(1, True, "Starman", "HUP")
             workers = tuple(Worker(ProcessId(pid, 1.0), 100.0, 1, detail) for pid in pids)
             seen = Pool(name, "RUNNING", manager=ProcessId(1, 0.5), workers=workers)
             candidates = [candidate(worker, pool.state) for worker in workers]
             pool.take(Choice(seen, Standing.DUE, pool.state, (), tuple(candidates)), self.now)
-        self.queue.begin([self.pool(name) for name in self.due], None, self.now)
+        self.queue.begin([self.pool(name) for name in self.due], self.now)
 
     def ends(self, name: str, outcome: Outcome) -> None:
         child = self.child(name)
@@ -106,57 +114,57 @@ def busy(stopped: float = 0.0) -> Outcome:
     return Outcome(Result.BUSY, has_boundary=True, watched=1.0, stopped=stopped)
 
 
-def test_a_paused_pool_is_not_attempted_when_its_turn_comes(begun, monkeypatch):
+def test_a_paused_pool_is_not_attempted_when_its_turn_comes(monkeypatch):
     monkeypatch.setattr(attemptqueue, "MOST", 1)
-    machine = Machine(a=(11,), b=(21,))
-    machine.look()
-    assert begun == [11]
-    paused = machine.pool("b")
-    paused.attempts.end(machine.now, by_force=True)  # as a pause does
+    queue = Queue(a=(11,), b=(21,))
+    queue.look()
+    assert queue.begun == [11]
+    paused = queue.pool("b")
+    paused.attempts.end(queue.now, by_force=True)  # as a pause does
     paused.update(policy.pause(paused.state))
-    machine.ends("a", busy())
-    assert begun == [11]
+    queue.ends("a", busy())
+    assert queue.begun == [11]
 
 
-def test_attempts_are_shortened_when_the_maximum_number_is_running(begun, monkeypatch):
+def test_attempts_are_shortened_when_the_maximum_number_is_running(monkeypatch):
     monkeypatch.setattr(attemptqueue, "MOST", 1)
-    machine = Machine(a=(11,))
-    machine.look()
-    assert machine.child("a").patience == ALONE
-    machine.due["b"] = (21,)
-    machine.look()
-    assert machine.child("a").patience == TURN
-    machine.ends("a", busy())
-    assert begun == [11, 21]
+    queue = Queue(a=(11,))
+    queue.look()
+    assert queue.child("a").patience == ALONE
+    queue.due["b"] = (21,)
+    queue.look()
+    assert queue.child("a").patience == TURN
+    queue.ends("a", busy())
+    assert queue.begun == [11, 21]
 
 
-def test_an_always_busy_worker_does_not_block_the_turn_of_others(begun):
-    machine = Machine(a=(11, 12, 13))
+def test_an_always_busy_worker_does_not_block_the_turn_of_others():
+    queue = Queue(a=(11, 12, 13))
     for _ in range(2):
-        machine.look()
+        queue.look()
         for _ in range(3):
-            machine.ends("a", busy())
-    assert begun == [11, 12, 13] * 2
-    machine.look()
-    assert machine.child("a").patience == 4 * attempts.FIRST
+            queue.ends("a", busy())
+    assert queue.begun == [11, 12, 13] * 2
+    queue.look()
+    assert queue.child("a").patience == 4 * attempts.FIRST
 
 
-def test_a_worker_stopped_without_a_signal_is_left_alone_nine_times_as_long(begun):
-    machine = Machine(a=(11,))
-    machine.look()
-    machine.ends("a", busy(stopped=3600.0))  # by the clock of this machine, which is not that of the looks
-    machine.look()
-    assert begun == [11]
+def test_a_worker_stopped_without_a_signal_is_left_alone_nine_times_as_long():
+    queue = Queue(a=(11,))
+    queue.look()
+    queue.ends("a", busy(stopped=3600.0))  # by the clock of this machine, which is not that of the looks
+    queue.look()
+    assert queue.begun == [11]
 
 
-def test_changed_settings_end_an_attempt(begun):
-    machine = Machine(a=(11,))
-    machine.look()
-    first = machine.child("a")
-    machine.pool("a").settings = PoolSettings(hold=False)
-    machine.look()
-    assert machine.child("a") is not first
-    assert begun == [11, 11]
+def test_changed_settings_end_an_attempt():
+    queue = Queue(a=(11,))
+    queue.look()
+    first = queue.child("a")
+    queue.pool("a").settings = PoolSettings(hold=False)
+    queue.look()
+    assert queue.child("a") is not first
+    assert queue.begun == [11, 11]
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.host import attempt, boundary
 from supervisor_memreap.host.procfs import Procfs
+from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.outputs.eventlog import Log
 
@@ -376,7 +377,7 @@ def test_no_worker_of_a_manager_that_ends_during_a_tick_is_signalled():
                 os.kill(manager, signal.SIGKILL)
                 os.waitpid(manager, 0)
 
-        reaper = Reaper((emit,))
+        reaper = Reaper(ThisMachine(), (emit,))
         programs = [Program("myapp", "myapp", "RUNNING", manager)]
         settings = Settings({"myapp": {"limit": 30 * 1024**2, "min_age": 0.0, "settle": 0.0}})
         reaper.tick(programs, settings, time.monotonic())
@@ -473,7 +474,7 @@ def a_siblings_pid_between_two_looks() -> None:
     with pool(1, 40) as manager:
         settings = Settings({"myapp": {"limit": 64 * 1024, "min_age": 0.0, "checks": 2}})
         programs = [Program("myapp", "myapp", "RUNNING", manager)]
-        reaper = Reaper((emitted.append,))
+        reaper = Reaper(ThisMachine(), (emitted.append,))
         seen = look(manager)
         (worker,) = seen.workers
         reaper.tick(programs, settings, 0.0)

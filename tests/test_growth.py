@@ -22,6 +22,7 @@ from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.rows import of_xmlrpc
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
+from supervisor_memreap.host import look
 from supervisor_memreap.listener import sizes
 from supervisor_memreap.outputs import statusrows, statustable
 from supervisor_memreap.rpcinterface import make_rpcinterface
@@ -67,13 +68,13 @@ def test_the_growth_of_a_real_pool_is_within_20_percent(growing, in_seconds, mor
 
 def test_a_reading_costs_no_extra_look(growing, in_seconds, monkeypatch):
     measured = []
-    real = sizes.look.measure
+    real = look.measure
 
     def measure(pool, settings, view, deadline, known):
         measured.append((dict(known), real(pool, settings, view, deadline, known)))
         return measured[-1][1]
 
-    monkeypatch.setattr(sizes.look, "measure", measure)
+    monkeypatch.setattr(look, "measure", measure)
     monkeypatch.setattr(sizes, "MEASURE", 1000.0)
     monkeypatch.setattr(growth, "APART", 0.0)
     with Reaping(growing, limit="1GB") as reaping:

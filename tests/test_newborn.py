@@ -22,6 +22,7 @@ from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Settings
 from supervisor_memreap.demo import fastcgi
 from supervisor_memreap.host import procfs
+from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener.reaper import Reaper
 
 MIB = 1024**2
@@ -89,7 +90,7 @@ def test_under_constant_recycling_only_signalled_workers_leave(pool):
     limit = 70 * MIB + max(view.memory(pid).private for pid in pool.workers())
     settings = Settings({"myapp": {"limit": limit, "min_age": 0.6, "settle": 0.0}})
     emitted: list[events.Event] = []
-    reaper = Reaper((emitted.append,))
+    reaper = Reaper(ThisMachine(), (emitted.append,))
     ever: set[int] = set()
 
     def signalled() -> list[int]:

@@ -28,6 +28,7 @@ from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.settings import resolve
 from supervisor_memreap.core.state import Cause, Delay, Phase, PoolState, Reap, Suspension, Wait
 from supervisor_memreap.host import lock, procfs
+from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener import oneshot, statedirectory
 from supervisor_memreap.listener.pool import WatchedPool
 from supervisor_memreap.listener.statefile import BesideListener, StateFile
@@ -300,8 +301,8 @@ def test_a_long_wait_is_reported():
 @pytest.mark.parametrize(("busy_for", "waits"), [(59.0, True), (61.0, False)])
 def test_it_does_not_wait_for_ever_for_workers_that_are_always_busy(busy_for, waits):
     worker = Worker(ProcessId(11, 1.0), 90.0, 300, WorkerDetail(0, True, "Starman"), serving=True)
-    state = PoolState(waits={worker.id: Wait(attempts=9, seconds=busy_for)})
-    watched = WatchedPool("myapp", state, (), str, lambda _manager, _is_group: 0)
+    state, machine = PoolState(waits={worker.id: Wait(attempts=9, seconds=busy_for)}), ThisMachine()
+    watched = WatchedPool(machine, "myapp", state, (), str, machine.lock)
     there = Pool("myapp", "RUNNING", "", ProcessId(1, 0.0), 90.0, (worker,))
     candidates = (Candidate(worker, OverLimit(300, 150, "uss")),)
     watched.choice = Choice(there, Standing.DUE, state, candidates=candidates, pending=candidates, to_go=1)

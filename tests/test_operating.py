@@ -26,6 +26,7 @@ from support.operated import Operated, assert_logged, assert_status, operating
 from support.sections import program
 
 from supervisor_memreap.core.settings import POOL_KEYS, RECORDING_KEYS
+from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener import doctorprocess as process
 from supervisor_memreap.listener.wakeable import wait
 from supervisor_memreap.outputs.fields import COMMON, time_text
@@ -386,7 +387,7 @@ def test_a_hanging_doctor_is_ended_with_all_its_children(monkeypatch, tmp_path):
     doctor = process.DoctorProcess("", "1")
 
     def assert_ended() -> None:
-        doctor.wake(wait(doctor))  # as the listener does
+        doctor.wake(wait(ThisMachine(), doctor))  # as the listener does
         assert doctor.has_ended()
 
     eventually(assert_ended)

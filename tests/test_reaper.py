@@ -25,9 +25,10 @@ from supervisor_memreap.core.model import ProcessId, Program, Result
 from supervisor_memreap.core.reasons import TooOld
 from supervisor_memreap.core.settings import Given, Settings, resolve
 from supervisor_memreap.core.state import Cause, Phase, PoolState, Reap, Suspension
-from supervisor_memreap.host import lock, procfs, reader, signalling, sockets
+from supervisor_memreap.host import lock, procfs, reader, signalling, sockets, thismachine
 from supervisor_memreap.host import look as host_look
 from supervisor_memreap.host.machine import Locked, Outcome, Unlockable
+from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener import attempts, statedirectory
 from supervisor_memreap.listener.attempts import AGAIN
 from supervisor_memreap.listener.memorywatch import MemoryWatch
@@ -128,7 +129,7 @@ def test_whenever_a_listener_is_killed_the_next_one_knows_who_may_be_leaving(sta
         leaving = states["myapp"].leaving
         assert leaving.worker.pid in {process.pid for process in psutil.Process(manager).children()}
         with Reaping(manager) as reaping:
-            reaping.reaper = Reaper((reaping.events.append,), states=states)
+            reaping.reaper = Reaper(ThisMachine(), (reaping.events.append,), states=states)
             for _ in range(3):
                 assert reaping.tick().choice.standing == "leaving"
             psutil.Process(leaving.worker.pid).kill()
@@ -149,7 +150,7 @@ def _end_by_force(manager: int, statefile: StateFile, moment: str) -> None:
             if isinstance(event, events.Signalled):
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        reaping.reaper = Reaper((emit,), keep=keep)
+        reaping.reaper = Reaper(ThisMachine(), (emit,), keep=keep)
         reaping.until(events.Left)  # never: the worker is stuck
     finally:
         os._exit(1)
@@ -273,11 +274,11 @@ def test_a_second_or_stronger_signal_is_saved_before_it_is_sent(monkeypatch, stu
 
         return act
 
-    monkeypatch.setattr(attempts, "Attempt", keeping(attempts.Attempt))
+    monkeypatch.setattr(thismachine, "Attempt", keeping(thismachine.Attempt))
     monkeypatch.setattr(signalling, "force", keeping(signalling.force))
     words = ("gap",) if stuck == "report" else ("stuck", "busy")
     with pool(1, 40, *words) as manager, Reaping(manager, stuck=stuck, idle_wait="0s", hold="no") as reaping:
-        reaping.reaper = Reaper((reaping.events.append,), keep=lambda states: kept.append(dict(states)))
+        reaping.reaper = Reaper(ThisMachine(), (reaping.events.append,), keep=lambda states: kept.append(dict(states)))
         reaping.until(events.Signalled)
         reaping.later = policy.AGAIN if stuck == "report" else 300.0
         assert reaping.until(kind).signal == ("HUP" if stuck == "report" else "KILL")
@@ -295,14 +296,14 @@ def test_a_worker_whose_listener_was_killed_before_the_signal_gets_it_from_the_n
             monkeypatch.setattr(before.pools, "_keep", lambda _: None)  # one that is ended by force writes nothing more
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(attempts, "Attempt", end_it)
+        monkeypatch.setattr(thismachine, "Attempt", end_it)
         with pytest.raises(KeyboardInterrupt):
             reaping.tick()
         monkeypatch.undo()
         before.close()
         states, _ = statefile.read(time.monotonic())
         assert (states["myapp"].leaving.worker.pid, states["myapp"].leaving.is_sent) == (worker, False)
-        reaping.reaper = Reaper((reaping.events.append,), states=states)
+        reaping.reaper = Reaper(ThisMachine(), (reaping.events.append,), states=states)
         assert reaping.tick().choice.standing == "leaving"
         reaping.later = policy.AGAIN
         event = reaping.until(events.SignalledAgain)
@@ -337,7 +338,7 @@ def test_a_pool_followed_by_another_memreap_is_not_signalled(statefile):
         first.until(events.Signalled)
         states = {pool.name: pool.state for pool in first.reaper.pools}
         emitted: list[events.Event] = []
-        other = Reaper((emitted.append,), states=states)
+        other = Reaper(ThisMachine(), (emitted.append,), states=states)
         try:
             for _ in range(3):
                 other.tick(first.programs, first.settings, time.monotonic() + 300)
@@ -358,7 +359,9 @@ def test_a_sent_signal_is_saved_before_anything_else_is_done():
             if isinstance(event, events.Signalled):
                 phases.append(kept[-1]["myapp"].leaving.phase)
 
-        reaping.reaper = Reaper((emit, reaping.events.append), keep=lambda states: kept.append(dict(states)))
+        reaping.reaper = Reaper(
+            ThisMachine(), (emit, reaping.events.append), keep=lambda states: kept.append(dict(states))
+        )
         reaping.until(events.Signalled)
     assert phases == [Phase.SIGNALLED]
     assert any(states["myapp"].attempted for states in kept)
@@ -477,7 +480,7 @@ def test_a_signal_followed_by_an_error_counts_for_the_shortage():
             if isinstance(event, events.Signalled):
                 raise OSError("made for the test")
 
-        reaping.reaper = Reaper((reaping.events.append, fails))
+        reaping.reaper = Reaper(ThisMachine(), (reaping.events.append, fails))
         reaping.until(events.Signalled)
         (episode,) = reaping.reaper.memory.episodes.values()
         assert episode.reaps == 1
@@ -489,7 +492,7 @@ def test_a_worker_signalled_by_an_ended_memreap_is_followed_and_no_other_is_reap
         (first, *_) = (view.process(pid).id for pid in sorted(workers_below(manager)))
         leaving = Reap(first, time.monotonic(), frozenset([first]))
         saved = PoolState(manager=view.process(manager).id, reap=leaving)
-        reaping.reaper = Reaper((reaping.events.append,), saved=lambda: {"myapp": saved})
+        reaping.reaper = Reaper(ThisMachine(), (reaping.events.append,), saved=lambda: {"myapp": saved})
         for _ in range(5):
             reaping.tick()
         assert reaping.all_of(events.Signalled) == []
@@ -515,7 +518,7 @@ def test_an_error_after_the_signal_may_have_been_sent_counts_as_sent(monkeypatch
     monkeypatch.setattr(attempts.PoolAttempts, "_follow", fails)
     with pool(3, 40, "stuck") as manager, Reaping(manager) as reaping:
         eventually(lambda: _assert_emitted(reaping, events.InternalError, "myapp"))
-        monkeypatch.setattr(attempts, "Attempt", lambda *_: pytest.fail("a second worker was asked for"))
+        monkeypatch.setattr(thismachine, "Attempt", lambda *_: pytest.fail("a second worker was asked for"))
         for _ in range(3):
             assert reaping.tick().state.leaving.phase is Phase.SIGNALLED
 
@@ -527,9 +530,9 @@ def test_an_error_after_the_second_signal_may_have_been_sent_counts_as_sent(monk
     with pool(2, 40, "stuck") as manager, Reaping(manager) as reaping:
         reaping.until(events.Signalled)
         reaping.later = policy.AGAIN
-        monkeypatch.setattr(attempts, "_settle_again", fails)
+        monkeypatch.setattr(attempts.PoolAttempts, "_settle_again", fails)
         reaping.until(events.InternalError)
-        monkeypatch.setattr(attempts, "Attempt", lambda *_: pytest.fail("a third signal was asked for"))
+        monkeypatch.setattr(thismachine, "Attempt", lambda *_: pytest.fail("a third signal was asked for"))
         for _ in range(3):
             assert reaping.tick().state.leaving.phase is Phase.AGAIN
 
@@ -577,7 +580,7 @@ def test_a_worker_whose_files_are_unreadable_for_a_moment_has_not_left(monkeypat
 
 @pytest.mark.parametrize("stuck", ["report", "KILL"])
 def test_a_dry_run_sends_no_second_or_stronger_signal(monkeypatch, stuck):
-    for module, name in ((attempts, "Attempt"), (signalling, "force")):
+    for module, name in ((thismachine, "Attempt"), (signalling, "force")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("a dry run has sent something"))
     with pool(2, 40, "stuck") as manager, Reaping(manager, stuck=stuck) as reaping:
         worker = procfs.source().process(min(workers_below(manager))).id
@@ -587,7 +590,7 @@ def test_a_dry_run_sends_no_second_or_stronger_signal(monkeypatch, stuck):
             manager=procfs.source().process(manager).id,
             reap=signalled,
         )
-        reaping.reaper = Reaper((reaping.events.append,), dry_run=True, states={"myapp": state})
+        reaping.reaper = Reaper(ThisMachine(), (reaping.events.append,), dry_run=True, states={"myapp": state})
         for later in (0.0, 1000.0, 2000.0):
             reaping.later = later
             reaping.tick()
@@ -656,7 +659,7 @@ def test_a_refused_ptrace_is_not_tried_again_at_each_look(monkeypatch):
 
         cancel = outcome
 
-    monkeypatch.setattr(attempts, "Attempt", refused)
+    monkeypatch.setattr(thismachine, "Attempt", refused)
     with pool(2, 40) as manager, Reaping(manager) as reaping:
         eventually(lambda: (reaping.tick(), _assert_at_least(holds, 4)))
     assert holds[0] is True

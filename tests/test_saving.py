@@ -22,6 +22,7 @@ from supervisor_memreap.core import events, policy
 from supervisor_memreap.core.command import Command, CommandError
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.state import PoolState
+from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.listener.savedstates import SavedStates
@@ -54,7 +55,7 @@ def reaping_with(directory: Path, manager: int, **settings: str) -> Iterator[Rea
     with Reaping(manager, **settings) as reaping:
         take = reaping.events.append
         saved_states = SavedStates(StateFile(SUPERVISORD, [str(directory)]), take, Once(take))
-        reaping.reaper = Reaper((take,), keep=saved_states.save)
+        reaping.reaper = Reaper(ThisMachine(), (take,), keep=saved_states.save)
         yield reaping
 
 
@@ -128,7 +129,7 @@ def test_a_stronger_signal_waits_until_it_can_be_saved(directory):
 
 def test_a_command_that_cannot_be_saved_is_refused_and_changes_no_pool(directory):
     file = StateFile(SUPERVISORD, [str(directory)])
-    reaper = Reaper(states={"a": PoolState(paused=True)}, keep=lambda states: file.write(states, 2.0))
+    reaper = Reaper(ThisMachine(), states={"a": PoolState(paused=True)}, keep=lambda states: file.write(states, 2.0))
     reaper.pools.write_down()
     names = ["a", "b", "c"]
     for verb in ("pause", "resume"):

@@ -17,6 +17,7 @@ from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import PoolSettings, Settings, Watch
 from supervisor_memreap.host import look as host_look
 from supervisor_memreap.host import procfs, statm
+from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener.reaper import Reaper
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -107,7 +108,7 @@ def test_a_pid_below_another_manager_is_opened_again(table):
 
 
 def test_pools_that_come_and_go_leave_no_descriptor_open():
-    reaper = Reaper()
+    reaper = Reaper(ThisMachine())
     settings = Settings({"myapp": {"limit": 500 * MIB}})
     for _ in range(3):
         with pool(2, 5) as manager:

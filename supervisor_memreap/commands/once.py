@@ -29,8 +29,8 @@ from supervisor_memreap.core.settings import (
     overlay,
     resolve,
 )
+from supervisor_memreap.host.thismachine import HowEnded
 from supervisor_memreap.listener import oneshot
-from supervisor_memreap.listener.reaper import HowEnded
 from supervisor_memreap.outputs import eventlog, log, words
 from supervisor_memreap.supervisord.configured import configured
 

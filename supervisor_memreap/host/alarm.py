@@ -15,7 +15,7 @@ from __future__ import annotations
 import ctypes
 import os
 import select
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from supervisor_memreap.core.shortage import headroom_in
@@ -44,7 +44,9 @@ class Waker(NamedTuple):
     """Bytes at the last look."""
 
 
-def wakers(groups: Iterable[Group], headroom: float | None, pressure: float | None, ignored: set[str]) -> list[Waker]:
+def wakers(
+    groups: Iterable[Group], headroom: float | None, pressure: float | None, ignored: Collection[str]
+) -> list[Waker]:
     """All wakers that may help with these settings, except in `ignored` scopes.
 
     Inactive file pages count as available, but also as used. So a group that has more of them than its headroom is at

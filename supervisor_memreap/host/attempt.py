@@ -23,7 +23,7 @@ from supervisor_memreap.core.servers import Moment, may_signal_busy, moment_of
 from supervisor_memreap.host import boundary, forked, reader
 from supervisor_memreap.host.connections import Connections
 from supervisor_memreap.host.look import private_memory
-from supervisor_memreap.host.machine import Order, Outcome
+from supervisor_memreap.host.machine import Handle, Order, Outcome
 from supervisor_memreap.host.signalling import has_changed, send, send_to_main_thread
 from supervisor_memreap.host.signals import number
 from supervisor_memreap.host.source import Source
@@ -45,6 +45,9 @@ _HANDLED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 class Attempt:
     """The parent's side. `fd` becomes readable when the child reports something, or ends."""
+
+    handle: Handle | None = None
+    """As in host.machine."""
 
     def __init__(self, order: Order, view: Source, pidfd: int | None, lock: int | None):
         """Raises OSError where no process can be started: nothing was sent then."""

@@ -14,6 +14,7 @@ from supervisor_memreap.core.rows import PoolRow
 from supervisor_memreap.core.settings import Sections, Settings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.host import orphans, procfs
+from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.host.whoserves import PATIENCE
 from supervisor_memreap.listener.doctorprocess import DoctorProcess
 from supervisor_memreap.listener.livesettings import LiveSettings
@@ -54,8 +55,9 @@ class Application:
         self._rows: list[PoolRow] = []
         """The status of the pools at the last look."""
         saved, sinks = self.saved_states, (self._emit, self._announce)
-        self.reaper = Reaper(sinks, False, saved.read(), saved.save, self._endings.of, saved.leaving_by_once, PATIENCE)
-        self._timing = Timing(self.reaper.memory, self._once)
+        self.machine = ThisMachine(self._endings.of, PATIENCE)
+        self.reaper = Reaper(self.machine, sinks, False, saved.read(), saved.save, saved.leaving_by_once)
+        self._timing = Timing(self.machine, self.reaper.memory, self._once)
         self._publisher = Publisher(lambda: self._rows, self._once, self.reaper.memory.troubles)
         self._doctor: DoctorProcess | None = None
         """The one that runs; None: none does."""
@@ -219,7 +221,6 @@ class Application:
         """Release everything, and leave no process behind."""
         if self._doctor:
             self._doctor.end()
-        self._timing.close()
         self.reaper.close()
         self._slow_outputs.close()
 

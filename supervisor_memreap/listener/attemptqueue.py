@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import select
-import time
 from collections.abc import Sequence
 
 from supervisor_memreap.core import hindrance, policy
 from supervisor_memreap.core.reasons import is_host_wide
-from supervisor_memreap.host import procfs
-from supervisor_memreap.host.attempt import Attempt
-from supervisor_memreap.host.source import Source
+from supervisor_memreap.host.machine import Attempt, Machine
 from supervisor_memreap.listener.attempts import Trial
 from supervisor_memreap.listener.memorywatch import MemoryWatch
 from supervisor_memreap.listener.pool import WatchedPool
 from supervisor_memreap.listener.pools import Pools
+from supervisor_memreap.listener.wakeable import READABLE
 
 # Attempts at a time: each is a process.
 MOST = 8
 
 
 class AttemptQueue:
-    def __init__(self, pools: Pools, memory: MemoryWatch):
+    def __init__(self, machine: Machine, pools: Pools, memory: MemoryWatch):
+        self._machine = machine
         self._pools = pools
         self._memory = memory
         self._due: Sequence[WatchedPool] = ()
@@ -33,12 +31,12 @@ class AttemptQueue:
     def is_full(self) -> bool:
         return len(self._made()) >= MOST
 
-    def begin(self, due: Sequence[WatchedPool], view: Source, now: float) -> None:
+    def begin(self, due: Sequence[WatchedPool], now: float) -> None:
         """Call after each look."""
         self._due, self._may_relieve = due, True
-        self._go_on(view, now)
+        self._go_on(now)
 
-    def _go_on(self, view: Source, now: float) -> None:
+    def _go_on(self, now: float) -> None:
         """Begin with as many as may be made at a time; at most one in each pool."""
         self._count(now)
         # One that is always busy does not keep the others from their turn.
@@ -57,7 +55,7 @@ class AttemptQueue:
             # Of all pools, only one worker goes at each look for memory that is short on the host.
             may_relieve = self._may_relieve and not any(map(_relieves, trials))
             with pool.guard():
-                pool.attempts.begin_next(view, now, may_relieve)
+                pool.attempts.begin_next(now, may_relieve)
 
     def _count(self, now: float) -> None:
         for candidate in filter(None, [pool.attempts.taken() for pool in self._pools]):
@@ -68,18 +66,18 @@ class AttemptQueue:
         """End those that are being made. Never raises."""
         for pool in self._pools:
             with pool.guard():
-                pool.attempts.end(time.monotonic(), by_force=True)
+                pool.attempts.end(self._machine.now(), by_force=True)
 
     # For the loop of the listener.
 
     def fds(self) -> dict[int, int]:
         """Descriptors that become readable when an attempt reports something."""
-        return {attempt.fd: select.POLLIN for attempt in self._made()}
+        return {attempt.fd: READABLE for attempt in self._made()}
 
     def patience(self) -> float | None:
         """Seconds until the time of an attempt is up; None: none is being made."""
         deadlines = [attempt.deadline for attempt in self._made()]
-        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        return max(0.0, min(deadlines) - self._machine.now()) if deadlines else None
 
     def _made(self) -> list[Attempt]:
         trials = [pool.attempts.trial for pool in self._pools]
@@ -93,7 +91,7 @@ class AttemptQueue:
                 with pool.guard():
                     pool.attempts.end(now)
             if len(self._made()) < before:
-                self._go_on(procfs.source(), now)
+                self._go_on(now)
                 self._pools.write_down()
 
 

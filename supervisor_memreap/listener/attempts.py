@@ -1,25 +1,29 @@
-"""The attempts to signal workers of one pool, one at a time; each is made by a child process (host.attempt)."""
+"""The attempts to signal workers of one pool, one at a time; each goes on beside this process (host.attempt)."""
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from supervisor_memreap.core import events, hindrance, policy
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.hindrance import Hindrance
 from supervisor_memreap.core.model import Pool, ProcessId, Result, SentMoment, Worker
 from supervisor_memreap.core.policy import Candidate
 from supervisor_memreap.core.reasons import Reason, is_host_wide
 from supervisor_memreap.core.servers import Moment, cost_while_busy, may_signal_busy, moment_of, signal_while_busy
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import Phase
-from supervisor_memreap.host import signalling
-from supervisor_memreap.host.attempt import Attempt
-from supervisor_memreap.host.machine import MOST_STOPS, TURN, Locked, Order, Outcome
-from supervisor_memreap.host.source import Source
+from supervisor_memreap.host.machine import (
+    MOST_STOPS,
+    TURN,
+    Attempt,
+    Handle,
+    Lock,
+    Locked,
+    Machine,
+    Order,
+    Outcome,
+)
 from supervisor_memreap.listener.followed import Followed, FollowedWorkers, TakeLock
 from supervisor_memreap.listener.poolstate import StatefulPool
 from supervisor_memreap.listener.turns import Turns
@@ -60,8 +64,8 @@ class Trial:
     """None: it is for a second signal."""
     is_first: bool = False
     """Of the candidates of a look: the most urgent one determines the hindrance."""
-    lock: int | None = None
-    pidfd: int | None = None
+    lock: Lock | None = None
+    handle: Handle | None = None
     attempt: Attempt | None = None
 
     def may_still_go(self, pool: Pool) -> bool:
@@ -75,22 +79,23 @@ class Trial:
         if self.attempt:
             self.attempt.shorten(TURN)
 
-    def group_lock(self, manager: ProcessId) -> int | None:
+    def group_lock(self, manager: ProcessId) -> Lock | None:
         return self.lock if self.pool.is_group and self.pool.manager == manager else None
 
     def close(self) -> None:
-        held, self.lock, self.pidfd = (self.lock, self.pidfd), None, None
-        for fd in held:
-            if fd is not None:
-                os.close(fd)
+        held, self.lock, self.handle = (self.lock, self.handle), None, None
+        for each in held:
+            if each:
+                each.close()
 
 
 class PoolAttempts:
     """Those of one pool; `kept` is that pool, and `followed` gets the workers that were signalled."""
 
-    def __init__(self, kept: StatefulPool, followed: FollowedWorkers, take_lock: TakeLock):
+    def __init__(self, machine: Machine, kept: StatefulPool, followed: FollowedWorkers, take_lock: TakeLock):
         self.trial: Trial | None = None
         """The attempt that is being made."""
+        self._machine = machine
         self._kept = kept
         self._followed = followed
         self._take_lock = take_lock
@@ -127,7 +132,7 @@ class PoolAttempts:
         """Before a look is followed: take what came of the attempt, and end one whose manager is gone."""
         self.end(now, by_force=self.trial is not None and self.trial.pool.manager != pool.manager)
 
-    def begin_next(self, view: Source, now: float, may_relieve: bool) -> None:
+    def begin_next(self, now: float, may_relieve: bool) -> None:
         """Begin an attempt to signal the next candidate, unless one is being made.
 
         If not `may_relieve`, none for memory that is short on the host.
@@ -137,9 +142,9 @@ class PoolAttempts:
             if self.trial or candidate not in self._turns.waiting:
                 return
             self._turns.waiting.remove(candidate)
-            self._begin(candidate, view, now)
+            self._begin(candidate, now)
 
-    def group_lock(self, manager: ProcessId) -> int | None:
+    def group_lock(self, manager: ProcessId) -> Lock | None:
         """The lock that all pools with target=self share, if it is held here."""
         return self.trial.group_lock(manager) if self.trial else None
 
@@ -148,54 +153,51 @@ class PoolAttempts:
         """Failed attempts to signal the next candidate."""
         return self._turns.waiting[0].attempts if self._turns.waiting else 0
 
-    def _begin(self, candidate: Candidate, view: Source, now: float) -> None:
+    def _begin(self, candidate: Candidate, now: float) -> None:
         kept = self._kept
         order = _order(self._pool, candidate, self._settings.signal)
         order = replace(order, hold=self._may_hold(), patience=self._patience(candidate))
-        lock = _lock_for(candidate, self._pool, self._take_lock)
-        if not isinstance(lock, int):
-            self._turns.clear()
-            kept.update(policy.not_sent(kept.state, lock[0]))
-            kept.emit_all(lock[1])
+        lock = self._lock_for(candidate)
+        if lock is None:
             return
         is_first = candidate.worker.id == self._turns.first
         trial = Trial(self._pool, candidate.worker, candidate, is_first=is_first, lock=lock)
         # If the listener is killed after the signal, the next one must find this saved.
         if kept.can_save(policy.attempted(self._pool, candidate, kept.state, now)):
-            self._start(trial, order, view, now)
+            self._start(trial, order, now)
         else:
             self._turns.clear()
             trial.close()
             kept.update(policy.not_sent(kept.state, hindrance.UNSAVED))
 
     def _may_hold(self) -> bool:
-        return self._settings.hold and time.monotonic() >= self._refused_until
+        return self._settings.hold and self._machine.now() >= self._refused_until
 
     def _patience(self, candidate: Candidate) -> float:
         remaining = self._settings.idle_wait - policy.waited(self._kept.state)
         has_boundary = policy.has_boundary(self._settings, self._kept.state)
         return _patience(candidate, not self._turns.waiting, remaining, has_boundary)
 
-    def signal_again(self, worker: Worker, view: Source, now: float) -> None:
+    def signal_again(self, worker: Worker, now: float) -> None:
         """Begin an attempt to signal a worker a second time."""
         kept, leaving, manager = self._kept, self._kept.state.leaving, self._pool.manager
         assert leaving
         assert manager
-        if time.monotonic() < self._not_again_before:
+        if self._machine.now() < self._not_again_before:
             return
         # Saved first, as before the first signal: if the listener is killed here, no third one may be sent.
         if not kept.can_save(policy.signalled_again(kept.state, now)):
             return
         processes = len(self._pool.workers) + 1
         order = Order(worker.id, manager, processes, leaving.server, leaving.signal, self._may_hold(), patience=AGAIN)
-        self._start(Trial(self._pool, worker), order, view, now)
+        self._start(Trial(self._pool, worker), order, now)
 
-    def _start(self, trial: Trial, order: Order, view: Source, now: float) -> None:
+    def _start(self, trial: Trial, order: Order, now: float) -> None:
         followed = self._followed.of(order.worker)
         lock = followed.lock if followed else trial.lock
         try:
-            trial.pidfd = signalling.open_pidfd(order.worker.pid)
-            trial.attempt = Attempt(order, view, trial.pidfd, lock)
+            trial.attempt = self._machine.attempt(order, lock)
+            trial.handle = trial.attempt.handle
         except OSError as error:
             result = Result.GONE if isinstance(error, ProcessLookupError) else Result.FAILED
             self._settle(trial, Outcome(result), now)
@@ -234,13 +236,13 @@ class PoolAttempts:
 
     def _settle(self, trial: Trial, outcome: Outcome, now: float) -> None:
         if outcome.unheld:
-            self._refused_until = time.monotonic() + REFUSED
+            self._refused_until = self._machine.now() + REFUSED
         if outcome.has_boundary is not None:
             self._kept.update(policy.tried(self._kept.state, outcome.has_boundary))
         if trial.candidate is None:
-            self._not_again_before = time.monotonic() + outcome.stopped * PAUSE
+            self._not_again_before = self._machine.now() + outcome.stopped * PAUSE
             trial.close()
-            _settle_again(self._kept, trial.worker.id, outcome, now)
+            self._settle_again(trial.worker.id, outcome, now)
         elif outcome.result is Result.SENT:
             self._turns.clear()
             self._taken = trial.candidate
@@ -251,7 +253,7 @@ class PoolAttempts:
             finally:
                 trial.close()  # last: the next holder of the lock must see the saved state
         if outcome.unheld:
-            self._kept.emit(events.CannotHold(self._kept.name, time.time()))
+            self._kept.emit(events.CannotHold(self._kept.name, self._machine.time()))
         if outcome.error:
             raise RuntimeError(f"in an attempt: {outcome.error}")
 
@@ -259,16 +261,16 @@ class PoolAttempts:
         kept, worker = self._kept, candidate.worker
         # From here on nothing may fail before the state records that a worker is leaving.
         held = outcome.private, worker.used, self._settings.metric
-        self._followed.add(Followed(worker.id, trial.pool, trial.pidfd, trial.lock, *held))
-        trial.pidfd = trial.lock = None
+        self._followed.add(Followed(worker.id, trial.pool, trial.handle, trial.lock, *held))
+        trial.handle = trial.lock = None
         sent_at = now if outcome.sent_at is None else min(now, outcome.sent_at)
         kept.update(policy.signalled(trial.pool, candidate, kept.state, sent_at))
-        kept.emit(_signalled(kept.name, candidate, outcome, self._settings.idle_wait))
+        kept.emit(self._signalled(candidate, outcome))
 
     def _note_refusal(self, trial: Trial, candidate: Candidate, outcome: Outcome) -> None:
         kept, result = self._kept, outcome.result
         if outcome.stopped:
-            self._turns.pause(candidate.worker.id, time.monotonic() + outcome.stopped * PAUSE)
+            self._turns.pause(candidate.worker.id, self._machine.now() + outcome.stopped * PAUSE)
         waited = outcome.watched if result is Result.BUSY else None
         state = policy.not_signalled(kept.state, waited)
         if trial.is_first:
@@ -276,31 +278,62 @@ class PoolAttempts:
             state = policy.not_sent(state, hindrance.of_attempt(result, candidate.worker.detail, self._settings, how))
         kept.update(state)
         if not outcome.error:
-            kept.emit_all(_refusal(kept.name, candidate, result))
+            self._report_refusal(candidate, result)
 
+    def _settle_again(self, worker: ProcessId, outcome: Outcome, now: float) -> None:
+        """Note what came of an attempt to signal it a second time."""
+        kept, leaving = self._kept, self._kept.state.leaving
+        if leaving is None or leaving.worker != worker:
+            return
+        if outcome.result is Result.SENT:
+            assert outcome.moment
+            how = leaving.signal, outcome.moment, leaving.is_sent
+            kept.update(policy.was_signalled_again(kept.state))
+            kept.emit(events.SignalledAgain(kept.name, self._machine.time(), worker, *how))
+        elif leaving.phase is Phase.AGAIN:
+            kept.update(policy.not_signalled_again(kept.state, now))
 
-def _settle_again(kept: StatefulPool, worker: ProcessId, outcome: Outcome, now: float) -> None:
-    """Note what came of an attempt to signal it a second time."""
-    leaving = kept.state.leaving
-    if leaving is None or leaving.worker != worker:
-        return
-    if outcome.result is Result.SENT:
-        assert outcome.moment
-        how = leaving.signal, outcome.moment, leaving.is_sent
-        kept.update(policy.was_signalled_again(kept.state))
-        kept.emit(events.SignalledAgain(kept.name, time.time(), worker, *how))
-    elif leaving.phase is Phase.AGAIN:
-        kept.update(policy.not_signalled_again(kept.state, now))
+    def _signalled(self, candidate: Candidate, outcome: Outcome) -> Event:
+        detail, moment = candidate.worker.detail, outcome.moment
+        assert detail
+        assert moment
+        signal = outcome.signal or detail.signal
+        is_busy = moment in (SentMoment.BUSY, SentMoment.UNKNOWN)
+        cost = cost_while_busy(detail.server, signal) if is_busy else ""
+        return events.Signalled(*self._stamp(candidate), signal, moment, self._settings.idle_wait, cost)
 
+    def _lock_for(self, candidate: Candidate) -> Lock | None:
+        """The lock of this pool; None: it cannot be taken, which is noted and reported."""
+        kept, pool = self._kept, self._pool
+        assert pool.manager
+        holder = ""
+        try:
+            return self._take_lock(pool.manager, pool.is_group)
+        except ProcessLookupError:
+            result = Result.CHANGED
+        except OSError:
+            result = Result.FAILED
+        except Locked as trouble:
+            result = Result.NOT_PERMITTED
+            holder = str(trouble) if self._machine.may_signal(candidate.worker.id) else ""
+        self._turns.clear()
+        if holder:
+            kept.update(policy.not_sent(kept.state, hindrance.of_lock(holder)))
+            kept.emit(events.Locked(*self._stamp(candidate), holder))
+        else:
+            why = hindrance.of_attempt(result, candidate.worker.detail, PoolSettings())
+            kept.update(policy.not_sent(kept.state, why))
+            self._report_refusal(candidate, result)
+        return None
 
-def _signalled(name: str, candidate: Candidate, outcome: Outcome, idle_wait: float) -> Event:
-    worker, moment = candidate.worker, outcome.moment
-    assert worker.detail
-    assert moment
-    signal = outcome.signal or worker.detail.signal
-    is_busy = moment in (SentMoment.BUSY, SentMoment.UNKNOWN)
-    cost = cost_while_busy(worker.detail.server, signal) if is_busy else ""
-    return events.Signalled(name, time.time(), worker.id, candidate.reason, signal, moment, idle_wait, cost)
+    def _report_refusal(self, candidate: Candidate, result: Result) -> None:
+        """Nothing was sent to this candidate."""
+        if result in _REFUSALS:
+            self._kept.emit(_REFUSALS[result](*self._stamp(candidate)))
+
+    def _stamp(self, candidate: Candidate) -> tuple[str, float, ProcessId, Reason]:
+        """The first fields of an event about this candidate."""
+        return self._kept.name, self._machine.time(), candidate.worker.id, candidate.reason
 
 
 def _order(pool: Pool, candidate: Candidate, signal: str | None) -> Order:
@@ -338,31 +371,3 @@ def _patience(candidate: Candidate, is_alone: bool, remaining: float, has_bounda
     if not is_alone:
         patience = min(patience, FIRST * 2 ** min(candidate.attempts, 5))  # more than ALONE by then
     return patience if moment is Moment.HELD or remaining <= 0 else min(patience, remaining)
-
-
-def _lock_for(candidate: Candidate, pool: Pool, take_lock: TakeLock) -> int | tuple[Hindrance | None, list[Event]]:
-    """The lock of this pool; if it cannot be taken, the hindrance, and the events to report."""
-    assert pool.manager
-    try:
-        return take_lock(pool.manager, pool.is_group)
-    except ProcessLookupError:
-        result = Result.CHANGED
-    except OSError:
-        result = Result.FAILED
-    except Locked as trouble:
-        if signalling.may_signal(candidate.worker.id):
-            event = events.Locked(*_refused(pool.name, candidate), str(trouble))
-            return hindrance.of_lock(str(trouble)), [event]
-        result = Result.NOT_PERMITTED
-    why = hindrance.of_attempt(result, candidate.worker.detail, PoolSettings())
-    return why, list(_refusal(pool.name, candidate, result))
-
-
-def _refusal(name: str, candidate: Candidate, result: Result) -> Iterator[Event]:
-    """The event to report if nothing was sent to this candidate."""
-    if result in _REFUSALS:
-        yield _REFUSALS[result](*_refused(name, candidate))
-
-
-def _refused(name: str, candidate: Candidate) -> tuple[str, float, ProcessId, Reason]:
-    return name, time.time(), candidate.worker.id, candidate.reason

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 from supervisor_memreap.core.model import Pool, ProcessId
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.host import signalling
-from supervisor_memreap.host.machine import Locked
-from supervisor_memreap.host.source import Source
+from supervisor_memreap.host.machine import Handle, Lock, Locked, Machine
 
-# Takes the lock of a manager, with target=self that of supervisord. Raises Locked, ProcessLookupError.
-TakeLock = Callable[[ProcessId, bool], int]
+# Takes the lock of a manager, with target=self that of supervisord. Raises Locked, ProcessLookupError, OSError.
+TakeLock = Callable[[ProcessId, bool], Lock]
 
 
 class Followed:
@@ -22,8 +19,8 @@ class Followed:
         self,
         worker: ProcessId,
         pool: Pool,
-        pidfd: int | None,
-        lock: int | None,
+        handle: Handle | None,
+        lock: Lock | None,
         private: int | None = None,
         used: int | None = None,
         metric: str = "",
@@ -38,40 +35,42 @@ class Followed:
         self.used = used
         """The metric at that time, in bytes; None: unknown."""
         self.metric = metric
-        self.pidfd = pidfd
+        self.handle = handle
         self.lock = lock
 
     def unlock(self) -> None:
-        if self.lock is not None:
-            os.close(self.lock)
+        if self.lock:
+            self.lock.close()
             self.lock = None
 
     def close(self) -> None:
         self.unlock()
-        if self.pidfd is not None:
-            os.close(self.pidfd)
-            self.pidfd = None
+        if self.handle:
+            self.handle.close()
+            self.handle = None
 
 
 class FollowedWorkers:
     """Those of one pool."""
 
-    def __init__(self, take_lock: TakeLock):
+    def __init__(self, machine: Machine, take_lock: TakeLock):
+        self._machine = machine
         self._take_lock = take_lock
         self._all: list[Followed] = []
 
     def add(self, followed: Followed) -> None:
         self._all.append(followed)
 
-    def pidfds(self) -> Iterator[int]:
-        return (each.pidfd for each in self._all if each.pidfd is not None)
+    def fds(self) -> Iterator[int]:
+        """Descriptors that become readable when a worker is gone."""
+        return (each.handle.fileno() for each in self._all if each.handle)
 
-    def forget_pidfd(self, pidfd: int) -> ProcessId | None:
-        """Close it; returns the worker that it referred to."""
+    def exited(self, fd: int) -> ProcessId | None:
+        """Close this descriptor; returns the worker that it referred to."""
         for each in self._all:
-            if each.pidfd == pidfd:
-                os.close(pidfd)
-                each.pidfd = None
+            if each.handle and each.handle.fileno() == fd:
+                each.handle.close()
+                each.handle = None
                 return each.worker
         return None
 
@@ -79,7 +78,7 @@ class FollowedWorkers:
         """What is known of this worker; None: nothing."""
         return next((each for each in self._all if each.worker == worker), None)
 
-    def group_lock(self, manager: ProcessId) -> int | None:
+    def group_lock(self, manager: ProcessId) -> Lock | None:
         """The lock that all pools with target=self share, if it is held here."""
         held = (each.lock for each in self._all if each.is_group and each.manager == manager)
         return next((lock for lock in held if lock is not None), None)
@@ -124,19 +123,20 @@ class FollowedWorkers:
                 return each.lock is not None
         return False
 
-    def take_over(self, pool: Pool, state: PoolState, view: Source) -> None:
+    def take_over(self, pool: Pool, state: PoolState) -> None:
         """Hold what the previous memreap held for workers that are still leaving."""
         if pool.manager is None:
             return
-        known = {each.worker for each in self._all}
-        for worker in set(signalled(state)) - known:
+        for worker in signalled(state):
+            if self.of(worker):
+                continue
             lock = None
             if state.leaving and state.leaving.worker == worker:
                 try:
                     lock = self._take_lock(pool.manager, pool.is_group)
                 except (Locked, OSError):
                     pass  # another memreap follows it; or it has just ended, and so has what the lock is for
-            self.add(Followed(worker, pool, signalling.follow(worker, view), lock))
+            self.add(Followed(worker, pool, self._machine.follow(worker), lock))
 
 
 def signalled(state: PoolState) -> tuple[ProcessId, ...]:

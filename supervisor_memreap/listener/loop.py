@@ -177,7 +177,7 @@ def _serve(protocol: Protocol, stdin: int, application: Application) -> None:
     signals, supervisord = _Signals(), _Events(protocol, stdin, application.handle)
     protocol.ready()
     while True:
-        readable = wait(signals, supervisord, *application.parts())
+        readable = wait(application.machine, signals, supervisord, *application.parts())
         signals.wake(readable)
         if signals.is_ending:
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -14,24 +13,20 @@ from supervisor_memreap.core.selection import Decision
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.core.shortage import Episodes, Kind
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.host import alarm, look
-from supervisor_memreap.host.memory import Memory
-from supervisor_memreap.host.oomcounters import OomKills
-from supervisor_memreap.host.source import Source
+from supervisor_memreap.host.machine import Machine
 from supervisor_memreap.outputs.lasting import Lasting
 
 
 class MemoryWatch:
-    def __init__(self) -> None:
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
         self._episodes: Episodes = {}
-        self._memory: Memory | None = None
         self._wanted: tuple[float | None, float | None] = None, None
         """`headroom` and `pressure`, which are the same for all pools."""
         self.readings: tuple[pace.Reading, ...] = ()
         """Those of the last two looks, the older first."""
         self._unrelieved: Lasting[tuple[Kind, str]] = Lasting()
         """A line for each shortage about which nothing is done."""
-        self._oom_kills = OomKills()
         self._unexplained: dict[str, int] = {}
         """Kills by the OOM killer for which no process was seen to leave yet, by scope."""
         self._gone: list[oomkills.Gone] = []
@@ -41,13 +36,12 @@ class MemoryWatch:
     def episodes(self) -> Episodes:
         return self._episodes
 
-    def begin(self, watches: Iterable[Watch]) -> Memory | None:
-        """The memory limits of processes at this look; None: no setting needs them."""
+    def begin(self, watches: Iterable[Watch]) -> bool:
+        """Whether a setting needs what limits the memory of processes at this look."""
         wanted = {(watch.settings.headroom, watch.settings.pressure) for watch in watches}
         self._wanted = next((each for each in wanted if each != (None, None)), (None, None))
-        self._memory = None if self._wanted == (None, None) else Memory()
         self._gone = []
-        return self._memory
+        return self._wanted != (None, None)
 
     def note(self, before: Pool, after: Pool, state: PoolState) -> None:
         """Note the workers gone from a pool since the last look; `state` is that before this look."""
@@ -57,19 +51,19 @@ class MemoryWatch:
         """Update the shortages after all pools were read; the events about those that have ended."""
         reading = pace.reading(((look.pool, look.settings) for look in looks), now)
         self.readings = (*self.readings[-1:], reading)
-        self._episodes, log = selection.follow_memory(looks, self._episodes, now, time.time())
+        self._episodes, log = selection.follow_memory(looks, self._episodes, now, self._machine.time())
         self._unrelieved.keep_only(self._episodes)
         return (*log, *self._follow_oom_kills(looks, now))
 
     def _follow_oom_kills(self, looks: Sequence[Look], now: float) -> tuple[Event, ...]:
-        scopes, kills = self._oom_kills.look({look.pool.name: _a_process(look.pool) for look in looks}, now)
-        log, self._unexplained = oomkills.follow(self._gone, scopes, kills, self._unexplained, time.time())
+        scopes, kills = self._machine.oom_kills({look.pool.name: _a_process(look.pool) for look in looks}, now)
+        log, self._unexplained = oomkills.follow(self._gone, scopes, kills, self._unexplained, self._machine.time())
         return log
 
-    def take(self, decision: Decision, looks: Sequence[Look], view: Source) -> list[Event]:
-        """Accept what was decided about shortages; the events, completed with what only the system knows."""
+    def take(self, decision: Decision, looks: Sequence[Look]) -> list[Event]:
+        """Accept what was decided about shortages; the events, completed with what only the machine knows."""
         self._episodes = decision.episodes
-        log = [self._complete(event, looks, view) for event in decision.events]
+        log = [self._complete(event, looks) for event in decision.events]
         self._note_unrelieved(event for event in log if isinstance(event, memoryevents.NotRelieved))
         return log
 
@@ -83,7 +77,7 @@ class MemoryWatch:
 
     def end(self, pools: Sequence[tuple[Look, Choice]], now: float) -> tuple[Event, ...]:
         """After the signals of a look: the events about what could not be signalled."""
-        self._episodes, log = unmet.follow(pools, self._episodes, now, time.time())
+        self._episodes, log = unmet.follow(pools, self._episodes, now, self._machine.time())
         self._note_unrelieved(log)
         return log
 
@@ -91,31 +85,26 @@ class MemoryWatch:
         for event in happened:
             self._unrelieved.note(event.shortage.key, event.text)
 
-    def wakers(self) -> list[alarm.Waker]:
-        """What the kernel may wake memreap by, except for shortages about which nothing is done."""
-        if self._memory is None:
-            return []
+    def set_alarm(self) -> str:
+        """Be woken when memory runs short, except by shortages about which nothing is done. As Machine.set_alarm."""
         ignored = {
             scope
             for (kind, scope), episode in self._episodes.items()
             if episode.given_up is not None and kind is not Kind.TOTAL
         }
-        return alarm.wakers(self._memory.groups.values(), *self._wanted, ignored)
+        return self._machine.set_alarm(*self._wanted, ignored)
 
     def troubles(self) -> list[str]:
         """The shortages about which nothing is done, a line for each."""
         return self._unrelieved.texts()
 
-    def _complete(self, event: Event, looks: Sequence[Look], view: Source) -> Event:
+    def _complete(self, event: Event, looks: Sequence[Look]) -> Event:
         if not isinstance(event, memoryevents.NotRelieved):
             return event
         if event.pool:
             pool = next(seen.pool for seen in looks if seen.pool.name == event.pool)
-            return replace(event, holders=look.holders(pool, view))
-        return replace(event, holders=self._memory.holders(event.shortage.scope) if self._memory else ())
-
-    def close(self) -> None:
-        self._oom_kills.close()
+            return replace(event, holders=self._machine.holders(pool))
+        return replace(event, holders=self._machine.holders_in(event.shortage.scope))
 
 
 def _a_process(pool: Pool) -> ProcessId | None:

@@ -17,9 +17,11 @@ from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings
 from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.host import procfs
+from supervisor_memreap.host.machine import Machine, States
+from supervisor_memreap.host.thismachine import HowEnded, ThisMachine
 from supervisor_memreap.listener.pool import WatchedPool
-from supervisor_memreap.listener.pools import Keep, States
-from supervisor_memreap.listener.reaper import HowEnded, Reaper
+from supervisor_memreap.listener.pools import Keep
+from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.listener.savedstates import SavedStates
 from supervisor_memreap.listener.statefile import BesideListener
 from supervisor_memreap.listener.wakeable import wait
@@ -129,7 +131,8 @@ def _run(
     keep = _keep_in(SavedStates(None if dry_run else beside.file, emit, Once(_both(emit, verdicts))))
     # How long a listener has tried in vain says nothing of this run.
     known = {name: replace(state, delay=None) for name, state in beside.known().items()}
-    reaper = Reaper((emit, verdicts), dry_run, known, keep, how_ended, beside.leaving)
+    machine = ThisMachine(how_ended)
+    reaper = Reaper(machine, (emit, verdicts), dry_run, known, keep, beside.leaving)
     try:
         pools = reaper.tick(listed, settings, time.monotonic())
         for pool in pools:
@@ -145,7 +148,7 @@ def _run(
             return 1 if verdicts.has_failed else 0
         waits = _Waits(emit, verdicts)
         while waits.has_any(pools):
-            _pause(reaper)
+            _pause(machine, reaper)
             pools = reaper.tick(programs(), settings, time.monotonic())
     except KeyboardInterrupt:
         _note(emit, "", "stopped; a worker that was already signalled still finishes its request and leaves")
@@ -272,11 +275,11 @@ class _Waits:
         return f"{len(ages)} to reap"
 
 
-def _pause(reaper: Reaper) -> None:
+def _pause(machine: Machine, reaper: Reaper) -> None:
     """Wait until the next look, or until a signalled worker is gone."""
-    until = time.monotonic() + INTERVAL
-    while (left := until - time.monotonic()) > 0:
+    until = machine.now() + INTERVAL
+    while (left := until - machine.now()) > 0:
         exits = reaper.exits
-        reaper.wake(wait(reaper, at_most=left))
+        reaper.wake(wait(machine, reaper, at_most=left))
         if reaper.exits > exits:
-            until = time.monotonic() + INTERVAL / 4  # the manager needs a moment to fork the replacement
+            until = machine.now() + INTERVAL / 4  # the manager needs a moment to fork the replacement

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -13,8 +12,7 @@ from supervisor_memreap.core.model import Pool, Result, Worker
 from supervisor_memreap.core.policy import Choice, Look
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import Phase, PoolState
-from supervisor_memreap.host import look, signalling
-from supervisor_memreap.host.source import Source
+from supervisor_memreap.host.machine import Machine
 from supervisor_memreap.listener.attempts import PoolAttempts
 from supervisor_memreap.listener.followed import FollowedWorkers, TakeLock
 from supervisor_memreap.listener.poolstate import StatefulPool
@@ -26,6 +24,7 @@ class WatchedPool(StatefulPool):
 
     def __init__(
         self,
+        machine: Machine,
         name: str,
         state: PoolState,
         sinks: Iterable[Sink],
@@ -33,11 +32,12 @@ class WatchedPool(StatefulPool):
         take_lock: TakeLock,
     ):
         super().__init__(name, state, sinks, write_down)
+        self._machine = machine
         self.choice: Choice | None = None
         """The choice of the last look; None: not looked at."""
         self.settings = PoolSettings()
-        self.followed = FollowedWorkers(take_lock)
-        self.attempts = PoolAttempts(self, self.followed, take_lock)
+        self.followed = FollowedWorkers(machine, take_lock)
+        self.attempts = PoolAttempts(machine, self, self.followed, take_lock)
 
     def guard(self) -> contextlib.AbstractContextManager[None]:
         """An error in this pool is a line in the log, and memreap goes on with the other pools."""
@@ -45,7 +45,7 @@ class WatchedPool(StatefulPool):
 
     def hide(self) -> None:
         """Note that the pool is not watched now."""
-        self.attempts.end(time.monotonic(), by_force=True)
+        self.attempts.end(self._machine.now(), by_force=True)
         self.choice = None
         if self._state.leaving is None or self._state.leaving.left is not None:
             self.followed.unlock()
@@ -55,7 +55,7 @@ class WatchedPool(StatefulPool):
         """The pool as the kernel reported it in the last look."""
         return self.choice.pool if self.choice else Pool(self.name, "not looked at yet")
 
-    def follow(self, pool: Pool, settings: PoolSettings, view: Source, now: float, **how: bool) -> Look:
+    def follow(self, pool: Pool, settings: PoolSettings, now: float, **how: bool) -> Look:
         """Find out what happened since the last look; `how` says what kind of look this is, as for following.follow."""
         self.attempts.follow(pool, now)
         self.choice = None
@@ -64,9 +64,9 @@ class WatchedPool(StatefulPool):
         state, followed = following.follow(pool, settings, self._state, now, **how)
         self.settings = settings
         self.update(state)
-        self.hand_on(_complete(event, pool, self.followed, view) for event in followed)
+        self.hand_on(self._complete(event, pool) for event in followed)
         self.followed.release(state)
-        self.followed.take_over(pool, state, view)
+        self.followed.take_over(pool, state)
         return Look(pool, settings, self._state)
 
     def take(self, choice: Choice, now: float) -> None:
@@ -74,10 +74,10 @@ class WatchedPool(StatefulPool):
         self.update(choice.state)
         self.hand_on(choice.events)
         self.attempts.offer(choice.pool, self.settings, choice.candidates, now)
-        self.counters = self.counters.with_standing(choice.standing.value, time.time())
+        self.counters = self.counters.with_standing(choice.standing.value, self._machine.time())
         self.choice = choice  # last: if any of this fails, memreap does not act on the pool
 
-    def follow_up(self, view: Source, now: float, may_attempt: bool) -> None:
+    def follow_up(self, now: float, may_attempt: bool) -> None:
         """Signal a worker again if it has not left and a second signal is due, for which it `may_attempt`."""
         assert self.choice
         again, force = self.choice.again, self.choice.force
@@ -90,20 +90,20 @@ class WatchedPool(StatefulPool):
                 self._give_up(force, now)
             return
         if again:
-            self.attempts.signal_again(again, view, now)
+            self.attempts.signal_again(again, now)
         if force:
-            self._force(force, view, now)
+            self._force(force, now)
 
-    def _force(self, worker: Worker, view: Source, now: float) -> None:
+    def _force(self, worker: Worker, now: float) -> None:
         signal = self.settings.stuck
         if self.write_down():
             self.update(policy.force_later(self._state, now), save=False)
             return
-        result = signalling.force(self.pool, worker, signal, view)
+        result = self._machine.force(self.pool, worker, signal)
         if result is Result.SENT:
-            self.emit(events.Forced(self.name, time.time(), worker.id, signal))
+            self.emit(events.Forced(self.name, self._machine.time(), worker.id, signal))
             return
-        self.emit(events.NotForced(self.name, time.time(), worker.id, signal, result.value))
+        self.emit(events.NotForced(self.name, self._machine.time(), worker.id, signal, result.value))
         if result in (Result.NOT_PERMITTED, Result.FAILED):
             self._give_up(worker, now)
 
@@ -116,24 +116,23 @@ class WatchedPool(StatefulPool):
 
     def close(self) -> None:
         """Release everything that is held; an attempt that is being made ends."""
-        self.attempts.end(time.monotonic(), by_force=True)
+        self.attempts.end(self._machine.now(), by_force=True)
         self.followed.close()
 
-    def exited(self, pidfd: int, now: float) -> None:
+    def exited(self, fd: int, now: float) -> None:
         """The kernel reported that the worker of this descriptor is gone."""
-        worker = self.followed.forget_pidfd(pidfd)
+        worker = self.followed.exited(fd)
         if worker:
             self.update(policy.exited(worker, self._state, now))
 
-
-def _complete(event: Event, pool: Pool, followed: FollowedWorkers, view: Source) -> Event:
-    """Complete an event of the policy with what only the system knows."""
-    if isinstance(event, events.Left):
-        known = followed.of(event.worker)
-        taken = look.private_memory(event.replaced_by, len(pool.workers) + 1, view) if event.replaced_by else None
-        if known is None:
-            return replace(event, taken=taken)
-        return replace(event, came_back=known.private, taken=taken, used=known.used, metric=known.metric)
-    if isinstance(event, events.Stuck):
-        return replace(event, activity=look.activity(event.worker, view))
-    return event
+    def _complete(self, event: Event, pool: Pool) -> Event:
+        """Complete an event of the policy with what only the machine knows."""
+        if isinstance(event, events.Left):
+            known, after = self.followed.of(event.worker), event.replaced_by
+            taken = self._machine.private_memory(after, len(pool.workers) + 1) if after else None
+            if known is None:
+                return replace(event, taken=taken)
+            return replace(event, came_back=known.private, taken=taken, used=known.used, metric=known.metric)
+        if isinstance(event, events.Stuck):
+            return replace(event, activity=self._machine.activity(event.worker))
+        return event

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Union
 
 from supervisor_memreap.core.events import Event, Sink
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.state import PoolState, is_worth_keeping
-from supervisor_memreap.host import lock
-from supervisor_memreap.host.machine import Locked
-from supervisor_memreap.host.source import Source
+from supervisor_memreap.host.machine import Lock, Locked, Machine, States
 from supervisor_memreap.listener.pool import WatchedPool
 from supervisor_memreap.outputs.guard import guard
 
@@ -21,7 +18,6 @@ from supervisor_memreap.outputs.guard import guard
 # or group may come back, and with it a pause that a user set.
 FORGET_AFTER = 24 * 3600.0
 
-States = Mapping[str, PoolState]
 Keep = Callable[[States], Union[str, None]]
 """Saves all states, and returns why they could not be saved; empty or None: they are saved."""
 
@@ -34,12 +30,14 @@ class Pools:
 
     def __init__(
         self,
+        machine: Machine,
         sinks: Sequence[Sink],
         dry_run: bool,
         states: States,
         keep: Keep,
         saved: Callable[[], States] = dict,
     ):
+        self._machine = machine
         self._sinks = sinks
         self._dry_run = dry_run
         self._keep = keep
@@ -59,7 +57,8 @@ class Pools:
     def named(self, name: str, state: PoolState | None = None) -> WatchedPool:
         """The pool of this name; it is created if there is none yet."""
         if name not in self._pools:
-            self._pools[name] = WatchedPool(name, state or PoolState(), self._sinks, self.write_down, self._take_lock)
+            how = self._sinks, self.write_down, self._take_lock
+            self._pools[name] = WatchedPool(self._machine, name, state or PoolState(), *how)
         return self._pools[name]
 
     def write_down(self) -> str:
@@ -98,9 +97,9 @@ class Pools:
         """An error in a step for all pools is one log line, and each pool is still handled."""
         return guard(self.emit)
 
-    def pidfds(self) -> dict[int, WatchedPool]:
+    def fds(self) -> dict[int, WatchedPool]:
         """Descriptors that become readable when a signalled worker is gone, each with its pool."""
-        return {pidfd: pool for pool in self for pidfd in pool.followed.pidfds()}
+        return {fd: pool for pool in self for fd in pool.followed.fds()}
 
     def close(self) -> None:
         for pool in self:
@@ -111,21 +110,18 @@ class Pools:
         group = pool.name.partition(":")[0]
         return [other for other in self if other.name.partition(":")[0] == group] if pool.pool.is_group else [pool]
 
-    def _take_lock(self, manager: ProcessId, is_group: bool) -> int:
-        """A descriptor with the lock of this manager. Raises Locked, ProcessLookupError."""
+    def _take_lock(self, manager: ProcessId, is_group: bool) -> Lock:
+        """The lock of this manager. Raises Locked, ProcessLookupError, OSError."""
         if self._dry_run:
             raise Locked("a dry run takes no lock")
-        if not is_group:
-            return self._unless_leaving(lock.take(manager), manager)
         # All pools with target=self have one manager, supervisord, and so one lock, which is shared here.
-        for pool in self:
+        for pool in self if is_group else ():
             held = pool.attempts.group_lock(manager) or pool.followed.group_lock(manager)
-            if held is not None:
-                return os.dup(held)
-        # A user that runs the pool may not open the files of root's supervisord.
-        return self._unless_leaving(lock.take_file(manager), manager)
+            if held:
+                return held.share()
+        return self._unless_leaving(self._machine.lock(manager, is_group), manager)
 
-    def _unless_leaving(self, taken: int, manager: ProcessId) -> int:
+    def _unless_leaving(self, taken: Lock, manager: ProcessId) -> Lock:
         """The lock that was taken, unless a memreap that has ended signalled a worker, which is followed then.
 
         Raises Locked.
@@ -137,30 +133,23 @@ class Pools:
             self._adopted.add(leaving.worker)
             pool = self.named(name)
             if pool.pool.worker(leaving.worker):
-                os.close(taken)
+                taken.close()
                 pool.update(replace(pool.state, reap=leaving))
                 raise Locked(f"worker {leaving.worker.pid} was signalled by a memreap that has ended")
         return taken
 
-    def set_aside(self, watched: Iterable[str], now: float, view: Source) -> None:
+    def set_aside(self, watched: Collection[str], now: float) -> None:
         """Keep what is known of pools that are not watched now: a section may be missing for one look only."""
-        for name in set(self._pools) - set(watched):
-            pool = self._pools[name]
+        for name, pool in [each for each in self._pools.items() if each[0] not in watched]:
             with pool.guard():
                 pool.hide()
-            if is_worth_keeping(pool.state) and not _is_outdated(pool.state, now, view):
+            if is_worth_keeping(pool.state) and not self._is_outdated(pool.state, now):
                 continue
             pool.close()
             del self._pools[name]
 
-
-def _is_outdated(state: PoolState, now: float, view: Source) -> bool:
-    """Whether the state is useless: the pool has been hidden for long, and its manager has ended."""
-    if state.looked is None or now - state.looked < FORGET_AFTER:
-        return False
-    try:
-        return state.manager is None or view.process(state.manager.pid).id != state.manager
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False  # it may exist
+    def _is_outdated(self, state: PoolState, now: float) -> bool:
+        """Whether the state is useless: the pool has been hidden for long, and its manager has ended."""
+        if state.looked is None or now - state.looked < FORGET_AFTER:
+            return False
+        return state.manager is None or not self._machine.may_exist(state.manager)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import select
-import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
@@ -11,23 +9,19 @@ from supervisor_memreap.core import events, policy, selection
 from supervisor_memreap.core.carryout import Result, carry_out_in_all
 from supervisor_memreap.core.command import Command, CommandError, Verb, named, unknown
 from supervisor_memreap.core.events import Sink
-from supervisor_memreap.core.model import Ending, Pool, Program
+from supervisor_memreap.core.model import Pool, Program
 from supervisor_memreap.core.policy import Choice, Look
 from supervisor_memreap.core.rows import PoolRow
 from supervisor_memreap.core.selection import Decision
 from supervisor_memreap.core.settings import Settings, Watch
-from supervisor_memreap.host import look, procfs
-from supervisor_memreap.host.machine import NeedsDetail
-from supervisor_memreap.host.memory import Memory
-from supervisor_memreap.host.source import Source
-from supervisor_memreap.host.statm import Statm
-from supervisor_memreap.host.whoserves import OF_COMMAND, Serving
+from supervisor_memreap.host.machine import Machine, NeedsDetail, PoolReader, States
 from supervisor_memreap.listener.attemptqueue import AttemptQueue
 from supervisor_memreap.listener.followed import signalled
 from supervisor_memreap.listener.memorywatch import MemoryWatch
 from supervisor_memreap.listener.pool import WatchedPool
-from supervisor_memreap.listener.pools import Keep, Pools, States
+from supervisor_memreap.listener.pools import Keep, Pools
 from supervisor_memreap.listener.sizes import Sizes
+from supervisor_memreap.listener.wakeable import READABLE
 
 # The event for each command that was carried out.
 _DONE: dict[Verb, Callable[[str, float, str], events.Event]] = {
@@ -36,34 +30,31 @@ _DONE: dict[Verb, Callable[[str, float, str], events.Event]] = {
     "reap": events.WorkersRequested,
     "roll": events.WorkersRequested,
 }
-# Asks supervisord how the last process of a program ended, after this time of the wall clock.
-HowEnded = Callable[[Program, float], Ending]
 
 
 class Reaper:
-    """`states` are those of the previous reaper; `keep` is called with all states when one must be saved."""
+    """`states` are those of the previous reaper; `keep` is called with all states when one must be saved.
+
+    `machine` is used by this reaper alone, which closes it.
+    """
 
     def __init__(
         self,
+        machine: Machine,
         sinks: Sequence[Sink] = (),
         dry_run: bool = False,
         states: States | None = None,
         keep: Keep = lambda _: None,
-        how_ended: HowEnded = lambda _program, _since: Ending.UNKNOWN,
         saved: Callable[[], States] = dict,
-        patience: float = OF_COMMAND,
     ):
-        """`patience`: seconds that a look may wait for who serves."""
+        self._machine = machine
         self._dry_run = dry_run
-        self._how_ended = how_ended
-        self.pools = Pools(sinks, dry_run, states or {}, keep, saved)
+        self.pools = Pools(machine, sinks, dry_run, states or {}, keep, saved)
         self._watched: list[WatchedPool] = []
         """The pools of the last tick."""
-        self._statm = Statm() if procfs.is_usable() else None
-        self._serving = Serving(patience) if procfs.is_usable() else None
-        self.memory = MemoryWatch()
-        self.attempts = AttemptQueue(self.pools, self.memory)
-        self._sizes = Sizes(self.pools)
+        self.memory = MemoryWatch(machine)
+        self.attempts = AttemptQueue(machine, self.pools, self.memory)
+        self._sizes = Sizes(machine, self.pools)
         self.exits = 0
         """How many signalled workers were seen to be gone between two looks."""
 
@@ -74,31 +65,22 @@ class Reaper:
 
         If not `counts`, this look is between two ticks and does not count for `checks`.
         """
-        view = procfs.source()
         programs = list(programs)
         watches = settings.pools(programs)
-        self.pools.set_aside({watch.program.namespec for watch in watches}, now, view)
+        self.pools.set_aside({watch.program.namespec for watch in watches}, now)
         looks: dict[str, Look] = {}
-        memory = self.memory.begin(watches)
-        if self._statm:
-            self._statm.begin()
-        if self._serving:
-            self._serving.begin(now)
-        for watch in watches:
-            pool = self.pools.named(watch.program.namespec)
-            with pool.guard():
-                looks[pool.name] = self._look(watch, programs, view, memory, now, counts)
-        if self._statm:
-            self._statm.end()
-        if self._serving:
-            self._serving.end()
-        by_urgency = self._choose(list(looks.values()), view, now)
+        with self._machine.look(now, self.memory.begin(watches)) as reader:
+            for watch in watches:
+                pool = self.pools.named(watch.program.namespec)
+                with pool.guard():
+                    looks[pool.name] = self._look(watch, programs, reader, now, counts)
+        by_urgency = self._choose(list(looks.values()), now)
         self._watched = [pool for pool in map(self.pools.named, looks) if pool.choice]
         # A dry run sends nothing, neither a first signal nor another one.
         for pool in () if self._dry_run else self._watched:
             with pool.guard():
-                pool.follow_up(view, now, not self.attempts.is_full)
-        self.attempts.begin(() if self._dry_run else by_urgency, view, now)
+                pool.follow_up(now, not self.attempts.is_full)
+        self.attempts.begin(() if self._dry_run else by_urgency, now)
         if not self._dry_run:
             chosen = [(_look_of(pool), pool.choice) for pool in self._watched if pool.choice]
             with self.pools.guard():
@@ -106,15 +88,7 @@ class Reaper:
         self.pools.write_down()
         return self._watched
 
-    def _look(
-        self,
-        watch: Watch,
-        programs: Sequence[Program],
-        view: Source,
-        memory: Memory | None,
-        now: float,
-        counts: bool,
-    ) -> Look:
+    def _look(self, watch: Watch, programs: Sequence[Program], reader: PoolReader, now: float, counts: bool) -> Look:
         pool = self.pools.named(watch.program.namespec)
         before, state, settings = pool.pool, pool.state, watch.settings
 
@@ -124,14 +98,12 @@ class Reaper:
         expected = (*signalled(state), *state.requested)
         reads_structure = policy.is_structure_due(state, now)
         probe = policy.needs_probe(settings, state, now)
-        seen = look.look(watch, view, gate, expected, self._statm, memory, reads_structure, probe)
-        if self._serving:
-            seen = self._serving.look(seen, state.population.serving.keys(), view, now)
+        seen = reader.read(watch, gate, expected, state.population.serving.keys(), reads_structure, probe)
         seen = self._with_ending(seen, watch.program, programs, now)
         self.memory.note(before, seen, state)
-        return pool.follow(seen, settings, view, now, may_suspend=not self._dry_run, counts=counts)
+        return pool.follow(seen, settings, now, may_suspend=not self._dry_run, counts=counts)
 
-    def _choose(self, looks: Sequence[Look], view: Source, now: float) -> list[WatchedPool]:
+    def _choose(self, looks: Sequence[Look], now: float) -> list[WatchedPool]:
         """Give each pool its choice, and return the pools, the most urgent first.
 
         A pool for which this fails is left out.
@@ -139,7 +111,7 @@ class Reaper:
         with self.pools.guard():
             self.pools.emit_all(self.memory.follow(looks, now))
         try:
-            decision = selection.choose(looks, now, self.memory.episodes, time.time())
+            decision = selection.choose(looks, now, self.memory.episodes, self._machine.time())
         except Exception:
             # Choose in each pool alone, and not for shared memory: which worker gives back most is unknown.
             alone: list[Choice] = []
@@ -148,7 +120,7 @@ class Reaper:
                     alone += selection.choose([only], now).choices
             decision = Decision(alone, self.memory.episodes)
         with self.pools.guard():
-            self.pools.emit_all(self.memory.take(decision, looks, view))
+            self.pools.emit_all(self.memory.take(decision, looks))
         for choice in decision.choices:
             pool = self.pools.named(choice.pool.name)
             with pool.guard():
@@ -165,7 +137,7 @@ class Reaper:
         if sum(each.name == program.name for each in programs) > 1:
             return pool
         assert state.looked is not None
-        return replace(pool, ending=self._how_ended(program, time.time() - (now - state.looked)))
+        return replace(pool, ending=self._machine.how_ended(program, self._machine.time() - (now - state.looked)))
 
     # Status and commands.
 
@@ -191,7 +163,7 @@ class Reaper:
             for name in names:
                 pool = self.pools.named(name)
                 with pool.guard():
-                    pool.attempts.end(time.monotonic(), by_force=True)
+                    pool.attempts.end(self._machine.now(), by_force=True)
         # A pool can be paused before the first look, and so before any worker is signalled.
         pools = {name: (self.pools.named(name).pool, self.pools.named(name).state) for name in names}
         results = carry_out_in_all(command, pools)
@@ -201,7 +173,7 @@ class Reaper:
             raise CommandError(f"{command.verb} {command.name}: nothing was done, since it cannot be saved: {trouble}")
         for result in results:
             if result.state:
-                self.pools.named(result.pool).emit(_DONE[command.verb](result.pool, time.time(), result.text))
+                self.pools.named(result.pool).emit(_DONE[command.verb](result.pool, self._machine.time(), result.text))
         return results
 
     def has_seen(self, names: Iterable[str]) -> bool:
@@ -212,18 +184,18 @@ class Reaper:
 
     def fds(self) -> dict[int, int]:
         """Those of attempts, and of workers that were signalled: the kernel reports there that one is gone."""
-        return {**dict.fromkeys(self.pools.pidfds(), select.POLLIN), **self.attempts.fds()}
+        return {**dict.fromkeys(self.pools.fds(), READABLE), **self.attempts.fds()}
 
     def wake(self, readable: Collection[int]) -> None:
         """Note which workers are gone, and take what came of attempts. Never raises."""
-        now = time.monotonic()
+        now = self._machine.now()
         for fd in readable:
-            pool = self.pools.pidfds().get(fd)
+            pool = self.pools.fds().get(fd)
             if pool:
                 with pool.guard():
                     pool.exited(fd, now)
                     self.exits += 1
-        self.attempts.wake(time.monotonic())
+        self.attempts.wake(self._machine.now())
 
     def patience(self) -> float | None:
         return self.attempts.patience()
@@ -231,11 +203,7 @@ class Reaper:
     def close(self) -> None:
         """Release everything that is held."""
         self.pools.close()
-        self.memory.close()
-        if self._statm:
-            self._statm.close()
-        if self._serving:
-            self._serving.close()
+        self._machine.close()
 
 
 def _look_of(pool: WatchedPool) -> Look:

@@ -6,7 +6,7 @@ import time
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.events import Sink
-from supervisor_memreap.listener.pools import States
+from supervisor_memreap.host.machine import States
 from supervisor_memreap.listener.statefile import StateFile
 from supervisor_memreap.outputs.lasting import Once
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 
 from supervisor_memreap.advice.growth import Growth, Sample
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.policy import Choice
 from supervisor_memreap.core.rows import PoolRow
-from supervisor_memreap.host import look, procfs
-from supervisor_memreap.host.source import Source
+from supervisor_memreap.host.machine import Machine
 from supervisor_memreap.listener.pool import WatchedPool
 from supervisor_memreap.listener.pools import Pools
 from supervisor_memreap.outputs.statusrows import of_pool
@@ -24,7 +22,8 @@ MEASURING = 0.1
 class PoolSizes:
     """Those of one pool, how fast its workers grow, and its server."""
 
-    def __init__(self) -> None:
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
         self.used: dict[ProcessId, int] = {}
         """The metric of each worker in bytes, as far as it was read in this round."""
         self._before: dict[ProcessId, int] = {}
@@ -36,11 +35,11 @@ class PoolSizes:
     def begin_round(self) -> None:
         self._before, self.used, self._server = self.used, {}, (None, None)
 
-    def measure(self, pool: WatchedPool, view: Source, now: float) -> bool:
+    def measure(self, pool: WatchedPool, now: float) -> bool:
         """Read the workers that were not read in this round; whether there was time for all."""
         known = self.used
-        self.used = look.measure(pool.pool, pool.settings, view, now + MEASURING, known)
-        had_time = len(self.used) >= len(pool.pool.workers) or time.monotonic() < now + MEASURING
+        self.used = self._machine.measure(pool.pool, pool.settings, known, now + MEASURING)
+        had_time = len(self.used) >= len(pool.pool.workers) or self._machine.now() < now + MEASURING
         readings = _readings(pool, self.used, known, now)
         self.growth = self.growth.after(pool.pool.workers, pool.settings.metric, readings)
         return had_time
@@ -50,16 +49,17 @@ class PoolSizes:
         before = {each.id: self._before[each.id] for each in pool.pool.workers if each.id in self._before}
         return {**before, **self.used}
 
-    def server(self, pool: WatchedPool, view: Source) -> str | None:
+    def server(self, pool: WatchedPool) -> str | None:
         manager, server = self._server
         if server is None or manager != pool.pool.manager:
-            server = look.server_of(pool.pool, view)
+            server = self._machine.server_of(pool.pool)
             self._server = pool.pool.manager, server
         return server
 
 
 class Sizes:
-    def __init__(self, pools: Pools) -> None:
+    def __init__(self, machine: Machine, pools: Pools) -> None:
+        self._machine = machine
         self._pools = pools
         self._by_pool: dict[str, PoolSizes] = {}
         self._measured = float("-inf")
@@ -68,26 +68,25 @@ class Sizes:
 
     def status(self, pools: Iterable[WatchedPool]) -> list[PoolRow]:
         """The status of these pools at the last tick, as statusrows.of_pool; sizes are read every MEASURE seconds."""
-        now = time.monotonic()
+        now = self._machine.now()
         if now - self._measured >= MEASURE and not self.is_incomplete:
             self._measured = now
             self._by_pool = {name: sizes for name, sizes in self._by_pool.items() if name in self._pools}
             for sizes in self._by_pool.values():
                 sizes.begin_round()
-        view = procfs.source()
         self.is_incomplete = False
         rows: list[PoolRow] = []
         for pool in sorted(pools, key=lambda pool: pool.name):
             with pool.guard():
                 if pool.choice:
-                    rows.append(self._row(pool, pool.choice, view, now))
+                    rows.append(self._row(pool, pool.choice, now))
         return rows
 
-    def _row(self, pool: WatchedPool, choice: Choice, view: Source, now: float) -> PoolRow:
-        sizes = self._by_pool.setdefault(pool.name, PoolSizes())
-        if not sizes.measure(pool, view, now):
+    def _row(self, pool: WatchedPool, choice: Choice, now: float) -> PoolRow:
+        sizes = self._by_pool.setdefault(pool.name, PoolSizes(self._machine))
+        if not sizes.measure(pool, now):
             self.is_incomplete = True
-        boot, server, shown = time.time() - now, sizes.server(pool, view), sizes.shown(pool)
+        boot, server, shown = self._machine.time() - now, sizes.server(pool), sizes.shown(pool)
         return of_pool(choice, pool.settings, pool.state, pool.counters, shown, boot, sizes.growth, server)
 
 

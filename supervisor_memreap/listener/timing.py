@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from supervisor_memreap.core import events, pace
-from supervisor_memreap.host.alarm import Alarm
+from supervisor_memreap.host.machine import Machine
 from supervisor_memreap.listener.memorywatch import MemoryWatch
 from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.protocol import Event
@@ -21,10 +20,10 @@ TOGETHER = 0.5
 
 
 class Timing:
-    def __init__(self, memory: MemoryWatch, once: Once):
+    def __init__(self, machine: Machine, memory: MemoryWatch, once: Once):
+        self._machine = machine
         self._memory = memory
         self._once = once
-        self._alarm = Alarm()
         self._is_woken = False
         self._due: float | None = None
         """When to look, even without a tick."""
@@ -41,9 +40,9 @@ class Timing:
         if period is None:
             return False
         when = re.search(r"\bwhen:([0-9]{1,12})", event.payload)
-        if when and time.time() - int(when[1]) > max(STALE, 2 * period):
+        if when and self._machine.time() - int(when[1]) > max(STALE, 2 * period):
             return False
-        now = time.monotonic()
+        now = self._machine.now()
         self._ticks[event.name] = now + period
         return self._begin(now)
 
@@ -55,7 +54,7 @@ class Timing:
 
     def is_due(self) -> bool:
         """Whether to look now, between two ticks."""
-        now = time.monotonic()
+        now = self._machine.now()
         if self._due is None or now < self._due:
             return False
         self._due = None
@@ -63,16 +62,14 @@ class Timing:
 
     def begin(self) -> None:
         """Call before each look."""
-        self._alarm.acknowledge()
+        self._machine.acknowledge_alarm()
         self._is_woken = False
 
     def end(self) -> None:
         """Call after each look, even if it failed."""
-        self._looked = time.monotonic()
-        wakers = self._memory.wakers()
-        self._alarm.set(wakers)
-        why = self._alarm.refused
-        self._once.follow(events.NoAlarm, events.NoAlarm("", time.time(), why) if why else None)
+        self._looked = self._machine.now()
+        why = self._memory.set_alarm()
+        self._once.follow(events.NoAlarm, events.NoAlarm("", self._machine.time(), why) if why else None)
         self._decide()
 
     def _decide(self) -> None:
@@ -82,19 +79,16 @@ class Timing:
 
     # For the loop of the listener.
 
-    def fds(self) -> dict[int, int]:
+    def fds(self) -> Mapping[int, int]:
         """Descriptors to wait for, each with its poll events; none if the next look is due soon anyway."""
-        return {} if self._is_woken else self._alarm.fds()
+        return {} if self._is_woken else self._machine.alarm_fds()
 
     def wake(self, readable: Collection[int]) -> None:
         """Look soon if the kernel woke the listener by one of these descriptors."""
-        if not self._alarm.fds().keys().isdisjoint(readable):
+        if not self._machine.alarm_fds().keys().isdisjoint(readable):
             self._is_woken = True
             self._decide()
 
     def patience(self) -> float | None:
         """Seconds until the next look between two ticks; None: there is none."""
-        return None if self._due is None else max(0.0, self._due - time.monotonic())
-
-    def close(self) -> None:
-        self._alarm.close()
+        return None if self._due is None else max(0.0, self._due - self._machine.now())

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import select
 from collections.abc import Collection, Mapping
 from typing import Protocol
+
+from supervisor_memreap.host.machine import Machine
+
+# Of poll(2): POLLIN.
+READABLE = 1
 
 
 class Wakeable(Protocol):
@@ -18,11 +22,8 @@ class Wakeable(Protocol):
         """Seconds after which to be woken even if nothing is ready; None: that may take for ever."""
 
 
-def wait(*parts: Wakeable, at_most: float | None = None) -> list[int]:
+def wait(machine: Machine, *parts: Wakeable, at_most: float | None = None) -> list[int]:
     """Wait until one of these has to be woken, `at_most` so many seconds; the descriptors that are ready."""
-    poll = select.poll()  # not select(2), which ends at descriptor 1023
-    for part in parts:
-        for fd, wanted in part.fds().items():
-            poll.register(fd, wanted)
+    fds = {fd: wanted for part in parts for fd, wanted in part.fds().items()}
     waits = [seconds for seconds in (at_most, *(part.patience() for part in parts)) if seconds is not None]
-    return [fd for fd, _ in poll.poll(max(0.0, min(waits)) * 1000 + 1 if waits else None)]
+    return machine.wait(fds, min(waits, default=None))

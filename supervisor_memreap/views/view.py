@@ -20,6 +20,7 @@ from supervisor_memreap.core.model import UP, Program, supervisord_of
 from supervisor_memreap.core.rows import ListenerRow, PoolRow
 from supervisor_memreap.core.settings import Settings, SettingsError
 from supervisor_memreap.core.text import seconds
+from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.listener.statefile import BesideListener
@@ -105,7 +106,7 @@ class Viewer:
         """`trouble` is what is wrong with the listener, in a line; None: ask supervisord for its state."""
         programs = self._client.programs()
         if self._reaper is None:
-            self._reaper = Reaper(dry_run=True, states=BesideListener(programs, self._contents).known())
+            self._reaper = Reaper(ThisMachine(), dry_run=True, states=BesideListener(programs, self._contents).known())
         self._reaper.tick(programs, self._settings, time.monotonic())
         pools = statusrows.of_look(self._reaper.status())
         note = f"This command read the pools itself, once: {why}; {_WRITTEN}."

@@ -13,6 +13,7 @@ from supervisor_memreap.core import events, policy, settings
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, Settings, resolve
 from supervisor_memreap.core.values import duration
+from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener import attempts
 from supervisor_memreap.listener.reaper import Reaper
 from support.driver import assert_have_served, eventually
@@ -46,7 +47,7 @@ class Reaping:
         self.programs = [Program("myapp", "myapp", "RUNNING", manager)]
         self.settings = self.with_settings(**settings)
         self.events: list[events.Event] = []
-        self.reaper = Reaper((self.events.append,))
+        self.reaper = Reaper(ThisMachine(), (self.events.append,))
         self.later = 0.0
         eventually(lambda: assert_have_served(manager, settle=0.0))
 
