@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -23,6 +24,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 NO_LIMIT = str(2**63 - PAGE)
 V2 = "30 20 0:26 {root} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = "35 20 0:32 {root} /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory\n"
+# Mounted as a host has them.
+ALL_V2, ALL_V1 = V2.format(root="/"), V1.format(root="/")
 UNIFIED = "41 20 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n"
 # Others that each machine has.
 OTHER_MOUNTS = (
@@ -85,155 +88,114 @@ def size(in_mib: int) -> str:
     return str(in_mib * MIB)
 
 
+class Tree(NamedTuple):
+    """A recorded one, and the scopes of the process."""
+
+    group: str
+    mounts: str
+    files: dict[str, str]
+    expected: list[tuple[str, int | None, int | None]]
+
+
 TREES = {
-    "version 2: a limit less what is used, but for inactive file pages": (
-        "0::/web",
-        V2.format(root="/"),
-        v2("web", size(500), 300, inactive=120),
-        [("/web", 500, 320)],
+    "version 2: a limit less what is used, but for inactive file pages": Tree(
+        "0::/web", ALL_V2, v2("web", size(500), 300, inactive=120), [("/web", 500, 320)]
     ),
-    "version 2: memory.high is a limit too": (
-        "0::/web",
-        V2.format(root="/"),
-        v2("web", size(500), 300, high=size(400)),
-        [("/web", 400, 100)],
+    "version 2: memory.high is a limit too": Tree(
+        "0::/web", ALL_V2, v2("web", size(500), 300, high=size(400)), [("/web", 400, 100)]
     ),
-    "version 2: over memory.high nothing is available": (
-        "0::/web",
-        V2.format(root="/"),
-        v2("web", "max", 450, high=size(400)),
-        [("/web", 400, 0)],
+    "version 2: over memory.high nothing is available": Tree(
+        "0::/web", ALL_V2, v2("web", "max", 450, high=size(400)), [("/web", 400, 0)]
     ),
-    "version 2: more inactive pages than usage": (
-        "0::/web",
-        V2.format(root="/"),
-        v2("web", size(500), 100, inactive=120),
-        [("/web", 500, 500)],
+    "version 2: more inactive pages than usage": Tree(
+        "0::/web", ALL_V2, v2("web", size(500), 100, inactive=120), [("/web", 500, 500)]
     ),
-    "version 2: without a limit it has a pressure only": (
-        "0::/web",
-        V2.format(root="/"),
-        v2("web", "max", 300),
-        [("/web", None, None)],
+    "version 2: without a limit it has a pressure only": Tree(
+        "0::/web", ALL_V2, v2("web", "max", 300), [("/web", None, None)]
     ),
-    "version 2: each group above counts too": (
+    "version 2: each group above counts too": Tree(
         "0::/a/b/c",
-        V2.format(root="/"),
+        ALL_V2,
         {**v2("a/b/c", "max", 100), **v2("a/b", size(900), 150), **v2("a", size(200), 180)},
         [("/a/b/c", None, None), ("/a/b", 900, 750), ("/a", 200, 20)],
     ),
-    "version 2: the top of a host is no group": (
-        "0::/",
-        V2.format(root="/"),
-        {"memory.pressure": PRESSURE, "memory.stat": "inactive_file 0\n"},
-        [],
+    "version 2: the top of a host is no group": Tree(
+        "0::/", ALL_V2, {"memory.pressure": PRESSURE, "memory.stat": "inactive_file 0\n"}, []
     ),
-    "version 2: the top of a container with a namespace of its own is one": (
-        "0::/",
-        V2.format(root="/"),
-        v2("", size(512), 300, inactive=10),
-        [("/", 512, 222)],
+    "version 2: the top of a container with a namespace of its own is one": Tree(
+        "0::/", ALL_V2, v2("", size(512), 300, inactive=10), [("/", 512, 222)]
     ),
-    "version 2: a group below the top of such a container": (
+    "version 2: a group below the top of such a container": Tree(
         "0::/init.scope",
-        V2.format(root="/"),
+        ALL_V2,
         {**v2("init.scope", "max", 200), **v2("", size(512), 300)},
         [("/init.scope", None, None), ("/", 512, 212)],
     ),
-    "version 2: a container without a namespace of its own": (
+    "version 2: a container without a namespace of its own": Tree(
         "0::/system.slice/docker-1.scope/web",
         V2.format(root="/system.slice/docker-1.scope"),
         {**v2("web", size(300), 200), **v2("", size(512), 300)},
         [("/system.slice/docker-1.scope/web", 300, 100), ("/system.slice/docker-1.scope", 512, 212)],
     ),
-    "version 2: the pages of the group are not reported": (
-        "0::/web",
-        V2.format(root="/"),
-        {"web/memory.max": size(500), "web/memory.current": size(300)},
-        [("/web", 500, 200)],
+    "version 2: the pages of the group are not reported": Tree(
+        "0::/web", ALL_V2, {"web/memory.max": size(500), "web/memory.current": size(300)}, [("/web", 500, 200)]
     ),
-    "version 2: the usage is not reported": ("0::/web", V2.format(root="/"), {"web/memory.max": size(500)}, []),
-    "version 2: the group was removed, and those above are there": (
-        "0::/a/gone (deleted)",
-        V2.format(root="/"),
-        v2("a", size(200), 180),
-        [("/a", 200, 20)],
+    "version 2: the usage is not reported": Tree("0::/web", ALL_V2, {"web/memory.max": size(500)}, []),
+    "version 2: the group was removed, and those above are there": Tree(
+        "0::/a/gone (deleted)", ALL_V2, v2("a", size(200), 180), [("/a", 200, 20)]
     ),
-    "version 2: a group whose name begins with two dots": (
-        "0::/..a",
-        V2.format(root="/"),
-        v2("..a", size(200), 180),
-        [("/..a", 200, 20)],
+    "version 2: a group whose name begins with two dots": Tree(
+        "0::/..a", ALL_V2, v2("..a", size(200), 180), [("/..a", 200, 20)]
     ),
-    "version 1: a limit less what is used, but for inactive file pages of all below": (
+    "version 1: a limit less what is used, but for inactive file pages of all below": Tree(
         "9:name=systemd:/x\n4:memory:/web\n1:cpu,cpuacct:/y\n",
-        V1.format(root="/"),
+        ALL_V1,
         {**v1("/web", size(500), 300, inactive=120), **v1("", NO_LIMIT, 900)},
         [("/web", 500, 320)],
     ),
-    "version 1: each group above counts too": (
+    "version 1: each group above counts too": Tree(
         "4:memory:/a/b",
-        V1.format(root="/"),
+        ALL_V1,
         {**v1("/a/b", size(500), 100), **v1("/a", size(200), 180), **v1("", NO_LIMIT, 900)},
         [("/a/b", 500, 400), ("/a", 200, 20)],
     ),
-    "version 1: no limit at all": (
-        "4:memory:/a/b",
-        V1.format(root="/"),
-        {**v1("/a/b", NO_LIMIT, 100), **v1("/a", NO_LIMIT, 180), **v1("", NO_LIMIT, 900)},
-        [],
+    "version 1: no limit at all": Tree(
+        "4:memory:/a/b", ALL_V1, {**v1("/a/b", NO_LIMIT, 100), **v1("/a", NO_LIMIT, 180), **v1("", NO_LIMIT, 900)}, []
     ),
-    "version 1: memory together with another controller": (
+    "version 1: memory together with another controller": Tree(
         "4:cpu,memory:/web",
         "35 20 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,cpu,memory\n",
         v1("/web", size(500), 300),
         [("/web", 500, 200)],
     ),
-    "version 1: Docker without a namespace": (
+    "version 1: Docker without a namespace": Tree(
         "4:memory:/docker/1f2e/web\n0::/docker/1f2e",
         V1.format(root="/docker/1f2e"),
         {**v1("/web", size(300), 200), **v1("", size(512), 300)},
         [("/docker/1f2e/web", 300, 100), ("/docker/1f2e", 512, 212)],
     ),
-    "version 1: Docker with a namespace": (
-        "4:memory:/",
-        V1.format(root="/"),
-        v1("", size(512), 300),
-        [("/", 512, 212)],
+    "version 1: Docker with a namespace": Tree("4:memory:/", ALL_V1, v1("", size(512), 300), [("/", 512, 212)]),
+    "version 1: another container": Tree(
+        "4:memory:/docker/other", V1.format(root="/docker/1f2e"), v1("", size(512), 300), []
     ),
-    "version 1: another container": (
-        "4:memory:/docker/other",
-        V1.format(root="/docker/1f2e"),
-        v1("", size(512), 300),
-        [],
+    "version 1: a container whose name begins as ours does": Tree(
+        "4:memory:/docker/1f2e7", V1.format(root="/docker/1f2e"), v1("", size(512), 300), []
     ),
-    "version 1: a container whose name begins as ours does": (
-        "4:memory:/docker/1f2e7",
-        V1.format(root="/docker/1f2e"),
-        v1("", size(512), 300),
-        [],
+    "version 1: a group outside of our namespace": Tree(
+        "5:cpu,memory:/../other", ALL_V1, {**v1("", size(512), 300), **v1("/../other", size(64), 1)}, []
     ),
-    "version 1: a group outside of our namespace": (
-        "5:cpu,memory:/../other",
-        V1.format(root="/"),
-        {**v1("", size(512), 300), **v1("/../other", size(64), 1)},
-        [],
+    "a namespace of its own, and the mounts of the host": Tree(
+        "0::/", V2.format(root="/../.."), v2("", size(512), 300), []
     ),
-    "a namespace of its own, and the mounts of the host": (
-        "0::/",
-        V2.format(root="/../.."),
-        v2("", size(512), 300),
-        [],
-    ),
-    "mounted twice: at first only another container": (
+    "mounted twice: at first only another container": Tree(
         "4:memory:/docker/1f2e",
-        V1.format(root="/docker/other").replace("/memory ", "/other ") + V1.format(root="/"),
+        V1.format(root="/docker/other").replace("/memory ", "/other ") + ALL_V1,
         {**v1("/docker/1f2e", size(512), 300), **v1("", NO_LIMIT, 900)},
         [("/docker/1f2e", 512, 212)],
     ),
-    "hybrid: version 2 has no memory": (
+    "hybrid: version 2 has no memory": Tree(
         "4:memory:/process_api/82c1\n1:cpu:/\n0::/\n",
-        V1.format(root="/") + UNIFIED,
+        ALL_V1 + UNIFIED,
         {
             **v1("/process_api/82c1", NO_LIMIT, 300),
             **v1("/process_api", size(512), 300),
@@ -242,16 +204,16 @@ TREES = {
         },
         [("/process_api", 512, 212)],
     ),
-    "not mounted": ("4:memory:/web\n0::/web", "", v2("web", size(500), 300), []),
-    "garbage": (
+    "not mounted": Tree("4:memory:/web\n0::/web", "", v2("web", size(500), 300), []),
+    "garbage": Tree(
         "x\n\n4:memory\n::\n0::web\n\xff\xfe\n4:memory:/web",
-        "x\n - cgroup\n1 2 - cgroup2\n\xff - \xff\n" + V1.format(root="/"),
+        "x\n - cgroup\n1 2 - cgroup2\n\xff - \xff\n" + ALL_V1,
         {**v1("/web", "\xff\xfe", 300), **v1("", "-5", 900), "memory/web/memory.stat": "x\ny z\n\xb2 \xb2\n"},
         [],
     ),
-    "garbage beside a limit": (
+    "garbage beside a limit": Tree(
         "0::/web",
-        V2.format(root="/"),
+        ALL_V2,
         {
             **v2("web", size(500), 300, high="\xb2"),
             "web/memory.stat": "inactive_file \xb2\n",
@@ -269,7 +231,7 @@ def test_the_scopes_of_a_process(tmp_path, group, mounts, files, expected):
 
 def test_the_pressure_in_a_group_is_the_share_of_the_last_10_s(tmp_path):
     files = {**v2("a/b", "max", 1, pressure=PRESSURE), **v2("a", size(900), 1, pressure="")}
-    scopes = memory(tmp_path, "0::/a/b", V2.format(root="/"), files).scopes(7)
+    scopes = memory(tmp_path, "0::/a/b", ALL_V2, files).scopes(7)
     assert [(scope.name, scope.pressure) for scope in scopes] == [
         ("control group /a/b", 12.5),
         ("control group /a", None),
@@ -279,18 +241,18 @@ def test_the_pressure_in_a_group_is_the_share_of_the_last_10_s(tmp_path):
 @pytest.mark.parametrize("text", ["some avg60=1.00", "some avg10=x", "full avg10=3.00", "\0", "some", "some avg10"])
 def test_an_invalid_pressure_is_unknown(tmp_path, text):
     files = v2("a", size(900), 1, pressure=text)
-    (scope,) = memory(tmp_path, "0::/a", V2.format(root="/"), files).scopes(7)
+    (scope,) = memory(tmp_path, "0::/a", ALL_V2, files).scopes(7)
     assert scope.pressure is None
 
 
 def test_in_a_hybrid_hierarchy_v1_has_the_limit_and_v2_the_pressure(tmp_path):
     files = {**v1("/web", size(500), 300), **v1("", NO_LIMIT, 900), "unified/web/memory.pressure": PRESSURE}
-    scopes = memory(tmp_path, "4:memory:/web\n0::/web\n", V1.format(root="/") + UNIFIED, files).scopes(7)
+    scopes = memory(tmp_path, "4:memory:/web\n0::/web\n", ALL_V1 + UNIFIED, files).scopes(7)
     assert scopes == (MemoryScope("control group /web", 500 * MIB, 200 * MIB, 12.5),)
 
 
 def test_the_host_has_the_values_of_meminfo_and_its_own_pressure(tmp_path):
-    recorded = memory(tmp_path, "0::/", V2.format(root="/"), {})
+    recorded = memory(tmp_path, "0::/", ALL_V2, {})
     (tmp_path / "proc/meminfo").write_text("MemTotal:  2048 kB\nMemFree: 1 kB\nMemAvailable:  1024 kB\nHugePages: 0\n")
     assert recorded.scopes(7) == (MemoryScope(HOST, 2 * MIB, MIB, None),)
     (tmp_path / "proc/pressure").mkdir()
@@ -300,7 +262,7 @@ def test_the_host_has_the_values_of_meminfo_and_its_own_pressure(tmp_path):
 
 @pytest.mark.parametrize("meminfo", ["", "MemTotal: 2048 kB\n", "MemTotal: x kB\nMemAvailable: 7 kB\n"])
 def test_a_host_that_reports_no_memory_is_omitted(tmp_path, meminfo):
-    recorded = memory(tmp_path, "0::/", V2.format(root="/"), {})
+    recorded = memory(tmp_path, "0::/", ALL_V2, {})
     (tmp_path / "proc/meminfo").write_text(meminfo)
     assert recorded.scopes(7) == ()
 
@@ -313,13 +275,13 @@ def test_a_process_that_is_gone_has_only_the_host():
     ("group", "mounts", "expected"),
     [
         ("4:memory:/docker/other\n0::/", V1.format(root="/docker/1f2e") + UNIFIED, ["/docker/other"]),
-        ("4:memory:/../other\n0::/../other", V1.format(root="/") + UNIFIED, ["/../other"]),
-        ("0::/../other", V2.format(root="/"), ["/../other"]),
+        ("4:memory:/../other\n0::/../other", ALL_V1 + UNIFIED, ["/../other"]),
+        ("0::/../other", ALL_V2, ["/../other"]),
         ("0::/system.slice/web", "", ["/system.slice/web"]),
-        ("4:memory:/web\n0::/elsewhere", V1.format(root="/"), []),
-        ("0::/web", V2.format(root="/"), []),
+        ("4:memory:/web\n0::/elsewhere", ALL_V1, []),
+        ("0::/web", ALL_V2, []),
         ("0::/", "", []),
-        ("", V2.format(root="/"), []),
+        ("", ALL_V2, []),
     ],
 )
 def test_the_hidden_groups_of_a_process_are_listed(tmp_path, group, mounts, expected):
