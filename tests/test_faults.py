@@ -285,11 +285,11 @@ def test_a_listener_that_cannot_see_supervisord_and_the_pool_reports_it(pools):
 def test_root_without_ptrace_reaps_by_a_readable_metric_and_reports_the_uncertainty(sock):
     may_run(*WITHOUT_PTRACE)
     directory = sock.parent
-    programs = pool_of("nobody", 1, directory) + f"[memreap:myapp]\nmetric=rss\nidle_wait=7s\n{QUICK}"
+    programs = pool_of("nobody", 1, directory) + f"[memreap:myapp]\nmetric=rss\nidle_wait=2s\n{QUICK}"
     with among_bystanders(directory, programs):
         before = workers_of(directory)
         with listening_in(directory, through=WITHOUT_PTRACE) as listener:
-            eventually(lambda: listener.tick() and replaced(directory, before))  # it takes ten looks to be sure
+            eventually(lambda: listener.tick() and replaced(directory, before))
             listener.tick()
             until(lambda: len(announced(directory, "left")), 1)
     assert announced(directory, "reap") == announced(directory, "left") == list(before)
