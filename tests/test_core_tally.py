@@ -124,14 +124,14 @@ def test_an_unrelieved_shortage_belongs_to_its_pool_or_to_the_host():
 
     tally = tally_of(look(row()), short("myapp", Kind.TOTAL), short("", Kind.HEADROOM))
     assert counted(tally.pools()["myapp"].not_relieved) == {"total": 1}
-    assert counted(tally.not_relieved) == {"headroom": 1}
+    assert counted(tally.of_no_pool.not_relieved) == {"headroom": 1}
 
 
 def test_oom_kills_belong_to_their_pool_or_to_none():
     worker = ProcessId(7, 1.0)
     killed = event(events.OomKilled("myapp", 1.0, "the host", None, 3, (worker,), None, MIB, 1, 1))
     tally = tally_of(look(row()), killed, killed, event(events.OomKilledOther("", 1.0, "the host", None, 2)))
-    assert (tally.pools()["myapp"].oom_killed, tally.oom_killed) == (2, 2)
+    assert (tally.pools()["myapp"].oom_killed, tally.of_no_pool.oom_killed) == (2, 2)
 
 
 def test_a_removed_pool_disappears_and_starts_over_when_it_returns():

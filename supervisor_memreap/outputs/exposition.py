@@ -70,6 +70,45 @@ _GAUGES: tuple[tuple[str, str, Callable[[PoolRow], float | None]], ...] = (
 _MEASURED = {"largest_worker_bytes", "workers_bytes", "pool_bytes"}
 
 
+# Of each pool since the start of the counters: the label of its parts, if it has any, and their counts.
+_COUNTERS: tuple[tuple[str, str, str, Callable[[PoolTally], Mapping[str, int]]], ...] = (
+    ("reaps", "Workers that were signalled and have left.", "reason", lambda pool: pool.reaps),
+    (
+        "would_reap",
+        "Workers that would have been signalled (observe=yes).",
+        "reason",
+        lambda pool: pool.would_reap,
+    ),
+    (
+        "returned_bytes",
+        "Memory freed when workers left, minus the memory of their replacements.",
+        "",
+        lambda pool: {"": pool.freed},
+    ),
+    ("stuck", "Workers that did not leave within grace=.", "", lambda pool: {"": pool.stuck}),
+    (
+        "refused_signals",
+        "Due workers to which memreap sent nothing, each counted when that begins.",
+        "kind",
+        lambda pool: pool.refused,
+    ),
+    (
+        "not_relieved",
+        "Shortages of memory that reaping did not relieve. No pool: on the host or in a control group.",
+        "kind",
+        lambda pool: pool.not_relieved,
+    ),
+    (
+        "oom_killed",
+        "Processes of the pool that the kernel's OOM killer ended, at most. No pool: others in its control groups.",
+        "",
+        lambda pool: {"": pool.oom_killed},
+    ),
+)
+# These are also counted where they belong to no pool.
+_OF_NO_POOL = {"not_relieved", "oom_killed"}
+
+
 def _is_measured(row: PoolRow) -> bool:
     return not (is_blind(row) or row.get("unreadable_workers"))
 
@@ -128,72 +167,20 @@ class Exposition(Collector):
             if row is not None:
                 info.add_metric([pool, row["metric"], row.get("server") or ""], 1)
         yield info
-        yield from self._counters(self._tally.pools())
-
-    def _counters(self, pools: Mapping[str, PoolTally]) -> Iterator[Metric]:
-        yield _counter("reaps", "Workers that were signalled and have left.", "reason", pools, lambda pool: pool.reaps)
-        yield _counter(
-            "would_reap",
-            "Workers that would have been signalled (observe=yes).",
-            "reason",
-            pools,
-            lambda pool: pool.would_reap,
-        )
-        yield _counter(
-            "returned_bytes",
-            "Memory freed when workers left, minus the memory of their replacements.",
-            "",
-            pools,
-            lambda pool: {"": pool.freed},
-        )
+        pools = self._tally.pools()
         leaving = HistogramMetricFamily(
             "memreap_leave_seconds", "How long signalled workers took to leave.", labels=["pool"]
         )
-        for name, pool in pools.items():
-            buckets = zip((*map(str, BUCKETS), "+Inf"), accumulate(pool.left))
-            leaving.add_metric([name], [*buckets], pool.leaving_took)
+        for pool, tally in pools.items():
+            buckets = zip((*map(str, BUCKETS), "+Inf"), accumulate(tally.left))
+            leaving.add_metric([pool], [*buckets], tally.leaving_took)
         yield leaving
-        yield _counter("stuck", "Workers that did not leave within grace=.", "", pools, lambda pool: {"": pool.stuck})
-        yield _counter(
-            "refused_signals",
-            "Due workers to which memreap sent nothing, each counted when that begins.",
-            "kind",
-            pools,
-            lambda pool: pool.refused,
-        )
-        failed = _counter(
-            "not_relieved",
-            "Shortages of memory that reaping did not relieve. No pool: on the host or in a control group.",
-            "kind",
-            pools,
-            lambda pool: pool.not_relieved,
-        )
-        for kind, count in self._tally.not_relieved.items():
-            failed.add_metric(["", kind], count)
-        yield failed
-        killed = _counter(
-            "oom_killed",
-            "Processes of the pool that the kernel's OOM killer ended, at most. No pool: others in its control groups.",
-            "",
-            pools,
-            lambda pool: {"": pool.oom_killed},
-        )
-        killed.add_metric([""], self._tally.oom_killed)
-        yield killed
-
-
-def _counter(
-    name: str,
-    text: str,
-    label: str,
-    pools: Mapping[str, PoolTally],
-    values_of: Callable[[PoolTally], Mapping[str, int]],
-) -> CounterMetricFamily:
-    counter = CounterMetricFamily(f"memreap_{name}", text, labels=["pool", label] if label else ["pool"])
-    for pool, tally in pools.items():
-        for value, count in values_of(tally).items():
-            counter.add_metric([pool, value] if label else [pool], count)
-    return counter
+        for name, text, label, counts_of in _COUNTERS:
+            counter = CounterMetricFamily(f"memreap_{name}", text, labels=["pool", label] if label else ["pool"])
+            for pool, tally in ({**pools, "": self._tally.of_no_pool} if name in _OF_NO_POOL else pools).items():
+                for kind, count in counts_of(tally).items():
+                    counter.add_metric([pool, kind] if label else [pool], count)
+            yield counter
 
 
 def registry(tally: Tally, lock: threading.Lock) -> CollectorRegistry:

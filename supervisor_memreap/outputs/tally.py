@@ -74,6 +74,8 @@ class PoolTally:
             self.stuck += not event["forced"]
         elif kind == "oom_killed":
             self.oom_killed += event["killed"]
+        elif kind == "oom_killed_other":
+            self.oom_killed += event["kills"]
         elif kind == "would_reap":
             self.would_reap[event["reason"]] += 1
         elif kind == "short":
@@ -94,10 +96,8 @@ class Tally:
         """When the pools were last looked at, in seconds since 1970; None: never."""
         self.errors = Counter(dict.fromkeys(ERRORS, 0))
         self._lasting: frozenset[str] = frozenset()
-        self.not_relieved = Counter(dict.fromkeys(OF_HOST, 0))
-        """Of the host and of control groups."""
-        self.oom_killed = 0
-        """Processes that belong to no pool, in the control groups of the pools."""
+        self.of_no_pool = PoolTally(not_relieved=Counter(dict.fromkeys(OF_HOST, 0)))
+        """Events of the host and of the control groups of the pools."""
         self._pools: dict[str, PoolTally] = {}
         self._rows: dict[str, PoolRow] = {}
         self._watching: tuple[str, ...] = ()
@@ -128,13 +128,9 @@ class Tally:
             self._keep()
         elif kind in ERRORS:
             self.errors[kind] += 1
-        elif pool:
+        else:
             # An event may come before the first look at its pool.
-            self._pools.setdefault(pool, PoolTally()).take(event)
-        elif kind == "short":
-            self.not_relieved[event["shortage"]["kind"]] += 1
-        elif kind == "oom_killed_other":
-            self.oom_killed += event["kills"]
+            (self._pools.setdefault(pool, PoolTally()) if pool else self.of_no_pool).take(event)
 
     def _keep(self) -> None:
         """Forget the pools that are gone, and begin to count for new ones."""
