@@ -145,7 +145,7 @@ class Mailer:
             # The mails of other pools wait too: each could take as long to fail.
             self.retry = time.monotonic() + self.patience
             if not self.trouble:
-                log(f"{trouble}; trying again, and {len(lines)} lines about {pool.name} are waiting")
+                log(f"{trouble}; trying again; lines about {pool.name} waiting: {len(lines)}")
         else:
             pool.next = time.monotonic() + self.options.every
             if self.trouble:

@@ -228,7 +228,7 @@ def test_when_sendmail_fails_events_are_answered_and_the_mail_is_sent_later(tmp_
 
         assert_tried_twice()
         expected = expected.replace("WHERE", str(tmp_path))
-        assert running.lines() == [f"{expected}; trying again, and 1 lines about a wait"]
+        assert running.lines() == [f"{expected}; trying again; lines about a waiting: 1"]
         script(tmp_path, f"exec {sendmail(tmp_path, inbox.port)}")
 
         def assert_sent() -> EmailMessage:
@@ -246,7 +246,7 @@ def test_a_missing_command_is_reported_in_one_line(tmp_path):
     with Running(tmp_path, "/nowhere/sendmail -t") as running:
         running.event(announcement("a", "first"))
         assert running.lines() == [
-            "/nowhere/sendmail: No such file or directory; trying again, and 1 lines about a wait"
+            "/nowhere/sendmail: No such file or directory; trying again; lines about a waiting: 1"
         ]
 
 

@@ -79,7 +79,7 @@ def draw(values: dict[str, Any]) -> str:
             for metric, (label, _) in METRICS.items()
         )
         + f". The RSS of all workers adds up to {sums['rss'] / _MIB:.0f} MiB, but the whole pool holds"
-        f" {held / _MIB:.0f} MiB: RSS counts the pages that they share once for each of them. USS is what comes back"
+        f" {held / _MIB:.0f} MiB: RSS counts the pages that they share once for each of them. USS is what is freed"
         " when a worker leaves.",
         (WIDTH, height),
         [*_head(), *_bars(workers), *_foot(workers, sums["rss"], held, height)],
