@@ -106,7 +106,7 @@ def test_the_pool_is_suspended_for_a_minute_if_the_cause_of_the_end_is_unknown(l
     control(tmp_path).startProcess("myapp", False)
     eventually(lambda: listener.tick() and _assert_announced(tmp_path, "reap", "suspended"))
     _, suspended = stack.announced(tmp_path)
-    assert re.search(r"supervisord did not say .*; resumes when .* has run for 60 s", suspended["message"])
+    assert re.search(r"supervisord did not report .*; resumes when .* has run for 60 s", suspended["message"])
 
 
 @pytest.mark.parametrize(

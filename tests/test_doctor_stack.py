@@ -296,7 +296,7 @@ def test_what_real_servers_replace_by_themselves_is_a_note_with_what_to_change(w
     assert "max_requests = 300" not in lines
     assert "dynamic: ok: php-fpm: workers are reaped with QUIT" in lines
     place = rf"{where}/dynamic.pool \[www\]"
-    remedy = "set pm = static and pm.max_children to the number that may always run there"
+    remedy = "set pm = static, and pm.max_children to the number of workers that may always run there"
     assert re.search(rf"dynamic: note: .* on its own \(pm = dynamic in {place}\): .*; {remedy}", lines), lines
     assert re.search(rf"too \(pm.max_requests = 500 in {place}\).*; remove pm.max_requests there", lines), lines
     # It is empty while no client asks.
