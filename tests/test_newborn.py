@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 from support import stack
-from support.driver import eventually, until, workers_below
+from support.driver import eventually, stop, until, workers_below
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Program
@@ -56,11 +55,10 @@ def pool() -> Iterator[Started]:
         eventually(lambda: _assert_whole(started))
         yield started
     finally:
-        tree = psutil.Process(process.pid).children()
+        stop(process.pid)  # so that it forks no other meanwhile
+        for worker in psutil.Process(process.pid).children():
+            worker.kill()  # not waited for while its manager is stopped: the pid is its own
         process.kill()
-        for worker in tree:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                worker.kill()
         process.wait()
         shutil.rmtree(where)
 
