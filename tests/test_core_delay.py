@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from test_core_policy import MIB, SETTINGS, STAMP, Film, events, reaped
+from test_core_policy import BOOT, MIB, SETTINGS, STAMP, Film, events, reaped
 
 from supervisor_memreap.core import delay, hindrance, policy
 from supervisor_memreap.core.events import Overdue, OverdueEnded
 from supervisor_memreap.core.hindrance import Hindrance, Kind
-from supervisor_memreap.core.model import ProcessId, Result, WorkerDetail
-from supervisor_memreap.core.state import PoolState, decode, encode, is_worth_keeping, restored
+from supervisor_memreap.core.model import Pool, ProcessId, Result, WorkerDetail
+from supervisor_memreap.core.reasons import OverLimit
+from supervisor_memreap.core.state import Cause, PoolState, Reap, Suspension, decode, encode, is_worth_keeping, restored
 
 FCGI = "FCGI::ProcManager"
 
@@ -340,3 +342,49 @@ def test_what_may_end_at_any_moment_is_waited_for(result):
     *_, last = standings(film, 100, result)
     assert film.state.delay
     assert not in_vain(film, last)
+
+
+# Of one worker that has to go, the least of all causes first.
+CAUSES: tuple[tuple[Kind | None, str, dict[str, object]], ...] = (
+    (None, "state", {}),
+    (Kind.TOO_FEW, "state", {"too_few_since": BOOT}),
+    (Kind.NOT_SERVING, "worker", {"serving": False}),
+    (Kind.REFUSED, "worker", {"detail": WorkerDetail(300 * MIB, False)}),
+    (Kind.STUCK, "state", {"stuck": (Reap(ProcessId(11, BOOT), BOOT, frozenset()),)}),
+    (Kind.LOCKED, "state", {"refusal": hindrance.of_lock("locked by 4711")}),
+    (Kind.NOT_REPLACED, "state", {"reap": Reap(ProcessId(12, BOOT), BOOT, frozenset(), left=BOOT)}),
+    (Kind.SETTLING, "state", {"reap": Reap(ProcessId(12, BOOT), BOOT, frozenset(), left=BOOT + 3590)}),
+    (Kind.LEAVING, "state", {"reap": Reap(ProcessId(12, BOOT), BOOT, frozenset())}),
+    (Kind.SUSPENDED, "state", {"suspended": Suspension(Cause.MANAGER_LOST, ProcessId(1, BOOT))}),
+    (Kind.PAUSED, "state", {"paused": True}),
+    (Kind.OBSERVED, "settings", {"observe": True}),
+)
+
+
+def test_of_several_causes_the_one_counts_that_must_end_first():
+    values: dict[str, Any] = {"worker": Film().worker(11, 300), "settings": SETTINGS, "state": PoolState()}
+    candidates: tuple[policy.Candidate, ...] = ()
+    for kind, what, changes in CAUSES:
+        values[what] = replace(values[what], **changes)
+        worker = values["worker"]
+        if kind is Kind.LOCKED:  # it may go: only then what an attempt has found counts
+            candidates = (policy.Candidate(worker, OverLimit(300, 150, "uss")),)
+        pool = Pool("myapp", "RUNNING", "", ProcessId(1, BOOT), 3600.0, (worker,))
+        look = policy.Look(pool, values["settings"], values["state"])
+        choice = policy.Choice(pool, policy.Standing.DUE, look.state, candidates=candidates)
+        why = delay.hindrance_in(look, choice, {worker: ()}, BOOT + 3600)
+        assert (why.kind if why else None) is kind
+
+
+def test_workers_none_of_which_both_serves_and_is_old_enough_are_too_young():
+    film = Film()
+    film.fork(11)
+    pending = tuple(
+        policy.Candidate(worker, OverLimit(300, 150, "uss"))
+        for worker in (film.worker(11, 300), replace(film.worker(12, 300), serving=False))
+    )
+    pool = Pool("myapp", "RUNNING", "", ProcessId(1, BOOT), 3600.0, tuple(each.worker for each in pending))
+    choice = policy.Choice(pool, policy.Standing.DUE, film.state, pending=pending)
+    assert delay.hindrance_in(policy.Look(pool, SETTINGS, film.state), choice, {}, film.now).kind is Kind.YOUNG
+    choice = replace(choice, pending=pending[1:])
+    assert delay.hindrance_in(policy.Look(pool, SETTINGS, film.state), choice, {}, film.now).kind is Kind.NOT_SERVING

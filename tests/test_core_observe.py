@@ -51,7 +51,7 @@ def test_a_worker_signalled_earlier_is_followed_but_not_signalled_again():
     for _ in range(200):
         verdict = film.look({11: 300, 12: 20})
         assert (verdict.again, verdict.force, verdict.candidates) == (None, None, ())
-        assert verdict.standing == "leaving"
+        assert verdict.standing == "observed"
         assert events(verdict, Stuck) == []
 
 

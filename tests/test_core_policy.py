@@ -1168,7 +1168,8 @@ def test_a_paused_and_suspended_pool_shows_both_and_resume_ends_both():
     film.fork(12)
     film.look({11: 200, 12: 200})
     film.state = policy.pause(film.state)
-    assert film.look({11: 200, 12: 200}).standing == "suspended"
+    assert film.look({11: 200, 12: 200}).standing == "paused"
+    assert film.state.suspended
     film.state = policy.resume(film.state)
     assert (film.state.paused, film.state.suspended) == (False, None)
 

@@ -294,7 +294,8 @@ def test_a_long_wait_is_reported():
         subprocess.Popen(command("--pid", pid, "limit=30MB", *QUICK), stdout=subprocess.PIPE, text=True) as process,
     ):
         assert "HUP sent" in process.stdout.readline()
-        assert re.search(r"waiting for worker \d+ to finish its request \(5\.\d s\)", process.stdout.readline())
+        line = process.stdout.readline()
+        assert re.search(r"worker \d+ was signalled and has not left yet: .* \(5\.\d s\)", line)
         process.terminate()
 
 
@@ -391,7 +392,7 @@ def test_the_state_saved_by_the_listener_counts(tmp_path, what):
         assert _listeners_file(view, process.pid).write({"myapp": state}, time.monotonic()) == ""
         if what == "leaving":
             with subprocess.Popen(command("-c", conf), stdout=subprocess.PIPE, text=True) as waiting:
-                assert f"waiting for worker {worker.pid} to finish its request" in waiting.stdout.readline()
+                assert f"worker {worker.pid} was signalled and has not left yet" in waiting.stdout.readline()
                 psutil.Process(worker.pid).kill()
                 assert "HUP sent" not in waiting.stdout.read()
                 assert waiting.wait() == 0

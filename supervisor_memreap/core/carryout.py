@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from supervisor_memreap.core import policy
+from supervisor_memreap.core import delay, policy
 from supervisor_memreap.core.command import MAX_NAMES, Command, CommandError
 from supervisor_memreap.core.model import Pool, Worker
+from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.core.text import quote, seconds
 
@@ -75,16 +76,11 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
         return policy.pause(state), text + dropped_text if dropped else text
     if command.verb == "resume":
         return policy.resume(state), "resumed"
-    if state.settings and state.settings.observe:
-        raise CommandError(f"{pool.name} is only observed (observe=yes): no worker is signalled")
+    held = delay.held_back(pool.name, state.settings or PoolSettings(), state)
+    if held:
+        raise CommandError(f"{pool.name} is {held.text}")
     if pool.manager is None or not pool.workers:
         raise CommandError(f"{pool.name} has no workers: it is {pool.state}")
-    if state.paused:
-        raise CommandError(f"{pool.name} is paused: supervisorctl memreap resume {pool.name} first")
-    if state.suspended:
-        raise CommandError(
-            f"{pool.name} is suspended ({state.suspended.text}): supervisorctl memreap resume {pool.name} first"
-        )
     signalled = {leaving.worker for leaving in (state.leaving, *state.stuck) if leaving}
     present = [worker for worker in pool.workers if worker.id not in signalled]
     if command.pid:

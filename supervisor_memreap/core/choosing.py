@@ -253,19 +253,20 @@ class _Choosing(_Reports):
         return self.pool.worker(leaving.worker) if is_due else None
 
     def _standing(self, candidates: tuple[Candidate, ...], is_blind: bool, is_observed: bool) -> Standing:
+        """In the order of delay.hindrance_in; but a pool that cannot be seen is not observed either."""
         state = self.state
+        if is_observed and not is_blind:
+            return Standing.OBSERVED
+        if state.paused:
+            return Standing.PAUSED
         if state.suspended:
             return Standing.SUSPENDED
         if state.leaving:
             return Standing.SETTLING if state.leaving.left is not None else Standing.LEAVING
-        if state.paused:
-            return Standing.PAUSED
         if state.requested:
             return Standing.REQUESTED
         if is_blind:
             return Standing.BLIND
-        if is_observed:
-            return Standing.OBSERVED
         return Standing.DUE if candidates or state.seen else Standing.QUIET
 
 

@@ -1,4 +1,4 @@
-"""Workers that are due and none of which could be signalled for too long, from one look to the next. Pure.
+"""Why nothing is sent in a pool, and workers that are due while none could be signalled for too long. Pure.
 
 Some waits are right and short: for the worker that was signalled last and for its replacement, for `min_age` and
 `checks`, for new workers to grow old enough, and for `idle_wait` where the worker may be signalled after that.
@@ -27,7 +27,65 @@ LATE = 1.0
 # Seconds after which the log repeats the hindrance.
 REPEAT = 600.0
 
+_RIGHT = (Kind.OBSERVED, Kind.PAUSED, Kind.SUSPENDED, Kind.LEAVING, Kind.SETTLING)
+
 Due = Mapping[Worker, tuple[Reason, ...]]
+
+
+def held_back(pool: str, settings: PoolSettings, state: PoolState) -> Hindrance | None:
+    """What keeps every worker of this pool from being signalled, whatever is found of it; None: nothing."""
+    if policy.only_observes(settings, state):
+        return hindrance.OBSERVED
+    if state.paused:
+        return hindrance.paused(pool)
+    return hindrance.suspended(pool, state.suspended.text) if state.suspended else None
+
+
+def hindrance_in(look: Look, choice: Choice, due: Due, now: float) -> Hindrance | None:
+    """Why nothing is sent in this pool, and what ends that; None: nothing is known to stand in the way.
+
+    Of several causes the one counts that must end first: until then, the end of the others changes nothing. So what a
+    user set comes first (observed, paused): only the user ends it. Then what memreap decided itself (suspended). Then
+    what is in progress, which ends without anyone (a worker leaves, its replacement settles, an attempt is made). Last,
+    what stands in the way of the workers that have to go: of the one that may go first what its last attempt found
+    (locked, not permitted, busy); if none may go, of all of them that they are stuck, must never be signalled, do not
+    serve, are too young, or that too few others serve.
+    """
+    pool, settings, state = look
+    held = held_back(pool.name, settings, state)
+    if held or state.leaving:
+        return held or _leaving(look, now)
+    if choice.candidates:
+        attempted, detail = state.attempted, choice.candidates[0].worker.detail
+        if state.refusal is None and attempted and now - attempted.signalled >= OVERDUE - LATE:
+            return hindrance.of_attempt(Result.BUSY, detail, settings)  # a long attempt
+        return state.refusal
+    stuck = {leaving.worker for leaving in state.stuck}
+    free = [worker for worker in due if worker.id not in stuck]
+    if due and not free:
+        return hindrance.STUCK
+    vetoes = [veto for worker in free for veto in (policy.veto(pool, worker),) if veto]
+    if free and len(vetoes) == len(free):
+        return Hindrance(Kind.REFUSED, vetoes[0].text)
+    waiting = free or [each.worker for each in choice.pending]
+    if waiting and not any(policy.serves(worker, state) for worker in waiting):
+        return hindrance.UNREAD if all(worker.id in pool.unread for worker in waiting) else hindrance.NOT_SERVING
+    if waiting and not any(policy.is_grown(worker, settings, state) for worker in waiting):
+        return hindrance.young(settings)
+    return hindrance.too_few(settings) if free and state.too_few_since is not None else None
+
+
+def _leaving(look: Look, now: float) -> Hindrance | None:
+    """Of the worker that was signalled last."""
+    leaving, settings = look.state.leaving, look.settings
+    if leaving is None:
+        return None
+    pid = leaving.worker.pid
+    if leaving.left is None:
+        return hindrance.leaving(pid)
+    if now - leaving.left < settings.grace + max(settings.settle, pace_of(leaving.server)):
+        return hindrance.settling(pid, leaving.replaced_by is not None)
+    return hindrance.not_replaced(look.pool.name, pid)
 
 
 def follow(look: Look, choice: Choice, episodes: Episodes, now: float) -> Choice:
@@ -36,10 +94,12 @@ def follow(look: Look, choice: Choice, episodes: Episodes, now: float) -> Choice
     if look.pool.manager is None:
         return choice
     due = policy.due_workers(look, look.circumstances(episodes, now))
-    if _is_fine(look, choice, due, now):
+    if not due and not any(policy.is_grown(each.worker, look.settings, look.state) for each in choice.pending):
+        return _without_delay(look, choice, now)
+    obstacle = hindrance_in(look, choice, due, now)
+    if _is_right(look, choice, obstacle, now):
         return _without_delay(look, choice, now)
     state = _count(look.state, due, now)
-    obstacle = _obstacle(look, choice, due, now)
     overdue = {worker: due[worker] for worker in due if _is_overdue(state.due[worker.id], obstacle, look.settings, now)}
     if obstacle and (state.delay or overdue):
         since = state.delay.since if state.delay else min(state.due[worker.id].since for worker in overdue)
@@ -50,16 +110,13 @@ def follow(look: Look, choice: Choice, episodes: Episodes, now: float) -> Choice
     return _delayed(look, choice, state.delay, overdue or due, now) if state.delay else choice
 
 
-def _is_fine(look: Look, choice: Choice, due: Due, now: float) -> bool:
-    """Whether there is nothing to send now, or what is waited for is right and short."""
+def _is_right(look: Look, choice: Choice, obstacle: Hindrance | None, now: float) -> bool:
+    """Whether what is waited for is right, and short or wanted by a user."""
     settings, state = look.settings, look.state
-    if state.suspended or state.paused or policy.only_observes(settings, state):
-        return True
-    if not due and not any(policy.is_grown(each.worker, settings, state) for each in choice.pending):
+    if obstacle and obstacle.kind in _RIGHT:
         return True
     if state.leaving:
-        settle = max(settings.settle, pace_of(state.leaving.server))
-        return state.leaving.left is None or now - state.leaving.left < settings.grace + settle
+        return False
     few = state.too_few_since
     if few is not None and now - few < max(policy.LONG_WAIT, 2 * settings.min_age):
         return True
@@ -101,28 +158,6 @@ def _is_overdue(since: DueSince, obstacle: Hindrance | None, settings: PoolSetti
     # Pools of one group take turns.
     turn = settings.grace if obstacle and obstacle.kind is Kind.GROUP else 0.0
     return since.looks >= LOOKS and now - since.since >= OVERDUE + turn
-
-
-def _obstacle(look: Look, choice: Choice, due: Due, now: float) -> Hindrance | None:
-    """The hindrance of all due workers; None: none of them has been tried yet."""
-    pool, settings, state = look
-    if state.leaving:
-        return hindrance.not_replaced(pool.name, state.leaving.worker.pid)
-    if choice.candidates:
-        attempted, detail = state.attempted, choice.candidates[0].worker.detail
-        if state.refusal is None and attempted and now - attempted.signalled >= OVERDUE - LATE:
-            return hindrance.of_attempt(Result.BUSY, detail, settings)  # a long attempt
-        return state.refusal
-    stuck = {leaving.worker for leaving in state.stuck}
-    free = [worker for worker in due if worker.id not in stuck]
-    if not free:
-        return hindrance.STUCK if due else None
-    vetoes = [veto for worker in free for veto in (policy.veto(pool, worker),) if veto]
-    if len(vetoes) == len(free):
-        return Hindrance(Kind.REFUSED, vetoes[0].text)
-    if not any(policy.serves(worker, state) for worker in free):
-        return hindrance.UNREAD if all(worker.id in pool.unread for worker in free) else hindrance.NOT_SERVING
-    return hindrance.too_few(settings) if state.too_few_since is not None else None
 
 
 def _delayed(look: Look, choice: Choice, delay: Delay, overdue: Due, now: float) -> Choice:

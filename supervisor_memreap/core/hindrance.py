@@ -1,4 +1,4 @@
-"""Why nothing is sent in a pool although workers are due: one answer for status, log, doctor and metrics. Pure."""
+"""What may stand in the way of a signal, with its remedy. core.delay.hindrance_in decides which of it holds. Pure."""
 
 from __future__ import annotations
 
@@ -48,6 +48,16 @@ class Kind(str, enum.Enum):
     """The due workers were never seen to serve."""
     STUCK = "stuck"
     """All due workers were signalled and do not leave."""
+    # What follows is waited for, or a user wants it so: no worker is overdue for it.
+    OBSERVED = "observed"
+    PAUSED = "paused"
+    SUSPENDED = "suspended"
+    LEAVING = "leaving"
+    """A worker was signalled."""
+    SETTLING = "settling"
+    """A worker has left, and its replacement has not settled yet."""
+    YOUNG = "young"
+    """The workers that have to go are younger than `min_age`."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +79,30 @@ UNREAD = Hindrance(
     Kind.OUT_OF_RESOURCES,
     "cannot find out in time whether they serve: a file server may be hanging, or no reader process can be started",
 )
+OBSERVED = Hindrance(Kind.OBSERVED, "only observed (observe=yes): no worker is signalled")
 GROUP = Hindrance(Kind.GROUP, "a worker of another pool of this group is leaving, and only one may leave at a time")
 UNSAVED = Hindrance(Kind.UNSAVED, "the state cannot be saved; memreap status and the log show why, and what to do")
+
+
+def paused(pool: str) -> Hindrance:
+    return Hindrance(Kind.PAUSED, f"paused: supervisorctl memreap resume {pool} first")
+
+
+def suspended(pool: str, why: str) -> Hindrance:
+    return Hindrance(Kind.SUSPENDED, f"suspended ({why}): supervisorctl memreap resume {pool} first")
+
+
+def leaving(worker: int) -> Hindrance:
+    return Hindrance(Kind.LEAVING, f"worker {worker} was signalled and has not left yet: it finishes its request first")
+
+
+def settling(worker: int, is_replaced: bool) -> Hindrance:
+    missing = "its replacement has not settled" if is_replaced else "none has come in its place"
+    return Hindrance(Kind.SETTLING, f"worker {worker} left, and {missing} yet")
+
+
+def young(settings: PoolSettings) -> Hindrance:
+    return Hindrance(Kind.YOUNG, f"they are younger than min_age={seconds(settings.min_age)}")
 
 
 def not_replaced(pool: str, worker: int) -> Hindrance:

@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from supervisor_memreap.core.model import Pool
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.doctor import ownrights, rights
 from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.listener.statefile import StateFile
-from supervisor_memreap.outputs import words
+from supervisor_memreap.outputs import statusrows, words
 
 
 def check(case: Case, watch: Watch) -> Iterator[Finding]:
@@ -24,14 +25,14 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
         values: Mapping[str, Any] = _remembered(case, watch)
     else:
         values = next((pool for pool in seen[0] if pool.get("name") == name), {})
+    if values.get("paused"):
+        yield note("", words.paused(name, case.has_commands))
     if values.get("suspension"):
         yield Finding("", words.suspended(name, values["suspension"], case.has_commands))
     hindrance = values.get("hindrance")
     if hindrance:
         since = words.clock(hindrance["since"])
         yield Finding("", f"workers are due, and none could be signalled since {since}: {hindrance['text']}")
-    if values.get("paused"):
-        yield note("", words.paused(name, case.has_commands))
 
 
 def _remembered(case: Case, watch: Watch) -> dict[str, Any]:
@@ -51,15 +52,9 @@ def _remembered(case: Case, watch: Watch) -> dict[str, Any]:
         state = states.get(watch.program.namespec)
         if state is None:
             return b"{}"
-        values: dict[str, Any] = {"paused": state.paused}
-        if state.suspended:
-            values["suspension"] = {"reason": state.suspended.text}
-            for key, at in (("since", state.suspended.since), ("until", state.suspended.until)):
-                if at is not None:
-                    values["suspension"][key] = time.time() + at - time.monotonic()
-        if state.delay:
-            since = time.time() + state.delay.since - time.monotonic()
-            values["hindrance"] = {"text": state.delay.hindrance.text, "since": since}
+        boot = time.time() - time.monotonic()
+        suspension = statusrows.suspension(Pool(watch.program.namespec, ""), state, boot)
+        values = {"paused": state.paused, "suspension": suspension, "hindrance": statusrows.hindrance(state, boot)}
         return json.dumps(values).encode()
 
     return dict(json.loads(rights.run_as(actor, read) or b"{}"))

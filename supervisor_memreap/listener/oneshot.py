@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from supervisor_memreap.core import delay, events, policy, reasons
+from supervisor_memreap.core import delay, events, hindrance, policy, reasons
 from supervisor_memreap.core.command import named
 from supervisor_memreap.core.events import Event, Sink
+from supervisor_memreap.core.hindrance import Kind
 from supervisor_memreap.core.model import Ending, Program, ProgramState
+from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings
 from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.core.text import seconds
@@ -201,12 +203,14 @@ def _chosen(names: Sequence[str], programs: list[Program]) -> list[Program]:
 
 def _held_back(pool: WatchedPool, has_commands: bool) -> str:
     """Why nothing is sent in this pool; empty if it may be."""
-    if pool.state.paused:
+    held = delay.held_back(pool.name, pool.settings, pool.state)
+    if held is None or held.kind is Kind.OBSERVED:
+        return words.OBSERVED if held else ""
+    if held.kind is Kind.PAUSED:
         return words.paused(pool.name, has_commands)
-    if policy.only_observes(pool.settings, pool.state):
-        return words.OBSERVED
     suspension = statusrows.suspension(pool.pool, pool.state, time.time() - time.monotonic())
-    return words.suspended(pool.name, suspension, has_commands) if suspension else ""
+    assert suspension
+    return words.suspended(pool.name, suspension, has_commands)
 
 
 def _note(emit: Sink, pool: str, text: str) -> None:
@@ -245,34 +249,26 @@ class _Waits:
 
     def _of(self, pool: WatchedPool) -> str:
         """What `once` still waits for in this pool; empty if nothing."""
-        state, leaving = pool.state, pool.state.leaving
-        if pool.choice is None or pool.pool.manager is None or state.suspended or state.paused:
+        state, settings, choice, now = pool.state, pool.settings, pool.choice, time.monotonic()
+        if choice is None or pool.pool.manager is None or delay.held_back(pool.name, settings, state):
             return ""
-        if policy.only_observes(pool.settings, state):
+        if {"", pool.name} & self._verdicts.given_up or (state.leaving and state.leaving.overdue):
             return ""
-        if {"", pool.name} & self._verdicts.given_up or (leaving and leaving.overdue):
+        if delay.is_in_vain(choice, settings, state, now):
             return ""
-        if delay.is_in_vain(pool.choice, pool.settings, state, time.monotonic()):
-            return ""
-        if leaving and leaving.left is None:
-            return f"waiting for worker {leaving.worker.pid} to finish its request"
-        if leaving and leaving.replaced_by is None:
-            return f"waiting for a worker to take the place of {leaving.worker.pid}"
-        if leaving:  # also after the last one: the next to reap in this pool must find it settled
-            return f"waiting for the replacement of {leaving.worker.pid} to settle"
-        pending = [each.worker for each in pool.choice.pending]
-        if pending and not any(policy.serves(worker, state) for worker in pending):
-            return f"waiting for due workers to serve ({len(pending)})"
-        min_age = pool.settings.min_age
+        look, pending = Look(pool.pool, settings, state), {each.worker for each in choice.pending}
+        due = policy.due_workers(look, look.circumstances({}, now))
+        due = {worker: reasons for worker, reasons in due.items() if worker in pending}
+        why = delay.hindrance_in(look, choice, due, now)
+        if why and state.leaving:  # also after the last one: the next to reap in this pool must find it settled
+            return why.text
+        if pending:
+            # What an attempt has found may change with each.
+            return f"{len(pending)} to reap{f': {why.text}' if why and not choice.candidates else ''}"
         # A worker whose size may not be read is reported when it is old enough: a new one may still change its user.
-        hidden = [worker for worker in pool.pool.workers if reasons.is_hidden(worker, pool.settings)]
-        ages = [worker.age for worker in (*pending, *hidden)]
-        ages = ages if pending else [age for age in ages if age < min_age]
-        if not ages:
-            return ""
-        if max(ages) < min_age:
-            return f"waiting for workers to reach min_age={seconds(min_age)} ({len(ages)})"
-        return f"{len(ages)} to reap"
+        hidden = [worker for worker in pool.pool.workers if reasons.is_hidden(worker, settings)]
+        young = sum(worker.age < settings.min_age for worker in hidden)
+        return f"{young} that may be over the limit: {hindrance.young(settings).text}" if young else ""
 
 
 def _pause(machine: Machine, reaper: Reaper) -> None:

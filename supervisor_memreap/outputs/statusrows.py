@@ -61,7 +61,7 @@ def of_pool(
         "helpers": [helper.pid for helper in pool.helpers] or None,
         "due": choice.to_go,
         "overdue": choice.overdue if state.delay is not None else 0,
-        "hindrance": _hindrance(choice, state, boot),
+        "hindrance": hindrance(state, boot) if choice.overdue else None,
         "reaps": counters.reaps.count,
         "given_back_bytes": counters.reaps.freed,
         "message": counters.message,
@@ -127,10 +127,10 @@ def _per_hour(per_second: float | None) -> int | None:
     return None if per_second is None else round(per_second * _HOUR)
 
 
-def _hindrance(choice: Choice, state: PoolState, boot: float) -> HindranceRow | None:
-    """Why workers are overdue; None: none is."""
+def hindrance(state: PoolState, boot: float) -> HindranceRow | None:
+    """Why workers are overdue; None: none is. `boot` is as in of_pool."""
     delay = state.delay
-    if not choice.overdue or delay is None:
+    if delay is None:
         return None
     return {"kind": delay.hindrance.kind.value, "text": delay.hindrance.text, "since": int(delay.since + boot)}
 
