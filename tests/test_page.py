@@ -11,7 +11,7 @@ from support import browser, sawtooth
 from support.sawtooth import DAY, UNTIL
 
 from supervisor_memreap.host import packages
-from supervisor_memreap.reports import chart, htmlpage, summary
+from supervisor_memreap.reports import htmlpage, summary
 
 HOSTILE = '</style><script>document.title="run"</script><img src=http://example.com/x onerror=alert(1)>"\'&amp;'
 LONG = "a" * 100
@@ -181,5 +181,5 @@ def test_the_facts_of_the_text_report_are_in_the_page(day):
 
 def test_without_the_extra_it_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(chart.MissingLibraryError, match=re.escape(packages.install_extra("plot"))):
+    with pytest.raises(packages.MissingLibraryError, match=re.escape(packages.install_extra("plot"))):
         html(sawtooth.pool())

@@ -14,10 +14,9 @@ from typing import Any, NoReturn
 from supervisor_memreap import __version__
 from supervisor_memreap.commands.arguments import CONFIGURATION
 from supervisor_memreap.core.command import VERBS
-from supervisor_memreap.core.settings import SettingsError
+from supervisor_memreap.core.failed import Failed
 from supervisor_memreap.core.text import quote
 from supervisor_memreap.outputs import log
-from supervisor_memreap.supervisord.client import Unavailable
 
 # The modules of this package. Each has its help in its docstring (and EPILOG), add_arguments(parser) and run(args).
 COMMANDS = {
@@ -97,9 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         log.to(sys.stderr)(f"cannot write the output: {error.strerror}")
         return 1
-    except (SettingsError, Unavailable) as error:
+    except Failed as error:
         log.to(sys.stderr)(str(error))
-        return 2 if isinstance(error, SettingsError) else 1
+        return error.exit_status
     except KeyboardInterrupt:
         return 130
     return exit_status

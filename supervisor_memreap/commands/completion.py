@@ -19,7 +19,6 @@ from collections.abc import Iterator
 
 from supervisor_memreap.commands import cli
 from supervisor_memreap.host import packages
-from supervisor_memreap.outputs import log
 
 SHELLS = ("bash", "zsh", "tcsh")
 
@@ -33,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         import shtab
     except ImportError:
-        log.to(sys.stderr)(f"shtab is missing: {packages.install_extra('completion')}")
-        return 2
+        text = f"shtab is missing: {packages.install_extra('completion')}"
+        raise packages.MissingLibraryError(text) from None
     whole = cli.parser(is_whole=True)
     for action in _actions(whole):
         if str(action.metavar).startswith("FILE"):

@@ -15,35 +15,25 @@ from __future__ import annotations
 
 import argparse
 
+from supervisor_memreap.commands.arguments import count
 from supervisor_memreap.demo import run as demo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds",
-        type=_seconds,
+        type=count(86400, " of seconds"),
         metavar="N",
         help=f"end after N seconds (default: {demo.DEFAULT}, or more if many workers grow more slowly)",
     )
-    parser.add_argument("--workers", type=_workers, default=4, metavar="N", help="number of workers (default: 4)")
+    workers = count(20, " of workers")
+    parser.add_argument("--workers", type=workers, default=4, metavar="N", help="number of workers (default: 4)")
     parser.add_argument(
         "--pool",
         choices=("auto", "perl", "python"),
         default="auto",
         help="perl: the real FCGI::ProcManager; python: a small manager like it (default: perl if it is installed)",
     )
-
-
-def _seconds(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= 86400):
-        raise argparse.ArgumentTypeError(f"{text[:100]}: not a number of seconds up to 86400")
-    return int(text)
-
-
-def _workers(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= 20):
-        raise argparse.ArgumentTypeError(f"{text[:100]}: not a number of workers from 1 to 20")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ import textwrap
 from pathlib import Path
 
 from supervisor_memreap.commands.arguments import add_configuration
+from supervisor_memreap.core.failed import Failed
 from supervisor_memreap.core.settings import (
     COMMAND_LINE,
     POOL_KEYS,
@@ -31,7 +32,7 @@ from supervisor_memreap.core.settings import (
 )
 from supervisor_memreap.host.thismachine import HowEnded
 from supervisor_memreap.listener import oneshot
-from supervisor_memreap.outputs import eventlog, log, words
+from supervisor_memreap.outputs import eventlog, words
 from supervisor_memreap.supervisord.configured import configured
 
 EPILOG = f"""\
@@ -75,8 +76,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             programs = oneshot.of_pid(pid, name, since)
         except ProcessLookupError:
-            log.to(sys.stderr)(f"there is no process {pid}")
-            return 1
+            raise Failed(f"there is no process {pid}") from None
         except ValueError as error:
             raise SettingsError(str(error)) from None
     else:

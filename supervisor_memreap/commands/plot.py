@@ -15,14 +15,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 
-from supervisor_memreap.commands.arguments import add_configuration
+from supervisor_memreap.commands.arguments import add_configuration, add_history, count
+from supervisor_memreap.core.failed import Failed
 from supervisor_memreap.core.text import quote
 from supervisor_memreap.history import query
-from supervisor_memreap.history.historypath import HistoryError
-from supervisor_memreap.outputs import log
 from supervisor_memreap.reports import chart, wholefile
 
 _HOUR = 3600
@@ -31,12 +29,10 @@ _HOUR = 3600
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the pool")
     parser.add_argument("-o", "--output", required=True, type=_output, metavar="FILE", help="FILE.svg or FILE.png")
-    query.add_argument(parser)
+    add_history(parser)
     length = parser.add_mutually_exclusive_group()
-    length.add_argument(
-        "--hours", type=query.count(24 * query.DAYS), metavar="N", help="the last N hours (default: 24)"
-    )
-    length.add_argument("--days", type=query.count(query.DAYS), metavar="N", help="the last N days")
+    length.add_argument("--hours", type=count(24 * query.DAYS), metavar="N", help="the last N hours (default: 24)")
+    length.add_argument("--days", type=count(query.DAYS), metavar="N", help="the last N days")
     add_configuration(parser)
 
 
@@ -48,20 +44,14 @@ def _output(text: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """The exit status, as above."""
-    print_line = log.to(sys.stderr)
     until = time.time()
     since = until - (args.hours or 24 * (args.days or 1)) * _HOUR
     draw = chart.png if args.output.lower().endswith(".png") else chart.svg
-    try:
-        chart.require()
-        histories = list(query.pools(args.configuration, [args.name], since, args.history))
-        if len(histories) > 1:
-            names = ", ".join(each.name for each in histories)
-            print_line(f"'{quote(args.name)}' matches {len(histories)} pools; name one of them: {names}")
-            return 1
-        picture = draw(histories[0], since, until)
-        wholefile.write(args.output, picture if isinstance(picture, bytes) else picture.encode())
-    except (HistoryError, chart.MissingLibraryError, chart.NothingToDrawError, wholefile.NotWrittenError) as error:
-        print_line(str(error))
-        return 2 if isinstance(error, chart.MissingLibraryError) else 1
+    chart.require()
+    histories = list(query.pools(args.configuration, [args.name], since, args.history))
+    if len(histories) > 1:
+        names = ", ".join(each.name for each in histories)
+        raise Failed(f"'{quote(args.name)}' matches {len(histories)} pools; name one of them: {names}")
+    picture = draw(histories[0], since, until)
+    wholefile.write(args.output, picture if isinstance(picture, bytes) else picture.encode())
     return 0

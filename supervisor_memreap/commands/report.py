@@ -19,17 +19,14 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import time
 from collections.abc import Iterator
 
 from supervisor_memreap import __version__
 from supervisor_memreap.advice.poolhistory import PoolHistory
 from supervisor_memreap.advice.suggestion import RECENT, suggest
-from supervisor_memreap.commands.arguments import add_configuration, add_json
+from supervisor_memreap.commands.arguments import add_configuration, add_history, add_json, count
 from supervisor_memreap.history import query
-from supervisor_memreap.history.historypath import HistoryError
-from supervisor_memreap.outputs import log
 from supervisor_memreap.reports import advicetext, chart, htmlpage, summary, wholefile
 from supervisor_memreap.reports.summary import PoolReport
 
@@ -39,12 +36,12 @@ _MONTH = 30
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--days", type=query.count(query.DAYS), metavar="N", help="the last N days (default: 1)")
+    length.add_argument("--days", type=count(query.DAYS), metavar="N", help="the last N days (default: 1)")
     length.add_argument("--month", action="store_const", const=_MONTH, dest="days", help=f"the last {_MONTH} days")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--html", type=_file, metavar="FILE", help="write a page with pictures to FILE")
     add_json(form)
-    query.add_argument(parser)
+    add_history(parser)
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these pools")
     add_configuration(parser)
 
@@ -57,17 +54,12 @@ def _file(text: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """The exit status, as above."""
-    print_line = log.to(sys.stderr)
     until = time.time()
     since = until - (args.days or 1) * _DAY
-    try:
-        if args.html is not None:
-            _write_page(args, since, until)
-            return 0
-        reports = [_of(each, since, until) for each in _histories(args, since, until)]
-    except (HistoryError, chart.MissingLibraryError, wholefile.NotWrittenError) as error:
-        print_line(str(error))
-        return 2 if isinstance(error, chart.MissingLibraryError) else 1
+    if args.html is not None:
+        _write_page(args, since, until)
+        return 0
+    reports = [_of(each, since, until) for each in _histories(args, since, until)]
     if args.json:
         print(json.dumps({"version": summary.VERSION, "pools": [summary.values(each) for each in reports]}, indent=2))
     else:

@@ -20,7 +20,8 @@ import sys
 from collections.abc import Sequence
 
 from supervisor_memreap.commands.arguments import add_configuration, add_json
-from supervisor_memreap.core.command import named, unknown
+from supervisor_memreap.core.command import chosen
+from supervisor_memreap.core.failed import Failed
 from supervisor_memreap.core.model import Program, supervisord_of
 from supervisor_memreap.core.settings import Recording, resolve
 from supervisor_memreap.core.text import quote
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         print_line(f"{error}: these are the programs in {path}")
     pools = settings.pools(programs)
     watched = [pool.program.namespec for pool in pools]
-    chosen = {pool for name in args.names or ["all"] for pool in named(name, watched)}
+    names = chosen(args.names, watched)
     view = procfs.source()
     # By one of its processes, since its sections may be named after that.
     shown = [
@@ -65,12 +66,10 @@ def run(args: argparse.Namespace) -> int:
             look.server_of(look.look(watch, view, gate=look.never), view),
         )
         for watch in pools
-        if watch.program.namespec in chosen
+        if watch.program.namespec in names
     ]
-    missing = [name for name in args.names if not named(name, watched)]
-    if missing or not shown:
-        print_line(unknown(missing[0], watched) if missing else f"{path}: no program has a [memreap:PROGRAM] section")
-        return 1
+    if not shown:
+        raise Failed(f"{path}: no program has a [memreap:PROGRAM] section")
     listener_settings = inforce.of_listener(
         settings.recording, settings.origins_for_all, *_default_history(contents, programs)
     )

@@ -23,9 +23,9 @@ import sys
 import time
 
 from supervisor_memreap.advice.suggestion import RECENT, suggest
-from supervisor_memreap.commands.arguments import add_configuration, add_json
+from supervisor_memreap.commands.arguments import add_configuration, add_history, add_json
 from supervisor_memreap.history import query
-from supervisor_memreap.history.historypath import HistoryError, NoHistoryError
+from supervisor_memreap.history.historypath import NoHistoryError
 from supervisor_memreap.outputs import log
 from supervisor_memreap.reports import advicetext
 
@@ -34,7 +34,7 @@ _NEEDS = "a suggestion needs a day of history: set observe=yes in [memreap:NAME]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
-    query.add_argument(parser)
+    add_history(parser)
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these pools")
     add_configuration(parser)
 
@@ -45,12 +45,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         histories = query.pools(args.configuration, args.names, now - RECENT, args.history)
         suggestions = [suggest(history, now) for history in histories]
-    except HistoryError as error:
-        print_line = log.to(sys.stderr)
-        print_line(str(error))
-        if isinstance(error, NoHistoryError):
-            print_line(_NEEDS)
-        return 1
+    except NoHistoryError as error:
+        for line in (str(error), _NEEDS):
+            log.to(sys.stderr)(line)
+        return error.exit_status
     if args.json:
         pools = [advicetext.values(each) for each in suggestions]
         print(json.dumps({"version": advicetext.VERSION, "pools": pools}, indent=2))

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, get_args
 
+from supervisor_memreap.core.failed import Failed
 from supervisor_memreap.core.text import quote
 
 TYPE = "memreap-command"
@@ -32,6 +33,10 @@ MAX_NAMES = 20
 
 class CommandError(ValueError):
     """One line: what is wrong with the command, and what is allowed."""
+
+
+class UnknownName(Failed):
+    """One line: the name, and the names that there are."""
 
 
 class Command(NamedTuple):
@@ -97,8 +102,16 @@ def _names_of(pool: str) -> tuple[str, ...]:
     return (pool, name, group, f"{group}:*") if group else (pool, f"{pool}:{pool}", f"{pool}:*")
 
 
-def unknown(name: str, pools: Sequence[str]) -> str:
+def unknown(name: str, pools: Sequence[str], where: str = "is watched") -> str:
     """The line for a name that matches no pool."""
     more = f", and {len(pools) - MAX_NAMES} more" if len(pools) > MAX_NAMES else ""
     names = ", ".join(pools[:MAX_NAMES]) or "none"
-    return f"no pool '{quote(name)}' is watched; there are: {names}{more}"
+    return f"no pool '{quote(name)}' {where}; there are: {names}{more}"
+
+
+def chosen(names: Sequence[str], pools: Sequence[str], where: str = "is watched") -> list[str]:
+    """The pools that these names mean; without names, all. Raises UnknownName if one of them matches no pool."""
+    for name in names:
+        if not named(name, pools):
+            raise UnknownName(unknown(name, pools, where))
+    return [pool for pool in pools if not names or any(named(name, [pool]) for name in names)]

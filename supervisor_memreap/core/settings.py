@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+from supervisor_memreap.core.failed import Failed
 from supervisor_memreap.core.model import Program, ProgramState
 from supervisor_memreap.core.text import MIB, quote, shown_size
 from supervisor_memreap.core.values import at_least, choice, duration, either, size
@@ -28,8 +29,10 @@ _MAX_BYTES = 1024 * 1024**4
 _MIN_HISTORY, _MAX_HISTORY = 4 * MIB, 1024**4
 
 
-class SettingsError(ValueError):
+class SettingsError(Failed, ValueError):
     """One line: where, what, and what is allowed."""
+
+    exit_status = 2
 
 
 class Given(NamedTuple):

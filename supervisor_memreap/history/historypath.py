@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
+from supervisor_memreap.core.failed import Failed
 from supervisor_memreap.core.settings import Recording
 from supervisor_memreap.supervisord import mainlog
 from supervisor_memreap.supervisord.configfile import Contents
@@ -13,7 +14,7 @@ from supervisor_memreap.supervisord.mainlog import MainLog
 NAME = "memreap.sqlite"
 
 
-class HistoryError(Exception):
+class HistoryError(Failed):
     """One line: the file, what is wrong, and what to do."""
 
 

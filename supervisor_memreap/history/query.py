@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from supervisor_memreap.advice.poolhistory import PoolHistory
-from supervisor_memreap.core.command import named
+from supervisor_memreap.core.command import chosen
 from supervisor_memreap.core.model import supervisord_of
 from supervisor_memreap.core.settings import resolve
-from supervisor_memreap.core.text import quote
 from supervisor_memreap.history import historypath
 from supervisor_memreap.history.historypath import HistoryError, NoHistoryError
 from supervisor_memreap.supervisord import configfile
@@ -19,26 +17,8 @@ from supervisor_memreap.supervisord.configfile import Contents
 
 # Seconds of readings before the time that is asked for: gaps are detected by their neighbours.
 _BEFORE = 86400.0
-_MOST_NAMES = 20
 DAYS = 31
 """The history keeps no older ones."""
-
-
-def add_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--history", metavar="FILE", help="read this file, such as a copy of another machine's memreap.sqlite"
-    )
-
-
-def count(most: int) -> Callable[[str], int]:
-    """For argparse: a whole number from 1 to this one."""
-
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"{quote(text)}: not a number from 1 to {most}")
-        return int(text)
-
-    return parse
 
 
 def pools(
@@ -48,7 +28,7 @@ def pools(
 
     `since` is in seconds since 1970. `file` is the history; None: that of the configuration.
 
-    Raises SettingsError for the configuration, and HistoryError, for names that are in no history too.
+    Raises SettingsError for the configuration, UnknownName, and HistoryError.
     """
     from supervisor_memreap.history import historyfile  # SQLite, which no other command needs
 
@@ -57,10 +37,10 @@ def pools(
     if not existing:
         raise NoHistoryError(f"{file}: no pool is recorded yet: try again a minute after the listener has started")
     # Pools that were removed or renamed are shown only if they are named.
-    chosen = _chosen(existing, names, file) if names else historyfile.names(file, since)
-    if not chosen:
+    names = chosen(names, existing, f"in {file}") if names else historyfile.names(file, since)
+    if not names:
         raise HistoryError(f"{file}: nothing was recorded in the last {(time.time() - since) / 86400:.0f} days")
-    yield from historyfile.each(file, since - _BEFORE, chosen)
+    yield from historyfile.each(file, since - _BEFORE, names)
 
 
 def _in_force(configuration: str | None) -> str:
@@ -79,15 +59,3 @@ def _supervisord(contents: Contents) -> int | None:
         return supervisord_of(connect_as_supervisorctl(contents.server).programs())
     except Unavailable:
         return None
-
-
-def _chosen(existing: Sequence[str], names: Sequence[str], file: str) -> list[str]:
-    chosen = set()
-    for name in names:
-        matching = named(name, existing)
-        if not matching:
-            more = f", and {len(existing) - _MOST_NAMES} more" if len(existing) > _MOST_NAMES else ""
-            names_shown = ", ".join(existing[:_MOST_NAMES])
-            raise HistoryError(f"no pool '{quote(name)}' in {file}; there are: {names_shown}{more}")
-        chosen.update(matching)
-    return [name for name in existing if name in chosen]

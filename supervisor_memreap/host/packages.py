@@ -9,6 +9,8 @@ import sys
 import sysconfig
 from typing import NamedTuple
 
+from supervisor_memreap.core.failed import Failed
+
 # Of each extra, its library and the oldest version that does, as in setup.cfg.
 EXTRAS = {
     "top": ("rich", "12"),
@@ -18,6 +20,12 @@ EXTRAS = {
 }
 # Where Debian's own packages are, such as ours.
 _PACKAGED = "/usr/lib/python3/dist-packages"
+
+
+class MissingLibraryError(Failed):
+    """A library that an extra brings is not installed: one line that names the extra."""
+
+    exit_status = 2
 
 
 class Python(NamedTuple):

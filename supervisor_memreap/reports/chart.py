@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from supervisor_memreap.advice import spans
 from supervisor_memreap.advice.poolhistory import EventRecord, PoolHistory, WorkerHistory
 from supervisor_memreap.advice.spans import Span
+from supervisor_memreap.core.failed import Failed
 from supervisor_memreap.core.reasons import REASONS
 from supervisor_memreap.core.text import MIB, memory, printable
 from supervisor_memreap.host import packages
@@ -55,11 +56,7 @@ _MARKERS = dict(zip((each.setting or "requested" for each in REASONS if each.is_
 _OTHER_MARKER = "o"
 
 
-class MissingLibraryError(Exception):
-    """matplotlib is not installed: one line that names the extra."""
-
-
-class NothingToDrawError(Exception):
+class NothingToDrawError(Failed):
     """Nothing was recorded in that time: one line."""
 
 
@@ -109,7 +106,9 @@ def require() -> None:
             import matplotlib.figure  # noqa: F401
     except ImportError:
         remedy = packages.install_extra("plot")
-        raise MissingLibraryError(f"the pictures need matplotlib, which is not installed here: {remedy}") from None
+        raise packages.MissingLibraryError(
+            f"the pictures need matplotlib, which is not installed here: {remedy}"
+        ) from None
 
 
 @contextlib.contextmanager

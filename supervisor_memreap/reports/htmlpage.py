@@ -95,7 +95,7 @@ class Pool(NamedTuple):
 
 
 def pool(history: PoolHistory, facts: PoolReport) -> Pool:
-    """A pool with its pictures. Raises plot.MissingLibraryError."""
+    """A pool with its pictures. Raises MissingLibraryError."""
     if facts.sizes is None:
         return Pool(facts, None)
     wide, narrow = (chart.svg(history, facts.since, facts.until, size) for size in (chart.WIDE, chart.NARROW))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 
+from supervisor_memreap.core.failed import Failed
 from supervisor_memreap.core.text import quote
 
 
-class NotWrittenError(Exception):
+class NotWrittenError(Failed):
     """One line: the file, and why."""
 
 

@@ -16,6 +16,7 @@ from xml.parsers.expat import ExpatError
 
 from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
 
+from supervisor_memreap.core.failed import Failed
 from supervisor_memreap.core.model import Ending, Program
 from supervisor_memreap.core.rows import ListenerRow, PoolRow, of_xmlrpc
 
@@ -29,7 +30,7 @@ _LOG_TAIL = 65536
 _ENDED = re.compile(r"^([0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}),[0-9]{3} [A-Z]+ (stopped|exited): (.*) \(", re.MULTILINE)
 
 
-class Unavailable(Exception):
+class Unavailable(Failed):
     """supervisord gives no usable answer; one line with the cause and the remedy."""
 
 
