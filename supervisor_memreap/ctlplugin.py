@@ -14,16 +14,15 @@ import json
 import time
 import uuid
 import xmlrpc.client
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from supervisor.supervisorctl import ControllerPluginBase, LSBInitExitStatuses
 from supervisor.xmlrpc import Faults
 
-from supervisor_memreap import __version__
-
 if TYPE_CHECKING:
     from supervisor_memreap.core.command import Verb
-    from supervisor_memreap.core.rows import ListenerRow, PoolRow
+    from supervisor_memreap.core.rows import ListenerRow
+    from supervisor_memreap.outputs.view import View
 
 # Seconds in which the listener must start a command; then it expires. The listener starts it after the current tick:
 # within a second, but a busy machine may need longer.
@@ -59,20 +58,6 @@ watched, or the command was refused; 2 bad usage.
 _JSON = "--json"
 
 
-class _Seen(NamedTuple):
-    pools: list[PoolRow]
-    troubles: list[str]
-    age: float | None
-    """Seconds since the listener looked; None: it has not."""
-    warnings: list[str]
-    has_commands: bool
-
-
-def _names(words: list[str]) -> list[str]:
-    """Those behind a command."""
-    return [word for word in words[1:] if word != _JSON]
-
-
 class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # supervisor has no types
     name = "memreap"
 
@@ -105,9 +90,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         if verb in ("help", "-h", "--help"):
             self.help_memreap()
             return
-        act = {"status": self._status, "workers": self._workers}.get(verb)
-        if act is None and verb in VERBS:
-            act = self._command
+        act = self._show if verb in ("status", "workers") else self._command if verb in VERBS else None
         if act is None:
             what = f"unknown command {verb[:100]!r}" if verb else "no command given"
             self._fail(f"{what}; the commands are status, workers, {', '.join(VERBS)}, help", usage=True)
@@ -131,79 +114,50 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             else:
                 self._fail(f"supervisord refused: {fault.faultString}")
 
-    def _status(self, words: list[str]) -> None:
-        from supervisor_memreap.outputs import statusrows, statustable
-
-        names = _names(words)
-        seen = self._look()
-        shown = self._chosen(names, seen.pools) if names else seen.pools
-        if not seen.pools and not seen.troubles:
-            # If no pool is watched, that is a problem.
-            text = "no pool is watched: no program has a [memreap:PROGRAM] section, or the listener has not looked yet"
-            seen = seen._replace(troubles=[text])
-        if not all(map(statusrows.is_well, shown)):
-            self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
-        if _JSON in words:
-            self._print_json(seen, shown, names)
-            return
-        if shown:
-            self.ctl.output(statustable.table(shown, time.time(), seen.has_commands))
-        for warning in seen.warnings:
-            self.ctl.output(f"memreap: {warning}")
-        for trouble in seen.troubles:
-            self._fail(trouble)
-
-    def _workers(self, words: list[str]) -> None:
+    def _show(self, words: list[str]) -> None:
+        """The table of `status` or `workers`, or all of it as JSON."""
+        from supervisor_memreap.core.command import UnknownName
         from supervisor_memreap.outputs import statustable
 
-        names = _names(words)
-        if len(names) != 1:
+        names = [word for word in words[1:] if word != _JSON]
+        is_status = words[0] == "status"
+        if not is_status and len(names) != 1:
             self._fail("workers: name one pool; write memreap workers NAME", usage=True)
             return
-        seen = self._look()
-        shown = self._chosen(names, seen.pools)
+        view = self._look()
+        if is_status and not view.pools and not view.troubles:
+            # If no pool is watched, that is a problem.
+            text = "no pool is watched: no program has a [memreap:PROGRAM] section, or the listener has not looked yet"
+            view = view._replace(troubles=(text,))
+        shown = view.only(names)
+        if shown.troubles or (is_status and not shown.is_well()):
+            self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
+        try:
+            view.require(names)
+        except UnknownName as error:
+            self._fail(str(error))
+            if _JSON in words:
+                return
         if _JSON in words:
-            self._print_json(seen, shown, names)
+            self.ctl.output(json.dumps(shown.values(), indent=2))
             return
-        for pool in shown:
-            title = f"{pool['name']}:\n" if len(shown) > 1 else ""
-            self.ctl.output(f"{title}{statustable.workers_table(pool)}")
-        for trouble in seen.troubles:
+        if is_status:
+            lines = [*filter(None, [shown.table(time.time())]), *(f"memreap: {line}" for line in shown.warnings)]
+        else:
+            title = "{}:\n" if len(shown.pools) > 1 else ""
+            lines = [title.format(pool["name"]) + statustable.workers_table(pool) for pool in shown.pools]
+        for line in lines:
+            self.ctl.output(line)
+        for trouble in shown.troubles:
             self._fail(trouble)
 
-    def _print_json(self, seen: _Seen, shown: list[PoolRow], names: list[str]) -> None:
-        """Unless one of the names matches no pool, which has been reported in a line."""
-        from supervisor_memreap.core.command import named
-        from supervisor_memreap.outputs import statusrows
-
-        if seen.troubles:
-            self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
-        if all(named(name, [pool["name"] for pool in shown]) for name in names):
-            values = statusrows.document(shown, "listener", "", seen.troubles, seen.age, seen.warnings)
-            self.ctl.output(json.dumps(values, indent=2))
-
-    def _look(self) -> _Seen:
-        """The state of the pools, and what is wrong with the listener or its settings, a line each."""
+    def _look(self) -> View:
         from supervisor_memreap.core.rows import of_xmlrpc
-        from supervisor_memreap.outputs import statusrows
+        from supervisor_memreap.outputs.view import of_listener
 
         pools = of_xmlrpc(self._memreap().getPools())
         listener: ListenerRow = self._memreap().getListener()
-        troubles, warnings = statusrows.troubles_beside(listener, __version__), listener.get("warnings") or []
-        seen = _Seen(pools, troubles, listener.get("age_seconds"), warnings, listener["takes_commands"])
-        trouble = statusrows.trouble_of_listener(listener)
-        return seen._replace(pools=statusrows.unwatched(pools), troubles=[trouble], warnings=[]) if trouble else seen
-
-    def _chosen(self, names: list[str], pools: list[PoolRow]) -> list[PoolRow]:
-        """The pools with these names; fails if a name matches none."""
-        from supervisor_memreap.core.command import named, unknown
-
-        watched = [pool["name"] for pool in pools]
-        chosen = {pool for name in names for pool in named(name, watched)}
-        missing = [name for name in names if not named(name, watched)]
-        if missing:
-            self._fail(unknown(missing[0], watched))
-        return [pool for pool in pools if pool["name"] in chosen]
+        return of_listener(pools, listener, has_plugin=True)._replace(note="", age=listener.get("age_seconds"))
 
     def _command(self, words: list[str]) -> None:
         from supervisor_memreap.core.command import CommandError, parse

@@ -21,7 +21,7 @@ from supervisor_memreap.core.settings import Given, PoolSettings
 from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.outputs import fields, inforce, statusrows, statustable, words
 from supervisor_memreap.outputs.statusrows import age_of_listener, trouble_of_listener
-from supervisor_memreap.views.view import View
+from supervisor_memreap.outputs.view import View
 
 
 def names(states: type) -> set[str]:

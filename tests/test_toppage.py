@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.text import Text
 
+from supervisor_memreap.outputs.view import View
 from supervisor_memreap.views.page import ASCII, UNICODE, Frame, Message, page
-from supervisor_memreap.views.view import View
 
 MIB = 1024**2
 NOW = 1_800_000_000.0

@@ -21,9 +21,8 @@ import sys
 import time
 
 from supervisor_memreap.commands.arguments import add_configuration, add_json, interval
-from supervisor_memreap.core.command import named, unknown
 from supervisor_memreap.outputs import log
-from supervisor_memreap.views import view
+from supervisor_memreap.views import viewer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,16 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The exit status, as above."""
-    viewer = view.viewer(args.configuration, args.names)
+    looks = viewer.of(args.configuration, args.names)
     print_line = log.to(sys.stderr)
     try:
         while True:
-            whole = viewer.look()
-            pools = [pool["name"] for pool in whole.pools]
-            missing = [name for name in args.names if not named(name, pools)]
-            if missing:
-                print_line(unknown(missing[0], pools))
-                return 1
+            whole = looks.look()
+            whole.require(args.names)
             shown = whole.only(args.names)
             if args.json:
                 print(json.dumps(shown.values(), indent=None if args.watch else 2), flush=True)
@@ -59,4 +54,4 @@ def run(args: argparse.Namespace) -> int:
                 return 0 if shown.is_well() else 1
             time.sleep(args.watch)
     finally:
-        viewer.close()
+        looks.close()

@@ -27,7 +27,7 @@ from supervisor_memreap.commands.arguments import add_configuration, interval
 from supervisor_memreap.core.settings import SettingsError
 from supervisor_memreap.host import packages
 from supervisor_memreap.supervisord import configfile
-from supervisor_memreap.views import view
+from supervisor_memreap.views import viewer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,19 +44,19 @@ def run(args: argparse.Namespace) -> int:
     try:
         from supervisor_memreap.views import live
     except ModuleNotFoundError:
-        remedy = packages.install_extra("top")
-        raise SettingsError(f"memreap top needs rich, which is not installed: {remedy}") from None
+        text = f"memreap top needs rich, which is not installed: {packages.install_extra('top')}"
+        raise packages.MissingLibraryError(text) from None
     if args.url is None:
-        viewer = view.viewer(args.configuration, args.names)
+        looks: live.Looks = viewer.of(args.configuration, args.names)
         shown = None
     else:
         username, password = _credentials(args.configuration)
         client = live.client_of(args.url, username, password)
-        viewer, shown = view.Remote(client), client.shown_url
+        looks, shown = viewer.Remote(client), client.shown_url
     try:
-        return live.run(viewer, args.names, args.interval, shown)
+        return live.run(looks, args.names, args.interval, shown)
     finally:
-        viewer.close()
+        looks.close()
 
 
 def _credentials(configuration: str | None) -> tuple[str | None, str | None]:

@@ -12,14 +12,13 @@ from concurrent.futures import Future
 from typing import NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
-from supervisor_memreap.core.command import named, unknown
 from supervisor_memreap.core.settings import SettingsError
 from supervisor_memreap.core.text import quote, seconds
 from supervisor_memreap.outputs import statustable
+from supervisor_memreap.outputs.view import View
 from supervisor_memreap.supervisord.client import Client, Unavailable
 from supervisor_memreap.views.page import ASCII, UNICODE, Frame, Glyphs, Message, page
 from supervisor_memreap.views.terminal import Terminal
-from supervisor_memreap.views.view import View
 
 # Seconds that another machine has to answer.
 TIMEOUT = 5.0
@@ -28,7 +27,7 @@ _MESSAGES = 100
 
 
 class Looks(Protocol):
-    """view.Viewer or view.Remote."""
+    """viewer.Viewer or viewer.Remote."""
 
     def look(self) -> View: ...
     def close(self) -> None: ...
@@ -65,13 +64,12 @@ def client_of(url: str, username: str | None, password: str | None) -> Client:
 
 
 def run(viewer: Looks, names: Sequence[str], interval: float, url: str | None) -> int:
-    """The exit status. `url` is the address of another machine's supervisord, as it may be shown."""
+    """The exit status. `url` is the address of another machine's supervisord, as it may be shown.
+
+    Raises Unavailable, UnknownName.
+    """
     first = viewer.look()  # before the screen changes: a mistake in the command line is a plain line
-    pools = [pool["name"] for pool in first.pools]
-    missing = [name for name in names if not named(name, pools)]
-    if missing:
-        print(f"memreap: {unknown(missing[0], pools)}", file=sys.stderr)
-        return 1
+    first.require(names)
     able = sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
     top = _Top(viewer, names, url or socket.gethostname(), Outcome(first, "", time.time()))
     return top.live(interval, is_remote=url is not None) if able else top.lines(interval)

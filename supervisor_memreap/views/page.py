@@ -14,7 +14,7 @@ from supervisor_memreap.core.policy import Standing
 from supervisor_memreap.core.rows import PoolRow, WorkerRow
 from supervisor_memreap.core.text import count, memory, padded, printable, seconds
 from supervisor_memreap.outputs import statusrows, statustable, words
-from supervisor_memreap.views.view import View
+from supervisor_memreap.outputs.view import View
 
 # Columns of the bar, at least and at most; and of what a worker does, so that the bars keep their length.
 _BAR, _LONGEST_BAR, _NOTE = 8, 72, 14

@@ -1,4 +1,4 @@
-"""What `memreap status` and `memreap top` show: the listener's view; if it cannot be asked, a look of our own.
+"""Whose view `memreap status` and `memreap top` show: the listener's; if it cannot be asked, a look of our own.
 
 The two would contradict each other: a look does not know of a pause or of leaving workers, and a listener's look is
 some seconds old. So the command shows one of the two, and names it.
@@ -7,24 +7,19 @@ some seconds old. So the command shows one of the two, and names it.
 from __future__ import annotations
 
 import os
-import textwrap
 import time
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
 
-from supervisor_memreap import __version__
 from supervisor_memreap.core import events
-from supervisor_memreap.core.command import named
 from supervisor_memreap.core.listeners import ListenerState
 from supervisor_memreap.core.model import UP, Program, supervisord_of
-from supervisor_memreap.core.rows import ListenerRow, PoolRow
 from supervisor_memreap.core.settings import Settings, SettingsError
-from supervisor_memreap.core.text import seconds
 from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.listener.statefile import BesideListener
-from supervisor_memreap.outputs import statusrows, statustable, words
+from supervisor_memreap.outputs import statusrows
+from supervisor_memreap.outputs.view import View, of_listener
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Client, Unavailable, connect_as_supervisorctl
 from supervisor_memreap.supervisord.configfile import Contents
@@ -34,41 +29,6 @@ _NO_INTERFACE = "supervisord has no [rpcinterface:memreap], so the listener cann
 _NO_LISTENER = "there is no listener"
 _NO_LISTENER_TROUBLE = "there is no listener, so no pool is watched, and only memreap once reaps: run memreap doctor"
 _WRITTEN = "pauses, suspensions and leaving workers are as last saved by a listener of this user"
-
-
-class View(NamedTuple):
-    pools: list[PoolRow]
-    whose: Literal["listener", "look"]
-    note: str
-    """Whose view this is, in a sentence."""
-    troubles: tuple[str, ...] = ()
-    """Why something is not watched, and the remedy, a line each; empty: no trouble is known."""
-    age: float | None = None
-    """Seconds since the listener looked; None: this is a look of our own, or it has not looked yet."""
-    why: str = ""
-    """Why this is a look of our own."""
-    warnings: tuple[str, ...] = ()
-    """What else does not work, a line each: the history or the metrics."""
-    is_watched: bool = True
-    """Whether a listener watches these pools, as far as known."""
-    has_commands: bool = False
-    """Whether supervisorctl memreap reaches that listener, as far as known."""
-
-    def values(self) -> dict[str, Any]:
-        """For JSON."""
-        return statusrows.document(self.pools, self.whose, self.note, self.troubles, self.age, self.warnings)
-
-    def text(self, now: float) -> str:
-        note = textwrap.fill(self.note, statustable.WIDTH)
-        return "\n".join([*([statustable.table(self.pools, now, self.has_commands)] if self.pools else []), note])
-
-    def is_well(self) -> bool:
-        return not self.troubles and all(map(statusrows.is_well, self.pools))
-
-    def only(self, names: Sequence[str]) -> View:
-        """The pools of these names; all if there are none."""
-        chosen = {pool for name in names for pool in named(name, [pool["name"] for pool in self.pools])}
-        return self._replace(pools=[pool for pool in self.pools if pool["name"] in chosen]) if names else self
 
 
 def _is_of_this_user(pid: int) -> bool:
@@ -83,7 +43,6 @@ class Viewer:
 
     def __init__(self, client: Client, settings: Settings, contents: Contents):
         self._client = client
-        self._has_plugin = contents.has_plugin
         self._settings = settings
         self._contents = contents
         self._listeners = [name for section in contents.others if section.listens for name in section.processes]
@@ -96,11 +55,8 @@ class Viewer:
             return self._own_look(_NO_LISTENER, _NO_LISTENER_TROUBLE)
         if seen is None:
             return self._own_look(_NO_INTERFACE)
-        pools, listener = seen
-        trouble = statusrows.trouble_of_listener(listener)
-        if trouble:
-            return self._own_look("the listener is not looking at the pools", trouble)
-        return _of_listener(pools, listener, self._has_plugin)
+        view = of_listener(*seen, self._contents.has_plugin)
+        return view if view.is_watched else self._own_look("the listener is not looking at the pools", view.troubles[0])
 
     def _own_look(self, why: str, trouble: str | None = None) -> View:
         """`trouble` is what is wrong with the listener, in a line; None: ask supervisord for its state."""
@@ -154,39 +110,22 @@ class Remote:
 
     def look(self) -> View:
         """Raises Unavailable."""
-        view = self._look()
-        if not self._trouble or any(self._trouble in trouble for trouble in view.troubles):
-            return view
-        return view._replace(troubles=(self._trouble, *view.troubles))
-
-    def _look(self) -> View:
         seen = self._client.seen_by_listener()
         if seen is None:
             raise Unavailable(
                 f"supervisord at {self._client.shown_url} has no [rpcinterface:memreap], so its listener cannot be"
                 " asked: memreap doctor on that machine shows how to add it"
             )
-        pools, listener = seen
-        trouble = statusrows.trouble_of_listener(listener)
-        if not trouble:
-            return _of_listener(pools, listener, self._has_plugin)
-        note = "The listener is not looking at the pools; this is its last view."
-        return View(statusrows.unwatched(pools), "listener", note, (trouble,), is_watched=False)
+        view = of_listener(*seen, self._has_plugin)
+        if not self._trouble or any(self._trouble in trouble for trouble in view.troubles):
+            return view
+        return view._replace(troubles=(self._trouble, *view.troubles))
 
     def close(self) -> None:
         """Nothing is open."""
 
 
-def _of_listener(pools: list[PoolRow], listener: ListenerRow, has_plugin: bool) -> View:
-    """The view of a listener that looks."""
-    age = listener["age_seconds"] or 0.0
-    note = f"This is what the listener saw {seconds(age)} ago."
-    troubles, warnings = statusrows.troubles_beside(listener, __version__), listener.get("warnings") or ()
-    view = View(pools, "listener", note, tuple(troubles), age, warnings=tuple(warnings))
-    return view._replace(has_commands=words.has_commands(has_plugin, listener))
-
-
-def viewer(configuration: str | None, names: Sequence[str]) -> Viewer | Remote:
+def of(configuration: str | None, names: Sequence[str]) -> Viewer | Remote:
     """Of our own; while the settings have an error, the view of the listener, which continues with the earlier ones.
 
     Raises SettingsError, Unavailable.
