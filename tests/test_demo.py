@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import platform
 import pty
@@ -25,7 +26,13 @@ import pytest
 from support import stack
 from support.driver import eventually, workers_below
 
+from supervisor_memreap.core import events
+from supervisor_memreap.core.model import Pool, ProcessId, SentMoment
+from supervisor_memreap.core.reasons import OverLimit
+from supervisor_memreap.core.text import MIB
 from supervisor_memreap.demo import fastcgi
+from supervisor_memreap.demo.progress import Tally
+from supervisor_memreap.outputs import fields
 
 # The number of accept(2), as /proc/PID/syscall shows it.
 ACCEPT = "202 " if platform.machine() == "aarch64" else "43 "
@@ -118,10 +125,28 @@ def test_workers_are_reaped_no_request_is_lost_and_no_process_or_file_remains(pl
     assert last[0] == reaped
     assert output.count("HUP sent") == int(reaped) + int(last[1] or 0)
     amount = r"(\d+(?:\.\d)?) MiB"
-    pattern = rf"The pool holds {amount}\. Without memreap it would hold {amount}: .* held {amount}, .* with {amount}\."
-    now, without, came_back, fresh = map(float, re.fullmatch(pattern, closing).groups())
-    assert without == pytest.approx(now + came_back - int(reaped) * fresh, abs=3)
-    assert came_back >= 40 * int(reaped)
+    pattern = (
+        rf"The pool holds {amount}\. Without memreap it would hold {amount}: .* freed {amount}, .* with {amount}\."
+    )
+    now, without, freed, fresh = map(float, re.fullmatch(pattern, closing).groups())
+    assert without == pytest.approx(now + freed - int(reaped) * fresh, abs=3)
+    assert freed >= 40 * int(reaped)
+
+
+def test_the_memory_freed_is_the_sum_of_what_the_lines_of_the_log_say(tmp_path):
+    one, two, three = (ProcessId(pid, 1.0) for pid in (11, 12, 13))
+    over, moment = OverLimit(42 * MIB, 40 * MIB, "uss"), SentMoment.HELD
+    happened = [
+        *(events.Signalled("demo", 1.0, each, over, "HUP", moment, 60.0) for each in (one, two)),
+        *(events.Left("demo", 2.0, each, 1.0, three, 41 * MIB, MIB, 42 * MIB, "uss") for each in (one, two)),
+        events.Started("", 0.0, "0.1", ""),
+    ]
+    log = tmp_path / "memreap.log"
+    log.write_text("a warning of Python\n" + "".join(f"{json.dumps(fields.of(event))}\n" for event in happened))
+    tally = Tally(log)
+    lines = tally.update(Pool("demo", "RUNNING", manager=ProcessId(10, 1.0)))
+    assert (tally.reaped, tally.freed, len(lines)) == (2, 82 * MIB, 4)
+    assert sum(int(re.search(r"(\d+) MiB freed", line)[1]) for line in lines[2:]) == 82
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
@@ -359,7 +384,7 @@ def test_a_dumb_terminal_gets_plain_lines(place, term):
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["--seconds", "x"], "argument --seconds: x: not a number of seconds up to 86400"),
+        (["--seconds", "x"], "argument --seconds: x: not a number of seconds from 1 to 86400"),
         (["--seconds", "24"], "--seconds 24 is too short to see a worker reaped: with 4 workers, at least 25"),
         (["--seconds", "1", "--workers", "1"], "with a single worker, at least 15"),
         (["--seconds", "60", "--workers", "20"], "with 20 workers, at least 95"),

@@ -23,6 +23,10 @@ class Load:
         self.answered = 0
         self.lost = 0
         self.why = ""
+        self.clients = 0
+        """While the pool is saturated; 0: it is not yet."""
+        self.workers = self.answered_before = self.lost_before = 0
+        """As they were when it became so."""
         self._query = b""
         self._pause = _INTERVAL
         self._stop = threading.Event()
@@ -31,18 +35,18 @@ class Load:
         self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(_LOADERS)]
         self._over = False
 
-    def saturate(self, workers: int) -> int:
-        """From now on, ask without pause with more clients than there are workers; the number of clients.
+    def saturate(self, workers: int) -> None:
+        """From now on, ask without pause with more clients than there are workers.
 
         Each request takes longer, so that their number stays the same: workers grow as fast, and none is ever idle.
         """
         self._query, self._pause = b"s=%.3f" % (workers / PER_SECOND), 0.0
-        clients = max(_LOADERS, _CLIENTS * workers)
-        more = [threading.Thread(target=self._ask, daemon=True) for _ in range(clients - _LOADERS)]
+        self.workers, self.answered_before, self.lost_before = workers, self.answered, self.lost
+        self.clients = max(_LOADERS, _CLIENTS * workers)
+        more = [threading.Thread(target=self._ask, daemon=True) for _ in range(self.clients - _LOADERS)]
         for thread in more:
             thread.start()
         self._threads += more
-        return clients
 
     def _ask(self) -> None:
         while not self._stop.wait(self._pause):

@@ -1,19 +1,31 @@
-"""What the demo counts: the workers signalled, as announced by the listener, and those of them that are gone."""
+"""What the demo counts: the workers signalled, by the listener's log in JSON, and those of them that are gone."""
 
 from __future__ import annotations
 
 import json
 import time
 from pathlib import Path
+from typing import Any
 
+from supervisor_memreap.core.events import kinds
 from supervisor_memreap.core.model import Pool
+
+# The name of each event that is shown: one that is announced to other programs.
+_SHOWN = {kind.__name__ for kind in kinds() if kind.announced_as}
+
+
+def read(log: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log, an event each; a line that is not from memreap has only a message. Raises OSError."""
+    lines = log.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0].splitlines()
+    return [json.loads(line) if line.startswith('{"version"') else {"message": line} for line in lines]
 
 
 class Tally:
-    def __init__(self, announced: Path) -> None:
-        self._announced = announced
+    def __init__(self, log: Path) -> None:
+        self._log = log
         self._read = 0
         self._signalled: set[int] = set()
+        self._freed: dict[int, int] = {}
         self._held: dict[int, int] = {}
         self._fresh: list[int] = []
         self.lines: list[str] = []
@@ -30,14 +42,16 @@ class Tally:
                 if used and worker.id.pid not in self._held:
                     self._fresh.append(used)
                 self._held[worker.id.pid] = used
-        try:
-            whole = self._announced.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
-        except FileNotFoundError:
-            whole = []  # nothing has happened yet
-        events = [json.loads(line) for line in whole[self._read :]]
-        self._read = len(whole)
-        self._signalled.update(event["pid"] for event in events if event["event"] == "reap")
-        new = [f"{time.strftime('%H:%M:%S', time.localtime(event['at']))} {event['message']}" for event in events]
+        events = read(self._log)
+        new = []
+        for event in events[self._read :]:
+            if event.get("name") == "Signalled":
+                self._signalled.add(event["pid"])
+            elif event.get("name") == "Left" and event["came_back"] is not None:
+                self._freed[event["pid"]] = event["came_back"]
+            if event.get("name") in _SHOWN:
+                new.append(f"{time.strftime('%H:%M:%S', time.localtime(event['at']))} {event['message']}")
+        self._read = len(events)
         self.lines += new
         return new
 
@@ -68,9 +82,9 @@ class Tally:
         return sum(worker.used or 0 for worker in self.pool.workers) if self.pool else 0
 
     @property
-    def came_back(self) -> int:
-        """What those that were reaped held when they were last seen, in bytes."""
-        return sum(self._held.get(pid, 0) for pid in self._signalled - self.leaving)
+    def freed(self) -> int:
+        """What came free when those that were reaped left, in bytes; until that is logged, what they held."""
+        return sum(self._freed.get(pid, self._held.get(pid, 0)) for pid in self._signalled - self.leaving)
 
     @property
     def fresh(self) -> int:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from supervisor_memreap.core.listeners import ListenerState
 from supervisor_memreap.core.model import Pool, Program
@@ -16,7 +17,7 @@ from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.core.text import memory
 from supervisor_memreap.demo import fastcgi, load, private
 from supervisor_memreap.demo.prefork import LEAK
-from supervisor_memreap.demo.progress import Tally
+from supervisor_memreap.demo.progress import Tally, read
 from supervisor_memreap.demo.screen import Screen
 from supervisor_memreap.demo.stop import Stop
 from supervisor_memreap.host import look, procfs, reader
@@ -32,23 +33,11 @@ _SATURATED = 30
 _REAP = 8
 
 
-class Phases:
-    """First there are fewer clients than workers, then more."""
-
-    def __init__(self, seconds: int, calm: int, workers: int) -> None:
-        self.seconds = seconds
-        self.calm = calm
-        self.workers = workers
-        self.clients = 0
-        """While the pool is saturated; 0: it is not yet."""
-        self.answered = self.lost = 0
-        """Before it was."""
-
-    def saturate(self, requests: load.Load, tally: Tally) -> str:
-        """The line about it."""
-        self.answered, self.lost = requests.answered, requests.lost
-        self.clients = requests.saturate(self.workers)
-        return tally.begin_saturation(f"saturated: {self.clients} clients on {self.workers} workers, none is ever idle")
+class Plan(NamedTuple):
+    workers: int
+    seconds: int
+    calm: int
+    """For how many of these seconds there are fewer clients than workers."""
 
 
 def least(workers: int) -> int:
@@ -72,38 +61,36 @@ def run(args: argparse.Namespace) -> int:
     stop.catch_signals()
     try:
         seconds = args.seconds or max(DEFAULT, shortest + _SATURATED)
-        return _demonstrate(args, seconds, max(shortest, seconds - _SATURATED), stop)
+        return _demonstrate(args, Plan(args.workers, seconds, max(shortest, seconds - _SATURATED)), stop)
     finally:
         reader.end()
         stop.ignore_signals()
 
 
-def _demonstrate(args: argparse.Namespace, seconds: int, calm: int, stop: Stop) -> int:
-    """`calm`: for how many of these seconds there are fewer clients than workers."""
+def _demonstrate(args: argparse.Namespace, plan: Plan, stop: Stop) -> int:
     perl = args.pool != "python" and _has_perl()
     if args.pool == "perl" and not perl:
         print("memreap demo: no perl with FCGI and FCGI::ProcManager here; try --pool python", file=sys.stderr)
         return 2
     screen = Screen(stop, _LIMIT)
     with private.directory() as directory:
-        conf = _configuration(directory, perl, args.workers)
+        conf = _configuration(directory, perl, plan.workers)
         with private.Supervisord(directory, conf) as supervisord:
             name = "FCGI::ProcManager" if perl else "a small manager like FCGI::ProcManager"
             screen.write(
-                f"A pool of {args.workers} leaking workers under {name}, limit {memory(_LIMIT)} each, under"
+                f"A pool of {plan.workers} leaking workers under {name}, limit {memory(_LIMIT)} each, under"
                 f" load, and the real listener on a private supervisord in {directory}."
-                + (f" After {calm} s there will be more clients than workers." if calm < seconds else "")
-                + f" Ends in {seconds} s, or with Ctrl-C.\n"
+                + (f" After {plan.calm} s there will be more clients than workers." if plan.calm < plan.seconds else "")
+                + f" Ends in {plan.seconds} s, or with Ctrl-C.\n"
             )
             client = Client(f"unix://{directory}/s.sock")
             if not _starts(directory, client, supervisord, stop):
                 return 128 + stop.signum if stop.signum else 1
-            requests, tally = load.Load(f"{directory}/pool.sock"), Tally(directory / "announced")
-            phases = Phases(seconds, calm, args.workers)
-            _show(client, supervisord, requests, tally, screen, stop, phases)
+            requests, tally = load.Load(f"{directory}/pool.sock"), Tally(directory / "memreap.log")
+            _show(client, supervisord, requests, tally, screen, stop, plan)
             ended_early = supervisord.has_ended()
-            log = (directory / "memreap.log").read_text().splitlines()
-    _sum_up(requests, tally, screen, phases)
+            log = [event["message"] for event in read(directory / "memreap.log")]
+    _sum_up(requests, tally, screen)
     if ended_early:
         print("memreap demo: another process ended its supervisord", file=sys.stderr)
     elif not tally.reaped and not stop.signum:
@@ -142,6 +129,8 @@ stdout_logfile=NONE
 stderr_logfile={directory}/pool.log
 stopwaitsecs=2
 killasgroup=true
+[memreap]
+log=json
 [memreap:demo]
 limit={_LIMIT_MB}MB
 min_age=1s
@@ -151,11 +140,6 @@ command={_quoted(sys.executable, "-m", "supervisor_memreap", "listen")}
 events=TICK_5
 stdout_logfile=NONE
 stderr_logfile={directory}/memreap.log
-[eventlistener:recorder]
-command={_quoted(sys.executable, "-m", "supervisor_memreap.demo.recorder", f"{directory}/announced")}
-events=REMOTE_COMMUNICATION
-stdout_logfile=NONE
-stderr_logfile={directory}/recorder.log
 """
 
 
@@ -175,7 +159,7 @@ def _starts(directory: Path, client: Client, supervisord: private.Supervisord, s
     print(f"memreap demo: the pool or the listener did not start within {_START:.0f} s:", file=sys.stderr)
     for log in ("supervisord.log", "pool.log", "memreap.log"):
         with contextlib.suppress(OSError):
-            print(*(directory / log).read_text().splitlines()[-5:], sep="\n", file=sys.stderr)
+            print(*(event["message"] for event in read(directory / log)[-5:]), sep="\n", file=sys.stderr)
     return False
 
 
@@ -192,19 +176,21 @@ def _show(
     tally: Tally,
     screen: Screen,
     stop: Stop,
-    phases: Phases,
+    plan: Plan,
 ) -> None:
     """Show the pool under load until the time is over or a signal arrives, and its final state."""
     began = time.monotonic()
-    deadline = began + phases.seconds
+    deadline = began + plan.seconds
 
     def show(last: bool) -> None:
         pool = _look(client)
         new = tally.update(pool)
-        if not phases.clients and phases.calm <= time.monotonic() - began < phases.seconds:
-            new.append(phases.saturate(requests, tally))
+        if not requests.clients and plan.calm <= time.monotonic() - began < plan.seconds:
+            requests.saturate(plan.workers)
+            text = f"saturated: {requests.clients} clients on {plan.workers} workers, none is ever idle"
+            new.append(tally.begin_saturation(text))
         leaving = f", {len(tally.leaving)} leaving" if tally.leaving else ""
-        leaving += ", saturated" if phases.clients else ""
+        leaving += ", saturated" if requests.clients else ""
         numbers = f"{tally.reaped} reaped{leaving}, {requests.answered:,} requests answered, {requests.lost} lost"
         left = max(0.0, deadline - time.monotonic())
         screen.show(pool, tally, new, numbers + ("" if last else f", {left:.0f} s to go"), last)
@@ -225,12 +211,13 @@ def _look(client: Client) -> Pool:
     return look.look(Watch(programs[0], PoolSettings()), procfs.source())
 
 
-def _sum_up(requests: load.Load, tally: Tally, screen: Screen, phases: Phases) -> None:
-    if phases.clients:
+def _sum_up(requests: load.Load, tally: Tally, screen: Screen) -> None:
+    if requests.clients:
         screen.write(
-            f"\nWith {phases.clients} clients on {phases.workers} workers, so that none was ever idle:"
-            f" {tally.reaped_saturated} reaped, {requests.answered - phases.answered:,} requests answered,"
-            f" {requests.lost - phases.lost} lost. They go one at a time, so some grow past the limit meanwhile."
+            f"\nWith {requests.clients} clients on {requests.workers} workers, so that none was ever idle:"
+            f" {tally.reaped_saturated} reaped, {requests.answered - requests.answered_before:,} requests answered,"
+            f" {requests.lost - requests.lost_before} lost. They go one at a time, so some grow past the limit"
+            " meanwhile."
         )
     workers = "1 worker" if tally.reaped == 1 else f"{tally.reaped} workers"
     why = f" ({requests.why})" if requests.lost else ""
@@ -240,8 +227,8 @@ def _sum_up(requests: load.Load, tally: Tally, screen: Screen, phases: Phases) -
         screen.write(f"The pool holds {now}, as it would without memreap.")
         return
     # Each replacement started small; without memreap it would not have been started.
-    without = tally.held + tally.came_back - tally.reaped * tally.fresh
+    without = tally.held + tally.freed - tally.reaped * tally.fresh
     screen.write(
-        f"The pool holds {now}. Without memreap it would hold {memory(without)}: the {workers} held"
-        f" {memory(tally.came_back)}, and a fresh one starts with {memory(tally.fresh)}."
+        f"The pool holds {now}. Without memreap it would hold {memory(without)}: the {workers} freed"
+        f" {memory(tally.freed)}, and a fresh one starts with {memory(tally.fresh)}."
     )

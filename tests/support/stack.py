@@ -261,8 +261,9 @@ def assert_answers(pool: Pool) -> None:
 
 def recorder(where: Path) -> str:
     """The section of a listener that writes down what memreap announces."""
+    script = Path(__file__).with_name("recorder.py")
     return (
-        f"[eventlistener:recorder]\ncommand={sys.executable} -m supervisor_memreap.demo.recorder {where}/announced\n"
+        f"[eventlistener:recorder]\ncommand={sys.executable} {script} {where}/announced\n"
         "events=REMOTE_COMMUNICATION\nbuffer_size=100\n"
     )
 
