@@ -93,6 +93,7 @@ class MemreapNamespaceRPCInterface:
 
         @return struct result A struct: name, state, listener_state, pid, count (of listeners), events_waiting,
                               takes_commands, period_seconds (of its ticks), time (now, in seconds since 1970),
+                              spawnerr (why it does not run, as in supervisor.getProcessInfo),
                               and of its last look: age_seconds, version, troubles (strings: settings that it does
                               not apply), warnings (strings: why the history or the metrics are missing)
         """
@@ -112,6 +113,7 @@ class MemreapNamespaceRPCInterface:
             listener["state"] = getProcessStateDescription(process.get_state())
             listener["listener_state"] = getEventListenerStateDescription(state)
             listener["pid"] = process.pid
+            listener["spawnerr"] = process.spawnerr or None
             listener["events_waiting"] = len(getattr(group, "event_buffer", ()))
             listener["takes_commands"] = issubclass(RemoteCommunicationEvent, wanted)
         if self._published:
@@ -215,6 +217,7 @@ def _no_listener(now: float) -> ListenerRow:
         "takes_commands": False,
         "time": now,
         "period_seconds": None,
+        "spawnerr": None,
         "age_seconds": None,
         "version": None,
         "troubles": None,

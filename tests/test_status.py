@@ -54,6 +54,14 @@ def test_a_healthy_listener_is_not_mentioned():
             {"state": "FATAL"},
             "the listener memreap:memreap is FATAL: see its log, then supervisorctl start memreap:memreap",
         ),
+        (
+            {"state": "FATAL", "spawnerr": "can't find command 'memreap'"},
+            "is FATAL (can't find command 'memreap'): set command= in its section to the full path of memreap",
+        ),
+        (
+            {"state": "BACKOFF", "spawnerr": "Exited too quickly (process log may have details)"},
+            "is BACKOFF (Exited too quickly (process log may have details)): see its log",
+        ),
         ({"listener_state": "UNKNOWN"}, "broke the event protocol and gets no more events: restart"),
         ({"age_seconds": None}, "has not looked at the pools yet: wait for the next tick"),
         (

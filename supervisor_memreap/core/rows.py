@@ -115,6 +115,8 @@ class ListenerRow(TypedDict):
     """Now, in seconds since 1970."""
     period_seconds: Optional[int]
     """Of its ticks."""
+    spawnerr: Optional[str]
+    """Why its process does not run, as supervisord has it."""
     age_seconds: Optional[float]
     """Since it looked at the pools."""
     version: Optional[str]

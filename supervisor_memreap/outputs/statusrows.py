@@ -159,7 +159,7 @@ def trouble_of_listener(listener: ListenerRow) -> str:
         return "supervisord has no memreap listener: add [eventlistener:memreap] with command=memreap listen"
     name, age = listener["name"], listener.get("age_seconds")
     if listener["state"] not in UP:
-        return listener_is_down(name, listener["state"])
+        return listener_is_down(name, listener["state"], listener.get("spawnerr") or "")
     if listener["listener_state"] == ListenerState.UNKNOWN:
         return (
             f"the listener {name} broke the event protocol and gets no more events: restart {name}; does anything in"
@@ -173,9 +173,14 @@ def trouble_of_listener(listener: ListenerRow) -> str:
     return ""
 
 
-def listener_is_down(name: str, state: str) -> str:
-    """Of a listener whose process does not run; `state` is as supervisord has it."""
-    return f"the listener {name} is {state}: see its log, then supervisorctl start {name}"
+def listener_is_down(name: str, state: str, error: str) -> str:
+    """Of a listener whose process does not run; `state` and `error` (spawnerr) are as supervisord has them."""
+    why = f" ({error})" if error else ""
+    if "can't find command" in error:
+        remedy = "set command= in its section to the full path of memreap, and listen, then supervisorctl update"
+    else:
+        remedy = f"see its log, then supervisorctl start {name}"
+    return f"the listener {name} is {state}{why}: {remedy}"
 
 
 def age_of_listener(listener: ListenerRow, version: str) -> str:

@@ -82,7 +82,7 @@ class Viewer:
             )
         for program in known:
             if program.state not in UP:
-                return statusrows.listener_is_down(program.namespec, program.state)
+                return statusrows.listener_is_down(program.namespec, program.state, program.spawnerr)
         return ""
 
     def _unsaved(self, programs: Sequence[Program]) -> str:
