@@ -185,6 +185,11 @@ def test_a_pause_withdraws_requests():
     assert not carry_out(parse("resume myapp"), POOL, state)[0].paused
 
 
+def test_a_resume_where_nothing_was_held_says_so():
+    assert carry_out(parse("resume myapp"), POOL, PoolState()) == (PoolState(), "was neither paused nor suspended")
+    assert carry_out(parse("resume myapp"), POOL, PoolState(paused=True))[1] == "resumed"
+
+
 @pytest.mark.parametrize(
     ("pool", "state", "expected"),
     [

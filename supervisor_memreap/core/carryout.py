@@ -75,7 +75,8 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
         dropped_text = f"; {dropped} requested workers will not be replaced: reap or roll again afterwards"
         return policy.pause(state), text + dropped_text if dropped else text
     if command.verb == "resume":
-        return policy.resume(state), "resumed"
+        was_held = state.paused or state.suspended
+        return policy.resume(state), "resumed" if was_held else "was neither paused nor suspended"
     held = delay.held_back(pool.name, state.settings or PoolSettings(), state)
     if held:
         raise CommandError(f"{pool.name} is {held.text}")
