@@ -495,7 +495,14 @@ def test_a_stale_pidfile_is_refused(tmp_path):
         (["--pid", "1", "limit=1 monkey"], "command line limit=1 monkey: not a size, such as 150MB"),
         (["--pid", "1", "limt=1MB", "limit=1MB"], "command line limt=1MB: unknown key; did you mean limit?"),
         (["--pid", str(os.getpid()), "limit=10MB"], "memreap itself runs under process"),
-        (["--pid", "1", "myapp", "limit=10MB"], "command line: --pid and --pidfile take only settings"),
+        (
+            ["--pid", "1", "myapp", "limit=10MB"],
+            "command line: --pid and --pidfile take only settings, such as limit=100MB, and not myapp",
+        ),
+        (
+            ["--pid", "1", "limit=10MB", "-c", "/dev/null"],
+            "command line: --pid and --pidfile take only settings, such as limit=100MB, and no -c",
+        ),
         (["--pidfile", "/nowhere", "limit=10MB"], "/nowhere: cannot be read: No such file or directory"),
         (["--pidfile", "/dev/null", "limit=10MB"], "/dev/null: contains '', not a pid"),
         (["-c", "/nowhere"], "/nowhere: cannot be read: No such file or directory"),

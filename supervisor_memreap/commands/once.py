@@ -30,6 +30,7 @@ from supervisor_memreap.core.settings import (
     overlay,
     resolve,
 )
+from supervisor_memreap.core.text import quote
 from supervisor_memreap.host.thismachine import HowEnded
 from supervisor_memreap.listener import oneshot
 from supervisor_memreap.outputs import eventlog, words
@@ -38,8 +39,8 @@ from supervisor_memreap.supervisord.configured import configured
 EPILOG = f"""\
 settings: {textwrap.fill(", ".join(POOL_KEYS), 85)}
 
-exit status: 0 no worker is left over the limit; 1 a worker could not be reaped, and the output
-says why; 2 bad usage or configuration; 130 Ctrl-C.
+exit status: 0 no worker is left over the limit, or --dry-run shows what would be reaped; 1 a worker
+could not be reaped, and the output says why; 2 bad usage or configuration; 130 Ctrl-C.
 """
 
 
@@ -64,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
     contents = None
     if args.pid is not None or args.pidfile is not None:
         if names or args.configuration:
-            raise SettingsError(f"{COMMAND_LINE}: --pid and --pidfile take only settings, such as limit=100MB")
+            excess = "no -c" if args.configuration else f"not {quote(names[0])}"
+            text = f"--pid and --pidfile take only settings, such as limit=100MB, and {excess}"
+            raise SettingsError(f"{COMMAND_LINE}: {text}")
         if not has_reason(given):
             raise no_reason(COMMAND_LINE)
         if given.get("target", Given("", "")).value.lower() == "self":
