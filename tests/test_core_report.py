@@ -162,7 +162,7 @@ def test_growth_of_workers_that_were_watched_too_briefly_is_unknown():
 
 def test_a_suspension_that_began_before_counts_and_one_that_ended_before_does_not():
     wrong = events.WrongSetting(
-        "a", SINCE - 3 * HOUR, OverLimit(42 * MIB, 40 * MIB, "uss"), "limit=90MB", 12.0, 21600.0
+        "a", SINCE - 3 * HOUR, OverLimit(42 * MIB, 40 * MIB, "uss"), "limit=90MB", 12.0, 2 * DAY
     )
     ended = events.Resumed("a", SINCE - HOUR, "its settings changed")
     assert of(empty(wrong, ended)).suspensions == ()

@@ -95,6 +95,13 @@ def test_a_suspension_that_was_not_resumed_lasts():
     assert suspensions(TOO_LOW) == [spans.Suspension(Span(100, 1000), TOO_LOW.text, has_ended=False)]
 
 
+def test_a_suspension_that_supervisord_did_not_survive_ended_when_its_setting_would_have_been_tried_again():
+    """supervisord was restarted, and memreap no longer knows of it."""
+    brief = events.WrongSetting("a", 100.0, OverLimit(42, 40, "uss"), "limit=90MB", 12.0, 600.0)
+    (suspension,) = spans.suspensions([sawtooth.record(brief)], until=9000.0)
+    assert (suspension.span, suspension.has_ended) == (Span(100, 700), True)
+
+
 def test_an_event_repeated_after_a_restart_is_not_a_second_suspension():
     again = events.WrongSetting("a", 200.0, OverLimit(43, 40, "uss"), "limit=90MB", 12.0, 21600.0)
     assert [each.span for each in suspensions(TOO_LOW, again, events.Resumed("a", 400.0, "x"))] == [Span(100, 400)]

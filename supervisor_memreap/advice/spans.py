@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
@@ -22,6 +23,8 @@ _AT_LEAST = 180.0
 # Intervals compared on each side; the seconds that a single reading covers.
 _BESIDE = 5
 _ALONE = 60.0
+# Seconds after which it would be reported at the latest that a setting is tried again: at a tick, which may be late.
+_LATE = 3700.0
 
 
 class Span(NamedTuple):
@@ -83,11 +86,11 @@ def gaps(spans: Iterable[Span], since: float, until: float) -> list[Span]:
 def suspensions(events: Iterable[EventRecord], until: float) -> list[Suspension]:
     """The suspensions of a pool, in their order; one that lasts ends at `until`.
 
-    After a reboot memreap knows nothing of it, and no event reports that. So one that was never resumed
-    ended by the first reap that it would have prevented.
+    After a restart of supervisord memreap knows nothing of it, and no event reports that. So one that was never resumed
+    ended by the first reap that it would have prevented, or when the setting would have been tried again.
     """
     result: list[Suspension] = []
-    start, why, reaped = 0.0, "", None
+    start, why, reaped, lasts = 0.0, "", None, math.inf
     is_suspended = False
     for event in events:
         kind = event.values.get("event")
@@ -95,11 +98,14 @@ def suspensions(events: Iterable[EventRecord], until: float) -> list[Suspension]
             if is_suspended and reaped is not None:
                 result.append(Suspension(Span(start, reaped), why, has_ended=True))
             start, why, reaped, is_suspended = event.at, str(event.values.get("message", "")), None, True
+            lasts = float(event.values.get("lasts") or math.inf)
         elif kind == "resumed" and is_suspended:
             result.append(Suspension(Span(start, event.at), why, has_ended=True))
             is_suspended = False
         elif kind == "reap" and reaped is None and event.values.get("reason") in _ABOUT_WORKERS:
             reaped = event.at
     if is_suspended:
+        if reaped is None and start + lasts + _LATE < until:
+            reaped = start + lasts
         result.append(Suspension(Span(start, until if reaped is None else reaped), why, has_ended=reaped is not None))
     return result
