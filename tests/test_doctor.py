@@ -36,7 +36,7 @@ from supervisor_memreap import doctor as memreap_doctor
 from supervisor_memreap.commands import cli
 from supervisor_memreap.core.model import ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.doctor import perl, program, workers
+from supervisor_memreap.doctor import program, workers
 from supervisor_memreap.doctor.interpreter import Answer
 from supervisor_memreap.supervisord.client import connect_as_supervisorctl
 
@@ -186,11 +186,11 @@ def test_a_pool_that_has_just_been_started_may_still_be_without_workers():
 
 @pytest.mark.parametrize(("parent", "where"), [(SUPERVISORD, r"\(daemonized, or"), (1, r"\(as here: .* process 1\)")])
 def test_an_old_procmanager_is_reported_with_what_makes_its_pool_end(monkeypatch, parent, where):
-    monkeypatch.setattr(perl, "procmanager_version", lambda *_: (0, 17))
+    monkeypatch.setattr(program, "procmanager_version", lambda *_: (0, 17))
     processes = {**pool(), MANAGER: Process(parent, "perl-fcgi-pm")}
     output = examined(rows=[row("myapp", supervisord=parent), MEMREAP], processes=processes)
     assert_finds(f"myapp: FCGI::ProcManager 0.17 is older than 0.18: .* {where}", output)
-    monkeypatch.setattr(perl, "procmanager_version", lambda *_: (0, 18))
+    monkeypatch.setattr(program, "procmanager_version", lambda *_: (0, 18))
     assert "0.18" not in examined()
 
 
@@ -292,9 +292,9 @@ def test_the_perl_of_another_user_is_not_run_without_becoming_that_user(monkeypa
     with subprocess.Popen(["perl", "-e", "$| = 1; print 1; sleep 1000"], stdout=subprocess.PIPE) as asked:
         try:
             assert asked.stdout.read(1)
-            assert perl.procmanager_version(asked.pid, "", {}, 10.0) >= (0, 18)
+            assert program.procmanager_version(asked.pid, "", {}, 10.0) >= (0, 18)
             monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-            assert perl.procmanager_version(asked.pid, "", {}, 10.0) is None
+            assert program.procmanager_version(asked.pid, "", {}, 10.0) is None
         finally:
             asked.kill()
 

@@ -12,9 +12,9 @@ from support.doctor import LISTENER, assert_finds, changed, examined, row
 
 from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId, Worker
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.doctor import headroom
+from supervisor_memreap.doctor import workers
 from supervisor_memreap.doctor.finding import Finding
-from supervisor_memreap.doctor.headroom import Held
+from supervisor_memreap.doctor.workers import Held
 from supervisor_memreap.host import procfs
 
 MIB = 1024**2
@@ -70,7 +70,7 @@ def test_a_total_below_the_size_of_the_manager_is_reported_at_any_age_of_the_wor
     )
     assert_finds(expression, examined_with(real_pool, "total=1MB"))
     settings = PoolSettings(total=100 * MIB)
-    ((text, harms),) = texts(headroom.check_total(pool(9999.0), settings, held(private=50, rest=101)))
+    ((text, harms),) = texts(workers.check_total(pool(9999.0), settings, held(private=50, rest=101)))
     assert harms
     assert "set total=210MB or higher" in text
 
@@ -78,12 +78,12 @@ def test_a_total_below_the_size_of_the_manager_is_reported_at_any_age_of_the_wor
 def test_a_total_that_grown_workers_exceed_is_a_note():
     settings = PoolSettings(total=100 * MIB)
     expected = "its manager and workers hold 130 MiB, over its total of 100 MiB"
-    assert texts(headroom.check_total(pool(10.0, 61.0), settings, held(90, 30, 10))) == [(expected, False)]
-    assert texts(headroom.check_total(pool(10.0, 61.0), settings, held(60, 30, 10))) == []
+    assert texts(workers.check_total(pool(10.0, 61.0), settings, held(90, 30, 10))) == [(expected, False)]
+    assert texts(workers.check_total(pool(10.0, 61.0), settings, held(60, 30, 10))) == []
 
 
 def test_a_total_of_unreadable_processes_is_a_note():
-    ((text, harms),) = texts(headroom.check_total(pool(10.0), PoolSettings(total=100 * MIB), None, ": run as root"))
+    ((text, harms),) = texts(workers.check_total(pool(10.0), PoolSettings(total=100 * MIB), None, ": run as root"))
     assert not harms
     assert text == "its total was not checked: doctor cannot read the memory of its processes: run as root"
 
@@ -96,9 +96,9 @@ def test_a_headroom_larger_than_the_host_is_reported(real_pool):
 def test_a_headroom_that_the_manager_leaves_no_room_for_is_reported():
     group = MemoryScope("control group /web", 500 * MIB, 100 * MIB)
     settings = PoolSettings(headroom=0.9)
-    assert texts(headroom.check_headroom([group], settings, held(private=300, rest=50))) == []
-    assert texts(headroom.check_headroom([group], settings, None)) == []
-    ((text, harms),) = texts(headroom.check_headroom([group], settings, held(private=300, rest=51)))
+    assert texts(workers.check_headroom([group], settings, held(private=300, rest=50))) == []
+    assert texts(workers.check_headroom([group], settings, None)) == []
+    ((text, harms),) = texts(workers.check_headroom([group], settings, held(private=300, rest=51)))
     assert harms
     assert text == (
         "headroom=90% can never be met: control group /web has 500 MiB, of which the manager and the memory shared with"
@@ -108,16 +108,16 @@ def test_a_headroom_that_the_manager_leaves_no_room_for_is_reported():
 
 def test_a_headroom_in_a_scope_without_a_size_is_not_judged():
     scopes = [MemoryScope("control group /web", None, None, 0.0)]
-    assert texts(headroom.check_headroom(scopes, PoolSettings(headroom=1024 * MIB), held(1, 1))) == []
+    assert texts(workers.check_headroom(scopes, PoolSettings(headroom=1024 * MIB), held(1, 1))) == []
 
 
 def test_a_pressure_that_the_kernel_does_not_report_is_a_note():
     silent, reporting = MemoryScope(HOST, MIB, MIB, None), MemoryScope("control group /web", None, None, 0.0)
-    ((text, harms),) = texts(headroom.check_pressure([silent], PoolSettings(pressure=20.0)))
+    ((text, harms),) = texts(workers.check_pressure([silent], PoolSettings(pressure=20.0)))
     assert not harms
     assert text == (
         "this kernel does not report memory pressure, so pressure=20% has no effect: boot it with psi=1, or set"
         " headroom="
     )
-    assert texts(headroom.check_pressure([silent, reporting], PoolSettings(pressure=20.0))) == []
-    assert texts(headroom.check_pressure([silent], PoolSettings())) == []
+    assert texts(workers.check_pressure([silent, reporting], PoolSettings(pressure=20.0))) == []
+    assert texts(workers.check_pressure([silent], PoolSettings())) == []

@@ -10,8 +10,15 @@ import shlex
 import pytest
 from support.doctor import SOUND, assert_finds, changed, examined, pool
 
-from supervisor_memreap.doctor import recycling
-from supervisor_memreap.doctor.recycling import Recycling, Started, detect, options, starman_requests, text_of
+from supervisor_memreap.doctor.server import (
+    STARMAN_REQUESTS,
+    Recycling,
+    Started,
+    detect,
+    options,
+    starman_requests,
+    text_of,
+)
 
 PHP_CONF = "/etc/php/8.2/fpm/php-fpm.conf"
 PHP_STATIC = ("pm.max_requests = 500", "/srv/static.conf [www]", False)
@@ -127,8 +134,8 @@ def test_an_irregular_or_unreadable_file_has_no_text(tmp_path):
 @pytest.mark.parametrize(
     ("words", "requests"),
     [
-        (["starman", "--workers", "4"], recycling.STARMAN_REQUESTS),
-        (["starman", "--max-requests", "0"], recycling.STARMAN_REQUESTS),
+        (["starman", "--workers", "4"], STARMAN_REQUESTS),
+        (["starman", "--max-requests", "0"], STARMAN_REQUESTS),
         (["starman", "--max-requests", "50"], 50),
         (["plackup", "-s", "Starman", "--max-requests=70"], 70),
     ],

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from supervisor.states import EventListenerStates, ProcessStates
 
+from supervisor_memreap.commands import showsettings
 from supervisor_memreap.core import following, policy, selection
 from supervisor_memreap.core.counters import Counters, Reaps
 from supervisor_memreap.core.events import Left
@@ -19,7 +20,7 @@ from supervisor_memreap.core.model import Pool, ProcessId, ProgramState, Worker,
 from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.settings import Given, PoolSettings
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.outputs import fields, inforce, statusrows, statustable, words
+from supervisor_memreap.outputs import fields, statusrows, statustable, words
 from supervisor_memreap.outputs.statusrows import age_of_listener, trouble_of_listener
 from supervisor_memreap.outputs.view import View
 
@@ -165,7 +166,7 @@ def test_the_signal_and_whether_it_is_set_are_in_the_values(server, chosen, expe
 )
 def test_the_table_of_settings_shows_the_signal_in_use(server, given, line):
     settings = replace(SETTINGS, signal=given["signal"].value if given else None)
-    table = inforce.table([inforce.of_pool("myapp", settings, given, server)])
+    table = showsettings.table([showsettings.of_pool("myapp", settings, given, server)])
     assert line in [" ".join(each.split()) for each in table.splitlines()]
 
 

@@ -17,17 +17,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from supervisor_memreap.commands.arguments import add_configuration, add_json
 from supervisor_memreap.core.command import chosen
 from supervisor_memreap.core.failed import Failed
 from supervisor_memreap.core.model import Program, supervisord_of
-from supervisor_memreap.core.settings import Recording, resolve
-from supervisor_memreap.core.text import quote
+from supervisor_memreap.core.servers import graceful, refusal, signal_for
+from supervisor_memreap.core.settings import (
+    POOL_KEYS,
+    RECORDING_KEYS,
+    Given,
+    PoolSettings,
+    Recording,
+    field_of,
+    resolve,
+    shown,
+)
+from supervisor_memreap.core.text import aligned, quote
 from supervisor_memreap.history import historypath
 from supervisor_memreap.host import look, procfs
-from supervisor_memreap.outputs import inforce, log
+from supervisor_memreap.outputs import fields, log
 from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Unavailable, connect_as_supervisorctl
 
@@ -58,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
     names = chosen(args.names, watched)
     view = procfs.source()
     # By one of its processes, since its sections may be named after that.
-    shown = [
-        inforce.of_pool(
+    groups = [
+        of_pool(
             watch.program.namespec,
             watch.settings,
             settings.origins(watch.members[0] if watch.members else watch.program),
@@ -68,15 +79,13 @@ def run(args: argparse.Namespace) -> int:
         for watch in pools
         if watch.program.namespec in names
     ]
-    if not shown:
+    if not groups:
         raise Failed(f"{path}: no program has a [memreap:PROGRAM] section")
-    listener_settings = inforce.of_listener(
-        settings.recording, settings.origins_for_all, *_default_history(contents, programs)
-    )
+    listener_settings = of_listener(settings.recording, settings.origins_for_all, *_default_history(contents, programs))
     if args.json:
-        print(json.dumps(inforce.document(path, listener_settings, shown), indent=2))
+        print(json.dumps(document(path, listener_settings, groups), indent=2))
     else:
-        print(inforce.table([*([] if args.names else [listener_settings]), *shown]))
+        print(table([*([] if args.names else [listener_settings]), *groups]))
     return 0
 
 
@@ -89,3 +98,84 @@ def _default_history(contents: configfile.Contents, programs: Sequence[Program])
         return historypath.in_force(Recording(), contents, supervisord), ""
     except historypath.HistoryError as error:
         return None, f"nothing is recorded: {error}"
+
+
+# The settings in force, and where each value was set.
+
+
+VERSION = 1
+"""The version of the JSON; increased when a key is removed or changes its meaning, not when one is added."""
+
+
+class Row(NamedTuple):
+    key: str
+    value: Any
+    """None: there is none."""
+    text: str
+    """As a user writes it."""
+    where: str
+
+
+class Group(NamedTuple):
+    """The settings of a pool, or those of the listener itself."""
+
+    name: str
+    rows: tuple[Row, ...]
+
+
+def of_pool(name: str, settings: PoolSettings, origins: Mapping[str, Given], server: str | None) -> Group:
+    """`server` is as in host.look.server_of."""
+    rows = []
+    for key in POOL_KEYS:
+        if key == "signal" and key not in origins:
+            rows.append(_default_signal(server))
+        else:
+            rows.append(Row(key, getattr(settings, field_of(key)), shown(settings, key), _where(key, origins)))
+    return Group(name, tuple(rows))
+
+
+def of_listener(recording: Recording, origins: Mapping[str, Given], history: str | None, why: str) -> Group:
+    """`history` is the path of the history if none is set; None: there is none, or it is unknown, and `why`."""
+    rows = []
+    for key in RECORDING_KEYS:
+        if key == "history" and recording.history == "":
+            rows.append(Row(key, history, history or "-", f"default: {why or 'beside the log of supervisord'}"))
+        else:
+            rows.append(Row(key, getattr(recording, key), recording.shown(key), _where(key, origins)))
+    return Group("memreap", tuple(rows))
+
+
+def _where(key: str, origins: Mapping[str, Given]) -> str:
+    return origins[key].where.rstrip(":") if key in origins else "default"
+
+
+def _default_signal(server: str | None) -> Row:
+    """The signal that is used if none is set, and why."""
+    if server is None:
+        return Row("signal", None, "-", "default: depends on the server; no running worker is known")
+    if refusal(server):
+        return Row("signal", None, "-", f"{server} {refusal(server)}")
+    signal = signal_for(server, None)
+    return Row("signal", signal, signal, f"default for {server}" if graceful(server) else "default")
+
+
+def table(groups: Iterable[Group]) -> str:
+    rows: list[tuple[str, ...]] = []
+    for group in groups:
+        rows += [(f"[{group.name}]", "", ""), *((f"  {row.key}", row.text, row.where) for row in group.rows)]
+    return aligned(rows)
+
+
+def document(configuration: str, listener: Group, pools: Iterable[Group]) -> dict[str, Any]:
+    """As JSON. `configuration` is the path of the file."""
+    return {
+        "version": VERSION,
+        "configuration": configuration,
+        "listener": dict(_values(listener)),
+        "pools": [{"name": pool.name, "settings": dict(_values(pool))} for pool in pools],
+    }
+
+
+def _values(group: Group) -> Iterator[tuple[str, dict[str, Any]]]:
+    for row in group.rows:
+        yield row.key, {"value": fields.plain(row.value), "text": row.text, "where": row.where}

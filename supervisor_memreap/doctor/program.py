@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Pool, ProgramState
 from supervisor_memreap.core.settings import Watch
-from supervisor_memreap.doctor import headroom, ownrights, perl, server, standing, workers
+from supervisor_memreap.doctor import listening, ownrights, server, workers
 from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.doctor.restart import advise_interface
+from supervisor_memreap.doctor.rights import of
 from supervisor_memreap.host import look, orphans, procfs, roster
 from supervisor_memreap.host.whoserves import OF_COMMAND, Serving
 from supervisor_memreap.supervisord.configfile import Section
@@ -43,7 +47,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
         if member.state in _DOWN:
             which = f"{member.namespec} " if watch.members else "it "
             yield Finding("", f"{which}is not running ({member.state}): {member.spawnerr or 'see its log'}")
-    yield from standing.check(case, watch)
+    yield from listening.check_standing(case, watch)
     if pool.manager is None:
         if pool.not_visible == roster.RESTART_UNKNOWN:
             text = "with target=self supervisord must report whether it restarts the process after exit status 0"
@@ -60,7 +64,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
         yield Finding("", events.Wrapped(*pool.stamp, pool.nested, settings.depth).text)
         return  # what is below it is not looked at
     yield from workers.check(case, pool, grown_up, settings)
-    yield from headroom.check(case, pool, settings)
+    yield from workers.check_shared(case, pool, settings)
     yield from server.check(case, watch, pool, section)
     if any(worker.detail and worker.detail.server == "FCGI::ProcManager" for worker in grown_up):
         yield from _procmanager(case, watch, section, pool)
@@ -89,7 +93,7 @@ def _procmanager(case: Case, watch: Watch, section: Section, pool: Pool) -> Iter
             " finish, and supervisord would kill them earlier: set stopwaitsecs=70",
         )
     command = section.options.get("command", "")
-    version = perl.procmanager_version(pool.manager.pid, command, section.environment, case.time_left)
+    version = procmanager_version(pool.manager.pid, command, section.environment, case.time_left)
     is_first = watch.program.supervisord == 1
     if version is not None and version < _SOUND_PROCMANAGER:
         text = f"FCGI::ProcManager {version[0]}.{version[1]:02} is older than 0.18: if its parent has pid 1"
@@ -99,7 +103,57 @@ def _procmanager(case: Case, watch: Watch, section: Section, pool: Pool) -> Iter
             else " (daemonized, or below a supervisord that is process 1)"
         )
         yield Finding("", f"{text}{now}, one worker that leaves ends the whole pool: install a newer version")
-    elif version is None and perl.is_perl(pool.manager.pid):
+    elif version is None and is_perl(pool.manager.pid):
         where = "supervisord is process 1, and " if is_first else "if its parent has pid 1, "
         text = f"{where}with FCGI::ProcManager 0.17 or older, one worker that leaves ends the pool; the version could"
         yield note("", f"{text} not be determined{ownrights.remedy(case, [pool.manager.pid])}")
+
+
+# Asks the Perl of a running manager which FCGI::ProcManager it has.
+
+
+_PERL = re.compile(r"perl[0-9.]*$")
+_ASK = ("-MFCGI::ProcManager", "-e", "print FCGI::ProcManager->VERSION")
+
+
+def is_perl(pid: int) -> bool:
+    """Whether this process runs Perl, as far as that may be read; one of which it may not be may be."""
+    try:
+        return bool(_PERL.match(os.path.basename(os.readlink(f"/proc/{pid}/exe"))))
+    except OSError:
+        return True
+
+
+def procmanager_version(
+    pid: int, command: str, environment: Mapping[str, str], timeout: float
+) -> tuple[int, ...] | None:
+    """(0, 28) of 0.28; None where this process is no Perl, or does not answer within `timeout` seconds.
+
+    `command` and `environment` are its own. Run as the manager's user, never as ours: the modules are that user's.
+    """
+    try:
+        perl, directory, rights = os.readlink(f"/proc/{pid}/exe"), os.readlink(f"/proc/{pid}/cwd"), of(pid)
+        if not _PERL.match(os.path.basename(perl)):
+            return None
+        include = [argument for argument in command.split() if re.match(r"-I.", argument)]
+        user, group = rights.users[1], rights.groups[1]
+        is_root = os.geteuid() == 0
+        if not is_root and os.geteuid() != user:
+            return None
+        answer = subprocess.run(
+            [perl, *include, *_ASK],
+            cwd=directory,
+            env={"PATH": os.environ.get("PATH", os.defpath), **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=True,
+            user=user if is_root else None,
+            group=group if is_root else None,
+            extra_groups=() if is_root else None,
+        ).stdout
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    version = re.fullmatch(r"v?([0-9]+)\.([0-9]+)\S*", answer)
+    return (int(version[1]), int(version[2])) if version else None
