@@ -31,6 +31,18 @@ LAYERS: tuple[set[str], ...] = (
     {"ctlplugin", "rpcinterface", "__main__"},  # the entry points
 )
 MAX_FILES_ON_TOP = 6
+# Of listener/, the process around the reaper. All else there asks host/machine.py, as core/ asks nothing at all: so it
+# runs on a simulated machine too.
+AROUND_THE_REAPER = {
+    "application",
+    "doctorprocess",
+    "livesettings",
+    "loop",
+    "slowoutputs",
+    "statedirectory",
+    "statefile",
+}
+OUTSIDE = {"fcntl", "os", "psutil", "random", "select", "signal", "socket", "subprocess", "threading", "time"}
 # The packages of which a command imports only those that it needs: all else would cost memory and time of each.
 ROOMS_OF_COMMANDS = {"demo", "doctor", "reports", "views"}
 ROOM_OF = {
@@ -80,6 +92,25 @@ def test_no_module_imports_from_its_own_layer_or_one_above_it(file):
     below = {own}.union(*LAYERS[:number])
     for module in imports(file) - {"supervisor_memreap"}:
         assert part_of(module) in below, f"{name_of(file)} imports {module}"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "listener").glob("*.py")), ids=lambda file: file.stem)
+def test_the_reaper_reaches_the_outside_only_through_its_machine(file):
+    if file.stem in AROUND_THE_REAPER:
+        return
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert not names & OUTSIDE
+    of_host = {module for module in imports(file) if part_of(module) == "host"}
+    assert of_host <= {"supervisor_memreap.host.machine"}
+    around = {f"supervisor_memreap.listener.{name}" for name in AROUND_THE_REAPER}
+    assert not imports(file) & around
+
+
+def test_the_machine_itself_is_pure():
+    of_ours = imports(ROOT / "host/machine.py")
+    assert {part_of(module) for module in of_ours} == {"core"}
 
 
 def test_every_layer_exists():

@@ -307,7 +307,7 @@ def test_it_does_not_wait_for_ever_for_workers_that_are_always_busy(busy_for, wa
     there = Pool("myapp", "RUNNING", "", ProcessId(1, 0.0), 90.0, (worker,))
     candidates = (Candidate(worker, OverLimit(300, 150, "uss")),)
     watched.choice = Choice(there, Standing.DUE, state, candidates=candidates, pending=candidates, to_go=1)
-    assert oneshot._Waits(print, oneshot._Verdicts()).has_any([watched]) is waits
+    assert oneshot._Waits(machine, print, oneshot._Verdicts()).has_any([watched]) is waits
 
 
 @pytest.mark.timeout(300)  # nine Pythons, one after the other
@@ -451,9 +451,9 @@ def test_a_worker_that_a_killed_listener_may_have_signalled_is_leaving(tmp_path)
         file, above = _listeners_file(view, process.pid), view.process(manager).id
         assert file.write({"myapp": PoolState(manager=above, reap=about)}, time.monotonic()) == ""
         programs = [Program("myapp", "myapp", "RUNNING", manager, process.pid)]
-        assert BesideListener(programs, None).known()["myapp"].leaving == about
+        assert BesideListener(programs, None).known(time.monotonic())["myapp"].leaving == about
         held = lock.take(above)  # a listener that is at it
-        assert BesideListener(programs, None).known()["myapp"].leaving is None
+        assert BesideListener(programs, None).known(time.monotonic())["myapp"].leaving is None
         os.close(held)
         result = once("-c", tmp_path / "supervisord.conf")
         assert result.returncode == 0
@@ -467,10 +467,10 @@ def _assert_group_lock_shows_the_leaving_worker(file, above, about, programs) ->
     of_group = PoolState(manager=above, reap=replace(about, slot="myapp"))
     assert file.write({"myapp": of_group}, time.monotonic()) == ""
     held = lock.take(above)
-    assert BesideListener(programs, None).known()["myapp"].leaving == of_group.leaving
+    assert BesideListener(programs, None).known(time.monotonic())["myapp"].leaving == of_group.leaving
     os.close(held)
     held = lock.take_file(above)
-    assert BesideListener(programs, None).known()["myapp"].leaving is None
+    assert BesideListener(programs, None).known(time.monotonic())["myapp"].leaving is None
     os.close(held)
     assert file.write({"myapp": PoolState(manager=above, reap=about)}, time.monotonic()) == ""
 

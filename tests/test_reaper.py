@@ -515,7 +515,7 @@ def test_an_error_after_the_second_signal_may_have_been_sent_counts_as_sent(monk
     with pool(2, 40, "stuck") as manager, Reaping(manager) as reaping:
         reaping.until(events.Signalled)
         reaping.later = policy.AGAIN
-        monkeypatch.setattr(attempts.PoolAttempts, "_settle_again", fails)
+        monkeypatch.setattr(attempts, "_settle_again", fails)
         reaping.until(events.InternalError)
         monkeypatch.setattr(thismachine, "Attempt", lambda *_: pytest.fail("a third signal was asked for"))
         for _ in range(3):

@@ -54,7 +54,7 @@ def mend(directory: Path) -> None:
 def reaping_with(directory: Path, manager: int, **settings: str) -> Iterator[Reaping]:
     with Reaping(manager, **settings) as reaping:
         take = reaping.events.append
-        saved_states = SavedStates(StateFile(SUPERVISORD, [str(directory)]), take, Once(take))
+        saved_states = SavedStates(ThisMachine(), StateFile(SUPERVISORD, [str(directory)]), take, Once(take))
         reaping.reaper = Reaper(ThisMachine(), (take,), keep=saved_states.save)
         yield reaping
 

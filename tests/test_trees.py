@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -18,9 +19,12 @@ from support import stack
 from support.driver import POOL, Driver, assert_have_served, eventually, listening_in, supervisord, until
 from support.stack import NAMESPACE, may_unshare
 
+from supervisor_memreap.commands import once
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.settings import Given, resolve
+from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener import oneshot
+from supervisor_memreap.listener.statefile import BesideListener
 
 
 @pytest.mark.skipif(not may_unshare(), reason="may not make a namespace of pids")
@@ -62,11 +66,10 @@ def test_a_daemonized_old_procmanager_is_lost_with_the_first_worker_and_reported
     section = {key: Given(value, "") for key, value in {"limit": "30MB", "min_age": "1s", "settle": "0s"}.items()}
     try:
         eventually(lambda: assert_have_served(manager.pid, settle=0.0))
-        programs = oneshot.of_pid(manager.pid, "old")
-        assert (
-            oneshot.run(programs, resolve({"old": section}), ["old"], False, happened.append, oneshot.ended_by_itself)
-            == 1
-        )
+        programs = once.of_pid(manager.pid, "old")
+        machine, settings = ThisMachine(once.ended_by_itself), resolve({"old": section})
+        beside = functools.partial(BesideListener, contents=None)
+        assert oneshot.run(machine, programs, beside, settings, ["old"], False, happened.append) == 1
     finally:
         _, alive = psutil.wait_procs(tree, timeout=5)
         for remaining in alive:

@@ -13,13 +13,16 @@ If a listener or another `once` is reaping in a pool, this one waits: one at a t
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 from supervisor_memreap.commands.arguments import add_configuration
 from supervisor_memreap.core.failed import Failed
+from supervisor_memreap.core.model import Ending, Program, ProgramState
 from supervisor_memreap.core.settings import (
     COMMAND_LINE,
     POOL_KEYS,
@@ -31,8 +34,10 @@ from supervisor_memreap.core.settings import (
     resolve,
 )
 from supervisor_memreap.core.text import quote
-from supervisor_memreap.host.thismachine import HowEnded
+from supervisor_memreap.host import procfs
+from supervisor_memreap.host.thismachine import HowEnded, ThisMachine
 from supervisor_memreap.listener import oneshot
+from supervisor_memreap.listener.statefile import BesideListener
 from supervisor_memreap.outputs import eventlog, words
 from supervisor_memreap.supervisord.configured import configured
 
@@ -60,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     pairs = [argument.partition("=") for argument in args.words if "=" in argument]
     given = {key: Given(value, COMMAND_LINE) for key, _, value in pairs}
     emit = eventlog.sink(sys.stdout, args.json)
-    how_ended: HowEnded = oneshot.ended_by_itself
+    how_ended: HowEnded = ended_by_itself
     has_commands = False
     contents = None
     if args.pid is not None or args.pidfile is not None:
@@ -77,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         name = f"pid-{pid}"
         settings = resolve(overlay({name: {}}, given))
         try:
-            programs = oneshot.of_pid(pid, name, since)
+            programs = of_pid(pid, name, since)
         except ProcessLookupError:
             raise Failed(f"there is no process {pid}") from None
         except ValueError as error:
@@ -87,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
         settings, programs = used.settings, used.client.programs
         how_ended, contents = used.client.how_ended, used.contents
         has_commands = words.has_commands(contents.has_plugin, used.client.listener())
-    return oneshot.run(programs, settings, names, args.dry_run, emit, how_ended, has_commands, contents)
+    beside = functools.partial(BesideListener, contents=contents)
+    return oneshot.run(ThisMachine(how_ended), programs, beside, settings, names, args.dry_run, emit, has_commands)
 
 
 def _pid_in(path: str) -> int:
@@ -98,3 +104,37 @@ def _pid_in(path: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise SettingsError(f"{path}: contains {text[:40]!r}, not a pid")
     return int(text)
+
+
+def of_pid(pid: int, name: str, written: float | None = None) -> oneshot.Programs:
+    """The manager with this pid, while it is the same process, as if supervisord ran it.
+
+    Raises ProcessLookupError if there is none, ValueError if memreap itself runs under it, or if it was started after
+    its pid was `written` to the file, in seconds since the epoch: then the pid was that of another process.
+    """
+    view = procfs.source()
+    process = view.process(pid)
+    manager = process.id
+    if written is not None and time.time() - process.age > written + 2:
+        raise ValueError(f"process {pid} is younger than the pidfile, which another process left behind")
+    above = os.getpid()
+    while above > 1:
+        above = view.process(above).parent
+        if above == pid:
+            raise ValueError(f"memreap itself runs under process {pid}, so that is not the manager of a pool")
+
+    def programs() -> list[Program]:
+        try:
+            process = procfs.source().process(pid)
+            if process.id == manager and not process.ended:
+                return [Program(name, name, ProgramState.RUNNING.value, pid)]
+        except ProcessLookupError:
+            pass  # it has ended: EXITED
+        return [Program(name, name, ProgramState.EXITED.value, 0)]
+
+    return programs
+
+
+def ended_by_itself(_program: Program, _since: float) -> Ending:
+    """A manager that supervisord does not run cannot be stopped through supervisord either."""
+    return Ending.EXITED

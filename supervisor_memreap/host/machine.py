@@ -285,7 +285,7 @@ class Machine(Clock, Protocol):
 
 
 class Store(Protocol):
-    """Where the states are that outlive this process of memreap. Its methods may wait for a disk."""
+    """Where this process of memreap saves the states that outlive it. Its methods may wait for a disk."""
 
     def read(self, now: float) -> tuple[States, str]:
         """What the last process of this kind saved; and an error if it could not be read, else empty.
@@ -301,3 +301,17 @@ class Store(Protocol):
 
     def remove(self) -> None:
         """Nothing is left to remember."""
+
+
+class Beside(Protocol):
+    """What a `memreap once` needs to know of the listener, which may be running; its methods may wait for a disk."""
+
+    @property
+    def file(self) -> Store:
+        """Its own: the next memreap must know which worker it signalled."""
+
+    def known(self, now: float) -> States:
+        """Which workers are leaving or stuck, and which pools paused or suspended, as the listener has saved it."""
+
+    def leaving(self, now: float) -> States:
+        """The pools in which a worker is leaving, according to the listener or another `once`."""

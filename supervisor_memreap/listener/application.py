@@ -50,13 +50,13 @@ class Application:
         self._live = LiveSettings(file, command_line, self._once, apply)
         self._orphans = OrphanWatch(self._once)
         self._endings = Endings(self._client)
-        self.saved_states = SavedStates(statefile, self._emit, self._once)
+        self.machine = ThisMachine(self._endings.of, PATIENCE)
+        self.saved_states = SavedStates(self.machine, statefile, self._emit, self._once)
         self._slow_outputs = SlowOutputs(self._emit, self._once)
         self._rows: list[PoolRow] = []
         """The status of the pools at the last look."""
         saved, sinks = self.saved_states, (self._emit, self._announce)
-        self.machine = ThisMachine(self._endings.of, PATIENCE)
-        self.reaper = Reaper(self.machine, sinks, False, saved.read(), saved.save, saved.leaving_by_once)
+        self.reaper = Reaper(self.machine, sinks, False, saved.read(), saved.save, saved.leaving_elsewhere)
         self._timing = Timing(self.machine, self.reaper.memory, self._once)
         self._publisher = Publisher(lambda: self._rows, self._once, self.reaper.memory.troubles)
         self._doctor: DoctorProcess | None = None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
 from supervisor_memreap.core import events, hindrance, policy
 from supervisor_memreap.core.events import Event
+from supervisor_memreap.core.hindrance import Hindrance
 from supervisor_memreap.core.model import Pool, ProcessId, Result, SentMoment, Worker
 from supervisor_memreap.core.policy import Candidate
 from supervisor_memreap.core.reasons import Reason, is_host_wide
@@ -157,8 +158,11 @@ class PoolAttempts:
         kept = self._kept
         order = _order(self._pool, candidate, self._settings.signal)
         order = replace(order, hold=self._may_hold(), patience=self._patience(candidate))
-        lock = self._lock_for(candidate)
-        if lock is None:
+        lock = _lock_for(candidate, self._pool, self._take_lock, self._machine)
+        if isinstance(lock, tuple):
+            self._turns.clear()
+            kept.update(policy.not_sent(kept.state, lock[0]))
+            kept.emit_all(lock[1])
             return
         is_first = candidate.worker.id == self._turns.first
         trial = Trial(self._pool, candidate.worker, candidate, is_first=is_first, lock=lock)
@@ -242,7 +246,7 @@ class PoolAttempts:
         if trial.candidate is None:
             self._not_again_before = self._machine.now() + outcome.stopped * PAUSE
             trial.close()
-            self._settle_again(trial.worker.id, outcome, now)
+            _settle_again(self._kept, trial.worker.id, outcome, now, self._machine.time())
         elif outcome.result is Result.SENT:
             self._turns.clear()
             self._taken = trial.candidate
@@ -265,7 +269,7 @@ class PoolAttempts:
         trial.handle = trial.lock = None
         sent_at = now if outcome.sent_at is None else min(now, outcome.sent_at)
         kept.update(policy.signalled(trial.pool, candidate, kept.state, sent_at))
-        kept.emit(self._signalled(candidate, outcome))
+        kept.emit(_signalled(kept.name, candidate, outcome, self._settings.idle_wait, self._machine.time()))
 
     def _note_refusal(self, trial: Trial, candidate: Candidate, outcome: Outcome) -> None:
         kept, result = self._kept, outcome.result
@@ -278,62 +282,31 @@ class PoolAttempts:
             state = policy.not_sent(state, hindrance.of_attempt(result, candidate.worker.detail, self._settings, how))
         kept.update(state)
         if not outcome.error:
-            self._report_refusal(candidate, result)
+            kept.emit_all(_refusal(kept.name, candidate, result, self._machine.time()))
 
-    def _settle_again(self, worker: ProcessId, outcome: Outcome, now: float) -> None:
-        """Note what came of an attempt to signal it a second time."""
-        kept, leaving = self._kept, self._kept.state.leaving
-        if leaving is None or leaving.worker != worker:
-            return
-        if outcome.result is Result.SENT:
-            assert outcome.moment
-            how = leaving.signal, outcome.moment, leaving.is_sent
-            kept.update(policy.was_signalled_again(kept.state))
-            kept.emit(events.SignalledAgain(kept.name, self._machine.time(), worker, *how))
-        elif leaving.phase is Phase.AGAIN:
-            kept.update(policy.not_signalled_again(kept.state, now))
 
-    def _signalled(self, candidate: Candidate, outcome: Outcome) -> Event:
-        detail, moment = candidate.worker.detail, outcome.moment
-        assert detail
-        assert moment
-        signal = outcome.signal or detail.signal
-        is_busy = moment in (SentMoment.BUSY, SentMoment.UNKNOWN)
-        cost = cost_while_busy(detail.server, signal) if is_busy else ""
-        return events.Signalled(*self._stamp(candidate), signal, moment, self._settings.idle_wait, cost)
+def _settle_again(kept: StatefulPool, worker: ProcessId, outcome: Outcome, now: float, at: float) -> None:
+    """Note what came of an attempt to signal it a second time; `at` is in seconds since 1970."""
+    leaving = kept.state.leaving
+    if leaving is None or leaving.worker != worker:
+        return
+    if outcome.result is Result.SENT:
+        assert outcome.moment
+        how = leaving.signal, outcome.moment, leaving.is_sent
+        kept.update(policy.was_signalled_again(kept.state))
+        kept.emit(events.SignalledAgain(kept.name, at, worker, *how))
+    elif leaving.phase is Phase.AGAIN:
+        kept.update(policy.not_signalled_again(kept.state, now))
 
-    def _lock_for(self, candidate: Candidate) -> Lock | None:
-        """The lock of this pool; None: it cannot be taken, which is noted and reported."""
-        kept, pool = self._kept, self._pool
-        assert pool.manager
-        holder = ""
-        try:
-            return self._take_lock(pool.manager, pool.is_group)
-        except ProcessLookupError:
-            result = Result.CHANGED
-        except OSError:
-            result = Result.FAILED
-        except Locked as trouble:
-            result = Result.NOT_PERMITTED
-            holder = str(trouble) if self._machine.may_signal(candidate.worker.id) else ""
-        self._turns.clear()
-        if holder:
-            kept.update(policy.not_sent(kept.state, hindrance.of_lock(holder)))
-            kept.emit(events.Locked(*self._stamp(candidate), holder))
-        else:
-            why = hindrance.of_attempt(result, candidate.worker.detail, PoolSettings())
-            kept.update(policy.not_sent(kept.state, why))
-            self._report_refusal(candidate, result)
-        return None
 
-    def _report_refusal(self, candidate: Candidate, result: Result) -> None:
-        """Nothing was sent to this candidate."""
-        if result in _REFUSALS:
-            self._kept.emit(_REFUSALS[result](*self._stamp(candidate)))
-
-    def _stamp(self, candidate: Candidate) -> tuple[str, float, ProcessId, Reason]:
-        """The first fields of an event about this candidate."""
-        return self._kept.name, self._machine.time(), candidate.worker.id, candidate.reason
+def _signalled(name: str, candidate: Candidate, outcome: Outcome, idle_wait: float, at: float) -> Event:
+    detail, moment = candidate.worker.detail, outcome.moment
+    assert detail
+    assert moment
+    signal = outcome.signal or detail.signal
+    is_busy = moment in (SentMoment.BUSY, SentMoment.UNKNOWN)
+    cost = cost_while_busy(detail.server, signal) if is_busy else ""
+    return events.Signalled(*_about(name, candidate, at), signal, moment, idle_wait, cost)
 
 
 def _order(pool: Pool, candidate: Candidate, signal: str | None) -> Order:
@@ -371,3 +344,35 @@ def _patience(candidate: Candidate, is_alone: bool, remaining: float, has_bounda
     if not is_alone:
         patience = min(patience, FIRST * 2 ** min(candidate.attempts, 5))  # more than ALONE by then
     return patience if moment is Moment.HELD or remaining <= 0 else min(patience, remaining)
+
+
+def _lock_for(
+    candidate: Candidate, pool: Pool, take_lock: TakeLock, machine: Machine
+) -> Lock | tuple[Hindrance | None, list[Event]]:
+    """The lock of this pool; if it cannot be taken, the hindrance, and the events to report."""
+    assert pool.manager
+    at = machine.time()
+    try:
+        return take_lock(pool.manager, pool.is_group)
+    except ProcessLookupError:
+        result = Result.CHANGED
+    except OSError:
+        result = Result.FAILED
+    except Locked as trouble:
+        if machine.may_signal(candidate.worker.id):
+            event = events.Locked(*_about(pool.name, candidate, at), str(trouble))
+            return hindrance.of_lock(str(trouble)), [event]
+        result = Result.NOT_PERMITTED
+    why = hindrance.of_attempt(result, candidate.worker.detail, PoolSettings())
+    return why, list(_refusal(pool.name, candidate, result, at))
+
+
+def _refusal(name: str, candidate: Candidate, result: Result, at: float) -> Iterator[Event]:
+    """The event to report if nothing was sent to this candidate."""
+    if result in _REFUSALS:
+        yield _REFUSALS[result](*_about(name, candidate, at))
+
+
+def _about(name: str, candidate: Candidate, at: float) -> tuple[str, float, ProcessId, Reason]:
+    """The first fields of an event about this candidate; `at` is in seconds since 1970."""
+    return name, at, candidate.worker.id, candidate.reason

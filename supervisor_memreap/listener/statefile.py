@@ -117,12 +117,12 @@ class StateFile:
         self._written, self._when, self._path = kept, now, path
         return ""
 
-    def leaving_by_once(self) -> dict[str, PoolState]:
+    def leaving_elsewhere(self, now: float) -> dict[str, PoolState]:
         """The pools in which a `memreap once` of this user signalled a worker, as far as it saved that."""
         states: dict[str, PoolState] = {}
         for path in _glob(_trusted_files(self._directories), f"{_ONCE}*.json"):
             with contextlib.suppress(OSError, ValueError):
-                saved = _load(path, time.monotonic())
+                saved = _load(path, now)
                 states.update(_states(saved)[0] if saved else {})
         return {name: state for name, state in states.items() if state.leaving}
 
@@ -153,19 +153,20 @@ class BesideListener:
         self.file = StateFile(view.process(os.getpid()).id, directories, _ONCE)
         """Of this process, if it is a `memreap once`: the next memreap must know which worker it signalled."""
 
-    def saved(self) -> dict[str, PoolState]:
+    def _saved(self, now: float) -> dict[str, PoolState]:
         """The states that the listener has saved, as they are."""
-        return self._listeners.read(time.monotonic())[0] if self._listeners else {}
+        return self._listeners.read(now)[0] if self._listeners else {}
 
-    def leaving(self) -> dict[str, PoolState]:
+    def leaving(self, now: float) -> dict[str, PoolState]:
         """The pools in which a worker is leaving, according to the listener or another `once`."""
-        return {**self.file.leaving_by_once(), **{name: each for name, each in self.saved().items() if each.leaving}}
+        by_listener = {name: each for name, each in self._saved(now).items() if each.leaving}
+        return {**self.file.leaving_elsewhere(now), **by_listener}
 
-    def known(self) -> dict[str, PoolState]:
+    def known(self, now: float) -> dict[str, PoolState]:
         """Which workers are leaving or stuck, and which pools paused or suspended, as the listener has saved it."""
         return {
             name: replace(state, reap=None) if _is_being_signalled(state) else state
-            for name, state in self.saved().items()
+            for name, state in self._saved(now).items()
         }
 
 

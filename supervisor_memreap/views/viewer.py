@@ -62,7 +62,8 @@ class Viewer:
         """`trouble` is what is wrong with the listener, in a line; None: ask supervisord for its state."""
         programs = self._client.programs()
         if self._reaper is None:
-            self._reaper = Reaper(ThisMachine(), dry_run=True, states=BesideListener(programs, self._contents).known())
+            known = BesideListener(programs, self._contents).known(time.monotonic())
+            self._reaper = Reaper(ThisMachine(), dry_run=True, states=known)
         self._reaper.tick(programs, self._settings, time.monotonic())
         pools = statusrows.of_look(self._reaper.status())
         note = f"This command read the pools itself, once: {why}; {_WRITTEN}."
