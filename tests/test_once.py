@@ -363,7 +363,7 @@ def test_a_name_narrows_the_run_and_keeps_the_settings(tmp_path):
         for name in ("web", "shop:web"):
             result = once("-c", conf, name, "limit=30MB")
             assert result.returncode == 1
-            assert "shop:web: worker" in result.stdout
+            assert "shop:web: USR1 would kill worker" in result.stdout
             assert "USR1 would kill" in result.stdout
             assert "shop:api" not in result.stdout
 
