@@ -32,11 +32,10 @@ from supervisor_memreap.core.events import (
 )
 from supervisor_memreap.core.model import Ending, Nested, Pool, ProcessId, ProcessMemory, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Candidate, Look
-from supervisor_memreap.core.population import Population
 from supervisor_memreap.core.reasons import OverLimit, Requested, TooOld
 from supervisor_memreap.core.servers import graceful, pace_of, signal_for
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.state import PoolState, decode, encode, restored
+from supervisor_memreap.core.state import PoolState, Population, decode, encode, restored
 
 STAMP = ("myapp", 0.0)
 """The pool and the time of all events here."""

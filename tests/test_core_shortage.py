@@ -10,10 +10,9 @@ from supervisor_memreap.core import following, policy, reasons, selection, short
 from supervisor_memreap.core.events import NotMet, NotRelieved, Outgrown, Relieved, WrongSetting
 from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId, ProcessMemory, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Look
-from supervisor_memreap.core.population import Population
 from supervisor_memreap.core.reasons import OverLimit, OverTotal, ShortOfHeadroom, UnderPressure
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.state import Cause, PoolState, Suspension
+from supervisor_memreap.core.state import Cause, PoolState, Population, Suspension
 
 MIB = 1024**2
 BOOT = 10_000.0

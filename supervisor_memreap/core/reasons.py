@@ -54,8 +54,8 @@ class Reason(Frozen, abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Reason | None:
-        """The reason, if it applies to this worker; the worker's detail was read."""
+    def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Iterator[Reason]:
+        """The reason, if it applies to this worker, whose detail was read; one for each shortage of memory."""
 
     @property
     @abc.abstractmethod
@@ -85,8 +85,9 @@ class Requested(Reason):
         return worker.id in circumstances.requested
 
     @classmethod
-    def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Reason | None:
-        return cls(worker.used, circumstances.settings.metric) if worker.id in circumstances.requested else None
+    def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Iterator[Reason]:
+        if worker.id in circumstances.requested:
+            yield cls(worker.used, circumstances.settings.metric)
 
     @property
     def measure(self) -> float:
@@ -113,11 +114,10 @@ class OverLimit(Reason):
         return circumstances.settings.limit is not None and worker.bound > circumstances.settings.limit
 
     @classmethod
-    def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Reason | None:
+    def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Iterator[Reason]:
         settings = circumstances.settings
-        if settings.limit is None or worker.used is None or worker.used <= settings.limit:
-            return None
-        return cls(worker.used, settings.limit, settings.metric)
+        if settings.limit is not None and worker.used is not None and worker.used > settings.limit:
+            yield cls(worker.used, settings.limit, settings.metric)
 
     @property
     def measure(self) -> float:
@@ -160,11 +160,10 @@ class TooOld(Reason):
         return max_age is not None and worker.age > max_age * _age_factor(worker.id)
 
     @classmethod
-    def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Reason | None:
+    def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Iterator[Reason]:
         max_age = circumstances.settings.max_age
-        if max_age is None or not cls.may_apply(worker, circumstances):
-            return None
-        return cls(worker.age, max_age)
+        if max_age is not None and cls.may_apply(worker, circumstances):
+            yield cls(worker.age, max_age)
 
     @property
     def measure(self) -> float:
@@ -201,11 +200,7 @@ class _Shared(Reason):
         return True  # the private memory of each must be read, to know which frees most
 
     @classmethod
-    def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Reason | None:
-        return next(cls.all_applying_to(worker, circumstances), None)
-
-    @classmethod
-    def all_applying_to(cls, worker: Worker, circumstances: Circumstances) -> Iterator[Reason]:
+    def applying_to(cls, worker: Worker, circumstances: Circumstances) -> Iterator[Reason]:
         """One for each scope in which memory is short: the host, and groups that the pool is in."""
         for episode in circumstances.episodes:
             short, lasts = episode.shortage, circumstances.now - episode.since
@@ -286,15 +281,9 @@ def detail_needed(circumstances: Circumstances) -> Callable[[Worker], bool]:
 
 def applying(worker: Worker, circumstances: Circumstances) -> Iterator[Reason]:
     """The reasons that apply to this worker, the most urgent first."""
-    if worker.detail is None:
-        return
-    for kind in REASONS:
-        if issubclass(kind, _Shared):
-            yield from kind.all_applying_to(worker, circumstances)
-            continue
-        reason = kind.applying_to(worker, circumstances)
-        if reason:
-            yield reason
+    if worker.detail is not None:
+        for kind in REASONS:
+            yield from kind.applying_to(worker, circumstances)
 
 
 def is_hidden(worker: Worker, settings: PoolSettings) -> bool:

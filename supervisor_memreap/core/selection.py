@@ -5,14 +5,14 @@ The rules of one pool are in core.policy; this is rule 14, which needs all pools
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from supervisor_memreap.core import choosing, delay, hindrance, memoryevents, policy, reasons, shortage
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.model import MemoryScope, Pool, Result, Worker
-from supervisor_memreap.core.policy import Choice, Look
+from supervisor_memreap.core.model import Pool, Result, Worker
+from supervisor_memreap.core.policy import Candidate, Choice, Look
 from supervisor_memreap.core.shortage import Episode, Episodes, Kind
 from supervisor_memreap.core.state import Cause
 
@@ -45,24 +45,19 @@ def follow_memory(
     """The shortages of this look, and events about those that have ended. `at` is in seconds since 1970."""
     pools = [(look.pool, look.settings) for look in looks if look.pool.manager]
     after = shortage.follow(pools, episodes, now)
-    scopes = {scope.name: scope for pool, _ in pools for scope in pool.scopes}
+    available = {scope.name: scope.available for pool, _ in pools for scope in pool.scopes}
     # A shortage whose pool or group is no longer watched has not ended: nothing is known of it.
     ended = [
         episode
         for key, episode in episodes.items()
-        if key not in after and episode.freed and episode.shortage.scope in scopes
+        if key not in after and episode.freed and episode.shortage.scope in available
     ]
     return after, tuple(
         memoryevents.Relieved(
-            _pool_of(episode), at, episode.shortage, _available(scopes, episode), now - episode.since, episode.freed
+            _pool_of(each), at, each.shortage, available[each.shortage.scope], now - each.since, each.freed
         )
-        for episode in ended
+        for each in ended
     )
-
-
-def _available(scopes: Mapping[str, MemoryScope], episode: Episode) -> int | None:
-    scope = scopes.get(episode.shortage.scope)
-    return scope.available if scope else None
 
 
 def _pool_of(episode: Episode) -> str:
@@ -122,7 +117,8 @@ def _give_up(
         if not members:
             continue
         most = shortage.REAPS_PER_WORKER * sum(len(look.pool.workers) for look, _ in members)
-        is_open = any(look.state.leaving or _has_pending(choice, key) for look, choice in members)
+        pending = [each for _, choice in members for each in choice.pending if key in _shortages(each)]
+        is_open = bool(pending) or any(look.state.leaving for look, _ in members)
         if is_open and episode.reaps < most:
             continue
         grown = sum(shortage.grown(look.pool.workers, key[0], look.state.baseline) for look, _ in members)
@@ -140,8 +136,9 @@ def _give_up(
     return after, tuple(log)
 
 
-def _has_pending(choice: Choice, key: tuple[Kind, str]) -> bool:
-    return any(reasons.shortage_of(reason) == key for candidate in choice.pending for reason in candidate.all_reasons)
+def _shortages(candidate: Candidate) -> set[tuple[Kind, str] | None]:
+    """The keys of the shortages for which this worker may go."""
+    return {reasons.shortage_of(reason) for reason in candidate.all_reasons}
 
 
 def _without(choice: Choice, keys: set[tuple[Kind, str]]) -> Choice:
@@ -216,7 +213,7 @@ def _cause(look: Look, choice: Choice, episodes: Episodes, key: tuple[Kind, str]
     if suspended and suspended.cause is Cause.WRONG_SETTING:  # what goes for memory goes all the same
         look = look._replace(state=replace(look.state, suspended=None))
     candidates = tuple(each for each in choice.candidates if reasons.shortage_of(each.reason) == key)
-    pending = tuple(each for each in choice.pending if key in map(reasons.shortage_of, each.all_reasons))
+    pending = tuple(each for each in choice.pending if key in _shortages(each))
     due = policy.due_workers(look, look.circumstances(episodes, now))
     due = {worker: why for worker, why in due.items() if key in map(reasons.shortage_of, why)}
     why = delay.hindrance_in(look, replace(choice, candidates=candidates, pending=pending), due, now)
