@@ -40,10 +40,15 @@ EXPECTED_SKIPS: dict[str, str] = {
 # Files of tests that are not `stack`; those of the pure core are known by their names.
 PROCESS = {
     "alarm",
+    "attempt",
+    "attemptqueue",
+    "boundary",
     "cli",
     "completion",
+    "configfile",
     "connections",
     "daily",
+    "docs",
     "doctor",
     "doctor_memory",
     "doctor_restart",
@@ -51,7 +56,6 @@ PROCESS = {
     "doctor_server",
     "growth",
     "history",
-    "hold",
     "layers",
     "load",
     "log",
@@ -74,8 +78,38 @@ PROCESS = {
     "suggest",
     "suggest_benchmark",
     "swap",
+    "titles",
     "toppage",
     "waiting",
+}
+
+# Files whose tests take so long that they must not begin last.
+LONG = {
+    "commands",
+    "debian",
+    "demo",
+    "fleet",
+    "install",
+    "loss",
+    "memory_metrics",
+    "memory_stack",
+    "servers",
+    "slowstart",
+    "suggest_benchmark",
+}
+# Fixtures of a file that take seconds, and those of the session.
+DEAR_OF_SESSION = {"catalyst_script", "wheel"}
+DEAR_OF_FILE = {
+    "conf",
+    "day",
+    "host",
+    "mailing",
+    "measured",
+    "operated",
+    "outcomes",
+    "prometheus",
+    "recorded",
+    "scripts",
 }
 
 _root = pytest.StashKey[Path]()
@@ -110,12 +144,26 @@ def _mode_and_owner(path: Path) -> str:
 def pytest_collection_modifyitems(items):
     for item in items:
         item.add_marker(_kind(item))
+        if group := _group(item):
+            item.add_marker(pytest.mark.xdist_group(group))
     # The long ones first: at the end, when no test is left to be handed out, each process of xdist has short ones.
-    items.sort(key=lambda item: ("stack", "process", "core").index(_kind(item)))
+    items.sort(key=lambda item: (_name(item) not in LONG, ("stack", "process", "core").index(_kind(item))))
+
+
+def _group(item) -> str:
+    """The tests of a group run in one process of xdist, which so makes their fixture once."""
+    fixtures = set(item.fixturenames)
+    if shared := fixtures & DEAR_OF_SESSION:
+        return shared.pop()
+    return _name(item) if fixtures & DEAR_OF_FILE else ""
+
+
+def _name(item) -> str:
+    return item.path.stem.removeprefix("test_")
 
 
 def _kind(item) -> str:
-    name = item.path.stem.removeprefix("test_")
+    name = _name(item)
     return "core" if name.startswith("core_") else "process" if name in PROCESS else "stack"
 
 

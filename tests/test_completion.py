@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pty
-import select
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import needs
+from support.inprocess import memreap
+from support.screen import Screen
 
 from supervisor_memreap.commands.cli import parser
 from supervisor_memreap.commands.completion import SHELLS
@@ -38,62 +38,28 @@ def scripts(tmp_path_factory) -> Path:
     """A directory with the script for each shell."""
     where = tmp_path_factory.mktemp("completion")
     for shell in SHELLS:
-        result = subprocess.run([*MEMREAP, "completion", shell], capture_output=True, text=True, check=True)
-        assert result.stderr == ""
+        result = memreap("completion", shell)
+        assert (result.returncode, result.stderr) == (0, "")
         (where / shell).write_text(result.stdout)
     shutil.copy(where / "zsh", where / "_memreap")
     return where
 
 
-def installed(shell: str) -> str:
-    if not shutil.which(shell):
-        pytest.skip(f"no {shell}: tests/run installs it on Debian")
-    return shell
-
-
-class Terminal:
-    """A shell on a terminal."""
-
-    def __init__(self, shell: str, where: Path):
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.chdir(where)
-            environment = {**os.environ, "TERM": "xterm", "PS1": "$ ", "HOME": str(where)}
-            os.execvpe(START[shell][0], START[shell], environment)
-        self.text = ""
-
-    def types(self, text: str) -> None:
-        os.write(self.fd, text.encode())
-
-    def shows(self, expected: str, within: float = 30.0) -> None:
-        end = time.monotonic() + within
-        while expected not in self.text:
-            assert select.select([self.fd], [], [], max(0.0, end - time.monotonic()))[0], repr(self.text)
-            self.text += os.read(self.fd, 4096).decode(errors="replace")
-
-    def forget(self) -> None:
-        self.text = ""
-
-
 @contextlib.contextmanager
-def terminal(shell: str, where: Path) -> Iterator[Terminal]:
-    """It has read the script, and asks for a command."""
-    opened = Terminal(installed(shell), where)
-    try:
+def terminal(shell: str, where: Path) -> Iterator[Screen]:
+    """A shell on a terminal; it has read the script, and asks for a command."""
+    needs.skip_without(shell)
+    with Screen(START[shell], cwd=where, PS1="$ ", HOME=str(where)) as screen:
         # The command as it is typed does not have the text that shows that it was carried out.
-        opened.types(f"{READ[shell].format(where=where)}; echo rea''dy\n")
-        opened.shows("ready")
-        opened.forget()
-        yield opened
-    finally:
-        os.kill(opened.pid, 9)
-        os.close(opened.fd)
-        os.waitpid(opened.pid, 0)
+        screen.types(f"{READ[shell].format(where=where)}; echo rea''dy\n".encode())
+        screen.until(lambda text: "ready" in text)
+        yield screen
 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_shell_can_read_the_script(scripts, shell):
-    result = subprocess.run([installed(shell), "-n", scripts / shell], capture_output=True, text=True, check=False)
+    needs.skip_without(shell)
+    result = subprocess.run([shell, "-n", scripts / shell], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
@@ -103,9 +69,9 @@ def test_the_shell_can_read_the_script(scripts, shell):
 )
 def test_the_shell_completes_typed_words(scripts, shell, typed, shown):
     (scripts / "fleet.conf").touch()
-    with terminal(shell, scripts) as opened:
-        opened.types(f"{typed}\t")
-        opened.shows(shown)
+    with terminal(shell, scripts) as screen:
+        screen.types(f"{typed}\t".encode())
+        screen.until(lambda text: shown in text)
 
 
 def completed(scripts: Path, *words: str) -> set[str]:
@@ -161,6 +127,6 @@ def test_without_shtab_one_line_names_the_extra(tmp_path):
 
 
 def test_an_unknown_shell_is_named_in_the_error():
-    result = subprocess.run([*MEMREAP, "completion", "fsh"], capture_output=True, text=True, check=False)
+    result = memreap("completion", "fsh")
     assert (result.returncode, result.stdout) == (2, "")
     assert "invalid choice: 'fsh'" in result.stderr

@@ -95,8 +95,7 @@ def run(directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def see_top(directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    in_directory = ["sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", str(directory)]
-    with Screen([*in_directory, *command]) as screen:
+    with Screen(command, cwd=directory) as screen:
         screen.until(lambda text: "myapp" in text)
         screen.types(b"q")
         return subprocess.CompletedProcess(command, screen.ends(), "", screen.text())

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import cgroup, stack
+from support import cgroup, needs, stack
 from support.doctor import (
     BIN,
     CONTAINED,
@@ -74,6 +74,7 @@ def assert_found_with(where: Path, change: tuple[str, str], expression: str, sta
 
 def old_procmanager(where: Path) -> None:
     """A copy of the real module with version 0.17."""
+    needs.skip_without("FCGI::ProcManager")
     ask = ["perl", "-MFCGI::ProcManager", "-e", "print $INC{'FCGI/ProcManager.pm'}"]
     path = Path(subprocess.run(ask, capture_output=True, text=True, check=True).stdout)
     (where / "FCGI").mkdir()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import stack
+from support import needs, stack
 from support.driver import POOL, eventually, supervisord
 from support.messages import look, reap, row
 from support.metrics import Child, child
@@ -194,6 +194,7 @@ def prometheus_of(where: Path, ours: int, node_port: int) -> Iterator[Prometheus
         f"rule_files: ['{FLEET}/alerts.yml']\n"
         f"scrape_configs: [{{job_name: memreap, static_configs: [{{targets: ['127.0.0.1:{ours}']}}]}}]\n"
     )
+    needs.skip_without("prometheus")
     command = ["prometheus", f"--config.file={where}/prometheus.yml", f"--storage.tsdb.path={where}/tsdb"]
     with (where / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import email
 import email.policy
 import email.utils
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
-from support import stack
+from support import needs, stack
 from support.driver import OK, POOL, READY, eventually, supervisord
 from support.operated import Operated
 
@@ -43,8 +44,8 @@ class Inbox:
         return [mail for _, mail, _ in self.mails if f" memreap: {pool}: " in mail["Subject"]]
 
 
-@pytest.fixture
-def inbox():
+@contextlib.contextmanager
+def receiving() -> Iterator[Inbox]:
     taken = Inbox()
     server = Controller(taken, hostname="127.0.0.1", port=stack.free_port())
     server.start()
@@ -55,21 +56,35 @@ def inbox():
         server.stop()
 
 
+@pytest.fixture
+def inbox():
+    with receiving() as taken:
+        yield taken
+
+
 def sendmail(where: Path, port: int) -> str:
     """The command of a sendmail that hands mails to this server."""
-    assert shutil.which("msmtp"), "no msmtp: tests/run installs it on Debian"
+    needs.skip_without("msmtp")
     conf = where / "msmtprc"
     conf.write_text(f"account default\nhost 127.0.0.1\nport {port}\nfrom memreap@example.org\n")
     return f"/usr/sbin/sendmail -C {conf} -t -i"
 
 
-@pytest.fixture
-def mailing(tmp_path, inbox):
+@pytest.fixture(scope="module")
+def mails():
+    """What the listener of `mailing` sends; each test has pools of its own."""
+    with receiving() as taken:
+        yield taken
+
+
+@pytest.fixture(scope="module")
+def mailing(tmp_path_factory, mails):
     """A supervisord with memreap, a pool whose limit is too low, and the listener of the example."""
+    tmp_path = tmp_path_factory.mktemp("mail")
     command = f"{sys.executable} -I {SCRIPT} --to root@example.org --every {EVERY}s"
     section = EXAMPLE.read_text().replace(
         "/usr/bin/python3 -I /etc/supervisor/memreap_mail.py --to root",
-        f'{command} --sendmail "{sendmail(tmp_path, inbox.port)}"',
+        f'{command} --sendmail "{sendmail(tmp_path, mails.port)}"',
     )
     section = section.replace("/var/log/supervisor/", f"{tmp_path}/")
     assert str(SCRIPT) in section
@@ -105,8 +120,8 @@ def log_of(mailing) -> str:
     return (mailing.directory / "memreap_mail.log").read_text()
 
 
-def test_a_suspended_pool_causes_a_mail(mailing, inbox):
-    (mail,) = eventually(lambda: assert_mails(inbox, "myapp", 1))
+def test_a_suspended_pool_causes_a_mail(mailing, mails):
+    (mail,) = eventually(lambda: assert_mails(mails, "myapp", 1))
     assert mail["To"] == "root@example.org"
     assert mail["From"].addresses[0].addr_spec == "memreap@example.org"
     assert mail["Subject"].endswith(" memreap: myapp: suspended")
@@ -118,32 +133,32 @@ def test_a_suspended_pool_causes_a_mail(mailing, inbox):
     assert log_of(mailing) == ""
 
 
-def test_later_events_go_into_the_next_mail_and_other_pools_do_not_wait(mailing, inbox):
+def test_later_events_go_into_the_next_mail_and_other_pools_do_not_wait(mailing, mails):
     announce(mailing, announcement("a", "first"))
-    eventually(lambda: assert_mails(inbox, "a", 1))
+    eventually(lambda: assert_mails(mails, "a", 1))
     again = announcement("a", "first")  # a line may arrive twice
     announce(mailing, again, announcement("a", "second"), announcement("a", "reaped", "reap"))
     announce(
         mailing, announcement("a", "third", "resumed"), announcement("b", "other"), announcement("", "host", "short")
     )
-    eventually(lambda: assert_mails(inbox, "b", 1))
-    eventually(lambda: assert_mails(inbox, "memory of the host", 1))
-    first, second = eventually(lambda: assert_mails(inbox, "a", 2))
+    eventually(lambda: assert_mails(mails, "b", 1))
+    eventually(lambda: assert_mails(mails, "memory of the host", 1))
+    first, second = eventually(lambda: assert_mails(mails, "a", 2))
     assert [line.split()[-1] for line in body(first)] == ["first"]
     assert [line.split()[-1] for line in body(second)] == ["second", "third"]
     assert second["Subject"].endswith(": a: stuck, resumed")
-    start, end = (at for _, mail, at in inbox.mails if mail in (first, second))
+    start, end = (at for _, mail, at in mails.mails if mail in (first, second))
     assert end - start > EVERY - 0.5
     assert second["Message-ID"] != first["Message-ID"]
 
 
-def test_no_text_becomes_a_header_or_ends_the_mail(mailing, inbox):
+def test_no_text_becomes_a_header_or_ends_the_mail(mailing, mails):
     hostile = "\r\n.\r\nBcc: thief@example.org\n\nw\u00f6rld \u4e16\u754c \x1b[31m \u2028 \udcff"
     announce(
-        mailing, announcement(f"evil{hostile}", hostile, at=2e9), "{", "[]", '{"event": 1}', announcement("b", "x")
+        mailing, announcement(f"evil{hostile}", hostile, at=2e9), "{", "[]", '{"event": 1}', announcement("c", "x")
     )
-    eventually(lambda: assert_mails(inbox, "b", 1))
-    ((to, mail, _),) = [each for each in inbox.mails if "evil" in each[1]["Subject"]]
+    eventually(lambda: assert_mails(mails, "c", 1))
+    ((to, mail, _),) = [each for each in mails.mails if "evil" in each[1]["Subject"]]
     assert to == ["root@example.org"]
     assert "Bcc" not in mail
     shown = "??.??Bcc: thief@example.org??w\u00f6rld \u4e16\u754c ?[31m ? ?"

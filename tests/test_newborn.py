@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import psutil
 import pytest
-from support import stack
+from support import needs, stack
 from support.driver import eventually, stop, until, workers_below
 
 from supervisor_memreap.core import events
@@ -45,6 +45,7 @@ class Started(NamedTuple):
 @pytest.fixture
 def pool() -> Iterator[Started]:
     """A real one, whose workers are newborns for half a second; each request makes one grow by 1 MiB."""
+    needs.skip_without("plackup", "FCGI::ProcManager")
     where = stack.directory()
     (where / "app.psgi").write_text(APP)
     command = ["plackup", "-s", "FCGI", "--listen", f"{where}/s", "--nproc", str(WORKERS), "--pid", f"{where}/pid"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import sys
 
@@ -50,20 +49,18 @@ WIDTHS = pytest.mark.parametrize("width", [1280, 390])
 
 @pytest.fixture(scope="module")
 def measured(day, month, tmp_path_factory):
-    """A function that gives what a browser made of the day or the month, once for each width."""
-    pages = {"day": day, "month": month}
-
-    @functools.cache
-    def measure(which: str, width: int, is_dark: bool = False) -> browser.Measured:
-        return browser.measure(pages[which], width, tmp_path_factory.mktemp("browser"), is_dark)
-
-    return measure
+    """What a browser made of the day and the month in each width, and of the day in the dark."""
+    directory = tmp_path_factory.mktemp("browser")
+    shown = [("day", 1280), ("day", 390), ("month", 1280), ("month", 390)]
+    pages = browser.measure([({"day": day, "month": month}[which], width) for which, width in shown], directory)
+    (dark,) = browser.measure([(day, 1280)], directory, is_dark=True)
+    return {**dict(zip(shown, pages)), "dark": dark}
 
 
 @WIDTHS
 @pytest.mark.parametrize(("which", "pools"), [("day", ["myapp", "shop", HOSTILE, LONG]), ("month", ["big", "small"])])
 def test_it_fits_and_has_a_picture_of_each_pool(measured, which, pools, width):
-    page = measured(which, width)
+    page = measured[which, width]
     assert (page.scroll_width, page.client_width) == (width, width)
     assert page.outside == []
     assert [picture.section for picture in page.pictures] == pools
@@ -77,7 +74,7 @@ def test_it_fits_and_has_a_picture_of_each_pool(measured, which, pools, width):
 @WIDTHS
 @pytest.mark.parametrize("which", ["day", "month"])
 def test_no_text_in_a_picture_overlaps_another_or_is_cut_off_or_tiny(measured, which, width):
-    for picture in measured(which, width).pictures:
+    for picture in measured[which, width].pictures:
         assert picture.overlapping() == []
         assert picture.outside() == []
         assert min(bottom - top for _, _, top, _, bottom in picture.texts) > 9
@@ -85,7 +82,7 @@ def test_no_text_in_a_picture_overlaps_another_or_is_cut_off_or_tiny(measured, w
 
 @pytest.mark.parametrize("is_dark", [False, True])
 def test_pictures_follow_light_and_dark(measured, is_dark):
-    page = measured("day", 1280, is_dark)
+    page = measured["dark" if is_dark else ("day", 1280)]
     background = "#0d1117" if is_dark else "#f3f5f7"
     ink = "#e6edf3" if is_dark else "#1f2328"
     assert page.background == rgb(background)
@@ -123,7 +120,7 @@ def test_every_colour_in_a_picture_is_defined_by_the_page(day):
 
 
 def test_it_needs_no_network_and_no_script(day, measured):
-    page = measured("day", 1280)
+    page = measured["day", 1280]
     assert page.loaded == []
     assert not {"script", "img", "link", "iframe", "object", "image"} & set(page.elements)
     assert not [name for name in page.attributes if name.startswith("on") or name in ("src", "srcset")]
@@ -134,7 +131,7 @@ def test_it_needs_no_network_and_no_script(day, measured):
 
 
 def test_a_name_containing_html_is_shown_literally(measured):
-    page = measured("day", 1280)
+    page = measured["day", 1280]
     assert HOSTILE in page.headings
     assert page.title.startswith("memreap on web1.example.com, from 27 Nov 00:00 to 28 Nov 2025")
     assert page.language == "en"
@@ -151,7 +148,7 @@ def test_an_unencodable_host_or_name_can_be_written():
 
 
 def test_each_id_is_unique_and_every_reference_resolves(day, measured):
-    ids = measured("day", 1280).ids
+    ids = measured["day", 1280].ids
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', day)) <= set(ids)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from support import stack
+from support import needs, stack
 from support.driver import eventually, pool
 from support.reaping import Reaping
 
@@ -27,6 +27,7 @@ WIDE = {"limit": "10GB"}
 @contextlib.contextmanager
 def running(command: str) -> Iterator[psutil.Process]:
     """The shell that runs this; all that it starts is ended afterwards."""
+    needs.skip_without_programs(f"command={command}")
     # Its output is thrown away: FCGI::ProcManager writes a line for each worker.
     shell = subprocess.Popen(["/bin/sh", "-c", command], stderr=subprocess.DEVNULL, start_new_session=True)
     try:

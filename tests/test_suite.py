@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import conftest
 import psutil
 import pytest
 from support import stack
@@ -29,16 +30,15 @@ def run(place: Path, text: str, *arguments: str, **options) -> subprocess.Comple
     """A run of these tests, with our settings and our conftest.py."""
     (place / "test_it.py").write_text(text)
     settings = ["-c", str(stack.ROOT / "pyproject.toml"), "--rootdir", str(place), "-p", "conftest"]
-    quiet = ["-p", "no:cacheprovider", "-q"]
+    quiet = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-q"]
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_") and name != "CI"},
         "PYTHONPATH": str(TESTS),
-        "PYTHONDONTWRITEBYTECODE": "1",
         "TMPDIR": str(place),
         **options.pop("environment", {}),
     }
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *settings, *quiet, *arguments, str(place / "test_it.py")],
+        [sys.executable, "-m", "pytest", *settings, *quiet, *arguments, str(place)],
         cwd=place,
         env=environment,
         capture_output=True,
@@ -54,19 +54,16 @@ def assert_fails(run: subprocess.CompletedProcess[str], *texts: str) -> None:
         assert text in run.stdout
 
 
-def assert_passes(run: subprocess.CompletedProcess[str], place: Path) -> None:
-    assert run.returncode == 0, run.stdout
-    assert list(place.glob("memreap-*")) == []
-
-
 def assert_no_process_in(place: Path) -> None:
     assert [process for process in psutil.process_iter(["cwd"]) if str(place) in (process.info["cwd"] or "")] == []
 
 
 both = pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["in one process", "with workers"])
 
-HANGS = """
-import pathlib, socket, subprocess, threading, pytest
+FAILING = """
+import gc, pathlib, socket, subprocess, threading, warnings, pytest
+
+hangs = pytest.mark.timeout(2)
 
 @pytest.fixture
 def started(request):
@@ -76,37 +73,22 @@ def started(request):
     process.wait()
     (pathlib.Path(__file__).parent / f"{request.node.name} is over").touch()
 
-def test_process(started):
+@hangs
+def test_hangs_process(started):
     started.wait()
 
-def test_thread(started):
+@hangs
+def test_hangs_thread(started):
     thread = threading.Thread(target=started.wait, daemon=True)
     thread.start()
     thread.join()
 
-def test_connection(started):
+@hangs
+def test_hangs_connection(started):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.accept()
 
-def test_none_of_these(started):
-    pass
-"""
-
-
-@both
-def test_a_test_that_hangs_fails_and_its_processes_are_ended(place, workers):
-    result = run(place, HANGS, "-o", "timeout=2", *workers)
-    assert_fails(result, "Timeout (>2.0s)", "3 failed, 1 passed")
-    assert len(list(place.glob("test_* is over"))) == 4
-    assert_no_process_in(place)
-
-
-def test_a_test_has_two_minutes_unless_marked(request):
-    assert request.config.getini("timeout") == "120"
-
-
-UNSEEN = """
-import gc, subprocess, threading, warnings
+def test_none_of_these(started): pass
 
 def test_warning(): warnings.warn("mind this")
 def test_file(): open("/dev/null"); gc.collect()
@@ -115,28 +97,53 @@ def test_thread():
     thread = threading.Thread(target=lambda: 1 / 0)
     thread.start()
     thread.join()
+
+def test_files_of_one(tmp_path):
+    (tmp_path / "of-one").touch()
+
+def test_files_of_two(tmp_path):
+    (tmp_path / "of-two").touch()
+    assert False
 """
 
 
 @both
-def test_a_warning_an_unclosed_resource_and_a_dying_thread_fail_a_test(place, workers):
-    seen = (
+def test_what_hangs_warns_leaks_or_fails_fails_the_run_which_keeps_only_files_of_failed_tests(place, workers):
+    result = run(place, FAILING, *workers)
+    (root,) = place.glob("memreap-*")
+    assert_fails(
+        result,
+        "8 failed, 2 passed",
+        "Timeout (>2.0s)",
         "UserWarning: mind this",
         "ResourceWarning: unclosed file",
         "ResourceWarning: subprocess",
         "ZeroDivisionError",
+        f"the files of the tests that failed are in {root}",
     )
-    assert_fails(run(place, UNSEEN, *workers), *seen, "4 failed")
+    assert len(list(place.glob("test_* is over"))) == 4
+    assert_no_process_in(place)
+    assert [path.name for path in root.rglob("of-*")] == ["of-two"]
+
+
+def test_a_test_has_two_minutes_unless_marked(request):
+    assert request.config.getini("timeout") == "120"
 
 
 LEFT = """
-import os, tempfile, pytest
+import os, signal, subprocess, tempfile, pytest
 
 @pytest.fixture(autouse=True, scope="session")
 def hasty(_nothing_is_left_behind):
     import conftest
     eventually = conftest.eventually
     conftest.eventually = lambda assertion: eventually(assertion, timeout=1)
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGQUIT])
+def test_a_signal(signum):
+    process = subprocess.Popen(["sleep", "1000"])
+    process.send_signal(signum)
+    assert process.wait() == -signum
 
 def test_it():
     os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "1001")
@@ -147,75 +154,51 @@ def test_it():
 
 
 @both
-def test_leftovers_of_a_test_fail_the_run_and_are_removed(place, workers):
-    result = run(place, LEFT, *workers)
-    assert_fails(
-        result, "left behind:", "sleep 1001", "sleep 1002", "a name that is long", "/a-file-", "1 passed, 1 error"
-    )
-    assert_no_process_in(place)
-    assert list(place.glob("memreap-*")) == []
+def test_leftovers_fail_the_run_and_are_removed_and_signals_ignored_by_a_shell_are_not_ignored(place, workers):
+    """A shell in the background has its jobs ignore these signals."""
 
-
-@both
-@pytest.mark.parametrize(
-    "skips",
-    ["def test_it(): pytest.skip('on a holiday')", "pytest.skip('on a holiday', allow_module_level=True)"],
-    ids=["a test", "a file"],
-)
-def test_a_skip_unexpected_in_ci_fails_the_ci_run_only(place, workers, skips):
-    text = f"import pytest\ndef test_another(): pass\n{skips}\n"
-    assert run(place, text, *workers).returncode in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
-    result = run(place, text, *workers, environment={"CI": "true"})
-    assert result.returncode != 0
-    assert "skipped, which CI does not expect: on a holiday" in result.stdout
-    expected = f"import conftest\nconftest.EXPECTED_SKIPS['holiday$'] = 'CI has some'\n{text}"
-    if not workers:
-        assert "CI does not expect" not in run(place, expected, environment={"CI": "true"}).stdout
-
-
-@both
-def test_signals_ignored_by_a_background_shell_are_not_ignored_by_test_processes(place, workers):
     def ignore() -> None:
         for signum in (signal.SIGINT, signal.SIGQUIT):
             signal.signal(signum, signal.SIG_IGN)
 
-    text = """
-import signal, subprocess, pytest
+    result = run(place, LEFT, *workers, preexec_fn=ignore)
+    left = ("left behind:", "sleep 1001", "sleep 1002", "a name that is long", "/a-file-")
+    assert_fails(result, *left, "3 passed, 1 error")
+    assert_no_process_in(place)
+    assert list(place.glob("memreap-*")) == []
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGQUIT])
-def test_it(signum):
-    process = subprocess.Popen(["sleep", "1000"])
-    process.send_signal(signum)
-    assert process.wait() == -signum
+
+SKIPS = """
+import pathlib, pytest
+
+def test_mode():
+    pathlib.Path(__file__).parent.chmod(0o755)
+
+def test_it(): pytest.skip("on a holiday")
 """
-    assert_passes(run(place, text, *workers, preexec_fn=ignore), place)
 
 
+@pytest.mark.timeout(300)  # three runs
 @both
-def test_the_files_of_a_failed_test_are_kept_and_others_removed(place, workers):
-    text = """
-def test_one(tmp_path):
-    (tmp_path / "of-one").touch()
-
-def test_two(tmp_path):
-    (tmp_path / "of-two").touch()
-    assert False
-"""
-    result = run(place, text, *workers)
-    (root,) = place.glob("memreap-*")
-    assert_fails(result, f"the files of the tests that failed are in {root}")
-    assert [path.name for path in root.rglob("of-*")] == ["of-two"]
-    assert_passes(run(place, text.replace("assert False", "")), place.joinpath("none"))
+def test_a_changed_mode_of_a_parent_directory_fails_the_run_and_an_unexpected_skip_that_of_ci_only(place, workers):
+    (place / "test_file.py").write_text('import pytest\npytest.skip("of a whole file", allow_module_level=True)\n')
+    result = run(place, SKIPS, *workers)
+    mode = f"FAILED {place}: a test has left it with mode 0755 of"
+    assert_fails(result, mode, "it had mode 0700 of", "1 passed, 2 skipped")
+    assert "CI does not expect" not in result.stdout
+    result = run(place, SKIPS, *workers)
+    assert result.returncode == 0, result.stdout
+    assert list(place.glob("memreap-*")) == []
+    result = run(place, SKIPS, *workers, environment={"CI": "true"})
+    unexpected = "skipped, which CI does not expect: "
+    assert_fails(result, f"{unexpected}on a holiday", f"{unexpected}of a whole file")
 
 
-@both
-def test_a_parent_directory_whose_mode_changed_fails_the_run(place, workers):
-    text = f"""
-import pathlib
+def test_a_skip_that_ci_expects_does_not_fail_its_run(place):
+    expected = f"import conftest\nconftest.EXPECTED_SKIPS['holiday$'] = 'CI has some'\n{SKIPS}"
+    place.chmod(0o755)
+    assert run(place, expected, environment={"CI": "true"}).returncode == 0
 
-def test_it():
-    pathlib.Path({str(place)!r}).chmod(0o755)
-"""
-    result = run(place, text, *workers)
-    assert_fails(result, f"FAILED {place}: a test has left it with mode 0755 of", "it had mode 0700 of", "1 passed")
-    assert_passes(run(place, text, *workers), place)
+
+def test_the_files_that_conftest_names_are_there():
+    assert [name for name in conftest.LONG | conftest.PROCESS if not (TESTS / f"test_{name}.py").exists()] == []

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import stack
+from support import needs, stack
 from support.driver import eventually, workers_below
 
 from supervisor_memreap.core import policy
@@ -35,6 +35,7 @@ GUNICORN = f"{sys.executable} -m gunicorn --workers 2 --bind 127.0.0.1:{{port}} 
 @contextlib.contextmanager
 def running(command: str, where: Path) -> Iterator[tuple[int, int]]:
     """The pid of what this command starts, and the port on which it listens."""
+    needs.skip_without_programs(f"command={command}")
     if not shutil.which(command.split(maxsplit=1)[0]):
         pytest.skip(f"{command.split(maxsplit=1)[0]} is not there: tests/run installs it")
     shutil.copy(stack.APPS / "titled.py", where)

@@ -5,50 +5,57 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = "/usr/bin/chromium-headless-shell"
+from support import needs
 
-# The page is in a frame of that width, in which no script may run; the measuring script is in the page around it.
+# Each page is in a frame of its width, in which no script may run; the measuring script is in the page around them.
 _AROUND = """\
 <!DOCTYPE html><meta charset="utf-8"><pre id="result"></pre>
-<style>iframe { width: %(width)dpx; height: 9000px; border: 0 }</style>
-<iframe id="page" sandbox="allow-same-origin" srcdoc="%(page)s"></iframe>
+<style>iframe { height: 9000px; border: 0 }</style>
+%(frames)s
 <script>
-const frame = document.getElementById("page");
 const box = each => { const r = each.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; };
-frame.onload = () => {
-  const page = frame.contentDocument, root = page.documentElement;
-  const shown = [...page.querySelectorAll("svg")].filter(each => each.getBoundingClientRect().width > 0);
-  const outside = [...page.querySelectorAll("body *")].filter(each => box(each)[2] > %(width)d + 1);
-  document.getElementById("result").textContent = JSON.stringify({
-    scroll_width: root.scrollWidth,
-    client_width: root.clientWidth,
-    title: page.title,
-    language: root.lang,
-    loaded: frame.contentWindow.performance.getEntriesByType("resource").map(each => each.name),
-    outside: outside.map(each => each.outerHTML.slice(0, 80)),
-    headings: [...page.querySelectorAll("h1, h2")].map(each => each.textContent),
-    elements: [...new Set([...page.querySelectorAll("*")].map(each => each.localName))],
-    attributes: [...new Set([...page.querySelectorAll("*")].flatMap(each => each.getAttributeNames()))],
-    targets: [...page.querySelectorAll("*")].flatMap(each => [...each.attributes]).filter(
-      each => /^(xlink:)?(href|src|srcset|data|action|poster)$/.test(each.name)).map(each => each.value),
-    ids: [...page.querySelectorAll("[id]")].map(each => each.id),
-    background: frame.contentWindow.getComputedStyle(page.body).backgroundColor,
-    pictures: shown.map(each => ({
-      section: each.closest("section") ? each.closest("section").querySelector("h2").textContent : "",
-      label: each.getAttribute("aria-label"),
-      box: box(each),
-      texts: [...each.querySelectorAll("text")].map(text => [text.textContent, ...box(text)]),
-      ink: [...each.querySelectorAll("text")].map(text => frame.contentWindow.getComputedStyle(text).fill),
-    })),
-  });
-};
+const measure = (page, root, computed, fetched, width) => (%(measured)s);
+addEventListener("load", () => {
+  document.getElementById("result").textContent = JSON.stringify([...document.querySelectorAll("iframe")].map(frame => {
+    const page = frame.contentDocument, inside = frame.contentWindow;
+    const fetched = inside.performance.getEntriesByType("resource").map(each => each.name);
+    return measure(page, page.documentElement, each => inside.getComputedStyle(each), fetched, frame.clientWidth);
+  }));
+});
 </script>
 """
+_FRAME = '<iframe style="width: %(width)dpx" sandbox="allow-same-origin" srcdoc="%(page)s"></iframe>'
+
+# Of a report.
+_MEASURED = """{
+  scroll_width: root.scrollWidth,
+  client_width: root.clientWidth,
+  title: page.title,
+  language: root.lang,
+  loaded: fetched,
+  outside: [...page.querySelectorAll("body *")].filter(each => box(each)[2] > width + 1).map(
+    each => each.outerHTML.slice(0, 80)),
+  headings: [...page.querySelectorAll("h1, h2")].map(each => each.textContent),
+  elements: [...new Set([...page.querySelectorAll("*")].map(each => each.localName))],
+  attributes: [...new Set([...page.querySelectorAll("*")].flatMap(each => each.getAttributeNames()))],
+  targets: [...page.querySelectorAll("*")].flatMap(each => [...each.attributes]).filter(
+    each => /^(xlink:)?(href|src|srcset|data|action|poster)$/.test(each.name)).map(each => each.value),
+  ids: [...page.querySelectorAll("[id]")].map(each => each.id),
+  background: computed(page.body).backgroundColor,
+  pictures: [...page.querySelectorAll("svg")].filter(each => each.getBoundingClientRect().width > 0).map(each => ({
+    section: each.closest("section") ? each.closest("section").querySelector("h2").textContent : "",
+    label: each.getAttribute("aria-label"),
+    box: box(each),
+    texts: [...each.querySelectorAll("text")].map(text => [text.textContent, ...box(text)]),
+    ink: [...each.querySelectorAll("text")].map(text => computed(text).fill),
+  })),
+}"""
 
 
 @dataclass(frozen=True)
@@ -104,22 +111,31 @@ class Measured:
     """The visible ones."""
 
 
-def measure(page: str, width: int, directory: Path, is_dark: bool = False) -> Measured:
-    around = directory / f"around-{width}.html"
-    around.write_text(_AROUND % {"width": width, "page": escape(page)})
+def measure(pages: Sequence[tuple[str, int]], directory: Path, is_dark: bool = False) -> list[Measured]:
+    """Each report in a window of this width."""
+    all_values = evaluate(_MEASURED, pages, directory, is_dark)
+    for values in all_values:
+        values["pictures"] = [Picture(**{**each, "box": tuple(each["box"])}) for each in values["pictures"]]
+    return [Measured(**values) for values in all_values]
+
+
+def evaluate(script: str, pages: Sequence[tuple[str, int]], directory: Path, is_dark: bool = False) -> list[Any]:
+    """What an expression in JavaScript is in each page with its width; `page`, `root` and others are set in _AROUND."""
+    frames = "\n".join(_FRAME % {"width": width, "page": escape(page)} for page, width in pages)
+    around = directory / "around.html"
+    around.write_text(_AROUND % {"frames": frames, "measured": script})
     options = [f"--blink-settings=preferredColorScheme={0 if is_dark else 1}"]
     dumped = run("--dump-dom", "--virtual-time-budget=5000", *options, f"file://{around}", directory=directory)
     result = re.search(r'<pre id="result">(.*?)</pre>', dumped, re.DOTALL)
     assert result, f"the browser has no result: {dumped[:500]}"
-    values = json.loads(unescape(result[1]))
-    pictures = [Picture(**{**each, "box": tuple(each["box"])}) for each in values.pop("pictures")]
-    return Measured(**values, pictures=pictures)
+    return json.loads(unescape(result[1]))
 
 
 def run(*options: str, directory: Path) -> str:
     """What the browser prints."""
+    needs.skip_without("chromium-headless-shell")
     command = [
-        CHROMIUM,
+        "chromium-headless-shell",
         "--headless",
         "--no-sandbox",
         "--disable-gpu",

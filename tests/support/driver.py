@@ -19,6 +19,7 @@ from supervisor.xmlrpc import SupervisorTransport
 
 from supervisor_memreap.core import policy
 from supervisor_memreap.host import procfs
+from support import needs
 
 READY = b"READY\n"
 POOL = Path(__file__).with_name("pool.py")
@@ -126,6 +127,7 @@ def supervisord(
     """
     if http is None:
         http = f"[unix_http_server]\nfile={directory}/s.sock\n"
+    needs.skip_without_programs(programs)
     interface = "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface"
     (directory / "supervisord.conf").write_text(
         f"[supervisord]\nlogfile={directory}/s.log\npidfile={directory}/s.pid\nchildlogdir={directory}\n"
@@ -220,9 +222,7 @@ def _assert_pools_are_ready(supervisord: int, directory: Path) -> None:
         raise AssertionError(str(error)) from None
     managers = [pid for pid, parent in of_pools.items() if parent not in of_pools]
     output = "".join(path.read_text() for path in directory.glob("*-stdout---*"))
-    # Of these pools: support/bystander.py announces the same.
-    ready = of_pools.keys() & set(map(int, re.findall(r"ready \(pid: ([0-9]+)\)", output)))
-    assert len(ready) >= len(managers), output
+    assert output.count("ready (pid: ") >= len(managers), output
 
 
 def _runs_pool(process: psutil.Process) -> bool:

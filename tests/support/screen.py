@@ -12,6 +12,7 @@ import subprocess
 import termios
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pyte
 
@@ -19,7 +20,9 @@ import pyte
 class Screen:
     """The command runs from the start, as a shell would start it: the terminal belongs to its session."""
 
-    def __init__(self, command: Sequence[str], columns: int = 80, rows: int = 24, **environment: str):
+    def __init__(
+        self, command: Sequence[str], columns: int = 80, rows: int = 24, cwd: Path | None = None, **environment: str
+    ):
         self.raw = b""
         self._screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self._screen)
@@ -34,6 +37,7 @@ class Screen:
             stdout=self._slave,
             stderr=self._slave,
             start_new_session=True,
+            cwd=cwd,
             preexec_fn=lambda: os.close(os.open(path, os.O_RDWR)),  # so it belongs to this session
             env={**os.environ, **usual, **environment},
         )

@@ -26,6 +26,7 @@ import pytest
 import supervisor
 
 import supervisor_memreap
+from support import needs
 from support.driver import Transport, eventually, is_alive, supervisord, workers_below
 
 INTERFACE = (
@@ -88,6 +89,7 @@ def set_version(source: Path, version: str) -> None:
 
 def catalyst(where: Path) -> Path:
     """The script of an application as catalyst.pl makes it, less the plugins of other packages, with our controller."""
+    needs.skip_without("catalyst.pl")
     subprocess.run(["catalyst.pl", "MyApp"], cwd=where, check=True, stdout=subprocess.DEVNULL)
     main = where / "MyApp/lib/MyApp.pm"
     main.write_text(re.sub(r"^ *(-Debug|ConfigLoader|Static::Simple)$", "", main.read_text(), flags=re.MULTILINE))
