@@ -7,15 +7,17 @@ import subprocess
 import sys
 
 import pytest
+from support.inprocess import memreap
 
 
-def memreap(*words: str) -> subprocess.CompletedProcess[str]:
+def process(*words: str) -> subprocess.CompletedProcess[str]:
+    """One of its own, of which the exit status is that of the command."""
     command = [sys.executable, "-m", "supervisor_memreap", *words]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_without_a_command_it_prints_its_help_and_exits_2():
-    result = memreap()
+    result = process()
     assert (result.returncode, result.stderr) == (2, "")
     assert result.stdout == memreap("--help").stdout
 
@@ -32,13 +34,15 @@ def test_the_configuration_may_precede_or_follow_the_command(tmp_path, command):
 def test_the_configuration_after_the_command_wins(tmp_path):
     conf = tmp_path / "supervisord.conf"
     conf.write_text("[memreap:myapp]\nlimit=150 monkeys\n")
-    assert "monkeys" in memreap("-c", "/nowhere", "settings", "-c", str(conf)).stderr
+    result = process("-c", "/nowhere", "settings", "-c", str(conf))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "monkeys" in result.stderr
 
 
 def test_doctor_json_distinguishes_problems_from_notes(tmp_path):
     conf = tmp_path / "supervisord.conf"
     conf.write_text("[memreap:myapp]\nlimit=150 monkeys\n")
-    result = memreap("doctor", "--json", "-c", str(conf))
+    result = process("doctor", "--json", "-c", str(conf))
     values = json.loads(result.stdout)
     kinds = {finding["kind"] for finding in values["findings"] if "monkeys" in finding["text"]}
     assert (result.returncode, result.stderr, kinds) == (1, "", {"problem"})
@@ -75,4 +79,5 @@ def test_the_listener_does_not_import_what_it_never_uses():
     assert result.returncode == 2
     loaded = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "supervisor_memreap.listener.reaper" in loaded
-    assert not loaded & {"sqlite3", "asyncio", "supervisor_memreap.doctor"}
+    unused = {"sqlite3", "asyncio", "matplotlib", "supervisor_memreap.doctor", "supervisor_memreap.reports"}
+    assert not loaded & unused

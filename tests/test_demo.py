@@ -216,7 +216,7 @@ def test_a_killed_demo_leaves_no_process_and_the_next_demo_removes_its_directory
         demo.until("Ends in")
         with demo.process:
             demo.process.kill()
-        eventually(lambda: assert_ended(demo))  # noqa: B023
+    eventually(lambda: assert_ended(demo))  # both have this directory
     left = list(demo.directory.iterdir())
     assert left
     (demo.directory / "memreap-demo-but-a-file").touch()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
 from support import stack
+from support.inprocess import memreap
 from test_core_events import EXAMPLES
 
 from supervisor_memreap.commands.cli import parser
@@ -81,11 +80,13 @@ def test_the_man_page_has_no_warnings():
 
 
 @pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS)])
-def test_each_help_page_fits_a_terminal(words):
-    command = [sys.executable, "-m", "supervisor_memreap", *words, "--help"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "100"})
+def test_each_help_page_fits_a_terminal_and_the_readme_names_each_command(words):
+    result = memreap(*words, "--help", environment={"COLUMNS": "100"})
+    assert result.returncode == 0
     assert result.stdout.startswith("usage: memreap")
+    assert len(result.stdout.splitlines()) > 8
     assert max(map(len, result.stdout.splitlines())) <= 100
+    assert " ".join(["memreap", *words]) in (stack.ROOT / "README.md").read_text()
 
 
 def test_every_line_explained_in_the_readme_is_written_by_memreap():

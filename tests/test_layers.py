@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections import Counter
@@ -56,10 +57,15 @@ ROOM_OF = {
 }
 
 
+@functools.cache
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
 def imports(file: Path) -> set[str]:
     """The memreap modules that it imports, anywhere in the file."""
     modules = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(tree(file)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("supervisor_memreap"):
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             modules |= {name if is_module(name) else str(node.module) for name in names}
@@ -123,18 +129,32 @@ def test_few_files_are_at_the_top_level_and_module_names_are_unique():
     assert [name for name, count in names.items() if count > 1] == []
 
 
-@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
-def test_a_command_imports_no_other_command_and_no_package_it_does_not_need(command):
-    script = (
-        "import sys\nfrom supervisor_memreap.commands import cli\n"
-        f"try: cli.main([{command!r}, '--help'])\nexcept SystemExit: print(*sys.modules, file=sys.stderr)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    loaded = {name.partition(".")[2] for name in result.stderr.split() if name.startswith("supervisor_memreap.")}
-    others = {f"commands.{module}" for name, (module, _) in cli.COMMANDS.items() if name != command}
-    assert not loaded & others
-    rooms = {module.partition(".")[0] for module in loaded} & ROOMS_OF_COMMANDS
-    assert rooms <= {ROOM_OF.get(command)}
+# Each command in a fork of one Python that has loaded no command yet.
+LOADED = """
+import os, sys
+from supervisor_memreap.commands import cli
+for command in cli.COMMANDS:
+    if not os.fork():
+        sys.stdout = open(os.devnull, "w")
+        try:
+            cli.main([command, "--help"])
+        except SystemExit:
+            print(command, *sys.modules, file=sys.stderr, flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_a_command_imports_no_other_command_and_no_package_it_does_not_need():
+    result = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
+    modules = {command: names for command, *names in map(str.split, result.stderr.splitlines())}
+    assert set(modules) == set(cli.COMMANDS)
+    for command, names in modules.items():
+        loaded = {name.partition(".")[2] for name in names if name.startswith("supervisor_memreap.")}
+        others = {f"commands.{module}" for name, (module, _) in cli.COMMANDS.items() if name != command}
+        assert not loaded & others, command
+        rooms = {module.partition(".")[0] for module in loaded} & ROOMS_OF_COMMANDS
+        assert rooms <= {ROOM_OF.get(command)}, command
 
 
 def test_no_modules_import_each_other_in_a_cycle():
@@ -154,7 +174,7 @@ def test_no_modules_import_each_other_in_a_cycle():
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_no_function_or_class_is_too_large(file):
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(tree(file)):
         most = {ast.FunctionDef: MAX_LINES_OF_A_FUNCTION, ast.ClassDef: MAX_LINES_OF_A_CLASS}.get(type(node))
         if most and isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.end_lineno:
             assert node.end_lineno - node.lineno < most, f"{node.name} has {node.end_lineno - node.lineno + 1} lines"

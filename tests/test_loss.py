@@ -15,7 +15,7 @@ sys.path.insert(0, str(stack.ROOT / "benchmarks"))
 import loss
 import loss_report
 
-REAPS = 15
+REAPS = 6
 KEPT = loss.CONDITIONS[-1]._replace(leak=700, pause=0.01)  # so that it is over in seconds
 
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(stack.ROOT / "benchmarks"))
 import memory
 import memory_report
 
-REAPS = 5
+REAPS = 2
 TEXTS = "{http://www.w3.org/2000/svg}text"
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from support import sawtooth, stack
 from support.sawtooth import DAY, HOUR, UNTIL
 
+from supervisor_memreap.advice.poolhistory import PoolHistory
 from supervisor_memreap.reports import chart
 
 SINCE = UNTIL - DAY
@@ -30,6 +34,19 @@ def library():
         yield
 
 
+@functools.cache
+def svg(make: Callable[[], PoolHistory]) -> str:
+    """The picture of this history's last day."""
+    return chart.svg(make(), SINCE, UNTIL)
+
+
+@functools.cache
+def axes(make: Callable[[], PoolHistory]) -> tuple[PoolHistory, Any, Any]:
+    """The history, and what is drawn of it above and below; for a test that has the library."""
+    history = make()
+    return (history, *chart.draw(history, SINCE, UNTIL).axes)
+
+
 def texts(svg: str) -> list[str]:
     """All text of the picture, which is text in it, not shapes of letters."""
     return ["".join(each.itertext()) for each in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
@@ -45,7 +62,7 @@ def marks(axes) -> dict[str, list[float]]:
 
 
 def test_it_names_pool_metric_and_time_with_units_and_zone():
-    elements = texts(chart.svg(sawtooth.pool(), SINCE, UNTIL))
+    elements = texts(svg(sawtooth.pool))
     for text in (
         "myapp",
         "memory of its workers (uss), from 27 Nov 00:00 to 28 Nov 2025 00:00 (UTC+00:00)",
@@ -64,8 +81,7 @@ def test_sizes_of_gigabytes_are_in_gib():
 
 
 def test_each_reap_is_a_mark_for_its_reason_at_the_worker(library):
-    history = sawtooth.troubled()
-    above, _ = chart.draw(history, SINCE, UNTIL).axes
+    history, above, _ = axes(sawtooth.troubled)
     reaps = [event for event in history.events if event.name == "Signalled"]
     by_reason = {
         reason: [event.at for event in reaps if event.values["reason"] == reason] for reason in ("limit", "max_age")
@@ -88,29 +104,26 @@ def test_what_observe_would_have_reaped_is_a_hollow_mark(library):
 
 
 def test_the_line_of_a_worker_ends_where_it_left(library):
-    history = sawtooth.pool()
-    above, _ = chart.draw(history, SINCE, UNTIL).axes
+    history, above, _ = axes(sawtooth.pool)
     drawn = {(line.get_xdata()[0], line.get_xdata()[-1]) for line in lines(above, linewidth=1.4)}
     assert drawn == {(worker.readings[0].at, worker.readings[-1].at) for worker in history.workers}
 
 
 def test_a_replacement_keeps_the_line_style_of_its_predecessor(library):
-    history = sawtooth.pool()
-    above, _ = chart.draw(history, SINCE, UNTIL).axes
+    history, above, _ = axes(sawtooth.pool)
     assert len({line.get_color() for line in lines(above, linewidth=1.4)}) == 5
     assert len(history.workers) == 16
 
 
 def test_without_colour_the_lines_still_differ(library):
-    above, _ = chart.draw(sawtooth.pool(), SINCE, UNTIL).axes
+    _, above, _ = axes(sawtooth.pool)
     patterns = {(line.get_color(), str(line._unscaled_dash_pattern)) for line in lines(above, linewidth=1.4)}
     assert len(patterns) == len({pattern for _, pattern in patterns}) == 5
     assert len({str(style) for _, style in chart.STYLES}) == len({color for color, _ in chart.STYLES}) == 6
 
 
 def test_a_gap_in_the_recording_is_a_gap_in_every_line(library):
-    history = sawtooth.troubled()
-    above, below = chart.draw(history, SINCE, UNTIL).axes
+    _, above, below = axes(sawtooth.troubled)
     start, end = UNTIL - 15 * HOUR, UNTIL - 13 * HOUR
     crossing = 0
     for line in (*lines(above, linewidth=1.4), *lines(below, linewidth=1.2), *lines(above, linewidth=1.6)):
@@ -120,15 +133,15 @@ def test_a_gap_in_the_recording_is_a_gap_in_every_line(library):
                 assert math.isnan(y) or math.isnan(after)
                 crossing += 1
     assert crossing == 5 + 1 + 1
-    assert "not recorded" in texts(chart.svg(history, SINCE, UNTIL))
+    assert "not recorded" in texts(svg(sawtooth.troubled))
 
 
 def test_a_limit_that_changed_is_a_step_with_both_labels(library):
-    above, _ = chart.draw(sawtooth.troubled(), SINCE, UNTIL).axes
+    _, above, _ = axes(sawtooth.troubled)
     (limit,) = lines(above, linewidth=1.6)
     assert limit.get_drawstyle() == "steps-post"
     assert sorted({y for y in limit.get_ydata() if not math.isnan(y)}) == [120, 150]
-    assert {"limit 120 MiB", "limit 150 MiB"} <= set(texts(chart.svg(sawtooth.troubled(), SINCE, UNTIL)))
+    assert {"limit 120 MiB", "limit 150 MiB"} <= set(texts(svg(sawtooth.troubled)))
 
 
 def test_without_a_limit_there_is_no_line_for_it():
@@ -137,11 +150,10 @@ def test_without_a_limit_there_is_no_line_for_it():
 
 
 def test_the_pools_total_is_below_with_its_peak(library):
-    history = sawtooth.pool()
-    _, below = chart.draw(history, SINCE, UNTIL).axes
+    history, _, below = axes(sawtooth.pool)
     (total,) = lines(below, linewidth=1.2)
     assert len(total.get_xdata()) == len(history.readings)
-    assert any(text.startswith("peak ") for text in texts(chart.svg(history, SINCE, UNTIL)))
+    assert any(text.startswith("peak ") for text in texts(svg(sawtooth.pool)))
 
 
 @pytest.mark.parametrize(("workers", "days"), [(30, 30), (30, 1), (5, 30)])
@@ -212,11 +224,11 @@ def test_the_same_history_gives_the_same_file_with_any_user_style(tmp_path):
     style.write_text("font.size: 20\nlines.linewidth: 9\nbackend: TkAgg\n")
     first, second = drawn(), drawn(MATPLOTLIBRC=str(style), PYTHONHASHSEED="7", LC_ALL="C")
     assert first.stdout == second.stdout
-    assert first.stdout == chart.svg(sawtooth.pool(), SINCE, UNTIL)
+    assert first.stdout == svg(sawtooth.pool)
 
 
 def test_it_contains_no_date_and_loads_nothing():
-    picture = chart.svg(sawtooth.pool(), SINCE, UNTIL)
+    picture = svg(sawtooth.pool)
     root = ElementTree.fromstring(picture)
     assert not list(root.iter("{http://www.w3.org/2000/svg}metadata"))
     assert all(

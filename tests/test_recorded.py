@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from support import stack
+from support import inprocess, stack
 from support.driver import POOL, eventually, supervisord
 
 from supervisor_memreap.supervisord.client import Client
@@ -36,8 +36,7 @@ def recorded():
 
 
 def memreap(where, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "supervisor_memreap", *words, "-c", f"{where}/supervisord.conf"]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    return inprocess.memreap(*words, "-c", f"{where}/supervisord.conf")
 
 
 def pools(where):
@@ -60,23 +59,19 @@ def test_the_report_shows_what_the_listener_did(recorded):
     assert "  workers replaced   1 (requested)" in text
 
 
-def test_the_picture_shows_the_reap_and_the_limit(recorded):
-    assert memreap(recorded, "plot", "myapp", "-o", f"{recorded}/myapp.svg").returncode == 0
-    picture = (recorded / "myapp.svg").read_text()
-    assert "reaped: requested (1)" in picture
-    assert "limit 1.0 GiB" in picture
-
-
 @pytest.mark.parametrize("words", [["report"], ["suggest", "--json"], ["plot", "myapp", "-o", "copied.svg"]])
-def test_a_copied_history_is_read_without_a_configuration(recorded, tmp_path, words):
+def test_a_copied_history_is_read_without_a_configuration(recorded, tmp_path, monkeypatch, words):
     shutil.copy(recorded / "memreap.sqlite", tmp_path / "web1.sqlite")
-    command = [sys.executable, "-m", "supervisor_memreap", *words, "--history", "web1.sqlite", "-c", "/nowhere.conf"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    result = inprocess.memreap(*words, "--history", "web1.sqlite", "-c", "/nowhere.conf")
     assert result.stderr == ""
     assert "myapp" in (result.stdout or (tmp_path / "copied.svg").read_text())
 
 
-def test_the_page_is_written_while_the_listener_writes(recorded):
+def test_the_page_and_its_picture_are_made_while_the_listener_writes(recorded):
     result = memreap(recorded, "report", "--html", f"{recorded}/report.html")
     assert (result.returncode, result.stderr) == (0, "")
-    assert '<section id="pool-1">\n<h2>myapp</h2>' in (recorded / "report.html").read_text()
+    page = (recorded / "report.html").read_text()
+    assert '<section id="pool-1">\n<h2>myapp</h2>' in page
+    assert "reaped: requested (1)" in page
+    assert "limit 1.0 GiB" in page

@@ -10,9 +10,10 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
-from support import browser, savedhistory, sawtooth
+from support import inprocess, savedhistory, sawtooth
 from support.sawtooth import DAY, HOUR
 
 from supervisor_memreap.host import packages
@@ -45,10 +46,16 @@ def configuration(directory: Path, line: str) -> Path:
     return path
 
 
-def memreap(conf: Path, *words: str, code: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+def memreap(conf: Path, *words: str, zone: str = "UTC0") -> CompletedProcess[str]:
+    with sawtooth.time_zone(zone):
+        return inprocess.memreap(*words, "-c", str(conf))
+
+
+def process(conf: Path, *words: str, code: str = "") -> CompletedProcess[str]:
+    """One of its own, which starts with this code, in the directory of the configuration."""
     start = ["-c", code] if code else ["-m", "supervisor_memreap"]
-    environment = {**os.environ, "TZ": "UTC0", **variables}
     command = [sys.executable, *start, *words, "-c", str(conf)]
+    environment = {**os.environ, "TZ": "UTC0"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=conf.parent)
 
 
@@ -97,19 +104,18 @@ def test_a_suspension_that_began_before_the_time_shown_is_known(tmp_path):
 
 
 def test_json_has_every_pool_with_times_and_their_zone(conf):
-    values = json.loads(memreap(conf, "report", "--json", TZ="CET-1").stdout)
+    values = json.loads(memreap(conf, "report", "--json", zone="CET-1").stdout)
     assert values["version"] == 1
     assert [pool["name"] for pool in values["pools"]] == ["myapp", "old", "shop:back", "shop:front"]
     assert values["pools"][0]["until_time"].endswith("+01:00")
 
 
-def test_the_page_has_the_picture_of_each_pool_in_a_browser(conf, tmp_path):
+def test_the_page_has_the_picture_of_each_pool(conf, tmp_path):
     result = memreap(conf, "report", "--html", f"{tmp_path}/report.html")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-    measured = browser.measure((tmp_path / "report.html").read_text(), 390, tmp_path)
-    assert [picture.section for picture in measured.pictures] == ["myapp", "shop:back", "shop:front"]
-    assert measured.scroll_width == measured.client_width == 390
-    assert measured.loaded == []
+    _, *sections = (tmp_path / "report.html").read_text().split("<section ")
+    pools = {re.search("<h2>(.*?)</h2>", section)[1]: "<svg" in section for section in sections}
+    assert pools == {"myapp": True, "old": False, "shop:back": True, "shop:front": True}
 
 
 @pytest.mark.parametrize(("ending", "begin"), [("svg", b"<?xml"), ("png", b"\x89PNG"), ("SVG", b"<?xml")])
@@ -165,13 +171,13 @@ def test_the_time_of_a_picture_can_be_chosen(conf, tmp_path, length):
         (["report", "--json", "--html", "a.html"], 2, "not allowed with argument"),
     ],
 )
-def test_each_problem_is_one_line_and_nothing_is_written(conf, words, status, line):
-    before = sorted(os.listdir(conf.parent))
+def test_each_problem_is_one_line_and_nothing_is_written(conf, tmp_path, monkeypatch, words, status, line):
+    monkeypatch.chdir(tmp_path)
     result = memreap(conf, *words)
     assert (result.returncode, result.stdout) == (status, "")
     assert len(result.stderr.splitlines()) == 1
     assert re.search(line, result.stderr), result.stderr
-    assert sorted(os.listdir(conf.parent)) == before
+    assert os.listdir(tmp_path) == []
 
 
 def test_without_a_history_it_names_the_path_it_tried(tmp_path):
@@ -199,7 +205,7 @@ def test_an_invalid_configuration_exits_2(tmp_path):
 
 @pytest.mark.parametrize("words", [["plot", "myapp", "-o", "a.svg"], ["report", "--html", "a.html"]])
 def test_without_matplotlib_it_names_the_extra_and_exits_2(conf, words):
-    result = memreap(conf, *words, code=NO_LIBRARY)
+    result = process(conf, *words, code=NO_LIBRARY)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
         f"memreap: the pictures need matplotlib, which is not installed here: {packages.install_extra('plot')}\n"
@@ -208,17 +214,11 @@ def test_without_matplotlib_it_names_the_extra_and_exits_2(conf, words):
 
 
 def test_a_text_report_needs_no_matplotlib(conf):
-    assert memreap(conf, "report", code=NO_LIBRARY).stdout == memreap(conf, "report").stdout
-    assert memreap(conf, "report", "--json", code=NO_LIBRARY).returncode == 0
-
-
-def test_the_listener_imports_nothing_for_it():
-    code = (
-        "import sys, supervisor_memreap.commands.listen; print([name for name in sys.modules if name in sys.argv[1:]])"
-    )
-    heavy = ["matplotlib", "sqlite3", "supervisor_memreap.reports.chart", "supervisor_memreap.reports.summary"]
-    result = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
-    assert result.stdout == "[]\n"
+    shown = process(conf, "report", code=NO_LIBRARY).stdout
+    with_it = memreap(conf, "report").stdout
+    # Its times differ if a minute has ended meanwhile.
+    assert re.sub(r"from .*\(", "", shown) == re.sub(r"from .*\(", "", with_it)
+    assert process(conf, "report", "--json", code=NO_LIBRARY).returncode == 0
 
 
 @pytest.mark.parametrize("words", [["report"], ["report", "--json"]])
@@ -241,7 +241,7 @@ sys.exit(main())
 def test_ctrl_c_leaves_the_earlier_file_and_no_other(conf, tmp_path):
     path = tmp_path / "a.svg"
     path.write_text("an earlier one")
-    result = memreap(conf, "plot", "myapp", "-o", str(path), code=INTERRUPTED)
+    result = process(conf, "plot", "myapp", "-o", str(path), code=INTERRUPTED)
     assert (result.returncode, result.stderr) == (130, "")
     assert path.read_text() == "an earlier one"
     assert os.listdir(tmp_path) == ["a.svg"]
@@ -253,14 +253,14 @@ def test_a_full_disk_leaves_no_partial_file(conf, tmp_path):
         "import matplotlib.figure; resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000));"
         "from supervisor_memreap.__main__ import main; sys.exit(main())"
     )
-    result = memreap(conf, "plot", "myapp", "-o", f"{tmp_path}/a.png", code=code)
+    result = process(conf, "plot", "myapp", "-o", f"{tmp_path}/a.png", code=code)
     assert result.returncode == 1
     assert result.stderr == f"memreap: {tmp_path}/a.png: cannot be written: File too large\n"
     assert os.listdir(tmp_path) == []
 
 
 def test_a_device_is_written_to_not_replaced(conf):
-    result = memreap(conf, "report", "myapp", "--html", "/dev/stdout")
+    result = process(conf, "report", "myapp", "--html", "/dev/stdout")
     assert result.returncode == 0
     assert result.stdout.startswith("<!DOCTYPE html>")
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
-from support import savedhistory
+from support import inprocess, savedhistory
+from support.sawtooth import time_zone
 from test_core_suggestion import BEGIN, HOUR, MIB, four, leak, pool, shifted
 
 from supervisor_memreap.advice.poolhistory import PoolHistory
@@ -47,10 +46,9 @@ def configuration(directory: Path, line: str) -> Path:
     return path
 
 
-def memreap(conf: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "supervisor_memreap", "suggest", *words, "-c", str(conf)]
-    environment = {**os.environ, "TZ": "UTC0"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=conf.parent)
+def memreap(conf: Path, *words: str) -> CompletedProcess[str]:
+    with time_zone("UTC0"):
+        return inprocess.memreap("suggest", *words, "-c", str(conf))
 
 
 def test_it_ends_with_the_block_to_paste(conf):
