@@ -23,7 +23,7 @@ from support.sections import BIN, LISTEN, program
 
 from supervisor_memreap.core.events import Left, Resumed
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.outputs.announcements import Announcements
+from supervisor_memreap.outputs.publisher import Announcements
 
 POOLS = [f"p{number:02}" for number in range(12)]
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from supervisor_memreap.core import oomkills
-from supervisor_memreap.core.memoryevents import OomKilledOther
 from supervisor_memreap.core.model import HOST, Pool, ProcessId, Worker
 from supervisor_memreap.core.oomkills import Gone, Kills
+from supervisor_memreap.core.poolevents import OomKilledOther
 from supervisor_memreap.core.state import PoolState, Reap
 
 MIB = 1024**2

@@ -12,9 +12,9 @@ from support import cgroup
 from support.driver import pool
 from support.reaping import Reaping
 
-from supervisor_memreap.core.memoryevents import OomKilled
 from supervisor_memreap.core.model import HOST, ProcessId
 from supervisor_memreap.core.oomkills import Kills
+from supervisor_memreap.core.poolevents import OomKilled
 from supervisor_memreap.host import procfs
 from supervisor_memreap.host.oomcounters import OomKills
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from supervisor_memreap.core import delay, policy
 from supervisor_memreap.core.command import MAX_NAMES, Command, CommandError
+from supervisor_memreap.core.frozen import Frozen
 from supervisor_memreap.core.model import Pool, Worker
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
 from supervisor_memreap.core.text import quote, seconds
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(Frozen):
     """The outcome of a command in one pool."""
 
     pool: str

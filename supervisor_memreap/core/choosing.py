@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from supervisor_memreap.core import events, memoryevents, policy, reasons
+from supervisor_memreap.core import events, policy, poolevents, reasons
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import ProcessId, Sharing, Worker
 from supervisor_memreap.core.policy import Candidate, Choice, Look, PoolInLook, Standing
@@ -149,7 +149,7 @@ class _Choosing(_Reports):
             self.set(requested=self.state.requested & present)
             circumstances = replace(circumstances, requested=self.state.requested)
         if pool.is_total_unreadable:
-            self.say(memoryevents.TotalUnreadable(*pool.stamp))
+            self.say(poolevents.TotalUnreadable(*pool.stamp))
         pending, due = [], []
         leaving = self.state.leaving.worker if self.state.leaving else None
         for worker in pool.detailed:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from supervisor_memreap.core.events import Event, Left, Settled
+from supervisor_memreap.core.frozen import Frozen
 from supervisor_memreap.core.rows import PoolRow, TotalsRow, known
 
 
@@ -14,8 +15,7 @@ def freed(came_back: int | None, taken: int | None) -> int:
     return max(0, (came_back or 0) - (taken or 0))
 
 
-@dataclass(frozen=True)
-class Reaps:
+class Reaps(Frozen):
     """Workers that were signalled and have left."""
 
     count: int = 0
@@ -26,8 +26,7 @@ class Reaps:
         return Reaps(self.count + 1, self.freed + freed(left.came_back, left.taken))
 
 
-@dataclass(frozen=True)
-class Counters:
+class Counters(Frozen):
     """Times are in seconds since 1970, sizes in bytes."""
 
     standing: str = ""

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from supervisor_memreap.core.event import *
 from supervisor_memreap.core.event import Event
 from supervisor_memreap.core.listenerevents import *
-from supervisor_memreap.core.memoryevents import *
 from supervisor_memreap.core.poolevents import *
 from supervisor_memreap.core.workerevents import *
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from supervisor_memreap.core.frozen import Frozen
 from supervisor_memreap.core.model import Result, WorkerDetail
 from supervisor_memreap.core.servers import UNRECOGNISABLE, Moment, cost_while_busy, known, moment_of, signal_while_busy
 from supervisor_memreap.core.settings import PoolSettings
@@ -60,8 +60,7 @@ class Kind(str, enum.Enum):
     """The workers that have to go are younger than `min_age`."""
 
 
-@dataclass(frozen=True)
-class Hindrance:
+class Hindrance(Frozen):
     kind: Kind
     text: str
     """The cause and the remedy. Without numbers that change at each look."""

@@ -9,15 +9,14 @@ counter rises before the process is gone: where none is gone yet, the next look 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
-from supervisor_memreap.core.memoryevents import OomKilled, OomKilledOther
+from supervisor_memreap.core.frozen import Frozen
 from supervisor_memreap.core.model import HOST, STOPPED_BY_HAND, Pool, ProcessId, Worker
+from supervisor_memreap.core.poolevents import OomKilled, OomKilledOther
 from supervisor_memreap.core.state import PoolState
 
 
-@dataclass(frozen=True)
-class Gone:
+class Gone(Frozen):
     """The processes of a pool that were there at the last look and are not now, without a signal of memreap."""
 
     pool: str
@@ -30,8 +29,7 @@ class Gone:
         return len(self.workers) + (self.manager is not None)
 
 
-@dataclass(frozen=True)
-class Kills:
+class Kills(Frozen):
     """The counter of one memory scope at this look."""
 
     scope: str

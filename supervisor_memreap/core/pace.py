@@ -10,8 +10,8 @@ There are only three reasons for an extra look:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
+from supervisor_memreap.core.frozen import Frozen
 from supervisor_memreap.core.model import Pool
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episodes, Kind, headroom_in
@@ -24,8 +24,7 @@ PAUSE = 1.0
 HURRY = 60.0
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(Frozen):
     """The memory available at one look."""
 
     at: float

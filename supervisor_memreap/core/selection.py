@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from supervisor_memreap.core import choosing, delay, hindrance, memoryevents, policy, reasons, shortage
+from supervisor_memreap.core import choosing, delay, hindrance, policy, poolevents, reasons, shortage
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import Pool, Result, Worker
 from supervisor_memreap.core.policy import Candidate, Choice, Look
@@ -53,7 +53,7 @@ def follow_memory(
         if key not in after and episode.freed and episode.shortage.scope in available
     ]
     return after, tuple(
-        memoryevents.Relieved(
+        poolevents.Relieved(
             _pool_of(each), at, each.shortage, available[each.shortage.scope], now - each.since, each.freed
         )
         for each in ended
@@ -126,13 +126,13 @@ def _give_up(
             if not episode.is_outgrown:
                 after[key] = replace(episode, is_outgrown=True)
                 log.append(
-                    memoryevents.Outgrown(_pool_of(episode), at, episode.shortage, episode.reaps, now - episode.since)
+                    poolevents.Outgrown(_pool_of(episode), at, episode.shortage, episode.reaps, now - episode.since)
                 )
             continue
         after[key] = replace(episode, given_up=now, is_reported=True)
         if episode.reaps or not episode.is_reported:
             short, pool = episode.shortage, _pool_of(episode)
-            log.append(memoryevents.NotRelieved(pool, at, short, episode.reaps, episode.freed, shortage.RETRY))
+            log.append(poolevents.NotRelieved(pool, at, short, episode.reaps, episode.freed, shortage.RETRY))
     return after, tuple(log)
 
 
@@ -174,7 +174,7 @@ def _only_first_pending(choices: list[Choice]) -> list[Choice]:
 
 def report_unmet(
     pools: Sequence[tuple[Look, Choice]], episodes: Episodes, now: float, at: float
-) -> tuple[Episodes, tuple[memoryevents.NotMet, ...]]:
+) -> tuple[Episodes, tuple[poolevents.NotMet, ...]]:
     """Shortages for which no worker could be signalled, and why, in each pool: reaping may help, but does not happen.
 
     That is logged at the first look, since the OOM killer does not wait. Call after the signals of a look; the state in
@@ -190,7 +190,7 @@ def report_unmet(
         causes = [(look.pool.name, _cause(look, choice, episodes, key, now)) for look, choice in affected]
         after[key] = replace(episode, is_unmet=True)
         known = tuple((pool, cause) for pool, cause in causes if cause)
-        log.append(memoryevents.NotMet("", at, episode.shortage, known))
+        log.append(poolevents.NotMet("", at, episode.shortage, known))
     return after, tuple(log)
 
 

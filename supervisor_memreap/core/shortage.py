@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from supervisor_memreap.core.frozen import Frozen
 from supervisor_memreap.core.model import MemoryScope, Pool, Worker
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import memory
@@ -43,8 +44,7 @@ class Kind(str, enum.Enum):
     HEADROOM = "headroom"
 
 
-@dataclass(frozen=True)
-class Shortage:
+class Shortage(Frozen):
     kind: Kind
     scope: str
     """The name of the memory scope: a pool, the host, or a control group."""
@@ -81,8 +81,7 @@ class Shortage:
         return f"the memory pressure of {self.scope} is below {self.wanted:g} % again"
 
 
-@dataclass(frozen=True)
-class Episode:
+class Episode(Frozen):
     """A shortage from its beginning to its end."""
 
     shortage: Shortage

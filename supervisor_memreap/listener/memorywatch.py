@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from supervisor_memreap.core import memoryevents, oomkills, pace, reasons, selection, shortage
+from supervisor_memreap.core import oomkills, pace, poolevents, reasons, selection, shortage
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import Pool, ProcessId
 from supervisor_memreap.core.policy import Candidate, Choice, Look
@@ -64,7 +64,7 @@ class MemoryWatch:
         """Accept what was decided about shortages; the events, completed with what only the machine knows."""
         self._episodes = decision.episodes
         log = [self._complete(event, looks) for event in decision.events]
-        self._note_unrelieved(event for event in log if isinstance(event, memoryevents.NotRelieved))
+        self._note_unrelieved(event for event in log if isinstance(event, poolevents.NotRelieved))
         return log
 
     def note_sent(self, candidate: Candidate, now: float) -> None:
@@ -81,7 +81,7 @@ class MemoryWatch:
         self._note_unrelieved(log)
         return log
 
-    def _note_unrelieved(self, happened: Iterable[memoryevents.NotRelieved | memoryevents.NotMet]) -> None:
+    def _note_unrelieved(self, happened: Iterable[poolevents.NotRelieved | poolevents.NotMet]) -> None:
         for event in happened:
             self._unrelieved.note(event.shortage.key, event.text)
 
@@ -99,7 +99,7 @@ class MemoryWatch:
         return self._unrelieved.texts()
 
     def _complete(self, event: Event, looks: Sequence[Look]) -> Event:
-        if not isinstance(event, memoryevents.NotRelieved):
+        if not isinstance(event, poolevents.NotRelieved):
             return event
         if event.pool:
             pool = next(seen.pool for seen in looks if seen.pool.name == event.pool)

@@ -8,12 +8,74 @@ from collections.abc import Callable, Sequence
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core import events
+from supervisor_memreap.core.command import Command
+from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.rows import PoolRow
-from supervisor_memreap.outputs.announcements import Announcements
-from supervisor_memreap.outputs.answers import Answers
+from supervisor_memreap.outputs import fields
 from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.outputs.statusrows import VERSION
 from supervisor_memreap.supervisord.client import Client, Unavailable
+
+# At most this many announcements wait while supervisord accepts none; then the oldest are lost.
+_MOST = 1000
+
+
+class Announcements:
+    """Everything that happened in a tick is sent as one event.
+
+    supervisord keeps only `buffer_size` events, 10 by default, for a busy listener, and discards the oldest. With an
+    event for each worker, those of 14 pools pushed out the commands that waited.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[str] = []
+
+    def add(self, event: Event) -> None:
+        self._waiting = [*self._waiting, json.dumps(fields.of(event))][-_MOST:]
+
+    def send(self, send: Callable[[Sequence[str]], None]) -> None:
+        """If `send` raises, the announcements stay and are sent with the next: one may arrive twice, none is lost."""
+        if self._waiting:
+            send(self._waiting)
+            self._waiting = []
+
+
+# Answers kept for the senders, who ask within seconds.
+_MAX_ANSWERS = 20
+# A sender that waits for its answer sends the command again; it expires after some seconds.
+_MAX_KNOWN = 1000
+
+
+class Answers:
+    """The answers to commands, by their ids, for their senders; a command without one gets no answer."""
+
+    def __init__(self) -> None:
+        self._answers: dict[str, dict[str, object]] = {}
+        self._begun: dict[Command, None] = {}
+
+    def begin(self, command: Command) -> bool:
+        """Whether to carry this command out: False if it was carried out before, and has been sent again.
+
+        Its time counts too: a script may send the same command with the same id every day.
+        """
+        if not command.id or command.until is None:
+            return True
+        if command in self._begun:
+            return False
+        self._begun[command] = None
+        while len(self._begun) > _MAX_KNOWN:
+            del self._begun[next(iter(self._begun))]
+        return True
+
+    def give(self, id: str, ok: bool, text: str) -> None:
+        if id:
+            self._answers[id] = {"ok": ok, "text": text}
+        while len(self._answers) > _MAX_ANSWERS:
+            del self._answers[next(iter(self._answers))]
+
+    def values(self) -> dict[str, dict[str, object]]:
+        """The answers that memreap.getAnswer returns."""
+        return dict(self._answers)
 
 
 class Publisher:
