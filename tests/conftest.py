@@ -114,6 +114,7 @@ DEAR_OF_FILE = {
 
 _root = pytest.StashKey[Path]()
 _above = pytest.StashKey[dict[Path, str]]()
+_failed = pytest.StashKey[int]()
 _skipped: list[tuple[str, str]] = []
 
 
@@ -170,14 +171,14 @@ def _kind(item) -> str:
 def pytest_unconfigure(config):
     root = config.stash.get(_root, None)
     if root and not _is_worker(config):
-        if _failed_tests_left(root):
+        if config.stash.get(_failed, 0) and _failed_tests_left(root):
             print(f"the files of the tests that failed are in {root}")
         else:
             shutil.rmtree(root)
 
 
 def _failed_tests_left(root: Path) -> bool:
-    """pytest keeps the directory of a test that failed, and removes the others."""
+    """pytest keeps the directory of a test that failed or was skipped, and removes the others."""
     return any(path.is_dir() and any(path.iterdir()) for path in (root / "t").rglob("test_*"))
 
 
@@ -282,6 +283,7 @@ def _faults(config) -> list[str]:
 
 
 def pytest_sessionfinish(session, exitstatus):
+    session.config.stash[_failed] = session.testsfailed
     if exitstatus == pytest.ExitCode.OK and not _is_worker(session.config) and _faults(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -41,7 +41,7 @@ def day():
 
 @pytest.fixture(scope="module")
 def month():
-    return html(sawtooth.pool("big", workers=30, days=30), sawtooth.pool("small", days=30), days=30)
+    return html(sawtooth.pool("big", workers=12, days=30), sawtooth.pool("small", days=30), days=30)
 
 
 WIDTHS = pytest.mark.parametrize("width", [1280, 390])

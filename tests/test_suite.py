@@ -174,7 +174,7 @@ import pathlib, pytest
 def test_mode():
     pathlib.Path(__file__).parent.chmod(0o755)
 
-def test_it(): pytest.skip("on a holiday")
+def test_it(tmp_path): pytest.skip("on a holiday")
 """
 
 
