@@ -395,15 +395,16 @@ def test_the_lock_of_a_process_is_exclusive_until_released():
 def test_another_user_cannot_take_the_lock_of_a_process_which_counts_as_locked():
     with pool(1, 1) as pid:
         manager = look(pid).manager
-
-        def attempt() -> str:
-            try:
-                return f"taken {lock.take(manager)}"
-            except Unlockable as trouble:
-                return str(trouble)
-
-        assert as_unprivileged_user(attempt) == f"the lock /proc/{pid}/personality cannot be opened (Permission denied)"
+        refused = f"the lock /proc/{pid}/personality cannot be opened (Permission denied)"
+        assert as_unprivileged_user(lambda: outcome_of(lock.take, manager)) == refused
         os.close(lock.take(manager))
+
+
+def outcome_of(take, process: ProcessId) -> str:
+    try:
+        return f"taken {take(process)}"
+    except Unlockable as trouble:
+        return str(trouble)
 
 
 @needs_root
@@ -449,17 +450,12 @@ def test_the_lock_is_a_file_where_proc_cannot_be_locked(monkeypatch, tmp_path):
 @needs_root
 def test_an_unopenable_lock_file_counts_as_locked_and_the_line_names_it(monkeypatch, where):
     monkeypatch.setattr("tempfile.tempdir", str(where))
-    os.close(lock.take_file(ProcessId(4242, 1.0)))
+    process = ProcessId(4242, 1.0)
+    os.close(lock.take_file(process))
     (path,) = where.iterdir()
     path.chmod(0o600)
-
-    def attempt() -> str:
-        try:
-            return f"taken {lock.take_file(ProcessId(4242, 1.0))}"
-        except Unlockable as trouble:
-            return str(trouble)
-
-    assert as_unprivileged_user(attempt) == f"the lock {path} cannot be taken (Permission denied)"
+    refused = f"the lock {path} cannot be taken (Permission denied)"
+    assert as_unprivileged_user(lambda: outcome_of(lock.take_file, process)) == refused
 
 
 def test_a_process_with_another_start_time_than_supervisord_reports_is_not_the_manager():
