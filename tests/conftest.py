@@ -100,6 +100,7 @@ LONG = {
 # Fixtures of a file that take seconds, and those of the session.
 DEAR_OF_SESSION = {"catalyst_script", "wheel"}
 DEAR_OF_FILE = {
+    "bare",
     "conf",
     "day",
     "host",
@@ -107,9 +108,12 @@ DEAR_OF_FILE = {
     "measured",
     "operated",
     "outcomes",
+    "pools",
     "prometheus",
     "recorded",
     "scripts",
+    "watched",
+    "world",
 }
 
 _root = pytest.StashKey[Path]()

@@ -434,7 +434,7 @@ def test_a_pool_with_a_total_that_is_no_longer_watched_does_not_end_the_tick(mon
     with pool(2, 40) as manager, pool(2, 40) as other, Reaping(other), Reaping(manager) as reaping:
         given = _given({"total": "50MB", "min_age": "1s", "settle": "0s"})
         reaping.programs.append(Program("second", "second", "RUNNING", other))
-        reaping.settings = resolve({"myapp": given, "second": _given(QUICK)})
+        reaping.settings = resolve({"myapp": given, "second": _given({**QUICK, "limit": "1GB"})})
         eventually(lambda: _assert_emitted(reaping, events.Signalled, "myapp"))
         reaping.settings = resolve({"second": _given(QUICK)})
         before = len(reaping.all_of(events.Signalled))
