@@ -37,7 +37,6 @@ MAX_FILES_ON_TOP = 6
 AROUND_THE_REAPER = {
     "application",
     "doctorprocess",
-    "livesettings",
     "loop",
     "slowoutputs",
     "statedirectory",

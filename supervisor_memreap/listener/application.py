@@ -11,13 +11,12 @@ from supervisor_memreap.core import events
 from supervisor_memreap.core.command import NEED_WORKERS, TYPE, Command, CommandError, id_of, named, parse
 from supervisor_memreap.core.model import Program, ProgramState
 from supervisor_memreap.core.rows import PoolRow
-from supervisor_memreap.core.settings import Sections, Settings
+from supervisor_memreap.core.settings import Sections, Settings, SettingsError, resolve
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.host import orphans, procfs
 from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.host.whoserves import PATIENCE
 from supervisor_memreap.listener.doctorprocess import DoctorProcess
-from supervisor_memreap.listener.livesettings import LiveSettings
 from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.listener.savedstates import SavedStates
 from supervisor_memreap.listener.slowoutputs import SlowOutputs
@@ -26,8 +25,9 @@ from supervisor_memreap.listener.timing import Timing
 from supervisor_memreap.listener.wakeable import Wakeable
 from supervisor_memreap.outputs.lasting import Once, guard
 from supervisor_memreap.outputs.publisher import Publisher
+from supervisor_memreap.supervisord import configfile
 from supervisor_memreap.supervisord.client import Client, Endings, ShuttingDown, Unavailable, connect
-from supervisor_memreap.supervisord.configfile import ConfigFile
+from supervisor_memreap.supervisord.configfile import ConfigFile, Contents
 from supervisor_memreap.supervisord.protocol import Event
 
 
@@ -251,6 +251,52 @@ def _report_names(settings: Settings, programs: list[Program], once: Once) -> No
     once.follow(events.ProgramsMissing, events.ProgramsMissing.of(settings.unmatched(programs), programs, time.time()))
     pools = tuple((watch.program.namespec, watch.settings) for watch in settings.pools(programs))
     once(events.Watching("", time.time(), pools))
+
+
+class LiveSettings:
+    """`command_line` overrides the file. Raises SettingsError if it has an error.
+
+    `apply` is called with the settings whenever they have changed, before any event is emitted.
+    """
+
+    def __init__(
+        self,
+        file: ConfigFile | None,
+        command_line: Sections,
+        once: Once,
+        apply: Callable[[Settings], None] = lambda _: None,
+    ):
+        self._file = file
+        self._command_line = command_line
+        self._once = once
+        self._apply = apply
+        # If the file can never be read, the settings of the command are in force.
+        self.settings = resolve(command_line)
+        self.contents = Contents()
+        self.are_known = file is None
+        """Whether the file was ever read without error: before that no pool is looked at."""
+
+    @property
+    def path(self) -> str:
+        """Of the file; empty if there is none."""
+        return self._file.path if self._file else ""
+
+    def refresh(self) -> None:
+        """Take a changed file as a whole, or not at all."""
+        if self._file is None or not self._file.has_changed():
+            return
+        try:
+            contents = self._file.read()
+            self.settings = resolve(configfile.merge(contents.sections, self._command_line))
+        except SettingsError as error:
+            self._once(events.SettingsRefused("", time.time(), str(error), self.are_known))
+            return
+        self._apply(self.settings)
+        self._once.end(events.SettingsAccepted("", time.time()))
+        self.contents = contents
+        self.are_known = True
+        warned = events.SettingsWarned("", time.time(), tuple(contents.warnings)) if contents.warnings else None
+        self._once.follow(events.SettingsWarned, warned)
 
 
 class OrphanWatch:
