@@ -15,6 +15,7 @@ import psutil
 import pytest
 from support import stack
 from support.driver import POOL, eventually, started
+from support.operated import Operated
 
 from supervisor_memreap import __version__
 
@@ -232,9 +233,9 @@ def assert_logged(where: Path, text: str) -> None:
 
 def steer(where: Path, main: Path) -> None:
     eventually(lambda: assert_logged(where, "watching myapp"))
-    eventually(lambda: assert_control_output(where, "30 MiB uss", "status"))
+    assert_shows(where, "30 MiB uss")
     control(where, "memreap", "pause", "myapp")
-    eventually(lambda: assert_control_output(where, "PAUSED", "status"))
+    assert_shows(where, "PAUSED")
     control(where, "memreap", "resume", "myapp")
     # Not while its only worker, which was over the limit, is leaving.
     eventually(lambda: control(where, "memreap", "reap", "myapp"))
@@ -244,8 +245,14 @@ def steer(where: Path, main: Path) -> None:
     eventually(lambda: system("memreap", "doctor", "-c", str(main)))
 
 
-def assert_control_output(where: Path, text: str, *words: str) -> None:
-    assert text in control(where, "memreap", *words)
+def assert_shows(where: Path, text: str) -> None:
+    """Debian's supervisorctl shows it as soon as the listener has published it."""
+    eventually(lambda: assert_well(Operated.of(where).ctl("memreap", "status"), text))
+    assert text in control(where, "memreap", "status")
+
+
+def assert_well(shown: subprocess.CompletedProcess[str], text: str) -> None:
+    assert (shown.returncode, text in shown.stdout) == (0, True), shown.stdout
 
 
 def upgrade(where: Path, new: Path) -> None:
@@ -254,9 +261,9 @@ def upgrade(where: Path, new: Path) -> None:
     assert pid_of(where, "memreap") == listener  # nothing is restarted
     control(where, "restart", "memreap")
     eventually(lambda: assert_logged(where, "memreap: version 9.9.9"))
-    eventually(lambda: assert_control_output(where, "30 MiB uss", "status"))
+    assert_shows(where, "30 MiB uss")
     control(where, "memreap", "pause", "myapp")
-    eventually(lambda: assert_control_output(where, "PAUSED", "status"))
+    assert_shows(where, "PAUSED")
 
 
 def assert_removal_warns_of_sections(where: Path) -> None:

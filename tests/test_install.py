@@ -9,19 +9,19 @@ import re
 import shutil
 import subprocess
 import sys
-import xmlrpc.client
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support import stack
-from support.driver import POOL, Transport, eventually, started
+from support import inprocess, stack
+from support.driver import POOL, eventually, started
+from support.operated import Operated
 
 from supervisor_memreap import __version__
 
 # Building, installing and upgrading take their time, on a busy machine above all.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("install")]
 
 PAGE = (stack.ROOT / "docs/install.md").read_text()
 # The supervisord of a test: what it has without memreap.
@@ -41,7 +41,6 @@ command=PYTHON WHERE/pool.py 1 40
 """
 # So that a test need not wait for long. Pools have one worker: several that are all new and over the limit suspend it.
 QUICK = "min_age=1s\nsettle=1s\n"
-NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 # What Docker gives to a container.
 CAPABILITIES = (
     "chown,dac_override,fowner,fsetid,kill,setgid,setuid,setpcap,net_bind_service,net_raw,sys_chroot,mknod,"
@@ -73,13 +72,17 @@ def where():
     shutil.rmtree(path)
 
 
-@pytest.fixture
-def environment(where, wheel):
-    """A virtual environment with memreap in it, made as documented; of a Python that every user may run."""
-    path = where / "memreap"
+@pytest.fixture(scope="module")
+def environment(wheel):
+    """A virtual environment with memreap in it, made as documented; of a Python that every user may run.
+
+    The last test of the file upgrades memreap there, and uninstalls it.
+    """
+    path = stack.directory()
     subprocess.run([base_python(), "-m", "venv", str(path)], check=True)
     pip_install(path, wheel)
-    return path
+    yield path
+    shutil.rmtree(path)
 
 
 def base_python() -> str:
@@ -159,8 +162,15 @@ class Installed:
     def assert_logged(self, text: str, of: str = "") -> None:
         assert any(text in line and of in line for line in self.log().splitlines()), self.log()
 
-    def assert_output(self, text: str, *words: str, status: int = 0) -> None:
-        assert text in self.control(*words, status=status)
+    def assert_shows(self, text: str, status: int = 0) -> None:
+        """Its supervisorctl shows it as soon as the listener has published it."""
+
+        def assert_published() -> None:
+            result = inprocess.control("-c", str(self.conf), "memreap", "status")
+            assert (text in result.stdout, result.returncode) == (True, status), result
+
+        eventually(assert_published)
+        assert text in self.control("memreap", "status", status=status)
 
     def assert_does_not_start(self, section: str) -> None:
         result = run(*self.command("supervisord"), "-n")
@@ -198,67 +208,13 @@ def test_a_listener_in_its_own_venv_reaps_and_supervisord_is_not_changed(where, 
             result = run(f"{environment}/bin/memreap", name, "-c", str(installed.conf))
             assert result.returncode == 0, result
         assert "memreap status" in installed.control("memreap", "status", status=1)
-        transport = Transport("", "", f"unix://{where}/s.sock")
-        proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
-        proxy.supervisor.sendRemoteCommEvent("memreap-command", "pause myapp id=1")
+        Operated.of(where).send("pause myapp id=1")
         eventually(lambda: installed.assert_logged("myapp: paused"))
         text = installed.conf.read_text()
         installed.conf.write_text(text + stack.PLUGIN)
         assert "cannot be resolved within [ctlplugin:memreap]" in installed.control("status", status=2)
     installed.conf.write_text(text + stack.INTERFACE)
     installed.assert_does_not_start("rpcinterface:memreap")
-
-
-def test_in_the_venv_of_supervisord_everything_works_through_upgrade_and_uninstall(where, environment):
-    section = changed(
-        block("The virtual environment of supervisord"),
-        ("/opt/supervisor", str(environment)),
-        ("autorestart=true\n", f"autorestart=true\nstderr_logfile={where}/memreap.log\n"),
-        ("limit=150MB\n", f"limit=30MB\n{QUICK}"),
-    )
-    installed = Installed(where, environment, PLAIN + section + stack.INTERFACE + stack.PLUGIN)
-    assert installed.sees_memreap() == __version__
-    with installed.running():
-        manager = installed.control("pid", "myapp")
-        eventually(lambda: installed.assert_logged("left after"))
-        eventually(lambda: installed.assert_output("30 MiB uss", "memreap", "status"))
-        assert run(f"{environment}/bin/memreap", "doctor", "-c", str(installed.conf)).returncode == 0
-        upgrade(installed, environment)
-        uninstall_in_the_wrong_order(installed, environment)
-        uninstall(installed, section)
-        assert installed.control("pid", "myapp") == manager
-    with installed.running():
-        assert "RUNNING" in installed.control("status", "myapp")
-
-
-def upgrade(installed: Installed, environment: Path) -> None:
-    listener = installed.control("pid", "memreap")
-    pip_install(environment, stack.wheel(installed.directory, "9.9.9"))
-    assert installed.control("pid", "memreap") == listener
-    installed.control("restart", "memreap")
-    eventually(lambda: installed.assert_logged("memreap: version 9.9.9"))
-    eventually(lambda: installed.assert_output("30 MiB uss", "memreap", "status"))
-    installed.control("memreap", "pause", "myapp")
-    eventually(lambda: installed.assert_output("PAUSED", "memreap", "status"))
-    installed.control("memreap", "resume", "myapp")
-    assert version_in_supervisord(installed) == __version__
-
-
-def version_in_supervisord(installed: Installed) -> str:
-    transport = Transport("", "", f"unix://{installed.directory}/s.sock")
-    return str(xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).memreap.getVersion())
-
-
-def uninstall_in_the_wrong_order(installed: Installed, environment: Path) -> None:
-    subprocess.run([f"{environment}/bin/pip", "uninstall", "-q", "-y", "supervisor-memreap"], check=True)
-    assert "cannot be resolved within [ctlplugin:memreap]" in installed.control("status", status=2)
-    installed.assert_does_not_start("rpcinterface:memreap")
-
-
-def uninstall(installed: Installed, section: str) -> None:
-    installed.edit((section, ""), (stack.INTERFACE, ""), (stack.PLUGIN, ""))
-    assert "memreap: stopped" in installed.control("update")
-    assert installed.control("status").split()[:2] == ["myapp", "RUNNING"]
 
 
 def yama_scope() -> int:
@@ -295,7 +251,7 @@ def skip_without_containers() -> None:
     absent = [tool for tool in ("unshare", "setpriv") if not shutil.which(tool)]
     if absent:
         pytest.skip(f"not here: {', '.join(absent)}")
-    if subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode != 0:
+    if not stack.may_unshare():
         pytest.skip("may not make a namespace of pids")
     with contextlib.suppress(KeyError):
         pwd.getpwnam("www-data")
@@ -325,9 +281,9 @@ def assert_matches_the_page(container: Container, installed: Installed) -> None:
         assert len([line for line in lines if "HUP sent" in line]) == ("HUP sent" in expected)
     # A pool whose memory may not be read is not shown as well.
     text, status = ("BLIND", 1) if "cannot be read" in container.with_uss else ("30 MiB uss", 0)
-    eventually(lambda: installed.assert_output(text, "memreap", "status", status=status))
+    installed.assert_shows(text, status=status)
     installed.control("memreap", "pause", "all")
-    eventually(lambda: installed.assert_output("PAUSED", "memreap", "status"))
+    installed.assert_shows("PAUSED")
 
 
 @contextlib.contextmanager
@@ -354,6 +310,53 @@ def contained(where: Path, environment: Path, container: Container) -> Iterator[
     )
     installed = Installed(directory, environment, text)
     capabilities = "-all," + ",".join(f"+{name}" for name in CAPABILITIES.split(",")) + container.added
-    within = (*NAMESPACE, "setpriv", "--bounding-set", capabilities, "--")
+    within = (*stack.NAMESPACE, "setpriv", "--bounding-set", capabilities, "--")
     with (directory / "memreap.log").open("ab") as log, installed.running(within, stderr=log):
         yield installed
+
+
+def test_in_the_venv_of_supervisord_everything_works_through_upgrade_and_uninstall(where, environment, wheel):
+    section = changed(
+        block("The virtual environment of supervisord"),
+        ("/opt/supervisor", str(environment)),
+        ("autorestart=true\n", f"autorestart=true\nstderr_logfile={where}/memreap.log\n"),
+        ("limit=150MB\n", f"limit=30MB\n{QUICK}"),
+    )
+    installed = Installed(where, environment, PLAIN + section + stack.INTERFACE + stack.PLUGIN)
+    assert installed.sees_memreap() == __version__
+    with installed.running():
+        manager = installed.control("pid", "myapp")
+        eventually(lambda: installed.assert_logged("left after"))
+        installed.assert_shows("30 MiB uss")
+        assert run(f"{environment}/bin/memreap", "doctor", "-c", str(installed.conf)).returncode == 0
+        upgrade(installed, environment, wheel)
+        uninstall_in_the_wrong_order(installed, environment)
+        uninstall(installed, section)
+        assert installed.control("pid", "myapp") == manager
+    with installed.running():
+        assert "RUNNING" in installed.control("status", "myapp")
+
+
+def upgrade(installed: Installed, environment: Path, wheel: Path) -> None:
+    listener = installed.control("pid", "memreap")
+    pip_install(environment, stack.with_version(wheel, installed.directory, "9.9.9"))
+    assert installed.control("pid", "memreap") == listener
+    installed.control("restart", "memreap")
+    eventually(lambda: installed.assert_logged("memreap: version 9.9.9"))
+    installed.assert_shows("30 MiB uss")
+    installed.control("memreap", "pause", "myapp")
+    installed.assert_shows("PAUSED")
+    installed.control("memreap", "resume", "myapp")
+    assert Operated.of(installed.directory).rpc().memreap.getVersion() == __version__
+
+
+def uninstall_in_the_wrong_order(installed: Installed, environment: Path) -> None:
+    subprocess.run([f"{environment}/bin/pip", "uninstall", "-q", "-y", "supervisor-memreap"], check=True)
+    assert "cannot be resolved within [ctlplugin:memreap]" in installed.control("status", status=2)
+    installed.assert_does_not_start("rpcinterface:memreap")
+
+
+def uninstall(installed: Installed, section: str) -> None:
+    installed.edit((section, ""), (stack.INTERFACE, ""), (stack.PLUGIN, ""))
+    assert "memreap: stopped" in installed.control("update")
+    assert installed.control("status").split()[:2] == ["myapp", "RUNNING"]
