@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import time
 import types
 import venv
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,13 @@ import supervisor
 import supervisor_memreap
 from supervisor_memreap import __version__
 from supervisor_memreap import doctor as memreap_doctor
-from supervisor_memreap.commands import cli
 from supervisor_memreap.core.model import ProcessId, ProcessMemory, Program
 from supervisor_memreap.core.servers import Names
 from supervisor_memreap.doctor.interpreter import Answer
 from supervisor_memreap.host import source
-from support import stack
+from support import inprocess, stack
 from support.driver import POOL, eventually, supervisord
+from support.operated import Operated
 
 MIB = 1024**2
 BIN = Path(sys.executable).parent
@@ -94,13 +94,7 @@ def doctor(where: Path, *more: str, within: Sequence[str] = (), **options) -> su
     if within or options:
         command = [*within, sys.executable, "-m", "supervisor_memreap", *words]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **options)
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-        try:
-            status: Any = cli.main(words)
-        except SystemExit as exit:
-            status = exit.code
-    return subprocess.CompletedProcess(words, status, stdout.getvalue(), stderr.getvalue())
+    return inprocess.memreap(*words)
 
 
 @contextlib.contextmanager
@@ -119,11 +113,28 @@ def running(where: Path, text: str, **options):
                     process.kill()
 
 
-def assert_found(where: Path, expression: str, status: int = 1, **options) -> None:
+def assert_found(where: Path, expression: str, status: int = 1, **options) -> str:
+    """Returns what doctor prints."""
     result = doctor(where, **options)
     assert re.search(expression, result.stdout), result.stdout + result.stderr
     assert result.returncode == status, result.stdout
     assert "Traceback" not in result.stdout + result.stderr
+    return result.stdout
+
+
+def eventually_found(where: Path, expression: str, status: int = 1, **options) -> str:
+    """The same, asked when there is something to judge: each doctor takes a second of CPU."""
+    eventually(lambda: _assert_can_be_judged(where))
+    return eventually(lambda: assert_found(where, expression, status, **options))
+
+
+def _assert_can_be_judged(where: Path) -> None:
+    """All workers are older than a min_age of 1 s, and the listener, if it can be asked, has looked or failed."""
+    processes = [process for process in stack.left_in(where) if not process.info["name"].startswith("memreap ")]
+    assert time.time() - max(process.create_time() for process in processes) > 1.5
+    if stack.INTERFACE in (where / "supervisord.conf").read_text():
+        listener = Operated.of(where).rpc().memreap.getListener()
+        assert "age_seconds" in listener or listener["listener_state"] == "UNKNOWN", listener
 
 
 # Pids that no process of this machine can have.
