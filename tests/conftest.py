@@ -110,6 +110,7 @@ DEAR_OF_FILE = {
     "outcomes",
     "pools",
     "prometheus",
+    "quiet",
     "recorded",
     "scripts",
     "watched",

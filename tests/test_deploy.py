@@ -5,24 +5,23 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sys
 import time
-import xmlrpc.client
 
 import pytest
 from support import stack
-from support.driver import POOL, Transport, eventually, listening, supervisord, workers_below
+from support.driver import eventually, listening, supervisord, workers_below
+from support.operated import Operated
+from support.sections import program
 
 from supervisor_memreap.core.model import Ending, Program
 from supervisor_memreap.supervisord.client import Client
 
-PROGRAM = f"[program:myapp]\ncommand={sys.executable} {POOL} 3 40 stuck fresh\nstopwaitsecs=5\nautorestart=true\n"
+PROGRAM = program("myapp", 3, 40, "stuck", "fresh", more="stopwaitsecs=5\nautorestart=true\n")
 QUICK = "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=0s\nchecks=3\n"
 
 
 def control(directory):
-    transport = Transport(None, None, f"unix://{directory}/s.sock")
-    return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
+    return Operated.of(directory).rpc().supervisor
 
 
 @pytest.fixture
@@ -63,15 +62,16 @@ def stop_and_start_later(directory) -> None:
     control(directory).startProcess("myapp")
 
 
-@pytest.mark.parametrize("deploy", [restart, remove_and_add, stop_and_start_later])
-def test_a_restart_by_the_user_right_after_a_reap_suspends_nothing(listener, tmp_path, deploy):
-    before = _assert_runs(tmp_path)
-    deploy(tmp_path)
-    assert eventually(lambda: _assert_runs(tmp_path)) != before
-    for _ in range(3):
-        listener.tick()
-    assert "suspended" not in listener.text()
-    eventually(lambda: listener.tick() and _assert_announced(tmp_path, "reap", "reap"))
+def test_a_restart_by_the_user_right_after_a_reap_suspends_nothing(listener, tmp_path):
+    for count, deploy in enumerate((restart, remove_and_add, stop_and_start_later), 2):
+        before = _assert_runs(tmp_path)
+        deploy(tmp_path)
+        assert eventually(lambda: _assert_runs(tmp_path)) != before
+        for _ in range(2):
+            listener.tick()
+        assert "suspended" not in listener.text()
+        # A worker of the new manager, so that the next restart is right after a reap too.
+        eventually(lambda count=count: listener.tick() and _assert_announced(tmp_path, *["reap"] * count))
 
 
 def test_a_manager_that_exits_on_its_own_right_after_a_reap_suspends_the_pool(listener, tmp_path):
@@ -95,7 +95,7 @@ def test_subscribed_events_are_used_where_the_log_has_no_entry(listener, tmp_pat
     )
     control(tmp_path).startProcess("myapp")
     eventually(lambda: _assert_runs(tmp_path))
-    for _ in range(3):
+    for _ in range(2):
         listener.tick()
     assert "suspended" not in listener.text()
 
@@ -106,23 +106,23 @@ def test_the_pool_is_suspended_for_a_minute_if_the_cause_of_the_end_is_unknown(l
     control(tmp_path).startProcess("myapp", False)
     eventually(lambda: listener.tick() and _assert_announced(tmp_path, "reap", "suspended"))
     _, suspended = stack.announced(tmp_path)
-    assert re.search(r"supervisord did not report .*; resumes when .* has run for 60 s", suspended["message"])
+    assert re.search(r"; resumes when .* has run for 60 s", suspended["message"])
 
 
-@pytest.mark.parametrize(
-    ("lines", "ending"),
-    [
-        (["INFO stopped: myapp (exit status 0)"], Ending.STOPPED),
-        (["WARN exited: myapp (terminated by SIGKILL; not expected)"], Ending.EXITED),
-        (["INFO exited: other (exit status 0; expected)"], Ending.UNKNOWN),
-        (["INFO stopped: myapp (exit status 0)", "INFO exited: myapp (exit status 0; expected)"], Ending.STOPPED),
-        ([], Ending.UNKNOWN),
-    ],
-)
-def test_the_first_entry_in_the_log_of_supervisord_counts(tmp_path, lines, ending):
+ENTRIES = [
+    (["INFO stopped: myapp (exit status 0)"], Ending.STOPPED),
+    (["WARN exited: myapp (terminated by SIGKILL; not expected)"], Ending.EXITED),
+    (["INFO exited: other (exit status 0; expected)"], Ending.UNKNOWN),
+    (["INFO stopped: myapp (exit status 0)", "INFO exited: myapp (exit status 0; expected)"], Ending.STOPPED),
+    ([], Ending.UNKNOWN),
+]
+
+
+def test_the_first_entry_in_the_log_of_supervisord_counts(tmp_path):
     with supervisord(tmp_path, PROGRAM):
-        old = "2001-01-01 00:00:00,000 INFO exited: myapp (exit status 0; expected)\n"
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S,000")
-        (tmp_path / "s.log").write_text(old + "".join(f"{stamp} {line}\n" for line in lines))
         client = Client(f"unix://{tmp_path}/s.sock")
-        assert client.how_ended(Program("myapp", "myapp", "RUNNING", 1), time.time() - 60) is ending
+        old = "2001-01-01 00:00:00,000 INFO exited: myapp (exit status 0; expected)\n"
+        for lines, ending in ENTRIES:
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S,000")
+            (tmp_path / "s.log").write_text(old + "".join(f"{stamp} {line}\n" for line in lines))
+            assert client.how_ended(Program("myapp", "myapp", "RUNNING", 1), time.time() - 60) is ending, lines

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from support.doctor import assert_found, doctor, running
-from support.driver import assert_matches, eventually
+from support.driver import assert_matches, eventually, until
 from support.operated import Operated, assert_logged, assert_status
 from support.sections import BIN, INTERFACES, listener, program
 
@@ -18,6 +18,10 @@ from supervisor_memreap.history import historyfile
 TEXT = (
     program("myapp", 3, 40) + "[memreap]\nmin_age=1s\nsettle=1s\n[memreap:myapp]\nlimit=1GB\n" + listener() + INTERFACES
 )
+
+
+# A worker whose size could not be read in time, on a busy machine, is recorded a minute later.
+RECORDED_WITHIN = 100
 
 
 def assert_recorded(where: Path, reaps: int = 0, pools: int = 1) -> None:
@@ -48,7 +52,7 @@ def assert_continued(where: Path, before: dict, shown: list) -> dict:
 
 def test_it_is_beside_the_log_of_supervisord_and_the_counters_continue_after_a_restart(where):
     with running(where, TEXT):
-        eventually(lambda: assert_recorded(where))
+        eventually(lambda: assert_recorded(where), timeout=RECORDED_WITHIN)
         for count in (1, 2):
             assert Operated.of(where).ctl("memreap", "reap", "myapp").returncode == 0
             eventually(lambda count=count: assert_reaps(where, count))
@@ -68,13 +72,9 @@ def test_it_is_beside_the_log_of_supervisord_and_the_counters_continue_after_a_r
         killed = Operated.of(where).listener()
         (child,) = (each for each in killed.children() if each.name() == "memreap history")
         killed.kill()
-        eventually(lambda: assert_gone(child))
+        until(child.is_running, False)
         eventually(lambda: assert_reaps(where, 2))
         assert "internal error" not in Operated.of(where).log()
-
-
-def assert_gone(process) -> None:
-    assert not process.is_running()
 
 
 def test_observed_pools_are_recorded_reported_and_never_signalled_with_and_without_a_limit(where):
@@ -82,7 +82,7 @@ def test_observed_pools_are_recorded_reported_and_never_signalled_with_and_witho
     text = TEXT.replace("limit=1GB\n", "limit=10MB\nobserve=yes\n[memreap:unlimited]\nobserve=yes\n")
     observed = Operated.of(where)
     with running(where, text + program("unlimited", 3, 5)):
-        eventually(lambda: assert_recorded(where, pools=2))
+        eventually(lambda: assert_recorded(where, pools=2), timeout=RECORDED_WITHIN)
         eventually(lambda: assert_logged(observed, "it would be replaced now; nothing sent (observe=yes)", 3))
         assert_logged(observed, "watching myapp (only observed, limit 10 MiB uss), unlimited (only observed)")
         workers = observed.workers()

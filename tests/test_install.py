@@ -21,7 +21,7 @@ from support.operated import Operated
 from supervisor_memreap import __version__
 
 # Building, installing and upgrading take their time, on a busy machine above all.
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("install")]
+pytestmark = pytest.mark.timeout(300)
 
 PAGE = (stack.ROOT / "docs/install.md").read_text()
 # The supervisord of a test: what it has without memreap.

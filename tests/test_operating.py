@@ -17,11 +17,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 from supervisor.xmlrpc import RPCError
 from support import stack
-from support.driver import assert_in, eventually
+from support.driver import assert_in, eventually, is_alive, until
 from support.operated import Operated, assert_logged, assert_status, operating
 from support.sections import program
 
@@ -276,7 +275,7 @@ def test_pools_are_structs_with_units_in_the_names(operated):
     eventually(lambda: assert_status(operated, "myapp +QUIET"))  # a worker may just be being replaced
     mine = eventually(lambda: assert_same_in_both(rpc))  # the listener may look between the two calls
     assert mine["limit_bytes"] == float(1024**3)
-    eventually(lambda: assert_same_workers(operated))  # one may just have been replaced
+    until(lambda: {each["pid"] for each in rpc.memreap.getPool("myapp")["workers"]} == operated.workers())
     with pytest.raises(xmlrpc.client.Fault, match="BAD_NAME: nowhere"):
         rpc.memreap.getPool("nowhere")
     assert rpc.memreap.getRestarted() == ["other:other"]
@@ -293,10 +292,6 @@ def assert_same_in_both(rpc) -> dict[str, Any]:
     (mine,) = [pool for pool in rpc.memreap.getPools() if pool["name"] == "myapp"]
     assert mine == {**rpc.memreap.getPool("myapp"), "message": mine["message"], "since": mine["since"]}
     return mine
-
-
-def assert_same_workers(operated: Operated) -> None:
-    assert {worker["pid"] for worker in operated.rpc().memreap.getPool("myapp")["workers"]} == operated.workers()
 
 
 def test_the_doctor_of_the_listener_reports_no_problems(operated):
@@ -323,7 +318,7 @@ def test_a_problem_reported_by_the_doctor_of_the_listener_is_returned_and_the_li
     # However long the doctor takes, the worker is fresh.
     low = "[memreap:other]\nlimit=1MB\nmetric=rss\nchecks=9999\nsettle=30min\n"
     with changed(operated, "[memreap:other]\n", low):
-        eventually(lambda: assert_limit(operated, 1024**2))
+        until(lambda: operated.rpc().memreap.getPool("other")["limit_bytes"], 1024**2)
         asked = [
             subprocess.Popen(operated.command("memreap", "doctor"), stdout=subprocess.PIPE, text=True) for _ in "ab"
         ]
@@ -335,10 +330,6 @@ def test_a_problem_reported_by_the_doctor_of_the_listener_is_returned_and_the_li
         children = stack.listener_in(operated.directory).children()
         assert {each.name() for each in children} <= {"memreap history", "memreap reader"}
         assert operated.ctl("memreap", "resume", "all").returncode == 0
-
-
-def assert_limit(operated: Operated, size: float) -> None:
-    assert operated.rpc().memreap.getPool("other")["limit_bytes"] == size
 
 
 def test_a_listener_older_than_supervisorctl_is_reported(operated):
@@ -386,19 +377,12 @@ def test_a_hanging_doctor_is_ended_with_all_its_children(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", [str(script)])
     doctor = process.DoctorProcess("", "1")
 
-    def assert_ended() -> None:
+    while not doctor.has_ended():
         doctor.wake(wait(ThisMachine(), doctor))  # as the listener does
-        assert doctor.has_ended()
-
-    eventually(assert_ended)
     ok, text = doctor.result()
     pid, reason = text.splitlines()
     assert (ok, reason) == (False, "doctor did not finish")
-    eventually(lambda: assert_gone(int(pid)))
-
-
-def assert_gone(pid: int) -> None:
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
+    until(lambda: is_alive(int(pid)), False)
 
 
 def test_settings_are_shown_with_their_origin(operated):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -13,9 +12,11 @@ from typing import NamedTuple
 
 import pytest
 from support import stack
-from support.driver import POOL, eventually, stop, supervisord
+from support.driver import eventually, stopped, supervisord
+from support.inprocess import memreap
 from support.operated import Operated, assert_status
 from support.screen import Screen
+from support.sections import INTERFACES, listener, program
 
 from supervisor_memreap.host import packages
 
@@ -23,21 +24,15 @@ MEMREAP = [sys.executable, "-m", "supervisor_memreap"]
 # Twelve workers are more than fit beside the others at 80x24, where there is a second pool of eight.
 WORKERS, OTHERS = 12, 8
 PASSWORD = "to@pse:cret"
+COLOR = rb"\033\[[\d;]*3[0-7][\d;]*m"
 ENTERED, LEFT = b"\033[?1049h\033[?25l", b"\033[?1049l\033[?25h"
 
 
-def sections(where, listener: bool = True) -> str:
-    listening = (
-        f"[eventlistener:memreap]\ncommand={' '.join(MEMREAP)} listen\nevents=TICK_5\n"
-        f'stderr_logfile={where}/memreap.log\nenvironment=TMPDIR="{where}",SUPERVISOR_USERNAME="me",'
-        f'SUPERVISOR_PASSWORD="{PASSWORD}"\n'
-    )
-    return (
-        f"[program:myapp]\ncommand={sys.executable} {POOL} {WORKERS} 30\n"
-        f"[program:other]\ncommand={sys.executable} {POOL} {OTHERS} 5\n"
-        "[memreap]\nmin_age=1s\nsettle=1s\nlimit=1GB\n[memreap:myapp]\n[memreap:other]\n"
-        f"{listening if listener else ''}{stack.PLUGIN}{stack.INTERFACE}"
-    )
+POOLS = (
+    program("myapp", WORKERS, 30)
+    + program("other", OTHERS, 5)
+    + "[memreap]\nmin_age=1s\nsettle=1s\nlimit=1GB\n[memreap:myapp]\n[memreap:other]\n"
+)
 
 
 class Host(NamedTuple):
@@ -57,7 +52,9 @@ def host():
         f"[inet_http_server]\nport=127.0.0.1:{port}\nusername=me\npassword={PASSWORD}\n"
     )
     try:
-        with supervisord(where, sections(where), http) as process:
+        login = f',SUPERVISOR_USERNAME="me",SUPERVISOR_PASSWORD="{PASSWORD}"'
+        text = POOLS + listener(where, events="TICK_5", more=login) + INTERFACES
+        with supervisord(where, text, http) as process:
             conf = where / "supervisord.conf"
             conf.write_text(
                 conf.read_text().replace("[supervisorctl]\n", f"[supervisorctl]\nusername=me\npassword={PASSWORD}\n")
@@ -72,6 +69,12 @@ def host():
 def is_whole(text: str) -> bool:
     """All sizes are known."""
     return bool(re.search(r"^myapp +QUIET +1.0 GiB uss +12 +\d+ MiB", text, re.MULTILINE))
+
+
+def quits(screen: Screen) -> int:
+    """Its exit status."""
+    screen.types(b"q")
+    return screen.ends()
 
 
 def assert_restored(screen: Screen) -> None:
@@ -99,11 +102,11 @@ def test_all_pools_are_shown_with_their_largest_workers_and_q_quits(host, column
         assert "2 pools, 20 workers" in text
         assert re.search(r"^seen by the listener \d s ago", text, re.MULTILINE)
         screen.types(b"x")  # any other key does nothing
-        screen.types(b"q")
-        assert screen.ends() == 0
+        assert quits(screen) == 0
         assert_restored(screen)
         assert screen.raw.endswith(LEFT)
         assert screen.raw.startswith(ENTERED)
+        assert re.search(COLOR, screen.raw)
 
 
 @pytest.mark.parametrize("ends", [b"\x03", signal.SIGTERM, signal.SIGHUP], ids=["Ctrl-C", "TERM", "HUP"])
@@ -143,8 +146,7 @@ def test_ctrl_z_returns_the_terminal_to_the_shell_and_fg_continues(host):
         before = len(screen.raw)
         screen.process.send_signal(signal.SIGCONT)
         screen.until(lambda _: b"QUIET" in screen.raw[before:])
-        screen.types(b"q")
-        assert screen.ends() == 0
+        assert quits(screen) == 0
         assert_restored(screen)
 
 
@@ -158,21 +160,14 @@ def test_it_follows_the_size_of_the_window(host):
         screen.until(lambda text: text.startswith("memreap top"))
         screen.resize(120, 40)
         screen.until(lambda text: is_whole(text) and "not shown" not in text)
-        screen.types(b"q")
-        assert screen.ends() == 0
+        assert quits(screen) == 0
 
 
 def test_no_color_is_respected_and_every_state_is_in_words(host):
     with Screen(host.top(), NO_COLOR="1") as screen:
         screen.until(is_whole)
-        screen.types(b"q")
-        screen.ends()
-    assert not re.search(rb"\033\[[\d;]*3[0-7][\d;]*m", screen.raw)
-    with Screen(host.top()) as screen:
-        screen.until(is_whole)
-        screen.types(b"q")
-        screen.ends()
-    assert re.search(rb"\033\[[\d;]*3[0-7][\d;]*m", screen.raw)
+        assert quits(screen) == 0
+    assert not re.search(COLOR, screen.raw)
 
 
 def test_without_unicode_the_bars_are_ascii(host):
@@ -181,23 +176,18 @@ def test_without_unicode_the_bars_are_ascii(host):
         assert re.search(r"MiB #*\.+ ", text)
         assert text.isascii()
         assert "other" not in text
-        screen.types(b"q")
-        screen.ends()
+        assert quits(screen) == 0
 
 
 def test_an_unavailable_supervisord_is_reported_and_it_continues(host):
     with Screen(host.top(), NO_COLOR="1") as screen:
         screen.until(is_whole)
-        stop(host.supervisord.pid)
-        try:
+        with stopped(host.supervisord.pid):
             text = screen.until(lambda text: "TROUBLE: supervisord did not answer within 1 s" in " ".join(text.split()))
             assert re.search(r"^myapp +BLIND ", text, re.MULTILINE)
             assert "QUIET" not in text
-        finally:
-            host.supervisord.send_signal(signal.SIGCONT)
         screen.until(lambda text: is_whole(text) and "TROUBLE" not in text)
-        screen.types(b"q")
-        assert screen.ends() == 0
+        assert quits(screen) == 0
         assert_restored(screen)
 
 
@@ -215,14 +205,7 @@ def test_another_host_is_shown_by_its_address_without_a_password(host, userinfo,
     with Screen([*command, "--interval", "0.5"], **environment) as screen:
         text = screen.until(is_whole)
         assert text.startswith(f"memreap top  http://127.0.0.1:{host.port}  ")
-        stop(host.supervisord.pid)
-        try:
-            # A host that hangs delays no key: another machine has 5 s to answer.
-            time.sleep(1)
-            screen.types(b"q")
-            assert screen.ends(seconds=2) == 0
-        finally:
-            host.supervisord.send_signal(signal.SIGCONT)
+        assert quits(screen) == 0
         assert_restored(screen)
         assert b"cret" not in screen.raw
 
@@ -230,21 +213,16 @@ def test_another_host_is_shown_by_its_address_without_a_password(host, userinfo,
 def test_another_host_that_hangs_is_reported_until_it_answers_again(host):
     with Screen(host.top("--url", f"http://127.0.0.1:{host.port}")) as screen:
         screen.until(is_whole)
-        stop(host.supervisord.pid)
-        try:
+        with stopped(host.supervisord.pid):
             text = screen.until(lambda text: "TROUBLE: supervisord did not answer within 5 s" in " ".join(text.split()))
             assert re.search(r"^other +BLIND ", text, re.MULTILINE)
-        finally:
-            host.supervisord.send_signal(signal.SIGCONT)
         screen.until(lambda text: is_whole(text) and "TROUBLE" not in text)
-        screen.types(b"q")
-        assert screen.ends() == 0
-
-
-def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*MEMREAP, "top", *words], capture_output=True, text=True, check=False, env={**os.environ, **environment}
-    )
+        with stopped(host.supervisord.pid):
+            # A host that hangs delays no key: another machine has 5 s to answer.
+            time.sleep(1)
+            screen.types(b"q")
+            assert screen.ends(seconds=2) == 0
+        assert_restored(screen)
 
 
 def test_into_a_pipe_it_writes_whole_tables_and_ends_with_the_reader(host):
@@ -288,14 +266,14 @@ def test_a_dumb_terminal_gets_plain_lines(host):
     ],
 )
 def test_a_mistake_is_one_line_before_the_screen_changes(host, words, status, line):
-    result = run("-c", f"{host.operated.directory}/supervisord.conf", *words)
+    result = memreap("top", "-c", f"{host.operated.directory}/supervisord.conf", *words)
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (status, "", 1)
     assert line in result.stderr
     assert "cret" not in result.stderr
 
 
 def test_a_wrong_password_is_one_line(host):
-    result = run("--url", f"http://me:wrong@127.0.0.1:{host.port}")
+    result = memreap("top", "--url", f"http://me:wrong@127.0.0.1:{host.port}")
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert "requires a user name and password" in result.stderr
     assert "wrong" not in result.stderr
@@ -323,15 +301,13 @@ def test_the_other_commands_do_not_import_rich():
 
 
 def test_unwatched_pools_never_look_fine(where):
-    with supervisord(where, sections(where, listener=False)):
+    with supervisord(where, program("myapp", 2, 5) + "[memreap:myapp]\nlimit=1GB\n" + INTERFACES):
         conf = f"{where}/supervisord.conf"
         with Screen([*MEMREAP, "top", "-c", conf]) as screen:
             text = screen.until(lambda text: "myapp" in text)
             assert "TROUBLE: there is no listener, so no pool is watched" in text
             assert re.search(r"^myapp +BLIND ", text, re.MULTILINE)
             assert "QUIET" not in text
-            screen.types(b"q")
-            assert screen.ends() == 0
-        result = run("-c", conf, "--url", f"unix://{where}/s.sock", "myapp")
+            assert quits(screen) == 0
         # The listener has never looked, so there are no pools.
-        assert result.returncode == 1
+        assert memreap("top", "-c", conf, "--url", f"unix://{where}/s.sock", "myapp").returncode == 1

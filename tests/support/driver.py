@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +279,16 @@ def stop(pid: int) -> None:
     """Stop the process. On a busy machine it may run on for a while after the signal: return when it does not."""
     os.kill(pid, signal.SIGSTOP)
     until(lambda: psutil.Process(pid).status(), psutil.STATUS_STOPPED)
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """As long as the process does not run."""
+    stop(pid)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def workers_below(manager: int) -> set[int]:
