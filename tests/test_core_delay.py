@@ -9,7 +9,7 @@ import pytest
 from test_core_policy import BOOT, MIB, SETTINGS, STAMP, Film, events, reaped
 
 from supervisor_memreap.core import delay, hindrance, policy
-from supervisor_memreap.core.events import Overdue, OverdueEnded
+from supervisor_memreap.core.events import Overdue, OverdueEnded, SignalOfServer
 from supervisor_memreap.core.hindrance import Hindrance, Kind
 from supervisor_memreap.core.model import Pool, ProcessId, Result, WorkerDetail
 from supervisor_memreap.core.reasons import OverLimit
@@ -152,10 +152,13 @@ def test_without_ptrace_the_signal_for_busy_workers_and_its_cost_are_reported():
     assert "workers have no handler for USR1" in deaf.text
 
 
-def test_with_idle_wait_never_a_busy_worker_of_any_server_is_overdue():
+@pytest.mark.parametrize("server", ["gunicorn", FCGI])
+def test_with_idle_wait_never_a_busy_worker_of_any_server_is_overdue_and_that_is_reported_once_in_10_minutes(server):
     film = Film(replace(SETTINGS, idle_wait=float("inf")))
-    *_, last = standings(film, 3, server="gunicorn")
-    assert "none of them was seen between two requests (idle_wait=never)" in events(last, Overdue)[0].text
+    reported = [event for look in standings(film, 40, server=server) for event in look.events]
+    (event,) = [event for event in reported if not isinstance(event, SignalOfServer)]
+    assert isinstance(event, Overdue)
+    assert "none of them was seen between two requests (idle_wait=never)" in event.text
 
 
 def test_workers_that_wait_for_their_turn_are_not_overdue_unless_the_pool_never_settles():
@@ -262,13 +265,6 @@ def test_a_kept_connection_matters_only_for_a_server_that_loses_requests_on_it(s
     without_ptrace = policy.not_sent(policy.tried(PoolState(), has_boundary=False), Hindrance(kind, ""))
     assert delay.may_go_busy(server, SETTINGS, without_ptrace) is goes
     assert not delay.may_go_busy(server, replace(SETTINGS, idle_wait=float("inf")), without_ptrace)
-
-
-def test_with_never_a_worker_that_is_always_busy_is_reported_once_in_10_minutes():
-    film = Film(replace(SETTINGS, idle_wait=float("inf")))
-    (event,) = [event for look in standings(film, 40) for event in look.events]
-    assert isinstance(event, Overdue)
-    assert "(idle_wait=never)" in event.text
 
 
 @pytest.mark.parametrize(
