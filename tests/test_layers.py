@@ -156,6 +156,22 @@ def test_a_command_imports_no_other_command_and_no_package_it_does_not_need():
         assert rooms <= {ROOM_OF.get(command)}, command
 
 
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["--bad"], ["bad"], ["completion", "--help"]], ids=" ".join
+)
+def test_the_command_line_itself_loads_neither_events_nor_the_policy_nor_what_supervisord_is_called_with(words):
+    script = (
+        "import sys\nfrom supervisor_memreap.commands import cli\n"
+        f"try: cli.main({words!r})\nexcept SystemExit: print('LOADED', *sys.modules, file=sys.stderr)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(result.stderr.rpartition("LOADED")[2].split())
+    assert "supervisor_memreap.core.command" in loaded
+    core = {name for name in loaded if name.startswith("supervisor_memreap.core.")}
+    assert core == {f"supervisor_memreap.core.{name}" for name in ("command", "failed", "text", "values")}
+    assert loaded.isdisjoint({"dataclasses", "decimal", "json", "psutil", "supervisor.xmlrpc", "xmlrpc.client"})
+
+
 def test_no_modules_import_each_other_in_a_cycle():
     graph = {name_of(file): imports(file) for file in FILES}
     done: set[str] = set()
