@@ -112,7 +112,7 @@ def down(error: str = "Exited too quickly (see the log)") -> dict[str, Any]:
             [MYAPP, row("memreap", **down("can't find command 'x'"))],
             "listener: memreap is FATAL .*: set command=",
         ),
-        ([MEMREAP, row("myapp", **down("can't find command '/none'"))], r"myapp: .*run \(FATAL\): .*command '/none'$"),
+        ([MEMREAP, row("myapp", **down("can't find command '/none'"))], r"myapp: .*running \(FATAL\): .*command '/none'$"),
         ([MEMREAP, row("myapp", 0, "FATAL")], r"myapp: it is not running \(FATAL\): see its log$"),
     ],
 )
