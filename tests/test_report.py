@@ -97,7 +97,7 @@ def test_a_suspension_that_began_before_the_time_shown_is_known(tmp_path):
     now = time.time()  # and not when this file was read, which may be half an hour ago
     history, since = sawtooth.pool("myapp", days=3, until=now), now - 2.5 * DAY
     history = replace(history, events=tuple(event for event in history.events if event.at < since))
-    wrong = sawtooth.suspended(since)
+    wrong = sawtooth.suspended(since, lasts=3 * DAY)
     savedhistory.save(tmp_path / "memreap.sqlite", sawtooth.with_events(history, wrong))
     result = memreap(configuration(tmp_path, f"history={tmp_path}/memreap.sqlite"), "report")
     assert "since then (60 h): even a fresh worker" in result.stdout

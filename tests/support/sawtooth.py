@@ -167,8 +167,8 @@ def with_events(history: PoolHistory, *added: EventRecord | Event) -> PoolHistor
     return replace(history, events=tuple(sorted((*history.events, *named), key=lambda each: each.at)))
 
 
-def suspended(at: float) -> Event:
-    return events.WrongSetting("myapp", at, OverLimit(42 * MIB, 40 * MIB, "uss"), "limit=90MB", 12.0, 21600.0)
+def suspended(at: float, lasts: float = 21600.0) -> Event:
+    return events.WrongSetting("myapp", at, OverLimit(42 * MIB, 40 * MIB, "uss"), "limit=90MB", 12.0, lasts)
 
 
 def observed(name: str = "watched", until: float = UNTIL) -> PoolHistory:
