@@ -112,12 +112,27 @@ def down(error: str = "Exited too quickly (see the log)") -> dict[str, Any]:
             [MYAPP, row("memreap", **down("can't find command 'x'"))],
             "listener: memreap is FATAL .*: set command=",
         ),
-        ([MEMREAP, row("myapp", **down("can't find command '/none'"))], r"myapp: .*running \(FATAL\): .*command '/none'$"),
+        (
+            [MEMREAP, row("myapp", **down("can't find command '/none'"))],
+            r"myapp: .*running \(FATAL\): .*command '/none'$",
+        ),
         ([MEMREAP, row("myapp", 0, "FATAL")], r"myapp: it is not running \(FATAL\): see its log$"),
     ],
 )
 def test_a_listener_or_program_that_is_not_running_is_reported_with_supervisords_own_reason(rows, expression):
     assert_finds(expression, examined(rows=rows))
+
+
+def test_each_trouble_of_the_listener_is_reported_whatever_its_version_words_and_none_twice():
+    troubles = ["worded by an older version: no worker is signalled", "memory is short, and nothing is done"]
+    lines = examined(SOUND + INTERFACE, listener={**READY, "troubles": troubles}).splitlines()
+    assert [line for line in lines if line.startswith("listener: ")] == [f"listener: {text}" for text in troubles]
+    troubles = ["no program or group 'myap' in supervisord; there are: memreap, myapp"]
+    output = examined(f"{SOUND}[memreap:myap]\nlimit=1MB\n{INTERFACE}", listener={**READY, "troubles": troubles})
+    assert output.count("there are: memreap, myapp") == 1
+    starting = {**READY, "age_seconds": None, "troubles": ["the state cannot be saved"]}
+    output = examined(SOUND + INTERFACE, listener=starting)
+    assert output.count("the state cannot be saved") == 1
 
 
 @pytest.mark.parametrize(

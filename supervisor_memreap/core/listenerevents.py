@@ -187,8 +187,7 @@ class NotSaved(Event):
 
     fails = ends_wait = is_error = may_last = True
     in_status = "troubles"
-    BEGINNING: ClassVar[str] = "no worker is signalled, since the state cannot be saved: "
-    wording = BEGINNING + "{why}"
+    wording = "no worker is signalled, since the state cannot be saved: {why}"
     why: str
 
 

@@ -79,6 +79,7 @@ def _settings(case: Case) -> Iterator[Finding]:
     try:
         case.settings = resolve(configfile.merge(contents.sections, contents.limits()))
     except SettingsError as error:
+        case.refused = str(error)
         yield Finding("configuration", f"{error}; no setting of the file is used until this is corrected")
     else:
         if not case.settings.names:

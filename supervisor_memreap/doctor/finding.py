@@ -57,6 +57,8 @@ class Case:
     view: Source
     ask_until: float
     """The time after which no interpreter is asked (monotonic)."""
+    refused: str = ""
+    """Why the settings of the file cannot be used; empty: they can."""
     programs: list[Program] = field(default_factory=list)
     supervisord: Answer = _NOT_ASKED
     """The answer of the Python of the running supervisord."""

@@ -14,7 +14,6 @@ from typing import Any
 from supervisor_memreap import __version__
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import UP, Pool, Program, supervisord_of
-from supervisor_memreap.core.rows import ListenerRow
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.doctor import ownrights, rights
 from supervisor_memreap.doctor.finding import Case, Finding, note
@@ -27,12 +26,25 @@ from supervisor_memreap.outputs.statusrows import age_of_listener, trouble_of_li
 
 
 def check(case: Case) -> Iterator[Finding]:
+    findings = list(_own_findings(case))
+    yield from findings
+    # A listener of another version words its lines differently, so none is sought by its text: at worst, what was found
+    # here is said twice.
+    missing = events.ProgramsMissing.of(case.settings.unmatched(case.programs), case.programs, time.time())
+    known = [case.refused, "; ".join(case.contents.warnings), missing.text if missing else ""]
+    for line in (case.listener and case.listener.get("troubles")) or ():
+        is_said = any(line in finding.text for finding in findings) or any(text in line for text in known if text)
+        if not is_said:
+            yield Finding("listener", line)
+
+
+def _own_findings(case: Case) -> Iterator[Finding]:
     running = ", ".join(sorted({program.namespec for program in case.programs}))
     for name in case.settings.unmatched(case.programs):
         yield Finding("configuration", f"[memreap:{name}]: not a program or group in supervisord; there are: {running}")
     yield from _socket(case)
+    yield from _unsaved(case)
     values = case.listener
-    yield from _unsaved(case, values)
     if values is None:
         yield from _without_interface(case)
         return
@@ -62,7 +74,7 @@ def not_running(program: Program) -> Finding:
     return Finding("listener", f"{program.namespec} is {program.state}{why}: {remedy}")
 
 
-def _unsaved(case: Case, values: ListenerRow | None) -> Iterator[Finding]:
+def _unsaved(case: Case) -> Iterator[Finding]:
     """Whether the listener can save what must survive a restart: without that it signals no worker."""
     supervisord, actor = supervisord_of(case.programs), rights_of_listener(case)
     if supervisord and actor:
@@ -74,10 +86,6 @@ def _unsaved(case: Case, values: ListenerRow | None) -> Iterator[Finding]:
         trouble = rights.run_as(actor, find)
         if trouble:
             yield Finding("listener", events.NotSaved("", time.time(), trouble.decode()).text)
-            return
-    for line in (values and values.get("troubles")) or ():
-        if line.startswith(events.NotSaved.BEGINNING):
-            yield Finding("listener", line)
 
 
 def _socket(case: Case) -> Iterator[Finding]:
