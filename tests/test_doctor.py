@@ -107,10 +107,13 @@ def down(error: str = "Exited too quickly (see the log)") -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("rows", "expression"),
     [
-        ([MYAPP, row("memreap", **down())], r"listener: memreap is FATAL \(Exited .* log\)\): see its log, then super"),
+        (
+            [MYAPP, row("memreap", **down())],
+            r"listener: the listener memreap is FATAL \(Exited .*\): see its log, then",
+        ),
         (
             [MYAPP, row("memreap", **down("can't find command 'x'"))],
-            "listener: memreap is FATAL .*: set command=",
+            "listener: the listener memreap is FATAL .*: set command= in its section to .* listen, then superv",
         ),
         (
             [MEMREAP, row("myapp", **down("can't find command '/none'"))],

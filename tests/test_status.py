@@ -57,7 +57,7 @@ def test_a_healthy_listener_is_not_mentioned():
         ),
         (
             {"state": "FATAL", "spawnerr": "can't find command 'memreap'"},
-            "is FATAL (can't find command 'memreap'): set command= in its section to the full path of memreap",
+            "is FATAL (can't find command 'memreap'): set command= in its section to the full path of memreap,",
         ),
         (
             {"state": "BACKOFF", "spawnerr": "Exited too quickly (process log may have details)"},

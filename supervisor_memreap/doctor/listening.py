@@ -22,7 +22,7 @@ from supervisor_memreap.history.historypath import HistoryError, in_force, refus
 from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.listener.statefile import StateFile
 from supervisor_memreap.outputs import statusrows, words
-from supervisor_memreap.outputs.statusrows import age_of_listener, trouble_of_listener
+from supervisor_memreap.outputs.statusrows import age_of_listener, listener_is_down, trouble_of_listener
 
 
 def check(case: Case) -> Iterator[Finding]:
@@ -66,12 +66,9 @@ def _without_interface(case: Case) -> Iterator[Finding]:
 
 
 def not_running(program: Program) -> Finding:
-    why = f" ({program.spawnerr})" if program.spawnerr else ""
-    remedy = f"see its log, then supervisorctl start {program.namespec}"
-    if "can't find command" in program.spawnerr:
-        command = os.path.abspath(sys.argv[0]) if os.path.isfile(sys.argv[0]) else "the full path of memreap"
-        remedy = f"set command={command} listen in its section, then supervisorctl update"
-    return Finding("listener", f"{program.namespec} is {program.state}{why}: {remedy}")
+    own = os.path.abspath(sys.argv[0])
+    command = {"command": f"{own} listen"} if os.path.isfile(own) else {}
+    return Finding("listener", listener_is_down(program.namespec, program.state, program.spawnerr, **command))
 
 
 def _unsaved(case: Case) -> Iterator[Finding]:

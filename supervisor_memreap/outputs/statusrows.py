@@ -173,11 +173,16 @@ def trouble_of_listener(listener: ListenerRow) -> str:
     return ""
 
 
-def listener_is_down(name: str, state: str, error: str) -> str:
-    """Of a listener whose process does not run; `state` and `error` (spawnerr) are as supervisord has them."""
+def listener_is_down(
+    name: str, state: str, error: str, command: str = "the full path of memreap, followed by listen"
+) -> str:
+    """Of a listener whose process does not run; `state` and `error` (spawnerr) are as supervisord has them.
+
+    `command` is what its section should have as command=.
+    """
     why = f" ({error})" if error else ""
     if "can't find command" in error:
-        remedy = "set command= in its section to the full path of memreap, and listen, then supervisorctl update"
+        remedy = f"set command= in its section to {command}, then supervisorctl update"
     else:
         remedy = f"see its log, then supervisorctl start {name}"
     return f"the listener {name} is {state}{why}: {remedy}"
