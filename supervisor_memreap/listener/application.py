@@ -23,11 +23,13 @@ from supervisor_memreap.listener.slowoutputs import SlowOutputs
 from supervisor_memreap.listener.statefile import StateFile
 from supervisor_memreap.listener.timing import Timing
 from supervisor_memreap.listener.wakeable import Wakeable
-from supervisor_memreap.outputs.lasting import Once, guard
+from supervisor_memreap.outputs.guard import guard
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.outputs.publisher import Publisher
 from supervisor_memreap.supervisord import configfile
-from supervisor_memreap.supervisord.client import Client, Endings, ShuttingDown, Unavailable, connect
+from supervisor_memreap.supervisord.client import Client, ShuttingDown, Unavailable, connect
 from supervisor_memreap.supervisord.configfile import ConfigFile, Contents
+from supervisor_memreap.supervisord.endings import Endings
 from supervisor_memreap.supervisord.protocol import Event
 
 

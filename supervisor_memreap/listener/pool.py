@@ -16,7 +16,7 @@ from supervisor_memreap.host.machine import Machine
 from supervisor_memreap.listener.attempts import PoolAttempts
 from supervisor_memreap.listener.followed import FollowedWorkers, TakeLock
 from supervisor_memreap.listener.poolstate import StatefulPool
-from supervisor_memreap.outputs.lasting import guard
+from supervisor_memreap.outputs.guard import guard
 
 
 class WatchedPool(StatefulPool):

@@ -12,7 +12,7 @@ from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.state import PoolState, is_worth_keeping
 from supervisor_memreap.host.machine import Lock, Locked, Machine, States
 from supervisor_memreap.listener.pool import WatchedPool
-from supervisor_memreap.outputs.lasting import guard
+from supervisor_memreap.outputs.guard import guard
 
 # Seconds for which memreap remembers a pool that is no longer watched and whose manager has ended: its section, program
 # or group may come back, and with it a pause that a user set.

@@ -16,7 +16,8 @@ from supervisor_memreap.core.settings import Recording
 from supervisor_memreap.history.historypath import HistoryError, in_force
 from supervisor_memreap.outputs import child, fields
 from supervisor_memreap.outputs.child import Child, Consume, Inbox, Message, Tell
-from supervisor_memreap.outputs.lasting import Once, guard
+from supervisor_memreap.outputs.guard import guard
+from supervisor_memreap.outputs.lasting import Once
 from supervisor_memreap.supervisord.configfile import Contents
 
 # Seconds before its time that an output gets a look.

@@ -18,7 +18,7 @@ from typing import Any
 
 from supervisor_memreap.core.settings import Recording
 from supervisor_memreap.host import forked
-from supervisor_memreap.outputs.lasting import internal_error
+from supervisor_memreap.outputs.guard import internal_error
 
 Message = Mapping[str, Any]
 """`{"kind": "event", …}` with outputs.fields, or `{"kind": "look", "at": seconds since 1970, "pools": […],

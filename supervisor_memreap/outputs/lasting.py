@@ -1,15 +1,11 @@
-"""What lasts is reported once: when it begins, and when its text changes. An error of ours never ends the listener."""
+"""What lasts is reported once: when it begins, and when its text changes."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import time
-import traceback
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Hashable
 from typing import Generic, Literal, TypeVar
 
-from supervisor_memreap.core.events import Event, InternalError, Over, Sink
+from supervisor_memreap.core.events import Event, Over, Sink
 from supervisor_memreap.outputs import fields
 
 KeyT = TypeVar("KeyT", bound=Hashable)
@@ -75,18 +71,3 @@ class Once(Lasting[tuple[type[Event], str]]):
     def clear(self, kind: type[Event], pool: str = "") -> bool:
         """End that state; whether there was one."""
         return self.note((kind, pool), "")
-
-
-@contextlib.contextmanager
-def guard(emit: Sink, pool: str = "") -> Iterator[None]:
-    """Emit any exception as an InternalError, of this pool if one is named, and go on after the block."""
-    try:
-        yield
-    except Exception as error:
-        emit(internal_error(error, pool))
-
-
-def internal_error(error: Exception, pool: str = "") -> InternalError:
-    """The event, with the place where the error was raised."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return InternalError(pool, time.time(), repr(error), f"{os.path.basename(place.filename)}:{place.lineno}")

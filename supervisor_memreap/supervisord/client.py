@@ -9,7 +9,7 @@ import socket
 import struct
 import time
 import xmlrpc.client
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional, cast
 from urllib.parse import urlsplit
 from xml.parsers.expat import ExpatError
@@ -19,7 +19,6 @@ from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnect
 from supervisor_memreap.core.failed import Failed
 from supervisor_memreap.core.model import Ending, Program
 from supervisor_memreap.core.rows import ListenerRow, PoolRow, of_xmlrpc
-from supervisor_memreap.supervisord.protocol import Event
 
 # Seconds. supervisord answers for 200 programs in 25 ms; one that needs longer than this is stopped or hangs.
 TIMEOUT = 1.0
@@ -266,37 +265,3 @@ def connect_as_supervisorctl(server: Mapping[str, str]) -> Client:
     """From [supervisorctl], unless supervisord's environment has the URL."""
     url = os.environ.get("SUPERVISOR_SERVER_URL") or server.get("serverurl", "http://localhost:9001")
     return connect(url, server)
-
-
-# The endings that supervisord's events report.
-_ENDINGS = {
-    "PROCESS_STATE_STOPPING": Ending.STOPPED,
-    "PROCESS_STATE_STOPPED": Ending.STOPPED,
-    "PROCESS_STATE_EXITED": Ending.EXITED,
-    "PROCESS_STATE_BACKOFF": Ending.EXITED,
-}
-
-
-class Endings:
-    """How programs ended: by events, for listeners that subscribe to them; else by supervisord's log."""
-
-    def __init__(self, connect: Callable[[], Client]):
-        self._connect = connect
-        self._known: dict[tuple[str, str], tuple[float, Ending]] = {}
-        """By group and name: when (wall clock) and how a program ended last."""
-
-    def note(self, event: Event) -> None:
-        ending = _ENDINGS.get(event.name)
-        match = re.match(r"processname:(\S+) groupname:(\S+) ", event.payload)
-        if ending and match:
-            self._known[match[2], match[1]] = (time.time(), ending)
-
-    def of(self, program: Program, since: float) -> Ending:
-        """How it ended after `since`, in seconds since 1970."""
-        at, ending = self._known.get((program.group, program.name), (0.0, Ending.UNKNOWN))
-        if at >= since:
-            return ending
-        try:
-            return self._connect().how_ended(program, since)
-        except Unavailable:
-            return Ending.UNKNOWN
