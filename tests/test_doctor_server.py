@@ -10,7 +10,7 @@ import shlex
 import pytest
 from support.doctor import SOUND, assert_finds, changed, examined, pool
 
-from supervisor_memreap.doctor.server import (
+from supervisor_memreap.doctor.recycling import (
     STARMAN_REQUESTS,
     Recycling,
     Started,

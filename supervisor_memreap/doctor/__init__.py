@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings, SettingsError, resolve
-from supervisor_memreap.doctor import listening, program, restart
+from supervisor_memreap.doctor import configuration, listening, program, restart
 from supervisor_memreap.doctor.finding import Case, Finding
 from supervisor_memreap.host import procfs
 from supervisor_memreap.supervisord import configfile
@@ -61,14 +61,14 @@ def _findings(path: str, connect: Callable[[Mapping[str, str]], Client]) -> Iter
     # First what would stop supervisord itself.
     yield from restart.check(case)
     yield from _settings(case)
-    yield from restart.check_sections(case)
+    yield from configuration.check_sections(case)
     if unavailable:
         yield unavailable
         return
     try:
         yield from listening.check(case)
         yield from listening.check_outputs(case)
-        yield from restart.check_unread(case)
+        yield from configuration.check_unread(case)
         yield from _pools(case)
     except Unavailable as error:
         yield Finding("supervisord", str(error))

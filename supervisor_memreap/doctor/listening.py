@@ -1,27 +1,22 @@
-"""The running listener: its state, its version, and whether it can reach supervisord."""
+"""The running listener: its state, its version, and whether it can reach supervisord, save its state and write."""
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core import events
-from supervisor_memreap.core.model import UP, Pool, Program, supervisord_of
-from supervisor_memreap.core.settings import Watch
+from supervisor_memreap.core.model import UP, Program, supervisord_of
 from supervisor_memreap.doctor import ownrights, rights
 from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.doctor.restart import advise_interface, advise_restart
 from supervisor_memreap.history.historypath import HistoryError, in_force, refusal
 from supervisor_memreap.listener import statedirectory
-from supervisor_memreap.listener.statefile import StateFile
-from supervisor_memreap.outputs import statusrows, words
 from supervisor_memreap.outputs.statusrows import age_of_listener, listener_is_down, trouble_of_listener
 
 
@@ -174,49 +169,3 @@ def _trouble(path: str) -> bytes:
         return reason.encode()
     # Also beside a history that is there: SQLite keeps its journal there.
     return b"" if os.access(above, os.W_OK | os.X_OK) else f"cannot create a file in {above}".encode()
-
-
-# A pool in which the listener sends nothing: paused by a user, suspended by the listener itself, or hindered.
-
-
-def check_standing(case: Case, watch: Watch) -> Iterator[Finding]:
-    """Asks the listener, through [rpcinterface:memreap]; without that, reads what it has saved."""
-    name = watch.program.namespec
-    seen = case.client.seen_by_listener()
-    if seen is None:
-        values: Mapping[str, Any] = _remembered(case, watch)
-    else:
-        values = next((pool for pool in seen[0] if pool.get("name") == name), {})
-    if values.get("paused"):
-        yield note("", words.paused(name, case.has_commands))
-    if values.get("suspension"):
-        yield Finding("", words.suspended(name, values["suspension"], case.has_commands))
-    hindrance = values.get("hindrance")
-    if hindrance:
-        since = words.clock(hindrance["since"])
-        yield Finding("", f"workers are due, and none could be signalled since {since}: {hindrance['text']}")
-
-
-def _remembered(case: Case, watch: Watch) -> dict[str, Any]:
-    """What the listener has saved, read as its user."""
-    listener = case.running_listener
-    try:
-        supervisord = case.view.process(watch.program.supervisord).id
-        actor = rights.of(listener.pid if listener else os.getpid())
-    except (OSError, ValueError):
-        return {}
-
-    environ = ownrights.environment_of_listener(case, supervisord.pid)
-
-    def read() -> bytes:
-        directories = statedirectory.candidates(supervisord.pid, case.contents, environ)
-        states, _ = StateFile(supervisord, directories).read(time.monotonic())
-        state = states.get(watch.program.namespec)
-        if state is None:
-            return b"{}"
-        boot = time.time() - time.monotonic()
-        suspension = statusrows.suspension(Pool(watch.program.namespec, ""), state, boot)
-        values = {"paused": state.paused, "suspension": suspension, "hindrance": statusrows.hindrance(state, boot)}
-        return json.dumps(values).encode()
-
-    return dict(json.loads(rights.run_as(actor, read) or b"{}"))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Pool, ProgramState
 from supervisor_memreap.core.settings import Watch
-from supervisor_memreap.doctor import listening, ownrights, server, workers
+from supervisor_memreap.doctor import ownrights, server, standing, workers
 from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.doctor.restart import advise_interface
 from supervisor_memreap.doctor.rights import of
@@ -47,7 +47,7 @@ def check(case: Case, watch: Watch) -> Iterator[Finding]:
         if member.state in _DOWN:
             which = f"{member.namespec} " if watch.members else "it "
             yield Finding("", f"{which}is not running ({member.state}): {member.spawnerr or 'see its log'}")
-    yield from listening.check_standing(case, watch)
+    yield from standing.check(case, watch)
     if pool.manager is None:
         if pool.not_visible == roster.RESTART_UNKNOWN:
             text = "with target=self supervisord must report whether it restarts the process after exit status 0"

@@ -175,11 +175,11 @@ def check_shared(case: Case, pool: Pool, settings: PoolSettings) -> Iterator[Fin
         return
     # With target=self, supervisord may be in other control groups than the workers.
     pid = pool.workers[0].id.pid if pool.is_group and pool.workers else pool.manager.pid
-    memory = Memory()
-    scopes = memory.scopes(pid)
+    reader = Memory()
+    scopes = reader.scopes(pid)
     yield from check_headroom(scopes, settings, held)
     yield from check_pressure(scopes, settings)
-    yield from check_visibility(memory.hidden_groups(pid))
+    yield from check_visibility(reader.hidden_groups(pid))
 
 
 def _held(case: Case, pool: Pool) -> Held | None:
