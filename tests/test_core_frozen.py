@@ -44,6 +44,16 @@ def test_two_are_equal_if_their_class_and_all_values_are():
     assert Size("a", 1) != ("a", 1)
 
 
+def test_one_of_another_type_is_asked_whether_it_is_equal_as_by_a_dataclass():
+    class Any:
+        def __eq__(self, _other: object) -> bool:
+            return True
+
+    for value in (Size("a"), Twin("a")):
+        assert value == Any()
+        assert value.__eq__(Measured("a")) is NotImplemented
+
+
 @pytest.mark.parametrize(
     ("args", "named"),
     [((), {}), ((), {"size": 1}), (("a", 1, 2.0, 3), {}), (("a",), {"name": "b"}), (("a",), {"x": 1})],

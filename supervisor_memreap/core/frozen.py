@@ -45,7 +45,9 @@ class Frozen:
             self.__dict__.update(values)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Frozen) and type(self) is type(other) and self._values() == other._values()
+        if isinstance(other, Frozen) and type(self) is type(other):
+            return self._values() == other._values()
+        return NotImplemented  # the other one is asked
 
     def __hash__(self) -> int:
         return hash(self._values())
