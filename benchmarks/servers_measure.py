@@ -33,6 +33,7 @@ from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import procfs, signalling
 from supervisor_memreap.host.attempt import Attempt
 from supervisor_memreap.host.source import Source
+from supervisor_memreap.host.thismachine import Descriptor
 
 PER_CONNECTION = 20
 # Seconds: no worker is signalled before it has its own signal handlers.
@@ -193,15 +194,16 @@ class Workers:
             pidfd = signalling.open_pidfd(order.worker.pid)
         except ProcessLookupError:
             return None
+        handle = None if pidfd is None else Descriptor(pidfd)
         try:
-            attempt = Attempt(order, view, pidfd, None)
+            attempt = Attempt(order, view, handle, None)
             while (outcome := attempt.outcome()) is None:
                 select.select([attempt.fd], [], [], LOOKS)
                 self.look()
             return outcome
         finally:
-            if pidfd is not None:
-                os.close(pidfd)
+            if handle:
+                handle.close()
 
     def _assert_gone(self, worker: Worker) -> None:
         self.look()

@@ -19,6 +19,7 @@ from supervisor_memreap.host import attempt, boundary, lock
 from supervisor_memreap.host.attempt import Attempt
 from supervisor_memreap.host.machine import Locked
 from supervisor_memreap.host.procfs import Procfs
+from supervisor_memreap.host.thismachine import ThisMachine
 
 pytestmark = pytest.mark.skipif(not boundary.is_usable(), reason=f"not on {sys.platform}")
 
@@ -42,6 +43,34 @@ def test_the_outcome_is_what_the_child_reports():
         assert (outcome.result, outcome.moment, outcome.unheld) == ("sent", SentMoment.HELD, False)
         assert outcome.private > 40 * 1024**2
         until(lambda: not is_alive(worker))
+
+
+def test_what_may_fail_in_the_parent_comes_before_the_child_and_leaves_no_descriptor(monkeypatch):
+    """OSError means that nothing was sent, so no child may run then."""
+
+    def refused(*_args):
+        raise OSError
+
+    with ordered() as (worker, order):
+        machine, before = ThisMachine(), os.listdir("/proc/self/fd")
+        monkeypatch.setattr(os, "set_blocking", refused)
+        monkeypatch.setattr(os, "fork", lambda: pytest.fail("a child was started"))
+        with pytest.raises(OSError):  # noqa: PT011
+            machine.attempt(order, None)
+        assert os.listdir("/proc/self/fd") == before
+        assert is_alive(worker)
+
+
+def test_an_attempt_with_a_lock_of_another_kind_opens_no_descriptor():
+    class Other:
+        def fileno(self) -> int:
+            return 0
+
+    with ordered() as (_worker, order):
+        machine, before = ThisMachine(), os.listdir("/proc/self/fd")
+        with pytest.raises(AssertionError):
+            machine.attempt(order, Other())  # type: ignore[arg-type]
+        assert os.listdir("/proc/self/fd") == before
 
 
 def test_an_attempt_has_no_outcome_while_it_runs_and_sends_nothing_when_cancelled():

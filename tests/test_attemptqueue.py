@@ -25,6 +25,7 @@ class Child(Attempt):
     """An attempt that ends as the test decides."""
 
     fd = 0
+    handle = None
     deadline = float("inf")
 
     def __init__(self, order):  # the real one would fork

@@ -637,7 +637,7 @@ def test_a_refused_ptrace_is_not_tried_again_at_each_look(monkeypatch):
         return Refused()
 
     class Refused:
-        fd, deadline = os.open(os.devnull, os.O_RDONLY), 0.0
+        fd, deadline, handle = os.open(os.devnull, os.O_RDONLY), 0.0, None
 
         def outcome(self):
             return Outcome(Result.BUSY, unheld=True)

@@ -46,15 +46,15 @@ _HANDLED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 class Attempt:
     """The parent's side. `fd` becomes readable when the child reports something, or ends."""
 
-    handle: Handle | None = None
-    """As in host.machine."""
-
-    def __init__(self, order: Order, view: Source, pidfd: int | None, lock: int | None):
-        """Raises OSError where no process can be started: nothing was sent then."""
+    def __init__(self, order: Order, view: Source, handle: Handle | None, lock: int | None):
+        """`handle` is as in host.machine. Raises OSError where no process can be started: nothing was sent then."""
         self.order = order
+        self.handle = handle
+        pidfd = handle.fileno() if handle else None
         self._written = b""
         self.fd, writable = os.pipe()
         try:
+            os.set_blocking(self.fd, False)  # before the fork: it may raise OSError
             parent = os.getpid()
             # Until the child has its own handlers, a signal to it would wake the parent, by its pipe for signals.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
@@ -65,12 +65,11 @@ class Attempt:
                     _run(order, view, pidfd, writable, kept, parent)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        except OSError:
+        except BaseException:
             os.close(self.fd)
             raise
         finally:
             os.close(writable)
-        os.set_blocking(self.fd, False)
         self._began = time.monotonic()
         self.deadline = self._began + order.patience + _OVERRUN
 

@@ -133,16 +133,15 @@ class ThisMachine:
         return Descriptor(lock.take_file(manager) if is_group else lock.take(manager))
 
     def attempt(self, order: Order, lock: Lock | None) -> Attempt:
-        pidfd = signalling.open_pidfd(order.worker.pid)
         assert lock is None or isinstance(lock, Descriptor)
+        pidfd = signalling.open_pidfd(order.worker.pid)
+        handle = None if pidfd is None else Descriptor(pidfd)
         try:
-            made = Attempt(order, procfs.source(), pidfd, lock.fileno() if lock else None)
+            return Attempt(order, procfs.source(), handle, lock.fileno() if lock else None)
         except BaseException:
-            if pidfd is not None:
-                os.close(pidfd)
+            if handle:
+                handle.close()
             raise
-        made.handle = None if pidfd is None else Descriptor(pidfd)
-        return made
 
     def follow(self, process: ProcessId) -> Handle | None:
         pidfd = signalling.follow(process, procfs.source())

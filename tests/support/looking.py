@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import time
 
@@ -16,6 +15,7 @@ from supervisor_memreap.host import look as host_look
 from supervisor_memreap.host import procfs, signalling, waiting
 from supervisor_memreap.host.attempt import Attempt
 from supervisor_memreap.host.machine import Order, Outcome
+from supervisor_memreap.host.thismachine import Descriptor
 
 MIB = 1024**2
 SETTINGS = PoolSettings(limit=30 * MIB)
@@ -62,14 +62,15 @@ def ended(attempt: Attempt) -> Outcome:
 def reap(seen, worker, settings=SETTINGS, view=None, watch=5.0, idle_wait_expired=False) -> Outcome:
     """One attempt, and what came of it."""
     order = order_of(seen, worker, settings, watch, idle_wait_expired)
-    pidfd = None
+    handle = None
     try:
         pidfd = signalling.open_pidfd(worker.id.pid)
-        return ended(Attempt(order, view or procfs.source(), pidfd, None))
+        handle = None if pidfd is None else Descriptor(pidfd)
+        return ended(Attempt(order, view or procfs.source(), handle, None))
     except ProcessLookupError:
         return Outcome(Result.GONE)
     except OSError:
         return Outcome(Result.FAILED)
     finally:
-        if pidfd is not None:
-            os.close(pidfd)
+        if handle:
+            handle.close()
