@@ -44,7 +44,7 @@ EXAMPLES = [
     ),
     (
         events.Signalled(*STAMP, WORKER, Requested(20 * MIB, "uss"), "HUP", SentMoment.IDLE, 60.0),
-        "worker 4242 holds 20 MiB (uss), replacement requested by a user: HUP sent while idle",
+        "worker 4242 was requested by a user (holds 20 MiB uss): HUP sent while idle",
     ),
     (
         events.Signalled(*STAMP, WORKER, TooOld(21_700.0, 21_600.0), "HUP", SentMoment.IDLE, 60.0),

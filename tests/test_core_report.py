@@ -136,7 +136,7 @@ def test_a_pool_that_stays_overdue_is_counted_once_however_often_the_log_repeats
 def test_a_pool_whose_sizes_may_not_be_read_is_among_the_troubles():
     history = empty(events.SizesUnreadable("a", SINCE + HOUR, ProcessId(7, 1.0), "uss"))
     assert (of(history).refused, of(history).troubles) == ({}, {"SizesUnreadable": 1})
-    assert "  other trouble      1 (sizes may not be read)" in page(history)
+    assert "  other trouble      1 (sizes unreadable)" in page(history)
 
 
 def test_what_observe_would_have_done_is_not_a_refusal():

@@ -95,8 +95,8 @@ class Requested(Reason):
 
     @property
     def text(self) -> str:
-        start = "is due" if self.used is None else f"holds {memory(self.used)} ({self.metric})"
-        return f"{start}, replacement requested by a user"
+        size = "" if self.used is None else f" (holds {memory(self.used)} {self.metric})"
+        return f"was requested by a user{size}"
 
 
 class OverLimit(Reason):

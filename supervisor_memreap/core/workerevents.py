@@ -153,7 +153,7 @@ class SizesUnreadable(AboutWorker):
     """memreap may not read what the workers hold, whether or not one is near its limit."""
 
     is_reported_once = True
-    trouble = "sizes may not be read"
+    trouble = "sizes unreadable"
     wording = (
         "no permission to read the {metric} of worker {pid}: the pool is not watched; run memreap as the worker's user"
         " or as root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE)"

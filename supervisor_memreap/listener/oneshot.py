@@ -14,7 +14,7 @@ from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.core.text import seconds
+from supervisor_memreap.core.text import count, seconds
 from supervisor_memreap.host.machine import Beside, Machine, States
 from supervisor_memreap.listener.pool import WatchedPool
 from supervisor_memreap.listener.pools import Keep
@@ -212,17 +212,17 @@ class _Waits:
             return ""
         look, pending = Look(pool.pool, settings, state), {each.worker for each in choice.pending}
         due = policy.due_workers(look, look.circumstances({}, now))
-        due = {worker: reasons for worker, reasons in due.items() if worker in pending}
+        due = {worker: each for worker, each in due.items() if worker in pending}
         why = delay.hindrance_in(look, choice, due, now)
         if why and state.leaving:  # also after the last one: the next to reap in this pool must find it settled
             return why.text
         if pending:
             # What an attempt has found may change with each.
-            return f"{len(pending)} to reap{f': {why.text}' if why and not choice.candidates else ''}"
+            return f"{count(len(pending), 'worker')} to reap{f': {why.text}' if why and not choice.candidates else ''}"
         # A worker whose size may not be read is reported when it is old enough: a new one may still change its user.
         hidden = [worker for worker in pool.pool.workers if reasons.is_hidden(worker, settings)]
         young = sum(worker.age < settings.min_age for worker in hidden)
-        return f"{young} that may be over the limit: {hindrance.young(settings).text}" if young else ""
+        return f"{count(young, 'worker')} that may be over the limit: {hindrance.young(settings).text}" if young else ""
 
 
 def _pause(machine: Machine, reaper: Reaper) -> None:
