@@ -20,6 +20,8 @@ from supervisor.supervisorctl import ControllerPluginBase, LSBInitExitStatuses
 from supervisor.xmlrpc import Faults
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     from supervisor_memreap.core.command import Verb
     from supervisor_memreap.core.rows import ListenerRow
     from supervisor_memreap.outputs.view import View
@@ -90,7 +92,8 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         if verb in ("help", "-h", "--help"):
             self.help_memreap()
             return
-        act = self._show if verb in ("status", "workers") else self._command if verb in VERBS else None
+        acts: dict[str, Callable[[list[str]], None]] = {"status": self._status, "workers": self._workers}
+        act = self._command if verb in VERBS else acts.get(verb)
         if act is None:
             what = f"unknown command {verb[:100]!r}" if verb else "no command given"
             self._fail(f"{what}; the commands are status, workers, {', '.join(VERBS)}, help", usage=True)
@@ -114,26 +117,31 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             else:
                 self._fail(f"supervisord refused: {fault.faultString}")
 
-    def _show(self, words: list[str]) -> None:
-        """The table of `status` or `workers`, or all of it as JSON."""
-        from supervisor_memreap.core.command import UnknownName
-        from supervisor_memreap.outputs import statustable
-
-        names = [word for word in words[1:] if word != _JSON]
-        is_status = words[0] == "status"
-        if not is_status and len(names) != 1:
-            self._fail("workers: name one pool; write memreap workers NAME", usage=True)
-            return
+    def _status(self, words: list[str]) -> None:
         view = self._look()
-        if is_status and not view.pools and not view.troubles:
+        if not view.pools and not view.troubles:
             # If no pool is watched, that is a problem.
             text = "no pool is watched: no program has a [memreap:PROGRAM] section, or the listener has not looked yet"
             view = view._replace(troubles=(text,))
-        shown = view.only(names)
-        if shown.troubles or (is_status and not shown.is_well()):
+        if not view.only(_names(words)).is_well():
+            self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
+        self._show(view, words, _status_lines)
+
+    def _workers(self, words: list[str]) -> None:
+        if len(_names(words)) == 1:
+            self._show(self._look(), words, _workers_lines)
+        else:
+            self._fail("workers: name one pool; write memreap workers NAME", usage=True)
+
+    def _show(self, view: View, words: list[str], lines_of: Callable[[View], Iterable[str]]) -> None:
+        """The pools that are named, as lines or all of them as JSON, and what is wrong."""
+        from supervisor_memreap.core.command import UnknownName
+
+        shown = view.only(_names(words))
+        if shown.troubles:
             self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
         try:
-            view.require(names)
+            view.require(_names(words))
         except UnknownName as error:
             self._fail(str(error))
             if _JSON in words:
@@ -141,12 +149,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         if _JSON in words:
             self.ctl.output(json.dumps(shown.values(), indent=2))
             return
-        if is_status:
-            lines = [*filter(None, [shown.table(time.time())]), *(f"memreap: {line}" for line in shown.warnings)]
-        else:
-            title = "{}:\n" if len(shown.pools) > 1 else ""
-            lines = [title.format(pool["name"]) + statustable.workers_table(pool) for pool in shown.pools]
-        for line in lines:
+        for line in lines_of(shown):
             self.ctl.output(line)
         for trouble in shown.troubles:
             self._fail(trouble)
@@ -226,6 +229,25 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
     def _fail(self, text: str, usage: bool = False) -> None:
         self.ctl.output(f"memreap: {text}")
         self.ctl.exitstatus = LSBInitExitStatuses.INVALID_ARGS if usage else LSBInitExitStatuses.GENERIC
+
+
+def _names(words: list[str]) -> list[str]:
+    """Those behind the verb."""
+    return [word for word in words[1:] if word != _JSON]
+
+
+def _status_lines(shown: View) -> Iterator[str]:
+    table = shown.table(time.time())
+    yield from [table] if table else []
+    yield from (f"memreap: {line}" for line in shown.warnings)
+
+
+def _workers_lines(shown: View) -> Iterator[str]:
+    from supervisor_memreap.outputs import statustable
+
+    for pool in shown.pools:
+        title = f"{pool['name']}:\n" if len(shown.pools) > 1 else ""
+        yield title + statustable.workers_table(pool)
 
 
 def _is_ready(listener: ListenerRow) -> bool:

@@ -22,7 +22,7 @@ import time
 
 from supervisor_memreap.commands.arguments import add_configuration, add_json, interval
 from supervisor_memreap.outputs import log
-from supervisor_memreap.views import viewer
+from supervisor_memreap.views.viewer import open_viewer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,11 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The exit status, as above."""
-    looks = viewer.of(args.configuration, args.names)
+    viewer = open_viewer(args.configuration, args.names)
     print_line = log.to(sys.stderr)
     try:
         while True:
-            whole = looks.look()
+            whole = viewer.look()
             whole.require(args.names)
             shown = whole.only(args.names)
             if args.json:
@@ -54,4 +54,4 @@ def run(args: argparse.Namespace) -> int:
                 return 0 if shown.is_well() else 1
             time.sleep(args.watch)
     finally:
-        looks.close()
+        viewer.close()

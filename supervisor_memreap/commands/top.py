@@ -27,7 +27,7 @@ from supervisor_memreap.commands.arguments import add_configuration, interval
 from supervisor_memreap.core.settings import SettingsError
 from supervisor_memreap.host import packages
 from supervisor_memreap.supervisord import configfile
-from supervisor_memreap.views import viewer
+from supervisor_memreap.views.viewer import Remote, open_viewer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,16 +47,16 @@ def run(args: argparse.Namespace) -> int:
         text = f"memreap top needs rich, which is not installed: {packages.install_extra('top')}"
         raise packages.MissingLibraryError(text) from None
     if args.url is None:
-        looks: live.Looks = viewer.of(args.configuration, args.names)
+        viewer: live.Looks = open_viewer(args.configuration, args.names)
         shown = None
     else:
         username, password = _credentials(args.configuration)
         client = live.client_of(args.url, username, password)
-        looks, shown = viewer.Remote(client), client.shown_url
+        viewer, shown = Remote(client), client.shown_url
     try:
-        return live.run(looks, args.names, args.interval, shown)
+        return live.run(viewer, args.names, args.interval, shown)
     finally:
-        looks.close()
+        viewer.close()
 
 
 def _credentials(configuration: str | None) -> tuple[str | None, str | None]:

@@ -37,10 +37,10 @@ def pools(
     if not existing:
         raise NoHistoryError(f"{file}: no pool is recorded yet: try again a minute after the listener has started")
     # Pools that were removed or renamed are shown only if they are named.
-    names = chosen(names, existing, f"in {file}") if names else historyfile.names(file, since)
-    if not names:
+    shown = chosen(names, existing, f"in {file}") if names else historyfile.names(file, since)
+    if not shown:
         raise HistoryError(f"{file}: nothing was recorded in the last {(time.time() - since) / 86400:.0f} days")
-    yield from historyfile.each(file, since - _BEFORE, names)
+    yield from historyfile.each(file, since - _BEFORE, shown)
 
 
 def _in_force(configuration: str | None) -> str:

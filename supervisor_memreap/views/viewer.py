@@ -126,7 +126,7 @@ class Remote:
         """Nothing is open."""
 
 
-def of(configuration: str | None, names: Sequence[str]) -> Viewer | Remote:
+def open_viewer(configuration: str | None, names: Sequence[str]) -> Viewer | Remote:
     """Of our own; while the settings have an error, the view of the listener, which continues with the earlier ones.
 
     Raises SettingsError, Unavailable.
