@@ -5,6 +5,7 @@ The findings are made of answers that the test gives; the Pythons that are asked
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
 import re
@@ -13,7 +14,7 @@ import sys
 
 import pytest
 from support.doctor import READY, SOUND, Environment, assert_finds, assert_found, examined, needs_root
-from support.stack import INTERFACE, python_for
+from support.stack import INTERFACE, ROOT, python_for
 
 from supervisor_memreap.doctor import interpreter
 from supervisor_memreap.doctor.interpreter import Answer
@@ -39,6 +40,18 @@ UNKNOWN = Answer("supervisord", unknown="it is another user's process: run memre
 )
 def test_nothing_is_advised_with_which_supervisord_may_not_start_again(answer, sections, expression):
     assert_finds(expression, examined(SOUND + sections, answer=answer))
+
+
+def test_a_restart_of_supervisord_is_advised_by_one_function_alone():
+    """It knows whether supervisord would start again: no other text of doctor may advise it."""
+    doctor = ROOT / "supervisor_memreap/doctor"
+    advising = {
+        path.name
+        for path in doctor.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and "restart supervisord" in str(node.value)
+    }
+    assert advising == {"restart.py"}
 
 
 def test_with_the_interface_an_older_memreap_and_a_missing_plugin_are_notes():

@@ -95,7 +95,10 @@ def access(actor: Rights, pids: Sequence[int]) -> dict[int, Access] | None:
 
 
 def run_as(actor: Rights, work: Callable[[], bytes]) -> bytes | None:
-    """What `work` returns in a child with these rights; None: it cannot get them from here, or it failed."""
+    """What `work` returns in a child with these rights; None: it cannot get them from here, or it failed.
+
+    Limits (rlimit) stay those of this process.
+    """
     readable, writable = os.pipe()
     try:
         child = os.fork()
