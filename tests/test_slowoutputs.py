@@ -16,7 +16,7 @@ from support.histories import MIB, left, look, now
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.core.settings import Address, PoolSettings, Recording
+from supervisor_memreap.core.settings import RECORDING_KEYS, Address, PoolSettings, Recording
 from supervisor_memreap.history import historyfile
 from supervisor_memreap.history.historypath import HistoryError
 from supervisor_memreap.listener import slowoutputs
@@ -442,3 +442,11 @@ def test_a_failed_fork_is_one_line_and_tried_again(listener, tmp_path, monkeypat
 def test_an_earlier_event_is_recorded_unchanged(tmp_path):
     """The messages of the tests are those of the listener."""
     assert {"kind", "name", "came_back", "taken", "metric", "pid", "at", "pool"} <= set(left(NOW))
+
+
+def test_each_output_is_started_and_each_setting_of_one_restarts_it():
+    kinds = slowoutputs._KINDS
+    # `log` is of the listener's own log.
+    assert {key for kind in kinds for key in kind.keys} == set(RECORDING_KEYS) - {"log"}
+    assert all(set(kind.wanted_by) <= set(kind.keys) for kind in kinds)
+    assert sorted(map(str, (kind.over for kind in kinds))) == sorted(map(str, events.OutputWorks.__subclasses__()))

@@ -76,6 +76,7 @@ _METRICS = _Kind(
     period=0.0,
     is_of_now=True,
 )
+_KINDS = (_HISTORY, _METRICS)
 
 
 class SlowOutput:
@@ -196,8 +197,8 @@ class SlowOutputs:
     def __init__(self, emit: Sink, once: Once):
         self._emit = emit
         self._once = once
-        self._history = SlowOutput(_HISTORY, emit, once)
-        self._all = (self._history, SlowOutput(_METRICS, emit, once))
+        self._all = tuple(SlowOutput(kind, emit, once) for kind in _KINDS)
+        self._history = self._all[_KINDS.index(_HISTORY)]
         self._recording: Recording | None = None
         """As it is set."""
         self._error: Event | None = None
