@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from support import stack
 from support.driver import eventually
 
@@ -116,6 +118,10 @@ DEAR_OF_FILE = {
     "watched",
     "world",
 }
+
+# The machine may be busy: how long an example takes, or to make it, says nothing about memreap.
+hypothesis_settings.register_profile("memreap", suppress_health_check=[HealthCheck.too_slow], deadline=None)
+hypothesis_settings.load_profile("memreap")
 
 _root = pytest.StashKey[Path]()
 _above = pytest.StashKey[dict[Path, str]]()

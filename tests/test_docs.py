@@ -14,7 +14,7 @@ from support.inprocess import memreap
 from test_core_events import EXAMPLES
 
 from supervisor_memreap.commands.cli import parser
-from supervisor_memreap.core.settings import KEYS
+from supervisor_memreap.core.settings import KEYS, RECORDING_KEYS
 from supervisor_memreap.outputs import fields
 
 (COMMANDS,) = [list(action.choices) for action in parser()._actions if isinstance(action.choices, dict)]
@@ -39,6 +39,22 @@ def test_the_safety_page_names_tests():
 def test_every_internal_link_resolves(document):
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", ["SECURITY.md", "docs/install.md"])
+def test_each_file_that_a_setting_names_is_in_the_pages_on_security_and_on_what_is_left(page):
+    keys = [key for key in RECORDING_KEYS if accepts_a_path(key)]
+    assert {"history", "metrics_file"} <= set(keys)
+    text = (stack.ROOT / page).read_text()
+    assert [key for key in keys if f"`{key}=`" not in text] == []
+
+
+def accepts_a_path(key: str) -> bool:
+    try:
+        RECORDING_KEYS[key]("/a/file.prom")
+    except ValueError:
+        return False
+    return True
 
 
 def test_the_events_page_has_each_event_with_its_fields():

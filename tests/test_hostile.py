@@ -119,7 +119,7 @@ def no_answer(_server):
     raise Unavailable("supervisord does not answer")
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(EDITS)
 def test_a_broken_configuration_is_always_one_line(edits):
     with tempfile.TemporaryDirectory() as directory:
