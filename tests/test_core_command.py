@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from supervisor_memreap.core import hindrance
 from supervisor_memreap.core.carryout import carry_out, carry_out_in_all
 from supervisor_memreap.core.command import (
     Command,
@@ -17,7 +18,7 @@ from supervisor_memreap.core.command import (
 )
 from supervisor_memreap.core.model import Pool, ProcessId, Worker
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.state import Cause, PoolState, Reap, Suspension
+from supervisor_memreap.core.state import Cause, Delay, PoolState, Reap, Suspension
 
 MANAGER = ProcessId(1, 0.5)
 WORKERS = tuple(Worker(ProcessId(pid, 1.0), 60.0, pid * 1024**2) for pid in (11, 13, 12))
@@ -188,6 +189,33 @@ def test_a_pause_withdraws_requests():
 def test_a_resume_where_nothing_was_held_says_so():
     assert carry_out(parse("resume myapp"), POOL, PoolState()) == (PoolState(), "was neither paused nor suspended")
     assert carry_out(parse("resume myapp"), POOL, PoolState(paused=True))[1] == "resumed"
+
+
+NOT_REPLACED = Reap(ProcessId(10, 1.0), 0.0, frozenset(), left=1.0, overdue=True)
+
+
+@pytest.mark.parametrize(
+    ("state", "answer"),
+    [
+        (PoolState(reap=NOT_REPLACED), "goes on without the replacement of worker 10"),
+        (PoolState(reap=NOT_REPLACED, paused=True), "resumed; goes on without the replacement of worker 10"),
+        (
+            PoolState(delay=Delay(1.0, hindrance.too_few(PoolSettings()))),
+            "takes the present number of workers as the usual one",
+        ),
+        (PoolState(manager_losses=2), "the exits of its manager so far no longer count"),
+    ],
+)
+def test_a_resume_says_what_it_ends(state, answer):
+    after, text = carry_out(parse("resume myapp"), POOL, state)
+    assert (after.reap, after.manager_losses, text) == (None, 0, answer)
+
+
+def test_a_resume_that_ends_nothing_counts_as_carried_out_and_is_no_news():
+    leaving = Reap(ProcessId(10, 1.0), 0.0, frozenset(), left=1.0)
+    held, free = carry_out_in_all(parse("resume all"), pools(a=PoolState(paused=True), b=PoolState(reap=leaving)))
+    assert (held.state, held.is_news, free.is_news) == (PoolState(), True, False)
+    assert (free.state, free.line) == (PoolState(reap=leaving), "b: was neither paused nor suspended")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from support.driver import POOL, eventually, pool, until, workers_below
 from support.reaping import QUICK, Reaping, shorten_times
 
 from supervisor_memreap.core import events, policy
-from supervisor_memreap.core.command import Command
+from supervisor_memreap.core.command import Command, Verb
 from supervisor_memreap.core.model import ProcessId, Program, Result
 from supervisor_memreap.core.reasons import TooOld
 from supervisor_memreap.core.settings import Given, Settings, resolve
@@ -276,6 +276,17 @@ def test_a_second_or_stronger_signal_is_saved_before_it_is_sent(monkeypatch, stu
         reaping.until(events.Signalled)
         reaping.later = policy.AGAIN if stuck == "report" else 300.0
         assert reaping.until(kind).signal == ("HUP" if stuck == "report" else "KILL")
+
+
+def test_a_resume_where_nothing_was_held_is_no_event():
+    with pool(1, 40) as manager, Reaping(manager) as reaping:
+        reaping.tick()
+        verbs: tuple[Verb, ...] = ("resume", "pause", "resume", "resume")
+        for verb in verbs:
+            (result,) = reaping.reaper.command(Command(verb, "myapp"), ["myapp"])
+            assert result.state
+        told = [event for event in reaping.events if isinstance(event, (events.Paused, events.ResumedByUser))]
+        assert [type(event) for event in told] == [events.Paused, events.ResumedByUser]
 
 
 def test_a_worker_whose_listener_was_killed_before_the_signal_gets_it_from_the_next(statefile, monkeypatch):

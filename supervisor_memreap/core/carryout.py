@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from supervisor_memreap.core import delay, policy
 from supervisor_memreap.core.command import MAX_NAMES, Command, CommandError
 from supervisor_memreap.core.frozen import Frozen
+from supervisor_memreap.core.hindrance import Kind
 from supervisor_memreap.core.model import Pool, Worker
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
@@ -21,6 +22,8 @@ class Result(Frozen):
     """None: unchanged."""
     text: str
     refused: bool = False
+    is_news: bool = True
+    """False: it was carried out, and nothing has changed that a user knows of."""
 
     @property
     def line(self) -> str:
@@ -61,7 +64,8 @@ def _result(command: Command, name: str, pool: Pool, state: PoolState, is_one_of
     if command.verb == "roll" and is_one_of_many and not pool.workers:
         return Result(name, None, f"no workers to replace: it is {pool.state}")
     try:
-        return Result(name, *carry_out(command, pool, state))
+        is_news = command.verb != "resume" or bool(_ended_by_resume(state))
+        return Result(name, *carry_out(command, pool, state), is_news=is_news)
     except CommandError as error:
         return Result(name, None, str(error), refused=True)
 
@@ -74,8 +78,7 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
         dropped_text = f"; {dropped} requested workers will not be replaced: reap or roll again afterwards"
         return policy.pause(state), text + dropped_text if dropped else text
     if command.verb == "resume":
-        was_held = state.paused or state.suspended
-        return policy.resume(state), "resumed" if was_held else "was neither paused nor suspended"
+        return policy.resume(state), "; ".join(_ended_by_resume(state)) or "was neither paused nor suspended"
     held = delay.held_back(pool.name, state.settings or PoolSettings(), state)
     if held:
         raise CommandError(f"{pool.name} is {held.text}")
@@ -100,6 +103,18 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
         worker = max(present, key=lambda worker: (worker.used or 0, worker.bound))
     text = f"worker {worker.id.pid} will be replaced"
     return policy.request([worker.id], state), text + _young([worker], state)
+
+
+def _ended_by_resume(state: PoolState) -> list[str]:
+    """What policy.resume ends of what was reported to a user; the rest only makes memreap expect less of the pool."""
+    ended = ["resumed"] if state.paused or state.suspended else []
+    if state.reap and state.reap.overdue:
+        ended.append(f"goes on without the replacement of worker {state.reap.worker.pid}")
+    if state.delay and state.delay.hindrance.kind is Kind.TOO_FEW:
+        ended.append("takes the present number of workers as the usual one")
+    if state.manager_losses and not ended:
+        ended.append("the exits of its manager so far no longer count")
+    return ended
 
 
 def _young(workers: Sequence[Worker], state: PoolState) -> str:

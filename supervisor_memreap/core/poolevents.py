@@ -250,7 +250,7 @@ class Paused(CommandDone):
 
 
 class ResumedByUser(CommandDone):
-    """A user ended the pause or suspension of this pool."""
+    """A user ended what kept memreap from signalling in this pool: a pause, a suspension, a wait for a replacement."""
 
     announced_as = "resumed"
 

@@ -172,7 +172,7 @@ class Reaper:
         if trouble:
             raise CommandError(f"{command.verb} {command.name}: nothing was done, since it cannot be saved: {trouble}")
         for result in results:
-            if result.state:
+            if result.state and result.is_news:
                 self.pools.named(result.pool).emit(_DONE[command.verb](result.pool, self._machine.time(), result.text))
         return results
 
