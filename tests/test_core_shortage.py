@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor_memreap.core import following, policy, reasons, selection, shortage
+from supervisor_memreap.core import following, policy, reasons, selection, shortage, unmet
 from supervisor_memreap.core.events import NotMet, NotRelieved, Outgrown, Relieved, WrongSetting
 from supervisor_memreap.core.model import HOST, MemoryScope, Pool, ProcessId, ProcessMemory, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Look
@@ -62,7 +62,7 @@ class Host:
             for choice in decision.choices
             if choice.pool.name == look.pool.name
         ]
-        self.episodes, unmet_events = selection.report_unmet(choices, self.episodes, self.now, 0.0)
+        self.episodes, unmet_events = unmet.report(choices, self.episodes, self.now, 0.0)
         self.events = [
             *log,
             *ended,

@@ -9,15 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from supervisor_memreap.core import choosing, delay, hindrance, policy, poolevents, reasons, shortage
+from supervisor_memreap.core import choosing, delay, policy, poolevents, reasons, shortage
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.model import Pool, Result, Worker
+from supervisor_memreap.core.model import Pool, Worker
 from supervisor_memreap.core.policy import Candidate, Choice, Look
 from supervisor_memreap.core.shortage import Episode, Episodes, Kind
-from supervisor_memreap.core.state import Cause
-
-# Seconds that a first attempt may take: with requests of 0.3 s it took 0.3 s.
-ATTEMPT = 2.0
 
 
 class Decision(NamedTuple):
@@ -94,11 +90,12 @@ def _coming(looks: Sequence[Look], episode: Episode, now: float) -> int:
         if look.state.leaving
         and look.state.leaving.left is None
         and now - look.state.leaving.signalled < shortage.COMING
-        and _is_in(look.pool, episode)
+        and is_in(look.pool, episode)
     )
 
 
-def _is_in(pool: Pool, episode: Episode) -> bool:
+def is_in(pool: Pool, episode: Episode) -> bool:
+    """Whether it is short of memory in a scope of this pool."""
     return any(scope.name == episode.shortage.scope for scope in pool.scopes)
 
 
@@ -112,12 +109,12 @@ def _give_up(
         members = [
             (look, choice)
             for look, choice in zip(looks, choices)
-            if _is_in(look.pool, episode) and (look.settings.relieves or episode.shortage.kind is Kind.TOTAL)
+            if is_in(look.pool, episode) and (look.settings.relieves or episode.shortage.kind is Kind.TOTAL)
         ]
         if not members:
             continue
         most = shortage.REAPS_PER_WORKER * sum(len(look.pool.workers) for look, _ in members)
-        pending = [each for _, choice in members for each in choice.pending if key in _shortages(each)]
+        pending = [each for _, choice in members for each in choice.pending if key in shortages_of(each)]
         is_open = bool(pending) or any(look.state.leaving for look, _ in members)
         if is_open and episode.reaps < most:
             continue
@@ -136,7 +133,7 @@ def _give_up(
     return after, tuple(log)
 
 
-def _shortages(candidate: Candidate) -> set[tuple[Kind, str] | None]:
+def shortages_of(candidate: Candidate) -> set[tuple[Kind, str] | None]:
     """The keys of the shortages for which this worker may go."""
     return {reasons.shortage_of(reason) for reason in candidate.all_reasons}
 
@@ -170,55 +167,3 @@ def _only_first_pending(choices: list[Choice]) -> list[Choice]:
         to_go = choice.individually_due + sum(reasons.shortage_of(each.reason) is not None for each in pending)
         shown.append(replace(choice, pending=tuple(pending), to_go=to_go))
     return shown
-
-
-def report_unmet(
-    pools: Sequence[tuple[Look, Choice]], episodes: Episodes, now: float, at: float
-) -> tuple[Episodes, tuple[poolevents.NotMet, ...]]:
-    """Shortages for which no worker could be signalled, and why, in each pool: reaping may help, but does not happen.
-
-    That is logged at the first look, since the OOM killer does not wait. Call after the signals of a look; the state in
-    each Look is that after them.
-    """
-    after, log = dict(episodes), []
-    for key, episode in episodes.items():
-        if key[0] is Kind.TOTAL or episode.given_up is not None or episode.is_unmet:
-            continue
-        affected = [(look, choice) for look, choice in pools if _is_in(look.pool, episode)]
-        if not affected or _is_under_way(episode, [look for look, _ in affected], now):
-            continue
-        causes = [(look.pool.name, _cause(look, choice, episodes, key, now)) for look, choice in affected]
-        after[key] = replace(episode, is_unmet=True)
-        known = tuple((pool, cause) for pool, cause in causes if cause)
-        log.append(poolevents.NotMet("", at, episode.shortage, known))
-    return after, tuple(log)
-
-
-def _is_under_way(episode: Episode, looks: Sequence[Look], now: float) -> bool:
-    """Whether a worker was signalled just now, has left and is being replaced, or is attempted for the first time."""
-    attempts = [(look.state.attempted, look.state.waits) for look in looks if look.state.attempted]
-    if any(each.worker not in waits and now - each.signalled < ATTEMPT for each, waits in attempts):
-        return True
-    if episode.last is not None and now - episode.last < shortage.COMING:
-        return True
-    leaving = [look.state.leaving for look in looks if look.state.leaving]
-    return any(each.left is not None or now - each.signalled < shortage.COMING for each in leaving)
-
-
-def _cause(look: Look, choice: Choice, episodes: Episodes, key: tuple[Kind, str], now: float) -> str:
-    """Why no worker of this pool goes for this shortage; empty: not known."""
-    if not look.settings.yields:
-        return "yield=no"
-    suspended = look.state.suspended
-    if suspended and suspended.cause is Cause.WRONG_SETTING:  # what goes for memory goes all the same
-        look = look._replace(state=replace(look.state, suspended=None))
-    candidates = tuple(each for each in choice.candidates if reasons.shortage_of(each.reason) == key)
-    pending = tuple(each for each in choice.pending if key in _shortages(each))
-    due = policy.due_workers(look, look.circumstances(episodes, now))
-    due = {worker: why for worker, why in due.items() if key in map(reasons.shortage_of, why)}
-    why = delay.hindrance_in(look, replace(choice, candidates=candidates, pending=pending), due, now)
-    if why is None and candidates:
-        why = hindrance.of_attempt(Result.BUSY, candidates[0].worker.detail, look.settings)
-    if why is None and all(worker.age < look.settings.min_age for worker in look.pool.workers):
-        why = hindrance.young(look.settings) if look.pool.workers else None
-    return why.text if why else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from supervisor_memreap.core import oomkills, pace, poolevents, reasons, selection, shortage
+from supervisor_memreap.core import oomkills, pace, poolevents, reasons, selection, shortage, unmet
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import Pool, ProcessId
 from supervisor_memreap.core.policy import Candidate, Choice, Look
@@ -77,7 +77,7 @@ class MemoryWatch:
 
     def end(self, pools: Sequence[tuple[Look, Choice]], now: float) -> tuple[Event, ...]:
         """After the signals of a look: the events about what could not be signalled."""
-        self._episodes, log = selection.report_unmet(pools, self._episodes, now, self._machine.time())
+        self._episodes, log = unmet.report(pools, self._episodes, now, self._machine.time())
         self._note_unrelieved(log)
         return log
 
