@@ -79,9 +79,10 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
         return policy.pause(state), text + dropped_text if dropped else text
     if command.verb == "resume":
         return policy.resume(state), "; ".join(_ended_by_resume(state)) or "was neither paused nor suspended"
-    held = delay.held_back(pool.name, state.settings or PoolSettings(), state)
+    held = delay.held_back(state.settings or PoolSettings(), state)
     if held:
-        raise CommandError(f"{pool.name} is {held.text}")
+        remedy = "" if held.kind is Kind.OBSERVED else f": supervisorctl memreap resume {pool.name} first"
+        raise CommandError(f"{pool.name} is {held.text}{remedy}")
     if pool.manager is None or not pool.workers:
         raise CommandError(f"{pool.name} has no workers: it is {pool.state}")
     signalled = {leaving.worker for leaving in (state.leaving, *state.stuck) if leaving}

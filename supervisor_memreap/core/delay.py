@@ -32,13 +32,13 @@ _RIGHT = (Kind.OBSERVED, Kind.PAUSED, Kind.SUSPENDED, Kind.LEAVING, Kind.SETTLIN
 Due = Mapping[Worker, tuple[Reason, ...]]
 
 
-def held_back(pool: str, settings: PoolSettings, state: PoolState) -> Hindrance | None:
+def held_back(settings: PoolSettings, state: PoolState) -> Hindrance | None:
     """What keeps every worker of this pool from being signalled, whatever is found of it; None: nothing."""
     if policy.only_observes(settings, state):
         return hindrance.OBSERVED
     if state.paused:
-        return hindrance.paused(pool)
-    return hindrance.suspended(pool, state.suspended.text) if state.suspended else None
+        return hindrance.PAUSED
+    return hindrance.suspended(state.suspended.text) if state.suspended else None
 
 
 def hindrance_in(look: Look, choice: Choice, due: Due, now: float) -> Hindrance | None:
@@ -52,7 +52,7 @@ def hindrance_in(look: Look, choice: Choice, due: Due, now: float) -> Hindrance 
     serve, are too young, or that too few others serve.
     """
     pool, settings, state = look
-    held = held_back(pool.name, settings, state)
+    held = held_back(settings, state)
     if held or state.leaving:
         return held or _leaving(look, now)
     if choice.candidates:
@@ -85,7 +85,7 @@ def _leaving(look: Look, now: float) -> Hindrance | None:
         return hindrance.leaving(pid)
     if now - leaving.left < settings.grace + max(settings.settle, pace_of(leaving.server)):
         return hindrance.settling(pid, leaving.replaced_by is not None)
-    return hindrance.not_replaced(look.pool.name, pid)
+    return hindrance.not_replaced(pid)
 
 
 def follow(look: Look, choice: Choice, episodes: Episodes, now: float) -> Choice:

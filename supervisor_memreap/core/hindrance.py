@@ -63,7 +63,9 @@ class Kind(str, enum.Enum):
 class Hindrance(Frozen):
     kind: Kind
     text: str
-    """The cause and the remedy. Without numbers that change at each look."""
+    """The cause and the remedy, but no command of supervisorctl, which may be missing. Without numbers that change at
+    each look.
+    """
 
 
 STUCK = Hindrance(
@@ -83,16 +85,15 @@ GROUP = Hindrance(Kind.GROUP, "a worker of another pool of this group is leaving
 UNSAVED = Hindrance(Kind.UNSAVED, "the state cannot be saved; memreap status and the log show why, and what to do")
 
 
-def paused(pool: str) -> Hindrance:
-    return Hindrance(Kind.PAUSED, f"paused: supervisorctl memreap resume {pool} first")
+PAUSED = Hindrance(Kind.PAUSED, "paused")
 
 
-def suspended(pool: str, why: str) -> Hindrance:
-    return Hindrance(Kind.SUSPENDED, f"suspended ({why}): supervisorctl memreap resume {pool} first")
+def suspended(why: str) -> Hindrance:
+    return Hindrance(Kind.SUSPENDED, f"suspended ({why})")
 
 
 def leaving(worker: int) -> Hindrance:
-    return Hindrance(Kind.LEAVING, f"worker {worker} was signalled and has not left yet: it finishes its request first")
+    return Hindrance(Kind.LEAVING, f"worker {worker} was signalled and has not left yet")
 
 
 def settling(worker: int, is_replaced: bool) -> Hindrance:
@@ -104,9 +105,9 @@ def young(settings: PoolSettings) -> Hindrance:
     return Hindrance(Kind.YOUNG, f"they are younger than min_age={seconds(settings.min_age)}")
 
 
-def not_replaced(pool: str, worker: int) -> Hindrance:
+def not_replaced(worker: int) -> Hindrance:
     text = f"worker {worker} left, and no replacement has settled: see the program's own log for why"
-    return Hindrance(Kind.NOT_REPLACED, f"{text}; supervisorctl memreap resume {pool} goes on without it")
+    return Hindrance(Kind.NOT_REPLACED, text)
 
 
 def too_few(settings: PoolSettings) -> Hindrance:

@@ -11,6 +11,7 @@ from supervisor_memreap.core.policy import Choice, Look
 from supervisor_memreap.core.selection import is_in, shortages_of
 from supervisor_memreap.core.shortage import Episode, Episodes, Kind
 from supervisor_memreap.core.state import Cause
+from supervisor_memreap.core.text import seconds
 
 # Seconds that a first attempt may take: with requests of 0.3 s it took 0.3 s.
 ATTEMPT = 2.0
@@ -65,4 +66,7 @@ def _cause(look: Look, choice: Choice, episodes: Episodes, key: tuple[Kind, str]
         obstacle = hindrance.of_attempt(Result.BUSY, candidates[0].worker.detail, look.settings)
     if obstacle is None and all(worker.age < look.settings.min_age for worker in look.pool.workers):
         obstacle = hindrance.young(look.settings) if look.pool.workers else None
+    leaving = look.state.leaving
+    if obstacle and obstacle.kind is hindrance.Kind.LEAVING and leaving:
+        return f"worker {leaving.worker.pid} was signalled {seconds(now - leaving.signalled)} ago and has not left"
     return obstacle.text if obstacle else ""

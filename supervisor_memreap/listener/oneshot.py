@@ -132,7 +132,7 @@ class _Run:
 
     def _held_back(self, pool: WatchedPool) -> str:
         """Why nothing is sent in this pool; empty if it may be."""
-        held = delay.held_back(pool.name, pool.settings, pool.state)
+        held = delay.held_back(pool.settings, pool.state)
         if held is None or held.kind is Kind.OBSERVED:
             return words.OBSERVED if held else ""
         if held.kind is Kind.PAUSED:
@@ -204,7 +204,7 @@ class _Waits:
     def _of(self, pool: WatchedPool) -> str:
         """What `once` still waits for in this pool; empty if nothing."""
         state, settings, choice, now = pool.state, pool.settings, pool.choice, self._machine.now()
-        if choice is None or pool.pool.manager is None or delay.held_back(pool.name, settings, state):
+        if choice is None or pool.pool.manager is None or delay.held_back(settings, state):
             return ""
         if {"", pool.name} & self._verdicts.given_up or (state.leaving and state.leaving.overdue):
             return ""
