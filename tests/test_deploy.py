@@ -28,8 +28,17 @@ def control(directory):
 def listener(tmp_path):
     """A listener that receives ticks only, of a supervisord whose pool has a worker that is leaving."""
     url = f"unix://{tmp_path}/s.sock"
+    # On a busy machine supervisord takes longer than the second for which memreap waits for it.
+    (tmp_path / "sitecustomize.py").write_text(
+        "from supervisor_memreap.supervisord.client import Client\nClient.__init__.__defaults__ = (None, None, 20.0)\n"
+    )
     with supervisord(tmp_path, PROGRAM + QUICK + stack.recorder(tmp_path)):
-        options = {"log": tmp_path / "listener.log", "SUPERVISOR_SERVER_URL": url, "TMPDIR": str(tmp_path)}
+        options = {
+            "log": tmp_path / "listener.log",
+            "SUPERVISOR_SERVER_URL": url,
+            "TMPDIR": str(tmp_path),
+            "PYTHONPATH": str(tmp_path),
+        }
         with listening("-c", f"{tmp_path}/supervisord.conf", **options) as listener:
             eventually(lambda: listener.tick() and _assert_announced(tmp_path, "reap"))
             yield listener

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 from support import inprocess, stack
-from support.driver import POOL, eventually, started
+from support.driver import POOL, eventually, started, until
 from support.operated import Operated
 
 from supervisor_memreap import __version__
@@ -343,11 +343,13 @@ def upgrade(installed: Installed, environment: Path, wheel: Path) -> None:
     assert installed.control("pid", "memreap") == listener
     installed.control("restart", "memreap")
     eventually(lambda: installed.assert_logged("memreap: version 9.9.9"))
+    rpc = Operated.of(installed.directory).rpc().memreap
+    until(lambda: rpc.getListener()["version"] == "9.9.9")
     installed.assert_shows("30 MiB uss")
     installed.control("memreap", "pause", "myapp")
     installed.assert_shows("PAUSED")
     installed.control("memreap", "resume", "myapp")
-    assert Operated.of(installed.directory).rpc().memreap.getVersion() == __version__
+    assert rpc.getVersion() == __version__
 
 
 def uninstall_in_the_wrong_order(installed: Installed, environment: Path) -> None:

@@ -110,14 +110,19 @@ def leave(pool: stack.Pool, view: NeverIdle, watch: float, count: int) -> None:
 
 
 def stay(pool: stack.Pool, kept: stack.Pool) -> None:
-    """No busy worker is signalled where connections are kept."""
-    with Load(pool.port, f"/{kept.name}/", CLIENTS, 20, pause=0.0, takes=TAKES) as load:
+    """No busy worker is signalled where connections are kept, and wait a moment between two requests."""
+    with Load(pool.port, f"/{kept.name}/", CLIENTS, 20, pause=0.02, takes=TAKES) as load:
         eventually(lambda: assert_all_are_there(pool))
         seen = workers_of(pool)
         for worker in seen.workers[:2]:
-            outcome = reap(seen, worker, SETTINGS, NeverIdle(), 3.0, idle_wait_expired=True)
+            eventually(lambda pid=worker.id.pid: assert_has_client(pid))
+            outcome = reap(seen, worker, SETTINGS, NeverIdle(), 5.0, idle_wait_expired=True)
             assert (outcome.result, outcome.is_kept) == ("busy", True)
     assert load.tally.lost == {}
+
+
+def assert_has_client(pid: int) -> None:
+    assert Procfs().clients(pid).connections
 
 
 def blind_to_kept_connections(pool: stack.Pool) -> None:

@@ -32,7 +32,7 @@ def test_all_but_one_always_serve(kind, workers, reason, tmp_path):
         assert pool.longest < IMPORT / 2
         first, *_ = reaping.all_of(events.Settled)
         assert IMPORT <= first.to_serve < IMPORT + 5
-        assert starting == {0, 1}
+        assert 1 in starting
 
 
 def grow(pool: Slow) -> None:
