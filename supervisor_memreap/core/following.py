@@ -55,7 +55,10 @@ class _Manager(PoolInLook):
         self.set(settings=settings, changed_settings=None, suspended=None, manager_losses=0, reported=frozenset())
 
     def apply_manager(self) -> None:
-        """Rule 10, rule 11: whether this is the manager of the last look, and a suspension that was about that one."""
+        """Rule 10, rule 11: whether this is the manager of the last look, and a suspension that was about that one.
+
+        With another manager, what was set before this call is lost: so it comes before all that remembers of a look.
+        """
         pool, manager = self.pool, self.pool.manager
         if pool.not_visible:
             return  # it may still be there, and so may the leaving worker
