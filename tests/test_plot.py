@@ -17,6 +17,7 @@ from support import sawtooth, stack
 from support.sawtooth import DAY, HOUR, UNTIL
 
 from supervisor_memreap.advice.poolhistory import PoolHistory
+from supervisor_memreap.core.reasons import REASONS
 from supervisor_memreap.reports import chart
 
 SINCE = UNTIL - DAY
@@ -248,3 +249,8 @@ def test_an_unwritable_home_directory_does_no_harm(tmp_path):
 
 def test_a_png_has_the_picture_too():
     assert chart.png(sawtooth.pool(), SINCE, UNTIL).startswith(b"\x89PNG")
+
+
+def test_each_reason_that_is_about_one_worker_has_a_mark_of_its_own():
+    assert set(chart._MARKERS) == {reason.setting or "requested" for reason in REASONS if reason.is_about_worker}
+    assert len({*chart._MARKERS.values(), chart._OTHER_MARKER, "X"}) == len(chart._MARKERS) + 2

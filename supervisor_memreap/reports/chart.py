@@ -26,7 +26,6 @@ from supervisor_memreap.advice import spans
 from supervisor_memreap.advice.poolhistory import EventRecord, PoolHistory, WorkerHistory
 from supervisor_memreap.advice.spans import Span
 from supervisor_memreap.core.failed import Failed
-from supervisor_memreap.core.reasons import REASONS
 from supervisor_memreap.core.text import MIB, memory, printable
 from supervisor_memreap.host import packages
 from supervisor_memreap.reports import timeaxis
@@ -52,7 +51,7 @@ _REPLACED = 3600
 _COLUMNS = 300
 _IS_WIDE = 8
 # Of the reasons that are about one worker; of grouped about memory that processes share, a dot.
-_MARKERS = dict(zip((each.setting or "requested" for each in REASONS if each.is_about_worker), "svDP^"))
+_MARKERS = {"requested": "s", "limit": "v", "max_age": "D"}
 _OTHER_MARKER = "o"
 
 
