@@ -10,6 +10,7 @@ import pytest
 import supervisor_memreap.core
 
 FORBIDDEN = {"os", "signal", "time", "socket", "psutil", "supervisor", "sys", "subprocess", "pathlib", "select", "io"}
+FORBIDDEN |= {"datetime", "zoneinfo", "random"}
 ALLOWED_OF_OURS = "supervisor_memreap.core"
 FILES = sorted(Path(supervisor_memreap.core.__file__).parent.glob("*.py"))
 

@@ -73,6 +73,13 @@ def test_a_server_is_recognised_by_its_own_name_or_the_script_of_its_interpreter
     assert recognise(Names(comm, argv)) == server
 
 
+def test_each_server_of_the_table_is_recognised_by_names_of_a_running_one():
+    (pairs,) = (
+        mark.args[1] for mark in test_a_server_is_recognised_by_its_own_name_or_the_script_of_its_interpreter.pytestmark
+    )
+    assert {each.name for each in SERVERS} <= {server for *_, server in pairs}
+
+
 @pytest.mark.parametrize(
     ("names", "server"),
     [

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import json
 
 import pytest
 from hypothesis import given as for_any
 from hypothesis import strategies as st
 
+from supervisor_memreap.core.listenerevents import Watching
 from supervisor_memreap.core.model import Program
+from supervisor_memreap.core.reasons import REASONS
 from supervisor_memreap.core.settings import (
     KEYS,
+    POOL_KEYS,
+    REASON_KEYS_TEXT,
     RECORDING_KEYS,
     Address,
     Given,
     PoolSettings,
     Recording,
     SettingsError,
+    field_of,
     has_reason,
     parse_name_size,
     resolve,
     shown,
 )
+from supervisor_memreap.core.state import PoolState, decode, encode
 from supervisor_memreap.core.values import duration, size
 
 MIB = 1024**2
@@ -94,49 +101,97 @@ def test_the_defaults_are_those_of_the_documentation():
     )
 
 
+FOR_ONE = {
+    "limit": "1GB",
+    "max_age": "6h",
+    "total": "2GB",
+    "yield": "no",
+    "metric": "PSS",
+    "signal": "sigterm",
+    "checks": "3",
+    "min_age": "1min",
+    "settle": "0s",
+    "grace": "2h",
+    "stuck": "sigkill",
+    "idle_wait": "never",
+    "hold": "no",
+    "announce": "no",
+    "depth": "2",
+    "target": "self",
+    "observe": "yes",
+}
+FOR_ALL = {"headroom": "10%", "pressure": "20%"}
+RECORDED = {
+    "history": "/var/lib/memreap/history.sqlite",
+    "history_size": "1GB",
+    "summary": "daily",
+    "metrics": "[::1]:9402",
+    "metrics_file": "/var/lib/node_exporter/memreap.prom",
+    "log": "json",
+}
+all_recorded = resolve({"": section(**RECORDED)}).recording
+
+
+def of_values(values: dict[str, str]) -> PoolSettings:
+    for_all = {key: values[key] for key in FOR_ALL}
+    own = {key: values[key] for key in FOR_ONE}
+    return resolve({"": section(**for_all), "myapp": section(**own)}).of(program("myapp"))
+
+
+all_set = of_values({**FOR_ONE, **FOR_ALL})
+
+
 def test_every_key_can_be_set():
-    given = section(
-        limit="1GB",
-        max_age="6h",
-        total="2GB",
-        **{"yield": "no"},
-        metric="PSS",
-        signal="sigterm",
-        checks="3",
-        min_age="1min",
-        settle="0s",
-        grace="2h",
-        stuck="sigkill",
-        idle_wait="never",
-        hold="no",
-        announce="no",
-        depth="2",
-        target="self",
-        observe="yes",
-    )
-    for_all = section(headroom="10%", pressure="20%")
-    recorded = section(
+    assert {*FOR_ONE, *FOR_ALL, *RECORDED} == set(KEYS)
+    assert all_recorded == Recording(
         history="/var/lib/memreap/history.sqlite",
-        history_size="1GB",
+        history_size=1024 * MIB,
         summary="daily",
-        metrics="[::1]:9402",
+        metrics=Address("::1", 9402),
         metrics_file="/var/lib/node_exporter/memreap.prom",
         log="json",
     )
-    assert {*given, *for_all, *recorded} == set(KEYS)
-    assert resolve({"": recorded}).recording == Recording(
-        "/var/lib/memreap/history.sqlite",
-        1024 * MIB,
-        "daily",
-        Address("::1", 9402),
-        "/var/lib/node_exporter/memreap.prom",
-        "json",
+    assert all_set == PoolSettings(
+        limit=1024 * MIB,
+        max_age=6 * 3600,
+        total=2048 * MIB,
+        headroom=0.1,
+        pressure=20.0,
+        yields=False,
+        metric="pss",
+        signal="TERM",
+        checks=3,
+        min_age=60,
+        settle=0,
+        grace=7200,
+        stuck="KILL",
+        idle_wait=float("inf"),
+        hold=False,
+        announce=False,
+        depth=2,
+        target="self",
+        observe=True,
     )
-    settings = resolve({"": for_all, "myapp": given}).of(program("myapp"))
-    memory = 1024 * MIB, 6 * 3600, 2048 * MIB, 0.1, 20.0, False
-    assert settings == PoolSettings(
-        *memory, "pss", "TERM", 3, 60, 0, 7200, "KILL", float("inf"), False, False, 2, "self", True
-    )
+
+
+def test_no_key_is_set_to_its_default_above():
+    assert [key for key in POOL_KEYS if getattr(all_set, field_of(key)) == getattr(PoolSettings(), field_of(key))] == []
+
+
+def test_every_value_is_the_same_after_a_restart():
+    assert decode(json.loads(json.dumps(encode(PoolState(settings=all_set))))).settings == all_set
+
+
+def test_every_value_is_shown_as_it_may_be_written():
+    assert of_values({key: shown(all_set, key) for key in POOL_KEYS}) == all_set
+    written = {key: all_recorded.shown(key) for key in RECORDING_KEYS}
+    assert resolve({"": section(**written)}).recording == all_recorded
+
+
+@pytest.mark.parametrize("key", [reason.setting for reason in REASONS if reason.setting])
+def test_each_reason_suffices_in_a_section_and_is_named_when_the_listener_starts(key):
+    assert has_reason([key])
+    assert key in Watching("", 0.0, (("myapp", PoolSettings(**{key: getattr(all_set, key)})),)).text
 
 
 @pytest.mark.parametrize(("value", "expected"), [("10%", 0.1), ("2.5 %", 0.025), ("512MB", 512 * MIB), ("1G", 1 << 30)])
@@ -165,12 +220,6 @@ def test_settings_of_the_listener_are_refused_in_the_section_of_a_program(key):
 def test_what_is_recorded_can_be_turned_off(key):
     recording = resolve({"": section(**{key: "off"})}).recording
     assert recording.shown(key) == "off" if key in ("history", "summary") else getattr(recording, key) is None
-
-
-def test_recording_is_shown_as_it_is_written():
-    given = {"history": "/h.sqlite", "history_size": "64MB", "metrics": "127.0.0.1:9402", "metrics_file": "/m.prom"}
-    recording = resolve({"": section(**given)}).recording
-    assert {key: recording.shown(key) for key in given} == given
 
 
 @pytest.mark.parametrize("sections", [{"": {}, "myapp": {"observe": "yes"}}, {"": {"observe": "yes"}, "myapp": {}}])
@@ -280,7 +329,7 @@ def test_an_error_in_the_command_quotes_at_most_100_characters(argument):
 def test_a_section_without_a_reason_to_reap_is_refused():
     with pytest.raises(
         SettingsError,
-        match=r"\[memreap:myapp\]: no limit=, max_age=, total=, headroom= or pressure=, here or in \[memreap\]",
+        match=rf"\[memreap:myapp\]: no {REASON_KEYS_TEXT}, here or in \[memreap\]",
     ):
         resolve({"myapp": section(settle="1s")})
 
@@ -345,7 +394,7 @@ def test_any_input_is_accepted_completely_or_refused_with_one_error(sections):
         sizes = [size for size in (of.limit, of.total) if size is not None]
         assert all(size >= MIB for size in sizes)
         assert of.max_age is None or of.max_age >= 60
-        assert sizes or of.max_age or of.headroom or of.pressure
+        assert of.observe or any(getattr(of, reason.setting) is not None for reason in REASONS if reason.setting)
 
 
 @for_any(st.integers(min_value=1, max_value=1 << 60))

@@ -8,6 +8,7 @@ from test_core_events import EXAMPLES
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import ProcessId
+from supervisor_memreap.core.reasons import REASONS
 from supervisor_memreap.core.shortage import Kind, Shortage
 from supervisor_memreap.outputs import fields
 from supervisor_memreap.outputs.tally import BUCKETS, ERRORS, REFUSED, PoolTally, Tally, is_blind
@@ -32,7 +33,7 @@ def counted(counter) -> dict[str, int]:
 
 def test_all_counters_of_a_watched_pool_start_at_0_so_that_rate_sees_the_first():
     pool = pool_of()
-    assert set(pool.reaps) == {"requested", "headroom", "pressure", "total", "limit", "max_age", "unknown"}
+    assert set(pool.reaps) == {*(reason.setting or "requested" for reason in REASONS), "unknown"}
     assert set(pool.refused) == set(REFUSED)
     assert not any((*pool.reaps.values(), *pool.refused.values(), pool.freed, pool.stuck, *pool.left))
     assert tally_of(watching("shop")).pools() == {"shop": PoolTally()}

@@ -25,7 +25,7 @@ from supervisor_memreap.core.hindrance import Hindrance, Kind
 from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Candidate, Choice, Standing
 from supervisor_memreap.core.reasons import OverLimit
-from supervisor_memreap.core.settings import resolve
+from supervisor_memreap.core.settings import REASON_KEYS_TEXT, resolve
 from supervisor_memreap.core.state import Cause, Delay, Phase, PoolState, Reap, Suspension, Wait
 from supervisor_memreap.host import lock, procfs
 from supervisor_memreap.host.thismachine import ThisMachine
@@ -488,7 +488,7 @@ def test_a_stale_pidfile_is_refused(tmp_path):
     [
         (
             ["--pid", "1"],
-            "command line: no limit=, max_age=, total=, headroom= or pressure=; add one, such as",
+            f"command line: no {REASON_KEYS_TEXT}; add one, such as",
         ),
         (["--pid", "x"], "memreap once: argument --pid: invalid int value: 'x' (see memreap once --help)"),
         (["--pid", "1", "limit=1 monkey"], "command line limit=1 monkey: not a size, such as 150MB"),
@@ -505,7 +505,7 @@ def test_a_stale_pidfile_is_refused(tmp_path):
         (["--pidfile", "/nowhere", "limit=10MB"], "/nowhere: cannot be read: No such file or directory"),
         (["--pidfile", "/dev/null", "limit=10MB"], "/dev/null: contains '', not a pid"),
         (["-c", "/nowhere"], "/nowhere: cannot be read: No such file or directory"),
-        (["-c", "/dev/null"], "/dev/null: no [memreap:PROGRAM] section; add one with observe=yes, limit=, max_age="),
+        (["-c", "/dev/null"], f"/dev/null: no [memreap:PROGRAM] section; add one with observe=yes, {REASON_KEYS_TEXT}"),
         (["--colour"], "memreap: unrecognized arguments: --colour"),
     ],
 )
