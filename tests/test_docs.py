@@ -9,11 +9,18 @@ import shutil
 import subprocess
 
 import pytest
+from support import servers as set_ups
 from support import stack
 from support.inprocess import memreap
 from test_core_events import EXAMPLES
+from test_layers import LAYERS
 
 from supervisor_memreap.commands.cli import parser
+from supervisor_memreap.core import servers
+from supervisor_memreap.core.hindrance import Kind
+from supervisor_memreap.core.policy import Standing
+from supervisor_memreap.core.reasons import REASONS
+from supervisor_memreap.core.rows import PoolRow, WorkerRow
 from supervisor_memreap.core.settings import KEYS, RECORDING_KEYS
 from supervisor_memreap.outputs import fields
 
@@ -121,3 +128,70 @@ def test_every_line_explained_in_the_readme_is_written_by_memreap():
 def test_the_readme_has_every_setting():
     table = (stack.ROOT / "README.md").read_text().partition("| key | default | meaning |")[2].partition("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(KEYS)
+
+
+def after(page: str, start: str, end: str) -> str:
+    """What follows `start` in a page, up to `end`."""
+    _, found, rest = (stack.ROOT / page).read_text().partition(start)
+    assert found, f"{page} has no {start}"
+    return re.split(end, rest)[0]
+
+
+@pytest.mark.parametrize(
+    ("page", "start", "is_in_order"),
+    [
+        ("README.md", "Each watched program needs", False),
+        ("README.md", "The order of reasons: workers that a user asked to replace", True),
+        ("docs/memory.md", "urgent: a user's request", True),
+        ("docs/events.md", "| `reason` |", False),
+        ("docs/fleet.md", "| `memreap_reaps_total` |", False),
+    ],
+)
+def test_each_list_of_the_reasons_is_complete(page, start, is_in_order):
+    settings = [reason.setting for reason in REASONS if reason.setting]
+    named = [name for name in re.findall(r"`(\w+)`", after(page, start, r"\.\s|\|\n")) if name in settings]
+    assert named == settings if is_in_order else set(named) == set(settings)
+
+
+def row_of_status(key: str) -> set[str]:
+    return set(re.findall(r"`([\w ]+)`", after("docs/operating.md", f"\n| `{key}` |", r"\|\n")))
+
+
+def test_the_operating_page_has_each_key_of_a_pool_and_each_of_their_values():
+    table = after("docs/operating.md", "| key of a pool | meaning |", r"\n\n")
+    keys = {key for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
+    assert keys == set(PoolRow.__annotations__)
+    assert row_of_status("workers") >= {*WorkerRow.__annotations__, *(reason.label for reason in REASONS)}
+    assert row_of_status("standing") == {standing.value for standing in Standing}
+    shown = re.findall(r"^\| ([A-Z]+) \|", after("docs/operating.md", "| standing | meaning |", r"\n\n"), re.MULTILINE)
+    assert {word.lower() for word in shown} == {standing.value for standing in Standing} - {"not running"}
+
+
+def test_the_operating_page_has_each_hindrance_for_which_a_worker_is_overdue():
+    waits = {Kind.OBSERVED, Kind.PAUSED, Kind.SUSPENDED, Kind.LEAVING, Kind.SETTLING, Kind.YOUNG}
+    assert row_of_status("hindrance") - {"kind", "text", "since"} == {kind.value for kind in set(Kind) - waits}
+
+
+@pytest.mark.parametrize("server", servers.SERVERS, ids=lambda server: server.name)
+def test_each_server_of_the_table_has_a_set_up_and_is_in_the_documentation(server):
+    assert any(each.name.startswith(server.name) for each in (*set_ups.SERVERS, *set_ups.REFUSED))
+    row = f"\n| {server.name}"
+    assert row in after("README.md", "### Other servers", r"\n### ")
+    assert not server.graceful or re.search(
+        rf"\n\| {server.name}\b", after("docs/servers.md", "## How the workers of each server wait", r"\n## ")
+    )
+
+
+def test_the_map_for_contributors_is_that_of_the_tree():
+    text = (stack.ROOT / "CONTRIBUTING.md").read_text()
+    package, tests = stack.ROOT / "supervisor_memreap", stack.ROOT / "tests"
+    rows = re.findall(r"^\| (`.*?) \|", after("CONTRIBUTING.md", "## Map", r"\n## "), re.MULTILINE)
+    rooms = re.findall(r"`(\w+)/`", "".join(rows))
+    layer_of = {room: number for number, layer in enumerate(LAYERS) for room in layer}
+    assert set(rooms) == {path.parent.name for path in package.glob("*/__init__.py")}
+    assert rooms == sorted(rooms, key=lambda room: layer_of[room])
+    files = set(re.findall(r"`(\w[\w./-]*(?:\.py|\.md|/))`", text))
+    places = (stack.ROOT, package, package / "commands", tests, tests / "support")
+    assert {file for file in files if not any((place / file).exists() for place in places)} == set()
+    sources = "".join(path.read_text() for path in tests.glob("test_*.py"))
+    assert [name for name in re.findall(r"`(test_\w+)`", text) if f"def {name}(" not in sources] == []
