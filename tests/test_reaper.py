@@ -303,7 +303,7 @@ def test_a_worker_whose_listener_was_killed_before_the_signal_gets_it_from_the_n
 
         monkeypatch.setattr(thismachine, "Attempt", end_it)
         with pytest.raises(KeyboardInterrupt):
-            reaping.tick()
+            until(lambda: not reaping.tick())
         monkeypatch.undo()
         before.close()
         states, _ = statefile.read(time.monotonic())
