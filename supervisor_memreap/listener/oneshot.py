@@ -137,9 +137,9 @@ class _Run:
             return words.OBSERVED if held else ""
         if held.kind is Kind.PAUSED:
             return words.paused(pool.name, self._has_commands)
-        suspension = statusrows.suspension(pool.pool, pool.state, self._machine.time() - self._machine.now())
-        assert suspension
-        return words.suspended(pool.name, suspension, self._has_commands)
+        boot = self._machine.time() - self._machine.now()
+        suspension = statusrows.suspension(pool.pool, pool.state, boot) if held.kind is Kind.SUSPENDED else None
+        return words.suspended(pool.name, suspension, self._has_commands) if suspension else held.text
 
     def _plan(self, pool: WatchedPool) -> None:
         assert pool.choice
