@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor_memreap.core import following, policy, selection
+from supervisor_memreap.core import delay, following, policy, selection
 from supervisor_memreap.core.events import (
     FastLeak,
     Left,
@@ -35,7 +35,16 @@ from supervisor_memreap.core.policy import Candidate, Look
 from supervisor_memreap.core.reasons import OverLimit, Requested, TooOld
 from supervisor_memreap.core.servers import graceful, pace_of, signal_for
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.state import PoolState, Population, decode, encode, restored
+from supervisor_memreap.core.state import (
+    Cause,
+    Phase,
+    PoolState,
+    Population,
+    Suspension,
+    decode,
+    encode,
+    restored,
+)
 
 STAMP = ("myapp", 0.0)
 """The pool and the time of all events here."""
@@ -1008,6 +1017,82 @@ def test_no_worker_of_a_paused_pool_gets_a_second_or_stronger_signal():
         assert (verdict.again, verdict.force, verdict.events) == (None, None, ())
     film.state = policy.resume(film.state)
     assert film.look({11: 300, 12: 20}).force.id.pid == 11
+
+
+def set_nothing(film: Film) -> None:
+    pass
+
+
+def set_paused(film: Film) -> None:
+    film.state = policy.pause(film.state)
+
+
+def set_observed(film: Film) -> None:
+    film.settings = replace(film.settings, observe=True)
+
+
+def set_observed_before(film: Film) -> None:
+    """The setting is gone, but not for long enough."""
+    film.state = replace(film.state, settings=replace(film.settings, observe=True), changed_settings=None)
+
+
+def set_manager_lost(film: Film) -> None:
+    lost = Suspension(Cause.MANAGER_LOST, ProcessId(9, BOOT), needs_age=float("inf"))
+    film.state = replace(film.state, suspended=lost)
+
+
+def set_wrong_limit(film: Film) -> None:
+    wrong = Suspension(Cause.WRONG_SETTING, ProcessId(1, BOOT), setting="limit")
+    film.state = replace(film.state, suspended=wrong)
+
+
+ALL_SIGNALS = {"signal", "second", "second in an attempt", "stronger", "stronger when the worker was found stuck"}
+
+
+def sent_after(hold: Callable[[Film], None]) -> set[str]:
+    """Which of all signals are sent, if before the look for each the pool is held like this."""
+
+    def look_at_held(after: float):
+        hold(film)
+        verdict = film.look({11: 300, 12: 20}, after=after)
+        held = delay.held_back(film.settings, film.state)
+        assert bool(held) == (hold is not set_nothing)
+        assert verdict.overdue == 0
+        return verdict
+
+    film = Film(replace(SETTINGS, stuck="KILL"))
+    film.look({11: 20, 12: 20})
+    sent = {"signal"} if reaped(look_at_held(5)) else set()
+    film = Film(replace(SETTINGS, stuck="KILL"))
+    assert reaped(film.look({11: 300, 12: 20})) == 11
+    if again(look_at_held(policy.AGAIN)):
+        sent.add("second")
+    if policy.may_signal_again(ProcessId(11, BOOT), film.settings, film.state):
+        sent.add("second in an attempt")
+    before = film.state
+    verdict = look_at_held(SETTINGS.grace)
+    if forced(verdict) or events(verdict, Stuck):  # the event announces the signal
+        sent.add("stronger")
+    # The state in which the look before has found it stuck, had the pool not been held yet.
+    assert before.reap
+    film.state = replace(before, reap=before.reap.to(Phase.FORCED, film.now + 5))
+    if forced(look_at_held(5)):
+        sent.add("stronger when the worker was found stuck")
+    return sent
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [set_paused, set_observed, set_observed_before, set_manager_lost],
+    ids=["paused", "observed", "observed shortly before", "suspended since its manager exited"],
+)
+def test_nothing_at_all_is_sent_in_a_pool_that_is_held(hold):
+    assert sent_after(hold) == set()
+
+
+def test_a_pool_suspended_for_a_wrong_setting_sends_no_first_signal_for_it_but_follows_up_an_earlier_one():
+    assert sent_after(set_wrong_limit) == ALL_SIGNALS - {"signal"}
+    assert sent_after(set_nothing) == ALL_SIGNALS
 
 
 def test_a_stronger_signal_that_failed_is_not_reported_as_sent_and_the_next_may_be_reaped():

@@ -12,7 +12,7 @@ from supervisor_memreap.core.policy import Candidate, Choice, Look, PoolInLook, 
 from supervisor_memreap.core.reasons import Circumstances, OverLimit, Reason
 from supervisor_memreap.core.servers import DEFAULT_SIGNAL
 from supervisor_memreap.core.shortage import Episodes
-from supervisor_memreap.core.state import Cause, Phase, Wait
+from supervisor_memreap.core.state import Phase, Wait
 
 
 def choose_in(look: Look, episodes: Episodes, now: float) -> Choice:
@@ -114,18 +114,18 @@ class _Choosing(_Reports):
         unreadable = self.note_probe()
         alone = Circumstances(settings, self.state.requested)
         individually_due = sum(any(reasons.applying(worker, alone)) for worker in pool.detailed)
-        is_observed = policy.only_observes(settings, self.state)
+        sends_nothing = policy.sends_nothing(settings, self.state)
         is_blind = bool(unreadable or pool.is_total_unreadable or unwatched)
         return Choice(
             pool,
-            self._standing(candidates, is_blind, is_observed),
+            self._standing(candidates, is_blind),
             self.state,
             tuple(self.events),
             candidates,
             pending,
             unreadable=unreadable,
-            again=None if is_observed else self._due_again(),
-            force=None if is_observed else self._due_force(),
+            again=None if sends_nothing else self._due_again(),
+            force=None if sends_nothing else self._due_force(),
             individually_due=individually_due,
             to_go=individually_due,
             unwatched=unwatched.why if isinstance(unwatched, events.Wrapped) else "",
@@ -180,13 +180,11 @@ class _Choosing(_Reports):
         state = self.state
         if policy.only_observes(self.settings, state):
             self.report_observed(due)
-            return ()
-        if state.paused or state.leaving or not due:
+        if policy.sends_nothing(self.settings, state) or state.leaving or not due:
             return ()
         if state.suspended:
             # A wrong setting must not let the host run out of memory.
-            is_wrong = state.suspended.cause is Cause.WRONG_SETTING
-            due = [candidate for candidate in due if is_wrong and not candidate.reason.is_about_worker]
+            due = [candidate for candidate in due if not candidate.reason.is_about_worker]
         self.report_fast_leak(due)
         return () if not due or self._are_too_few() else tuple(due)
 
@@ -237,7 +235,7 @@ class _Choosing(_Reports):
     def _due_again(self) -> Worker | None:
         """Rule 7: the worker that is to be signalled a second time."""
         leaving, grace = self.state.leaving, self.settings.grace
-        if leaving is None or leaving.left is not None or self.state.paused or leaving.phase is not Phase.SIGNALLED:
+        if leaving is None or leaving.left is not None or leaving.phase is not Phase.SIGNALLED:
             return None
         if leaving.slot in self.pool.stopped:
             return None  # supervisord is ending it
@@ -247,15 +245,15 @@ class _Choosing(_Reports):
     def _due_force(self) -> Worker | None:
         """Rule 8: only in the look that finds the worker stuck, whatever the outcome."""
         leaving = self.state.leaving
-        if leaving is None or leaving.left is not None or self.state.paused or leaving.slot in self.pool.stopped:
+        if leaving is None or leaving.left is not None or leaving.slot in self.pool.stopped:
             return None
         is_due = (leaving.phase, leaving.since) == (Phase.FORCED, self.now)
         return self.pool.worker(leaving.worker) if is_due else None
 
-    def _standing(self, candidates: tuple[Candidate, ...], is_blind: bool, is_observed: bool) -> Standing:
+    def _standing(self, candidates: tuple[Candidate, ...], is_blind: bool) -> Standing:
         """In the order of delay.hindrance_in; but a pool that cannot be seen is not observed either."""
         state = self.state
-        if is_observed and not is_blind:
+        if policy.only_observes(self.settings, state) and not is_blind:
             return Standing.OBSERVED
         if state.paused:
             return Standing.PAUSED

@@ -312,7 +312,7 @@ class _Reap(PoolInLook):
             if leaving.phase is not Phase.AGAIN or now - leaving.since >= policy.AGAIN:
                 self.set(reap=None)
             return
-        may_not_force = self.state.paused or self.state.is_unsaved or policy.only_observes(settings, self.state)
+        may_not_force = self.state.is_unsaved or policy.sends_nothing(settings, self.state)
         if may_not_force and settings.stuck != "report":
             return
         forced = settings.stuck if is_forced else ""

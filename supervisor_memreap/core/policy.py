@@ -52,7 +52,7 @@ from supervisor_memreap.core.reasons import Circumstances, OverLimit, Reason
 from supervisor_memreap.core.servers import graceful
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episodes
-from supervisor_memreap.core.state import Phase, PoolState, Reap, Wait
+from supervisor_memreap.core.state import Cause, Phase, PoolState, Reap, Wait
 
 # A limit is wrong if workers began to serve at this many consecutive looks, all of them over it (rule 9).
 STARTED_OVER = 3
@@ -296,8 +296,21 @@ def tried(state: PoolState, has_boundary: bool) -> PoolState:
 
 
 def only_observes(settings: PoolSettings, state: PoolState) -> bool:
-    """Whether nothing may be sent in this pool (rule 13): a file that is half written may lack its last lines."""
+    """Whether this pool is only observed (rule 13), also shortly after the setting is gone.
+
+    A file that is half written may lack its last lines.
+    """
     return settings.observe or (state.settings is not None and state.settings.observe)
+
+
+def sends_nothing(settings: PoolSettings, state: PoolState) -> bool:
+    """Whether no signal may be sent in this pool, not even a second or a stronger one (rules 10, 12, 13).
+
+    Not in a pool that is suspended for a wrong setting: there workers go for memory that is short on the host, and one
+    that was signalled before may get its second signal.
+    """
+    has_lost_manager = state.suspended is not None and state.suspended.cause is Cause.MANAGER_LOST
+    return state.paused or has_lost_manager or only_observes(settings, state)
 
 
 def not_sent(state: PoolState, why: Hindrance | None) -> PoolState:
@@ -329,12 +342,12 @@ def force_later(state: PoolState, now: float) -> PoolState:
     return replace(state, reap=state.reap.to(Phase.AGAIN, now), is_unsaved=True)
 
 
-def may_signal_again(worker: ProcessId, state: PoolState) -> bool:
+def may_signal_again(worker: ProcessId, settings: PoolSettings, state: PoolState) -> bool:
     """Whether a second signal to this worker that is on its way may still be sent."""
     leaving = state.leaving
     if leaving is None or leaving.worker != worker or leaving.left is not None:
         return False
-    return not (state.paused or (state.settings is not None and state.settings.observe))
+    return not sends_nothing(settings, state)
 
 
 def not_forced(state: PoolState, now: float) -> PoolState:

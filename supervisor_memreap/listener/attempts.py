@@ -158,7 +158,7 @@ class PoolAttempts:
     def _may_go_on(self, trial: Trial, pool: Pool, candidates: Collection[ProcessId]) -> bool:
         if trial.candidate:
             return trial.worker.id in candidates and trial.may_still_go(pool)
-        return policy.may_signal_again(trial.worker.id, self._kept.state)
+        return policy.may_signal_again(trial.worker.id, self._settings, self._kept.state)
 
     def follow(self, pool: Pool, now: float) -> None:
         """Before a look is followed: take what came of the attempt, and end one whose manager is gone."""
