@@ -228,7 +228,7 @@ def test_unreadable_sizes_make_the_status_blind_and_the_exit_status_1_whatever_t
     )
     with operating(text, f"{blindfold} {LISTEN}") as operated:
         eventually(lambda: assert_status(operated, "far +BLIND(?s:.*)near +BLIND"))
-        assert_logged(operated, "far: no permission to read the uss of worker")
+        eventually(lambda: assert_logged(operated, "far: no permission to read the uss of worker"))
         result = operated.ctl("memreap", "status")
         assert result.returncode == 1
         assert "  1 of 1 workers: no permission to read uss; run memreap as their user" in result.stdout
