@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -21,7 +22,7 @@ from support.reaping import QUICK, Reaping, shorten_times
 
 from supervisor_memreap.core import events, policy
 from supervisor_memreap.core.command import Command, Verb
-from supervisor_memreap.core.model import ProcessId, Program, Result
+from supervisor_memreap.core.model import Ending, ProcessId, Program, Result
 from supervisor_memreap.core.reasons import TooOld
 from supervisor_memreap.core.settings import Given, Settings, resolve
 from supervisor_memreap.core.state import Cause, Phase, PoolState, Reap, Suspension
@@ -314,6 +315,30 @@ def test_a_worker_whose_listener_was_killed_before_the_signal_gets_it_from_the_n
         event = reaping.until(events.SignalledAgain)
         assert (event.pid, event.first_was_sent) == (worker, False)
         assert reaping.until(events.Left).pid == worker
+
+
+class Slow(ThisMachine):
+    """A machine on which looks may take long."""
+
+    takes = 0.0
+
+    @contextlib.contextmanager
+    def look(self, now, reads_scopes):
+        time.sleep(self.takes)
+        with super().look(now, reads_scopes) as reader:
+            yield reader
+
+
+def test_how_a_manager_ended_is_asked_since_the_last_look_however_long_this_one_takes():
+    with pool(1, 40) as manager, pool(1, 1) as other, Reaping(manager) as reaping:
+        asked: list[float] = []
+        machine = Slow(lambda _program, since: asked.append(since) or Ending.STOPPED)
+        reaping.reaper = Reaper(machine, (reaping.events.append,))
+        reaping.until(events.Signalled)
+        before, machine.takes = time.time(), 1.0
+        reaping.programs = [Program("myapp", "myapp", "RUNNING", other)]
+        reaping.tick()
+    assert [since < before for since in asked] == [True]
 
 
 def test_workers_that_begin_to_serve_over_the_limit_suspend_the_pool_before_any_is_signalled():

@@ -99,7 +99,7 @@ class Reaper:
         reads_structure = policy.is_structure_due(state, now)
         probe = policy.needs_probe(settings, state, now)
         seen = reader.read(watch, gate, expected, state.population.serving.keys(), reads_structure, probe)
-        seen = self._with_ending(seen, watch.program, programs, now)
+        seen = self._with_ending(seen, watch.program, programs)
         self.memory.note(before, seen, state)
         return pool.follow(seen, settings, now, may_suspend=not self._dry_run, counts=counts)
 
@@ -128,7 +128,7 @@ class Reaper:
         chosen = [self.pools.named(choice.pool.name) for choice in decision.choices]
         return [pool for pool in chosen if pool.choice]
 
-    def _with_ending(self, pool: Pool, program: Program, programs: Sequence[Program], now: float) -> Pool:
+    def _with_ending(self, pool: Pool, program: Program, programs: Sequence[Program]) -> Pool:
         """The pool with how its last manager ended, if the policy needs that."""
         state = self.pools.named(pool.name).state
         if not policy.asks_how_it_ended(pool, state):
@@ -137,7 +137,9 @@ class Reaper:
         if sum(each.name == program.name for each in programs) > 1:
             return pool
         assert state.looked is not None
-        return replace(pool, ending=self._machine.how_ended(program, self._machine.time() - (now - state.looked)))
+        # Not since this look began: on a busy machine it has taken a while, and the manager may have ended before.
+        since = self._machine.time() - (self._machine.now() - state.looked)
+        return replace(pool, ending=self._machine.how_ended(program, since))
 
     # Status and commands.
 
