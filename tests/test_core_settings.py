@@ -6,7 +6,9 @@ import contextlib
 import json
 
 import pytest
+from hypothesis import HealthCheck
 from hypothesis import given as for_any
+from hypothesis import settings as drawn_with
 from hypothesis import strategies as st
 
 from supervisor_memreap.core.listenerevents import Watching
@@ -382,6 +384,8 @@ _KEY = st.one_of(st.sampled_from(KEYS), st.text(max_size=8))
 _VALUE = st.one_of(st.text(max_size=12), st.from_regex(r"[0-9]{1,20}(\.[0-9]+)?[a-zA-Z]{0,3}", fullmatch=True))
 
 
+# Not as conftest.py sets it: on other Pythons this runs without that.
+@drawn_with(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @for_any(st.dictionaries(st.text(max_size=8), st.dictionaries(_KEY, _VALUE, max_size=4), max_size=3))
 def test_any_input_is_accepted_completely_or_refused_with_one_error(sections):
     given = {name: {key: Given(value, WHERE) for key, value in section.items()} for name, section in sections.items()}

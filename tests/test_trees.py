@@ -153,6 +153,8 @@ def watched() -> Iterator[tuple[Path, Driver]]:
             listener.tick()
             yield where, listener
     finally:
+        for helper in stack.left_in(where, name="sleep"):
+            helper.kill()
         shutil.rmtree(where)
 
 
@@ -168,13 +170,9 @@ def about_orphans(listener: Driver, name: str) -> list[str]:
 
 def test_detached_processes_of_a_healthy_program_are_not_orphans_even_after_its_restart(watched):
     where, listener = watched
-    try:
-        restart(where, "healthy")
-        assert about_orphans(listener, "healthy") == []
-        assert len(stack.left_in(where, name="sleep")) == 2
-    finally:
-        for helper in stack.left_in(where, name="sleep"):
-            helper.kill()
+    restart(where, "healthy")
+    assert about_orphans(listener, "healthy") == []
+    assert len(stack.left_in(where, name="sleep")) == 2
 
 
 def test_workers_of_a_killed_manager_are_reported_but_not_as_daemonized(watched):
