@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support import stack
-from support.driver import POOL, eventually, started
+from support.driver import POOL, eventually, started, until
 from support.operated import Operated
 
 from supervisor_memreap import __version__
@@ -261,6 +261,8 @@ def upgrade(where: Path, new: Path) -> None:
     assert pid_of(where, "memreap") == listener  # nothing is restarted
     control(where, "restart", "memreap")
     eventually(lambda: assert_logged(where, "memreap: version 9.9.9"))
+    rpc = Operated.of(where).rpc().memreap
+    until(lambda: rpc.getListener()["version"] == "9.9.9")
     assert_shows(where, "30 MiB uss")
     control(where, "memreap", "pause", "myapp")
     assert_shows(where, "PAUSED")
