@@ -378,6 +378,18 @@ def test_a_process_waiting_in_flock_for_its_turn_is_idle_if_a_sibling_waits_for_
         until(lambda: procfile.stat(pid)[0], b"Z")
 
 
+def test_the_one_who_has_the_lock_is_seen_while_other_locks_come_and_go(listening, tmp_path):
+    def lock_and_unlock() -> None:
+        with (tmp_path / "other").open("w") as file:
+            while True:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+    turns = taking_turns(listening, tmp_path / "lock", lambda: waiter.in_select(listening))
+    with turns as pid, waiter.forked(lock_and_unlock):
+        assert [waiting.idle(pid) for _ in range(200)] == [True] * 200
+
+
 def test_a_process_waiting_for_a_lock_of_the_application_is_busy(tcp, tmp_path):
     other, partner = socket.socketpair()
     with other, partner, taking_turns(tcp, tmp_path / "lock", lambda: waiter.in_select(other)) as pid:
