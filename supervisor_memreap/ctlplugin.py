@@ -164,7 +164,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
 
     def _command(self, words: list[str]) -> None:
         from supervisor_memreap.core.command import CommandError, parse
-        from supervisor_memreap.outputs.statusrows import trouble_of_listener
+        from supervisor_memreap.outputs.view import trouble_of_listener
 
         try:
             verb = parse(" ".join(words)).verb

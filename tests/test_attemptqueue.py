@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from supervisor_memreap.core import policy
-from supervisor_memreap.core.model import Pool, ProcessId, Result, Worker, WorkerDetail
-from supervisor_memreap.core.policy import Candidate, Choice, Standing
+from supervisor_memreap.core.model import Pool, ProcessId, Result, Standing, Worker, WorkerDetail
+from supervisor_memreap.core.policy import Candidate, Choice
 from supervisor_memreap.core.reasons import Requested
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState

@@ -18,7 +18,7 @@ from test_layers import LAYERS
 from supervisor_memreap.commands.cli import parser
 from supervisor_memreap.core import servers
 from supervisor_memreap.core.hindrance import Kind
-from supervisor_memreap.core.policy import Standing
+from supervisor_memreap.core.model import Standing
 from supervisor_memreap.core.reasons import REASONS
 from supervisor_memreap.core.rows import PoolRow, WorkerRow
 from supervisor_memreap.core.settings import KEYS, RECORDING_KEYS

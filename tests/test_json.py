@@ -12,7 +12,7 @@ import pytest
 from support import stack
 from support.driver import POOL, eventually, listening, supervisord, workers_below
 
-from supervisor_memreap.outputs import fields
+from supervisor_memreap.outputs import words
 
 POOLS = f"[program:myapp]\ncommand={sys.executable} {POOL} 1 40\nstopasgroup=true\nkillasgroup=true\n"
 SETTINGS = "[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=1s\n"
@@ -55,7 +55,7 @@ def test_every_line_of_the_log_is_an_object_and_an_announcement_has_the_same_fie
         assert (sent["event"], sent["reason"], sent["evidence"]["metric"]) == ("reap", "limit", "uss")
         assert sent["evidence"]["limit"] == 30 << 20
         assert left["replaced_by"] in workers_below(listener_of(pool))
-        assert sent["time"] == fields.time_text(sent["at"])
+        assert sent["time"] == words.time_text(sent["at"])
         listener.listener().send_signal(signal.SIGTERM)
         assert listener.process.wait(10) == 0
         assert len(logged(listener)) == 4

@@ -172,6 +172,18 @@ def test_the_command_line_itself_loads_neither_events_nor_the_policy_nor_what_su
     assert loaded.isdisjoint({"dataclasses", "decimal", "json", "psutil", "supervisor.xmlrpc", "xmlrpc.client"})
 
 
+@pytest.mark.parametrize("command", ["status", "top"])
+def test_what_asks_the_listener_loads_nothing_of_a_look_of_its_own(command):
+    script = (
+        f"import sys, {'rich, ' if command == 'top' else ''}supervisor_memreap.commands.{command}\nprint(*sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(result.stdout.split())
+    assert "supervisor_memreap.supervisord.client" in loaded
+    look = ("core.events", "core.policy", "host.look", "listener.reaper")
+    assert loaded.isdisjoint(f"supervisor_memreap.{module}" for module in look)
+
+
 def test_no_modules_import_each_other_in_a_cycle():
     graph = {name_of(file): imports(file) for file in FILES}
     done: set[str] = set()

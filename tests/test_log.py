@@ -11,11 +11,12 @@ import select
 import pytest
 
 from supervisor_memreap.core import events
-from supervisor_memreap.core.model import Pool, ProcessId, Worker
-from supervisor_memreap.core.policy import Choice, Standing
+from supervisor_memreap.core.model import Pool, ProcessId, Standing, Worker
+from supervisor_memreap.core.policy import Choice
 from supervisor_memreap.core.settings import PoolSettings, Recording, Settings
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.outputs import eventlog, fields, log, words
+from supervisor_memreap.listener import oneshot
+from supervisor_memreap.outputs import eventlog, fields, log
 from supervisor_memreap.outputs.lasting import Once
 
 RESUMED = events.Resumed("a", 1e9, "x")
@@ -23,7 +24,7 @@ RESUMED = events.Resumed("a", 1e9, "x")
 
 def test_a_pool_that_does_not_run_is_shown_as_such():
     choice = Choice(Pool("myapp", "STOPPED"), Standing.NOT_RUNNING, PoolState())
-    assert words.summary(choice, PoolSettings(limit=1 << 20), 0) == "not running (STOPPED)"
+    assert oneshot.summary(choice, PoolSettings(limit=1 << 20), 0) == "not running (STOPPED)"
 
 
 @pytest.mark.parametrize(
@@ -42,8 +43,8 @@ def test_a_run_ends_with_the_number_of_due_workers_and_names_the_limit_only_if_n
 ):
     pool = Pool("myapp", "RUNNING", manager=ProcessId(1, 0.0), workers=(Worker(ProcessId(2, 1.0), 5.0, 0),))
     choice = Choice(pool, Standing.QUIET, PoolState(), to_go=to_go)
-    assert words.summary(choice, settings, None) == f"1 workers, {expected}"
-    assert words.summary(choice, settings, 3) == f"1 workers, 3 reaped, {expected}"
+    assert oneshot.summary(choice, settings, None) == f"1 workers, {expected}"
+    assert oneshot.summary(choice, settings, 3) == f"1 workers, 3 reaped, {expected}"
 
 
 def test_a_log_line_is_one_line_with_any_content():

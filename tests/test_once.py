@@ -22,8 +22,8 @@ from support.looking import look
 
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.hindrance import Hindrance, Kind
-from supervisor_memreap.core.model import Pool, ProcessId, Program, Worker, WorkerDetail
-from supervisor_memreap.core.policy import Candidate, Choice, Standing
+from supervisor_memreap.core.model import Pool, ProcessId, Program, Standing, Worker, WorkerDetail
+from supervisor_memreap.core.policy import Candidate, Choice
 from supervisor_memreap.core.reasons import OverLimit
 from supervisor_memreap.core.settings import REASON_KEYS_TEXT, resolve
 from supervisor_memreap.core.state import Cause, Delay, Phase, PoolState, Reap, Suspension, Wait

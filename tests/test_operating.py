@@ -28,7 +28,8 @@ from supervisor_memreap.core.settings import POOL_KEYS, RECORDING_KEYS
 from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener import doctorprocess as process
 from supervisor_memreap.listener.wakeable import wait
-from supervisor_memreap.outputs.fields import COMMON, time_text
+from supervisor_memreap.outputs.fields import COMMON
+from supervisor_memreap.outputs.words import time_text
 from supervisor_memreap.rpcinterface import make_rpcinterface
 from supervisor_memreap.supervisord.client import Client, Unavailable
 

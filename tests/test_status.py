@@ -20,9 +20,8 @@ from supervisor_memreap.core.model import Pool, ProcessId, ProgramState, Worker,
 from supervisor_memreap.core.policy import Look
 from supervisor_memreap.core.settings import Given, PoolSettings
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.outputs import fields, statusrows, statustable, words
-from supervisor_memreap.outputs.statusrows import age_of_listener, trouble_of_listener
-from supervisor_memreap.outputs.view import View
+from supervisor_memreap.outputs import statusrows, statustable, view, words
+from supervisor_memreap.outputs.view import View, age_of_listener, trouble_of_listener
 
 
 def names(states: type) -> set[str]:
@@ -209,8 +208,8 @@ def test_a_worker_with_an_unreadable_size_makes_its_pool_blind():
     table = statustable.table([pool], NOW, True)
     assert "myapp  BLIND  " in table
     assert "1 of 3 workers: no permission to read uss" in " ".join(below(table))
-    assert not statusrows.is_well(pool)
-    assert statusrows.is_well(shown(worker(12, 50), worker(13, 150, 120)))
+    assert not view.is_well(pool)
+    assert view.is_well(shown(worker(12, 50), worker(13, 150, 120)))
 
 
 def test_a_worker_with_a_bound_below_the_limit_is_not_blind_even_if_its_size_is_unknown():
@@ -259,7 +258,7 @@ def test_a_suspended_pool_is_shown_with_reason_since_and_until_and_fails(paused,
     assert text.startswith(expected)
     assert "SUSPENDED" in table
     assert ("paused: nothing is sent until supervisorctl memreap resume myapp" in text) is paused
-    assert not statusrows.is_well(pool)
+    assert not view.is_well(pool)
 
 
 def test_without_the_plugin_no_line_recommends_its_command():
@@ -290,8 +289,8 @@ def test_supervisorctl_memreap_needs_the_plugin_the_interface_and_a_listener_tha
 
 
 def test_the_view_of_a_listener_that_no_longer_looks_is_not_called_quiet():
-    (pool,) = statusrows.unwatched([shown(worker(11, 50))])
-    assert not statusrows.is_well(pool)
+    (pool,) = view.unwatched([shown(worker(11, 50))])
+    assert not view.is_well(pool)
     assert "BLIND" in statustable.table([pool], NOW, True)
 
 
@@ -309,17 +308,17 @@ def test_a_look_omits_what_it_does_not_know():
 
 def test_in_json_each_time_also_has_a_text_with_the_zone():
     suspension = {"cause": "manager lost", "reason": "x", "since": 1_700_000_000, "until": 1_700_000_600}
-    whole = statusrows.document([shown(suspension=suspension)], "listener", age=1.5)
+    whole = View([shown(suspension=suspension)], "listener", "", age=1.5).values()
     (pool,) = whole["pools"]
     texts = {key: value for key, value in pool.items() if key.endswith("_time")}
     assert texts == {
-        "since_time": fields.time_text(pool["since"]),
-        "message_time": fields.time_text(pool["message_at"]),
+        "since_time": words.time_text(pool["since"]),
+        "message_time": words.time_text(pool["message_at"]),
     }
     assert pool["suspension"] == {
         **suspension,
-        "since_time": fields.time_text(1_700_000_000),
-        "until_time": fields.time_text(1_700_000_600),
+        "since_time": words.time_text(1_700_000_000),
+        "until_time": words.time_text(1_700_000_600),
     }
     assert re.fullmatch(r"2023-11-1[45]T\d\d:\d\d:20[+-]\d\d:\d\d", pool["suspension"]["since_time"])
     assert whole["age_seconds"] == 1.5

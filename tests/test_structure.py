@@ -16,7 +16,8 @@ from support.driver import eventually, pool
 from support.reaping import Reaping
 
 from supervisor_memreap.core.events import Wrapped
-from supervisor_memreap.core.policy import STRUCTURE, Standing
+from supervisor_memreap.core.model import Standing
+from supervisor_memreap.core.policy import STRUCTURE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 POOL = f"perl {stack.APPS}/late.pl"

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from supervisor_memreap.core import events, policy, poolevents, reasons
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.model import ProcessId, Sharing, Worker
-from supervisor_memreap.core.policy import Candidate, Choice, Look, PoolInLook, Standing
+from supervisor_memreap.core.model import ProcessId, Sharing, Standing, Worker
+from supervisor_memreap.core.policy import Candidate, Choice, Look, PoolInLook
 from supervisor_memreap.core.reasons import Circumstances, OverLimit, Reason
 from supervisor_memreap.core.servers import DEFAULT_SIGNAL
 from supervisor_memreap.core.shortage import Episodes

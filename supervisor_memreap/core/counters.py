@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from supervisor_memreap.core.events import Event, Left, Settled
 from supervisor_memreap.core.frozen import Frozen
-from supervisor_memreap.core.rows import PoolRow, TotalsRow, known
+from supervisor_memreap.core.rows import PoolRow, TotalsRow, without
 
 
 def freed(came_back: int | None, taken: int | None) -> int:
@@ -71,8 +71,7 @@ class Totals:
 
     def without(self, row: PoolRow) -> PoolRow:
         """The status of a pool while its totals are unknown."""
-        shown: PoolRow = {**row, "reaps": None, "given_back_bytes": None}
-        return known(shown)
+        return without(row, "reaps", "given_back_bytes")
 
     def into(self, row: PoolRow) -> PoolRow:
         """The status of a pool with its totals."""

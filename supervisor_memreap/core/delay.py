@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from supervisor_memreap.core import events, hindrance, policy
 from supervisor_memreap.core.hindrance import Hindrance, Kind
-from supervisor_memreap.core.model import Result, Worker
-from supervisor_memreap.core.policy import Choice, Look, Standing
+from supervisor_memreap.core.model import Result, Standing, Worker
+from supervisor_memreap.core.policy import Choice, Look
 from supervisor_memreap.core.reasons import Reason
 from supervisor_memreap.core.servers import Moment, may_signal_busy, moment_of, pace_of
 from supervisor_memreap.core.settings import PoolSettings

@@ -315,3 +315,22 @@ class Pool:
 
     def worker(self, id: ProcessId) -> Worker | None:
         return next((worker for worker in self.workers if worker.id == id), None)
+
+
+class Standing(str, enum.Enum):
+    """The state of a pool, in one word."""
+
+    QUIET = "quiet"
+    DUE = "due"
+    """A worker is due."""
+    OVERDUE = "overdue"
+    """Workers are due, and for too long none could be signalled (core.delay)."""
+    REQUESTED = "requested"
+    LEAVING = "leaving"
+    SETTLING = "settling"
+    PAUSED = "paused"
+    OBSERVED = "observed"
+    SUSPENDED = "suspended"
+    BLIND = "blind"
+    """Sizes may not be read, or processes cannot be seen."""
+    NOT_RUNNING = "not running"

@@ -39,7 +39,6 @@ the words they use, what they both ask of the state, and what becomes of that as
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -47,7 +46,7 @@ from typing import Any, NamedTuple
 from supervisor_memreap.core import events, reasons, shortage
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.hindrance import Hindrance
-from supervisor_memreap.core.model import STOPPED_BY_HAND, Pool, ProcessId, Sharing, Worker
+from supervisor_memreap.core.model import STOPPED_BY_HAND, Pool, ProcessId, Sharing, Standing, Worker
 from supervisor_memreap.core.reasons import Circumstances, OverLimit, Reason
 from supervisor_memreap.core.servers import graceful
 from supervisor_memreap.core.settings import PoolSettings
@@ -95,25 +94,6 @@ STARTS = 120.0
 MOST_LACKING = 4
 # The usual number of workers is the largest number that served in this many seconds, and in as many before.
 USUAL = 1800.0
-
-
-class Standing(str, enum.Enum):
-    """The state of a pool, in one word."""
-
-    QUIET = "quiet"
-    DUE = "due"
-    """A worker is due."""
-    OVERDUE = "overdue"
-    """Workers are due, and for too long none could be signalled (core.delay)."""
-    REQUESTED = "requested"
-    LEAVING = "leaving"
-    SETTLING = "settling"
-    PAUSED = "paused"
-    OBSERVED = "observed"
-    SUSPENDED = "suspended"
-    BLIND = "blind"
-    """Sizes may not be read, or processes cannot be seen."""
-    NOT_RUNNING = "not running"
 
 
 class Look(NamedTuple):

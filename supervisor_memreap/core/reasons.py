@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from supervisor_memreap.core.frozen import Frozen
 from supervisor_memreap.core.model import InitialSize, ProcessId, Worker
+from supervisor_memreap.core.rows import OVER_LIMIT
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episode, Kind, Shortage, gives_back, is_worth_reaping
 from supervisor_memreap.core.text import memory, seconds
@@ -103,7 +104,7 @@ class OverLimit(Reason):
     """The worker uses more memory than `limit`."""
 
     setting = "limit"
-    label = "over its limit"
+    label = OVER_LIMIT
     is_counted = True
     used: int
     limit: int

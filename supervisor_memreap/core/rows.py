@@ -9,6 +9,13 @@ from typing import Any, Optional, TypedDict, TypeVar, cast, get_args
 
 Row = TypeVar("Row")
 
+VERSION = 1
+"""The version of these values; increased when a key is removed or changes its meaning, not when one is added."""
+
+
+OVER_LIMIT = "over its limit"
+"""The `reason` of a worker that is over its limit."""
+
 
 class WorkerRow(TypedDict):
     pid: int
@@ -49,7 +56,7 @@ class PoolRow(TypedDict):
     state: str
     """Of its program, as supervisord has it."""
     standing: str
-    """A value of core.policy.Standing."""
+    """A value of core.model.Standing."""
     paused: bool
     since: Optional[int]
     """When `standing` last changed, in seconds since 1970."""
@@ -139,6 +146,11 @@ class TotalsRow(TypedDict):
 def known(row: Row) -> Row:
     """The row without its unknown values."""
     return cast(Row, {key: value for key, value in cast(Mapping[str, object], row).items() if value is not None})
+
+
+def without(row: Row, *keys: str) -> Row:
+    """The row without these keys."""
+    return cast(Row, {key: value for key, value in cast(Mapping[str, object], row).items() if key not in keys})
 
 
 def of_xmlrpc(pools: Iterable[Any]) -> list[PoolRow]:

@@ -17,7 +17,7 @@ from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.doctor.restart import advise_interface, advise_restart
 from supervisor_memreap.history.historypath import HistoryError, in_force, refusal
 from supervisor_memreap.listener import statedirectory
-from supervisor_memreap.outputs.statusrows import age_of_listener, listener_is_down, trouble_of_listener
+from supervisor_memreap.outputs.view import age_of_listener, listener_is_down, trouble_of_listener
 
 
 def check(case: Case) -> Iterator[Finding]:

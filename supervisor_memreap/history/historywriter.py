@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from supervisor_memreap.core import counters
-from supervisor_memreap.core.policy import Standing
+from supervisor_memreap.core.model import Standing
 from supervisor_memreap.core.rows import PoolRow, TotalsRow
 from supervisor_memreap.core.settings import Recording
 from supervisor_memreap.history import historyfile

@@ -11,10 +11,11 @@ from supervisor_memreap.core.command import named
 from supervisor_memreap.core.events import Event, Sink
 from supervisor_memreap.core.hindrance import Kind
 from supervisor_memreap.core.model import Program
-from supervisor_memreap.core.policy import Look
-from supervisor_memreap.core.settings import REASON_KEYS_TEXT, Settings
-from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.core.text import count, seconds
+from supervisor_memreap.core.policy import Candidate, Choice, Look
+from supervisor_memreap.core.reasons import REASONS, OverLimit
+from supervisor_memreap.core.settings import REASON_KEYS_TEXT, PoolSettings, Settings
+from supervisor_memreap.core.state import Cause, PoolState
+from supervisor_memreap.core.text import count, memory, seconds
 from supervisor_memreap.host.machine import Beside, Machine, States
 from supervisor_memreap.listener.pool import WatchedPool
 from supervisor_memreap.listener.pools import Keep
@@ -28,6 +29,7 @@ from supervisor_memreap.outputs.lasting import Once
 INTERVAL = 0.2
 # Seconds after which a wait is reported, and reported again.
 PATIENCE = 5.0
+_OBSERVED = "it is only observed (observe=yes): nothing is sent"
 
 Programs = Callable[[], list[Program]]
 
@@ -124,7 +126,7 @@ class _Run:
             is_left = is_left or (left and not policy.only_observes(pool.settings, pool.state))
             # cron mails every output, so print nothing if nothing happened.
             if pool.choice and (pool.counters.reaps.count or left or sys.stdout.isatty()):
-                self._note(pool.name, words.summary(pool.choice, pool.settings, pool.counters.reaps.count))
+                self._note(pool.name, summary(pool.choice, pool.settings, pool.counters.reaps.count))
         return 1 if self._verdicts.has_failed or is_left else 0
 
     def _tick(self, programs: list[Program]) -> list[WatchedPool]:
@@ -134,7 +136,7 @@ class _Run:
         """Why nothing is sent in this pool; empty if it may be."""
         held = delay.held_back(pool.settings, pool.state)
         if held is None or held.kind is Kind.OBSERVED:
-            return words.OBSERVED if held else ""
+            return _OBSERVED if held else ""
         if held.kind is Kind.PAUSED:
             return words.paused(pool.name, self._has_commands)
         boot = self._machine.time() - self._machine.now()
@@ -144,10 +146,10 @@ class _Run:
     def _plan(self, pool: WatchedPool) -> None:
         assert pool.choice
         for candidate in () if self._held_back(pool) else pool.choice.pending:
-            action = words.planned_action(candidate, pool.settings)
+            action = planned_action(candidate, pool.settings)
             planned = self._machine.time(), candidate.worker.id, candidate.reason, action
             self._emit(events.Planned(pool.name, *planned))
-        self._note(pool.name, words.summary(pool.choice, pool.settings, None))
+        self._note(pool.name, summary(pool.choice, pool.settings, None))
 
     def _note(self, pool: str, text: str) -> None:
         self._emit(events.Noted(pool, self._machine.time(), text))
@@ -233,3 +235,35 @@ def _pause(machine: Machine, reaper: Reaper) -> None:
         reaper.wake(wait(machine, reaper, at_most=left))
         if reaper.exits > exits:
             until = machine.now() + INTERVAL / 4  # the manager needs a moment to fork the replacement
+
+
+def planned_action(candidate: Candidate, settings: PoolSettings) -> str:
+    """What a run without --dry-run would do with this worker."""
+    worker = candidate.worker
+    if worker.serving is False:
+        return "it does not serve yet"
+    if worker.age < settings.min_age:
+        return f"it is {seconds(worker.age)} old and would be reaped at min_age={seconds(settings.min_age)}"
+    assert worker.detail
+    return f"{worker.detail.signal} would be sent"
+
+
+def summary(choice: Choice, settings: PoolSettings, reaped: int | None) -> str:
+    """The state of a pool at the end of a run."""
+    pool = choice.pool
+    if pool.manager is None:
+        return f"not watched, {pool.not_visible}" if pool.not_visible else f"not running ({pool.state})"
+    done = "" if reaped is None else f", {reaped} reaped"
+    return f"{len(pool.workers)} workers{done}, {_to_replace(choice, settings)}"
+
+
+def _to_replace(choice: Choice, settings: PoolSettings) -> str:
+    set_reasons = [each for each in REASONS if each.setting and getattr(settings, each.setting) is not None]
+    if choice.to_go == 0 and settings.limit is not None and set_reasons == [OverLimit]:
+        return f"none over the limit of {memory(settings.limit)}"
+    suspended = choice.state.suspended
+    held = (
+        ", and nothing is sent" if choice.state.paused or (suspended and suspended.cause is Cause.MANAGER_LOST) else ""
+    )
+    held = held or (f", and nothing is sent for its {suspended.setting}" if suspended else "")
+    return f"{choice.to_go or 'none'} to replace{held if choice.to_go else ''}"

@@ -16,8 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from supervisor_memreap import __version__
-from supervisor_memreap.core.model import ProgramState
-from supervisor_memreap.core.policy import Standing
+from supervisor_memreap.core.model import ProgramState, Standing
 from supervisor_memreap.core.rows import PoolRow
 from supervisor_memreap.outputs.tally import BUCKETS, PoolTally, Tally, is_blind
 

@@ -8,12 +8,12 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from typing import Any
 
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.settings import PoolSettings, key_of
+from supervisor_memreap.outputs.words import time_text
 
 VERSION = 1
 """The version of these fields; increased when a key is removed or changes its meaning, not when one is added."""
@@ -83,11 +83,6 @@ def _cut(text: str, room: int) -> str:
         else:
             too_long = middle
     return text[:fits]
-
-
-def time_text(at: float) -> str:
-    """Seconds since 1970 as `2026-11-28T07:30:06+01:00`, by this machine's time zone."""
-    return datetime.fromtimestamp(at, timezone.utc).astimezone().isoformat(timespec="seconds")
 
 
 def plain(value: Any) -> Any:

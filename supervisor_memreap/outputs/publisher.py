@@ -10,10 +10,9 @@ from supervisor_memreap import __version__
 from supervisor_memreap.core import events
 from supervisor_memreap.core.command import Command
 from supervisor_memreap.core.events import Event
-from supervisor_memreap.core.rows import PoolRow
+from supervisor_memreap.core.rows import VERSION, PoolRow
 from supervisor_memreap.outputs import fields
 from supervisor_memreap.outputs.lasting import Once
-from supervisor_memreap.outputs.statusrows import VERSION
 from supervisor_memreap.supervisord.client import Client, Unavailable
 
 # At most this many announcements wait while supervisord accepts none; then the oldest are lost.

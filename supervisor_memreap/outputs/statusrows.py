@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
 
 from supervisor_memreap.advice.growth import Growth
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.counters import Counters
-from supervisor_memreap.core.listeners import ListenerState
-from supervisor_memreap.core.model import UP, Pool, ProcessId, ProgramState, Worker
-from supervisor_memreap.core.policy import Choice, Standing
-from supervisor_memreap.core.rows import HindranceRow, ListenerRow, PoolRow, SuspensionRow, WorkerRow, known
+from supervisor_memreap.core.model import Pool, ProcessId, ProgramState, Standing, Worker
+from supervisor_memreap.core.policy import Choice
+from supervisor_memreap.core.rows import HindranceRow, PoolRow, SuspensionRow, WorkerRow, known, without
 from supervisor_memreap.core.servers import signal_for
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
-from supervisor_memreap.outputs import fields
 
-VERSION = 1
-"""The version of these values; increased when a key is removed or changes its meaning, not when one is added."""
-
-# A listener that has not looked for two periods does not look. A tick comes up to 2 s late, and the look takes time.
-_PERIODS = 2
-_LATE = 5.0
 _HOUR = 3600
-# The keys of a pool, of a suspension and of a hindrance that are seconds since 1970.
-_TIMES = ("since", "until", "message_at", "counted_since")
+# What only a listener knows of a pool or of a worker.
+_OF_LISTENER = (
+    *("growth_bytes_per_hour", "next_at_limit_seconds", "reaps", "given_back_bytes", "counted_since", "since"),
+    *("message", "message_at"),
+)
 
 
 def of_pool(
@@ -153,82 +146,13 @@ def suspension(pool: Pool, state: PoolState, boot: float) -> SuspensionRow | Non
     return known(row)
 
 
-def trouble_of_listener(listener: ListenerRow) -> str:
-    """What is wrong with the listener, in a line; empty if nothing is."""
-    if listener["listener_state"] == ListenerState.NONE:
-        return "supervisord has no memreap listener: add [eventlistener:memreap] with command=memreap listen"
-    name, age = listener["name"], listener.get("age_seconds")
-    if listener["state"] not in UP:
-        return listener_is_down(name, listener["state"], listener.get("spawnerr") or "")
-    if listener["listener_state"] == ListenerState.UNKNOWN:
-        return (
-            f"the listener {name} broke the event protocol and gets no more events: restart {name}; does anything in"
-            " its command print to stdout?"
-        )
-    if age is None:
-        troubles = "; ".join(listener.get("troubles") or ())
-        return f"the listener has not looked at the pools yet: {troubles or 'wait for the next tick, or see its log'}"
-    if age > _PERIODS * (listener.get("period_seconds") or 5) + _LATE:
-        return f"the listener last looked at the pools {age:.0f} s ago: restart {name}, and see its log"
-    return ""
-
-
-def listener_is_down(
-    name: str, state: str, error: str, command: str = "the full path of memreap, followed by listen"
-) -> str:
-    """Of a listener whose process does not run; `state` and `error` (spawnerr) are as supervisord has them.
-
-    `command` is what its section should have as command=.
-    """
-    why = f" ({error})" if error else ""
-    if "can't find command" in error:
-        remedy = f"set command= in its section to {command}, then supervisorctl update"
-    else:
-        remedy = f"see its log, then supervisorctl start {name}"
-    return f"the listener {name} is {state}{why}: {remedy}"
-
-
-def age_of_listener(listener: ListenerRow, version: str) -> str:
-    """What to do about a listener that is older than this memreap, in a line; empty if it is not older."""
-    theirs = str(listener.get("version") or "")
-    if not theirs or _numbers(theirs) >= _numbers(version):
-        return ""
-    name = listener["name"]
-    return f"the listener {name} is memreap {theirs}, older than this memreap {version}: restart {name}"
-
-
-def troubles_beside(listener: ListenerRow, version: str) -> list[str]:
-    """What is wrong although the listener works, a line each."""
-    return [*filter(None, [age_of_listener(listener, version)]), *(listener.get("troubles") or ())]
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall("[0-9]+", version))
-
-
 def of_look(pools: Iterable[PoolRow]) -> list[PoolRow]:
     """The pools after our own look, without what only a listener knows, since it was there before."""
     rows: list[PoolRow] = [
-        {
-            **_judged_once(pool),
-            "workers": [_without_growth(worker) for worker in pool["workers"]],
-            "growth_bytes_per_hour": None,
-            "next_at_limit_seconds": None,
-            "reaps": None,
-            "given_back_bytes": None,
-            "counted_since": None,
-            "since": None,
-            "message": None,
-            "message_at": None,
-        }
+        {**_judged_once(pool), "workers": [without(worker, *_OF_LISTENER) for worker in pool["workers"]]}
         for pool in pools
     ]
-    return [known(row) for row in rows]
-
-
-def _without_growth(worker: WorkerRow) -> WorkerRow:
-    row: WorkerRow = {**worker, "growth_bytes_per_hour": None}
-    return known(row)
+    return [without(row, *_OF_LISTENER) for row in rows]
 
 
 def _judged_once(pool: PoolRow) -> PoolRow:
@@ -236,46 +160,3 @@ def _judged_once(pool: PoolRow) -> PoolRow:
     if pool["workers"] or pool["standing"] != Standing.QUIET or pool["state"] != ProgramState.RUNNING:
         return pool
     return {**pool, "standing": Standing.BLIND.value, "not_visible": "it has no workers now"}
-
-
-def document(
-    pools: Iterable[PoolRow],
-    view: str,
-    note: str = "",
-    troubles: Sequence[str] = (),
-    age: float | None = None,
-    warnings: Sequence[str] = (),
-) -> dict[str, Any]:
-    """What the commands print as JSON; unknown values are left out.
-
-    Each time in seconds since 1970 has a text with the time zone beside it: `since_time` of `since`.
-    """
-    values = {
-        "version": VERSION,
-        "view": view,
-        "note": note or None,
-        "age_seconds": age,
-        "trouble": "; ".join(troubles) or None,
-        "warning": "; ".join(warnings) or None,
-        "pools": [_timed(pool) for pool in pools],
-    }
-    return known(values)
-
-
-def _timed(row: Mapping[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in row.items():
-        values[key] = _timed(value) if key in ("suspension", "hindrance") else value
-        if key in _TIMES:
-            values[f"{key.removesuffix('_at')}_time"] = fields.time_text(value)
-    return values
-
-
-def unwatched(pools: Iterable[PoolRow]) -> list[PoolRow]:
-    """The pools of a listener that no longer looks: their present state is unknown."""
-    return [{**pool, "standing": Standing.BLIND.value} for pool in pools]
-
-
-def is_well(pool: PoolRow) -> bool:
-    """Whether memreap works in this pool, as far as known: it is neither suspended nor blind, and no worker overdue."""
-    return not (pool.get("suspension") or pool.get("hindrance")) and pool["standing"] != Standing.BLIND

@@ -5,9 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from supervisor_memreap.core.policy import Standing
-from supervisor_memreap.core.reasons import OverLimit
-from supervisor_memreap.core.rows import HindranceRow, PoolRow, WorkerRow
+from supervisor_memreap.core.model import Standing
+from supervisor_memreap.core.rows import OVER_LIMIT, HindranceRow, PoolRow, WorkerRow
 from supervisor_memreap.core.text import about, aligned, duration, memory, seconds
 from supervisor_memreap.outputs import words
 
@@ -168,4 +167,4 @@ def largest_first(pool: PoolRow) -> list[WorkerRow]:
 
 def note(worker: WorkerRow) -> str:
     """What happens to it, or why it has to go."""
-    return worker.get("note") or worker.get("reason") or (OverLimit.label if worker.get("over") else "")
+    return worker.get("note") or worker.get("reason") or (OVER_LIMIT if worker.get("over") else "")

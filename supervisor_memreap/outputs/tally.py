@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from supervisor_memreap.core import counters, events
-from supervisor_memreap.core.policy import Standing
+from supervisor_memreap.core.model import Standing
 from supervisor_memreap.core.reasons import REASONS
 from supervisor_memreap.core.rows import PoolRow
 from supervisor_memreap.outputs.fields import kind_of

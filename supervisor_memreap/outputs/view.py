@@ -1,16 +1,25 @@
-"""What `memreap status`, `memreap top` and `supervisorctl memreap` show. Pure."""
+"""What `memreap status`, `memreap top` and `supervisorctl memreap` show, from the rows of pools and listener. Pure."""
 
 from __future__ import annotations
 
+import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core.command import chosen, named
-from supervisor_memreap.core.rows import ListenerRow, PoolRow
+from supervisor_memreap.core.listeners import ListenerState
+from supervisor_memreap.core.model import UP, Standing
+from supervisor_memreap.core.rows import VERSION, ListenerRow, PoolRow, known
 from supervisor_memreap.core.text import seconds
-from supervisor_memreap.outputs import statusrows, statustable, words
+from supervisor_memreap.outputs import statustable, words
+
+# A listener that has not looked for two periods does not look. A tick comes up to 2 s late, and the look takes time.
+_PERIODS = 2
+_LATE = 5.0
+# The keys of a pool, of a suspension and of a hindrance that are seconds since 1970.
+_TIMES = ("since", "until", "message_at", "counted_since")
 
 
 class View(NamedTuple):
@@ -32,8 +41,20 @@ class View(NamedTuple):
     """Whether supervisorctl memreap reaches that listener, as far as known."""
 
     def values(self) -> dict[str, Any]:
-        """For JSON."""
-        return statusrows.document(self.pools, self.whose, self.note, self.troubles, self.age, self.warnings)
+        """For JSON; unknown values are left out.
+
+        Each time in seconds since 1970 has a text with the time zone beside it: `since_time` of `since`.
+        """
+        values = {
+            "version": VERSION,
+            "view": self.whose,
+            "note": self.note or None,
+            "age_seconds": self.age,
+            "trouble": "; ".join(self.troubles) or None,
+            "warning": "; ".join(self.warnings) or None,
+            "pools": [_timed(pool) for pool in self.pools],
+        }
+        return known(values)
 
     def table(self, now: float) -> str:
         """Empty where there is no pool."""
@@ -43,7 +64,7 @@ class View(NamedTuple):
         return "\n".join(filter(None, (self.table(now), textwrap.fill(self.note, statustable.WIDTH))))
 
     def is_well(self) -> bool:
-        return not self.troubles and all(map(statusrows.is_well, self.pools))
+        return not self.troubles and all(map(is_well, self.pools))
 
     def require(self, names: Sequence[str]) -> None:
         """Raises UnknownName if one of them matches no pool."""
@@ -58,12 +79,80 @@ class View(NamedTuple):
 def of_listener(pools: list[PoolRow], listener: ListenerRow, has_plugin: bool) -> View:
     """The view of a listener; its last one if it no longer looks. `has_plugin` is as in words.has_commands."""
     has_commands = words.has_commands(has_plugin, listener)
-    trouble = statusrows.trouble_of_listener(listener)
+    trouble = trouble_of_listener(listener)
     if trouble:
         note = "The listener is not looking at the pools; this is its last view."
-        pools = statusrows.unwatched(pools)
+        pools = unwatched(pools)
         return View(pools, "listener", note, (trouble,), is_watched=False, has_commands=has_commands)
     age = listener["age_seconds"] or 0.0
     note = f"This is what the listener saw {seconds(age)} ago."
-    troubles, warnings = statusrows.troubles_beside(listener, __version__), listener.get("warnings") or ()
-    return View(pools, "listener", note, tuple(troubles), age, warnings=tuple(warnings), has_commands=has_commands)
+    troubles = (*filter(None, [age_of_listener(listener, __version__)]), *(listener.get("troubles") or ()))
+    warnings = tuple(listener.get("warnings") or ())
+    return View(pools, "listener", note, troubles, age, warnings=warnings, has_commands=has_commands)
+
+
+def trouble_of_listener(listener: ListenerRow) -> str:
+    """What is wrong with the listener, in a line; empty if nothing is."""
+    if listener["listener_state"] == ListenerState.NONE:
+        return "supervisord has no memreap listener: add [eventlistener:memreap] with command=memreap listen"
+    name, age = listener["name"], listener.get("age_seconds")
+    if listener["state"] not in UP:
+        return listener_is_down(name, listener["state"], listener.get("spawnerr") or "")
+    if listener["listener_state"] == ListenerState.UNKNOWN:
+        return (
+            f"the listener {name} broke the event protocol and gets no more events: restart {name}; does anything in"
+            " its command print to stdout?"
+        )
+    if age is None:
+        troubles = "; ".join(listener.get("troubles") or ())
+        return f"the listener has not looked at the pools yet: {troubles or 'wait for the next tick, or see its log'}"
+    if age > _PERIODS * (listener.get("period_seconds") or 5) + _LATE:
+        return f"the listener last looked at the pools {age:.0f} s ago: restart {name}, and see its log"
+    return ""
+
+
+def listener_is_down(
+    name: str, state: str, error: str, command: str = "the full path of memreap, followed by listen"
+) -> str:
+    """Of a listener whose process does not run; `state` and `error` (spawnerr) are as supervisord has them.
+
+    `command` is what its section should have as command=.
+    """
+    why = f" ({error})" if error else ""
+    if "can't find command" in error:
+        remedy = f"set command= in its section to {command}, then supervisorctl update"
+    else:
+        remedy = f"see its log, then supervisorctl start {name}"
+    return f"the listener {name} is {state}{why}: {remedy}"
+
+
+def age_of_listener(listener: ListenerRow, version: str) -> str:
+    """What to do about a listener that is older than this memreap, in a line; empty if it is not older."""
+    theirs = str(listener.get("version") or "")
+    if not theirs or _numbers(theirs) >= _numbers(version):
+        return ""
+    name = listener["name"]
+    return f"the listener {name} is memreap {theirs}, older than this memreap {version}: restart {name}"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall("[0-9]+", version))
+
+
+def _timed(row: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in row.items():
+        values[key] = _timed(value) if key in ("suspension", "hindrance") else value
+        if key in _TIMES:
+            values[f"{key.removesuffix('_at')}_time"] = words.time_text(value)
+    return values
+
+
+def unwatched(pools: Iterable[PoolRow]) -> list[PoolRow]:
+    """The pools of a listener that no longer looks: their present state is unknown."""
+    return [{**pool, "standing": Standing.BLIND.value} for pool in pools]
+
+
+def is_well(pool: PoolRow) -> bool:
+    """Whether memreap works in this pool, as far as known: it is neither suspended nor blind, and no worker overdue."""
+    return not (pool.get("suspension") or pool.get("hindrance")) and pool["standing"] != Standing.BLIND

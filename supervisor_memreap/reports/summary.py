@@ -18,7 +18,7 @@ from supervisor_memreap.core.delay import REPEAT
 from supervisor_memreap.core.events import kinds
 from supervisor_memreap.core.rows import known
 from supervisor_memreap.core.text import duration, memory, padded, seconds
-from supervisor_memreap.outputs.fields import time_text
+from supervisor_memreap.outputs.words import time_text
 from supervisor_memreap.reports import timeaxis
 
 VERSION = 1

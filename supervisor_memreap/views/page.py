@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from rich.text import Text
 
-from supervisor_memreap.core.policy import Standing
+from supervisor_memreap.core.model import Standing
 from supervisor_memreap.core.rows import PoolRow, WorkerRow
 from supervisor_memreap.core.text import count, memory, padded, printable, seconds
-from supervisor_memreap.outputs import statusrows, statustable, words
-from supervisor_memreap.outputs.view import View
+from supervisor_memreap.outputs import statustable, words
+from supervisor_memreap.outputs.view import View, is_well, unwatched
 
 # Columns of the bar, at least and at most; and of what a worker does, so that the bars keep their length.
 _BAR, _LONGEST_BAR, _NOTE = 8, 72, 14
@@ -75,7 +75,7 @@ class _Block(NamedTuple):
 def page(frame: Frame, columns: int, rows: int | None, glyphs: Glyphs) -> list[Text]:
     """At most `rows` lines of less than `columns`; None: as many lines as there are."""
     width = max(20, columns - 1)  # a line that fills the last column would make some terminals scroll
-    pools = frame.view.pools if _is_watched(frame) else statusrows.unwatched(frame.view.pools)
+    pools = frame.view.pools if _is_watched(frame) else unwatched(frame.view.pools)
     head = _head(frame, pools, width)
     blocks = _blocks(pools, width, glyphs, frame.view.has_commands)
     events = _events(frame.messages, width)
@@ -204,7 +204,7 @@ def _blocks(pools: Sequence[PoolRow], width: int, glyphs: Glyphs, has_commands: 
                 [*text, *details],
                 [_worker(worker, scale, "limit_bytes" in pool, bar, bool(known), glyphs) for worker in workers],
                 [worker.get("used_bytes") for worker in workers],
-                statusrows.is_well(pool) and pool["standing"] != Standing.NOT_RUNNING,
+                is_well(pool) and pool["standing"] != Standing.NOT_RUNNING,
                 statustable.standing_word(pool),
             )
         )
