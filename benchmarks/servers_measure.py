@@ -28,7 +28,7 @@ from support.servers import SERVERS, WORKERS, Server
 from supervisor_memreap import __version__
 from supervisor_memreap.core.model import Pool, ProcessId, SentMoment, Worker, WorkerDetail
 from supervisor_memreap.core.model import Result as Sent
-from supervisor_memreap.core.servers import known, pace_of, recognise, signal_while_busy
+from supervisor_memreap.core.servers import named, recognise, signal_while_busy
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.host import procfs, signalling
 from supervisor_memreap.host.attempt import Attempt
@@ -90,8 +90,8 @@ def signal_at(server: Server, moment: str) -> str:
     """The signal that a worker gets at this moment."""
     if moment != WHILE_BUSY:
         return server.signal
-    line = next(each for each in map(known, (server.name, server.name.split()[0], "FCGI::ProcManager")) if each)
-    return signal_while_busy(line.name, None)
+    names = (server.name, server.name.split()[0], "FCGI::ProcManager")
+    return signal_while_busy(next(name for name in names if named(name).is_known), None)
 
 
 class Reap(NamedTuple):
@@ -216,7 +216,7 @@ class Workers:
     def pace(self) -> float:
         """Seconds that this server needs between two signals."""
         worker = self.all(procfs.source())[0].id
-        return pace_of(recognise(procfs.source().names(worker.pid)))
+        return named(recognise(procfs.source().names(worker.pid))).pace
 
 
 def measure(case: Case, reaps: int, seconds: float, progress: Callable[[str], None] = lambda _: None) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from supervisor_memreap.core.events import (
 from supervisor_memreap.core.model import Ending, Nested, Pool, ProcessId, ProcessMemory, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Candidate, Look
 from supervisor_memreap.core.reasons import OverLimit, Requested, TooOld
-from supervisor_memreap.core.servers import graceful, pace_of, signal_for
+from supervisor_memreap.core.servers import named, signal_for
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import (
     Cause,
@@ -315,7 +315,7 @@ def test_the_table_of_servers_decides_before_the_handler(server, signal, goes):
     verdict = film.look({11: worker, 12: 20})
     assert reaped(verdict) == (11 if goes else None)
     assert events(verdict, WrongSignal) == (
-        [] if goes else [WrongSignal(*STAMP, worker.id, server, signal, graceful(server))]
+        [] if goes else [WrongSignal(*STAMP, worker.id, server, signal, named(server).graceful)]
     )
     assert not events(film.look({11: worker, 12: 20}), WrongSignal)
 
@@ -361,7 +361,7 @@ def test_a_young_worker_does_not_cause_a_report_of_the_signal():
 
 @pytest.mark.parametrize(("server", "seconds"), [("uWSGI", 2.0), ("Apache", 1.0), ("Starman", 0.0)])
 def test_the_next_worker_is_chosen_only_when_the_replacement_has_the_age_of_the_pace(server, seconds):
-    assert pace_of(server) == seconds
+    assert named(server).pace == seconds
     film = Film(replace(SETTINGS, settle=0.0, min_age=1))
     grown = {pid: film.worker(pid, 300, server=server) for pid in (11, 12)}
     assert reaped(film.look({**grown, 13: 20})) == 11

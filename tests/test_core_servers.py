@@ -11,13 +11,10 @@ from supervisor_memreap.core.servers import (
     Moment,
     Names,
     cost_while_busy,
-    graceful,
     manages,
     may_signal_busy,
-    moment_of,
-    pace_of,
+    named,
     recognise,
-    refusal,
     server_of,
     signal_for,
     signal_while_busy,
@@ -142,8 +139,8 @@ def test_a_worker_with_unknown_names_belongs_to_the_server_of_its_manager(worker
 
 
 def test_an_unidentified_server_is_signalled_only_at_the_moment_safe_for_all():
-    assert moment_of(UNRECOGNISABLE) is Moment.HELD
-    assert moment_of("") is Moment.ANY
+    assert named(UNRECOGNISABLE).moment is Moment.HELD
+    assert named("").moment is Moment.ANY
 
 
 @pytest.mark.parametrize(
@@ -184,9 +181,9 @@ def test_a_server_that_may_be_signalled_while_busy_has_a_graceful_signal_for_it(
 
 
 def test_only_servers_of_the_table_are_known():
-    assert graceful("") is None
-    assert graceful("fcgiwrap") == ()
-    assert [server.name for server in SERVERS if graceful(server.name) != server.graceful] == []
+    assert named("").graceful is None
+    assert named("fcgiwrap").graceful == ()
+    assert [server.name for server in SERVERS if named(server.name).graceful != server.graceful] == []
 
 
 @pytest.mark.parametrize(
@@ -210,13 +207,13 @@ def test_the_signal_is_the_configured_one_else_the_first_graceful_one_else_hup(s
 
 def test_a_server_without_a_graceful_signal_has_a_reason_and_others_have_none():
     assert {server.name for server in SERVERS if not server.graceful} == {"fcgiwrap", "multiwatch"}
-    assert [server.name for server in SERVERS if bool(refusal(server.name)) is bool(server.graceful)] == []
-    assert refusal("") == refusal(UNRECOGNISABLE) == ""
+    assert [server.name for server in SERVERS if bool(named(server.name).refusal) is bool(server.graceful)] == []
+    assert named("").refusal == named(UNRECOGNISABLE).refusal == ""
 
 
 def test_a_server_missing_from_the_table_has_no_pace():
-    assert (pace_of(""), pace_of(UNRECOGNISABLE)) == (0.0, 0.0)
-    assert [server.name for server in SERVERS if pace_of(server.name) != server.pace] == []
+    assert (named("").pace, named(UNRECOGNISABLE).pace) == (0.0, 0.0)
+    assert [server.name for server in SERVERS if named(server.name).pace != server.pace] == []
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from supervisor_memreap.commands.arguments import add_configuration, add_json
 from supervisor_memreap.core.command import chosen
 from supervisor_memreap.core.failed import Failed
 from supervisor_memreap.core.model import Program, supervisord_of
-from supervisor_memreap.core.servers import graceful, refusal, signal_for
+from supervisor_memreap.core.servers import named, signal_for
 from supervisor_memreap.core.settings import (
     POOL_KEYS,
     RECORDING_KEYS,
@@ -153,10 +153,10 @@ def _default_signal(server: str | None) -> Row:
     """The signal that is used if none is set, and why."""
     if server is None:
         return Row("signal", None, "-", "default: depends on the server; no running worker is known")
-    if refusal(server):
-        return Row("signal", None, "-", f"{server} {refusal(server)}")
+    if named(server).refusal:
+        return Row("signal", None, "-", f"{server} {named(server).refusal}")
     signal = signal_for(server, None)
-    return Row("signal", signal, signal, f"default for {server}" if graceful(server) else "default")
+    return Row("signal", signal, signal, f"default for {server}" if named(server).graceful else "default")
 
 
 def table(groups: Iterable[Group]) -> str:

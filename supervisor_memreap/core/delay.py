@@ -14,7 +14,7 @@ from supervisor_memreap.core.hindrance import Hindrance, Kind
 from supervisor_memreap.core.model import Result, Standing, Worker
 from supervisor_memreap.core.policy import Choice, Look
 from supervisor_memreap.core.reasons import Reason
-from supervisor_memreap.core.servers import Moment, may_signal_busy, moment_of, pace_of
+from supervisor_memreap.core.servers import Moment, may_signal_busy, named
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episodes
 from supervisor_memreap.core.state import Delay, DueSince, PoolState, Wait
@@ -83,7 +83,7 @@ def _leaving(look: Look, now: float) -> Hindrance | None:
     pid = leaving.worker.pid
     if leaving.left is None:
         return hindrance.leaving(pid)
-    if now - leaving.left < settings.grace + max(settings.settle, pace_of(leaving.server)):
+    if now - leaving.left < settings.grace + max(settings.settle, named(leaving.server).pace):
         return hindrance.settling(pid, leaving.replaced_by is not None)
     return hindrance.not_replaced(pid)
 
@@ -128,7 +128,7 @@ def _is_right(look: Look, choice: Choice, obstacle: Hindrance | None, now: float
 def may_go_busy(server: str, settings: PoolSettings, state: PoolState) -> bool:
     """Whether a worker of this server is signalled as soon as `idle_wait` has expired, busy or not."""
     is_kept = state.refusal is not None and state.refusal.kind is Kind.KEPT
-    if settings.idle_wait == float("inf") or (is_kept and moment_of(server) is not Moment.ANY):
+    if settings.idle_wait == float("inf") or (is_kept and named(server).moment is not Moment.ANY):
         return False
     return may_signal_busy(server, policy.has_boundary(settings, state))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from supervisor_memreap.core.frozen import Frozen
@@ -13,7 +13,7 @@ from supervisor_memreap.core.text import memory, seconds
 
 Announcement = Literal["", "reap", "left", "stuck", "suspended", "resumed", "short", "relieved"]
 
-_UNITS = {"memory": memory, "seconds": seconds}
+_UNITS: Mapping[str, Callable[[Any], str]] = {"memory": memory, "seconds": seconds, "lines": "; ".join}
 
 
 class Event(Frozen):
@@ -26,7 +26,7 @@ class Event(Frozen):
 
     wording: ClassVar[str]
     """The text, with the event's own attributes in braces: `worker {pid}`, `{after:seconds}`, `{limit:memory}`; and
-    `{is_sent:was|may have been}`, the first if the attribute is true.
+    `{is_sent:was|may have been}`, the first if the attribute is true, in which other attributes may be.
     """
     announced_as: ClassVar[Announcement] = ""
     """Its name as a supervisord event; empty: it is not announced."""

@@ -10,7 +10,7 @@ from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.model import Ending, InitialSize, Pool, ProcessId, Worker
 from supervisor_memreap.core.policy import Look, PoolInLook
 from supervisor_memreap.core.reasons import Circumstances, OverLimit
-from supervisor_memreap.core.servers import pace_of
+from supervisor_memreap.core.servers import named
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import TRANSITIONS, Cause, Phase, PoolState, Reap, Seen, Suspension
 
@@ -339,7 +339,7 @@ class _Reap(PoolInLook):
         if leaving.slot in pool.stopped and gone_for >= settings.settle:
             self.set(reap=None)  # a user wants none in its place, and does not just restart it
             return
-        old = max(settings.settle, pace_of(leaving.server))
+        old = max(settings.settle, named(leaving.server).pace)
         served = [worker for worker in newcomers if policy.served_for(worker, state, self.now) >= settings.settle]
         settled = [worker for worker in served if worker.age >= old]
         # Others may have exited on their own meanwhile: each of them needs a settled replacement too.

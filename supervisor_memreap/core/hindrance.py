@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from supervisor_memreap.core.frozen import Frozen
 from supervisor_memreap.core.model import Result, WorkerDetail
-from supervisor_memreap.core.servers import UNRECOGNISABLE, Moment, cost_while_busy, known, moment_of, signal_while_busy
+from supervisor_memreap.core.servers import UNRECOGNISABLE, Moment, cost_while_busy, named, signal_while_busy
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import seconds
 
@@ -155,7 +155,7 @@ def of_attempt(
 
 def _of_busy(detail: WorkerDetail, settings: PoolSettings, seen: Seen) -> Hindrance:
     server = detail.server
-    if not seen.has_boundary and moment_of(server) is Moment.HELD:
+    if not seen.has_boundary and named(server).moment is Moment.HELD:
         why = "its command line cannot be read" if server == UNRECOGNISABLE else f"{server} can lose requests otherwise"
         remedy = _remedy(settings)
         return Hindrance(Kind.CANNOT_HOLD, f"workers cannot be held while they are signalled, and {why}; {remedy}")
@@ -179,8 +179,8 @@ def _why_only_idle(detail: WorkerDetail, settings: PoolSettings, seen: Seen) -> 
     if detail.server == UNRECOGNISABLE:
         unread = ", and the server cannot be identified (let the manager keep the title that its server gives it)"
         return f"{unread}, so it may lose requests at any other moment"
-    moment = moment_of(detail.server)
-    if moment is Moment.ANY and seen.has_boundary and not known(detail.server):
+    moment = named(detail.server).moment
+    if moment is Moment.ANY and seen.has_boundary and not named(detail.server).is_known:
         return ", and memreap does not know whether its server loses requests at any other moment"
     if moment is Moment.ANY:
         return ""

@@ -120,11 +120,8 @@ class SettingsAccepted(Over):
 
 class SettingsWarned(Event):
     in_status = "troubles"
+    wording = "{warnings:lines}"
     warnings: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        return "; ".join(self.warnings)
 
 
 class ProgramsMissing(Event):

@@ -48,7 +48,7 @@ from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.hindrance import Hindrance
 from supervisor_memreap.core.model import STOPPED_BY_HAND, Pool, ProcessId, Sharing, Standing, Worker
 from supervisor_memreap.core.reasons import Circumstances, OverLimit, Reason
-from supervisor_memreap.core.servers import graceful
+from supervisor_memreap.core.servers import named
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episodes
 from supervisor_memreap.core.state import Cause, Phase, PoolState, Reap, Wait
@@ -379,7 +379,7 @@ def veto(pool: Pool, worker: Worker) -> Event | None:
         return events.LooksLikeManager(*pool.stamp, worker.id, pool.is_group)
     if pool.sharing is Sharing.APART:
         return events.NotShared(*pool.stamp, worker.id, pool.is_group)
-    safe = graceful(detail.server)
+    safe = named(detail.server).graceful
     if safe is not None and detail.signal not in safe:
         return events.WrongSignal(*pool.stamp, worker.id, detail.server, detail.signal, safe)
     return events.NotCaught(*pool.stamp, worker.id, detail.signal, pool.is_group) if detail.caught is False else None

@@ -48,9 +48,12 @@ class WhileBusy(NamedTuple):
 
 class Server(NamedTuple):
     name: str
-    graceful: tuple[str, ...]
-    """The recommended one first; empty if every signal drops requests."""
+    graceful: tuple[str, ...] | None
+    """The signals on which it finishes its work, the recommended one first; empty if every signal drops requests. None:
+    not known, since the server is not in the table.
+    """
     moment: Moment
+    """The moment at which a worker of it may be signalled."""
     while_busy: WhileBusy | None
     """None: never signalled while busy."""
     process_name: re.Pattern[str]
@@ -61,6 +64,11 @@ class Server(NamedTuple):
     """Why no signal suits, as text that follows the server's name and `which`."""
     takes_turns: bool = False
     """Whether its workers may wait for a lock that they share until it is their turn to wait for a connection."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is in the table."""
+        return self.graceful is not None
 
 
 # What each moment costs was measured (docs/servers.md); at its boundary, no server lost a request. Starman loses
@@ -132,6 +140,12 @@ _INTERPRETER = re.compile(r"(?:pypy|(?:truffle|j)?(perl|python|ruby))[0-9.]*(?:-
 _PLACKUP = re.compile(r"plackup$")
 UNRECOGNISABLE = "unknown"
 """The server of a process whose script is hidden, by its title or since it may not be read: any of the table."""
+_NEVER = re.compile("(?!)")
+_OTHER = Server("", None, Moment.ANY, None, _NEVER, takes_turns=True)
+_BY_NAME = {
+    **{server.name: server for server in SERVERS},
+    UNRECOGNISABLE: Server(UNRECOGNISABLE, None, Moment.HELD, None, _NEVER, takes_turns=True),
+}
 
 
 def server_of(worker: Names, manager: Names | None, is_fork: bool | None) -> str:
@@ -144,13 +158,13 @@ def server_of(worker: Names, manager: Names | None, is_fork: bool | None) -> str
     if manager is None:
         return own
     above = recognise(manager)
-    if refusal(above):
+    if named(above).refusal:
         return above
-    if known(own):
-        return UNRECOGNISABLE if known(above) and above != own else own
+    if named(own).is_known:
+        return UNRECOGNISABLE if named(above).is_known and above != own else own
     if own == UNRECOGNISABLE and is_fork is not False:
         return above if is_fork else above or own
-    return above if own != UNRECOGNISABLE and known(above) else own
+    return above if own != UNRECOGNISABLE and named(above).is_known else own
 
 
 def recognise(names: Names) -> str:
@@ -202,46 +216,14 @@ def manages(names: Names) -> bool:
     return any(map(_MANAGER.match, (names.comm, *names.argv[:1])))
 
 
-def known(server: str) -> Server | None:
-    """The line of the table; None if it is not there."""
-    return next((each for each in SERVERS if each.name == server), None)
-
-
-def graceful(server: str) -> tuple[str, ...] | None:
-    """The signals on which this server finishes its work; None if it is not in the table."""
-    line = known(server)
-    return line.graceful if line else None
+def named(server: str) -> Server:
+    """The line of the table; of a server that is not in it, what is assumed of that."""
+    return _BY_NAME.get(server, _OTHER)
 
 
 def signal_for(server: str, chosen: str | None) -> str:
     """The signal for a worker of this server: the user's, or else the server's first graceful one, or else HUP."""
-    return chosen or next(iter(graceful(server) or ()), DEFAULT_SIGNAL)
-
-
-def takes_turns(server: str) -> bool:
-    """Whether a worker of this server that waits for a lock may be waiting for its turn; not known counts as yes."""
-    line = known(server)
-    return line.takes_turns if line else True
-
-
-def pace_of(server: str) -> float:
-    """The minimum time in seconds from the start of a replacement to the next signal in its pool."""
-    line = known(server)
-    return line.pace if line else 0.0
-
-
-def refusal(server: str) -> str:
-    """Why no signal suits this server; empty if one does, or if it is not in the table."""
-    line = known(server)
-    return line.refusal if line else ""
-
-
-def moment_of(server: str) -> Moment:
-    """The moment at which a worker of this server may be signalled; any, if it is not in the table."""
-    if server == UNRECOGNISABLE:
-        return Moment.HELD
-    line = known(server)
-    return line.moment if line else Moment.ANY
+    return chosen or next(iter(named(server).graceful or ()), DEFAULT_SIGNAL)
 
 
 def may_signal_busy(server: str, has_boundary: bool) -> bool:
@@ -250,22 +232,23 @@ def may_signal_busy(server: str, has_boundary: bool) -> bool:
     `has_boundary`: it may be brought to its boundary, and just does not get there.
     """
     # On their signal gunicorn and unicorn finish any request, as measured; of an unknown server nothing was measured.
-    is_measured = known(server) is not None and moment_of(server) is Moment.ANY
-    return is_measured or (moment_of(server) is not Moment.HELD and not has_boundary)
+    line = named(server)
+    is_measured = line.is_known and line.moment is Moment.ANY
+    return is_measured or (line.moment is not Moment.HELD and not has_boundary)
 
 
 def signal_while_busy(server: str, chosen: str | None) -> str:
     """The signal for a worker of this server that is busy: the user's, or else the one that costs least."""
-    line = known(server)
-    return chosen or (line.while_busy.signal if line and line.while_busy else signal_for(server, None))
+    while_busy = named(server).while_busy
+    return chosen or (while_busy.signal if while_busy else signal_for(server, None))
 
 
 def cost_while_busy(server: str, signal: str) -> str:
     """What it may cost to send this signal to a busy worker, as a clause."""
-    line = known(server)
-    if line is None or line.while_busy is None or line.while_busy.signal != signal:
+    while_busy = named(server).while_busy
+    if while_busy is None or while_busy.signal != signal:
         return "the cost with this server was not measured"
-    _, lost, lost_kept = line.while_busy
+    _, lost, lost_kept = while_busy
     return (
         f"{lost} such signals lost a request when measured{f', {lost_kept} on kept connections' if lost_kept else ''}"
     )

@@ -370,7 +370,8 @@ class Settings:
             named = [members] if whole else [[member] for member in members]
             for some in named:
                 name = group if whole else some[0].name
-                state = next((member.state for member in sorted(some, key=_state_rank)), "")
+                states = [member.state for member in some]
+                state = next((each.value for each in _STATES if each in states), states[0])
                 # supervisord has the manager's role: it is the parent, and restarts them.
                 watched.append(Watch(Program(group, name, state, some[0].supervisord), settings, tuple(some)))
         return watched
@@ -393,24 +394,11 @@ class Settings:
         return tuple(name for name in self.names if name not in known)
 
 
-_STATES_BY_RANK: dict[str, int] = {
-    state.value: rank
-    for rank, state in enumerate(
-        (
-            ProgramState.RUNNING,
-            ProgramState.STARTING,
-            ProgramState.BACKOFF,
-            ProgramState.EXITED,
-            ProgramState.FATAL,
-            ProgramState.STOPPING,
-            ProgramState.STOPPED,
-        )
-    )
-}
-
-
-def _state_rank(program: Program) -> int:
-    return _STATES_BY_RANK.get(program.state, len(_STATES_BY_RANK))
+# A pool of several processes is in the first of these states in which one of them is.
+_STATES = (
+    *(ProgramState.RUNNING, ProgramState.STARTING, ProgramState.BACKOFF, ProgramState.EXITED),
+    *(ProgramState.FATAL, ProgramState.STOPPING, ProgramState.STOPPED),
+)
 
 
 def names_of(program: Program) -> tuple[str, ...]:

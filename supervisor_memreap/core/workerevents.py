@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from supervisor_memreap.core.event import AboutDueWorker, AboutWorker
 from supervisor_memreap.core.model import ProcessId, SentMoment
-from supervisor_memreap.core.servers import refusal
+from supervisor_memreap.core.servers import named
 from supervisor_memreap.core.text import MIB, memory, seconds
 
 # What was sent.
@@ -35,20 +35,15 @@ class Signalled(AboutDueWorker):
 class SignalledAgain(AboutWorker):
     """A worker that came to its boundary long after the first signal was sent a second one there."""
 
+    wording = (
+        "worker {pid} is waiting for its next connection and has not left: {first_was_sent:the first {signal} arrived"
+        " between a request and accept, where the worker only records it; {signal} sent a second time"
+        "|memreap was killed before it could signal it; {signal} sent}"
+    )
     signal: str
     moment: SentMoment
     first_was_sent: bool
     """False: it is unknown whether the first one was sent."""
-
-    @property
-    def text(self) -> str:
-        start = f"worker {self.pid} is waiting for its next connection and has not left: "
-        if not self.first_was_sent:
-            return f"{start}memreap was killed before it could signal it; {self.signal} sent"
-        return (
-            f"{start}the first {self.signal} arrived between a request and accept, where the worker only records it;"
-            f" {self.signal} sent a second time"
-        )
 
 
 class Forced(AboutWorker):
@@ -127,26 +122,17 @@ class Unreadable(AboutWorker):
 
     is_reported_once = fails = True
     refusal = "size unreadable"
+    wording = (
+        "worker {pid} may hold up to {bound:memory}, limit {limit:memory}, but its {metric} {is_late:could not be read"
+        " in time: nothing sent; unless the host is just busy, the worker may be holding the lock of its own memory"
+        " map: see what it is doing (cat /proc/{pid}/stack)|cannot be read: nothing sent; run memreap as the worker's"
+        " user or as root with CAP_SYS_PTRACE (in Docker: --cap-add SYS_PTRACE), or set metric=rss}"
+    )
     bound: int
     limit: int
     metric: str
     is_late: bool
     """It could not be read in time."""
-
-    @property
-    def text(self) -> str:
-        start = (
-            f"worker {self.pid} may hold up to {memory(self.bound)}, limit {memory(self.limit)}, but its {self.metric}"
-        )
-        if self.is_late:
-            return (
-                f"{start} could not be read in time: nothing sent; unless the host is just busy, the worker may be"
-                f" holding the lock of its own memory map: see what it is doing (cat /proc/{self.pid}/stack)"
-            )
-        return (
-            f"{start} cannot be read: nothing sent; run memreap as the worker's user or as root with CAP_SYS_PTRACE"
-            " (in Docker: --cap-add SYS_PTRACE), or set metric=rss"
-        )
 
 
 class SizesUnreadable(AboutWorker):
@@ -204,7 +190,7 @@ class WrongSignal(Veto):
         start = f"worker {self.pid} belongs to {self.server}, which"
         if not self.graceful:
             return (
-                f"{start} {refusal(self.server)}: nothing sent, and no setting helps; remove this program's"
+                f"{start} {named(self.server).refusal}: nothing sent, and no setting helps; remove this program's"
                 " [memreap:NAME] section"
             )
         remedy = f"set signal={self.graceful[0]}, on which it finishes its request"

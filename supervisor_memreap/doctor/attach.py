@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from supervisor_memreap.core.servers import Moment, cost_while_busy, moment_of, signal_while_busy
+from supervisor_memreap.core.servers import Moment, cost_while_busy, named, signal_while_busy
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import seconds
 from supervisor_memreap.doctor import rights
@@ -89,7 +89,7 @@ def remedy(attaching: Attaching) -> str:
 
 def what_remains(server: str, settings: PoolSettings) -> str:
     """How workers of this server are signalled without that right, as a clause."""
-    if moment_of(server) is Moment.HELD:
+    if named(server).moment is Moment.HELD:
         which = f"workers of {server} lose requests otherwise" if server else "the server cannot be identified"
         return f"nothing is sent, since {which}"
     if settings.idle_wait == float("inf"):

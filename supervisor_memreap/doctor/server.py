@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 
 from supervisor_memreap.core.model import Pool
-from supervisor_memreap.core.servers import UNRECOGNISABLE, graceful, known, recognise, signal_for
+from supervisor_memreap.core.servers import UNRECOGNISABLE, named, recognise, signal_for
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.doctor.finding import Case, Finding, good, note
 from supervisor_memreap.doctor.recycling import Recycling, Started, detect, starman_requests, text_of
@@ -20,7 +20,7 @@ def check(case: Case, watch: Watch, pool: Pool, section: Section) -> Iterator[Fi
     if server is None:
         return
     yield from _signal(case, watch, pool, server)
-    if not graceful(server):
+    if not named(server).graceful:
         return
     started = _started(case, pool, section)
     for each in dict.fromkeys(detect(server, started, text_of)):
@@ -43,7 +43,7 @@ def shrinks(case: Case, pool: Pool, section: Section) -> bool:
 
 def _signal(case: Case, watch: Watch, pool: Pool, server: str) -> Iterator[Finding]:
     settings = watch.settings
-    signal, safe = signal_for(server, settings.signal), graceful(server)
+    signal, safe = signal_for(server, settings.signal), named(server).graceful
     member = watch.members[0] if watch.members else watch.program
     given = case.settings.origins(member).get("signal")
     if safe and signal in safe:
@@ -54,7 +54,7 @@ def _signal(case: Case, watch: Watch, pool: Pool, server: str) -> Iterator[Findi
         # Not where it is set: other pools may inherit that.
         remedy = f"[memreap:{watch.program.namespec}], write signal={safe[0]}; it takes effect at the next tick"
         yield Finding("", f"{text} {remedy}")
-    elif known(server) is None and not settings.signal and _is_caught(pool):
+    elif not named(server).is_known and not settings.signal and _is_caught(pool):
         is_hidden = server == UNRECOGNISABLE
         which = "its process names do not identify the server" if is_hidden else "memreap does not know its server"
         text = f"{which}, so it uses {signal}: check that a worker that gets it finishes its request and is replaced,"

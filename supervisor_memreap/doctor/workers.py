@@ -8,7 +8,7 @@ from typing import NamedTuple
 from supervisor_memreap.core import events, policy, shortage
 from supervisor_memreap.core.model import MemoryScope, Pool, Sharing, Worker
 from supervisor_memreap.core.reasons import OverLimit
-from supervisor_memreap.core.servers import UNRECOGNISABLE, Moment, moment_of
+from supervisor_memreap.core.servers import UNRECOGNISABLE, Moment, named
 from supervisor_memreap.core.settings import PoolSettings, shown
 from supervisor_memreap.core.text import memory as in_words
 from supervisor_memreap.doctor import attach, ownrights, rights
@@ -86,13 +86,13 @@ def not_attached(attaching: attach.Attaching, worker: Worker, settings: PoolSett
     subject = f"the listener (user {attaching.actor.users[1]})"
     text = f"{subject} has no permission to hold workers between two requests (ptrace), so "
     text += f"{attach.what_remains(server, settings)}; {attach.remedy(attaching)}"
-    return Finding("", text, moment_of(server) is Moment.HELD)
+    return Finding("", text, named(server).moment is Moment.HELD)
 
 
 def not_to_hold(worker: Worker, settings: PoolSettings) -> Finding | None:
     """What hold=no does where that is more than a later signal."""
     server = worker.detail.server if worker.detail else UNRECOGNISABLE
-    if moment_of(server) is not Moment.HELD:
+    if named(server).moment is not Moment.HELD:
         return None
     return Finding("", f"hold=no: {attach.what_remains(server, settings)}: remove hold=no")
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 
 from supervisor_memreap.core.model import Result, SentMoment
-from supervisor_memreap.core.servers import Moment, may_signal_busy, moment_of
+from supervisor_memreap.core.servers import Moment, may_signal_busy, named
 from supervisor_memreap.host import boundary, forked, reader
 from supervisor_memreap.host.connections import Connections
 from supervisor_memreap.host.look import private_memory
@@ -262,7 +262,7 @@ class _Child:
         return last
 
     def _when_idle(self) -> Outcome:
-        moment = moment_of(self._order.server)
+        moment = named(self._order.server).moment
         if moment is Moment.HELD:
             return self._busy(has_boundary=False)  # it is signalled nowhere else
         while True:
@@ -298,7 +298,7 @@ class _Child:
 
     def _permit_it(self) -> bool:
         """Whether its connections, as far as they were seen, permit that it is signalled while busy."""
-        moment, seen = moment_of(self._order.server), self._connections
+        moment, seen = named(self._order.server).moment, self._connections
         if moment is Moment.IF_FRESH:
             return seen.are_fresh
         return moment is Moment.ANY or not (seen.are_kept or seen.is_same)

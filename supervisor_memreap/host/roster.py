@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from supervisor_memreap.core.model import STOPPED_BY_HAND, Nested, ProcessId, Program, ProgramState
-from supervisor_memreap.core.servers import known, manages, recognise
+from supervisor_memreap.core.servers import manages, named, recognise
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.host import sockets
 from supervisor_memreap.host.source import Process, Source
@@ -150,7 +150,7 @@ def _may_be_worker(pid: int, above: int, view: Source) -> bool | None:
     try:
         process, is_fork = view.process(pid), view.is_fork(pid, above)
         # uWSGI's emperor, for one, starts servers as commands.
-        is_server = is_fork is False and known(recognise(view.names(pid))) is not None
+        is_server = is_fork is False and named(recognise(view.names(pid))).is_known
     except ProcessLookupError:
         return False
     if process.ended or is_fork is False:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from supervisor_memreap.core import serving
 from supervisor_memreap.core.model import Fact, Pool, ProcessId, Sharing
-from supervisor_memreap.core.servers import takes_turns
+from supervisor_memreap.core.servers import named
 from supervisor_memreap.host import forked, reader
 from supervisor_memreap.host.look import server_of
 from supervisor_memreap.host.source import Source
@@ -85,7 +85,7 @@ class Serving:
                 self._ask(child, manager, now)
         facts = {child: self._facts.get(child, Fact.UNREAD) for child in unknown}
         is_shared = manager in self._shared or len(unknown) < len(pool.workers)
-        pool = serving.sort_out(pool, facts, is_shared, lambda: takes_turns(server_of(pool, view) or ""))
+        pool = serving.sort_out(pool, facts, is_shared, lambda: named(server_of(pool, view) or "").takes_turns)
         if pool.sharing is Sharing.SHARED:
             self._shared.add(manager)
         return pool

@@ -11,7 +11,7 @@ from supervisor_memreap.core.hindrance import Hindrance
 from supervisor_memreap.core.model import Pool, ProcessId, Result, SentMoment, Worker
 from supervisor_memreap.core.policy import Candidate
 from supervisor_memreap.core.reasons import Reason, is_host_wide
-from supervisor_memreap.core.servers import Moment, cost_while_busy, may_signal_busy, moment_of, signal_while_busy
+from supervisor_memreap.core.servers import Moment, cost_while_busy, may_signal_busy, named, signal_while_busy
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import Phase
 from supervisor_memreap.host.machine import (
@@ -368,7 +368,7 @@ def _patience(candidate: Candidate, is_alone: bool, remaining: float, has_bounda
     """
     assert candidate.worker.detail
     server = candidate.worker.detail.server
-    moment = moment_of(server)
+    moment = named(server).moment
     if candidate.idle_wait_expired and moment is Moment.ANY and may_signal_busy(server, has_boundary):
         return LAST
     patience = TURN if candidate.idle_wait_expired or is_host_wide(candidate.reason) else ALONE

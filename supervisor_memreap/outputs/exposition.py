@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import accumulate
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -18,7 +19,7 @@ from prometheus_client.registry import Collector
 from supervisor_memreap import __version__
 from supervisor_memreap.core.model import ProgramState, Standing
 from supervisor_memreap.core.rows import PoolRow
-from supervisor_memreap.outputs.tally import BUCKETS, PoolTally, Tally, is_blind
+from supervisor_memreap.outputs.tally import BUCKETS, Tally, is_blind
 
 
 def _growth(row: PoolRow) -> float | None:
@@ -30,86 +31,60 @@ def _stuck(row: PoolRow) -> float:
     return sum(1 for worker in row["workers"] if worker.get("note") == "stuck")
 
 
-# Of each pool at the last look; None: unknown.
-_GAUGES: tuple[tuple[str, str, Callable[[PoolRow], float | None]], ...] = (
+# Of each pool at the last look: a key of its row, or what is made of it; None: unknown.
+_GAUGES: tuple[tuple[str, str, str | Callable[[PoolRow], float | None]], ...] = (
     ("workers", "Workers of the pool.", lambda row: len(row["workers"])),
-    ("due_workers", "Workers that are due for replacement.", lambda row: row["due"]),
-    (
-        "overdue_workers",
-        "Workers that are due, if none could be signalled for more than two ticks.",
-        lambda row: row.get("overdue"),
-    ),
+    ("due_workers", "Workers that are due for replacement.", "due"),
+    ("overdue_workers", "Workers that are due, if none could be signalled for more than two ticks.", "overdue"),
     ("stuck_workers", "Workers that were signalled and have not left within grace=.", _stuck),
-    ("worker_limit_bytes", "What a worker may use (limit=).", lambda row: row.get("limit_bytes")),
-    (
-        "largest_worker_bytes",
-        "What the largest worker uses, in the pool's metric.",
-        lambda row: row.get("largest_bytes"),
-    ),
-    ("workers_bytes", "What all workers use, in the pool's metric.", lambda row: row.get("total_bytes")),
-    ("pool_limit_bytes", "What the pool may hold (total=).", lambda row: row.get("total_limit_bytes")),
-    (
-        "pool_bytes",
-        "Upper bound of what manager and workers hold together (total=).",
-        lambda row: row.get("pool_bytes"),
-    ),
+    ("worker_limit_bytes", "What a worker may use (limit=).", "limit_bytes"),
+    ("largest_worker_bytes", "What the largest worker uses, in the pool's metric.", "largest_bytes"),
+    ("workers_bytes", "What all workers use, in the pool's metric.", "total_bytes"),
+    ("pool_limit_bytes", "What the pool may hold (total=).", "total_limit_bytes"),
+    ("pool_bytes", "Upper bound of what manager and workers hold together (total=).", "pool_bytes"),
     ("growth_bytes_per_second", "How fast all workers grow together, over at most the last 2 hours.", _growth),
     ("pool_running", "1 if supervisord runs the program.", lambda row: row["state"] == ProgramState.RUNNING),
     ("pool_suspended", "1 if memreap has suspended the pool.", lambda row: "suspension" in row),
-    ("pool_paused", "1 if a user has paused the pool.", lambda row: row["paused"]),
+    ("pool_paused", "1 if a user has paused the pool.", "paused"),
     (
         "pool_observed",
         "1 if the pool is only observed (observe=yes).",
         lambda row: row["standing"] == Standing.OBSERVED,
     ),
 )
-
-
 # A sum over workers, some of which may not be read, would be wrong.
 _MEASURED = {"largest_worker_bytes", "workers_bytes", "pool_bytes"}
-
-
-# Of each pool since the start of the counters: the label of its parts, if it has any, and their counts.
-_COUNTERS: tuple[tuple[str, str, str, Callable[[PoolTally], Mapping[str, int]]], ...] = (
-    ("reaps", "Workers that were signalled and have left.", "reason", lambda pool: pool.reaps),
-    (
-        "would_reap",
-        "Workers that would have been signalled (observe=yes).",
-        "reason",
-        lambda pool: pool.would_reap,
-    ),
-    (
-        "returned_bytes",
-        "Memory freed when workers left, minus the memory of their replacements.",
-        "",
-        lambda pool: {"": pool.freed},
-    ),
-    ("stuck", "Workers that did not leave within grace=.", "", lambda pool: {"": pool.stuck}),
+# Of each pool since the start of the counters: the label of its parts, if it has any, and where the tally has it.
+_COUNTERS: tuple[tuple[str, str, str, str], ...] = (
+    ("reaps", "Workers that were signalled and have left.", "reason", "reaps"),
+    ("would_reap", "Workers that would have been signalled (observe=yes).", "reason", "would_reap"),
+    ("returned_bytes", "Memory freed when workers left, minus the memory of their replacements.", "", "freed"),
+    ("stuck", "Workers that did not leave within grace=.", "", "stuck"),
     (
         "refused_signals",
         "Due workers to which memreap sent nothing, each counted when that begins.",
         "kind",
-        lambda pool: pool.refused,
+        "refused",
     ),
     (
         "not_relieved",
         "Shortages of memory that reaping did not relieve. No pool: on the host or in a control group.",
         "kind",
-        lambda pool: pool.not_relieved,
+        "not_relieved",
     ),
     (
         "oom_killed",
         "Processes of the pool that the kernel's OOM killer ended, at most. No pool: others in its control groups.",
         "",
-        lambda pool: {"": pool.oom_killed},
+        "oom_killed",
     ),
 )
 # These are also counted where they belong to no pool.
 _OF_NO_POOL = {"not_relieved", "oom_killed"}
 
 
-def _is_measured(row: PoolRow) -> bool:
-    return not (is_blind(row) or row.get("unreadable_workers"))
+def _is_measured(row: PoolRow | None) -> bool:
+    return not (is_blind(row) or (row and row.get("unreadable_workers")))
 
 
 class Exposition(Collector):
@@ -146,12 +121,11 @@ class Exposition(Collector):
 
     def _of_pools(self, now: float) -> Iterator[Metric]:
         rows = {name: self._tally.row(name, now) for name in self._tally.pools()}
-        for name, text, value_of in _GAUGES:
+        for name, text, what in _GAUGES:
             gauge = GaugeMetricFamily(f"memreap_{name}", text, labels=["pool"])
             for pool, row in rows.items():
-                is_known = row is not None and (name not in _MEASURED or _is_measured(row))
-                value = value_of(row) if row is not None and is_known else None
-                if value is not None:
+                value: Any = None if row is None else what(row) if callable(what) else dict(row).get(what)
+                if value is not None and (name not in _MEASURED or _is_measured(row)):
                     gauge.add_metric([pool], value)
             yield gauge
         blind = "1 if the state of the pool is unknown: it is configured but not watched."
@@ -174,10 +148,11 @@ class Exposition(Collector):
             buckets = zip((*map(str, BUCKETS), "+Inf"), accumulate(tally.left))
             leaving.add_metric([pool], [*buckets], tally.leaving_took)
         yield leaving
-        for name, text, label, counts_of in _COUNTERS:
+        for name, text, label, attribute in _COUNTERS:
             counter = CounterMetricFamily(f"memreap_{name}", text, labels=["pool", label] if label else ["pool"])
             for pool, tally in ({**pools, "": self._tally.of_no_pool} if name in _OF_NO_POOL else pools).items():
-                for kind, count in counts_of(tally).items():
+                counts = getattr(tally, attribute)
+                for kind, count in (counts if label else {"": counts}).items():
                     counter.add_metric([pool, kind] if label else [pool], count)
             yield counter
 
