@@ -205,7 +205,7 @@ class MemreapNamespaceRPCInterface:
         ]
 
 
-def _no_listener(now: float) -> ListenerRow:
+def _no_listener(now: float) -> dict[str, Any]:
     """The state of the listener where there is none; `now` is in seconds since 1970."""
     return {
         "name": "",
@@ -216,12 +216,6 @@ def _no_listener(now: float) -> ListenerRow:
         "events_waiting": 0,
         "takes_commands": False,
         "time": now,
-        "period_seconds": None,
-        "spawnerr": None,
-        "age_seconds": None,
-        "version": None,
-        "troubles": None,
-        "warnings": None,
     }
 
 

@@ -85,3 +85,8 @@ def size_at(worker: WorkerHistory, age: float, begin: float) -> int | None:
         if at - worker.started >= age:
             return top
     return None
+
+
+def sizes_at(workers: Iterable[WorkerHistory], age: float, begin: float) -> list[int]:
+    """As size_at, of the workers of which it is known."""
+    return [size for worker in workers for size in [size_at(worker, age, begin)] if size is not None]

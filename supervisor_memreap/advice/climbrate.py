@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from supervisor_memreap.advice.climb import Step
@@ -79,13 +79,16 @@ class Cells:
                 part[0] += step.seconds
                 part[1] += step.high - step.low
 
+    def _from(self, first: int, last: int | None = None) -> Iterator[tuple[int, int, float, float]]:
+        """Worker, hour, seconds and climb of each cell, of the ages from number `first` up to `last`."""
+        for (worker, hour), parts in self._cells.items():
+            seconds = sum(part[0] for part in parts[first:last])
+            if seconds:
+                yield worker, hour, seconds, sum(part[1] for part in parts[first:last])
+
     def rate(self, first: int) -> Rate | None:
         """From age number `first` on; None: too few hours of the day were watched."""
-        cells: list[tuple[int, int, float, float]] = []
-        for (worker, hour), parts in self._cells.items():
-            seconds = sum(part[0] for part in parts[first:])
-            if seconds:
-                cells.append((worker, hour, seconds, sum(part[1] for part in parts[first:])))
+        cells = list(self._from(first))
         needed = FEWEST_HOURS_LATER if len({hour for _, hour in self._cells}) >= 27 else FEWEST_HOURS
         if len({hour % 24 for _, hour, _, _ in cells if _part(hour) < PARTS}) < needed:
             return None
@@ -93,14 +96,9 @@ class Cells:
         weekday, weekend = part_rates[:PARTS], part_rates[PARTS:]
         known = [rate for rate in weekday if rate is not None]
         usual = [sum(known) / len(known) if rate is None else rate for rate in weekday]
-        rates = (*usual, *(weekday_rate if rate is None else rate for weekday_rate, rate in zip(usual, weekend)))
-        mean = (
-            sum(
-                (5 * weekday_rate + 2 * weekend_rate) / 7
-                for weekday_rate, weekend_rate in zip(rates[:PARTS], rates[PARTS:])
-            )
-            / PARTS
-        )
+        off = [at_work if rate is None else rate for at_work, rate in zip(usual, weekend)]
+        rates = (*usual, *off)
+        mean = sum((5 * at_work + 2 * at_rest) / 7 for at_work, at_rest in zip(usual, off)) / PARTS
         cells = [cell for cell in cells if part_rates[_part(cell[1])] is not None]
         shares = [1.0 if rate is None else 5 / 7 for rate in weekend] + [2 / 7] * PARTS
         days = max(1.0, len({hour for _, hour, _, _ in cells}) / 24)
@@ -110,18 +108,18 @@ class Cells:
     def _parts(self, first: int) -> tuple[list[float | None], list[float]]:
         """The rate from age number `first` on in each part of the day, None: unknown; and how long it was watched."""
         seconds, climb = [0.0] * 2 * PARTS, [0.0] * 2 * PARTS
-        for (_, hour), parts in self._cells.items():
-            seconds[_part(hour)] += sum(part[0] for part in parts[first:])
-            climb[_part(hour)] += sum(part[1] for part in parts[first:])
+        for _, hour, watched, climbed in self._from(first):
+            seconds[_part(hour)] += watched
+            climb[_part(hour)] += climbed
         least = THIN * sum(seconds) / max(1, sum(map(bool, seconds)))
         return [part / time if time > least else None for part, time in zip(climb, seconds)], seconds
 
     def plain(self, first: int, last: int | None) -> float | None:
         """Bytes per second from age `first` up to age `last`, whatever the time of the day; None: unknown."""
         seconds = climb = 0.0
-        for parts in self._cells.values():
-            seconds += sum(part[0] for part in parts[first:last])
-            climb += sum(part[1] for part in parts[first:last])
+        for _, _, watched, climbed in self._from(first, last):
+            seconds += watched
+            climb += climbed
         return climb / seconds if seconds >= HOUR else None
 
     def excess(self, number: int, rate: Rate) -> Rate | None:
@@ -131,9 +129,9 @@ class Cells:
         """
         seconds: defaultdict[int, float] = defaultdict(float)
         climb: defaultdict[int, float] = defaultdict(float)
-        for (worker, hour), parts in self._cells.items():
-            seconds[worker] += parts[number][0]
-            climb[worker] += parts[number][1] - parts[number][0] * rate.parts[_part(hour)]
+        for worker, hour, watched, climbed in self._from(number, number + 1):
+            seconds[worker] += watched
+            climb[worker] += climbed - watched * rate.parts[_part(hour)]
         whole = sum(seconds.values())
         length = self.ages[number + 1] - self.ages[number]
         if whole < length / 2:
@@ -161,10 +159,10 @@ class Cells:
         seconds, hours = 0.0, set()
         expected: defaultdict[int, float] = defaultdict(float)
         climbed: defaultdict[int, float] = defaultdict(float)
-        for (worker, hour), parts in self._cells.items():
-            rate, watched = rates[_part(hour)], sum(part[0] for part in parts[first:])
-            if rate is not None and watched:
-                cells.append((worker, rate * watched, sum(part[1] for part in parts[first:])))
+        for worker, hour, watched, climb in self._from(first):
+            rate = rates[_part(hour)]
+            if rate is not None:
+                cells.append((worker, rate * watched, climb))
                 expected[worker] += cells[-1][1]
                 climbed[worker] += cells[-1][2]
                 seconds += watched

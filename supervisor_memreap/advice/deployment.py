@@ -21,10 +21,10 @@ fast differs by 2 standard errors or more from one with which they grow at 0.75 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from statistics import median
 
-from supervisor_memreap.advice.climb import run_in, size_at, steps
+from supervisor_memreap.advice.climb import run_in, sizes_at, steps
 from supervisor_memreap.advice.climbrate import DAY, DAYS_DIFFER, HOUR, Cells
 from supervisor_memreap.advice.evidence import NONE, usable_ages
 from supervisor_memreap.advice.poolhistory import WorkerHistory
@@ -95,12 +95,8 @@ def _is_same_rate(before: Cells, after: Cells, first: int, smallest: int) -> boo
 
 def _is_same_size(before: Sequence[WorkerHistory], after: Sequence[WorkerHistory], age: float, begin: float) -> bool:
     """At this age, if it is known."""
-    sizes = [list(_sizes(part, age, begin)) for part in (before, after)]
+    sizes = [sizes_at(part, age, begin) for part in (before, after)]
     if not all(sizes):
         return True
     low, high = sorted(median(each) for each in sizes)
     return high <= _SAME_SIZE * low
-
-
-def _sizes(workers: Sequence[WorkerHistory], age: float, begin: float) -> Iterator[int]:
-    return (size for worker in workers for size in [size_at(worker, age, begin)] if size is not None)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from statistics import median, pstdev
 
-from supervisor_memreap.advice.climb import LONGEST_STEP, Step, is_young, run_in, size_at, steps
+from supervisor_memreap.advice.climb import LONGEST_STEP, Step, is_young, run_in, sizes_at, steps
 from supervisor_memreap.advice.climbrate import Cells, Rate
 from supervisor_memreap.advice.growth import STEADY
 from supervisor_memreap.advice.poolhistory import WorkerHistory
@@ -181,7 +181,7 @@ class Evidence:
 
     def _size_at(self, age: float) -> tuple[float | None, float]:
         """The median running maximum at this age, and its standard error, in bytes."""
-        sizes = [size for worker in self.workers for size in [size_at(worker, age, self.begin)] if size is not None]
+        sizes = sizes_at(self.workers, age, self.begin)
         if not sizes:
             return None, 0.0
         middle = median(sizes)

@@ -114,4 +114,9 @@ def chosen(names: Sequence[str], pools: Sequence[str], where: str = "is watched"
     for name in names:
         if not named(name, pools):
             raise UnknownName(unknown(name, pools, where))
-    return [pool for pool in pools if not names or any(named(name, [pool]) for name in names)]
+    return [pool for pool in pools if means(names, pool)]
+
+
+def means(names: Sequence[str], pool: str) -> bool:
+    """Whether these names mean this pool, among others; without names, all are meant."""
+    return not names or any(named(name, [pool]) for name in names)

@@ -7,6 +7,7 @@ inactive file pages, since the kernel takes those back first.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -18,6 +19,8 @@ _UNLIMITED = 1 << 60
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 # The start of the name of a scope that is a control group; then comes its path as in /proc/PID/cgroup.
 _GROUP = "control group "
+_ROW = re.compile(r"^([^\s:]+):?[^\S\n]+([0-9]+)(?=\s|$)", re.MULTILINE)
+_AVG10 = re.compile(r"^some (?:.* )?avg10=([0-9]+(?:\.[0-9]+)?)(?=\s|$)", re.MULTILINE)
 
 
 class _Mount(NamedTuple):
@@ -237,12 +240,7 @@ def _merged(scope: MemoryScope, other: MemoryScope) -> MemoryScope:
 
 def _table(text: str) -> dict[str, int]:
     """Parse lines such as `Name: 12 kB` or `name 12`."""
-    values = {}
-    for line in text.splitlines():
-        words = line.replace(":", " ").split()
-        if len(words) >= 2 and words[1].isdecimal():
-            values[words[0]] = int(words[1])
-    return values
+    return {name: int(value) for name, value in _ROW.findall(text)}
 
 
 def _number(text: str) -> int | None:
@@ -252,13 +250,5 @@ def _number(text: str) -> int | None:
 
 def _pressure(text: str) -> float | None:
     """The `avg10` of `some`: % of the last 10 s in which some task waited for memory."""
-    for line in text.splitlines():
-        kind, *words = line.split() or [""]
-        for field in words:
-            name, _, value = field.partition("=")
-            if kind == "some" and name == "avg10":
-                try:
-                    return float(value)
-                except ValueError:
-                    return None
-    return None
+    match = _AVG10.search(text)
+    return float(match[1]) if match else None

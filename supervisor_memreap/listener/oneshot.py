@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from supervisor_memreap.core import delay, events, hindrance, policy, reasons
-from supervisor_memreap.core.command import named
+from supervisor_memreap.core.command import means, named
 from supervisor_memreap.core.events import Event, Sink
 from supervisor_memreap.core.hindrance import Kind
 from supervisor_memreap.core.model import Program
@@ -176,9 +176,7 @@ def _missing(names: Sequence[str], settings: Settings, programs: Sequence[Progra
 
 def _chosen(names: Sequence[str], programs: list[Program]) -> list[Program]:
     """The programs that match one of the names; without names, all."""
-    if not names:
-        return programs
-    return [program for program in programs if any(named(name, [program.namespec]) for name in names)]
+    return [program for program in programs if means(names, program.namespec)]
 
 
 class _Waits:

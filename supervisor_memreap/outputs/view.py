@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from supervisor_memreap import __version__
-from supervisor_memreap.core.command import chosen, named
+from supervisor_memreap.core.command import chosen, means
 from supervisor_memreap.core.listeners import ListenerState
 from supervisor_memreap.core.model import UP, Standing
 from supervisor_memreap.core.rows import VERSION, ListenerRow, PoolRow, known
@@ -72,8 +72,7 @@ class View(NamedTuple):
 
     def only(self, names: Sequence[str]) -> View:
         """The pools of these names, as far as there are any; without names, all."""
-        pools = [pool for pool in self.pools if any(named(name, [pool["name"]]) for name in names)]
-        return self._replace(pools=pools) if names else self
+        return self._replace(pools=[pool for pool in self.pools if means(names, pool["name"])])
 
 
 def of_listener(pools: list[PoolRow], listener: ListenerRow, has_plugin: bool) -> View:

@@ -99,29 +99,20 @@ def why_not(suggestion: Suggestion) -> str:
             f"all workers were restarted {about(suggestion.restarted)} ago, perhaps with another release, and too"
             f" little was watched since then to know how they grow now; ask again in {about(suggestion.again)}"
         )
-    if suggestion.why is Why.TOO_SHORT:
-        return f"{watched}, {grew} grew; ask again tomorrow"
-    if suggestion.why is Why.NO_FRESH:
-        return (
-            f"{watched}, but no worker was watched from its start, so what a fresh one holds is not known; restart the"
-            " program when convenient, and ask again a day later"
-        )
-    if suggestion.why is Why.SHORT_LIVED:
-        return f"{watched}, but workers leave too soon to see how they grow: something else replaces them"
-    if suggestion.why is Why.FEW_HOURS:
-        return (
-            f"{watched}, but in fewer than {FEWEST_HOURS} of the 24 hours of a weekday (UTC), and the load changes over"
-            " the day and at weekends; ask again when a whole weekday was watched"
-        )
-    if suggestion.why is Why.NOT_SEEN:
-        return (
-            f"{watched}, {grew} grew, but none came near a limit of twice what a warmed-up worker holds: ask again when"
-            " they have grown more"
-        )
-    return (
-        f"{watched}, {grew} grew, but the reaps a day cannot be predicted within 25 % for any limit yet: "
-        f"{_WHY_UNSURE.get(suggestion.kind, 'growth changes from hour to hour')}; ask again in a few days"
-    )
+    unsure = _WHY_UNSURE.get(suggestion.kind, "growth changes from hour to hour")
+    reasons = {
+        Why.TOO_SHORT: f"{watched}, {grew} grew; ask again tomorrow",
+        Why.NO_FRESH: f"{watched}, but no worker was watched from its start, so what a fresh one holds is not known;"
+        " restart the program when convenient, and ask again a day later",
+        Why.SHORT_LIVED: f"{watched}, but workers leave too soon to see how they grow: something else replaces them",
+        Why.FEW_HOURS: f"{watched}, but in fewer than {FEWEST_HOURS} of the 24 hours of a weekday (UTC), and the load"
+        " changes over the day and at weekends; ask again when a whole weekday was watched",
+        Why.NOT_SEEN: f"{watched}, {grew} grew, but none came near a limit of twice what a warmed-up worker holds: ask"
+        " again when they have grown more",
+        Why.UNSURE: f"{watched}, {grew} grew, but the reaps a day cannot be predicted within 25 % for any limit yet:"
+        f" {unsure}; ask again in a few days",
+    }
+    return reasons.get(suggestion.why, reasons[Why.UNSURE])
 
 
 _WHY_UNSURE = {
@@ -156,7 +147,8 @@ def _table(suggestion: Suggestion) -> str:
 
 def _row(forecast: Forecast, suggestion: Suggestion) -> tuple[str, ...]:
     mark = "*" if forecast.limit == suggestion.limit else ""
-    limit = shown_size(forecast.limit) + (" (now)" if _is_present(forecast, suggestion) else "")
+    is_present = suggestion.present is not None and suggestion.present.limit == forecast.limit
+    limit = shown_size(forecast.limit) + (" (now)" if is_present else "")
     if forecast.below:
         reaps = f"less than {forecast.below}"
     else:
@@ -169,10 +161,6 @@ def _life(forecast: Forecast, suggestion: Suggestion) -> str:
     if forecast.below:
         return f"over {about(suggestion.workers * DAY / forecast.below)}"
     return _NOT_KNOWN if forecast.life is None else about(forecast.life)
-
-
-def _is_present(forecast: Forecast, suggestion: Suggestion) -> bool:
-    return suggestion.present is not None and suggestion.present.limit == forecast.limit
 
 
 def _reason(suggestion: Suggestion) -> str:
