@@ -307,7 +307,7 @@ def test_a_shortage_that_is_given_up_does_not_wake(kind, scope, kinds):
     memory.begin([Watch(Program("myapp", "myapp", "RUNNING", 1), settings)])
     memory.set_alarm()
     shortage = Shortage(kind, scope, 1.0, 2.0, 2.4)
-    memory._episodes = {shortage.key: Episode(shortage, 0.0, given_up=1.0)}
+    memory.episodes = {shortage.key: Episode(shortage, 0.0, given_up=1.0)}
     memory.set_alarm()
     memory.begin([Watch(Program("myapp", "myapp", "RUNNING", 1), PoolSettings(limit=MIB))])
     memory.set_alarm()

@@ -51,13 +51,8 @@ def is_young(worker: WorkerHistory) -> bool:
 
 def run_in(workers: Iterable[WorkerHistory]) -> float:
     """Seconds of watching before a worker's climbing counts, in this pool."""
-    lives = [life_of(worker) for worker in workers if worker.was_reaped and worker.readings]
+    lives = [each.readings[-1].at - each.started for each in workers if each.was_reaped and each.readings]
     return RUN_IN if len(lives) < 3 else min(RUN_IN, max(SHORTEST_RUN_IN, median(lives) / 4))
-
-
-def life_of(worker: WorkerHistory) -> float:
-    """Its age at its last reading, in seconds."""
-    return worker.readings[-1].at - worker.started
 
 
 def steps(worker: WorkerHistory, begin: float) -> Iterator[Step]:

@@ -102,7 +102,14 @@ class Cells:
         cells = [cell for cell in cells if part_rates[_part(cell[1])] is not None]
         shares = [1.0 if rate is None else 5 / 7 for rate in weekend] + [2 / 7] * PARTS
         days = max(1.0, len({hour for _, hour, _, _ in cells}) / 24)
-        error = math.sqrt(_variance(cells, rates, seconds_of, shares) + (DAYS_DIFFER * mean) ** 2 / days)
+        expected = [(worker, rates[_part(hour)] * seconds, climb) for worker, hour, seconds, climb in cells]
+        differences, workers = _differences(expected)
+        weights = [shares[part] / seconds_of[part] / PARTS for part in (_part(hour) for _, hour, _, _ in cells)]
+        squares = sum((difference * weight) ** 2 for difference, weight in zip(differences, weights))
+        # The rates and speeds are calculated from the same cells.
+        free = len(cells) - sum(map(bool, seconds_of)) - workers
+        variance = squares * len(cells) / max(free, 1)
+        error = math.sqrt(variance + (DAYS_DIFFER * mean) ** 2 / days)
         return Rate(mean, error, rates)
 
     def _parts(self, first: int) -> tuple[list[float | None], list[float]]:
@@ -157,25 +164,19 @@ class Cells:
         """Bytes per second; what these rates of each part of the day predict; the standard error of the difference."""
         cells: list[tuple[int, float, float]] = []
         seconds, hours = 0.0, set()
-        expected: defaultdict[int, float] = defaultdict(float)
-        climbed: defaultdict[int, float] = defaultdict(float)
         for worker, hour, watched, climb in self._from(first):
             rate = rates[_part(hour)]
             if rate is not None:
                 cells.append((worker, rate * watched, climb))
-                expected[worker] += cells[-1][1]
-                climbed[worker] += cells[-1][2]
                 seconds += watched
                 hours.add(hour)
-        if len(hours) < COMPARED / HOUR or len(cells) <= len(expected):
+        differences, workers = _differences(cells)
+        if len(hours) < COMPARED / HOUR or len(cells) <= workers:
             return 0.0, 0.0, math.inf
-        # The shares that workers have of the load stay; what differs from hour to hour is chance.
-        squares = sum(
-            (climb - usual * (climbed[worker] / expected[worker] if expected[worker] else 1.0)) ** 2
-            for worker, usual, climb in cells
-        )
-        error = math.sqrt(squares * len(cells) / (len(cells) - len(expected)))
-        return sum(climbed.values()) / seconds, sum(expected.values()) / seconds, error / seconds
+        squares = sum(difference**2 for difference in differences)
+        error = math.sqrt(squares * len(cells) / (len(cells) - workers))
+        climbed, expected = (sum(cell[part] for cell in cells) for part in (2, 1))
+        return climbed / seconds, expected / seconds, error / seconds
 
 
 def _known(*rates: float | None) -> float | None:
@@ -193,23 +194,14 @@ def _part(hour: int) -> int:
     return hour % 24 * PARTS // 24 + is_weekend(hour) * PARTS
 
 
-def _variance(
-    cells: Sequence[tuple[int, int, float, float]],
-    rates: Sequence[float],
-    watched: Sequence[float],
-    shares: Sequence[float],
-) -> float:
-    """Of the mean over the parts of the day. `shares`: of each part in the mean over a week."""
+def _differences(cells: Sequence[tuple[int, float, float]]) -> tuple[list[float], int]:
+    """What each cell climbed more than expected, of its worker, what is expected and what it climbed; and of how many
+    workers they are. The shares that workers have of the load stay; what differs from hour to hour is chance.
+    """
     expected: defaultdict[int, float] = defaultdict(float)
     climbed: defaultdict[int, float] = defaultdict(float)
-    for worker, hour, seconds, climb in cells:
-        expected[worker] += rates[_part(hour)] * seconds
+    for worker, usual, climb in cells:
+        expected[worker] += usual
         climbed[worker] += climb
-    variance = 0.0
-    for worker, hour, seconds, climb in cells:
-        speed = climbed[worker] / expected[worker] if expected[worker] else 1.0
-        difference = climb - rates[_part(hour)] * speed * seconds
-        variance += (difference / watched[_part(hour)] * shares[_part(hour)] / PARTS) ** 2
-    # The rates and speeds are calculated from the same cells.
-    free = len(cells) - sum(map(bool, watched)) - len(expected)
-    return variance * len(cells) / max(free, 1)
+    speed = {worker: climbed[worker] / usual if usual else 1.0 for worker, usual in expected.items()}
+    return [climb - usual * speed[worker] for worker, usual, climb in cells], len(expected)

@@ -27,7 +27,7 @@ from supervisor_memreap.commands.arguments import add_configuration, interval
 from supervisor_memreap.core.settings import SettingsError
 from supervisor_memreap.host import packages
 from supervisor_memreap.supervisord import configfile
-from supervisor_memreap.views.viewer import Remote, open_viewer
+from supervisor_memreap.views.viewer import Remote, Viewer, open_viewer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         text = f"memreap top needs rich, which is not installed: {packages.install_extra('top')}"
         raise packages.MissingLibraryError(text) from None
     if args.url is None:
-        viewer: live.Looks = open_viewer(args.configuration, args.names)
+        viewer: Viewer | Remote = open_viewer(args.configuration, args.names)
         shown = None
     else:
         username, password = _credentials(args.configuration)

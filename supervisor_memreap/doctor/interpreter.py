@@ -136,10 +136,6 @@ def script_beside(pid: int, name: str) -> str | None:
     return next((script for script in beside if os.path.isfile(script) and os.access(script, os.X_OK)), None)
 
 
-def script_on_path(name: str, environ: Mapping[str, str]) -> str | None:
-    return shutil.which(name, path=environ.get("PATH", os.defpath))
-
-
 def _reason(error: Exception) -> str:
     if isinstance(error, PermissionError):
         return f"it is another user's process{rights.lack()}: {rights.needed() or 'run memreap doctor on its host'}"
@@ -214,21 +210,9 @@ def _ask(start: _Start, kind: str, program: str, files: Sequence[str], timeout: 
     # -B: write nothing, not even a compiled module. Not -I: supervisord imports from PYTHONPATH and from its user's own
     # packages, so these count. What does not is the current directory, which question.py leaves out before it imports.
     arguments = [kind, _MODULES[kind], start.first, *map(os.path.abspath, files)]
-    user = start.user
+    words = [start.python, *start.flags, "-B", "-c", _QUESTION.read_text(), *arguments]
     try:
-        done = subprocess.run(
-            [start.python, *start.flags, "-B", "-c", _QUESTION.read_text(), *arguments],
-            cwd=start.directory,
-            env=start.environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-            user=user.users[1] if user else None,
-            group=user.groups[1] if user else None,
-            extra_groups=user.others if user else None,
-        )
-        answer = json.loads(done.stdout)
+        answer = json.loads(rights.run(words, start.directory, start.environ, start.user, timeout))
     except subprocess.TimeoutExpired:
         return Answer(program, start.python, unknown=f"{start.python} did not answer within {timeout:.0f} s")
     except (OSError, ValueError, subprocess.SubprocessError) as error:

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import Pool, ProgramState
 from supervisor_memreap.core.settings import Watch
-from supervisor_memreap.doctor import ownrights, server, standing, workers
+from supervisor_memreap.doctor import ownrights, rights, server, standing, workers
 from supervisor_memreap.doctor.finding import Case, Finding, note
 from supervisor_memreap.doctor.restart import advise_interface
-from supervisor_memreap.doctor.rights import of
 from supervisor_memreap.host import look, orphans, procfs, roster
 from supervisor_memreap.host.whoserves import OF_COMMAND, Serving
 from supervisor_memreap.supervisord.configfile import Section
@@ -132,27 +131,15 @@ def procmanager_version(
     `command` and `environment` are its own. Run as the manager's user, never as ours: the modules are that user's.
     """
     try:
-        perl, directory, rights = os.readlink(f"/proc/{pid}/exe"), os.readlink(f"/proc/{pid}/cwd"), of(pid)
+        perl, directory, user = os.readlink(f"/proc/{pid}/exe"), os.readlink(f"/proc/{pid}/cwd"), rights.of(pid)
         if not _PERL.match(os.path.basename(perl)):
             return None
         include = [argument for argument in command.split() if re.match(r"-I.", argument)]
-        user, group = rights.users[1], rights.groups[1]
-        is_root = os.geteuid() == 0
-        if not is_root and os.geteuid() != user:
+        if os.geteuid() not in (0, user.users[1]):
             return None
-        answer = subprocess.run(
-            [perl, *include, *_ASK],
-            cwd=directory,
-            env={"PATH": os.environ.get("PATH", os.defpath), **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=True,
-            user=user if is_root else None,
-            group=group if is_root else None,
-            extra_groups=() if is_root else None,
-        ).stdout
+        environ = {"PATH": os.environ.get("PATH", os.defpath), **environment}
+        as_user = user if os.geteuid() == 0 else None
+        answer = rights.run([perl, *include, *_ASK], directory, environ, as_user, timeout)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
     version = re.fullmatch(r"v?([0-9]+)\.([0-9]+)\S*", answer)

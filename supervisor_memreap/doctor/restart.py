@@ -7,6 +7,8 @@ section or a restart.
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 
 from supervisor_memreap.core.model import supervisord_of
@@ -31,7 +33,7 @@ def ask(case: Case) -> None:
 
 
 def _on_path(case: Case, name: str, beside: str | None = None) -> Answer:
-    script = beside or interpreter.script_on_path(name, case.environ)
+    script = beside or shutil.which(name, path=case.environ.get("PATH", os.defpath))
     if script is None:
         return Answer(name, unknown=f"there is no {name} on the PATH")
     return interpreter.of_script(name, script, case.files, case.environ, case.time_left)

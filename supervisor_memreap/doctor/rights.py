@@ -10,7 +10,8 @@ import ctypes
 import os
 import signal
 import struct
-from collections.abc import Callable, Sequence
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,6 +123,24 @@ def run_as(actor: Rights, work: Callable[[], bytes]) -> bytes | None:
         answer = file.read()
     _, status = os.waitpid(child, 0)
     return answer if status == 0 else None
+
+
+def run(words: Sequence[str], directory: str, environ: Mapping[str, str], user: Rights | None, timeout: float) -> str:
+    """What this command prints, as this user, None: ours. Raises OSError, ValueError, subprocess.SubprocessError."""
+    return subprocess.run(
+        words,
+        cwd=directory,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        timeout=timeout,
+        check=False,
+        user=user.users[1] if user else None,
+        group=user.groups[1] if user else None,
+        extra_groups=user.others if user else None,
+    ).stdout
 
 
 def _become(actor: Rights) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from supervisor_memreap.core.model import Pool
 from supervisor_memreap.core.servers import UNRECOGNISABLE, named, recognise, signal_for
@@ -12,6 +12,7 @@ from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.doctor.finding import Case, Finding, good, note
 from supervisor_memreap.doctor.recycling import Recycling, Started, detect, starman_requests, text_of
 from supervisor_memreap.host import look
+from supervisor_memreap.host.source import if_readable
 from supervisor_memreap.supervisord.configfile import Section
 
 
@@ -95,10 +96,7 @@ def _started(case: Case, pool: Pool, section: Section) -> Started:
     """How the manager was started, as far as that can be read."""
     assert pool.manager
     pid = pool.manager.pid
-    try:
-        argv = case.view.names(pid).argv
-    except (ProcessLookupError, PermissionError):
-        argv = []
+    argv: Sequence[str] = if_readable(lambda: case.view.names(pid).argv, [])
     try:
         own = case.view.environ(pid)
     except OSError:

@@ -46,7 +46,7 @@ class Daily:
 
     def _summaries(self, marks: Marks, now: float) -> Iterator[Line]:
         """At the first look of each day, by this machine's clock."""
-        midnight = _midnight(now)
+        midnight = time.mktime((*time.localtime(now)[:3], 0, 0, 0, 0, 0, -1))
         last = marks.mark("summary")
         if last == midnight:
             return
@@ -74,8 +74,3 @@ class Daily:
                 continue
             marks.set_mark(mark, now if is_known else -now)
             yield {"kind": "suggestion", "pool": history.name, "text": advicetext.line(suggested)}
-
-
-def _midnight(now: float) -> float:
-    """The beginning of this day."""
-    return time.mktime((*time.localtime(now)[:3], 0, 0, 0, 0, 0, -1))

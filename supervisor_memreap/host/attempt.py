@@ -24,8 +24,7 @@ from supervisor_memreap.host import boundary, forked, reader
 from supervisor_memreap.host.connections import Connections
 from supervisor_memreap.host.look import private_memory
 from supervisor_memreap.host.machine import Handle, Order, Outcome
-from supervisor_memreap.host.signalling import has_changed, send, send_to_main_thread
-from supervisor_memreap.host.signals import number
+from supervisor_memreap.host.signalling import has_changed, number, send, send_to_main_thread
 from supervisor_memreap.host.source import Source
 
 # Seconds by which a child may overrun its time, on a machine that is busy, before it is ended.

@@ -15,8 +15,8 @@ from supervisor_memreap.host.machine import Gate, NeedsDetail
 from supervisor_memreap.host.memory import Memory, largest
 from supervisor_memreap.host.reader import Blocked, NoReader
 from supervisor_memreap.host.roster import Roster
-from supervisor_memreap.host.signals import number
-from supervisor_memreap.host.source import Source
+from supervisor_memreap.host.signalling import number
+from supervisor_memreap.host.source import Source, if_readable
 from supervisor_memreap.host.statm import Statm
 
 
@@ -270,7 +270,4 @@ def holders(pool: Pool, view: Source) -> tuple[Holder, ...]:
 
 def activity(process: ProcessId, view: Source) -> str:
     """What this process is doing now, as text for a user; empty if it is gone."""
-    try:
-        return view.activity(process.pid) if view.process(process.pid).id == process else ""
-    except (ProcessLookupError, PermissionError):
-        return ""
+    return if_readable(lambda: view.activity(process.pid) if view.process(process.pid).id == process else "", "")

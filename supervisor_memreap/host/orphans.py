@@ -78,19 +78,15 @@ def _owner(
         return None
     if variables:
         url = variables.get("SUPERVISOR_SERVER_URL", "")
-        is_ours = _same_address(url, environ.get("SUPERVISOR_SERVER_URL", url))
+        is_ours = _resolved(url) == _resolved(environ.get("SUPERVISOR_SERVER_URL", url))
         name = variables.get("SUPERVISOR_GROUP_NAME", ""), variables.get("SUPERVISOR_PROCESS_NAME", "")
         return names.get(name) if is_ours else None
     listening = _listening(pid) if any(addresses.values()) else set()
     return next((program for program, where in addresses.items() if where & listening), None)
 
 
-def _same_address(url: str, other: str) -> bool:
-    """Whether two addresses are of one supervisord; a socket may have several paths, such as /run and /var/run."""
-    return _resolved(url) == _resolved(other)
-
-
 def _resolved(url: str) -> str:
+    """The address of a supervisord; its socket may have several paths, such as /run and /var/run."""
     scheme = "unix://"
     return os.path.realpath(url[len(scheme) :]) if url.startswith(scheme) else url
 

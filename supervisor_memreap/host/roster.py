@@ -11,7 +11,7 @@ from supervisor_memreap.core.model import STOPPED_BY_HAND, Nested, ProcessId, Pr
 from supervisor_memreap.core.servers import manages, named, recognise
 from supervisor_memreap.core.settings import Watch
 from supervisor_memreap.host import sockets
-from supervisor_memreap.host.source import Process, Source
+from supervisor_memreap.host.source import Process, Source, if_readable
 
 NOT_RESTARTED = (
     "with target=self supervisord must restart the process after exit status 0: set autorestart=true in its section,"
@@ -178,10 +178,7 @@ def nested(
 
 
 def _is_manager(pid: int, above: int, view: Source) -> bool:
-    try:
-        return looks_like_manager(pid, above, view) is True
-    except (ProcessLookupError, PermissionError):
-        return False
+    return if_readable(lambda: looks_like_manager(pid, above, view), None) is True
 
 
 def _may_serve(pid: int, managers: Iterable[ProcessId], view: Source) -> bool:
@@ -199,15 +196,9 @@ def _may_serve(pid: int, managers: Iterable[ProcessId], view: Source) -> bool:
 
 
 def _name(pid: int, view: Source) -> str:
-    try:
-        return view.names(pid).comm
-    except (ProcessLookupError, PermissionError):
-        return ""
+    return if_readable(lambda: view.names(pid).comm, "")
 
 
 def _children(pid: int, view: Source) -> list[int]:
     """Empty for a process that has just ended: that is no evidence about the process in question."""
-    try:
-        return view.children(pid)
-    except (ProcessLookupError, PermissionError):
-        return []
+    return if_readable(lambda: view.children(pid), [])

@@ -8,8 +8,12 @@ import signal
 
 from supervisor_memreap.core.model import Pool, ProcessId, Result, Worker
 from supervisor_memreap.host import boundary
-from supervisor_memreap.host.signals import number
 from supervisor_memreap.host.source import Source
+
+
+def number(name: str) -> int:
+    """Of `HUP` and its like."""
+    return int(getattr(signal, f"SIG{name}"))
 
 
 def may_signal(process: ProcessId) -> bool:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import psutil
 
 from supervisor_memreap.core.model import ProcessId, ProcessMemory
 from supervisor_memreap.core.servers import Names
 from supervisor_memreap.host.connections import Clients
+
+Value = TypeVar("Value")
+
+
+def if_readable(read: Callable[[], Value], otherwise: Value) -> Value:
+    """What this reads of a process; `otherwise` if that is gone or may not be read."""
+    try:
+        return read()
+    except (ProcessLookupError, PermissionError):
+        return otherwise
 
 
 class Process(NamedTuple):

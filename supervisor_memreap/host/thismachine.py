@@ -55,6 +55,8 @@ class ThisMachine:
         is_linux = procfs.is_usable()
         self._statm = Statm() if is_linux else None
         self._serving = Serving(patience) if is_linux else None
+        self._now, self._view = 0.0, procfs.source()
+        """Of the last look."""
         self._memory: Memory | None = None
         """Of the last look; None: no setting needed it."""
         self._oom_kills = OomKills()
@@ -67,17 +69,30 @@ class ThisMachine:
         return time.time()
 
     @contextlib.contextmanager
-    def look(self, now: float, reads_scopes: bool) -> Iterator[_Reader]:
+    def look(self, now: float, reads_scopes: bool) -> Iterator[ThisMachine]:
+        self._now, self._view = now, procfs.source()
         self._memory = Memory() if reads_scopes else None
         if self._statm:
             self._statm.begin()
         if self._serving:
             self._serving.begin(now)
-        yield _Reader(now, self._statm, self._serving, self._memory)
+        yield self
         if self._statm:
             self._statm.end()
         if self._serving:
             self._serving.end()
+
+    def read(
+        self,
+        watch: Watch,
+        gate: Gate,
+        expected: Collection[ProcessId],
+        serving: Collection[ProcessId],
+        reads_structure: bool,
+        probe: bool,
+    ) -> Pool:
+        pool = look.look(watch, self._view, gate, expected, self._statm, self._memory, reads_structure, probe)
+        return self._serving.look(pool, serving, self._view, self._now) if self._serving else pool
 
     # Of single processes.
 
@@ -166,26 +181,3 @@ class ThisMachine:
             self._statm.close()
         if self._serving:
             self._serving.close()
-
-
-class _Reader:
-    """Of one look."""
-
-    def __init__(self, now: float, statm: Statm | None, serving: Serving | None, memory: Memory | None):
-        self._now = now
-        self._view = procfs.source()
-        self._statm = statm
-        self._serving = serving
-        self._memory = memory
-
-    def read(
-        self,
-        watch: Watch,
-        gate: Gate,
-        expected: Collection[ProcessId],
-        serving: Collection[ProcessId],
-        reads_structure: bool,
-        probe: bool,
-    ) -> Pool:
-        pool = look.look(watch, self._view, gate, expected, self._statm, self._memory, reads_structure, probe)
-        return self._serving.look(pool, serving, self._view, self._now) if self._serving else pool

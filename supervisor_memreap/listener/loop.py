@@ -23,7 +23,7 @@ from supervisor_memreap.host.machine import Locked, Unlockable
 from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.listener.application import Application
 from supervisor_memreap.listener.statefile import StateFile
-from supervisor_memreap.listener.wakeable import wait
+from supervisor_memreap.listener.wakeable import Wakeable, wait
 from supervisor_memreap.outputs.eventlog import Log
 from supervisor_memreap.supervisord import ancestor, configfile
 from supervisor_memreap.supervisord.protocol import Event, Protocol
@@ -127,7 +127,7 @@ def _keep_protocol_apart() -> tuple[int, int]:
     return stdin, stdout
 
 
-class _Signals:
+class _Signals(Wakeable):
     """Signals to us, as bytes in a pipe. Their handlers do nothing: the current tick finishes first."""
 
     def __init__(self) -> None:
@@ -146,11 +146,8 @@ class _Signals:
         if self._woken in readable and set(os.read(self._woken, 512)) & {signal.SIGTERM, signal.SIGINT}:
             self.is_ending = True
 
-    def patience(self) -> None:
-        return None
 
-
-class _Events:
+class _Events(Wakeable):
     """The events of supervisord, each of which is answered before it is handled."""
 
     def __init__(self, protocol: Protocol, stdin: int, handle: Callable[[Event], None]):
@@ -167,9 +164,6 @@ class _Events:
             self._protocol.ok()
             self._handle(event)
             self._protocol.ready()
-
-    def patience(self) -> None:
-        return None
 
 
 def _serve(protocol: Protocol, stdin: int, application: Application) -> None:

@@ -20,7 +20,7 @@ from supervisor_memreap.outputs.lasting import Lasting
 class MemoryWatch:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._episodes: Episodes = {}
+        self.episodes: Episodes = {}
         self._wanted: tuple[float | None, float | None] = None, None
         """`headroom` and `pressure`, which are the same for all pools."""
         self.readings: tuple[pace.Reading, ...] = ()
@@ -31,10 +31,6 @@ class MemoryWatch:
         """Kills by the OOM killer for which no process was seen to leave yet, by scope."""
         self._gone: list[oomkills.Gone] = []
         """By pool, at this look."""
-
-    @property
-    def episodes(self) -> Episodes:
-        return self._episodes
 
     def begin(self, watches: Iterable[Watch]) -> bool:
         """Whether a setting needs what limits the memory of processes at this look."""
@@ -51,8 +47,8 @@ class MemoryWatch:
         """Update the shortages after all pools were read; the events about those that have ended."""
         reading = pace.reading(((look.pool, look.settings) for look in looks), now)
         self.readings = (*self.readings[-1:], reading)
-        self._episodes, log = selection.follow_memory(looks, self._episodes, now, self._machine.time())
-        self._unrelieved.keep_only(self._episodes)
+        self.episodes, log = selection.follow_memory(looks, self.episodes, now, self._machine.time())
+        self._unrelieved.keep_only(self.episodes)
         return (*log, *self._follow_oom_kills(looks, now))
 
     def _follow_oom_kills(self, looks: Sequence[Look], now: float) -> tuple[Event, ...]:
@@ -62,7 +58,7 @@ class MemoryWatch:
 
     def take(self, decision: Decision, looks: Sequence[Look]) -> list[Event]:
         """Accept what was decided about shortages; the events, completed with what only the machine knows."""
-        self._episodes = decision.episodes
+        self.episodes = decision.episodes
         log = [self._complete(event, looks) for event in decision.events]
         self._note_unrelieved(event for event in log if isinstance(event, poolevents.NotRelieved))
         return log
@@ -70,14 +66,14 @@ class MemoryWatch:
     def note_sent(self, candidate: Candidate, now: float) -> None:
         """Count the signal that was sent to this candidate."""
         key = reasons.shortage_of(candidate.reason)
-        if key and key in self._episodes:
+        if key and key in self.episodes:
             freed = reasons.given_back(candidate.reason) or 0
-            self._episodes = shortage.after_reap(self._episodes, key, freed, now)
+            self.episodes = shortage.after_reap(self.episodes, key, freed, now)
             self._unrelieved.note(key, "")
 
     def end(self, pools: Sequence[tuple[Look, Choice]], now: float) -> tuple[Event, ...]:
         """After the signals of a look: the events about what could not be signalled."""
-        self._episodes, log = unmet.report(pools, self._episodes, now, self._machine.time())
+        self.episodes, log = unmet.report(pools, self.episodes, now, self._machine.time())
         self._note_unrelieved(log)
         return log
 
@@ -89,7 +85,7 @@ class MemoryWatch:
         """Be woken when memory runs short, except by shortages about which nothing is done. As Machine.set_alarm."""
         ignored = {
             scope
-            for (kind, scope), episode in self._episodes.items()
+            for (kind, scope), episode in self.episodes.items()
             if episode.given_up is not None and kind is not Kind.TOTAL
         }
         return self._machine.set_alarm(*self._wanted, ignored)

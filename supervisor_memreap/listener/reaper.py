@@ -82,7 +82,9 @@ class Reaper:
                 pool.follow_up(now, not self.attempts.is_full)
         self.attempts.begin(() if self._dry_run else by_urgency, now)
         if not self._dry_run:
-            chosen = [(_look_of(pool), pool.choice) for pool in self._watched if pool.choice]
+            chosen = [
+                (Look(pool.pool, pool.settings, pool.state), pool.choice) for pool in self._watched if pool.choice
+            ]
             with self.pools.guard():
                 self.pools.emit_all(self.memory.end(chosen, now))
         self.pools.write_down()
@@ -206,8 +208,3 @@ class Reaper:
         """Release everything that is held."""
         self.pools.close()
         self._machine.close()
-
-
-def _look_of(pool: WatchedPool) -> Look:
-    """The pool at the last look, with its state after the signals."""
-    return Look(pool.pool, pool.settings, pool.state)

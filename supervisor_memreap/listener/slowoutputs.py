@@ -14,6 +14,7 @@ from supervisor_memreap.core.events import Event, Sink
 from supervisor_memreap.core.rows import PoolRow
 from supervisor_memreap.core.settings import Recording
 from supervisor_memreap.history.historypath import HistoryError, in_force
+from supervisor_memreap.listener.wakeable import Wakeable
 from supervisor_memreap.outputs import child, fields
 from supervisor_memreap.outputs.child import Child, Consume, Inbox, Message, Tell
 from supervisor_memreap.outputs.guard import guard
@@ -188,7 +189,7 @@ class SlowOutput:
                 self._emit(kind.over("", time.time()))
 
 
-class SlowOutputs:
+class SlowOutputs(Wakeable):
     """`emit` gets what the outputs themselves have to say; `once`, what is wrong with one.
 
     No error in here reaches the caller, who goes on reaping: it is a line in the log, after the next look.
@@ -290,9 +291,6 @@ class SlowOutputs:
                 for message in output.wake(readable):
                     output.note(message)
                     self._handle(message)
-
-    def patience(self) -> None:
-        return None
 
     def _handle(self, message: Message) -> None:
         if "totals" in message:

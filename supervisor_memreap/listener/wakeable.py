@@ -20,6 +20,7 @@ class Wakeable(Protocol):
 
     def patience(self) -> float | None:
         """Seconds after which to be woken even if nothing is ready; None: that may take for ever."""
+        return None
 
 
 def wait(machine: Machine, *parts: Wakeable, at_most: float | None = None) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from supervisor_memreap import __version__
@@ -18,8 +18,6 @@ from supervisor_memreap.outputs import statustable, words
 # A listener that has not looked for two periods does not look. A tick comes up to 2 s late, and the look takes time.
 _PERIODS = 2
 _LATE = 5.0
-# The keys of a pool, of a suspension and of a hindrance that are seconds since 1970.
-_TIMES = ("since", "until", "message_at", "counted_since")
 
 
 class View(NamedTuple):
@@ -52,7 +50,7 @@ class View(NamedTuple):
             "age_seconds": self.age,
             "trouble": "; ".join(self.troubles) or None,
             "warning": "; ".join(self.warnings) or None,
-            "pools": [_timed(pool) for pool in self.pools],
+            "pools": [words.timed(pool) for pool in self.pools],
         }
         return known(values)
 
@@ -136,15 +134,6 @@ def age_of_listener(listener: ListenerRow, version: str) -> str:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall("[0-9]+", version))
-
-
-def _timed(row: Mapping[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in row.items():
-        values[key] = _timed(value) if key in ("suspension", "hindrance") else value
-        if key in _TIMES:
-            values[f"{key.removesuffix('_at')}_time"] = words.time_text(value)
-    return values
 
 
 def unwatched(pools: Iterable[PoolRow]) -> list[PoolRow]:

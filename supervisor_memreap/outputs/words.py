@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import datetime, timezone
+from typing import Any
 
 from supervisor_memreap.core.rows import ListenerRow, SuspensionRow
+
+# The keys of JSON that are seconds since 1970.
+_TIMES = {"since", "until", "counted_since", "message_at", "read_at", "peak_largest_at", "peak_total_at"}
 
 
 def clock(moment: float) -> str:
@@ -17,6 +22,16 @@ def clock(moment: float) -> str:
 def time_text(at: float) -> str:
     """Seconds since 1970 as `2026-11-28T07:30:06+01:00`, by this machine's time zone."""
     return datetime.fromtimestamp(at, timezone.utc).astimezone().isoformat(timespec="seconds")
+
+
+def timed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, with a text and its time zone beside each time in seconds since 1970: `since_time` of `since`."""
+    texts: dict[str, Any] = {}
+    for key, value in values.items():
+        texts[key] = timed(value) if isinstance(value, dict) else round(value, 3) if key in _TIMES else value
+        if key in _TIMES:
+            texts[f"{key.removesuffix('_at')}_time"] = time_text(value)
+    return texts
 
 
 def paused(pool: str, has_commands: bool) -> str:

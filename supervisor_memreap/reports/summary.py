@@ -18,7 +18,7 @@ from supervisor_memreap.core.delay import REPEAT
 from supervisor_memreap.core.events import kinds
 from supervisor_memreap.core.rows import known
 from supervisor_memreap.core.text import duration, memory, padded, seconds
-from supervisor_memreap.outputs.words import time_text
+from supervisor_memreap.outputs.words import time_text, timed
 from supervisor_memreap.reports import timeaxis
 
 VERSION = 1
@@ -113,6 +113,12 @@ def of(history: PoolHistory, since: float, until: float, suggestion: str = "") -
     reasons = _reasons(history.events)
     slopes = [slope for slope in (_growth(worker, since, until) for worker in history.workers) if slope is not None]
     suspensions = spans.suspensions(history.events, until)
+    # While a pool is overdue, that is logged every 10 minutes.
+    troubles = (
+        event.name
+        for event in _named(events, *TROUBLES)
+        if event.name != "Overdue" or float(event.values.get("lasts") or 0) <= REPEAT
+    )
     return PoolReport(
         history,
         since,
@@ -124,7 +130,7 @@ def of(history: PoolHistory, since: float, until: float, suggestion: str = "") -
         freed=_freed(left),
         times_to_leave=tuple(sorted(float(event.values.get("after") or 0) for event in left)),
         refused=_counted(event.name for event in _named(events, *REFUSALS)),
-        troubles=_counted(event.name for event in _named(events, *TROUBLES) if not _is_repeated(event)),
+        troubles=_counted(troubles),
         stuck=len(_named(events, "Stuck")),
         oom_killed=sum(int(event.values.get("killed") or 0) for event in _named(events, "OomKilled")),
         second_signals=len(_named(events, "SignalledAgain")),
@@ -145,11 +151,6 @@ def _sizes(readings: Sequence[PoolReading]) -> Sizes:
 
 def _named(events: Iterable[EventRecord], *names: str) -> list[EventRecord]:
     return [event for event in events if event.name in names]
-
-
-def _is_repeated(event: EventRecord) -> bool:
-    """It only says that a pool is still overdue, which is logged every 10 minutes."""
-    return event.name == "Overdue" and float(event.values.get("lasts") or 0) > REPEAT
 
 
 def _counted(words: Iterable[str]) -> dict[str, int]:
@@ -267,7 +268,9 @@ def rows(report: PoolReport) -> Iterator[tuple[str, str]]:
     yield "total of the pool", f"{memory(last.total)} {when}, {_peak(total)}, {_workers(last.workers)}"
     yield "counted since", _since(report.history)
     if report.gaps:
-        yield "not recorded", "; ".join(_gap(gap) for gap in report.gaps[-5:]) + _more(report.gaps)
+        shown = [f"{timeaxis.minute(gap.start)} for {duration(gap.length)}" for gap in report.gaps[-5:]]
+        more = [f"and {len(report.gaps) - 5} more before"] if len(report.gaps) > 5 else []
+        yield "not recorded", "; ".join(shown + more)
     if report.suggestion:
         yield "suggestion", report.suggestion
 
@@ -327,14 +330,6 @@ def _workers(count: int) -> str:
     return "1 worker" if count == 1 else f"{count:,} workers" if count else "no worker"
 
 
-def _gap(gap: Span) -> str:
-    return f"{timeaxis.minute(gap.start)} for {duration(gap.length)}"
-
-
-def _more(gaps: Sequence[Span]) -> str:
-    return f"; and {len(gaps) - 5} more before" if len(gaps) > 5 else ""
-
-
 def summary_line(history: PoolHistory, since: float, until: float) -> str:
     """The daily line of the log about a pool."""
     report, start = of(history, since, until), f"in the last {duration(until - since)}:"
@@ -370,9 +365,10 @@ def values(report: PoolReport) -> dict[str, Any]:
     pairs = {
         "name": history.name,
         "metric": history.metric,
-        **_timed(since=report.since, until=report.until),
+        "since": report.since,
+        "until": report.until,
         "recorded_seconds": round(report.recorded),
-        "gaps": [_timed(since=gap.start, until=gap.end) for gap in report.gaps],
+        "gaps": [timed({"since": gap.start, "until": gap.end}) for gap in report.gaps],
         "reaps": sum(report.replaced.values()),
         "reaps_by_reason": dict(report.replaced),
         "observed_by_reason": dict(report.observed),
@@ -384,30 +380,21 @@ def values(report: PoolReport) -> dict[str, Any]:
         "stuck": report.stuck,
         "oom_killed": report.oom_killed,
         "second_signals": report.second_signals,
-        "suspensions": [_suspension_values(each) for each in report.suspensions],
+        "suspensions": [timed(_suspension_values(each)) for each in report.suspensions],
         "growth_bytes_per_hour": None if report.growth is None else round(report.growth),
         "days": [_day_values(day) for day in report.days],
-        **_timed(counted_since=history.since),
+        "counted_since": history.since,
         "counted_reaps": history.reaps,
         "counted_given_back_bytes": history.freed,
         "suggestion": report.suggestion or None,
         **(_size_values(report.sizes) if report.sizes else {}),
     }
-    return known(pairs)
-
-
-def _timed(**times: float) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, at in times.items():
-        values[key] = round(at, 3)
-        values[f"{key.removesuffix('_at')}_time"] = time_text(at)
-    return values
+    return timed(known(pairs))
 
 
 def _suspension_values(suspension: Suspension) -> dict[str, Any]:
     start, end = suspension.span
-    times = _timed(since=start, until=end) if suspension.has_ended else _timed(since=start)
-    return {**times, "reason": suspension.why}
+    return {"since": start, **({"until": end} if suspension.has_ended else {}), "reason": suspension.why}
 
 
 def _day_values(day: Day) -> dict[str, Any]:
@@ -423,7 +410,9 @@ def _day_values(day: Day) -> dict[str, Any]:
 def _size_values(sizes: Sizes) -> dict[str, Any]:
     last, largest, total = sizes
     return {
-        **_timed(read_at=last.at, peak_largest_at=largest.at, peak_total_at=total.at),
+        "read_at": last.at,
+        "peak_largest_at": largest.at,
+        "peak_total_at": total.at,
         "workers": last.workers,
         "limit_bytes": last.limit,
         "largest_bytes": last.largest,

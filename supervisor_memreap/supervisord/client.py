@@ -80,7 +80,7 @@ class Client:
     """
 
     def __init__(self, url: str, username: str | None = None, password: str | None = None, timeout: float = TIMEOUT):
-        self._url = url
+        self.url = url
         self._timeout = timeout
         if urlsplit(url).scheme not in ("unix", "http"):
             raise Unavailable(f"{self.shown_url}: not an address of supervisord, such as unix:///run/supervisor.sock")
@@ -208,18 +208,14 @@ class Client:
             self._transport.close()
 
     @property
-    def url(self) -> str:
-        return self._url
-
-    @property
     def is_local(self) -> bool:
         """Whether the address is a unix socket, which has the same name for supervisord."""
-        return self._url.startswith("unix://")
+        return self.url.startswith("unix://")
 
     @property
     def shown_url(self) -> str:
         """Without credentials."""
-        scheme, _, rest = self._url.partition("://")
+        scheme, _, rest = self.url.partition("://")
         return f"{scheme}://{rest.rpartition('@')[2]}"
 
     def _explain_fault(self, code: int, text: str) -> Unavailable:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from supervisor_memreap.core.settings import SettingsError
@@ -19,18 +19,12 @@ from supervisor_memreap.outputs.view import View
 from supervisor_memreap.supervisord.client import Client, Unavailable
 from supervisor_memreap.views.page import ASCII, UNICODE, Frame, Glyphs, Message, page
 from supervisor_memreap.views.terminal import Terminal
+from supervisor_memreap.views.viewer import Remote, Viewer
 
 # Seconds that another machine has to answer.
 TIMEOUT = 5.0
 # Events that are kept; a screen shows fewer.
 _MESSAGES = 100
-
-
-class Looks(Protocol):
-    """viewer.Viewer or viewer.Remote."""
-
-    def look(self) -> View: ...
-    def close(self) -> None: ...
 
 
 class Outcome(NamedTuple):
@@ -63,7 +57,7 @@ def client_of(url: str, username: str | None, password: str | None) -> Client:
     return Client(shown, username, password, TIMEOUT)
 
 
-def run(viewer: Looks, names: Sequence[str], interval: float, url: str | None) -> int:
+def run(viewer: Viewer | Remote, names: Sequence[str], interval: float, url: str | None) -> int:
     """The exit status. `url` is the address of another machine's supervisord, as it may be shown.
 
     Raises Unavailable, UnknownName.
@@ -76,7 +70,7 @@ def run(viewer: Looks, names: Sequence[str], interval: float, url: str | None) -
 
 
 class _Top:
-    def __init__(self, viewer: Looks, names: Sequence[str], where: str, first: Outcome):
+    def __init__(self, viewer: Viewer | Remote, names: Sequence[str], where: str, first: Outcome):
         self._viewer = viewer
         self._names = names
         self._where = where
@@ -88,7 +82,7 @@ class _Top:
     def live(self, interval: float, is_remote: bool) -> int:
         """On a terminal."""
         terminal = Terminal()
-        looker = _Background(self._look, terminal.wake) if is_remote else _Foreground(self._look)
+        looker = _Looker(self._look, terminal.wake, in_thread=is_remote)
         hint = "q: quit" if terminal.has_keys else "Ctrl-C: quit"
         due = time.monotonic() + interval
         with terminal.entered():
@@ -144,29 +138,15 @@ class _Top:
         return Frame(self._where, self._view, trouble, self._seen, time.time(), sorted(self._messages), hint)
 
 
-class _Foreground:
-    """Looks when asked: supervisord is on this machine, and answers or fails within a second."""
+class _Looker:
+    """Looks when asked: at once, since supervisord on this machine answers or fails within a second; or in a thread,
+    since it may take a minute until the name of another host is resolved, and keys have to work.
+    """
 
-    waiting = 0.0
-
-    def __init__(self, look: Callable[[], Outcome]):
-        self._look = look
-        self._outcome: Outcome | None = None
-
-    def ask(self) -> None:
-        self._outcome = self._look()
-
-    def take(self) -> Outcome | None:
-        outcome, self._outcome = self._outcome, None
-        return outcome
-
-
-class _Background:
-    """Looks in a thread: it may take a minute until the name of another host is resolved, and keys have to work."""
-
-    def __init__(self, look: Callable[[], Outcome], wake: Callable[[], None]):
+    def __init__(self, look: Callable[[], Outcome], wake: Callable[[], None], in_thread: bool):
         self._look = look
         self._wake = wake
+        self._in_thread = in_thread
         self._asked = 0.0
         self._answer: Future[Outcome] | None = None
 
@@ -179,7 +159,10 @@ class _Background:
         if self._answer is None:
             self._asked = time.monotonic()
             self._answer = Future()
-            threading.Thread(target=self._run, args=[self._answer], daemon=True).start()
+            if self._in_thread:
+                threading.Thread(target=self._run, args=[self._answer], daemon=True).start()
+            else:
+                self._run(self._answer)
 
     def take(self) -> Outcome | None:
         if self._answer is None or not self._answer.done():

@@ -223,17 +223,13 @@ def _pool_rows(pools: Sequence[PoolRow], width: int) -> list[list[Text]]:
     apart = len("  ".join(table[0])) > width
     lines: list[list[Text]] = []
     for number, cells in enumerate(table):
-        name, standing = Text(cells[0].rstrip() if apart else cells[0], "bold"), Text(cells[1], _colour(pools, number))
+        name = Text(cells[0].rstrip() if apart else cells[0], "bold")
+        standing = Text(cells[1], _STANDING.get(pools[number - 1]["standing"], "yellow") if number else "")
         rest = Text("  ".join(cells[2:]).rstrip(), "dim" if number == 0 else "")
         numbers = Text("  ").join([standing, rest])
         together = [name, Text("  ").append_text(numbers)] if apart else [Text("  ").join([name, numbers])]
         lines.append(together[1:] if apart and number == 0 else together)
     return [[*lines[0], *lines[1]], *lines[2:]]
-
-
-def _colour(pools: Sequence[PoolRow], number: int) -> str:
-    """Of the standing in this row."""
-    return _STANDING.get(pools[number - 1]["standing"], "yellow") if number else ""
 
 
 def _pool_row(pool: PoolRow) -> tuple[str, ...]:
