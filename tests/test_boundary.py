@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import driver, waiter
+from support import cgroup, driver, waiter
 from support.boundary import attempt, fastcgi_pool, hup, hup_to, in_accept
 from support.driver import eventually, is_alive, stop, until, workers_below
 
@@ -129,6 +129,16 @@ def test_a_child_killed_at_any_step_loses_no_request_and_leaves_no_worker_stoppe
             for last in (*range(1, STEPS), 15, 30, 60) * 2:
                 (worker, *_) = eventually(lambda: _assert_two(manager))
                 attempt(worker, killed_at=last)
+                eventually(lambda worker=worker: _assert_runs_or_is_gone(worker))
+        assert lost == []
+
+
+def test_a_child_that_is_frozen_at_any_step_is_ended_and_lets_go_of_its_worker(tmp_path):
+    with fastcgi_pool(tmp_path, 2) as (manager, path), cgroup.freezer() as freeze:
+        with load(path, 4) as lost:
+            for last in (1, 2, 3, 4, 15):
+                (worker, *_) = eventually(lambda: _assert_two(manager))
+                assert attempt(worker, lambda: None, killed_at=last, kill=freeze) in ("released", "sent")
                 eventually(lambda worker=worker: _assert_runs_or_is_gone(worker))
         assert lost == []
 

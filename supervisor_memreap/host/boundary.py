@@ -67,9 +67,10 @@ _GOES_ON = {
     "x86_64": {23, 270, 7, 271, 202, 35, 230, 61, 247, 34, 130, 219, 72},
     "aarch64": {72, 73, 98, 101, 115, 260, 95, 133, 128, 25},
 }
-# Seconds for which a worker may be stopped while it is read whether it is at its boundary: it can keep locked what is
-# read then. The kernel ends the tracer, and lets go of the worker.
-STOPPED = 1.0
+# Seconds for which a worker may be stopped: while it is read whether it is at its boundary, since it can keep locked
+# what is read then; and while the tracer is stopped itself (SIGSTOP, a frozen control group). The kernel ends the
+# tracer, and lets go of the worker. So while it traces, the tracer never waits for longer than _AWAKE.
+STOPPED, _AWAKE = 1.0, 0.25
 # Calls of x86_64 that return EINTR after a stop if they have a time-out, or always, and then are entered again: those
 # above, accept, write, sendto, sendmsg, writev, sendfile, epoll, semtimedop, rt_sigtimedwait, io_getevents.
 _EINTR_TAKEN_BACK = {0, 19, 45, 47, 43, 288, 1, 44, 46, 20, 40, 232, 281, 441, 65, 220, 128, 208, 333}
@@ -244,6 +245,7 @@ class Tracer:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends it, also where it waits in the kernel for a lock
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        _bound_stop()
         _ptrace(_SEIZE, pid, 0, _TRACESYSGOOD)  # which does not stop it
         self._is_traced = True
         try:
@@ -274,7 +276,7 @@ class Tracer:
             if stop.si_status == _SYSCALL_STOP and self._is_at_boundary():
                 yield from self._send()
                 return
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            _bound_stop()
             signum = _passed_on(stop)
             if signum is None:
                 break
@@ -290,6 +292,7 @@ class Tracer:
         """Wait until that does no harm, and interrupt the worker, unless it is stopped by then; False: it is late."""
         began = time.monotonic()
         while self._next_stop(0.0, 0.0) is None:
+            _bound_stop()
             looked = time.monotonic()
             place = read(f"/proc/{self._pid}/syscall")
             # The last thing before the interrupt: what it does now must be what was judged.
@@ -308,7 +311,8 @@ class Tracer:
 
         Never raises OSError: when we end, the kernel lets go of it.
         """
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _bound_stop()
+        waits = False
         with contextlib.suppress(OSError):
             # Where it is ended from outside, there is no time.
             until = time.monotonic() + (_LAST_STOP if sys.exc_info()[0] is None else _HURRIED_STOP)
@@ -322,9 +326,9 @@ class Tracer:
                 if stop and _goes_unnoticed(self._pid, stop, signum):
                     _enter_again(self._pid)
                 _ptrace(_CONT, self._pid, 0, signum)
-            elif stop is None:
-                # It waits in a call, and stops when that returns: until this process ends, which has more to read.
-                signal.setitimer(signal.ITIMER_REAL, STOPPED)
+            waits = stop is None
+        # It waits in a call, and stops when that returns: until this process ends, which has more to read.
+        signal.setitimer(signal.ITIMER_REAL, STOPPED if waits else 0)
 
     def _runs(self) -> bool:
         return system_call(read(f"/proc/{self._pid}/syscall"))[0] < 0
@@ -339,7 +343,8 @@ class Tracer:
             patience = deadline - time.monotonic()
             if patience <= 0:
                 return None
-            signal.sigtimedwait({signal.SIGCHLD}, patience)
+            _bound_stop()
+            signal.sigtimedwait({signal.SIGCHLD}, min(patience, _AWAKE))
 
     def _is_at_boundary(self) -> bool:
         """Whether it enters a wait for its next connection, with none in hand, while all its other threads sleep."""
@@ -359,7 +364,7 @@ class Tracer:
         if kind is None:
             return False
         wait = Wait(kind, info.number, arguments)
-        signal.setitimer(signal.ITIMER_REAL, STOPPED)
+        _bound_stop()
         if kind is Kind.FLOCK:
             return was is not None and was[:2] == wait[:2] and arguments[:2] == was.arguments[:2]
         if not watches(self._pid, wait, self._worker.sockets()):
@@ -382,6 +387,11 @@ class Tracer:
         with contextlib.suppress(OSError):  # when we end, the kernel detaches
             _ptrace(_DETACH, self._pid)
         yield SENT
+
+
+def _bound_stop() -> None:
+    """From now on, the worker may be stopped for STOPPED seconds; called again, the time begins anew."""
+    signal.setitimer(signal.ITIMER_REAL, STOPPED)
 
 
 def _has_ended(stop: os.waitid_result) -> bool:

@@ -49,8 +49,12 @@ def attempt(
     stops: int = MOST_STOPS,
     killed_at: int | None = None,
     may_send: bool = True,
+    kill: Callable[[], object] = lambda: os.kill(os.getpid(), signal.SIGKILL),
 ) -> str:
-    """How it ended, in a word; by default with HUP. `killed_at`: its child is killed at this step."""
+    """How it ended, in a word; by default with HUP. `killed_at`: its child is killed at this step, or what `kill` does.
+
+    "released": the kernel has ended the child since it did not go on.
+    """
     manager = Procfs().process(worker).parent
     readable, writable = os.pipe()
     child = os.fork()
@@ -61,7 +65,7 @@ def attempt(
             for count, written in enumerate(steps, 1):
                 os.write(writable, written)
                 if count == killed_at:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    kill()
         finally:
             os._exit(0)
     os.close(writable)
@@ -71,8 +75,10 @@ def attempt(
         killer.start()
         written = file.read()
         killer.cancel()
-    os.waitpid(child, 0)
-    return WORDS[written[-1:]] if written else "nothing"
+    _, ended = os.waitpid(child, 0)
+    if written:
+        return WORDS[written[-1:]]
+    return "released" if os.WIFSIGNALED(ended) and os.WTERMSIG(ended) == signal.SIGALRM else "nothing"
 
 
 @contextlib.contextmanager

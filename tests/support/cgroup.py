@@ -6,13 +6,15 @@ import contextlib
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from support.driver import eventually
 
+# Version 2 has a freezer also where version 1 controls the memory.
+UNIFIED = Path("/sys/fs/cgroup/unified")
 V1, V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
 CANNOT = "no control group with a limit on memory can be made here: "
 
@@ -68,5 +70,27 @@ def made(limit: int, may_swap: bool = False) -> Iterator[Group]:
         except OSError as error:
             pytest.skip(f"{CANNOT}{error.strerror}")
         yield group
+    finally:
+        group.remove()
+
+
+@contextlib.contextmanager
+def freezer() -> Iterator[Callable[[], None]]:
+    """Freezes the process that calls it, in a group of version 2; skips where none can be made."""
+    try:
+        directory = Path(tempfile.mkdtemp(prefix="memreap-tests-", dir=UNIFIED if UNIFIED.exists() else V2))
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error.strerror}")
+    group = Group(directory)
+    try:
+        if not (directory / "cgroup.freeze").exists():
+            pytest.skip("no control group of version 2 with a freezer can be made here")
+
+        def freeze() -> None:
+            (directory / "cgroup.freeze").write_text("0")
+            (directory / "cgroup.procs").write_text("0")
+            (directory / "cgroup.freeze").write_text("1")
+
+        yield freeze
     finally:
         group.remove()
