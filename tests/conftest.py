@@ -8,6 +8,7 @@ pyproject.toml.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import signal
 import stat
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -40,84 +42,21 @@ EXPECTED_SKIPS: dict[str, str] = {
 }
 
 # Files of tests that are not `stack`; those of the pure core are known by their names.
-PROCESS = {
-    "alarm",
-    "attempt",
-    "attemptqueue",
-    "boundary",
-    "cli",
-    "completion",
-    "configfile",
-    "connections",
-    "daily",
-    "docs",
-    "doctor",
-    "doctor_memory",
-    "doctor_restart",
-    "doctor_rights",
-    "doctor_server",
-    "growth",
-    "history",
-    "layers",
-    "load",
-    "log",
-    "memory",
-    "metrics",
-    "oomkills",
-    "packages",
-    "page",
-    "plot",
-    "processes",
-    "reader",
-    "reaper",
-    "report",
-    "saving",
-    "seen",
-    "slowoutputs",
-    "statm",
-    "status",
-    "structure",
-    "suggest",
-    "suggest_benchmark",
-    "swap",
-    "titles",
-    "toppage",
-    "waiting",
-}
+PROCESS = """
+    alarm attempt attemptqueue boundary cli completion configfile connections daily docs doctor doctor_memory
+    doctor_restart doctor_rights doctor_server growth history layers load log memory metrics oomkills packages
+    page plot processes reader reaper report saving seen slowoutputs statm status structure suggest
+    suggest_benchmark swap titles toppage waiting
+""".split()  # noqa: SIM905 - one name a line would be 40 lines
 
-# Files whose tests take so long that they must not begin last.
-LONG = {
-    "commands",
-    "debian",
-    "demo",
-    "fleet",
-    "install",
-    "loss",
-    "memory_metrics",
-    "memory_stack",
-    "servers",
-    "slowstart",
-    "suggest_benchmark",
-}
-# Fixtures of a file that take seconds, and those of the session.
-DEAR_OF_SESSION = {"catalyst_script", "wheel"}
-DEAR_OF_FILE = {
-    "bare",
-    "conf",
-    "day",
-    "host",
-    "mailing",
-    "measured",
-    "operated",
-    "outcomes",
-    "pools",
-    "prometheus",
-    "quiet",
-    "recorded",
-    "scripts",
-    "watched",
-    "world",
-}
+# Files that take more than 20 s each, the longest first: they begin first, so that the last to run are short. A file is
+# run by one process of xdist, which so makes its fixtures once.
+LONG = """
+    operating install debian servers commands demo once doctor_stack saturated listener faults current_directory
+    page plot stack suite report suggest_benchmark hostile boundary history examples_of_servers self trees top
+    deploy metrics memory_metrics sight elastic history_stack reaper mail examples loss sharing newborn
+    memory_stack json fleet slowstart
+""".split()  # noqa: SIM905 - one name a line would be 40 lines
 
 # The machine may be busy: how long an example takes, or to make it, says nothing about memreap.
 hypothesis_settings.register_profile("memreap", suppress_health_check=[HealthCheck.too_slow], deadline=None)
@@ -156,18 +95,11 @@ def _mode_and_owner(path: Path) -> str:
 def pytest_collection_modifyitems(items):
     for item in items:
         item.add_marker(_kind(item))
-        if group := _group(item):
-            item.add_marker(pytest.mark.xdist_group(group))
-    # The long ones first: at the end, when no test is left to be handed out, each process of xdist has short ones.
-    items.sort(key=lambda item: (_name(item) not in LONG, ("stack", "process", "core").index(_kind(item))))
+    items.sort(key=lambda item: (_place(_name(item)), ("stack", "process", "core").index(_kind(item))))
 
 
-def _group(item) -> str:
-    """The tests of a group run in one process of xdist, which so makes their fixture once."""
-    fixtures = set(item.fixturenames)
-    if shared := fixtures & DEAR_OF_SESSION:
-        return shared.pop()
-    return _name(item) if fixtures & DEAR_OF_FILE else ""
+def _place(name: str) -> int:
+    return LONG.index(name) if name in LONG else len(LONG)
 
 
 def _name(item) -> str:
@@ -304,20 +236,30 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(f"FAILED {fault}", red=True)
 
 
-@pytest.fixture(scope="session")
-def catalyst_script():
-    """The script of a real Catalyst application, made once."""
-    where = stack.directory()
-    yield stack.catalyst(where)
-    shutil.rmtree(where)
+def made_once(config, name: str, make: Callable[[Path], Path]) -> Path:
+    """What `make` makes in a directory, once for all processes of this run. It goes with the directory of the run."""
+    where = config.stash[_root] / name
+    with where.with_suffix(".path").open("a+") as path:
+        fcntl.flock(path, fcntl.LOCK_EX)
+        path.seek(0)
+        if made := path.read():
+            return Path(made)
+        where.mkdir(exist_ok=True)
+        made_now = make(where)
+        path.write(str(made_now))
+        return made_now
 
 
 @pytest.fixture(scope="session")
-def wheel():
-    """The wheel of this checkout, built once."""
-    where = stack.directory()
-    yield stack.wheel(where)
-    shutil.rmtree(where)
+def catalyst_script(pytestconfig):
+    """The script of a real Catalyst application."""
+    return made_once(pytestconfig, "catalyst", stack.catalyst)
+
+
+@pytest.fixture(scope="session")
+def wheel(pytestconfig):
+    """The wheel of this checkout."""
+    return made_once(pytestconfig, "wheel", stack.wheel)
 
 
 @pytest.fixture

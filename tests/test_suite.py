@@ -201,4 +201,4 @@ def test_a_skip_that_ci_expects_does_not_fail_its_run(place):
 
 
 def test_the_files_that_conftest_names_are_there():
-    assert [name for name in conftest.LONG | conftest.PROCESS if not (TESTS / f"test_{name}.py").exists()] == []
+    assert [name for name in {*conftest.LONG, *conftest.PROCESS} if not (TESTS / f"test_{name}.py").exists()] == []
