@@ -53,15 +53,17 @@ LIMIT = 150 * MIB
 SETTINGS = PoolSettings(limit=LIMIT, min_age=30, settle=10, grace=300)
 BOOT = 10_000.0
 """The `now` at which the manager was start_time, by default."""
+HIDDEN = Pool("myapp", "RUNNING", "its processes are hidden from this user")
 
 
 class Film:
     """Plays looks at one pool; workers are `pid: MiB`, `pid: (MiB, age)` or a Worker, started with the manager."""
 
-    def __init__(self, settings: PoolSettings = SETTINGS):
+    def __init__(self, settings: PoolSettings = SETTINGS, now: float = BOOT + 3600):
         self.settings = settings
         self.state = PoolState()
-        self.now = BOOT + 3600
+        self.now = now
+        self.log: list[object] = []
         self.started: dict[int, float] = {}
         self.slots: dict[int, str] = {}
         self.is_group = False
@@ -121,11 +123,20 @@ class Film:
         self.state, followed = following.follow(pool, self.settings, self.state, now)
         ((choice,), *_) = selection.choose([Look(pool, self.settings, self.state)], now)
         self.state = choice.state
+        self.log += (*followed, *choice.events)
         return replace(choice, events=(*followed, *choice.events))
 
-    def fork(self, pid: int, ago: float = 0.0) -> None:
-        """From the next look on, `pid` is a process that started `ago` seconds before now."""
-        self.started[pid] = self.now - ago
+    def fork(self, *pids: int, ago: float = 0.0) -> None:
+        """From the next look on, these are processes that started `ago` seconds before now."""
+        self.started.update(dict.fromkeys(pids, self.now - ago))
+
+    def restart(self) -> None:
+        """Of the listener: it knows what was saved."""
+        self.state = restored(decode(json.loads(json.dumps(encode(self.state)))), self.now)
+
+    def of(self, kind):
+        """All that has happened of this kind."""
+        return [event for event in self.log if isinstance(event, kind)]
 
 
 def reaped(verdict):
@@ -138,6 +149,12 @@ def expired(verdict):
 
 def events(verdict, kind):
     return [event for event in verdict.events if isinstance(event, kind)]
+
+
+def after_a_reap(settings: PoolSettings = SETTINGS) -> Film:
+    film = Film(settings)
+    assert reaped(film.look({11: 300, 12: 20})) == 11
+    return film
 
 
 def test_a_pool_within_its_limit_is_left_alone():
@@ -203,14 +220,11 @@ def test_a_late_replacement_is_reported_when_it_appears():
 def test_replacements_that_exit_at_once_never_settle_and_the_old_workers_stay():
     film = Film()
     film.look({11: 200, 12: 300})
-    reported_events = []
     for pid in range(100, 180):  # a broken deployment: each look finds another newborn in the place of 12
         film.fork(pid)
-        verdict = film.look({11: 200, pid: 20})
-        assert reaped(verdict) is None
-        reported_events += events(verdict, NotReplaced)
-    assert len(reported_events) == 1
-    assert reported_events[0].after == pytest.approx(300)
+        assert reaped(film.look({11: 200, pid: 20})) is None
+    (late,) = film.of(NotReplaced)
+    assert late.after == pytest.approx(300)
     film.fork(180)
     film.look({11: 200, 180: 20}, after=9)
     assert reaped(film.look({11: 200, 180: 20}, after=1)) == 11
@@ -245,8 +259,7 @@ def test_a_worker_that_is_too_old_is_reaped_without_a_limit_and_the_reason_has_i
 def test_workers_that_were_forked_together_do_not_become_too_old_together():
     film = Film(AGED)
     pids = range(1000, 1020)
-    for pid in pids:
-        film.fork(pid)
+    film.fork(*pids)
     due_at = {}
     for minutes in range(5 * 60, 6 * 60 + 1):
         film.now = film.started[1000] + minutes * 60 - 5
@@ -325,24 +338,20 @@ def test_the_table_of_servers_decides_before_the_handler(server, signal, goes):
 )
 def test_the_signal_of_the_server_is_used_by_default_and_reported_once(server, signal):
     film = Film()
-    reported_events = []
     for _ in range(3):
         verdict = film.look({11: film.worker(11, 300, server=server), 12: 20}, signal=False)
         assert reaped(verdict) == 11
         assert verdict.candidates[0].worker.detail.signal == signal
-        reported_events += events(verdict, SignalOfServer)
-    assert reported_events == [SignalOfServer(*STAMP, server, signal)]
+    assert film.of(SignalOfServer) == [SignalOfServer(*STAMP, server, signal)]
     film.look({11: film.worker(11, 300, server=server), 12: 20})
     assert (film.state.leaving.signal, film.state.leaving.server) == (signal, server)
 
 
 def test_the_signal_of_the_server_is_reported_again_for_a_new_manager():
     film = Film()
-    reported_events = []
     for manager in (1, 2, 2):
-        verdict = film.look({11: film.worker(11, 300, server="gunicorn"), 12: 20}, manager=manager, signal=False)
-        reported_events += events(verdict, SignalOfServer)
-    assert len(reported_events) == 2
+        film.look({11: film.worker(11, 300, server="gunicorn"), 12: 20}, manager=manager, signal=False)
+    assert len(film.of(SignalOfServer)) == 2
 
 
 @pytest.mark.parametrize(("server", "chosen"), [("uWSGI", None), ("", None), ("gunicorn", "TERM")])
@@ -370,7 +379,7 @@ def test_the_next_worker_is_chosen_only_when_the_replacement_has_the_age_of_the_
     still = film.worker(12, 300, server=server)
     if seconds:
         # The pace holds also for a listener that was restarted in between, and for a worker that a user asked for.
-        film.state = restored(decode(encode(film.state)), film.now)
+        film.restart()
         film.state = policy.request([still.id], film.state)
         assert reaped(film.look({12: still, 13: 20, 14: 20}, after=seconds - 0.1)) is None
         assert film.state.leaving
@@ -430,8 +439,7 @@ def test_a_worker_still_running_long_after_the_signal_gets_a_second_one_but_no_t
 
 
 def test_no_second_signal_is_sent_after_grace():
-    film = Film(replace(SETTINGS, grace=12))
-    film.look({11: 300, 12: 20})
+    film = after_a_reap(replace(SETTINGS, grace=12))
     assert again(film.look({11: 300, 12: 20}, after=6)) == 11
     assert again(film.look({11: 300, 12: 20}, after=6)) is None
 
@@ -468,8 +476,7 @@ def wrong(mib: float, age: float, usable: str) -> WrongSetting:
 
 
 def test_a_pool_whose_workers_all_start_over_the_limit_is_suspended_before_any_is_reaped():
-    film = Film()
-    film.now = BOOT
+    film = Film(now=BOOT)
     assert film.look({11: 160, 12: 170, 13: 165}).events == ()  # not known to serve yet
     verdict = film.look({11: 160, 12: 170, 13: 165})
     assert verdict.events == (wrong(160, 10.0, "limit=340MB"),)
@@ -480,43 +487,30 @@ def test_a_pool_whose_workers_all_start_over_the_limit_is_suspended_before_any_i
 
 
 def test_one_worker_that_starts_over_the_limit_is_not_a_wrong_limit():
-    film = Film()
-    film.now = BOOT
+    film = Film(now=BOOT)
     for _ in range(3):
         assert film.look({11: 160, 12: 40}).events == ()
 
 
-class Growth:
+class Growth(Film):
     """A pool whose workers hold `mib(age)`, look after look; each that is signalled has a new one in its place."""
 
     def __init__(self, mib: Callable[[float], float], count: int = 4, settings: PoolSettings = SETTINGS):
-        self.film = Film(settings)
-        self.film.now = BOOT
+        super().__init__(settings, now=BOOT)
         self.mib = mib
         self.present = list(range(11, 11 + count))
         self.reaps = 0
-        self.log: list[object] = []
 
     def play(self, minutes: float, tick: float = 5.0) -> Growth:
         for _ in range(int(minutes * 60 / tick)):
-            now = self.film.now + tick
-            verdict = self.film.look(
-                {pid: self.mib(now - self.film.started.get(pid, BOOT)) for pid in self.present}, after=tick
-            )
-            self.log += verdict.events
+            now = self.now + tick
+            verdict = self.look({pid: self.mib(now - self.started.get(pid, BOOT)) for pid in self.present}, after=tick)
             if verdict.candidates:
                 self.reaps += 1
                 self.present.remove(reaped(verdict))
                 self.present.append(1000 + self.reaps)
-                self.film.fork(self.present[-1])
+                self.fork(self.present[-1])
         return self
-
-    def restart(self) -> None:
-        """Of the listener: it knows what was saved."""
-        self.film.state = restored(decode(json.loads(json.dumps(encode(self.film.state)))), self.film.now)
-
-    def of(self, kind):
-        return [event for event in self.log if isinstance(event, kind)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 10])
@@ -530,7 +524,7 @@ def test_a_limit_below_the_size_of_fresh_workers_suspends_the_pool(count):
 @pytest.mark.parametrize("count", [1, 2, 4, 10])
 def test_a_wrong_limit_is_detected_by_a_listener_that_starts_later(count):
     pool = Growth(lambda _age: 160, count)
-    pool.film.now += 3600
+    pool.now += 3600
     pool.play(20)
     assert len(pool.of(WrongSetting)) == 1
     assert pool.reaps <= policy.STARTED_OVER
@@ -552,7 +546,7 @@ def test_a_leak_that_reaches_the_limit_in_forty_seconds_is_reported_once_and_rea
     (event,) = pool.of(FastLeak)
     assert (event.limit, event.ages) == (LIMIT, (40.0, 40.0, 40.0))
     assert pool.reaps > 20
-    assert pool.film.state.suspended is None
+    assert pool.state.suspended is None
 
 
 def test_with_long_ticks_the_size_of_fresh_workers_is_unknown_but_not_their_age():
@@ -578,13 +572,13 @@ def test_the_first_size_of_workers_older_than_the_listener_is_unknown():
 
 def test_a_worker_not_watched_from_its_start_is_not_evidence():
     pool = Growth(lambda _age: 160, 1).play(1)
-    assert len(pool.film.state.started_over) == 2
+    assert len(pool.state.started_over) == 2
     for pid in range(2000, 2010):
-        pool.film.fork(pid, ago=30)
-        pool.film.state = replace(pool.film.state, reap=None)
-        assert reaped(pool.film.look({pid: 160})) == pid
-    assert len(pool.film.state.started_over) == 2
-    assert pool.film.state.suspended is None
+        pool.fork(pid, ago=30)
+        pool.state = replace(pool.state, reap=None)
+        assert reaped(pool.look({pid: 160})) == pid
+    assert len(pool.state.started_over) == 2
+    assert pool.state.suspended is None
 
 
 def test_a_wrong_limit_is_detected_although_the_listener_restarts_after_each_reap():
@@ -614,8 +608,8 @@ def test_early_reaps_saved_by_older_versions_are_not_evidence():
 @pytest.mark.parametrize(("raised", "suspended"), [(155, True), (165, False)])
 def test_a_raised_limit_is_compared_with_the_size_of_fresh_workers(raised, suspended):
     pool = Growth(lambda age: 160 + age / 60, 4).play(2)
-    assert pool.film.state.suspended
-    pool.film.settings = replace(SETTINGS, limit=raised * MIB)
+    assert pool.state.suspended
+    pool.settings = replace(SETTINGS, limit=raised * MIB)
     pool.log.clear()
     pool.play(20)
     assert [event.because for event in pool.of(Resumed)] == ["its settings changed"]
@@ -631,7 +625,7 @@ def test_a_worker_that_held_less_after_it_began_to_serve_is_not_evidence():
 
 def test_another_metric_is_not_evidence_of_the_size_of_fresh_workers():
     pool = Growth(lambda _age: 160, 2, replace(SETTINGS, metric="pss", limit=500 * MIB)).play(1)
-    pool.film.settings = SETTINGS
+    pool.settings = SETTINGS
     pool.play(0.1)
     assert (pool.of(WrongSetting), pool.reaps) == ([], 1)
 
@@ -640,8 +634,7 @@ def test_another_metric_is_not_evidence_of_the_size_of_fresh_workers():
     ("change", "then"), [({"limit": 200 * MIB}, []), ({"checks": 2}, [WrongSetting]), ({"metric": "pss"}, [])]
 )
 def test_a_suspension_ends_when_the_settings_change(change, then):
-    film = Film()
-    film.now = BOOT
+    film = Film(now=BOOT)
     film.look({11: 160, 12: 170}, after=SETTINGS.settle)
     film.settings = replace(SETTINGS, **change)
     assert film.look({11: 160, 12: 170}, after=60).events == ()
@@ -651,8 +644,7 @@ def test_a_suspension_ends_when_the_settings_change(change, then):
 
 
 def test_unrelated_settings_do_not_end_a_suspension():
-    film = Film()
-    film.now = BOOT
+    film = Film(now=BOOT)
     film.look({11: 160, 12: 170}, after=SETTINGS.settle)
     film.settings = replace(SETTINGS, announce=False, grace=60.0)
     for _ in range(3):
@@ -666,8 +658,7 @@ def test_a_suspension_caused_by_new_settings_is_not_ended_by_them():
     film.look({11: 160, 12: 170})
     film.settings = settings
     film.look({11: 20, 12: 20})
-    for pid in (21, 22):
-        film.fork(pid)
+    film.fork(21, 22)
     assert events(film.look({21: 160, 22: 170}, after=3), WrongSetting)
     assert film.look({21: 160, 22: 170}, after=policy.STABLE_SETTINGS).events == ()
     assert film.state.suspended
@@ -675,12 +666,10 @@ def test_a_suspension_caused_by_new_settings_is_not_ended_by_them():
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_half_written_file_at_one_look_ends_no_suspension(lost):
-    film = Film()
-    film.look({11: 300, 12: 20})
+    film = after_a_reap()
     if lost:
         film.look(state="BACKOFF")
-        film.fork(21)
-        film.fork(22)
+        film.fork(21, 22)
         film.look({21: 20, 22: 20}, manager=2, start_time=film.now)
     else:
         film.now, film.started = BOOT, {}
@@ -696,8 +685,7 @@ def test_a_half_written_file_at_one_look_ends_no_suspension(lost):
 
 
 def test_a_wrong_limit_is_forgotten_with_its_manager():
-    film = Film()
-    film.now = BOOT
+    film = Film(now=BOOT)
     film.look({11: 160, 12: 170}, after=SETTINGS.settle)
     film.fork(21)
     verdict = film.look({21: 40}, manager=2, start_time=film.now)
@@ -705,8 +693,7 @@ def test_a_wrong_limit_is_forgotten_with_its_manager():
 
 
 def test_a_manager_lost_right_after_a_reap_suspends_the_pool_until_the_next_manager_has_run_long_enough():
-    film = Film()
-    assert reaped(film.look({11: 300, 12: 20})) == 11
+    film = after_a_reap()
     verdict = film.look(state="EXITED")
     assert verdict.events == (
         ManagerLost(*STAMP, ProcessId(11, BOOT), ProcessId(1, BOOT), policy.TRUSTED_AFTER, 5.0, True),
@@ -720,8 +707,7 @@ def test_a_manager_lost_right_after_a_reap_suspends_the_pool_until_the_next_mana
 
 
 def test_after_a_second_loss_the_manager_must_run_twice_as_long():
-    film = Film()
-    film.look({11: 300, 12: 20})
+    film = after_a_reap()
     film.look(state="BACKOFF")
     start_time = film.now
     film.fork(21)
@@ -731,21 +717,18 @@ def test_after_a_second_loss_the_manager_must_run_twice_as_long():
 
 
 def test_a_new_manager_right_after_a_reap_counts_as_a_lost_manager():
-    film = Film()
-    film.look({11: 300, 12: 20})
+    film = after_a_reap()
     assert events(film.look({21: 20}, manager=2, start_time=film.now), ManagerLost)
 
 
 def test_a_restart_of_memreap_and_of_the_program_together_is_not_a_lost_manager():
-    film = Film()
-    film.look({11: 300, 12: 20})
+    film = after_a_reap()
     film.state = replace(film.state, looked=None)  # what is kept over a restart knows of no look
     assert film.look({21: 20}, manager=2, start_time=film.now).events == ()
 
 
 def test_a_program_stopped_by_a_user_is_not_a_lost_manager():
-    film = Film()
-    film.look({11: 300, 12: 20})
+    film = after_a_reap()
     verdict = film.look(state="STOPPING")
     assert (verdict.events, verdict.standing) == ((), "not running")
     film.look(state="STOPPED")
@@ -835,8 +818,7 @@ def test_a_worker_that_exits_on_its_own_meanwhile_needs_a_settled_replacement_to
 
 
 def test_the_replacement_is_the_youngest_worker():
-    film = Film()
-    film.look({11: 300, 12: 20})
+    film = after_a_reap()
     film.fork(13)
     film.look({11: 300, 13: 20}, after=60)
     film.fork(14)
@@ -845,16 +827,14 @@ def test_the_replacement_is_the_youngest_worker():
 
 
 def test_a_manager_that_ran_on_after_the_worker_left_is_not_lost():
-    film = Film()
-    film.look({11: 300, 12: 20})
+    film = after_a_reap()
     for _ in range(20):
         film.look({12: 20})
     assert events(film.look(state="EXITED"), ManagerLost) == []
 
 
 def test_a_successful_reap_resets_the_losses():
-    film = Film()
-    film.look({11: 300, 12: 20})
+    film = after_a_reap()
     film.look(state="EXITED")
     assert film.state.manager_losses == 1
     start_time = film.now
@@ -891,12 +871,9 @@ def test_a_worker_that_has_just_forked_is_neither_signalled_nor_taken_for_a_mana
 
 def test_a_running_program_that_cannot_be_looked_at_is_reported_once():
     film = Film()
-    hidden = Pool("myapp", "RUNNING", "its processes are hidden from this user")
-    reported_events = []
     for now in range(3):
-        verdict = film.decide(hidden, now)
-        reported_events += verdict.events
-    assert reported_events == [NotVisible(*STAMP, "its processes are hidden from this user")]
+        film.decide(HIDDEN, now)
+    assert film.log == [NotVisible(*STAMP, HIDDEN.not_visible)]
 
 
 def asking(film, *pids):
@@ -972,8 +949,7 @@ def test_a_pause_survives_a_new_manager():
 
 
 def test_a_suspension_ends_when_a_user_resumes_the_pool():
-    film = Film()
-    film.now = BOOT
+    film = Film(now=BOOT)
     film.look({11: 160, 12: 170}, after=SETTINGS.settle)
     film.state = policy.resume(film.state)
     assert reaped(film.look({11: 160, 12: 170}, after=60)) == 12
@@ -1009,8 +985,7 @@ def test_a_worker_that_may_have_missed_the_signal_gets_it_when_idle_and_then_cou
 
 
 def test_no_worker_of_a_paused_pool_gets_a_second_or_stronger_signal():
-    film = Film(replace(SETTINGS, stuck="KILL"))
-    assert reaped(film.look({11: 300, 12: 20})) == 11
+    film = after_a_reap(replace(SETTINGS, stuck="KILL"))
     film.state = policy.pause(film.state)
     for after in (policy.AGAIN, 300, 300):
         verdict = film.look({11: 300, 12: 20}, after=after)
@@ -1063,8 +1038,7 @@ def sent_after(hold: Callable[[Film], None]) -> set[str]:
     film = Film(replace(SETTINGS, stuck="KILL"))
     film.look({11: 20, 12: 20})
     sent = {"signal"} if reaped(look_at_held(5)) else set()
-    film = Film(replace(SETTINGS, stuck="KILL"))
-    assert reaped(film.look({11: 300, 12: 20})) == 11
+    film = after_a_reap(replace(SETTINGS, stuck="KILL"))
     if again(look_at_held(policy.AGAIN)):
         sent.add("second")
     if policy.may_signal_again(ProcessId(11, BOOT), film.settings, film.state):
@@ -1108,8 +1082,7 @@ def test_a_manager_that_cannot_be_looked_at_for_a_while_is_not_lost():
     film = Film()
     assert reaped(film.look({11: 300, 12: 200})) == 11
     film.now += 5
-    hidden = Pool("myapp", "RUNNING", "depth=2, but the wrapper does not have exactly one manager below it")
-    verdict = film.decide(hidden, film.now)
+    verdict = film.decide(HIDDEN, film.now)
     assert [type(event) for event in verdict.events] == [NotVisible]
     assert film.look({11: 300, 12: 200}).standing == "leaving"
     film.fork(13)
@@ -1117,8 +1090,7 @@ def test_a_manager_that_cannot_be_looked_at_for_a_while_is_not_lost():
 
 
 def test_a_manager_that_reappears_is_not_lost():
-    film = Film()
-    film.look({11: 300, 12: 20})
+    film = after_a_reap()
     assert events(film.look(state="gone"), ManagerLost)
     back = film.look({11: 300, 12: 200})
     assert (back.events, back.standing) == ((Resumed(*STAMP, "its manager 1 is still running"),), "leaving")
@@ -1130,8 +1102,7 @@ def test_a_manager_that_reappears_is_not_lost():
 
 
 def test_a_worker_missing_from_an_earlier_list_of_children_is_not_a_replacement():
-    film = Film()
-    film.look({11: 300, 12: 20})
+    film = after_a_reap()
     missed = {12: 20, 13: 20}  # 13 is as old as its manager
     (left,) = film.look(missed).events
     assert left.replaced_by is None
@@ -1141,8 +1112,7 @@ def test_a_worker_missing_from_an_earlier_list_of_children_is_not_a_replacement(
 
 
 def test_a_replacement_that_starts_within_the_same_clock_tick_counts():
-    film = Film()
-    film.look({11: 300, 12: 20})
+    film = after_a_reap()
     film.fork(13, ago=0.009)  # forked 1 ms after the signal, with a start time 9 ms before it
     (left,) = film.look({12: 20, 13: 20}).events
     assert left.replaced_by.pid == 13
@@ -1152,10 +1122,9 @@ def test_a_replacement_that_starts_within_the_same_clock_tick_counts():
 def test_workers_that_aged_unwatched_are_not_fresh():
     film = Film()
     film.look({11: 20, 12: 20, 13: 20, 14: 20})
-    hidden = Pool("myapp", "RUNNING", "its processes are hidden from this user")
     for _ in range(60):
         film.now += 60
-        film.decide(hidden, film.now)
+        film.decide(HIDDEN, film.now)
     for pid in (11, 12, 13, 14):
         film.fork(pid, ago=3000)  # all were replaced meanwhile
     verdict = film.look({11: 300, 12: 300, 13: 300, 14: 300})
@@ -1164,14 +1133,12 @@ def test_workers_that_aged_unwatched_are_not_fresh():
 
 
 def test_a_new_manager_long_after_the_worker_left_is_not_a_loss_even_if_unwatched():
-    film = Film()
-    film.look({11: 300, 12: 20})
+    film = after_a_reap()
     film.fork(13)
     assert events(film.look({12: 20, 13: 20}), Left)
-    hidden = Pool("myapp", "RUNNING", "its processes are hidden from this user")
     for _ in range(10):
         film.now += 5
-        film.decide(hidden, film.now)
+        film.decide(HIDDEN, film.now)
     film.fork(21)
     assert events(film.look({21: 20}, manager=2, start_time=film.now), ManagerLost) == []
 
@@ -1215,8 +1182,7 @@ def test_a_worker_being_stopped_gets_no_second_or_stronger_signal(stuck):
 
 def test_a_restart_of_the_whole_group_clears_a_suspension_and_reported_states():
     film = single()
-    film.fork(11)
-    film.fork(12)
+    film.fork(11, 12)
     (suspended,) = events(film.look({11: 200, 12: 200}, after=SELF.settle), WrongSetting)
     assert suspended.usable
     assert film.look({11: 200, 12: 200}).standing == "suspended"
@@ -1226,30 +1192,26 @@ def test_a_restart_of_the_whole_group_clears_a_suspension_and_reported_states():
     film.fork(14)
     film.look({13: 40})
     film.slots[15] = film.slots[16] = "a"
-    film.fork(15)
-    film.fork(16)
+    film.fork(15, 16)
     verdict = film.look({15: 40, 16: 40})
     assert (verdict.events, verdict.standing) == ((Resumed(*STAMP, "all of its processes are new"),), "quiet")
 
 
 def test_replacing_one_worker_is_not_a_restart_of_its_group():
     film = single(replace(SELF, min_age=1))
-    pid, reported_events = 11, []
+    pid = 11
     film.fork(pid)
     for _ in range(40):
-        verdict = film.look({pid: 200})
-        reported_events += events(verdict, WrongSetting)
-        if reaped(verdict):
+        if reaped(film.look({pid: 200})):
             pid += 1
             film.look({})
             film.fork(pid)
-    assert len(reported_events) == 1
+    assert len(film.of(WrongSetting)) == 1
 
 
 def test_a_paused_and_suspended_pool_shows_both_and_resume_ends_both():
     film = Film()
-    film.fork(11)
-    film.fork(12)
+    film.fork(11, 12)
     film.look({11: 200, 12: 200})
     film.state = policy.pause(film.state)
     assert film.look({11: 200, 12: 200}).standing == "paused"
@@ -1267,12 +1229,6 @@ def test_resume_ends_only_the_wait_for_an_overdue_replacement():
     assert film.state.leaving.overdue
     film.state = policy.resume(film.state)
     assert reaped(film.look({12: 200}, child_faults=1, after=15)) == 12
-
-
-def after_a_reap() -> Film:
-    film = Film()
-    assert reaped(film.look({11: 300, 12: 20})) == 11
-    return film
 
 
 @pytest.mark.parametrize("then", [{"workers": None, "state": "STARTING"}, {"workers": {21: 20}, "manager": 2}])
@@ -1313,16 +1269,11 @@ def test_the_line_on_a_lost_manager_has_the_seconds_since_the_signal():
 def test_without_a_replacement_the_next_may_be_reaped_after_grace_if_the_others_are_stable():
     film = Film()
     assert reaped(film.look({11: 400, 12: 300, 13: 250, 14: 20})) == 11
-    reported_events, gone = [], None
-    for _ in range(70):
-        verdict = film.look({12: 300, 13: 250, 14: 20})
-        reported_events += events(verdict, NotReplaced) + events(verdict, NoReplacement)
-        gone = gone or (film.now, reaped(verdict)) if reaped(verdict) else gone
-        if gone:
-            break
-    assert [type(event) for event in reported_events] == [NoReplacement]
-    assert gone[1] == 12
-    assert reported_events[0].after == pytest.approx(SETTINGS.grace, abs=5)
+    looks = (reaped(film.look({12: 300, 13: 250, 14: 20})) for _ in range(70))
+    assert next(filter(None, looks)) == 12
+    assert film.of(NotReplaced) == []
+    (event,) = film.of(NoReplacement)
+    assert event.after == pytest.approx(SETTINGS.grace, abs=5)
 
 
 def test_a_pool_whose_workers_come_and_go_between_two_looks_is_not_stable():
@@ -1338,15 +1289,11 @@ def test_a_pool_whose_workers_come_and_go_between_two_looks_is_not_stable():
 def test_the_last_serving_worker_is_never_reaped_while_all_others_exit_at_every_look(usual):
     film = Film()
     film.look(dict.fromkeys(range(11, 11 + usual), 20))
-    reported_events = []
     for count in range(250):
         newborns = range(1000 + count * usual, 1000 + count * usual + usual - 1)
-        for pid in newborns:
-            film.fork(pid)
-        verdict = film.look({11: 300, **dict.fromkeys(newborns, 20)}, after=9)
-        assert reaped(verdict) is None
-        reported_events += events(verdict, TooFewWorkers)
-    assert reported_events == [TooFewWorkers(*STAMP, 1, usual, 30)]
+        film.fork(*newborns)
+        assert reaped(film.look({11: 300, **dict.fromkeys(newborns, 20)}, after=9)) is None
+    assert film.of(TooFewWorkers) == [TooFewWorkers(*STAMP, 1, usual, 30)]
 
 
 def test_half_of_the_usual_workers_must_be_old_enough():
@@ -1384,19 +1331,16 @@ def test_a_pool_shrunk_by_its_manager_is_reaped_once_no_worker_has_come_or_left_
 def test_a_pool_that_grows_for_bursts_is_reaped_between_two_bursts():
     film = Film()
     usual = {11: 20, 12: 20, 13: 20}
-    reported_events = []
     for burst in range(10):
         newborns = range(1000 + 20 * burst, 1020 + 20 * burst)
-        for pid in newborns:
-            film.fork(pid)
+        film.fork(*newborns)
         film.look({**usual, **dict.fromkeys(newborns, 20)}, child_faults=20 * burst)
         usual[11] = 20 if burst < 9 else 300
         for _ in range(13):
             verdict = film.look(usual, child_faults=20 * burst + 20)
-            reported_events += events(verdict, TooFewWorkers)
             if reaped(verdict):
                 break
-    assert (reaped(verdict), reported_events) == (11, [])
+    assert (reaped(verdict), film.of(TooFewWorkers)) == (11, [])
 
 
 def test_a_shrunken_pool_is_not_reaped_while_workers_come_and_go_between_two_looks():
@@ -1431,15 +1375,14 @@ def test_an_empty_pool_without_load_is_neither_blind_nor_unreplaced():
     film.fork(13)
     film.look({13: 20}, child_faults=1)
     assert [film.look({}, child_faults=1, after=60).standing for _ in range(70)] == ["quiet"] * 70
-    film.fork(21)
-    film.fork(22)
+    film.fork(21, 22)
     film.look({21: 20, 22: 20}, child_faults=1)
     assert reaped(film.look({21: 300, 22: 20}, after=31, child_faults=1)) == 21
-    film.state = restored(decode(encode(film.state)), film.now)
-    reported_events = []
+    film.restart()
+    film.log.clear()
     for _ in range(100):
-        reported_events += film.look({}, child_faults=2).events
-    assert [type(event) for event in reported_events] == [Left, NoReplacement]
+        film.look({}, child_faults=2)
+    assert [type(event) for event in film.log] == [Left, NoReplacement]
     assert film.state.leaving is None
 
 
@@ -1448,17 +1391,16 @@ def test_a_replacement_need_not_settle_where_workers_leave_when_idle():
     film.look({11: 20, 12: 20})
     for _ in range(13):
         film.look({}, child_faults=1)
-    film.fork(21)
-    film.fork(22)
+    film.fork(21, 22)
     film.look({21: 20, 22: 20}, child_faults=1)
     assert reaped(film.look({21: 300, 22: 20}, after=31, child_faults=1)) == 21
-    reported_events = []
+    film.log.clear()
     for number in range(40):  # each request is served by a new worker, which leaves 10 s after it
         film.fork(100 + number)
         for _ in range(4):
-            reported_events += film.look({100 + number: 20}, child_faults=2 + number).events
-        reported_events += film.look({}, child_faults=3 + number).events
-    assert [type(event) for event in reported_events] == [Left]
+            film.look({100 + number: 20}, child_faults=2 + number)
+        film.look({}, child_faults=3 + number)
+    assert [type(event) for event in film.log] == [Left]
     assert film.state.leaving is None
 
 
@@ -1508,14 +1450,11 @@ def test_a_stuck_worker_does_not_count_as_serving_where_none_is_replaced():
 def test_the_last_worker_is_kept_if_the_manager_never_replaces_workers():
     film = Film()
     present = {11: 300, 12: 300, 13: 300, 14: 300}
-    reported_events = []
     for _ in range(4 * 60):
-        verdict = film.look(dict(present), after=60)
-        reported_events += events(verdict, TooFewWorkers)
-        present.pop(reaped(verdict) or 0, None)
+        present.pop(reaped(film.look(dict(present), after=60)) or 0, None)
     assert len(present) == 1
-    assert reported_events
-    film.state = restored(decode(encode(film.state)), film.now)
+    assert film.of(TooFewWorkers)
+    film.restart()
     assert [reaped(film.look(dict(present), after=60)) for _ in range(20)] == [None] * 20
 
 
@@ -1526,13 +1465,12 @@ def test_the_only_remaining_worker_is_kept_while_others_come_and_go_between_two_
         film.look(dict.fromkeys(range(11, 15), 20), after=30)
     for count in range(240):
         if restarts and count == 3:
-            film.state = restored(decode(encode(film.state)), film.now)
+            film.restart()
         assert reaped(film.look({11: 300}, child_faults=count + 1, after=30)) is None
 
 
 def test_a_pool_made_smaller_is_reaped_to_its_last_worker_if_each_is_replaced():
-    film = Film()
-    film.look({11: 300, 12: 20})
+    film = after_a_reap()
     for _ in range(3):
         film.fork(13)
         film.look({12: 20, 13: 20}, after=60)
@@ -1553,8 +1491,7 @@ def test_with_long_ticks_a_limit_reached_after_a_while_is_not_wrong():
 
 def test_a_wrong_limit_is_tried_again_after_some_hours():
     film = Film()
-    for pid in (11, 12):
-        film.fork(pid)
+    film.fork(11, 12)
     assert events(film.look({11: 300, 12: 300}, after=SETTINGS.settle), WrongSetting)
     assert film.look({11: 20, 12: 300}, after=policy.RETRY_SETTING - 1).standing == "suspended"
     verdict = film.look({11: 20, 12: 300}, after=1)
@@ -1582,11 +1519,9 @@ def test_a_worker_not_seen_at_one_look_is_still_leaving():
 
 def test_a_program_without_workers_for_long_is_not_shown_as_fine():
     film = Film()
-    reported_events = []
     for _ in range(30):
         verdict = film.look({})
-        reported_events += events(verdict, NoWorkers)
-    assert reported_events == [NoWorkers(*STAMP, ProcessId(1, BOOT))]
+    assert film.of(NoWorkers) == [NoWorkers(*STAMP, ProcessId(1, BOOT))]
     assert verdict.standing == "blind"
     assert film.look({11: 20}).standing == "quiet"
 
@@ -1644,10 +1579,9 @@ def test_a_pool_with_unreadable_sizes_is_blind_at_the_first_look_and_reported_on
     film.fork(11, ago=0)
     verdict = film.look({11: unreadable(film.worker(11, 20)), 12: 20})
     assert (verdict.standing, verdict.unreadable, verdict.events) == ("blind", 1, ())  # it may still change its user
-    reported_events = [
-        event for _ in range(20) for event in film.look({11: unreadable(film.worker(11, 20)), 12: 20}).events
-    ]
-    assert reported_events == [SizesUnreadable(*STAMP, ProcessId(11, film.started[11]), "uss")]
+    for _ in range(20):
+        film.look({11: unreadable(film.worker(11, 20)), 12: 20})
+    assert film.log == [SizesUnreadable(*STAMP, ProcessId(11, film.started[11]), "uss")]
     readable = replace(film.worker(11, 20), detail=WorkerDetail(20 * MIB, True, memory=ProcessMemory(20 * MIB, 0, 0)))
     assert film.look({11: readable, 12: 20}).standing == "quiet"
     assert film.look({11: 20, 12: 20}).standing == "quiet"
