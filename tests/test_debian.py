@@ -24,6 +24,8 @@ pytestmark = pytest.mark.timeout(300)
 
 NAME = "supervisor-memreap"
 TOOLS = ("git", "dpkg-buildpackage", "dh_python3", "apt-get", "man", "/usr/bin/supervisord", "/usr/bin/python3")
+# All that the package depends on is there: without the lists of the archive apt-get takes 4 s less to begin.
+APT = ("-o", "DPkg::Lock::Timeout=300", "-o", "Dir::State::lists=/nonexistent")
 SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -96,7 +98,7 @@ def build(where: Path) -> Path:
 
 
 def with_version(package: Path, where: Path, version: str) -> Path:
-    """The same package as if it were of that version, in 0.5 s instead of the 5 s of a build."""
+    """The same package as if it were of that version, in 0.5 s instead of the 11 s of a build."""
     tree = where / version
     system("dpkg-deb", "--raw-extract", str(package), str(tree))
     stack.set_version(tree / "usr/lib/python3/dist-packages", version)
@@ -104,7 +106,7 @@ def with_version(package: Path, where: Path, version: str) -> Path:
     assert control.read_text().count(f"\nVersion: {__version__}\n") == 1
     control.write_text(control.read_text().replace(f"\nVersion: {__version__}\n", f"\nVersion: {version}\n"))
     changed = where / f"{NAME}_{version}_all.deb"
-    system("dpkg-deb", "--build", "--root-owner-group", str(tree), str(changed))
+    system("dpkg-deb", "-Znone", "--build", "--root-owner-group", str(tree), str(changed))
     return changed
 
 
@@ -144,11 +146,11 @@ def installed(package: Path) -> Iterator[list[str]]:
         install(package)
         yield system("dpkg-query", "-L", NAME).stdout.splitlines()
     finally:
-        system("apt-get", "-o", "DPkg::Lock::Timeout=300", "purge", "-y", NAME)
+        system("apt-get", *APT, "purge", "-y", NAME)
 
 
 def install(package: Path) -> None:
-    options = ["-o", "DPkg::Lock::Timeout=300"]
+    options = [*APT]
     for kept in ("doc", "man"):  # which the images of containers leave out
         options += ["-o", f"DPkg::Options::=--path-include=/usr/share/{kept}/*"]
     system("apt-get", *options, "install", "-y", "--no-install-recommends", str(package))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 import pwd
 import re
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import pip
 import pytest
 from support import inprocess, stack
 from support.driver import POOL, eventually, started, until
@@ -74,19 +76,20 @@ def where():
 
 @pytest.fixture(scope="module")
 def environment(wheel):
-    """A virtual environment with memreap in it, made as documented; of a Python that every user may run.
+    """A virtual environment into which pip has installed the wheel; what that needs was there before.
 
     The last test of the file upgrades memreap there, and uninstalls it.
     """
-    path = stack.directory()
-    subprocess.run([base_python(), "-m", "venv", str(path)], check=True)
+    path = environment_without_memreap(stack.directory())
+    copy_package("psutil", path)
+    (packages_of(path) / "pip").symlink_to(Path(pip.__file__).parent)
     pip_install(path, wheel)
     yield path
     shutil.rmtree(path)
 
 
 def base_python() -> str:
-    check = "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 9))"
+    check = "import sys, venv; sys.exit(sys.version_info < (3, 9))"
     for python in ("/usr/bin/python3", sys.executable):
         with contextlib.suppress(OSError):
             if subprocess.run([python, "-c", check], capture_output=True, check=False).returncode == 0:
@@ -95,20 +98,31 @@ def base_python() -> str:
 
 
 def pip_install(environment: Path, package: Path) -> None:
-    subprocess.run([f"{environment}/bin/pip", "install", "-q", str(package)], check=True, capture_output=True)
+    run_pip(environment, "install", "--no-index", str(package))
 
 
-def environment_without_memreap(path: Path, other: Path) -> Path:
-    """A virtual environment with the supervisor of the other one alone."""
+def run_pip(environment: Path, *words: str) -> None:
+    subprocess.run([f"{environment}/bin/python", "-m", "pip", "-q", *words], check=True, capture_output=True)
+
+
+def environment_without_memreap(path: Path) -> Path:
+    """A virtual environment with our supervisor alone, in moments; of a Python that every user may run."""
     subprocess.run([base_python(), "-m", "venv", "--without-pip", str(path)], check=True)
-    for package in packages_of(other).iterdir():
-        if package.name == "supervisor" or re.match("supervisor-[0-9]", package.name):
-            shutil.copytree(package, packages_of(path) / package.name)
+    copy_package("supervisor", path)
     for name in ("supervisord", "supervisorctl"):
         script = path / "bin" / name
         script.write_text(f"#!{path}/bin/python\nfrom supervisor.{name} import main\nmain()\n")
         script.chmod(0o755)
     return path
+
+
+def copy_package(name: str, environment: Path) -> None:
+    """Ours, as pip installed it."""
+    for path in importlib.metadata.files(name) or ():
+        if ".." not in path.parts:  # its scripts
+            copy = packages_of(environment) / path
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path.locate(), copy)
 
 
 def packages_of(environment: Path) -> Path:
@@ -193,7 +207,7 @@ def test_the_page_names_files_of_the_current_version():
 
 
 def test_a_listener_in_its_own_venv_reaps_and_supervisord_is_not_changed(where, environment):
-    supervisors = environment_without_memreap(where / "supervisor", environment)
+    supervisors = environment_without_memreap(where / "supervisor")
     section = changed(
         block("A virtual environment for the listener alone"),
         ("/opt/memreap", str(environment)),
@@ -353,7 +367,7 @@ def upgrade(installed: Installed, environment: Path, wheel: Path) -> None:
 
 
 def uninstall_in_the_wrong_order(installed: Installed, environment: Path) -> None:
-    subprocess.run([f"{environment}/bin/pip", "uninstall", "-q", "-y", "supervisor-memreap"], check=True)
+    run_pip(environment, "uninstall", "-y", "supervisor-memreap")
     assert "cannot be resolved within [ctlplugin:memreap]" in installed.control("status", status=2)
     installed.assert_does_not_start("rpcinterface:memreap")
 
