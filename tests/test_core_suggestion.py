@@ -25,7 +25,7 @@ Size = Callable[[float], float]
 
 
 def worker(
-    pid: int, size: Size, start: float = 0.0, end: float = 24.0, reaped: bool = False, every: int = 1
+    pid: int, size: Size, start: float = 0.0, end: float = 24.0, reaped: bool = False, every: int = 5
 ) -> WorkerHistory:
     """`start` and `end` are hours since watching began; with a reading `every` so many minutes."""
     chance = random.Random(pid)
@@ -82,7 +82,7 @@ def leak(per_hour: float, base: float = 50.0) -> Size:
     return lambda age: base + per_hour * age
 
 
-def four(size: Size, start: float = 0.0, end: float = 24.0, every: int = 1) -> list[WorkerHistory]:
+def four(size: Size, start: float = 0.0, end: float = 24.0, every: int = 5) -> list[WorkerHistory]:
     return [worker(pid, size, start, end, every=every) for pid in (11, 12, 13, 14)]
 
 
@@ -185,10 +185,10 @@ def jumps(pid: int, days: float, every: float) -> Size:
 @pytest.mark.parametrize("start", [0, -3])
 def test_the_time_of_day_at_the_start_makes_no_difference(start):
     """A part of the day watched for only some minutes is not evidence."""
-    leaking = pool(four(leak(2), start=start, every=5))
+    leaking = pool(four(leak(2), start=start))
     values_for = {
         (suggestion.kind, suggestion.limit)
-        for later in range(300, 3 * 3600, 600)
+        for later in range(300, 3 * 3600, 1500)
         for suggestion in [suggest(shifted(leaking, later), BEGIN + later + 24 * HOUR)]
     }
     assert values_for == {(Kind.STEADY, 120 * MIB)}
@@ -403,7 +403,11 @@ def test_the_text_compares_the_present_limit_with_the_suggested_one():
         (pool(four(leak(60), end=0.4), hours=0.4), 0.4, "watched for 22 min, 4 workers grew; ask again tomorrow"),
         (pool([]), 24.0, "no worker was watched yet; ask again tomorrow"),
         (pool(four(leak(5), start=-200)), 24.0, "restart the program when convenient"),
-        (pool([worker(pid, jumps(pid, 1, 8)) for pid in range(3)], 3), 24.0, "too few large requests were seen"),
+        (
+            pool([worker(pid, jumps(pid, 1, 8), every=1) for pid in range(3)], 3),
+            24.0,
+            "too few large requests were seen",
+        ),
         (
             pool([worker(int(10 * at), leak(60), at / 6, at / 6 + 0.16) for at in range(300)], 1, 50),
             50.0,
