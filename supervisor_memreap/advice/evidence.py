@@ -55,6 +55,7 @@ class Evidence:
         self.begin = run_in(workers)
         """Age from which on climbing counts, in seconds."""
         self.steps: list[list[Step]] = [list(steps(worker, self.begin)) for worker in workers]
+        self.all_steps = [step for each in self.steps for step in each]
         self.ages = usable_ages(workers, self.begin)
         self._cells = Cells(self.steps, self.ages)
         rates = [self._cells.rate(first) for first in range(len(self.ages))]
@@ -91,12 +92,12 @@ class Evidence:
     @property
     def is_followed(self) -> bool:
         """Whether workers were watched beyond the age from which on growth counts, for as long as one must be."""
-        return sum(step.seconds for each in self.steps for step in each) >= DAY / 4
+        return sum(step.seconds for step in self.all_steps) >= DAY / 4
 
     def growth_so_far(self) -> float | None:
         """Bytes per second, of all that was watched."""
-        seconds = sum(step.seconds for each in self.steps for step in each)
-        return sum(step.climb for each in self.steps for step in each) / seconds if seconds >= self.begin / 2 else None
+        seconds = sum(step.seconds for step in self.all_steps)
+        return sum(step.climb for step in self.all_steps) / seconds if seconds >= self.begin / 2 else None
 
     def grew(self) -> int:
         """How many workers climbed by more than readings fall and rise."""
@@ -105,9 +106,8 @@ class Evidence:
         )
 
     def _share_of_jumps(self, baseline: int | None) -> float:
-        fine = [step for each in self.steps for step in each if step.seconds <= _FINE and step.climb]
-        whole = sum(step.climb for step in fine)
-        seconds = sum(step.seconds for each in self.steps for step in each if step.seconds <= _FINE)
+        fine = [step for step in self.all_steps if step.seconds <= _FINE]
+        whole, seconds = sum(step.climb for step in fine), sum(step.seconds for step in fine)
         if not whole:
             return 0.0
         base = baseline or min(used for worker in self.workers for _, used in worker.readings)
@@ -170,10 +170,9 @@ class Evidence:
         """By which share workers that are reaped at a limit climb the upper half of their way faster or slower."""
         half = (self.start + min(self.cap, self.largest)) / 2 if self.start else 0.0
         seconds, climb = [0.0, 0.0], [0.0, 0.0]
-        for worker_steps in self.steps:
-            for step in worker_steps:
-                seconds[step.low > half] += step.seconds
-                climb[step.low > half] += step.climb
+        for step in self.all_steps:
+            seconds[step.low > half] += step.seconds
+            climb[step.low > half] += step.climb
         if not all(seconds) or not all(climb):
             return math.inf
         ratio = climb[1] / seconds[1] * seconds[0] / climb[0]
@@ -226,13 +225,9 @@ class Evidence:
 
     def mean_used(self, limit: int) -> float:
         """What a worker holds on average while it is below the limit, as far as was seen."""
-        seconds = used = 0.0
-        for worker_steps in self.steps:
-            for step in worker_steps:
-                if step.high <= limit:
-                    seconds += step.seconds
-                    used += step.seconds * step.used
-        return used / seconds if seconds else 0.0
+        below = [step for step in self.all_steps if step.high <= limit]
+        seconds = sum(step.seconds for step in below)
+        return sum(step.seconds * step.used for step in below) / seconds if seconds else 0.0
 
 
 def usable_ages(workers: Sequence[WorkerHistory], begin: float) -> tuple[float, ...]:

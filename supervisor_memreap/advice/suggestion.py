@@ -239,7 +239,7 @@ def forecast(evidence: Evidence, limit: int) -> Forecast:
         return Forecast(limit, most=most)
     if limit >= evidence.largest:
         # The same as from all readings, without reading them again.
-        watched = sum(step.seconds for each in evidence.steps for step in each if step.seconds <= evidence.longest)
+        watched = sum(step.seconds for step in evidence.all_steps if step.seconds <= evidence.longest)
         return _by_levels(evidence, limit, Passage(math.inf, math.inf, 0.0, 0, watched, 24, False))
     return _by_levels(
         evidence, limit, passage(evidence.workers, evidence.start, limit, evidence.begin, evidence.longest)

@@ -21,7 +21,7 @@ usage or configuration, or rich is missing; 130 Ctrl-C.
 from __future__ import annotations
 
 import argparse
-import os
+from collections.abc import Mapping
 
 from supervisor_memreap.commands.arguments import add_configuration, interval
 from supervisor_memreap.core.settings import SettingsError
@@ -50,8 +50,7 @@ def run(args: argparse.Namespace) -> int:
         viewer: Viewer | Remote = open_viewer(args.configuration, args.names)
         shown = None
     else:
-        username, password = _credentials(args.configuration)
-        client = live.client_of(args.url, username, password)
+        client = live.client_of(args.url, _server(args.configuration))
         viewer, shown = Remote(client), client.shown_url
     try:
         return live.run(viewer, args.names, args.interval, shown)
@@ -59,13 +58,11 @@ def run(args: argparse.Namespace) -> int:
         viewer.close()
 
 
-def _credentials(configuration: str | None) -> tuple[str | None, str | None]:
-    """The user name and password for --url, which needs no configuration unless one is named."""
+def _server(configuration: str | None) -> Mapping[str, str]:
+    """The credentials for --url, which needs no configuration unless one is named."""
     try:
-        server = configfile.ConfigFile(configfile.find(configuration)).read().server
+        return configfile.ConfigFile(configfile.find(configuration)).read().server
     except SettingsError:
         if configuration is not None:
             raise
-        server = {}
-    username = os.environ.get("SUPERVISOR_USERNAME", server.get("username"))
-    return username, os.environ.get("SUPERVISOR_PASSWORD", server.get("password"))
+        return {}

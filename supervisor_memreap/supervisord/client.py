@@ -248,12 +248,13 @@ def _epoch(local_time: str) -> float:
         return 0.0
 
 
-def connect(url: str, server: Mapping[str, str]) -> Client:
+def connect(url: str, server: Mapping[str, str], timeout: float = TIMEOUT) -> Client:
     """The supervisord at `url`, with the credentials of our environment, else of `server`, its [supervisorctl]."""
     return Client(
         url,
         os.environ.get("SUPERVISOR_USERNAME", server.get("username")),
         os.environ.get("SUPERVISOR_PASSWORD", server.get("password")),
+        timeout,
     )
 
 

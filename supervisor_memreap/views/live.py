@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -16,7 +16,7 @@ from supervisor_memreap.core.settings import SettingsError
 from supervisor_memreap.core.text import quote, seconds
 from supervisor_memreap.outputs import statustable
 from supervisor_memreap.outputs.view import View
-from supervisor_memreap.supervisord.client import Client, Unavailable
+from supervisor_memreap.supervisord.client import Client, Unavailable, connect
 from supervisor_memreap.views.page import ASCII, UNICODE, Frame, Glyphs, Message, page
 from supervisor_memreap.views.terminal import Terminal
 from supervisor_memreap.views.viewer import Remote, Viewer
@@ -36,8 +36,8 @@ class Outcome(NamedTuple):
     """Seconds since 1970."""
 
 
-def client_of(url: str, username: str | None, password: str | None) -> Client:
-    """The supervisord of --url; the credentials in the URL come first. Raises SettingsError."""
+def client_of(url: str, server: Mapping[str, str]) -> Client:
+    """The supervisord of --url; the credentials in the URL come first, then as in `connect`. Raises SettingsError."""
     try:
         parts = urlsplit(url)
         # Of unix:///path, geturl would drop the two slashes.
@@ -53,8 +53,8 @@ def client_of(url: str, username: str | None, password: str | None) -> Client:
             f"command line: --url {quote(shown)}: not an address of supervisord, such as http://web1:9001"
         )
     if parts.username is not None:
-        username, password = unquote(parts.username), unquote(parts.password or "")
-    return Client(shown, username, password, TIMEOUT)
+        return Client(shown, unquote(parts.username), unquote(parts.password or ""), TIMEOUT)
+    return connect(shown, server, TIMEOUT)
 
 
 def run(viewer: Viewer | Remote, names: Sequence[str], interval: float, url: str | None) -> int:
