@@ -133,7 +133,8 @@ def test_a_child_killed_at_any_step_loses_no_request_and_leaves_no_worker_stoppe
         assert lost == []
 
 
-def test_a_child_that_is_frozen_at_any_step_is_ended_and_lets_go_of_its_worker(tmp_path):
+def test_a_child_that_is_frozen_at_any_step_is_ended_and_lets_go_of_its_worker(tmp_path, monkeypatch):
+    monkeypatch.setattr(boundary, "_FROZEN", boundary._FROZEN / 4)
     with fastcgi_pool(tmp_path, 2) as (manager, path), cgroup.freezer() as freeze:
         with load(path, 4) as lost:
             for last in (1, 2, 3, 4, 15):

@@ -67,10 +67,12 @@ _GOES_ON = {
     "x86_64": {23, 270, 7, 271, 202, 35, 230, 61, 247, 34, 130, 219, 72},
     "aarch64": {72, 73, 98, 101, 115, 260, 95, 133, 128, 25},
 }
-# Seconds for which a worker may be stopped: while it is read whether it is at its boundary, since it can keep locked
-# what is read then; and while the tracer is stopped itself (SIGSTOP, a frozen control group). The kernel ends the
-# tracer, and lets go of the worker. So while it traces, the tracer never waits for longer than _AWAKE.
-STOPPED, _AWAKE = 1.0, 0.25
+# Seconds for which a worker may be stopped while it is read whether it is at its boundary: it can keep locked what is
+# read then. The kernel ends the tracer, and lets go of the worker.
+STOPPED = 1.0
+# The same at any other time, for a tracer that is frozen (cgroup.freeze): longer, since one that waits for memory on a
+# host that has none left goes on after a while. While it traces, it never waits for longer than _AWAKE.
+_FROZEN, _AWAKE = 3.0, 0.5
 # Calls of x86_64 that return EINTR after a stop if they have a time-out, or always, and then are entered again: those
 # above, accept, write, sendto, sendmsg, writev, sendfile, epoll, semtimedop, rt_sigtimedwait, io_getevents.
 _EINTR_TAKEN_BACK = {0, 19, 45, 47, 43, 288, 1, 44, 46, 20, 40, 232, 281, 441, 65, 220, 128, 208, 333}
@@ -245,7 +247,7 @@ class Tracer:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends it, also where it waits in the kernel for a lock
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-        _bound_stop()
+        _bound_stop(_FROZEN)
         _ptrace(_SEIZE, pid, 0, _TRACESYSGOOD)  # which does not stop it
         self._is_traced = True
         try:
@@ -276,7 +278,7 @@ class Tracer:
             if stop.si_status == _SYSCALL_STOP and self._is_at_boundary():
                 yield from self._send()
                 return
-            _bound_stop()
+            _bound_stop(_FROZEN)
             signum = _passed_on(stop)
             if signum is None:
                 break
@@ -292,7 +294,7 @@ class Tracer:
         """Wait until that does no harm, and interrupt the worker, unless it is stopped by then; False: it is late."""
         began = time.monotonic()
         while self._next_stop(0.0, 0.0) is None:
-            _bound_stop()
+            _bound_stop(_FROZEN)
             looked = time.monotonic()
             place = read(f"/proc/{self._pid}/syscall")
             # The last thing before the interrupt: what it does now must be what was judged.
@@ -311,7 +313,7 @@ class Tracer:
 
         Never raises OSError: when we end, the kernel lets go of it.
         """
-        _bound_stop()
+        _bound_stop(_FROZEN)
         waits = False
         with contextlib.suppress(OSError):
             # Where it is ended from outside, there is no time.
@@ -343,7 +345,7 @@ class Tracer:
             patience = deadline - time.monotonic()
             if patience <= 0:
                 return None
-            _bound_stop()
+            _bound_stop(_FROZEN)
             signal.sigtimedwait({signal.SIGCHLD}, min(patience, _AWAKE))
 
     def _is_at_boundary(self) -> bool:
@@ -364,7 +366,7 @@ class Tracer:
         if kind is None:
             return False
         wait = Wait(kind, info.number, arguments)
-        _bound_stop()
+        _bound_stop(STOPPED)
         if kind is Kind.FLOCK:
             return was is not None and was[:2] == wait[:2] and arguments[:2] == was.arguments[:2]
         if not watches(self._pid, wait, self._worker.sockets()):
@@ -389,9 +391,9 @@ class Tracer:
         yield SENT
 
 
-def _bound_stop() -> None:
-    """From now on, the worker may be stopped for STOPPED seconds; called again, the time begins anew."""
-    signal.setitimer(signal.ITIMER_REAL, STOPPED)
+def _bound_stop(seconds: float) -> None:
+    """The kernel ends this process after so many seconds from now; called again, the time begins anew."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _has_ended(stop: os.waitid_result) -> bool:
