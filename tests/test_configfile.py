@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -109,6 +110,16 @@ def test_an_error_about_a_long_value_quotes_at_most_100_characters(tmp_path, tex
 def test_a_missing_file_is_reported_in_one_line():
     with pytest.raises(SettingsError, match=r"^/nowhere/x\.conf: cannot be read: No such file or directory$"):
         ConfigFile("/nowhere/x.conf").read()
+
+
+def test_a_pipe_is_read_to_its_end_and_one_that_nothing_writes_to_is_refused_at_once(tmp_path):
+    pipe = tmp_path / "x.conf"
+    os.mkfifo(pipe)
+    with pytest.raises(SettingsError, match=r"x\.conf: cannot be read: it is a pipe, and nothing writes to it$"):
+        ConfigFile(str(pipe)).read()
+    with subprocess.Popen(["sh", "-c", 'printf "[memreap:myapp]\nlimit=1GB\n"'], stdout=subprocess.PIPE) as writer:
+        path = f"/proc/self/fd/{writer.stdout.fileno()}"
+        assert ConfigFile(path).read().sections["myapp"]["limit"].value == "1GB"
 
 
 @pytest.mark.parametrize("section", ["memreep:myapp", "memreap myapp", "memreap.myapp", "mem_reap:myapp"])

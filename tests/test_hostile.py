@@ -186,9 +186,10 @@ def test_whatever_happens_to_the_file_the_listener_answers_and_signals_no_worker
         environment = {"SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/s.sock"}
         with listening("-c", str(file), log=written, **environment) as listener:
             listener.tick()
-            for damage in (an_include_of_itself, twice, garbage, huge, a_typo, a_directory, nothing):
-                with contextlib.suppress(OSError):
+            for damage in (an_include_of_itself, twice, garbage, huge, a_typo, a_directory, a_pipe, nothing):
+                if file.is_dir():
                     shutil.rmtree(file)
+                file.unlink(missing_ok=True)
                 file.write_text(good)
                 damage(file)
                 listener.tick()

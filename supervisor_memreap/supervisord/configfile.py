@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import configparser
 import difflib
+import errno
 import glob
 import os
 import platform
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from supervisor.datatypes import dict_of_key_value_pairs
@@ -284,10 +285,10 @@ def _section(parser: UnhosedConfigParser, section: str, path: str) -> Section:
 
 def _stat(path: str) -> tuple[int, ...]:
     try:
-        stat = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return ()
-    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def _parse(path: str, headers: dict[str, list[str]]) -> UnhosedConfigParser:
@@ -297,7 +298,7 @@ def _parse(path: str, headers: dict[str, list[str]]) -> UnhosedConfigParser:
     parser.expansions["host_node_name"] = platform.node()
     parser.expansions["here"] = os.path.dirname(path)
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+        text = _text(path)
         parser.read_string(text, path)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
@@ -308,6 +309,20 @@ def _parse(path: str, headers: dict[str, list[str]]) -> UnhosedConfigParser:
         if header:
             headers.setdefault(header[1], []).append(f"{path} line {number}")
     return parser
+
+
+def _text(path: str) -> str:
+    """The content of the file. Raises OSError; also for a pipe that nothing writes to, which open(2) would wait for."""
+    with open(path, encoding="utf-8", errors="surrogateescape", opener=_open_at_once) as file:
+        os.set_blocking(file.fileno(), True)
+        text = file.read()
+        if not text and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EPIPE, "it is a pipe, and nothing writes to it")
+        return text
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _repeated(headers: Mapping[str, Sequence[str]]) -> Iterator[str]:
