@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import psutil
 import pytest
-from support.driver import eventually, is_alive, pool, until, workers_below
+from support.driver import eventually, exactly, is_alive, pool, until, workers_below
 from support.looking import ended, look, order_of
 
 from supervisor_memreap.core.model import SentMoment
@@ -192,7 +192,7 @@ def test_a_child_ends_with_its_parent_and_holds_the_lock_until_then():
                 time.sleep(60)
             finally:
                 os._exit(0)
-        (child,) = eventually(lambda: _assert_one_below(parent))
+        (child,) = eventually(lambda: exactly(1, workers_below(parent)))
         with pytest.raises(Locked):
             lock.take(seen.manager)
         os.kill(parent, signal.SIGKILL)
@@ -200,9 +200,3 @@ def test_a_child_ends_with_its_parent_and_holds_the_lock_until_then():
         until(lambda: not psutil.pid_exists(child))
         os.close(lock.take(seen.manager))
         assert psutil.pid_exists(worker.id.pid)
-
-
-def _assert_one_below(parent: int) -> set[int]:
-    below = workers_below(parent)
-    assert len(below) == 1
-    return below

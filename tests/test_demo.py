@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support import needs, stack
-from support.driver import eventually, workers_below
+from support.driver import eventually, until, workers_below
 from support.inprocess import memreap
 
 from supervisor_memreap.core import events
@@ -99,10 +99,6 @@ class Demo:
             except psutil.Error:
                 pass  # it has ended, or is another user's
         return running
-
-
-def assert_ended(demo: Demo) -> None:
-    assert demo.running() == []
 
 
 def test_workers_are_reaped_no_request_is_lost_and_no_process_or_file_remains(place):
@@ -216,7 +212,7 @@ def test_a_killed_demo_leaves_no_process_and_the_next_demo_removes_its_directory
         demo.until("Ends in")
         with demo.process:
             demo.process.kill()
-    eventually(lambda: assert_ended(demo))  # both have this directory
+    until(demo.running, [])  # both have this directory
     left = list(demo.directory.iterdir())
     assert left
     (demo.directory / "memreap-demo-but-a-file").touch()
@@ -423,13 +419,9 @@ def test_an_idle_worker_of_the_small_pool_leaves_at_hup_and_is_replaced(pool):
 def test_no_worker_of_the_small_pool_outlives_its_manager(pool):
     process, _path = pool
     workers = workers_below(process.pid)
-    eventually(lambda: _all_in_accept(workers))  # until then, they may not have asked the kernel to be ended with it
+    until(lambda: _all_in_accept(workers))  # until then, they may not have asked the kernel to be ended with it
     process.kill()
-    eventually(lambda: _all_gone(workers))
-
-
-def _all_gone(pids) -> None:
-    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    until(lambda: [*filter(psutil.pid_exists, workers)], [])
 
 
 def test_a_worker_that_misses_the_end_of_the_pool_is_ended(pool):
@@ -438,13 +430,13 @@ def test_a_worker_that_misses_the_end_of_the_pool_is_ended(pool):
     os.kill(min(workers), signal.SIGSTOP)
     process.terminate()
     assert process.wait(20) == 0
-    eventually(lambda: _all_gone(workers))
+    until(lambda: [*filter(psutil.pid_exists, workers)], [])
 
 
 def test_a_busy_worker_of_the_small_pool_finishes_its_request_first(pool):
     process, path = pool
     before = workers_below(process.pid)
-    eventually(lambda: _all_in_accept(before))
+    until(lambda: _all_in_accept(before))
     idle = {pid: _descriptors(pid) for pid in before}
     with socket.socket(socket.AF_UNIX) as half:
         half.connect(path)  # a request that is taken, and not there yet
@@ -457,8 +449,8 @@ def test_a_busy_worker_of_the_small_pool_finishes_its_request_first(pool):
     eventually(lambda: _assert_workers(process, 2, without=[busy]))
 
 
-def _all_in_accept(workers) -> None:
-    assert all(Path(f"/proc/{pid}/syscall").read_text().startswith(ACCEPT) for pid in workers)
+def _all_in_accept(workers) -> bool:
+    return all(Path(f"/proc/{pid}/syscall").read_text().startswith(ACCEPT) for pid in workers)
 
 
 def _descriptors(pid) -> int:

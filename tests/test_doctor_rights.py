@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.doctor import CONTAINED, LISTENER, READY, SOUND, assert_finds, changed, examined, needs_root, pool, row
-from support.driver import assert_matches, eventually
+from support.driver import assert_matches, eventually, until
 from support.stack import INTERFACE, PLUGIN
 
 from supervisor_memreap.core.model import ProcessId, Worker, WorkerDetail
@@ -27,14 +27,10 @@ def sleeping(*within: str, user: str | int | None = None):
     """The pid of a process of this user; `within` is a command that runs it, such as setpriv."""
     with subprocess.Popen([*within, "sleep", "1000"], user=user, group=user and "www-data", extra_groups=[]) as process:
         try:
-            eventually(lambda: assert_sleeps(process.pid))
+            until(Path(f"/proc/{process.pid}/comm").read_text, "sleep\n")
             yield process.pid
         finally:
             process.kill()
-
-
-def assert_sleeps(pid: int) -> None:
-    assert Path(f"/proc/{pid}/comm").read_text() == "sleep\n"
 
 
 def examined_with(actor: int, worker: int, text: str = SOUND, mib: int | None = 5, **more) -> str:

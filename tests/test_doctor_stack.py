@@ -29,7 +29,7 @@ from support.doctor import (
     needs_root,
     running,
 )
-from support.driver import POOL, assert_matches, eventually, supervisord
+from support.driver import POOL, assert_matches, eventually, supervisord, until
 from support.operated import Operated, assert_status
 from support.stack import INTERFACE, NAMESPACE, PLUGIN, may_unshare, python_for
 
@@ -321,7 +321,7 @@ min_age=1s
 def test_a_suspended_pool_is_a_problem_and_a_paused_one_a_note_also_from_what_is_saved(where):
     operated = Operated.of(where)
     with running(where, STANDING + INTERFACE + PLUGIN):
-        eventually(lambda: assert_pauses(operated))
+        until(lambda: "paused" in operated.ctl("memreap", "pause", "calm").stdout)
         eventually(lambda: assert_status(operated, r"calm +PAUSED(?s:.*)low +SUSPENDED"))
         # As if supervisord was restarted without the interface, and the listener reads what it wrote.
         rewrite(where, (INTERFACE, ""))
@@ -333,7 +333,3 @@ def test_a_suspended_pool_is_a_problem_and_a_paused_one_a_note_also_from_what_is
         paused = "calm: note: paused: nothing is sent until supervisorctl memreap resume calm"
         unknown = "listener: note: cannot tell whether it still works"
         eventually_found(where, rf"(?s)(?=.*{suspended})(?=.*{paused}).*{unknown}")
-
-
-def assert_pauses(operated: Operated) -> None:
-    assert "paused" in operated.ctl("memreap", "pause", "calm").stdout

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 from support import servers, stack
-from support.driver import eventually
+from support.driver import eventually, until
 
 
 class Example(NamedTuple):
@@ -97,7 +97,7 @@ def test_the_worker_that_grows_is_replaced_and_a_stopped_program_finishes_its_re
     assert before - eventually(lambda: assert_all_are_there(pool)) == {grown}
     with ThreadPoolExecutor() as threads:
         answer = threads.submit(pool.ask, "mb=60&s=2")
-        eventually(lambda: assert_grown(pool))  # it does so before it sleeps
+        until(lambda: pool.largest() > 60)  # it does so before it sleeps
         stop(pool)
         answer.result()  # raises what came instead of a whole answer
 
@@ -107,10 +107,6 @@ def assert_all_are_there(pool: stack.Pool) -> set[int]:
     assert len(workers) == servers.WORKERS
     assert time.time() - max(psutil.Process(pid).create_time() for pid in workers) > 1
     return workers
-
-
-def assert_grown(pool: stack.Pool) -> None:
-    assert pool.largest() > 60
 
 
 def stop(pool: stack.Pool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support import stack
-from support.driver import POOL, eventually, listening, supervisord, workers_below
+from support.driver import POOL, eventually, listening, supervisord, until, workers_below
 
 from supervisor_memreap.outputs import words
 
@@ -38,20 +38,16 @@ def logged(listener) -> list[dict[str, Any]]:
     return [json.loads(line) for line in listener.text().splitlines()]
 
 
-def names(listener) -> list[str]:
-    return [values["name"] for values in logged(listener)]
-
-
 def assert_logged(listener, *expected: str) -> None:
     listener.tick()
-    assert names(listener) == list(expected)
+    assert [values["name"] for values in logged(listener)] == list(expected)
 
 
 def test_every_line_of_the_log_is_an_object_and_an_announcement_has_the_same_fields(pool):
     with listens(pool) as listener:
         eventually(lambda: assert_logged(listener, "Started", "Watching", "Signalled", "Left"))
         _, _, sent, left = logged(listener)
-        eventually(lambda: assert_announced(pool, [sent, left]))
+        until(lambda: stack.announced(pool), [sent, left])
         assert (sent["event"], sent["reason"], sent["evidence"]["metric"]) == ("reap", "limit", "uss")
         assert sent["evidence"]["limit"] == 30 << 20
         assert left["replaced_by"] in workers_below(listener_of(pool))
@@ -64,10 +60,6 @@ def test_every_line_of_the_log_is_an_object_and_an_announcement_has_the_same_fie
 def listener_of(where: Path) -> int:
     (line,) = [line for line in (where / "s.log").read_text().splitlines() if "spawned: 'myapp'" in line]
     return int(line.split()[-1])
-
-
-def assert_announced(where: Path, expected: list[dict[str, Any]]) -> None:
-    assert stack.announced(where) == expected
 
 
 def test_a_changed_file_changes_the_log_and_a_mistake_in_it_does_not(pool):

@@ -30,6 +30,7 @@ from support.driver import (
     listening_in,
     stop,
     supervisord,
+    until,
     workers_below,
 )
 
@@ -217,7 +218,7 @@ def test_without_supervisord_it_explains_its_purpose():
 def test_it_reaps_the_worker_over_the_limit_and_logs_it(world, tmp_path):
     before = world.workers("reaped")
     with world.listening(tmp_path, f"[memreap:reaped]\nlimit=30MB\n{QUICK}") as listener:
-        eventually(lambda: listener.tick() and _assert_left(listener))
+        until(lambda: listener.tick() and " left after " in listener.text())
     (reaped,), (new,) = before - world.workers("reaped"), world.workers("reaped") - before
     first, watching, sent, left = listener.lines()
     assert re.fullmatch(r"version [0-9.]+, configuration .*own\.conf", first)
@@ -227,10 +228,6 @@ def test_it_reaps_the_worker_over_the_limit_and_logs_it(world, tmp_path):
     )
     took, back = r"[0-9.]+ m?s", r"\d+ MiB"
     assert re.fullmatch(rf"reaped: worker {reaped} left after {took}, {back} freed, {new} took its place", left)
-
-
-def _assert_left(listener) -> None:
-    assert any(" left after " in line for line in listener.lines())
 
 
 def test_names_unknown_to_supervisord_are_reported_with_the_known_ones_and_then_it_is_silent(world, tmp_path):

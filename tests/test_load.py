@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from support.driver import eventually
+from support.driver import until
 from support.load import Load, expected
 
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
@@ -58,13 +58,9 @@ def serving(answer: bytes) -> Iterator[Server]:
         server.release()
 
 
-def assert_asked(server: Server) -> None:
-    assert server.requests > 5
-
-
 def tally_of(answer: bytes, per_connection: int = 1):
     with serving(answer) as server, Load(server.port, "/", 1, per_connection, pause=0) as load:
-        eventually(lambda: assert_asked(server))
+        until(lambda: server.requests > 5)
     return load.tally
 
 
@@ -104,7 +100,7 @@ def test_a_kept_connection_closed_without_notice_is_a_loss():
 
 def test_the_longest_time_without_an_answer_is_reported():
     with serving(answer(RIGHT)) as server, Load(server.port, clients=1, pause=0.3) as load:
-        eventually(lambda: assert_asked(server))
+        until(lambda: server.requests > 5)
     assert 0.3 <= load.tally.longest_gap < 10
 
 

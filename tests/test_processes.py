@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.driver import eventually, pool, stop, until
+from support.driver import eventually, exactly, pool, stop, until
 from support.looking import SETTINGS, look, only_wchan, reap
 from support.stack import ROOT
 
@@ -130,12 +130,7 @@ def test_a_zombie_is_not_a_worker(view):
         first, second = look(pid, view=view).workers
         os.kill(first.id.pid, signal.SIGKILL)
         fresh = type(view)
-        assert eventually(lambda: _only(look(pid, view=fresh()).workers)).id == second.id
-
-
-def _only(workers):
-    assert len(workers) == 1
-    return workers[0]
+        assert [worker.id for worker in eventually(lambda: exactly(1, look(pid, view=fresh()).workers))] == [second.id]
 
 
 def test_an_expected_worker_counts_as_present_until_it_is_gone():
@@ -625,16 +620,10 @@ class Vanishing(Procfs):
 @needs_linux
 def test_a_sibling_that_ends_during_the_look_does_not_affect_the_others():
     with pool(2, 40, "parent") as pid:
-        first, second = sorted(eventually(lambda: _two(pid)))
+        first, second = sorted(eventually(lambda: exactly(2, procfs.source().children(pid))))
         for gone in (first, second):
             seen = look(pid, PoolSettings(limit=MIB), Vanishing(gone))
             assert {worker.id.pid for worker in seen.workers} == {first, second}
-
-
-def _two(manager: int) -> list[int]:
-    pids = procfs.source().children(manager)
-    assert len(pids) == 2
-    return pids
 
 
 @needs_linux

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from support import inprocess, stack
-from support.driver import POOL, eventually, supervisord
+from support.driver import POOL, eventually, supervisord, until
 
 from supervisor_memreap.supervisord.client import Client
 
@@ -28,7 +28,7 @@ def recorded():
             eventually(lambda: pools(where))
             client = Client(f"unix://{where}/s.sock")
             client._call("supervisor.sendRemoteCommEvent", "memreap-command", "reap myapp")
-            eventually(lambda: assert_reaped(where))
+            until(lambda: [pool["reaps_by_reason"] for pool in pools(where)], [{"requested": 1}])
             yield where
         stack.end(where)
     finally:
@@ -43,11 +43,6 @@ def pools(where):
     result = memreap(where, "report", "--json")
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)["pools"]
-
-
-def assert_reaped(where) -> None:
-    (pool,) = pools(where)
-    assert pool["reaps_by_reason"] == {"requested": 1}
 
 
 def test_the_report_shows_what_the_listener_did(recorded):

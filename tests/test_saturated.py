@@ -115,14 +115,10 @@ def stay(pool: stack.Pool, kept: stack.Pool) -> None:
         eventually(lambda: assert_all_are_there(pool))
         seen = workers_of(pool)
         for worker in seen.workers[:2]:
-            eventually(lambda pid=worker.id.pid: assert_has_client(pid))
+            until(lambda pid=worker.id.pid: Procfs().clients(pid).connections)
             outcome = reap(seen, worker, SETTINGS, NeverIdle(), 5.0, idle_wait_expired=True)
             assert (outcome.result, outcome.is_kept) == ("busy", True)
     assert load.tally.lost == {}
-
-
-def assert_has_client(pid: int) -> None:
-    assert Procfs().clients(pid).connections
 
 
 def blind_to_kept_connections(pool: stack.Pool) -> None:

@@ -183,10 +183,6 @@ def test_a_partial_write_leaves_the_earlier_file(full):
 # Where it is.
 
 
-def parents(directories: list[str]) -> list[str]:
-    return [os.path.dirname(path) for path in directories]
-
-
 def test_a_user_gets_the_directory_of_the_login_if_it_is_private(tmp_path):
     environ = {"XDG_RUNTIME_DIR": str(tmp_path), "TMPDIR": str(tmp_path)}
     assert statedirectory.candidates(0, None, environ)[0] == f"{tmp_path}/memreap"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from support import stack
@@ -47,10 +48,6 @@ def _assert_one_is_reaped(directory) -> int:
     return event["pid"]
 
 
-def remove(path) -> None:
-    path.unlink()
-
-
 def mistype(path) -> None:
     path.write_text("[memreap:myapp\n")  # supervisord itself would not start with it
 
@@ -67,7 +64,7 @@ def return_after_a_look(listener, section, out_of_sight, is_killed: bool = False
         listener.tick()
 
 
-@pytest.mark.parametrize("out_of_sight", [remove, mistype])
+@pytest.mark.parametrize("out_of_sight", [Path.unlink, mistype])
 def test_a_pause_and_a_leaving_worker_are_kept_while_their_section_is_missing(
     listening_to, section, tmp_path, out_of_sight
 ):

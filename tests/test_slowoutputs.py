@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import psutil
 import pytest
-from support.driver import eventually, stop
+from support.driver import eventually, stop, until
 from support.histories import MIB, left, look, now
 
 from supervisor_memreap.core import events
@@ -174,11 +174,7 @@ def test_an_error_in_a_child_is_reported_with_its_place():
     with running(broken) as started:
         (reply,) = replies(started)
         assert reply["trouble"].startswith("internal error, please report it: KeyError('x') at test_slowoutputs.py:")
-        eventually(lambda: assert_ended(started))
-
-
-def assert_ended(started):
-    assert started.read() is None
+        until(started.read, None)
 
 
 class Listener:

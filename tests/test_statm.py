@@ -9,7 +9,7 @@ import time
 
 import psutil
 import pytest
-from support.driver import eventually, pool, stop, workers_below
+from support.driver import eventually, pool, stop, until, workers_below
 from support.reaping import Reaping
 
 from supervisor_memreap.core import events
@@ -25,11 +25,7 @@ MIB = 1024**2
 SETTINGS = PoolSettings(limit=500 * MIB)
 
 
-def never(_worker) -> bool:
-    return False
-
-
-def look(manager: int, table: statm.Statm | None, needs_detail=never, settings=SETTINGS):
+def look(manager: int, table: statm.Statm | None, needs_detail=lambda _worker: False, settings=SETTINGS):
     watch = Watch(Program("myapp", "myapp", "RUNNING", manager), settings)
     if table:
         table.begin()
@@ -90,14 +86,10 @@ def test_a_zombie_is_not_a_worker(table):
         stop(manager)
         try:
             os.kill(victim, signal.SIGKILL)
-            eventually(lambda: assert_zombie(victim))
+            until(psutil.Process(victim).status, psutil.STATUS_ZOMBIE)
             assert victim not in {worker.id.pid for worker in look(manager, table).workers}
         finally:
             os.kill(manager, signal.SIGCONT)
-
-
-def assert_zombie(pid: int) -> None:
-    assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_pid_below_another_manager_is_opened_again(table):

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support import stack
-from support.driver import POOL, Driver, assert_have_served, eventually, listening_in, supervisord, until
+from support.driver import POOL, Driver, assert_have_served, eventually, exactly, listening_in, supervisord, until
 from support.stack import NAMESPACE, may_unshare
 
 from supervisor_memreap.commands import once
@@ -181,7 +181,7 @@ def test_workers_of_a_killed_manager_are_reported_but_not_as_daemonized(watched)
     workers = manager.children()
     try:
         manager.kill()
-        line = eventually(lambda: _assert_one_line(about_orphans(listener, "killed")))
+        (line,) = eventually(lambda: exactly(1, about_orphans(listener, "killed")))
         assert "2 process trees from earlier starts of this program" in line
         assert "set stopwaitsecs= longer" in line
         assert "remove -d" not in line
@@ -190,11 +190,6 @@ def test_workers_of_a_killed_manager_are_reported_but_not_as_daemonized(watched)
     finally:
         for worker in workers:
             worker.kill()
-
-
-def _assert_one_line(lines: list[str]) -> str:
-    assert len(lines) == 1
-    return lines[0]
 
 
 def test_a_tree_with_a_living_parent_is_not_an_orphan(watched):
@@ -236,7 +231,7 @@ def test_a_real_manager_below_a_shell_beside_another_process_is_never_signalled(
     )
     try:
         with supervisord(where, text), listening_in(where) as listener:
-            (manager,) = eventually(lambda: _assert_one(where, "perl-fcgi-pm"))
+            (manager,) = eventually(lambda: exactly(1, stack.left_in(where, name="perl-fcgi-pm", children=2)))
             workers = manager.children()
             listener.until(f"worker {manager.pid} may be a manager itself")
             for _ in range(3):
@@ -255,12 +250,6 @@ def test_a_real_manager_below_a_shell_beside_another_process_is_never_signalled(
         shutil.rmtree(where)
 
 
-def _assert_one(where: Path, name: str) -> list[psutil.Process]:
-    managers = stack.left_in(where, name=name, children=2)
-    assert len(managers) == 1
-    return managers
-
-
 def test_two_real_managers_with_their_own_titles_below_one_shell_are_never_signalled(tmp_path):
     """Called perl-fcgi, or with titles of their workers too."""
     text = ""
@@ -272,7 +261,7 @@ def test_two_real_managers_with_their_own_titles_below_one_shell_are_never_signa
             f"[memreap:{name}]\nlimit=1MB\nmetric=rss\nmin_age=1s\nidle_wait=0s\n"
         )
     with supervisord(tmp_path, text), listening_in(tmp_path) as listener:
-        managers = eventually(lambda: _assert_four(tmp_path))
+        managers = eventually(lambda: exactly(4, stack.left_in(tmp_path, name="myapp", children=2)))
         before = [manager.children() for manager in managers]
         for name in ("plain", "titled"):
             listener.until(f" {name}: .*may be a manager itself")
@@ -280,9 +269,3 @@ def test_two_real_managers_with_their_own_titles_below_one_shell_are_never_signa
             listener.tick()
         assert "sent" not in listener.text().replace("nothing sent", "")
         assert [manager.children() for manager in managers] == before
-
-
-def _assert_four(where: Path) -> list[psutil.Process]:
-    managers = stack.left_in(where, name="myapp", children=2)
-    assert len(managers) == 4
-    return managers

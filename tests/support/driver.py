@@ -10,9 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
@@ -25,6 +25,7 @@ READY = b"READY\n"
 POOL = Path(__file__).with_name("pool.py")
 PROMPT = Path(__file__).parent / "prompt/supervisord"
 OK = b"RESULT 2\nOK"
+ValuesT = TypeVar("ValuesT", bound=Collection[Any])
 
 
 class Transport(SupervisorTransport):
@@ -273,6 +274,12 @@ def until(value, expected: object = ..., timeout: float = 60.0) -> None:
         assert now if expected is ... else now == expected
 
     eventually(assertion, timeout)
+
+
+def exactly(count: int, values: ValuesT) -> ValuesT:
+    """The values; raises AssertionError where there are more or fewer."""
+    assert len(values) == count, values
+    return values
 
 
 def stop(pid: int) -> None:
