@@ -32,7 +32,7 @@ def conf(tmp_path_factory) -> Path:
         directory / "memreap.sqlite",
         # In any four days there is a whole weekday.
         until_now(pool(four(leak(5), end=96), hours=96), "myapp", 96),
-        until_now(pool(four(leak(60), end=0.4), hours=0.4), "shop:young", 0.4),
+        until_now(pool(four(leak(60), end=0.4, every=1), hours=0.4), "shop:young", 0.4),
         until_now(pool(four(leak(2), end=96), hours=96), "shop:old", 96),
     )
     return configuration(directory, f"history={directory}/memreap.sqlite")
