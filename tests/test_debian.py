@@ -20,7 +20,7 @@ from support.operated import Operated
 from supervisor_memreap import __version__
 
 # Building, installing and upgrading take their time, on a busy machine above all.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 NAME = "supervisor-memreap"
 TOOLS = ("git", "dpkg-buildpackage", "dh_python3", "apt-get", "man", "/usr/bin/supervisord", "/usr/bin/python3")

@@ -23,7 +23,7 @@ from support.operated import Operated
 from supervisor_memreap import __version__
 
 # Building, installing and upgrading take their time, on a busy machine above all.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 PAGE = (stack.ROOT / "docs/install.md").read_text()
 # The supervisord of a test: what it has without memreap.
