@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -155,6 +156,19 @@ def test_a_child_killed_for_calling_ptrace_shows_that_it_is_not_permitted(monkey
     with ordered() as (worker, order):
         outcome = ended(made(order))
         assert (outcome.result, outcome.unheld) == ("busy", True)
+        assert psutil.pid_exists(worker)
+
+
+def test_where_ptrace_is_refused_an_idle_moment_is_waited_for_until_the_end_of_the_attempt(monkeypatch):
+    def refused(*_args):
+        raise PermissionError(errno.EPERM, "ptrace")
+
+    monkeypatch.setattr(boundary, "_ptrace", refused)
+    monkeypatch.setattr(boundary, "_FROZEN", 0.1)
+    monkeypatch.setattr(Procfs, "idle", lambda *_: False)
+    with ordered(patience=1.0) as (worker, order):
+        outcome = ended(made(order))
+        assert (outcome.result, outcome.unheld, outcome.stopped) == ("busy", True, 0.0)
         assert psutil.pid_exists(worker)
 
 

@@ -247,9 +247,9 @@ class Tracer:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends it, also where it waits in the kernel for a lock
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-        _bound_stop(_FROZEN)
         _ptrace(_SEIZE, pid, 0, _TRACESYSGOOD)  # which does not stop it
         self._is_traced = True
+        _bound_stop(_FROZEN)  # not before: where ptrace is refused, an idle moment is waited for
         try:
             yield from self._go()
         finally:
