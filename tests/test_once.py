@@ -422,6 +422,21 @@ def test_a_delay_saved_by_the_listener_does_not_end_a_run_before_it_has_tried(tm
     assert result.returncode == 0
 
 
+def test_a_pool_that_a_user_pauses_meanwhile_gets_no_more_signals(tmp_path):
+    program = f"[program:myapp]\ncommand={sys.executable} {POOL} 4 40\n"
+    with supervisord(tmp_path, f"{program}[memreap:myapp]\nlimit=30MB\nmin_age=1s\nsettle=3s\n") as process:
+        file = _listeners_file(procfs.source(), process.pid)
+        with subprocess.Popen(
+            command("-c", tmp_path / "supervisord.conf"), stdout=subprocess.PIPE, text=True
+        ) as running:
+            first = next(line for line in running.stdout if "HUP sent" in line)
+            assert file.write({"myapp": PoolState(paused=True)}, time.monotonic()) == ""
+            rest = running.stdout.read()
+            assert running.wait() == 1, first + rest
+    assert "HUP sent" not in rest
+    assert "myapp: paused: nothing is sent until supervisorctl memreap resume myapp" in rest
+
+
 def _assert_to_replace(conf: Path) -> subprocess.CompletedProcess:
     """On a busy machine a size may not be read in time."""
     result = once("-c", conf)

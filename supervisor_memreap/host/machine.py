@@ -313,5 +313,8 @@ class Beside(Protocol):
     def known(self, now: float) -> States:
         """Which workers are leaving or stuck, and which pools paused or suspended, as the listener has saved it."""
 
+    def paused(self, now: float) -> Collection[str]:
+        """The pools that a user has paused, as the listener has saved it by now."""
+
     def leaving(self, now: float) -> States:
         """The pools in which a worker is leaving, according to the listener or another `once`."""

@@ -85,7 +85,10 @@ class _Run:
         self._dry_run = dry_run
         self._emit = emit
         self._has_commands = has_commands
+        self._beside = beside
         self._verdicts = _Verdicts()
+        self._held: dict[str, str] = {}
+        """Why nothing is sent in a pool, as it was last reported."""
         saved_states = SavedStates(machine, None if dry_run else beside.file, self._take, Once(self._take))
         # How long a listener has tried in vain says nothing of this run.
         known = {name: replace(state, delay=None) for name, state in beside.known(machine.now()).items()}
@@ -100,9 +103,6 @@ class _Run:
         """Reap, and report what is left; `listed` is the latest result of `programs`."""
         try:
             pools = self._tick(listed)
-            for pool in pools:
-                if self._held_back(pool):
-                    self._note(pool.name, self._held_back(pool))
             if not pools:
                 text = "none of the programs has a [memreap:NAME] section; name a program, followed by "
                 self._note("", text + REASON_KEYS_TEXT)
@@ -130,7 +130,15 @@ class _Run:
         return 1 if self._verdicts.has_failed or is_left else 0
 
     def _tick(self, programs: list[Program]) -> list[WatchedPool]:
-        return self._reaper.tick(programs, self._settings, self._machine.now())
+        now = self._machine.now()
+        self._reaper.take_pauses(self._beside.paused(now), now)
+        pools = self._reaper.tick(programs, self._settings, now)
+        for pool in pools:
+            held = self._held_back(pool)
+            if held and held != self._held.get(pool.name):
+                self._note(pool.name, held)
+            self._held[pool.name] = held
+        return pools
 
     def _held_back(self, pool: WatchedPool) -> str:
         """Why nothing is sent in this pool; empty if it may be."""

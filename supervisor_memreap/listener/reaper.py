@@ -180,6 +180,15 @@ class Reaper:
                 self.pools.named(result.pool).emit(_DONE[command.verb](result.pool, self._machine.time(), result.text))
         return results
 
+    def take_pauses(self, paused: Collection[str], now: float) -> None:
+        """These pools are paused, and no others: a user has told another memreap, the listener."""
+        for pool in self.pools:
+            if pool.state.paused == (pool.name in paused):
+                continue
+            with pool.guard():
+                pool.attempts.end(now, by_force=True)
+                pool.update(replace(pool.state, paused=not pool.state.paused))
+
     def has_seen(self, names: Iterable[str]) -> bool:
         """Whether all of these pools were seen in the last tick."""
         return set(names) <= {pool.name for pool in self._watched}

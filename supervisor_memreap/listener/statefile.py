@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -156,6 +156,10 @@ class BesideListener:
     def _saved(self, now: float) -> dict[str, PoolState]:
         """The states that the listener has saved, as they are."""
         return self._listeners.read(now)[0] if self._listeners else {}
+
+    def paused(self, now: float) -> Collection[str]:
+        """The pools that a user has paused, as the listener has saved it by now."""
+        return {name for name, state in self._saved(now).items() if state.paused}
 
     def leaving(self, now: float) -> dict[str, PoolState]:
         """The pools in which a worker is leaving, according to the listener or another `once`."""

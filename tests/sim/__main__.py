@@ -1,0 +1,96 @@
+"""python -m tests.sim: plays simulated days, and shows each invariant that does not hold.
+
+Each run is drawn from its seed: pools, what a user and the machine do to them, and faults. A run that fails can be
+played again by its seed alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections import Counter
+
+from .run import Report, Run
+from .script import DAY, Action, Script, draw
+from .shrink import kind_of, play, shrink
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.sim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", default="1", help="of the first run; the next have it with .1, .2 … (default: 1)")
+    parser.add_argument("--days", type=float, default=30.0, help="play runs until they have so many days (default: 30)")
+    parser.add_argument("--ticks", type=int, default=2000, help="of each run (default: 2000)")
+    parser.add_argument("--shrink", action="store_true", help="look for the shortest script that fails like the first")
+    parser.add_argument("--log", action="store_true", help="print every event of memreap with its time")
+    arguments = parser.parse_args(argv)
+    if arguments.ticks < 1 or arguments.days <= 0:
+        parser.error("--ticks and --days must be more than 0")
+    try:
+        return _play(arguments)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _play(arguments: argparse.Namespace) -> int:
+    total = Report(draw(arguments.seed, arguments.ticks))
+    failed, days, began = 0, 0.0, time.perf_counter()
+    for number in itertools.count():
+        seed = arguments.seed if number == 0 else f"{arguments.seed}.{number}"
+        script = draw(seed, arguments.ticks)
+        report = _logged(script) if arguments.log else play(script)
+        total.add(report)
+        days += script.days
+        if report.broken:
+            failed += 1
+            _show(report)
+            if arguments.shrink:
+                short = shrink(script, lambda text: print(f"  … {text}", file=sys.stderr))
+                _describe(short)
+                _show(_logged(short))
+                return 1
+        if days >= arguments.days:
+            break
+    seconds = time.perf_counter() - began
+    print(
+        f"{number + 1} runs, {days:.0f} days: {total.ticks} ticks in {seconds:.0f} s ({total.ticks / seconds:.0f} a"
+        f" second), {total.signals} signals, {total.starts} starts of memreap, {total.faults} faults, {failed} runs failed"
+    )
+    print(", ".join(f"{name} {count}" for name, count in total.events.most_common()))
+    return 1 if failed else 0
+
+
+def _logged(script: Script) -> Report:
+    run = Run(script)
+    start = run.world.clock.now
+    run.emit = lambda event: print(f"{run.world.clock.now - start:12.2f} {event.pool}: {event.text}")
+    return run.play()
+
+
+def _describe(script: Script) -> None:
+    for pool in script.pools:
+        print(f"  {pool}")
+    print(f"  a tick in {script.tick:.0f} s, ptrace {script.has_ptrace}, idle seen {script.sees_idle}, "
+          f"{script.days * DAY:.0f} s, faults {script.faults}")
+    for action in script.actions:
+        print(f"  {_line(action)}")
+
+
+def _line(action: Action) -> str:
+    return f"{action.at:12.2f} {action.what} {action.pool} {' '.join(map(str, action.values))}"
+
+
+def _show(report: Report) -> None:
+    kinds = Counter(kind_of(each.what) for each in report.broken)
+    for each in itertools.islice(report.broken, 5):
+        print(f"seed {report.script.seed}: {each.at - 100_000:.2f} s: {each.what}")
+    if len(report.broken) > 5:
+        print(f"seed {report.script.seed}: {dict(kinds)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

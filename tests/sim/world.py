@@ -1,0 +1,90 @@
+"""All that is outside of memreap: one host with its time, its supervisord, its memory and its faults."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from supervisor_memreap.core.model import ProcessId, SentMoment
+from supervisor_memreap.core.oomkills import Kills
+
+from .clock import Clock
+from .faults import Faults
+from .pids import Pids
+from .processes import SHARED, PoolPlan, Worker
+from .script import KINDS, Script
+from .supervisord import Supervisord
+
+if TYPE_CHECKING:
+    from .machine import SimLock, SimMachine
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A signal that memreap sent."""
+
+    at: float
+    by: SimMachine
+    worker: Worker
+    signal: str
+    moment: SentMoment | None
+    """None: a stuck worker was sent a stronger one."""
+    serving: int
+    """Workers of the pool that served right before, this one included."""
+
+
+class World:
+    def __init__(self, script: Script):
+        self.clock = Clock(100_000.0)
+        self.pids = Pids(self.clock)
+        self.supervisord = Supervisord(self.clock, self.pids, script.seed)
+        self.script = script
+        self.has_ptrace, self.sees_idle = script.has_ptrace, script.sees_idle
+        self.reads_sockets = self.reads_sizes = True
+        self.host = script.host
+        self.locks: dict[ProcessId, list[SimLock]] = {}
+        self.disk: dict[str, str] = {}
+        """The state files, by whose they are."""
+        self.ends = float("inf")
+        self.is_disk_full = self.may_not_fork = False
+        self.sent: list[Sent] = []
+        self.ended: list[Worker] = []
+        self.when_sent: Callable[[Sent, str], None] = lambda _sent, _wrong: None
+        self.when_ready: Callable[[], None] = lambda: None
+        """Something may have become ready that a memreap waits for."""
+        self.faults = Faults(script.faults)
+        self._chance = random.Random(f"calls {script.seed}")
+        for pool in script.pools:
+            kind = KINDS[pool.kind]
+            plan = PoolPlan(pool.name, kind, pool.load, pool.growth, pool.starts)
+            plan.child_ended = self._child_ended
+            self.supervisord.add(plan)
+
+    def _child_ended(self, worker: Worker) -> None:
+        self.ended.append(worker)
+        self.when_ready()
+
+    def call(self, call: str) -> str:
+        """memreap asks this of the outside, and the world goes on meanwhile; the rest as Faults.at."""
+        self.clock.run(self.clock.now + self._chance.choice((0.0, 0.0001, 0.002)))
+        return self.faults.at(call)
+
+    def note_signal(self, by: SimMachine, worker: Worker, signal: str, moment: SentMoment | None) -> None:
+        manager, now = worker.manager, self.clock.now
+        serving = sum(each.serves <= now for each in manager.workers.values())
+        sent = Sent(now, by, worker, signal, moment, serving)
+        self.sent.append(sent)
+        wrong = manager.receive(worker, signal, moment is SentMoment.HELD)
+        self.when_sent(sent, wrong)
+
+    def available(self) -> int:
+        """Bytes of memory of the host."""
+        now = self.clock.now
+        managers = [each.manager for each in self.supervisord.programs.values() if each.manager]
+        workers = [worker for manager in managers for worker in manager.workers.values()]
+        return self.host - sum(worker.private(now) for worker in workers) - SHARED * len(managers)
+
+    def new_oom_kills(self, _by: SimMachine) -> list[Kills]:
+        return []

@@ -1,0 +1,101 @@
+"""The real reaper on a simulated machine: no invariant is broken, and what would break one is found."""
+
+from __future__ import annotations
+
+import pytest
+from sim.run import Run
+from sim.processes import Growth
+from sim.script import Action, Load, PoolScript, Script, draw
+from sim.shrink import play, shrink
+
+from supervisor_memreap.core import choosing, following, policy, serving, state
+from supervisor_memreap.listener.poolstate import StatefulPool
+
+MIB = 1024**2
+TICKS = 200
+
+
+@pytest.mark.parametrize("seed", [f"suite {number}" for number in range(12)])
+def test_no_invariant_is_broken(seed):
+    report = play(draw(seed, TICKS))
+    assert report.broken == []
+    assert report.ticks > TICKS / 2
+
+
+def test_the_same_seed_gives_the_same_events():
+    def events_of(seed: str) -> list[str]:
+        texts: list[str] = []
+        Run(draw(seed, TICKS), lambda event: texts.append(event.text)).play()
+        return texts
+
+    assert events_of("same") == events_of("same") != []
+
+
+def leaking(*actions: Action, kind: str = "procmanager", starts: float = 0.2, **settings) -> Script:
+    """A pool whose workers reach their limit every 100 s."""
+    growth = Growth(fresh=10 * MIB, leak=MIB)
+    pool = PoolScript("pool0", kind, Load(), growth, starts, {"limit": 100 * MIB, **settings})
+    return Script("leaking", 0.04, (pool,), actions)
+
+
+def test_all_workers_that_leak_are_replaced_one_at_a_time():
+    report = play(leaking())
+    assert report.broken == []
+    assert report.signals > 100
+
+
+def assert_found(script: Script, text: str) -> None:
+    broken = {each.what for each in play(script).broken}
+    assert any(text in what for what in broken), broken
+
+
+PAUSED = (Action(600.0, "pause", "pool0"), Action(900.0, "crash worker", "pool0"), Action(950.0, "kill memreap"))
+
+
+def test_a_signal_in_a_paused_pool_is_found_and_what_is_not_needed_for_it_is_left_out(monkeypatch):
+    monkeypatch.setattr(policy, "sends_nothing", lambda _settings, _state: False)
+    script = leaking(*PAUSED)
+    assert_found(script, "the pool is paused")
+    assert [action.what for action in shrink(script).actions] == ["pause"]
+
+
+def let_any_go(monkeypatch) -> None:
+    """Two rules keep a worker from going while another one starts."""
+    monkeypatch.setattr(choosing._Choosing, "_are_too_few", lambda _self: False)
+    monkeypatch.setattr(following._Reap, "_follow_gone", lambda self, leaving: self.set(reap=None))
+
+
+def let_none_go(monkeypatch) -> None:
+    monkeypatch.setattr(choosing._Choosing, "_candidates", lambda _self, _circumstances: ((), ()))
+
+
+def save_nothing(monkeypatch) -> None:
+    monkeypatch.setattr(StatefulPool, "can_save", lambda self, state: self.update(state, save=False) == "")
+
+
+def take_all_for_workers(monkeypatch) -> None:
+    monkeypatch.setattr(serving, "sort_out", lambda pool, *_: pool)
+
+
+def forget_pauses(monkeypatch) -> None:
+    monkeypatch.setattr(state, "_LASTING", tuple(name for name in state._LASTING if name != "paused"))
+
+
+BROKEN = (Action(300.0, "broken", "pool0", (True,)),)
+
+
+@pytest.mark.parametrize(
+    ("plant", "script", "text"),
+    [
+        (let_any_go, lambda: leaking(starts=30.0), "was not replaced"),
+        (let_any_go, lambda: leaking(*BROKEN), "the last one that serves"),
+        (let_none_go, lambda: leaking(), "is over its limit for"),
+        (save_nothing, lambda: leaking(), "was not saved before"),
+        (take_all_for_workers, lambda: leaking(kind="dirty"), "a helper was signalled"),
+        (forget_pauses, lambda: leaking(*PAUSED), "the pause is forgotten"),
+    ],
+)
+def test_what_would_break_an_invariant_is_found(monkeypatch, plant, script, text):
+    assert play(script()).broken == []
+    plant(monkeypatch)
+    assert_found(script(), text)
