@@ -556,6 +556,20 @@ def test_with_long_ticks_the_size_of_fresh_workers_is_unknown_but_not_their_age(
     assert pool.reaps > 20
 
 
+def test_a_look_for_a_command_soon_after_a_long_tick_does_not_show_the_size_of_fresh_workers():
+    film, log = Film(), []
+    film.look({1: 40})
+    for number in range(1, 8):
+        pids = range(100 * number, 100 * number + 4)
+        for pid in pids:
+            film.fork(pid, ago=-1)
+        for after, mib in ((60, 40), (15, 160)):  # first seen to serve 59 s after their start
+            film.now += after
+            present = {pid: replace(film.worker(pid, mib), serving=True) for pid in pids}
+            log += film.look(present, after=0).events
+    assert [event for event in log if isinstance(event, WrongSetting)] == []
+
+
 def test_workers_that_reach_the_limit_in_two_minutes_are_not_a_fast_leak():
     pool = Growth(lambda age: 1.3 * age).play(20)
     assert (pool.of(WrongSetting), pool.of(FastLeak)) == ([], [])

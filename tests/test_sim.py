@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from sim.run import Run
 from sim.processes import Growth
+from sim.run import Run
 from sim.script import Action, Load, PoolScript, Script, draw
 from sim.shrink import play, shrink
 

@@ -147,7 +147,9 @@ class _Workers(PoolInLook):
         began = {worker.id: now if is_known[worker.id] else now - worker.age for worker in new}
         present = {worker.id for worker in pool.workers}
         kept = {id: since for id, since in population.serving.items() if id in present}
-        self.note(serving={**kept, **began}, starting=starting)
+        gap = now - looked if looked is not None else 0.0
+        late = {worker.id for worker in new if min(worker.age, gap) > policy.LATE + policy.READ}
+        self.note(serving={**kept, **began}, starting=starting, seen_late=population.seen_late & present | late)
 
     def note_changes(self) -> None:
         """How many workers this pool usually has, and since when none has come or left (rule 1)."""
@@ -240,7 +242,10 @@ class _Workers(PoolInLook):
         serving = state.population.serving
         before = settle + min(gap, policy.LATE) + min(gap, policy.READ)
         # Most are older, and a call for each of 500 costs 0.1 ms.
-        may_be = [worker for worker in self.pool.workers if serving.get(worker.id, now) >= now - before]
+        late = state.population.seen_late
+        may_be = [
+            each for each in self.pool.workers if serving.get(each.id, now) >= now - before and each.id not in late
+        ]
         return [worker for worker in may_be if settle <= policy.served_for(worker, state, now) <= before]
 
     def _size(self, worker: Worker) -> InitialSize:

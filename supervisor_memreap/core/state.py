@@ -134,6 +134,8 @@ class Population:
     """The manager has shrunk its pool on its own: it forks workers when they are needed."""
     serving: Mapping[ProcessId, float] = field(default_factory=dict)
     """Since when each worker serves that was seen to do so: it serves until it ends."""
+    seen_late: frozenset[ProcessId] = frozenset()
+    """Those that may have served for long before they were first seen to: there was no look for a while."""
     served: bool = False
     """A worker was seen that had settled."""
     had_more: bool = False

@@ -56,10 +56,9 @@ def _play(arguments: argparse.Namespace) -> int:
         if days >= arguments.days:
             break
     seconds = time.perf_counter() - began
-    print(
-        f"{number + 1} runs, {days:.0f} days: {total.ticks} ticks in {seconds:.0f} s ({total.ticks / seconds:.0f} a"
-        f" second), {total.signals} signals, {total.starts} starts of memreap, {total.faults} faults, {failed} runs failed"
-    )
+    pace = f"{total.ticks} ticks in {seconds:.0f} s, {total.ticks / seconds:.0f} a second"
+    made = f"{total.signals} signals, {total.starts} starts of memreap, {total.faults} faults"
+    print(f"{number + 1} runs, {days:.0f} days: {pace}; {made}; {failed} runs failed")
     print(", ".join(f"{name} {count}" for name, count in total.events.most_common()))
     return 1 if failed else 0
 
@@ -74,8 +73,10 @@ def _logged(script: Script) -> Report:
 def _describe(script: Script) -> None:
     for pool in script.pools:
         print(f"  {pool}")
-    print(f"  a tick in {script.tick:.0f} s, ptrace {script.has_ptrace}, idle seen {script.sees_idle}, "
-          f"{script.days * DAY:.0f} s, faults {script.faults}")
+    print(
+        f"  a tick in {script.tick:.0f} s, ptrace {script.has_ptrace}, idle seen {script.sees_idle}, "
+        f"{script.days * DAY:.0f} s, faults {script.faults}"
+    )
     for action in script.actions:
         print(f"  {_line(action)}")
 

@@ -13,9 +13,9 @@ from supervisor_memreap.listener.savedstates import SavedStates
 from supervisor_memreap.outputs.guard import guard
 from supervisor_memreap.outputs.lasting import Once
 
+from .faults import Killed
 from .machine import SimMachine
 from .store import SimStore
-from .faults import Killed
 from .world import World
 
 # Seconds until supervisord starts a listener again that has ended.

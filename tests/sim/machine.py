@@ -27,13 +27,13 @@ from supervisor_memreap.core.model import (
 )
 from supervisor_memreap.core.model import Worker as Seen
 from supervisor_memreap.core.oomkills import Kills
-from supervisor_memreap.core.servers import Moment, may_signal_busy, moment_of, signal_for, takes_turns
+from supervisor_memreap.core.servers import Moment, may_signal_busy, named, signal_for
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host.machine import Gate, Lock, Locked, Order, Outcome, Unlockable
 
+from .faults import Killed
 from .processes import SHARED, Manager, Process, Worker
 from .requests import Doing
-from .faults import Killed
 from .world import World
 
 LOOK = 0.002
@@ -101,7 +101,7 @@ class SimAttempt:
         if not self._manager.plan.kind.shares and order.hold and world.has_ptrace:
             return self._end(Outcome(Result.NOT_SHARED))
         may_hold = order.hold and world.has_ptrace
-        if not may_hold and (moment_of(order.server) is Moment.HELD):
+        if not may_hold and (named(order.server).moment is Moment.HELD):
             return self._end(self._busy(has_boundary=False, unheld=order.hold))
         at = self._worker.requests.boundary(world.clock.now)
         if not may_hold and (not world.sees_idle or at > world.clock.now):
@@ -162,7 +162,7 @@ class SimAttempt:
             return self._end(Outcome(Result.GONE))
         has_boundary = order.hold and world.has_ptrace
         doing = self._worker.requests.doing(world.clock.now)
-        moment = moment_of(order.server)
+        moment = named(order.server).moment
         may_go = order.may_be_busy and may_signal_busy(order.server, has_boundary)
         if may_go and not (doing is Doing.KEEPS and moment is not Moment.ANY):
             return self._send(SentMoment.BUSY, order.busy_signal or order.signal)
@@ -276,7 +276,9 @@ class SimReader:
         memory = ProcessMemory(private, 0, private + SHARED // 4, 0)
         used = {"uss": private, "pss": private + SHARED // 4}.get(settings.metric, private + SHARED)
         if not self.machine.world.reads_sizes or not self.is_readable:
-            return WorkerDetail(None, has_handler, server, signal, isinstance(child, Manager), is_late=not self.is_readable)
+            return WorkerDetail(
+                None, has_handler, server, signal, isinstance(child, Manager), is_late=not self.is_readable
+            )
         return WorkerDetail(used, has_handler, server, signal, isinstance(child, Manager), memory=memory)
 
     def _nested(self, above: Process) -> tuple[Nested, ...]:
@@ -304,7 +306,7 @@ class SimReader:
         facts = {id: self._fact(above.children[id.pid]) for id in unknown if id.pid in above.children}
         is_shared = pool.manager in self.machine.shared or len(unknown) < len(pool.workers)
         server = above.plan.kind.server if isinstance(above, Manager) else ""
-        pool = serving.sort_out(pool, facts, is_shared, lambda: takes_turns(server))
+        pool = serving.sort_out(pool, facts, is_shared, lambda: named(server).takes_turns)
         if pool.sharing is Sharing.SHARED and pool.manager:
             self.machine.shared.add(pool.manager)
         return pool
@@ -488,5 +490,3 @@ class SimMachine:
 
     def close(self) -> None:
         pass
-
-

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.core.servers import graceful, signal_for
+from supervisor_memreap.core.servers import named, signal_for
 
 from .clock import Clock
 from .pids import Pids
@@ -222,7 +222,7 @@ class Manager(Process):
                 self.end_worker(worker, "had no handler yet")
             return "a newborn was signalled"
         doing = Doing.WAITS if is_held else worker.requests.doing(clock.now)
-        safe = graceful(kind.server)
+        safe = named(kind.server).graceful
         if safe is not None and signal not in safe:
             self.end_worker(worker, f"{signal} is not graceful")
             return f"{signal} to a worker of {kind.server}"

@@ -7,18 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from supervisor_memreap.core.command import Command, Verb
-from supervisor_memreap.core.events import Event
+from supervisor_memreap.core.events import Event, Resumed
 from supervisor_memreap.core.settings import PoolSettings, Settings
 from supervisor_memreap.listener import oneshot
 from supervisor_memreap.listener.reaper import Reaper
 
+from .faults import DEFECT, Killed
 from .invariants import Broken, Watcher
 from .listener import Listener
 from .machine import SimMachine
 from .processes import PoolPlan, Worker
 from .script import DAY, Action, Script
 from .store import SimBeside
-from .faults import DEFECT, Killed
 from .world import World
 
 
@@ -221,6 +221,8 @@ class Run:
 
     def _take_of_once(self, event: Event) -> None:
         self.events[f"once: {type(event).__name__}"] += 1
+        if isinstance(event, Resumed):
+            self.watcher.suspended.discard(event.pool)
         self.emit(event)
 
     def _reload(self, _action: Action) -> None:
