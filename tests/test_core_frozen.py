@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
-from dataclasses import FrozenInstanceError, asdict, dataclass, fields, replace
+from dataclasses import FrozenInstanceError, asdict, dataclass, fields
 
 import pytest
 
-from supervisor_memreap.core.frozen import Frozen
+from supervisor_memreap.core.frozen import Frozen, replace
 
 
 class Size(Frozen):
@@ -31,9 +32,20 @@ def test_the_fields_are_those_of_the_class_and_of_the_classes_that_it_is_derived
     value = Measured("a", at=2.0)
     assert [field.name for field in fields(value)] == ["name", "size", "at"]
     assert asdict(value) == asdict(Twin("a", at=2.0)) == {"name": "a", "size": None, "at": 2.0}
-    assert replace(value, size=3) == Measured("a", 3, 2.0)
+    assert dataclasses.replace(value, size=3) == Measured("a", 3, 2.0)
     assert repr(value) == "Measured(name='a', size=None, at=2.0)"
     assert copy.deepcopy(value) == pickle.loads(pickle.dumps(value)) == value
+
+
+@pytest.mark.parametrize("kind", [Measured, Twin])
+def test_a_copy_with_other_values_leaves_the_first_as_it_is(kind):
+    value = kind("a", at=2.0)
+    assert (replace(value, size=3), value) == (dataclasses.replace(value, size=3), kind("a", at=2.0))
+    assert replace(value) == value
+    with pytest.raises(TypeError, match="no other, sise"):
+        replace(value, sise=3, other=4)
+    with pytest.raises(FrozenInstanceError):
+        replace(value, size=3).size = 4
 
 
 def test_two_are_equal_if_their_class_and_all_values_are():

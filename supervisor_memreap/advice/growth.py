@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import median
 from typing import NamedTuple
 
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import ProcessId, Worker
 
 # Seconds of a worker's life that do not count.

@@ -27,7 +27,7 @@ import enum
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
 
@@ -37,6 +37,7 @@ from supervisor_memreap.advice.deployment import changed_at
 from supervisor_memreap.advice.evidence import DAY, HOUR, MIXED, NONE, SURE, Evidence, Kind, held_young
 from supervisor_memreap.advice.passage import Passage, passage
 from supervisor_memreap.advice.poolhistory import PoolHistory, Reading, WorkerHistory
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.text import MIB
 
 # Seconds of readings before anything is promised.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from supervisor_memreap.core import events, policy, poolevents, reasons
 from supervisor_memreap.core.events import Event
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import ProcessId, Sharing, Standing, Worker
 from supervisor_memreap.core.policy import Candidate, Choice, Look, PoolInLook
 from supervisor_memreap.core.reasons import Circumstances, OverLimit, Reason

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from supervisor_memreap.core.events import Event, Left, Settled
-from supervisor_memreap.core.frozen import Frozen
+from supervisor_memreap.core.frozen import Frozen, replace
 from supervisor_memreap.core.rows import PoolRow, TotalsRow, without
 
 

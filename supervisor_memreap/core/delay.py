@@ -7,9 +7,9 @@ Some waits are right and short: for the worker that was signalled last and for i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from supervisor_memreap.core import events, hindrance, policy
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.hindrance import Hindrance, Kind
 from supervisor_memreap.core.model import Result, Standing, Worker
 from supervisor_memreap.core.policy import Choice, Look

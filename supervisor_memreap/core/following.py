@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 
 from supervisor_memreap.core import events, policy, reasons
 from supervisor_memreap.core.events import Event
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import Ending, InitialSize, Pool, ProcessId, Worker
 from supervisor_memreap.core.policy import Look, PoolInLook
 from supervisor_memreap.core.reasons import Circumstances, OverLimit

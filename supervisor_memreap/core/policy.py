@@ -40,11 +40,12 @@ the words they use, what they both ask of the state, and what becomes of that as
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from supervisor_memreap.core import events, reasons, shortage
 from supervisor_memreap.core.events import Event
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.hindrance import Hindrance
 from supervisor_memreap.core.model import STOPPED_BY_HAND, Pool, ProcessId, Sharing, Standing, Worker
 from supervisor_memreap.core.reasons import Circumstances, OverLimit, Reason

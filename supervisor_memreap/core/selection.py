@@ -6,11 +6,11 @@ The rules of one pool are in core.policy; this is rule 14, which needs all pools
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from supervisor_memreap.core import choosing, delay, policy, poolevents, reasons, shortage
 from supervisor_memreap.core.events import Event
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import Pool, Worker
 from supervisor_memreap.core.policy import Candidate, Choice, Look
 from supervisor_memreap.core.shortage import Episode, Episodes, Kind

@@ -7,8 +7,8 @@ like a worker. A child that serves was seen to do so (core.model.Fact); then it 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import Fact, Pool, ProcessId, Sharing, Worker
 
 # What a helper is seen to be, where the others share sockets.

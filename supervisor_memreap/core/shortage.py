@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
-from supervisor_memreap.core.frozen import Frozen
+from supervisor_memreap.core.frozen import Frozen, replace
 from supervisor_memreap.core.model import MemoryScope, Pool, Worker
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.text import memory

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.hindrance import Hindrance
 from supervisor_memreap.core.hindrance import Kind as HindranceKind
 from supervisor_memreap.core.model import InitialSize, Nested, ProcessId

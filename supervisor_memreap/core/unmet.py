@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from supervisor_memreap.core import delay, hindrance, policy, poolevents, reasons, shortage
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import Result
 from supervisor_memreap.core.policy import Choice, Look
 from supervisor_memreap.core.selection import is_in, shortages_of

@@ -16,8 +16,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import Result, SentMoment
 from supervisor_memreap.core.servers import Moment, may_signal_busy, named
 from supervisor_memreap.host import boundary, forked, reader

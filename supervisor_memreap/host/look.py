@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 
 from supervisor_memreap.core import servers
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import Holder, MemoryScope, Pool, ProcessId, ProcessMemory, Worker, WorkerDetail
 from supervisor_memreap.core.servers import UNRECOGNISABLE, signal_for
 from supervisor_memreap.core.settings import PoolSettings, Watch

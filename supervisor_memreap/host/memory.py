@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import HOST, Holder, MemoryScope
 
 # Values from here on mean no limit: version 1 shows 2**63 minus a page if there is none.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import STOPPED_BY_HAND, Nested, ProcessId, Program, ProgramState
 from supervisor_memreap.core.servers import manages, named, recognise
 from supervisor_memreap.core.settings import Watch

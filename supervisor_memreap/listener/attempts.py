@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from supervisor_memreap.core import events, hindrance, policy
 from supervisor_memreap.core.events import Event
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.hindrance import Hindrance
 from supervisor_memreap.core.model import Pool, ProcessId, Result, SentMoment, Worker
 from supervisor_memreap.core.policy import Candidate

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from supervisor_memreap.core import oomkills, pace, poolevents, reasons, selection, shortage, unmet
 from supervisor_memreap.core.events import Event
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import Pool, ProcessId
 from supervisor_memreap.core.policy import Candidate, Choice, Look
 from supervisor_memreap.core.selection import Decision

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from supervisor_memreap.core import delay, events, hindrance, policy, reasons
 from supervisor_memreap.core.command import means, named
 from supervisor_memreap.core.events import Event, Sink
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.hindrance import Kind
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.policy import Candidate, Choice, Look

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from supervisor_memreap.core import events, following, policy
 from supervisor_memreap.core.events import Event, Sink
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import Pool, Result, Worker
 from supervisor_memreap.core.policy import Choice, Look
 from supervisor_memreap.core.settings import PoolSettings

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Union
 
 from supervisor_memreap.core.events import Event, Sink
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.state import PoolState, is_worth_keeping
 from supervisor_memreap.host.machine import Lock, Locked, Machine, States

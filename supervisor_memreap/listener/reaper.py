@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
 
 from supervisor_memreap.core import events, policy, selection
 from supervisor_memreap.core.carryout import Result, carry_out_in_all
 from supervisor_memreap.core.command import Command, CommandError, Verb, named, unknown
 from supervisor_memreap.core.events import Sink
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import Pool, Program
 from supervisor_memreap.core.policy import Choice, Look
 from supervisor_memreap.core.rows import PoolRow

@@ -5,12 +5,12 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from supervisor_memreap.core import events
 from supervisor_memreap.core.counters import Totals
 from supervisor_memreap.core.events import Event, Sink
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.rows import PoolRow
 from supervisor_memreap.core.settings import Recording
 from supervisor_memreap.history.historypath import HistoryError, in_force

@@ -15,9 +15,9 @@ import re
 import stat
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import ProcessId, Program, supervisord_of
 from supervisor_memreap.core.state import PoolState, decode, encode, is_worth_keeping, process_id, restored
 from supervisor_memreap.host import lock, procfs

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from supervisor_memreap.core import serving
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import (
     HOST,
     Ending,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from supervisor_memreap.core.command import Command, Verb
 from supervisor_memreap.core.events import Event, Resumed
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.settings import PoolSettings, Settings
 from supervisor_memreap.listener import oneshot
 from supervisor_memreap.listener.reaper import Reaper
