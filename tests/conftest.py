@@ -25,6 +25,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from support import stack
 from support.driver import eventually
+from support.garbage import pytest_collection, pytest_collection_finish  # noqa: F401 - hooks
 
 from supervisor_memreap.host import reader
 

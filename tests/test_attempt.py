@@ -13,7 +13,7 @@ from dataclasses import replace
 import psutil
 import pytest
 from support.driver import eventually, exactly, is_alive, pool, until, workers_below
-from support.looking import ended, look, order_of
+from support.looking import ended, look_in_full, order_of
 
 from supervisor_memreap.core.model import SentMoment
 from supervisor_memreap.host import attempt, boundary, lock
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not boundary.is_usable(), reason=f"not on {sys.p
 def ordered(*words: str, patience: float = 30.0):
     """The pid of the only worker of a pool, and the order to signal it."""
     with pool(1, 40, *words) as manager:
-        seen = look(manager)
+        seen = look_in_full(manager)
         (worker,) = seen.workers
         yield worker.id.pid, order_of(seen, worker, watch=patience)
 
@@ -197,7 +197,7 @@ def test_the_report_of_the_child_counts_where_sigchld_is_ignored():
 
 def test_a_child_ends_with_its_parent_and_holds_the_lock_until_then():
     with pool(1, 40, "busy") as manager:
-        seen = look(manager)
+        seen = look_in_full(manager)
         (worker,) = seen.workers
         parent = os.fork()
         if parent == 0:

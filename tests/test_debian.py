@@ -146,6 +146,7 @@ def installed(package: Path) -> Iterator[list[str]]:
         install(package)
         yield system("dpkg-query", "-L", NAME).stdout.splitlines()
     finally:
+        system("dpkg", "--configure", "-a")  # where the time was over in the middle of an installation
         system("apt-get", *APT, "purge", "-y", NAME)
 
 

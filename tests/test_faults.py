@@ -36,7 +36,7 @@ from support.driver import (
     until,
     workers_below,
 )
-from support.looking import SETTINGS, look, order_of, reap
+from support.looking import SETTINGS, look, look_in_full, order_of, reap
 from support.reaping import wait_for
 
 from supervisor_memreap.core import events, policy
@@ -335,7 +335,7 @@ def test_a_clock_that_jumps_an_hour_stops_nothing_permanently(log, tmp_path):
 def test_no_worker_of_a_manager_restarted_since_the_look_is_signalled(tmp_path):
     with among_bystanders(tmp_path, program(POOL, 2, 40)):
         (manager,) = spawned(tmp_path, "myapp")
-        seen = look(manager)
+        seen = look_in_full(manager)
         stack.control(tmp_path).stopProcess("myapp")
         stack.control(tmp_path).startProcess("myapp")
         until(lambda: len(workers_of(tmp_path)), 2)
@@ -348,7 +348,7 @@ def test_no_worker_of_a_manager_restarted_since_the_look_is_signalled(tmp_path):
 def test_workers_that_outlive_a_replaced_manager_are_not_signalled(tmp_path):
     with among_bystanders(tmp_path, program(POOL, 2, 40).replace("autorestart=false", "autorestart=true")):
         (manager,) = spawned(tmp_path, "myapp")
-        seen = look(manager)
+        seen = look_in_full(manager)
         os.kill(manager, signal.SIGKILL)
         until(lambda: len(set(spawned(tmp_path, "myapp"))), 2)
         until(lambda: len(workers_of(tmp_path)), 2)
@@ -419,7 +419,7 @@ def in_a_pid_namespace(function) -> None:
 
 def a_strangers_pid() -> None:
     with pool(2, 40) as manager:
-        seen = look(manager)
+        seen = look_in_full(manager)
         worker = seen.workers[0]
         stop(manager)  # so that it forks no other
         os.kill(worker.id.pid, signal.SIGKILL)
@@ -441,7 +441,7 @@ def a_strangers_pid() -> None:
 
 def a_siblings_pid() -> None:
     with pool(2, 40) as manager:
-        seen = look(manager)
+        seen = look_in_full(manager)
         worker, other = seen.workers
         stop(manager)
         os.kill(worker.id.pid, signal.SIGKILL)
@@ -466,7 +466,7 @@ def a_siblings_pid_between_two_looks() -> None:
         settings = Settings({"myapp": {"limit": 64 * 1024, "min_age": 0.0, "checks": 2}})
         programs = [Program("myapp", "myapp", "RUNNING", manager)]
         reaper = Reaper(ThisMachine(), (emitted.append,))
-        seen = look(manager)
+        seen = look_in_full(manager)
         (worker,) = seen.workers
         reaper.tick(programs, settings, 0.0)
         stop(manager)
@@ -539,7 +539,7 @@ def test_a_worker_that_ends_before_any_reading_of_a_reap_is_gone(words, waited_f
     """Six readings: each of one of the six workers that are over the limit; those that take their place are not."""
     with pool(7, 40, *words) as manager:
         for last in range(1, 7):
-            seen = look(manager)
+            seen = look_in_full(manager)
             worker = next(worker for worker in seen.workers if worker.detail)
             if not waited_for:
                 stop(manager)

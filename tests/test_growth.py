@@ -57,9 +57,9 @@ def test_the_growth_of_a_real_pool_is_within_20_percent(growing, in_seconds, mor
             reaping.tick()
             (pool,) = reaping.reaper.status()
             assert "next_at_limit_seconds" in pool
-            assert pool["growth_bytes_per_hour"] == pytest.approx(3 * 4 * MIB * 3600, rel=0.2)
+            assert pool.get("growth_bytes_per_hour") == pytest.approx(3 * 4 * MIB * 3600, rel=0.2)
             for worker in pool["workers"]:
-                assert worker["growth_bytes_per_hour"] == pytest.approx(4 * MIB * 3600, rel=0.2)
+                assert worker.get("growth_bytes_per_hour") == pytest.approx(4 * MIB * 3600, rel=0.2)
             left = 1024 * MIB - pool["largest_bytes"]
             assert pool["next_at_limit_seconds"] == pytest.approx(left / (4 * MIB), rel=0.2)
 

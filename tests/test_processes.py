@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.driver import eventually, exactly, pool, stop, until
-from support.looking import SETTINGS, look, only_wchan, reap
+from support.looking import SETTINGS, look, look_in_full, only_wchan, reap
 from support.stack import ROOT
 
 from supervisor_memreap.core import servers
@@ -47,7 +47,7 @@ def view(request):
 def looked(count: int, mib: int, *words: str):
     """The pid of a pool's manager, one look at the pool, and the first worker of that look."""
     with pool(count, mib, *words) as pid:
-        seen = look(pid)
+        seen = look_in_full(pid)
         yield pid, seen, seen.workers[0]
 
 

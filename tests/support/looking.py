@@ -8,7 +8,7 @@ import time
 import pytest
 
 from supervisor_memreap.core import reasons
-from supervisor_memreap.core.model import Program, Result
+from supervisor_memreap.core.model import Pool, Program, Result
 from supervisor_memreap.core.servers import signal_while_busy
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host import look as host_look
@@ -16,6 +16,7 @@ from supervisor_memreap.host import procfs, signalling, waiting
 from supervisor_memreap.host.attempt import Attempt
 from supervisor_memreap.host.machine import Order, Outcome
 from supervisor_memreap.host.thismachine import Descriptor
+from support.driver import eventually
 
 MIB = 1024**2
 SETTINGS = PoolSettings(limit=30 * MIB)
@@ -36,6 +37,17 @@ def look(pid: int, settings: PoolSettings = SETTINGS, view=None, **options):
 
     watch = Watch(Program("myapp", "myapp", "RUNNING", pid), settings)
     return host_look.look(watch, view or procfs.source(), gate, **options)
+
+
+def look_in_full(pid: int) -> Pool:
+    """The same, as soon as each worker is read in full: those of pool.py take their memory after they were forked."""
+
+    def assert_read() -> Pool:
+        seen = look(pid)
+        assert all(worker.detail for worker in seen.workers), seen
+        return seen
+
+    return eventually(assert_read)
 
 
 def order_of(seen, worker, settings=SETTINGS, watch=5.0, idle_wait_expired=False) -> Order:

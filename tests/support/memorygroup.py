@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from support import cgroup
+from support.driver import eventually
 
 _UNLIMITED = 1 << 62
 # By version: the files and the key of memory.stat.
@@ -35,11 +37,18 @@ class MemoryGroup(cgroup.Group):
     def limited(self, size: int) -> Iterator[None]:
         """With this limit, in bytes. What is over it is in swap then."""
         file = self.directory / _LIMIT[self.version]
-        file.write_text(str(size))
+        eventually(lambda: _write(file, size))
         try:
             yield
         finally:
             file.write_text(str(_UNLIMITED))
+
+
+def _write(file: Path, size: int) -> None:
+    try:
+        file.write_text(str(size))
+    except OSError as error:  # the kernel has not yet pushed enough into swap
+        raise AssertionError(str(error)) from None
 
 
 def why_not() -> str:
