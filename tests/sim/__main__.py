@@ -15,6 +15,7 @@ from collections import Counter
 from .run import Report, Run
 from .script import DAY, Action, Script, draw
 from .shrink import kind_of, play, shrink
+from .sweep import base, kinds, sweep
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,13 +25,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", default="1", help="of the first run; the next have it with .1, .2 … (default: 1)")
     parser.add_argument("--days", type=float, default=30.0, help="play runs until they have so many days (default: 30)")
     parser.add_argument("--ticks", type=int, default=2000, help="of each run (default: 2000)")
+    parser.add_argument(
+        "--tick", type=int, choices=(5, 60, 3600), default=0, help="seconds between two ticks (default: by the seed)"
+    )
     parser.add_argument("--shrink", action="store_true", help="look for the shortest script that fails like the first")
     parser.add_argument("--log", action="store_true", help="print every event of memreap with its time")
+    parser.add_argument("--sweep", action="store_true", help="instead: each call of a short run fails, in each way")
+    parser.add_argument("--every", type=int, default=1, help="with --sweep: only so many-th call (default: 1)")
     arguments = parser.parse_args(argv)
     if arguments.ticks < 1 or arguments.days <= 0:
         parser.error("--ticks and --days must be more than 0")
     try:
-        return _play(arguments)
+        return _sweep(max(1, arguments.every)) if arguments.sweep else _play(arguments)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -41,7 +47,7 @@ def _play(arguments: argparse.Namespace) -> int:
     failed, days, began = 0, 0.0, time.perf_counter()
     for number in itertools.count():
         seed = arguments.seed if number == 0 else f"{arguments.seed}.{number}"
-        script = draw(seed, arguments.ticks)
+        script = draw(seed, arguments.ticks, arguments.tick)
         report = _logged(script) if arguments.log else play(script)
         total.add(report)
         days += script.days
@@ -60,6 +66,21 @@ def _play(arguments: argparse.Namespace) -> int:
     made = f"{total.signals} signals, {total.starts} starts of memreap, {total.faults} faults"
     print(f"{number + 1} runs, {days:.0f} days: {pace}; {made}; {failed} runs failed")
     print(", ".join(f"{name} {count}" for name, count in total.events.most_common()))
+    return 1 if failed else 0
+
+
+def _sweep(every: int) -> int:
+    script, failed, began = base(), 0, time.perf_counter()
+    for call, how in kinds():
+        runs = 0
+        for report in sweep(call, how, script, every):
+            runs += 1
+            if report.broken:
+                failed += 1
+                print(f"faults {report.script.faults}")
+                _show(report)
+        print(f"{call or 'any call'}: {how}: {runs} runs, {time.perf_counter() - began:.0f} s", flush=True)
+    print(f"{failed} runs failed")
     return 1 if failed else 0
 
 

@@ -24,7 +24,7 @@ FAULTS = {
     "outcome": (DEFECT,),
     "read": ("unreadable", DEFECT),
     "share": ("EMFILE", DEFECT),
-    "write": ("ENOSPC", DEFECT),
+    "write": ("disk full", DEFECT),
 }
 """By the call, how it may fail; each may end by force too. `child` is the process that makes an attempt."""
 

@@ -16,6 +16,8 @@ from .world import Sent, World
 
 # Seconds for which a worker may be over its limit while the status shows nothing that stands in the way.
 BOUND = 1800.0
+SECOND = "second"
+"""The name of another listener, beside the one whose looks are watched."""
 HAS_A_REASON = (
     Standing.OVERDUE,
     Standing.BLIND,
@@ -43,6 +45,9 @@ class Watcher:
     paused: set[str] = field(default_factory=set)
     """The pools that a user has paused."""
     suspended: set[str] = field(default_factory=set)
+    """Pools that memreap has suspended, for whatever reason."""
+    lost: set[str] = field(default_factory=set)
+    """Those of them that lost their manager."""
     observed_until: dict[str, float] = field(default_factory=dict)
     has_defects: bool = False
     """The run has exceptions that nobody expects."""
@@ -72,19 +77,24 @@ class Watcher:
             return
         if wrong:
             self.say(f"{who}: {wrong}")
-        if pool in self.paused:
-            self.say(f"{who}: the pool is paused")
-        if pool in self.suspended:
-            self.say(f"{who}: the pool is suspended")
+        if sent.by.name != SECOND:  # which no user has told of a pause
+            if pool in self.paused:
+                self.say(f"{who}: the pool is paused")
+            # A wrong setting must not let the host run out of memory.
+            is_for_memory = settings.total is not None or settings.headroom is not None
+            if pool in self.lost or (pool in self.suspended and not is_for_memory):
+                self.say(f"{who}: the pool is suspended")
         if settings.observe:
             self.say(f"{who}: the pool is only observed")
         if not self._is_saved(pool, worker):
             self.say(f"{who}: this was not saved before")
         before = [each for each in self.world.sent[:-1][-50:] if each.worker.manager is manager and each.moment]
-        same = [each for each in before if each.worker is worker]
+        # What is stuck for one listener may not be for another one.
+        same = [each for each in before if each.worker is worker and (each.by.name, sent.by.name).count(SECOND) != 1]
         if len(same) > 1:
             self.say(f"{who}: signalled {len(same) + 1} times")
-        for other in before:
+        first = {each.worker: each for each in reversed(before)}
+        for other in first.values():
             if other.worker is not worker:
                 self._check_replaced(who, other, sent, settings)
         self._check_serving(who, sent, bool(same))
@@ -127,6 +137,10 @@ class Watcher:
 
     # At each event.
 
+    def resumed(self, pool: str) -> None:
+        self.suspended.discard(pool)
+        self.lost.discard(pool)
+
     def happened(self, event: events.Event) -> None:
         name = event.pool
         if isinstance(event, events.WrongSetting):
@@ -134,11 +148,12 @@ class Watcher:
             self._check_wrong(event)
         elif isinstance(event, events.ManagerLost):
             self.suspended.add(name)
+            self.lost.add(name)
             endings = self.world.supervisord.programs[name].endings
             if event.is_certain and not (endings and endings[-1][1] is Ending.EXITED):
                 self.say(f"{name}: suspended, but its manager did not exit on its own: {event.text}")
         elif isinstance(event, (events.Resumed, events.ResumedByUser)):
-            self.suspended.discard(name)
+            self.resumed(name)
         elif isinstance(event, events.InternalError) and not self.has_defects:
             self.say(f"{name}: {event.text}")
 

@@ -23,8 +23,16 @@ STARTS = 2.0
 
 
 class Listener:
-    def __init__(self, world: World, settings: Callable[[], Settings], emit: Sink, looked: Callable[[Reaper], None]):
-        self._world, self._settings, self._emit, self._looked = world, settings, emit, looked
+    def __init__(
+        self,
+        world: World,
+        settings: Callable[[], Settings],
+        emit: Sink,
+        looked: Callable[[Reaper], None] = lambda _: None,
+        name: str = "listener",
+    ):
+        """`name` is that of its state file."""
+        self._world, self._settings, self._emit, self._looked, self._name = world, settings, emit, looked, name
         self.machine: SimMachine | None = None
         """None: it does not run."""
         self.reaper: Reaper | None = None
@@ -42,8 +50,8 @@ class Listener:
         self._step(self._start)
 
     def _start(self) -> None:
-        self.machine = machine = SimMachine(self._world)
-        saved = SavedStates(machine, SimStore(machine, "listener"), self._emit, Once(self._emit))
+        self.machine = machine = SimMachine(self._world, name=self._name)
+        saved = SavedStates(machine, SimStore(machine, self._name), self._emit, Once(self._emit))
         self.reaper = Reaper(machine, (self._emit,), False, saved.read(), saved.save, saved.leaving_elsewhere)
 
     def tick(self) -> None:
@@ -122,12 +130,13 @@ class Listener:
             self._wakes_at = float("inf")
             self.wake()
 
-    def kill(self) -> None:
+    def kill(self, for_good: bool = False) -> None:
         """By force: it has no time for anything."""
         if self.machine:
             self.machine.die()
             self.machine = self.reaper = None
-            self._world.clock.after(STARTS, self.start)
+            if not for_good:
+                self._world.clock.after(STARTS, self.start)
 
     def restart(self) -> None:
         """By supervisorctl: it has the time to release what it holds."""

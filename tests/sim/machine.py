@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from supervisor_memreap.core import serving
 from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import (
     HOST,
+    STOPPED_BY_HAND,
     Ending,
     Fact,
     Holder,
@@ -227,6 +229,8 @@ class SimReader:
         self.is_readable = not world.call("read")
         program, settings, at = watch.program, watch.settings, world.clock.wall
         name, state = program.namespec, program.state
+        if watch.members:
+            return self._read_group(watch, gate, expected, serving, reads_structure)
         if state != ProgramState.RUNNING or program.pid <= 0:
             return Pool(name, state, at=at)
         sim = world.supervisord.programs[name]
@@ -260,6 +264,35 @@ class SimReader:
         if reads_structure:
             pool = replace(pool, nested=self._nested(above))
         return self._with_serving(pool, above, serving)
+
+    def _read_group(
+        self,
+        watch: Watch,
+        gate: Gate,
+        expected: Collection[ProcessId],
+        serving: Collection[ProcessId],
+        reads_structure: bool,
+    ) -> Pool:
+        """With target=self: what supervisord has listed, as it is now."""
+        world, program, settings = self.machine.world, watch.program, watch.settings
+        name, state, at = program.namespec, program.state, world.clock.wall
+        if state in STOPPED_BY_HAND or program.pid <= 0:
+            return Pool(name, state, is_group=True, at=at)
+        supervisord, manager = world.supervisord.process, world.supervisord.programs[name].manager
+        assert manager
+        listed = {member.pid: member.name for member in watch.members if member.state == ProgramState.RUNNING}
+        stopped = frozenset(member.name for member in watch.members if member.state in STOPPED_BY_HAND)
+        age = world.clock.now - supervisord.born
+        pool = Pool(name, state, "", supervisord.id, age, stopped=stopped, is_group=True, at=at)
+        pool = replace(pool, scopes=self._scopes(settings, name, manager))
+        needs_detail = gate(pool)
+        pids = sorted({*listed, *(each.pid for each in expected)})
+        present = [manager.children[pid] for pid in pids if pid in manager.children]
+        workers = [
+            replace(self._seen(each, settings, needs_detail), slot=listed.get(each.id.pid, "")) for each in present
+        ]
+        pool = replace(pool, workers=tuple(workers), nested=() if reads_structure else None)
+        return self._with_serving(pool, manager, serving)
 
     def _seen(self, child: Process, settings: PoolSettings, needs_detail: Callable[[Seen], bool]) -> Seen:
         now = self.machine.now()
@@ -333,7 +366,9 @@ class SimMachine:
     attempts: list[SimAttempt] = field(default_factory=list)
     shared: set[ProcessId] = field(default_factory=set)
     """The managers whose listening sockets their children have."""
+    name: str = "listener"
     is_dead: bool = False
+    oom_kills_known: int = 0
     interrupted: float = float("inf")
     """When a user presses Ctrl-C."""
     settings: Mapping[str, PoolSettings] | None = None
@@ -427,7 +462,9 @@ class SimMachine:
         return ()
 
     def oom_kills(self, processes: Mapping[str, ProcessId | None], now: float) -> tuple[dict[str, str], list[Kills]]:
-        return dict.fromkeys(processes, HOST), self.world.new_oom_kills(self)
+        known, self.oom_kills_known = self.oom_kills_known, self.world.oom_kills
+        risen = self.world.oom_kills - known
+        return dict.fromkeys(processes, HOST), [Kills(HOST, risen, None)] if risen else []
 
     def set_alarm(self, headroom: float | None, pressure: float | None, ignored: Collection[str]) -> str:
         return ""
@@ -450,6 +487,8 @@ class SimMachine:
 
     def attempt(self, order: Order, lock: Lock | None) -> SimAttempt:
         self.world.call("attempt")
+        if self.world.may_not_fork:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
         worker = self.world.pids.get(order.worker)
         if not isinstance(worker, Worker):
             raise ProcessLookupError

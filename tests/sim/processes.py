@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class Kind:
     """It is a shell: the manager is its child."""
     daemonizes: bool = False
     """It leaves supervisord, which starts it again."""
+    is_group: bool = False
+    """It is supervisord itself, with target=self."""
     shares: bool = True
     """Its workers have its listening socket; False: each has its own."""
 
@@ -86,9 +89,14 @@ class Worker(Process):
         """When it begins to serve; infinite: never, it is a helper or fails."""
         self.chance = random.Random(f"{manager.seed} {id.pid} {id.start_time}")
         self.requests = Requests(load, self.chance, serves)
+        taken = {each.slot for each in manager.workers.values()}
+        self.slot: int = next(number for number in itertools.count() if number not in taken)
+        """Of its manager's workers, counted from 0."""
         self.growth = growth
         self.signals: list[tuple[float, str]] = []
         """Those that memreap sent it."""
+        self.hangs = False
+        """It catches the signal, and does not leave."""
         self.leaves: float | None = None
         """When it will have left."""
         self.ended_by = ""
@@ -110,9 +118,13 @@ class Worker(Process):
 
 
 class Manager(Process):
-    def __init__(self, parent: Process | None, clock: Clock, plan: PoolPlan, pids: Pids, seed: str):
-        super().__init__(pids.new(), parent, clock.now)
-        pids.add(self)
+    def __init__(
+        self, parent: Process | None, clock: Clock, plan: PoolPlan, pids: Pids, seed: str, id: ProcessId | None = None
+    ):
+        """`id`: it is that process, in a role of it."""
+        super().__init__(id or pids.new(), parent, clock.now)
+        if id is None:
+            pids.add(self)
         self.seed = seed
         self.plan = plan
         self._clock = clock
@@ -142,7 +154,7 @@ class Manager(Process):
         self._pids.add(worker)
         (self.helpers if is_helper else self.workers)[worker.id.pid] = worker
         if fails:
-            clock.after(starts, lambda: self._fail(worker))
+            clock.after(2.0 + starts, lambda: self._fail(worker))
 
     def _fail(self, worker: Worker) -> None:
         """It could not start, as after a broken deployment."""
@@ -232,7 +244,9 @@ class Manager(Process):
         """Whether no request is lost by a signal that this server takes as a wish to leave."""
         clock = self._clock
         if worker.leaves is None:
-            boundary = clock.now if doing is Doing.WAITS else worker.requests.boundary(clock.now)
+            never = float("inf")
+            free = clock.now if doing is Doing.WAITS else worker.requests.boundary(clock.now)
+            boundary = never if worker.hangs else free
             worker.leaves = boundary + self._chance.uniform(0.0, 0.05)
             if worker.leaves < float("inf"):
                 clock.at(worker.leaves, lambda: self.end_worker(worker, "signalled"))

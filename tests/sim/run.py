@@ -14,7 +14,7 @@ from supervisor_memreap.listener import oneshot
 from supervisor_memreap.listener.reaper import Reaper
 
 from .faults import DEFECT, Killed
-from .invariants import Broken, Watcher
+from .invariants import SECOND, Broken, Watcher
 from .listener import Listener
 from .machine import SimMachine
 from .processes import PoolPlan, Worker
@@ -53,8 +53,9 @@ class Run:
         self._change_settings()
         self.events: Counter[str] = Counter()
         self.listener = Listener(self.world, lambda: self._in_force, self._happened, self._looked)
+        self.second = Listener(self.world, lambda: self._in_force, self._take_of_another, name=SECOND)
         self.world.when_sent = self.watcher.sent
-        self.world.when_ready = self.listener.ready
+        self.world.when_ready = self._ready
 
     def play(self) -> Report:
         clock, start = self.world.clock, self.world.clock.now
@@ -77,6 +78,11 @@ class Run:
     def _tick(self) -> None:
         self.world.clock.after(self.script.tick, self._tick)
         self.listener.tick()
+        self.second.tick()
+
+    def _ready(self) -> None:
+        self.listener.ready()
+        self.second.ready()
 
     def _happened(self, event: Event) -> None:
         self.world.call("emit")
@@ -126,10 +132,23 @@ class Run:
         for worker in self._workers(action)[:1]:
             worker.manager.end_worker(worker, "crashed")
 
+    def _oom(self, action: Action) -> None:
+        """The kernel ends the largest worker of the pool."""
+        now = self.world.clock.now
+        for worker in sorted(self._workers(action), key=lambda each: each.private(now))[-1:]:
+            self.world.oom_kills += 1
+            self.watcher.disturb(action.pool)
+            worker.manager.end_worker(worker, "killed by the kernel")
+
     def _stuck(self, action: Action) -> None:
         self.watcher.disturb(action.pool)
         for worker in self._workers(action)[-1:]:
             worker.requests.stuck_since = self.world.clock.now
+
+    def _hangs(self, action: Action) -> None:
+        self.watcher.disturb(action.pool)
+        for worker in self._workers(action)[-1:]:
+            worker.hangs = True
 
     def _broken(self, action: Action) -> None:
         self.watcher.disturb(action.pool)
@@ -214,16 +233,20 @@ class Run:
         beside = SimBeside(machine, f"once-{self.world.clock.now:.0f}")
         programs = self.world.supervisord.listed
         try:
-            oneshot.run(machine, programs, lambda _: beside, self._in_force, (), False, self._take_of_once)
+            oneshot.run(machine, programs, lambda _: beside, self._in_force, (), False, self._take_of_another)
         except (Killed, RuntimeError):
             pass
         finally:
             machine.die()
 
-    def _take_of_once(self, event: Event) -> None:
-        self.events[f"once: {type(event).__name__}"] += 1
+    def _second_listener(self, action: Action) -> None:
+        self.second.start()
+        self.world.clock.after(action.values[0], lambda: self.second.kill(for_good=True))
+
+    def _take_of_another(self, event: Event) -> None:
+        self.events[f"another: {type(event).__name__}"] += 1
         if isinstance(event, Resumed):
-            self.watcher.suspended.discard(event.pool)
+            self.watcher.resumed(event.pool)
         self.emit(event)
 
     def _reload(self, _action: Action) -> None:

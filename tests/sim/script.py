@@ -28,6 +28,7 @@ KINDS = {
     "wrapper": Kind("FCGI::ProcManager", hangs_up=True, wraps=True),
     "daemon": Kind("FCGI::ProcManager", hangs_up=True, daemonizes=True),
     "fragile": Kind("FCGI::ProcManager", hangs_up=True, ends_with_a_worker=True),
+    "self": Kind("", least=3, most=3, notices=0.5, starts=0.5, is_group=True),
     "apart": Kind("gunicorn", shares=False),
     "single": Kind("FCGI::ProcManager", least=1, most=1, hangs_up=True),
     "large": Kind("FCGI::ProcManager", least=24, most=24, hangs_up=True),
@@ -87,10 +88,11 @@ _LOADS = (
 )
 
 
-def draw(seed: str, ticks: int) -> Script:
-    """A script of so many ticks: TICK_5, TICK_60 or TICK_3600."""
+def draw(seed: str, ticks: int, every: int = 0) -> Script:
+    """A script of so many ticks, one in `every` seconds; 0: TICK_5, TICK_60 or TICK_3600, by the seed."""
     chance = random.Random(seed)
     tick = chance.choice((5.0, 5.0, 60.0, 60.0, 3600.0))
+    tick = float(every) or tick
     days = ticks * tick / DAY
     pools = tuple(_pool(f"pool{number}", chance) for number in range(chance.choice((1, 1, 2, 3))))
     script = Script(
@@ -99,6 +101,7 @@ def draw(seed: str, ticks: int) -> Script:
         pools,
         (),
         tick=tick,
+        host=chance.choice((1024, 64 * 1024)) * MIB,
         has_ptrace=chance.random() < 0.75,
         sees_idle=chance.random() < 0.9,
     )
@@ -147,6 +150,12 @@ def _pool(name: str, chance: random.Random) -> PoolScript:
         settings["hold"] = False
     if chance.random() < 0.05:
         settings["observe"] = True
+    if KINDS[kind].is_group:
+        settings["target"] = "self"
+    if chance.random() < 0.15:
+        settings["total"] = chance.choice((100, 400)) * MIB
+    if chance.random() < 0.15:
+        settings["headroom"] = chance.choice((0.1, 0.5))
     if KINDS[kind].wraps and chance.random() < 0.7:
         settings["depth"] = 2
     load = chance.choice(_LOADS)
@@ -160,8 +169,10 @@ _OF_A_POOL = {
     "crash": 1,
     "crash worker": 10,
     "stuck": 3,
+    "hangs": 3,
     "broken": 1,
     "resize": 30,
+    "oom": 2,
     "load": 10,
     "pause": 2,
     "reap": 3,
@@ -179,6 +190,7 @@ _OF_ALL = {
     "disk full": 2,
     "no forks": 2,
     "once": 3,
+    "second listener": 2,
     "reload": 1,
 }
 

@@ -6,7 +6,7 @@ from supervisor_memreap.core.model import Ending, ProcessId, Program, ProgramSta
 
 from .clock import Clock
 from .pids import Pids
-from .processes import Manager, PoolPlan, Process
+from .processes import Manager, PoolPlan, Process, Worker
 
 STARTSECS, STOPS, BACKOFF, RETRIES = 1.0, 0.5, 1.0, 3
 
@@ -92,6 +92,57 @@ class SimProgram:
         self.stop()
         self._supervisord.clock.after(STOPS + 0.1, self.start)
 
+    def listed(self) -> list[Program]:
+        name, host = self.plan.name, self._supervisord
+        pid = self.process.id.pid if self.process and self.process.is_there else 0
+        age, now = host.clock.now - self.started, host.clock.now
+        return [Program(name, name, self.state.value, pid, host.process.id.pid, restarts=True, age=age, asked=now)]
+
+
+class SimGroup:
+    """Processes that supervisord runs as workers, in the role of their manager (target=self)."""
+
+    def __init__(self, plan: PoolPlan, supervisord: Supervisord):
+        self.plan = plan
+        self.endings: list[tuple[float, Ending]] = []
+        self.manager: Manager | None = None
+        self._supervisord = supervisord
+
+    @property
+    def process(self) -> Process | None:
+        return self.manager
+
+    def start(self) -> None:
+        if self.manager is None or self.manager.ended is not None:
+            host = self._supervisord
+            seed = f"{host.seed} {self.plan.name} {host.clock.now}"
+            self.manager = Manager(None, host.clock, self.plan, host.pids, seed, host.process.id)
+
+    def stop(self) -> None:
+        if self.manager:
+            self._supervisord.clock.after(STOPS, self.manager.end)
+
+    def restart(self) -> None:
+        self.stop()
+        self._supervisord.clock.after(STOPS + 0.1, self.start)
+
+    def listed(self) -> list[Program]:
+        host, name, manager = self._supervisord, self.plan.name, self.manager
+        workers = {each.slot: each for each in manager.workers.values()} if manager else {}
+        is_up = manager is not None and manager.ended is None
+        return [self._of_slot(host, f"{name}_{slot}", workers.get(slot), is_up) for slot in range(self.plan.kind.least)]
+
+    def _of_slot(self, host: Supervisord, name: str, worker: Worker | None, is_up: bool) -> Program:
+        now = host.clock.now
+        if worker is None:
+            state = ProgramState.BACKOFF if is_up else ProgramState.STOPPED
+            return Program(self.plan.name, name, state.value, 0, host.process.id.pid, restarts=True)
+        state = ProgramState.RUNNING if now - worker.born >= STARTSECS else ProgramState.STARTING
+        age = now - worker.born
+        return Program(
+            self.plan.name, name, state.value, worker.id.pid, host.process.id.pid, restarts=True, age=age, asked=now
+        )
+
 
 class Supervisord:
     def __init__(self, clock: Clock, pids: Pids, seed: str):
@@ -99,28 +150,15 @@ class Supervisord:
         self.seed = seed
         self.pids = pids
         self.process = Process(ProcessId(1, 0.0), None, clock.now)
-        self.programs: dict[str, SimProgram] = {}
+        self.programs: dict[str, SimProgram | SimGroup] = {}
 
-    def add(self, plan: PoolPlan) -> SimProgram:
-        program = self.programs[plan.name] = SimProgram(plan, self)
+    def add(self, plan: PoolPlan) -> None:
+        program = self.programs[plan.name] = (SimGroup if plan.kind.is_group else SimProgram)(plan, self)
         program.start()
-        return program
 
     def listed(self) -> list[Program]:
         """As its XML-RPC says."""
-        return [
-            Program(
-                name,
-                name,
-                each.state.value,
-                each.process.id.pid if each.process and each.process.is_there else 0,
-                self.process.id.pid,
-                restarts=True,
-                age=self.clock.now - each.started,
-                asked=self.clock.now,
-            )
-            for name, each in self.programs.items()
-        ]
+        return [program for each in self.programs.values() for program in each.listed()]
 
     def how_ended(self, name: str, since: float) -> Ending:
         """By its log: how the last process of this program ended after that time of the wall clock."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from supervisor_memreap.core.model import ProcessId, SentMoment
-from supervisor_memreap.core.oomkills import Kills
 
 from .clock import Clock
 from .faults import Faults
@@ -49,6 +48,7 @@ class World:
         """The state files, by whose they are."""
         self.ends = float("inf")
         self.is_disk_full = self.may_not_fork = False
+        self.oom_kills = 0
         self.sent: list[Sent] = []
         self.ended: list[Worker] = []
         self.when_sent: Callable[[Sent, str], None] = lambda _sent, _wrong: None
@@ -85,6 +85,3 @@ class World:
         managers = [each.manager for each in self.supervisord.programs.values() if each.manager]
         workers = [worker for manager in managers for worker in manager.workers.values()]
         return self.host - sum(worker.private(now) for worker in workers) - SHARED * len(managers)
-
-    def new_oom_kills(self, _by: SimMachine) -> list[Kills]:
-        return []
