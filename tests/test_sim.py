@@ -27,7 +27,7 @@ def test_no_invariant_is_broken(ten):
 @pytest.mark.parametrize(("call", "how"), kinds())
 def test_no_fault_breaks_an_invariant(call, how):
     """At some calls; `python -m tests.sim --sweep` has all."""
-    every = 151 if call in ("", "emit", "read", "write") else 17
+    every = 331 if call in ("", "emit", "read", "write") else 41
     for report in sweep(call, how, base(), every):
         assert report.broken == [], report.script.faults
 
@@ -48,17 +48,19 @@ def test_the_same_seed_gives_the_same_events():
     assert events_of("same") == events_of("same") != []
 
 
-def leaking(*actions: Action, kind: str = "procmanager", starts: float = 0.2, **settings) -> Script:
+def leaking(
+    *actions: Action, kind: str = "procmanager", starts: float = 0.2, days: float = 0.015, **settings
+) -> Script:
     """A pool whose workers reach their limit every 100 s."""
     growth = Growth(fresh=10 * MIB, leak=MIB)
     pool = PoolScript("pool0", kind, Load(), growth, starts, {"limit": 100 * MIB, **settings})
-    return Script("leaking", 0.04, (pool,), actions)
+    return Script("leaking", days, (pool,), actions)
 
 
 def test_all_workers_that_leak_are_replaced_one_at_a_time():
     report = play(leaking())
     assert report.broken == []
-    assert report.signals > 100
+    assert report.signals > 30
 
 
 def assert_found(script: Script, text: str) -> None:
@@ -106,13 +108,12 @@ BROKEN = (Action(300.0, "broken", "pool0", (True,)),)
     [
         (let_any_go, lambda: leaking(starts=30.0), "was not replaced"),
         (let_any_go, lambda: leaking(*BROKEN), "the last one that serves"),
-        (let_none_go, lambda: leaking(), "is over its limit for"),
+        (let_none_go, lambda: leaking(days=0.04), "is over its limit for"),
         (save_nothing, lambda: leaking(), "was not saved before"),
         (take_all_for_workers, lambda: leaking(kind="dirty"), "a helper was signalled"),
         (forget_pauses, lambda: leaking(*PAUSED), "the pause is forgotten"),
     ],
 )
 def test_what_would_break_an_invariant_is_found(monkeypatch, plant, script, text):
-    assert play(script()).broken == []
     plant(monkeypatch)
     assert_found(script(), text)

@@ -89,8 +89,8 @@ class Watcher:
         if not self._is_saved(pool, worker):
             self.say(f"{who}: this was not saved before")
         before = [each for each in self.world.sent[:-1][-50:] if each.worker.manager is manager and each.moment]
-        # What is stuck for one listener may not be for another one.
-        same = [each for each in before if each.worker is worker and (each.by.name, sent.by.name).count(SECOND) != 1]
+        # What is stuck for one memreap, another one does not know.
+        same = [each for each in before if each.worker is worker and each.by.name == sent.by.name]
         if len(same) > 1:
             self.say(f"{who}: signalled {len(same) + 1} times")
         first = {each.worker: each for each in reversed(before)}

@@ -229,8 +229,9 @@ class Run:
     def _once(self, action: Action) -> None:
         """By a user, beside the listener; the world goes on while it waits."""
         interrupted = self.world.clock.now + action.values[0]
-        machine = SimMachine(self.world, settings=dict(self.watcher.settings), interrupted=interrupted)
-        beside = SimBeside(machine, f"once-{self.world.clock.now:.0f}")
+        name = f"once {self.world.clock.now:.0f}"
+        machine = SimMachine(self.world, name=name, settings=dict(self.watcher.settings), interrupted=interrupted)
+        beside = SimBeside(machine, name)
         programs = self.world.supervisord.listed
         try:
             oneshot.run(machine, programs, lambda _: beside, self._in_force, (), False, self._take_of_another)
