@@ -191,7 +191,7 @@ def test_the_map_for_contributors_is_that_of_the_tree():
     assert set(rooms) == {path.parent.name for path in package.glob("*/__init__.py")}
     assert rooms == sorted(rooms, key=lambda room: layer_of[room])
     files = set(re.findall(r"`(\w[\w./-]*(?:\.py|\.md|/))`", text))
-    places = (stack.ROOT, package, package / "commands", tests, tests / "support")
+    places = (stack.ROOT, package, package / "commands", tests, tests / "support", tests / "sim")
     assert {file for file in files if not any((place / file).exists() for place in places)} == set()
     sources = "".join(path.read_text() for path in tests.glob("test_*.py"))
     assert [name for name in re.findall(r"`(test_\w+)`", text) if f"def {name}(" not in sources] == []
