@@ -311,6 +311,12 @@ def test_a_worker_without_a_handler_is_not_signalled_and_that_is_reported_once()
     assert film.look({11: deaf, 12: 20}).events == ()
 
 
+def test_a_worker_that_was_signalled_and_has_no_handler_any_more_is_not_reported():
+    film = Film()
+    assert reaped(film.look({11: 300, 12: 20})) == 11
+    assert film.look({11: film.worker(11, 300, caught=False), 12: 20}).events == ()
+
+
 @pytest.mark.parametrize(
     ("server", "signal", "goes"),
     [

@@ -158,7 +158,8 @@ class _Choosing(_Reports):
             applying = list(reasons.applying(worker, circumstances))
             ready = [reason for reason in applying if policy.is_ready(worker, reason, settings, self.state)]
             is_due = bool(ready) and policy.is_grown(worker, settings, self.state)
-            against = policy.veto(pool, worker) if is_due else None
+            # One that is leaving may have put its handlers back already, as Python does before it exits.
+            against = policy.veto(pool, worker) if is_due and worker.id != leaving else None
             if against:
                 self.set(requested=self.state.requested - {worker.id})
                 self.say(against)
