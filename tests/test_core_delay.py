@@ -133,9 +133,12 @@ def test_idle_wait_applies_too_where_ptrace_is_not_permitted():
     assert verdict.standing == "due"
 
 
-def test_a_worker_that_must_not_be_signalled_while_busy_is_overdue_once_a_kept_connection_was_seen():
+@pytest.mark.parametrize("seen", [hindrance.Seen(False, is_kept=True), hindrance.Seen(False, may_be_kept=True)])
+def test_a_worker_that_must_not_be_signalled_while_busy_is_overdue_once_a_kept_connection_was_seen(seen):
+    """Also one that hangs in a request: its connection may be kept, and it would be due for ever."""
     film = Film(replace(SETTINGS, hold=False))
-    kept = hindrance.of_attempt(Result.BUSY, WorkerDetail(0, True, FCGI), film.settings, hindrance.Seen(False, True))
+    kept = hindrance.of_attempt(Result.BUSY, WorkerDetail(0, True, FCGI), film.settings, seen)
+    assert "keepalive_requests" in kept.text
     for _ in range(5):
         verdict = attempt(film, saturated(film, 300, 200))
         film.state = policy.not_sent(film.state, kept)

@@ -128,6 +128,8 @@ class Seen(NamedTuple):
     """A client's connection was seen that is kept between requests."""
     is_deaf: bool = False
     """The worker has no handler for the signal that it would be sent while busy."""
+    may_be_kept: bool = False
+    """`idle_wait` has expired, and the worker's connections may be kept, as far as they were seen."""
 
 
 NOTHING = Seen()
@@ -164,6 +166,9 @@ def _of_busy(detail: WorkerDetail, settings: PoolSettings, seen: Seen) -> Hindra
         return Hindrance(Kind.DEAF, start)
     if seen.is_kept:
         return Hindrance(Kind.KEPT, f"{start}; a client keeps its connection open between requests: {SHORTEN}")
+    if seen.may_be_kept:
+        why = "connections may be kept open between requests, or a request never ends"
+        return Hindrance(Kind.KEPT, f"{start}; {why}: {SHORTEN}")
     if not seen.has_boundary:
         return Hindrance(Kind.BUSY, f"{start}; {_remedy(settings)}")
     return Hindrance(Kind.BUSY, f"{start}; if requests take that long, restart the program when convenient")
@@ -187,7 +192,7 @@ def _why_only_idle(detail: WorkerDetail, settings: PoolSettings, seen: Seen) -> 
     busy = signal_while_busy(detail.server, settings.signal)
     if seen.is_deaf:
         return f", and workers have no handler for {busy}, the signal for busy ones; set signal="
-    if seen.has_boundary or seen.is_kept or moment is Moment.HELD:
+    if seen.has_boundary or seen.is_kept or seen.may_be_kept or moment is Moment.HELD:
         return f", and {detail.server} can lose requests on {detail.signal} at any other moment"
     after = f"idle_wait={seconds(settings.idle_wait)}"
     return f"; after {after}, busy workers are sent {busy} too ({cost_while_busy(detail.server, busy)})"

@@ -283,7 +283,9 @@ class _Child:
         """It was not seen between two requests in time."""
         self._note_clients()
         order = self._order
-        if order.may_be_busy and may_signal_busy(order.server, has_boundary) and self._permit_it():
+        if order.may_be_busy and may_signal_busy(order.server, has_boundary):
+            if not self._permit_it():
+                return replace(self._busy(has_boundary), may_be_kept=True)
             signal_name = order.busy_signal or order.signal
             if self._view.catches(self._pid, number(signal_name)) is not False:
                 return self._send(moment, signal_name)

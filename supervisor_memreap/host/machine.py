@@ -89,6 +89,8 @@ class Outcome:
     """Seconds in which it was seen that it never was between two requests."""
     is_kept: bool = False
     """A client's connection was seen that is kept between requests."""
+    may_be_kept: bool = False
+    """It would have been signalled while busy, but its connections may be kept, as far as they were seen."""
     signal: str = ""
     """The one that was sent; empty: that of the order."""
     is_deaf: bool = False

@@ -310,7 +310,7 @@ class PoolAttempts:
         waited = outcome.watched if result is Result.BUSY else None
         state = policy.not_signalled(kept.state, waited)
         if trial.is_first:
-            how = hindrance.Seen(self._may_hold(), outcome.is_kept, outcome.is_deaf)
+            how = hindrance.Seen(self._may_hold(), outcome.is_kept, outcome.is_deaf, outcome.may_be_kept)
             state = policy.not_sent(state, hindrance.of_attempt(result, candidate.worker.detail, self._settings, how))
         kept.update(state)
         if not outcome.error:
