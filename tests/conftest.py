@@ -54,7 +54,7 @@ PROCESS = """
 # run by one process of xdist, which so makes its fixtures once.
 LONG = """
     operating install debian servers commands demo once doctor_stack saturated listener faults current_directory
-    page plot stack suite report suggest_benchmark hostile boundary history examples_of_servers self trees top
+    page plot sim_truth stack suite report suggest_benchmark hostile boundary history examples_of_servers self trees top
     deploy metrics memory_metrics sight elastic history_stack reaper mail examples loss sharing newborn
     memory_stack json fleet slowstart
 """.split()  # noqa: SIM905 - one name a line would be 40 lines

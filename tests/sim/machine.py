@@ -165,11 +165,14 @@ class SimAttempt:
             return self._end(Outcome(Result.GONE))
         has_boundary = order.hold and world.has_ptrace
         doing = self._worker.requests.doing(world.clock.now)
-        moment = named(order.server).moment
+        # The same connection from the start of the attempt to its end may be one that is kept.
+        may_be_kept = doing is Doing.KEEPS or self._worker.requests.connected <= self._began
+        may_be_kept &= named(order.server).moment is not Moment.ANY
         may_go = order.may_be_busy and may_signal_busy(order.server, has_boundary)
-        if may_go and not (doing is Doing.KEEPS and moment is not Moment.ANY):
+        if may_go and not may_be_kept:
             return self._send(SentMoment.BUSY, order.busy_signal or order.signal)
-        return self._end(self._busy(has_boundary, unheld=order.hold and not has_boundary))
+        outcome = self._busy(has_boundary, unheld=order.hold and not has_boundary)
+        return self._end(replace(outcome, may_be_kept=may_go and may_be_kept))
 
     def _busy(self, has_boundary: bool, unheld: bool = False) -> Outcome:
         now = self._machine.now()

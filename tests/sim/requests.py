@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import random
+from collections import deque
 from dataclasses import dataclass
 
 
@@ -36,49 +38,68 @@ class Requests:
     def __init__(self, load: Load, chance: random.Random, begins: float):
         self.load = load
         self._chance = chance
-        self._doing, self._until = Doing.WAITS, begins
+        self._now = deque([(Doing.WAITS, begins)])
+        """What it does, with the time of its end, and what it will do then, as far as that was asked for."""
+        self.connected = float("inf")
+        """Since when it has the connection that it has now; infinite: it has none."""
         self.stuck_since: float | None = None
         """It never ends the request that it had then."""
 
     def doing(self, at: float) -> Doing:
         """`at` never goes back."""
         self._advance(at)
-        return self._doing
+        return self._now[0][0]
 
     def boundary(self, at: float) -> float:
         """When it next waits for a connection with none in hand; now, if it does; infinite: never."""
         self._advance(at)
-        while self._doing is not Doing.WAITS:
-            if self._until == float("inf"):
-                return self._until
-            at = self._until
-            self._step(at)
+        for place in itertools.count():
+            if place == len(self._now):
+                self._draw()
+            doing, until = self._now[place]
+            if doing is Doing.WAITS or at == float("inf"):
+                break
+            at = until
         return at
 
     def ends(self, at: float) -> float:
         """When the request in hand ends; now, if there is none."""
         self._advance(at)
-        return self._until if self._doing is Doing.WORKS else at
+        doing, until = self._now[0]
+        return until if doing is Doing.WORKS else at
+
+    def hang(self, at: float, seconds: float) -> None:
+        """Now it gets a request that takes so long."""
+        self._now, self.connected = deque([(Doing.WORKS, at + seconds)]), at
 
     def _advance(self, at: float) -> None:
-        load = self.load
-        if at - self._until > 100 * (load.pause + load.work + load.keeps):
-            self._until = at  # nobody looked for long: begin anew here
-        while self._until <= at:
-            self._step(self._until)
+        load, now = self.load, self._now
+        if at - now[-1][1] > 100 * (load.pause + load.work + load.keeps):
+            # Nobody looked for long: begin anew here.
+            self._now = now = deque([(now[-1][0], at)])
+            self.connected = float("inf")
+        while now[0][1] <= at:
+            if len(now) == 1:
+                self._draw()
+            doing, ended = now.popleft()
+            if now[0][0] is Doing.WAITS:
+                self.connected = float("inf")
+            elif doing is Doing.WAITS:
+                self.connected = ended
 
-    def _step(self, at: float) -> None:
+    def _draw(self) -> None:
+        """What it does after all that is known."""
+        self._now.append(self._next(*self._now[-1]))
+
+    def _next(self, doing: Doing, at: float) -> tuple[Doing, float]:
         load, chance = self.load, self._chance
-        if self._doing is Doing.WAITS:
+        if doing is Doing.WAITS:
             if self.stuck_since is not None and at >= self.stuck_since:
-                self._doing, self._until = Doing.WORKS, float("inf")
-                return
+                return Doing.WORKS, float("inf")
             work = chance.expovariate(1 / load.work)
-            self._doing, self._until = Doing.WORKS, at + work * (100 if chance.random() < load.long else 1)
-        elif self._doing is Doing.WORKS and load.keeps and chance.random() < 0.8:
-            self._doing, self._until = Doing.KEEPS, at + chance.uniform(0, 2 * load.keeps)
-        elif self._doing is Doing.KEEPS and chance.random() < 0.5:
-            self._doing, self._until = Doing.WORKS, at + chance.expovariate(1 / load.work)
-        else:
-            self._doing = Doing.WAITS
-            self._until = at + (chance.expovariate(1 / load.pause) if load.pause else 0.0)
+            return Doing.WORKS, at + work * (100 if chance.random() < load.long else 1)
+        if doing is Doing.WORKS and load.keeps and chance.random() < 0.8:
+            return Doing.KEEPS, at + chance.uniform(0, 2 * load.keeps)
+        if doing is Doing.KEEPS and chance.random() < 0.5:
+            return Doing.WORKS, at + chance.expovariate(1 / load.work)
+        return Doing.WAITS, at + (chance.expovariate(1 / load.pause) if load.pause else 0.0)
