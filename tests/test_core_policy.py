@@ -1182,6 +1182,18 @@ def test_a_worker_leaving_a_slot_that_a_user_stopped_is_not_waited_for():
     assert (reaped(verdict), verdict.standing) == (12, "due")
 
 
+def test_a_process_that_supervisord_cannot_start_again_keeps_the_others_from_going():
+    film = single()
+    film.slots[15] = "c"
+    assert reaped(film.look({11: 300, 12: 200, 15: 200})) == 11
+    for _ in range(200):
+        assert reaped(film.look({12: 200, 15: 200})) is None  # FATAL: it gave up
+    assert (len(film.of(NotReplaced)), film.of(NoReplacement)) == (1, [])
+    film.fork(13)
+    assert reaped(film.look({12: 200, 13: 20, 15: 200})) is None
+    assert reaped(film.look({12: 200, 13: 20, 15: 200}, after=60)) in (12, 15)
+
+
 def test_a_worker_leaving_a_slot_that_runs_again_is_waited_for_while_another_slot_is_stopped():
     film = single()
     film.look({11: 300, 12: 200})

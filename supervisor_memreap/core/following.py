@@ -358,7 +358,9 @@ class _Reap(PoolInLook):
             self._end_settled(leaving, settled)
             return
         present, before = len(pool.workers), len(leaving.before)
-        if is_late and all(policy.serves(worker, state) for worker in newcomers) and self._is_stable():
+        all_serve = all(policy.serves(worker, state) for worker in newcomers)
+        # supervisord never shrinks a group: one that it does not start again is broken, and so may be the next.
+        if is_late and not pool.is_group and all_serve and self._is_stable():
             # The server shrinks its pool on its own (FCGI::ProcManager::Dynamic, uWSGI's cheaper, Apache).
             self.say(events.NoReplacement(*pool.stamp, leaving.worker, gone_for, present, before))
             self.set(reap=None, manager_losses=0)

@@ -188,7 +188,7 @@ class Watcher:
             return
         choice = pool.choice
         is_explained = choice is None or choice.standing in HAS_A_REASON or bool(choice.unwatched)
-        looks = (settings.checks + 3) * self.world.script.tick
+        looks = (settings.checks + 8) * self.world.script.tick
         for worker in manager.workers.values():
             is_over = worker.private(now) > settings.limit and worker.serves <= now and not worker.growth.spike
             if not is_over or is_explained or worker.signals or now - self._last_sent.get(name, 0.0) < BOUND + looks:

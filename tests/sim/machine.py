@@ -287,6 +287,7 @@ class SimReader:
         stopped = frozenset(member.name for member in watch.members if member.state in STOPPED_BY_HAND)
         age = world.clock.now - supervisord.born
         pool = Pool(name, state, "", supervisord.id, age, stopped=stopped, is_group=True, at=at)
+        pool = replace(pool, child_faults=manager.child_faults)
         pool = replace(pool, scopes=self._scopes(settings, name, manager))
         needs_detail = gate(pool)
         pids = sorted({*listed, *(each.pid for each in expected)})
