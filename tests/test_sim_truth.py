@@ -102,6 +102,20 @@ POOLS = (
         ),
     ),
     Scenario(
+        "unbootable",
+        "gunicorn",
+        f"{GUNICORN} 4",
+        QUICK,
+        (Do("broken", (True,)), GROW, Until("ManagerLost"), Do("broken", (False,)), Quiet(3.0)),
+    ),
+    Scenario(
+        "single",
+        "single",
+        f"{OBEYING} 1",
+        QUICK,
+        (*REAPED, *REAPED, Quiet(2.0)),
+    ),
+    Scenario(
         "wrong",
         "procmanager",
         f"{OBEYING} 4 40",

@@ -24,7 +24,7 @@ import psutil
 from sim.processes import MIB, Growth, Worker
 from sim.requests import Doing, Load
 from sim.run import Run
-from sim.script import Action, PoolScript, Script
+from sim.script import KINDS, Action, PoolScript, Script
 
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.settings import Given, field_of, parse
@@ -33,12 +33,14 @@ from supervisor_memreap.outputs import fields
 from support import sections, stack
 from support.driver import eventually, supervisord, until, workers_below
 
+PATIENCE = 100.0
+"""Seconds for one step: all scenarios are played at the same time, and the machine may be busy."""
 GROWN = 40 * MIB
 """What a worker holds more after `grow`."""
 OBEYING = f"perl {stack.APPS}/obeying.pl WHERE/NAME.sock"
 GUNICORN = (
     f"{sys.executable} -m gunicorn --pythonpath {stack.APPS} --worker-tmp-dir WHERE --no-control-socket"
-    " growing:application --bind unix:WHERE/NAME.sock --workers"
+    f" --config {stack.APPS}/booting.py growing:application --bind unix:WHERE/NAME.sock --workers"
 )
 PREFORK = f"{sys.executable} -m supervisor_memreap.demo.prefork WHERE/NAME.sock"
 Fields = dict[str, Any]
@@ -79,7 +81,7 @@ class Scenario:
     kind: str
     """Of the simulation's manager, as in sim.script.KINDS."""
     command: str
-    """Of the real one, with 4 workers: WHERE is its directory, NAME that of its pool."""
+    """Of the real one, with as many workers: WHERE is its directory, NAME that of its pool."""
     settings: dict[str, str]
     """As a user writes them."""
     steps: tuple[Step, ...]
@@ -253,11 +255,11 @@ class Machine:
     def __init__(self, where: Path, scenarios: Sequence[Scenario]):
         self.where = where
         self.log = where / "memreap.log"
-        self.rpc = stack.rpc(where)
         self.settings = {each.name: dict(each.settings) for each in scenarios}
         self._lock = threading.Lock()
         self._events: dict[str, list[Fields]] = {}
         self._read = 0
+        self._looked, self._asked = 0.0, float("-inf")
 
     def write_settings(self) -> None:
         with self._lock:
@@ -284,6 +286,30 @@ class Machine:
         interface, _, name = method.partition(".")
         return getattr(getattr(stack.rpc(self.where), interface), name)(*arguments)
 
+    def command(self, text: str) -> None:
+        """As supervisorctl does it: sent again until there is an answer, and carried out once."""
+        id, until = time.time_ns(), int(time.time() + PATIENCE)
+        answer = eventually(lambda: self._answer(f"{text} id={id} until={until}", str(id)), PATIENCE)
+        assert answer["ok"], answer
+
+    def _answer(self, command: str, id: str) -> Fields:
+        self.call("supervisor.sendRemoteCommEvent", "memreap-command", command)
+        return eventually(lambda: self._answered(id), timeout=5.0)
+
+    def _answered(self, id: str) -> Fields:
+        answer = self.call("memreap.getAnswer", id)
+        assert answer
+        return answer
+
+    def last_look(self) -> float:
+        """Seconds since 1970; asked for by all scenarios, so not each time."""
+        with self._lock:
+            if time.monotonic() - self._asked > 0.2:
+                age = self.call("memreap.getListener").get("age_seconds")
+                self._looked = 0.0 if age is None else time.time() - age
+                self._asked = time.monotonic()
+            return self._looked
+
     def manager(self, pool: str) -> int:
         return self.call("supervisor.getProcessInfo", pool)["pid"]
 
@@ -296,14 +322,19 @@ def running(where: Path, scenarios: Sequence[Scenario]) -> Iterator[Machine]:
         command = each.command.replace("WHERE", str(where)).replace("NAME", each.name)
         text += f"[program:{each.name}]\ncommand={command}\nautorestart=true\n"
         text += "stopsignal=KILL\nstopasgroup=true\nkillasgroup=true\n"
+    # On a busy machine supervisord takes longer than the second for which memreap waits for it.
+    (where / "sitecustomize.py").write_text(
+        "from supervisor_memreap.supervisord.client import Client\nClient.__init__.__defaults__ = (None, None, 20.0)\n"
+    )
     listen = f"{sections.LISTEN} -c {where}/own.conf"
-    with supervisord(where, text + sections.listener(where, listen, more="\nautostart=false")):
+    more = f',PYTHONPATH="{where}"\nbuffer_size=100\nautostart=false'
+    with supervisord(where, text + sections.listener(where, listen, more=more)):
         machine = Machine(where, scenarios)
         machine.write_settings()
         for each in scenarios:
             eventually(lambda each=each: assert_all_serve(machine, each))
         machine.call("supervisor.startProcess", "memreap")
-        until(lambda: last_look(machine) > 0)
+        until(lambda: machine.last_look() > 0)
         yield machine
 
 
@@ -311,14 +342,8 @@ def assert_all_serve(machine: Machine, scenario: Scenario) -> None:
     """As old as those of the simulation at the first look."""
     below = psutil.Process(machine.manager(scenario.name)).children(recursive=True)
     workers = [process for process in below if not process.children()]
-    assert len(workers) == 4
+    assert len(workers) == KINDS[scenario.kind].least
     assert time.time() - max(process.create_time() for process in workers) > 4.0
-
-
-def last_look(machine: Machine) -> float:
-    """Seconds since 1970."""
-    age = machine.call("memreap.getListener").get("age_seconds")
-    return 0.0 if age is None else time.time() - age
 
 
 class Real:
@@ -335,10 +360,10 @@ class Real:
         try:
             for step in self.scenario.steps:
                 if isinstance(step, Until):
-                    eventually(lambda step=step: self._assert_passes(step))
+                    eventually(lambda step=step: self._assert_passes(step), PATIENCE)
                 elif isinstance(step, Quiet):
                     since = time.time() + step.seconds
-                    until(lambda since=since: last_look(self._machine) > since)
+                    until(lambda since=since: self._machine.last_look() > since)
                 else:
                     self._do(step)
             self._read()
@@ -360,8 +385,7 @@ class Real:
         if own:
             own(*step.values)
         else:  # as a user asks for it
-            text = f"{step.what} {self.scenario.name}"
-            self._machine.call("supervisor.sendRemoteCommEvent", "memreap-command", text)
+            self._machine.command(f"{step.what} {self.scenario.name}")
 
     def _ask(self, query: str, patience: float = 20.0) -> None:
         """Raises OSError where there is no whole answer."""
