@@ -311,6 +311,18 @@ def test_a_worker_without_a_handler_is_not_signalled_and_that_is_reported_once()
     assert film.look({11: deaf, 12: 20}).events == ()
 
 
+def test_what_comes_after_a_signal_is_a_replacement_also_where_the_look_took_long_to_read_the_pool():
+    film = Film()
+    verdict = film.look({11: 300, 12: 20}, signal=False)
+    began, film.now = film.now, film.now + 8.0
+    pool = replace(verdict.pool, workers=(film.worker(11, 300), film.worker(12, 20)), late=film.now - began)
+    for step in (policy.attempted, policy.signalled):
+        film.state = step(pool, verdict.candidates[0], film.state, film.now)
+    film.fork(13)
+    (left,) = film.look({12: 20, 13: 20}).events
+    assert (left.worker.pid, left.replaced_by.pid) == (11, 13)
+
+
 def test_a_worker_that_was_signalled_and_has_no_handler_any_more_is_not_reported():
     film = Film()
     assert reaped(film.look({11: 300, 12: 20})) == 11

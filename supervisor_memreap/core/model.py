@@ -302,6 +302,8 @@ class Pool:
     """None: the sockets of no child had to be read at this look."""
     nested: tuple[Nested, ...] | None = None
     """The managers below which its workers are, if none of its children can be one. None: not read at this look."""
+    late: float = 0.0
+    """Seconds from the begin of the look until it had been read: its ages are of a moment between the two."""
 
     @property
     def stamp(self) -> tuple[str, float]:

@@ -221,7 +221,7 @@ def attempted(pool: Pool, candidate: Candidate, state: PoolState, now: float) ->
 
 def _at(pool: Pool, worker: Worker, state: PoolState, now: float) -> tuple[frozenset[ProcessId], float]:
     """`before` and `started_after` of Reap, for a signal to this worker at this time; `pool` is the last look."""
-    since = now - state.looked if state.looked is not None else 0.0
+    since = now - state.looked - pool.late if state.looked is not None else 0.0
     seen = pool.worker(worker.id) or worker
     started_after = seen.id.start_time + seen.age + max(0.0, since) - START_STEP
     return frozenset(other.id for other in pool.workers), started_after

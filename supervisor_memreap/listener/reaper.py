@@ -101,6 +101,7 @@ class Reaper:
         reads_structure = policy.is_structure_due(state, now)
         probe = policy.needs_probe(settings, state, now)
         seen = reader.read(watch, gate, expected, state.population.serving.keys(), reads_structure, probe)
+        seen = replace(seen, late=max(0.0, self._machine.now() - now))
         seen = self._with_ending(seen, watch.program, programs)
         self.memory.note(before, seen, state)
         return pool.follow(seen, settings, now, may_suspend=not self._dry_run, counts=counts)
