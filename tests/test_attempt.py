@@ -164,7 +164,7 @@ def test_where_ptrace_is_refused_an_idle_moment_is_waited_for_until_the_end_of_t
         raise PermissionError(errno.EPERM, "ptrace")
 
     monkeypatch.setattr(boundary, "_ptrace", refused)
-    monkeypatch.setattr(boundary, "_FROZEN", 0.1)
+    monkeypatch.setattr(boundary, "FROZEN", 0.1)
     monkeypatch.setattr(Procfs, "idle", lambda *_: False)
     with ordered(patience=1.0) as (worker, order):
         outcome = ended(made(order))

@@ -134,7 +134,7 @@ def test_a_child_killed_at_any_step_loses_no_request_and_leaves_no_worker_stoppe
 
 
 def test_a_child_that_is_frozen_at_any_step_is_ended_and_lets_go_of_its_worker(tmp_path, monkeypatch):
-    monkeypatch.setattr(boundary, "_FROZEN", boundary._FROZEN / 4)
+    monkeypatch.setattr(boundary, "FROZEN", boundary.FROZEN / 4)
     with fastcgi_pool(tmp_path, 2) as (manager, path), cgroup.freezer() as freeze:
         with load(path, 4) as lost:
             for last in (1, 2, 3, 4, 15):
@@ -142,6 +142,25 @@ def test_a_child_that_is_frozen_at_any_step_is_ended_and_lets_go_of_its_worker(t
                 assert attempt(worker, lambda: None, killed_at=last, kill=freeze) in ("released", "sent")
                 eventually(lambda worker=worker: _assert_runs_or_is_gone(worker))
         assert lost == []
+
+
+def test_a_child_that_hangs_after_an_attempt_in_vain_is_ended_and_lets_go_of_its_worker(monkeypatch):
+    monkeypatch.setattr(boundary, "FROZEN", 0.5)
+    with waiter.listen("tcp") as listening:
+
+        def work() -> None:
+            while listening:
+                os.getppid()
+
+        with waiter.forked(work) as worker:
+
+            def hang() -> None:
+                os.kill(worker, signal.SIGWINCH)  # which stops it as long as it is traced
+                until(lambda: psutil.Process(worker).status(), psutil.STATUS_TRACING_STOP)
+                time.sleep(60)
+
+            assert attempt(worker, lambda: None, stops=100, killed_at=0, kill=hang) == "released"
+            until(lambda: psutil.Process(worker).status(), psutil.STATUS_RUNNING)
 
 
 def _assert_runs_or_is_gone(pid: int) -> None:

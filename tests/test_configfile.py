@@ -12,7 +12,7 @@ from support.driver import eventually
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Given, SettingsError, resolve
-from supervisor_memreap.supervisord import ancestor
+from supervisor_memreap.supervisord import ancestor, configfile
 from supervisor_memreap.supervisord.configfile import ConfigFile, find, merge
 
 
@@ -120,6 +120,17 @@ def test_a_pipe_is_read_to_its_end_and_one_that_nothing_writes_to_is_refused_at_
     with subprocess.Popen(["sh", "-c", 'printf "[memreap:myapp]\nlimit=1GB\n"'], stdout=subprocess.PIPE) as writer:
         path = f"/proc/self/fd/{writer.stdout.fileno()}"
         assert ConfigFile(path).read().sections["myapp"]["limit"].value == "1GB"
+
+
+@pytest.mark.parametrize("text", [b"", b"[memreap:myapp]\nlimit=1GB\n"])
+def test_a_pipe_that_is_not_closed_is_refused_after_a_while(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(configfile, "_PIPE", 0.2)
+    pipe = tmp_path / "x.conf"
+    os.mkfifo(pipe)
+    with open(os.open(pipe, os.O_RDWR), "wb", buffering=0) as writer:
+        writer.write(text)
+        with pytest.raises(SettingsError, match=r"it is a pipe, and who writes to it has not closed it within 0 s$"):
+            ConfigFile(str(pipe)).read()
 
 
 @pytest.mark.parametrize("section", ["memreep:myapp", "memreap myapp", "memreap.myapp", "mem_reap:myapp"])

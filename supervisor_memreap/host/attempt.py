@@ -111,12 +111,12 @@ class Attempt:
         queued = [line for line in self._written.splitlines() if line.startswith(_QUEUES)]
         if queued:
             return Outcome(Result.SENT, SentMoment.UNKNOWN, sent_at=float(queued[-1][len(_QUEUES) :] or self._began))
-        # A seccomp filter that kills who calls ptrace would kill the next one too. SIGALRM: boundary.STOPPED.
+        # A seccomp filter that kills who calls ptrace would kill the next one too. SIGALRM: boundary.FROZEN.
         killed = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else 0
         if killed == signal.SIGSYS:
             return Outcome(Result.BUSY, unheld=True)
         watched = min(time.monotonic() - self._began, self.order.patience)
-        return Outcome(Result.BUSY, watched=watched, stopped=boundary.STOPPED if killed == signal.SIGALRM else 0.0)
+        return Outcome(Result.BUSY, watched=watched, stopped=boundary.FROZEN if killed == signal.SIGALRM else 0.0)
 
 
 def _decoded(report: bytes) -> Outcome:

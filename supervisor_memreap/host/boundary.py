@@ -72,7 +72,7 @@ _GOES_ON = {
 STOPPED = 1.0
 # The same at any other time, for a tracer that is frozen (cgroup.freeze): longer, since one that waits for memory on a
 # host that has none left goes on after a while. While it traces, it never waits for longer than _AWAKE.
-_FROZEN, _AWAKE = 3.0, 0.5
+FROZEN, _AWAKE = 3.0, 0.5
 # Calls of x86_64 that return EINTR after a stop if they have a time-out, or always, and then are entered again: those
 # above, accept, write, sendto, sendmsg, writev, sendfile, epoll, semtimedop, rt_sigtimedwait, io_getevents.
 _EINTR_TAKEN_BACK = {0, 19, 45, 47, 43, 288, 1, 44, 46, 20, 40, 232, 281, 441, 65, 220, 128, 208, 333}
@@ -249,7 +249,7 @@ class Tracer:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         _ptrace(_SEIZE, pid, 0, _TRACESYSGOOD)  # which does not stop it
         self._is_traced = True
-        _bound_stop(_FROZEN)  # not before: where ptrace is refused, an idle moment is waited for
+        _bound_stop(FROZEN)  # not before: where ptrace is refused, an idle moment is waited for
         try:
             yield from self._go()
         finally:
@@ -278,7 +278,7 @@ class Tracer:
             if stop.si_status == _SYSCALL_STOP and self._is_at_boundary():
                 yield from self._send()
                 return
-            _bound_stop(_FROZEN)
+            _bound_stop(FROZEN)
             signum = _passed_on(stop)
             if signum is None:
                 break
@@ -294,7 +294,7 @@ class Tracer:
         """Wait until that does no harm, and interrupt the worker, unless it is stopped by then; False: it is late."""
         began = time.monotonic()
         while self._next_stop(0.0, 0.0) is None:
-            _bound_stop(_FROZEN)
+            _bound_stop(FROZEN)
             looked = time.monotonic()
             place = read(f"/proc/{self._pid}/syscall")
             # The last thing before the interrupt: what it does now must be what was judged.
@@ -305,7 +305,7 @@ class Tracer:
             if now >= self._bounds.deadline:
                 return False
             pause = max(_BETWEEN, (now - looked) * _PART_OF_LOOK, (now - began) * _PART_OF_TIME)
-            signal.sigtimedwait({signal.SIGCHLD}, pause)  # a signal for the worker stops it
+            signal.sigtimedwait({signal.SIGCHLD}, min(pause, _AWAKE))  # a signal for the worker stops it
         return True
 
     def _let_go(self) -> None:
@@ -313,7 +313,7 @@ class Tracer:
 
         Never raises OSError: when we end, the kernel lets go of it.
         """
-        _bound_stop(_FROZEN)
+        _bound_stop(FROZEN)
         waits = False
         with contextlib.suppress(OSError):
             # Where it is ended from outside, there is no time.
@@ -329,8 +329,9 @@ class Tracer:
                     _enter_again(self._pid)
                 _ptrace(_CONT, self._pid, 0, signum)
             waits = stop is None
-        # It waits in a call, and stops when that returns: until this process ends, which has more to read.
-        signal.setitimer(signal.ITIMER_REAL, STOPPED if waits else 0)
+        # Until this process ends, which has more to read, a signal stops the worker; and if it waits in a call, so does
+        # the return of that.
+        _bound_stop(STOPPED if waits else FROZEN)
 
     def _runs(self) -> bool:
         return system_call(read(f"/proc/{self._pid}/syscall"))[0] < 0
@@ -345,7 +346,7 @@ class Tracer:
             patience = deadline - time.monotonic()
             if patience <= 0:
                 return None
-            _bound_stop(_FROZEN)
+            _bound_stop(FROZEN)
             signal.sigtimedwait({signal.SIGCHLD}, min(patience, _AWAKE))
 
     def _is_at_boundary(self) -> bool:

@@ -182,13 +182,12 @@ class Reaper:
         return results
 
     def take_pauses(self, paused: Collection[str], now: float) -> None:
-        """These pools are paused, and no others: a user has told another memreap, the listener."""
+        """These pools are paused too, as another memreap has saved them: a user wants no more signals there."""
         for pool in self.pools:
-            if pool.state.paused == (pool.name in paused):
-                continue
-            with pool.guard():
-                pool.attempts.end(now, by_force=True)
-                pool.update(replace(pool.state, paused=not pool.state.paused))
+            if pool.name in paused and not pool.state.paused:
+                with pool.guard():
+                    pool.attempts.end(now, by_force=True)
+                    pool.update(replace(pool.state, paused=True))
 
     def has_seen(self, names: Iterable[str]) -> bool:
         """Whether all of these pools were seen in the last tick."""

@@ -37,6 +37,8 @@ _REMEDIES = {
     errno.EDQUOT: "free space, or raise the quota",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
 }
+# Seconds in which the listener may save since the look of a `memreap once` began.
+_MEANWHILE = 60.0
 
 # In the name of the file of a `memreap once`.
 _ONCE = "once-"
@@ -154,8 +156,8 @@ class BesideListener:
         """Of this process, if it is a `memreap once`: the next memreap must know which worker it signalled."""
 
     def _saved(self, now: float) -> dict[str, PoolState]:
-        """The states that the listener has saved, as they are."""
-        return self._listeners.read(now)[0] if self._listeners else {}
+        """The states that the listener has saved, as they are, also after `now`."""
+        return self._listeners.read(now + _MEANWHILE)[0] if self._listeners else {}
 
     def paused(self, now: float) -> Collection[str]:
         """The pools that a user has paused, as the listener has saved it by now."""

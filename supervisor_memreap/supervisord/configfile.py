@@ -6,10 +6,13 @@ import configparser
 import difflib
 import errno
 import glob
+import io
 import os
 import platform
 import re
+import select
 import stat
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +30,8 @@ _KINDS = ("program", "fcgi-program", "eventlistener", "group", "ctlplugin", "rpc
 _OURS = re.compile(r"\[(memreap(?::[^]]+)?)\]")
 # The maximum number of processes of one program whose names are expanded.
 _MAX_PROCESSES = 10_000
+# Seconds for what another process writes to a pipe: the listener waits for it at each look.
+_PIPE = 2.0
 
 
 @dataclass(frozen=True)
@@ -312,13 +317,28 @@ def _parse(path: str, headers: dict[str, list[str]]) -> UnhosedConfigParser:
 
 
 def _text(path: str) -> str:
-    """The content of the file. Raises OSError; also for a pipe that nothing writes to, which open(2) would wait for."""
-    with open(path, encoding="utf-8", errors="surrogateescape", opener=_open_at_once) as file:
-        os.set_blocking(file.fileno(), True)
-        text = file.read()
-        if not text and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EPIPE, "it is a pipe, and nothing writes to it")
-        return text
+    """The content of the file. Raises OSError; also for a pipe to which nothing is written, or without an end."""
+    with open(path, "rb", opener=_open_at_once) as file:
+        is_pipe = stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
+        data = _from_pipe(file.fileno()) if is_pipe else file.read()
+    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape").read()
+
+
+def _from_pipe(fd: int) -> bytes:
+    """What is written to it until its writers have closed it, which may take _PIPE seconds. Raises OSError."""
+    data, until = b"", time.monotonic() + _PIPE
+    while (left := until - time.monotonic()) > 0:
+        try:
+            chunk = os.read(fd, 1 << 16)
+        except BlockingIOError:  # there is a writer
+            select.select([fd], [], [], left)
+            continue
+        if not chunk:
+            if not data:
+                raise OSError(errno.EPIPE, "it is a pipe, and nothing writes to it")
+            return data
+        data += chunk
+    raise OSError(errno.ETIMEDOUT, f"it is a pipe, and who writes to it has not closed it within {_PIPE:.0f} s")
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -53,7 +53,7 @@ def attempt(
 ) -> str:
     """How it ended, in a word; by default with HUP. `killed_at`: its child is killed at this step, or what `kill` does.
 
-    "released": the kernel has ended the child since it did not go on.
+    At 0: after the last one. "released": the kernel has ended the child since it did not go on.
     """
     manager = Procfs().process(worker).parent
     readable, writable = os.pipe()
@@ -66,6 +66,8 @@ def attempt(
                 os.write(writable, written)
                 if count == killed_at:
                     kill()
+            if killed_at == 0:
+                kill()
         finally:
             os._exit(0)
     os.close(writable)
@@ -76,9 +78,9 @@ def attempt(
         written = file.read()
         killer.cancel()
     _, ended = os.waitpid(child, 0)
-    if written:
-        return WORDS[written[-1:]]
-    return "released" if os.WIFSIGNALED(ended) and os.WTERMSIG(ended) == signal.SIGALRM else "nothing"
+    if os.WIFSIGNALED(ended) and os.WTERMSIG(ended) == signal.SIGALRM:
+        return "released"
+    return WORDS[written[-1:]] if written else "nothing"
 
 
 @contextlib.contextmanager
