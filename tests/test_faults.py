@@ -538,8 +538,9 @@ class EndsAt(Procfs):
 def test_a_worker_that_ends_before_any_reading_of_a_reap_is_gone(words, waited_for):
     """Six readings: each of one of the six workers that are over the limit; those that take their place are not."""
     with pool(7, 40, *words) as manager:
+        look_in_full(manager)
         for last in range(1, 7):
-            seen = look_in_full(manager)
+            seen = look(manager)
             worker = next(worker for worker in seen.workers if worker.detail)
             if not waited_for:
                 stop(manager)

@@ -87,8 +87,6 @@ class _Run:
         self._has_commands = has_commands
         self._beside = beside
         self._verdicts = _Verdicts()
-        self._held: dict[str, str] = {}
-        """Why nothing is sent in a pool, as it was last reported."""
         saved_states = SavedStates(machine, None if dry_run else beside.file, self._take, Once(self._take))
         # How long a listener has tried in vain says nothing of this run.
         known = {name: replace(state, delay=None) for name, state in beside.known(machine.now()).items()}
@@ -103,6 +101,9 @@ class _Run:
         """Reap, and report what is left; `listed` is the latest result of `programs`."""
         try:
             pools = self._tick(listed)
+            for pool in pools:
+                if self._held_back(pool):
+                    self._note(pool.name, self._held_back(pool))
             if not pools:
                 text = "none of the programs has a [memreap:NAME] section; name a program, followed by "
                 self._note("", text + REASON_KEYS_TEXT)
@@ -131,14 +132,9 @@ class _Run:
 
     def _tick(self, programs: list[Program]) -> list[WatchedPool]:
         now = self._machine.now()
-        self._reaper.take_pauses(self._beside.paused(now), now)
-        pools = self._reaper.tick(programs, self._settings, now)
-        for pool in pools:
-            held = self._held_back(pool)
-            if held and held != self._held.get(pool.name):
-                self._note(pool.name, held)
-            self._held[pool.name] = held
-        return pools
+        for name in self._reaper.take_pauses(self._beside.paused(now), now):
+            self._note(name, words.paused(name, self._has_commands))
+        return self._reaper.tick(programs, self._settings, now)
 
     def _held_back(self, pool: WatchedPool) -> str:
         """Why nothing is sent in this pool; empty if it may be."""

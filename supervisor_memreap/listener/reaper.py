@@ -181,13 +181,14 @@ class Reaper:
                 self.pools.named(result.pool).emit(_DONE[command.verb](result.pool, self._machine.time(), result.text))
         return results
 
-    def take_pauses(self, paused: Collection[str], now: float) -> None:
-        """These pools are paused too, as another memreap has saved them: a user wants no more signals there."""
-        for pool in self.pools:
-            if pool.name in paused and not pool.state.paused:
-                with pool.guard():
-                    pool.attempts.end(now, by_force=True)
-                    pool.update(replace(pool.state, paused=True))
+    def take_pauses(self, paused: Collection[str], now: float) -> list[str]:
+        """These pools are paused too, as another memreap has saved them; which of them were not yet."""
+        new = [pool for pool in self.pools if pool.name in paused and not pool.state.paused]
+        for pool in new:
+            with pool.guard():
+                pool.attempts.end(now, by_force=True)
+                pool.update(replace(pool.state, paused=True))
+        return [pool.name for pool in new]
 
     def has_seen(self, names: Iterable[str]) -> bool:
         """Whether all of these pools were seen in the last tick."""
