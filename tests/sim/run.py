@@ -173,6 +173,7 @@ class Run:
             self.watcher.paused.add(action.pool)
 
     def _resume(self, action: Action) -> None:
+        self.watcher.disturb(action.pool)
         self.watcher.disturbed[f"resume {action.pool}"] = self.world.clock.now
         self.watcher.paused.discard(action.pool)
         self._command("resume", action)
