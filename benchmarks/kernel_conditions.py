@@ -173,7 +173,7 @@ class Group:
 
 
 class Hog:
-    """A process in a group that takes as many MiB as it is told."""
+    """A process in a group that takes as many MiB as it is asked for."""
 
     def __init__(self, group: Group):
         orders, self._orders = os.pipe()

@@ -268,7 +268,7 @@ def under_yama_2_the_pools_user_needs_cap_sys_ptrace_and_else_waits_for_an_idle_
     return _rights_under(2)
 
 
-def with_hidepid_others_are_told_that_the_pool_is_hidden_and_nothing_is_sent() -> str:
+def with_hidepid_others_learn_that_the_pool_is_hidden_and_nothing_is_sent() -> str:
     hidden = "its processes are hidden from this user"
     with ServedPool() as pool, load.Load(pool.socket) as requests:
         manager = pool.look().manager
@@ -528,7 +528,7 @@ def _is_quiet(each: Alarm) -> bool:
     return not _rings(each, 2.5)
 
 
-def without_cap_sys_resource_the_host_wakes_memreap_too_or_the_refusal_is_said() -> str:
+def without_cap_sys_resource_the_host_wakes_memreap_too_or_a_line_says_why_not() -> str:
     def armed() -> str:
         with contextlib.closing(Alarm()) as each:
             each.set(alarm.wakers((), None, 5.0, ()))
@@ -550,7 +550,7 @@ CHECKS: tuple[Callable[[], str], ...] = (
     under_yama_0_root_and_the_pools_user_hold_a_worker_at_its_boundary,
     under_yama_1_the_pools_user_needs_cap_sys_ptrace_and_else_waits_for_an_idle_moment,
     under_yama_2_the_pools_user_needs_cap_sys_ptrace_and_else_waits_for_an_idle_moment,
-    with_hidepid_others_are_told_that_the_pool_is_hidden_and_nothing_is_sent,
+    with_hidepid_others_learn_that_the_pool_is_hidden_and_nothing_is_sent,
     once_reaps_grown_workers_under_yama_0_and_1_and_says_what_it_lacks,
     a_frozen_worker_gets_no_signal_and_goes_on_when_it_is_thawed,
     a_frozen_worker_that_is_signalled_unheld_leaves_when_it_is_thawed_and_no_request_is_lost,
@@ -561,7 +561,7 @@ CHECKS: tuple[Callable[[], str], ...] = (
     a_pool_over_memory_high_has_no_headroom_and_a_reap_at_the_boundary_gives_it_back,
     a_worker_that_the_kernel_kills_for_memory_is_counted_in_its_own_group,
     the_kernel_wakes_memreap_by_a_stall_and_by_a_limit_in_a_group,
-    without_cap_sys_resource_the_host_wakes_memreap_too_or_the_refusal_is_said,
+    without_cap_sys_resource_the_host_wakes_memreap_too_or_a_line_says_why_not,
     workers_under_load_are_signalled_at_their_boundary_and_no_request_is_lost,
     under_yama_3_nothing_is_held_and_an_idle_moment_is_waited_for,
 )
