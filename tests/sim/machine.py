@@ -257,12 +257,10 @@ class SimReader:
         )
         pool = replace(pool, scopes=self._scopes(settings, name, above))
         needs_detail = gate(pool)
-        present = [child for child in above.children.values() if child.is_there]
-        seen = [self._seen(child, settings, needs_detail) for child in sorted(present, key=lambda each: each.id.pid)]
+        present = sorted((each for each in above.children.values() if each.is_there), key=lambda each: each.id.pid)
+        seen = [self._seen(child, settings, needs_detail) for child in present]
         if probe and seen and not any(each.detail for each in seen):
             seen[0] = self._seen(present[0], settings, lambda _: True)
-            seen.sort(key=lambda each: each.id.pid)
-            seen = list({each.id: each for each in seen}.values())
         pool = replace(pool, workers=tuple(seen))
         if reads_structure:
             pool = replace(pool, nested=self._nested(above))
@@ -286,9 +284,8 @@ class SimReader:
         listed = {member.pid: member.name for member in watch.members if member.state == ProgramState.RUNNING}
         stopped = frozenset(member.name for member in watch.members if member.state in STOPPED_BY_HAND)
         age = world.clock.now - supervisord.born
-        pool = Pool(name, state, "", supervisord.id, age, stopped=stopped, is_group=True, at=at)
-        pool = replace(pool, child_faults=manager.child_faults)
-        pool = replace(pool, scopes=self._scopes(settings, name, manager))
+        faults, scopes = manager.child_faults, self._scopes(settings, name, manager)
+        pool = Pool(name, state, "", supervisord.id, age, (), stopped, faults, is_group=True, at=at, scopes=scopes)
         needs_detail = gate(pool)
         pids = sorted({*listed, *(each.pid for each in expected)})
         present = [manager.children[pid] for pid in pids if pid in manager.children]
