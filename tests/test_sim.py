@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from sim import store
 from sim.processes import Growth
 from sim.run import Run
 from sim.script import Action, Load, PoolScript, Script, draw
@@ -97,7 +98,7 @@ def take_all_for_workers(monkeypatch) -> None:
 
 
 def forget_pauses(monkeypatch) -> None:
-    monkeypatch.setattr(state, "_LASTING", tuple(name for name in state._LASTING if name != "paused"))
+    monkeypatch.setattr(store, "encode", lambda each: state.encode(replace(each, paused=False)))
 
 
 BROKEN = (Action(300.0, "broken", "pool0", (True,)),)

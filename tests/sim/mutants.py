@@ -10,13 +10,15 @@ import argparse
 import ast
 import contextlib
 import os
+import queue
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -27,8 +29,10 @@ MODULES = (
     *("serving", "shortage", "state", "unmet"),
 )
 LISTENER = ("attemptqueue", "attempts", "followed", "memorywatch", "pool", "pools", "poolstate", "reaper")
+FILES = (*(f"core/{name}.py" for name in MODULES), *(f"listener/{name}.py" for name in LISTENER))
 # Seconds for one run of the tests: a change may make a loop endless.
 PATIENCE = 300.0
+_running: set[subprocess.Popen[bytes]] = set()
 _COMPARED = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 _COMPARED |= {ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In}
 _COUNTED = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add}
@@ -96,60 +100,88 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--sample", type=int, default=300, help="how many changes (default: 300)")
     parser.add_argument("--seed", default="1", help="which (default: 1)")
+    parser.add_argument("--at-a-time", type=int, default=1, metavar="N", help="each in a copy of its own (default: 1)")
     arguments = parser.parse_args(argv)
-    files = [f"core/{name}.py" for name in MODULES] + [f"listener/{name}.py" for name in LISTENER]
-    changes = [(file, number) for file in files for number in range(len(_places(file)))]
-    chosen = random.Random(arguments.seed).sample(changes, min(arguments.sample, len(changes)))
-    survived = 0
+    if arguments.sample < 1 or arguments.at_a_time < 1:
+        parser.error("--sample and --at-a-time must be at least 1")
     with tempfile.TemporaryDirectory(prefix="memreap-mutants-") as directory:
-        copy = Path(directory)
-        for name in COPIED:
-            (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, copy / name)
-        if any(_fails(copy, run) for run in _runs(copy, "listener/reaper.py")):
+        copies = [Path(directory, str(number)) for number in range(arguments.at_a_time)]
+        for copy in copies:
+            for name in COPIED:
+                (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, copy / name)
+        if any(_fails(copies[0], run) for run in _runs(copies[0], "listener/reaper.py")):
             print("the tests fail without a change too", file=sys.stderr)
             return 2
-        for count, (file, number) in enumerate(chosen, 1):
-            try:
-                found = _is_found(copy, file, number)
-            except KeyboardInterrupt:
-                print("stopped", file=sys.stderr)
-                return 130
-            line, what = _places(file)[number]
-            survived += not found
-            if not found:
-                text = (ROOT / "supervisor_memreap" / file).read_text().splitlines()[line - 1].strip()
-                print(f"{file}:{line}: {what}: {text}", flush=True)
-            if count % 10 == 0:
-                print(f"{count} of {len(chosen)} changes, {survived} not found", file=sys.stderr, flush=True)
+        changes = [(file, number) for file in FILES for number in range(len(_places(copies[0], file)))]
+        chosen = random.Random(arguments.seed).sample(changes, min(arguments.sample, len(changes)))
+        try:
+            survived = _try_all(copies, chosen)
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            return 130
     print(f"{len(chosen)} of {len(changes)} changes, {survived} not found")
     return 1 if survived else 0
 
 
-def _places(file: str) -> list[tuple[int, str]]:
+def _try_all(copies: Sequence[Path], chosen: Sequence[tuple[str, int]]) -> int:
+    """Returns how many of these changes no test finds."""
+    free = queue.SimpleQueue[Path]()
+    for copy in copies:
+        free.put(copy)
+
+    def found(change: tuple[str, int]) -> str:
+        copy = free.get()
+        try:
+            return _unfound(copy, *change)
+        finally:
+            free.put(copy)
+
+    survived = 0
+    with ThreadPoolExecutor(len(copies)) as pool:
+        try:
+            for count, text in enumerate(pool.map(found, chosen), 1):
+                if text:
+                    survived += 1
+                    print(text, flush=True)
+                if count % 10 == 0:
+                    print(f"{count} of {len(chosen)} changes, {survived} not found", file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(_running):
+                _end(process)
+            raise
+    return survived
+
+
+def _places(copy: Path, file: str) -> list[tuple[int, str]]:
     changes = _Changes()
-    changes.visit(ast.parse((ROOT / "supervisor_memreap" / file).read_text()))
+    changes.visit(ast.parse((copy / "supervisor_memreap" / file).read_text()))
     return changes.places
 
 
-def _is_found(copy: Path, file: str, number: int) -> bool:
+def _unfound(copy: Path, file: str, number: int) -> str:
+    """Make this change. Empty: it was found; else where and what it is."""
     path = copy / "supervisor_memreap" / file
     original = path.read_text()
+    line, what = _places(copy, file)[number]
     tree = _Changes(number).visit(ast.parse(original))
     path.write_text(ast.unparse(ast.fix_missing_locations(tree)))
     try:
-        return any(_fails(copy, arguments) for arguments in _runs(copy, file))
+        is_found = any(_fails(copy, arguments) for arguments in _runs(copy, file))
     finally:
         path.write_text(original)
+    return "" if is_found else f"{file}:{line}: {what}: {original.splitlines()[line - 1].strip()}"
 
 
 def _runs(copy: Path, file: str) -> Iterator[list[str]]:
+    """Arguments of pytest, those that find most in the shortest time first."""
     tests = copy / "tests"
     own = tests / f"test_core_{Path(file).stem}.py"
     policy = [tests / f"test_core_{name}.py" for name in ("policy", "delay", "phases", "observe", "serving")]
     first = list(dict.fromkeys([path for path in (own, *policy) if path.exists()]))
     yield ["--noconftest", *map(str, first)]
-    yield [str(tests / "test_sim.py")]
     yield ["--noconftest", *(str(path) for path in sorted(tests.glob("test_core_*.py")) if path not in first)]
+    yield [str(tests / "test_sim.py")]
     if file.startswith("listener/"):
         yield [str(tests / f"test_{name}.py") for name in ("attempt", "attemptqueue", "reaper", "saving")]
 
@@ -160,13 +192,20 @@ def _fails(copy: Path, arguments: list[str]) -> bool:
     with subprocess.Popen(
         command, cwd=copy, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True
     ) as process:
+        _running.add(process)
         try:
             return process.wait(PATIENCE) != 0
         except subprocess.TimeoutExpired:
             return True
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _running.discard(process)
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """And all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":
