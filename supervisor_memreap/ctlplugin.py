@@ -39,7 +39,9 @@ ASK_AGAIN = 1.0
 HELP = """\
 memreap status [NAME ...]   show the state and the last message of each pool
 memreap workers NAME        list the workers of a pool, the largest first
-                            (both: --json)
+memreap memory [NAME ...]   show what each program holds, watched or not, with
+                            all its processes; only on supervisord's machine
+                            (these three: --json)
 memreap reap NAME [PID]     replace a worker now, over its limit or not: the
                             one with this pid, or the largest
 memreap roll NAME|all       replace all workers of a pool, one at a time
@@ -52,6 +54,7 @@ memreap help                show this
 NAME is a pool, or a group or a program with numprocs: then all of its pools.
 The listener carries commands out, and signals a worker while it serves no
 request; see its log (tail memreap stderr). Sizes are in the pool's metric.
+memory needs no listener: supervisorctl itself reads it, with its user's rights.
 Exit status: 0; 1 something is wrong, a pool is suspended, OVERDUE or not
 watched, or the command was refused; 2 bad usage.
 """
@@ -92,14 +95,18 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         if verb in ("help", "-h", "--help"):
             self.help_memreap()
             return
-        acts: dict[str, Callable[[list[str]], None]] = {"status": self._status, "workers": self._workers}
+        acts: dict[str, Callable[[list[str]], None]] = {
+            "status": self._status,
+            "workers": self._workers,
+            "memory": self._memory,
+        }
         act = self._command if verb in VERBS else acts.get(verb)
         if act is None:
             what = f"unknown command {verb[:100]!r}" if verb else "no command given"
-            self._fail(f"{what}; the commands are status, workers, {', '.join(VERBS)}, help", usage=True)
+            self._fail(f"{what}; the commands are {', '.join((*acts, *VERBS))}, help", usage=True)
             return
         if any(word.startswith("-") and word != _JSON for word in words):
-            self._fail(f"unknown option; only status and workers have {_JSON}", usage=True)
+            self._fail(f"unknown option; only {', '.join(acts)} have {_JSON}", usage=True)
             return
         if not self.ctl.upcheck():
             return
@@ -132,6 +139,29 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             self._show(self._look(), words, _workers_lines)
         else:
             self._fail("workers: name one pool; write memreap workers NAME", usage=True)
+
+    def _memory(self, words: list[str]) -> None:
+        """Not by supervisord or the listener: neither may wait for the memory map of a process."""
+        from supervisor_memreap.core.failed import Failed
+        from supervisor_memreap.host import reader, trees
+        from supervisor_memreap.outputs import memorytable
+        from supervisor_memreap.supervisord.client import Client
+
+        options = self.ctl.options
+        try:
+            programs = Client(options.serverurl, options.username, options.password).programs()
+            held = trees.read(programs, _names(words))
+        except Failed as error:
+            self._fail(str(error))
+            return
+        finally:
+            reader.end()
+        is_json = _JSON in words
+        self.ctl.output(json.dumps(memorytable.values(held), indent=2) if is_json else memorytable.text(held))
+        for trouble in memorytable.troubles(memorytable.ordered(held)):
+            self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
+            if not is_json:  # which has it
+                self._fail(trouble)
 
     def _show(self, view: View, words: list[str], lines_of: Callable[[View], Iterable[str]]) -> None:
         """The pools that are named, as lines or all of them as JSON, and what is wrong."""

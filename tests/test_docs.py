@@ -20,7 +20,7 @@ from supervisor_memreap.core import servers
 from supervisor_memreap.core.hindrance import Kind
 from supervisor_memreap.core.model import Standing
 from supervisor_memreap.core.reasons import REASONS
-from supervisor_memreap.core.rows import PoolRow, WorkerRow
+from supervisor_memreap.core.rows import MemoryRow, PoolRow, WorkerRow
 from supervisor_memreap.core.settings import KEYS, RECORDING_KEYS
 from supervisor_memreap.outputs import fields
 
@@ -165,6 +165,12 @@ def test_the_operating_page_has_each_key_of_a_pool_and_each_of_their_values():
     assert row_of_status("standing") == {standing.value for standing in Standing}
     shown = re.findall(r"^\| ([A-Z]+) \|", after("docs/operating.md", "| standing | meaning |", r"\n\n"), re.MULTILINE)
     assert {word.lower() for word in shown} == {standing.value for standing in Standing} - {"not running"}
+
+
+def test_the_operating_page_has_each_key_of_what_a_program_holds():
+    table = after("docs/operating.md", "| key of a program | meaning |", r"\n\n")
+    keys = {key for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
+    assert keys == set(MemoryRow.__annotations__)
 
 
 def test_the_operating_page_has_each_hindrance_for_which_a_worker_is_overdue():

@@ -24,6 +24,7 @@ COMMANDS = {
     "once": ("once", "reap workers that are over their limit now, then exit"),
     "status": ("status", "show the state of the pools"),
     "top": ("top", "show the pools live in a terminal"),
+    "memory": ("showmemory", "show what each program of supervisord holds"),
     "doctor": ("doctor", "check for anything that would stop memreap or make it unsafe"),
     "settings": ("showsettings", "show the settings in force, and where each was set"),
     "report": ("report", "report what happened in a day or a month, as text or HTML"),

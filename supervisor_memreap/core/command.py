@@ -102,18 +102,18 @@ def _names_of(pool: str) -> tuple[str, ...]:
     return (pool, name, group, f"{group}:*") if group else (pool, f"{pool}:{pool}", f"{pool}:*")
 
 
-def unknown(name: str, pools: Sequence[str], where: str = "is watched") -> str:
-    """The line for a name that matches no pool."""
+def unknown(name: str, pools: Sequence[str], where: str = "is watched", kind: str = "pool") -> str:
+    """The line for a name that matches no pool, or none of another `kind`."""
     more = f", and {len(pools) - MAX_NAMES} more" if len(pools) > MAX_NAMES else ""
     names = ", ".join(pools[:MAX_NAMES]) or "none"
-    return f"no pool '{quote(name)}' {where}; there are: {names}{more}"
+    return f"no {kind} '{quote(name)}' {where}; there are: {names}{more}"
 
 
-def chosen(names: Sequence[str], pools: Sequence[str], where: str = "is watched") -> list[str]:
+def chosen(names: Sequence[str], pools: Sequence[str], where: str = "is watched", kind: str = "pool") -> list[str]:
     """The pools that these names mean; without names, all. Raises UnknownName if one of them matches no pool."""
     for name in names:
         if not named(name, pools):
-            raise UnknownName(unknown(name, pools, where))
+            raise UnknownName(unknown(name, pools, where, kind))
     return [pool for pool in pools if means(names, pool)]
 
 

@@ -5,7 +5,7 @@ An Optional value that is unknown has no key (`known`), so it is read with `get`
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Optional, TypedDict, TypeVar, cast, get_args
+from typing import Any, NamedTuple, Optional, TypedDict, TypeVar, cast, get_args
 
 Row = TypeVar("Row")
 
@@ -131,6 +131,32 @@ class ListenerRow(TypedDict):
     """Why something is not watched, a line each."""
     warnings: Optional[list[str]]
     """What does not work while workers are replaced all the same, a line each."""
+
+
+class MemoryRow(TypedDict):
+    """What a program holds: the process that supervisord started, and all below it."""
+
+    name: str
+    state: str
+    """Of its program, as supervisord has it."""
+    processes: Optional[int]
+    uss_bytes: Optional[int]
+    """The sizes are sums over the processes that could be read."""
+    pss_bytes: Optional[int]
+    swap_bytes: Optional[int]
+    """In swap, with each shared page divided by the number of processes that have it."""
+    unreadable_processes: Optional[int]
+    """Those that could not be read."""
+    unknown: Optional[str]
+    """Why something of it is unknown."""
+
+
+class Held(NamedTuple):
+    """What the programs of one supervisord hold."""
+
+    programs: list[MemoryRow]
+    supervisord: Optional[MemoryRow]
+    """supervisord itself, without what it has started; None: it was not asked about, or is not known."""
 
 
 class TotalsRow(TypedDict):

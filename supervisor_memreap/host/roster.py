@@ -24,6 +24,7 @@ _ANOTHER_START = (
     "its process here has another start time than in supervisord: supervisord runs in another container, or the clock"
     " was set since; run memreap where supervisord runs, or restart the program"
 )
+HIDDEN = "its processes are hidden from this user"
 # Seconds that a child may need from its fork to the program that it runs.
 _FORK_TO_EXEC = 2.0
 RESTART_UNKNOWN = (
@@ -65,11 +66,9 @@ def _of_manager(watch: Watch, expected: Collection[ProcessId], view: Source) -> 
         return Roster(name, state)
     try:
         manager = view.process(program.pid)
-        # A supervisord of another machine or container: its pids mean other processes here.
-        if program.supervisord and manager.parent != program.supervisord:
-            return Roster(name, state, "its process here is not a child of that supervisord")
-        if not _start_time_matches(program, manager):
-            return Roster(name, state, _ANOTHER_START)
+        mistake = why_another(program, manager)
+        if mistake:
+            return Roster(name, state, mistake)
         if watch.settings.depth == 2:
             below = _below_wrapper(program.pid, view)
             if below is None:
@@ -82,8 +81,18 @@ def _of_manager(watch: Watch, expected: Collection[ProcessId], view: Source) -> 
     except ProcessLookupError:
         return Roster(name, "gone")
     except PermissionError:
-        return Roster(name, state, "its processes are hidden from this user")
+        return Roster(name, state, HIDDEN)
     return Roster(name, state, "", manager, pids)
+
+
+def why_another(program: Program, process: Process) -> str:
+    """Why this process, which has the pid of the program, is another one; empty: it is the program's.
+
+    The pids of a supervisord of another machine or container mean other processes here.
+    """
+    if program.supervisord and process.parent != program.supervisord:
+        return "its process here is not a child of that supervisord"
+    return "" if _start_time_matches(program, process) else _ANOTHER_START
 
 
 def _of_group(watch: Watch, expected: Collection[ProcessId], view: Source) -> Roster:
