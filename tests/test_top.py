@@ -109,6 +109,25 @@ def test_all_pools_are_shown_with_their_largest_workers_and_q_quits(host, column
         assert re.search(COLOR, screen.raw)
 
 
+def test_m_switches_to_the_memory_of_all_programs_and_back(host):
+    with Screen(host.top(), 100, 30) as screen:
+        assert "m: memory  q: quit" in screen.until(is_whole)
+        screen.types(b"m")
+        text = screen.until(lambda text: re.search(r"^total ", text, re.MULTILINE))
+        assert_fits(screen, 100)
+        assert "m: pools  q: quit" in text
+        assert re.search(rf"^myapp +RUNNING +{WORKERS + 1} +\d+ MiB", text, re.MULTILINE)
+        for name in ("other", "memreap", "supervisord"):
+            assert re.search(rf"^{name} +RUNNING +[1-9]", text, re.MULTILINE)
+        with stopped(host.supervisord.pid):
+            text = screen.until(lambda text: "TROUBLE: supervisord did not answer within 1 s" in " ".join(text.split()))
+            assert re.search(r"^total ", text, re.MULTILINE)
+        screen.types(b"mmm")
+        screen.until(is_whole)
+        assert quits(screen) == 0
+        assert_restored(screen)
+
+
 @pytest.mark.parametrize("ends", [b"\x03", signal.SIGTERM, signal.SIGHUP], ids=["Ctrl-C", "TERM", "HUP"])
 def test_however_it_ends_the_terminal_is_restored(host, ends):
     with Screen(host.top()) as screen:

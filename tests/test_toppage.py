@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.text import Text
 
+from supervisor_memreap.core.rows import Held, known
 from supervisor_memreap.outputs.view import View
-from supervisor_memreap.views.page import ASCII, UNICODE, Frame, Message, page
+from supervisor_memreap.views.page import ASCII, UNICODE, Frame, Message, memory_page, page
 
 MIB = 1024**2
 NOW = 1_800_000_000.0
@@ -168,3 +169,50 @@ def test_it_fits_every_terminal(pools, columns, rows, glyphs, messages, trouble)
     assert len(lines) <= rows
     assert all(cell_len(line.plain) < max(21, columns) for line in lines)
     assert all(char.isprintable() for line in lines for char in line.plain)
+
+
+def held(*sizes: int | None, unknown: str | None = None) -> Held:
+    """What programs of these MiB hold, and why that is not known of those that have None."""
+    rows: list[Any] = []
+    for number, mib in enumerate(sizes):
+        of_size = dict.fromkeys(("uss_bytes", "pss_bytes", "swap_bytes"), None if mib is None else mib * MIB)
+        why = unknown if mib is None else None
+        rows.append(known({"name": f"p{number}", "state": "RUNNING", "processes": 1, **of_size, "unknown": why}))
+    return Held(rows, None)
+
+
+def memory_shown(what: Held | str | None, rows: int = 24, trouble: str = "") -> list[str]:
+    return [line.plain.rstrip() for line in memory_page(frame(trouble=trouble), what, 80, rows, UNICODE)]
+
+
+def test_the_second_page_has_the_largest_programs_and_the_sum_of_all():
+    first, seen, head, *lines = memory_shown(held(*range(100, 130)), rows=10)
+    assert first.startswith("memreap top  web1  30 programs ")
+    assert first.endswith("  q: quit")
+    assert seen == "seen by this command 1 s ago; the largest uss first"
+    assert head.split() == ["processes", "uss", "pss", "swap"]
+    assert [line.split()[0] for line in lines] == ["p29", "p28", "p27", "p26", "p25", "…", "total"]
+    assert lines[-2] == "… 25 more not shown"
+    assert lines[-1].split()[:3] == ["total", "30", "3.4"]
+    assert len(memory_shown(held(1, 2))) == 6
+
+
+def test_the_second_page_says_why_something_is_not_known():
+    lines = memory_shown(held(5, None, unknown="hidden"), trouble="supervisord does not answer")
+    assert lines[2:4] == ["TROUBLE: supervisord does not answer", "TROUBLE: p1: hidden"]
+    assert memory_shown("elsewhere")[2:] == ["TROUBLE: elsewhere"]
+    assert memory_shown(None)[2:] == ["reading the memory of all programs"]
+
+
+@given(st.lists(st.none() | st.integers(0, 10**6), max_size=30), st.integers(1, 120), st.integers(1, 40))
+def test_the_second_page_never_exceeds_the_screen(sizes, columns, rows):
+    lines = memory_page(frame(), held(*sizes, unknown="x" * 90), columns, rows, ASCII)
+    assert len(lines) <= rows
+    assert all(cell_len(line.plain) < max(21, columns) for line in lines)
+
+
+def test_the_title_leaves_out_what_it_has_no_room_for():
+    pools = [pool("myapp", worker(1, 50))]
+    assert "1 pool, 1 worker, 50 MiB " in shown(frame(*pools), 80)[0]
+    assert "1 pool, 1 worker  " in shown(frame(*pools), 62)[0]
+    assert "pool" not in shown(frame(*pools), 50)[0]

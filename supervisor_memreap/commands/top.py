@@ -12,7 +12,8 @@ be asked. With --url it shows the listener's view on another machine, whose supe
 in the URL, in SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD, or in [supervisorctl] of the
 configuration. A password in the URL can be seen in the list of processes.
 
-q or Ctrl-C ends it. Without a terminal, or with TERM=dumb, it prints all pools at each interval.
+m switches to what all programs hold, as `memreap memory` shows it, and back; q or Ctrl-C ends it.
+Without a terminal, or with TERM=dumb, it prints all pools at each interval.
 
 exit status: 0 ended by q; 1 supervisord does not answer at the start, or NAME is not watched; 2 bad
 usage or configuration, or rich is missing; 130 Ctrl-C.

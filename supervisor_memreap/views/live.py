@@ -12,17 +12,23 @@ from concurrent.futures import Future
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from rich.text import Text
+
+from supervisor_memreap.core.command import UnknownName
+from supervisor_memreap.core.rows import Held
 from supervisor_memreap.core.settings import SettingsError
 from supervisor_memreap.core.text import quote, seconds
 from supervisor_memreap.outputs import statustable
 from supervisor_memreap.outputs.view import View
 from supervisor_memreap.supervisord.client import Client, Unavailable, connect
-from supervisor_memreap.views.page import ASCII, UNICODE, Frame, Glyphs, Message, page
+from supervisor_memreap.views.page import ASCII, UNICODE, Frame, Glyphs, Message, memory_page, page
 from supervisor_memreap.views.terminal import Terminal
 from supervisor_memreap.views.viewer import Remote, Viewer
 
 # Seconds that another machine has to answer.
 TIMEOUT = 5.0
+# Seconds in which the memory of all programs must be read: meanwhile no key works.
+_MEMORY_PATIENCE = 1.0
 # Events that are kept; a screen shows fewer.
 _MESSAGES = 100
 
@@ -34,6 +40,8 @@ class Outcome(NamedTuple):
     trouble: str
     at: float
     """Seconds since 1970."""
+    held: Held | str | None = None
+    """As in memory_page, where that is shown."""
 
 
 def client_of(url: str, server: Mapping[str, str]) -> Client:
@@ -77,21 +85,25 @@ class _Top:
         assert first.view is not None
         self._view, self._seen, self._trouble = first.view, first.at, ""
         self._messages: dict[Message, None] = {}
+        self._is_memory = False
+        self._held: Held | str | None = None
         self._take(first)
 
     def live(self, interval: float, is_remote: bool) -> int:
         """On a terminal."""
         terminal = Terminal()
         looker = _Looker(self._look, terminal.wake, in_thread=is_remote)
-        hint = "q: quit" if terminal.has_keys else "Ctrl-C: quit"
         due = time.monotonic() + interval
         with terminal.entered():
             while not terminal.is_over:
-                columns, rows = terminal.size()
-                terminal.draw(page(self._frame(hint, looker.waiting), columns, rows, _glyphs()))
+                terminal.draw(self._page(terminal, looker.waiting))
                 terminal.wait(min(1.0, due - time.monotonic()))
                 if terminal.is_over:
                     break
+                if terminal.is_second_page != self._is_memory:
+                    self._is_memory, self._held = terminal.is_second_page, None
+                    terminal.draw(self._page(terminal, looker.waiting))  # to read it may take a second
+                    due = time.monotonic()
                 if time.monotonic() >= due:
                     due = time.monotonic() + interval
                     looker.ask()
@@ -99,6 +111,14 @@ class _Top:
                 if outcome:
                     self._take(outcome)
         return 0 if terminal.ended_by is None else 128 + terminal.ended_by
+
+    def _page(self, terminal: Terminal, waiting: float) -> list[Text]:
+        columns, rows = terminal.size()
+        switch = "m: pools" if self._is_memory else "m: memory"
+        frame = self._frame(f"{switch}  q: quit" if terminal.has_keys else "Ctrl-C: quit", waiting)
+        if self._is_memory:
+            return memory_page(frame, self._held, columns, rows, _glyphs())
+        return page(frame, columns, rows, _glyphs())
 
     def lines(self, interval: float) -> int:
         """Where nothing can be drawn over."""
@@ -115,12 +135,22 @@ class _Top:
 
     def _look(self) -> Outcome:
         try:
-            return Outcome(self._viewer.look(), "", time.time())
+            return Outcome(self._viewer.look(), "", time.time(), self._look_at_memory() if self._is_memory else None)
         except Unavailable as error:
             return Outcome(None, str(error), time.time())
 
+    def _look_at_memory(self) -> Held | str:
+        """Raises Unavailable."""
+        from supervisor_memreap.host import trees  # here, since the first page needs nothing of it
+
+        try:
+            return trees.read(self._viewer.client.programs(), self._names, patience=_MEMORY_PATIENCE)
+        except (trees.NotHere, UnknownName) as error:
+            return str(error)
+
     def _take(self, outcome: Outcome) -> None:
         self._trouble = outcome.trouble
+        self._held = outcome.held or self._held
         if outcome.view is None:
             return
         self._view, self._seen = outcome.view.only(self._names), outcome.at

@@ -11,9 +11,9 @@ from typing import NamedTuple
 from rich.text import Text
 
 from supervisor_memreap.core.model import Standing
-from supervisor_memreap.core.rows import PoolRow, WorkerRow
+from supervisor_memreap.core.rows import Held, PoolRow, WorkerRow
 from supervisor_memreap.core.text import count, memory, padded, printable, seconds
-from supervisor_memreap.outputs import statustable, words
+from supervisor_memreap.outputs import memorytable, statustable, words
 from supervisor_memreap.outputs.view import View, is_well, unwatched
 
 # Columns of the bar, at least and at most; and of what a worker does, so that the bars keep their length.
@@ -48,7 +48,7 @@ class Frame(NamedTuple):
     messages: Sequence[Message]
     """The oldest first."""
     hint: str
-    """Which key ends it."""
+    """Which keys end it, and switch to the other page."""
 
 
 class Glyphs(NamedTuple):
@@ -84,10 +84,35 @@ def page(frame: Frame, columns: int, rows: int | None, glyphs: Glyphs) -> list[T
         lines = [*head, *shown, *([Text(), *events[-_EVENTS:]] if events else [])]
     else:
         lines = _fitted(head, blocks, events, rows, glyphs)
-    lines = [line if line.plain.isprintable() else Text(printable(line.plain)) for line in lines[:rows]]
-    for line in lines:
+    return _cut(lines[:rows], width, glyphs)
+
+
+def memory_page(frame: Frame, held: Held | str | None, columns: int, rows: int, glyphs: Glyphs) -> list[Text]:
+    """The second page: what each program holds; or why that is not known; None: it was not read yet."""
+    width = max(20, columns - 1)
+    known = memorytable.ordered(held) if isinstance(held, tuple) else []
+    counts = [count(len(held.programs), "program")] if isinstance(held, tuple) else []
+    seen = f"seen by this command {_ago(frame.now - frame.seen)}; the largest uss first"
+    lines = [_title(frame, counts, width), *_wrapped(seen, width, "dim")]
+    for trouble in filter(None, (frame.trouble, *([held] if isinstance(held, str) else memorytable.troubles(known)))):
+        lines += _wrapped(f"TROUBLE: {trouble}", width, "bold red")
+    if known:
+        head, *programs, total = memorytable.table(known).split("\n")
+        room = max(1, rows - len(lines) - 2)
+        if len(programs) > room:
+            programs[room - 1 :] = [f"{glyphs.more} {len(programs) - room + 1} more not shown"]
+        lines += [Text(head, "dim"), *map(Text, programs), Text(total, "bold")]
+    elif held is None:
+        lines.append(Text("reading the memory of all programs", "dim"))
+    return _cut(lines[:rows], width, glyphs)
+
+
+def _cut(lines: Sequence[Text], width: int, glyphs: Glyphs) -> list[Text]:
+    """The lines as the terminal may show them."""
+    cut = [line if line.plain.isprintable() else Text(printable(line.plain)) for line in lines]
+    for line in cut:
         line.truncate(width, overflow="ellipsis" if glyphs is UNICODE else "crop")
-    return lines
+    return cut
 
 
 def _is_watched(frame: Frame) -> bool:
@@ -155,12 +180,8 @@ def _head(frame: Frame, pools: Sequence[PoolRow], width: int) -> list[Text]:
     view = frame.view
     workers = sum(len(pool["workers"]) for pool in pools)
     total = sum(pool.get("total_bytes") or 0 for pool in pools)
-    counts = f"{count(len(pools), 'pool')}, {count(workers, 'worker')}, {memory(total)}"
-    right = f"{words.clock(frame.now)}  {frame.hint}"
-    left = f"memreap top  {printable(frame.where)}  "
-    room = width - len(right) - len(left) - 2
-    middle = counts if len(counts) <= room else ""
-    first = Text(left, "bold").append(f"{middle:<{max(0, room)}}  ", "not bold").append(right, "not bold")
+    counts = f"{count(len(pools), 'pool')}, {count(workers, 'worker')}"
+    first = _title(frame, [f"{counts}, {memory(total)}", counts], width)
     limited = all("limit_bytes" in pool for pool in pools)
     bar = "a full bar is the limit" + ("" if limited else " or, without one, the largest worker")
     lines = [first, *_wrapped(f"{_seen(frame)}; {bar}", width, "dim")]
@@ -175,15 +196,28 @@ def _head(frame: Frame, pools: Sequence[PoolRow], width: int) -> list[Text]:
     return lines
 
 
+def _title(frame: Frame, middles: Sequence[str], width: int) -> Text:
+    """The first line, with the first of `middles` that it has room for."""
+    right = f"{words.clock(frame.now)}  {frame.hint}"
+    left = f"memreap top  {printable(frame.where)}  "
+    room = max(0, width - len(right) - len(left) - 2)
+    middle = next((middle for middle in middles if len(middle) <= room), "")
+    return Text(left, "bold").append(f"{middle:<{room}}  ", "not bold").append(right, "not bold")
+
+
 def _seen(frame: Frame) -> str:
     """Whose view this is, and how old."""
     age = max(0.0, frame.now - frame.seen) + (frame.view.age or 0.0)
-    old = f"{age:.0f} s ago" if age < 120 else f"{seconds(age)} ago"
+    old = _ago(age)
     if frame.view.whose == "look":
         return f"seen by this command {old}: {frame.view.why}"
     if frame.view.age is None:
         return f"last view of the listener, received {old}; it is not looking now"
     return f"seen by the listener {old}, sizes up to 30 s old"
+
+
+def _ago(age: float) -> str:
+    return f"{max(0.0, age):.0f} s ago" if age < 120 else f"{seconds(age)} ago"
 
 
 def _blocks(pools: Sequence[PoolRow], width: int, glyphs: Glyphs, has_commands: bool) -> list[_Block]:

@@ -15,15 +15,16 @@ from rich.console import Console
 from rich.text import Text
 
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-_KEYS = b"qQ"
+_KEYS, _SWITCHES = b"qQ", b"mM"
 
 
 class Terminal:
-    """`ended_by` is the signal that asked for the end; None: none has."""
+    """`ended_by` is the signal that asked for the end; None: none has. A key switches to the second page and back."""
 
     def __init__(self) -> None:
         self.ended_by: int | None = None
         self.quit = False
+        self.is_second_page = False
         self._suspend = False
         self._console = Console(
             highlight=False,
@@ -102,6 +103,7 @@ class Terminal:
         if not typed:  # the terminal is gone
             self.ended_by = self.ended_by or signal.SIGHUP
         self.quit = self.quit or any(key in typed for key in _KEYS)
+        self.is_second_page ^= sum(map(_SWITCHES.__contains__, typed)) % 2 == 1
 
     def _note(self, signum: int, _frame: object) -> None:
         if signum in _ENDS:

@@ -29,7 +29,7 @@ class Viewer:
     """Looks as often as asked. `contents` are those of the configuration."""
 
     def __init__(self, client: Client, settings: Settings, contents: Contents):
-        self._client = client
+        self.client = client
         self._settings = settings
         self._contents = contents
         self._listeners = [name for section in contents.others if section.listens for name in section.processes]
@@ -37,7 +37,7 @@ class Viewer:
 
     def look(self) -> View:
         """Raises Unavailable."""
-        seen = self._client.seen_by_listener()
+        seen = self.client.seen_by_listener()
         if not self._listeners and (seen is None or seen[1]["listener_state"] == ListenerState.NONE):
             return self._own_look(_NO_LISTENER, _NO_LISTENER_TROUBLE)
         if seen is None:
@@ -50,7 +50,7 @@ class Viewer:
             # Here, since it loads all of a look, which takes longer than to ask the listener.
             from supervisor_memreap.views.ownlook import OwnLook
 
-            self._own = OwnLook(self._client, self._settings, self._contents, self._listeners)
+            self._own = OwnLook(self.client, self._settings, self._contents, self._listeners)
         return self._own.look(why, trouble)
 
     def close(self) -> None:
@@ -63,16 +63,16 @@ class Remote:
 
     def __init__(self, client: Client, trouble: str = "", has_plugin: bool = False):
         """`trouble` is one that the listener may not have reported yet."""
-        self._client = client
+        self.client = client
         self._has_plugin = has_plugin
         self._trouble = trouble
 
     def look(self) -> View:
         """Raises Unavailable."""
-        seen = self._client.seen_by_listener()
+        seen = self.client.seen_by_listener()
         if seen is None:
             raise Unavailable(
-                f"supervisord at {self._client.shown_url} has no [rpcinterface:memreap], so its listener cannot be"
+                f"supervisord at {self.client.shown_url} has no [rpcinterface:memreap], so its listener cannot be"
                 " asked: memreap doctor on that machine shows how to add it"
             )
         view = of_listener(*seen, self._has_plugin)
