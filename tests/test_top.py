@@ -128,6 +128,17 @@ def test_m_switches_to_the_memory_of_all_programs_and_back(host):
         assert_restored(screen)
 
 
+def test_by_its_address_a_supervisord_of_this_machine_is_read_too(host):
+    """In a thread, which so starts the process that reads."""
+    with Screen(host.top("--url", f"http://127.0.0.1:{host.port}", "myapp")) as screen:
+        screen.until(is_whole)
+        screen.types(b"m")
+        text = screen.until(lambda text: re.search(rf"^myapp +RUNNING +{WORKERS + 1} +\d+ MiB", text, re.MULTILINE))
+        assert "TROUBLE" not in text
+        assert quits(screen) == 0
+        assert_restored(screen)
+
+
 @pytest.mark.parametrize("ends", [b"\x03", signal.SIGTERM, signal.SIGHUP], ids=["Ctrl-C", "TERM", "HUP"])
 def test_however_it_ends_the_terminal_is_restored(host, ends):
     with Screen(host.top()) as screen:
