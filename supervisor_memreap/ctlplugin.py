@@ -22,19 +22,8 @@ from supervisor.xmlrpc import Faults
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from supervisor_memreap.core.command import Verb
     from supervisor_memreap.core.rows import ListenerRow
     from supervisor_memreap.outputs.view import View
-
-# Seconds in which the listener must start a command; then it expires. The listener starts it after the current tick:
-# within a second, but a busy machine may need longer.
-PATIENCE = 10.0
-# Seconds after that in which the answer to a command that was started in time may still arrive.
-LATE = 3.0
-# And this much longer for doctor, which is a separate process.
-DOCTOR_PATIENCE = 30.0
-# Seconds between two checks whether supervisord has discarded the command.
-ASK_AGAIN = 1.0
 
 HELP = """\
 memreap status [NAME ...]   show the state and the last message of each pool
@@ -44,7 +33,9 @@ memreap memory [NAME ...]   show what each program holds, watched or not, with
                             (these three: --json)
 memreap reap NAME [PID]     replace a worker now, over its limit or not: the
                             one with this pid, or the largest
-memreap roll NAME|all       replace all workers of a pool, one at a time
+memreap roll NAME|all       replace all workers of a pool, one at a time; stop
+                            at the first that is not replaced within grace
+                            (--wait: until it is over, with its progress)
 memreap pause NAME|all      stop signalling workers
 memreap resume NAME|all     end a pause, or a suspension by memreap itself
 memreap doctor              check for anything that would stop memreap or make
@@ -56,11 +47,12 @@ The listener carries commands out, and signals a worker while it serves no
 request; see its log (tail memreap stderr). Sizes are in the pool's metric.
 memory needs no listener: supervisorctl itself reads it, with its user's rights.
 Exit status: 0; 1 something is wrong, a pool is suspended, OVERDUE or not
-watched, or the command was refused; 2 bad usage.
+watched, or the command was refused, or with --wait the roll stopped; 2 bad
+usage.
 """
 
 
-_JSON = "--json"
+_JSON, _WAIT = "--json", "--wait"
 
 
 class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # supervisor has no types
@@ -105,8 +97,9 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             what = f"unknown command {verb[:100]!r}" if verb else "no command given"
             self._fail(f"{what}; the commands are {', '.join((*acts, *VERBS))}, help", usage=True)
             return
-        if any(word.startswith("-") and word != _JSON for word in words):
-            self._fail(f"unknown option; only {', '.join(acts)} have {_JSON}", usage=True)
+        option = {**dict.fromkeys(acts, _JSON), "roll": _WAIT}.get(verb)
+        if any(word.startswith("-") and word != option for word in words):
+            self._fail(f"unknown option; {', '.join(acts)} have {_JSON}, and roll has {_WAIT}", usage=True)
             return
         if not self.ctl.upcheck():
             return
@@ -195,7 +188,9 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
     def _command(self, words: list[str]) -> None:
         from supervisor_memreap.core.command import CommandError, parse
         from supervisor_memreap.outputs.view import trouble_of_listener
+        from supervisor_memreap.supervisord import remotecommand
 
+        is_to_wait, words = _WAIT in words, [word for word in words if word != _WAIT]
         try:
             verb = parse(" ".join(words)).verb
         except CommandError as error:
@@ -214,44 +209,42 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
                 " [eventlistener:...] section, then run supervisorctl update"
             )
             return
-        answer = self._answer(words, verb, listener)
-        if answer is None:
-            self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
-        elif answer["ok"] or verb == "doctor" or "\n" in answer["text"]:
+        id = uuid.uuid4().hex
+        try:
+            answer = remotecommand.answer(self.ctl.get_supervisor(), self._memreap(), words, verb, listener, id)
+        except remotecommand.NoAnswer as error:
+            self._fail(str(error))
+            return
+        if answer["ok"] or verb == "doctor" or "\n" in answer["text"]:
             # A command that was carried out in only some pools has a line for each.
             self.ctl.output(answer["text"])
             if not answer["ok"]:
                 self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
         else:
             self._fail(answer["text"])
+            return
+        if is_to_wait:
+            try:
+                self._wait(id)
+            except KeyboardInterrupt:
+                self._fail("no longer waiting: the roll goes on; to stop it, pause the pool")
 
-    def _answer(self, words: list[str], verb: Verb, listener: ListenerRow) -> dict[str, Any] | None:
-        """The listener's answer; None if there is none, which has then been reported."""
-        from supervisor_memreap.core.command import TYPE
+    def _wait(self, id: str) -> None:
+        """Until the roll that this command began is over in all pools, and show its progress."""
+        from supervisor_memreap.outputs.rollprogress import RollProgress
+        from supervisor_memreap.supervisord.remotecommand import PATIENCE
 
-        id = uuid.uuid4().hex
-        # By the clock of supervisord's machine, which is also the listener's.
-        until = listener["time"] + PATIENCE
-        text = f"{' '.join(words)} id={id} until={until:.3f}"
-        patience = PATIENCE + LATE + (DOCTOR_PATIENCE if verb == "doctor" else 0.0)
-        start = asked = time.monotonic()
-        self.ctl.get_supervisor().sendRemoteCommEvent(TYPE, text)
-        while time.monotonic() - start < patience:
-            is_due = time.monotonic() - asked > ASK_AGAIN
-            now = self._memreap().getListener() if is_due else listener
-            answer = self._memreap().getAnswer(id)
-            if answer:
-                return dict(answer)
-            if is_due:
-                asked = time.monotonic()
-                # In this order: if the listener was ready, it has answered all earlier commands by now.
-                if asked - start < PATIENCE and _is_ready(now) and now["pid"] == listener["pid"]:
-                    # supervisord has discarded it: its buffer holds 10 events by default. Send it with the same id and
-                    # time: the listener carries it out once, however often it arrives.
-                    self.ctl.get_supervisor().sendRemoteCommEvent(TYPE, text)
-            time.sleep(0.1)
-        self._fail(_without_answer(self._memreap().getListener(), listener["pid"], until))
-        return None
+        progress, heard = RollProgress(id), time.monotonic()
+        while not progress.is_over:
+            view = self._look()
+            for line in progress.lines(view.pools):
+                (self._fail if line.is_failure else self.ctl.output)(line.text)
+            if view.is_watched:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > PATIENCE:
+                self._fail(f"no longer waiting: {'; '.join(view.troubles)}")
+                return
+            time.sleep(0.2)
 
     def _memreap(self) -> Any:
         return self.ctl.get_server_proxy("memreap")
@@ -278,32 +271,6 @@ def _workers_lines(shown: View) -> Iterator[str]:
     for pool in shown.pools:
         title = f"{pool['name']}:\n" if len(shown.pools) > 1 else ""
         yield title + statustable.workers_table(pool)
-
-
-def _is_ready(listener: ListenerRow) -> bool:
-    """Whether it handles no event, and none waits for it."""
-    from supervisor_memreap.core.listeners import ListenerState
-
-    return bool(listener["listener_state"] == ListenerState.READY and not listener["events_waiting"])
-
-
-def _without_answer(listener: ListenerRow, pid: int, until: float) -> str:
-    """What is known about a command that got no answer in time."""
-    if listener["pid"] != pid:
-        return "no answer: the listener was restarted; see memreap status for what was done"
-    # It handles events in order: if it has looked after the command expired, it would have answered. (Ages are
-    # rounded to 0.1 s.)
-    age = listener.get("age_seconds")
-    if age is not None and listener["time"] - age > until + 0.1:
-        return (
-            "nothing was done: the command did not reach the listener in time. supervisord discards events when too"
-            " many wait: set buffer_size=100 in the listener's [eventlistener:...] section"
-        )
-    return (
-        f"no answer within {PATIENCE:.0f} s, the listener is {listener['listener_state']} and"
-        f" {listener['events_waiting']} events are waiting. The command has expired: unless it was already started, it"
-        " will not be carried out; see memreap status, and the listener's log"
-    )
 
 
 def make_ctlplugin(controller: Any, **config: str) -> MemreapControllerPlugin:

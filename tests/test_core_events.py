@@ -224,6 +224,11 @@ EXAMPLES = [
     (events.Paused(*STAMP, "paused"), "paused"),
     (events.ResumedByUser(*STAMP, "resumed"), "resumed"),
     (events.WorkersRequested(*STAMP, "worker 11 will be replaced"), "worker 11 will be replaced"),
+    (events.Rolled(*STAMP, 4), "the roll is done: workers replaced: 4"),
+    (
+        events.RollStopped(*STAMP, 1, 4, "the pool is paused"),
+        "the roll stopped after 1 of 4 workers: the pool is paused;",
+    ),
     (events.OrphansFound(*STAMP, (11, 12), 80 * MIB, True), "kill 11 12"),
     (events.OrphansFound(*STAMP, (11,), 80 * MIB, False), "stopwaitsecs="),
     (events.NotUnderSupervisord(*LISTENER), "by hand, use memreap once"),

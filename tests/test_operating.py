@@ -13,6 +13,7 @@ import sys
 import time
 import xmlrpc.client
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -162,18 +163,20 @@ def test_events_are_announced_except_where_announce_is_off(operated):
 
 def test_a_roll_replaces_all_workers_one_at_a_time(operated):
     before = operated.workers()
-    result = operated.ctl("memreap", "roll", "myapp")
-    assert (result.returncode, "myapp: all 3 workers " in result.stdout) == (0, True), result
-    fewest = 3
-
-    def assert_all_are_new() -> None:
-        nonlocal fewest
-        now = operated.workers()
-        fewest = min(fewest, len(now))
-        assert not before & now
-
-    eventually(assert_all_are_new, timeout=60)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(operated.ctl, "memreap", "roll", "myapp", "--wait")
+        fewest = 3
+        while not waiting.done():
+            fewest = min(fewest, len(operated.workers()))
+            time.sleep(0.05)
+    result = waiting.result()
+    assert result.returncode == 0, result
+    first, *progress = result.stdout.splitlines()
+    assert first.startswith("myapp: all 3 workers will be replaced, one at a time")
+    assert progress == [f"myapp: {number} of 3 workers replaced" for number in range(4)]
     assert fewest >= 2
+    assert not before & operated.workers()
+    assert "the roll is done: workers replaced: 3" in operated.log()
 
 
 def test_a_pause_survives_a_restart_of_the_listener_and_is_ended_by_resume(operated):

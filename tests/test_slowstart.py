@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import sys
+
 import psutil
 import pytest
+from support import stack
 from support.driver import eventually
+from support.operated import assert_logged, assert_status, operating
 from support.reaping import Reaping
 from support.slowstart import Slow, slow
 
@@ -33,6 +39,25 @@ def test_all_but_one_always_serve(kind, workers, reason, tmp_path):
         first, *_ = reaping.all_of(events.Settled)
         assert IMPORT <= first.to_serve < IMPORT + 5
         assert 1 in starting
+
+
+def test_a_roll_of_a_deployment_that_does_not_start_takes_one_worker_and_ends_with_1():
+    gunicorn = f"{sys.executable} -m gunicorn --workers 3 --no-control-socket slowstart:application"
+    where = 'directory=WHERE\nenvironment=IMPORT="0",MARKS="WHERE",TMPDIR="WHERE"\n'
+    command = f"{gunicorn} --bind 127.0.0.1:{stack.free_port()}"
+    settings = "[memreap]\nlimit=1GB\nmin_age=1s\nsettle=1s\ngrace=5s\n[memreap:myapp]\n"
+    with operating(f"[program:myapp]\ncommand={command}\n{where}{settings}") as operated:
+        shutil.copy(stack.APPS / "slowstart.py", operated.directory)
+        operated.ctl("restart", "myapp")
+        eventually(lambda: assert_status(operated, r"myapp +QUIET.* 3 "))
+        before = operated.workers()
+        (operated.directory / "import").write_text("60")
+        rolled = operated.ctl("memreap", "roll", "myapp", "--wait")
+        assert rolled.returncode == 1, rolled
+        assert len(before & operated.workers()) == 2
+        last = rolled.stdout.splitlines()[-1]
+        assert re.match(r"memreap: myapp: 0 of 3 workers replaced; the roll stopped: worker \d+ left, and no", last)
+        assert_logged(operated, "the roll stopped after 0 of 3 workers: worker")
 
 
 def grow(pool: Slow) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from supervisor_memreap.core import delay, policy
+from supervisor_memreap.core import delay, hindrance, policy
 from supervisor_memreap.core.command import MAX_NAMES, Command, CommandError
 from supervisor_memreap.core.frozen import Frozen
 from supervisor_memreap.core.hindrance import Kind
@@ -97,9 +97,11 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
     elif not present:
         raise CommandError(f"{pool.name}: all of its workers have already been signalled")
     elif command.verb == "roll":
+        if state.reap and state.reap.overdue:
+            raise CommandError(f"{pool.name}: {hindrance.not_replaced(state.reap.worker.pid).text}; then roll again")
         all_ = f"all {len(present)} workers" if len(present) > 1 else f"worker {present[0].id.pid}"
         text = f"{all_} will be replaced{', one at a time' if len(present) > 1 else ''}"
-        return policy.request((each.id for each in present), state), text + _young(present, state)
+        return policy.roll(command.id, [each.id for each in present], state), text + _young(present, state)
     else:
         worker = max(present, key=lambda worker: (worker.used or 0, worker.bound))
     text = f"worker {worker.id.pid} will be replaced"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from supervisor_memreap.core import events, policy, reasons
+from supervisor_memreap.core import delay, events, hindrance, policy, reasons
 from supervisor_memreap.core.events import Event
 from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import Ending, InitialSize, Pool, ProcessId, Worker
@@ -28,7 +28,34 @@ def follow(
     return following.state, tuple(following.events)
 
 
-class _Manager(PoolInLook):
+class _Roll(PoolInLook):
+    def follow_roll(self) -> None:
+        """Rule 12: whether it may go on, and all are replaced."""
+        state, roll = self.state, self.state.roll
+        if roll is None or roll.is_over:
+            return
+        held = delay.held_back(self.settings, state)
+        if held:
+            self.end_roll(f"the pool is {held.text}")
+        elif policy.is_rolled(state):
+            stayed = ", ".join(str(worker.pid) for worker in sorted(policy.not_replaced(self.pool, state)))
+            self.end_roll(f"worker {stayed} did not leave, as the log says" if stayed else "")
+
+    def end_roll(self, failure: str) -> None:
+        """The roll that goes on, if there is one. What is left of it is not replaced."""
+        roll = self.state.roll
+        if roll is None or roll.is_over:
+            return
+        number, left = len(roll.workers), len(policy.not_replaced(self.pool, self.state))
+        stamp = self.pool.stamp
+        self.say(
+            events.RollStopped(*stamp, number - left, number, failure) if failure else events.Rolled(*stamp, number)
+        )
+        over = replace(roll, is_over=True, left=left, failure=failure)
+        self.set(requested=self.state.requested - roll.workers, roll=over)
+
+
+class _Manager(_Roll):
     """The settings and the manager, and what they begin and end."""
 
     def apply_settings(self) -> None:
@@ -79,6 +106,8 @@ class _Manager(PoolInLook):
 
     def _forget_manager(self) -> None:
         """Rule 10: it may have ended because a worker was signalled."""
+        if self.state.manager:
+            self.end_roll(f"manager {self.state.manager.pid} is no longer there")
         pool, before = self.pool, self.state
         self.state = PoolState(
             settings=before.settings,
@@ -87,6 +116,7 @@ class _Manager(PoolInLook):
             paused=before.paused,
             delay=before.delay,
             delay_told=before.delay_told,
+            roll=before.roll,
         )
         if not policy.asks_how_it_ended(pool, before) or pool.ending is Ending.STOPPED:
             return
@@ -278,7 +308,7 @@ class _Workers(PoolInLook):
         self.set(suspended=suspended, started_over=())
 
 
-class _Reap(PoolInLook):
+class _Reap(_Roll):
     """What became of the workers that were signalled."""
 
     def follow_stuck(self) -> None:
@@ -363,11 +393,14 @@ class _Reap(PoolInLook):
         if is_late and not pool.is_group and all_serve and self._is_stable():
             # The server shrinks its pool on its own (FCGI::ProcManager::Dynamic, uWSGI's cheaper, Apache).
             self.say(events.NoReplacement(*pool.stamp, leaving.worker, gone_for, present, before))
+            if not state.population.shrinks:
+                self.end_roll(f"no worker took the place of worker {leaving.worker.pid}")
             self.set(reap=None, manager_losses=0)
             self.note(replaces=False)
             return
         if is_late and not leaving.overdue:
             self.say(events.NotReplaced(*pool.stamp, leaving.worker, gone_for, present, before))
+            self.end_roll(hindrance.not_replaced(leaving.worker.pid).text)
             leaving = replace(leaving, overdue=True)
         self.set(reap=leaving)
 
@@ -422,6 +455,7 @@ class _Following(_Manager, _Workers, _Reap):
         self.note_changes()
         self.follow_stuck()
         self.follow_leaving()
+        self.follow_roll()
         before = self.state.seen
         self.count(counts)
         self.end_suspension()

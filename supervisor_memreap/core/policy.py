@@ -30,7 +30,7 @@ the words they use, what they both ask of the state, and what becomes of that as
     Not if a user stopped or restarted the manager; if that is unknown, the suspension is shorter.
 11. Only programs that supervisord calls RUNNING, only (pid, start time): otherwise the pool has no manager here.
 12. A user may request a worker: it goes before all others, over the limit or not, by the same rules. In a pool that a
-    user paused, no worker goes.
+    user paused, no worker goes. A roll, of all workers, ends with the first that is not replaced within `grace`.
 13. Where a pool is only observed (`observe`), nothing is ever sent; what would have been is an event. It is observed
     for STABLE_SETTINGS more after the setting is gone.
 14. Where memory is short (core.shortage), on the host or in a control group, one worker goes in each look, over all
@@ -39,7 +39,7 @@ the words they use, what they both ask of the state, and what becomes of that as
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ from supervisor_memreap.core.reasons import Circumstances, OverLimit, Reason
 from supervisor_memreap.core.servers import named
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.shortage import Episodes
-from supervisor_memreap.core.state import Cause, Phase, PoolState, Reap, Wait
+from supervisor_memreap.core.state import Cause, Phase, PoolState, Reap, Roll, Wait
 
 # A limit is wrong if workers began to serve at this many consecutive looks, all of them over it (rule 9).
 STARTED_OVER = 3
@@ -350,6 +350,27 @@ def request(workers: Iterable[ProcessId], state: PoolState) -> PoolState:
     """A user requests these workers, whatever the settings are."""
     vetoes = {kind.__name__ for kind in events.kinds(events.Veto)}
     return replace(state, requested=state.requested | set(workers), reported=state.reported - vetoes)
+
+
+def roll(id: str, workers: Collection[ProcessId], state: PoolState) -> PoolState:
+    """A user requests all of these workers, until one of them is not replaced (rule 12)."""
+    return replace(request(workers, state), roll=Roll(id, frozenset(workers)))
+
+
+def not_replaced(pool: Pool, state: PoolState) -> frozenset[ProcessId]:
+    """The workers of the last roll that are not replaced, or not yet."""
+    present = {worker.id for worker in pool.workers}
+    return state.roll.workers & (present | _to_replace(state)) if state.roll else frozenset()
+
+
+def is_rolled(state: PoolState) -> bool:
+    """Whether none is left of a roll that goes on."""
+    roll = state.roll
+    return roll is not None and not roll.is_over and not roll.workers & _to_replace(state)
+
+
+def _to_replace(state: PoolState) -> frozenset[ProcessId]:
+    return state.requested | {reap.worker for reap in (state.reap,) if reap}
 
 
 def pause(state: PoolState) -> PoolState:

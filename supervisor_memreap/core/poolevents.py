@@ -259,6 +259,26 @@ class WorkersRequested(CommandDone):
     """A user asked for workers of this pool to be replaced."""
 
 
+class Rolled(Event):
+    """All workers were replaced that were to be replaced by a user's roll."""
+
+    wording = "the roll is done: workers replaced: {workers}"
+    workers: int
+
+
+class RollStopped(Event):
+    """A roll ended before all workers were replaced."""
+
+    trouble = "roll stopped"
+    wording = (
+        "the roll stopped after {replaced} of {workers} workers: {why}; the others stay as they are: mend the cause,"
+        " then roll again"
+    )
+    replaced: int
+    workers: int
+    why: str
+
+
 class Noted(Event):
     """The state of a pool, or what the run waits for."""
 

@@ -51,6 +51,20 @@ class HindranceRow(TypedDict):
     """Seconds since 1970."""
 
 
+class RollRow(TypedDict):
+    """The last roll of a pool, until it has another manager."""
+
+    id: str
+    """Of the command."""
+    workers: int
+    """That were to be replaced."""
+    left: int
+    """Those of them that are not replaced, or not yet."""
+    is_over: bool
+    failure: str
+    """Why it ended before all were replaced; empty: it did not."""
+
+
 class PoolRow(TypedDict):
     name: str
     state: str
@@ -86,6 +100,7 @@ class PoolRow(TypedDict):
     not_visible: Optional[str]
     """Why the pool is not watched."""
     suspension: Optional[SuspensionRow]
+    roll: Optional[RollRow]
     largest_bytes: Optional[int]
     """Of the largest worker, in the pool's metric."""
     total_bytes: Optional[int]

@@ -118,6 +118,21 @@ class Suspension:
 
 
 @dataclass(frozen=True)
+class Roll:
+    """A user asked for all workers of a pool to be replaced. It is known until the next one, or another manager."""
+
+    id: str
+    """Of the command."""
+    workers: frozenset[ProcessId]
+    """That were to be replaced."""
+    is_over: bool = False
+    left: int = 0
+    """When it is over: how many of them were not replaced."""
+    failure: str = ""
+    """Why it ended before all were replaced."""
+
+
+@dataclass(frozen=True)
 class Delay:
     """Workers are due, and for too long none could be signalled."""
 
@@ -192,6 +207,8 @@ class Lasting:
     paused: bool = False
     requested: frozenset[ProcessId] = frozenset()
     """Workers that a user requested, while they exist."""
+    roll: Roll | None = None
+    """The last one."""
     population: Population = field(default_factory=Population)
     delay: Delay | None = None
     """Saved for commands that cannot ask the listener, and so that a new listener goes on with it."""
@@ -315,6 +332,7 @@ def is_worth_keeping(state: Lasting) -> bool:
         or state.manager_losses
         or state.paused
         or state.requested
+        or (state.roll and not state.roll.is_over)
         or state.population.replaces is False
         or state.delay
     )
@@ -354,6 +372,7 @@ def decode(values: Mapping[str, Any]) -> Lasting:
         manager_losses=int(values["manager_losses"]),
         paused=bool(values["paused"]),
         requested=frozenset(map(process_id, values.get("requested", ()))),
+        roll=_optional(values.get("roll"), _roll),
         population=Population(
             replaces=_optional(values.get("replaces"), bool),
             shrinks=bool(values.get("shrinks")),
@@ -391,6 +410,11 @@ def _suspension(values: dict[str, Any]) -> Suspension:
         setting=str(values["setting"]),
         usable=str(values.get("usable", "")),
     )
+
+
+def _roll(values: dict[str, Any]) -> Roll:
+    workers = frozenset(map(process_id, values["workers"]))
+    return Roll(str(values["id"]), workers, bool(values["is_over"]), int(values["left"]), str(values["failure"]))
 
 
 def _delay(values: dict[str, Any]) -> Delay:

@@ -9,7 +9,7 @@ from supervisor_memreap.core import policy
 from supervisor_memreap.core.counters import Counters
 from supervisor_memreap.core.model import Pool, ProcessId, ProgramState, Standing, Worker
 from supervisor_memreap.core.policy import Choice
-from supervisor_memreap.core.rows import HindranceRow, PoolRow, SuspensionRow, WorkerRow, known, without
+from supervisor_memreap.core.rows import HindranceRow, PoolRow, RollRow, SuspensionRow, WorkerRow, known, without
 from supervisor_memreap.core.servers import signal_for
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
@@ -61,6 +61,7 @@ def of_pool(
         "unreadable_workers": choice.unreadable or None,
         "not_visible": pool.not_visible or choice.unwatched or None,
         "suspension": suspension(pool, state, boot),
+        "roll": _roll(pool, state),
         "largest_bytes": max(sizes, default=None),
         "total_bytes": sum(sizes) if sizes else None,
         "total_limit_bytes": settings.total,
@@ -144,6 +145,20 @@ def suspension(pool: Pool, state: PoolState, boot: float) -> SuspensionRow | Non
         "until": None if until is None else int(until + boot),
     }
     return known(row)
+
+
+def _roll(pool: Pool, state: PoolState) -> RollRow | None:
+    roll = state.roll
+    if roll is None:
+        return None
+    left = roll.left if roll.is_over else len(policy.not_replaced(pool, state))
+    return {
+        "id": roll.id,
+        "workers": len(roll.workers),
+        "left": left,
+        "is_over": roll.is_over,
+        "failure": roll.failure,
+    }
 
 
 def of_look(pools: Iterable[PoolRow]) -> list[PoolRow]:

@@ -1,10 +1,14 @@
-"""A WSGI application whose import takes IMPORT seconds; a file in MARKS names each process that has it behind it."""
+"""A WSGI application whose import takes IMPORT seconds, or as many as a file `import` beside it says.
+
+A file in MARKS names each process that has it behind it.
+"""
 
 import os
 import time
 from pathlib import Path
 
-time.sleep(float(os.environ["IMPORT"]))
+seconds = Path("import")
+time.sleep(float(seconds.read_text() if seconds.exists() else os.environ["IMPORT"]))
 Path(os.environ["MARKS"], str(os.getpid())).touch()
 held = []
 

@@ -1,0 +1,44 @@
+"""How far the roll of one command has come in each pool, from the rows of the listener. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from supervisor_memreap.core.rows import PoolRow, RollRow
+
+
+class Line(NamedTuple):
+    text: str
+    is_failure: bool
+
+
+class RollProgress:
+    def __init__(self, id: str):
+        """`id` is that of the command."""
+        self._id = id
+        self._shown: dict[str, str] = {}
+        self.is_over = False
+        """In all pools, or it is no longer known in one."""
+
+    def lines(self, pools: Iterable[PoolRow]) -> Iterator[Line]:
+        """What is new, a line for a pool. The listener publishes the roll together with its answer to the command."""
+        rolls = {row["name"]: (row, roll) for row in pools for roll in (row.get("roll"),) if roll}
+        rolls = {name: (row, roll) for name, (row, roll) in rolls.items() if roll["id"] == self._id}
+        for name in self._shown.keys() - rolls.keys():
+            why = "another one was begun, or the listener was restarted"
+            yield Line(f"{name}: its roll is no longer known: {why}", True)
+        self.is_over = self._shown.keys() > rolls.keys() or all(roll["is_over"] for _, roll in rolls.values())
+        for name, (row, roll) in rolls.items():
+            text = _text(row, roll)
+            if self._shown.get(name) != text:
+                self._shown[name] = text
+                yield Line(text, bool(roll["failure"]))
+
+
+def _text(row: PoolRow, roll: RollRow) -> str:
+    hindrance = row.get("hindrance")
+    text = f"{row['name']}: {roll['workers'] - roll['left']} of {roll['workers']} workers replaced"
+    if roll["failure"]:
+        return f"{text}; the roll stopped: {roll['failure']}"
+    return f"{text}; what stands in the way: {hindrance['text']}" if hindrance and not roll["is_over"] else text
