@@ -49,6 +49,9 @@ class Frozen:
     if not TYPE_CHECKING:  # each class has arguments of its own
 
         def __init__(self, *args, **given):
+            if not given and len(args) == len(self._names):  # as most are made: in half the time
+                self.__dict__.update(zip(self._names, args))
+                return
             values = {**dict(zip(self._names, args)), **given}
             if len(args) + len(given) > len(values) or not self._needed <= values.keys() <= set(self._names):
                 raise TypeError(f"{type(self).__name__} takes {', '.join(self._names)}")
