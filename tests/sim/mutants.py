@@ -1,7 +1,10 @@
 """python -m tests.sim.mutants: changes memreap in one place at a time, and shows the changes that no test notices.
 
-Each change is made in a copy. The pure tests run first, those of the changed file before the others, then the simulated
-machine: as soon as one fails, the change is found. By hand, not in the suite: a change takes 5 to 60 s.
+The pure tests and the simulated machine are loaded once. Each change is made in a process forked from there, which runs
+the tests that call the changed function, the quickest first, then the simulated machine, until one fails. By hand, not
+in the suite: a change that is not noticed takes a minute.
+
+Only what functions do is changed. A number at the head of a module is a choice: a test of it would repeat it.
 """
 
 from __future__ import annotations
@@ -9,20 +12,21 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import functools
+import importlib
 import os
-import queue
 import random
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+import types
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("supervisor_memreap", "tests", "pyproject.toml", "setup.cfg")
 # Modules that decide.
 MODULES = (
     *("carryout", "choosing", "delay", "following", "hindrance", "oomkills", "pace", "policy", "reasons", "selection"),
@@ -30,25 +34,41 @@ MODULES = (
 )
 LISTENER = ("attemptqueue", "attempts", "followed", "memorywatch", "pool", "pools", "poolstate", "reaper")
 FILES = (*(f"core/{name}.py" for name in MODULES), *(f"listener/{name}.py" for name in LISTENER))
-# Seconds for one run of the tests: a change may make a loop endless.
-PATIENCE = 300.0
-_running: set[subprocess.Popen[bytes]] = set()
+# Seconds for all tests of one change: it may make a loop endless.
+PATIENCE = 600.0
 _COMPARED = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 _COMPARED |= {ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In}
 _COUNTED = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add}
+Function = tuple[str, int, str]
+"""Its file, first line and name."""
 
 
 class _Changes(ast.NodeTransformer):
     """Makes the change with this number; None: only counts them."""
 
-    def __init__(self, wanted: int | None = None):
+    def __init__(self, file: str, wanted: int | None = None):
+        self._file = file
         self.wanted = wanted
-        self.places: list[tuple[int, str]] = []
-        """The line of each, and what it is."""
+        self.places: list[tuple[Function, int, str]] = []
+        """Of each: the function in which it is, the line, and what is changed."""
+        self._function: Function | None = None
 
     def _is_wanted(self, node: ast.expr | ast.stmt, what: str) -> bool:
-        self.places.append((node.lineno, what))
+        if self._function is None:
+            return False
+        self.places.append((self._function, node.lineno, what))
         return len(self.places) - 1 == self.wanted
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        outer = self._function
+        first = node.decorator_list[0].lineno if node.decorator_list else node.lineno
+        self._function = outer or (self._file, first, node.name)
+        node.body = [self.visit(each) for each in node.body]  # its arguments are evaluated outside of it
+        self._function = outer
+        return node
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        return node  # a check itself
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
         if node.value:
@@ -100,112 +120,192 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--sample", type=int, default=300, help="how many changes (default: 300)")
     parser.add_argument("--seed", default="1", help="which (default: 1)")
-    parser.add_argument("--at-a-time", type=int, default=1, metavar="N", help="each in a copy of its own (default: 1)")
+    parser.add_argument("--file", choices=FILES, metavar="FILE", help="only in this one, such as core/policy.py")
+    parser.add_argument("--at-a-time", type=int, default=1, metavar="N", help="so many processes (default: 1)")
     arguments = parser.parse_args(argv)
     if arguments.sample < 1 or arguments.at_a_time < 1:
         parser.error("--sample and --at-a-time must be at least 1")
-    with tempfile.TemporaryDirectory(prefix="memreap-mutants-") as directory:
-        copies = [Path(directory, str(number)) for number in range(arguments.at_a_time)]
-        for copy in copies:
-            for name in COPIED:
-                (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, copy / name)
-        if any(_fails(copies[0], run) for run in _runs(copies[0], "listener/reaper.py")):
-            print("the tests fail without a change too", file=sys.stderr)
-            return 2
-        changes = [(file, number) for file in FILES for number in range(len(_places(copies[0], file)))]
-        chosen = random.Random(arguments.seed).sample(changes, min(arguments.sample, len(changes)))
+    files = [arguments.file] if arguments.file else FILES
+    changes = [(file, number) for file in files for number in range(len(_places(file)))]
+    chosen = random.Random(arguments.seed).sample(changes, min(arguments.sample, len(changes)))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.chdir(ROOT)
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    trial = _Trial(chosen, arguments.at_a_time)
+    tests = [*sorted(map(str, Path("tests").glob("test_core_*.py"))), "tests/test_sim.py"]
+    quiet = [
+        "-o",
+        "addopts=",
+        "--noconftest",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "-p",
+        "no:terminal",
+        "-p",
+        "no:randomly",
+    ]
+    pytest.main([*quiet, *tests], plugins=[trial])
+    if trial.trouble:
+        print(trial.trouble, file=sys.stderr)
+        return 130 if trial.trouble == STOPPED else 2
+    print(f"{trial.tried} of {len(changes)} changes, {trial.unnoticed} not noticed")
+    return 1 if trial.unnoticed else 0
+
+
+STOPPED = "stopped"
+
+
+class _Trial:
+    """A plugin of pytest that runs the tests which it has collected in its own way."""
+
+    def __init__(self, chosen: Sequence[tuple[str, int]], at_a_time: int):
+        self._chosen, self._at_a_time = chosen, at_a_time
+        self.tried = self.unnoticed = 0
+        self.trouble = "no tests were found"
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self.trouble = ""
+        pure = [item for item in session.items if "test_sim.py" not in item.nodeid]
+        simulated = [item for item in session.items if item not in pure]
+        calls: dict[str, set[Function]] = {}
+        took: dict[str, float] = {}
         try:
-            survived = _try_all(copies, chosen)
+            for item in pure:
+                began = time.perf_counter()
+                with _called(calls.setdefault(item.nodeid, set())):
+                    _run(session, [item])
+                took[item.nodeid] = time.perf_counter() - began
+            if session.testsfailed:
+                self.trouble = "the tests fail without a change too"
+                return True
+            pure.sort(key=lambda item: took[item.nodeid])
+            self._try_all(session, [(item, calls[item.nodeid]) for item in pure], simulated)
         except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
-            return 130
-    print(f"{len(chosen)} of {len(changes)} changes, {survived} not found")
-    return 1 if survived else 0
+            self.trouble = STOPPED
+        return True
 
-
-def _try_all(copies: Sequence[Path], chosen: Sequence[tuple[str, int]]) -> int:
-    """Returns how many of these changes no test finds."""
-    free = queue.SimpleQueue[Path]()
-    for copy in copies:
-        free.put(copy)
-
-    def found(change: tuple[str, int]) -> str:
-        copy = free.get()
+    def _try_all(
+        self, session: pytest.Session, pure: Sequence[tuple[pytest.Item, set[Function]]], simulated: list[pytest.Item]
+    ) -> None:
+        running: dict[int, tuple[str, int]] = {}
+        left = list(reversed(self._chosen))
         try:
-            return _unfound(copy, *change)
+            while left or running:
+                while left and len(running) < self._at_a_time:
+                    file, number = left.pop()
+                    function, _, _ = _places(file)[number]
+                    tests = [item for item, called in pure if function in called]
+                    pid = os.fork()
+                    if pid == 0:
+                        _try(session, file, number, [*tests, *simulated])
+                    running[pid] = (file, number)
+                pid, status = os.wait()
+                self._note(*running.pop(pid), os.waitstatus_to_exitcode(status))
         finally:
-            free.put(copy)
+            for pid in running:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
-    survived = 0
-    with ThreadPoolExecutor(len(copies)) as pool:
-        try:
-            for count, text in enumerate(pool.map(found, chosen), 1):
-                if text:
-                    survived += 1
-                    print(text, flush=True)
-                if count % 10 == 0:
-                    print(f"{count} of {len(chosen)} changes, {survived} not found", file=sys.stderr, flush=True)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(_running):
-                _end(process)
-            raise
-    return survived
+    def _note(self, file: str, number: int, status: int) -> None:
+        self.tried += 1
+        if status == 0:
+            self.unnoticed += 1
+            _, line, what = _places(file)[number]
+            text = (ROOT / "supervisor_memreap" / file).read_text().splitlines()[line - 1].strip()
+            print(f"{file}:{line}: {what}: {text}", flush=True)
+        if self.tried % 10 == 0:
+            print(f"{self.tried} of {len(self._chosen)}, {self.unnoticed} not noticed", file=sys.stderr, flush=True)
 
 
-def _places(copy: Path, file: str) -> list[tuple[int, str]]:
-    changes = _Changes()
-    changes.visit(ast.parse((copy / "supervisor_memreap" / file).read_text()))
+def _try(session: pytest.Session, file: str, number: int, tests: list[pytest.Item]) -> None:
+    """In a process of its own, which ends with 0 if no test fails. A loop without an end is ended by the alarm."""
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.alarm(int(PATIENCE))
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        _change(file, number)
+        for item in tests:
+            _run(session, [item])
+            if session.testsfailed:
+                break
+        else:
+            status = 0
+    finally:
+        os._exit(status)
+
+
+def _run(session: pytest.Session, items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        session.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+
+
+def _change(file: str, number: int) -> None:
+    """Give the function its changed code. Raises LookupError if there is no such function."""
+    path = ROOT / "supervisor_memreap" / file
+    function, _, _ = _places(file)[number]
+    tree = _Changes(file, number).visit(ast.parse(path.read_text()))
+    changed = compile(ast.fix_missing_locations(tree), str(path), "exec")
+    module = importlib.import_module(f"supervisor_memreap.{file[:-3].replace('/', '.')}")
+    code = next(each for each in _codes(changed) if _function_of(each) == function)
+    functions = [each for each in _functions(vars(module).values()) if _function_of(each.__code__) == function]
+    if not functions:
+        raise LookupError(function)
+    for each in functions:
+        each.__code__ = code
+
+
+@functools.cache
+def _places(file: str) -> list[tuple[Function, int, str]]:
+    changes = _Changes(file)
+    changes.visit(ast.parse((ROOT / "supervisor_memreap" / file).read_text()))
     return changes.places
 
 
-def _unfound(copy: Path, file: str, number: int) -> str:
-    """Make this change. Empty: it was found; else where and what it is."""
-    path = copy / "supervisor_memreap" / file
-    original = path.read_text()
-    line, what = _places(copy, file)[number]
-    tree = _Changes(number).visit(ast.parse(original))
-    path.write_text(ast.unparse(ast.fix_missing_locations(tree)))
+def _function_of(code: types.CodeType) -> Function:
+    return "/".join(Path(code.co_filename).parts[-2:]), code.co_firstlineno, code.co_name
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    for each in code.co_consts:
+        if isinstance(each, types.CodeType):
+            yield each
+            yield from _codes(each)
+
+
+def _functions(values: Iterable[Any]) -> Iterator[types.FunctionType]:
+    """Those of a module and of its classes, whatever they are wrapped in."""
+    for value in values:
+        if isinstance(value, type):
+            yield from _functions(vars(value).values())
+            continue
+        inner = (
+            getattr(value, "fget", None) or getattr(value, "__func__", None) or getattr(value, "func", None) or value
+        )
+        inner = getattr(inner, "__wrapped__", inner)
+        if isinstance(inner, types.FunctionType):
+            yield inner
+
+
+@contextlib.contextmanager
+def _called(functions: set[Function]) -> Iterator[None]:
+    """Collects the functions of memreap that are called."""
+
+    def note(frame: types.FrameType, event: str, _: Any) -> None:
+        if event == "call" and "supervisor_memreap" in frame.f_code.co_filename:
+            codes.add(frame.f_code)
+
+    codes: set[types.CodeType] = set()
+    sys.setprofile(note)
     try:
-        is_found = any(_fails(copy, arguments) for arguments in _runs(copy, file))
+        yield
     finally:
-        path.write_text(original)
-    return "" if is_found else f"{file}:{line}: {what}: {original.splitlines()[line - 1].strip()}"
-
-
-def _runs(copy: Path, file: str) -> Iterator[list[str]]:
-    """Arguments of pytest, those that find most in the shortest time first."""
-    tests = copy / "tests"
-    own = tests / f"test_core_{Path(file).stem}.py"
-    policy = [tests / f"test_core_{name}.py" for name in ("policy", "delay", "phases", "observe", "serving")]
-    first = list(dict.fromkeys([path for path in (own, *policy) if path.exists()]))
-    yield ["--noconftest", *map(str, first)]
-    yield ["--noconftest", *(str(path) for path in sorted(tests.glob("test_core_*.py")) if path not in first)]
-    yield [str(tests / "test_sim.py")]
-    if file.startswith("listener/"):
-        yield [str(tests / f"test_{name}.py") for name in ("attempt", "attemptqueue", "reaper", "saving")]
-
-
-def _fails(copy: Path, arguments: list[str]) -> bool:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
-    environment = {**os.environ, "PYTHONPATH": f"{copy}:{copy / 'tests'}", "PYTHONDONTWRITEBYTECODE": "1"}
-    with subprocess.Popen(
-        command, cwd=copy, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True
-    ) as process:
-        _running.add(process)
-        try:
-            return process.wait(PATIENCE) != 0
-        except subprocess.TimeoutExpired:
-            return True
-        finally:
-            _running.discard(process)
-            _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """And all that it has started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        sys.setprofile(None)
+        functions |= {_function_of(code) for code in codes}
 
 
 if __name__ == "__main__":
