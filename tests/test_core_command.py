@@ -16,7 +16,7 @@ from supervisor_memreap.core.command import (
     parse,
     unknown,
 )
-from supervisor_memreap.core.model import Pool, ProcessId, Worker
+from supervisor_memreap.core.model import Pool, ProcessId, Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import Cause, Delay, PoolState, Reap, Suspension
 
@@ -259,3 +259,34 @@ def test_a_worker_already_signalled_is_not_requested_again_by_pid_or_roll():
     after, answer = carry_out(parse("roll myapp"), POOL, state)
     assert answer == "all 2 workers will be replaced, one at a time"
     assert {worker.pid for worker in after.requested} == {11, 12}
+
+
+YOUNG = PoolState(settings=PoolSettings(min_age=120.0))
+
+
+@pytest.mark.parametrize(
+    ("workers", "answer"),
+    [
+        (WORKERS[:1], "worker 11 will be replaced; not before min_age=2 min"),
+        (
+            (WORKERS[0], replace(WORKERS[1], age=200.0)),
+            "all 2 workers will be replaced, one at a time; 1 of them not before min_age=2 min",
+        ),
+    ],
+)
+def test_a_roll_of_few_workers_says_how_many(workers, answer):
+    assert carry_out(parse("roll myapp"), replace(POOL, workers=workers), YOUNG)[1] == answer
+
+
+def test_a_roll_of_two_pools_is_no_failure_where_one_has_no_workers():
+    both = {**pools(a=PoolState()), "b": (Pool("b", "STOPPED"), PoolState())}
+    assert [result.refused for result in carry_out_in_all(parse("roll all"), both)] == [False, False]
+
+
+def test_the_largest_worker_is_the_one_that_uses_most_not_the_one_that_may():
+    large, small = (
+        Worker(ProcessId(pid, 1.0), 60.0, bound, WorkerDetail(used, True))
+        for pid, bound, used in ((1, 50, 20), (2, 90, 10))
+    )
+    _, answer = carry_out(parse("reap myapp"), replace(POOL, workers=(small, large)), PoolState())
+    assert answer == "worker 1 will be replaced"

@@ -212,6 +212,16 @@ def test_the_due_worker_is_overdue_after_a_minute_with_too_few_serving():
     assert (looks[-1].standing, film.state.delay.hindrance.kind) == ("overdue", Kind.TOO_FEW)
 
 
+def test_too_few_are_waited_for_twice_as_long_as_a_worker_needs_to_grow_old_enough():
+    film = Film(replace(SETTINGS, min_age=60.0))
+    film.look({11: 20, 12: 20, 13: 20, 14: 20})
+    looks = []
+    for pid in range(100, 140):
+        film.fork(pid)
+        looks.append(film.look({11: 300, pid: 20}).standing)
+    assert looks.index("overdue") * 5 == 2 * 60 + delay.OVERDUE
+
+
 @pytest.mark.parametrize("how", [{"paused": True}, {"settings": "observe"}])
 def test_no_worker_is_overdue_where_the_user_wants_no_signals(how):
     film = Film(replace(SETTINGS, observe="settings" in how))

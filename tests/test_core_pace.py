@@ -112,3 +112,7 @@ def test_looks_between_two_ticks_do_not_count_towards_checks():
         state = choice.state
         candidates.append([each.worker.id.pid for each in choice.candidates])
     assert candidates == [[], [], [], [11]]
+
+
+def test_only_the_last_two_readings_count():
+    assert pace.next_look(10.0, False, {}, [reading(0.0, 9000), reading(5.0, 4000), reading(10.0, 4000)], 15.0) is None

@@ -10,7 +10,18 @@ from test_core_policy import BOOT, SETTINGS, Film
 from supervisor_memreap.core import policy
 from supervisor_memreap.core.events import Stuck
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.core.state import TRANSITIONS, Phase, PoolState, Reap, decode, encode, restored
+from supervisor_memreap.core.state import (
+    TRANSITIONS,
+    Phase,
+    PoolState,
+    Population,
+    Reap,
+    decode,
+    encode,
+    is_worth_keeping,
+    persistent_part_differs,
+    restored,
+)
 
 WORKER = ProcessId(11, BOOT)
 # What a version without phases saved of a worker that it had signalled.
@@ -153,3 +164,14 @@ def test_an_attempt_saved_by_a_version_without_phases_may_have_sent_its_signal()
     del values["reap"]
     reap = decode({**values, "leaving": None, "attempted": {**OLDER, "sent": False}}).leaving
     assert (reap.worker, reap.phase, reap.is_sent) == (WORKER, Phase.SIGNALLED, False)
+
+
+def test_what_differs_in_the_population_alone_is_saved():
+    shrinks = replace(PoolState(), population=Population(shrinks=True))
+    assert persistent_part_differs(PoolState(), shrinks)
+    assert not persistent_part_differs(PoolState(), replace(PoolState(), looked=1.0))
+
+
+@pytest.mark.parametrize(("replaces", "is_kept"), [(False, True), (True, False), (None, False)])
+def test_that_a_manager_does_not_replace_its_workers_is_kept(replaces, is_kept):
+    assert is_worth_keeping(replace(PoolState(), population=Population(replaces=replaces))) is is_kept

@@ -1675,3 +1675,54 @@ def test_of_a_new_manager_nothing_is_known():
     film.fork(21)
     film.look({21: 20}, manager=2, start_time=film.now)
     assert (film.state.population.had_more, film.state.population.peaks) == (False, (1, 0))
+
+
+def test_the_replacement_of_a_worker_signalled_between_two_looks_started_after_the_signal():
+    film = Film()
+    verdict = film.look({11: 300, 12: 20}, signal=False)
+    film.state = policy.attempted(verdict.pool, verdict.candidates[0], film.state, film.now + 3)
+    assert film.state.reap
+    assert film.state.reap.started_after == film.now + 3 - policy.START_STEP
+
+
+def test_the_last_of_two_stays_although_the_manager_replaced_one_before():
+    film = after_a_reap()
+    film.fork(13)
+    film.look({12: 20, 13: 20})
+    film.look({12: 20, 13: 20}, after=30)
+    assert film.state.population.replaces is True
+    for _ in range(20):
+        assert reaped(film.look({12: 300})) is None
+
+
+def test_a_worker_whose_exact_size_is_the_limit_is_not_over_it():
+    film = Film()
+    exact = replace(film.worker(11, 150), detail=WorkerDetail(LIMIT, True))
+    assert film.look({11: exact}).pending == ()
+
+
+def test_settings_that_come_back_within_a_tick_are_no_change():
+    film = Film()
+    film.look({11: 20})
+    film.settings = replace(SETTINGS, limit=100 * MIB)
+    film.look({11: 20})
+    assert film.state.changed_settings
+    film.settings = SETTINGS
+    film.look({11: 20})
+    assert film.state.changed_settings is None
+
+
+def test_a_stuck_worker_that_leaves_has_its_time_since_the_signal():
+    film = after_a_reap()
+    film.look({11: 300, 12: 20}, after=SETTINGS.grace)
+    (left,) = events(film.look({12: 20}, after=60), Left)
+    assert left.after == SETTINGS.grace + 60
+
+
+def test_the_usual_number_is_that_of_the_last_two_periods():
+    film = Film()
+    film.look({11: 20, 12: 20, 13: 20})
+    film.look({11: 20}, after=policy.USUAL - 1)
+    assert film.state.population.peaks == (3, 0)
+    film.look({11: 20}, after=1)
+    assert film.state.population.peaks == (1, 3)

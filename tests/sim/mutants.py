@@ -231,7 +231,7 @@ def _text(file: str, number: int, is_made: bool) -> str:
 
 
 def _try(session: pytest.Session, file: str, number: int, tests: list[pytest.Item]) -> None:
-    """In a process of its own, whose exit status says what became of it. A loop without an end is ended by the alarm."""
+    """In a process of its own, whose exit status says what became of it; the alarm ends a loop without an end."""
     status = NOT_MADE
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
