@@ -17,7 +17,8 @@ from .script import KINDS, Script
 from .supervisord import Supervisord
 
 if TYPE_CHECKING:
-    from .machine import SimLock, SimMachine
+    from .attempt import SimLock
+    from .machine import SimMachine
 
 
 @dataclass(frozen=True)

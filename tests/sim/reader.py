@@ -1,0 +1,183 @@
+"""One look at a pool of the simulated machine, as host.look does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from supervisor_memreap.core import serving
+from supervisor_memreap.core.frozen import replace
+from supervisor_memreap.core.model import (
+    HOST,
+    STOPPED_BY_HAND,
+    Fact,
+    MemoryScope,
+    Nested,
+    Pool,
+    ProcessId,
+    ProcessMemory,
+    ProgramState,
+    Sharing,
+    WorkerDetail,
+)
+from supervisor_memreap.core.model import Worker as Seen
+from supervisor_memreap.core.servers import named, signal_for
+from supervisor_memreap.core.settings import PoolSettings, Watch
+from supervisor_memreap.host.machine import Gate
+
+from .processes import SHARED, Manager, Process, Worker
+
+if TYPE_CHECKING:
+    from .machine import SimMachine
+
+LOOK = 0.002
+"""Seconds that the reading of a pool takes: meanwhile the world goes on."""
+
+
+@dataclass
+class SimReader:
+    machine: SimMachine
+    reads_scopes: bool
+    is_readable: bool = True
+    """Whether the pool that is read can be read in time."""
+
+    def read(
+        self,
+        watch: Watch,
+        gate: Gate,
+        expected: Collection[ProcessId],
+        serving: Collection[ProcessId],
+        reads_structure: bool,
+        probe: bool,
+    ) -> Pool:
+        world = self.machine.world
+        world.clock.run(world.clock.now + LOOK)
+        self.is_readable = not world.call("read")
+        program, settings, at = watch.program, watch.settings, world.clock.wall
+        name, state = program.namespec, program.state
+        if watch.members:
+            return self._read_group(watch, gate, expected, serving, reads_structure)
+        if state != ProgramState.RUNNING or program.pid <= 0:
+            return Pool(name, state, at=at)
+        sim = world.supervisord.programs[name]
+        above: Process | None = sim.process
+        if above is None or not above.is_there or above.id.pid != program.pid:
+            return Pool(name, "gone", at=at)
+        if settings.depth == 2:
+            below = list(above.children.values())
+            if len(below) != 1:
+                text = "depth=2, but the wrapper does not have exactly one manager below it"
+                return Pool(name, state, text, at=at)
+            above = below[0]
+        pool = Pool(
+            name,
+            state,
+            "",
+            above.id,
+            world.clock.now - above.born,
+            child_faults=above.child_faults if isinstance(above, Manager) else 0,
+            at=at,
+        )
+        pool = replace(pool, scopes=self._scopes(settings, name, above))
+        needs_detail = gate(pool)
+        present = sorted((each for each in above.children.values() if each.is_there), key=lambda each: each.id.pid)
+        seen = [self._seen(child, settings, needs_detail) for child in present]
+        if probe and seen and not any(each.detail for each in seen):
+            seen[0] = self._seen(present[0], settings, lambda _: True)
+        pool = replace(pool, workers=tuple(seen))
+        if reads_structure:
+            pool = replace(pool, nested=self._nested(above))
+        return self._with_serving(pool, above, serving)
+
+    def _read_group(
+        self,
+        watch: Watch,
+        gate: Gate,
+        expected: Collection[ProcessId],
+        serving: Collection[ProcessId],
+        reads_structure: bool,
+    ) -> Pool:
+        """With target=self: what supervisord has listed, as it is now."""
+        world, program, settings = self.machine.world, watch.program, watch.settings
+        name, state, at = program.namespec, program.state, world.clock.wall
+        if state in STOPPED_BY_HAND or program.pid <= 0:
+            return Pool(name, state, is_group=True, at=at)
+        supervisord, manager = world.supervisord.process, world.supervisord.programs[name].manager
+        assert manager
+        listed = {member.pid: member.name for member in watch.members if member.state == ProgramState.RUNNING}
+        stopped = frozenset(member.name for member in watch.members if member.state in STOPPED_BY_HAND)
+        age = world.clock.now - supervisord.born
+        faults, scopes = manager.child_faults, self._scopes(settings, name, manager)
+        pool = Pool(name, state, "", supervisord.id, age, (), stopped, faults, is_group=True, at=at, scopes=scopes)
+        needs_detail = gate(pool)
+        pids = sorted({*listed, *(each.pid for each in expected)})
+        present = [manager.children[pid] for pid in pids if pid in manager.children]
+        workers = [
+            replace(self._seen(each, settings, needs_detail), slot=listed.get(each.id.pid, "")) for each in present
+        ]
+        pool = replace(pool, workers=tuple(workers), nested=() if reads_structure else None)
+        return self._with_serving(pool, manager, serving)
+
+    def _seen(self, child: Process, settings: PoolSettings, needs_detail: Callable[[Seen], bool]) -> Seen:
+        now = self.machine.now()
+        private = child.private(now) if isinstance(child, Worker) else 20 * 1024**2
+        seen = Seen(child.id, now - child.born, private + SHARED)
+        return replace(seen, detail=self._detail(child, private, settings)) if needs_detail(seen) else seen
+
+    def _detail(self, child: Process, private: int, settings: PoolSettings) -> WorkerDetail:
+        kind = child.manager.plan.kind if isinstance(child, Worker) else None
+        server = kind.server if kind else ""
+        signal = signal_for(server, settings.signal)
+        now = self.machine.now()
+        is_newborn = isinstance(child, Worker) and now < child.serves and not child.is_helper
+        has_handler = not is_newborn or bool(kind and kind.hangs_up)
+        memory = ProcessMemory(private, 0, private + SHARED // 4, 0)
+        used = {"uss": private, "pss": private + SHARED // 4}.get(settings.metric, private + SHARED)
+        if not self.machine.world.reads_sizes or not self.is_readable:
+            return WorkerDetail(
+                None, has_handler, server, signal, isinstance(child, Manager), is_late=not self.is_readable
+            )
+        return WorkerDetail(used, has_handler, server, signal, isinstance(child, Manager), memory=memory)
+
+    def _nested(self, above: Process) -> tuple[Nested, ...]:
+        managers = [each for each in above.children.values() if isinstance(each, Manager)]
+        return tuple(Nested(each.id, "perl-fcgi-pm", len(each.children)) for each in managers)
+
+    def _scopes(self, settings: PoolSettings, name: str, above: Process) -> tuple[MemoryScope, ...]:
+        scopes = []
+        world = self.machine.world
+        if self.reads_scopes and (settings.headroom is not None or settings.pressure is not None):
+            scopes.append(MemoryScope(HOST, world.host, world.available(), 0.0))
+        if settings.total is not None:
+            held = sum(
+                each.private(world.clock.now) + SHARED // 4
+                for each in above.children.values()
+                if isinstance(each, Worker)
+            )
+            scopes.append(MemoryScope(name, settings.total, settings.total - held))
+        return tuple(scopes)
+
+    def _with_serving(self, pool: Pool, above: Process, known: Collection[ProcessId]) -> Pool:
+        unknown = [each.id for each in pool.workers if each.id not in known]
+        if not unknown:
+            return pool
+        facts = {id: self._fact(above.children[id.pid]) for id in unknown if id.pid in above.children}
+        is_shared = pool.manager in self.machine.shared or len(unknown) < len(pool.workers)
+        server = above.plan.kind.server if isinstance(above, Manager) else ""
+        pool = serving.sort_out(pool, facts, is_shared, lambda: named(server).takes_turns)
+        if pool.sharing is Sharing.SHARED and pool.manager:
+            self.machine.shared.add(pool.manager)
+        return pool
+
+    def _fact(self, child: Process) -> Fact:
+        world = self.machine.world
+        if not self.is_readable:
+            return Fact.UNREAD
+        if not world.reads_sockets:
+            return Fact.HIDDEN
+        if not isinstance(child, Worker) or not child.manager.plan.kind.shares:
+            return Fact.APART
+        if child.is_helper:
+            return Fact.ELSEWHERE if child.id.pid % 2 else Fact.NONE
+        return Fact.SERVES if world.clock.now >= child.serves else Fact.HOLDS
