@@ -229,6 +229,18 @@ def test_children_that_come_and_go_without_serving_do_not_block_reaping_forever(
     assert 5.0 * first == pytest.approx(2 * policy.STARTS, abs=5)
 
 
+def test_the_last_process_of_a_group_that_serves_is_kept_while_supervisord_starts_others_again_and_again():
+    film = Served(replace(SETTINGS, target="self", signal="TERM"))
+    film.is_group = True
+    film.slots = {11: "a", **{pid: "bc"[pid % 2] for pid in range(100, 200)}}
+    film.starting = set(range(100, 200))
+    for pid in range(100, 200, 2):  # as after a broken deployment, before which this memreap was not there
+        film.fork(pid, pid + 1)
+        assert reaped(film.look({11: 300, pid: 20, pid + 1: 20})) is None
+    for _ in range(3):  # in BACKOFF
+        assert reaped(film.look({11: 300}, after=1)) is None
+
+
 def test_a_child_that_has_not_served_for_very_long_blocks_no_reap():
     film = Served()
     film.starting = {13}  # it has the pool's socket, and takes no part

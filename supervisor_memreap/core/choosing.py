@@ -223,15 +223,17 @@ class _Choosing(_Reports):
         """Rule 1: whether the only worker of a pool may go, since another one must come in its place.
 
         One that is left of several is the last that serves, unless the manager has replaced the last one that was
-        reaped. Children that come and go all the time may be workers that end at once, which are in no look.
+        reaped; supervisord starts each again. Children that come and go all the time may be workers that end at once,
+        which are in no look.
         """
         population, settings = self.state.population, self.settings
+        needed = max(policy.SINGLE_CALM, min(policy.CALM, max(settings.min_age, settings.settle)))
+        is_calm = population.calm(self.now) >= needed
         if self.pool.is_group:
-            return True  # supervisord will restart it
+            return is_calm or not population.had_more
         if population.replaces is not None:
             return population.replaces
-        needed = max(policy.SINGLE_CALM, min(policy.CALM, max(settings.min_age, settings.settle)))
-        return not population.had_more and population.calm(self.now) >= needed
+        return not population.had_more and is_calm
 
     def _due_again(self) -> Worker | None:
         """Rule 7: the worker that is to be signalled a second time."""
