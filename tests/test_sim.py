@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from sim import store
+from sim import reader, store
 from sim.processes import Growth
 from sim.run import Run
 from sim.script import Action, Load, PoolScript, Script, draw
@@ -12,6 +14,9 @@ from sim.sweep import base, kinds, sweep
 
 from supervisor_memreap.core import choosing, following, policy, serving, state
 from supervisor_memreap.core.frozen import replace
+from supervisor_memreap.listener.attempts import Trial
+from supervisor_memreap.listener.followed import Followed, FollowedWorkers
+from supervisor_memreap.listener.memorywatch import MemoryWatch
 from supervisor_memreap.listener.poolstate import StatefulPool
 
 MIB = 1024**2
@@ -29,8 +34,9 @@ def test_no_invariant_is_broken(ten):
 def test_no_fault_breaks_an_invariant(call, how):
     """At some calls; `python -m tests.sim --sweep` has all."""
     every = 331 if call in ("", "emit", "read", "write") else 41
-    for report in sweep(call, how, base(), every):
-        assert report.broken == [], report.script.faults
+    reports = list(sweep(call, how, base(), every))
+    assert {report.script.faults: report.broken for report in reports if report.broken} == {}
+    assert all(report.faults for report in reports)
 
 
 def test_a_once_that_runs_sends_no_signal_in_a_pool_that_is_paused_meanwhile():
@@ -72,6 +78,33 @@ def assert_found(script: Script, text: str) -> None:
 PAUSED = (Action(600.0, "pause", "pool0"), Action(900.0, "crash worker", "pool0"), Action(950.0, "kill memreap"))
 
 
+IN_A_GROUP = ("/outer", 400 * MIB), ("/outer/inner", 150 * MIB)
+
+
+def in_a_group(**script) -> Script:
+    """Four workers that have filled the inner group 140 s after the start, between two looks."""
+    before = leaking(limit=1000 * MIB, headroom=0.3)
+    pools = (replace(before.pools[0], growth=Growth(fresh=10 * MIB, leak=MIB / 4), group="/outer/inner"),)
+    return replace(before, pools=pools, groups=IN_A_GROUP, tick=3600.0, **script)
+
+
+@pytest.mark.parametrize("cgroups", [1, 2])
+def test_it_is_woken_when_memory_runs_short_in_a_control_group(cgroups):
+    run = Run(in_a_group(days=0.02, cgroups=cgroups))
+    report = run.play()
+    assert report.broken == []
+    assert report.signals > 10
+    assert sum(run.world.memory.kills.values()) == 0
+
+
+def test_the_kernel_ends_the_largest_where_it_is_not_woken():
+    run = Run(in_a_group(days=0.05, wakes=False))
+    report = run.play()
+    assert report.broken == []
+    assert dict(run.world.memory.kills)["/outer/inner"] >= 8
+    assert report.events["OomKilled"] + report.events["OomKilledOther"] > 0
+
+
 def test_a_signal_in_a_paused_pool_is_found_and_what_is_not_needed_for_it_is_left_out(monkeypatch):
     monkeypatch.setattr(policy, "sends_nothing", lambda _settings, _state: False)
     script = leaking(*PAUSED)
@@ -97,11 +130,44 @@ def take_all_for_workers(monkeypatch) -> None:
     monkeypatch.setattr(serving, "sort_out", lambda pool, *_: pool)
 
 
-def forget_pauses(monkeypatch) -> None:
-    monkeypatch.setattr(store, "encode", lambda each: state.encode(replace(each, paused=False)))
+def forget(name: str):
+    lost = {name: getattr(state.PoolState(), name)}
+    return lambda monkeypatch: monkeypatch.setattr(store, "encode", lambda each: state.encode(replace(each, **lost)))
+
+
+def leave_open(monkeypatch) -> None:
+    monkeypatch.setattr(Trial, "close", lambda _self: None)
+
+
+def keep_locks(monkeypatch) -> None:
+    monkeypatch.setattr(Followed, "unlock", lambda _self: None)
+
+
+def release_nothing(monkeypatch) -> None:
+    monkeypatch.setattr(FollowedWorkers, "close", lambda _self: None)
+
+
+def remember_all_who_left(monkeypatch) -> None:
+    begin = MemoryWatch.begin
+
+    def keep(self, watches):
+        gone, wanted = self._gone, begin(self, watches)
+        self._gone = gone
+        return wanted
+
+    monkeypatch.setattr(MemoryWatch, "begin", keep)
+
+
+def know_no_server(monkeypatch) -> None:
+    monkeypatch.setattr(reader, "server_seen", lambda *_: "")
 
 
 BROKEN = (Action(300.0, "broken", "pool0", (True,)),)
+FRESH_ARE_OVER: dict[str, Any] = {"limit": 5 * MIB, "settle": 1.0, "min_age": 1.0}
+EARLY = (Action(26.0, "kill memreap"),)
+KILLED = (Action(450.0, "kill memreap"),)
+HANGING = (Action(60.0, "hangs", "pool0"), Action(200.0, "kill memreap"))
+ROLLED = (Action(200.0, "roll", "pool0"), Action(210.0, "kill memreap"))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +178,23 @@ BROKEN = (Action(300.0, "broken", "pool0", (True,)),)
         (let_none_go, lambda: leaking(days=0.04), "is over its limit for"),
         (save_nothing, lambda: leaking(), "was not saved before"),
         (take_all_for_workers, lambda: leaking(kind="dirty"), "a helper was signalled"),
-        (forget_pauses, lambda: leaking(*PAUSED), "the pause is forgotten"),
+        (forget("paused"), lambda: leaking(*PAUSED), "the pause is forgotten"),
+        (forget("stuck"), lambda: leaking(*HANGING, grace=20.0), "stuck is forgotten"),
+        (forget("reap"), lambda: leaking(*HANGING), "reap is forgotten"),
+        (forget("suspended"), lambda: leaking(*KILLED, kind="fragile"), "suspended is forgotten"),
+        (forget("requested"), lambda: leaking(*ROLLED), "requested is forgotten"),
+        (forget("started_over"), lambda: leaking(*EARLY, **FRESH_ARE_OVER), "started_over is forgotten"),
+        (forget("delay"), lambda: leaking(*KILLED, kind="apart"), "delay is forgotten"),
+        (leave_open, lambda: replace(leaking(), has_ptrace=False, sees_idle=False), "descriptors are open"),
+        (keep_locks, leaking, "locks are held"),
+        (release_nothing, lambda: leaking(*HANGING, Action(400.0, "restart memreap")), "after its end"),
+        (remember_all_who_left, leaking, "are remembered in reaper.memory._gone"),
+        (take_all_for_workers, lambda: replace(leaking(kind="apart"), has_ptrace=False), "a socket of its own"),
+        (
+            know_no_server,
+            lambda: replace(leaking(kind="starman"), has_ptrace=False),
+            "at its boundary",
+        ),
     ],
 )
 def test_what_would_break_an_invariant_is_found(monkeypatch, plant, script, text):

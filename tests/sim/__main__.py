@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 
+from .processes import MIB
 from .run import Report, Run
 from .script import DAY, Action, Script, draw
 from .shrink import kind_of, play, shrink
@@ -96,7 +97,8 @@ def _describe(script: Script) -> None:
         print(f"  {pool}")
     print(
         f"  a tick in {script.tick:.0f} s, ptrace {script.has_ptrace}, idle seen {script.sees_idle}, "
-        f"{script.days * DAY:.0f} s, faults {script.faults}"
+        f"{script.days * DAY:.0f} s, faults {script.faults}\n"
+        f"  host {script.host // MIB} MiB, swap {script.swap // MIB} MiB, groups {script.groups}, wakes {script.wakes}"
     )
     for action in script.actions:
         print(f"  {_line(action)}")
@@ -109,7 +111,7 @@ def _line(action: Action) -> str:
 def _show(report: Report) -> None:
     kinds = Counter(kind_of(each.what) for each in report.broken)
     for each in itertools.islice(report.broken, 5):
-        print(f"seed {report.script.seed}: {each.at - 100_000:.2f} s: {each.what}")
+        print(f"seed {report.script.seed}: {each.at - report.script.uptime:.2f} s: {each.what}")
     if len(report.broken) > 5:
         print(f"seed {report.script.seed}: {dict(kinds)}")
 

@@ -53,8 +53,8 @@ class SimAttempt:
 
     def __init__(self, machine: SimMachine, order: Order, worker: Worker, lock: Lock | None):
         self.order = order
-        self.handle = SimHandle(machine, worker)
         self._machine, self._worker, self._lock = machine, worker, lock and lock.share()
+        self.handle = SimHandle(machine, worker)
         self._began = machine.now()
         self._until = self._began + order.patience
         self._outcome: Outcome | None = None
@@ -74,7 +74,9 @@ class SimAttempt:
         world, order = self._machine.world, self.order
         if not self._worker.is_there:
             return self._end(Outcome(Result.GONE))
-        if not self._manager.plan.kind.shares and order.hold and world.has_ptrace:
+        if not self._worker.catches(order.signal, world.clock.now):
+            return self._end(Outcome(Result.CHANGED))
+        if not self._worker.shares and order.hold and world.has_ptrace:
             return self._end(Outcome(Result.NOT_SHARED))
         may_hold = order.hold and world.has_ptrace
         if not may_hold and (named(order.server).moment is Moment.HELD):
@@ -106,8 +108,12 @@ class SimAttempt:
             world.clock.at(self._until, self._late)
             return None
         gone = self.order.siblings - set(self._manager.children)
-        if len(gone) > self.order.may_lack and may_hold:
-            return self._end(self._busy(has_boundary=True))
+        if len(gone) > self.order.may_lack:
+            return self._end(self._busy(has_boundary=may_hold))
+        if may_hold and not worker.shares:
+            return self._end(Outcome(Result.NOT_SHARED))
+        if not worker.catches(self.order.signal, world.clock.now):
+            return self._end(Outcome(Result.CHANGED))
         if worker.manager.ended is not None:
             return self._end(Outcome(Result.CHANGED))
         sent_at = world.clock.now
@@ -136,15 +142,22 @@ class SimAttempt:
         order, world = self.order, self._machine.world
         if not self._worker.is_there:
             return self._end(Outcome(Result.GONE))
-        has_boundary = order.hold and world.has_ptrace
         doing = self._worker.requests.doing(world.clock.now)
+        may_hold = order.hold and world.has_ptrace
+        is_free = doing is Doing.WAITS and self._worker.leaves is None and self._worker.requests.stuck_since is None
+        if is_free and (may_hold or world.sees_idle):
+            # Its request has ended sooner than when the attempt began.
+            return self._send(SentMoment.HELD if may_hold else SentMoment.IDLE, order.signal)
         # The same connection from the start of the attempt to its end may be one that is kept.
         may_be_kept = doing is Doing.KEEPS or self._worker.requests.connected <= self._began
         may_be_kept &= named(order.server).moment is not Moment.ANY
-        may_go = order.may_be_busy and may_signal_busy(order.server, has_boundary)
+        may_go = order.may_be_busy and may_signal_busy(order.server, may_hold)
+        signal = order.busy_signal or order.signal
         if may_go and not may_be_kept:
-            return self._send(SentMoment.BUSY, order.busy_signal or order.signal)
-        outcome = self._busy(has_boundary, unheld=order.hold and not has_boundary)
+            if not self._worker.catches(signal, world.clock.now):
+                return self._end(Outcome(Result.BUSY, is_deaf=True))
+            return self._send(SentMoment.BUSY, signal)
+        outcome = self._busy(may_hold, unheld=order.hold and not may_hold)
         return self._end(replace(outcome, may_be_kept=may_go and may_be_kept))
 
     def _busy(self, has_boundary: bool, unheld: bool = False) -> Outcome:

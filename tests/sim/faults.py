@@ -18,11 +18,17 @@ FAULTS = {
     "follow": ("none", DEFECT),
     "force": ("not permitted", "failed", DEFECT),
     "how_ended": ("unknown", DEFECT),
+    "load": ("torn", "unreadable", "foreign"),
     "lock": ("EMFILE", "ESRCH", "locked", "unlockable", DEFECT),
     "look": (DEFECT,),
     "measure": (DEFECT,),
+    "oom_kills": (DEFECT,),
     "outcome": (DEFECT,),
+    "programs": ("refused",),
     "read": ("unreadable", DEFECT),
+    "replace": (),
+    "replaced": (),
+    "set_alarm": (DEFECT,),
     "share": ("EMFILE", DEFECT),
     "write": ("disk full", DEFECT),
 }
@@ -45,7 +51,8 @@ class Killed(BaseException):
 class Faults:
     def __init__(self, faults: Iterable[Fault]):
         self._faults = {(each.call, each.number): each.how for each in faults}
-        self._calls: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+        """How many of each kind were made; empty: of all."""
         self.made = 0
 
     def at(self, call: str) -> str:
@@ -53,11 +60,11 @@ class Faults:
 
         Raises OSError, RuntimeError, Killed.
         """
-        self._calls[call] += 1
-        self._calls[""] += 1
+        self.calls[call] += 1
+        self.calls[""] += 1
         if not self._faults:
             return ""
-        how = self._faults.get((call, self._calls[call])) or self._faults.get(("", self._calls[""])) or ""
+        how = self._faults.get((call, self.calls[call])) or self._faults.get(("", self.calls[""])) or ""
         if not how:
             return ""
         self.made += 1

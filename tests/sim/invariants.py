@@ -48,14 +48,16 @@ class Watcher:
     """Pools that memreap has suspended, for whatever reason."""
     lost: set[str] = field(default_factory=set)
     """Those of them that lost their manager."""
-    observed_until: dict[str, float] = field(default_factory=dict)
     has_defects: bool = False
     """The run has exceptions that nobody expects."""
     disturbed: dict[str, float] = field(default_factory=dict)
     """When a worker of a pool last ended for another reason than a signal, or a user changed something."""
     _over: dict[Worker, float] = field(default_factory=dict)
     _last_sent: dict[str, float] = field(default_factory=dict)
-    _looks: int = 0
+    _observed: set[str] = field(default_factory=set)
+    """The pools that were only observed at the last look: what a user sets is read there."""
+    _forgot: float = float("-inf")
+    """When what was saved was lost."""
 
     def say(self, what: str) -> None:
         self.broken.append(Broken(self.world.clock.now, what))
@@ -81,14 +83,18 @@ class Watcher:
             if pool in self.paused:
                 self.say(f"{who}: the pool is paused")
             # A wrong setting must not let the host run out of memory.
-            is_for_memory = settings.total is not None or settings.headroom is not None
+            is_for_memory = any((settings.total, settings.headroom, settings.pressure))
             if pool in self.lost or (pool in self.suspended and not is_for_memory):
                 self.say(f"{who}: the pool is suspended")
-        if settings.observe:
+        if settings.observe if sent.by.settings else pool in self._observed:
             self.say(f"{who}: the pool is only observed")
         if not self._is_saved(pool, worker):
             self.say(f"{who}: this was not saved before")
-        before = [each for each in self.world.sent[:-1][-50:] if each.worker.manager is manager and each.moment]
+        before = [
+            each
+            for each in self.world.sent[:-1][-50:]
+            if each.worker.manager is manager and each.moment and each.at > self._forgot
+        ]
         # What is stuck for one memreap, another one does not know.
         same = [each for each in before if each.worker is worker and each.by.name == sent.by.name]
         if len(same) > 1:
@@ -141,6 +147,15 @@ class Watcher:
         self.suspended.discard(pool)
         self.lost.discard(pool)
 
+    def forgotten(self) -> None:
+        """What was saved was lost, as after damage of the disk."""
+        self._forgot = self.world.clock.now
+        for pool in self.settings:
+            self.disturb(pool)
+        self.paused.clear()
+        self.suspended.clear()
+        self.lost.clear()
+
     def happened(self, event: events.Event) -> None:
         name = event.pool
         if isinstance(event, events.WrongSetting):
@@ -170,14 +185,13 @@ class Watcher:
     # After each look.
 
     def looked(self, pools: list[WatchedPool]) -> None:
-        self._looks += 1
+        self._over = {worker: since for worker, since in self._over.items() if worker.is_there}
+        self._observed = {name for name, each in self.settings.items() if each.observe}
         for pool in pools:
             if pool.name in self.paused and not pool.state.paused:
                 self.say(f"{pool.name}: the pause is forgotten")
                 self.paused.discard(pool.name)
             self._check_due(pool)
-        if self._looks % 500 == 0:
-            self._check_bounds(pools)
 
     def _check_due(self, pool: WatchedPool) -> None:
         """No worker is over its limit for long, with nothing that says what stands in the way."""
@@ -199,23 +213,3 @@ class Watcher:
                 standing = choice.standing.value if choice else ""
                 self.say(f"{name}: worker {worker.id.pid} is over its limit for {now - since:.0f} s: {standing}")
                 self._over[worker] = float("inf")
-
-    def _check_bounds(self, pools: list[WatchedPool]) -> None:
-        """Nothing that is remembered grows for ever."""
-        self._over = {worker: since for worker, since in self._over.items() if worker.is_there}
-        for pool in pools:
-            state, most = pool.state, 4 * len(pool.pool.workers) + 60
-            remembered = {
-                "seen": len(state.seen),
-                "initial": len(state.initial),
-                "waits": len(state.waits),
-                "due": len(state.due),
-                "stuck": len(state.stuck),
-                "serving": len(state.population.serving),
-                "reported": len(state.reported),
-                "requested": len(state.requested),
-                "observed": len(state.observed),
-            }
-            for what, number in remembered.items():
-                if number > most:
-                    self.say(f"{pool.name}: {number} {what} are remembered")

@@ -1,17 +1,23 @@
-"""A listener on the simulated machine: the real reaper, with what supervisord and the loop do around it."""
+"""A listener on the simulated machine: the real reaper and timing, and around them what supervisord and the loop do."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 
-from supervisor_memreap.core.command import Command, CommandError
+from supervisor_memreap.core import events
+from supervisor_memreap.core.command import NEED_WORKERS, Command, CommandError, named
 from supervisor_memreap.core.events import Sink
+from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.host.machine import States
 from supervisor_memreap.listener.reaper import Reaper
 from supervisor_memreap.listener.savedstates import SavedStates
+from supervisor_memreap.listener.timing import PERIODS, Timing
 from supervisor_memreap.outputs.guard import guard
 from supervisor_memreap.outputs.lasting import Once
+from supervisor_memreap.supervisord.client import Unavailable
+from supervisor_memreap.supervisord.protocol import Event
 
 from .faults import Killed
 from .machine import SimMachine
@@ -20,6 +26,8 @@ from .world import World
 
 # Seconds until supervisord starts a listener again that has ended.
 STARTS = 2.0
+# Events that supervisord keeps for a listener that does not take them.
+KEPT = 10
 
 
 class Listener:
@@ -39,7 +47,14 @@ class Listener:
         self.starts = 0
         self.ticks = 0
         self.is_deaf = False
-        """supervisord does not answer it, or ticks are lost."""
+        """Its ticks are lost."""
+        self.late: list[float] | None = None
+        """Ticks that wait for it, by the wall clock; None: they do not."""
+        self.saved: States | None = None
+        """What the last one had saved, as it knew it; None: it could not, or was in the middle of a step."""
+        self.when_started: Callable[[], None] = lambda: None
+        self.when_stepped: Callable[[], None] = lambda: None
+        self.when_closed: Callable[[SimMachine], None] = lambda _: None
         self._is_busy = False
         self._wakes_at = float("inf")
 
@@ -51,28 +66,53 @@ class Listener:
 
     def _start(self) -> None:
         self.machine = machine = SimMachine(self._world, name=self._name)
-        saved = SavedStates(machine, SimStore(machine, self._name), self._emit, Once(self._emit))
+        self._once = once = Once(self._emit)
+        self.store = SimStore(machine, self._name)
+        self._saved = saved = SavedStates(machine, self.store, self._emit, once)
         self.reaper = Reaper(machine, (self._emit,), False, saved.read(), saved.save, saved.leaving_elsewhere)
+        self._timing = Timing(machine, self.reaper.memory, once)
+        self.when_started()
 
-    def tick(self) -> None:
-        if self.is_deaf:
-            return
-        self.ticks += 1
-        self._step(self._look)
+    # Events of supervisord.
 
-    def _look(self) -> None:
+    def tick(self, when: float) -> None:
+        """`when` it was, by the wall clock."""
+        if self.late is not None:
+            self.late = [*self.late, when][-KEPT:]
+        elif not self.is_deaf:
+            self._take(when)
+
+    def catch_up(self) -> None:
+        """It gets the ticks that waited for it, one right after another."""
+        late, self.late = self.late or (), None
+        for when in late:
+            self._take(when)
+
+    def _take(self, when: float) -> None:
+        name = next((name for name, period in PERIODS.items() if period == self._world.script.tick), "TICK_5")
+        self._step(functools.partial(self._handle, Event(name, f"when:{int(when)}")))
+
+    def _handle(self, event: Event) -> None:
+        if self._timing.is_for_a_look(event):
+            self.ticks += 1
+            self._look()
+
+    def _look(self, counts: bool = True) -> None:
         assert self.reaper
-        now = self._world.clock.now
-        self.reaper.tick(self._world.supervisord.listed(), self._settings(), now)
+        self._timing.begin()
+        try:
+            programs = self._programs()
+            self._once.end(events.SupervisordAvailable("", self._world.clock.wall))
+            self.reaper.tick(programs, self._settings(), self._world.clock.now, counts)
+        finally:
+            self._timing.end()
         self._looked(self.reaper)
 
-    def wake(self) -> None:
-        self._step(self._wake)
-
-    def _wake(self) -> None:
-        assert self.reaper
-        assert self.machine
-        self.reaper.wake([fd for fd in self.reaper.fds() if self.machine.is_ready(fd)])
+    def _programs(self) -> list[Program]:
+        """Raises Unavailable."""
+        if self._world.call("programs"):
+            raise Unavailable("supervisord refused")
+        return self._world.supervisord.listed()
 
     def command(self, command: Command) -> bool:
         """Whether it was carried out."""
@@ -82,13 +122,17 @@ class Listener:
 
     def _carry_out(self, command: Command, done: list[bool]) -> None:
         assert self.reaper
-        watched = [watch.program.namespec for watch in self._settings().pools(self._world.supervisord.listed())]
+        watched = sorted(watch.program.namespec for watch in self._settings().pools(self._programs()))
+        if command.verb in NEED_WORKERS and not self.reaper.has_seen(named(command.name, watched)):
+            self._look()
         try:
-            results = self.reaper.command(command, sorted(watched))
+            results = self.reaper.command(command, watched)
         except CommandError:
             return
         done += [True for result in results if not result.refused]
         self._look()
+
+    # Its loop.
 
     def _step(self, step: Callable[[], None]) -> None:
         """One event that it handles; what comes meanwhile waits, as it has one thread."""
@@ -100,25 +144,44 @@ class Listener:
         self._is_busy = True
         try:
             with guard(self._emit):
-                step()
+                try:
+                    step()
+                except Unavailable as error:
+                    self._once(events.SupervisordUnavailable("", self._world.clock.wall, str(error)))
         except Killed:
             self.kill()
         finally:
             self._is_busy = False
+        if self.machine and self.reaper:
+            self.when_stepped()
         self._plan_wake()
+
+    def _wake(self) -> None:
+        assert self.reaper
+        assert self.machine
+        for part in (self._timing, self.reaper):
+            with guard(self._emit):
+                part.wake([fd for fd in part.fds() if self.machine.is_ready(fd)])
+        if self._timing.is_due():
+            self._look(counts=False)
 
     def ready(self) -> None:
         """Something may have become ready that it waits for."""
-        if self.machine and not self._is_busy and self.machine.has_ready():
+        if self.machine and self.reaper and not self._is_busy and self._has_ready():
             self._wake_at(self._world.clock.now)
+
+    def _has_ready(self) -> bool:
+        assert self.reaper
+        assert self.machine
+        return any(map(self.machine.is_ready, (*self.reaper.fds(), *self._timing.fds())))
 
     def _plan_wake(self) -> None:
         if self.machine and self.reaper:
-            patience = self.reaper.patience()
-            if any(map(self.machine.is_ready, self.reaper.fds())):
-                patience = 0.0
-            if patience is not None:
-                self._wake_at(self._world.clock.now + patience)
+            waits = [each for each in (self.reaper.patience(), self._timing.patience()) if each is not None]
+            if self._has_ready():
+                waits = [0.0]
+            if waits:
+                self._wake_at(self._world.clock.now + min(waits))
 
     def _wake_at(self, at: float) -> None:
         if at < self._wakes_at or self._wakes_at < self._world.clock.now:
@@ -128,19 +191,34 @@ class Listener:
     def _wake_if_due(self) -> None:
         if self._world.clock.now >= self._wakes_at:
             self._wakes_at = float("inf")
-            self.wake()
+            self._step(self._wake)
+
+    # Its end.
 
     def kill(self, for_good: bool = False) -> None:
         """By force: it has no time for anything."""
         if self.machine:
+            is_saved = self.reaper and not self._is_busy and not self.store.trouble
+            self.saved = {pool.name: pool.state for pool in self.reaper.pools} if self.reaper and is_saved else None
             self.machine.die()
             self.machine = self.reaper = None
             if not for_good:
                 self._world.clock.after(STARTS, self.start)
 
-    def restart(self) -> None:
-        """By supervisorctl: it has the time to release what it holds."""
-        if self._is_busy or not self.reaper:
+    def restart(self, with_all: bool = False) -> None:
+        """By supervisorctl: it has the time to release what it holds. `with_all`: all programs end too."""
+        if self._is_busy or not self.reaper or not self.machine:
             return
-        self.reaper.close()
+        paused: States | None = None
+        try:
+            if with_all:
+                self.reaper.attempts.end_all()
+                paused = self.reaper.pools.paused()
+                self._saved.save(paused)
+            self.reaper.close()
+            self.when_closed(self.machine)
+        except Killed:
+            pass
         self.kill()
+        if with_all and self.saved is not None:
+            self.saved = paused

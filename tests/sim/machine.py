@@ -8,16 +8,20 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from supervisor_memreap.core.model import HOST, Ending, Holder, Pool, ProcessId, Program, Result
+from supervisor_memreap.core.model import Ending, Holder, Pool, ProcessId, Program, Result
 from supervisor_memreap.core.model import Worker as Seen
 from supervisor_memreap.core.oomkills import Kills
 from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.host.alarm import wakers
 from supervisor_memreap.host.machine import Lock, Locked, Order, Unlockable
+from supervisor_memreap.host.memory import Group
 
+from .alarm import SimAlarm
 from .attempt import SimAttempt, SimHandle, SimLock
 from .faults import Killed
+from .memory import name_of
 from .processes import Process, Worker
-from .reader import SimReader
+from .reader import SimReader, server_seen
 from .world import World
 
 
@@ -31,11 +35,17 @@ class SimMachine:
     """The managers whose listening sockets their children have."""
     name: str = "listener"
     is_dead: bool = False
-    oom_kills_known: int = 0
+    groups: dict[str, Group] = field(default_factory=dict)
+    """The memory control groups of the pools of the last look, by path."""
     interrupted: float = float("inf")
     """When a user presses Ctrl-C."""
     settings: Mapping[str, PoolSettings] | None = None
     """Of a `memreap once`: those of its start; None: those that are in force."""
+    _counted: dict[str, str] = field(default_factory=dict)
+    """The scope, by its path, in which the kills of each pool are counted."""
+    _kills: dict[str, int] = field(default_factory=dict)
+    """Those of the last look, by the path of the scope."""
+    _alarm: SimAlarm | None = None
     _open: dict[int, Callable[[], bool]] = field(default_factory=dict)
     """Whether each open descriptor is ready."""
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(10))
@@ -51,17 +61,20 @@ class SimMachine:
     def is_ready(self, fd: int) -> bool:
         return fd in self._open and self._open[fd]()
 
-    def has_ready(self) -> bool:
-        return any(is_ready() for is_ready in self._open.values())
-
     @property
     def descriptors(self) -> int:
         """That are open."""
         return len(self._open)
 
+    @property
+    def locks(self) -> int:
+        """That are held, those of attempts too."""
+        return sum(lock.owner is self for locks in self.world.locks.values() for lock in locks)
+
     def die(self) -> None:
         """The process ends: the kernel releases what it held, and its attempts end with it."""
         self.is_dead = True
+        self.close()
         for attempt in list(self.attempts):
             attempt.drop()
         for locks in self.world.locks.values():
@@ -80,10 +93,11 @@ class SimMachine:
     @contextmanager
     def look(self, now: float, reads_scopes: bool) -> Iterator[SimReader]:
         self.world.call("look")
+        self.groups = {}
         yield SimReader(self, reads_scopes)
 
     def how_ended(self, program: Program, since: float) -> Ending:
-        if self.world.call("how_ended"):
+        if self.world.call("how_ended") or not self.world.supervisord.answers():
             return Ending.UNKNOWN
         return self.world.supervisord.how_ended(program.namespec, since)
 
@@ -106,8 +120,8 @@ class SimMachine:
     def server_of(self, pool: Pool) -> str | None:
         for worker in pool.workers:
             process = self.world.pids.get(worker.id)
-            if isinstance(process, Worker):
-                return process.manager.plan.kind.server
+            if isinstance(process, Process):
+                return server_seen(process, None if pool.is_group else process.parent)
         return None
 
     def private_memory(self, process: ProcessId, processes: int) -> int | None:
@@ -122,21 +136,41 @@ class SimMachine:
         return tuple(Holder(pid, "worker", size) for size, pid in sorted(held, reverse=True)[:3])
 
     def holders_in(self, scope: str) -> tuple[Holder, ...]:
-        return ()
+        memory = self.world.memory
+        return next((memory.holders(path) for path in memory.sizes if name_of(path) == scope), ())
 
     def oom_kills(self, processes: Mapping[str, ProcessId | None], now: float) -> tuple[dict[str, str], list[Kills]]:
-        known, self.oom_kills_known = self.oom_kills_known, self.world.oom_kills
-        risen = self.world.oom_kills - known
-        return dict.fromkeys(processes, HOST), [Kills(HOST, risen, None)] if risen else []
+        self.world.call("oom_kills")
+        memory = self.world.memory
+        self._counted = {pool: path for pool, path in self._counted.items() if pool in processes}
+        scopes = {pool: name_of(path) for pool, path in self._counted.items()}
+        kills = [
+            Kills(name_of(path), memory.kills_in(path) - self._kills[path], memory.sizes[path] if path else None)
+            for path in dict.fromkeys(self._counted.values())
+        ]
+        for pool, process in processes.items():
+            if process:
+                self._counted[pool] = memory.counted_in(self.world.supervisord.programs[pool].plan.group)
+        self._kills = {path: memory.kills_in(path) for path in self._counted.values()}
+        return scopes, kills
 
     def set_alarm(self, headroom: float | None, pressure: float | None, ignored: Collection[str]) -> str:
+        self.world.call("set_alarm")
+        is_wanted = (headroom, pressure) != (None, None)
+        wanted = wakers(self.groups.values(), headroom, pressure, ignored) if is_wanted else []
+        if not self.world.script.wakes:
+            return f"{wanted[0].place}: Operation not supported" if wanted else ""
+        if self._alarm is None:
+            self._alarm = SimAlarm(self.world.memory, self.open, self.shut)
+        self._alarm.set(wanted)
         return ""
 
     def alarm_fds(self) -> Mapping[int, int]:
-        return {}
+        return self._alarm.fds() if self._alarm else {}
 
     def acknowledge_alarm(self) -> None:
-        pass
+        if self._alarm:
+            self._alarm.acknowledge()
 
     def lock(self, manager: ProcessId, is_group: bool) -> SimLock:
         fault = self.world.call("lock")
@@ -192,4 +226,6 @@ class SimMachine:
         return ready
 
     def close(self) -> None:
-        pass
+        if self._alarm:
+            self._alarm.close()
+            self._alarm = None

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from supervisor_memreap.core.model import ProcessId
-from supervisor_memreap.core.servers import named, signal_for
+from supervisor_memreap.core.servers import Moment, Names, named, signal_for
 
 from .clock import Clock
+from .names import CALLED, CATCHES, OTHERS, renamed
 from .pids import Pids
 from .requests import Doing, Load, Requests
 
@@ -31,6 +32,10 @@ class Growth:
     step_at: float = 600.0
     spike: int = 0
     """For one second in every ten minutes."""
+
+    def peak(self, age: float) -> float:
+        """The most that a worker of this age may hold."""
+        return self.fresh + self.leak * age + self.step + self.spike
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,10 @@ class Process:
     def is_there(self) -> bool:
         return self.ended is None
 
+    @property
+    def names(self) -> Names:
+        return OTHERS
+
 
 class Worker(Process):
     def __init__(self, id: ProcessId, manager: Manager, born: float, serves: float, load: Load, growth: Growth):
@@ -95,6 +104,10 @@ class Worker(Process):
         self.growth = growth
         self.signals: list[tuple[float, str]] = []
         """Those that memreap sent it."""
+        self.title = manager.plan.title
+        """That its application gave it; empty: none."""
+        self.shares = manager.plan.shares
+        """It has its manager's listening socket; False: one of its own."""
         self.hangs = False
         """It catches the signal, and does not leave."""
         self.leaves: float | None = None
@@ -115,6 +128,16 @@ class Worker(Process):
     @property
     def is_helper(self) -> bool:
         return self.id.pid in self.manager.helpers
+
+    @property
+    def names(self) -> Names:
+        return renamed(CALLED[self.manager.plan.kind.server].worker, self.title)
+
+    def catches(self, signal: str, at: float) -> bool:
+        kind = self.manager.plan.kind
+        if at < self.serves and not self.is_helper:
+            return kind.hangs_up  # its manager's handlers
+        return signal in CATCHES.get(kind.server, (signal,))
 
 
 class Manager(Process):
@@ -210,6 +233,10 @@ class Manager(Process):
             self.parent.children.pop(self.id.pid, None)
         self.when_ended(self)
 
+    @property
+    def names(self) -> Names:
+        return renamed(CALLED[self.plan.kind.server].manager, self.plan.manager_title)
+
     # Signals.
 
     def receive(self, worker: Worker, signal: str, is_held: bool) -> str:
@@ -233,12 +260,20 @@ class Manager(Process):
             else:
                 self.end_worker(worker, "had no handler yet")
             return "a newborn was signalled"
+        if not worker.catches(signal, clock.now):
+            self.end_worker(worker, f"{signal} has no handler")
+            return f"{signal} is not caught"
+        if not worker.shares:
+            self._leave(worker, Doing.WAITS)
+            return "what waits at a socket of its own is lost"
         doing = Doing.WAITS if is_held else worker.requests.doing(clock.now)
         safe = named(kind.server).graceful
         if safe is not None and signal not in safe:
             self.end_worker(worker, f"{signal} is not graceful")
             return f"{signal} to a worker of {kind.server}"
-        return "" if self._leave(worker, doing) else "a request was cut"
+        is_lost = named(kind.server).moment is Moment.HELD and not is_held
+        kept = self._leave(worker, doing)
+        return "it was not at its boundary" if is_lost else "" if kept else "a request was cut"
 
     def _leave(self, worker: Worker, doing: Doing) -> bool:
         """Whether no request is lost by a signal that this server takes as a wish to leave."""
@@ -266,6 +301,13 @@ class PoolPlan:
     """A worker that is signalled with a request in hand finishes it."""
     is_broken: bool = False
     """Workers cannot start."""
+    group: str = ""
+    """The path of its control group; empty: none."""
+    title: str = ""
+    """That the application gives to each new worker; empty: none."""
+    manager_title: str = ""
+    shares: bool = True
+    """New workers have the listening socket of their manager."""
     child_ended: Callable[[Worker], None] = lambda _: None
     """Called when a worker is gone."""
 

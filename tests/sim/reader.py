@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING
 from supervisor_memreap.core import serving
 from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import (
-    HOST,
     STOPPED_BY_HAND,
     Fact,
     MemoryScope,
@@ -22,7 +22,7 @@ from supervisor_memreap.core.model import (
     WorkerDetail,
 )
 from supervisor_memreap.core.model import Worker as Seen
-from supervisor_memreap.core.servers import named, signal_for
+from supervisor_memreap.core.servers import Names, manages, named, server_of, signal_for
 from supervisor_memreap.core.settings import PoolSettings, Watch
 from supervisor_memreap.host.machine import Gate
 
@@ -33,6 +33,16 @@ if TYPE_CHECKING:
 
 LOOK = 0.002
 """Seconds that the reading of a pool takes: meanwhile the world goes on."""
+
+
+def server_seen(child: Process, above: Process | None) -> str:
+    """By the names of a process and of its manager; None: with target=self."""
+    return _server_of(child.names, above and above.names)
+
+
+@functools.lru_cache(maxsize=64)
+def _server_of(names: Names, above: Names | None) -> str:
+    return server_of(names, above, None if above is None else above.executable == names.executable)
 
 
 @dataclass
@@ -82,9 +92,9 @@ class SimReader:
         pool = replace(pool, scopes=self._scopes(settings, name, above))
         needs_detail = gate(pool)
         present = sorted((each for each in above.children.values() if each.is_there), key=lambda each: each.id.pid)
-        seen = [self._seen(child, settings, needs_detail) for child in present]
+        seen = [self._seen(child, above, settings, needs_detail) for child in present]
         if probe and seen and not any(each.detail for each in seen):
-            seen[0] = self._seen(present[0], settings, lambda _: True)
+            seen[0] = self._seen(present[0], above, settings, lambda _: True)
         pool = replace(pool, workers=tuple(seen))
         if reads_structure:
             pool = replace(pool, nested=self._nested(above))
@@ -114,41 +124,46 @@ class SimReader:
         pids = sorted({*listed, *(each.pid for each in expected)})
         present = [manager.children[pid] for pid in pids if pid in manager.children]
         workers = [
-            replace(self._seen(each, settings, needs_detail), slot=listed.get(each.id.pid, "")) for each in present
+            replace(self._seen(each, None, settings, needs_detail), slot=listed.get(each.id.pid, ""))
+            for each in present
         ]
         pool = replace(pool, workers=tuple(workers), nested=() if reads_structure else None)
         return self._with_serving(pool, manager, serving)
 
-    def _seen(self, child: Process, settings: PoolSettings, needs_detail: Callable[[Seen], bool]) -> Seen:
+    def _seen(
+        self, child: Process, above: Process | None, settings: PoolSettings, needs_detail: Callable[[Seen], bool]
+    ) -> Seen:
+        """`above`: its manager; None: with target=self."""
         now = self.machine.now()
         private = child.private(now) if isinstance(child, Worker) else 20 * 1024**2
         seen = Seen(child.id, now - child.born, private + SHARED)
-        return replace(seen, detail=self._detail(child, private, settings)) if needs_detail(seen) else seen
+        return replace(seen, detail=self._detail(child, above, private, settings)) if needs_detail(seen) else seen
 
-    def _detail(self, child: Process, private: int, settings: PoolSettings) -> WorkerDetail:
-        kind = child.manager.plan.kind if isinstance(child, Worker) else None
-        server = kind.server if kind else ""
+    def _detail(self, child: Process, above: Process | None, private: int, settings: PoolSettings) -> WorkerDetail:
+        server = server_seen(child, above)
         signal = signal_for(server, settings.signal)
-        now = self.machine.now()
-        is_newborn = isinstance(child, Worker) and now < child.serves and not child.is_helper
-        has_handler = not is_newborn or bool(kind and kind.hangs_up)
-        memory = ProcessMemory(private, 0, private + SHARED // 4, 0)
-        used = {"uss": private, "pss": private + SHARED // 4}.get(settings.metric, private + SHARED)
+        caught = child.catches(signal, self.machine.now()) if isinstance(child, Worker) else True
+        is_manager = isinstance(child, Manager) or manages(child.names)
         if not self.machine.world.reads_sizes or not self.is_readable:
-            return WorkerDetail(
-                None, has_handler, server, signal, isinstance(child, Manager), is_late=not self.is_readable
-            )
-        return WorkerDetail(used, has_handler, server, signal, isinstance(child, Manager), memory=memory)
+            return WorkerDetail(None, caught, server, signal, is_manager, is_late=not self.is_readable)
+        group = child.manager.plan.group if isinstance(child, Worker) else ""
+        swapped = int(private * self.machine.world.memory.swapped(group))
+        resident = private - swapped
+        memory = ProcessMemory(resident, swapped, resident + SHARED // 4, swapped)
+        used = {"uss": private, "pss": private + SHARED // 4}.get(settings.metric, private + SHARED)
+        return WorkerDetail(used, caught, server, signal, is_manager, memory=memory, own_swap=swapped)
 
     def _nested(self, above: Process) -> tuple[Nested, ...]:
         managers = [each for each in above.children.values() if isinstance(each, Manager)]
         return tuple(Nested(each.id, "perl-fcgi-pm", len(each.children)) for each in managers)
 
     def _scopes(self, settings: PoolSettings, name: str, above: Process) -> tuple[MemoryScope, ...]:
-        scopes = []
+        scopes: list[MemoryScope] = []
         world = self.machine.world
         if self.reads_scopes and (settings.headroom is not None or settings.pressure is not None):
-            scopes.append(MemoryScope(HOST, world.host, world.available(), 0.0))
+            group = world.supervisord.programs[name].plan.group
+            scopes += world.memory.scopes(group)
+            self.machine.groups |= {path: world.memory.group(path) for path in world.memory.chain(group)[1:]}
         if settings.total is not None:
             held = sum(
                 each.private(world.clock.now) + SHARED // 4
@@ -164,7 +179,7 @@ class SimReader:
             return pool
         facts = {id: self._fact(above.children[id.pid]) for id in unknown if id.pid in above.children}
         is_shared = pool.manager in self.machine.shared or len(unknown) < len(pool.workers)
-        server = above.plan.kind.server if isinstance(above, Manager) else ""
+        server = self.machine.server_of(pool) or ""
         pool = serving.sort_out(pool, facts, is_shared, lambda: named(server).takes_turns)
         if pool.sharing is Sharing.SHARED and pool.manager:
             self.machine.shared.add(pool.manager)
@@ -176,7 +191,7 @@ class SimReader:
             return Fact.UNREAD
         if not world.reads_sockets:
             return Fact.HIDDEN
-        if not isinstance(child, Worker) or not child.manager.plan.kind.shares:
+        if not isinstance(child, Worker) or not child.shares:
             return Fact.APART
         if child.is_helper:
             return Fact.ELSEWHERE if child.id.pid % 2 else Fact.NONE

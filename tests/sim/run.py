@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from supervisor_memreap.core.command import Command, Verb
 from supervisor_memreap.core.events import Event, Resumed
-from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.settings import PoolSettings, Settings
 from supervisor_memreap.listener import oneshot
 from supervisor_memreap.listener.reaper import Reaper
+from supervisor_memreap.supervisord.client import Unavailable
 
+from .bounds import Bounds
 from .faults import DEFECT, Killed
 from .invariants import SECOND, Broken, Watcher
 from .listener import Listener
 from .machine import SimMachine
 from .processes import PoolPlan, Worker
+from .restarts import Restarts
 from .script import DAY, Action, Script
 from .store import SimBeside
 from .world import World
@@ -33,6 +38,8 @@ class Report:
     """Of memreap."""
     faults: int = 0
     """That were made."""
+    calls: Counter[str] = field(default_factory=Counter)
+    """Of memreap to the outside, by kind; empty: all."""
     events: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Report) -> None:
@@ -47,15 +54,21 @@ class Run:
     def __init__(self, script: Script, emit: Callable[[Event], None] = lambda _: None):
         self.script = script
         self.world = World(script)
+        self._chance = random.Random(f"ticks {script.seed}")
         self.emit = emit
         self._values = {pool.name: dict(pool.settings) for pool in script.pools}
         self.watcher = Watcher(self.world, {}, has_defects=any(each.how == DEFECT for each in script.faults))
+        self.bounds, self.restarts = Bounds(self.watcher.say), Restarts(self.watcher.say)
         self._change_settings()
         self.events: Counter[str] = Counter()
         self.listener = Listener(self.world, lambda: self._in_force, self._happened, self._looked)
+        self.listener.when_started = self._started
+        self.listener.when_stepped = self._stepped
+        self.listener.when_closed = self._closed
         self.second = Listener(self.world, lambda: self._in_force, self._take_of_another, name=SECOND)
         self.world.when_sent = self.watcher.sent
         self.world.when_ready = self._ready
+        self.world.memory.when_killed = self.watcher.disturb
 
     def play(self) -> Report:
         clock, start = self.world.clock, self.world.clock.now
@@ -72,13 +85,16 @@ class Run:
             len(self.world.sent),
             self.listener.starts,
             self.world.faults.made,
+            self.world.faults.calls,
             self.events,
         )
 
     def _tick(self) -> None:
-        self.world.clock.after(self.script.tick, self._tick)
-        self.listener.tick()
-        self.second.tick()
+        clock = self.world.clock
+        clock.after(self.script.tick, self._tick)
+        for listener in (self.listener, self.second):
+            late = self._chance.uniform(0.0, self.script.late)
+            clock.after(late, functools.partial(listener.tick, clock.wall))
 
     def _ready(self) -> None:
         self.listener.ready()
@@ -92,6 +108,22 @@ class Run:
 
     def _looked(self, reaper: Reaper) -> None:
         self.watcher.looked([pool for pool in reaper.pools if pool.choice])
+        self.bounds.looked(reaper, self.world.workers)
+
+    def _started(self) -> None:
+        listener = self.listener
+        if listener.store.was_damaged:
+            self.watcher.forgotten()
+        elif listener.saved is not None and listener.reaper:
+            self.restarts.check(listener.saved, {pool.name: pool.state for pool in listener.reaper.pools})
+
+    def _stepped(self) -> None:
+        if self.listener.machine and self.listener.reaper and not self.watcher.has_defects:
+            self.bounds.stepped(self.listener.machine, self.listener.reaper)
+
+    def _closed(self, machine: SimMachine) -> None:
+        if not self.watcher.has_defects:
+            self.bounds.closed(machine)
 
     def _change_settings(self) -> None:
         self._in_force = Settings({"": {}, **{name: dict(values) for name, values in self._values.items()}})
@@ -117,6 +149,15 @@ class Run:
     def _start(self, action: Action) -> None:
         self.world.supervisord.programs[action.pool].start()
 
+    def _remove(self, action: Action) -> None:
+        """By `supervisorctl update`."""
+        self._stop(action)
+        self.world.supervisord.removed.add(action.pool)
+
+    def _add(self, action: Action) -> None:
+        self.world.supervisord.removed.discard(action.pool)
+        self._start(action)
+
     def _restart(self, action: Action) -> None:
         self.watcher.disturb(action.pool)
         self.world.supervisord.programs[action.pool].restart()
@@ -136,9 +177,7 @@ class Run:
         """The kernel ends the largest worker of the pool."""
         now = self.world.clock.now
         for worker in sorted(self._workers(action), key=lambda each: each.private(now))[-1:]:
-            self.world.oom_kills += 1
-            self.watcher.disturb(action.pool)
-            worker.manager.end_worker(worker, "killed by the kernel")
+            self.world.memory.kill(worker)
 
     def _stuck(self, action: Action) -> None:
         self.watcher.disturb(action.pool)
@@ -197,14 +236,32 @@ class Run:
         self.listener.kill()
 
     def _no_answer(self, action: Action) -> None:
-        self.listener.is_deaf = True
-        self.world.clock.after(action.values[0], self._answers)
+        self._for_a_while(self.world.supervisord, "refuses", True, False, action)
 
-    def _answers(self) -> None:
-        self.listener.is_deaf = False
+    def _slow_answers(self, action: Action) -> None:
+        self._for_a_while(self.world.supervisord, "takes", 0.9, 0.0, action)
+
+    def _lost_ticks(self, action: Action) -> None:
+        self._for_a_while(self.listener, "is_deaf", True, False, action)
 
     def _late_ticks(self, action: Action) -> None:
-        self._no_answer(replace(action, values=(min(60.0, action.values[0]),)))
+        self.listener.late = self.listener.late or []
+        self.world.clock.after(min(60.0, action.values[0]), self.listener.catch_up)
+
+    def _for_a_while(self, what: Any, name: str, now: Any, then: Any, action: Action) -> None:
+        setattr(what, name, now)
+        self.world.clock.after(action.values[0], lambda: setattr(what, name, then))
+
+    def _rename(self, action: Action) -> None:
+        """As an application does that gives a title to its processes; to the manager too."""
+        plan, (title, manager_title) = self._plan_of(action), action.values
+        plan.title, plan.manager_title = title, manager_title
+        for worker in self._workers(action):
+            worker.title = title
+
+    def _sockets(self, action: Action) -> None:
+        """New workers have the manager's listening socket, or sockets of their own."""
+        self._plan_of(action).shares = action.values[0]
 
     def _step_clock(self, action: Action) -> None:
         self.world.clock.offset += action.values[0]
@@ -214,18 +271,10 @@ class Run:
         self.world.clock.offset += action.values[0]
 
     def _disk_full(self, action: Action) -> None:
-        self.world.is_disk_full = True
-        self.world.clock.after(action.values[0], self._disk_has_room)
-
-    def _disk_has_room(self) -> None:
-        self.world.is_disk_full = False
+        self._for_a_while(self.world, "is_disk_full", True, False, action)
 
     def _no_forks(self, action: Action) -> None:
-        self.world.may_not_fork = True
-        self.world.clock.after(action.values[0], self._may_fork)
-
-    def _may_fork(self) -> None:
-        self.world.may_not_fork = False
+        self._for_a_while(self.world, "may_not_fork", True, False, action)
 
     def _once(self, action: Action) -> None:
         """By a user, beside the listener; the world goes on while it waits."""
@@ -236,7 +285,8 @@ class Run:
         programs = self.world.supervisord.listed
         try:
             oneshot.run(machine, programs, lambda _: beside, self._in_force, (), False, self._take_of_another)
-        except (Killed, RuntimeError):
+            self._closed(machine)
+        except (Killed, RuntimeError, Unavailable):
             pass
         finally:
             machine.die()
@@ -255,4 +305,6 @@ class Run:
         for name, program in self.world.supervisord.programs.items():
             self.watcher.disturb(name)
             program.restart()
-        self.listener.restart()
+        self.listener.restart(with_all=True)
+        self.watcher.suspended.clear()  # of all that, only pauses outlive the managers
+        self.watcher.lost.clear()

@@ -45,6 +45,8 @@ class PoolScript:
     growth: Growth
     starts: float
     settings: dict[str, Any]
+    group: str = ""
+    """The path of its control group, as in `groups`; empty: none."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,17 @@ class Script:
     """Seconds between two events of supervisord at which memreap looks."""
     host: int = 64 * 1024 * MIB
     """Bytes of memory."""
+    swap: int = 0
+    groups: tuple[tuple[str, int | None], ...] = ()
+    """The path of each memory control group, and its limit in bytes; None: it has none."""
+    cgroups: int = 2
+    """Their version."""
+    wakes: bool = True
+    """Whether the kernel can wake memreap when memory runs short."""
+    late: float = 0.0
+    """Seconds by which an event of supervisord may be late."""
+    uptime: float = 100_000.0
+    """Seconds of the host at the start."""
     faults: tuple[Fault, ...] = ()
 
     def without(self, actions: set[int]) -> Script:
@@ -86,6 +99,8 @@ _LOADS = (
     Load(pause=1.0, keeps=5.0),
     Load(pause=0.0, work=0.2, keeps=1.0),
 )
+# That applications give to their processes; empty: none, as their server has it.
+_TITLES = ("", "myapp", "myapp: GET /", "perl")
 
 
 def draw(seed: str, ticks: int, every: int = 0) -> Script:
@@ -101,13 +116,46 @@ def draw(seed: str, ticks: int, every: int = 0) -> Script:
         pools,
         (),
         tick=tick,
-        host=chance.choice((1024, 64 * 1024)) * MIB,
         has_ptrace=chance.random() < 0.75,
         sees_idle=chance.random() < 0.9,
+        late=chance.choice((0.0, 0.0, 0.0, 0.4, 3.0)),
+        uptime=chance.choice((100_000.0, 30_000_000.0)),
     )
+    script = _with_memory(script, chance)
+    pools = script.pools
     actions = [each for pool in pools for each in _actions_of(pool, days, chance)]
     actions += _actions_of_all(days, chance)
     return replace(script, actions=tuple(sorted(actions, key=lambda each: each.at)), faults=_faults(ticks, chance))
+
+
+def _with_memory(script: Script, chance: random.Random) -> Script:
+    """What limits memory, and settings about it, which are the same for all pools."""
+    groups: tuple[tuple[str, int | None], ...] = ()
+    if chance.random() < 0.35:
+        outer, inner = chance.choice((None, 300, 1000, 4000)), chance.choice((None, 100, 300, 1000))
+        groups = ("/outer", outer and outer * MIB), ("/outer/inner", inner and inner * MIB)
+    settings: dict[str, Any] = {}
+    # Looks between two ticks, of which there may be thousands in an hour, take time.
+    if chance.random() < (0.2 if script.tick < 3600 else 0.03):
+        settings |= chance.choice(
+            ({"headroom": 0.1}, {"headroom": 0.5}, {"headroom": 100.0 * MIB}, {"headroom": 0.2, "pressure": 40.0})
+        )
+    if chance.random() < 0.1:
+        settings["pressure"] = chance.choice((5.0, 40.0))
+    pools = []
+    for pool in script.pools:
+        yields = {"yields": False} if settings and chance.random() < 0.2 else {}
+        group = chance.choice(["", *(path for path, _ in groups)])
+        pools.append(replace(pool, settings={**pool.settings, **settings, **yields}, group=group))
+    return replace(
+        script,
+        pools=tuple(pools),
+        host=chance.choice((1024, 64 * 1024, 64 * 1024)) * MIB,
+        swap=chance.choice((0, 0, 256, 2048)) * MIB,
+        groups=groups,
+        cgroups=chance.choice((2, 2, 2, 1)),
+        wakes=chance.random() < 0.8,
+    )
 
 
 def _faults(ticks: int, chance: random.Random) -> tuple[Fault, ...]:
@@ -154,8 +202,6 @@ def _pool(name: str, chance: random.Random) -> PoolScript:
         settings["target"] = "self"
     if chance.random() < 0.15:
         settings["total"] = chance.choice((100, 400)) * MIB
-    if chance.random() < 0.15:
-        settings["headroom"] = chance.choice((0.1, 0.5))
     if KINDS[kind].wraps and chance.random() < 0.7:
         settings["depth"] = 2
     load = chance.choice(_LOADS)
@@ -179,12 +225,17 @@ _OF_A_POOL = {
     "roll": 2,
     "settings": 2,
     "observe": 1,
+    "remove": 1,
+    "rename": 2,
+    "sockets": 1,
 }
 _OF_ALL = {
     "restart memreap": 5,
     "kill memreap": 5,
     "no answer": 5,
+    "slow answers": 3,
     "late ticks": 5,
+    "lost ticks": 3,
     "step clock": 3,
     "suspend": 2,
     "disk full": 2,
@@ -217,6 +268,12 @@ def _action(what: str, pool: PoolScript, at: float, chance: random.Random) -> li
             Action(at, "settings", name, ("observe", True)),
             Action(at + lasts, "settings", name, ("observe", False)),
         ]
+    if what == "remove":
+        return [Action(at, "remove", name), Action(at + lasts, "add", name)]
+    if what == "rename":
+        return [Action(at, what, name, (chance.choice(_TITLES), chance.choice(("", "", *_TITLES))))]
+    if what == "sockets":
+        return [Action(at, "sockets", name, (False,)), Action(at + lasts, "sockets", name, (True,))]
     if what == "settings":
         return [Action(at, what, name, ("limit", chance.choice((15, 30, 100, 150)) * MIB))]
     if what == "resize":

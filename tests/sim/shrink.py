@@ -29,7 +29,7 @@ def shrink(script: Script, progress: Callable[[str], None] = lambda _: None, pla
     def still(candidate: Script) -> bool:
         return any(kind_of(each.what) == wanted for each in play(candidate).broken)
 
-    shorter = replace(script, days=(first.at - 100_000.0 + 60.0) / DAY)
+    shorter = replace(script, days=(first.at - script.uptime + 60.0) / DAY)
     shorter = replace(shorter, actions=tuple(each for each in script.actions if each.at < shorter.days * DAY))
     script = shorter if still(shorter) else script
     for pool in script.pools if len(script.pools) > 1 else ():

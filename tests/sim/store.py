@@ -8,11 +8,15 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from supervisor_memreap.core.model import ProcessId
 from supervisor_memreap.core.state import PoolState, decode, encode, is_worth_keeping, persistent_part_differs, restored
 from supervisor_memreap.host.machine import States
+from supervisor_memreap.listener import statefile
 
 if TYPE_CHECKING:
     from .machine import SimMachine
+
+PATH = "/run/memreap/state.json"
 
 
 class SimStore:
@@ -20,9 +24,27 @@ class SimStore:
         """`name` is that of the file: `listener`, or one for each `memreap once`."""
         self._machine, self._name = machine, name
         self._written: dict[str, PoolState] = {}
+        self.trouble = ""
+        """Why the last states could not be saved; empty: they are."""
+        self.was_damaged = False
+        """The file of the last process could not be read in full."""
 
     def read(self, now: float) -> tuple[States, str]:
-        return self._read(self._name), ""
+        world = self._machine.world
+        damage = world.call("load")
+        text = world.disk.get(self._name)
+        if not damage or not text:
+            return self._read(self._name), ""
+        self.was_damaged = True
+        if damage == "unreadable":
+            return {}, f"{PATH}: Permission denied"
+        try:
+            saved = json.loads(text if damage == "foreign" else text[: len(text) // 2])
+        except ValueError:
+            return {}, f"{PATH}: not written by a listener"
+        pools = {name: {**values, "stuck": None} for name, values in saved["pools"].items()}
+        states, _ = statefile._states(statefile._Saved(ProcessId(1, 0.0), saved["written"], pools))
+        return states, f"{PATH}: parts of it were written by another version"
 
     def _read(self, name: str) -> dict[str, PoolState]:
         return _decoded(self._machine.world.disk.get(name, "{}"))
@@ -31,15 +53,19 @@ class SimStore:
         world = self._machine.world
         fault = world.call("write")
         if self._name in world.disk and not self._has_changed(states):
-            return ""  # an encoding takes 1 ms
+            return self.trouble  # an encoding takes 1 ms
         pools = {name: encode(state) for name, state in states.items() if is_worth_keeping(state)}
+        self.trouble = ""
         if fault or (world.is_disk_full and pools):
-            return "/run/memreap/state.json: No space left on device; free space in that directory"
+            self.trouble = f"{PATH}: No space left on device; free space in that directory"
+            return self.trouble
+        world.call("replace")  # the new file is written beside the old one
         if pools:
             world.disk[self._name] = json.dumps({"written": now, "pools": pools})
         else:
             world.disk.pop(self._name, None)
         self._written = dict(states)
+        world.call("replaced")
         return ""
 
     def _has_changed(self, states: States) -> bool:

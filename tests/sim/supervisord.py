@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import Ending, ProcessId, Program, ProgramState
+from supervisor_memreap.supervisord.client import TIMEOUT, Unavailable
 
 from .clock import Clock
 from .pids import Pids
@@ -147,18 +149,35 @@ class SimGroup:
 class Supervisord:
     def __init__(self, clock: Clock, pids: Pids, seed: str):
         self.clock = clock
+        self.refuses = False
+        """It answers no XML-RPC."""
+        self.takes = 0.0
+        """Seconds for an answer."""
         self.seed = seed
         self.pids = pids
         self.process = Process(ProcessId(1, 0.0), None, clock.now)
         self.programs: dict[str, SimProgram | SimGroup] = {}
+        self.removed: set[str] = set()
+        """Programs that are not in its configuration now."""
 
     def add(self, plan: PoolPlan) -> None:
         program = self.programs[plan.name] = (SimGroup if plan.kind.is_group else SimProgram)(plan, self)
         program.start()
 
+    def answers(self) -> bool:
+        """Whether there is an answer to XML-RPC, which is waited for."""
+        self.clock.run(self.clock.now + min(self.takes, TIMEOUT) / 2)
+        return not self.refuses and self.takes <= TIMEOUT
+
     def listed(self) -> list[Program]:
-        """As its XML-RPC says."""
-        return [program for each in self.programs.values() for program in each.listed()]
+        """As its XML-RPC says. Raises Unavailable."""
+        asked = self.clock.now
+        if not self.answers():
+            raise Unavailable("supervisord does not answer")
+        there = [each for name, each in self.programs.items() if name not in self.removed]
+        programs = [replace(program, asked=asked) for each in there for program in each.listed()]
+        self.clock.run(self.clock.now + self.takes / 2)  # the answer is on its way
+        return programs
 
     def how_ended(self, name: str, since: float) -> Ending:
         """By its log: how the last process of this program ended after that time of the wall clock."""

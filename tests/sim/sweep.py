@@ -1,8 +1,8 @@
-"""Every fault at every call: the n-th call of each kind fails, for n = 1, 2, … until a run passes without a fault."""
+"""Every fault at every call: the n-th call of each kind fails, for n = 1, 2, … up to the last one."""
 
 from __future__ import annotations
 
-import itertools
+from collections import Counter
 from collections.abc import Iterator
 
 from supervisor_memreap.core.frozen import replace
@@ -46,9 +46,16 @@ def kinds() -> list[tuple[str, str]]:
 
 
 def sweep(call: str, how: str, script: Script, every: int = 1) -> Iterator[Report]:
-    """A run for each fault of this kind, or for `every` so many-th; ends with the first run that has none."""
-    for number in itertools.count(1, every):
-        report = play(replace(script, faults=(Fault(call, number, how),)))
-        if not report.faults:
-            return
-        yield report
+    """A run for each fault of this kind, or for `every` so many-th."""
+    for number in range(1, _calls_of(script)[call] + 1, every):
+        yield play(replace(script, faults=(Fault(call, number, how),)))
+
+
+_counted: dict[str, Counter[str]] = {}
+
+
+def _calls_of(script: Script) -> Counter[str]:
+    """By kind; up to its fault, each run is the same."""
+    if script.seed not in _counted:
+        _counted[script.seed] = play(script).calls
+    return _counted[script.seed]

@@ -11,8 +11,9 @@ from supervisor_memreap.core.model import ProcessId, SentMoment
 
 from .clock import Clock
 from .faults import Faults
+from .memory import Memory
 from .pids import Pids
-from .processes import SHARED, PoolPlan, Worker
+from .processes import PoolPlan, Worker
 from .script import KINDS, Script
 from .supervisord import Supervisord
 
@@ -37,19 +38,19 @@ class Sent:
 
 class World:
     def __init__(self, script: Script):
-        self.clock = Clock(100_000.0)
+        self.clock = Clock(script.uptime)
         self.pids = Pids(self.clock)
         self.supervisord = Supervisord(self.clock, self.pids, script.seed)
         self.script = script
         self.has_ptrace, self.sees_idle = script.has_ptrace, script.sees_idle
         self.reads_sockets = self.reads_sizes = True
-        self.host = script.host
         self.locks: dict[ProcessId, list[SimLock]] = {}
         self.disk: dict[str, str] = {}
         """The state files, by whose they are."""
         self.ends = float("inf")
         self.is_disk_full = self.may_not_fork = False
-        self.oom_kills = 0
+        sizes = {"": script.host, **dict(script.groups)}
+        self.memory = Memory(self, sizes, script.swap, script.tick / 5)
         self.sent: list[Sent] = []
         self.ended: list[Worker] = []
         self.when_sent: Callable[[Sent, str], None] = lambda _sent, _wrong: None
@@ -59,13 +60,18 @@ class World:
         self._chance = random.Random(f"calls {script.seed}")
         for pool in script.pools:
             kind = KINDS[pool.kind]
-            plan = PoolPlan(pool.name, kind, pool.load, pool.growth, pool.starts)
+            plan = PoolPlan(pool.name, kind, pool.load, pool.growth, pool.starts, group=pool.group, shares=kind.shares)
             plan.child_ended = self._child_ended
             self.supervisord.add(plan)
 
     def _child_ended(self, worker: Worker) -> None:
         self.ended.append(worker)
         self.when_ready()
+
+    @property
+    def workers(self) -> int:
+        """That are there, and helpers."""
+        return sum(len(each.manager.children) for each in self.supervisord.programs.values() if each.manager)
 
     def call(self, call: str) -> str:
         """memreap asks this of the outside, and the world goes on meanwhile; the rest as Faults.at."""
@@ -79,10 +85,3 @@ class World:
         self.sent.append(sent)
         wrong = manager.receive(worker, signal, moment is SentMoment.HELD)
         self.when_sent(sent, wrong)
-
-    def available(self) -> int:
-        """Bytes of memory of the host."""
-        now = self.clock.now
-        managers = [each.manager for each in self.supervisord.programs.values() if each.manager]
-        workers = [worker for manager in managers for worker in manager.workers.values()]
-        return self.host - sum(worker.private(now) for worker in workers) - SHARED * len(managers)
