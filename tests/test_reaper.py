@@ -250,10 +250,10 @@ def test_files_of_ended_supervisords_are_removed(statefile, states_in):
     os.waitpid(child, 0)
     StateFile(ProcessId(child, 1.0), [str(states_in)]).write({"myapp": PoolState(started_over=(1,))}, 1.0)
     (path,) = states_in.iterdir()
-    statefile.read(2.0)
+    statefile.sweep()
     assert path.exists()  # it may be of another container
     os.utime(path, (0, 0))
-    statefile.read(2.0)
+    statefile.sweep()
     assert list(states_in.iterdir()) == []
 
 

@@ -75,7 +75,9 @@ def _statefile(above: ProcessId, file: configfile.ConfigFile | None) -> StateFil
         contents = configfile.ConfigFile(file.path).read() if file else None
     except SettingsError:
         contents = None  # reported at the first look
-    return StateFile(above, statedirectory.candidates(above.pid, contents, os.environ))
+    states = StateFile(above, statedirectory.candidates(above.pid, contents, os.environ))
+    states.sweep()
+    return states
 
 
 def _asks_for_json(config: str | None) -> bool:

@@ -70,10 +70,21 @@ class StateFile:
         self._unsaved = ""
         """The text that could not be saved, until it can be."""
 
+    def sweep(self) -> None:
+        """Remove the files of processes that no longer exist, and that nobody has used for long."""
+        for path in _glob(_trusted_files(self._directories), "*.json*"):
+            name = os.path.basename(path)[len(_prefix()) :]
+            match = re.fullmatch(rf"(?:{_ONCE})?([0-9]+)-[0-9.]+\.json(\.new)?", name)
+            try:
+                # A fresh file may belong to another container, whose processes cannot be seen from here.
+                if match and not _exists(int(match[1])) and time.time() - os.stat(path).st_mtime > _OLD:
+                    _remove(path)
+            except OSError:
+                pass  # it does no harm
+
     def read(self, now: float) -> tuple[dict[str, PoolState], str]:
         """The states of the last listener, by pool; and an error if the file could not be read, else empty."""
         directories = _trusted_files(self._directories)
-        _sweep(directories)
         newest: _Saved | None = None
         troubles: list[str] = []
         for path in (os.path.join(directory, self._name) for directory in directories):
@@ -291,18 +302,6 @@ def _glob(directories: Sequence[str], pattern: str) -> list[str]:
         for directory in directories
         for path in glob.glob(f"{glob.escape(os.path.join(directory, _prefix()))}{pattern}")
     ]
-
-
-def _sweep(directories: Sequence[str]) -> None:
-    """Remove the files of processes that no longer exist."""
-    for path in _glob(directories, "*.json*"):
-        match = re.fullmatch(rf"(?:{_ONCE})?([0-9]+)-[0-9.]+\.json(\.new)?", os.path.basename(path)[len(_prefix()) :])
-        try:
-            # A fresh file may belong to another container, whose processes cannot be seen from here.
-            if match and not _exists(int(match[1])) and time.time() - os.stat(path).st_mtime > _OLD:
-                _remove(path)
-        except OSError:
-            pass  # it does no harm
 
 
 def _exists(pid: int) -> bool:
