@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import time
 
 import pytest
 from support import stack
-from support.driver import eventually, listening, supervisord, workers_below
+from support.driver import eventually, listening, supervisord
 from support.operated import Operated
 from support.sections import program
 
@@ -54,11 +52,6 @@ def _assert_runs(directory) -> int:
     return info["pid"]
 
 
-def restart(directory) -> None:
-    control(directory).stopProcess("myapp")
-    control(directory).startProcess("myapp")
-
-
 def remove_and_add(directory) -> None:
     control(directory).stopProcess("myapp")
     control(directory).removeProcessGroup("myapp")
@@ -72,7 +65,7 @@ def stop_and_start_later(directory) -> None:
 
 
 def test_a_restart_by_the_user_right_after_a_reap_suspends_nothing(listener, tmp_path):
-    for count, deploy in enumerate((restart, remove_and_add, stop_and_start_later), 2):
+    for count, deploy in enumerate((remove_and_add, stop_and_start_later), 2):
         before = _assert_runs(tmp_path)
         deploy(tmp_path)
         assert eventually(lambda: _assert_runs(tmp_path)) != before
@@ -81,17 +74,6 @@ def test_a_restart_by_the_user_right_after_a_reap_suspends_nothing(listener, tmp
         assert "suspended" not in listener.text()
         # A worker of the new manager, so that the next restart is right after a reap too.
         eventually(lambda count=count: listener.tick() and _assert_announced(tmp_path, *["reap"] * count))
-
-
-def test_a_manager_that_exits_on_its_own_right_after_a_reap_suspends_the_pool(listener, tmp_path):
-    manager = _assert_runs(tmp_path)
-    workers = workers_below(manager)
-    os.kill(manager, signal.SIGKILL)
-    for pid in workers:
-        os.kill(pid, signal.SIGKILL)  # they would stay as orphans
-    eventually(lambda: listener.tick() and _assert_announced(tmp_path, "reap", "suspended"))
-    _, suspended = stack.announced(tmp_path)
-    assert re.match(rf"suspended: the manager {manager} ended .* it exited on its own", suspended["message"])
 
 
 def test_subscribed_events_are_used_where_the_log_has_no_entry(listener, tmp_path):

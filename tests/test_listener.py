@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -395,41 +394,6 @@ def test_a_changed_file_is_read_at_the_next_tick_and_a_bad_one_is_refused_comple
     assert accepted == "the configuration is valid again and in force"
     assert second == "watching changed (limit 30 MiB uss)"
     assert "sent" in sent
-
-
-def test_a_listener_killed_during_a_reap_continues_after_its_restart(log, tmp_path):
-    # Busy workers get no second signal, however long a listener takes to start.
-    text = program(2, 40, "stuck", "busy") + f"[memreap:myapp]\nlimit=30MB\nidle_wait=0s\nhold=no\n{QUICK}"
-    # Else an attempt on a busy worker lasts for 30 s.
-    (tmp_path / "sitecustomize.py").write_text("import supervisor_memreap.listener.attempts as a\na.ALONE = 1.0\n")
-    with supervisord(tmp_path, text + stack.recorder(tmp_path)) as process:
-        manager = World(process, tmp_path, 0).manager("myapp")
-        eventually(lambda: assert_have_served(manager.pid, settle=1.0))
-        workers = {worker.pid: worker for worker in manager.children()}
-        environment = {"SUPERVISOR_SERVER_URL": url(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
-        environment["PYTHONPATH"] = str(tmp_path)
-        with listening("-c", f"{tmp_path}/supervisord.conf", log=log, **environment) as listener:
-            eventually(lambda: listener.tick() and _assert_announced(tmp_path, "reap"))
-            (statefile,) = (tmp_path / "memreap").glob("*.json")
-            first, _ = json.loads(statefile.read_text())["pools"]["myapp"]["reap"]["worker"]
-            listener.listener().kill()
-            listener.expect(READY)
-            for _ in range(3):
-                listener.tick()
-            assert [(event["event"], event["pid"]) for event in stack.announced(tmp_path)] == [("reap", first)]
-            assert "sent a second time" not in listener.text()
-            assert re.search(rf"worker {first} was signalled .* ago, before memreap was restarted", listener.text())
-            workers[first].kill()
-            eventually(lambda: listener.tick() and _assert_announced(tmp_path, "reap", "left", "reap"))
-            _, left, second = stack.announced(tmp_path)
-            assert left["pid"] == first
-            assert "took its place" in left["message"]
-            assert second["pid"] in workers.keys() - {first}
-        assert list((tmp_path / "memreap").iterdir()) == []  # this supervisord has ended
-
-
-def _assert_announced(directory: Path, *kinds: str) -> None:
-    assert [event["event"] for event in stack.announced(directory)] == list(kinds)
 
 
 def test_an_internal_error_is_one_line_and_the_listener_continues(world, tmp_path):

@@ -78,15 +78,13 @@ def test_of_a_group_only_the_process_that_grows_is_replaced_and_no_request_is_lo
 
 
 def test_two_processes_that_grow_are_replaced_one_after_the_other(sock):
-    """In a group with one section, and in one with a section for each process."""
+    """In a group with a section for each process."""
     where = sock.parent
-    sections = ("one", "each_00", "each_01", "each_02")
-    text = group(where, "one") + group(where, "each") + "".join(map(watched, sections)) + memreap(where)
-    with stack.running(text, "one", where) as pool:
-        for number, name in enumerate(("one", "each"), 1):
-            grown = pool.another(name).grow(2, LIMIT_MB + 50)
-            eventually(lambda number=number: stack.assert_in_turn(where, 2 * number))
-            assert {event["pid"] for event in stack.announced(where)[-4:]} == grown
+    text = group(where, "each") + "".join(watched(f"each_0{number}") for number in range(3)) + memreap(where)
+    with stack.running(text, "each", where) as pool:
+        grown = pool.grow(2, LIMIT_MB + 50)
+        eventually(lambda: stack.assert_in_turn(where, 2))
+        assert {event["pid"] for event in stack.announced(where)} == grown
 
 
 # More in the section of the program, and in that of its pool; the line.

@@ -7,7 +7,6 @@ import shutil
 import sys
 
 import psutil
-import pytest
 from support import stack
 from support.driver import eventually
 from support.operated import assert_logged, assert_status, operating
@@ -21,20 +20,14 @@ IMPORT = 4
 MIB = 1024**2
 
 
-@pytest.mark.parametrize(
-    ("kind", "workers", "reason"),
-    [("sync", 2, {"limit": 60 * MIB}), ("gthread", 3, {"max_age": 2.0})],
-    ids=["2 sync, by size", "3 gthread, by age"],
-)
-def test_all_but_one_always_serve(kind, workers, reason, tmp_path):
-    with slow(kind, workers, tmp_path, IMPORT) as pool, Reaping(pool.manager) as reaping:
+def test_all_but_one_always_serve(tmp_path):
+    with slow("sync", 2, tmp_path, IMPORT) as pool, Reaping(pool.manager) as reaping:
         grow(pool)
-        # What may be written as max_age is a minute at least.
-        reaping.settings = Settings({"myapp": {**reason, "min_age": 1.0, "settle": 0.5}})
+        reaping.settings = Settings({"myapp": {"limit": 60 * MIB, "min_age": 1.0, "settle": 0.5}})
         starting: set[int] = set()
         with pool.watched():
             eventually(lambda: assert_settled(reaping, 2, starting))
-        assert (pool.fewest, pool.lost) == (workers - 1, [])
+        assert (pool.fewest, pool.lost) == (1, [])
         assert pool.longest < IMPORT / 2
         first, *_ = reaping.all_of(events.Settled)
         assert IMPORT <= first.to_serve < IMPORT + 5
