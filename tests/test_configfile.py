@@ -205,20 +205,8 @@ def test_a_given_path_is_used(tmp_path, monkeypatch):
     assert find("x.conf") == str(tmp_path / "x.conf")
 
 
-@pytest.mark.parametrize(
-    "option",
-    [
-        ["-c", "{}/my.conf"],
-        ["-c{}/my.conf"],
-        ["-nc", "{}/my.conf"],
-        ["--configuration", "{}/my.conf"],
-        ["--configuration={}/my.conf"],
-        ["--conf", "my.conf"],
-        ["-c", "my.conf"],
-        [],
-    ],
-    ids=" ".join,
-)
+# Of the short option and of the long one; the rest is getopt, with the options of supervisord (below).
+@pytest.mark.parametrize("option", [["-nc", "{}/my.conf"], ["--conf", "my.conf"], []], ids=" ".join)
 def test_the_configuration_is_that_of_the_supervisord_that_started_the_listener(tmp_path, option):
     name = "my.conf" if option else "supervisord.conf"
     (tmp_path / name).write_text(

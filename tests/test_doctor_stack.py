@@ -206,19 +206,18 @@ def test_unread_configuration_is_reported_with_what_update_will_restart(where, v
     with running(where, f"{text}{INTERFACE}{PLUGIN}[program:old]\ncommand=sleep 1000\n", python=python):
         eventually_found(where, read, 0)
         add(where, "[program:other]\ncommand=sleep 1000\n")
-        assert_found(where, r"supervisord: note: it has not read all of .*, which will start: other\n", 0)
         rewrite(where, ("stopwaitsecs=70", "stopwaitsecs=80"), ("[program:old]", "[program:new]"))
         expression = (
             r"supervisord: it has not read all of its configuration: run supervisorctl update, which will start: new,"
             r" other; restart: myapp \(stopwaitsecs: 70, now 80\); stop and remove: old\n"
         )
         assert_found(where, expression)
+        if python != sys.executable:
+            return  # the rest asks supervisord for nothing else
         # doctor has changed nothing, or supervisord would have taken the file over.
         assert_found(where, expression)
         assert "myapp: changed\n" in control("reread").stdout
         assert_found(where, r"restart: myapp \(read, but not applied\); stop and remove: old\n")
-        if python != sys.executable:
-            return  # the rest asks supervisord for nothing else
         assert {
             "myapp: updated process group",
             "new: added process group",

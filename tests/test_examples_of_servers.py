@@ -1,17 +1,16 @@
-"""The files in conf.d-examples/ for servers other than FCGI::ProcManager, each run by a private supervisord."""
+"""The files in conf.d-examples/ for servers other than FCGI::ProcManager, run by a private supervisord."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -68,38 +67,67 @@ def write_own_configuration(text: str, example: Example, where: Path, port: int)
     (where / path).write_text(f"{before}{lines}\n{after}\n")
 
 
-@pytest.fixture(params=EXAMPLES)
-def pool(request, where) -> Iterator[stack.Pool]:
-    example = EXAMPLES[request.param]
-    server = servers.named(example.server)
-    servers.skip_without(server)
+class Grown(NamedTuple):
+    pool: stack.Pool
+    before: set[int]
+    """Its workers."""
+    pid: int
+    """Of the one that has grown since."""
+
+
+@pytest.fixture(scope="module")
+def grown() -> Iterator[dict[str, Grown]]:
+    """All whose servers are there, by the names of their files, in one supervisord; a worker of each has grown."""
+    where = stack.directory()
     where.chmod(0o777)
-    port = stack.free_port()
-    text = adapted((stack.ROOT / f"conf.d-examples/{request.param}.conf").read_text(), example, where, port)
-    write_own_configuration(text, example, where, port)
-    shutil.copy(stack.APPS / server.app, where / example.app)
-    text += (
+    there = {name: each for name, each in EXAMPLES.items() if shutil.which(servers.named(each.server).executable)}
+    ports = {name: stack.free_port() for name in there}
+    texts = [
         f"[eventlistener:memreap]\ncommand={Path(sys.executable).parent}/memreap listen\nevents=TICK_5\n"
         f"buffer_size=100\nstderr_logfile={where}/memreap.log\n{stack.recorder(where)}"
-    )
-    nginx_conf = servers.front(server, where) if server.front else None
-    with stack.running(text, example.program, where, nginx_conf=nginx_conf, port=port) as running:
-        yield running
+    ]
+    for name, example in there.items():
+        text = (stack.ROOT / f"conf.d-examples/{name}.conf").read_text()
+        texts.append(adapted(text, example, where, ports[name]))
+        write_own_configuration(texts[-1], example, where, ports[name])
+        shutil.copy(stack.APPS / servers.named(example.server).app, where / example.app)
+    fronted = {each.program: servers.named(each.server) for each in there.values()}
+    port = stack.free_port()
+    pools = {
+        name: stack.Pool(where, port if fronted[each.program].front else ports[name], each.program)
+        for name, each in there.items()
+    }
+    first = min(pools.values(), key=lambda pool: not fronted[pool.name].front)
+    nginx_conf = servers.in_front_of(fronted, where) if fronted[first.name].front else None
+    try:
+        with stack.running("".join(texts), first.name, where, nginx_conf=nginx_conf, port=first.port):
+            for pool in pools.values():
+                eventually(lambda pool=pool: stack.assert_answers(pool))
+            before = {name: eventually(lambda pool=pool: assert_all_are_there(pool)) for name, pool in pools.items()}
+            yield {name: Grown(pool, before[name], pool.ask("mb=160")[0]) for name, pool in pools.items()}
+    finally:
+        shutil.rmtree(where)
 
 
-def test_the_worker_that_grows_is_replaced_and_a_stopped_program_finishes_its_requests(pool):
-    before = eventually(lambda: assert_all_are_there(pool))
-    (grown, _) = pool.ask("mb=200")
-    eventually(lambda: stack.assert_in_turn(pool.directory, 1))
-    reap, _ = stack.announced(pool.directory)
-    assert reap["pid"] == grown
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_worker_that_grows_is_replaced_and_a_stopped_program_finishes_its_requests(grown, name):
+    servers.skip_without(servers.named(EXAMPLES[name].server))
+    pool, before, pid = grown[name]
+    reap = eventually(lambda: assert_reaped(pool, pid))
     assert re.search(r"limit 150 MiB: \w+ sent between two requests$", reap["message"])
-    assert before - eventually(lambda: assert_all_are_there(pool)) == {grown}
+    assert before - eventually(lambda: assert_all_are_there(pool)) == {pid}
     with ThreadPoolExecutor() as threads:
         answer = threads.submit(pool.ask, "mb=60&s=2")
         until(lambda: pool.largest() > 60)  # it does so before it sleeps
-        stop(pool)
+        stack.control(pool.directory).stopProcess(pool.name)
         answer.result()  # raises what came instead of a whole answer
+
+
+def assert_reaped(pool: stack.Pool, pid: int) -> dict[str, Any]:
+    """This worker, and no other one."""
+    events = [event for event in stack.announced(pool.directory) if event["pool"] == pool.name]
+    assert [(event["event"], event["pid"]) for event in events] == [("reap", pid), ("left", pid)]
+    return events[0]
 
 
 def assert_all_are_there(pool: stack.Pool) -> set[int]:
@@ -107,9 +135,3 @@ def assert_all_are_there(pool: stack.Pool) -> set[int]:
     assert len(workers) == servers.WORKERS
     assert time.time() - max(psutil.Process(pid).create_time() for pid in workers) > 1
     return workers
-
-
-def stop(pool: stack.Pool) -> None:
-    command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", f"{pool.directory}/supervisord.conf"]
-    result = subprocess.run([*command, "stop", pool.name], capture_output=True, text=True, check=False)
-    assert result.stdout == f"{pool.name}: stopped\n"

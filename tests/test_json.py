@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,28 +42,16 @@ def assert_logged(listener, *expected: str) -> None:
     assert [values["name"] for values in logged(listener)] == list(expected)
 
 
-def test_every_line_of_the_log_is_an_object_and_an_announcement_has_the_same_fields(pool):
+def test_every_line_of_the_log_is_an_object_as_announced_until_the_file_changes_which_a_mistake_in_it_does_not(pool):
+    settings = pool / "memreap.ini"
     with listens(pool) as listener:
         eventually(lambda: assert_logged(listener, "Started", "Watching", "Signalled", "Left"))
         _, _, sent, left = logged(listener)
         until(lambda: stack.announced(pool), [sent, left])
         assert (sent["event"], sent["reason"], sent["evidence"]["metric"]) == ("reap", "limit", "uss")
         assert sent["evidence"]["limit"] == 30 << 20
-        assert left["replaced_by"] in workers_below(listener_of(pool))
+        assert left["replaced_by"] in workers_below(manager(pool))
         assert sent["time"] == words.time_text(sent["at"])
-        listener.listener().send_signal(signal.SIGTERM)
-        assert listener.process.wait(10) == 0
-        assert len(logged(listener)) == 4
-
-
-def listener_of(where: Path) -> int:
-    (line,) = [line for line in (where / "s.log").read_text().splitlines() if "spawned: 'myapp'" in line]
-    return int(line.split()[-1])
-
-
-def test_a_changed_file_changes_the_log_and_a_mistake_in_it_does_not(pool):
-    settings = pool / "memreap.ini"
-    with listens(pool) as listener:
         eventually(lambda: assert_logged(listener, "Started", "Watching", "Signalled", "Left", "Settled"))
         settings.write_text("[memreap]\nlog=xml\n" + SETTINGS)
         assert_logged(listener, "Started", "Watching", "Signalled", "Left", "Settled", "SettingsRefused")
@@ -78,6 +65,11 @@ def test_a_changed_file_changes_the_log_and_a_mistake_in_it_does_not(pool):
         settings.write_text(JSON + SETTINGS.replace("30MB", "61MB"))
         listener.tick()
         assert json.loads(listener.text().splitlines()[-1])["name"] == "Watching"
+
+
+def manager(where: Path) -> int:
+    (line,) = [line for line in (where / "s.log").read_text().splitlines() if "spawned: 'myapp'" in line]
+    return int(line.split()[-1])
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def assert_no_process_in(place: Path) -> None:
     assert [process for process in psutil.process_iter(["cwd"]) if str(place) in (process.info["cwd"] or "")] == []
 
 
-both = pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["in one process", "with workers"])
+WITH_A_WORKER = ("-n", "1")
 
 FAILING = """
 import gc, pathlib, socket, subprocess, threading, warnings, pytest
@@ -107,9 +107,8 @@ def test_files_of_two(tmp_path):
 """
 
 
-@both
-def test_what_hangs_warns_leaks_or_fails_fails_the_run_which_keeps_only_files_of_failed_tests(place, workers):
-    result = run(place, FAILING, *workers)
+def test_what_hangs_warns_leaks_or_fails_fails_the_run_which_keeps_only_files_of_failed_tests(place):
+    result = run(place, FAILING, *WITH_A_WORKER)
     (root,) = place.glob("memreap-*")
     assert_fails(
         result,
@@ -153,7 +152,7 @@ def test_it():
 """
 
 
-@both
+@pytest.mark.parametrize("workers", [(), WITH_A_WORKER], ids=["in one process", "with a worker"])
 def test_leftovers_fail_the_run_and_are_removed_and_signals_ignored_by_a_shell_are_not_ignored(place, workers):
     """A shell in the background has its jobs ignore these signals."""
 
@@ -178,15 +177,14 @@ def test_it(tmp_path): pytest.skip("on a holiday")
 """
 
 
-@both
-def test_a_changed_mode_of_a_parent_directory_fails_the_run_and_an_unexpected_skip_that_of_ci_only(place, workers):
+def test_a_changed_mode_of_a_parent_directory_fails_the_run_and_an_unexpected_skip_that_of_ci_only(place):
     (place / "test_file.py").write_text('import pytest\npytest.skip("of a whole file", allow_module_level=True)\n')
-    result = run(place, SKIPS, *workers, environment={"CI": "true"})
+    result = run(place, SKIPS, *WITH_A_WORKER, environment={"CI": "true"})
     mode = f"FAILED {place}: a test has left it with mode 0755 of"
     unexpected = "skipped, which CI does not expect: "
     skips = (f"{unexpected}on a holiday", f"{unexpected}of a whole file")
     assert_fails(result, mode, "it had mode 0700 of", "1 passed, 2 skipped", *skips)
-    result = run(place, SKIPS, *workers)
+    result = run(place, SKIPS, *WITH_A_WORKER)
     assert result.returncode == 0, result.stdout
     assert list(place.glob("memreap-*")) == []
 

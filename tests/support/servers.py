@@ -232,6 +232,20 @@ def front(server: Server, where: Path, keep: bool = False) -> Path:
     return path
 
 
+def in_front_of(programs: dict[str, Server], where: Path) -> Path:
+    """The configuration of an nginx in front of several, by the names of their programs."""
+    text = (stack.APPS / "nginx.conf").read_text()
+    (location,) = re.findall(r"^ +location .*?^        \}\n", text, re.DOTALL | re.MULTILINE)
+    locations = [
+        location.replace(_PASS, server.front).replace("[a-z]+", name)
+        for name, server in programs.items()
+        if server.front
+    ]
+    path = where / "front.conf"
+    path.write_text(text.replace(location, "".join(locations)))
+    return path
+
+
 def kept(server: Server, pool: stack.Pool) -> stack.Pool:
     """The same pool, by an address at which connections to its workers are kept, if the client wants that."""
     return pool.another("kept") if server.front else pool
