@@ -123,8 +123,8 @@ def test_new_data_without_room_replaces_older_data(path, number):
 
 
 def test_an_entry_that_never_fits_is_dropped_and_the_rest_is_written(path):
-    huge = look(NOW + 1, dict.fromkeys(range(1000, 66000), 50.0))
-    reported = record(path, [look(NOW, {11: 100}), huge, look(NOW + 2, {11: 102})], size=4 * MIB, at_once=100)
+    huge = look(NOW + 1, dict.fromkeys(range(1000, 18000), 50.0))
+    reported = record(path, [look(NOW, {11: 100}), huge, look(NOW + 2, {11: 102})], size=MIB, at_once=100)
     assert troubles(reported) == ["an entry is too large for history_size= and was not recorded"]
     assert historyfile.load(str(path))[0].readings[-1].at == NOW + 2
 
@@ -162,12 +162,12 @@ def test_old_readings_are_thinned_and_the_oldest_removed_but_the_peak_and_counte
 
 
 def test_the_file_stays_within_its_size_and_the_newest_data_stays(path):
-    size = 4 * MIB
+    size = MIB
     sizes = []
 
     def messages():
         for minute in range(1000):
-            yield look(NOW - 60000 + 60 * minute, dict.fromkeys(range(200), 50 + minute % 50))
+            yield look(NOW - 60000 + 60 * minute, dict.fromkeys(range(50), 50 + minute % 50))
             if minute % 25 == 0:
                 yield left(NOW - 60000 + 60 * minute)
                 sizes.append(path.stat().st_size if path.exists() else 0)
@@ -182,10 +182,10 @@ def test_the_file_stays_within_its_size_and_the_newest_data_stays(path):
 
 
 def test_a_smaller_size_makes_an_existing_file_smaller(path):
-    record(path, [look(NOW - 90000 + 60 * minute, dict.fromkeys(range(200), 50)) for minute in range(1500)], at_once=50)
-    assert path.stat().st_size > 4 * MIB
-    record(path, [look(NOW, {1: 50})], size=4 * MIB)
-    assert path.stat().st_size < 4 * MIB
+    record(path, [look(NOW - 90000 + 60 * minute, dict.fromkeys(range(50), 50)) for minute in range(1500)], at_once=50)
+    assert path.stat().st_size > MIB
+    record(path, [look(NOW, {1: 50})], size=MIB)
+    assert path.stat().st_size < MIB
     assert historyfile.load(str(path))[0].readings[-1].at == NOW
 
 

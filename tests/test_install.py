@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pip
 import pytest
 from support import inprocess, stack
-from support.driver import POOL, eventually, started, until
+from support.driver import POOL, PROMPT, eventually, started, until
 from support.operated import Operated
 
 from supervisor_memreap import __version__
@@ -109,9 +109,11 @@ def environment_without_memreap(path: Path) -> Path:
     """A virtual environment with our supervisor alone, in moments; of a Python that every user may run."""
     subprocess.run([base_python(), "-m", "venv", "--without-pip", str(path)], check=True)
     copy_package("supervisor", path)
-    for name in ("supervisord", "supervisorctl"):
+    control = "from supervisor.supervisorctl import main\nmain()\n"
+    # With a TICK_5 each second.
+    for name, text in (("supervisord", PROMPT.read_text()), ("supervisorctl", control)):
         script = path / "bin" / name
-        script.write_text(f"#!{path}/bin/python\nfrom supervisor.{name} import main\nmain()\n")
+        script.write_text(f"#!{path}/bin/python\n{text}")
         script.chmod(0o755)
     return path
 

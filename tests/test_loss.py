@@ -15,8 +15,8 @@ sys.path.insert(0, str(stack.ROOT / "benchmarks"))
 import loss
 import loss_report
 
-REAPS = 6
-KEPT = loss.CONDITIONS[-1]._replace(leak=700, pause=0.01)  # so that it is over in seconds
+REAPS = 4
+KEPT = loss.CONDITIONS[-1]._replace(leak=1400, pause=0.01)  # so that it is over in seconds
 
 
 @pytest.fixture(scope="module")

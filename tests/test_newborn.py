@@ -26,7 +26,7 @@ from supervisor_memreap.listener.reaper import Reaper
 
 MIB = 1024**2
 WORKERS = 4
-REAPS = 5
+REAPS = 3
 APP = """
 my @kept;
 sub { push @kept, 'x' x (1024 * 1024); [200, ['Content-Type' => 'text/plain'], ["$$"]] }

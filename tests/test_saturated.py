@@ -22,14 +22,14 @@ from supervisor_memreap.host.procfs import Procfs
 
 CLIENTS = 8
 # Seconds that each request takes. With quicker ones, nginx and the clients keep two CPUs busy, and workers are idle.
-TAKES = 0.05
+TAKES = 0.1
 LIMIT_MB = 30
 SETTINGS = PoolSettings(limit=1, hold=False)
 
 
 def memreap(where, more: str = "") -> str:
     return stack.recorder(where) + (
-        f"[memreap:myapp]\nlimit={LIMIT_MB}MB\nmin_age=1s\nsettle=1s\nhold=no\nidle_wait=5s\n{more}"
+        f"[memreap:myapp]\nlimit={LIMIT_MB}MB\nmin_age=1s\nsettle=1s\nhold=no\nidle_wait=2s\n{more}"
         f"[eventlistener:memreap]\ncommand={sys.executable} -m supervisor_memreap listen\n"
         f"events=TICK_5\nbuffer_size=100\nstderr_logfile={where}/memreap.log\n"
     )
@@ -85,14 +85,14 @@ def test_busy_workers_are_signalled_and_lose_nothing_but_not_where_connections_a
         kept = servers.kept(set_up, pool)
         if server == "Apache prefork":
             blind_to_kept_connections(pool)
-        leave(pool, NeverIdle(), 2.0, 3)
+        leave(pool, NeverIdle(), 2.0, 2)
         stay(pool, kept)
         if server == "FCGI::ProcManager":
             with pytest.MonkeyPatch.context() as patched:
                 only_wchan(patched)
-                leave(pool, NeverIdle(), 2.0, 2)
+                leave(pool, NeverIdle(), 2.0, 1)
                 stay(pool, kept)
-            leave(pool, Blind(), 0.1, 4)
+            leave(pool, Blind(), 0.1, 2)
 
 
 def leave(pool: stack.Pool, view: NeverIdle, watch: float, count: int) -> None:

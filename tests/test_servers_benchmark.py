@@ -16,7 +16,7 @@ import servers_report
 from quantiles import quantile
 
 SERVER = "php-fpm"
-REAPS = 4
+REAPS = 2
 
 
 def row(moment: str, lost: dict[str, int], **changes: object) -> servers_report.Result:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from support import doctor, driver
 from support.driver import assert_in, eventually, workers_below
-from support.reaping import Reaping
+from support.reaping import Reaping, shorten_times
 from support.stack import INTERFACE
 from test_titles import GUNICORN, assert_has_arbiter, running
 
@@ -21,11 +21,16 @@ from supervisor_memreap.core.settings import Settings
 SHARING = Path(__file__).parent / "support/sharing.py"
 
 
+@pytest.fixture(autouse=True)
+def _no_test_waits(monkeypatch):
+    shorten_times(monkeypatch)
+
+
 @contextlib.contextmanager
 def reaping(manager: int, **settings: float) -> Iterator[Reaping]:
     """All of its children are due, again and again."""
     with Reaping(manager) as own:
-        own.settings = Settings({"myapp": {"max_age": 2.0, "min_age": 1.0, "settle": 0.2, **settings}})
+        own.settings = Settings({"myapp": {"max_age": 0.6, "min_age": 0.3, "settle": 0.2, **settings}})
         yield own
 
 
