@@ -1448,6 +1448,7 @@ def test_a_replacement_need_not_settle_where_workers_leave_when_idle():
     assert film.state.leaving is None
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("looks", [2, 24], ids=["all the time", "every two minutes"])
 @pytest.mark.parametrize("shrinks", [False, True])
 def test_old_workers_stay_while_replacements_exit_at_once_even_in_a_pool_that_shrinks_on_its_own(looks, shrinks):

@@ -74,6 +74,7 @@ def test_a_report_fits_80_columns():
     assert page(sawtooth.troubled()) == TROUBLED
 
 
+@pytest.mark.dear
 def test_a_month_fits_on_a_page_with_a_line_for_each_day():
     report = of(sawtooth.pool(workers=12, days=30), UNTIL - 30 * DAY)
     lines = summary.text(report).splitlines()

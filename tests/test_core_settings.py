@@ -385,6 +385,7 @@ _VALUE = st.one_of(st.text(max_size=12), st.from_regex(r"[0-9]{1,20}(\.[0-9]+)?[
 
 
 # Not as conftest.py sets it: on other Pythons this runs without that.
+@pytest.mark.dear
 @drawn_with(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @for_any(st.dictionaries(st.text(max_size=8), st.dictionaries(_KEY, _VALUE, max_size=4), max_size=3))
 def test_any_input_is_accepted_completely_or_refused_with_one_error(sections):
