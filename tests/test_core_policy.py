@@ -46,6 +46,7 @@ from supervisor_memreap.core.state import (
     restored,
 )
 
+pytestmark = pytest.mark.dear
 STAMP = ("myapp", 0.0)
 """The pool and the time of all events here."""
 MIB = 1024**2
@@ -1448,7 +1449,6 @@ def test_a_replacement_need_not_settle_where_workers_leave_when_idle():
     assert film.state.leaving is None
 
 
-@pytest.mark.dear
 @pytest.mark.parametrize("looks", [2, 24], ids=["all the time", "every two minutes"])
 @pytest.mark.parametrize("shrinks", [False, True])
 def test_old_workers_stay_while_replacements_exit_at_once_even_in_a_pool_that_shrinks_on_its_own(looks, shrinks):

@@ -17,6 +17,7 @@ from supervisor_memreap.advice.poolhistory import EventRecord, PoolHistory, Pool
 from supervisor_memreap.advice.suggestion import Suggestion, Why, round_sizes, suggest
 from supervisor_memreap.reports import advicetext as words
 
+pytestmark = pytest.mark.dear
 MIB = 1024**2
 HOUR, DAY = 3600.0, 86400.0
 BEGIN = 1_790_000_000.0
@@ -194,7 +195,6 @@ def test_the_time_of_day_at_the_start_makes_no_difference(start):
     assert values_for == {(Kind.STEADY, 120 * MIB)}
 
 
-@pytest.mark.dear
 def test_jumps_after_single_requests_are_spikes():
     workers = [worker(pid, jumps(pid, 1.25, 4), end=30, every=2) for pid in range(80)]
     suggestion = judged(pool(workers, 80, 30), 30)
@@ -228,7 +228,6 @@ def test_a_few_jumps_are_not_enough():
     assert not suggestion.forecasts[0].is_known
 
 
-@pytest.mark.dear
 def test_twenty_jumps_over_a_limit_are_not_enough_for_a_rate():
     workers = [worker(pid, jumps(pid, 3, 8), end=72, every=2) for pid in range(20)]
     (forecast,) = suggest(pool(workers, 20, 72), BEGIN + 72 * HOUR, [320 * MIB]).forecasts
