@@ -14,6 +14,7 @@ from sim.sweep import base, kinds, sweep
 
 from supervisor_memreap.core import choosing, following, policy, serving, state
 from supervisor_memreap.core.frozen import replace
+from supervisor_memreap.listener import attempts
 from supervisor_memreap.listener.attempts import Trial
 from supervisor_memreap.listener.followed import Followed, FollowedWorkers
 from supervisor_memreap.listener.memorywatch import MemoryWatch
@@ -118,6 +119,11 @@ def let_any_go(monkeypatch) -> None:
     monkeypatch.setattr(following._Reap, "_follow_gone", lambda self, leaving: self.set(reap=None))
 
 
+def let_siblings_lack(monkeypatch) -> None:
+    order = attempts._order
+    monkeypatch.setattr(attempts, "_order", lambda *given: replace(order(*given), may_lack=3))
+
+
 def let_none_go(monkeypatch) -> None:
     monkeypatch.setattr(choosing._Choosing, "_candidates", lambda _self, _circumstances: ((), ()))
 
@@ -176,6 +182,7 @@ ROLLED = (Action(200.0, "roll", "pool0"), Action(210.0, "kill memreap"))
         (let_any_go, lambda: leaking(starts=30.0), "was not replaced"),
         (let_any_go, lambda: leaking(*BROKEN), "the last one that serves"),
         (let_none_go, lambda: leaking(days=0.04), "is over its limit for"),
+        (let_siblings_lack, lambda: leaking(), "3 of 4 may be missing"),
         (save_nothing, lambda: leaking(), "was not saved before"),
         (take_all_for_workers, lambda: leaking(kind="dirty"), "a helper was signalled"),
         (forget("paused"), lambda: leaking(*PAUSED), "the pause is forgotten"),

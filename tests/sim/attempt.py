@@ -185,6 +185,8 @@ class SimAttempt:
 
     def cancel(self) -> Outcome:
         outcome = self._outcome or self._busy(self.order.hold and self._machine.world.has_ptrace)
+        if outcome.unheld:
+            self._machine.refused[self._manager.plan.name] = self._machine.now()
         self.drop()
         return outcome
 

@@ -9,8 +9,11 @@ from supervisor_memreap.core import events, policy
 from supervisor_memreap.core.model import Ending
 from supervisor_memreap.core.policy import Standing
 from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.host.machine import Order
 from supervisor_memreap.listener.pool import WatchedPool
 
+from .machine import SimMachine
+from .orders import wrong_in
 from .processes import Worker
 from .world import Sent, World
 
@@ -65,7 +68,13 @@ class Watcher:
     def disturb(self, pool: str) -> None:
         self.disturbed[pool] = self.world.clock.now
 
-    # At each signal.
+    # At each attempt and signal.
+
+    def attempted(self, by: SimMachine, order: Order, worker: Worker) -> None:
+        pool = worker.manager.plan.name
+        since_refused = self.world.clock.now - by.refused.get(pool, float("-inf"))
+        for wrong in wrong_in(order, worker, (by.settings or self.settings)[pool], since_refused):
+            self.say(f"{pool}: the order to signal worker {worker.id.pid}: {wrong}")
 
     def sent(self, sent: Sent, wrong: str) -> None:
         worker, manager = sent.worker, sent.worker.manager

@@ -33,6 +33,8 @@ class SimMachine:
     attempts: list[SimAttempt] = field(default_factory=list)
     shared: set[ProcessId] = field(default_factory=set)
     """The managers whose listening sockets their children have."""
+    refused: dict[str, float] = field(default_factory=dict)
+    """When it last learned that no worker of a pool may be brought to its boundary."""
     name: str = "listener"
     is_dead: bool = False
     groups: dict[str, Group] = field(default_factory=dict)
@@ -189,6 +191,7 @@ class SimMachine:
         worker = self.world.pids.get(order.worker)
         if not isinstance(worker, Worker):
             raise ProcessLookupError
+        self.world.when_attempted(self, order, worker)
         return SimAttempt(self, order, worker, lock)
 
     def follow(self, process: ProcessId) -> SimHandle | None:

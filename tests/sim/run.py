@@ -67,6 +67,7 @@ class Run:
         self.listener.when_closed = self._closed
         self.second = Listener(self.world, lambda: self._in_force, self._take_of_another, name=SECOND)
         self.world.when_sent = self.watcher.sent
+        self.world.when_attempted = self.watcher.attempted
         self.world.when_ready = self._ready
         self.world.memory.when_killed = self.watcher.disturb
 

@@ -18,6 +18,8 @@ from .script import KINDS, Script
 from .supervisord import Supervisord
 
 if TYPE_CHECKING:
+    from supervisor_memreap.host.machine import Order
+
     from .attempt import SimLock
     from .machine import SimMachine
 
@@ -54,6 +56,7 @@ class World:
         self.sent: list[Sent] = []
         self.ended: list[Worker] = []
         self.when_sent: Callable[[Sent, str], None] = lambda _sent, _wrong: None
+        self.when_attempted: Callable[[SimMachine, Order, Worker], None] = lambda _machine, _order, _worker: None
         self.when_ready: Callable[[], None] = lambda: None
         """Something may have become ready that a memreap waits for."""
         self.faults = Faults(script.faults)
