@@ -120,3 +120,14 @@ def test_one_of_the_workers_that_would_be_reaped_for_a_total_is_reported():
 def test_the_log_reports_that_a_pool_is_only_observed():
     watching = Watching("", 0.0, (("myapp", OBSERVED), ("web", PoolSettings(observe=True))))
     assert watching.text == "watching myapp (only observed, limit 150 MiB uss), web (only observed)"
+
+
+def test_a_pool_that_was_observed_at_one_look_only_is_observed_for_ten_seconds_more():
+    film = Film()
+    film.look({11: 20, 12: 20})
+    film.settings = OBSERVED
+    assert reaped(film.look({11: 300, 12: 20})) is None
+    film.settings = SETTINGS  # perhaps half a file, without its last line
+    assert reaped(film.look({11: 300, 12: 20})) is None
+    assert reaped(film.look({11: 300, 12: 20})) is None
+    assert reaped(film.look({11: 300, 12: 20})) == 11

@@ -58,6 +58,17 @@ class _Roll(PoolInLook):
 class _Manager(_Roll):
     """The settings and the manager, and what they begin and end."""
 
+    def note_observe(self) -> None:
+        """Rule 13: whether it is only observed, though it was so at one look alone."""
+        gone = self.state.observe_gone
+        if self.settings.observe:
+            gone = float("inf")
+        elif gone is not None:
+            gone = min(gone, self.now)
+            gone = None if self.now - gone >= policy.STABLE_SETTINGS else gone
+        if gone != self.state.observe_gone:
+            self.set(observe_gone=gone)
+
     def apply_settings(self) -> None:
         state, now = self.state, self.now
         if self.settings == state.settings:
@@ -116,6 +127,7 @@ class _Manager(_Roll):
             paused=before.paused,
             delay=before.delay,
             delay_told=before.delay_told,
+            observe_gone=before.observe_gone,
             roll=before.roll,
         )
         if not policy.asks_how_it_ended(pool, before) or pool.ending is Ending.STOPPED:
@@ -440,6 +452,7 @@ class _Following(_Manager, _Workers, _Reap):
     def follow(self, may_suspend: bool, counts: bool) -> None:
         pool, now = self.pool, self.now
         gap = now - self.state.looked if self.state.looked is not None else 0.0
+        self.note_observe()
         self.apply_settings()
         reported = self.state.reported
         self.apply_manager()

@@ -281,7 +281,8 @@ def only_observes(settings: PoolSettings, state: PoolState) -> bool:
 
     A file that is half written may lack its last lines.
     """
-    return settings.observe or (state.settings is not None and state.settings.observe)
+    was = state.settings is not None and state.settings.observe
+    return settings.observe or was or state.observe_gone is not None
 
 
 def sends_nothing(settings: PoolSettings, state: PoolState) -> bool:

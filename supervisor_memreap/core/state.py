@@ -283,6 +283,8 @@ class PoolState(Lasting):
     """The children at that time."""
     changed_settings: tuple[PoolSettings, float] | None = None
     """Other settings than those in `settings`, and since when: they may be those of a file that is half written."""
+    observe_gone: float | None = None
+    """Since which look `observe` is gone, for a while; infinite: it is set; None: it is long gone, or never was."""
     too_few_since: float | None = None
     """Since when too few workers have been old enough to serve."""
     observed: frozenset[ProcessId] = frozenset()
