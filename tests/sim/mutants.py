@@ -131,7 +131,8 @@ def main(argv: list[str] | None = None) -> int:
     files = [arguments.file] if arguments.file else FILES
     changes = [(file, number) for file in files for number in range(len(_places(file)))]
     chosen = random.Random(arguments.seed).sample(changes, min(arguments.sample, len(changes)))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for each in (signal.SIGINT, signal.SIGTERM):  # a shell ignores the first in what it starts in the background
+        signal.signal(each, signal.default_int_handler)
     os.chdir(ROOT)
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     trial = _Trial(chosen, arguments.at_a_time)
