@@ -130,6 +130,9 @@ class Watcher:
                 self.say(f"{who}: worker {worker.id.pid}, signalled {now - other.at:.1f} s ago, is still there")
             return
         assert worker.ended is not None
+        is_known = other.by.name == sent.by.name or not other.by.is_dead
+        if not is_known and worker.manager.wanted >= 2 * policy.MOST_LACKING:
+            return  # for what another memreap did that has ended: in a large pool one goes while another starts
         came = [each for each in worker.manager.workers.values() if each.born >= other.at and each.serves <= now]
         if not came and now - worker.ended < settings.grace - 5.0 and resumed < other.at:
             kind = worker.manager.plan.kind

@@ -149,7 +149,7 @@ class Listener:
                 except Unavailable as error:
                     self._once(events.SupervisordUnavailable("", self._world.clock.wall, str(error)))
         except Killed:
-            self.kill()
+            self._end(is_saved=False)
         finally:
             self._is_busy = False
         if self.machine and self.reaper:
@@ -196,14 +196,20 @@ class Listener:
     # Its end.
 
     def kill(self, for_good: bool = False) -> None:
-        """By force: it has no time for anything."""
-        if self.machine:
-            is_saved = self.reaper and not self._is_busy and not self.store.trouble
-            self.saved = {pool.name: pool.state for pool in self.reaper.pools} if self.reaper and is_saved else None
-            self.machine.die()
-            self.machine = self.reaper = None
-            if not for_good:
-                self._world.clock.after(STARTS, self.start)
+        """By force, between two steps: it has no time for anything."""
+        if self._is_busy:
+            self._world.clock.after(0.01, functools.partial(self.kill, for_good))
+        elif self.machine:
+            self._end(for_good)
+
+    def _end(self, for_good: bool = False, is_saved: bool = True) -> None:
+        assert self.machine
+        is_saved = is_saved and self.reaper is not None and not self.store.trouble
+        self.saved = {pool.name: pool.state for pool in self.reaper.pools} if self.reaper and is_saved else None
+        self.machine.die()
+        self.machine = self.reaper = None
+        if not for_good:
+            self._world.clock.after(STARTS, self.start)
 
     def restart(self, with_all: bool = False) -> None:
         """By supervisorctl: it has the time to release what it holds. `with_all`: all programs end too."""

@@ -140,7 +140,7 @@ def _with_memory(script: Script, chance: random.Random) -> Script:
         settings |= chance.choice(
             ({"headroom": 0.1}, {"headroom": 0.5}, {"headroom": 100.0 * MIB}, {"headroom": 0.2, "pressure": 40.0})
         )
-    if chance.random() < 0.1:
+    if chance.random() < (0.1 if script.tick < 3600 else 0.01):
         settings["pressure"] = chance.choice((5.0, 40.0))
     pools = []
     for pool in script.pools:
