@@ -130,7 +130,7 @@ class Pools:
             leaving = state.leaving
             if leaving is None or state.manager != manager or leaving.worker in self._adopted:
                 continue
-            self._adopted.add(leaving.worker)
+            self._adopted = {each for each in self._adopted if self._machine.may_exist(each)} | {leaving.worker}
             pool = self.named(name)
             if pool.pool.worker(leaving.worker):
                 taken.close()
