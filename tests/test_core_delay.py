@@ -397,3 +397,12 @@ def test_workers_none_of_which_both_serves_and_is_old_enough_are_too_young():
     assert delay.hindrance_in(policy.Look(pool, SETTINGS, film.state), choice, {}, film.now).kind is Kind.YOUNG
     choice = replace(choice, pending=pending[1:])
     assert delay.hindrance_in(policy.Look(pool, SETTINGS, film.state), choice, {}, film.now).kind is Kind.NOT_SERVING
+
+
+def test_another_hindrance_takes_the_place_of_the_first_and_the_delay_goes_on():
+    film = Film()
+    standings(film, 6)
+    assert film.state.delay.hindrance.kind is Kind.BUSY
+    since = film.state.delay.since
+    standings(film, 2, Result.NOT_PERMITTED)
+    assert (film.state.delay.hindrance.kind, film.state.delay.since) == (Kind.NOT_PERMITTED, since)

@@ -207,3 +207,10 @@ ROLLED = (Action(200.0, "roll", "pool0"), Action(210.0, "kill memreap"))
 def test_what_would_break_an_invariant_is_found(monkeypatch, plant, script, text):
     plant(monkeypatch)
     assert_found(script(), text)
+
+
+def test_memory_that_is_short_and_that_no_signal_may_relieve_is_said():
+    held = replace(leaking(kind="uwsgi", headroom=0.9), has_ptrace=False, host=1024 * MIB)
+    report = play(held)
+    assert (report.broken, report.signals) == ([], 0)
+    assert report.events["NotMet"] > 0
