@@ -12,7 +12,7 @@ from supervisor_memreap.core.events import NotReplaced, Rolled, RollStopped
 from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import Worker, WorkerDetail
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.state import Roll, decode, encode, is_worth_keeping
+from supervisor_memreap.core.state import PoolState, Roll, decode, encode, is_worth_keeping
 from supervisor_memreap.outputs import statusrows
 
 SETTINGS = PoolSettings(limit=100 * MIB, min_age=30.0, settle=10.0, grace=60.0)
@@ -150,6 +150,11 @@ def test_a_worker_that_does_not_leave_makes_it_fail_in_the_end():
     rolling.look(after=SETTINGS.grace)
     (stopped,) = rolling.film.of(RollStopped)
     assert (stopped.replaced, stopped.why) == (2, f"worker {stuck} did not leave, as the log says")
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_only_a_roll_that_goes_on_is_worth_keeping(is_over):
+    assert is_worth_keeping(replace(PoolState(), roll=Roll("7", frozenset(), is_over))) is not is_over
 
 
 def test_it_goes_on_after_a_restart_of_memreap():
