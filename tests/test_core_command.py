@@ -290,3 +290,8 @@ def test_the_largest_worker_is_the_one_that_uses_most_not_the_one_that_may():
     )
     _, answer = carry_out(parse("reap myapp"), replace(POOL, workers=(small, large)), PoolState())
     assert answer == "worker 1 will be replaced"
+
+
+def test_a_roll_of_one_pool_without_workers_is_refused_with_its_state():
+    with pytest.raises(CommandError, match="b has no workers: it is STOPPED"):
+        carry_out_in_all(parse("roll b"), {"b": (Pool("b", "STOPPED"), PoolState())})

@@ -406,3 +406,24 @@ def test_another_hindrance_takes_the_place_of_the_first_and_the_delay_goes_on():
     since = film.state.delay.since
     standings(film, 2, Result.NOT_PERMITTED)
     assert (film.state.delay.hindrance.kind, film.state.delay.since) == (Kind.NOT_PERMITTED, since)
+
+
+@pytest.mark.parametrize(("replaced_by", "missing"), [(None, "none has come in its place"), (12, "has not settled")])
+def test_while_a_pool_settles_the_hindrance_says_whether_a_replacement_has_come(replaced_by, missing):
+    gone = Reap(ProcessId(11, BOOT), BOOT, frozenset(), left=BOOT + 1, replaced_by=replaced_by and ProcessId(12, BOOT))
+    film = Film()
+    look = policy.Look(Pool("myapp", "RUNNING"), film.settings, PoolState(reap=gone))
+    why = delay._leaving(look, BOOT + 2)
+    assert why
+    assert (why.kind, missing in why.text) == (Kind.SETTLING, True)
+
+
+def test_a_first_attempt_that_takes_long_is_itself_what_stands_in_the_way():
+    film = Film()
+    verdict = film.look(saturated(film, 300, 200), signal=False, waited=None)
+    film.state = policy.attempted(verdict.pool, verdict.candidates[0], film.state, film.now)
+    look = policy.Look(verdict.pool, film.settings, film.state)
+    due = {each.worker: (each.reason,) for each in verdict.candidates}
+    for seconds, kind in ((delay.OVERDUE - delay.LATE - 0.1, None), (delay.OVERDUE - delay.LATE, Kind.BUSY)):
+        why = delay.hindrance_in(look, verdict, due, film.now + seconds)
+        assert (why and why.kind) is kind

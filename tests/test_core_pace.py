@@ -116,3 +116,8 @@ def test_looks_between_two_ticks_do_not_count_towards_checks():
 
 def test_only_the_last_two_readings_count():
     assert pace.next_look(10.0, False, {}, [reading(0.0, 9000), reading(5.0, 4000), reading(10.0, 4000)], 15.0) is None
+
+
+def test_memory_that_is_just_at_headroom_is_a_shortage_already_and_needs_no_other_look_for_that():
+    readings = [reading(0.0, 1000), reading(5.0, 500)]
+    assert pace.next_look(5.0, False, {}, readings, 10.0) is None

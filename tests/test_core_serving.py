@@ -366,3 +366,11 @@ def test_the_status_still_shows_the_freed_memory_when_the_replacement_settles():
             counters = counters.after(event)
     assert counters.message.startswith("worker 12 left after")
     assert counters.reaps.count == 1
+
+
+@pytest.mark.parametrize("takes_turns", [False, True])
+def test_a_worker_that_waits_for_a_lock_serves_only_where_its_server_takes_turns(takes_turns):
+    worker = Worker(ProcessId(11, BOOT), 60.0, 20 * MIB)
+    pool = Pool("myapp", "RUNNING", manager=MANAGER, workers=(worker,))
+    sorted_out = serving.sort_out(pool, {worker.id: TURN}, True, lambda: takes_turns)
+    assert judged(sorted_out) == {11: None if takes_turns else False}

@@ -513,3 +513,20 @@ def test_an_exceeded_total_has_its_own_lines():
     host = Host(replace(HEADROOM, headroom=None, total=100 * MIB))
     host.look({"a": {11: 300, 12: 20}}, total=100, signal=False)
     assert host.of(NotMet) == []
+
+
+def test_a_pool_that_holds_exactly_its_total_is_not_over_it():
+    host = Host(TOTAL)
+    decision, signalled = host.look({"a": {11: 200, 12: 200}}, total=400)
+    assert (decision.episodes, signalled) == ({}, [])
+    assert shortage.headroom_in(MemoryScope("a", None, 5), 0.5) == 0.0
+
+
+def test_what_fresh_workers_would_give_back_is_what_is_above_them():
+    workers = [Worker(ProcessId(pid, BOOT), 60.0, 0, detail(mib * MIB)) for pid, mib in ((11, 100), (12, 20))]
+    assert shortage.grown(workers, shortage.Kind.HEADROOM, 30 * MIB) == 70 * MIB
+    assert shortage.grown(workers, shortage.Kind.HEADROOM, None) == 0
+
+
+def detail(size: int) -> WorkerDetail:
+    return WorkerDetail(size, True, memory=ProcessMemory(size, 0, size, 0))
