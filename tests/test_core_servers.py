@@ -33,6 +33,16 @@ from supervisor_memreap.core.servers import (
         ("gunicorn: worke", ["gunicorn: worker [app]"], "gunicorn"),
         ("python3", ["/usr/bin/python3", "/srv/venv/bin/gunicorn", "app:application"], "gunicorn"),
         ("python3.11", ["python3.11", "-m", "gunicorn", "app:application"], "gunicorn"),
+        ("uvicorn", ["/srv/venv/bin/python3", "/srv/venv/bin/uvicorn", "--workers", "4", "app:application"], "uvicorn"),
+        ("python3", ["python3", "-m", "uvicorn", "--workers", "4", "app:application"], "uvicorn"),
+        ("python3", ["python3", "-c", "from multiprocessing.spawn import", "--multiprocessing-fork"], UNRECOGNISABLE),
+        (
+            "hypercorn",
+            ["/srv/venv/bin/python3", "/srv/venv/bin/hypercorn", "--workers", "2", "app:application"],
+            "hypercorn",
+        ),
+        ("granian wsgi 12", ["granian wsgi 127.0.0.1:8000 app:application worker-1"], "Granian"),
+        ("granian", ["/srv/venv/bin/python3", "/srv/venv/bin/granian", "--workers", "2", "app:application"], "Granian"),
         ("php-fpm8.2", ["php-fpm: pool www"], "php-fpm"),
         ("unicorn", ["unicorn worker[0] -l 7003 config.ru"], "unicorn"),
         ("ruby3.1", ["ruby3.1", "/usr/bin/unicorn_rails", "-p", "7003"], "unicorn"),
@@ -104,7 +114,9 @@ def test_the_executable_identifies_the_server_of_a_process_with_a_changed_title(
     assert recognise(names) == server
 
 
+REFUSED = {"fcgiwrap", "multiwatch", "uvicorn", "hypercorn", "Granian"}
 STARMAN = Names("starman master ", ["starman master --workers 4 app.psgi"], "perl")
+SPAWNED = Names("python3", ["python3", "-c", "from multiprocessing.spawn import spawn_main"], "python3.11")
 CUSTOM = Names("perl", ["perl", "/srv/myserver.pl"], "perl")
 TITLED = Names("myapp GET /a", ["myapp GET /a"], "perl")
 
@@ -129,6 +141,10 @@ TITLED = Names("myapp GET /a", ["myapp GET /a"], "perl")
         # An application that calls itself like another server.
         (Names("unicorn", ["unicorn"], "perl"), STARMAN, True, UNRECOGNISABLE),
         (CUSTOM, Names("multiwatch", ["multiwatch"], "multiwatch"), False, "multiwatch"),
+        # Spawned, not forked, by the same Python.
+        (SPAWNED, Names("uvicorn", ["python3", "/srv/bin/uvicorn", "--workers", "4"], "python3.11"), False, "uvicorn"),
+        (SPAWNED, Names("hypercorn", ["python3", "/srv/bin/hypercorn"], "python3.11"), False, "hypercorn"),
+        (SPAWNED, CUSTOM, False, UNRECOGNISABLE),
         # With target=self.
         (TITLED, None, None, UNRECOGNISABLE),
         (CUSTOM, None, None, ""),
@@ -206,7 +222,7 @@ def test_the_signal_is_the_configured_one_else_the_first_graceful_one_else_hup(s
 
 
 def test_a_server_without_a_graceful_signal_has_a_reason_and_others_have_none():
-    assert {server.name for server in SERVERS if not server.graceful} == {"fcgiwrap", "multiwatch"}
+    assert {server.name for server in SERVERS if not server.graceful} == REFUSED
     assert [server.name for server in SERVERS if bool(named(server.name).refusal) is bool(server.graceful)] == []
     assert named("").refusal == named(UNRECOGNISABLE).refusal == ""
 

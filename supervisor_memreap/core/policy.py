@@ -400,11 +400,11 @@ def veto(pool: Pool, worker: Worker) -> Event | None:
         return None
     if detail.looks_like_manager:
         return events.LooksLikeManager(*pool.stamp, worker.id, pool.is_group)
-    if pool.sharing is Sharing.APART:
-        return events.NotShared(*pool.stamp, worker.id, pool.is_group)
     safe = named(detail.server).graceful
     if safe is not None and detail.signal not in safe:
         return events.WrongSignal(*pool.stamp, worker.id, detail.server, detail.signal, safe)
+    if pool.sharing is Sharing.APART:
+        return events.NotShared(*pool.stamp, worker.id, pool.is_group)
     return events.NotCaught(*pool.stamp, worker.id, detail.signal, pool.is_group) if detail.caught is False else None
 
 

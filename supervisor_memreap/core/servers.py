@@ -2,7 +2,8 @@
 
 A signal that is caught is not always graceful: uWSGI and Starman catch TERM, gunicorn QUIT and Apache HUP, and drop the
 request. So if the server is known, this table decides. Measured with each: FCGI::ProcManager 0.28, uWSGI 2.0.21,
-Starman 0.4016, gunicorn 27.0.1, php-fpm 8.2, unicorn 6.0, Apache 2.4, fcgiwrap 1.1, multiwatch 1.0.
+Starman 0.4016, gunicorn 27.0.1, uvicorn 0.54, php-fpm 8.2, unicorn 6.0, Apache 2.4, fcgiwrap 1.1, multiwatch 1.0,
+hypercorn 0.18, Granian 2.8.9.
 """
 
 from __future__ import annotations
@@ -98,6 +99,17 @@ SERVERS = (
     Server("Starman", ("HUP",), Moment.HELD, None, re.compile(r"starman\b"), takes_turns=True),
     Server("uWSGI", ("HUP",), Moment.HELD, None, re.compile(r"uwsgi(_\w+)?\b"), pace=2.0, takes_turns=True),
     Server("gunicorn", ("TERM",), Moment.ANY, WhileBusy("TERM", "0 of 300", "0 of 300"), re.compile(r"gunicorn\b")),
+    # Also its worker class for gunicorn. A worker looks for its signal 10 times a second and accepts connections until
+    # then: TERM lost requests also at its boundary, where it had none (20 of 100).
+    Server(
+        "uvicorn",
+        (),
+        Moment.HELD,
+        None,
+        re.compile(r"uvicorn\b"),
+        refusal="accepts connections for a while after TERM, and drops them; its own --limit-max-requests, or"
+        " gunicorn's --max-requests, replaces workers",
+    ),
     Server(
         "php-fpm",
         ("QUIT",),
@@ -124,6 +136,22 @@ SERVERS = (
         re.compile(r"multiwatch$"),
         refusal="gives up a worker that ends 4 times within 10 s of its start",
     ),
+    Server(
+        "hypercorn",
+        (),
+        Moment.HELD,
+        None,
+        re.compile(r"hypercorn\b"),
+        refusal="ends as a whole when a worker ends by a signal; its own --max-requests replaces workers",
+    ),
+    Server(
+        "Granian",
+        (),
+        Moment.HELD,
+        None,
+        re.compile(r"granian\b"),
+        refusal="ends as a whole when a worker leaves by a signal; its own --workers-max-rss replaces workers",
+    ),
 )
 # A manager by its title, or always a manager; FCGI::ProcManager's workers are called perl-fcgi. gunicorn's
 # dirty arbiter has workers of its own. The kernel keeps 15 characters.
@@ -140,6 +168,8 @@ _INTERPRETER = re.compile(r"(?:pypy|(?:truffle|j)?(perl|python|ruby))[0-9.]*(?:-
 _PLACKUP = re.compile(r"plackup$")
 UNRECOGNISABLE = "unknown"
 """The server of a process whose script is hidden, by its title or since it may not be read: any of the table."""
+# What Python's multiprocessing starts runs what its parent tells it to.
+_SPAWNED = "from multiprocessing.spawn import "
 _NEVER = re.compile("(?!)")
 _OTHER = Server("", None, Moment.ANY, None, _NEVER, takes_turns=True)
 _BY_NAME = {
@@ -162,7 +192,8 @@ def server_of(worker: Names, manager: Names | None, is_fork: bool | None) -> str
         return above
     if named(own).is_known:
         return UNRECOGNISABLE if named(above).is_known and above != own else own
-    if own == UNRECOGNISABLE and is_fork is not False:
+    is_spawned = any(word.startswith(_SPAWNED) for word in worker.argv)
+    if own == UNRECOGNISABLE and (is_fork is not False or is_spawned):
         return above if is_fork else above or own
     return above if own != UNRECOGNISABLE and named(above).is_known else own
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Collection, Mapping
 
@@ -208,7 +209,9 @@ def _server_of(worker: int, manager: int | None, view: Source) -> str:
     names = view.names(worker)
     if manager is None:
         return servers.server_of(names, None, None)
-    return servers.server_of(names, view.names(manager), view.is_fork(worker, manager))
+    server = servers.server_of(names, view.names(manager), view.is_fork(worker, manager))
+    # uvicorn's class of gunicorn's workers takes back gunicorn's own handlers, of which ABRT is one.
+    return "uvicorn" if server == "gunicorn" and view.catches(worker, signal.SIGABRT) is False else server
 
 
 def _used(bound: int, metric: str, exact: ProcessMemory | None, processes: int) -> int | None:

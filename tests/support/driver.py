@@ -294,12 +294,22 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 def workers_below(manager: int) -> set[int]:
-    """The pids of its children that have not ended; none where it has itself. psutil would read all processes."""
+    """The pids of its children that have not ended; none where it has itself. psutil would read all processes.
+
+    But for the one with which Python's multiprocessing cleans up, where it spawns them.
+    """
     try:
         pids = procfs.source().children(manager)
     except ProcessLookupError:
         return set()
-    return set(filter(is_alive, pids))
+    return {pid for pid in pids if is_alive(pid) and not cleans_up(pid)}
+
+
+def cleans_up(pid: int) -> bool:
+    try:
+        return b"multiprocessing.resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False  # it has just ended
 
 
 def is_alive(pid: int) -> bool:

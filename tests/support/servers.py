@@ -108,7 +108,8 @@ LuaMapHandler / {{where}}/growing.lua handle
 """
 # A worker of Starman leaves after 1000 requests by default.
 _STARMAN = "starman --workers 4 --listen 127.0.0.1:{port} --max-requests 1000000000 -E deployment {where}/growing.psgi"
-_GUNICORN = f"{Path(sys.executable).parent}/gunicorn --workers 4 --bind 127.0.0.1:{{port}} --max-requests 0"
+_BIN = Path(sys.executable).parent
+_GUNICORN = f"{_BIN}/gunicorn --workers 4 --bind 127.0.0.1:{{port}} --max-requests 0"
 _UWSGI = "uwsgi --master --die-on-term --need-app --disable-logging --processes 4"
 
 SERVERS = (
@@ -189,7 +190,22 @@ def _fcgiwrap(name: str, command: str, *packages: str) -> Server:
 REFUSED = (
     _fcgiwrap("fcgiwrap", "/usr/sbin/fcgiwrap -c 4", "fcgiwrap"),
     _fcgiwrap("multiwatch", "/usr/bin/multiwatch -f 4 -- /usr/sbin/fcgiwrap", "multiwatch", "fcgiwrap"),
+    Server(
+        "gunicorn with uvicorn's workers",
+        f"{_GUNICORN} --worker-class uvicorn_worker.UvicornWorker growing_asgi:application",
+        "growing_asgi.py",
+        "TERM",
+    ),
+    Server(
+        "uvicorn",
+        f"{_BIN}/uvicorn --workers 4 --port {{port}} --no-access-log growing_asgi:application",
+        "growing_asgi.py",
+        "TERM",
+    ),
 )
+
+# Refused for what was seen of them by hand (docs/servers.md); no test runs them.
+REFUSED_BY_HAND = ("hypercorn", "Granian")
 
 
 @contextlib.contextmanager
