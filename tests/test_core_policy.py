@@ -338,6 +338,7 @@ def test_a_worker_that_was_signalled_and_has_no_handler_any_more_is_not_reported
         ("uWSGI", "TERM", False),
         ("fcgiwrap", "TERM", False),
         ("multiwatch", "TERM", False),
+        ("uvicorn", "TERM", False),
         ("FCGI::ProcManager", "HUP", True),
     ],
 )
