@@ -427,3 +427,11 @@ def test_a_first_attempt_that_takes_long_is_itself_what_stands_in_the_way():
     for seconds, kind in ((delay.OVERDUE - delay.LATE - 0.1, None), (delay.OVERDUE - delay.LATE, Kind.BUSY)):
         why = delay.hindrance_in(look, verdict, due, film.now + seconds)
         assert (why and why.kind) is kind
+
+
+def test_workers_that_are_due_only_now_count_in_a_delay_that_goes_on():
+    film = Film()
+    standings(film, 6)
+    others = {pid: film.worker(pid, 250, server=FCGI) for pid in (13, 14)}
+    verdict = attempt(film, {11: 20, 12: 20, **others})
+    assert (verdict.standing, verdict.overdue) == ("overdue", 2)

@@ -1728,3 +1728,13 @@ def test_the_usual_number_is_that_of_the_last_two_periods():
     assert film.state.population.peaks == (3, 0)
     film.look({11: 20}, after=1)
     assert film.state.population.peaks == (1, 3)
+
+
+def test_a_replacement_that_settles_shows_that_the_manager_survives_its_workers():
+    film = Film()
+    film.state = replace(film.state, manager_losses=2)
+    assert reaped(film.look({11: 300, 12: 20})) == 11
+    film.fork(13)
+    film.look({12: 20, 13: 20})
+    film.look({12: 20, 13: 20}, after=30)
+    assert (film.state.reap, film.state.manager_losses) == (None, 0)
