@@ -1738,3 +1738,13 @@ def test_a_replacement_that_settles_shows_that_the_manager_survives_its_workers(
     film.look({12: 20, 13: 20})
     film.look({12: 20, 13: 20}, after=30)
     assert (film.state.reap, film.state.manager_losses) == (None, 0)
+
+
+def test_a_pool_left_without_workers_is_not_watched_although_a_replacement_is_waited_for():
+    film = Film()
+    while not reaped(film.look({11: 300})):
+        pass
+    assert film.look({}).standing == "settling"
+    for _ in range(3):
+        last = film.look({}, after=SETTINGS.grace)
+    assert (len(film.of(NotReplaced)), last.standing) == (1, "blind")

@@ -262,7 +262,8 @@ class _Choosing(_Reports):
             return Standing.PAUSED
         if state.suspended:
             return Standing.SUSPENDED
-        if state.leaving:
+        # Where a replacement is long overdue, that none will ever be seen is what counts.
+        if state.leaving and not (is_blind and state.leaving.overdue):
             return Standing.SETTLING if state.leaving.left is not None else Standing.LEAVING
         if state.requested:
             return Standing.REQUESTED

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import signal
 import sys
 import time
 from collections import Counter
@@ -36,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.ticks < 1 or arguments.days <= 0:
         parser.error("--ticks and --days must be more than 0")
+    for each in (signal.SIGINT, signal.SIGTERM):  # a shell ignores the first in what it starts in the background
+        signal.signal(each, signal.default_int_handler)
     try:
         return _sweep(max(1, arguments.every)) if arguments.sweep else _play(arguments)
     except KeyboardInterrupt:
@@ -44,30 +47,34 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _play(arguments: argparse.Namespace) -> int:
+    """What was played until Ctrl-C is summed up too."""
     total = Report(draw(arguments.seed, arguments.ticks))
-    failed, days, began = 0, 0.0, time.perf_counter()
-    for number in itertools.count():
-        seed = arguments.seed if number == 0 else f"{arguments.seed}.{number}"
-        script = draw(seed, arguments.ticks, arguments.tick)
-        report = _logged(script) if arguments.log else play(script)
-        total.add(report)
-        days += script.days
-        if report.broken:
-            failed += 1
-            _show(report)
-            if arguments.shrink:
-                short = shrink(script, lambda text: print(f"  … {text}", file=sys.stderr))
-                _describe(short)
-                _show(_logged(short))
-                return 1
-        if days >= arguments.days:
-            break
+    runs, failed, days, began = 0, 0, 0.0, time.perf_counter()
+    status = None
+    try:
+        while days < arguments.days:
+            script = draw(f"{arguments.seed}.{runs}" if runs else arguments.seed, arguments.ticks, arguments.tick)
+            report = _logged(script) if arguments.log else play(script)
+            total.add(report)
+            runs, days = runs + 1, days + script.days
+            if report.broken:
+                failed += 1
+                _show(report)
+                if arguments.shrink:
+                    short = shrink(script, lambda text: print(f"  … {text}", file=sys.stderr))
+                    _describe(short)
+                    _show(_logged(short))
+                    return 1
+            if runs % 10 == 0:
+                print(f"{runs} runs, {days:.0f} of {arguments.days:.0f} days, {failed} failed", file=sys.stderr)
+    except KeyboardInterrupt:
+        status = 130
     seconds = time.perf_counter() - began
     pace = f"{total.ticks} ticks in {seconds:.0f} s, {total.ticks / seconds:.0f} a second"
     made = f"{total.signals} signals, {total.starts} starts of memreap, {total.faults} faults"
-    print(f"{number + 1} runs, {days:.0f} days: {pace}; {made}; {failed} runs failed")
+    print(f"{runs} runs, {days:.0f} days: {pace}; {made}; {failed} runs failed")
     print(", ".join(f"{name} {count}" for name, count in total.events.most_common()))
-    return 1 if failed else 0
+    return status or int(failed > 0)
 
 
 def _sweep(every: int) -> int:

@@ -149,6 +149,8 @@ class Watcher:
             return
         if kind.least == kind.most and sent.serving <= 1 < manager.wanted:
             self.say(f"{who}: the last one that serves, of {manager.wanted}")
+        if manager.plan.is_broken:  # workers end by themselves all the time
+            self.disturb(manager.plan.name)
         calm = sent.at - max(self.disturbed.get(manager.plan.name, float("-inf")), manager.born)
         if kind.least == kind.most and calm > 3600.0 and sent.serving < manager.wanted:
             self.say(f"{who}: only {sent.serving} of {manager.wanted} served")
