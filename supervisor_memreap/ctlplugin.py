@@ -239,12 +239,13 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             view = self._look()
             for line in progress.lines(view.pools):
                 (self._fail if line.is_failure else self.ctl.output)(line.text)
+            self.ctl.stdout.flush()  # it may be a pipe
             if view.is_watched:
                 heard = time.monotonic()
             elif time.monotonic() - heard > PATIENCE:
                 self._fail(f"no longer waiting: {'; '.join(view.troubles)}")
                 return
-            time.sleep(0.2)
+            time.sleep(1.0)  # an answer has all pools: with 200 of 16 workers supervisord makes it in 0.07 s
 
     def _memreap(self) -> Any:
         return self.ctl.get_server_proxy("memreap")

@@ -45,3 +45,16 @@ def test_a_roll_that_is_no_longer_known_is_a_failure():
     [*progress.lines([row("a", 3)])]
     assert [line.is_failure for line in progress.lines([row("a", 3, id="8")])] == [True]
     assert progress.is_over
+
+
+def test_a_roll_of_which_nothing_is_known_is_a_failure():
+    progress = RollProgress("7")
+    other: Any = {"name": "a"}
+    assert [line.is_failure for line in progress.lines([other])] == [True]
+    assert progress.is_over
+
+
+def test_a_pool_that_cannot_be_seen_says_so():
+    progress = RollProgress("7")
+    (line,) = progress.lines([row("a", 3, not_visible="its processes are hidden")])
+    assert line.text.endswith("what stands in the way: its processes are hidden")

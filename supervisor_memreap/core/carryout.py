@@ -98,10 +98,17 @@ def carry_out(command: Command, pool: Pool, state: PoolState) -> tuple[PoolState
         raise CommandError(f"{pool.name}: all of its workers have already been signalled")
     elif command.verb == "roll":
         if state.reap and state.reap.overdue:
-            raise CommandError(f"{pool.name}: {hindrance.not_replaced(state.reap.worker.pid).text}; then roll again")
+            why = hindrance.not_replaced(state.reap.worker.pid).text
+            raise CommandError(f"{pool.name}: {why}; go on without it: supervisorctl memreap resume {pool.name}")
+        # A child that never serves is never signalled, and would keep the roll from its end.
+        present = [each for each in present if policy.serves(each, state) or policy.is_starting(each, state)]
+        if not present:
+            raise CommandError(f"{pool.name}: none of its workers serves")
         all_ = f"all {len(present)} workers" if len(present) > 1 else f"worker {present[0].id.pid}"
         text = f"{all_} will be replaced{', one at a time' if len(present) > 1 else ''}"
-        return policy.roll(command.id, [each.id for each in present], state), text + _young(present, state)
+        gone_soon = [worker.id for worker in pool.workers if worker.id in signalled]
+        rolled = policy.roll(command.id, [each.id for each in present], gone_soon, state)
+        return rolled, text + _young(present, state)
     else:
         worker = max(present, key=lambda worker: (worker.used or 0, worker.bound))
     text = f"worker {worker.id.pid} will be replaced"

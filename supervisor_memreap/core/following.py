@@ -12,7 +12,7 @@ from supervisor_memreap.core.policy import Look, PoolInLook
 from supervisor_memreap.core.reasons import Circumstances, OverLimit
 from supervisor_memreap.core.servers import named
 from supervisor_memreap.core.settings import PoolSettings
-from supervisor_memreap.core.state import TRANSITIONS, Cause, Phase, PoolState, Reap, Seen, Suspension
+from supervisor_memreap.core.state import TRANSITIONS, Cause, Phase, PoolState, Reap, Roll, Seen, Suspension
 
 
 def follow(
@@ -28,7 +28,7 @@ def follow(
     return following.state, tuple(following.events)
 
 
-class _Roll(PoolInLook):
+class _Rolling(PoolInLook):
     def follow_roll(self) -> None:
         """Rule 12: whether it may go on, and all are replaced."""
         state, roll = self.state, self.state.roll
@@ -38,15 +38,31 @@ class _Roll(PoolInLook):
         if held:
             self.end_roll(f"the pool is {held.text}")
         elif policy.is_rolled(state):
-            stayed = ", ".join(str(worker.pid) for worker in sorted(policy.not_replaced(self.pool, state)))
-            self.end_roll(f"worker {stayed} did not leave, as the log says" if stayed else "")
+            self._end_rolled(roll)
 
-    def end_roll(self, failure: str) -> None:
-        """The roll that goes on, if there is one. What is left of it is not replaced."""
+    def _end_rolled(self, roll: Roll) -> None:
+        """None is left to be signalled: a worker of it may have stayed, or have left by itself and not be replaced."""
+        pool, state, population = self.pool, self.state, self.state.population
+        stayed = ", ".join(str(worker.pid) for worker in sorted(policy.not_replaced(pool, state)))
+        wanted = 0 if population.shrinks else min(len(roll.workers), max(population.peaks) - len(pool.stopped))
+        serving = sum(policy.served_for(each, state, self.now) >= self.settings.settle for each in pool.workers)
+        since = self.now if roll.rolled is None else roll.rolled
+        if stayed:
+            self.end_roll(f"not replaced: {stayed}; the log says why")
+        elif serving >= wanted:
+            self.end_roll()
+        elif self.now - since >= self.settings.grace:
+            why = f"only {serving} of {wanted} workers serve: see the program's own log for why"
+            self.end_roll(why, missing=wanted - serving)
+        else:
+            self.set(roll=replace(roll, rolled=since))
+
+    def end_roll(self, failure: str = "", missing: int = 0) -> None:
+        """The roll that goes on, if there is one; `missing`: of all that have left, so many are not replaced."""
         roll = self.state.roll
         if roll is None or roll.is_over:
             return
-        number, left = len(roll.workers), len(policy.not_replaced(self.pool, self.state))
+        number, left = len(roll.workers), missing or len(policy.not_replaced(self.pool, self.state))
         stamp = self.pool.stamp
         self.say(
             events.RollStopped(*stamp, number - left, number, failure) if failure else events.Rolled(*stamp, number)
@@ -55,7 +71,7 @@ class _Roll(PoolInLook):
         self.set(requested=self.state.requested - roll.workers, roll=over)
 
 
-class _Manager(_Roll):
+class _Manager(_Rolling):
     """The settings and the manager, and what they begin and end."""
 
     def note_observe(self) -> None:
@@ -320,7 +336,7 @@ class _Workers(PoolInLook):
         self.set(suspended=suspended, started_over=())
 
 
-class _Reap(_Roll):
+class _Reap(_Rolling):
     """What became of the workers that were signalled."""
 
     def follow_stuck(self) -> None:
@@ -410,9 +426,11 @@ class _Reap(_Roll):
             self.set(reap=None, manager_losses=0)
             self.note(replaces=False)
             return
-        if is_late and not leaving.overdue:
-            self.say(events.NotReplaced(*pool.stamp, leaving.worker, gone_for, present, before))
+        if is_late and leaving.overdue:
+            # Not at the first late look: after a long tick it may be the first that sees the replacement serve.
             self.end_roll(hindrance.not_replaced(leaving.worker.pid).text)
+        elif is_late:
+            self.say(events.NotReplaced(*pool.stamp, leaving.worker, gone_for, present, before))
             leaving = replace(leaving, overdue=True)
         self.set(reap=leaving)
 

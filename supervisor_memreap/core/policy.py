@@ -39,7 +39,7 @@ the words they use, what they both ask of the state, and what becomes of that as
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -353,9 +353,10 @@ def request(workers: Iterable[ProcessId], state: PoolState) -> PoolState:
     return replace(state, requested=state.requested | set(workers), reported=state.reported - vetoes)
 
 
-def roll(id: str, workers: Collection[ProcessId], state: PoolState) -> PoolState:
-    """A user requests all of these workers, until one of them is not replaced (rule 12)."""
-    return replace(request(workers, state), roll=Roll(id, frozenset(workers)))
+def roll(id: str, workers: Iterable[ProcessId], signalled: Iterable[ProcessId], state: PoolState) -> PoolState:
+    """A user requests all of these workers, until one of them is not replaced (rule 12); the others are leaving."""
+    asked = frozenset(workers)
+    return replace(request(asked, state), roll=Roll(id, asked | frozenset(signalled)))
 
 
 def not_replaced(pool: Pool, state: PoolState) -> frozenset[ProcessId]:

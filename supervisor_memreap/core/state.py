@@ -130,6 +130,8 @@ class Roll:
     """When it is over: how many of them were not replaced."""
     failure: str = ""
     """Why it ended before all were replaced."""
+    rolled: float | None = None
+    """Since when none is left to be signalled, but too few serve."""
 
 
 @dataclass(frozen=True)
@@ -416,7 +418,8 @@ def _suspension(values: dict[str, Any]) -> Suspension:
 
 def _roll(values: dict[str, Any]) -> Roll:
     workers = frozenset(map(process_id, values["workers"]))
-    return Roll(str(values["id"]), workers, bool(values["is_over"]), int(values["left"]), str(values["failure"]))
+    over = bool(values["is_over"]), int(values["left"]), str(values["failure"])
+    return Roll(str(values["id"]), workers, *over, _optional(values["rolled"], float))
 
 
 def _delay(values: dict[str, Any]) -> Delay:

@@ -210,8 +210,10 @@ def _server_of(worker: int, manager: int | None, view: Source) -> str:
     if manager is None:
         return servers.server_of(names, None, None)
     server = servers.server_of(names, view.names(manager), view.is_fork(worker, manager))
-    # uvicorn's class of gunicorn's workers takes back gunicorn's own handlers, of which ABRT is one.
-    return "uvicorn" if server == "gunicorn" and view.catches(worker, signal.SIGABRT) is False else server
+    # uvicorn's class of gunicorn's workers takes back gunicorn's own handlers. That of ABRT may be an application's
+    # (faulthandler), and old classes leave the manager's for WINCH.
+    own = (signal.SIGABRT, signal.SIGWINCH) if server == "gunicorn" else ()
+    return "uvicorn" if any(view.catches(worker, each) is False for each in own) else server
 
 
 def _used(bound: int, metric: str, exact: ProcessMemory | None, processes: int) -> int | None:

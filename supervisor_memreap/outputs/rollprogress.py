@@ -26,8 +26,12 @@ class RollProgress:
         rolls = {row["name"]: (row, roll) for row in pools for roll in (row.get("roll"),) if roll}
         rolls = {name: (row, roll) for name, (row, roll) in rolls.items() if roll["id"] == self._id}
         for name in self._shown.keys() - rolls.keys():
-            why = "another one was begun, or the listener was restarted"
+            why = "another one was begun, the listener was restarted, or the pool is not watched any more"
             yield Line(f"{name}: its roll is no longer known: {why}", True)
+        if not rolls and not self._shown:
+            yield Line(
+                "the listener reports no roll of this command: restart the listener, and see memreap status", True
+            )
         self.is_over = self._shown.keys() > rolls.keys() or all(roll["is_over"] for _, roll in rolls.values())
         for name, (row, roll) in rolls.items():
             text = _text(row, roll)
@@ -38,7 +42,8 @@ class RollProgress:
 
 def _text(row: PoolRow, roll: RollRow) -> str:
     hindrance = row.get("hindrance")
+    obstacle = hindrance["text"] if hindrance else row.get("not_visible")
     text = f"{row['name']}: {roll['workers'] - roll['left']} of {roll['workers']} workers replaced"
     if roll["failure"]:
         return f"{text}; the roll stopped: {roll['failure']}"
-    return f"{text}; what stands in the way: {hindrance['text']}" if hindrance and not roll["is_over"] else text
+    return f"{text}; what stands in the way: {obstacle}" if obstacle and not roll["is_over"] else text
