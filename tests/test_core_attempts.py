@@ -7,13 +7,17 @@ from typing import Any
 import pytest
 
 from supervisor_memreap.core import events
-from supervisor_memreap.core.model import ProcessId, Result, SentMoment, Worker, WorkerDetail
+from supervisor_memreap.core.frozen import replace
+from supervisor_memreap.core.model import HOST, Pool, ProcessId, Result, SentMoment, Worker, WorkerDetail
 from supervisor_memreap.core.policy import Candidate
-from supervisor_memreap.core.reasons import OverLimit
+from supervisor_memreap.core.reasons import OverLimit, ShortOfHeadroom
+from supervisor_memreap.core.settings import PoolSettings
+from supervisor_memreap.core.shortage import Kind, Shortage
 from supervisor_memreap.core.state import Phase, PoolState, Reap
 from supervisor_memreap.host.machine import TURN, Outcome
 from supervisor_memreap.listener import attempts
-from supervisor_memreap.listener.attempts import ALONE, LAST
+from supervisor_memreap.listener.attempts import ALONE, LAST, PoolAttempts
+from supervisor_memreap.listener.followed import FollowedWorkers
 from supervisor_memreap.listener.poolstate import StatefulPool
 
 WORKER = ProcessId(11, 1.0)
@@ -75,3 +79,120 @@ def test_what_came_of_an_attempt_on_another_worker_changes_nothing():
     kept, seen = pool(Phase.AGAIN)
     attempts._settle_again(kept, ProcessId(12, 1.0), SENT, 5.0, 7.0)
     assert (seen, kept.state.reap.phase) == ([], Phase.AGAIN)
+
+
+class Made:
+    """An attempt whose outcome the test decides."""
+
+    def __init__(self, order: Any):
+        self.order, self.fd, self.deadline, self.handle = order, 5, 99.0, None
+        self.result: Outcome | None = None
+
+    def outcome(self) -> Outcome | None:
+        return self.result
+
+    def cancel(self) -> Outcome:
+        return self.result or Outcome(Result.BUSY)
+
+    def shorten(self, _patience: float) -> None:
+        pass
+
+
+class Lock:
+    is_open = True
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+class Attempting:
+    """One pool of three workers, of which the first is due."""
+
+    def __init__(self, given: Candidate | None = None) -> None:
+        self.at, self.lock = 100.0, Lock()
+        self.made: list[Made] = []
+        self.seen: list[Any] = []
+        self.kept = StatefulPool("myapp", PoolState(), [self.seen.append], lambda: "")
+        machine: Any = self
+        lock: Any = lambda *_: self.lock  # noqa: E731
+        self.attempts = PoolAttempts(machine, self.kept, FollowedWorkers(machine, lock), lock)
+        self.given = given or candidate()
+        others = tuple(Worker(ProcessId(pid, 1.0), 60.0, 20) for pid in (12, 13))
+        self.pool = Pool("myapp", "RUNNING", manager=ProcessId(1, 0.0), workers=(self.given.worker, *others))
+
+    def now(self) -> float:
+        return self.at
+
+    time = now
+
+    def attempt(self, order: Any, _lock: Any) -> Made:
+        self.made.append(Made(order))
+        return self.made[-1]
+
+    def begin(self, may_relieve: bool = True) -> int:
+        """How many attempts were made after another look."""
+        self.attempts.offer(self.pool, PoolSettings(), (self.given,), self.at)
+        self.attempts.begin_next(self.at, may_relieve)
+        return len(self.made)
+
+    def end(self, outcome: Outcome) -> None:
+        self.made[-1].result = outcome
+        self.attempts.end(self.at)
+
+
+def test_the_seconds_of_an_attempt_on_a_busy_worker_count_and_those_of_another_do_not():
+    busy, changed = Attempting(), Attempting()
+    for each, result in ((busy, Result.BUSY), (changed, Result.CHANGED)):
+        assert each.begin() == 1
+        each.end(Outcome(result, watched=5.0, has_boundary=False))
+    assert [wait.seconds for wait in busy.kept.state.waits.values()] == [5.0]
+    assert changed.kept.state.waits == {}
+    assert busy.kept.state.has_boundary is False
+    assert ([type(each) for each in busy.seen], [type(each) for each in changed.seen]) == ([], [events.Changed])
+
+
+def test_an_error_in_an_attempt_is_raised_and_not_taken_for_a_refusal():
+    attempting = Attempting()
+    attempting.begin()
+    with pytest.raises(RuntimeError, match="in an attempt: no memory"):
+        attempting.end(Outcome(Result.CHANGED, error="no memory"))
+    assert (attempting.seen, attempting.kept.state.reap, attempting.lock.is_open) == ([], None, False)
+
+
+def test_where_a_worker_goes_for_the_host_in_another_pool_none_goes_for_it_here():
+    shortage = Shortage(Kind.HEADROOM, HOST, 1.0, 2.0, 3.0)
+    attempting = Attempting(replace(candidate(), reason=ShortOfHeadroom(shortage, 50)))
+    assert (attempting.begin(may_relieve=False), attempting.begin()) == (0, 1)
+
+
+def test_a_worker_that_was_stopped_for_nothing_is_left_alone_for_a_while():
+    attempting = Attempting()
+    attempting.begin()
+    attempting.end(Outcome(Result.BUSY, stopped=1.0))
+    attempting.at += attempts.PAUSE - 0.1
+    assert attempting.begin() == 1
+    attempting.at += 0.2
+    assert attempting.begin() == 2
+
+
+def test_so_is_one_that_is_to_be_signalled_again():
+    attempting = Attempting()
+    attempting.begin()
+    attempting.end(SENT)
+    for pause, number in ((0.0, 2), (attempts.PAUSE - 0.1, 2), (0.2, 3)):
+        attempting.at += pause
+        attempting.attempts.signal_again(attempting.given.worker, attempting.at)
+        assert len(attempting.made) == number
+        if attempting.attempts.trial:
+            attempting.end(Outcome(Result.BUSY, stopped=1.0))
+
+
+def test_after_a_refusal_no_worker_is_brought_to_its_boundary_for_five_minutes():
+    attempting = Attempting()
+    holds = []
+    for pause in (0.0, 1.0, attempts.REFUSED - 2.0, 1.0):
+        attempting.at += pause
+        attempting.begin()
+        holds.append(attempting.made[-1].order.hold)
+        attempting.end(Outcome(Result.BUSY, unheld=holds[-1]))
+    assert holds == [True, False, False, True]
