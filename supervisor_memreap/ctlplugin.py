@@ -235,11 +235,13 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
         from supervisor_memreap.supervisord.remotecommand import PATIENCE
 
         progress, heard = RollProgress(id), time.monotonic()
-        while not progress.is_over:
+        while True:
             view = self._look()
             for line in progress.lines(view.pools):
                 (self._fail if line.is_failure else self.ctl.output)(line.text)
             self.ctl.stdout.flush()  # it may be a pipe
+            if progress.is_over:
+                return
             if view.is_watched:
                 heard = time.monotonic()
             elif time.monotonic() - heard > PATIENCE:

@@ -31,13 +31,13 @@ def follow(
 class _Rolling(PoolInLook):
     def follow_roll(self) -> None:
         """Rule 12: whether it may go on, and all are replaced."""
-        state, roll = self.state, self.state.roll
-        if roll is None or roll.is_over:
+        roll = self.state.rolling
+        if roll is None:
             return
-        held = delay.held_back(self.settings, state)
+        held = delay.held_back(self.settings, self.state)
         if held:
             self.end_roll(f"the pool is {held.text}")
-        elif policy.is_rolled(state):
+        elif not roll.workers & policy.to_replace(self.state):
             self._end_rolled(roll)
 
     def _end_rolled(self, roll: Roll) -> None:
@@ -59,8 +59,8 @@ class _Rolling(PoolInLook):
 
     def end_roll(self, failure: str = "", missing: int = 0) -> None:
         """The roll that goes on, if there is one; `missing`: of all that have left, so many are not replaced."""
-        roll = self.state.roll
-        if roll is None or roll.is_over:
+        roll = self.state.rolling
+        if roll is None:
             return
         number, left = len(roll.workers), missing or len(policy.not_replaced(self.pool, self.state))
         stamp = self.pool.stamp

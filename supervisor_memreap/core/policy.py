@@ -362,17 +362,12 @@ def roll(id: str, workers: Iterable[ProcessId], signalled: Iterable[ProcessId], 
 def not_replaced(pool: Pool, state: PoolState) -> frozenset[ProcessId]:
     """The workers of the last roll that are not replaced, or not yet."""
     present = {worker.id for worker in pool.workers}
-    return state.roll.workers & (present | _to_replace(state)) if state.roll else frozenset()
+    return state.roll.workers & (present | to_replace(state)) if state.roll else frozenset()
 
 
-def is_rolled(state: PoolState) -> bool:
-    """Whether none is left of a roll that goes on."""
-    roll = state.roll
-    return roll is not None and not roll.is_over and not roll.workers & _to_replace(state)
-
-
-def _to_replace(state: PoolState) -> frozenset[ProcessId]:
-    return state.requested | {reap.worker for reap in (state.reap,) if reap}
+def to_replace(state: PoolState) -> frozenset[ProcessId]:
+    """The workers that wait for their signal or, being signalled, for their replacement."""
+    return state.requested | ({state.reap.worker} if state.reap else set())
 
 
 def pause(state: PoolState) -> PoolState:

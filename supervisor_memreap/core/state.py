@@ -225,6 +225,11 @@ class Lasting:
         """The worker that was signalled, as far as is known, until its replacement has settled."""
         return self.reap if self.reap and self.reap.phase is not Phase.ATTEMPTED else None
 
+    @property
+    def rolling(self) -> Roll | None:
+        """The roll that goes on."""
+        return self.roll if self.roll and not self.roll.is_over else None
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -336,7 +341,7 @@ def is_worth_keeping(state: Lasting) -> bool:
         or state.manager_losses
         or state.paused
         or state.requested
-        or (state.roll and not state.roll.is_over)
+        or state.rolling
         or state.population.replaces is False
         or state.delay
     )

@@ -102,8 +102,8 @@ class _Run:
         try:
             pools = self._tick(listed)
             for pool in pools:
-                if self._held_back(pool):
-                    self._note(pool.name, self._held_back(pool))
+                if held := self._held_back(pool):
+                    self._note(pool.name, held)
             if not pools:
                 text = "none of the programs has a [memreap:NAME] section; name a program, followed by "
                 self._note("", text + REASON_KEYS_TEXT)

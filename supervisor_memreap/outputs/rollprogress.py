@@ -23,8 +23,8 @@ class RollProgress:
 
     def lines(self, pools: Iterable[PoolRow]) -> Iterator[Line]:
         """What is new, a line for a pool. The listener publishes the roll together with its answer to the command."""
-        rolls = {row["name"]: (row, roll) for row in pools for roll in (row.get("roll"),) if roll}
-        rolls = {name: (row, roll) for name, (row, roll) in rolls.items() if roll["id"] == self._id}
+        found = ((row, row.get("roll")) for row in pools)
+        rolls = {row["name"]: (row, roll) for row, roll in found if roll and roll["id"] == self._id}
         for name in self._shown.keys() - rolls.keys():
             why = "another one was begun, the listener was restarted, or the pool is not watched any more"
             yield Line(f"{name}: its roll is no longer known: {why}", True)

@@ -179,7 +179,7 @@ class _Trial:
             for item in pure:
                 began = time.perf_counter()
                 with _called(calls.setdefault(item.nodeid, set())):
-                    _run(session, [item])
+                    _run(session, item)
                 took[item.nodeid] = time.perf_counter() - began
             if session.testsfailed:
                 self.trouble = "the tests fail without a change too"
@@ -243,7 +243,7 @@ def _try(session: pytest.Session, file: str, number: int, tests: list[pytest.Ite
         _change(file, number)
         status = NOTICED
         for item in tests:
-            _run(session, [item])
+            _run(session, item)
             if session.testsfailed:
                 break
         else:
@@ -252,9 +252,8 @@ def _try(session: pytest.Session, file: str, number: int, tests: list[pytest.Ite
         os._exit(status)
 
 
-def _run(session: pytest.Session, items: Sequence[pytest.Item]) -> None:
-    for item in items:
-        session.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+def _run(session: pytest.Session, item: pytest.Item) -> None:
+    session.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
 
 
 def _change(file: str, number: int) -> None:

@@ -64,71 +64,58 @@ class SimReader:
         world = self.machine.world
         world.clock.run(world.clock.now + LOOK)
         self.is_readable = not world.call("read")
-        program, settings, at = watch.program, watch.settings, world.clock.wall
+        settings, is_group = watch.settings, bool(watch.members)
+        pool, above = self._of_group(watch) if is_group else self._of_program(watch)
+        if above is None:
+            return pool
+        needs_detail = gate(pool)
+        slots = {each.pid: each.name for each in watch.members if each.state == ProgramState.RUNNING}
+        # Of a group, those that supervisord has listed, as they are now.
+        listed = {*slots, *(each.pid for each in expected)}
+        children = [above.children[pid] for pid in sorted(above.children)]
+        present = [each for each in children if (each.id.pid in listed if is_group else each.is_there)]
+        parent = None if is_group else above
+        seen = [
+            replace(self._seen(each, parent, settings, needs_detail), slot=slots.get(each.id.pid, ""))
+            for each in present
+        ]
+        if probe and parent and seen and not any(each.detail for each in seen):
+            seen[0] = self._seen(present[0], parent, settings, lambda _: True)
+        nested = (self._nested(parent) if parent else ()) if reads_structure else None
+        return self._with_serving(replace(pool, workers=tuple(seen), nested=nested), above, serving)
+
+    def _of_program(self, watch: Watch) -> tuple[Pool, Process | None]:
+        """The pool without its workers, and the process above these; None: there is none."""
+        world, program, at = self.machine.world, watch.program, self.machine.world.clock.wall
         name, state = program.namespec, program.state
-        if watch.members:
-            return self._read_group(watch, gate, expected, serving, reads_structure)
         if state != ProgramState.RUNNING or program.pid <= 0:
-            return Pool(name, state, at=at)
-        sim = world.supervisord.programs[name]
-        above: Process | None = sim.process
+            return Pool(name, state, at=at), None
+        above: Process | None = world.supervisord.programs[name].process
         if above is None or not above.is_there or above.id.pid != program.pid:
-            return Pool(name, "gone", at=at)
-        if settings.depth == 2:
+            return Pool(name, "gone", at=at), None
+        if watch.settings.depth == 2:
             below = list(above.children.values())
             if len(below) != 1:
                 text = "depth=2, but the wrapper does not have exactly one manager below it"
-                return Pool(name, state, text, at=at)
+                return Pool(name, state, text, at=at), None
             above = below[0]
-        pool = Pool(
-            name,
-            state,
-            "",
-            above.id,
-            world.clock.now - above.born,
-            child_faults=above.child_faults if isinstance(above, Manager) else 0,
-            at=at,
-        )
-        pool = replace(pool, scopes=self._scopes(settings, name, above))
-        needs_detail = gate(pool)
-        present = sorted((each for each in above.children.values() if each.is_there), key=lambda each: each.id.pid)
-        seen = [self._seen(child, above, settings, needs_detail) for child in present]
-        if probe and seen and not any(each.detail for each in seen):
-            seen[0] = self._seen(present[0], above, settings, lambda _: True)
-        pool = replace(pool, workers=tuple(seen))
-        if reads_structure:
-            pool = replace(pool, nested=self._nested(above))
-        return self._with_serving(pool, above, serving)
+        faults = above.child_faults if isinstance(above, Manager) else 0
+        age, scopes = world.clock.now - above.born, self._scopes(watch.settings, name, above)
+        return Pool(name, state, "", above.id, age, child_faults=faults, at=at, scopes=scopes), above
 
-    def _read_group(
-        self,
-        watch: Watch,
-        gate: Gate,
-        expected: Collection[ProcessId],
-        serving: Collection[ProcessId],
-        reads_structure: bool,
-    ) -> Pool:
-        """With target=self: what supervisord has listed, as it is now."""
-        world, program, settings = self.machine.world, watch.program, watch.settings
-        name, state, at = program.namespec, program.state, world.clock.wall
+    def _of_group(self, watch: Watch) -> tuple[Pool, Process | None]:
+        """The same with target=self: supervisord is in the place of the manager."""
+        world, program, at = self.machine.world, watch.program, self.machine.world.clock.wall
+        name, state = program.namespec, program.state
         if state in STOPPED_BY_HAND or program.pid <= 0:
-            return Pool(name, state, is_group=True, at=at)
+            return Pool(name, state, is_group=True, at=at), None
         supervisord, manager = world.supervisord.process, world.supervisord.programs[name].manager
         assert manager
-        listed = {member.pid: member.name for member in watch.members if member.state == ProgramState.RUNNING}
         stopped = frozenset(member.name for member in watch.members if member.state in STOPPED_BY_HAND)
-        age = world.clock.now - supervisord.born
-        faults, scopes = manager.child_faults, self._scopes(settings, name, manager)
+        age, scopes = world.clock.now - supervisord.born, self._scopes(watch.settings, name, manager)
+        faults = manager.child_faults
         pool = Pool(name, state, "", supervisord.id, age, (), stopped, faults, is_group=True, at=at, scopes=scopes)
-        needs_detail = gate(pool)
-        pids = sorted({*listed, *(each.pid for each in expected)})
-        present = [manager.children[pid] for pid in pids if pid in manager.children]
-        workers = [
-            replace(self._seen(each, None, settings, needs_detail), slot=listed.get(each.id.pid, ""))
-            for each in present
-        ]
-        pool = replace(pool, workers=tuple(workers), nested=() if reads_structure else None)
-        return self._with_serving(pool, manager, serving)
+        return pool, manager
 
     def _seen(
         self, child: Process, above: Process | None, settings: PoolSettings, needs_detail: Callable[[Seen], bool]
