@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 
 import psutil
@@ -35,13 +34,11 @@ def test_all_but_one_always_serve(tmp_path):
 
 
 def test_a_roll_of_a_deployment_that_does_not_start_takes_one_worker_and_ends_with_1():
-    gunicorn = f"{sys.executable} -m gunicorn --workers 3 --no-control-socket slowstart:application"
+    gunicorn = f"{sys.executable} -m gunicorn -w 3 --no-control-socket --pythonpath {stack.APPS} slowstart:application"
     where = 'directory=WHERE\nenvironment=IMPORT="0",MARKS="WHERE",TMPDIR="WHERE"\n'
     command = f"{gunicorn} --bind 127.0.0.1:{stack.free_port()}"
     settings = "[memreap]\nlimit=1GB\nmin_age=1s\nsettle=1s\ngrace=5s\n[memreap:myapp]\n"
     with operating(f"[program:myapp]\ncommand={command}\n{where}{settings}") as operated:
-        shutil.copy(stack.APPS / "slowstart.py", operated.directory)
-        operated.ctl("restart", "myapp")
         eventually(lambda: assert_status(operated, r"myapp +QUIET.* 3 "))
         before = operated.workers()
         (operated.directory / "import").write_text("60")

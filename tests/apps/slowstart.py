@@ -1,4 +1,4 @@
-"""A WSGI application whose import takes IMPORT seconds, or as many as a file `import` beside it says.
+"""A WSGI application whose import takes IMPORT seconds, or as many as a file `import` in the working directory says.
 
 A file in MARKS names each process that has it behind it.
 """
