@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from memory_report import put_between
 from quantiles import longest, quantile
 
-from supervisor_memreap.core.servers import SERVERS, Moment, Server
+from supervisor_memreap.core.servers import LINES, Moment, Server
 from supervisor_memreap.core.text import memory
 
 # What servers.py records about one server under one load and moment: a line of JSON in its results.
@@ -182,7 +182,7 @@ def needs() -> str:
         "| server | needs | while busy, without ptrace | lost then | lost then, connections kept |",
         "|---|---|---|--:|--:|",
     ]
-    for server in SERVERS:
+    for server in LINES:
         if server.graceful:
             busy = server.while_busy
             cells = ["never", "-", "-"]

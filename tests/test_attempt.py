@@ -16,6 +16,7 @@ from support.driver import eventually, exactly, is_alive, pool, until, workers_b
 from support.looking import ended, look_in_full, order_of
 
 from supervisor_memreap.core.model import SentMoment
+from supervisor_memreap.core.servers import Loop
 from supervisor_memreap.host import attempt, boundary, lock
 from supervisor_memreap.host.attempt import Attempt
 from supervisor_memreap.host.machine import Locked
@@ -214,3 +215,27 @@ def test_a_child_ends_with_its_parent_and_holds_the_lock_until_then():
         until(lambda: not psutil.pid_exists(child))
         os.close(lock.take(seen.manager))
         assert psutil.pid_exists(worker.id.pid)
+
+
+class SeenIn(Procfs):
+    """Each reading shows the worker in the next of these loops."""
+
+    def __init__(self, *loops: Loop):
+        self._loops = iter(loops)
+
+    def loop(self, pid: int, manager: int) -> Loop:
+        return next(self._loops)
+
+
+@pytest.mark.parametrize(
+    ("loops", "result"),
+    [((Loop.NONE, Loop.EVENTFD), "sent"), ((Loop.NONE, Loop.PAIR), "changed"), ((Loop.PIPE,), "changed")],
+)
+def test_a_busy_worker_whose_loop_is_another_than_at_the_look_is_not_signalled(loops, result):
+    with ordered("busy", "term", patience=0.3) as (worker, order):
+        order = replace(order, server="gunicorn", signal="TERM", busy_signal="TERM", hold=False, may_be_busy=True)
+        assert ended(Attempt(order, SeenIn(*loops), None, None)).result == result
+        if result == "sent":
+            until(lambda: not is_alive(worker))
+        else:
+            assert is_alive(worker)

@@ -8,9 +8,11 @@ from supervisor_memreap.core.servers import (
     DEFAULT_SIGNAL,
     SERVERS,
     UNRECOGNISABLE,
+    Loop,
     Moment,
     Names,
     cost_while_busy,
+    has_loops,
     manages,
     may_signal_busy,
     named,
@@ -18,6 +20,7 @@ from supervisor_memreap.core.servers import (
     server_of,
     signal_for,
     signal_while_busy,
+    with_loop,
 )
 
 
@@ -41,6 +44,7 @@ from supervisor_memreap.core.servers import (
             ["/srv/venv/bin/python3", "/srv/venv/bin/hypercorn", "--workers", "2", "app:application"],
             "hypercorn",
         ),
+        ("puma: cluster w", ["puma: cluster worker 0: 4242 [myapp]"], "Puma"),
         ("granian wsgi 12", ["granian wsgi 127.0.0.1:8000 app:application worker-1"], "Granian"),
         ("granian", ["/srv/venv/bin/python3", "/srv/venv/bin/granian", "--workers", "2", "app:application"], "Granian"),
         ("php-fpm8.2", ["php-fpm: pool www"], "php-fpm"),
@@ -114,7 +118,7 @@ def test_the_executable_identifies_the_server_of_a_process_with_a_changed_title(
     assert recognise(names) == server
 
 
-REFUSED = {"fcgiwrap", "multiwatch", "uvicorn", "hypercorn", "Granian"}
+REFUSED = {"fcgiwrap", "multiwatch", "uvicorn", "Puma", "hypercorn", "Granian"}
 STARMAN = Names("starman master ", ["starman master --workers 4 app.psgi"], "perl")
 SPAWNED = Names("python3", ["python3", "-c", "from multiprocessing.spawn import spawn_main"], "python3.11")
 CUSTOM = Names("perl", ["perl", "/srv/myserver.pl"], "perl")
@@ -252,3 +256,29 @@ def test_a_server_missing_from_the_table_has_no_pace():
 )
 def test_a_manager_is_recognised_by_its_title_if_it_has_one(comm, argv, answer):
     assert manages(Names(comm, argv)) is answer
+
+
+@pytest.mark.parametrize(
+    ("loop", "graceful", "moment"),
+    [
+        (Loop.NONE, ("TERM",), Moment.ANY),
+        (Loop.EVENTFD, ("TERM",), Moment.ANY),
+        (Loop.PIPE, ("TERM",), Moment.IF_FRESH),
+        (Loop.BARE, (), Moment.HELD),
+        (Loop.PAIR, (), Moment.HELD),
+        (Loop.URGENT, (), Moment.HELD),
+        (Loop.HIDDEN, ("TERM",), Moment.HELD),
+    ],
+)
+def test_a_worker_of_gunicorn_is_signalled_as_its_loop_permits(loop, graceful, moment):
+    server = named(with_loop("gunicorn", loop))
+    assert (server.graceful, server.moment) == (graceful, moment)
+    assert bool(server.refusal) is not bool(graceful)
+    assert (server.while_busy is None) is (moment is Moment.HELD)
+    assert recognise(Names(server.name, [server.name], "python3.11")) == "gunicorn"
+
+
+def test_a_loop_makes_no_difference_for_other_servers():
+    others = [server.name for server in SERVERS if server.name != "gunicorn"]
+    assert not any(map(has_loops, others))
+    assert [with_loop(name, Loop.PAIR) for name in others] == others

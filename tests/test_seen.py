@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
 import os
 import select
 import signal
@@ -13,9 +15,11 @@ from dataclasses import replace
 import psutil
 import pytest
 from support.driver import eventually, until
+from support.looking import not_permitted
 from support.waiter import WAYS, connect, forked, listen
 
 from supervisor_memreap.core.model import Fact, Pool, ProcessId, Sharing, Worker
+from supervisor_memreap.core.servers import Loop
 from supervisor_memreap.host import forked as forked_children
 from supervisor_memreap.host import procfs, reader, seen, sockets, waiting
 from supervisor_memreap.host import whoserves as host_serving
@@ -343,3 +347,103 @@ def test_the_reading_child_ends_when_no_worker_is_left_to_read():
 def assert_children(number: int, before: set[psutil.Process]) -> None:
     forked_children.uncollected()  # on a busy machine it may take a moment to end
     assert len(set(psutil.Process().children()) - before) == number
+
+
+def in_asyncio(listening: socket.socket) -> None:
+    async def serve() -> None:
+        await asyncio.start_server(lambda _reader, _writer: None, sock=listening)
+        await asyncio.Event().wait()
+
+    asyncio.run(serve())
+
+
+def in_epoll_with(make, events: int = select.EPOLLIN):
+    """Waits for connections and keeps them, and for what this makes."""
+
+    def serve(listening: socket.socket) -> None:
+        with select.epoll() as epoll:
+            epoll.register(listening, events)
+            other = make()
+            if other is not None:
+                epoll.register(other, select.EPOLLIN)
+            while epoll.poll():
+                connection, _ = listening.accept()
+                epoll.register(connection.detach(), select.EPOLLIN | select.EPOLLET)
+
+    return serve
+
+
+# As gunicorn's worker classes do: asgi, gevent, gthread since version 24 and before, and eventlet.
+LOOPS = {
+    Loop.PAIR: in_asyncio,
+    Loop.EVENTFD: in_epoll_with(lambda: ctypes.CDLL(None).eventfd(0, 0)),
+    Loop.PIPE: in_epoll_with(lambda: os.pipe()[0]),
+    Loop.BARE: in_epoll_with(lambda: None),
+    Loop.URGENT: in_epoll_with(lambda: None, select.EPOLLIN | select.EPOLLPRI),
+    Loop.NONE: WAYS["select"],
+}
+
+
+def beside_asyncio(way):
+    """Waits this way while another thread serves by asyncio at a socket of its own, as an application may do."""
+
+    def waits(listening: socket.socket) -> None:
+        threading.Thread(target=in_asyncio, args=(listen("tcp"),), daemon=True).start()
+        way(listening)
+
+    return waits
+
+
+def loop_of(pid: int) -> Loop:
+    return reader.loop(pid, os.getpid())
+
+
+@pytest.fixture(params=["by copies", "by tables"])
+def _sockets_read(request, monkeypatch):
+    if request.param == "by tables":
+        monkeypatch.setattr(sockets, "_by_copies", not_permitted)
+    reader.end()  # it began before
+
+
+@pytest.mark.usefixtures("_sockets_read")
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_loop_of_a_worker_is_recognised_with_and_without_clients(listening, loop):
+    with forked(lambda: LOOPS[loop](listening)) as pid:
+        until(lambda: loop_of(pid), loop)
+        if loop is not Loop.NONE:
+            with connect(listening):
+                until(lambda: sockets.of(pid).has_client)
+                assert loop_of(pid) is loop
+
+
+@pytest.mark.parametrize("loop", [Loop.EVENTFD, Loop.PIPE, Loop.BARE, Loop.NONE])
+def test_a_loop_that_an_application_has_beside_that_of_its_worker_makes_no_difference(own, loop):
+    with forked(lambda: beside_asyncio(LOOPS[loop])(own)) as pid:
+        until(lambda: len(os.listdir(f"/proc/{pid}/task")), 2)
+        until(lambda: loop_of(pid), loop)
+
+
+def test_a_worker_with_a_loop_is_unknown_until_it_is_seen_in_what_it_waits(own):
+    """It may be a loop that just takes no connections, as that of asyncio does where descriptors are exhausted."""
+    with forked(lambda: beside_asyncio(lambda _: time.sleep(60))(own)) as pid:
+        until(lambda: loop_of(pid), Loop.HIDDEN)
+
+
+def test_a_loop_that_a_worker_has_of_its_manager_since_its_fork_is_not_its_own(own):
+    """As in gunicorn 25.1, of the thread that serves its control socket."""
+    with listen("tcp") as control, select.epoll() as epoll:
+        pair = socket.socketpair()
+        for each in (control, pair[0]):
+            epoll.register(each, select.EPOLLIN)
+        with forked(lambda: time.sleep(60)) as pid:
+            assert len(waiting.epolls(pid)) == 1
+            assert loop_of(pid) is Loop.NONE
+        for each in pair:
+            each.close()
+
+
+def test_the_loop_of_a_worker_whose_descriptors_are_hidden_is_unknown(own, monkeypatch):
+    monkeypatch.setattr(sockets, "inodes", not_permitted)
+    reader.end()  # it began before
+    with forked(lambda: WAYS["select"](own)) as pid:
+        assert loop_of(pid) is Loop.HIDDEN

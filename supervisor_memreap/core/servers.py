@@ -2,8 +2,8 @@
 
 A signal that is caught is not always graceful: uWSGI and Starman catch TERM, gunicorn QUIT and Apache HUP, and drop the
 request. So if the server is known, this table decides. Measured with each: FCGI::ProcManager 0.28, uWSGI 2.0.21,
-Starman 0.4016, gunicorn 27.0.1, uvicorn 0.54, php-fpm 8.2, unicorn 6.0, Apache 2.4, fcgiwrap 1.1, multiwatch 1.0,
-hypercorn 0.18, Granian 2.8.9.
+Starman 0.4016, gunicorn 27.0.1 (26.2 and 23.0 where that is said), uvicorn 0.54, Puma 5.6, php-fpm 8.2, unicorn 6.0,
+Apache 2.4, fcgiwrap 1.1, multiwatch 1.0, hypercorn 0.18, Granian 2.8.9.
 """
 
 from __future__ import annotations
@@ -24,6 +24,24 @@ class Moment(enum.Enum):
     """Where ptrace is not permitted, if it was seen that connections are not kept."""
     HELD = "held"
     """Never: only at its boundary."""
+
+
+class Loop(enum.Enum):
+    """In what a worker waits for connections on a socket of its manager, and what else wakes it there."""
+
+    NONE = "none"
+    """In no epoll."""
+    PIPE = "pipe"
+    """In an epoll, in which a pipe wakes it."""
+    EVENTFD = "eventfd"
+    PAIR = "pair"
+    """One end of a pair of sockets wakes it, as in asyncio, also where that is in C (uvloop)."""
+    BARE = "bare"
+    """Nothing but connections does."""
+    URGENT = "urgent"
+    """It waits for urgent data too, as eventlet does."""
+    HIDDEN = "hidden"
+    """That may not be read, or is not seen at this moment."""
 
 
 class Names(NamedTuple):
@@ -99,16 +117,25 @@ SERVERS = (
     Server("Starman", ("HUP",), Moment.HELD, None, re.compile(r"starman\b"), takes_turns=True),
     Server("uWSGI", ("HUP",), Moment.HELD, None, re.compile(r"uwsgi(_\w+)?\b"), pace=2.0, takes_turns=True),
     Server("gunicorn", ("TERM",), Moment.ANY, WhileBusy("TERM", "0 of 300", "0 of 300"), re.compile(r"gunicorn\b")),
-    # Also its worker class for gunicorn. A worker looks for its signal 10 times a second and accepts connections until
-    # then: TERM lost requests also at its boundary, where it had none (20 of 100).
+    # A worker looks for its signal 10 times a second and accepts connections until then: TERM lost requests also at its
+    # boundary, where it had none (20 of 100).
     Server(
         "uvicorn",
         (),
         Moment.HELD,
         None,
         re.compile(r"uvicorn\b"),
-        refusal="accepts connections for a while after TERM, and drops them; its own --limit-max-requests, or"
-        " gunicorn's --max-requests, replaces workers",
+        refusal="accepts connections for a while after TERM, and drops them; its own --limit-max-requests replaces"
+        " workers",
+    ),
+    # Its main thread never waits for a connection, so its workers have no boundary. TERM at any moment: 10 of 40.
+    Server(
+        "Puma",
+        (),
+        Moment.HELD,
+        None,
+        re.compile(r"puma\b"),
+        refusal="closes connections on TERM of which it has not read a request yet",
     ),
     Server(
         "php-fpm",
@@ -168,12 +195,46 @@ _INTERPRETER = re.compile(r"(?:pypy|(?:truffle|j)?(perl|python|ruby))[0-9.]*(?:-
 _PLACKUP = re.compile(r"plackup$")
 UNRECOGNISABLE = "unknown"
 """The server of a process whose script is hidden, by its title or since it may not be read: any of the table."""
+_NEVER = re.compile("(?!)")
+# gunicorn's worker classes have the same names and handlers, and different loops. Measured (docs/servers.md): sync
+# (NONE) and gevent (EVENTFD) lose no request at any moment. gthread before 27.0.1, which no fact distinguishes, loses
+# those on kept connections (26.2: 80 by 97 signals); before 24 it accepts one more connection after TERM, and drops it.
+_INSTEAD = "gunicorn's --max-requests, with --max-requests-jitter, replaces workers"
+_BY_LOOP = {
+    "gunicorn": {
+        Loop.PIPE: Server(
+            "gunicorn gthread", ("TERM",), Moment.IF_FRESH, WhileBusy("TERM", "0 of 300", "80 of 97"), _NEVER
+        ),
+        Loop.BARE: Server(
+            "gunicorn gthread before version 24",
+            (),
+            Moment.HELD,
+            None,
+            _NEVER,
+            refusal=f"drops the next connection after TERM; {_INSTEAD}, and later versions do not",
+        ),
+        Loop.PAIR: Server(
+            "gunicorn with asyncio",
+            (),
+            Moment.HELD,
+            None,
+            _NEVER,
+            refusal="drops connections after TERM (the worker classes asgi, tornado, and those of uvicorn and aiohttp);"
+            f" {_INSTEAD}",
+        ),
+        Loop.URGENT: Server(
+            "gunicorn eventlet", (), Moment.HELD, None, _NEVER, refusal=f"drops connections after TERM; {_INSTEAD}"
+        ),
+        Loop.HIDDEN: Server("gunicorn of an unknown worker class", ("TERM",), Moment.HELD, None, _NEVER),
+    }
+}
 # What Python's multiprocessing starts runs what its parent tells it to.
 _SPAWNED = "from multiprocessing.spawn import "
-_NEVER = re.compile("(?!)")
 _OTHER = Server("", None, Moment.ANY, None, _NEVER, takes_turns=True)
+LINES = (*SERVERS, *(line for lines in _BY_LOOP.values() for line in lines.values()))
+"""Those that names do not tell apart too."""
 _BY_NAME = {
-    **{server.name: server for server in SERVERS},
+    **{line.name: line for line in LINES},
     UNRECOGNISABLE: Server(UNRECOGNISABLE, None, Moment.HELD, None, _NEVER, takes_turns=True),
 }
 
@@ -196,6 +257,17 @@ def server_of(worker: Names, manager: Names | None, is_fork: bool | None) -> str
     if own == UNRECOGNISABLE and (is_fork is not False or is_spawned):
         return above if is_fork else above or own
     return above if own != UNRECOGNISABLE and named(above).is_known else own
+
+
+def has_loops(server: str) -> bool:
+    """Whether its workers may have different loops, of which some lose requests."""
+    return server in _BY_LOOP
+
+
+def with_loop(server: str, loop: Loop) -> str:
+    """The server of a worker of this server that has this loop."""
+    line = _BY_LOOP.get(server, {}).get(loop)
+    return line.name if line else server
 
 
 def recognise(names: Names) -> str:

@@ -20,7 +20,7 @@ from dataclasses import asdict
 
 from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import Result, SentMoment
-from supervisor_memreap.core.servers import Moment, may_signal_busy, named
+from supervisor_memreap.core.servers import Moment, has_loops, may_signal_busy, named, with_loop
 from supervisor_memreap.host import boundary, forked, reader
 from supervisor_memreap.host.connections import Connections
 from supervisor_memreap.host.look import private_memory
@@ -198,7 +198,7 @@ class _Child:
         """Raises ProcessLookupError, PermissionError, OSError."""
         # Ask whether it may be signalled, before waiting for nothing.
         send(self._pid, self._pidfd, 0)
-        if self._has_changed():
+        if self._has_changed() or self._has_another_loop():
             return Outcome(Result.CHANGED)
         self._note_clients()
         private = self._order.private
@@ -217,6 +217,13 @@ class _Child:
         return has_changed(self._order.worker, self._order.manager, self._view) or (
             self._view.catches(self._pid, self._signum) is False
         )
+
+    def _has_another_loop(self) -> bool:
+        """Whether it serves otherwise than it did at the look: its loop may just not have watched its socket then."""
+        server = self._order.server
+        if not has_loops(server):
+            return False
+        return with_loop(server, self._view.loop(self._pid, self._order.manager.pid)) != server
 
     def _may_send(self) -> bool:
         """Whether it is what was measured, and no other worker has left meanwhile."""
@@ -314,7 +321,7 @@ class _Child:
             self._connections.note(self._view.clients(self._pid))
 
     def _send(self, moment: SentMoment, signal_name: str = "") -> Outcome:
-        if not self._may_send():
+        if not self._may_send() or self._has_another_loop():
             return Outcome(Result.BUSY if self._others_left else Result.CHANGED)
         self._queue()
         send(self._pid, self._pidfd, number(signal_name) if signal_name else self._signum)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Collection, Mapping
 
@@ -185,7 +184,8 @@ class _Reading:
             caught = view.catches(pid, number(signal))
             # A process of supervisord that has children may be anything: a manager, a shell.
             is_manager = bool(view.children(pid)) if is_group else roster.looks_like_manager(pid, manager, view)
-        except PermissionError:
+        except PermissionError as error:
+            is_late = is_late or isinstance(error, (Blocked, NoReader))
             signal = signal_for(UNRECOGNISABLE, self._settings.signal)
             return WorkerDetail(None, None, UNRECOGNISABLE, signal, is_late=is_late)
         own_swap = exact.own_swap(self._processes) if exact else 0
@@ -210,10 +210,7 @@ def _server_of(worker: int, manager: int | None, view: Source) -> str:
     if manager is None:
         return servers.server_of(names, None, None)
     server = servers.server_of(names, view.names(manager), view.is_fork(worker, manager))
-    # uvicorn's class of gunicorn's workers takes back gunicorn's own handlers. That of ABRT may be an application's
-    # (faulthandler), and old classes leave the manager's for WINCH.
-    own = (signal.SIGABRT, signal.SIGWINCH) if server == "gunicorn" else ()
-    return "uvicorn" if any(view.catches(worker, each) is False for each in own) else server
+    return servers.with_loop(server, view.loop(worker, manager)) if servers.has_loops(server) else server
 
 
 def _used(bound: int, metric: str, exact: ProcessMemory | None, processes: int) -> int | None:

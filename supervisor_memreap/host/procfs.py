@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from supervisor_memreap.core.model import ProcessId, ProcessMemory
-from supervisor_memreap.core.servers import Names
+from supervisor_memreap.core.servers import Loop, Names
 from supervisor_memreap.host import reader, waiting
 from supervisor_memreap.host.connections import Clients
 from supervisor_memreap.host.procfile import listed, read, stat, status, variables
@@ -89,6 +89,9 @@ class Procfs(Source):
         # a random place, and no title moves it. Without ptrace read rights it is 0.
         places = [stat(each)[23:26] for each in (pid, parent)]
         return None if any(place[2] == b"0" for place in places) else places[0] == places[1]
+
+    def loop(self, pid: int, manager: int) -> Loop:
+        return reader.loop(pid, manager)
 
     def activity(self, pid: int) -> str:
         state = stat(pid)[0].decode()

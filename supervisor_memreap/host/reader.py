@@ -17,6 +17,7 @@ import struct
 import time
 
 from supervisor_memreap.core.model import Fact
+from supervisor_memreap.core.servers import Loop
 from supervisor_memreap.host import forked, seen
 from supervisor_memreap.host.procfile import read_part
 
@@ -31,6 +32,8 @@ AVOIDED, AVOIDED_LONGEST = 4.0, 60.0
 # Of each file: a command line may have 2 MB, and its beginning is all that is needed.
 _MAX_BYTES = 65536
 _LENGTH = struct.Struct("=ii")
+# What a question about the loop of a worker begins with.
+_LOOP = "loop "
 # Seconds for a child that was killed to end.
 _ENDS = 0.02
 # Children that were killed and wait in the kernel, as where a file server hangs: with this many, no more are started.
@@ -121,17 +124,33 @@ def read_here() -> None:
 
 def read(path: str) -> bytes:
     """The beginning of a file of /proc/PID. Raises as host.procfile.read does, and Blocked."""
-    global _lost_at
     if _reads_here:
         return read_part(path, 0, _MAX_BYTES)
-    directory = path[: path.index("/", len("/proc/"))]
+    return _answered(path, path[: path.index("/", len("/proc/"))], "its memory map is locked")
+
+
+def loop(pid: int, manager: int) -> Loop:
+    """As host.seen.loop. Raises ProcessLookupError; Blocked, NoReader."""
+    try:
+        if _reads_here:
+            return seen.loop(pid, manager)
+        return Loop(_answered(f"{_LOOP}{pid} {manager}", f"/proc/{pid}", "its epoll is locked").decode())
+    except (Blocked, NoReader):
+        raise
+    except PermissionError:
+        return Loop.HIDDEN
+
+
+def _answered(question: str, directory: str, why_not: str) -> bytes:
+    """The answer about the process with this directory. Raises as the reading does, and Blocked."""
+    global _lost_at
     asked = time.monotonic()
     is_short = asked - _lost_at < LOST_WITHIN
     try:
-        return _ask(path, directory, IMPATIENCE if is_short else PATIENCE)
+        return _ask(question, directory, IMPATIENCE if is_short else PATIENCE)
     except TimeoutError:
         _lost_at = _lost_at if is_short else asked
-        raise Blocked(errno.EACCES, "its memory map is locked", path) from None
+        raise Blocked(errno.EACCES, why_not, question) from None
 
 
 class Facts:
@@ -248,6 +267,8 @@ def _answer(question: str) -> bytes:
     try:
         if question.startswith("/"):
             data = read_part(question, 0, _MAX_BYTES)
+        elif question.startswith(_LOOP):
+            data = seen.loop(*map(int, question[len(_LOOP) :].split())).value.encode()
         else:
             data = seen.fact(*map(int, question.split())).value.encode()
     except ProcessLookupError:

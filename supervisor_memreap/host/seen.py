@@ -5,7 +5,10 @@ Runs in a child of memreap (host.reader), since the process can keep locked what
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from supervisor_memreap.core.model import Fact
+from supervisor_memreap.core.servers import Loop
 from supervisor_memreap.host import sockets, waiting
 
 
@@ -30,3 +33,31 @@ def fact(pid: int, manager: int) -> Fact:
     if others and waiting.waits_for(pid, others) is Fact.SERVES:
         return Fact.ELSEWHERE
     return waits or Fact.HOLDS
+
+
+def loop(pid: int, manager: int) -> Loop:
+    """In what the process waits for connections on the sockets of its manager. Raises as `fact`."""
+    own = sockets.inodes(pid)
+    theirs = {*sockets.inodes(manager).values()}
+    shared = sockets.listening(pid, {fd: inode for fd, inode in own.items() if inode in theirs})
+    of_manager = waiting.epolls(manager)
+    # Not those that it has since the fork, as of the thread in which gunicorn 25.1's manager serves its control socket.
+    epolls = {fd: targets for fd, targets in waiting.epolls(pid).items() if targets != of_manager.get(fd)}
+    for targets in epolls.values():
+        if not shared.isdisjoint(each.fd for each in targets):
+            return _loop_of(pid, targets, shared, own)
+    # One that is not seen at this moment may be there, such as one that takes no more connections for a while.
+    return Loop.HIDDEN if epolls and not waiting.selects(pid, shared) else Loop.NONE
+
+
+def _loop_of(pid: int, targets: Collection[waiting.Target], shared: Collection[int], own: Mapping[int, bytes]) -> Loop:
+    """By what is in the epoll with these sockets."""
+    if any(each.fd in shared and each.events & waiting.PRI for each in targets):
+        return Loop.URGENT
+    # A client's connection has the path or port of the socket.
+    if sockets.unnamed(pid, {each.fd: own[each.fd] for each in targets if each.fd in own}):
+        return Loop.PAIR
+    links = [waiting.link(pid, each.fd) for each in targets]
+    if "anon_inode:[eventfd]" in links:
+        return Loop.EVENTFD
+    return Loop.PIPE if any(link.startswith("pipe:") for link in links) else Loop.BARE

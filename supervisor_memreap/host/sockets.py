@@ -77,6 +77,16 @@ def listening(pid: int, descriptors: Mapping[int, bytes]) -> frozenset[int]:
     return frozenset(fd for fd, each in _asked(pid, descriptors).items() if each and each.listens)
 
 
+def unnamed(pid: int, descriptors: Mapping[int, bytes]) -> frozenset[int]:
+    """Those of these sockets, with their inodes, that are streams without a name, as those of a pair.
+
+    Raises ProcessLookupError, PermissionError.
+    """
+    return frozenset(
+        fd for fd, each in _asked(pid, descriptors).items() if each and each.is_stream and not each.address
+    )
+
+
 def _asked(pid: int, descriptors: Mapping[int, bytes]) -> dict[int, _Socket | None]:
     try:
         return _by_copies(pid, descriptors)

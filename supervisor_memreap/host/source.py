@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 import psutil
 
 from supervisor_memreap.core.model import ProcessId, ProcessMemory
-from supervisor_memreap.core.servers import Names
+from supervisor_memreap.core.servers import Loop, Names
 from supervisor_memreap.host.connections import Clients
 
 Value = TypeVar("Value")
@@ -122,6 +122,13 @@ class Source:
     def is_fork(self, pid: int, parent: int) -> bool | None:
         """Whether the process was forked from `parent` and has run no other program since; None: unknown."""
         return None
+
+    def loop(self, pid: int, manager: int) -> Loop:
+        """In what the process waits for connections on the sockets of its manager.
+
+        Raises Blocked or NoReader where that could not be read in time.
+        """
+        return Loop.HIDDEN
 
     def activity(self, pid: int) -> str:
         """What the process does at this moment, for a reader, such as `state S, in futex_wait_queue`."""

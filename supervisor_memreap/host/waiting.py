@@ -45,6 +45,15 @@ class Wait(NamedTuple):
     arguments: tuple[int, ...]
 
 
+class Target(NamedTuple):
+    """What is in an epoll set."""
+
+    fd: int
+    events: int
+    inode: bytes
+    """With which the kernel shows it."""
+
+
 # Of a file of fdinfo: 10,000 descriptors take 0.8 MB.
 _MAX_FDINFO = 1 << 20
 
@@ -95,8 +104,8 @@ _UNIX_ACCEPT = b"__skb_wait_for_more_packets"
 _EPOLL, _POLL = (b"ep_poll", b"do_epoll_wait"), b"poll_schedule_timeout"
 # In read, recv on a stream: of a unix socket, of TCP.
 _READ_PLACES = (b"unix_stream_", b"wait_woken", b"sk_wait_data")
-# EPOLLIN and POLLIN.
-_IN = 1
+# EPOLLIN and POLLIN, EPOLLPRI.
+_IN, PRI = 1, 2
 # The maximum number of threads read in a process.
 _MOST_THREADS = 64
 # Of /proc/locks, until one shows who has a lock.
@@ -159,7 +168,7 @@ def awaits_connection(pid: int, wait: Wait) -> bool | None:
 def clients(pid: int) -> Clients:
     """The clients' connections that the process has. Raises ProcessLookupError, PermissionError."""
     own = sockets.of(pid)
-    names = {fd: _link(pid, str(fd)) for fd in own.clients}
+    names = {fd: link(pid, fd) for fd in own.clients}
     try:
         awaits = _reads_from(pid)
     except PermissionError:
@@ -177,6 +186,18 @@ def _reads_from(pid: int) -> frozenset[int] | set[int]:
         return {values[0]}
     wait = wait_in(pid, number, values)
     return _watched(pid, wait) if wait else frozenset()
+
+
+def selects(pid: int, descriptors: Collection[int]) -> bool:
+    """Whether its main thread waits in select for one of these; False where that may not be known.
+
+    Raises ProcessLookupError.
+    """
+    try:
+        wait = current(pid)
+        return wait is not None and wait.kind is Kind.SELECT and watches(pid, wait, descriptors)
+    except PermissionError:
+        return False
 
 
 def waits_for(pid: int, descriptors: Collection[int]) -> Fact | None:
@@ -298,9 +319,13 @@ def _memory(pid: int, address: int, length: int) -> bytes:
 
 def _in_epoll(pid: int, fd: int) -> set[int]:
     """What is in the epoll set of this descriptor, and is waited for."""
+    return {each.fd for each in _targets(pid, fd) if each.events & _IN}
+
+
+def _targets(pid: int, fd: int) -> frozenset[Target]:
     lines = read_part(f"/proc/{pid}/fdinfo/{fd}", 0, _MAX_FDINFO).rpartition(b"\n")[0].splitlines()
     targets = [fields for line in lines if len(fields := line.split()) >= 4 and fields[0] == b"tfd:"]
-    return {int(fields[1]) for fields in targets if int(fields[3], 16) & _IN}
+    return frozenset(Target(int(fields[1]), int(fields[3], 16), fields[-2]) for fields in targets)
 
 
 def other_threads_sleep(pid: int) -> bool:
@@ -363,13 +388,18 @@ def by_wchan(pid: int) -> bool | None:
 
 def _in_own_epolls(pid: int) -> set[int]:
     """What is in its epoll sets, and is waited for. Raises ProcessLookupError, PermissionError."""
-    links = {int(name): _link(pid, name) for name in listed(pid, "fd")}
-    watched = [_in_epoll(pid, fd) for fd, link in links.items() if link == "anon_inode:[eventpoll]"]
-    return set().union(*watched)
+    return {each.fd for targets in epolls(pid).values() for each in targets if each.events & _IN}
 
 
-def _link(pid: int, name: str) -> str:
+def epolls(pid: int) -> dict[int, frozenset[Target]]:
+    """What is in its epoll sets, by their descriptors. Raises ProcessLookupError, PermissionError."""
+    links = {int(name): link(pid, int(name)) for name in listed(pid, "fd")}
+    return {fd: _targets(pid, fd) for fd, link in links.items() if link == "anon_inode:[eventpoll]"}
+
+
+def link(pid: int, fd: int) -> str:
+    """What this descriptor is. Raises PermissionError."""
     try:
-        return os.readlink(f"/proc/{pid}/fd/{name}")
+        return os.readlink(f"/proc/{pid}/fd/{fd}")
     except FileNotFoundError:
         return ""  # closed since the list was read

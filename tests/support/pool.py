@@ -4,7 +4,7 @@ The manager forks workers that hold MIB each, announces `ready (pid: N)`, and re
 that hold nothing. The words make it behave badly:
 
     deaf        workers have no handler for HUP
-    term        workers leave on TERM, have no handler for HUP, and have those of ABRT and WINCH, as gunicorn's own do
+    term        workers leave on TERM, as those of gunicorn do, and have no handler for HUP
     busy        workers never wait in accept: each has a client
     stuck       workers catch HUP and stay
     gap         workers only note the first HUP, as Perl does with one that comes between a request and accept
@@ -54,8 +54,6 @@ def fork_worker(mib: int, words: set[str], ready: int, number: int = 0) -> int:
         if not words & {"deaf", "term"}:
             signal.signal(signal.SIGHUP, stay if "stuck" in words else note if "gap" in words else leave)
         signal.signal(signal.SIGTERM, leave if "term" in words else signal.SIG_DFL)
-        for each in (signal.SIGABRT, signal.SIGWINCH) if "term" in words else ():
-            signal.signal(each, stay)
         if "parent" in words and not (os.fork() if mib else 1):
             signal.pause() if number else os.execlp("sleep", "sleep", "1000")
         if words & {"thread", "serving"}:

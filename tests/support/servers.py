@@ -134,6 +134,13 @@ SERVERS = (
         keeps_connections=True,
     ),
     Server(
+        "gunicorn gevent",
+        f"{_GUNICORN} --worker-class gevent growing:application",
+        "growing.py",
+        "TERM",
+        keeps_connections=True,
+    ),
+    Server(
         "uWSGI",
         f"{_UWSGI} --plugin python3 --socket {{where}}/myapp.sock --chmod-socket=666 --wsgi-file {{where}}/growing.py",
         "growing.py",
@@ -190,6 +197,25 @@ def _fcgiwrap(name: str, command: str, *packages: str) -> Server:
 REFUSED = (
     _fcgiwrap("fcgiwrap", "/usr/sbin/fcgiwrap -c 4", "fcgiwrap"),
     _fcgiwrap("multiwatch", "/usr/bin/multiwatch -f 4 -- /usr/sbin/fcgiwrap", "multiwatch", "fcgiwrap"),
+    Server(
+        "Puma",
+        "puma --workers 4 --threads 2:2 --environment none --bind tcp://127.0.0.1:{port} {where}/growing.ru",
+        "growing.ru",
+        "TERM",
+        ("puma",),
+    ),
+    Server(
+        "gunicorn asgi",
+        f"{_GUNICORN} --worker-class asgi growing_asgi:application",
+        "growing_asgi.py",
+        "TERM",
+    ),
+    Server(
+        "gunicorn tornado",
+        f"{_GUNICORN} --worker-class tornado growing:application",
+        "growing.py",
+        "TERM",
+    ),
     Server(
         "gunicorn with uvicorn's workers",
         f"{_GUNICORN} --worker-class uvicorn_worker.UvicornWorker growing_asgi:application",
