@@ -715,7 +715,9 @@ class Names(Source):
 @pytest.mark.parametrize(
     ("names", "server"),
     [
-        ({"p1": "gunicorn", "p11": "gunicorn"}, "gunicorn"),
+        ({"p1": "uwsgi", "p11": "uwsgi"}, "uWSGI"),
+        # Where descriptors are not shown, its worker class is not either.
+        ({"p1": "gunicorn", "p11": "gunicorn"}, "gunicorn of an unknown worker class"),
         ({"p1": "multiwatch", "p11": "php-cgi"}, "multiwatch"),
         ({"p1": "multiwatch", "p11": "fcgiwrap"}, "multiwatch"),
         ({"p1": "sh", "p12": "unicorn"}, "unicorn"),  # the first has just left

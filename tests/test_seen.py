@@ -403,6 +403,8 @@ def _sockets_read(request, monkeypatch):
     if request.param == "by tables":
         monkeypatch.setattr(sockets, "_by_copies", not_permitted)
     reader.end()  # it began before
+    yield
+    reader.end()
 
 
 @pytest.mark.usefixtures("_sockets_read")
@@ -421,6 +423,18 @@ def test_a_loop_that_an_application_has_beside_that_of_its_worker_makes_no_diffe
     with forked(lambda: beside_asyncio(LOOPS[loop])(own)) as pid:
         until(lambda: len(os.listdir(f"/proc/{pid}/task")), 2)
         until(lambda: loop_of(pid), loop)
+
+
+def test_a_connection_to_another_server_by_its_path_is_not_an_end_of_a_pair(own, tmp_path):
+    """As gevent's loop has one to a database."""
+    with listen("unix", str(tmp_path / "database")) as database:
+
+        def serve() -> None:
+            in_epoll_with(lambda: connect(database).detach())(own)
+
+        with forked(serve) as pid:
+            until(lambda: sum(map(len, waiting.epolls(pid).values())), 2)
+            assert loop_of(pid) is Loop.BARE
 
 
 def test_a_worker_with_a_loop_is_unknown_until_it_is_seen_in_what_it_waits(own):
@@ -447,3 +461,4 @@ def test_the_loop_of_a_worker_whose_descriptors_are_hidden_is_unknown(own, monke
     reader.end()  # it began before
     with forked(lambda: WAYS["select"](own)) as pid:
         assert loop_of(pid) is Loop.HIDDEN
+    reader.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,9 @@ import psutil
 import pytest
 from support import doctor, driver
 from support.driver import assert_in, eventually, workers_below
+from support.load import Load
 from support.reaping import Reaping, shorten_times
-from support.stack import INTERFACE
+from support.stack import APPS, INTERFACE
 from test_titles import GUNICORN, assert_has_arbiter, running
 
 from supervisor_memreap.core import events
@@ -72,13 +74,20 @@ def test_a_logger_that_holds_the_socket_and_never_serves_is_not_signalled(monkey
 
 
 def test_the_dirty_arbiter_of_gunicorn_is_a_helper(where):
-    (where / "gunicorn.conf.py").write_text("dirty_apps = ['titled:Waits']\ndirty_workers = 2\n")
-    with running(GUNICORN, where) as (manager, _):
+    """And no request is lost while the workers that ask it are reaped."""
+    for name in ("growing.py", "dirty.py"):
+        shutil.copy(APPS / name, where)
+    (where / "gunicorn.conf.py").write_text("dirty_apps = ['dirty:Echoes']\ndirty_workers = 2\n")
+    with running(GUNICORN.replace("titled:", "dirty:"), where) as (manager, port):
         arbiter = eventually(lambda: assert_has_arbiter(manager))
-        with reaping(manager) as own:
+        dirty = workers_below(arbiter)
+        with reaping(manager) as own, Load(port, clients=4) as load:
             eventually(lambda: assert_settled(own, 3))
-            assert arbiter not in own.signalled()
             assert own.reaper.status()[0]["helpers"] == [arbiter]
+        assert own.signalled().isdisjoint({arbiter, *dirty})
+        assert workers_below(arbiter) == dirty
+    assert load.tally.lost == {}
+    assert load.tally.answered > 10
 
 
 def test_workers_that_are_passed_their_connections_are_reaped_by_age_and_a_line_reports_it():

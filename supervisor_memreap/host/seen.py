@@ -54,8 +54,8 @@ def _loop_of(pid: int, targets: Collection[waiting.Target], shared: Collection[i
     """By what is in the epoll with these sockets."""
     if any(each.fd in shared and each.events & waiting.PRI for each in targets):
         return Loop.URGENT
-    # A client's connection has the path or port of the socket.
-    if sockets.unnamed(pid, {each.fd: own[each.fd] for each in targets if each.fd in own}):
+    # A client's connection has the path or port of the socket, and one to a database the path of that.
+    if sockets.pairs(pid, {each.fd: own[each.fd] for each in targets if each.fd in own}):
         return Loop.PAIR
     links = [waiting.link(pid, each.fd) for each in targets]
     if "anon_inode:[eventfd]" in links:

@@ -55,6 +55,8 @@ class _Socket(NamedTuple):
     """What a connection has in common with the socket that it was accepted from: a path, or a port of TCP. Empty for
     one that is neither connected nor listens.
     """
+    may_be_pair: bool = False
+    """Whether neither end has a name; where only this end is known, whether it has none."""
 
 
 def of(pid: int, among: Collection[int] | None = None) -> Sockets:
@@ -77,14 +79,12 @@ def listening(pid: int, descriptors: Mapping[int, bytes]) -> frozenset[int]:
     return frozenset(fd for fd, each in _asked(pid, descriptors).items() if each and each.listens)
 
 
-def unnamed(pid: int, descriptors: Mapping[int, bytes]) -> frozenset[int]:
-    """Those of these sockets, with their inodes, that are streams without a name, as those of a pair.
+def pairs(pid: int, descriptors: Mapping[int, bytes]) -> frozenset[int]:
+    """Those of these sockets, with their inodes, that may be ends of a pair.
 
     Raises ProcessLookupError, PermissionError.
     """
-    return frozenset(
-        fd for fd, each in _asked(pid, descriptors).items() if each and each.is_stream and not each.address
-    )
+    return frozenset(fd for fd, each in _asked(pid, descriptors).items() if each and each.may_be_pair)
 
 
 def _asked(pid: int, descriptors: Mapping[int, bytes]) -> dict[int, _Socket | None]:
@@ -176,7 +176,16 @@ def _by_copy(pidfd: int, fd: int) -> _Socket | None:
         listens = bool(copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
         name = copy.getsockname()
         # A connection that its client has reset keeps its port.
-        return _Socket(True, listens, name[1] if copy.family in _INTERNET else name)
+        if copy.family in _INTERNET:
+            return _Socket(True, listens, name[1])
+        return _Socket(True, listens, name, not name and _peer_has_no_name(copy))
+
+
+def _peer_has_no_name(copy: socket.socket) -> bool:
+    try:
+        return not copy.getpeername()
+    except OSError:
+        return False  # there is none any more
 
 
 def _by_tables(pid: int, descriptors: Mapping[int, bytes]) -> dict[int, _Socket | None]:
@@ -216,7 +225,11 @@ def _from_row(table: str, row: list[bytes]) -> _Socket | None:
             return None
         listens = bool(int(row[3], 16) & _ACCEPTCON)
         path = b" ".join(row[7:])
-        return _Socket(row[4] == _STREAM, listens, path if listens or row[5] == _CONNECTED else b"")
+        is_connected = row[5] == _CONNECTED
+        is_stream = row[4] == _STREAM
+        return _Socket(
+            is_stream, listens, path if listens or is_connected else b"", is_stream and is_connected and not path
+        )
     if table in _STREAMS:
         return _Socket(True, row[3] == _LISTEN, b":" + row[1].rpartition(b":")[2])
     return _Socket(False, False, b"")

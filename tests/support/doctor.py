@@ -24,7 +24,7 @@ import supervisor_memreap
 from supervisor_memreap import __version__
 from supervisor_memreap import doctor as memreap_doctor
 from supervisor_memreap.core.model import ProcessId, ProcessMemory, Program
-from supervisor_memreap.core.servers import Names
+from supervisor_memreap.core.servers import Loop, Names
 from supervisor_memreap.doctor.interpreter import Answer
 from supervisor_memreap.host import source
 from support import inprocess, stack
@@ -217,6 +217,10 @@ class Processes:
 
     def catches(self, pid: int, signum: int) -> bool:
         return self._of(pid).catches
+
+    def loop(self, pid: int, manager: int) -> Loop:
+        self._of(pid)
+        return Loop.NONE
 
     def names(self, pid: int) -> Names:
         title = self._of(pid).title
