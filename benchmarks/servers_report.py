@@ -166,7 +166,8 @@ def _measurement(results: list[Result]) -> list[str]:
     used = ", ".join(f"{name} {version}" for name, version in versions.items())
     machines = sorted({row["machine"] for row in results})
     rows = [rows[BOUNDARY] for rows in by_load(results).values() if BOUNDARY in rows]
-    fewest = min((row["reaps"] for row in rows if row["reaps"]), default=0)
+    # Where workers grew too far there are few, as the table says.
+    fewest = min((row["reaps"] for row in rows if row["reaps"] and not row.get("gave_up")), default=0)
     lines = [f"Measured on {span}: {used}; {'; '.join(machines)}."]
     if fewest:
         lines.append(

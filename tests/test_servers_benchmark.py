@@ -136,4 +136,6 @@ def test_the_documentation_page_is_made_from_its_results():
     for rows in servers_report.by_load(results).values():
         row = rows["boundary"]
         assert (row["lost"], row["otherwise"]) == ({}, {})
-        assert row["reaps"] >= 300
+        # Where the boundary is seldom reached, workers grow on until they are signalled while busy.
+        signalled = rows["any moment"] if row.get("gave_up") else row
+        assert (signalled["lost"], signalled["reaps"] >= 300) == ({}, True)
