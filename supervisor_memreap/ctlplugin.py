@@ -116,6 +116,9 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
                 self._fail("supervisord is shutting down or restarting")
             else:
                 self._fail(f"supervisord refused: {fault.faultString}")
+        except KeyboardInterrupt:
+            what = "the listener carries out what it was sent; to stop a roll, pause the pool"
+            self._fail(f"no longer waiting: {what}" if act == self._command else "interrupted")
 
     def _status(self, words: list[str]) -> None:
         view = self._look()
@@ -224,10 +227,7 @@ class MemreapControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # sup
             self._fail(answer["text"])
             return
         if is_to_wait:
-            try:
-                self._wait(id)
-            except KeyboardInterrupt:
-                self._fail("no longer waiting: the roll goes on; to stop it, pause the pool")
+            self._wait(id)
 
     def _wait(self, id: str) -> None:
         """Until the roll that this command began is over in all pools, and show its progress."""

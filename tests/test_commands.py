@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from support import stack
@@ -138,6 +139,15 @@ def test_a_command_that_supervisord_discards_is_resent_and_carried_out_once(quie
     output, _ = command.communicate()
     assert (command.returncode, output.startswith("myapp: paused")) == (0, True)
     assert logged_since(quiet, before, "myapp: paused") == 1
+    assert quiet.ctl("memreap", "resume", "all").returncode == 0
+
+
+def test_ctrl_c_ends_the_wait_for_an_answer_with_a_line_and_the_command_is_carried_out(quiet):
+    with stopped(quiet.listener().pid), mock.patch("time.sleep", side_effect=KeyboardInterrupt):
+        interrupted = quiet.ctl("memreap", "pause", "myapp")
+    assert interrupted.returncode == 1
+    assert_matches("^memreap: no longer waiting: the listener carries out what it was sent", interrupted.stdout)
+    eventually(lambda: assert_status(quiet, r"myapp\s+PAUSED"))
     assert quiet.ctl("memreap", "resume", "all").returncode == 0
 
 

@@ -55,6 +55,12 @@ def test_the_next_look_is_in_a_second_if_available_memory_would_reach_headroom_b
     assert film(4000, 2500, 1100) == [None, None, 1.0]
 
 
+def test_with_an_hour_to_the_tick_it_looks_after_an_eighth_of_the_time_to_headroom():
+    # 1 MiB a second: headroom is reached in 2,000 s. 0.5 a second would take longer than the hour.
+    assert pace.next_look(60.0, False, {}, (reading(0.0, 2560), reading(60.0, 2500)), 3660.0) == 60.0 + 250
+    assert pace.next_look(60.0, False, {}, (reading(0.0, 2530), reading(60.0, 2500)), 3660.0) is None
+
+
 def test_memory_that_stopped_falling_causes_no_extra_looks():
     assert film(1100, 700, 700, every=1.0) == [None, 1.0, None]
 
