@@ -252,7 +252,8 @@ def eventually(assertion, timeout: float = 60.0):
         began = time.monotonic()
         try:
             return assertion()
-        except (AssertionError, ValueError):  # ValueError: `(worker,) = …` asserts how many there are
+        # ValueError: `(worker,) = …` asserts how many there are; the others: one of them has ended meanwhile.
+        except (AssertionError, ValueError, ProcessLookupError, psutil.NoSuchProcess):
             now = time.monotonic()
             if now > start + timeout:
                 raise
