@@ -38,26 +38,19 @@ give another --out, to start over. Writes servers.svg and the tables of servers.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import signal
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+import side_by_side
 from loss import read
 from servers_measure import LOADS, MOMENTS, NOTHING, WHILE_BUSY, Case, measure, server_of, signal_at
 from servers_report import Result, lost, put_into, svg
 from support.servers import SERVERS
-
-from supervisor_memreap.demo.prefork import end_with_parent
 
 HERE = Path(__file__).resolve().parent
 # uWSGI is measured behind nginx.
@@ -145,69 +138,28 @@ def show_plan(todo: list[list[tuple[Case, int, float]]], options: argparse.Names
 
 def measure_all(options: argparse.Namespace, file: Path) -> None:
     """Measure what is missing in the file, and append it."""
-    running: list[subprocess.Popen[bytes]] = []
-    todo = plan(options, file)
-    writing, is_over = threading.Lock(), threading.Event()
+    todo = [[_task(*each) for each in group] for group in plan(options, file)]
+    side_by_side.measure_all(todo, file, options.jobs, summary)
 
-    def run(place: str, case: Case, reaps: int, seconds: float) -> None:
-        """In a separate process, which is the only tracer of its workers; Ctrl-C does not reach it."""
-        words = ["--case", json.dumps(case), "--reaps", str(reaps), "--seconds", str(seconds)]
-        command = [sys.executable, __file__, *words, "--parent", str(os.getpid())]
-        with writing:
-            if is_over.is_set():
-                return
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
-            running.append(process)
-        output, _ = process.communicate()
-        if not output:
-            if not is_over.is_set():
-                print(f"{place} {case.name}: failed, see above; nothing of this counts", file=sys.stderr)
-            return
-        result: Result = json.loads(output)
-        with writing, file.open("a") as stream:
-            stream.write(json.dumps(result) + "\n")
-        done = f"{result['reaps']} reaps in {result['seconds']:.0f} s"
-        print(f"{place} {case.name}: {done}, {result['answered']:,} answered, {lost(result)} lost", file=sys.stderr)
 
-    def run_group(number: int) -> None:
-        place = f"[{number + 1}/{len(todo)}]"
-        with ThreadPoolExecutor(len(todo[number])) as threads:
-            list(threads.map(lambda each: run(place, *each), todo[number]))
+def _task(case: Case, reaps: int, seconds: float) -> side_by_side.Task:
+    words = ["--case", json.dumps(case), "--reaps", str(reaps), "--seconds", str(seconds)]
+    return side_by_side.Task(case.name, words)
 
-    threads = ThreadPoolExecutor(options.jobs)
-    try:
-        for result in [threads.submit(run_group, number) for number in range(len(todo))]:
-            while not result.done():
-                time.sleep(0.1)  # so that Ctrl-C arrives
-            result.result()
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        is_over.set()
-        with writing:
-            begun = [*running]
-        for process in begun:
-            process.terminate()  # each ends its supervisord; those that have ended are no longer there
-        for process in begun:
-            process.wait()
-        threads.shutdown(cancel_futures=True)
+
+def summary(result: Result) -> str:
+    done = f"{result['reaps']} reaps in {result['seconds']:.0f} s"
+    return f"{done}, {result['answered']:,} answered, {lost(result)} lost"
 
 
 def measure_one(options: argparse.Namespace) -> None:
     """What is run for each case; its result is on standard output."""
-
-    def stop(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: what is started is being ended
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    end_with_parent(signal.SIGTERM, options.parent)
     case = Case(*json.loads(options.case))
-
-    def progress(text: str) -> None:
-        print(f"{case.name}: {text}", file=sys.stderr)
-
-    with contextlib.suppress(KeyboardInterrupt):
-        print(json.dumps(measure(case, options.reaps, options.seconds, progress)))
+    side_by_side.measure_one(
+        case.name,
+        options.parent,
+        lambda progress: [measure(case, options.reaps, options.seconds, progress)],
+    )
 
 
 def write_report(file: Path, out: Path) -> None:

@@ -282,18 +282,18 @@ def _times(reaps: Iterable[Reap], answers: list[Answer]) -> dict[str, Counter[in
     first: dict[int, float] = {}
     for answer in sorted(answers):
         first.setdefault(answer.worker, answer.at)
-        counts["took"][_in_steps(answer.took)] += 1
+        counts["took"][in_steps(answer.took)] += 1
     for reap in reaps:
-        counts["signalled"][_in_steps(reap.signalled - reap.due)] += 1
-        counts["gone"][_in_steps(reap.gone - reap.due)] += 1
-        counts["replaced"][_in_steps(reap.replaced - reap.due)] += 1
+        counts["signalled"][in_steps(reap.signalled - reap.due)] += 1
+        counts["gone"][in_steps(reap.gone - reap.due)] += 1
+        counts["replaced"][in_steps(reap.replaced - reap.due)] += 1
         serves = [first[pid] for pid in reap.new if pid in first]
         if serves:
-            counts["serving"][_in_steps(min(serves) - reap.due)] += 1
+            counts["serving"][in_steps(min(serves) - reap.due)] += 1
     return counts
 
 
-def _in_steps(seconds: float) -> int:
+def in_steps(seconds: float) -> int:
     """In milliseconds, by steps of 5, so that there are not thousands of values."""
     return 5 * max(0, math.ceil(200 * seconds))
 
@@ -301,7 +301,12 @@ def _in_steps(seconds: float) -> int:
 def version(server: Server) -> str:
     if not server.packages:
         return importlib.metadata.version(Path(server.executable).name)
-    command = ["dpkg-query", "-W", "-f", "${Version}", server.packages[0]]
+    return debian(server.packages[0])
+
+
+def debian(package: str) -> str:
+    """Its version."""
+    command = ["dpkg-query", "-W", "-f", "${Version}", package]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

@@ -1,6 +1,6 @@
 """Load on a web server, from a separate process, so that neither slows the other.
 
-    python load.py PORT PATH CLIENTS PER_CONNECTION PAUSE TAKES KB ANSWERS
+    python load.py PORT PATH CLIENTS PER_CONNECTION PAUSE TAKES KB ANSWERS ONE_IN
 
 Asks until its standard input is closed, and then writes a Tally in JSON. A request is lost if its answer is not a whole
 and right 200: also one on a kept connection that the server closes, and one with an empty answer. Each line of standard
@@ -94,7 +94,17 @@ class _Connection(http.client.HTTPConnection):
 class Clients:
     """Each client has its own thread, on one connection for `per_connection` requests."""
 
-    def __init__(self, port: int, path: str, clients: int, per_connection: int, pause: float, takes: float, kb: int):
+    def __init__(
+        self,
+        port: int,
+        path: str,
+        clients: int,
+        per_connection: int,
+        pause: float,
+        takes: float,
+        kb: int,
+        one_in: int,
+    ):
         self._port = port
         self._path = path
         self._clients = clients
@@ -103,6 +113,7 @@ class Clients:
         self._pause = pause
         self._takes = takes
         self.kb = kb
+        self._one_in = one_in
         self.answers: list[bytes] = []
         self._stop = threading.Event()
         self._threads = ThreadPoolExecutor(clients)
@@ -142,7 +153,8 @@ class Clients:
         kind = dice.choice(_KINDS)
         body = dice.randbytes(_BODIES.get(kind, 0))
         takes = max(self._takes, 0.05 if kind == "slow" else 0.0)
-        query = "&".join([*([f"s={takes}"] if takes else ()), *([f"kb={self.kb}"] if self.kb else ())])
+        leaks = self.kb and (self._one_in == 1 or not dice.randrange(self._one_in))
+        query = "&".join([*([f"s={takes}"] if takes else ()), *([f"kb={self.kb}"] if leaks else ())])
         began = time.monotonic()
         outcome, text, worker = exchange(connection, f"{self._path}?{query}", body, self._keep)
         if outcome == "ok" and text != expected(body):
@@ -166,8 +178,8 @@ class Clients:
 class Load:
     """The process with its clients, in a `with` block; `tally` then has the results of their requests.
 
-    `takes`: seconds that each request takes, at least; `kb`: by how much it lets its worker grow. All whole answers
-    stand in the file `answers`, if it is given.
+    `takes`: seconds that each request takes, at least; `kb`: by how much it lets its worker grow, or one of `one_in`
+    requests does. All whole answers stand in the file `answers`, if it is given.
     """
 
     def __init__(
@@ -180,8 +192,9 @@ class Load:
         takes: float = 0.0,
         kb: int = 0,
         answers: Path | None = None,
+        one_in: int = 1,
     ):
-        words = (port, path, clients, per_connection, pause, takes, kb, answers or "")
+        words = (port, path, clients, per_connection, pause, takes, kb, answers or "", one_in)
         self._command = [sys.executable, __file__, *map(str, words)]
         self.tally = Tally(0, {}, 0, 0.0)
 
@@ -192,7 +205,7 @@ class Load:
         return self
 
     def let_grow(self, kb: int) -> None:
-        """From now on, each request makes its worker grow by this many KiB."""
+        """From now on, each request that leaks makes its worker grow by this many KiB."""
         assert self._process.stdin
         self._process.stdin.write(b"%d\n" % kb)
         self._process.stdin.flush()
@@ -207,9 +220,9 @@ class Load:
 
 
 def main(
-    port: str, path: str, clients: str, per_connection: str, pause: str, takes: str, kb: str, answers: str
+    port: str, path: str, clients: str, per_connection: str, pause: str, takes: str, kb: str, answers: str, one_in: str
 ) -> None:
-    how = int(clients), int(per_connection), float(pause), float(takes), int(kb)
+    how = int(clients), int(per_connection), float(pause), float(takes), int(kb), int(one_in)
     with Clients(int(port), path, *how) as asking:
         for line in sys.stdin:
             asking.kb = int(line)

@@ -15,6 +15,7 @@ from support.driver import eventually
 _UNLIMITED = 1 << 62
 # By version: the files and the key of memory.stat.
 _USAGE = {1: "memory.usage_in_bytes", 2: "memory.current"}
+_PEAK = {1: "memory.max_usage_in_bytes", 2: "memory.peak"}
 _LIMIT = {1: "memory.limit_in_bytes", 2: "memory.max"}
 _ANONYMOUS = {1: "total_rss", 2: "anon"}
 
@@ -27,6 +28,10 @@ class MemoryGroup(cgroup.Group):
     def usage(self) -> int:
         """Bytes that count against its limit: memory, page cache and the kernel's own, such as page tables."""
         return int((self.directory / _USAGE[self.version]).read_text())
+
+    def peak(self) -> int:
+        """The most that `usage` ever was."""
+        return int((self.directory / _PEAK[self.version]).read_text())
 
     def anonymous(self) -> int:
         """Bytes that no file backs."""
