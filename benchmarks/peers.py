@@ -17,7 +17,7 @@ A worker may grow by 24 MiB beyond what one holds that has served (measured befo
 
     a limit on memory      is what such a worker holds, by what the way looks at (uss, RSS, VSZ), and 24 MiB
     a number of requests   is what a worker answers on average until it has leaked 24 MiB; with jitter: 90 % to 110 %
-    unicorn-worker-killer  draws a limit for each worker: 80 % to 100 % of the 24 MiB
+    unicorn-worker-killer  draws a limit for each worker: 90 % to 110 % of the 24 MiB
     puma_worker_killer     looks at the sum: what the manager and 4 workers at their limit hold (RSS)
 
 This is fast motion: a worker is at its limit after about 20 s, not after hours. So all that looks at intervals does so

@@ -42,7 +42,7 @@ class Watch(stack.Watch):
         """What the largest worker held, and what all held together (RSS)."""
         self.samples: list[tuple[float, int]] = []
         """Time (monotonic), and USS of all workers."""
-        self.looks = 0
+        self.looks = self.most_workers = 0
         self._looked: float | None = None
         self._sampled = 0.0
 
@@ -58,6 +58,7 @@ class Watch(stack.Watch):
         self.ever |= self._last
         self._served |= {pid for pid in self._last - self._served if serves(pid)}
         away = max(0, WORKERS - len(self._last & self._served))
+        self.most_workers = max(self.most_workers, len(self._last))
         now = time.monotonic()
         self.away[away] = self.away.get(away, 0.0) + now - (self._looked or now)
         self._looked, self.looks = now, self.looks + 1
@@ -174,6 +175,7 @@ class Side:
             "replaced": watch.replaced,
             "managers": len(watch.managers),
             "looks": watch.looks,
+            "most_workers": watch.most_workers,
             "away": {number: round(seconds, 2) for number, seconds in sorted(watch.away.items())},
             "mean": sum(totals) // len(totals),
             "peak": max(totals),

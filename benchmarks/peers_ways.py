@@ -109,7 +109,7 @@ def _php(server: Server, limits: Limits) -> tuple[Server, str]:
 
 
 def _unicorn(server: Server, limits: Limits) -> tuple[Server, str]:
-    low, high = limits.rss - ROOM // 5, limits.rss
+    low, high = limits.rss - ROOM // 10, limits.rss + ROOM // 10
     use = f"require 'unicorn/worker_killer'\nuse Unicorn::WorkerKiller::Oom, {low}, {high}\n"
     app = f"{use}instance_eval File.read('{{where}}/growing.ru')\n"
     command = server.command.replace("growing.ru", "killed.ru")
@@ -119,12 +119,12 @@ def _unicorn(server: Server, limits: Limits) -> tuple[Server, str]:
 
 
 def _puma(server: Server, limits: Limits) -> tuple[Server, str]:
-    ram = round((limits.manager + limits.pool) / MIB)
-    words = f"ram = {ram}; percent_usage = 1.0; frequency = 1"
+    words = f"ram = {round((limits.manager + limits.pool) / MIB)}; percent_usage = 1.0; frequency = 1"
     settings = "\n".join(f"    config.{word}" for word in [*words.split("; "), "rolling_restart_frequency = nil"])
     config = f"  PumaWorkerKiller.config do |config|\n{settings}\n  end\n  PumaWorkerKiller.start\n"
     killer = f"require 'puma_worker_killer'\nbefore_fork do\n{config}end\n"
-    return replace(server, files={"puma.rb": server.files["puma.rb"] + killer}), f"`{words}`"
+    command = server.command.replace("puma ", "puma -C {where}/puma.rb ", 1)
+    return replace(server, command=command, files={"puma.rb": killer}), f"`{words}`"
 
 
 # The script of 2007. Between two workers it waited for 10 s, as memreap does by default (settle=10s).
@@ -141,14 +141,13 @@ def _kidreaper(server: Server, limits: Limits) -> tuple[Server, str]:
     return replace(server, files={"kidreaper": _KIDREAPER}), f"VSZ {limits.vms // MIB} MiB, then `sleep 1`"
 
 
-# Not (yet) of tests/support/servers.py: memreap does not support them.
+# Not of tests/support/servers.py: memreap does not support them.
 PUMA = Server(
     "Puma",
-    "puma -C {where}/puma.rb {where}/growing.ru",
+    f"puma -w {WORKERS} -t 1:1 -e none -b tcp://127.0.0.1:{{port}} {{where}}/growing.ru",
     "growing.ru",
     "TERM",
     ("puma",),
-    files={"puma.rb": f"workers {WORKERS}\nthreads 1, 1\nbind 'tcp://127.0.0.1:{{port}}'\nenvironment 'none'\n"},
 )
 _GRANIAN = f"granian --interface wsgi --workers {WORKERS} --blocking-threads 1 --no-ws growing:application"
 GRANIAN = Server("Granian", f"{_GRANIAN} --host 127.0.0.1 --port {{port}}", "growing.py", "TERM")
