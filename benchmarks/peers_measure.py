@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ from peers_report import Result
 from peers_ways import COMPARISONS, MIB, ROOM, Limits, Load, Way
 from servers_measure import debian, in_steps, machine, version
 from support import servers, stack
-from support.driver import eventually, is_alive
+from support.driver import cleans_up, eventually, is_alive
 from support.load import Load as Clients
 from support.load import read_answers
 from support.memorygroup import MemoryGroup, memory_group, why_not
@@ -36,6 +37,7 @@ class Watch(stack.Watch):
         super().__init__(pool)
         self.ever = set(self._last)
         self._served = set(self._last)  # the pool has been under load
+        self._helpers: set[int] = set()
         self.away: dict[int, float] = {}
         """For how many seconds so many workers did not serve."""
         self.most = {"uss": 0, "rss": 0, "vms": 0, "pool": 0}
@@ -51,23 +53,38 @@ class Watch(stack.Watch):
         """How many have left."""
         return len(self.ever - self._last)
 
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):  # of this thread alone: on a busy machine it would look 4 times a second
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+        super()._run()
+
     def _look(self) -> None:
         if not is_alive(self._manager):
             self._manager = self._pool.managers()[-1]  # supervisord starts the program again
-        super()._look()
+        try:
+            listed = procfs.source().children(self._manager)
+        except ProcessLookupError:
+            listed = []
+        # The kernel's list may lack one for a moment while another one ends.
+        self._last = {pid for pid in {*listed, *self._last} - self._helpers if is_alive(pid)}
+        self._helpers |= {pid for pid in self._last - self.ever if cleans_up(pid)}
+        self._last -= self._helpers
         self.ever |= self._last
         self._served |= {pid for pid in self._last - self._served if serves(pid)}
-        away = max(0, WORKERS - len(self._last & self._served))
         self.most_workers = max(self.most_workers, len(self._last))
         now = time.monotonic()
+        away = max(0, WORKERS - len(self._last & self._served))
         self.away[away] = self.away.get(away, 0.0) + now - (self._looked or now)
         self._looked, self.looks = now, self.looks + 1
         if now >= self._sampled + SAMPLES:
             self._sampled = now
-            held = [sizes for pid in self._last if (sizes := sizes_of(pid))]
-            self.samples.append((now, sum(each["uss"] for each in held)))
-            for each in (*held, {"pool": sum(sizes["rss"] for sizes in held)}):
-                self.most.update({key: max(size, self.most[key]) for key, size in each.items()})
+            self._sample(now)
+
+    def _sample(self, now: float) -> None:
+        held = [sizes for pid in self._last if (sizes := sizes_of(pid))]
+        self.samples.append((now, sum(each["uss"] for each in held)))
+        for each in (*held, {"pool": sum(sizes["rss"] for sizes in held)}):
+            self.most.update({key: max(size, self.most[key]) for key, size in each.items()})
 
 
 def serves(pid: int) -> bool:

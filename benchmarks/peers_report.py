@@ -12,11 +12,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "docs/pictures"))
 
 import svg
 from memory_report import put_between
+from peers_ways import COMPARISONS, LOADS, MEMREAP
 from quantiles import longest, quantile
+from support.servers import WORKERS
 
 # What peers.py records of one way under one load: a line of JSON in its results.
 Result = dict[str, Any]
-MEMREAP = "memreap"
 BEGIN, END = "<!-- python benchmarks/peers.py writes what follows, -->", "<!-- up to here. -->"
 _MIB = 1024**2
 
@@ -41,11 +42,15 @@ def seconds_away(row: Result, least: int) -> float:
     return float(sum(seconds for number, seconds in row["away"].items() if int(number) >= least))
 
 
-def _most_of(took: dict[str, int]) -> float:
-    return quantile(took, 0.99)
+def in_order(results: list[Result]) -> list[Result]:
+    """By section and comparison; several are measured at a time, and end in any order."""
+    titles = list(COMPARISONS)
+    sections = [*(load.name for load in LOADS), *titles]
+    return sorted(results, key=lambda row: (sections.index(row["section"]), titles.index(row["comparison"])))
 
 
 def tables(results: list[Result]) -> str:
+    results = in_order(results)
     parts = [_of_settings(results)]
     for section in dict.fromkeys(row["section"] for row in results):
         parts.append(_of_section(section, [row for row in results if row["section"] == section]))
@@ -66,24 +71,27 @@ def _of_section(section: str, rows: list[Result]) -> list[str]:
     lines = [
         f"### {section}",
         "",
-        "| server | way | lost, of answered | workers replaced | away at once, at most | two or more away | pool, mean"
-        " | pool, peak | control group, peak | over the limit | 99 % of requests | longest |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| server | way | lost, of answered | replaced | fewest that served | two or more away | most there"
+        " | together, MiB: mean, peak | control group, peak | over the limit | ms: 99 %, longest |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         way = f"**{row['way']}**" if row["way"] == MEMREAP else row["way"]
-        group = _mib(row["peak_of_group"]) if "peak_of_group" in row else "-"
         replaced = f"{row['replaced']}"
-        if row["managers"] > 1:
-            replaced += (
-                f"; {row.get('oom_kills', 0)} ended by the kernel, program restarted {row['managers'] - 1} times"
-            )
-        cells = [f"{lost(row):,} of {row['answered'] + lost(row):,}", replaced, most_away(row)]
-        cells += [f"{seconds_away(row, 2):.1f} s", _mib(row["mean"]), _mib(row["peak"]), group]
-        cells += [
+        if row.get("oom_kills") or row["managers"] > 1:
+            kills, starts = row.get("oom_kills", 0), row["managers"] - 1
+            replaced += f" ({kills} killed by the kernel; program started again {starts} times)"
+        cells = (
+            f"{lost(row):,} of {row['answered'] + lost(row):,}",
+            replaced,
+            WORKERS - most_away(row),
+            f"{seconds_away(row, 2):.2f} s",
+            row["most_workers"],
+            f"{row['mean'] / _MIB:.0f}, {row['peak'] / _MIB:.0f}",
+            f"{row['peak_of_group'] / _MIB:.0f}" if "peak_of_group" in row else "-",
             _mib(max(0, row["overshoot"])),
-            *(f"{1000 * each(row['took']):.0f} ms" for each in (_most_of, longest)),
-        ]
+            f"{1000 * quantile(row['took'], 0.99):.0f}, {1000 * longest(row['took']):.0f}",
+        )
         lines.append(f"| {row['server']} | {way} | {' | '.join(map(str, cells))} |")
     return lines
 
@@ -119,7 +127,7 @@ _COLOURS = ("amber", "violet")
 
 def picture(results: list[Result]) -> str:
     """What each pool held over time, under the first load."""
-    rows = [row for row in results if row["section"] == results[0]["load"]]
+    rows = [row for row in in_order(results) if row["section"] == LOADS[0].name]
     panels = [(title, list(of)) for title, of in groupby(rows, lambda row: row["comparison"])]
     body = [
         svg.text(20, 26, "What 4 leaking workers hold together", "text bold big"),

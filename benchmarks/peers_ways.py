@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from peers_report import MEMREAP
 from support.servers import WORKERS, Server, named
 
 from supervisor_memreap.core import servers
@@ -77,6 +76,7 @@ class Way(NamedTuple):
     """More of supervisord's configuration."""
 
 
+MEMREAP = "memreap"
 # As quick as may be where fresh workers are sound; supervisord sends a TICK_5 each second here.
 SETTINGS = "min_age=1s, settle=1s"
 

@@ -46,7 +46,7 @@ EXPECTED_SKIPS: dict[str, str] = {
 PROCESS = """
     alarm attempt attemptqueue boundary cli completion configfile connections daily docs doctor doctor_memory
     doctor_restart doctor_rights doctor_server growth history layers load log memory metrics oomkills overdue packages
-    page plot processes reader reaper report saving seen sim slowoutputs statm status structure suggest
+    page peers_benchmark plot processes reader reaper report saving seen sim slowoutputs statm status structure suggest
     suggest_benchmark swap titles toppage waiting
 """.split()  # noqa: SIM905 - one name a line would be 40 lines
 

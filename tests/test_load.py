@@ -25,14 +25,16 @@ class Server:
         self._answer = answer
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
-        self.requests = 0
+        self.requests = self.leaking = 0
 
     def serve(self) -> None:
         while True:
             with self._listening.accept()[0] as connection:
-                if not connection.recv(65536):
+                request = connection.recv(65536)
+                if not request:
                     return  # it is over
                 self.requests += 1
+                self.leaking += b"kb=" in request
                 connection.sendall(self._answer)
                 connection.shutdown(socket.SHUT_WR)
                 while connection.recv(65536):
@@ -102,6 +104,13 @@ def test_the_longest_time_without_an_answer_is_reported():
     with serving(answer(RIGHT)) as server, Load(server.port, clients=1, pause=0.3) as load:
         until(lambda: server.requests > 5)
     assert 0.3 <= load.tally.longest_gap < 10
+
+
+@pytest.mark.parametrize(("one_in", "least", "most"), [(1, 1.0, 1.0), (4, 0.05, 0.6)])
+def test_each_request_leaks_or_one_of_so_many(one_in, least, most):
+    with serving(answer(RIGHT)) as server, Load(server.port, clients=1, pause=0, kb=1, one_in=one_in):
+        until(lambda: server.requests > 20)
+    assert least <= server.leaking / server.requests <= most
 
 
 def test_each_request_is_lost_where_no_server_listens():
