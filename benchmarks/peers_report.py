@@ -69,7 +69,7 @@ def _of_settings(results: list[Result]) -> list[str]:
 
 def _of_section(section: str, rows: list[Result]) -> list[str]:
     lines = [
-        f"### {section}",
+        f"### {section}" + ("" if section == rows[0]["load"] else f": {rows[0]['load']}"),
         "",
         "| server | way | lost, of answered | replaced | fewest that served | two or more away | most there"
         " | together, MiB: mean, peak | control group, peak | over the limit | ms: 99 %, longest |",
@@ -121,7 +121,7 @@ def put_into(page: Path, results: list[Result]) -> None:
     put_between(page, BEGIN, END, f"{tables(results)}\n\n")
 
 
-_WIDTH, _LEFT, _TOP, _PANEL, _EACH, _APART = 640, 44, 76, (270, 90), 310, 150
+_WIDTH, _LEFT, _TOP, _PANEL, _EACH, _APART = 640, 44, 76, (270, 90), 310, 158
 _COLOURS = ("amber", "violet")
 
 
@@ -129,15 +129,16 @@ def picture(results: list[Result]) -> str:
     """What each pool held over time, under the first load."""
     rows = [row for row in in_order(results) if row["section"] == LOADS[0].name]
     panels = [(title, list(of)) for title, of in groupby(rows, lambda row: row["comparison"])]
+    about = f"{rows[0]['load']}, for {rows[0]['seconds']:.0f} s; dashed: four at their limit; numbers: the mean"
     body = [
         svg.text(20, 26, "What 4 leaking workers hold together", "text bold big"),
-        svg.text(20, 44, f"{rows[0]['load']}; dashed: four workers at their limit", "dim"),
+        svg.text(20, 44, about, "dim"),
     ]
     for number, (title, of) in enumerate(panels):
         body += _panel(_LEFT + number % 2 * _EACH, _TOP + number // 2 * _APART, title, of)
     height = _TOP + (len(panels) + 1) // 2 * _APART - 10
-    about = "; ".join(f"{row['server']}, {row['way']}: {_mib(row['mean'])} on average" for row in rows)
-    return svg.document("What leaking pools hold, by what replaces workers", about, (_WIDTH, height), body)
+    means = "; ".join(f"{row['server']}, {row['way']}: {_mib(row['mean'])} on average" for row in rows)
+    return svg.document("What leaking pools hold, by what replaces workers", means, (_WIDTH, height), body)
 
 
 def _panel(left: float, top: float, title: str, rows: list[Result]) -> Iterator[str]:
@@ -159,6 +160,6 @@ def _panel(left: float, top: float, title: str, rows: list[Result]) -> Iterator[
         colour = "green" if row["way"] == MEMREAP else next(colours)
         points = [(left + width * at / seconds, y(held)) for at, held in row["series"]]
         yield svg.path(points, f"{colour} line mid")
-        server = "" if row["server"].startswith(title) else f"{row['server']}, "
-        label = f"{server}{row['way']}: {_mib(row['mean'])} on average"
+        server = "" if row["server"] == rows[0]["server"] else f", {row['server']}"
+        label = f"{row['way']}{server}: {_mib(row['mean'])}"
         yield svg.text(left, top + height + 14 + 13 * number, label, f"{colour} small")
