@@ -87,9 +87,10 @@ def memreap(server: Server) -> Way:
         command = f"{sys.executable} -m supervisor_memreap listen"
         return f"[memreap:myapp]\n{lines}\n[eventlistener:memreap]\ncommand={command}\nevents=TICK_5\nbuffer_size=100\n"
 
-    return Way(
-        MEMREAP, server, lambda server, limits: (server, f"`limit={limits.uss // MIB}MB, {SETTINGS}`"), section=section
-    )
+    def set_up(server: Server, limits: Limits) -> tuple[Server, str]:
+        return server, f"`limit={limits.uss // MIB}MB, {SETTINGS}`"
+
+    return Way(MEMREAP, server, set_up, section=section)
 
 
 def _command(options: str, instead_of: str = "") -> Callable[[Server, Limits], tuple[Server, str]]:
@@ -103,19 +104,16 @@ def _command(options: str, instead_of: str = "") -> Callable[[Server, Limits], t
 
 def _php(server: Server, limits: Limits) -> tuple[Server, str]:
     words = f"pm.max_requests = {limits.requests}"
-    return replace(
-        server, files={"php-fpm.conf": server.files["php-fpm.conf"].replace("pm.max_requests = 0", words)}
-    ), f"`{words}`"
+    files = {name: text.replace("pm.max_requests = 0", words) for name, text in server.files.items()}
+    return replace(server, files=files), f"`{words}`"
 
 
 def _unicorn(server: Server, limits: Limits) -> tuple[Server, str]:
     low, high = limits.rss - ROOM // 10, limits.rss + ROOM // 10
     use = f"require 'unicorn/worker_killer'\nuse Unicorn::WorkerKiller::Oom, {low}, {high}\n"
-    app = f"{use}instance_eval File.read('{{where}}/growing.ru')\n"
+    files = {**server.files, "killed.ru": f"{use}instance_eval File.read('{{where}}/growing.ru')\n"}
     command = server.command.replace("growing.ru", "killed.ru")
-    return replace(
-        server, command=command, files={**server.files, "killed.ru": app}
-    ), f"`Oom` from {low // MIB} to {high // MIB} MiB"
+    return replace(server, command=command, files=files), f"`Oom` from {low // MIB} to {high // MIB} MiB"
 
 
 def _puma(server: Server, limits: Limits) -> tuple[Server, str]:
@@ -141,7 +139,7 @@ def _kidreaper(server: Server, limits: Limits) -> tuple[Server, str]:
     return replace(server, files={"kidreaper": _KIDREAPER}), f"VSZ {limits.vms // MIB} MiB, then `sleep 1`"
 
 
-# Not of tests/support/servers.py: memreap does not support them.
+# What tests/support/servers.py has no set-up of.
 PUMA = Server(
     "Puma",
     f"puma -w {WORKERS} -t 1:1 -e none -b tcp://127.0.0.1:{{port}} {{where}}/growing.ru",

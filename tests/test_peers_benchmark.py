@@ -55,7 +55,7 @@ RESULTS = [row("--max-requests", lost={"get 502": 2}), row("memreap", away={"0":
 
 
 def test_the_page_has_a_table_for_each_load_and_how_each_way_is_set():
-    page = peers_report.tables([*RESULTS, row("--max-requests", CALM, set="`--max-requests 276`")])
+    page = peers_report.tables([row("--max-requests", CALM, set="`--max-requests 276`"), *RESULTS])
     assert "| gunicorn sync | --max-requests | `--max-requests 460`; `--max-requests 276` |" in page
     assert page.index(f"### {BUSY.name}") < page.index("| **memreap** |") < page.index(f"### {CALM.name}")
     numbers = "30 | 1 | 0.50 s | 5 | 60, 120 | 140 | 5 MiB | 50, 80 |"
