@@ -126,8 +126,9 @@ _COLOURS = ("amber", "violet")
 
 
 def picture(results: list[Result]) -> str:
-    """What each pool held over time, under the first load."""
-    rows = [row for row in in_order(results) if row["section"] == LOADS[0].name]
+    """What each pool held over time, under the first load that was measured."""
+    results = in_order(results)
+    rows = [row for row in results if row["section"] == results[0]["section"]]
     panels = [(title, list(of)) for title, of in groupby(rows, lambda row: row["comparison"])]
     about = f"{rows[0]['load']}, for {rows[0]['seconds']:.0f} s; dashed: four at their limit; numbers: the mean"
     body = [
