@@ -4,50 +4,14 @@ from __future__ import annotations
 
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support import servers, stack
 from support.driver import eventually, until
-from support.servers import Server
+from support.servers import ELASTIC, LEFT, MOST, Server
 
-# The number of workers while there is little to do, and the largest: more than twice as many, so that those which are
-# left are less than half of the usual number.
-LEFT, MOST = 2, 6
 COMPLAINTS = ("has not settled", "of the usual", "has no workers", "suspended", "is stuck")
-
-
-def with_file(server: Server, name: str, *replacements: tuple[str, str]) -> Server:
-    """The server, with other lines in its own configuration."""
-    text = server.files[name]
-    for old, new in replacements:
-        assert text.count(old) == 1
-        text = text.replace(old, new)
-    return replace(server, files={**server.files, name: text})
-
-
-DYNAMIC = f"pm = dynamic\npm.max_children = {MOST}\npm.start_servers = {LEFT}\npm.min_spare_servers = {LEFT}\n"
-ELASTIC = [
-    with_file(
-        servers.named("php-fpm"),
-        "php-fpm.conf",
-        ("pm = static\npm.max_children = 4\n", f"{DYNAMIC}pm.max_spare_servers = {LEFT}\n"),
-    ),
-    # Apache itself makes MaxSpareServers larger than MinSpareServers.
-    with_file(
-        servers.named("Apache prefork"),
-        "apache.conf",
-        ("StartServers 4\n", f"StartServers {LEFT}\n"),
-        ("MinSpareServers 4\nMaxSpareServers 8\n", f"MinSpareServers {LEFT - 1}\nMaxSpareServers {LEFT}\n"),
-        ("MaxRequestWorkers 4\nServerLimit 4\n", f"MaxRequestWorkers {MOST}\nServerLimit {MOST}\n"),
-    ),
-    replace(
-        servers.named("FCGI::ProcManager"),
-        name="FCGI::ProcManager::Dynamic",
-        command=f"perl {stack.APPS}/dynamic.pl {{where}}/myapp.sock {LEFT} {MOST}",
-    ),
-]
 
 
 def memreap(server: Server, where: Path) -> str:

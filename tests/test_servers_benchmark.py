@@ -52,7 +52,7 @@ RESULTS = [
 
 @pytest.mark.parametrize("moment", ["any moment", "boundary"])
 def test_each_signalled_worker_is_waited_for_and_the_answers_are_counted(moment):
-    servers.skip_without(benchmark.server_of(SERVER))
+    servers.skip_without(servers.named(SERVER))
     result = json.loads(json.dumps(benchmark.measure(benchmark.Case(SERVER, False, "8 clients", moment), REAPS, 60)))
     assert (result["reaps"], result["signal"], result["moment"]) == (REAPS, "QUIT", moment)
     assert result["answered"] >= sum(result["took"].values()) > 0
@@ -124,7 +124,7 @@ def test_measured_servers_are_not_measured_again(monkeypatch, tmp_path):
 def test_the_signal_for_busy_workers_is_measured_only_if_it_is_cheaper(monkeypatch):
     given = options(monkeypatch, "--moment", "any moment, signal while busy,boundary")
     measured = {case.server for group in benchmark.groups(given) for case in group if case.moment.startswith("any")}
-    assert measured == {"FCGI::ProcManager", "FCGI::Engine"}
+    assert measured == {"FCGI::ProcManager", "FCGI::Engine", "FCGI::ProcManager::Dynamic"}
 
 
 def test_the_documentation_page_is_made_from_its_results():
