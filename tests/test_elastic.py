@@ -7,8 +7,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from support import servers, stack
+from support import inprocess, servers, stack
 from support.driver import eventually, until
+from support.load import Load
 from support.servers import ELASTIC, LEFT, MOST, Server
 
 COMPLAINTS = ("has not settled", "of the usual", "has no workers", "suspended", "is stuck")
@@ -20,6 +21,10 @@ def memreap(server: Server, where: Path) -> str:
         f"[eventlistener:memreap]\ncommand={Path(sys.executable).parent}/memreap listen\n"
         f"events=TICK_5\nbuffer_size=100\nstderr_logfile={where}/memreap.log\n"
     )
+
+
+def complaints(pool: stack.Pool) -> list[str]:
+    return [line for line in pool.log().splitlines() if any(words in line for words in COMPLAINTS)]
 
 
 def request_in_parallel(pool: stack.Pool) -> None:
@@ -41,6 +46,23 @@ def request_in_parallel(pool: stack.Pool) -> None:
             thread.join()
 
 
+def test_php_fpm_that_forks_on_demand_may_be_empty_and_its_last_worker_is_replaced_when_a_client_asks(where):
+    server = servers.named("php-fpm ondemand")
+    with servers.running(server, where, memreap(server, where)) as pool:
+        until(pool.workers, set())
+        status = inprocess.memreap("status", "-c", f"{where}/supervisord.conf")
+        assert (status.returncode, "BLIND" in status.stdout) == (0, False), status.stdout
+        request_in_parallel(pool)
+        # Each worker leaves 3 s after its last request: so of several there is one left.
+        with Load(pool.port, "/myapp/", clients=1, pause=2.0) as load:
+            until(lambda: len(pool.workers()), 1)
+            grown, _ = pool.ask("mb=60")
+            eventually(lambda: stack.assert_in_turn(where, 1))
+            until(lambda: pool.lines("took its place") or pool.lines("took the place of"))
+        assert (load.tally.lost, [event["pid"] for event in stack.announced(where)]) == ({}, [grown, grown])
+        assert complaints(pool) == []
+
+
 @pytest.mark.parametrize("server", ELASTIC, ids=str)
 def test_a_worker_that_grows_is_replaced_although_its_manager_shrank_the_pool(server, where):
     with servers.running(server, where, memreap(server, where)) as pool:
@@ -55,4 +77,4 @@ def test_a_worker_that_grows_is_replaced_although_its_manager_shrank_the_pool(se
         if not pool.lines("took its place"):  # Apache forks none in its place before there is more to do
             request_in_parallel(pool)
         until(lambda: pool.lines("took its place") or pool.lines("took the place of"))
-        assert [line for line in pool.log().splitlines() if any(words in line for words in COMPLAINTS)] == []
+        assert complaints(pool) == []

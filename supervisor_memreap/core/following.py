@@ -246,7 +246,8 @@ class _Workers(PoolInLook):
         # An empty pool may also have a manager that no longer forks workers, until it does.
         is_alive = bool(population.workers or self.pool.workers)
         may_shrink = served and is_smaller and is_alive and not state.leaving
-        shrinks = population.shrinks or (may_shrink and policy.is_long_calm(self.settings, state, looked))
+        is_shrunk = may_shrink and policy.is_long_calm(self.settings, state, looked)
+        shrinks = population.shrinks or self.pool.forks_on_demand or is_shrunk
         replaces = population.replaces
         times = (policy.served_for(worker, state, self.now) for worker in self.pool.workers)
         just_settled = (settle <= time < settle + self.now - looked for time in times)

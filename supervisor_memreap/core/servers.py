@@ -65,6 +65,8 @@ class Server(NamedTuple):
     """Why no signal suits, as text that follows the server's name and `which`."""
     takes_turns: bool = False
     """Whether its workers may wait for a lock that they share until it is their turn to wait for a connection."""
+    forks_on_demand: bool = False
+    """Whether its manager waits for connections too, and forks a worker if there is none: so there may be none."""
 
     @property
     def is_known(self) -> bool:
@@ -116,6 +118,7 @@ SERVERS = (
         Moment.UNLESS_KEPT,
         WhileBusy("QUIT", "0 of 764", "215 of 763"),
         re.compile(r"php-fpm[0-9.]*\b"),
+        forks_on_demand=True,
     ),
     Server("unicorn", ("QUIT",), Moment.ANY, WhileBusy("QUIT", "0 of 300"), re.compile(r"unicorn(_rails)?\b")),
     Server(
