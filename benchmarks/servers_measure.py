@@ -228,7 +228,7 @@ def measure(case: Case, reaps: int, seconds: float, progress: Callable[[str], No
                 time.sleep(2.0)  # each has served requests of every kind
                 workers.set_limit()
                 grows = case.moment != NOTHING
-                load.let_grow(load_kind.kb if grows else 0)
+                load.let_grow(load_kind.kb // server.threads if grows else 0)
                 pace = workers.pace()
                 began = reported_at = last = time.monotonic()
                 end = began + seconds

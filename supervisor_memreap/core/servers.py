@@ -65,6 +65,8 @@ class Server(NamedTuple):
     """Why no signal suits, as text that follows the server's name and `which`."""
     takes_turns: bool = False
     """Whether its workers may wait for a lock that they share until it is their turn to wait for a connection."""
+    threads_take_turns: bool = False
+    """Whether the threads of a worker do so too: while its main thread waits, none of them accepts a connection."""
     forks_on_demand: bool = False
     """Whether its manager waits for connections too, and forks a worker if there is none: so there may be none."""
 
@@ -99,7 +101,16 @@ SERVERS = (
         re.compile(r"perl-fcgi(-pm)?\b"),
     ),
     Server("Starman", ("HUP",), Moment.HELD, None, re.compile(r"starman\b"), takes_turns=True),
-    Server("uWSGI", ("HUP",), Moment.HELD, None, re.compile(r"uwsgi(_\w+)?\b"), pace=2.0, takes_turns=True),
+    Server(
+        "uWSGI",
+        ("HUP",),
+        Moment.HELD,
+        None,
+        re.compile(r"uwsgi(_\w+)?\b"),
+        pace=2.0,
+        takes_turns=True,
+        threads_take_turns=True,
+    ),
     Server("gunicorn", ("TERM",), Moment.ANY, WhileBusy("TERM", "0 of 300", "0 of 300"), re.compile(r"gunicorn\b")),
     # Also its worker class for gunicorn. A worker looks for its signal 10 times a second and accepts connections until
     # then: TERM lost requests also at its boundary, where it had none (20 of 100).

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from supervisor_memreap.host import sockets, waiting
 from supervisor_memreap.host.machine import MOST_STOPS
-from supervisor_memreap.host.procfile import read, stat, status
+from supervisor_memreap.host.procfile import listed, read, stat, status
 from supervisor_memreap.host.waiting import (
     KINDS,
     RESTART,
@@ -88,6 +88,8 @@ _FIRST_STOP = 1.0
 # And for the last one: between two looks at whether the worker still runs, and in all; and where the parent ends this
 # process, which then has 0.1 s (host.attempt).
 _NEXT_STOP, _LAST_STOP, _HURRIED_STOP = 0.005, 1.0, 0.05
+# As Bounds.rest, where threads take turns: if they have not answered by then, not again before this many times as long.
+REST, _PART_OF_REST = 0.25, 9
 # And for each stop, until this process runs.
 _SWITCH = 20e-6
 
@@ -113,6 +115,8 @@ class Bounds(NamedTuple):
     deadline: float
     """Monotonic: how long it may take to come to its boundary."""
     stops: int = MOST_STOPS
+    rest: float = 0.0
+    """Seconds for which its main thread may be held at its wait, until its other threads have answered."""
 
 
 # What `steps` yields: the signal is about to be queued; and how it ended. NOT_PERMITTED: it was not traced.
@@ -208,6 +212,8 @@ class Tracer:
         self._queued = queued
         self._bounds = bounds
         self._is_traced = False
+        self._rest_from = 0.0
+        """When its main thread may be held for its other threads (monotonic)."""
         self._worker = _Worker(pid, {})
 
     def steps(self, manager: int) -> Generator[bytes, None, None]:
@@ -372,7 +378,23 @@ class Tracer:
             return was is not None and was[:2] == wait[:2] and arguments[:2] == was.arguments[:2]
         if not watches(self._pid, wait, self._worker.sockets()):
             return False
+        return self._is_free(wait) or self._comes_to_rest(wait)
+
+    def _is_free(self, wait: Wait) -> bool:
         return awaits_connection(self._pid, wait) is True and other_threads_sleep(self._pid)
+
+    def _comes_to_rest(self, wait: Wait) -> bool:
+        """Whether its other threads answer while its main thread is held at its wait, so that it has no client."""
+        began = time.monotonic()
+        until = began + self._bounds.rest
+        if until == began or began < self._rest_from or len(listed(self._pid, "task")) == 1:
+            return False
+        while time.monotonic() < until:
+            time.sleep(_NEXT_STOP)
+            if self._is_free(wait):
+                return True
+        self._rest_from = until + _PART_OF_REST * self._bounds.rest
+        return False
 
     def _send(self) -> Generator[bytes, None, None]:
         if not self._queued.may_send():

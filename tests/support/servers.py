@@ -55,6 +55,8 @@ class Server:
     """Whether its workers keep a connection for the next request, if the client (or nginx) wants that."""
     workers: int = WORKERS
     """How many there are at least while clients ask."""
+    threads: int = 1
+    """How many requests each of them serves at a time."""
 
     def __str__(self) -> str:
         return self.name
@@ -155,9 +157,10 @@ SERVERS = (
         "growing.py",
         "TERM",
         keeps_connections=True,
+        threads=2,
     ),
     _uwsgi("uWSGI", "--processes 4"),
-    _uwsgi("uWSGI with threads", "--processes 4 --threads 2"),
+    _uwsgi("uWSGI with threads", "--processes 4 --threads 2", threads=2),
     Server(
         "uWSGI with two sockets",
         f"{_UWSGI} --processes 4 --plugin psgi --http-socket 127.0.0.1:{{port}} --psgi {{where}}/growing.psgi"
