@@ -201,10 +201,12 @@ SERVERS = (
     ),
     Server(
         "Net::Server::PreFork",
-        f"perl {stack.APPS}/netserver.pl {{where}} {{port}} 4",
+        f"perl {stack.APPS}/netserver.pl {{where}}/growing.psgi --port 127.0.0.1:{{port}} --min_servers 4"
+        " --max_servers 4 --min_spare_servers 1 --max_spare_servers 3 --max_requests 1000000000",
         "growing.psgi",
         "HUP",
         ("libnet-server-perl",),
+        options="stopsignal=QUIT\n",
     ),
 )
 
