@@ -30,7 +30,8 @@ class _Reports(PoolInLook):
         """Why there is no worker that could ever be reaped, as far as is known, where that is to be shown."""
         state, stamp, population = self.state, self.pool.stamp, self.state.population
         empty_since = self.now if population.no_workers_since is None else population.no_workers_since
-        if self.now - empty_since >= policy.LONG_WAIT and not (population.shrinks or self.pool.is_group):
+        may_be_empty = population.shrinks or self.pool.forks_on_demand or self.pool.is_group
+        if self.now - empty_since >= policy.LONG_WAIT and not may_be_empty:
             assert self.pool.manager
             event: Event = events.NoWorkers(*stamp, self.pool.manager)
         elif state.nested and self.pool.is_group:
