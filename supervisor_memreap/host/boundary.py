@@ -156,6 +156,8 @@ class _Worker:
         """The inodes of the sockets on which it listens, and that its manager has too."""
         self._ran: tuple[bytes, int] | None = None
         """Its voluntary context switches when it was first seen to run since the last one, and its CPU time."""
+        self._rest_from = 0.0
+        """When its main thread may be held for its other threads (monotonic)."""
 
     def sockets(self) -> set[int]:
         """Its descriptors of the pool's sockets."""
@@ -190,6 +192,22 @@ class _Worker:
             return is_endless or watches(pid, wait, self.sockets())
         return False
 
+    def is_free(self, wait: Wait) -> bool:
+        """Whether it has no client in hand, and all its other threads sleep, while its main thread waits so."""
+        return awaits_connection(self._pid, wait) is True and other_threads_sleep(self._pid)
+
+    def comes_to_rest(self, wait: Wait, patience: float) -> bool:
+        """Whether it becomes free, as its other threads answer while its main thread is held at its wait."""
+        began = time.monotonic()
+        if not patience or began < self._rest_from or len(listed(self._pid, "task")) == 1:
+            return False
+        while time.monotonic() < began + patience:
+            time.sleep(_NEXT_STOP)
+            if self.is_free(wait):
+                return True
+        self._rest_from = time.monotonic() + _PART_OF_REST * patience
+        return False
+
     def _runs_on(self) -> bool:
         """Whether it has run without waiting for long enough that no call can be cut short by an interrupt."""
         (switches,) = status(self._pid, b"voluntary_ctxt_switches")
@@ -212,8 +230,6 @@ class Tracer:
         self._queued = queued
         self._bounds = bounds
         self._is_traced = False
-        self._rest_from = 0.0
-        """When its main thread may be held for its other threads (monotonic)."""
         self._worker = _Worker(pid, {})
 
     def steps(self, manager: int) -> Generator[bytes, None, None]:
@@ -378,23 +394,7 @@ class Tracer:
             return was is not None and was[:2] == wait[:2] and arguments[:2] == was.arguments[:2]
         if not watches(self._pid, wait, self._worker.sockets()):
             return False
-        return self._is_free(wait) or self._comes_to_rest(wait)
-
-    def _is_free(self, wait: Wait) -> bool:
-        return awaits_connection(self._pid, wait) is True and other_threads_sleep(self._pid)
-
-    def _comes_to_rest(self, wait: Wait) -> bool:
-        """Whether its other threads answer while its main thread is held at its wait, so that it has no client."""
-        began = time.monotonic()
-        until = began + self._bounds.rest
-        if until == began or began < self._rest_from or len(listed(self._pid, "task")) == 1:
-            return False
-        while time.monotonic() < until:
-            time.sleep(_NEXT_STOP)
-            if self._is_free(wait):
-                return True
-        self._rest_from = until + _PART_OF_REST * self._bounds.rest
-        return False
+        return self._worker.is_free(wait) or self._worker.comes_to_rest(wait, self._bounds.rest)
 
     def _send(self) -> Generator[bytes, None, None]:
         if not self._queued.may_send():
