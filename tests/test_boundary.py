@@ -292,7 +292,7 @@ def test_a_worker_whose_threads_take_turns_is_held_at_its_wait_until_the_others_
             until(lambda: pool.ask() and waiting.current(worker) is None)  # it is the turn of the other thread
             with ThreadPoolExecutor(1) as threads:
                 answer = threads.submit(pool.ask, "s=0.6")
-                until(lambda: waiting.current(worker))
+                until(lambda: waiting.current(worker), timeout=0.3)  # else it was its own turn
                 assert (attempt(worker, patience=BRIEF, rest=rest), answer.result()[0]) == (outcome, worker)
 
         eventually(assert_ends_so)
