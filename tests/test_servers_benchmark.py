@@ -16,6 +16,8 @@ import servers_report
 from quantiles import quantile
 
 SERVER = "php-fpm"
+# Their managers end workers that they believe idle, and may lose a request by that, without any reap.
+ENDS_WORKERS = {"php-fpm dynamic", "FCGI::ProcManager::Dynamic"}
 REAPS = 2
 
 
@@ -133,7 +135,7 @@ def test_the_documentation_page_is_made_from_its_results():
     assert servers_report.tables(results) in page
     assert servers_report.needs() in page
     assert servers_report.svg(results) == (stack.ROOT / "docs/servers.svg").read_text()
-    for rows in servers_report.by_load(results).values():
+    for load, rows in servers_report.by_load(results).items():
         row = rows["boundary"]
-        assert (row["lost"], row["otherwise"]) == ({}, {})
+        assert (row["lost"] == {} or load.server in ENDS_WORKERS, row["otherwise"]) == (True, {})
         assert row["reaps"] >= 300
