@@ -17,7 +17,7 @@ from quantiles import quantile
 
 SERVER = "php-fpm"
 # Their managers end workers that they believe idle, and may lose a request by that, without any reap.
-ENDS_WORKERS = {"php-fpm dynamic", "FCGI::ProcManager::Dynamic"}
+ENDS_WORKERS = {"php-fpm dynamic", "FCGI::ProcManager elastic"}
 REAPS = 2
 
 
@@ -126,7 +126,7 @@ def test_measured_servers_are_not_measured_again(monkeypatch, tmp_path):
 def test_the_signal_for_busy_workers_is_measured_only_if_it_is_cheaper(monkeypatch):
     given = options(monkeypatch, "--moment", "any moment, signal while busy,boundary")
     measured = {case.server for group in benchmark.groups(given) for case in group if case.moment.startswith("any")}
-    assert measured == {"FCGI::ProcManager", "FCGI::Engine", "FCGI::ProcManager::Dynamic"}
+    assert measured == {"FCGI::ProcManager", "FCGI::Engine", "FCGI::ProcManager elastic"}
 
 
 def test_the_documentation_page_is_made_from_its_results():

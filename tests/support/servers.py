@@ -260,7 +260,7 @@ ELASTIC = (
     ),
     replace(
         _FIXED["FCGI::ProcManager"],
-        name="FCGI::ProcManager::Dynamic",
+        name="FCGI::ProcManager elastic",
         command=f"perl {stack.APPS}/dynamic.pl {{where}}/myapp.sock {LEFT} {MOST}",
         workers=LEFT,
     ),
