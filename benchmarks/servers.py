@@ -6,11 +6,12 @@
     python benchmarks/servers.py --plan                 what would be measured, and how long that takes at most
     python benchmarks/servers.py --report               only write the page and the picture again, from the results
 
-Everything is real: each server (tests/support/servers.py) runs under a supervisord with 4 workers, behind nginx, or
-without it where the server speaks HTTP. The clients ask without pause, each on a new connection for every
-request ("not kept") or for 20 requests ("kept": that of the client, or that of nginx to the worker). Of ten requests 5
-are quick GETs, 3 are POSTs of 2 KB, one is a POST of 100 KB, and one takes 50 ms. A request is lost if its answer is
-not a whole and right 200: an empty answer and a closed connection too, also on a connection that is kept.
+Everything is real: each server (tests/support/servers.py) runs under a supervisord with 4 workers, or with 2 to 6 where
+it makes its pool larger and smaller by itself, behind nginx, or without it where the server speaks HTTP. The clients
+ask without pause, each on a new connection for every request ("not kept") or for 20 requests ("kept": that of the
+client, or that of nginx to the worker). Of ten requests 5 are quick GETs, 3 are POSTs of 2 KB, one is a POST of 100 KB,
+and one takes 50 ms. A request is lost if its answer is not a whole and right 200: an empty answer and a closed
+connection too, also on a connection that is kept.
 
     3 clients    one fewer than there are workers, so that now and then one is idle
     8 clients    a saturated pool: each request takes at least 40 ms, and no worker has to wait for one
@@ -48,13 +49,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import side_by_side
 from loss import read
-from servers_measure import LOADS, MOMENTS, NOTHING, WHILE_BUSY, Case, measure, server_of, signal_at
+from servers_measure import LOADS, MOMENTS, NOTHING, WHILE_BUSY, Case, measure, signal_at
 from servers_report import Result, lost, put_into, svg
-from support.servers import SERVERS
+from support import servers
+from support.servers import ELASTIC, SERVERS
 
 HERE = Path(__file__).resolve().parent
-# uWSGI is measured behind nginx.
-LEFT_OUT = ("uWSGI with HTTP",)
 # Seconds that a case needs beside the time in which it measures: start, end, pages.
 AROUND = 15
 
@@ -62,9 +62,8 @@ AROUND = 15
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
-    names = [server.name for server in SERVERS]
-    usual = [name for name in names if name not in LEFT_OUT]
-    add("--server", default=",".join(usual), help=f"such as Starman,uWSGI (default: all but {LEFT_OUT[0]})")
+    names = [server.name for server in (*SERVERS, *ELASTIC)]
+    add("--server", default=",".join(names), help="such as Starman,uWSGI (default: all)")
     add("--load", default="", help="a part of the name of a load, as 8 or clients (default: both)")
     add("--kept", choices=("yes", "no"), help="only kept connections, or only those that are not (default: both)")
     add("--moment", default=",".join(MOMENTS), help="such as 'boundary,seen idle' (default: all)")
@@ -96,7 +95,7 @@ def _moments(given: str) -> list[str]:
 def groups(options: argparse.Namespace) -> Iterator[list[Case]]:
     """What is measured side by side."""
     for name in options.server.split(","):
-        server = server_of(name)
+        server = servers.named(name)
         for kept in (False, True) if server.keeps_connections else (False,):
             if options.kept and kept is not (options.kept == "yes"):
                 continue
@@ -106,7 +105,7 @@ def groups(options: argparse.Namespace) -> Iterator[list[Case]]:
 
 
 def _differs(name: str, moment: str) -> bool:
-    server = server_of(name)
+    server = servers.named(name)
     return moment != WHILE_BUSY or signal_at(server, moment) != server.signal
 
 

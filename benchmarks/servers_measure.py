@@ -23,7 +23,7 @@ from support import servers, stack
 from support.driver import eventually
 from support.load import Answer, Load, read_answers
 from support.looking import order_of
-from support.servers import SERVERS, WORKERS, Server
+from support.servers import Server
 
 from supervisor_memreap import __version__
 from supervisor_memreap.core.model import Pool, ProcessId, SentMoment, Worker, WorkerDetail
@@ -82,16 +82,12 @@ class Case(NamedTuple):
         return f"{self.server}, {'kept' if self.kept else 'not kept'}, {self.load}, {self.moment}"
 
 
-def server_of(name: str) -> Server:
-    return next(server for server in SERVERS if server.name == name)
-
-
 def signal_at(server: Server, moment: str) -> str:
     """The signal that a worker gets at this moment."""
     if moment != WHILE_BUSY:
         return server.signal
-    names = (server.name, server.name.split()[0], "FCGI::ProcManager")
-    return signal_while_busy(next(name for name in names if named(name).is_known), None)
+    names = (server.name, server.name.split()[0], *(["FCGI::ProcManager"] if server.name.startswith("FCGI") else []))
+    return signal_while_busy(next(filter(lambda name: named(name).is_known, names), ""), None)
 
 
 class Reap(NamedTuple):
@@ -102,11 +98,11 @@ class Reap(NamedTuple):
     signalled: float
     gone: float
     replaced: float
-    """When there were as many workers as before."""
+    """When there were as many workers as there always are."""
     over: int
     """Bytes by which it was over the limit when it was signalled."""
-    new: tuple[int, ...]
-    """The pids of those that took its place."""
+    before: frozenset[int]
+    """The pids of the workers that there were when it was signalled."""
 
 
 class Workers:
@@ -114,6 +110,7 @@ class Workers:
 
     def __init__(self, pool: stack.Pool, server: Server, moment: str):
         self._manager = procfs.source().process(pool.manager().pid).id
+        self._number = server.workers
         self._moment = moment
         self._signal = signal_at(server, moment)
         self._sizes: dict[Worker, int] = {}
@@ -157,15 +154,14 @@ class Workers:
             due = self._due.get(worker.id)
             if due is None or worker.age < MIN_AGE:
                 continue
-            before = {each.id for each in self._sizes}
+            before = frozenset(each.id.pid for each in self._sizes)
             if self._signalled(worker):
                 signalled, size = time.monotonic(), self._sizes.get(worker, 0)
                 eventually(functools.partial(self._assert_gone, worker), timeout=PATIENCE)
                 gone = time.monotonic()
                 eventually(self.assert_all_are_there, timeout=PATIENCE)
-                new = tuple(each.id.pid for each in self.all(procfs.source()) if each.id not in before)
                 over = max(0, size - self.limit)
-                return Reap(max(due, since), signalled, gone, time.monotonic(), over, new)
+                return Reap(max(due, since), signalled, gone, time.monotonic(), over, before)
         return None
 
     def _signalled(self, worker: Worker) -> bool:
@@ -211,17 +207,16 @@ class Workers:
 
     def assert_all_are_there(self) -> None:
         self.look()
-        assert len(self._sizes) >= WORKERS
+        assert len(self._sizes) >= self._number
 
     def pace(self) -> float:
         """Seconds that this server needs between two signals."""
-        worker = self.all(procfs.source())[0].id
-        return named(recognise(procfs.source().names(worker.pid))).pace
+        return named(recognise(procfs.source().names(self._manager.pid))).pace
 
 
 def measure(case: Case, reaps: int, seconds: float, progress: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Replace a number of workers under load, within a time; returns the cost."""
-    server, load_kind = server_of(case.server), LOADS[case.load]
+    server, load_kind = servers.named(case.server), LOADS[case.load]
     where = stack.directory()
     done: list[Reap] = []
     try:
@@ -233,7 +228,7 @@ def measure(case: Case, reaps: int, seconds: float, progress: Callable[[str], No
                 time.sleep(2.0)  # each has served requests of every kind
                 workers.set_limit()
                 grows = case.moment != NOTHING
-                load.let_grow(load_kind.kb if grows else 0)
+                load.let_grow(load_kind.kb // server.threads if grows else 0)
                 pace = workers.pace()
                 began = reported_at = last = time.monotonic()
                 end = began + seconds
@@ -287,7 +282,7 @@ def _times(reaps: Iterable[Reap], answers: list[Answer]) -> dict[str, Counter[in
         counts["signalled"][in_steps(reap.signalled - reap.due)] += 1
         counts["gone"][in_steps(reap.gone - reap.due)] += 1
         counts["replaced"][in_steps(reap.replaced - reap.due)] += 1
-        serves = [first[pid] for pid in reap.new if pid in first]
+        serves = [at for pid, at in first.items() if pid not in reap.before and at > reap.signalled]
         if serves:
             counts["serving"][in_steps(min(serves) - reap.due)] += 1
     return counts

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,16 +17,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
-from support import cgroup, driver, waiter
+from support import cgroup, driver, needs, stack, waiter
 from support.boundary import attempt, fastcgi_pool, hup, hup_to, in_accept
 from support.driver import eventually, is_alive, stop, until, workers_below
 
 from supervisor_memreap.demo import fastcgi
-from supervisor_memreap.host import boundary, sockets
+from supervisor_memreap.host import boundary, sockets, waiting
 from supervisor_memreap.host.procfs import Procfs
 
 pytestmark = pytest.mark.skipif(not boundary.is_usable(), reason=f"not on {sys.platform} {platform.machine()}")
@@ -262,6 +264,38 @@ def test_a_worker_whose_second_thread_may_serve_is_not_signalled():
         until(lambda: len(os.listdir(f"/proc/{worker}/task")), 2)
         assert attempt(worker, patience=BRIEF) == "late"
         assert psutil.pid_exists(worker)
+
+
+@contextlib.contextmanager
+def uwsgi(where: Path) -> Iterator[tuple[int, stack.Pool]]:
+    """Its master, and one worker with two threads, which take turns to wait for a connection."""
+    needs.skip_without("uwsgi")
+    port = stack.free_port()
+    shutil.copy(stack.APPS / "growing.py", where)
+    command = "uwsgi --master --die-on-term --need-app --disable-logging --processes 1 --threads 2 --plugin python3"
+    words = [*command.split(), "--http-socket", f"127.0.0.1:{port}", "--wsgi-file", "growing.py"]
+    with subprocess.Popen(words, cwd=where, stderr=subprocess.DEVNULL) as process:
+        pool = stack.Pool(where, port, "myapp")
+        try:
+            eventually(lambda: stack.assert_answers(pool))
+            yield process.pid, pool
+        finally:
+            process.terminate()
+
+
+@pytest.mark.parametrize(("rest", "outcome"), [(0.0, "late"), (0.8, "sent")])
+def test_a_worker_whose_threads_take_turns_is_held_at_its_wait_until_the_others_have_answered(tmp_path, rest, outcome):
+    with uwsgi(tmp_path) as (master, pool):
+
+        def assert_ends_so() -> None:
+            (worker,) = workers_below(master)
+            until(lambda: pool.ask() and waiting.current(worker) is None)  # it is the turn of the other thread
+            with ThreadPoolExecutor(1) as threads:
+                answer = threads.submit(pool.ask, "s=0.6")
+                until(lambda: waiting.current(worker), timeout=0.3)  # else it was its own turn
+                assert (attempt(worker, patience=BRIEF, rest=rest), answer.result()[0]) == (outcome, worker)
+
+        eventually(assert_ends_so)
 
 
 @pytest.mark.parametrize("moment", [1, 2, 4])

@@ -93,6 +93,7 @@ class Film:
         child_faults=0,
         waited=5.0,
         nested=None,
+        forks_on_demand=False,
     ):
         """The verdict of the next look, `after` seconds later; the signal that it asks for goes out.
 
@@ -110,6 +111,7 @@ class Film:
                 "myapp", state, "", ProcessId(manager, start_time), self.now - start_time, present, frozenset(stopped)
             )
         pool = replace(pool, ending=ending, child_faults=child_faults, is_group=self.is_group, nested=nested)
+        pool = replace(pool, forks_on_demand=forks_on_demand)
         verdict = self.decide(pool, self.now)
         for candidate in verdict.candidates[: 1 if signal else None]:
             self.state = policy.attempted(pool, candidate, self.state, self.now)
@@ -1450,6 +1452,22 @@ def test_a_replacement_need_not_settle_where_workers_leave_when_idle():
     assert film.state.leaving is None
 
 
+@pytest.mark.parametrize(("server", "goes"), [("php-fpm", True), ("FCGI::ProcManager", False)])
+def test_the_worker_that_is_left_of_several_goes_where_the_manager_forks_one_when_a_client_asks(server, goes):
+    film = Film()
+    shrink(film, usual=6, left=1)
+    calm = [reaped(film.look({11: film.worker(11, 300, server=server)}, child_faults=5)) for _ in range(13)]
+    assert calm == [None] * 12 + [11 if goes else None]
+    film.log.clear()
+    if goes:
+        verdicts = [film.look({}, child_faults=6, forks_on_demand=True) for _ in range(70)]
+        assert [type(event) for event in film.log] == [Left, NoReplacement]
+        assert verdicts[-1].standing == "quiet"
+        film.fork(30)
+        looks = [film.look({30: film.worker(30, 300, server=server)}, child_faults=6) for _ in range(14)]
+        assert 30 in map(reaped, looks)
+
+
 @pytest.mark.parametrize("looks", [2, 24], ids=["all the time", "every two minutes"])
 @pytest.mark.parametrize("shrinks", [False, True])
 def test_old_workers_stay_while_replacements_exit_at_once_even_in_a_pool_that_shrinks_on_its_own(looks, shrinks):
@@ -1570,6 +1588,14 @@ def test_a_program_without_workers_for_long_is_not_shown_as_fine():
     assert film.of(NoWorkers) == [NoWorkers(*STAMP, ProcessId(1, BOOT))]
     assert verdict.standing == "blind"
     assert film.look({11: 20}).standing == "quiet"
+
+
+def test_a_pool_whose_manager_forks_a_worker_when_a_client_asks_is_fine_without_workers():
+    film = Film()
+    film.look({}, forks_on_demand=True)
+    assert not film.state.population.shrinks  # it may just have been started, with a fixed number of workers
+    assert [film.look({}, forks_on_demand=True).standing for _ in range(30)] == ["quiet"] * 30
+    assert (film.log, film.state.population.shrinks) == ([], True)
 
 
 def test_a_pool_whose_workers_are_below_a_child_is_not_shown_as_fine():

@@ -4,50 +4,15 @@ from __future__ import annotations
 
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import servers, stack
+from support import inprocess, servers, stack
 from support.driver import eventually, until
-from support.servers import Server
+from support.load import Load
+from support.servers import ELASTIC, LEFT, MOST, Server
 
-# The number of workers while there is little to do, and the largest: more than twice as many, so that those which are
-# left are less than half of the usual number.
-LEFT, MOST = 2, 6
 COMPLAINTS = ("has not settled", "of the usual", "has no workers", "suspended", "is stuck")
-
-
-def with_file(server: Server, name: str, *replacements: tuple[str, str]) -> Server:
-    """The server, with other lines in its own configuration."""
-    text = server.files[name]
-    for old, new in replacements:
-        assert text.count(old) == 1
-        text = text.replace(old, new)
-    return replace(server, files={**server.files, name: text})
-
-
-DYNAMIC = f"pm = dynamic\npm.max_children = {MOST}\npm.start_servers = {LEFT}\npm.min_spare_servers = {LEFT}\n"
-ELASTIC = [
-    with_file(
-        servers.named("php-fpm"),
-        "php-fpm.conf",
-        ("pm = static\npm.max_children = 4\n", f"{DYNAMIC}pm.max_spare_servers = {LEFT}\n"),
-    ),
-    # Apache itself makes MaxSpareServers larger than MinSpareServers.
-    with_file(
-        servers.named("Apache prefork"),
-        "apache.conf",
-        ("StartServers 4\n", f"StartServers {LEFT}\n"),
-        ("MinSpareServers 4\nMaxSpareServers 8\n", f"MinSpareServers {LEFT - 1}\nMaxSpareServers {LEFT}\n"),
-        ("MaxRequestWorkers 4\nServerLimit 4\n", f"MaxRequestWorkers {MOST}\nServerLimit {MOST}\n"),
-    ),
-    replace(
-        servers.named("FCGI::ProcManager"),
-        name="FCGI::ProcManager::Dynamic",
-        command=f"perl {stack.APPS}/dynamic.pl {{where}}/myapp.sock {LEFT} {MOST}",
-    ),
-]
 
 
 def memreap(server: Server, where: Path) -> str:
@@ -56,6 +21,10 @@ def memreap(server: Server, where: Path) -> str:
         f"[eventlistener:memreap]\ncommand={Path(sys.executable).parent}/memreap listen\n"
         f"events=TICK_5\nbuffer_size=100\nstderr_logfile={where}/memreap.log\n"
     )
+
+
+def complaints(pool: stack.Pool) -> list[str]:
+    return [line for line in pool.log().splitlines() if any(words in line for words in COMPLAINTS)]
 
 
 def request_in_parallel(pool: stack.Pool) -> None:
@@ -77,7 +46,26 @@ def request_in_parallel(pool: stack.Pool) -> None:
             thread.join()
 
 
-@pytest.mark.parametrize("server", ELASTIC, ids=str)
+def test_php_fpm_that_forks_on_demand_may_be_empty_and_its_last_worker_is_replaced_when_a_client_asks(where):
+    server = servers.named("php-fpm ondemand")
+    with servers.running(server, where, memreap(server, where)) as pool:
+        until(pool.workers, set())
+        status = inprocess.memreap("status", "-c", f"{where}/supervisord.conf")
+        assert (status.returncode, "BLIND" in status.stdout) == (0, False), status.stdout
+        request_in_parallel(pool)
+        # Each worker leaves 3 s after its last request: so of several there is one left.
+        with Load(pool.port, "/myapp/", clients=1, pause=2.0) as load:
+            until(lambda: len(pool.workers()), 1)
+            (last,) = pool.workers()
+            load.let_grow(60 * 1024)
+            eventually(lambda: stack.assert_in_turn(where, 1))
+            load.let_grow(0)
+            until(lambda: pool.lines("took its place") or pool.lines("took the place of"))
+        assert (load.tally.lost, stack.announced(where)[0]["pid"]) == ({}, last)
+        assert complaints(pool) == []
+
+
+@pytest.mark.parametrize("server", [server for server in ELASTIC if server.workers], ids=str)
 def test_a_worker_that_grows_is_replaced_although_its_manager_shrank_the_pool(server, where):
     with servers.running(server, where, memreap(server, where)) as pool:
         request_in_parallel(pool)
@@ -91,4 +79,4 @@ def test_a_worker_that_grows_is_replaced_although_its_manager_shrank_the_pool(se
         if not pool.lines("took its place"):  # Apache forks none in its place before there is more to do
             request_in_parallel(pool)
         until(lambda: pool.lines("took its place") or pool.lines("took the place of"))
-        assert [line for line in pool.log().splitlines() if any(words in line for words in COMPLAINTS)] == []
+        assert complaints(pool) == []

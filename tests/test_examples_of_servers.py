@@ -31,6 +31,7 @@ EXAMPLES = {
     "apache": Example("site", "Apache prefork", "growing.lua"),
     "fcgi-engine": Example("intranet", "FCGI::Engine", "app.psgi"),
     "gunicorn": Example("blog", "gunicorn sync", "app.py"),
+    "net-server": Example("quotes", "Net::Server::PreFork", "app.psgi"),
     "php-fpm": Example("forum", "php-fpm", "growing.php"),
     "starman": Example("store", "Starman", "app.psgi"),
     "unicorn": Example("tracker", "unicorn", "config.ru"),
@@ -43,6 +44,7 @@ def adapted(text: str, example: Example, where: Path, port: int) -> str:
     """An unmodified example, except for its paths, its port, and times in which a test can wait."""
     replacements = {
         "/srv/blog/venv/bin/gunicorn": GUNICORN,
+        "/srv/quotes/server.pl": f"perl {stack.APPS}/netserver.pl",
         rf"/(srv|run)/{example.program}\b": str(where),
         r"127\.0\.0\.1:[0-9]+": f"127.0.0.1:{port}",
         r"(?m)^(\[memreap:.*\])$": r"\1\nmin_age=1s\nsettle=1s",

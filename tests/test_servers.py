@@ -22,9 +22,9 @@ from support.servers import REFUSED, SERVERS, WORKERS, Server
 
 from supervisor_memreap.core.model import Program
 from supervisor_memreap.core.settings import PoolSettings, Watch
-from supervisor_memreap.host import look, procfs
+from supervisor_memreap.host import look, procfs, waiting
 from supervisor_memreap.host.boundary import tgkill
-from supervisor_memreap.host.procfs import Procfs
+from supervisor_memreap.host.waiting import Kind
 
 GROWTH_MB = 40
 LIMIT_MB = 30
@@ -108,11 +108,9 @@ def serves_a_queued_connection(server: Server, pool: stack.Pool) -> None:
 
     It is served by another one, by the one that takes its place, or by the worker itself before it leaves.
     """
-    view = Procfs()
     before = eventually(lambda: assert_all_are_there(pool))
-    for pid in before:
-        until(lambda pid=pid: view.idle(pid), timeout=30)
-    target, *others = sorted(before)
+    target = eventually(lambda: waiting_for_a_connection(pool, before))
+    others = before - {target}
     try:
         for pid in others:
             stop(pid)
@@ -131,7 +129,17 @@ def serves_a_queued_connection(server: Server, pool: stack.Pool) -> None:
     until(lambda: not psutil.pid_exists(target))
 
 
-def let_go(pids: list[int]) -> None:
+def waiting_for_a_connection(pool: stack.Pool, workers: set[int]) -> int:
+    """One whose main thread does so itself: workers, and threads, may take turns."""
+    for pid in workers:
+        wait = waiting.current(pid)
+        if wait and wait.kind is not Kind.FLOCK and waiting.idle(pid):
+            return pid
+    pool.ask()  # it may be another thread's turn then
+    raise AssertionError
+
+
+def let_go(pids: set[int]) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
 
@@ -143,6 +151,7 @@ def ask_when_held(pool: stack.Pool, held: int) -> tuple[int, bytes]:
 
 def signal_when_queued(pool: stack.Pool, server: Server, worker: int, is_held: int) -> None:
     """Runs in the process that holds the worker."""
+    signal.setitimer(signal.ITIMER_REAL, 30)  # it holds none for more than 1 s, and a client may need longer
     os.write(is_held, b"h")
     eventually(lambda: assert_queued(pool, server))
     tgkill(worker, worker, signal.Signals[f"SIG{server.signal}"])

@@ -16,6 +16,8 @@ import servers_report
 from quantiles import quantile
 
 SERVER = "php-fpm"
+# Their managers end workers that they believe idle, and may lose a request by that, without any reap.
+ENDS_WORKERS = {"php-fpm dynamic", "FCGI::ProcManager elastic"}
 REAPS = 2
 
 
@@ -52,7 +54,7 @@ RESULTS = [
 
 @pytest.mark.parametrize("moment", ["any moment", "boundary"])
 def test_each_signalled_worker_is_waited_for_and_the_answers_are_counted(moment):
-    servers.skip_without(benchmark.server_of(SERVER))
+    servers.skip_without(servers.named(SERVER))
     result = json.loads(json.dumps(benchmark.measure(benchmark.Case(SERVER, False, "8 clients", moment), REAPS, 60)))
     assert (result["reaps"], result["signal"], result["moment"]) == (REAPS, "QUIT", moment)
     assert result["answered"] >= sum(result["took"].values()) > 0
@@ -124,7 +126,7 @@ def test_measured_servers_are_not_measured_again(monkeypatch, tmp_path):
 def test_the_signal_for_busy_workers_is_measured_only_if_it_is_cheaper(monkeypatch):
     given = options(monkeypatch, "--moment", "any moment, signal while busy,boundary")
     measured = {case.server for group in benchmark.groups(given) for case in group if case.moment.startswith("any")}
-    assert measured == {"FCGI::ProcManager", "FCGI::Engine"}
+    assert measured == {"FCGI::ProcManager", "FCGI::Engine", "FCGI::ProcManager elastic"}
 
 
 def test_the_documentation_page_is_made_from_its_results():
@@ -133,9 +135,10 @@ def test_the_documentation_page_is_made_from_its_results():
     assert servers_report.tables(results) in page
     assert servers_report.needs() in page
     assert servers_report.svg(results) == (stack.ROOT / "docs/servers.svg").read_text()
-    for rows in servers_report.by_load(results).values():
+    for load, rows in servers_report.by_load(results).items():
         row = rows["boundary"]
-        assert (row["lost"], row["otherwise"]) == ({}, {})
         # Where the boundary is seldom reached, workers grow on until they are signalled while busy.
         signalled = rows["any moment"] if row.get("gave_up") else row
-        assert (signalled["lost"], signalled["reaps"] >= 300) == ({}, True)
+        assert signalled["reaps"] >= 300
+        if load.server not in ENDS_WORKERS:
+            assert (row["lost"], row["otherwise"], signalled["lost"]) == ({}, {}, {})

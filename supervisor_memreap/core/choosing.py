@@ -10,7 +10,7 @@ from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import ProcessId, Sharing, Standing, Worker
 from supervisor_memreap.core.policy import Candidate, Choice, Look, PoolInLook
 from supervisor_memreap.core.reasons import Circumstances, OverLimit, Reason
-from supervisor_memreap.core.servers import DEFAULT_SIGNAL
+from supervisor_memreap.core.servers import DEFAULT_SIGNAL, named
 from supervisor_memreap.core.shortage import Episodes
 from supervisor_memreap.core.state import Phase, Wait
 
@@ -30,7 +30,8 @@ class _Reports(PoolInLook):
         """Why there is no worker that could ever be reaped, as far as is known, where that is to be shown."""
         state, stamp, population = self.state, self.pool.stamp, self.state.population
         empty_since = self.now if population.no_workers_since is None else population.no_workers_since
-        if self.now - empty_since >= policy.LONG_WAIT and not (population.shrinks or self.pool.is_group):
+        may_be_empty = population.shrinks or self.pool.forks_on_demand or self.pool.is_group
+        if self.now - empty_since >= policy.LONG_WAIT and not may_be_empty:
             assert self.pool.manager
             event: Event = events.NoWorkers(*stamp, self.pool.manager)
         elif state.nested and self.pool.is_group:
@@ -204,7 +205,7 @@ class _Choosing(_Reports):
         # At least one other worker must serve.
         serving = sum(age >= min(settings.min_age, max(settings.settle, policy.CALM)) for age in ages)
         usual = max(population.peaks) - len(pool.stopped)
-        enough_serve = serving >= 2 or (usual <= 1 and len(ages) == 1 and self._may_take_single())
+        enough_serve = serving >= 2 or (len(ages) == 1 and self._may_take_single(usual))
         may_be_smaller = population.shrinks and population.replaces is not False and not pool.is_group
         is_smaller_on_purpose = may_be_smaller and policy.is_long_calm(settings, state, now)
         starting = sum(policy.is_starting(worker, state) for worker in pool.workers)
@@ -219,14 +220,18 @@ class _Choosing(_Reports):
             self.say(events.TooFewWorkers(*pool.stamp, old_enough, usual, settings.min_age))
         return True
 
-    def _may_take_single(self) -> bool:
-        """Rule 1: whether the only worker of a pool may go, since another one must come in its place.
+    def _may_take_single(self, usual: int) -> bool:
+        """Rule 1: whether the only worker that serves may go, since another one must come in its place.
 
         One that is left of several is the last that serves, unless the manager has replaced the last one that was
         reaped; supervisord starts each again. Children that come and go all the time may be workers that end at once,
         which are in no look.
         """
         population, settings = self.state.population, self.settings
+        if any(each.detail and named(each.detail.server).forks_on_demand for each in self.pool.workers):
+            return policy.is_long_calm(settings, self.state, self.now)
+        if usual > 1:
+            return False
         needed = max(policy.SINGLE_CALM, min(policy.CALM, max(settings.min_age, settings.settle)))
         is_calm = population.calm(self.now) >= needed
         if self.pool.is_group:

@@ -302,6 +302,8 @@ class Pool:
     """None: the sockets of no child had to be read at this look."""
     nested: tuple[Nested, ...] | None = None
     """The managers below which its workers are, if none of its children can be one. None: not read at this look."""
+    forks_on_demand: bool = False
+    """It has no worker, and its manager forks one when a client asks (core.servers)."""
     late: float = 0.0
     """Seconds from the begin of the look until it had been read: its ages are of a moment between the two."""
 

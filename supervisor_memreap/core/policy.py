@@ -10,7 +10,8 @@ the words they use, what they both ask of the state, and what becomes of that as
     they stay.) A manager that shrinks its pool on purpose forks none: there the next may go after `grace`, if no worker
     comes or leaves. Half of the usual number must serve and be older than `min_age`, unless the manager is known to
     shrink its pool, and no worker has come or left for twice that time; none goes while another one starts, but in a
-    large pool; and the last worker that serves never goes. Where it may not be read who serves, age counts.
+    large pool; and the last worker that serves never goes, unless its manager forks one as soon as a client asks.
+    Where it may not be read who serves, age counts.
  2. The most urgent reason goes first (core.reasons); for the same reason, the worker with the most memory to free.
  3. `checks` consecutive looks over the limit, not one.
  4. Never a helper (core.serving), nor a worker that was not seen to serve yet, nor a newborn: a worker of

@@ -83,6 +83,10 @@ class Server(NamedTuple):
     """Why no signal suits, as text that follows the server's name and `which`."""
     takes_turns: bool = False
     """Whether its workers may wait for a lock that they share until it is their turn to wait for a connection."""
+    threads_take_turns: bool = False
+    """Whether the threads of a worker do so too: while its main thread waits, none of them accepts a connection."""
+    forks_on_demand: bool = False
+    """Whether its manager waits for connections too, and forks a worker if there is none: so there may be none."""
 
     @property
     def is_known(self) -> bool:
@@ -115,7 +119,16 @@ SERVERS = (
         re.compile(r"perl-fcgi(-pm)?\b"),
     ),
     Server("Starman", ("HUP",), Moment.HELD, None, re.compile(r"starman\b"), takes_turns=True),
-    Server("uWSGI", ("HUP",), Moment.HELD, None, re.compile(r"uwsgi(_\w+)?\b"), pace=2.0, takes_turns=True),
+    Server(
+        "uWSGI",
+        ("HUP",),
+        Moment.HELD,
+        None,
+        re.compile(r"uwsgi(_\w+)?\b"),
+        pace=2.0,
+        takes_turns=True,
+        threads_take_turns=True,
+    ),
     Server("gunicorn", ("TERM",), Moment.ANY, WhileBusy("TERM", "0 of 300", "0 of 300"), re.compile(r"gunicorn\b")),
     # A worker looks for its signal 10 times a second and accepts connections until then: TERM lost requests also at its
     # boundary, where it had none (20 of 100).
@@ -143,6 +156,7 @@ SERVERS = (
         Moment.UNLESS_KEPT,
         WhileBusy("QUIT", "0 of 764", "215 of 763"),
         re.compile(r"php-fpm[0-9.]*\b"),
+        forks_on_demand=True,
     ),
     Server("unicorn", ("QUIT",), Moment.ANY, WhileBusy("QUIT", "0 of 300"), re.compile(r"unicorn(_rails)?\b")),
     Server(

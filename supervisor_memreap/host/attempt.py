@@ -259,7 +259,8 @@ class _Child:
             send(self._pid, self._pidfd, self._signum)
 
         queued = boundary.Signal(self._signum, self._may_send, to_thread, to_process)
-        self._tracer = boundary.Tracer(self._pid, queued, boundary.Bounds(self._deadline, self._order.stops))
+        rest = boundary.REST if named(self._order.server).threads_take_turns else 0.0
+        self._tracer = boundary.Tracer(self._pid, queued, boundary.Bounds(self._deadline, self._order.stops, rest))
         last = b""
         with contextlib.closing(self._tracer.steps(self._order.manager.pid)) as steps:
             for written in steps:

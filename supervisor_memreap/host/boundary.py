@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from supervisor_memreap.host import sockets, waiting
 from supervisor_memreap.host.machine import MOST_STOPS
-from supervisor_memreap.host.procfile import read, stat, status
+from supervisor_memreap.host.procfile import listed, read, stat, status
 from supervisor_memreap.host.waiting import (
     KINDS,
     RESTART,
@@ -88,6 +88,8 @@ _FIRST_STOP = 1.0
 # And for the last one: between two looks at whether the worker still runs, and in all; and where the parent ends this
 # process, which then has 0.1 s (host.attempt).
 _NEXT_STOP, _LAST_STOP, _HURRIED_STOP = 0.005, 1.0, 0.05
+# As Bounds.rest, where threads take turns: if they have not answered by then, not again before this many times as long.
+REST, _PART_OF_REST = 0.25, 9
 # And for each stop, until this process runs.
 _SWITCH = 20e-6
 
@@ -113,6 +115,8 @@ class Bounds(NamedTuple):
     deadline: float
     """Monotonic: how long it may take to come to its boundary."""
     stops: int = MOST_STOPS
+    rest: float = 0.0
+    """Seconds for which its main thread may be held at its wait, until its other threads have answered."""
 
 
 # What `steps` yields: the signal is about to be queued; and how it ended. NOT_PERMITTED: it was not traced.
@@ -152,6 +156,8 @@ class _Worker:
         """The inodes of the sockets on which it listens, and that its manager has too."""
         self._ran: tuple[bytes, int] | None = None
         """Its voluntary context switches when it was first seen to run since the last one, and its CPU time."""
+        self._rest_from = 0.0
+        """When its main thread may be held for its other threads (monotonic)."""
 
     def sockets(self) -> set[int]:
         """Its descriptors of the pool's sockets."""
@@ -184,6 +190,22 @@ class _Worker:
             # A time-out would start over. That does not matter for a wait for a connection.
             is_endless = _MACHINE == "x86_64" and number != _EPOLL_PWAIT2 and ctypes.c_int32(arguments[3]).value < 0
             return is_endless or watches(pid, wait, self.sockets())
+        return False
+
+    def is_free(self, wait: Wait) -> bool:
+        """Whether it has no client in hand, and all its other threads sleep, while its main thread waits so."""
+        return awaits_connection(self._pid, wait) is True and other_threads_sleep(self._pid)
+
+    def comes_to_rest(self, wait: Wait, patience: float) -> bool:
+        """Whether it becomes free, as its other threads answer while its main thread is held at its wait."""
+        began = time.monotonic()
+        if not patience or began < self._rest_from or len(listed(self._pid, "task")) == 1:
+            return False
+        while time.monotonic() < began + patience:
+            time.sleep(_NEXT_STOP)
+            if self.is_free(wait):
+                return True
+        self._rest_from = time.monotonic() + _PART_OF_REST * patience
         return False
 
     def _runs_on(self) -> bool:
@@ -372,7 +394,7 @@ class Tracer:
             return was is not None and was[:2] == wait[:2] and arguments[:2] == was.arguments[:2]
         if not watches(self._pid, wait, self._worker.sockets()):
             return False
-        return awaits_connection(self._pid, wait) is True and other_threads_sleep(self._pid)
+        return self._worker.is_free(wait) or self._worker.comes_to_rest(wait, self._bounds.rest)
 
     def _send(self) -> Generator[bytes, None, None]:
         if not self._queued.may_send():

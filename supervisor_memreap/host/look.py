@@ -68,6 +68,8 @@ def look(
     ]
     known = tuple(worker for worker in workers if worker)
     pool = replace(pool, workers=reading.probed(known) if probe else known)
+    if not known:
+        pool = replace(pool, forks_on_demand=servers.named(server_of(pool, view) or "").forks_on_demand)
     if not reads_structure:
         return pool
     children = [worker.id for worker in pool.workers]
@@ -193,7 +195,10 @@ class _Reading:
 
 
 def server_of(pool: Pool, view: Source) -> str | None:
-    """The name of the pool's server in core.servers, empty if it is none of those; None: there is no worker to read."""
+    """The name of the pool's server in core.servers, empty if it is none of those.
+
+    None: there is no worker to read, nor a manager that calls itself the manager of one of these servers.
+    """
     manager = pool.manager.pid if pool.manager and not pool.is_group else None
     for worker in pool.workers if pool.manager else ():
         try:
@@ -201,7 +206,8 @@ def server_of(pool: Pool, view: Source) -> str | None:
             return worker.detail.server if worker.detail else _server_of(worker.id.pid, manager, view)
         except (ProcessLookupError, PermissionError):
             pass  # it has just left
-    return None
+    names = if_readable(lambda: view.names(manager), None) if manager else None
+    return servers.recognise(names) if names and servers.manages(names) else None
 
 
 def _server_of(worker: int, manager: int | None, view: Source) -> str:

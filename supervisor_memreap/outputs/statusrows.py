@@ -10,7 +10,7 @@ from supervisor_memreap.core.counters import Counters
 from supervisor_memreap.core.model import Pool, ProcessId, ProgramState, Standing, Worker
 from supervisor_memreap.core.policy import Choice
 from supervisor_memreap.core.rows import HindranceRow, PoolRow, RollRow, SuspensionRow, WorkerRow, known, without
-from supervisor_memreap.core.servers import signal_for
+from supervisor_memreap.core.servers import named, signal_for
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
 
@@ -171,7 +171,9 @@ def of_look(pools: Iterable[PoolRow]) -> list[PoolRow]:
 
 
 def _judged_once(pool: PoolRow) -> PoolRow:
-    """A listener sees whether an empty pool forks workers again; from a single look nothing is known of it."""
+    """A listener sees whether an empty pool forks workers again; a single look shows only whose may be empty."""
     if pool["workers"] or pool["standing"] != Standing.QUIET or pool["state"] != ProgramState.RUNNING:
+        return pool
+    if named(pool.get("server") or "").forks_on_demand:
         return pool
     return {**pool, "standing": Standing.BLIND.value, "not_visible": "it has no workers now"}

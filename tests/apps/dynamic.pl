@@ -1,16 +1,20 @@
 #!/usr/bin/perl
-# The application of growing.psgi under a manager that makes its pool larger and smaller by itself, as
-# FCGI::ProcManager::Dynamic does: as many as MIN to MAX workers, some more when none is idle, one less when two were idle
-# for a second. That one is killed, as there. dynamic.pl SOCKET MIN MAX
+# The application of growing.psgi under a manager that makes its pool larger and smaller by itself. It is not
+# FCGI::ProcManager::Dynamic, which is on CPAN alone, but does what the documentation and the source of its version 0.8
+# say: min_nproc to max_nproc workers; delta_nproc more when all are busy; delta_nproc fewer when fewer than min_nproc
+# were busy for delta_time. Those are killed (SIGKILL), if they have not said that they have a request. The manager looks
+# ten times a second. dynamic.pl SOCKET MIN_NPROC MAX_NPROC
 package Dynamic;
 use strict;
 use warnings;
 use parent 'FCGI::ProcManager';
 use IO::Select;
 use POSIX ':sys_wait_h';
-use Time::HiRes 'time';
+use Time::HiRes qw(sleep time);
 
 our ($min, $max) = @ARGV[1, 2];
+my ($delta, $delta_time) = (2, 2);
+my $changed = time;
 pipe my $told, my $tell or die $!;
 $tell->autoflush(1);
 
@@ -25,24 +29,22 @@ sub pm_wait {
     while ((my $pid = waitpid -1, WNOHANG) > 0) {
         delete $pids->{$pid};
     }
-    if (IO::Select->new($told)->can_read(0.1)) {
+    sleep 0.1;
+    while (IO::Select->new($told)->can_read(0)) {
         sysread $told, my $lines, 4096;
         while ($lines =~ /^([0-9]+) ([01])$/mg) {
             $pids->{$1}{busy} = $2 if $pids->{$1};
         }
     }
     my @idle = grep { !$pids->{$_}{busy} } keys %$pids;
-    my $now = time;
-    $this->{many_since} = $now if @idle < 2 || !$this->{many_since};
-    my $count = $this->n_processes;
-    if (!@idle && $count < $max) {
-        $this->n_processes($count + 2 > $max ? $max : $count + 2);
-    }
-    elsif ($now - $this->{many_since} > 1 && $count > $min) {
-        $this->n_processes($count - 1);
-        $this->{many_since} = $now;
-        kill KILL => $idle[0];
-    }
+    my ($count, $busy, $now) = ($this->n_processes, keys(%$pids) - @idle, time);
+    my $wanted = $count;
+    $wanted += $delta if $busy >= $count;
+    $wanted -= $delta if $busy < $min && $now - $changed >= $delta_time;
+    $wanted = $wanted > $max ? $max : $wanted < $min ? $min : $wanted;
+    kill KILL => grep { defined } @idle[0 .. $count - $wanted - 1];
+    $changed = $now if $wanted != $count || $busy >= $count - $delta;
+    $this->n_processes($wanted);
 }
 
 package main;

@@ -47,6 +47,7 @@ def attempt(
     send: Callable[[], None] | None = None,
     patience: float = 30.0,
     stops: int = MOST_STOPS,
+    rest: float = 0.0,
     killed_at: int | None = None,
     may_send: bool = True,
     kill: Callable[[], object] = lambda: os.kill(os.getpid(), signal.SIGKILL),
@@ -60,7 +61,7 @@ def attempt(
     child = os.fork()
     if child == 0:
         try:
-            bounds = boundary.Bounds(time.monotonic() + patience, stops)
+            bounds = boundary.Bounds(time.monotonic() + patience, stops, rest)
             steps = boundary.Tracer(worker, hup_to(worker, send, may_send), bounds).steps(manager)
             for count, written in enumerate(steps, 1):
                 os.write(writable, written)

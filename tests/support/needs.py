@@ -21,6 +21,7 @@ PACKAGES = {
     "plackup": "libplack-perl",
     "prometheus": "prometheus",
     "tcsh": "tcsh",
+    "uwsgi": "uwsgi-core uwsgi-plugin-python3",
     "zsh": "zsh",
 }
 # Who runs a command with one of these words needs that.

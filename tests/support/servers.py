@@ -1,4 +1,6 @@
-"""Pre-forking servers as a supervisord runs them: in the foreground, 4 workers each, their own recycling turned off.
+"""Pre-forking servers as a supervisord runs them: in the foreground, their own recycling turned off.
+
+SERVERS have 4 workers each, ELASTIC from LEFT to MOST, as many as they want.
 
 Each runs the application of tests/apps/growing.*, which grows when it is asked to.
 """
@@ -13,12 +15,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support import stack
 
 WORKERS = 4
+# The number of workers of an elastic pool while there is little to do, and the largest: more than twice as many, so
+# that those which are left are less than half of the usual number.
+LEFT, MOST = 2, 6
 # As root, servers that can do so run their workers as another user; else these lines would be refused.
 _USER = "User www-data\nGroup www-data\n" if os.getuid() == 0 else ""
 # Requests on a connection that nginx keeps: a worker is idle only when its connection has ended.
@@ -47,6 +53,10 @@ class Server:
     """Its own configuration, by the names of files in {where}."""
     keeps_connections: bool = False
     """Whether its workers keep a connection for the next request, if the client (or nginx) wants that."""
+    workers: int = WORKERS
+    """How many there are at least while clients ask."""
+    threads: int = 1
+    """How many requests each of them serves at a time."""
 
     def __str__(self) -> str:
         return self.name
@@ -110,7 +120,22 @@ LuaMapHandler / {{where}}/growing.lua handle
 _STARMAN = "starman --workers 4 --listen 127.0.0.1:{port} --max-requests 1000000000 -E deployment {where}/growing.psgi"
 _BIN = Path(sys.executable).parent
 _GUNICORN = f"{_BIN}/gunicorn --workers 4 --bind 127.0.0.1:{{port}} --max-requests 0"
-_UWSGI = "uwsgi --master --die-on-term --need-app --disable-logging --processes 4"
+_UWSGI = "uwsgi --master --die-on-term --need-app --disable-logging"
+
+
+def _uwsgi(name: str, options: str, **changes: Any) -> Server:
+    """Behind nginx."""
+    command = f"{_UWSGI} --plugin python3 --socket {{where}}/myapp.sock --chmod-socket=666"
+    return Server(
+        name,
+        f"{command} --wsgi-file {{where}}/growing.py {options}",
+        "growing.py",
+        "HUP",
+        ("uwsgi-core", "uwsgi-plugin-python3", "nginx-light"),
+        "include /etc/nginx/uwsgi_params; uwsgi_pass unix:FOLDER/$pool.sock;",
+        **changes,
+    )
+
 
 SERVERS = (
     replace(_plackup("FCGI", "libfcgi-procmanager-perl"), name="FCGI::ProcManager"),
@@ -132,7 +157,10 @@ SERVERS = (
         "growing.py",
         "TERM",
         keeps_connections=True,
+        threads=2,
     ),
+    _uwsgi("uWSGI", "--processes 4"),
+    _uwsgi("uWSGI with threads", "--processes 4 --threads 2", threads=2),
     Server(
         "gunicorn gevent",
         f"{_GUNICORN} --worker-class gevent growing:application",
@@ -141,16 +169,9 @@ SERVERS = (
         keeps_connections=True,
     ),
     Server(
-        "uWSGI",
-        f"{_UWSGI} --plugin python3 --socket {{where}}/myapp.sock --chmod-socket=666 --wsgi-file {{where}}/growing.py",
-        "growing.py",
-        "HUP",
-        ("uwsgi-core", "uwsgi-plugin-python3", "nginx-light"),
-        "include /etc/nginx/uwsgi_params; uwsgi_pass unix:FOLDER/$pool.sock;",
-    ),
-    Server(
-        "uWSGI with HTTP",
-        f"{_UWSGI} --plugin psgi --http-socket 127.0.0.1:{{port}} --psgi {{where}}/growing.psgi",
+        "uWSGI with two sockets",
+        f"{_UWSGI} --processes 4 --plugin psgi --http-socket 127.0.0.1:{{port}} --psgi {{where}}/growing.psgi"
+        " --socket {where}/other.sock",
         "growing.psgi",
         "HUP",
         ("uwsgi-core", "uwsgi-plugin-psgi"),
@@ -184,6 +205,71 @@ SERVERS = (
         options="stopsignal=WINCH\n",
         files={"apache.conf": APACHE},
         keeps_connections=True,
+    ),
+    Server(
+        "Net::Server::PreFork",
+        f"perl {stack.APPS}/netserver.pl {{where}}/growing.psgi --port 127.0.0.1:{{port}} --min_servers 4"
+        " --max_servers 4 --min_spare_servers 1 --max_spare_servers 3 --max_requests 1000000000",
+        "growing.psgi",
+        "HUP",
+        ("libnet-server-perl",),
+        options="stopsignal=QUIT\n",
+    ),
+)
+
+
+def named(name: str) -> Server:
+    (server,) = (server for server in (*SERVERS, *ELASTIC) if server.name == name)
+    return server
+
+
+def _with_file(server: Server, name: str, file: str, *replacements: tuple[str, str]) -> Server:
+    """The server, with other lines in its own configuration."""
+    text = server.files[file]
+    for old, new in replacements:
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    return replace(server, name=name, files={**server.files, file: text}, workers=LEFT)
+
+
+_FIXED = {server.name: server for server in SERVERS}
+_PM = "pm = static\npm.max_children = 4\n"
+ELASTIC = (
+    _with_file(
+        _FIXED["php-fpm"],
+        "php-fpm dynamic",
+        "php-fpm.conf",
+        (
+            _PM,
+            f"pm = dynamic\npm.max_children = {MOST}\npm.start_servers = {LEFT}\npm.min_spare_servers = {LEFT}\n"
+            f"pm.max_spare_servers = {LEFT}\n",
+        ),
+    ),
+    replace(
+        _with_file(
+            _FIXED["php-fpm"],
+            "php-fpm ondemand",
+            "php-fpm.conf",
+            (_PM, f"pm = ondemand\npm.max_children = {MOST}\npm.process_idle_timeout = 3s\n"),
+        ),
+        workers=0,
+    ),
+    # Every second its master looks whether one was always idle, or none at all.
+    _uwsgi("uWSGI with cheaper", f"--processes {MOST} --cheaper {LEFT} --cheaper-overload 1", workers=LEFT),
+    # Apache itself makes MaxSpareServers larger than MinSpareServers.
+    _with_file(
+        _FIXED["Apache prefork"],
+        "Apache prefork elastic",
+        "apache.conf",
+        ("StartServers 4\n", f"StartServers {LEFT}\n"),
+        ("MinSpareServers 4\nMaxSpareServers 8\n", f"MinSpareServers {LEFT - 1}\nMaxSpareServers {LEFT}\n"),
+        ("MaxRequestWorkers 4\nServerLimit 4\n", f"MaxRequestWorkers {MOST}\nServerLimit {MOST}\n"),
+    ),
+    replace(
+        _FIXED["FCGI::ProcManager"],
+        name="FCGI::ProcManager elastic",
+        command=f"perl {stack.APPS}/dynamic.pl {{where}}/myapp.sock {LEFT} {MOST}",
+        workers=LEFT,
     ),
 )
 
@@ -291,8 +377,3 @@ def in_front_of(programs: dict[str, Server], where: Path) -> Path:
 def kept(server: Server, pool: stack.Pool) -> stack.Pool:
     """The same pool, by an address at which connections to its workers are kept, if the client wants that."""
     return pool.another("kept") if server.front else pool
-
-
-def named(name: str) -> Server:
-    (server,) = (server for server in SERVERS if server.name == name)
-    return server
