@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 from support.servers import WORKERS, Server, named
 
-from supervisor_memreap.core import servers
-
 MIB = 1024**2
 # Bytes by which a worker may grow, beyond what one holds that has served.
 ROOM = 24 * MIB
@@ -139,14 +137,9 @@ def _kidreaper(server: Server, limits: Limits) -> tuple[Server, str]:
     return replace(server, files={"kidreaper": _KIDREAPER}), f"VSZ {limits.vms // MIB} MiB, then `sleep 1`"
 
 
+# Each worker serves one request at a time, as those of the others.
+PUMA = replace(named("Puma"), command=named("Puma").command.replace("--threads 2:2", "--threads 1:1"))
 # What tests/support/servers.py has no set-up of.
-PUMA = Server(
-    "Puma",
-    f"puma -w {WORKERS} -t 1:1 -e none -b tcp://127.0.0.1:{{port}} {{where}}/growing.ru",
-    "growing.ru",
-    "TERM",
-    ("puma",),
-)
 _GRANIAN = f"granian --interface wsgi --workers {WORKERS} --blocking-threads 1 --no-ws growing:application"
 GRANIAN = Server("Granian", f"{_GRANIAN} --host 127.0.0.1 --port {{port}}", "growing.py", "TERM")
 BEHIND_NGINX = replace(
@@ -215,10 +208,7 @@ COMPARISONS = {
     ),
     "Puma": Comparison(
         LOADS,
-        [
-            Way("puma_worker_killer", PUMA, _puma, "pool", "ruby-puma-worker-killer"),
-            *([memreap(PUMA)] if servers.named("Puma").graceful else []),
-        ],
+        [Way("puma_worker_killer", PUMA, _puma, "pool", "ruby-puma-worker-killer")],  # memreap refuses Puma
     ),
     "FCGI::ProcManager": Comparison(
         LOADS,

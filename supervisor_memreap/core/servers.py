@@ -212,7 +212,7 @@ UNRECOGNISABLE = "unknown"
 _NEVER = re.compile("(?!)")
 # gunicorn's worker classes have the same names and handlers, and different loops. Measured (docs/servers.md): sync
 # (NONE) and gevent (EVENTFD) lose no request at any moment. gthread before 27.0.1, which no fact distinguishes, loses
-# those on kept connections (26.2: 80 by 97 signals); before 24 it accepts one more connection after TERM, and drops it.
+# those on kept connections (26.2: 80 with 97 signals); before 24 it accepts one more after TERM, and drops it.
 _INSTEAD = "gunicorn's --max-requests, with --max-requests-jitter, replaces workers"
 _BY_LOOP = {
     "gunicorn": {

@@ -219,7 +219,7 @@ SERVERS = (
 
 
 def named(name: str) -> Server:
-    (server,) = (server for server in (*SERVERS, *ELASTIC) if server.name == name)
+    (server,) = (server for server in (*SERVERS, *ELASTIC, *REFUSED) if server.name == name)
     return server
 
 
