@@ -189,7 +189,7 @@ def _words(process: psutil.Process) -> str:
 def _left_running(mark: str, directory: Path) -> list[psutil.Process]:
     left = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # it has just ended, or is another user's
+        with contextlib.suppress(psutil.Error, OSError):  # it has just ended, or is another user's
             working_directory = Path(process.cwd())
             if process.pid != os.getpid() and (
                 process.environ().get("MEMREAP_TESTS") == mark

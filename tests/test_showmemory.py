@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 from support import stack
-from support.driver import POOL, supervisord
+from support.driver import POOL, processes_in, supervisord
 from support.operated import Operated
 from support.sections import INTERFACES, program
 
@@ -48,9 +48,8 @@ def operated() -> Iterator[Operated]:
         with supervisord(where, PROGRAMS + INTERFACES, http):
             yield Operated.of(where)
     finally:
-        for process in psutil.process_iter(["cwd"]):
-            if process.info["cwd"] == str(where):  # the one that has left
-                process.kill()
+        for process in processes_in(where):  # the one that has left
+            process.kill()
         shutil.rmtree(where)
 
 

@@ -168,12 +168,24 @@ def started(command: Sequence[str], directory: Path, gives_up: bool = False, **o
 
 def _end_newborns(directory: Path) -> None:
     """A newborn of FCGI::ProcManager that gets TERM before it has handlers of its own spins for a minute; no error."""
-    here = [process for process in psutil.process_iter(["cwd", "name"]) if process.info["cwd"] == str(directory)]
+    here = processes_in(directory, "name")
     newborns = [process for process in here if (process.info["name"] or "").startswith("perl-fcgi")]
     for process in newborns:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     assert not newborns
+
+
+def processes_in(directory: Path, *attributes: str) -> list[psutil.Process]:
+    """Those with this working directory, with these attributes in `info`."""
+
+    def is_here(process: psutil.Process) -> bool:
+        try:
+            return os.readlink(f"/proc/{process.pid}/cwd") == str(directory)
+        except OSError:  # it has ended, or its own path is longer than a page
+            return False
+
+    return [process for process in psutil.process_iter([*attributes] or None) if is_here(process)]
 
 
 @contextlib.contextmanager

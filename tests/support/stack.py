@@ -29,7 +29,7 @@ import supervisor
 import supervisor_memreap
 from supervisor_memreap import __version__
 from support import needs
-from support.driver import Transport, eventually, is_alive, supervisord, workers_below
+from support.driver import Transport, eventually, is_alive, processes_in, supervisord, workers_below
 
 INTERFACE = (
     "[rpcinterface:memreap]\nsupervisor.rpcinterface_factory=supervisor_memreap.rpcinterface:make_rpcinterface\n"
@@ -238,8 +238,7 @@ def left_in(where: Path, name: str = "", words: str = "", children: int | None =
     Those whose name begins with `name`, with `words` in their command line, and with `children` children. All is of
     one reading: a process that ends meanwhile is no error.
     """
-    read = psutil.process_iter(["cwd", "name", "cmdline", "ppid"])
-    here = [process for process in read if process.info["cwd"] == str(where)]
+    here = processes_in(where, "name", "cmdline", "ppid")
     return [
         process
         for process in here
