@@ -56,12 +56,11 @@ def test_php_fpm_that_forks_on_demand_may_be_empty_and_its_last_worker_is_replac
         # Each worker leaves 3 s after its last request: so of several there is one left.
         with Load(pool.port, "/myapp/", clients=1, pause=2.0) as load:
             until(lambda: len(pool.workers()), 1)
-            (last,) = pool.workers()
             load.let_grow(60 * 1024)
-            eventually(lambda: stack.assert_in_turn(where, 1))
+            until(lambda: [event["event"] for event in stack.announced(where)][:2], ["reap", "left"])
             load.let_grow(0)
             until(lambda: pool.lines("took its place") or pool.lines("took the place of"))
-        assert (load.tally.lost, stack.announced(where)[0]["pid"]) == ({}, last)
+        assert load.tally.lost == {}
         assert complaints(pool) == []
 
 
