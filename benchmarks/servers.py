@@ -55,6 +55,8 @@ from support import servers
 from support.servers import ELASTIC, SERVERS
 
 HERE = Path(__file__).resolve().parent
+# A set-up of the tests alone.
+LEFT_OUT = ("Apache prefork elastic",)
 # Seconds that a case needs beside the time in which it measures: start, end, pages.
 AROUND = 15
 
@@ -63,7 +65,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
     names = [server.name for server in (*SERVERS, *ELASTIC)]
-    add("--server", default=",".join(names), help="such as Starman,uWSGI (default: all)")
+    usual = [name for name in names if name not in LEFT_OUT]
+    add("--server", default=",".join(usual), help=f"such as Starman,uWSGI (default: all but {LEFT_OUT[0]})")
     add("--load", default="", help="a part of the name of a load, as 8 or clients (default: both)")
     add("--kept", choices=("yes", "no"), help="only kept connections, or only those that are not (default: both)")
     add("--moment", default=",".join(MOMENTS), help="such as 'boundary,seen idle' (default: all)")

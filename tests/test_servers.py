@@ -39,6 +39,9 @@ REFUSALS = {
     "gunicorn asgi": "belongs to gunicorn with asyncio, which drops connections after TERM",
     "gunicorn tornado": "belongs to gunicorn with asyncio, which drops connections after TERM",
     "Puma": "belongs to Puma, which closes connections on TERM of which it has not read a request yet",
+    "hypercorn": "belongs to hypercorn, which ends as a whole when a worker ends by a signal",
+    "Granian with WSGI": "belongs to Granian, which ends as a whole when a worker leaves by a signal",
+    "Granian with ASGI": "belongs to Granian, which ends as a whole when a worker leaves by a signal",
 }
 
 
@@ -221,6 +224,6 @@ def test_tests_run_installs_what_each_server_needs():
     assert needed - set(text.split()) == set()
     own = {Path(server.executable).name for server in (*SERVERS, *REFUSED) if not server.packages}
     extra = (stack.ROOT / "setup.cfg").read_text()
-    assert own == {"gunicorn", "uvicorn"}
+    assert own == {"gunicorn", "uvicorn", "hypercorn", "granian"}
     # uvicorn-worker brings uvicorn; the others are what gunicorn's worker classes need.
-    assert all(f"    {name}\n" in extra for name in ("gunicorn", "uvicorn-worker", "gevent", "tornado"))
+    assert all(f"    {name}\n" in extra for name in ("uvicorn-worker", "gevent", "tornado", *own - {"uvicorn"}))

@@ -171,6 +171,7 @@ def _procmanager(started: Started, _read: Read) -> Iterator[Recycling]:
 _FINDERS: dict[str, Callable[[Started, Read], Iterator[Recycling]]] = {
     "gunicorn": _gunicorn,
     "gunicorn gthread": _gunicorn,
+    "gunicorn of an unknown worker class": _gunicorn,
     "uWSGI": _uwsgi,
     "php-fpm": _php_fpm,
     "Apache": _apache,

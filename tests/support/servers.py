@@ -120,6 +120,7 @@ LuaMapHandler / {{where}}/growing.lua handle
 _STARMAN = "starman --workers 4 --listen 127.0.0.1:{port} --max-requests 1000000000 -E deployment {where}/growing.psgi"
 _BIN = Path(sys.executable).parent
 _GUNICORN = f"{_BIN}/gunicorn --workers 4 --bind 127.0.0.1:{{port}} --max-requests 0"
+_GRANIAN = f"{_BIN}/granian --workers 4 --port {{port}} --interface"
 _UWSGI = "uwsgi --master --die-on-term --need-app --disable-logging"
 
 
@@ -314,10 +315,15 @@ REFUSED = (
         "growing_asgi.py",
         "TERM",
     ),
+    Server(
+        "hypercorn",
+        f"{_BIN}/hypercorn --workers 4 --bind 127.0.0.1:{{port}} growing_asgi:application",
+        "growing_asgi.py",
+        "TERM",
+    ),
+    Server("Granian with WSGI", f"{_GRANIAN} wsgi growing:application", "growing.py", "TERM"),
+    Server("Granian with ASGI", f"{_GRANIAN} asgi growing_asgi:application", "growing_asgi.py", "TERM"),
 )
-
-# Refused for what was seen of them by hand (docs/servers.md); no test runs them.
-REFUSED_BY_HAND = ("hypercorn", "Granian")
 
 
 @contextlib.contextmanager
