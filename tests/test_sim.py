@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from sim import reader, store
+from sim.faults import KILLED, Fault
 from sim.processes import Growth
 from sim.run import Run
 from sim.script import Action, Load, PoolScript, Script, draw
@@ -38,6 +39,11 @@ def test_no_fault_breaks_an_invariant(call, how):
     reports = list(sweep(call, how, base(), every))
     assert {report.script.faults: report.broken for report in reports if report.broken} == {}
     assert all(report.faults for report in reports)
+
+
+def test_an_attempt_whose_child_is_ended_by_force_may_have_sent_and_the_listener_goes_on():
+    report = play(replace(base(), faults=(Fault("child", 1, KILLED),)))
+    assert (report.faults, report.broken) == (1, [])
 
 
 def test_a_once_that_runs_sends_no_signal_in_a_pool_that_is_paused_meanwhile():

@@ -68,6 +68,8 @@ class Faults:
         if not how:
             return ""
         self.made += 1
+        if how == KILLED and call == "child":
+            return "ended after"  # it is that process that ends
         if how == KILLED:
             raise Killed
         if how == DEFECT:
