@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sim import reader, store
-from sim.faults import KILLED, Fault
+from sim import faults, reader, store
 from sim.processes import Growth
 from sim.run import Run
 from sim.script import Action, Load, PoolScript, Script, draw
@@ -42,7 +41,7 @@ def test_no_fault_breaks_an_invariant(call, how):
 
 
 def test_an_attempt_whose_child_is_ended_by_force_may_have_sent_and_the_listener_goes_on():
-    report = play(replace(base(), faults=(Fault("child", 1, KILLED),)))
+    report = play(replace(base(), faults=(faults.Fault("child", 1, faults.KILLED),)))
     assert (report.faults, report.broken) == (1, [])
 
 
