@@ -135,9 +135,9 @@ def loop(pid: int, manager: int) -> Loop:
         if _reads_here:
             return seen.loop(pid, manager)
         return Loop(_answered(f"{_LOOP}{pid} {manager}", f"/proc/{pid}", "its epoll is locked").decode())
-    except (Blocked, NoReader):
+    except (Blocked, NoReader, ProcessLookupError):
         raise
-    except PermissionError:
+    except OSError:
         return Loop.HIDDEN
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 
 from supervisor_memreap.core.model import Fact
 from supervisor_memreap.core.servers import Loop
-from supervisor_memreap.host import sockets, waiting
+from supervisor_memreap.host import procfile, sockets, waiting
 
 
 def fact(pid: int, manager: int) -> Fact:
@@ -57,7 +57,7 @@ def _loop_of(pid: int, targets: Collection[waiting.Target], shared: Collection[i
     # A client's connection has the path or port of the socket, and one to a database the path of that.
     if sockets.pairs(pid, {each.fd: own[each.fd] for each in targets if each.fd in own}):
         return Loop.PAIR
-    links = [waiting.link(pid, each.fd) for each in targets]
+    links = [procfile.link(pid, each.fd) for each in targets if each.fd not in own]
     if "anon_inode:[eventfd]" in links:
         return Loop.EVENTFD
     return Loop.PIPE if any(link.startswith("pipe:") for link in links) else Loop.BARE
