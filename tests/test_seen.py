@@ -457,6 +457,13 @@ def test_a_loop_that_a_worker_has_of_its_manager_since_its_fork_is_not_its_own(o
             each.close()
 
 
+def test_a_manager_that_waits_for_clients_itself_is_recognised_by_its_epoll(own):
+    with forked(lambda: WAYS["epoll"](own)) as pid:
+        until(lambda: reader.watches_own(pid), True)
+    with forked(lambda: WAYS["select"](own)) as pid:
+        assert not reader.watches_own(pid)
+
+
 def test_a_file_whose_path_is_too_long_to_be_read_hides_nothing_else(own, tmp_path):
     """As any user may have one open."""
 

@@ -86,7 +86,7 @@ class Server(NamedTuple):
     threads_take_turns: bool = False
     """Whether the threads of a worker do so too: while its main thread waits, none of them accepts a connection."""
     forks_on_demand: bool = False
-    """Whether its manager waits for connections too, and forks a worker if there is none: so there may be none."""
+    """Whether its manager may wait for connections too, and fork a worker if there is none: then there may be none."""
 
     @property
     def is_known(self) -> bool:

@@ -50,6 +50,15 @@ def loop(pid: int, manager: int) -> Loop:
     return Loop.HIDDEN if epolls and not waiting.selects(pid, shared) else Loop.NONE
 
 
+def watches_own(pid: int) -> bool:
+    """Whether it has a socket on which it listens in an epoll, as a manager has that forks a worker when a client asks.
+
+    Raises as `fact`.
+    """
+    own = sockets.listening(pid, sockets.inodes(pid))
+    return any(each.fd in own and each.events for targets in waiting.epolls(pid).values() for each in targets)
+
+
 def _loop_of(pid: int, targets: Collection[waiting.Target], shared: Collection[int], own: Mapping[int, bytes]) -> Loop:
     """By what is in the epoll with these sockets."""
     if any(each.fd in shared and each.events & waiting.PRI for each in targets):
