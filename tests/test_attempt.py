@@ -16,7 +16,7 @@ from support.driver import eventually, exactly, is_alive, pool, until, workers_b
 from support.looking import ended, look_in_full, order_of
 
 from supervisor_memreap.core.model import SentMoment
-from supervisor_memreap.core.servers import Loop
+from supervisor_memreap.core.servers import Loop, with_loop
 from supervisor_memreap.host import attempt, boundary, lock
 from supervisor_memreap.host.attempt import Attempt
 from supervisor_memreap.host.machine import Locked
@@ -234,6 +234,26 @@ class SeenIn(Procfs):
 def test_a_busy_worker_whose_loop_is_another_than_at_the_look_is_not_signalled(loops, result):
     with ordered("busy", "term", patience=0.3) as (worker, order):
         order = replace(order, server="gunicorn", signal="TERM", busy_signal="TERM", hold=False, may_be_busy=True)
+        assert ended(Attempt(order, SeenIn(*loops), None, None)).result == result
+        if result == "sent":
+            until(lambda: not is_alive(worker))
+        else:
+            assert is_alive(worker)
+
+
+@pytest.mark.parametrize(
+    ("loops", "result"),
+    [
+        ((Loop.PAIR,), "changed"),
+        ((Loop.HIDDEN, Loop.HIDDEN, Loop.PAIR), "changed"),
+        ((Loop.HIDDEN, Loop.HIDDEN, Loop.NONE), "sent"),
+        ((Loop.NONE, Loop.HIDDEN, Loop.NONE), "sent"),
+    ],
+)
+def test_a_worker_of_which_the_loop_was_hidden_is_not_signalled_at_its_boundary_if_that_loop_loses(loops, result):
+    """As where asyncio took no connections for a while, since descriptors were exhausted."""
+    with ordered("term", patience=20.0) as (worker, order):
+        order = replace(order, server=with_loop("gunicorn", Loop.HIDDEN), signal="TERM")
         assert ended(Attempt(order, SeenIn(*loops), None, None)).result == result
         if result == "sent":
             until(lambda: not is_alive(worker))

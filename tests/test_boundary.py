@@ -298,6 +298,27 @@ def test_a_worker_whose_threads_take_turns_is_held_at_its_wait_until_the_others_
         eventually(assert_ends_so)
 
 
+@pytest.mark.parametrize(
+    ("has_none", "sleep", "answer"),
+    [
+        ([False, False, True, True], [False, True], True),
+        ([True] * 20, [False] * 20, False),
+        ([None, *[True] * 20], [False] * 20, False),
+    ],
+    ids=["a thread answers", "a thread of the application", "unknown at first"],
+)
+def test_a_worker_without_a_client_is_not_held_for_long_for_a_thread_that_never_sleeps(
+    has_none, sleep, answer, monkeypatch
+):
+    """As one of the application, which waits for messages: that would delay the clients in vain, again and again."""
+    has_none, sleep = iter(has_none), iter(sleep)
+    monkeypatch.setattr(boundary, "awaits_connection", lambda *_: next(has_none))
+    monkeypatch.setattr(boundary, "other_threads_sleep", lambda *_: next(sleep))
+    monkeypatch.setattr(boundary, "listed", lambda *_: ["1", "2"])
+    wait = waiting.Wait(waiting.Kind.EPOLL, 232, (3, 0, 0, 0, 0, 0))
+    assert boundary._Worker(1, {}).comes_to_rest(wait, 60.0) is answer
+
+
 @pytest.mark.parametrize("moment", [1, 2, 4])
 def test_another_pending_signal_is_delivered(moment):
     """After SEIZE, after INTERRUPT, where the stop is that of the signal itself, and between two system calls."""

@@ -1452,11 +1452,16 @@ def test_a_replacement_need_not_settle_where_workers_leave_when_idle():
     assert film.state.leaving is None
 
 
-@pytest.mark.parametrize(("server", "goes"), [("php-fpm", True), ("FCGI::ProcManager", False)])
-def test_the_worker_that_is_left_of_several_goes_where_the_manager_forks_one_when_a_client_asks(server, goes):
-    film = Film()
+@pytest.mark.parametrize("goes", [True, False])
+def test_the_worker_that_is_left_of_several_goes_where_the_manager_forks_one_when_a_client_asks(goes):
+    film, server = Film(), "php-fpm"
     shrink(film, usual=6, left=1)
-    calm = [reaped(film.look({11: film.worker(11, 300, server=server)}, child_faults=5)) for _ in range(13)]
+
+    def look(pid: int, faults: int):
+        left = {pid: film.worker(pid, 300, server=server)}
+        return reaped(film.look(left, child_faults=faults, forks_on_demand=goes))
+
+    calm = [look(11, 5) for _ in range(13)]
     assert calm == [None] * 12 + [11 if goes else None]
     film.log.clear()
     if goes:
@@ -1464,8 +1469,22 @@ def test_the_worker_that_is_left_of_several_goes_where_the_manager_forks_one_whe
         assert [type(event) for event in film.log] == [Left, NoReplacement]
         assert verdicts[-1].standing == "quiet"
         film.fork(30)
-        looks = [film.look({30: film.worker(30, 300, server=server)}, child_faults=6) for _ in range(14)]
-        assert 30 in map(reaped, looks)
+        assert 30 in [look(30, 6) for _ in range(14)]
+
+
+@pytest.mark.parametrize("forks_on_demand", [False, True])
+def test_the_last_worker_stays_where_its_manager_replaced_none(forks_on_demand):
+    """As that of php-fpm which hangs, since nobody reads its log."""
+    film = Film()
+    for pid in (11, 12):
+        film.fork(pid)
+    went: list[int | None] = []
+    left = [11, 12]
+    for _ in range(5000):
+        now = {pid: film.worker(pid, 300, server="php-fpm") for pid in left}
+        went.append(reaped(film.look(now, forks_on_demand=forks_on_demand and len(left) == 1)))
+        left = [pid for pid in left if pid != went[-1]]
+    assert [pid for pid in went if pid] == [11]
 
 
 @pytest.mark.parametrize("looks", [2, 24], ids=["all the time", "every two minutes"])

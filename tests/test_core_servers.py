@@ -16,6 +16,7 @@ from supervisor_memreap.core.servers import (
     manages,
     may_signal_busy,
     named,
+    permits,
     recognise,
     server_of,
     signal_for,
@@ -282,3 +283,23 @@ def test_a_loop_makes_no_difference_for_other_servers():
     others = [server.name for server in SERVERS if server.name != "gunicorn"]
     assert not any(map(has_loops, others))
     assert [with_loop(name, Loop.PAIR) for name in others] == others
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "permitted"),
+    [
+        (Loop.NONE, Loop.EVENTFD, True),
+        (Loop.NONE, Loop.HIDDEN, False),
+        (Loop.NONE, Loop.PIPE, False),
+        (Loop.HIDDEN, Loop.NONE, True),
+        (Loop.HIDDEN, Loop.PAIR, False),
+        (Loop.HIDDEN, Loop.URGENT, False),
+        (Loop.PIPE, Loop.HIDDEN, True),
+    ],
+)
+def test_a_worker_is_not_signalled_if_its_loop_has_turned_out_to_be_one_that_permits_less(then, now, permitted):
+    assert permits(with_loop("gunicorn", then), lambda: now) is permitted
+
+
+def test_of_other_servers_no_loop_is_read_again():
+    assert permits("uWSGI", lambda: pytest.fail("it was read"))

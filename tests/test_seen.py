@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import os
 import select
+import shutil
 import signal
 import socket
 import threading
@@ -454,6 +455,42 @@ def test_a_loop_that_a_worker_has_of_its_manager_since_its_fork_is_not_its_own(o
             assert loop_of(pid) is Loop.NONE
         for each in pair:
             each.close()
+
+
+def test_a_manager_that_waits_for_clients_itself_is_recognised_by_its_epoll(own):
+    with forked(lambda: WAYS["epoll"](own)) as pid:
+        until(lambda: reader.watches_own(pid), True)
+    with forked(lambda: WAYS["select"](own)) as pid:
+        assert not reader.watches_own(pid)
+
+
+def test_a_file_whose_path_is_too_long_to_be_read_hides_nothing_else(own, tmp_path):
+    """As any user may have one open."""
+
+    def serve() -> None:
+        for _ in range(20):
+            os.mkdir("d" * 250)
+            os.chdir("d" * 250)
+        with open("file", "w"):
+            in_epoll_with(lambda: os.pipe()[0])(own)
+
+    top = tmp_path / "top"
+    top.mkdir()
+    with forked(lambda: (os.chdir(top), serve())) as pid:
+        until(lambda: loop_of(pid), Loop.PIPE)
+        assert fact_of(pid) is Fact.SERVES
+        with pytest.raises(OSError, match="too long"):
+            [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    shutil.rmtree(top)
+
+
+def test_a_loop_with_more_than_is_read_of_it_is_unknown(own, monkeypatch):
+    """What is missing might have shown that it is another one."""
+    monkeypatch.setattr(waiting, "_MAX_FDINFO", 150)  # of two lines
+    reader.end()  # it began before
+    with forked(lambda: LOOPS[Loop.EVENTFD](own)) as pid:
+        until(lambda: len(os.listdir(f"/proc/{pid}/fd")) > 3 and loop_of(pid), Loop.HIDDEN)
+    reader.end()
 
 
 def test_the_loop_of_a_worker_whose_descriptors_are_hidden_is_unknown(own, monkeypatch):

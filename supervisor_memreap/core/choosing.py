@@ -10,7 +10,7 @@ from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import ProcessId, Sharing, Standing, Worker
 from supervisor_memreap.core.policy import Candidate, Choice, Look, PoolInLook
 from supervisor_memreap.core.reasons import Circumstances, OverLimit, Reason
-from supervisor_memreap.core.servers import DEFAULT_SIGNAL, named
+from supervisor_memreap.core.servers import DEFAULT_SIGNAL
 from supervisor_memreap.core.shortage import Episodes
 from supervisor_memreap.core.state import Phase, Wait
 
@@ -228,8 +228,8 @@ class _Choosing(_Reports):
         which are in no look.
         """
         population, settings = self.state.population, self.settings
-        if any(each.detail and named(each.detail.server).forks_on_demand for each in self.pool.workers):
-            return policy.is_long_calm(settings, self.state, self.now)
+        if self.pool.forks_on_demand:
+            return population.replaces is not False and policy.is_long_calm(settings, self.state, self.now)
         if usual > 1:
             return False
         needed = max(policy.SINGLE_CALM, min(policy.CALM, max(settings.min_age, settings.settle)))

@@ -246,7 +246,7 @@ class _Workers(PoolInLook):
         # An empty pool may also have a manager that no longer forks workers, until it does.
         is_alive = bool(population.workers or self.pool.workers)
         has_shrunk = served and is_smaller and is_alive and not state.leaving
-        may_shrink = has_shrunk or self.pool.forks_on_demand
+        may_shrink = has_shrunk or (self.pool.forks_on_demand and not self.pool.workers)
         shrinks = population.shrinks or (may_shrink and policy.is_long_calm(self.settings, state, looked))
         replaces = population.replaces
         times = (policy.served_for(worker, state, self.now) for worker in self.pool.workers)

@@ -303,7 +303,7 @@ class Pool:
     nested: tuple[Nested, ...] | None = None
     """The managers below which its workers are, if none of its children can be one. None: not read at this look."""
     forks_on_demand: bool = False
-    """It has no worker, and its manager forks one when a client asks (core.servers)."""
+    """It has at most one worker, and its manager waits for clients itself, to fork one when a client asks."""
     late: float = 0.0
     """Seconds from the begin of the look until it had been read: its ages are of a moment between the two."""
 

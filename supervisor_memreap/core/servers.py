@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 
@@ -86,7 +86,7 @@ class Server(NamedTuple):
     threads_take_turns: bool = False
     """Whether the threads of a worker do so too: while its main thread waits, none of them accepts a connection."""
     forks_on_demand: bool = False
-    """Whether its manager waits for connections too, and forks a worker if there is none: so there may be none."""
+    """Whether its manager may wait for connections too, and fork a worker if there is none: then there may be none."""
 
     @property
     def is_known(self) -> bool:
@@ -247,6 +247,8 @@ _SPAWNED = "from multiprocessing.spawn import "
 _OTHER = Server("", None, Moment.ANY, None, _NEVER, takes_turns=True)
 LINES = (*SERVERS, *(line for lines in _BY_LOOP.values() for line in lines.values()))
 """Those that names do not tell apart too."""
+_BASES = {name: base for base, lines in _BY_LOOP.items() for name in (base, *(line.name for line in lines.values()))}
+"""By each of these: how its names call it."""
 _BY_NAME = {
     **{line.name: line for line in LINES},
     UNRECOGNISABLE: Server(UNRECOGNISABLE, None, Moment.HELD, None, _NEVER, takes_turns=True),
@@ -276,6 +278,16 @@ def server_of(worker: Names, manager: Names | None, is_fork: bool | None) -> str
 def has_loops(server: str) -> bool:
     """Whether its workers may have different loops, of which some lose requests."""
     return server in _BY_LOOP
+
+
+def permits(server: str, loop: Callable[[], Loop]) -> bool:
+    """Whether a worker that was taken for one of this server may be signalled so with the loop that it has now."""
+    base = _BASES.get(server)
+    if base is None:
+        return True
+    now = with_loop(base, loop())
+    # Where more is signalled than at its boundary alone, and nothing told the class but what was not there.
+    return now == server if server == base else not named(now).refusal
 
 
 def with_loop(server: str, loop: Loop) -> str:

@@ -20,7 +20,7 @@ from dataclasses import asdict
 
 from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import Result, SentMoment
-from supervisor_memreap.core.servers import Moment, has_loops, may_signal_busy, named, with_loop
+from supervisor_memreap.core.servers import Moment, may_signal_busy, named, permits
 from supervisor_memreap.host import boundary, forked, reader
 from supervisor_memreap.host.connections import Connections
 from supervisor_memreap.host.look import private_memory
@@ -220,10 +220,7 @@ class _Child:
 
     def _has_another_loop(self) -> bool:
         """Whether it serves otherwise than it did at the look: its loop may just not have watched its socket then."""
-        server = self._order.server
-        if not has_loops(server):
-            return False
-        return with_loop(server, self._view.loop(self._pid, self._order.manager.pid)) != server
+        return not permits(self._order.server, lambda: self._view.loop(self._pid, self._order.manager.pid))
 
     def _may_send(self) -> bool:
         """Whether it is what was measured, and no other worker has left meanwhile."""
@@ -258,7 +255,12 @@ class _Child:
         def to_process() -> None:
             send(self._pid, self._pidfd, self._signum)
 
-        queued = boundary.Signal(self._signum, self._may_send, to_thread, to_process)
+        def may_send() -> bool:
+            # Of which nothing else is known, the loop may be seen only there.
+            is_known = named(self._order.server).moment is not Moment.HELD
+            return self._may_send() and (is_known or not self._has_another_loop())
+
+        queued = boundary.Signal(self._signum, may_send, to_thread, to_process)
         rest = boundary.REST if named(self._order.server).threads_take_turns else 0.0
         self._tracer = boundary.Tracer(self._pid, queued, boundary.Bounds(self._deadline, self._order.stops, rest))
         last = b""

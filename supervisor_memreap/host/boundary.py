@@ -90,6 +90,8 @@ _FIRST_STOP = 1.0
 _NEXT_STOP, _LAST_STOP, _HURRIED_STOP = 0.005, 1.0, 0.05
 # As Bounds.rest, where threads take turns: if they have not answered by then, not again before this many times as long.
 REST, _PART_OF_REST = 0.25, 9
+# How often a thread has to be seen at work in a row, _NEXT_STOP apart, while the worker has no client.
+_TRIES_OF_REST = 6
 # And for each stop, until this process runs.
 _SWITCH = 20e-6
 
@@ -201,10 +203,14 @@ class _Worker:
         began = time.monotonic()
         if not patience or began < self._rest_from or len(listed(self._pid, "task")) == 1:
             return False
-        while time.monotonic() < began + patience:
+        remaining = _TRIES_OF_REST
+        while remaining and time.monotonic() < began + patience:
             time.sleep(_NEXT_STOP)
-            if self.is_free(wait):
+            has_none = awaits_connection(self._pid, wait)
+            if has_none and other_threads_sleep(self._pid):
                 return True
+            # A thread that still does something then is one of the application's own: for that it is not held.
+            remaining = remaining - 1 if has_none else _TRIES_OF_REST
         self._rest_from = time.monotonic() + _PART_OF_REST * patience
         return False
 

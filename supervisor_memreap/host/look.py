@@ -68,8 +68,8 @@ def look(
     ]
     known = tuple(worker for worker in workers if worker)
     pool = replace(pool, workers=reading.probed(known) if probe else known)
-    if not known:
-        pool = replace(pool, forks_on_demand=servers.named(server_of(pool, view) or "").forks_on_demand)
+    if len(known) <= 1 and servers.named(server_of(pool, view) or "").forks_on_demand:
+        pool = replace(pool, forks_on_demand=view.watches_own(members.manager.id.pid))
     if not reads_structure:
         return pool
     children = [worker.id for worker in pool.workers]

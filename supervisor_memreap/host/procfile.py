@@ -49,6 +49,22 @@ def listed(pid: int, directory: str) -> list[str]:
         raise missing(pid, path) from None
 
 
+def link(pid: int, fd: int) -> str:
+    """What this descriptor is. Empty: it was closed since the list was read, or is a file with a path that is too long.
+
+    Raises ProcessLookupError, PermissionError.
+    """
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{fd}")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        # Of a path of more than 4,096 bytes, as any process may have one.
+        if error.errno == errno.ENAMETOOLONG:
+            return ""
+        raise
+
+
 def stat(pid: int) -> list[bytes]:
     """The fields of proc_pid_stat(5) from the state on, which is the 3rd there. Raises as `read` does."""
     # The name is in parentheses and may contain parentheses, spaces and newlines: the fields follow the last one.

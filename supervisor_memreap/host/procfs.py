@@ -93,6 +93,9 @@ class Procfs(Source):
     def loop(self, pid: int, manager: int) -> Loop:
         return reader.loop(pid, manager)
 
+    def watches_own(self, pid: int) -> bool:
+        return reader.watches_own(pid)
+
     def activity(self, pid: int) -> str:
         state = stat(pid)[0].decode()
         try:

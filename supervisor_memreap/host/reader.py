@@ -34,6 +34,8 @@ _MAX_BYTES = 65536
 _LENGTH = struct.Struct("=ii")
 # What a question about the loop of a worker begins with.
 _LOOP = "loop "
+# And one about what a manager watches.
+_OWN = "own "
 # Seconds for a child that was killed to end.
 _ENDS = 0.02
 # Children that were killed and wait in the kernel, as where a file server hangs: with this many, no more are started.
@@ -135,10 +137,20 @@ def loop(pid: int, manager: int) -> Loop:
         if _reads_here:
             return seen.loop(pid, manager)
         return Loop(_answered(f"{_LOOP}{pid} {manager}", f"/proc/{pid}", "its epoll is locked").decode())
-    except (Blocked, NoReader):
+    except (Blocked, NoReader, ProcessLookupError):
         raise
-    except PermissionError:
+    except OSError:
         return Loop.HIDDEN
+
+
+def watches_own(pid: int) -> bool:
+    """As host.seen.watches_own; False where that could not be read."""
+    try:
+        if _reads_here:
+            return seen.watches_own(pid)
+        return _answered(f"{_OWN}{pid}", f"/proc/{pid}", "its epoll is locked") == b"yes"
+    except OSError:
+        return False
 
 
 def _answered(question: str, directory: str, why_not: str) -> bytes:
@@ -269,6 +281,8 @@ def _answer(question: str) -> bytes:
             data = read_part(question, 0, _MAX_BYTES)
         elif question.startswith(_LOOP):
             data = seen.loop(*map(int, question[len(_LOOP) :].split())).value.encode()
+        elif question.startswith(_OWN):
+            data = b"yes" if seen.watches_own(int(question[len(_OWN) :])) else b"no"
         else:
             data = seen.fact(*map(int, question.split())).value.encode()
     except ProcessLookupError:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 
 from supervisor_memreap.core.model import Fact
 from supervisor_memreap.core.servers import Loop
-from supervisor_memreap.host import sockets, waiting
+from supervisor_memreap.host import procfile, sockets, waiting
 
 
 def fact(pid: int, manager: int) -> Fact:
@@ -50,6 +50,15 @@ def loop(pid: int, manager: int) -> Loop:
     return Loop.HIDDEN if epolls and not waiting.selects(pid, shared) else Loop.NONE
 
 
+def watches_own(pid: int) -> bool:
+    """Whether it has a socket on which it listens in an epoll, as a manager has that forks a worker when a client asks.
+
+    Raises as `fact`.
+    """
+    own = sockets.listening(pid, sockets.inodes(pid))
+    return any(each.fd in own and each.events for targets in waiting.epolls(pid).values() for each in targets)
+
+
 def _loop_of(pid: int, targets: Collection[waiting.Target], shared: Collection[int], own: Mapping[int, bytes]) -> Loop:
     """By what is in the epoll with these sockets."""
     if any(each.fd in shared and each.events & waiting.PRI for each in targets):
@@ -57,7 +66,7 @@ def _loop_of(pid: int, targets: Collection[waiting.Target], shared: Collection[i
     # A client's connection has the path or port of the socket, and one to a database the path of that.
     if sockets.pairs(pid, {each.fd: own[each.fd] for each in targets if each.fd in own}):
         return Loop.PAIR
-    links = [waiting.link(pid, each.fd) for each in targets]
+    links = [procfile.link(pid, each.fd) for each in targets if each.fd not in own]
     if "anon_inode:[eventfd]" in links:
         return Loop.EVENTFD
     return Loop.PIPE if any(link.startswith("pipe:") for link in links) else Loop.BARE

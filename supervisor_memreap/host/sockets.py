@@ -16,7 +16,7 @@ import socket
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from supervisor_memreap.host.procfile import listed, read
+from supervisor_memreap.host.procfile import link, listed, read
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 # pidfd_getfd(2), Linux 5.6, has this number on every machine.
@@ -105,8 +105,8 @@ def inodes(pid: int) -> dict[int, bytes]:
 def inode(pid: int, fd: int) -> bytes:
     """The inode of this descriptor if it is a socket; empty: it is none, or closed. Raises PermissionError."""
     try:
-        match = re.fullmatch(r"socket:\[([0-9]+)\]", os.readlink(f"/proc/{pid}/fd/{fd}"))
-    except (FileNotFoundError, ProcessLookupError):
+        match = re.fullmatch(r"socket:\[([0-9]+)\]", link(pid, fd))
+    except ProcessLookupError:
         return b""  # closed since the list was read
     return match[1].encode() if match else b""
 
@@ -116,12 +116,9 @@ def reads_without_time_out(pid: int, fd: int) -> bool:
 
     Raises ProcessLookupError, PermissionError where that may not be known.
     """
-    try:
-        link = os.readlink(f"/proc/{pid}/fd/{fd}")
-    except FileNotFoundError:
-        return False  # closed meanwhile
-    if not link.startswith("socket:"):
-        return link.startswith("pipe:")
+    what = link(pid, fd)
+    if not what.startswith("socket:"):
+        return what.startswith("pipe:")
     pidfd = os.pidfd_open(pid)
     try:
         copy = _copy(pidfd, fd)

@@ -130,6 +130,10 @@ class Source:
         """
         return Loop.HIDDEN
 
+    def watches_own(self, pid: int) -> bool:
+        """Whether the process watches a socket on which it listens, in an epoll; False where that may not be read."""
+        return False
+
     def activity(self, pid: int) -> str:
         """What the process does at this moment, for a reader, such as `state S, in futex_wait_queue`."""
         try:

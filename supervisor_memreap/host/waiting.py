@@ -24,7 +24,7 @@ from typing import NamedTuple
 from supervisor_memreap.core.model import Fact
 from supervisor_memreap.host import sockets
 from supervisor_memreap.host.connections import Clients
-from supervisor_memreap.host.procfile import listed, read, read_part, stat
+from supervisor_memreap.host.procfile import link, listed, read, read_part, stat
 
 
 class Kind(enum.Enum):
@@ -323,7 +323,11 @@ def _in_epoll(pid: int, fd: int) -> set[int]:
 
 
 def _targets(pid: int, fd: int) -> frozenset[Target]:
-    lines = read_part(f"/proc/{pid}/fdinfo/{fd}", 0, _MAX_FDINFO).rpartition(b"\n")[0].splitlines()
+    return _parsed(read_part(f"/proc/{pid}/fdinfo/{fd}", 0, _MAX_FDINFO))
+
+
+def _parsed(fdinfo: bytes) -> frozenset[Target]:
+    lines = fdinfo.rpartition(b"\n")[0].splitlines()
     targets = [fields for line in lines if len(fields := line.split()) >= 4 and fields[0] == b"tfd:"]
     return frozenset(Target(int(fields[1]), int(fields[3], 16), fields[-2]) for fields in targets)
 
@@ -393,13 +397,13 @@ def _in_own_epolls(pid: int) -> set[int]:
 
 def epolls(pid: int) -> dict[int, frozenset[Target]]:
     """What is in its epoll sets, by their descriptors. Raises ProcessLookupError, PermissionError."""
-    links = {int(name): link(pid, int(name)) for name in listed(pid, "fd")}
-    return {fd: _targets(pid, fd) for fd, link in links.items() if link == "anon_inode:[eventpoll]"}
+    descriptors = [int(name) for name in listed(pid, "fd")]
+    return {fd: _all_targets(pid, fd) for fd in descriptors if link(pid, fd) == "anon_inode:[eventpoll]"}
 
 
-def link(pid: int, fd: int) -> str:
-    """What this descriptor is. Raises PermissionError."""
-    try:
-        return os.readlink(f"/proc/{pid}/fd/{fd}")
-    except FileNotFoundError:
-        return ""  # closed since the list was read
+def _all_targets(pid: int, fd: int) -> frozenset[Target]:
+    """As `_targets`. Raises PermissionError where there are more than are read: what is missing might have decided."""
+    fdinfo = read_part(f"/proc/{pid}/fdinfo/{fd}", 0, _MAX_FDINFO)
+    if len(fdinfo) >= _MAX_FDINFO:
+        raise PermissionError("its epoll has too much in it")
+    return _parsed(fdinfo)
