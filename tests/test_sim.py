@@ -40,8 +40,9 @@ def test_no_fault_breaks_an_invariant(call, how):
     assert all(report.faults for report in reports)
 
 
-def test_an_attempt_whose_child_is_ended_by_force_may_have_sent_and_the_listener_goes_on():
-    report = play(replace(base(), faults=(faults.Fault("child", 1, faults.KILLED),)))
+@pytest.mark.parametrize(("call", "number", "how"), [("child", 1, faults.KILLED), ("programs", 26, "refused")])
+def test_a_fault_that_a_whole_sweep_found_breaks_no_invariant(call, number, how):
+    report = play(replace(base(), faults=(faults.Fault(call, number, how),)))
     assert (report.faults, report.broken) == (1, [])
 
 

@@ -216,6 +216,7 @@ class Listener:
         if self._is_busy or not self.reaper or not self.machine:
             return
         paused: States | None = None
+        self._is_busy = True  # it takes no event while it waits for an attempt to end
         try:
             if with_all:
                 self.reaper.attempts.end_all()
@@ -225,6 +226,8 @@ class Listener:
             self.when_closed(self.machine)
         except Killed:
             pass
+        finally:
+            self._is_busy = False
         self.kill()
         if with_all and self.saved is not None:
             self.saved = paused
