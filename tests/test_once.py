@@ -386,6 +386,19 @@ def test_the_state_saved_by_the_listener_counts(saved, name, shown):
     assert "would be sent" not in dry.stdout
 
 
+def test_nothing_is_sent_where_what_the_listener_saved_cannot_be_read_and_every_look_of_a_command_reports_it(saved):
+    whole = saved.state.read_text()
+    saved.state.write_text(whole[:-1])
+    try:
+        result, looked = once("-c", saved.conf), memreap("status", "-c", str(saved.conf))
+    finally:
+        saved.state.write_text(whole)
+    unread = f"cannot be read, so nothing is sent; .*: {saved.state}: not written by a listener"
+    assert (result.returncode, result.stdout) == (1, "")
+    assert re.search(unread, result.stderr)
+    assert (looked.returncode, bool(re.search(unread, looked.stderr))) == (1, True), looked
+
+
 def test_a_worker_that_the_listener_signalled_is_waited_for_and_a_long_wait_is_reported(saved):
     worker = saved.workers["leaving"].pid
     with subprocess.Popen(command("-c", saved.conf, "leaving"), stdout=subprocess.PIPE, text=True) as waiting:
@@ -398,6 +411,7 @@ def test_a_worker_that_the_listener_signalled_is_waited_for_and_a_long_wait_is_r
 class Saved(NamedTuple):
     conf: Path
     workers: dict[str, ProcessId]
+    state: Path
 
 
 @pytest.fixture
@@ -437,8 +451,9 @@ def listened(tmp_path_factory) -> Iterator[Saved]:
         }
         with pytest.MonkeyPatch.context() as patched:
             patched.setenv("XDG_RUNTIME_DIR", str(where))
-            assert _listeners_file(view, process.pid).write(states, time.monotonic()) == ""
-        yield Saved(conf, workers)
+            file = _listeners_file(view, process.pid)
+            assert file.write(states, time.monotonic()) == ""
+        yield Saved(conf, workers, Path(file._path))
 
 
 def test_a_delay_saved_by_the_listener_does_not_end_a_run_before_it_has_tried(tmp_path):

@@ -40,7 +40,9 @@ def test_no_fault_breaks_an_invariant(call, how):
     assert all(report.faults for report in reports)
 
 
-@pytest.mark.parametrize(("call", "number", "how"), [("child", 1, faults.KILLED), ("programs", 26, "refused")])
+@pytest.mark.parametrize(
+    ("call", "number", "how"), [("child", 1, faults.KILLED), ("programs", 26, "refused"), ("load", 2, "torn")]
+)
 def test_a_fault_that_a_whole_sweep_found_breaks_no_invariant(call, number, how):
     report = play(replace(base(), faults=(faults.Fault(call, number, how),)))
     assert (report.faults, report.broken) == (1, [])

@@ -306,7 +306,10 @@ class Store(Protocol):
 
 
 class Beside(Protocol):
-    """What a `memreap once` needs to know of the listener, which may be running; its methods may wait for a disk."""
+    """What a `memreap once` needs to know of the listener, which may be running; its methods may wait for a disk.
+
+    `known` and `paused` raise Failed where it is there and cannot be read.
+    """
 
     @property
     def file(self) -> Store:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from supervisor_memreap.core.failed import Failed
 from supervisor_memreap.core.frozen import replace
 from supervisor_memreap.core.model import ProcessId, Program, supervisord_of
 from supervisor_memreap.core.state import PoolState, decode, encode, is_worth_keeping, process_id, restored
@@ -69,6 +70,8 @@ class StateFile:
         self._when = 0.0
         self._unsaved = ""
         """The text that could not be saved, until it can be."""
+        self.unread = ""
+        """Why a file that is ours could not be read in whole at the last reading; empty: none, or it was."""
 
     def sweep(self) -> None:
         """Remove the files of processes that no longer exist, and that nobody has used for long."""
@@ -87,11 +90,13 @@ class StateFile:
         directories = _trusted_files(self._directories)
         newest: _Saved | None = None
         troubles: list[str] = []
+        self.unread = ""
         for path in (os.path.join(directory, self._name) for directory in directories):
             try:
                 saved = _load(path, now)
             except (OSError, ValueError) as error:
                 troubles.append(f"{path}: {getattr(error, 'strerror', None) or error}")
+                self.unread = troubles[-1] if _is_ours(path) else self.unread
                 continue
             # Not of another process with that pid.
             if saved and saved.owner == self._owner and (newest is None or saved.written > newest.written):
@@ -102,6 +107,7 @@ class StateFile:
         self._written, self._when = None if unreadable else _worth_keeping(states), newest.written
         if unreadable:
             troubles.append(f"{self._path}: parts of it were written by another version")
+            self.unread = troubles[-1]
         return states, "; ".join(troubles)
 
     def write(self, states: Mapping[str, PoolState], now: float) -> str:
@@ -150,6 +156,10 @@ class StateFile:
                 _remove(path)
 
 
+class Unread(Failed):
+    """What the listener has saved is there, and cannot be read."""
+
+
 class BesideListener:
     """What a command of this user needs to know of the listener, and to save: `contents` as the listener read them."""
 
@@ -167,8 +177,16 @@ class BesideListener:
         """Of this process, if it is a `memreap once`: the next memreap must know which worker it signalled."""
 
     def _saved(self, now: float) -> dict[str, PoolState]:
-        """The states that the listener has saved, as they are, also after `now`."""
-        return self._listeners.read(now + _MEANWHILE)[0] if self._listeners else {}
+        """The states that the listener has saved, as they are, also after `now`. Raises Unread."""
+        if self._listeners is None:
+            return {}
+        states, _ = self._listeners.read(now + _MEANWHILE)
+        if self._listeners.unread:
+            raise Unread(
+                "which pools are paused or suspended cannot be read, so nothing is sent; restart the listener, which"
+                f" writes it anew, or remove the file if there is none: {self._listeners.unread}"
+            )
+        return states
 
     def paused(self, now: float) -> Collection[str]:
         """The pools that a user has paused, as the listener has saved it by now."""
@@ -176,7 +194,9 @@ class BesideListener:
 
     def leaving(self, now: float) -> dict[str, PoolState]:
         """The pools in which a worker is leaving, according to the listener or another `once`."""
-        by_listener = {name: each for name, each in self._saved(now).items() if each.leaving}
+        by_listener: dict[str, PoolState] = {}
+        with contextlib.suppress(Unread):  # then nothing is sent at the next tick
+            by_listener = {name: each for name, each in self._saved(now).items() if each.leaving}
         return {**self.file.leaving_elsewhere(now), **by_listener}
 
     def known(self, now: float) -> dict[str, PoolState]:

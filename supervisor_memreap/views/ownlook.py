@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from supervisor_memreap.core import events
 from supervisor_memreap.core.model import UP, Program, supervisord_of
 from supervisor_memreap.core.settings import Settings
+from supervisor_memreap.host.machine import States
 from supervisor_memreap.host.thismachine import ThisMachine
 from supervisor_memreap.listener import statedirectory
 from supervisor_memreap.listener.reaper import Reaper
-from supervisor_memreap.listener.statefile import BesideListener
+from supervisor_memreap.listener.statefile import BesideListener, Unread
 from supervisor_memreap.outputs import statusrows
 from supervisor_memreap.outputs.view import View, listener_is_down
 from supervisor_memreap.supervisord.client import Client
@@ -37,12 +38,17 @@ class OwnLook:
         self._contents = contents
         self._listeners = listeners
         self._reaper: Reaper | None = None
+        self._unread = ""
 
     def look(self, why: str, trouble: str | None = None) -> View:
         """`why` it is made; `trouble` is what is wrong with the listener, in a line; None: ask supervisord."""
         programs = self._client.programs()
         if self._reaper is None:
-            known = BesideListener(programs, self._contents).known(time.monotonic())
+            known: States = {}
+            try:
+                known = BesideListener(programs, self._contents).known(time.monotonic())
+            except Unread as error:
+                self._unread = str(error)
             self._reaper = Reaper(ThisMachine(), dry_run=True, states=known)
         self._reaper.tick(programs, self._settings, time.monotonic())
         pools = statusrows.of_look(self._reaper.status())
@@ -50,7 +56,7 @@ class OwnLook:
         trouble = self._trouble_of_listener(programs) if trouble is None else trouble
         # A misspelt section watches nothing, while everything else may look well.
         missing = events.ProgramsMissing.of(self._settings.unmatched(programs), programs, time.time())
-        problems = trouble, self._unsaved(programs), missing.text if missing else ""
+        problems = trouble, self._unread, self._unsaved(programs), missing.text if missing else ""
         troubles = *problems, *self._reaper.memory.troubles()
         return View(pools, "look", note, tuple(filter(None, troubles)), None, why, is_watched=not trouble)
 

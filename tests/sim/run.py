@@ -11,10 +11,10 @@ from typing import Any
 
 from supervisor_memreap.core.command import Command, Verb
 from supervisor_memreap.core.events import Event, Resumed
+from supervisor_memreap.core.failed import Failed
 from supervisor_memreap.core.settings import PoolSettings, Settings
 from supervisor_memreap.listener import oneshot
 from supervisor_memreap.listener.reaper import Reaper
-from supervisor_memreap.supervisord.client import Unavailable
 
 from .bounds import Bounds
 from .faults import DEFECT, Killed
@@ -287,7 +287,7 @@ class Run:
         try:
             oneshot.run(machine, programs, lambda _: beside, self._in_force, (), False, self._take_of_another)
             self._closed(machine)
-        except (Killed, RuntimeError, Unavailable):
+        except (Killed, RuntimeError, Failed):
             pass
         finally:
             machine.die()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Collection
@@ -97,20 +98,26 @@ class SimBeside:
         self._listeners = SimStore(machine, "listener")
 
     def known(self, now: float) -> States:
-        states, _ = self._listeners.read(now)
         return {
-            name: replace(each, reap=None) if self._is_being_signalled(each) else each for name, each in states.items()
+            name: replace(each, reap=None) if self._is_being_signalled(each) else each
+            for name, each in self._of_listener(now).items()
         }
+
+    def _of_listener(self, now: float) -> States:
+        states, trouble = self._listeners.read(now)
+        if trouble:
+            raise statefile.Unread(trouble)
+        return states
 
     def _is_being_signalled(self, state: PoolState) -> bool:
         leaving, manager = state.leaving, state.manager
         return bool(leaving and not leaving.is_sent and manager and self._machine.world.locks.get(manager))
 
     def paused(self, now: float) -> Collection[str]:
-        states, _ = self._listeners.read(now)
-        return {name for name, each in states.items() if each.paused}
+        return {name for name, each in self._of_listener(now).items() if each.paused}
 
     def leaving(self, now: float) -> States:
-        states, _ = self._listeners.read(now)
-        by_listener = {name: state for name, state in states.items() if state.leaving}
+        by_listener: States = {}
+        with contextlib.suppress(statefile.Unread):
+            by_listener = {name: state for name, state in self._of_listener(now).items() if state.leaving}
         return {**self.file.leaving_elsewhere(now), **by_listener}
