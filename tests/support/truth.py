@@ -88,6 +88,8 @@ class Scenario:
     growth: Growth = field(default_factory=lambda: Growth(fresh=5 * MIB))
     load: Load = field(default_factory=lambda: Load(pause=1000.0))
     """In the simulation, before there are any `clients`."""
+    by_chance: str = ""
+    """The name of an event that is there only if a look falls between two others."""
 
     @property
     def ends_at_event(self) -> bool:
