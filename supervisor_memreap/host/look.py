@@ -68,7 +68,9 @@ def look(
     ]
     known = tuple(worker for worker in workers if worker)
     pool = replace(pool, workers=reading.probed(known) if probe else known)
-    if len(known) <= 1 and servers.named(server_of(pool, view) or "").forks_on_demand:
+    # Only where it counts: no quiet worker is read for it.
+    is_asked = not known or (len(known) == 1 and known[0].detail)
+    if is_asked and servers.named(server_of(pool, view) or "").forks_on_demand:
         pool = replace(pool, forks_on_demand=view.watches_own(members.manager.id.pid))
     if not reads_structure:
         return pool
