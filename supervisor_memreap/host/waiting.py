@@ -319,11 +319,11 @@ def _memory(pid: int, address: int, length: int) -> bytes:
 
 def _in_epoll(pid: int, fd: int) -> set[int]:
     """What is in the epoll set of this descriptor, and is waited for."""
-    return {each.fd for each in _targets(pid, fd) if each.events & _IN}
+    return {each.fd for each in _parsed(_fdinfo(pid, fd)) if each.events & _IN}
 
 
-def _targets(pid: int, fd: int) -> frozenset[Target]:
-    return _parsed(read_part(f"/proc/{pid}/fdinfo/{fd}", 0, _MAX_FDINFO))
+def _fdinfo(pid: int, fd: int) -> bytes:
+    return read_part(f"/proc/{pid}/fdinfo/{fd}", 0, _MAX_FDINFO)
 
 
 def _parsed(fdinfo: bytes) -> frozenset[Target]:
@@ -402,8 +402,8 @@ def epolls(pid: int) -> dict[int, frozenset[Target]]:
 
 
 def _all_targets(pid: int, fd: int) -> frozenset[Target]:
-    """As `_targets`. Raises PermissionError where there are more than are read: what is missing might have decided."""
-    fdinfo = read_part(f"/proc/{pid}/fdinfo/{fd}", 0, _MAX_FDINFO)
+    """What is in it. Raises PermissionError where there is more than is read: what is missing might have decided."""
+    fdinfo = _fdinfo(pid, fd)
     if len(fdinfo) >= _MAX_FDINFO:
         raise PermissionError("its epoll has too much in it")
     return _parsed(fdinfo)
