@@ -57,6 +57,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+import side_by_side
 from loss_report import Result, markdown, svg
 from loss_ways import MOMENT, REMARK, WAYS, WORKERS, Limits, Way
 from support import stack
@@ -482,15 +483,12 @@ def main() -> None:
         show_plan(todo)
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+
+    def measure() -> None:
         with application() as script:
             measure_all(todo, script, file)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-    finally:
-        write_report(file, options.out)
+
+    side_by_side.until_stopped(measure, lambda: write_report(file, options.out))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,6 @@ import json
 import random
 import resource
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -46,6 +45,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+import side_by_side
 from loss import read, versions
 from memory_report import METRICS, Result, put_into, svg
 from support import stack
@@ -348,15 +348,9 @@ def main() -> None:
     options = arguments()
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "memory.jsonl"
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        if not options.report:
-            measure_all(options, file)
-    except KeyboardInterrupt:
-        print("stopped; the same command continues from here", file=sys.stderr)
-        sys.exit(130)
-    finally:
-        write_report(file, options.out)
+    side_by_side.until_stopped(
+        lambda: None if options.report else measure_all(options, file), lambda: write_report(file, options.out)
+    )
 
 
 if __name__ == "__main__":

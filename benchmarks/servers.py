@@ -40,7 +40,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,15 +180,9 @@ def main() -> None:
     if options.plan:
         show_plan(plan(options, file), options)
         return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        if not options.report:
-            measure_all(options, file)
-    except KeyboardInterrupt:
-        print("stopped; the same command continues from here", file=sys.stderr)
-        sys.exit(130)
-    finally:
-        write_report(file, options.out)
+    side_by_side.until_stopped(
+        lambda: None if options.report else measure_all(options, file), lambda: write_report(file, options.out)
+    )
 
 
 if __name__ == "__main__":

@@ -73,6 +73,18 @@ def measure_all(groups: Sequence[Sequence[Task]], file: Path, jobs: int, summary
         threads.shutdown(cancel_futures=True)
 
 
+def until_stopped(measure: Callable[[], object], write_report: Callable[[], object]) -> None:
+    """Measure, and write the report; also after Ctrl-C or TERM, which end the benchmark with 130."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        measure()
+    except KeyboardInterrupt:
+        print("stopped; the same command continues from here", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        write_report()
+
+
 def measure_one(name: str, parent: int, measure: Callable[[Callable[[str], None]], Iterable[Result]]) -> None:
     """What is run for each case: `measure` gets what prints its progress, and returns its results."""
 
