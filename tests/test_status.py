@@ -306,6 +306,15 @@ def test_a_look_omits_what_it_does_not_know():
     assert line.split() == ["myapp", "BLIND", "100", "MiB", "uss", "3", "-", "120", "MiB", "120", "MiB"]
 
 
+@pytest.mark.parametrize(("on_demand", "standing"), [({"myapp"}, "quiet"), (set(), "blind")])
+def test_a_look_takes_an_empty_pool_for_fine_only_if_its_manager_forks_on_demand_whatever_its_server(
+    on_demand, standing
+):
+    empty = shown(server="php-fpm", standing="quiet", state="RUNNING")
+    (pool,) = statusrows.of_look([empty], on_demand)
+    assert pool["standing"] == standing
+
+
 def test_in_json_each_time_also_has_a_text_with_the_zone():
     suspension = {"cause": "manager lost", "reason": "x", "since": 1_700_000_000, "until": 1_700_000_600}
     whole = View([shown(suspension=suspension)], "listener", "", age=1.5).values()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from supervisor_memreap.advice.growth import Growth
 from supervisor_memreap.core import policy
@@ -10,7 +10,7 @@ from supervisor_memreap.core.counters import Counters
 from supervisor_memreap.core.model import Pool, ProcessId, ProgramState, Standing, Worker
 from supervisor_memreap.core.policy import Choice
 from supervisor_memreap.core.rows import HindranceRow, PoolRow, RollRow, SuspensionRow, WorkerRow, known, without
-from supervisor_memreap.core.servers import named, signal_for
+from supervisor_memreap.core.servers import signal_for
 from supervisor_memreap.core.settings import PoolSettings
 from supervisor_memreap.core.state import PoolState
 
@@ -161,19 +161,23 @@ def _roll(pool: Pool, state: PoolState) -> RollRow | None:
     }
 
 
-def of_look(pools: Iterable[PoolRow]) -> list[PoolRow]:
-    """The pools after our own look, without what only a listener knows, since it was there before."""
+def of_look(pools: Iterable[PoolRow], on_demand: Collection[str] = ()) -> list[PoolRow]:
+    """The pools after our own look, without what only a listener knows, since it was there before.
+
+    `on_demand` are the names of those whose manager forks a worker when a client asks: they may be empty.
+    """
     rows: list[PoolRow] = [
-        {**_judged_once(pool), "workers": [without(worker, *_OF_LISTENER) for worker in pool["workers"]]}
+        {
+            **(pool if pool["name"] in on_demand else _judged_once(pool)),
+            "workers": [without(worker, *_OF_LISTENER) for worker in pool["workers"]],
+        }
         for pool in pools
     ]
     return [without(row, *_OF_LISTENER) for row in rows]
 
 
 def _judged_once(pool: PoolRow) -> PoolRow:
-    """A listener sees whether an empty pool forks workers again; a single look shows only whose may be empty."""
+    """A listener sees whether an empty pool forks workers again; from a single look nothing is known of it."""
     if pool["workers"] or pool["standing"] != Standing.QUIET or pool["state"] != ProgramState.RUNNING:
-        return pool
-    if named(pool.get("server") or "").forks_on_demand:
         return pool
     return {**pool, "standing": Standing.BLIND.value, "not_visible": "it has no workers now"}

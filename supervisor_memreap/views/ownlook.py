@@ -51,7 +51,8 @@ class OwnLook:
                 self._unread = str(error)
             self._reaper = Reaper(ThisMachine(), dry_run=True, states=known)
         self._reaper.tick(programs, self._settings, time.monotonic())
-        pools = statusrows.of_look(self._reaper.status())
+        on_demand = {pool.name for pool in self._reaper.pools if pool.pool.forks_on_demand}
+        pools = statusrows.of_look(self._reaper.status(), on_demand)
         note = f"This command read the pools itself, once: {why}; {_WRITTEN}."
         trouble = self._trouble_of_listener(programs) if trouble is None else trouble
         # A misspelt section watches nothing, while everything else may look well.
